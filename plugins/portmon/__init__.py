@@ -1,0 +1,1 @@
+"""portmon: which service processes died on my servers, seen from their listening ports over SSH."""

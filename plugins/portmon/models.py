@@ -1,0 +1,298 @@
+"""The values that all layers share: frozen, without behaviour that needs more than themselves.
+
+Times are aware ``datetime`` in UTC. Text that came from a host or the CMDB is hostile: it may hold
+anything, surrogates (``surrogateescape``) included, and is escaped where it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+EPHEMERAL_DEFAULT = (32768, 60999)
+"""Linux' ``net.ipv4.ip_local_port_range`` unless somebody changed it."""
+
+
+class Outcome(StrEnum):
+    """What became of one look at one host. Only ``OK`` is evidence."""
+
+    OK = "ok"
+    UNREACHABLE = "unreachable"
+    """TCP, SSH or the login failed."""
+    INVALID = "invalid"
+    """The host answered, but not with a complete frame."""
+
+
+class PortStatus(StrEnum):
+    """Stored state of a port."""
+
+    CANDIDATE = "candidate"
+    UP = "up"
+    DOWN = "down"
+
+
+class HostStatus(StrEnum):
+    """Stored state of a host."""
+
+    NEW = "new"
+    """No ok observation yet, not unreachable for long enough either."""
+    OK = "ok"
+    UNREACHABLE = "unreachable"
+
+
+class EventKind(StrEnum):
+    """What a run can derive. The alert task that sends it is in :data:`ALERT_GROUPS`."""
+
+    BASELINE = "baseline"
+    NEW = "new"
+    DOWN = "down"
+    RECOVERED = "recovered"
+    RETIRED = "retired"
+    UNREACHABLE = "unreachable"
+    REACHABLE = "reachable"
+    # the monitor's own
+    CMDB_STALE = "cmdb_stale"
+    CMDB_FRESH = "cmdb_fresh"
+    PRUNE_REFUSED = "prune_refused"
+    PRUNE_RESUMED = "prune_resumed"
+    HOST_KEY_CHANGED = "host_key_changed"
+    HOST_KEY_RESTORED = "host_key_restored"
+
+
+class AlertGroup(StrEnum):
+    """The alert tasks of the DAG, ``alert_<value>``."""
+
+    NEW = "new"
+    DOWN = "down"
+    RECOVERED = "recovered"
+    UNREACHABLE = "unreachable"
+
+
+ALERT_GROUPS: Mapping[EventKind, AlertGroup] = {
+    EventKind.NEW: AlertGroup.NEW,
+    EventKind.DOWN: AlertGroup.DOWN,
+    EventKind.RECOVERED: AlertGroup.RECOVERED,
+    EventKind.RETIRED: AlertGroup.RECOVERED,
+    EventKind.UNREACHABLE: AlertGroup.UNREACHABLE,
+    EventKind.REACHABLE: AlertGroup.UNREACHABLE,
+    EventKind.CMDB_STALE: AlertGroup.UNREACHABLE,
+    EventKind.CMDB_FRESH: AlertGroup.UNREACHABLE,
+    EventKind.PRUNE_REFUSED: AlertGroup.UNREACHABLE,
+    EventKind.PRUNE_RESUMED: AlertGroup.UNREACHABLE,
+    EventKind.HOST_KEY_CHANGED: AlertGroup.UNREACHABLE,
+    EventKind.HOST_KEY_RESTORED: AlertGroup.UNREACHABLE,
+}
+"""Kinds that are not here (``baseline``) are kept but sent to nobody."""
+
+
+class Severity(StrEnum):
+    """How loud an event is."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
+
+
+SEVERITIES: Mapping[EventKind, Severity] = {
+    EventKind.BASELINE: Severity.INFO,
+    EventKind.NEW: Severity.WARNING,
+    EventKind.DOWN: Severity.CRITICAL,
+    EventKind.RECOVERED: Severity.INFO,
+    EventKind.RETIRED: Severity.INFO,
+    EventKind.UNREACHABLE: Severity.CRITICAL,
+    EventKind.REACHABLE: Severity.INFO,
+    EventKind.CMDB_STALE: Severity.WARNING,
+    EventKind.CMDB_FRESH: Severity.INFO,
+    EventKind.PRUNE_REFUSED: Severity.WARNING,
+    EventKind.PRUNE_RESUMED: Severity.INFO,
+    EventKind.HOST_KEY_CHANGED: Severity.CRITICAL,
+    EventKind.HOST_KEY_RESTORED: Severity.INFO,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A server as the CMDB knows it.
+
+    :param id: the CMDB's stable id; the key of everything
+    :param name: shown to people
+    :param address: what to connect to, a name or an IP address
+    :param port: SSH port, None for the one of the host's connection
+    :param labels: from the CMDB, for rules, groups and routes
+    """
+
+    id: str
+    name: str
+    address: str
+    port: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def shown(self) -> str:
+        """Name and address for a message, the address only where it says more."""
+        return self.name if self.name == self.address else f"{self.name} ({self.address})"
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidHost:
+    """An entry of the CMDB that cannot be used.
+
+    :param position: 1-based place in the list, all pages counted
+    :param id: its id as far as it has one; a host of this id is not pruned
+    :param name: its name as far as it has one
+    :param reason: what is wrong, for people
+    """
+
+    position: int
+    id: str | None
+    name: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """One complete answer of the CMDB.
+
+    :param hosts: valid, enabled entries; ids are unique
+    :param invalid: entries that are present but unusable; not scanned, never pruned
+    :param disabled: number of entries that the ``enabled`` filter left out
+    :param source: what was asked, for people, without credentials
+    """
+
+    hosts: tuple[Host, ...]
+    invalid: tuple[InvalidHost, ...] = ()
+    disabled: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """One process that holds a listening socket."""
+
+    pid: int
+    program: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One listening socket, as one tool reported it.
+
+    :param protocol: ``tcp`` or ``tcp6`` as the row says; folded to ``tcp`` only where ports are keyed
+    :param address: bind address as printed, without brackets and zone
+    :param port: 1 to 65535
+    :param pid: of the lowest owner, None if not shown
+    :param program: its name as printed by the tool, cut as the tool cuts; None if not shown
+    :param zone: interface of a link-local or bound address
+    :param owners: every owner, if the tool shows several
+    :param uid: of the socket's owner
+    :param inode: of the socket, unique within a network namespace
+    :param unit: systemd unit or container that the process belongs to
+    """
+
+    protocol: str
+    address: str
+    port: int
+    pid: int | None = None
+    program: str | None = None
+    zone: str | None = None
+    owners: tuple[Owner, ...] = ()
+    uid: int | None = None
+    inode: int | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One complete answer of a host: evidence.
+
+    :param tool: ``netstat-W``, ``netstat``, ``ss`` or ``proc``
+    :param uid: numeric user that ran the tool's command
+    :param via: ``sudo``, or None without
+    :param boot_id: of the running kernel, None if unreadable
+    :param netns: inode of the network namespace, None if unreadable
+    :param version: of ``ss``, None for other tools
+    :param ephemeral: lowest and highest local port, both inclusive
+    :param listeners: every listening TCP socket, before any rule, in the order of the tool
+    """
+
+    tool: str
+    uid: int
+    via: str | None = None
+    boot_id: str | None = None
+    netns: int | None = None
+    version: str | None = None
+    ephemeral: tuple[int, int] = EPHEMERAL_DEFAULT
+    listeners: tuple[Listener, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the scan of one host in one run came to: the stored record.
+
+    :param host_id: whose
+    :param run_id: Airflow's, of the run that asked
+    :param try_number: 1-based, of the task instance
+    :param observed_at: when the (first) answer was complete, or the failure final
+    :param logical_date: of the run; None for a manual run
+    :param outcome: only ``ok`` comes with an observation
+    :param observation: effective evidence: of two answers, whatever listened in either
+    :param error_class: see :class:`portmon.errors.ScanError`; None if ok
+    :param error: message for people; None if ok
+    :param frames: raw answers, at most two, kept for replay; empty if none came
+    :param duration: seconds from connect to the last byte
+    """
+
+    host_id: str
+    run_id: str
+    try_number: int
+    observed_at: datetime
+    outcome: Outcome
+    logical_date: datetime | None = None
+    observation: Observation | None = None
+    error_class: str | None = None
+    error: str | None = None
+    frames: tuple[bytes, ...] = ()
+    duration: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened. Derived, immutable, with a deterministic id.
+
+    :param id: 32 hex digits; the same evidence judged again gives the same id
+    :param kind: what
+    :param at: time of the evidence, not of the writing
+    :param run_id: run whose diff (or prune) derived it
+    :param host_id: None for the monitor's own events
+    :param host_name: as of then
+    :param protocol: None unless about a port
+    :param port: None unless about a port
+    :param severity: how loud
+    :param reason: why this verdict, one sentence for people
+    :param program: of the port's owner, last known
+    :param unit: of the port's owner, last known
+    :param since: start of what this event ends or continues (down since, unreachable since)
+    :param last_seen: when the port or host was last seen well
+    :param labels: the host's, as of then
+    :param details: what else the kind has to say: ``addresses`` and ``pid`` of a port, ``down_for``
+        and ``unreachable_for`` in seconds, ``ports`` of a baseline, ``error_class``; JSON types only
+    """
+
+    id: str
+    kind: EventKind
+    at: datetime
+    run_id: str
+    host_id: str | None = None
+    host_name: str | None = None
+    protocol: str | None = None
+    port: int | None = None
+    severity: Severity = Severity.INFO
+    reason: str = ""
+    program: str | None = None
+    unit: str | None = None
+    since: datetime | None = None
+    last_seen: datetime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
