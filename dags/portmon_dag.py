@@ -1,0 +1,88 @@
+"""### portmon: which service processes died
+
+Every run asks all servers of the CMDB over SSH which TCP ports they listen on, compares that with
+what is known, and tells what changed.
+
+| task | what it does |
+| --- | --- |
+| `fetch_hosts` | all servers from the CMDB; if it is down, the last good list |
+| `prune_inventory` | hides servers that left the CMDB; refuses if too many did |
+| `plan_hosts` | whom to ask, and which ports to expect |
+| `netstat` | one task per host, named after it: log in, list the ports, confirm what is missing |
+| `diff_ports` | derives events: new, down, recovered, unreachable |
+| `route_alerts`, `alert_…` | send what is undelivered, from this run or an earlier one |
+
+**A red `netstat` task** is a host that gave no evidence: its log says why. No port of it is called
+down. To look again at one host, clear its task and what follows.
+
+**By hand**: trigger with `hosts` for some hosts only, `dry_run` to see without telling anybody.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Param
+from airflow.sdk.definitions.param import ParamsDict
+
+from portmon import settings, tasks
+from portmon.models import AlertGroup
+from portmon.operators import NetstatOperator
+from portmon.pipeline.run import DRY_RUN, FORCE_PRUNE, HOSTS
+
+config = settings.config_for_parsing()
+
+with DAG(
+    dag_id=tasks.DAG_ID,
+    doc_md=__doc__,
+    schedule=settings.schedule_for_parsing(),
+    catchup=False,
+    max_active_runs=1,
+    # max_logins bounds the netstat tasks; the rest of the run is at most four tasks at a time.
+    max_active_tasks=config.ssh.max_logins + len(AlertGroup),
+    dagrun_timeout=None,
+    default_args={"owner": "portmon", "retries": 2, "retry_delay": timedelta(seconds=10)},
+    params=ParamsDict(
+        {
+            HOSTS: Param(
+                [],
+                type=["array", "null"],
+                items={"type": "string"},
+                title="Hosts",
+                description="Names, globs (`web*`), ids or `label=value`, one per line: only these are scanned. "
+                "The others are neither missing nor pruned. Empty: every host.",
+            ),
+            DRY_RUN: Param(
+                False,
+                type="boolean",
+                title="Dry run",
+                description="Scan and say what would follow. Nothing is kept, nobody is told.",
+            ),
+            FORCE_PRUNE: Param(
+                False,
+                type="boolean",
+                title="Force prune",
+                description="Hide hosts that left the CMDB even if they are too many to believe it.",
+            ),
+        }
+    ),
+    tags=["monitoring", "ports", "ssh"],
+):
+    scan = NetstatOperator.partial(
+        task_id=tasks.NETSTAT,
+        pool=config.scan.pool or "default_pool",
+        max_active_tis_per_dagrun=config.ssh.max_logins,
+        retries=1,
+        retry_delay=timedelta(seconds=10),
+        execution_timeout=timedelta(seconds=90),
+    )
+    alert_retries = {"retries": 2, "retry_delay": timedelta(seconds=15)}
+
+    plan = tasks.plan_hosts()
+    diff = tasks.diff_ports()
+    route = tasks.route_alerts()
+
+    tasks.fetch_hosts() >> tasks.prune_inventory() >> plan >> scan.expand(host=plan) >> diff >> route
+    route >> [tasks.alert(group) for group in AlertGroup]
+    route >> EmptyOperator(task_id=tasks.NO_CHANGE)

@@ -1,0 +1,5 @@
+"""``python -m portmon``."""
+
+from portmon.cli import main
+
+main()

@@ -1,0 +1,165 @@
+"""Derive events and the next state from what the scan stored. Loads pandas."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from portmon.config import Config
+from portmon.diff import Verdict, judge
+from portmon.errors import HostKeyChangedError
+from portmon.events import monitor_event
+from portmon.models import Attempt, Event, EventKind, Host, Outcome
+from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
+from portmon.pipeline.run import Run
+from portmon.rules import RuleSet
+from portmon.storage import archive, conditions, hosts, inventory, lease, outbox, runs, state
+from portmon.storage.database import Database
+
+log = logging.getLogger(__name__)
+
+
+def judge_run(
+    database: Database,
+    config: Config,
+    run: Run,
+    digest: str,
+    *,
+    planned: Mapping[str, int],
+    interval: timedelta,
+    now: datetime,
+) -> dict[str, int]:
+    """Judge every attempt that was not judged yet, in one transaction.
+
+    :param digest: of this run's inventory
+    :param planned: host id: map index of its ``netstat`` task, of the hosts this run asked
+    :param interval: time between scheduled runs
+    :returns: counts for people: scanned, not_scanned, and one per kind of event
+    """
+    with (
+        lease.hold(database, WRITER, f"diff {run.run_id}", ttl=WRITER_TTL, wait=WRITER_WAIT) as held,
+        database.begin() as conn,
+    ):
+        held.check(conn)
+        fleet = _fleet(conn, digest)
+        attempts = archive.attempts_to_judge(conn, host_ids=list(fleet))
+        known, ports = state.load(conn, list(fleet))
+        verdict = _judge(known, ports, attempts, fleet, config, run, interval=interval, now=now)
+        verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, planned)))
+        state.save(conn, verdict, run_id=run.run_id, now=now)
+        outbox.add(conn, _host_key_events(conn, attempts, fleet, run))
+        scanned = archive.scanned(conn, run.run_id)
+        summary = _summary(verdict, scanned, planned)
+        runs.finish(conn, run.run_id, finished_at=now, summary=summary)
+        archive.expire(conn, now - config.retention.observations)
+    _log(verdict.events, summary)
+    missing = sorted(fleet[host_id].name for host_id in set(planned) - set(scanned) if host_id in fleet)
+    if missing:
+        log.warning(
+            "Not scanned, so neither up nor down (their tasks were killed or never ran): %s", ", ".join(missing)
+        )
+    return summary
+
+
+def judge_dry(
+    database: Database,
+    config: Config,
+    run: Run,
+    digest: str,
+    *,
+    attempts: Sequence[Attempt],
+    interval: timedelta,
+    now: datetime,
+) -> dict[str, int]:
+    """What :func:`judge_run` would conclude from these attempts; nothing is kept."""
+    with database.begin() as conn:
+        fleet = _fleet(conn, digest)
+        known, ports = state.load(conn, list(fleet))
+    verdict = _judge(known, ports, attempts, fleet, config, run, interval=interval, now=now)
+    summary = _summary(verdict, {attempt.host_id for attempt in attempts}, {})
+    _log(verdict.events, summary)
+    log.info("Dry run: nothing of this was kept, nobody is told")
+    return summary
+
+
+def _fleet(conn: Any, digest: str) -> dict[str, Host]:
+    """Everything that may be judged: the list, and what pruning has not hidden."""
+    known = {host.id: host.as_host() for host in hosts.known(conn) if host.removed_at is None}
+    return known | {host.id: host for host in inventory.load(conn, digest).hosts}
+
+
+def _judge(
+    known: Any,
+    ports: Any,
+    attempts: Sequence[Attempt],
+    fleet: Mapping[str, Host],
+    config: Config,
+    run: Run,
+    *,
+    interval: timedelta,
+    now: datetime,
+) -> Verdict:
+    return judge(
+        known,
+        ports,
+        attempts,
+        inventory=fleet,
+        rules=RuleSet(config.rules, where=config.where),
+        settings=config.states,
+        interval=interval,
+        run_id=run.run_id,
+        now=now,
+    )
+
+
+def _with_task(events: Iterable[Event], planned: Mapping[str, int]) -> Iterable[Event]:
+    """Note which mapped task saw it, for the link to its log."""
+    for event in events:
+        index = planned.get(event.host_id or "")
+        yield event if index is None else dataclasses.replace(event, details={**event.details, "map_index": index})
+
+
+def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str, Host], run: Run) -> list[Event]:
+    """One event when a host starts to show another key, one when it is trusted again."""
+    events = []
+    for attempt in attempts:
+        host = fleet[attempt.host_id]
+        condition = f"host_key/{host.id}"
+        evidence = attempt.observed_at.isoformat()
+        if attempt.error_class == HostKeyChangedError.error_class:
+            event = monitor_event(
+                EventKind.HOST_KEY_CHANGED,
+                at=attempt.observed_at,
+                run_id=run.run_id,
+                reason=attempt.error or "",
+                evidence=evidence,
+                host=host,
+            )
+            if conditions.open(conn, condition, since=attempt.observed_at, event_id=event.id):
+                events.append(event)
+        elif attempt.outcome is Outcome.OK and conditions.close(conn, condition):
+            events.append(
+                monitor_event(
+                    EventKind.HOST_KEY_RESTORED,
+                    at=attempt.observed_at,
+                    run_id=run.run_id,
+                    reason="The host shows a trusted key again",
+                    evidence=evidence,
+                    host=host,
+                )
+            )
+    return events
+
+
+def _summary(verdict: Verdict, scanned: Collection[str], planned: Mapping[str, int]) -> dict[str, int]:
+    return {**verdict.summary, "scanned": len(scanned), "not_scanned": len(set(planned) - set(scanned))}
+
+
+def _log(events: Iterable[Event], summary: Mapping[str, int]) -> None:
+    for event in events:
+        port = f" {event.protocol}/{event.port}" if event.port else ""
+        log.info("%s: %r%s: %s", event.kind, event.host_name, port, event.reason)
+    log.info("Summary: %s", ", ".join(f"{name} {count}" for name, count in summary.items()))

@@ -1,0 +1,124 @@
+"""Hide what left the CMDB, resume what came back, delete what stayed away."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import Any
+
+from portmon.cmdb import plan_prune
+from portmon.config import Config
+from portmon.events import monitor_event
+from portmon.models import EventKind
+from portmon.pipeline.run import Run
+from portmon.storage import conditions, hosts, inventory, lease, outbox
+from portmon.storage.database import Database
+
+log = logging.getLogger(__name__)
+
+WRITER = "state"
+"""Name of the lease that whoever changes the state holds."""
+WRITER_TTL = timedelta(minutes=10)
+WRITER_WAIT = timedelta(minutes=5)
+REFUSED = "prune_refused"
+
+
+def prune_inventory(
+    database: Database, config: Config, run: Run, digest: str, *, stale: bool, now: datetime
+) -> dict[str, int]:
+    """Bring the stored hosts in line with the inventory, in one transaction.
+
+    :param digest: of this run's inventory
+    :param stale: the inventory is an old one: nothing may be concluded from a missing host
+    :returns: how many hosts were hidden, resumed and purged, and whether it was refused
+    """
+    if run.scoped:
+        log.info("This run looks at some hosts only: nothing is pruned")
+        return _counts()
+    if run.dry_run:
+        with database.begin() as conn:
+            plan = _plan(conn, config, run, digest, stale, now)
+        log.info("Dry run: would hide %s, resume %s, purge %s", plan.hide, plan.resume, plan.purge)
+        if plan.refused:
+            log.warning("Would refuse to prune: %s", plan.refused)
+        return _counts(plan)
+    with (
+        lease.hold(database, WRITER, f"prune {run.run_id}", ttl=WRITER_TTL, wait=WRITER_WAIT) as held,
+        database.begin() as conn,
+    ):
+        held.check(conn)
+        plan = _plan(conn, config, run, digest, stale, now)
+        if not stale:
+            hosts.sync(conn, inventory.load(conn, digest).hosts, now)
+        names = {known.id: known.name for known in hosts.known(conn)}
+        if plan.hide:
+            outbox.add(conn, _closed(conn, plan.hide, run, now))
+            hosts.hide(conn, plan.hide, now)
+        hosts.resume(conn, plan.resume)
+        hosts.purge(conn, plan.purge)
+        _report(conn, plan.refused, run, stale=stale, now=now)
+    for verb, ids in (("hidden", plan.hide), ("resumed", plan.resume), ("deleted", plan.purge)):
+        for host_id in ids:
+            log.info("%s (%s) %s", names.get(host_id, host_id), host_id, verb)
+    if plan.refused:
+        log.warning("Refused to prune: %s", plan.refused)
+    return _counts(plan)
+
+
+def _plan(conn: Any, config: Config, run: Run, digest: str, stale: bool, now: datetime) -> Any:
+    return plan_prune(
+        hosts.known(conn),
+        inventory.load(conn, digest),
+        stale=stale,
+        forced=run.force_prune,
+        now=now,
+        settings=config.cmdb,
+    )
+
+
+def _closed(conn: Any, host_ids: Any, run: Run, now: datetime) -> Any:
+    # pandas only where a host really left
+    from portmon.diff import close_hosts
+    from portmon.storage import state
+
+    known, ports = state.load(conn, host_ids)
+    return close_hosts(known, ports, host_ids, reason="it left the CMDB", run_id=run.run_id, now=now)
+
+
+def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datetime) -> None:
+    """One event when pruning starts to be refused, one when it goes on again.
+
+    A stale list refuses as well, but has an event of its own after ``cmdb.stale_after``.
+    """
+    if refused and not stale:
+        event = monitor_event(
+            EventKind.PRUNE_REFUSED,
+            at=now,
+            run_id=run.run_id,
+            reason=f"Nothing was pruned: {refused}. Trigger a run with force_prune if this is right",
+            evidence=now.isoformat(),
+        )
+        if conditions.open(conn, REFUSED, since=now, event_id=event.id):
+            outbox.add(conn, [event])
+    elif not refused and conditions.close(conn, REFUSED):
+        outbox.add(
+            conn,
+            [
+                monitor_event(
+                    EventKind.PRUNE_RESUMED,
+                    at=now,
+                    run_id=run.run_id,
+                    reason="The host list is plausible again",
+                    evidence=now.isoformat(),
+                )
+            ],
+        )
+
+
+def _counts(plan: Any = None) -> dict[str, int]:
+    return {
+        "hidden": len(plan.hide) if plan else 0,
+        "resumed": len(plan.resume) if plan else 0,
+        "purged": len(plan.purge) if plan else 0,
+        "refused": int(bool(plan and plan.refused)),
+    }

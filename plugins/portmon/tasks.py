@@ -1,0 +1,193 @@
+"""Airflow's tasks: each reads the settings, calls one step of :mod:`portmon.pipeline`, logs.
+
+The DAG file imports this module at every parse, so the steps, the storage and pandas are imported
+where they are used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.sdk import task
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException
+
+from portmon import settings
+from portmon.errors import ConfigError, ParamError, RunError
+from portmon.models import AlertGroup, Event, Inventory
+from portmon.pipeline.run import Run, run_from
+
+log = logging.getLogger(__name__)
+
+DAG_ID = "portmon"
+FETCH_HOSTS = "fetch_hosts"
+PRUNE_INVENTORY = "prune_inventory"
+PLAN_HOSTS = "plan_hosts"
+NETSTAT = "netstat"
+DIFF_PORTS = "diff_ports"
+ROUTE_ALERTS = "route_alerts"
+NO_CHANGE = "no_change"
+ALERT_TASKS = {group: f"alert_{group}" for group in AlertGroup}
+
+
+@task(task_id=FETCH_HOSTS)
+def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
+    """All servers from the CMDB, or the last good list."""
+    from portmon.pipeline.fetch import fetch_inventory
+
+    run = _run(params, dag_run)
+    try:
+        run.must_be_live()
+        config = settings.config()
+        # A pool that does not exist, or a wrong schedule, is told by Airflow; what is ours is told here.
+        settings.schedule()
+    except (ConfigError, RunError) as error:
+        # Not healed by trying again.
+        raise AirflowFailException(str(error)) from error
+    database = settings.database()
+    for revision in database.migrate():
+        log.info("State database migrated to %s", revision)
+
+    def load() -> Inventory:
+        source = config.cmdb.source
+        if source.type == "file":
+            from portmon.cmdb import read_file
+
+            return read_file(source, (config.path or settings.config_path()).parent)
+        from portmon.hooks import CmdbHook
+
+        return CmdbHook(source).get_inventory()
+
+    try:
+        fetched = fetch_inventory(database, config, run, load, now=_now())
+    except (ConfigError, ParamError) as error:
+        raise AirflowFailException(str(error)) from error
+    return {"digest": fetched.digest, "stale": fetched.stale, "fetched_at": fetched.fetched_at.isoformat()}
+
+
+@task(task_id=PRUNE_INVENTORY)
+def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
+    """Hide hosts that left the CMDB, delete them later, or refuse to."""
+    from portmon.pipeline.prune import prune_inventory as prune
+
+    fetched = _fetched(ti)
+    return prune(
+        settings.database(),
+        settings.config(),
+        _run(params, dag_run),
+        fetched["digest"],
+        stale=fetched["stale"],
+        now=_now(),
+    )
+
+
+@task(task_id=PLAN_HOSTS, trigger_rule="all_done")
+def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict[str, Any]]:
+    """The hosts to ask. Runs whatever became of pruning: that must not stop the watch."""
+    from portmon.pipeline.plan import plan_hosts as plan
+
+    fetched = _fetched(ti)
+    return plan(
+        settings.database(),
+        settings.config(),
+        _run(params, dag_run),
+        fetched["digest"],
+        max_hosts=conf.getint("core", "max_map_length", fallback=1024),
+    )
+
+
+@task(task_id=DIFF_PORTS, trigger_rule="all_done")
+def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
+    """Judge what was seen. Runs although hosts failed, but never without a host list and a plan."""
+    from portmon.pipeline.judge import judge_dry, judge_run
+
+    fetched = _fetched(ti)
+    plan = ti.xcom_pull(task_ids=PLAN_HOSTS)
+    if plan is None:
+        raise AirflowFailException(f"{PLAN_HOSTS} did not succeed: there is nothing to judge. Clear it to go on")
+    run = _run(params, dag_run)
+    common = {"interval": settings.interval(), "now": _now()}
+    database, config = settings.database(), settings.config()
+    if run.dry_run:
+        from portmon.scan import attempt_from_xcom
+
+        answers = ti.xcom_pull(task_ids=NETSTAT, map_indexes=None) or []
+        attempts = [attempt_from_xcom(answer) for answer in answers if answer]
+        return judge_dry(database, config, run, fetched["digest"], attempts=attempts, **common)
+    planned = {item["id"]: index for index, item in enumerate(plan)}
+    return judge_run(database, config, run, fetched["digest"], planned=planned, **common)
+
+
+@task.branch(task_id=ROUTE_ALERTS)
+def route_alerts(*, params: Mapping[str, Any], dag_run: Any) -> list[str]:
+    """Start the alert tasks that have something to send, from this run or an earlier one."""
+    from portmon.pipeline.deliver import groups_to_alert
+
+    if _run(params, dag_run).dry_run:
+        log.info("Dry run: nobody is told")
+        return [NO_CHANGE]
+    groups = groups_to_alert(settings.database(), settings.config(), now=_now())
+    return [ALERT_TASKS[group] for group in AlertGroup if group in groups] or [NO_CHANGE]
+
+
+def alert(group: AlertGroup) -> Any:
+    """The task that sends one group of events.
+
+    :param group: its name is ``alert_<group>``
+    """
+
+    @task(task_id=ALERT_TASKS[group])
+    def send(*, dag_run: Any, ti: Any) -> int:
+        """Send what is undelivered of this kind through every channel, then mark it."""
+        from portmon.notify import deliver
+        from portmon.pipeline.deliver import deliver_group
+
+        return deliver_group(
+            settings.database(),
+            settings.config(),
+            group,
+            send=lambda channel, message, done: deliver(channel, message, done=done),
+            link=log_link,
+            holder=f"{ti.task_id} {dag_run.run_id}",
+            clock=_now,
+        )
+
+    return send()
+
+
+def log_link(event: Event) -> str | None:
+    """URL of the log of the mapped task that saw an event, None if it is not known."""
+    from urllib.parse import quote
+
+    index = event.details.get("map_index")
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    if index is None or not base.startswith("http"):
+        return None
+    return f"{base}/dags/{DAG_ID}/runs/{quote(event.run_id, safe='')}/tasks/{NETSTAT}/mapped/{index}"
+
+
+def _run(params: Mapping[str, Any], dag_run: Any) -> Run:
+    try:
+        return run_from(
+            dict(params),
+            run_id=dag_run.run_id,
+            run_type=str(getattr(dag_run.run_type, "value", dag_run.run_type)),
+            logical_date=dag_run.logical_date,
+        )
+    except ParamError as error:
+        raise AirflowFailException(str(error)) from error
+
+
+def _fetched(ti: Any) -> Any:
+    """What fetch_hosts returned: without it nothing may be planned, pruned or judged."""
+    fetched = ti.xcom_pull(task_ids=FETCH_HOSTS)
+    if fetched is None:
+        raise AirflowFailException(f"{FETCH_HOSTS} did not succeed: there is no host list. Clear it to go on")
+    return fetched
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
