@@ -1,0 +1,142 @@
+"""The DAG as policy: it loads, it is light, and it is wired like the picture in the README."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DAG_FILE = ROOT / "dags" / "portmon_dag.py"
+
+LOAD = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag({file!r}, include_examples=False, safe_mode=False)
+dag = bag.dags.get("portmon")
+print(json.dumps({{
+    "errors": {{str(k): v for k, v in bag.import_errors.items()}},
+    "dags": sorted(bag.dags),
+    "heavy": sorted(m for m in ("pandas", "numpy", "portmon.storage", "portmon.diff", "paramiko_never") if m in sys.modules),
+    "schedule": str(dag.timetable.summary) if dag else None,
+    "catchup": dag and dag.catchup,
+    "max_active_runs": dag and dag.max_active_runs,
+    "max_active_tasks": dag and dag.max_active_tasks,
+    "doc": bool(dag and dag.doc_md),
+    "params": {{k: [dag.params.get_param(k).value, dag.params.get_param(k).description] for k in dag.params}} if dag else None,
+    "tasks": {{t.task_id: {{
+        "down": sorted(t.downstream_task_ids), "rule": str(t.trigger_rule), "retries": t.retries,
+        "mapped": t.is_mapped, "pool": t.pool, "fields": list(t.template_fields or ()) if t.task_id == "netstat" else [],
+        "delay": t.retry_delay.total_seconds(),
+    }} for t in dag.tasks}} if dag else None,
+}}))
+"""
+
+
+def load(tmp_path: Path, **env: str) -> dict[str, Any]:
+    """The DAG as a fresh process sees it, since what is imported is part of the question."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD.format(file=str(DAG_FILE))],
+        env={
+            **os.environ,
+            "AIRFLOW_HOME": str(tmp_path),
+            "PYTHONPATH": str(ROOT / "plugins"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+            **env,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def dag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return load(tmp_path_factory.mktemp("home"))
+
+
+def test_it_loads_and_is_the_only_one(dag: dict[str, Any]) -> None:
+    assert dag["errors"] == {}
+    assert dag["dags"] == ["portmon"]
+
+
+def test_parsing_loads_neither_pandas_nor_the_storage(dag: dict[str, Any]) -> None:
+    assert dag["heavy"] == []
+
+
+def test_the_graph_is_the_one_of_the_picture(dag: dict[str, Any]) -> None:
+    alerts = ["alert_down", "alert_new", "alert_recovered", "alert_unreachable"]
+    assert {name: task["down"] for name, task in dag["tasks"].items()} == {
+        "fetch_hosts": ["prune_inventory"],
+        "prune_inventory": ["plan_hosts"],
+        "plan_hosts": ["netstat"],
+        "netstat": ["diff_ports"],
+        "diff_ports": ["route_alerts"],
+        "route_alerts": [*alerts, "no_change"],
+        **{name: [] for name in [*alerts, "no_change"]},
+    }
+
+
+def test_only_what_must_run_after_failures_does(dag: dict[str, Any]) -> None:
+    rules = {name: task["rule"] for name, task in dag["tasks"].items() if task["rule"] != "all_success"}
+    assert rules == {"plan_hosts": "all_done", "diff_ports": "all_done"}
+
+
+def test_every_task_is_retried(dag: dict[str, Any]) -> None:
+    retries = {name: task["retries"] for name, task in dag["tasks"].items()}
+    assert retries.pop("netstat") == 1
+    assert set(retries.values()) == {2}
+    assert {name: task["delay"] for name, task in dag["tasks"].items() if name.startswith("alert_")} == {
+        f"alert_{group}": 15.0 for group in ("new", "down", "recovered", "unreachable")
+    }
+
+
+def test_no_host_text_is_a_template(dag: dict[str, Any]) -> None:
+    netstat = dag["tasks"]["netstat"]
+    assert netstat["mapped"]
+    assert netstat["fields"] == []
+    assert netstat["pool"] == "default_pool"
+
+
+def test_it_runs_every_five_minutes_once_at_a_time(dag: dict[str, Any]) -> None:
+    assert dag["schedule"] == "*/5 * * * *"
+    assert dag["catchup"] is False
+    assert dag["max_active_runs"] == 1
+    assert dag["max_active_tasks"] > 16
+    assert dag["doc"]
+
+
+def test_the_trigger_form_describes_every_parameter(dag: dict[str, Any]) -> None:
+    assert {name: value for name, (value, _) in dag["params"].items()} == {
+        "hosts": [],
+        "dry_run": False,
+        "force_prune": False,
+    }
+    assert all(len(description) > 20 for _, description in dag["params"].values())
+
+
+@pytest.mark.parametrize(
+    ("option", "summary"), [("", None), ("@hourly", "0 * * * *"), ("10min", "0:10:00"), ("nonsense", "*/5 * * * *")]
+)
+def test_the_schedule_is_an_option(tmp_path: Path, option: str, summary: str | None) -> None:
+    dag = load(tmp_path, AIRFLOW__PORTMON__SCHEDULE=option)
+    assert dag["errors"] == {}
+    assert dag["schedule"] == str(summary)
+
+
+def test_a_broken_configuration_leaves_the_dag_visible(tmp_path: Path) -> None:
+    broken = tmp_path / "portmon.yaml"
+    broken.write_text("ssh: {max_logins: many}\n")
+    dag = load(tmp_path, AIRFLOW__PORTMON__CONFIG=str(broken))
+    assert dag["errors"] == {}
+    assert dag["dags"] == ["portmon"]
