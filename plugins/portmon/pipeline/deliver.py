@@ -89,7 +89,7 @@ def _send(
         send(channel, message, done)
     except DeliveryError as error:
         with database.begin() as conn:
-            outbox.failed(conn, channel.name, ids, str(error), (*done, *error.delivered), clock())
+            outbox.failed(conn, channel.name, ids, str(error), tuple(dict.fromkeys((*done, *error.delivered))), clock())
         raise
     with database.begin() as conn:
         outbox.delivered(conn, channel.name, ids, clock())
