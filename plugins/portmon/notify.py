@@ -41,7 +41,7 @@ def deliver(channel: Channel, message: Message, *, done: tuple[str, ...] = ()) -
     :param channel: from the configuration
     :param message: final text
     :param done: targets that took it in an earlier try, as told by :attr:`DeliveryError.delivered`; left out now
-    :raises DeliveryError: with the targets that have it by now, those of ``done`` included
+    :raises DeliveryError: with the targets that took it now, to be added to ``done`` of the next try
     """
     match channel:
         case LogChannel():
@@ -114,7 +114,7 @@ class _Target:
 def _send_apprise(channel: AppriseChannel, message: Message, done: tuple[str, ...]) -> None:
     """Each target by itself, its result checked: Airflow's hook throws all results away."""
     targets = list(_targets(channel))
-    delivered = list(done)
+    delivered = []
     failed = []
     for target in targets:
         if target.id in done:

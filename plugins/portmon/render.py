@@ -78,7 +78,7 @@ def render(
     say = _environment(html=False).get_template(words).module
     return Message(
         title=plain(str(say.title(text_view)), TITLE_LIMIT),  # type: ignore[attr-defined]
-        text=_environment(html=False).get_template("message.txt.j2").render(words=words, view=text_view),
+        text=_environment(html=False).get_template("message.txt.j2").render(words=words, view=text_view).rstrip("\n"),
         html=_environment(html=True).get_template("message.html.j2").render(words=words, view=html_view),
         severity=_SEVERITIES[min(_rank(event) for event in events)],
     )
@@ -128,12 +128,12 @@ def _visible(char: str) -> str:
 
 _EFFECTS = (
     # A mention. The @ of `getty@tty1.service` is none.
-    (re.compile(r"(?<!\w)@(?=\S)|@(?=(?:everyone|here|channel|all)\b)", re.IGNORECASE), "@ "),
+    (re.compile(r"(?<!\w)@(?!\s)|@(?=(?:everyone|here|channel|all)\b)", re.IGNORECASE), "@ "),
     # An address that a chat program would make a link of, and a Markdown link or image.
     (re.compile(r"://"), ": //"),
     (re.compile(r"\]\("), "] ("),
     # Slack's <!channel> and <address|title>, and HTML.
-    (re.compile(r"<(?=\S)"), "< "),
+    (re.compile(r"<(?!\s)"), "< "),
     # Discord's spoiler bars, which hide what is between them.
     (re.compile(r"\|(?=\|)"), "| "),
 )
