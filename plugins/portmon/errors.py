@@ -10,6 +10,7 @@
     ├── ProbeError               an answer that is no evidence: cut, interleaved, empty, too large
     │   └── NetstatParseError    a listing of an unknown or cut layout: line
     ├── ScanError                a login or a command failed: host, error_class
+    │   ├── SetupError           this side can't even try: connection, key or known_hosts file
     │   ├── ResolveError         the name has no address
     │   ├── RefusedError         nobody listens on the SSH port
     │   ├── NoRouteError         no route, network or host unreachable
@@ -125,6 +126,13 @@ class ScanError(PortmonError):
     def __init__(self, message: str, *, host: str) -> None:
         self.host = host
         super().__init__(f"{host}: {message}")
+
+
+class SetupError(ScanError):
+    """This side can't even try: a connection, a key or a known_hosts file is missing or unusable."""
+
+    error_class = "setup"
+    retry = False
 
 
 class ResolveError(ScanError):

@@ -1,0 +1,236 @@
+"""Connect: handshake, host key, login; and what it means when that fails."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import paramiko
+from paramiko.ssh_exception import IncompatiblePeer
+
+from portmon.errors import ConnectionLostError, NegotiationError, ScanError, ScanTimeoutError, SetupError
+from portmon.render import plain
+from portmon.ssh.dial import dial
+from portmon.ssh.login import Login
+from portmon.ssh.session import Session
+from portmon.ssh.target import Credentials, Options, Target, quoted, software, why
+from portmon.ssh.trust import HostKey, Known, Trust
+
+LOG_CHANNEL = "portmon.ssh.paramiko"
+"""paramiko logs here, tracebacks of its threads included. Silent unless somebody sets its level."""
+
+KEEPALIVE = 5
+"""Seconds between keepalives, so that no firewall forgets a connection that waits to confirm."""
+
+HEAD = 8192
+"""First bytes of a connection that are kept to explain a failed handshake."""
+
+_paramiko_log = logging.getLogger(LOG_CHANNEL)
+if _paramiko_log.level == logging.NOTSET:
+    _paramiko_log.setLevel(logging.CRITICAL + 1)
+
+
+def connect(target: Target, credentials: Credentials, trust: Trust, options: Options) -> Session:
+    """Log in. One attempt: whether to try again is the caller's business.
+
+    :raises ScanError: of the class that says what went wrong
+    """
+    started = time.monotonic()
+    known = trust.known(target)
+    line = dial(target, credentials, options)
+    tap = _Tap(line.sock)
+    policy = _CheckHostKey(target, trust, known)
+    login = Login(target, credentials, options.timeout)
+
+    def make_transport(sock: Any, **kwargs: Any) -> _Transport:
+        return _Transport(sock, options, known, **kwargs)
+
+    client = paramiko.SSHClient()
+    client.set_log_channel(LOG_CHANNEL)
+    client.set_missing_host_key_policy(policy)
+    try:
+        client.connect(
+            target.address,
+            port=target.port,
+            sock=tap,  # type: ignore[arg-type]
+            timeout=options.timeout,
+            compress=options.compress,
+            disabled_algorithms=options.disabled_algorithms,
+            transport_factory=make_transport,
+            auth_strategy=login,
+        )
+    except BaseException as error:
+        transport = client.get_transport()
+        client.close()
+        said = line.close()
+        if transport is None and isinstance(error, ValueError | TypeError | AttributeError):
+            raise SetupError(
+                f"ciphers or disabled_algorithms of the connection are not usable{why(error)}", host=target.shown
+            ) from error
+        if transport and isinstance(error, paramiko.SSHException | EOFError | OSError):
+            raise _handshake_error(target, error, transport, bytes(tap.head), options.timeout, said) from error
+        raise
+    transport = client.get_transport()
+    assert transport is not None  # noqa: S101 - connect() has just made it
+    transport.set_keepalive(KEEPALIVE)
+    return Session(
+        target=target,
+        client=client,
+        line=line,
+        server=software(transport.remote_version),
+        key=policy.shown,
+        trusted=policy.trusted,
+        method=login.method,
+        seconds=time.monotonic() - started,
+    )
+
+
+class _Tap:
+    """A socket that keeps the first bytes received: what a server says instead of a banner, and which
+    algorithms it offers.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.head = bytearray()
+
+    def recv(self, size: int) -> bytes:
+        data = self._sock.recv(size)
+        self.head += data[: HEAD - len(self.head)]
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class _Transport(paramiko.Transport):
+    """A transport whose start has a deadline, whatever the server drips, and which asks for the host key
+    that is known.
+    """
+
+    def __init__(self, sock: Any, options: Options, known: Known, **kwargs: Any) -> None:
+        super().__init__(sock, **kwargs)
+        # These restart with every byte; the deadline of start_client comes first.
+        self.banner_timeout = self.handshake_timeout = options.timeout + 5
+        self.auth_timeout = options.timeout
+        security = self.get_security_options()
+        if options.ciphers:
+            security.ciphers = tuple(options.ciphers)
+        types = {key.type for key in known.keys}
+        security.key_types = tuple(sorted(security.key_types, key=lambda name: _key_type(name) not in types))
+
+    def start_client(self, event: threading.Event | None = None, timeout: float | None = None) -> None:
+        done = event or threading.Event()
+        super().start_client(event=done)
+        if not done.wait(timeout):
+            raise TimeoutError
+        if not self.is_active():
+            raise self.get_exception() or EOFError()
+
+
+class _CheckHostKey(paramiko.MissingHostKeyPolicy):
+    """The client itself knows no keys, so that every key is decided here."""
+
+    def __init__(self, target: Target, trust: Trust, known: Known) -> None:
+        self._target = target
+        self._trust = trust
+        self._known = known
+        self.shown = HostKey("", "")
+        self.trusted = ""
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        self.shown = HostKey(key.get_name(), key.get_base64())
+        self.trusted = self._trust.check(self._target, self._known, self.shown)
+
+
+def _key_type(algorithm: str) -> str:
+    """The key type of a host key algorithm: RSA keys have two."""
+    return "ssh-rsa" if algorithm.startswith("rsa-sha2-") else algorithm
+
+
+def _handshake_error(
+    target: Target, error: Exception, transport: paramiko.Transport, head: bytes, timeout: float, said: str
+) -> ScanError:
+    """What a failed handshake means. Authentication and host keys raise their own errors."""
+    host = target.shown
+    hello = _Hello.read(head)
+    cause = error.__context__ if isinstance(error, paramiko.SSHException) else error
+    if isinstance(error, IncompatiblePeer):
+        return _negotiation_error(target, error, transport, hello)
+    if not hello.version:
+        if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
+            return ScanTimeoutError(
+                f"connected, but no SSH banner within {timeout:g} s: an overloaded host, or no SSH server"
+                f"{quoted(hello.before)}{said}",
+                host=host,
+            )
+        if hello.before:
+            return ConnectionLostError(
+                f"the server hung up without an SSH banner{quoted(hello.before)}{said}", host=host
+            )
+        return ConnectionLostError(
+            f"the server hung up before its SSH banner{said}. Too many logins at once (MaxStartups of sshd, a "
+            "bastion's too), a ban (fail2ban, PerSourcePenalties) or TCP wrappers do that",
+            host=host,
+        )
+    server = software(hello.version)
+    if isinstance(error, TimeoutError):
+        return ScanTimeoutError(f"{server} did not finish the key exchange within {timeout:g} s{said}", host=host)
+    if isinstance(error, EOFError | ConnectionError):
+        return ConnectionLostError(f"{server} hung up during the key exchange{said}", host=host)
+    return ConnectionLostError(f"the SSH handshake with {server} broke{why(error)}{said}", host=host)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hello:
+    """What a server said first, read from the raw bytes: it is all in the clear.
+
+    :param before: text before the banner, or instead of one
+    :param version: ``SSH-2.0-OpenSSH_9.2p1``; empty without a banner
+    :param offers: algorithms by kind, in the server's order
+    """
+
+    before: bytes = b""
+    version: str = ""
+    offers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, head: bytes) -> _Hello:
+        match = re.search(rb"^SSH-[^\n]*\n", head, re.MULTILINE)
+        if not match:
+            return cls(before=head)
+        offers = {}
+        # RFC 4253: length, padding length, SSH_MSG_KEXINIT, 16 random bytes, then the lists.
+        packet = head[match.end() :]
+        if len(packet) > 22 and packet[5] == 20:
+            message = paramiko.Message(packet[22:])
+            try:
+                for kind in ("kex", "host key", "ciphers", "ciphers back", "macs"):
+                    offers[kind] = [plain(name) for name in message.get_list()]
+            except (UnicodeDecodeError, OverflowError):
+                offers = {}
+        return cls(head[: match.start()], match[0].decode("ascii", "backslashreplace").strip(), offers)
+
+
+def _negotiation_error(target: Target, error: Exception, transport: paramiko.Transport, hello: _Hello) -> ScanError:
+    server = software(hello.version)
+    reason = str(error)
+    security = transport.get_security_options()
+    ours = {"kex": security.kex, "host key": security.key_types, "ciphers": security.ciphers, "macs": security.digests}
+    kind = next((kind for kind in ours if kind in reason), None)
+    if kind is None or not hello.offers.get(kind):
+        return NegotiationError(f"{server} and this client do not understand each other{why(error)}", host=target.shown)
+    names = {"kex": "key exchange", "host key": "host key algorithm", "ciphers": "cipher", "macs": "MAC"}
+    return NegotiationError(
+        f"no {names[kind]} in common: {server} offers {plain(', '.join(hello.offers[kind]), 400)}; here there are "
+        f"{', '.join(ours[kind])}. The server is too old: SHA-1 is not spoken any more (paramiko 5). Update it "
+        "(OpenSSH 7.2, dropbear 2020.79 or later), or give it what it lacks, for instance an ed25519 host key "
+        "(`ssh-keygen -A`). A jump host does not help: this is agreed with the server itself",
+        host=target.shown,
+    )

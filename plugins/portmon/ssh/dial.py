@@ -1,0 +1,153 @@
+"""Get a socket to a host: TCP, or a proxy command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from portmon.errors import (
+    ConnectionLostError,
+    NoRouteError,
+    RefusedError,
+    ResolveError,
+    ScanError,
+    ScanTimeoutError,
+    SetupError,
+)
+from portmon.ssh.target import Credentials, Options, Target, quoted, why
+
+_NO_ROUTE = frozenset(
+    {
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.EHOSTDOWN,
+        errno.EADDRNOTAVAIL,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EINVAL,
+    }
+)
+
+
+@dataclass(slots=True)
+class Line:
+    """An open way to a host.
+
+    :param sock: to talk through
+    :param process: the proxy command, if there is one
+    :param complaints: its standard error
+    """
+
+    sock: socket.socket
+    process: subprocess.Popen[bytes] | None = None
+    complaints: IO[bytes] | None = None
+
+    def close(self) -> str:
+        """End it; more than once is fine.
+
+        :returns: what the proxy command had to say, as the end of a sentence
+        """
+        self.sock.close()
+        if self.process is None or self.complaints is None or self.complaints.closed:
+            return ""
+        ended = ""
+        try:
+            ended = f"; the proxy command ended with exit status {self.process.wait(timeout=0.2)}"
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.complaints.seek(max(0, self.complaints.seek(0, os.SEEK_END) - 400))
+        said = quoted(self.complaints.read(), last=True)
+        self.complaints.close()
+        return ended + said
+
+
+def dial(target: Target, credentials: Credentials, options: Options) -> Line:
+    """Open a way to the host.
+
+    :raises ScanError: there is none
+    """
+    if options.proxy_command:
+        return _open_proxy(target, credentials, options.proxy_command)
+    return Line(_open_tcp(target, options.timeout))
+
+
+def _open_tcp(target: Target, timeout: float) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(target.address, target.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no valid name"
+        raise ResolveError(f"{target.address!r} has no address: {reason}", host=target.shown) from error
+    deadline = time.monotonic() + timeout
+    errors: list[tuple[str, OSError]] = []
+    for number, (family, kind, protocol, _, address) in enumerate(found):
+        # Every address gets its share, so that a dead IPv6 route does not use up the time of IPv4.
+        share = (deadline - time.monotonic()) / (len(found) - number)
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(max(share, 0.05))
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            sock.close()
+            errors.append((str(address[0]), error))
+        except BaseException:
+            sock.close()
+            raise
+    raise _tcp_error(target, errors, timeout)
+
+
+def _tcp_error(target: Target, errors: Sequence[tuple[str, OSError]], timeout: float) -> ScanError:
+    told = "; ".join(f"{address}: {error.strerror or error}" for address, error in errors)
+    failures = [error for _, error in errors]
+    place = f"port {target.port}"
+    # What proves most comes first: somebody answered, something answers nothing, nothing leads there.
+    if any(isinstance(error, ConnectionRefusedError) for error in failures):
+        return RefusedError(f"nobody listens on {place}, or a firewall says so ({told})", host=target.shown)
+    if any(isinstance(error, TimeoutError) for error in failures):
+        return ScanTimeoutError(
+            f"no TCP connection to {place} within {timeout:g} s: host off, or a firewall drops it ({told})",
+            host=target.shown,
+        )
+    if any(isinstance(error, ConnectionError) for error in failures):
+        return ConnectionLostError(f"{place} hung up at once ({told})", host=target.shown)
+    if all(error.errno in _NO_ROUTE for error in failures):
+        return NoRouteError(f"no way to the host ({told})", host=target.shown)
+    return SetupError(f"this worker can't open a connection ({told})", host=target.shown)
+
+
+def _open_proxy(target: Target, credentials: Credentials, command: str) -> Line:
+    """Through a command that talks on its standard input and output, without a shell.
+
+    paramiko's ``ProxyCommand`` spins when the command has ended; a socket pair shows the end at once.
+    """
+    tokens = {"%h": target.address, "%p": str(target.port), "%r": credentials.user, "%%": "%"}
+    ours, theirs = socket.socketpair()
+    # Not a pipe: nobody reads it while the command runs, and it must not block.
+    complaints = tempfile.TemporaryFile()  # noqa: SIM115 - the Line closes it
+    try:
+        words = [re.sub("%[hpr%]", lambda match: tokens[match[0]], word) for word in shlex.split(command)]
+        process = subprocess.Popen(
+            words, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=complaints, start_new_session=True
+        )
+    except (OSError, ValueError, IndexError) as error:
+        ours.close()
+        complaints.close()
+        raise SetupError(f"the proxy command can't be started{why(error)}", host=target.shown) from error
+    finally:
+        theirs.close()
+    return Line(ours, process, complaints)

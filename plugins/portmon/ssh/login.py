@@ -1,0 +1,190 @@
+"""Prove who we are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paramiko
+from paramiko.auth_strategy import AuthSource, AuthStrategy
+from paramiko.ssh_exception import BadAuthenticationType
+
+from portmon.errors import AuthenticationError, ConnectionLostError, NegotiationError, ScanTimeoutError, SetupError
+from portmon.render import plain
+from portmon.ssh.target import Credentials, Target, software, why
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A private key, and where it is from."""
+
+    pkey: paramiko.PKey
+    origin: str
+
+    def __str__(self) -> str:
+        return f"key {self.pkey.get_name()} {self.pkey.fingerprint} ({self.origin})"
+
+    @property
+    def needs_sha2(self) -> bool:
+        return self.pkey.get_name() == "ssh-rsa"
+
+
+class Login(AuthStrategy):
+    """Offer what the credentials name and nothing else, and say what became of it.
+
+    :param timeout: seconds for each offer
+    :raises SetupError: a key file can't be used
+    """
+
+    def __init__(self, target: Target, credentials: Credentials, timeout: float) -> None:
+        super().__init__(ssh_config=paramiko.SSHConfig())
+        self._target = target
+        self._user = credentials.user
+        self._shown_user = repr(plain(credentials.user))
+        self._timeout = timeout
+        # What unlocks a key file is taken away: it must not be shown to a server that refuses the key.
+        self._password = credentials.password
+        self._keys = list(self._load(credentials))
+        self._methods: Sequence[str] = ()
+        self.method = ""
+
+    def get_sources(self) -> Iterator[AuthSource]:
+        """Nothing: :meth:`authenticate` decides what to offer next."""
+        return iter(())
+
+    def authenticate(self, transport: paramiko.Transport) -> None:  # type: ignore[override]
+        """Log in.
+
+        :raises AuthenticationError: nothing was accepted
+        """
+        refused: list[str] = []
+        accepted = ""
+        demanded: tuple[str, ...] | None = None
+        for key in self._keys:
+            demanded = self._offer(transport, transport.auth_publickey, key.pkey)
+            if demanded is None:
+                refused.append(str(key))
+                continue
+            accepted = str(key)
+            break
+        if self._password is not None and demanded != ():
+            demanded = self._offer(transport, transport.auth_password, self._password)
+            if demanded is None:
+                refused.append("the password")
+            else:
+                accepted = f"{accepted} and password" if accepted else "password"
+        if demanded == ():
+            self.method = accepted
+            return
+        raise AuthenticationError(self._explain(transport, refused, accepted, demanded), host=self._target.shown)
+
+    def _explain(
+        self, transport: paramiko.Transport, refused: Sequence[str], accepted: str, demanded: Sequence[str] | None
+    ) -> str:
+        if not refused and not accepted:
+            return (
+                f"there is nothing to log in with as {self._shown_user}: the connection has no key_file, "
+                'private_key or password. Add one, or "look_for_keys": true to offer the worker\'s ~/.ssh/id_* keys'
+            )
+        if demanded:
+            return (
+                f"the server accepted {accepted} of user {self._shown_user}, but demands "
+                f"{', '.join(map(plain, demanded))} as well"
+            )
+        takes = f"; it takes {', '.join(map(plain, self._methods))}" if self._methods else ""
+        text = (
+            f"the server refused user {self._shown_user} with {' and '.join(refused)}{takes}. Check the user's "
+            "authorized_keys and sshd's AllowUsers. There is no second try, so that nobody is locked out"
+        )
+        extensions: Any = getattr(transport, "server_extensions", {})
+        if any(key.needs_sha2 for key in self._keys) and "server-sig-algs" not in extensions:
+            text += (
+                ". The server does not say that it knows RSA with SHA-2, and SHA-1 is not spoken any more (paramiko "
+                "5): an ed25519 key may help"
+            )
+        return text
+
+    def _offer(
+        self, transport: paramiko.Transport, method: Callable[[str, Any], list[str]], secret: Any
+    ) -> tuple[str, ...] | None:
+        """Offer one thing.
+
+        :returns: what the server demands besides, empty if we are in; None if it refused
+        """
+        started = time.monotonic()
+        try:
+            return tuple(method(self._user, secret))
+        except BadAuthenticationType as error:
+            self._methods = error.allowed_types
+            return None
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            if not transport.is_active():
+                raise ConnectionLostError(
+                    f"{software(transport.remote_version)} hung up during the login as {self._shown_user}{why(error)}. "
+                    "A forbidden user, too many failures (MaxAuthTries) or a ban do that",
+                    host=self._target.shown,
+                ) from error
+            if time.monotonic() - started >= self._timeout:
+                raise ScanTimeoutError(
+                    f"no answer to the login as {self._shown_user} within {self._timeout:g} s. A slow PAM, LDAP or "
+                    "reverse DNS on the host does that",
+                    host=self._target.shown,
+                ) from error
+            if "pubkey algorithm" in str(error):
+                raise NegotiationError(
+                    "the server takes no signature that this client can make with its RSA key: SHA-1 is not spoken "
+                    "any more (paramiko 5). Use an ed25519 key, or update the server",
+                    host=self._target.shown,
+                ) from error
+            if isinstance(error, paramiko.AuthenticationException):
+                return None
+            raise ConnectionLostError(f"the login broke{why(error)}", host=self._target.shown) from error
+
+    def _load(self, credentials: Credentials) -> Iterator[_Key]:
+        if credentials.pkey is not None:
+            yield _Key(credentials.pkey, "private_key of the connection")
+        elif credentials.key_file:
+            yield self._read(credentials.key_file)
+        if credentials.look_for_keys:
+            for kind in ("ed25519", "ecdsa", "rsa"):
+                path = Path(f"~/.ssh/id_{kind}").expanduser()
+                if path.is_file() and str(path) != credentials.key_file:
+                    yield self._read(str(path))
+        if credentials.allow_agent:
+            for key in paramiko.Agent().get_keys():
+                yield _Key(key, "agent")
+
+    def _read(self, name: str) -> _Key:
+        path = Path(name).expanduser()
+        try:
+            return _Key(paramiko.PKey.from_path(path), name)
+        except OSError as error:
+            raise SetupError(f"key file {name}: {error.strerror}", host=self._target.shown) from error
+        # Every layer below has its own exceptions for a key that it does not like.
+        except Exception as error:
+            if not _wants_password(error):
+                raise SetupError(
+                    f"key file {name} is no private key that can be used{why(error)}", host=self._target.shown
+                ) from error
+        if self._password is None:
+            raise SetupError(
+                f"key file {name} has a passphrase: put it into the connection's password", host=self._target.shown
+            )
+        try:
+            # Bytes, whatever its signature says: it hands them to cryptography.
+            key = _Key(paramiko.PKey.from_path(path, self._password.encode()), name)  # type: ignore[arg-type]
+        except Exception as error:
+            raise SetupError(
+                f"key file {name} can't be opened with the connection's password as its passphrase",
+                host=self._target.shown,
+            ) from error
+        self._password = None
+        return key
+
+
+def _wants_password(error: Exception) -> bool:
+    """cryptography raises TypeError, or ValueError, paramiko PasswordRequiredException; all say `password`."""
+    return "password" in str(error).lower()

@@ -1,0 +1,174 @@
+"""A connection that is logged in, and the commands run on it."""
+
+from __future__ import annotations
+
+import selectors
+import threading
+import time
+from dataclasses import dataclass
+
+import paramiko
+from paramiko.ssh_exception import ChannelException
+
+from portmon.errors import AnswerError, ConnectionLostError, ScanTimeoutError
+from portmon.render import plain
+from portmon.ssh.dial import Line
+from portmon.ssh.target import Target, quoted, why
+from portmon.ssh.trust import HostKey
+
+MAX_STDERR = 16 * 1024
+"""Bytes of stderr that are kept; the rest is read and dropped, so that it can't block the command."""
+
+QUIET = 2.0
+"""Seconds without output after which a command that has exited is over, although somebody (a process
+started by a login script) still holds its output open."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """What a command came to.
+
+    :param stdout: all of it
+    :param stderr: its first 16 KiB
+    :param exit_status: -1 if a signal ended it
+    :param seconds: from the request to the last byte
+    """
+
+    stdout: bytes
+    stderr: bytes
+    exit_status: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Session:
+    """A connection that is logged in.
+
+    :param server: the server's version, ``OpenSSH_9.2p1``
+    :param key: its host key
+    :param trusted: why that key is trusted
+    :param method: how we logged in: which key, or ``password``
+    :param seconds: the login took
+    """
+
+    target: Target
+    client: paramiko.SSHClient
+    line: Line
+    server: str
+    key: HostKey
+    trusted: str
+    method: str
+    seconds: float
+
+    @property
+    def active(self) -> bool:
+        """Whether commands can still be run."""
+        transport = self.client.get_transport()
+        return transport is not None and transport.is_active()
+
+    def close(self) -> None:
+        """End the connection; more than once is fine."""
+        self.client.close()
+        self.line.close()
+
+    def run(self, command: str, *, deadline: float, max_output: int) -> CommandResult:
+        """Run one command and read all it prints.
+
+        :param deadline: seconds for all of it, however slowly it drips
+        :param max_output: bytes of stdout
+        :raises ScanTimeoutError: it was not over in time
+        :raises ConnectionLostError: the connection broke
+        :raises AnswerError: it printed too much, or the server runs no commands
+        """
+        started = time.monotonic()
+        channel = self._start(command, deadline)
+        try:
+            return self._read(channel, started, deadline, max_output)
+        finally:
+            channel.close()
+
+    def _start(self, command: str, deadline: float) -> paramiko.Channel:
+        transport = self.client.get_transport()
+        if transport is None or not transport.is_active():
+            raise ConnectionLostError("the connection broke before the command was sent", host=self.target.shown)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            transport.close()
+
+        # paramiko waits for ever for a server that neither accepts nor refuses a command.
+        timer = threading.Timer(deadline, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            channel = transport.open_session(timeout=deadline)
+            channel.exec_command(command)
+            # The command must not wait for input that never comes.
+            channel.shutdown_write()
+            return channel
+        except ChannelException as error:
+            raise AnswerError(
+                f"the server opens no session: {plain(str(error.text))}. Is the user allowed to run commands?",
+                host=self.target.shown,
+            ) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            if late.is_set() or "Timeout" in str(error):
+                raise ScanTimeoutError(
+                    f"the server did not start the command within {deadline:g} s", host=self.target.shown
+                ) from error
+            if transport.is_active():
+                raise AnswerError(
+                    "the server refused to run the command. Is the user allowed to run commands?",
+                    host=self.target.shown,
+                ) from error
+            raise ConnectionLostError(
+                f"the connection broke before the command started{why(error)}", host=self.target.shown
+            ) from error
+        finally:
+            timer.cancel()
+
+    def _read(self, channel: paramiko.Channel, started: float, deadline: float, max_output: int) -> CommandResult:
+        out, err = bytearray(), bytearray()
+        latest = started
+        with selectors.DefaultSelector() as selector:
+            selector.register(channel, selectors.EVENT_READ)
+            while True:
+                # Asked before reading: what came before the end is then certainly in the buffers.
+                ended = channel.eof_received or channel.closed
+                read = b""
+                if channel.recv_ready():
+                    read = channel.recv(65536)
+                    out += read
+                if channel.recv_stderr_ready():
+                    read = channel.recv_stderr(65536)
+                    err += read[: MAX_STDERR - len(err)]
+                now = time.monotonic()
+                if len(out) > max_output:
+                    raise AnswerError(
+                        f"the answer is over the limit of {_size(max_output)} (max_output); what is printed there "
+                        "is hardly a list of ports",
+                        host=self.target.shown,
+                    )
+                if read:
+                    latest = now
+                elif ended or (channel.exit_status_ready() and now - latest > QUIET):
+                    break
+                if now - started > deadline:
+                    raise ScanTimeoutError(
+                        f"no complete answer within {deadline:g} s (command_timeout); {len(out)} bytes came"
+                        f"{quoted(bytes(out[-200:]), last=True)}",
+                        host=self.target.shown,
+                    )
+                if not read:
+                    selector.select(min(0.5, started + deadline - now))
+        channel.status_event.wait(max(0.0, min(QUIET, started + deadline - time.monotonic())))
+        if channel.exit_status == -1 and not self.active:
+            raise ConnectionLostError(
+                f"the connection broke after {len(out)} bytes of the answer", host=self.target.shown
+            )
+        return CommandResult(bytes(out), bytes(err), channel.exit_status, time.monotonic() - started)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024**2:g} MiB" if count >= 1024**2 else f"{count / 1024:g} KiB"
