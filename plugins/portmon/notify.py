@@ -198,7 +198,7 @@ def _services(path: str) -> list[Any]:
     """Apprise's objects for one ``path`` of a connection: usually one, several if it lists several URLs."""
     loaded = apprise.Apprise()
     logger = logging.getLogger("apprise")
-    # Apprise logs a URL that it does not understand as it is, token and all.
+    # Apprise logs a URL that it does not understand, and masks only what it takes for a secret.
     was_disabled, logger.disabled = logger.disabled, True
     try:
         understood = loaded.add(path)
