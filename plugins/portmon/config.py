@@ -451,7 +451,8 @@ class NotifierChannel(_Section):
     arguments: Mapping[str, Any] = Field(
         default_factory=dict,
         description="its arguments; a value that is exactly `$title`, `$text` or `$html` becomes that part of the "
-        "message, at any depth. Nothing else is replaced and nothing is rendered as a template",
+        "message, at any depth. Nothing else is replaced and nothing is rendered as a template. A class with "
+        "`subject` and `html_content` (mail) gets `$title` and `$html` there unless they are given",
     )
 
 
