@@ -42,11 +42,11 @@ def connect(target: Target, credentials: Credentials, trust: Trust, options: Opt
     :raises ScanError: of the class that says what went wrong
     """
     started = time.monotonic()
+    login = Login(target, credentials, options.timeout)
     known = trust.known(target)
+    policy = _CheckHostKey(target, trust, known)
     line = dial(target, credentials, options)
     tap = _Tap(line.sock)
-    policy = _CheckHostKey(target, trust, known)
-    login = Login(target, credentials, options.timeout)
 
     def make_transport(sock: Any, **kwargs: Any) -> _Transport:
         return _Transport(sock, options, known, **kwargs)
@@ -227,10 +227,21 @@ def _negotiation_error(target: Target, error: Exception, transport: paramiko.Tra
     if kind is None or not hello.offers.get(kind):
         return NegotiationError(f"{server} and this client do not understand each other{why(error)}", host=target.shown)
     names = {"kex": "key exchange", "host key": "host key algorithm", "ciphers": "cipher", "macs": "MAC"}
+    offers = hello.offers[kind]
+    if all(_OLD.search(name) for name in offers):
+        advice = (
+            "The server is too old: SHA-1 and its contemporaries are not spoken any more (paramiko 5). Update it "
+            "(OpenSSH 7.2, dropbear 2020.79 or later), or give it what it lacks, for instance an ed25519 host key "
+            "(`ssh-keygen -A`). A jump host does not help: this is agreed with the server itself"
+        )
+    else:
+        advice = f"The server allows too little: let it offer one of ours too ({_DIRECTIVES[kind]} in sshd_config)"
     return NegotiationError(
-        f"no {names[kind]} in common: {server} offers {plain(', '.join(hello.offers[kind]), 400)}; here there are "
-        f"{', '.join(ours[kind])}. The server is too old: SHA-1 is not spoken any more (paramiko 5). Update it "
-        "(OpenSSH 7.2, dropbear 2020.79 or later), or give it what it lacks, for instance an ed25519 host key "
-        "(`ssh-keygen -A`). A jump host does not help: this is agreed with the server itself",
+        f"no {names[kind]} in common: {server} offers {plain(', '.join(offers), 400)}; here there are "
+        f"{', '.join(ours[kind])}. {advice}",
         host=target.shown,
     )
+
+
+_OLD = re.compile("sha1|ssh-rsa$|ssh-dss|cbc|md5|arcfour|^none$|ext-info|kex-strict")
+_DIRECTIVES = {"kex": "KexAlgorithms", "host key": "HostKeyAlgorithms", "ciphers": "Ciphers", "macs": "MACs"}

@@ -1,0 +1,759 @@
+"""HostSSHHook against real and misbehaving servers: what it offers, whom it trusts, how it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+
+from portmon.errors import (
+    AnswerError,
+    AuthenticationError,
+    ConnectionLostError,
+    HostKeyChangedError,
+    HostKeyError,
+    NegotiationError,
+    NoRouteError,
+    RefusedError,
+    ResolveError,
+    ScanTimeoutError,
+    SetupError,
+)
+from portmon.hooks import HostSSHHook
+from portmon.models import Host
+from portmon.ssh.trust import HostKey
+from tests.sshd import (
+    banner_only,
+    dripping,
+    dropbear,
+    free_port,
+    hang_up,
+    make_key,
+    needs_dropbear,
+    needs_sshd,
+    only_sha1,
+    openssh,
+    python_server,
+    saying,
+    silent,
+    tcp_server,
+    wait_until,
+)
+
+LIMIT = 1024**2
+
+
+class Keys:
+    """A store of host keys in memory."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, list[HostKey]] = {}
+        self.changes: list[tuple[str, HostKey]] = []
+
+    def get(self, endpoint: str) -> Sequence[HostKey]:
+        return self.known.get(endpoint, [])
+
+    def remember(self, endpoint: str, key: HostKey) -> None:
+        self.known.setdefault(endpoint, []).append(key)
+
+    def report_change(self, endpoint: str, key: HostKey) -> None:
+        self.changes.append((endpoint, key))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nobody's ~/.ssh has a part in this."""
+    home = tmp_path / "worker"
+    (home / ".ssh").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return home
+
+
+@pytest.fixture
+def user_key(tmp_path: Path) -> Path:
+    return make_key(tmp_path / "id")
+
+
+@pytest.fixture(scope="module")
+def host_key(tmp_path_factory: pytest.TempPathFactory) -> paramiko.PKey:
+    return paramiko.PKey.from_path(make_key(tmp_path_factory.mktemp("keys") / "host"))
+
+
+@pytest.fixture
+def make_hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., HostSSHHook]]:
+    """A hook for port ``at`` of 127.0.0.1; ``extra``, ``login`` and ``password`` go into its connection."""
+    with contextlib.ExitStack() as stack:
+
+        def make(
+            at: int,
+            *,
+            extra: dict[str, Any] | None = None,
+            login: str = "monitor",
+            password: str | None = None,
+            address: str = "127.0.0.1",
+            name: str = "web01",
+            **kwargs: Any,
+        ) -> HostSSHHook:
+            connection = {"conn_type": "ssh", "login": login, "password": password, "extra": extra or {}}
+            monkeypatch.setenv("AIRFLOW_CONN_SSH_TEST", json.dumps(connection))
+            kwargs = {"connect_timeout": 5.0, "store": Keys(), "ssh_conn_id": "ssh_test", **kwargs}
+            hook = HostSSHHook(host=Host("1", name, address, at), **kwargs)
+            stack.callback(hook.close)
+            return hook
+
+        yield make
+
+
+def with_key(path: Path, **extra: Any) -> dict[str, Any]:
+    return {"key_file": str(path), **extra}
+
+
+# ── what it offers ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_logs_in_and_runs_a_command(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> None:
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        hook = make_hook(server.port, extra=with_key(user_key))
+        result = hook.run("echo out; echo err >&2; exit 3", deadline=10, max_output=LIMIT)
+        assert (result.stdout, result.stderr, result.exit_status) == (b"out\n", b"err\n", 3)
+        session = hook.login()
+        assert session.key == HostKey(host_key.get_name(), host_key.get_base64())
+        assert session.key.fingerprint == host_key.fingerprint
+        assert session.trusted == "first use, trusted from now on"
+        assert "key ssh-ed25519 SHA256:" in session.method
+        assert str(user_key) in session.method
+        assert server.connections == 1
+
+
+def test_one_connection_for_all_commands(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> None:
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        hook = make_hook(server.port, extra=with_key(user_key))
+        for text in (b"1\n", b"2\n"):
+            assert hook.run(f"echo {text.decode().strip()}", deadline=10, max_output=LIMIT).stdout == text
+        assert isinstance(hook.get_conn(), paramiko.SSHClient)
+        assert server.connections == 1
+
+
+def test_offers_one_key_although_more_lie_around(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, home: Path
+) -> None:
+    make_key(home / ".ssh" / "id_ed25519")
+    make_key(home / ".ssh" / "id_rsa", "rsa")
+    with python_server(host_key=host_key, password="x") as server:
+        hook = make_hook(server.port, extra=with_key(user_key))
+        with pytest.raises(AuthenticationError, match="refused user 'monitor' with key ssh-ed25519") as caught:
+            hook.login()
+        assert not caught.value.retry
+        assert server.offered == [f"monitor ssh-ed25519 {paramiko.PKey.from_path(user_key).fingerprint}"]
+        assert server.connections == 1
+
+
+def test_offers_the_workers_keys_only_if_told(make_hook: Any, host_key: paramiko.PKey, home: Path) -> None:
+    key = make_key(home / ".ssh" / "id_ed25519")
+    with python_server(host_key=host_key, authorized=key) as server:
+        with pytest.raises(AuthenticationError, match=r'nothing to log in with.*"look_for_keys": true'):
+            make_hook(server.port).login()
+        assert server.offered == []
+        make_hook(server.port, extra={"look_for_keys": True}).login()
+        assert len(server.offered) == 1
+
+
+def test_password(make_hook: Any, host_key: paramiko.PKey) -> None:
+    with python_server(host_key=host_key, password="s3cret-word") as server:
+        assert make_hook(server.port, password=" s3cret-word\n").login().method == "password"
+        with pytest.raises(AuthenticationError, match="refused user 'monitor' with the password") as caught:
+            make_hook(server.port, password="wr0ng-word").login()
+        assert "wr0ng-word" not in str(caught.value)
+
+
+def test_key_and_password_both_demanded(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> None:
+    with python_server(host_key=host_key, authorized=user_key, password="x", also_demand="password") as server:
+        session = make_hook(server.port, extra=with_key(user_key), password="x").login()
+        assert session.method.endswith("and password")
+        with pytest.raises(AuthenticationError, match=r"accepted key .* but demands .*password"):
+            make_hook(server.port, extra=with_key(user_key)).login()
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
+def test_passphrase_opens_the_key_and_is_shown_to_no_server(
+    make_hook: Any, host_key: paramiko.PKey, tmp_path: Path, kind: str
+) -> None:
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        PrivateFormat,
+        load_ssh_private_key,
+    )
+
+    plain = make_key(tmp_path / "plain", kind)
+    locked = tmp_path / "locked"
+    key: Any = load_ssh_private_key(plain.read_bytes(), None)
+    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, BestAvailableEncryption(b"open sesame")))
+    with python_server(host_key=host_key, authorized=plain) as server:
+        make_hook(server.port, extra=with_key(locked), password="open sesame").login()
+    with python_server(host_key=host_key, password="open sesame") as server:
+        with pytest.raises(AuthenticationError):
+            make_hook(server.port, extra=with_key(locked), password="open sesame").login()
+        assert not any("password" in offer for offer in server.offered)
+    with pytest.raises(SetupError, match=r"has a passphrase: put it into the connection's password"):
+        make_hook(free_port(), extra=with_key(locked)).login()
+    with pytest.raises(SetupError, match="can't be opened with the connection's password") as caught:
+        make_hook(free_port(), extra=with_key(locked), password="guess").login()
+    assert "guess" not in str(caught.value)
+
+
+def test_private_key_in_the_connection(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> None:
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        session = make_hook(server.port, extra={"private_key": user_key.read_text()}).login()
+        assert "private_key of the connection" in session.method
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"key_file": "/nowhere/id"}, "key file /nowhere/id: No such file"),
+        ({"key_file": "/dev/null"}, "key file /dev/null is no private key"),
+        ({"private_key": "rubbish"}, "BEGIN and END header"),
+        ({"host_key": "ssh-dss AAAA"}, "DSA/DSS host keys are not supported"),
+        ({"ciphers": ["no-such-cipher"]}, "ciphers or disabled_algorithms"),
+    ],
+)
+def test_unusable_connection(make_hook: Any, extra: dict[str, Any], message: str) -> None:
+    with tcp_server(silent) as port, pytest.raises(SetupError, match=message) as caught:
+        make_hook(port, extra=extra).login()
+    assert not caught.value.retry
+
+
+def test_connection_that_does_not_exist(make_hook: Any) -> None:
+    with pytest.raises(SetupError, match="SSH connection 'ssh_missing': The conn_id `ssh_missing` isn't defined"):
+        make_hook(22, ssh_conn_id="ssh_missing")
+
+
+def test_host_settings_win_over_the_connection(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> None:
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        hook = make_hook(server.port, extra=with_key(user_key), user="other", port=1)
+        hook.login()
+        assert hook.target.port == server.port
+        assert server.offered[0].startswith("other ")
+
+
+# ── whom it trusts ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_first_key_is_remembered_before_the_login(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> None:
+    store = Keys()
+    with python_server(host_key=host_key) as server:
+        with pytest.raises(AuthenticationError):
+            make_hook(server.port, extra=with_key(user_key), store=store).login()
+        endpoint = f"[127.0.0.1]:{server.port}"
+        assert store.known == {endpoint: [HostKey(host_key.get_name(), host_key.get_base64())]}
+        with pytest.raises(AuthenticationError):
+            make_hook(server.port, extra=with_key(user_key), store=store).login()
+        assert len(store.known[endpoint]) == 1
+
+
+def test_changed_key_is_refused_without_a_login(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, tmp_path: Path
+) -> None:
+    old = paramiko.PKey.from_path(make_key(tmp_path / "old"))
+    store = Keys()
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        endpoint = f"[127.0.0.1]:{server.port}"
+        store.remember(endpoint, HostKey(old.get_name(), old.get_base64()))
+        with pytest.raises(HostKeyChangedError) as caught:
+            make_hook(server.port, extra=with_key(user_key), store=store).login()
+        assert old.fingerprint in str(caught.value)
+        assert host_key.fingerprint in str(caught.value)
+        assert f"python -m portmon hostkeys accept '{endpoint}'" in str(caught.value)
+        assert not caught.value.retry
+        assert server.offered == []
+        assert store.changes == [(endpoint, HostKey(host_key.get_name(), host_key.get_base64()))]
+        assert [key.base64 for key in store.known[endpoint]] == [old.get_base64()]
+
+
+def test_key_of_another_type_is_a_change(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, tmp_path: Path
+) -> None:
+    old = paramiko.PKey.from_path(make_key(tmp_path / "old", "rsa"))
+    store = Keys()
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        store.remember(f"[127.0.0.1]:{server.port}", HostKey(old.get_name(), old.get_base64()))
+        with pytest.raises(HostKeyChangedError):
+            make_hook(server.port, extra=with_key(user_key), store=store).login()
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_server_that_gained_a_key_type_is_asked_for_the_known_one(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, tmp_path: Path, kind: str
+) -> None:
+    old = paramiko.PKey.from_path(make_key(tmp_path / "old", kind))
+    store = Keys()
+    with python_server(host_key=host_key, also=[old], authorized=user_key) as server:
+        fresh = make_hook(server.port, extra=with_key(user_key)).login()
+        assert fresh.key.type == "ssh-ed25519"
+        store.remember(f"[127.0.0.1]:{server.port}", HostKey(old.get_name(), old.get_base64()))
+        session = make_hook(server.port, extra=with_key(user_key), store=store).login()
+        assert session.key.base64 == old.get_base64()
+        assert session.trusted == "known since first use"
+
+
+def test_strict_refuses_an_unknown_key_and_says_what_to_add(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, home: Path
+) -> None:
+    store = Keys()
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        store.remember(f"[127.0.0.1]:{server.port}", HostKey(host_key.get_name(), host_key.get_base64()))
+        with pytest.raises(HostKeyError) as caught:
+            make_hook(server.port, extra=with_key(user_key), store=store, strict=True).login()
+        assert not isinstance(caught.value, HostKeyChangedError)
+        assert host_key.fingerprint in str(caught.value)
+        line = f"ssh-keyscan -t ed25519 -p {server.port} 127.0.0.1 >> {home}/.ssh/known_hosts"
+        assert line in str(caught.value)
+        assert server.offered == []
+
+
+def test_known_hosts_is_read_and_wins_over_the_store(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, home: Path, tmp_path: Path
+) -> None:
+    other = paramiko.PKey.from_path(make_key(tmp_path / "other"))
+    store = Keys()
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        endpoint = f"[127.0.0.1]:{server.port}"
+        (home / ".ssh" / "known_hosts").write_text(f"{endpoint} {host_key.get_name()} {host_key.get_base64()}\n")
+        store.remember(endpoint, HostKey(other.get_name(), other.get_base64()))
+        for strict in (True, False):
+            hook = make_hook(server.port, extra=with_key(user_key), store=store, strict=strict)
+            assert hook.login().trusted == "known_hosts"
+        own = tmp_path / "own_known_hosts"
+        own.write_text(f"{endpoint} {other.get_name()} {other.get_base64()}\n")
+        with pytest.raises(HostKeyChangedError, match=f"ssh-keygen -R '.*' -f {own}"):
+            make_hook(server.port, extra=with_key(user_key), store=store, known_hosts=str(own)).login()
+
+
+def test_known_hosts_that_is_named_must_exist(make_hook: Any) -> None:
+    with pytest.raises(SetupError, match="known_hosts file /nowhere/known: No such file"):
+        make_hook(free_port(), known_hosts="/nowhere/known").login()
+
+
+def test_host_key_of_the_connection_is_the_only_one_trusted(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, tmp_path: Path
+) -> None:
+    other = paramiko.PKey.from_path(make_key(tmp_path / "other"))
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        pinned = with_key(user_key, host_key=f"{host_key.get_name()} {host_key.get_base64()}")
+        assert make_hook(server.port, extra=pinned, strict=True).login().trusted == "host_key of connection 'ssh_test'"
+        pinned = with_key(user_key, host_key=f"{other.get_name()} {other.get_base64()}")
+        with pytest.raises(HostKeyChangedError, match="correct host_key in connection 'ssh_test'"):
+            make_hook(server.port, extra=pinned).login()
+
+
+@pytest.mark.parametrize("extra", ["no_host_key_check", "allow_host_key_change"])
+def test_a_connection_can_not_switch_the_check_off(
+    make_hook: Any,
+    host_key: paramiko.PKey,
+    user_key: Path,
+    extra: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        hook = make_hook(server.port, extra=with_key(user_key, **{extra: True}), strict=True)
+        with pytest.raises(HostKeyError):
+            hook.login()
+
+
+# ── how it fails ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_name_without_an_address(make_hook: Any) -> None:
+    with pytest.raises(ResolveError, match=r"'no-such-host\.invalid' has no address"):
+        make_hook(22, address="no-such-host.invalid").login()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "-oProxyCommand=id", "a b", "host;id", "$(id)", "host\nname", "{{ conn.x.password }}", "`id`", "a/b"],
+)
+def test_address_that_is_none_meets_no_resolver(make_hook: Any, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: pytest.fail("was resolved"))
+    with pytest.raises(ResolveError, match="no host name and no IP address"):
+        make_hook(22, address=address)
+
+
+def test_nobody_listens(make_hook: Any, user_key: Path) -> None:
+    with pytest.raises(RefusedError, match=r"nobody listens on port \d+.*127\.0\.0\.1: Connection refused") as caught:
+        make_hook(free_port(), extra=with_key(user_key)).login()
+    assert caught.value.retry
+
+
+def test_no_route_simulated(make_hook: Any, user_key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(self: socket.socket, address: Any) -> None:
+        raise OSError(113, "No route to host")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    with pytest.raises(NoRouteError, match="no way to the host"):
+        make_hook(22, extra=with_key(user_key)).login()
+
+
+def test_second_address_is_tried_simulated_names(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        stream = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        found = [(*stream, ("127.0.0.1", free_port())), (*stream, ("127.0.0.1", server.port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: found)
+        make_hook(server.port, extra=with_key(user_key), address="two.example").login()
+
+
+def test_full_backlog_is_a_timeout(make_hook: Any, user_key: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        # The kernel drops further SYNs while nobody accepts.
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(listener.getsockname())
+        with pytest.raises(ScanTimeoutError, match="no TCP connection to port"):
+            make_hook(listener.getsockname()[1], extra=with_key(user_key), connect_timeout=0.2).login()
+
+
+@pytest.mark.parametrize(
+    ("serve", "message"),
+    [
+        (silent, "no SSH banner within 0.3 s"),
+        (dripping, "no SSH banner within 0.3 s"),
+        (banner_only, r"OpenSSH_9\.9 did not finish the key exchange within 0.3 s"),
+        (lambda sock, over: [sock.sendall(b"Welcome\r\n"), over.wait()], "no SSH banner .*it said 'Welcome'"),
+    ],
+    ids=["silent", "dripping", "banner_only", "other_greeting"],
+)
+def test_hanging_server_has_a_deadline(make_hook: Any, user_key: Path, serve: Any, message: str) -> None:
+    with tcp_server(serve) as port, pytest.raises(ScanTimeoutError, match=message) as caught:
+        make_hook(port, extra=with_key(user_key), connect_timeout=0.3).login()
+    assert caught.value.retry
+
+
+@pytest.mark.parametrize(
+    ("serve", "message"),
+    [
+        (hang_up, "hung up before its SSH banner.*MaxStartups"),
+        (saying(b"Exceeded MaxStartups\r\n"), "it said 'Exceeded MaxStartups'"),
+        (saying(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "it said 'HTTP/1.1 400 Bad Request'"),
+        (saying(b"\x1b[2J\xff\r\n"), r"it said '\\\\x1b\[2J\\\\xff'"),
+        (saying(b"SSH-2.0-OpenSSH_9.9\r\n"), r"OpenSSH_9\.9 hung up during the key exchange"),
+        (saying(b"SSH-2.0-OpenSSH_9.9\r\n" + bytes(64)), r"handshake with OpenSSH_9\.9 broke|hung up"),
+    ],
+    ids=["nothing", "max_startups", "http", "escapes", "after_banner", "rubbish"],
+)
+def test_server_that_hangs_up(make_hook: Any, user_key: Path, serve: Any, message: str) -> None:
+    with tcp_server(serve) as port, pytest.raises(ConnectionLostError, match=message) as caught:
+        make_hook(port, extra=with_key(user_key)).login()
+    assert caught.value.retry
+    assert str(caught.value).isprintable()
+
+
+def test_server_that_speaks_only_sha1_simulated(make_hook: Any, user_key: Path) -> None:
+    with tcp_server(only_sha1) as port, pytest.raises(NegotiationError) as caught:
+        make_hook(port, extra=with_key(user_key)).login()
+    assert "OpenSSH_5.3 offers diffie-hellman-group14-sha1" in str(caught.value)
+    assert "SHA-1 is not spoken any more" in str(caught.value)
+    assert not caught.value.retry
+
+
+def test_server_that_takes_no_sha2_signatures(make_hook: Any, host_key: paramiko.PKey, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "rsa", "rsa")
+    old = {"pubkeys": ["rsa-sha2-512", "rsa-sha2-256"]}
+    with (
+        python_server(host_key=host_key, authorized=key, disabled_algorithms=old) as server,
+        pytest.raises(NegotiationError, match=r"no signature .*ed25519 key"),
+    ):
+        make_hook(server.port, extra=with_key(key)).login()
+
+
+def test_protocol_1_only_simulated(make_hook: Any, user_key: Path) -> None:
+    with (
+        tcp_server(saying(b"SSH-1.5-OpenSSH_2.1\r\n")) as port,
+        pytest.raises(NegotiationError, match="do not underst"),
+    ):
+        make_hook(port, extra=with_key(user_key)).login()
+
+
+def test_slow_authentication_has_a_deadline(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> None:
+    with (
+        python_server(host_key=host_key, authorized=user_key, slow_login=30) as server,
+        pytest.raises(ScanTimeoutError, match="no answer to the login as 'monitor' within 1 s"),
+    ):
+        make_hook(server.port, extra=with_key(user_key), connect_timeout=1.0).login()
+
+
+def test_messages_show_hostile_names_as_text(make_hook: Any) -> None:
+    with pytest.raises(RefusedError) as caught:
+        make_hook(free_port(), name="\x1b[31m{{ 7*7 }}\n\u202ex\udcff").login()
+    assert str(caught.value).startswith("\\x1b[31m{{ 7*7 }}\\n\\u202ex\\xff (127.0.0.1): ")
+    assert str(caught.value).isprintable()
+
+
+def test_paramiko_is_silent_about_failures(make_hook: Any, user_key: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with tcp_server(only_sha1) as port, pytest.raises(NegotiationError):
+        make_hook(port, extra=with_key(user_key)).login()
+    assert not [record for record in caplog.records if "paramiko" in record.name]
+
+
+# ── commands ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def connect(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> Iterator[Callable[..., HostSSHHook]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(run: Any = None, **kwargs: Any) -> HostSSHHook:
+            server = stack.enter_context(python_server(host_key=host_key, authorized=user_key, run=run, **kwargs))
+            return make_hook(server.port, extra=with_key(user_key))
+
+        yield start
+
+
+def test_command_that_drips_has_a_deadline(connect: Any) -> None:
+    def drip(channel: paramiko.Channel, command: str) -> None:
+        while True:
+            channel.sendall(b"x")
+            threading.Event().wait(0.02)
+
+    with pytest.raises(ScanTimeoutError, match=r"no complete answer within 0.3 s.*bytes came; the last line is 'x+'"):
+        connect(drip).run("netstat", deadline=0.3, max_output=LIMIT)
+
+
+def test_stderr_without_end_has_a_deadline_too(connect: Any) -> None:
+    def flood(channel: paramiko.Channel, command: str) -> None:
+        while True:
+            channel.sendall_stderr(b"x" * 32768)
+
+    with pytest.raises(ScanTimeoutError, match=r"no complete answer within 0\.3 s"):
+        connect(flood).run("netstat", deadline=0.3, max_output=LIMIT)
+
+
+def test_stderr_is_read_and_bounded(connect: Any) -> None:
+    result = connect().run("head -c 3000000 /dev/zero | tr '\\0' e >&2; echo done", deadline=20, max_output=LIMIT)
+    assert result.stdout == b"done\n"
+    assert result.stderr == b"e" * 16384
+
+
+def test_output_over_the_limit(connect: Any) -> None:
+    def flood(channel: paramiko.Channel, command: str) -> None:
+        while True:
+            channel.sendall(b"x" * 32768)
+
+    hook = connect(flood)
+    with pytest.raises(AnswerError, match="over the limit of 64 KiB"):
+        hook.run("netstat", deadline=20, max_output=65536)
+
+
+def test_output_at_the_limit(connect: Any) -> None:
+    hook = connect()
+    assert len(hook.run("head -c 65536 /dev/zero", deadline=20, max_output=65536).stdout) == 65536
+    with pytest.raises(AnswerError):
+        hook.run("head -c 65537 /dev/zero", deadline=20, max_output=65536)
+
+
+def test_every_byte_arrives(connect: Any) -> None:
+    result = connect().run("seq 200000", deadline=20, max_output=4 * LIMIT)
+    assert result.stdout == b"".join(b"%d\n" % number for number in range(1, 200001))
+
+
+def test_connection_that_breaks_in_the_answer(connect: Any) -> None:
+    def die(channel: paramiko.Channel, command: str) -> None:
+        channel.sendall(b"half an ans")
+        channel.get_transport().close()
+
+    with pytest.raises(ConnectionLostError, match="broke after 11 bytes of the answer"):
+        connect(die).run("netstat", deadline=20, max_output=LIMIT)
+
+
+def test_command_that_a_signal_ended(connect: Any) -> None:
+    def killed(channel: paramiko.Channel, command: str) -> None:
+        channel.sendall(b"half")
+
+    result = connect(killed).run("netstat", deadline=20, max_output=LIMIT)
+    assert (result.stdout, result.exit_status) == (b"half", -1)
+
+
+def test_command_whose_output_somebody_holds_open(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portmon.ssh.session.QUIET", 0.1)
+
+    def leave_a_child(channel: paramiko.Channel, command: str) -> None:
+        channel.sendall(b"answer")
+        channel.send_exit_status(0)
+        threading.Event().wait(30)
+
+    result = connect(leave_a_child).run("netstat", deadline=20, max_output=LIMIT)
+    assert (result.stdout, result.exit_status) == (b"answer", 0)
+
+
+def test_server_that_runs_no_commands(connect: Any) -> None:
+    with pytest.raises(AnswerError, match="refused to run the command"):
+        connect(refuse_commands=True).run("netstat", deadline=20, max_output=LIMIT)
+
+
+def test_server_that_never_starts_the_command(connect: Any) -> None:
+    with pytest.raises(ScanTimeoutError, match=r"did not start the command within 0\.3 s"):
+        connect(stall_commands=True).run("netstat", deadline=0.3, max_output=LIMIT)
+
+
+def test_closed_hook_says_so(connect: Any) -> None:
+    hook = connect()
+    session = hook.login()
+    hook.close()
+    hook.close()
+    with pytest.raises(ConnectionLostError, match="broke before the command was sent"):
+        session.run("true", deadline=5, max_output=LIMIT)
+
+
+# ── through a proxy command ─────────────────────────────────────────────────────────────────────
+
+RELAY = (
+    "import os,socket,sys,threading;s=socket.create_connection((sys.argv[1],int(sys.argv[2])));"
+    "threading.Thread(target=lambda:[s.sendall(d) for d in iter(lambda:os.read(0,4096),b'')],daemon=True).start();"
+    "[os.write(1,d) for d in iter(lambda:s.recv(4096),b'')]"
+)
+
+
+def proxy(*words: str) -> str:
+    import shlex
+    import sys
+
+    return shlex.join([sys.executable, "-c", *words]).replace("'%h'", "%h")
+
+
+def test_proxy_command_of_the_connection(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> None:
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        extra = with_key(user_key, host_proxy_cmd=proxy(RELAY, "%h", "%p"))
+        hook = make_hook(server.port, extra=extra)
+        assert hook.run("echo through", deadline=10, max_output=LIMIT).stdout == b"through\n"
+        process = hook.session.line.process
+        hook.close()
+        assert process.poll() is not None
+
+
+def test_proxy_command_of_the_workers_ssh_config(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, home: Path
+) -> None:
+    with python_server(host_key=host_key, authorized=user_key) as server:
+        command = proxy(RELAY, "%h", str(server.port))
+        (home / ".ssh" / "config").write_text(f"Host 127.0.0.1\n  ProxyCommand {command}\n")
+        assert make_hook(server.port, extra=with_key(user_key)).login().line.process is not None
+
+
+def test_proxy_command_that_fails_tells_why(make_hook: Any, user_key: Path) -> None:
+    command = proxy("import sys; sys.exit('bastion: no route to %h')")
+    with pytest.raises(ConnectionLostError, match=r"exit status 1; the last line is 'bastion: no route to 127.0.0.1'"):
+        make_hook(22, extra=with_key(user_key, host_proxy_cmd=command)).login()
+
+
+def test_proxy_command_that_does_not_exist(make_hook: Any, user_key: Path) -> None:
+    with pytest.raises(SetupError, match="proxy command can't be started"):
+        make_hook(22, extra=with_key(user_key, host_proxy_cmd="/nowhere/proxy %h")).login()
+
+
+# ── real servers ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_openssh(make_hook: Any, tmp_path: Path) -> None:
+    with openssh(tmp_path / "sshd", host_key_kinds=("rsa", "ed25519", "ecdsa")) as server:
+        hook = make_hook(server.port, login=server.user, extra=with_key(server.user_key))
+        result = hook.run("echo $0; pwd; id -u", deadline=10, max_output=LIMIT)
+        assert result.stdout.split()[-1] == str(os.getuid()).encode()
+        assert hook.login().server.startswith("OpenSSH_")
+        assert server.logins() == 1
+
+
+@pytest.mark.slow
+@needs_dropbear
+def test_dropbear(make_hook: Any, tmp_path: Path) -> None:
+    with dropbear(tmp_path / "dropbear", host_key_kinds=("rsa", "ed25519")) as server:
+        hook = make_hook(server.port, login=server.user, extra=with_key(server.user_key))
+        assert hook.run("echo hello; echo err >&2", deadline=10, max_output=LIMIT).stdout == b"hello\n"
+        assert hook.run("exit 7", deadline=10, max_output=LIMIT).exit_status == 7
+        assert hook.login().server.startswith("dropbear")
+        assert server.logins() == 1
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_openssh_refuses_another_key(make_hook: Any, tmp_path: Path) -> None:
+    with openssh(tmp_path / "sshd") as server:
+        key = make_key(tmp_path / "other")
+        with pytest.raises(AuthenticationError, match=f"refused user '{server.user}' with key ssh-ed25519"):
+            make_hook(server.port, login=server.user, extra=with_key(key)).login()
+        wait_until(lambda: "Connection closed by authenticating user" in server.said(), "sshd to see us go")
+        assert server.said().count("Failed publickey") <= 1
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_openssh_that_gains_and_loses_key_types(make_hook: Any, tmp_path: Path) -> None:
+    store = Keys()
+    with openssh(tmp_path / "sshd", host_key_kinds=("rsa", "ed25519")) as server:
+        rsa = (tmp_path / "sshd" / "host_rsa.pub").read_text().split()
+        store.remember(f"[127.0.0.1]:{server.port}", HostKey(rsa[0], rsa[1]))
+        hook = make_hook(server.port, login=server.user, extra=with_key(server.user_key), store=store)
+        assert hook.login().key.type == "ssh-rsa"
+        assert store.changes == []
+
+
+@pytest.mark.slow
+@needs_sshd
+@pytest.mark.parametrize(
+    ("config", "offered", "advice"),
+    [
+        ("KexAlgorithms diffie-hellman-group14-sha1", "no key exchange .* diffie-hellman-group14-sha1", "too old"),
+        ("HostKeyAlgorithms ssh-rsa", "no host key algorithm .* offers ssh-rsa;", "too old"),
+        ("Ciphers chacha20-poly1305@openssh.com", "no cipher .* offers chacha20", "allows too little.*Ciphers in sshd"),
+    ],
+)
+def test_openssh_without_a_common_algorithm(
+    make_hook: Any, tmp_path: Path, config: str, offered: str, advice: str
+) -> None:
+    with openssh(tmp_path / "sshd", config=config, host_key_kinds=("rsa",)) as server:
+        with pytest.raises(NegotiationError, match=f"{offered}.*{advice}") as caught:
+            make_hook(server.port, login=server.user, extra=with_key(server.user_key)).login()
+        assert not caught.value.retry
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_openssh_drops_at_max_startups(make_hook: Any, tmp_path: Path) -> None:
+    with (
+        openssh(tmp_path / "sshd", config="MaxStartups 1:100:1") as server,
+        socket.create_connection(("127.0.0.1", server.port), 5) as first,
+    ):
+        assert first.recv(4) == b"SSH-"
+        with pytest.raises(ConnectionLostError, match=r"hung up .*MaxStartups"):
+            make_hook(server.port, login=server.user, extra=with_key(server.user_key)).login()
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_openssh_hangs_up_after_too_many_offers(make_hook: Any, tmp_path: Path, home: Path) -> None:
+    make_key(home / ".ssh" / "id_ed25519")
+    with openssh(tmp_path / "sshd", config="MaxAuthTries 1") as server:
+        extra = with_key(make_key(tmp_path / "other"), look_for_keys=True)
+        hook = make_hook(server.port, login=server.user, extra=extra)
+        with pytest.raises(ConnectionLostError, match="hung up during the login"):
+            hook.login()
+        # With one offer the same limit is no obstacle.
+        make_hook(server.port, login=server.user, extra=with_key(server.user_key)).login()
