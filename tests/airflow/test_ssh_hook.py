@@ -468,7 +468,7 @@ def test_server_that_speaks_only_sha1_simulated(make_hook: Any, user_key: Path) 
     with tcp_server(only_sha1) as port, pytest.raises(NegotiationError) as caught:
         make_hook(port, extra=with_key(user_key)).login()
     assert "OpenSSH_5.3 offers diffie-hellman-group14-sha1" in str(caught.value)
-    assert "SHA-1 is not spoken any more" in str(caught.value)
+    assert "SHA-1 and its contemporaries are not spoken any more" in str(caught.value)
     assert not caught.value.retry
 
 
@@ -753,7 +753,7 @@ def test_openssh_hangs_up_after_too_many_offers(make_hook: Any, tmp_path: Path, 
     with openssh(tmp_path / "sshd", config="MaxAuthTries 1") as server:
         extra = with_key(make_key(tmp_path / "other"), look_for_keys=True)
         hook = make_hook(server.port, login=server.user, extra=extra)
-        with pytest.raises(ConnectionLostError, match="hung up during the login"):
+        with pytest.raises(AuthenticationError, match=r"OpenSSH.* hung up on the login"):
             hook.login()
         # With one offer the same limit is no obstacle.
         make_hook(server.port, login=server.user, extra=with_key(server.user_key)).login()

@@ -121,26 +121,28 @@ class Login(AuthStrategy):
             self._methods = error.allowed_types
             return None
         except (paramiko.SSHException, EOFError, OSError) as error:
-            if not transport.is_active():
-                raise ConnectionLostError(
-                    f"{software(transport.remote_version)} hung up during the login as {self._shown_user}{why(error)}. "
-                    "A forbidden user, too many failures (MaxAuthTries) or a ban do that",
-                    host=self._target.shown,
-                ) from error
-            if time.monotonic() - started >= self._timeout:
-                raise ScanTimeoutError(
-                    f"no answer to the login as {self._shown_user} within {self._timeout:g} s. A slow PAM, LDAP or "
-                    "reverse DNS on the host does that",
-                    host=self._target.shown,
-                ) from error
             if "pubkey algorithm" in str(error):
                 raise NegotiationError(
                     "the server takes no signature that this client can make with its RSA key: SHA-1 is not spoken "
                     "any more (paramiko 5). Use an ed25519 key, or update the server",
                     host=self._target.shown,
                 ) from error
+            if transport.is_active() and time.monotonic() - started >= self._timeout:
+                raise ScanTimeoutError(
+                    f"no answer to the login as {self._shown_user} within {self._timeout:g} s. A slow PAM, LDAP or "
+                    "reverse DNS on the host does that",
+                    host=self._target.shown,
+                ) from error
             if isinstance(error, paramiko.AuthenticationException):
-                return None
+                if transport.is_active() or "transport shut down" not in str(error):
+                    return None
+                # Not a lost connection: another try would be one more failure in the server's books.
+                raise AuthenticationError(
+                    f"{software(transport.remote_version)} hung up on the login as {self._shown_user}. A forbidden "
+                    "user, too many failures (MaxAuthTries) or a ban do that. There is no second try, so that nobody "
+                    "is locked out",
+                    host=self._target.shown,
+                ) from error
             raise ConnectionLostError(f"the login broke{why(error)}", host=self._target.shown) from error
 
     def _load(self, credentials: Credentials) -> Iterator[_Key]:
