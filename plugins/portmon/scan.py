@@ -1,0 +1,213 @@
+"""One look at one host, without the login: read answers, confirm what is missing, make the stored record."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import zlib
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from portmon import probe
+from portmon.errors import AnswerError, ProbeError, ScanError, ScanTimeoutError
+from portmon.models import Attempt, Listener, Observation, Outcome
+from portmon.render import plain
+
+TABLE_ROWS = 40
+"""Ports that the log of one look shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One complete answer of a host.
+
+    :param frame: as it is archived
+    """
+
+    frame: bytes
+    observation: Observation
+
+
+def read_answer(output: bytes, nonce: str, *, host: str, exit_status: int = 0, stderr: bytes = b"") -> Answer:
+    """Read what the probe's command printed.
+
+    :param nonce: of that command
+    :param host: as shown to people
+    :raises AnswerError: it is no complete frame
+    """
+    try:
+        return Answer(probe.archive_form(output, nonce), probe.read_frame(output, nonce))
+    except ProbeError as error:
+        told = [f"the answer proves nothing: {plain(str(error), 300)}", f"exit status {exit_status}"]
+        told += [
+            f"{name} begins {_first_line(text)!r}" for name, text in (("stdout", output), ("stderr", stderr)) if text
+        ]
+        raise AnswerError("; ".join(told), host=host) from error
+
+
+def _first_line(text: bytes) -> str:
+    line = next((line for line in text.split(b"\n") if line.strip()), b"")
+    return plain(line.decode("utf-8", "surrogateescape"), 160)
+
+
+def missing(observation: Observation, expected: Collection[int]) -> list[int]:
+    """Which of the expected TCP ports nobody listens on, in order."""
+    return sorted(set(expected) - {listener.port for listener in observation.listeners})
+
+
+def merge(answers: Sequence[Observation]) -> Observation:
+    """The effective observation of several answers: whatever listened in any of them.
+
+    :param answers: at least one, in the order they came
+    """
+    first = answers[0]
+    seen = {_socket(listener) for listener in first.listeners}
+    listeners = list(first.listeners)
+    for answer in answers[1:]:
+        gained = [listener for listener in answer.listeners if _socket(listener) not in seen]
+        seen |= {_socket(listener) for listener in gained}
+        listeners += gained
+    return dataclasses.replace(first, listeners=tuple(listeners))
+
+
+def _socket(listener: Listener) -> tuple[str, str, int, str | None]:
+    return listener.protocol, listener.address, listener.port, listener.zone
+
+
+# ── the record ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Who looks at whom: what every record of one task says.
+
+    :param try_number: 1-based, of the task instance
+    :param logical_date: of the run; None for a manual run
+    """
+
+    host_id: str
+    run_id: str
+    try_number: int
+    logical_date: datetime | None = None
+
+    def success(self, answers: Sequence[Answer], *, observed_at: datetime, duration: float) -> Attempt:
+        """The record of one or two answers.
+
+        :param observed_at: when the first was complete
+        :param duration: seconds from connect to the last byte
+        """
+        return Attempt(
+            host_id=self.host_id,
+            run_id=self.run_id,
+            try_number=self.try_number,
+            logical_date=self.logical_date,
+            observed_at=observed_at,
+            outcome=Outcome.OK,
+            observation=merge([answer.observation for answer in answers]),
+            frames=tuple(answer.frame for answer in answers),
+            duration=duration,
+        )
+
+    def failure(self, error: BaseException, *, observed_at: datetime, duration: float) -> Attempt:
+        """The record of a look that came to nothing.
+
+        :param error: what ended it; anything but a ScanError is a fault of this program, told as ``internal``
+        :param observed_at: when it was final
+        """
+        return Attempt(
+            host_id=self.host_id,
+            run_id=self.run_id,
+            try_number=self.try_number,
+            logical_date=self.logical_date,
+            observed_at=observed_at,
+            outcome=outcome_of(error),
+            error_class=error.error_class if isinstance(error, ScanError) else "internal",
+            error=str(error) if isinstance(error, ScanError) else plain(f"{type(error).__name__}: {error}", 500),
+            duration=duration,
+        )
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """Whether a failed look reached the host: its answer was no good, or there was none."""
+    if isinstance(error, ScanError) and not isinstance(error, AnswerError):
+        return Outcome.UNREACHABLE
+    return Outcome.INVALID
+
+
+def timed_out(seconds: float, *, host: str) -> ScanTimeoutError:
+    """The error of a task that its own limit ended."""
+    return ScanTimeoutError(f"the whole look took longer than {seconds:g} s (the task's time limit)", host=host)
+
+
+# ── XComs ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def to_xcom(attempt: Attempt, *, digest: str | None) -> dict[str, Any]:
+    """What a task returns about its successful look.
+
+    :param digest: of the stored record; None for a dry run, whose record travels along instead
+    """
+    value: dict[str, Any] = {"host_id": attempt.host_id, "outcome": str(attempt.outcome), "digest": digest}
+    if digest is None:
+        value["attempt"] = {
+            "run_id": attempt.run_id,
+            "try_number": attempt.try_number,
+            "logical_date": attempt.logical_date.isoformat() if attempt.logical_date else None,
+            "observed_at": attempt.observed_at.isoformat(),
+            "duration": attempt.duration,
+            "frames": [base64.b64encode(zlib.compress(frame)).decode("ascii") for frame in attempt.frames],
+        }
+    return value
+
+
+def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:
+    """The record that a dry run's task returned."""
+    record = value["attempt"]
+    frames = [zlib.decompress(base64.b64decode(frame)) for frame in record["frames"]]
+    logical_date = record["logical_date"]
+    look = Look(
+        host_id=value["host_id"],
+        run_id=record["run_id"],
+        try_number=record["try_number"],
+        logical_date=datetime.fromisoformat(logical_date) if logical_date else None,
+    )
+    return look.success(
+        [Answer(frame, probe.read_archived(frame)) for frame in frames],
+        observed_at=datetime.fromisoformat(record["observed_at"]),
+        duration=record["duration"],
+    )
+
+
+# ── for people ──────────────────────────────────────────────────────────────────────────────────
+
+
+def table(observation: Observation) -> str:
+    """The listening ports as lines for a log, IPv4 and IPv6 of one port together."""
+    by_port: dict[int, list[Listener]] = defaultdict(list)
+    for listener in observation.listeners:
+        by_port[listener.port].append(listener)
+    rows = [("PORT", "ADDRESSES", "PROGRAM", "PID", "UNIT")]
+    for port in sorted(by_port)[:TABLE_ROWS]:
+        listeners = by_port[port]
+        rows.append(
+            (
+                str(port),
+                _cell([listener.address for listener in listeners], 40),
+                _cell([listener.program for listener in listeners], 30),
+                _cell([listener.pid for listener in listeners], 20),
+                _cell([listener.unit for listener in listeners], 40),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if len(by_port) > TABLE_ROWS:
+        lines.append(f"… and {len(by_port) - TABLE_ROWS} more")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[object], limit: int) -> str:
+    texts = dict.fromkeys(str(value) for value in values if value is not None)
+    return plain(", ".join(texts), limit) if texts else "-"
