@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from portmon.ssh.trust import HostKey
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+log = logging.getLogger(__name__)
 
 MAP_INDEX_TEMPLATE = "{{ task.shown_name }}"
 """Names a mapped task after its host. The name is a value here, so nothing in it is rendered."""
@@ -120,7 +123,7 @@ class NetstatOperator(SSHOperator):
         finally:
             self._hang_up()
         digest = None if self._dry_run else self._store(attempt)
-        self.log.info("Done after %.2f s%s", attempt.duration, ": dry run, nothing is kept" if self._dry_run else "")
+        log.info("Done after %.2f s%s", attempt.duration, ": dry run, nothing is kept" if self._dry_run else "")
         return scan.to_xcom(attempt, digest=digest)
 
     def on_kill(self) -> None:
@@ -134,17 +137,16 @@ class NetstatOperator(SSHOperator):
     def _look(self, look: scan.Look, started: float) -> Attempt:
         expected = self.host["ports"]
         hook = self.ssh_hook
-        self.log.info(
-            "Asking %s: %s port %d, as user %r of connection %r; %d ports expected",
+        log.info(
+            "Asking %s, port %d, as user %r with connection %r; %d ports expected",
             self._shown,
-            hook.target.address,
             hook.target.port,
             plain(hook.username),
             hook.ssh_conn_id,
             len(expected),
         )
         session = hook.login()
-        self.log.info(
+        log.info(
             "Logged in after %.2f s: %s, host key %s (%s), with %s",
             session.seconds,
             session.server,
@@ -163,9 +165,9 @@ class NetstatOperator(SSHOperator):
             still = scan.missing(answers[1].observation, gone)
             back = sorted(set(gone) - set(still))
             if back:
-                self.log.info("Back in the second answer: %s", _ports(back))
+                log.info("Back in the second answer: %s", _ports(back))
             if still:
-                self.log.warning("Missing in both answers: %s", _ports(still))
+                log.warning("Missing in both answers: %s", _ports(still))
         return look.success(answers, observed_at=observed_at, duration=time.monotonic() - started)
 
     def _ask(self, session: Session, *, first: bool = False) -> scan.Answer:
@@ -173,13 +175,13 @@ class NetstatOperator(SSHOperator):
         nonce = probe.new_nonce()
         command = probe.command(nonce, sudo=ssh["sudo"])
         if first:
-            self.log.info("Running (%d characters): %s", len(command), plain(command, COMMAND_SHOWN))
+            log.info("Running (%d characters): %s", len(command), plain(command, COMMAND_SHOWN))
         result = session.run(command, deadline=ssh["command_timeout"], max_output=ssh["max_output"])
         answer = scan.read_answer(
             result.stdout, nonce, host=self._shown, exit_status=result.exit_status, stderr=result.stderr
         )
         found = answer.observation
-        self.log.info(
+        log.info(
             "%s answered as uid %d%s after %.2f s: %d listening sockets, %d bytes",
             found.tool,
             found.uid,
@@ -191,10 +193,10 @@ class NetstatOperator(SSHOperator):
         return answer
 
     def _tell(self, observation: Observation) -> None:
-        self.log.info("Listening:\n%s", scan.table(observation))
+        log.info("Listening:\n%s", scan.table(observation))
         nameless = sum(listener.program is None for listener in observation.listeners)
         if nameless and observation.uid != 0:
-            self.log.info(
+            log.info(
                 "%d of %d sockets show no program: uid %d may not see other users' processes. `sudo: true` for this "
                 "host's group shows them (see docs/security.md)",
                 nameless,
@@ -204,7 +206,7 @@ class NetstatOperator(SSHOperator):
 
     def _wait(self, gone: Sequence[int]) -> None:
         seconds = self.host["ssh"]["confirm_after"]
-        self.log.warning(
+        log.warning(
             "Missing: %s. Asking once more in %g s over the same connection, in case of a restart",
             _ports(gone),
             seconds,
@@ -228,9 +230,9 @@ class NetstatOperator(SSHOperator):
             self._store(attempt)
         except Exception:
             # The host's error is what must end this task; without a record the host counts as not scanned.
-            self.log.exception("The failure could not be stored")
+            log.exception("The failure could not be stored")
         else:
-            self.log.info("Stored as %s (%s): no evidence about any port", attempt.outcome, attempt.error_class)
+            log.info("Stored as %s (%s): no evidence about any port", attempt.outcome, attempt.error_class)
 
     # ── small things ────────────────────────────────────────────────────────────────────────────
 

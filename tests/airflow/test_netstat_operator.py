@@ -209,7 +209,9 @@ def test_log_is_short_and_says_what_happened(make: Any, server: PythonServer, ca
     caplog.set_level(logging.INFO)
     make(server.port, ports=[22]).execute(context())
     text = "\n".join(record.getMessage() for record in caplog.records)
-    assert f"web01 (127.0.0.1): 127.0.0.1 port {server.port}, as user 'monitor' of connection 'ssh_test'" in text
+    assert (
+        f"Asking web01 (127.0.0.1), port {server.port}, as user 'monitor' with connection 'ssh_test'; 1 ports" in text
+    )
     assert "Logged in after" in text
     assert "first use, trusted from now on" in text
     assert "answered as uid" in text
@@ -578,7 +580,7 @@ def test_openssh_with_a_noisy_bashrc(make: Any, netstat: FakeNetstat, tmp_path: 
 def test_openssh_with_a_noisy_login_shell(make: Any, netstat: FakeNetstat, tmp_path: Path, stored: Any) -> None:
     forced = "ForceCommand sh -lc 'eval \"$SSH_ORIGINAL_COMMAND\"; echo Goodbye'"
     with openssh(tmp_path / "sshd", config=forced, path=netstat.path) as server:
-        (server.home / ".profile").write_text(NOISE)
+        (server.home / ".profile").write_text(f"{NOISE}PATH={netstat.path}\n")
         make(server.port, login=server.user, key=server.user_key).execute(context())
     assert ports_of(stored()[0]) == [22, 80]
 
