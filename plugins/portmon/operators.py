@@ -108,11 +108,13 @@ class NetstatOperator(SSHOperator):
         try:
             attempt = self._look(look, started)
         except ScanError as error:
-            self._store_failure(look, error, started, final=last_try or not error.retry)
+            final = last_try or not error.retry
+            log.error("%s (%s). %s", error, error.error_class, "No other try" if final else "Another try follows")
+            self._store_failure(look, error, started, final=final)
             if not error.retry:
                 raise AirflowFailException(str(error)) from None
-            # Without what paramiko said: it is in the message, cleaned.
-            raise error from None
+            # The message says it all; what paramiko said, and where, would bury it.
+            raise error.with_traceback(None) from None
         except AirflowTaskTimeout:
             limit = self.execution_timeout.total_seconds() if self.execution_timeout else 0
             self._store_failure(look, scan.timed_out(limit, host=self._shown), started, final=last_try)
