@@ -15,7 +15,7 @@ from airflow.providers.ssh.operators.ssh import SSHOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from portmon import probe, scan, settings
-from portmon.errors import ScanError
+from portmon.errors import AnswerError, ScanError
 from portmon.hooks import HostSSHHook
 from portmon.models import Attempt, Host, Observation
 from portmon.render import plain
@@ -163,7 +163,7 @@ class NetstatOperator(SSHOperator):
         gone = scan.missing(observation, expected)
         if gone:
             self._wait(gone)
-            answers.append(self._ask(session))
+            answers.append(self._ask_again(session, gone))
             still = scan.missing(answers[1].observation, gone)
             back = sorted(set(gone) - set(still))
             if back:
@@ -194,13 +194,24 @@ class NetstatOperator(SSHOperator):
         )
         return answer
 
+    def _ask_again(self, session: Session, gone: Sequence[int]) -> scan.Answer:
+        try:
+            return self._ask(session)
+        except ScanError as error:
+            # The host did answer once, so it is not unreachable; but half a look proves nothing.
+            raise AnswerError(
+                f"{_ports(gone)} missing, and no second answer that confirms it: "
+                + str(error).removeprefix(f"{error.host}: "),
+                host=self._shown,
+            ) from error
+
     def _tell(self, observation: Observation) -> None:
         log.info("Listening:\n%s", scan.table(observation))
         nameless = sum(listener.program is None for listener in observation.listeners)
         if nameless and observation.uid != 0:
             log.info(
-                "%d of %d sockets show no program: uid %d may not see other users' processes. `sudo: true` for this "
-                "host's group shows them (see docs/security.md)",
+                "%d of %d sockets show no program: uid %d may not see other users' processes; `sudo: true` in ssh or "
+                "in this host's group shows them",
                 nameless,
                 len(observation.listeners),
                 observation.uid,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -277,22 +278,29 @@ def test_port_missing_in_both_answers_is_missing(
     assert "Missing in both answers: 80" in caplog.text
 
 
-def test_second_answer_that_is_broken_makes_all_of_it_invalid(
-    make: Any, host_key: paramiko.PKey, user_key: Path, netstat: FakeNetstat, stored: Any
+@pytest.mark.parametrize("failure", ["half", "hang_up", "hang"])
+def test_second_answer_that_is_no_good_makes_all_of_it_invalid(
+    make: Any, host_key: paramiko.PKey, user_key: Path, netstat: FakeNetstat, stored: Any, failure: str
 ) -> None:
     netstat.prints(listing(22))
-    answers = iter([True, False])
+    first = threading.Event()
 
     def run(channel: paramiko.Channel, command: str) -> None:
-        import subprocess
-
         out = subprocess.run(["sh", "-c", command], capture_output=True, env={"PATH": netstat.path}, check=False).stdout
-        channel.sendall(out if next(answers) else out[: len(out) // 2])
+        if not first.is_set():
+            first.set()
+            channel.sendall(out)
+        elif failure == "half":
+            channel.sendall(out[: len(out) // 2])
+        elif failure == "hang_up":
+            channel.get_transport().close()
+        else:
+            threading.Event().wait(30)
         channel.send_exit_status(0)
 
     with python_server(host_key=host_key, authorized=user_key, run=run) as server:
-        operator = make(server.port, ports=[22, 80])
-        with pytest.raises(AnswerError):
+        operator = make(server.port, ports=[22, 80], command_timeout=2.0)
+        with pytest.raises(AnswerError, match="80 missing, and no second answer that confirms it: "):
             operator.execute(context(**LAST_TRY))
     [attempt] = stored()
     assert (attempt.outcome, attempt.error_class) == (Outcome.INVALID, "probe")
