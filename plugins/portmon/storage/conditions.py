@@ -1,0 +1,27 @@
+"""What is wrong with the monitoring itself just now, so that one episode makes one event."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection, delete
+
+from portmon.storage.sql import insert_new
+from portmon.storage.tables import conditions
+
+
+def begin(conn: Connection, name: str, *, since: datetime, event_id: str) -> bool:
+    """Note that something is wrong.
+
+    :returns: False if that was noted before
+    """
+    row = {"name": name, "since": since, "event_id": event_id}
+    return bool(conn.execute(insert_new(conn, conditions), row).rowcount)
+
+
+def end(conn: Connection, name: str) -> bool:
+    """Note that it is right again.
+
+    :returns: False if nothing was wrong
+    """
+    return bool(conn.execute(delete(conditions).where(conditions.c.name == name)).rowcount)

@@ -1,0 +1,100 @@
+"""Bytes by their hash: what does not change is stored once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+import zstandard
+from sqlalchemy import Connection, delete, func, select, union, update
+
+from portmon.errors import StorageError
+from portmon.storage.sql import insert_new
+from portmon.storage.tables import contents, inventories, observations, runs
+
+GRACE = timedelta(days=1)
+"""Unreferenced contents stay this long: whoever just put them refers to them in a moment."""
+MAX_SIZE = 64 * 1024**2
+
+
+def put(conn: Connection, data: bytes, *, now: datetime | None = None) -> str:
+    """Store bytes unless they are there.
+
+    :returns: their SHA-256
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    now = now or datetime.now(UTC)
+    used_at = conn.execute(select(contents.c.used_at).where(contents.c.digest == digest)).scalar()
+    if used_at is None:
+        packed = zstandard.compress(data, 9)
+        row = {"digest": digest, "data": packed, "size": len(data), "used_at": now}
+        conn.execute(insert_new(conn, contents), row)
+    elif now - used_at > GRACE / 2:
+        conn.execute(update(contents).where(contents.c.digest == digest).values(used_at=now))
+    return digest
+
+
+def get(conn: Connection, digest: str) -> bytes:
+    """The bytes of a hash.
+
+    :raises StorageError: if they are gone or damaged
+    """
+    data = conn.execute(select(contents.c.data).where(contents.c.digest == digest)).scalar()
+    if data is None:
+        raise StorageError(f"content {digest} is not in the archive (expired?)")
+    return unpack(digest, data)
+
+
+def get_many(conn: Connection, digests: Iterable[str]) -> dict[str, bytes]:
+    """The bytes of several hashes; those that are gone are left out."""
+    wanted = sorted(set(digests))
+    found = {}
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        rows = conn.execute(select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part)))
+        found.update({digest: unpack(digest, data) for digest, data in rows})
+    return found
+
+
+def expire(conn: Connection, now: datetime) -> int:
+    """Delete what nothing refers to any more.
+
+    :returns: how many
+    """
+    columns = (
+        observations.c.facts,
+        observations.c.frame,
+        observations.c.second_frame,
+        inventories.c.digest,
+        runs.c.inventory,
+        runs.c.settings,
+    )
+    referred = union(*(select(column).where(column.is_not(None)) for column in columns))
+    old = select(contents.c.digest).where(contents.c.used_at < now - GRACE, contents.c.digest.not_in(referred))
+    gone = list(conn.execute(old).scalars())
+    for start in range(0, len(gone), 500):
+        conn.execute(delete(contents).where(contents.c.digest.in_(gone[start : start + 500])))
+    return len(gone)
+
+
+def sizes(conn: Connection) -> tuple[int, int, int]:
+    """Number of contents, bytes before and after compression."""
+    row = conn.execute(
+        select(func.count(), func.coalesce(func.sum(contents.c.size), 0), func.coalesce(func.sum(func.length(contents.c.data)), 0))
+    ).one()
+    return int(row[0]), int(row[1]), int(row[2])
+
+
+def unpack(digest: str, data: bytes) -> bytes:
+    """Decompress, and check that it is what it says.
+
+    :raises StorageError: if it is not
+    """
+    try:
+        found = zstandard.decompress(bytes(data), max_output_size=MAX_SIZE)
+    except zstandard.ZstdError as error:
+        raise StorageError(f"content {digest} is damaged: {error}") from error
+    if hashlib.sha256(found).hexdigest() != digest:
+        raise StorageError(f"content {digest} is damaged: its hash differs")
+    return found

@@ -1,0 +1,164 @@
+"""Connecting, transactions, migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from portmon.errors import StorageError
+
+VERSION_TABLE = "portmon_alembic_version"
+BUSY_SECONDS = 30
+"""How long SQLite waits for another writer, and PostgreSQL for a connection."""
+
+
+class Database:
+    """The state database.
+
+    :param url: SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg2
+    :param multi_machine: tasks run on several machines, each of which would have a SQLite file of its own
+    :raises StorageError: if such a database can't hold the state
+    """
+
+    def __init__(self, url: str | URL, *, multi_machine: bool = False) -> None:
+        self.url = make_url(str(url).replace("postgres://", "postgresql://", 1) if isinstance(url, str) else url)
+        if self.url.get_backend_name() == "postgresql":
+            self.url = self.url.set(drivername="postgresql+psycopg2")
+            arguments: dict[str, Any] = {"connect_timeout": BUSY_SECONDS, "application_name": "portmon"}
+        elif self.url.get_backend_name() == "sqlite":
+            if multi_machine:
+                raise StorageError(
+                    "this executor runs tasks on several machines, and each of them would keep a SQLite state of its "
+                    "own: point the Airflow connection portmon_db at a PostgreSQL database"
+                )
+            arguments = {"timeout": BUSY_SECONDS}
+        else:
+            raise StorageError(f"{self.url.get_backend_name()!r} is not supported: use PostgreSQL or SQLite")
+        # Task processes live for seconds and use one connection: nothing to pool.
+        self.engine = sqlalchemy.create_engine(self.url, poolclass=NullPool, connect_args=arguments)
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_immediate)
+
+    def __str__(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file on this machine."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One transaction: committed at the end of the block, rolled back if it raises.
+
+        :raises StorageError: if the database can't be reached, or has no such tables yet
+        """
+        self._prepare_folder()
+        try:
+            with self.engine.begin() as conn:
+                yield conn
+        except OperationalError as error:
+            if "no such table" in str(error.orig):
+                raise StorageError(f"{self} is not migrated: run `python -m portmon db upgrade`") from error
+            raise StorageError(f"{self}: {_first_line(error)}") from error
+        except DBAPIError as error:
+            if "UndefinedTable" in type(error.orig).__name__:
+                raise StorageError(f"{self} is not migrated: run `python -m portmon db upgrade`") from error
+            raise
+
+    def migrate(self) -> list[str]:
+        """Create or update the tables, in one transaction; processes that try at once wait for each other.
+
+        :returns: revisions that were applied, oldest first
+        :raises StorageError: if it was written by a newer portmon
+        """
+        with self.begin() as conn:
+            if self._current(conn) == self._head():
+                return []
+        with self.begin() as conn:
+            if not self.is_sqlite:
+                conn.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('portmon migrations'))"))
+            before = self._current(conn)
+            revisions = list(self._script.iterate_revisions("head", "base"))[::-1]
+            names = [revision.revision for revision in revisions]
+            if before is not None and before not in names:
+                raise StorageError(f"{self} has revision {before}, which a newer portmon made: upgrade portmon")
+            config = _alembic_config()
+            config.attributes["connection"] = conn
+            command.upgrade(config, "head")
+            start = 0 if before is None else names.index(before) + 1
+            return [f"{revision.revision} {revision.doc}" for revision in revisions[start:]]
+
+    def check(self) -> None:
+        """Say whether the tables are the ones that this portmon needs.
+
+        :raises StorageError: if not, with what to do
+        """
+        with self.begin() as conn:
+            current = self._current(conn)
+        if current != self._head():
+            raise StorageError(
+                f"{self} has revision {current or 'none'}, this portmon needs {self._head()}: "
+                "run `python -m portmon db upgrade`"
+            )
+
+    def dispose(self) -> None:
+        """Close what is open."""
+        self.engine.dispose()
+
+    def _current(self, conn: Connection) -> str | None:
+        return MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+    @property
+    def _script(self) -> ScriptDirectory:
+        return ScriptDirectory.from_config(_alembic_config())
+
+    def _head(self) -> str | None:
+        return self._script.get_current_head()
+
+    def _prepare_folder(self) -> None:
+        if not self.is_sqlite or not self.url.database or self.url.database == ":memory:":
+            return
+        path = Path(self.url.database)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Inventories and listings are nobody else's business.
+            path.touch(mode=0o600)
+
+
+def _alembic_config() -> Config:
+    config = Config()
+    # Alembic interpolates this option: a % in a path would be an error.
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # The driver's own idea of when a transaction begins leaves DDL and reads outside of it.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(conn: Connection) -> None:
+    # A transaction that starts by reading can't become a writer while another one writes: take the lock at once.
+    conn.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _first_line(error: DBAPIError) -> str:
+    return next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)

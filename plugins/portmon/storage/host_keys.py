@@ -1,0 +1,90 @@
+"""SSH host keys that were trusted on first use, and other ones that were offered since.
+
+An endpoint is written ``[address]:port``, as known_hosts does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, select, update
+
+from portmon.storage.sql import insert_new
+from portmon.storage.tables import host_keys
+
+TRUSTED = "trusted"
+OFFERED = "offered"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """One key of an endpoint.
+
+    :param trusted: False if it was offered in place of a trusted one, and refused
+    """
+
+    endpoint: str
+    key_type: str
+    key_base64: str
+    fingerprint: str
+    trusted: bool
+    first_seen: datetime
+
+
+def get(conn: Connection, endpoint: str) -> list[StoredKey]:
+    """The trusted keys of an endpoint."""
+    return [key for key in list_all(conn, endpoint) if key.trusted]
+
+
+def list_all(conn: Connection, endpoint: str | None = None) -> list[StoredKey]:
+    """Keys of one endpoint, or of all, trusted ones first."""
+    query = select(host_keys).order_by(host_keys.c.endpoint, host_keys.c.state.desc(), host_keys.c.key_type)
+    if endpoint is not None:
+        query = query.where(host_keys.c.endpoint == endpoint)
+    return [
+        StoredKey(row.endpoint, row.key_type, row.key_base64, row.fingerprint, row.state == TRUSTED, row.first_seen)
+        for row in conn.execute(query)
+    ]
+
+
+def remember(
+    conn: Connection, endpoint: str, key_type: str, key_base64: str, fingerprint: str, now: datetime
+) -> None:
+    """Trust a key, unless the endpoint has one of its type."""
+    conn.execute(insert_new(conn, host_keys), _row(endpoint, key_type, key_base64, fingerprint, TRUSTED, now))
+
+
+def report_change(
+    conn: Connection, endpoint: str, key_type: str, key_base64: str, fingerprint: str, now: datetime
+) -> None:
+    """Keep a refused key aside, so that a person can accept it. Only the last one offered is kept."""
+    offered = (host_keys.c.endpoint == endpoint, host_keys.c.state == OFFERED)
+    conn.execute(delete(host_keys).where(*offered, host_keys.c.key_base64 != key_base64))
+    conn.execute(insert_new(conn, host_keys), _row(endpoint, key_type, key_base64, fingerprint, OFFERED, now))
+
+
+def accept(conn: Connection, endpoint: str) -> bool:
+    """Trust the key that was offered last, and no other.
+
+    :returns: False if none was
+    """
+    offered = (host_keys.c.endpoint == endpoint, host_keys.c.state == OFFERED)
+    if conn.execute(select(host_keys.c.endpoint).where(*offered)).first() is None:
+        return False
+    conn.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint, host_keys.c.state == TRUSTED))
+    conn.execute(update(host_keys).where(*offered).values(state=TRUSTED))
+    return True
+
+
+def _row(
+    endpoint: str, key_type: str, key_base64: str, fingerprint: str, state: str, now: datetime
+) -> dict[str, object]:
+    return {
+        "endpoint": endpoint,
+        "key_type": key_type,
+        "key_base64": key_base64,
+        "fingerprint": fingerprint,
+        "state": state,
+        "first_seen": now,
+    }

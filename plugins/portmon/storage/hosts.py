@@ -1,0 +1,94 @@
+"""The servers that are known: in the inventory, hidden, gone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, select, update
+
+from portmon.models import EventKind, Host, HostStatus, PortStatus
+from portmon.storage import outbox
+from portmon.storage.sql import chunks, upsert
+from portmon.storage.tables import hosts, observations, ports
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHost:
+    """A server as it is stored.
+
+    :param removed_at: when it left the CMDB; None while it is in
+    """
+
+    id: str
+    name: str
+    address: str
+    port: int | None
+    labels: Mapping[str, str]
+    removed_at: datetime | None
+
+    def as_host(self) -> Host:
+        """As the CMDB knew it last."""
+        return Host(self.id, self.name, self.address, self.port, self.labels)
+
+
+def known(conn: Connection) -> list[KnownHost]:
+    """Every server that is stored, hidden ones included."""
+    columns = (hosts.c.host_id, hosts.c.name, hosts.c.address, hosts.c.ssh_port, hosts.c.labels, hosts.c.removed_at)
+    return [KnownHost(*row) for row in conn.execute(select(*columns).order_by(hosts.c.host_id))]
+
+
+def sync(conn: Connection, listed: Iterable[Host]) -> None:
+    """Take names, addresses and labels from the inventory; a server that is new there gets its row."""
+    stored = {host.id: host.as_host() for host in known(conn)}
+    rows = [
+        {
+            "host_id": host.id,
+            "name": host.name,
+            "address": host.address,
+            "ssh_port": host.port,
+            "labels": dict(host.labels),
+            "status": HostStatus.NEW.value,
+            "failures": 0,
+        }
+        for host in listed
+        if stored.get(host.id) != host
+    ]
+    if rows:
+        conn.execute(upsert(conn, hosts, ["name", "address", "ssh_port", "labels"]), rows)
+
+
+def watched_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, list[int]]:
+    """Host id: its TCP ports that are up, in order: what a look at it should find."""
+    wanted = set(host_ids)
+    found: dict[str, list[int]] = defaultdict(list)
+    query = select(ports.c.host_id, ports.c.port).where(ports.c.status == PortStatus.UP.value).order_by(ports.c.port)
+    for host_id, port in conn.execute(query):
+        if host_id in wanted:
+            found[host_id].append(port)
+    return dict(found)
+
+
+def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
+    """Take servers out of sight; what is known of them stays, what was not sent of them is not sent any more."""
+    for part in chunks(sorted(host_ids)):
+        conn.execute(
+            update(hosts).where(hosts.c.host_id.in_(part), hosts.c.removed_at.is_(None)).values(removed_at=now)
+        )
+        outbox.cancel_hosts(conn, part, reason="the host left the CMDB", keep=[EventKind.RETIRED], now=now)
+
+
+def resume(conn: Connection, host_ids: Collection[str]) -> None:
+    """Servers that came back in time go on as they were."""
+    for part in chunks(sorted(host_ids)):
+        conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(removed_at=None))
+
+
+def purge(conn: Connection, host_ids: Collection[str]) -> None:
+    """Delete servers and their ports. Events and archived looks stay; those looks are never judged again."""
+    for part in chunks(sorted(host_ids)):
+        conn.execute(delete(ports).where(ports.c.host_id.in_(part)))
+        conn.execute(delete(hosts).where(hosts.c.host_id.in_(part)))
+        conn.execute(update(observations).where(observations.c.host_id.in_(part)).values(live=False))

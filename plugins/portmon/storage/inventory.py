@@ -1,0 +1,65 @@
+"""Host lists as the CMDB gave them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, select
+
+from portmon.models import Host, Inventory, InvalidHost
+from portmon.storage import contents
+from portmon.storage.sql import upsert
+from portmon.storage.tables import inventories
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInventory:
+    """A host list, and when the CMDB last gave just this one."""
+
+    inventory: Inventory
+    digest: str
+    fetched_at: datetime
+
+
+def save(conn: Connection, inventory: Inventory, *, run_id: str, fetched_at: datetime, stale: bool) -> str:
+    """Store a host list; the same list again only gets the new time.
+
+    :param stale: it is an old one: its time stays
+    :returns: its digest
+    """
+    value = {
+        "hosts": [asdict(host) | {"labels": dict(host.labels)} for host in inventory.hosts],
+        "invalid": [asdict(entry) for entry in inventory.invalid],
+        "disabled": inventory.disabled,
+        "source": inventory.source,
+    }
+    data = json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+    digest = contents.put(conn, data, now=fetched_at)
+    if not stale:
+        row = {"digest": digest, "fetched_at": fetched_at, "run_id": run_id}
+        conn.execute(upsert(conn, inventories, ["fetched_at", "run_id"]), row)
+    return digest
+
+
+def load(conn: Connection, digest: str) -> Inventory:
+    """The host list of a digest.
+
+    :raises StorageError: if it is gone or damaged
+    """
+    value = json.loads(contents.get(conn, digest))
+    return Inventory(
+        hosts=tuple(Host(**host) for host in value["hosts"]),
+        invalid=tuple(InvalidHost(**entry) for entry in value["invalid"]),
+        disabled=value["disabled"],
+        source=value["source"],
+    )
+
+
+def last_good(conn: Connection) -> StoredInventory | None:
+    """The host list that the CMDB gave last; None before the first."""
+    row = conn.execute(select(inventories).order_by(inventories.c.fetched_at.desc()).limit(1)).first()
+    if row is None:
+        return None
+    return StoredInventory(load(conn, row.digest), row.digest, row.fetched_at)

@@ -1,0 +1,78 @@
+"""State of hosts and ports, as the frames of :mod:`portmon.diff`. Loads pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Connection, Table, delete, select
+
+from portmon.diff import HOST_COLUMNS, PORT_COLUMNS, Verdict, frame
+from portmon.storage import outbox
+from portmon.storage.sql import upsert
+from portmon.storage.tables import hosts, ports
+
+_TUPLES = frozenset({"listening", "addresses", "programs", "pids", "uids", "units"})
+
+
+def load(conn: Connection, host_ids: Collection[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Stored state of hosts and ports.
+
+    :param host_ids: of these only
+    :returns: frames with the columns of :data:`portmon.diff.HOST_COLUMNS` and :data:`portmon.diff.PORT_COLUMNS`
+    """
+    return _load(conn, hosts, HOST_COLUMNS, host_ids), _load(conn, ports, PORT_COLUMNS, host_ids)
+
+
+def _load(
+    conn: Connection, table: Table, columns: Mapping[str, str], host_ids: Collection[str] | None
+) -> pd.DataFrame:
+    rows = conn.execute(select(*(table.c[name] for name in columns))).all()
+    if host_ids is not None:
+        wanted = set(host_ids)
+        rows = [row for row in rows if row.host_id in wanted]
+    records = zip(*rows, strict=True) if rows else ([] for _ in columns)
+    data = {
+        name: [tuple(value) if value is not None else None for value in values] if name in _TUPLES else list(values)
+        for name, values in zip(columns, records, strict=True)
+    }
+    return frame(data, columns)
+
+
+def save(conn: Connection, verdict: Verdict, *, now: datetime) -> None:
+    """Write what a judgement changed, in the caller's transaction.
+
+    What was not sent yet of a dropped port is cancelled.
+    """
+    _save(conn, hosts, verdict.hosts)
+    _save(conn, ports, verdict.ports)
+    keys = (ports.c.host_id, ports.c.protocol, ports.c.port)
+    for key in verdict.dropped:
+        conn.execute(delete(ports).where(*(column == value for column, value in zip(keys, key, strict=True))))
+    outbox.cancel_ports(conn, verdict.dropped, reason="the port is not watched any more", now=now)
+    outbox.add(conn, verdict.events)
+
+
+def _save(conn: Connection, table: Table, changed: pd.DataFrame) -> None:
+    if changed.empty:
+        return
+    names = list(changed.columns)
+    rows = [
+        {name: _plain(value) for name, value in zip(names, row, strict=True)}
+        for row in changed.itertuples(index=False, name=None)
+    ]
+    primary = {column.name for column in table.primary_key.columns}
+    conn.execute(upsert(conn, table, [name for name in names if name not in primary]), rows)
+
+
+def _plain(value: Any) -> Any:
+    """A value of a frame as the database driver knows it."""
+    if isinstance(value, pd.Timestamp):
+        return value.to_pydatetime()
+    if isinstance(value, tuple | list | dict):
+        return value
+    if value is None or value is pd.NaT or value is pd.NA or value != value:
+        return None
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,286 @@
+"""Tables, and the column types that both databases store alike."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    false,
+    true,
+)
+
+ESCAPE = "\x1a"
+_STORED = re.compile("[\x00\x1a\ud800-\udfff]")
+_READ = re.compile("\x1a([0-9a-f]{4})")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC, to the microsecond. Naive ones are a mistake and refused."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """``timestamptz`` on PostgreSQL; SQLite keeps UTC without a zone."""
+        return dialect.type_descriptor(DateTime(timezone=dialect.name == "postgresql"))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Into the database."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}")
+        value = value.astimezone(UTC)
+        return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Out of the database."""
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class SafeText(TypeDecorator[str]):
+    """Text of hosts and CMDBs: NUL and lone surrogates, which PostgreSQL refuses, come back as they were."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Into the database."""
+        return None if value is None else _STORED.sub(lambda match: f"{ESCAPE}{ord(match[0]):04x}", value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """Out of the database."""
+        return None if value is None else _READ.sub(lambda match: chr(int(match[1], 16)), value)
+
+
+class SafeJson(TypeDecorator[Any]):
+    """JSON as ASCII text, so that it holds whatever Python's ``str`` does; sorted, so that equal is equal."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Into the database."""
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            value = dict(value)
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """Out of the database."""
+        return None if value is None else json.loads(value)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+contents = Table(
+    "contents",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("used_at", UtcDateTime, nullable=False, index=True),
+    comment="compressed bytes by SHA-256 of what they were before: raw answers, facts, inventories, settings",
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("host_id", SafeText, primary_key=True),
+    Column("name", SafeText, nullable=False),
+    Column("address", SafeText, nullable=False),
+    Column("ssh_port", Integer),
+    Column("labels", SafeJson, nullable=False),
+    Column("removed_at", UtcDateTime),
+    Column("status", String(16), nullable=False),
+    Column("status_since", UtcDateTime),
+    Column("failures", Integer, nullable=False),
+    Column("failing_since", UtcDateTime),
+    Column("counted_at", UtcDateTime),
+    Column("last_judged_at", UtcDateTime),
+    Column("last_ok_at", UtcDateTime),
+    Column("boot_id", SafeText),
+    Column("netns", BigInteger),
+    Column("ephemeral_low", Integer),
+    Column("ephemeral_high", Integer),
+    Column("tool", SafeText),
+    Column("error_class", SafeText),
+    Column("error", SafeText),
+    Column("listening", SafeJson),
+    comment="what is known of each server",
+)
+
+ports = Table(
+    "ports",
+    metadata,
+    Column("host_id", SafeText, primary_key=True),
+    Column("protocol", String(8), primary_key=True),
+    Column("port", Integer, primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("status_since", UtcDateTime),
+    Column("misses", Integer, nullable=False),
+    Column("streak", Integer, nullable=False),
+    Column("counted_at", UtcDateTime),
+    Column("first_seen_at", UtcDateTime),
+    Column("last_seen_at", UtcDateTime),
+    Column("addresses", SafeJson, nullable=False),
+    Column("programs", SafeJson, nullable=False),
+    Column("pids", SafeJson, nullable=False),
+    Column("uids", SafeJson, nullable=False),
+    Column("units", SafeJson, nullable=False),
+    Column("tool", SafeText),
+    Column("at_baseline", Boolean, nullable=False),
+    comment="state of each port; last_seen_at is null while it is seen, so that a quiet run writes nothing here",
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("kind", String(32), nullable=False),
+    Column("alert_group", String(16)),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("run_id", SafeText, nullable=False, index=True),
+    Column("host_id", SafeText, index=True),
+    Column("host_name", SafeText),
+    Column("protocol", String(8)),
+    Column("port", Integer),
+    Column("severity", String(16), nullable=False),
+    Column("reason", SafeText, nullable=False),
+    Column("program", SafeText),
+    Column("unit", SafeText),
+    Column("since", UtcDateTime),
+    Column("last_seen", UtcDateTime),
+    Column("labels", SafeJson, nullable=False),
+    Column("details", SafeJson, nullable=False),
+    Column("dispatched", Boolean, nullable=False, server_default=false()),
+    comment="what happened; dispatched once its deliveries exist",
+)
+Index("ix_events_undispatched", events.c.seq, postgresql_where=~events.c.dispatched, sqlite_where=~events.c.dispatched)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("event_id", String(32), ForeignKey(events.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("channel", SafeText, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_error", SafeText),
+    Column("targets_done", SafeJson, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    comment="the outbox: one row per event and channel",
+)
+Index(
+    "ix_deliveries_pending",
+    deliveries.c.channel,
+    postgresql_where=deliveries.c.state == "pending",
+    sqlite_where=deliveries.c.state == "pending",
+)
+
+observations = Table(
+    "observations",
+    metadata,
+    Column("host_id", SafeText, primary_key=True),
+    Column("observed_at", UtcDateTime, primary_key=True),
+    Column("run_id", SafeText, nullable=False, index=True),
+    Column("try_number", Integer, nullable=False),
+    Column("logical_date", UtcDateTime),
+    Column("outcome", String(16), nullable=False),
+    Column("error_class", SafeText),
+    Column("error", SafeText),
+    Column("facts", String(64)),
+    Column("frame", String(64)),
+    Column("second_frame", String(64)),
+    Column("duration", Float, nullable=False),
+    Column("live", Boolean, nullable=False, server_default=true()),
+    Index("ix_observations_observed_at", "observed_at"),
+    comment="the archive: every look at a host; live unless the host was deleted since",
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", SafeText, primary_key=True),
+    Column("run_type", String(32), nullable=False),
+    Column("logical_date", UtcDateTime),
+    Column("started_at", UtcDateTime, nullable=False, index=True),
+    Column("finished_at", UtcDateTime),
+    Column("scope", SafeJson),
+    Column("inventory", String(64), nullable=False),
+    Column("inventory_fetched_at", UtcDateTime, nullable=False),
+    Column("inventory_stale", Boolean, nullable=False),
+    Column("settings", String(64), nullable=False),
+    Column("summary", SafeJson),
+    comment="what each run had to go by, and what it came to",
+)
+
+inventories = Table(
+    "inventories",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("fetched_at", UtcDateTime, nullable=False, index=True),
+    Column("run_id", SafeText, nullable=False),
+    comment="good host lists by content, with the last time each was fetched",
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", SafeText, primary_key=True),
+    Column("holder", SafeText),
+    Column("token", BigInteger, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    comment="who may write; the token grows with every holder",
+)
+
+host_keys = Table(
+    "host_keys",
+    metadata,
+    Column("endpoint", SafeText, primary_key=True),
+    Column("key_type", SafeText, primary_key=True),
+    Column("state", String(16), primary_key=True),
+    Column("key_base64", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("first_seen", UtcDateTime, nullable=False),
+    comment="SSH host keys: trusted on first use, or offered instead and refused",
+)
+
+conditions = Table(
+    "conditions",
+    metadata,
+    Column("name", SafeText, primary_key=True),
+    Column("since", UtcDateTime, nullable=False),
+    Column("event_id", String(32), nullable=False),
+    comment="what is wrong with the monitoring itself just now: one event per episode",
+)
