@@ -109,16 +109,16 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
     if plan is None:
         raise AirflowFailException(f"{PLAN_HOSTS} did not succeed: there is nothing to judge. Clear it to go on")
     run = _run(params, dag_run)
-    common = {"interval": settings.interval(), "now": _now()}
+    interval = settings.interval()
     database, config = settings.database(), settings.config()
     if run.dry_run:
         from portmon.scan import attempt_from_xcom
 
         answers = ti.xcom_pull(task_ids=NETSTAT, map_indexes=None) or []
         attempts = [attempt_from_xcom(answer) for answer in answers if answer]
-        return judge_dry(database, config, run, fetched["digest"], attempts=attempts, **common)
+        return judge_dry(database, config, run, fetched["digest"], attempts=attempts, interval=interval)
     planned = {item["id"]: index for index, item in enumerate(plan)}
-    return judge_run(database, config, run, fetched["digest"], planned=planned, **common)
+    return judge_run(database, config, run, fetched["digest"], planned=planned, interval=interval, now=_now())
 
 
 @task.branch(task_id=ROUTE_ALERTS)

@@ -25,8 +25,9 @@ Send = Callable[[Channel, Message, tuple[str, ...]], None]
 def groups_to_alert(database: Database, config: Config, *, now: datetime) -> set[AlertGroup]:
     """Which alert tasks have something to send, whichever run made it."""
     with database.begin() as conn:
-        outbox.open(conn, [channel.name for channel in config.alerts.channels], now)
-        return outbox.pending_groups(conn)
+        channels = [channel.name for channel in config.alerts.channels]
+        outbox.open_deliveries(conn, channels, now)
+        return outbox.pending_groups(conn, channels)
 
 
 def deliver_group(

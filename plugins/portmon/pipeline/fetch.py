@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from sqlalchemy import Connection
+
 from portmon.cmdb import select
 from portmon.config import Config, format_duration
 from portmon.errors import CmdbError
@@ -47,6 +49,7 @@ def fetch_inventory(
     """
     with database.begin() as conn:
         good = inventory.last_good(conn)
+    reason = ""
     try:
         found = load()
         _must_be_plausible(found, good.inventory if good else None, run)
@@ -76,8 +79,10 @@ def fetch_inventory(
                 logical_date=run.logical_date,
                 started_at=now,
                 scope=list(run.hosts) or None,
-                inventory_digest=digest,
-                settings_digest=contents.put(conn, config.model_dump_json().encode()),
+                inventory=digest,
+                inventory_fetched_at=fetched_at,
+                inventory_stale=stale,
+                settings=contents.put(conn, config.model_dump_json().encode(), now=now),
             )
             if not stale:
                 _report_fresh(conn, run, now)
@@ -106,7 +111,7 @@ def _must_be_plausible(found: Inventory, good: Inventory | None, run: Run) -> No
     )
 
 
-def _report_stale(conn, run: Run, now: datetime, fetched_at: datetime, reason: str) -> None:  # type: ignore[no-untyped-def]
+def _report_stale(conn: Connection, run: Run, now: datetime, fetched_at: datetime, reason: str) -> None:
     event = monitor_event(
         EventKind.CMDB_STALE,
         at=now,
@@ -115,12 +120,12 @@ def _report_stale(conn, run: Run, now: datetime, fetched_at: datetime, reason: s
         evidence=fetched_at.isoformat(),
         since=fetched_at,
     )
-    if conditions.open(conn, STALE, since=now, event_id=event.id):
+    if conditions.begin(conn, STALE, since=now, event_id=event.id):
         outbox.add(conn, [event])
 
 
-def _report_fresh(conn, run: Run, now: datetime) -> None:  # type: ignore[no-untyped-def]
-    if conditions.close(conn, STALE):
+def _report_fresh(conn: Connection, run: Run, now: datetime) -> None:
+    if conditions.end(conn, STALE):
         outbox.add(
             conn,
             [

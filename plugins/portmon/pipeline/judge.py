@@ -40,21 +40,21 @@ def judge_run(
     :returns: counts for people: scanned, not_scanned, and one per kind of event
     """
     with (
-        lease.hold(database, WRITER, f"diff {run.run_id}", ttl=WRITER_TTL, wait=WRITER_WAIT) as held,
+        lease.hold(database, WRITER, f"diff {run.run_id}", ttl=WRITER_TTL, wait=WRITER_WAIT, take_over=True) as held,
         database.begin() as conn,
     ):
         held.check(conn)
         fleet = _fleet(conn, digest)
         attempts = archive.attempts_to_judge(conn, host_ids=list(fleet))
         known, ports = state.load(conn, list(fleet))
-        verdict = _judge(known, ports, attempts, fleet, config, run, interval=interval, now=now)
+        verdict = _judge(known, ports, attempts, fleet, config, run, interval=interval)
         verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, planned)))
-        state.save(conn, verdict, run_id=run.run_id, now=now)
+        state.save(conn, verdict, now=now)
         outbox.add(conn, _host_key_events(conn, attempts, fleet, run))
         scanned = archive.scanned(conn, run.run_id)
         summary = _summary(verdict, scanned, planned)
         runs.finish(conn, run.run_id, finished_at=now, summary=summary)
-        archive.expire(conn, now - config.retention.observations)
+        archive.expire(conn, now - config.retention.observations, now=now)
     _log(verdict.events, summary)
     missing = sorted(fleet[host_id].name for host_id in set(planned) - set(scanned) if host_id in fleet)
     if missing:
@@ -72,13 +72,12 @@ def judge_dry(
     *,
     attempts: Sequence[Attempt],
     interval: timedelta,
-    now: datetime,
 ) -> dict[str, int]:
     """What :func:`judge_run` would conclude from these attempts; nothing is kept."""
     with database.begin() as conn:
         fleet = _fleet(conn, digest)
         known, ports = state.load(conn, list(fleet))
-    verdict = _judge(known, ports, attempts, fleet, config, run, interval=interval, now=now)
+    verdict = _judge(known, ports, attempts, fleet, config, run, interval=interval)
     summary = _summary(verdict, {attempt.host_id for attempt in attempts}, {})
     _log(verdict.events, summary)
     log.info("Dry run: nothing of this was kept, nobody is told")
@@ -100,7 +99,6 @@ def _judge(
     run: Run,
     *,
     interval: timedelta,
-    now: datetime,
 ) -> Verdict:
     return judge(
         known,
@@ -111,7 +109,6 @@ def _judge(
         settings=config.states,
         interval=interval,
         run_id=run.run_id,
-        now=now,
     )
 
 
@@ -138,9 +135,9 @@ def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str,
                 evidence=evidence,
                 host=host,
             )
-            if conditions.open(conn, condition, since=attempt.observed_at, event_id=event.id):
+            if conditions.begin(conn, condition, since=attempt.observed_at, event_id=event.id):
                 events.append(event)
-        elif attempt.outcome is Outcome.OK and conditions.close(conn, condition):
+        elif attempt.outcome is Outcome.OK and conditions.end(conn, condition):
             events.append(
                 monitor_event(
                     EventKind.HOST_KEY_RESTORED,

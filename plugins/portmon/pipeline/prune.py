@@ -43,13 +43,13 @@ def prune_inventory(
             log.warning("Would refuse to prune: %s", plan.refused)
         return _counts(plan)
     with (
-        lease.hold(database, WRITER, f"prune {run.run_id}", ttl=WRITER_TTL, wait=WRITER_WAIT) as held,
+        lease.hold(database, WRITER, f"prune {run.run_id}", ttl=WRITER_TTL, wait=WRITER_WAIT, take_over=True) as held,
         database.begin() as conn,
     ):
         held.check(conn)
         plan = _plan(conn, config, run, digest, stale, now)
         if not stale:
-            hosts.sync(conn, inventory.load(conn, digest).hosts, now)
+            hosts.sync(conn, inventory.load(conn, digest).hosts)
         names = {known.id: known.name for known in hosts.known(conn)}
         if plan.hide:
             outbox.add(conn, _closed(conn, plan.hide, run, now))
@@ -98,9 +98,9 @@ def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datet
             reason=f"Nothing was pruned: {refused}. Trigger a run with force_prune if this is right",
             evidence=now.isoformat(),
         )
-        if conditions.open(conn, REFUSED, since=now, event_id=event.id):
+        if conditions.begin(conn, REFUSED, since=now, event_id=event.id):
             outbox.add(conn, [event])
-    elif not refused and conditions.close(conn, REFUSED):
+    elif not refused and conditions.end(conn, REFUSED):
         outbox.add(
             conn,
             [

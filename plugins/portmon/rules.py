@@ -1,0 +1,144 @@
+"""Which ports are watched: one ordered list of allow and deny rules, first match wins.
+
+Without a match a port is watched, unless the host part (``host``, ``label``) of some allow rule matches
+its host: then only what is allowed is watched there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+from portmon.config import HostMatch, Rule
+from portmon.models import Host, Listener
+
+WILDCARDS = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - names of addresses, nothing is bound
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a port is watched, and why.
+
+    :param reason: for people
+    :param rule: index of the rule that decided, None if none did
+    """
+
+    watched: bool
+    reason: str
+    rule: int | None = None
+
+
+def matches_host(match: HostMatch, host: Host) -> bool:
+    """Whether the host part of a rule or group matches; without one it matches every host.
+
+    Names are compared without regard to case, as names of hosts are; labels as they are.
+    """
+    if match.host is not None:
+        name = host.name.lower()
+        if not any(fnmatchcase(name, glob.lower()) for glob in match.host):
+            return False
+    for label, globs in (match.label or {}).items():
+        value = host.labels.get(label)
+        if value is None or not any(fnmatchcase(value, glob) for glob in globs):
+            return False
+    return True
+
+
+@lru_cache(maxsize=4096)
+def bind_scopes(address: str) -> tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Address | None]:
+    """``loopback``, ``wildcard`` or ``other``, and the address if it is one.
+
+    An address that the tool cut can't be read and belongs to no network.
+    """
+    if address in WILDCARDS:
+        return "wildcard", None
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0].strip("[]"))
+    except ValueError:
+        return "other", None
+    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    if mapped.is_unspecified:
+        return "wildcard", None
+    return ("loopback" if mapped.is_loopback else "other"), mapped
+
+
+@dataclass(frozen=True, slots=True)
+class HostRules:
+    """The rules that can match on one host.
+
+    :param rules: with their index in the list
+    :param only_allowed: without a match a port is not watched
+    """
+
+    rules: tuple[tuple[int, Rule], ...]
+    only_allowed: bool
+    where: Callable[..., str]
+
+    @property
+    def watches_all(self) -> bool:
+        """Whether no rule applies, so that nothing needs to be decided."""
+        return not self.rules
+
+    def judge(self, *, port: int, address: str, program: str | None) -> Decision:
+        """Whether a listener is watched.
+
+        :param program: None if it is not known; then no program glob matches
+        """
+        for index, rule in self.rules:
+            if _matches(rule, port, address, program):
+                comment = f" ({rule.comment})" if rule.comment else ""
+                return Decision(rule.action == "allow", f"{self.where('rules', index)} {rule.action}s it{comment}", index)
+        if self.only_allowed:
+            return Decision(False, "no allow rule of this host matches it")
+        return Decision(True, "no rule matches it")
+
+    def watched(self, listener: Listener) -> bool:
+        """Whether a listener is watched."""
+        return self.judge(port=listener.port, address=listener.address, program=listener.program).watched
+
+
+class RuleSet:
+    """All rules of a configuration.
+
+    :param where: names a rule for people, with its line: :meth:`portmon.config.Config.where`
+    """
+
+    def __init__(self, rules: Sequence[Rule], *, where: Callable[..., str] | None = None) -> None:
+        self._rules = tuple(rules)
+        self._where = where or (lambda section, index: f"{section}[{index}]")
+
+    def for_host(self, host: Host) -> HostRules:
+        """The rules that can match there."""
+        rules = tuple((index, rule) for index, rule in enumerate(self._rules) if matches_host(rule, host))
+        return HostRules(rules, any(rule.action == "allow" for _, rule in rules), self._where)
+
+    def judge(self, host: Host, *, port: int, address: str, program: str | None) -> Decision:
+        """Whether one listener of a host is watched."""
+        return self.for_host(host).judge(port=port, address=address, program=program)
+
+
+def _matches(rule: Rule, port: int, address: str, program: str | None) -> bool:
+    if rule.port is not None and not any(low <= port <= high for low, high in rule.port):
+        return False
+    if rule.program is not None and (program is None or not _any_glob(program, rule.program)):
+        return False
+    return rule.bind is None or any(_in_scope(address, scope) for scope in rule.bind)
+
+
+def _any_glob(text: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(text, glob) for glob in globs)
+
+
+def _in_scope(address: str, scope: str) -> bool:
+    kind, parsed = bind_scopes(address)
+    if scope in ("loopback", "wildcard"):
+        return kind == scope
+    return parsed is not None and parsed in _network(scope)
+
+
+@lru_cache(maxsize=1024)
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(text)
