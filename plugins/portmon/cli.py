@@ -134,7 +134,9 @@ def _check(settings: Config, shown: str) -> list[str]:
     ssh = settings.ssh
     _print(f"logins         {ssh.max_logins} at a time, connection {ssh.conn_id}, host keys {ssh.host_keys}")
     for group in ssh.groups:
-        _print(f"  group {group.name}: {_match(group.match)} -> connection {ssh_settings(settings, group=group).conn_id}")
+        _print(
+            f"  group {group.name}: {_match(group.match)} -> connection {ssh_settings(settings, group=group).conn_id}"
+        )
     _print(
         f"rules          {len(settings.rules)}, first match wins"
         if settings.rules
@@ -202,13 +204,17 @@ def hostkeys_list(
     from portmon.storage import host_keys
 
     with _database().begin() as conn:
-        keys = [key for key in host_keys.list_all(conn) if key.changed or not changed]
+        keys = host_keys.list_all(conn)
+    if changed:
+        refused = {key.endpoint for key in keys if not key.trusted}
+        keys = [key for key in keys if key.endpoint in refused]
     if output is Format.JSON:
         print(json.dumps([asdict(key) for key in keys], default=str, indent=2))
         return
-    table = _table("endpoint", "type", "trusted", "offered instead")
+    table = _table("endpoint", "key", "fingerprint", "", "first seen")
     for key in keys:
-        table.add_row(*map(_cell, (key.endpoint, key.key_type, key.fingerprint, key.offered_fingerprint)))
+        state = "trusted" if key.trusted else "offered, refused"
+        table.add_row(*map(_cell, (key.endpoint, key.key_type, key.fingerprint, state, f"{key.first_seen:%Y-%m-%d}")))
     _print(table)
 
 

@@ -2,20 +2,125 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import paramiko
+import requests
+from airflow.providers.http.hooks.http import HttpHook
 from airflow.providers.ssh.hooks.ssh import SSHHook
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
-from portmon.errors import SetupError
-from portmon.models import Host
+from portmon.cmdb import PageRequest, fetch
+from portmon.config import HttpSource
+from portmon.errors import CmdbError, SetupError
+from portmon.models import Host, Inventory
+from portmon.render import plain
 from portmon.ssh.connect import connect
 from portmon.ssh.session import CommandResult, Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
+
+
+MAX_PAGE = 64 * 1024**2
+"""Bytes of one page of a CMDB's answer."""
+
+
+class CmdbHook(HttpHook):
+    """The host list of a CMDB, through an Airflow HTTP connection.
+
+    Base URL, login, proxies and headers are the connection's, as :class:`HttpHook` reads them. One try per
+    page: Airflow retries the task, and until then there is the last good list.
+
+    :param source: what to ask for, and how pages and fields are named
+    """
+
+    def __init__(self, source: HttpSource) -> None:
+        super().__init__(method=source.method, http_conn_id=source.conn_id)
+        self.source = source
+
+    def get_inventory(self) -> Inventory:
+        """Every page of the host list.
+
+        :raises CmdbError: if it can't be had whole; the message holds no credentials
+        """
+        shown = f"CMDB (connection {self.source.conn_id})"
+        try:
+            session = self.get_conn(dict(self.source.headers))
+        except AirflowNotFoundException:
+            raise CmdbError(
+                f"there is no such Airflow connection; add it with `airflow connections add {self.source.conn_id} "
+                "--conn-type http --conn-host https://…`",
+                source=shown,
+            ) from None
+        except ValueError as error:
+            raise CmdbError(f"the connection's host is no URL: {error}", source=shown) from error
+        with session:
+            parts = urlsplit(self.base_url)
+            place = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+            shown = f"CMDB {place}/{self.source.endpoint.lstrip('/')} (connection {self.source.conn_id})"
+            return fetch(
+                self.source,
+                lambda request: self._send(session, request, shown),
+                base_url=self.base_url,
+                shown=shown,
+            )
+
+    def _send(self, session: requests.Session, request: PageRequest, shown: str) -> Any:
+        """One page, decoded."""
+        source = self.source
+        url = request.url or urljoin(self.base_url.rstrip("/") + "/", source.endpoint.lstrip("/"))
+        arguments: dict[str, Any] = {"params": dict(request.params)}
+        if source.method == "POST" and source.json_body is not None:
+            arguments = {"json": {**source.json_body, **request.params}}
+        seconds = source.timeout.total_seconds()
+        deadline = time.monotonic() + seconds
+        body = bytearray()
+        try:
+            # A redirect could carry the credentials to another server.
+            with session.request(
+                source.method, url, timeout=seconds, stream=True, allow_redirects=False, **arguments
+            ) as answer:
+                for chunk in answer.iter_content(1 << 16):
+                    body += chunk
+                    if len(body) > MAX_PAGE:
+                        raise CmdbError(f"a page has more than {MAX_PAGE >> 20} MiB", source=shown)
+                    if time.monotonic() > deadline:
+                        raise CmdbError(f"a page took longer than {seconds:g} s", source=shown)
+        except requests.RequestException as error:
+            # Its text holds the URL with the query, which may hold a token.
+            raise CmdbError(f"no answer: {_why(error)}", source=shown) from None
+        return _decode(answer, bytes(body), shown, source.conn_id)
+
+
+def _why(error: requests.RequestException) -> str:
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its TLS certificate is not trusted, or TLS failed"
+    if isinstance(error, requests.Timeout):
+        return "time-out"
+    if isinstance(error, requests.ConnectionError):
+        return "the connection failed"
+    return type(error).__name__
+
+
+def _decode(answer: requests.Response, body: bytes, shown: str, conn_id: str) -> Any:
+    kind = plain(answer.headers.get("Content-Type", "no content type"), 60)
+    begins = plain(body[:300].decode("utf-8", "replace"), 100)
+    told = f"HTTP {answer.status_code}, {kind}, {len(body)} bytes beginning {begins!r}"
+    if answer.status_code in (401, 403):
+        raise CmdbError(f"the credentials of connection {conn_id} are refused ({told})", source=shown)
+    if answer.is_redirect:
+        raise CmdbError(f"a redirect, which is not followed: correct the connection's host ({told})", source=shown)
+    if answer.status_code != 200:
+        raise CmdbError(told, source=shown)
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise CmdbError(f"no JSON: {told}", source=shown) from None
 
 
 class HostSSHHook(SSHHook):

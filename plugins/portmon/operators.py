@@ -282,7 +282,7 @@ class StoredHostKeys:
         """The trusted keys of an endpoint."""
         from portmon.storage import host_keys
 
-        with _transaction() as conn:
+        with self._begin() as conn:
             return [HostKey(key.key_type, key.key_base64) for key in host_keys.get(conn, endpoint)]
 
     def remember(self, endpoint: str, key: HostKey) -> None:
@@ -290,7 +290,7 @@ class StoredHostKeys:
         from portmon.storage import host_keys
 
         if not self._read_only:
-            with _transaction() as conn:
+            with self._begin() as conn:
                 host_keys.remember(conn, endpoint, key.type, key.base64, key.fingerprint, datetime.now(UTC))
 
     def report_change(self, endpoint: str, key: HostKey) -> None:
@@ -298,18 +298,17 @@ class StoredHostKeys:
         from portmon.storage import host_keys
 
         if not self._read_only:
-            with _transaction() as conn:
+            with self._begin() as conn:
                 host_keys.report_change(conn, endpoint, key.type, key.base64, key.fingerprint, datetime.now(UTC))
 
-
-@contextlib.contextmanager
-def _transaction() -> Iterator[Connection]:
-    database = settings.database()
-    try:
-        with database.begin() as conn:
-            yield conn
-    finally:
-        database.dispose()
+    @contextmanager
+    def _begin(self) -> Iterator[Any]:
+        database = settings.database()
+        try:
+            with database.begin() as conn:
+                yield conn
+        finally:
+            database.dispose()
 
 
 def _ports(ports: Sequence[int]) -> str:

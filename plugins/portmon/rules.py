@@ -90,7 +90,9 @@ class HostRules:
         for index, rule in self.rules:
             if _matches(rule, port, address, program):
                 comment = f" ({rule.comment})" if rule.comment else ""
-                return Decision(rule.action == "allow", f"{self.where('rules', index)} {rule.action}s it{comment}", index)
+                return Decision(
+                    rule.action == "allow", f"{self.where('rules', index)} {rule.action}s it{comment}", index
+                )
         if self.only_allowed:
             return Decision(False, "no allow rule of this host matches it")
         return Decision(True, "no rule matches it")

@@ -102,7 +102,9 @@ def expire(conn: Connection, before: datetime, *, now: datetime) -> int:
 
 def _attempt(row: Any, seen: dict[str, Observation]) -> Attempt:
     if row.facts and row.facts not in seen:
-        raise StorageError(f"what {row.host_id} showed at {row.observed_at} is not in the archive (content {row.facts})")
+        raise StorageError(
+            f"what {row.host_id} showed at {row.observed_at} is not in the archive (content {row.facts})"
+        )
     return Attempt(
         host_id=row.host_id,
         run_id=row.run_id,

@@ -81,7 +81,11 @@ def expire(conn: Connection, now: datetime) -> int:
 def sizes(conn: Connection) -> tuple[int, int, int]:
     """Number of contents, bytes before and after compression."""
     row = conn.execute(
-        select(func.count(), func.coalesce(func.sum(contents.c.size), 0), func.coalesce(func.sum(func.length(contents.c.data)), 0))
+        select(
+            func.count(),
+            func.coalesce(func.sum(contents.c.size), 0),
+            func.coalesce(func.sum(func.length(contents.c.data)), 0),
+        )
     ).one()
     return int(row[0]), int(row[1]), int(row[2])
 

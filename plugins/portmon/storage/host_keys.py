@@ -48,9 +48,7 @@ def list_all(conn: Connection, endpoint: str | None = None) -> list[StoredKey]:
     ]
 
 
-def remember(
-    conn: Connection, endpoint: str, key_type: str, key_base64: str, fingerprint: str, now: datetime
-) -> None:
+def remember(conn: Connection, endpoint: str, key_type: str, key_base64: str, fingerprint: str, now: datetime) -> None:
     """Trust a key, unless the endpoint has one of its type."""
     conn.execute(insert_new(conn, host_keys), _row(endpoint, key_type, key_base64, fingerprint, TRUSTED, now))
 

@@ -82,9 +82,7 @@ def pending(conn: Connection, group: AlertGroup, channel: str) -> list[PendingDe
         .where(deliveries.c.state == PENDING, deliveries.c.channel == channel, events.c.alert_group == group.value)
         .order_by(events.c.seq)
     )
-    return [
-        PendingDelivery(_event(row), tuple(row.targets_done), row.attempts) for row in conn.execute(query)
-    ]
+    return [PendingDelivery(_event(row), tuple(row.targets_done), row.attempts) for row in conn.execute(query)]
 
 
 def delivered(conn: Connection, channel: str, event_ids: Sequence[str], now: datetime) -> None:

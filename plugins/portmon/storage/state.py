@@ -26,9 +26,7 @@ def load(conn: Connection, host_ids: Collection[str] | None = None) -> tuple[pd.
     return _load(conn, hosts, HOST_COLUMNS, host_ids), _load(conn, ports, PORT_COLUMNS, host_ids)
 
 
-def _load(
-    conn: Connection, table: Table, columns: Mapping[str, str], host_ids: Collection[str] | None
-) -> pd.DataFrame:
+def _load(conn: Connection, table: Table, columns: Mapping[str, str], host_ids: Collection[str] | None) -> pd.DataFrame:
     rows = conn.execute(select(*(table.c[name] for name in columns))).all()
     if host_ids is not None:
         wanted = set(host_ids)
