@@ -33,7 +33,7 @@ from portmon.config import (
     PagePagination,
 )
 from portmon.errors import CmdbError, ConfigError, ParamError
-from portmon.models import Host, Inventory, InvalidHost
+from portmon.models import Host, InvalidHost, Inventory
 
 ID_LIMIT = NAME_LIMIT = 250
 """Characters: what Airflow's database takes for the name of a mapped task."""

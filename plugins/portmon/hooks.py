@@ -25,7 +25,6 @@ from portmon.ssh.session import CommandResult, Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
 
-
 MAX_PAGE = 64 * 1024**2
 """Bytes of one page of a CMDB's answer."""
 

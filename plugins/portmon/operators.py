@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from portmon.ssh.session import Session
 from portmon.ssh.trust import HostKey
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    pass
 
 log = logging.getLogger(__name__)
 

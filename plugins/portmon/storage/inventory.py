@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from portmon.models import Host, Inventory, InvalidHost
+from portmon.models import Host, InvalidHost, Inventory
 from portmon.storage import contents
 from portmon.storage.sql import upsert
 from portmon.storage.tables import inventories
