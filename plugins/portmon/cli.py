@@ -165,7 +165,7 @@ def _check(settings: Config, shown: str) -> list[str]:
 
 
 def _match(match: Any) -> str:
-    parts = []
+    parts: list[str] = []
     for name, value in match:
         if name in ("action", "comment") or value is None:
             continue

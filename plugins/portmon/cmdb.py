@@ -162,7 +162,7 @@ def _name(value: Any) -> str | None:
 def _address(value: Any) -> str:
     if value is None or value == "":
         raise _InvalidError("it has no address")
-    text = _text(value, "address", 300)
+    text: str = _text(value, "address", 300)
     bare = text.partition("/")[0].removeprefix("[").removesuffix("]")
     try:
         return str(ipaddress.ip_address(bare))
@@ -366,7 +366,10 @@ def read_file(source: FileSource, base: Path) -> Inventory:
 
 
 def _csv(text: str, shown: str) -> list[dict[str, Any]]:
-    """Rows as mappings; columns ``label.x`` become labels. The separator is the header's commonest of ``,;`` and tab."""
+    """Rows as mappings; columns ``label.x`` become labels.
+
+    The separator is the one of comma, semicolon and tab that the header has most of.
+    """
     header = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)

@@ -123,9 +123,9 @@ def frame(data: Mapping[str, Sequence[Any]], columns: Mapping[str, str]) -> pd.D
     for name, dtype in columns.items():
         values = list(data.get(name, ()))
         if dtype == _TIME:
-            series[name] = pd.to_datetime(pd.Series(values, dtype="object"), utc=True).astype(_TIME)
+            series[name] = pd.to_datetime(pd.Series(values, dtype="object"), utc=True).dt.as_unit("us")
         else:
-            series[name] = pd.Series(values, dtype=dtype)  # type: ignore[call-overload]
+            series[name] = pd.Series(values, dtype=dtype)
     return pd.DataFrame(series)
 
 
@@ -356,10 +356,11 @@ class _Judge:
         quiet = (both["found"] == "both") & (both["status"] == PortStatus.UP.value) & (both["misses"] == 0)
         quiet &= both["watched"].eq(True)
         for name in _SETS:
-            quiet &= [
+            same = [
                 new == old or (not new and name != "addresses")
                 for old, new in zip(both[name], both[f"{name}_seen"], strict=True)
             ]
+            quiet &= pd.Series(same, index=both.index, dtype="bool")
         quiet &= both["tool"] == both["tool_seen"]
         for row in both[~quiet].to_dict("records"):
             key = (row["host_id"], row["protocol"], int(row["port"]))

@@ -282,7 +282,7 @@ class StoredHostKeys:
         """The trusted keys of an endpoint."""
         from portmon.storage import host_keys
 
-        with self._begin() as conn:
+        with _transaction() as conn:
             return [HostKey(key.key_type, key.key_base64) for key in host_keys.get(conn, endpoint)]
 
     def remember(self, endpoint: str, key: HostKey) -> None:
@@ -290,7 +290,7 @@ class StoredHostKeys:
         from portmon.storage import host_keys
 
         if not self._read_only:
-            with self._begin() as conn:
+            with _transaction() as conn:
                 host_keys.remember(conn, endpoint, key.type, key.base64, key.fingerprint, datetime.now(UTC))
 
     def report_change(self, endpoint: str, key: HostKey) -> None:
@@ -298,17 +298,19 @@ class StoredHostKeys:
         from portmon.storage import host_keys
 
         if not self._read_only:
-            with self._begin() as conn:
+            with _transaction() as conn:
                 host_keys.report_change(conn, endpoint, key.type, key.base64, key.fingerprint, datetime.now(UTC))
 
-    @contextmanager
-    def _begin(self) -> Iterator[Any]:
-        database = settings.database()
-        try:
-            with database.begin() as conn:
-                yield conn
-        finally:
-            database.dispose()
+
+@contextmanager
+def _transaction() -> Iterator[Any]:
+    """One transaction in the state database, whose connection is closed at once: a scan waits most of its time."""
+    database = settings.database()
+    try:
+        with database.begin() as conn:
+            yield conn
+    finally:
+        database.dispose()
 
 
 def _ports(ports: Sequence[int]) -> str:

@@ -21,7 +21,8 @@ import re
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 
 from portmon.errors import NetstatParseError, ProbeError
 from portmon.models import EPHEMERAL_DEFAULT, Listener, Observation
@@ -150,7 +151,7 @@ class _Frame:
     body: bytes
     ssx: bytes
     proc: bytes
-    ephemeral: tuple[int, int] | None = field(default=None)
+    ephemeral: tuple[int, int] | None
 
     @property
     def tool(self) -> str:
@@ -174,20 +175,20 @@ def _cut_out(output: bytes, nonce: str) -> _Frame:
     if kinds != _PARTS or not markers[-1][2]:
         shown = ", ".join(kind.decode("ascii", "replace")[:10] for kind in kinds[:6])
         raise ProbeError(
-            f"the answer is cut or mixed with another one (markers found: {shown}; BEGIN, SSX, PROC, END expected)"
+            "the answer is cut or mixed with another one: BEGIN, SSX, PROC and END are expected once each, "
+            f"found were {shown or 'none'}"
         )
     begin, ssx, proc, end = markers
     fields = _fields(begin[1])
     body = _counted(output[begin.end() : ssx.start()], fields.get("bytes"), "the listing")
     extra = _counted(output[ssx.end() : proc.start()], _fields(ssx[1]).get("bytes"), "the listing of ss")
     if fields.get("v") != "1" or fields.get("tool") not in _TOOLS or not fields.get("uid", "").isdigit():
-        raise ProbeError(
-            f"the first line of the answer is not one of ours: {begin[1][:100].decode('ascii', 'replace')!r}"
-        )
+        shown = begin[1][:100].decode("ascii", "replace")
+        raise ProbeError(f"the first line of the answer is not one of ours: {shown!r}")
     bounds = [marker.start() for marker in markers] + [end.end()]
     return _Frame(
         nonce=used,
-        parts=tuple(output[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)),
+        parts=tuple(output[start:stop] for start, stop in pairwise(bounds)),
         fields={name: value for name, value in fields.items() if value and value != "-"},
         body=body,
         ssx=extra,
@@ -279,7 +280,8 @@ def _enrich(listeners: Sequence[Listener], frame: _Frame) -> list[Listener]:
     enriched = []
     for listener in listeners:
         process = processes.get(listener.pid) if listener.pid is not None else None
-        socket, unit = sockets.get((listener.address, listener.port), (None, None))
+        found = sockets.get((listener.address, listener.port))
+        socket, unit = found if found else (None, None)
         uid = listener.uid
         if uid is None and socket is not None:
             uid = socket.uid
