@@ -138,12 +138,12 @@ def _text(value: Any, name: str, limit: int) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise _InvalidError(f"the {name} is {_kind(value)}, not text")
-    value = value.strip()
-    if len(value) > limit:
-        raise _InvalidError(f"the {name} has {len(value)} characters, more than {limit}")
-    if _INVISIBLE.search(value):
-        raise _InvalidError(f"the {name} {value!r} holds control characters")
-    return value
+    text = value.strip()
+    if len(text) > limit:
+        raise _InvalidError(f"the {name} has {len(text)} characters, more than {limit}")
+    if _INVISIBLE.search(text):
+        raise _InvalidError(f"the {name} {text!r} holds control characters")
+    return text
 
 
 def _id(value: Any) -> str:
@@ -162,7 +162,7 @@ def _name(value: Any) -> str | None:
 def _address(value: Any) -> str:
     if value is None or value == "":
         raise _InvalidError("it has no address")
-    text: str = _text(value, "address", 300)
+    text = _text(value, "address", 300)
     bare = text.partition("/")[0].removeprefix("[").removesuffix("]")
     try:
         return str(ipaddress.ip_address(bare))

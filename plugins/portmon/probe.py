@@ -266,22 +266,24 @@ def _processes(block: bytes) -> dict[int, _Process]:
     return found
 
 
+_NO_SOCKET: tuple[Listener | None, str | None] = (None, None)
+
+
 def _enrich(listeners: Sequence[Listener], frame: _Frame) -> list[Listener]:
     """Add uid, inode and unit from the other two blocks, which may be empty."""
     processes = _processes(frame.proc)
-    sockets: dict[tuple[str, int], tuple[Listener, str | None]] = {}
+    sockets: dict[tuple[str, int], tuple[Listener | None, str | None]] = {}
     try:
         listed = parse_cgroups(frame.body if frame.tool == "ss" else frame.ssx)
     except NetstatParseError:
         # Only an addition: an ss that is older than any known must not cost the listing.
         listed = []
-    for socket, cgroup in listed:
-        sockets[socket.address, socket.port] = (socket, unit_of(cgroup) if cgroup else None)
+    for one, cgroup in listed:
+        sockets[one.address, one.port] = (one, unit_of(cgroup) if cgroup else None)
     enriched = []
     for listener in listeners:
         process = processes.get(listener.pid) if listener.pid is not None else None
-        found = sockets.get((listener.address, listener.port))
-        socket, unit = found if found else (None, None)
+        socket, unit = sockets.get((listener.address, listener.port), _NO_SOCKET)
         uid = listener.uid
         if uid is None and socket is not None:
             uid = socket.uid

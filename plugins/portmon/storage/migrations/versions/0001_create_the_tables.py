@@ -1,0 +1,261 @@
+"""Create the tables."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+from portmon.storage.tables import SafeJson, SafeText, UtcDateTime
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Apply."""
+    op.create_table(
+        "conditions",
+        sa.Column("name", SafeText(), nullable=False),
+        sa.Column("since", UtcDateTime(), nullable=False),
+        sa.Column("event_id", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_conditions")),
+        comment="what is wrong with the monitoring itself just now: one event per episode",
+    )
+    op.create_table(
+        "contents",
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("used_at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_contents")),
+        comment="compressed bytes by SHA-256 of what they were before: raw answers, facts, inventories, settings",
+    )
+    with op.batch_alter_table("contents", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_contents_used_at"), ["used_at"], unique=False)
+
+    op.create_table(
+        "events",
+        sa.Column("seq", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("alert_group", sa.String(length=16), nullable=True),
+        sa.Column("at", UtcDateTime(), nullable=False),
+        sa.Column("run_id", SafeText(), nullable=False),
+        sa.Column("host_id", SafeText(), nullable=True),
+        sa.Column("host_name", SafeText(), nullable=True),
+        sa.Column("protocol", sa.String(length=8), nullable=True),
+        sa.Column("port", sa.Integer(), nullable=True),
+        sa.Column("severity", sa.String(length=16), nullable=False),
+        sa.Column("reason", SafeText(), nullable=False),
+        sa.Column("program", SafeText(), nullable=True),
+        sa.Column("unit", SafeText(), nullable=True),
+        sa.Column("since", UtcDateTime(), nullable=True),
+        sa.Column("last_seen", UtcDateTime(), nullable=True),
+        sa.Column("labels", SafeJson(), nullable=False),
+        sa.Column("details", SafeJson(), nullable=False),
+        sa.Column("dispatched", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_events")),
+        sa.UniqueConstraint("id", name=op.f("uq_events_id")),
+        comment="what happened; dispatched once its deliveries exist",
+    )
+    with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_events_at"), ["at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_events_host_id"), ["host_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_events_run_id"), ["run_id"], unique=False)
+        batch_op.create_index(
+            "ix_events_undispatched",
+            ["seq"],
+            unique=False,
+            postgresql_where=sa.text("NOT dispatched"),
+            sqlite_where=sa.text("NOT dispatched"),
+        )
+
+    op.create_table(
+        "host_keys",
+        sa.Column("endpoint", SafeText(), nullable=False),
+        sa.Column("key_type", SafeText(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("key_base64", sa.Text(), nullable=False),
+        sa.Column("fingerprint", sa.Text(), nullable=False),
+        sa.Column("first_seen", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("endpoint", "key_type", "state", name=op.f("pk_host_keys")),
+        comment="SSH host keys: trusted on first use, or offered instead and refused",
+    )
+    op.create_table(
+        "hosts",
+        sa.Column("host_id", SafeText(), nullable=False),
+        sa.Column("name", SafeText(), nullable=False),
+        sa.Column("address", SafeText(), nullable=False),
+        sa.Column("ssh_port", sa.Integer(), nullable=True),
+        sa.Column("labels", SafeJson(), nullable=False),
+        sa.Column("removed_at", UtcDateTime(), nullable=True),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("status_since", UtcDateTime(), nullable=True),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("failing_since", UtcDateTime(), nullable=True),
+        sa.Column("counted_at", UtcDateTime(), nullable=True),
+        sa.Column("last_judged_at", UtcDateTime(), nullable=True),
+        sa.Column("last_ok_at", UtcDateTime(), nullable=True),
+        sa.Column("boot_id", SafeText(), nullable=True),
+        sa.Column("netns", sa.BigInteger(), nullable=True),
+        sa.Column("ephemeral_low", sa.Integer(), nullable=True),
+        sa.Column("ephemeral_high", sa.Integer(), nullable=True),
+        sa.Column("tool", SafeText(), nullable=True),
+        sa.Column("error_class", SafeText(), nullable=True),
+        sa.Column("error", SafeText(), nullable=True),
+        sa.Column("listening", SafeJson(), nullable=True),
+        sa.PrimaryKeyConstraint("host_id", name=op.f("pk_hosts")),
+        comment="what is known of each server",
+    )
+    op.create_table(
+        "inventories",
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("fetched_at", UtcDateTime(), nullable=False),
+        sa.Column("run_id", SafeText(), nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_inventories")),
+        comment="good host lists by content, with the last time each was fetched",
+    )
+    with op.batch_alter_table("inventories", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_inventories_fetched_at"), ["fetched_at"], unique=False)
+
+    op.create_table(
+        "leases",
+        sa.Column("name", SafeText(), nullable=False),
+        sa.Column("holder", SafeText(), nullable=True),
+        sa.Column("token", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
+        comment="who may write; the token grows with every holder",
+    )
+    op.create_table(
+        "observations",
+        sa.Column("host_id", SafeText(), nullable=False),
+        sa.Column("observed_at", UtcDateTime(), nullable=False),
+        sa.Column("run_id", SafeText(), nullable=False),
+        sa.Column("try_number", sa.Integer(), nullable=False),
+        sa.Column("logical_date", UtcDateTime(), nullable=True),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column("error_class", SafeText(), nullable=True),
+        sa.Column("error", SafeText(), nullable=True),
+        sa.Column("facts", sa.String(length=64), nullable=True),
+        sa.Column("frame", sa.String(length=64), nullable=True),
+        sa.Column("second_frame", sa.String(length=64), nullable=True),
+        sa.Column("duration", sa.Float(), nullable=False),
+        sa.Column("live", sa.Boolean(), server_default=sa.true(), nullable=False),
+        sa.PrimaryKeyConstraint("host_id", "observed_at", name=op.f("pk_observations")),
+        comment="the archive: every look at a host; live unless the host was deleted since",
+    )
+    with op.batch_alter_table("observations", schema=None) as batch_op:
+        batch_op.create_index("ix_observations_observed_at", ["observed_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_observations_run_id"), ["run_id"], unique=False)
+
+    op.create_table(
+        "ports",
+        sa.Column("host_id", SafeText(), nullable=False),
+        sa.Column("protocol", sa.String(length=8), nullable=False),
+        sa.Column("port", sa.Integer(), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("status_since", UtcDateTime(), nullable=True),
+        sa.Column("misses", sa.Integer(), nullable=False),
+        sa.Column("streak", sa.Integer(), nullable=False),
+        sa.Column("counted_at", UtcDateTime(), nullable=True),
+        sa.Column("first_seen_at", UtcDateTime(), nullable=True),
+        sa.Column("last_seen_at", UtcDateTime(), nullable=True),
+        sa.Column("addresses", SafeJson(), nullable=False),
+        sa.Column("programs", SafeJson(), nullable=False),
+        sa.Column("pids", SafeJson(), nullable=False),
+        sa.Column("uids", SafeJson(), nullable=False),
+        sa.Column("units", SafeJson(), nullable=False),
+        sa.Column("tool", SafeText(), nullable=True),
+        sa.Column("at_baseline", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("host_id", "protocol", "port", name=op.f("pk_ports")),
+        comment="state of each port; last_seen_at is null while it is seen, so that a quiet run writes nothing here",
+    )
+    op.create_table(
+        "runs",
+        sa.Column("run_id", SafeText(), nullable=False),
+        sa.Column("run_type", sa.String(length=32), nullable=False),
+        sa.Column("logical_date", UtcDateTime(), nullable=True),
+        sa.Column("started_at", UtcDateTime(), nullable=False),
+        sa.Column("finished_at", UtcDateTime(), nullable=True),
+        sa.Column("scope", SafeJson(), nullable=True),
+        sa.Column("inventory", sa.String(length=64), nullable=False),
+        sa.Column("inventory_fetched_at", UtcDateTime(), nullable=False),
+        sa.Column("inventory_stale", sa.Boolean(), nullable=False),
+        sa.Column("settings", sa.String(length=64), nullable=False),
+        sa.Column("summary", SafeJson(), nullable=True),
+        sa.PrimaryKeyConstraint("run_id", name=op.f("pk_runs")),
+        comment="what each run had to go by, and what it came to",
+    )
+    with op.batch_alter_table("runs", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_runs_started_at"), ["started_at"], unique=False)
+
+    op.create_table(
+        "deliveries",
+        sa.Column("event_id", sa.String(length=32), nullable=False),
+        sa.Column("channel", SafeText(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("last_error", SafeText(), nullable=True),
+        sa.Column("targets_done", SafeJson(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("updated_at", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["events.id"], name=op.f("fk_deliveries_event_id_events"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("event_id", "channel", name=op.f("pk_deliveries")),
+        comment="the outbox: one row per event and channel",
+    )
+    with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_deliveries_pending",
+            ["channel"],
+            unique=False,
+            postgresql_where=sa.text("state = 'pending'"),
+            sqlite_where=sa.text("state = 'pending'"),
+        )
+
+
+def downgrade() -> None:
+    """Take back."""
+    with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_deliveries_pending",
+            postgresql_where=sa.text("state = 'pending'"),
+            sqlite_where=sa.text("state = 'pending'"),
+        )
+
+    op.drop_table("deliveries")
+    with op.batch_alter_table("runs", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_runs_started_at"))
+
+    op.drop_table("runs")
+    op.drop_table("ports")
+    with op.batch_alter_table("observations", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_observations_run_id"))
+        batch_op.drop_index("ix_observations_observed_at")
+
+    op.drop_table("observations")
+    op.drop_table("leases")
+    with op.batch_alter_table("inventories", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_inventories_fetched_at"))
+
+    op.drop_table("inventories")
+    op.drop_table("hosts")
+    op.drop_table("host_keys")
+    with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_events_undispatched", postgresql_where=sa.text("NOT dispatched"), sqlite_where=sa.text("NOT dispatched")
+        )
+        batch_op.drop_index(batch_op.f("ix_events_run_id"))
+        batch_op.drop_index(batch_op.f("ix_events_host_id"))
+        batch_op.drop_index(batch_op.f("ix_events_at"))
+
+    op.drop_table("events")
+    with op.batch_alter_table("contents", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_contents_used_at"))
+
+    op.drop_table("contents")
+    op.drop_table("conditions")
