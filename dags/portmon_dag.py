@@ -28,7 +28,7 @@ from airflow.sdk.definitions.param import ParamsDict
 
 from portmon import settings, tasks
 from portmon.models import AlertGroup
-from portmon.operators import NetstatOperator
+from portmon.operators import MAP_INDEX_TEMPLATE, NetstatOperator
 from portmon.pipeline.run import DRY_RUN, FORCE_PRUNE, HOSTS
 
 config = settings.config_for_parsing()
@@ -71,14 +71,13 @@ with DAG(
 ):
     scan = NetstatOperator.partial(
         task_id=tasks.NETSTAT,
+        map_index_template=MAP_INDEX_TEMPLATE,
         pool=config.scan.pool or "default_pool",
         max_active_tis_per_dagrun=config.ssh.max_logins,
         retries=1,
         retry_delay=timedelta(seconds=10),
         execution_timeout=timedelta(seconds=90),
     )
-    alert_retries = {"retries": 2, "retry_delay": timedelta(seconds=15)}
-
     plan = tasks.plan_hosts()
     diff = tasks.diff_ports()
     route = tasks.route_alerts()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import task
@@ -30,6 +30,7 @@ NETSTAT = "netstat"
 DIFF_PORTS = "diff_ports"
 ROUTE_ALERTS = "route_alerts"
 NO_CHANGE = "no_change"
+ALERT_TIMEOUT = timedelta(minutes=5)
 ALERT_TASKS = {group: f"alert_{group}" for group in AlertGroup}
 
 
@@ -139,7 +140,8 @@ def alert(group: AlertGroup) -> Any:
     :param group: its name is ``alert_<group>``
     """
 
-    @task(task_id=ALERT_TASKS[group])
+    # A receiver that never answers must not hold the next run: some notifiers know no time-out.
+    @task(task_id=ALERT_TASKS[group], retries=2, retry_delay=timedelta(seconds=15), execution_timeout=ALERT_TIMEOUT)
     def send(*, dag_run: Any, ti: Any) -> int:
         """Send what is undelivered of this kind through every channel, then mark it."""
         from portmon.notify import deliver

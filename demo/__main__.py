@@ -1,0 +1,291 @@
+"""``python -m demo``: play the story (default), or with ``up`` start everything and stay."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from demo.airflow_env import ADMIN, ROOT, AirflowError, EmbeddedAirflow
+from demo.cmdb import Cmdb
+from demo.fleet import USER, Fleet, HostSpec
+from demo.story import CHAPTERS, SPECS, Chapter
+from portmon.models import ALERT_GROUPS, Event
+from portmon.render import plain
+from portmon.storage import outbox
+from portmon.storage.database import Database
+
+SHIFT = 20000
+"""Added to ports where hosts share the machine's network: others may use 80, and only root can."""
+
+console = Console(width=80 if not sys.stdout.isatty() else None, highlight=False)
+
+
+class Demo:
+    """Fleet, CMDB and Airflow of one demo."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.started = time.monotonic()
+        specs = self._shift(SPECS)
+        self.fleet = stack.enter_context(Fleet(SPECS, folder / "fleet", isolate=True, fallback=specs))
+        self.shift = 0 if self.fleet.unshare else SHIFT
+        self.cmdb = Cmdb()
+        stack.callback(self.cmdb.close)
+        self.cmdb.entries = [self._entry(spec) for spec in SPECS]
+        config = folder / "portmon.yaml"
+        config.write_text(yaml.safe_dump(self._config()))
+        self.airflow = stack.enter_context(
+            EmbeddedAirflow(
+                folder / "airflow",
+                config=config,
+                connections={
+                    "cmdb_default": json.dumps(
+                        {
+                            "conn_type": "http",
+                            "host": f"http://127.0.0.1:{self.cmdb.port}",
+                            "extra": {"Authorization": f"Bearer {self.cmdb.token}"},
+                        }
+                    ),
+                    "ssh_default": json.dumps(
+                        {"conn_type": "ssh", "login": USER, "extra": {"key_file": str(self.fleet.key)}}
+                    ),
+                },
+            )
+        )
+        self.database = Database(f"sqlite:///{self.airflow.home / 'portmon.db'}")
+
+    # ── the stage, see demo.story.Stage ─────────────────────────────────────────────────────────
+
+    def host(self, name: str) -> Any:
+        return self.fleet.hosts[name]
+
+    def port(self, port: int) -> int:
+        return port + self.shift
+
+    def leave_cmdb(self, name: str) -> None:
+        self.cmdb.entries = [entry for entry in self.cmdb.entries if entry["name"] != name]
+
+    # ── set-up ──────────────────────────────────────────────────────────────────────────────────
+
+    @staticmethod
+    def _shift(specs: list[HostSpec]) -> list[HostSpec]:
+        return [
+            HostSpec(spec.id, spec.name, {port + SHIFT: name for port, name in spec.services.items()}, spec.labels)
+            for spec in specs
+        ]
+
+    def _entry(self, spec: HostSpec) -> dict[str, Any]:
+        host = self.fleet.hosts[spec.name]
+        return {
+            "id": int(spec.id),
+            "name": spec.name,
+            "primary_ip": {"address": f"{host.address}/32"},
+            "ssh_port": host.port,
+            "status": {"value": "active"},
+            "labels": dict(spec.labels),
+        }
+
+    @staticmethod
+    def _config() -> dict[str, Any]:
+        return {
+            "cmdb": {
+                "source": {
+                    "type": "http",
+                    "endpoint": "api/servers/",
+                    "items": "results",
+                    "total": "count",
+                    "pagination": {"style": "next_link"},
+                    "fields": {
+                        "address": "primary_ip.address",
+                        "port": "ssh_port",
+                        "enabled": "status.value == 'active'",
+                    },
+                },
+            },
+            "ssh": {"connect_timeout": "3s", "max_logins": 3},
+            "scan": {"confirm_after": "2s"},
+            # One run is enough here: nobody wants to watch the demo wait for a second one.
+            "states": {"unreachable_after": 1},
+        }
+
+    # ── playing ─────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        with progress("") as tell:
+            self.airflow.start(tell)
+
+    def play(self, number: int, chapter: Chapter) -> list[str]:
+        """Play one chapter.
+
+        :returns: what came out otherwise than told
+        """
+        console.print()
+        console.rule(f"{number}. {chapter.title}", align="left")
+        console.print(chapter.told)
+        chapter.act(self)
+        run_id = self.airflow.trigger()
+        with progress("run: ") as tell:
+            state = self.airflow.wait_run(run_id, tell=tell)
+        tasks = self.airflow.tasks(run_id)
+        with self.database.begin() as conn:
+            events = outbox.recent(conn, run_id=run_id)
+            deliveries = outbox.states(conn, [event.id for event in events])
+        self.show(events, deliveries, run_id, tasks)
+        problems = [] if state == "success" else [f"the run ended {state}"]
+        found = {(event.kind.value, event.host_name, event.port) for event in events}
+        expected = {(kind, host, port and self.port(port)) for kind, host, port in chapter.expected}
+        problems += [f"missing: {_say(one)}" for one in sorted(expected - found, key=str)]
+        problems += [f"not expected: {_say(one)}" for one in sorted(found - expected, key=str)]
+        red = {
+            task["rendered_map_index"] for task in tasks if task["task_id"] == "netstat" and task["state"] == "failed"
+        }
+        if red != chapter.red:
+            problems.append(f"failed netstat tasks: {sorted(map(str, red))}, told were {sorted(chapter.red)}")
+        for event in events:
+            told = event.kind in ALERT_GROUPS
+            if told and deliveries.get((event.id, "log")) != "delivered":
+                problems.append(f"not alerted: {event.kind} {event.host_name} {event.port or ''}")
+        hidden = self.hidden(run_id)
+        if hidden != chapter.hidden:
+            problems.append(f"{hidden} hosts hidden, told were {chapter.hidden}")
+        for problem in problems:
+            console.print(f"  not as told: {problem}", style="bold red")
+        if not problems:
+            console.print("  as told", style="green")
+        return problems
+
+    def hidden(self, run_id: str) -> int:
+        """Hosts that a run's pruning hid."""
+        value = self.airflow.call(
+            "GET",
+            f"dags/portmon/dagRuns/{quote(run_id)}/taskInstances/prune_inventory/xcomEntries/return_value",
+        )["value"]
+        return int((json.loads(value) if isinstance(value, str) else value)["hidden"])
+
+    def show(
+        self,
+        events: list[Event],
+        deliveries: dict[tuple[str, str], str],
+        run_id: str,
+        tasks: list[dict[str, Any]],
+    ) -> None:
+        """A table of events, and the messages that were sent."""
+        if not events:
+            console.print("  no events")
+            return
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for column in ("  event", "host", "port", "program", "alerted"):
+            table.add_column(column)
+        for event in events:
+            table.add_row(
+                f"  {event.kind}",
+                plain(event.host_name or "-", 20),
+                str(event.port or "-"),
+                plain(event.program or "-", 20),
+                deliveries.get((event.id, "log"), "nobody"),
+            )
+        console.print(table)
+        for task in tasks:
+            if task["task_id"].startswith("alert_") and task["state"] == "success":
+                log = self.airflow.log(run_id, task["task_id"], try_number=task["try_number"])
+                for line in log.splitlines():
+                    if line.startswith("[portmon]"):
+                        console.print(f"  {task['task_id']}: {line}", markup=False)
+
+
+def _say(one: tuple[str, str | None, int | None]) -> str:
+    kind, host, port = one
+    return f"{kind} {host}" + (f" port {port}" if port else "")
+
+
+@contextlib.contextmanager
+def progress(prefix: str) -> Iterator[Any]:
+    """A line that says what goes on; only changes where nobody watches."""
+    if console.is_terminal:
+        with console.status(prefix) as status:
+            yield lambda text: status.update(prefix + text)
+        return
+    last: list[str] = []
+
+    def tell(text: str) -> None:
+        _, counts, active = text.partition(", now ")
+        if (active or not counts) and "tasks done" not in (active or text) and [active or text] != last:
+            last[:] = [active or text]
+            console.print(f"  {prefix}{active or text}", markup=False)
+
+    yield tell
+
+
+def main(arguments: list[str]) -> int:
+    """Play, or stay.
+
+    :returns: exit code
+    """
+    if arguments not in (["play"], ["up"], []):
+        console.print("usage: python -m demo [play|up]")
+        return 2
+    # A kill from outside ends it as Ctrl-C does: nothing may be left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="portmon-demo-"))
+        keep = [False]
+        stack.callback(lambda: None if keep[0] else shutil.rmtree(folder, ignore_errors=True))
+        try:
+            console.print("[bold]portmon[/bold]: which service processes died on my servers?")
+            demo = Demo(folder, stack)
+            console.print(f"Six hosts with real SSH servers and sockets, {demo.fleet.how}.")
+            demo.start()
+            return stay(demo) if arguments == ["up"] else tell_story(demo, keep, folder)
+        except KeyboardInterrupt:
+            console.print("\nstopping")
+            return 0 if arguments == ["up"] else 130
+        except (AirflowError, RuntimeError) as error:
+            keep[0] = True
+            console.print(f"\n{error}\nIts files are kept in {folder}", style="bold red", markup=False)
+            return 1
+
+
+def tell_story(demo: Demo, keep: list[bool], folder: Path) -> int:
+    """All chapters.
+
+    :returns: exit code: 0 if all came out as told
+    """
+    problems = [problem for number, chapter in enumerate(CHAPTERS, 1) for problem in demo.play(number, chapter)]
+    console.print()
+    if problems:
+        keep[0] = True
+        console.print(f"{len(problems)} things did not come out as told. Files are kept in {folder}", style="bold red")
+        return 1
+    seconds = time.monotonic() - demo.started
+    console.print(f"All {len(CHAPTERS)} chapters came out as told, in {seconds:.0f} s.", style="bold green")
+    console.print("`make up` starts the same and stays: look at it in Airflow's page.")
+    return 0
+
+
+def stay(demo: Demo) -> int:
+    """Run until Ctrl-C."""
+    demo.airflow.wait_run(demo.airflow.trigger())
+    console.print()
+    console.print(f"Airflow:  {demo.airflow.url}/dags/portmon")
+    console.print(f"login:    {ADMIN}")
+    console.print(f"password: {demo.airflow.password}", markup=False)
+    console.print("The baseline run is done. Trigger the DAG there to look again; Ctrl-C ends everything.")
+    demo.airflow.wait(lambda: False, "Ctrl-C", seconds=10**9)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "plugins"))
+    raise SystemExit(main(sys.argv[1:]))

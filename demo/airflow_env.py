@@ -1,0 +1,334 @@
+"""An Airflow of its own: configured by environment alone, started, asked over its REST API, ended.
+
+``make demo`` and the end-to-end tests use it. Nothing of a user's own Airflow is read or touched.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DAG_ID = "portmon"
+ADMIN = "admin"
+FINAL = frozenset({"success", "failed"})
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+
+
+class AirflowError(Exception):
+    """Airflow did not do what was asked; the message says where its logs are."""
+
+
+class EmbeddedAirflow:
+    """Scheduler, DAG processor and API server of one Airflow home.
+
+    :param home: its AIRFLOW_HOME, made if it is not there
+    :param config: portmon.yaml
+    :param connections: Airflow connections by id, as URI or JSON
+    :param database: URL of Airflow's own database; default: SQLite below ``home``
+    :param env: more settings
+    :param port: of the page; default: any free one
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        config: Path,
+        connections: Mapping[str, str],
+        database: str | None = None,
+        env: Mapping[str, str] | None = None,
+        port: int | None = None,
+    ) -> None:
+        self.home = home
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.password = secrets.token_urlsafe(12)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._token = ""
+        home.mkdir(parents=True, exist_ok=True)
+        passwords = home / "passwords.json"
+        passwords.touch(mode=0o600)
+        passwords.write_text(json.dumps({ADMIN: self.password}))
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AIRFLOW", "_AIRFLOW")) and name not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+        }
+        self.env = {
+            **inherited,
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "6",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database or f"sqlite:///{home / 'airflow.db'}",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(32),
+            "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+            "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            "AIRFLOW__PORTMON__CONFIG": str(config),
+            "AIRFLOW__PORTMON__SCHEDULE": "",
+            **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in connections.items()},
+            **(env or {}),
+        }
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Migrate its database, start it, wait until the DAG is there.
+
+        :param tell: hears what is waited for
+        """
+        tell("creating Airflow's database")
+        with (self.home / "migrate.out").open("wb") as out:
+            done = subprocess.run(
+                self.airflow("db", "migrate"), env=self.env, stdout=out, stderr=subprocess.STDOUT, check=False
+            )
+        if done.returncode:
+            raise AirflowError(f"`airflow db migrate` failed, see {self.home / 'migrate.out'}")
+        tell("starting scheduler, DAG processor and API server")
+        for name in ("api-server", "scheduler", "dag-processor"):
+            self.start_process(name)
+        tell("waiting for the API server")
+        self.wait(self._is_healthy, "a healthy Airflow", seconds=180)
+        tell("waiting for the DAG")
+        self.wait(self._has_dag, "the DAG portmon", seconds=120)
+
+    def start_process(self, name: str, *arguments: str) -> None:
+        """Start one of Airflow's processes, its output in ``home``."""
+        with (self.home / f"{name}.out").open("ab") as out:
+            self.processes[name] = subprocess.Popen(
+                self.airflow(name, *arguments),
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    def stop(self) -> None:
+        """End everything that was started, whatever state it is in."""
+        for process in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        deadline = time.monotonic() + 20
+        for process in self.processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline - time.monotonic()))
+        self.kill_all()
+        self.processes.clear()
+
+    def kill_all(self) -> None:
+        """SIGKILL to whatever runs with this home: Airflow's processes start others in sessions of their own."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in self.processes.values():
+            process.wait()
+
+    def pids(self) -> list[int]:
+        """Processes of this home, told by their environment."""
+        mark = f"AIRFLOW_HOME={self.home}".encode()
+        found = []
+        for place in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in place.read_bytes().split(b"\0") and int(place.parent.name) != os.getpid():
+                    found.append(int(place.parent.name))
+        return found
+
+    def airflow(self, *arguments: str) -> list[str]:
+        """A command of Airflow's command line."""
+        return [sys.executable, "-m", "airflow", *arguments]
+
+    def __enter__(self) -> EmbeddedAirflow:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def wait(self, condition: Callable[[], Any], what: str, *, seconds: float) -> Any:
+        """Wait until a condition holds, and return what it returned.
+
+        :raises AirflowError: if it does not, or a process ended meanwhile
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(OSError, urllib.error.URLError):
+                found = condition()
+                if found:
+                    return found
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise AirflowError(
+                        f"Airflow's {name} ended (code {process.returncode}), see {self.home}/{name}.out"
+                    )
+            if time.monotonic() > deadline:
+                raise AirflowError(f"waited {seconds:g} s for {what}; see the logs in {self.home}")
+            time.sleep(0.3)
+
+    # ── the API ─────────────────────────────────────────────────────────────────────────────────
+
+    def call(self, method: str, path: str, body: Any = None, *, query: Mapping[str, Any] | None = None) -> Any:
+        """One request to the REST API.
+
+        :param path: below ``/api/v2/``
+        :raises AirflowError: if it is refused
+        """
+        for retry in (True, False):
+            if not self._token:
+                answer = self._request("POST", "/auth/token", {"username": ADMIN, "password": self.password})
+                self._token = answer["access_token"]
+            url = f"/api/v2/{path}" + (f"?{urllib.parse.urlencode(query, doseq=True)}" if query else "")
+            try:
+                return self._request(method, url, body)
+            except urllib.error.HTTPError as error:
+                if error.code == 401 and retry:
+                    self._token = ""
+                    continue
+                raise AirflowError(f"{method} {url}: HTTP {error.code} {error.read()[:500]!r}") from None
+        raise AssertionError
+
+    def trigger(self, **params: Any) -> str:
+        """Start a run of the DAG by hand.
+
+        :returns: its run id
+        """
+        run = self.call("POST", f"dags/{DAG_ID}/dagRuns", {"logical_date": None, "conf": params})
+        return str(run["dag_run_id"])
+
+    def run_state(self, run_id: str) -> str:
+        """State of a run."""
+        return str(self.call("GET", f"dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run_id)}")["state"])
+
+    def wait_run(self, run_id: str, *, seconds: float = 300, tell: Callable[[str], None] = lambda _: None) -> str:
+        """Wait for the end of a run.
+
+        :param tell: hears which tasks are done
+        :returns: ``success`` or ``failed``
+        """
+
+        def finished() -> str | None:
+            tasks = self.tasks(run_id)
+            done = [task for task in tasks if task["state"] in ("success", "failed", "skipped", "upstream_failed")]
+            active = sorted(
+                {task["task_id"] for task in tasks if task["state"] in ("running", "queued", "up_for_retry")}
+            )
+            tell(f"{len(done)} of {len(tasks)} tasks done" + (f", now {', '.join(active)}" if active else ""))
+            state = self.run_state(run_id)
+            return state if state in FINAL else None
+
+        return str(self.wait(finished, f"the end of run {run_id}", seconds=seconds))
+
+    def tasks(self, run_id: str) -> list[dict[str, Any]]:
+        """Task instances of a run, mapped ones one by one."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.call(
+                "GET",
+                f"dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run_id)}/taskInstances",
+                query={"limit": 100, "offset": len(found)},
+            )
+            found += page["task_instances"]
+            if not page["task_instances"] or len(found) >= page["total_entries"]:
+                return found
+
+    def log(self, run_id: str, task_id: str, *, map_index: int = -1, try_number: int = 1) -> str:
+        """The log of one try of a task, as lines."""
+        answer = self.call(
+            "GET",
+            f"dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run_id)}/taskInstances/{task_id}/logs/{try_number}",
+            query={"map_index": map_index, "full_content": True},
+        )
+        return "\n".join(_lines(answer["content"]))
+
+    def clear(self, run_id: str, tasks: Iterable[str | list[Any]]) -> None:
+        """Clear tasks (``"diff_ports"``, ``["netstat", 3]``) and what follows them."""
+        self.call(
+            "POST",
+            f"dags/{DAG_ID}/clearTaskInstances",
+            {
+                "dry_run": False,
+                "dag_run_id": run_id,
+                "task_ids": list(tasks),
+                "include_downstream": True,
+                "only_failed": False,
+                "reset_dag_runs": True,
+            },
+        )
+
+    def _is_healthy(self) -> bool:
+        health = self._request("GET", "/api/v2/monitor/health")
+        return all(health[name]["status"] == "healthy" for name in ("metadatabase", "scheduler", "dag_processor"))
+
+    def _has_dag(self) -> bool:
+        try:
+            return not self.call("GET", f"dags/{DAG_ID}")["is_paused"]
+        except AirflowError:
+            errors = self.call("GET", "importErrors")["import_errors"]
+            if errors:
+                raise AirflowError(f"the DAG can't be imported: {errors[0]['stack_trace']}") from None
+            return False
+
+    def _request(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "Accept": "application/json"},
+        )
+        if self._token and path.startswith("/api/"):
+            request.add_header("Authorization", f"Bearer {self._token}")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"null")
+
+
+def _lines(content: Any) -> Iterable[str]:
+    if isinstance(content, str):
+        yield from content.splitlines()
+        return
+    for entry in content:
+        yield entry if isinstance(entry, str) else str(entry.get("event", ""))

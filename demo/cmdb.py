@@ -1,0 +1,61 @@
+"""A small CMDB over HTTP: pages with a next link, and a token."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+PAGE = 4
+
+
+class Cmdb:
+    """The CMDB. ``entries`` is what it answers with and may be changed at any time.
+
+    ``failing`` makes it answer with that HTTP status instead.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.failing: int | None = None
+        self.token = secrets.token_urlsafe(16)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.port: int = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        cmdb = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.headers.get("Authorization") != f"Bearer {cmdb.token}":
+                    self.answer(401, {"error": "no or wrong token"})
+                elif cmdb.failing:
+                    self.answer(cmdb.failing, {"error": "told to fail"})
+                else:
+                    entries = list(cmdb.entries)
+                    offset = int(parse_qs(urlsplit(self.path).query).get("offset", ["0"])[0])
+                    following = f"/api/servers/?offset={offset + PAGE}" if offset + PAGE < len(entries) else None
+                    page = entries[offset : offset + PAGE]
+                    self.answer(200, {"count": len(entries), "next": following, "results": page})
+
+            def answer(self, status: int, body: dict[str, Any]) -> None:
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        return Handler

@@ -1,0 +1,158 @@
+"""One host of the demo fleet: an SSH server and services with real sockets. A process of its own.
+
+Started by :mod:`demo.fleet`, where possible inside network and process namespaces of its own; the SSH
+socket was opened outside of them and is inherited. Takes orders on stdin, one JSON list per line, and
+answers each with a line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import paramiko
+
+SERVICE = """
+import ctypes, signal, socket, sys
+ctypes.CDLL(None).prctl(15, sys.argv[1].split()[0].rstrip(":").encode(), 0, 0, 0)
+ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+held = socket.create_server((sys.argv[2], int(sys.argv[3])))
+print("ready", flush=True)
+signal.pause()
+"""
+"""Named for ss as for netstat; dies with its host; listens."""
+
+
+class Server(paramiko.ServerInterface):
+    """Lets one key in and runs commands with sh."""
+
+    def __init__(self, key: paramiko.PKey, user: str) -> None:
+        self.key, self.user = key, user
+        self.command: bytes | None = None
+        self.asked = threading.Event()
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        good = username == self.user and key == self.key
+        return paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        threading.Thread(target=run, args=(channel, command), daemon=True).start()
+        return True
+
+
+def run(channel: paramiko.Channel, command: bytes) -> None:
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=False)
+    channel.sendall(done.stdout)
+    channel.sendall_stderr(done.stderr)
+    channel.send_exit_status(done.returncode)
+    channel.close()
+
+
+class Host:
+    """State of the host.
+
+    :param bind: address that services listen on
+    """
+
+    def __init__(self, listening: socket.socket, host_key: str, client_key: str, user: str, bind: str) -> None:
+        self.listening = listening
+        self.host_key = paramiko.Ed25519Key.from_private_key_file(host_key)
+        name, _, blob = client_key.partition(" ")
+        self.client_key = paramiko.PKey.from_type_string(name, __import__("base64").b64decode(blob.split()[0]))
+        self.user, self.bind = user, bind
+        self.services: dict[int, subprocess.Popen[str]] = {}
+        self.connected = threading.Event()
+        self.connected.set()
+
+    def serve(self) -> None:
+        while True:
+            connection, _ = self.listening.accept()
+            threading.Thread(target=self.handle, args=(connection,), daemon=True).start()
+
+    def handle(self, connection: socket.socket) -> None:
+        # Cut off: TCP still connects, as through a half-dead link, but nobody ever says a word.
+        self.connected.wait()
+        transport = paramiko.Transport(connection)
+        transport.add_server_key(self.host_key)
+        try:
+            transport.start_server(server=Server(self.client_key, self.user))
+            transport.join()
+        except (paramiko.SSHException, EOFError, OSError):
+            transport.close()
+
+    def order(self, verb: str, *arguments: Any) -> None:
+        getattr(self, f"do_{verb}")(*arguments)
+
+    def do_start(self, port: int, name: str) -> None:
+        process = subprocess.Popen(
+            [name, "-c", SERVICE, name, self.bind, str(port)],
+            executable=getattr(sys, "_base_executable", sys.executable),
+            env={**os.environ, "PYTHONHOME": sys.base_prefix},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise RuntimeError(f"{name} can't listen on {self.bind}:{port}")
+        self.services[port] = process
+
+    def do_kill(self, port: int) -> None:
+        process = self.services.pop(port)
+        process.kill()
+        process.wait()
+
+    def do_cut(self) -> None:
+        self.connected.clear()
+
+    def do_join(self) -> None:
+        self.connected.set()
+
+
+def loopback_up() -> None:
+    """What ``ip link set lo up`` does, without ``ip``."""
+    with socket.socket() as any_socket:
+        request = struct.pack("16sh", b"lo", 0)
+        flags = struct.unpack("16sh", fcntl.ioctl(any_socket, 0x8913, request))[1]
+        fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", flags | 1))
+
+
+def main() -> None:
+    # The parent's end is ours, even if it was killed.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    settings = json.loads(sys.argv[1])
+    if settings["own_network"]:
+        loopback_up()
+    host = Host(
+        socket.socket(fileno=settings["fd"]),
+        settings["host_key"],
+        settings["client_key"],
+        settings["user"],
+        settings["bind"],
+    )
+    threading.Thread(target=host.serve, daemon=True).start()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        try:
+            host.order(*json.loads(line))
+            print("ok", flush=True)
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The story that the demo plays: chapters as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from demo.fleet import HostSpec
+
+Expected = tuple[str, str, int | None]
+"""Kind of event, host, port (None for the host itself)."""
+
+
+class Stage(Protocol):
+    """What a chapter can do."""
+
+    def host(self, name: str) -> Any:
+        """A running host of the fleet."""
+
+    def port(self, port: int) -> int:
+        """A service's port on this machine."""
+
+    def leave_cmdb(self, name: str) -> None:
+        """Take a host out of the CMDB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """Something happens, then the DAG runs.
+
+    :param act: makes it happen
+    :param expected: events that the run must give, and no others; ports as in :data:`SPECS`
+    :param red: hosts whose ``netstat`` task must fail
+    :param hidden: hosts that the run must hide
+    """
+
+    title: str
+    told: str
+    act: Callable[[Stage], None]
+    expected: frozenset[Expected]
+    red: frozenset[str] = frozenset()
+    hidden: int = 0
+
+
+SPECS = [
+    HostSpec("101", "web01", {80: "nginx: master", 443: "nginx: master"}, {"role": "web"}),
+    HostSpec("102", "web02", {80: "nginx: master", 443: "nginx: master"}, {"role": "web"}),
+    HostSpec("103", "app01", {8080: "java", 8081: "java"}, {"role": "app"}),
+    HostSpec("104", "app02", {8080: "java", 8081: "java"}, {"role": "app"}),
+    HostSpec("105", "db01", {5432: "postgres"}, {"role": "db"}),
+    HostSpec("106", "cache01", {6379: "redis-server"}, {"role": "cache"}),
+]
+
+
+def _nothing(stage: Stage) -> None:
+    """Just look."""
+
+
+def _death_and_birth(stage: Stage) -> None:
+    stage.host("app01").kill(stage.port(8080))
+    stage.host("web02").start(stage.port(9100), "node_exporter")
+
+
+def _recovery(stage: Stage) -> None:
+    stage.host("app01").start(stage.port(8080), "java")
+
+
+def _cut(stage: Stage) -> None:
+    stage.host("db01").cut_off()
+
+
+def _departure(stage: Stage) -> None:
+    stage.leave_cmdb("cache01")
+
+
+CHAPTERS = [
+    Chapter(
+        "Baseline",
+        "Six hosts are seen for the first time. Nobody is alerted.",
+        _nothing,
+        frozenset(("baseline", spec.name, None) for spec in SPECS),
+    ),
+    Chapter(
+        "A service dies, another one starts",
+        "On app01 java on port 8080 is killed; on web02 node_exporter starts on 9100.",
+        _death_and_birth,
+        frozenset({("down", "app01", 8080), ("new", "web02", 9100)}),
+    ),
+    Chapter(
+        "It recovers",
+        "Somebody starts java on app01 again.",
+        _recovery,
+        frozenset({("recovered", "app01", 8080)}),
+    ),
+    Chapter(
+        "A host is cut off",
+        "db01 answers nothing any more: unreachable, but no port of it is called down.",
+        _cut,
+        frozenset({("unreachable", "db01", None)}),
+        red=frozenset({"db01"}),
+    ),
+    Chapter(
+        "A host leaves the CMDB",
+        "cache01 is taken out of the CMDB: pruned, no alert.",
+        _departure,
+        frozenset(),
+        red=frozenset({"db01"}),
+        hidden=1,
+    ),
+]
