@@ -159,7 +159,7 @@ _STATES = rb"LISTEN|UNCONN|ESTAB|SYN-SENT|SYN-RECV|FIN-WAIT-[12]|TIME-WAIT|CLOSE
 _SS_HEADER = re.compile(rb"(?:Netid\s+)?State\s+Recv-Q\s+Send-Q\s")
 _SS_ROW = re.compile(rb"(?:(?:tcp|udp|mptcp|sctp|dccp)\s+)?(?:" + _STATES + rb")\s+\d+\s+\d+\s")
 _SS_LISTEN = re.compile(rb"(?:tcp\s+)?LISTEN\s+\d+\s+\d+\s+(\S+):([^\s:]+)\s+(\S+):\*(?:\s+(\S.*))?\s*", re.DOTALL)
-_SS_OTHER = re.compile(rb"(?:(?:udp|mptcp|sctp|dccp)\s)|(?:tcp\s+)?(?!LISTEN)")
+_SS_OTHER = re.compile(rb"(?!(?:tcp\s+)?LISTEN\s)")
 _SS_USERS = b"users:("
 _SS_NEW_OWNER = re.compile(rb"\",pid=(\d+),(?:tid=\d+,)?fd=\d+\)")
 _SS_OLD_OWNER = re.compile(rb"\",(\d+),\d+\)")

@@ -45,7 +45,7 @@ _SCRIPT = " ".join(
         "t=netstat-W; run netstat -nltpW && return 0; t=netstat; run netstat -nltp && return 0; fi;",
         "if command -v ss >/dev/null 2>&1; then h=Recv-Q;",
         "t=ss; run ss -ltnpe && {{ v=$(ss -V 2>&1); return 0; }}; fi; t=none; return 1; }};",
-        'if [ "$u" != 0 ] && [ "$s" = 1 ] && command -v sudo >/dev/null 2>&1; then w=sudo; list || w=; fi;',
+        'if [ "$u" -gt 0 ] && [ "$s" = 1 ] && command -v sudo >/dev/null 2>&1; then w=sudo; list || w=; fi;',
         '[ -n "$w" ] || list || {{ h=local_address; t=proc;',
         'run sed -n "/local_address/p;/ 0A /p" /proc/net/tcp /proc/net/tcp6 || t=none; }};',
         # without /proc netstat and ss print a header and nothing, which is no empty host

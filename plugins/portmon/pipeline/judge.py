@@ -55,6 +55,7 @@ def judge_run(
         summary = _summary(verdict, scanned, planned)
         runs.finish(conn, run.run_id, finished_at=now, summary=summary)
         archive.expire(conn, now - config.retention.observations, now=now)
+        outbox.expire(conn, now - config.retention.events)
     _log(verdict.events, summary)
     missing = sorted(fleet[host_id].name for host_id in set(planned) - set(scanned) if host_id in fleet)
     if missing:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from portmon.models import ALERT_GROUPS, AlertGroup, Event, EventKind, Severity
 from portmon.storage.sql import chunks, insert_new
@@ -145,6 +145,16 @@ def states(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], 
         for event_id, channel, state in conn.execute(query.where(deliveries.c.event_id.in_(part))):
             found[event_id, channel] = state
     return found
+
+
+def expire(conn: Connection, before: datetime) -> int:
+    """Delete events from before a moment, but none that somebody is still to get.
+
+    :returns: how many
+    """
+    waiting = select(deliveries.c.event_id).where(deliveries.c.state == PENDING)
+    gone = delete(events).where(events.c.at < before, events.c.dispatched, events.c.id.not_in(waiting))
+    return int(conn.execute(gone).rowcount)
 
 
 def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datetime) -> None:

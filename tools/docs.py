@@ -1,0 +1,132 @@
+"""Write what follows from the models: config/portmon.schema.json and docs/configuration.md.
+
+``python tools/docs.py`` writes both; with ``--check`` it only says whether they are up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "plugins"))
+
+from portmon.config import Config, format_duration, json_schema  # noqa: E402
+
+HEAD = """# Configuration
+
+Every field of `portmon.yaml`, generated from the models that validate it. Durations are texts such as `15s`, `10min`, `1h`
+or `14d`, or numbers of seconds. Where the file is: `[portmon] config` in airflow.cfg (`AIRFLOW__PORTMON__CONFIG`), by default
+`config/portmon.yaml` beside the `plugins` folder. `python -m portmon check` validates it and shows what it means.
+
+Editors that know the YAML language server complete and check it by [`portmon.schema.json`](../config/portmon.schema.json).
+
+## airflow.cfg
+
+| option | default | |
+| --- | --- | --- |
+| `[portmon] schedule` | `*/5 * * * *` | cron expression, preset or duration; empty for manual runs only |
+| `[portmon] config` | | path of portmon.yaml |
+
+The Airflow connection `portmon_db` is the state database; without it, SQLite in `$AIRFLOW_HOME/portmon.db`.
+"""
+
+
+def models(annotation: Any) -> list[type[BaseModel]]:
+    """Models within an annotation, in order."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in models(argument)]
+
+
+def kind(annotation: Any) -> str:
+    """An annotation for people."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return kind(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(kind(one) for one in get_args(annotation) if one is not type(None)))
+    if str(origin) == "typing.Literal":
+        return " or ".join(f"`{one}`" for one in get_args(annotation))
+    if models(annotation):
+        return "list" if origin is tuple else "section"
+    names = {timedelta: "duration", str: "text", int: "integer", float: "number", bool: "true or false", tuple: "list"}
+    if origin is not None and origin not in names:
+        return "mapping"
+    return names.get(origin or annotation, "any")
+
+
+def default(field: FieldInfo) -> str:
+    """A default for people."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, timedelta):
+        return f"`{format_duration(value)}`"
+    if value is None or isinstance(value, BaseModel) or value in ((), {}, ""):
+        return ""
+    if isinstance(value, tuple):
+        return ", ".join(f"`{one.name}`" for one in value)
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def sections(model: type[BaseModel], path: str, level: int) -> Iterator[str]:
+    """Lines of one section and of those below it."""
+    doc = " ".join((model.__doc__ or "").split())
+    yield f"\n{'#' * min(level, 5)} {path}\n\n{doc}\n"
+    yield "| field | | default | |\n| --- | --- | --- | --- |"
+    below = []
+    for name, field in model.model_fields.items():
+        description = (field.description or "").replace("|", r"\|")
+        yield f"| `{name}` | {kind(field.annotation)} | {default(field)} | {description} |"
+        inner = models(field.annotation)
+        suffix = "[]" if get_origin(field.annotation) is tuple else ""
+        for one in inner:
+            label = f"{path}.{name}{suffix}"
+            for tag in ("type", "style"):
+                if len(inner) > 1 and tag in one.model_fields:
+                    label += f" ({tag}: {get_args(one.model_fields[tag].annotation)[0]})"
+            below.append((one, label))
+    for one, label in below:
+        yield from sections(one, label, level + 1)
+
+
+def reference() -> str:
+    """docs/configuration.md."""
+    lines = [HEAD]
+    for name, field in Config.model_fields.items():
+        for model in models(field.annotation):
+            suffix = "[]" if get_origin(field.annotation) is tuple else ""
+            lines += sections(model, f"{name}{suffix}", 2)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write, or check.
+
+    :returns: exit code
+    """
+    wanted = {
+        ROOT / "config" / "portmon.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
+        ROOT / "docs" / "configuration.md": reference(),
+    }
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if arguments == ["--check"]:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is out of date: run `python tools/docs.py`", file=sys.stderr)
+        return int(bool(stale))
+    for path in stale:
+        path.write_text(wanted[path], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
