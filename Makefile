@@ -12,7 +12,8 @@ BIN := .venv/bin
 # Whatever the user's shell says, Airflow without compiled bytecode starts four times slower.
 unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes
+# The lock is complete: no dependency has to be worked out. An old pip (Debian's) fails at extras if it tries.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-9s %s\n", $$1, $$2}'
