@@ -18,6 +18,9 @@ from portmon.models import Host, Listener
 WILDCARDS = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - names of addresses, nothing is bound
 
 
+_VERBS = {"allow": "allows", "deny": "denies"}
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Whether a port is watched, and why.
@@ -91,7 +94,7 @@ class HostRules:
             if _matches(rule, port, address, program):
                 comment = f" ({rule.comment})" if rule.comment else ""
                 return Decision(
-                    rule.action == "allow", f"{self.where('rules', index)} {rule.action}s it{comment}", index
+                    rule.action == "allow", f"{self.where('rules', index)} {_VERBS[rule.action]} it{comment}", index
                 )
         if self.only_allowed:
             return Decision(False, "no allow rule of this host matches it")

@@ -1,0 +1,100 @@
+"""A PostgreSQL server for the tests: on a free port, in a folder of its own, ended with them."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+PASSWORD = secrets.token_hex(8)
+
+
+def _binary(name: str) -> str | None:
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return shutil.which(name, path=os.pathsep.join([*map(str, places), os.environ.get("PATH", "")]))
+
+
+def missing() -> str | None:
+    """What this machine lacks; None if nothing."""
+    if not _binary("initdb") or not _binary("postgres"):
+        return "PostgreSQL is not installed"
+    if os.geteuid() == 0 and not shutil.which("setpriv"):
+        return "PostgreSQL refuses to run as root, and there is no setpriv"
+    return None
+
+
+class Cluster:
+    """The server."""
+
+    def __init__(self, _: Path) -> None:
+        # Not below pytest's folder, which only its owner may enter.
+        self.folder = Path(tempfile.mkdtemp(prefix="portmon-pg-"))
+        self._user: list[str] = []
+        if os.geteuid() == 0:
+            try:
+                user = pwd.getpwnam("postgres")
+            except KeyError:
+                user = pwd.getpwnam("nobody")
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            self._user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        env = {**os.environ, "HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
+        data = self.folder / "data"
+        secret = self.folder / "pw"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        subprocess.run(
+            [*self._user, _binary("initdb") or "", "-D", data, "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={secret}",
+             "-E", "UTF8", "--no-sync"],
+            env=env, check=True, capture_output=True,
+        )  # fmt: skip
+        self._log = (self.folder / "log").open("wb")
+        self._server = subprocess.Popen(
+            [*self._user, _binary("postgres") or "", "-D", data, "-p", str(self.port), "-k", str(self.folder),
+             "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"],
+            env=env, stdout=self._log, stderr=self._log,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self._execute("SELECT 1")
+                return
+            except Exception:
+                assert self._server.poll() is None, (self.folder / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+    def url(self, database: str = "postgres") -> str:
+        """Of one database."""
+        return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self) -> str:
+        """Make an empty database, and return its URL."""
+        name = f"t{secrets.token_hex(6)}"
+        self._execute(f'CREATE DATABASE "{name}"')
+        return self.url(name)
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.send_signal(3)
+        self._server.wait(30)
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _execute(self, statement: str) -> None:
+        import psycopg2
+
+        connection = psycopg2.connect(self.url(), connect_timeout=5)
+        try:
+            connection.autocommit = True
+            connection.cursor().execute(statement)
+        finally:
+            connection.close()

@@ -1,0 +1,415 @@
+"""The state database, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select, text
+
+from portmon.errors import LeaseLostError, StorageError
+from portmon.models import (
+    AlertGroup,
+    Attempt,
+    Event,
+    EventKind,
+    Host,
+    InvalidHost,
+    Inventory,
+    Listener,
+    Observation,
+    Outcome,
+    Owner,
+)
+from portmon.storage import archive, conditions, contents, host_keys, hosts, inventory, lease, outbox, runs
+from portmon.storage.database import VERSION_TABLE, Database
+from portmon.storage.tables import metadata
+from portmon.storage.tables import observations as observation_table
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
+NASTY = "a\x00b\udcff{{ conn.x.password }}\x1a0000\n\u202e名"
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    made = Database(database_url)
+    made.migrate()
+    yield made
+    made.dispose()
+
+
+def attempt(host: str = "h1", at: datetime = NOW, *, ports: tuple[int, ...] | None = (80,), run: str = "r1") -> Attempt:
+    if ports is None:
+        return Attempt(host, run, 2, at, Outcome.UNREACHABLE, error_class="timeout", error=NASTY)
+    listeners = tuple(
+        Listener("tcp", "0.0.0.0", port, 7, NASTY, owners=(Owner(7, NASTY), Owner(8, None)), unit="x.service")
+        for port in ports
+    )
+    seen = Observation("netstat", 0, boot_id="b", netns=4026531840, listeners=listeners)
+    return Attempt(host, run, 1, at, Outcome.OK, observation=seen, frames=(b"frame one", b"frame two"), duration=1.5)
+
+
+def event(number: int = 1, kind: EventKind = EventKind.DOWN, **values: object) -> Event:
+    defaults = {"host_id": "h1", "host_name": NASTY, "protocol": "tcp", "port": 80, "labels": {"a": NASTY}}
+    return Event(f"{number:032x}", kind, NOW, "r1", **{**defaults, **values})  # type: ignore[arg-type]
+
+
+# ── database ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_migrations_make_what_the_tables_say(database: Database) -> None:
+    with database.begin() as conn:
+        context = MigrationContext.configure(
+            conn, opts={"version_table": VERSION_TABLE, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+    assert database.migrate() == []
+    database.check()
+
+
+def test_two_migrations_at_once(database_url: str) -> None:
+    results: list[object] = []
+
+    def migrate() -> None:
+        try:
+            results.append(Database(database_url).migrate())
+        except Exception as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, results)) == sorted(["['0001 Create the tables.']", "[]", "[]", "[]"])
+
+
+def test_a_database_without_tables_says_what_to_do(database_url: str) -> None:
+    empty = Database(database_url)
+    with pytest.raises(StorageError, match="python -m portmon db upgrade"):
+        empty.check()
+    with pytest.raises(StorageError, match="python -m portmon db upgrade"), empty.begin() as conn:
+        hosts.known(conn)
+
+
+def test_a_newer_database_is_refused(database: Database) -> None:
+    with database.begin() as conn:
+        conn.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(StorageError, match="newer portmon"):
+        database.migrate()
+
+
+def test_sqlite_is_refused_for_several_machines(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="PostgreSQL"):
+        Database(f"sqlite:///{tmp_path / 'x.db'}", multi_machine=True)
+
+
+def test_nobody_else_reads_the_sqlite_file(tmp_path: Path) -> None:
+    Database(f"sqlite:///{tmp_path / 'new' / 'x.db'}").migrate()
+    assert (tmp_path / "new" / "x.db").stat().st_mode & 0o077 == 0
+
+
+def test_an_unreachable_server_is_told_without_the_password() -> None:
+    database = Database("postgres://me:secret@127.0.0.1:1/x")
+    with pytest.raises(StorageError) as caught, database.begin():
+        pass
+    assert "127.0.0.1" in str(caught.value)
+    assert "secret" not in f"{caught.value}{database}"
+
+
+def test_a_transaction_that_is_killed_leaves_nothing(database: Database, database_url: str) -> None:
+    script = (
+        "import os, sys\n"
+        "from datetime import datetime, UTC\n"
+        "from portmon.storage.database import Database\n"
+        "from portmon.storage import conditions\n"
+        "with Database(sys.argv[1]).begin() as conn:\n"
+        "    conditions.begin(conn, 'x', since=datetime.now(UTC), event_id='e')\n"
+        "    print('written', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, database_url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "plugins")},
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"written\n"
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    with database.begin() as conn:
+        assert conditions.begin(conn, "x", since=NOW, event_id="e")
+
+
+# ── contents and archive ────────────────────────────────────────────────────────────────────────
+
+
+def test_contents_are_stored_once_and_checked(database: Database) -> None:
+    with database.begin() as conn:
+        first, again = contents.put(conn, b"x" * 10000, now=NOW), contents.put(conn, b"x" * 10000, now=NOW)
+        assert first == again
+        assert contents.get(conn, first) == b"x" * 10000
+        count, before, after = contents.sizes(conn)
+        assert (count, before) == (1, 10000)
+        assert after < 100
+        with pytest.raises(StorageError, match="not in the archive"):
+            contents.get(conn, "0" * 64)
+        with pytest.raises(StorageError, match="damaged"):
+            contents.unpack("0" * 64, __import__("zstandard").compress(b"other"))
+
+
+def test_an_attempt_comes_back_as_it_was(database: Database) -> None:
+    good, failed = attempt(), attempt(at=NOW + timedelta(minutes=5), ports=None, run="r2")
+    with database.begin() as conn:
+        digest = archive.save_attempt(conn, good)
+        assert archive.save_attempt(conn, good) == digest
+        archive.save_attempt(conn, failed)
+        found = archive.attempts_to_judge(conn)
+        assert [one.observation for one in found] == [good.observation, None]
+        assert [one.error for one in found] == [None, NASTY]
+        assert [one.observed_at for one in found] == [NOW, NOW + timedelta(minutes=5)]
+        assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
+        assert archive.scanned(conn, "r1") == {"h1"}
+        assert archive.attempts_to_judge(conn, host_ids=["other"]) == []
+
+
+def test_an_unchanged_observation_stores_no_content(database: Database) -> None:
+    with database.begin() as conn:
+        archive.save_attempt(conn, attempt())
+        before = contents.sizes(conn)
+        archive.save_attempt(conn, attempt(at=NOW + timedelta(minutes=5), run="r2"))
+        assert contents.sizes(conn) == before
+
+
+def test_what_is_older_than_the_retention_goes_with_its_contents(database: Database) -> None:
+    later = NOW + timedelta(days=20)
+    with database.begin() as conn:
+        digest = inventory.save(conn, Inventory((Host("h1", "n", "a"),)), run_id="r1", fetched_at=NOW, stale=False)
+        archive.save_attempt(conn, attempt())
+        archive.save_attempt(conn, attempt(at=later, ports=(81,), run="r2"))
+        assert archive.expire(conn, later - timedelta(days=14), now=later) == 1
+        assert len(archive.attempts_to_judge(conn)) == 1
+        assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
+        # The newest host list stays, however old: it is what a run falls back to.
+        assert inventory.load(conn, digest).hosts[0].id == "h1"
+        assert conn.execute(select(observation_table.c.run_id)).scalars().all() == ["r2"]
+
+
+def test_facts_are_canonical() -> None:
+    seen = attempt().observation
+    assert seen is not None
+    assert archive.facts_from_json(archive.facts_to_json(seen)) == seen
+
+
+@given(st.text(), st.datetimes(timezones=st.just(UTC), min_value=datetime(1980, 1, 1), max_value=datetime(2100, 1, 1)))  # noqa: DTZ001
+def test_any_text_and_time_survive(value: str, at: datetime) -> None:
+    database = Database("sqlite://")
+    with database.engine.begin() as conn:
+        metadata.create_all(conn)
+        conditions.begin(conn, value, since=at, event_id="e")
+        from portmon.storage.tables import conditions as table
+
+        assert conn.execute(select(table.c.name, table.c.since)).one() == (value, at)
+
+
+@pytest.mark.parametrize("value", ["\x00", "\ud800", "\udcff\x1a", "\x1a1234", NASTY])
+def test_hostile_text_survives(database: Database, value: str) -> None:
+    with database.begin() as conn:
+        hosts.sync(conn, [Host("h", value, "a", None, {value: value})])
+        assert hosts.known(conn)[0].as_host() == Host("h", value, "a", None, {value: value})
+
+
+# ── inventory, hosts, runs ──────────────────────────────────────────────────────────────────────
+
+
+def test_the_last_good_list_is_the_one_fetched_last(database: Database) -> None:
+    first = Inventory((Host("h1", NASTY, "a", 22, {"x": "y"}),), (InvalidHost(2, None, NASTY, "why"),), 3, "src")
+    second = Inventory((Host("h2", "n", "a"),))
+    with database.begin() as conn:
+        assert inventory.last_good(conn) is None
+        inventory.save(conn, first, run_id="r1", fetched_at=NOW, stale=False)
+        inventory.save(conn, second, run_id="r2", fetched_at=NOW + timedelta(minutes=5), stale=False)
+        inventory.save(conn, first, run_id="r3", fetched_at=NOW + timedelta(minutes=10), stale=False)
+        inventory.save(conn, second, run_id="r4", fetched_at=NOW + timedelta(minutes=15), stale=True)
+        good = inventory.last_good(conn)
+    assert good is not None
+    assert good.inventory == first
+    assert good.fetched_at == NOW + timedelta(minutes=10)
+
+
+def test_hosts_are_hidden_resumed_and_purged(database: Database) -> None:
+    with database.begin() as conn:
+        hosts.sync(conn, [Host("h1", "n1", "a", 22, {"x": "y"}), Host("h2", "n2", "b")])
+        outbox.add(conn, [event(1), event(2, EventKind.RETIRED)])
+        outbox.open_deliveries(conn, ["log"], NOW)
+        hosts.hide(conn, ["h1"], NOW)
+        assert [one.removed_at for one in hosts.known(conn)] == [NOW, None]
+        assert outbox.states(conn, [event(1).id, event(2).id]) == {
+            (event(1).id, "log"): "cancelled",
+            (event(2).id, "log"): "pending",
+        }
+        hosts.resume(conn, ["h1"])
+        assert [one.removed_at for one in hosts.known(conn)] == [None, None]
+        archive.save_attempt(conn, attempt())
+        hosts.purge(conn, ["h1"])
+        assert [one.id for one in hosts.known(conn)] == ["h2"]
+        # A host that comes back later starts anew: its old looks are not judged again.
+        assert archive.attempts_to_judge(conn) == []
+
+
+def test_runs(database: Database) -> None:
+    common = {"run_type": "manual", "logical_date": None, "inventory": "i", "settings": "s"}
+    with database.begin() as conn:
+        for number in range(3):
+            runs.start(
+                conn, f"r{number}", started_at=NOW + timedelta(minutes=number), scope=["web*"] if number else None,
+                inventory_fetched_at=NOW, inventory_stale=False, **common,
+            )  # fmt: skip
+        runs.finish(conn, "r2", finished_at=NOW, summary={"down": 1})
+        assert [(run["run_id"], run["summary"], run["scope"]) for run in runs.last(conn, 2)] == [
+            ("r2", {"down": 1}, ["web*"]),
+            ("r1", None, ["web*"]),
+        ]
+
+
+# ── outbox ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_event_comes_back_as_it_was_and_once(database: Database) -> None:
+    one = event(1, details={"x": [1, NASTY]}, program=NASTY, since=NOW, last_seen=NOW)
+    with database.begin() as conn:
+        outbox.add(conn, [one])
+        outbox.add(conn, [one])
+        assert outbox.recent(conn) == [one]
+
+
+def test_each_channel_gets_each_event_once(database: Database) -> None:
+    ids = [event(1).id, event(2).id]
+    with database.begin() as conn:
+        outbox.add(conn, [event(1), event(2, EventKind.NEW), event(3, EventKind.BASELINE)])
+        assert outbox.open_deliveries(conn, ["log", "mail"], NOW) == 2
+        assert outbox.open_deliveries(conn, ["log", "mail", "later"], NOW) == 0
+        assert outbox.pending_groups(conn, ["log", "mail"]) == {AlertGroup.DOWN, AlertGroup.NEW}
+        assert [one.event.id for one in outbox.pending(conn, AlertGroup.DOWN, "log")] == ids[:1]
+        outbox.delivered(conn, "log", ids[:1], NOW)
+        outbox.failed(conn, "mail", ids[:1], NASTY, ["target"], NOW)
+        assert outbox.pending(conn, AlertGroup.DOWN, "log") == []
+        (waiting,) = outbox.pending(conn, AlertGroup.DOWN, "mail")
+        assert (waiting.targets_done, waiting.attempts) == (("target",), 1)
+        # A channel that is not configured any more holds nothing up.
+        assert outbox.pending_groups(conn, ["log"]) == {AlertGroup.NEW}
+
+
+def test_what_was_not_sent_of_a_dropped_port_is_cancelled(database: Database) -> None:
+    with database.begin() as conn:
+        outbox.add(conn, [event(1), event(2, port=81)])
+        outbox.open_deliveries(conn, ["log"], NOW)
+        outbox.add(conn, [event(3)])
+        outbox.cancel_ports(conn, [("h1", "tcp", 80)], reason="why", now=NOW)
+        assert outbox.open_deliveries(conn, ["log"], NOW) == 0
+        assert [one.event.port for one in outbox.pending(conn, AlertGroup.DOWN, "log")] == [81]
+
+
+def test_events_expire_but_not_while_somebody_waits_for_them(database: Database) -> None:
+    with database.begin() as conn:
+        outbox.add(conn, [event(1), event(2), event(3, EventKind.BASELINE)])
+        outbox.open_deliveries(conn, ["log"], NOW)
+        outbox.delivered(conn, "log", [event(1).id], NOW)
+        assert outbox.expire(conn, NOW) == 0
+        assert outbox.expire(conn, NOW + timedelta(days=1)) == 2
+        assert [one.id for one in outbox.recent(conn)] == [event(2).id]
+
+
+# ── leases, host keys, conditions ───────────────────────────────────────────────────────────────
+
+
+def test_one_of_many_gets_the_lease(database: Database) -> None:
+    barrier = threading.Barrier(8)
+    got: list[lease.Lease | None] = []
+
+    def run(number: int) -> None:
+        barrier.wait()
+        got.append(lease.acquire(database, "state", f"holder {number}", ttl=timedelta(minutes=1), now=NOW))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([one for one in got if one]) == 1
+    assert len(got) == 8
+
+
+def test_a_late_holder_writes_nothing(database: Database) -> None:
+    minute = timedelta(minutes=1)
+    first = lease.acquire(database, "state", "first", ttl=minute, now=NOW)
+    assert first is not None
+    assert lease.acquire(database, "state", "second", ttl=minute, now=NOW + minute / 2) is None
+    second = lease.acquire(database, "state", "second", ttl=minute, now=NOW + minute)
+    assert second is not None
+    with pytest.raises(LeaseLostError, match="'first' was replaced by 'second'"), database.begin() as conn:
+        conditions.begin(conn, "x", since=NOW, event_id="e")
+        first.check(conn)
+    first.release()
+    with database.begin() as conn:
+        second.check(conn)
+        assert conditions.begin(conn, "x", since=NOW, event_id="e")
+
+
+def test_a_retry_replaces_its_dead_first_try(database: Database) -> None:
+    minute = timedelta(minutes=1)
+    first = lease.acquire(database, "state", "diff r1", ttl=minute, now=NOW)
+    assert lease.acquire(database, "state", "diff r1", ttl=minute, now=NOW) is None
+    again = lease.acquire(database, "state", "diff r1", ttl=minute, now=NOW, take_over=True)
+    assert first is not None
+    assert again is not None
+    with pytest.raises(LeaseLostError), database.begin() as conn:
+        first.check(conn)
+
+
+def test_holding_waits_and_names_who_has_it(database: Database) -> None:
+    minute = timedelta(minutes=1)
+    with lease.hold(database, "state", "first", ttl=minute, wait=minute) as held:
+        with database.begin() as conn:
+            held.check(conn)
+        with (
+            pytest.raises(StorageError, match="held by 'first'"),
+            lease.hold(database, "state", "other", ttl=minute, wait=timedelta(0)),
+        ):
+            pass
+    with lease.hold(database, "state", "other", ttl=minute, wait=timedelta(0)):
+        pass
+
+
+def test_host_keys(database: Database) -> None:
+    with database.begin() as conn:
+        host_keys.remember(conn, "[a]:22", "ssh-ed25519", "AAAA", "SHA256:a", NOW)
+        host_keys.remember(conn, "[a]:22", "ssh-ed25519", "BBBB", "SHA256:b", NOW)
+        assert [key.key_base64 for key in host_keys.get(conn, "[a]:22")] == ["AAAA"]
+        assert not host_keys.accept(conn, "[a]:22")
+        host_keys.report_change(conn, "[a]:22", "ssh-ed25519", "CCCC", "SHA256:c", NOW)
+        host_keys.report_change(conn, "[a]:22", "ssh-rsa", "DDDD", "SHA256:d", NOW)
+        host_keys.report_change(conn, "[a]:22", "ssh-rsa", "DDDD", "SHA256:d", NOW)
+        assert [(key.trusted, key.key_base64) for key in host_keys.list_all(conn)] == [(True, "AAAA"), (False, "DDDD")]
+        assert host_keys.accept(conn, "[a]:22")
+        assert [(key.trusted, key.key_base64) for key in host_keys.list_all(conn)] == [(True, "DDDD")]
+
+
+def test_conditions(database: Database) -> None:
+    with database.begin() as conn:
+        assert conditions.begin(conn, "x", since=NOW, event_id="e")
+        assert not conditions.begin(conn, "x", since=NOW, event_id="f")
+        assert conditions.end(conn, "x")
+        assert not conditions.end(conn, "x")
