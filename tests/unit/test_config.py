@@ -1,0 +1,155 @@
+"""portmon.yaml: mistakes are named with file, line and field; the example is the default."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portmon.config import (
+    Config,
+    format_duration,
+    load_config,
+    parse_config,
+    parse_duration,
+    parse_ports,
+    parse_size,
+    ssh_settings,
+)
+from portmon.errors import ConfigError, InvalidConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_shipped_example_is_the_default() -> None:
+    assert load_config(ROOT / "config" / "portmon.yaml").model_dump() == Config().model_dump()
+
+
+def test_an_empty_file_is_the_default() -> None:
+    assert parse_config("").model_dump() == Config().model_dump()
+    assert parse_config("cmdb:\nrules:\n").model_dump() == Config().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("ssh:\n  max_logins: 0\n", ["portmon.yaml:2: ssh.max_logins: Input should be greater"]),
+        ("ssh:\n  max_login: 1\n", ["portmon.yaml:2: ssh.max_login: unknown field; did you mean 'max_logins'?"]),
+        ("foo: 1\n", ["portmon.yaml:1: foo: unknown field; known here: cmdb, ssh"]),
+        (
+            "cmdb:\n  source: {type: http, endpont: x}\n",
+            ["portmon.yaml:2: cmdb.source.endpont: unknown field; did you mean 'endpoint'?"],
+        ),
+        ("cmdb:\n  source: {path: x}\n", ["portmon.yaml:2: cmdb.source: type is missing"]),
+        (
+            "rules:\n- action: deny\n- action: allow\n  port: 70000\n",
+            ["portmon.yaml:2: rules[0]: give at least one", "portmon.yaml:4: rules[1].port: 70000 is no port"],
+        ),
+        ("rules:\n- action: deny\n  bind: lo\n", ["portmon.yaml:3: rules[0].bind: 'lo' is neither loopback"]),
+        ("scan: 3\n", ["portmon.yaml:1: scan: must be a mapping of fields"]),
+        ("scan:\n  confirm_after: soon\n", ["portmon.yaml:2: scan.confirm_after: 'soon' is not a duration"]),
+        ("ssh:\n  groups:\n  - name: a\n", ["portmon.yaml:3: ssh.groups[0].match: is missing"]),
+        (
+            "alerts:\n  channels:\n  - {type: log}\n  - {type: log}\n",
+            ["portmon.yaml:1: alerts: two channels are named 'log'"],
+        ),
+    ],
+)
+def test_mistakes_are_named(text: str, messages: list[str]) -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_config(text, path=Path("portmon.yaml"))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(messages)
+    for line, message in zip(lines, messages, strict=True):
+        assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [\n", "p.yaml:2: "),
+        ("ssh:\n  port: 1\n  port: 2\n", "p.yaml:3: ssh.port: is given twice"),
+        ("- a\n", "p.yaml:1: must be a mapping"),
+        ("a: !!python/object:x {}\n", "p.yaml:1: "),
+    ],
+)
+def test_what_is_no_configuration(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, path=Path("p.yaml"))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "nope.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("15s", 15), ("10 min", 600), ("1h 30m", 5400), ("14d", 1209600), (5, 5), (0.5, 0.5), ("7", 7), ("1w", 604800)],
+)
+def test_durations(text: object, seconds: float) -> None:
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "s", "5 parsecs", "-5s", -1, True, None, "5s x", "1h-2m"])
+def test_no_durations(text: object) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+@given(st.integers(0, 10**8))
+def test_durations_round_trip(seconds: int) -> None:
+    value = timedelta(seconds=seconds)
+    assert parse_duration(format_duration(value)) == value
+
+
+def test_sizes_and_ports() -> None:
+    assert [parse_size(text) for text in ("4MiB", "512 KiB", "7", 9)] == [4 << 20, 512 << 10, 7, 9]
+    assert parse_ports([22, "80,443", "8000-8100"]) == ((22, 22), (80, 80), (443, 443), (8000, 8100))
+    for wrong in ("x", "5-4", 0, True, "1.5", 65536):
+        with pytest.raises(ValueError, match="is no port"):
+            parse_ports(wrong)
+
+
+def test_a_group_overrides_what_it_names() -> None:
+    config = parse_config(
+        "ssh:\n  user: portmon\n  port: 22\n  groups:\n  - {name: dmz, match: {host: 'd*'}, port: 2222, sudo: true}\n"
+    )
+    settings = ssh_settings(config, group=config.ssh.groups[0])
+    assert (settings.user, settings.port, settings.sudo, settings.conn_id) == ("portmon", 2222, True, "ssh_default")
+    assert ssh_settings(config, group=None).port == 22
+
+
+def test_the_schema_takes_the_example_and_refuses_mistakes(tmp_path: Path) -> None:
+    check = [
+        str(Path(sys.executable).with_name("check-jsonschema")),
+        "--schemafile",
+        str(ROOT / "config" / "portmon.schema.json"),
+    ]
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("ssh: {max_login: 3}\n")
+    assert (
+        subprocess.run([*check, str(ROOT / "config" / "portmon.yaml")], capture_output=True, check=False).returncode
+        == 0
+    )
+    assert subprocess.run([*check, str(broken)], capture_output=True, check=False).returncode == 1
+
+
+def test_schema_and_reference_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "docs.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_names_file_and_line() -> None:
+    config = parse_config("rules:\n- {action: deny, port: 1}\n", path=Path("/x/portmon.yaml"))
+    assert config.where("rules", 0) == "portmon.yaml:2: rules[0]"
+    assert json.loads(config.model_dump_json())["rules"][0]["port"] == [[1, 1]]
