@@ -188,7 +188,7 @@ class Demo:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in ("  event", "host", "port", "program", "alerted"):
             table.add_column(column)
-        for event in events:
+        for event in sorted(events, key=lambda event: (event.host_name or "", event.port or 0)):
             table.add_row(
                 f"  {event.kind}",
                 plain(event.host_name or "-", 20),
@@ -236,8 +236,9 @@ def main(arguments: list[str]) -> int:
     if arguments not in (["play"], ["up"], []):
         console.print("usage: python -m demo [play|up]")
         return 2
-    # A kill from outside ends it as Ctrl-C does: nothing may be left running.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A kill from outside and a closed terminal end it as Ctrl-C does: nothing may be left running.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="portmon-demo-"))
         keep = [False]
@@ -255,6 +256,13 @@ def main(arguments: list[str]) -> int:
             keep[0] = True
             console.print(f"\n{error}\nIts files are kept in {folder}", style="bold red", markup=False)
             return 1
+        except BaseException:
+            keep[0] = True
+            raise
+        finally:
+            # Whoever presses Ctrl-C twice must not interrupt the ending of what was started.
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
 
 
 def tell_story(demo: Demo, keep: list[bool], folder: Path) -> int:

@@ -29,6 +29,10 @@ DAG_ID = "portmon"
 ADMIN = "admin"
 FINAL = frozenset({"success", "failed"})
 
+_LIBC = ctypes.CDLL(None)
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Everything is on this machine, whatever proxy its user needs for elsewhere."""
+
 
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody uses just now."""
@@ -39,7 +43,18 @@ def free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+    _LIBC.prctl(1, signal.SIGTERM, 0, 0, 0)
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment without what is meant for another Airflow, another Python or the way out to the internet."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AIRFLOW", "_AIRFLOW"))
+        and name not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+        and not name.lower().endswith("_proxy")
+    }
 
 
 class AirflowError(Exception):
@@ -67,23 +82,20 @@ class EmbeddedAirflow:
         env: Mapping[str, str] | None = None,
         port: int | None = None,
     ) -> None:
-        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        self.home = home = home.resolve()
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.password = secrets.token_urlsafe(12)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._token = ""
-        home.mkdir(parents=True, exist_ok=True)
         passwords = home / "passwords.json"
         passwords.touch(mode=0o600)
         passwords.write_text(json.dumps({ADMIN: self.password}))
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("AIRFLOW", "_AIRFLOW")) and name not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
-        }
         self.env = {
-            **inherited,
+            **_inherited(),
+            # The user's own ~/.ssh/config and known_hosts say nothing about hosts that are made up here.
+            "HOME": str(home),
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
@@ -128,8 +140,10 @@ class EmbeddedAirflow:
         if done.returncode:
             raise AirflowError(f"`airflow db migrate` failed, see {self.home / 'migrate.out'}")
         tell("starting scheduler, DAG processor and API server")
-        for name in ("api-server", "scheduler", "dag-processor"):
-            self.start_process(name)
+        self.start_process("api-server")
+        # Task logs are files of this machine; a server for them would only need port 8793.
+        self.start_process("scheduler", "--skip-serve-logs")
+        self.start_process("dag-processor")
         tell("waiting for the API server")
         self.wait(self._is_healthy, "a healthy Airflow", seconds=180)
         tell("waiting for the DAG")
@@ -140,6 +154,7 @@ class EmbeddedAirflow:
         with (self.home / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
                 self.airflow(name, *arguments),
+                cwd=self.home,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -169,12 +184,15 @@ class EmbeddedAirflow:
             process.wait()
 
     def pids(self) -> list[int]:
-        """Processes of this home, told by their environment."""
-        mark = f"AIRFLOW_HOME={self.home}".encode()
+        """Processes of this home, told by their working directory.
+
+        All that Airflow starts inherit it. Their environment would not do: a process that changes
+        its title, as workers do, overwrites it.
+        """
         found = []
-        for place in Path("/proc").glob("[0-9]*/environ"):
+        for place in Path("/proc").glob("[0-9]*/cwd"):
             with contextlib.suppress(OSError):
-                if mark in place.read_bytes().split(b"\0") and int(place.parent.name) != os.getpid():
+                if place.readlink() == self.home and int(place.parent.name) != os.getpid():
                     found.append(int(place.parent.name))
         return found
 
@@ -218,7 +236,7 @@ class EmbeddedAirflow:
         :param path: below ``/api/v2/``
         :raises AirflowError: if it is refused
         """
-        for retry in (True, False):
+        for retry in (True, True, True, False):
             if not self._token:
                 answer = self._request("POST", "/auth/token", {"username": ADMIN, "password": self.password})
                 self._token = answer["access_token"]
@@ -226,8 +244,12 @@ class EmbeddedAirflow:
             try:
                 return self._request(method, url, body)
             except urllib.error.HTTPError as error:
-                if error.code == 401 and retry:
+                if retry and error.code == 401:
                     self._token = ""
+                    continue
+                if retry and error.code >= 500 and method == "GET":
+                    # SQLite, on a busy machine.
+                    time.sleep(1)
                     continue
                 raise AirflowError(f"{method} {url}: HTTP {error.code} {error.read()[:500]!r}") from None
         raise AssertionError
@@ -322,7 +344,7 @@ class EmbeddedAirflow:
         )
         if self._token and path.startswith("/api/"):
             request.add_header("Authorization", f"Bearer {self._token}")
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with _OPENER.open(request, timeout=30) as answer:
             return json.loads(answer.read() or b"null")
 
 

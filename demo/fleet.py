@@ -25,7 +25,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 USER = "portmon"
-_NAMESPACES = ("--net", "--pid", "--fork", "--mount-proc", "--kill-child")
+_ALL = ("--net", "--pid", "--fork", "--mount-proc", "--kill-child")
+_USER = ("--user", "--map-root-user")
+_WAYS = (_ALL, (*_USER, *_ALL), ("--net",), (*_USER, "--net"))
+"""Options of ``unshare``, best first. Containers often refuse to mount /proc: there only sockets are apart."""
 
 
 def make_key(path: Path) -> paramiko.Ed25519Key:
@@ -42,12 +45,9 @@ def namespaces() -> tuple[str, ...] | None:
     """The ``unshare`` command that works here, None if none does."""
     if not shutil.which("unshare"):
         return None
-    options = [_NAMESPACES, ("--user", "--map-root-user", *_NAMESPACES)]
-    if os.geteuid() != 0:
-        options.reverse()
     check = "import sys; sys.path.insert(0, sys.argv[1]); from demo.host import loopback_up; loopback_up()"
-    for option in options:
-        command = ("unshare", *option)
+    for way in _WAYS:
+        command = ("unshare", *way)
         done = subprocess.run(
             [*command, sys.executable, "-c", check, str(Path(__file__).parent.parent)],
             capture_output=True,
@@ -142,6 +142,11 @@ class DemoHost:
 
     def close(self) -> None:
         """End the host with everything on it."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, 9)
         self._process.wait()
@@ -191,7 +196,8 @@ class Fleet:
     def how(self) -> str:
         """How hosts are kept apart, for people."""
         if self.unshare:
-            return "each in network and process namespaces of its own"
+            spaces = "network and process namespaces" if "--pid" in self.unshare else "a network namespace"
+            return f"each in {spaces} of its own"
         return (
             "on addresses 127.77.0.N; this machine allows no namespaces, so each host has a netstat in its PATH "
             "that shows its own sockets only"

@@ -2,11 +2,12 @@
 
 Started by :mod:`demo.fleet`, where possible inside network and process namespaces of its own; the SSH
 socket was opened outside of them and is inherited. Takes orders on stdin, one JSON list per line, and
-answers each with a line.
+answers each with a line; the end of its stdin is its own.
 """
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import fcntl
 import json
@@ -73,7 +74,7 @@ class Host:
         self.listening = listening
         self.host_key = paramiko.Ed25519Key.from_private_key_file(host_key)
         name, _, blob = client_key.partition(" ")
-        self.client_key = paramiko.PKey.from_type_string(name, __import__("base64").b64decode(blob.split()[0]))
+        self.client_key = paramiko.PKey.from_type_string(name, base64.b64decode(blob))
         self.user, self.bind = user, bind
         self.services: dict[int, subprocess.Popen[str]] = {}
         self.connected = threading.Event()
@@ -152,6 +153,8 @@ def main() -> None:
             print("ok", flush=True)
         except Exception as error:
             print(f"{type(error).__name__}: {error}", flush=True)
+    for port in list(host.services):
+        host.do_kill(port)
 
 
 if __name__ == "__main__":

@@ -96,6 +96,16 @@ def parse(
 
 
 @app.command()
+def probe(
+    sudo: Annotated[bool, typer.Option("--sudo", help="List with `sudo -n` where that is allowed.")] = False,
+) -> None:
+    """Print the probe as a script for a forced command on the servers."""
+    from portmon.probe import script
+
+    print(script(sudo=sudo), end="")
+
+
+@app.command()
 def check(config: ConfigOption = None) -> None:
     """Validate portmon.yaml and show what it means: sources, logins, rules, channels."""
     problems = _check(*_config(config))

@@ -91,6 +91,15 @@ def command(nonce: str, *, sudo: bool = False) -> str:
     return f"exec sh -c '{_SCRIPT.format(nonce=nonce, sudo=int(sudo))}'"
 
 
+def script(*, sudo: bool = False) -> str:
+    """The probe as a shell script with a nonce of its own, for a forced command.
+
+    :param sudo: see :func:`command`
+    """
+    body = _SCRIPT.format(nonce='$(od -An -N8 -tx1 /dev/urandom | tr -d " \\n")', sudo=int(sudo))
+    return f"#!/bin/sh\n# portmon's probe: lists the listening TCP ports, and does nothing else.\n{body}\n"
+
+
 def read_frame(output: bytes, nonce: str) -> Observation:
     """Read an answer. What a login shell prints before and after the frame is skipped.
 

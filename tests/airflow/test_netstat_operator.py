@@ -96,7 +96,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Databa
 def stored(database: Database) -> Callable[[], list[Attempt]]:
     def read() -> list[Attempt]:
         with database.begin() as conn:
-            return archive.attempts_to_judge(conn)
+            return archive.attempts_to_judge(conn, frames=True)
 
     return read
 
@@ -248,7 +248,7 @@ def test_hostile_names_stay_text_in_the_log(
 def test_sudo_is_asked_for_only_if_told(make: Any, server: PythonServer) -> None:
     make(server.port).execute(context())
     make(server.port, sudo=True).execute(context())
-    assert ["sudo -n" in command for command in server.commands] == [False, True]
+    assert [" s=1;" in command for command in server.commands] == [False, True]
 
 
 # ── confirmation ────────────────────────────────────────────────────────────────────────────────

@@ -173,3 +173,22 @@ def test_the_command_is_one_quoted_word_for_any_shell() -> None:
 def test_a_nonce_is_letters_and_digits(nonce: str) -> None:
     with pytest.raises(ValueError, match="nonce"):
         probe.command(nonce)
+
+
+def test_the_script_for_a_forced_command(tmp_path: Path) -> None:
+    path = tmp_path / "portmon-probe"
+    path.write_text(probe.script())
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        # As sshd does it: what the client asked for is in a variable that the script ignores.
+        runs = [
+            subprocess.run(
+                ["sh", path],
+                capture_output=True,
+                check=True,
+                env={**os.environ, "SSH_ORIGINAL_COMMAND": probe.command("abcd")},
+            ).stdout
+            for _ in range(2)
+        ]
+        port = held.getsockname()[1]
+    assert runs[0].split()[0] != runs[1].split()[0]
+    assert port in {one.port for one in probe.read_frame(runs[0], "abcd").listeners}

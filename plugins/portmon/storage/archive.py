@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -45,12 +45,13 @@ def save_attempt(conn: Connection, attempt: Attempt) -> str:
     return digest or f"{attempt.outcome}:{attempt.error_class}"
 
 
-def attempts_to_judge(conn: Connection, *, host_ids: Collection[str] | None = None) -> list[Attempt]:
+def attempts_to_judge(
+    conn: Connection, *, host_ids: Collection[str] | None = None, frames: bool = False
+) -> list[Attempt]:
     """Looks that are newer than the last one judged of their host, oldest first.
 
-    Raw answers are left out: what they say is in the observation.
-
     :param host_ids: of these hosts only
+    :param frames: with the raw answers; what they say is in the observation already
     :raises StorageError: if what was seen is gone or damaged
     """
     rows = conn.execute(
@@ -65,7 +66,10 @@ def attempts_to_judge(conn: Connection, *, host_ids: Collection[str] | None = No
     wanted = [row for row in rows if host_ids is None or row.host_id in host_ids]
     facts = contents.get_many(conn, [row.facts for row in wanted if row.facts])
     seen = {digest: facts_from_json(data) for digest, data in facts.items()}
-    return [_attempt(row, seen) for row in wanted]
+    raw: Mapping[str, bytes] = {}
+    if frames:
+        raw = contents.get_many(conn, [name for row in wanted for name in (row.frame, row.second_frame) if name])
+    return [_attempt(row, seen, raw) for row in wanted]
 
 
 def scanned(conn: Connection, run_id: str) -> set[str]:
@@ -100,7 +104,7 @@ def expire(conn: Connection, before: datetime, *, now: datetime) -> int:
     return int(gone)
 
 
-def _attempt(row: Any, seen: dict[str, Observation]) -> Attempt:
+def _attempt(row: Any, seen: Mapping[str, Observation], raw: Mapping[str, bytes]) -> Attempt:
     if row.facts and row.facts not in seen:
         raise StorageError(
             f"what {row.host_id} showed at {row.observed_at} is not in the archive (content {row.facts})"
@@ -115,6 +119,7 @@ def _attempt(row: Any, seen: dict[str, Observation]) -> Attempt:
         observation=seen[row.facts] if row.facts else None,
         error_class=row.error_class,
         error=row.error,
+        frames=tuple(raw[name] for name in (row.frame, row.second_frame) if name in raw),
         duration=row.duration,
     )
 
