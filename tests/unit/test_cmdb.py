@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from portmon.cmdb import PageRequest, compile_fields, fetch, plan_prune, read_file, read_hosts, select
 from portmon.config import Cmdb, CmdbFields, FileSource, HttpSource
 from portmon.errors import CmdbError, ConfigError, ParamError
-from portmon.models import Host, Inventory, InvalidHost
+from portmon.models import Host, InvalidHost, Inventory
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BASE = "https://cmdb.example/base"
