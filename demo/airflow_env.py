@@ -88,6 +88,7 @@ class EmbeddedAirflow:
         self.url = f"http://127.0.0.1:{self.port}"
         self.password = secrets.token_urlsafe(12)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._sessions: set[int] = set()
         self._token = ""
         passwords = home / "passwords.json"
         passwords.touch(mode=0o600)
@@ -154,7 +155,6 @@ class EmbeddedAirflow:
         with (self.home / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
                 self.airflow(name, *arguments),
-                cwd=self.home,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -162,13 +162,14 @@ class EmbeddedAirflow:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
+        self._sessions.add(self.processes[name].pid)
 
     def stop(self) -> None:
-        """End everything that was started, whatever state it is in."""
+        """End everything that was started, whatever state it is in: tasks that still run as well."""
         for process in self.processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 5
         for process in self.processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline - time.monotonic()))
@@ -176,24 +177,25 @@ class EmbeddedAirflow:
         self.processes.clear()
 
     def kill_all(self) -> None:
-        """SIGKILL to whatever runs with this home: Airflow's processes start others in sessions of their own."""
+        """SIGKILL to whatever was started here."""
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for process in self.processes.values():
             process.wait()
+        self._sessions.clear()
 
     def pids(self) -> list[int]:
-        """Processes of this home, told by their working directory.
+        """Processes that were started here, and what they started: told by their session.
 
-        All that Airflow starts inherit it. Their environment would not do: a process that changes
-        its title, as workers do, overwrites it.
+        A worker changes its title, which overwrites its environment, and hides the rest of /proc from
+        everybody but root; its session anybody may ask for.
         """
         found = []
-        for place in Path("/proc").glob("[0-9]*/cwd"):
-            with contextlib.suppress(OSError):
-                if place.readlink() == self.home and int(place.parent.name) != os.getpid():
-                    found.append(int(place.parent.name))
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(int(place.name)) in self._sessions:
+                    found.append(int(place.name))
         return found
 
     def airflow(self, *arguments: str) -> list[str]:

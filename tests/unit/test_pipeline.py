@@ -1,0 +1,407 @@
+"""The steps of a run over days of simulated time, on SQLite and PostgreSQL: what crashes lose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from portmon.config import Config, parse_config
+from portmon.errors import CmdbError, DeliveryError, ParamError, RunError
+from portmon.models import AlertGroup, Attempt, Event, Host, InvalidHost, Inventory, Listener, Observation, Outcome
+from portmon.pipeline import deliver as deliver_step
+from portmon.pipeline.deliver import deliver_group, groups_to_alert
+from portmon.pipeline.fetch import Fetched, fetch_inventory
+from portmon.pipeline.judge import judge_dry, judge_run
+from portmon.pipeline.plan import plan_hosts
+from portmon.pipeline.prune import prune_inventory
+from portmon.pipeline.run import Run
+from portmon.render import Message
+from portmon.storage import archive, hosts, inventory, outbox, state
+from portmon.storage.database import Database
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+FIVE = timedelta(minutes=5)
+NASTY = "{{ conn.x.password }}\x00\udcff{{"
+
+
+class Site:
+    """A fleet, its CMDB and its runs, without SSH and Airflow."""
+
+    def __init__(self, database: Database, count: int = 6) -> None:
+        self.database = database
+        self.config = Config()
+        self.listed = [Host(f"h{n}", f"web{n} {NASTY}", f"10.0.0.{n}", None, {"role": "web"}) for n in range(count)]
+        self.listening: dict[str, tuple[int, ...] | None] = {host.id: (22, 80) for host in self.listed}
+        self.broken: CmdbError | None = None
+        self.invalid: tuple[InvalidHost, ...] = ()
+        self.sent: list[str] = []
+        self.fail: set[str] = set()
+        self.number = 0
+
+    @property
+    def now(self) -> datetime:
+        return START + self.number * FIVE
+
+    def run_of(self, **values: Any) -> Run:
+        return Run(f"run{self.number}", **values)
+
+    def load(self) -> Inventory:
+        if self.broken:
+            raise self.broken
+        return Inventory(tuple(self.listed), self.invalid, source="test")
+
+    def fetch(self, run: Run) -> Fetched:
+        return fetch_inventory(self.database, self.config, run, self.load, now=self.now)
+
+    def attempt(self, host_id: str) -> Attempt:
+        ports = self.listening.get(host_id)
+        common: dict[str, Any] = {
+            "host_id": host_id,
+            "run_id": f"run{self.number}",
+            "try_number": 1,
+            "observed_at": self.now,
+        }
+        if ports is None:
+            return Attempt(outcome=Outcome.UNREACHABLE, error_class="timeout", error="no answer", **common)
+        listeners = tuple(Listener("tcp", "0.0.0.0", port, 7, NASTY) for port in ports)
+        return Attempt(
+            outcome=Outcome.OK, observation=Observation("netstat", 0, listeners=listeners), frames=(b"raw",), **common
+        )
+
+    def scan(self, plan: list[dict[str, Any]]) -> None:
+        with self.database.begin() as conn:
+            for item in plan:
+                archive.save_attempt(conn, self.attempt(item["id"]))
+
+    def judge(self, run: Run, fetched: Fetched, plan: list[dict[str, Any]]) -> Mapping[str, int]:
+        planned = {item["id"]: index for index, item in enumerate(plan)}
+        return judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now)
+
+    def send(self, channel: Any, message: Message, done: tuple[str, ...]) -> None:
+        if channel.name in self.fail:
+            raise DeliveryError("dead", channel=channel.name, delivered=("target1",))
+        self.sent.append(f"{channel.name}: {message.title}")
+
+    def alert(self) -> None:
+        for group in sorted(groups_to_alert(self.database, self.config, now=self.now)):
+            self.deliver(group)
+
+    def deliver(self, group: AlertGroup) -> int:
+        return deliver_group(
+            self.database,
+            self.config,
+            group,
+            send=self.send,
+            link=lambda _: None,
+            holder="test",
+            clock=lambda: datetime.now(UTC),
+        )
+
+    def run(self, **values: Any) -> list[tuple[Any, ...]]:
+        """A whole run; the events that it gave."""
+        run = self.run_of(**values)
+        fetched = self.fetch(run)
+        prune_inventory(self.database, self.config, run, fetched.digest, stale=fetched.stale, now=self.now)
+        plan = plan_hosts(self.database, self.config, run, fetched.digest)
+        self.scan(plan)
+        self.judge(run, fetched, plan)
+        self.alert()
+        self.number += 1
+        return self.events(run.run_id)
+
+    def events(self, run_id: str | None = None) -> list[tuple[Any, ...]]:
+        return [(event.kind.value, event.host_id, event.port) for event in self.all(run_id)]
+
+    def all(self, run_id: str | None = None) -> list[Event]:
+        with self.database.begin() as conn:
+            return outbox.recent(conn, run_id=run_id)
+
+
+@pytest.fixture
+def site(database_url: str) -> Iterator[Site]:
+    database = Database(database_url)
+    database.migrate()
+    made = Site(database)
+    assert {event[0] for event in made.run()} == {"baseline"}
+    yield made
+    database.dispose()
+
+
+# ── a day in the life ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_death_is_one_event_and_one_message(site: Site) -> None:
+    site.listening["h1"] = (22,)
+    assert site.run() == [("down", "h1", 80)]
+    assert site.run() == []
+    site.listening["h1"] = (22, 80)
+    assert site.run() == [("recovered", "h1", 80)]
+    assert [line.split("on web")[0] for line in site.sent] == [
+        "log: [portmon] 1 port down ",
+        "log: [portmon] 1 port recovered ",
+    ]
+    assert "{{ conn.x.password }}" in site.sent[0]
+    assert site.all()[-1].program == NASTY
+
+
+def test_an_unreachable_host_loses_no_port(site: Site) -> None:
+    site.listening["h1"] = None
+    assert site.run() == []
+    assert site.run() == [("unreachable", "h1", None)]
+    site.listening["h1"] = (22, 80)
+    assert site.run() == [("reachable", "h1", None)]
+
+
+def test_a_host_that_nobody_scanned_is_neither_up_nor_down(site: Site) -> None:
+    run = site.run_of()
+    fetched = site.fetch(run)
+    plan = plan_hosts(site.database, site.config, run, fetched.digest)
+    site.scan([item for item in plan if item["id"] != "h1"])
+    summary = site.judge(run, fetched, plan)
+    assert (summary["scanned"], summary["not_scanned"]) == (5, 1)
+    assert site.events(run.run_id) == []
+
+
+def test_events_name_the_task_that_saw_them(site: Site) -> None:
+    site.listening["h3"] = (22,)
+    site.run()
+    assert site.all()[-1].details["map_index"] == 3
+
+
+# ── crashes ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_judging_twice_changes_nothing(site: Site) -> None:
+    site.listening["h1"] = (22,)
+    run = site.run_of()
+    fetched = site.fetch(run)
+    plan = plan_hosts(site.database, site.config, run, fetched.digest)
+    site.scan(plan)
+    site.judge(run, fetched, plan)
+    with site.database.begin() as conn:
+        before = state.load(conn)
+    assert site.judge(run, fetched, plan)["judged"] == 0
+    with site.database.begin() as conn:
+        after = state.load(conn)
+    assert all(old.equals(new) for old, new in zip(before, after, strict=True))
+    assert site.events(run.run_id) == [("down", "h1", 80)]
+
+
+def test_a_crash_within_the_diff_leaves_nothing_and_the_retry_everything(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.listening["h1"] = (22,)
+    run = site.run_of()
+    fetched = site.fetch(run)
+    plan = plan_hosts(site.database, site.config, run, fetched.digest)
+    site.scan(plan)
+    with monkeypatch.context() as patch:
+        patch.setattr("portmon.pipeline.judge.runs.finish", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            site.judge(run, fetched, plan)
+    assert site.events(run.run_id) == []
+    site.judge(run, fetched, plan)
+    assert site.events(run.run_id) == [("down", "h1", 80)]
+
+
+def test_a_crash_between_diff_and_alert_loses_no_message(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.listening["h1"] = (22,)
+    with monkeypatch.context() as patch:
+        patch.setattr(Site, "alert", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            site.run()
+    assert site.sent == []
+    site.number += 1
+    assert site.run() == []
+    assert len(site.sent) == 1
+
+
+def test_a_dead_channel_holds_no_other_and_gets_its_message_later(site: Site) -> None:
+    site.config = parse_config("alerts:\n  channels:\n  - {type: apprise, name: dead}\n  - {type: log, name: good}\n")
+    site.fail = {"dead"}
+    site.listening["h1"] = (22,)
+    with pytest.raises(DeliveryError, match="dead"):
+        site.run()
+    assert [line.split(":")[0] for line in site.sent] == ["good"]
+    with site.database.begin() as conn:
+        (waiting,) = outbox.pending(conn, AlertGroup.DOWN, "dead")
+    assert waiting.targets_done == ("target1",)
+    site.fail = set()
+    site.number += 1
+    site.run()
+    assert [line.split(":")[0] for line in site.sent] == ["good", "dead"]
+
+
+def test_a_message_is_marked_only_after_it_was_sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.listening["h1"] = (22,)
+    with monkeypatch.context() as patch:
+        patch.setattr(deliver_step.outbox, "delivered", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            site.run()
+    assert site.deliver(AlertGroup.DOWN) == 1
+    assert site.deliver(AlertGroup.DOWN) == 0
+    # The kill was between sending and marking: that one message comes twice, none is lost.
+    assert len(site.sent) == 2
+
+
+# ── the CMDB ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_host_that_left_is_hidden_and_comes_back_as_it_was(site: Site) -> None:
+    site.listening["h1"] = (22,)
+    site.run()
+    gone = site.listed.pop(1)
+    assert site.run() == [("retired", "h1", 80)]
+    with site.database.begin() as conn:
+        assert [host.id for host in hosts.known(conn) if host.removed_at] == ["h1"]
+    site.listed.append(gone)
+    assert site.run() == []
+    site.listening["h1"] = (22, 80)
+    assert site.run() == [("recovered", "h1", 80)]
+
+
+def test_a_host_that_stays_away_is_deleted_and_starts_anew(site: Site) -> None:
+    gone = site.listed.pop(1)
+    for _ in range(14):
+        site.run()
+    with site.database.begin() as conn:
+        assert "h1" not in {host.id for host in hosts.known(conn)}
+    site.listed.append(gone)
+    assert site.run() == [("baseline", "h1", None)]
+
+
+@pytest.mark.parametrize("broken", ["error", "empty", "all invalid", "half"])
+def test_an_implausible_list_deletes_nothing_and_monitoring_goes_on(site: Site, broken: str) -> None:
+    if broken == "error":
+        site.broken = CmdbError("HTTP 500", source="test")
+    elif broken == "empty":
+        site.listed = []
+    elif broken == "all invalid":
+        site.invalid = tuple(InvalidHost(n, None, None, "no address") for n in range(6))
+        site.listed = []
+    else:
+        site.listed = site.listed[:3]
+    site.listening["h5"] = (22,)
+    found = site.run()
+    assert ("down", "h5", 80) in found
+    with site.database.begin() as conn:
+        assert all(host.removed_at is None for host in hosts.known(conn))
+    refused = [event for event in found if event[0] == "prune_refused"]
+    assert len(refused) == (broken == "half")
+    assert [event for event in site.run() if event[0] == "prune_refused"] == []
+
+
+def test_a_stale_list_is_alerted_once_and_its_end_as_well(site: Site) -> None:
+    site.broken = CmdbError("HTTP 500", source="test")
+    kinds = [event[0] for _ in range(20) for event in site.run()]
+    assert kinds == ["cmdb_stale"]
+    site.broken = None
+    assert [event[0] for event in site.run()] == ["cmdb_fresh"]
+
+
+def test_without_any_list_the_run_fails(database_url: str) -> None:
+    database = Database(database_url)
+    database.migrate()
+    site = Site(database)
+    site.broken = CmdbError("HTTP 500", source="test")
+    with pytest.raises(CmdbError):
+        site.run()
+    assert site.all() == []
+
+
+def test_force_prune_believes_the_list(site: Site) -> None:
+    site.listed = []
+    site.run(force_prune=True)
+    with site.database.begin() as conn:
+        assert all(host.removed_at for host in hosts.known(conn))
+
+
+def test_an_invalid_entry_is_not_scanned_and_not_pruned(site: Site) -> None:
+    site.listed.pop(1)
+    site.invalid = (InvalidHost(2, "h1", "web1", "it has no address"),)
+    run = site.run_of()
+    fetched = site.fetch(run)
+    prune_inventory(site.database, site.config, run, fetched.digest, stale=False, now=site.now)
+    assert "h1" not in {item["id"] for item in plan_hosts(site.database, site.config, run, fetched.digest)}
+    with site.database.begin() as conn:
+        assert all(host.removed_at is None for host in hosts.known(conn))
+
+
+# ── manual runs ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_scoped_run_touches_nobody_else(site: Site) -> None:
+    site.listed.pop(0)
+    site.listening |= {"h1": (22,), "h2": (22,)}
+    assert site.run(hosts=("h1",)) == [("down", "h1", 80)]
+    with site.database.begin() as conn:
+        assert all(host.removed_at is None for host in hosts.known(conn))
+    with pytest.raises(ParamError, match="nobody"):
+        site.run(hosts=("nobody*",))
+
+
+def test_a_dry_run_keeps_nothing(site: Site) -> None:
+    site.listening["h1"] = (22,)
+    site.listed.pop()
+    run = site.run_of(dry_run=True)
+    fetched = site.fetch(run)
+    prune_inventory(site.database, site.config, run, fetched.digest, stale=False, now=site.now)
+    summary = judge_dry(site.database, site.config, run, fetched.digest, attempts=[site.attempt("h1")], interval=FIVE)
+    assert summary["down"] == 1
+    assert site.events(run.run_id) == []
+    with site.database.begin() as conn:
+        assert all(host.removed_at is None for host in hosts.known(conn))
+        assert archive.attempts_to_judge(conn) == []
+
+
+def test_more_hosts_than_can_be_mapped_over(site: Site) -> None:
+    run = site.run_of()
+    with pytest.raises(RunError, match="max_map_length"):
+        plan_hosts(site.database, site.config, run, site.fetch(run).digest, max_hosts=5)
+
+
+def test_the_plan_says_how_to_log_in(site: Site) -> None:
+    site.config = parse_config(
+        "ssh:\n  user: a\n  groups:\n  - {name: g, match: {label: {role: w*}}, user: b, sudo: true, conn_id: c}\n"
+    )
+    run = site.run_of()
+    (first, *_) = plan_hosts(site.database, site.config, run, site.fetch(run).digest)
+    assert first["ports"] == [22, 80]
+    assert {name: first["ssh"][name] for name in ("user", "sudo", "conn_id", "group", "confirm_after")} == {
+        "user": "b",
+        "sudo": True,
+        "conn_id": "c",
+        "group": "g",
+        "confirm_after": 15.0,
+    }
+
+
+def test_a_changed_host_key_is_one_event_until_it_is_trusted_again(site: Site) -> None:
+    def scan(error_class: str | None) -> list[tuple[Any, ...]]:
+        run = site.run_of()
+        fetched = site.fetch(run)
+        plan = plan_hosts(site.database, site.config, run, fetched.digest)
+        with site.database.begin() as conn:
+            good = site.attempt("h1")
+            bad = Attempt("h1", run.run_id, 1, site.now, Outcome.UNREACHABLE, error_class=error_class, error="changed")
+            archive.save_attempt(conn, bad if error_class else good)
+        site.judge(run, fetched, plan)
+        site.number += 1
+        return [event for event in site.events(run.run_id) if event[0].startswith("host_key")]
+
+    assert scan("host_key_changed") == [("host_key_changed", "h1", None)]
+    assert scan("host_key_changed") == []
+    assert scan(None) == [("host_key_restored", "h1", None)]
+
+
+def test_the_archive_says_what_a_run_went_by(site: Site) -> None:
+    from portmon.storage import contents, runs
+
+    with site.database.begin() as conn:
+        (run,) = runs.last(conn, 1)
+        assert [host.id for host in inventory.load(conn, run["inventory"]).hosts] == [f"h{n}" for n in range(6)]
+        assert b'"down_after":1' in contents.get(conn, run["settings"])
+        assert archive.latest_frames(conn, "h1") == (b"raw",)
