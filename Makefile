@@ -1,17 +1,30 @@
 # portmon: `make` alone says what there is. Needs Linux, Python 3.11 to 3.13, git and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-all soak lint lock clean
+TARGETS := help demo up test test-all soak lint lock clean
+.PHONY: $(TARGETS)
 SHELL := /bin/sh
 
-# The newest interpreter that will do: with venv and ensurepip, which Debian packages apart (python3-venv).
+# With `make -f` from another folder everything happens here none the less.
+HERE := $(shell file='$(MAKEFILE_LIST)'; cd "$$(dirname "$${file# }")" && pwd -P)
+ifneq ($(HERE),$(shell pwd -P))
+$(TARGETS):
+	@$(MAKE) --no-print-directory -C "$(HERE)" $@
+else
+
+# The newest interpreter that will do: with ensurepip, which Debian packages apart (python3-venv), and with
+# what an interpreter built by hand may lack.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	"$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	"$$p" -c 'import sys, venv, ensurepip, ctypes, sqlite3, ssl; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& { command -v "$$p"; break; }; done)
 BIN := .venv/bin
+# Made anew if its interpreter is gone or another one, as after an upgrade of the system.
+$(shell [ ! -d .venv ] || $(BIN)/python -c 'import pip' 2>/dev/null || rm -f .venv/.python .venv/.installed .venv/.tools)
 # Whatever the user's shell says, Airflow without compiled bytecode starts four times slower.
 unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
+unexport PYTHONHOME
+export PIP_USER := 0
 # The lock is complete: no dependency has to be worked out. An old pip (Debian's) fails at extras if it tries.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes
 
@@ -56,6 +69,10 @@ clean: ## remove what the other targets made
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "No usable Python found: install Python 3.11, 3.12 or 3.13 with its venv module" >&2; \
 		echo "(Debian, Ubuntu: apt install python3-venv), or name one: make demo PYTHON=/path/to/python3" >&2; \
+		for p in python3.13 python3.12 python3.11 python3; do \
+			"$$p" -c 'import sys; print(f"{sys.executable} is {sys.version.split()[0]}", end="")' 2>/dev/null || continue; \
+			"$$p" -c 'import ensurepip, ctypes, sqlite3, ssl' 2>&1 | tail -n 1 | sed 's/^/: /' | grep . || echo; \
+		done >&2; \
 		exit 1; fi
 	@echo "Setting up .venv with $(PYTHON)"
 	@rm -rf .venv
@@ -66,10 +83,11 @@ clean: ## remove what the other targets made
 	@echo "Installing what requirements.txt pins (a minute or two, once)"
 	@$(PIP) -r requirements.txt
 	@$(BIN)/python -c 'import pathlib, sysconfig; \
-		pathlib.Path(sysconfig.get_path("purelib"), "portmon.pth").write_text(str(pathlib.Path("plugins").resolve()) + "\n")'
+		pathlib.Path(sysconfig.get_path("purelib"), "portmon.pth").write_text("../../../../plugins\n")'
 	@touch $@
 
 .venv/.tools: requirements-dev.txt .venv/.installed
 	@echo "Installing tools for tests and lint"
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
+endif

@@ -247,6 +247,8 @@ def main(arguments: list[str]) -> int:
             console.print("[bold]portmon[/bold]: which service processes died on my servers?")
             demo = Demo(folder, stack)
             console.print(f"Six hosts with real SSH servers and sockets, {demo.fleet.how}.")
+            if demo.shift:
+                console.print(f"Their services use the ports that are told here, plus {demo.shift}.")
             demo.start()
             return stay(demo) if arguments == ["up"] else tell_story(demo, keep, folder)
         except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """The demo fleet: hosts with a real SSH server and real listening sockets, on this machine.
 
 Where the machine allows it, each host has network and process namespaces of its own, so that it has
-its own sockets as a real server has. Elsewhere hosts are addresses 127.77.0.N, and each has a
+its own sockets as a real server has. Elsewhere hosts are addresses 127.77.X.N, and each has a
 ``netstat`` first in its PATH that shows the rows of its address only.
 """
 
@@ -81,7 +81,8 @@ class DemoHost:
 
     def __init__(self, spec: HostSpec, number: int, folder: Path, client_key: str, unshare: tuple[str, ...] | None):
         self.spec = spec
-        self.address = f"127.77.0.{number}"
+        # Another fleet on this machine has another network.
+        self.address = f"127.77.{os.getpid() % 256}.{number}"
         make_key(folder / f"{spec.name}.host_key")
         self._log = (folder / f"{spec.name}.log").open("wb")
         with socket.create_server((self.address, 0)) as listening:
@@ -199,7 +200,7 @@ class Fleet:
             spaces = "network and process namespaces" if "--pid" in self.unshare else "a network namespace"
             return f"each in {spaces} of its own"
         return (
-            "on addresses 127.77.0.N; this machine allows no namespaces, so each host has a netstat in its PATH "
+            "on addresses 127.77.X.N; this machine allows no namespaces, so each host has a netstat in its PATH "
             "that shows its own sockets only"
         )
 

@@ -115,7 +115,8 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
     if run.dry_run:
         from portmon.scan import attempt_from_xcom
 
-        answers = ti.xcom_pull(task_ids=NETSTAT, map_indexes=None) or []
+        # As a list, even of one: of hosts that failed there is none.
+        answers = ti.xcom_pull(task_ids=[NETSTAT])
         attempts = [attempt_from_xcom(answer) for answer in answers if answer]
         return judge_dry(database, config, run, fetched["digest"], attempts=attempts, interval=interval)
     planned = {item["id"]: index for index, item in enumerate(plan)}

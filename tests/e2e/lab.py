@@ -130,6 +130,7 @@ class Lab:
     def _make(self, names: list[str]) -> None:
         # World-readable on purpose: sshd and the login user must reach their files below a private temp folder.
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o755)
         # The password "*" matches nothing, but unlike "!" it does not lock the account for sshd.
         _sh("useradd", "--password", "*", "--no-create-home", "--home-dir", "/tmp", "--shell", "/bin/sh", self.user)
         self._undo.append(("userdel", self.user))

@@ -1,0 +1,340 @@
+"""A live Airflow on PostgreSQL, hosts in network namespaces with real sshd and real netstat.
+
+One Airflow serves all tests of this file; each starts from what the one before left, so that their order
+counts, as it does for operators.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from demo.airflow_env import EmbeddedAirflow
+from demo.cmdb import Cmdb
+from portmon.storage import archive, hosts, outbox
+from portmon.storage.database import Database
+from tests.e2e.lab import Lab, await_condition, missing
+from tests.postgres import Cluster
+
+pytestmark = pytest.mark.slow
+
+NASTY = "{{ conn.x.password }} {{"
+NAMES = ["web1", "web2", "db1", NASTY]
+SECRET = "neverShowThisPassword"
+
+
+class Site:
+    """Everything that the tests of this file play with."""
+
+    def __init__(self, folder: Path, cluster: Cluster, server: HTTPServer) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.cmdb = Cmdb()
+        self.lab = Lab(folder / "lab", [f"host{number}" for number in range(len(NAMES))])
+        self.hosts = dict(zip(NAMES, self.lab.hosts.values(), strict=True))
+        for host in self.hosts.values():
+            host.start_service(8080, "nginx: master")
+        self.cmdb.entries = [
+            {"id": f"id-{number}", "name": name, "address": host.address}
+            for number, (name, host) in enumerate(self.hosts.items())
+        ]
+        server.expect_request("/alerts", method="POST").respond_with_handler(self._receive)
+        config = folder / "portmon.yaml"
+        config.write_text(yaml.safe_dump(self._config()))
+        state = cluster.new_database()
+        self.database = Database(state)
+        self.airflow = EmbeddedAirflow(
+            folder / "airflow",
+            config=config,
+            database=cluster.new_database().replace("postgresql://", "postgresql+psycopg2://"),
+            connections={
+                "portmon_db": state,
+                "cmdb_default": json.dumps(
+                    {
+                        "conn_type": "http",
+                        "host": f"http://127.0.0.1:{self.cmdb.port}",
+                        "extra": {"Authorization": f"Bearer {self.cmdb.token}"},
+                    }
+                ),
+                "ssh_default": json.dumps(
+                    {"conn_type": "ssh", "login": self.lab.user, "extra": {"key_file": str(self.lab.key)}}
+                ),
+                "receiver": json.dumps({"conn_type": "http", "host": server.url_for("").rstrip("/")}),
+                "x": json.dumps({"conn_type": "http", "host": "nowhere", "password": SECRET}),
+            },
+        )
+
+    @staticmethod
+    def _config() -> dict[str, Any]:
+        arguments = {"http_conn_id": "receiver", "endpoint": "alerts", "json": {"title": "$title", "text": "$text"}}
+        notifier = "airflow.providers.http.notifications.http.HttpNotifier"
+        return {
+            "cmdb": {
+                "source": {
+                    "type": "http",
+                    "endpoint": "api/servers/",
+                    "items": "results",
+                    "total": "count",
+                    "pagination": {"style": "next_link"},
+                }
+            },
+            "ssh": {"connect_timeout": "4s", "max_logins": 4},
+            "scan": {"confirm_after": "1s"},
+            "states": {"unreachable_after": 1},
+            "alerts": {
+                "channels": [
+                    {"type": "log"},
+                    {"type": "notifier", "name": "receiver", "notifier": notifier, "arguments": arguments},
+                ]
+            },
+        }
+
+    def _receive(self, request: Request) -> Response:
+        self.messages.append(request.get_json())
+        return Response("ok")
+
+    def run(self, *, expected: str = "success", **params: Any) -> str:
+        run_id = self.airflow.trigger(**params)
+        assert self.airflow.wait_run(run_id) == expected, self.airflow.tasks(run_id)
+        return run_id
+
+    def events(self, run_id: str) -> list[tuple[str, str | None, int | None]]:
+        with self.database.begin() as conn:
+            return [(event.kind.value, event.host_name, event.port) for event in outbox.recent(conn, run_id=run_id)]
+
+    def look(self, run_id: str, name: str) -> dict[str, Any]:
+        (task,) = (one for one in self.airflow.tasks(run_id) if one["rendered_map_index"] == name)
+        return task
+
+    def close(self) -> None:
+        self.airflow.stop()
+        self.lab.close()
+        self.cmdb.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
+    lacking = missing()
+    if lacking:
+        pytest.skip(lacking)
+    folder = tmp_path_factory.mktemp("live")
+    for place in (folder, *folder.parents):
+        # The login users of the lab must reach their authorized_keys.
+        if place.owner() == "root" and str(place).startswith("/tmp/"):
+            place.chmod(place.stat().st_mode | 0o011)
+    with HTTPServer() as server:
+        made = Site(folder, postgres_cluster, server)
+        try:
+            made.airflow.start()
+            yield made
+        finally:
+            made.close()
+
+
+def test_1_the_baseline_has_a_named_task_with_a_log_per_host(site: Site) -> None:
+    run_id = site.run()
+    assert {event[:2] for event in site.events(run_id)} == {("baseline", name) for name in NAMES}
+    assert site.messages == []
+    task = site.look(run_id, "web1")
+    log = site.airflow.log(run_id, "netstat", map_index=task["map_index"])
+    assert "Logged in after" in log
+    assert "8080" in log
+    assert "nginx: master" in log
+    assert site.look(run_id, NASTY)["state"] == "success"
+
+
+def test_2_a_killed_process_is_one_event_and_one_alert(site: Site) -> None:
+    site.hosts["web1"].kill_service(8080)
+    run_id = site.run()
+    assert site.events(run_id) == [("down", "web1", 8080)]
+    assert [message["title"] for message in site.messages] == ["[portmon] 1 port down on web1: tcp/8080 nginx: master"]
+    assert site.events(site.run()) == []
+    assert len(site.messages) == 1
+
+
+def test_3_clearing_one_host_and_what_follows_judges_it_anew(site: Site) -> None:
+    run_id = site.run()
+    site.hosts["web1"].start_service(8080, "nginx: master")
+    site.airflow.clear(run_id, [["netstat", site.look(run_id, "web1")["map_index"]]])
+    assert site.airflow.wait_run(run_id) == "success"
+    assert site.look(run_id, "web1")["try_number"] == 2
+    assert site.look(run_id, "web2")["try_number"] == 1
+    assert site.events(run_id) == [("recovered", "web1", 8080)]
+    assert len(site.messages) == 2
+
+
+def test_4_a_host_that_is_cut_off_is_red_and_none_of_its_ports_is_down(site: Site) -> None:
+    site.hosts["db1"].cut_off()
+    site.hosts["web2"].kill_service(8080)
+    run_id = site.run()
+    assert sorted(site.events(run_id)) == [("down", "web2", 8080), ("unreachable", "db1", None)]
+    task = site.look(run_id, "db1")
+    assert (task["state"], task["try_number"]) == ("failed", 2)
+    assert "no evidence about any port" in site.airflow.log(
+        run_id, "netstat", map_index=task["map_index"], try_number=2
+    )
+    site.hosts["db1"].reconnect()
+    site.hosts["web2"].start_service(8080, "nginx: master")
+    assert sorted(site.events(site.run())) == [("reachable", "db1", None), ("recovered", "web2", 8080)]
+
+
+def test_5_braces_go_through_scan_diff_and_every_channel_unrendered(site: Site) -> None:
+    host = site.hosts[NASTY]
+    host.start_service(9000, "{{ conn.x.passwor")
+    before = len(site.messages)
+    run_id = site.run()
+    host.kill_service(9000)
+    again = site.run()
+    assert site.events(run_id) == [("new", NASTY, 9000)]
+    assert site.events(again) == [("down", NASTY, 9000)]
+    texts = json.dumps(site.messages[before:])
+    assert NASTY in texts
+    assert SECRET not in texts
+    for task in site.airflow.tasks(again):
+        if task["state"] == "success" and task["operator_name"] != "EmptyOperator":
+            log = site.airflow.log(again, task["task_id"], map_index=task["map_index"], try_number=task["try_number"])
+            assert SECRET not in log
+
+
+def test_6_a_cmdb_that_fails_deletes_nothing_and_monitoring_goes_on(site: Site) -> None:
+    site.cmdb.failing = 500
+    site.hosts["web1"].kill_service(8080)
+    run_id = site.run()
+    assert site.events(run_id) == [("down", "web1", 8080)]
+    site.cmdb.failing = None
+    entries, site.cmdb.entries = site.cmdb.entries, []
+    site.hosts["web1"].start_service(8080, "nginx: master")
+    assert site.events(site.run()) == [("recovered", "web1", 8080)]
+    site.cmdb.entries = entries
+    assert site.events(site.run()) == []
+    with site.database.begin() as conn:
+        assert len([host for host in hosts.known(conn) if host.removed_at is None]) == len(NAMES)
+
+
+def test_7_a_run_for_some_hosts_and_a_dry_run(site: Site) -> None:
+    site.hosts["web1"].kill_service(8080)
+    site.hosts["web2"].kill_service(8080)
+    before = len(site.messages)
+    dry = site.run(dry_run=True)
+    assert site.events(dry) == []
+    assert "'web1' tcp/8080" in site.airflow.log(dry, "diff_ports")
+    with site.database.begin() as conn:
+        assert archive.scanned(conn, dry) == set()
+    assert len(site.messages) == before
+    scoped = site.run(hosts=["web1"])
+    assert site.events(scoped) == [("down", "web1", 8080)]
+    assert site.events(site.run()) == [("down", "web2", 8080)]
+    wrong = site.run(expected="failed", hosts=["nobody*"])
+    assert "'nobody*': no host of the CMDB" in site.airflow.log(wrong, "fetch_hosts")
+    for name in ("web1", "web2"):
+        site.hosts[name].start_service(8080, "nginx: master")
+    site.run()
+
+
+def test_8_scheduler_and_workers_killed_in_the_middle_of_a_run(site: Site) -> None:
+    site.hosts["web1"].kill_service(8080)
+    before = len(site.messages)
+    # One host hangs, so that the run is in the middle for a while.
+    site.hosts["db1"].cut_off()
+    run_id = site.airflow.trigger()
+
+    def scanning() -> bool:
+        return any(task["task_id"] == "netstat" and task["state"] == "success" for task in site.airflow.tasks(run_id))
+
+    site.airflow.wait(scanning, "the first looks", seconds=120)
+    scheduler = site.airflow.processes.pop("scheduler")
+    # The scheduler's own group: itself and its workers; their tasks are found by parentage.
+    for pid in _descendants(scheduler.pid):
+        os.kill(pid, signal.SIGKILL)
+    scheduler.wait()
+    site.hosts["db1"].reconnect()
+    site.airflow.start_process("scheduler")
+    assert site.airflow.wait_run(run_id, seconds=600) == "success"
+    # Whatever the killed look came to, the next run has seen everything.
+    later = site.run()
+    found = site.events(run_id) + site.events(later)
+    assert [event for event in found if event[0] == "down"] == [("down", "web1", 8080)]
+    downs = [message for message in site.messages[before:] if "port down" in message["title"]]
+    assert len(downs) == 1
+
+
+def test_9_a_backfill_run_asks_no_host_and_changes_nothing(site: Site) -> None:
+    command = site.airflow.airflow(
+        "backfill",
+        "create",
+        "--dag-id",
+        "portmon",
+        "--from-date",
+        "2026-01-01T00:00:00+00:00",
+        "--to-date",
+        "2026-01-01T00:10:00+00:00",
+    )
+    with site.database.begin() as conn:
+        before = len(archive.attempts_to_judge(conn)), len(outbox.recent(conn))
+    # The demo's environment has no schedule, and what has none can't be backfilled: give this command one.
+    env = {**site.airflow.env, "AIRFLOW__PORTMON__SCHEDULE": "*/10 * * * *"}
+    site.airflow.env = env
+    processor = site.airflow.processes.pop("dag-processor")
+    processor.terminate()
+    processor.wait()
+    site.airflow.start_process("dag-processor")
+    site.airflow.call("PATCH", "dags/portmon", {"is_paused": True})
+    site.airflow.wait(
+        lambda: site.airflow.call("GET", "dags/portmon/details")["timetable_summary"], "the schedule", seconds=120
+    )
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    def finished() -> list[dict[str, Any]]:
+        found = site.airflow.call("GET", "dags/portmon/dagRuns", query={"run_type": "backfill"})["dag_runs"]
+        return found if found and all(run["state"] in ("success", "failed") for run in found) else []
+
+    site.airflow.call("PATCH", "dags/portmon", {"is_paused": False})
+    runs = site.airflow.wait(finished, "the backfill", seconds=300)
+    assert {run["state"] for run in runs} == {"failed"}
+    log = site.airflow.log(runs[0]["dag_run_id"], "fetch_hosts")
+    assert "no host is asked and no state is changed" in log
+    with site.database.begin() as conn:
+        assert (
+            len(archive.attempts_to_judge(conn)),
+            len([e for e in outbox.recent(conn) if "backfill" in e.run_id]),
+        ) == (before[0], 0)
+
+
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = place.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(place.parent.name))
+    found, todo = [], [pid]
+    while todo:
+        one = todo.pop()
+        found.append(one)
+        todo += children.get(one, [])
+    return found
+
+
+def test_nothing_of_the_lab_is_left_behind(tmp_path: Path) -> None:
+    lacking = missing()
+    if lacking:
+        pytest.skip(lacking)
+    made = Lab(tmp_path / "lab", ["a"])
+    made.hosts["a"].start_service(8080)
+    made.close()
+    netns = made.hosts["a"].netns
+    await_condition(
+        lambda: netns not in subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout,
+        what="the namespace",
+    )
