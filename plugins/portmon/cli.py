@@ -118,13 +118,11 @@ def check(config: ConfigOption = None) -> None:
 
 def _check(settings: Config, shown: str) -> list[str]:
     from portmon import settings as airflow_settings
-    from portmon.cmdb import compile_fields
     from portmon.config import format_duration, ssh_settings
     from portmon.notify import check_channel
 
     problems: list[str] = []
     source = settings.cmdb.source
-    compile_fields(source.fields)
     _print(f"configuration  {shown}")
     schedule = airflow_settings.schedule()
     _print(f"schedule       {'manual runs only' if schedule is None else schedule}")

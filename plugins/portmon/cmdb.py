@@ -32,7 +32,7 @@ from portmon.config import (
     OffsetPagination,
     PagePagination,
 )
-from portmon.errors import CmdbError, ConfigError, ParamError
+from portmon.errors import CmdbError, ParamError
 from portmon.models import Host, InvalidHost, Inventory
 
 ID_LIMIT = NAME_LIMIT = 250
@@ -48,30 +48,6 @@ _INVISIBLE = re.compile(r"[\x00-\x1f\x7f]")
 # ── entries ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def compile_expression(text: str, *, name: str) -> ParsedResult:
-    """A JMESPath expression.
-
-    :param name: of the option it stands in
-    :raises ConfigError: if it is none
-    """
-    try:
-        return jmespath.compile(text)
-    except JMESPathError as error:
-        raise ConfigError(
-            f"{text!r} is no JMESPath expression: {str(error).splitlines()[0]}", field=f"cmdb.source.{name}"
-        ) from error
-
-
-def compile_fields(fields: CmdbFields) -> dict[str, ParsedResult]:
-    """The expressions of a configuration, by field.
-
-    :raises ConfigError: naming the one that is wrong
-    """
-    return {
-        name: compile_expression(text, name=f"fields.{name}") for name, text in fields if text is not None
-    }  # fmt: skip
-
-
 def read_hosts(entries: Iterable[Any], fields: CmdbFields, *, source: str) -> Inventory:
     """Validate the entries of a host list.
 
@@ -81,7 +57,7 @@ def read_hosts(entries: Iterable[Any], fields: CmdbFields, *, source: str) -> In
     :param entries: of the list, anything
     :param source: what was asked, for people
     """
-    expressions = compile_fields(fields)
+    expressions = {name: jmespath.compile(text) for name, text in fields if text is not None}
     hosts: list[tuple[int, Host]] = []
     invalid: list[InvalidHost] = []
     disabled = 0
@@ -242,8 +218,8 @@ def fetch(source: HttpSource, send: Callable[[PageRequest], Any], *, base_url: s
     :param shown: what is asked, for people, without credentials
     :raises CmdbError: if the list is not complete and plausible
     """
-    items = compile_expression(source.items, name="items")
-    total = compile_expression(source.total, name="total") if source.total else None
+    items = jmespath.compile(source.items)
+    total = jmespath.compile(source.total) if source.total else None
     paging = source.pagination
     entries: list[Any] = []
     request = PageRequest(params=_first_page(source))
@@ -305,7 +281,7 @@ def _next_page(
     """The request for the page after ``page``, None after the last."""
     paging = source.pagination
     if isinstance(paging, NextLinkPagination):
-        link = compile_expression(paging.next, name="pagination.next").search(answer)
+        link = jmespath.compile(paging.next).search(answer)
         if link is None or link == "":
             return None
         if not isinstance(link, str):
@@ -357,7 +333,7 @@ def read_file(source: FileSource, base: Path) -> Inventory:
             mark = getattr(error, "problem_mark", None)
             where = f"line {mark.line + 1}: " if mark else ""
             raise CmdbError(f"{where}is no YAML: {getattr(error, 'problem', error)}", source=shown) from error
-        entries = compile_expression(source.items, name="items").search(data)
+        entries = jmespath.compile(source.items).search(data)
     else:
         raise CmdbError("its name must end in .yaml, .yml or .csv", source=shown)
     if not isinstance(entries, list):

@@ -14,7 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jmespath
 import yaml
+from jmespath.exceptions import JMESPathError
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -175,7 +177,16 @@ def _no_empty(value: str) -> str:
     return value
 
 
+def _jmespath(value: str) -> str:
+    try:
+        jmespath.compile(value)
+    except JMESPathError as error:
+        raise ValueError(f"{value!r} is no JMESPath expression: {str(error).splitlines()[0]}") from error
+    return value
+
+
 Text = Annotated[str, AfterValidator(_no_empty)]
+Expression = Annotated[str, AfterValidator(_jmespath)]
 Glob = Annotated[str, AfterValidator(_no_empty)]
 Globs = Annotated[tuple[Glob, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
 BindScopes = Annotated[
@@ -219,15 +230,15 @@ class _Section(BaseModel):
 class CmdbFields(_Section):
     """JMESPath expressions, applied to one entry of the list, that say where its fields are."""
 
-    id: Text = Field("id", description="stable id; a number is taken as text. The key of a host's whole history.")
-    name: Text = Field("name", description="name shown to people")
-    address: Text = Field("address", description="name or IP address to connect to; `10.0.0.1/24` loses its mask")
-    port: Text | None = Field("port", description="SSH port; absent or null means the connection's")
-    labels: Text | None = Field(
+    id: Expression = Field("id", description="stable id; a number is taken as text. The key of a host's whole history.")
+    name: Expression = Field("name", description="name shown to people")
+    address: Expression = Field("address", description="name or IP address to connect to; `10.0.0.1/24` loses its mask")
+    port: Expression | None = Field("port", description="SSH port; absent or null means the connection's")
+    labels: Expression | None = Field(
         "labels",
         description="a mapping, or a list of `key=value` texts or plain tags; values become text",
     )
-    enabled: Text | None = Field(
+    enabled: Expression | None = Field(
         None,
         description="an entry for which this is false, null or empty is left out, as if it were not in the CMDB",
     )
@@ -243,7 +254,7 @@ class NextLinkPagination(_Section):
     """Every page names the next one."""
 
     style: Literal["next_link"]
-    next: Text = Field("next", description="JMESPath to the next page's URL; null or absent on the last page")
+    next: Expression = Field("next", description="JMESPath to the next page's URL; null or absent on the last page")
 
 
 class PagePagination(_Section):
@@ -284,8 +295,8 @@ class HttpSource(_Section):
     headers: Mapping[str, str] = Field(
         default_factory=dict, description="request headers without secrets; tokens belong into the connection"
     )
-    items: Text = Field("@", description="JMESPath to the list of entries within one answer")
-    total: Text | None = Field(
+    items: Expression = Field("@", description="JMESPath to the list of entries within one answer")
+    total: Expression | None = Field(
         None, description="JMESPath to the total number of entries; a list of another length is refused as incomplete"
     )
     pagination: Pagination = Field(default_factory=NoPagination, description="how further pages are asked for")
@@ -299,7 +310,7 @@ class FileSource(_Section):
 
     type: Literal["file"]
     path: Text = Field(description="`.yaml`, `.yml` or `.csv`; relative to the folder of portmon.yaml")
-    items: Text = Field("@", description="JMESPath to the list of entries (YAML)")
+    items: Expression = Field("@", description="JMESPath to the list of entries (YAML)")
     fields: CmdbFields = Field(default_factory=CmdbFields, description="where the fields of an entry are")
 
 

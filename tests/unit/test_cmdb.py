@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.cmdb import PageRequest, compile_fields, fetch, plan_prune, read_file, read_hosts, select
+from portmon.cmdb import PageRequest, fetch, plan_prune, read_file, read_hosts, select
 from portmon.config import Cmdb, CmdbFields, FileSource, HttpSource
-from portmon.errors import CmdbError, ConfigError, ParamError
+from portmon.errors import CmdbError, ParamError
 from portmon.models import Host, InvalidHost, Inventory
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -132,11 +132,6 @@ def test_a_host_without_a_name_is_called_by_its_address() -> None:
 
 def test_braces_in_a_name_stay() -> None:
     assert read({"id": 1, "name": "{{ conn.x.password }}", "address": "a"}).hosts[0].name == "{{ conn.x.password }}"
-
-
-def test_a_wrong_expression_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"cmdb\.source\.fields\.address"):
-        compile_fields(CmdbFields(address="primary_ip["))
 
 
 json_values: Any = st.recursive(

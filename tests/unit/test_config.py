@@ -52,6 +52,10 @@ def test_an_empty_file_is_the_default() -> None:
             ["portmon.yaml:2: rules[0]: give at least one", "portmon.yaml:4: rules[1].port: 70000 is no port"],
         ),
         ("rules:\n- action: deny\n  bind: lo\n", ["portmon.yaml:3: rules[0].bind: 'lo' is neither loopback"]),
+        (
+            "cmdb:\n  source:\n    type: http\n    fields:\n      address: 'primary_ip['\n",
+            ["portmon.yaml:5: cmdb.source.fields.address: 'primary_ip[' is no JMESPath expression"],
+        ),
         ("scan: 3\n", ["portmon.yaml:1: scan: must be a mapping of fields"]),
         ("scan:\n  confirm_after: soon\n", ["portmon.yaml:2: scan.confirm_after: 'soon' is not a duration"]),
         ("ssh:\n  groups:\n  - name: a\n", ["portmon.yaml:3: ssh.groups[0].match: is missing"]),
