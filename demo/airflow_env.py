@@ -355,4 +355,10 @@ def _lines(content: Any) -> Iterable[str]:
         yield from content.splitlines()
         return
     for entry in content:
-        yield entry if isinstance(entry, str) else str(entry.get("event", ""))
+        if isinstance(entry, str):
+            yield entry
+            continue
+        yield str(entry.get("event", ""))
+        # What a task died of is beside the event, an exception and its causes one by one.
+        for error in entry.get("error_detail") or ():
+            yield f"{error['exc_type']}: {error['exc_value']}"

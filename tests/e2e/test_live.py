@@ -71,6 +71,11 @@ class Site:
                 "receiver": json.dumps({"conn_type": "http", "host": server.url_for("").rstrip("/")}),
                 "x": json.dumps({"conn_type": "http", "host": "nowhere", "password": SECRET}),
             },
+            # A task whose worker was killed is missed after this many seconds, five minutes by default.
+            env={
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+            },
         )
 
     @staticmethod
