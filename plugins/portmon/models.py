@@ -122,6 +122,7 @@ class Host:
     :param address: what to connect to, a name or an IP address
     :param port: SSH port, None for the one of the host's connection
     :param labels: from the CMDB, for rules, groups and routes
+    :param declared: TCP ports that the CMDB says must listen, in order
     """
 
     id: str
@@ -129,6 +130,7 @@ class Host:
     address: str
     port: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    declared: tuple[int, ...] = ()
 
     def shown(self) -> str:
         """Name and address for a message, the address only where it says more."""

@@ -27,17 +27,19 @@ class KnownHost:
     address: str
     port: int | None
     labels: Mapping[str, str]
+    declared: tuple[int, ...]
     removed_at: datetime | None
 
     def as_host(self) -> Host:
         """As the CMDB knew it last."""
-        return Host(self.id, self.name, self.address, self.port, self.labels)
+        return Host(self.id, self.name, self.address, self.port, self.labels, tuple(self.declared))
 
 
 def known(conn: Connection) -> list[KnownHost]:
     """Every server that is stored, hidden ones included."""
-    columns = (hosts.c.host_id, hosts.c.name, hosts.c.address, hosts.c.ssh_port, hosts.c.labels, hosts.c.removed_at)
-    return [KnownHost(*row) for row in conn.execute(select(*columns).order_by(hosts.c.host_id))]
+    names = ("host_id", "name", "address", "ssh_port", "labels", "declared", "removed_at")
+    query = select(*(hosts.c[name] for name in names)).order_by(hosts.c.host_id)
+    return [KnownHost(*row) for row in conn.execute(query)]
 
 
 def sync(conn: Connection, listed: Iterable[Host]) -> None:
@@ -50,6 +52,7 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
             "address": host.address,
             "ssh_port": host.port,
             "labels": dict(host.labels),
+            "declared": list(host.declared),
             "status": HostStatus.NEW.value,
             "failures": 0,
         }
@@ -57,7 +60,7 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
         if stored.get(host.id) != host
     ]
     if rows:
-        conn.execute(upsert(conn, hosts, ["name", "address", "ssh_port", "labels"]), rows)
+        conn.execute(upsert(conn, hosts, ["name", "address", "ssh_port", "labels", "declared"]), rows)
 
 
 def watched_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, list[int]]:

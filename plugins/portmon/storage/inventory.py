@@ -50,7 +50,7 @@ def load(conn: Connection, digest: str) -> Inventory:
     """
     value = json.loads(contents.get(conn, digest))
     return Inventory(
-        hosts=tuple(Host(**host) for host in value["hosts"]),
+        hosts=tuple(Host(**host | {"declared": tuple(host["declared"])}) for host in value["hosts"]),
         invalid=tuple(InvalidHost(**entry) for entry in value["invalid"]),
         disabled=value["disabled"],
         source=value["source"],

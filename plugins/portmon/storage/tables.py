@@ -120,6 +120,7 @@ hosts = Table(
     Column("address", SafeText, nullable=False),
     Column("ssh_port", Integer),
     Column("labels", SafeJson, nullable=False),
+    Column("declared", SafeJson, nullable=False, server_default="[]"),
     Column("removed_at", UtcDateTime),
     Column("status", String(16), nullable=False),
     Column("status_since", UtcDateTime),

@@ -90,6 +90,7 @@ def upgrade() -> None:
         sa.Column("address", SafeText(), nullable=False),
         sa.Column("ssh_port", sa.Integer(), nullable=True),
         sa.Column("labels", SafeJson(), nullable=False),
+        sa.Column("declared", SafeJson(), server_default="[]", nullable=False),
         sa.Column("removed_at", UtcDateTime(), nullable=True),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("status_since", UtcDateTime(), nullable=True),
