@@ -419,6 +419,19 @@ class Rule(HostMatch):
         return self
 
 
+class Declaration(HostMatch):
+    """Ports that must listen on some hosts: one that does not is down from the first observation."""
+
+    port: PortRanges = Field(description="port or list; of a range every port must listen")
+    comment: str = Field("", description="why; shown in events")
+
+    @model_validator(mode="after")
+    def _is_small(self) -> Declaration:
+        if sum(high - low + 1 for low, high in self.port) > 1000:
+            raise ValueError("declares more than 1000 ports")
+        return self
+
+
 class States(_Section):
     """When a change counts."""
 
@@ -430,6 +443,18 @@ class States(_Section):
     )
     ephemeral_after: Annotated[int, Field(ge=1)] = Field(
         3, description="observations in a row before a port in the host's ephemeral range is watched"
+    )
+    flap_threshold: Annotated[int, Field(ge=2)] = Field(
+        4, description="changes (down or back) within `flap_window` that make a port flapping: one message, then silence"
+    )
+    flap_window: PositiveDuration = Field(
+        timedelta(hours=1), description="see `flap_threshold`; at least 12 intervals. A port that held still for it is stable"
+    )
+    reboot_grace: Duration = Field(
+        timedelta(minutes=10), description="time that services have to come back after a reboot of their host"
+    )
+    retire_after: PositiveDuration = Field(
+        timedelta(days=30), description="a port that is down for this long is not watched any more"
     )
 
 
@@ -502,6 +527,7 @@ class Config(_Section):
     ssh: Ssh = Field(default_factory=Ssh, description="how to log in")
     scan: Scan = Field(default_factory=Scan, description="one look at a host")
     rules: tuple[Rule, ...] = Field((), description="what is watched; empty: every listening TCP port")
+    declared: tuple[Declaration, ...] = Field((), description="ports that must listen, besides what the CMDB declares")
     states: States = Field(default_factory=States, description="when a change counts")
     alerts: Alerts = Field(default_factory=Alerts, description="who hears of events")
     retention: Retention = Field(default_factory=Retention, description="how long things are kept")

@@ -1,8 +1,9 @@
 """Previous state and observations into next state and events. Pure: the clock is an argument.
 
-State is kept in two frames, one row per host and one per watched port; their columns are
-:data:`HOST_COLUMNS` and :data:`PORT_COLUMNS`. :func:`judge` takes them and what the scan saw, and
-returns only what changed.
+State is kept in two frames, one row per host and one per watched port, see :mod:`portmon.frames`.
+:func:`judge` takes them and what the scan saw, and returns only what changed. What one observation makes of
+one port is the business of :mod:`portmon.states`; here is what concerns hosts, the fleet, and finding the ports
+that are not as they were, which are few among many.
 
 Each look at a host is judged once, in the order of time: one that is not newer than the host's last
 judged look is ignored. That makes judging idempotent. A look without evidence (unreachable, invalid)
@@ -19,124 +20,52 @@ from typing import Any
 
 import pandas as pd
 
+from portmon import states
 from portmon.config import States
-from portmon.events import event_id
-from portmon.models import (
-    EPHEMERAL_DEFAULT,
-    SEVERITIES,
-    Attempt,
-    Event,
-    EventKind,
-    Host,
-    HostStatus,
-    Observation,
-    Outcome,
-    PortStatus,
+from portmon.declared import Declared
+from portmon.events import event_id, monitor_event
+from portmon.frames import (
+    HOST_COLUMNS,
+    KEY,
+    SETS,
+    PortKey,
+    hosts_frame,
+    merged,
+    plain_row,
+    port_of,
+    ports_frame,
+    ports_of,
+    records,
 )
+from portmon.identity import same_program
+from portmon.models import Attempt, Event, EventKind, Host, HostStatus, Outcome, PortStatus, severity_of
 from portmon.rules import HostRules, RuleSet
+from portmon.states import Look, Port, Seen, Step, Told
 
 PROTOCOL = "tcp"
 """tcp and tcp6 are one port: a dual-stack socket shows as either."""
-
-_TIME = "datetime64[us, UTC]"
-
-HOST_COLUMNS: Mapping[str, str] = {
-    "host_id": "object",
-    "name": "object",
-    "address": "object",
-    "labels": "object",
-    "status": "object",
-    "status_since": _TIME,
-    "failures": "int64",
-    "failing_since": _TIME,
-    "counted_at": _TIME,
-    "last_judged_at": _TIME,
-    "last_ok_at": _TIME,
-    "boot_id": "object",
-    "netns": "Int64",
-    "ephemeral_low": "Int64",
-    "ephemeral_high": "Int64",
-    "tool": "object",
-    "error_class": "object",
-    "error": "object",
-    "listening": "object",
-}
-"""Hosts: column name to dtype.
-
-``failures`` counts tried runs in a row without evidence, since ``failing_since``; ``counted_at`` is when
-it last grew. ``listening`` is the sorted tuple of ``tcp/80`` keys of the last ok look, before rules.
-"""
-
-PORT_COLUMNS: Mapping[str, str] = {
-    "host_id": "object",
-    "protocol": "object",
-    "port": "int64",
-    "status": "object",
-    "status_since": _TIME,
-    "misses": "int64",
-    "streak": "int64",
-    "counted_at": _TIME,
-    "first_seen_at": _TIME,
-    "last_seen_at": _TIME,
-    "addresses": "object",
-    "programs": "object",
-    "pids": "object",
-    "uids": "object",
-    "units": "object",
-    "tool": "object",
-    "at_baseline": "bool",
-}
-"""Ports: column name to dtype.
-
-``misses`` and ``streak`` count looks in a row, of a port that is missing and of a candidate that is there;
-``counted_at`` is when they last grew. ``last_seen_at`` is NaT while the port was there in its host's last
-ok look, so that a quiet run changes no row. ``addresses`` … ``units`` are sorted tuples, last known.
-"""
-
-_KEY = ["host_id", "protocol", "port"]
-_SETS = ("addresses", "programs", "pids", "uids", "units")
-
-PortKey = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a judgement changed.
 
-    :param hosts: changed and new rows, columns of :data:`HOST_COLUMNS`
-    :param ports: changed and new rows, columns of :data:`PORT_COLUMNS`
-    :param dropped: keys of rows that are no more: forgotten candidates, ports that no rule watches now
-    :param events: in the order in which they are told: hosts by time, each host's ports by number
+    :param hosts: changed and new rows, columns of :data:`portmon.frames.HOST_COLUMNS`
+    :param ports: changed and new rows, columns of :data:`portmon.frames.PORT_COLUMNS`
+    :param dropped: keys of rows that are no more: forgotten, moved and retired ports, ports that no rule watches now
+    :param unwatched: those among them whose open alerts end without an event, because no rule watches them now
+    :param events: in the order in which they are told: by time, the monitor's own, then hosts, each host's ports by number
+    :param failing_since: start of the episode in which every host fails; None if there is none
     :param summary: counts for people
     """
 
     hosts: pd.DataFrame
     ports: pd.DataFrame
     dropped: tuple[PortKey, ...] = ()
+    unwatched: tuple[PortKey, ...] = ()
     events: tuple[Event, ...] = ()
+    failing_since: datetime | None = None
     summary: Mapping[str, int] = field(default_factory=dict)
-
-
-def frame(data: Mapping[str, Sequence[Any]], columns: Mapping[str, str]) -> pd.DataFrame:
-    """A frame of plain Python values with the dtypes of ``columns``; None is missing."""
-    series = {}
-    for name, dtype in columns.items():
-        values = list(data.get(name, ()))
-        if dtype == _TIME:
-            series[name] = pd.to_datetime(pd.Series(values, dtype="object"), utc=True).dt.as_unit("us")
-        else:
-            series[name] = pd.Series(values, dtype=dtype)
-    return pd.DataFrame(series)
-
-
-def empty_hosts() -> pd.DataFrame:
-    """No hosts yet."""
-    return frame({}, HOST_COLUMNS)
-
-
-def empty_ports() -> pd.DataFrame:
-    """No ports yet."""
-    return frame({}, PORT_COLUMNS)
 
 
 def judge(
@@ -149,60 +78,83 @@ def judge(
     settings: States,
     interval: timedelta,
     run_id: str,
+    declared: Declared | None = None,
+    accepted: Mapping[PortKey, datetime] | None = None,
+    failing_since: datetime | None = None,
 ) -> Verdict:
     """Judge looks at hosts.
 
-    :param hosts: previous state, see :data:`HOST_COLUMNS`
-    :param ports: previous state, see :data:`PORT_COLUMNS`; may lack hosts that nobody looked at
+    :param hosts: previous state, see :data:`portmon.frames.HOST_COLUMNS`
+    :param ports: previous state, see :data:`portmon.frames.PORT_COLUMNS`; may lack hosts that nobody looked at
     :param attempts: in any order; hosts that are not in ``inventory`` are ignored
     :param inventory: host id to host
     :param interval: time between scheduled runs: extra looks advance counters at most once per half of it
     :param run_id: of the run that judges
+    :param declared: ports that must listen
+    :param accepted: when a person said that a port is gone for good
+    :param failing_since: start of an episode in which every host fails, None if there is none
     """
-    judge_ = _Judge(hosts, ports, inventory, rules, settings, interval / 2, run_id)
-    fresh = [attempt for attempt in attempts if judge_.is_news(attempt)]
-    for wave in _waves(fresh):
-        judge_.wave(wave)
-    return judge_.verdict(len(fresh))
+    judge_ = _Judge(hosts, ports, inventory, rules, settings, interval, run_id, declared or {}, accepted or {})
+    judge_.failing_since = failing_since
+    for run in _runs(attempts):
+        judge_.run([attempt for attempt in run if judge_.is_news(attempt)])
+    judge_.find_duplicates()
+    return judge_.verdict()
 
 
 def close_hosts(
     hosts: pd.DataFrame, ports: pd.DataFrame, host_ids: Collection[str], *, reason: str, run_id: str, now: datetime
-) -> tuple[Event, ...]:
-    """``retired`` for whatever is down or unreachable on hosts that left: their alerts are closed.
+) -> Verdict:
+    """Hosts that left: ``retired`` for whatever somebody was told of, whose alerts are closed.
+
+    Their state goes on as if nothing were wrong with them, so that what still is when they come back is told again.
 
     :param reason: why they are gone, as the end of a sentence
     """
     wanted = set(host_ids)
-    rows = {row["host_id"]: row for row in _records(hosts[hosts["host_id"].isin(wanted)])}
-    evidence = now.isoformat()
+    rows = {row["host_id"]: row for row in records(hosts[hosts["host_id"].isin(wanted)])}
+    events, changed, dropped = [], [], []
+    told_hosts = []
 
-    def retired(host: Mapping[str, Any], port: Mapping[str, Any] | None) -> Event:
-        what = "Was down" if port else "Was unreachable"
-        return _event(
-            EventKind.RETIRED,
-            host,
-            port,
-            at=now,
-            run_id=run_id,
-            evidence=evidence,
-            reason=f"{what}; {reason}",
-            since=(port or host)["status_since"],
-        )
+    def retired(host: Mapping[str, Any], port: Port | None, what: str, since: datetime | None) -> Event:
+        told = Told(EventKind.RETIRED, f"{what}; {reason}", since=since)
+        return _event(told, host, port, at=now, run_id=run_id)
 
-    events = [retired(row, None) for row in rows.values() if row["status"] == HostStatus.UNREACHABLE]
-    down = ports[ports["host_id"].isin(wanted) & (ports["status"] == PortStatus.DOWN.value)]
-    events += [retired(rows[port["host_id"]], port) for port in _records(down) if port["host_id"] in rows]
-    return tuple(events)
+    for row in rows.values():
+        if row["status"] == HostStatus.UNREACHABLE:
+            events.append(retired(row, None, "Was unreachable", row["status_since"]))
+            row |= {"status": HostStatus.OK.value if row["last_ok_at"] else HostStatus.NEW.value, "status_since": now}
+            row |= {"failures": 0, "failing_since": None, "counted_at": None}
+            told_hosts.append(row)
+    for port in ports_of(ports[ports["host_id"].isin(list(rows))]):
+        if states.is_open(port):
+            what = "Was down" if port.status == PortStatus.DOWN else "Was flapping" if port.flapping_since else "Lost a bind"
+            events.append(retired(rows[port.host_id], port, what, port.lost_since or port.status_since))
+            forgiven = states.forgive(port)
+            if forgiven is None:
+                dropped.append((port.host_id, port.protocol, port.port))
+            else:
+                changed.append(forgiven)
+    return Verdict(
+        hosts=hosts_frame(told_hosts), ports=ports_frame(changed), dropped=tuple(dropped), events=tuple(events)
+    )
 
 
 # ── one judgement ───────────────────────────────────────────────────────────────────────────────
 
 
+def _runs(attempts: Sequence[Attempt]) -> list[list[Attempt]]:
+    """Looks by the run that made them, in the order of time."""
+    by_run: dict[str, list[Attempt]] = defaultdict(list)
+    for attempt in sorted(attempts, key=lambda attempt: (attempt.observed_at, attempt.host_id)):
+        by_run[attempt.run_id].append(attempt)
+    return list(by_run.values())
+
+
 def _waves(attempts: Sequence[Attempt]) -> Iterable[list[Attempt]]:
     """Looks so that each wave has one per host, and a host's come in the order of time."""
     by_host: dict[str, list[Attempt]] = defaultdict(list)
-    for attempt in sorted(attempts, key=lambda attempt: (attempt.observed_at, attempt.host_id)):
+    for attempt in attempts:
         own = by_host[attempt.host_id]
         if not own or own[-1].observed_at < attempt.observed_at:
             own.append(attempt)
@@ -220,19 +172,28 @@ class _Judge:
         inventory: Mapping[str, Host],
         rules: RuleSet,
         settings: States,
-        half_interval: timedelta,
+        interval: timedelta,
         run_id: str,
+        declared: Declared,
+        accepted: Mapping[PortKey, datetime],
     ) -> None:
-        self.hosts = {row["host_id"]: row for row in _records(hosts)}
+        self.hosts = {row["host_id"]: row for row in records(hosts)}
         self.ports = ports
         self.inventory = inventory
         self.rules = rules
         self.settings = settings
-        self.half_interval = half_interval
+        self.half_interval = interval / 2
+        self.window = states.flap_window(settings, interval)
         self.run_id = run_id
+        self.declared = declared
+        self.accepted = accepted
+        self.failing_since: datetime | None = None
+        self.judged = 0
+        self.silent = False
+        self.answered: set[str] = set()
         self.changed_hosts: set[str] = set()
-        self.changed_ports: dict[PortKey, dict[str, Any]] = {}
-        self.dropped: dict[PortKey, None] = {}
+        self.changed_ports: dict[PortKey, Port] = {}
+        self.dropped: dict[PortKey, bool] = {}
         self.events: list[Event] = []
 
     def is_news(self, attempt: Attempt) -> bool:
@@ -242,7 +203,32 @@ class _Judge:
         judged = self.hosts.get(attempt.host_id, {}).get("last_judged_at")
         return judged is None or attempt.observed_at > judged
 
-    def wave(self, attempts: Sequence[Attempt]) -> None:
+    def run(self, attempts: Sequence[Attempt]) -> None:
+        """Judge the looks of one run."""
+        if not attempts:
+            return
+        self.judged += len(attempts)
+        fresh = self._fresh_failures(attempts)
+        self.silent = fresh is not None
+        for wave in _waves(attempts):
+            self._wave(wave)
+        self.silent = False
+        self._tell_of_fleet(attempts, fresh)
+
+    def verdict(self) -> Verdict:
+        """What changed in all."""
+        counts = Counter(event.kind.value for event in self.events)
+        return Verdict(
+            hosts=hosts_frame([self.hosts[host_id] for host_id in sorted(self.changed_hosts)]),
+            ports=ports_frame([self.changed_ports[key] for key in sorted(self.changed_ports)]),
+            dropped=tuple(self.dropped),
+            unwatched=tuple(key for key, unwatched in self.dropped.items() if unwatched),
+            events=tuple(sorted(self.events, key=_order)),
+            failing_since=self.failing_since,
+            summary={"judged": self.judged, **dict(sorted(counts.items()))},
+        )
+
+    def _wave(self, attempts: Sequence[Attempt]) -> None:
         """Judge at most one look per host."""
         ok = []
         for attempt in attempts:
@@ -254,20 +240,91 @@ class _Judge:
             host["last_judged_at"] = attempt.observed_at
             self.changed_hosts.add(attempt.host_id)
         if ok:
-            self._ports(ok)
+            looks = {attempt.host_id: self._look(attempt) for attempt in ok}
+            self._ports(ok, looks)
             for attempt in ok:
-                self._evidence(self.hosts[attempt.host_id], attempt)
+                self._evidence(self.hosts[attempt.host_id], attempt, looks[attempt.host_id])
 
-    def verdict(self, judged: int) -> Verdict:
-        """What changed in all."""
-        counts = Counter(event.kind.value for event in self.events)
-        return Verdict(
-            hosts=_frame_of([self.hosts[host_id] for host_id in sorted(self.changed_hosts)], HOST_COLUMNS),
-            ports=_frame_of([self.changed_ports[key] for key in sorted(self.changed_ports)], PORT_COLUMNS),
-            dropped=tuple(self.dropped),
-            events=tuple(sorted(self.events, key=_order)),
-            summary={"judged": judged, **dict(sorted(counts.items()))},
+    # ── the fleet ───────────────────────────────────────────────────────────────────────────────
+
+    def _fresh_failures(self, attempts: Sequence[Attempt]) -> set[str] | None:
+        """The hosts of a run whose failing is told as one event, or as more of it; None if hosts tell their own.
+
+        When everybody fails in the same way, it is the monitor that fails.
+        """
+        if any(attempt.outcome is Outcome.OK for attempt in attempts):
+            return None
+        tried = {attempt.host_id for attempt in attempts}
+        fresh = {
+            host_id for host_id in tried if self.hosts.get(host_id, {}).get("status") != HostStatus.UNREACHABLE.value
+        }
+        if self.failing_since is not None:
+            return fresh
+        alike = len({(attempt.outcome, attempt.error_class) for attempt in attempts}) == 1
+        most = 2 * len(tried) > len(self.inventory)
+        return fresh if alike and most and len(fresh) > 1 else None
+
+    def _tell_of_fleet(self, attempts: Sequence[Attempt], fresh: set[str] | None) -> None:
+        last = attempts[-1]
+        at = last.observed_at
+        if fresh is None:
+            if self.failing_since is not None and any(attempt.outcome is Outcome.OK for attempt in attempts):
+                since, self.failing_since = self.failing_since, None
+                self.events.append(
+                    monitor_event(
+                        EventKind.FLEET_REACHABLE,
+                        at=at,
+                        run_id=self.run_id,
+                        reason="Hosts give evidence again",
+                        evidence=at.isoformat(),
+                        since=since,
+                        details={"unreachable_for": (at - since).total_seconds()},
+                    )
+                )
+            return
+        failures = [self.hosts[host_id]["failures"] for host_id in fresh]
+        if self.failing_since is not None or max(failures, default=0) < self.settings.unreachable_after:
+            return
+        self.failing_since = min(self.hosts[host_id]["failing_since"] for host_id in fresh)
+        tried = len({attempt.host_id for attempt in attempts})
+        what = last.error_class or last.outcome.value
+        self.events.append(
+            monitor_event(
+                EventKind.FLEET_UNREACHABLE,
+                at=at,
+                run_id=self.run_id,
+                reason=f"All {tried} hosts that were asked fail alike ({what}): look at the monitor and its network first. "
+                f"The last one says: {last.error or what}",
+                evidence=at.isoformat(),
+                since=self.failing_since,
+                details={"error_class": last.error_class, "hosts": tried},
+            )
         )
+
+    def find_duplicates(self) -> None:
+        """Note hosts that are, by boot id, network namespace and ports, the machine of another entry."""
+        machines: dict[tuple[str, int], list[str]] = defaultdict(list)
+        for host_id, row in sorted(self.hosts.items()):
+            if host_id in self.inventory and row["boot_id"] and row["netns"] is not None:
+                machines[row["boot_id"], row["netns"]].append(host_id)
+        for host_id in sorted(self.answered):
+            row = self.hosts[host_id]
+            others = [other for other in machines.get((row["boot_id"], row["netns"]), ()) if other < host_id]
+            if row["duplicate_of"] in others:
+                continue
+            before, first = row["duplicate_of"], next(
+                (other for other in others if self.hosts[other]["listening"] == row["listening"]), None
+            )
+            row["duplicate_of"] = first
+            if first is not None and before is None:
+                other = self.hosts[first]
+                told = Told(
+                    EventKind.DUPLICATE,
+                    f"The same machine as {other['name']} (id {first}): same boot, network namespace and ports. "
+                    "Both are watched",
+                    details={"duplicate_of": first},
+                )
+                self._tell(told, row, None, row["last_ok_at"])
 
     # ── hosts ───────────────────────────────────────────────────────────────────────────────────
 
@@ -281,272 +338,249 @@ class _Judge:
         return row
 
     def _no_evidence(self, host: dict[str, Any], attempt: Attempt) -> None:
+        at = attempt.observed_at
         host |= {"error_class": attempt.error_class, "error": attempt.error}
         if host["failures"] == 0:
-            host["failing_since"] = attempt.observed_at
-        elif not self._counts(host["counted_at"], attempt.observed_at):
+            host["failing_since"] = at
+        elif host["counted_at"] is not None and at - host["counted_at"] < self.half_interval:
             return
-        host |= {"failures": host["failures"] + 1, "counted_at": attempt.observed_at}
-        if host["failures"] < self.settings.unreachable_after or host["status"] == HostStatus.UNREACHABLE:
+        host |= {"failures": host["failures"] + 1, "counted_at": at}
+        failures = host["failures"]
+        if failures < self.settings.unreachable_after or host["status"] == HostStatus.UNREACHABLE or self.silent:
             return
-        host |= {"status": HostStatus.UNREACHABLE.value, "status_since": attempt.observed_at}
-        times = "1 run" if host["failures"] == 1 else f"{host['failures']} runs in a row"
-        self._tell(
+        host |= {"status": HostStatus.UNREACHABLE.value, "status_since": at}
+        times = "1 run" if failures == 1 else f"{failures} runs in a row"
+        told = Told(
             EventKind.UNREACHABLE,
-            host,
-            None,
-            attempt,
-            reason=f"No evidence in {times}: {attempt.error or attempt.error_class or attempt.outcome}",
+            f"No evidence in {times}: {attempt.error or attempt.error_class or attempt.outcome}",
             since=host["failing_since"],
             last_seen=host["last_ok_at"],
-            details={"error_class": attempt.error_class, "outcome": attempt.outcome.value},
+            details={"error_class": attempt.error_class, "outcome": attempt.outcome.value, "failures": failures},
+        )
+        self._tell(told, host, None, at)
+
+    def _look(self, attempt: Attempt) -> Look:
+        """What the ports of a host are judged by."""
+        host, seen, at = self.hosts[attempt.host_id], attempt.observation, attempt.observed_at
+        assert seen is not None  # noqa: S101 - for the type checker; _wave() looked
+        rebooted = bool(host["boot_id"] and seen.boot_id and host["boot_id"] != seen.boot_id)
+        if rebooted and (host["grace_until"] is None or at >= host["grace_until"]):
+            # A second reboot does not extend the grace: a host that boots for ever would never tell of a death.
+            host["grace_until"] = at + self.settings.reboot_grace
+        interrupted = host["status"] != HostStatus.OK or host["failures"] >= self.settings.unreachable_after
+        rules = self.rules.for_host(self.inventory[attempt.host_id]).digest
+        return Look(
+            at=at,
+            first=host["last_ok_at"] is None,
+            before=frozenset(int(key.rpartition("/")[2]) for key in host["listening"] or ()),
+            seen_at=host["last_ok_at"],
+            ok_since=None if interrupted else host["status_since"],
+            ephemeral=seen.ephemeral,
+            tool=seen.tool,
+            tool_before=host["tool"] if host["last_ok_at"] else None,
+            rebooted=rebooted,
+            grace_until=host["grace_until"],
+            rules_changed=host["rules"] is not None and host["rules"] != rules,
+            confirmed=attempt.confirmed,
+            half_interval=self.half_interval,
+            window=self.window,
+            settings=self.settings,
         )
 
-    def _evidence(self, host: dict[str, Any], attempt: Attempt) -> None:
+    def _evidence(self, host: dict[str, Any], attempt: Attempt, look: Look) -> None:
         """Last, since the ports are judged by what the host was before."""
-        seen = attempt.observation
-        assert seen is not None  # noqa: S101 - for the type checker; wave() looked
-        if host["last_ok_at"] is None:
-            count = len({listener.port for listener in seen.listeners})
-            self._tell(
-                EventKind.BASELINE,
-                host,
-                None,
-                attempt,
-                reason=f"First complete answer: {count} listening ports",
-                details={"ports": count},
+        seen, at = attempt.observation, attempt.observed_at
+        assert seen is not None  # noqa: S101 - for the type checker; _wave() looked
+        listening = {listener.port for listener in seen.listeners}
+        if look.first:
+            count = len(listening)
+            told = Told(
+                EventKind.BASELINE, f"First complete answer: {count} listening ports", details={"ports": count}
             )
+            self._tell(told, host, None, at)
+        if look.rebooted:
+            told = Told(
+                EventKind.REBOOTED,
+                "Its boot id changed; ports that are not back yet have until "
+                f"{look.grace_until:%Y-%m-%d %H:%M:%S} UTC",
+                last_seen=host["last_ok_at"],
+                details={"boot_id": seen.boot_id, "before": host["boot_id"]},
+            )
+            self._tell(told, host, None, at)
         if host["status"] == HostStatus.UNREACHABLE:
-            self._tell(
+            told = Told(
                 EventKind.REACHABLE,
-                host,
-                None,
-                attempt,
-                reason="It answered completely again",
+                "It answered completely again",
                 since=host["failing_since"],
                 last_seen=host["last_ok_at"],
-                details={"unreachable_for": _seconds(attempt.observed_at, host["failing_since"])},
+                details={"unreachable_for": (at - host["failing_since"]).total_seconds()},
             )
-        if host["status"] != HostStatus.OK:
-            host |= {"status": HostStatus.OK.value, "status_since": attempt.observed_at}
+            self._tell(told, host, None, at)
+        if look.ok_since is None:
+            host |= {"status": HostStatus.OK.value, "status_since": at}
         host |= {
             "failures": 0,
             "failing_since": None,
             "counted_at": None,
-            "last_ok_at": attempt.observed_at,
-            "boot_id": seen.boot_id,
+            "last_ok_at": at,
+            "boot_id": seen.boot_id or host["boot_id"],
             "netns": seen.netns,
             "ephemeral_low": seen.ephemeral[0],
             "ephemeral_high": seen.ephemeral[1],
             "tool": seen.tool,
+            "rules": self.rules.for_host(self.inventory[attempt.host_id]).digest,
             "error_class": None,
             "error": None,
-            "listening": tuple(sorted({f"{PROTOCOL}/{listener.port}" for listener in seen.listeners})),
+            "listening": tuple(f"{PROTOCOL}/{port}" for port in sorted(listening)),
         }
+        self.answered.add(attempt.host_id)
 
     # ── ports ───────────────────────────────────────────────────────────────────────────────────
 
-    def _ports(self, attempts: Sequence[Attempt]) -> None:
+    def _ports(self, attempts: Sequence[Attempt], looks: Mapping[str, Look]) -> None:
         """Compare known and seen ports of hosts that answered: one merge, then what differs, row by row."""
-        by_host = {attempt.host_id: attempt for attempt in attempts}
-        rules = {host_id: self.rules.for_host(self.inventory[host_id]) for host_id in by_host}
-        known = self.ports[self.ports["host_id"].isin(list(by_host))]
-        seen = _seen(attempts, rules)
-        both = known.merge(seen, on=_KEY, how="outer", suffixes=("", "_seen"), indicator="found")
+        rules = {host_id: self.rules.for_host(self.inventory[host_id]) for host_id in looks}
+        known = self.ports[self.ports["host_id"].isin(list(looks))]
+        seen = _fold(attempts, rules, self.declared, _programs(known, rules))
+        both = known.merge(seen, on=KEY, how="outer", suffixes=("", "_seen"), indicator="found")
+        rows = [plain_row(row) for row in both[~self._is_quiet(both)].to_dict("records")]
+        by_host: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in rows:
+            by_host[row["host_id"]].append(row)
+        there = set(both["host_id"] + "\0" + both["port"].astype(str)) if self.declared else set()
+        for host_id, look in looks.items():
+            must = self.declared.get(host_id, {})
+            self._host_ports(host_id, by_host[host_id], look, rules[host_id])
+            for port in sorted(must):
+                if look.confirmed and f"{host_id}\0{port}" not in there:
+                    key = (host_id, PROTOCOL, port)
+                    self._keep(key, None, states.absent(key, look, declared=must[port]), look, rules[host_id])
+        # Up to date for a next wave.
+        self.ports = merged(self.ports, self.changed_ports.values(), self.dropped)
+
+    def _is_quiet(self, both: pd.DataFrame) -> pd.Series:
+        """Rows of which nothing can follow: up before, seen now, nothing different, nothing pending."""
         quiet = (both["found"] == "both") & (both["status"] == PortStatus.UP.value) & (both["misses"] == 0)
-        quiet &= both["watched"].eq(True)
-        for name in _SETS:
+        quiet &= both["flapping_since"].isna() & both["grace_until"].isna()
+        quiet &= both["tool"] == both["tool_seen"]
+        must = [
+            self.declared.get(host_id, {}).get(port)
+            for host_id, port in zip(both["host_id"], both["port"], strict=True)
+        ]
+        same = [
+            declared == wanted and not lost
+            for declared, wanted, lost in zip(both["declared"].where(both["declared"].notna(), None), must, both["lost"], strict=True)
+        ]
+        quiet &= pd.Series(same, index=both.index, dtype="bool")
+        for name in SETS:
             same = [
                 new == old or (not new and name != "addresses")
                 for old, new in zip(both[name], both[f"{name}_seen"], strict=True)
             ]
             quiet &= pd.Series(same, index=both.index, dtype="bool")
-        quiet &= both["tool"] == both["tool_seen"]
-        for row in both[~quiet].to_dict("records"):
-            key = (row["host_id"], row["protocol"], int(row["port"]))
-            self._port(key, _clean(row), by_host[row["host_id"]], rules[row["host_id"]])
-        self._keep_ports()
+        return quiet
 
-    def _port(self, key: PortKey, row: dict[str, Any], attempt: Attempt, rules: HostRules) -> None:
-        """One row of the table of states."""
-        host = self.hosts[key[0]]
-        known = row["found"] != "right_only"
-        seen = row["found"] != "left_only"
-        watched, listed = (row["watched"], row["listed"]) if seen else (False, False)
-        if known and not watched:
-            # Judged by what was last known of it: a name that is not shown just now changes nothing.
-            watched = _last_known_watched(row, rules, seen=seen)
-        if not watched:
-            if known:
-                self._drop(key)
-            return
-        port = {name: row[name] for name in PORT_COLUMNS}
-        before = dict(port)
-        if not known:
-            port = self._first_sight(key, row, host, attempt, listed=listed)
-        elif seen:
-            self._seen_again(port, row, host, attempt)
-        elif port["status"] == PortStatus.CANDIDATE:
-            self._drop(key)
-            return
-        elif port["status"] == PortStatus.UP:
-            self._missing(port, host, attempt)
-        if not known or port != before:
+    def _host_ports(self, host_id: str, rows: Sequence[Mapping[str, Any]], look: Look, rules: HostRules) -> None:
+        """The ports of one host that are not as they were."""
+        must = self.declared.get(host_id, {})
+        arrivals: dict[int, Seen] = {}
+        missing: list[Port] = []
+        for row in rows:
+            key = (host_id, row["protocol"], row["port"])
+            declared = must.get(key[2])
+            if row["found"] == "right_only":
+                arrivals[key[2]] = _seen_of(row)
+                continue
+            port = port_of(row)
+            if row["found"] == "both":
+                def is_watched(address: str, port: Port = port, declared: str | None = declared) -> bool:
+                    return bool(declared) or _is_watched(port, (address,), rules)
+
+                step = states.again(port, _seen_of(row), look, declared=declared, is_watched=is_watched)
+                self._keep(key, port, step, look, rules)
+            elif not declared and not (port.addresses and _is_watched(port, port.addresses, rules)):
+                self.dropped[key] = True
+                self.changed_ports.pop(key, None)
+            else:
+                missing.append(port)
+        heirs = _heirs(missing, arrivals, look, must)
+        for port in missing:
+            key = (host_id, port.protocol, port.port)
+            step = states.gone(
+                port, look, declared=must.get(port.port), accepted=self.accepted.get(key), heir=heirs.get(port.port)
+            )
+            self._keep(key, port, step, look, rules)
+        for number, seen in arrivals.items():
+            key = (host_id, PROTOCOL, number)
+            heir = number in heirs.values()
+            step = states.appear(key, seen, look, declared=must.get(number), heir=heir)
+            self._keep(key, None, step, look, rules)
+
+    def _keep(self, key: PortKey, before: Port | None, step: Step, look: Look, rules: HostRules) -> None:
+        """Note what became of a port, and tell it."""
+        if step.port is None:
+            self.dropped[key] = False
+            self.changed_ports.pop(key, None)
+        elif step.port != before:
             self.dropped.pop(key, None)
-            self.changed_ports[key] = port
-
-    def _first_sight(
-        self, key: PortKey, row: Mapping[str, Any], host: Mapping[str, Any], attempt: Attempt, *, listed: bool
-    ) -> dict[str, Any]:
-        at = attempt.observed_at
-        baseline = host["last_ok_at"] is None
-        was_there = baseline or f"{PROTOCOL}/{key[2]}" in (host["listening"] or ())
-        port: dict[str, Any] = dict.fromkeys(PORT_COLUMNS) | {
-            "host_id": key[0],
-            "protocol": key[1],
-            "port": key[2],
-            "status": PortStatus.UP.value,
-            "status_since": at,
-            "misses": 0,
-            "streak": 0,
-            "first_seen_at": at,
-            "at_baseline": was_there,
-        }
-        _take_attributes(port, row)
-        if _is_ephemeral(key[2], attempt.observation) and (baseline or not listed):
-            port |= {"status": PortStatus.CANDIDATE.value, "streak": 1, "counted_at": at}
-            if self.settings.ephemeral_after > 1:
-                return port
-        self._becomes_up(port, host, attempt)
-        return port
-
-    def _seen_again(
-        self, port: dict[str, Any], row: Mapping[str, Any], host: Mapping[str, Any], attempt: Attempt
-    ) -> None:
-        _take_attributes(port, row)
-        if port["status"] == PortStatus.CANDIDATE:
-            if self._counts(port["counted_at"], attempt.observed_at):
-                port |= {"streak": port["streak"] + 1, "counted_at": attempt.observed_at}
-            if port["streak"] >= self.settings.ephemeral_after:
-                self._becomes_up(port, host, attempt)
-            return
-        if port["status"] == PortStatus.DOWN:
-            self._tell(
-                EventKind.RECOVERED,
-                host,
-                port,
-                attempt,
-                reason="It listens again",
-                since=port["status_since"],
-                last_seen=port["last_seen_at"],
-                details={"down_for": _seconds(attempt.observed_at, port["status_since"])},
-            )
-            port |= {"status": PortStatus.UP.value, "status_since": attempt.observed_at}
-        port |= {"misses": 0, "counted_at": None, "last_seen_at": None}
-
-    def _becomes_up(self, port: dict[str, Any], host: Mapping[str, Any], attempt: Attempt) -> None:
-        port |= {
-            "status": PortStatus.UP.value,
-            "status_since": attempt.observed_at,
-            "streak": 0,
-            "counted_at": None,
-        }
-        if not port["at_baseline"]:
-            self._tell(
-                EventKind.NEW,
-                host,
-                port,
-                attempt,
-                reason="It was not there before" if host["last_ok_at"] else "It is new",
-                since=port["first_seen_at"],
-            )
-
-    def _missing(self, port: dict[str, Any], host: Mapping[str, Any], attempt: Attempt) -> None:
-        if port["misses"] and not self._counts(port["counted_at"], attempt.observed_at):
-            return
-        if not port["misses"]:
-            port["last_seen_at"] = host["last_ok_at"]
-        port |= {"misses": port["misses"] + 1, "counted_at": attempt.observed_at}
-        if port["misses"] < self.settings.down_after:
-            return
-        port |= {"status": PortStatus.DOWN.value, "status_since": attempt.observed_at, "counted_at": None}
-        runs = "1 run" if port["misses"] == 1 else f"{port['misses']} runs in a row"
-        last_seen = port["last_seen_at"]
-        self._tell(
-            EventKind.DOWN,
-            host,
-            port,
-            attempt,
-            reason=f"Missing in complete answers of {runs}, confirmed"
-            + (f"; last seen {last_seen:%Y-%m-%d %H:%M:%S} UTC" if last_seen else ""),
-            since=attempt.observed_at,
-            last_seen=last_seen,
-        )
-
-    def _drop(self, key: PortKey) -> None:
-        self.dropped[key] = None
-        self.changed_ports.pop(key, None)
-
-    def _keep_ports(self) -> None:
-        """Bring the frame up to date, for a next wave."""
-        if self.changed_ports or self.dropped:
-            stale = pd.MultiIndex.from_tuples([*self.changed_ports, *self.dropped], names=_KEY)
-            kept = self.ports[~pd.MultiIndex.from_frame(self.ports[_KEY]).isin(stale)]
-            new = _frame_of(list(self.changed_ports.values()), PORT_COLUMNS)
-            self.ports = pd.concat([part for part in (kept, new) if len(part)] or [empty_ports()], ignore_index=True)
-
-    # ── small things ────────────────────────────────────────────────────────────────────────────
-
-    def _counts(self, counted_at: datetime | None, at: datetime) -> bool:
-        return counted_at is None or at - counted_at >= self.half_interval
+            self.changed_ports[key] = step.port
+        for told in step.told:
+            port = step.port or before
+            assert port is not None  # noqa: S101 - for the type checker: what is told is told of something
+            details = {"watched": _why(port, rules), "row": step.row.name.lower(), "looked_with": look.tool}
+            self._tell(told, self.hosts[key[0]], port, look.at, details)
 
     def _tell(
         self,
-        kind: EventKind,
+        told: Told,
         host: Mapping[str, Any],
-        port: Mapping[str, Any] | None,
-        attempt: Attempt,
-        *,
-        reason: str,
-        since: datetime | None = None,
-        last_seen: datetime | None = None,
+        port: Port | None,
+        at: datetime,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        self.events.append(
-            _event(
-                kind,
-                host,
-                port,
-                at=attempt.observed_at,
-                run_id=self.run_id,
-                evidence=attempt.observed_at.isoformat(),
-                reason=reason,
-                since=since,
-                last_seen=last_seen,
-                details=details,
-            )
-        )
+        self.events.append(_event(told, host, port, at=at, run_id=self.run_id, details=details))
 
 
-def _seen(attempts: Sequence[Attempt], rules: Mapping[str, HostRules]) -> pd.DataFrame:
-    """What listens, folded to one row per port.
+# ── what is seen ────────────────────────────────────────────────────────────────────────────────
 
-    ``watched``: a rule, or no rule, lets some listener of it be watched; ``listed``: an allow rule named it.
+
+def _programs(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], tuple[str, ...]]:
+    """Last known programs of ports, where rules may ask for them."""
+    if all(own.watches_all for own in rules.values()):
+        return {}
+    columns = zip(known["host_id"], known["port"], known["programs"], strict=True)
+    return {(host_id, port): programs for host_id, port, programs in columns if programs}
+
+
+def _fold(
+    attempts: Sequence[Attempt],
+    rules: Mapping[str, HostRules],
+    declared: Declared,
+    programs: Mapping[tuple[str, int], tuple[str, ...]],
+) -> pd.DataFrame:
+    """What listens and is watched, folded to one row per port.
+
+    A listener without a program is judged as those that were last known on its port: a name that is not shown
+    just now changes nothing. ``listed``: an allow rule named it.
     """
     rows: list[tuple[Any, ...]] = []
     for attempt in attempts:
         seen = attempt.observation
         assert seen is not None  # noqa: S101 - for the type checker
-        own = rules[attempt.host_id]
+        own, must = rules[attempt.host_id], declared.get(attempt.host_id, {})
         by_port: dict[int, list[Any]] = defaultdict(list)
+        listed: set[int] = set()
         for listener in seen.listeners:
-            by_port[listener.port].append(listener)
+            port = listener.port
+            if not own.watches_all and port not in must:
+                names = (listener.program,) if listener.program else programs.get((attempt.host_id, port), (None,))
+                decisions = [own.judge(port=port, address=listener.address, program=name) for name in names]
+                if not any(decision.watched for decision in decisions):
+                    continue
+                if any(decision.watched and decision.rule is not None for decision in decisions):
+                    listed.add(port)
+            by_port[port].append(listener)
         for port, listeners in by_port.items():
-            decisions = (
-                [own.judge(port=port, address=one.address, program=one.program) for one in listeners]
-                if not own.watches_all
-                else []
-            )
             rows.append(
                 (
                     attempt.host_id,
@@ -558,112 +592,108 @@ def _seen(attempts: Sequence[Attempt], rules: Mapping[str, HostRules]) -> pd.Dat
                     _sorted(one.uid for one in listeners),
                     _sorted(one.unit for one in listeners),
                     seen.tool,
-                    not decisions or any(decision.watched for decision in decisions),
-                    any(decision.watched and decision.rule is not None for decision in decisions),
+                    port in listed,
                 )
             )
-    names = [*_KEY, *_SETS, "tool", "watched", "listed"]
+    names = [*KEY, *SETS, "tool", "listed"]
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     found = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in zip(names, columns, strict=True)})
     found["port"] = found["port"].astype("int64")
-    return found.rename(columns={name: f"{name}_seen" for name in (*_SETS, "tool")})
+    return found.rename(columns={name: f"{name}_seen" for name in (*SETS, "tool")})
 
 
 def _sorted(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(sorted({value for value in values if value is not None}))
 
 
-def _last_known_watched(row: Mapping[str, Any], rules: HostRules, *, seen: bool) -> bool:
-    programs = row["programs"] or (None,)
-    if seen:
-        if row["programs_seen"]:
-            return False
-        addresses = row["addresses_seen"]
-    else:
-        addresses = row["addresses"]
-    return any(
-        rules.judge(port=int(row["port"]), address=address, program=program).watched
+def _seen_of(row: Mapping[str, Any]) -> Seen:
+    return Seen(**{name: row[f"{name}_seen"] for name in SETS}, listed=row["listed"])
+
+
+def _is_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:
+    """Whether a port is watched by the rules in force, as far as its programs are known."""
+    return rules.watches_all or any(
+        rules.judge(port=port.port, address=address, program=program).watched
         for address in addresses
-        for program in programs
+        for program in port.programs or (None,)
     )
 
 
-def _take_attributes(port: dict[str, Any], row: Mapping[str, Any]) -> None:
-    """What is seen now; what is not shown now (no privilege) stays as it was known."""
-    for name in _SETS:
-        port[name] = row[f"{name}_seen"] or port[name] or ()
-    port["tool"] = row["tool_seen"]
+def _why(port: Port, rules: HostRules) -> str:
+    """What makes it watched, for people."""
+    if port.declared:
+        return port.declared
+    decisions = [
+        rules.judge(port=port.port, address=address, program=program)
+        for address in port.addresses
+        for program in port.programs or (None,)
+    ]
+    return next((decision.reason for decision in decisions if decision.watched), "no rule matches it")
 
 
-def _is_ephemeral(port: int, observation: Observation | None) -> bool:
-    low, high = observation.ephemeral if observation else EPHEMERAL_DEFAULT
-    return low <= port <= high
+def _heirs(missing: Sequence[Port], arrivals: Mapping[int, Seen], look: Look, must: Mapping[int, str]) -> dict[int, int]:
+    """Ports that are missing, and the port that their program gained meanwhile, within the ephemeral range."""
+    free = [number for number in sorted(arrivals) if look.is_ephemeral(number) and number not in must]
+    found: dict[int, int] = {}
+    for port in sorted(missing, key=lambda port: port.port):
+        if port.status != PortStatus.UP or port.port in must or not look.is_ephemeral(port.port):
+            continue
+        if not port.programs or port.tool != look.tool or not look.confirmed:
+            continue
+        for number in free:
+            seen = arrivals[number]
+            pids = (*port.pids, *seen.pids)
+            same = any(same_program(old, new, pids=pids) for old in port.programs for new in seen.programs)
+            if same and seen.units == port.units:
+                found[port.port] = number
+                free.remove(number)
+                break
+    return found
+
+
+# ── events ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _event(
-    kind: EventKind,
+    told: Told,
     host: Mapping[str, Any],
-    port: Mapping[str, Any] | None,
+    port: Port | None,
     *,
     at: datetime,
     run_id: str,
-    evidence: str,
-    reason: str,
-    since: datetime | None = None,
-    last_seen: datetime | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Event:
     extra: dict[str, Any] = {}
     if port is not None:
-        extra = {name: list(port[name]) for name in ("addresses", "programs", "pids", "units") if port[name]}
+        extra = {name: list(getattr(port, name)) for name in (*SETS[:3], "uids", "units") if getattr(port, name)}
+        if port.declared:
+            extra["declared"] = port.declared
+    extra |= {**(details or {}), **told.details}
     return Event(
         id=event_id(
-            kind, host["host_id"], port["protocol"] if port else None, port["port"] if port else None, evidence
+            told.kind,
+            host["host_id"],
+            port.protocol if port else None,
+            port.port if port else None,
+            at.isoformat(),
         ),
-        kind=kind,
+        kind=told.kind,
         at=at,
         run_id=run_id,
         host_id=host["host_id"],
         host_name=host["name"],
-        protocol=port["protocol"] if port else None,
-        port=port["port"] if port else None,
-        severity=SEVERITIES[kind],
-        reason=reason,
-        program=", ".join(port["programs"]) or None if port else None,
-        unit=", ".join(port["units"]) or None if port else None,
-        since=since,
-        last_seen=last_seen,
+        protocol=port.protocol if port else None,
+        port=port.port if port else None,
+        severity=severity_of(told.kind, extra),
+        reason=told.reason,
+        program=", ".join(port.programs) or None if port else None,
+        unit=", ".join(port.units) or None if port else None,
+        since=told.since,
+        last_seen=told.last_seen,
         labels=dict(host["labels"] or {}),
-        details=extra | dict(details or {}),
+        details=extra,
     )
 
 
 def _order(event: Event) -> tuple[Any, ...]:
     return (event.at, event.host_id or "", event.port is not None, event.port or 0)
-
-
-def _seconds(end: datetime, start: datetime | None) -> float | None:
-    return (end - start).total_seconds() if start else None
-
-
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_clean(row) for row in rows.to_dict("records")]
-
-
-def _clean(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Plain Python values, None for whatever pandas takes for missing."""
-    return {str(name): _plain(value) for name, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list | dict | str) or value is None:
-        return value
-    if pd.isna(value):
-        return None
-    if isinstance(value, pd.Timestamp):
-        return value.to_pydatetime()
-    return value.item() if hasattr(value, "item") else value
-
-
-def _frame_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
-    return frame({name: [row[name] for row in rows] for name in columns}, columns)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from portmon.models import SEVERITIES, Event, EventKind, Host
+from portmon.models import Event, EventKind, Host, severity_of
 
 
 def event_id(kind: EventKind, host_id: str | None, protocol: str | None, port: int | None, evidence: str) -> str:
@@ -43,7 +43,7 @@ def monitor_event(
         run_id=run_id,
         host_id=host.id if host else None,
         host_name=host.name if host else None,
-        severity=SEVERITIES[kind],
+        severity=severity_of(kind, details or {}),
         reason=reason,
         since=since,
         labels=dict(host.labels) if host else {},

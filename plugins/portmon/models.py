@@ -44,16 +44,28 @@ class HostStatus(StrEnum):
 
 
 class EventKind(StrEnum):
-    """What a run can derive. The alert task that sends it is in :data:`ALERT_GROUPS`."""
+    """What a run can derive. The alert task that sends it is told by :func:`alert_group`."""
 
-    BASELINE = "baseline"
+    # of a port
     NEW = "new"
     DOWN = "down"
     RECOVERED = "recovered"
     RETIRED = "retired"
+    REPLACED = "replaced"
+    REBOUND = "rebound"
+    FLAPPING = "flapping"
+    STABLE = "stable"
+    RESTARTED = "restarted"
+    MOVED = "moved"
+    # of a host
+    BASELINE = "baseline"
     UNREACHABLE = "unreachable"
     REACHABLE = "reachable"
+    REBOOTED = "rebooted"
+    DUPLICATE = "duplicate"
     # the monitor's own
+    FLEET_UNREACHABLE = "fleet_unreachable"
+    FLEET_REACHABLE = "fleet_reachable"
     CMDB_STALE = "cmdb_stale"
     CMDB_FRESH = "cmdb_fresh"
     PRUNE_REFUSED = "prune_refused"
@@ -71,13 +83,20 @@ class AlertGroup(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-ALERT_GROUPS: Mapping[EventKind, AlertGroup] = {
+_GROUPS: Mapping[EventKind, AlertGroup] = {
     EventKind.NEW: AlertGroup.NEW,
+    EventKind.REPLACED: AlertGroup.NEW,
+    EventKind.REBOUND: AlertGroup.NEW,
     EventKind.DOWN: AlertGroup.DOWN,
+    EventKind.FLAPPING: AlertGroup.DOWN,
+    EventKind.STABLE: AlertGroup.RECOVERED,
     EventKind.RECOVERED: AlertGroup.RECOVERED,
     EventKind.RETIRED: AlertGroup.RECOVERED,
     EventKind.UNREACHABLE: AlertGroup.UNREACHABLE,
     EventKind.REACHABLE: AlertGroup.UNREACHABLE,
+    EventKind.REBOOTED: AlertGroup.UNREACHABLE,
+    EventKind.FLEET_UNREACHABLE: AlertGroup.UNREACHABLE,
+    EventKind.FLEET_REACHABLE: AlertGroup.UNREACHABLE,
     EventKind.CMDB_STALE: AlertGroup.UNREACHABLE,
     EventKind.CMDB_FRESH: AlertGroup.UNREACHABLE,
     EventKind.PRUNE_REFUSED: AlertGroup.UNREACHABLE,
@@ -85,7 +104,23 @@ ALERT_GROUPS: Mapping[EventKind, AlertGroup] = {
     EventKind.HOST_KEY_CHANGED: AlertGroup.UNREACHABLE,
     EventKind.HOST_KEY_RESTORED: AlertGroup.UNREACHABLE,
 }
-"""Kinds that are not here (``baseline``) are kept but sent to nobody."""
+
+
+def is_loss(kind: EventKind, details: Mapping[str, Any]) -> bool:
+    """Whether an event says that something which listened does so no more, as far as others can reach it."""
+    return (
+        kind in (EventKind.DOWN, EventKind.FLAPPING)
+        or (kind is EventKind.REBOUND and bool(details.get("severe")))
+        or (kind is EventKind.STABLE and details.get("state") == PortStatus.DOWN)
+    )
+
+
+def alert_group(kind: EventKind, details: Mapping[str, Any]) -> AlertGroup | None:
+    """The alert task that sends an event; None for notes, which are kept but sent to nobody.
+
+    :param details: of the event: a severe ``rebound`` goes where ``down`` goes, ``stable`` where its state belongs
+    """
+    return AlertGroup.DOWN if is_loss(kind, details) else _GROUPS.get(kind)
 
 
 class Severity(StrEnum):
@@ -96,21 +131,22 @@ class Severity(StrEnum):
     INFO = "info"
 
 
-SEVERITIES: Mapping[EventKind, Severity] = {
-    EventKind.BASELINE: Severity.INFO,
+_SEVERITIES: Mapping[EventKind, Severity] = {
     EventKind.NEW: Severity.WARNING,
-    EventKind.DOWN: Severity.CRITICAL,
-    EventKind.RECOVERED: Severity.INFO,
-    EventKind.RETIRED: Severity.INFO,
+    EventKind.REPLACED: Severity.WARNING,
+    EventKind.REBOUND: Severity.WARNING,
     EventKind.UNREACHABLE: Severity.CRITICAL,
-    EventKind.REACHABLE: Severity.INFO,
+    EventKind.REBOOTED: Severity.WARNING,
+    EventKind.FLEET_UNREACHABLE: Severity.CRITICAL,
     EventKind.CMDB_STALE: Severity.WARNING,
-    EventKind.CMDB_FRESH: Severity.INFO,
     EventKind.PRUNE_REFUSED: Severity.WARNING,
-    EventKind.PRUNE_RESUMED: Severity.INFO,
     EventKind.HOST_KEY_CHANGED: Severity.CRITICAL,
-    EventKind.HOST_KEY_RESTORED: Severity.INFO,
 }
+
+
+def severity_of(kind: EventKind, details: Mapping[str, Any]) -> Severity:
+    """How loud an event of a kind is: a loss is critical, what ends something and what is only noted is not."""
+    return Severity.CRITICAL if is_loss(kind, details) else _SEVERITIES.get(kind, Severity.INFO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +279,7 @@ class Attempt:
     :param error_class: see :class:`portmon.errors.ScanError`; None if ok
     :param error: message for people; None if ok
     :param frames: raw answers, at most two, kept for replay; empty if none came
+    :param confirmed: what is missing is missing in two answers; with one, nothing that is missing is evidence
     :param duration: seconds from connect to the last byte
     """
 
@@ -257,6 +294,7 @@ class Attempt:
     error: str | None = None
     frames: tuple[bytes, ...] = ()
     duration: float = 0.0
+    confirmed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +316,11 @@ class Event:
     :param since: start of what this event ends or continues (down since, unreachable since)
     :param last_seen: when the port or host was last seen well
     :param labels: the host's, as of then
-    :param details: what else the kind has to say: ``addresses`` and ``pid`` of a port, ``down_for``
-        and ``unreachable_for`` in seconds, ``ports`` of a baseline, ``error_class``; JSON types only
+    :param details: what else the kind has to say, JSON types only. Of a port: ``addresses``, ``programs``,
+        ``pids``, ``uids``, ``units``, ``watched`` (which rule or declaration), ``declared``, ``tool``; by kind
+        ``down_for`` and ``unreachable_for`` (seconds), ``misses``, ``severe`` and ``lost`` (addresses) of a rebound,
+        ``state`` of flapping and stable, ``before`` of replaced, restarted and rebound, ``to`` of moved, ``ports`` of
+        a baseline, ``error_class``
     """
 
     id: str

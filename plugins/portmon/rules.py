@@ -6,6 +6,7 @@ its host: then only what is allowed is watched there.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,12 @@ class HostRules:
     rules: tuple[tuple[int, Rule], ...]
     only_allowed: bool
     where: Callable[..., str]
+
+    @property
+    def digest(self) -> str:
+        """The same for rules that decide the same, whatever their comments and their place in the list."""
+        parts = [rule.model_dump_json(exclude={"comment"}) for _, rule in self.rules]
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
     def watches_all(self) -> bool:

@@ -108,6 +108,7 @@ class Look:
             outcome=Outcome.OK,
             observation=merge([answer.observation for answer in answers]),
             frames=tuple(answer.frame for answer in answers),
+            confirmed=len(answers) > 1,
             duration=duration,
         )
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.config import Rule, States
-from portmon.diff import PORT_COLUMNS, Verdict, close_hosts, empty_hosts, empty_ports, frame, judge
+from portmon.diff import Verdict, close_hosts, judge
+from portmon.frames import PORT_COLUMNS, empty_hosts, empty_ports, frame
 from portmon.models import Attempt, Event, Host, Listener, Observation, Outcome
 from portmon.rules import RuleSet
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.models import ALERT_GROUPS, SEVERITIES, AlertGroup, Event, EventKind, Severity
+from portmon.models import AlertGroup, Event, EventKind, Severity, alert_group, severity_of
 from portmon.render import REASON_LIMIT, TITLE_LIMIT, VALUE_LIMIT, Language, Message, inert, plain, render
 
 MESSAGES = Path(__file__).parents[1] / "fixtures" / "messages"
@@ -37,7 +37,7 @@ def event(kind: EventKind, host: str | None = "web01", port: int | None = None, 
         "host_name": host,
         "protocol": "tcp" if port else None,
         "port": port,
-        "severity": SEVERITIES[kind],
+        "severity": severity_of(kind, {}),
     }
     return Event(**{**values, **given})
 
@@ -48,7 +48,7 @@ def say(
     max_lines: int = 50,
     link: Callable[[Event], str | None] = lambda event: None,
 ) -> Message:
-    return render(events, ALERT_GROUPS[events[0].kind], language=language, max_lines=max_lines, link=link)
+    return render(events, alert_group(events[0].kind, events[0].details), language=language, max_lines=max_lines, link=link)
 
 
 # ── every message as a file ─────────────────────────────────────────────────────────────────────
@@ -128,7 +128,7 @@ def test_no_message_on_file_is_left_over() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("kind", [kind for kind in EventKind if kind in ALERT_GROUPS])
+@pytest.mark.parametrize("kind", [kind for kind in EventKind if alert_group(kind, {})])
 def test_every_kind_has_words_of_its_own(kind: EventKind, language: Language) -> None:
     message = say(event(kind, port=80), language=language)
     assert "×" not in message.title

@@ -52,7 +52,7 @@ def prune_inventory(
             hosts.sync(conn, inventory.load(conn, digest).hosts)
         names = {known.id: known.name for known in hosts.known(conn)}
         if plan.hide:
-            outbox.add(conn, _closed(conn, plan.hide, run, now))
+            _close(conn, plan.hide, run, now)
             hosts.hide(conn, plan.hide, now)
         hosts.resume(conn, plan.resume)
         hosts.purge(conn, plan.purge)
@@ -76,13 +76,14 @@ def _plan(conn: Any, config: Config, run: Run, digest: str, stale: bool, now: da
     )
 
 
-def _closed(conn: Any, host_ids: Any, run: Run, now: datetime) -> Any:
+def _close(conn: Any, host_ids: Any, run: Run, now: datetime) -> None:
     # pandas only where a host really left
     from portmon.diff import close_hosts
     from portmon.storage import state
 
     known, ports = state.load(conn, host_ids)
-    return close_hosts(known, ports, host_ids, reason="it left the CMDB", run_id=run.run_id, now=now)
+    closed = close_hosts(known, ports, host_ids, reason="it left the CMDB", run_id=run.run_id, now=now)
+    state.save(conn, closed, now=now)
 
 
 def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datetime) -> None:

@@ -39,6 +39,7 @@ def save_attempt(conn: Connection, attempt: Attempt) -> str:
             "frame": frames[0] if frames else None,
             "second_frame": frames[1] if len(frames) > 1 else None,
             "duration": attempt.duration,
+            "confirmed": attempt.confirmed,
             "live": True,
         },
     )
@@ -121,6 +122,7 @@ def _attempt(row: Any, seen: Mapping[str, Observation], raw: Mapping[str, bytes]
         error=row.error,
         frames=tuple(raw[name] for name in (row.frame, row.second_frame) if name in raw),
         duration=row.duration,
+        confirmed=row.confirmed,
     )
 
 

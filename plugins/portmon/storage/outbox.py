@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
-from portmon.models import ALERT_GROUPS, AlertGroup, Event, EventKind, Severity
+from portmon.models import AlertGroup, Event, EventKind, Severity, alert_group
 from portmon.storage.sql import chunks, insert_new
 from portmon.storage.tables import deliveries, events
 
@@ -168,7 +168,7 @@ def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datet
 
 
 def _row(event: Event) -> dict[str, Any]:
-    group = ALERT_GROUPS.get(event.kind)
+    group = alert_group(event.kind, event.details)
     row = asdict(event)
     return row | {
         "kind": event.kind.value,

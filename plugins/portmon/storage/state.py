@@ -9,12 +9,14 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Connection, Table, delete, select
 
-from portmon.diff import HOST_COLUMNS, PORT_COLUMNS, Verdict, frame
+from portmon.diff import Verdict
+from portmon.frames import HOST_COLUMNS, PORT_COLUMNS, frame
 from portmon.storage import outbox
 from portmon.storage.sql import upsert
 from portmon.storage.tables import hosts, ports
 
-_TUPLES = frozenset({"listening", "addresses", "programs", "pids", "uids", "units"})
+_TUPLES = frozenset({"listening", "addresses", "programs", "pids", "uids", "units", "lost"})
+_TIMES = "changes"
 
 
 def load(conn: Connection, host_ids: Collection[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -32,11 +34,14 @@ def _load(conn: Connection, table: Table, columns: Mapping[str, str], host_ids: 
         wanted = set(host_ids)
         rows = [row for row in rows if row.host_id in wanted]
     records = zip(*rows, strict=True) if rows else ([] for _ in columns)
-    data = {
-        name: [tuple(value) if value is not None else None for value in values] if name in _TUPLES else list(values)
-        for name, values in zip(columns, records, strict=True)
-    }
+    data = {name: [_read(name, value) for value in values] for name, values in zip(columns, records, strict=True)}
     return frame(data, columns)
+
+
+def _read(name: str, value: Any) -> Any:
+    if name == _TIMES:
+        return tuple(datetime.fromisoformat(text) for text in value)
+    return tuple(value) if name in _TUPLES and value is not None else value
 
 
 def save(conn: Connection, verdict: Verdict, *, now: datetime) -> None:
@@ -49,7 +54,7 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime) -> None:
     keys = (ports.c.host_id, ports.c.protocol, ports.c.port)
     for key in verdict.dropped:
         conn.execute(delete(ports).where(*(column == value for column, value in zip(keys, key, strict=True))))
-    outbox.cancel_ports(conn, verdict.dropped, reason="the port is not watched any more", now=now)
+    outbox.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)
     outbox.add(conn, verdict.events)
 
 
@@ -69,7 +74,9 @@ def _plain(value: Any) -> Any:
     """A value of a frame as the database driver knows it."""
     if isinstance(value, pd.Timestamp):
         return value.to_pydatetime()
-    if isinstance(value, tuple | list | dict):
+    if isinstance(value, tuple | list):
+        return [item.isoformat() if isinstance(item, datetime) else item for item in value]
+    if isinstance(value, dict):
         return value
     if value is None or value is pd.NaT or value is pd.NA or value != value:
         return None

@@ -130,10 +130,13 @@ hosts = Table(
     Column("last_judged_at", UtcDateTime),
     Column("last_ok_at", UtcDateTime),
     Column("boot_id", SafeText),
+    Column("grace_until", UtcDateTime),
     Column("netns", BigInteger),
     Column("ephemeral_low", Integer),
     Column("ephemeral_high", Integer),
     Column("tool", SafeText),
+    Column("rules", String(16)),
+    Column("duplicate_of", SafeText),
     Column("error_class", SafeText),
     Column("error", SafeText),
     Column("listening", SafeJson),
@@ -160,7 +163,26 @@ ports = Table(
     Column("units", SafeJson, nullable=False),
     Column("tool", SafeText),
     Column("at_baseline", Boolean, nullable=False),
+    Column("declared", SafeText),
+    Column("grace_until", UtcDateTime),
+    Column("flapping_since", UtcDateTime),
+    Column("changes", SafeJson, nullable=False),
+    Column("lost", SafeJson, nullable=False),
+    Column("lost_since", UtcDateTime),
     comment="state of each port; last_seen_at is null while it is seen, so that a quiet run writes nothing here",
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("host_id", SafeText, primary_key=True),
+    Column("protocol", String(8), primary_key=True),
+    Column("port", Integer, primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("author", SafeText, nullable=False),
+    Column("reason", SafeText, nullable=False),
+    comment="what people decided about ports: accepted as gone, promoted to declared",
 )
 
 events = Table(
@@ -224,6 +246,7 @@ observations = Table(
     Column("frame", String(64)),
     Column("second_frame", String(64)),
     Column("duration", Float, nullable=False),
+    Column("confirmed", Boolean, nullable=False),
     Column("live", Boolean, nullable=False, server_default=true()),
     Index("ix_observations_observed_at", "observed_at"),
     comment="the archive: every look at a host; live unless the host was deleted since",

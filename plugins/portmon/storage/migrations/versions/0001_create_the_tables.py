@@ -36,6 +36,18 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_contents_used_at"), ["used_at"], unique=False)
 
     op.create_table(
+        "decisions",
+        sa.Column("host_id", SafeText(), nullable=False),
+        sa.Column("protocol", sa.String(length=8), nullable=False),
+        sa.Column("port", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("at", UtcDateTime(), nullable=False),
+        sa.Column("author", SafeText(), nullable=False),
+        sa.Column("reason", SafeText(), nullable=False),
+        sa.PrimaryKeyConstraint("host_id", "protocol", "port", "kind", name=op.f("pk_decisions")),
+        comment="what people decided about ports: accepted as gone, promoted to declared",
+    )
+    op.create_table(
         "events",
         sa.Column("seq", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("id", sa.String(length=32), nullable=False),
@@ -100,10 +112,13 @@ def upgrade() -> None:
         sa.Column("last_judged_at", UtcDateTime(), nullable=True),
         sa.Column("last_ok_at", UtcDateTime(), nullable=True),
         sa.Column("boot_id", SafeText(), nullable=True),
+        sa.Column("grace_until", UtcDateTime(), nullable=True),
         sa.Column("netns", sa.BigInteger(), nullable=True),
         sa.Column("ephemeral_low", sa.Integer(), nullable=True),
         sa.Column("ephemeral_high", sa.Integer(), nullable=True),
         sa.Column("tool", SafeText(), nullable=True),
+        sa.Column("rules", sa.String(length=16), nullable=True),
+        sa.Column("duplicate_of", SafeText(), nullable=True),
         sa.Column("error_class", SafeText(), nullable=True),
         sa.Column("error", SafeText(), nullable=True),
         sa.Column("listening", SafeJson(), nullable=True),
@@ -144,6 +159,7 @@ def upgrade() -> None:
         sa.Column("frame", sa.String(length=64), nullable=True),
         sa.Column("second_frame", sa.String(length=64), nullable=True),
         sa.Column("duration", sa.Float(), nullable=False),
+        sa.Column("confirmed", sa.Boolean(), nullable=False),
         sa.Column("live", sa.Boolean(), server_default=sa.true(), nullable=False),
         sa.PrimaryKeyConstraint("host_id", "observed_at", name=op.f("pk_observations")),
         comment="the archive: every look at a host; live unless the host was deleted since",
@@ -171,6 +187,12 @@ def upgrade() -> None:
         sa.Column("units", SafeJson(), nullable=False),
         sa.Column("tool", SafeText(), nullable=True),
         sa.Column("at_baseline", sa.Boolean(), nullable=False),
+        sa.Column("declared", SafeText(), nullable=True),
+        sa.Column("grace_until", UtcDateTime(), nullable=True),
+        sa.Column("flapping_since", UtcDateTime(), nullable=True),
+        sa.Column("changes", SafeJson(), nullable=False),
+        sa.Column("lost", SafeJson(), nullable=False),
+        sa.Column("lost_since", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("host_id", "protocol", "port", name=op.f("pk_ports")),
         comment="state of each port; last_seen_at is null while it is seen, so that a quiet run writes nothing here",
     )

@@ -1,0 +1,165 @@
+"""The stored state as pandas frames: one row per host, one per watched port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from portmon.states import Port
+
+_TIME = "datetime64[us, UTC]"
+
+HOST_COLUMNS: Mapping[str, str] = {
+    "host_id": "object",
+    "name": "object",
+    "address": "object",
+    "labels": "object",
+    "status": "object",
+    "status_since": _TIME,
+    "failures": "int64",
+    "failing_since": _TIME,
+    "counted_at": _TIME,
+    "last_judged_at": _TIME,
+    "last_ok_at": _TIME,
+    "boot_id": "object",
+    "grace_until": _TIME,
+    "netns": "Int64",
+    "ephemeral_low": "Int64",
+    "ephemeral_high": "Int64",
+    "tool": "object",
+    "rules": "object",
+    "duplicate_of": "object",
+    "error_class": "object",
+    "error": "object",
+    "listening": "object",
+}
+"""Hosts: column name to dtype.
+
+``failures`` counts tried runs in a row without evidence, since ``failing_since``; ``counted_at`` is when
+it last grew. ``grace_until`` is the end of the grace after the last reboot, ``rules`` a digest of the rules in
+force at the last ok look, ``duplicate_of`` the id of another entry for the same machine. ``listening`` is the
+sorted tuple of ``tcp/80`` keys of the last ok look, before rules.
+"""
+
+PORT_COLUMNS: Mapping[str, str] = {
+    "host_id": "object",
+    "protocol": "object",
+    "port": "int64",
+    "status": "object",
+    "status_since": _TIME,
+    "misses": "int64",
+    "streak": "int64",
+    "counted_at": _TIME,
+    "first_seen_at": _TIME,
+    "last_seen_at": _TIME,
+    "addresses": "object",
+    "programs": "object",
+    "pids": "object",
+    "uids": "object",
+    "units": "object",
+    "tool": "object",
+    "at_baseline": "bool",
+    "declared": "object",
+    "grace_until": _TIME,
+    "flapping_since": _TIME,
+    "changes": "object",
+    "lost": "object",
+    "lost_since": _TIME,
+}
+"""Ports: column name to dtype, the fields of :class:`portmon.states.Port`.
+
+``misses`` and ``streak`` count looks in a row, of a port that is missing and of a candidate that is there;
+``counted_at`` is when they last grew. ``last_seen_at`` is NaT while the port was there in its host's last
+ok look, so that a quiet run changes no row. ``addresses`` … ``units`` are sorted tuples, last known;
+``tool`` is the one that reported ``programs``. ``declared`` says by what the port is declared, None for a learned
+one. ``grace_until`` is set while it is missing after a reboot. ``changes`` are the times of its changes within
+the window of flapping, since ``flapping_since`` only the last one. ``lost`` are binds that others could reach and
+that are missing since ``lost_since`` while others remain.
+"""
+
+KEY = ["host_id", "protocol", "port"]
+SETS = ("addresses", "programs", "pids", "uids", "units")
+
+PortKey = tuple[str, str, int]
+
+
+def frame(data: Mapping[str, Sequence[Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+    """A frame of plain Python values with the dtypes of ``columns``; None is missing."""
+    series = {}
+    for name, dtype in columns.items():
+        values = list(data.get(name, ()))
+        if dtype == _TIME:
+            series[name] = pd.to_datetime(pd.Series(values, dtype="object"), utc=True).dt.as_unit("us")
+        else:
+            series[name] = pd.Series(values, dtype=dtype)
+    return pd.DataFrame(series)
+
+
+def empty_hosts() -> pd.DataFrame:
+    """No hosts yet."""
+    return frame({}, HOST_COLUMNS)
+
+
+def empty_ports() -> pd.DataFrame:
+    """No ports yet."""
+    return frame({}, PORT_COLUMNS)
+
+
+def hosts_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A frame of host rows."""
+    return frame({name: [row[name] for row in rows] for name in HOST_COLUMNS}, HOST_COLUMNS)
+
+
+def ports_frame(ports: Sequence[Port]) -> pd.DataFrame:
+    """A frame of ports."""
+    return frame({name: [getattr(port, name) for port in ports] for name in PORT_COLUMNS}, PORT_COLUMNS)
+
+
+def port_of(row: Mapping[str, Any]) -> Port:
+    """A port of its row as plain values, see :func:`plain_row`."""
+    return Port(**{name: row[name] for name in PORT_COLUMNS})
+
+
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain Python values, None for whatever pandas takes for missing."""
+    return [plain_row(row) for row in rows.to_dict("records")]
+
+
+def ports_of(rows: pd.DataFrame) -> list[Port]:
+    """The ports of a frame."""
+    return [port_of(row) for row in records(rows)]
+
+
+def without(ports: pd.DataFrame, keys: Iterable[PortKey]) -> pd.DataFrame:
+    """A frame of ports without some of them."""
+    gone = pd.MultiIndex.from_tuples(list(keys), names=KEY)
+    return ports[~pd.MultiIndex.from_frame(ports[KEY]).isin(gone)]
+
+
+def merged(ports: pd.DataFrame, changed: Iterable[Port], dropped: Iterable[PortKey]) -> pd.DataFrame:
+    """A frame of ports after some changed and some were dropped."""
+    new = list(changed)
+    stale = [*((port.host_id, port.protocol, port.port) for port in new), *dropped]
+    if not stale:
+        return ports
+    kept = without(ports, stale) if len(ports) else ports
+    return pd.concat([part for part in (kept, ports_frame(new)) if len(part)] or [empty_ports()], ignore_index=True)
+
+
+def plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row as plain Python values."""
+    return {str(name): _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list | dict | str) or value is None:
+        return value
+    if pd.isna(value):
+        return None
+    if isinstance(value, pd.Timestamp):
+        return value.to_pydatetime()
+    return value.item() if hasattr(value, "item") else value
+
+

@@ -1,0 +1,76 @@
+"""What people decided about ports: gone for good, or promoted to declared."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import Connection, delete, select
+
+from portmon.frames import PortKey
+from portmon.storage.sql import upsert
+from portmon.storage.tables import decisions
+
+PROTOCOL = "tcp"
+
+
+class Decision(StrEnum):
+    """Kinds of decisions."""
+
+    ACCEPTED = "accepted"
+    """That it is gone is as it should be: a port that is down is not watched any more."""
+    PROMOTED = "promoted"
+    """It must listen from now on, as if the CMDB had declared it."""
+
+
+def decide(
+    conn: Connection, kind: Decision, host_id: str, port: int, *, at: datetime, author: str, reason: str = ""
+) -> None:
+    """Note a decision; a later one of the same kind replaces it.
+
+    :param at: when; an acceptance counts for a port that was down by then
+    :param author: who
+    """
+    row = {
+        "host_id": host_id,
+        "protocol": PROTOCOL,
+        "port": port,
+        "kind": kind.value,
+        "at": at,
+        "author": author,
+        "reason": reason,
+    }
+    conn.execute(upsert(conn, decisions, ["at", "author", "reason"]), row)
+
+
+def accept(conn: Connection, host_id: str, port: int, *, at: datetime, author: str, reason: str = "") -> None:
+    """Note that a port that is down is gone for good."""
+    decide(conn, Decision.ACCEPTED, host_id, port, at=at, author=author, reason=reason)
+
+
+def promote(conn: Connection, host_id: str, port: int, *, at: datetime, author: str, reason: str = "") -> None:
+    """Note that a learned port must listen."""
+    decide(conn, Decision.PROMOTED, host_id, port, at=at, author=author, reason=reason)
+
+
+def withdraw(conn: Connection, kind: Decision, host_id: str, port: int) -> bool:
+    """Take a decision back.
+
+    :returns: False if there was none
+    """
+    where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == kind.value)
+    return bool(conn.execute(delete(decisions).where(*where)).rowcount)
+
+
+def accepted(conn: Connection) -> dict[PortKey, datetime]:
+    """When ports were accepted as gone."""
+    query = select(decisions.c.host_id, decisions.c.protocol, decisions.c.port, decisions.c.at)
+    rows = conn.execute(query.where(decisions.c.kind == Decision.ACCEPTED.value))
+    return {(row.host_id, row.protocol, row.port): row.at for row in rows}
+
+
+def promoted(conn: Connection) -> dict[tuple[str, int], str]:
+    """Who promoted ports, and why."""
+    query = select(decisions.c.host_id, decisions.c.port, decisions.c.author, decisions.c.reason)
+    rows = conn.execute(query.where(decisions.c.kind == Decision.PROMOTED.value))
+    return {(row.host_id, row.port): f"{row.author}: {row.reason}" if row.reason else row.author for row in rows}
