@@ -445,10 +445,12 @@ class States(_Section):
         3, description="observations in a row before a port in the host's ephemeral range is watched"
     )
     flap_threshold: Annotated[int, Field(ge=2)] = Field(
-        4, description="changes (down or back) within `flap_window` that make a port flapping: one message, then silence"
+        4,
+        description="changes (down or back) within `flap_window` that make a port flapping: one message, then silence",
     )
     flap_window: PositiveDuration = Field(
-        timedelta(hours=1), description="see `flap_threshold`; at least 12 intervals. A port that held still for it is stable"
+        timedelta(hours=1),
+        description="see `flap_threshold`; at least 12 intervals. A port that held still for it is stable",
     )
     reboot_grace: Duration = Field(
         timedelta(minutes=10), description="time that services have to come back after a reboot of their host"

@@ -40,6 +40,7 @@ from portmon.frames import (
 from portmon.identity import same_program
 from portmon.models import Attempt, Event, EventKind, Host, HostStatus, Outcome, PortStatus, severity_of
 from portmon.rules import HostRules, RuleSet
+from portmon.scan import bind_of
 from portmon.states import Look, Port, Seen, Step, Told
 
 PROTOCOL = "tcp"
@@ -54,7 +55,7 @@ class Verdict:
     :param ports: changed and new rows, columns of :data:`portmon.frames.PORT_COLUMNS`
     :param dropped: keys of rows that are no more: forgotten, moved and retired ports, ports that no rule watches now
     :param unwatched: those among them whose open alerts end without an event, because no rule watches them now
-    :param events: in the order in which they are told: by time, the monitor's own, then hosts, each host's ports by number
+    :param events: in the order in which they are told: by time, the monitor's own, then by host, a host's ports by number
     :param failing_since: start of the episode in which every host fails; None if there is none
     :param summary: counts for people
     """
@@ -128,7 +129,13 @@ def close_hosts(
             told_hosts.append(row)
     for port in ports_of(ports[ports["host_id"].isin(list(rows))]):
         if states.is_open(port):
-            what = "Was down" if port.status == PortStatus.DOWN else "Was flapping" if port.flapping_since else "Lost a bind"
+            what = (
+                "Was down"
+                if port.status == PortStatus.DOWN
+                else "Was flapping"
+                if port.flapping_since
+                else "Lost a bind"
+            )
             events.append(retired(rows[port.host_id], port, what, port.lost_since or port.status_since))
             forgiven = states.forgive(port)
             if forgiven is None:
@@ -293,8 +300,8 @@ class _Judge:
                 EventKind.FLEET_UNREACHABLE,
                 at=at,
                 run_id=self.run_id,
-                reason=f"All {tried} hosts that were asked fail alike ({what}): look at the monitor and its network first. "
-                f"The last one says: {last.error or what}",
+                reason=f"All {tried} hosts that were asked fail alike ({what}): look at the monitor and its network "
+                f"first. The last one says: {last.error or what}",
                 evidence=at.isoformat(),
                 since=self.failing_since,
                 details={"error_class": last.error_class, "hosts": tried},
@@ -312,8 +319,9 @@ class _Judge:
             others = [other for other in machines.get((row["boot_id"], row["netns"]), ()) if other < host_id]
             if row["duplicate_of"] in others:
                 continue
-            before, first = row["duplicate_of"], next(
-                (other for other in others if self.hosts[other]["listening"] == row["listening"]), None
+            before, first = (
+                row["duplicate_of"],
+                next((other for other in others if self.hosts[other]["listening"] == row["listening"]), None),
             )
             row["duplicate_of"] = first
             if first is not None and before is None:
@@ -382,6 +390,7 @@ class _Judge:
             grace_until=host["grace_until"],
             rules_changed=host["rules"] is not None and host["rules"] != rules,
             confirmed=attempt.confirmed,
+            listening=frozenset(listener.port for listener in seen.listeners),
             half_interval=self.half_interval,
             window=self.window,
             settings=self.settings,
@@ -394,15 +403,12 @@ class _Judge:
         listening = {listener.port for listener in seen.listeners}
         if look.first:
             count = len(listening)
-            told = Told(
-                EventKind.BASELINE, f"First complete answer: {count} listening ports", details={"ports": count}
-            )
+            told = Told(EventKind.BASELINE, f"First complete answer: {count} listening ports", details={"ports": count})
             self._tell(told, host, None, at)
         if look.rebooted:
             told = Told(
                 EventKind.REBOOTED,
-                "Its boot id changed; ports that are not back yet have until "
-                f"{look.grace_until:%Y-%m-%d %H:%M:%S} UTC",
+                f"Its boot id changed; ports that are not back yet have until {look.grace_until:%Y-%m-%d %H:%M:%S} UTC",
                 last_seen=host["last_ok_at"],
                 details={"boot_id": seen.boot_id, "before": host["boot_id"]},
             )
@@ -469,7 +475,9 @@ class _Judge:
         ]
         same = [
             declared == wanted and not lost
-            for declared, wanted, lost in zip(both["declared"].where(both["declared"].notna(), None), must, both["lost"], strict=True)
+            for declared, wanted, lost in zip(
+                both["declared"].where(both["declared"].notna(), None), must, both["lost"], strict=True
+            )
         ]
         quiet &= pd.Series(same, index=both.index, dtype="bool")
         for name in SETS:
@@ -493,6 +501,7 @@ class _Judge:
                 continue
             port = port_of(row)
             if row["found"] == "both":
+
                 def is_watched(address: str, port: Port = port, declared: str | None = declared) -> bool:
                     return bool(declared) or _is_watched(port, (address,), rules)
 
@@ -573,7 +582,9 @@ def _fold(
         for listener in seen.listeners:
             port = listener.port
             if not own.watches_all and port not in must:
-                names = (listener.program,) if listener.program else programs.get((attempt.host_id, port), (None,))
+                names: Sequence[str | None] = (
+                    (listener.program,) if listener.program else programs.get((attempt.host_id, port), (None,))
+                )
                 decisions = [own.judge(port=port, address=listener.address, program=name) for name in names]
                 if not any(decision.watched for decision in decisions):
                     continue
@@ -586,7 +597,7 @@ def _fold(
                     attempt.host_id,
                     PROTOCOL,
                     port,
-                    _sorted(f"{one.address}%{one.zone}" if one.zone else one.address for one in listeners),
+                    _sorted(bind_of(one) for one in listeners),
                     _sorted(one.program for one in listeners),
                     _sorted(one.pid for one in listeners),
                     _sorted(one.uid for one in listeners),
@@ -631,7 +642,9 @@ def _why(port: Port, rules: HostRules) -> str:
     return next((decision.reason for decision in decisions if decision.watched), "no rule matches it")
 
 
-def _heirs(missing: Sequence[Port], arrivals: Mapping[int, Seen], look: Look, must: Mapping[int, str]) -> dict[int, int]:
+def _heirs(
+    missing: Sequence[Port], arrivals: Mapping[int, Seen], look: Look, must: Mapping[int, str]
+) -> dict[int, int]:
     """Ports that are missing, and the port that their program gained meanwhile, within the ephemeral range."""
     free = [number for number in sorted(arrivals) if look.is_ephemeral(number) and number not in must]
     found: dict[int, int] = {}

@@ -54,9 +54,9 @@ class NetstatOperator(SSHOperator):
     unknown host key) is stored at once and fails the task without another try. A dry run stores nothing.
 
     :param host: one item of :func:`portmon.pipeline.plan.plan_hosts`: ``id``, ``name``, ``address``, ``port``,
-        ``labels``, ``ports`` (to expect), ``dry_run``, and ``ssh`` with ``conn_id``, ``port``, ``user``,
-        ``connect_timeout`` and ``command_timeout`` (seconds), ``max_output`` (bytes), ``sudo``, ``host_keys``,
-        ``known_hosts``, ``confirm_after`` (seconds)
+        ``labels``, ``ports`` (to expect), ``binds`` (port: addresses to expect), ``dry_run``, and ``ssh`` with
+        ``conn_id``, ``port``, ``user``, ``connect_timeout`` and ``command_timeout`` (seconds), ``max_output`` (bytes),
+        ``sudo``, ``host_keys``, ``known_hosts``, ``confirm_after`` (seconds)
     :returns: ``host_id``, ``outcome`` and ``digest``; of a dry run also the record
     """
 
@@ -138,6 +138,7 @@ class NetstatOperator(SSHOperator):
 
     def _look(self, look: scan.Look, started: float) -> Attempt:
         expected = self.host["ports"]
+        binds = {int(port): addresses for port, addresses in self.host.get("binds", {}).items()}
         hook = self.ssh_hook
         log.info(
             "Asking %s, port %d, as user %r with connection %r; %d ports expected",
@@ -160,11 +161,12 @@ class NetstatOperator(SSHOperator):
         observed_at = datetime.now(UTC)
         observation = answers[0].observation
         self._tell(observation)
-        gone = scan.missing(observation, expected)
+        gone = scan.missing(observation, expected, binds)
         if gone:
             self._wait(gone)
             answers.append(self._ask_again(session, gone))
-            still = scan.missing(answers[1].observation, gone)
+            both = scan.merge([answer.observation for answer in answers])
+            still = scan.missing(both, expected, binds)
             back = sorted(set(gone) - set(still))
             if back:
                 log.info("Back in the second answer: %s", _ports(back))

@@ -21,7 +21,7 @@ from typing import Literal
 from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from portmon.models import AlertGroup, Event, Severity
+from portmon.models import AlertGroup, Event, EventKind, PortStatus, Severity
 
 Language = Literal["en", "zh"]
 
@@ -163,6 +163,8 @@ class Line:
     program: str
     unit: str
     addresses: str
+    before: str
+    lost: str
     at: str
     since: str
     last_seen: str
@@ -217,6 +219,15 @@ class View:
     more_hosts: int
 
 
+def _kind(event: Event) -> str:
+    """The kind, with a name of its own for what is as bad as a ``down``."""
+    if event.kind is EventKind.REBOUND and event.details.get("severe"):
+        return "lost_bind"
+    if event.kind is EventKind.STABLE and event.details.get("state") == PortStatus.DOWN:
+        return "stable_down"
+    return event.kind.value
+
+
 def _rank(event: Event) -> int:
     return _SEVERITIES.index(event.severity)
 
@@ -269,14 +280,19 @@ def _line(event: Event, newest: datetime, clean: Callable[[str, int], str]) -> L
     def name(value: object) -> str:
         return clean(str(value or "").strip(), VALUE_LIMIT)
 
+    def names(detail: str) -> str:
+        return name(", ".join(map(str, event.details.get(detail) or ())))
+
     return Line(
-        kind=event.kind.value,
+        kind=_kind(event),
         severity=event.severity.value,
         host=name(event.host_name or event.host_id),
         port=f"{event.protocol or 'tcp'}/{event.port}" if event.port is not None else "",
         program=name(event.program),
         unit=name(event.unit),
-        addresses=name(", ".join(map(str, event.details.get("addresses") or ()))),
+        addresses=names("addresses"),
+        before=names("before") if isinstance(event.details.get("before"), list) else "",
+        lost=names("lost"),
         at=_moment(event.at, newest),
         since=_moment(event.since or event.at, newest),
         last_seen=_moment(event.last_seen, newest),
@@ -291,7 +307,7 @@ def _counts(events: Iterable[Event]) -> tuple[Count, ...]:
     hosts: dict[str, set[str | None]] = {}
     ranks: dict[str, int] = {}
     for event in events:
-        kind = event.kind.value
+        kind = _kind(event)
         numbers[kind] += 1
         hosts.setdefault(kind, set()).add(event.host_id)
         ranks[kind] = min(_rank(event), ranks.get(kind, len(_SEVERITIES)))

@@ -13,6 +13,7 @@ from typing import Any
 
 from portmon import probe
 from portmon.errors import AnswerError, ProbeError, ScanError, ScanTimeoutError
+from portmon.identity import lost_binds
 from portmon.models import Attempt, Listener, Observation, Outcome
 from portmon.render import plain
 
@@ -53,9 +54,23 @@ def _first_line(text: bytes) -> str:
     return plain(line.decode("utf-8", "surrogateescape"), 160)
 
 
-def missing(observation: Observation, expected: Collection[int]) -> list[int]:
-    """Which of the expected TCP ports nobody listens on, in order."""
-    return sorted(set(expected) - {listener.port for listener in observation.listeners})
+def missing(
+    observation: Observation, expected: Collection[int], binds: Mapping[int, Collection[str]] | None = None
+) -> list[int]:
+    """Which of the expected TCP ports nobody listens on, or not on all addresses that others could reach, in order.
+
+    :param binds: port: the addresses on which it listened
+    """
+    seen: dict[int, set[str]] = defaultdict(set)
+    for listener in observation.listeners:
+        seen[listener.port].add(bind_of(listener))
+    lost = (port for port, addresses in (binds or {}).items() if lost_binds(addresses, seen.get(port, ())))
+    return sorted({port for port in expected if port not in seen} | set(lost))
+
+
+def bind_of(listener: Listener) -> str:
+    """The address that a socket is bound to, with the interface where that is part of it."""
+    return f"{listener.address}%{listener.zone}" if listener.zone else listener.address
 
 
 def merge(answers: Sequence[Observation]) -> Observation:

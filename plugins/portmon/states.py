@@ -169,6 +169,7 @@ class Look:
     :param grace_until: end of the grace after a reboot
     :param rules_changed: other rules than in the last ok observation
     :param confirmed: what is missing is missing in two answers
+    :param listening: TCP ports of this observation, before rules
     :param half_interval: counters advance at most once in it
     :param window: of flapping
     """
@@ -185,6 +186,7 @@ class Look:
     grace_until: datetime | None
     rules_changed: bool
     confirmed: bool
+    listening: frozenset[int]
     half_interval: timedelta
     window: timedelta
     settings: States
@@ -261,9 +263,7 @@ def absent(key: tuple[str, str, int], look: Look, *, declared: str) -> Step:
     return Step(port, Row.DECLARED, _goes_down(port, look, f"It must listen ({declared}) and does not"))
 
 
-def again(
-    port: Port, seen: Seen, look: Look, *, declared: str | None, is_watched: Callable[[str], bool]
-) -> Step:
+def again(port: Port, seen: Seen, look: Look, *, declared: str | None, is_watched: Callable[[str], bool]) -> Step:
     """A port that is known and listens.
 
     :param declared: by what, None if it is not
@@ -330,7 +330,8 @@ def gone(port: Port, look: Look, *, declared: str | None, accepted: datetime | N
         return Step(port, Row.DECLARED, told)
     if port.status == PortStatus.DOWN:
         return _still_down(port, look, accepted)
-    if not look.confirmed:
+    if not look.confirmed and port.port not in look.listening:
+        # Where something else listens that no rule watches, the host was not asked twice: the port was not missing.
         return Step(port, Row.UNCONFIRMED)
     if not port.last_seen_at:
         port.last_seen_at = look.seen_at
@@ -449,9 +450,7 @@ def _owner_events(before: Port, seen: Seen, look: Look) -> tuple[Told, ...]:
     return ()
 
 
-def _bind_events(
-    before: Port, port: Port, look: Look, *, quiet: bool
-) -> tuple[Row | None, list[Told], bool]:
+def _bind_events(before: Port, port: Port, look: Look, *, quiet: bool) -> tuple[Row | None, list[Told], bool]:
     """What to tell of bind addresses, and whether one that others could reach changed.
 
     :param quiet: only of losses

@@ -53,6 +53,10 @@ class World:
             self.hosts, self.ports, attempts, inventory=FLEET, rules=self.rules, settings=self.settings,
             interval=FIVE, run_id="run",
         )  # fmt: skip
+        self.events += verdict.events
+        return self.take(verdict)
+
+    def take(self, verdict: Verdict) -> list[tuple[Any, ...]]:
         self.last = verdict
         self.hosts = self._merge(self.hosts, verdict.hosts, ["host_id"])
         ports = self._merge(self.ports, verdict.ports, ["host_id", "protocol", "port"])
@@ -64,7 +68,6 @@ class World:
         if gone is not None:
             ports = ports[~pd.MultiIndex.from_frame(ports[["host_id", "protocol", "port"]]).isin(gone)]
         self.ports = ports.reset_index(drop=True)
-        self.events += verdict.events
         return [(event.kind.value, event.port) if event.port else (event.kind.value,) for event in verdict.events]
 
     @staticmethod
@@ -142,10 +145,10 @@ def test_extra_looks_count_once_per_half_interval() -> None:
     assert world.see(ok(1.5)) == [("down", 80)]
 
 
-def test_a_new_process_is_no_event() -> None:
+def test_a_new_process_is_a_note() -> None:
     world = World()
     world.see(ok(0, 80, pid=7))
-    assert world.see(ok(1, 80, pid=8)) == []
+    assert world.see(ok(1, 80, pid=8)) == [("restarted", 80)]
     assert world.port(80)["pids"] == (8,)
 
 
@@ -249,11 +252,14 @@ def test_hosts_that_left_close_their_alerts() -> None:
     world = World(unreachable_after=1)
     world.see(ok(0, 22, 80), ok(0, 22, host="2"))
     world.see(ok(1, 22), bad(1, host="2"))
-    events = close_hosts(world.hosts, world.ports, ["1", "2"], reason="it left", run_id="r", now=START + 2 * FIVE)
-    assert {(event.kind.value, event.host_id, event.port) for event in events} == {
+    closed = close_hosts(world.hosts, world.ports, ["1", "2"], reason="it left", run_id="r", now=START + 2 * FIVE)
+    assert {(event.kind.value, event.host_id, event.port) for event in closed.events} == {
         ("retired", "1", 80),
         ("retired", "2", None),
     }
+    world.take(closed)
+    # What still is when they come back is told again.
+    assert world.see(ok(3, 22), bad(3, host="2")) == [("down", 80), ("unreachable",)]
 
 
 # ── rules ───────────────────────────────────────────────────────────────────────────────────────
@@ -286,11 +292,12 @@ def test_a_known_port_whose_program_is_suddenly_unknown_stays_watched() -> None:
     assert world.see(ok(2)) == [("down", 80)]
 
 
-def test_a_known_port_that_another_program_took_is_judged_by_it() -> None:
+def test_a_watched_program_whose_port_another_one_took_is_down() -> None:
     world = World(rules=[Rule(action="allow", program="nginx")])
     world.see(ok(0, 80))
-    assert world.see(ok(1, 80, program="apache2")) == []
-    assert world.port(80) is None
+    # Nobody asked twice: somebody listens on the port.
+    assert world.see(dataclasses.replace(ok(1, 80, program="apache2"), confirmed=False)) == [("down", 80)]
+    assert world.see(ok(2, 80)) == [("recovered", 80)]
 
 
 # ── properties ──────────────────────────────────────────────────────────────────────────────────

@@ -258,7 +258,8 @@ def test_a_host_that_left_is_hidden_and_comes_back_as_it_was(site: Site) -> None
     with site.database.begin() as conn:
         assert [host.id for host in hosts.known(conn) if host.removed_at] == ["h1"]
     site.listed.append(gone)
-    assert site.run() == []
+    # Its alert was closed when it left: what is still down is told again.
+    assert site.run() == [("down", "h1", 80)]
     site.listening["h1"] = (22, 80)
     assert site.run() == [("recovered", "h1", 80)]
 

@@ -48,7 +48,9 @@ def say(
     max_lines: int = 50,
     link: Callable[[Event], str | None] = lambda event: None,
 ) -> Message:
-    return render(events, alert_group(events[0].kind, events[0].details), language=language, max_lines=max_lines, link=link)
+    return render(
+        events, alert_group(events[0].kind, events[0].details), language=language, max_lines=max_lines, link=link
+    )
 
 
 # ── every message as a file ─────────────────────────────────────────────────────────────────────
@@ -97,6 +99,44 @@ def _cases() -> Mapping[str, Sequence[Event]]:
         ],
         "outage": [
             event(EventKind.UNREACHABLE, f"node{number:03}", since=_ago(minutes=10), **timeout) for number in range(300)
+        ],
+        "changes": [
+            event(EventKind.REPLACED, "web01", 80, program="haproxy", details={"before": ["nginx"]}),
+            event(
+                EventKind.REBOUND,
+                "web01",
+                443,
+                program="nginx",
+                details={"addresses": ["0.0.0.0", "::"], "before": ["0.0.0.0"], "severe": False},
+            ),
+        ],
+        "losses": [
+            event(
+                EventKind.REBOUND,
+                "web01",
+                443,
+                program="nginx",
+                severity=Severity.CRITICAL,
+                details={"addresses": ["127.0.0.1"], "before": ["0.0.0.0"], "lost": ["0.0.0.0"], "severe": True},
+            ),
+            event(
+                EventKind.FLAPPING,
+                "web01",
+                8080,
+                program="java",
+                severity=Severity.CRITICAL,
+                details={"state": "down"},
+                reason="4 changes between up and down since 2026-03-09 11:20:00 UTC",
+            ),
+            event(
+                EventKind.STABLE,
+                "web02",
+                8080,
+                program="java",
+                severity=Severity.CRITICAL,
+                details={"state": "down"},
+                reason="It held still since 2026-03-09 11:00:00 UTC and is down",
+            ),
         ],
         "hostile": [event(down, f"host {HOSTILE}", 80, program=HOSTILE, unit=HOSTILE)],
     }

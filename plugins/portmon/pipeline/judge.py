@@ -8,7 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import Connection
+
 from portmon.config import Config
+from portmon.declared import declared_ports
 from portmon.diff import Verdict, judge
 from portmon.errors import HostKeyChangedError
 from portmon.events import monitor_event
@@ -16,10 +19,12 @@ from portmon.models import Attempt, Event, EventKind, Host, Outcome
 from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
 from portmon.pipeline.run import Run
 from portmon.rules import RuleSet
-from portmon.storage import archive, conditions, hosts, inventory, lease, outbox, runs, state
+from portmon.storage import archive, conditions, decisions, hosts, inventory, lease, outbox, runs, state
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
+
+FLEET = "fleet_unreachable"
 
 
 def judge_run(
@@ -46,10 +51,10 @@ def judge_run(
         held.check(conn)
         fleet = _fleet(conn, digest)
         attempts = archive.attempts_to_judge(conn, host_ids=list(fleet))
-        known, ports = state.load(conn, list(fleet))
-        verdict = _judge(known, ports, attempts, fleet, config, run, interval=interval)
+        verdict = _judge(conn, attempts, fleet, config, run, interval=interval)
         verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, planned)))
         state.save(conn, verdict, now=now)
+        conditions.hold(conn, FLEET, since=verdict.failing_since)
         outbox.add(conn, _host_key_events(conn, attempts, fleet, run))
         scanned = archive.scanned(conn, run.run_id)
         summary = _summary(verdict, scanned, planned)
@@ -77,8 +82,7 @@ def judge_dry(
     """What :func:`judge_run` would conclude from these attempts; nothing is kept."""
     with database.begin() as conn:
         fleet = _fleet(conn, digest)
-        known, ports = state.load(conn, list(fleet))
-    verdict = _judge(known, ports, attempts, fleet, config, run, interval=interval)
+        verdict = _judge(conn, attempts, fleet, config, run, interval=interval)
     summary = _summary(verdict, {attempt.host_id for attempt in attempts}, {})
     _log(verdict.events, summary)
     log.info("Dry run: nothing of this was kept, nobody is told")
@@ -92,8 +96,7 @@ def _fleet(conn: Any, digest: str) -> dict[str, Host]:
 
 
 def _judge(
-    known: Any,
-    ports: Any,
+    conn: Connection,
     attempts: Sequence[Attempt],
     fleet: Mapping[str, Host],
     config: Config,
@@ -101,6 +104,7 @@ def _judge(
     *,
     interval: timedelta,
 ) -> Verdict:
+    known, ports = state.load(conn, list(fleet))
     return judge(
         known,
         ports,
@@ -110,6 +114,9 @@ def _judge(
         settings=config.states,
         interval=interval,
         run_id=run.run_id,
+        declared=declared_ports(fleet, config.declared, decisions.promoted(conn), where=config.where),
+        accepted=decisions.accepted(conn),
+        failing_since=conditions.since(conn, FLEET),
     )
 
 

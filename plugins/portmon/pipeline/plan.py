@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from portmon.cmdb import select
 from portmon.config import Config, SshGroup, ssh_settings
+from portmon.declared import declared_ports
 from portmon.errors import RunError
-from portmon.models import Host
+from portmon.identity import lost_binds
+from portmon.models import Host, PortStatus
 from portmon.pipeline.run import Run
 from portmon.rules import matches_host
-from portmon.storage import hosts, inventory
+from portmon.storage import decisions, hosts, inventory
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -33,9 +35,9 @@ def plan_hosts(
     """
     with database.begin() as conn:
         found = inventory.load(conn, digest)
-        known = [host.as_host() for host in hosts.known(conn) if host.removed_at is None]
+        stored = [host.as_host() for host in hosts.known(conn) if host.removed_at is None]
         listed = {host.id for host in found.hosts} | {invalid.id for invalid in found.invalid}
-        targets: Sequence[Host] = [*found.hosts, *(host for host in known if host.id not in listed)]
+        targets: Sequence[Host] = [*found.hosts, *(host for host in stored if host.id not in listed)]
         if run.scoped:
             targets = select(targets, run.hosts)
         if max_hosts is not None and len(targets) > max_hosts:
@@ -43,8 +45,11 @@ def plan_hosts(
                 f"{len(targets)} hosts, but Airflow maps over {max_hosts} at most: raise [core] max_map_length, or "
                 "split the fleet by the CMDB's enabled filter"
             )
-        watched = hosts.watched_ports(conn, [host.id for host in targets])
-    items = [_item(host, config, watched.get(host.id, []), run) for host in targets]
+        known = hosts.known_ports(conn, [host.id for host in targets])
+        must = declared_ports(
+            {host.id: host for host in targets}, config.declared, decisions.promoted(conn), where=config.where
+        )
+    items = [_item(host, config, known.get(host.id, {}), must.get(host.id, {}), run) for host in targets]
     log.info("%d hosts to ask, %d ports expected on them", len(items), sum(len(item["ports"]) for item in items))
     return sorted(items, key=lambda item: (item["name"], item["id"]))
 
@@ -54,7 +59,14 @@ def group_of(host: Host, config: Config) -> SshGroup | None:
     return next((group for group in config.ssh.groups if matches_host(group.match, host)), None)
 
 
-def _item(host: Host, config: Config, ports: Sequence[int], run: Run) -> dict[str, Any]:
+def _item(
+    host: Host,
+    config: Config,
+    known: Mapping[int, tuple[str, tuple[str, ...]]],
+    must: Collection[int],
+    run: Run,
+) -> dict[str, Any]:
+    up = {port: addresses for port, (status, addresses) in known.items() if status == PortStatus.UP}
     group = group_of(host, config)
     ssh = ssh_settings(config, group=group)
     return {
@@ -63,7 +75,9 @@ def _item(host: Host, config: Config, ports: Sequence[int], run: Run) -> dict[st
         "address": host.address,
         "port": host.port,
         "labels": dict(host.labels),
-        "ports": sorted(ports),
+        "ports": sorted({*up, *(port for port in must if port not in known)}),
+        # A bind that others could reach is missed like a port. JSON has no numbers for keys.
+        "binds": {str(port): list(binds) for port, addresses in up.items() if (binds := lost_binds(addresses, ()))},
         "dry_run": run.dry_run,
         "ssh": {
             "group": group.name if group else None,

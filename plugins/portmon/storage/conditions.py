@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, delete, select
 
 from portmon.storage.sql import insert_new
 from portmon.storage.tables import conditions
@@ -25,3 +25,20 @@ def end(conn: Connection, name: str) -> bool:
     :returns: False if nothing was wrong
     """
     return bool(conn.execute(delete(conditions).where(conditions.c.name == name)).rowcount)
+
+
+def hold(conn: Connection, name: str, *, since: datetime | None) -> None:
+    """Note that something is wrong since then, or that it is not.
+
+    :param since: None if nothing is wrong
+    """
+    if since is None:
+        end(conn, name)
+    else:
+        begin(conn, name, since=since, event_id="")
+
+
+def since(conn: Connection, name: str) -> datetime | None:
+    """Since when something is wrong, None if it is not."""
+    value: datetime | None = conn.execute(select(conditions.c.since).where(conditions.c.name == name)).scalar()
+    return value

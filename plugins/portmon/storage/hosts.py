@@ -9,7 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, select, update
 
-from portmon.models import EventKind, Host, HostStatus, PortStatus
+from portmon.models import EventKind, Host, HostStatus
 from portmon.storage import outbox
 from portmon.storage.sql import chunks, upsert
 from portmon.storage.tables import hosts, observations, ports
@@ -63,14 +63,15 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
         conn.execute(upsert(conn, hosts, ["name", "address", "ssh_port", "labels", "declared"]), rows)
 
 
-def watched_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, list[int]]:
-    """Host id: its TCP ports that are up, in order: what a look at it should find."""
+def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[int, tuple[str, tuple[str, ...]]]]:
+    """Host id: its TCP ports, each with its status and its bind addresses."""
     wanted = set(host_ids)
-    found: dict[str, list[int]] = defaultdict(list)
-    query = select(ports.c.host_id, ports.c.port).where(ports.c.status == PortStatus.UP.value).order_by(ports.c.port)
-    for host_id, port in conn.execute(query):
+    found: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = defaultdict(dict)
+    for host_id, port, status, addresses in conn.execute(
+        select(ports.c.host_id, ports.c.port, ports.c.status, ports.c.addresses).order_by(ports.c.port)
+    ):
         if host_id in wanted:
-            found[host_id].append(port)
+            found[host_id][port] = (status, tuple(addresses))
     return dict(found)
 
 
