@@ -55,7 +55,7 @@ class Verdict:
     :param ports: changed and new rows, columns of :data:`portmon.frames.PORT_COLUMNS`
     :param dropped: keys of rows that are no more: forgotten, moved and retired ports, ports that no rule watches now
     :param unwatched: those among them whose open alerts end without an event, because no rule watches them now
-    :param events: in the order in which they are told: by time, the monitor's own, then by host, a host's ports by number
+    :param events: as they are told: by time, the monitor's own first, then by host, a host's ports by number
     :param failing_since: start of the episode in which every host fails; None if there is none
     :param summary: counts for people
     """

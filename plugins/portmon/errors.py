@@ -5,6 +5,7 @@
     PortmonError
     ├── ConfigError              portmon.yaml or airflow.cfg: file, line, field
     │   └── InvalidConfigError   several of them
+    ├── HistoryError             a history for ``simulate``: file, line
     ├── ParamError               a run parameter: field
     ├── CmdbError                no usable host list: source
     ├── ProbeError               an answer that is no evidence: cut, interleaved, empty, too large
@@ -73,6 +74,18 @@ class InvalidConfigError(ConfigError):
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
+
+
+class HistoryError(PortmonError):
+    """A line of a history is wrong.
+
+    :param line: 1-based
+    """
+
+    def __init__(self, message: str, *, file: str, line: int) -> None:
+        self.file = file
+        self.line = line
+        super().__init__(f"{file}:{line}: {message}")
 
 
 class ParamError(PortmonError):
