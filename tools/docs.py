@@ -1,6 +1,6 @@
-"""Write what follows from the models: config/portmon.schema.json and docs/configuration.md.
+"""Write what follows from the code: config/portmon.schema.json, docs/configuration.md, the tables of docs/states.md.
 
-``python tools/docs.py`` writes both; with ``--check`` it only says whether they are up to date.
+``python tools/docs.py`` writes them; with ``--check`` it only says whether they are up to date.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "plugins"))
 
 from portmon.config import Config, format_duration, json_schema  # noqa: E402
+from portmon.models import AlertGroup, EventKind, alert_group, severity_of  # noqa: E402
+from portmon.states import TABLE, Row  # noqa: E402
 
 HEAD = """# Configuration
 
@@ -109,12 +111,45 @@ def reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def rows(table: Iterable[Row]) -> str:
+    """Rows of the table of states."""
+    lines = ["| stored | this observation | then | event |", "| --- | --- | --- | --- |"]
+    lines += [f"| {row.stored} | {row.observed} | {row.then} | {row.event} |" for row in table]
+    return "\n".join(lines)
+
+
+def kinds() -> str:
+    """Kinds of events, how loud they are, and which alert task sends them."""
+    lines = ["| event | severity | sent by |", "| --- | --- | --- |"]
+    worse = {EventKind.REBOUND: {"severe": True}, EventKind.STABLE: {"state": "down"}}
+    names = {EventKind.REBOUND: "severe `rebound`", EventKind.STABLE: "`stable`, down"}
+    for kind in EventKind:
+        for name, details in ((f"`{kind}`", {}), (names.get(kind), worse.get(kind))):
+            if name is not None:
+                group = alert_group(kind, details)
+                sender = f"`alert_{AlertGroup(group)}`" if group else "nobody: a note"
+                lines.append(f"| {name} | {severity_of(kind, details)} | {sender} |")
+    return "\n".join(lines)
+
+
+def states(text: str) -> str:
+    """docs/states.md with its tables as the code has them."""
+    more = [row for row in Row if row not in TABLE]
+    for name, table in (("table", rows(TABLE)), ("more", rows(more)), ("kinds", kinds())):
+        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        text = before + begin + table + end + rest.split(end)[1]
+    return text
+
+
 def main(arguments: list[str]) -> int:
     """Write, or check.
 
     :returns: exit code
     """
+    page = ROOT / "docs" / "states.md"
     wanted = {
+        page: states(page.read_text(encoding="utf-8")),
         ROOT / "config" / "portmon.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         ROOT / "docs" / "configuration.md": reference(),
     }

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from portmon.errors import PortmonError
+from portmon.errors import CommandError, PortmonError
 
 if TYPE_CHECKING:
     from portmon.config import Config
@@ -220,10 +222,103 @@ def _opened(path: Path) -> Iterator[Iterable[str]]:
         raise SystemExit(1) from error
 
 
+HostArgument = Annotated[str, typer.Argument(help="Name or id of the server.")]
+PortArgument = Annotated[int, typer.Argument(help="TCP port.", min=1, max=65535)]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept and shown.")]
+AuthorOption = Annotated[str | None, typer.Option("--author", help="Who decides; default: the system user.")]
+
+
+@app.command()
+def explain(host: HostArgument, port: PortArgument, config: ConfigOption = None) -> None:
+    """Tell the story of one port: what it is now, why it is watched, what happened and why."""
+    from portmon.pipeline.explain import explain as tell
+
+    settings, _ = _config(config)
+    for line in tell(_database(), settings, host, port, now=datetime.now(UTC)):
+        _print(_cell(line))
+
+
+@app.command()
+def accept(host: HostArgument, port: PortArgument, reason: ReasonOption = "", author: AuthorOption = None) -> None:
+    """Say that a port that is down is gone for good: the next complete answer without it retires it."""
+    from portmon.storage import decisions
+
+    with _decision(host, port) as (conn, found, known):
+        if known is None or known.status != "down":
+            raise CommandError(f"{found.name}: port {port} is not down; there is nothing to accept")
+        if known.declared:
+            raise CommandError(
+                f"{found.name}: port {port} is {known.declared}; take that back, or it is down again at once"
+            )
+        decisions.accept(conn, found.id, port, at=datetime.now(UTC), author=_author(author), reason=reason)
+    _print(_cell(f"{found.name}: port {port} is accepted as gone; the next complete answer without it retires it"))
+
+
+@app.command()
+def promote(
+    host: HostArgument,
+    port: PortArgument,
+    reason: ReasonOption = "",
+    author: AuthorOption = None,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take a promotion back.")] = False,
+) -> None:
+    """Say that a learned port must listen from now on, as if it were declared."""
+    from portmon.storage import decisions
+
+    with _decision(host, port) as (conn, found, _known):
+        if withdraw:
+            if not decisions.withdraw(conn, decisions.Decision.PROMOTED, found.id, port):
+                raise CommandError(f"{found.name}: port {port} was not promoted")
+        else:
+            decisions.promote(conn, found.id, port, at=datetime.now(UTC), author=_author(author), reason=reason)
+    _print(_cell(f"{found.name}: port {port} " + ("is no longer promoted" if withdraw else "must listen from now on")))
+
+
+@app.command()
+def ports(
+    host: HostArgument, output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE
+) -> None:
+    """Show what is known of the ports of one server: learned ones and declared ones apart."""
+    from portmon.frames import ports_of
+    from portmon.pipeline.explain import find_host
+    from portmon.storage import state
+
+    with _database(quiet=output is Format.JSON).begin() as conn:
+        found = find_host(conn, host)
+        known = sorted(ports_of(state.load(conn, [found.id])[1]), key=lambda port: port.port)
+    if output is Format.JSON:
+        print(json.dumps([asdict(port) for port in known], default=str, indent=2))
+        return
+    table = _table("port", "state", "since", "program", "unit", "addresses", "because")
+    for port in known:
+        state_ = f"{port.status}, flapping" if port.flapping_since else port.status
+        lists = (", ".join(values) or None for values in (port.programs, port.units, port.addresses))
+        since = f"{port.status_since:%Y-%m-%d %H:%M}"
+        table.add_row(*map(_cell, (port.port, state_, since, *lists, port.declared or "learned")))
+    _print(table)
+
+
+@contextmanager
+def _decision(host: str, port: int) -> Iterator[tuple[Any, Any, Any]]:
+    """A transaction, a known server, and its port if it is known."""
+    from portmon.frames import ports_of
+    from portmon.pipeline.explain import find_host
+    from portmon.storage import state
+
+    with _database().begin() as conn:
+        found = find_host(conn, host)
+        known = next((one for one in ports_of(state.load(conn, [found.id])[1]) if one.port == port), None)
+        yield conn, found, known
+
+
+def _author(given: str | None) -> str:
+    return given or getpass.getuser()
+
+
 @db.command("upgrade")
 def db_upgrade() -> None:
     """Create or migrate the state database."""
-    database = _database()
+    database = _database(checked=False)
     applied = database.migrate()
     for revision in applied:
         _print(f"applied {revision}")
@@ -233,7 +328,7 @@ def db_upgrade() -> None:
 @db.command("check")
 def db_check() -> None:
     """Exit 0 if the state database can be used as it is."""
-    _database().check()
+    _database()
     _print("ok")
 
 
@@ -245,7 +340,7 @@ def hostkeys_list(
     """Show trusted host keys, and offered ones that were refused."""
     from portmon.storage import host_keys
 
-    with _database().begin() as conn:
+    with _database(quiet=output is Format.JSON).begin() as conn:
         keys = host_keys.list_all(conn)
     if changed:
         refused = {key.endpoint for key in keys if not key.trusted}
@@ -286,11 +381,14 @@ def _config(path: Path | None) -> tuple[Config, str]:
     return found, str(found.path) if found.path else "defaults (no portmon.yaml)"
 
 
-def _database() -> Database:
+def _database(*, quiet: bool = False, checked: bool = True) -> Database:
     from portmon import settings
 
     database = settings.database()
-    _print(f"database {database}")
+    if not quiet:
+        _print(f"database {database}")
+    if checked:
+        database.check()
     return database
 
 

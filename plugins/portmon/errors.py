@@ -5,6 +5,7 @@
     PortmonError
     ├── ConfigError              portmon.yaml or airflow.cfg: file, line, field
     │   └── InvalidConfigError   several of them
+    ├── CommandError             a command asks for a server or port that is not known
     ├── HistoryError             a history for ``simulate``: file, line
     ├── ParamError               a run parameter: field
     ├── CmdbError                no usable host list: source
@@ -74,6 +75,10 @@ class InvalidConfigError(ConfigError):
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
+
+
+class CommandError(PortmonError):
+    """A command asks for something that is not there, or can't be done."""
 
 
 class HistoryError(PortmonError):

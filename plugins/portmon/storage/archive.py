@@ -78,6 +78,17 @@ def scanned(conn: Connection, run_id: str) -> set[str]:
     return set(conn.execute(select(observations.c.host_id).where(observations.c.run_id == run_id)).scalars())
 
 
+def last_look(conn: Connection, host_id: str) -> Attempt | None:
+    """The last look at a host, without what was seen."""
+    row = conn.execute(
+        select(observations)
+        .where(observations.c.host_id == host_id)
+        .order_by(observations.c.observed_at.desc())
+        .limit(1)
+    ).first()
+    return None if row is None else _attempt(row, {row.facts: None}, {})
+
+
 def latest_frames(conn: Connection, host_id: str) -> tuple[bytes, ...]:
     """The raw answers of the last look at a host that got any."""
     row = conn.execute(
@@ -105,7 +116,7 @@ def expire(conn: Connection, before: datetime, *, now: datetime) -> int:
     return int(gone)
 
 
-def _attempt(row: Any, seen: Mapping[str, Observation], raw: Mapping[str, bytes]) -> Attempt:
+def _attempt(row: Any, seen: Mapping[str, Observation | None], raw: Mapping[str, bytes]) -> Attempt:
     if row.facts and row.facts not in seen:
         raise StorageError(
             f"what {row.host_id} showed at {row.observed_at} is not in the archive (content {row.facts})"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, and_, delete, or_, select, update
 
 from portmon.models import AlertGroup, Event, EventKind, Severity, alert_group
 from portmon.storage.sql import chunks, insert_new
@@ -135,6 +135,13 @@ def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) ->
     if run_id is not None:
         query = query.where(events.c.run_id == run_id)
     return [_event(row) for row in conn.execute(query)][::-1]
+
+
+def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[EventKind]) -> list[Event]:
+    """The events of one port in order, with those of its host that are of some kinds."""
+    wanted = and_(events.c.port.is_(None), events.c.kind.in_([kind.value for kind in kinds]))
+    query = select(events).where(events.c.host_id == host_id, or_(events.c.port == port, wanted))
+    return [_event(row) for row in conn.execute(query.order_by(events.c.at, events.c.seq))]
 
 
 def states(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], str]:
