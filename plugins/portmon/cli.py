@@ -63,7 +63,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except PortmonError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Several mistakes are several lines; what a CMDB sent may be part of them.
+        print("error: " + "\n".join(map(_visible, str(error).splitlines())), file=sys.stderr)
         raise SystemExit(1) from error
 
 
@@ -118,7 +119,8 @@ def check(config: ConfigOption = None) -> None:
 
 def _check(settings: Config, shown: str) -> list[str]:
     from portmon import settings as airflow_settings
-    from portmon.config import format_duration, ssh_settings
+    from portmon.cmdb.presets import queries
+    from portmon.config import FileSources, format_duration, ssh_settings
     from portmon.notify import check_channel
 
     problems: list[str] = []
@@ -126,14 +128,18 @@ def _check(settings: Config, shown: str) -> list[str]:
     _print(f"configuration  {shown}")
     schedule = airflow_settings.schedule()
     _print(f"schedule       {'manual runs only' if schedule is None else schedule}")
-    if source.type == "http":
-        paging = source.pagination.style
-        _print(f"hosts from     HTTP connection {source.conn_id}, {source.endpoint or '/'} (paging: {paging})")
-    else:
-        path = ((settings.path.parent if settings.path else Path()) / source.path).resolve()
-        _print(f"hosts from     {path}")
+    if isinstance(source, FileSources):
+        path = (_base(settings) / source.path).resolve()
+        _print(f"hosts from     {path}{' (Ansible inventory)' if source.type == 'ansible' else ''}")
         if not path.is_file():
             problems.append(f"{settings.where('cmdb', 'source', 'path')}: {path} does not exist")
+    else:
+        for query in queries(source):
+            paging = query.http.pagination.style
+            _print(
+                f"hosts from     HTTP connection {source.conn_id}, {query.http.endpoint or '/'} "
+                f"({source.type}, paging: {paging})"
+            )
     cmdb = settings.cmdb
     _print(
         f"pruning        data kept {format_duration(cmdb.prune_after)}, refused above {cmdb.max_prune_ratio:.0%}; "
@@ -170,6 +176,13 @@ def _check(settings: Config, shown: str) -> list[str]:
         _print("               nobody: events are kept, but not sent")
     _print(f"retention      observations {format_duration(settings.retention.observations)}")
     return problems
+
+
+def _base(settings: Config) -> Path:
+    """The folder that relative paths in portmon.yaml start from."""
+    from portmon import settings as airflow_settings
+
+    return (settings.path or airflow_settings.config_path()).parent
 
 
 def _match(match: Any) -> str:
@@ -269,13 +282,12 @@ def _table(*columns: str) -> Table:
 
 def _cell(value: object) -> Text:
     """What a host sent, for a terminal: no markup, no control characters."""
-    if value is None:
-        return Text("-")
-    return Text(
-        "".join(
-            char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-            for char in str(value)
-        )
+    return Text("-" if value is None else _visible(value))
+
+
+def _visible(value: object) -> str:
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(value)
     )
 
 
