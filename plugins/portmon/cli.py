@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -176,6 +178,83 @@ def _check(settings: Config, shown: str) -> list[str]:
         _print("               nobody: events are kept, but not sent")
     _print(f"retention      observations {format_duration(settings.retention.observations)}")
     return problems
+
+
+@app.command("hosts")
+def list_hosts(
+    config: ConfigOption = None,
+    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
+) -> None:
+    """Show what the CMDB gives now, and what would follow for the hosts that are known. Changes nothing.
+
+    The JSON is one object: `source`; `hosts` with `id`, `name`, `address`, `port`, `labels`, `declared`; `invalid`
+    with `position`, `id`, `name`, `reason`; `disabled`, a number; `problem`, why a run would not use the list, or
+    null; `state`, null without a state database, else `known` (number), `new`, `hide`, `resume`, `purge` (lists of
+    `id` and `name`) and `refused`, why nothing would be pruned, or null.
+    """
+    from portmon import settings as airflow_settings
+    from portmon.errors import StorageError
+    from portmon.hooks import get_inventory
+    from portmon.pipeline import preview
+
+    with _logs_aside():
+        settings, _ = _config(config)
+        found = get_inventory(settings.cmdb, _base(settings))
+        try:
+            stored = preview.stored(airflow_settings.database())
+        except StorageError as error:
+            print(f"not compared with what is known: {_visible(error)}", file=sys.stderr)
+            stored = None
+    shown = preview.preview(found, stored, settings, now=datetime.now(UTC))
+    if output is Format.JSON:
+        # ASCII only: names from the CMDB may hold what no terminal should see.
+        print(json.dumps(shown, indent=2))
+    else:
+        _print_hosts(shown)
+    if shown["problem"]:
+        print(f"error: {_visible(found.source)}: {_visible(shown['problem'])}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _print_hosts(shown: dict[str, Any]) -> None:
+    _print(_cell(f"hosts from {shown['source']}"))
+    if shown["hosts"]:
+        table = _table("id", "name", "address", "port", "declared", "labels")
+        for host in shown["hosts"]:
+            labels = " ".join(f"{name}={value}" for name, value in sorted(host["labels"].items()))
+            declared = ",".join(map(str, host["declared"]))
+            table.add_row(
+                *map(_cell, (host["id"], host["name"], host["address"], host["port"], declared or None, labels))
+            )
+        _print(table)
+    _print(f"hosts: {len(shown['hosts'])}, invalid: {len(shown['invalid'])}, disabled: {shown['disabled']}")
+    for entry in shown["invalid"]:
+        called = entry["name"] or entry["id"] or "-"
+        _print(_cell(f"invalid: entry {entry['position']} ({called}): {entry['reason']}"))
+    state = shown["state"]
+    if state is None:
+        return
+    _print(f"known: {state['known']}")
+    for verb in ("new", "hide", "resume", "purge"):
+        for host in state[verb]:
+            _print(_cell(f"would {'add' if verb == 'new' else verb}: {host['name']} ({host['id']})"))
+    if state["refused"]:
+        _print(_cell(f"would refuse to prune: {state['refused']}"))
+
+
+@contextmanager
+def _logs_aside() -> Iterator[None]:
+    """What is logged goes to stderr: Airflow's loggers write to stdout, where it would be part of the JSON."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _base(settings: Config) -> Path:
