@@ -253,6 +253,8 @@ def test_any_text_gives_hosts_or_a_reason(text: str) -> None:
         ("web:\n  hosts:\n    a: x\n", "web.hosts.a is a text"),
         ("web:\n  hosts:\n    a:\n    b:\n    a:\n", "line 5: 'a' is given twice"),
         ("web:\n  hosts:\n    true:\n", "web.hosts: a host is named True"),
+        ("web:\n  hosts:\n    010:\n", "web.hosts: a host is named 8, which is a int: put its name in quotes"),
+        ("a: &x\n  children:\n    b: *x\n", "its groups are nested too deeply, or within themselves"),
         ("web:\n  hosts:\n    w[1:]:\n", "web.hosts: 'w[1:]': a range"),
         ("a:\n  children:\n    b:\n      children:\n        a:\n", "the groups 'a', 'b' contain each other"),
         ("plugin: amazon.aws.aws_ec2\n", "is the configuration of the inventory plugin 'amazon.aws.aws_ec2'"),

@@ -382,6 +382,10 @@ def test_the_targets_port_if_it_is_meant() -> None:
     ]
 
 
+def test_one_host_in_two_spellings_is_one() -> None:
+    assert [host.id for host in http_sd([{"targets": ["Web01:1", "web01:2"]}]).hosts] == ["web01"]
+
+
 def test_a_label_is_added_to_those_of_targets() -> None:
     found = http_sd(payload("http_sd"), fields={"labels": {"dc": "all.__meta_datacenter", "from": "'prometheus'"}})
     assert found.hosts[0].labels == {"role": "db", "job": "node,redis", "dc": "ber1", "from": "prometheus"}
@@ -482,6 +486,14 @@ def test_a_label_for_each_expression() -> None:
         "kvk": "v",
         "kvw": "true",
     }
+
+
+@pytest.mark.parametrize("field", ["enabled", "name", "address", "port", "declared", "labels"])
+def test_an_entry_keeps_its_id_whatever_expression_fails(field: str) -> None:
+    (invalid,) = read({"name": "n"}, **{field: "length(`3`)"}).invalid
+    assert invalid.id == "1"
+    assert invalid.name == (None if field == "name" else "n")
+    assert f"{field}: the expression fails on it" in invalid.reason
 
 
 def test_of_several_addresses_the_first_counts() -> None:

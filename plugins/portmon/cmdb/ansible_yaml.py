@@ -84,9 +84,10 @@ def _variables(data: Any, place: str) -> dict[str, Any]:
 
 
 def _name(value: Any, place: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise AnsibleError(f"{place} is named {value!r}, which is {kind_of(value)}: put it in quotes")
-    return str(value).strip()
+    # Not even numbers: YAML reads 010 as 8, and 1:30 as 90.
+    if not isinstance(value, str) or not value.strip():
+        raise AnsibleError(f"{place} is named {value!r}, which is {kind_of(value)}: put its name in quotes")
+    return value.strip()
 
 
 class _Loader(yaml.SafeLoader):

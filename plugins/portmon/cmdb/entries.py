@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,24 +123,34 @@ class _Reader:
         try:
             if not isinstance(entry, Mapping):
                 raise _InvalidError(f"it is {kind_of(entry)}, not a mapping of fields")
-            values = {key: _search(expression, entry, key) for key, expression in self._fields.items()}
-            if "enabled" in values and not values["enabled"]:
-                return None
             # As far as they can be read, so that the entry is never pruned and people find it.
-            name = values["name"] if isinstance(values.get("name"), str) else None
-            host_id = _id(values.get("id"))
-            name = _name(values.get("name"))
-            address = _address(values.get("address"))
+            host_id, name = self._id_and_name(entry)
+            if "enabled" in self._fields and not self._value("enabled", entry):
+                return None
+            host_id = _id(self._value("id", entry))
+            name = _name(self._value("name", entry))
+            address = _address(self._value("address", entry))
             return Host(
                 host_id,
                 name or address,
                 address,
-                _port(values.get("port")),
+                _port(self._value("port", entry)),
                 self._labels_of(entry),
-                _declared(values.get("declared")),
+                _declared(self._value("declared", entry)),
             )
         except _InvalidError as error:
             return InvalidHost(position, host_id, name, str(error))
+
+    def _id_and_name(self, entry: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        host_id = name = None
+        with suppress(_InvalidError):
+            name = self._value("name", entry)
+        with suppress(_InvalidError):
+            host_id = _id(self._value("id", entry))
+        return host_id, name if isinstance(name, str) else None
+
+    def _value(self, name: str, entry: Mapping[str, Any]) -> Any:
+        return _search(self._fields[name], entry, name) if name in self._fields else None
 
     def _labels_of(self, entry: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(self._labels, Mapping):

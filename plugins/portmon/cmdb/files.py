@@ -55,6 +55,8 @@ def _ansible(source: AnsibleSource, text: str, path: Path) -> Inventory:
         return read_hosts(inventory.entries(), fields_of(ANSIBLE_FIELDS, source.fields), source=shown)
     except AnsibleError as error:
         raise CmdbError(str(error), source=shown) from error
+    except RecursionError:
+        raise CmdbError("its groups are nested too deeply, or within themselves", source=shown) from None
 
 
 def _hosts(source: FileSource, text: str, path: Path) -> Inventory:

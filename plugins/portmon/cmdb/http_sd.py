@@ -37,7 +37,7 @@ def read_targets(groups: Iterable[Any], *, target_port: bool = False, meta: Sequ
                 reason = Unusable(f"the target {str(target)[:100]!r} is not host:port")
                 broken.append({"address": reason, "targets": [target], "labels": labels, "all": labels})
                 continue
-            entry = entries.setdefault(host.lower(), {"address": host, "port": None, "targets": [], "all": {}})
+            entry = entries.setdefault(host, {"address": host, "port": None, "targets": [], "all": {}})
             entry["targets"].append(target)
             if target_port and port is not None:
                 entry["port"] = _merged(entry["port"], port)
@@ -78,7 +78,8 @@ def _host_port(target: Any) -> tuple[str | None, int | None]:
     if match is None:
         return None, None
     try:
-        host = str(ipaddress.ip_address(match[1])) if match[1] else match[2]
+        # Lower case: a host that is also written in capitals is still one host, with one id.
+        host = str(ipaddress.ip_address(match[1])) if match[1] else match[2].lower()
     except ValueError:
         return None, None
     return host, int(match[3]) if match[3] else None

@@ -198,7 +198,8 @@ def _linked(
         raise CmdbError(f"{paging.next!r} is no link: {error}", source=shown) from error
     if origin != _origin(base_url):
         raise CmdbError(
-            f"the next page is on {'://'.join(origin[:2])}, another server than the connection's: not followed",
+            f"the next page is on {'://'.join(origin[:2])}, another server than the connection's: "
+            "not followed; if a proxy is between, use pagination style page or offset",
             source=shown,
         )
     return PageRequest(url=url)
