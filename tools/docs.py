@@ -76,7 +76,7 @@ def default(field: FieldInfo) -> str:
     if value is None or isinstance(value, BaseModel) or value in ((), {}, ""):
         return ""
     if isinstance(value, tuple):
-        return ", ".join(f"`{one.name}`" for one in value)
+        return ", ".join(f"`{getattr(one, 'name', one)}`" for one in value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

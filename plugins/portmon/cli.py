@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -65,7 +66,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except PortmonError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Several mistakes are several lines; what a CMDB sent may be part of them.
+        print("error: " + "\n".join(map(_visible, str(error).splitlines())), file=sys.stderr)
         raise SystemExit(1) from error
 
 
@@ -120,7 +122,8 @@ def check(config: ConfigOption = None) -> None:
 
 def _check(settings: Config, shown: str) -> list[str]:
     from portmon import settings as airflow_settings
-    from portmon.config import format_duration, ssh_settings
+    from portmon.cmdb.presets import queries
+    from portmon.config import FileSources, format_duration, ssh_settings
     from portmon.notify import check_channel
 
     problems: list[str] = []
@@ -128,14 +131,18 @@ def _check(settings: Config, shown: str) -> list[str]:
     _print(f"configuration  {shown}")
     schedule = airflow_settings.schedule()
     _print(f"schedule       {'manual runs only' if schedule is None else schedule}")
-    if source.type == "http":
-        paging = source.pagination.style
-        _print(f"hosts from     HTTP connection {source.conn_id}, {source.endpoint or '/'} (paging: {paging})")
-    else:
-        path = ((settings.path.parent if settings.path else Path()) / source.path).resolve()
-        _print(f"hosts from     {path}")
+    if isinstance(source, FileSources):
+        path = (_base(settings) / source.path).resolve()
+        _print(f"hosts from     {path}{' (Ansible inventory)' if source.type == 'ansible' else ''}")
         if not path.is_file():
             problems.append(f"{settings.where('cmdb', 'source', 'path')}: {path} does not exist")
+    else:
+        for query in queries(source):
+            paging = query.http.pagination.style
+            _print(
+                f"hosts from     HTTP connection {source.conn_id}, {query.http.endpoint or '/'} "
+                f"({source.type}, paging: {paging})"
+            )
     cmdb = settings.cmdb
     _print(
         f"pruning        data kept {format_duration(cmdb.prune_after)}, refused above {cmdb.max_prune_ratio:.0%}; "
@@ -172,6 +179,90 @@ def _check(settings: Config, shown: str) -> list[str]:
         _print("               nobody: events are kept, but not sent")
     _print(f"retention      observations {format_duration(settings.retention.observations)}")
     return problems
+
+
+@app.command("hosts")
+def list_hosts(
+    config: ConfigOption = None,
+    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
+) -> None:
+    """Show what the CMDB gives now, and what would follow for the hosts that are known. Changes nothing.
+
+    The JSON is one object: `source`; `hosts` with `id`, `name`, `address`, `port`, `labels`, `declared`; `invalid`
+    with `position`, `id`, `name`, `reason`; `disabled`, a number; `problem`, why a run would not use the list, or
+    null; `state`, null without a state database, else `known` (number), `new`, `hide`, `resume`, `purge` (lists of
+    `id` and `name`) and `refused`, why nothing would be pruned, or null.
+    """
+    from portmon import settings as airflow_settings
+    from portmon.errors import StorageError
+    from portmon.hooks import get_inventory
+    from portmon.pipeline import preview
+
+    with _logs_aside():
+        settings, _ = _config(config)
+        found = get_inventory(settings.cmdb, _base(settings))
+        try:
+            stored = preview.stored(airflow_settings.database())
+        except StorageError as error:
+            print(f"not compared with what is known: {_visible(error)}", file=sys.stderr)
+            stored = None
+    shown = preview.preview(found, stored, settings, now=datetime.now(UTC))
+    if output is Format.JSON:
+        # ASCII only: names from the CMDB may hold what no terminal should see.
+        print(json.dumps(shown, indent=2))
+    else:
+        _print_hosts(shown)
+    if shown["problem"]:
+        print(f"error: {_visible(found.source)}: {_visible(shown['problem'])}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _print_hosts(shown: dict[str, Any]) -> None:
+    _print(_cell(f"hosts from {shown['source']}"))
+    if shown["hosts"]:
+        table = _table("id", "name", "address", "port", "declared", "labels")
+        for host in shown["hosts"]:
+            labels = " ".join(f"{name}={value}" for name, value in sorted(host["labels"].items()))
+            declared = ",".join(map(str, host["declared"]))
+            table.add_row(
+                *map(_cell, (host["id"], host["name"], host["address"], host["port"], declared or None, labels))
+            )
+        _print(table)
+    _print(f"hosts: {len(shown['hosts'])}, invalid: {len(shown['invalid'])}, disabled: {shown['disabled']}")
+    for entry in shown["invalid"]:
+        called = entry["name"] or entry["id"] or "-"
+        _print(_cell(f"invalid: entry {entry['position']} ({called}): {entry['reason']}"))
+    state = shown["state"]
+    if state is None:
+        return
+    _print(f"known: {state['known']}")
+    for verb in ("new", "hide", "resume", "purge"):
+        for host in state[verb]:
+            _print(_cell(f"would {'add' if verb == 'new' else verb}: {host['name']} ({host['id']})"))
+    if state["refused"]:
+        _print(_cell(f"would refuse to prune: {state['refused']}"))
+
+
+@contextmanager
+def _logs_aside() -> Iterator[None]:
+    """What is logged goes to stderr: Airflow's loggers write to stdout, where it would be part of the JSON."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+def _base(settings: Config) -> Path:
+    """The folder that relative paths in portmon.yaml start from."""
+    from portmon import settings as airflow_settings
+
+    return (settings.path or airflow_settings.config_path()).parent
 
 
 def _match(match: Any) -> str:
@@ -401,13 +492,12 @@ def _table(*columns: str) -> Table:
 
 def _cell(value: object) -> Text:
     """What a host sent, for a terminal: no markup, no control characters."""
-    if value is None:
-        return Text("-")
-    return Text(
-        "".join(
-            char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-            for char in str(value)
-        )
+    return Text("-" if value is None else _visible(value))
+
+
+def _visible(value: object) -> str:
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(value)
     )
 
 

@@ -111,6 +111,7 @@ class CmdbError(PortmonError):
     """
 
     def __init__(self, message: str, *, source: str) -> None:
+        self.message = message
         self.source = source
         super().__init__(f"{source}: {message}")
 

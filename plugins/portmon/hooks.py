@@ -15,8 +15,10 @@ from airflow.providers.http.hooks.http import HttpHook
 from airflow.providers.ssh.hooks.ssh import SSHHook
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
-from portmon.cmdb import PageRequest, fetch
-from portmon.config import HttpSource
+from portmon.cmdb import read_file
+from portmon.cmdb.pages import PageRequest, json_body, read_pages
+from portmon.cmdb.presets import HELP, gather
+from portmon.config import AnsibleSource, Cmdb, FileSource, HttpSource, HttpSources
 from portmon.errors import CmdbError, SetupError
 from portmon.models import Host, Inventory
 from portmon.render import plain
@@ -29,6 +31,17 @@ MAX_PAGE = 64 * 1024**2
 """Bytes of one page of a CMDB's answer."""
 
 
+def get_inventory(cmdb: Cmdb, base: Path) -> Inventory:
+    """The host list, wherever it comes from.
+
+    :param base: folder that a relative path starts from
+    :raises CmdbError: if it can't be had whole
+    """
+    if isinstance(cmdb.source, FileSource | AnsibleSource):
+        return read_file(cmdb.source, base)
+    return CmdbHook(cmdb.source).get_inventory()
+
+
 class CmdbHook(HttpHook):
     """The host list of a CMDB, through an Airflow HTTP connection.
 
@@ -38,8 +51,8 @@ class CmdbHook(HttpHook):
     :param source: what to ask for, and how pages and fields are named
     """
 
-    def __init__(self, source: HttpSource) -> None:
-        super().__init__(method=source.method, http_conn_id=source.conn_id)
+    def __init__(self, source: HttpSources) -> None:
+        super().__init__(method=getattr(source, "method", "GET"), http_conn_id=source.conn_id)
         self.source = source
 
     def get_inventory(self) -> Inventory:
@@ -47,12 +60,13 @@ class CmdbHook(HttpHook):
 
         :raises CmdbError: if it can't be had whole; the message holds no credentials
         """
-        shown = f"CMDB (connection {self.source.conn_id})"
+        conn_id = self.source.conn_id
+        shown = f"CMDB (connection {conn_id})"
         try:
-            session = self.get_conn(dict(self.source.headers))
+            session = self.get_conn(dict(getattr(self.source, "headers", {})))
         except AirflowNotFoundException:
             raise CmdbError(
-                f"there is no such Airflow connection; add it with `airflow connections add {self.source.conn_id} "
+                f"there is no such Airflow connection; add it with `airflow connections add {conn_id} "
                 "--conn-type http --conn-host https://…`",
                 source=shown,
             ) from None
@@ -61,39 +75,48 @@ class CmdbHook(HttpHook):
         with session:
             parts = urlsplit(self.base_url)
             place = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
-            shown = f"CMDB {place}/{self.source.endpoint.lstrip('/')} (connection {self.source.conn_id})"
-            return fetch(
-                self.source,
-                lambda request: self._send(session, request, shown),
-                base_url=self.base_url,
-                shown=shown,
-            )
 
-    def _send(self, session: requests.Session, request: PageRequest, shown: str) -> Any:
+            def told(endpoint: str) -> str:
+                return f"CMDB {place}/{endpoint.lstrip('/')} (connection {conn_id})"
+
+            def read(http: HttpSource) -> list[Any]:
+                shown = told(http.endpoint)
+                return read_pages(
+                    http,
+                    lambda request: self._send(session, http, request, shown),
+                    base_url=self.base_url,
+                    shown=shown,
+                )
+
+            return gather(self.source, read, shown=told(getattr(self.source, "endpoint", "")))
+
+    def _send(self, session: requests.Session, source: HttpSource, request: PageRequest, shown: str) -> Any:
         """One page, decoded."""
-        source = self.source
         url = request.url or urljoin(self.base_url.rstrip("/") + "/", source.endpoint.lstrip("/"))
-        arguments: dict[str, Any] = {"params": dict(request.params)}
-        if source.method == "POST" and source.json_body is not None:
-            arguments = {"json": {**source.json_body, **request.params}}
+        body = json_body(source, request)
+        arguments: dict[str, Any] = {"params": dict(request.params)} if body is None else {"json": body}
         seconds = source.timeout.total_seconds()
         deadline = time.monotonic() + seconds
-        body = bytearray()
+        answered = bytearray()
         try:
             # A redirect could carry the credentials to another server.
             with session.request(
                 source.method, url, timeout=seconds, stream=True, allow_redirects=False, **arguments
             ) as answer:
                 for chunk in answer.iter_content(1 << 16):
-                    body += chunk
-                    if len(body) > MAX_PAGE:
+                    answered += chunk
+                    if len(answered) > MAX_PAGE:
                         raise CmdbError(f"a page has more than {MAX_PAGE >> 20} MiB", source=shown)
                     if time.monotonic() > deadline:
                         raise CmdbError(f"a page took longer than {seconds:g} s", source=shown)
         except requests.RequestException as error:
             # Its text holds the URL with the query, which may hold a token.
             raise CmdbError(f"no answer: {_why(error)}", source=shown) from None
-        return _decode(answer, bytes(body), shown, source.conn_id)
+        return _decode(answer, bytes(answered), shown, self._help())
+
+    def _help(self) -> str:
+        """What to do when the credentials are refused."""
+        return f"the credentials of connection {self.source.conn_id} are refused: {HELP[self.source.type]}"
 
 
 def _why(error: requests.RequestException) -> str:
@@ -106,12 +129,12 @@ def _why(error: requests.RequestException) -> str:
     return type(error).__name__
 
 
-def _decode(answer: requests.Response, body: bytes, shown: str, conn_id: str) -> Any:
+def _decode(answer: requests.Response, body: bytes, shown: str, refused: str) -> Any:
     kind = plain(answer.headers.get("Content-Type", "no content type"), 60)
     begins = plain(body[:300].decode("utf-8", "replace"), 100)
     told = f"HTTP {answer.status_code}, {kind}, {len(body)} bytes beginning {begins!r}"
     if answer.status_code in (401, 403):
-        raise CmdbError(f"the credentials of connection {conn_id} are refused ({told})", source=shown)
+        raise CmdbError(f"{refused} ({told})", source=shown)
     if answer.is_redirect:
         raise CmdbError(f"a redirect, which is not followed: correct the connection's host ({told})", source=shown)
     if answer.status_code != 200:

@@ -53,14 +53,9 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
         log.info("State database migrated to %s", revision)
 
     def load() -> Inventory:
-        source = config.cmdb.source
-        if source.type == "file":
-            from portmon.cmdb import read_file
+        from portmon.hooks import get_inventory
 
-            return read_file(source, (config.path or settings.config_path()).parent)
-        from portmon.hooks import CmdbHook
-
-        return CmdbHook(source).get_inventory()
+        return get_inventory(config.cmdb, (config.path or settings.config_path()).parent)
 
     try:
         fetched = fetch_inventory(database, config, run, load, now=_now())

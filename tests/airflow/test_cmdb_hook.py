@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from portmon.config import HttpSource
+from portmon.config import Cmdb, HttpSource
 from portmon.errors import CmdbError
 
 TOKEN = "s3cret-t0ken"
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "cmdb"
 
 
 @pytest.fixture
@@ -100,3 +102,129 @@ def test_nobody_answers(server: HTTPServer) -> None:
 def test_there_is_no_such_connection() -> None:
     with pytest.raises(CmdbError, match="airflow connections add cmdb_elsewhere"):
         ask(conn_id="cmdb_elsewhere")
+
+
+# ── CMDBs that are known by name ────────────────────────────────────────────────────────────────
+
+
+def ask_preset(kind: str, **source: Any) -> Any:
+    from portmon.hooks import get_inventory
+
+    return get_inventory(Cmdb.model_validate({"source": {"type": kind, **source}}), FIXTURES)
+
+
+def recorded(name: str) -> Any:
+    return json.loads((FIXTURES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_netbox(server: HTTPServer) -> None:
+    seen = []
+
+    def answer(request: Request) -> Response:
+        seen.append((request.headers["Authorization"], request.args.to_dict(flat=False)))
+        name = "netbox_devices" if "dcim" in request.path else "netbox_virtual_machines"
+        everything = recorded(name)["results"]
+        start, limit = int(request.args["offset"]), int(request.args["limit"])
+        page = {"count": len(everything), "next": None, "previous": None, "results": everything[start : start + limit]}
+        return Response(json.dumps(page), content_type="application/json")
+
+    server.expect_request("/base/api/dcim/devices/").respond_with_handler(answer)
+    server.expect_request("/base/api/virtualization/virtual-machines/").respond_with_handler(answer)
+    found = ask_preset("netbox", status=["active", "staged"], page_size=2, fields={"declared": "custom_fields.ports"})
+    assert [host.id for host in found.hosts] == ["device-7", "device-8", "device-11", "vm-7", "vm-8"]
+    assert [host.declared for host in found.hosts] == [(22, 443), (), (5432,), (22, 5432), ()]
+    assert [entry.name for entry in found.invalid] == ["pdu-9"]
+    assert {token for token, _ in seen} == {f"Bearer {TOKEN}"}
+    assert seen[0][1]["status"] == ["active", "staged"]
+    assert found.source.endswith("/ (connection cmdb_default)")
+    assert TOKEN not in str(found)
+
+
+def test_netbox_refuses(server: HTTPServer) -> None:
+    server.expect_request("/base/api/dcim/devices/").respond_with_json(recorded("netbox_forbidden"), status=403)
+    with pytest.raises(CmdbError) as caught:
+        ask_preset("netbox")
+    told = str(caught.value)
+    for part in (
+        "/api/dcim/devices/ (connection cmdb_default): the credentials of connection cmdb_default are refused",
+        "Bearer nbt_…",
+        "Token …",
+        "allowed to view devices and virtual machines",
+        "Authentication credentials were not provided.",
+    ):
+        assert part in told
+    assert TOKEN not in told
+
+
+def test_netbox_of_which_one_list_fails(server: HTTPServer) -> None:
+    server.expect_request("/base/api/dcim/devices/").respond_with_json(recorded("netbox_devices"))
+    server.expect_request("/base/api/virtualization/virtual-machines/").respond_with_data("<html>", status=502)
+    with pytest.raises(CmdbError, match=r"virtual-machines/ \(connection cmdb_default\): HTTP 502"):
+        ask_preset("netbox")
+
+
+def test_netbox_that_fails_halfway(server: HTTPServer) -> None:
+    def answer(request: Request) -> Response:
+        if int(request.args["offset"]) > 0:
+            return Response("<html>gateway</html>", content_type="text/html")
+        page = {**recorded("netbox_devices"), "results": recorded("netbox_devices")["results"][:2]}
+        return Response(json.dumps(page), content_type="application/json")
+
+    server.expect_request("/base/api/dcim/devices/").respond_with_handler(answer)
+    with pytest.raises(CmdbError, match="no JSON: HTTP 200, text/html"):
+        ask_preset("netbox", page_size=2)
+
+
+def test_netbox_that_changes_while_it_is_read(server: HTTPServer) -> None:
+    everything = recorded("netbox_devices")["results"]
+    asked = []
+
+    def answer(request: Request) -> Response:
+        asked.append(int(request.args["offset"]))
+        if len(asked) == 2:
+            everything.pop(0)
+        page = everything[asked[-1] :][: int(request.args["limit"])]
+        return Response(json.dumps({"count": len(everything), "results": page}), content_type="application/json")
+
+    server.expect_request("/base/api/dcim/devices/").respond_with_handler(answer)
+    found = ask_preset("netbox", page_size=2, virtual_machines=False)
+    assert [host.id for host in found.hosts] == ["device-8", "device-11"]
+    assert asked == [0, 1, 0, 1]
+
+
+def test_a_link_that_a_proxy_made_wrong_is_not_followed(server: HTTPServer) -> None:
+    answer = {"results": [{"id": 1, "address": "a"}], "next": "http://internal:8000/api/hosts?page=2"}
+    server.expect_request("/base/api/hosts").respond_with_json(answer)
+    with pytest.raises(CmdbError, match="the next page is on http://internal, another server"):
+        ask(items="results", pagination={"style": "next_link"})
+
+
+def test_prometheus(server: HTTPServer) -> None:
+    server.expect_request("/base/targets", query_string="team=web").respond_with_json(recorded("http_sd"))
+    found = ask_preset("http_sd", endpoint="targets", params={"team": "web"})
+    assert [host.id for host in found.hosts][:2] == ["10.0.0.1", "2001:db8::1"]
+
+
+def test_prometheus_with_a_broken_group(server: HTTPServer) -> None:
+    server.expect_request("/base/targets").respond_with_json([{"labels": {}}])
+    with pytest.raises(CmdbError, match=r"/targets \(connection cmdb_default\): group 1: 'targets' is null"):
+        ask_preset("http_sd", endpoint="targets")
+
+
+def test_paging_within_a_body(server: HTTPServer) -> None:
+    server.expect_request(
+        "/base/api/hosts", method="POST", json={"fields": ["id"], "page": {"sort": "id", "start": 0, "limit": 500}}
+    ).respond_with_json(recorded("blueking"))
+    found = ask(
+        method="POST",
+        json_body={"fields": ["id"], "page": {"sort": "id"}},
+        items="data.info",
+        total="data.count",
+        pagination={"style": "offset", "offset_param": "page.start", "limit_param": "page.limit", "size": 500},
+        fields={"id": "bk_host_id", "address": "bk_host_innerip"},
+    )
+    assert len(found.hosts) == 2
+
+
+def test_files_need_no_connection() -> None:
+    assert len(ask_preset("ansible", path="ansible.ini").hosts) == 7

@@ -56,6 +56,43 @@ def test_an_empty_file_is_the_default() -> None:
             "cmdb:\n  source:\n    type: http\n    fields:\n      address: 'primary_ip['\n",
             ["portmon.yaml:5: cmdb.source.fields.address: 'primary_ip[' is no JMESPath expression"],
         ),
+        (
+            "cmdb:\n  source:\n    type: netbox\n    page_size: 0\n    devicse: no\n",
+            [
+                "portmon.yaml:4: cmdb.source.page_size: Input should be greater",
+                "portmon.yaml:5: cmdb.source.devicse: unknown field; did you mean 'devices'?",
+            ],
+        ),
+        (
+            "cmdb:\n  source:\n    type: netbox\n    devices: no\n    virtual_machines: no\n",
+            ["portmon.yaml:2: cmdb.source: devices and virtual_machines are both off"],
+        ),
+        (
+            "cmdb:\n  source:\n    type: netbox\n    fields:\n      labels:\n        http: 'a['\n",
+            ["portmon.yaml:6: cmdb.source.fields.labels.http: 'a[' is no JMESPath expression"],
+        ),
+        (
+            "cmdb:\n  source:\n    type: http\n    fields:\n      labels: 'a['\n      declare: x\n",
+            [
+                "portmon.yaml:5: cmdb.source.fields.labels: 'a[' is no JMESPath expression",
+                "portmon.yaml:6: cmdb.source.fields.declare: unknown field; did you mean 'declared'?",
+            ],
+        ),
+        (
+            "cmdb:\n  source:\n    type: http_sd\n    params: {a: [1, {}]}\n    target_ports: yes\n",
+            [
+                "portmon.yaml:4: cmdb.source.params.a: give a text, a number",
+                "portmon.yaml:5: cmdb.source.target_ports: unknown field; did you mean 'target_port'?",
+            ],
+        ),
+        (
+            "cmdb:\n  source: {type: ansible, format: toml}\n",
+            [
+                "portmon.yaml:2: cmdb.source.format: Input should be 'auto'",
+                "portmon.yaml:2: cmdb.source.path: is missing",
+            ],
+        ),
+        ("cmdb:\n  source: {type: nebox}\n", ["portmon.yaml:2: cmdb.source: Input tag 'nebox' found"]),
         ("scan: 3\n", ["portmon.yaml:1: scan: must be a mapping of fields"]),
         ("scan:\n  confirm_after: soon\n", ["portmon.yaml:2: scan.confirm_after: 'soon' is not a duration"]),
         ("ssh:\n  groups:\n  - name: a\n", ["portmon.yaml:3: ssh.groups[0].match: is missing"]),

@@ -69,11 +69,8 @@ def explain(database: Database, config: Config, wanted: str, port: int, *, now: 
     lines += _host_now(found, row)
     lines += _port_now(mine, row.get("listening") or (), host, port, config, declared, now)
     if looked is not None:
-        lines.append(
-            f"The last look at the host was at {_moment(looked.observed_at)} in run {looked.run_id}: {looked.outcome.value}"
-            + (f" ({looked.error})" if looked.error else "")
-            + "."
-        )
+        error = f" ({looked.error})" if looked.error else ""
+        lines.append(f"Last look: {_moment(looked.observed_at)}, run {looked.run_id}: {looked.outcome.value}{error}.")
     lines += ["", "What happened:"]
     lines += [f"  {line}" for event in story for line in _told(event)] or ["  nothing that was told, or nothing yet."]
     return lines
@@ -85,10 +82,8 @@ def _host_now(host: hosts.KnownHost, row: dict[str, object]) -> Iterator[str]:
     elif row.get("last_ok_at") is None:
         yield "The host never gave a complete answer: nothing is known of its ports."
     elif row.get("status") == HostStatus.UNREACHABLE:
-        yield (
-            f"The host is unreachable since {_moment(row['failing_since'])}: its ports keep their state until it answers "
-            "again."
-        )
+        since = _moment(row["failing_since"])
+        yield f"The host is unreachable since {since}: its ports keep their state until it answers again."
     elif row.get("failures"):
         yield f"The host gave no evidence in its last {row['failures']} run(s), since {_moment(row['failing_since'])}."
 

@@ -52,7 +52,8 @@ def fetch_inventory(
     reason = ""
     try:
         found = load()
-        _must_be_plausible(found, good.inventory if good else None, run)
+        if not run.force_prune:
+            must_be_plausible(found, good.inventory if good else None)
         stale, fetched_at = False, now
     except CmdbError as error:
         if good is None:
@@ -91,12 +92,15 @@ def fetch_inventory(
     return Fetched(digest, stale, fetched_at)
 
 
-def _must_be_plausible(found: Inventory, good: Inventory | None, run: Run) -> None:
+def must_be_plausible(found: Inventory, good: Inventory | None) -> None:
     """An answer without one usable host is a broken CMDB, unless there never were any.
 
     Pruning has a guard of its own; this one keeps the monitoring going.
+
+    :param good: the last good host list
+    :raises CmdbError: if it is not plausible
     """
-    if found.hosts or good is None or not good.hosts or run.force_prune:
+    if found.hosts or good is None or not good.hosts:
         return
     if found.invalid:
         raise CmdbError(

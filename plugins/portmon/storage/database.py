@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy
 from alembic import command
@@ -108,7 +109,39 @@ class Database:
         :raises StorageError: if not, with what to do
         """
         with self.begin() as conn:
-            current = self._current(conn)
+            self._must_be_current(self._current(conn))
+
+    @contextmanager
+    def look(self) -> Iterator[Connection | None]:
+        """A transaction that can only read; None if there is no database, or nothing in it.
+
+        :raises StorageError: if it can't be reached, or its tables are not the ones that this portmon needs
+        """
+        engine = self.engine
+        if self.is_sqlite:
+            path = Path(self.url.database or "")
+            if not path.is_file():
+                yield None
+                return
+            # Not mode=ro: such a reader leaves the -wal and -shm files behind, as files of whoever looked.
+            url = URL.create(
+                "sqlite", database=f"file:{quote(str(path.absolute()))}", query={"mode": "rw", "uri": "true"}
+            )
+            engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+            event.listen(engine, "connect", _prepare_reading)
+            event.listen(engine, "begin", _begin_reading)
+        try:
+            with engine.begin() as conn:
+                if not self.is_sqlite:
+                    conn.exec_driver_sql("SET TRANSACTION READ ONLY")
+                current = self._current(conn)
+                if current is not None:
+                    self._must_be_current(current)
+                yield conn if current is not None else None
+        except DBAPIError as error:
+            raise StorageError(f"{self}: {_first_line(error)}") from error
+
+    def _must_be_current(self, current: str | None) -> None:
         if current != self._head():
             raise StorageError(
                 f"{self} has revision {current or 'none'}, this portmon needs {self._head()}: "
@@ -153,6 +186,15 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_reading(connection: Any, _: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA query_only=ON")
+
+
+def _begin_reading(conn: Connection) -> None:
+    conn.exec_driver_sql("BEGIN")
 
 
 def _begin_immediate(conn: Connection) -> None:

@@ -1,0 +1,103 @@
+"""Host lists in files: YAML, CSV and Ansible inventories."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import jmespath
+import yaml
+
+from portmon.cmdb.ansible import ANSIBLE_FIELDS, EXPORT, AnsibleError
+from portmon.cmdb.ansible_ini import read_ini
+from portmon.cmdb.ansible_yaml import read_json, read_yaml
+from portmon.cmdb.entries import fields_of, kind_of, read_hosts
+from portmon.config import AnsibleSource, FileSource, FileSources
+from portmon.errors import CmdbError
+from portmon.models import Inventory
+
+READERS = {"ini": read_ini, "yaml": read_yaml, "json": read_json}
+"""Of Ansible inventories, by format."""
+
+
+def read_file(source: FileSources, base: Path) -> Inventory:
+    """The host list in a file.
+
+    :param base: folder that a relative path starts from
+    :raises CmdbError: if it can't be read, with the line
+    """
+    path = base / source.path
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CmdbError(f"can't be read: {getattr(error, 'strerror', None) or error}", source=str(path)) from error
+    return _ansible(source, text, path) if isinstance(source, AnsibleSource) else _hosts(source, text, path)
+
+
+def _ansible(source: AnsibleSource, text: str, path: Path) -> Inventory:
+    shown = str(path)
+    kinds = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
+    kind = kinds.get(path.suffix.lower(), "ini") if source.format == "auto" else source.format
+    folders = [name for name in ("group_vars", "host_vars") if (path.parent / name).is_dir()]
+    # What ansible-inventory printed has their variables already.
+    if folders and kind != "json" and not source.ignore_vars_folders:
+        raise CmdbError(
+            f"its variables may be in the folder {folders[0]} beside it, which is not read: {EXPORT}; or set "
+            "cmdb.source.ignore_vars_folders if no address or port is set there",
+            source=shown,
+        )
+    if path.suffix.lower() == ".toml":
+        raise CmdbError(f"TOML inventories are not read: {EXPORT}", source=shown)
+    try:
+        inventory = READERS[kind](text)
+        return read_hosts(inventory.entries(), fields_of(ANSIBLE_FIELDS, source.fields), source=shown)
+    except AnsibleError as error:
+        raise CmdbError(str(error), source=shown) from error
+    except RecursionError:
+        raise CmdbError("its groups are nested too deeply, or within themselves", source=shown) from None
+
+
+def _hosts(source: FileSource, text: str, path: Path) -> Inventory:
+    shown = str(path)
+    if path.suffix.lower() == ".csv":
+        entries: Any = _csv(text, shown)
+    elif path.suffix.lower() in (".yaml", ".yml"):
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"line {mark.line + 1}: " if mark else ""
+            raise CmdbError(f"{where}is no YAML: {getattr(error, 'problem', error)}", source=shown) from error
+        entries = jmespath.compile(source.items).search(data)
+    else:
+        raise CmdbError("its name must end in .yaml, .yml or .csv", source=shown)
+    if not isinstance(entries, list):
+        raise CmdbError(f"{source.items!r} is {kind_of(entries)}, not a list of hosts", source=shown)
+    return read_hosts(entries, source.fields, source=shown)
+
+
+def _csv(text: str, shown: str) -> list[dict[str, Any]]:
+    """Rows as mappings; columns ``label.x`` become labels.
+
+    The separator is the one of comma, semicolon and tab that the header has most of.
+    """
+    header = text.lstrip().partition("\n")[0]
+    separator = max(",;\t", key=header.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    rows = []
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise CmdbError(f"line {reader.line_num}: has another number of columns than the header", source=shown)
+            labels = {
+                key.strip()[len("label.") :]: value
+                for key, value in row.items()
+                if key.strip().startswith("label.") and value
+            }
+            plain = {key.strip(): value for key, value in row.items() if not key.strip().startswith("label.")}
+            rows.append({**plain, **({"labels": labels} if labels else {})})
+    except csv.Error as error:
+        raise CmdbError(f"line {reader.line_num}: is no CSV: {error}", source=shown) from error
+    return rows
