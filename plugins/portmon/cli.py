@@ -164,10 +164,16 @@ def _check(settings: Config, shown: str) -> list[str]:
         _print(f"  {settings.where('rules', number)}: {rule.action} {_match(rule)}{comment}")
     if any(rule.action == "allow" for rule in settings.rules):
         _print("  a host that an allow rule names (host, label) is watched on allowed ports only")
+    for number, item in enumerate(settings.declared):
+        comment = f"  # {item.comment}" if item.comment else ""
+        _print(f"must listen    {settings.where('declared', number)}: {_match(item)}{comment}")
     states = settings.states
     _print(
         f"verdicts       port down after {states.down_after} run(s), host unreachable after "
-        f"{states.unreachable_after}, ephemeral port watched after {states.ephemeral_after}"
+        f"{states.unreachable_after}, ephemeral port watched after {states.ephemeral_after}; flapping from "
+        f"{states.flap_threshold} changes in {format_duration(states.flap_window)}; "
+        f"{format_duration(states.reboot_grace)} of grace after a reboot; retired after "
+        f"{format_duration(states.retire_after)}"
     )
     _print(
         "alerts         every group to: "

@@ -274,6 +274,15 @@ def test_a_host_that_stays_away_is_deleted_and_starts_anew(site: Site) -> None:
     assert site.run() == [("baseline", "h1", None)]
 
 
+def test_a_host_that_comes_back_late_starts_anew_although_no_run_deleted_it(site: Site) -> None:
+    gone = site.listed.pop(1)
+    site.run()
+    site.number += 12
+    site.listed.append(gone)
+    site.listening["h1"] = (22,)
+    assert site.run() == [("baseline", "h1", None)]
+
+
 @pytest.mark.parametrize("broken", ["error", "empty", "all invalid", "half"])
 def test_an_implausible_list_deletes_nothing_and_monitoring_goes_on(site: Site, broken: str) -> None:
     if broken == "error":

@@ -48,7 +48,8 @@ def plan_prune(
     """Decide what leaves the inventory.
 
     Refused is what would be concluded from absence: hiding, and deleting what is hidden. A server that is
-    back resumes in any case.
+    back resumes, or starts anew if it stayed away for ``cmdb.prune_after``, whether or not a run was there to
+    delete it meanwhile.
 
     :param known: every stored server
     :param stale: the list is an old one; not even ``forced`` concludes anything from it
@@ -58,7 +59,9 @@ def plan_prune(
     listed = {host.id for host in inventory.hosts}
     present = listed | {entry.id for entry in inventory.invalid if entry.id is not None}
     nameless = sum(entry.id is None for entry in inventory.invalid)
-    resume = tuple(sorted(host.id for host in known if host.removed_at is not None and host.id in listed))
+    back = {host.id: host.removed_at for host in known if host.removed_at is not None and host.id in listed}
+    late = {one for one, since in back.items() if now - since >= settings.prune_after and not stale}
+    resume = tuple(sorted(set(back) - late))
     visible = [host.id for host in known if host.removed_at is None]
     missing = sorted(set(visible) - present)
     hidden = {host.id: host.removed_at for host in known if host.removed_at is not None and host.id not in present}
@@ -68,10 +71,10 @@ def plan_prune(
     elif not forced:
         refused = _too_many(len(missing), len(visible), nameless, empty=not present, limit=settings.max_prune_ratio)
     if refused:
-        return PrunePlan(resume=resume, refused=refused)
+        return PrunePlan(resume=resume, purge=tuple(sorted(late)), refused=refused)
     leaving = {**hidden, **dict.fromkeys(missing, now)}
-    purge = tuple(sorted(one for one, since in leaving.items() if since and now - since >= settings.prune_after))
-    return PrunePlan(hide=tuple(missing), resume=resume, purge=purge)
+    gone = {one for one, since in leaving.items() if since and now - since >= settings.prune_after}
+    return PrunePlan(hide=tuple(missing), resume=resume, purge=tuple(sorted(gone | late)))
 
 
 def _too_many(missing: int, visible: int, nameless: int, *, empty: bool, limit: float) -> str | None:

@@ -48,14 +48,15 @@ def prune_inventory(
     ):
         held.check(conn)
         plan = _plan(conn, config, run, digest, stale, now)
-        if not stale:
-            hosts.sync(conn, inventory.load(conn, digest).hosts)
         names = {known.id: known.name for known in hosts.known(conn)}
         if plan.hide:
             _close(conn, plan.hide, run, now)
             hosts.hide(conn, plan.hide, now)
-        hosts.resume(conn, plan.resume)
+        # Before the list is taken over: who comes back too late is deleted and listed anew.
         hosts.purge(conn, plan.purge)
+        if not stale:
+            hosts.sync(conn, inventory.load(conn, digest).hosts)
+        hosts.resume(conn, plan.resume)
         _report(conn, plan.refused, run, stale=stale, now=now)
     for verb, ids in (("hidden", plan.hide), ("resumed", plan.resume), ("deleted", plan.purge)):
         for host_id in ids:
