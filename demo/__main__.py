@@ -22,7 +22,7 @@ from demo.airflow_env import ADMIN, ROOT, AirflowError, EmbeddedAirflow
 from demo.cmdb import Cmdb
 from demo.fleet import USER, Fleet, HostSpec
 from demo.story import CHAPTERS, SPECS, Chapter
-from portmon.models import ALERT_GROUPS, Event
+from portmon.models import Event, alert_group
 from portmon.render import plain
 from portmon.storage import outbox
 from portmon.storage.database import Database
@@ -114,7 +114,7 @@ class Demo:
                     },
                 },
             },
-            "ssh": {"connect_timeout": "3s", "max_logins": 3},
+            "ssh": {"connect_timeout": "5s", "max_logins": 3},
             "scan": {"confirm_after": "2s"},
             # One run is enough here: nobody wants to watch the demo wait for a second one.
             "states": {"unreachable_after": 1},
@@ -154,7 +154,7 @@ class Demo:
         if red != chapter.red:
             problems.append(f"failed netstat tasks: {sorted(map(str, red))}, told were {sorted(chapter.red)}")
         for event in events:
-            told = event.kind in ALERT_GROUPS
+            told = alert_group(event.kind, event.details) is not None
             if told and deliveries.get((event.id, "log")) != "delivered":
                 problems.append(f"not alerted: {event.kind} {event.host_name} {event.port or ''}")
         hidden = self.hidden(run_id)

@@ -43,11 +43,12 @@ class Chapter:
     hidden: int = 0
 
 
+# No two with the same ports: where hosts share the machine's network they would be one machine with two entries.
 SPECS = [
     HostSpec("101", "web01", {80: "nginx: master", 443: "nginx: master"}, {"role": "web"}),
-    HostSpec("102", "web02", {80: "nginx: master", 443: "nginx: master"}, {"role": "web"}),
+    HostSpec("102", "web02", {80: "nginx: master", 8443: "nginx: master"}, {"role": "web"}),
     HostSpec("103", "app01", {8080: "java", 8081: "java"}, {"role": "app"}),
-    HostSpec("104", "app02", {8080: "java", 8081: "java"}, {"role": "app"}),
+    HostSpec("104", "app02", {8080: "java", 8082: "java"}, {"role": "app"}),
     HostSpec("105", "db01", {5432: "postgres"}, {"role": "db"}),
     HostSpec("106", "cache01", {6379: "redis-server"}, {"role": "cache"}),
 ]
