@@ -45,13 +45,14 @@ class World:
     def __init__(self, *, rules: Sequence[Rule] = (), **settings: int) -> None:
         self.hosts, self.ports = empty_hosts(), empty_ports()
         self.rules, self.settings = RuleSet(rules), States(**settings)
+        self.declared: dict[str, dict[int, str]] = {}
         self.events: list[Event] = []
         self.last: Verdict | None = None
 
     def see(self, *attempts: Attempt) -> list[tuple[Any, ...]]:
         verdict = judge(
             self.hosts, self.ports, attempts, inventory=FLEET, rules=self.rules, settings=self.settings,
-            interval=FIVE, run_id="run",
+            interval=FIVE, run_id="run", declared=self.declared,
         )  # fmt: skip
         self.events += verdict.events
         return self.take(verdict)
@@ -99,6 +100,17 @@ def test_a_quiet_answer_changes_no_port_and_makes_no_event() -> None:
     assert world.see(ok(1, 80, 22)) == []
     assert world.last.ports.empty
     assert len(world.last.hosts) == 1
+
+
+def test_a_declared_port_that_listens_is_quiet() -> None:
+    world = World()
+    world.declared = {"1": {80: "declared by the CMDB"}}
+    assert world.see(ok(0, 22, 80)) == [("baseline",)]
+    assert world.port(80)["status"] == "up"
+    # Another one is missing, so that the answer is a confirmed one.
+    assert world.see(ok(1, 80)) == [("down", 22)]
+    assert world.see(ok(2, 22)) == [("recovered", 22), ("down", 80)]
+    assert world.see(ok(3, 22)) == []
 
 
 def test_a_port_that_was_not_there_is_new() -> None:
