@@ -16,9 +16,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -216,16 +217,16 @@ class LabHost:
 
 
 class Lab:
-    """A set of hosts, made and unmade together.
+    """A set of hosts, made and unmade together."""
 
-    :param folder: for keys and sshd configurations
-    """
-
-    def __init__(self, folder: Path, names: list[str]) -> None:
-        self.folder = folder
+    def __init__(self, names: list[str]) -> None:
+        # Not below pytest's folder: the login user must reach its keys, and each pytest that starts on this machine
+        # locks that folder for everybody but its owner.
+        self.folder = Path(tempfile.mkdtemp(prefix="portmon-lab-"))
+        self.folder.chmod(0o755)
         self.tag = secrets.token_hex(2)
         self.user = f"pm{self.tag}"
-        self.key = folder / "id"
+        self.key = self.folder / "id"
         self.hosts: dict[str, LabHost] = {}
         self._second = secrets.randbelow(200) + 20
         self._undo: list[tuple[str, ...]] = []
@@ -236,9 +237,6 @@ class Lab:
             raise
 
     def _make(self, names: list[str]) -> None:
-        # World-readable on purpose: sshd and the login user must reach their files below a private temp folder.
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o755)
         # The password "*" matches nothing, but unlike "!" it does not lock the account for sshd.
         _sh("useradd", "--password", "*", "--no-create-home", "--home-dir", "/tmp", "--shell", "/bin/sh", self.user)
         self._undo.append(("userdel", self.user))
@@ -277,6 +275,7 @@ class Lab:
             host.remove_units()
         for command in reversed(self._undo):
             subprocess.run(command, capture_output=True, check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _removed(folder: Path) -> bool:
@@ -292,13 +291,3 @@ def _answers(address: str) -> bool:
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False
-
-
-@contextlib.contextmanager
-def lab(folder: Path, names: list[str]) -> Iterator[Lab]:
-    """Hosts for the length of a block."""
-    made = Lab(folder, names)
-    try:
-        yield made
-    finally:
-        made.close()
