@@ -9,7 +9,7 @@ what is known, and tells what changed.
 | `prune_inventory` | hides servers that left the CMDB; refuses if too many did |
 | `plan_hosts` | whom to ask, and which ports to expect |
 | `netstat` | one task per host, named after it: log in, list the ports, confirm what is missing |
-| `diff_ports` | derives events: new, down, recovered, unreachable |
+| `diff_ports` | derives events: new, down, recovered, flapping, unreachable … |
 | `route_alerts`, `alert_…` | send what is undelivered, from this run or an earlier one |
 
 **A red `netstat` task** is a host that gave no evidence: its log says why. No port of it is called
