@@ -24,6 +24,7 @@
     ├── StorageError             the state database refused something
     │   └── LeaseLostError       another writer took over; nothing was written
     ├── DeliveryError            a channel did not take a message: channel, targets
+    ├── OverrunError             something took longer than it may; whoever waited goes on without it
     └── RunError                 an earlier task of the run did not produce what this one needs
 
 Messages say what happened and what to do next. They are read at night, in a task log.
@@ -217,6 +218,10 @@ class DeliveryError(PortmonError):
         self.channel = channel
         self.delivered = delivered
         super().__init__(f"channel {channel!r}: {message}")
+
+
+class OverrunError(PortmonError):
+    """Something took longer than it may. It may still be under way."""
 
 
 class RunError(PortmonError):

@@ -15,7 +15,7 @@ from airflow.sdk import task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from portmon import settings
+from portmon import limits, settings
 from portmon.errors import ConfigError, ParamError, RunError
 from portmon.models import AlertGroup, Event, Inventory
 from portmon.pipeline.run import Run, run_from
@@ -30,7 +30,6 @@ NETSTAT = "netstat"
 DIFF_PORTS = "diff_ports"
 ROUTE_ALERTS = "route_alerts"
 NO_CHANGE = "no_change"
-ALERT_TIMEOUT = timedelta(minutes=5)
 ALERT_TASKS = {group: f"alert_{group}" for group in AlertGroup}
 
 
@@ -141,8 +140,7 @@ def alert(group: AlertGroup) -> Any:
     :param group: its name is ``alert_<group>``
     """
 
-    # A receiver that never answers must not hold the next run: some notifiers know no time-out.
-    @task(task_id=ALERT_TASKS[group], retries=2, retry_delay=timedelta(seconds=15), execution_timeout=ALERT_TIMEOUT)
+    @task(task_id=ALERT_TASKS[group], retries=2, retry_delay=timedelta(seconds=15), execution_timeout=limits.ALERT)
     def send(*, dag_run: Any, ti: Any) -> int:
         """Send what is undelivered of this kind through every channel, then mark it."""
         from portmon.notify import deliver
