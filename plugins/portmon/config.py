@@ -300,7 +300,9 @@ class HttpSource(_Section):
         None, description="JMESPath to the total number of entries; a list of another length is refused as incomplete"
     )
     pagination: Pagination = Field(default_factory=NoPagination, description="how further pages are asked for")
-    timeout: PositiveDuration = Field(timedelta(seconds=30), description="per request")
+    timeout: PositiveDuration = Field(
+        timedelta(seconds=30), description="per request, to the last byte; all pages together have 5 minutes"
+    )
     max_pages: Annotated[int, Field(ge=1)] = Field(1000, description="more pages than this are an error, not a list")
     fields: CmdbFields = Field(default_factory=CmdbFields, description="where the fields of an entry are")
 

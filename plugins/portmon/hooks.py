@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -15,9 +17,10 @@ from airflow.providers.http.hooks.http import HttpHook
 from airflow.providers.ssh.hooks.ssh import SSHHook
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
+from portmon import limits
 from portmon.cmdb import PageRequest, fetch
 from portmon.config import HttpSource
-from portmon.errors import CmdbError, SetupError
+from portmon.errors import CmdbError, OverrunError, SetupError
 from portmon.models import Host, Inventory
 from portmon.render import plain
 from portmon.ssh.connect import connect
@@ -62,12 +65,27 @@ class CmdbHook(HttpHook):
             parts = urlsplit(self.base_url)
             place = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
             shown = f"CMDB {place}/{self.source.endpoint.lstrip('/')} (connection {self.source.conn_id})"
+            end = time.monotonic() + limits.HOST_LIST.total_seconds()
             return fetch(
                 self.source,
-                lambda request: self._send(session, request, shown),
+                lambda request: self._in_time(end, lambda: self._send(session, request, shown), shown),
                 base_url=self.base_url,
                 shown=shown,
             )
+
+    def _in_time(self, end: float, send: Callable[[], Any], shown: str) -> Any:
+        """A page, unless it takes too long: a time-out of requests restarts with every byte.
+
+        :param end: for all pages together, on the monotonic clock
+        """
+        left = end - time.monotonic()
+        try:
+            return limits.within(min(self.source.timeout, timedelta(seconds=max(left, 0))), send)
+        except OverrunError:
+            told = f"a page took longer than {self.source.timeout.total_seconds():g} s (cmdb.source.timeout)"
+            if left < self.source.timeout.total_seconds():
+                told = f"the pages of the host list took longer than {limits.HOST_LIST.total_seconds():g} s together"
+            raise CmdbError(told, source=shown) from None
 
     def _send(self, session: requests.Session, request: PageRequest, shown: str) -> Any:
         """One page, decoded."""
@@ -77,7 +95,6 @@ class CmdbHook(HttpHook):
         if source.method == "POST" and source.json_body is not None:
             arguments = {"json": {**source.json_body, **request.params}}
         seconds = source.timeout.total_seconds()
-        deadline = time.monotonic() + seconds
         body = bytearray()
         try:
             # A redirect could carry the credentials to another server.
@@ -88,8 +105,6 @@ class CmdbHook(HttpHook):
                     body += chunk
                     if len(body) > MAX_PAGE:
                         raise CmdbError(f"a page has more than {MAX_PAGE >> 20} MiB", source=shown)
-                    if time.monotonic() > deadline:
-                        raise CmdbError(f"a page took longer than {seconds:g} s", source=shown)
         except requests.RequestException as error:
             # Its text holds the URL with the query, which may hold a token.
             raise CmdbError(f"no answer: {_why(error)}", source=shown) from None

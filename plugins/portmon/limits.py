@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 STEP = timedelta(minutes=15)
 """Any task that has no limit of its own. Generous: whoever writes the state may wait 5 minutes for
 another one, and holds it for 10 at most."""
+LOOK = timedelta(seconds=90)
+"""One try of a ``netstat`` task; ``ssh`` and ``scan`` are checked to fit into it."""
 HOST_LIST = timedelta(minutes=5)
 """Every page of the host list together. Shorter than the task's limit, so that there is time to go on with
 the last good list."""

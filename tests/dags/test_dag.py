@@ -33,6 +33,7 @@ print(json.dumps({{
         "down": sorted(t.downstream_task_ids), "rule": t.trigger_rule.value, "retries": t.retries,
         "mapped": t.is_mapped, "pool": t.pool, "fields": list(t.template_fields or ()) if t.task_id == "netstat" else [],
         "delay": t.retry_delay.total_seconds(),
+        "limit": t.execution_timeout.total_seconds() if t.execution_timeout else None,
     }} for t in dag.tasks}} if dag else None,
 }}))
 """
@@ -99,6 +100,26 @@ def test_every_task_is_retried(dag: dict[str, Any]) -> None:
     assert {name: task["delay"] for name, task in dag["tasks"].items() if name.startswith("alert_")} == {
         f"alert_{group}": 15.0 for group in ("new", "down", "recovered", "unreachable")
     }
+
+
+def test_every_task_ends(dag: dict[str, Any]) -> None:
+    """One that hangs would hold back every later run."""
+    seconds = {name: task["limit"] for name, task in dag["tasks"].items()}
+    assert {name: limit for name, limit in seconds.items() if name.startswith("alert_")} == {
+        f"alert_{group}": 300.0 for group in ("new", "down", "recovered", "unreachable")
+    }
+    assert seconds["netstat"] == 90.0
+    assert {
+        seconds[name] for name in ("fetch_hosts", "prune_inventory", "plan_hosts", "diff_ports", "route_alerts")
+    } == {900.0}
+
+
+def test_whoever_writes_has_time_to_wait_for_another_writer() -> None:
+    from portmon import limits
+    from portmon.pipeline.prune import WRITER_TTL, WRITER_WAIT
+
+    assert WRITER_WAIT + WRITER_TTL <= limits.STEP
+    assert limits.HOST_LIST * 2 < limits.STEP
 
 
 def test_no_host_text_is_a_template(dag: dict[str, Any]) -> None:
