@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -153,8 +153,9 @@ def _check(settings: Config, shown: str) -> list[str]:
     for number, rule in enumerate(settings.rules):
         comment = f"  # {rule.comment}" if rule.comment else ""
         _print(f"  {settings.where('rules', number)}: {rule.action} {_match(rule)}{comment}")
-    if any(rule.action == "allow" for rule in settings.rules):
-        _print("  a host that an allow rule names (host, label) is watched on allowed ports only")
+    restricted = _restricted(settings)
+    if restricted:
+        _print(f"  only what is allowed is watched on: {restricted}")
     states = settings.states
     _print(
         f"verdicts       port down after {states.down_after} run(s), host unreachable after "
@@ -172,7 +173,19 @@ def _check(settings: Config, shown: str) -> list[str]:
     return problems
 
 
-def _match(match: Any) -> str:
+def _restricted(settings: Config) -> str:
+    """Hosts on which a port is watched only if a rule allows it; empty if there are none."""
+    hosts = []
+    for number, rule in enumerate(settings.rules):
+        if rule.action != "allow":
+            continue
+        if rule.host is None and rule.label is None:
+            return f"every host ({settings.where('rules', number)} names no host)"
+        hosts.append(_match((("host", rule.host), ("label", rule.label))))
+    return "; ".join(dict.fromkeys(hosts))
+
+
+def _match(match: Iterable[tuple[str, Any]]) -> str:
     parts: list[str] = []
     for name, value in match:
         if name in ("action", "comment") or value is None:

@@ -402,7 +402,12 @@ class Scan(_Section):
 
 
 class Rule(HostMatch):
-    """One line of the ordered list: first match wins. Everything given must match."""
+    """One line of the ordered list: first match wins. Everything given must match.
+
+    A port that no rule matches is watched, unless the host part (`host`, `label`) of some `allow` rule matches
+    its host: there, only what is allowed is watched. An `allow` rule without a host part matches every host, so
+    that nothing but what is allowed is watched anywhere; `python -m portmon check` says which hosts these are.
+    """
 
     action: Literal["allow", "deny"] = Field(description="`allow` watches what matches, `deny` ignores it")
     port: PortRanges | None = Field(None, description="port, range such as `8000-8100`, or a list")
