@@ -129,6 +129,11 @@ def _check(settings: Config, shown: str) -> list[str]:
     if source.type == "http":
         paging = source.pagination.style
         _print(f"hosts from     HTTP connection {source.conn_id}, {source.endpoint or '/'} (paging: {paging})")
+        if paging != "none" and source.total is None:
+            _print(
+                "  recommended: cmdb.source.total, if an answer tells the number of entries; without it a list that "
+                "lost some on the way is believed"
+            )
     else:
         path = ((settings.path.parent if settings.path else Path()) / source.path).resolve()
         _print(f"hosts from     {path}")

@@ -32,7 +32,7 @@ from portmon.config import (
     OffsetPagination,
     PagePagination,
 )
-from portmon.errors import CmdbError, ParamError
+from portmon.errors import CmdbError, NoSuchPageError, ParamError
 from portmon.models import Host, InvalidHost, Inventory
 
 ID_LIMIT = NAME_LIMIT = 250
@@ -227,13 +227,22 @@ def fetch(source: HttpSource, send: Callable[[PageRequest], Any], *, base_url: s
     previous: Any = None
     expected = None
     for number in range(1, source.max_pages + 1):
-        answer = send(request)
+        try:
+            answer = send(request)
+        except NoSuchPageError:
+            # How many APIs with numbered pages say that the page before was the last one.
+            if number > 1 and total is None and isinstance(paging, PagePagination):
+                break
+            raise
         page = items.search(answer)
         if not isinstance(page, list):
             raise CmdbError(f"page {number}: {source.items!r} is {_kind(page)}, not a list", source=shown)
         if page and page == previous and not isinstance(paging, NextLinkPagination):
             raise CmdbError(
-                f"page {number} is the same as the one before: the server ignores the paging parameters", source=shown
+                f"page {number} is the same as the one before: the server ignores the paging parameters, or repeats "
+                "its last page. Correct cmdb.source.pagination, or say in cmdb.source.total where it tells the number "
+                "of entries",
+                source=shown,
             )
         previous = page
         entries += page
@@ -295,7 +304,8 @@ def _next_page(
             )
         return PageRequest(url=url)
     if isinstance(paging, PagePagination | OffsetPagination):
-        if not page or (expected is not None and count >= expected) or (expected is None and len(page) < paging.size):
+        # A page that is shorter than asked for may be the last one, or all that the server ever gives at once.
+        if not page or (expected is not None and count >= expected):
             return None
         name = paging.param if isinstance(paging, PagePagination) else paging.offset_param
         step = 1 if isinstance(paging, PagePagination) else len(page)

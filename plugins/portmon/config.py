@@ -297,7 +297,10 @@ class HttpSource(_Section):
     )
     items: Expression = Field("@", description="JMESPath to the list of entries within one answer")
     total: Expression | None = Field(
-        None, description="JMESPath to the total number of entries; a list of another length is refused as incomplete"
+        None,
+        description="JMESPath to the total number of entries; a list of another length is refused as incomplete. "
+        "Recommended wherever there are pages: without it pages are read until an empty one, and a list that lost some "
+        "of its entries on the way is believed unless too many are missing",
     )
     pagination: Pagination = Field(default_factory=NoPagination, description="how further pages are asked for")
     timeout: PositiveDuration = Field(

@@ -7,6 +7,7 @@
     │   └── InvalidConfigError   several of them
     ├── ParamError               a run parameter: field
     ├── CmdbError                no usable host list: source
+    │   └── NoSuchPageError      a page that is not there (HTTP 404)
     ├── ProbeError               an answer that is no evidence: cut, interleaved, empty, too large
     │   └── NetstatParseError    a listing of an unknown or cut layout: line
     ├── ScanError                a login or a command failed: host, error_class
@@ -96,6 +97,10 @@ class CmdbError(PortmonError):
     def __init__(self, message: str, *, source: str) -> None:
         self.source = source
         super().__init__(f"{source}: {message}")
+
+
+class NoSuchPageError(CmdbError):
+    """A page is not there (HTTP 404). Past the last one of numbered pages that is the end, not an error."""
 
 
 class ProbeError(PortmonError):

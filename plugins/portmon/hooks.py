@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 from portmon import limits
 from portmon.cmdb import PageRequest, fetch
 from portmon.config import HttpSource
-from portmon.errors import CmdbError, OverrunError, SetupError
+from portmon.errors import CmdbError, NoSuchPageError, OverrunError, SetupError
 from portmon.models import Host, Inventory
 from portmon.render import plain
 from portmon.ssh.connect import connect
@@ -129,6 +129,8 @@ def _decode(answer: requests.Response, body: bytes, shown: str, conn_id: str) ->
         raise CmdbError(f"the credentials of connection {conn_id} are refused ({told})", source=shown)
     if answer.is_redirect:
         raise CmdbError(f"a redirect, which is not followed: correct the connection's host ({told})", source=shown)
+    if answer.status_code == 404:
+        raise NoSuchPageError(told, source=shown)
     if answer.status_code != 200:
         raise CmdbError(told, source=shown)
     try:

@@ -44,3 +44,19 @@ def test_check_says_where_only_what_is_allowed_is_watched(tmp_path: Path, rules:
     assert result.exit_code == 0, result.output
     lines = [line.strip() for line in result.stdout.splitlines() if "only what" in line]
     assert lines == ([f"only what is allowed is watched on: {restricted}"] if restricted else [])
+
+
+@pytest.mark.parametrize(
+    ("source", "advised"),
+    [
+        ("pagination: {style: page}", True),
+        ("pagination: {style: offset}", True),
+        ("pagination: {style: next_link}", True),
+        ("pagination: {style: page}, total: count", False),
+        ("pagination: {style: none}", False),
+    ],
+)
+def test_check_recommends_a_total_where_there_are_pages(tmp_path: Path, source: str, advised: bool) -> None:
+    result = check(tmp_path, f"cmdb: {{source: {{type: http, {source}}}}}\n")
+    assert result.exit_code == 0, result.output
+    assert ("cmdb.source.total" in result.stdout) is advised

@@ -47,19 +47,32 @@ def test_every_page_is_asked_for_with_the_credentials(server: HTTPServer) -> Non
     def answer(request: Request) -> Response:
         seen.append(request.headers["Authorization"])
         page = int(request.args["page"])
-        entries = [{"id": page * 10 + n, "address": f"h{page}{n}"} for n in range(2 if page < 3 else 1)]
+        entries = [{"id": page * 10 + n, "address": f"h{page}{n}"} for n in range({1: 2, 2: 2, 3: 1}.get(page, 0))]
         return Response(json.dumps({"results": entries}), content_type="application/json")
 
     server.expect_request("/base/api/hosts").respond_with_handler(answer)
     found = ask(items="results", pagination={"style": "page", "size": 2}, params={"token": "x"})
     assert [host.id for host in found.hosts] == ["10", "11", "20", "21", "30"]
-    assert seen == [f"Bearer {TOKEN}"] * 3
+    assert seen == [f"Bearer {TOKEN}"] * 4
+
+
+def test_numbered_pages_end_where_there_is_none(server: HTTPServer) -> None:
+    def answer(request: Request) -> Response:
+        if request.args["page"] == "3":
+            return Response('{"detail": "Invalid page."}', status=404)
+        return Response(json.dumps([{"id": request.args["page"], "address": "a"}]), content_type="application/json")
+
+    server.expect_request("/base/api/hosts").respond_with_handler(answer)
+    assert [host.id for host in ask(pagination={"style": "page"}).hosts] == ["1", "2"]
 
 
 def test_post_with_a_body(server: HTTPServer) -> None:
     server.expect_request(
         "/base/api/hosts", method="POST", json={"fields": ["id"], "offset": 0, "limit": 100}
     ).respond_with_json([{"id": 1, "address": "a"}])
+    server.expect_request(
+        "/base/api/hosts", method="POST", json={"fields": ["id"], "offset": 1, "limit": 100}
+    ).respond_with_json([])
     assert len(ask(method="POST", json_body={"fields": ["id"]}, pagination={"style": "offset"}).hosts) == 1
 
 
