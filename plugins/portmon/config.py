@@ -29,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from portmon import limits
 from portmon.errors import ConfigError, InvalidConfigError
 
 # ── scalar types ────────────────────────────────────────────────────────────────────────────────
@@ -359,7 +360,9 @@ class SshSettings(_Section):
         None, description="SSH port where the CMDB has none; default: the connection's, or 22"
     )
     user: Text | None = Field(None, description="login name; default: the connection's")
-    connect_timeout: PositiveDuration = Field(timedelta(seconds=10), description="for TCP, banner and login, each")
+    connect_timeout: PositiveDuration = Field(
+        timedelta(seconds=10), description="for TCP, banner and login, each; see `scan.confirm_after`"
+    )
     command_timeout: PositiveDuration = Field(
         timedelta(seconds=20), description="deadline for the whole command, however slowly it drips"
     )
@@ -397,7 +400,8 @@ class Scan(_Section):
     )
     confirm_after: Duration = Field(
         timedelta(seconds=15),
-        description="when a watched port is missing, ask once more after this, over the same connection",
+        description="when a watched port is missing, ask once more after this, over the same connection. A look may "
+        "take 90 seconds: 3 x `connect_timeout` + 2 x `command_timeout` + this must fit, in every group",
     )
 
 
@@ -584,7 +588,39 @@ def parse_config(text: str, *, path: Path | None = None) -> Config:
         raise InvalidConfigError(tuple(_explain(error, lines, shown))) from error
     config._path = path
     config._lines = lines
+    too_long = [
+        ConfigError(message, file=shown, line=lines.get(location), field=_dotted(location))
+        for location, message in _too_long(config)
+    ]
+    if too_long:
+        raise InvalidConfigError(tuple(too_long))
     return config
+
+
+def _too_long(config: Config) -> Iterable[tuple[Location, str]]:
+    """Time settings with which a look at a host would not be over before its task's limit, and so never
+    confirm that a port is missing; each with the one that takes most of the time.
+    """
+    for number, group in [(None, None), *enumerate(config.ssh.groups)]:
+        settings = ssh_settings(config, group=group)
+        at: Location = ("ssh",) if number is None else ("ssh", "groups", number)
+        # TCP, banner with key exchange, and login have the connect time-out each; two answers, and the pause between.
+        parts = {
+            (*at, "connect_timeout"): 3 * settings.connect_timeout,
+            (*at, "command_timeout"): 2 * settings.command_timeout,
+            ("scan", "confirm_after"): config.scan.confirm_after,
+        }
+        if sum(parts.values(), timedelta(0)) <= limits.LOOK:
+            continue
+        own = [place for place in parts if place in config._lines and (group is None or place[:-1] == at)]
+        if own:
+            yield (
+                max(own, key=parts.__getitem__),
+                f"3 x connect_timeout ({format_duration(settings.connect_timeout)}) + 2 x command_timeout "
+                f"({format_duration(settings.command_timeout)}) + scan.confirm_after "
+                f"({format_duration(config.scan.confirm_after)}) is more than the {format_duration(limits.LOOK)} that "
+                "one look at a host may take: no look would ever confirm that a port is missing",
+            )
 
 
 Location = tuple[str | int, ...]
