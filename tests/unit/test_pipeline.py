@@ -357,6 +357,27 @@ def test_a_dry_run_keeps_nothing(site: Site) -> None:
         assert archive.attempts_to_judge(conn) == []
 
 
+@pytest.mark.parametrize("listed", ["nothing", "the same", "other hosts"])
+def test_a_dry_run_leaves_the_last_good_list_and_its_age_alone(site: Site, listed: str) -> None:
+    with site.database.begin() as conn:
+        before = inventory.last_good(conn)
+    if listed == "nothing":
+        site.listed = []
+    elif listed == "other hosts":
+        site.listed = [Host("new", "new", "10.1.0.1")]
+    run = site.run_of(dry_run=True, force_prune=listed == "nothing")
+    fetched = site.fetch(run)
+    with site.database.begin() as conn:
+        assert list(inventory.load(conn, fetched.digest).hosts) == site.listed
+        assert inventory.last_good(conn) == before
+    # What a run falls back to when the CMDB fails now.
+    site.broken = CmdbError("HTTP 500", source="test")
+    assert len(site.fetch(site.run_of()).digest) == 64
+    with site.database.begin() as conn:
+        assert before is not None
+        assert inventory.last_good(conn) == before
+
+
 def test_more_hosts_than_can_be_mapped_over(site: Site) -> None:
     run = site.run_of()
     with pytest.raises(RunError, match="max_map_length"):

@@ -70,7 +70,9 @@ def fetch_inventory(
     if run.scoped:
         select(found.hosts, run.hosts)
     with database.begin() as conn:
-        digest = inventory.save(conn, found, run_id=run.run_id, fetched_at=fetched_at, stale=stale)
+        # A dry run keeps what its own tasks read, but no list that a later run would fall back to.
+        aside = stale or run.dry_run
+        digest = inventory.save(conn, found, run_id=run.run_id, fetched_at=fetched_at, stale=aside)
         if not run.dry_run:
             runs.start(
                 conn,
