@@ -43,6 +43,8 @@ PRUNE_GUARD_ABOVE = 5
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)(?!-)[\w-]{1,63}(?<!-)(\.(?!-)[\w-]{1,63}(?<!-))*\.?")
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f]")
+"""Refused. Other invisible characters (bidi, zero-width, U+2028) occur in names that are meant: they stay, and are
+escaped wherever a name is shown, see :func:`portmon.render.plain`."""
 
 
 # ── entries ─────────────────────────────────────────────────────────────────────────────────────

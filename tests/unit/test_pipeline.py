@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -328,6 +329,33 @@ def test_an_invalid_entry_is_not_scanned_and_not_pruned(site: Site) -> None:
     assert "h1" not in {item["id"] for item in plan_hosts(site.database, site.config, run, fetched.digest)}
     with site.database.begin() as conn:
         assert all(host.removed_at is None for host in hosts.known(conn))
+
+
+FORGED = "web\nINFO - all is well\u2028INFO - really\u202e\x1b[2K"
+
+
+def test_names_of_the_cmdb_forge_no_line_of_a_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.listed = [*site.listed, Host(f"id {FORGED}", f"name {FORGED}", "10.0.0.9")]
+    site.invalid = (InvalidHost(8, None, f"bad {FORGED}", f"reason {FORGED}"),)
+    with caplog.at_level(logging.INFO, logger="portmon.pipeline"):
+        site.run()
+        run = site.run_of()
+        fetched = site.fetch(run)
+        plan = plan_hosts(site.database, site.config, run, fetched.digest)
+        # Nobody scanned it.
+        site.judge(run, fetched, plan)
+        site.number += 1
+        site.invalid = ()
+        site.listed.pop()
+        dry = site.run_of(dry_run=True)
+        prune_inventory(site.database, site.config, dry, site.fetch(dry).digest, stale=False, now=site.now)
+        site.run()
+        site.broken = CmdbError(f"says {FORGED}", source="test")
+        site.run()
+    text = [record.getMessage() for record in caplog.records]
+    for begin in ("Invalid entry 8 (bad web", "Not scanned, so ", "Dry run: would hide ", "name web", "test: says web"):
+        assert any(line.startswith(begin) and "all is well" in line for line in text), begin
+    assert not any(set(line) & set("\n\u2028\u202e\x1b") for line in text)
 
 
 # ── manual runs ─────────────────────────────────────────────────────────────────────────────────

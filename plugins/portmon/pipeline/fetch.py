@@ -15,6 +15,7 @@ from portmon.errors import CmdbError
 from portmon.events import monitor_event
 from portmon.models import EventKind, Inventory
 from portmon.pipeline.run import Run
+from portmon.render import REASON_LIMIT, plain
 from portmon.storage import conditions, contents, inventory, outbox, runs
 from portmon.storage.database import Database
 
@@ -58,7 +59,7 @@ def fetch_inventory(
         if good is None:
             raise
         found, stale, fetched_at = good.inventory, True, good.fetched_at
-        log.warning("%s", error)
+        log.warning("%s", plain(str(error), 1000))
         log.warning(
             "The CMDB gave no usable list: going on with the last good one, %s old (%d hosts); nothing is pruned",
             format_duration(timedelta(seconds=int((now - fetched_at).total_seconds()))),
@@ -66,7 +67,12 @@ def fetch_inventory(
         )
         reason = str(error)
     for invalid in found.invalid:
-        log.warning("Invalid entry %d (%s): %s", invalid.position, invalid.name or invalid.id or "-", invalid.reason)
+        log.warning(
+            "Invalid entry %d (%s): %s",
+            invalid.position,
+            plain(invalid.name or invalid.id or "-"),
+            plain(invalid.reason, REASON_LIMIT),
+        )
     if run.scoped:
         select(found.hosts, run.hosts)
     with database.begin() as conn:

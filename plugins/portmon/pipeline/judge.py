@@ -15,6 +15,7 @@ from portmon.events import monitor_event
 from portmon.models import Attempt, Event, EventKind, Host, Outcome
 from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
 from portmon.pipeline.run import Run
+from portmon.render import REASON_LIMIT, plain
 from portmon.rules import RuleSet
 from portmon.storage import archive, conditions, hosts, inventory, lease, outbox, runs, state
 from portmon.storage.database import Database
@@ -57,7 +58,7 @@ def judge_run(
         archive.expire(conn, now - config.retention.observations, now=now)
         outbox.expire(conn, now - config.retention.events)
     _log(verdict.events, summary)
-    missing = sorted(fleet[host_id].name for host_id in set(planned) - set(scanned) if host_id in fleet)
+    missing = sorted(plain(fleet[host_id].name) for host_id in set(planned) - set(scanned) if host_id in fleet)
     if missing:
         log.warning(
             "Not scanned, so neither up nor down (their tasks were killed or never ran): %s", ", ".join(missing)
@@ -159,5 +160,5 @@ def _summary(verdict: Verdict, scanned: Collection[str], planned: Mapping[str, i
 def _log(events: Iterable[Event], summary: Mapping[str, int]) -> None:
     for event in events:
         port = f" {event.protocol}/{event.port}" if event.port else ""
-        log.info("%s: %r%s: %s", event.kind, event.host_name, port, event.reason)
+        log.info("%s: %r%s: %s", event.kind, event.host_name, port, plain(event.reason, REASON_LIMIT))
     log.info("Summary: %s", ", ".join(f"{name} {count}" for name, count in summary.items()))
