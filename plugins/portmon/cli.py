@@ -247,16 +247,24 @@ def hostkeys_list(
 @hostkeys.command("accept")
 def hostkeys_accept(
     endpoint: Annotated[str, typer.Argument(help="As `hostkeys list` shows it, for instance '[10.0.0.7]:22'.")],
+    fingerprint: Annotated[str, typer.Argument(help="Of the key that you compared, as `hostkeys list` shows it.")],
 ) -> None:
     """Trust the key that a host shows now. Compare the fingerprint with the host's own first."""
     from portmon.storage import host_keys
 
     with _database().begin() as conn:
-        accepted = host_keys.accept(conn, endpoint)
-    if not accepted:
-        print(f"error: {endpoint} shows no other key than the trusted one; see hostkeys list", file=sys.stderr)
-        raise SystemExit(1)
-    _print(f"{endpoint} is trusted with its new key")
+        accepted = host_keys.accept(conn, endpoint, fingerprint)
+        offered = [key.fingerprint for key in host_keys.list_all(conn, endpoint) if not key.trusted]
+    if accepted:
+        _print(f"{endpoint} is trusted with its new key {fingerprint}")
+        return
+    told = f"{endpoint} shows no other key than the trusted one; see hostkeys list"
+    if offered:
+        told = (
+            f"{endpoint} does not show that key; it shows {', '.join(offered)} now. Nothing was accepted: compare again"
+        )
+    print(f"error: {_cell(told)}", file=sys.stderr)
+    raise SystemExit(1)
 
 
 def _config(path: Path | None) -> tuple[Config, str]:

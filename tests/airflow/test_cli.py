@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from portmon.cli import app
+from portmon.storage import host_keys
+from portmon.storage.database import Database
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def run(*arguments: str) -> Result:
@@ -60,3 +66,48 @@ def test_check_recommends_a_total_where_there_are_pages(tmp_path: Path, source: 
     result = check(tmp_path, f"cmdb: {{source: {{type: http, {source}}}}}\n")
     assert result.exit_code == 0, result.output
     assert ("cmdb.source.total" in result.stdout) is advised
+
+
+# ── hostkeys ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    made = Database(f"sqlite:///{tmp_path / 'state.db'}")
+    made.migrate()
+    monkeypatch.setattr("portmon.settings.database", lambda: made)
+    with made.begin() as conn:
+        host_keys.remember(conn, "[a]:22", "ssh-ed25519", "AAAA", "SHA256:a", NOW)
+        host_keys.report_change(conn, "[a]:22", "ssh-ed25519", "BBBB", "SHA256:b", NOW)
+    yield made
+    made.dispose()
+
+
+def trusted(database: Database) -> list[str]:
+    with database.begin() as conn:
+        return [key.fingerprint for key in host_keys.get(conn, "[a]:22")]
+
+
+def test_accept_trusts_the_key_that_was_compared(database: Database) -> None:
+    result = run("hostkeys", "accept", "[a]:22", "SHA256:b")
+    assert result.exit_code == 0, result.output
+    assert "SHA256:b" in result.stdout
+    assert trusted(database) == ["SHA256:b"]
+
+
+def test_accept_refuses_a_key_that_came_in_between(database: Database) -> None:
+    with database.begin() as conn:
+        host_keys.report_change(conn, "[a]:22", "ssh-ed25519", "CCCC", "SHA256:c", NOW)
+    result = run("hostkeys", "accept", "[a]:22", "SHA256:b")
+    assert result.exit_code == 1
+    assert "SHA256:c" in result.stderr
+    assert trusted(database) == ["SHA256:a"]
+
+
+def test_accept_needs_a_fingerprint_and_an_offered_key(database: Database) -> None:
+    assert run("hostkeys", "accept", "[a]:22").exit_code == 2
+    assert run("hostkeys", "accept", "[a]:22", "SHA256:b").exit_code == 0
+    result = run("hostkeys", "accept", "[a]:22", "SHA256:b")
+    assert result.exit_code == 1
+    assert "no other key than the trusted one" in result.stderr
+    assert trusted(database) == ["SHA256:b"]
