@@ -42,8 +42,8 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
     try:
         run.must_be_live()
         config = settings.config()
-        # A pool that does not exist, or a wrong schedule, is told by Airflow; what is ours is told here.
-        settings.schedule()
+        # With a wrong schedule the DAG file takes the default; what is wrong is told here.
+        settings.interval()
     except (ConfigError, RunError) as error:
         # Not healed by trying again.
         raise AirflowFailException(str(error)) from error

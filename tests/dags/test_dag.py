@@ -147,7 +147,15 @@ def test_the_trigger_form_describes_every_parameter(dag: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    ("option", "summary"), [("", None), ("@hourly", "@hourly"), ("10min", "0:10:00"), ("nonsense", "*/5 * * * *")]
+    ("option", "summary"),
+    [
+        ("", None),
+        ("@hourly", "@hourly"),
+        ("10min", "0:10:00"),
+        ("nonsense", "*/5 * * * *"),
+        ("61 * * * *", "*/5 * * * *"),
+        ("@once", "@once"),
+    ],
 )
 def test_the_schedule_is_an_option(tmp_path: Path, option: str, summary: str | None) -> None:
     dag = load(tmp_path, AIRFLOW__PORTMON__SCHEDULE=option)
