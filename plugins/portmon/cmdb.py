@@ -53,8 +53,8 @@ escaped wherever a name is shown, see :func:`portmon.render.plain`."""
 def read_hosts(entries: Iterable[Any], fields: CmdbFields, *, source: str) -> Inventory:
     """Validate the entries of a host list.
 
-    An entry that can't be used is listed with the reason, and the rest goes on. Of entries with one id none
-    is used: nobody knows which is right.
+    An entry that can't be used is listed with the reason, and the rest goes on. Entries that say the same are
+    one. Of those with one id that differ none is used: nobody knows which is right.
 
     :param entries: of the list, anything
     :param source: what was asked, for people
@@ -83,13 +83,15 @@ def read_hosts(entries: Iterable[Any], fields: CmdbFields, *, source: str) -> In
         else:
             hosts.append((position, host))
     times = Counter(host.id for _, host in hosts)
+    first: dict[str, Host] = {}
+    differ = {host.id for _, host in hosts if first.setdefault(host.id, host) != host}
     invalid += [
-        InvalidHost(position, host.id, host.name, f"{times[host.id]} entries have the id {host.id!r}")
+        InvalidHost(position, host.id, host.name, f"{times[host.id]} entries have the id {host.id!r} and differ")
         for position, host in hosts
-        if times[host.id] > 1
+        if host.id in differ
     ]
     return Inventory(
-        hosts=tuple(host for _, host in hosts if times[host.id] == 1),
+        hosts=tuple(host for host in first.values() if host.id not in differ),
         invalid=tuple(sorted(invalid, key=lambda one: one.position)),
         disabled=disabled,
         source=source,

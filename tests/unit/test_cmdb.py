@@ -83,8 +83,21 @@ def test_of_entries_with_one_id_none_is_used() -> None:
     found = read({"id": 1, "address": "a"}, {"id": "1", "address": "b"}, {"id": 2, "address": "c"})
     assert [host.id for host in found.hosts] == ["2"]
     assert [(one.position, one.reason) for one in found.invalid] == [
-        (1, "2 entries have the id '1'"),
-        (2, "2 entries have the id '1'"),
+        (1, "2 entries have the id '1' and differ"),
+        (2, "2 entries have the id '1' and differ"),
+    ]
+
+
+def test_entries_that_say_the_same_are_one() -> None:
+    """As an API gives a host twice that moved from one page to the next while they were read."""
+    web = {"id": 1, "name": "web", "address": "a", "labels": {"x": "y"}}
+    found = read(web, {"id": 2, "address": "c"}, {**web, "id": "1", "unmapped": "another"}, web)
+    assert [host.id for host in found.hosts] == ["1", "2"]
+    assert found.invalid == ()
+    found = read(web, web, {**web, "labels": {}})
+    assert found.hosts == ()
+    assert [(one.position, one.reason) for one in found.invalid] == [
+        (number, "3 entries have the id '1' and differ") for number in (1, 2, 3)
     ]
 
 
@@ -146,7 +159,10 @@ json_values: Any = st.recursive(
 @given(st.lists(json_values, max_size=5))
 def test_no_entry_is_lost_and_ids_are_unique(entries: list[Any]) -> None:
     found = read(*entries)
-    assert len(found.hosts) + len(found.invalid) == len(entries)
+    alone = [read(entry) for entry in entries]
+    assert {host.id for one in alone for host in one.hosts} <= {one.id for one in (*found.hosts, *found.invalid)}
+    assert sum(len(one.invalid) for one in alone) <= len(found.invalid)
+    assert len(found.hosts) + len(found.invalid) <= len(entries)
     assert len({host.id for host in found.hosts}) == len(found.hosts)
 
 
