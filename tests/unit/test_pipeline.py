@@ -172,6 +172,20 @@ def test_events_name_the_task_that_saw_them(site: Site) -> None:
     assert site.all()[-1].details["map_index"] == 3
 
 
+def test_events_from_a_look_of_an_earlier_run_name_no_task(site: Site) -> None:
+    """Its diff was killed. Which of that run's tasks it was is not known any more, and this run's saw nothing of it."""
+    site.listening |= {"h3": (22,), "h4": (22,)}
+    run = site.run_of()
+    site.scan(plan_hosts(site.database, site.config, run, site.fetch(run).digest))
+    site.number += 1
+    site.listening["h4"] = (22, 80)
+    assert sorted(site.run()) == [("down", "h3", 80), ("down", "h4", 80), ("recovered", "h4", 80)]
+    tasks = {
+        (event.kind.value, event.host_id): event.details.get("map_index") for event in site.all(f"run{site.number - 1}")
+    }
+    assert tasks == {("down", "h3"): None, ("down", "h4"): None, ("recovered", "h4"): 4}
+
+
 # ── crashes ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -49,7 +49,7 @@ def judge_run(
         attempts = archive.attempts_to_judge(conn, host_ids=list(fleet))
         known, ports = state.load(conn, list(fleet))
         verdict = _judge(known, ports, attempts, fleet, config, run, interval=interval)
-        verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, planned)))
+        verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, attempts, run, planned)))
         state.save(conn, verdict, now=now)
         outbox.add(conn, _host_key_events(conn, attempts, fleet, run))
         scanned = archive.scanned(conn, run.run_id)
@@ -114,10 +114,13 @@ def _judge(
     )
 
 
-def _with_task(events: Iterable[Event], planned: Mapping[str, int]) -> Iterable[Event]:
-    """Note which mapped task saw it, for the link to its log."""
+def _with_task(
+    events: Iterable[Event], attempts: Iterable[Attempt], run: Run, planned: Mapping[str, int]
+) -> Iterable[Event]:
+    """Note which mapped task saw it, for the link to its log: not of a look that an earlier run left unjudged."""
+    looks = {(attempt.host_id, attempt.observed_at) for attempt in attempts if attempt.run_id == run.run_id}
     for event in events:
-        index = planned.get(event.host_id or "")
+        index = planned.get(event.host_id or "") if (event.host_id, event.at) in looks else None
         yield event if index is None else dataclasses.replace(event, details={**event.details, "map_index": index})
 
 
