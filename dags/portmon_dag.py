@@ -26,7 +26,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param
 from airflow.sdk.definitions.param import ParamsDict
 
-from portmon import settings, tasks
+from portmon import limits, settings, tasks
 from portmon.models import AlertGroup
 from portmon.operators import MAP_INDEX_TEMPLATE, NetstatOperator
 from portmon.pipeline.run import DRY_RUN, FORCE_PRUNE, HOSTS
@@ -42,7 +42,12 @@ with DAG(
     # max_logins bounds the netstat tasks; the rest of the run is at most four tasks at a time.
     max_active_tasks=config.ssh.max_logins + len(AlertGroup),
     dagrun_timeout=None,
-    default_args={"owner": "portmon", "retries": 2, "retry_delay": timedelta(seconds=10)},
+    default_args={
+        "owner": "portmon",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "execution_timeout": limits.STEP,
+    },
     params=ParamsDict(
         {
             HOSTS: Param(
@@ -76,7 +81,7 @@ with DAG(
         max_active_tis_per_dagrun=config.ssh.max_logins,
         retries=1,
         retry_delay=timedelta(seconds=10),
-        execution_timeout=timedelta(seconds=90),
+        execution_timeout=limits.LOOK,
     )
     plan = tasks.plan_hosts()
     diff = tasks.diff_ports()
