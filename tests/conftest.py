@@ -1,8 +1,11 @@
-"""Fixtures that several suites share."""
+"""Fixtures that several suites share, and a home for Airflow."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.postgres import Cluster, missing
+
+# Airflow reads its environment once, at import: tests get a home of their own before that.
+_home = tempfile.mkdtemp(prefix="portmon-airflow-")
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
+for name in [name for name in os.environ if name.startswith(("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_"))]:
+    del os.environ[name]
+os.environ["AIRFLOW_HOME"] = _home
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__CORE__FERNET_KEY"] = ""
 
 settings.register_profile("quick", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("soak", max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,7 +1,8 @@
 """Hosts for the end-to-end tests: a network namespace each, with its own sshd and real netstat. Needs root.
 
 A host's services are real processes with real sockets; cutting a host off takes its link down, as
-a pulled cable would.
+a pulled cable would. The kernel is everybody's, so that the boot id of a host, which only a reboot of the
+kernel changes, is a file of its own that its sshd sees in the kernel's place.
 """
 
 from __future__ import annotations
@@ -16,23 +17,30 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 LISTEN = """
 import ctypes, os, signal, socket, sys
-port, uid, gid = map(int, sys.argv[1:])
-listening = socket.create_server(("0.0.0.0", port))
+port, uid, gid = map(int, sys.argv[1:4])
 os.setgroups([])
 os.setgid(gid)
 os.setuid(uid)
 # A process that changed its user hides its descriptors even from that user, until it is dumpable again.
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+listening = [
+    socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    for address in sys.argv[4:]
+]
 print("ready", flush=True)
 signal.pause()
 """
-"""A service: becomes the login user only after the start, since the interpreter may be root's own."""
+"""A service: becomes the login user only after the start, since the interpreter may be root's own, and
+before it binds: a socket is that user's who made it."""
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def missing() -> str | None:
@@ -48,6 +56,19 @@ def missing() -> str | None:
     if subprocess.run(["ip", "netns", "add", probe], capture_output=True, check=False).returncode:
         return "this machine allows no network namespaces"
     subprocess.run(["ip", "netns", "del", probe], check=True)
+    return None
+
+
+def unit_root() -> Path | None:
+    """Where a service can get a cgroup that is named like a systemd unit; None if nowhere."""
+    for place in ("/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"):
+        root = Path(place)
+        if (root / "cgroup.procs").exists() and os.access(root, os.W_OK):
+            trial = root / f"pm-{secrets.token_hex(3)}"
+            with contextlib.suppress(OSError):
+                trial.mkdir()
+                trial.rmdir()
+                return root
     return None
 
 
@@ -77,18 +98,45 @@ class LabHost:
     services: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
     sshd: subprocess.Popen[bytes] | None = None
 
-    def start_service(self, port: int, name: str = "python3") -> None:
-        """Listen on a port in a process of its own, as the login user, with ``name`` as argv[0]."""
+    @property
+    def uid(self) -> int:
+        """Of the login user, as whom the services run."""
+        return pwd.getpwnam(self.user).pw_uid
+
+    @property
+    def boot_id(self) -> str:
+        """As the probe reads it."""
+        return (self.folder / "boot_id").read_text().strip()
+
+    def start_service(
+        self, port: int, name: str = "python3", *, addresses: tuple[str, ...] = ("0.0.0.0",), unit: str | None = None
+    ) -> int:
+        """Listen on a port in a process of its own, as the login user, with ``name`` as argv[0].
+
+        :param addresses: to bind
+        :param unit: systemd unit that it looks to be of; only where there is a :func:`unit_root`
+        :returns: its pid
+        """
+        join = ""
+        if unit is not None:
+            group = self._unit_folder() / unit
+            group.mkdir(parents=True, exist_ok=True)
+            join = f"echo $$ > '{group}/cgroup.procs' && "
         user = pwd.getpwnam(self.user)
+        # A new mount namespace comes with a new /sys: the cgroup is joined before. And with a PATH the interpreter
+        # would look for its own files beside a program that has the name.
+        enter = f'{join}exec ip netns exec {self.netns} bash -c \'PATH=/none exec -a "$0" "$@"\' "$0" "$@"'
         process = subprocess.Popen(
-            ["ip", "netns", "exec", self.netns, "bash", "-c", 'exec -a "$0" "$@"', name, sys.executable, "-c", LISTEN]
-            + [str(number) for number in (port, user.pw_uid, user.pw_gid)],
+            ["bash", "-c", enter, name, sys.executable, "-c", LISTEN]
+            + [str(number) for number in (port, user.pw_uid, user.pw_gid)]
+            + list(addresses),
             stdout=subprocess.PIPE,
             text=True,
         )
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "ready", f"{self.name}: nothing listens on {port}"
         self.services[port] = process
+        return process.pid
 
     def kill_service(self, port: int) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -97,6 +145,66 @@ class LabHost:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+    def start_sshd(self) -> None:
+        """Start sshd, with the host's own boot id in the kernel's place, and wait until it answers."""
+        show = f'mount --bind "{self.folder}/boot_id" {BOOT_ID} && exec /usr/sbin/sshd -D -e -f "$0"'
+        with (self.folder / "sshd.log").open("ab") as log:
+            self.sshd = subprocess.Popen(
+                ["ip", "netns", "exec", self.netns, "sh", "-c", show, str(self.folder / "sshd_config")],
+                stderr=log,
+            )
+        await_condition(lambda: _answers(self.address), what=f"sshd of {self.name}")
+
+    def restart_sshd(self) -> None:
+        """End sshd alone, and start it."""
+        assert self.sshd is not None
+        self.sshd.kill()
+        self.sshd.wait()
+        self.start_sshd()
+
+    def stop(self) -> None:
+        """End every process."""
+        for port in list(self.services):
+            self.kill_service(port)
+        if self.sshd:
+            pids = subprocess.run(
+                ["ip", "netns", "pids", self.netns], capture_output=True, text=True, check=False
+            ).stdout.split()
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            self.sshd.wait()
+            self.sshd = None
+
+    def reboot(self) -> None:
+        """End every process, take a new boot id, start sshd. Services start when the caller starts them."""
+        self.stop()
+        self.new_boot_id()
+        self.start_sshd()
+
+    def new_boot_id(self) -> None:
+        """Take one, as a kernel that starts does."""
+        (self.folder / "boot_id").write_text(f"{uuid.uuid4()}\n")
+
+    def new_host_key(self) -> None:
+        """Take one, as a host that was installed anew does; sshd shows it from its next start on."""
+        key = self.folder / "host_key"
+        for file in (key, key.with_suffix(".pub")):
+            file.unlink(missing_ok=True)
+        _sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+
+    def _unit_folder(self) -> Path:
+        root = unit_root()
+        assert root is not None, "no cgroups here"
+        return root / self.netns
+
+    def remove_units(self) -> None:
+        """Of services that have ended."""
+        root = unit_root()
+        if root is not None and (root / self.netns).is_dir():
+            for folder in (*(root / self.netns).glob("*.service"), root / self.netns):
+                await_condition(lambda folder=folder: _removed(folder), what=f"the end of {folder}", seconds=10)
 
     def cut_off(self) -> None:
         """Take the link down."""
@@ -150,7 +258,6 @@ class Lab:
             _sh("ip", "-n", netns, *command.split())
         folder = self.folder / name
         folder.mkdir()
-        _sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host_key"))
         shutil.copy(self.key.with_suffix(".pub"), folder / "authorized_keys")
         (folder / "sshd_config").write_text(
             f"ListenAddress {inner}:22\nHostKey {folder}/host_key\nAuthorizedKeysFile {folder}/authorized_keys\n"
@@ -159,28 +266,24 @@ class Lab:
         Path("/run/sshd").mkdir(exist_ok=True)
         host = LabHost(name, netns, link, inner, self.user, folder)
         self.hosts[name] = host
-        with (folder / "sshd.log").open("wb") as log:
-            host.sshd = subprocess.Popen(
-                ["ip", "netns", "exec", netns, "/usr/sbin/sshd", "-D", "-e", "-f", str(folder / "sshd_config")],
-                stderr=log,
-            )
-        await_condition(lambda: _answers(inner), what=f"sshd of {name}")
+        host.new_host_key()
+        host.new_boot_id()
+        host.start_sshd()
 
     def close(self) -> None:
         """End every process and take everything down again."""
         for host in self.hosts.values():
-            for port in list(host.services):
-                host.kill_service(port)
-            if host.sshd:
-                pids = subprocess.run(
-                    ["ip", "netns", "pids", host.netns], capture_output=True, text=True, check=False
-                ).stdout.split()
-                for pid in pids:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
-                host.sshd.wait()
+            host.stop()
+            host.remove_units()
         for command in reversed(self._undo):
             subprocess.run(command, capture_output=True, check=False)
+
+
+def _removed(folder: Path) -> bool:
+    # A cgroup is busy until its last process is reaped.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return not folder.exists()
 
 
 def _answers(address: str) -> bool:

@@ -89,6 +89,17 @@ def last_look(conn: Connection, host_id: str) -> Attempt | None:
     return None if row is None else _attempt(row, {row.facts: None}, {})
 
 
+def last_seen(conn: Connection, host_id: str) -> Observation | None:
+    """What the last complete answer of a host showed, None if there is none or it has expired."""
+    digest = conn.execute(
+        select(observations.c.facts)
+        .where(observations.c.host_id == host_id, observations.c.facts.is_not(None))
+        .order_by(observations.c.observed_at.desc())
+        .limit(1)
+    ).scalar()
+    return facts_from_json(contents.get(conn, digest)) if digest else None
+
+
 def latest_frames(conn: Connection, host_id: str) -> tuple[bytes, ...]:
     """The raw answers of the last look at a host that got any."""
     row = conn.execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
@@ -69,8 +70,19 @@ def accepted(conn: Connection) -> dict[PortKey, datetime]:
     return {(row.host_id, row.protocol, row.port): row.at for row in rows}
 
 
+def acceptance(conn: Connection, host_id: str, port: int) -> tuple[datetime, str] | None:
+    """When a port was accepted as gone, and by whom and why."""
+    where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == Decision.ACCEPTED.value)
+    row = conn.execute(select(decisions.c.at, decisions.c.author, decisions.c.reason).where(*where)).first()
+    return (row.at, _who(row)) if row else None
+
+
 def promoted(conn: Connection) -> dict[tuple[str, int], str]:
     """Who promoted ports, and why."""
     query = select(decisions.c.host_id, decisions.c.port, decisions.c.author, decisions.c.reason)
     rows = conn.execute(query.where(decisions.c.kind == Decision.PROMOTED.value))
-    return {(row.host_id, row.port): f"{row.author}: {row.reason}" if row.reason else row.author for row in rows}
+    return {(row.host_id, row.port): _who(row) for row in rows}
+
+
+def _who(row: Any) -> str:
+    return f"{row.author}: {row.reason}" if row.reason else str(row.author)

@@ -138,10 +138,19 @@ def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) ->
 
 
 def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[EventKind]) -> list[Event]:
-    """The events of one port in order, with those of its host that are of some kinds."""
-    wanted = and_(events.c.port.is_(None), events.c.kind.in_([kind.value for kind in kinds]))
-    query = select(events).where(events.c.host_id == host_id, or_(events.c.port == port, wanted))
-    return [_event(row) for row in conn.execute(query.order_by(events.c.at, events.c.seq))]
+    """The events of one port in order, with the moves to it, and those of some kinds of its host and of the monitor.
+
+    :param kinds: of events without a port
+    """
+    own = and_(events.c.host_id == host_id, or_(events.c.port == port, events.c.kind == EventKind.MOVED.value))
+    wide = and_(
+        events.c.port.is_(None),
+        or_(events.c.host_id == host_id, events.c.host_id.is_(None)),
+        events.c.kind.in_([kind.value for kind in kinds]),
+    )
+    rows = conn.execute(select(events).where(or_(own, wide)).order_by(events.c.at, events.c.seq))
+    found = [_event(row) for row in rows]
+    return [event for event in found if event.port in (None, port) or event.details.get("to") == port]
 
 
 def states(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], str]:

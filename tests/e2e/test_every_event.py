@@ -1,0 +1,633 @@
+"""Every kind of event, made for real: hosts with sshd and netstat of their own, a state database, the command line.
+
+A run is what the DAG does, without a scheduler: host list, pruning, plan, one NetstatOperator per host over SSH, the
+verdict, messages. Each test has a database of its own and starts from the first answer of its hosts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from airflow.sdk.exceptions import AirflowFailException
+from typer.testing import CliRunner
+
+from portmon import cli
+from portmon.config import Config, load_config
+from portmon.errors import CmdbError, ScanError
+from portmon.models import AlertGroup, Event, EventKind, Host, Inventory, alert_group
+from portmon.operators import NetstatOperator
+from portmon.pipeline.deliver import deliver_group, groups_to_alert
+from portmon.pipeline.fetch import fetch_inventory
+from portmon.pipeline.judge import judge_run
+from portmon.pipeline.plan import plan_hosts
+from portmon.pipeline.prune import prune_inventory
+from portmon.pipeline.run import Run
+from portmon.render import Message
+from portmon.storage import outbox
+from portmon.storage.database import Database
+from tests.e2e.lab import Lab, LabHost, await_condition, missing, unit_root
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+INTERVAL = timedelta(milliseconds=20)
+"""Between runs, so short that each run counts."""
+
+Told = list[tuple[str, str | None, int | None]]
+"""Events as kind, name of the host, port."""
+
+
+class Site:
+    """Hosts of the lab under watch."""
+
+    def __init__(self, lab: Lab, folder: Path, database: Database) -> None:
+        self.lab = lab
+        self.database = database
+        self.listed: list[Host] = []
+        self.path = folder / "portmon.yaml"
+        self.config = Config()
+        self.messages: list[str] = []
+        self.number = 0
+        self.broken = False
+        self.configure()
+
+    def configure(self, **sections: Any) -> None:
+        """Write portmon.yaml: the test's own sections over short times."""
+        settings: dict[str, Any] = {
+            "ssh": {"connect_timeout": "1s"},
+            "scan": {"confirm_after": "0.05s"},
+            "states": {"unreachable_after": 1, "ephemeral_after": 2},
+            "alerts": {"channels": [{"type": "log", "name": "list"}]},
+        }
+        for name, values in sections.items():
+            settings[name] = {**settings.get(name, {}), **values} if isinstance(values, dict) else values
+        self.path.write_text(yaml.safe_dump(settings))
+        self.config = load_config(self.path)
+
+    def watch(self, *names: str) -> list[LabHost]:
+        """Put hosts into the CMDB and look at them for the first time."""
+        self.listed = [Host(f"id-{name}", name, self.lab.hosts[name].address) for name in names]
+        assert sorted(self.run()) == sorted(("baseline", name, None) for name in names)
+        return [self.lab.hosts[name] for name in names]
+
+    def run(self, *, force_prune: bool = False) -> Told:
+        """One run; what it told, in order."""
+        self.number += 1
+        run = Run(f"run-{self.number}", force_prune=force_prune)
+        now = datetime.now(UTC)
+        fetched = fetch_inventory(self.database, self.config, run, self._load, now=now)
+        prune_inventory(self.database, self.config, run, fetched.digest, stale=fetched.stale, now=now)
+        # Through JSON, as an XCom goes.
+        plan = json.loads(json.dumps(plan_hosts(self.database, self.config, run, fetched.digest)))
+        operators = [NetstatOperator(task_id="netstat", host=item) for item in plan]
+        with ThreadPoolExecutor(max(len(operators), 1)) as pool:
+            list(pool.map(lambda operator: _execute(operator, run.run_id), operators))
+        planned = {item["id"]: index for index, item in enumerate(plan)}
+        now = datetime.now(UTC)
+        judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=INTERVAL, now=now)
+        events = self.events(run.run_id)
+        told = {group for event in events if (group := alert_group(event.kind, event.details))}
+        groups = groups_to_alert(self.database, self.config, now=now)
+        assert groups == told
+        for group in sorted(groups):
+            self._deliver(group)
+        return [(event.kind.value, event.host_name, event.port) for event in events]
+
+    def _load(self) -> Inventory:
+        if self.broken:
+            raise CmdbError("HTTP 500", source="test")
+        return Inventory(tuple(self.listed), source="test")
+
+    def run_until(self, kind: EventKind) -> Told:
+        """Runs until one tells something of a kind; what they told, which is nothing before that."""
+        told: Told = []
+
+        def done() -> bool:
+            told.extend(self.run())
+            return any(event[0] == kind for event in told)
+
+        await_condition(done, what=kind)
+        return told
+
+    def _deliver(self, group: AlertGroup) -> None:
+        def send(_channel: object, message: Message, _done: tuple[str, ...]) -> None:
+            self.messages.append(message.title)
+
+        deliver_group(
+            self.database,
+            self.config,
+            group,
+            send=send,
+            link=lambda _: None,
+            holder="test",
+            clock=lambda: datetime.now(UTC),
+        )
+
+    def events(self, run_id: str | None = None) -> list[Event]:
+        with self.database.begin() as conn:
+            return outbox.recent(conn, run_id=run_id)
+
+    def last(self, kind: EventKind) -> Event:
+        """The last event of a kind."""
+        return [event for event in self.events() if event.kind is kind][-1]
+
+    def command(self, *arguments: str) -> str:
+        """What a command prints, in this process."""
+        done = CliRunner().invoke(cli.app, list(arguments))
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.output
+
+    def explain(self, host: str, port: int) -> str:
+        """What ``python -m portmon explain`` prints."""
+        return self.command("explain", host, str(port), "--config", str(self.path))
+
+
+def _execute(operator: NetstatOperator, run_id: str) -> None:
+    """The only try of a task; a host that can't be looked at is a red task and no more."""
+    dag_run = SimpleNamespace(run_id=run_id, run_type="manual", logical_date=None)
+    try:
+        operator.execute({"dag_run": dag_run, "ti": SimpleNamespace(try_number=1, max_tries=0)})
+    except (ScanError, AirflowFailException):
+        pass
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    lacking = missing()
+    if lacking:
+        pytest.skip(lacking)
+    folder = tmp_path_factory.mktemp("events")
+    for place in (folder, *folder.parents):
+        # The login user of the lab must reach its authorized_keys.
+        if place.owner() == "root" and str(place).startswith("/tmp/"):
+            place.chmod(place.stat().st_mode | 0o011)
+    made = Lab(folder / "lab", ["web1", "web2", "db1"])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Site]]:
+    """Makes a site with its state in a database."""
+    databases = []
+
+    def make(url: str) -> Site:
+        sqlite = {"conn_type": "sqlite", "host": url.removeprefix("sqlite:///")}
+        monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", json.dumps(sqlite) if "sqlite" in url else url)
+        database = Database(url)
+        database.migrate()
+        databases.append(database)
+        return Site(lab, tmp_path, database)
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    connection = {"conn_type": "ssh", "login": lab.user, "extra": {"key_file": str(lab.key)}}
+    monkeypatch.setenv("AIRFLOW_CONN_SSH_DEFAULT", json.dumps(connection))
+    yield make
+    for database in databases:
+        database.dispose()
+    for host in lab.hosts.values():
+        for port in list(host.services):
+            host.kill_service(port)
+        host.reconnect()
+
+
+@pytest.fixture
+def site(start: Callable[[str], Site], tmp_path: Path) -> Site:
+    return start(f"sqlite:///{tmp_path / 'state.db'}")
+
+
+def replace(host: LabHost, port: int, name: str, addresses: Sequence[str] = ("0.0.0.0",)) -> int:
+    """Another process in the place of one; its pid."""
+    host.kill_service(port)
+    return host.start_service(port, name, addresses=tuple(addresses))
+
+
+# ── one port ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_life_from_baseline_to_recovered(site: Site) -> None:
+    host = site.lab.hosts["web1"]
+    unit = "nginx.service" if unit_root() else None
+    host.start_service(8080, "nginx: master", unit=unit)
+    site.watch("web1")
+    assert site.messages == []
+    story = site.explain("web1", 8080)
+    assert "It is up since " in story
+    assert "It was learned and is watched: no rule says otherwise." in story
+    assert "  baseline: First complete answer: 2 listening ports." in story
+
+    pid = host.start_service(9000, "redis-server")
+    assert site.run() == [("new", "web1", 9000)]
+    event = site.last(EventKind.NEW)
+    assert (event.program, event.reason) == ("redis-server", "It was not there before")
+    assert {name: event.details[name] for name in ("pids", "uids", "addresses", "watched", "row")} == {
+        "pids": [pid],
+        "uids": [host.uid],
+        "addresses": ["0.0.0.0"],
+        "watched": "no rule matches it",
+        "row": "new",
+    }
+    assert site.explain("web1", 9000).count("new (redis-server): It was not there before.\n") == 1
+
+    host.kill_service(8080)
+    assert site.run() == [("down", "web1", 8080)]
+    event = site.last(EventKind.DOWN)
+    assert (event.program, event.unit) == ("nginx: master", unit)
+    assert event.details["uids"] == [host.uid]
+    assert event.reason.startswith("Missing in the complete answers of 1 run, confirmed; last seen ")
+    story = site.explain("web1", 8080)
+    assert "It is down since " in story
+    assert ("unit nginx.service; " in story) == bool(unit)
+    assert f"uid {host.uid}; " in story
+    assert " (nginx: master, nginx.service): Missing in" in story or not unit
+    assert "list: delivered" in story
+    assert site.run() == []
+
+    host.start_service(8080, "nginx: master", unit=unit)
+    assert site.run() == [("recovered", "web1", 8080)]
+    assert site.last(EventKind.RECOVERED).details["down_for"] > 0
+    story = site.explain("web1", 8080)
+    assert "It is up since " in story
+    assert re.search(r"down \(nginx.*\n.*\n.*recovered \(nginx.*: It listens again\.\n.*; down for \d+s; ", story)
+    assert site.messages == [
+        "[portmon] 1 new port on web1: tcp/9000 redis-server",
+        "[portmon] 1 port down on web1: tcp/8080 nginx: master",
+        "[portmon] 1 port recovered on web1: tcp/8080 nginx: master",
+    ]
+
+
+def test_restarted_and_replaced(site: Site) -> None:
+    site.lab.hosts["web1"].start_service(8080, "nginx: master")
+    (host,) = site.watch("web1")
+    old = host.services[8080].pid
+    new = replace(host, 8080, "nginx: master")
+    assert site.run() == [("restarted", "web1", 8080)]
+    event = site.last(EventKind.RESTARTED)
+    assert (event.details["before"], event.details["pids"], event.details["uids"]) == ([old], [new], [host.uid])
+    replace(host, 8080, "haproxy")
+    assert site.run() == [("replaced", "web1", 8080)]
+    event = site.last(EventKind.REPLACED)
+    assert (event.program, event.details["before"]) == ("haproxy", ["nginx: master"])
+    assert event.details["uids"] == [host.uid]
+    story = site.explain("web1", 8080)
+    assert (
+        f"The same program listens on it with another pid.\n      run run-2; task netstat[0]; before: {old}; pid {new}"
+        in story
+    )
+    assert "Another program listens on it now.\n      run run-3; task netstat[0]; before: nginx: master;" in story
+    assert "Last known of it: program haproxy; " in story
+    assert len(site.messages) == 1
+
+
+def test_rebound(site: Site) -> None:
+    site.lab.hosts["web1"].start_service(8080, "nginx", addresses=("127.0.0.1",))
+    (host,) = site.watch("web1")
+    replace(host, 8080, "nginx")
+    assert site.run() == [("restarted", "web1", 8080), ("rebound", "web1", 8080)]
+    assert site.last(EventKind.REBOUND).details["severe"] is False
+    assert "It listens on 0.0.0.0 now, before on 127.0.0.1." in site.explain("web1", 8080)
+
+
+def test_a_lost_bind_and_its_return(site: Site) -> None:
+    site.lab.hosts["web1"].start_service(8080, "nginx", addresses=("0.0.0.0", "::1"))
+    (host,) = site.watch("web1")
+    replace(host, 8080, "nginx", ["::1"])
+    assert site.run() == [("restarted", "web1", 8080), ("rebound", "web1", 8080)]
+    event = site.last(EventKind.REBOUND)
+    assert (event.severity, event.details["severe"], event.details["lost"]) == ("critical", True, ["0.0.0.0"])
+    assert event.details["uids"] == [host.uid]
+    story = site.explain("web1", 8080)
+    assert "It is up since " in story
+    assert "It does not listen on 0.0.0.0 any more, since " in story
+    assert "It does not listen on 0.0.0.0 any more, only on ::1." in story
+    assert site.messages == ["[portmon] 1 port down on some addresses on web1: tcp/8080 nginx"]
+    replace(host, 8080, "nginx", ["0.0.0.0", "::1"])
+    assert site.run() == [("restarted", "web1", 8080), ("recovered", "web1", 8080)]
+    story = site.explain("web1", 8080)
+    assert "It listens on 0.0.0.0 again." in story
+    assert "does not listen on 0.0.0.0 any more, since" not in story
+
+
+def test_moved(site: Site) -> None:
+    site.lab.hosts["web1"].start_service(40000, "worker")
+    (host,) = site.watch("web1")
+    story = site.explain("web1", 40000)
+    assert "It is a candidate: inside the host's ephemeral range (32768 to 60999), seen 1 of 2 times in a row." in story
+    assert site.run() == []
+    assert "It is up since " in site.explain("web1", 40000)
+    host.kill_service(40000)
+    host.start_service(41000, "worker")
+    assert site.run() == [("moved", "web1", 40000)]
+    event = site.last(EventKind.MOVED)
+    assert (event.program, event.details["to"], event.details["uids"]) == ("worker", 41000, [host.uid])
+    story = site.explain("web1", 40000)
+    assert "It is not watched, and nobody listened on it in the last complete answer." in story
+    assert "moved (worker): Its program listens on port 41000 instead." in story
+    story = site.explain("web1", 41000)
+    assert "It is up since " in story
+    assert "moved of port 40000 (worker): Its program listens on port 41000 instead." in story
+    host.kill_service(41000)
+    assert site.run() == [("down", "web1", 41000)]
+    assert len(site.messages) == 1
+
+
+def test_flapping_and_stable_up_and_down(site: Site) -> None:
+    site.configure(states={"flap_threshold": 3, "flap_window": "5s"})
+    ports = (8080, 9000)
+    for port in ports:
+        site.lab.hosts["web1"].start_service(port, "nginx")
+    (host,) = site.watch("web1")
+    for kind in ("down", "recovered", "flapping"):
+        for port in ports:
+            if kind == "recovered":
+                host.start_service(port, "nginx")
+            else:
+                host.kill_service(port)
+        assert site.run() == [(kind, "web1", port) for port in ports]
+    event = site.last(EventKind.FLAPPING)
+    assert event.reason.startswith("3 changes between up and down since ")
+    assert (event.details["state"], event.details["uids"]) == ("down", [host.uid])
+    host.start_service(8080, "nginx")
+    assert site.run() == []
+    story = site.explain("web1", 8080)
+    assert "It is up since " in story
+    assert "It is flapping since " in story
+    assert "nothing more is told of it until it holds still." in story
+
+    told = site.run_until(EventKind.STABLE)
+    if len(told) == 1:
+        told += site.run_until(EventKind.STABLE)
+    assert sorted(told) == [("stable", "web1", 8080), ("stable", "web1", 9000)]
+    states = {event.port: event.details["state"] for event in site.events() if event.kind is EventKind.STABLE}
+    assert states == {8080: "up", 9000: "down"}
+    for port, state, told_by in ((8080, "up", AlertGroup.RECOVERED), (9000, "down", AlertGroup.DOWN)):
+        story = site.explain("web1", port)
+        assert f"It is {state} since " in story
+        assert "It is flapping" not in story
+        assert f" and is {state}.\n" in story
+        (event,) = (event for event in site.events() if event.kind is EventKind.STABLE and event.port == port)
+        assert alert_group(event.kind, event.details) is told_by
+    host.start_service(9000, "nginx")
+    assert site.run() == [("recovered", "web1", 9000)]
+
+
+def test_retired_by_time(site: Site) -> None:
+    site.configure(states={"retire_after": "1s"})
+    site.lab.hosts["web1"].start_service(8080, "nginx")
+    (host,) = site.watch("web1")
+    host.kill_service(8080)
+    assert site.run_until(EventKind.RETIRED) == [("down", "web1", 8080), ("retired", "web1", 8080)]
+    event = site.last(EventKind.RETIRED)
+    assert event.reason.startswith("Not seen since ")
+    assert event.details["uids"] == [host.uid]
+    story = site.explain("web1", 8080)
+    assert "It is not watched, and nobody listened on it in the last complete answer." in story
+    assert "retired (nginx): Not seen since " in story
+    host.start_service(8080, "nginx")
+    assert site.run() == [("new", "web1", 8080)]
+
+
+def test_retired_since_a_person_accepted_it(site: Site) -> None:
+    site.lab.hosts["web1"].start_service(8080, "nginx")
+    (host,) = site.watch("web1")
+    host.kill_service(8080)
+    assert site.run() == [("down", "web1", 8080)]
+    said = site.command("accept", "WEB1", "8080", "--author", "ann", "--reason", "replaced by 8443")
+    assert "web1: port 8080 is accepted as gone; the next complete answer without it retires it\n" in said
+    story = site.explain("web1", 8080)
+    assert "Accepted as gone by ann: replaced by 8443: the next complete answer without it retires it." in story
+    assert site.run() == [("retired", "web1", 8080)]
+    assert "retired (nginx): Accepted as gone by a person; it is not watched any more." in site.explain("web1", 8080)
+    assert site.run() == []
+
+
+@pytest.mark.parametrize("how", ["cmdb", "configuration", "promote"])
+def test_a_declared_port_that_never_listens(site: Site, how: str) -> None:
+    because = "declared by the CMDB"
+    if how == "configuration":
+        site.configure(declared=[{"host": "web*", "port": [9100], "comment": "node exporter"}])
+        because = f"declared by {site.config.where('declared', 0)} (node exporter)"
+    site.listed = [Host("id-web1", "web1", site.lab.hosts["web1"].address, declared=(9100,) if how == "cmdb" else ())]
+    told = [("baseline", "web1", None), ("down", "web1", 9100)]
+    if how == "promote":
+        because = "promoted by ann: the contract says so"
+        assert site.run() == told[:1]
+        site.command("promote", "web1", "9100", "--author", "ann", "--reason", "the contract says so")
+        assert f"It must listen: {because}; the next complete answer counts." in site.explain("web1", 9100)
+        assert site.run() == told[1:]
+    else:
+        assert site.run() == told
+    assert site.last(EventKind.DOWN).reason == f"It must listen ({because}) and does not; never seen"
+    story = site.explain("web1", 9100)
+    assert "never seen.\nLast known of it: nothing.\n" in story
+    assert f"It must listen: {because}.\n" in story
+    assert f"down: It must listen ({because}) and does not; never seen." in story
+    host = site.lab.hosts["web1"]
+    host.start_service(9100, "node_exporter")
+    assert site.run() == [("recovered", "web1", 9100)]
+    assert site.last(EventKind.RECOVERED).details["uids"] == [host.uid]
+
+
+# ── hosts ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_unreachable_and_reachable(site: Site) -> None:
+    site.lab.hosts["web2"].start_service(8080, "nginx")
+    *_, host = site.watch("db1", "web1", "web2")
+    host.cut_off()
+    assert site.run() == [("unreachable", "web2", None)]
+    event = site.last(EventKind.UNREACHABLE)
+    assert event.reason.startswith("No evidence in 1 run: web2 (10.")
+    story = site.explain("web2", 8080)
+    assert "The host is unreachable since " in story
+    assert ": its ports keep the state of its last complete answer, " in story
+    assert "It is up since " in story
+    assert ": unreachable (" in story
+    assert "  unreachable: No evidence in 1 run: " in story
+    # A port that dies meanwhile is told when the host answers again.
+    host.kill_service(8080)
+    assert site.run() == []
+    host.reconnect()
+    assert site.run() == [("reachable", "web2", None), ("down", "web2", 8080)]
+    story = site.explain("web2", 8080)
+    assert "The host is unreachable" not in story
+    assert "  reachable: It answered completely again." in story
+    assert "unreachable for " in story
+
+
+def test_a_fleet_that_is_cut_off_is_one_event(site: Site) -> None:
+    site.lab.hosts["web1"].start_service(8080, "nginx")
+    hosts = site.watch("db1", "web1", "web2")
+    for host in hosts:
+        host.cut_off()
+    assert site.run() == [("fleet_unreachable", None, None)]
+    assert site.run() == []
+    story = site.explain("web1", 8080)
+    assert "Every host that is asked fails since " in story
+    assert "look at the monitor and its network first." in story
+    assert "The host gave no evidence in its last 2 run(s), since " in story
+    assert "It is up since " in story
+    assert "  fleet_unreachable: All 3 hosts that were asked fail alike (" in story
+    for host in hosts:
+        host.reconnect()
+    assert site.run() == [("fleet_reachable", None, None)]
+    story = site.explain("web1", 8080)
+    assert "Every host that is asked fails" not in story
+    assert "  fleet_reachable: Hosts give evidence again." in story
+    assert len(site.messages) == 2
+
+
+def test_rebooted_and_the_grace_after_it(site: Site) -> None:
+    site.configure(states={"reboot_grace": "2s"})
+    for port in (8080, 9000):
+        site.lab.hosts["web1"].start_service(port, "nginx")
+    (host,) = site.watch("web1")
+    before = host.boot_id
+    host.reboot()
+    assert site.run() == [("rebooted", "web1", None)]
+    assert site.last(EventKind.REBOOTED).details == {"before": before, "boot_id": host.boot_id, "map_index": 0}
+    story = site.explain("web1", 9000)
+    assert "It is up since " in story
+    assert "It is missing since the host's reboot and has until " in story
+    assert "  rebooted: Its boot id changed; ports that are not back yet have until " in story
+    host.start_service(8080, "nginx")
+    assert site.run_until(EventKind.DOWN) == [("down", "web1", 9000)]
+    event = site.last(EventKind.DOWN)
+    assert event.reason.startswith("Not back after the reboot of its host, whose time of grace is over; last seen ")
+    assert event.details["uids"] == [host.uid]
+    assert "It is down since " in site.explain("web1", 9000)
+    story = site.explain("web1", 8080)
+    assert "It is up since " in story
+    assert "missing" not in story
+    assert "restarted" not in story
+
+
+def test_two_entries_for_one_machine(site: Site) -> None:
+    site.lab.hosts["web1"].start_service(8080, "nginx")
+    site.watch("web1")
+    site.listed.append(Host("id-zzz", "alias", site.lab.hosts["web1"].address))
+    assert sorted(site.run()) == [("baseline", "alias", None), ("duplicate", "alias", None)]
+    assert site.run() == []
+    story = site.explain("alias", 8080)
+    assert "duplicate: The same machine as web1 (id id-web1): same boot, network namespace and ports. " in story
+    assert "duplicate" not in site.explain("web1", 8080)
+
+
+def test_a_host_that_leaves_the_cmdb_and_comes_back(site: Site) -> None:
+    for port in (8080, 9000):
+        site.lab.hosts["web1"].start_service(port, "nginx")
+    (host,) = site.watch("web1")
+    host.kill_service(8080)
+    assert site.run() == [("down", "web1", 8080)]
+    (entry,) = site.listed
+    site.listed = []
+    assert site.run(force_prune=True) == [("retired", "web1", 8080)]
+    event = site.last(EventKind.RETIRED)
+    assert (event.reason, event.details["uids"]) == ("Was down; it left the CMDB", [host.uid])
+    for port in (8080, 9000):
+        story = site.explain("web1", port)
+        assert "The host left the CMDB at " in story
+        assert "It is up" not in story
+        assert "It is down" not in story
+        assert "Last known of it: program nginx; " in story
+    assert "retired (nginx): Was down; it left the CMDB." in site.explain("web1", 8080)
+    site.listed = [entry]
+    # Its alert was closed: what is still down is told again.
+    assert site.run() == [("down", "web1", 8080)]
+    story = site.explain("web1", 8080)
+    assert "left the CMDB at" not in story
+    assert story.count("down (nginx): ") == 2
+
+
+def test_a_changed_host_key(site: Site) -> None:
+    site.lab.hosts["web2"].start_service(8080, "nginx")
+    site.watch("web1", "web2")
+    host = site.lab.hosts["web2"]
+    host.new_host_key()
+    host.restart_sshd()
+    assert site.run() == [("unreachable", "web2", None), ("host_key_changed", "web2", None)]
+    story = site.explain("web2", 8080)
+    assert "The host is unreachable since " in story
+    assert "host_key_changed: " in story
+    assert "hostkeys accept" in story
+    assert f"[{host.address}]:22 is trusted with its new key" in site.command(
+        "hostkeys", "accept", f"[{host.address}]:22"
+    )
+    assert site.run() == [("reachable", "web2", None), ("host_key_restored", "web2", None)]
+    assert "host_key_restored: The host shows a trusted key again." in site.explain("web2", 8080)
+
+
+def test_a_cmdb_that_fails_or_forgets(site: Site) -> None:
+    site.configure(cmdb={"stale_after": "1s"})
+    (host,) = site.watch("web1")
+    site.broken = True
+    host.start_service(8080, "nginx")
+    assert site.run_until(EventKind.CMDB_STALE) == [("new", "web1", 8080), ("cmdb_stale", None, None)]
+    site.broken = False
+    assert site.run() == [("cmdb_fresh", None, None)]
+    # More entries than the guard lets go at once; most of them can't be asked.
+    entries = [Host(f"id-{number}", f"gone{number}", "127.0.0.1", 1) for number in range(6)]
+    (entry,) = site.listed
+    site.listed += entries
+    site.run()
+    site.listed = [entry]
+    assert site.run() == [("prune_refused", None, None)]
+    assert "gone5" in site.command("explain", "gone5", "80", "--config", str(site.path))
+    site.listed += entries
+    assert site.run() == [("prune_resumed", None, None)]
+
+
+# ── the command, another database ───────────────────────────────────────────────────────────────
+
+
+def test_the_real_command_tells_the_same(site: Site) -> None:
+    site.lab.hosts["web1"].start_service(8080, "[red]\x1b[31mng")
+    (host,) = site.watch("web1")
+    host.kill_service(8080)
+    site.run()
+    done = subprocess.run(
+        [sys.executable, "-m", "portmon", "explain", "web1", "8080", "--config", str(site.path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "plugins")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-4:] == site.explain("web1", 8080).splitlines()[-4:]
+    assert "It is down since " in done.stdout
+    assert "down ([red]\\x1b[31mng): Missing in the complete answers of 1 run, confirmed" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_on_postgresql(start: Callable[[str], Site], postgres_url: str) -> None:
+    site = start(postgres_url)
+    site.configure(states={"flap_threshold": 3, "flap_window": "10s"})
+    site.lab.hosts["web1"].start_service(8080, "nginx")
+    host = site.watch("web1", "web2", "db1")[0]
+    host.kill_service(8080)
+    assert site.run() == [("down", "web1", 8080)]
+    host.start_service(8080, "nginx")
+    assert site.run() == [("recovered", "web1", 8080)]
+    host.kill_service(8080)
+    assert site.run() == [("flapping", "web1", 8080)]
+    assert "It is flapping since " in site.explain("web1", 8080)
+    assert "flapping" in site.command("ports", "web1")
+    site.command("accept", "web1", "8080", "--author", "ann")
+    assert site.run() == [("retired", "web1", 8080)]
+    assert "Accepted as gone by a person" in site.explain("web1", 8080)
+
+
+def test_no_kind_of_event_is_left_out() -> None:
+    assert {kind.value for kind in EventKind} <= set(re.findall(r'"(\w+)"', Path(__file__).read_text()))
