@@ -453,12 +453,12 @@ class _Judge:
         by_host: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
             by_host[row["host_id"]].append(row)
-        there = set(both["host_id"] + "\0" + both["port"].astype(str)) if self.declared else set()
+        there = set(zip(both["host_id"], both["port"], strict=True)) if self.declared else set()
         for host_id, look in looks.items():
             must = self.declared.get(host_id, {})
             self._host_ports(host_id, by_host[host_id], look, rules[host_id])
             for port in sorted(must):
-                if look.confirmed and f"{host_id}\0{port}" not in there:
+                if look.confirmed and (host_id, port) not in there:
                     key = (host_id, PROTOCOL, port)
                     self._keep(key, None, states.absent(key, look, declared=must[port]), look, rules[host_id])
         # Up to date for a next wave.
