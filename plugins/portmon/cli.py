@@ -507,11 +507,13 @@ def _config(path: Path | None) -> tuple[Config, str]:
 def _database(*, quiet: bool = False, checked: bool = True) -> Database:
     from portmon import settings
 
-    database = settings.database()
+    with _logs_aside():
+        database = settings.database()
     if not quiet:
         _print(f"database {database}")
     if checked:
-        database.check()
+        with _logs_aside():
+            database.check()
     return database
 
 

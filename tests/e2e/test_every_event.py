@@ -436,8 +436,24 @@ def test_a_declared_port_that_never_listens(site: Site, how: str) -> None:
     assert f"down: It must listen ({because}) and does not; never seen." in story
     host = site.lab.hosts["web1"]
     host.start_service(9100, "node_exporter")
-    assert site.run() == [("recovered", "web1", 9100)]
+    host.start_service(8080, "nginx")
+    assert site.run() == [("new", "web1", 8080), ("recovered", "web1", 9100)]
     assert site.last(EventKind.RECOVERED).details["uids"] == [host.uid]
+    host.kill_service(8080)
+    assert site.run() == [("down", "web1", 8080)]
+    assert "It is up since " in site.explain("web1", 9100)
+
+
+def test_a_candidate_that_is_promoted_and_dies(site: Site) -> None:
+    (host,) = site.watch("web1")
+    host.start_service(40000, "worker")
+    assert site.run() == []
+    site.command("promote", "web1", "40000", "--author", "ann")
+    host.kill_service(40000)
+    assert site.run() == [("down", "web1", 40000)]
+    story = site.explain("web1", 40000)
+    assert "It is down since " in story
+    assert "It must listen: promoted by ann.\n" in story
 
 
 # ── hosts ───────────────────────────────────────────────────────────────────────────────────────

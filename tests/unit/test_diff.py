@@ -122,6 +122,17 @@ def test_a_quiet_answer_changes_no_port_and_makes_no_event() -> None:
     assert len(world.last.hosts) == 1
 
 
+def test_a_declared_port_that_listens_is_quiet() -> None:
+    world = World()
+    world.declared = {"1": {80: "declared by the CMDB"}}
+    assert world.see(ok(0, 22, 80)) == [("baseline",)]
+    assert world.port(80)["status"] == "up"
+    # Another one is missing, so that the answer is a confirmed one.
+    assert world.see(ok(1, 80)) == [("down", 22)]
+    assert world.see(ok(2, 22)) == [("recovered", 22), ("down", 80)]
+    assert world.see(ok(3, 22)) == []
+
+
 def test_a_port_that_was_not_there_is_new() -> None:
     world = World()
     world.see(ok(0, 22))

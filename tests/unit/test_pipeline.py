@@ -452,6 +452,19 @@ def test_the_plan_says_how_to_log_in(site: Site) -> None:
     }
 
 
+def test_the_plan_expects_a_candidate_that_must_listen(site: Site) -> None:
+    site.listening["h1"] = (22, 80, 50000)
+    assert site.run() == []
+    run = site.run_of(hosts=("h1",))
+    assert plan_hosts(site.database, site.config, run, site.fetch(run).digest)[0]["ports"] == [22, 80]
+    site.config = parse_config("declared: [{port: 50000}]")
+    assert plan_hosts(site.database, site.config, run, site.fetch(run).digest)[0]["ports"] == [22, 80, 50000]
+    site.listening["h1"] = (22, 80)
+    assert ("down", "h1", 50000) in site.run()
+    # Nobody has to ask twice for what is down.
+    assert plan_hosts(site.database, site.config, run, site.fetch(run).digest)[0]["ports"] == [22, 80]
+
+
 def test_a_changed_host_key_is_one_event_until_it_is_trusted_again(site: Site) -> None:
     def scan(error_class: str | None) -> list[tuple[Any, ...]]:
         run = site.run_of()

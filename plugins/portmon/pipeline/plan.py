@@ -75,7 +75,8 @@ def _item(
         "address": host.address,
         "port": host.port,
         "labels": dict(host.labels),
-        "ports": sorted({*up, *(port for port in must if port not in known)}),
+        # What is down already needs no second look.
+        "ports": sorted({*up, *(port for port in must if port not in known or known[port][0] != PortStatus.DOWN)}),
         # A bind that others could reach is missed like a port. JSON has no numbers for keys.
         "binds": {str(port): list(binds) for port, addresses in up.items() if (binds := lost_binds(addresses, ()))},
         "dry_run": run.dry_run,
