@@ -5,6 +5,11 @@ ENV AIRFLOW_HOME=/opt/airflow \
     PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
 
+# ssh, for connections with a proxy command (`host_proxy_cmd: ssh -W …`).
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends openssh-client \
+    && rm -rf /var/lib/apt/lists/*
+
 COPY requirements.txt /tmp/requirements.txt
 RUN python -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r /tmp/requirements.txt \

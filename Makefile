@@ -40,7 +40,7 @@ up: .venv/.installed ## start the same and stay: prints the URL and the login of
 test: .venv/.tools ## the fast tests: offline, no other software needed
 	@$(BIN)/python -m pytest -m "not slow" -q
 
-test-all: .venv/.tools ## the slow ones as well: OpenSSH, dropbear, PostgreSQL, namespaces, a live Airflow
+test-all: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, namespaces, a live Airflow
 	@$(BIN)/python -m pytest -q -m slow
 
 soak: .venv/.tools ## property tests with many more examples

@@ -9,7 +9,7 @@ what is known, and tells what changed.
 | `prune_inventory` | hides servers that left the CMDB; refuses if too many did |
 | `plan_hosts` | whom to ask, and which ports to expect |
 | `netstat` | one task per host, named after it: log in, list the ports, confirm what is missing |
-| `diff_ports` | derives events: new, down, recovered, unreachable |
+| `diff_ports` | derives events: new, down, recovered, flapping, unreachable … |
 | `route_alerts`, `alert_…` | send what is undelivered, from this run or an earlier one |
 
 **A red `netstat` task** is a host that gave no evidence: its log says why. No port of it is called
@@ -26,7 +26,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param
 from airflow.sdk.definitions.param import ParamsDict
 
-from portmon import settings, tasks
+from portmon import limits, settings, tasks
 from portmon.models import AlertGroup
 from portmon.operators import MAP_INDEX_TEMPLATE, NetstatOperator
 from portmon.pipeline.run import DRY_RUN, FORCE_PRUNE, HOSTS
@@ -42,7 +42,12 @@ with DAG(
     # max_logins bounds the netstat tasks; the rest of the run is at most four tasks at a time.
     max_active_tasks=config.ssh.max_logins + len(AlertGroup),
     dagrun_timeout=None,
-    default_args={"owner": "portmon", "retries": 2, "retry_delay": timedelta(seconds=10)},
+    default_args={
+        "owner": "portmon",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "execution_timeout": limits.STEP,
+    },
     params=ParamsDict(
         {
             HOSTS: Param(
@@ -76,7 +81,7 @@ with DAG(
         max_active_tis_per_dagrun=config.ssh.max_logins,
         retries=1,
         retry_delay=timedelta(seconds=10),
-        execution_timeout=timedelta(seconds=90),
+        execution_timeout=limits.LOOK,
     )
     plan = tasks.plan_hosts()
     diff = tasks.diff_ports()

@@ -143,6 +143,11 @@ def _check(settings: Config, shown: str) -> list[str]:
                 f"hosts from     HTTP connection {source.conn_id}, {query.http.endpoint or '/'} "
                 f"({source.type}, paging: {paging})"
             )
+            if paging != "none" and query.http.total is None:
+                _print(
+                    "  recommended: cmdb.source.total, if an answer tells the number of entries; without it a list "
+                    "that lost some on the way is believed"
+                )
     cmdb = settings.cmdb
     _print(
         f"pruning        data kept {format_duration(cmdb.prune_after)}, refused above {cmdb.max_prune_ratio:.0%}; "
@@ -162,8 +167,9 @@ def _check(settings: Config, shown: str) -> list[str]:
     for number, rule in enumerate(settings.rules):
         comment = f"  # {rule.comment}" if rule.comment else ""
         _print(f"  {settings.where('rules', number)}: {rule.action} {_match(rule)}{comment}")
-    if any(rule.action == "allow" for rule in settings.rules):
-        _print("  a host that an allow rule names (host, label) is watched on allowed ports only")
+    restricted = _restricted(settings)
+    if restricted:
+        _print(f"  only what is allowed is watched on: {restricted}")
     for number, item in enumerate(settings.declared):
         comment = f"  # {item.comment}" if item.comment else ""
         _print(f"must listen    {settings.where('declared', number)}: {_match(item)}{comment}")
@@ -271,7 +277,19 @@ def _base(settings: Config) -> Path:
     return (settings.path or airflow_settings.config_path()).parent
 
 
-def _match(match: Any) -> str:
+def _restricted(settings: Config) -> str:
+    """Hosts on which a port is watched only if a rule allows it; empty if there are none."""
+    hosts = []
+    for number, rule in enumerate(settings.rules):
+        if rule.action != "allow":
+            continue
+        if rule.host is None and rule.label is None:
+            return f"every host ({settings.where('rules', number)} names no host)"
+        hosts.append(_match((("host", rule.host), ("label", rule.label))))
+    return "; ".join(dict.fromkeys(hosts))
+
+
+def _match(match: Iterable[tuple[str, Any]]) -> str:
     parts: list[str] = []
     for name, value in match:
         if name in ("action", "comment") or value is None:
@@ -455,16 +473,24 @@ def hostkeys_list(
 @hostkeys.command("accept")
 def hostkeys_accept(
     endpoint: Annotated[str, typer.Argument(help="As `hostkeys list` shows it, for instance '[10.0.0.7]:22'.")],
+    fingerprint: Annotated[str, typer.Argument(help="Of the key that you compared, as `hostkeys list` shows it.")],
 ) -> None:
     """Trust the key that a host shows now. Compare the fingerprint with the host's own first."""
     from portmon.storage import host_keys
 
     with _database().begin() as conn:
-        accepted = host_keys.accept(conn, endpoint)
-    if not accepted:
-        print(f"error: {endpoint} shows no other key than the trusted one; see hostkeys list", file=sys.stderr)
-        raise SystemExit(1)
-    _print(f"{endpoint} is trusted with its new key")
+        accepted = host_keys.accept(conn, endpoint, fingerprint)
+        offered = [key.fingerprint for key in host_keys.list_all(conn, endpoint) if not key.trusted]
+    if accepted:
+        _print(f"{endpoint} is trusted with its new key {fingerprint}")
+        return
+    told = f"{endpoint} shows no other key than the trusted one; see hostkeys list"
+    if offered:
+        told = (
+            f"{endpoint} does not show that key; it shows {', '.join(offered)} now. Nothing was accepted: compare again"
+        )
+    print(f"error: {_cell(told)}", file=sys.stderr)
+    raise SystemExit(1)
 
 
 def _config(path: Path | None) -> tuple[Config, str]:

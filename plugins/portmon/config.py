@@ -31,6 +31,7 @@ from pydantic import (
     model_validator,
 )
 
+from portmon import limits
 from portmon.errors import ConfigError, InvalidConfigError
 
 # ── scalar types ────────────────────────────────────────────────────────────────────────────────
@@ -357,7 +358,10 @@ class HttpSource(_Section):
     )
     items: Expression = Field("@", description="JMESPath to the list of entries within one answer")
     total: Expression | None = Field(
-        None, description="JMESPath to the total number of entries; a list of another length is refused as incomplete"
+        None,
+        description="JMESPath to the total number of entries; a list of another length is refused as incomplete. "
+        "Recommended wherever there are pages: without it pages are read until an empty one, and a list that lost some "
+        "of its entries on the way is believed unless too many are missing",
     )
     unique: Expression | None = Field(
         None,
@@ -368,7 +372,9 @@ class HttpSource(_Section):
         3, description="how often a list that changes while its pages are read is read, before it is refused"
     )
     pagination: Pagination = Field(default_factory=NoPagination, description="how further pages are asked for")
-    timeout: PositiveDuration = Field(timedelta(seconds=30), description="per request")
+    timeout: PositiveDuration = Field(
+        timedelta(seconds=30), description="per request, to the last byte; all pages together have 5 minutes"
+    )
     max_pages: Annotated[int, Field(ge=1)] = Field(1000, description="more pages than this are an error, not a list")
     fields: CmdbFields = Field(default_factory=CmdbFields, description="where the fields of an entry are")
 
@@ -489,7 +495,9 @@ class SshSettings(_Section):
         None, description="SSH port where the CMDB has none; default: the connection's, or 22"
     )
     user: Text | None = Field(None, description="login name; default: the connection's")
-    connect_timeout: PositiveDuration = Field(timedelta(seconds=10), description="for TCP, banner and login, each")
+    connect_timeout: PositiveDuration = Field(
+        timedelta(seconds=10), description="for TCP, banner and login, each; see `scan.confirm_after`"
+    )
     command_timeout: PositiveDuration = Field(
         timedelta(seconds=20), description="deadline for the whole command, however slowly it drips"
     )
@@ -527,7 +535,8 @@ class Scan(_Section):
     )
     confirm_after: Duration = Field(
         timedelta(seconds=15),
-        description="when a watched port is missing, ask once more after this, over the same connection",
+        description="when a watched port is missing, ask once more after this, over the same connection. A look may "
+        "take 90 seconds: 3 x `connect_timeout` + 2 x `command_timeout` + this must fit, in every group",
     )
 
 
@@ -535,7 +544,12 @@ class Scan(_Section):
 
 
 class Rule(HostMatch):
-    """One line of the ordered list: first match wins. Everything given must match."""
+    """One line of the ordered list: first match wins. Everything given must match.
+
+    A port that no rule matches is watched, unless the host part (`host`, `label`) of some `allow` rule matches
+    its host: there, only what is allowed is watched. An `allow` rule without a host part matches every host, so
+    that nothing but what is allowed is watched anywhere; `python -m portmon check` says which hosts these are.
+    """
 
     action: Literal["allow", "deny"] = Field(description="`allow` watches what matches, `deny` ignores it")
     port: PortRanges | None = Field(None, description="port, range such as `8000-8100`, or a list")
@@ -737,7 +751,39 @@ def parse_config(text: str, *, path: Path | None = None) -> Config:
         raise InvalidConfigError(tuple(_explain(error, lines, shown))) from error
     config._path = path
     config._lines = lines
+    too_long = [
+        ConfigError(message, file=shown, line=lines.get(location), field=_dotted(location))
+        for location, message in _too_long(config)
+    ]
+    if too_long:
+        raise InvalidConfigError(tuple(too_long))
     return config
+
+
+def _too_long(config: Config) -> Iterable[tuple[Location, str]]:
+    """Time settings with which a look at a host would not be over before its task's limit, and so never
+    confirm that a port is missing; each with the one that takes most of the time.
+    """
+    for number, group in [(None, None), *enumerate(config.ssh.groups)]:
+        settings = ssh_settings(config, group=group)
+        at: Location = ("ssh",) if number is None else ("ssh", "groups", number)
+        # TCP, banner with key exchange, and login have the connect time-out each; two answers, and the pause between.
+        parts = {
+            (*at, "connect_timeout"): 3 * settings.connect_timeout,
+            (*at, "command_timeout"): 2 * settings.command_timeout,
+            ("scan", "confirm_after"): config.scan.confirm_after,
+        }
+        if sum(parts.values(), timedelta(0)) <= limits.LOOK:
+            continue
+        own = [place for place in parts if place in config._lines and (group is None or place[:-1] == at)]
+        if own:
+            yield (
+                max(own, key=parts.__getitem__),
+                f"3 x connect_timeout ({format_duration(settings.connect_timeout)}) + 2 x command_timeout "
+                f"({format_duration(settings.command_timeout)}) + scan.confirm_after "
+                f"({format_duration(config.scan.confirm_after)}) is more than the {format_duration(limits.LOOK)} that "
+                "one look at a host may take: no look would ever confirm that a port is missing",
+            )
 
 
 Location = tuple[str | int, ...]

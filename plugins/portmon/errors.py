@@ -9,6 +9,7 @@
     ├── HistoryError             a history for ``simulate``: file, line
     ├── ParamError               a run parameter: field
     ├── CmdbError                no usable host list: source
+    │   └── NoSuchPageError      a page that is not there (HTTP 404)
     ├── ProbeError               an answer that is no evidence: cut, interleaved, empty, too large
     │   └── NetstatParseError    a listing of an unknown or cut layout: line
     ├── ScanError                a login or a command failed: host, error_class
@@ -26,6 +27,7 @@
     ├── StorageError             the state database refused something
     │   └── LeaseLostError       another writer took over; nothing was written
     ├── DeliveryError            a channel did not take a message: channel, targets
+    ├── OverrunError             something took longer than it may; whoever waited goes on without it
     └── RunError                 an earlier task of the run did not produce what this one needs
 
 Messages say what happened and what to do next. They are read at night, in a task log.
@@ -114,6 +116,10 @@ class CmdbError(PortmonError):
         self.message = message
         self.source = source
         super().__init__(f"{source}: {message}")
+
+
+class NoSuchPageError(CmdbError):
+    """A page is not there (HTTP 404). Past the last one of numbered pages that is the end, not an error."""
 
 
 class ProbeError(PortmonError):
@@ -236,6 +242,10 @@ class DeliveryError(PortmonError):
         self.channel = channel
         self.delivered = delivered
         super().__init__(f"channel {channel!r}: {message}")
+
+
+class OverrunError(PortmonError):
+    """Something took longer than it may. It may still be under way."""
 
 
 class RunError(PortmonError):

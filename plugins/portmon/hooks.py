@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -15,11 +17,12 @@ from airflow.providers.http.hooks.http import HttpHook
 from airflow.providers.ssh.hooks.ssh import SSHHook
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
+from portmon import limits
 from portmon.cmdb import read_file
 from portmon.cmdb.pages import PageRequest, json_body, read_pages
 from portmon.cmdb.presets import HELP, gather
 from portmon.config import AnsibleSource, Cmdb, FileSource, HttpSource, HttpSources
-from portmon.errors import CmdbError, SetupError
+from portmon.errors import CmdbError, NoSuchPageError, OverrunError, SetupError
 from portmon.models import Host, Inventory
 from portmon.render import plain
 from portmon.ssh.connect import connect
@@ -75,18 +78,18 @@ class CmdbHook(HttpHook):
         with session:
             parts = urlsplit(self.base_url)
             place = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+            end = time.monotonic() + limits.HOST_LIST.total_seconds()
 
             def told(endpoint: str) -> str:
                 return f"CMDB {place}/{endpoint.lstrip('/')} (connection {conn_id})"
 
             def read(http: HttpSource) -> list[Any]:
                 shown = told(http.endpoint)
-                return read_pages(
-                    http,
-                    lambda request: self._send(session, http, request, shown),
-                    base_url=self.base_url,
-                    shown=shown,
-                )
+
+                def send(request: PageRequest) -> Any:
+                    return _in_time(end, http, lambda: self._send(session, http, request, shown), shown)
+
+                return read_pages(http, send, base_url=self.base_url, shown=shown)
 
             return gather(self.source, read, shown=told(getattr(self.source, "endpoint", "")))
 
@@ -96,7 +99,6 @@ class CmdbHook(HttpHook):
         body = json_body(source, request)
         arguments: dict[str, Any] = {"params": dict(request.params)} if body is None else {"json": body}
         seconds = source.timeout.total_seconds()
-        deadline = time.monotonic() + seconds
         answered = bytearray()
         try:
             # A redirect could carry the credentials to another server.
@@ -107,8 +109,6 @@ class CmdbHook(HttpHook):
                     answered += chunk
                     if len(answered) > MAX_PAGE:
                         raise CmdbError(f"a page has more than {MAX_PAGE >> 20} MiB", source=shown)
-                    if time.monotonic() > deadline:
-                        raise CmdbError(f"a page took longer than {seconds:g} s", source=shown)
         except requests.RequestException as error:
             # Its text holds the URL with the query, which may hold a token.
             raise CmdbError(f"no answer: {_why(error)}", source=shown) from None
@@ -129,6 +129,21 @@ def _why(error: requests.RequestException) -> str:
     return type(error).__name__
 
 
+def _in_time(end: float, source: HttpSource, send: Callable[[], Any], shown: str) -> Any:
+    """A page, unless it takes too long: a time-out of requests restarts with every byte.
+
+    :param end: for all pages together, on the monotonic clock
+    """
+    left = end - time.monotonic()
+    try:
+        return limits.within(min(source.timeout, timedelta(seconds=max(left, 0))), send)
+    except OverrunError:
+        told = f"a page took longer than {source.timeout.total_seconds():g} s (cmdb.source.timeout)"
+        if left < source.timeout.total_seconds():
+            told = f"the pages of the host list took longer than {limits.HOST_LIST.total_seconds():g} s together"
+        raise CmdbError(told, source=shown) from None
+
+
 def _decode(answer: requests.Response, body: bytes, shown: str, refused: str) -> Any:
     kind = plain(answer.headers.get("Content-Type", "no content type"), 60)
     begins = plain(body[:300].decode("utf-8", "replace"), 100)
@@ -137,6 +152,8 @@ def _decode(answer: requests.Response, body: bytes, shown: str, refused: str) ->
         raise CmdbError(f"{refused} ({told})", source=shown)
     if answer.is_redirect:
         raise CmdbError(f"a redirect, which is not followed: correct the connection's host ({told})", source=shown)
+    if answer.status_code == 404:
+        raise NoSuchPageError(told, source=shown)
     if answer.status_code != 200:
         raise CmdbError(told, source=shown)
     try:

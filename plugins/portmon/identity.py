@@ -54,8 +54,8 @@ def lost_binds(lost: Iterable[str], seen: Collection[str]) -> tuple[str, ...]:
     """Which lost addresses others could reach, and can reach no more.
 
     A loopback address is nobody else's loss. An address that a remaining wildcard bind of its family serves is
-    not lost; a wildcard bind itself is, even if the other family's remains: whether ``::`` serves IPv4 as well
-    is the socket's own choice.
+    not lost; a wildcard bind itself is, even if the other family's remains (whether ``::`` serves IPv4 as well
+    is the socket's own choice), unless it was bound to one interface and one for all of them remains.
 
     :param lost: bind addresses that are not seen any more
     :param seen: those that are
@@ -67,10 +67,12 @@ def _reachable(address: str, seen: Collection[str]) -> bool:
     kind, parsed = bind_scopes(address)
     if kind == "loopback":
         return False
-    if kind == "wildcard":
-        return True
     six = ":" in address if parsed is None else parsed.version == 6
-    return not any(bind_scopes(other)[0] == "wildcard" and (":" in other) == six for other in seen)
+    wildcards = [other for other in seen if bind_scopes(other)[0] == "wildcard" and (":" in other) == six]
+    if kind == "wildcard":
+        # One that is bound to an interface serves no other one.
+        return all("%" in other for other in wildcards)
+    return not wildcards
 
 
 def _program(name: str) -> str:

@@ -332,7 +332,10 @@ def _read_proc(lines: Sequence[bytes], start: int) -> list[Listener]:
 
 
 def _proc_address(raw: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Words of 32 bits in the byte order of the host, which is little on whatever runs Linux today."""
+    """Words of 32 bits in the byte order of the host. Little is assumed, since a listing does not say: x86, ARM, RISC-V
+    and ppc64le are. On a big one (s390x) addresses come out reversed; ports and owners are right, they are
+    printed as numbers. Only hosts without netstat and ss are read from here.
+    """
     data = bytes.fromhex(raw.decode("ascii"))
     if len(data) not in (4, 16):
         raise ValueError

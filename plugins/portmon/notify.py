@@ -11,8 +11,10 @@ import importlib
 import inspect
 import logging
 import re
+import time
 import traceback
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,16 @@ from airflow.providers.apprise.hooks.apprise import AppriseHook
 from airflow.providers.common.compat.notifier import BaseNotifier
 from airflow.providers.common.compat.sdk import redact
 
+from portmon import limits
 from portmon.config import AppriseChannel, Channel, LogChannel, NotifierChannel
 from portmon.errors import DeliveryError
 from portmon.models import Severity
 from portmon.render import Message, plain
 
-TARGET_TIMEOUT = 30.0
+TARGET_TIMEOUT = 20.0
 """Seconds that one Apprise target may take, its own retries included."""
+TARGETS_AT_ONCE = 4
+"""Below the number of Apprise's own workers on any machine, so that none waits for one while its time runs."""
 ERROR_LIMIT = 300
 """Characters of somebody else's error that a message of ours repeats."""
 
@@ -112,14 +117,23 @@ class _Target:
 
 
 def _send_apprise(channel: AppriseChannel, message: Message, done: tuple[str, ...]) -> None:
-    """Each target by itself, its result checked: Airflow's hook throws all results away."""
+    """Each target by itself, its result checked: Airflow's hook throws all results away.
+
+    Several at once, and none after most of the channel's time is over: targets that hang must not keep the
+    message from those after them, nor us from telling who has it.
+    """
     targets = list(_targets(channel))
+    last_start = time.monotonic() + limits.SEND.total_seconds() - TARGET_TIMEOUT - 1
+
+    def ask(target: _Target) -> str | None:
+        return _send_to(target, message) if time.monotonic() < last_start else "not asked, others took too long"
+
+    open_targets = [target for target in targets if target.id not in done]
+    with ThreadPoolExecutor(TARGETS_AT_ONCE) as workers:
+        problems = list(workers.map(ask, open_targets))
     delivered = []
     failed = []
-    for target in targets:
-        if target.id in done:
-            continue
-        problem = _send_to(target, message)
+    for target, problem in zip(open_targets, problems, strict=True):
         if problem is None:
             delivered.append(target.id)
         else:

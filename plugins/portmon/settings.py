@@ -3,7 +3,8 @@
 Options of ``[portmon]`` in airflow.cfg, or ``AIRFLOW__PORTMON__<OPTION>`` in the environment:
 
 ``schedule``
-    cron expression, preset (``@hourly``) or duration (``10min``); empty for manual runs only.
+    cron expression, preset (``@hourly``) or duration (``10min``); empty for manual runs only. With a
+    wrong one the DAG runs every 5 minutes and its first task fails with what is wrong.
     Default: every 5 minutes.
 ``config``
     path of portmon.yaml. Default: ``config/portmon.yaml`` beside the ``plugins`` folder.
@@ -42,21 +43,51 @@ DEFAULT_CONFIG = Path(__file__).parent.parent.parent / "config" / "portmon.yaml"
 
 
 def schedule() -> str | timedelta | None:
-    """The DAG's schedule: cron text, a timedelta, or None for manual runs only.
+    """The DAG's schedule: cron text or preset, a timedelta, or None for manual runs only.
 
-    :raises ConfigError: if the option is neither
+    :raises ConfigError: if the option is nothing of that; the message says what is wrong
     """
     text = conf.get(SECTION, "schedule", fallback=DEFAULT_SCHEDULE).strip()
     if not text or text.lower() in ("none", "@never"):
         return None
-    if text.startswith("@") or len(text.split()) >= 5:
-        return text
     try:
-        return parse_duration(text)
+        if text in _WITHOUT_RHYTHM:
+            return text
+        if text.startswith("@") or len(text.split()) >= 5:
+            _gap(text)
+            return text
+        return _positive(parse_duration(text))
     except ValueError as error:
+        kind = "cron expression or preset" if text.startswith("@") or " " in text else "duration"
         raise ConfigError(
-            f"{text!r} is no cron expression, preset or duration", file="airflow.cfg", field="[portmon] schedule"
+            f"{text!r} is no cron expression, preset or duration (as a {kind}: {error})",
+            file="airflow.cfg",
+            field="[portmon] schedule",
         ) from error
+
+
+_WITHOUT_RHYTHM = frozenset({"@once", "@continuous"})
+_PRESETS = {"@quarterly": "0 0 1 */3 *"}
+"""Those of Airflow that croniter does not know."""
+
+
+def _gap(cron: str) -> timedelta:
+    """Between two runs.
+
+    :raises ValueError: if it is no cron expression, or one that never comes true
+    """
+    from croniter import croniter
+
+    times = croniter(_PRESETS.get(cron, cron), datetime(2024, 1, 1, tzinfo=UTC))
+    first = times.get_next(datetime)
+    gap: timedelta = times.get_next(datetime) - first
+    return gap
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be longer than 0")
+    return value
 
 
 def schedule_for_parsing() -> str | timedelta | None:
@@ -69,18 +100,14 @@ def schedule_for_parsing() -> str | timedelta | None:
 
 
 def interval() -> timedelta:
-    """Time between two scheduled runs; 0 if there are only manual ones."""
-    value = schedule()
-    if value is None:
-        return timedelta(0)
-    if isinstance(value, timedelta):
-        return value
-    from croniter import croniter
+    """Time between two scheduled runs; 0 if there is no rhythm: manual runs only, ``@once``, ``@continuous``.
 
-    times = croniter(value, datetime(2024, 1, 1, tzinfo=UTC))
-    first = times.get_next(datetime)
-    gap: timedelta = times.get_next(datetime) - first
-    return gap
+    :raises ConfigError: if the schedule is wrong
+    """
+    value = schedule()
+    if value is None or value in _WITHOUT_RHYTHM:
+        return timedelta(0)
+    return value if isinstance(value, timedelta) else _gap(value)
 
 
 def config_path() -> Path:

@@ -15,7 +15,7 @@ from airflow.sdk import task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from portmon import settings
+from portmon import limits, settings
 from portmon.errors import ConfigError, ParamError, RunError
 from portmon.models import AlertGroup, Event, Inventory
 from portmon.pipeline.run import Run, run_from
@@ -30,7 +30,6 @@ NETSTAT = "netstat"
 DIFF_PORTS = "diff_ports"
 ROUTE_ALERTS = "route_alerts"
 NO_CHANGE = "no_change"
-ALERT_TIMEOUT = timedelta(minutes=5)
 ALERT_TASKS = {group: f"alert_{group}" for group in AlertGroup}
 
 
@@ -43,8 +42,8 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
     try:
         run.must_be_live()
         config = settings.config()
-        # A pool that does not exist, or a wrong schedule, is told by Airflow; what is ours is told here.
-        settings.schedule()
+        # With a wrong schedule the DAG file takes the default; what is wrong is told here.
+        settings.interval()
     except (ConfigError, RunError) as error:
         # Not healed by trying again.
         raise AirflowFailException(str(error)) from error
@@ -136,8 +135,7 @@ def alert(group: AlertGroup) -> Any:
     :param group: its name is ``alert_<group>``
     """
 
-    # A receiver that never answers must not hold the next run: some notifiers know no time-out.
-    @task(task_id=ALERT_TASKS[group], retries=2, retry_delay=timedelta(seconds=15), execution_timeout=ALERT_TIMEOUT)
+    @task(task_id=ALERT_TASKS[group], retries=2, retry_delay=timedelta(seconds=15), execution_timeout=limits.ALERT)
     def send(*, dag_run: Any, ti: Any) -> int:
         """Send what is undelivered of this kind through every channel, then mark it."""
         from portmon.notify import deliver

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.execution_time.timeout import timeout
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from portmon import limits
 from portmon.config import Cmdb, HttpSource
 from portmon.errors import CmdbError
 
@@ -42,19 +49,32 @@ def test_every_page_is_asked_for_with_the_credentials(server: HTTPServer) -> Non
     def answer(request: Request) -> Response:
         seen.append(request.headers["Authorization"])
         page = int(request.args["page"])
-        entries = [{"id": page * 10 + n, "address": f"h{page}{n}"} for n in range(2 if page < 3 else 1)]
+        entries = [{"id": page * 10 + n, "address": f"h{page}{n}"} for n in range({1: 2, 2: 2, 3: 1}.get(page, 0))]
         return Response(json.dumps({"results": entries}), content_type="application/json")
 
     server.expect_request("/base/api/hosts").respond_with_handler(answer)
     found = ask(items="results", pagination={"style": "page", "size": 2}, params={"token": "x"})
     assert [host.id for host in found.hosts] == ["10", "11", "20", "21", "30"]
-    assert seen == [f"Bearer {TOKEN}"] * 3
+    assert seen == [f"Bearer {TOKEN}"] * 4
+
+
+def test_numbered_pages_end_where_there_is_none(server: HTTPServer) -> None:
+    def answer(request: Request) -> Response:
+        if request.args["page"] == "3":
+            return Response('{"detail": "Invalid page."}', status=404)
+        return Response(json.dumps([{"id": request.args["page"], "address": "a"}]), content_type="application/json")
+
+    server.expect_request("/base/api/hosts").respond_with_handler(answer)
+    assert [host.id for host in ask(pagination={"style": "page"}).hosts] == ["1", "2"]
 
 
 def test_post_with_a_body(server: HTTPServer) -> None:
     server.expect_request(
         "/base/api/hosts", method="POST", json={"fields": ["id"], "offset": 0, "limit": 100}
     ).respond_with_json([{"id": 1, "address": "a"}])
+    server.expect_request(
+        "/base/api/hosts", method="POST", json={"fields": ["id"], "offset": 1, "limit": 100}
+    ).respond_with_json([])
     assert len(ask(method="POST", json_body={"fields": ["id"]}, pagination={"style": "offset"}).hosts) == 1
 
 
@@ -91,6 +111,58 @@ def test_half_its_pages(server: HTTPServer) -> None:
     server.expect_request("/base/api/hosts").respond_with_handler(answer)
     with pytest.raises(CmdbError, match="HTTP 500"):
         ask(pagination={"style": "page"})
+
+
+@pytest.fixture(params=["head", "body", "chunks"])
+def dripping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server whose answer never stalls and never ends: a byte every tenth of a second."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    start, drop = {
+        "head": (head + b"X-Slow: ", b"x"),
+        "body": (head + b"Content-Length: 1000000\r\n\r\n[", b" "),
+        "chunks": (head + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    }[request.param]
+    over = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(start)
+            while not over.wait(0.1):
+                connection.sendall(drop)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, daemon=True).start()
+        connection = {"conn_type": "http", "host": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        monkeypatch.setenv("AIRFLOW_CONN_CMDB_DEFAULT", json.dumps(connection))
+        yield
+        over.set()
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.usefixtures("dripping")
+def test_a_page_that_drips_has_a_deadline() -> None:
+    started = time.monotonic()
+    with timeout(20), pytest.raises(CmdbError, match="longer than 1 s"):
+        ask(timeout=1)
+    assert time.monotonic() - started < 5
+
+
+def test_the_pages_together_have_a_deadline(server: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: Request) -> Response:
+        time.sleep(0.3)
+        page = int(request.args["page"])
+        return Response(json.dumps([{"id": page, "address": "a"}]), content_type="application/json")
+
+    monkeypatch.setattr(limits, "HOST_LIST", timedelta(seconds=1))
+    server.expect_request("/base/api/hosts").respond_with_handler(answer)
+    with pytest.raises(CmdbError, match="the pages of the host list took longer than 1 s together"):
+        ask(pagination={"style": "page", "size": 1}, max_pages=30)
 
 
 def test_nobody_answers(server: HTTPServer) -> None:

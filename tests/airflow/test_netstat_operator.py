@@ -397,7 +397,7 @@ def test_changed_host_key(
         assert server.offered == []
         assert {attempt.error_class for attempt in stored()} == {"host_key_changed"}
         with database.begin() as conn:
-            assert host_keys.accept(conn, endpoint)
+            assert host_keys.accept(conn, endpoint, host_key.fingerprint)
 
 
 def test_first_host_key_is_kept(make: Any, server: PythonServer, caplog: pytest.LogCaptureFixture) -> None:

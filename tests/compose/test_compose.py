@@ -67,6 +67,15 @@ def test_the_image_holds_what_the_services_run() -> None:
         assert f"!{source}" in ignored
 
 
+def test_secrets_are_in_neither_repository_nor_image() -> None:
+    # With "*" first, only what is named after it is sent to the builder at all.
+    assert (ROOT / ".dockerignore").read_text().startswith("*\n")
+    assert "**/secrets" in (ROOT / ".dockerignore").read_text().splitlines()
+    for path in ("secrets/portmon_key", ".env"):
+        done = subprocess.run(["git", "-C", ROOT, "check-ignore", "--quiet", path], check=False)
+        assert done.returncode == 0, f"{path} could be committed"
+
+
 # ── the services ────────────────────────────────────────────────────────────────────────────────
 
 

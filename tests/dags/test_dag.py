@@ -22,7 +22,7 @@ dag = bag.dags.get("portmon")
 print(json.dumps({{
     "errors": {{str(k): v for k, v in bag.import_errors.items()}},
     "dags": sorted(bag.dags),
-    "heavy": sorted(m for m in ("pandas", "numpy", "portmon.storage", "portmon.diff", "paramiko_never") if m in sys.modules),
+    "modules": sorted(sys.modules),
     "schedule": str(dag.schedule) if dag else None,
     "catchup": dag and dag.catchup,
     "max_active_runs": dag and dag.max_active_runs,
@@ -33,6 +33,7 @@ print(json.dumps({{
         "down": sorted(t.downstream_task_ids), "rule": t.trigger_rule.value, "retries": t.retries,
         "mapped": t.is_mapped, "pool": t.pool, "fields": list(t.template_fields or ()) if t.task_id == "netstat" else [],
         "delay": t.retry_delay.total_seconds(),
+        "limit": t.execution_timeout.total_seconds() if t.execution_timeout else None,
     }} for t in dag.tasks}} if dag else None,
 }}))
 """
@@ -71,7 +72,13 @@ def test_it_loads_and_is_the_only_one(dag: dict[str, Any]) -> None:
 
 
 def test_parsing_loads_neither_pandas_nor_the_storage(dag: dict[str, Any]) -> None:
-    assert dag["heavy"] == []
+    """Every task process parses the file: what it does not need must not cost it a second."""
+    modules = set(dag["modules"])
+    assert {"portmon.tasks", "portmon.operators"} <= modules
+    assert {name for name in modules if name.split(".")[0] in ("pandas", "numpy", "alembic")} == set()
+    assert {name for name in modules if name.startswith(("portmon.storage", "portmon.diff"))} == set()
+    steps = {name for name in modules if name.startswith("portmon.pipeline.")}
+    assert steps == {"portmon.pipeline.run"}
 
 
 def test_the_graph_is_the_one_of_the_picture(dag: dict[str, Any]) -> None:
@@ -101,6 +108,26 @@ def test_every_task_is_retried(dag: dict[str, Any]) -> None:
     }
 
 
+def test_every_task_ends(dag: dict[str, Any]) -> None:
+    """One that hangs would hold back every later run."""
+    seconds = {name: task["limit"] for name, task in dag["tasks"].items()}
+    assert {name: limit for name, limit in seconds.items() if name.startswith("alert_")} == {
+        f"alert_{group}": 300.0 for group in ("new", "down", "recovered", "unreachable")
+    }
+    assert seconds["netstat"] == 90.0
+    assert {
+        seconds[name] for name in ("fetch_hosts", "prune_inventory", "plan_hosts", "diff_ports", "route_alerts")
+    } == {900.0}
+
+
+def test_whoever_writes_has_time_to_wait_for_another_writer() -> None:
+    from portmon import limits
+    from portmon.pipeline.prune import WRITER_TTL, WRITER_WAIT
+
+    assert WRITER_WAIT + WRITER_TTL <= limits.STEP
+    assert limits.HOST_LIST * 2 < limits.STEP
+
+
 def test_no_host_text_is_a_template(dag: dict[str, Any]) -> None:
     netstat = dag["tasks"]["netstat"]
     assert netstat["mapped"]
@@ -126,7 +153,15 @@ def test_the_trigger_form_describes_every_parameter(dag: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    ("option", "summary"), [("", None), ("@hourly", "@hourly"), ("10min", "0:10:00"), ("nonsense", "*/5 * * * *")]
+    ("option", "summary"),
+    [
+        ("", None),
+        ("@hourly", "@hourly"),
+        ("10min", "0:10:00"),
+        ("nonsense", "*/5 * * * *"),
+        ("61 * * * *", "*/5 * * * *"),
+        ("@once", "@once"),
+    ],
 )
 def test_the_schedule_is_an_option(tmp_path: Path, option: str, summary: str | None) -> None:
     dag = load(tmp_path, AIRFLOW__PORTMON__SCHEDULE=option)

@@ -71,8 +71,10 @@ class Site:
                 "receiver": json.dumps({"conn_type": "http", "host": server.url_for("").rstrip("/")}),
                 "x": json.dumps({"conn_type": "http", "host": "nowhere", "password": SECRET}),
             },
-            # A task whose worker was killed is missed after this many seconds, five minutes by default.
+            # Tasks of a killed scheduler are missed, and those that waited are handed out anew, after
+            # seconds instead of minutes.
             env={
+                "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
             },

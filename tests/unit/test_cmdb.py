@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from portmon.cmdb import PageRequest, fetch, plan_prune, read_file, read_hosts, select
 from portmon.config import Cmdb, CmdbFields, FileSource, HttpSource
-from portmon.errors import CmdbError, ParamError
+from portmon.errors import CmdbError, NoSuchPageError, ParamError
 from portmon.models import Host, InvalidHost, Inventory
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -83,8 +83,21 @@ def test_of_entries_with_one_id_none_is_used() -> None:
     found = read({"id": 1, "address": "a"}, {"id": "1", "address": "b"}, {"id": 2, "address": "c"})
     assert [host.id for host in found.hosts] == ["2"]
     assert [(one.position, one.reason) for one in found.invalid] == [
-        (1, "2 entries have the id '1'"),
-        (2, "2 entries have the id '1'"),
+        (1, "2 entries have the id '1' and differ"),
+        (2, "2 entries have the id '1' and differ"),
+    ]
+
+
+def test_entries_that_say_the_same_are_one() -> None:
+    """As an API gives a host twice that moved from one page to the next while they were read."""
+    web = {"id": 1, "name": "web", "address": "a", "labels": {"x": "y"}}
+    found = read(web, {"id": 2, "address": "c"}, {**web, "id": "1", "unmapped": "another"}, web)
+    assert [host.id for host in found.hosts] == ["1", "2"]
+    assert found.invalid == ()
+    found = read(web, web, {**web, "labels": {}})
+    assert found.hosts == ()
+    assert [(one.position, one.reason) for one in found.invalid] == [
+        (number, "3 entries have the id '1' and differ") for number in (1, 2, 3)
     ]
 
 
@@ -146,7 +159,10 @@ json_values: Any = st.recursive(
 @given(st.lists(json_values, max_size=5))
 def test_no_entry_is_lost_and_ids_are_unique(entries: list[Any]) -> None:
     found = read(*entries)
-    assert len(found.hosts) + len(found.invalid) == len(entries)
+    alone = [read(entry) for entry in entries]
+    assert {host.id for one in alone for host in one.hosts} <= {one.id for one in (*found.hosts, *found.invalid)}
+    assert sum(len(one.invalid) for one in alone) <= len(found.invalid)
+    assert len(found.hosts) + len(found.invalid) <= len(entries)
     assert len({host.id for host in found.hosts}) == len(found.hosts)
 
 
@@ -227,6 +243,69 @@ def test_a_list_that_is_not_whole_is_refused(config: dict[str, Any], answers: li
     given_answers = iter(answers)
     with pytest.raises(CmdbError, match=message):
         get(source(**config), lambda _: next(given_answers))
+
+
+@pytest.mark.parametrize("style", ["page", "offset"])
+def test_a_server_that_caps_its_pages_gives_the_whole_list(style: str) -> None:
+    """It gives 50 where 100 are asked for: a short page is no last page."""
+    everything = entries(200)
+
+    def send(request: PageRequest) -> Any:
+        start = (int(request.params["page"]) - 1) * 50 if style == "page" else int(request.params["offset"])
+        return {"results": everything[start : start + 50]}
+
+    assert len(get(source(pagination={"style": style}), send)) == 200
+
+
+@pytest.mark.parametrize("style", ["page", "offset"])
+def test_with_a_total_no_page_is_asked_for_in_vain(style: str) -> None:
+    seen = []
+
+    def send(request: PageRequest) -> Any:
+        seen.append(request)
+        return {"results": entries(3), "count": 3}
+
+    assert len(get(source(pagination={"style": style}, total="count"), send)) == 3
+    assert len(seen) == 1
+
+
+def paged(pages: dict[int, Any]) -> Any:
+    def send(request: PageRequest) -> Any:
+        page = pages.get(int(request.params["page"]), 404)
+        if page == 404:
+            raise NoSuchPageError("HTTP 404", source="test")
+        return {"results": page}
+
+    return send
+
+
+def test_no_page_past_the_end_is_the_end_of_numbered_pages() -> None:
+    config = source(pagination={"style": "page", "size": 2})
+    assert get(config, paged({1: entries(4)[:2], 2: entries(4)[2:]})) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("total", "pages"), [(None, {}), ("`9`", {1: entries(5)}), ("`9`", {})], ids=["first", "too early", "none at all"]
+)
+def test_no_page_where_one_must_be_is_an_error(total: str | None, pages: dict[int, Any]) -> None:
+    with pytest.raises(CmdbError, match="HTTP 404"):
+        get(source(pagination={"style": "page"}, total=total), paged(pages))
+
+
+def test_no_page_at_an_offset_is_an_error() -> None:
+    def send(request: PageRequest) -> Any:
+        if request.params["offset"]:
+            raise NoSuchPageError("HTTP 404", source="test")
+        return {"results": entries(5)}
+
+    with pytest.raises(CmdbError, match="HTTP 404"):
+        get(source(pagination={"style": "offset"}), send)
+
+
+@pytest.mark.parametrize("style", ["page", "offset"])
+def test_a_server_that_ignores_paging_is_told(style: str) -> None:
+    with pytest.raises(CmdbError, match="ignores the paging"):
+        get(source(pagination={"style": style}), lambda _: {"results": entries(7)})
 
 
 def test_a_failing_later_page_fails_the_list() -> None:

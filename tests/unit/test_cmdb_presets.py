@@ -334,8 +334,9 @@ def test_a_list_of_one_page_is_judged_at_once() -> None:
 
 def test_the_same_id_on_one_page_is_two_invalid_entries() -> None:
     device = many(1)[0]
-    found = Netbox([device, device], []).read(netbox())
+    found = Netbox([device, {**device, "name": "another"}], []).read(netbox())
     assert (len(found.hosts), len(found.invalid)) == (0, 2)
+    assert len(Netbox([device, device], []).read(netbox()).hosts) == 1
 
 
 @pytest.mark.parametrize(
@@ -555,7 +556,12 @@ def test_blueking_refuses_with_200() -> None:
 
 def test_the_example_for_servicenow() -> None:
     source = example("servicenow")
-    found = fetch(source, lambda _: payload("servicenow"), base_url=BASE, shown="test")
+    whole = payload("servicenow")["result"]
+
+    def send(request: PageRequest) -> Any:
+        return {"result": whole[request.params["sysparm_offset"] :]}
+
+    found = fetch(source, send, base_url=BASE, shown="test")
     assert [(host.name, host.address) for host in found.hosts] == [
         ("web01", "web01.example.com"),
         ("db01", "10.0.1.7"),

@@ -112,6 +112,46 @@ def test_mistakes_are_named(text: str, messages: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("scan: {confirm_after: 21s}\n", ["portmon.yaml:1: scan.confirm_after: 3 x connect_timeout (10s) + "]),
+        ("scan:\n  confirm_after: 10min\n", ["portmon.yaml:2: scan.confirm_after: "]),
+        ("ssh:\n  connect_timeout: 12s\n", ["portmon.yaml:2: ssh.connect_timeout: "]),
+        ("ssh:\n  command_timeout: 1min\nscan: {confirm_after: 1s}\n", ["portmon.yaml:2: ssh.command_timeout: "]),
+        (
+            "ssh:\n  groups:\n  - {name: a, match: {host: a}, user: x}\n  - name: b\n    match: {host: b}\n    command_timeout: 40s\n",
+            ["portmon.yaml:6: ssh.groups[1].command_timeout: "],
+        ),
+        (
+            "ssh:\n  connect_timeout: 40s\n  groups:\n  - {name: a, match: {host: a}, user: x}\n"
+            "  - {name: b, match: {host: b}, connect_timeout: 5s}\n  - {name: c, match: {host: c}, connect_timeout: 30s}\n",
+            ["portmon.yaml:2: ssh.connect_timeout: ", "portmon.yaml:6: ssh.groups[2].connect_timeout: "],
+        ),
+    ],
+)
+def test_time_settings_that_do_not_fit_into_a_look(text: str, messages: list[str]) -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_config(text, path=Path("portmon.yaml"))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(messages)
+    for line, message in zip(lines, messages, strict=True):
+        assert line.startswith(message)
+        assert "1m 30s" in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "scan: {confirm_after: 20s}\n",
+        "ssh: {connect_timeout: 5s, command_timeout: 30s}\n",
+        "ssh: {connect_timeout: 16s, groups: [{name: a, match: {host: '*'}, command_timeout: 5s}]}\nscan: {confirm_after: 0}\n",
+    ],
+)
+def test_time_settings_that_fit(text: str) -> None:
+    parse_config(text)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a: [\n", "p.yaml:2: "),

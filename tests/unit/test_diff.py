@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portmon import states
 from portmon.config import Rule, States
 from portmon.diff import Verdict, close_hosts, judge
-from portmon.frames import PORT_COLUMNS, empty_hosts, empty_ports, frame
+from portmon.frames import PORT_COLUMNS, PortKey, empty_hosts, empty_ports, frame, ports_frame
 from portmon.models import Attempt, Event, Host, Listener, Observation, Outcome
 from portmon.rules import RuleSet
+from portmon.states import Port
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIVE = timedelta(minutes=5)
@@ -26,17 +28,31 @@ FLEET = {
 
 
 def ok(
-    at: float, *ports: int, host: str = "1", program: str | None = "nginx", address: str = "0.0.0.0", pid: int = 7
+    at: float,
+    *ports: int,
+    host: str = "1",
+    program: str | None = "nginx",
+    address: str = "0.0.0.0",
+    pid: int = 7,
+    unit: str | None = None,
+    **fields: Any,
 ) -> Attempt:
-    """A complete answer, ``at`` in runs since the start."""
-    seen = Observation(
-        "netstat", 0, boot_id="b", listeners=tuple(Listener("tcp", address, port, pid, program) for port in ports)
-    )
-    return Attempt(host, f"run{at}", 1, START + at * FIVE, Outcome.OK, observation=seen)
+    """A complete answer, ``at`` in runs since the start.
+
+    :param fields: of the attempt, or of the observation
+    """
+    listeners = tuple(Listener("tcp", address, port, pid, program, unit=unit) for port in ports)
+    names = {field.name for field in dataclasses.fields(Observation)} & set(fields)
+    known = {"tool": "netstat", "uid": 0, "boot_id": "b", "listeners": listeners}
+    seen = Observation(**known | {name: fields.pop(name) for name in names})
+    return dataclasses.replace(
+        Attempt(host, f"run{at}", 1, START + at * FIVE, Outcome.OK, observation=seen), **fields
+    )  # fmt: skip
 
 
-def bad(at: float, *, host: str = "1", outcome: Outcome = Outcome.UNREACHABLE) -> Attempt:
-    return Attempt(host, f"run{at}", 1, START + at * FIVE, outcome, error_class="timeout", error="no answer")
+def bad(at: float, *, host: str = "1", outcome: Outcome = Outcome.UNREACHABLE, **fields: Any) -> Attempt:
+    known = {"error_class": "timeout", "error": "no answer"} | fields
+    return Attempt(host, f"run{at}", 1, START + at * FIVE, outcome, **known)
 
 
 class World:
@@ -45,15 +61,19 @@ class World:
     def __init__(self, *, rules: Sequence[Rule] = (), **settings: int) -> None:
         self.hosts, self.ports = empty_hosts(), empty_ports()
         self.rules, self.settings = RuleSet(rules), States(**settings)
-        self.declared: dict[str, dict[int, str]] = {}
         self.events: list[Event] = []
         self.last: Verdict | None = None
+        self.fleet, self.failing_since = FLEET, None
+        self.declared: dict[str, dict[int, str]] = {}
+        self.accepted: dict[PortKey, datetime] = {}
 
     def see(self, *attempts: Attempt) -> list[tuple[Any, ...]]:
         verdict = judge(
-            self.hosts, self.ports, attempts, inventory=FLEET, rules=self.rules, settings=self.settings,
-            interval=FIVE, run_id="run", declared=self.declared,
+            self.hosts, self.ports, attempts, inventory=self.fleet, rules=self.rules, settings=self.settings,
+            interval=FIVE, run_id="run", declared=self.declared, accepted=self.accepted,
+            failing_since=self.failing_since,
         )  # fmt: skip
+        self.failing_since = verdict.failing_since
         self.events += verdict.events
         return self.take(verdict)
 
@@ -310,6 +330,657 @@ def test_a_watched_program_whose_port_another_one_took_is_down() -> None:
     # Nobody asked twice: somebody listens on the port.
     assert world.see(dataclasses.replace(ok(1, 80, program="apache2"), confirmed=False)) == [("down", 80)]
     assert world.see(ok(2, 80)) == [("recovered", 80)]
+
+
+# ── which looks are judged ──────────────────────────────────────────────────────────────────────
+
+
+def test_the_same_look_again_is_ignored() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    assert world.see(ok(0, 22)) == []
+    assert world.last.summary == {"judged": 0}
+    assert world.last.hosts.empty
+
+
+def test_of_two_looks_at_one_instant_the_first_counts() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    assert world.see(ok(1, 22), ok(1, 22, 80)) == [("down", 80)]
+
+
+def test_two_looks_of_one_run_are_judged_in_the_order_of_time() -> None:
+    world = World()
+    world.see(ok(0, 22, 80), ok(0, 22, host="2"))
+    late = dataclasses.replace(ok(1.6, 22, 80), run_id="run1", try_number=2)
+    assert world.see(late, ok(1, 22, host="2"), ok(1, 22)) == [("down", 80), ("recovered", 80)]
+
+
+def test_several_runs_are_judged_at_once_in_the_order_of_time() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    assert world.see(bad(2), ok(4, 22, 443), ok(5, 22), bad(1), ok(3, 22, 80)) == [
+        ("unreachable",), ("reachable",), ("down", 80), ("new", 443), ("down", 443),
+    ]  # fmt: skip
+    assert world.last.summary == {"judged": 5, "down": 2, "new": 1, "reachable": 1, "unreachable": 1}
+
+
+def test_a_run_within_another_one_is_judged_for_hosts_that_it_saw_later() -> None:
+    world = World()
+    world.see(ok(0, 22, 80), ok(0, 22, 80, host="2"))
+    long = [dataclasses.replace(attempt, run_id="long") for attempt in (ok(1, 22, 80), ok(3, 22, 80, host="2"))]
+    assert world.see(*long, ok(2, 22), dataclasses.replace(ok(2, 22, host="2"), run_id="run2")) == [("down", 80)]
+    assert world.events[-1].host_id == "1"
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        dataclasses.replace(ok(1, 22), outcome=Outcome.INVALID, error_class="no_end"),
+        dataclasses.replace(ok(1, 22), observation=None),
+    ],
+)
+def test_only_a_complete_answer_is_evidence(attempt: Attempt) -> None:
+    world = World(unreachable_after=1)
+    world.see(ok(0, 22, 80))
+    assert world.see(attempt) == [("unreachable",)]
+    assert world.last.ports.empty
+
+
+def test_events_are_told_by_host_and_port_the_host_first() -> None:
+    world = World()
+    world.see(ok(0, 22, 443), ok(0, 22, 443, host="2"))
+    assert world.see(ok(1, 80, 90, host="2", boot_id="c", pid=8), ok(1, 22, 80, boot_id="c")) == [
+        ("rebooted",), ("new", 80), ("rebooted",), ("new", 80), ("new", 90),
+    ]  # fmt: skip
+    assert world.see(ok(4, 22, boot_id="c"), ok(4, 80, 85, host="2", boot_id="c", pid=8)) == [
+        ("down", 80), ("down", 443), ("down", 22), ("new", 85), ("down", 90), ("down", 443),
+    ]  # fmt: skip
+
+
+def test_an_event_says_whose_port_it_is_and_why_it_is_watched() -> None:
+    world = World(rules=[Rule(action="deny", port=22), Rule(action="allow", program="nginx")])
+    world.see(ok(0, 80, unit="nginx.service"), ok(0, 22, 443, host="2", program=None))
+    world.see(ok(1), ok(1, 22, host="2"))
+    (event,) = world.last.events
+    assert (event.host_name, event.labels, event.program, event.unit) == (
+        "web1",
+        {"role": "web"},
+        "nginx",
+        "nginx.service",
+    )
+    assert event.details["watched"] == "rules[1] allows it"
+    assert event.details["looked_with"] == "netstat"
+    assert event.details["row"] == "down"
+
+
+def test_an_event_of_a_port_of_nobody_says_so() -> None:
+    world = World()
+    world.fleet = {"1": Host("1", "web1", "10.0.0.1")}
+    world.see(ok(0, 80, program=None))
+    world.see(ok(1))
+    (event,) = world.last.events
+    assert (event.labels, event.program, event.unit) == ({}, None, None)
+    assert event.details["watched"] == "no rule matches it"
+
+
+# ── what a quiet answer costs ───────────────────────────────────────────────────────────────────
+
+
+def test_ports_that_are_as_they_were_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.declared = {"1": {80: "declared by the CMDB"}}
+    world.see(ok(0, 22, 80, unit="nginx.service"))
+
+    def again(*_: Any, **__: Any) -> None:
+        raise AssertionError("a step for a port that is as it was")
+
+    monkeypatch.setattr(states, "again", again)
+    assert world.see(ok(1, 22, 80, unit="nginx.service")) == []
+    # Owners that are not shown change nothing.
+    assert world.see(ok(2, 22, 80, program=None, pid=None)) == []
+
+
+@pytest.mark.parametrize("name", ["pid", "program", "unit", "uid"])
+def test_an_owner_that_changes_is_kept(name: str) -> None:
+    world = World()
+    known: dict[str, Any] = {"pid": 7, "program": "nginx", "unit": "nginx.service", "uid": 33}
+    for at, values in enumerate((known, known | {name: {"pid": 8, "uid": 34}.get(name, "other")})):
+        seen = Observation("netstat", 0, boot_id="b", listeners=(Listener("tcp", "0.0.0.0", 80, **values),))
+        world.see(dataclasses.replace(ok(at), observation=seen))
+        assert world.port(80)[f"{name}s"] == (values[name],)
+
+
+def test_another_tool_is_kept() -> None:
+    world = World()
+    world.see(ok(0, 80))
+    assert world.see(ok(1, 80, tool="ss")) == []
+    assert world.port(80)["tool"] == "ss"
+
+
+def test_a_bind_that_is_lost_and_comes_back() -> None:
+    world = World()
+    world.see(ok(0, 80))
+    assert world.see(ok(1, 80, address="127.0.0.1")) == [("rebound", 80)]
+    assert world.last.events[0].severity == "critical"
+    assert world.see(ok(2, 80, address="127.0.0.1")) == []
+    assert world.see(ok(3, 80)) == [("recovered", 80)]
+
+
+# ── the fleet ───────────────────────────────────────────────────────────────────────────────────
+
+
+def fail(at: float, hosts: str = "1234", **fields: Any) -> list[Attempt]:
+    return [bad(at, host=host, **fields) for host in hosts]
+
+
+def answer(at: float, hosts: str = "1234") -> list[Attempt]:
+    return [ok(at, 22, host=host) for host in hosts]
+
+
+def test_when_every_host_fails_alike_it_is_told_once() -> None:
+    world = World()
+    world.see(*answer(0))
+    assert world.see(*fail(1)) == []
+    assert world.failing_since is None
+    assert world.see(*fail(2)) == [("fleet_unreachable",)]
+    event = world.events[-1]
+    assert (event.host_id, event.since, event.details) == (None, START + FIVE, {"error_class": "timeout", "hosts": 4})
+    assert event.reason.endswith(
+        "All 4 hosts that were asked fail alike (timeout): look at the monitor and its network first. The last one says: no answer"
+    )
+    assert world.see(*fail(3)) == []
+    assert world.failing_since == START + FIVE
+    assert world.see(*answer(4)) == [("fleet_reachable",)]
+    assert world.events[-1].since == START + FIVE
+    assert world.events[-1].details == {"unreachable_for": 900.0}
+    assert world.failing_since is None
+    assert world.see(*answer(5)) == []
+
+
+def test_hosts_that_still_fail_when_the_first_one_answers_are_told_then() -> None:
+    world = World()
+    world.see(*answer(0))
+    world.see(*fail(1))
+    world.see(*fail(2))
+    assert world.see(*answer(3, "1"), *fail(3, "234")) == [
+        ("fleet_reachable",),
+        ("unreachable",),
+        ("unreachable",),
+        ("unreachable",),
+    ]
+    assert {event.host_id for event in world.last.events} == {None, "2", "3", "4"}
+
+
+@pytest.mark.parametrize(("fields", "what", "says"), [
+    ({}, "timeout", "no answer"),
+    ({"error": None}, "timeout", "timeout"),
+    ({"error": None, "error_class": None}, "unreachable", "unreachable"),
+    ({"error_class": None}, "unreachable", "no answer"),
+])  # fmt: skip
+def test_the_fleet_says_what_it_knows(fields: dict[str, Any], what: str, says: str) -> None:
+    world = World(unreachable_after=1)
+    assert world.see(*fail(0, **fields)) == [("fleet_unreachable",)]
+    assert f"fail alike ({what}): " in world.events[0].reason
+    assert world.events[0].reason.endswith(f"says: {says}")
+
+
+def test_the_fleet_is_unreachable_when_the_first_of_its_hosts_is() -> None:
+    world = World(unreachable_after=3)
+    world.see(*answer(0))
+    assert world.see(*answer(1, "123"), *fail(1, "4")) == []
+    assert world.see(*fail(2)) == []
+    assert world.see(*fail(3)) == [("fleet_unreachable",)]
+    assert world.events[-1].since == START + FIVE
+
+
+def test_within_an_episode_other_errors_and_fewer_hosts_are_more_of_it() -> None:
+    world = World(unreachable_after=1)
+    assert world.see(*fail(0)) == [("fleet_unreachable",)]
+    assert world.see(*fail(1, "12", error_class="refused"), *fail(1, "3")) == []
+    assert world.see(*fail(2, "1")) == []
+    assert world.see(*answer(3, "1")) == [("fleet_reachable",), ("baseline",)]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "told"),
+    [
+        (fail(1, "1234"), ["fleet_unreachable"]),
+        (fail(1, "123"), ["fleet_unreachable"]),
+        # two of four are not most
+        (fail(1, "12"), ["unreachable"] * 2),
+        (fail(1, "1"), ["unreachable"]),
+        # not alike
+        (fail(1, "123") + fail(1, "4", error_class="refused"), ["unreachable"] * 4),
+        (fail(1, "123") + fail(1, "4", outcome=Outcome.INVALID), ["unreachable"] * 4),
+        # not all
+        (fail(1, "123") + answer(1, "4"), ["unreachable"] * 3),
+    ],
+)
+def test_most_of_the_fleet_must_fail_alike(attempts: list[Attempt], told: list[str]) -> None:
+    world = World(unreachable_after=1)
+    world.see(*answer(0))
+    assert [kind for kind, *_ in world.see(*attempts)] == told
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [("", ["fleet_unreachable"]), ("12", ["fleet_unreachable"]), ("123", ["unreachable"]), ("1234", [])],
+)
+def test_two_hosts_must_fail_newly(known: str, told: list[str]) -> None:
+    """:param known: hosts that were unreachable before"""
+    world = World(unreachable_after=1)
+    world.see(*answer(0))
+    # One by one, lest they are the fleet.
+    for number, host in enumerate(known):
+        world.see(*fail(1 + number / 10, host))
+    assert [kind for kind, *_ in world.see(*fail(2))] == told
+
+
+def test_one_host_is_no_fleet() -> None:
+    world = World(unreachable_after=1)
+    world.fleet = {"1": FLEET["1"]}
+    assert world.see(bad(0)) == [("unreachable",)]
+
+
+# ── hosts: time ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_failure_after_exactly_half_an_interval_counts() -> None:
+    world = World()
+    world.see(ok(0, 22))
+    assert world.see(bad(1)) == []
+    assert world.see(bad(1.499)) == []
+    assert world.see(bad(1.5)) == [("unreachable",)]
+
+
+@pytest.mark.parametrize(
+    ("after", "fields", "reason"),
+    [
+        (1, {}, "No evidence in 1 run: no answer"),
+        (2, {}, "No evidence in 2 runs in a row: no answer"),
+        (1, {"error": None}, "No evidence in 1 run: timeout"),
+        (1, {"error": None, "error_class": None}, "No evidence in 1 run: unreachable"),
+        (1, {"error_class": None}, "No evidence in 1 run: no answer"),
+    ],
+)
+def test_unreachable_says_why(after: int, fields: dict[str, Any], reason: str) -> None:
+    world = World(unreachable_after=after)
+    for at in range(after):
+        world.see(bad(at, **fields))
+    assert [event.reason for event in world.events] == [reason]
+
+
+def test_since_when_a_host_answers() -> None:
+    world = World()
+    world.see(ok(0, 22))
+    assert world.host()["status_since"] == START
+    world.see(bad(1))
+    world.see(ok(2, 22))
+    assert world.host()["status_since"] == START
+    world.see(bad(3))
+    world.see(bad(4))
+    assert (world.host()["status"], world.host()["status_since"]) == ("unreachable", START + 4 * FIVE)
+    world.see(ok(5, 22))
+    assert (world.host()["status"], world.host()["status_since"]) == ("ok", START + 5 * FIVE)
+    world.see(ok(6, 22))
+    assert world.host()["status_since"] == START + 5 * FIVE
+
+
+@pytest.mark.parametrize(("failures", "since"), [(1, 0), (2, 3), (3, 4)])
+def test_an_answer_after_an_episode_of_the_fleet_starts_anew(failures: int, since: int) -> None:
+    world = World()
+    world.see(*answer(0))
+    for at in range(1, 1 + failures):
+        world.see(*fail(at))
+    world.see(*answer(1 + failures))
+    assert world.host()["status_since"] == START + since * FIVE
+
+
+def test_a_flapping_port_is_stable_after_an_hour_of_evidence() -> None:
+    world = World(flap_threshold=2)
+    world.see(ok(0, 22, 80))
+    assert world.see(ok(1, 22)) == [("down", 80)]
+    assert world.see(ok(2, 22, 80)) == [("flapping", 80)]
+    assert world.see(bad(3), bad(4)) == [("unreachable",)]
+    assert world.see(ok(5, 22, 80)) == [("reachable",)]
+    assert world.see(ok(16.999, 22, 80)) == []
+    assert world.see(ok(17, 22, 80)) == [("stable", 80)]
+
+
+def test_a_reboot_is_one_event_and_ports_that_are_not_back_have_time() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    assert pd.isna(world.host()["grace_until"])
+    assert world.see(ok(1, 22, boot_id="c", pid=8)) == [("rebooted",)]
+    assert world.events[-1].details == {"boot_id": "c", "before": "b"}
+    assert world.see(ok(2, 22, boot_id="c", pid=8)) == []
+    assert world.see(ok(2.999, 22, boot_id="c", pid=8)) == []
+    assert world.see(ok(3, 22, boot_id="c", pid=8)) == [("down", 80)]
+    assert world.see(ok(4, 22, boot_id="c", pid=9)) == [("restarted", 22)]
+
+
+def test_a_port_that_vanishes_after_the_first_look_of_the_boot_is_down_at_once() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    world.see(ok(1, 22, 80, boot_id="c"))
+    assert world.see(ok(2, 22, boot_id="c")) == [("down", 80)]
+
+
+@pytest.mark.parametrize(("second", "until"), [(2, 3), (2.999, 3), (3, 5)])
+def test_a_second_reboot_does_not_extend_the_grace_unless_it_is_over(second: float, until: float) -> None:
+    world = World()
+    world.see(ok(0, 22))
+    world.see(ok(1, 22, boot_id="c"))
+    assert world.see(ok(second, 22, boot_id="d")) == [("rebooted",)]
+    assert world.host()["grace_until"] == START + until * FIVE
+
+
+def test_a_boot_id_that_cannot_be_read_is_no_reboot() -> None:
+    world = World()
+    world.see(ok(0, 22, boot_id=None))
+    assert world.see(ok(1, 22, boot_id="b")) == []
+    assert world.see(ok(2, 22, boot_id=None)) == []
+    assert world.see(ok(3, 22, boot_id="b")) == []
+    assert world.see(ok(4, 22, boot_id=None)) == []
+    assert world.see(ok(5, 22, boot_id="c")) == [("rebooted",)]
+
+
+# ── two entries, one machine ────────────────────────────────────────────────────────────────────
+
+
+def twin(at: float, host: str, *ports: int, boot: str | None = "b", netns: int | None = 1) -> Attempt:
+    return ok(at, *ports, host=host, boot_id=boot, netns=netns)
+
+
+def test_two_entries_of_one_machine_are_noted_once() -> None:
+    world = World()
+    assert world.see(twin(0, "1", 22), twin(0, "2", 22)) == [("baseline",), ("baseline",), ("duplicate",)]
+    event = world.events[-1]
+    assert (event.host_id, event.details["duplicate_of"]) == ("2", "1")
+    assert "The same machine as web1 (id 1)" in event.reason
+    assert (world.host("1")["duplicate_of"], world.host("2")["duplicate_of"]) == (None, "1")
+    assert world.see(twin(1, "1", 22), twin(1, "2", 22)) == []
+    # What one of them is seen to open a moment earlier makes it no other machine.
+    assert world.see(twin(2, "1", 22, 80), twin(2, "2", 22)) == [("new", 80)]
+    assert world.host("2")["duplicate_of"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (twin(0, "1", 22), twin(0, "2", 22, 80)),
+        (twin(0, "1", 22), twin(0, "2", 22, boot="c")),
+        (twin(0, "1", 22), twin(0, "2", 22, netns=2)),
+        (twin(0, "1", 22, boot=None), twin(0, "2", 22, boot=None)),
+        (twin(0, "1", 22, netns=None), twin(0, "2", 22, netns=None)),
+    ],
+)
+def test_what_is_not_the_same_machine(one: Attempt, other: Attempt) -> None:
+    world = World()
+    assert world.see(one, other) == [("baseline",), ("baseline",)]
+    assert world.host("2")["duplicate_of"] is None
+
+
+def test_an_entry_that_left_is_no_other_one() -> None:
+    world = World()
+    world.see(twin(0, "1", 22))
+    world.fleet = {"2": FLEET["2"]}
+    assert world.see(twin(1, "2", 22)) == [("baseline",)]
+
+
+def test_a_duplicate_that_is_no_more_is_told_again_when_it_is_one() -> None:
+    world = World()
+    world.see(twin(0, "1", 22), twin(0, "2", 22))
+    assert world.see(twin(1, "2", 22, boot="c")) == [("rebooted",)]
+    assert world.host("2")["duplicate_of"] is None
+    assert world.see(twin(2, "1", 22, boot="c")) == [("rebooted",)]
+    assert world.see(twin(3, "2", 22, boot="c")) == [("duplicate",)]
+
+
+def test_a_duplicate_of_another_entry_is_no_news() -> None:
+    world = World()
+    world.see(twin(0, "1", 22), twin(0, "2", 22), twin(0, "3", 22))
+    world.see(twin(1, "1", 22, boot="c"))
+    assert world.see(twin(2, "3", 22), twin(2, "2", 22)) == []
+    assert (world.host("2")["duplicate_of"], world.host("3")["duplicate_of"]) == (None, "2")
+
+
+# ── declared ports, rules ───────────────────────────────────────────────────────────────────────
+
+CMDB = "declared by the CMDB"
+
+
+def test_a_declared_port_is_down_from_the_first_confirmed_look() -> None:
+    world = World()
+    world.declared = {"1": {80: CMDB, 443: CMDB}, "2": {80: CMDB}}
+    assert world.see(ok(0, 22, 443, confirmed=False)) == [("baseline",)]
+    assert world.port(80) is None
+    assert world.see(ok(1, 22, 443)) == [("down", 80)]
+    assert world.port(443)["declared"] == CMDB
+    assert world.events[-1].details["watched"] == CMDB
+    assert world.see(ok(2, 22, 443)) == []
+    assert world.see(ok(3, 22, 80, 443)) == [("recovered", 80)]
+
+
+def test_a_declared_port_is_watched_whatever_rules_say() -> None:
+    world = World(rules=[Rule(action="deny", port=80)])
+    world.declared = {"1": {80: CMDB}}
+    world.see(ok(0, 22, 80))
+    assert world.port(80)["status"] == "up"
+    assert world.see(ok(1, 22, 80)) == []
+    assert world.see(ok(2, 22)) == [("down", 80)]
+
+
+def test_a_learned_port_may_be_declared_and_be_learned_again() -> None:
+    world = World()
+    world.see(ok(0, 22))
+    for at, declared in enumerate((CMDB, "promoted by ann", None), 1):
+        world.declared = {"1": {22: declared}} if declared else {}
+        assert world.see(ok(at, 22)) == []
+        assert world.port(22)["declared"] == declared
+
+
+def test_a_port_that_is_accepted_as_gone_is_retired() -> None:
+    world = World()
+    world.see(ok(0, 22, 80), ok(0, 80, host="2"))
+    world.see(ok(1, 22), ok(1, host="2"))
+    world.accepted = {("1", "tcp", 80): START + 1.5 * FIVE}
+    assert world.see(ok(2, 22), ok(2, host="2")) == [("retired", 80)]
+    assert world.last.dropped == (("1", "tcp", 80),)
+    assert world.last.unwatched == ()
+
+
+@pytest.mark.parametrize(
+    ("rules", "then"),
+    [
+        ([], None),
+        ([Rule(action="deny", port=80)], None),
+        ([Rule(action="allow", port="1-65535")], ("new", 40000)),
+        ([Rule(action="allow", program="nginx")], ("new", 40000)),
+        ([Rule(action="allow", program="nginx", bind="loopback"), Rule(action="allow", program="*")], ("new", 40000)),
+    ],
+)
+def test_an_ephemeral_port_that_an_allow_rule_names_needs_no_second_look(rules: list[Rule], then: Any) -> None:
+    world = World(rules=rules)
+    world.see(ok(0, 22))
+    assert world.see(ok(1, 22, 40000)) == ([then] if then else [])
+    assert world.port(40000)["status"] == ("up" if then else "candidate")
+
+
+def test_a_rule_change_hides_what_changes_with_it() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    world.rules = RuleSet([Rule(action="deny", port=22)])
+    assert world.see(ok(1, 22, 80, pid=8)) == []
+    assert world.last.unwatched == (("1", "tcp", 22),)
+    assert world.see(ok(2, 22, 80, pid=9)) == [("restarted", 80)]
+
+
+def test_rules_that_are_not_known_are_no_other_rules() -> None:
+    world = World()
+    world.see(ok(0, 80))
+    world.hosts["rules"] = None
+    assert world.see(ok(1, 80, pid=8)) == [("restarted", 80)]
+
+
+# ── moved ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def listening(at: float, *listeners: Listener, **fields: Any) -> Attempt:
+    return ok(at, listeners=listeners, **fields)
+
+
+def worker(port: int, **fields: Any) -> Listener:
+    return Listener("tcp", "0.0.0.0", port, **{"pid": 7, "program": "java", "unit": "app.service"} | fields)
+
+
+MOVED, TWO = [("moved", 40000)], [("down", 40000), ("new", 50000)]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "fields", "told"),
+    [
+        (worker(40000), worker(50000), {}, MOVED),
+        (worker(40000), worker(50000, pid=8), {}, MOVED),
+        (worker(32768), worker(60999), {}, [("moved", 32768)]),
+        (worker(40000, unit=None), worker(50000, unit=None), {}, MOVED),
+        (worker(40000, program="java: one"), worker(50000, program="java: two"), {}, MOVED),
+        (worker(40000), worker(50000, program="node"), {}, TWO),
+        (worker(40000), worker(50000, unit="other.service"), {}, TWO),
+        (worker(40000), worker(50000, unit=None), {}, TWO),
+        (worker(40000, program=None), worker(50000, program=None), {}, TWO),
+        (worker(40000), worker(50000, program=None), {}, TWO),
+        (worker(40000), worker(50000), {"tool": "ss"}, TWO),
+        (worker(40000), worker(50000), {"confirmed": False}, TWO[1:]),
+        (worker(40000), worker(8080), {}, [("new", 8080), ("down", 40000)]),
+        (worker(8080), worker(40000), {}, [("down", 8080), ("new", 40000)]),
+    ],
+)
+def test_a_learned_ephemeral_port_moves_with_its_program(
+    before: Listener, now: Listener, fields: dict[str, Any], told: list[Any]
+) -> None:
+    world = World(ephemeral_after=1)
+    world.see(listening(0, before))
+    assert world.see(listening(1, now, **fields)) == told
+    assert world.port(now.port)["status"] == "up"
+
+
+@pytest.mark.parametrize("declared", [40000, 50000])
+def test_a_declared_port_neither_moves_nor_is_moved_to(declared: int) -> None:
+    world = World(ephemeral_after=1)
+    world.see(listening(0, worker(40000)))
+    world.declared = {"1": {declared: CMDB}}
+    assert world.see(listening(1, worker(50000))) == TWO
+
+
+def test_a_port_that_is_down_does_not_move() -> None:
+    world = World(ephemeral_after=1)
+    world.see(listening(0, worker(40000)))
+    assert world.see(listening(1)) == TWO[:1]
+    assert world.see(listening(2, worker(50000))) == TWO[1:]
+    assert world.port(40000)["status"] == "down"
+
+
+def test_a_candidate_does_not_move() -> None:
+    world = World()
+    world.see(ok(0))
+    world.see(listening(1, worker(40000)))
+    assert world.see(listening(2, worker(50000))) == []
+    assert (world.port(40000), world.port(50000)["status"]) == (None, "candidate")
+
+
+def test_each_port_moves_to_one_of_its_own() -> None:
+    world = World(ephemeral_after=1)
+    world.see(listening(0, worker(40000), worker(40001), worker(40002)))
+    assert world.see(listening(1, worker(50001), worker(50000))) == [
+        ("moved", 40000),
+        ("moved", 40001),
+        ("down", 40002),
+    ]
+    assert [event.details.get("to") for event in world.last.events] == [50000, 50001, None]
+
+
+# ── hosts that leave ────────────────────────────────────────────────────────────────────────────
+
+
+def close(*ports: Port, host: Attempt | None = None) -> Verdict:
+    """Close host 1, which saw nothing but what is said here."""
+    world = World(unreachable_after=1)
+    world.see(ok(0, 22), ok(0, 22, host="2"))
+    if host is not None:
+        world.see(host)
+    return close_hosts(
+        world.hosts, ports_frame(ports), ["1"], reason="it left the CMDB", run_id="r", now=START + 9 * FIVE
+    )
+
+
+def known(number: int, **fields: Any) -> Port:
+    since = {"status_since": START + FIVE, "addresses": ("0.0.0.0",), "first_seen_at": START}
+    return Port(**{"host_id": "1", "protocol": "tcp", "port": number, "status": "up"} | since | fields)
+
+
+LATER = START + 3 * FIVE
+
+
+@pytest.mark.parametrize(
+    ("port", "reason", "since"),
+    [
+        (known(80, status="down"), "Was down", START + FIVE),
+        (known(80, status="down", flapping_since=LATER, changes=(LATER,)), "Was down", START + FIVE),
+        (known(80, flapping_since=LATER, changes=(LATER,)), "Was flapping", START + FIVE),
+        (known(80, flapping_since=LATER, changes=(LATER,), lost=("::",), lost_since=LATER), "Was flapping", LATER),
+        (known(80, lost=("::",), lost_since=LATER), "Lost a bind", LATER),
+    ],
+)
+def test_what_is_open_of_a_port_is_closed_with_its_host(port: Port, reason: str, since: datetime) -> None:
+    verdict = close(known(22), port)
+    (event,) = verdict.events
+    assert (event.kind, event.port, event.at, event.since) == ("retired", 80, START + 9 * FIVE, since)
+    assert event.reason == f"{reason}; it left the CMDB"
+    assert list(verdict.ports["port"]) == [80]
+    assert list(verdict.ports["status"]) == ["up"]
+    assert verdict.dropped == ()
+    assert verdict.hosts.empty
+
+
+@pytest.mark.parametrize("port", [known(80), known(80, status="candidate"), known(80, misses=1)])
+def test_what_is_not_open_stays(port: Port) -> None:
+    verdict = close(port)
+    assert (verdict.events, verdict.dropped) == ((), ())
+    assert verdict.ports.empty
+    assert verdict.hosts.empty
+
+
+def test_a_declared_port_that_was_never_seen_leaves_with_its_host() -> None:
+    verdict = close(known(80, status="down", addresses=(), declared=CMDB))
+    assert [event.port for event in verdict.events] == [80]
+    assert verdict.dropped == (("1", "tcp", 80),)
+    assert verdict.ports.empty
+
+
+def test_ports_of_other_hosts_stay_when_a_host_leaves() -> None:
+    verdict = close(known(80, host_id="2", status="down"))
+    assert verdict.events == ()
+    assert verdict.ports.empty
+
+
+def test_a_host_that_is_unreachable_is_closed_and_starts_counting_anew() -> None:
+    verdict = close(host=bad(1))
+    (event,) = verdict.events
+    assert (event.kind, event.port, event.since) == ("retired", None, START + FIVE)
+    assert event.reason == "Was unreachable; it left the CMDB"
+    (row,) = verdict.hosts.to_dict("records")
+    assert (row["host_id"], row["status"], row["failures"]) == ("1", "ok", 0)
+    assert row["status_since"] == START + 9 * FIVE
+    assert pd.isna(row["failing_since"])
+
+
+def test_a_host_that_never_answered_is_new_again() -> None:
+    world = World(unreachable_after=1)
+    world.see(bad(0))
+    closed = close_hosts(world.hosts, world.ports, ["1"], reason="it left", run_id="r", now=LATER)
+    assert list(closed.hosts["status"]) == ["new"]
 
 
 # ── properties ──────────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -169,6 +170,20 @@ def test_events_name_the_task_that_saw_them(site: Site) -> None:
     site.listening["h3"] = (22,)
     site.run()
     assert site.all()[-1].details["map_index"] == 3
+
+
+def test_events_from_a_look_of_an_earlier_run_name_no_task(site: Site) -> None:
+    """Its diff was killed. Which of that run's tasks it was is not known any more, and this run's saw nothing of it."""
+    site.listening |= {"h3": (22,), "h4": (22,)}
+    run = site.run_of()
+    site.scan(plan_hosts(site.database, site.config, run, site.fetch(run).digest))
+    site.number += 1
+    site.listening["h4"] = (22, 80)
+    assert sorted(site.run()) == [("down", "h3", 80), ("down", "h4", 80), ("recovered", "h4", 80)]
+    tasks = {
+        (event.kind.value, event.host_id): event.details.get("map_index") for event in site.all(f"run{site.number - 1}")
+    }
+    assert tasks == {("down", "h3"): None, ("down", "h4"): None, ("recovered", "h4"): 4}
 
 
 # ── crashes ─────────────────────────────────────────────────────────────────────────────────────
@@ -340,6 +355,33 @@ def test_an_invalid_entry_is_not_scanned_and_not_pruned(site: Site) -> None:
         assert all(host.removed_at is None for host in hosts.known(conn))
 
 
+FORGED = "web\nINFO - all is well\u2028INFO - really\u202e\x1b[2K"
+
+
+def test_names_of_the_cmdb_forge_no_line_of_a_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.listed = [*site.listed, Host(f"id {FORGED}", f"name {FORGED}", "10.0.0.9")]
+    site.invalid = (InvalidHost(8, None, f"bad {FORGED}", f"reason {FORGED}"),)
+    with caplog.at_level(logging.INFO, logger="portmon.pipeline"):
+        site.run()
+        run = site.run_of()
+        fetched = site.fetch(run)
+        plan = plan_hosts(site.database, site.config, run, fetched.digest)
+        # Nobody scanned it.
+        site.judge(run, fetched, plan)
+        site.number += 1
+        site.invalid = ()
+        site.listed.pop()
+        dry = site.run_of(dry_run=True)
+        prune_inventory(site.database, site.config, dry, site.fetch(dry).digest, stale=False, now=site.now)
+        site.run()
+        site.broken = CmdbError(f"says {FORGED}", source="test")
+        site.run()
+    text = [record.getMessage() for record in caplog.records]
+    for begin in ("Invalid entry 8 (bad web", "Not scanned, so ", "Dry run: would hide ", "name web", "test: says web"):
+        assert any(line.startswith(begin) and "all is well" in line for line in text), begin
+    assert not any(set(line) & set("\n\u2028\u202e\x1b") for line in text)
+
+
 # ── manual runs ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -365,6 +407,27 @@ def test_a_dry_run_keeps_nothing(site: Site) -> None:
     with site.database.begin() as conn:
         assert all(host.removed_at is None for host in hosts.known(conn))
         assert archive.attempts_to_judge(conn) == []
+
+
+@pytest.mark.parametrize("listed", ["nothing", "the same", "other hosts"])
+def test_a_dry_run_leaves_the_last_good_list_and_its_age_alone(site: Site, listed: str) -> None:
+    with site.database.begin() as conn:
+        before = inventory.last_good(conn)
+    if listed == "nothing":
+        site.listed = []
+    elif listed == "other hosts":
+        site.listed = [Host("new", "new", "10.1.0.1")]
+    run = site.run_of(dry_run=True, force_prune=listed == "nothing")
+    fetched = site.fetch(run)
+    with site.database.begin() as conn:
+        assert list(inventory.load(conn, fetched.digest).hosts) == site.listed
+        assert inventory.last_good(conn) == before
+    # What a run falls back to when the CMDB fails now.
+    site.broken = CmdbError("HTTP 500", source="test")
+    assert len(site.fetch(site.run_of()).digest) == 64
+    with site.database.begin() as conn:
+        assert before is not None
+        assert inventory.last_good(conn) == before
 
 
 def test_more_hosts_than_can_be_mapped_over(site: Site) -> None:

@@ -398,12 +398,16 @@ def test_host_keys(database: Database) -> None:
         host_keys.remember(conn, "[a]:22", "ssh-ed25519", "AAAA", "SHA256:a", NOW)
         host_keys.remember(conn, "[a]:22", "ssh-ed25519", "BBBB", "SHA256:b", NOW)
         assert [key.key_base64 for key in host_keys.get(conn, "[a]:22")] == ["AAAA"]
-        assert not host_keys.accept(conn, "[a]:22")
+        assert not host_keys.accept(conn, "[a]:22", "SHA256:a")
         host_keys.report_change(conn, "[a]:22", "ssh-ed25519", "CCCC", "SHA256:c", NOW)
         host_keys.report_change(conn, "[a]:22", "ssh-rsa", "DDDD", "SHA256:d", NOW)
         host_keys.report_change(conn, "[a]:22", "ssh-rsa", "DDDD", "SHA256:d", NOW)
         assert [(key.trusted, key.key_base64) for key in host_keys.list_all(conn)] == [(True, "AAAA"), (False, "DDDD")]
-        assert host_keys.accept(conn, "[a]:22")
+        # The one that was compared, another one that came in between, none at all.
+        assert not host_keys.accept(conn, "[a]:22", "SHA256:c")
+        assert not host_keys.accept(conn, "[a]:22", "")
+        assert [(key.trusted, key.key_base64) for key in host_keys.list_all(conn)] == [(True, "AAAA"), (False, "DDDD")]
+        assert host_keys.accept(conn, "[a]:22", "SHA256:d")
         assert [(key.trusted, key.key_base64) for key in host_keys.list_all(conn)] == [(True, "DDDD")]
 
 

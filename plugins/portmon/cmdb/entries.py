@@ -24,6 +24,8 @@ LABEL_LIMIT = 1000
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)(?!-)[\w-]{1,63}(?<!-)(\.(?!-)[\w-]{1,63}(?<!-))*\.?")
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f]")
+"""Refused. Other invisible characters (bidi, zero-width, U+2028) occur in names that are meant: they stay, and are
+escaped wherever a name is shown, see :func:`portmon.render.plain`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,8 @@ def read_hosts(entries: Iterable[Any], fields: CmdbFields, *, source: str) -> In
 def read_parts(parts: Sequence[Part], *, source: str) -> Inventory:
     """Validate the entries of a host list.
 
-    An entry that can't be used is listed with the reason, and the rest goes on. Of entries with one id none
-    is used: nobody knows which is right.
+    An entry that can't be used is listed with the reason, and the rest goes on. Entries that say the same are
+    one. Of those with one id that differ none is used: nobody knows which is right.
 
     :param parts: in the order of the list
     :param source: what was asked, for people
@@ -80,13 +82,15 @@ def read_parts(parts: Sequence[Part], *, source: str) -> Inventory:
         else:
             hosts.append((position, found))
     times = Counter(host.id for _, host in hosts)
+    first: dict[str, Host] = {}
+    differ = {host.id for _, host in hosts if first.setdefault(host.id, host) != host}
     invalid += [
-        InvalidHost(position, host.id, host.name, f"{times[host.id]} entries have the id {host.id!r}")
+        InvalidHost(position, host.id, host.name, f"{times[host.id]} entries have the id {host.id!r} and differ")
         for position, host in hosts
-        if times[host.id] > 1
+        if host.id in differ
     ]
     return Inventory(
-        hosts=tuple(host for _, host in hosts if times[host.id] == 1),
+        hosts=tuple(host for host in first.values() if host.id not in differ),
         invalid=tuple(sorted(invalid, key=lambda one: one.position)),
         disabled=disabled,
         source=source,

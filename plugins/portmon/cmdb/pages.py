@@ -13,7 +13,7 @@ import jmespath
 
 from portmon.cmdb.entries import kind_of
 from portmon.config import HttpSource, NextLinkPagination, OffsetPagination, PagePagination
-from portmon.errors import CmdbError
+from portmon.errors import CmdbError, NoSuchPageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,13 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
     previous: Any = None
     expected: int | None = None
     for number in range(1, source.max_pages + 1):
-        answer = send(request)
+        try:
+            answer = send(request)
+        except NoSuchPageError:
+            # How many APIs with numbered pages say that the page before was the last one.
+            if number > 1 and total is None and isinstance(source.pagination, PagePagination):
+                break
+            raise
         page = items.search(answer)
         if not isinstance(page, list):
             raise CmdbError(
@@ -95,7 +101,10 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
             )
         if page and page == previous and not isinstance(source.pagination, NextLinkPagination):
             raise CmdbError(
-                f"page {number} is the same as the one before: the server ignores the paging parameters", source=shown
+                f"page {number} is the same as the one before: the server ignores the paging parameters, or repeats "
+                "its last page. Correct cmdb.source.pagination, or say in cmdb.source.total where it tells the number "
+                "of entries",
+                source=shown,
             )
         previous = page
         if total is not None:
@@ -118,10 +127,14 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
         entries += fresh
         if isinstance(source.pagination, NextLinkPagination):
             following = _linked(source, source.pagination, answer, request, base_url, shown)
-        elif not fresh or (len(page) < _size(source) if expected is None else len(entries) >= expected):
+        elif not fresh or (expected is not None and len(entries) >= expected):
+            # A page that is shorter than asked for may be the last one, or all that the server ever gives at once.
             following = None
         else:
             following = _numbered(source, request, len(entries) - overlap)
+            if following == request:
+                # One entry in all, which is the seam.
+                following = None
         if following is None:
             break
         if following.url is not None:

@@ -15,6 +15,7 @@ from portmon.errors import CmdbError
 from portmon.events import monitor_event
 from portmon.models import EventKind, Inventory
 from portmon.pipeline.run import Run
+from portmon.render import REASON_LIMIT, plain
 from portmon.storage import conditions, contents, inventory, outbox, runs
 from portmon.storage.database import Database
 
@@ -59,7 +60,7 @@ def fetch_inventory(
         if good is None:
             raise
         found, stale, fetched_at = good.inventory, True, good.fetched_at
-        log.warning("%s", error)
+        log.warning("%s", plain(str(error), 1000))
         log.warning(
             "The CMDB gave no usable list: going on with the last good one, %s old (%d hosts); nothing is pruned",
             format_duration(timedelta(seconds=int((now - fetched_at).total_seconds()))),
@@ -67,11 +68,18 @@ def fetch_inventory(
         )
         reason = str(error)
     for invalid in found.invalid:
-        log.warning("Invalid entry %d (%s): %s", invalid.position, invalid.name or invalid.id or "-", invalid.reason)
+        log.warning(
+            "Invalid entry %d (%s): %s",
+            invalid.position,
+            plain(invalid.name or invalid.id or "-"),
+            plain(invalid.reason, REASON_LIMIT),
+        )
     if run.scoped:
         select(found.hosts, run.hosts)
     with database.begin() as conn:
-        digest = inventory.save(conn, found, run_id=run.run_id, fetched_at=fetched_at, stale=stale)
+        # A dry run keeps what its own tasks read, but no list that a later run would fall back to.
+        aside = stale or run.dry_run
+        digest = inventory.save(conn, found, run_id=run.run_id, fetched_at=fetched_at, stale=aside)
         if not run.dry_run:
             runs.start(
                 conn,

@@ -18,6 +18,7 @@ from portmon.events import monitor_event
 from portmon.models import Attempt, Event, EventKind, Host, Outcome
 from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
 from portmon.pipeline.run import Run
+from portmon.render import REASON_LIMIT, plain
 from portmon.rules import RuleSet
 from portmon.storage import archive, conditions, decisions, hosts, inventory, lease, outbox, runs, state
 from portmon.storage.database import Database
@@ -52,7 +53,7 @@ def judge_run(
         fleet = _fleet(conn, digest)
         attempts = archive.attempts_to_judge(conn, host_ids=list(fleet))
         verdict = _judge(conn, attempts, fleet, config, run, interval=interval)
-        verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, planned)))
+        verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, attempts, run, planned)))
         state.save(conn, verdict, now=now)
         conditions.hold(conn, FLEET, since=verdict.failing_since)
         outbox.add(conn, _host_key_events(conn, attempts, fleet, run))
@@ -62,7 +63,7 @@ def judge_run(
         archive.expire(conn, now - config.retention.observations, now=now)
         outbox.expire(conn, now - config.retention.events)
     _log(verdict.events, summary)
-    missing = sorted(fleet[host_id].name for host_id in set(planned) - set(scanned) if host_id in fleet)
+    missing = sorted(plain(fleet[host_id].name) for host_id in set(planned) - set(scanned) if host_id in fleet)
     if missing:
         log.warning(
             "Not scanned, so neither up nor down (their tasks were killed or never ran): %s", ", ".join(missing)
@@ -120,10 +121,13 @@ def _judge(
     )
 
 
-def _with_task(events: Iterable[Event], planned: Mapping[str, int]) -> Iterable[Event]:
-    """Note which mapped task saw it, for the link to its log."""
+def _with_task(
+    events: Iterable[Event], attempts: Iterable[Attempt], run: Run, planned: Mapping[str, int]
+) -> Iterable[Event]:
+    """Note which mapped task saw it, for the link to its log: not of a look that an earlier run left unjudged."""
+    looks = {(attempt.host_id, attempt.observed_at) for attempt in attempts if attempt.run_id == run.run_id}
     for event in events:
-        index = planned.get(event.host_id or "")
+        index = planned.get(event.host_id or "") if (event.host_id, event.at) in looks else None
         yield event if index is None else dataclasses.replace(event, details={**event.details, "map_index": index})
 
 
@@ -166,5 +170,5 @@ def _summary(verdict: Verdict, scanned: Collection[str], planned: Mapping[str, i
 def _log(events: Iterable[Event], summary: Mapping[str, int]) -> None:
     for event in events:
         port = f" {event.protocol}/{event.port}" if event.port else ""
-        log.info("%s: %r%s: %s", event.kind, event.host_name, port, event.reason)
+        log.info("%s: %r%s: %s", event.kind, event.host_name, port, plain(event.reason, REASON_LIMIT))
     log.info("Summary: %s", ", ".join(f"{name} {count}" for name, count in summary.items()))

@@ -11,6 +11,7 @@ from portmon.config import Config
 from portmon.events import monitor_event
 from portmon.models import EventKind
 from portmon.pipeline.run import Run
+from portmon.render import plain
 from portmon.storage import conditions, hosts, inventory, lease, outbox
 from portmon.storage.database import Database
 
@@ -38,7 +39,8 @@ def prune_inventory(
     if run.dry_run:
         with database.begin() as conn:
             plan = _plan(conn, config, run, digest, stale, now)
-        log.info("Dry run: would hide %s, resume %s, purge %s", plan.hide, plan.resume, plan.purge)
+        hide, resume, purge = (", ".join(map(plain, ids)) or "nobody" for ids in (plan.hide, plan.resume, plan.purge))
+        log.info("Dry run: would hide %s; resume %s; purge %s", hide, resume, purge)
         if plan.refused:
             log.warning("Would refuse to prune: %s", plan.refused)
         return _counts(plan)
@@ -60,7 +62,7 @@ def prune_inventory(
         _report(conn, plan.refused, run, stale=stale, now=now)
     for verb, ids in (("hidden", plan.hide), ("resumed", plan.resume), ("deleted", plan.purge)):
         for host_id in ids:
-            log.info("%s (%s) %s", names.get(host_id, host_id), host_id, verb)
+            log.info("%s (%s) %s", plain(names.get(host_id, host_id)), plain(host_id), verb)
     if plan.refused:
         log.warning("Refused to prune: %s", plan.refused)
     return _counts(plan)

@@ -62,12 +62,17 @@ def report_change(
     conn.execute(insert_new(conn, host_keys), _row(endpoint, key_type, key_base64, fingerprint, OFFERED, now))
 
 
-def accept(conn: Connection, endpoint: str) -> bool:
+def accept(conn: Connection, endpoint: str, fingerprint: str) -> bool:
     """Trust the key that was offered last, and no other.
 
-    :returns: False if none was
+    :param fingerprint: of the key that a person compared; another one may have been offered since
+    :returns: False if another one was, or none
     """
-    offered = (host_keys.c.endpoint == endpoint, host_keys.c.state == OFFERED)
+    offered = (
+        host_keys.c.endpoint == endpoint,
+        host_keys.c.state == OFFERED,
+        host_keys.c.fingerprint == fingerprint,
+    )
     if conn.execute(select(host_keys.c.endpoint).where(*offered)).first() is None:
         return False
     conn.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint, host_keys.c.state == TRUSTED))

@@ -26,7 +26,7 @@ class StoredInventory:
 def save(conn: Connection, inventory: Inventory, *, run_id: str, fetched_at: datetime, stale: bool) -> str:
     """Store a host list; the same list again only gets the new time.
 
-    :param stale: it is an old one: its time stays
+    :param stale: it is an old one, or not to be relied on later: only its content is stored
     :returns: its digest
     """
     value = {

@@ -48,6 +48,16 @@ class Lease:
                 "nothing was written"
             )
 
+    def renew(self, conn: Connection, *, ttl: timedelta, now: datetime) -> None:
+        """Make sure that nobody took over, and that nobody may for ``ttl`` from now.
+
+        :raises LeaseLostError: if somebody did
+        """
+        self.check(conn)
+        conn.execute(
+            update(leases).where(leases.c.name == self.name, leases.c.token == self.token).values(expires_at=now + ttl)
+        )
+
     def release(self) -> None:
         """Let the next one in; harmless if somebody took over."""
         with self.database.begin() as conn:

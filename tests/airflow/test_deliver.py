@@ -1,0 +1,263 @@
+"""Delivery with real notifiers: receivers that hang, are slow or crash hold nobody else."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.execution_time.timeout import timeout
+from pytest_httpserver import HTTPServer
+from werkzeug import Response
+
+from portmon import limits
+from portmon.config import Config, parse_config
+from portmon.errors import DeliveryError, PortmonError
+from portmon.events import monitor_event
+from portmon.models import AlertGroup, EventKind
+from portmon.notify import deliver
+from portmon.pipeline.deliver import deliver_group, groups_to_alert
+from portmon.storage import lease, outbox
+from portmon.storage.database import Database
+
+HTTP = "airflow.providers.http.notifications.http.HttpNotifier"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GROUP = AlertGroup.UNREACHABLE
+
+# Apprise's encrypted mail looks for PGP, whose library imports it.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(f"sqlite:///{tmp_path / 'state.db'}")
+    made.migrate()
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
+    """A receiver that accepts and never answers; the connections it got."""
+    got: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    got.append(server.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        _connect(monkeypatch, "hanging", server.getsockname()[1])
+        yield got
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in got:
+        connection.close()
+
+
+@pytest.fixture
+def healthy(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServer:
+    httpserver.expect_request("/alerts").respond_with_data("ok")
+    _connect(monkeypatch, "healthy", httpserver.port)
+    return httpserver
+
+
+def _connect(monkeypatch: pytest.MonkeyPatch, name: str, port: int) -> None:
+    connection = {"conn_type": "http", "host": "127.0.0.1", "port": port}
+    monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
+
+
+def config(*names: str) -> Config:
+    """Channels that post to the Airflow connections of their names, without a time-out of their own."""
+    arguments = {"endpoint": "alerts", "json": {"title": "$title"}}
+    channels = [
+        {"type": "notifier", "name": name, "notifier": HTTP, "arguments": {"http_conn_id": name, **arguments}}
+        for name in names
+    ]
+    return parse_config(json.dumps({"alerts": {"channels": channels}}))
+
+
+def happen(database: Database, *numbers: int) -> None:
+    with database.begin() as conn:
+        outbox.add(
+            conn,
+            [
+                monitor_event(EventKind.CMDB_STALE, at=NOW, run_id="r", reason="why", evidence=str(number))
+                for number in numbers
+            ],
+        )
+
+
+def send_all(database: Database, settings: Config, send: Callable[..., None] | None = None) -> int:
+    groups_to_alert(database, settings, now=NOW)
+    # As Airflow does it, though it should never come to that.
+    with timeout(30):
+        return deliver_group(
+            database,
+            settings,
+            GROUP,
+            send=send or (lambda channel, message, done: deliver(channel, message, done=done)),
+            link=lambda _: None,
+            holder="test",
+            clock=lambda: datetime.now(UTC),
+        )
+
+
+def waiting(database: Database, channel: str) -> list[outbox.PendingDelivery]:
+    with database.begin() as conn:
+        return outbox.pending(conn, GROUP, channel)
+
+
+@pytest.mark.parametrize("names", [("hanging", "healthy"), ("healthy", "hanging")])
+def test_a_receiver_that_hangs_holds_no_other(
+    database: Database,
+    hanging: list[socket.socket],
+    healthy: HTTPServer,
+    names: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "SEND", timedelta(seconds=1))
+    happen(database, 1)
+    with pytest.raises(PortmonError, match="hanging"):
+        send_all(database, config(*names))
+    assert len(hanging) == 1
+    assert len(healthy.log) == 1
+    assert waiting(database, "healthy") == []
+    (left,) = waiting(database, "hanging")
+    assert left.attempts == 1
+    # The next try asks only the one that has not got it.
+    with pytest.raises(PortmonError, match="hanging"):
+        send_all(database, config(*names))
+    assert len(healthy.log) == 1
+
+
+def test_who_failed_before_is_asked_last(
+    database: Database, hanging: list[socket.socket], healthy: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SEND", timedelta(seconds=1))
+    happen(database, 1)
+    settings = config("hanging", "healthy")
+    with pytest.raises(PortmonError):
+        send_all(database, settings)
+    happen(database, 2)
+    asked = []
+
+    def send(channel: Any, message: Any, done: Any) -> None:
+        asked.append(channel.name)
+
+    send_all(database, settings, send)
+    assert asked == ["healthy", "hanging"]
+
+
+def test_more_hanging_receivers_than_there_is_time_for_take_turns(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SEND", timedelta(seconds=0.2))
+    monkeypatch.setattr(limits, "ALERT", timedelta(seconds=0.7))
+    names = [f"c{number}" for number in range(8)]
+    asked: list[str] = []
+
+    def send(channel: Any, message: Any, done: Any) -> None:
+        asked.append(channel.name)
+        if channel.name != "c7":
+            time.sleep(5)
+
+    happen(database, 1)
+    for _ in range(5):
+        with pytest.raises(DeliveryError):
+            send_all(database, config(*names), send)
+        if "c7" in asked:
+            break
+    assert waiting(database, "c7") == []
+    assert asked[:7] == names[:7]
+
+
+def test_a_message_that_arrives_late_comes_twice_at_most_and_is_never_lost(
+    database: Database, healthy: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SEND", timedelta(seconds=0.5))
+    go_on = threading.Event()
+
+    def slowly(_: Any) -> Response:
+        go_on.wait(20)
+        return Response("ok")
+
+    healthy.clear()
+    healthy.expect_ordered_request("/alerts").respond_with_handler(slowly)
+    healthy.expect_ordered_request("/alerts").respond_with_data("ok")
+    happen(database, 1)
+    with pytest.raises(DeliveryError, match="healthy"):
+        send_all(database, config("healthy"))
+    go_on.set()
+    assert len(waiting(database, "healthy")) == 1
+    assert send_all(database, config("healthy")) == 1
+    assert send_all(database, config("healthy")) == 0
+    assert len(healthy.log) == 2
+
+
+def test_whatever_a_channel_raises_holds_no_other(database: Database, healthy: HTTPServer) -> None:
+    def send(channel: Any, message: Any, done: Any) -> None:
+        if channel.name == "broken":
+            raise ZeroDivisionError("a mistake")
+        deliver(channel, message, done=done)
+
+    happen(database, 1)
+    with pytest.raises(DeliveryError, match=r"broken.*a mistake"):
+        send_all(database, config("broken", "healthy"), send)
+    assert len(healthy.log) == 1
+    assert waiting(database, "broken")[0].attempts == 1
+
+
+def test_a_channel_that_another_copy_serves_holds_no_other(database: Database, healthy: HTTPServer) -> None:
+    order = []
+
+    def send(channel: Any, message: Any, done: Any) -> None:
+        order.append(channel.name)
+        if channel.name == "healthy":
+            taken.release()
+
+    taken = lease.acquire(
+        database, f"alert/{GROUP}/taken", "another copy", ttl=timedelta(minutes=5), now=datetime.now(UTC)
+    )
+    assert taken is not None
+    happen(database, 1)
+    assert send_all(database, config("taken", "healthy"), send) == 2
+    assert order == ["healthy", "taken"]
+
+
+def test_who_was_replaced_neither_sends_nor_marks(database: Database) -> None:
+    happen(database, 1)
+    sent = []
+
+    def send(channel: Any, message: Any, done: Any) -> None:
+        sent.append(message)
+        # Another copy takes over, as after the end of a lease, and does the work.
+        other = lease.acquire(
+            database,
+            f"alert/{GROUP}/a",
+            "another copy",
+            ttl=timedelta(minutes=5),
+            now=datetime.now(UTC) + timedelta(hours=1),
+        )
+        assert other is not None
+        with database.begin() as conn:
+            outbox.delivered(conn, "a", [one.event.id for one in outbox.pending(conn, GROUP, "a")], NOW)
+        other.release()
+
+    assert send_all(database, config("a"), send) == 0
+    assert len(sent) == 1
+    assert waiting(database, "a") == []
+
+
+def test_the_lease_outlives_what_it_protects() -> None:
+    from portmon.pipeline.deliver import LEASE_TTL
+
+    assert limits.SEND < LEASE_TTL < limits.ALERT

@@ -1,0 +1,71 @@
+"""Options of airflow.cfg."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
+
+from portmon import settings, tasks
+from portmon.errors import ConfigError
+
+
+def say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("AIRFLOW__PORTMON__SCHEDULE", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "schedule", "seconds"),
+    [
+        ("*/5 * * * *", "*/5 * * * *", 300),
+        ("@hourly", "@hourly", 3600),
+        ("@quarterly", "@quarterly", 91 * 86400),
+        ("0 6 * * 1-5", "0 6 * * 1-5", 86400),
+        ("10min", timedelta(minutes=10), 600),
+        ("@once", "@once", 0),
+        ("@continuous", "@continuous", 0),
+        ("", None, 0),
+        ("none", None, 0),
+    ],
+)
+def test_schedule_and_interval(monkeypatch: pytest.MonkeyPatch, text: str, schedule: object, seconds: int) -> None:
+    say(monkeypatch, text)
+    assert settings.schedule() == schedule
+    assert settings.interval() == timedelta(seconds=seconds)
+    assert settings.schedule_for_parsing() == schedule
+    with DAG("d", schedule=settings.schedule_for_parsing(), max_active_runs=1) as dag:
+        assert dag.timetable is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("61 * * * *", "out of range"),
+        ("* * * * * * * *", "columns"),
+        ("0 0 30 2 *", "failed to find next date"),
+        ("@reboot", "columns"),
+        ("@oncee", "columns"),
+        ("soon", "is no cron expression, preset or duration"),
+        ("0s", "longer than 0"),
+    ],
+)
+def test_a_wrong_schedule_says_what_is_wrong_and_leaves_the_dag_visible(
+    monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    say(monkeypatch, text)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        settings.schedule()
+    assert "[portmon] schedule" in str(caught.value)
+    assert text in str(caught.value)
+    assert settings.schedule_for_parsing() == settings.DEFAULT_SCHEDULE
+
+
+def test_the_first_task_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, "61 * * * *")
+    run: Any = SimpleNamespace(run_id="r", run_type="manual", logical_date=None)
+    with pytest.raises(AirflowFailException, match="out of range"):
+        tasks.fetch_hosts.function(params={}, dag_run=run)
