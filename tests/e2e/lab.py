@@ -188,12 +188,16 @@ class LabHost:
         """Take one, as a kernel that starts does."""
         (self.folder / "boot_id").write_text(f"{uuid.uuid4()}\n")
 
-    def new_host_key(self) -> None:
-        """Take one, as a host that was installed anew does; sshd shows it from its next start on."""
+    def new_host_key(self) -> str:
+        """Take one, as a host that was installed anew does; sshd shows it from its next start on.
+
+        :returns: its fingerprint
+        """
         key = self.folder / "host_key"
         for file in (key, key.with_suffix(".pub")):
             file.unlink(missing_ok=True)
         _sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+        return subprocess.run(["ssh-keygen", "-lf", key], capture_output=True, text=True, check=True).stdout.split()[1]
 
     def _unit_folder(self) -> Path:
         root = unit_root()

@@ -566,16 +566,15 @@ def test_a_changed_host_key(site: Site) -> None:
     site.lab.hosts["web2"].start_service(8080, "nginx")
     site.watch("web1", "web2")
     host = site.lab.hosts["web2"]
-    host.new_host_key()
+    fingerprint = host.new_host_key()
     host.restart_sshd()
     assert site.run() == [("unreachable", "web2", None), ("host_key_changed", "web2", None)]
     story = site.explain("web2", 8080)
     assert "The host is unreachable since " in story
     assert "host_key_changed: " in story
-    assert "hostkeys accept" in story
-    assert f"[{host.address}]:22 is trusted with its new key" in site.command(
-        "hostkeys", "accept", f"[{host.address}]:22"
-    )
+    assert f"hostkeys accept '[{host.address}]:22' {fingerprint}" in story
+    said = site.command("hostkeys", "accept", f"[{host.address}]:22", fingerprint)
+    assert f"[{host.address}]:22 is trusted with its new key" in said
     assert site.run() == [("reachable", "web2", None), ("host_key_restored", "web2", None)]
     assert "host_key_restored: The host shows a trusted key again." in site.explain("web2", 8080)
 
