@@ -211,6 +211,27 @@ class LabHost:
             for folder in (*(root / self.netns).glob("*.service"), root / self.netns):
                 await_condition(lambda folder=folder: _removed(folder), what=f"the end of {folder}", seconds=10)
 
+    def hang(self) -> None:
+        """Stop sshd: connections stand, and nothing is ever said on them."""
+        assert self.sshd is not None
+        self.sshd.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let sshd answer again."""
+        assert self.sshd is not None
+        self.sshd.send_signal(signal.SIGCONT)
+
+    def connected(self, pids: list[int]) -> int | None:
+        """Which of some processes has a connection to sshd here; None if none has."""
+        remote = f"{int.from_bytes(socket.inet_aton(self.address), sys.byteorder):08X}:0016"
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        sockets = {f"socket:[{row[9]}]" for row in rows if row[2] == remote}
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                if any(str(place.readlink()) in sockets for place in Path(f"/proc/{pid}/fd").iterdir()):
+                    return pid
+        return None
+
     def cut_off(self) -> None:
         """Take the link down."""
         _sh("ip", "link", "set", self.link, "down")

@@ -21,7 +21,7 @@ from werkzeug import Request, Response
 
 from demo.airflow_env import EmbeddedAirflow
 from demo.cmdb import Cmdb
-from portmon.storage import archive, hosts, outbox
+from portmon.storage import archive, hosts, outbox, state
 from portmon.storage.database import Database
 from tests.e2e.lab import Lab, await_condition, missing
 from tests.postgres import Cluster
@@ -94,7 +94,7 @@ class Site:
                     "pagination": {"style": "next_link"},
                 }
             },
-            "ssh": {"connect_timeout": "4s", "max_logins": 4},
+            "ssh": {"connect_timeout": "6s", "max_logins": 4},
             "scan": {"confirm_after": "1s"},
             # Services die and come back many times in these tests.
             "states": {"unreachable_after": 1, "flap_threshold": 1000},
@@ -271,7 +271,37 @@ def test_8_scheduler_and_workers_killed_in_the_middle_of_a_run(site: Site) -> No
     assert len(downs) == 1
 
 
-def test_9_a_backfill_run_asks_no_host_and_changes_nothing(site: Site) -> None:
+def test_9_the_process_of_one_look_killed_in_the_middle(site: Site) -> None:
+    before = len(site.messages)
+    for name in ("web2", "db1"):
+        site.hosts[name].kill_service(8080)
+    site.hosts["db1"].hang()
+    run_id = site.airflow.trigger()
+    looking = site.airflow.wait(
+        lambda: site.hosts["db1"].connected(site.airflow.pids()), "a task that is connected to db1", seconds=120
+    )
+    os.kill(looking, signal.SIGKILL)
+    site.hosts["db1"].go_on()
+    assert site.airflow.wait_run(run_id) == "success"
+    look = site.look(run_id, "db1")
+    # Airflow gives it its other try, unless it can't; a host that nobody saw is red and not judged.
+    assert (look["state"], look["try_number"]) == ("success", 2) or look["state"] == "failed", look
+    assert {site.look(run_id, name)["state"] for name in NAMES if name != "db1"} == {"success"}
+    with site.database.begin() as conn:
+        assert set(NAMES) - {"db1"} <= {
+            host.name for host in hosts.known(conn) if host.id in archive.scanned(conn, run_id)
+        }
+    assert ("down", "web2", 8080) in site.events(run_id)
+    later = site.run()
+    assert site.look(later, "db1")["state"] == "success"
+    assert sorted(site.events(run_id) + site.events(later)) == [("down", "db1", 8080), ("down", "web2", 8080)]
+    downs = [message for message in site.messages[before:] if "down" in message["title"]]
+    for name in ("web2", "db1"):
+        assert len([message for message in downs if name in message["text"]]) == 1, downs
+    assert len(site.messages) - before == len(downs)
+
+
+def test_10_a_backfill_run_asks_no_host_and_changes_nothing(site: Site) -> None:
     command = site.airflow.airflow(
         "backfill",
         "create",
@@ -283,9 +313,12 @@ def test_9_a_backfill_run_asks_no_host_and_changes_nothing(site: Site) -> None:
         "2026-01-01T00:10:00+00:00",
     )
     with site.database.begin() as conn:
-        before = len(archive.attempts_to_judge(conn)), len(outbox.recent(conn))
-    # The demo's environment has no schedule, and what has none can't be backfilled: give this command one.
-    env = {**site.airflow.env, "AIRFLOW__PORTMON__SCHEDULE": "*/10 * * * *"}
+        before = state.load(conn)
+        events = len(outbox.recent(conn))
+        attempts = len(archive.attempts_to_judge(conn))
+    # The demo's environment has no schedule, and what has none can't be backfilled: give it one with
+    # two times in the past, so that no run is scheduled besides.
+    env = {**site.airflow.env, "AIRFLOW__PORTMON__SCHEDULE": "0,5 0 1 1 *"}
     site.airflow.env = env
     processor = site.airflow.processes.pop("dag-processor")
     processor.terminate()
@@ -298,20 +331,29 @@ def test_9_a_backfill_run_asks_no_host_and_changes_nothing(site: Site) -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
+    def of(run_type: str) -> list[dict[str, Any]]:
+        return list(site.airflow.call("GET", "dags/portmon/dagRuns", query={"run_type": run_type})["dag_runs"])
+
     def finished() -> list[dict[str, Any]]:
-        found = site.airflow.call("GET", "dags/portmon/dagRuns", query={"run_type": "backfill"})["dag_runs"]
-        return found if found and all(run["state"] in ("success", "failed") for run in found) else []
+        found = of("backfill")
+        return found if len(found) == 2 and all(run["state"] in ("success", "failed") for run in found) else []
 
     site.airflow.call("PATCH", "dags/portmon", {"is_paused": False})
     runs = site.airflow.wait(finished, "the backfill", seconds=300)
     assert {run["state"] for run in runs} == {"failed"}
-    log = site.airflow.log(runs[0]["dag_run_id"], "fetch_hosts")
-    assert "no host is asked and no state is changed" in log
+    assert of("scheduled") == []
+    for run in runs:
+        run_id = run["dag_run_id"]
+        assert "no host is asked and no state is changed" in site.airflow.log(run_id, "fetch_hosts")
+        with site.database.begin() as conn:
+            assert archive.scanned(conn, run_id) == set()
+            assert outbox.recent(conn, run_id=run_id) == []
     with site.database.begin() as conn:
-        assert (
-            len(archive.attempts_to_judge(conn)),
-            len([e for e in outbox.recent(conn) if "backfill" in e.run_id]),
-        ) == (before[0], 0)
+        after = state.load(conn)
+        assert len(outbox.recent(conn)) == events
+        assert len(archive.attempts_to_judge(conn)) == attempts
+    assert all(len(frame) for frame in before)
+    assert all(old.equals(new) for old, new in zip(before, after, strict=True))
 
 
 def _descendants(pid: int) -> list[int]:
