@@ -356,15 +356,22 @@ class Reference:
                 else:
                     self._down_and_missing(port, at, host_id, number, declared=is_declared)
             else:
-                if port.status == "candidate":
+                status = port.status
+                if status == "candidate":
                     self._candidate_again(port, at, host_id, number, declared=is_declared)
-                elif port.status == "up":
+                elif status == "up":
                     self._up_again(
                         port, at, host_id, number, seen[number], look.tool, rebooted=rebooted, other_view=other_view
                     )
                 else:
                     self._recovers(port, at, host_id, number, seen[number], look.tool)
+                kept = port.addresses
+                waits = self._addresses_compare(host_id, look.tool) and self._waits_for_binds(
+                    port, at, host_id, seen[number]
+                )
                 self._take(port, seen[number], look.tool)
+                if waits and status != "candidate":
+                    port.addresses = kept
                 port.missing_since_look = False
                 port.last_seen = None
 
@@ -474,7 +481,7 @@ class Reference:
                 self._tell(at, "replaced", host_id, number)
             elif port.pids and seen.pids and not port.pids & seen.pids and not rebooted and port.grace_until is None:
                 self._tell(at, "restarted", host_id, number)
-        if self._addresses_compare(host_id, tool):
+        if self._addresses_compare(host_id, tool) and not self._waits_for_binds(port, at, host_id, seen):
             before = port.lost
             port.lost = self._still_lost(port, seen)
             lost = port.addresses - seen.addresses
@@ -512,7 +519,7 @@ class Reference:
         port.misses = 0
         port.counted_at = None
         before = port.lost
-        if self._addresses_compare(host_id, tool):
+        if self._addresses_compare(host_id, tool) and not self._waits_for_binds(port, at, host_id, seen):
             port.lost = self._still_lost(port, seen)
         self._change(port, at, "recovered", host_id, number)
         if port.lost - before:
@@ -556,6 +563,11 @@ class Reference:
         """Plain netstat cuts long addresses."""
         before = self.hosts[host_id].tool
         return before is None or before == tool or "netstat" not in (before, tool)
+
+    def _waits_for_binds(self, port: PortRow, at: datetime, host_id: str, seen: Seen) -> bool:
+        """Within the grace after a reboot a bind that is missing is not lost yet."""
+        grace = self.hosts[host_id].grace_until
+        return grace is not None and at < grace and bool(self._still_lost(port, seen) - port.lost)
 
     @staticmethod
     def _still_lost(port: PortRow, seen: Seen) -> frozenset[str]:

@@ -403,7 +403,11 @@ class _Judge:
         listening = {listener.port for listener in seen.listeners}
         if look.first:
             count = len(listening)
-            told = Told(EventKind.BASELINE, f"First complete answer: {count} listening ports", details={"ports": count})
+            told = Told(
+                EventKind.BASELINE,
+                f"First complete answer: {count} listening port{'' if count == 1 else 's'}",
+                details={"ports": count},
+            )
             self._tell(told, host, None, at)
         if look.rebooted:
             told = Told(

@@ -195,6 +195,11 @@ class Look:
         """Whether a counter that grew last at ``counted_at`` may grow again."""
         return counted_at is None or self.at - counted_at >= self.half_interval
 
+    @property
+    def in_grace(self) -> bool:
+        """Whether what is missing may still come back after a reboot."""
+        return self.grace_until is not None and self.at < self.grace_until
+
     def is_ephemeral(self, port: int) -> bool:
         """Whether a port is in the range from which the host picks ports at random."""
         return self.ephemeral[0] <= port <= self.ephemeral[1]
@@ -460,7 +465,8 @@ def _bind_events(before: Port, port: Port, look: Look, *, quiet: bool) -> tuple[
     known, seen = set(before.addresses), set(port.addresses)
     lost = lost_binds({*before.lost, *(known - seen)}, seen)
     fresh = tuple(address for address in lost if address not in before.lost)
-    if fresh and not look.confirmed:
+    if fresh and (not look.confirmed or look.in_grace):
+        # As if it were still there: if it does not come back, the first look that counts tells it.
         port.addresses = before.addresses
         return None, [], False
     port.lost = lost

@@ -491,6 +491,13 @@ def test_a_loss_that_nobody_asked_twice_for_is_no_loss_yet() -> None:
     assert told(again(unconfirmed, seen(LOCAL))) == ["rebound"]
 
 
+def test_a_bind_has_until_the_end_of_the_grace_to_come_back() -> None:
+    waiting = kept(again(port(addresses=(V4, LOCAL)), seen(LOCAL), grace_until=NOW + TICK))
+    assert (waiting.addresses, waiting.lost, waiting.lost_since) == ((V4, LOCAL), (), None)
+    assert told(again(waiting, seen(V4, LOCAL), grace_until=NOW + TICK)) == []
+    assert told(again(waiting, seen(LOCAL), grace_until=NOW)) == ["rebound"]
+
+
 def test_a_lost_bind_is_kept_while_addresses_cannot_be_compared() -> None:
     before = port(addresses=(LOCAL,), lost=(V4,), lost_since=NOW - HOUR)
     after = kept(again(before, seen(V4, LOCAL), tool="netstat"))
