@@ -545,6 +545,17 @@ def test_stderr_without_end_has_a_deadline_too(connect: Any) -> None:
         connect(flood).run("netstat", deadline=0.3, max_output=LIMIT)
 
 
+def test_a_connection_that_is_gone_at_the_end_hides_no_error(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(channel: paramiko.Channel) -> None:
+        raise EOFError
+
+    hook = connect(lambda channel, command: threading.Event().wait(1))
+    hook.login()
+    monkeypatch.setattr(paramiko.Channel, "close", gone)
+    with pytest.raises(ScanTimeoutError, match=r"no complete answer within 0\.3 s"):
+        hook.run("netstat", deadline=0.3, max_output=LIMIT)
+
+
 def test_stderr_is_read_and_bounded(connect: Any) -> None:
     result = connect().run("head -c 3000000 /dev/zero | tr '\\0' e >&2; echo done", deadline=20, max_output=LIMIT)
     assert result.stdout == b"done\n"

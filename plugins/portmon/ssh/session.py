@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import threading
 import time
@@ -85,7 +86,9 @@ class Session:
         try:
             return self._read(channel, started, deadline, max_output)
         finally:
-            channel.close()
+            # On a connection that broke meanwhile this fails as well, and would hide what happened.
+            with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+                channel.close()
 
     def _start(self, command: str, deadline: float) -> paramiko.Channel:
         transport = self.client.get_transport()
