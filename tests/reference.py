@@ -308,10 +308,11 @@ class Reference:
                 if old in declared or new in declared or not low <= old <= high or not low <= new <= high:
                     continue
                 if self._same_service(ports[old], seen[new], look.tool):
+                    if not ports[old].flapping:
+                        self._tell(at, "moved", host_id, old)
                     del ports[old]
                     missing.remove(old)
                     moved_to.add(new)
-                    self._tell(at, "moved", host_id, old)
                     break
 
         for number in sorted(ports.keys() | seen.keys() | declared):
@@ -518,12 +519,11 @@ class Reference:
         port.status_since = at
         port.misses = 0
         port.counted_at = None
-        before = port.lost
-        if self._addresses_compare(host_id, tool) and not self._waits_for_binds(port, at, host_id, seen):
-            port.lost = self._still_lost(port, seen)
         self._change(port, at, "recovered", host_id, number)
-        if port.lost - before:
-            self._change(port, at, "rebound", host_id, number, "severe")
+        if self._addresses_compare(host_id, tool) and not self._waits_for_binds(port, at, host_id, seen):
+            port.lost = self._still_lost(port, seen)  # of none, since all were expected
+            if port.lost:
+                self._change(port, at, "rebound", host_id, number, "severe")
 
     def _down_and_missing(self, port: PortRow, at: datetime, host_id: str, number: int, *, declared: bool) -> None:
         """H."""
@@ -622,14 +622,14 @@ class Reference:
                 host.failing_since = None
                 host.counted_at = None
             for number, port in sorted(self.ports[host_id].items()):
-                if port.status == "down" or port.flapping or port.lost:
-                    self._tell(now, "retired", host_id, number)
+                if not (port.status == "down" or port.flapping or port.lost):
+                    continue  # nobody was told of anything: it waits and counts as before
+                self._tell(now, "retired", host_id, number)
                 if not port.seen_once:
                     del self.ports[host_id][number]
                     continue
-                if port.status != "candidate":
-                    port.status = "up"
-                    port.counted_at = None
+                port.status = "up"
+                port.counted_at = None
                 port.misses = 0
                 port.grace_until = None
                 port.flapping = False
