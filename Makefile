@@ -1,7 +1,7 @@
 # portmon: `make` alone says what there is. Needs Linux, Python 3.11 to 3.13, git and make.
 
 .DEFAULT_GOAL := help
-TARGETS := help demo up test test-all soak lint lock clean
+TARGETS := help demo up test test-all soak mutate lint lock clean
 .PHONY: $(TARGETS)
 SHELL := /bin/sh
 
@@ -45,6 +45,9 @@ test-all: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, namespa
 
 soak: .venv/.tools ## property tests with many more examples
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m "not slow" tests/unit
+
+mutate: .venv/.tools ## whether some test fails for each comparison of the state engine that is turned around
+	@$(BIN)/python tools/mutate.py
 
 lint: .venv/.tools ## what CI checks besides the tests; changes nothing
 	@$(BIN)/ruff format --check --quiet .

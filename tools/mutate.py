@@ -1,0 +1,345 @@
+"""Check the tests of the state engine: turn each of its comparisons around, once, and see that some test fails.
+
+A mutant is one module with one operator changed. It runs in a fork of this process, which has imported what the tests
+need except what is mutated, on those tests that run the changed line at all. ``python tools/mutate.py`` exits with 0 if
+every mutant is killed except those that docs/adr/0006-*.md lists as equivalent, and if every listed one survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "plugins" / "portmon"
+sys.path[:0] = [str(ROOT / "plugins"), str(ROOT)]
+
+MODULES = ("states", "identity", "diff", "declared")
+TESTS = tuple(f"tests/unit/test_{module}.py" for module in MODULES)
+PRELOADED = ("hypothesis.strategies", "pandas", "portmon.events", "portmon.probe", "portmon.rules", "tests.postgres")
+TIME_LIMIT = 60
+"""Seconds of computing, however busy the machine is; the tests of a mutant that take longer do not pass."""
+
+OPERATORS = {
+    "<": (">=", "<="),
+    "<=": (">", "<"),
+    ">": ("<=", ">="),
+    ">=": ("<", ">"),
+    "==": ("!=",),
+    "!=": ("==",),
+    "in": ("not in",),
+    "not in": ("in",),
+    "is": ("is not",),
+    "is not": ("is",),
+    "and": ("or",),
+    "or": ("and",),
+    "not": ("",),
+}
+"""What each operator becomes: its opposite, and of an order also its neighbour."""
+
+LISTED = re.compile(r"^\* `([^`]+)`: `([^`]+)` → `([^`]+)`[.:] \S", flags=re.M)
+"""A mutant that no test can tell from the original, as the record lists it: function, line before, line after."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A module with one operator changed.
+
+    :param where: module and function
+    :param line: of the operator, 1-based
+    :param lines: of the whole expression
+    :param before: the line as it is
+    :param after: the line as it becomes
+    :param source: of the whole module
+    """
+
+    module: str
+    where: str
+    line: int
+    lines: range
+    before: str
+    after: str
+    source: bytes
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What names it in the record."""
+        return self.where, self.before, self.after
+
+    def __str__(self) -> str:
+        return f"plugins/portmon/{self.module}.py:{self.line} ({self.where})\n    - {self.before}\n    + {self.after}"
+
+
+def mutants(module: str) -> list[Mutant]:
+    """Every mutant of a module, in the order of its source."""
+    source = (FOLDER / f"{module}.py").read_bytes()
+    starts = [0, *(match.end() for match in re.finditer(rb"\n", source))]
+
+    def shown(source: bytes, line: int) -> str:
+        return " ".join(source.splitlines()[line - 1].decode().split())
+
+    found = []
+    for begin, end, where, lines in sorted(operators(ast.parse(source), module), key=lambda one: one[:2]):
+        start = starts[begin[0] - 1] + begin[1]
+        gap = source[start : starts[end[0] - 1] + end[1]]
+        # Nothing but blanks, brackets and the operator stands between two operands.
+        operator = re.fullmatch(rb"[\s()]*([<>=!]+|not\s+in|is\s+not|in|is|and|or|not)[\s()]*", gap)
+        if operator is None:
+            raise ValueError(f"{module}.py:{begin[0]}: no operator in {gap!r}")
+        start, stop = start + operator.start(1), start + operator.end(1)
+        line = source.count(b"\n", 0, start) + 1
+        for new in OPERATORS[" ".join(operator[1].decode().split())]:
+            mutated = source[:start] + new.encode() + source[stop:]
+            found.append(Mutant(module, where, line, lines, shown(source, line), shown(mutated, line), mutated))
+    return found
+
+
+def operators(
+    tree: ast.AST, where: str, lines: range | None = None
+) -> Iterator[tuple[tuple[int, int], tuple[int, int], str, range]]:
+    """Where the operators of a tree are: line and column between operands, function, lines of the expression."""
+    for node in ast.iter_child_nodes(tree):
+        inner = f"{where}.{node.name}" if isinstance(node, ast.FunctionDef | ast.ClassDef) else where
+        own = None if isinstance(node, ast.stmt) else lines
+        if own is None and isinstance(node, ast.expr):
+            own = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        operands: list[ast.expr] = []
+        if isinstance(node, ast.Compare):
+            operands = [node.left, *node.comparators]
+        elif isinstance(node, ast.BoolOp):
+            operands = node.values
+        for left, right in pairwise(operands):
+            end = (left.end_lineno or 0, left.end_col_offset or 0)
+            yield end, (right.lineno, right.col_offset), inner, own or range(0)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            operand = node.operand
+            yield (node.lineno, node.col_offset), (operand.lineno, operand.col_offset), inner, own or range(0)
+        yield from operators(node, inner, own)
+
+
+class Import(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Imports a mutant instead of its module."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.mutant = mutant
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        mine = name == f"portmon.{self.mutant.module}"
+        return importlib.util.spec_from_loader(name, self) if mine else None
+
+    def get_source(self, fullname: str) -> str:
+        return self.mutant.source.decode()
+
+
+class Trace:
+    """Notes which lines of the modules each test runs."""
+
+    def __init__(self) -> None:
+        self.files = {str(FOLDER / f"{module}.py"): module for module in MODULES}
+        self.tests: dict[str, dict[str, None]] = defaultdict(dict)
+        self.test = ""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        self.test = item.nodeid
+        sys.settrace(self.call)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+
+    def call(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
+        return self.note if frame.f_code.co_filename in self.files else None
+
+    def note(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
+        self.tests[f"{self.files[frame.f_code.co_filename]}:{frame.f_lineno}"][self.test] = None
+        return self.note
+
+
+class Select:
+    """Runs some of the tests only, and notes which one fails.
+
+    :param tests: in this order as far as pytest is free to choose
+    """
+
+    def __init__(self, tests: Sequence[str], failed: Path) -> None:
+        self.tests = {test: number for number, test in enumerate(tests)}
+        self.failed = failed
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self.tests), key=lambda item: self.tests[item.nodeid]
+        )
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.write_text(report.nodeid, encoding="utf-8")
+
+
+def fork(action: Callable[[], int]) -> int:
+    """Do something in a fork.
+
+    :param action: its result is the exit code
+    :returns: the process id
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 3
+        try:
+            signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT)
+            code = action()
+        except BaseException:  # a mutant may raise anything
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return pid
+
+
+def run(tests: Sequence[str], plugin: object, *options: str) -> int:
+    """Run tests until one fails; without property tests, for what is killed by luck survives the next time.
+
+    :param tests: files
+    :returns: pytest's exit code
+    """
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    known = ["-x", "-q", "--no-header", "-m", "not hypothesis and not slow", "-p", "no:cacheprovider"]
+    return int(pytest.main([*known, "-p", "_hypothesis_pytestplugin", *options, *tests], plugins=[plugin]))
+
+
+def trace(tests: Sequence[str]) -> dict[str, list[str]]:
+    """Run the tests on the modules as they are.
+
+    :returns: which of them run each line, named as in ``states:80``
+    """
+    with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as file:
+
+        def action() -> int:
+            plugin = Trace()
+            code = run(tests, plugin)
+            json.dump({line: list(found) for line, found in plugin.tests.items()}, file)
+            file.flush()
+            return code
+
+        _, status = os.waitpid(fork(action), 0)
+        if status:
+            raise SystemExit("The tests fail without any mutation")
+        file.seek(0)
+        found: dict[str, list[str]] = json.load(file)
+        return found
+
+
+def survives(mutant: Mutant, tests: Sequence[str], failed: Path) -> int:
+    """Run tests on a mutant, quietly.
+
+    :param failed: where to write which test fails
+    :returns: pytest's exit code
+    """
+    sys.meta_path.insert(0, Import(mutant))
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    return run(sorted({test.partition("::")[0] for test in tests}), Select(tests, failed), "--tb=no")
+
+
+def survivors(found: Sequence[Mutant], lines: dict[str, list[str]], workers: int) -> list[Mutant]:
+    """Run its tests on each mutant.
+
+    :param lines: which tests run each line
+    :returns: those with which all tests pass
+    """
+    alive: list[Mutant] = []
+    running: dict[int, tuple[Mutant, Path]] = {}
+    killers: list[str] = []
+    waiting = list(reversed(found))
+    with tempfile.TemporaryDirectory() as folder:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                mutant, failed = waiting.pop(), Path(folder) / str(len(waiting))
+                own = f"test_{mutant.module}."
+                # What killed the last mutants likely kills this one, which stands beside them.
+                tests = sorted(
+                    {test for line in mutant.lines for test in lines.get(f"{mutant.module}:{line}", ())},
+                    key=lambda test: (-killers.index(test) if test in killers else 1, own not in test, test),
+                )
+                if tests:
+                    running[fork(partial(survives, mutant, tests, failed))] = mutant, failed
+                else:
+                    alive.append(mutant)
+            if running:
+                pid, status = os.wait()
+                mutant, failed = running.pop(pid)
+                code = os.waitstatus_to_exitcode(status)
+                if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+                    raise SystemExit(f"pytest cannot run (exit code {code}): {mutant}")
+                if code == 0:
+                    alive.append(mutant)
+                elif failed.exists():
+                    killer = failed.read_text(encoding="utf-8")
+                    killers = [*(test for test in killers if test != killer), killer]
+    return alive
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check.
+
+    :returns: exit code
+    """
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tests", nargs="+", default=TESTS, metavar="FILE", help="what must fail")
+    parser.add_argument("--modules", nargs="+", default=MODULES, choices=MODULES, help="what is mutated")
+    parser.add_argument("--workers", type=int, default=2, help="how many mutants run at a time (2)")
+    options = parser.parse_args(arguments)
+    os.chdir(ROOT)
+    started = time.monotonic()
+    for name in PRELOADED:
+        importlib.import_module(name)
+    if any(f"portmon.{module}" in sys.modules for module in MODULES):
+        raise SystemExit("PRELOADED imports what is to be mutated")
+
+    lines = trace(options.tests)
+    every = [mutant for module in options.modules for mutant in mutants(module)]
+    alive = survivors(every, lines, options.workers)
+
+    (record,) = ROOT.glob("docs/adr/0006-*.md")
+    found = LISTED.finditer(record.read_text(encoding="utf-8"))
+    listed = Counter((one[1], one[2], one[3]) for one in found if one[1].split(".")[0] in options.modules)
+    surviving = Counter(mutant.key for mutant in alive)
+    for mutant in alive:
+        if surviving[mutant.key] > listed[mutant.key]:
+            print(f"survives: {mutant}")
+    for where, before, after in listed - surviving:
+        print(f"{record.name} lists what is killed, or is no more: {where}\n    - {before}\n    + {after}")
+    print(
+        f"{len(every)} mutants of {', '.join(options.modules)}: {len(every) - len(alive)} killed, "
+        f"{(surviving & listed).total()} equivalent, {(surviving - listed).total()} survive "
+        f"({time.monotonic() - started:.0f} s)"
+    )
+    return int(surviving != listed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
