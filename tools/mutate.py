@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "plugins" / "portmon"
 sys.path[:0] = [str(ROOT / "plugins"), str(ROOT)]
 
-MODULES = ("states", "identity", "diff", "declared")
-TESTS = tuple(f"tests/unit/test_{module}.py" for module in MODULES)
+MODULES = ("states", "identity", "watched", "diff", "declared")
+TESTS = tuple(f"tests/unit/test_{name}.py" for name in ("states", "identity", "diff", "declared"))
 PRELOADED = ("hypothesis.strategies", "pandas", "portmon.events", "portmon.probe", "portmon.rules", "tests.postgres")
 TIME_LIMIT = 60
 """Seconds of computing, however busy the machine is; the tests of a mutant that take longer do not pass."""

@@ -40,11 +40,8 @@ from portmon.frames import (
 from portmon.identity import same_program
 from portmon.models import Attempt, Event, EventKind, Host, HostStatus, Outcome, PortStatus, severity_of
 from portmon.rules import HostRules, RuleSet
-from portmon.scan import bind_of
 from portmon.states import Look, Port, Seen, Step, Told
-
-PROTOCOL = "tcp"
-"""tcp and tcp6 are one port: a dual-stack socket shows as either."""
+from portmon.watched import PROTOCOL, any_watched, fold, known_programs, seen_of, why_watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,7 +448,7 @@ class _Judge:
         """Compare known and seen ports of hosts that answered: one merge, then what differs, row by row."""
         rules = {host_id: self.rules.for_host(self.inventory[host_id]) for host_id in looks}
         known = self.ports[self.ports["host_id"].isin(list(looks))]
-        seen = _fold(attempts, rules, self.declared, _programs(known, rules))
+        seen = fold(attempts, rules, self.declared, known_programs(known, rules))
         both = known.merge(seen, on=KEY, how="outer", suffixes=("", "_seen"), indicator="found")
         rows = [plain_row(row) for row in both[~self._is_quiet(both)].to_dict("records")]
         by_host: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -501,17 +498,17 @@ class _Judge:
             key = (host_id, row["protocol"], row["port"])
             declared = must.get(key[2])
             if row["found"] == "right_only":
-                arrivals[key[2]] = _seen_of(row)
+                arrivals[key[2]] = seen_of(row)
                 continue
             port = port_of(row)
             if row["found"] == "both":
 
                 def is_watched(address: str, port: Port = port, declared: str | None = declared) -> bool:
-                    return bool(declared) or _is_watched(port, (address,), rules)
+                    return bool(declared) or any_watched(port, (address,), rules)
 
-                step = states.again(port, _seen_of(row), look, declared=declared, is_watched=is_watched)
+                step = states.again(port, seen_of(row), look, declared=declared, is_watched=is_watched)
                 self._keep(key, port, step, look, rules)
-            elif not declared and not (port.addresses and _is_watched(port, port.addresses, rules)):
+            elif not declared and not (port.addresses and any_watched(port, port.addresses, rules)):
                 self.dropped[key] = True
                 self.changed_ports.pop(key, None)
             else:
@@ -540,7 +537,7 @@ class _Judge:
         for told in step.told:
             port = step.port or before
             assert port is not None  # noqa: S101 - for the type checker: what is told is told of something
-            details = {"watched": _why(port, rules), "row": step.row.name.lower(), "looked_with": look.tool}
+            details = {"watched": why_watched(port, rules), "row": step.row.name.lower(), "looked_with": look.tool}
             self._tell(told, self.hosts[key[0]], port, look.at, details)
 
     def _tell(
@@ -554,96 +551,7 @@ class _Judge:
         self.events.append(_event(told, host, port, at=at, run_id=self.run_id, details=details))
 
 
-# ── what is seen ────────────────────────────────────────────────────────────────────────────────
-
-
-def _programs(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], tuple[str, ...]]:
-    """Last known programs of ports, where rules may ask for them."""
-    if all(own.watches_all for own in rules.values()):
-        return {}
-    columns = zip(known["host_id"], known["port"], known["programs"], strict=True)
-    return {(host_id, port): programs for host_id, port, programs in columns if programs}
-
-
-def _fold(
-    attempts: Sequence[Attempt],
-    rules: Mapping[str, HostRules],
-    declared: Declared,
-    programs: Mapping[tuple[str, int], tuple[str, ...]],
-) -> pd.DataFrame:
-    """What listens and is watched, folded to one row per port.
-
-    A listener without a program is judged as those that were last known on its port: a name that is not shown
-    just now changes nothing. ``listed``: an allow rule named it.
-    """
-    rows: list[tuple[Any, ...]] = []
-    for attempt in attempts:
-        seen = attempt.observation
-        assert seen is not None  # noqa: S101 - for the type checker
-        own, must = rules[attempt.host_id], declared.get(attempt.host_id, {})
-        by_port: dict[int, list[Any]] = defaultdict(list)
-        listed: set[int] = set()
-        for listener in seen.listeners:
-            port = listener.port
-            if not own.watches_all and port not in must:
-                names: Sequence[str | None] = (
-                    (listener.program,) if listener.program else programs.get((attempt.host_id, port), (None,))
-                )
-                decisions = [own.judge(port=port, address=listener.address, program=name) for name in names]
-                if not any(decision.watched for decision in decisions):
-                    continue
-                if any(decision.watched and decision.rule is not None for decision in decisions):
-                    listed.add(port)
-            by_port[port].append(listener)
-        for port, listeners in by_port.items():
-            rows.append(
-                (
-                    attempt.host_id,
-                    PROTOCOL,
-                    port,
-                    _sorted(bind_of(one) for one in listeners),
-                    _sorted(one.program for one in listeners),
-                    _sorted(one.pid for one in listeners),
-                    _sorted(one.uid for one in listeners),
-                    _sorted(one.unit for one in listeners),
-                    seen.tool,
-                    port in listed,
-                )
-            )
-    names = [*KEY, *SETS, "tool", "listed"]
-    columns = list(zip(*rows, strict=True)) or [()] * len(names)
-    found = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in zip(names, columns, strict=True)})
-    found["port"] = found["port"].astype("int64")
-    return found.rename(columns={name: f"{name}_seen" for name in (*SETS, "tool")})
-
-
-def _sorted(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(sorted({value for value in values if value is not None}))
-
-
-def _seen_of(row: Mapping[str, Any]) -> Seen:
-    return Seen(**{name: row[f"{name}_seen"] for name in SETS}, listed=row["listed"])
-
-
-def _is_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:
-    """Whether a port is watched by the rules in force, as far as its programs are known."""
-    return rules.watches_all or any(
-        rules.judge(port=port.port, address=address, program=program).watched
-        for address in addresses
-        for program in port.programs or (None,)
-    )
-
-
-def _why(port: Port, rules: HostRules) -> str:
-    """What makes it watched, for people."""
-    if port.declared:
-        return port.declared
-    decisions = [
-        rules.judge(port=port.port, address=address, program=program)
-        for address in port.addresses
-        for program in port.programs or (None,)
-    ]
-    return next((decision.reason for decision in decisions if decision.watched), "no rule matches it")
+# ── ports that moved ────────────────────────────────────────────────────────────────────────────
 
 
 def _heirs(

@@ -177,6 +177,12 @@ def test_extra_looks_count_once_per_half_interval() -> None:
     assert world.see(ok(1.5)) == [("down", 80)]
 
 
+def test_a_baseline_says_how_many_ports_there_are() -> None:
+    world = World()
+    world.see(ok(0, 22), ok(0, 22, 80, host="2"))
+    assert [event.reason.partition(": ")[2] for event in world.events] == ["1 listening port", "2 listening ports"]
+
+
 def test_a_new_process_is_a_note() -> None:
     world = World()
     world.see(ok(0, 80, pid=7))

@@ -1,0 +1,109 @@
+"""What an observation shows of the ports that are watched: rules, then one row per port. Loads pandas."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from portmon.declared import Declared
+from portmon.frames import KEY, SETS
+from portmon.models import Attempt
+from portmon.rules import HostRules
+from portmon.scan import bind_of
+from portmon.states import Port, Seen
+
+PROTOCOL = "tcp"
+"""tcp and tcp6 are one port: a dual-stack socket shows as either."""
+
+
+def known_programs(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], tuple[str, ...]]:
+    """Last known programs of ports, where rules may ask for them."""
+    if all(own.watches_all for own in rules.values()):
+        return {}
+    columns = zip(known["host_id"], known["port"], known["programs"], strict=True)
+    return {(host_id, port): programs for host_id, port, programs in columns if programs}
+
+
+def fold(
+    attempts: Sequence[Attempt],
+    rules: Mapping[str, HostRules],
+    declared: Declared,
+    programs: Mapping[tuple[str, int], tuple[str, ...]],
+) -> pd.DataFrame:
+    """What listens and is watched, folded to one row per port.
+
+    A listener without a program is judged as those that were last known on its port: a name that is not shown
+    just now changes nothing. ``listed``: an allow rule named it.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for attempt in attempts:
+        seen = attempt.observation
+        assert seen is not None  # noqa: S101 - for the type checker
+        own, must = rules[attempt.host_id], declared.get(attempt.host_id, {})
+        by_port: dict[int, list[Any]] = defaultdict(list)
+        listed: set[int] = set()
+        for listener in seen.listeners:
+            port = listener.port
+            if not own.watches_all and port not in must:
+                names: Sequence[str | None] = (listener.program,)
+                if listener.program is None:
+                    names = programs.get((attempt.host_id, port), names)
+                decisions = [own.judge(port=port, address=listener.address, program=name) for name in names]
+                if not any(decision.watched for decision in decisions):
+                    continue
+                if any(decision.watched and decision.rule is not None for decision in decisions):
+                    listed.add(port)
+            by_port[port].append(listener)
+        for port, listeners in by_port.items():
+            rows.append(
+                (
+                    attempt.host_id,
+                    PROTOCOL,
+                    port,
+                    _sorted(bind_of(one) for one in listeners),
+                    _sorted(one.program for one in listeners),
+                    _sorted(one.pid for one in listeners),
+                    _sorted(one.uid for one in listeners),
+                    _sorted(one.unit for one in listeners),
+                    seen.tool,
+                    port in listed,
+                )
+            )
+    names = [*KEY, *SETS, "tool", "listed"]
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    found = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in zip(names, columns, strict=True)})
+    found["port"] = found["port"].astype("int64")
+    return found.rename(columns={name: f"{name}_seen" for name in (*SETS, "tool")})
+
+
+def _sorted(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(sorted({value for value in values if value is not None}))
+
+
+def seen_of(row: Mapping[str, Any]) -> Seen:
+    """A row of :func:`fold`, its column names with ``_seen``, as the table of states takes it."""
+    return Seen(**{name: row[f"{name}_seen"] for name in SETS}, listed=row["listed"])
+
+
+def any_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:
+    """Whether the rules in force watch a port on some of these addresses, as far as its programs are known."""
+    return rules.watches_all or any(
+        rules.judge(port=port.port, address=address, program=program).watched
+        for address in addresses
+        for program in port.programs or (None,)
+    )
+
+
+def why_watched(port: Port, rules: HostRules) -> str:
+    """What makes it watched, for people."""
+    if port.declared:
+        return port.declared
+    decisions = [
+        rules.judge(port=port.port, address=address, program=program)
+        for address in port.addresses
+        for program in port.programs or (None,)
+    ]
+    return next((decision.reason for decision in decisions if decision.watched), "no rule matches it")
