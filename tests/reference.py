@@ -308,8 +308,8 @@ class Reference:
                 if old in declared or new in declared or not low <= old <= high or not low <= new <= high:
                     continue
                 if self._same_service(ports[old], seen[new], look.tool):
-                    if not ports[old].flapping:
-                        self._tell(at, "moved", host_id, old)
+                    told = ports[old].flapping or ports[old].lost
+                    self._tell(at, "retired" if told else "moved", host_id, old)
                     del ports[old]
                     missing.remove(old)
                     moved_to.add(new)

@@ -346,10 +346,9 @@ class _Judge:
         at = attempt.observed_at
         host |= {"error_class": attempt.error_class, "error": attempt.error}
         if host["failures"] == 0:
-            host["failing_since"] = at
-        elif host["counted_at"] is not None and at - host["counted_at"] < self.half_interval:
-            return
-        host |= {"failures": host["failures"] + 1, "counted_at": at}
+            host |= {"failures": 1, "failing_since": at, "counted_at": at}
+        elif at - host["counted_at"] >= self.half_interval:
+            host |= {"failures": host["failures"] + 1, "counted_at": at}
         failures = host["failures"]
         if failures < self.settings.unreachable_after or host["status"] == HostStatus.UNREACHABLE or self.silent:
             return

@@ -69,7 +69,7 @@ class Row(Enum):
         "up, inside the ephemeral range",
         "not seen, while its program and unit gained another port there",
         "removed; the other one is up",
-        "`moved`",
+        "`moved`; `retired` if it was flapping or had lost a bind",
     )
     UNCONFIRMED = ("up", "not seen in an observation that asked only once", "up", "none")
     GRACE = ("up", "not seen since the host's boot, before `states.reboot_grace` (10 min) is over", "up", "none")
@@ -335,22 +335,23 @@ def gone(port: Port, look: Look, *, declared: str | None, accepted: datetime | N
         return Step(port, Row.DECLARED, told)
     if port.status == PortStatus.DOWN:
         return _still_down(port, look, accepted)
+    if not port.last_seen_at:
+        port.last_seen_at = look.seen_at
+    if look.rebooted and port.grace_until is None:
+        port.grace_until = look.grace_until
     if not look.confirmed and port.port not in look.listening:
         # Where something else listens that no rule watches, the host was not asked twice: the port was not missing.
         return Step(port, Row.UNCONFIRMED)
-    if not port.last_seen_at:
-        port.last_seen_at = look.seen_at
     if heir is not None:
         moved = Told(
-            EventKind.MOVED,
+            # A note closes no alert.
+            EventKind.RETIRED if is_open(port) else EventKind.MOVED,
             f"Its program listens on port {heir} instead",
             since=port.status_since,
             last_seen=port.last_seen_at,
             details={"to": heir},
         )
-        return Step(None, Row.MOVED, (moved,) if not port.flapping_since else ())
-    if look.rebooted and port.grace_until is None:
-        port.grace_until = look.grace_until
+        return Step(None, Row.MOVED, (moved,))
     if port.grace_until is not None:
         if look.at < port.grace_until:
             return Step(port, Row.GRACE)

@@ -266,6 +266,15 @@ def test_a_host_that_never_answered() -> None:
     assert world.see(ok(1, 80)) == [("baseline",), ("reachable",)]
 
 
+def test_a_host_that_still_fails_when_the_first_one_answers_is_told_at_once() -> None:
+    world = World()
+    world.see(ok(0, 22), ok(0, 22, host="2"), ok(0, 22, host="3"))
+    world.see(*(bad(1, host=host) for host in "123"))
+    assert world.see(*(bad(2, host=host) for host in "123")) == [("fleet_unreachable",)]
+    # Too soon to count as one more failure, but enough of them have been counted.
+    assert world.see(ok(2.1, 22), ok(2.1, 22, host="3"), bad(2.1, host="2")) == [("fleet_reachable",), ("unreachable",)]
+
+
 def test_failures_count_once_per_half_interval() -> None:
     world = World()
     world.see(ok(0, 22))

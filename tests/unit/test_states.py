@@ -204,7 +204,8 @@ CASES: dict[str, tuple[Callable[[], Step], Row, str | None, list[str]]] = {
     "gone, fewer misses needed now": (lambda: gone(port(misses=3, counted_at=NOW - FIVE), down_after=2), Row.DOWN, DOWN, ["down"]),
     "gone, declared": (lambda: gone(port(declared=CMDB)), Row.DOWN, DOWN, ["down"]),
     "moved": (lambda: gone(port(EPHEMERAL), heir=50000), Row.MOVED, REMOVED, ["moved"]),
-    "moved, flapping": (lambda: gone(flapping(), heir=50000), Row.MOVED, REMOVED, []),
+    "moved, flapping": (lambda: gone(flapping(), heir=50000), Row.MOVED, REMOVED, ["retired"]),
+    "moved, without a bind": (lambda: gone(port(EPHEMERAL, lost=(LAN,)), heir=50000), Row.MOVED, REMOVED, ["retired"]),
     "gone after a reboot": (lambda: gone(port(), rebooted=True), Row.GRACE, UP, []),
     "gone after a reboot, moved": (lambda: gone(port(EPHEMERAL), rebooted=True, heir=50000), Row.MOVED, REMOVED, ["moved"]),
     "gone within the grace": (lambda: gone(port(grace_until=NOW + TICK)), Row.GRACE, UP, []),
@@ -489,6 +490,14 @@ def test_a_loss_that_nobody_asked_twice_for_is_no_loss_yet() -> None:
     unconfirmed = kept(again(port(addresses=(V4, LOCAL)), seen(LOCAL), confirmed=False))
     assert (unconfirmed.addresses, unconfirmed.lost, unconfirmed.lost_since) == ((V4, LOCAL), (), None)
     assert told(again(unconfirmed, seen(LOCAL))) == ["rebound"]
+
+
+def test_a_port_nobody_was_asked_twice_about_has_its_grace_as_well() -> None:
+    first = kept(gone(port(), rebooted=True, confirmed=False))
+    assert (first.grace_until, first.last_seen_at) == (NOW + 2 * FIVE, NOW - FIVE)
+    assert told(gone(first, at=NOW + FIVE)) == []
+    assert told(gone(first, at=NOW + 2 * FIVE, confirmed=False)) == []
+    assert told(gone(first, at=NOW + 2 * FIVE)) == ["down"]
 
 
 def test_a_bind_has_until_the_end_of_the_grace_to_come_back() -> None:
