@@ -87,14 +87,12 @@ PortKey = tuple[str, str, int]
 
 def frame(data: Mapping[str, Sequence[Any]], columns: Mapping[str, str]) -> pd.DataFrame:
     """A frame of plain Python values with the dtypes of ``columns``; None is missing."""
-    series = {}
-    for name, dtype in columns.items():
-        values = list(data.get(name, ()))
-        if dtype == _TIME:
-            series[name] = pd.to_datetime(pd.Series(values, dtype="object"), utc=True).dt.as_unit("us")
-        else:
-            series[name] = pd.Series(values, dtype=dtype)
-    return pd.DataFrame(series)
+    return pd.DataFrame({name: _array(list(data.get(name, ())), dtype) for name, dtype in columns.items()})
+
+
+def _array(values: list[Any], dtype: Any) -> Any:
+    # Text must stay what it is: pandas would make a column of its own kind of it, with NaN for None.
+    return pd.Series(values, dtype=dtype) if dtype == "object" else pd.array(values, dtype=dtype)
 
 
 def empty_hosts() -> pd.DataFrame:

@@ -100,7 +100,7 @@ def test_a_death_in_full(world: World) -> None:
         Last look: 2026-01-01 00:05:00 UTC, run run1: ok.
 
         What happened:
-          2026-01-01 00:00:00 UTC  baseline: First complete answer: 1 listening ports.
+          2026-01-01 00:00:00 UTC  baseline: First complete answer: 1 listening port.
               run run0; task netstat[0]
           2026-01-01 00:05:00 UTC  down (nginx, nginx.service): Missing in the complete answers of 1 run, confirmed; last \
 seen 2026-01-01 00:00:00 UTC.
