@@ -318,7 +318,8 @@ def simulate(
         length = parse_duration(interval)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--interval") from error
-    settings, _ = _config(config)
+    with _logs_aside():
+        settings, _ = _config(config)
     with _opened(history) as lines:
         for event in run(lines, settings, interval=length, name=str(history)):
             print(to_json(event))

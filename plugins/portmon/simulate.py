@@ -91,12 +91,11 @@ class HistoryLine(_Line):
 
 
 def read_history(lines: Iterable[str], *, name: str = "history") -> Iterator[HistoryLine]:
-    """The observations of a history, in order of their times.
+    """The observations of a history, in its order: those that come too late are for the judge to ignore.
 
     :param name: of the file, for messages
     :raises HistoryError: with file, line and field
     """
-    last: datetime | None = None
     for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
@@ -107,9 +106,6 @@ def read_history(lines: Iterable[str], *, name: str = "history") -> Iterator[His
             place = ".".join(map(str, first["loc"]))
             raise HistoryError(f"{place}: {first['msg']}" if place else first["msg"], file=name, line=number) from error
         at = line.at.replace(tzinfo=UTC) if line.at.tzinfo is None else line.at.astimezone(UTC)
-        if last is not None and at < last:
-            raise HistoryError(f"at: {at:%Y-%m-%dT%H:%M:%SZ} is before the line above", file=name, line=number)
-        last = at
         yield line.model_copy(update={"at": at})
 
 
