@@ -302,6 +302,8 @@ class Machine(RuleBasedStateMachine):
             self._crashes(lambda: self._judge_only(digest))
         self._judge(digest)
         if end == "retry":
+            # Pruning as well, as when the whole run is cleared.
+            self._prune(digest)
             self._nothing_more(digest)
         # Nothing is due that only waits for another look.
         self.settled = not skipped and not held and all(look.outcome is Outcome.OK for look in looks)
@@ -416,6 +418,7 @@ class Machine(RuleBasedStateMachine):
         oldest = self.now - self._config.retention.observations
         self.archive = {key: look for key, look in self.archive.items() if look.observed_at >= oldest}
         self._compare(expected)
+        self._nothing_more(digest)
 
     def _crashes(self, action: Any) -> None:
         """The transaction is lost, and with it nothing else."""
