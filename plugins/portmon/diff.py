@@ -28,7 +28,6 @@ from portmon.frames import (
     HOST_COLUMNS,
     KEY,
     SETS,
-    PortKey,
     hosts_frame,
     merged,
     plain_row,
@@ -38,10 +37,21 @@ from portmon.frames import (
     records,
 )
 from portmon.identity import same_program
-from portmon.models import Attempt, Event, EventKind, Host, HostStatus, Outcome, PortStatus, severity_of
+from portmon.models import (
+    PROTOCOL,
+    Attempt,
+    Event,
+    EventKind,
+    Host,
+    HostStatus,
+    Outcome,
+    PortKey,
+    PortStatus,
+    severity_of,
+)
 from portmon.rules import HostRules, RuleSet
 from portmon.states import Look, Port, Seen, Step, Told
-from portmon.watched import PROTOCOL, any_watched, fold, known_programs, seen_of, why_watched
+from portmon.watched import any_watched, fold, known_programs, seen_of, why_watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +254,14 @@ class _Judge:
             host["last_judged_at"] = attempt.observed_at
             self.changed_hosts.add(attempt.host_id)
         if ok:
-            looks = {attempt.host_id: self._look(attempt) for attempt in ok}
-            self._ports(ok, looks)
+            rules = {attempt.host_id: self.rules.for_host(self.inventory[attempt.host_id]) for attempt in ok}
+            digests = {host_id: own.digest for host_id, own in rules.items()}
+            looks = {attempt.host_id: self._look(attempt, digests[attempt.host_id]) for attempt in ok}
+            self._ports(ok, looks, rules)
             for attempt in ok:
-                self._evidence(self.hosts[attempt.host_id], attempt, looks[attempt.host_id])
+                host = self.hosts[attempt.host_id]
+                self._evidence(host, attempt, looks[attempt.host_id])
+                host["rules"] = digests[attempt.host_id]
 
     # ── the fleet ───────────────────────────────────────────────────────────────────────────────
 
@@ -363,8 +377,11 @@ class _Judge:
         )
         self._tell(told, host, None, at)
 
-    def _look(self, attempt: Attempt) -> Look:
-        """What the ports of a host are judged by."""
+    def _look(self, attempt: Attempt, rules: str) -> Look:
+        """What the ports of a host are judged by.
+
+        :param rules: digest of those in force
+        """
         host, seen, at = self.hosts[attempt.host_id], attempt.observation, attempt.observed_at
         assert seen is not None  # noqa: S101 - for the type checker; _wave() looked
         rebooted = bool(host["boot_id"] and seen.boot_id and host["boot_id"] != seen.boot_id)
@@ -372,7 +389,6 @@ class _Judge:
             # A second reboot does not extend the grace: a host that boots for ever would never tell of a death.
             host["grace_until"] = at + self.settings.reboot_grace
         interrupted = host["status"] != HostStatus.OK or host["failures"] >= self.settings.unreachable_after
-        rules = self.rules.for_host(self.inventory[attempt.host_id]).digest
         return Look(
             at=at,
             first=host["last_ok_at"] is None,
@@ -434,7 +450,6 @@ class _Judge:
             "ephemeral_low": seen.ephemeral[0],
             "ephemeral_high": seen.ephemeral[1],
             "tool": seen.tool,
-            "rules": self.rules.for_host(self.inventory[attempt.host_id]).digest,
             "error_class": None,
             "error": None,
             "listening": tuple(f"{PROTOCOL}/{port}" for port in sorted(listening)),
@@ -443,9 +458,8 @@ class _Judge:
 
     # ── ports ───────────────────────────────────────────────────────────────────────────────────
 
-    def _ports(self, attempts: Sequence[Attempt], looks: Mapping[str, Look]) -> None:
+    def _ports(self, attempts: Sequence[Attempt], looks: Mapping[str, Look], rules: Mapping[str, HostRules]) -> None:
         """Compare known and seen ports of hosts that answered: one merge, then what differs, row by row."""
-        rules = {host_id: self.rules.for_host(self.inventory[host_id]) for host_id in looks}
         known = self.ports[self.ports["host_id"].isin(list(looks))]
         seen = fold(attempts, rules, self.declared, known_programs(known, rules))
         both = known.merge(seen, on=KEY, how="outer", suffixes=("", "_seen"), indicator="found")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from portmon.models import PortKey
 from portmon.states import Port
 
 _TIME = "datetime64[us, UTC]"
@@ -81,8 +82,6 @@ that are missing since ``lost_since`` while others remain.
 
 KEY = ["host_id", "protocol", "port"]
 SETS = ("addresses", "programs", "pids", "uids", "units")
-
-PortKey = tuple[str, str, int]
 
 
 def frame(data: Mapping[str, Sequence[Any]], columns: Mapping[str, str]) -> pd.DataFrame:

@@ -12,6 +12,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+PROTOCOL = "tcp"
+"""tcp and tcp6 are one port: a dual-stack socket shows as either."""
+
+PortKey = tuple[str, str, int]
+"""Host id, protocol and port: what a port is known by."""
+
 EPHEMERAL_DEFAULT = (32768, 60999)
 """Linux' ``net.ipv4.ip_local_port_range`` unless somebody changed it."""
 

@@ -25,7 +25,7 @@ from portmon.config import Config, PortNumber
 from portmon.declared import declared_ports
 from portmon.diff import Verdict, close_hosts, judge
 from portmon.errors import HistoryError
-from portmon.frames import PortKey, empty_hosts, empty_ports, merged, ports_of
+from portmon.frames import empty_hosts, empty_ports, merged, ports_of
 from portmon.models import EPHEMERAL_DEFAULT, Attempt, Event, Host, Listener, Observation, Outcome
 from portmon.rules import RuleSet
 
@@ -175,8 +175,7 @@ class Simulation:
         self.fleet[line.host_id] = Host(line.host_id, name, line.host_id, None, dict(labels), tuple(sorted(declared)))
 
     def _take(self, verdict: Verdict) -> None:
-        changed: list[PortKey] = list(verdict.dropped)
-        self.ports = merged(self.ports, ports_of(verdict.ports), changed)
+        self.ports = merged(self.ports, ports_of(verdict.ports), verdict.dropped)
         if len(verdict.hosts):
             import pandas as pd
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from portmon.declared import Declared
 from portmon.frames import KEY, SETS
-from portmon.models import Attempt
-from portmon.rules import HostRules
+from portmon.models import PROTOCOL, Attempt
+from portmon.rules import Decision, HostRules
 from portmon.scan import bind_of
 from portmon.states import Port, Seen
-
-PROTOCOL = "tcp"
-"""tcp and tcp6 are one port: a dual-stack socket shows as either."""
 
 
 def known_programs(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], tuple[str, ...]]:
@@ -88,22 +85,21 @@ def seen_of(row: Mapping[str, Any]) -> Seen:
     return Seen(**{name: row[f"{name}_seen"] for name in SETS}, listed=row["listed"])
 
 
+def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iterator[Decision]:
+    """What the rules in force say of a port, address by address, as far as its programs are known."""
+    for address in addresses:
+        for program in port.programs or (None,):
+            yield rules.judge(port=port.port, address=address, program=program)
+
+
 def any_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:
-    """Whether the rules in force watch a port on some of these addresses, as far as its programs are known."""
-    return rules.watches_all or any(
-        rules.judge(port=port.port, address=address, program=program).watched
-        for address in addresses
-        for program in port.programs or (None,)
-    )
+    """Whether the rules in force watch a port on some of these addresses."""
+    return rules.watches_all or any(decision.watched for decision in decisions_on(port, addresses, rules))
 
 
 def why_watched(port: Port, rules: HostRules) -> str:
     """What makes it watched, for people."""
     if port.declared:
         return port.declared
-    decisions = [
-        rules.judge(port=port.port, address=address, program=program)
-        for address in port.addresses
-        for program in port.programs or (None,)
-    ]
+    decisions = decisions_on(port, port.addresses, rules)
     return next((decision.reason for decision in decisions if decision.watched), "no rule matches it")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from portmon import states
 from portmon.config import Rule, States
 from portmon.diff import Verdict, close_hosts, judge
-from portmon.frames import PORT_COLUMNS, PortKey, empty_hosts, empty_ports, frame, ports_frame
-from portmon.models import Attempt, Event, Host, Listener, Observation, Outcome
+from portmon.frames import PORT_COLUMNS, empty_hosts, empty_ports, frame, ports_frame
+from portmon.models import Attempt, Event, Host, Listener, Observation, Outcome, PortKey
 from portmon.rules import RuleSet
 from portmon.states import Port
 

@@ -20,6 +20,7 @@ from portmon.scan import bind_of
 from portmon.states import Port
 from portmon.storage import archive, conditions, decisions, hosts, outbox, state
 from portmon.storage.database import Database
+from portmon.watched import decisions_on
 
 WIDE_EVENTS = frozenset(
     {
@@ -210,11 +211,7 @@ def _state_now(port: Port, known: _Known, config: Config, now: datetime) -> Iter
 def _why_watched(port: Port, known: _Known) -> str:
     if known.declared:
         return f"It must listen: {known.declared}."
-    judged = [
-        known.rules.judge(port=port.port, address=address, program=program)
-        for address in port.addresses
-        for program in port.programs or (None,)
-    ]
+    judged = list(decisions_on(port, port.addresses, known.rules))
     watched = next((decision for decision in judged if decision.watched), None)
     if watched:
         why = watched.reason if watched.rule is not None else "no rule says otherwise"

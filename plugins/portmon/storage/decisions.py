@@ -8,11 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from portmon.frames import PortKey
+from portmon.models import PROTOCOL, PortKey
 from portmon.storage.sql import upsert
 from portmon.storage.tables import decisions
-
-PROTOCOL = "tcp"
 
 
 class Decision(StrEnum):
