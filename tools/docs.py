@@ -88,7 +88,7 @@ def sections(model: type[BaseModel], path: str, level: int) -> Iterator[str]:
     below = []
     for name, field in model.model_fields.items():
         description = (field.description or "").replace("|", r"\|")
-        yield f"| `{name}` | {kind(field.annotation)} | {default(field)} | {description} |"
+        yield f"| `{field.alias or name}` | {kind(field.annotation)} | {default(field)} | {description} |"
         inner = models(field.annotation)
         suffix = "[]" if get_origin(field.annotation) is tuple else ""
         for one in inner:

@@ -63,6 +63,7 @@ class EventKind(StrEnum):
     STABLE = "stable"
     RESTARTED = "restarted"
     MOVED = "moved"
+    UNWATCHED = "unwatched"
     # of a host
     BASELINE = "baseline"
     UNREACHABLE = "unreachable"
@@ -78,6 +79,8 @@ class EventKind(StrEnum):
     PRUNE_RESUMED = "prune_resumed"
     HOST_KEY_CHANGED = "host_key_changed"
     HOST_KEY_RESTORED = "host_key_restored"
+    RUN_OVERDUE = "run_overdue"
+    RUN_IN_TIME = "run_in_time"
 
 
 class AlertGroup(StrEnum):
@@ -98,6 +101,7 @@ _GROUPS: Mapping[EventKind, AlertGroup] = {
     EventKind.STABLE: AlertGroup.RECOVERED,
     EventKind.RECOVERED: AlertGroup.RECOVERED,
     EventKind.RETIRED: AlertGroup.RECOVERED,
+    EventKind.UNWATCHED: AlertGroup.RECOVERED,
     EventKind.UNREACHABLE: AlertGroup.UNREACHABLE,
     EventKind.REACHABLE: AlertGroup.UNREACHABLE,
     EventKind.REBOOTED: AlertGroup.UNREACHABLE,
@@ -109,7 +113,39 @@ _GROUPS: Mapping[EventKind, AlertGroup] = {
     EventKind.PRUNE_RESUMED: AlertGroup.UNREACHABLE,
     EventKind.HOST_KEY_CHANGED: AlertGroup.UNREACHABLE,
     EventKind.HOST_KEY_RESTORED: AlertGroup.UNREACHABLE,
+    EventKind.RUN_OVERDUE: AlertGroup.UNREACHABLE,
+    EventKind.RUN_IN_TIME: AlertGroup.UNREACHABLE,
 }
+
+NOTE_KINDS = frozenset(EventKind) - frozenset(_GROUPS)
+"""Kinds that are kept and sent to nobody."""
+
+CLOSING_KINDS = frozenset(
+    {
+        EventKind.RECOVERED,
+        EventKind.RETIRED,
+        EventKind.UNWATCHED,
+        EventKind.REACHABLE,
+        EventKind.FLEET_REACHABLE,
+        EventKind.CMDB_FRESH,
+        EventKind.PRUNE_RESUMED,
+        EventKind.HOST_KEY_RESTORED,
+        EventKind.RUN_IN_TIME,
+    }
+)
+"""Kinds that end an alert, whatever their details: they go to whoever got it."""
+
+_OPENING_KINDS = frozenset(
+    {
+        EventKind.UNREACHABLE,
+        EventKind.FLEET_UNREACHABLE,
+        EventKind.CMDB_STALE,
+        EventKind.PRUNE_REFUSED,
+        EventKind.HOST_KEY_CHANGED,
+        EventKind.RUN_OVERDUE,
+    }
+)
+"""Kinds that begin an alert, besides losses (:func:`is_loss`)."""
 
 
 def is_loss(kind: EventKind, details: Mapping[str, Any]) -> bool:
@@ -127,6 +163,26 @@ def alert_group(kind: EventKind, details: Mapping[str, Any]) -> AlertGroup | Non
     :param details: of the event: a severe ``rebound`` goes where ``down`` goes, ``stable`` where its state belongs
     """
     return AlertGroup.DOWN if is_loss(kind, details) else _GROUPS.get(kind)
+
+
+class AlertRole(StrEnum):
+    """What an event means for the alert that it is about."""
+
+    FIRING = "firing"
+    """Something is wrong: begins an alert, or says more of one."""
+    RESOLVED = "resolved"
+    """It is over: ends the alert."""
+    NOTICE = "notice"
+    """Worth telling once; nothing goes on."""
+
+
+def alert_role(kind: EventKind, details: Mapping[str, Any]) -> AlertRole | None:
+    """What an event means for its alert; None for notes, which are sent to nobody."""
+    if is_loss(kind, details) or kind in _OPENING_KINDS:
+        return AlertRole.FIRING
+    if kind in CLOSING_KINDS or kind is EventKind.STABLE:
+        return AlertRole.RESOLVED
+    return AlertRole.NOTICE if kind in _GROUPS else None
 
 
 class Severity(StrEnum):
@@ -147,6 +203,7 @@ _SEVERITIES: Mapping[EventKind, Severity] = {
     EventKind.CMDB_STALE: Severity.WARNING,
     EventKind.PRUNE_REFUSED: Severity.WARNING,
     EventKind.HOST_KEY_CHANGED: Severity.CRITICAL,
+    EventKind.RUN_OVERDUE: Severity.WARNING,
 }
 
 
@@ -326,7 +383,7 @@ class Event:
         ``pids``, ``uids``, ``units``, ``watched`` (which rule or declaration), ``declared``, ``tool``; by kind
         ``down_for`` and ``unreachable_for`` (seconds), ``misses``, ``severe`` and ``lost`` (addresses) of a rebound,
         ``state`` of flapping and stable, ``before`` of replaced, restarted and rebound, ``to`` of moved, ``ports`` of
-        a baseline, ``error_class``
+        a baseline, ``error_class``; ``ends`` of a retired that ends another alert than that of its port or host
     """
 
     id: str
@@ -345,3 +402,47 @@ class Event:
     last_seen: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def alert_key(self) -> str:
+        """What an alert is about: at most one is open for each key. Those of one port or host come in order."""
+        if self.port is not None:
+            return f"port/{self.host_id}/{self.protocol}/{self.port}"
+        about = _ABOUT.get(EventKind(self.details["ends"]) if "ends" in self.details else self.kind, "host")
+        return about if self.host_id is None else f"{about}/{self.host_id}"
+
+
+_ABOUT: Mapping[EventKind, str] = {
+    EventKind.FLEET_UNREACHABLE: "fleet",
+    EventKind.FLEET_REACHABLE: "fleet",
+    EventKind.CMDB_STALE: "cmdb",
+    EventKind.CMDB_FRESH: "cmdb",
+    EventKind.PRUNE_REFUSED: "prune",
+    EventKind.PRUNE_RESUMED: "prune",
+    EventKind.HOST_KEY_CHANGED: "host_key",
+    EventKind.HOST_KEY_RESTORED: "host_key",
+    EventKind.RUN_OVERDUE: "run",
+    EventKind.RUN_IN_TIME: "run",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something that goes on, or an event that stands for itself, as a message tells it.
+
+    :param id: of what goes on, from its first event to its last; of a notice, the event's
+    :param role: what is told of it
+    :param event: the newest that is told
+    :param first: the event that began it: what identifies it elsewhere is taken from there, and so never changes
+    :param starts_at: since when it goes on
+    :param ends_at: None while it goes on
+    :param untold: it ends, and its beginning had not been told
+    """
+
+    id: str
+    role: AlertRole
+    event: Event
+    first: Event
+    starts_at: datetime
+    ends_at: datetime | None = None
+    untold: bool = False

@@ -21,7 +21,7 @@ from typing import Literal
 from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from portmon.models import AlertGroup, Event, EventKind, PortStatus, Severity
+from portmon.models import Alert, AlertGroup, Event, EventKind, PortStatus, Severity
 
 Language = Literal["en", "zh"]
 
@@ -38,18 +38,34 @@ _SEVERITIES = (Severity.CRITICAL, Severity.WARNING, Severity.INFO)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One alert, ready to send. All of it is final text: nothing in it may be rendered again.
+    """What one channel is to be told at once. All of it is final text: nothing in it may be rendered again.
 
     :param title: one short line, counts first
     :param text: lines for chat and logs; the title is not repeated
     :param html: a complete document for mail; holds the title
     :param severity: of the worst event
+    :param markdown: the same lines for what shows Markdown; the title is not repeated
+    :param id: the same for the same message sent again: an idempotency key. 32 hex digits
+    :param group: the alert task that sends it
+    :param route: name of the route that it came by
+    :param reminder: it repeats what goes on
+    :param alerts: what it tells, as data, worst first; also what did not fit into the lines
+    :param links: of the task log of each alert, None where there is none
+    :param expires_at: until when what goes on holds unless it is repeated, for receivers that forget
     """
 
     title: str
     text: str
     html: str
     severity: Severity = Severity.INFO
+    markdown: str = ""
+    id: str = ""
+    group: AlertGroup = AlertGroup.DOWN
+    route: str = ""
+    reminder: bool = False
+    alerts: tuple[Alert, ...] = ()
+    links: tuple[str | None, ...] = ()
+    expires_at: datetime | None = None
 
 
 def render(

@@ -4,7 +4,20 @@
 imports Airflow; where the file is comes from :mod:`portmon.settings`.
 """
 
-from portmon.config.alerts import AppriseChannel, Channel, LogChannel, NotifierChannel
+from portmon.config.alerts import (
+    DEFAULT_ROUTE,
+    AlertmanagerChannel,
+    Alerts,
+    AppriseChannel,
+    Channel,
+    EventMatch,
+    Heartbeat,
+    Language,
+    LogChannel,
+    NotifierChannel,
+    Route,
+    WebhookChannel,
+)
 from portmon.config.cmdb import (
     AnsibleSource,
     Cmdb,
@@ -26,6 +39,9 @@ from portmon.config.ssh import SshGroup
 from portmon.config.watch import Declaration, Rule, States
 
 __all__ = [
+    "DEFAULT_ROUTE",
+    "AlertmanagerChannel",
+    "Alerts",
     "AnsibleSource",
     "AppriseChannel",
     "Channel",
@@ -33,12 +49,15 @@ __all__ = [
     "CmdbFields",
     "Config",
     "Declaration",
+    "EventMatch",
     "FileSource",
     "FileSources",
+    "Heartbeat",
     "HostMatch",
     "HttpSdSource",
     "HttpSource",
     "HttpSources",
+    "Language",
     "LogChannel",
     "NetboxSource",
     "NextLinkPagination",
@@ -47,9 +66,11 @@ __all__ = [
     "PagePagination",
     "PortNumber",
     "PresetFields",
+    "Route",
     "Rule",
     "SshGroup",
     "States",
+    "WebhookChannel",
     "format_duration",
     "json_schema",
     "load_config",

@@ -104,12 +104,12 @@ def parse_config(text: str, *, path: Path | None = None) -> Config:
         raise InvalidConfigError(tuple(_explain(error, lines, shown))) from error
     config._path = path
     config._lines = lines
-    too_long = [
+    at_odds = [
         ConfigError(message, file=shown, line=lines.get(location), field=_dotted(location))
-        for location, message in _too_long(config)
+        for location, message in (*_too_long(config), *_unknown_channels(config))
     ]
-    if too_long:
-        raise InvalidConfigError(tuple(too_long))
+    if at_odds:
+        raise InvalidConfigError(tuple(at_odds))
     return config
 
 
@@ -137,6 +137,12 @@ def _too_long(config: Config) -> Iterable[tuple[Location, str]]:
                 f"({format_duration(config.scan.confirm_after)}) is more than the {format_duration(limits.LOOK)} that "
                 "one look at a host may take: no look would ever confirm that a port is missing",
             )
+
+
+def _unknown_channels(config: Config) -> Iterable[tuple[Location, str]]:
+    names = ", ".join(channel.name for channel in config.alerts.channels)
+    for place, name in config.alerts.unknown_channels():
+        yield ("alerts", *place), f"there is no channel {name!r}; there are: {names or 'none'}"
 
 
 Location = tuple[str | int, ...]
@@ -202,7 +208,7 @@ def _explain(error: ValidationError, lines: Mapping[Location, int], file: str) -
 def _in_file(location: tuple[str | int, ...]) -> Location:
     """pydantic puts the tag of a discriminated union into the location; the file has no such level."""
     sources = {"http", "netbox", "http_sd", "file", "ansible"}
-    tags = {*sources, "none", "next_link", "page", "offset", "log", "apprise", "notifier"}
+    tags = {*sources, "none", "next_link", "page", "offset", "log", "apprise", "alertmanager", "webhook", "notifier"}
     kept: list[str | int] = []
     for number, part in enumerate(location):
         parent = location[number - 1] if number else None
