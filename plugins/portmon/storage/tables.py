@@ -207,28 +207,77 @@ events = Table(
     Column("labels", SafeJson, nullable=False),
     Column("details", SafeJson, nullable=False),
     Column("dispatched", Boolean, nullable=False, server_default=false()),
+    Column("alert_id", String(32), index=True),
     comment="what happened; dispatched once its deliveries exist",
 )
 Index("ix_events_undispatched", events.c.seq, postgresql_where=~events.c.dispatched, sqlite_where=~events.c.dispatched)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("key", SafeText, nullable=False, index=True),
+    Column("host_id", SafeText),
+    Column("last_event_id", String(32), nullable=False),
+    Column("starts_at", UtcDateTime, nullable=False),
+    Column("ends_at", UtcDateTime),
+    Column("closed_by", String(32)),
+    comment="what went wrong, from the event that began it (whose id it has) to the one that closed it",
+)
+Index(
+    "ix_alerts_open",
+    alerts.c.key,
+    unique=True,
+    postgresql_where=alerts.c.ends_at.is_(None),
+    sqlite_where=alerts.c.ends_at.is_(None),
+)
+
+UNFINISHED = ("pending", "sending", "withheld")
+"""States of deliveries that may still be sent."""
 
 deliveries = Table(
     "deliveries",
     metadata,
     Column("event_id", String(32), ForeignKey(events.c.id, ondelete="CASCADE"), primary_key=True),
     Column("channel", SafeText, primary_key=True),
+    Column("route", SafeText, nullable=False, server_default="default"),
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("last_error", SafeText),
     Column("targets_done", SafeJson, nullable=False),
+    Column("message_id", String(32)),
+    Column("untold", Boolean, nullable=False, server_default=false()),
+    Column("told_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     comment="the outbox: one row per event and channel",
 )
 Index(
-    "ix_deliveries_pending",
+    "ix_deliveries_unfinished",
     deliveries.c.channel,
-    postgresql_where=deliveries.c.state == "pending",
-    sqlite_where=deliveries.c.state == "pending",
+    postgresql_where=deliveries.c.state.in_(UNFINISHED),
+    sqlite_where=deliveries.c.state.in_(UNFINISHED),
+)
+
+mutes = Table(
+    "mutes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("alert_id", String(32), index=True),
+    Column("hosts", SafeJson, nullable=False),
+    Column("labels", SafeJson, nullable=False),
+    Column("ports", SafeJson, nullable=False),
+    Column("programs", SafeJson, nullable=False),
+    Column("starts_at", UtcDateTime, nullable=False),
+    Column("ends_at", UtcDateTime),
+    Column("weekly", SafeJson, nullable=False),
+    Column("timezone", SafeText, nullable=False),
+    Column("author", SafeText, nullable=False),
+    Column("reason", SafeText, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("lifted_at", UtcDateTime),
+    Column("lifted_by", SafeText),
+    comment="what nobody is to be told of, and until when; with alert_id an acknowledgement of that alert",
 )
 
 observations = Table(
