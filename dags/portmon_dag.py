@@ -10,7 +10,8 @@ what is known, and tells what changed.
 | `plan_hosts` | whom to ask, and which ports to expect |
 | `netstat` | one task per host, named after it: log in, list the ports, confirm what is missing |
 | `diff_ports` | derives events: new, down, recovered, flapping, unreachable … |
-| `route_alerts`, `alert_…` | send what is undelivered, from this run or an earlier one |
+| `route_alerts`, `alert_…` | send what is undelivered, from this run or an earlier one; remind of what stays wrong |
+| `heartbeat` | after a good run pings the dead-man's switch, if `alerts.heartbeat` names one |
 
 **A red `netstat` task** is a host that gave no evidence: its log says why. No port of it is called
 down. To look again at one host, clear its task and what follows.
@@ -88,5 +89,7 @@ with DAG(
     route = tasks.route_alerts()
 
     tasks.fetch_hosts() >> tasks.prune_inventory() >> plan >> scan.expand(host=plan) >> diff >> route
-    route >> [tasks.alert(group) for group in AlertGroup]
-    route >> EmptyOperator(task_id=tasks.NO_CHANGE)
+    ends = [*(tasks.alert(group) for group in AlertGroup), EmptyOperator(task_id=tasks.NO_CHANGE)]
+    route >> ends
+    if config.alerts.heartbeat is not None:
+        ends >> tasks.heartbeat()

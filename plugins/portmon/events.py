@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
@@ -48,4 +49,27 @@ def monitor_event(
         since=since,
         labels=dict(host.labels) if host else {},
         details=dict(details or {}),
+    )
+
+
+def closing_event(
+    kind: EventKind, first: Event, *, at: datetime, run_id: str, reason: str, details: Mapping[str, Any] | None = None
+) -> Event:
+    """The end of an alert that no observation brought about: told to whoever got its beginning.
+
+    :param first: the event that began it
+    """
+    told = {**first.details, **(details or {})}
+    # Not the task that saw the beginning.
+    told.pop("map_index", None)
+    return dataclasses.replace(
+        first,
+        id=event_id(kind, first.host_id, first.protocol, first.port, f"{first.id}/{kind}"),
+        kind=kind,
+        at=at,
+        run_id=run_id,
+        severity=severity_of(kind, {}),
+        reason=reason,
+        since=first.since or first.at,
+        details=told,
     )

@@ -360,6 +360,11 @@ class Attempt:
     confirmed: bool = True
 
 
+def port_alert_key(host_id: str, protocol: str, port: int) -> str:
+    """What the alerts of a port are known by."""
+    return f"port/{host_id}/{protocol}/{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened. Derived, immutable, with a deterministic id.
@@ -406,8 +411,8 @@ class Event:
     @property
     def alert_key(self) -> str:
         """What an alert is about: at most one is open for each key. Those of one port or host come in order."""
-        if self.port is not None:
-            return f"port/{self.host_id}/{self.protocol}/{self.port}"
+        if self.host_id is not None and self.protocol is not None and self.port is not None:
+            return port_alert_key(self.host_id, self.protocol, self.port)
         about = _ABOUT.get(EventKind(self.details["ends"]) if "ends" in self.details else self.kind, "host")
         return about if self.host_id is None else f"{about}/{self.host_id}"
 

@@ -30,6 +30,7 @@ NETSTAT = "netstat"
 DIFF_PORTS = "diff_ports"
 ROUTE_ALERTS = "route_alerts"
 NO_CHANGE = "no_change"
+HEARTBEAT = "heartbeat"
 ALERT_TASKS = {group: f"alert_{group}" for group in AlertGroup}
 
 
@@ -120,12 +121,16 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
 @task.branch(task_id=ROUTE_ALERTS)
 def route_alerts(*, params: Mapping[str, Any], dag_run: Any) -> list[str]:
     """Start the alert tasks that have something to send, from this run or an earlier one."""
-    from portmon.pipeline.deliver import groups_to_alert
+    from portmon.pipeline.dispatch import groups_to_alert
+    from portmon.pipeline.overdue import report_overdue
 
-    if _run(params, dag_run).dry_run:
+    run = _run(params, dag_run)
+    if run.dry_run:
         log.info("Dry run: nobody is told")
         return [NO_CHANGE]
-    groups = groups_to_alert(settings.database(), settings.config(), now=_now())
+    database, config, interval, now = settings.database(), settings.config(), settings.interval(), _now()
+    report_overdue(database, run, interval=interval, now=now)
+    groups = groups_to_alert(database, config, now=now, interval=interval, holder=f"{ROUTE_ALERTS} {run.run_id}")
     return [ALERT_TASKS[group] for group in AlertGroup if group in groups] or [NO_CHANGE]
 
 
@@ -135,7 +140,14 @@ def alert(group: AlertGroup) -> Any:
     :param group: its name is ``alert_<group>``
     """
 
-    @task(task_id=ALERT_TASKS[group], retries=2, retry_delay=timedelta(seconds=15), execution_timeout=limits.ALERT)
+    @task(
+        task_id=ALERT_TASKS[group],
+        retries=2,
+        retry_delay=timedelta(seconds=15),
+        retry_exponential_backoff=True,
+        max_retry_delay=timedelta(minutes=1),
+        execution_timeout=limits.ALERT,
+    )
     def send(*, dag_run: Any, ti: Any) -> int:
         """Send what is undelivered of this kind through every channel, then mark it."""
         from portmon.notify import deliver
@@ -147,6 +159,8 @@ def alert(group: AlertGroup) -> Any:
             group,
             send=lambda channel, message, done: deliver(channel, message, done=done),
             link=log_link,
+            page=run_link(dag_run.run_id),
+            interval=settings.interval(),
             holder=f"{ti.task_id} {dag_run.run_id}",
             clock=_now,
         )
@@ -154,15 +168,35 @@ def alert(group: AlertGroup) -> Any:
     return send()
 
 
+@task(task_id=HEARTBEAT, trigger_rule="none_failed_min_one_success")
+def heartbeat(*, params: Mapping[str, Any], dag_run: Any) -> None:
+    """Tell the dead-man's switch that a run was good: it looked, judged, and everybody heard what there was."""
+    from portmon.channels.heartbeat import ping
+
+    run = _run(params, dag_run)
+    if run.dry_run or run.scoped:
+        log.info("A run for some hosts, or a dry one, does not say that the fleet is watched: no ping")
+        return
+    config = settings.config()
+    if config.alerts.heartbeat is None:
+        log.info("alerts.heartbeat is not set any more: nobody is told")
+        return
+    ping(config.alerts.heartbeat, f"portmon: {dag_run.run_id}")
+
+
 def log_link(event: Event) -> str | None:
     """URL of the log of the mapped task that saw an event, None if it is not known."""
+    run = run_link(event.run_id)
+    index = event.details.get("map_index")
+    return None if run is None or index is None else f"{run}/tasks/{NETSTAT}/mapped/{index}"
+
+
+def run_link(run_id: str) -> str | None:
+    """URL of a run in Airflow's page, None if that has no address."""
     from urllib.parse import quote
 
-    index = event.details.get("map_index")
     base = conf.get("api", "base_url", fallback="").rstrip("/")
-    if index is None or not base.startswith("http"):
-        return None
-    return f"{base}/dags/{DAG_ID}/runs/{quote(event.run_id, safe='')}/tasks/{NETSTAT}/mapped/{index}"
+    return f"{base}/dags/{DAG_ID}/runs/{quote(run_id, safe='')}" if base.startswith("http") else None
 
 
 def _run(params: Mapping[str, Any], dag_run: Any) -> Run:

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import contextvars
+import dataclasses
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+
+from sqlalchemy import Connection
 
 from portmon import limits
 from portmon.config import Channel, Config
+from portmon.delivery import Batch, Queued, message_id, next_batches, superseded
 from portmon.errors import DeliveryError, OverrunError, PortmonError, StorageError
-from portmon.models import AlertGroup, Event
-from portmon.render import Message, plain, render
-from portmon.storage import lease, outbox
+from portmon.models import Alert, AlertGroup, AlertRole, Event, HostStatus
+from portmon.outages import find_outages
+from portmon.pipeline.repeats import Book, hold_until
+from portmon.render import Layout, Message, plain, render
+from portmon.routes import Routes
+from portmon.storage import alerts, hosts, lease, mutes, outbox
 from portmon.storage.database import Database
-from portmon.storage.outbox import PendingDelivery
 
 log = logging.getLogger(__name__)
 
 LEASE_TTL = 2 * limits.SEND
 """Renewed before every message, each of which may take ``limits.SEND``: so it outlives what it protects,
 and after a crash the retry waits no longer than this."""
+CHANNELS_AT_ONCE = 8
+"""One that hangs must not keep the others waiting."""
 
 Send = Callable[[Channel, Message, tuple[str, ...]], None]
 """Delivers to every target of a channel that is not named as done; raises DeliveryError."""
-
-
-def groups_to_alert(database: Database, config: Config, *, now: datetime) -> set[AlertGroup]:
-    """Which alert tasks have something to send, whichever run made it."""
-    with database.begin() as conn:
-        channels = [channel.name for channel in config.alerts.channels]
-        outbox.open_deliveries(conn, channels, now)
-        return outbox.pending_groups(conn, channels)
 
 
 def deliver_group(
@@ -42,126 +46,248 @@ def deliver_group(
     *,
     send: Send,
     link: Callable[[Event], str | None],
+    page: str | None,
+    interval: timedelta,
     holder: str,
     clock: Callable[[], datetime],
 ) -> int:
-    """Send the undelivered events of a group through every channel, one message each.
+    """Send the undelivered events of a group through every channel, and repeat what is due to be repeated.
 
-    What a channel took is marked at once, so that a crash repeats at most the message that was
-    under way. A channel that fails, hangs, or is served by another copy of this task just now, does not keep
-    the others from theirs: a message has ``limits.SEND``, and who failed before comes last.
+    The channels are served side by side. What a channel took is marked at once, so that a crash repeats at most
+    the message that was under way. A channel that fails, hangs, or is served by another copy of this task just now,
+    does not keep the others from theirs: a message has ``limits.SEND``, and who failed before comes last.
 
+    :param link: an event to the address of its host's task log
+    :param page: address of the page that has what does not fit into a message
+    :param interval: between scheduled runs
     :param holder: who, for people that wonder about a lease
     :returns: number of events delivered, channels counted apart
     :raises DeliveryError: after all channels were tried, if any failed
     :raises StorageError: the same for a lease that somebody else kept
     """
-    sent = 0
-    failures: list[PortmonError] = []
-    # After this no message is begun, so that the last one ends within the task's limit.
-    last_start = time.monotonic() + (limits.ALERT - 1.5 * limits.SEND).total_seconds()
-    waiting = _least_tried_first(database, config, group)
-    for patience in (timedelta(0), LEASE_TTL):
-        busy: list[Channel] = []
-        for channel in waiting:
-            left = timedelta(seconds=last_start - time.monotonic())
-            if left < timedelta(0):
-                failures.append(DeliveryError("not asked, the others took too long", channel=channel.name))
-                continue
-            delivery = _Delivery(database, config, group, channel, send, link, clock)
-            name = f"alert/{group}/{channel.name}"
-            try:
-                # Two copies of one alert task, a cleared one and its zombie, must not both send.
-                with lease.hold(database, name, holder, ttl=LEASE_TTL, wait=min(patience, left)) as held:
-                    delivery.run(held)
-            except StorageError as error:
-                log.warning("%s", error)
-                busy.append(channel)
-                if patience:
-                    failures.append(error)
-            sent += delivery.sent
-            failures += delivery.failures
-        waiting = busy
+    task = _Task(database, config, group, send, link, page, interval, holder, clock)
+    channels = task.channels()
+    if not channels:
+        return 0
+    with ThreadPoolExecutor(CHANNELS_AT_ONCE, thread_name_prefix="channel") as workers:
+        # Each in a copy of this context, which Airflow's logging needs.
+        futures = [workers.submit(contextvars.copy_context().run, task.serve, channel) for channel in channels]
+    served = [future.result() for future in futures]
+    failures = [failure for _, found in served for failure in found]
     if failures:
         raise failures[0]
-    return sent
+    return sum(sent for sent, _ in served)
 
 
-def _least_tried_first(database: Database, config: Config, group: AlertGroup) -> list[Channel]:
-    """The channels that lack something, in their order but for those that failed before."""
-    tried: dict[str, int] = {}
-    with database.begin() as conn:
-        for channel in config.alerts.channels:
-            attempts = [one.attempts for one in outbox.pending(conn, group, channel.name)]
-            if attempts:
-                tried[channel.name] = max(attempts)
-    lacking = [channel for channel in config.alerts.channels if channel.name in tried]
-    return sorted(lacking, key=lambda channel: tried[channel.name])
-
-
-class _Delivery:
-    """The undelivered events of a group through one channel."""
+class _Task:
+    """One alert task: what its channels have in common."""
 
     def __init__(
         self,
         database: Database,
         config: Config,
         group: AlertGroup,
-        channel: Channel,
         send: Send,
         link: Callable[[Event], str | None],
+        page: str | None,
+        interval: timedelta,
+        holder: str,
         clock: Callable[[], datetime],
     ) -> None:
         self.database = database
         self.config = config
         self.group = group
-        self.channel = channel
         self.send = send
         self.link = link
+        self.page = page
+        self.interval = interval
+        self.holder = holder
         self.clock = clock
+        self.routes = Routes(config.alerts, where=config.where)
+        # After this no message is begun, so that the last one ends within the task's limit.
+        self.last_start = time.monotonic() + (limits.ALERT - 1.5 * limits.SEND).total_seconds()
+
+    def channels(self) -> list[Channel]:
+        """Those that lack something or are to be reminded, in their order but for those that failed before."""
+        tried: dict[str, int] = {}
+        with self.database.begin() as conn:
+            for one in outbox.waiting(conn):
+                if one.queued.group is self.group and one.state != outbox.WITHHELD:
+                    tried[one.channel] = max(tried.get(one.channel, 0), one.queued.attempts)
+            book = self.book(conn)
+        due = [
+            channel
+            for channel in self.config.alerts.channels
+            if channel.name in tried or book.due(channel, self.group, self.config.alerts.repeat_every)
+        ]
+        return sorted(due, key=lambda channel: tried.get(channel.name, 0))
+
+    def book(self, conn: Connection) -> Book:
+        """What goes on now."""
+        now = self.clock()
+        return Book.of(conn, mutes.current(conn, now), now=now, interval=self.interval)
+
+    @property
+    def seconds_left(self) -> float:
+        """Until when a message may begin."""
+        return self.last_start - time.monotonic()
+
+    def serve(self, channel: Channel) -> tuple[int, list[PortmonError]]:
+        """One channel: number of events that it took, and what went wrong."""
+        left = timedelta(seconds=self.seconds_left)
+        if left < timedelta(0):
+            return 0, [DeliveryError("not asked, the others took too long", channel=channel.name)]
+        delivery = _Delivery(self, channel)
+        try:
+            # One lease per channel, not per group: what is told of one port comes in order. And two copies of one
+            # alert task, a cleared one and its zombie, must not both send.
+            with lease.hold(
+                self.database, f"alert/{channel.name}", self.holder, ttl=LEASE_TTL, wait=min(LEASE_TTL, left)
+            ) as held:
+                delivery.run(held)
+        except StorageError as error:
+            log.warning("%s", error)
+            return delivery.sent, [*delivery.failures, error]
+        except Exception as error:
+            log.exception("Serving channel %r failed in an unexpected way", channel.name)
+            wrapped = DeliveryError(f"{type(error).__name__}: {plain(str(error), 300)}", channel=channel.name)
+            return delivery.sent, [*delivery.failures, wrapped]
+        return delivery.sent, list(delivery.failures)
+
+    @cached_property
+    def fleet(self) -> dict[str, hosts.Watched]:
+        """Every host that is watched, for the share of a site that is unreachable."""
+        with self.database.begin() as conn:
+            return hosts.watched(conn)
+
+    def message(self, found: Sequence[Alert], group: AlertGroup, route: str, subject: str, *, reminder: bool) -> Message:
+        """The message of one route."""
+        settings = self.config.alerts
+        style = self.routes.style(route)
+        outages = None
+        if group is AlertGroup.UNREACHABLE and len(found) > 1 and not reminder:
+            outages = find_outages(
+                found,
+                {host_id: host.labels for host_id, host in self.fleet.items()},
+                {host_id for host_id, host in self.fleet.items() if host.status == HostStatus.UNREACHABLE},
+                ratio=settings.outage_ratio,
+                label=settings.outage_label,
+            )
+        message = render(
+            found,
+            group,
+            layout=Layout(style.language, style.max_lines, templates_folder(self.config)),
+            link=self.link,
+            page=self.page,
+            subject=subject,
+            reminder=reminder,
+            outages=outages,
+        )
+        return dataclasses.replace(message, route=route, expires_at=hold_until(self.clock(), self.interval))
+
+
+class _Delivery:
+    """The undelivered events of a group through one channel."""
+
+    def __init__(self, task: _Task, channel: Channel) -> None:
+        self.task = task
+        self.channel = channel
         self.sent = 0
         self.failures: list[DeliveryError] = []
+        self._held: set[str] = set()
 
     def run(self, held: lease.Lease) -> None:
-        """Send one message for the events of which the same targets are done.
+        """Send message by message until nothing is left, then what is to be repeated.
 
         :raises LeaseLostError: if somebody took over; nothing is sent or marked from then on
         """
-        with self.database.begin() as conn:
-            pending = outbox.pending(conn, self.group, self.channel.name)
-        by_done: dict[tuple[str, ...], list[PendingDelivery]] = defaultdict(list)
-        for delivery in pending:
-            by_done[delivery.targets_done].append(delivery)
-        for done, deliveries in sorted(by_done.items(), key=lambda item: max(one.attempts for one in item[1])):
-            events = [one.event for one in deliveries]
-            try:
-                self._send(held, events, done)
-                self.sent += len(events)
-            except DeliveryError as error:
-                log.error("%s; %d events stay in the outbox", error, len(events))
-                self.failures.append(error)
-                if isinstance(error.__cause__, OverrunError):
-                    # It may still be under way: no second one beside it.
+        told: set[str] = set()
+        while batches := self._next(held):
+            for batch in batches:
+                if not self._send_batch(held, batch):
                     return
+                told |= {one.alert_id for one in batch.queued}
+        self._repeat(held, told)
 
-    def _send(self, held: lease.Lease, events: Sequence[Event], done: tuple[str, ...]) -> None:
-        channel, alerts = self.channel, self.config.alerts
-        ids = [event.id for event in events]
-        with self.database.begin() as conn:
-            held.renew(conn, ttl=LEASE_TTL, now=self.clock())
-        message = render(events, self.group, language=alerts.language, max_lines=alerts.max_lines, link=self.link)
-        try:
-            self._within_limit(message, done)
-        except DeliveryError as error:
-            taken = tuple(dict.fromkeys((*done, *error.delivered)))
-            with self.database.begin() as conn:
-                held.check(conn)
-                outbox.failed(conn, channel.name, ids, str(error), taken, self.clock())
-            raise
-        with self.database.begin() as conn:
+    def _next(self, held: lease.Lease) -> list[Batch]:
+        name = self.channel.name
+        routes = self.task.routes
+        with self.task.database.begin() as conn:
             held.check(conn)
-            outbox.delivered(conn, channel.name, ids, self.clock())
-        log.info("%s: delivered %r (%d events)", channel.name, message.title, len(ids))
+            queue = outbox.queue(conn, name)
+            # Whoever had them under way is gone: this is the only one who may send now.
+            reasons = superseded(queue)
+            outbox.cancel(conn, name, reasons, self.task.clock(), also_sending=True)
+        queue = [one for one in queue if one.event.id not in reasons]
+        group_by = {one.route: routes.style(one.route).group_by for one in queue}
+        return next_batches(queue, self.task.group, group_by=group_by, held=self._held)
+
+    def _send_batch(self, held: lease.Lease, batch: Batch) -> bool:
+        """Send one message.
+
+        :returns: False if no other may be sent over this channel now
+        """
+        if self.task.seconds_left < 0:
+            self.failures.append(DeliveryError("not all is sent, it took too long", channel=self.channel.name))
+            return False
+        name, ids = self.channel.name, batch.event_ids
+        identity = batch.message_id or message_id(name, ids)
+        with self.task.database.begin() as conn:
+            held.renew(conn, ttl=LEASE_TTL, now=self.task.clock())
+            found = _alerts(conn, name, batch.queued)
+            outbox.begin_sending(conn, name, ids, identity, self.task.clock())
+        message = self.task.message(found, batch.group, batch.route, batch.subject, reminder=False)
+        try:
+            self._within_limit(dataclasses.replace(message, id=identity), batch.targets_done)
+        except DeliveryError as error:
+            taken = tuple(dict.fromkeys((*batch.targets_done, *error.delivered)))
+            unsure = isinstance(error.__cause__, OverrunError)
+            with self.task.database.begin() as conn:
+                held.check(conn)
+                outbox.failed(conn, name, ids, str(error), taken, self.task.clock(), unsure=unsure)
+            log.error("%s; %d events stay in the outbox", error, len(ids))
+            self.failures.append(error)
+            self._held |= {one.event.alert_key for one in batch.queued}
+            # If it may still be under way: no second one beside it.
+            return not unsure
+        with self.task.database.begin() as conn:
+            held.check(conn)
+            outbox.delivered(conn, name, ids, self.task.clock())
+        self.sent += len(ids)
+        log.info("%s: delivered %r (%d events)", name, message.title, len(ids))
+        return True
+
+    def _repeat(self, held: lease.Lease, told: Iterable[str]) -> None:
+        """Remind of what goes on. What fails here is due again in the next try, or in the next run."""
+        task, name = self.task, self.channel.name
+        with task.database.begin() as conn:
+            held.renew(conn, ttl=LEASE_TTL, now=task.clock())
+            due = task.book(conn).due(self.channel, task.group, task.config.alerts.repeat_every)
+        by_route: dict[tuple[str, str], list[Alert]] = defaultdict(list)
+        for route, alert in due:
+            if alert.id not in told:
+                label = task.routes.style(route).group_by
+                by_route[route, alert.event.labels.get(label, "") if label else ""].append(alert)
+        for (route, subject), found in by_route.items():
+            if task.seconds_left < 0:
+                return
+            now = task.clock()
+            # The same for a retry within the same hour, so that a receiver knows it.
+            identity = message_id(name, [alert.id for alert in found], salt=f"again {now:%Y-%m-%dT%H}")
+            message = task.message(found, task.group, route, subject, reminder=True)
+            with task.database.begin() as conn:
+                held.renew(conn, ttl=LEASE_TTL, now=now)
+            try:
+                self._within_limit(dataclasses.replace(message, id=identity), ())
+            except DeliveryError as error:
+                log.error("%s; %d alerts are not repeated", error, len(found))
+                self.failures.append(error)
+                return
+            with task.database.begin() as conn:
+                held.check(conn)
+                going_on = [alert.id for alert in found if alert.role is AlertRole.FIRING]
+                outbox.told_again(conn, name, going_on, now)
+            log.info("%s: repeated %r (%d alerts)", name, message.title, len(found))
 
     def _within_limit(self, message: Message, done: tuple[str, ...]) -> None:
         """Send, whatever the channel's code does: hang, or raise what it should not.
@@ -170,7 +296,7 @@ class _Delivery:
         """
         name = self.channel.name
         try:
-            limits.within(limits.SEND, lambda: self.send(self.channel, message, done))
+            limits.within(limits.SEND, lambda: self.task.send(self.channel, message, done))
         except DeliveryError:
             raise
         except OverrunError as error:
@@ -178,3 +304,40 @@ class _Delivery:
         except Exception as error:
             log.exception("Channel %r failed in an unexpected way", name)
             raise DeliveryError(f"{type(error).__name__}: {plain(str(error), 300)}", channel=name) from error
+
+
+def templates_folder(config: Config) -> Path | None:
+    """Where the user's own templates are."""
+    folder = config.alerts.templates
+    if folder is None:
+        return None
+    return (config.path.parent if config.path else Path()) / folder
+
+
+def _alerts(conn: Connection, channel: str, queued: Sequence[Queued]) -> list[Alert]:
+    """What a message tells, as data."""
+    ids = {one.alert_id for one in queued}
+    stored = alerts.of_ids(conn, ids)
+    first = outbox.by_ids(conn, ids)
+    told = {
+        alert_id
+        for alert_id, known in outbox.told(conn, ids).items()
+        for one in known
+        if one.channel == channel and (one.at is not None or one.unsure)
+    }
+    found = []
+    for one in queued:
+        alert, event = stored.get(one.alert_id), one.event
+        over = one.role is AlertRole.RESOLVED
+        found.append(
+            Alert(
+                one.alert_id,
+                one.role,
+                event,
+                first.get(one.alert_id, event),
+                alert.starts_at if alert else event.at,
+                (alert.ends_at if alert else None) or event.at if over else None,
+                untold=over and one.alert_id not in told,
+            )
+        )
+    return found

@@ -14,13 +14,13 @@ from portmon.config import Config
 from portmon.declared import declared_ports
 from portmon.diff import Verdict, judge
 from portmon.errors import HostKeyChangedError
-from portmon.events import monitor_event
-from portmon.models import Attempt, Event, EventKind, Host, Outcome
-from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
+from portmon.events import closing_event, monitor_event
+from portmon.models import Attempt, Event, EventKind, Host, Outcome, PortKey, port_alert_key
+from portmon.pipeline.prune import HOST_KEY, WRITER, WRITER_TTL, WRITER_WAIT
 from portmon.pipeline.run import Run
 from portmon.render import REASON_LIMIT, plain
 from portmon.rules import RuleSet
-from portmon.storage import archive, conditions, decisions, hosts, inventory, lease, outbox, runs, state
+from portmon.storage import alerts, archive, conditions, decisions, hosts, inventory, lease, mutes, outbox, runs, state
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -57,11 +57,14 @@ def judge_run(
         state.save(conn, verdict, now=now)
         conditions.hold(conn, FLEET, since=verdict.failing_since)
         outbox.add(conn, _host_key_events(conn, attempts, fleet, run))
+        outbox.add(conn, _unwatched(conn, verdict.unwatched, run, now))
         scanned = archive.scanned(conn, run.run_id)
         summary = _summary(verdict, scanned, planned)
         runs.finish(conn, run.run_id, finished_at=now, summary=summary)
         archive.expire(conn, now - config.retention.observations, now=now)
         outbox.expire(conn, now - config.retention.events)
+        alerts.expire(conn, now - config.retention.events)
+        mutes.expire(conn, now - config.retention.events)
     _log(verdict.events, summary)
     missing = sorted(plain(fleet[host_id].name) for host_id in set(planned) - set(scanned) if host_id in fleet)
     if missing:
@@ -136,7 +139,7 @@ def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str,
     events = []
     for attempt in attempts:
         host = fleet[attempt.host_id]
-        condition = f"host_key/{host.id}"
+        condition = f"{HOST_KEY}/{host.id}"
         evidence = attempt.observed_at.isoformat()
         if attempt.error_class == HostKeyChangedError.error_class:
             event = monitor_event(
@@ -161,6 +164,16 @@ def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str,
                 )
             )
     return events
+
+
+def _unwatched(conn: Connection, keys: Iterable[PortKey], run: Run, now: datetime) -> list[Event]:
+    """The end of what was told of ports that no rule watches any more. Nothing happened to them: nobody else hears."""
+    opened = alerts.opened(conn, [port_alert_key(*key) for key in keys])
+    first = outbox.by_ids(conn, [alert.id for alert in opened.values()])
+    reason = "No rule watches it any more"
+    return [
+        closing_event(EventKind.UNWATCHED, event, at=now, run_id=run.run_id, reason=reason) for event in first.values()
+    ]
 
 
 def _summary(verdict: Verdict, scanned: Collection[str], planned: Mapping[str, int]) -> dict[str, int]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from portmon.cmdb import plan_prune
 from portmon.config import Config
-from portmon.events import monitor_event
+from portmon.events import closing_event, monitor_event
 from portmon.models import EventKind
 from portmon.pipeline.run import Run
 from portmon.render import plain
-from portmon.storage import conditions, hosts, inventory, lease, outbox
+from portmon.storage import alerts, conditions, hosts, inventory, lease, outbox
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,8 @@ WRITER = "state"
 WRITER_TTL = timedelta(minutes=10)
 WRITER_WAIT = timedelta(minutes=5)
 REFUSED = "prune_refused"
+HOST_KEY = "host_key"
+"""Begins the name of the condition that a host shows another key; its alert is named alike."""
 
 
 def prune_inventory(
@@ -87,6 +89,18 @@ def _close(conn: Any, host_ids: Any, run: Run, now: datetime) -> None:
     known, ports = state.load(conn, host_ids)
     closed = close_hosts(known, ports, host_ids, reason="it left the CMDB", run_id=run.run_id, now=now)
     state.save(conn, closed, now=now)
+    for host_id in host_ids:
+        name = f"{HOST_KEY}/{host_id}"
+        conditions.end(conn, name)
+        # Its alert has the same name.
+        for alert in alerts.opened(conn, [name]).values():
+            for first in outbox.by_ids(conn, [alert.id]).values():
+                reason = "Its SSH host key had changed; it left the CMDB"
+                ends = {"ends": EventKind.HOST_KEY_CHANGED.value}
+                outbox.add(
+                    conn,
+                    [closing_event(EventKind.RETIRED, first, at=now, run_id=run.run_id, reason=reason, details=ends)],
+                )
 
 
 def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datetime) -> None:

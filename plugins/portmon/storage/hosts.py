@@ -42,6 +42,23 @@ def known(conn: Connection) -> list[KnownHost]:
     return [KnownHost(*row) for row in conn.execute(query)]
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What is known of a server that is in the CMDB.
+
+    :param status: see :class:`portmon.models.HostStatus`
+    """
+
+    labels: Mapping[str, str]
+    status: str
+
+
+def watched(conn: Connection) -> dict[str, Watched]:
+    """Host id: every server that is in the CMDB."""
+    query = select(hosts.c.host_id, hosts.c.labels, hosts.c.status).where(hosts.c.removed_at.is_(None))
+    return {row.host_id: Watched(row.labels, row.status) for row in conn.execute(query)}
+
+
 def sync(conn: Connection, listed: Iterable[Host]) -> None:
     """Take names, addresses and labels from the inventory; a server that is new there gets its row."""
     stored = {host.id: host.as_host() for host in known(conn)}

@@ -2,32 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, or_, select, update
 
-from portmon.models import AlertGroup, Event, EventKind, Severity, alert_group
+from portmon.delivery import Queued
+from portmon.models import AlertGroup, Event, EventKind, Severity, alert_group, alert_role
 from portmon.storage.sql import chunks, insert_new
-from portmon.storage.tables import deliveries, events
+from portmon.storage.tables import UNFINISHED, alerts, deliveries, events
 
 PENDING = "pending"
+SENDING = "sending"
+"""Under way; or nobody knows, because who sent it is gone."""
 DELIVERED = "delivered"
+WITHHELD = "withheld"
+"""Muted or acknowledged: sent if that ends while what it tells of goes on."""
+MUTED = "muted"
+"""Withheld for good."""
 CANCELLED = "cancelled"
+EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)
-class PendingDelivery:
-    """An event that a channel does not have yet.
+class Waiting:
+    """A delivery that may still be sent.
 
-    :param targets_done: targets of the channel that do have it
+    :param since: when it was made, or was withheld no longer
     """
 
-    event: Event
-    targets_done: tuple[str, ...]
-    attempts: int
+    queued: Queued
+    channel: str
+    state: str
+    since: datetime
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a channel knows of an alert.
+
+    :param route: that it came by
+    :param at: when it last heard of it; None if it never did as far as is known
+    :param unsure: a message was sent at least once: it may have come through
+    :param states: of its deliveries
+    """
+
+    channel: str
+    route: str
+    at: datetime | None
+    unsure: bool = False
+    states: frozenset[str] = frozenset()
+
+    @property
+    def hears_the_end(self) -> bool:
+        """Whether it is to be told that it is over."""
+        return self.at is not None or self.unsure or bool(self.states & {PENDING, SENDING})
+
+
+# ── events ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def add(conn: Connection, new: Iterable[Event]) -> None:
@@ -37,93 +73,31 @@ def add(conn: Connection, new: Iterable[Event]) -> None:
         conn.execute(insert_new(conn, events), rows)
 
 
-def open_deliveries(conn: Connection, channels: Sequence[str], now: datetime) -> int:
-    """Make the deliveries of events that have none yet: a channel gets what happens from when it exists.
+def undispatched(conn: Connection) -> list[Event]:
+    """Events that are not in the outbox yet, in the order in which they were derived."""
+    query = select(events).where(~events.c.dispatched).order_by(events.c.seq)
+    return [_event(row) for row in conn.execute(query)]
 
-    :returns: number of events
+
+def dispatched(conn: Connection, alert_ids: Mapping[str, str]) -> None:
+    """Note that events are in the outbox.
+
+    :param alert_ids: event id: the alert that it tells of
     """
-    ids = list(conn.execute(select(events.c.id).where(~events.c.dispatched)).scalars())
-    rows = [
-        {
-            "event_id": event_id,
-            "channel": channel,
-            "state": PENDING,
-            "attempts": 0,
-            "targets_done": [],
-            "created_at": now,
-            "updated_at": now,
-        }
-        for event_id in ids
-        for channel in channels
-    ]
-    if rows:
-        conn.execute(insert_new(conn, deliveries), rows)
-    for part in chunks(ids):
-        conn.execute(update(events).where(events.c.id.in_(part)).values(dispatched=True))
-    return len(ids)
+    by_alert: dict[str, list[str]] = defaultdict(list)
+    for event_id, alert_id in alert_ids.items():
+        by_alert[alert_id].append(event_id)
+    for alert_id, event_ids in by_alert.items():
+        for part in chunks(event_ids):
+            conn.execute(update(events).where(events.c.id.in_(part)).values(dispatched=True, alert_id=alert_id))
 
 
-def pending_groups(conn: Connection, channels: Collection[str]) -> set[AlertGroup]:
-    """Alert groups with something that one of these channels does not have."""
-    query = (
-        select(events.c.alert_group)
-        .join(deliveries, deliveries.c.event_id == events.c.id)
-        .where(deliveries.c.state == PENDING, deliveries.c.channel.in_(list(channels)))
-        .distinct()
-    )
-    return {AlertGroup(group) for group in conn.execute(query).scalars() if group}
-
-
-def pending(conn: Connection, group: AlertGroup, channel: str) -> list[PendingDelivery]:
-    """What a channel does not have of a group, oldest first."""
-    query = (
-        select(events, deliveries.c.targets_done, deliveries.c.attempts)
-        .join(deliveries, deliveries.c.event_id == events.c.id)
-        .where(deliveries.c.state == PENDING, deliveries.c.channel == channel, events.c.alert_group == group.value)
-        .order_by(events.c.seq)
-    )
-    return [PendingDelivery(_event(row), tuple(row.targets_done), row.attempts) for row in conn.execute(query)]
-
-
-def delivered(conn: Connection, channel: str, event_ids: Sequence[str], now: datetime) -> None:
-    """Note that a channel has events."""
-    for part in chunks(event_ids):
-        conn.execute(
-            update(deliveries)
-            .where(deliveries.c.channel == channel, deliveries.c.event_id.in_(part), deliveries.c.state == PENDING)
-            .values(state=DELIVERED, attempts=deliveries.c.attempts + 1, updated_at=now, last_error=None)
-        )
-
-
-def failed(
-    conn: Connection, channel: str, event_ids: Sequence[str], error: str, targets_done: Sequence[str], now: datetime
-) -> None:
-    """Note that a channel did not take events, and which of its targets did."""
-    for part in chunks(event_ids):
-        conn.execute(
-            update(deliveries)
-            .where(deliveries.c.channel == channel, deliveries.c.event_id.in_(part), deliveries.c.state == PENDING)
-            .values(
-                attempts=deliveries.c.attempts + 1, updated_at=now, last_error=error, targets_done=list(targets_done)
-            )
-        )
-
-
-def cancel_ports(conn: Connection, keys: Iterable[tuple[str, str, int]], *, reason: str, now: datetime) -> None:
-    """Do not send any more what was not sent yet of ports that are not watched any more."""
-    for host_id, protocol, port in keys:
-        _cancel(conn, (events.c.host_id == host_id, events.c.protocol == protocol, events.c.port == port), reason, now)
-
-
-def cancel_hosts(
-    conn: Connection, host_ids: Sequence[str], *, reason: str, keep: Collection[EventKind], now: datetime
-) -> None:
-    """The same for everything about hosts.
-
-    :param keep: kinds that are sent nevertheless
-    """
-    kinds = [kind.value for kind in keep]
-    _cancel(conn, (events.c.host_id.in_(host_ids), events.c.kind.not_in(kinds)), reason, now)
+def by_ids(conn: Connection, event_ids: Iterable[str]) -> dict[str, Event]:
+    """Event id: event."""
+    found = {}
+    for part in chunks(sorted(set(event_ids))):
+        found |= {row.id: _event(row) for row in conn.execute(select(events).where(events.c.id.in_(part)))}
+    return found
 
 
 def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) -> list[Event]:
@@ -153,6 +127,229 @@ def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[Even
     return [event for event in found if event.port in (None, port) or event.details.get("to") == port]
 
 
+def expire(conn: Connection, before: datetime) -> int:
+    """Delete events from before a moment, but none that somebody is still to get, or whose alert goes on.
+
+    :returns: how many
+    """
+    waiting = select(deliveries.c.event_id).where(deliveries.c.state.in_(UNFINISHED))
+    going_on = select(alerts.c.id).where(alerts.c.ends_at.is_(None))
+    gone = delete(events).where(
+        events.c.at < before,
+        events.c.dispatched,
+        events.c.id.not_in(waiting),
+        or_(events.c.alert_id.is_(None), events.c.alert_id.not_in(going_on)),
+    )
+    return int(conn.execute(gone).rowcount)
+
+
+# ── the queue ───────────────────────────────────────────────────────────────────────────────────
+
+
+def enqueue(conn: Connection, rows: Sequence[tuple[str, str, str]], now: datetime) -> None:
+    """Make deliveries; those that are there stay as they are.
+
+    :param rows: event id, channel, route
+    """
+    if rows:
+        made = [
+            {
+                "event_id": event_id,
+                "channel": channel,
+                "route": route,
+                "state": PENDING,
+                "attempts": 0,
+                "targets_done": [],
+                "created_at": now,
+                "updated_at": now,
+            }
+            for event_id, channel, route in rows
+        ]
+        conn.execute(insert_new(conn, deliveries), made)
+
+
+def waiting(conn: Connection, channels: Collection[str] | None = None) -> list[Waiting]:
+    """Deliveries that may still be sent, in the order of their events.
+
+    :param channels: to these only
+    """
+    query = (
+        select(events, deliveries)
+        .join(deliveries, deliveries.c.event_id == events.c.id)
+        .where(deliveries.c.state.in_(UNFINISHED))
+        .order_by(events.c.seq)
+    )
+    if channels is not None:
+        query = query.where(deliveries.c.channel.in_(list(channels)))
+    found = []
+    for row in conn.execute(query):
+        event = _event(row)
+        role = alert_role(event.kind, event.details)
+        if role is None or row.alert_group is None:
+            continue
+        queued = Queued(
+            event=event,
+            seq=row.seq,
+            alert_id=row.alert_id or event.id,
+            role=role,
+            group=AlertGroup(row.alert_group),
+            route=row.route,
+            attempts=row.attempts,
+            targets_done=tuple(row.targets_done),
+            message_id=row.message_id,
+        )
+        found.append(Waiting(queued, row.channel, row.state, row.created_at, row.last_error))
+    return found
+
+
+def queue(conn: Connection, channel: str) -> list[Queued]:
+    """What a channel is to get, in the order of events, whatever is withheld left out."""
+    return [one.queued for one in waiting(conn, [channel]) if one.state != WITHHELD]
+
+
+def begin_sending(conn: Connection, channel: str, event_ids: Sequence[str], message_id: str, now: datetime) -> None:
+    """Note that a message is about to go: if this is the last that is known of it, it may have come through."""
+    for part in chunks(event_ids):
+        conn.execute(
+            _unsent(channel, part).values(
+                state=SENDING, message_id=message_id, attempts=deliveries.c.attempts + 1, updated_at=now
+            )
+        )
+
+
+def delivered(conn: Connection, channel: str, event_ids: Sequence[str], now: datetime) -> None:
+    """Note that a channel has events."""
+    for part in chunks(event_ids):
+        conn.execute(_unsent(channel, part).values(state=DELIVERED, told_at=now, updated_at=now, last_error=None))
+
+
+def failed(
+    conn: Connection,
+    channel: str,
+    event_ids: Sequence[str],
+    error: str,
+    targets_done: Sequence[str],
+    now: datetime,
+    *,
+    unsure: bool = False,
+) -> None:
+    """Note that a channel did not take events, and which of its targets did.
+
+    :param unsure: they may have come through none the less
+    """
+    values: dict[str, Any] = {"state": PENDING, "updated_at": now, "last_error": error}
+    values["targets_done"] = list(targets_done)
+    if targets_done:
+        values["told_at"] = now
+    if not unsure:
+        values["message_id"] = None
+    for part in chunks(event_ids):
+        conn.execute(_unsent(channel, part).values(values))
+
+
+def cancel(conn: Connection, channel: str, reasons: Mapping[str, str], now: datetime, *, also_sending: bool) -> None:
+    """Do not send events to a channel any more.
+
+    :param reasons: event id: why
+    :param also_sending: whoever had them under way is known to be gone
+    """
+    states = (PENDING, SENDING) if also_sending else (PENDING,)
+    for event_id, reason in reasons.items():
+        conn.execute(
+            update(deliveries)
+            .where(
+                deliveries.c.channel == channel, deliveries.c.event_id == event_id, deliveries.c.state.in_(states)
+            )
+            .values(state=CANCELLED, last_error=reason, updated_at=now)
+        )
+
+
+def withhold(conn: Connection, one: Waiting, reason: str, now: datetime, *, for_good: bool) -> None:
+    """Do not send an event to a channel for now.
+
+    :param for_good: what it tells of does not go on: it will not be told later either
+    """
+    _set(conn, one, (PENDING, WITHHELD), state=MUTED if for_good else WITHHELD, last_error=reason, updated_at=now)
+
+
+def release(conn: Connection, one: Waiting, now: datetime) -> None:
+    """Send after all what was withheld; the time after which it is given up begins now."""
+    _set(conn, one, (WITHHELD,), state=PENDING, last_error=None, created_at=now, updated_at=now)
+
+
+def give_up(conn: Connection, one: Waiting, reason: str, now: datetime) -> None:
+    """Do not try to send an event to a channel any more."""
+    _set(conn, one, (PENDING,), state=EXPIRED, last_error=reason, updated_at=now)
+
+
+def settle_withheld(conn: Connection, alert_ids: Collection[str], now: datetime) -> None:
+    """Nobody is told of what was withheld of alerts that are over."""
+    for part in chunks(sorted(alert_ids)):
+        matching = select(events.c.id).where(events.c.alert_id.in_(part))
+        conn.execute(
+            update(deliveries)
+            .where(deliveries.c.event_id.in_(matching), deliveries.c.state == WITHHELD)
+            .values(state=MUTED, updated_at=now)
+        )
+
+
+def cancel_ports(conn: Connection, keys: Iterable[tuple[str, str, int]], *, reason: str, now: datetime) -> None:
+    """Do not send any more what was not sent yet of ports that are not watched any more."""
+    for host_id, protocol, port in keys:
+        _cancel(conn, (events.c.host_id == host_id, events.c.protocol == protocol, events.c.port == port), reason, now)
+
+
+def cancel_hosts(
+    conn: Connection, host_ids: Sequence[str], *, reason: str, keep: Collection[EventKind], now: datetime
+) -> None:
+    """The same for everything about hosts.
+
+    :param keep: kinds that are sent nevertheless
+    """
+    kinds = [kind.value for kind in keep]
+    _cancel(conn, (events.c.host_id.in_(host_ids), events.c.kind.not_in(kinds)), reason, now)
+
+
+# ── who knows what ──────────────────────────────────────────────────────────────────────────────
+
+
+def told(conn: Connection, alert_ids: Collection[str]) -> dict[str, list[Told]]:
+    """Alert id: what each channel knows of it, those that are still to hear of it or were given up included."""
+    query = (
+        select(events.c.alert_id, *(deliveries.c[name] for name in ("channel", "route", "state", "told_at", "message_id")))
+        .join(deliveries, deliveries.c.event_id == events.c.id)
+        .order_by(events.c.seq)
+    )
+    found: dict[str, dict[str, Told]] = defaultdict(dict)
+    for part in chunks(sorted(alert_ids)):
+        for row in conn.execute(query.where(events.c.alert_id.in_(part))):
+            known = found[row.alert_id]
+            before = known.get(row.channel) or Told(row.channel, row.route, None)
+            known[row.channel] = Told(
+                row.channel,
+                before.route,
+                max(filter(None, (before.at, row.told_at)), default=None),
+                unsure=before.unsure or row.message_id is not None,
+                states=before.states | {row.state},
+            )
+    return {alert_id: list(known.values()) for alert_id, known in found.items()}
+
+
+def told_again(conn: Connection, channel: str, alert_ids: Collection[str], now: datetime) -> None:
+    """Note that a channel was reminded of alerts."""
+    for part in chunks(sorted(alert_ids)):
+        matching = select(events.c.id).where(events.c.alert_id.in_(part))
+        conn.execute(
+            update(deliveries)
+            .where(
+                deliveries.c.channel == channel,
+                deliveries.c.event_id.in_(matching),
+                deliveries.c.state.in_((DELIVERED, EXPIRED)),
+            )
+            .values(told_at=now)
+        )
+
+
 def states(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], str]:
     """(event id, channel): state of its delivery."""
     found: dict[tuple[str, str], str] = {}
@@ -163,21 +360,34 @@ def states(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], 
     return found
 
 
-def expire(conn: Connection, before: datetime) -> int:
-    """Delete events from before a moment, but none that somebody is still to get.
+# ── parts ───────────────────────────────────────────────────────────────────────────────────────
 
-    :returns: how many
-    """
-    waiting = select(deliveries.c.event_id).where(deliveries.c.state == PENDING)
-    gone = delete(events).where(events.c.at < before, events.c.dispatched, events.c.id.not_in(waiting))
-    return int(conn.execute(gone).rowcount)
+
+def _unsent(channel: str, event_ids: Sequence[str]) -> Any:
+    return update(deliveries).where(
+        deliveries.c.channel == channel,
+        deliveries.c.event_id.in_(event_ids),
+        deliveries.c.state.in_((PENDING, SENDING)),
+    )
+
+
+def _set(conn: Connection, one: Waiting, states: tuple[str, ...], **values: Any) -> None:
+    conn.execute(
+        update(deliveries)
+        .where(
+            deliveries.c.channel == one.channel,
+            deliveries.c.event_id == one.queued.event.id,
+            deliveries.c.state.in_(states),
+        )
+        .values(values)
+    )
 
 
 def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datetime) -> None:
     matching = select(events.c.id).where(*conditions)
     conn.execute(
         update(deliveries)
-        .where(deliveries.c.event_id.in_(matching), deliveries.c.state == PENDING)
+        .where(deliveries.c.event_id.in_(matching), deliveries.c.state.in_((PENDING, WITHHELD)))
         .values(state=CANCELLED, last_error=reason, updated_at=now)
     )
     conn.execute(update(events).where(~events.c.dispatched, events.c.id.in_(matching)).values(dispatched=True))

@@ -50,6 +50,12 @@ def finish(conn: Connection, run_id: str, *, finished_at: datetime, summary: Map
     conn.execute(update(runs).where(runs.c.run_id == run_id).values(finished_at=finished_at, summary=summary))
 
 
+def newest_started_at(conn: Connection, run_id: str) -> datetime | None:
+    """When a run began; None if a later one began since, or it is not known."""
+    row = conn.execute(select(runs.c.run_id, runs.c.started_at).order_by(runs.c.started_at.desc()).limit(1)).first()
+    return row.started_at if row is not None and row.run_id == run_id else None
+
+
 def last(conn: Connection, count: int) -> list[Mapping[str, Any]]:
     """The newest runs, newest first, as mappings of the table's columns."""
     rows = conn.execute(select(runs).order_by(runs.c.started_at.desc()).limit(count))

@@ -1,0 +1,82 @@
+"""Alerts: what went wrong, from the event that began it to the one that closed it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from portmon.models import Event
+from portmon.storage.sql import chunks
+from portmon.storage.tables import alerts
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAlert:
+    """One alert.
+
+    :param id: of the event that began it
+    :param last_event_id: the newest that says something is wrong
+    :param closed_by: the event that ended it, None while it goes on
+    """
+
+    id: str
+    key: str
+    host_id: str | None
+    last_event_id: str
+    starts_at: datetime
+    ends_at: datetime | None = None
+    closed_by: str | None = None
+
+
+def opened(conn: Connection, keys: Collection[str] | None = None) -> dict[str, StoredAlert]:
+    """Alert key: the alert that goes on.
+
+    :param keys: of these only
+    """
+    query = select(alerts).where(alerts.c.ends_at.is_(None))
+    found = {row.key: _alert(row) for row in conn.execute(query)}
+    return found if keys is None else {key: found[key] for key in keys if key in found}
+
+
+def of_ids(conn: Connection, ids: Collection[str]) -> dict[str, StoredAlert]:
+    """Alerts by their ids."""
+    found = {}
+    for part in chunks(sorted(ids)):
+        found |= {row.id: _alert(row) for row in conn.execute(select(alerts).where(alerts.c.id.in_(part)))}
+    return found
+
+
+def open_(conn: Connection, event: Event) -> StoredAlert:
+    """Begin an alert."""
+    alert = StoredAlert(event.id, event.alert_key, event.host_id, event.id, event.since or event.at)
+    row = {name: getattr(alert, name) for name in StoredAlert.__dataclass_fields__}
+    conn.execute(insert(alerts), row)
+    return alert
+
+
+def update_(conn: Connection, alert_id: str, event: Event) -> None:
+    """Something more is wrong."""
+    conn.execute(update(alerts).where(alerts.c.id == alert_id).values(last_event_id=event.id))
+
+
+def close(conn: Connection, alert_id: str, event: Event) -> None:
+    """It is over."""
+    conn.execute(update(alerts).where(alerts.c.id == alert_id).values(ends_at=event.at, closed_by=event.id))
+
+
+def closed_since(conn: Connection, moment: datetime) -> list[StoredAlert]:
+    """Alerts that ended then or later."""
+    return [_alert(row) for row in conn.execute(select(alerts).where(alerts.c.ends_at >= moment))]
+
+
+def expire(conn: Connection, before: datetime) -> None:
+    """Delete alerts that ended before a moment."""
+    conn.execute(delete(alerts).where(alerts.c.ends_at < before))
+
+
+def _alert(row: Any) -> StoredAlert:
+    return StoredAlert(**{name: getattr(row, name) for name in StoredAlert.__dataclass_fields__})
