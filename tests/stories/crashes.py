@@ -1,0 +1,123 @@
+"""The alert tasks of one run in a process of its own, which kills itself at a named point."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from portmon.channels import deliver
+from portmon.config import parse_config
+from portmon.errors import PortmonError
+from portmon.models import AlertGroup
+from portmon.pipeline import deliver as delivering
+from portmon.pipeline import dispatch, repeats
+from portmon.storage import alerts, lease, outbox
+from portmon.storage.database import Database
+
+FIVE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the process is to do.
+
+    :param crash_at: name of a point of :data:`POINTS`; None to live
+    :param number: die at the so-manieth time that it comes there
+    """
+
+    url: str
+    config: str
+    connections: dict[str, dict[str, Any]]
+    now: datetime
+    crash_at: str | None = None
+    number: int = 1
+
+
+_WRAPPED: dict[str, tuple[Any, str, bool]] = {
+    # name: object, function, whether it dies after it instead of before
+    "dispatch: has the lease": (dispatch, "dispatch", False),
+    "dispatch: an alert is opened": (alerts, "open_", True),
+    "dispatch: an alert is closed": (alerts, "close", True),
+    "dispatch: deliveries are written": (outbox, "enqueue", True),
+    "dispatch: events are marked": (outbox, "dispatched", True),
+    "dispatch: what is superseded is cancelled": (dispatch, "_cancel_superseded", True),
+    "dispatch: mutes are applied": (dispatch, "_apply_mutes", True),
+    "dispatch: repeats are looked up": (repeats, "groups", True),
+    "dispatch: is committed": (dispatch, "groups_to_alert", True),
+    "deliver: channels are chosen": (delivering._Task, "channels", True),
+    "deliver: has the lease": (delivering._Delivery, "run", False),
+    "deliver: the queue is read": (outbox, "queue", True),
+    "deliver: batches are made": (delivering, "next_batches", True),
+    "deliver: the lease is renewed": (lease.Lease, "renew", True),
+    "deliver: sending is noted": (outbox, "begin_sending", True),
+    "deliver: the message is rendered": (delivering._Task, "message", True),
+    "deliver: before the message goes": (delivering._Delivery, "_within_limit", False),
+    "deliver: after the message went": (delivering._Delivery, "_within_limit", True),
+    "deliver: before it is marked": (outbox, "delivered", False),
+    "deliver: it is marked, not committed": (outbox, "delivered", True),
+    "deliver: it is committed": (delivering._Delivery, "_send_batch", True),
+    "deliver: a failure is marked, not committed": (outbox, "failed", True),
+    "deliver: before it is repeated": (delivering._Delivery, "_repeat", False),
+    "deliver: a reminder is marked, not committed": (outbox, "told_again", True),
+    "deliver: the lease is given back": (lease.Lease, "release", True),
+}
+POINTS = tuple(_WRAPPED)
+
+
+def work(job: Job) -> None:
+    """Route and send, as the tasks of a run do."""
+    for name, value in job.connections.items():
+        os.environ[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(value)
+    # Whoever comes after a crash must not wait for minutes.
+    delivering.LEASE_TTL = timedelta(seconds=0.5)
+    if job.crash_at:
+        _arm(job.crash_at, job.number)
+    database = Database(job.url)
+    config = parse_config(job.config)
+    groups = dispatch.groups_to_alert(database, config, now=job.now, interval=FIVE)
+    for group in AlertGroup:
+        if group in groups:
+            try:
+                delivering.deliver_group(
+                    database,
+                    config,
+                    group,
+                    send=lambda channel, message, done: deliver(channel, message, done=done),
+                    link=lambda _: None,
+                    page=None,
+                    interval=FIVE,
+                    holder="a crashing task",
+                    clock=lambda: job.now,
+                )
+            except PortmonError:
+                # Red; the next run goes on.
+                pass
+
+
+def _arm(point: str, number: int) -> None:
+    owner, name, after = _WRAPPED[point]
+    original: Callable[..., Any] = getattr(owner, name)
+    left = [number]
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not after:
+            _come(left)
+        result = original(*args, **kwargs)
+        if after:
+            _come(left)
+        return result
+
+    setattr(owner, name, wrapper)
+
+
+def _come(left: list[int]) -> None:
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
