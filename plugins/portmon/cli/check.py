@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from portmon.cli.options import ConfigOption, base_folder, config_of
 from portmon.cli.terminal import say
@@ -33,6 +32,7 @@ def tell(settings: Config, shown: str) -> list[str]:
     from portmon.cmdb.presets import queries
     from portmon.config import FileSources, format_duration, ssh_settings
     from portmon.notify import check_channel
+    from portmon.rules import match_text
 
     problems: list[str] = []
     source = settings.cmdb.source
@@ -110,18 +110,3 @@ def _restricted(settings: Config) -> str:
             return f"every host ({settings.where('rules', number)} names no host)"
         hosts.append(match_text((("host", rule.host), ("label", rule.label))))
     return "; ".join(dict.fromkeys(hosts))
-
-
-def match_text(match: Iterable[tuple[str, Any]]) -> str:
-    """What a rule, a group or a declaration matches."""
-    parts: list[str] = []
-    for name, value in match:
-        if name in ("action", "comment") or value is None:
-            continue
-        if name == "label":
-            parts.extend(f"label {key}={'|'.join(globs)}" for key, globs in value.items())
-        elif name == "port":
-            parts.append("port " + ",".join(str(low) if low == high else f"{low}-{high}" for low, high in value))
-        else:
-            parts.append(f"{name} {'|'.join(value)}")
-    return " and ".join(parts) or "every host"
