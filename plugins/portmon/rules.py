@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Any
 
 from portmon.config import HostMatch, Rule
-from portmon.models import Host, Listener
+from portmon.models import Event, Host, Listener
 
 WILDCARDS = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - names of addresses, nothing is bound
 
@@ -40,15 +41,53 @@ def matches_host(match: HostMatch, host: Host) -> bool:
 
     Names are compared without regard to case, as names of hosts are; labels as they are.
     """
-    if match.host is not None:
-        name = host.name.lower()
-        if not any(fnmatchcase(name, glob.lower()) for glob in match.host):
-            return False
-    for label, globs in (match.label or {}).items():
-        value = host.labels.get(label)
-        if value is None or not any(fnmatchcase(value, glob) for glob in globs):
-            return False
-    return True
+    return (match.host is None or is_named(host.name, match.host)) and has_labels(host.labels, match.label or {})
+
+
+def is_named(name: str, globs: Iterable[str]) -> bool:
+    """Whether a host's name matches one of some globs."""
+    lower = name.lower()
+    return any(fnmatchcase(lower, glob.lower()) for glob in globs)
+
+
+def has_labels(labels: Mapping[str, str], wanted: Mapping[str, Iterable[str]]) -> bool:
+    """Whether there is every label that is wanted, with a value that matches one of its globs."""
+    return all(label in labels and any_glob(labels[label], globs) for label, globs in wanted.items())
+
+
+def any_glob(text: str, globs: Iterable[str]) -> bool:
+    """Whether a text matches one of some globs, with regard to case."""
+    return any(fnmatchcase(text, glob) for glob in globs)
+
+
+def in_ranges(port: int, ranges: Iterable[tuple[int, int]]) -> bool:
+    """Whether a port is in one of some inclusive ranges."""
+    return any(low <= port <= high for low, high in ranges)
+
+
+def programs_of(event: Event) -> tuple[str, ...]:
+    """The programs of the port that an event is about, each by itself; empty if they are not known."""
+    programs = event.details.get("programs") or ([event.program] if event.program else [])
+    return tuple(map(str, programs))
+
+
+def match_text(match: Iterable[tuple[str, Any]], *, empty: str = "every host") -> str:
+    """What a rule, a route or the like matches, for people.
+
+    :param match: field and value; None is not given
+    :param empty: what it matches with nothing given
+    """
+    parts: list[str] = []
+    for name, value in match:
+        if name in ("action", "comment") or value is None:
+            continue
+        if name == "label":
+            parts.extend(f"label {key}={'|'.join(globs)}" for key, globs in value.items())
+        elif name == "port":
+            parts.append("port " + ",".join(str(low) if low == high else f"{low}-{high}" for low, high in value))
+        else:
+            parts.append(f"{name} {'|'.join(value)}")
+    return " and ".join(parts) or empty
 
 
 @lru_cache(maxsize=4096)
@@ -133,15 +172,11 @@ class RuleSet:
 
 
 def _matches(rule: Rule, port: int, address: str, program: str | None) -> bool:
-    if rule.port is not None and not any(low <= port <= high for low, high in rule.port):
+    if rule.port is not None and not in_ranges(port, rule.port):
         return False
-    if rule.program is not None and (program is None or not _any_glob(program, rule.program)):
+    if rule.program is not None and (program is None or not any_glob(program, rule.program)):
         return False
     return rule.bind is None or any(_in_scope(address, scope) for scope in rule.bind)
-
-
-def _any_glob(text: str, globs: Iterable[str]) -> bool:
-    return any(fnmatchcase(text, glob) for glob in globs)
 
 
 def _in_scope(address: str, scope: str) -> bool:

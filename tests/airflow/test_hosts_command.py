@@ -40,7 +40,7 @@ class Shell:
 
         (self.folder / "hosts.csv").write_text(text, encoding="utf-8")
         self.capsys.readouterr()
-        with pytest.raises(SystemExit) as caught, cli._told():
+        with pytest.raises(SystemExit) as caught, cli.told():
             cli.app(["hosts", "--config", str(self.config), *arguments])
         out, err = self.capsys.readouterr()
         return int(caught.value.code or 0), out, err
@@ -105,7 +105,7 @@ def test_the_documented_json_is_the_real_one(shell: Shell) -> None:
     shown = json.loads(shell.hosts(CSV, "--format", "json")[1])
     documented = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "cmdb.md").read_text().split("## What a host")[0], re.M)
     assert list(shown) == documented
-    from portmon.cli import list_hosts
+    from portmon.cli.hosts import list_hosts
 
     names = set(re.findall(r"`(\w+)`", str(list_hosts.__doc__)))
     nested = {*shown["hosts"][0], *shown["invalid"][0], *shown["state"]}
@@ -166,7 +166,7 @@ def test_a_database_that_can_not_be_compared(shell: Shell) -> None:
 
 
 def test_check_knows_every_source(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
-    from portmon.cli import _check
+    from portmon.cli.check import tell
     from portmon.config import parse_config
 
     for source, shown in {
@@ -174,7 +174,7 @@ def test_check_knows_every_source(shell: Shell, capsys: pytest.CaptureFixture[st
         "{type: http_sd, endpoint: t}": "t (http_sd, paging: none)",
         "{type: ansible, path: hosts}": "hosts (Ansible inventory)",
     }.items():
-        _check(parse_config(f"cmdb:\n  source: {source}\n", path=shell.config), "x")
+        tell(parse_config(f"cmdb:\n  source: {source}\n", path=shell.config), "x")
         assert shown in capsys.readouterr().out
 
 

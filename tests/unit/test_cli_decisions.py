@@ -65,7 +65,7 @@ class Shell:
         from portmon import cli
 
         self.capsys.readouterr()
-        with pytest.raises(SystemExit) as caught, cli._told():
+        with pytest.raises(SystemExit) as caught, cli.told():
             cli.app(list(arguments))
         out, err = self.capsys.readouterr()
         assert all(char.isprintable() or char == "\n" for char in out + err)
