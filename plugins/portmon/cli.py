@@ -122,9 +122,9 @@ def check(config: ConfigOption = None) -> None:
 
 def _check(settings: Config, shown: str) -> list[str]:
     from portmon import settings as airflow_settings
+    from portmon.channels import check_channel
     from portmon.cmdb.presets import queries
     from portmon.config import FileSources, format_duration, ssh_settings
-    from portmon.notify import check_channel
 
     problems: list[str] = []
     source = settings.cmdb.source

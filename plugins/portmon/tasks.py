@@ -138,7 +138,7 @@ def alert(group: AlertGroup) -> Any:
     @task(task_id=ALERT_TASKS[group], retries=2, retry_delay=timedelta(seconds=15), execution_timeout=limits.ALERT)
     def send(*, dag_run: Any, ti: Any) -> int:
         """Send what is undelivered of this kind through every channel, then mark it."""
-        from portmon.notify import deliver
+        from portmon.channels import deliver
         from portmon.pipeline.deliver import deliver_group
 
         return deliver_group(
