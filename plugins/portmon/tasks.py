@@ -150,7 +150,7 @@ def alert(group: AlertGroup) -> Any:
     )
     def send(*, dag_run: Any, ti: Any) -> int:
         """Send what is undelivered of this kind through every channel, then mark it."""
-        from portmon.notify import deliver
+        from portmon.channels import deliver
         from portmon.pipeline.deliver import deliver_group
 
         return deliver_group(

@@ -17,11 +17,11 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from portmon import limits
+from portmon.channels import deliver
 from portmon.config import Config, parse_config
 from portmon.errors import DeliveryError, PortmonError
 from portmon.events import monitor_event
 from portmon.models import AlertGroup, EventKind
-from portmon.notify import deliver
 from portmon.pipeline.deliver import deliver_group, groups_to_alert
 from portmon.storage import lease, outbox
 from portmon.storage.database import Database

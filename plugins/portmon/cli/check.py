@@ -31,7 +31,7 @@ def tell(settings: Config, shown: str) -> list[str]:
     from portmon import settings as airflow_settings
     from portmon.cmdb.presets import queries
     from portmon.config import FileSources, format_duration, ssh_settings
-    from portmon.notify import check_channel
+    from portmon.channels import check_channel
     from portmon.rules import match_text
 
     problems: list[str] = []

@@ -1,0 +1,9 @@
+"""Messages out: to the task log, to Apprise, to any Airflow notifier class.
+
+A message is final text and no channel renders it. Airflow renders the arguments of a notifier that is called
+as templates, and a program named ``{{ conn.x.password }}`` must not read a connection.
+"""
+
+from portmon.channels.sending import check_channel, deliver
+
+__all__ = ["check_channel", "deliver"]

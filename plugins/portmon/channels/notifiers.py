@@ -1,0 +1,135 @@
+"""Any Airflow notifier class, with nothing of it rendered."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from airflow.providers.common.compat.notifier import BaseNotifier
+
+from portmon.channels.errors_of_others import told
+from portmon.config import NotifierChannel
+from portmon.errors import DeliveryError
+from portmon.render import Message
+
+_VARIABLES = {"$title": "title", "$text": "text", "$html": "html"}
+"""Argument values that stand for a part of the message."""
+_DEFAULTS = {"subject": "$title", "html_content": "$html"}
+"""Arguments of mail notifiers, which would fill what is left out from templates about a task."""
+
+
+class _Verbatim:
+    """Comes before a notifier's class and takes Airflow's template engine out of it.
+
+    Calling ``notify`` instead of the object skips the usual rendering, but a class may render in ``notify``
+    (SmtpNotifier does, where a field is None) and reads template files while it is constructed.
+    """
+
+    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
+        return content
+
+    def render_template_fields(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def resolve_template_files(self) -> None:
+        pass
+
+
+def fill(arguments: Any, message: Message) -> Any:
+    """Arguments with every value that is exactly ``$title``, ``$text`` or ``$html`` replaced, at any depth.
+
+    :param arguments: as configured: mappings, lists, scalars
+    """
+    if isinstance(arguments, str):
+        return getattr(message, _VARIABLES[arguments]) if arguments in _VARIABLES else arguments
+    if isinstance(arguments, Mapping):
+        return {key: fill(value, message) for key, value in arguments.items()}
+    if isinstance(arguments, list | tuple):
+        return [fill(value, message) for value in arguments]
+    return arguments
+
+
+def call_notifier(channel: NotifierChannel, message: Message) -> None:
+    """Send one message through a notifier.
+
+    :raises DeliveryError: if there is no such class, or it fails
+    """
+    notifier = _build(channel, message)
+    try:
+        notifier.notify({})
+    except Exception as error:
+        raise DeliveryError(f"{channel.notifier}: {told(error)}", channel=channel.name) from None
+
+
+def check_notifier(channel: NotifierChannel) -> list[str]:
+    """What is wrong with a notifier's class and arguments."""
+    sample = Message(title="title", text="text", html="<p>html</p>")
+    try:
+        notifier = _build(channel, sample)
+    except DeliveryError as error:
+        return [str(error)]
+    problems = [
+        f"channel {channel.name!r}: arguments.{place} holds {variable} among other text, where it is not "
+        f"replaced: make it exactly {variable}"
+        for place, value in _strings(channel.arguments)
+        for variable in _VARIABLES
+        if variable in value and value not in _VARIABLES
+    ]
+    if not any(value in _VARIABLES for _, value in _strings(_arguments(type(notifier), channel))):
+        problems.append(
+            f"channel {channel.name!r}: no argument is $title, $text or $html: the message would not be sent"
+        )
+    return problems
+
+
+def _build(channel: NotifierChannel, message: Message) -> Any:
+    """The channel's notifier, ready to notify.
+
+    :raises DeliveryError: if the class is not there, is no notifier, or refuses its arguments
+    """
+    cls = _load(channel)
+    verbatim = type(cls.__name__, (_Verbatim, cls), {"__module__": cls.__module__})
+    try:
+        return verbatim(**fill(_arguments(cls, channel), message))
+    except Exception as error:
+        raise DeliveryError(
+            f"{channel.notifier} does not accept its arguments: {told(error)}", channel=channel.name
+        ) from None
+
+
+def _load(channel: NotifierChannel) -> Any:
+    module, _, name = channel.notifier.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise DeliveryError(
+            f"{channel.notifier} can't be imported ({told(error)}): is its provider installed where tasks run?",
+            channel=channel.name,
+        ) from None
+    is_notifier = inspect.isclass(cls) and issubclass(cls, BaseNotifier)
+    if not is_notifier:
+        raise DeliveryError(f"{channel.notifier} is no Airflow notifier class (BaseNotifier)", channel=channel.name)
+    if cls.notify is BaseNotifier.notify or inspect.iscoroutinefunction(cls.notify):
+        raise DeliveryError(
+            f"{channel.notifier} can only notify asynchronously; it needs a plain `notify` method", channel=channel.name
+        )
+    return cls
+
+
+def _arguments(cls: Any, channel: NotifierChannel) -> dict[str, Any]:
+    accepted = inspect.signature(cls).parameters
+    return {name: value for name, value in _DEFAULTS.items() if name in accepted} | dict(channel.arguments)
+
+
+def _strings(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in configured arguments with its place: ``("json.blocks[0]", "$text")``."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _strings(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _strings(inner, f"{place}[{number}]")

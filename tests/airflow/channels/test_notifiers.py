@@ -1,0 +1,220 @@
+"""Notifier classes against real servers: SMTP and HTTP, on this machine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.notifier import BaseNotifier
+from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+from pytest_httpserver import HTTPServer
+
+from portmon.channels import check_channel, deliver
+from portmon.channels.notifiers import fill
+from portmon.config import AppriseChannel, LogChannel, NotifierChannel
+from portmon.errors import DeliveryError
+from portmon.render import Message
+from tests.airflow.channels.samples import MESSAGE, SECRET, Mailbox, printed
+
+SMTP = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
+HTTP = "airflow.providers.http.notifications.http.HttpNotifier"
+
+# ── mail ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _mail(**arguments: Any) -> NotifierChannel:
+    return NotifierChannel(
+        type="notifier", name="mail", notifier=SMTP, arguments={"to": "ops@example.com", **arguments}
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"subject": "$title", "html_content": "$html"},
+        {"subject": "$title", "html_content": "$html", "from_email": "other@example.com"},
+    ],
+)
+def test_mail_arrives_as_rendered(mailbox: Mailbox, arguments: dict[str, Any]) -> None:
+    deliver(_mail(**arguments), MESSAGE)
+    (mail,) = mailbox.mails
+    assert mail["Subject"] == MESSAGE.title
+    assert mail["To"] == "ops@example.com"
+    assert mail["From"] == arguments.get("from_email", "portmon@example.com")
+    body = mail.get_body(("html",))
+    assert body is not None
+    assert body.get_content().strip() == MESSAGE.html
+    assert SECRET not in mail.as_string()
+
+
+def test_mail_that_the_server_refuses_is_a_delivery_error(mailbox: Mailbox) -> None:
+    mailbox.answer = "554 no mail from you"
+    with pytest.raises(DeliveryError, match=r"SMTPDataError.*no mail from you"):
+        deliver(_mail(), MESSAGE)
+
+
+def test_mail_without_connection_is_a_delivery_error() -> None:
+    with pytest.raises(DeliveryError, match="SMTP connection is not found"):
+        deliver(_mail(), MESSAGE)
+
+
+# ── HTTP ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _http(**arguments: Any) -> NotifierChannel:
+    arguments = {
+        "endpoint": "hook/token-in-the-path",
+        "json": {"msgtype": "text", "text": {"content": "$text"}, "list": ["$title", 1, "as $title is"]},
+        **arguments,
+    }
+    return NotifierChannel(type="notifier", name="hook", notifier=HTTP, arguments=arguments)
+
+
+@pytest.fixture
+def hook(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServer:
+    connection = {"conn_type": "http", "host": "localhost", "port": httpserver.port}
+    monkeypatch.setenv("AIRFLOW_CONN_HTTP_DEFAULT", json.dumps(connection))
+    return httpserver
+
+
+def test_http_fails_and_then_works(hook: HTTPServer) -> None:
+    hook.expect_ordered_request("/hook/token-in-the-path").respond_with_data("boom", status=503)
+    hook.expect_ordered_request("/hook/token-in-the-path").respond_with_data("fine")
+    with pytest.raises(DeliveryError, match="503") as failure:
+        deliver(_http(), MESSAGE)
+    assert failure.value.channel == "hook"
+    assert "token-in-the-path" not in str(failure.value)
+    deliver(_http(), MESSAGE)
+    request, _ = hook.log[-1]
+    assert request.get_json() == {
+        "msgtype": "text",
+        "text": {"content": MESSAGE.text},
+        "list": [MESSAGE.title, 1, "as $title is"],
+    }
+    assert SECRET not in request.get_data(as_text=True)
+
+
+def test_http_error_without_a_server_tells_no_path(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    connection = {"conn_type": "http", "host": "localhost", "port": free_port}
+    monkeypatch.setenv("AIRFLOW_CONN_HTTP_DEFAULT", json.dumps(connection))
+    with pytest.raises(DeliveryError, match="ConnectionError") as failure:
+        deliver(_http(), MESSAGE)
+    assert "token-in-the-path" not in printed(failure.value)
+
+
+# ── any class ───────────────────────────────────────────────────────────────────────────────────
+
+
+class RendersItself(BaseNotifier):
+    """A notifier that renders in every place it can."""
+
+    template_fields = ("text",)
+    template_ext = (".sql", "}}", "%}")
+    seen: list[str] = []  # noqa: RUF012
+
+    def __init__(self, *, text: str, **kwargs: Any) -> None:
+        self.text = text
+        super().__init__(**kwargs)
+
+    def notify(self, context: Any) -> None:
+        self.render_template_fields(context)
+        self.seen.append(self.render_template(self.text, context))
+
+
+class OnlyAsync(BaseNotifier):
+    async def async_notify(self, context: Any) -> None: ...
+
+
+class NotANotifier:
+    pass
+
+
+class Fails(BaseNotifier):
+    def __init__(self, *, text: str) -> None:
+        super().__init__()
+
+    def notify(self, context: Any) -> None:
+        from airflow.sdk import BaseHook
+
+        password = BaseHook.get_connection("x").password
+        raise RuntimeError(f"login with {password} at https://me:pw@chat.example.com/T1/B2?key=3 failed\n\x1b[31m")
+
+
+def _class(cls: type, **arguments: Any) -> NotifierChannel:
+    return NotifierChannel(
+        type="notifier", name="own", notifier=f"{cls.__module__}.{cls.__qualname__}", arguments=arguments
+    )
+
+
+def test_class_that_renders_in_notify_sends_the_text_as_it_is() -> None:
+    RendersItself.seen.clear()
+    deliver(_class(RendersItself, text="$text"), MESSAGE)
+    assert RendersItself.seen == [MESSAGE.text]
+
+
+def test_message_that_looks_like_a_template_file_is_not_read() -> None:
+    RendersItself.seen.clear()
+    deliver(_class(RendersItself, text="$text"), Message(title="", text="dump.sql", html=""))
+    assert RendersItself.seen == ["dump.sql"]
+
+
+def test_errors_are_told_with_class_and_place_but_no_secret() -> None:
+    with pytest.raises(DeliveryError) as failure:
+        deliver(_class(Fails, text="$text"), MESSAGE)
+    told = str(failure.value)
+    assert "RuntimeError: login with *** at https://chat.example.com/…" in told
+    assert "test_notifiers.py" in told
+    assert "\n" not in told
+    assert "\x1b" not in told
+    assert not {"me:pw", "T1", "key=3", SECRET} & set(told.split())
+    assert SECRET not in printed(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("channel", "says"),
+    [
+        (_class(OnlyAsync), "asynchronously"),
+        (_class(NotANotifier), "is no Airflow notifier class"),
+        (NotifierChannel(type="notifier", name="n", notifier="no.such.Thing"), "can't be imported.*provider installed"),
+        (NotifierChannel(type="notifier", name="n", notifier="email.NoSuchClass"), "can't be imported"),
+        (_class(SmtpNotifier), "does not accept its arguments.*'to'"),
+        (_mail(tow="x"), "does not accept its arguments.*'tow'"),
+    ],
+)
+def test_channel_that_can_not_work_fails_alike_in_check_and_delivery(channel: NotifierChannel, says: str) -> None:
+    with pytest.raises(DeliveryError, match=says):
+        deliver(channel, MESSAGE)
+    (problem,) = check_channel(channel)
+    with pytest.raises(DeliveryError, match=says):
+        raise DeliveryError(problem, channel=channel.name)
+
+
+@pytest.mark.parametrize(
+    "channel", [LogChannel(type="log"), AppriseChannel(type="apprise"), _mail(), _http(json={"a": ["$text"]})]
+)
+def test_check_finds_nothing_wrong_with_what_works(channel: Any) -> None:
+    assert check_channel(channel) == []
+
+
+def test_check_finds_a_variable_that_would_not_be_replaced() -> None:
+    (problem,) = check_channel(_http(json={"text": ["$text"], "title": "Alert: $title"}))
+    assert problem.startswith("channel 'hook': arguments.json.title holds $title among other text")
+
+
+def test_check_finds_a_message_that_is_not_sent() -> None:
+    (problem,) = check_channel(_http(json={"text": "hello"}))
+    assert "the message would not be sent" in problem
+
+
+def test_fill_replaces_exact_values_at_any_depth_and_nothing_else() -> None:
+    arguments = {"a": "$title", "b": [{"c": ("$text", "x$html")}, "$html"], "$title": 1, "d": None, "e": True}
+    message = Message(title="$text", text="T", html="H")
+    assert fill(arguments, message) == {
+        "a": "$text",
+        "b": [{"c": ["T", "x$html"]}, "H"],
+        "$title": 1,
+        "d": None,
+        "e": True,
+    }

@@ -1,0 +1,27 @@
+"""The log channel."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from portmon.channels import deliver
+from portmon.config import LogChannel
+from portmon.models import Severity
+from portmon.render import Message
+from tests.airflow.channels.samples import MESSAGE
+
+
+def test_log_has_title_and_every_line_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="portmon.alerts"):
+        deliver(LogChannel(type="log"), MESSAGE)
+    assert [record.getMessage().strip() for record in caplog.records] == [MESSAGE.title, *MESSAGE.text.split("\n")]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+def test_log_of_good_news_is_information(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="portmon.alerts"):
+        deliver(LogChannel(type="log"), Message(title="t", text="a\x0bb", html="", severity=Severity.INFO))
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+    assert not any("\x0b" in record.getMessage() for record in caplog.records)
