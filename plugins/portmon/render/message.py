@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
-from jinja2 import FileSystemLoader, StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from portmon.config import Language
 from portmon.models import Alert, AlertGroup, Event, Severity
-from portmon.render.text import TITLE_LIMIT, inert, plain
-from portmon.render.view import SEVERITIES, by_host, rank, view_of
+from portmon.outages import Outage
+from portmon.render.bodies import Views, fill
+from portmon.render.text import escape_markdown, inert, plain
+from portmon.render.view import SEVERITIES, Block, Medium, checked, in_order, rank, view_of
 
-Language = Literal["en", "zh"]
 
-_TEMPLATES = Path(__file__).parents[1] / "templates"
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How messages look.
+
+    :param language: of everything that portmon says; reasons are English in both
+    :param max_lines: lines listed; the rest is counted
+    :param templates: folder with templates of the user's own
+    """
+
+    language: Language = "en"
+    max_lines: int = 50
+    templates: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,45 +61,88 @@ class Message:
     expires_at: datetime | None = None
 
 
+_TEXT = Medium(clean=lambda value, limit: inert(plain(value, limit)), address=str)
+_MARKDOWN = Medium(
+    clean=lambda value, limit: escape_markdown(inert(plain(value, limit))),
+    # What would end the address of a Markdown link, or be interpreted within it.
+    address=lambda address: "".join(f"%{ord(char):02X}" if char in "()[]\\|*;" else char for char in address),
+)
+_HTML = Medium(clean=plain, address=str)
+
+
 def render(
-    events: Sequence[Event],
+    alerts: Sequence[Alert],
     group: AlertGroup,
     *,
-    language: Language,
-    max_lines: int,
+    layout: Layout,
     link: Callable[[Event], str | None],
+    page: str | None = None,
+    subject: str = "",
+    reminder: bool = False,
+    outages: Mapping[str, Outage] | None = None,
 ) -> Message:
-    """The message of one alert group: by host, worst first, one line per event.
+    """One message: by host, worst first, one line per alert, one per outage.
 
-    :param events: at least one, all of ``group``
+    :param alerts: at least one, all of ``group``
     :param group: says what the message is about
-    :param language: of everything that portmon says; reasons are English in both
-    :param max_lines: events listed; the rest is counted
+    :param layout: how it looks
     :param link: an event to the address of its host's task log, None if it has none
-    :raises ValueError: without events
+    :param page: address of the page that has what the message leaves out
+    :param subject: value of the label that the message is grouped by
+    :param reminder: it repeats what goes on
+    :param outages: host id -> outage that its event is folded into, see :func:`portmon.outages.find_outages`
+    :raises ValueError: without alerts
     """
-    if not events:
-        raise ValueError("a message needs at least one event")
-    hosts = by_host(events)
-    text_view = view_of(hosts, group, max_lines, link, clean=lambda value, limit: inert(plain(value, limit)))
-    html_view = view_of(hosts, group, max_lines, link, clean=plain)
-    words = f"{language}.j2"
-    say = _environment(html=False).get_template(words).module
+    if not alerts:
+        raise ValueError("a message needs at least one alert")
+    blocks = in_order(alerts, outages or {})
+    told = tuple(alert for block in blocks for entry in block for alert in entry.alerts)
+    links = {alert.event.id: checked(link(alert.event)) for alert in told}
+    views = views_of(
+        blocks,
+        group,
+        max_lines=layout.max_lines,
+        links=links,
+        page=checked(page),
+        subject=subject,
+        reminder=reminder,
+    )
+    bodies = fill(views, layout.language, layout.templates)
     return Message(
-        title=plain(str(say.title(text_view)), TITLE_LIMIT),  # type: ignore[attr-defined]
-        text=_environment(html=False).get_template("message.txt.j2").render(words=words, view=text_view).rstrip("\n"),
-        html=_environment(html=True).get_template("message.html.j2").render(words=words, view=html_view),
-        severity=SEVERITIES[min(rank(event) for event in events)],
+        title=bodies.title,
+        text=bodies.text,
+        html=bodies.html,
+        markdown=bodies.markdown,
+        severity=SEVERITIES[min(rank(alert.event) for alert in told)],
+        group=group,
+        reminder=reminder,
+        alerts=told,
+        links=tuple(links[alert.event.id] or None for alert in told),
     )
 
 
-@lru_cache(maxsize=2)
-def _environment(*, html: bool) -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=html,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=False,
+def views_of(
+    blocks: Sequence[Block],
+    group: AlertGroup,
+    *,
+    max_lines: int,
+    links: Mapping[str, str],
+    page: str,
+    subject: str,
+    reminder: bool,
+) -> Views:
+    """What the templates of each medium see, see :func:`portmon.render.view.view_of`."""
+    text, markdown, html = (
+        view_of(
+            blocks,
+            group,
+            medium,
+            max_lines=max_lines,
+            links=links,
+            page=page,
+            subject=subject,
+            reminder=reminder,
+        )
+        for medium in (_TEXT, _MARKDOWN, _HTML)
     )
+    return Views(text=text, markdown=markdown, html=html)

@@ -57,6 +57,7 @@ _EFFECTS = (
     (re.compile(r"(?<!\w)@(?!\s)|@(?=(?:everyone|here|channel|all)\b)", re.IGNORECASE), "@ "),
     # An address that a chat program would make a link of, and a Markdown link or image.
     (re.compile(r"://"), ": //"),
+    (re.compile(r"\bmailto:", re.IGNORECASE), "mailto : "),
     (re.compile(r"\]\("), "] ("),
     # Slack's <!channel> and <address|title>, and HTML.
     (re.compile(r"<(?!\s)"), "< "),
@@ -70,3 +71,26 @@ def inert(text: str) -> str:
     for pattern, replacement in _EFFECTS:
         text = pattern.sub(replacement, text)
     return text
+
+
+_MARKDOWN = re.compile(
+    r"""
+    \\(?=[!-/:-@\[-`{-~]|\Z)          # escapes the next character; before a letter it is one by itself
+    | [`*\[\]<~|$]
+    | (?<![^\W_])_ | _(?![^\W_])      # within a word it is none: node_exporter stays readable everywhere
+    | &(?=\#?\w+;)                    # an entity
+    | \A[#>=] | \A[-+](?=[-+\s]|\Z)  # what begins a block, for templates that put it there
+    | (?<=\b(?i:www))\.               # what GitHub makes a link of
+    """,
+    re.VERBOSE,
+)
+_NUMBERED = re.compile(r"\A(\d{1,9})([.)])(?=\s|\Z)")
+
+
+def escape_markdown(text: str) -> str:
+    """One line that Markdown shows as it is, wherever in a line it stands: every effect has a backslash.
+
+    Nothing else has one, since some chat programs show them. Text of a host goes through :func:`plain` and
+    :func:`inert` before.
+    """
+    return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", text.strip()))
