@@ -1,0 +1,28 @@
+"""Alerts into messages: one per alert group, route and run, in English or Chinese.
+
+Whatever came from a host or the CMDB is data for a template, never template source. It is cut and made
+visible by :func:`plain`; in the text and in Markdown, which chat programs interpret in their own ways,
+:func:`inert` takes the effect from mentions and links and :func:`escape_markdown` from the rest; in the
+HTML everything is escaped.
+"""
+
+from portmon.config import Language
+from portmon.outages import Outage
+from portmon.render.check import check_templates
+from portmon.render.message import Layout, Message, render
+from portmon.render.text import REASON_LIMIT, TITLE_LIMIT, VALUE_LIMIT, escape_markdown, inert, plain
+
+__all__ = [
+    "REASON_LIMIT",
+    "TITLE_LIMIT",
+    "VALUE_LIMIT",
+    "Language",
+    "Layout",
+    "Message",
+    "Outage",
+    "check_templates",
+    "escape_markdown",
+    "inert",
+    "plain",
+    "render",
+]

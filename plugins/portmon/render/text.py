@@ -1,0 +1,96 @@
+"""Text that came from a host or the CMDB, made harmless for the medium it goes to."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+VALUE_LIMIT = 120
+"""Characters of a program, unit or host name that a message shows."""
+REASON_LIMIT = 300
+"""Characters of a reason that a message shows."""
+TITLE_LIMIT = 160
+"""Characters of a title: mail subjects and chat headings."""
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Categories of control and format characters (bidi and zero-width ones too), lone surrogates, unassigned."""
+_UNSEEN_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Letters and signs that are drawn as nothing."""
+_NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def plain(text: str, limit: int = VALUE_LIMIT) -> str:
+    r"""One line of visible characters, of at most ``limit``.
+
+    Whatever can't be seen, breaks the line or turns its direction is written as an escape such as ``\n``,
+    ``\u202e`` or, for a byte that is no UTF-8, ``\xff``. A longer text ends in an ellipsis.
+
+    :param limit: characters of the result
+    """
+    pieces: list[str] = []
+    size = 0
+    for char in text:
+        piece = _visible(char)
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            while size > limit - 1:
+                size -= len(pieces.pop())
+            pieces.append("…")
+            break
+    return "".join(pieces)
+
+
+def _visible(char: str) -> str:
+    if unicodedata.category(char) not in _UNSEEN and char not in _UNSEEN_LETTERS:
+        return char
+    code = ord(char)
+    if char in _NAMED:
+        return _NAMED[char]
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00  # how surrogateescape keeps a byte
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+_EFFECTS = (
+    # A mention. The @ of `getty@tty1.service` is none.
+    (re.compile(r"(?<!\w)@(?!\s)|@(?=(?:everyone|here|channel|all)\b)", re.IGNORECASE), "@ "),
+    # An address that a chat program would make a link of, and a Markdown link or image.
+    (re.compile(r"://"), ": //"),
+    (re.compile(r"\bmailto:", re.IGNORECASE), "mailto : "),
+    (re.compile(r"\]\("), "] ("),
+    # Slack's <!channel> and <address|title>, and HTML.
+    (re.compile(r"<(?!\s)"), "< "),
+    # Discord's spoiler bars, which hide what is between them.
+    (re.compile(r"\|(?=\|)"), "| "),
+)
+
+
+def inert(text: str) -> str:
+    """Text that notifies, links and hides nothing in a chat: a space is put into what would."""
+    for pattern, replacement in _EFFECTS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+_MARKDOWN = re.compile(
+    r"""
+    \\(?=[!-/:-@\[-`{-~]|\Z)          # escapes the next character; before a letter it is one by itself
+    | [`*\[\]<~|$]
+    | (?<![^\W_])_ | _(?![^\W_])      # within a word it is none: node_exporter stays readable everywhere
+    | &(?=\#?\w+;)                    # an entity
+    | \A[#>=] | \A[-+](?=[-+\s]|\Z)  # what begins a block, for templates that put it there
+    | (?<=\b(?i:www))\.               # what GitHub makes a link of
+    """,
+    re.VERBOSE,
+)
+_NUMBERED = re.compile(r"\A(\d{1,9})([.)])(?=\s|\Z)")
+
+
+def escape_markdown(text: str) -> str:
+    """One line that Markdown shows as it is, wherever in a line it stands: every effect has a backslash.
+
+    Nothing else has one, since some chat programs show them. Text of a host goes through :func:`plain` and
+    :func:`inert` before.
+    """
+    return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", text.strip()))
