@@ -13,7 +13,8 @@ from portmon.config import Config, parse_config
 from portmon.errors import CmdbError, DeliveryError, ParamError, RunError
 from portmon.models import AlertGroup, Attempt, Event, Host, InvalidHost, Inventory, Listener, Observation, Outcome
 from portmon.pipeline import deliver as deliver_step
-from portmon.pipeline.deliver import deliver_group, groups_to_alert
+from portmon.pipeline.deliver import deliver_group
+from portmon.pipeline.dispatch import groups_to_alert
 from portmon.pipeline.fetch import Fetched, fetch_inventory
 from portmon.pipeline.judge import judge_dry, judge_run
 from portmon.pipeline.plan import plan_hosts
@@ -87,7 +88,7 @@ class Site:
         self.sent.append(f"{channel.name}: {message.title}")
 
     def alert(self) -> None:
-        for group in sorted(groups_to_alert(self.database, self.config, now=self.now)):
+        for group in sorted(groups_to_alert(self.database, self.config, now=self.now, interval=FIVE)):
             self.deliver(group)
 
     def deliver(self, group: AlertGroup) -> int:
@@ -97,8 +98,10 @@ class Site:
             group,
             send=self.send,
             link=lambda _: None,
+            page=None,
+            interval=FIVE,
             holder="test",
-            clock=lambda: datetime.now(UTC),
+            clock=lambda: self.now,
         )
 
     def run(self, **values: Any) -> list[tuple[Any, ...]]:

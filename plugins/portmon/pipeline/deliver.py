@@ -160,7 +160,9 @@ class _Task:
         with self.database.begin() as conn:
             return hosts.watched(conn)
 
-    def message(self, found: Sequence[Alert], group: AlertGroup, route: str, subject: str, *, reminder: bool) -> Message:
+    def message(
+        self, found: Sequence[Alert], group: AlertGroup, route: str, subject: str, *, reminder: bool
+    ) -> Message:
         """The message of one route."""
         settings = self.config.alerts
         style = self.routes.style(route)

@@ -38,9 +38,7 @@ def groups_to_alert(
     :param holder: who, for people that wonder about a lease
     """
     with (
-        lease.hold(
-            database, DISPATCHER, holder, ttl=2 * limits.STEP, wait=limits.STEP / 3, take_over=True
-        ) as held,
+        lease.hold(database, DISPATCHER, holder, ttl=2 * limits.STEP, wait=limits.STEP / 3, take_over=True) as held,
         database.begin() as conn,
     ):
         held.check(conn)
@@ -164,7 +162,9 @@ def _give_up(conn: Connection, waiting: Iterable[Waiting], config: Config, now: 
     late = [one for one in waiting if one.state == outbox.PENDING and now - one.since >= limit]
     for channel, own in _by_channel(late).items():
         for one in own:
-            outbox.give_up(conn, one, f"given up after {format_duration(limit)}: {one.last_error or 'never tried'}", now)
+            outbox.give_up(
+                conn, one, f"given up after {format_duration(limit)}: {one.last_error or 'never tried'}", now
+            )
         about = ", ".join(sorted({_shown(one.queued.event) for one in own})[:20])
         log.error(
             "Channel %r did not take %d events for %s; they are given up: %s. The last error: %s",

@@ -44,7 +44,7 @@ def opened(conn: Connection, keys: Collection[str] | None = None) -> dict[str, S
 
 def of_ids(conn: Connection, ids: Collection[str]) -> dict[str, StoredAlert]:
     """Alerts by their ids."""
-    found = {}
+    found: dict[str, StoredAlert] = {}
     for part in chunks(sorted(ids)):
         found |= {row.id: _alert(row) for row in conn.execute(select(alerts).where(alerts.c.id.in_(part)))}
     return found

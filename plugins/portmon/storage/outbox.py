@@ -94,7 +94,7 @@ def dispatched(conn: Connection, alert_ids: Mapping[str, str]) -> None:
 
 def by_ids(conn: Connection, event_ids: Iterable[str]) -> dict[str, Event]:
     """Event id: event."""
-    found = {}
+    found: dict[str, Event] = {}
     for part in chunks(sorted(set(event_ids))):
         found |= {row.id: _event(row) for row in conn.execute(select(events).where(events.c.id.in_(part)))}
     return found
@@ -257,9 +257,7 @@ def cancel(conn: Connection, channel: str, reasons: Mapping[str, str], now: date
     for event_id, reason in reasons.items():
         conn.execute(
             update(deliveries)
-            .where(
-                deliveries.c.channel == channel, deliveries.c.event_id == event_id, deliveries.c.state.in_(states)
-            )
+            .where(deliveries.c.channel == channel, deliveries.c.event_id == event_id, deliveries.c.state.in_(states))
             .values(state=CANCELLED, last_error=reason, updated_at=now)
         )
 
@@ -316,7 +314,9 @@ def cancel_hosts(
 def told(conn: Connection, alert_ids: Collection[str]) -> dict[str, list[Told]]:
     """Alert id: what each channel knows of it, those that are still to hear of it or were given up included."""
     query = (
-        select(events.c.alert_id, *(deliveries.c[name] for name in ("channel", "route", "state", "told_at", "message_id")))
+        select(
+            events.c.alert_id, *(deliveries.c[name] for name in ("channel", "route", "state", "told_at", "message_id"))
+        )
         .join(deliveries, deliveries.c.event_id == events.c.id)
         .order_by(events.c.seq)
     )

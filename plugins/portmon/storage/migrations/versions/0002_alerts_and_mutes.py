@@ -184,6 +184,7 @@ def downgrade() -> None:
     """Take back."""
     op.drop_index("ix_deliveries_unfinished", table_name="deliveries")
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        for name in ("told_at", "message_id", "route"):
             batch_op.drop_column(name)
     op.create_index(
         "ix_deliveries_pending",
