@@ -3,20 +3,66 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
-from portmon.cli.options import ConfigOption, base_folder, config_of
-from portmon.cli.terminal import say
+import typer
+
+from portmon.cli.options import ConfigOption, base_folder, config_of, label_options
+from portmon.cli.terminal import cell, logs_aside, say, visible
+from portmon.errors import CommandError, StorageError
+from portmon.models import PROTOCOL, AlertRole, Event, EventKind, Severity, alert_role, severity_of
 
 if TYPE_CHECKING:
     from portmon.config import Config
+    from portmon.mutes import Mute
 
 
-def check(config: ConfigOption = None) -> None:
-    """Validate portmon.yaml and show what it means: sources, logins, rules, channels."""
-    problems = tell(*config_of(config))
+def check(
+    config: ConfigOption = None,
+    kind: Annotated[
+        EventKind | None, typer.Option("--kind", help="Example: what would get an event of this kind.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Name or id of the example's server.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port of the example.", min=1, max=65535)] = None,
+    program: Annotated[str | None, typer.Option("--program", help="Program of the example.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="NAME=VALUE, label of the example's server; default: those that are known of it."),
+    ] = None,
+    severity: Annotated[Severity | None, typer.Option("--severity", help="Default: that of the kind.")] = None,
+) -> None:
+    """Validate portmon.yaml and show what it means: sources, logins, rules, routes, channels.
+
+    With --kind also who would get such an event, by which route, and whether a mute would withhold it now.
+    """
+    labels = {name: values[-1] for name, values in label_options(label).items()} if label else None
+    if kind is None and (host, port, program, labels, severity) != (None,) * 5:
+        raise typer.BadParameter(
+            f"an example needs a kind; there are {', '.join(one.value for one in EventKind)}", param_hint="--kind"
+        )
+    if host is None and (port is not None or labels is not None):
+        raise typer.BadParameter("a port and labels are those of a server; give --host too", param_hint="--host")
+    settings, shown = config_of(config)
+    problems = tell(settings, shown)
+    if kind is not None:
+        example = Event(
+            id="0" * 32,
+            kind=kind,
+            at=datetime.now(UTC),
+            run_id="",
+            host_id=host,
+            host_name=host,
+            protocol=None if port is None else PROTOCOL,
+            port=port,
+            severity=severity or severity_of(kind, {}),
+            program=program,
+            labels=labels or {},
+        )
+        _tell_example(settings, example, look_up=labels is None)
     for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
+        print(f"problem: {visible(problem)}", file=sys.stderr)
     if problems:
         raise SystemExit(1)
     say("ok")
@@ -31,7 +77,6 @@ def tell(settings: Config, shown: str) -> list[str]:
     from portmon import settings as airflow_settings
     from portmon.cmdb.presets import queries
     from portmon.config import FileSources, format_duration, ssh_settings
-    from portmon.channels import check_channel
     from portmon.rules import match_text
 
     problems: list[str] = []
@@ -88,20 +133,91 @@ def tell(settings: Config, shown: str) -> list[str]:
         f"{format_duration(states.reboot_grace)} of grace after a reboot; retired after "
         f"{format_duration(states.retire_after)}"
     )
-    say(
-        "alerts         every group to: "
-        + ", ".join(f"{channel.name} ({channel.type})" for channel in settings.alerts.channels)
-    )
-    for number, channel in enumerate(settings.alerts.channels):
-        problems.extend(f"{settings.where('alerts', 'channels', number)}: {text}" for text in check_channel(channel))
-    if not settings.alerts.channels:
-        say("               nobody: events are kept, but not sent")
+    problems += _tell_alerts(settings)
     say(f"retention      observations {format_duration(settings.retention.observations)}")
     return problems
 
 
+def _tell_alerts(settings: Config) -> list[str]:
+    from portmon.channels import check_channel
+    from portmon.routes import Routes
+
+    alerts = settings.alerts
+    channels = ", ".join(f"{channel.name} ({channel.type})" for channel in alerts.channels)
+    say(f"channels       {channels or 'none: events are kept, but not sent'}")
+    problems = [
+        f"{settings.where('alerts', 'channels', number)}: {text}"
+        for number, channel in enumerate(alerts.channels)
+        for text in check_channel(channel)
+    ]
+    say(f"routes         {f'{len(alerts.routes)}, first match counts' if alerts.routes else 'none'}")
+    for line in Routes(alerts, where=settings.where).told():
+        say(f"  {line}")
+    if alerts.templates is not None:
+        from portmon.render import check_templates  # type: ignore[attr-defined,unused-ignore]
+
+        problems += check_templates(base_folder(settings) / alerts.templates)
+    return problems
+
+
+def _tell_example(settings: Config, example: Event, *, look_up: bool) -> None:
+    """Print where an event would go.
+
+    :param look_up: the labels are those that are known of its host
+    """
+    from portmon.routes import Routes
+
+    event, withheld, unknown = _looked_up(example, labels=look_up)
+    about = [event.host_name and f"of {event.host_name}", event.port and f"port {event.port}"]
+    about += [event.program and f"program {event.program}", event.severity.value]
+    say(cell(f"example        {event.kind.value} {', '.join(filter(None, about))}"))
+    if unknown is not None:
+        say(cell(f"  not looked up: {unknown}"))
+    if event.host_name is not None:
+        labels = " ".join(f"{name}={value}" for name, value in sorted(event.labels.items()))
+        say(cell(f"  labels of the server: {labels or 'none'}"))
+    for line in Routes(settings.alerts, where=settings.where).explain(event):
+        say(cell(f"  {line}"))
+    say(cell(f"  withheld now: {withheld.told() if withheld else 'no'}"))
+
+
+def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Mute | None, str | None]:
+    """An event with what is known of its host, what would withhold it, and why nothing is known.
+
+    :param labels: take those of the host
+    """
+    from portmon import settings as airflow_settings
+    from portmon.mutes import muted
+    from portmon.pipeline.explain import find_host
+    from portmon.storage import mutes
+    from portmon.storage.alerts_view import open_alerts
+
+    now, unknown = example.at, None
+    try:
+        with logs_aside(), airflow_settings.database().look() as conn:
+            if conn is None:
+                return example, None, "there is no state database yet"
+            if example.host_id is not None:
+                try:
+                    host = find_host(conn, example.host_id)
+                    known = host.labels if labels else example.labels
+                    example = replace(example, host_id=host.id, host_name=host.name, labels=known)
+                except CommandError as error:
+                    unknown = str(error)
+            role = alert_role(example.kind, example.details)
+            if role is None or role is AlertRole.RESOLVED:
+                return example, None, unknown
+            opened = {one.key: one.id for one in open_alerts(conn, now, host_id=example.host_id)}
+            alert_id = opened.get(example.alert_key) if role is AlertRole.FIRING else None
+            return example, muted(mutes.current(conn, now), example, alert_id, now), unknown
+    except StorageError as error:
+        return example, None, str(error)
+
+
 def _restricted(settings: Config) -> str:
     """Hosts on which a port is watched only if a rule allows it; empty if there are none."""
+    from portmon.rules import match_text
+
     hosts = []
     for number, rule in enumerate(settings.rules):
         if rule.action != "allow":

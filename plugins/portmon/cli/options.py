@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,3 +78,17 @@ def open_database(*, quiet: bool = False, checked: bool = True) -> Database:
 def author_of(given: str | None) -> str:
     """Who decides: what was given, or the system user."""
     return given or getpass.getuser()
+
+
+def label_options(given: Iterable[str] | None) -> dict[str, tuple[str, ...]]:
+    """Values of ``--label NAME=VALUE`` by name.
+
+    :raises BadParameter: for one that is none
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise typer.BadParameter(f"{text!r} is no label: give NAME=VALUE", param_hint="--label")
+        found[name] = (*found.get(name, ()), value)
+    return found

@@ -80,6 +80,14 @@ def open_alerts(conn: Connection, now: datetime, *, host_id: str | None = None) 
     return found
 
 
+def first_events(conn: Connection, alert_ids: Sequence[str]) -> dict[str, Event]:
+    """Alert id: the event that began it, as long as it is kept."""
+    found: dict[str, Event] = {}
+    for part in chunks(alert_ids):
+        found |= {row.id: _event(row) for row in conn.execute(select(events).where(events.c.id.in_(part)))}
+    return found
+
+
 def _told(conn: Connection, alert_ids: Sequence[str]) -> dict[str, dict[str, Told]]:
     """Alert id: channel: the newest delivery."""
     found: dict[str, dict[str, Told]] = defaultdict(dict)

@@ -1,0 +1,68 @@
+"""Times as options of commands, and as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+Value = TypeVar("Value")
+UntilOption = Annotated[str | None, typer.Option("--until", help="End, ISO 8601 such as 2026-01-02T04:00.")]
+ForOption = Annotated[str | None, typer.Option("--for", help="Instead of --until: how long, such as 2h or 1d.")]
+
+
+def minute(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def end_of(until: str | None, duration: str | None, timezone: str, begins: datetime, now: datetime) -> datetime | None:
+    from portmon.config import parse_duration
+
+    if until is not None and duration is not None:
+        raise typer.BadParameter("give --until or --for, not both", param_hint="--for")
+    if duration is None:
+        return moment_of(until, timezone, "--until", now)
+    length = read_option(parse_duration, duration, "--for")
+    if length <= timedelta(0):
+        raise typer.BadParameter("must be longer than 0", param_hint="--for")
+    return read_option(lambda value: begins + value, length, "--for")
+
+
+def moment_of(text: str | None, timezone: str, option: str, now: datetime) -> datetime | None:
+    """A time in the future.
+
+    :param timezone: of a time without an offset
+    """
+    from portmon.mutes import zone
+
+    if text is None:
+        return None
+
+    def read(text: str) -> datetime:
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(
+                f"{text!r} is no time: give ISO 8601, for instance 2026-01-02T04:00 or 2026-01-02T04:00+01:00"
+            )
+        return (at if at.tzinfo else at.replace(tzinfo=zone(timezone))).astimezone(UTC)
+
+    at = read_option(read, text, option)
+    if at < now:
+        raise typer.BadParameter(f"{text} ({minute(at)}) is in the past", param_hint=option)
+    return at
+
+
+def read_option(read: Callable[[Any], Value], value: str | Sequence[str] | timedelta, option: str) -> Value:
+    """What an option means.
+
+    :raises BadParameter: if it means nothing
+    """
+    try:
+        return read(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+    except OverflowError as error:
+        raise typer.BadParameter(f"{value} is too far away", param_hint=option) from error
