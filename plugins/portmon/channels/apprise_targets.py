@@ -56,7 +56,11 @@ def send_apprise(channel: AppriseChannel, message: Message, done: tuple[str, ...
     last_start = time.monotonic() + limits.SEND.total_seconds() - TARGET_TIMEOUT - 1
 
     def ask(target: _Target) -> str | None:
-        return _send_to(target, message) if time.monotonic() < last_start else "not asked, others took too long"
+        return (
+            _send_to(target, message, channel.format)
+            if time.monotonic() < last_start
+            else "not asked, others took too long"
+        )
 
     open_targets = [target for target in targets if target.id not in done]
     with ThreadPoolExecutor(TARGETS_AT_ONCE) as workers:
@@ -76,7 +80,7 @@ def send_apprise(channel: AppriseChannel, message: Message, done: tuple[str, ...
         )
 
 
-def _send_to(target: _Target, message: Message) -> str | None:
+def _send_to(target: _Target, message: Message, form: str) -> str | None:
     """What went wrong, None if nothing."""
     if target.service is None:
         return "Apprise does not understand this URL"
@@ -87,9 +91,9 @@ def _send_to(target: _Target, message: Message) -> str | None:
     single.add(target.service)
     result = single.notify(
         title=message.title,
-        body=message.text,
+        body=getattr(message, form),
         notify_type=_NOTIFY_TYPES[message.severity],
-        body_format=apprise.NotifyFormat.TEXT,
+        body_format=apprise.NotifyFormat(form),
         interpret_escapes=False,
         timeout=TARGET_TIMEOUT,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,10 +14,12 @@ from portmon.channels.errors_of_others import told
 from portmon.config import NotifierChannel
 from portmon.errors import DeliveryError
 from portmon.render import Message
+from portmon.threads import headers
 
-_VARIABLES = {"$title": "title", "$text": "text", "$html": "html"}
-"""Argument values that stand for a part of the message."""
-_DEFAULTS = {"subject": "$title", "html_content": "$html"}
+_MESSAGE = ("$title", "$text", "$markdown", "$html")
+_VARIABLES = (*_MESSAGE, "$id", "$headers")
+"""Argument values that stand for a part of the message; the first ones say what happened."""
+_DEFAULTS = {"subject": "$title", "html_content": "$html", "custom_headers": "$headers"}
 """Arguments of mail notifiers, which would fill what is left out from templates about a task."""
 
 
@@ -37,17 +40,31 @@ class _Verbatim:
         pass
 
 
-def fill(arguments: Any, message: Message) -> Any:
-    """Arguments with every value that is exactly ``$title``, ``$text`` or ``$html`` replaced, at any depth.
+def parts(channel: NotifierChannel, message: Message) -> dict[str, Any]:
+    """What the variables stand for."""
+    return {
+        # Mail programs and Python's mail library take a line break for the next header.
+        "$title": " ".join(message.title.splitlines()),
+        "$text": message.text,
+        "$markdown": message.markdown,
+        "$html": message.html,
+        "$id": message.id,
+        "$headers": headers(message, channel.name),
+    }
+
+
+def fill(arguments: Any, values: Mapping[str, Any]) -> Any:
+    """Arguments with every value that is exactly a variable replaced, at any depth.
 
     :param arguments: as configured: mappings, lists, scalars
+    :param values: of the variables, see :func:`parts`
     """
     if isinstance(arguments, str):
-        return getattr(message, _VARIABLES[arguments]) if arguments in _VARIABLES else arguments
+        return values.get(arguments, arguments)
     if isinstance(arguments, Mapping):
-        return {key: fill(value, message) for key, value in arguments.items()}
+        return {key: fill(value, values) for key, value in arguments.items()}
     if isinstance(arguments, list | tuple):
-        return [fill(value, message) for value in arguments]
+        return [fill(value, values) for value in arguments]
     return arguments
 
 
@@ -75,11 +92,11 @@ def check_notifier(channel: NotifierChannel) -> list[str]:
         f"replaced: make it exactly {variable}"
         for place, value in _strings(channel.arguments)
         for variable in _VARIABLES
-        if variable in value and value not in _VARIABLES
+        if value not in _VARIABLES and re.search(rf"{re.escape(variable)}\b", value)
     ]
-    if not any(value in _VARIABLES for _, value in _strings(_arguments(type(notifier), channel))):
+    if not any(value in _MESSAGE for _, value in _strings(_arguments(type(notifier), channel))):
         problems.append(
-            f"channel {channel.name!r}: no argument is $title, $text or $html: the message would not be sent"
+            f"channel {channel.name!r}: no argument is one of {', '.join(_MESSAGE)}: the message would not be sent"
         )
     return problems
 
@@ -92,7 +109,7 @@ def _build(channel: NotifierChannel, message: Message) -> Any:
     cls = _load(channel)
     verbatim = type(cls.__name__, (_Verbatim, cls), {"__module__": cls.__module__})
     try:
-        return verbatim(**fill(_arguments(cls, channel), message))
+        return verbatim(**fill(_arguments(cls, channel), parts(channel, message)))
     except Exception as error:
         raise DeliveryError(
             f"{channel.notifier} does not accept its arguments: {told(error)}", channel=channel.name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from portmon.channels.alertmanager_api import post_alerts
 from portmon.channels.apprise_targets import send_apprise
+from portmon.channels.json_webhook import post_document
 from portmon.channels.notifiers import call_notifier, check_notifier
 from portmon.channels.task_log import write_log
-from portmon.config import AppriseChannel, Channel, LogChannel, NotifierChannel
+from portmon.config import AlertmanagerChannel, AppriseChannel, Channel, LogChannel, NotifierChannel, WebhookChannel
 from portmon.render import Message
 
 
@@ -22,6 +24,10 @@ def deliver(channel: Channel, message: Message, *, done: tuple[str, ...] = ()) -
             write_log(message)
         case AppriseChannel():
             send_apprise(channel, message, done)
+        case AlertmanagerChannel():
+            post_alerts(channel, message)
+        case WebhookChannel():
+            post_document(channel, message)
         case NotifierChannel():
             call_notifier(channel, message)
 
@@ -31,4 +37,12 @@ def check_channel(channel: Channel) -> list[str]:
 
     :return: sentences for people; empty if nothing was found
     """
-    return check_notifier(channel) if isinstance(channel, NotifierChannel) else []
+    match channel:
+        case NotifierChannel():
+            return check_notifier(channel)
+        case WebhookChannel(name=name, endpoint=endpoint) if "://" in endpoint:
+            return [
+                f"channel {name!r}: endpoint is a whole address, but it is a path below the host of the connection "
+                f"{channel.conn_id!r}: put scheme and host there"
+            ]
+    return []

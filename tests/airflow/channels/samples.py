@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.message
 import email.policy
+import json
 import traceback
 from typing import Any
 
@@ -37,3 +38,8 @@ class Mailbox:
         if self.answer.startswith("250"):
             self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
         return self.answer
+
+
+def connect(monkeypatch: Any, conn_id: str, host: str, **fields: Any) -> None:
+    """Make an Airflow HTTP connection."""
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps({"conn_type": "http", "host": host, **fields}))

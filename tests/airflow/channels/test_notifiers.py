@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from email.message import EmailMessage
 from typing import Any
 
 import pytest
@@ -11,11 +13,14 @@ from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 from pytest_httpserver import HTTPServer
 
 from portmon.channels import check_channel, deliver
-from portmon.channels.notifiers import fill
+from portmon.channels.notifiers import fill, parts
 from portmon.config import AppriseChannel, LogChannel, NotifierChannel
 from portmon.errors import DeliveryError
+from portmon.models import AlertRole, EventKind
 from portmon.render import Message
+from portmon.threads import headers
 from tests.airflow.channels.samples import MESSAGE, SECRET, Mailbox, printed
+from tests.messages import alert, event, message
 
 SMTP = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
 HTTP = "airflow.providers.http.notifications.http.HttpNotifier"
@@ -209,12 +214,102 @@ def test_check_finds_a_message_that_is_not_sent() -> None:
 
 
 def test_fill_replaces_exact_values_at_any_depth_and_nothing_else() -> None:
-    arguments = {"a": "$title", "b": [{"c": ("$text", "x$html")}, "$html"], "$title": 1, "d": None, "e": True}
-    message = Message(title="$text", text="T", html="H")
-    assert fill(arguments, message) == {
-        "a": "$text",
-        "b": [{"c": ["T", "x$html"]}, "H"],
+    arguments = {
+        "a": "$title",
+        "b": [{"c": ("$text", "x$html", "$idea")}, "$html", "$markdown"],
         "$title": 1,
         "d": None,
         "e": True,
+        "f": "$id",
+        "g": "$headers",
     }
+    sent = message(alert(), title="$text", text="T", html="H", markdown="M", id="i1")
+    assert fill(arguments, parts(_mail(), sent)) == {
+        "a": "$text",
+        "b": [{"c": ["T", "x$html", "$idea"]}, "H", "M"],
+        "$title": 1,
+        "d": None,
+        "e": True,
+        "f": "i1",
+        "g": headers(sent, "mail"),
+    }
+
+
+def test_check_takes_markdown_for_a_message_and_an_id_for_none() -> None:
+    assert check_channel(_http(json={"text": "$markdown"})) == []
+    assert "the message would not be sent" in check_channel(_http(json={"id": "$id"}))[0]
+    (problem,) = check_channel(_http(json={"text": "$text", "more": "see $markdown", "idea": "$idea"}))
+    assert "arguments.json.more holds $markdown among other text" in problem
+
+
+# ── threads of mails ────────────────────────────────────────────────────────────────────────────
+
+
+def _thread_of(mails: list[EmailMessage]) -> dict[str, str]:
+    """Message ids to the root of their thread: mails are joined by what they refer to, as mail programs do."""
+    roots: dict[str, str] = {}
+
+    def root(one: str) -> str:
+        while roots.setdefault(one, one) != one:
+            one = roots[one]
+        return one
+
+    for mail in mails:
+        for other in f"{mail['References'] or ''} {mail['In-Reply-To'] or ''}".split():
+            roots[root(str(mail["Message-ID"]))] = root(other)
+    return {str(mail["Message-ID"]): root(str(mail["Message-ID"])) for mail in mails}
+
+
+def test_down_and_recovered_of_one_port_are_one_thread(mailbox: Mailbox) -> None:
+    down, other = alert(event(port=1), id="a" * 32), alert(event(port=2), id="b" * 32)
+    up = replace(down, role=AlertRole.RESOLVED, event=event(EventKind.RECOVERED, port=1))
+    for number, told in enumerate([(down,), (other,), (up,)]):
+        deliver(_mail(), message(*told, id=f"{number:032x}"))
+    threads = _thread_of(mailbox.mails)
+    first, second, third = threads.values()
+    assert first == third != second
+    assert len(threads) == 3
+
+
+def test_recovered_joins_the_mail_that_told_of_several_ports(mailbox: Mailbox) -> None:
+    down, other = alert(event(port=1), id="a" * 32), alert(event(port=2), id="b" * 32)
+    ends = [
+        replace(one, role=AlertRole.RESOLVED, event=event(EventKind.RECOVERED, port=one.event.port))
+        for one in (down, other)
+    ]
+    for number, told in enumerate([(down, other), (ends[1],), (ends[0],)]):
+        deliver(_mail(), message(*told, id=f"{number:032x}"))
+    threads = _thread_of(mailbox.mails)
+    assert len(threads) == 3
+    assert len(set(threads.values())) == 1
+
+
+def test_mail_sent_again_has_the_same_id(mailbox: Mailbox) -> None:
+    for _ in range(2):
+        deliver(_mail(), message(alert(), alert(event(port=2))))
+    first, second = mailbox.mails
+    assert first["Message-ID"] == second["Message-ID"]
+    assert first["X-Portmon-Id"] == message().id
+    assert first["Auto-Submitted"] == "auto-generated"
+
+
+def test_headers_of_your_own_come_instead(mailbox: Mailbox) -> None:
+    deliver(_mail(custom_headers={"X-Team": "ops"}), message(alert()))
+    (mail,) = mailbox.mails
+    assert mail["X-Team"] == "ops"
+    assert mail["Message-ID"] is None
+
+
+def test_no_name_makes_a_header(mailbox: Mailbox) -> None:
+    evil = "x\r\nBcc: evil@example.com\n\nbody\x0bX-Evil: 1\u2028X-Evil: 2"
+    sent = message(
+        alert(event(host=evil, program=evil, labels={evil: evil}), id=evil), title=f"1 port down on {evil}", id=evil
+    )
+    deliver(_mail().model_copy(update={"name": evil}), sent)
+    (mail,) = mailbox.mails
+    assert mail["Bcc"] is None
+    assert mail["X-Evil"] is None
+    assert "Bcc: evil@example.com" in str(mail["Subject"])
+    assert {name.lower() for name in mail.keys()} == {  # noqa: SIM118
+        "content-type", "mime-version", "subject", "from", "to", "date", "message-id", "auto-submitted", "x-portmon-id",
+        }  # fmt: skip

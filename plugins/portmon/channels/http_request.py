@@ -1,0 +1,130 @@
+"""One request over an Airflow HTTP connection, its answer checked, nothing secret in its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from airflow.providers.http.hooks.http import HttpHook
+
+from portmon import limits
+from portmon.channels.errors_of_others import foreign, told
+from portmon.errors import DeliveryError, OverrunError
+from portmon.render import plain
+
+LIMIT = timedelta(seconds=30)
+"""One request, from its beginning to the end of its answer. Below ``limits.SEND``."""
+SILENCE = 15.0
+"""Seconds that a server may say nothing."""
+SECRET = "secret"  # noqa: S105
+"""Extra field of a connection that is ours. HttpHook makes a request header of every field that it does not know."""
+ANSWER_LIMIT = 1024
+"""Bytes of an answer that an error is told from."""
+
+Sign = Callable[[str], Mapping[str, str]]
+"""The connection's secret to headers that prove it is known."""
+
+
+def ask(
+    method: str,
+    conn_id: str,
+    endpoint: str,
+    *,
+    channel: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    sign: Sign | None = None,
+    ok: Callable[[int], bool] = lambda status: 200 <= status < 300,
+    limit: timedelta | None = None,
+) -> None:
+    """Send one request and look whether it was taken.
+
+    Base URL, login, headers, proxies and certificates are the connection's, as :class:`HttpHook` reads them.
+
+    :param endpoint: path below the connection's host, which may have a path as well
+    :param channel: name for errors
+    :param sign: is given the connection's extra field ``secret``, if there is one
+    :param ok: which HTTP statuses are a success
+    :param limit: for all of it, ``LIMIT`` by default: a time-out of requests restarts with every byte
+    :raises DeliveryError: with the status, the beginning of the answer, and what to do
+    """
+    limit = limit or LIMIT
+    hook = HttpHook(method=method, http_conn_id=conn_id)
+    try:
+        session = hook.get_conn()
+    except Exception as error:
+        raise DeliveryError(
+            f"no usable Airflow connection {conn_id!r} ({told(error)}): add it with `airflow connections add {conn_id} "
+            "--conn-type http --conn-host https://…`",
+            channel=channel,
+        ) from None
+    secret = session.headers.pop(SECRET, None)
+    session.headers.update(headers or {})
+    if secret is not None and sign is not None:
+        session.headers.update(sign(str(secret)))
+    url = f"{hook.base_url.rstrip('/')}/{endpoint.lstrip('/')}" if endpoint else hook.base_url
+    shown = f"{_place(hook.base_url)} (connection {conn_id})"
+
+    def send() -> str | None:
+        # A redirect could carry the credentials to another server.
+        with (
+            session,
+            session.request(
+                method,
+                url,
+                data=body,
+                timeout=min(SILENCE, limit.total_seconds()),
+                allow_redirects=False,
+                stream=True,
+                verify=session.verify,
+            ) as answer,
+        ):
+            return None if ok(answer.status_code) else _refusal(answer)
+
+    try:
+        refusal = limits.within(limit, send)
+    except OverrunError as error:
+        # It may still be under way, and whoever sends the next one must know.
+        raise DeliveryError(f"{shown}: no answer within {limit.total_seconds():g} s", channel=channel) from error
+    except (requests.RequestException, ValueError) as error:
+        # Its text holds the URL, whose path may be a secret.
+        raise DeliveryError(f"{shown}: no answer: {_why(error)}", channel=channel) from None
+    if refusal:
+        raise DeliveryError(f"{shown}: {refusal}", channel=channel)
+
+
+def _refusal(answer: requests.Response) -> str:
+    try:
+        begin = answer.raw.read(ANSWER_LIMIT, decode_content=True)
+    except urllib3.exceptions.HTTPError:
+        begin = b""  # the status says enough
+    parts = [f"HTTP {answer.status_code}"]
+    if wait := answer.headers.get("Retry-After"):
+        parts.append(f"Retry-After {plain(wait, 40)}")
+    if 300 <= answer.status_code < 400:
+        parts.append("a redirect, which is not followed: correct the connection's host")
+    if answer.status_code in (401, 403):
+        parts.append("the connection's credentials are refused")
+    if said := foreign(begin.decode("utf-8", "replace").strip()):
+        parts.append(f"it says {said!r}")
+    return ", ".join(parts)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its TLS certificate is not trusted, or TLS failed"
+    if isinstance(error, requests.Timeout):
+        return "time-out"
+    if isinstance(error, requests.ConnectionError):
+        return "the connection failed"
+    return type(error).__name__
+
+
+def _place(base_url: str) -> str:
+    """Scheme, host and port: what is no secret."""
+    parts = urlsplit(base_url)
+    host = (parts.netloc.rpartition("@")[2]) or "no host"
+    return f"{parts.scheme}://{host}"

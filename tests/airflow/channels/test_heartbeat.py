@@ -1,0 +1,71 @@
+"""The sign of life against a real web server."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Response
+
+from portmon.channels import heartbeat
+from portmon.channels.heartbeat import ping
+from portmon.config import Heartbeat
+from portmon.errors import DeliveryError
+from tests.airflow.channels.samples import connect, printed
+
+SECRET_PATH = "/ping/0b5e8a7e-s3cret"
+
+
+@pytest.fixture
+def switch(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServer:
+    connect(monkeypatch, "portmon_heartbeat", f"http://localhost:{httpserver.port}{SECRET_PATH}")
+    return httpserver
+
+
+@pytest.mark.parametrize(("method", "body"), [("POST", "6 hosts, 端口 \\udcff"), ("GET", ""), ("HEAD", "")])
+def test_ping(switch: HTTPServer, method: str, body: str) -> None:
+    switch.expect_request(SECRET_PATH).respond_with_data("OK")
+    ping(Heartbeat(method=method), "6 hosts, 端口 \udcff")  # type: ignore[arg-type]
+    ((request, _),) = switch.log
+    assert (request.method, request.get_data(as_text=True)) == (method, body)
+
+
+def test_endpoint_is_below_the_host(switch: HTTPServer) -> None:
+    switch.expect_request(f"{SECRET_PATH}/0").respond_with_data("OK")
+    ping(Heartbeat(endpoint="0"), "fine")
+
+
+@pytest.mark.parametrize("answer", [Response("no such check", status=404), Response(status=302), Response(status=500)])
+def test_switch_that_refuses(switch: HTTPServer, answer: Response, caplog: pytest.LogCaptureFixture) -> None:
+    switch.expect_request(SECRET_PATH).respond_with_response(answer)
+    with (
+        caplog.at_level("INFO"),
+        pytest.raises(DeliveryError, match=f"HTTP {answer.status_code}") as failure,
+    ):
+        ping(Heartbeat(), "fine")
+    assert failure.value.channel == "heartbeat"
+    ours = [record.getMessage() for record in caplog.records if record.name != "werkzeug"]
+    assert "s3cret" not in printed(failure.value) + "".join(ours)
+
+
+def test_switch_that_hangs_is_not_waited_for(switch: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert timedelta(seconds=10) == heartbeat.LIMIT
+    monkeypatch.setattr(heartbeat, "LIMIT", timedelta(seconds=0.5))
+    over = threading.Event()
+
+    def hang(_: object) -> Response:
+        over.wait(60)
+        return Response()
+
+    switch.expect_request(SECRET_PATH).respond_with_handler(hang)
+    with pytest.raises(DeliveryError, match="no answer") as failure:
+        ping(Heartbeat(), "fine")
+    over.set()
+    assert "s3cret" not in printed(failure.value)
+
+
+def test_without_a_connection() -> None:
+    with pytest.raises(DeliveryError, match="airflow connections add portmon_heartbeat"):
+        ping(Heartbeat(), "fine")
