@@ -196,12 +196,14 @@ class Week:
         while self.fleet.now < MONDAY + timedelta(days=7):
             if happens := self.script.pop(self.fleet.now, None):
                 happens()
-            self.alertmanager.pass_time(self.fleet.now)
+            if "alertmanager" not in self.fleet.dead:
+                self.alertmanager.pass_time(self.fleet.now)
             self.fleet.run()
         assert not self.script
 
     def diary(self) -> str:
         """Who heard what, in order."""
+        # Channels are served side by side: in which order is no matter.
         entries = [
             (got.at, got.channel, f"{got.message.title}\n{textwrap.indent(got.message.text, '    ')}")
             for got in self.fleet.got
@@ -209,7 +211,7 @@ class Week:
         ]
         entries += [(when, "alertmanager", text) for when, text in self.alertmanager.diary]
         lines = []
-        for when, channel, text in sorted(entries, key=lambda entry: entry[0]):
+        for when, channel, text in sorted(entries):
             lines.append(f"{when:%a %H:%M}  {channel:<12}  {text}")
         return "\n".join(lines) + "\n"
 

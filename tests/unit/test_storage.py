@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,15 +13,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select, text
+from sqlalchemy import Connection, MetaData, Table, insert, select, text
 
 from portmon.errors import LeaseLostError, StorageError
 from portmon.models import (
-    AlertGroup,
     Attempt,
     Event,
     EventKind,
@@ -32,8 +33,8 @@ from portmon.models import (
     Outcome,
     Owner,
 )
-from portmon.storage import archive, conditions, contents, host_keys, hosts, inventory, lease, outbox, runs
-from portmon.storage.database import VERSION_TABLE, Database
+from portmon.storage import alerts, archive, conditions, contents, host_keys, hosts, inventory, lease, outbox, runs
+from portmon.storage.database import VERSION_TABLE, Database, _alembic_config
 from portmon.storage.tables import metadata
 from portmon.storage.tables import observations as observation_table
 
@@ -96,6 +97,54 @@ def test_two_migrations_at_once(database_url: str) -> None:
     for thread in threads:
         thread.join()
     assert sorted(map(str, results)) == sorted([str(ALL), "[]", "[]", "[]"])
+
+
+def test_alerts_are_found_in_what_was_told_before_there_were_any(database_url: str) -> None:
+    database = Database(database_url)
+    with database.begin() as conn:
+        alembic = _alembic_config()
+        alembic.attributes["connection"] = conn
+        command.upgrade(alembic, "0001")
+        old = {name: Table(name, MetaData(), autoload_with=conn) for name in ("events", "deliveries")}
+        story = [
+            ("down", 80, {}),
+            ("unreachable", None, {}),
+            ("recovered", 80, {}),
+            ("rebound", 443, {"severe": True}),
+            ("down", 443, {}),
+            ("reachable", None, {}),
+            ("new", 8080, {}),
+        ]
+        for number, (kind, port, details) in enumerate(story):
+            row = {
+                **dict.fromkeys(old["events"].c.keys()),
+                "seq": number + 1,
+                "id": f"e{number}",
+                "kind": kind,
+                "alert_group": "any",
+                "at": NOW if database_url.startswith("postgres") else NOW.replace(tzinfo=None),
+                "run_id": "r",
+                "host_id": "h1",
+                "protocol": port and "tcp",
+                "port": port,
+                "severity": "critical",
+                "reason": "why",
+                "labels": "{}",
+                "details": json.dumps(details),
+                "dispatched": True,
+            }
+            conn.execute(insert(old["events"]), row)
+    assert database.migrate() == ALL[1:]
+    with database.begin() as conn:
+        opened = alerts.opened(conn)
+        assert {key: (alert.id, alert.last_event_id) for key, alert in opened.items()} == {
+            "port/h1/tcp/443": ("e3", "e4")
+        }
+        ended = {alert.key: (alert.id, alert.closed_by) for alert in alerts.closed_since(conn, NOW)}
+        assert ended == {"port/h1/tcp/80": ("e0", "e2"), "host/h1": ("e1", "e5")}
+        rows = conn.execute(text("SELECT id, alert_id FROM events ORDER BY seq")).all()
+        assert [row.alert_id for row in rows] == ["e0", "e1", "e0", "e3", "e3", "e1", "e6"]
+    database.dispose()
 
 
 def test_a_database_without_tables_says_what_to_do(database_url: str) -> None:
@@ -256,7 +305,7 @@ def test_hosts_are_hidden_resumed_and_purged(database: Database) -> None:
     with database.begin() as conn:
         hosts.sync(conn, [Host("h1", "n1", "a", 22, {"x": "y"}), Host("h2", "n2", "b")])
         outbox.add(conn, [event(1), event(2, EventKind.RETIRED)])
-        outbox.open_deliveries(conn, ["log"], NOW)
+        enqueue(conn, "log")
         hosts.hide(conn, ["h1"], NOW)
         assert [one.removed_at for one in hosts.known(conn)] == [NOW, None]
         assert outbox.states(conn, [event(1).id, event(2).id]) == {
@@ -298,41 +347,103 @@ def test_an_event_comes_back_as_it_was_and_once(database: Database) -> None:
         assert outbox.recent(conn) == [one]
 
 
+def enqueue(conn: Connection, *channels: str) -> None:
+    """Everything that is new to some channels."""
+    new = outbox.undispatched(conn)
+    outbox.enqueue(conn, [(one.id, channel, "default") for one in new for channel in channels], NOW)
+    outbox.dispatched(conn, {one.id: one.id for one in new})
+
+
+def queued(conn: Connection, channel: str) -> list[str]:
+    return [one.event.id for one in outbox.queue(conn, channel)]
+
+
 def test_each_channel_gets_each_event_once(database: Database) -> None:
     ids = [event(1).id, event(2).id]
     with database.begin() as conn:
         outbox.add(conn, [event(1), event(2, EventKind.NEW), event(3, EventKind.BASELINE)])
-        assert outbox.open_deliveries(conn, ["log", "mail"], NOW) == 2
-        assert outbox.open_deliveries(conn, ["log", "mail", "later"], NOW) == 0
-        assert outbox.pending_groups(conn, ["log", "mail"]) == {AlertGroup.DOWN, AlertGroup.NEW}
-        assert [one.event.id for one in outbox.pending(conn, AlertGroup.DOWN, "log")] == ids[:1]
+        # A note is for nobody.
+        assert [one.id for one in outbox.undispatched(conn)] == ids
+        enqueue(conn, "log", "mail")
+        enqueue(conn, "log", "mail", "later")
+        assert (queued(conn, "log"), queued(conn, "mail"), queued(conn, "later")) == (ids, ids, [])
+        outbox.begin_sending(conn, "log", ids[:1], "m1", NOW)
         outbox.delivered(conn, "log", ids[:1], NOW)
+        outbox.begin_sending(conn, "mail", ids[:1], "m2", NOW)
         outbox.failed(conn, "mail", ids[:1], NASTY, ["target"], NOW)
-        assert outbox.pending(conn, AlertGroup.DOWN, "log") == []
-        (waiting,) = outbox.pending(conn, AlertGroup.DOWN, "mail")
-        assert (waiting.targets_done, waiting.attempts) == (("target",), 1)
-        # A channel that is not configured any more holds nothing up.
-        assert outbox.pending_groups(conn, ["log"]) == {AlertGroup.NEW}
+        assert queued(conn, "log") == ids[1:]
+        first = outbox.queue(conn, "mail")[0]
+        assert (first.targets_done, first.attempts, first.message_id) == (("target",), 1, None)
+
+
+def test_what_may_have_come_through_is_known(database: Database) -> None:
+    (one,) = [event(1)]
+    with database.begin() as conn:
+        outbox.add(conn, [one])
+        enqueue(conn, "log")
+        outbox.begin_sending(conn, "log", [one.id], "m1", NOW)
+        (found,) = outbox.queue(conn, "log")
+        assert found.message_id == "m1"
+        (told,) = outbox.told(conn, [one.id])[one.id]
+        assert (told.at, told.unsure, told.hears_the_end) == (None, True, True)
+        # Only who sends next may take back what is under way.
+        outbox.cancel(conn, "log", {one.id: "over"}, NOW, also_sending=False)
+        assert outbox.states(conn, [one.id]) == {(one.id, "log"): outbox.SENDING}
+        outbox.cancel(conn, "log", {one.id: "over"}, NOW, also_sending=True)
+        assert outbox.states(conn, [one.id]) == {(one.id, "log"): outbox.CANCELLED}
+        assert outbox.told(conn, [one.id])[one.id][0].hears_the_end
+
+
+def test_what_is_withheld_waits_or_is_settled(database: Database) -> None:
+    with database.begin() as conn:
+        outbox.add(conn, [event(1), event(2, port=81)])
+        enqueue(conn, "log")
+        for one in outbox.waiting(conn):
+            outbox.withhold(conn, one, "muted", NOW, for_good=False)
+        assert queued(conn, "log") == []
+        assert not outbox.told(conn, [event(1).id])[event(1).id][0].hears_the_end
+        first, second = outbox.waiting(conn)
+        outbox.release(conn, second, NOW + timedelta(hours=1))
+        assert queued(conn, "log") == [event(2).id]
+        assert outbox.waiting(conn)[1].since == NOW + timedelta(hours=1)
+        outbox.settle_withheld(conn, [first.queued.alert_id], NOW)
+        assert outbox.states(conn, [event(1).id]) == {(event(1).id, "log"): outbox.MUTED}
 
 
 def test_what_was_not_sent_of_a_dropped_port_is_cancelled(database: Database) -> None:
     with database.begin() as conn:
         outbox.add(conn, [event(1), event(2, port=81)])
-        outbox.open_deliveries(conn, ["log"], NOW)
+        enqueue(conn, "log")
         outbox.add(conn, [event(3)])
         outbox.cancel_ports(conn, [("h1", "tcp", 80)], reason="why", now=NOW)
-        assert outbox.open_deliveries(conn, ["log"], NOW) == 0
-        assert [one.event.port for one in outbox.pending(conn, AlertGroup.DOWN, "log")] == [81]
+        assert outbox.undispatched(conn) == []
+        assert [one.event.port for one in outbox.queue(conn, "log")] == [81]
 
 
 def test_events_expire_but_not_while_somebody_waits_for_them(database: Database) -> None:
     with database.begin() as conn:
         outbox.add(conn, [event(1), event(2), event(3, EventKind.BASELINE)])
-        outbox.open_deliveries(conn, ["log"], NOW)
+        enqueue(conn, "log")
         outbox.delivered(conn, "log", [event(1).id], NOW)
         assert outbox.expire(conn, NOW) == 0
         assert outbox.expire(conn, NOW + timedelta(days=1)) == 2
         assert [one.id for one in outbox.recent(conn)] == [event(2).id]
+
+
+def test_the_events_of_an_alert_that_goes_on_stay(database: Database) -> None:
+    later = NOW + timedelta(days=1)
+    with database.begin() as conn:
+        outbox.add(conn, [event(1), event(2, EventKind.RECOVERED)])
+        alert = alerts.open_(conn, event(1))
+        outbox.dispatched(conn, {event(1).id: alert.id})
+        assert outbox.expire(conn, later) == 0
+        alerts.close(conn, alert.id, event(2))
+        outbox.dispatched(conn, {event(2).id: alert.id})
+        assert alerts.opened(conn) == {}
+        assert [one.closed_by for one in alerts.closed_since(conn, NOW)] == [event(2).id]
+        alerts.expire(conn, later)
+        assert outbox.expire(conn, later) == 2
+        assert alerts.of_ids(conn, [alert.id]) == {}
 
 
 # ── leases, host keys, conditions ───────────────────────────────────────────────────────────────
