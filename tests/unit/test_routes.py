@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -254,3 +255,21 @@ def test_any_routes(given: list[dict[str, Any]], default: list[str] | None, port
         ", ".join(f"{name} (route {routing.route})" for routing in made.of(one) for name in routing.channels)
         or "nobody"
     )
+
+
+# ── the documents ───────────────────────────────────────────────────────────────────────────────
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_the_documented_routes_do_what_the_document_says() -> None:
+    (text,) = (text for text in (path.read_text() for path in DOCS.glob("*.md")) if "\n## Routes\n" in f"\n{text}")
+    section = f"\n{text}".split("\n## Routes\n")[1].split("\n## ")[0]
+    (yaml,) = re.findall(r"^```yaml\n(.*?)^```", section, flags=re.M | re.S)
+    (shown,) = re.findall(r"^```console\n(.*?)^```", section, flags=re.M | re.S)
+    config = parse_config(yaml, path=Path("portmon.yaml"))
+    one = event(host_name="db01", port=5432, labels={"env": "prod"}, program=None, details={})
+    told = [f"  {line}" for line in Routes(config.alerts, where=config.where).explain(one)]
+    lines = shown.splitlines()
+    start = lines.index(told[0])
+    assert lines[start : start + len(told)] == told

@@ -145,10 +145,8 @@ def _open_there(conn: Connection, host: str, port: int | None, now: datetime) ->
             f"{one.event.kind.value} of {f'port {one.event.port}' if one.event.port else 'the server itself'}"
             for one in opened
         )
-        raise CommandError(
-            f"{_place(found.name, port)}: no alert is open; "
-            + (f"open there: {others}" if others else "nor any other there")
-        )
+        there = f"; open there: {others}" if others else ""
+        raise CommandError(f"{_place(found.name, port)}: no alert is open{there}")
     return found, wanted
 
 

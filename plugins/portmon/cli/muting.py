@@ -107,7 +107,8 @@ def _effects(conn: Connection, made: Mute, now: datetime) -> list[str]:
 
 
 def unmute(
-    number: Annotated[int, typer.Argument(metavar="ID", help="As `mutes` shows it.", min=1, max=2**31 - 1)], author: AuthorOption = None
+    number: Annotated[int, typer.Argument(metavar="ID", help="As `mutes` shows it.", min=1, max=2**31 - 1)],
+    author: AuthorOption = None,
 ) -> None:
     """Lift a mute or an acknowledgement before its time."""
     from portmon.storage import mutes
