@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 from typer.testing import CliRunner, Result
 
 from portmon.cli import app
-from portmon.storage import host_keys
+from portmon.models import Event, EventKind, Host
+from portmon.storage import host_keys, hosts, mutes, outbox
 from portmon.storage.database import Database
+from portmon.storage.tables import alerts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -66,6 +69,149 @@ def test_check_recommends_a_total_where_there_are_pages(tmp_path: Path, source: 
     result = check(tmp_path, f"cmdb: {{source: {{type: http, {source}}}}}\n")
     assert result.exit_code == 0, result.output
     assert ("cmdb.source.total" in result.stdout) is advised
+
+
+ROUTES = """
+alerts:
+  channels:
+    - {type: log}
+    - {type: log, name: night}
+    - {type: log, name: audit}
+  routes:
+    - {name: prod, match: {label: {env: prod}}, channels: [audit], continue: true}
+    - {name: web, match: {host: 'web*', port: 443, kind: [down, flapping]}, channels: [night]}
+  default: [log]
+"""
+
+
+def test_check_lists_the_routes(tmp_path: Path) -> None:
+    result = check(tmp_path, ROUTES)
+    assert result.exit_code == 0, result.output
+    shown = result.stdout.splitlines()
+    start = shown.index("routes         2, first match counts")
+    assert shown[start - 1] == "channels       log (log), night (log), audit (log)"
+    assert shown[start + 1 : start + 4] == [
+        "  portmon.yaml:8: alerts.routes[0] (prod): label env=prod -> audit, then those after it",
+        "  portmon.yaml:9: alerts.routes[1] (web): host web* and kind down|flapping and port 443 -> night",
+        "  default: what no route matches -> log",
+    ]
+    assert "example" not in result.stdout
+    nothing = check(tmp_path, "alerts: {channels: []}").stdout
+    assert "channels       none: events are kept, but not sent" in nothing
+    assert "default: what no route matches -> nobody" in nothing
+
+
+@pytest.fixture
+def fleet(database: Database) -> Database:
+    with database.begin() as conn:
+        hosts.sync(conn, [Host("1", "web01", "10.0.0.1", labels={"env": "prod"}), Host("2", "web02", "10.0.0.2")])
+    return database
+
+
+def example(tmp_path: Path, *arguments: str) -> list[str]:
+    """What ``check`` says of an example."""
+    path = tmp_path / "portmon.yaml"
+    path.write_text(ROUTES)
+    result = run("check", "--config", str(path), *arguments)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    (start,) = (number for number, line in enumerate(lines) if line.startswith("example"))
+    return [line.strip() for line in lines[start : lines.index("ok")]]
+
+
+def test_check_explains_an_example(fleet: Database, tmp_path: Path) -> None:
+    assert example(tmp_path, "--host", "WEB01", "--port", "443", "--kind", "down", "--program", "nginx") == [
+        "example        down of web01, port 443, program nginx, critical",
+        "labels of the server: env=prod",
+        "portmon.yaml:8: alerts.routes[0] (prod): yes: label env=prod -> audit, then those after it",
+        "portmon.yaml:9: alerts.routes[1] (web): yes: host web* and kind down|flapping and port 443 -> night",
+        "goes to: audit (route prod), night (route web)",
+        "withheld now: no",
+    ]
+    assert "goes to: night (route web)" in example(tmp_path, "--host", "web02", "--port", "443", "--kind", "down")
+
+
+def test_check_takes_labels_and_severity_as_they_are_given(fleet: Database, tmp_path: Path) -> None:
+    arguments = ("--host", "web01", "--kind", "rebooted", "--label", "env=test", "--label", "a=b", "--severity", "info")
+    told = example(tmp_path, *arguments)
+    assert told[:2] == ["example        rebooted of web01, info", "labels of the server: a=b env=test"]
+    assert told[-2:] == ["goes to: log (route default)", "withheld now: no"]
+
+
+def test_check_knows_what_is_withheld(fleet: Database, tmp_path: Path) -> None:
+    with fleet.begin() as conn:
+        now = datetime.now(UTC)
+        end = now + timedelta(hours=1)
+        mutes.add(conn, hosts=["web01"], ports=[(443, 443)], ends_at=end, author="ann", reason="updates", now=now)
+    withheld = f"withheld now: muted by ann until {end:%Y-%m-%d %H:%M} UTC: updates (mute 1)"
+    assert example(tmp_path, "--host", "1", "--port", "443", "--kind", "down")[-1] == withheld
+    assert example(tmp_path, "--host", "1", "--port", "444", "--kind", "down")[-1] == "withheld now: no"
+    # What ends something is told to whoever got its beginning, muted or not.
+    told = example(tmp_path, "--host", "1", "--port", "443", "--kind", "recovered")
+    assert told[-2:] == ["recovered has no route: it goes to whoever got what it ends", "withheld now: no"]
+
+
+def test_check_knows_what_is_acknowledged(fleet: Database, tmp_path: Path) -> None:
+    down = Event("0" * 31 + "1", EventKind.DOWN, NOW, "r", host_id="1", host_name="web01", protocol="tcp", port=443)
+    with fleet.begin() as conn:
+        outbox.add(conn, [down])
+        row = {"id": down.id, "key": down.alert_key, "host_id": "1", "last_event_id": down.id, "starts_at": NOW}
+        conn.execute(insert(alerts).values(**row))
+        mutes.acknowledge(conn, down.id, author="bob", now=datetime.now(UTC))
+    told = example(tmp_path, "--host", "1", "--port", "443", "--kind", "flapping")
+    assert told[-1] == "withheld now: acknowledged by bob"
+    assert example(tmp_path, "--host", "1", "--port", "443", "--kind", "replaced")[-1] == "withheld now: no"
+
+
+def test_check_of_a_server_that_is_not_known(fleet: Database, tmp_path: Path) -> None:
+    told = example(tmp_path, "--host", "web\u202e09", "--port", "443", "--kind", "down")
+    assert told[:3] == [
+        "example        down of web\\u202e09, port 443, critical",
+        "not looked up: no server has the name or id 'web\\u202e09'; the CMDB's list of the last run counts",
+        "labels of the server: none",
+    ]
+    assert told[-2] == "goes to: night (route web)"
+    assert example(tmp_path, "--kind", "cmdb_stale")[-2:] == ["goes to: log (route default)", "withheld now: no"]
+
+
+def test_check_without_a_state_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "none.db"
+    monkeypatch.setattr("portmon.settings.database", lambda: Database(f"sqlite:///{path}"))
+    told = example(tmp_path, "--host", "web01", "--port", "443", "--kind", "down")
+    assert told[1] == "not looked up: there is no state database yet"
+    assert told[-2] == "goes to: night (route web)"
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--host", "web01"), "an example needs a kind; there are new, down, recovered"),
+        (("--kind", "gone"), "'new', 'down', 'recovered'"),
+        (("--kind", "down", "--port", "443"), "give --host too"),
+        (("--kind", "down", "--label", "a=b"), "give --host too"),
+        (("--kind", "down", "--host", "w", "--label", "a"), "'a' is no label: give NAME=VALUE"),
+        (("--kind", "down", "--host", "w", "--port", "0"), "should be greater than or equal to 1"),
+        (("--kind", "down", "--severity", "bad"), "'critical', 'warning', 'info'"),
+    ],
+)
+def test_what_is_no_example(arguments: tuple[str, ...], message: str) -> None:
+    result = run("check", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_check_looks_at_the_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def found(folder: Path) -> list[str]:
+        asked.append(folder)
+        return ["text.j2 has \x1b"]
+
+    monkeypatch.setattr("portmon.render.check_templates", found, raising=False)
+    result = check(tmp_path, "alerts: {templates: own}")
+    assert (result.exit_code, asked) == (1, [tmp_path / "own"])
+    assert "problem: text.j2 has \\x1b" in result.stderr
 
 
 # ── hostkeys ────────────────────────────────────────────────────────────────────────────────────

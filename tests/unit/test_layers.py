@@ -27,3 +27,15 @@ def test_what_does_not_judge_loads_no_pandas(module: str) -> None:
         [sys.executable, "-c", code], cwd=ROOT / "plugins", capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_command_line_loads_what_a_command_needs() -> None:
+    """``parse`` works where neither Airflow nor pandas is installed."""
+    code = (
+        "import sys; from portmon.cli import app; app(['parse', '--help'], standalone_mode=False); "
+        "sys.exit(bool({'airflow', 'pandas', 'sqlalchemy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "plugins", capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

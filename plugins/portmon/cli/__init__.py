@@ -10,7 +10,7 @@ import os
 
 import typer
 
-from portmon.cli import check, database, host_keys, hosts, muting, parsing, ports, simulation
+from portmon.cli import alerts, check, database, host_keys, hosts, muting, parsing, ports, simulation
 from portmon.cli.terminal import told
 
 __all__ = ["app", "main", "told"]
@@ -30,9 +30,9 @@ app.command()(ports.explain)
 app.command()(ports.accept)
 app.command()(ports.promote)
 app.command("ports")(ports.list_ports)
-app.command("alerts")(muting.list_alerts)
-app.command()(muting.ack)
-app.command()(muting.unack)
+app.command("alerts")(alerts.list_alerts)
+app.command()(alerts.ack)
+app.command()(alerts.unack)
 app.command()(muting.mute)
 app.command()(muting.unmute)
 app.command("mutes")(muting.list_mutes)

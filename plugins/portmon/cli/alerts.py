@@ -79,7 +79,7 @@ def ack(
     now = datetime.now(UTC)
     ends = end_of(until, duration, "UTC", now, now)
     with open_database().begin() as conn:
-        found, alerts = _open_there(conn, host, port, now)
+        _, alerts = _open_there(conn, host, port, now)
         by = author_of(author)
         lines = []
         for one in alerts:
@@ -100,14 +100,15 @@ def unack(host: HostArgument, port: SomePortArgument = None, author: AuthorOptio
         ids = {one.id for one in alerts}
         lifted = [one for one in mutes.current(conn, now) if one.alert_id in ids]
         if not lifted:
-            raise CommandError(f"{place(found.name, port)}: nobody acknowledged what is open there")
+            raise CommandError(f"{_place(found.name, port)}: nobody acknowledged what is open there")
         for one in lifted:
             mutes.lift(conn, one.id, by=author_of(author), now=now)
-    say(cell(f"{place(found.name, port)}: no longer acknowledged"))
+    say(cell(f"{_place(found.name, port)}: no longer acknowledged"))
 
 
 def subject(event: Event) -> str:
-    return "the monitor" if event.host_name is None else place(event.host_name, event.port)
+    """What an event is about, for people."""
+    return "the monitor" if event.host_name is None else _place(event.host_name, event.port)
 
 
 def _as_json(one: OpenAlert) -> dict[str, Any]:
@@ -144,12 +145,10 @@ def _open_there(conn: Connection, host: str, port: int | None, now: datetime) ->
             f"{one.event.kind.value} of {f'port {one.event.port}' if one.event.port else 'the server itself'}"
             for one in opened
         )
-        raise CommandError(
-            f"{place(found.name, port)}: no alert is open; "
-            + (f"open there: {others}" if others else "nor any other there")
-        )
+        there = f"; open there: {others}" if others else ""
+        raise CommandError(f"{_place(found.name, port)}: no alert is open{there}")
     return found, wanted
 
 
-def place(name: str, port: int | None) -> str:
+def _place(name: str, port: int | None) -> str:
     return name if port is None else f"{name} port {port}"

@@ -168,9 +168,10 @@ def _tell_example(settings: Config, example: Event, *, look_up: bool) -> None:
     from portmon.routes import Routes
 
     event, withheld, unknown = _looked_up(example, labels=look_up)
-    about = [event.host_name and f"of {event.host_name}", event.port and f"port {event.port}"]
-    about += [event.program and f"program {event.program}", event.severity.value]
-    say(cell(f"example        {event.kind.value} {', '.join(filter(None, about))}"))
+    about = f"{event.kind.value}{'' if event.host_name is None else f' of {event.host_name}'}"
+    about += "" if event.port is None else f", port {event.port}"
+    about += "" if event.program is None else f", program {event.program}"
+    say(cell(f"example        {about}, {event.severity.value}"))
     if unknown is not None:
         say(cell(f"  not looked up: {unknown}"))
     if event.host_name is not None:

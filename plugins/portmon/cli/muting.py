@@ -58,6 +58,8 @@ def mute(
         raise typer.BadParameter("say why", param_hint="--reason")
     if not (host or labels or ports or program):
         raise typer.BadParameter("say what: a host, label, port or program; --host '*' is everything")
+    if not all(glob.strip() for glob in (*(host or ()), *(program or ()))):
+        raise typer.BadParameter("an empty glob matches nothing")
     begins = moment_of(start, timezone, "--from", now) or now
     ends = end_of(until, duration, timezone, begins, now)
     if ends is None and not weekly:
@@ -105,7 +107,8 @@ def _effects(conn: Connection, made: Mute, now: datetime) -> list[str]:
 
 
 def unmute(
-    number: Annotated[int, typer.Argument(metavar="ID", help="As `mutes` shows it.")], author: AuthorOption = None
+    number: Annotated[int, typer.Argument(metavar="ID", help="As `mutes` shows it.", min=1, max=2**31 - 1)],
+    author: AuthorOption = None,
 ) -> None:
     """Lift a mute or an acknowledgement before its time."""
     from portmon.storage import mutes
@@ -114,8 +117,8 @@ def unmute(
     with open_database().begin() as conn:
         if not mutes.lift(conn, number, by=author_of(author), now=now):
             found = next((one for one in mutes.all_(conn) if one.id == number), None)
-            raise CommandError(f"{number} {_state(found, now)} already" if found else f"there is no mute {number}")
-    say(f"{number} is lifted")
+            raise CommandError(f"mute {number} {_state(found, now)}" if found else f"there is no mute {number}")
+    say(f"mute {number} is lifted")
 
 
 def list_mutes(

@@ -14,10 +14,16 @@ ForOption = Annotated[str | None, typer.Option("--for", help="Instead of --until
 
 
 def minute(at: datetime) -> str:
+    """A time to the minute."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def end_of(until: str | None, duration: str | None, timezone: str, begins: datetime, now: datetime) -> datetime | None:
+    """The end that ``--until`` or ``--for`` gives; None if neither is there.
+
+    :param timezone: of a time without an offset
+    :raises BadParameter: if it is none, or past
+    """
     from portmon.config import parse_duration
 
     if until is not None and duration is not None:
@@ -27,35 +33,36 @@ def end_of(until: str | None, duration: str | None, timezone: str, begins: datet
     length = read_option(parse_duration, duration, "--for")
     if length <= timedelta(0):
         raise typer.BadParameter("must be longer than 0", param_hint="--for")
-    return read_option(lambda value: begins + value, length, "--for")
+    return read_option(begins.__add__, length, "--for")
 
 
 def moment_of(text: str | None, timezone: str, option: str, now: datetime) -> datetime | None:
-    """A time in the future.
+    """A time that is not past.
 
     :param timezone: of a time without an offset
+    :raises BadParameter: if it is none, or past
     """
-    from portmon.mutes import zone
-
     if text is None:
         return None
-
-    def read(text: str) -> datetime:
-        try:
-            at = datetime.fromisoformat(text)
-        except ValueError:
-            raise ValueError(
-                f"{text!r} is no time: give ISO 8601, for instance 2026-01-02T04:00 or 2026-01-02T04:00+01:00"
-            )
-        return (at if at.tzinfo else at.replace(tzinfo=zone(timezone))).astimezone(UTC)
-
-    at = read_option(read, text, option)
+    at = read_option(lambda value: _parsed(value, timezone), text, option)
     if at < now:
         raise typer.BadParameter(f"{text} ({minute(at)}) is in the past", param_hint=option)
     return at
 
 
-def read_option(read: Callable[[Any], Value], value: str | Sequence[str] | timedelta, option: str) -> Value:
+def _parsed(text: str, timezone: str) -> datetime:
+    from portmon.mutes import zone
+
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is no time: give ISO 8601, for instance 2026-01-02T04:00 or 2026-01-02T04:00+01:00"
+        ) from error
+    return (at if at.tzinfo else at.replace(tzinfo=zone(timezone))).astimezone(UTC)
+
+
+def read_option(read: Callable[[Any], Value], value: Any, option: str) -> Value:
     """What an option means.
 
     :raises BadParameter: if it means nothing
