@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ def event(
 ) -> Event:
     """An event of a port, or of a host without one."""
     given: dict[str, Any] = {
-        "id": f"{kind.value}{host}{port}".encode().hex()[:32].ljust(32, "0"),
+        "id": hashlib.sha256(repr((kind.value, host, port)).encode()).hexdigest()[:32],
         "at": NOW,
         "run_id": "scheduled__2026-03-09T12:00:00+00:00",
         "host_id": f"id-of-{host}" if host is not None else None,

@@ -171,7 +171,8 @@ def test_annotations_notify_nobody() -> None:
     assert "https://" not in sent["annotations"]["description"]
 
 
-texts = st.text(max_size=300)
+# Surrogates included.
+texts = st.text(st.characters(), max_size=300)
 
 
 @given(texts, texts, st.none() | texts, st.dictionaries(texts, texts, max_size=6), texts, texts)
