@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from portmon import limits
 from portmon.config import Channel, Config
 from portmon.delivery import Batch, Queued, message_id, next_batches, superseded
-from portmon.errors import DeliveryError, OverrunError, PortmonError, StorageError
+from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
 from portmon.models import Alert, AlertGroup, AlertRole, Event, HostStatus
 from portmon.outages import find_outages
 from portmon.pipeline.repeats import Book, hold_until
@@ -139,12 +139,12 @@ class _Task:
             return 0, [DeliveryError("not asked, the others took too long", channel=channel.name)]
         delivery = _Delivery(self, channel)
         try:
-            # One lease per channel, not per group: what is told of one port comes in order. And two copies of one
-            # alert task, a cleared one and its zombie, must not both send.
-            with lease.hold(
-                self.database, f"alert/{channel.name}", self.holder, ttl=LEASE_TTL, wait=min(LEASE_TTL, left)
-            ) as held:
-                delivery.run(held)
+            try:
+                self._serve(delivery, left)
+            except LeaseLostError as error:
+                # Somebody thought that this one was dead. Whatever they left is still to be sent.
+                log.warning("%s", error)
+                self._serve(delivery, left)
         except StorageError as error:
             log.warning("%s", error)
             return delivery.sent, [*delivery.failures, error]
@@ -153,6 +153,14 @@ class _Task:
             wrapped = DeliveryError(f"{type(error).__name__}: {plain(str(error), 300)}", channel=channel.name)
             return delivery.sent, [*delivery.failures, wrapped]
         return delivery.sent, list(delivery.failures)
+
+    def _serve(self, delivery: _Delivery, wait: timedelta) -> None:
+        """One lease per channel, not per group: what is told of one port comes in order. And two copies of one alert
+        task, a cleared one and its zombie, must not both send.
+        """
+        name = f"alert/{delivery.channel.name}"
+        with lease.hold(self.database, name, self.holder, ttl=LEASE_TTL, wait=min(LEASE_TTL, wait)) as held:
+            delivery.run(held)
 
     @cached_property
     def fleet(self) -> dict[str, hosts.Watched]:
