@@ -251,7 +251,9 @@ class _Delivery:
             self._within_limit(dataclasses.replace(message, id=identity), batch.targets_done)
         except DeliveryError as error:
             taken = tuple(dict.fromkeys((*batch.targets_done, *error.delivered)))
-            unsure = isinstance(error.__cause__, OverrunError)
+            under_way = isinstance(error.__cause__, OverrunError)
+            # An earlier try may have come through, whatever became of this one: it stays the same message.
+            unsure = under_way or batch.message_id is not None
             with self.task.database.begin() as conn:
                 held.check(conn)
                 outbox.failed(conn, name, ids, str(error), taken, self.task.clock(), unsure=unsure)
@@ -259,7 +261,7 @@ class _Delivery:
             self.failures.append(error)
             self._held |= {one.event.alert_key for one in batch.queued}
             # If it may still be under way: no second one beside it.
-            return not unsure
+            return not under_way
         with self.task.database.begin() as conn:
             held.check(conn)
             outbox.delivered(conn, name, ids, self.task.clock())
