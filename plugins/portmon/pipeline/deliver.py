@@ -243,7 +243,7 @@ class _Delivery:
         name, ids = self.channel.name, batch.event_ids
         identity = batch.message_id or message_id(name, ids)
         with self.task.database.begin() as conn:
-            held.renew(conn, ttl=LEASE_TTL, now=self.task.clock())
+            held.renew(conn, ttl=LEASE_TTL)
             found = _alerts(conn, name, batch.queued)
             outbox.begin_sending(conn, name, ids, identity, self.task.clock())
         message = self.task.message(found, batch.group, batch.route, batch.subject, reminder=False)
@@ -273,7 +273,7 @@ class _Delivery:
         """Remind of what goes on. What fails here is due again in the next try, or in the next run."""
         task, name = self.task, self.channel.name
         with task.database.begin() as conn:
-            held.renew(conn, ttl=LEASE_TTL, now=task.clock())
+            held.renew(conn, ttl=LEASE_TTL)
             due = task.book(conn).due(self.channel, task.group, task.config.alerts.repeat_every)
         by_route: dict[tuple[str, str], list[Alert]] = defaultdict(list)
         for route, alert in due:
@@ -288,7 +288,7 @@ class _Delivery:
             identity = message_id(name, [alert.id for alert in found], salt=f"again {now:%Y-%m-%dT%H}")
             message = task.message(found, task.group, route, subject, reminder=True)
             with task.database.begin() as conn:
-                held.renew(conn, ttl=LEASE_TTL, now=now)
+                held.renew(conn, ttl=LEASE_TTL)
             try:
                 self._within_limit(dataclasses.replace(message, id=identity), ())
             except DeliveryError as error:
