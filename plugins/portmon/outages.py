@@ -73,5 +73,5 @@ def find_outages(
 
 
 def _is_most(count: int, hosts: int, ratio: float) -> bool:
-    # Not `count >= ratio * hosts`: 0.1 * 30 is more than 3.
+    # Not `count >= ratio * hosts`: 0.07 * 100 is more than 7.
     return count >= LEAST_HOSTS and count / hosts >= ratio

@@ -44,9 +44,8 @@ def test_site_of_which_enough_is_gone_is_folded_and_the_other_is_not() -> None:
         (10, 5, 0.5, True),
         (11, 5, 0.5, False),
         (5, 5, 1.0, True),
-        (90, 9, 0.1, True),  # 0.1 * 90 is 9, and 0.1 * 30 more than 3
-        (300, 30, 0.1, True),
-        (60, 6, 0.1, True),
+        (100, 7, 0.07, True),  # 0.07 * 100 is more than 7
+        (100, 6, 0.07, False),
     ],
 )
 def test_share_and_number_that_make_an_outage(hosts: int, unreachable: int, ratio: float, folded: bool) -> None:

@@ -725,6 +725,15 @@ def test_outage_is_one_line_before_all_that_is_as_bad() -> None:
     assert [one.event.host_name for one in message.alerts] == ["dc1n0", "dc1n1", "dc1n2", "alone"]
 
 
+def test_outage_comes_before_a_host_with_more_alerts_but_not_before_a_worse_one() -> None:
+    outages = {"id-a": Outage("dc1", 5, 5), "id-b": Outage("dc1", 5, 5)}
+    gone = [event(EventKind.UNREACHABLE, host) for host in "ab"]
+    busy = [event(EventKind.HOST_KEY_CHANGED, "busy", id=str(number)) for number in range(9)]
+    assert _hosts(say(*busy, *gone, outages=outages).text) == ["dc1", *["busy"] * 9]
+    back = [event(EventKind.REACHABLE, host) for host in "ab"]
+    assert _hosts(say(*busy, *back, outages=outages).text) == [*["busy"] * 9, "dc1"]
+
+
 def test_many_outages_are_one_number_in_the_title() -> None:
     assert "3 outages: 18 of 24 hosts unreachable" in _folded("dc1", "dc2", "dc3").title
     assert "outage: 6 of 8 hosts of dc1 unreachable, outage: 6 of 8 hosts of dc2" in _folded("dc1", "dc2").title
