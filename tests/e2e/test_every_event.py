@@ -28,7 +28,8 @@ from portmon.config import Config, load_config
 from portmon.errors import CmdbError, ScanError
 from portmon.models import AlertGroup, Event, EventKind, Host, Inventory, alert_group
 from portmon.operators import NetstatOperator
-from portmon.pipeline.deliver import deliver_group, groups_to_alert
+from portmon.pipeline.deliver import deliver_group
+from portmon.pipeline.dispatch import groups_to_alert
 from portmon.pipeline.fetch import fetch_inventory
 from portmon.pipeline.judge import judge_run
 from portmon.pipeline.plan import plan_hosts
@@ -99,7 +100,7 @@ class Site:
         judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=INTERVAL, now=now)
         events = self.events(run.run_id)
         told = {group for event in events if (group := alert_group(event.kind, event.details))}
-        groups = groups_to_alert(self.database, self.config, now=now)
+        groups = groups_to_alert(self.database, self.config, now=now, interval=INTERVAL)
         assert groups == told
         for group in sorted(groups):
             self._deliver(group)
@@ -131,6 +132,8 @@ class Site:
             group,
             send=send,
             link=lambda _: None,
+            page=None,
+            interval=INTERVAL,
             holder="test",
             clock=lambda: datetime.now(UTC),
         )

@@ -13,13 +13,14 @@ import pytest
 from portmon.config import parse_config
 from portmon.errors import CommandError
 from portmon.models import Attempt, Host, Inventory, Listener, Observation, Outcome
-from portmon.pipeline.deliver import deliver_group, groups_to_alert
+from portmon.pipeline.deliver import deliver_group
+from portmon.pipeline.dispatch import groups_to_alert
 from portmon.pipeline.explain import explain
 from portmon.pipeline.fetch import fetch_inventory
 from portmon.pipeline.judge import judge_run
 from portmon.pipeline.prune import prune_inventory
 from portmon.pipeline.run import Run
-from portmon.storage import archive, decisions, outbox
+from portmon.storage import archive, decisions, mutes, outbox
 from portmon.storage.database import Database
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -379,7 +380,7 @@ def test_whether_anybody_was_told(world: World) -> None:
         if channel.name == "b":
             raise KeyboardInterrupt
 
-    (group,) = groups_to_alert(world.database, world.config, now=world.now)
+    (group,) = groups_to_alert(world.database, world.config, now=world.now, interval=FIVE)
     with pytest.raises(KeyboardInterrupt):
         deliver_group(
             world.database,
@@ -387,10 +388,31 @@ def test_whether_anybody_was_told(world: World) -> None:
             group,
             send=send,
             link=lambda _: None,
+            page=None,
+            interval=FIVE,
             holder="test",
             clock=lambda: world.now,
         )
-    assert world.tell().endswith("; row of the table: down; a: delivered; b: pending")
+    # Killed while it sent: nobody knows whether it came through.
+    assert world.tell().endswith("; row of the table: down; a: delivered; b: sending")
+
+
+def test_why_somebody_was_not_told(world: World) -> None:
+    world.see(listener(80))
+    with world.database.begin() as conn:
+        mutes.add(
+            conn,
+            ports=((80, 80),),
+            starts_at=world.now,
+            ends_at=world.now + FIVE * 10,
+            author="alice",
+            reason="upgrade",
+            now=world.now,
+        )
+    world.see()
+    assert groups_to_alert(world.database, world.config, now=world.now, interval=FIVE) == set()
+    assert world.tell().endswith(": upgrade (mute 1))")
+    assert "; log: withheld (muted by alice until " in world.tell()
 
 
 def test_hostile_text_stays_in_its_line(world: World) -> None:

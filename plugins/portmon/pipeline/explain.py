@@ -104,7 +104,7 @@ def explain(database: Database, config: Config, wanted: str, port: int, *, now: 
         )
         looked = archive.last_look(conn, host.id)
         story = outbox.of_port(conn, host.id, port, kinds=WIDE_EVENTS)
-        sent = outbox.states(conn, [event.id for event in story])
+        sent = outbox.fates(conn, [event.id for event in story])
     lines = [f"{host.shown()}, id {host.id}, port {port}", ""]
     lines += _host_now(known)
     lines += _port_now(known, config, now)

@@ -350,6 +350,16 @@ def told_again(conn: Connection, channel: str, alert_ids: Collection[str], now: 
         )
 
 
+def fates(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(event id, channel): what became of its delivery, and why if that is known, for people."""
+    found: dict[tuple[str, str], str] = {}
+    query = select(deliveries.c.event_id, deliveries.c.channel, deliveries.c.state, deliveries.c.last_error)
+    for part in chunks(event_ids):
+        for event_id, channel, state, why in conn.execute(query.where(deliveries.c.event_id.in_(part))):
+            found[event_id, channel] = f"{state} ({why})" if why else state
+    return found
+
+
 def states(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], str]:
     """(event id, channel): state of its delivery."""
     found: dict[tuple[str, str], str] = {}
