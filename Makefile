@@ -40,11 +40,12 @@ up: .venv/.installed ## start the same and stay: prints the URL and the login of
 test: .venv/.tools ## the fast tests: offline, no other software needed
 	@$(BIN)/python -m pytest -m "not slow" -q
 
-test-all: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, namespaces, a live Airflow
+test-all: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, namespaces, a live Airflow
 	@$(BIN)/python -m pytest -q -m slow
 
-soak: .venv/.tools ## property tests with many more examples
+soak: .venv/.tools ## property tests with many more examples, and crashes with 50 seeds
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m "not slow" tests/unit
+	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q tests/stories/test_crashes.py
 
 mutate: .venv/.tools ## whether some test fails for each comparison of the state engine that is turned around
 	@$(BIN)/python tools/mutate.py

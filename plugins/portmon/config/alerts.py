@@ -190,7 +190,7 @@ class Alerts(Section):
         timedelta(days=1), description="what a channel did not take for this long is not sent any more, but logged"
     )
     templates: Text | None = Field(
-        None, description="folder with templates of your own, relative to this file; docs/alerts.md"
+        None, description="folder with templates of your own, relative to this file; docs/messages.md"
     )
     heartbeat: Heartbeat | None = Field(
         None, description="dead-man's switch: where to ping after a good run; default: nowhere"
