@@ -94,6 +94,17 @@ def test_the_graph_is_the_one_of_the_picture(dag: dict[str, Any]) -> None:
     }
 
 
+def test_a_dead_mans_switch_is_pinged_last_and_only_if_nothing_failed(tmp_path: Path) -> None:
+    config = tmp_path / "portmon.yaml"
+    config.write_text("alerts:\n  heartbeat: {conn_id: switch}\n")
+    tasks = load(tmp_path, AIRFLOW__PORTMON__CONFIG=str(config))["tasks"]
+    ends = {name for name, task in tasks.items() if task["down"] == ["heartbeat"]}
+    assert ends == {"alert_down", "alert_new", "alert_recovered", "alert_unreachable", "no_change"}
+    # Most of them are skipped in every run; one that failed told somebody nothing.
+    assert tasks["heartbeat"]["rule"] == "none_failed_min_one_success"
+    assert tasks["heartbeat"]["down"] == []
+
+
 def test_only_what_must_run_after_failures_does(dag: dict[str, Any]) -> None:
     rules = {name: task["rule"] for name, task in dag["tasks"].items() if task["rule"] != "all_success"}
     assert rules == {"plan_hosts": "all_done", "diff_ports": "all_done"}
