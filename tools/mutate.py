@@ -1,4 +1,4 @@
-"""Check the tests of the state engine: turn each of its comparisons around, once, and see that some test fails.
+"""Check the tests of what decides: turn each of its comparisons around, once, and see that some test fails.
 
 A mutant is one module with one operator changed. It runs in a fork of this process, which has imported what the tests
 need except what is mutated, on those tests that run the changed line at all. ``python tools/mutate.py`` exits with 0 if
@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "plugins" / "portmon"
 sys.path[:0] = [str(ROOT / "plugins"), str(ROOT)]
 
-MODULES = ("states", "identity", "watched", "diff", "declared")
-TESTS = tuple(f"tests/unit/test_{name}.py" for name in ("states", "identity", "diff", "declared"))
+MODULES = ("states", "identity", "watched", "diff", "declared", "delivery", "mutes", "routes", "outages")
+TESTS = tuple(f"tests/unit/test_{name}.py" for name in MODULES if name != "watched")
 PRELOADED = ("hypothesis.strategies", "pandas", "portmon.events", "portmon.probe", "portmon.rules", "tests.postgres")
 TIME_LIMIT = 60
 """Seconds of computing, however busy the machine is; the tests of a mutant that take longer do not pass."""
