@@ -93,16 +93,21 @@ def next_batches(
     by_key: dict[str, list[Queued]] = defaultdict(list)
     for one in sorted(queue, key=lambda one: one.seq):
         by_key[one.event.alert_key].append(one)
-    heads = {
-        key: list(takewhile(lambda one, first=own[0]: one.group is first.group, own))  # type: ignore[misc]
-        for key, own in by_key.items()
-        if key not in held
-    }
+    heads = {key: _head(own) for key, own in by_key.items() if key not in held}
     wanted = {key for key in heads if any(one.group is group for one in by_key[key])}
     # If something of another group comes first, then everything of it that can, so that it is one message.
     groups = {heads[key][0].group for key in wanted}
     sendable = [one for head in heads.values() if head[0].group in groups for one in head]
     return _batches(sendable, group_by)
+
+
+def _head(own: Sequence[Queued]) -> list[Queued]:
+    """What comes first of one key, as far as it goes into one message: two would have no order."""
+
+    def message(one: Queued) -> tuple[object, ...]:
+        return one.group, one.route, one.targets_done, one.message_id, one.event.labels
+
+    return list(takewhile(lambda one: message(one) == message(own[0]), own))
 
 
 def _batches(sendable: Sequence[Queued], group_by: Mapping[str, str | None]) -> list[Batch]:

@@ -58,9 +58,9 @@ def find_outages(
     gone: dict[str, set[str]] = defaultdict(set)
     back: dict[str, set[str]] = defaultdict(set)
     for alert in alerts:
-        host_id, kind = alert.event.host_id, alert.event.kind
-        if host_id is not None and host_id in site_of and kind in (EventKind.UNREACHABLE, EventKind.REACHABLE):
-            (gone if kind is EventKind.UNREACHABLE else back)[site_of[host_id]].add(host_id)
+        event = alert.event
+        if event.host_id in site_of and event.kind in (EventKind.UNREACHABLE, EventKind.REACHABLE):
+            (gone if event.kind is EventKind.UNREACHABLE else back)[site_of[event.host_id]].add(event.host_id)
     ids = frozenset(unreachable)
     found: dict[str, Outage] = {}
     for site in sorted({*gone, *back}):
@@ -73,5 +73,5 @@ def find_outages(
 
 
 def _is_most(count: int, hosts: int, ratio: float) -> bool:
-    # Not `count >= ratio * hosts`: 0.1 * 30 is more than 3.
+    # Not `count >= ratio * hosts`: 0.07 * 100 is more than 7.
     return count >= LEAST_HOSTS and count / hosts >= ratio

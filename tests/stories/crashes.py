@@ -37,6 +37,7 @@ class Job:
     now: datetime
     crash_at: str | None = None
     number: int = 1
+    holder: str = "a task that is tried again"
 
 
 _WRAPPED: dict[str, tuple[Any, str, bool]] = {
@@ -80,7 +81,7 @@ def work(job: Job) -> None:
         _arm(job.crash_at, job.number)
     database = Database(job.url)
     config = parse_config(job.config)
-    groups = dispatch.groups_to_alert(database, config, now=job.now, interval=FIVE)
+    groups = dispatch.groups_to_alert(database, config, now=job.now, interval=FIVE, holder=job.holder)
     for group in AlertGroup:
         if group in groups:
             try:
@@ -92,7 +93,7 @@ def work(job: Job) -> None:
                     link=lambda _: None,
                     page=None,
                     interval=FIVE,
-                    holder="a crashing task",
+                    holder=job.holder,
                     clock=lambda: job.now,
                 )
             except PortmonError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -186,3 +187,27 @@ def _check(story: Story, receiver: Receiver) -> None:
         if last.kind in (EventKind.DOWN, EventKind.RECOVERED, EventKind.NEW):
             assert (port in machine.services) == (last.kind is not EventKind.DOWN), (key, last.kind)
     assert json.dumps(receiver.documents)
+
+
+def test_three_copies_of_the_alert_tasks_at_once_send_everything_once(tmp_path: Path, receiver: Receiver) -> None:
+    story = Story(tmp_path, receiver, 0)
+    story.fleet.run()
+    for _ in range(20):
+        story.happen()
+        story.fleet.machines["web0"].restart(22)
+        story.fleet.run()
+        job = Job(story.url, CONFIG, {"hook": receiver.connection}, story.fleet.now)
+        copies = [
+            FORK.Process(target=work, args=(dataclasses.replace(job, holder=f"copy {number}"),)) for number in range(3)
+        ]
+        for copy in copies:
+            copy.start()
+        for copy in copies:
+            copy.join(120)
+        assert [copy.exitcode for copy in copies] == [0, 0, 0]
+    _check(story, receiver)
+    told = Counter(event_id for ids in receiver.told().values() for event_id in ids)
+    assert len(told) > 40
+    assert set(told.values()) == {1}
+    reminders = Counter(document["id"] for document in receiver.documents if document["reminder"])
+    assert set(reminders.values()) <= {1}

@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,12 +15,37 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from portmon.models import AlertGroup, Event, EventKind, Severity, alert_group, severity_of
-from portmon.render import REASON_LIMIT, TITLE_LIMIT, VALUE_LIMIT, Language, Message, inert, plain, render
+from portmon.models import (
+    Alert,
+    AlertGroup,
+    AlertRole,
+    Event,
+    EventKind,
+    Severity,
+    alert_group,
+    alert_role,
+    severity_of,
+)
+from portmon.render import (
+    REASON_LIMIT,
+    TITLE_LIMIT,
+    VALUE_LIMIT,
+    Language,
+    Layout,
+    Message,
+    Outage,
+    check_templates,
+    escape_markdown,
+    inert,
+    plain,
+    render,
+)
 
 MESSAGES = Path(__file__).parents[1] / "fixtures" / "messages"
 LANGUAGES = get_args(Language)
+PAGE = "https://airflow.example.com/portmon/alerts?group=down&open=1"
 NOON = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
 HOSTILE = (
     "\u202e{{ conn.x.password }} {{ {% if %}\n@everyone <!channel> <b>bold</b> [x](http://evil.example) "
@@ -42,15 +68,31 @@ def event(kind: EventKind, host: str | None = "web01", port: int | None = None, 
     return Event(**{**values, **given})
 
 
+def alert(event: Event, *, untold: bool = False) -> Alert:
+    role = alert_role(event.kind, event.details) or AlertRole.NOTICE
+    return Alert(
+        id=event.id,
+        role=role,
+        event=event,
+        first=event,
+        starts_at=event.since or event.at,
+        ends_at=event.at if role is AlertRole.RESOLVED else None,
+        untold=untold,
+    )
+
+
 def say(
-    *events: Event,
+    *told: Event | Alert,
     language: Language = "en",
     max_lines: int = 50,
+    templates: Path | None = None,
     link: Callable[[Event], str | None] = lambda event: None,
+    **given: Any,
 ) -> Message:
-    return render(
-        events, alert_group(events[0].kind, events[0].details), language=language, max_lines=max_lines, link=link
-    )
+    alerts = [one if isinstance(one, Alert) else alert(one) for one in told]
+    group = alert_group(alerts[0].event.kind, alerts[0].event.details) or AlertGroup.NEW
+    layout = Layout(language=language, max_lines=max_lines, templates=templates)
+    return render(alerts, group, layout=layout, link=link, **given)
 
 
 # ── every message as a file ─────────────────────────────────────────────────────────────────────
@@ -60,7 +102,38 @@ def _ago(**time: float) -> datetime:
     return NOON - timedelta(**time)
 
 
-def _cases() -> Mapping[str, Sequence[Event]]:
+def _outage(kind: EventKind, number: int, unreachable: int) -> tuple[list[Event | Alert], dict[str, Outage]]:
+    """Hosts of dc1, all in one outage."""
+    details = {"error_class": "timeout"} if kind is EventKind.UNREACHABLE else {}
+    since = {EventKind.UNREACHABLE: _ago(minutes=10), EventKind.REACHABLE: _ago(hours=1)}[kind]
+    events = [event(kind, f"node{at:03}", since=since, details=details) for at in range(number)]
+    return list(events), dict.fromkeys((one.host_id or "" for one in events), Outage("dc1", 320, unreachable))
+
+
+def _going_on() -> list[Event | Alert]:
+    nginx = {"program": "nginx: master", "unit": "nginx.service"}
+    then = _ago(hours=32)
+    return [
+        event(EventKind.DOWN, "web01", 8080, **nginx, at=then, since=then, last_seen=_ago(hours=32, minutes=5)),
+        event(EventKind.DOWN, "web01", 9100, unit="node_exporter.service", since=_ago(hours=2)),
+        event(EventKind.FLAPPING, "db01", 5432, program="postgres", since=_ago(hours=3), details={"state": "down"}),
+    ]
+
+
+def _given(case: str) -> dict[str, Any]:
+    """What the samples of these names are rendered with besides their alerts."""
+    match case:
+        case "site-outage" | "site-outage-over":
+            kind = EventKind.REACHABLE if case.endswith("over") else EventKind.UNREACHABLE
+            return {"outages": _outage(kind, 300, 0 if case.endswith("over") else 300)[1], "page": PAGE}
+        case "reminder":
+            return {"reminder": True}
+        case "grouped":
+            return {"subject": "team-a"}
+    return {"page": PAGE}
+
+
+def _cases() -> Mapping[str, Sequence[Event | Alert]]:
     down, new, recovered = EventKind.DOWN, EventKind.NEW, EventKind.RECOVERED
     nginx = {"program": "nginx: master", "unit": "nginx.service"}
     timeout = {"reason": "connect timed out after 10 s", "details": {"error_class": "timeout"}}
@@ -139,6 +212,42 @@ def _cases() -> Mapping[str, Sequence[Event]]:
             ),
         ],
         "hostile": [event(down, f"host {HOSTILE}", 80, program=HOSTILE, unit=HOSTILE)],
+        "down-many": [
+            event(down, f"web{host:02}", 8000 + port, program="java", since=_ago(minutes=1), last_seen=_ago(minutes=6))
+            for host in range(60)
+            for port in range(5)
+        ],
+        "recovered-untold": [
+            alert(event(recovered, "web01", 8080, **nginx, since=_ago(minutes=10)), untold=True),
+            alert(
+                event(EventKind.UNWATCHED, "web03", 81, program="httpd", reason="A rule excludes it now"), untold=True
+            ),
+        ],
+        "site-outage": [
+            *_outage(EventKind.UNREACHABLE, 300, 300)[0],
+            event(EventKind.UNREACHABLE, "web01", since=_ago(minutes=10), last_seen=_ago(minutes=15), **timeout),
+        ],
+        "site-outage-over": [
+            *_outage(EventKind.REACHABLE, 300, 0)[0],
+            event(EventKind.REBOOTED, "web02", reason="Its boot id changed"),
+        ],
+        "reminder": _going_on(),
+        "grouped": [
+            event(down, "web01", 8080, **nginx, last_seen=_ago(minutes=5)),
+            event(down, "web02", 8080, **nginx, last_seen=_ago(minutes=5)),
+        ],
+        "unwatched": [
+            event(
+                EventKind.UNWATCHED, "web01", 8080, **nginx, since=_ago(hours=2), reason="A deny rule excludes it now"
+            )
+        ],
+        "overdue": [
+            event(
+                EventKind.RUN_OVERDUE,
+                None,
+                reason="The last run took 7 min, and the next was due after 5 min: scan in larger batches or less often",
+            ),
+        ],
     }
 
 
@@ -152,8 +261,12 @@ def _log_of(event: Event) -> str | None:
 @pytest.mark.parametrize("case", _cases())
 def test_message_is_the_one_on_file(case: str, language: Language) -> None:
     """``UPDATE_MESSAGES=1 pytest tests/unit/test_render.py`` writes the files anew: look at what changed."""
-    message = say(*_cases()[case], language=language, max_lines=4, link=_log_of)
-    for suffix, text in (("txt", f"{message.title}\n\n{message.text}\n"), ("html", f"{message.html}\n")):
+    message = say(*_cases()[case], language=language, max_lines=4, link=_log_of, **_given(case))
+    for suffix, text in (
+        ("txt", f"{message.title}\n\n{message.text}\n"),
+        ("md", f"{message.markdown}\n"),
+        ("html", f"{message.html}\n"),
+    ):
         file = MESSAGES / f"{case}.{language}.{suffix}"
         if os.environ.get("UPDATE_MESSAGES"):
             file.write_text(text, encoding="utf-8")
@@ -162,7 +275,7 @@ def test_message_is_the_one_on_file(case: str, language: Language) -> None:
 
 def test_no_message_on_file_is_left_over() -> None:
     expected = {
-        f"{case}.{language}.{suffix}" for case in _cases() for language in LANGUAGES for suffix in ("txt", "html")
+        f"{case}.{language}.{suffix}" for case in _cases() for language in LANGUAGES for suffix in ("txt", "md", "html")
     }
     assert {file.name for file in MESSAGES.iterdir()} == expected
 
@@ -178,9 +291,7 @@ def test_every_kind_has_words_of_its_own(kind: EventKind, language: Language) ->
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_kind_without_words_is_told_by_name_and_reason(language: Language) -> None:
-    message = render(
-        [event(EventKind.BASELINE, reason="12 ports")], AlertGroup.NEW, language=language, max_lines=9, link=_log_of
-    )
+    message = say(event(EventKind.BASELINE, reason="12 ports"), language=language)
     assert "baseline" in message.title
     assert "12 ports" in message.text
 
@@ -248,9 +359,9 @@ def test_cut_counts_what_is_left(limit: int, rest: list[str]) -> None:
     assert message.html.count("tcp/") == min(limit, 5)
 
 
-def test_without_events_there_is_no_message() -> None:
-    with pytest.raises(ValueError, match="at least one event"):
-        render([], AlertGroup.DOWN, language="en", max_lines=1, link=_log_of)
+def test_without_alerts_there_is_no_message() -> None:
+    with pytest.raises(ValueError, match="at least one alert"):
+        render([], AlertGroup.DOWN, layout=Layout(), link=_log_of)
 
 
 # ── times ───────────────────────────────────────────────────────────────────────────────────────
@@ -396,8 +507,9 @@ class _Tags(HTMLParser):
         self.words.append(data)
 
 
-def _everywhere(text: str) -> Event:
-    return event(
+def _everywhere(text: str) -> Sequence[Alert]:
+    """An alert and an outage that have the text wherever a host or the CMDB could put it."""
+    one = event(
         EventKind.UNREACHABLE,
         f"h{text}",
         80,
@@ -406,37 +518,135 @@ def _everywhere(text: str) -> Event:
         reason=f"r{text}",
         details={"error_class": f"e{text}", "addresses": [f"a{text}"]},
     )
+    more = [
+        replace(one, id=f"more{number}", host_id=f"folded{number}", port=None, program=None, unit=None)
+        for number in range(2)
+    ]
+    return [alert(one), *(alert(folded) for folded in more)]
 
 
-_TAME = {language: say(_everywhere(""), language=language) for language in LANGUAGES}
+def _say_everywhere(text: str, language: Language) -> Message:
+    alerts = _everywhere(text)
+    outages = dict.fromkeys(("folded0", "folded1"), Outage(f"s{text}", 5, 5))
+    return say(
+        *alerts, language=language, link=lambda event: "http://log", page="http://page", subject=text, outages=outages
+    )
+
+
+NASTY = (
+    HOSTILE,
+    HOSTILE * 100,
+    "A" * 4000,
+    "</table><script>alert(1)</script>",
+    "]]><!--",
+    "{% raw %}",
+    "{{ conn.x.password }}",
+    "{{",
+    "@everyone",
+    "<!channel>",
+    "<@U123>",
+    "[x](http://evil.example)",
+    "![](http://evil.example/x.png)",
+    "[x]: http://evil.example",
+    "[x][y]",
+    "http://evil.example",
+    "www.evil.example",
+    "WWW.evil.example",
+    "<http://evil.example>",
+    "mailto:x@evil.example",
+    "evil.example/login",
+    "\n# heading",
+    "# heading",
+    "## heading",
+    "- item",
+    "+ item",
+    "1. item",
+    "> quote",
+    "---",
+    "===",
+    "`code",
+    "``` code",
+    "~~gone~~",
+    "**bold",
+    "**",
+    "*",
+    "_",
+    "__x__",
+    "a_b_c",
+    "a|b",
+    "||hidden||",
+    "\u202e\u2066",
+    "\\",
+    "\\\\",
+    "\\*",
+    "&lt;b&gt; &#42; &copy;",
+    "$x$",
+    "x\u3000",
+    " x ",
+    "@",
+    "<",
+)
 
 
 @given(
     text=st.one_of(
         st.text(st.characters(codec=None), max_size=60),
-        st.text(st.sampled_from("{}%#<>&\"'`@|[]()/:\\\n\x1b\u202e\u2028\udcff x"), max_size=60),
-        st.sampled_from((HOSTILE, HOSTILE * 100, "A" * 4000, "</table><script>", "]]><!--", "{% raw %}")),
+        st.text(st.sampled_from("{}%#<>&\"'`@|[]()/:\\\n\x1b\u202e\u2028\udcff x*_~!-+=.1;$\u3000"), max_size=60),
+        st.sampled_from(NASTY),
     ),
     language=st.sampled_from(LANGUAGES),
 )
 def test_hostile_text_changes_nothing_around_it(text: str, language: Language) -> None:
-    message = say(_everywhere(text), language=language)
-    tame = _TAME[language]
+    _check_hostile(text, language)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("text", NASTY)
+def test_nasty_text_changes_nothing_around_it(text: str, language: Language) -> None:
+    _check_hostile(text, language)
+
+
+def _check_hostile(text: str, language: Language) -> None:
+    message = _say_everywhere(text, language)
+    tame = _say_everywhere("x", language)
     assert len(message.text.split("\n")) == len(message.text.splitlines()) == len(tame.text.splitlines())
     assert _Tags(message.html).seen == _Tags(tame.html).seen
     assert "\n" not in message.title
     assert len(message.title) <= TITLE_LIMIT
-    assert len(message.text) <= 3 * (2 * VALUE_LIMIT) + 2 * REASON_LIMIT + 200
-    for part in (message.title, message.text, message.html):
+    assert len(message.text) <= 12 * VALUE_LIMIT + 2 * REASON_LIMIT + 300
+    for part in (message.title, message.text, message.markdown, message.html):
         assert not {unicodedata.category(char) for char in part if char != "\n"} & {"Cc", "Cf", "Cs"}
-    assert not re.search(r"://|\]\(|<[^\s…]|(?<!\w)@[^\s…]", f"{message.title}\n{message.text}")
+    ours = message.text.replace("http://log", "").replace("http://page", "")
+    assert not re.search(r"://|\]\(|<[^\s…]|(?<!\w)@[^\s…]", f"{message.title}\n{ours}")
+    shown, effects = _markdown(message.markdown)
+    assert effects == _markdown(tame.markdown)[1]
+    for value in (f"h{text}", f"p{text}", f"u{text}"):
+        assert inert(plain(value.strip())).strip() in shown
+
+
+_GFM = MarkdownIt("gfm-like").enable("linkify")
+_GFM.linkify.set({"fuzzy_link": False, "fuzzy_email": False, "fuzzy_ip": False})
+_GFM.linkify.add("//", None)  # GitHub links no address without a scheme
+
+
+def _markdown(source: str) -> tuple[str, list[str]]:
+    """What is read, and the effects: every element, with its address."""
+    shown: list[str] = []
+    effects: list[str] = []
+    for token in _GFM.parse(source):
+        for one in token.children or [token]:
+            if one.type in ("text", "text_special", "code_inline", "html_inline"):
+                shown.append(one.content)
+            if one.type not in ("text", "text_special"):
+                effects.append(f"{one.type} {one.attrs.get('href', '')}{one.content if one.hidden else ''}")
+    return "".join(shown), effects
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_template_of_a_host_is_data(language: Language) -> None:
-    message = say(_everywhere(" {{ 7 * 7 }} {% raw %} {{ view.__class__ }} {{"), language=language)
-    for part in (message.title, message.text, "".join(_Tags(message.html).words)):
-        assert "{{ 7 * 7 }} {% raw %} {{ view.__class__ }} {{" in part
+    message = say(*_everywhere(" {{ 7 * 7 }} {% raw %} {{ x.__class__ }} {{"), language=language)
+    for part in (message.text, _markdown(message.markdown)[0], "".join(_Tags(message.html).words)):
+        assert "{{ 7 * 7 }} {% raw %} {{ x.__class__ }} {{" in part
         assert "49" not in part
 
 
@@ -445,3 +655,266 @@ def test_what_has_no_program_is_said_so() -> None:
         message = say(event(EventKind.DOWN, port=80, program=nothing, unit=nothing))
         assert "web01 tcp/80 unknown program" in message.text
         assert message.title == "[portmon] 1 port down on web01: tcp/80"
+
+
+# ── Markdown ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("node_exporter.service", "node_exporter.service"),
+        ("db01.prod.example.com", "db01.prod.example.com"),
+        ("nginx: master", "nginx: master"),
+        ("-bash", "-bash"),
+        ("[kworker/0:1]", r"\[kworker/0:1\]"),
+        ("_x_", r"\_x\_"),
+        (r"a\nb", r"a\nb"),
+        ("a\\", "a\\\\"),
+        ("www.example.com", r"www\.example.com"),
+        ("# x", r"\# x"),
+        ("1. x", r"1\. x"),
+        ("a & b", "a & b"),
+        ("&lt;", r"\&lt;"),
+    ],
+)
+def test_markdown_escapes_what_has_an_effect_and_nothing_else(text: str, written: str) -> None:
+    assert escape_markdown(text) == written
+
+
+@given(
+    st.one_of(
+        st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cf", "Zl", "Zp")), max_size=40),
+        st.text(st.sampled_from("`*_{}[]<>()#+-.!|~\\&;$=1ax \u3000:/"), max_size=40),
+        st.sampled_from(NASTY).map(lambda text: inert(plain(text))),
+    )
+)
+def test_markdown_shows_a_line_as_it_is_wherever_it_stands(text: str) -> None:
+    """Also at the start of a line and alone, where a template of the user's could put it."""
+    # Without addresses, from which `inert` takes the effect, and which no escape keeps from being linked.
+    text = inert(text).strip()
+    for before, after in (("", ""), ("- **", "** y"), ("y ", " y"), ("(", ")")) if text else ():
+        shown, effects = _markdown(before + escape_markdown(text) + after)
+        tame, tame_effects = _markdown(f"{before}x{after}")
+        assert effects == tame_effects
+        assert shown == tame.replace("x", text)
+
+
+def test_markdown_link_survives_what_an_address_may_hold() -> None:
+    address = "https://airflow/dags/a_(b)_*c*/[x]?q=a|b;c&copy=1"
+    message = say(event(EventKind.DOWN, port=1), link=lambda event: address)
+    _, effects = _markdown(message.markdown)
+    links = [effect for effect in effects if effect.startswith("link_open")]
+    assert links == ["link_open https://airflow/dags/a_%28b%29_%2Ac%2A/%5Bx%5D?q=a%7Cb%3Bc&copy=1"]
+
+
+# ── outages, reminders, subjects ────────────────────────────────────────────────────────────────
+
+
+def _folded(*sites: str, kind: EventKind = EventKind.UNREACHABLE, unreachable: int = 6, hosts: int = 3) -> Message:
+    events = [event(kind, f"{site}n{at}", since=_ago(minutes=10)) for site in sites for at in range(hosts)]
+    outages = {f"id-{site}n{at}": Outage(site, 8, unreachable) for site in sites for at in range(hosts)}
+    return say(*events, event(EventKind.HOST_KEY_CHANGED, "alone"), outages=outages, page=PAGE)
+
+
+def test_outage_is_one_line_before_all_that_is_as_bad() -> None:
+    message = _folded("dc1")
+    assert message.text.splitlines()[0].startswith("dc1 — outage: 6 of 8 hosts unreachable, 3 of them since 11:50 UTC")
+    assert message.text.splitlines()[1].startswith("alone — ")
+    assert message.title == "[portmon] outage: 6 of 8 hosts of dc1 unreachable, host key changed on 1 host"
+    assert [one.event.host_name for one in message.alerts] == ["dc1n0", "dc1n1", "dc1n2", "alone"]
+
+
+def test_outage_comes_before_a_host_with_more_alerts_but_not_before_a_worse_one() -> None:
+    outages = {"id-a": Outage("dc1", 5, 5), "id-b": Outage("dc1", 5, 5)}
+    gone = [event(EventKind.UNREACHABLE, host) for host in "ab"]
+    busy = [event(EventKind.HOST_KEY_CHANGED, "busy", id=str(number)) for number in range(9)]
+    assert _hosts(say(*busy, *gone, outages=outages).text) == ["dc1", *["busy"] * 9]
+    back = [event(EventKind.REACHABLE, host) for host in "ab"]
+    assert _hosts(say(*busy, *back, outages=outages).text) == [*["busy"] * 9, "dc1"]
+
+
+def test_many_outages_are_one_number_in_the_title() -> None:
+    assert "3 outages: 18 of 24 hosts unreachable" in _folded("dc1", "dc2", "dc3").title
+    assert "outage: 6 of 8 hosts of dc1 unreachable, outage: 6 of 8 hosts of dc2" in _folded("dc1", "dc2").title
+
+
+def test_outage_that_is_partly_over_says_so() -> None:
+    assert "3 hosts unreachable since 11:50 UTC, 2 of 8 by now" in _folded("dc1", unreachable=2).text
+    text = _folded("dc1", kind=EventKind.REACHABLE, unreachable=2).text
+    assert "dc1 — 3 of 8 hosts reachable again since 12:00 UTC, unreachable for 10 min, 2 still unreachable:" in text
+
+
+def test_outage_says_why_hosts_fail_and_the_longest_time() -> None:
+    events = [
+        event(EventKind.UNREACHABLE, f"n{at}", details={"error_class": error})
+        for at, error in enumerate(["timeout", "timeout", "refused", None])
+    ]
+    back = [event(EventKind.REACHABLE, f"n{at}", details={"unreachable_for": 600 * at}) for at in (1, 2)]
+    outages = {f"id-n{at}": Outage("", 5, 5) for at in range(4)}
+    text = say(*events, *back, outages=outages).text
+    assert (
+        "fleet — outage: 5 of 5 hosts unreachable, 4 of them since 12:00 UTC (timed out 2, connection refused 1): "
+        in text
+    )
+    assert "unreachable for up to 20 min, 5 still unreachable: n1, n2" in text
+
+
+def test_only_unreachable_and_reachable_are_folded() -> None:
+    events = [event(EventKind.UNREACHABLE, "a"), event(EventKind.UNREACHABLE, "b"), event(EventKind.REBOOTED, "a")]
+    outages = {"id-a": Outage("dc1", 5, 5), "id-b": Outage("dc1", 5, 5)}
+    assert [line.split(" ")[0] for line in say(*events, outages=outages).text.splitlines()] == ["dc1", "a"]
+
+
+def test_limit_counts_lines_and_the_rest_counts_alerts() -> None:
+    events = [event(EventKind.UNREACHABLE, f"n{at}") for at in range(7)]
+    outages = {f"id-n{at}": Outage("dc1", 5, 5) for at in range(5)}
+    message = say(*events, outages=outages, max_lines=2)
+    assert "… and 1 more on 1 host" in message.text
+    outages = {f"id-n{at}": Outage(f"dc{at % 2}", 5, 5) for at in range(6)}
+    assert "… and 4 more on 4 hosts" in say(*events, outages=outages, max_lines=1).text
+
+
+def test_page_is_shown_only_if_something_is_not() -> None:
+    events = [event(EventKind.DOWN, port=port) for port in (1, 2)]
+    for message, times in ((say(*events, page=PAGE), 0), (say(*events, page=PAGE, max_lines=1), 1)):
+        assert message.text.count(PAGE) == message.markdown.count(PAGE) == times
+        assert re.findall(r'href="([^"]*)"', message.html) == [PAGE.replace("&", "&amp;")] * times
+    assert "script" not in say(*events, page="javascript:alert(1)//script", max_lines=1).html
+
+
+def test_alerts_and_links_are_in_the_order_of_the_lines_beyond_the_limit_too() -> None:
+    events = [event(EventKind.DOWN, host, port) for host, port in (("a", 2), ("a", 1), ("b", 1), ("c", 1))]
+    message = say(
+        *events, max_lines=1, link=lambda event: f"http://log/{event.host_name}" if event.host_name != "b" else None
+    )
+    assert [(one.event.host_name, one.event.port) for one in message.alerts] == [("a", 1), ("a", 2), ("b", 1), ("c", 1)]
+    assert message.links == ("http://log/a", "http://log/a", None, "http://log/c")
+    assert (message.group, message.reminder) == (AlertGroup.DOWN, False)
+
+
+def test_reminder_says_still_and_the_date() -> None:
+    message = say(*_going_on(), reminder=True)
+    assert message.reminder
+    assert message.title.startswith("[portmon] still: 2 ports down")
+    assert "still down since 03-09 10:00 UTC" in message.text
+
+
+def test_subject_is_in_the_title() -> None:
+    message = say(event(EventKind.DOWN, port=1), subject="team-a")
+    assert message.title == "[portmon] team-a: 1 port down on web01: tcp/1"
+    message = say(*_going_on(), subject="t" * 90, reminder=True)
+    assert message.title.startswith(f"[portmon] {'t' * 39}…, still: 2 ports down, 1 port flapping on 2 hosts")
+
+
+# ── templates of the user's own ─────────────────────────────────────────────────────────────────
+
+
+def test_own_macro_is_used_wherever_the_built_in_one_was(tmp_path: Path) -> None:
+    (tmp_path / "en.j2").write_text(
+        '{% import "builtin/en.j2" as builtin %}\n'
+        "{% macro number(count, noun) %}«{{ count }}» {{ noun }}{% endmacro %}\n"
+        "{% macro what(line) %}{{ 'gone' if line.kind == 'down' else builtin.what(line) }}{% endmacro %}\n"
+    )
+    message = say(event(EventKind.DOWN, port=1), event(EventKind.FLAPPING, port=2), templates=tmp_path)
+    assert message.title == "[portmon] «1» port down, «1» port flapping on web01"
+    assert "tcp/1 unknown program — gone" in message.text
+    assert "flapping since" in message.html
+    assert "«1» port down" in message.html
+    assert say(event(EventKind.DOWN, port=1), language="zh", templates=tmp_path).title.startswith("[portmon] 1 个端口")
+
+
+def test_own_body_builds_on_the_built_in_one(tmp_path: Path) -> None:
+    for name in ("message.txt.j2", "message.md.j2", "message.html.j2"):
+        (tmp_path / name).write_text(
+            f'{{% extends "builtin/{name}" %}}{{% block foot %}}runbook for {{{{ view.first.host }}}}{{% endblock %}}'
+        )
+    message = say(event(EventKind.DOWN, "<web>", 1), templates=tmp_path)
+    assert message.text.endswith("runbook for < web>")
+    assert message.markdown.endswith(r"runbook for \< web>")
+    assert "runbook for &lt;web&gt;" in message.html
+    assert "down since" in message.text
+
+
+BROKEN = [
+    ("message.txt.j2", "one\n{% if %}", 2, "Expected an expression"),
+    ("message.md.j2", "one\ntwo {{ view.nothing }}", 2, "nothing"),
+    ("message.html.j2", "{{ view.first.__class__.__mro__ }}", 1, "__class__"),
+    ("message.txt.j2", "{{ 1 / 0 }}", 1, "division by zero"),
+    ("message.txt.j2", '\n\n{% include "no.j2" %}', 3, "no.j2"),
+    ("message.txt.j2", "{# says nothing #}", None, "message.txt.j2 says nothing"),
+    ("en.j2", "{% macro title(view) %}\n{{ view.hosts + 'x' }}{% endmacro %}", 2, "unsupported operand"),
+    ("en.j2", "\n{% macro what(line, more) %}{{ more.x }}{% endmacro %}", 2, "more"),
+    ("en.j2", "{% macro title(view) %}{% endmacro %}", None, "title says nothing"),
+    ("en.j2", "{{ say.title(say) }}", 1, "subject"),
+    ("en.j2", "{% macro owner() %}{% endmacro %}", None, "takes not more than 0"),
+    ("message.txt.j2", b"\xff\xfe", None, "utf-8"),
+]
+
+
+@pytest.mark.parametrize(("name", "source", "line", "why"), BROKEN)
+def test_no_alert_is_lost_to_a_template(
+    name: str, source: str | bytes, line: int | None, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(source.encode() if isinstance(source, str) else source)
+    told = event(EventKind.DOWN, port=1, program="nginx")
+    assert say(told, templates=tmp_path) == say(told)
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert (f"{file}:{line}: " if line else str(tmp_path)) in record.getMessage()
+    assert why in record.getMessage()
+    assert "built-in templates are used" in record.getMessage()
+    assert any((f"{file}:{line}: " if line else str(tmp_path)) in found for found in check_templates(tmp_path))
+
+
+def test_folder_that_is_not_there_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = event(EventKind.DOWN, port=1)
+    assert say(told, templates=tmp_path / "no") == say(told)
+    assert f"{tmp_path / 'no'}: there is no such folder" in caplog.text
+    assert check_templates(tmp_path / "no") == [
+        f"{tmp_path / 'no'}: there is no such folder; create it, or take `alerts.templates` out"
+    ]
+
+
+def test_good_templates_have_no_problems(tmp_path: Path) -> None:
+    assert check_templates(tmp_path) == []
+    (tmp_path / "README.md").write_text("no template")
+    (tmp_path / "foot.j2").write_text("runbook")
+    (tmp_path / "message.txt.j2").write_text(
+        '{% extends "builtin/message.txt.j2" %}{% block foot %}{% include "foot.j2" %}{% endblock %}'
+    )
+    assert check_templates(tmp_path) == []
+
+
+def test_check_names_files_that_nothing_uses(tmp_path: Path) -> None:
+    (tmp_path / "message.text.j2").write_text("x")
+    (tmp_path / "message.md").write_text("x")
+    (tmp_path / "other.j2").write_text("x")
+    (tmp_path / "zh.j2").write_text('{% import "builtin/zn.j2" as builtin %}')
+    assert check_templates(tmp_path) == [
+        f"{tmp_path}/zh.j2:1: there is no template 'builtin/zn.j2'; did you mean 'builtin/zh.j2'?",
+        f"{tmp_path}/message.md: nothing uses a template of this name; did you mean 'message.md.j2'?",
+        f"{tmp_path}/message.text.j2: nothing uses a template of this name; did you mean 'message.txt.j2'?",
+        f"{tmp_path}/other.j2: nothing uses a template of this name; the names are en.j2, zh.j2, message.txt.j2, "
+        "message.md.j2, message.html.j2",
+    ]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EventKind if alert_group(kind, {})])
+def test_check_renders_every_kind(kind: EventKind, tmp_path: Path) -> None:
+    (tmp_path / "zh.j2").write_text(
+        '{% import "builtin/zh.j2" as builtin %}{% macro what(line) %}'
+        f"{{{{ line.nope if line.kind == '{kind}' else builtin.what(line) }}}}{{% endmacro %}}"
+    )
+    (problem,) = check_templates(tmp_path)
+    assert problem.startswith(f"{tmp_path}/zh.j2:1: ")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["view.more", "view.reminder", "view.subject", "view.first.kind == 'outage'", "view.first.kind == 'outage_over'"],
+)
+def test_check_renders_every_shape(condition: str, tmp_path: Path) -> None:
+    (tmp_path / "message.html.j2").write_text(f"x{{{{ view.nope if {condition} }}}}")
+    assert len(check_templates(tmp_path)) == 1

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from portmon import limits
 from portmon.config import Channel, Config
 from portmon.delivery import Batch, Queued, message_id, next_batches, superseded
-from portmon.errors import DeliveryError, OverrunError, PortmonError, StorageError
+from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
 from portmon.models import Alert, AlertGroup, AlertRole, Event, HostStatus
 from portmon.outages import find_outages
 from portmon.pipeline.repeats import Book, hold_until
@@ -139,12 +139,12 @@ class _Task:
             return 0, [DeliveryError("not asked, the others took too long", channel=channel.name)]
         delivery = _Delivery(self, channel)
         try:
-            # One lease per channel, not per group: what is told of one port comes in order. And two copies of one
-            # alert task, a cleared one and its zombie, must not both send.
-            with lease.hold(
-                self.database, f"alert/{channel.name}", self.holder, ttl=LEASE_TTL, wait=min(LEASE_TTL, left)
-            ) as held:
-                delivery.run(held)
+            try:
+                self._serve(delivery, left)
+            except LeaseLostError as error:
+                # Somebody thought that this one was dead. Whatever they left is still to be sent.
+                log.warning("%s", error)
+                self._serve(delivery, left)
         except StorageError as error:
             log.warning("%s", error)
             return delivery.sent, [*delivery.failures, error]
@@ -153,6 +153,14 @@ class _Task:
             wrapped = DeliveryError(f"{type(error).__name__}: {plain(str(error), 300)}", channel=channel.name)
             return delivery.sent, [*delivery.failures, wrapped]
         return delivery.sent, list(delivery.failures)
+
+    def _serve(self, delivery: _Delivery, wait: timedelta) -> None:
+        """One lease per channel, not per group: what is told of one port comes in order. And two copies of one alert
+        task, a cleared one and its zombie, must not both send.
+        """
+        name = f"alert/{delivery.channel.name}"
+        with lease.hold(self.database, name, self.holder, ttl=LEASE_TTL, wait=min(LEASE_TTL, wait)) as held:
+            delivery.run(held)
 
     @cached_property
     def fleet(self) -> dict[str, hosts.Watched]:
@@ -235,7 +243,7 @@ class _Delivery:
         name, ids = self.channel.name, batch.event_ids
         identity = batch.message_id or message_id(name, ids)
         with self.task.database.begin() as conn:
-            held.renew(conn, ttl=LEASE_TTL, now=self.task.clock())
+            held.renew(conn, ttl=LEASE_TTL)
             found = _alerts(conn, name, batch.queued)
             outbox.begin_sending(conn, name, ids, identity, self.task.clock())
         message = self.task.message(found, batch.group, batch.route, batch.subject, reminder=False)
@@ -243,7 +251,9 @@ class _Delivery:
             self._within_limit(dataclasses.replace(message, id=identity), batch.targets_done)
         except DeliveryError as error:
             taken = tuple(dict.fromkeys((*batch.targets_done, *error.delivered)))
-            unsure = isinstance(error.__cause__, OverrunError)
+            under_way = isinstance(error.__cause__, OverrunError)
+            # An earlier try may have come through, whatever became of this one: it stays the same message.
+            unsure = under_way or batch.message_id is not None
             with self.task.database.begin() as conn:
                 held.check(conn)
                 outbox.failed(conn, name, ids, str(error), taken, self.task.clock(), unsure=unsure)
@@ -251,7 +261,7 @@ class _Delivery:
             self.failures.append(error)
             self._held |= {one.event.alert_key for one in batch.queued}
             # If it may still be under way: no second one beside it.
-            return not unsure
+            return not under_way
         with self.task.database.begin() as conn:
             held.check(conn)
             outbox.delivered(conn, name, ids, self.task.clock())
@@ -263,7 +273,7 @@ class _Delivery:
         """Remind of what goes on. What fails here is due again in the next try, or in the next run."""
         task, name = self.task, self.channel.name
         with task.database.begin() as conn:
-            held.renew(conn, ttl=LEASE_TTL, now=task.clock())
+            held.renew(conn, ttl=LEASE_TTL)
             due = task.book(conn).due(self.channel, task.group, task.config.alerts.repeat_every)
         by_route: dict[tuple[str, str], list[Alert]] = defaultdict(list)
         for route, alert in due:
@@ -278,7 +288,7 @@ class _Delivery:
             identity = message_id(name, [alert.id for alert in found], salt=f"again {now:%Y-%m-%dT%H}")
             message = task.message(found, task.group, route, subject, reminder=True)
             with task.database.begin() as conn:
-                held.renew(conn, ttl=LEASE_TTL, now=now)
+                held.renew(conn, ttl=LEASE_TTL)
             try:
                 self._within_limit(dataclasses.replace(message, id=identity), ())
             except DeliveryError as error:

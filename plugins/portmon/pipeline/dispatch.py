@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 DISPATCHER = "dispatch"
 """Name of the lease that whoever fills the outbox holds."""
+DISPATCH_TTL = limits.SEND
+"""After a crash the next run waits no longer than this. Who is slower than that is refused, not doubled: the lease is
+checked in the transaction that writes, which holds it until its end."""
 
 
 def groups_to_alert(
@@ -38,7 +41,7 @@ def groups_to_alert(
     :param holder: who, for people that wonder about a lease
     """
     with (
-        lease.hold(database, DISPATCHER, holder, ttl=2 * limits.STEP, wait=limits.STEP / 3, take_over=True) as held,
+        lease.hold(database, DISPATCHER, holder, ttl=DISPATCH_TTL, wait=2 * DISPATCH_TTL, take_over=True) as held,
         database.begin() as conn,
     ):
         held.check(conn)

@@ -49,34 +49,45 @@ def fill(views: Views, language: Language, folder: Path | None) -> Bodies:
     """Title and bodies, whatever is wrong with the templates in the folder."""
     if folder is not None:
         try:
-            return fill_with(folder, views, language)
+            return Templates(language, folder).fill(views)
         except Exception as error:
             _log.error(
                 "%s; the built-in templates are used instead. `python -m portmon check` tells whether it is mended",
                 problem(error, folder),
             )
-    return fill_with(None, views, language)
+    return _built_in(language).fill(views)
 
 
-def fill_with(folder: Path | None, views: Views, language: Language) -> Bodies:
-    """Title and bodies by the templates of one folder.
+class Templates:
+    """The templates of one language, ready for use.
 
     :param folder: its templates win over the built-in ones; None: only these
     :raises Exception: whatever a template of the folder raises
     """
-    if folder is not None and not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: there is no such folder")
-    text, html = (_environment(folder, language, html=html) for html in (False, True))
-    return Bodies(
-        title=_some("title", plain(str(_say(text).title(views.text)).strip(), TITLE_LIMIT)),
-        text=_some("message.txt.j2", _render(text, "message.txt.j2", views.text)),
-        markdown=_some("message.md.j2", _render(text, "message.md.j2", views.markdown)),
-        html=_some("message.html.j2", _render(html, "message.html.j2", views.html)),
-    )
+
+    def __init__(self, language: Language, folder: Path | None = None) -> None:
+        if folder is not None and not folder.is_dir():
+            raise NotADirectoryError(f"{folder}: there is no such folder")
+        self._text = _environment(folder, language, html=False)
+        self._html = _environment(folder, language, html=True)
+
+    def fill(self, views: Views) -> Bodies:
+        """Title and bodies.
+
+        :raises Exception: whatever a template of the folder raises
+        """
+        title = self._text.from_string("{{ say.title(view) }}").render(view=views.text)
+        return Bodies(
+            title=_some("title", plain(title.strip(), TITLE_LIMIT)),
+            text=_some("message.txt.j2", _render(self._text, "message.txt.j2", views.text)),
+            markdown=_some("message.md.j2", _render(self._text, "message.md.j2", views.markdown)),
+            html=_some("message.html.j2", _render(self._html, "message.html.j2", views.html)),
+        )
 
 
-def _say(environment: ImmutableSandboxedEnvironment) -> Any:
-    return environment.globals["say"]
+@lru_cache(maxsize=2)
+def _built_in(language: Language) -> Templates:
+    return Templates(language)
 
 
 def _render(environment: ImmutableSandboxedEnvironment, name: str, view: View) -> str:
@@ -120,16 +131,6 @@ class _Words:
 
 
 def _environment(folder: Path | None, language: Language, *, html: bool) -> ImmutableSandboxedEnvironment:
-    return _built_in(language, html=html) if folder is None else _new_environment(folder, language, html=html)
-
-
-@lru_cache(maxsize=4)
-def _built_in(language: Language, *, html: bool) -> ImmutableSandboxedEnvironment:
-    return _new_environment(None, language, html=html)
-
-
-def _new_environment(folder: Path | None, language: Language, *, html: bool) -> ImmutableSandboxedEnvironment:
-    """Not kept for a folder: its files may change."""
     built_in = FileSystemLoader(BUILT_IN)
     environment = ImmutableSandboxedEnvironment(
         loader=ChoiceLoader(
@@ -146,6 +147,9 @@ def _new_environment(folder: Path | None, language: Language, *, html: bool) -> 
         keep_trailing_newline=False,
     )
     say = environment.globals["say"] = _Words()
-    name = f"{language}.j2"
-    say._modules = environment.get_template(name).module, environment.get_template(f"builtin/{name}").module
+    for name in (f"builtin/{language}.j2", f"{language}.j2"):
+        try:
+            say._modules = environment.get_template(name).module, *say._modules
+        except Exception:
+            environment.handle_exception()  # raises it again, with the lines of the template
     return environment

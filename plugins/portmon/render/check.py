@@ -13,7 +13,7 @@ from jinja2 import Environment, TemplateSyntaxError, meta
 from portmon.config import Language
 from portmon.models import Alert, AlertGroup, AlertRole, Event, EventKind, alert_group, alert_role, severity_of
 from portmon.outages import Outage
-from portmon.render.bodies import NAMES, Views, fill_with, problem
+from portmon.render.bodies import NAMES, Templates, Views, problem
 from portmon.render.message import views_of
 from portmon.render.view import in_order
 
@@ -48,14 +48,18 @@ def check_templates(folder: Path) -> list[str]:
 def _read(file: Path, name: str) -> tuple[list[str], set[str]]:
     """What is wrong with one file as it is, and the names of those that it builds on."""
     try:
-        parsed = Environment().parse(file.read_text(encoding="utf-8"), name, str(file))  # noqa: S701 - is not rendered
+        source = file.read_text(encoding="utf-8")
+        parsed = Environment().parse(source, name, str(file))  # noqa: S701 - is not rendered
     except TemplateSyntaxError as error:
         return [f"{file}:{error.lineno}: {error.message}"], set()
     except (OSError, UnicodeDecodeError) as error:
         return [f"{file}: {error}"], set()
     names = {used for used in meta.find_referenced_templates(parsed) if used}
-    missing = sorted(used for used in names if not _is_there(used, file.parents[name.count("/")]))
-    problems = [f"{file}: there is no template {used!r}{_meant(used, _known())}" for used in missing]
+    problems = []
+    for used in sorted(names):
+        if not _is_there(used, file.parents[name.count("/")]):
+            line = source[: source.find(used)].count("\n") + 1
+            problems.append(f"{file}:{line}: there is no template {used!r}{_meant(used, _known())}")
     return problems, names
 
 
@@ -77,16 +81,21 @@ def _unused(file: Path, name: str) -> str:
 
 
 def _meant(name: str, names: tuple[str, ...]) -> str:
-    close = get_close_matches(name, names, n=1)
+    close = get_close_matches(name, names, n=1, cutoff=0.7)
     return f"; did you mean {close[0]!r}?" if close else f"; the names are {', '.join(names)}"
 
 
 def _try(folder: Path) -> list[str]:
     problems: dict[str, None] = {}
-    for views in _samples():
-        for language in get_args(Language):
+    for language in get_args(Language):
+        try:
+            templates = Templates(language, folder)
+        except Exception as error:
+            problems[problem(error, folder)] = None
+            continue
+        for views in _samples():
             try:
-                fill_with(folder, views, language)
+                templates.fill(views)
             except Exception as error:
                 problems[problem(error, folder)] = None
     return list(problems)

@@ -104,6 +104,7 @@ class Count:
     :param sites: how many outages
     :param of: hosts of the sites
     :param unreachable: of them unreachable now
+    :param besides: an outage is counted too: these are other hosts
     """
 
     kind: str
@@ -113,6 +114,7 @@ class Count:
     sites: int = 0
     of: int = 0
     unreachable: int = 0
+    besides: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +390,7 @@ def _counts(entries: Iterable[Entry], lines: _Lines) -> tuple[Count, ...]:
                 sites=len(found),
                 of=sum(outage.hosts for outage in found),
                 unreachable=sum(outage.unreachable for outage in found),
+                besides=bool(sites) and not found,
             )
         )
     return tuple(counts)

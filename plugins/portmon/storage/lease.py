@@ -48,12 +48,14 @@ class Lease:
                 "nothing was written"
             )
 
-    def renew(self, conn: Connection, *, ttl: timedelta, now: datetime) -> None:
+    def renew(self, conn: Connection, *, ttl: timedelta, now: datetime | None = None) -> None:
         """Make sure that nobody took over, and that nobody may for ``ttl`` from now.
 
+        :param now: default: by the clock of this machine, as :func:`hold` goes by
         :raises LeaseLostError: if somebody did
         """
         self.check(conn)
+        now = now or datetime.now(UTC)
         conn.execute(
             update(leases).where(leases.c.name == self.name, leases.c.token == self.token).values(expires_at=now + ttl)
         )

@@ -137,7 +137,7 @@ def test_groups_are_told_firing_and_then_resolved(server: Alertmanager, receiver
 @pytest.mark.slow
 def test_what_is_not_sent_again_ends_by_itself(server: Alertmanager, receiver: Receiver) -> None:
     lasting, short = _down(1, labels={"site": "a"}), _down(2, labels={"site": "b"})
-    _send(lasting, short, lasts=3)
+    _send(lasting, short, lasts=10)
     _send(lasting)
     until(lambda: "resolved" in receiver.statuses(), "the end")
     until(lambda: len(server.alerts()) == 1, "one is left")
@@ -148,7 +148,7 @@ def test_what_is_not_sent_again_ends_by_itself(server: Alertmanager, receiver: R
 @real
 @pytest.mark.slow
 def test_notice_shows_until_it_expires(server: Alertmanager) -> None:
-    _send(alert(event(EventKind.NEW, at=_now()), AlertRole.NOTICE), lasts=3)
+    _send(alert(event(EventKind.NEW, at=_now()), AlertRole.NOTICE), lasts=10)
     (notice,) = server.alerts()
     assert notice["labels"]["alertname"] == "PortNew"
     until(lambda: server.alerts() == [], "it expires")

@@ -300,8 +300,10 @@ def test_headers_of_your_own_come_instead(mailbox: Mailbox) -> None:
     assert mail["Message-ID"] is None
 
 
-def test_no_name_makes_a_header(mailbox: Mailbox) -> None:
-    evil = "x\r\nBcc: evil@example.com\n\nbody\x0bX-Evil: 1\u2028X-Evil: 2"
+# What is not ASCII is encoded, and line breaks with it: so both.
+@pytest.mark.parametrize("end", ["", "\u2028X-Evil: 2"])
+def test_no_name_makes_a_header(mailbox: Mailbox, end: str) -> None:
+    evil = f"x\r\nBcc: evil@example.com\n\nbody\x0bX-Evil: 1{end}"
     sent = message(
         alert(event(host=evil, program=evil, labels={evil: evil}), id=evil), title=f"1 port down on {evil}", id=evil
     )
