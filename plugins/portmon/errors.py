@@ -236,11 +236,13 @@ class DeliveryError(PortmonError):
 
     :param channel: name in the configuration
     :param delivered: targets of the channel that did take it, not to be asked again
+    :param unsure: it was sent, and only the answer is missing: the channel may have it
     """
 
-    def __init__(self, message: str, *, channel: str, delivered: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, *, channel: str, delivered: tuple[str, ...] = (), unsure: bool = False) -> None:
         self.channel = channel
         self.delivered = delivered
+        self.unsure = unsure
         super().__init__(f"channel {channel!r}: {message}")
 
 

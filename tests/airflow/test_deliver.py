@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from airflow.sdk.execution_time.timeout import timeout
@@ -17,7 +18,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from portmon import limits
-from portmon.channels import deliver
+from portmon.channels import deliver, http_request
 from portmon.config import Config, parse_config
 from portmon.delivery import Queued
 from portmon.errors import DeliveryError, PortmonError
@@ -227,6 +228,51 @@ def test_a_message_that_arrives_late_comes_twice_at_most_and_is_never_lost(
     assert send_all(database, config("healthy")) == 1
     assert send_all(database, config("healthy")) == 0
     assert len(healthy.log) == 2
+
+
+class Forgetful(BaseHTTPRequestHandler):
+    """Takes a message, and says nothing or hangs up; answers only from the second request on."""
+
+    took: ClassVar[list[tuple[str, set[str]]]] = []
+    hangs_up: ClassVar[bool] = False
+
+    def do_POST(self) -> None:
+        document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.took.append((self.headers["Idempotency-Key"], {one["host"] for one in document["alerts"]}))
+        if len(self.took) > 1:
+            self.send_response(204)
+            self.end_headers()
+        elif not self.hangs_up:
+            self.connection.recv(1)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+def test_a_message_whose_answer_is_lost_comes_again_as_it_was(
+    database: Database, monkeypatch: pytest.MonkeyPatch, hangs_up: bool
+) -> None:
+    """A receiver that took it knows it by its id, even if there is more to tell meanwhile."""
+    monkeypatch.setattr(http_request, "SILENCE", 0.3)
+    monkeypatch.setattr(Forgetful, "took", [])
+    monkeypatch.setattr(Forgetful, "hangs_up", hangs_up)
+    channel = {"type": "webhook", "name": "hook", "conn_id": "hook"}
+    settings = parse_config(json.dumps({"alerts": {"channels": [channel]}}))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forgetful) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        _connect(monkeypatch, "hook", server.server_address[1])
+        happen(database, 1)
+        with pytest.raises(DeliveryError, match="no answer"):
+            send_all(database, settings)
+        happen(database, 2)
+        assert send_all(database, settings) == 2
+        server.shutdown()
+    first, *later = Forgetful.took
+    # What failed before comes last.
+    assert later[-1] == first
+    assert [hosts for _, hosts in later] == [{"web2"}, {"web1"}]
+    assert later[0][0] != first[0]
 
 
 def test_whatever_a_channel_raises_holds_no_other(database: Database, healthy: HTTPServer) -> None:

@@ -15,62 +15,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from demo.airflow_env import EmbeddedAirflow
-from demo.cmdb import Cmdb
 from portmon.storage import archive, hosts, outbox, state
-from portmon.storage.database import Database
 from tests.e2e.lab import Lab, await_condition, missing
+from tests.e2e.site import NASTY, SECRET, LiveSite
 from tests.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 
-NASTY = "{{ conn.x.password }} {{"
 NAMES = ["web1", "web2", "db1", NASTY]
-SECRET = "neverShowThisPassword"
 
 
-class Site:
+class Site(LiveSite):
     """Everything that the tests of this file play with."""
 
     def __init__(self, folder: Path, cluster: Cluster, server: HTTPServer) -> None:
         self.messages: list[dict[str, Any]] = []
-        self.cmdb = Cmdb()
-        self.lab = Lab([f"host{number}" for number in range(len(NAMES))])
-        self.hosts = dict(zip(NAMES, self.lab.hosts.values(), strict=True))
-        for host in self.hosts.values():
-            host.start_service(8080, "nginx: master")
-        self.cmdb.entries = [
-            {"id": f"id-{number}", "name": name, "address": host.address}
-            for number, (name, host) in enumerate(self.hosts.items())
-        ]
         server.expect_request("/alerts", method="POST").respond_with_handler(self._receive)
-        config = folder / "portmon.yaml"
-        config.write_text(yaml.safe_dump(self._config()))
-        state = cluster.new_database()
-        self.database = Database(state)
-        self.airflow = EmbeddedAirflow(
-            folder / "airflow",
-            config=config,
-            database=cluster.new_database().replace("postgresql://", "postgresql+psycopg2://"),
-            connections={
-                "portmon_db": state,
-                "cmdb_default": json.dumps(
-                    {
-                        "conn_type": "http",
-                        "host": f"http://127.0.0.1:{self.cmdb.port}",
-                        "extra": {"Authorization": f"Bearer {self.cmdb.token}"},
-                    }
-                ),
-                "ssh_default": json.dumps(
-                    {"conn_type": "ssh", "login": self.lab.user, "extra": {"key_file": str(self.lab.key)}}
-                ),
-                "receiver": json.dumps({"conn_type": "http", "host": server.url_for("").rstrip("/")}),
-                "x": json.dumps({"conn_type": "http", "host": "nowhere", "password": SECRET}),
+        arguments = {"http_conn_id": "receiver", "endpoint": "alerts", "json": {"title": "$title", "text": "$text"}}
+        notifier = "airflow.providers.http.notifications.http.HttpNotifier"
+        super().__init__(
+            folder,
+            cluster,
+            NAMES,
+            alerts={
+                "channels": [
+                    {"type": "log"},
+                    {"type": "notifier", "name": "receiver", "notifier": notifier, "arguments": arguments},
+                ]
             },
+            connections={"receiver": {"conn_type": "http", "host": server.url_for("").rstrip("/")}},
             # Tasks of a killed scheduler are missed, and those that waited are handed out anew, after
             # seconds instead of minutes.
             env={
@@ -80,53 +56,9 @@ class Site:
             },
         )
 
-    @staticmethod
-    def _config() -> dict[str, Any]:
-        arguments = {"http_conn_id": "receiver", "endpoint": "alerts", "json": {"title": "$title", "text": "$text"}}
-        notifier = "airflow.providers.http.notifications.http.HttpNotifier"
-        return {
-            "cmdb": {
-                "source": {
-                    "type": "http",
-                    "endpoint": "api/servers/",
-                    "items": "results",
-                    "total": "count",
-                    "pagination": {"style": "next_link"},
-                }
-            },
-            "ssh": {"connect_timeout": "6s", "max_logins": 4},
-            "scan": {"confirm_after": "1s"},
-            # Services die and come back many times in these tests.
-            "states": {"unreachable_after": 1, "flap_threshold": 1000},
-            "alerts": {
-                "channels": [
-                    {"type": "log"},
-                    {"type": "notifier", "name": "receiver", "notifier": notifier, "arguments": arguments},
-                ]
-            },
-        }
-
     def _receive(self, request: Request) -> Response:
         self.messages.append(request.get_json())
         return Response("ok")
-
-    def run(self, *, expected: str = "success", **params: Any) -> str:
-        run_id = self.airflow.trigger(**params)
-        assert self.airflow.wait_run(run_id) == expected, self.airflow.tasks(run_id)
-        return run_id
-
-    def events(self, run_id: str) -> list[tuple[str, str | None, int | None]]:
-        with self.database.begin() as conn:
-            return [(event.kind.value, event.host_name, event.port) for event in outbox.recent(conn, run_id=run_id)]
-
-    def look(self, run_id: str, name: str) -> dict[str, Any]:
-        (task,) = (one for one in self.airflow.tasks(run_id) if one["rendered_map_index"] == name)
-        return task
-
-    def close(self) -> None:
-        self.airflow.stop()
-        self.lab.close()
-        self.cmdb.close()
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +135,7 @@ def test_5_braces_go_through_scan_diff_and_every_channel_unrendered(site: Site) 
     texts = json.dumps(site.messages[before:])
     assert NASTY in texts
     assert SECRET not in texts
-    for task in site.airflow.tasks(again):
-        if task["state"] == "success" and task["operator_name"] != "EmptyOperator":
-            log = site.airflow.log(again, task["task_id"], map_index=task["map_index"], try_number=task["try_number"])
-            assert SECRET not in log
+    assert SECRET not in "".join(site.logs(again).values())
 
 
 def test_6_a_cmdb_that_fails_deletes_nothing_and_monitoring_goes_on(site: Site) -> None:

@@ -91,7 +91,9 @@ def ask(
         raise DeliveryError(f"{shown}: no answer within {limit.total_seconds():g} s", channel=channel) from error
     except (requests.RequestException, ValueError) as error:
         # Its text holds the URL, whose path may be a secret.
-        raise DeliveryError(f"{shown}: no answer: {_why(error)}", channel=channel) from None
+        raise DeliveryError(
+            f"{shown}: no answer: {_why(error)}", channel=channel, unsure=_may_have_arrived(error)
+        ) from None
     if refusal:
         raise DeliveryError(f"{shown}: {refusal}", channel=channel)
 
@@ -121,6 +123,13 @@ def _why(error: Exception) -> str:
     if isinstance(error, requests.ConnectionError):
         return "the connection failed"
     return type(error).__name__
+
+
+def _may_have_arrived(error: Exception) -> bool:
+    """Whether a request was under way when it failed, as far as can be told."""
+    if isinstance(error, requests.ConnectionError):
+        return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ProtocolError)
+    return isinstance(error, requests.ReadTimeout)
 
 
 def _place(base_url: str) -> str:

@@ -253,7 +253,7 @@ class _Delivery:
             taken = tuple(dict.fromkeys((*batch.targets_done, *error.delivered)))
             under_way = isinstance(error.__cause__, OverrunError)
             # An earlier try may have come through, whatever became of this one: it stays the same message.
-            unsure = under_way or batch.message_id is not None
+            unsure = under_way or error.unsure or batch.message_id is not None
             with self.task.database.begin() as conn:
                 held.check(conn)
                 outbox.failed(conn, name, ids, str(error), taken, self.task.clock(), unsure=unsure)

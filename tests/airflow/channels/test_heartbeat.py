@@ -14,6 +14,7 @@ from portmon.channels.heartbeat import ping
 from portmon.config import Heartbeat
 from portmon.errors import DeliveryError
 from tests.airflow.channels.samples import connect, printed
+from tests.alertmanager import until
 
 SECRET_PATH = "/ping/0b5e8a7e-s3cret"
 
@@ -63,6 +64,8 @@ def test_switch_that_hangs_is_not_waited_for(switch: HTTPServer, monkeypatch: py
     with pytest.raises(DeliveryError, match="no answer") as failure:
         ping(Heartbeat(), "fine")
     over.set()
+    # It would be in the log of the next test otherwise.
+    until(lambda: switch.log, "the end of the request")
     assert "s3cret" not in printed(failure.value)
 
 

@@ -142,6 +142,7 @@ def test_nobody_answers(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None
         DeliveryError, match=rf"http://localhost:{free_port} \(connection hook\): no answer: the conn"
     ) as failure:
         deliver(CHANNEL, MESSAGE)
+    assert not failure.value.unsure
     assert "s3cret" not in printed(failure.value)
 
 
@@ -194,8 +195,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_server_that_hangs_is_given_up(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_request, "SILENCE", 0.3)
     slow(b"", 0)
-    with pytest.raises(DeliveryError, match="no answer: time-out"):
+    with pytest.raises(DeliveryError, match="no answer: time-out") as failure:
         deliver(CHANNEL, MESSAGE)
+    assert failure.value.unsure
 
 
 def test_server_that_drips_is_given_up_and_may_still_have_got_it(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
