@@ -23,6 +23,8 @@ SECRET = "secret"  # noqa: S105
 """Extra field of a connection that is ours. HttpHook makes a request header of every field that it does not know."""
 ANSWER_LIMIT = 1024
 """Bytes of an answer that an error is told from."""
+PROXY_GAVE_UP = frozenset({502, 504})
+"""A proxy got no answer from the server behind it, which may have the request."""
 
 Sign = Callable[[str], Mapping[str, str]]
 """The connection's secret to headers that prove it is known."""
@@ -68,7 +70,8 @@ def ask(
     url = f"{hook.base_url.rstrip('/')}/{endpoint.lstrip('/')}" if endpoint else hook.base_url
     shown = f"{_place(hook.base_url)} (connection {conn_id})"
 
-    def send() -> str | None:
+    def send() -> tuple[str, bool] | None:
+        """What was refused, and whether it may have come through none the less."""
         # A redirect could carry the credentials to another server.
         with (
             session,
@@ -82,7 +85,9 @@ def ask(
                 verify=session.verify,
             ) as answer,
         ):
-            return None if ok(answer.status_code) else _refusal(answer)
+            if ok(answer.status_code):
+                return None
+            return _refusal(answer), answer.status_code in PROXY_GAVE_UP
 
     try:
         refusal = limits.within(limit, send)
@@ -95,7 +100,8 @@ def ask(
             f"{shown}: no answer: {_why(error)}", channel=channel, unsure=_may_have_arrived(error)
         ) from None
     if refusal:
-        raise DeliveryError(f"{shown}: {refusal}", channel=channel)
+        why, unsure = refusal
+        raise DeliveryError(f"{shown}: {why}", channel=channel, unsure=unsure)
 
 
 def _refusal(answer: requests.Response) -> str:

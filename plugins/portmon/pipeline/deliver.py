@@ -257,7 +257,7 @@ class _Delivery:
             with self.task.database.begin() as conn:
                 held.check(conn)
                 outbox.failed(conn, name, ids, str(error), taken, self.task.clock(), unsure=unsure)
-            log.error("%s; %d events stay in the outbox", error, len(ids))
+            log.error("%s; what stays in the outbox: %d", error, len(ids))
             self.failures.append(error)
             self._held |= {one.event.alert_key for one in batch.queued}
             # If it may still be under way: no second one beside it.
@@ -266,7 +266,7 @@ class _Delivery:
             held.check(conn)
             outbox.delivered(conn, name, ids, self.task.clock())
         self.sent += len(ids)
-        log.info("%s: delivered %r (%d events)", name, message.title, len(ids))
+        log.info("%s: delivered %r (events: %d)", name, message.title, len(ids))
         return True
 
     def _repeat(self, held: lease.Lease, told: Iterable[str]) -> None:
@@ -292,14 +292,14 @@ class _Delivery:
             try:
                 self._within_limit(dataclasses.replace(message, id=identity), ())
             except DeliveryError as error:
-                log.error("%s; %d alerts are not repeated", error, len(found))
+                log.error("%s; not repeated: %d", error, len(found))
                 self.failures.append(error)
                 return
             with task.database.begin() as conn:
                 held.check(conn)
                 going_on = [alert.id for alert in found if alert.role is AlertRole.FIRING]
                 outbox.told_again(conn, name, going_on, now)
-            log.info("%s: repeated %r (%d alerts)", name, message.title, len(found))
+            log.info("%s: repeated %r (alerts: %d)", name, message.title, len(found))
 
     def _within_limit(self, message: Message, done: tuple[str, ...]) -> None:
         """Send, whatever the channel's code does: hang, or raise what it should not.

@@ -136,6 +136,14 @@ def test_without_a_connection_the_error_says_what_to_do() -> None:
         deliver(CHANNEL, MESSAGE)
 
 
+@pytest.mark.parametrize(("status", "unsure"), [(400, False), (500, False), (502, True), (503, False), (504, True)])
+def test_whether_it_may_have_come_through(receiver: HTTPServer, status: int, unsure: bool) -> None:
+    receiver.expect_request("/in/s3cret-in-path").respond_with_data("no", status)
+    with pytest.raises(DeliveryError, match=f"HTTP {status}") as failure:
+        deliver(CHANNEL, MESSAGE)
+    assert failure.value.unsure == unsure
+
+
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     connect(monkeypatch, "hook", f"http://localhost:{free_port}")
     with pytest.raises(
