@@ -41,7 +41,7 @@ test: .venv/.tools ## the fast tests: offline, no other software needed
 	@$(BIN)/python -m pytest -m "not slow" -q
 
 test-all: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, namespaces, a live Airflow
-	@$(BIN)/python -m pytest -q -m slow
+	@$(BIN)/python -m pytest -q -m slow -n 2 --dist loadgroup
 
 soak: .venv/.tools ## property tests with many more examples, and crashes with 50 seeds
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m "not slow" tests/unit
