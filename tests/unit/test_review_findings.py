@@ -560,3 +560,49 @@ def test_check_names_a_connection_that_is_not_there(tmp_path: Path, capsys: pyte
     text = "alerts:\n  channels:\n    - {type: webhook, name: hook, conn_id: no_such_connection}\n"
     problems, _ = _check(text, tmp_path, capsys)
     assert any("no_such_connection" in text for text in problems)
+
+
+# ── 11 migration ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_alert_is_opened_for_a_port_that_a_rule_excluded_before_the_migration(tmp_path: Path) -> None:
+    """Before 0002 such a port was dropped without an event: nothing that is to come closes the alert made of its down."""
+    from alembic import command
+    from sqlalchemy import MetaData, Table, insert
+
+    from portmon.storage.database import _alembic_config
+
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    with database.begin() as conn:
+        alembic = _alembic_config()
+        alembic.attributes["connection"] = conn
+        command.upgrade(alembic, "0001")
+        events = Table("events", MetaData(), autoload_with=conn)
+        conn.execute(
+            insert(events).values(
+                **{
+                    **dict.fromkeys(events.c.keys()),
+                    "seq": 1,
+                    "id": "e1",
+                    "kind": "down",
+                    "alert_group": "down",
+                    "at": datetime(2026, 1, 1),
+                    "run_id": "r",
+                    "host_id": "id-web000",
+                    "host_name": "web000",
+                    "protocol": "tcp",
+                    "port": 80,
+                    "severity": "critical",
+                    "reason": "why",
+                    "labels": "{}",
+                    "details": "{}",
+                    "dispatched": True,
+                }
+            )
+        )
+    database.migrate()
+    fleet = fleet_of(database, 2, "rules:\n  - {action: deny, port: 80}\n" + TWO)
+    for _ in range(3):
+        fleet.run()
+    with database.begin() as conn:
+        assert alerts.opened(conn) == {}
