@@ -25,7 +25,8 @@
     │   ├── AuthenticationError  the server refused the key or password
     │   └── AnswerError          the command answered, but not with a usable frame (carries ProbeError)
     ├── StorageError             the state database refused something
-    │   └── LeaseLostError       another writer took over; nothing was written
+    │   ├── LeaseLostError       another writer took over; nothing was written
+    │   └── DatabaseBusyError    somebody else writes for too long
     ├── DeliveryError            a channel did not take a message: channel, targets
     ├── OverrunError             something took longer than it may; whoever waited goes on without it
     └── RunError                 an earlier task of the run did not produce what this one needs
@@ -229,6 +230,10 @@ class StorageError(PortmonError):
 
 class LeaseLostError(StorageError):
     """Another task became the writer meanwhile. Nothing was written."""
+
+
+class DatabaseBusyError(StorageError):
+    """Somebody else wrote for longer than the driver waits (SQLite)."""
 
 
 class DeliveryError(PortmonError):

@@ -43,8 +43,8 @@ class Job:
 _WRAPPED: dict[str, tuple[Any, str, bool]] = {
     # name: object, function, whether it dies after it instead of before
     "dispatch: has the lease": (dispatch, "dispatch", False),
-    "dispatch: an alert is opened": (alerts, "open_", True),
-    "dispatch: an alert is closed": (alerts, "close", True),
+    "dispatch: before alerts are stored": (alerts, "save", False),
+    "dispatch: alerts are stored": (alerts, "save", True),
     "dispatch: deliveries are written": (outbox, "enqueue", True),
     "dispatch: events are marked": (outbox, "dispatched", True),
     "dispatch: what is superseded is cancelled": (dispatch, "_cancel_superseded", True),
@@ -64,8 +64,8 @@ _WRAPPED: dict[str, tuple[Any, str, bool]] = {
     "deliver: it is marked, not committed": (outbox, "delivered", True),
     "deliver: it is committed": (delivering._Delivery, "_send_batch", True),
     "deliver: a failure is marked, not committed": (outbox, "failed", True),
-    "deliver: before it is repeated": (delivering._Delivery, "_repeat", False),
-    "deliver: a reminder is marked, not committed": (outbox, "told_again", True),
+    "deliver: before a result is noted": (delivering._Delivery, "_mark", False),
+    "dispatch: reminders are put into the queue": (repeats, "remind", True),
     "deliver: the lease is given back": (lease.Lease, "release", True),
 }
 POINTS = tuple(_WRAPPED)

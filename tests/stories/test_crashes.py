@@ -140,7 +140,8 @@ def test_killed_at_every_point(tmp_path: Path, receiver: Receiver, seed: int) ->
             number = story.random.choice((1, 2))
     receiver.busy = False
     for _ in range(3):
-        story.fleet.number += 5
+        # What was not answered rests for an hour at most.
+        story.fleet.number += 13
         story.fleet.run()
         story.tasks()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -23,6 +24,8 @@ def queued(
     route: str = "default",
     done: tuple[str, ...] = (),
     message: str | None = None,
+    reminder: bool = False,
+    since: datetime | None = None,
     attempts: int = 0,
     host: str = "h1",
     **labels: str,
@@ -41,7 +44,7 @@ def queued(
     role, group = alert_role(kind, {}), alert_group(kind, {})
     assert role is not None
     assert group is not None
-    return Queued(event, seq, alert or f"a-{host}-{port}", role, group, route, attempts, done, message)
+    return Queued(event, seq, alert or f"a-{host}-{port}", role, group, route, attempts, done, message, reminder, since)
 
 
 def ids(batches: Iterable[Batch]) -> list[list[str]]:
@@ -114,9 +117,47 @@ def test_two_messages_about_one_port_do_not_go_side_by_side() -> None:
     assert ids(next_batches(queue, AlertGroup.RECOVERED, group_by=SAME)) == [["e1"]]
 
 
+def batch_of(*queue: Queued) -> Batch:
+    (batch,) = next_batches(queue, queue[0].group, group_by=SAME)
+    return batch
+
+
 def test_a_message_is_known_by_its_events_and_its_channel() -> None:
-    assert message_id("a", ["x", "y"]) == message_id("a", ["y", "x"])
-    assert len({message_id("a", ["x"]), message_id("b", ["x"]), message_id("a", ["x"], salt="again")}) == 3
+    one, two = queued(1, DOWN, 1), queued(2, DOWN, 2)
+    assert message_id("a", batch_of(one, two)) == message_id("a", batch_of(two, one))
+    assert len({message_id("a", batch_of(one)), message_id("b", batch_of(one)), message_id("a", batch_of(two))}) == 3
+
+
+def test_a_reminder_is_another_message_than_the_one_before_it() -> None:
+    first, second = (queued(1, DOWN, reminder=True, since=NOW + timedelta(days=days)) for days in (1, 2))
+    told = queued(1, DOWN, since=NOW)
+    assert len({message_id("a", batch_of(one)) for one in (told, first, second)}) == 3
+    assert message_id("a", batch_of(told)) == message_id("a", batch_of(dataclasses.replace(told, since=None)))
+
+
+def test_news_and_reminders_are_messages_of_their_own() -> None:
+    queue = [queued(1, DOWN, 1), queued(2, DOWN, 2, reminder=True)]
+    assert ids(next_batches(queue, AlertGroup.DOWN, group_by=SAME)) == [["e1"], ["e2"]]
+
+
+def test_what_was_not_answered_rests_longer_each_time() -> None:
+    one = dataclasses.replace(queued(1, DOWN, message="m", attempts=1), tried_at=NOW)
+    rests = [dataclasses.replace(one, attempts=number).rests_until for number in (1, 2, 3, 6, 50)]
+    assert [(until - NOW).total_seconds() / 60 for until in rests if until] == [2, 4, 8, 60, 60]
+    for moment, expected in ((NOW + timedelta(seconds=119), []), (NOW + timedelta(minutes=2), [["e1"]])):
+        assert ids(next_batches([one], AlertGroup.DOWN, group_by=SAME, now=moment)) == expected
+    # It holds what comes after it, and nothing else.
+    queue = [one, queued(2, UP), queued(3, UP, 443)]
+    assert ids(next_batches(queue, AlertGroup.RECOVERED, group_by=SAME, now=NOW)) == [["e3"]]
+    # Who was killed says nothing about the receiver, and who refused was asked in vain.
+    for other in (dataclasses.replace(one, crashed=True), dataclasses.replace(one, message_id=None)):
+        assert other.rests_until is None
+
+
+def test_where_nobody_sees_an_id_what_was_not_answered_joins_the_rest() -> None:
+    queue = [queued(1, DOWN, 1, message="m"), queued(2, DOWN, 2)]
+    (batch,) = next_batches(queue, AlertGroup.DOWN, group_by=SAME, ids_are_seen=False)
+    assert (batch.event_ids, batch.message_id) == (["e1", "e2"], None)
 
 
 KINDS = [DOWN, UP, NEW, EventKind.FLAPPING, EventKind.REPLACED]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -398,14 +399,14 @@ def test_what_is_withheld_waits_or_is_settled(database: Database) -> None:
     with database.begin() as conn:
         outbox.add(conn, [event(1), event(2, port=81)])
         enqueue(conn, "log")
-        for one in outbox.waiting(conn):
-            outbox.withhold(conn, one, "muted", NOW, for_good=False)
+        both = [event(1).id, event(2).id]
+        outbox.withhold(conn, "log", both, "muted", NOW, for_good=False)
         assert queued(conn, "log") == []
         assert not outbox.told(conn, [event(1).id])[event(1).id][0].hears_the_end
         first, second = outbox.waiting(conn)
-        outbox.release(conn, second, NOW + timedelta(hours=1))
+        outbox.release(conn, "log", [second.queued.event.id], NOW + timedelta(hours=1))
         assert queued(conn, "log") == [event(2).id]
-        assert outbox.waiting(conn)[1].since == NOW + timedelta(hours=1)
+        assert outbox.waiting(conn)[1].queued.since == NOW + timedelta(hours=1)
         outbox.settle_withheld(conn, [first.queued.alert_id], NOW)
         assert outbox.states(conn, [event(1).id]) == {(event(1).id, "log"): outbox.MUTED}
 
@@ -434,10 +435,11 @@ def test_the_events_of_an_alert_that_goes_on_stay(database: Database) -> None:
     later = NOW + timedelta(days=1)
     with database.begin() as conn:
         outbox.add(conn, [event(1), event(2, EventKind.RECOVERED)])
-        alert = alerts.open_(conn, event(1))
+        alert = alerts.begun(event(1))
+        alerts.save(conn, [alert])
         outbox.dispatched(conn, {event(1).id: alert.id})
         assert outbox.expire(conn, later) == 0
-        alerts.close(conn, alert.id, event(2))
+        alerts.save(conn, [dataclasses.replace(alert, ends_at=NOW, closed_by=event(2).id)])
         outbox.dispatched(conn, {event(2).id: alert.id})
         assert alerts.opened(conn) == {}
         assert [one.closed_by for one in alerts.closed_since(conn, NOW)] == [event(2).id]

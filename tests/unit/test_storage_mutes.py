@@ -147,8 +147,8 @@ def test_an_acknowledgement_ends_with_its_alert(conn: Connection) -> None:
     mutes.acknowledge(conn, "a", author="bob", now=NOW)
     muted = add(conn, ends_at=NOW + 9 * HOUR)
     early = mutes.acknowledge(conn, "c", author="bob", now=NOW, ends_at=NOW + HOUR)
-    mutes.end_acknowledgements(conn, "a", NOW + HOUR)
-    mutes.end_acknowledgements(conn, "c", NOW + 2 * HOUR)
+    mutes.end_acknowledgements(conn, ["a"], NOW + HOUR)
+    mutes.end_acknowledgements(conn, ["c"], NOW + 2 * HOUR)
     assert ids(mutes.current(conn, NOW + HOUR)) == [other, muted]
     ended = {one.id: one.ends_at for one in mutes.all_(conn)}
     assert ended[early] == NOW + HOUR

@@ -6,6 +6,7 @@ import contextvars
 import dataclasses
 import logging
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +17,16 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from portmon import limits
-from portmon.config import Channel, Config
-from portmon.delivery import Batch, Queued, message_id, next_batches, superseded
+from portmon.config import AlertmanagerChannel, Channel, Config, NotifierChannel, WebhookChannel
+from portmon.delivery import Batch, Queued, message_id, next_batches, rests, superseded
 from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
 from portmon.models import Alert, AlertGroup, AlertRole, Event, HostStatus
 from portmon.outages import find_outages
-from portmon.pipeline.repeats import Book, hold_until
-from portmon.render import Layout, Message, plain, render
+from portmon.pipeline import repeats
+from portmon.pipeline.repeats import Book
+from portmon.render import Layout, Message, render
 from portmon.routes import Routes
-from portmon.storage import alerts, hosts, lease, mutes, outbox
+from portmon.storage import alerts, hosts, lease, outbox
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def deliver_group(
     interval: timedelta,
     holder: str,
     clock: Callable[[], datetime],
+    hold_until: datetime | None = None,
 ) -> int:
     """Send the undelivered events of a group through every channel, and repeat what is due to be repeated.
 
@@ -61,11 +64,12 @@ def deliver_group(
     :param page: address of the page that has what does not fit into a message
     :param interval: between scheduled runs
     :param holder: who, for people that wonder about a lease
+    :param hold_until: until when what goes on holds unless a later run repeats it; default: four intervals from now
     :returns: number of events delivered, channels counted apart
     :raises DeliveryError: after all channels were tried, if any failed
     :raises StorageError: the same for a lease that somebody else kept
     """
-    task = _Task(database, config, group, send, link, page, interval, holder, clock)
+    task = _Task(database, config, group, send, link, page, interval, holder, clock, hold_until)
     channels = task.channels()
     if not channels:
         return 0
@@ -93,6 +97,7 @@ class _Task:
         interval: timedelta,
         holder: str,
         clock: Callable[[], datetime],
+        hold_until: datetime | None,
     ) -> None:
         self.database = database
         self.config = config
@@ -103,6 +108,7 @@ class _Task:
         self.interval = interval
         self.holder = holder
         self.clock = clock
+        self.hold_until = hold_until
         self.routes = Routes(config.alerts, where=config.where)
         # After this no message is begun, so that the last one ends within the task's limit.
         self.last_start = time.monotonic() + (limits.ALERT - 1.5 * limits.SEND).total_seconds()
@@ -116,16 +122,13 @@ class _Task:
                     tried[one.channel] = max(tried.get(one.channel, 0), one.queued.attempts)
             book = self.book(conn)
         due = [
-            channel
-            for channel in self.config.alerts.channels
-            if channel.name in tried or book.due(channel, self.group, self.config.alerts.repeat_every)
+            channel for channel in self.config.alerts.channels if channel.name in tried or book.due(channel, self.group)
         ]
         return sorted(due, key=lambda channel: tried.get(channel.name, 0))
 
     def book(self, conn: Connection) -> Book:
         """What goes on now."""
-        now = self.clock()
-        return Book.of(conn, mutes.current(conn, now), now=now, interval=self.interval)
+        return Book.of(conn, now=self.clock(), interval=self.interval)
 
     @property
     def seconds_left(self) -> float:
@@ -134,32 +137,34 @@ class _Task:
 
     def serve(self, channel: Channel) -> tuple[int, list[PortmonError]]:
         """One channel: number of events that it took, and what went wrong."""
-        left = timedelta(seconds=self.seconds_left)
-        if left < timedelta(0):
-            return 0, [DeliveryError("not asked, the others took too long", channel=channel.name)]
         delivery = _Delivery(self, channel)
         try:
             try:
-                self._serve(delivery, left)
+                self._serve(delivery)
             except LeaseLostError as error:
                 # Somebody thought that this one was dead. Whatever they left is still to be sent.
                 log.warning("%s", error)
-                self._serve(delivery, left)
-        except StorageError as error:
+                self._serve(delivery)
+        except PortmonError as error:
             log.warning("%s", error)
             return delivery.sent, [*delivery.failures, error]
         except Exception as error:
-            log.exception("Serving channel %r failed in an unexpected way", channel.name)
-            wrapped = DeliveryError(f"{type(error).__name__}: {plain(str(error), 300)}", channel=channel.name)
+            # Not with its text, which may hold an address with a token: nobody knows whose it is.
+            log.error("Serving channel %r failed in an unexpected way: %s", channel.name, _place_of(error))
+            wrapped = DeliveryError(f"failed in an unexpected way: {_place_of(error)}", channel=channel.name)
             return delivery.sent, [*delivery.failures, wrapped]
         return delivery.sent, list(delivery.failures)
 
-    def _serve(self, delivery: _Delivery, wait: timedelta) -> None:
+    def _serve(self, delivery: _Delivery) -> None:
         """One lease per channel, not per group: what is told of one port comes in order. And two copies of one alert
         task, a cleared one and its zombie, must not both send.
         """
-        name = f"alert/{delivery.channel.name}"
-        with lease.hold(self.database, name, self.holder, ttl=LEASE_TTL, wait=min(LEASE_TTL, wait)) as held:
+        name = delivery.channel.name
+        left = timedelta(seconds=self.seconds_left)
+        if left < timedelta(0):
+            raise DeliveryError("not asked, the others took too long", channel=name)
+        wait = min(LEASE_TTL, left)
+        with lease.hold(self.database, f"alert/{name}", self.holder, ttl=LEASE_TTL, wait=wait) as held:
             delivery.run(held)
 
     @cached_property
@@ -193,7 +198,8 @@ class _Task:
             reminder=reminder,
             outages=outages,
         )
-        return dataclasses.replace(message, route=route, expires_at=hold_until(self.clock(), self.interval))
+        until = self.hold_until or repeats.hold_until(self.clock(), self.interval)
+        return dataclasses.replace(message, route=route, expires_at=until)
 
 
 class _Delivery:
@@ -207,7 +213,7 @@ class _Delivery:
         self._held: set[str] = set()
 
     def run(self, held: lease.Lease) -> None:
-        """Send message by message until nothing is left, then what is to be repeated.
+        """Send message by message until nothing is left, then what Alertmanager is to be told again.
 
         :raises LeaseLostError: if somebody took over; nothing is sent or marked from then on
         """
@@ -217,20 +223,38 @@ class _Delivery:
                 if not self._send_batch(held, batch):
                     return
                 told |= {one.alert_id for one in batch.queued}
-        self._repeat(held, told)
+        if isinstance(self.channel, AlertmanagerChannel):
+            self._repeat(held, told)
 
     def _next(self, held: lease.Lease) -> list[Batch]:
-        name = self.channel.name
-        routes = self.task.routes
+        name, routes, now = self.channel.name, self.task.routes, self.task.clock()
         with self.task.database.begin() as conn:
             held.check(conn)
             queue = outbox.queue(conn, name)
             # Whoever had them under way is gone: this is the only one who may send now.
             reasons = superseded(queue)
-            outbox.cancel(conn, name, reasons, self.task.clock(), also_sending=True)
+            outbox.cancel(conn, name, reasons, now, also_sending=True)
         queue = [one for one in queue if one.event.id not in reasons]
+        self._tell_of_rest(queue, now)
         group_by = {one.route: routes.style(one.route).group_by for one in queue}
-        return next_batches(queue, self.task.group, group_by=group_by, held=self._held)
+        return next_batches(
+            queue,
+            self.task.group,
+            group_by=group_by,
+            held=self._held,
+            now=now,
+            ids_are_seen=isinstance(self.channel, WebhookChannel | NotifierChannel),
+        )
+
+    def _tell_of_rest(self, queue: Sequence[Queued], now: datetime) -> None:
+        """What waits because it was not answered is undelivered all the same: the task is red."""
+        resting = [one for one in queue if one.group is self.task.group and rests(one, now)]
+        untold = [one for one in resting if one.event.alert_key not in self._held]
+        if untold:
+            until = min(one.rests_until for one in untold if one.rests_until)
+            message = f"was not answered, and may have come through; it is tried again after {until:%H:%M} UTC"
+            self.failures.append(DeliveryError(message, channel=self.channel.name))
+            self._held |= {one.event.alert_key for one in untold}
 
     def _send_batch(self, held: lease.Lease, batch: Batch) -> bool:
         """Send one message.
@@ -240,66 +264,76 @@ class _Delivery:
         if self.task.seconds_left < 0:
             self.failures.append(DeliveryError("not all is sent, it took too long", channel=self.channel.name))
             return False
-        name, ids = self.channel.name, batch.event_ids
-        identity = batch.message_id or message_id(name, ids)
+        name = self.channel.name
+        identity = batch.message_id or message_id(name, batch)
         with self.task.database.begin() as conn:
             held.renew(conn, ttl=LEASE_TTL)
             found = _alerts(conn, name, batch.queued)
-            outbox.begin_sending(conn, name, ids, identity, self.task.clock())
-        message = self.task.message(found, batch.group, batch.route, batch.subject, reminder=False)
+            ids = outbox.begin_sending(conn, name, batch.event_ids, identity, self.task.clock())
+        # Without what was withheld or cancelled since the queue was read.
+        queued = [one for one in batch.queued if one.event.id in ids]
+        found = [alert for alert in found if alert.event.id in ids]
+        if not queued:
+            return True
+        message = self.task.message(found, batch.group, batch.route, batch.subject, reminder=batch.reminder)
         try:
             self._within_limit(dataclasses.replace(message, id=identity), batch.targets_done)
         except DeliveryError as error:
             taken = tuple(dict.fromkeys((*batch.targets_done, *error.delivered)))
             under_way = isinstance(error.__cause__, OverrunError)
             # An earlier try may have come through, whatever became of this one: it stays the same message.
-            unsure = under_way or error.unsure or batch.message_id is not None
-            with self.task.database.begin() as conn:
-                held.check(conn)
-                outbox.failed(conn, name, ids, str(error), taken, self.task.clock(), unsure=unsure)
+            unsure = under_way or error.unsure or any(one.message_id for one in queued)
+            now, reason = self.task.clock(), str(error)
+            self._mark(held, lambda conn: outbox.failed(conn, name, sorted(ids), reason, taken, now, unsure=unsure))
             log.error("%s; what stays in the outbox: %d", error, len(ids))
             self.failures.append(error)
-            self._held |= {one.event.alert_key for one in batch.queued}
+            self._held |= {one.event.alert_key for one in queued}
             # If it may still be under way: no second one beside it.
             return not under_way
-        with self.task.database.begin() as conn:
-            held.check(conn)
-            outbox.delivered(conn, name, ids, self.task.clock())
+        self._mark(held, lambda conn: outbox.delivered(conn, name, sorted(ids), self.task.clock()))
         self.sent += len(ids)
         log.info("%s: delivered %r (events: %d)", name, message.title, len(ids))
         return True
 
+    def _mark(self, held: lease.Lease, write: Callable[[Connection], None]) -> None:
+        """Note what became of a message. A database that is away for a moment must not make it come twice."""
+        for patience in (1, 5, None):
+            try:
+                with self.task.database.begin() as conn:
+                    held.check(conn)
+                    write(conn)
+            except LeaseLostError:
+                raise
+            except StorageError as error:
+                if patience is None:
+                    raise
+                log.warning("%s; trying again to note what became of a message", error)
+                time.sleep(patience)
+            else:
+                return
+
     def _repeat(self, held: lease.Lease, told: Iterable[str]) -> None:
-        """Remind of what goes on. What fails here is due again in the next try, or in the next run."""
+        """Tell Alertmanager again of what goes on. What fails here is due again in the next try, or in the next run."""
         task, name = self.task, self.channel.name
         with task.database.begin() as conn:
             held.renew(conn, ttl=LEASE_TTL)
-            due = task.book(conn).due(self.channel, task.group, task.config.alerts.repeat_every)
-        by_route: dict[tuple[str, str], list[Alert]] = defaultdict(list)
+            due = task.book(conn).due(self.channel, task.group)
+        known = set(told)
+        by_route: dict[str, list[Alert]] = defaultdict(list)
         for route, alert in due:
-            if alert.id not in told:
-                label = task.routes.style(route).group_by
-                by_route[route, alert.event.labels.get(label, "") if label else ""].append(alert)
-        for (route, subject), found in by_route.items():
+            if alert.id not in known:
+                by_route[route].append(alert)
+        for route, found in by_route.items():
             if task.seconds_left < 0:
                 return
-            now = task.clock()
-            # The same for a retry within the same hour, so that a receiver knows it.
-            identity = message_id(name, [alert.id for alert in found], salt=f"again {now:%Y-%m-%dT%H}")
-            message = task.message(found, task.group, route, subject, reminder=True)
-            with task.database.begin() as conn:
-                held.renew(conn, ttl=LEASE_TTL)
+            message = task.message(found, task.group, route, "", reminder=True)
             try:
-                self._within_limit(dataclasses.replace(message, id=identity), ())
+                self._within_limit(message, ())
             except DeliveryError as error:
                 log.error("%s; not repeated: %d", error, len(found))
                 self.failures.append(error)
                 return
-            with task.database.begin() as conn:
-                held.check(conn)
-                going_on = [alert.id for alert in found if alert.role is AlertRole.FIRING]
-                outbox.told_again(conn, name, going_on, now)
-            log.info("%s: repeated %r (alerts: %d)", name, message.title, len(found))
+            log.info("%s: repeated what it knows (alerts: %d)", name, len(found))
 
     def _within_limit(self, message: Message, done: tuple[str, ...]) -> None:
         """Send, whatever the channel's code does: hang, or raise what it should not.
@@ -314,8 +348,14 @@ class _Delivery:
         except OverrunError as error:
             raise DeliveryError(f"no answer within {limits.SEND.total_seconds():g} s", channel=name) from error
         except Exception as error:
-            log.exception("Channel %r failed in an unexpected way", name)
-            raise DeliveryError(f"{type(error).__name__}: {plain(str(error), 300)}", channel=name) from error
+            raise DeliveryError(f"failed in an unexpected way: {_place_of(error)}", channel=name) from None
+
+
+def _place_of(error: Exception) -> str:
+    """Class and place of an error. Its text may hold an address with a token."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
 
 
 def templates_folder(config: Config) -> Path | None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from portmon import limits
-from portmon.config import Config, format_duration
-from portmon.delivery import superseded
-from portmon.models import AlertGroup, AlertRole, Event, alert_role
+from portmon.config import AlertmanagerChannel, Config, format_duration
+from portmon.delivery import rests, superseded
+from portmon.events import closing_event
+from portmon.models import AlertGroup, AlertRole, Event, EventKind, Host, alert_role, port_alert_key
 from portmon.mutes import Mute, muted
 from portmon.pipeline import repeats
 from portmon.render import plain
 from portmon.routes import Routes
-from portmon.storage import alerts, lease, mutes, outbox
+from portmon.storage import alerts, hosts, lease, mutes, outbox
 from portmon.storage.alerts import StoredAlert
 from portmon.storage.database import Database
 from portmon.storage.outbox import Told, Waiting
@@ -30,6 +33,10 @@ DISPATCHER = "dispatch"
 DISPATCH_TTL = limits.SEND
 """After a crash the next run waits no longer than this. Who is slower than that is refused, not doubled: the lease is
 checked in the transaction that writes, which holds it until its end."""
+SHOWN = 20
+"""Events that one line of the log names."""
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def groups_to_alert(
@@ -50,15 +57,33 @@ def groups_to_alert(
 
 def dispatch(conn: Connection, config: Config, *, now: datetime, interval: timedelta) -> set[AlertGroup]:
     """The same in the caller's transaction."""
-    in_force = mutes.current(conn, now)
-    _enqueue(conn, config, now)
-    channels = {channel.name for channel in config.alerts.channels}
-    waiting = outbox.waiting(conn)
+    in_force = _InForce(mutes.current(conn, now), hosts.listed(conn), now)
+    _enqueue(conn, config, in_force)
+    if _close_orphans(conn, now):
+        _enqueue(conn, config, in_force)
+    _tell_alertmanagers(conn, config, now)
+    repeats.remind(conn, config, in_force.withholds, now=now)
+    waiting = _cancel_unknown_channels(conn, outbox.waiting(conn), config, now)
     waiting = _cancel_superseded(conn, waiting, now)
-    _apply_mutes(conn, waiting, in_force, now)
+    _apply_mutes(conn, waiting, in_force)
     _give_up(conn, outbox.waiting(conn), config, now)
-    groups = {one.queued.group for one in outbox.waiting(conn, channels) if one.state != outbox.WITHHELD}
-    return groups | repeats.groups(conn, config, in_force, now=now, interval=interval)
+    groups = {
+        one.queued.group for one in outbox.waiting(conn) if one.state != outbox.WITHHELD and not rests(one.queued, now)
+    }
+    return groups | repeats.groups(conn, config, now=now, interval=interval)
+
+
+class _InForce:
+    """Mutes and acknowledgements, and the hosts as the CMDB has them now."""
+
+    def __init__(self, in_force: Sequence[Mute], listed: Mapping[str, Host], now: datetime) -> None:
+        self._mutes = in_force
+        self._hosts = listed
+        self.now = now
+
+    def withholds(self, event: Event, alert_id: str) -> Mute | None:
+        """What withholds an event, None if nothing does."""
+        return muted(self._mutes, event, alert_id, self.now)
 
 
 # ── new events ──────────────────────────────────────────────────────────────────────────────────
@@ -70,12 +95,26 @@ class _Book:
 
     :param opened: alert key: the alert that goes on
     :param told: alert id: channel: what it knows, or will
+    :param changed: alert id: alert, to be stored
+    :param rows: event id, channel, route: deliveries to be made
+    :param unheard: (channel, reason): events whose end comes while they are muted, and nobody heard of them
     """
 
     opened: dict[str, StoredAlert]
     told: dict[str, dict[str, Told]]
+    changed: dict[str, StoredAlert] = field(default_factory=dict)
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     alert_ids: dict[str, str] = field(default_factory=dict)
+    unheard: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def put(self, alert: StoredAlert) -> StoredAlert:
+        """An alert as it is now."""
+        self.changed[alert.id] = alert
+        if alert.ends_at is None:
+            self.opened[alert.key] = alert
+        else:
+            del self.opened[alert.key]
+        return alert
 
     def send(self, event: Event, alert_id: str, channel: str, route: str) -> None:
         """One event to one channel."""
@@ -84,10 +123,11 @@ class _Book:
         known.setdefault(channel, Told(channel, route, None, states=frozenset({outbox.PENDING})))
 
 
-def _enqueue(conn: Connection, config: Config, now: datetime) -> None:
+def _enqueue(conn: Connection, config: Config, in_force: _InForce) -> None:
     new = outbox.undispatched(conn)
     if not new:
         return
+    now = in_force.now
     routes = Routes(config.alerts, where=config.where)
     resolving = {channel.name for channel in config.alerts.channels if channel.send_resolved}
     opened = alerts.opened(conn)
@@ -96,7 +136,6 @@ def _enqueue(conn: Connection, config: Config, now: datetime) -> None:
     for alert_id, known in outbox.told(conn, concerned).items():
         told[alert_id] = {one.channel: one for one in known}
     book = _Book(opened, told)
-    closed = []
     for event in new:
         role = alert_role(event.kind, event.details)
         alert = book.opened.get(event.alert_key)
@@ -104,79 +143,185 @@ def _enqueue(conn: Connection, config: Config, now: datetime) -> None:
         if role is AlertRole.RESOLVED:
             if alert is not None:
                 alert_id = alert.id
-                alerts.close(conn, alert.id, event)
-                closed.append(alert.id)
-                del book.opened[event.alert_key]
-                for one in list(book.told[alert.id].values()):
-                    if one.hears_the_end and one.channel in resolving:
-                        book.send(event, alert.id, one.channel, one.route)
+                _end(book, event, alert, resolving, in_force)
         elif role is not None:
             if role is AlertRole.FIRING:
-                if alert is None:
-                    alert = book.opened[event.alert_key] = alerts.open_(conn, event)
-                else:
-                    alerts.update_(conn, alert.id, event)
-                alert_id = alert.id
+                started = alert or alerts.begun(event)
+                alert_id = book.put(dataclasses.replace(started, last_event_id=event.id)).id
             for routing in routes.of(event):
                 for channel in routing.channels:
                     book.send(event, alert_id, channel, routing.route)
         book.alert_ids[event.id] = alert_id
+    closed = [alert.id for alert in book.changed.values() if alert.ends_at is not None]
+    alerts.save(conn, list(book.changed.values()))
     outbox.enqueue(conn, book.rows, now)
     outbox.dispatched(conn, book.alert_ids)
     outbox.settle_withheld(conn, closed, now)
-    for alert_id in closed:
-        mutes.end_acknowledgements(conn, alert_id, now)
+    _mute_unheard(conn, book, now)
+    mutes.end_acknowledgements(conn, closed, now)
+
+
+def _end(book: _Book, event: Event, alert: StoredAlert, resolving: set[str], in_force: _InForce) -> None:
+    """Close an alert, and tell whoever was told of it, or is just about to be."""
+    mute = in_force.withholds(event, alert.id)
+    for one in list(book.told[alert.id].values()):
+        if not one.hears_the_end:
+            continue
+        if mute is not None and not one.heard:
+            book.unheard[one.channel, mute.told()].append(alert.id)
+        elif one.channel in resolving:
+            book.send(event, alert.id, one.channel, one.route)
+    book.put(dataclasses.replace(alert, ends_at=event.at, closed_by=event.id))
+
+
+def _mute_unheard(conn: Connection, book: _Book, now: datetime) -> None:
+    """It began and ended, a channel did not hear of it yet, and now it is muted: then nobody needs to."""
+    if not book.unheard:
+        return
+    of_alert: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in outbox.waiting(conn):
+        of_alert[one.channel, one.queued.alert_id].append(one.queued.event.id)
+    for (channel, reason), alert_ids in book.unheard.items():
+        event_ids = [event_id for alert_id in alert_ids for event_id in of_alert[channel, alert_id]]
+        outbox.withhold(conn, channel, event_ids, reason, now, for_good=True)
+
+
+def _close_orphans(conn: Connection, now: datetime) -> bool:
+    """End the alerts that nothing will ever end: of hosts that are gone, and of ports that nothing is wrong with.
+
+    It takes a run that died in the wrong place; but an alert that stays open reminds people for ever.
+
+    :returns: whether there were any
+    """
+    opened = alerts.opened(conn)
+    if not opened:
+        return False
+    watched = hosts.listed(conn)
+    wrong = {port_alert_key(*key) for key in hosts.open_ports(conn)}
+    orphans: dict[str, str] = {}
+    for alert in opened.values():
+        if alert.host_id is not None and alert.host_id not in watched:
+            orphans[alert.id] = "Its host left the CMDB"
+        elif alert.key.startswith("port/") and alert.key not in wrong:
+            orphans[alert.id] = "Nothing is wrong with it any more, as far as is known"
+    if not orphans:
+        return False
+    ends = []
+    for first in outbox.by_ids(conn, orphans).values():
+        about = None if first.port is not None else {"ends": first.kind.value}
+        reason = orphans[first.id]
+        ends.append(closing_event(EventKind.RETIRED, first, at=now, run_id=first.run_id, reason=reason, details=about))
+        log.warning("Closed the alert of %s: %s", _shown(first), reason)
+    outbox.add(conn, ends)
+    return bool(ends)
+
+
+def _tell_alertmanagers(conn: Connection, config: Config, now: datetime) -> None:
+    """Alertmanager is told what is wrong, not what happened: one that is new, or has a new name, hears all of it."""
+    channels = [channel.name for channel in config.alerts.channels if isinstance(channel, AlertmanagerChannel)]
+    opened = alerts.opened(conn) if channels else {}
+    if not opened:
+        return
+    routes = Routes(config.alerts, where=config.where)
+    told = outbox.told(conn, [alert.id for alert in opened.values()])
+    lacking = [
+        (alert, channel)
+        for alert in opened.values()
+        for channel in channels
+        if channel not in {one.channel for one in told.get(alert.id, ())}
+    ]
+    events = outbox.by_ids(conn, [alert.last_event_id for alert, _ in lacking])
+    rows = [
+        (event.id, channel, routing.route)
+        for alert, channel in lacking
+        if (event := events.get(alert.last_event_id)) is not None
+        for routing in routes.of(event)
+        if channel in routing.channels
+    ]
+    outbox.enqueue(conn, rows, now)
 
 
 # ── what is not sent ────────────────────────────────────────────────────────────────────────────
 
 
+def _cancel_unknown_channels(
+    conn: Connection, waiting: Sequence[Waiting], config: Config, now: datetime
+) -> list[Waiting]:
+    known = {channel.name for channel in config.alerts.channels}
+    gone = [one for one in waiting if one.channel not in known]
+    for channel, own in _by(gone, lambda one: one.channel).items():
+        outbox.cancel_channel(conn, channel, _ids(own), "the channel is not configured any more", now)
+        log.warning("Channel %r is not configured any more; cancelled what waited for it: %s", channel, _shown_all(own))
+    return [one for one in waiting if one.channel in known]
+
+
 def _cancel_superseded(conn: Connection, waiting: Iterable[Waiting], now: datetime) -> list[Waiting]:
     """Cancel what is not worth telling any more, unless it is under way: that is for whoever sends next."""
     left = []
-    for channel, own in _by_channel(waiting).items():
+    for channel, own in _by(waiting, lambda one: one.channel).items():
         reasons = superseded(one.queued for one in own if one.state != outbox.WITHHELD)
         outbox.cancel(conn, channel, reasons, now, also_sending=False)
         left += [one for one in own if one.queued.event.id not in reasons]
     return left
 
 
-def _apply_mutes(conn: Connection, waiting: Iterable[Waiting], in_force: list[Mute], now: datetime) -> None:
+def _apply_mutes(conn: Connection, waiting: Iterable[Waiting], in_force: _InForce) -> None:
     """Withhold what is muted or acknowledged, release what is so no longer.
 
     The end of something is never withheld: whoever got its beginning would wait for it.
     """
+    withheld: dict[tuple[str, str, bool], list[Waiting]] = defaultdict(list)
+    released = []
     for one in waiting:
         queued = one.queued
         if queued.role is AlertRole.RESOLVED or one.state == outbox.SENDING:
             continue
-        mute = muted(in_force, queued.event, queued.alert_id, now)
+        mute = in_force.withholds(queued.event, queued.alert_id)
         if mute is not None:
             for_good = queued.role is AlertRole.NOTICE
             if for_good or one.state == outbox.PENDING or one.last_error != mute.told():
-                outbox.withhold(conn, one, mute.told(), now, for_good=for_good)
+                withheld[one.channel, mute.told(), for_good].append(one)
         elif one.state == outbox.WITHHELD:
-            outbox.release(conn, one, now)
+            released.append(one)
+    for (channel, reason, for_good), own in withheld.items():
+        outbox.withhold(conn, channel, _ids(own), reason, in_force.now, for_good=for_good)
+    for channel, own in _by(released, lambda one: one.channel).items():
+        outbox.release(conn, channel, _ids(own), in_force.now)
 
 
 def _give_up(conn: Connection, waiting: Iterable[Waiting], config: Config, now: datetime) -> None:
-    """What a channel did not take for so long is old news; the task log is told of it, once."""
+    """What a channel did not take for so long is old news; the task log is told of it, once.
+
+    But what goes on is never old news to Alertmanager.
+    """
     limit = config.alerts.give_up_after
-    late = [one for one in waiting if one.state == outbox.PENDING and now - one.since >= limit]
-    for channel, own in _by_channel(late).items():
-        for one in own:
-            outbox.give_up(
-                conn, one, f"given up after {format_duration(limit)}: {one.last_error or 'never tried'}", now
-            )
-        about = ", ".join(sorted({_shown(one.queued.event) for one in own})[:20])
+    states = {channel.name for channel in config.alerts.channels if isinstance(channel, AlertmanagerChannel)}
+    late = [
+        one
+        for one in waiting
+        if one.state != outbox.WITHHELD
+        and one.queued.since is not None
+        and now - one.queued.since >= limit
+        and not (one.channel in states and one.queued.role is AlertRole.FIRING)
+    ]
+    shown = format_duration(limit)
+    for channel, own in _by(late, lambda one: one.channel).items():
+        for error, alike in _by(own, lambda one: one.last_error).items():
+            reason = f"given up after {shown}: {error or 'never tried'}"
+            outbox.give_up(conn, channel, _ids(alike), reason, now)
         log.error(
-            "Channel %r did not take %d events for %s; they are given up: %s. The last error: %s",
+            "Channel %r did not take for %s what is given up now: %s. The last error: %s",
             channel,
-            len(own),
-            format_duration(limit),
-            about,
+            shown,
+            _shown_all(own),
             plain(own[-1].last_error or "none, it was never asked", 300),
         )
+
+
+def _shown_all(waiting: Sequence[Waiting]) -> str:
+    names = sorted({_shown(one.queued.event) for one in waiting})
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _shown(event: Event) -> str:
@@ -184,8 +329,12 @@ def _shown(event: Event) -> str:
     return f"{event.kind} {plain(event.host_name or 'portmon')}{port}"
 
 
-def _by_channel(waiting: Iterable[Waiting]) -> Mapping[str, list[Waiting]]:
-    found: dict[str, list[Waiting]] = defaultdict(list)
+def _ids(waiting: Iterable[Waiting]) -> list[str]:
+    return [one.queued.event.id for one in waiting]
+
+
+def _by(waiting: Iterable[Waiting], key: Callable[[Waiting], Key]) -> dict[Key, list[Waiting]]:
+    found: dict[Key, list[Waiting]] = defaultdict(list)
     for one in waiting:
-        found[one.channel].append(one)
+        found[key(one)].append(one)
     return found

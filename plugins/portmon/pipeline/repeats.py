@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from portmon.config import AlertmanagerChannel, Channel, Config
 from portmon.models import Alert, AlertGroup, AlertRole, Event, alert_group
-from portmon.mutes import Mute, muted
+from portmon.mutes import Mute
 from portmon.storage import alerts, outbox
 from portmon.storage.alerts import StoredAlert
 from portmon.storage.outbox import Told
@@ -30,17 +31,47 @@ def hold_until(now: datetime, interval: timedelta) -> datetime:
     return now + (HOLD_INTERVALS * interval or HOLD_WITHOUT_RHYTHM)
 
 
-def groups(
-    conn: Connection, config: Config, in_force: Iterable[Mute], *, now: datetime, interval: timedelta
-) -> set[AlertGroup]:
+# ── reminders ───────────────────────────────────────────────────────────────────────────────────
+
+
+def remind(conn: Connection, config: Config, withholds: Callable[[Event, str], Mute | None], *, now: datetime) -> None:
+    """Put into the queue again what goes on and was told long ago, or given up; not what is withheld.
+
+    If one reminder is due, then also those that would be soon: one message instead of many.
+    """
+    every = config.alerts.repeat_every
+    channels = [channel.name for channel in config.alerts.channels if not isinstance(channel, AlertmanagerChannel)]
+    if not every or not channels:
+        return
+    opened = list(alerts.opened(conn).values())
+    told = outbox.told(conn, [alert.id for alert in opened])
+    known: dict[tuple[str, AlertGroup], list[tuple[timedelta, str]]] = defaultdict(list)
+    events = outbox.by_ids(conn, [one.event_id for own in told.values() for one in own])
+    for alert in opened:
+        for one in told.get(alert.id, ()):
+            event = events.get(one.event_id)
+            if event is None or one.channel not in channels or one.states & {outbox.PENDING, outbox.SENDING}:
+                continue
+            at = one.at or (event.at if outbox.EXPIRED in one.states else None)
+            group = alert_group(event.kind, event.details)
+            if at is None or group is None or withholds(event, alert.id):
+                continue
+            known[one.channel, group].append((now - at, event.id))
+    for (channel, _), own in known.items():
+        if any(age >= every for age, _ in own):
+            outbox.remind(conn, channel, [event_id for age, event_id in own if age >= every / 2], now)
+
+
+# ── Alertmanager ────────────────────────────────────────────────────────────────────────────────
+
+
+def groups(conn: Connection, config: Config, *, now: datetime, interval: timedelta) -> set[AlertGroup]:
     """The alert tasks that have something to repeat."""
-    found: set[AlertGroup] = set()
-    book = Book.of(conn, in_force, now=now, interval=interval)
-    for channel in config.alerts.channels:
-        for group in AlertGroup:
-            if group not in found and book.due(channel, group, config.alerts.repeat_every):
-                found.add(group)
-    return found
+    channels = [channel for channel in config.alerts.channels if isinstance(channel, AlertmanagerChannel)]
+    if not channels:
+        return set()
+    book = Book.of(conn, now=now, interval=interval)
+    return {group for channel in channels for group in AlertGroup if book.due(channel, group)}
 
 
 class Book:
@@ -48,79 +79,54 @@ class Book:
 
     :param going_on: with their newest event
     :param ended: with the event that ended them
+    :param told: alert id: who knows
     """
 
     def __init__(
         self,
         going_on: list[tuple[StoredAlert, Alert]],
         ended: list[tuple[StoredAlert, Alert]],
-        told: Callable[[str], Collection[Told]],
-        in_force: Iterable[Mute],
-        now: datetime,
+        told: Mapping[str, list[Told]],
     ) -> None:
         self._going_on = going_on
         self._ended = ended
         self._told = told
-        self._in_force = list(in_force)
-        self._now = now
 
     @classmethod
-    def of(cls, conn: Connection, in_force: Iterable[Mute], *, now: datetime, interval: timedelta) -> Book:
+    def of(cls, conn: Connection, *, now: datetime, interval: timedelta) -> Book:
         """Read what is known now."""
-        opened = list(alerts.opened(conn).values())
-        # Half an interval more, so that it is repeated at least once, whatever the interval.
-        ended = alerts.closed_since(conn, now - max(RESOLVED_FOR, 1.5 * interval))
-        wanted = {event_id for alert in (*opened, *ended) for event_id in (alert.id, alert.last_event_id)}
+        opened = alerts.opened(conn)
+        # Half an interval more, so that it is repeated at least once, whatever the interval. But not the end of what
+        # goes on again: the labels are the same.
+        since = now - max(RESOLVED_FOR, 1.5 * interval)
+        ended = [alert for alert in alerts.closed_since(conn, since) if alert.key not in opened]
+        both = [*opened.values(), *ended]
+        wanted = {event_id for alert in both for event_id in (alert.id, alert.last_event_id)}
         events = outbox.by_ids(conn, wanted | {alert.closed_by for alert in ended if alert.closed_by})
-        told = outbox.told(conn, [alert.id for alert in (*opened, *ended)])
         return cls(
-            [(alert, made) for alert in opened if (made := going_on(alert, events))],
+            [(alert, made) for alert in opened.values() if (made := going_on(alert, events))],
             [(alert, made) for alert in ended if (made := over(alert, events))],
-            lambda alert_id: told.get(alert_id, ()),
-            in_force,
-            now,
+            outbox.told(conn, [alert.id for alert in both]),
         )
 
-    def due(self, channel: Channel, group: AlertGroup, every: timedelta) -> list[tuple[str, Alert]]:
-        """What a channel is to be told again now.
+    def due(self, channel: Channel, group: AlertGroup) -> list[tuple[str, Alert]]:
+        """What an Alertmanager is to be told again now, of what it was told once.
 
-        :param every: a reminder of what goes on; 0 is never
         :returns: route that it came by, and the alert
         """
-        if isinstance(channel, AlertmanagerChannel):
-            return [*self._known(channel.name, group, self._going_on), *self._known(channel.name, group, self._ended)]
-        return self._reminders(channel.name, group, every)
-
-    def _known(
-        self, channel: str, group: AlertGroup, of: Iterable[tuple[StoredAlert, Alert]]
-    ) -> Iterable[tuple[str, Alert]]:
-        """Alerts of a group that a channel has been told of."""
-        for stored, alert in of:
-            if _group(alert.event) is group:
-                for told in self._told(stored.id):
-                    if told.channel == channel and told.at is not None:
-                        yield told.route, alert
-
-    def _reminders(self, channel: str, group: AlertGroup, every: timedelta) -> list[tuple[str, Alert]]:
-        """If one is due, then also those that would be soon: one message instead of many."""
-        if not every:
+        if not isinstance(channel, AlertmanagerChannel):
             return []
-        known = []
-        for stored, alert in self._going_on:
-            if _group(alert.event) is not group or muted(self._in_force, alert.event, stored.id, self._now):
-                continue
-            for told in self._told(stored.id):
-                if told.channel != channel or told.states & {outbox.PENDING, outbox.SENDING}:
-                    continue
-                at = told.at or (alert.event.at if outbox.EXPIRED in told.states else None)
-                if at is not None:
-                    known.append((self._now - at, told.route, alert))
-        if not any(age >= every for age, _, _ in known):
-            return []
-        return [(route, alert) for age, route, alert in known if age >= every / 2]
+        repeated = [*self._going_on, *(self._ended if channel.send_resolved else ())]
+        return [
+            (told.route, alert)
+            for stored, alert in repeated
+            if alert_group(alert.event.kind, alert.event.details) is group
+            for told in self._told.get(stored.id, ())
+            if told.channel == channel.name and told.at is not None
+        ]
 
 
-def going_on(stored: StoredAlert, events: dict[str, Event]) -> Alert | None:
+def going_on(stored: StoredAlert, events: Mapping[str, Event]) -> Alert | None:
     """An alert that goes on; None if its events are gone."""
     first, last = events.get(stored.id), events.get(stored.last_event_id)
     if first is None or last is None:
@@ -128,13 +134,9 @@ def going_on(stored: StoredAlert, events: dict[str, Event]) -> Alert | None:
     return Alert(stored.id, AlertRole.FIRING, last, first, stored.starts_at)
 
 
-def over(stored: StoredAlert, events: dict[str, Event]) -> Alert | None:
+def over(stored: StoredAlert, events: Mapping[str, Event]) -> Alert | None:
     """An alert that ended; None if its events are gone."""
     first, last = events.get(stored.id), events.get(stored.closed_by or "")
     if first is None or last is None:
         return None
     return Alert(stored.id, AlertRole.RESOLVED, last, first, stored.starts_at, stored.ends_at)
-
-
-def _group(event: Event) -> AlertGroup | None:
-    return alert_group(event.kind, event.details)

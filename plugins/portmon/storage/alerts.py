@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, select
 
 from portmon.models import Event
-from portmon.storage.sql import chunks
+from portmon.storage.sql import chunks, upsert
 from portmon.storage.tables import alerts
 
 
@@ -50,22 +51,18 @@ def of_ids(conn: Connection, ids: Collection[str]) -> dict[str, StoredAlert]:
     return found
 
 
-def open_(conn: Connection, event: Event) -> StoredAlert:
-    """Begin an alert."""
-    alert = StoredAlert(event.id, event.alert_key, event.host_id, event.id, event.since or event.at)
-    row = {name: getattr(alert, name) for name in StoredAlert.__dataclass_fields__}
-    conn.execute(insert(alerts), row)
-    return alert
+def begun(event: Event) -> StoredAlert:
+    """The alert that an event begins."""
+    return StoredAlert(event.id, event.alert_key, event.host_id, event.id, event.since or event.at)
 
 
-def update_(conn: Connection, alert_id: str, event: Event) -> None:
-    """Something more is wrong."""
-    conn.execute(update(alerts).where(alerts.c.id == alert_id).values(last_event_id=event.id))
-
-
-def close(conn: Connection, alert_id: str, event: Event) -> None:
-    """It is over."""
-    conn.execute(update(alerts).where(alerts.c.id == alert_id).values(ends_at=event.at, closed_by=event.id))
+def save(conn: Connection, changed: Sequence[StoredAlert]) -> None:
+    """Store alerts, new ones and changed ones; those that are over first, since one key has one open alert."""
+    columns = ["last_event_id", "ends_at", "closed_by"]
+    for over in (True, False):
+        rows = [dataclasses.asdict(alert) for alert in changed if (alert.ends_at is not None) == over]
+        if rows:
+            conn.execute(upsert(conn, alerts, columns), rows)
 
 
 def closed_since(conn: Connection, moment: datetime) -> list[StoredAlert]:

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from portmon.errors import StorageError
+from portmon.errors import DatabaseBusyError, StorageError
 
 VERSION_TABLE = "portmon_alembic_version"
 BUSY_SECONDS = 30
@@ -74,6 +74,10 @@ class Database:
         except OperationalError as error:
             if "no such table" in str(error.orig):
                 raise StorageError(f"{self} is not migrated: run `python -m portmon db upgrade`") from error
+            if "database is locked" in str(error.orig):
+                raise DatabaseBusyError(
+                    f"{self}: somebody else writes for more than {BUSY_SECONDS} s; with many hosts use PostgreSQL"
+                ) from error
             raise StorageError(f"{self}: {_first_line(error)}") from error
         except DBAPIError as error:
             if "UndefinedTable" in type(error.orig).__name__:

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
 
-from portmon.models import EventKind, Host, HostStatus
+from portmon.models import Host, HostStatus, PortKey, PortStatus
 from portmon.storage import outbox
 from portmon.storage.sql import chunks, upsert
 from portmon.storage.tables import hosts, observations, ports
@@ -59,6 +59,22 @@ def watched(conn: Connection) -> dict[str, Watched]:
     return {row.host_id: Watched(row.labels, row.status) for row in conn.execute(query)}
 
 
+def listed(conn: Connection) -> dict[str, Host]:
+    """Host id: every server that is in the CMDB."""
+    return {host.id: host.as_host() for host in known(conn) if host.removed_at is None}
+
+
+def open_ports(conn: Connection) -> list[PortKey]:
+    """Ports that something is wrong with, see :func:`portmon.states.is_open`."""
+    keys = (ports.c.host_id, ports.c.protocol, ports.c.port)
+    wrong = or_(
+        ports.c.status == PortStatus.DOWN.value,
+        ports.c.flapping_since.is_not(None),
+        type_coerce(ports.c.lost, Text) != "[]",
+    )
+    return [(row.host_id, row.protocol, row.port) for row in conn.execute(select(*keys).where(wrong))]
+
+
 def sync(conn: Connection, listed: Iterable[Host]) -> None:
     """Take names, addresses and labels from the inventory; a server that is new there gets its row."""
     stored = {host.id: host.as_host() for host in known(conn)}
@@ -98,7 +114,7 @@ def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
         conn.execute(
             update(hosts).where(hosts.c.host_id.in_(part), hosts.c.removed_at.is_(None)).values(removed_at=now)
         )
-        outbox.cancel_hosts(conn, part, reason="the host left the CMDB", keep=[EventKind.RETIRED], now=now)
+        outbox.cancel_hosts(conn, part, reason="the host left the CMDB", now=now)
 
 
 def resume(conn: Connection, host_ids: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, or_, select, update
 
-from portmon.errors import LeaseLostError, StorageError
+from portmon.errors import DatabaseBusyError, LeaseLostError, StorageError
 from portmon.storage.database import Database
 from portmon.storage.sql import insert_new
 from portmon.storage.tables import leases
@@ -114,12 +114,18 @@ def hold(
     :param wait: how long to wait for it
     :raises StorageError: if somebody else still has it then, naming who
     """
-    deadline = clock() + wait
+    deadline = time.monotonic() + wait.total_seconds()
     while True:
-        lease = acquire(database, name, holder, ttl=ttl, now=clock(), take_over=take_over)
+        try:
+            lease = acquire(database, name, holder, ttl=ttl, now=clock(), take_over=take_over)
+        except DatabaseBusyError:
+            # Somebody writes for longer than the driver waits: not yet, then.
+            if time.monotonic() >= deadline:
+                raise
+            continue
         if lease is not None:
             break
-        if clock() >= deadline:
+        if time.monotonic() >= deadline:
             with database.begin() as conn:
                 other = conn.execute(select(leases.c.holder, leases.c.expires_at).where(leases.c.name == name)).one()
             raise StorageError(

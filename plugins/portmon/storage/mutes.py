@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select, update
 
 from portmon.mutes import Mute, parse_weekly, zone
+from portmon.storage.sql import chunks
 from portmon.storage.tables import mutes
 
 
@@ -83,13 +84,14 @@ def acknowledge(
     return _insert(conn, row, author, reason, now)
 
 
-def end_acknowledgements(conn: Connection, alert_id: str, now: datetime) -> None:
-    """Acknowledgements of an alert that is over are over."""
-    conn.execute(
-        update(mutes)
-        .where(mutes.c.alert_id == alert_id, mutes.c.lifted_at.is_(None), _not_over(now))
-        .values(ends_at=now)
-    )
+def end_acknowledgements(conn: Connection, alert_ids: Collection[str], now: datetime) -> None:
+    """Acknowledgements of alerts that are over are over."""
+    for part in chunks(sorted(alert_ids)):
+        conn.execute(
+            update(mutes)
+            .where(mutes.c.alert_id.in_(part), mutes.c.lifted_at.is_(None), _not_over(now))
+            .values(ends_at=now)
+        )
 
 
 def lift(conn: Connection, mute_id: int, *, by: str, now: datetime) -> bool:

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, or_, select, update
 
 from portmon.delivery import Queued
-from portmon.models import AlertGroup, Event, EventKind, Severity, alert_group, alert_role
+from portmon.models import CLOSING_KINDS, AlertGroup, Event, EventKind, Severity, alert_group, alert_role
 from portmon.storage.sql import chunks, insert_new
 from portmon.storage.tables import UNFINISHED, alerts, deliveries, events
 
@@ -29,15 +29,11 @@ EXPIRED = "expired"
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A delivery that may still be sent.
-
-    :param since: when it was made, or was withheld no longer
-    """
+    """A delivery that may still be sent."""
 
     queued: Queued
     channel: str
     state: str
-    since: datetime
     last_error: str | None
 
 
@@ -49,6 +45,7 @@ class Told:
     :param at: when it last heard of it; None if it never did as far as is known
     :param unsure: a message was sent at least once: it may have come through
     :param states: of its deliveries
+    :param event_id: the newest event of it that the channel was told, or that was given up
     """
 
     channel: str
@@ -56,11 +53,17 @@ class Told:
     at: datetime | None
     unsure: bool = False
     states: frozenset[str] = frozenset()
+    event_id: str = ""
 
     @property
     def hears_the_end(self) -> bool:
         """Whether it is to be told that it is over."""
-        return self.at is not None or self.unsure or bool(self.states & {PENDING, SENDING})
+        return self.heard or bool(self.states & {PENDING, SENDING})
+
+    @property
+    def heard(self) -> bool:
+        """Whether it was told, or may have been."""
+        return self.at is not None or self.unsure
 
 
 # ── events ──────────────────────────────────────────────────────────────────────────────────────
@@ -84,12 +87,11 @@ def dispatched(conn: Connection, alert_ids: Mapping[str, str]) -> None:
 
     :param alert_ids: event id: the alert that it tells of
     """
-    by_alert: dict[str, list[str]] = defaultdict(list)
-    for event_id, alert_id in alert_ids.items():
-        by_alert[alert_id].append(event_id)
-    for alert_id, event_ids in by_alert.items():
-        for part in chunks(event_ids):
-            conn.execute(update(events).where(events.c.id.in_(part)).values(dispatched=True, alert_id=alert_id))
+    if alert_ids:
+        statement = (
+            update(events).where(events.c.id == bindparam("of")).values(dispatched=True, alert_id=bindparam("to"))
+        )
+        conn.execute(statement, [{"of": event_id, "to": alert_id} for event_id, alert_id in alert_ids.items()])
 
 
 def by_ids(conn: Connection, event_ids: Iterable[str]) -> dict[str, Event]:
@@ -128,17 +130,21 @@ def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[Even
 
 
 def expire(conn: Connection, before: datetime) -> int:
-    """Delete events from before a moment, but none that somebody is still to get, or whose alert goes on.
+    """Delete events from before a moment, but none that somebody is still to get, or whose alert was not over then.
 
     :returns: how many
     """
     waiting = select(deliveries.c.event_id).where(deliveries.c.state.in_(UNFINISHED))
-    going_on = select(alerts.c.id).where(alerts.c.ends_at.is_(None))
+    going_on = select(alerts.c.id).where(or_(alerts.c.ends_at.is_(None), alerts.c.ends_at >= before))
+    unfinished = select(events.c.alert_id).where(events.c.id.in_(waiting), events.c.alert_id.is_not(None))
     gone = delete(events).where(
         events.c.at < before,
         events.c.dispatched,
         events.c.id.not_in(waiting),
-        or_(events.c.alert_id.is_(None), events.c.alert_id.not_in(going_on)),
+        or_(
+            events.c.alert_id.is_(None),
+            and_(events.c.alert_id.not_in(going_on), events.c.alert_id.not_in(unfinished)),
+        ),
     )
     return int(conn.execute(gone).rowcount)
 
@@ -197,8 +203,12 @@ def waiting(conn: Connection, channels: Collection[str] | None = None) -> list[W
             attempts=row.attempts,
             targets_done=tuple(row.targets_done),
             message_id=row.message_id,
+            reminder=row.reminder,
+            since=row.created_at,
+            tried_at=row.updated_at if row.attempts else None,
+            crashed=row.state == SENDING,
         )
-        found.append(Waiting(queued, row.channel, row.state, row.created_at, row.last_error))
+        found.append(Waiting(queued, row.channel, row.state, row.last_error))
     return found
 
 
@@ -207,14 +217,18 @@ def queue(conn: Connection, channel: str) -> list[Queued]:
     return [one.queued for one in waiting(conn, [channel]) if one.state != WITHHELD]
 
 
-def begin_sending(conn: Connection, channel: str, event_ids: Sequence[str], message_id: str, now: datetime) -> None:
-    """Note that a message is about to go: if this is the last that is known of it, it may have come through."""
+def begin_sending(conn: Connection, channel: str, event_ids: Sequence[str], message_id: str, now: datetime) -> set[str]:
+    """Note that a message is about to go: if this is the last that is known of it, it may have come through.
+
+    :returns: those that are still to be sent; the others were withheld or cancelled meanwhile
+    """
+    taken: set[str] = set()
     for part in chunks(event_ids):
-        conn.execute(
-            _unsent(channel, part).values(
-                state=SENDING, message_id=message_id, attempts=deliveries.c.attempts + 1, updated_at=now
-            )
+        statement = _unsent(channel, part).values(
+            state=SENDING, message_id=message_id, attempts=deliveries.c.attempts + 1, updated_at=now
         )
+        taken |= set(conn.execute(statement.returning(deliveries.c.event_id)).scalars())
+    return taken
 
 
 def delivered(conn: Connection, channel: str, event_ids: Sequence[str], now: datetime) -> None:
@@ -254,30 +268,55 @@ def cancel(conn: Connection, channel: str, reasons: Mapping[str, str], now: date
     :param also_sending: whoever had them under way is known to be gone
     """
     states = (PENDING, SENDING) if also_sending else (PENDING,)
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for event_id, reason in reasons.items():
-        conn.execute(
-            update(deliveries)
-            .where(deliveries.c.channel == channel, deliveries.c.event_id == event_id, deliveries.c.state.in_(states))
-            .values(state=CANCELLED, last_error=reason, updated_at=now)
-        )
+        by_reason[reason].append(event_id)
+    for reason, event_ids in by_reason.items():
+        _set(conn, channel, event_ids, states, state=CANCELLED, last_error=reason, updated_at=now)
 
 
-def withhold(conn: Connection, one: Waiting, reason: str, now: datetime, *, for_good: bool) -> None:
-    """Do not send an event to a channel for now.
+def cancel_channel(conn: Connection, channel: str, event_ids: Sequence[str], reason: str, now: datetime) -> None:
+    """Do not send events to a channel that is no more, whatever state they are in."""
+    _set(conn, channel, event_ids, UNFINISHED, state=CANCELLED, last_error=reason, updated_at=now)
 
-    :param for_good: what it tells of does not go on: it will not be told later either
+
+def withhold(
+    conn: Connection, channel: str, event_ids: Sequence[str], reason: str, now: datetime, *, for_good: bool
+) -> None:
+    """Do not send events to a channel for now.
+
+    :param for_good: what they tell of does not go on: they will not be told later either
     """
-    _set(conn, one, (PENDING, WITHHELD), state=MUTED if for_good else WITHHELD, last_error=reason, updated_at=now)
+    state = MUTED if for_good else WITHHELD
+    _set(conn, channel, event_ids, (PENDING, WITHHELD), state=state, last_error=reason, updated_at=now)
 
 
-def release(conn: Connection, one: Waiting, now: datetime) -> None:
+def release(conn: Connection, channel: str, event_ids: Sequence[str], now: datetime) -> None:
     """Send after all what was withheld; the time after which it is given up begins now."""
-    _set(conn, one, (WITHHELD,), state=PENDING, last_error=None, created_at=now, updated_at=now)
+    _set(conn, channel, event_ids, (WITHHELD,), state=PENDING, last_error=None, created_at=now, updated_at=now)
 
 
-def give_up(conn: Connection, one: Waiting, reason: str, now: datetime) -> None:
-    """Do not try to send an event to a channel any more."""
-    _set(conn, one, (PENDING,), state=EXPIRED, last_error=reason, updated_at=now)
+def give_up(conn: Connection, channel: str, event_ids: Sequence[str], reason: str, now: datetime) -> None:
+    """Do not try to send events to a channel any more."""
+    _set(conn, channel, event_ids, (PENDING, SENDING), state=EXPIRED, last_error=reason, updated_at=now)
+
+
+def remind(conn: Connection, channel: str, event_ids: Sequence[str], now: datetime) -> None:
+    """Tell a channel again of what it was told, or what was given up: from the beginning, to each of its targets."""
+    _set(
+        conn,
+        channel,
+        event_ids,
+        (DELIVERED, EXPIRED),
+        state=PENDING,
+        reminder=True,
+        attempts=0,
+        targets_done=[],
+        message_id=None,
+        last_error=None,
+        created_at=now,
+        updated_at=now,
+    )
 
 
 def settle_withheld(conn: Connection, alert_ids: Collection[str], now: datetime) -> None:
@@ -292,20 +331,14 @@ def settle_withheld(conn: Connection, alert_ids: Collection[str], now: datetime)
 
 
 def cancel_ports(conn: Connection, keys: Iterable[tuple[str, str, int]], *, reason: str, now: datetime) -> None:
-    """Do not send any more what was not sent yet of ports that are not watched any more."""
+    """Do not send any more what was not sent yet of ports that are not watched any more, but for ends."""
     for host_id, protocol, port in keys:
         _cancel(conn, (events.c.host_id == host_id, events.c.protocol == protocol, events.c.port == port), reason, now)
 
 
-def cancel_hosts(
-    conn: Connection, host_ids: Sequence[str], *, reason: str, keep: Collection[EventKind], now: datetime
-) -> None:
-    """The same for everything about hosts.
-
-    :param keep: kinds that are sent nevertheless
-    """
-    kinds = [kind.value for kind in keep]
-    _cancel(conn, (events.c.host_id.in_(host_ids), events.c.kind.not_in(kinds)), reason, now)
+def cancel_hosts(conn: Connection, host_ids: Sequence[str], *, reason: str, now: datetime) -> None:
+    """The same for everything about hosts."""
+    _cancel(conn, (events.c.host_id.in_(host_ids),), reason, now)
 
 
 # ── who knows what ──────────────────────────────────────────────────────────────────────────────
@@ -315,7 +348,8 @@ def told(conn: Connection, alert_ids: Collection[str]) -> dict[str, list[Told]]:
     """Alert id: what each channel knows of it, those that are still to hear of it or were given up included."""
     query = (
         select(
-            events.c.alert_id, *(deliveries.c[name] for name in ("channel", "route", "state", "told_at", "message_id"))
+            events.c.alert_id,
+            *(deliveries.c[name] for name in ("event_id", "channel", "route", "state", "told_at", "message_id")),
         )
         .join(deliveries, deliveries.c.event_id == events.c.id)
         .order_by(events.c.seq)
@@ -325,29 +359,16 @@ def told(conn: Connection, alert_ids: Collection[str]) -> dict[str, list[Told]]:
         for row in conn.execute(query.where(events.c.alert_id.in_(part))):
             known = found[row.alert_id]
             before = known.get(row.channel) or Told(row.channel, row.route, None)
+            sent = row.state in (DELIVERED, EXPIRED) or not before.event_id
             known[row.channel] = Told(
                 row.channel,
                 before.route,
                 max(filter(None, (before.at, row.told_at)), default=None),
                 unsure=before.unsure or row.message_id is not None,
                 states=before.states | {row.state},
+                event_id=row.event_id if sent else before.event_id,
             )
     return {alert_id: list(known.values()) for alert_id, known in found.items()}
-
-
-def told_again(conn: Connection, channel: str, alert_ids: Collection[str], now: datetime) -> None:
-    """Note that a channel was reminded of alerts."""
-    for part in chunks(sorted(alert_ids)):
-        matching = select(events.c.id).where(events.c.alert_id.in_(part))
-        conn.execute(
-            update(deliveries)
-            .where(
-                deliveries.c.channel == channel,
-                deliveries.c.event_id.in_(matching),
-                deliveries.c.state.in_((DELIVERED, EXPIRED)),
-            )
-            .values(told_at=now)
-        )
 
 
 def fates(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], str]:
@@ -381,20 +402,22 @@ def _unsent(channel: str, event_ids: Sequence[str]) -> Any:
     )
 
 
-def _set(conn: Connection, one: Waiting, states: tuple[str, ...], **values: Any) -> None:
-    conn.execute(
-        update(deliveries)
-        .where(
-            deliveries.c.channel == one.channel,
-            deliveries.c.event_id == one.queued.event.id,
-            deliveries.c.state.in_(states),
+def _set(conn: Connection, channel: str, event_ids: Sequence[str], states: Sequence[str], **values: Any) -> None:
+    for part in chunks(event_ids):
+        conn.execute(
+            update(deliveries)
+            .where(deliveries.c.channel == channel, deliveries.c.event_id.in_(part), deliveries.c.state.in_(states))
+            .values(values)
         )
-        .values(values)
-    )
 
 
 def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datetime) -> None:
-    matching = select(events.c.id).where(*conditions)
+    # Whoever heard of something is to hear of its end.
+    over = or_(
+        events.c.kind.in_([kind.value for kind in CLOSING_KINDS]),
+        and_(events.c.kind == EventKind.STABLE.value, events.c.alert_group == AlertGroup.RECOVERED.value),
+    )
+    matching = select(events.c.id).where(*conditions, ~over)
     conn.execute(
         update(deliveries)
         .where(deliveries.c.event_id.in_(matching), deliveries.c.state.in_((PENDING, WITHHELD)))

@@ -246,6 +246,7 @@ deliveries = Table(
     Column("last_error", SafeText),
     Column("targets_done", SafeJson, nullable=False),
     Column("message_id", String(32)),
+    Column("reminder", Boolean, nullable=False, server_default=false()),
     Column("told_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),

@@ -71,6 +71,7 @@ def upgrade() -> None:
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.add_column(sa.Column("route", SafeText(), server_default="default", nullable=False))
         batch_op.add_column(sa.Column("message_id", sa.String(length=32), nullable=True))
+        batch_op.add_column(sa.Column("reminder", sa.Boolean(), server_default=sa.false(), nullable=False))
         batch_op.add_column(sa.Column("told_at", UtcDateTime(), nullable=True))
     op.create_index(
         "ix_deliveries_unfinished",
@@ -184,7 +185,7 @@ def downgrade() -> None:
     """Take back."""
     op.drop_index("ix_deliveries_unfinished", table_name="deliveries")
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
-        for name in ("told_at", "message_id", "route"):
+        for name in ("told_at", "reminder", "message_id", "route"):
             batch_op.drop_column(name)
     op.create_index(
         "ix_deliveries_pending",
