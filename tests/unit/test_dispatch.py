@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.event import listen
 
 from portmon.config import parse_config
 from portmon.models import AlertGroup, EventKind
@@ -363,3 +364,25 @@ def test_a_down_that_is_open_is_not_opened_again(database: Database) -> None:
     assert fleet.deliver(AlertGroup.DOWN) == 0
     with database.begin() as conn:
         assert len(alerts.opened(conn)) == 1
+
+
+def test_what_routing_and_sending_cost_does_not_grow_with_the_events(database: Database) -> None:
+    def cost(count: int) -> list[int]:
+        own = Database(f"{database.url}{count}")
+        own.migrate()
+        fleet = fleet_of(own, count)
+        for machine in fleet.machines.values():
+            machine.kill(80)
+        fleet.alert = lambda groups=None: None  # type: ignore[method-assign]
+        fleet.run()
+        statements = [0]
+        listen(fleet.database.engine, "before_cursor_execute", lambda *_: statements.__setitem__(0, statements[0] + 1))
+        found = []
+        for step in (fleet.route, lambda: fleet.deliver(AlertGroup.DOWN), fleet.route):
+            statements[0] = 0
+            step()
+            found.append(statements[0])
+        fleet.database.dispose()
+        return found
+
+    assert cost(100) == cost(3)
