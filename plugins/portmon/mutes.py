@@ -140,23 +140,26 @@ class Mute:
             at = self._step(at)
         return None
 
-    def matches(self, event: Event, alert_id: str | None) -> bool:
+    def matches(self, event: Event, alert_id: str | None, host: Host | None = None) -> bool:
         """Whether it is about an event.
 
         :param alert_id: of the alert that the event is part of, if any
+        :param host: as it is called and labelled now; what goes on may be muted by that as well
         """
         if self.alert_id is not None:
             return alert_id == self.alert_id
-        if event.host_id is None:
-            if self.hosts and EVERYTHING not in self.hosts:
-                return False
-        elif self.hosts and not is_named(event.host_name or "", self.hosts):
+        if not self._matches_host_of(event) and not (host is not None and self.matches_host(host)):
             return False
         if self.ports and (event.port is None or not in_ranges(event.port, self.ports)):
             return False
-        if self.programs and not any(any_glob(program, self.programs) for program in programs_of(event)):
-            return False
-        return has_labels(event.labels, self.labels)
+        return not self.programs or any(any_glob(program, self.programs) for program in programs_of(event))
+
+    def _matches_host_of(self, event: Event) -> bool:
+        if event.host_id is None:
+            named = not self.hosts or EVERYTHING in self.hosts
+        else:
+            named = not self.hosts or is_named(event.host_name or "", self.hosts)
+        return named and has_labels(event.labels, self.labels)
 
     def matches_host(self, host: Host) -> bool:
         """Whether some event of a host could be withheld."""
@@ -206,12 +209,15 @@ class Mute:
         return at + min(wait * _MINUTE, _HOUR) if steady else at + _MINUTE
 
 
-def muted(mutes: Iterable[Mute], event: Event, alert_id: str | None, now: datetime) -> Mute | None:
+def muted(
+    mutes: Iterable[Mute], event: Event, alert_id: str | None, now: datetime, host: Host | None = None
+) -> Mute | None:
     """The first mute that counts and is about an event.
 
     :param alert_id: of the alert that the event is part of, if any
+    :param host: of the event, as it is called and labelled now
     """
-    return next((mute for mute in mutes if mute.active(now) and mute.matches(event, alert_id)), None)
+    return next((mute for mute in mutes if mute.active(now) and mute.matches(event, alert_id, host)), None)
 
 
 def _minute_of_week(wall: datetime) -> int:

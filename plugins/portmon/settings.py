@@ -28,6 +28,7 @@ from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from portmon import limits
 from portmon.config import Config, load_config, parse_duration
 from portmon.errors import ConfigError
 
@@ -108,6 +109,27 @@ def interval() -> timedelta:
     if value is None or value in _WITHOUT_RHYTHM:
         return timedelta(0)
     return value if isinstance(value, timedelta) else _gap(value)
+
+
+def hold_until(now: datetime) -> datetime:
+    """Until when what fires in Alertmanager holds without being repeated: the fourth scheduled run from now.
+
+    So three runs may be skipped, and a schedule that rests at night resolves nothing. But a run that is late does
+    neither: at least the next one and a quarter of an hour. Without a rhythm, a day.
+
+    :raises ConfigError: if the schedule is wrong
+    """
+    value = schedule()
+    if value is None or value in _WITHOUT_RHYTHM:
+        return now + timedelta(days=1)
+    if isinstance(value, timedelta):
+        runs = [now + value, now + 4 * value]
+    else:
+        from croniter import croniter
+
+        times = croniter(_PRESETS.get(value, value), now.astimezone(UTC))
+        runs = [times.get_next(datetime) for _ in range(4)]
+    return max(runs[-1], runs[0] + limits.STEP)
 
 
 def config_path() -> Path:

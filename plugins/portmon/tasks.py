@@ -161,6 +161,7 @@ def alert(group: AlertGroup) -> Any:
             link=log_link,
             page=run_link(dag_run.run_id),
             interval=settings.interval(),
+            hold_until=settings.hold_until(_now()),
             holder=f"{ti.task_id} {dag_run.run_id}",
             clock=_now,
         )

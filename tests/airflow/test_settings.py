@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,6 +62,32 @@ def test_a_wrong_schedule_says_what_is_wrong_and_leaves_the_dag_visible(
     assert "[portmon] schedule" in str(caught.value)
     assert text in str(caught.value)
     assert settings.schedule_for_parsing() == settings.DEFAULT_SCHEDULE
+
+
+@pytest.mark.parametrize(
+    ("schedule", "now", "until"),
+    [
+        ("*/5 * * * *", "10:00:12", "10:20"),
+        # It rests at night, and resolves nothing then.
+        ("*/5 6-22 * * *", "22:55", "06:15 next day"),
+        ("*/5 6-22 * * *", "22:50", "06:10 next day"),
+        # A run that is late is no end either.
+        ("* * * * *", "10:00", "10:16"),
+        ("1min", "10:00", "10:16"),
+        ("10min", "10:00", "10:40"),
+        ("@hourly", "10:10", "14:00"),
+        ("", "10:00", "10:00 next day"),
+        ("@continuous", "10:00", "10:00 next day"),
+    ],
+)
+def test_until_when_a_firing_alert_holds(monkeypatch: pytest.MonkeyPatch, schedule: str, now: str, until: str) -> None:
+    say(monkeypatch, schedule)
+
+    def at(text: str) -> datetime:
+        day = 3 if text.endswith("next day") else 2
+        return datetime.fromisoformat(f"2026-03-0{day}T{text.split()[0]}+00:00")
+
+    assert settings.hold_until(at(now)) == at(until)
 
 
 def test_the_first_task_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from portmon.channels.alertmanager_api import post_alerts
 from portmon.channels.apprise_targets import send_apprise
+from portmon.channels.errors_of_others import told
 from portmon.channels.json_webhook import post_document
 from portmon.channels.notifiers import call_notifier, check_notifier
 from portmon.channels.task_log import write_log
 from portmon.config import AlertmanagerChannel, AppriseChannel, Channel, LogChannel, NotifierChannel, WebhookChannel
+from portmon.errors import DeliveryError
 from portmon.render import Message
 
 
@@ -19,6 +21,16 @@ def deliver(channel: Channel, message: Message, *, done: tuple[str, ...] = ()) -
     :param done: targets that took it in an earlier try, as told by :attr:`DeliveryError.delivered`; left out now
     :raises DeliveryError: with the targets that took it now, to be added to ``done`` of the next try
     """
+    try:
+        _deliver(channel, message, done)
+    except DeliveryError:
+        raise
+    except Exception as error:
+        # Its text may hold an address with a token.
+        raise DeliveryError(f"failed in an unexpected way: {told(error)}", channel=channel.name) from None
+
+
+def _deliver(channel: Channel, message: Message, done: tuple[str, ...]) -> None:
     match channel:
         case LogChannel():
             write_log(message)

@@ -94,9 +94,11 @@ def _effects(conn: Connection, made: Mute, now: datetime) -> list[str]:
     from portmon.storage import hosts
     from portmon.storage.alerts_view import open_alerts
 
-    fleet = [host.as_host() for host in hosts.known(conn) if host.removed_at is None]
-    matching = sum(made.matches_host(host) for host in fleet)
-    held = [one for one in open_alerts(conn, now) if made.matches(one.event, one.id)]
+    fleet = hosts.listed(conn)
+    matching = sum(made.matches_host(host) for host in fleet.values())
+    held = [
+        one for one in open_alerts(conn, now) if made.matches(one.event, one.id, fleet.get(one.event.host_id or ""))
+    ]
     would = "withholds now" if made.active(now) else f"would withhold ({_state(made, now)})"
     return [
         f"mute {made.id}: {_what(made, {})}; {made.when()}",

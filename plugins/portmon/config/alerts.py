@@ -22,6 +22,8 @@ from portmon.config.fields import (
 from portmon.models import CLOSING_KINDS, NOTE_KINDS, EventKind, Severity
 
 Language = Literal["en", "zh"]
+DEFAULT_ROUTE = "default"
+"""Name of what serves the events that no route matches."""
 
 # ── channels ────────────────────────────────────────────────────────────────────────────────────
 
@@ -203,6 +205,10 @@ class Alerts(Section):
             ("routes", [self.route_name(number) for number in range(len(self.routes))]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
+            if what == "routes" and DEFAULT_ROUTE in names:
+                raise ValueError(
+                    f"no route can be named {DEFAULT_ROUTE!r}: that is what serves all that no route matches"
+                )
             if twice:
                 raise ValueError(f"two {what} are named {', '.join(map(repr, twice))}: give each a `name` of its own")
         return self
@@ -224,7 +230,3 @@ class Alerts(Section):
         for place, name in enumerate(self.default or ()):
             if name not in known:
                 yield ("default", place), name
-
-
-DEFAULT_ROUTE = "default"
-"""Name of what serves the events that no route matches."""

@@ -83,7 +83,7 @@ class _InForce:
 
     def withholds(self, event: Event, alert_id: str) -> Mute | None:
         """What withholds an event, None if nothing does."""
-        return muted(self._mutes, event, alert_id, self.now)
+        return muted(self._mutes, event, alert_id, self.now, self._hosts.get(event.host_id or ""))
 
 
 # ── new events ──────────────────────────────────────────────────────────────────────────────────

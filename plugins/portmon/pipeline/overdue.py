@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
+from sqlalchemy import Connection
+
 from portmon.config import format_duration
 from portmon.events import monitor_event
 from portmon.models import Event, EventKind
@@ -25,19 +27,19 @@ def report_overdue(database: Database, run: Run, *, interval: timedelta, now: da
     :param interval: between scheduled runs; 0 if there is no rhythm
     :returns: whether this run is overdue
     """
-    if run.run_type != "scheduled" or not interval:
+    if interval and run.run_type != "scheduled":
         return False
     with database.begin() as conn:
+        if not interval:
+            _end(conn, run, "Runs have no rhythm any more, so none is late", now)
+            return False
         # An old run that was cleared is not late, but looked at again.
         started = runs.newest_started_at(conn, run.run_id)
         if started is None:
             return False
         took = now - started
         if took <= interval:
-            since = conditions.since(conn, OVERDUE)
-            if conditions.end(conn, OVERDUE):
-                reason = f"A run took {_shown(took)} again, which is within its interval of {format_duration(interval)}"
-                outbox.add(conn, [_event(EventKind.RUN_IN_TIME, run, reason, now, since)])
+            _end(conn, run, f"A run took {_shown(took)}, within its interval of {format_duration(interval)}", now)
             return False
         reason = (
             f"A run took {_shown(took)}, its interval is {format_duration(interval)}: what it tells comes late. Raise "
@@ -48,6 +50,12 @@ def report_overdue(database: Database, run: Run, *, interval: timedelta, now: da
         if conditions.begin(conn, OVERDUE, since=started, event_id=event.id):
             outbox.add(conn, [event])
         return True
+
+
+def _end(conn: Connection, run: Run, reason: str, now: datetime) -> None:
+    since = conditions.since(conn, OVERDUE)
+    if conditions.end(conn, OVERDUE):
+        outbox.add(conn, [_event(EventKind.RUN_IN_TIME, run, reason, now, since)])
 
 
 def _event(kind: EventKind, run: Run, reason: str, now: datetime, since: datetime | None) -> Event:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, or_, select
 
 from portmon.models import Event, EventKind, Severity
 from portmon.mutes import Mute, muted
-from portmon.storage import mutes
+from portmon.storage import hosts, mutes
 from portmon.storage.sql import chunks
 from portmon.storage.tables import alerts, deliveries, events
 
@@ -64,6 +64,7 @@ def open_alerts(conn: Connection, now: datetime, *, host_id: str | None = None) 
     rows = list(conn.execute(query))
     told = _told(conn, [row.of for row in rows])
     current = mutes.current(conn, now)
+    listed = hosts.listed(conn)
     found = []
     for row in rows:
         event = _event(row)
@@ -74,7 +75,7 @@ def open_alerts(conn: Connection, now: datetime, *, host_id: str | None = None) 
                 starts_at=row.starts_at,
                 event=event,
                 told=tuple(told[row.of][channel] for channel in sorted(told[row.of])),
-                muted=muted(current, event, row.of, now),
+                muted=muted(current, event, row.of, now, listed.get(event.host_id or "")),
             )
         )
     return found

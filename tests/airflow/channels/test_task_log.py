@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import traceback
 
 import pytest
 
-from portmon.channels import deliver
+from portmon.channels import deliver, sending
 from portmon.config import LogChannel
+from portmon.errors import DeliveryError
 from portmon.models import Severity
 from portmon.render import Message
 from tests.airflow.channels.samples import MESSAGE
@@ -25,3 +27,14 @@ def test_log_of_good_news_is_information(caplog: pytest.LogCaptureFixture) -> No
         deliver(LogChannel(type="log"), Message(title="t", text="a\x0bb", html="", severity=Severity.INFO))
     assert {record.levelname for record in caplog.records} == {"INFO"}
     assert not any("\x0b" in record.getMessage() for record in caplog.records)
+
+
+def test_what_a_channel_raises_unexpectedly_is_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Message) -> None:
+        raise RuntimeError("POST https://hooks.example.com/services/T000/B000/SECRETSECRET failed")
+
+    monkeypatch.setattr(sending, "write_log", fail)
+    with pytest.raises(DeliveryError, match=r"channel 'log': failed in an unexpected way: RuntimeError") as failure:
+        deliver(LogChannel(type="log"), MESSAGE)
+    assert "https://hooks.example.com/…" in str(failure.value)
+    assert "SECRETSECRET" not in "".join(traceback.format_exception(failure.value))
