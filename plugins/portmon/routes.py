@@ -83,6 +83,23 @@ class Routes:
         lines.append(f"{DEFAULT_ROUTE}: what no route matches -> {_names(self._default)}")
         return lines
 
+    def unreachable(self) -> list[tuple[int, str]]:
+        """Places of routes that no event ever comes to, and why."""
+        found = []
+        for number, route in enumerate(self._alerts.routes):
+            for before in range(number):
+                own = self._alerts.routes[before].match
+                if not self._goes_on(before) and own in (EventMatch(), route.match):
+                    name = self._alerts.route_name(number)
+                    found.append((number, f"nothing reaches the route {name!r}: {self._place(before)} takes all of it"))
+                    break
+        return found
+
+    def unused_channels(self) -> list[str]:
+        """Names of channels that get nothing."""
+        used = {name for route in self._alerts.routes for name in route.channels} | set(self._default)
+        return [channel.name for channel in self._alerts.channels if channel.name not in used]
+
     def explain(self, event: Event) -> list[str]:
         """Why an event goes where it goes: each route in order, then the channels. Not escaped."""
         unrouted = _unrouted(event)

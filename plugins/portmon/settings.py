@@ -18,9 +18,12 @@ at import.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +31,6 @@ from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from portmon import limits
 from portmon.config import Config, load_config, parse_duration
 from portmon.errors import ConfigError
 
@@ -55,7 +57,7 @@ def schedule() -> str | timedelta | None:
         if text in _WITHOUT_RHYTHM:
             return text
         if text.startswith("@") or len(text.split()) >= 5:
-            _gap(text)
+            _shortest_gap(text, timedelta(0), 1)
             return text
         return _positive(parse_duration(text))
     except ValueError as error:
@@ -72,17 +74,68 @@ _PRESETS = {"@quarterly": "0 0 1 */3 *"}
 """Those of Airflow that croniter does not know."""
 
 
-def _gap(cron: str) -> timedelta:
-    """Between two runs.
+_GAPS_FOR = timedelta(weeks=1)
+_GAPS = 12
+"""Of a schedule that is slower than daily this many gaps are looked at: a year of months."""
+_NO_SHORTER = timedelta(minutes=1)
 
+
+HOLD_RUNS = 4
+"""Scheduled runs for which what fires holds without being repeated: all but the last one may be skipped."""
+HOLD_SLOW = timedelta(minutes=15)
+"""The next run may take this long to repeat it."""
+HOLD_WITHOUT_RHYTHM = timedelta(days=1)
+"""Where runs are started by hand."""
+
+
+@lru_cache(maxsize=8)
+def _shortest_gap(cron: str, span: timedelta, count: int) -> timedelta:
+    """The shortest time between two runs that follow each other.
+
+    :param span: look at this long at least
+    :param count: look at this many gaps at least
     :raises ValueError: if it is no cron expression, or one that never comes true
     """
-    from croniter import croniter
+    from croniter import CroniterBadDateError, croniter
 
-    times = croniter(_PRESETS.get(cron, cron), datetime(2024, 1, 1, tzinfo=UTC))
-    first = times.get_next(datetime)
-    gap: timedelta = times.get_next(datetime) - first
-    return gap
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    times = croniter(_PRESETS.get(cron, cron), start)
+    last = times.get_next(datetime)
+    following = times.get_next(datetime)
+    shortest: timedelta = following - last
+    for number in itertools.count(1):
+        if shortest <= _NO_SHORTER or (following - start >= span and number >= count):
+            return shortest
+        last = following
+        try:
+            following = times.get_next(datetime)
+        except CroniterBadDateError:  # one with a year comes to an end
+            return shortest
+        shortest = min(shortest, following - last)
+    raise AssertionError("unreachable")
+
+
+def _runs_after(cron: str, now: datetime) -> Iterator[datetime]:
+    """When a cron expression comes true, in Airflow's time zone and with its way over changes of the clock.
+
+    https://github.com/apache/airflow/blob/3.3.2/airflow-core/src/airflow/timetables/_cron.py (``_get_next``)
+    """
+    from airflow.sdk import timezone
+    from croniter import CroniterBadDateError, croniter
+
+    at = now
+    while True:
+        wall = timezone.make_naive(at)
+        times = croniter(_PRESETS.get(cron, cron), wall)
+        try:
+            following = times.get_next(datetime)
+        except CroniterBadDateError:
+            return
+        every_hour = times.expanded[1] == ["*"]
+        at = at + (following - wall) if every_hour else timezone.convert_to_utc(following)
+        # A plain datetime, whatever Airflow's functions return.
+        at = datetime.fromtimestamp(at.timestamp(), UTC)
+        yield at
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -103,33 +156,33 @@ def schedule_for_parsing() -> str | timedelta | None:
 def interval() -> timedelta:
     """Time between two scheduled runs; 0 if there is no rhythm: manual runs only, ``@once``, ``@continuous``.
 
+    The shortest one of an irregular cron expression (``0,5 * * * *`` is 5 minutes, ``*/5 6-22 * * *`` as well): of two
+    scheduled runs each must count, however close they are, and a run that is longer makes the next one late. Until when
+    something holds is another question, see :func:`hold_until`.
+
     :raises ConfigError: if the schedule is wrong
     """
     value = schedule()
     if value is None or value in _WITHOUT_RHYTHM:
         return timedelta(0)
-    return value if isinstance(value, timedelta) else _gap(value)
+    return value if isinstance(value, timedelta) else _shortest_gap(value, _GAPS_FOR, _GAPS)
 
 
 def hold_until(now: datetime) -> datetime:
-    """Until when what fires in Alertmanager holds without being repeated: the fourth scheduled run from now.
+    """Until when what fires in Alertmanager holds without being repeated.
 
-    So three runs may be skipped, and a schedule that rests at night resolves nothing. But a run that is late does
-    neither: at least the next one and a quarter of an hour. Without a rhythm, a day.
+    Until the fourth scheduled run from now, nights and weekends without runs included; and in any case long enough for
+    the next run to repeat it, even a slow one. A day if there is no rhythm.
 
     :raises ConfigError: if the schedule is wrong
     """
     value = schedule()
     if value is None or value in _WITHOUT_RHYTHM:
-        return now + timedelta(days=1)
+        return now + HOLD_WITHOUT_RHYTHM
     if isinstance(value, timedelta):
-        runs = [now + value, now + 4 * value]
-    else:
-        from croniter import croniter
-
-        times = croniter(_PRESETS.get(value, value), now.astimezone(UTC))
-        runs = [times.get_next(datetime) for _ in range(4)]
-    return max(runs[-1], runs[0] + limits.STEP)
+        return max(now + HOLD_RUNS * value, now + value + HOLD_SLOW)
+    runs = list(itertools.islice(_runs_after(value, now), HOLD_RUNS))
+    return max(runs[-1], runs[0] + HOLD_SLOW) if runs else now + HOLD_WITHOUT_RHYTHM
 
 
 def config_path() -> Path:

@@ -23,7 +23,9 @@ def say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     [
         ("*/5 * * * *", "*/5 * * * *", 300),
         ("@hourly", "@hourly", 3600),
-        ("@quarterly", "@quarterly", 91 * 86400),
+        ("@quarterly", "@quarterly", 90 * 86400),
+        ("0,5 * * * *", "0,5 * * * *", 300),
+        ("*/5 6-22 * * *", "*/5 6-22 * * *", 300),
         ("0 6 * * 1-5", "0 6 * * 1-5", 86400),
         ("10min", timedelta(minutes=10), 600),
         ("@once", "@once", 0),

@@ -273,3 +273,23 @@ def test_the_documented_routes_do_what_the_document_says() -> None:
     lines = shown.splitlines()
     start = lines.index(told[0])
     assert lines[start : start + len(told)] == told
+
+
+def test_a_route_that_nothing_reaches_is_found() -> None:
+    text = """
+      alerts:
+        channels: [{type: log, name: a}, {type: log, name: b}, {type: log, name: c}]
+        routes:
+          - {match: {port: 80}, channels: [a]}
+          - {match: {port: 80}, channels: [b]}
+          - {match: {port: 80, kind: down}, channels: [b], continue: true}
+          - {match: {port: 80, kind: down}, channels: [a]}
+          - {name: all, channels: [a]}
+          - {name: late, match: {port: 22}, channels: [b]}
+        default: [a]
+    """
+    routes = Routes(parse_config(text).alerts)
+    found = routes.unreachable()
+    assert [number for number, _ in found] == [1, 5]
+    assert "nothing reaches the route 'late': alerts.routes[4] (all) takes all of it" in found[1][1]
+    assert routes.unused_channels() == ["c"]

@@ -139,7 +139,8 @@ def tell(settings: Config, shown: str) -> list[str]:
 
 
 def _tell_alerts(settings: Config) -> list[str]:
-    from portmon.channels import check_channel
+    from portmon.channels import check_channel, missing_connections
+    from portmon.config import format_duration
     from portmon.routes import Routes
 
     alerts = settings.alerts
@@ -151,8 +152,30 @@ def _tell_alerts(settings: Config) -> list[str]:
         for text in check_channel(channel)
     ]
     say(f"routes         {f'{len(alerts.routes)}, first match counts' if alerts.routes else 'none'}")
-    for line in Routes(alerts, where=settings.where).told():
+    routes = Routes(alerts, where=settings.where)
+    for line in routes.told():
         say(f"  {line}")
+    problems += [f"{settings.where('alerts', 'routes', number)}: {why}" for number, why in routes.unreachable()]
+    for name in routes.unused_channels():
+        say(f"  channel {name} gets nothing")
+    again = format_duration(alerts.repeat_every) if alerts.repeat_every else "never"
+    site = f"label {alerts.outage_label}" if alerts.outage_label else "all hosts"
+    say(f"delivery       told again after {again}, given up after {format_duration(alerts.give_up_after)}")
+    say(f"outage         from {alerts.outage_ratio:.0%} of a site ({site})")
+    heartbeat = alerts.heartbeat
+    if heartbeat is None:
+        say("heartbeat      none: nobody hears when Airflow stands still")
+    else:
+        say(f"heartbeat      {heartbeat.method} to connection {heartbeat.conn_id}")
+        if "://" in heartbeat.endpoint:
+            problems.append(
+                f"{settings.where('alerts', 'heartbeat')}: endpoint is a whole address, but it is a path below the "
+                f"host of the connection {heartbeat.conn_id!r}: put scheme and host there"
+            )
+    missing, hint = missing_connections(alerts)
+    problems += missing
+    if hint is not None:
+        say(cell(f"  {hint}"))
     if alerts.templates is not None:
         from portmon.render import check_templates  # type: ignore[attr-defined,unused-ignore]
 
