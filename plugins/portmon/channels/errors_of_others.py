@@ -13,7 +13,13 @@ from portmon.render import plain
 ERROR_LIMIT = 300
 """Characters of somebody else's error that a message of ours repeats."""
 
-_ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/\s@]*@)?(?P<host>[^/\s?#'\")]*)[^\s'\")]*", re.IGNORECASE)
+# A login may hold more than one @. After a host comes no colon but that of a port: in ``//user:pa/ss@host`` it begins
+# a password.
+_ADDRESS = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/\s?#'\")]*@)?"
+    r"(?P<host>(?:\[[0-9a-f:.%]*\]|[^/\s?#'\")@:\[]*)(?::\d+(?=[/\s?#'\")]|$))?)[^\s'\")]*",
+    re.IGNORECASE,
+)
 _PATH = re.compile(r"(?<=with url: )\S+")
 
 
@@ -21,7 +27,11 @@ def told(error: Exception) -> str:
     """Class, message and place of an error, on one line."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" [{Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
-    message = foreign(str(error))
+    try:
+        message = foreign(str(error))
+    except Exception:
+        # An error whose own text fails must not hide that the delivery did.
+        message = "its text can't be read"
     return f"{type(error).__name__}{': ' + message if message else ''}{place}"
 
 

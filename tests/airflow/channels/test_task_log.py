@@ -8,6 +8,7 @@ import traceback
 import pytest
 
 from portmon.channels import deliver, sending
+from portmon.channels.errors_of_others import foreign
 from portmon.config import LogChannel
 from portmon.errors import DeliveryError
 from portmon.models import Severity
@@ -38,3 +39,40 @@ def test_what_a_channel_raises_unexpectedly_is_told_without_secrets(monkeypatch:
         deliver(LogChannel(type="log"), MESSAGE)
     assert "https://hooks.example.com/…" in str(failure.value)
     assert "SECRETSECRET" not in "".join(traceback.format_exception(failure.value))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://hooks.example.com/SECRET/x?y=SECRET",
+        "https://user:SECRET@hooks.example.com/x",
+        "https://user:SECRET@SECRET@hooks.example.com:8443/x",
+        "https://user:SECRET/SECRET@hooks.example.com",
+        "http://user:SECRET@[::1]:80/SECRET",
+        "slack://SECRET@/",
+    ],
+)
+def test_no_secret_of_an_address_is_told(address: str) -> None:
+    shown = foreign(f"POST {address} failed")
+    assert "SECRET" not in shown
+    assert shown.startswith("POST ")
+    assert shown.endswith(" failed")
+
+
+@pytest.mark.parametrize("host", ["hooks.example.com", "hooks.example.com:8443", "[::1]:80", "127.0.0.1"])
+def test_the_host_of_an_address_is_told(host: str) -> None:
+    assert foreign(f"POST https://u:p@{host}/x failed") == f"POST https://{host}/… failed"
+
+
+def test_an_error_whose_text_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class BadError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("SECRET")
+
+    def fail(_: Message) -> None:
+        raise BadError
+
+    monkeypatch.setattr(sending, "write_log", fail)
+    with pytest.raises(DeliveryError, match="BadError: its text can't be read") as failure:
+        deliver(LogChannel(type="log"), MESSAGE)
+    assert "SECRET" not in "".join(traceback.format_exception(failure.value))
