@@ -234,3 +234,30 @@ def test_where_names_file_and_line() -> None:
     config = parse_config("rules:\n- {action: deny, port: 1}\n", path=Path("/x/portmon.yaml"))
     assert config.where("rules", 0) == "portmon.yaml:2: rules[0]"
     assert json.loads(config.model_dump_json())["rules"][0]["port"] == [[1, 1]]
+
+
+NAMED = """
+alerts:
+  channels: [{type: log}]
+  routes:
+    - {match: {port: 1}, channels: [log]}
+    - {name: %s, channels: [log]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("default", "that is what serves all that no route matches"), ("route 7", "and this is place 2")],
+)
+def test_names_that_no_route_can_have(name: str, why: str) -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_config(NAMED % name)
+    (error,) = caught.value.errors
+    assert (error.line, error.field) == (6, "alerts.routes[1].name")
+    assert f"no route can be named {name!r} here: " in str(error)
+    assert why in str(error)
+
+
+@pytest.mark.parametrize("name", ["route 2", "route", "route x", "defaults"])
+def test_names_that_a_route_can_have(name: str) -> None:
+    assert parse_config(NAMED % name).alerts.route_name(1) == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -24,6 +25,8 @@ from portmon.models import CLOSING_KINDS, NOTE_KINDS, EventKind, Severity
 Language = Literal["en", "zh"]
 DEFAULT_ROUTE = "default"
 """Name of what serves the events that no route matches."""
+_AUTOMATIC = re.compile(r"route (\d+)", re.ASCII)
+"""As :meth:`Alerts.route_name` names a route without a name."""
 
 # ── channels ────────────────────────────────────────────────────────────────────────────────────
 
@@ -205,10 +208,6 @@ class Alerts(Section):
             ("routes", [self.route_name(number) for number in range(len(self.routes))]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
-            if what == "routes" and DEFAULT_ROUTE in names:
-                raise ValueError(
-                    f"no route can be named {DEFAULT_ROUTE!r}: that is what serves all that no route matches"
-                )
             if twice:
                 raise ValueError(f"two {what} are named {', '.join(map(repr, twice))}: give each a `name` of its own")
         return self
@@ -219,6 +218,18 @@ class Alerts(Section):
         :param number: its place, from 0
         """
         return self.routes[number].name or f"route {number + 1}"
+
+    def reserved_names(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
+        """Places below ``alerts`` with a name that a route can't have, and why."""
+        for number, route in enumerate(self.routes):
+            automatic = _AUTOMATIC.fullmatch(route.name or "")
+            if route.name == DEFAULT_ROUTE:
+                why = "that is what serves all that no route matches"
+            elif automatic and int(automatic[1]) != number + 1:
+                why = f"so is the one in place {automatic[1]} if it has no name, and this is place {number + 1}"
+            else:
+                continue
+            yield ("routes", number, "name"), f"no route can be named {route.name!r} here: {why}"
 
     def unknown_channels(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
         """Places below ``alerts`` that name a channel which does not exist, and that name."""
