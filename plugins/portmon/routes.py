@@ -88,16 +88,19 @@ class Routes:
         found = []
         for number, route in enumerate(self._alerts.routes):
             for before in range(number):
-                own = self._alerts.routes[before].match
-                if not self._goes_on(before) and own in (EventMatch(), route.match):
+                if self._takes_all_of(before, route.match):
                     name = self._alerts.route_name(number)
                     found.append((number, f"nothing reaches the route {name!r}: {self._place(before)} takes all of it"))
                     break
         return found
 
     def unused_channels(self) -> list[str]:
-        """Names of channels that get nothing."""
-        used = {name for route in self._alerts.routes for name in route.channels} | set(self._default)
+        """Names of channels that get nothing: no route that is reached names them, nor the default if that is."""
+        routes = self._alerts.routes
+        dead = {number for number, _ in self.unreachable()}
+        used = {name for number, route in enumerate(routes) if number not in dead for name in route.channels}
+        if not any(self._takes_all_of(number, EventMatch()) for number in range(len(routes))):
+            used.update(self._default)
         return [channel.name for channel in self._alerts.channels if channel.name not in used]
 
     def explain(self, event: Event) -> list[str]:
@@ -140,6 +143,10 @@ class Routes:
         route = self._alerts.routes[number]
         return route.go_on and bool(route.channels)
 
+    def _takes_all_of(self, number: int, match: EventMatch) -> bool:
+        """Whether a route leaves nothing of what matches to those after it, as far as the two texts show."""
+        return not self._goes_on(number) and _covers(self._alerts.routes[number].match, match)
+
     def _place(self, number: int) -> str:
         name = self._alerts.routes[number].name
         return self._where("alerts", "routes", number) + (f" ({name})" if name else "")
@@ -153,6 +160,22 @@ def _unrouted(event: Event) -> str | None:
     if role is AlertRole.RESOLVED:
         return f"{event.kind.value} has no route: it goes to whoever got what it ends"
     return None
+
+
+def _covers(wide: EventMatch, narrow: EventMatch) -> bool:
+    """Whether everything that one matches is matched by another; globs are compared as texts."""
+    for field in ("host", "kind", "severity", "program"):
+        more, less = getattr(wide, field), getattr(narrow, field)
+        if more is not None and (less is None or not set(less) <= set(more)):
+            return False
+    labels = narrow.label or {}
+    for label, globs in (wide.label or {}).items():
+        if label not in labels or not set(labels[label]) <= set(globs):
+            return False
+    return wide.port is None or (
+        narrow.port is not None
+        and all(any(low <= first and last <= high for low, high in wide.port) for first, last in narrow.port)
+    )
 
 
 def _lacking(match: EventMatch, event: Event) -> Iterator[str]:

@@ -290,6 +290,46 @@ def test_a_route_that_nothing_reaches_is_found() -> None:
     """
     routes = Routes(parse_config(text).alerts)
     found = routes.unreachable()
-    assert [number for number, _ in found] == [1, 5]
-    assert "nothing reaches the route 'late': alerts.routes[4] (all) takes all of it" in found[1][1]
-    assert routes.unused_channels() == ["c"]
+    assert [number for number, _ in found] == [1, 2, 3, 5]
+    assert "nothing reaches the route 'late': alerts.routes[4] (all) takes all of it" in found[-1][1]
+    assert routes.unused_channels() == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "takes_all"),
+    [
+        ("{}", "{host: web*}", True),
+        ("{host: [a, b]}", "{host: a}", True),
+        ("{host: a}", "{host: [a, b]}", False),
+        ("{host: a}", "{}", False),
+        ("{kind: [down, new]}", "{kind: down, port: 80}", True),
+        ("{port: 1-100}", "{port: [22, 80-90]}", True),
+        ("{port: 1-100}", "{port: [22, 90-101]}", False),
+        ("{port: 1-65535}", "{host: a}", False),
+        ("{label: {env: prod}}", "{label: {env: prod, site: x}}", True),
+        ("{label: {env: prod, site: x}}", "{label: {env: prod}}", False),
+        ("{label: {env: [a, b]}}", "{label: {env: b}}", True),
+        ("{severity: critical}", "{severity: [critical, info]}", False),
+        ("{program: nginx}", "{program: nginx, port: 80}", True),
+    ],
+)
+def test_what_a_route_takes_from_those_after_it(wide: str, narrow: str, takes_all: bool) -> None:
+    text = "alerts: {channels: [{type: log}], routes: [{match: %s, channels: [log]}, {match: %s, channels: [log]}]}"
+    found = Routes(parse_config(text % (wide, narrow)).alerts).unreachable()
+    assert [number for number, _ in found] == ([1] if takes_all else [])
+
+
+@pytest.mark.parametrize(
+    ("routes", "unused"),
+    [
+        ("[{channels: [a]}]", ["b"]),  # takes what the default would get
+        ("[{channels: [a], continue: true}]", []),
+        ("[{match: {port: 1}, channels: [a]}]", []),
+        ("[{channels: [a]}, {match: {port: 1}, channels: [b]}]", ["b"]),
+        ("[{channels: []}]", ["a", "b"]),
+        ("[]", []),
+    ],
+)
+def test_channels_that_get_nothing(routes: str, unused: list[str]) -> None:
+    text = f"alerts: {{channels: [{{type: log, name: a}}, {{type: log, name: b}}], routes: {routes}}}"
+    assert Routes(parse_config(text).alerts).unused_channels() == unused
