@@ -14,7 +14,7 @@ from portmon.cli import app
 from portmon.models import Event, EventKind, Host
 from portmon.storage import host_keys, hosts, mutes, outbox
 from portmon.storage.database import Database
-from portmon.storage.tables import alerts
+from portmon.storage.tables import alerts, deliveries
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -212,6 +212,114 @@ def test_check_looks_at_the_templates(tmp_path: Path, monkeypatch: pytest.Monkey
     result = check(tmp_path, "alerts: {templates: own}")
     assert (result.exit_code, asked) == (1, [tmp_path / "own"])
     assert "problem: text.j2 has \\x1b" in result.stderr
+
+
+CONNECTIONS = """
+alerts:
+  channels:
+    - {type: webhook, name: hook, conn_id: hook}
+    - {type: apprise, name: chat, conn_id: chat}
+  heartbeat: {conn_id: switch}
+"""
+
+
+def test_check_names_connections_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = check(tmp_path, CONNECTIONS)
+    assert result.exit_code == 1
+    for line in (
+        "airflow connections add hook --conn-type http --conn-host https://…",
+        'airflow connections add chat --conn-type apprise --conn-extra \'{"config"',
+        "airflow connections add switch --conn-type http --conn-host https://…",
+    ):
+        assert line in result.stderr
+    for name in ("HOOK", "CHAT", "SWITCH"):
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name}", "http://user:s3cret@localhost/s3cret")
+    result = check(tmp_path, CONNECTIONS)
+    assert result.exit_code == 0, result.output
+    assert "s3cret" not in result.output
+
+
+def test_check_where_connections_can_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class MetastoreBackend:
+        def get_connection(self, conn_id: str) -> None:
+            raise OSError("postgresql://user:s3cret@db refused")
+
+    # Airflow itself says that there is no such connection then.
+    monkeypatch.setattr(
+        "airflow.sdk.execution_time.supervisor.ensure_secrets_backend_loaded", lambda: [MetastoreBackend()]
+    )
+    result = check(tmp_path, CONNECTIONS)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("connections can't be looked up here: MetastoreBackend does not answer (OSError)") == 1
+    assert "s3cret" not in result.output
+
+
+@pytest.mark.parametrize(
+    "alerts",
+    [
+        "{heartbeat: {conn_id: hook, endpoint: 'https://hc.example/s3cret'}}",
+        "{channels: [{type: webhook, name: h, conn_id: hook, endpoint: 'https://h.example/s3cret'}]}",
+    ],
+)
+def test_check_refuses_a_whole_address_as_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alerts: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_HOOK", "http://localhost")
+    result = check(tmp_path, f"alerts: {alerts}")
+    assert result.exit_code == 1
+    assert "endpoint is a whole address" in result.stderr
+    assert "s3cret" not in result.output
+
+
+def test_check_names_what_nothing_reaches(tmp_path: Path) -> None:
+    channels = "channels: [{type: log, name: chat}, {type: log, name: pager}]"
+    routes = "[{name: all, channels: [chat]}, {name: db, match: {port: 5432}, channels: [pager]}]"
+    result = check(tmp_path, f"alerts:\n  {channels}\n  routes: {routes}\n")
+    assert result.exit_code == 1
+    assert "nothing reaches the route 'db'" in result.stderr
+    assert "channel pager gets nothing" in result.stdout
+
+
+def test_check_shows_what_alerts_are_set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_HOOK", "http://localhost")
+    result = check(
+        tmp_path, "alerts: {repeat_every: 6h, give_up_after: 2h, heartbeat: {conn_id: hook, endpoint: s3cret}}"
+    )
+    assert "told again after 6h, given up after 2h" in result.stdout
+    assert "heartbeat      POST to connection hook" in result.stdout
+    assert "templates      those of portmon" in result.stdout
+    assert "s3cret" not in result.output
+    nothing = check(tmp_path, "alerts: {repeat_every: 0s}").stdout
+    assert "told again never, given up after 1d" in nothing
+    assert "heartbeat      none" in nothing
+
+
+def test_check_warns_of_channels_that_are_gone(fleet: Database, tmp_path: Path) -> None:
+    down = Event("0" * 31 + "1", EventKind.DOWN, NOW, "r", host_id="1", host_name="web01", protocol="tcp", port=443)
+    with fleet.begin() as conn:
+        outbox.add(conn, [down])
+        row = {"id": down.id, "key": down.alert_key, "host_id": "1", "last_event_id": down.id, "starts_at": NOW}
+        conn.execute(insert(alerts).values(**row))
+        outbox.dispatched(conn, {down.id: down.id})
+        for channel, told in (("pager", True), ("log", True), ("mail", False)):
+            state = {"state": "delivered", "told_at": NOW} if told else {"state": "pending"}
+            conn.execute(
+                insert(deliveries).values(
+                    event_id=down.id,
+                    channel=channel,
+                    attempts=1,
+                    targets_done=[],
+                    created_at=NOW,
+                    updated_at=NOW,
+                    **state,
+                )
+            )
+    result = check(tmp_path, "alerts: {channels: [{type: log}]}")
+    assert result.exit_code == 0, result.output
+    assert (
+        "channels that are gone were told of open alerts, nobody there hears of their end: pager (1)" in result.stdout
+    )
+    assert "gone" not in check(tmp_path, "alerts: {channels: [{type: log}, {type: log, name: pager}]}").stdout
 
 
 # ── hostkeys ────────────────────────────────────────────────────────────────────────────────────

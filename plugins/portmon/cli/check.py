@@ -11,7 +11,7 @@ import typer
 
 from portmon.cli.options import ConfigOption, base_folder, config_of, label_options
 from portmon.cli.terminal import cell, logs_aside, say, visible
-from portmon.errors import CommandError, StorageError
+from portmon.errors import CommandError, ConfigError, StorageError
 from portmon.models import PROTOCOL, AlertRole, Event, EventKind, Severity, alert_role, severity_of
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ def _tell_alerts(settings: Config) -> list[str]:
     problems += [f"{settings.where('alerts', 'routes', number)}: {why}" for number, why in routes.unreachable()]
     for name in routes.unused_channels():
         say(f"  channel {name} gets nothing")
-    again = format_duration(alerts.repeat_every) if alerts.repeat_every else "never"
+    again = f"after {format_duration(alerts.repeat_every)}" if alerts.repeat_every else "never"
     site = f"label {alerts.outage_label}" if alerts.outage_label else "all hosts"
-    say(f"delivery       told again after {again}, given up after {format_duration(alerts.give_up_after)}")
+    say(f"delivery       told again {again}, given up after {format_duration(alerts.give_up_after)}")
     say(f"outage         from {alerts.outage_ratio:.0%} of a site ({site})")
     heartbeat = alerts.heartbeat
     if heartbeat is None:
@@ -172,15 +172,38 @@ def _tell_alerts(settings: Config) -> list[str]:
                 f"{settings.where('alerts', 'heartbeat')}: endpoint is a whole address, but it is a path below the "
                 f"host of the connection {heartbeat.conn_id!r}: put scheme and host there"
             )
-    missing, hint = missing_connections(alerts)
+    with logs_aside():
+        missing, hint = missing_connections(alerts)
     problems += missing
     if hint is not None:
         say(cell(f"  {hint}"))
+    _tell_forgotten(settings)
+    say(cell(f"templates      {base_folder(settings) / alerts.templates if alerts.templates else 'those of portmon'}"))
     if alerts.templates is not None:
         from portmon.render import check_templates  # type: ignore[attr-defined,unused-ignore]
 
         problems += check_templates(base_folder(settings) / alerts.templates)
     return problems
+
+
+def _tell_forgotten(settings: Config) -> None:
+    """Print which channels were told of what goes on and will not hear of its end, as they are not there any more."""
+    from portmon import settings as airflow_settings
+    from portmon.storage.alerts_view import told_elsewhere
+
+    try:
+        with logs_aside(), airflow_settings.database().look() as conn:
+            found = told_elsewhere(conn, {channel.name for channel in settings.alerts.channels}) if conn else {}
+    except (ConfigError, StorageError) as error:
+        say(cell(f"  open alerts can't be looked up here: {error}"))
+        return
+    if found:
+        names = ", ".join(f"{channel} ({count})" for channel, count in found.items())
+        say(
+            cell(
+                f"  warning: channels that are gone were told of open alerts, nobody there hears of their end: {names}"
+            )
+        )
 
 
 def _tell_example(settings: Config, example: Event, *, look_up: bool) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,8 @@ from sqlalchemy import Connection, or_, select
 
 from portmon.models import Event, EventKind, Severity
 from portmon.mutes import Mute, muted
-from portmon.storage import hosts, mutes
+from portmon.storage import alerts as stored
+from portmon.storage import hosts, mutes, outbox
 from portmon.storage.sql import chunks
 from portmon.storage.tables import alerts, deliveries, events
 
@@ -79,6 +80,13 @@ def open_alerts(conn: Connection, now: datetime, *, host_id: str | None = None) 
             )
         )
     return found
+
+
+def told_elsewhere(conn: Connection, channels: Collection[str]) -> dict[str, int]:
+    """Channel that is none of these: how many alerts that go on it was told, or may have been."""
+    known = outbox.told(conn, [alert.id for alert in stored.opened(conn).values()])
+    found = Counter(one.channel for of in known.values() for one in of if one.heard and one.channel not in channels)
+    return dict(sorted(found.items()))
 
 
 def first_events(conn: Connection, alert_ids: Sequence[str]) -> dict[str, Event]:
