@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, timezone
 from airflow.sdk.exceptions import AirflowFailException
 
 from portmon import settings, tasks
@@ -90,6 +91,35 @@ def test_until_when_a_firing_alert_holds(monkeypatch: pytest.MonkeyPatch, schedu
         return datetime.fromisoformat(f"2026-03-0{day}T{text.split()[0]}+00:00")
 
     assert settings.hold_until(at(now)) == at(until)
+
+
+@pytest.fixture
+def berlin() -> Iterator[None]:
+    timezone.initialize("Europe/Berlin")
+    yield
+    timezone.initialize("UTC")
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("schedule", "now", "until"),
+    [
+        # 06:00 is 05:00 UTC in winter and 04:00 UTC in summer; the clock is changed in this night.
+        ("*/5 6-22 * * *", "2026-03-02T21:55", "2026-03-03T05:15"),
+        ("*/5 6-22 * * *", "2026-03-28T21:55", "2026-03-29T04:15"),
+        ("*/5 6-22 * * *", "2026-10-24T20:55", "2026-10-25T05:15"),
+        # Hours that the clock skips or shows twice are no gap.
+        ("*/5 * * * *", "2026-03-29T00:50", "2026-03-29T01:10"),
+        ("*/5 * * * *", "2026-10-25T00:50", "2026-10-25T01:10"),
+    ],
+)
+def test_a_firing_alert_holds_by_the_clock_of_airflow(
+    monkeypatch: pytest.MonkeyPatch, schedule: str, now: str, until: str
+) -> None:
+    say(monkeypatch, schedule)
+    found = settings.hold_until(datetime.fromisoformat(f"{now}+00:00"))
+    assert found == datetime.fromisoformat(f"{until}+00:00")
+    assert type(found) is datetime
 
 
 def test_the_first_task_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,10 @@ import pytest
 from portmon.alertmanager import payload
 from portmon.channels import deliver, http_request
 from portmon.config import parse_config
-from portmon.errors import ConfigError, DeliveryError, OverrunError, StorageError
-from portmon.pipeline.overdue import report_overdue
-from portmon.pipeline.run import Run
+from portmon.errors import DeliveryError, OverrunError, StorageError
 from portmon.storage import alerts, mutes, outbox
 from portmon.storage.database import Database
-from tests.fleet import FIVE, Fleet
+from tests.fleet import Fleet
 
 TWO = """
 alerts:
@@ -252,20 +250,6 @@ def test_a_message_whose_sender_dies_each_time_is_given_up_too(database: Databas
         assert outbox.waiting(conn, ["pager"]) == []
 
 
-def test_overdue_ends_when_runs_are_started_by_hand_from_now_on(database: Database) -> None:
-    fleet = fleet_of(database, 1)
-    run = Run(f"run{fleet.number - 1:05}", run_type="scheduled")
-    assert report_overdue(database, run, interval=FIVE, now=fleet.now + timedelta(hours=1))
-    fleet.route()
-    # [portmon] schedule = none
-    fleet.run_type = "manual"
-    fleet.run()
-    report_overdue(database, Run("run", run_type="manual"), interval=timedelta(0), now=fleet.now)
-    fleet.route()
-    with database.begin() as conn:
-        assert alerts.opened(conn) == {}
-
-
 # ── 4 races with the dispatch of the next run ───────────────────────────────────────────────────
 
 
@@ -401,7 +385,7 @@ def test_a_request_whose_answer_does_not_come_may_have_come_through(
     assert one.queued.message_id is not None
 
 
-# ── 7 secrets, configuration ────────────────────────────────────────────────────────────────────
+# ── 7 secrets ───────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_unexpected_error_of_a_channel_is_logged_without_addresses(
@@ -422,11 +406,6 @@ def test_an_unexpected_error_of_a_channel_is_logged_without_addresses(
         (one,) = outbox.waiting(conn, ["pager"])
     assert "SECRETSECRET" not in (one.last_error or "")
     assert "SECRETSECRET" not in caplog.text
-
-
-def test_no_route_takes_the_name_of_the_default() -> None:
-    with pytest.raises(ConfigError, match="no route can be named 'default'"):
-        parse_config(TWO + "  routes:\n    - {name: default, channels: [chat], language: zh, max_lines: 1}\n")
 
 
 # ── 8 reminders ─────────────────────────────────────────────────────────────────────────────────
@@ -529,33 +508,6 @@ def test_what_waits_for_a_channel_that_was_taken_out_is_cancelled_and_says_so(da
     fleet.run()
     with database.begin() as conn:
         assert outbox.waiting(conn, ["pager"]) == []
-
-
-# ── 10 check ────────────────────────────────────────────────────────────────────────────────────
-
-
-def _check(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
-    from portmon.cli.check import tell
-
-    file = tmp_path / "portmon.yaml"
-    file.write_text(text)
-    problems = tell(parse_config(text), str(file))
-    return problems, capsys.readouterr().out
-
-
-def test_check_names_a_route_that_nothing_reaches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    routes = (
-        "  routes:\n    - {name: all, channels: [chat]}\n    - {name: db, match: {port: 5432}, channels: [pager]}\n"
-    )
-    problems, shown = _check(TWO + routes, tmp_path, capsys)
-    own = [text for text in (*problems, *shown.splitlines()) if "db" in text or "pager" in text]
-    assert any("never" in text or "nothing reaches" in text or "unreachable" in text for text in own)
-
-
-def test_check_names_a_connection_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = "alerts:\n  channels:\n    - {type: webhook, name: hook, conn_id: no_such_connection}\n"
-    problems, _ = _check(text, tmp_path, capsys)
-    assert any("no_such_connection" in text for text in problems)
 
 
 # ── 11 migration ────────────────────────────────────────────────────────────────────────────────

@@ -81,6 +81,30 @@ def test_everything_given_must_match(given: dict[str, Any], port: bool, host: bo
     assert made.matches(event(), "a") is port
 
 
+@pytest.mark.parametrize(
+    ("given", "hit"),
+    [
+        ({"hosts": ("web*",)}, True),
+        ({"hosts": ("old-*",)}, True),
+        ({"labels": {"role": ("web",)}}, True),
+        ({"labels": {"role": ("gone",)}}, True),
+        ({"hosts": ("old-*",), "labels": {"role": ("gone",)}, "ports": ((80, 80),), "programs": ("nginx",)}, True),
+        # Name and labels of one time, never mixed.
+        ({"hosts": ("old-*",), "labels": {"role": ("web",)}}, False),
+        ({"hosts": ("db*",)}, False),
+        # What is not of the host is still asked for.
+        ({"hosts": ("old-*",), "ports": ((81, 81),)}, False),
+        ({"hosts": ("old-*",), "programs": ("sshd",)}, False),
+    ],
+)
+def test_the_host_as_it_was_or_as_it_is_now(given: dict[str, Any], hit: bool) -> None:
+    now = Host("1", "old-web01", "a", labels={"role": "gone"})
+    made = mute(**given)
+    assert made.matches(event(), "a", now) is hit
+    assert (muted([made], event(), "a", NOW, now) is made) is hit
+    assert mute(alert_id="b", **given).matches(event(), "a", now) is False
+
+
 def test_an_acknowledgement_is_of_one_alert() -> None:
     made = mute(alert_id="a")
     assert [made.matches(one, "a") for one in (event(), OF_HOST, MONITOR)] == [True] * 3

@@ -12,7 +12,7 @@ from portmon.config import Config
 from portmon.models import Event, EventKind
 from portmon.pipeline.overdue import OVERDUE, report_overdue
 from portmon.pipeline.run import Run
-from portmon.storage import conditions, outbox, runs
+from portmon.storage import alerts, conditions, outbox, runs
 from portmon.storage.database import Database
 from tests.fleet import Fleet
 
@@ -178,3 +178,31 @@ def test_people_hear_of_it_once_and_of_its_end_once(database: Database, monkeypa
     assert [got.message.severity.value for got in fleet.got] == ["warning", "info"]
     assert [alert.role.value for got in fleet.got for alert in got.message.alerts] == ["firing", "resolved"]
     assert len({alert.id for got in fleet.got for alert in got.message.alerts}) == 1
+
+
+@pytest.mark.parametrize("run_type", ["manual", "scheduled"])
+def test_it_ends_when_there_is_no_rhythm_any_more(clock: Clock, run_type: str) -> None:
+    clock.run(2 * FIVE)
+    for _ in range(2):
+        assert not clock.run(10 * FIVE, run_type=run_type, interval=timedelta(0))
+        assert clock.told() == [("run_overdue", "run1"), ("run_in_time", "run2")]
+    begun, over = clock.events()
+    assert begun.alert_key == over.alert_key
+    assert over.since == begun.since
+    assert "no rhythm any more" in over.reason
+
+
+def test_no_alert_stays_open_when_runs_are_started_by_hand_from_now_on(database: Database) -> None:
+    fleet = Fleet(database, Config())
+    fleet.add("web01", {80: "nginx"})
+    fleet.run()
+    run = Run(f"run{fleet.number - 1:05}", run_type="scheduled")
+    assert report_overdue(database, run, interval=FIVE, now=fleet.now + timedelta(hours=1))
+    fleet.run_type = "manual"
+    fleet.run()
+    with database.begin() as conn:
+        assert alerts.opened(conn)
+    report_overdue(database, Run("run", run_type="manual"), interval=timedelta(0), now=fleet.now)
+    fleet.route()
+    with database.begin() as conn:
+        assert alerts.opened(conn) == {}
