@@ -70,6 +70,11 @@ ALERTS: dict[str, Any] = {
 POLICY = """
 from datetime import timedelta
 
+from portmon import delivery
+
+# Nor do they wait until a message that was not answered goes again.
+delivery.FIRST_REST = timedelta(0)
+
 
 def task_policy(task):
     # Receivers that are down are asked again soon: these tests wait for the last try.
