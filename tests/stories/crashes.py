@@ -29,6 +29,8 @@ class Job:
 
     :param crash_at: name of a point of :data:`POINTS`; None to live
     :param number: die at the so-manieth time that it comes there
+    :param lease: how long a channel is its own, so that whoever comes after a crash does not wait for minutes; None:
+        as long as it really is
     """
 
     url: str
@@ -38,6 +40,7 @@ class Job:
     crash_at: str | None = None
     number: int = 1
     holder: str = "a task that is tried again"
+    lease: timedelta | None = None
 
 
 _WRAPPED: dict[str, tuple[Any, str, bool]] = {
@@ -75,8 +78,8 @@ def work(job: Job) -> None:
     """Route and send, as the tasks of a run do."""
     for name, value in job.connections.items():
         os.environ[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(value)
-    # Whoever comes after a crash must not wait for minutes.
-    delivering.LEASE_TTL = timedelta(seconds=0.5)
+    if job.lease is not None:
+        delivering.LEASE_TTL = job.lease
     if job.crash_at:
         _arm(job.crash_at, job.number)
     database = Database(job.url)
@@ -95,6 +98,7 @@ def work(job: Job) -> None:
                     interval=FIVE,
                     holder=job.holder,
                     clock=lambda: job.now,
+                    hold_until=job.now + 4 * FIVE,
                 )
             except PortmonError:
                 # Red; the next run goes on.

@@ -92,6 +92,7 @@ class Story:
             self.fleet.now - timedelta(minutes=4),
             crash_at,
             number,
+            lease=timedelta(seconds=0.5),
         )
         process = FORK.Process(target=work, args=(job,))
         process.start()
