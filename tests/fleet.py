@@ -160,6 +160,7 @@ class Fleet:
             interval=FIVE,
             holder="test",
             clock=lambda: self.now,
+            hold_until=self.now + 4 * FIVE,
         )
 
     def send(self, channel: Any, message: Message, done: tuple[str, ...]) -> None:

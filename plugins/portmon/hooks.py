@@ -23,6 +23,7 @@ from portmon.cmdb.pages import PageRequest, json_body, read_pages
 from portmon.cmdb.presets import HELP, gather
 from portmon.config import AnsibleSource, Cmdb, FileSource, HttpSource, HttpSources
 from portmon.errors import CmdbError, NoSuchPageError, OverrunError, SetupError
+from portmon.http_errors import why
 from portmon.models import Host, Inventory
 from portmon.render import plain
 from portmon.ssh.connect import connect
@@ -111,22 +112,12 @@ class CmdbHook(HttpHook):
                         raise CmdbError(f"a page has more than {MAX_PAGE >> 20} MiB", source=shown)
         except requests.RequestException as error:
             # Its text holds the URL with the query, which may hold a token.
-            raise CmdbError(f"no answer: {_why(error)}", source=shown) from None
+            raise CmdbError(f"no answer: {why(error)}", source=shown) from None
         return _decode(answer, bytes(answered), shown, self._help())
 
     def _help(self) -> str:
         """What to do when the credentials are refused."""
         return f"the credentials of connection {self.source.conn_id} are refused: {HELP[self.source.type]}"
-
-
-def _why(error: requests.RequestException) -> str:
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its TLS certificate is not trusted, or TLS failed"
-    if isinstance(error, requests.Timeout):
-        return "time-out"
-    if isinstance(error, requests.ConnectionError):
-        return "the connection failed"
-    return type(error).__name__
 
 
 def _in_time(end: float, source: HttpSource, send: Callable[[], Any], shown: str) -> Any:

@@ -136,6 +136,7 @@ def send_all(
             interval=FIVE,
             holder="test",
             clock=lambda: datetime.now(UTC) + later,
+            hold_until=NOW + timedelta(days=1),
         )
 
 

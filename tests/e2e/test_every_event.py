@@ -136,6 +136,7 @@ class Site:
             interval=INTERVAL,
             holder="test",
             clock=lambda: datetime.now(UTC),
+            hold_until=datetime.now(UTC) + 4 * INTERVAL,
         )
 
     def events(self, run_id: str | None = None) -> list[Event]:

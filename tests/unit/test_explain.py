@@ -392,6 +392,7 @@ def test_whether_anybody_was_told(world: World) -> None:
             interval=FIVE,
             holder="test",
             clock=lambda: world.now,
+            hold_until=world.now + 4 * FIVE,
         )
     # Killed while it sent: nobody knows whether it came through.
     assert world.tell().endswith("; row of the table: down; a: delivered; b: sending")

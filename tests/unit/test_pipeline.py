@@ -102,6 +102,7 @@ class Site:
             interval=FIVE,
             holder="test",
             clock=lambda: self.now,
+            hold_until=self.now + 4 * FIVE,
         )
 
     def run(self, **values: Any) -> list[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, update
 from portmon.models import Event, EventKind, Severity
 from portmon.mutes import Mute
 from portmon.storage import mutes, outbox
-from portmon.storage.alerts_view import Told, first_events, open_alerts
+from portmon.storage.alerts_view import Told, open_alerts
 from portmon.storage.database import Database
 from portmon.storage.tables import alerts, deliveries, events
 
@@ -214,7 +214,7 @@ def test_open_alerts(conn: Connection) -> None:
     assert found[1].told == (Told("log", "r", "withheld", NASTY), Told("mail", "r", "delivered", None))
     assert [one.id for one in open_alerts(conn, NOW, host_id="h1")] == [second]
     assert open_alerts(conn, NOW, host_id="h3") == []
-    assert first_events(conn, [first, second, "gone"]) == {first: unreachable, second: down}
+    assert outbox.by_ids(conn, [first, second, "gone"]) == {first: unreachable, second: down}
 
 
 def test_what_withholds_an_open_alert(conn: Connection) -> None:

@@ -5,6 +5,6 @@ as templates, and a program named ``{{ conn.x.password }}`` must not read a conn
 """
 
 from portmon.channels.connections import missing_connections
-from portmon.channels.sending import check_channel, deliver
+from portmon.channels.sending import check_channel, deliver, whole_address
 
-__all__ = ["check_channel", "deliver", "missing_connections"]
+__all__ = ["check_channel", "deliver", "missing_connections", "whole_address"]

@@ -13,6 +13,7 @@ from airflow.providers.http.hooks.http import HttpHook
 from portmon import limits
 from portmon.channels.errors_of_others import foreign, told
 from portmon.errors import DeliveryError, OverrunError
+from portmon.http_errors import why
 from portmon.render import plain
 
 LIMIT = timedelta(seconds=30)
@@ -97,11 +98,11 @@ def ask(
     except (requests.RequestException, ValueError) as error:
         # Its text holds the URL, whose path may be a secret.
         raise DeliveryError(
-            f"{shown}: no answer: {_why(error)}", channel=channel, unsure=_may_have_arrived(error)
+            f"{shown}: no answer: {why(error)}", channel=channel, unsure=_may_have_arrived(error)
         ) from None
     if refusal:
-        why, unsure = refusal
-        raise DeliveryError(f"{shown}: {why}", channel=channel, unsure=unsure)
+        told_why, unsure = refusal
+        raise DeliveryError(f"{shown}: {told_why}", channel=channel, unsure=unsure)
 
 
 def _refusal(answer: requests.Response) -> str:
@@ -119,16 +120,6 @@ def _refusal(answer: requests.Response) -> str:
     if said := foreign(begin.decode("utf-8", "replace").strip()):
         parts.append(f"it says {said!r}")
     return ", ".join(parts)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its TLS certificate is not trusted, or TLS failed"
-    if isinstance(error, requests.Timeout):
-        return "time-out"
-    if isinstance(error, requests.ConnectionError):
-        return "the connection failed"
-    return type(error).__name__
 
 
 def _may_have_arrived(error: Exception) -> bool:

@@ -53,8 +53,13 @@ def check_channel(channel: Channel) -> list[str]:
         case NotifierChannel():
             return check_notifier(channel)
         case WebhookChannel(name=name, endpoint=endpoint) if "://" in endpoint:
-            return [
-                f"channel {name!r}: endpoint is a whole address, but it is a path below the host of the connection "
-                f"{channel.conn_id!r}: put scheme and host there"
-            ]
+            return [f"channel {name!r}: {whole_address(channel.conn_id)}"]
     return []
+
+
+def whole_address(conn_id: str) -> str:
+    """What is wrong with an endpoint that holds a scheme."""
+    return (
+        f"endpoint is a whole address, but it is a path below the host of the connection {conn_id!r}: put scheme and "
+        "host there"
+    )

@@ -139,7 +139,7 @@ def tell(settings: Config, shown: str) -> list[str]:
 
 
 def _tell_alerts(settings: Config) -> list[str]:
-    from portmon.channels import check_channel, missing_connections
+    from portmon.channels import check_channel, missing_connections, whole_address
     from portmon.config import format_duration
     from portmon.routes import Routes
 
@@ -168,10 +168,7 @@ def _tell_alerts(settings: Config) -> list[str]:
     else:
         say(f"heartbeat      {heartbeat.method} to connection {heartbeat.conn_id}")
         if "://" in heartbeat.endpoint:
-            problems.append(
-                f"{settings.where('alerts', 'heartbeat')}: endpoint is a whole address, but it is a path below the "
-                f"host of the connection {heartbeat.conn_id!r}: put scheme and host there"
-            )
+            problems.append(f"{settings.where('alerts', 'heartbeat')}: {whole_address(heartbeat.conn_id)}")
     with logs_aside():
         missing, hint = missing_connections(alerts)
     problems += missing
@@ -180,7 +177,7 @@ def _tell_alerts(settings: Config) -> list[str]:
     _tell_forgotten(settings)
     say(cell(f"templates      {base_folder(settings) / alerts.templates if alerts.templates else 'those of portmon'}"))
     if alerts.templates is not None:
-        from portmon.render import check_templates  # type: ignore[attr-defined,unused-ignore]
+        from portmon.render import check_templates
 
         problems += check_templates(base_folder(settings) / alerts.templates)
     return problems

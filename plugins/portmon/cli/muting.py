@@ -132,13 +132,12 @@ def list_mutes(
     The JSON has the fields of each, with `what` it is about, its `state` in words, whether it is `active`, and when it
     begins `next` (null: now or never).
     """
-    from portmon.storage import mutes
-    from portmon.storage.alerts_view import first_events
+    from portmon.storage import mutes, outbox
 
     now = datetime.now(UTC)
     with open_database(quiet=output is Format.JSON).begin() as conn:
         found = mutes.all_(conn) if everything else mutes.current(conn, now)
-        about = first_events(conn, [one.alert_id for one in found if one.alert_id is not None])
+        about = outbox.by_ids(conn, [one.alert_id for one in found if one.alert_id is not None])
     if output is Format.JSON:
         # ASCII only: what people write may hold what no terminal should see.
         shown = [

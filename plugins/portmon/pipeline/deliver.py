@@ -10,6 +10,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,6 @@ from portmon.delivery import Batch, Queued, message_id, next_batches, rests, sup
 from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
 from portmon.models import Alert, AlertGroup, AlertRole, Event, HostStatus
 from portmon.outages import find_outages
-from portmon.pipeline import repeats
 from portmon.pipeline.repeats import Book
 from portmon.render import Layout, Message, render
 from portmon.routes import Routes
@@ -52,7 +52,7 @@ def deliver_group(
     interval: timedelta,
     holder: str,
     clock: Callable[[], datetime],
-    hold_until: datetime | None = None,
+    hold_until: datetime,
 ) -> int:
     """Send the undelivered events of a group through every channel, and repeat what is due to be repeated.
 
@@ -64,7 +64,7 @@ def deliver_group(
     :param page: address of the page that has what does not fit into a message
     :param interval: between scheduled runs
     :param holder: who, for people that wonder about a lease
-    :param hold_until: until when what goes on holds unless a later run repeats it; default: four intervals from now
+    :param hold_until: until when what goes on holds unless a later run repeats it
     :returns: number of events delivered, channels counted apart
     :raises DeliveryError: after all channels were tried, if any failed
     :raises StorageError: the same for a lease that somebody else kept
@@ -83,35 +83,29 @@ def deliver_group(
     return sum(sent for sent, _ in served)
 
 
+@dataclass
 class _Task:
-    """One alert task: what its channels have in common."""
+    """One alert task: what its channels have in common.
 
-    def __init__(
-        self,
-        database: Database,
-        config: Config,
-        group: AlertGroup,
-        send: Send,
-        link: Callable[[Event], str | None],
-        page: str | None,
-        interval: timedelta,
-        holder: str,
-        clock: Callable[[], datetime],
-        hold_until: datetime | None,
-    ) -> None:
-        self.database = database
-        self.config = config
-        self.group = group
-        self.send = send
-        self.link = link
-        self.page = page
-        self.interval = interval
-        self.holder = holder
-        self.clock = clock
-        self.hold_until = hold_until
-        self.routes = Routes(config.alerts, where=config.where)
-        # After this no message is begun, so that the last one ends within the task's limit.
-        self.last_start = time.monotonic() + (limits.ALERT - 1.5 * limits.SEND).total_seconds()
+    :param last_start: after this no message is begun, so that the last one ends within the task's limit
+    """
+
+    database: Database
+    config: Config
+    group: AlertGroup
+    send: Send
+    link: Callable[[Event], str | None]
+    page: str | None
+    interval: timedelta
+    holder: str
+    clock: Callable[[], datetime]
+    hold_until: datetime
+    last_start: float = field(
+        default_factory=lambda: time.monotonic() + (limits.ALERT - 1.5 * limits.SEND).total_seconds()
+    )
+
+    def __post_init__(self) -> None:
+        self.routes = Routes(self.config.alerts, where=self.config.where)
 
     def channels(self) -> list[Channel]:
         """Those that lack something or are to be reminded, in their order but for those that failed before."""
@@ -198,8 +192,7 @@ class _Task:
             reminder=reminder,
             outages=outages,
         )
-        until = self.hold_until or repeats.hold_until(self.clock(), self.interval)
-        return dataclasses.replace(message, route=route, expires_at=until)
+        return dataclasses.replace(message, route=route, expires_at=self.hold_until)
 
 
 class _Delivery:

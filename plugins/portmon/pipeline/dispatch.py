@@ -59,17 +59,15 @@ def dispatch(conn: Connection, config: Config, *, now: datetime, interval: timed
     """The same in the caller's transaction."""
     in_force = _InForce(mutes.current(conn, now), hosts.listed(conn), now)
     _enqueue(conn, config, in_force)
-    if _close_orphans(conn, now):
+    if _close_orphans(conn, in_force.listed, now):
         _enqueue(conn, config, in_force)
     _tell_alertmanagers(conn, config, now)
     repeats.remind(conn, config, in_force.withholds, now=now)
     waiting = _cancel_unknown_channels(conn, outbox.waiting(conn), config, now)
     waiting = _cancel_superseded(conn, waiting, now)
     _apply_mutes(conn, waiting, in_force)
-    _give_up(conn, outbox.waiting(conn), config, now)
-    groups = {
-        one.queued.group for one in outbox.waiting(conn) if one.state != outbox.WITHHELD and not rests(one.queued, now)
-    }
+    left = _give_up(conn, outbox.waiting(conn), config, now)
+    groups = {one.queued.group for one in left if one.state != outbox.WITHHELD and not rests(one.queued, now)}
     return groups | repeats.groups(conn, config, now=now, interval=interval)
 
 
@@ -78,12 +76,12 @@ class _InForce:
 
     def __init__(self, in_force: Sequence[Mute], listed: Mapping[str, Host], now: datetime) -> None:
         self._mutes = in_force
-        self._hosts = listed
+        self.listed = listed
         self.now = now
 
     def withholds(self, event: Event, alert_id: str) -> Mute | None:
         """What withholds an event, None if nothing does."""
-        return muted(self._mutes, event, alert_id, self.now, self._hosts.get(event.host_id or ""))
+        return muted(self._mutes, event, alert_id, self.now, self.listed.get(event.host_id or ""))
 
 
 # ── new events ──────────────────────────────────────────────────────────────────────────────────
@@ -186,17 +184,17 @@ def _mute_unheard(conn: Connection, book: _Book, now: datetime) -> None:
         outbox.withhold(conn, channel, event_ids, reason, now, for_good=True)
 
 
-def _close_orphans(conn: Connection, now: datetime) -> bool:
+def _close_orphans(conn: Connection, watched: Mapping[str, Host], now: datetime) -> bool:
     """End the alerts that nothing will ever end: of hosts that are gone, and of ports that nothing is wrong with.
 
     It takes a run that died in the wrong place; but an alert that stays open reminds people for ever.
 
+    :param watched: host id: every server that is in the CMDB
     :returns: whether there were any
     """
     opened = alerts.opened(conn)
     if not opened:
         return False
-    watched = hosts.listed(conn)
     wrong = {port_alert_key(*key) for key in hosts.open_ports(conn)}
     orphans: dict[str, str] = {}
     for alert in opened.values():
@@ -289,21 +287,22 @@ def _apply_mutes(conn: Connection, waiting: Iterable[Waiting], in_force: _InForc
         outbox.release(conn, channel, _ids(own), in_force.now)
 
 
-def _give_up(conn: Connection, waiting: Iterable[Waiting], config: Config, now: datetime) -> None:
+def _give_up(conn: Connection, waiting: Sequence[Waiting], config: Config, now: datetime) -> list[Waiting]:
     """What a channel did not take for so long is old news; the task log is told of it, once.
 
     But what goes on is never old news to Alertmanager.
+
+    :returns: what is not given up
     """
     limit = config.alerts.give_up_after
     states = {channel.name for channel in config.alerts.channels if isinstance(channel, AlertmanagerChannel)}
-    late = [
-        one
-        for one in waiting
-        if one.state != outbox.WITHHELD
-        and one.queued.since is not None
-        and now - one.queued.since >= limit
-        and not (one.channel in states and one.queued.role is AlertRole.FIRING)
-    ]
+    late: list[Waiting] = []
+    left: list[Waiting] = []
+    for one in waiting:
+        since = one.queued.since
+        old = one.state != outbox.WITHHELD and since is not None and now - since >= limit
+        goes_on = one.channel in states and one.queued.role is AlertRole.FIRING
+        (late if old and not goes_on else left).append(one)
     shown = format_duration(limit)
     for channel, own in _by(late, lambda one: one.channel).items():
         for error, alike in _by(own, lambda one: one.last_error).items():
@@ -316,6 +315,7 @@ def _give_up(conn: Connection, waiting: Iterable[Waiting], config: Config, now: 
             _shown_all(own),
             plain(own[-1].last_error or "none, it was never asked", 300),
         )
+    return left
 
 
 def _shown_all(waiting: Sequence[Waiting]) -> str:

@@ -95,8 +95,7 @@ def judge_dry(
 
 def _fleet(conn: Any, digest: str) -> dict[str, Host]:
     """Everything that may be judged: the list, and what pruning has not hidden."""
-    known = {host.id: host.as_host() for host in hosts.known(conn) if host.removed_at is None}
-    return known | {host.id: host for host in inventory.load(conn, digest).hosts}
+    return hosts.listed(conn) | {host.id: host for host in inventory.load(conn, digest).hosts}
 
 
 def _judge(

@@ -35,7 +35,7 @@ def plan_hosts(
     """
     with database.begin() as conn:
         found = inventory.load(conn, digest)
-        stored = [host.as_host() for host in hosts.known(conn) if host.removed_at is None]
+        stored = hosts.listed(conn).values()
         listed = {host.id for host in found.hosts} | {invalid.id for invalid in found.invalid}
         targets: Sequence[Host] = [*found.hosts, *(host for host in stored if host.id not in listed)]
         if run.scoped:

@@ -17,18 +17,6 @@ from portmon.storage.outbox import Told
 
 RESOLVED_FOR = timedelta(minutes=5)
 """How long it is repeated that something is over, for a receiver that missed it."""
-HOLD_INTERVALS = 4
-"""Intervals for which a firing alert holds without being repeated: that many runs may be skipped."""
-HOLD_WITHOUT_RHYTHM = timedelta(days=1)
-"""The same where runs are started by hand."""
-
-
-def hold_until(now: datetime, interval: timedelta) -> datetime:
-    """Until when what goes on holds, unless a later run repeats it.
-
-    :param interval: between scheduled runs; 0 if there is no rhythm
-    """
-    return now + (HOLD_INTERVALS * interval or HOLD_WITHOUT_RHYTHM)
 
 
 # ── reminders ───────────────────────────────────────────────────────────────────────────────────

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection, or_, select
 
-from portmon.models import Event, EventKind, Severity
+from portmon.models import Event
 from portmon.mutes import Mute, muted
 from portmon.storage import alerts as stored
 from portmon.storage import hosts, mutes, outbox
@@ -68,7 +67,7 @@ def open_alerts(conn: Connection, now: datetime, *, host_id: str | None = None) 
     listed = hosts.listed(conn)
     found = []
     for row in rows:
-        event = _event(row)
+        event = outbox.event_of(row)
         found.append(
             OpenAlert(
                 id=row.of,
@@ -87,14 +86,6 @@ def told_elsewhere(conn: Connection, channels: Collection[str]) -> dict[str, int
     known = outbox.told(conn, [alert.id for alert in stored.opened(conn).values()])
     found = Counter(one.channel for of in known.values() for one in of if one.heard and one.channel not in channels)
     return dict(sorted(found.items()))
-
-
-def first_events(conn: Connection, alert_ids: Sequence[str]) -> dict[str, Event]:
-    """Alert id: the event that began it, as long as it is kept."""
-    found: dict[str, Event] = {}
-    for part in chunks(alert_ids):
-        found |= {row.id: _event(row) for row in conn.execute(select(events).where(events.c.id.in_(part)))}
-    return found
 
 
 def _told(conn: Connection, alert_ids: Sequence[str]) -> dict[str, dict[str, Told]]:
@@ -117,8 +108,3 @@ def _told(conn: Connection, alert_ids: Sequence[str]) -> dict[str, dict[str, Tol
         for event_id, alert_id, channel, route, state, error in conn.execute(query):
             found[alert_id or event_id][channel] = Told(channel, route, state, error)
     return found
-
-
-def _event(row: Any) -> Event:
-    values = {field.name: getattr(row, field.name) for field in fields(Event)}
-    return Event(**values | {"kind": EventKind(row.kind), "severity": Severity(row.severity)})

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
 
 from portmon.mutes import Mute, parse_weekly, zone
 from portmon.storage.sql import chunks
@@ -66,9 +66,7 @@ def acknowledge(
     :returns: its id
     """
     conn.execute(
-        update(mutes)
-        .where(mutes.c.alert_id == alert_id, mutes.c.lifted_at.is_(None), _not_over(now))
-        .values(lifted_at=now, lifted_by=author)
+        update(mutes).where(mutes.c.alert_id == alert_id, _in_force(now)).values(lifted_at=now, lifted_by=author)
     )
     row = {
         "alert_id": alert_id,
@@ -87,11 +85,7 @@ def acknowledge(
 def end_acknowledgements(conn: Connection, alert_ids: Collection[str], now: datetime) -> None:
     """Acknowledgements of alerts that are over are over."""
     for part in chunks(sorted(alert_ids)):
-        conn.execute(
-            update(mutes)
-            .where(mutes.c.alert_id.in_(part), mutes.c.lifted_at.is_(None), _not_over(now))
-            .values(ends_at=now)
-        )
+        conn.execute(update(mutes).where(mutes.c.alert_id.in_(part), _in_force(now)).values(ends_at=now))
 
 
 def lift(conn: Connection, mute_id: int, *, by: str, now: datetime) -> bool:
@@ -99,17 +93,13 @@ def lift(conn: Connection, mute_id: int, *, by: str, now: datetime) -> bool:
 
     :returns: False if there is none of that id, or it is over
     """
-    lifted = (
-        update(mutes)
-        .where(mutes.c.id == mute_id, mutes.c.lifted_at.is_(None), _not_over(now))
-        .values(lifted_at=now, lifted_by=by)
-    )
+    lifted = update(mutes).where(mutes.c.id == mute_id, _in_force(now)).values(lifted_at=now, lifted_by=by)
     return bool(conn.execute(lifted).rowcount)
 
 
 def current(conn: Connection, now: datetime) -> list[Mute]:
     """Those that are not over, future ones included, oldest first."""
-    query = select(mutes).where(mutes.c.lifted_at.is_(None), _not_over(now)).order_by(mutes.c.id)
+    query = select(mutes).where(_in_force(now)).order_by(mutes.c.id)
     return [_mute(row) for row in conn.execute(query)]
 
 
@@ -127,8 +117,9 @@ def expire(conn: Connection, before: datetime) -> int:
     return int(conn.execute(gone).rowcount)
 
 
-def _not_over(now: datetime) -> ColumnElement[bool]:
-    return or_(mutes.c.ends_at.is_(None), mutes.c.ends_at > now)
+def _in_force(now: datetime) -> ColumnElement[bool]:
+    """Neither lifted nor over; it may be yet to begin."""
+    return and_(mutes.c.lifted_at.is_(None), or_(mutes.c.ends_at.is_(None), mutes.c.ends_at > now))
 
 
 def _insert(conn: Connection, row: Mapping[str, Any], author: str, reason: str, now: datetime) -> int:

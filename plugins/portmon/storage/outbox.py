@@ -79,7 +79,7 @@ def add(conn: Connection, new: Iterable[Event]) -> None:
 def undispatched(conn: Connection) -> list[Event]:
     """Events that are not in the outbox yet, in the order in which they were derived."""
     query = select(events).where(~events.c.dispatched).order_by(events.c.seq)
-    return [_event(row) for row in conn.execute(query)]
+    return [event_of(row) for row in conn.execute(query)]
 
 
 def dispatched(conn: Connection, alert_ids: Mapping[str, str]) -> None:
@@ -98,7 +98,7 @@ def by_ids(conn: Connection, event_ids: Iterable[str]) -> dict[str, Event]:
     """Event id: event."""
     found: dict[str, Event] = {}
     for part in chunks(sorted(set(event_ids))):
-        found |= {row.id: _event(row) for row in conn.execute(select(events).where(events.c.id.in_(part)))}
+        found |= {row.id: event_of(row) for row in conn.execute(select(events).where(events.c.id.in_(part)))}
     return found
 
 
@@ -110,7 +110,7 @@ def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) ->
     query = select(events).order_by(events.c.seq.desc()).limit(limit)
     if run_id is not None:
         query = query.where(events.c.run_id == run_id)
-    return [_event(row) for row in conn.execute(query)][::-1]
+    return [event_of(row) for row in conn.execute(query)][::-1]
 
 
 def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[EventKind]) -> list[Event]:
@@ -125,7 +125,7 @@ def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[Even
         events.c.kind.in_([kind.value for kind in kinds]),
     )
     rows = conn.execute(select(events).where(or_(own, wide)).order_by(events.c.at, events.c.seq))
-    found = [_event(row) for row in rows]
+    found = [event_of(row) for row in rows]
     return [event for event in found if event.port in (None, port) or event.details.get("to") == port]
 
 
@@ -189,7 +189,7 @@ def waiting(conn: Connection, channels: Collection[str] | None = None) -> list[W
         query = query.where(deliveries.c.channel.in_(list(channels)))
     found = []
     for row in conn.execute(query):
-        event = _event(row)
+        event = event_of(row)
         role = alert_role(event.kind, event.details)
         if role is None or row.alert_group is None:
             continue
@@ -437,7 +437,8 @@ def _row(event: Event) -> dict[str, Any]:
     }
 
 
-def _event(row: Any) -> Event:
+def event_of(row: Any) -> Event:
+    """An event from a row that has the columns of the table."""
     return Event(
         id=row.id,
         kind=EventKind(row.kind),
