@@ -344,6 +344,8 @@ class Attempt:
     :param frames: raw answers, at most two, kept for replay; empty if none came
     :param confirmed: what is missing is missing in two answers; with one, nothing that is missing is evidence
     :param duration: seconds from connect to the last byte
+    :param facts: digest of the observation as it is stored; None if there is none, or it is not stored yet
+    :param provisional: counts only if no other look of its run and host follows
     """
 
     host_id: str
@@ -358,6 +360,8 @@ class Attempt:
     frames: tuple[bytes, ...] = ()
     duration: float = 0.0
     confirmed: bool = True
+    facts: str | None = None
+    provisional: bool = False
 
 
 def port_alert_key(host_id: str, protocol: str, port: int) -> str:

@@ -55,6 +55,7 @@ def judge_run(
         verdict = _judge(conn, attempts, fleet, config, run, interval=interval)
         verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, attempts, run, planned)))
         state.save(conn, verdict, now=now)
+        archive.settle(conn, attempts)
         conditions.hold(conn, FLEET, since=verdict.failing_since)
         outbox.add(conn, _host_key_events(conn, attempts, fleet, run))
         outbox.add(conn, _unwatched(conn, verdict.unwatched, run, now))
