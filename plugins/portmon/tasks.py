@@ -114,7 +114,7 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
         answers = ti.xcom_pull(task_ids=[NETSTAT])
         attempts = [attempt_from_xcom(answer) for answer in answers if answer]
         return judge_dry(database, config, run, fetched["digest"], attempts=attempts, interval=interval)
-    planned = {item["id"]: index for index, item in enumerate(plan)}
+    planned = {item["id"]: (NETSTAT, index) for index, item in enumerate(plan)}
     return judge_run(database, config, run, fetched["digest"], planned=planned, interval=interval, now=_now())
 
 
@@ -188,8 +188,9 @@ def heartbeat(*, params: Mapping[str, Any], dag_run: Any) -> None:
 def log_link(event: Event) -> str | None:
     """URL of the log of the mapped task that saw an event, None if it is not known."""
     run = run_link(event.run_id)
-    index = event.details.get("map_index")
-    return None if run is None or index is None else f"{run}/tasks/{NETSTAT}/mapped/{index}"
+    # Older events do not name their task: there was but one.
+    task, index = event.details.get("task", NETSTAT), event.details.get("map_index")
+    return None if run is None or index is None else f"{run}/tasks/{task}/mapped/{index}"
 
 
 def run_link(run_id: str) -> str | None:

@@ -82,7 +82,7 @@ class Site:
                 archive.save_attempt(conn, self.attempt(item["id"]))
 
     def judge(self, run: Run, fetched: Fetched, plan: list[dict[str, Any]]) -> Mapping[str, int]:
-        planned = {item["id"]: index for index, item in enumerate(plan)}
+        planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
         return judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now)
 
     def send(self, channel: Any, message: Message, done: tuple[str, ...]) -> None:
@@ -176,7 +176,7 @@ def test_a_host_that_nobody_scanned_is_neither_up_nor_down(site: Site) -> None:
 def test_events_name_the_task_that_saw_them(site: Site) -> None:
     site.listening["h3"] = (22,)
     site.run()
-    assert site.all()[-1].details["map_index"] == 3
+    assert {name: site.all()[-1].details[name] for name in ("task", "map_index")} == {"task": "netstat", "map_index": 3}
 
 
 def test_events_from_a_look_of_an_earlier_run_name_no_task(site: Site) -> None:
