@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from portmon.config import Config, parse_config
 from portmon.errors import CmdbError, DeliveryError, ParamError, RunError
@@ -23,6 +25,7 @@ from portmon.pipeline.run import Run
 from portmon.render import Message
 from portmon.storage import archive, hosts, inventory, outbox, state
 from portmon.storage.database import Database
+from portmon.storage.tables import observations
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIVE = timedelta(minutes=5)
@@ -79,7 +82,7 @@ class Site:
                 archive.save_attempt(conn, self.attempt(item["id"]))
 
     def judge(self, run: Run, fetched: Fetched, plan: list[dict[str, Any]]) -> Mapping[str, int]:
-        planned = {item["id"]: index for index, item in enumerate(plan)}
+        planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
         return judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now)
 
     def send(self, channel: Any, message: Message, done: tuple[str, ...]) -> None:
@@ -173,7 +176,7 @@ def test_a_host_that_nobody_scanned_is_neither_up_nor_down(site: Site) -> None:
 def test_events_name_the_task_that_saw_them(site: Site) -> None:
     site.listening["h3"] = (22,)
     site.run()
-    assert site.all()[-1].details["map_index"] == 3
+    assert {name: site.all()[-1].details[name] for name in ("task", "map_index")} == {"task": "netstat", "map_index": 3}
 
 
 def test_events_from_a_look_of_an_earlier_run_name_no_task(site: Site) -> None:
@@ -224,6 +227,66 @@ def test_a_crash_within_the_diff_leaves_nothing_and_the_retry_everything(
     assert site.events(run.run_id) == []
     site.judge(run, fetched, plan)
     assert site.events(run.run_id) == [("down", "h1", 80)]
+
+
+def test_a_provisional_failure_counts_only_without_another_look_of_its_run(site: Site) -> None:
+    def run(*looks: Attempt, crash: bool = False) -> list[tuple[Any, ...]]:
+        run = site.run_of()
+        fetched = site.fetch(run)
+        plan = plan_hosts(site.database, site.config, run, fetched.digest)
+        with site.database.begin() as conn:
+            archive.save_attempts(conn, looks)
+        if crash:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("portmon.pipeline.judge.runs.finish", lambda *_, **__: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    site.judge(run, fetched, plan)
+        site.judge(run, fetched, plan)
+        site.number += 1
+        return site.events(run.run_id)
+
+    def failed(host_id: str) -> Attempt:
+        made = dataclasses.replace(site.attempt(host_id), outcome=Outcome.UNREACHABLE, observation=None, frames=())
+        return dataclasses.replace(made, error_class="timeout", error="no answer", provisional=True)
+
+    def later(host_id: str) -> Attempt:
+        made = site.attempt(host_id)
+        return dataclasses.replace(made, observed_at=made.observed_at + timedelta(seconds=30))
+
+    def provisional() -> set[tuple[str, str]]:
+        with site.database.begin() as conn:
+            rows = conn.execute(select(observations.c.run_id, observations.c.host_id).where(observations.c.provisional))
+            return {(row.run_id, row.host_id) for row in rows}
+
+    # h1 fails twice in the sweep, h2 answers its own task each time: the first failure counts, the second does not.
+    assert run(failed("h1"), failed("h2"), later("h2")) == []
+    assert provisional() == {("run1", "h2")}
+    assert run(failed("h1"), failed("h2"), later("h2"), crash=True) == [("unreachable", "h1", None)]
+    assert provisional() == {("run1", "h2"), ("run2", "h2")}
+    with site.database.begin() as conn:
+        assert hosts.failing(conn) == {"h1": "timeout"}
+        # Judged again from the archive, in which h2 never failed, everything is as it was.
+        assert archive.attempts_to_judge(conn) == []
+
+
+def test_a_late_look_leaves_what_was_judged_before_it_as_it_was(site: Site) -> None:
+    run = site.run_of()
+    fetched = site.fetch(run)
+    plan = plan_hosts(site.database, site.config, run, fetched.digest)
+    failed = Attempt(
+        "h1", run.run_id, 1, site.now, Outcome.UNREACHABLE, error_class="timeout", error="x", provisional=True
+    )
+    with site.database.begin() as conn:
+        archive.save_attempt(conn, failed)
+    site.judge(run, fetched, plan)
+    again = dataclasses.replace(site.attempt("h1"), observed_at=site.now + timedelta(minutes=1))
+    with site.database.begin() as conn:
+        archive.save_attempt(conn, again)
+        assert archive.looks_of(conn, run.run_id) == {"h1": True}
+        assert [look.outcome for look in archive.attempts_to_judge(conn)] == [Outcome.OK]
+        # Whoever reads the archive later sees both, as they were judged.
+        rows = conn.execute(select(observations.c.provisional).where(observations.c.run_id == run.run_id))
+        assert rows.scalars().all() == [False, False]
 
 
 def test_a_crash_between_diff_and_alert_loses_no_message(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

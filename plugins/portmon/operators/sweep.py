@@ -119,7 +119,7 @@ class SweepOperator(BaseOperator):
         shared = SharedSettings()
         with transaction() as conn:
             batch = batch_of(conn, self.batch)
-            done = archive.looks_of(conn, run.run_id)
+            done = archive.looks_of(conn, run.run_id, unjudged=True)
             hosts = [
                 host for host in hosts_of(conn, config, asked_by, fetched["digest"], batch) if host.id not in done
             ]
