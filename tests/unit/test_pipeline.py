@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import dataclasses
+import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,13 +15,14 @@ from sqlalchemy import select
 
 from portmon.config import Config, parse_config
 from portmon.errors import CmdbError, DeliveryError, ParamError, RunError
+from portmon.look import Expected
 from portmon.models import AlertGroup, Attempt, Event, Host, InvalidHost, Inventory, Listener, Observation, Outcome
 from portmon.pipeline import deliver as deliver_step
 from portmon.pipeline.deliver import deliver_group
 from portmon.pipeline.dispatch import groups_to_alert
 from portmon.pipeline.fetch import Fetched, fetch_inventory
 from portmon.pipeline.judge import judge_dry, judge_run
-from portmon.pipeline.plan import plan_hosts
+from portmon.pipeline.plan import batch_of, expected, hosts_of, plan_hosts, plan_sweep, settings_of
 from portmon.pipeline.prune import prune_inventory
 from portmon.pipeline.run import Run
 from portmon.render import Message
@@ -509,27 +512,111 @@ def test_the_plan_says_how_to_log_in(site: Site) -> None:
     )
     run = site.run_of()
     (first, *_) = plan_hosts(site.database, site.config, run, site.fetch(run).digest)
-    assert first["ports"] == [22, 80]
-    assert {name: first["ssh"][name] for name in ("user", "sudo", "conn_id", "group", "confirm_after")} == {
-        "user": "b",
-        "sudo": True,
-        "conn_id": "c",
-        "group": "g",
-        "confirm_after": 15.0,
-    }
+    # What is not said takes no room: every mapped task gets the whole list.
+    assert first == {"id": "h0", "name": f"web0 {NASTY}", "address": "10.0.0.0", "group": "g"}
+    settings = settings_of(site.config, first["group"])
+    assert (settings.user, settings.sudo, settings.conn_id) == ("b", True, "c")
+    assert settings_of(site.config, None).user == "a"
+    with pytest.raises(RunError, match="no ssh group 'gone' any more"):
+        settings_of(site.config, "gone")
 
 
-def test_the_plan_expects_a_candidate_that_must_listen(site: Site) -> None:
+def test_what_is_expected_of_a_host(site: Site) -> None:
+    def of(host_id: str) -> Expected:
+        run = site.run_of()
+        (item,) = (
+            one for one in plan_hosts(site.database, site.config, run, site.fetch(run).digest) if one["id"] == host_id
+        )
+        with site.database.begin() as conn:
+            return expected(conn, [host_id], {host_id: item.get("must", ())})[host_id]
+
     site.listening["h1"] = (22, 80, 50000)
     assert site.run() == []
-    run = site.run_of(hosts=("h1",))
-    assert plan_hosts(site.database, site.config, run, site.fetch(run).digest)[0]["ports"] == [22, 80]
+    assert of("h1").ports == [22, 80]
+    assert of("h1").binds == {22: ("0.0.0.0",), 80: ("0.0.0.0",)}
     site.config = parse_config("declared: [{port: 50000}]")
-    assert plan_hosts(site.database, site.config, run, site.fetch(run).digest)[0]["ports"] == [22, 80, 50000]
+    assert of("h1").ports == [22, 80, 50000]
     site.listening["h1"] = (22, 80)
     assert ("down", "h1", 50000) in site.run()
     # Nobody has to ask twice for what is down.
-    assert plan_hosts(site.database, site.config, run, site.fetch(run).digest)[0]["ports"] == [22, 80]
+    assert of("h1").ports == [22, 80]
+
+
+# ── sweeps ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def sweep(site: Site, run: Run, *, fail: Collection[str] = (), miss: Collection[str] = ()) -> list[str]:
+    """Plan a sweep and carry it out; the hosts that then get a task of their own."""
+    digest = site.fetch(run).digest
+    batches = plan_sweep(site.database, site.config, run, digest, proxy_of=lambda _: None, now=site.now)
+    for item in batches:
+        assert len(json.dumps(item)) < 120
+        with site.database.begin() as conn:
+            batch = batch_of(conn, item)
+            looks = []
+            for host in hosts_of(conn, site.config, run, digest, batch):
+                look = dataclasses.replace(site.attempt(host.id), run_id=run.run_id)
+                if host.id in fail:
+                    failed = {"outcome": Outcome.UNREACHABLE, "error_class": "timeout", "error": "no answer"}
+                    look = dataclasses.replace(
+                        look, observation=None, provisional=host.id not in batch.failing, **failed
+                    )
+                if host.id not in miss:
+                    looks.append(look)
+            archive.save_attempts(conn, looks)
+    return [item["id"] for item in plan_hosts(site.database, site.config, run, digest, swept=() if batches else None)]
+
+
+def test_few_hosts_are_not_swept(site: Site) -> None:
+    site.config = parse_config("scan: {sweep_above: 6}")
+    assert sweep(site, site.run_of()) == ["h0", "h1", "h2", "h3", "h4", "h5"]
+
+
+def test_only_what_fails_newly_gets_a_task_after_a_sweep(site: Site) -> None:
+    site.config = parse_config("scan: {sweep_above: 5}")
+    run = site.run_of()
+    fetched = site.fetch(run)
+    assert sweep(site, run, fail={"h1", "h2"}) == ["h1", "h2"]
+    # h1's own task gives evidence; that of h2 is killed.
+    with site.database.begin() as conn:
+        own = dataclasses.replace(site.attempt("h1"), observed_at=site.now + timedelta(seconds=10))
+        archive.save_attempt(conn, own)
+    site.judge(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+    with site.database.begin() as conn:
+        assert hosts.failing(conn) == {"h2": "timeout"}
+    site.number += 1
+    # The second time it is no news.
+    run = site.run_of()
+    assert sweep(site, run, fail={"h2", "h3"}) == ["h3"]
+    site.judge(run, site.fetch(run), plan_hosts(site.database, site.config, run, fetched.digest))
+    assert [(kind, host) for kind, host, _ in site.events(run.run_id)] == [("unreachable", "h2")]
+
+
+def test_what_no_task_is_left_for_counts_as_the_sweep_saw_it(site: Site) -> None:
+    site.config = parse_config("scan: {sweep_above: 1, max_host_tasks: 2}\nstates: {unreachable_after: 1}")
+    run = site.run_of()
+    # Those come first of which nothing is known at all.
+    assert sweep(site, run, fail={"h1", "h2"}, miss={"h5"}) == ["h1", "h5"]
+    fetched = site.fetch(run)
+    summary = site.judge(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+    assert {host for kind, host, _ in site.events(run.run_id) if kind == "unreachable"} == {"h1", "h2"}
+    assert summary["not_scanned"] == 1
+
+
+def test_a_sweep_that_is_cleared_looks_again(site: Site) -> None:
+    site.config = parse_config("scan: {sweep_above: 1}")
+    run = site.run_of()
+    assert sweep(site, run) == []
+    fetched = site.fetch(run)
+    with site.database.begin() as conn:
+        assert len(archive.looks_of(conn, run.run_id, unjudged=True)) == 6
+    site.judge(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+    with site.database.begin() as conn:
+        assert archive.looks_of(conn, run.run_id, unjudged=True) == {}
+        assert len(archive.looks_of(conn, run.run_id)) == 6
+    # What is seen by then counts, also if it is worse.
+    site.number += 1
+    assert sweep(site, run, fail={"h4"}) == ["h4"]
 
 
 def test_a_changed_host_key_is_one_event_until_it_is_trusted_again(site: Site) -> None:

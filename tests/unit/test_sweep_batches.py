@@ -39,9 +39,7 @@ def test_every_host_is_in_one_batch_and_limits_hold(
     hosts = fleet(count, networks=networks)
     failed: Mapping[str, str | None] = {f"id-{n:05}": ("timeout", None)[n % 2] for n in failing}
     proxies = {f"id-{n:05}": f"ssh bastion{n % 2}" for n in proxied}
-    batches = dealt(
-        hosts, size=size, max_logins=max_logins, per_proxy=per_proxy, failing=failed, proxies=proxies
-    )
+    batches = dealt(hosts, size=size, max_logins=max_logins, per_proxy=per_proxy, failing=failed, proxies=proxies)
     assert sorted(host_id for batch in batches for host_id in batch.hosts) == [host.id for host in hosts]
     assert len(batches) <= MAX_BATCHES
     at_once = batches_at_once(max_logins)

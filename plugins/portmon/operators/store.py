@@ -38,9 +38,7 @@ def must_be_live(run: Any) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
     if str(getattr(run.run_type, "value", run.run_type)) == "backfill":
-        raise AirflowFailException(
-            "This is a backfill run: a port can't be looked at in the past, so no host is asked"
-        )
+        raise AirflowFailException("This is a backfill run: a port can't be looked at in the past, so no host is asked")
 
 
 class StoredHostKeys:

@@ -86,13 +86,13 @@ class SweepOperator(BaseOperator):
         with Crew(visits, slots=batch.logins, lanes=batch.lanes, seconds=seconds) as crew:
             self._crew = crew
             while (ended := crew.take(most=STORE_MOST, seconds=STORE_EVERY)) is not None:
-                attempts = [visit.attempt(error) for visit, error in ended]
+                attempts = [visit.attempt(problem) for visit, problem in ended]
                 if self._dry_run:
                     looks += [scan.to_xcom(attempt) for attempt in attempts if attempt.observation]
                 elif attempts:
                     _store(attempts, keys)
-                for (visit, error), attempt in zip(ended, attempts, strict=True):
-                    report.tell(visit, attempt, error)
+                for (visit, problem), attempt in zip(ended, attempts, strict=True):
+                    report.tell(visit, attempt, problem)
         untried = crew.untried()
         report.end(len(untried))
         result = {"hosts": len(visits), "ok": report.ok, "failed": report.failed, "untried": len(untried)}
@@ -120,9 +120,7 @@ class SweepOperator(BaseOperator):
         with transaction() as conn:
             batch = batch_of(conn, self.batch)
             done = archive.looks_of(conn, run.run_id, unjudged=True)
-            hosts = [
-                host for host in hosts_of(conn, config, asked_by, fetched["digest"], batch) if host.id not in done
-            ]
+            hosts = [host for host in hosts_of(conn, config, asked_by, fetched["digest"], batch) if host.id not in done]
             wanted = expected_of(conn, config, hosts)
             if len(hosts) < len(batch.hosts):
                 log.info("%d hosts of the batch were looked at by an earlier try", len(batch.hosts) - len(hosts))

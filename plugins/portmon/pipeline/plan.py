@@ -124,9 +124,7 @@ def hosts_of(conn: Connection, config: Config, run: Run, digest: str, batch: Bat
     return [asked[host_id] for host_id in batch.hosts if host_id in asked]
 
 
-def expected(
-    conn: Connection, host_ids: Collection[str], must: Mapping[str, Collection[int]]
-) -> dict[str, Expected]:
+def expected(conn: Connection, host_ids: Collection[str], must: Mapping[str, Collection[int]]) -> dict[str, Expected]:
     """Host id: what it is expected to listen on.
 
     :param must: host id: declared ports

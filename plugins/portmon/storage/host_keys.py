@@ -90,9 +90,7 @@ def accept(conn: Connection, endpoint: str, fingerprint: str) -> bool:
 
 
 def _key(row: Any) -> StoredKey:
-    return StoredKey(
-        row.endpoint, row.key_type, row.key_base64, row.fingerprint, row.state == TRUSTED, row.first_seen
-    )
+    return StoredKey(row.endpoint, row.key_type, row.key_base64, row.fingerprint, row.state == TRUSTED, row.first_seen)
 
 
 def _row(

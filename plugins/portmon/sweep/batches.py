@@ -136,5 +136,3 @@ def _interleaved(hosts: Collection[Host], failing: Mapping[str, str | None]) -> 
         rounds = zip_longest(*(networks[name] for name in sorted(networks)))
         order += [host_id for one in rounds for host_id in one if host_id is not None]
     return order
-
-

@@ -99,7 +99,7 @@ class Schedule(Generic[Visit]):
             _, number, visit = heapq.heappop(self._parked)
             self._looking[number] = None
             return Step.LOOK_AGAIN, visit
-        heads = [(self._ready[0][0], None)] if self._ready else []
+        heads: list[tuple[int, str | None]] = [(self._ready[0][0], None)] if self._ready else []
         if now < self.closes_at:
             heads += [(queue[0][0], lane) for lane, queue in self._by_lane.items() if queue and self._has_room(lane)]
         if not heads:
