@@ -261,8 +261,8 @@ def test_silent_and_unusable_hosts_hold_up_nobody(scene: Scene, server: PythonSe
     classes = {host_id: attempt.error_class for host_id, attempt in scene.stored().items() if attempt.error_class}
     assert classes == {
         **{f"id-{number}": "timeout" for number in range(10, 20)},
-        "id-20": "resolve",
-        "id-21": "resolve",
+        "id-20": "dns",
+        "id-21": "dns",
     }
     assert "no SSH banner within 1 s" in (scene.stored()["id-10"].error or "")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import dataclasses
 import json
 import logging
 from collections.abc import Collection, Iterator, Mapping

@@ -135,7 +135,7 @@ def test_no_more_logins_than_slots() -> None:
 def test_stopping_hangs_up_on_everybody_and_begins_nothing() -> None:
     begun = threading.Event()
     hang = threading.Event()
-    busy = Scripted("busy", lane="bastion", on_look=lambda: begun.set() or hang.wait(PATIENCE) and None)  # type: ignore[func-returns-value]
+    busy = Scripted("busy", lane="bastion", on_look=lambda: begun.set() or (hang.wait(PATIENCE) and None))  # type: ignore[func-returns-value]
     rest = [Scripted(str(number), lane="bastion") for number in range(5)]
     crew = Crew([busy, *rest], slots=1, lanes={"bastion": 1})
     with crew:
