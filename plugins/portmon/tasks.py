@@ -56,7 +56,7 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
         log.info("State database migrated to %s", revision)
 
     def load() -> Inventory:
-        from portmon.hooks import get_inventory
+        from portmon.cmdb_hook import get_inventory
 
         return get_inventory(config.cmdb, (config.path or settings.config_path()).parent)
 

@@ -66,8 +66,8 @@ class Scan(Section):
     )
     max_host_tasks: Annotated[int, Field(ge=0)] = Field(
         256,
-        description="hosts that fail in a sweep, and did not before, get a `netstat` task of their own, at most so many: "
-        "the rest is marked with what the sweep saw",
+        description="hosts that fail in a sweep, and did not before, get a `netstat` task of their own, at most so "
+        "many: the rest is marked with what the sweep saw",
     )
 
     pool: Text | None = Field(

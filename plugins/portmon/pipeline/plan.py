@@ -107,8 +107,8 @@ def plan_hosts(
             left = _after_sweep(conn, config, run, left, swept, max_hosts)
         if max_hosts is not None and len(left) > max_hosts:
             raise RunError(
-                f"{len(left)} hosts, but Airflow maps over {max_hosts} at most: lower scan.sweep_above, or raise [core] "
-                "max_map_length"
+                f"{len(left)} hosts, but Airflow maps over {max_hosts} at most: lower scan.sweep_above, or raise "
+                "[core] max_map_length"
             )
         must = _must(conn, config, left)
     if swept is None:
