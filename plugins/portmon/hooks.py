@@ -1,156 +1,70 @@
-"""Airflow hooks: the CMDB over HTTP and one host over SSH."""
+"""The Airflow hook of one host over SSH."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-import time
+import threading
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import paramiko
-import requests
-from airflow.providers.http.hooks.http import HttpHook
 from airflow.providers.ssh.hooks.ssh import SSHHook
-from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowException
 
-from portmon import limits
-from portmon.cmdb import read_file
-from portmon.cmdb.pages import PageRequest, json_body, read_pages
-from portmon.cmdb.presets import HELP, gather
-from portmon.config import AnsibleSource, Cmdb, FileSource, HttpSource, HttpSources
-from portmon.errors import CmdbError, NoSuchPageError, OverrunError, SetupError
-from portmon.http_errors import why
-from portmon.models import Host, Inventory
-from portmon.render import plain
+from portmon.errors import SetupError
+from portmon.models import Host
 from portmon.ssh.connect import connect
+from portmon.ssh.dial import Line, await_banner, dial
 from portmon.ssh.session import CommandResult, Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
 
-MAX_PAGE = 64 * 1024**2
-"""Bytes of one page of a CMDB's answer."""
+log = logging.getLogger(__name__)
 
 
-def get_inventory(cmdb: Cmdb, base: Path) -> Inventory:
-    """The host list, wherever it comes from.
+class SharedSettings:
+    """What the hooks of one task read once: connections, keys, known_hosts files. Any thread may ask."""
 
-    :param base: folder that a relative path starts from
-    :raises CmdbError: if it can't be had whole
-    """
-    if isinstance(cmdb.source, FileSource | AnsibleSource):
-        return read_file(cmdb.source, base)
-    return CmdbHook(cmdb.source).get_inventory()
+    def __init__(self) -> None:
+        self.key_files: dict[tuple[str, str | None], tuple[paramiko.PKey, bool]] = {}
+        self._lock = threading.Lock()
+        self._connections: dict[str, Any] = {}
+        self._private_keys: dict[tuple[str, str | None], paramiko.PKey] = {}
+        self._known_hosts: dict[Path, KnownHosts] = {}
+        self._warned: set[str] = set()
 
+    def connection(self, conn_id: str, read: Callable[[str], Any]) -> Any:
+        """An Airflow connection."""
+        with self._lock:
+            if conn_id not in self._connections:
+                self._connections[conn_id] = read(conn_id)
+            return self._connections[conn_id]
 
-class CmdbHook(HttpHook):
-    """The host list of a CMDB, through an Airflow HTTP connection.
+    def private_key(self, text: str, passphrase: str | None, read: Callable[..., paramiko.PKey]) -> paramiko.PKey:
+        """A key that a connection holds."""
+        with self._lock:
+            if (text, passphrase) not in self._private_keys:
+                self._private_keys[text, passphrase] = read(text, passphrase=passphrase)
+            return self._private_keys[text, passphrase]
 
-    Base URL, login, proxies and headers are the connection's, as :class:`HttpHook` reads them. One try per
-    page: Airflow retries the task, and until then there is the last good list.
+    def known_hosts(self, path: Path) -> KnownHosts:
+        """A known_hosts file.
 
-    :param source: what to ask for, and how pages and fields are named
-    """
-
-    def __init__(self, source: HttpSources) -> None:
-        super().__init__(method=getattr(source, "method", "GET"), http_conn_id=source.conn_id)
-        self.source = source
-
-    def get_inventory(self) -> Inventory:
-        """Every page of the host list.
-
-        :raises CmdbError: if it can't be had whole; the message holds no credentials
+        :raises OSError: it can't be read
         """
-        conn_id = self.source.conn_id
-        shown = f"CMDB (connection {conn_id})"
-        try:
-            session = self.get_conn(dict(getattr(self.source, "headers", {})))
-        except AirflowNotFoundException:
-            raise CmdbError(
-                f"there is no such Airflow connection; add it with `airflow connections add {conn_id} "
-                "--conn-type http --conn-host https://…`",
-                source=shown,
-            ) from None
-        except ValueError as error:
-            raise CmdbError(f"the connection's host is no URL: {error}", source=shown) from error
-        with session:
-            parts = urlsplit(self.base_url)
-            place = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
-            end = time.monotonic() + limits.HOST_LIST.total_seconds()
+        with self._lock:
+            if path not in self._known_hosts:
+                self._known_hosts[path] = KnownHosts.load(path)
+            return self._known_hosts[path]
 
-            def told(endpoint: str) -> str:
-                return f"CMDB {place}/{endpoint.lstrip('/')} (connection {conn_id})"
-
-            def read(http: HttpSource) -> list[Any]:
-                shown = told(http.endpoint)
-
-                def send(request: PageRequest) -> Any:
-                    return _in_time(end, http, lambda: self._send(session, http, request, shown), shown)
-
-                return read_pages(http, send, base_url=self.base_url, shown=shown)
-
-            return gather(self.source, read, shown=told(getattr(self.source, "endpoint", "")))
-
-    def _send(self, session: requests.Session, source: HttpSource, request: PageRequest, shown: str) -> Any:
-        """One page, decoded."""
-        url = request.url or urljoin(self.base_url.rstrip("/") + "/", source.endpoint.lstrip("/"))
-        body = json_body(source, request)
-        arguments: dict[str, Any] = {"params": dict(request.params)} if body is None else {"json": body}
-        seconds = source.timeout.total_seconds()
-        answered = bytearray()
-        try:
-            # A redirect could carry the credentials to another server.
-            with session.request(
-                source.method, url, timeout=seconds, stream=True, allow_redirects=False, **arguments
-            ) as answer:
-                for chunk in answer.iter_content(1 << 16):
-                    answered += chunk
-                    if len(answered) > MAX_PAGE:
-                        raise CmdbError(f"a page has more than {MAX_PAGE >> 20} MiB", source=shown)
-        except requests.RequestException as error:
-            # Its text holds the URL with the query, which may hold a token.
-            raise CmdbError(f"no answer: {why(error)}", source=shown) from None
-        return _decode(answer, bytes(answered), shown, self._help())
-
-    def _help(self) -> str:
-        """What to do when the credentials are refused."""
-        return f"the credentials of connection {self.source.conn_id} are refused: {HELP[self.source.type]}"
-
-
-def _in_time(end: float, source: HttpSource, send: Callable[[], Any], shown: str) -> Any:
-    """A page, unless it takes too long: a time-out of requests restarts with every byte.
-
-    :param end: for all pages together, on the monotonic clock
-    """
-    left = end - time.monotonic()
-    try:
-        return limits.within(min(source.timeout, timedelta(seconds=max(left, 0))), send)
-    except OverrunError:
-        told = f"a page took longer than {source.timeout.total_seconds():g} s (cmdb.source.timeout)"
-        if left < source.timeout.total_seconds():
-            told = f"the pages of the host list took longer than {limits.HOST_LIST.total_seconds():g} s together"
-        raise CmdbError(told, source=shown) from None
-
-
-def _decode(answer: requests.Response, body: bytes, shown: str, refused: str) -> Any:
-    kind = plain(answer.headers.get("Content-Type", "no content type"), 60)
-    begins = plain(body[:300].decode("utf-8", "replace"), 100)
-    told = f"HTTP {answer.status_code}, {kind}, {len(body)} bytes beginning {begins!r}"
-    if answer.status_code in (401, 403):
-        raise CmdbError(f"{refused} ({told})", source=shown)
-    if answer.is_redirect:
-        raise CmdbError(f"a redirect, which is not followed: correct the connection's host ({told})", source=shown)
-    if answer.status_code == 404:
-        raise NoSuchPageError(told, source=shown)
-    if answer.status_code != 200:
-        raise CmdbError(told, source=shown)
-    try:
-        return json.loads(body)
-    except ValueError:
-        raise CmdbError(f"no JSON: {told}", source=shown) from None
+    def warn(self, text: str) -> None:
+        """Warn, once."""
+        with self._lock:
+            known, self._warned = text in self._warned, self._warned | {text}
+        if not known:
+            log.warning("%s", text)
 
 
 class HostSSHHook(SSHHook):
@@ -178,6 +92,7 @@ class HostSSHHook(SSHHook):
     :param strict: trust only ``known_hosts`` and the connection's ``host_key``
     :param known_hosts: file; None for ``~/.ssh/known_hosts`` of the worker's user, if there is one
     :param store: keys that were trusted on first use; None trusts no first key
+    :param shared: what the hooks of one task have in common; default: nothing
     :raises SetupError: connection, key or known_hosts file is missing or unusable
     :raises ResolveError: the host's address is none
     """
@@ -193,7 +108,9 @@ class HostSSHHook(SSHHook):
         strict: bool = False,
         known_hosts: str | None = None,
         store: HostKeyStore | None = None,
+        shared: SharedSettings | None = None,
     ) -> None:
+        self._shared = shared or SharedSettings()
         # Before the address meets anything: SSHHook looks it up in ssh configurations.
         target = Target(host.shown(), host.address)
         self._extra: dict[str, Any] = {}
@@ -212,20 +129,25 @@ class HostSSHHook(SSHHook):
         self.connect_timeout = connect_timeout
         self.strict = strict
         self.session: Session | None = None
+        self._line: Line | None = None
         self._known_hosts = known_hosts
         self._store = store
-        if self._is_on("no_host_key_check") or self._is_on("ignore_hostkey_verification") or self.allow_host_key_change:
-            self.log.warning(
-                "Connection %s asks for no host key check. That is not honoured: the host's key is checked", ssh_conn_id
+        unchecked = ("no_host_key_check", "ignore_hostkey_verification")
+        if any(map(self._is_on, unchecked)) or self.allow_host_key_change:
+            self._shared.warn(
+                f"Connection {ssh_conn_id} asks for no host key check. That is not honoured: the host's key is checked"
             )
 
     # An instance method instead of SSHHook's class method: what it read is needed once more, and every
     # reading is a request to the API server.
     def get_connection(self, conn_id: str) -> Any:
         """The Airflow connection."""
-        connection = super().get_connection(conn_id)
+        connection = self._shared.connection(conn_id, super().get_connection)
         self._extra = connection.extra_dejson
         return connection
+
+    def _pkey_from_private_key(self, private_key: str, passphrase: str | None = None) -> paramiko.PKey:
+        return self._shared.private_key(private_key, passphrase, super()._pkey_from_private_key)
 
     def get_conn(self) -> paramiko.SSHClient:
         """Log in, unless that is done.
@@ -234,32 +156,30 @@ class HostSSHHook(SSHHook):
         """
         return self.login().client
 
+    def dial(self) -> None:
+        """Connect, and wait until the server says something; :meth:`login` goes on from there.
+
+        :raises ScanError: of the class that says what went wrong
+        """
+        line = dial(self.target, self._credentials(), self._options())
+        # Known before it is waited for, so that close() ends the wait.
+        self._line = line
+        try:
+            await_banner(self.target, line, self.connect_timeout)
+        except BaseException:
+            self.close()
+            raise
+
     def login(self) -> Session:
         """The session, logged in; :attr:`Session.seconds` and others tell how it went.
 
         :raises ScanError: of the class that says what went wrong
         """
         if self.session is None or not self.session.active:
-            self.close()
-            self.session = connect(
-                self.target,
-                Credentials(
-                    user=self.username,
-                    pkey=self.pkey,
-                    key_file=self.key_file or None,
-                    password=self.password.strip() if self.password else None,
-                    look_for_keys=self._is_on("look_for_keys"),
-                    allow_agent=self._is_on("allow_agent"),
-                ),
-                self._trust(),
-                Options(
-                    timeout=self.connect_timeout,
-                    compress=self.compress,
-                    ciphers=self.ciphers,
-                    disabled_algorithms=self.disabled_algorithms,
-                    proxy_command=self._extra.get("host_proxy_cmd") or self.host_proxy_cmd,
-                ),
-            )
+            line, self._line = self._line, None
+            if line is None:
+                self.close()
+            self.session = connect(self.target, self._credentials(), self._trust(), self._options(), line=line)
             self.client = self.session.client
         return self.session
 
@@ -269,8 +189,36 @@ class HostSSHHook(SSHHook):
 
     def close(self) -> None:
         """End the connection; more than once is fine."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
         if self.session is not None:
             self.session.close()
+
+    @property
+    def proxy_command(self) -> str | None:
+        """The command that leads to the host, None for a direct connection."""
+        return self._extra.get("host_proxy_cmd") or self.host_proxy_cmd or None
+
+    def _credentials(self) -> Credentials:
+        return Credentials(
+            user=self.username,
+            pkey=self.pkey,
+            key_file=self.key_file or None,
+            password=self.password.strip() if self.password else None,
+            look_for_keys=self._is_on("look_for_keys"),
+            allow_agent=self._is_on("allow_agent"),
+            key_files=self._shared.key_files,
+        )
+
+    def _options(self) -> Options:
+        return Options(
+            timeout=self.connect_timeout,
+            compress=self.compress,
+            ciphers=self.ciphers,
+            disabled_algorithms=self.disabled_algorithms,
+            proxy_command=self.proxy_command,
+        )
 
     def _is_on(self, extra: str) -> bool:
         return str(self._extra.get(extra)).lower() == "true"
@@ -280,7 +228,7 @@ class HostSSHHook(SSHHook):
         known = None
         if self._known_hosts or path.is_file():
             try:
-                known = KnownHosts.load(path)
+                known = self._shared.known_hosts(path)
             except OSError as error:
                 raise SetupError(f"known_hosts file {path}: {error.strerror}", host=self.target.shown) from error
         return Trust(

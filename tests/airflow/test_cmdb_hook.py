@@ -38,7 +38,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
 
 
 def ask(**source: Any) -> Any:
-    from portmon.hooks import CmdbHook
+    from portmon.cmdb_hook import CmdbHook
 
     return CmdbHook(HttpSource.model_validate({"endpoint": "api/hosts", **source})).get_inventory()
 
@@ -180,7 +180,7 @@ def test_there_is_no_such_connection() -> None:
 
 
 def ask_preset(kind: str, **source: Any) -> Any:
-    from portmon.hooks import get_inventory
+    from portmon.cmdb_hook import get_inventory
 
     return get_inventory(Cmdb.model_validate({"source": {"type": kind, **source}}), FIXTURES)
 

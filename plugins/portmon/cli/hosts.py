@@ -23,8 +23,8 @@ def list_hosts(
     `id` and `name`) and `refused`, why nothing would be pruned, or null.
     """
     from portmon import settings as airflow_settings
+    from portmon.cmdb_hook import get_inventory
     from portmon.errors import StorageError
-    from portmon.hooks import get_inventory
     from portmon.pipeline import preview
 
     with logs_aside():

@@ -221,7 +221,6 @@ def _why_watched(port: Port, known: _Known) -> str:
 
 
 _CONTEXT = {
-    "map_index": "task netstat[{}]",
     "before": "before: {}",
     "pids": "pid {}",
     "uids": "uid {}",
@@ -242,6 +241,9 @@ def _told(event: Event, port: int, sent: Mapping[tuple[str, str], str]) -> Itera
     names = f" ({owner})" if owner else ""
     yield f"{_moment(event.at)}  {event.kind.value}{subject}{names}: {event.reason}."
     parts = [f"run {event.run_id}"]
+    if "map_index" in event.details:
+        # Older events do not name their task: there was but one.
+        parts.append(f"task {event.details.get('task', 'netstat')}[{event.details['map_index']}]")
     for name, text in _CONTEXT.items():
         value = event.details.get(name)
         if value is not None and value != []:

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 FLEET = "fleet_unreachable"
 
+TaskOf = tuple[str, int]
+"""Id and map index of a mapped task."""
+
 
 def judge_run(
     database: Database,
@@ -34,14 +37,14 @@ def judge_run(
     run: Run,
     digest: str,
     *,
-    planned: Mapping[str, int],
+    planned: Mapping[str, TaskOf],
     interval: timedelta,
     now: datetime,
 ) -> dict[str, int]:
     """Judge every attempt that was not judged yet, in one transaction.
 
     :param digest: of this run's inventory
-    :param planned: host id: map index of its ``netstat`` task, of the hosts this run asked
+    :param planned: host id: which task asks it, of the hosts of this run
     :param interval: time between scheduled runs
     :returns: counts for people: scanned, not_scanned, and one per kind of event
     """
@@ -55,6 +58,7 @@ def judge_run(
         verdict = _judge(conn, attempts, fleet, config, run, interval=interval)
         verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, attempts, run, planned)))
         state.save(conn, verdict, now=now)
+        archive.settle(conn, attempts)
         conditions.hold(conn, FLEET, since=verdict.failing_since)
         outbox.add(conn, _host_key_events(conn, attempts, fleet, run))
         outbox.add(conn, _unwatched(conn, verdict.unwatched, run, now))
@@ -87,7 +91,7 @@ def judge_dry(
     with database.begin() as conn:
         fleet = _fleet(conn, digest)
         verdict = _judge(conn, attempts, fleet, config, run, interval=interval)
-    summary = _summary(verdict, {attempt.host_id for attempt in attempts}, {})
+    summary = _summary(verdict, {attempt.host_id for attempt in attempts}, ())
     _log(verdict.events, summary)
     log.info("Dry run: nothing of this was kept, nobody is told")
     return summary
@@ -124,13 +128,17 @@ def _judge(
 
 
 def _with_task(
-    events: Iterable[Event], attempts: Iterable[Attempt], run: Run, planned: Mapping[str, int]
+    events: Iterable[Event], attempts: Iterable[Attempt], run: Run, planned: Mapping[str, TaskOf]
 ) -> Iterable[Event]:
     """Note which mapped task saw it, for the link to its log: not of a look that an earlier run left unjudged."""
     looks = {(attempt.host_id, attempt.observed_at) for attempt in attempts if attempt.run_id == run.run_id}
     for event in events:
-        index = planned.get(event.host_id or "") if (event.host_id, event.at) in looks else None
-        yield event if index is None else dataclasses.replace(event, details={**event.details, "map_index": index})
+        asked = planned.get(event.host_id or "") if (event.host_id, event.at) in looks else None
+        if asked is None:
+            yield event
+        else:
+            task, index = asked
+            yield dataclasses.replace(event, details={**event.details, "task": task, "map_index": index})
 
 
 def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str, Host], run: Run) -> list[Event]:
@@ -175,7 +183,7 @@ def _unwatched(conn: Connection, keys: Iterable[PortKey], run: Run, now: datetim
     ]
 
 
-def _summary(verdict: Verdict, scanned: Collection[str], planned: Mapping[str, int]) -> dict[str, int]:
+def _summary(verdict: Verdict, scanned: Collection[str], planned: Collection[str]) -> dict[str, int]:
     return {**verdict.summary, "scanned": len(scanned), "not_scanned": len(set(planned) - set(scanned))}
 
 

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import Connection, Table, select
 
 from portmon.diff import Verdict
 from portmon.frames import HOST_COLUMNS, PORT_COLUMNS, frame
 from portmon.storage import outbox
-from portmon.storage.sql import upsert
+from portmon.storage.sql import delete_rows, upsert
 from portmon.storage.tables import hosts, ports
 
 _TUPLES = frozenset({"listening", "addresses", "programs", "pids", "uids", "units", "lost"})
@@ -51,9 +51,7 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime) -> None:
     """
     _save(conn, hosts, verdict.hosts)
     _save(conn, ports, verdict.ports)
-    keys = (ports.c.host_id, ports.c.protocol, ports.c.port)
-    for key in verdict.dropped:
-        conn.execute(delete(ports).where(*(column == value for column, value in zip(keys, key, strict=True))))
+    delete_rows(conn, ports, verdict.dropped)
     outbox.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)
     outbox.add(conn, verdict.events)
 

@@ -140,6 +140,8 @@ hosts = Table(
     Column("error_class", SafeText),
     Column("error", SafeText),
     Column("listening", SafeJson),
+    # What its last ok look was judged by, as long as nothing about its ports is pending.
+    Column("fingerprint", String(32)),
     comment="what is known of each server",
 )
 
@@ -297,6 +299,8 @@ observations = Table(
     Column("duration", Float, nullable=False),
     Column("confirmed", Boolean, nullable=False),
     Column("live", Boolean, nullable=False, server_default=true()),
+    # A failed look of the sweep: counts only if no other look of its run and host follows.
+    Column("provisional", Boolean, nullable=False, server_default=false()),
     Index("ix_observations_observed_at", "observed_at"),
     comment="the archive: every look at a host; live unless the host was deleted since",
 )
