@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,9 +24,12 @@ from bench.figures import Section, from_json, to_json
 from bench.sizes import FULL, QUICK, Sizes
 from bench.stage import Stage, lacking
 from demo.airflow_env import AirflowError
+from demo.host import loopback_up
 from tests import postgres
 
 SECTIONS = ("sweep", "tasks", "ansible", "diff")
+APART = "PORTMON_BENCH_APART"
+"""Set in the environment of a bench that has a network of its own."""
 QUICK_FILE = docs.ROOT / ".run" / "bench-quick.json"
 
 
@@ -38,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sections = from_json(json.loads(docs.LATEST.read_text()))
         docs.PAGE.write_text(docs.written(docs.PAGE.read_text(encoding="utf-8"), sections), encoding="utf-8")
         return 0
+    _go_apart(list(sys.argv[1:] if arguments is None else arguments))
     sizes = QUICK if options.quick else FULL
     if options.repeat:
         sizes = dataclasses.replace(sizes, repeat=options.repeat, large_repeat=min(options.repeat, sizes.large_repeat))
@@ -67,6 +73,21 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="file for the figures; default: benchmarks/latest.json")
     parser.add_argument("--docs", action="store_true", help="only write the tables of docs/benchmarks.md anew")
     return parser.parse_args(arguments)
+
+
+def _go_apart(arguments: list[str]) -> None:
+    """Start again in a network of our own, with nothing but loopback, where this machine allows it.
+
+    Every host shows whatever listens on this machine: what others start and stop meanwhile would change the answers.
+    And nobody from outside reaches the hosts.
+    """
+    if os.environ.get(APART):
+        loopback_up()
+        return
+    way = ["unshare", "--net", sys.executable, "-m", "bench"]
+    with contextlib.suppress(OSError):
+        if not subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
+            os.execvpe(way[0], [*way, *arguments], {**os.environ, APART: "yes"})
 
 
 def _names(text: str) -> list[str]:
@@ -102,7 +123,7 @@ def _folder() -> Iterator[Path]:
 
 def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str]) -> dict[str, Section]:
     started = time.monotonic()
-    facts = machine.facts() | {"quick": sizes.quick}
+    facts = machine.facts() | {"quick": sizes.quick, "own_network": bool(os.environ.get(APART))}
     measured: dict[str, Section] = {}
 
     def section(name: str) -> tuple[Section, Callable[[str], None]]:

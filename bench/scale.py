@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from bench.figures import Section
 from bench.report import count, size
+from portmon.sweep.batches import MAX_BATCHES
 
 HOSTS = 100_000
 INTERVALS = (300, 900)
@@ -85,7 +86,7 @@ def needs(sections: Mapping[str, Section], interval: int, hosts: int = HOSTS) ->
         cores=(hosts * sweep.median("run_cpu_ms_per_host") / 1000 + empty_cpu) / interval,
         logins=hosts / interval,
         at_a_time=hosts / interval * LOGIN_SECONDS,
-        sweep_tasks=-(-hosts // sweep.sizes["batch_hosts"]),
+        sweep_tasks=min(MAX_BATCHES, -(-hosts // sweep.sizes["batch_hosts"])),
         host_tasks_cores=hosts * tasks.median("portmon_cpu_ms_per_host") / 1000 / interval,
         diff_share=diff.median(f"{fleet}_quiet_judge_seconds") * factor / interval,
         diff_memory=diff.median(f"{fleet}_quiet_judge_memory") * factor * 1024**2,

@@ -81,6 +81,9 @@ def _run(stage: Stage, site: Site, section: Section, name: str) -> float:
     section.add(f"{name}_xcom_bytes", "bytes", stage.xcom_bytes(run.run_id))
     section.add(f"{name}_rows_written", "rows", stage.rows_written(site) - before)
     if site.hosts:
-        section.add("sweep_seconds", "s", run.phase("sweep"))
+        swept = run.phase("sweep")
+        if not swept or run.phase("netstat"):
+            raise BenchError(f"run {run.run_id} did not ask every host in its sweep")
+        section.add("sweep_seconds", "s", swept)
         section.add("diff_seconds", "s", run.phase("diff_ports"))
     return run.cpu_seconds + run.database_cpu_seconds

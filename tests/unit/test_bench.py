@@ -136,7 +136,7 @@ def test_what_a_hundred_thousand_hosts_need() -> None:
     found = scale.needs(measured(), 300)
     assert found.cores == pytest.approx((3000 + 6) / 300)
     assert found.logins == pytest.approx(333.33, abs=0.01)
-    assert found.sweep_tasks == 400
+    assert found.sweep_tasks == 64
     assert found.host_tasks_cores == pytest.approx(200)
     assert found.diff_share == pytest.approx(0.2)
     assert found.diff_memory == 10 * 1024**3
