@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, insert, literal, select
@@ -80,7 +81,7 @@ class Fleet:
             Config(),
             Run(f"round-{number}"),
             good.digest,
-            planned={f"id-{host}": host for host in range(self.hosts)},
+            planned={f"id-{host}": ("sweep", host // 250) for host in range(self.hosts)},
             interval=INTERVAL,
             now=_at(number),
         )
@@ -153,19 +154,9 @@ class Fleet:
             )
 
     def _save(self, database: Database, attempts: Iterator[Attempt]) -> None:
-        save = getattr(archive, "save_attempts", None)
         with database.begin() as conn:
-            part: list[Attempt] = []
-            for attempt in attempts:
-                if save is None:
-                    archive.save_attempt(conn, attempt)
-                    continue
-                part.append(attempt)
-                if len(part) == 1000:
-                    save(conn, part)
-                    part = []
-            if part and save is not None:
-                save(conn, part)
+            while part := list(islice(attempts, 1000)):
+                archive.save_attempts(conn, part)
 
     def _attempts(self, number: int, chosen: Iterable[int], *, changes: int) -> Iterator[Attempt]:
         for host in chosen:
