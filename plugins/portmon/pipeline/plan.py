@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection
@@ -224,8 +225,13 @@ def _expected(known: Mapping[int, tuple[str, tuple[str, ...]]], must: Collection
     return Expected(
         ports=sorted({*up, *declared}),
         # A bind that others could reach is missed like a port.
-        binds={port: binds for port, addresses in up.items() if (binds := lost_binds(addresses, ()))},
+        binds={port: binds for port, addresses in up.items() if (binds := _reachable(addresses))},
     )
+
+
+@lru_cache(maxsize=4096)
+def _reachable(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    return lost_binds(addresses, ())
 
 
 def _item(host: Host, config: Config, must: Collection[int], run: Run) -> dict[str, Any]:
