@@ -114,7 +114,8 @@ class Crew(Generic[Own]):
                     break
                 # The batch may also be over because its time is: nobody says that.
                 self._ended.wait(min(left, 1.0))
-            if not self._done and self._is_over():
+            # Whoever is hung up on fails: that is our doing, and nothing to take.
+            if self._stopped or (not self._done and self._is_over()):
                 return None
             taken, self._done = self._done[:most], self._done[most:]
             return taken
