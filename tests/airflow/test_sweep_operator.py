@@ -14,7 +14,7 @@ from typing import Any
 
 import paramiko
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from portmon.config import Config, parse_config
 from portmon.models import Attempt, Host, Inventory, Outcome
@@ -232,6 +232,18 @@ def test_a_port_that_is_missing_is_asked_for_once_more_over_the_same_connection(
     assert "web0 (127.0.0.1): missing in both answers: 80" in caplog.text
 
 
+def in_background(operator: SweepOperator, scene: Scene, results: list[Any]) -> threading.Thread:
+    def execute() -> None:
+        try:
+            results.append(operator.execute(scene.context(RUN)))
+        except AirflowException as error:
+            results.append(str(error))
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    return thread
+
+
 def test_hosts_that_wait_to_confirm_hold_no_login(scene: Scene, server: PythonServer, netstat: FakeNetstat) -> None:
     """One login at a time, four hosts that lack a port: all are asked before the first one is asked again."""
     netstat.prints(listing(22))
@@ -239,8 +251,7 @@ def test_hosts_that_wait_to_confirm_hold_no_login(scene: Scene, server: PythonSe
     scene.config["ssh"]["max_logins"] = 1
     operator = scene.operator([at(server.port, number) for number in range(4)])
     results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(operator.execute(scene.context(RUN))))
-    thread.start()
+    thread = in_background(operator, scene, results)
     wait_until(lambda: operator._crew is not None and operator._crew.parked() == 4, "four parked hosts")
     assert (server.connections, len(server.commands)) == (4, 4)
     operator.on_kill()
@@ -321,14 +332,14 @@ def test_killing_it_hangs_up_and_keeps_what_is_stored(scene: Scene, host_key: pa
     with python_server(host_key=host_key, authorized=user_key, run=hang) as server:
         operator = scene.operator([at(server.port, number) for number in range(3)])
         results: list[Any] = []
-        thread = threading.Thread(target=lambda: results.append(operator.execute(scene.context(RUN))))
-        thread.start()
+        thread = in_background(operator, scene, results)
         assert running.wait(30)
         operator.on_kill()
         thread.join(30)
         assert not thread.is_alive()
         over.set()
-    # Nobody is blamed for what a person ended.
+    # Not green, and nobody is blamed for what a person ended.
+    assert results == ["somebody ended this task: what was seen so far is stored"]
     assert scene.stored() == {}
 
 

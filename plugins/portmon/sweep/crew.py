@@ -100,6 +100,11 @@ class Crew(Generic[Own]):
             with contextlib.suppress(Exception):
                 visit.close()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped it before it was over."""
+        return self._stopped
+
     def take(self, *, most: int, seconds: float) -> list[tuple[Own, BaseException | None]] | None:
         """Visits that ended since the last call, each with what ended it; None if there will be no more.
 
