@@ -65,7 +65,7 @@ def judge_run(
         scanned = archive.scanned(conn, run.run_id)
         summary = _summary(verdict, scanned, planned)
         runs.finish(conn, run.run_id, finished_at=now, summary=summary)
-        archive.expire(conn, now - config.retention.observations, now=now)
+        archive.expire(conn, now - config.retention.observations)
         outbox.expire(conn, now - config.retention.events)
         alerts.expire(conn, now - config.retention.events)
         mutes.expire(conn, now - config.retention.events)
