@@ -651,7 +651,8 @@ class Judgement:
     def _is_quiet(self, both: pd.DataFrame) -> pd.Series:
         """Rows of which nothing can follow: up before, seen now, nothing different, nothing pending."""
         quiet = (both["found"] == "both") & (both["status"] == PortStatus.UP.value) & (both["misses"] == 0)
-        quiet &= both["flapping_since"].isna() & both["grace_until"].isna()
+        for name in ("flapping_since", "grace_until", "last_seen_at"):
+            quiet &= both[name].isna()
         quiet &= both["tool"] == both["tool_seen"]
         must = [
             self.declared.get(host_id, {}).get(port)

@@ -113,7 +113,9 @@ def key_of(port: Port) -> PortKey:
 
 def port_of(row: Mapping[str, Any]) -> Port:
     """A port of its row as plain values, see :func:`records`."""
-    return Port(**{name: row[name] for name in PORT_COLUMNS})
+    # Of rows without a match in a merge pandas makes floats.
+    whole = {name: int(row[name]) for name in ("misses", "streak")}
+    return Port(**{name: row[name] for name in PORT_COLUMNS} | whole)
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -128,7 +130,10 @@ def _plain_column(column: pd.Series) -> list[Any]:
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         values = column.array.to_pydatetime()
         return [None if value is pd.NaT else value for value in values]
-    return list(map(_plain, column.tolist()))
+    return [value if type(value) in _PLAIN else _plain(value) for value in column.tolist()]
+
+
+_PLAIN = frozenset({str, tuple, list, dict, int, bool, type(None)})
 
 
 def ports_of(rows: pd.DataFrame) -> list[Port]:
@@ -153,10 +158,11 @@ def merged(ports: pd.DataFrame, changed: Iterable[Port], dropped: Iterable[PortK
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list | dict | str) or value is None:
+    if isinstance(value, float):
+        # Numbers that a merge found no match for.
+        return None if value != value else value
+    if isinstance(value, tuple | list | dict | str):
         return value
     if pd.isna(value):
         return None
-    if isinstance(value, pd.Timestamp):
-        return value.to_pydatetime()
     return value.item() if hasattr(value, "item") else value

@@ -1049,3 +1049,21 @@ def test_no_down_without_evidence_and_no_recovery_without_a_down(
 
 def test_a_frame_has_the_columns_and_types_it_says() -> None:
     assert dict(frame({}, PORT_COLUMNS).dtypes.astype(str)) == dict(PORT_COLUMNS)
+
+
+def test_how_often_a_port_was_missing_is_a_whole_number_whatever_else_is_seen() -> None:
+    world = World(down_after=2)
+    world.see(ok(0, 22, 80), ok(0, 22, host="2"))
+    world.see(ok(1, 22), ok(1, 22, 443, host="2"))
+    assert world.see(ok(2, 22), ok(2, 22, 443, 444, host="2")) == [("down", 80), ("new", 444)]
+    assert world.last.events[0].reason.startswith("Missing in the complete answers of 2 runs in a row")
+
+
+def test_when_a_port_was_last_seen_is_known_from_the_last_answer_that_had_it() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    # A look that was not told of it is no evidence; then it is there again.
+    assert world.see(ok(1, 22, confirmed=False)) == []
+    assert world.see(ok(2, 22, 80)) == []
+    assert world.see(ok(3, 22)) == [("down", 80)]
+    assert world.last.events[0].last_seen == START + 2 * FIVE
