@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -36,10 +36,7 @@ def load_ports(conn: Connection, host_ids: Collection[str] | None = None) -> pd.
 
     :param host_ids: of these hosts only
     """
-    names = list(PORT_COLUMNS)
-    rows = list(_read(conn, ports, names, host_ids))
-    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
-    return frame(dict(zip(names, columns, strict=True)), PORT_COLUMNS)
+    return frame(_read(conn, ports, list(PORT_COLUMNS), host_ids), PORT_COLUMNS)
 
 
 def load_hosts(conn: Connection) -> dict[str, dict[str, Any]]:
@@ -49,30 +46,33 @@ def load_hosts(conn: Connection) -> dict[str, dict[str, Any]]:
 
 def listening(conn: Connection, host_ids: Collection[str]) -> dict[str, tuple[str, ...] | None]:
     """Host id: what listened there in its last ok look."""
-    rows = _read(conn, hosts, ["host_id", LISTENING], host_ids)
-    return {row[0]: row[1] for row in rows}
+    data = _read(conn, hosts, ["host_id", LISTENING], host_ids)
+    return dict(zip(data["host_id"], data[LISTENING], strict=True))
 
 
 def _rows(conn: Connection, names: Sequence[str], host_ids: Collection[str] | None) -> dict[str, dict[str, Any]]:
     nothing: dict[str, Any] = dict.fromkeys(HOST_COLUMNS)
-    rows = (nothing | dict(zip(names, row, strict=True)) for row in _read(conn, hosts, names, host_ids))
-    return {row["host_id"]: row for row in rows}
+    data = _read(conn, hosts, names, host_ids)
+    rows = zip(*(data[name] for name in names), strict=True)
+    return {row[0]: nothing | dict(zip(names, row, strict=True)) for row in rows}
 
 
 def _read(
     conn: Connection, table: Table, names: Sequence[str], host_ids: Collection[str] | None
-) -> Iterator[Sequence[Any]]:
-    """Rows of a table as plain values."""
+) -> dict[str, Sequence[Any]]:
+    """Columns of a table as plain values."""
     # Lists come as the text they are stored as: most are among a few, which are kept once.
     query = select(*(type_coerce(table.c[name], Text) if name in _LISTS else table.c[name] for name in names))
-    lists = [(index, _LISTS[name]) for index, name in enumerate(names) if name in _LISTS]
-    parts = [None] if host_ids is None else chunks(sorted(set(host_ids)))
-    for part in parts:
-        for found in conn.execute(query if part is None else query.where(table.c.host_id.in_(part))):
-            row = list(found)
-            for index, read in lists:
-                row[index] = read(row[index])
-            yield row
+    if host_ids is None:
+        rows = list(conn.execute(query))
+    else:
+        parts = chunks(sorted(set(host_ids)))
+        rows = [row for part in parts for row in conn.execute(query.where(table.c.host_id.in_(part)))]
+    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    return {
+        name: list(map(_LISTS[name], values)) if name in _LISTS else values
+        for name, values in zip(names, columns, strict=True)
+    }
 
 
 @lru_cache(maxsize=1 << 16)
@@ -84,8 +84,9 @@ def _listening(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(json.loads(text))
 
 
+@lru_cache(maxsize=1 << 10)
 def _times(text: str) -> tuple[datetime, ...]:
-    return tuple(map(datetime.fromisoformat, _tuple(text)))
+    return tuple(map(datetime.fromisoformat, json.loads(text)))
 
 
 LISTENING = "listening"
