@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from portmon import states
 from portmon.config import Rule, States
 from portmon.diff import Verdict, close_hosts, judge
-from portmon.frames import PORT_COLUMNS, empty_hosts, empty_ports, frame, ports_frame
+from portmon.frames import PORT_COLUMNS, empty_ports, frame, merged, ports_frame
 from portmon.models import Attempt, Event, Host, Listener, Observation, Outcome, PortKey
 from portmon.rules import RuleSet
 from portmon.states import Port
@@ -59,7 +59,8 @@ class World:
     """State that is kept between judgements, as the database keeps it."""
 
     def __init__(self, *, rules: Sequence[Rule] = (), **settings: int) -> None:
-        self.hosts, self.ports = empty_hosts(), empty_ports()
+        self.hosts: dict[str, dict[str, Any]] = {}
+        self.ports = empty_ports()
         self.rules, self.settings = RuleSet(rules), States(**settings)
         self.events: list[Event] = []
         self.last: Verdict | None = None
@@ -79,29 +80,18 @@ class World:
 
     def take(self, verdict: Verdict) -> list[tuple[Any, ...]]:
         self.last = verdict
-        self.hosts = self._merge(self.hosts, verdict.hosts, ["host_id"])
-        ports = self._merge(self.ports, verdict.ports, ["host_id", "protocol", "port"])
-        gone = (
-            pd.MultiIndex.from_tuples(verdict.dropped, names=["host_id", "protocol", "port"])
-            if verdict.dropped
-            else None
-        )
-        if gone is not None:
-            ports = ports[~pd.MultiIndex.from_frame(ports[["host_id", "protocol", "port"]]).isin(gone)]
-        self.ports = ports.reset_index(drop=True)
+        self.hosts |= {row["host_id"]: row for row in verdict.hosts}
+        for host_id, at in verdict.unchanged.items():
+            self.hosts[host_id] |= {"last_judged_at": at, "last_ok_at": at}
+        self.ports = merged(self.ports, verdict.ports, verdict.dropped)
         return [(event.kind.value, event.port) if event.port else (event.kind.value,) for event in verdict.events]
-
-    @staticmethod
-    def _merge(old: pd.DataFrame, new: pd.DataFrame, key: list[str]) -> pd.DataFrame:
-        both = [part for part in (old, new) if len(part)]
-        return pd.concat(both).drop_duplicates(key, keep="last").reset_index(drop=True) if both else old
 
     def port(self, port: int, host: str = "1") -> dict[str, Any] | None:
         rows = self.ports[(self.ports["port"] == port) & (self.ports["host_id"] == host)]
         return None if rows.empty else dict(rows.iloc[0])
 
     def host(self, host: str = "1") -> dict[str, Any]:
-        return dict(self.hosts[self.hosts["host_id"] == host].iloc[0])
+        return self.hosts[host]
 
 
 # ── ports ───────────────────────────────────────────────────────────────────────────────────────
@@ -118,7 +108,7 @@ def test_a_quiet_answer_changes_no_port_and_makes_no_event() -> None:
     world = World()
     world.see(ok(0, 22, 80))
     assert world.see(ok(1, 80, 22)) == []
-    assert world.last.ports.empty
+    assert world.last.ports == ()
     assert len(world.last.hosts) == 1
 
 
@@ -288,7 +278,7 @@ def test_an_older_look_is_ignored() -> None:
     world.see(ok(0, 22, 80))
     world.see(ok(2, 22, 80))
     assert world.see(ok(1, 22)) == []
-    assert world.last.hosts.empty
+    assert world.last.hosts == ()
 
 
 def test_hosts_that_are_not_in_the_inventory_are_ignored() -> None:
@@ -355,7 +345,7 @@ def test_the_same_look_again_is_ignored() -> None:
     world.see(ok(0, 22, 80))
     assert world.see(ok(0, 22)) == []
     assert world.last.summary == {"judged": 0}
-    assert world.last.hosts.empty
+    assert world.last.hosts == ()
 
 
 def test_of_two_looks_at_one_instant_the_first_counts() -> None:
@@ -399,7 +389,7 @@ def test_only_a_complete_answer_is_evidence(attempt: Attempt) -> None:
     world = World(unreachable_after=1)
     world.see(ok(0, 22, 80))
     assert world.see(attempt) == [("unreachable",)]
-    assert world.last.ports.empty
+    assert world.last.ports == ()
 
 
 def test_events_are_told_by_host_and_port_the_host_first() -> None:
@@ -835,7 +825,7 @@ def test_a_rule_change_hides_what_changes_with_it() -> None:
 def test_rules_that_are_not_known_are_no_other_rules() -> None:
     world = World()
     world.see(ok(0, 80))
-    world.hosts["rules"] = None
+    world.hosts["1"]["rules"] = None
     assert world.see(ok(1, 80, pid=8)) == [("restarted", 80)]
 
 
@@ -953,31 +943,30 @@ def test_what_is_open_of_a_port_is_closed_with_its_host(port: Port, reason: str,
     (event,) = verdict.events
     assert (event.kind, event.port, event.at, event.since) == ("retired", 80, START + 9 * FIVE, since)
     assert event.reason == f"{reason}; it left the CMDB"
-    assert list(verdict.ports["port"]) == [80]
-    assert list(verdict.ports["status"]) == ["up"]
+    assert [(port.port, port.status) for port in verdict.ports] == [(80, "up")]
     assert verdict.dropped == ()
-    assert verdict.hosts.empty
+    assert verdict.hosts == ()
 
 
 @pytest.mark.parametrize("port", [known(80), known(80, status="candidate"), known(80, misses=1)])
 def test_what_is_not_open_stays(port: Port) -> None:
     verdict = close(port)
     assert (verdict.events, verdict.dropped) == ((), ())
-    assert verdict.ports.empty
-    assert verdict.hosts.empty
+    assert verdict.ports == ()
+    assert verdict.hosts == ()
 
 
 def test_a_declared_port_that_was_never_seen_leaves_with_its_host() -> None:
     verdict = close(known(80, status="down", addresses=(), declared=CMDB))
     assert [event.port for event in verdict.events] == [80]
     assert verdict.dropped == (("1", "tcp", 80),)
-    assert verdict.ports.empty
+    assert verdict.ports == ()
 
 
 def test_ports_of_other_hosts_stay_when_a_host_leaves() -> None:
     verdict = close(known(80, host_id="2", status="down"))
     assert verdict.events == ()
-    assert verdict.ports.empty
+    assert verdict.ports == ()
 
 
 def test_a_host_that_is_unreachable_is_closed_and_starts_counting_anew() -> None:
@@ -985,17 +974,17 @@ def test_a_host_that_is_unreachable_is_closed_and_starts_counting_anew() -> None
     (event,) = verdict.events
     assert (event.kind, event.port, event.since) == ("retired", None, START + FIVE)
     assert event.reason == "Was unreachable; it left the CMDB"
-    (row,) = verdict.hosts.to_dict("records")
+    (row,) = verdict.hosts
     assert (row["host_id"], row["status"], row["failures"]) == ("1", "ok", 0)
     assert row["status_since"] == START + 9 * FIVE
-    assert pd.isna(row["failing_since"])
+    assert row["failing_since"] is None
 
 
 def test_a_host_that_never_answered_is_new_again() -> None:
     world = World(unreachable_after=1)
     world.see(bad(0))
     closed = close_hosts(world.hosts, world.ports, ["1"], reason="it left", run_id="r", now=LATER)
-    assert list(closed.hosts["status"]) == ["new"]
+    assert [row["status"] for row in closed.hosts] == ["new"]
 
 
 # ── properties ──────────────────────────────────────────────────────────────────────────────────
@@ -1020,8 +1009,8 @@ def test_judging_again_changes_nothing(steps: list[tuple[str, frozenset[int] | N
     for attempt in attempts:
         world.see(attempt)
     assert world.see(*attempts) == []
-    assert world.last.hosts.empty
-    assert world.last.ports.empty
+    assert world.last.hosts == ()
+    assert world.last.ports == ()
     assert world.last.dropped == ()
 
 
@@ -1060,3 +1049,21 @@ def test_no_down_without_evidence_and_no_recovery_without_a_down(
 
 def test_a_frame_has_the_columns_and_types_it_says() -> None:
     assert dict(frame({}, PORT_COLUMNS).dtypes.astype(str)) == dict(PORT_COLUMNS)
+
+
+def test_how_often_a_port_was_missing_is_a_whole_number_whatever_else_is_seen() -> None:
+    world = World(down_after=2)
+    world.see(ok(0, 22, 80), ok(0, 22, host="2"))
+    world.see(ok(1, 22), ok(1, 22, 443, host="2"))
+    assert world.see(ok(2, 22), ok(2, 22, 443, 444, host="2")) == [("down", 80), ("new", 444)]
+    assert world.last.events[0].reason.startswith("Missing in the complete answers of 2 runs in a row")
+
+
+def test_when_a_port_was_last_seen_is_known_from_the_last_answer_that_had_it() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    # A look that was not told of it is no evidence; then it is there again.
+    assert world.see(ok(1, 22, confirmed=False)) == []
+    assert world.see(ok(2, 22, 80)) == []
+    assert world.see(ok(3, 22)) == [("down", 80)]
+    assert world.last.events[0].last_seen == START + 2 * FIVE
