@@ -7,7 +7,8 @@ what is known, and tells what changed.
 | --- | --- |
 | `fetch_hosts` | all servers from the CMDB; if it is down, the last good list |
 | `prune_inventory` | hides servers that left the CMDB; refuses if too many did |
-| `plan_hosts` | whom to ask, and which ports to expect |
+| `plan_sweep`, `sweep` | with more than 100 hosts: many hosts in one task, each asked once |
+| `plan_hosts` | the hosts that need a task of their own: all of a small fleet, of a large one those that fail newly |
 | `netstat` | one task per host, named after it: log in, list the ports, confirm what is missing |
 | `diff_ports` | derives events: new, down, recovered, flapping, unreachable … |
 | `route_alerts`, `alert_…` | send what is undelivered, from this run or an earlier one; remind of what stays wrong |
@@ -29,8 +30,9 @@ from airflow.sdk.definitions.param import ParamsDict
 
 from portmon import limits, settings, tasks
 from portmon.models import AlertGroup
-from portmon.operators import MAP_INDEX_TEMPLATE, NetstatOperator
+from portmon.operators import MAP_INDEX_TEMPLATE, NetstatOperator, SweepOperator
 from portmon.pipeline.run import DRY_RUN, FORCE_PRUNE, HOSTS
+from portmon.sweep.batches import batches_at_once
 
 config = settings.config_for_parsing()
 
@@ -75,20 +77,31 @@ with DAG(
     ),
     tags=["monitoring", "ports", "ssh"],
 ):
+    pool = config.scan.pool or "default_pool"
+    sweep = SweepOperator.partial(
+        task_id=tasks.SWEEP,
+        inventory_from=tasks.FETCH_HOSTS,
+        map_index_template=MAP_INDEX_TEMPLATE,
+        pool=pool,
+        max_active_tis_per_dagrun=batches_at_once(config.ssh.max_logins),
+        execution_timeout=limits.SWEEP,
+    )
     scan = NetstatOperator.partial(
         task_id=tasks.NETSTAT,
         map_index_template=MAP_INDEX_TEMPLATE,
-        pool=config.scan.pool or "default_pool",
+        pool=pool,
         max_active_tis_per_dagrun=config.ssh.max_logins,
         retries=1,
         retry_delay=timedelta(seconds=10),
         execution_timeout=limits.LOOK,
     )
-    plan = tasks.plan_hosts()
+    batches = tasks.plan_sweep()
+    hosts = tasks.plan_hosts()
     diff = tasks.diff_ports()
     route = tasks.route_alerts()
 
-    tasks.fetch_hosts() >> tasks.prune_inventory() >> plan >> scan.expand(host=plan) >> diff >> route
+    tasks.fetch_hosts() >> tasks.prune_inventory() >> batches >> sweep.expand(batch=batches) >> hosts
+    scan.expand(host=hosts) >> diff >> route
     ends = [*(tasks.alert(group) for group in AlertGroup), EmptyOperator(task_id=tasks.NO_CHANGE)]
     route >> ends
     if config.alerts.heartbeat is not None:

@@ -127,7 +127,7 @@ class Fleet:
         with self.database.begin() as conn:
             for item in plan:
                 archive.save_attempt(conn, by_id[item["id"]].look(run.run_id, self.now))
-        planned = {item["id"]: index for index, item in enumerate(plan)}
+        planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
         judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now)
         report_overdue(self.database, run, interval=FIVE, now=self.now)
         self.alert()

@@ -61,7 +61,8 @@ def closing_event(
     """
     told = {**first.details, **(details or {})}
     # Not the task that saw the beginning.
-    told.pop("map_index", None)
+    for name in ("task", "map_index"):
+        told.pop(name, None)
     return dataclasses.replace(
         first,
         id=event_id(kind, first.host_id, first.protocol, first.port, f"{first.id}/{kind}"),

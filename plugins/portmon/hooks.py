@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,55 @@ from airflow.sdk.exceptions import AirflowException
 from portmon.errors import SetupError
 from portmon.models import Host
 from portmon.ssh.connect import connect
+from portmon.ssh.dial import Line, await_banner, dial
 from portmon.ssh.session import CommandResult, Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
+
+log = logging.getLogger(__name__)
+
+
+class SharedSettings:
+    """What the hooks of one task read once: connections, keys, known_hosts files. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self.key_files: dict[tuple[str, str | None], tuple[paramiko.PKey, bool]] = {}
+        self._lock = threading.Lock()
+        self._connections: dict[str, Any] = {}
+        self._private_keys: dict[tuple[str, str | None], paramiko.PKey] = {}
+        self._known_hosts: dict[Path, KnownHosts] = {}
+        self._warned: set[str] = set()
+
+    def connection(self, conn_id: str, read: Callable[[str], Any]) -> Any:
+        """An Airflow connection."""
+        with self._lock:
+            if conn_id not in self._connections:
+                self._connections[conn_id] = read(conn_id)
+            return self._connections[conn_id]
+
+    def private_key(self, text: str, passphrase: str | None, read: Callable[..., paramiko.PKey]) -> paramiko.PKey:
+        """A key that a connection holds."""
+        with self._lock:
+            if (text, passphrase) not in self._private_keys:
+                self._private_keys[text, passphrase] = read(text, passphrase=passphrase)
+            return self._private_keys[text, passphrase]
+
+    def known_hosts(self, path: Path) -> KnownHosts:
+        """A known_hosts file.
+
+        :raises OSError: it can't be read
+        """
+        with self._lock:
+            if path not in self._known_hosts:
+                self._known_hosts[path] = KnownHosts.load(path)
+            return self._known_hosts[path]
+
+    def warn(self, text: str) -> None:
+        """Warn, once."""
+        with self._lock:
+            known, self._warned = text in self._warned, self._warned | {text}
+        if not known:
+            log.warning("%s", text)
 
 
 class HostSSHHook(SSHHook):
@@ -43,6 +92,7 @@ class HostSSHHook(SSHHook):
     :param strict: trust only ``known_hosts`` and the connection's ``host_key``
     :param known_hosts: file; None for ``~/.ssh/known_hosts`` of the worker's user, if there is one
     :param store: keys that were trusted on first use; None trusts no first key
+    :param shared: what the hooks of one task have in common; default: nothing
     :raises SetupError: connection, key or known_hosts file is missing or unusable
     :raises ResolveError: the host's address is none
     """
@@ -58,7 +108,9 @@ class HostSSHHook(SSHHook):
         strict: bool = False,
         known_hosts: str | None = None,
         store: HostKeyStore | None = None,
+        shared: SharedSettings | None = None,
     ) -> None:
+        self._shared = shared or SharedSettings()
         # Before the address meets anything: SSHHook looks it up in ssh configurations.
         target = Target(host.shown(), host.address)
         self._extra: dict[str, Any] = {}
@@ -77,20 +129,25 @@ class HostSSHHook(SSHHook):
         self.connect_timeout = connect_timeout
         self.strict = strict
         self.session: Session | None = None
+        self._line: Line | None = None
         self._known_hosts = known_hosts
         self._store = store
-        if self._is_on("no_host_key_check") or self._is_on("ignore_hostkey_verification") or self.allow_host_key_change:
-            self.log.warning(
-                "Connection %s asks for no host key check. That is not honoured: the host's key is checked", ssh_conn_id
+        unchecked = ("no_host_key_check", "ignore_hostkey_verification")
+        if any(map(self._is_on, unchecked)) or self.allow_host_key_change:
+            self._shared.warn(
+                f"Connection {ssh_conn_id} asks for no host key check. That is not honoured: the host's key is checked"
             )
 
     # An instance method instead of SSHHook's class method: what it read is needed once more, and every
     # reading is a request to the API server.
     def get_connection(self, conn_id: str) -> Any:
         """The Airflow connection."""
-        connection = super().get_connection(conn_id)
+        connection = self._shared.connection(conn_id, super().get_connection)
         self._extra = connection.extra_dejson
         return connection
+
+    def _pkey_from_private_key(self, private_key: str, passphrase: str | None = None) -> paramiko.PKey:
+        return self._shared.private_key(private_key, passphrase, super()._pkey_from_private_key)
 
     def get_conn(self) -> paramiko.SSHClient:
         """Log in, unless that is done.
@@ -99,32 +156,30 @@ class HostSSHHook(SSHHook):
         """
         return self.login().client
 
+    def dial(self) -> None:
+        """Connect, and wait until the server says something; :meth:`login` goes on from there.
+
+        :raises ScanError: of the class that says what went wrong
+        """
+        line = dial(self.target, self._credentials(), self._options())
+        # Known before it is waited for, so that close() ends the wait.
+        self._line = line
+        try:
+            await_banner(self.target, line, self.connect_timeout)
+        except BaseException:
+            self.close()
+            raise
+
     def login(self) -> Session:
         """The session, logged in; :attr:`Session.seconds` and others tell how it went.
 
         :raises ScanError: of the class that says what went wrong
         """
         if self.session is None or not self.session.active:
-            self.close()
-            self.session = connect(
-                self.target,
-                Credentials(
-                    user=self.username,
-                    pkey=self.pkey,
-                    key_file=self.key_file or None,
-                    password=self.password.strip() if self.password else None,
-                    look_for_keys=self._is_on("look_for_keys"),
-                    allow_agent=self._is_on("allow_agent"),
-                ),
-                self._trust(),
-                Options(
-                    timeout=self.connect_timeout,
-                    compress=self.compress,
-                    ciphers=self.ciphers,
-                    disabled_algorithms=self.disabled_algorithms,
-                    proxy_command=self._extra.get("host_proxy_cmd") or self.host_proxy_cmd,
-                ),
-            )
+            line, self._line = self._line, None
+            if line is None:
+                self.close()
+            self.session = connect(self.target, self._credentials(), self._trust(), self._options(), line=line)
             self.client = self.session.client
         return self.session
 
@@ -134,8 +189,36 @@ class HostSSHHook(SSHHook):
 
     def close(self) -> None:
         """End the connection; more than once is fine."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
         if self.session is not None:
             self.session.close()
+
+    @property
+    def proxy_command(self) -> str | None:
+        """The command that leads to the host, None for a direct connection."""
+        return self._extra.get("host_proxy_cmd") or self.host_proxy_cmd or None
+
+    def _credentials(self) -> Credentials:
+        return Credentials(
+            user=self.username,
+            pkey=self.pkey,
+            key_file=self.key_file or None,
+            password=self.password.strip() if self.password else None,
+            look_for_keys=self._is_on("look_for_keys"),
+            allow_agent=self._is_on("allow_agent"),
+            key_files=self._shared.key_files,
+        )
+
+    def _options(self) -> Options:
+        return Options(
+            timeout=self.connect_timeout,
+            compress=self.compress,
+            ciphers=self.ciphers,
+            disabled_algorithms=self.disabled_algorithms,
+            proxy_command=self.proxy_command,
+        )
 
     def _is_on(self, extra: str) -> bool:
         return str(self._extra.get(extra)).lower() == "true"
@@ -145,7 +228,7 @@ class HostSSHHook(SSHHook):
         known = None
         if self._known_hosts or path.is_file():
             try:
-                known = KnownHosts.load(path)
+                known = self._shared.known_hosts(path)
             except OSError as error:
                 raise SetupError(f"known_hosts file {path}: {error.strerror}", host=self.target.shown) from error
         return Trust(

@@ -22,6 +22,8 @@ STEP = timedelta(minutes=15)
 another one, and holds it for 10 at most."""
 LOOK = timedelta(seconds=90)
 """One try of a ``netstat`` task; ``ssh`` and ``scan`` are checked to fit into it."""
+SWEEP = timedelta(minutes=10)
+"""One try of a ``sweep`` task, whose hosts are looked at until the last look may take its whole time."""
 HOST_LIST = timedelta(minutes=5)
 """Every page of the host list together. Shorter than the task's limit, so that there is time to go on with
 the last good list."""

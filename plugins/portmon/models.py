@@ -344,6 +344,8 @@ class Attempt:
     :param frames: raw answers, at most two, kept for replay; empty if none came
     :param confirmed: what is missing is missing in two answers; with one, nothing that is missing is evidence
     :param duration: seconds from connect to the last byte
+    :param facts: digest of the observation as it is stored; None if there is none, or it is not stored yet
+    :param provisional: counts only if no other look of its run and host follows
     """
 
     host_id: str
@@ -358,6 +360,8 @@ class Attempt:
     frames: tuple[bytes, ...] = ()
     duration: float = 0.0
     confirmed: bool = True
+    facts: str | None = None
+    provisional: bool = False
 
 
 def port_alert_key(host_id: str, protocol: str, port: int) -> str:
@@ -388,7 +392,8 @@ class Event:
         ``pids``, ``uids``, ``units``, ``watched`` (which rule or declaration), ``declared``, ``tool``; by kind
         ``down_for`` and ``unreachable_for`` (seconds), ``misses``, ``severe`` and ``lost`` (addresses) of a rebound,
         ``state`` of flapping and stable, ``before`` of replaced, restarted and rebound, ``to`` of moved, ``ports`` of
-        a baseline, ``error_class``; ``ends`` of a retired that ends another alert than that of its port or host
+        a baseline, ``error_class``; ``task`` and ``map_index`` of the task that saw it; ``ends`` of a retired that
+        ends another alert than that of its port or host
     """
 
     id: str

@@ -29,6 +29,7 @@ PACKAGE = Path(__file__).parent
 MODULES = (
     "portmon.operators",
     "portmon.tasks",
+    "portmon.pipeline.plan",
     "portmon.storage.archive",
     "portmon.storage.database",
     "portmon.storage.host_keys",

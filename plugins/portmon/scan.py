@@ -40,7 +40,7 @@ def read_answer(output: bytes, nonce: str, *, host: str, exit_status: int = 0, s
     :raises AnswerError: it is no complete frame
     """
     try:
-        return Answer(probe.archive_form(output, nonce), probe.read_frame(output, nonce))
+        return Answer(*probe.read(output, nonce))
     except ProbeError as error:
         told = [f"the answer proves nothing: {plain(str(error), 300)}", f"exit status {exit_status}"]
         told += [
@@ -161,22 +161,20 @@ def timed_out(seconds: float, *, host: str) -> ScanTimeoutError:
 # ── XComs ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def to_xcom(attempt: Attempt, *, digest: str | None) -> dict[str, Any]:
-    """What a task returns about its successful look.
-
-    :param digest: of the stored record; None for a dry run, whose record travels along instead
-    """
-    value: dict[str, Any] = {"host_id": attempt.host_id, "outcome": str(attempt.outcome), "digest": digest}
-    if digest is None:
-        value["attempt"] = {
+def to_xcom(attempt: Attempt) -> dict[str, Any]:
+    """The record of a dry run's successful look, JSON types only: it goes from task to task, and nowhere else."""
+    return {
+        "host_id": attempt.host_id,
+        "outcome": str(attempt.outcome),
+        "attempt": {
             "run_id": attempt.run_id,
             "try_number": attempt.try_number,
             "logical_date": attempt.logical_date.isoformat() if attempt.logical_date else None,
             "observed_at": attempt.observed_at.isoformat(),
             "duration": attempt.duration,
             "frames": [base64.b64encode(zlib.compress(frame)).decode("ascii") for frame in attempt.frames],
-        }
-    return value
+        },
+    }
 
 
 def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:

@@ -248,6 +248,16 @@ def database_url() -> str:
     ).render_as_string(hide_password=False)
 
 
+def proxy_command(conn_id: str) -> str | None:
+    """The command through which an SSH connection leads, None for a direct one, or none that can be read."""
+    try:
+        command = BaseHook.get_connection(conn_id).extra_dejson.get("host_proxy_cmd")
+    except AirflowNotFoundException:
+        # Whoever asks a host through it says so.
+        return None
+    return str(command) if command else None
+
+
 def database() -> Database:
     """The state database.
 

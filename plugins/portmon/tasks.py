@@ -6,6 +6,7 @@ where they are used.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from portmon import limits, settings
 from portmon.errors import ConfigError, ParamError, RunError
-from portmon.models import AlertGroup, Event, Inventory
+from portmon.models import AlertGroup, Attempt, Event, Inventory
 from portmon.pipeline.run import Run, run_from
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 DAG_ID = "portmon"
 FETCH_HOSTS = "fetch_hosts"
 PRUNE_INVENTORY = "prune_inventory"
+PLAN_SWEEP = "plan_sweep"
+SWEEP = "sweep"
 PLAN_HOSTS = "plan_hosts"
 NETSTAT = "netstat"
 DIFF_PORTS = "diff_ports"
@@ -80,10 +83,10 @@ def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict
     )
 
 
-@task(task_id=PLAN_HOSTS, trigger_rule="all_done")
-def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict[str, Any]]:
-    """The hosts to ask. Runs whatever became of pruning: that must not stop the watch."""
-    from portmon.pipeline.plan import plan_hosts as plan
+@task(task_id=PLAN_SWEEP, trigger_rule="all_done")
+def plan_sweep(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict[str, Any]]:
+    """Batches of hosts, if there are many. Runs whatever became of pruning: that must not stop the watch."""
+    from portmon.pipeline.plan import plan_sweep as plan
 
     fetched = _fetched(ti)
     return plan(
@@ -91,19 +94,36 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
         settings.config(),
         _run(params, dag_run),
         fetched["digest"],
+        proxy_of=settings.proxy_command,
+    )
+
+
+@task(task_id=PLAN_HOSTS, trigger_rule="all_done")
+def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict[str, Any]]:
+    """The hosts that need a task of their own. Runs whatever became of the sweep."""
+    from portmon.pipeline.plan import plan_hosts as plan
+
+    fetched = _fetched(ti)
+    batches = _planned(ti, PLAN_SWEEP)
+    database, run = settings.database(), _run(params, dag_run)
+    return plan(
+        database,
+        settings.config(),
+        run,
+        fetched["digest"],
         max_hosts=conf.getint("core", "max_map_length", fallback=1024),
+        swept={attempt.host_id for attempt in _dry_looks(database, ti)} if batches else None,
     )
 
 
 @task(task_id=DIFF_PORTS, trigger_rule="all_done")
 def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
-    """Judge what was seen. Runs although hosts failed, but never without a host list and a plan."""
+    """Judge what was seen. Runs although hosts failed, but never without a host list and both plans."""
     from portmon.pipeline.judge import judge_dry, judge_run
+    from portmon.pipeline.plan import batch_of
 
     fetched = _fetched(ti)
-    plan = ti.xcom_pull(task_ids=PLAN_HOSTS)
-    if plan is None:
-        raise AirflowFailException(f"{PLAN_HOSTS} did not succeed: there is nothing to judge. Clear it to go on")
+    batches, plan = _planned(ti, PLAN_SWEEP), _planned(ti, PLAN_HOSTS)
     run = _run(params, dag_run)
     interval = settings.interval()
     database, config = settings.database(), settings.config()
@@ -112,9 +132,14 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
 
         # As a list, even of one: of hosts that failed there is none.
         answers = ti.xcom_pull(task_ids=[NETSTAT])
-        attempts = [attempt_from_xcom(answer) for answer in answers if answer]
+        attempts = [*_dry_looks(database, ti), *(attempt_from_xcom(answer) for answer in answers if answer)]
         return judge_dry(database, config, run, fetched["digest"], attempts=attempts, interval=interval)
-    planned = {item["id"]: index for index, item in enumerate(plan)}
+    planned: dict[str, tuple[str, int]] = {}
+    with database.begin() as conn:
+        for index, item in enumerate(batches):
+            planned |= dict.fromkeys(batch_of(conn, item).hosts, (SWEEP, index))
+    # Of a host that had a task of its own, that one's log says more.
+    planned |= {item["id"]: (NETSTAT, index) for index, item in enumerate(plan)}
     return judge_run(database, config, run, fetched["digest"], planned=planned, interval=interval, now=_now())
 
 
@@ -189,7 +214,9 @@ def log_link(event: Event) -> str | None:
     """URL of the log of the mapped task that saw an event, None if it is not known."""
     run = run_link(event.run_id)
     index = event.details.get("map_index")
-    return None if run is None or index is None else f"{run}/tasks/{NETSTAT}/mapped/{index}"
+    # Events of earlier versions say no task.
+    task_id = event.details.get("task", NETSTAT)
+    return None if run is None or index is None else f"{run}/tasks/{task_id}/mapped/{index}"
 
 
 def run_link(run_id: str) -> str | None:
@@ -218,6 +245,28 @@ def _fetched(ti: Any) -> Any:
     if fetched is None:
         raise AirflowFailException(f"{FETCH_HOSTS} did not succeed: there is no host list. Clear it to go on")
     return fetched
+
+
+def _planned(ti: Any, task_id: str) -> Any:
+    """What a planning task returned: without it nothing may be scanned or judged."""
+    plan = ti.xcom_pull(task_ids=task_id)
+    if plan is None:
+        raise AirflowFailException(f"{task_id} did not succeed: there is nothing to go by. Clear it to go on")
+    return plan
+
+
+def _dry_looks(database: Any, ti: Any) -> list[Attempt]:
+    """What the sweep of a dry run saw; of any other run it is in the database."""
+    from portmon.scan import attempt_from_xcom
+    from portmon.storage import contents
+
+    counts = ti.xcom_pull(task_ids=[SWEEP]) or []
+    digests = [one["looks"] for one in counts if one and "looks" in one]
+    if not digests:
+        return []
+    with database.begin() as conn:
+        looks = [look for digest in digests for look in json.loads(contents.get(conn, digest))]
+    return [attempt_from_xcom(look) for look in looks]
 
 
 def _now() -> datetime:

@@ -30,7 +30,7 @@ print(json.dumps({{
     "params": {{k: [dag.params.get_param(k).value, dag.params.get_param(k).description] for k in dag.params}} if dag else None,
     "tasks": {{t.task_id: {{
         "down": sorted(t.downstream_task_ids), "rule": t.trigger_rule.value, "retries": t.retries,
-        "mapped": t.is_mapped, "pool": t.pool, "fields": list(t.template_fields or ()) if t.task_id == "netstat" else [],
+        "mapped": t.is_mapped, "pool": t.pool, "fields": list(t.template_fields or ()) if t.is_mapped else [],
         "delay": t.retry_delay.total_seconds(),
         "limit": t.execution_timeout.total_seconds() if t.execution_timeout else None,
     }} for t in dag.tasks}} if dag else None,
@@ -74,7 +74,9 @@ def test_the_graph_is_the_one_of_the_picture(dag: dict[str, Any]) -> None:
     alerts = ["alert_down", "alert_new", "alert_recovered", "alert_unreachable"]
     assert {name: task["down"] for name, task in dag["tasks"].items()} == {
         "fetch_hosts": ["prune_inventory"],
-        "prune_inventory": ["plan_hosts"],
+        "prune_inventory": ["plan_sweep"],
+        "plan_sweep": ["sweep"],
+        "sweep": ["plan_hosts"],
         "plan_hosts": ["netstat"],
         "netstat": ["diff_ports"],
         "diff_ports": ["route_alerts"],
@@ -96,7 +98,7 @@ def test_a_dead_mans_switch_is_pinged_last_and_only_if_nothing_failed(tmp_path: 
 
 def test_only_what_must_run_after_failures_does(dag: dict[str, Any]) -> None:
     rules = {name: task["rule"] for name, task in dag["tasks"].items() if task["rule"] != "all_success"}
-    assert rules == {"plan_hosts": "all_done", "diff_ports": "all_done"}
+    assert rules == {"plan_sweep": "all_done", "plan_hosts": "all_done", "diff_ports": "all_done"}
 
 
 def test_every_task_is_retried(dag: dict[str, Any]) -> None:
@@ -115,9 +117,9 @@ def test_every_task_ends(dag: dict[str, Any]) -> None:
         f"alert_{group}": 300.0 for group in ("new", "down", "recovered", "unreachable")
     }
     assert seconds["netstat"] == 90.0
-    assert {
-        seconds[name] for name in ("fetch_hosts", "prune_inventory", "plan_hosts", "diff_ports", "route_alerts")
-    } == {900.0}
+    assert seconds["sweep"] == 600.0
+    others = ("fetch_hosts", "prune_inventory", "plan_sweep", "plan_hosts", "diff_ports", "route_alerts")
+    assert {seconds[name] for name in others} == {900.0}
 
 
 def test_whoever_writes_has_time_to_wait_for_another_writer() -> None:
@@ -129,10 +131,11 @@ def test_whoever_writes_has_time_to_wait_for_another_writer() -> None:
 
 
 def test_no_host_text_is_a_template(dag: dict[str, Any]) -> None:
-    netstat = dag["tasks"]["netstat"]
-    assert netstat["mapped"]
-    assert netstat["fields"] == []
-    assert netstat["pool"] == "default_pool"
+    mapped = {name: task for name, task in dag["tasks"].items() if task["mapped"]}
+    assert set(mapped) == {"sweep", "netstat"}
+    for task in mapped.values():
+        assert task["fields"] == []
+        assert task["pool"] == "default_pool"
 
 
 def test_it_runs_every_five_minutes_once_at_a_time(dag: dict[str, Any]) -> None:

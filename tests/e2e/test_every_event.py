@@ -95,7 +95,7 @@ class Site:
         operators = [NetstatOperator(task_id="netstat", host=item) for item in plan]
         with ThreadPoolExecutor(max(len(operators), 1)) as pool:
             list(pool.map(lambda operator: _execute(operator, run.run_id), operators))
-        planned = {item["id"]: index for index, item in enumerate(plan)}
+        planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
         now = datetime.now(UTC)
         judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=INTERVAL, now=now)
         events = self.events(run.run_id)
@@ -512,7 +512,8 @@ def test_rebooted_and_the_grace_after_it(site: Site) -> None:
     before = host.boot_id
     host.reboot()
     assert site.run() == [("rebooted", "web1", None)]
-    assert site.last(EventKind.REBOOTED).details == {"before": before, "boot_id": host.boot_id, "map_index": 0}
+    seen_by = {"task": "netstat", "map_index": 0}
+    assert site.last(EventKind.REBOOTED).details == {"before": before, "boot_id": host.boot_id} | seen_by
     story = site.explain("web1", 9000)
     assert "It is up since " in story
     assert "It is missing since the host's reboot and has until " in story

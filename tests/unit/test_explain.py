@@ -72,7 +72,9 @@ class World:
                     seen = Observation("netstat", 0, boot_id=boot + host.id, netns=1, listeners=mine)
                     attempt = Attempt(host.id, outcome=Outcome.OK, observation=seen, **common)
                 archive.save_attempt(conn, attempt)
-        judge_run(self.database, self.config, run, fetched.digest, planned={"1": 0}, interval=FIVE, now=self.now)
+        judge_run(
+            self.database, self.config, run, fetched.digest, planned={"1": ("netstat", 0)}, interval=FIVE, now=self.now
+        )
         self.number += 1
         with self.database.begin() as conn:
             return [(event.kind.value, event.host_name, event.port) for event in outbox.recent(conn, run_id=run.run_id)]

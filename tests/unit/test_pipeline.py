@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from portmon.config import Config, parse_config
 from portmon.errors import CmdbError, DeliveryError, ParamError, RunError
+from portmon.look import Expected
 from portmon.models import AlertGroup, Attempt, Event, Host, InvalidHost, Inventory, Listener, Observation, Outcome
 from portmon.pipeline import deliver as deliver_step
 from portmon.pipeline.deliver import deliver_group
 from portmon.pipeline.dispatch import groups_to_alert
 from portmon.pipeline.fetch import Fetched, fetch_inventory
 from portmon.pipeline.judge import judge_dry, judge_run
-from portmon.pipeline.plan import plan_hosts
+from portmon.pipeline.plan import batch_of, expected, hosts_of, plan_hosts, plan_sweep, settings_of
 from portmon.pipeline.prune import prune_inventory
 from portmon.pipeline.run import Run
 from portmon.render import Message
 from portmon.storage import archive, hosts, inventory, outbox, state
 from portmon.storage.database import Database
+from portmon.storage.tables import observations
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIVE = timedelta(minutes=5)
@@ -79,7 +84,7 @@ class Site:
                 archive.save_attempt(conn, self.attempt(item["id"]))
 
     def judge(self, run: Run, fetched: Fetched, plan: list[dict[str, Any]]) -> Mapping[str, int]:
-        planned = {item["id"]: index for index, item in enumerate(plan)}
+        planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
         return judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now)
 
     def send(self, channel: Any, message: Message, done: tuple[str, ...]) -> None:
@@ -173,7 +178,7 @@ def test_a_host_that_nobody_scanned_is_neither_up_nor_down(site: Site) -> None:
 def test_events_name_the_task_that_saw_them(site: Site) -> None:
     site.listening["h3"] = (22,)
     site.run()
-    assert site.all()[-1].details["map_index"] == 3
+    assert {name: site.all()[-1].details[name] for name in ("task", "map_index")} == {"task": "netstat", "map_index": 3}
 
 
 def test_events_from_a_look_of_an_earlier_run_name_no_task(site: Site) -> None:
@@ -205,7 +210,8 @@ def test_judging_twice_changes_nothing(site: Site) -> None:
     assert site.judge(run, fetched, plan)["judged"] == 0
     with site.database.begin() as conn:
         after = state.load(conn)
-    assert all(old.equals(new) for old, new in zip(before, after, strict=True))
+    assert before[0] == after[0]
+    assert before[1].equals(after[1])
     assert site.events(run.run_id) == [("down", "h1", 80)]
 
 
@@ -224,6 +230,66 @@ def test_a_crash_within_the_diff_leaves_nothing_and_the_retry_everything(
     assert site.events(run.run_id) == []
     site.judge(run, fetched, plan)
     assert site.events(run.run_id) == [("down", "h1", 80)]
+
+
+def test_a_provisional_failure_counts_only_without_another_look_of_its_run(site: Site) -> None:
+    def run(*looks: Attempt, crash: bool = False) -> list[tuple[Any, ...]]:
+        run = site.run_of()
+        fetched = site.fetch(run)
+        plan = plan_hosts(site.database, site.config, run, fetched.digest)
+        with site.database.begin() as conn:
+            archive.save_attempts(conn, looks)
+        if crash:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("portmon.pipeline.judge.runs.finish", lambda *_, **__: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    site.judge(run, fetched, plan)
+        site.judge(run, fetched, plan)
+        site.number += 1
+        return site.events(run.run_id)
+
+    def failed(host_id: str) -> Attempt:
+        made = dataclasses.replace(site.attempt(host_id), outcome=Outcome.UNREACHABLE, observation=None, frames=())
+        return dataclasses.replace(made, error_class="timeout", error="no answer", provisional=True)
+
+    def later(host_id: str) -> Attempt:
+        made = site.attempt(host_id)
+        return dataclasses.replace(made, observed_at=made.observed_at + timedelta(seconds=30))
+
+    def provisional() -> set[tuple[str, str]]:
+        with site.database.begin() as conn:
+            rows = conn.execute(select(observations.c.run_id, observations.c.host_id).where(observations.c.provisional))
+            return {(row.run_id, row.host_id) for row in rows}
+
+    # h1 fails twice in the sweep, h2 answers its own task each time: the first failure counts, the second does not.
+    assert run(failed("h1"), failed("h2"), later("h2")) == []
+    assert provisional() == {("run1", "h2")}
+    assert run(failed("h1"), failed("h2"), later("h2"), crash=True) == [("unreachable", "h1", None)]
+    assert provisional() == {("run1", "h2"), ("run2", "h2")}
+    with site.database.begin() as conn:
+        assert hosts.failing(conn) == {"h1": "timeout"}
+        # Judged again from the archive, in which h2 never failed, everything is as it was.
+        assert archive.attempts_to_judge(conn) == []
+
+
+def test_a_late_look_leaves_what_was_judged_before_it_as_it_was(site: Site) -> None:
+    run = site.run_of()
+    fetched = site.fetch(run)
+    plan = plan_hosts(site.database, site.config, run, fetched.digest)
+    failed = Attempt(
+        "h1", run.run_id, 1, site.now, Outcome.UNREACHABLE, error_class="timeout", error="x", provisional=True
+    )
+    with site.database.begin() as conn:
+        archive.save_attempt(conn, failed)
+    site.judge(run, fetched, plan)
+    again = dataclasses.replace(site.attempt("h1"), observed_at=site.now + timedelta(minutes=1))
+    with site.database.begin() as conn:
+        archive.save_attempt(conn, again)
+        assert archive.looks_of(conn, run.run_id) == {"h1": True}
+        assert [look.outcome for look in archive.attempts_to_judge(conn)] == [Outcome.OK]
+        # Whoever reads the archive later sees both, as they were judged.
+        rows = conn.execute(select(observations.c.provisional).where(observations.c.run_id == run.run_id))
+        assert rows.scalars().all() == [False, False]
 
 
 def test_a_crash_between_diff_and_alert_loses_no_message(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,27 +512,110 @@ def test_the_plan_says_how_to_log_in(site: Site) -> None:
     )
     run = site.run_of()
     (first, *_) = plan_hosts(site.database, site.config, run, site.fetch(run).digest)
-    assert first["ports"] == [22, 80]
-    assert {name: first["ssh"][name] for name in ("user", "sudo", "conn_id", "group", "confirm_after")} == {
-        "user": "b",
-        "sudo": True,
-        "conn_id": "c",
-        "group": "g",
-        "confirm_after": 15.0,
-    }
+    # What is not said takes no room: every mapped task gets the whole list.
+    assert first == {"id": "h0", "name": f"web0 {NASTY}", "address": "10.0.0.0", "group": "g"}
+    settings = settings_of(site.config, first["group"])
+    assert (settings.user, settings.sudo, settings.conn_id) == ("b", True, "c")
+    assert settings_of(site.config, None).user == "a"
+    with pytest.raises(RunError, match="no ssh group 'gone' any more"):
+        settings_of(site.config, "gone")
 
 
-def test_the_plan_expects_a_candidate_that_must_listen(site: Site) -> None:
+def test_what_is_expected_of_a_host(site: Site) -> None:
+    def of(host_id: str) -> Expected:
+        run = site.run_of()
+        (item,) = (
+            one for one in plan_hosts(site.database, site.config, run, site.fetch(run).digest) if one["id"] == host_id
+        )
+        with site.database.begin() as conn:
+            return expected(conn, [host_id], {host_id: item.get("must", ())})[host_id]
+
     site.listening["h1"] = (22, 80, 50000)
     assert site.run() == []
-    run = site.run_of(hosts=("h1",))
-    assert plan_hosts(site.database, site.config, run, site.fetch(run).digest)[0]["ports"] == [22, 80]
+    assert of("h1").ports == [22, 80]
+    assert of("h1").binds == {22: ("0.0.0.0",), 80: ("0.0.0.0",)}
     site.config = parse_config("declared: [{port: 50000}]")
-    assert plan_hosts(site.database, site.config, run, site.fetch(run).digest)[0]["ports"] == [22, 80, 50000]
+    assert of("h1").ports == [22, 80, 50000]
     site.listening["h1"] = (22, 80)
     assert ("down", "h1", 50000) in site.run()
     # Nobody has to ask twice for what is down.
-    assert plan_hosts(site.database, site.config, run, site.fetch(run).digest)[0]["ports"] == [22, 80]
+    assert of("h1").ports == [22, 80]
+
+
+# ── sweeps ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def sweep(site: Site, run: Run, *, fail: Collection[str] = (), miss: Collection[str] = ()) -> list[str]:
+    """Plan a sweep and carry it out; the hosts that then get a task of their own."""
+    digest = site.fetch(run).digest
+    batches = plan_sweep(site.database, site.config, run, digest, proxy_of=lambda _: None, now=site.now)
+    for item in batches:
+        assert len(json.dumps(item)) < 120
+        with site.database.begin() as conn:
+            batch = batch_of(conn, item)
+            failing = hosts.failing(conn)
+            looks = []
+            for host in hosts_of(conn, site.config, run, digest, batch):
+                look = dataclasses.replace(site.attempt(host.id), run_id=run.run_id)
+                if host.id in fail:
+                    failed = {"outcome": Outcome.UNREACHABLE, "error_class": "timeout", "error": "no answer"}
+                    look = dataclasses.replace(look, observation=None, provisional=host.id not in failing, **failed)
+                if host.id not in miss:
+                    looks.append(look)
+            archive.save_attempts(conn, looks)
+    return [item["id"] for item in plan_hosts(site.database, site.config, run, digest, swept=() if batches else None)]
+
+
+def test_few_hosts_are_not_swept(site: Site) -> None:
+    site.config = parse_config("scan: {sweep_above: 6}")
+    assert sweep(site, site.run_of()) == ["h0", "h1", "h2", "h3", "h4", "h5"]
+
+
+def test_only_what_fails_newly_gets_a_task_after_a_sweep(site: Site) -> None:
+    site.config = parse_config("scan: {sweep_above: 5}")
+    run = site.run_of()
+    fetched = site.fetch(run)
+    assert sweep(site, run, fail={"h1", "h2"}) == ["h1", "h2"]
+    # h1's own task gives evidence; that of h2 is killed.
+    with site.database.begin() as conn:
+        own = dataclasses.replace(site.attempt("h1"), observed_at=site.now + timedelta(seconds=10))
+        archive.save_attempt(conn, own)
+    site.judge(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+    with site.database.begin() as conn:
+        assert hosts.failing(conn) == {"h2": "timeout"}
+    site.number += 1
+    # The second time it is no news.
+    run = site.run_of()
+    assert sweep(site, run, fail={"h2", "h3"}) == ["h3"]
+    site.judge(run, site.fetch(run), plan_hosts(site.database, site.config, run, fetched.digest))
+    assert [(kind, host) for kind, host, _ in site.events(run.run_id)] == [("unreachable", "h2")]
+
+
+def test_what_no_task_is_left_for_counts_as_the_sweep_saw_it(site: Site) -> None:
+    site.config = parse_config("scan: {sweep_above: 1, max_host_tasks: 2}\nstates: {unreachable_after: 1}")
+    run = site.run_of()
+    # Those come first of which nothing is known at all.
+    assert sweep(site, run, fail={"h1", "h2"}, miss={"h5"}) == ["h1", "h5"]
+    fetched = site.fetch(run)
+    summary = site.judge(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+    assert {host for kind, host, _ in site.events(run.run_id) if kind == "unreachable"} == {"h1", "h2"}
+    assert summary["not_scanned"] == 1
+
+
+def test_a_sweep_that_is_cleared_looks_again(site: Site) -> None:
+    site.config = parse_config("scan: {sweep_above: 1}")
+    run = site.run_of()
+    assert sweep(site, run) == []
+    fetched = site.fetch(run)
+    with site.database.begin() as conn:
+        assert len(archive.looks_of(conn, run.run_id, unjudged=True)) == 6
+    site.judge(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+    with site.database.begin() as conn:
+        assert archive.looks_of(conn, run.run_id, unjudged=True) == {}
+        assert len(archive.looks_of(conn, run.run_id)) == 6
+    # What is seen by then counts, also if it is worse.
+    site.number += 1
+    assert sweep(site, run, fail={"h4"}) == ["h4"]
 
 
 def test_a_changed_host_key_is_one_event_until_it_is_trusted_again(site: Site) -> None:

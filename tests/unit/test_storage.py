@@ -19,7 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection, MetaData, Table, insert, select, text
+from sqlalchemy import Connection, MetaData, Table, insert, select, text, update
 
 from portmon.errors import LeaseLostError, StorageError
 from portmon.models import (
@@ -36,6 +36,8 @@ from portmon.models import (
 )
 from portmon.storage import alerts, archive, conditions, contents, host_keys, hosts, inventory, lease, outbox, runs
 from portmon.storage.database import VERSION_TABLE, Database, _alembic_config
+from portmon.storage.tables import contents as content_table
+from portmon.storage.tables import hosts as host_table
 from portmon.storage.tables import metadata
 from portmon.storage.tables import observations as observation_table
 
@@ -80,7 +82,11 @@ def test_migrations_make_what_the_tables_say(database: Database) -> None:
     database.check()
 
 
-ALL = ["0001 Create the tables.", "0002 Alerts, mutes, and what deliveries have to remember."]
+ALL = [
+    "0001 Create the tables.",
+    "0002 Alerts, mutes, and what deliveries have to remember.",
+    "0003 Provisional looks, and what settled hosts were judged by.",
+]
 
 
 def test_two_migrations_at_once(database_url: str) -> None:
@@ -246,18 +252,98 @@ def test_an_unchanged_observation_stores_no_content(database: Database) -> None:
         assert contents.sizes(conn) == before
 
 
+def test_many_looks_are_stored_as_one_by_one(database: Database) -> None:
+    looks = [attempt(f"h{number}", ports=(80, number) if number % 3 else None) for number in range(1, 8)]
+    with database.begin() as conn:
+        digests = archive.save_attempts(conn, looks)
+        assert digests == {look.host_id: archive.save_attempt(conn, look) for look in looks}
+        assert digests["h3"] == "unreachable:timeout"
+        found = archive.attempts_to_judge(conn, frames=True)
+        assert [one.facts or "unreachable:timeout" for one in found] == [digests[one.host_id] for one in found]
+        assert [dataclasses.replace(one, facts=None) for one in found] == looks
+        assert archive.save_attempts(conn, []) == {}
+
+
+def test_what_is_used_again_lives_longer(database: Database) -> None:
+    later = [attempt(at=NOW + hours * timedelta(hours=1)) for hours in (0, 12, 13)]
+
+    def used_at(conn: Connection) -> set[datetime]:
+        return set(conn.execute(select(content_table.c.used_at)).scalars())
+
+    with database.begin() as conn:
+        for look, wanted in zip(later, (NOW, NOW, NOW + timedelta(hours=13)), strict=True):
+            archive.save_attempt(conn, look)
+            assert used_at(conn) == {wanted}
+        # What comes late makes nothing older.
+        archive.save_attempts(conn, later[::-1])
+        assert used_at(conn) == {NOW + timedelta(hours=13)}
+
+
+def test_a_provisional_look_counts_only_if_nothing_follows_in_its_run(database: Database) -> None:
+    def look(host: str, minutes: int, run: str = "r1", *, provisional: bool = False) -> Attempt:
+        made = attempt(host, NOW + timedelta(minutes=minutes), ports=None, run=run)
+        return dataclasses.replace(made, provisional=provisional)
+
+    looks = [
+        look("alone", 0, provisional=True),
+        look("again", 0, provisional=True),
+        look("again", 1),
+        look("twice", 0, provisional=True),
+        look("twice", 1, provisional=True),
+        look("later run", 0, provisional=True),
+        look("later run", 1, "r2"),
+        look("before", 0),
+        look("before", 1, provisional=True),
+    ]
+    with database.begin() as conn:
+        hosts.sync(conn, [Host(host, host, host) for host in ("alone", "again", "twice", "later run")])
+        archive.save_attempts(conn, looks)
+        found = archive.attempts_to_judge(conn)
+        assert sorted((one.host_id, (one.observed_at - NOW).seconds // 60) for one in found) == [
+            ("again", 1), ("alone", 0), ("before", 0), ("before", 1), ("later run", 0), ("later run", 1), ("twice", 1),
+        ]  # fmt: skip
+        assert archive.looks_of(conn, "r1") == {
+            "alone": False, "again": True, "twice": False, "later run": False, "before": False,
+        }  # fmt: skip
+        assert archive.looks_of(conn, "r2") == {"later run": True}
+        archive.settle(conn, found)
+        assert archive.looks_of(conn, "r1") == dict.fromkeys(archive.looks_of(conn, "r1"), True)
+        # What was superseded stays so.
+        table = observation_table
+        assert sorted(conn.execute(select(table.c.host_id).where(table.c.provisional)).scalars()) == ["again", "twice"]
+
+
 def test_what_is_older_than_the_retention_goes_with_its_contents(database: Database) -> None:
     later = NOW + timedelta(days=20)
     with database.begin() as conn:
         digest = inventory.save(conn, Inventory((Host("h1", "n", "a"),)), run_id="r1", fetched_at=NOW, stale=False)
         archive.save_attempt(conn, attempt())
         archive.save_attempt(conn, attempt(at=later, ports=(81,), run="r2"))
-        assert archive.expire(conn, later - timedelta(days=14), now=later) == 1
+        assert archive.expire(conn, later - timedelta(days=14)) == 1
         assert len(archive.attempts_to_judge(conn)) == 1
         assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
         # The newest host list stays, however old: it is what a run falls back to.
         assert inventory.load(conn, digest).hosts[0].id == "h1"
         assert conn.execute(select(observation_table.c.run_id)).scalars().all() == ["r2"]
+        # The list, two frames, and what the look that stays showed.
+        assert contents.sizes(conn)[0] == 4
+
+
+def test_contents_live_as_long_as_whoever_refers_to_them(database: Database) -> None:
+    """Looks at two hosts every hour for days, one of which changes now and then, with the retention of one day."""
+    day, hour = timedelta(days=1), timedelta(hours=1)
+    with database.begin() as conn:
+        for number in range(72):
+            now = NOW + number * hour
+            seen = [attempt("h1", now, ports=(80,)), attempt("h2", now, ports=(number // 20,))]
+            archive.save_attempts(conn, [dataclasses.replace(look, frames=()) for look in seen])
+            archive.expire(conn, now - day)
+            # Every look still has what it showed.
+            found = archive.attempts_to_judge(conn)
+            assert {look.observed_at for look in found} == {now - back * hour for back in range(min(number, 24) + 1)}
+            shown = {listener.port for look in found if look.host_id == "h2" for listener in look.observation.listeners}  # type: ignore[union-attr]
+            assert contents.sizes(conn)[0] in (len(shown) + 1, len(shown) + 2)
+        assert shown == {2, 3}
 
 
 def test_facts_are_canonical() -> None:
@@ -320,6 +406,21 @@ def test_hosts_are_hidden_resumed_and_purged(database: Database) -> None:
         assert [one.id for one in hosts.known(conn)] == ["h2"]
         # A host that comes back later starts anew: its old looks are not judged again.
         assert archive.attempts_to_judge(conn) == []
+
+
+def test_hosts_that_fail(database: Database) -> None:
+    rows = [
+        ("ok", "ok", 0, None),
+        ("once", "ok", 1, "timeout"),
+        ("down", "unreachable", 3, "refused"),
+        ("new", "new", 0, None),
+    ]
+    with database.begin() as conn:
+        hosts.sync(conn, [Host(host_id, host_id, "a") for host_id, *_ in rows])
+        for host_id, status, failures, error_class in rows:
+            values = {"status": status, "failures": failures, "error_class": error_class}
+            conn.execute(update(host_table).where(host_table.c.host_id == host_id).values(values))
+        assert hosts.failing(conn) == {"once": "timeout", "down": "refused"}
 
 
 def test_runs(database: Database) -> None:

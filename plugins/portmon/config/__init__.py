@@ -35,7 +35,7 @@ from portmon.config.cmdb import (
 )
 from portmon.config.fields import HostMatch, PortNumber, format_duration, parse_duration, parse_ports, parse_size
 from portmon.config.reading import Config, json_schema, load_config, parse_config, ssh_settings
-from portmon.config.ssh import SshGroup
+from portmon.config.ssh import SshGroup, SshSettings
 from portmon.config.watch import Declaration, Rule, States
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "Route",
     "Rule",
     "SshGroup",
+    "SshSettings",
     "States",
     "WebhookChannel",
     "format_duration",

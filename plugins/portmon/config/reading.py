@@ -108,7 +108,12 @@ def parse_config(text: str, *, path: Path | None = None) -> Config:
     config._lines = lines
     at_odds = [
         ConfigError(message, file=shown, line=lines.get(location), field=_dotted(location))
-        for location, message in (*_too_long(config), *_reserved_names(config), *_unknown_channels(config))
+        for location, message in (
+            *_too_long(config),
+            *_doubled_groups(config),
+            *_reserved_names(config),
+            *_unknown_channels(config),
+        )
     ]
     if at_odds:
         raise InvalidConfigError(tuple(at_odds))
@@ -146,6 +151,15 @@ def _too_long(config: Config) -> Iterable[tuple[Location, str]]:
                 f"({format_duration(config.scan.confirm_after)}) is more than the {format_duration(limits.LOOK)} that "
                 "one look at a host may take: no look would ever confirm that a port is missing",
             )
+
+
+def _doubled_groups(config: Config) -> Iterable[tuple[Location, str]]:
+    """A plan names the group of a host."""
+    names: set[str] = set()
+    for number, group in enumerate(config.ssh.groups):
+        if group.name in names:
+            yield ("ssh", "groups", number, "name"), f"another group is named {group.name!r} as well"
+        names.add(group.name)
 
 
 def _reserved_names(config: Config) -> Iterable[tuple[Location, str]]:

@@ -41,6 +41,11 @@ class Ssh(SshSettings):
     max_logins: Annotated[int, Field(ge=1, le=1024)] = Field(
         16, description="hosts that are asked at the same time in one run; a change makes a new DAG version"
     )
+    per_proxy: Annotated[int, Field(ge=1, le=1024)] = Field(
+        8,
+        description="of these, how many go through one proxy command (`host_proxy_cmd` of the connection) at the same "
+        "time in a sweep: a bastion's sshd drops what is more than its MaxStartups",
+    )
     host_keys: Literal["accept-new", "strict"] = Field(
         "accept-new",
         description="`accept-new` trusts a host's first key, keeps it in the database and refuses any other; "
@@ -51,7 +56,19 @@ class Ssh(SshSettings):
 
 
 class Scan(Section):
-    """One look at a host."""
+    """Looks at hosts."""
+
+    sweep_above: Annotated[int, Field(ge=0)] = Field(
+        100, description="with more hosts than this a run asks batches of hosts in `sweep` tasks; else each has a task"
+    )
+    batch_hosts: Annotated[int, Field(ge=1, le=5000)] = Field(
+        250, description="hosts of one `sweep` task, as long as there are no more than 64 of them"
+    )
+    max_host_tasks: Annotated[int, Field(ge=0)] = Field(
+        256,
+        description="hosts that fail in a sweep, and did not before, get a `netstat` task of their own, at most so "
+        "many: the rest is marked with what the sweep saw",
+    )
 
     pool: Text | None = Field(
         None, description="Airflow pool for the netstat tasks; it must exist. Default: Airflow's default_pool"

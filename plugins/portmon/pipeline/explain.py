@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from portmon.config import Config, format_duration
 from portmon.declared import declared_ports
 from portmon.errors import CommandError
-from portmon.frames import ports_of, records
+from portmon.frames import ports_of
 from portmon.models import Event, EventKind, HostStatus, Observation, PortStatus
 from portmon.pipeline.judge import FLEET
 from portmon.rules import HostRules, RuleSet
@@ -93,7 +93,7 @@ def explain(database: Database, config: Config, wanted: str, port: int, *, now: 
         must = declared_ports({host.id: host}, config.declared, decisions.promoted(conn), where=config.where)
         known = _Known(
             host=found,
-            row=next(iter(records(rows)), {}),
+            row=rows.get(host.id, {}),
             number=port,
             port=next((one for one in ports_of(ports) if one.port == port), None),
             declared=must.get(host.id, {}).get(port),
@@ -221,7 +221,6 @@ def _why_watched(port: Port, known: _Known) -> str:
 
 
 _CONTEXT = {
-    "map_index": "task netstat[{}]",
     "before": "before: {}",
     "pids": "pid {}",
     "uids": "uid {}",
@@ -242,6 +241,9 @@ def _told(event: Event, port: int, sent: Mapping[tuple[str, str], str]) -> Itera
     names = f" ({owner})" if owner else ""
     yield f"{_moment(event.at)}  {event.kind.value}{subject}{names}: {event.reason}."
     parts = [f"run {event.run_id}"]
+    if "map_index" in event.details:
+        # Older events do not name their task: there was but one.
+        parts.append(f"task {event.details.get('task', 'netstat')}[{event.details['map_index']}]")
     for name, text in _CONTEXT.items():
         value = event.details.get(name)
         if value is not None and value != []:

@@ -16,7 +16,7 @@ from paramiko.ssh_exception import IncompatiblePeer
 
 from portmon.errors import ConnectionLostError, NegotiationError, ScanError, ScanTimeoutError, SetupError
 from portmon.render import plain
-from portmon.ssh.dial import dial
+from portmon.ssh.dial import Line, dial, no_banner
 from portmon.ssh.login import Login
 from portmon.ssh.session import Session
 from portmon.ssh.target import Credentials, Options, Target, quoted, software, why
@@ -36,16 +36,25 @@ if _paramiko_log.level == logging.NOTSET:
     _paramiko_log.setLevel(logging.CRITICAL + 1)
 
 
-def connect(target: Target, credentials: Credentials, trust: Trust, options: Options) -> Session:
+def connect(
+    target: Target, credentials: Credentials, trust: Trust, options: Options, *, line: Line | None = None
+) -> Session:
     """Log in. One attempt: whether to try again is the caller's business.
 
+    :param line: a way to the host that is open already; it is closed if the login fails
     :raises ScanError: of the class that says what went wrong
     """
     started = time.monotonic()
-    login = Login(target, credentials, options.timeout)
-    known = trust.known(target)
+    try:
+        login = Login(target, credentials, options.timeout)
+        known = trust.known(target)
+    except BaseException:
+        if line is not None:
+            line.close()
+        raise
     policy = _CheckHostKey(target, trust, known)
-    line = dial(target, credentials, options)
+    if line is None:
+        line = dial(target, credentials, options)
     tap = _Tap(line.sock)
 
     def make_transport(sock: Any, **kwargs: Any) -> _Transport:
@@ -120,8 +129,8 @@ class _Transport(paramiko.Transport):
         self.banner_timeout = self.handshake_timeout = options.timeout + 5
         self.auth_timeout = options.timeout
         security = self.get_security_options()
-        if options.ciphers:
-            security.ciphers = tuple(options.ciphers)
+        # Those that authenticate by themselves first: paramiko computes the MAC of the others byte by byte.
+        security.ciphers = tuple(options.ciphers or sorted(security.ciphers, key=lambda name: "gcm" not in name))
         types = {key.type for key in known.keys}
         security.key_types = tuple(sorted(security.key_types, key=lambda name: _key_type(name) not in types))
 
@@ -165,11 +174,7 @@ def _handshake_error(
         return _negotiation_error(target, error, transport, hello)
     if not hello.version:
         if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
-            return ScanTimeoutError(
-                f"connected, but no SSH banner within {timeout:g} s: an overloaded host, or no SSH server"
-                f"{quoted(hello.before)}{said}",
-                host=host,
-            )
+            return no_banner(target, timeout, said=f"{quoted(hello.before)}{said}")
         if hello.before:
             return ConnectionLostError(
                 f"the server hung up without an SSH banner{quoted(hello.before)}{said}", host=host

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import shlex
 import socket
 import subprocess
@@ -84,6 +85,29 @@ def dial(target: Target, credentials: Credentials, options: Options) -> Line:
     if options.proxy_command:
         return _open_proxy(target, credentials, options.proxy_command)
     return Line(_open_tcp(target, options.timeout))
+
+
+def await_banner(target: Target, line: Line, timeout: float) -> None:
+    """Wait until the server says something, and read nothing of it.
+
+    :raises ScanTimeoutError: it says nothing
+    """
+    # Not select(), which takes no descriptor beyond 1023.
+    poll = select.poll()
+    poll.register(line.sock, select.POLLIN)
+    if not poll.poll(timeout * 1000):
+        raise no_banner(target, timeout)
+
+
+def no_banner(target: Target, timeout: float, *, said: str = "") -> ScanTimeoutError:
+    """The error of a server that accepts a connection and does not begin to speak SSH.
+
+    :param said: what came instead, as the end of a sentence
+    """
+    return ScanTimeoutError(
+        f"connected, but no SSH banner within {timeout:g} s: an overloaded host, or no SSH server{said}",
+        host=target.shown,
+    )
 
 
 def _open_tcp(target: Target, timeout: float) -> socket.socket:

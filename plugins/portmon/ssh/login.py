@@ -14,7 +14,7 @@ from paramiko.ssh_exception import BadAuthenticationType
 
 from portmon.errors import AuthenticationError, ConnectionLostError, NegotiationError, ScanTimeoutError, SetupError
 from portmon.render import plain
-from portmon.ssh.target import Credentials, Target, software, why
+from portmon.ssh.target import Credentials, KeyFiles, Target, software, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Login(AuthStrategy):
         self._timeout = timeout
         # What unlocks a key file is taken away: it must not be shown to a server that refuses the key.
         self._password = credentials.password
+        self._key_files: KeyFiles = {} if credentials.key_files is None else credentials.key_files
         self._keys = list(self._load(credentials))
         self._methods: Sequence[str] = ()
         self.method = ""
@@ -160,6 +161,18 @@ class Login(AuthStrategy):
                 yield _Key(key, "agent")
 
     def _read(self, name: str) -> _Key:
+        """The key in a file; the password is used up if it unlocks it."""
+        place = (name, self._password)
+        if place not in self._key_files:
+            key = self._open(name)
+            self._key_files[place] = key.pkey, self._password is None and place[1] is not None
+            return key
+        pkey, unlocked = self._key_files[place]
+        if unlocked:
+            self._password = None
+        return _Key(pkey, name)
+
+    def _open(self, name: str) -> _Key:
         path = Path(name).expanduser()
         try:
             return _Key(paramiko.PKey.from_path(path), name)

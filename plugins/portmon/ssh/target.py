@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 import paramiko
 
 from portmon.errors import ResolveError
 from portmon.render import plain
+
+KeyFiles = MutableMapping[tuple[str, str | None], tuple[paramiko.PKey, bool]]
 
 _ADDRESS = re.compile(r"[\w:][\w.:%-]{0,254}", re.ASCII)
 _ADDRESS_UNICODE = re.compile(r"\w[\w.-]{0,254}")
@@ -51,6 +53,8 @@ class Credentials:
     :param password: for the login; or for the key file, if it needs one, and then for nothing else
     :param look_for_keys: offer ``~/.ssh/id_*`` as well
     :param allow_agent: offer the agent's keys as well
+    :param key_files: what was read already, shared by the logins of one task: path and password to key, and whether
+        the password unlocked it
     """
 
     user: str
@@ -59,6 +63,7 @@ class Credentials:
     password: str | None = field(default=None, repr=False)
     look_for_keys: bool = False
     allow_agent: bool = False
+    key_files: KeyFiles | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, or_, select
+from sqlalchemy import ColumnElement, Connection, UnaryExpression, delete, func, select, true
+from sqlalchemy.sql.operators import custom_op
 
 from portmon.errors import StorageError
 from portmon.models import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome, Owner
 from portmon.storage import contents
-from portmon.storage.sql import insert_new
+from portmon.storage.sql import chunks, insert_new, update_rows
 from portmon.storage.tables import hosts, inventories, observations, runs
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""Before every look."""
 
 
 def save_attempt(conn: Connection, attempt: Attempt) -> str:
@@ -21,56 +26,136 @@ def save_attempt(conn: Connection, attempt: Attempt) -> str:
 
     :returns: digest of what was seen; of a failed look, of what is said about it
     """
-    facts = facts_to_json(attempt.observation) if attempt.observation else None
-    frames = [contents.put(conn, frame, now=attempt.observed_at) for frame in attempt.frames[:2]]
-    digest = contents.put(conn, facts, now=attempt.observed_at) if facts else None
-    conn.execute(
-        insert_new(conn, observations),
-        {
-            "host_id": attempt.host_id,
-            "observed_at": attempt.observed_at,
-            "run_id": attempt.run_id,
-            "try_number": attempt.try_number,
-            "logical_date": attempt.logical_date,
-            "outcome": attempt.outcome.value,
-            "error_class": attempt.error_class,
-            "error": attempt.error,
-            "facts": digest,
-            "frame": frames[0] if frames else None,
-            "second_frame": frames[1] if len(frames) > 1 else None,
-            "duration": attempt.duration,
-            "confirmed": attempt.confirmed,
-            "live": True,
-        },
-    )
-    return digest or f"{attempt.outcome}:{attempt.error_class}"
+    return save_attempts(conn, [attempt])[attempt.host_id]
+
+
+def save_attempts(conn: Connection, attempts: Sequence[Attempt]) -> dict[str, str]:
+    """Store looks at hosts, many in a few statements; a second time changes nothing.
+
+    :returns: host id: digest of what was seen, as of :func:`save_attempt`
+    """
+    saved: dict[str, str] = {}
+    for part in chunks(attempts):
+        items: dict[str, bytes] = {}
+        used_at: dict[str, datetime] = {}
+        rows = []
+        for attempt in part:
+            frames = attempt.frames[:2]
+            facts = (facts_to_json(attempt.observation),) if attempt.observation else ()
+            named = {contents.digest_of(data): data for data in (*frames, *facts)}
+            items |= named
+            used_at |= {name: max(attempt.observed_at, used_at.get(name, attempt.observed_at)) for name in named}
+            row = _row(attempt, [contents.digest_of(data) for data in frames], *map(contents.digest_of, facts))
+            saved[attempt.host_id] = row["facts"] or f"{attempt.outcome}:{attempt.error_class}"
+            rows.append(row)
+        contents.put_many(conn, items, used_at)
+        conn.execute(insert_new(conn, observations), rows)
+    return saved
+
+
+def _row(attempt: Attempt, frames: Sequence[str], facts: str | None = None) -> dict[str, Any]:
+    return {
+        "host_id": attempt.host_id,
+        "observed_at": attempt.observed_at,
+        "run_id": attempt.run_id,
+        "try_number": attempt.try_number,
+        "logical_date": attempt.logical_date,
+        "outcome": attempt.outcome.value,
+        "error_class": attempt.error_class,
+        "error": attempt.error,
+        "facts": facts,
+        "frame": frames[0] if frames else None,
+        "second_frame": frames[1] if len(frames) > 1 else None,
+        "duration": attempt.duration,
+        "confirmed": attempt.confirmed,
+        "live": True,
+        "provisional": attempt.provisional,
+    }
 
 
 def attempts_to_judge(
-    conn: Connection, *, host_ids: Collection[str] | None = None, frames: bool = False
+    conn: Connection, *, host_ids: Collection[str] | None = None, seen: bool = True, frames: bool = False
 ) -> list[Attempt]:
     """Looks that are newer than the last one judged of their host, oldest first.
 
+    A provisional one counts only if its run did not look at its host again.
+
     :param host_ids: of these hosts only
+    :param seen: with what was seen; without, see :func:`with_seen`
     :param frames: with the raw answers; what they say is in the observation already
     :raises StorageError: if what was seen is gone or damaged
     """
-    rows = conn.execute(
-        select(observations)
-        .outerjoin(hosts, hosts.c.host_id == observations.c.host_id)
-        .where(
-            observations.c.live,
-            or_(hosts.c.last_judged_at.is_(None), observations.c.observed_at > hosts.c.last_judged_at),
-        )
-        .order_by(observations.c.observed_at, observations.c.host_id)
-    ).all()
-    wanted = [row for row in rows if host_ids is None or row.host_id in host_ids]
-    facts = contents.get_many(conn, [row.facts for row in wanted if row.facts])
-    seen = {digest: facts_from_json(data) for digest, data in facts.items()}
-    raw: Mapping[str, bytes] = {}
+    everybody = select(observations.c.host_id).distinct()
+    asked = set(conn.execute(everybody).scalars() if host_ids is None else host_ids)
+    rows = [row for row in conn.execute(_unjudged(conn)) if row.host_id in asked]
+    # A host without a row was never judged: the list has gained it, and no pruning took that over yet.
+    unknown = asked.difference(conn.execute(select(hosts.c.host_id)).scalars())
+    for part in chunks(sorted(unknown)):
+        rows += conn.execute(select(observations).where(observations.c.host_id.in_(part), observations.c.live))
+    last: dict[tuple[str, str], datetime] = {}
+    for row in rows:
+        look = row.host_id, row.run_id
+        last[look] = max(row.observed_at, last.get(look, row.observed_at))
+    wanted = [row for row in rows if not row.provisional or row.observed_at == last[row.host_id, row.run_id]]
+    attempts = [_attempt(row) for row in sorted(wanted, key=lambda row: (row.observed_at, row.host_id))]
+    if seen:
+        attempts = with_seen(conn, attempts)
     if frames:
-        raw = contents.get_many(conn, [name for row in wanted for name in (row.frame, row.second_frame) if name])
-    return [_attempt(row, seen, raw) for row in wanted]
+        names = {(row.host_id, row.observed_at): (row.frame, row.second_frame) for row in wanted}
+        raw = contents.get_many(conn, [name for pair in names.values() for name in pair if name])
+        attempts = [
+            dataclasses.replace(
+                attempt,
+                frames=tuple(raw[name] for name in names[attempt.host_id, attempt.observed_at] if name in raw),
+            )
+            for attempt in attempts
+        ]
+    return attempts
+
+
+def with_seen(conn: Connection, attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Looks with what was seen.
+
+    :raises StorageError: if it is gone or damaged
+    """
+    facts = contents.get_many(conn, [attempt.facts for attempt in attempts if attempt.facts])
+    found = {digest: facts_from_json(data) for digest, data in facts.items()}
+    for attempt in attempts:
+        if attempt.facts and attempt.facts not in found:
+            raise StorageError(
+                f"what {attempt.host_id} showed at {attempt.observed_at} is not in the archive "
+                f"(content {attempt.facts})"
+            )
+    return [
+        dataclasses.replace(attempt, observation=found[attempt.facts]) if attempt.facts else attempt
+        for attempt in attempts
+    ]
+
+
+def settle(conn: Connection, attempts: Iterable[Attempt]) -> None:
+    """Note that looks were judged: those that were provisional count for good, so that a replay counts them as well."""
+    judged = [one for one in attempts if one.provisional]
+    rows = [{"host_id": one.host_id, "observed_at": one.observed_at, "provisional": False} for one in judged]
+    update_rows(conn, observations, rows)
+
+
+def looks_of(conn: Connection, run_id: str, *, unjudged: bool = False) -> dict[str, bool]:
+    """Host id: whether a run's newest look at it is final, not provisional.
+
+    :param unjudged: only of hosts of which that look was not judged yet. One that was is of before somebody cleared
+        the task that made it, and who does that wants another one
+    """
+    query = (
+        select(observations.c.host_id, observations.c.provisional, observations.c.observed_at, hosts.c.last_judged_at)
+        .outerjoin(hosts, hosts.c.host_id == observations.c.host_id)
+        .where(observations.c.run_id == run_id)
+        .order_by(observations.c.observed_at)
+    )
+    found: dict[str, bool] = {}
+    for host_id, provisional, observed_at, judged_at in conn.execute(query):
+        if not unjudged or judged_at is None or observed_at > judged_at:
+            found[host_id] = not provisional
+    return found
 
 
 def scanned(conn: Connection, run_id: str) -> set[str]:
@@ -86,7 +171,7 @@ def last_look(conn: Connection, host_id: str) -> Attempt | None:
         .order_by(observations.c.observed_at.desc())
         .limit(1)
     ).first()
-    return None if row is None else _attempt(row, {row.facts: None}, {})
+    return None if row is None else _attempt(row)
 
 
 def last_seen(conn: Connection, host_id: str) -> Observation | None:
@@ -111,7 +196,7 @@ def latest_frames(conn: Connection, host_id: str) -> tuple[bytes, ...]:
     return tuple(contents.get(conn, digest) for digest in row or () if digest)
 
 
-def expire(conn: Connection, before: datetime, *, now: datetime) -> int:
+def expire(conn: Connection, before: datetime) -> int:
     """Delete looks, runs and old host lists from before a moment, and contents that nobody needs any more.
 
     The newest host list stays, however old: it is what a run falls back to.
@@ -122,16 +207,28 @@ def expire(conn: Connection, before: datetime, *, now: datetime) -> int:
     conn.execute(delete(runs).where(runs.c.started_at < before))
     newest = select(inventories.c.digest).order_by(inventories.c.fetched_at.desc()).limit(1).scalar_subquery()
     conn.execute(delete(inventories).where(inventories.c.fetched_at < before, inventories.c.digest != newest))
-    if gone:
-        contents.expire(conn, now)
+    contents.expire(conn, before)
     return int(gone)
 
 
-def _attempt(row: Any, seen: Mapping[str, Observation | None], raw: Mapping[str, bytes]) -> Attempt:
-    if row.facts and row.facts not in seen:
-        raise StorageError(
-            f"what {row.host_id} showed at {row.observed_at} is not in the archive (content {row.facts})"
-        )
+def _unjudged(conn: Connection) -> Any:
+    """Looks that are newer than the last one judged of their host, of hosts that have a row.
+
+    The archive has thousands of looks per host, and this wants the last one or two: one range of the primary key per
+    host, whatever the planner thinks of it.
+    """
+    newer = observations.c.observed_at > func.coalesce(hosts.c.last_judged_at, EPOCH)
+    if conn.dialect.name == "postgresql":
+        # The planner makes no join of a subquery with OFFSET: is_simple_subquery() in its prepjointree.c.
+        own = select(observations).where(observations.c.host_id == hosts.c.host_id, newer, observations.c.live)
+        looks = own.offset(0).lateral("looks")
+        return select(looks).select_from(hosts.join(looks, true()))
+    # The plus keeps the term from being of use for an index of hosts: https://www.sqlite.org/optoverview.html#uplus
+    own_id: ColumnElement[str] = UnaryExpression(hosts.c.host_id, operator=custom_op("+"))
+    return select(observations).where(observations.c.host_id == own_id, newer, observations.c.live)
+
+
+def _attempt(row: Any) -> Attempt:
     return Attempt(
         host_id=row.host_id,
         run_id=row.run_id,
@@ -139,12 +236,12 @@ def _attempt(row: Any, seen: Mapping[str, Observation | None], raw: Mapping[str,
         observed_at=row.observed_at,
         outcome=Outcome(row.outcome),
         logical_date=row.logical_date,
-        observation=seen[row.facts] if row.facts else None,
         error_class=row.error_class,
         error=row.error,
-        frames=tuple(raw[name] for name in (row.frame, row.second_frame) if name in raw),
         duration=row.duration,
         confirmed=row.confirmed,
+        facts=row.facts,
+        provisional=row.provisional,
     )
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import zstandard
-from sqlalchemy import Connection, delete, func, select, union, update
+from sqlalchemy import Connection, delete, func, select, union
 
 from portmon.errors import StorageError
-from portmon.storage.sql import insert_new
-from portmon.storage.tables import contents, inventories, observations, runs
+from portmon.storage.sql import chunks, upsert
+from portmon.storage.tables import contents, inventories, runs
 
-GRACE = timedelta(days=1)
-"""Unreferenced contents stay this long: whoever just put them refers to them in a moment."""
+FRESH = timedelta(hours=12)
+"""What is used again within this time is not written again: its time of use may lag behind by as much."""
 MAX_SIZE = 64 * 1024**2
 
 
@@ -23,16 +23,36 @@ def put(conn: Connection, data: bytes, *, now: datetime | None = None) -> str:
 
     :returns: their SHA-256
     """
-    digest = hashlib.sha256(data).hexdigest()
-    now = now or datetime.now(UTC)
-    used_at = conn.execute(select(contents.c.used_at).where(contents.c.digest == digest)).scalar()
-    if used_at is None:
-        packed = zstandard.compress(data, 9)
-        row = {"digest": digest, "data": packed, "size": len(data), "used_at": now}
-        conn.execute(insert_new(conn, contents), row)
-    elif now - used_at > GRACE / 2:
-        conn.execute(update(contents).where(contents.c.digest == digest).values(used_at=now))
+    digest = digest_of(data)
+    put_many(conn, {digest: data}, {digest: now or datetime.now(UTC)})
     return digest
+
+
+def put_many(conn: Connection, items: Mapping[str, bytes], used_at: Mapping[str, datetime]) -> None:
+    """Store bytes unless they are there, many in a few statements.
+
+    :param items: by their hash
+    :param used_at: hash: when whatever refers to it was made
+    """
+    known: dict[str, datetime] = {}
+    for part in chunks(sorted(items)):
+        query = select(contents.c.digest, contents.c.used_at).where(contents.c.digest.in_(part))
+        known |= {row.digest: row.used_at for row in conn.execute(query)}
+    compress = zstandard.ZstdCompressor(level=9).compress
+    rows = [
+        {"digest": digest, "data": compress(items[digest]), "size": len(items[digest]), "used_at": used_at[digest]}
+        # In order, so that two who write the same ones wait for each other instead of blocking each other.
+        for digest in sorted(items)
+        if digest not in known or used_at[digest] - known[digest] > FRESH
+    ]
+    if rows:
+        # Not an update of those that are there: one that expires just now would be missed.
+        conn.execute(upsert(conn, contents, ["used_at"]), rows)
+
+
+def digest_of(data: bytes) -> str:
+    """What names bytes: their SHA-256."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def get(conn: Connection, digest: str) -> bytes:
@@ -48,34 +68,24 @@ def get(conn: Connection, digest: str) -> bytes:
 
 def get_many(conn: Connection, digests: Iterable[str]) -> dict[str, bytes]:
     """The bytes of several hashes; those that are gone are left out."""
-    wanted = sorted(set(digests))
     found = {}
-    for start in range(0, len(wanted), 500):
-        part = wanted[start : start + 500]
+    for part in chunks(sorted(set(digests))):
         rows = conn.execute(select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part)))
         found.update({digest: unpack(digest, data) for digest, data in rows})
     return found
 
 
-def expire(conn: Connection, now: datetime) -> int:
-    """Delete what nothing refers to any more.
+def expire(conn: Connection, before: datetime) -> int:
+    """Delete what nothing refers to any more, once the looks from before a moment are gone.
+
+    What was last used more than :data:`FRESH` before it belonged to no later look: the archive need not be searched.
+    Only host lists and runs, of which there are few, may refer to what is older than they are.
 
     :returns: how many
     """
-    columns = (
-        observations.c.facts,
-        observations.c.frame,
-        observations.c.second_frame,
-        inventories.c.digest,
-        runs.c.inventory,
-        runs.c.settings,
-    )
-    referred = union(*(select(column).where(column.is_not(None)) for column in columns))
-    old = select(contents.c.digest).where(contents.c.used_at < now - GRACE, contents.c.digest.not_in(referred))
-    gone = list(conn.execute(old).scalars())
-    for start in range(0, len(gone), 500):
-        conn.execute(delete(contents).where(contents.c.digest.in_(gone[start : start + 500])))
-    return len(gone)
+    referred = union(*(select(column) for column in (inventories.c.digest, runs.c.inventory, runs.c.settings)))
+    old = delete(contents).where(contents.c.used_at < before - FRESH, contents.c.digest.not_in(referred))
+    return int(conn.execute(old).rowcount)
 
 
 def sizes(conn: Connection) -> tuple[int, int, int]:
@@ -99,6 +109,6 @@ def unpack(digest: str, data: bytes) -> bytes:
         found = zstandard.decompress(bytes(data), max_output_size=MAX_SIZE)
     except zstandard.ZstdError as error:
         raise StorageError(f"content {digest} is damaged: {error}") from error
-    if hashlib.sha256(found).hexdigest() != digest:
+    if digest_of(found) != digest:
         raise StorageError(f"content {digest} is damaged: its hash differs")
     return found

@@ -5,12 +5,14 @@ An endpoint is written ``[address]:port``, as known_hosts does.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
-from portmon.storage.sql import insert_new
+from portmon.storage.sql import chunks, insert_new
 from portmon.storage.tables import host_keys
 
 TRUSTED = "trusted"
@@ -37,15 +39,22 @@ def get(conn: Connection, endpoint: str) -> list[StoredKey]:
     return [key for key in list_all(conn, endpoint) if key.trusted]
 
 
+def trusted(conn: Connection, endpoints: Collection[str]) -> dict[str, list[StoredKey]]:
+    """Endpoint: its trusted keys, of those that have any."""
+    found: dict[str, list[StoredKey]] = {}
+    for part in chunks(sorted(set(endpoints))):
+        rows = conn.execute(select(host_keys).where(host_keys.c.endpoint.in_(part), host_keys.c.state == TRUSTED))
+        for row in rows:
+            found.setdefault(row.endpoint, []).append(_key(row))
+    return found
+
+
 def list_all(conn: Connection, endpoint: str | None = None) -> list[StoredKey]:
     """Keys of one endpoint, or of all, trusted ones first."""
     query = select(host_keys).order_by(host_keys.c.endpoint, host_keys.c.state.desc(), host_keys.c.key_type)
     if endpoint is not None:
         query = query.where(host_keys.c.endpoint == endpoint)
-    return [
-        StoredKey(row.endpoint, row.key_type, row.key_base64, row.fingerprint, row.state == TRUSTED, row.first_seen)
-        for row in conn.execute(query)
-    ]
+    return [_key(row) for row in conn.execute(query)]
 
 
 def remember(conn: Connection, endpoint: str, key_type: str, key_base64: str, fingerprint: str, now: datetime) -> None:
@@ -78,6 +87,10 @@ def accept(conn: Connection, endpoint: str, fingerprint: str) -> bool:
     conn.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint, host_keys.c.state == TRUSTED))
     conn.execute(update(host_keys).where(*offered).values(state=TRUSTED))
     return True
+
+
+def _key(row: Any) -> StoredKey:
+    return StoredKey(row.endpoint, row.key_type, row.key_base64, row.fingerprint, row.state == TRUSTED, row.first_seen)
 
 
 def _row(

@@ -98,14 +98,21 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
 
 def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[int, tuple[str, tuple[str, ...]]]]:
     """Host id: its TCP ports, each with its status and its bind addresses."""
-    wanted = set(host_ids)
     found: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = defaultdict(dict)
-    for host_id, port, status, addresses in conn.execute(
-        select(ports.c.host_id, ports.c.port, ports.c.status, ports.c.addresses).order_by(ports.c.port)
-    ):
-        if host_id in wanted:
+    query = select(ports.c.host_id, ports.c.port, ports.c.status, ports.c.addresses).order_by(ports.c.port)
+    for part in chunks(sorted(set(host_ids))):
+        for host_id, port, status, addresses in conn.execute(query.where(ports.c.host_id.in_(part))):
             found[host_id][port] = (status, tuple(addresses))
     return dict(found)
+
+
+def failing(conn: Connection) -> dict[str, str | None]:
+    """Host id: error class of the hosts whose last run that tried them got no evidence."""
+    without = or_(hosts.c.failures > 0, hosts.c.status == HostStatus.UNREACHABLE.value)
+    return {
+        row.host_id: row.error_class
+        for row in conn.execute(select(hosts.c.host_id, hosts.c.error_class).where(without))
+    }
 
 
 def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
@@ -115,12 +122,14 @@ def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
             update(hosts).where(hosts.c.host_id.in_(part), hosts.c.removed_at.is_(None)).values(removed_at=now)
         )
         outbox.cancel_hosts(conn, part, reason="the host left the CMDB", now=now)
+    unsettle(conn, host_ids)
 
 
 def resume(conn: Connection, host_ids: Collection[str]) -> None:
     """Servers that came back in time go on as they were."""
     for part in chunks(sorted(host_ids)):
         conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(removed_at=None))
+    unsettle(conn, host_ids)
 
 
 def purge(conn: Connection, host_ids: Collection[str]) -> None:
@@ -129,3 +138,9 @@ def purge(conn: Connection, host_ids: Collection[str]) -> None:
         conn.execute(delete(ports).where(ports.c.host_id.in_(part)))
         conn.execute(delete(hosts).where(hosts.c.host_id.in_(part)))
         conn.execute(update(observations).where(observations.c.host_id.in_(part)).values(live=False))
+
+
+def unsettle(conn: Connection, host_ids: Collection[str]) -> None:
+    """Let the next ok look at servers be compared with their ports, even if it shows nothing new."""
+    for part in chunks(sorted(host_ids)):
+        conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(fingerprint=None))

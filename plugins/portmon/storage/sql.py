@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Table, bindparam, delete, func, update
 
 Item = TypeVar("Item")
 CHUNK = 500
 """Values of one IN list: SQLite has a limit, and plans for long lists are slow in both."""
+ROWS = 5000
+"""Rows of one statement that brings them along."""
 
 
 def insert_new(conn: Connection, table: Table) -> Any:
@@ -17,21 +19,75 @@ def insert_new(conn: Connection, table: Table) -> Any:
     return _insert(conn)(table).on_conflict_do_nothing()
 
 
-def upsert(conn: Connection, table: Table, columns: Sequence[str]) -> Any:
+def upsert(conn: Connection, table: Table, columns: Sequence[str], *, keep: Sequence[str] = ()) -> Any:
     """``INSERT … ON CONFLICT (primary key) DO UPDATE``.
 
     :param columns: to overwrite where the row exists
+    :param keep: those that NULL does not overwrite
     """
     statement = _insert(conn)(table)
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key.columns), set_={name: statement.excluded[name] for name in columns}
+    new = {name: statement.excluded[name] for name in columns}
+    new |= {name: func.coalesce(new[name], table.c[name]) for name in keep}
+    return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new)
+
+
+def update_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Change many rows, each in its own way, in a few statements.
+
+    :param rows: primary key and what changes, the same columns in each
+    """
+    if not rows:
+        return
+    primary = [column.name for column in table.primary_key.columns]
+    names = [name for name in rows[0] if name not in primary]
+    if conn.dialect.name == "postgresql":
+        for part in chunks(rows, ROWS):
+            given = _given(table, part)
+            same = (table.c[name] == given.c[name] for name in primary)
+            conn.execute(update(table).where(*same).values({name: given.c[name] for name in names}))
+        return
+    # A column's name as that of a value would be taken for one that is set.
+    same = (table.c[name] == bindparam(f"row_{name}") for name in primary)
+    statement = update(table).where(*same).values({name: bindparam(f"row_{name}") for name in names})
+    conn.execute(statement, [{f"row_{name}": value for name, value in row.items()} for row in rows])
+
+
+def delete_rows(conn: Connection, table: Table, keys: Sequence[Sequence[Any]]) -> None:
+    """Delete many rows in a few statements.
+
+    :param keys: primary keys
+    """
+    if not keys:
+        return
+    primary = [column.name for column in table.primary_key.columns]
+    rows = [dict(zip(primary, key, strict=True)) for key in keys]
+    if conn.dialect.name == "postgresql":
+        for part in chunks(rows, ROWS):
+            given = _given(table, part)
+            conn.execute(delete(table).where(*(table.c[name] == given.c[name] for name in primary)))
+        return
+    conn.execute(
+        delete(table).where(*(table.c[name] == bindparam(f"row_{name}") for name in primary)),
+        [{f"row_{name}": value for name, value in row.items()} for row in rows],
     )
 
 
-def chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Items in portions for IN lists."""
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]
+def _given(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Rows that a statement brings along, as PostgreSQL takes them: one array per column.
+
+    Its driver would send one statement per row; SQLite, which has no arrays, is in this process anyway.
+    """
+    from sqlalchemy.dialects.postgresql import ARRAY
+
+    names = list(rows[0])
+    arrays = (bindparam(None, [row[name] for row in rows], type_=ARRAY(table.c[name].type)) for name in names)
+    return func.unnest(*arrays).table_valued(*(table.c[name] for name in names), name="given").render_derived()
+
+
+def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:
+    """Items in portions, by default for IN lists."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _insert(conn: Connection) -> Any:

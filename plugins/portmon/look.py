@@ -1,0 +1,131 @@
+"""One look at one host over a connection that is logged in: ask, and ask once more for what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from portmon import probe, scan
+from portmon.config import SshSettings
+from portmon.errors import AnswerError, ScanError
+from portmon.models import Attempt
+from portmon.ssh.session import CommandResult, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a host is expected to listen on.
+
+    :param ports: known as up, or declared
+    :param binds: port: addresses that others could reach; one that is missing is missed like a port
+    """
+
+    ports: Sequence[int] = ()
+    binds: Mapping[int, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class HostLook:
+    """A look at one host: :meth:`ask`, and if something is :attr:`gone`, :meth:`ask_again` after a pause.
+
+    :param record: who looks at whom
+    :param shown: the host, for people
+    :param settings: of its login
+    """
+
+    record: scan.Look
+    shown: str
+    expected: Expected
+    settings: SshSettings
+    answers: list[scan.Answer] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
+    still: list[int] = field(default_factory=list)
+    result: CommandResult | None = None
+    observed_at: datetime | None = None
+
+    def command(self, nonce: str) -> str:
+        """What is run on the host."""
+        return probe.command(nonce, sudo=self.settings.sudo)
+
+    def ask(self, session: Session) -> scan.Answer:
+        """The first answer; :attr:`gone` is what it lacks.
+
+        :raises ScanError: there is none, or it proves nothing
+        """
+        answer = self._ask(session)
+        self.observed_at = datetime.now(UTC)
+        self.gone = self.still = scan.missing(answer.observation, self.expected.ports, self.expected.binds)
+        return answer
+
+    def ask_again(self, session: Session) -> scan.Answer:
+        """The second answer; :attr:`still` is what both lack.
+
+        :raises AnswerError: there is none: the host did answer once, so it is not unreachable, but half a look
+            proves nothing
+        """
+        try:
+            answer = self._ask(session)
+        except ScanError as error:
+            raise AnswerError(
+                f"{ports_text(self.gone)} missing, and no second answer that confirms it: "
+                + str(error).removeprefix(f"{error.host}: "),
+                host=self.shown,
+            ) from error
+        both = scan.merge([answer.observation for answer in self.answers])
+        self.still = scan.missing(both, self.expected.ports, self.expected.binds)
+        return answer
+
+    @property
+    def back(self) -> list[int]:
+        """What the first answer lacked and the second one had."""
+        return sorted(set(self.gone) - set(self.still))
+
+    def success(self, *, duration: float) -> Attempt:
+        """The record of a look whose answers are there.
+
+        :param duration: seconds from connect to the last byte
+        """
+        assert self.observed_at is not None  # noqa: S101 - for the type checker; ask() has set it
+        return self.record.success(self.answers, observed_at=self.observed_at, duration=duration)
+
+    def failure(self, error: BaseException, *, duration: float, provisional: bool = False) -> Attempt:
+        """The record of a look that came to nothing.
+
+        :param provisional: a task of the host's own follows, whose word counts
+        """
+        attempt = self.record.failure(error, observed_at=datetime.now(UTC), duration=duration)
+        return dataclasses.replace(attempt, provisional=provisional)
+
+    def _ask(self, session: Session) -> scan.Answer:
+        nonce = probe.new_nonce()
+        self.result = result = session.run(
+            self.command(nonce),
+            deadline=self.settings.command_timeout.total_seconds(),
+            max_output=self.settings.max_output,
+        )
+        answer = scan.read_answer(
+            result.stdout, nonce, host=self.shown, exit_status=result.exit_status, stderr=result.stderr
+        )
+        self.answers.append(answer)
+        return answer
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return time.monotonic() - self._started
+
+
+def ports_text(ports: Sequence[int]) -> str:
+    """Port numbers for people, the first 20."""
+    shown = ", ".join(map(str, ports[:20]))
+    return shown if len(ports) <= 20 else f"{shown} and {len(ports) - 20} more"

@@ -1,0 +1,321 @@
+"""The operator that looks at a batch of hosts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from portmon import limits, scan, settings
+from portmon.config import Config, ssh_settings
+from portmon.errors import RunError, ScanError
+from portmon.hooks import HostSSHHook, SharedSettings
+from portmon.look import HostLook, Stopwatch, ports_text
+from portmon.models import Attempt, Host
+from portmon.operators.store import StateMixin, StoredHostKeys, must_be_live
+from portmon.render import REASON_LIMIT, plain
+from portmon.sweep.batches import Batch, in_order
+from portmon.sweep.crew import Crew
+
+log = logging.getLogger(__name__)
+
+STORE_MOST = 100
+"""Looks that are stored in one transaction …"""
+STORE_EVERY = 1.0
+"""… and seconds after which those that are there are stored: what a crash loses is looked at again."""
+PROGRESS = 50
+"""Healthy hosts that one line of the log names."""
+NAMES = 3000
+"""Characters of the names of healthy hosts in the log of one batch."""
+
+
+class SweepOperator(StateMixin, BaseOperator):
+    """Look at many hosts in one task: as :class:`~portmon.operators.netstat.NetstatOperator` looks at one, with one
+    thread per login.
+
+    Mapped over the plan::
+
+        SweepOperator.partial(task_id="sweep", map_index_template=MAP_INDEX_TEMPLATE).expand(batch=plan)
+
+    A host that fails and failed last time as well is stored as failed. One that fails newly is stored as
+    *provisionally* failed: it gets a task of its own, whose word counts; without one the sweep's counts. The task is
+    green none the less; it fails if the state can't be stored. Another try goes on with the hosts that no look was
+    stored of. A dry run stores nothing but what its own tasks read.
+
+    :param batch: one item of :func:`portmon.pipeline.plan.plan_sweep`
+    :param inventory_from: the task whose XCom names the host list
+    :returns: counts: ``hosts``, ``ok``, ``failed``, ``untried``; of a dry run ``looks``, a digest
+    """
+
+    template_fields: Sequence[str] = ()
+    ui_color = "#d6e9f8"
+
+    def __init__(self, *, batch: Mapping[str, Any], inventory_from: str = "fetch_hosts", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch = batch
+        self.inventory_from = inventory_from
+        self._crew: Crew[HostVisit] | None = None
+
+    @property
+    def shown_name(self) -> str:
+        """What the list of mapped tasks shows."""
+        return f"batch {self.batch['batch'] + 1}, {self.batch['hosts']} hosts"
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Look at the hosts of the batch.
+
+        :raises AirflowFailException: another try would not help
+        :raises StorageError: the state database can't be used
+        """
+        must_be_live(context["dag_run"])
+        config = settings.config()
+        try:
+            batch, visits, keys = self._prepare(context, config)
+        except RunError as error:
+            raise AirflowFailException(str(error)) from None
+        log.info("%s; %d to ask, %d at a time", self.shown_name, len(visits), batch.logins)
+        report = _Report(len(visits))
+        looks: list[dict[str, Any]] = []
+        seconds = (limits.SWEEP - limits.LOOK).total_seconds() - 30
+        with Crew(visits, slots=batch.logins, lanes=batch.lanes, seconds=seconds) as crew:
+            self._crew = crew
+            while (ended := crew.take(most=STORE_MOST, seconds=STORE_EVERY)) is not None:
+                attempts = [visit.attempt(problem) for visit, problem in ended]
+                if self._dry_run:
+                    looks += [scan.to_xcom(attempt) for attempt in attempts if attempt.observation]
+                elif attempts:
+                    self._store(attempts, keys)
+                for (visit, problem), attempt in zip(ended, attempts, strict=True):
+                    report.tell(visit, attempt, problem)
+                    visit.forget()
+            if crew.stopped:
+                raise AirflowException("somebody ended this task: what was seen so far is stored")
+        untried = crew.untried()
+        report.end(len(untried))
+        result = {"hosts": len(visits), "ok": report.ok, "failed": report.failed, "untried": len(untried)}
+        return {**result, "looks": self._keep(looks)} if self._dry_run else result
+
+    def on_kill(self) -> None:
+        """Hang up on everybody, so that the task ends at once. What was stored stays."""
+        if self._crew is not None:
+            self._crew.stop()
+
+    def _prepare(self, context: Any, config: Config) -> tuple[Batch, list[HostVisit], StoredHostKeys]:
+        from portmon.pipeline.plan import batch_of, expected_of, group_of, hosts_of
+        from portmon.pipeline.run import run_from
+        from portmon.storage import archive, hosts
+
+        run, ti = context["dag_run"], context["ti"]
+        fetched = ti.xcom_pull(task_ids=self.inventory_from)
+        if fetched is None:
+            raise RunError(f"{self.inventory_from} did not succeed: there is no host list. Clear it to go on")
+        asked_by = run_from(
+            dict(context["params"]), run_id=run.run_id, run_type=str(run.run_type), logical_date=run.logical_date
+        )
+        keys = StoredHostKeys(read_only=self._dry_run)
+        shared = SharedSettings()
+        with self.transaction() as conn:
+            batch = batch_of(conn, self.batch)
+            listed = hosts_of(conn, config, asked_by, fetched["digest"], batch)
+            done = archive.looks_of(conn, run.run_id, unjudged=True)
+            failing = hosts.failing(conn)
+            left = in_order([host for host in listed if host.id not in done], failing)
+            wanted = expected_of(conn, config, left)
+        if len(left) < len(listed):
+            log.info("%d hosts of the batch were looked at by an earlier try", len(listed) - len(left))
+        visits = [
+            HostVisit(
+                host,
+                config,
+                HostLook(
+                    scan.Look(host.id, run.run_id, ti.try_number, run.logical_date),
+                    plain(host.shown(), 300),
+                    wanted[host.id],
+                    ssh_settings(config, group=group_of(host, config)),
+                ),
+                keys,
+                shared,
+                provisional=host.id not in failing,
+            )
+            for host in left
+        ]
+        with self.transaction() as conn:
+            keys.load(conn, [visit.hook.target.endpoint for visit in visits if visit.hook is not None])
+        return batch, visits, keys
+
+    def _store(self, attempts: Sequence[Attempt], keys: StoredHostKeys) -> None:
+        from portmon.storage import archive
+
+        with self.transaction() as conn, keys.saved(conn):
+            archive.save_attempts(conn, attempts)
+
+    def _keep(self, looks: Sequence[Mapping[str, Any]]) -> str:
+        """Put the looks of a dry run where its other tasks find them. They expire as all contents do."""
+        from portmon.storage import contents
+
+        with self.transaction() as conn:
+            return contents.put(conn, json.dumps(looks).encode("ascii"), now=datetime.now(UTC))
+
+    @property
+    def _dry_run(self) -> bool:
+        return bool(self.batch.get("dry_run"))
+
+
+class HostVisit:
+    """One host of a sweep, see :class:`portmon.sweep.crew.Visit`.
+
+    :param provisional: that it fails would be news
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        config: Config,
+        look: HostLook,
+        keys: StoredHostKeys,
+        shared: SharedSettings,
+        *,
+        provisional: bool,
+    ) -> None:
+        self.host = host
+        self.asked = look
+        self.provisional = provisional
+        self.hook: HostSSHHook | None = None
+        self._pause = config.scan.confirm_after.total_seconds()
+        self._broken: ScanError | None = None
+        self._watch = Stopwatch()
+        self._seconds: float | None = None
+        ssh = look.settings
+        try:
+            self.hook = HostSSHHook(
+                host=host,
+                ssh_conn_id=ssh.conn_id,
+                port=ssh.port,
+                user=ssh.user,
+                connect_timeout=ssh.connect_timeout.total_seconds(),
+                strict=config.ssh.host_keys == "strict",
+                known_hosts=config.ssh.known_hosts,
+                store=keys,
+                shared=shared,
+            )
+        except ScanError as error:
+            # Its turn to fail comes with the others'.
+            self._broken = error
+
+    @property
+    def lane(self) -> str | None:
+        """The proxy command that leads to the host."""
+        return self.hook.proxy_command if self.hook is not None else None
+
+    def dial(self) -> None:
+        """Connect, and wait until the server says something."""
+        self._watch = Stopwatch()
+        self._usable().dial()
+
+    def look(self) -> float | None:
+        """Log in and ask."""
+        if self.lane is not None:
+            self._watch = Stopwatch()
+        self.asked.ask(self._usable().login())
+        return self._pause if self.asked.gone else None
+
+    def look_again(self) -> None:
+        """Ask once more, over the same connection."""
+        session = self._usable().session
+        assert session is not None  # noqa: S101 - for the type checker: look() has logged in
+        self.asked.ask_again(session)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._seconds is None:
+            self._seconds = self._watch.seconds
+        if self.hook is not None:
+            self.hook.close()
+
+    def attempt(self, error: BaseException | None) -> Attempt:
+        """The record of a visit that is over.
+
+        :param error: what ended it; None if it gave evidence
+        """
+        seconds = self._watch.seconds if self._seconds is None else self._seconds
+        if error is None:
+            return self.asked.success(duration=seconds)
+        return self.asked.failure(error, duration=seconds, provisional=self.provisional)
+
+    def forget(self) -> None:
+        """Let go of what the host said: a batch may be long."""
+        self.asked.answers.clear()
+        self.asked.result = None
+
+    def _usable(self) -> HostSSHHook:
+        if self._broken is not None:
+            raise self._broken
+        assert self.hook is not None  # noqa: S101 - for the type checker: it is broken without
+        return self.hook
+
+
+@dataclass(slots=True)
+class _Report:
+    """The log of a batch: a line for each host that there is something to say of, one for many healthy ones."""
+
+    hosts: int
+    ok: int = 0
+    failed: int = 0
+    _healthy: list[str] = field(default_factory=list)
+    _names: int = 0
+    _watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def tell(self, visit: HostVisit, attempt: Attempt, error: BaseException | None) -> None:
+        name = plain(visit.host.shown(), 300)
+        look = visit.asked
+        if error is not None:
+            self.failed += 1
+            if not isinstance(error, ScanError):
+                log.error("%s: a fault of this program", name, exc_info=error)
+            again = "" if attempt.provisional else ". It failed last time as well"
+            log.warning("%s (%s)%s", plain(attempt.error or name, REASON_LIMIT), attempt.error_class, again)
+            return
+        self.ok += 1
+        if look.gone:
+            parts = [f"missing in both answers: {ports_text(look.still)}"] if look.still else []
+            parts += [f"back in the second answer: {ports_text(look.back)}"] if look.back else []
+            log.warning("%s: %s", name, "; ".join(parts))
+            return
+        self._healthy.append(plain(visit.host.name, 60))
+        if len(self._healthy) == PROGRESS:
+            self._progress()
+
+    def end(self, untried: int) -> None:
+        if self._healthy:
+            self._progress()
+        seconds = self._watch.seconds
+        log.info(
+            "Done after %.1f s, %.1f hosts/s: %d gave evidence, %d failed",
+            seconds,
+            (self.ok + self.failed) / max(seconds, 0.001),
+            self.ok,
+            self.failed,
+        )
+        if untried:
+            log.warning("%d hosts were not asked, since the time of this task is over", untried)
+
+    def _progress(self) -> None:
+        names = " ".join(self._healthy)
+        room = NAMES - self._names
+        if len(names) > room:
+            names = f"{names[: max(room, 0)]} …"
+        self._names += len(names)
+        log.info(
+            "%d of %d after %.1f s; nothing missing on %s",
+            self.ok + self.failed,
+            self.hosts,
+            self._watch.seconds,
+            names,
+        )
+        self._healthy = []

@@ -1,0 +1,419 @@
+"""SweepOperator from the stored batch to stored looks, against SSH servers in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import paramiko
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from portmon.config import Config, parse_config
+from portmon.models import Attempt, Host, Inventory, Outcome
+from portmon.operators import SweepOperator
+from portmon.operators.sweep import HostVisit
+from portmon.pipeline.plan import plan_hosts, plan_sweep
+from portmon.pipeline.run import Run
+from portmon.storage import archive, host_keys, hosts, inventory
+from portmon.storage.database import Database
+from tests.airflow.test_netstat_operator import HOSTILE, FakeNetstat, listing
+from tests.sshd import PythonServer, free_port, make_key, python_server, silent, tcp_server, wait_until
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RUN = Run("run-1", "scheduled", NOW)
+
+
+@pytest.fixture(scope="module")
+def host_key(tmp_path_factory: pytest.TempPathFactory) -> paramiko.PKey:
+    return paramiko.PKey.from_path(make_key(tmp_path_factory.mktemp("keys") / "host"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    url = f"sqlite:///{tmp_path / 'state.db'}"
+    database = Database(url)
+    database.migrate()
+    monkeypatch.setattr("portmon.settings.database", lambda: Database(url))
+    yield database
+    database.dispose()
+
+
+class Scene:
+    """Hosts, their plan, and the task that asks them."""
+
+    def __init__(self, database: Database, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.database = database
+        self.monkeypatch = monkeypatch
+        self.connection = {"conn_type": "ssh", "login": "monitor", "extra": {"key_file": str(key)}}
+        self.config: dict[str, Any] = {
+            "ssh": {"conn_id": "ssh_test", "connect_timeout": "1s"},
+            "scan": {"sweep_above": 0, "confirm_after": "10ms"},
+        }
+        self.digest = ""
+
+    def sweep(
+        self,
+        listed: Sequence[Host],
+        *,
+        run: Run = RUN,
+        try_number: int = 1,
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Plan and sweep."""
+        result: dict[str, Any] = self.operator(listed, run=run, dry_run=dry_run).execute(
+            self.context(run, try_number=try_number)
+        )
+        return result
+
+    def operator(self, listed: Sequence[Host], *, run: Run = RUN, dry_run: bool = False) -> SweepOperator:
+        self.monkeypatch.setenv("AIRFLOW_CONN_SSH_TEST", json.dumps(self.connection))
+        self.monkeypatch.setattr("portmon.settings.config", self.parsed)
+        if dry_run:
+            run = dataclasses.replace(run, dry_run=True)
+        with self.database.begin() as conn:
+            found = Inventory(tuple(listed), source="test")
+            self.digest = inventory.save(conn, found, run_id=run.run_id, fetched_at=NOW, stale=False)
+        (item,) = plan_sweep(self.database, self.parsed(), run, self.digest, proxy_of=lambda _: None)
+        return SweepOperator(task_id="sweep", batch=json.loads(json.dumps(item)))
+
+    def context(self, run: Run, *, try_number: int = 1) -> dict[str, Any]:
+        ti = SimpleNamespace(
+            try_number=try_number,
+            max_tries=2,
+            xcom_pull=lambda task_ids: {"digest": self.digest} if task_ids == "fetch_hosts" else None,
+        )
+        return {"dag_run": run, "ti": ti, "params": {}}
+
+    def parsed(self) -> Config:
+        return parse_config(json.dumps(self.config))
+
+    def own_tasks(self, run: Run = RUN) -> list[str]:
+        return [item["id"] for item in plan_hosts(self.database, self.parsed(), run, self.digest, swept=())]
+
+    def stored(self) -> dict[str, Attempt]:
+        with self.database.begin() as conn:
+            return {attempt.host_id: attempt for attempt in archive.attempts_to_judge(conn, frames=True)}
+
+
+@pytest.fixture
+def scene(database: Database, user_key: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(database, user_key, monkeypatch)
+
+
+@pytest.fixture
+def user_key(tmp_path: Path) -> Path:
+    return make_key(tmp_path / "id")
+
+
+@pytest.fixture
+def netstat(tmp_path: Path) -> FakeNetstat:
+    fake = FakeNetstat(tmp_path / "bin")
+    fake.prints(listing(22, 80))
+    return fake
+
+
+@pytest.fixture
+def server(host_key: paramiko.PKey, user_key: Path, netstat: FakeNetstat) -> Iterator[PythonServer]:
+    with python_server(host_key=host_key, authorized=user_key, environment={"PATH": netstat.path}) as server:
+        yield server
+
+
+def at(port: int, number: int = 0, **values: Any) -> Host:
+    """A host at a port of 127.0.0.1."""
+    return Host(f"id-{number}", f"web{number}", "127.0.0.1", port, **values)
+
+
+def ports_of(attempt: Attempt) -> list[int]:
+    assert attempt.observation is not None
+    return sorted({listener.port for listener in attempt.observation.listeners})
+
+
+def test_looks_and_stores(scene: Scene, server: PythonServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    result = scene.sweep([at(server.port, number, labels={"env": HOSTILE}) for number in range(20)])
+    assert result == {"hosts": 20, "ok": 20, "failed": 0, "untried": 0}
+    stored = scene.stored()
+    assert len(stored) == 20
+    for attempt in stored.values():
+        assert attempt.outcome is Outcome.OK
+        assert ports_of(attempt) == [22, 80]
+        assert (attempt.run_id, attempt.try_number, attempt.logical_date) == ("run-1", 1, NOW)
+        assert 0 < attempt.duration < 60
+    assert (server.connections, len(server.commands)) == (20, 20)
+    assert scene.own_tasks() == []
+    # Every host is in the log, healthy ones several to a line.
+    assert all(f"web{number}" in caplog.text for number in range(20))
+    assert len(caplog.records) < 10
+
+
+def test_a_healthy_batch_makes_a_short_log(
+    scene: Scene, server: PythonServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    scene.sweep([dataclasses.replace(at(server.port, n), name=f"web{n:04}.rack-17.dc.example.com") for n in range(150)])
+    assert sum(len(record.getMessage()) for record in caplog.records) < 4_500
+    assert len(caplog.records) < 10
+
+
+def test_settings_are_read_once_for_all_hosts(
+    scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.bases.hook import BaseHook
+
+    read: list[str] = []
+    keys: list[str] = []
+    given, opened = BaseHook.get_connection, paramiko.PKey.from_path
+
+    def counted(conn_id: str) -> Any:
+        read.append(conn_id)
+        return given(conn_id)
+
+    def counted_key(path: Any, *rest: Any) -> Any:
+        keys.append(str(path))
+        return opened(path, *rest)
+
+    monkeypatch.setattr(BaseHook, "get_connection", staticmethod(counted))
+    monkeypatch.setattr(paramiko.PKey, "from_path", staticmethod(counted_key))
+    scene.config["ssh"]["max_logins"] = 1
+    scene.sweep([at(server.port, number) for number in range(10)])
+    assert read.count("ssh_test") == 1
+    assert len(keys) == 1
+
+
+def test_what_fails_newly_gets_a_task_of_its_own_and_what_failed_before_does_not(
+    scene: Scene, server: PythonServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    dead = free_port()
+    listed = [at(server.port, 0), at(dead, 1), at(dead, 2)]
+    with scene.database.begin() as conn:
+        hosts.sync(conn, listed)
+        conn.exec_driver_sql("UPDATE hosts SET failures = 1, error_class = 'refused' WHERE host_id = 'id-2'")
+    assert scene.sweep(listed) == {"hosts": 3, "ok": 1, "failed": 2, "untried": 0}
+    stored = scene.stored()
+    assert {host_id: (one.outcome.value, one.provisional) for host_id, one in stored.items()} == {
+        "id-0": ("ok", False),
+        "id-1": ("unreachable", True),
+        "id-2": ("unreachable", False),
+    }
+    assert stored["id-1"].error_class == "refused"
+    assert scene.own_tasks() == ["id-1"]
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [line for line in lines if "web1" in line and "refused" in line and "last time" not in line]
+    assert [line for line in lines if "web2" in line and "It failed last time as well" in line]
+
+
+def test_a_port_that_is_missing_is_asked_for_once_more_over_the_same_connection(
+    scene: Scene, server: PythonServer, netstat: FakeNetstat, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    netstat.prints(listing(22), listing(22, 80))
+    scene.config["declared"] = [{"port": [22, 80]}]
+    scene.sweep([at(server.port)])
+    (attempt,) = scene.stored().values()
+    assert (ports_of(attempt), attempt.confirmed, len(attempt.frames)) == ([22, 80], True, 2)
+    assert (server.connections, len(server.commands)) == (1, 2)
+    assert "web0 (127.0.0.1): back in the second answer: 80" in caplog.text
+    netstat.prints(listing(22))
+    scene.sweep([at(server.port)], run=dataclasses.replace(RUN, run_id="run-2"))
+    assert "web0 (127.0.0.1): missing in both answers: 80" in caplog.text
+
+
+def in_background(operator: SweepOperator, scene: Scene, results: list[Any]) -> threading.Thread:
+    def execute() -> None:
+        try:
+            results.append(operator.execute(scene.context(RUN)))
+        except AirflowException as error:
+            results.append(str(error))
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    return thread
+
+
+def test_hosts_that_wait_to_confirm_hold_no_login(scene: Scene, server: PythonServer, netstat: FakeNetstat) -> None:
+    """One login at a time, four hosts that lack a port: all are asked before the first one is asked again."""
+    netstat.prints(listing(22))
+    scene.config |= {"declared": [{"port": 80}], "scan": {"sweep_above": 0, "confirm_after": "30s"}}
+    scene.config["ssh"]["max_logins"] = 1
+    operator = scene.operator([at(server.port, number) for number in range(4)])
+    results: list[Any] = []
+    thread = in_background(operator, scene, results)
+    wait_until(lambda: operator._crew is not None and operator._crew.parked() == 4, "four parked hosts")
+    assert (server.connections, len(server.commands)) == (4, 4)
+    operator.on_kill()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert scene.stored() == {}
+
+
+def test_silent_and_unusable_hosts_hold_up_nobody(scene: Scene, server: PythonServer) -> None:
+    with tcp_server(silent) as port:
+        odd = [
+            *(at(port, number) for number in range(10, 20)),
+            dataclasses.replace(at(22, 20), address="no.such.host.invalid"),
+            dataclasses.replace(at(22, 21), address="-oProxyCommand=evil"),
+        ]
+        scene.config["ssh"]["max_logins"] = 2
+        result = scene.sweep([*odd, *(at(server.port, number) for number in range(10))])
+    assert (result["ok"], result["failed"]) == (10, 12)
+    classes = {host_id: attempt.error_class for host_id, attempt in scene.stored().items() if attempt.error_class}
+    assert classes == {
+        **{f"id-{number}": "timeout" for number in range(10, 20)},
+        "id-20": "dns",
+        "id-21": "dns",
+    }
+    assert "no SSH banner within 1 s" in (scene.stored()["id-10"].error or "")
+
+
+def test_first_host_keys_are_kept_and_a_changed_one_is_reported(
+    scene: Scene, server: PythonServer, host_key: paramiko.PKey
+) -> None:
+    listed = [at(server.port)]
+    scene.sweep(listed)
+    endpoint = f"[127.0.0.1]:{server.port}"
+    with scene.database.begin() as conn:
+        (key,) = host_keys.get(conn, endpoint)
+        assert key.key_base64 == host_key.get_base64()
+        conn.exec_driver_sql("UPDATE host_keys SET key_base64 = 'AAAA'")
+    scene.sweep(listed, run=dataclasses.replace(RUN, run_id="run-2"))
+    with scene.database.begin() as conn:
+        offered = [key for key in host_keys.list_all(conn, endpoint) if not key.trusted]
+        assert [key.key_base64 for key in offered] == [host_key.get_base64()]
+    assert scene.stored()["id-0"].error_class == "host_key_changed"
+
+
+def test_another_try_goes_on_where_the_first_ended(scene: Scene, server: PythonServer) -> None:
+    listed = [at(server.port, number) for number in range(10)]
+    operator = scene.operator(listed)
+    real = archive.save_attempts
+    calls = []
+
+    def broken(conn: Any, attempts: Any) -> Any:
+        calls.append(len(attempts))
+        if len(calls) > 1:
+            raise OSError("the database is away")
+        return real(conn, attempts)
+
+    scene.monkeypatch.setattr("portmon.operators.sweep.STORE_MOST", 4)
+    scene.monkeypatch.setattr(archive, "save_attempts", broken)
+    with pytest.raises(OSError, match="away"):
+        operator.execute(scene.context(RUN))
+    scene.monkeypatch.setattr(archive, "save_attempts", real)
+    before = len(scene.stored())
+    assert before == calls[0]
+    logins = server.connections
+    assert scene.sweep(listed, try_number=2)["hosts"] == 10 - before
+    assert len(scene.stored()) == 10
+    assert server.connections == logins + 10 - before
+
+
+def test_killing_it_hangs_up_and_keeps_what_is_stored(scene: Scene, host_key: paramiko.PKey, user_key: Path) -> None:
+    running = threading.Event()
+    over = threading.Event()
+
+    def hang(channel: paramiko.Channel, command: str) -> None:
+        running.set()
+        over.wait(30)
+
+    with python_server(host_key=host_key, authorized=user_key, run=hang) as server:
+        operator = scene.operator([at(server.port, number) for number in range(3)])
+        results: list[Any] = []
+        thread = in_background(operator, scene, results)
+        assert running.wait(30)
+        operator.on_kill()
+        thread.join(30)
+        assert not thread.is_alive()
+        over.set()
+    # Not green, and nobody is blamed for what a person ended.
+    assert results == ["somebody ended this task: what was seen so far is stored"]
+    assert scene.stored() == {}
+
+
+def test_a_dry_run_leaves_no_trace(scene: Scene, server: PythonServer) -> None:
+    result = scene.sweep([at(server.port), at(free_port(), 1)], dry_run=True)
+    assert (result["ok"], result["failed"]) == (1, 1)
+    assert len(result["looks"]) == 64
+    assert scene.stored() == {}
+    with scene.database.begin() as conn:
+        assert host_keys.list_all(conn) == []
+
+
+def test_a_backfill_asks_nobody(scene: Scene, server: PythonServer) -> None:
+    operator = scene.operator([at(server.port)])
+    with pytest.raises(AirflowFailException, match="backfill"):
+        operator.execute(scene.context(dataclasses.replace(RUN, run_type="backfill")))
+    assert server.connections == 0
+
+
+def test_a_fault_of_this_program_fails_one_host_simulated(
+    scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from portmon.look import HostLook
+
+    real = HostLook.ask
+
+    def broken(self: HostLook, session: Any) -> Any:
+        if self.record.host_id == "id-1":
+            raise KeyError("a fault")
+        return real(self, session)
+
+    monkeypatch.setattr(HostLook, "ask", broken)
+    scene.sweep([at(server.port, number) for number in range(3)])
+    assert {host_id: one.error_class for host_id, one in scene.stored().items()} == {
+        "id-0": None, "id-1": "internal", "id-2": None,
+    }  # fmt: skip
+    assert "a fault of this program" in caplog.text
+
+
+def test_logins_through_one_bastion_are_few(
+    scene: Scene, server: PythonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "proxy"
+    script.write_text(
+        "#!/usr/bin/env python3\n"
+        "import os, select, socket, sys\n"
+        "sock = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
+        "ways = {0: sock.fileno(), sock.fileno(): 1}\n"
+        "while True:\n"
+        "    for end in select.select(list(ways), [], [])[0]:\n"
+        "        data = os.read(end, 65536)\n"
+        "        if not data: sys.exit()\n"
+        "        os.write(ways[end], data)\n"
+    )
+    script.chmod(0o755)
+    command = f"{script} %p"
+    scene.connection["extra"] = {**scene.connection["extra"], "host_proxy_cmd": command}  # type: ignore[dict-item]
+    scene.config["ssh"] |= {"max_logins": 16, "per_proxy": 2, "connect_timeout": "10s"}
+    lock, now, most = threading.Lock(), [0], [0]
+    real = HostVisit.look
+
+    def counted(self: HostVisit) -> float | None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        try:
+            return real(self)
+        finally:
+            with lock:
+                now[0] -= 1
+
+    monkeypatch.setattr(HostVisit, "look", counted)
+    scene.operator([at(server.port, number) for number in range(8)])
+    # The plan knows the proxy as the task does.
+    (item,) = plan_sweep(scene.database, scene.parsed(), RUN, scene.digest, proxy_of=lambda _: command)
+    assert SweepOperator(task_id="sweep", batch=item).execute(scene.context(RUN))["ok"] == 8
+    assert most[0] == 2

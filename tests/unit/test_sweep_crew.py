@@ -1,0 +1,183 @@
+"""A batch at work, with real threads and hosts that are scripted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from portmon.sweep.crew import Crew
+
+PATIENCE = 30.0
+
+
+@dataclass(eq=False)
+class Scripted:
+    """A visit that does what the test says, and writes down what was asked of it."""
+
+    name: str
+    lane: str | None = None
+    pause: float | None = None
+    on_dial: Callable[[], None] = lambda: None
+    on_look: Callable[[], None] = lambda: None
+    on_again: Callable[[], None] = lambda: None
+    done: list[str] = field(default_factory=list)
+
+    def dial(self) -> None:
+        self.done.append("dial")
+        self.on_dial()
+
+    def look(self) -> float | None:
+        self.done.append("look")
+        self.on_look()
+        return self.pause
+
+    def look_again(self) -> None:
+        self.done.append("again")
+        self.on_again()
+
+    def close(self) -> None:
+        self.done.append("close")
+
+
+def drain(crew: Crew[Scripted]) -> dict[str, BaseException | None]:
+    found: dict[str, BaseException | None] = {}
+    while (taken := crew.take(most=3, seconds=0.2)) is not None:
+        assert len(taken) <= 3
+        for visit, error in taken:
+            assert visit.name not in found
+            found[visit.name] = error
+    return found
+
+
+def fail(error: BaseException) -> Callable[[], None]:
+    def raising() -> None:
+        raise error
+
+    return raising
+
+
+def test_every_visit_ends_once_whatever_becomes_of_it() -> None:
+    lost, refused, mute = OSError("lost"), KeyError("refused"), ValueError("mute")
+    visits = [
+        *(Scripted(f"fine{number}") for number in range(50)),
+        Scripted("dead", on_dial=fail(lost)),
+        Scripted("refusing", on_look=fail(refused)),
+        Scripted("missing", pause=0.05),
+        Scripted("mute", pause=0.05, on_again=fail(mute)),
+        Scripted("behind", lane="bastion"),
+    ]
+    with Crew(visits, slots=4, lanes={"bastion": 1}) as crew:
+        found = drain(crew)
+    assert {name: error for name, error in found.items() if error} == {"dead": lost, "refusing": refused, "mute": mute}
+    assert len(found) == len(visits)
+    done = {visit.name: [what for what in visit.done if what != "close"] for visit in visits}
+    assert done["fine7"] == ["dial", "look"]
+    assert done["dead"] == ["dial"]
+    assert done["missing"] == done["mute"] == ["dial", "look", "again"]
+    assert done["behind"] == ["look"]
+    assert all(visit.done[-1] == "close" for visit in visits)
+
+
+def test_none_is_fine() -> None:
+    with Crew([], slots=4) as crew:
+        assert drain(crew) == {}
+
+
+def test_hosts_that_wait_for_the_second_question_hold_no_thread() -> None:
+    """Five times as many as there are threads wait, while others are asked."""
+    others = threading.Barrier(2)
+    waiting = [Scripted(f"waiting{number}", pause=3600) for number in range(10)]
+    last = Scripted("last", on_look=lambda: others.wait(PATIENCE) and None)
+    with Crew([*waiting, last], slots=2) as crew:
+        others.wait(PATIENCE)
+        ((ended, error),) = crew.take(most=1, seconds=PATIENCE) or []
+        assert (ended, error) == (last, None)
+        assert crew.parked() == 10
+        assert all(visit.done == ["dial", "look"] for visit in waiting)
+    assert all(visit.done[-1] == "close" for visit in waiting)
+
+
+def test_dials_that_hang_hold_no_login() -> None:
+    over = threading.Event()
+    hanging = [Scripted(f"hanging{number}", on_dial=lambda: over.wait(PATIENCE) and None) for number in range(20)]
+    healthy = [Scripted(f"healthy{number}") for number in range(20)]
+    with Crew([*hanging, *healthy], slots=2) as crew:
+        ended = []
+        while len(ended) < 20:
+            ended += crew.take(most=20, seconds=PATIENCE) or []
+        assert {visit.name for visit, _ in ended} == {visit.name for visit in healthy}
+        over.set()
+        assert len(drain(crew)) == 20
+
+
+def test_no_more_logins_than_slots() -> None:
+    lock, now, most = threading.Lock(), [0], [0]
+    meet = threading.Barrier(3)
+
+    def look() -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        # Only passed by three at a time.
+        meet.wait(PATIENCE)
+        with lock:
+            now[0] -= 1
+
+    visits = [Scripted(str(number), on_look=look) for number in range(30)]
+    with Crew(visits, slots=3) as crew:
+        assert not any(drain(crew).values())
+    assert most[0] == 3
+
+
+def test_stopping_hangs_up_on_everybody_and_begins_nothing() -> None:
+    begun, hung_up, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def look() -> None:
+        begun.set()
+        assert hung_up.wait(PATIENCE)
+        ended.set()
+        raise OSError("somebody hung up")
+
+    class Busy(Scripted):
+        def close(self) -> None:
+            super().close()
+            hung_up.set()
+
+    busy = Busy("busy", lane="bastion", on_look=look)
+    rest = [Scripted(str(number), lane="bastion") for number in range(5)]
+    with Crew([busy, *rest], slots=1, lanes={"bastion": 1}) as crew:
+        assert begun.wait(PATIENCE)
+        crew.stop()
+        assert ended.wait(PATIENCE)
+        # Its failure is our doing, and nothing that is known of the host.
+        wait_for_threads(crew)
+        assert crew.take(most=1, seconds=PATIENCE) is None
+    assert all("look" not in visit.done for visit in rest)
+    assert crew.untried() == rest
+
+
+def wait_for_threads(crew: Crew[Scripted]) -> None:
+    for thread in crew._threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_what_its_time_does_not_suffice_for_is_untried() -> None:
+    now = [0.0]
+    first = Scripted("first", on_look=lambda: now.__setitem__(0, 100.0))
+    rest = [Scripted(str(number)) for number in range(3)]
+    with Crew([first, *rest], slots=1, seconds=60, clock=lambda: now[0]) as crew:
+        found = drain(crew)
+        # One was dialled while the first was asked, and so was under way.
+        assert set(found) == {"first", "0"}
+        assert crew.untried() == rest[1:]
+
+
+@pytest.mark.parametrize("slots", [1, 16])
+def test_many(slots: int) -> None:
+    visits = [Scripted(str(number), pause=0.001 if number % 7 == 0 else None) for number in range(500)]
+    with Crew(visits, slots=slots) as crew:
+        assert len(drain(crew)) == 500
