@@ -1,9 +1,10 @@
 """Previous state and observations into next state and events. Pure: the clock is an argument.
 
-State is kept in two frames, one row per host and one per watched port, see :mod:`portmon.frames`.
-:func:`judge` takes them and what the scan saw, and returns only what changed. What one observation makes of
-one port is the business of :mod:`portmon.states`; here is what concerns hosts, the fleet, and finding the ports
-that are not as they were, which are few among many.
+State is one row per host and one per watched port. :func:`judge` takes them and what the scan saw, and returns only
+what changed. What one observation makes of one port is the business of :mod:`portmon.states`; here is what concerns
+hosts, the fleet, and finding the ports that are not as they were, which are few among many: known and seen ports are
+compared as frames (:mod:`portmon.frames`), some hosts at a time. A look that shows nothing new of a settled host (see
+:mod:`portmon.fingerprint`) is judged without its ports.
 
 Each look at a host is judged once, in the order of time: one that is not newer than the host's last
 judged look is ignored. That makes judging idempotent. A look without evidence (unreachable, invalid)
@@ -12,8 +13,9 @@ counts a failure of its host and touches no port.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,18 +26,8 @@ from portmon import states
 from portmon.config import States
 from portmon.declared import Declared
 from portmon.events import event_id, monitor_event
-from portmon.frames import (
-    HOST_COLUMNS,
-    KEY,
-    SETS,
-    hosts_frame,
-    merged,
-    plain_row,
-    port_of,
-    ports_frame,
-    ports_of,
-    records,
-)
+from portmon.fingerprint import fingerprint
+from portmon.frames import HOST_COLUMNS, KEY, SETS, key_of, merged, port_of, ports_of, records
 from portmon.identity import same_program
 from portmon.models import (
     PROTOCOL,
@@ -53,22 +45,29 @@ from portmon.rules import HostRules, RuleSet
 from portmon.states import Look, Port, Seen, Step, Told
 from portmon.watched import any_watched, fold, known_programs, seen_of, why_watched
 
+HostRow = dict[str, Any]
+"""What is known of a host, see :data:`portmon.frames.HOST_COLUMNS`."""
+PORTION = 1000
+"""Hosts whose ports are compared at a time: a frame of them all would be a matter of gigabytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a judgement changed.
 
-    :param hosts: changed and new rows, columns of :data:`portmon.frames.HOST_COLUMNS`
-    :param ports: changed and new rows, columns of :data:`portmon.frames.PORT_COLUMNS`
-    :param dropped: keys of rows that are no more: forgotten, moved and retired ports, ports that no rule watches now
+    :param hosts: changed and new rows; their ``listening`` is None if it was not given: then it is as it was
+    :param unchanged: host id: time of its last ok look, of hosts of which nothing else changed
+    :param ports: changed and new ones
+    :param dropped: keys of ports that are no more: forgotten, moved and retired ones, those that no rule watches now
     :param unwatched: those among them whose open alerts end without an event, because no rule watches them now
     :param events: as they are told: by time, the monitor's own first, then by host, a host's ports by number
     :param failing_since: start of the episode in which every host fails; None if there is none
     :param summary: counts for people
     """
 
-    hosts: pd.DataFrame
-    ports: pd.DataFrame
+    hosts: tuple[HostRow, ...] = ()
+    unchanged: Mapping[str, datetime] = field(default_factory=dict)
+    ports: tuple[Port, ...] = ()
     dropped: tuple[PortKey, ...] = ()
     unwatched: tuple[PortKey, ...] = ()
     events: tuple[Event, ...] = ()
@@ -76,8 +75,20 @@ class Verdict:
     summary: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class PortChanges:
+    """What a judgement made of the ports of some hosts.
+
+    :param ports: changed and new ones
+    :param dropped: keys of those that are no more
+    """
+
+    ports: tuple[Port, ...]
+    dropped: tuple[PortKey, ...]
+
+
 def judge(
-    hosts: pd.DataFrame,
+    hosts: Mapping[str, HostRow],
     ports: pd.DataFrame,
     attempts: Sequence[Attempt],
     *,
@@ -90,28 +101,45 @@ def judge(
     accepted: Mapping[PortKey, datetime] | None = None,
     failing_since: datetime | None = None,
 ) -> Verdict:
-    """Judge looks at hosts.
+    """Judge looks at hosts whose state is all at hand. :class:`Judgement` is for those who have it elsewhere.
 
-    :param hosts: previous state, see :data:`portmon.frames.HOST_COLUMNS`
+    :param hosts: previous state: host id to row, columns of :data:`portmon.frames.HOST_COLUMNS`
     :param ports: previous state, see :data:`portmon.frames.PORT_COLUMNS`; may lack hosts that nobody looked at
-    :param attempts: in any order; hosts that are not in ``inventory`` are ignored
-    :param inventory: host id to host
-    :param interval: time between scheduled runs: extra looks advance counters at most once per half of it
-    :param run_id: of the run that judges
-    :param declared: ports that must listen
-    :param accepted: when a person said that a port is gone for good
-    :param failing_since: start of an episode in which every host fails, None if there is none
+    :param attempts: in any order; see :meth:`Judgement.looks`
     """
-    judge_ = _Judge(hosts, ports, inventory, rules, settings, interval, run_id, declared or {}, accepted or {})
-    judge_.failing_since = failing_since
-    for run in _runs(attempts):
-        judge_.run([attempt for attempt in run if judge_.is_news(attempt)])
-    judge_.find_duplicates()
-    return judge_.verdict()
+    judgement = Judgement(
+        {host_id: dict(row) for host_id, row in hosts.items()},
+        inventory=inventory,
+        rules=rules,
+        settings=settings,
+        interval=interval,
+        run_id=run_id,
+        declared=declared,
+        accepted=accepted,
+        failing_since=failing_since,
+    )
+    changed: dict[PortKey, Port] = {}
+    for looks in judgement.looks(attempts):
+        known = ports[ports["host_id"].isin([look.host_id for look in looks])]
+        changes = judgement.compare(looks, known)
+        # Up to date for a later look at the same hosts.
+        ports = merged(ports, changes.ports, changes.dropped)
+        for key in changes.dropped:
+            changed.pop(key, None)
+        changed |= {key_of(port): port for port in changes.ports}
+    judgement.find_duplicates()
+    verdict = judgement.verdict()
+    return dataclasses.replace(verdict, ports=tuple(changed[key] for key in sorted(changed)))
 
 
 def close_hosts(
-    hosts: pd.DataFrame, ports: pd.DataFrame, host_ids: Collection[str], *, reason: str, run_id: str, now: datetime
+    hosts: Mapping[str, HostRow],
+    ports: pd.DataFrame,
+    host_ids: Collection[str],
+    *,
+    reason: str,
+    run_id: str,
+    now: datetime,
 ) -> Verdict:
     """Hosts that left: ``retired`` for whatever somebody was told of, whose alerts are closed.
 
@@ -119,8 +147,7 @@ def close_hosts(
 
     :param reason: why they are gone, as the end of a sentence
     """
-    wanted = set(host_ids)
-    rows = {row["host_id"]: row for row in records(hosts[hosts["host_id"].isin(wanted)])}
+    rows = {host_id: dict(hosts[host_id]) for host_id in host_ids if host_id in hosts}
     events, changed, dropped = [], [], []
     told_hosts = []
 
@@ -132,7 +159,7 @@ def close_hosts(
         if row["status"] == HostStatus.UNREACHABLE:
             events.append(retired(row, None, "Was unreachable", row["status_since"]))
             row |= {"status": HostStatus.OK.value if row["last_ok_at"] else HostStatus.NEW.value, "status_since": now}
-            row |= {"failures": 0, "failing_since": None, "counted_at": None}
+            row |= {"failures": 0, "failing_since": None, "counted_at": None, "fingerprint": None}
             told_hosts.append(row)
     for port in ports_of(ports[ports["host_id"].isin(list(rows))]):
         if states.is_open(port):
@@ -146,12 +173,10 @@ def close_hosts(
             events.append(retired(rows[port.host_id], port, what, port.lost_since or port.status_since))
             forgiven = states.forgive(port)
             if forgiven is None:
-                dropped.append((port.host_id, port.protocol, port.port))
+                dropped.append(key_of(port))
             else:
                 changed.append(forgiven)
-    return Verdict(
-        hosts=hosts_frame(told_hosts), ports=ports_frame(changed), dropped=tuple(dropped), events=tuple(events)
-    )
+    return Verdict(hosts=tuple(told_hosts), ports=tuple(changed), dropped=tuple(dropped), events=tuple(events))
 
 
 # ── one judgement ───────────────────────────────────────────────────────────────────────────────
@@ -160,9 +185,13 @@ def close_hosts(
 def _runs(attempts: Sequence[Attempt]) -> list[list[Attempt]]:
     """Looks by the run that made them, in the order of time."""
     by_run: dict[str, list[Attempt]] = defaultdict(list)
-    for attempt in sorted(attempts, key=lambda attempt: (attempt.observed_at, attempt.host_id)):
+    for attempt in sorted(attempts, key=_in_time):
         by_run[attempt.run_id].append(attempt)
     return list(by_run.values())
+
+
+def _in_time(attempt: Attempt) -> tuple[datetime, str]:
+    return attempt.observed_at, attempt.host_id
 
 
 def _waves(attempts: Sequence[Attempt]) -> Iterable[list[Attempt]]:
@@ -176,65 +205,135 @@ def _waves(attempts: Sequence[Attempt]) -> Iterable[list[Attempt]]:
         yield [own[number] for own in by_host.values() if len(own) > number]
 
 
-class _Judge:
-    """State while it is judged: hosts as mappings (few), ports as a frame (many)."""
+class Judgement:
+    """State while it is judged. Whoever has it elsewhere brings what is asked for::
+
+        for looks in judgement.looks(attempts):
+            keep(judgement.compare(looks, their_ports))
+        judgement.find_duplicates()
+        verdict = judgement.verdict()
+
+    :param hosts: previous state: host id to row, columns of :data:`portmon.frames.HOST_COLUMNS`; they are changed.
+        ``listening`` may be None where it comes later
+    :param inventory: host id to host
+    :param interval: time between scheduled runs: extra looks advance counters at most once per half of it
+    :param run_id: of the run that judges
+    :param declared: ports that must listen
+    :param accepted: when a person said that a port is gone for good
+    :param failing_since: start of an episode in which every host fails, None if there is none
+    """
 
     def __init__(
         self,
-        hosts: pd.DataFrame,
-        ports: pd.DataFrame,
+        hosts: dict[str, HostRow],
+        *,
         inventory: Mapping[str, Host],
         rules: RuleSet,
         settings: States,
         interval: timedelta,
         run_id: str,
-        declared: Declared,
-        accepted: Mapping[PortKey, datetime],
+        declared: Declared | None = None,
+        accepted: Mapping[PortKey, datetime] | None = None,
+        failing_since: datetime | None = None,
     ) -> None:
-        self.hosts = {row["host_id"]: row for row in records(hosts)}
-        self.ports = ports
+        self.hosts = hosts
         self.inventory = inventory
         self.rules = rules
         self.settings = settings
         self.half_interval = interval / 2
         self.window = states.flap_window(settings, interval)
         self.run_id = run_id
-        self.declared = declared
-        self.accepted = accepted
-        self.failing_since: datetime | None = None
+        self.declared = declared or {}
+        self.accepted = accepted or {}
+        self.failing_since = failing_since
         self.judged = 0
         self.silent = False
         self.answered: set[str] = set()
+        self.unchanged: dict[str, datetime] = {}
         self.changed_hosts: set[str] = set()
         self.changed_ports: dict[PortKey, Port] = {}
+        self.gone_ports: dict[PortKey, bool] = {}
         self.dropped: dict[PortKey, bool] = {}
         self.events: list[Event] = []
 
-    def is_news(self, attempt: Attempt) -> bool:
-        """Whether a look is of a known host and newer than what was judged of it."""
-        if attempt.host_id not in self.inventory:
-            return False
-        judged = self.hosts.get(attempt.host_id, {}).get("last_judged_at")
-        return judged is None or attempt.observed_at > judged
+    def looks(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
+        """Judge looks; those that have to be compared with the ports of their hosts are left to :meth:`compare`.
 
-    def run(self, attempts: Sequence[Attempt]) -> None:
-        """Judge the looks of one run."""
-        if not attempts:
-            return
-        self.judged += len(attempts)
-        fresh = self._fresh_failures(attempts)
-        self.silent = fresh is not None
-        for wave in _waves(attempts):
-            self._wave(wave)
-        self.silent = False
-        self._tell_of_fleet(attempts, fresh)
+        :param attempts: in any order; hosts that are not in the inventory are ignored. Ok ones need no observation if
+            they have the digest of one
+        :returns: looks to compare before the next ones are asked for; of each host one at a time
+        """
+        for run in _runs(attempts):
+            yield from self._run([attempt for attempt in run if self._is_news(attempt)])
+
+    def compare(
+        self,
+        attempts: Sequence[Attempt],
+        ports: pd.DataFrame,
+        listening: Mapping[str, tuple[str, ...] | None] | None = None,
+    ) -> PortChanges:
+        """Judge looks that show something else than the ones before, as far as is known.
+
+        :param attempts: of :meth:`looks`, with their observations
+        :param ports: of these hosts as they are now
+        :param listening: what listened on these hosts, if their rows do not have it
+        :raises ValueError: if any of it is missing
+        """
+        self._take_listening(listening or {})
+        self.changed_ports, self.gone_ports = {}, {}
+        rules = {attempt.host_id: self.rules.for_host(self.inventory[attempt.host_id]) for attempt in attempts}
+        looks = {attempt.host_id: self._look(attempt, rules[attempt.host_id].digest) for attempt in attempts}
+        settled = self._ports(attempts, ports, looks, rules)
+        for attempt in attempts:
+            own = rules[attempt.host_id]
+            host = self.hosts[attempt.host_id]
+            self._evidence(host, attempt, looks[attempt.host_id])
+            is_settled = attempt.host_id in settled
+            host |= {"rules": own.digest, "fingerprint": self._fingerprint(attempt) if is_settled else None}
+            self.changed_hosts.add(attempt.host_id)
+        for key in self.changed_ports:
+            self.dropped.pop(key, None)
+        self.dropped |= self.gone_ports
+        return PortChanges(tuple(self.changed_ports.values()), tuple(self.gone_ports))
+
+    def sharing(self) -> set[str]:
+        """Hosts of which :meth:`find_duplicates` has to know what listened, and does not yet."""
+        shared = (ids for ids in self._machines().values() if not self.answered.isdisjoint(ids))
+        return {host_id for ids in shared for host_id in ids if self.hosts[host_id]["listening"] is None}
+
+    def find_duplicates(self, listening: Mapping[str, tuple[str, ...] | None] | None = None) -> None:
+        """Note hosts that are, by boot id, network namespace and ports, the machine of another entry.
+
+        :param listening: of the hosts of :meth:`sharing`
+        """
+        self._take_listening(listening or {})
+        machines = self._machines()
+        for host_id in sorted(self.answered):
+            row = self.hosts[host_id]
+            others = [other for other in machines.get((row["boot_id"], row["netns"]), ()) if other < host_id]
+            before = row["duplicate_of"]
+            if before in others:
+                continue
+            first = next((other for other in others if self._listening(other) == self._listening(host_id)), None)
+            if first != before:
+                row["duplicate_of"] = first
+                self.changed_hosts.add(host_id)
+            if first is not None and before is None:
+                other = self.hosts[first]
+                told = Told(
+                    EventKind.DUPLICATE,
+                    f"The same machine as {other['name']} (id {first}): same boot, network namespace and ports. "
+                    "Both are watched",
+                    details={"duplicate_of": first},
+                )
+                self._tell(told, row, None, row["last_ok_at"])
 
     def verdict(self) -> Verdict:
-        """What changed in all."""
+        """What changed in all, but for the ports: who compared them was told."""
         counts = Counter(event.kind.value for event in self.events)
         return Verdict(
-            hosts=hosts_frame([self.hosts[host_id] for host_id in sorted(self.changed_hosts)]),
-            ports=ports_frame([self.changed_ports[key] for key in sorted(self.changed_ports)]),
+            hosts=tuple(self.hosts[host_id] for host_id in sorted(self.changed_hosts)),
+            unchanged={host_id: at for host_id, at in self.unchanged.items() if host_id not in self.changed_hosts},
             dropped=tuple(self.dropped),
             unwatched=tuple(key for key, unwatched in self.dropped.items() if unwatched),
             events=tuple(sorted(self.events, key=_order)),
@@ -242,26 +341,48 @@ class _Judge:
             summary={"judged": self.judged, **dict(sorted(counts.items()))},
         )
 
-    def _wave(self, attempts: Sequence[Attempt]) -> None:
+    def _is_news(self, attempt: Attempt) -> bool:
+        """Whether a look is of a known host and newer than what was judged of it."""
+        if attempt.host_id not in self.inventory:
+            return False
+        judged = self.hosts.get(attempt.host_id, {}).get("last_judged_at")
+        return judged is None or attempt.observed_at > judged
+
+    def _run(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
+        """Judge the looks of one run."""
+        if not attempts:
+            return
+        self.judged += len(attempts)
+        fresh = self._fresh_failures(attempts)
+        self.silent = fresh is not None
+        for wave in _waves(attempts):
+            yield from self._wave(wave)
+        self.silent = False
+        self._tell_of_fleet(attempts, fresh)
+
+    def _wave(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
         """Judge at most one look per host."""
-        ok = []
+        compared = []
         for attempt in attempts:
             host = self._host(attempt.host_id)
-            if attempt.outcome is Outcome.OK and attempt.observation is not None:
-                ok.append(attempt)
-            else:
-                self._no_evidence(host, attempt)
             host["last_judged_at"] = attempt.observed_at
-            self.changed_hosts.add(attempt.host_id)
-        if ok:
-            rules = {attempt.host_id: self.rules.for_host(self.inventory[attempt.host_id]) for attempt in ok}
-            digests = {host_id: own.digest for host_id, own in rules.items()}
-            looks = {attempt.host_id: self._look(attempt, digests[attempt.host_id]) for attempt in ok}
-            self._ports(ok, looks, rules)
-            for attempt in ok:
-                host = self.hosts[attempt.host_id]
-                self._evidence(host, attempt, looks[attempt.host_id])
-                host["rules"] = digests[attempt.host_id]
+            if attempt.outcome is not Outcome.OK or (attempt.observation is None and attempt.facts is None):
+                self._no_evidence(host, attempt)
+            elif host["fingerprint"] is not None and host["fingerprint"] == self._fingerprint(attempt):
+                self._nothing_new(host, attempt)
+            else:
+                compared.append(attempt)
+        for start in range(0, len(compared), PORTION):
+            yield compared[start : start + PORTION]
+
+    def _fingerprint(self, attempt: Attempt) -> str | None:
+        """What names all that the ports of its host are judged by; None of a look that is not stored."""
+        if attempt.facts is None:
+            return None
+        host_id = attempt.host_id
+        return fingerprint(
+            attempt.facts, self.rules.for_host(self.inventory[host_id]).digest, self.declared.get(host_id, {})
+        )
 
     # ── the fleet ───────────────────────────────────────────────────────────────────────────────
 
@@ -319,31 +440,27 @@ class _Judge:
             )
         )
 
-    def find_duplicates(self) -> None:
-        """Note hosts that are, by boot id, network namespace and ports, the machine of another entry."""
-        machines: dict[tuple[str, int], list[str]] = defaultdict(list)
-        for host_id, row in sorted(self.hosts.items()):
-            if host_id in self.inventory and row["boot_id"] and row["netns"] is not None:
-                machines[row["boot_id"], row["netns"]].append(host_id)
-        for host_id in sorted(self.answered):
+    # ── machines ────────────────────────────────────────────────────────────────────────────────
+
+    def _machines(self) -> dict[tuple[str, int], list[str]]:
+        """Boot id and network namespace: the hosts that show them, in order, if there are several."""
+        found: dict[tuple[str, int], list[str]] = defaultdict(list)
+        for host_id, row in self.hosts.items():
+            if row["boot_id"] and row["netns"] is not None and host_id in self.inventory:
+                found[row["boot_id"], row["netns"]].append(host_id)
+        return {machine: sorted(ids) for machine, ids in found.items() if len(ids) > 1}
+
+    def _take_listening(self, listening: Mapping[str, tuple[str, ...] | None]) -> None:
+        for host_id, keys in listening.items():
             row = self.hosts[host_id]
-            others = [other for other in machines.get((row["boot_id"], row["netns"]), ()) if other < host_id]
-            if row["duplicate_of"] in others:
-                continue
-            before, first = (
-                row["duplicate_of"],
-                next((other for other in others if self.hosts[other]["listening"] == row["listening"]), None),
-            )
-            row["duplicate_of"] = first
-            if first is not None and before is None:
-                other = self.hosts[first]
-                told = Told(
-                    EventKind.DUPLICATE,
-                    f"The same machine as {other['name']} (id {first}): same boot, network namespace and ports. "
-                    "Both are watched",
-                    details={"duplicate_of": first},
-                )
-                self._tell(told, row, None, row["last_ok_at"])
+            if row["listening"] is None:
+                row["listening"] = keys
+
+    def _listening(self, host_id: str) -> tuple[str, ...]:
+        listening: tuple[str, ...] | None = self.hosts[host_id]["listening"]
+        if listening is None:
+            raise ValueError(f"what listened on {host_id!r} is not given")
+        return listening
 
     # ── hosts ───────────────────────────────────────────────────────────────────────────────────
 
@@ -353,11 +470,14 @@ class _Judge:
         if row is None:
             row = dict.fromkeys(HOST_COLUMNS) | {"host_id": host_id, "status": HostStatus.NEW.value, "failures": 0}
             self.hosts[host_id] = row
-        row |= {"name": listed.name, "address": listed.address, "labels": dict(listed.labels)}
+        if (row["name"], row["address"], row["labels"]) != (listed.name, listed.address, listed.labels):
+            row |= {"name": listed.name, "address": listed.address, "labels": dict(listed.labels)}
+            self.changed_hosts.add(host_id)
         return row
 
     def _no_evidence(self, host: dict[str, Any], attempt: Attempt) -> None:
         at = attempt.observed_at
+        self.changed_hosts.add(attempt.host_id)
         host |= {"error_class": attempt.error_class, "error": attempt.error}
         if host["failures"] == 0:
             host |= {"failures": 1, "failing_since": at, "counted_at": at}
@@ -377,24 +497,38 @@ class _Judge:
         )
         self._tell(told, host, None, at)
 
+    def _nothing_new(self, host: dict[str, Any], attempt: Attempt) -> None:
+        """An answer that shows what the last one showed, of a host that is settled: it concerns the host alone."""
+        interrupted = self._is_interrupted(host)
+        if interrupted or host["failures"]:
+            self.changed_hosts.add(attempt.host_id)
+        self.unchanged[attempt.host_id] = attempt.observed_at
+        self._answered(host, attempt.observed_at, interrupted=interrupted)
+
+    def _is_interrupted(self, host: Mapping[str, Any]) -> bool:
+        """Whether a host gave no evidence for as long as is told."""
+        return bool(host["status"] != HostStatus.OK or host["failures"] >= self.settings.unreachable_after)
+
     def _look(self, attempt: Attempt, rules: str) -> Look:
         """What the ports of a host are judged by.
 
         :param rules: digest of those in force
         """
         host, seen, at = self.hosts[attempt.host_id], attempt.observation, attempt.observed_at
-        assert seen is not None  # noqa: S101 - for the type checker; _wave() looked
+        if seen is None:
+            raise ValueError(f"what {attempt.host_id!r} showed at {at} is not given")
         rebooted = bool(host["boot_id"] and seen.boot_id and host["boot_id"] != seen.boot_id)
         if rebooted and (host["grace_until"] is None or at >= host["grace_until"]):
             # A second reboot does not extend the grace: a host that boots for ever would never tell of a death.
             host["grace_until"] = at + self.settings.reboot_grace
-        interrupted = host["status"] != HostStatus.OK or host["failures"] >= self.settings.unreachable_after
+        first = host["last_ok_at"] is None
+        before = () if first else self._listening(attempt.host_id)
         return Look(
             at=at,
-            first=host["last_ok_at"] is None,
-            before=frozenset(int(key.rpartition("/")[2]) for key in host["listening"] or ()),
+            first=first,
+            before=frozenset(int(key.rpartition("/")[2]) for key in before),
             seen_at=host["last_ok_at"],
-            ok_since=None if interrupted else host["status_since"],
+            ok_since=None if self._is_interrupted(host) else host["status_since"],
             ephemeral=seen.ephemeral,
             tool=seen.tool,
             tool_before=host["tool"] if host["last_ok_at"] else None,
@@ -411,7 +545,7 @@ class _Judge:
     def _evidence(self, host: dict[str, Any], attempt: Attempt, look: Look) -> None:
         """Last, since the ports are judged by what the host was before."""
         seen, at = attempt.observation, attempt.observed_at
-        assert seen is not None  # noqa: S101 - for the type checker; _wave() looked
+        assert seen is not None  # noqa: S101 - for the type checker; _look() looked
         listening = {listener.port for listener in seen.listeners}
         if look.first:
             count = len(listening)
@@ -429,6 +563,18 @@ class _Judge:
                 details={"boot_id": seen.boot_id, "before": host["boot_id"]},
             )
             self._tell(told, host, None, at)
+        self._answered(host, at, interrupted=look.ok_since is None)
+        host |= {
+            "boot_id": seen.boot_id or host["boot_id"],
+            "netns": seen.netns,
+            "ephemeral_low": seen.ephemeral[0],
+            "ephemeral_high": seen.ephemeral[1],
+            "tool": seen.tool,
+            "listening": tuple(f"{PROTOCOL}/{port}" for port in sorted(listening)),
+        }
+
+    def _answered(self, host: dict[str, Any], at: datetime, *, interrupted: bool) -> None:
+        """What every complete answer means for its host."""
         if host["status"] == HostStatus.UNREACHABLE:
             told = Told(
                 EventKind.REACHABLE,
@@ -438,50 +584,75 @@ class _Judge:
                 details={"unreachable_for": (at - host["failing_since"]).total_seconds()},
             )
             self._tell(told, host, None, at)
-        if look.ok_since is None:
+        if interrupted:
             host |= {"status": HostStatus.OK.value, "status_since": at}
-        host |= {
-            "failures": 0,
-            "failing_since": None,
-            "counted_at": None,
-            "last_ok_at": at,
-            "boot_id": seen.boot_id or host["boot_id"],
-            "netns": seen.netns,
-            "ephemeral_low": seen.ephemeral[0],
-            "ephemeral_high": seen.ephemeral[1],
-            "tool": seen.tool,
-            "error_class": None,
-            "error": None,
-            "listening": tuple(f"{PROTOCOL}/{port}" for port in sorted(listening)),
-        }
-        self.answered.add(attempt.host_id)
+        host |= {"failures": 0, "failing_since": None, "counted_at": None, "error_class": None, "error": None}
+        host["last_ok_at"] = at
+        self.answered.add(host["host_id"])
 
     # ── ports ───────────────────────────────────────────────────────────────────────────────────
 
-    def _ports(self, attempts: Sequence[Attempt], looks: Mapping[str, Look], rules: Mapping[str, HostRules]) -> None:
-        """Compare known and seen ports of hosts that answered: one merge, then what differs, row by row."""
-        known = self.ports[self.ports["host_id"].isin(list(looks))]
+    def _ports(
+        self,
+        attempts: Sequence[Attempt],
+        known: pd.DataFrame,
+        looks: Mapping[str, Look],
+        rules: Mapping[str, HostRules],
+    ) -> set[str]:
+        """Compare known and seen ports of hosts that answered: one merge, then what differs, row by row.
+
+        :returns: hosts that are settled now
+        """
         seen = fold(attempts, rules, self.declared, known_programs(known, rules))
-        both = known.merge(seen, on=KEY, how="outer", suffixes=("", "_seen"), indicator="found")
-        rows = [plain_row(row) for row in both[~self._is_quiet(both)].to_dict("records")]
+        both = _side_by_side(known, seen)
+        other = both[~self._is_quiet(both)]
         by_host: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in rows:
+        for row in records(other):
             by_host[row["host_id"]].append(row)
         there = set(zip(both["host_id"], both["port"], strict=True)) if self.declared else set()
+        pending = set()
         for host_id, look in looks.items():
             must = self.declared.get(host_id, {})
             self._host_ports(host_id, by_host[host_id], look, rules[host_id])
             for port in sorted(must):
-                if look.confirmed and (host_id, port) not in there:
-                    key = (host_id, PROTOCOL, port)
-                    self._keep(key, None, states.absent(key, look, declared=must[port]), look, rules[host_id])
-        # Up to date for a next wave.
-        self.ports = merged(self.ports, self.changed_ports.values(), self.dropped)
+                if (host_id, port) not in there:
+                    pending.add(host_id)
+                    if look.confirmed:
+                        key = (host_id, PROTOCOL, port)
+                        self._keep(key, None, states.absent(key, look, declared=must[port]), look, rules[host_id])
+        now = merged(known, self.changed_ports.values(), self.gone_ports)
+        return set(looks) - pending - self._pending(attempts, rules, other[KEY], now, seen)
+
+    def _pending(
+        self,
+        attempts: Sequence[Attempt],
+        rules: Mapping[str, HostRules],
+        other: pd.DataFrame,
+        now: pd.DataFrame,
+        seen: pd.DataFrame,
+    ) -> set[str]:
+        """Hosts of which something would follow if they were judged once more by the same.
+
+        :param other: keys of the ports that were not as they had been; the rest stays quiet
+        :param now: ports as they are now
+        :param seen: what the observations show of all ports
+        """
+        again = _side_by_side(now.merge(other, on=KEY), seen.merge(other, on=KEY))
+        pending = set(again["host_id"][~self._is_quiet(again)])
+        differ = set(other["host_id"])
+        for attempt in attempts:
+            if attempt.host_id in differ and not rules[attempt.host_id].watches_all:
+                assert attempt.observation is not None  # noqa: S101 - for the type checker; _look() looked
+                # Rules judge these by the programs that were known before, which may be others now.
+                if any(listener.program is None for listener in attempt.observation.listeners):
+                    pending.add(attempt.host_id)
+        return pending
 
     def _is_quiet(self, both: pd.DataFrame) -> pd.Series:
         """Rows of which nothing can follow: up before, seen now, nothing different, nothing pending."""
         quiet = (both["found"] == "both") & (both["status"] == PortStatus.UP.value) & (both["misses"] == 0)
-        quiet &= both["flapping_since"].isna() & both["grace_until"].isna()
+        for name in ("flapping_since", "grace_until", "last_seen_at"):
+            quiet &= both[name].isna()
         quiet &= both["tool"] == both["tool_seen"]
         must = [
             self.declared.get(host_id, {}).get(port)
@@ -522,8 +693,7 @@ class _Judge:
                 step = states.again(port, seen_of(row), look, declared=declared, is_watched=is_watched)
                 self._keep(key, port, step, look, rules)
             elif not declared and not (port.addresses and any_watched(port, port.addresses, rules)):
-                self.dropped[key] = True
-                self.changed_ports.pop(key, None)
+                self.gone_ports[key] = True
             else:
                 missing.append(port)
         heirs = _heirs(missing, arrivals, look, must)
@@ -542,10 +712,8 @@ class _Judge:
     def _keep(self, key: PortKey, before: Port | None, step: Step, look: Look, rules: HostRules) -> None:
         """Note what became of a port, and tell it."""
         if step.port is None:
-            self.dropped[key] = False
-            self.changed_ports.pop(key, None)
+            self.gone_ports[key] = False
         elif step.port != before:
-            self.dropped.pop(key, None)
             self.changed_ports[key] = step.port
         for told in step.told:
             port = step.port or before
@@ -562,6 +730,10 @@ class _Judge:
         details: Mapping[str, Any] | None = None,
     ) -> None:
         self.events.append(_event(told, host, port, at=at, run_id=self.run_id, details=details))
+
+
+def _side_by_side(known: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
+    return known.merge(seen, on=KEY, how="outer", suffixes=("", "_seen"), indicator="found")
 
 
 # ── ports that moved ────────────────────────────────────────────────────────────────────────────

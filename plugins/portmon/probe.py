@@ -22,6 +22,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from portmon.errors import NetstatParseError, ProbeError
@@ -70,6 +71,7 @@ _SCRIPT = " ".join(
 
 _NONCE = re.compile(r"[A-Za-z0-9]{4,64}")
 _ANY_BEGIN = re.compile(rb"^@@([A-Za-z0-9]{4,64}) BEGIN v=1 ", re.MULTILINE)
+_MARKER = re.compile(rb"^@@([A-Za-z0-9]{4,64})(?: ([^\n]*))?(\n|\Z)", re.MULTILINE)
 _PARTS = (b"BEGIN", b"SSX", b"PROC", b"END")
 _TOOLS = frozenset({"netstat-W", "netstat", "ss", "proc", "none"})
 
@@ -108,7 +110,19 @@ def read_frame(output: bytes, nonce: str) -> Observation:
 
     :raises ProbeError: if it is not one complete frame, or no tool worked
     """
+    return _observation(_cut_out(output, nonce))
+
+
+def read(output: bytes, nonce: str) -> tuple[bytes, Observation]:
+    """An answer as it is archived, and what it says: :func:`archive_form` and :func:`read_frame` at once.
+
+    :raises ProbeError: if it is not one complete frame, or no tool worked
+    """
     frame = _cut_out(output, nonce)
+    return frame.archived(), _observation(frame)
+
+
+def _observation(frame: _Frame) -> Observation:
     if frame.tool == "none":
         raise ProbeError("neither netstat nor ss works there, and /proc/net/tcp can't be read")
     listeners = parse_listeners(frame.body)
@@ -130,9 +144,7 @@ def archive_form(output: bytes, nonce: str) -> bytes:
 
     :raises ProbeError: if there is no complete frame
     """
-    frame = _cut_out(output, nonce)
-    fixed = ARCHIVE_NONCE.encode()
-    return b"".join(b"@@" + fixed + part[2 + len(frame.nonce) :] for part in frame.parts)
+    return _cut_out(output, nonce).archived()
 
 
 def read_archived(frame: bytes) -> Observation:
@@ -162,6 +174,11 @@ class _Frame:
     proc: bytes
     ephemeral: tuple[int, int] | None
 
+    def archived(self) -> bytes:
+        """With the nonce of the archive."""
+        fixed = ARCHIVE_NONCE.encode()
+        return b"".join(b"@@" + fixed + part[2 + len(self.nonce) :] for part in self.parts)
+
     @property
     def tool(self) -> str:
         return self.fields["tool"]
@@ -173,26 +190,28 @@ class _Frame:
 
 def _cut_out(output: bytes, nonce: str) -> _Frame:
     used = nonce.encode("ascii")
-    if not re.search(rb"^@@" + used + rb" ", output, re.MULTILINE):
+    # One pattern for every nonce: compiling one for each answer costs more than reading it.
+    found = list(_MARKER.finditer(output))
+    if not any(marker[1] == used and marker[2] is not None for marker in found):
         others = set(_ANY_BEGIN.findall(output))
         if len(others) != 1:
             raise ProbeError(_no_frame(output, len(others)))
         used = others.pop()
     # A line that starts like a marker of ours but is none would be a cut or forged one.
-    markers = list(re.finditer(rb"^@@" + used + rb"(?: ([^\n]*))?(\n|\Z)", output, re.MULTILINE))
-    kinds = tuple((marker[1] or b"").split(b" ")[0] for marker in markers)
-    if kinds != _PARTS or not markers[-1][2]:
+    markers = [marker for marker in found if marker[1] == used]
+    kinds = tuple((marker[2] or b"").split(b" ")[0] for marker in markers)
+    if kinds != _PARTS or not markers[-1][3]:
         shown = ", ".join(kind.decode("ascii", "replace")[:10] for kind in kinds[:6])
         raise ProbeError(
             "the answer is cut or mixed with another one: BEGIN, SSX, PROC and END are expected once each, "
             f"found were {shown or 'none'}"
         )
     begin, ssx, proc, end = markers
-    fields = _fields(begin[1])
+    fields = _fields(begin[2])
     body = _counted(output[begin.end() : ssx.start()], fields.get("bytes"), "the listing")
-    extra = _counted(output[ssx.end() : proc.start()], _fields(ssx[1]).get("bytes"), "the listing of ss")
+    extra = _counted(output[ssx.end() : proc.start()], _fields(ssx[2]).get("bytes"), "the listing of ss")
     if fields.get("v") != "1" or fields.get("tool") not in _TOOLS or not fields.get("uid", "").isdigit():
-        shown = begin[1][:100].decode("ascii", "replace")
+        shown = begin[2][:100].decode("ascii", "replace")
         raise ProbeError(f"the first line of the answer is not one of ours: {shown!r}")
     bounds = [marker.start() for marker in markers] + [end.end()]
     return _Frame(
@@ -314,6 +333,7 @@ _RUNTIMES = {"libpod": "podman", "cri-containerd": "containerd", "nerdctl": "con
 _LXC = re.compile(r"/(?:lxc\.payload\.|lxc/|machine\.slice/machine-lxc-)([^/]+)")
 
 
+@lru_cache(maxsize=4096)
 def unit_of(cgroup: str) -> str | None:
     """The systemd unit or container that a cgroup's path belongs to.
 

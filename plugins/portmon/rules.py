@@ -114,17 +114,13 @@ class HostRules:
 
     :param rules: with their index in the list
     :param only_allowed: without a match a port is not watched
+    :param digest: the same for rules that decide the same, whatever their comments and their place in the list
     """
 
     rules: tuple[tuple[int, Rule], ...]
     only_allowed: bool
     where: Callable[..., str]
-
-    @property
-    def digest(self) -> str:
-        """The same for rules that decide the same, whatever their comments and their place in the list."""
-        parts = [rule.model_dump_json(exclude={"comment"}) for _, rule in self.rules]
-        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    digest: str
 
     @property
     def watches_all(self) -> bool:
@@ -160,11 +156,27 @@ class RuleSet:
     def __init__(self, rules: Sequence[Rule], *, where: Callable[..., str] | None = None) -> None:
         self._rules = tuple(rules)
         self._where = where or (lambda section, index: f"{section}[{index}]")
+        # Most rules are for every host, and hosts of one kind have the same ones: 100,000 hosts have few sets.
+        self._of_hosts = any(rule.host is not None for rule in rules)
+        self._labels = tuple(sorted({name for rule in rules for name in rule.label or ()}))
+        self._by_kind: dict[tuple[Any, ...], HostRules] = {}
+        self._by_rules: dict[tuple[int, ...], HostRules] = {}
 
     def for_host(self, host: Host) -> HostRules:
         """The rules that can match there."""
-        rules = tuple((index, rule) for index, rule in enumerate(self._rules) if matches_host(rule, host))
-        return HostRules(rules, any(rule.action == "allow" for _, rule in rules), self._where)
+        kind = (host.name if self._of_hosts else None, *(host.labels.get(name) for name in self._labels))
+        if kind not in self._by_kind:
+            indices = tuple(index for index, rule in enumerate(self._rules) if matches_host(rule, host))
+            if indices not in self._by_rules:
+                self._by_rules[indices] = self._made(indices)
+            self._by_kind[kind] = self._by_rules[indices]
+        return self._by_kind[kind]
+
+    def _made(self, indices: tuple[int, ...]) -> HostRules:
+        rules = tuple((index, self._rules[index]) for index in indices)
+        parts = [rule.model_dump_json(exclude={"comment"}) for _, rule in rules]
+        digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return HostRules(rules, any(rule.action == "allow" for _, rule in rules), self._where, digest)
 
     def judge(self, host: Host, *, port: int, address: str, program: str | None) -> Decision:
         """Whether one listener of a host is watched."""

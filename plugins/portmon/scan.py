@@ -40,7 +40,7 @@ def read_answer(output: bytes, nonce: str, *, host: str, exit_status: int = 0, s
     :raises AnswerError: it is no complete frame
     """
     try:
-        return Answer(probe.archive_form(output, nonce), probe.read_frame(output, nonce))
+        return Answer(*probe.read(output, nonce))
     except ProbeError as error:
         told = [f"the answer proves nothing: {plain(str(error), 300)}", f"exit status {exit_status}"]
         told += [

@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from portmon.config import Config, PortNumber
 from portmon.declared import declared_ports
-from portmon.diff import Verdict, close_hosts, judge
+from portmon.diff import HostRow, Verdict, close_hosts, judge
 from portmon.errors import HistoryError
-from portmon.frames import empty_hosts, empty_ports, merged, ports_of
+from portmon.frames import empty_ports, merged
 from portmon.models import EPHEMERAL_DEFAULT, Attempt, Event, Host, Listener, Observation, Outcome
 from portmon.rules import RuleSet
 
@@ -117,7 +117,7 @@ class Simulation:
     interval: timedelta
     fleet: dict[str, Host] = field(default_factory=dict)
     left: dict[str, datetime] = field(default_factory=dict)
-    hosts: Any = field(default_factory=empty_hosts)
+    hosts: dict[str, HostRow] = field(default_factory=dict)
     ports: Any = field(default_factory=empty_ports)
     failing_since: datetime | None = None
 
@@ -162,7 +162,7 @@ class Simulation:
         for host_id in gone:
             del self.left[host_id]
         if gone:
-            self.hosts = self.hosts[~self.hosts["host_id"].isin(gone)]
+            self.hosts = {host_id: row for host_id, row in self.hosts.items() if host_id not in gone}
             self.ports = self.ports[~self.ports["host_id"].isin(gone)]
         return events
 
@@ -175,12 +175,8 @@ class Simulation:
         self.fleet[line.host_id] = Host(line.host_id, name, line.host_id, None, dict(labels), tuple(sorted(declared)))
 
     def _take(self, verdict: Verdict) -> None:
-        self.ports = merged(self.ports, ports_of(verdict.ports), verdict.dropped)
-        if len(verdict.hosts):
-            import pandas as pd
-
-            kept = self.hosts[~self.hosts["host_id"].isin(verdict.hosts["host_id"])]
-            self.hosts = pd.concat([part for part in (kept, verdict.hosts) if len(part)], ignore_index=True)
+        self.ports = merged(self.ports, verdict.ports, verdict.dropped)
+        self.hosts |= {row["host_id"]: row for row in verdict.hosts}
 
 
 def simulate(

@@ -60,11 +60,11 @@ def fold(
                     attempt.host_id,
                     PROTOCOL,
                     port,
-                    _sorted(bind_of(one) for one in listeners),
-                    _sorted(one.program for one in listeners),
-                    _sorted(one.pid for one in listeners),
-                    _sorted(one.uid for one in listeners),
-                    _sorted(one.unit for one in listeners),
+                    _sorted([bind_of(one) for one in listeners]),
+                    _sorted([one.program for one in listeners]),
+                    _sorted([one.pid for one in listeners]),
+                    _sorted([one.uid for one in listeners]),
+                    _sorted([one.unit for one in listeners]),
                     seen.tool,
                     port in listed,
                 )
@@ -76,7 +76,10 @@ def fold(
     return found.rename(columns={name: f"{name}_seen" for name in (*SETS, "tool")})
 
 
-def _sorted(values: Iterable[Any]) -> tuple[Any, ...]:
+def _sorted(values: Sequence[Any]) -> tuple[Any, ...]:
+    if len(values) == 1:
+        # Most ports have one listener, and there are millions.
+        return () if values[0] is None else (values[0],)
     return tuple(sorted({value for value in values if value is not None}))
 
 

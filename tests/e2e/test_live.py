@@ -281,8 +281,10 @@ def test_10_a_backfill_run_asks_no_host_and_changes_nothing(site: Site) -> None:
         after = state.load(conn)
         assert len(outbox.recent(conn)) == events
         assert len(archive.attempts_to_judge(conn)) == attempts
-    assert all(len(frame) for frame in before)
-    assert all(old.equals(new) for old, new in zip(before, after, strict=True))
+    assert before[0]
+    assert before[0] == after[0]
+    assert len(before[1])
+    assert before[1].equals(after[1])
 
 
 def _descendants(pid: int) -> list[int]:

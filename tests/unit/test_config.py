@@ -261,3 +261,9 @@ def test_names_that_no_route_can_have(name: str, why: str) -> None:
 @pytest.mark.parametrize("name", ["route 2", "route", "route x", "defaults"])
 def test_names_that_a_route_can_have(name: str) -> None:
     assert parse_config(NAMED % name).alerts.route_name(1) == name
+
+
+def test_groups_have_names_of_their_own() -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_config("ssh:\n  groups:\n  - {name: a, match: {host: x}}\n  - {name: a, match: {host: y}}\n")
+    assert str(caught.value) == "portmon.yaml:4: ssh.groups[1].name: another group is named 'a' as well"

@@ -319,12 +319,31 @@ def test_what_is_older_than_the_retention_goes_with_its_contents(database: Datab
         digest = inventory.save(conn, Inventory((Host("h1", "n", "a"),)), run_id="r1", fetched_at=NOW, stale=False)
         archive.save_attempt(conn, attempt())
         archive.save_attempt(conn, attempt(at=later, ports=(81,), run="r2"))
-        assert archive.expire(conn, later - timedelta(days=14), now=later) == 1
+        assert archive.expire(conn, later - timedelta(days=14)) == 1
         assert len(archive.attempts_to_judge(conn)) == 1
         assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
         # The newest host list stays, however old: it is what a run falls back to.
         assert inventory.load(conn, digest).hosts[0].id == "h1"
         assert conn.execute(select(observation_table.c.run_id)).scalars().all() == ["r2"]
+        # The list, two frames, and what the look that stays showed.
+        assert contents.sizes(conn)[0] == 4
+
+
+def test_contents_live_as_long_as_whoever_refers_to_them(database: Database) -> None:
+    """Looks at two hosts every hour for days, one of which changes now and then, with the retention of one day."""
+    day, hour = timedelta(days=1), timedelta(hours=1)
+    with database.begin() as conn:
+        for number in range(72):
+            now = NOW + number * hour
+            seen = [attempt("h1", now, ports=(80,)), attempt("h2", now, ports=(number // 20,))]
+            archive.save_attempts(conn, [dataclasses.replace(look, frames=()) for look in seen])
+            archive.expire(conn, now - day)
+            # Every look still has what it showed.
+            found = archive.attempts_to_judge(conn)
+            assert {look.observed_at for look in found} == {now - back * hour for back in range(min(number, 24) + 1)}
+            shown = {listener.port for look in found if look.host_id == "h2" for listener in look.observation.listeners}  # type: ignore[union-attr]
+            assert contents.sizes(conn)[0] in (len(shown) + 1, len(shown) + 2)
+        assert shown == {2, 3}
 
 
 def test_facts_are_canonical() -> None:

@@ -133,19 +133,36 @@ def test_no_more_logins_than_slots() -> None:
 
 
 def test_stopping_hangs_up_on_everybody_and_begins_nothing() -> None:
-    begun = threading.Event()
-    hang = threading.Event()
-    busy = Scripted("busy", lane="bastion", on_look=lambda: begun.set() or (hang.wait(PATIENCE) and None))  # type: ignore[func-returns-value]
+    begun, hung_up, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def look() -> None:
+        begun.set()
+        assert hung_up.wait(PATIENCE)
+        ended.set()
+        raise OSError("somebody hung up")
+
+    class Busy(Scripted):
+        def close(self) -> None:
+            super().close()
+            hung_up.set()
+
+    busy = Busy("busy", lane="bastion", on_look=look)
     rest = [Scripted(str(number), lane="bastion") for number in range(5)]
-    crew = Crew([busy, *rest], slots=1, lanes={"bastion": 1})
-    with crew:
+    with Crew([busy, *rest], slots=1, lanes={"bastion": 1}) as crew:
         assert begun.wait(PATIENCE)
         crew.stop()
+        assert ended.wait(PATIENCE)
+        # Its failure is our doing, and nothing that is known of the host.
+        wait_for_threads(crew)
         assert crew.take(most=1, seconds=PATIENCE) is None
-    assert "close" in busy.done
     assert all("look" not in visit.done for visit in rest)
     assert crew.untried() == rest
-    hang.set()
+
+
+def wait_for_threads(crew: Crew[Scripted]) -> None:
+    for thread in crew._threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def test_what_its_time_does_not_suffice_for_is_untried() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Config(Section):
 
 
 def load_config(path: Path) -> Config:
-    """Read and validate one file.
+    """Read and validate one file. It is read each time; a text that was valid is not validated again.
 
     :raises InvalidConfigError: with every mistake, each with file, line and field
     :raises ConfigError: if the file can't be read or is no YAML
@@ -67,7 +68,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError("no such file", file=shown) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"can't be read: {error}", file=shown) from error
-    return parse_config(text, path=path)
+    return _parsed(text, path)
 
 
 def parse_config(text: str, *, path: Path | None = None) -> Config:
@@ -78,9 +79,10 @@ def parse_config(text: str, *, path: Path | None = None) -> Config:
     """
     shown = str(path) if path else "portmon.yaml"
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
         lines, doubles = _index(node)
-        data = yaml.safe_load(text)
+        data = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = " ".join(filter(None, (error.problem, error.context))) or "is no YAML"
@@ -106,11 +108,23 @@ def parse_config(text: str, *, path: Path | None = None) -> Config:
     config._lines = lines
     at_odds = [
         ConfigError(message, file=shown, line=lines.get(location), field=_dotted(location))
-        for location, message in (*_too_long(config), *_reserved_names(config), *_unknown_channels(config))
+        for location, message in (
+            *_too_long(config),
+            *_doubled_groups(config),
+            *_reserved_names(config),
+            *_unknown_channels(config),
+        )
     ]
     if at_odds:
         raise InvalidConfigError(tuple(at_odds))
     return config
+
+
+@lru_cache(maxsize=1)
+def _parsed(text: str, path: Path) -> Config:
+    # Nothing changes a Config: whoever asks for the same may have the same. Tasks inherit it from the process that
+    # forked them, see portmon.preload.
+    return parse_config(text, path=path)
 
 
 def _too_long(config: Config) -> Iterable[tuple[Location, str]]:
@@ -137,6 +151,15 @@ def _too_long(config: Config) -> Iterable[tuple[Location, str]]:
                 f"({format_duration(config.scan.confirm_after)}) is more than the {format_duration(limits.LOOK)} that "
                 "one look at a host may take: no look would ever confirm that a port is missing",
             )
+
+
+def _doubled_groups(config: Config) -> Iterable[tuple[Location, str]]:
+    """A plan names the group of a host."""
+    names: set[str] = set()
+    for number, group in enumerate(config.ssh.groups):
+        if group.name in names:
+            yield ("ssh", "groups", number, "name"), f"another group is named {group.name!r} as well"
+        names.add(group.name)
 
 
 def _reserved_names(config: Config) -> Iterable[tuple[Location, str]]:

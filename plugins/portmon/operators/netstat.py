@@ -18,7 +18,7 @@ from portmon.errors import RunError, ScanError
 from portmon.hooks import HostSSHHook
 from portmon.look import Expected, HostLook, Stopwatch, ports_text
 from portmon.models import Attempt, Host, Observation
-from portmon.operators.store import NAME_LIMIT, StoredHostKeys, must_be_live, transaction
+from portmon.operators.store import NAME_LIMIT, StateMixin, StoredHostKeys, must_be_live
 from portmon.render import plain
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ COMMAND_SHOWN = 100
 """Characters of the command that the log shows."""
 
 
-class NetstatOperator(SSHOperator):
+class NetstatOperator(StateMixin, SSHOperator):
     """Log in to one host, list its listening TCP ports, confirm what is missing, store the record.
 
     Mapped over the plan::
@@ -170,7 +170,7 @@ class NetstatOperator(SSHOperator):
         from portmon.pipeline.plan import expected
 
         host_id = self.host["id"]
-        with transaction() as conn:
+        with self.transaction() as conn:
             self._keys.load(conn, [hook.target.endpoint])
             return expected(conn, [host_id], {host_id: self.host.get("must", ())})[host_id]
 
@@ -213,7 +213,7 @@ class NetstatOperator(SSHOperator):
     def _store(self, attempt: Attempt | None) -> None:
         from portmon.storage import archive
 
-        with transaction() as conn, self._keys.saved(conn):
+        with self.transaction() as conn, self._keys.saved(conn):
             if attempt is not None:
                 archive.save_attempt(conn, attempt)
 

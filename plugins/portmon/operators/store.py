@@ -6,10 +6,13 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from portmon import settings
 from portmon.ssh.trust import HostKey
+
+if TYPE_CHECKING:
+    from portmon.storage.database import Database
 
 MAP_INDEX_TEMPLATE = "{{ task.shown_name }}"
 """Names a mapped task by its operator's word. That is a value here, so nothing in it is rendered."""
@@ -18,15 +21,21 @@ NAME_LIMIT = 250
 """Characters that Airflow's database takes for the name of a mapped task."""
 
 
-@contextmanager
-def transaction() -> Iterator[Any]:
-    """One transaction in the state database, whose connection is closed at once: a scan waits most of its time."""
-    database = settings.database()
-    try:
-        with database.begin() as conn:
-            yield conn
-    finally:
-        database.dispose()
+class StateMixin:
+    """The state database of an operator. Its connection is read once: that is a request to the API server."""
+
+    _state: Database | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """One transaction, whose connection is closed at once: a scan waits most of its time."""
+        if self._state is None:
+            self._state = settings.database()
+        try:
+            with self._state.begin() as conn:
+                yield conn
+        finally:
+            self._state.dispose()
 
 
 def must_be_live(run: Any) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from portmon import limits, scan, settings
 from portmon.config import Config, ssh_settings
@@ -18,9 +18,9 @@ from portmon.errors import RunError, ScanError
 from portmon.hooks import HostSSHHook, SharedSettings
 from portmon.look import HostLook, Stopwatch, ports_text
 from portmon.models import Attempt, Host
-from portmon.operators.store import StoredHostKeys, must_be_live, transaction
+from portmon.operators.store import StateMixin, StoredHostKeys, must_be_live
 from portmon.render import REASON_LIMIT, plain
-from portmon.sweep.batches import Batch
+from portmon.sweep.batches import Batch, in_order
 from portmon.sweep.crew import Crew
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ NAMES = 3000
 """Characters of the names of healthy hosts in the log of one batch."""
 
 
-class SweepOperator(BaseOperator):
+class SweepOperator(StateMixin, BaseOperator):
     """Look at many hosts in one task: as :class:`~portmon.operators.netstat.NetstatOperator` looks at one, with one
     thread per login.
 
@@ -90,13 +90,16 @@ class SweepOperator(BaseOperator):
                 if self._dry_run:
                     looks += [scan.to_xcom(attempt) for attempt in attempts if attempt.observation]
                 elif attempts:
-                    _store(attempts, keys)
+                    self._store(attempts, keys)
                 for (visit, problem), attempt in zip(ended, attempts, strict=True):
                     report.tell(visit, attempt, problem)
+                    visit.forget()
+            if crew.stopped:
+                raise AirflowException("somebody ended this task: what was seen so far is stored")
         untried = crew.untried()
         report.end(len(untried))
         result = {"hosts": len(visits), "ok": report.ok, "failed": report.failed, "untried": len(untried)}
-        return {**result, "looks": _keep(looks)} if self._dry_run else result
+        return {**result, "looks": self._keep(looks)} if self._dry_run else result
 
     def on_kill(self) -> None:
         """Hang up on everybody, so that the task ends at once. What was stored stays."""
@@ -106,7 +109,7 @@ class SweepOperator(BaseOperator):
     def _prepare(self, context: Any, config: Config) -> tuple[Batch, list[HostVisit], StoredHostKeys]:
         from portmon.pipeline.plan import batch_of, expected_of, group_of, hosts_of
         from portmon.pipeline.run import run_from
-        from portmon.storage import archive
+        from portmon.storage import archive, hosts
 
         run, ti = context["dag_run"], context["ti"]
         fetched = ti.xcom_pull(task_ids=self.inventory_from)
@@ -117,31 +120,47 @@ class SweepOperator(BaseOperator):
         )
         keys = StoredHostKeys(read_only=self._dry_run)
         shared = SharedSettings()
-        with transaction() as conn:
+        with self.transaction() as conn:
             batch = batch_of(conn, self.batch)
+            listed = hosts_of(conn, config, asked_by, fetched["digest"], batch)
             done = archive.looks_of(conn, run.run_id, unjudged=True)
-            hosts = [host for host in hosts_of(conn, config, asked_by, fetched["digest"], batch) if host.id not in done]
-            wanted = expected_of(conn, config, hosts)
-            if len(hosts) < len(batch.hosts):
-                log.info("%d hosts of the batch were looked at by an earlier try", len(batch.hosts) - len(hosts))
-            visits = [
-                HostVisit(
-                    host,
-                    config,
-                    HostLook(
-                        scan.Look(host.id, run.run_id, ti.try_number, run.logical_date),
-                        plain(host.shown(), 300),
-                        wanted[host.id],
-                        ssh_settings(config, group=group_of(host, config)),
-                    ),
-                    keys,
-                    shared,
-                    provisional=host.id not in batch.failing,
-                )
-                for host in hosts
-            ]
+            failing = hosts.failing(conn)
+            left = in_order([host for host in listed if host.id not in done], failing)
+            wanted = expected_of(conn, config, left)
+        if len(left) < len(listed):
+            log.info("%d hosts of the batch were looked at by an earlier try", len(listed) - len(left))
+        visits = [
+            HostVisit(
+                host,
+                config,
+                HostLook(
+                    scan.Look(host.id, run.run_id, ti.try_number, run.logical_date),
+                    plain(host.shown(), 300),
+                    wanted[host.id],
+                    ssh_settings(config, group=group_of(host, config)),
+                ),
+                keys,
+                shared,
+                provisional=host.id not in failing,
+            )
+            for host in left
+        ]
+        with self.transaction() as conn:
             keys.load(conn, [visit.hook.target.endpoint for visit in visits if visit.hook is not None])
         return batch, visits, keys
+
+    def _store(self, attempts: Sequence[Attempt], keys: StoredHostKeys) -> None:
+        from portmon.storage import archive
+
+        with self.transaction() as conn, keys.saved(conn):
+            archive.save_attempts(conn, attempts)
+
+    def _keep(self, looks: Sequence[Mapping[str, Any]]) -> str:
+        """Put the looks of a dry run where its other tasks find them. They expire as all contents do."""
+        from portmon.storage import contents
+
+        with self.transaction() as conn:
+            return contents.put(conn, json.dumps(looks).encode("ascii"), now=datetime.now(UTC))
 
     @property
     def _dry_run(self) -> bool:
@@ -229,6 +248,11 @@ class HostVisit:
             return self.asked.success(duration=seconds)
         return self.asked.failure(error, duration=seconds, provisional=self.provisional)
 
+    def forget(self) -> None:
+        """Let go of what the host said: a batch may be long."""
+        self.asked.answers.clear()
+        self.asked.result = None
+
     def _usable(self) -> HostSSHHook:
         if self._broken is not None:
             raise self._broken
@@ -295,18 +319,3 @@ class _Report:
             names,
         )
         self._healthy = []
-
-
-def _store(attempts: Sequence[Attempt], keys: StoredHostKeys) -> None:
-    from portmon.storage import archive
-
-    with transaction() as conn, keys.saved(conn):
-        archive.save_attempts(conn, attempts)
-
-
-def _keep(looks: Sequence[Mapping[str, Any]]) -> str:
-    """Put the looks of a dry run where its other tasks find them; nothing refers to them, so they expire in a day."""
-    from portmon.storage import contents
-
-    with transaction() as conn:
-        return contents.put(conn, json.dumps(looks).encode("ascii"), now=datetime.now(UTC))

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from portmon.config import Config, format_duration
 from portmon.declared import declared_ports
 from portmon.errors import CommandError
-from portmon.frames import ports_of, records
+from portmon.frames import ports_of
 from portmon.models import Event, EventKind, HostStatus, Observation, PortStatus
 from portmon.pipeline.judge import FLEET
 from portmon.rules import HostRules, RuleSet
@@ -93,7 +93,7 @@ def explain(database: Database, config: Config, wanted: str, port: int, *, now: 
         must = declared_ports({host.id: host}, config.declared, decisions.promoted(conn), where=config.where)
         known = _Known(
             host=found,
-            row=next(iter(records(rows)), {}),
+            row=rows.get(host.id, {}),
             number=port,
             port=next((one for one in ports_of(ports) if one.port == port), None),
             declared=must.get(host.id, {}).get(port),

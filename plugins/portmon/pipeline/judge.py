@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from portmon.config import Config
 from portmon.declared import declared_ports
-from portmon.diff import Verdict, judge
+from portmon.diff import Judgement, Verdict, judge
 from portmon.errors import HostKeyChangedError
 from portmon.events import closing_event, monitor_event
 from portmon.models import Attempt, Event, EventKind, Host, Outcome, PortKey, port_alert_key
@@ -54,7 +54,7 @@ def judge_run(
     ):
         held.check(conn)
         fleet = _fleet(conn, digest)
-        attempts = archive.attempts_to_judge(conn, host_ids=list(fleet))
+        attempts = archive.attempts_to_judge(conn, host_ids=fleet, seen=False)
         verdict = _judge(conn, attempts, fleet, config, run, interval=interval)
         verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, attempts, run, planned)))
         state.save(conn, verdict, now=now)
@@ -65,7 +65,7 @@ def judge_run(
         scanned = archive.scanned(conn, run.run_id)
         summary = _summary(verdict, scanned, planned)
         runs.finish(conn, run.run_id, finished_at=now, summary=summary)
-        archive.expire(conn, now - config.retention.observations, now=now)
+        archive.expire(conn, now - config.retention.observations)
         outbox.expire(conn, now - config.retention.events)
         alerts.expire(conn, now - config.retention.events)
         mutes.expire(conn, now - config.retention.events)
@@ -90,7 +90,8 @@ def judge_dry(
     """What :func:`judge_run` would conclude from these attempts; nothing is kept."""
     with database.begin() as conn:
         fleet = _fleet(conn, digest)
-        verdict = _judge(conn, attempts, fleet, config, run, interval=interval)
+        known, ports = state.load(conn, {attempt.host_id for attempt in attempts})
+        verdict = judge(known, ports, attempts, **_terms(conn, fleet, config, run, interval))
     summary = _summary(verdict, {attempt.host_id for attempt in attempts}, ())
     _log(verdict.events, summary)
     log.info("Dry run: nothing of this was kept, nobody is told")
@@ -111,20 +112,34 @@ def _judge(
     *,
     interval: timedelta,
 ) -> Verdict:
-    known, ports = state.load(conn, list(fleet))
-    return judge(
-        known,
-        ports,
-        attempts,
-        inventory=fleet,
-        rules=RuleSet(config.rules, where=config.where),
-        settings=config.states,
-        interval=interval,
-        run_id=run.run_id,
-        declared=declared_ports(fleet, config.declared, decisions.promoted(conn), where=config.where),
-        accepted=decisions.accepted(conn),
-        failing_since=conditions.since(conn, FLEET),
-    )
+    """Judge looks, some hosts at a time: what changed of their ports is written at once.
+
+    :param attempts: with no more than the digest of what was seen
+    """
+    judgement = Judgement(state.load_hosts(conn), **_terms(conn, fleet, config, run, interval))
+    for looks in judgement.looks(attempts):
+        ids = [look.host_id for look in looks]
+        seen = archive.with_seen(conn, looks)
+        changes = judgement.compare(seen, state.load_ports(conn, ids), state.listening(conn, ids))
+        state.save_ports(conn, changes.ports, changes.dropped)
+    judgement.find_duplicates(state.listening(conn, judgement.sharing()))
+    return judgement.verdict()
+
+
+def _terms(
+    conn: Connection, fleet: Mapping[str, Host], config: Config, run: Run, interval: timedelta
+) -> dict[str, Any]:
+    """What a judgement goes by."""
+    return {
+        "inventory": fleet,
+        "rules": RuleSet(config.rules, where=config.where),
+        "settings": config.states,
+        "interval": interval,
+        "run_id": run.run_id,
+        "declared": declared_ports(fleet, config.declared, decisions.promoted(conn), where=config.where),
+        "accepted": decisions.accepted(conn),
+        "failing_since": conditions.since(conn, FLEET),
+    }
 
 
 def _with_task(
@@ -144,6 +159,7 @@ def _with_task(
 def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str, Host], run: Run) -> list[Event]:
     """One event when a host starts to show another key, one when it is trusted again."""
     events = []
+    changed = conditions.going_on(conn, f"{HOST_KEY}/")
     for attempt in attempts:
         host = fleet[attempt.host_id]
         condition = f"{HOST_KEY}/{host.id}"
@@ -159,7 +175,9 @@ def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str,
             )
             if conditions.begin(conn, condition, since=attempt.observed_at, event_id=event.id):
                 events.append(event)
-        elif attempt.outcome is Outcome.OK and conditions.end(conn, condition):
+            changed.add(condition)
+        elif attempt.outcome is Outcome.OK and condition in changed and conditions.end(conn, condition):
+            changed.remove(condition)
             events.append(
                 monitor_event(
                     EventKind.HOST_KEY_RESTORED,

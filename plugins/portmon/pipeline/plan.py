@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection
@@ -52,7 +53,6 @@ def plan_sweep(
             list(asked.values()),
             size=config.scan.batch_hosts,
             max_logins=config.ssh.max_logins,
-            failing=hosts.failing(conn),
             proxies=_proxies(asked.values(), config, proxy_of),
             per_proxy=config.ssh.per_proxy,
         )
@@ -119,7 +119,7 @@ def plan_hosts(
 
 
 def hosts_of(conn: Connection, config: Config, run: Run, digest: str, batch: Batch) -> list[Host]:
-    """The hosts of a batch, in its order; without those that are not asked any more."""
+    """The hosts of a batch, without those that are not asked any more."""
     asked = _asked(conn, config, run, digest)
     return [asked[host_id] for host_id in batch.hosts if host_id in asked]
 
@@ -224,8 +224,13 @@ def _expected(known: Mapping[int, tuple[str, tuple[str, ...]]], must: Collection
     return Expected(
         ports=sorted({*up, *declared}),
         # A bind that others could reach is missed like a port.
-        binds={port: binds for port, addresses in up.items() if (binds := lost_binds(addresses, ()))},
+        binds={port: binds for port, addresses in up.items() if (binds := _reachable(addresses))},
     )
+
+
+@lru_cache(maxsize=4096)
+def _reachable(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    return lost_binds(addresses, ())
 
 
 def _item(host: Host, config: Config, must: Collection[int], run: Run) -> dict[str, Any]:

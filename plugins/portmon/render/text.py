@@ -27,6 +27,8 @@ def plain(text: str, limit: int = VALUE_LIMIT) -> str:
 
     :param limit: characters of the result
     """
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text
     pieces: list[str] = []
     size = 0
     for char in text:

@@ -129,8 +129,8 @@ class _Transport(paramiko.Transport):
         self.banner_timeout = self.handshake_timeout = options.timeout + 5
         self.auth_timeout = options.timeout
         security = self.get_security_options()
-        if options.ciphers:
-            security.ciphers = tuple(options.ciphers)
+        # Those that authenticate by themselves first: paramiko computes the MAC of the others byte by byte.
+        security.ciphers = tuple(options.ciphers or sorted(security.ciphers, key=lambda name: "gcm" not in name))
         types = {key.type for key in known.keys}
         security.key_types = tuple(sorted(security.key_types, key=lambda name: _key_type(name) not in types))
 

@@ -196,7 +196,7 @@ def latest_frames(conn: Connection, host_id: str) -> tuple[bytes, ...]:
     return tuple(contents.get(conn, digest) for digest in row or () if digest)
 
 
-def expire(conn: Connection, before: datetime, *, now: datetime) -> int:
+def expire(conn: Connection, before: datetime) -> int:
     """Delete looks, runs and old host lists from before a moment, and contents that nobody needs any more.
 
     The newest host list stays, however old: it is what a run falls back to.
@@ -207,8 +207,7 @@ def expire(conn: Connection, before: datetime, *, now: datetime) -> int:
     conn.execute(delete(runs).where(runs.c.started_at < before))
     newest = select(inventories.c.digest).order_by(inventories.c.fetched_at.desc()).limit(1).scalar_subquery()
     conn.execute(delete(inventories).where(inventories.c.fetched_at < before, inventories.c.digest != newest))
-    if gone:
-        contents.expire(conn, now)
+    contents.expire(conn, before)
     return int(gone)
 
 

@@ -38,6 +38,13 @@ def hold(conn: Connection, name: str, *, since: datetime | None) -> None:
         begin(conn, name, since=since, event_id="")
 
 
+def going_on(conn: Connection, prefix: str) -> set[str]:
+    """Names of what is wrong that begin alike."""
+    return set(
+        conn.execute(select(conditions.c.name).where(conditions.c.name.startswith(prefix, autoescape=True))).scalars()
+    )
+
+
 def since(conn: Connection, name: str) -> datetime | None:
     """Since when something is wrong, None if it is not."""
     value: datetime | None = conn.execute(select(conditions.c.since).where(conditions.c.name == name)).scalar()

@@ -11,10 +11,10 @@ from sqlalchemy import Connection, delete, func, select, union
 
 from portmon.errors import StorageError
 from portmon.storage.sql import chunks, upsert
-from portmon.storage.tables import contents, inventories, observations, runs
+from portmon.storage.tables import contents, inventories, runs
 
-GRACE = timedelta(days=1)
-"""Unreferenced contents stay this long: whoever just put them refers to them in a moment."""
+FRESH = timedelta(hours=12)
+"""What is used again within this time is not written again: its time of use may lag behind by as much."""
 MAX_SIZE = 64 * 1024**2
 
 
@@ -43,7 +43,7 @@ def put_many(conn: Connection, items: Mapping[str, bytes], used_at: Mapping[str,
         {"digest": digest, "data": compress(items[digest]), "size": len(items[digest]), "used_at": used_at[digest]}
         # In order, so that two who write the same ones wait for each other instead of blocking each other.
         for digest in sorted(items)
-        if digest not in known or used_at[digest] - known[digest] > GRACE / 2
+        if digest not in known or used_at[digest] - known[digest] > FRESH
     ]
     if rows:
         # Not an update of those that are there: one that expires just now would be missed.
@@ -75,25 +75,17 @@ def get_many(conn: Connection, digests: Iterable[str]) -> dict[str, bytes]:
     return found
 
 
-def expire(conn: Connection, now: datetime) -> int:
-    """Delete what nothing refers to any more.
+def expire(conn: Connection, before: datetime) -> int:
+    """Delete what nothing refers to any more, once the looks from before a moment are gone.
+
+    What was last used more than :data:`FRESH` before it belonged to no later look: the archive need not be searched.
+    Only host lists and runs, of which there are few, may refer to what is older than they are.
 
     :returns: how many
     """
-    columns = (
-        observations.c.facts,
-        observations.c.frame,
-        observations.c.second_frame,
-        inventories.c.digest,
-        runs.c.inventory,
-        runs.c.settings,
-    )
-    referred = union(*(select(column).where(column.is_not(None)) for column in columns))
-    old = select(contents.c.digest).where(contents.c.used_at < now - GRACE, contents.c.digest.not_in(referred))
-    gone = list(conn.execute(old).scalars())
-    for start in range(0, len(gone), 500):
-        conn.execute(delete(contents).where(contents.c.digest.in_(gone[start : start + 500])))
-    return len(gone)
+    referred = union(*(select(column) for column in (inventories.c.digest, runs.c.inventory, runs.c.settings)))
+    old = delete(contents).where(contents.c.used_at < before - FRESH, contents.c.digest.not_in(referred))
+    return int(conn.execute(old).rowcount)
 
 
 def sizes(conn: Connection) -> tuple[int, int, int]:

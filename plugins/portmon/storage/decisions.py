@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, select
 
 from portmon.models import PROTOCOL, PortKey
+from portmon.storage.hosts import unsettle
 from portmon.storage.sql import upsert
 from portmon.storage.tables import decisions
 
@@ -40,6 +41,7 @@ def decide(
         "reason": reason,
     }
     conn.execute(upsert(conn, decisions, ["at", "author", "reason"]), row)
+    unsettle(conn, [host_id])
 
 
 def accept(conn: Connection, host_id: str, port: int, *, at: datetime, author: str, reason: str = "") -> None:
@@ -58,6 +60,7 @@ def withdraw(conn: Connection, kind: Decision, host_id: str, port: int) -> bool:
     :returns: False if there was none
     """
     where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == kind.value)
+    unsettle(conn, [host_id])
     return bool(conn.execute(delete(decisions).where(*where)).rowcount)
 
 

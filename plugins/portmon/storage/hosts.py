@@ -122,12 +122,14 @@ def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
             update(hosts).where(hosts.c.host_id.in_(part), hosts.c.removed_at.is_(None)).values(removed_at=now)
         )
         outbox.cancel_hosts(conn, part, reason="the host left the CMDB", now=now)
+    unsettle(conn, host_ids)
 
 
 def resume(conn: Connection, host_ids: Collection[str]) -> None:
     """Servers that came back in time go on as they were."""
     for part in chunks(sorted(host_ids)):
         conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(removed_at=None))
+    unsettle(conn, host_ids)
 
 
 def purge(conn: Connection, host_ids: Collection[str]) -> None:
@@ -136,3 +138,9 @@ def purge(conn: Connection, host_ids: Collection[str]) -> None:
         conn.execute(delete(ports).where(ports.c.host_id.in_(part)))
         conn.execute(delete(hosts).where(hosts.c.host_id.in_(part)))
         conn.execute(update(observations).where(observations.c.host_id.in_(part)).values(live=False))
+
+
+def unsettle(conn: Connection, host_ids: Collection[str]) -> None:
+    """Let the next ok look at servers be compared with their ports, even if it shows nothing new."""
+    for part in chunks(sorted(host_ids)):
+        conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(fingerprint=None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -428,8 +428,7 @@ def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datet
 
 def _row(event: Event) -> dict[str, Any]:
     group = alert_group(event.kind, event.details)
-    row = asdict(event)
-    return row | {
+    return {field.name: getattr(event, field.name) for field in fields(event)} | {
         "kind": event.kind.value,
         "severity": event.severity.value,
         "alert_group": group.value if group else None,

@@ -19,15 +19,16 @@ def insert_new(conn: Connection, table: Table) -> Any:
     return _insert(conn)(table).on_conflict_do_nothing()
 
 
-def upsert(conn: Connection, table: Table, columns: Sequence[str]) -> Any:
+def upsert(conn: Connection, table: Table, columns: Sequence[str], *, keep: Sequence[str] = ()) -> Any:
     """``INSERT … ON CONFLICT (primary key) DO UPDATE``.
 
     :param columns: to overwrite where the row exists
+    :param keep: those that NULL does not overwrite
     """
     statement = _insert(conn)(table)
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key.columns), set_={name: statement.excluded[name] for name in columns}
-    )
+    new = {name: statement.excluded[name] for name in columns}
+    new |= {name: func.coalesce(new[name], table.c[name]) for name in keep}
+    return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new)
 
 
 def update_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

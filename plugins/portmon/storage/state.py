@@ -1,47 +1,100 @@
-"""State of hosts and ports, as the frames of :mod:`portmon.diff`. Loads pandas."""
+"""State of hosts and ports, as :mod:`portmon.diff` takes it. Loads pandas."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, Text, select, type_coerce
 
 from portmon.diff import Verdict
 from portmon.frames import HOST_COLUMNS, PORT_COLUMNS, frame
+from portmon.models import PortKey
+from portmon.states import Port
 from portmon.storage import outbox
-from portmon.storage.sql import delete_rows, upsert
+from portmon.storage.hosts import unsettle
+from portmon.storage.sql import chunks, delete_rows, update_rows, upsert
 from portmon.storage.tables import hosts, ports
 
-_TUPLES = frozenset({"listening", "addresses", "programs", "pids", "uids", "units", "lost"})
-_TIMES = "changes"
 
-
-def load(conn: Connection, host_ids: Collection[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load(conn: Connection, host_ids: Collection[str] | None = None) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
     """Stored state of hosts and ports.
 
     :param host_ids: of these only
-    :returns: frames with the columns of :data:`portmon.diff.HOST_COLUMNS` and :data:`portmon.diff.PORT_COLUMNS`
+    :returns: host id to row with the columns of :data:`portmon.frames.HOST_COLUMNS`, and a frame with those of
+        :data:`portmon.frames.PORT_COLUMNS`
     """
-    return _load(conn, hosts, HOST_COLUMNS, host_ids), _load(conn, ports, PORT_COLUMNS, host_ids)
+    return _rows(conn, HOST_COLUMNS, host_ids), load_ports(conn, host_ids)
 
 
-def _load(conn: Connection, table: Table, columns: Mapping[str, str], host_ids: Collection[str] | None) -> pd.DataFrame:
-    rows = conn.execute(select(*(table.c[name] for name in columns))).all()
-    if host_ids is not None:
-        wanted = set(host_ids)
-        rows = [row for row in rows if row.host_id in wanted]
-    records = zip(*rows, strict=True) if rows else ([] for _ in columns)
-    data = {name: [_read(name, value) for value in values] for name, values in zip(columns, records, strict=True)}
-    return frame(data, columns)
+def load_ports(conn: Connection, host_ids: Collection[str] | None = None) -> pd.DataFrame:
+    """Stored state of ports.
+
+    :param host_ids: of these hosts only
+    """
+    return frame(_read(conn, ports, list(PORT_COLUMNS), host_ids), PORT_COLUMNS)
 
 
-def _read(name: str, value: Any) -> Any:
-    if name == _TIMES:
-        return tuple(datetime.fromisoformat(text) for text in value)
-    return tuple(value) if name in _TUPLES and value is not None else value
+def load_hosts(conn: Connection) -> dict[str, dict[str, Any]]:
+    """Stored state of all hosts, without what listened on them: see :func:`listening`."""
+    return _rows(conn, [name for name in HOST_COLUMNS if name != LISTENING], None)
+
+
+def listening(conn: Connection, host_ids: Collection[str]) -> dict[str, tuple[str, ...] | None]:
+    """Host id: what listened there in its last ok look."""
+    data = _read(conn, hosts, ["host_id", LISTENING], host_ids)
+    return dict(zip(data["host_id"], data[LISTENING], strict=True))
+
+
+def _rows(conn: Connection, names: Sequence[str], host_ids: Collection[str] | None) -> dict[str, dict[str, Any]]:
+    nothing: dict[str, Any] = dict.fromkeys(HOST_COLUMNS)
+    data = _read(conn, hosts, names, host_ids)
+    rows = zip(*(data[name] for name in names), strict=True)
+    return {row[0]: nothing | dict(zip(names, row, strict=True)) for row in rows}
+
+
+def _read(
+    conn: Connection, table: Table, names: Sequence[str], host_ids: Collection[str] | None
+) -> dict[str, Sequence[Any]]:
+    """Columns of a table as plain values."""
+    # Lists come as the text they are stored as: most are among a few, which are kept once.
+    query = select(*(type_coerce(table.c[name], Text) if name in _LISTS else table.c[name] for name in names))
+    if host_ids is None:
+        rows = list(conn.execute(query))
+    else:
+        parts = chunks(sorted(set(host_ids)))
+        rows = [row for part in parts for row in conn.execute(query.where(table.c.host_id.in_(part)))]
+    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    return {
+        name: list(map(_LISTS[name], values)) if name in _LISTS else values
+        for name, values in zip(names, columns, strict=True)
+    }
+
+
+@lru_cache(maxsize=1 << 16)
+def _tuple(text: str) -> tuple[Any, ...]:
+    return tuple(json.loads(text))
+
+
+def _listening(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(json.loads(text))
+
+
+@lru_cache(maxsize=1 << 10)
+def _times(text: str) -> tuple[datetime, ...]:
+    return tuple(map(datetime.fromisoformat, json.loads(text)))
+
+
+LISTENING = "listening"
+_LISTS: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("addresses", "programs", "pids", "uids", "units", "lost"), _tuple),
+    LISTENING: _listening,
+    "changes": _times,
+}
 
 
 def save(conn: Connection, verdict: Verdict, *, now: datetime) -> None:
@@ -49,33 +102,30 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime) -> None:
 
     What was not sent yet of a dropped port is cancelled.
     """
-    _save(conn, hosts, verdict.hosts)
-    _save(conn, ports, verdict.ports)
-    delete_rows(conn, ports, verdict.dropped)
+    _save(conn, hosts, verdict.hosts, keep=[LISTENING])
+    unchanged = verdict.unchanged.items()
+    update_rows(
+        conn, hosts, [{"host_id": host_id, "last_judged_at": at, "last_ok_at": at} for host_id, at in unchanged]
+    )
+    save_ports(conn, verdict.ports, verdict.dropped)
+    # Whoever changes ports says what it means for their host.
+    touched = {*(port.host_id for port in verdict.ports), *(key[0] for key in verdict.dropped)}
+    unsettle(conn, touched.difference(row["host_id"] for row in verdict.hosts))
     outbox.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)
     outbox.add(conn, verdict.events)
 
 
-def _save(conn: Connection, table: Table, changed: pd.DataFrame) -> None:
-    if changed.empty:
-        return
-    names = list(changed.columns)
+def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[PortKey]) -> None:
+    """Write what a judgement made of some ports."""
     rows = [
-        {name: _plain(value) for name, value in zip(names, row, strict=True)}
-        for row in changed.itertuples(index=False, name=None)
+        {name: getattr(port, name) for name in PORT_COLUMNS} | {"changes": [at.isoformat() for at in port.changes]}
+        for port in changed
     ]
-    primary = {column.name for column in table.primary_key.columns}
-    conn.execute(upsert(conn, table, [name for name in names if name not in primary]), rows)
+    _save(conn, ports, rows)
+    delete_rows(conn, ports, dropped)
 
 
-def _plain(value: Any) -> Any:
-    """A value of a frame as the database driver knows it."""
-    if isinstance(value, pd.Timestamp):
-        return value.to_pydatetime()
-    if isinstance(value, tuple | list):
-        return [item.isoformat() if isinstance(item, datetime) else item for item in value]
-    if isinstance(value, dict):
-        return value
-    if value is None or value is pd.NaT or value is pd.NA or value != value:
-        return None
-    return value.item() if hasattr(value, "item") else value
+def _save(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, keep: Sequence[str] = ()) -> None:
+    if rows:
+        primary = {column.name for column in table.primary_key.columns}
+        conn.execute(upsert(conn, table, [name for name in rows[0] if name not in primary], keep=keep), rows)

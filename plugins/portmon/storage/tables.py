@@ -32,6 +32,9 @@ ESCAPE = "\x1a"
 _STORED = re.compile("[\x00\x1a\ud800-\udfff]")
 _READ = re.compile("\x1a([0-9a-f]{4})")
 
+# json.dumps() would make an encoder for each value.
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """Aware datetimes in UTC, to the microsecond. Naive ones are a mistake and refused."""
@@ -71,7 +74,9 @@ class SafeText(TypeDecorator[str]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         """Out of the database."""
-        return None if value is None else _READ.sub(lambda match: chr(int(match[1], 16)), value)
+        if value is None or ESCAPE not in value:
+            return value
+        return _READ.sub(lambda match: chr(int(match[1], 16)), value)
 
 
 class SafeJson(TypeDecorator[Any]):
@@ -84,9 +89,12 @@ class SafeJson(TypeDecorator[Any]):
         """Into the database."""
         if value is None:
             return None
-        if isinstance(value, Mapping):
+        if value == () or value == []:
+            # Most lists are.
+            return "[]"
+        if not isinstance(value, dict | tuple | list) and isinstance(value, Mapping):
             value = dict(value)
-        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+        return _encode(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Out of the database."""

@@ -100,6 +100,11 @@ class Crew(Generic[Own]):
             with contextlib.suppress(Exception):
                 visit.close()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped it before it was over."""
+        return self._stopped
+
     def take(self, *, most: int, seconds: float) -> list[tuple[Own, BaseException | None]] | None:
         """Visits that ended since the last call, each with what ended it; None if there will be no more.
 
@@ -114,7 +119,8 @@ class Crew(Generic[Own]):
                     break
                 # The batch may also be over because its time is: nobody says that.
                 self._ended.wait(min(left, 1.0))
-            if not self._done and self._is_over():
+            # Whoever is hung up on fails: that is our doing, and nothing to take.
+            if self._stopped or (not self._done and self._is_over()):
                 return None
             taken, self._done = self._done[:most], self._done[most:]
             return taken

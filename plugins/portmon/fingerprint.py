@@ -1,0 +1,24 @@
+"""Hosts that are settled: judged once more by the same, no port of theirs would change and nothing would be told.
+
+What a look is judged by has a name. A settled host keeps that of its last ok look; a look of the same name
+is *unchanged*, whatever time has passed, and is judged without its observation and without the host's ports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+VERSION = "1"
+"""To be another one as soon as the same look is judged otherwise: then no host is settled any more."""
+
+
+def fingerprint(facts: str, rules: str, declared: Mapping[int, str]) -> str:
+    """The name of what the ports of a host are judged by.
+
+    :param facts: digest of the observation
+    :param rules: digest of the rules in force on the host
+    :param declared: its ports that must listen, each with what declares it
+    """
+    parts = [VERSION, facts, rules, *(f"{port} {declared[port]}" for port in sorted(declared))]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
