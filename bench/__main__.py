@@ -14,13 +14,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from bench import ansible, diff, docs, machine, per_host, report, sweep
 from bench.crowd import CrowdError
 from bench.errors import BenchError
 from bench.figures import Section, from_json, to_json
+from bench.processes import cpu_seconds, machine_cpu_seconds
 from bench.sizes import FULL, QUICK, Sizes
 from bench.stage import Stage, lacking
 from demo.airflow_env import AirflowError
@@ -126,9 +129,12 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str]) -> dict[str, Sec
     facts = machine.facts() | {"quick": sizes.quick, "own_network": bool(os.environ.get(APART))}
     measured: dict[str, Section] = {}
 
-    def section(name: str) -> tuple[Section, Callable[[str], None]]:
-        measured[name] = Section(facts=dict(facts), made_at=datetime.now(UTC).isoformat(timespec="seconds"))
-        return measured[name], lambda text: _tell(started, f"{name}: {text}")
+    def section(name: str, measure: Callable[[Section, Callable[[str], None]], None]) -> None:
+        found = Section(facts=dict(facts), made_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        with _others() as others:
+            measure(found, lambda text: _tell(started, f"{name}: {text}"))
+        found.facts["others_cpu_percent"] = others.percent
+        measured[name] = found
 
     live = [name for name in chosen if name != "diff"]
     with contextlib.ExitStack() as stack:
@@ -138,11 +144,30 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str]) -> dict[str, Sec
             stage = stack.enter_context(Stage(folder, hosts, sizes.services))
         for name in live:
             step = {"sweep": sweep.measure, "tasks": per_host.measure, "ansible": ansible.measure}[name]
-            step(stage, sizes, *section(name))
+            section(name, partial(step, stage, sizes))
     if "diff" in chosen:
-        diff.measure(sizes, *section("diff"))
+        section("diff", partial(diff.measure, sizes))
     _tell(started, "done")
     return measured
+
+
+@dataclass(slots=True)
+class _Others:
+    """What others on this machine used of it meanwhile: much of it makes the figures worthless."""
+
+    percent: int = 0
+
+
+@contextmanager
+def _others() -> Iterator[_Others]:
+    def used() -> float:
+        return machine_cpu_seconds() - cpu_seconds([os.getpid()])
+
+    others = _Others()
+    before, started = used(), time.monotonic()
+    yield others
+    available = (time.monotonic() - started) * len(os.sched_getaffinity(0))
+    others.percent = max(0, round((used() - before) / available * 100))
 
 
 def _tell(started: float, text: str) -> None:

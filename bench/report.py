@@ -86,6 +86,8 @@ RATIOS = (
 )
 
 
+QUIET_PERCENT = 3
+"""Others on the machine may use less than this of its CPU without being mentioned."""
 NO_MEANING = "Some of this is from a quick run, whose figures mean nothing."
 
 
@@ -172,8 +174,10 @@ def as_markdown(sections: Mapping[str, Section]) -> str:
 
 
 def about(name: str, section: Section) -> str:
-    """What a section measured."""
-    return ABOUT[name].format_map({size: count(value) for size, value in section.sizes.items()})
+    """What a section measured, and whether the machine was anybody else's meanwhile."""
+    told = ABOUT[name].format_map({size: count(value) for size, value in section.sizes.items()})
+    others = section.facts.get("others_cpu_percent", 0)
+    return f"{told}; others used {others} % of the machine" if others >= QUIET_PERCENT else told
 
 
 def value(number: float, unit: str) -> str:

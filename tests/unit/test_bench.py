@@ -14,7 +14,7 @@ from bench import docs, report, scale
 from bench.__main__ import _names
 from bench.figures import Ratio, Section, from_json, to_json
 from bench.fleet import Fleet
-from bench.processes import cpu_seconds, memory_mib
+from bench.processes import cpu_seconds, machine_cpu_seconds, memory_mib
 from bench.sizes import FULL, QUICK
 
 
@@ -90,6 +90,13 @@ def test_the_table_has_figures_and_ratios_of_what_was_measured() -> None:
         "ratios (of the medians; of the best and the worst round)",
         "  netstat tasks / SSHOperator's  2.00  (2.00 to 2.00)",
     ]
+
+
+def test_a_machine_that_was_not_quiet_is_mentioned() -> None:
+    section = Section(sizes={"hosts": 200, "max_logins": 16}, facts={"others_cpu_percent": 2})
+    assert report.about("tasks", section) == "200 hosts, a task each, 16 at a time"
+    section.facts["others_cpu_percent"] = 38
+    assert report.about("tasks", section) == "200 hosts, a task each, 16 at a time; others used 38 % of the machine"
 
 
 def test_every_section_of_the_last_measurement_has_its_figures_and_ratios() -> None:
@@ -168,6 +175,7 @@ def test_cpu_time_of_what_has_ended_counts_for_whoever_waited() -> None:
         process.stdout.readline()
         assert 0.3 <= cpu_seconds([process.pid]) < 5
         assert memory_mib([process.pid]) > 1
+        assert machine_cpu_seconds() > cpu_seconds([process.pid])
         process.stdin.close()
 
 
