@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if told:
         print(f"bench: {told}", file=sys.stderr)
         return 2
+    # Hosts, servers and the login user go with us, however we end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))
     out = options.out or (QUICK_FILE if options.quick else docs.LATEST)
     try:
         with _folder() as folder:
@@ -141,7 +144,7 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str]) -> dict[str, Sec
         if live:
             _tell(started, "starting hosts, PostgreSQL and Airflow")
             hosts = max(sizes.sweep_hosts, sizes.task_hosts, sizes.ansible_hosts)
-            stage = stack.enter_context(Stage(folder, hosts, sizes.services))
+            stage = stack.enter_context(Stage(folder, hosts, sizes.dead_hosts, sizes.services))
         for name in live:
             step = {"sweep": sweep.measure, "tasks": per_host.measure, "ansible": ansible.measure}[name]
             section(name, partial(step, stage, sizes))

@@ -86,7 +86,7 @@ def _prepare(stage: Stage, hosts: int) -> Path:
     folder = stage.folder / "ansible"
     folder.mkdir()
     crowd = stage.crowd
-    listed = {host.name: {"ansible_host": host.address, "ansible_port": host.port} for host in crowd.hosts[:hosts]}
+    listed = {host.name: {"ansible_host": host.address, "ansible_port": host.port} for host in crowd.some(hosts)}
     common = {
         "ansible_user": crowd.user,
         "ansible_ssh_private_key_file": str(crowd.key),

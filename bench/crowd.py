@@ -179,15 +179,31 @@ class Crowd:
         """The hosts as a CMDB's list, JSON types only."""
         return [{name: value for name, value in asdict(host).items() if name != "kind"} for host in self.hosts]
 
-    def write_csv(self, path: Path, count: int | None = None) -> None:
+    def some(self, alive: int, dead: int = 0) -> list[CrowdHost]:
+        """The first so many hosts of these kinds, in their order among all.
+
+        :raises CrowdError: if there are not so many
+        """
+        left: dict[Kind, int] = {"alive": alive, "dead": dead}
+        found = []
+        for host in self.hosts:
+            if left.get(host.kind):
+                left[host.kind] -= 1
+                found.append(host)
+        if any(left.values()):
+            raise CrowdError(f"this crowd has no {alive} hosts that answer and {dead} dead ones")
+        return found
+
+    def write_csv(self, path: Path, hosts: Sequence[CrowdHost] | None = None) -> None:
         """Write a host list for portmon's ``file`` source.
 
-        :param count: the first so many hosts; default: all
+        :param hosts: default: all
         """
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("id", "name", "address", "port"))
-            writer.writerows((host.id, host.name, host.address, host.port) for host in self.hosts[:count])
+            for host in self.hosts if hosts is None else hosts:
+                writer.writerow((host.id, host.name, host.address, host.port))
 
     def logins(self) -> int:
         """Logins that were accepted so far, on every host together."""

@@ -9,7 +9,8 @@ from typing import Any
 from bench.figures import Figure, Ratio, Section
 
 ABOUT = {
-    "sweep": "{hosts} hosts in batches of {batch_hosts}, {threads} logins at a time, {services} services on each",
+    "sweep": "{hosts} hosts in batches of {batch_hosts}, {threads} logins at a time, {services} services on each; "
+    "{dead} dead hosts besides, where that is said",
     "tasks": "{hosts} hosts, a task each, {max_logins} at a time",
     "ansible": "{hosts} hosts, {forks} forks or logins",
     "diff": "made-up fleets, {ports} ports on each host",
@@ -21,8 +22,10 @@ LABELS = {
         "bare_probe_seconds": "bare loop, portmon's probe",
         "bare_netstat_seconds": "bare loop, netstat -nltp",
         "run_seconds": "portmon, whole run",
-        "sweep_seconds": "portmon, its sweep",
-        "diff_seconds": "portmon, its diff (a task)",
+        "run_sweep_seconds": "portmon, its sweep",
+        "run_diff_seconds": "portmon, its diff (a task)",
+        "partly_seconds": "portmon, whole run with dead hosts besides",
+        "partly_sweep_seconds": "portmon, its sweep with dead hosts besides",
         "empty_seconds": "portmon, run without a host",
         "bare_probe_cpu_ms_per_host": "bare loop, CPU per host",
         "run_cpu_ms_per_host": "portmon, CPU per host above the empty run",
@@ -73,9 +76,10 @@ DIFF_LABELS = {
 """The same for each fleet of the section ``diff``, whose figures begin with its name."""
 
 RATIOS = (
-    Ratio("sweep", "sweep / bare loop", "sweep_seconds", "bare_probe_seconds"),
+    Ratio("sweep", "sweep / bare loop", "run_sweep_seconds", "bare_probe_seconds"),
     Ratio("sweep", "(run - empty run) / bare loop", "run_seconds", "bare_probe_seconds", less="empty_seconds"),
     Ratio("sweep", "whole run / bare loop", "run_seconds", "bare_probe_seconds"),
+    Ratio("sweep", "whole run with dead hosts / without", "partly_seconds", "run_seconds"),
     Ratio("sweep", "CPU of portmon / of the bare loop", "run_cpu_ms_per_host", "bare_probe_cpu_ms_per_host"),
     Ratio("ansible", "whole run / listen_ports_facts", "run_seconds", "ansible_facts_seconds"),
     Ratio("ansible", "whole run / raw", "run_seconds", "ansible_raw_seconds"),

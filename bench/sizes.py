@@ -12,6 +12,7 @@ class Sizes:
     :param repeat: rounds; the medians of their values are told
     :param services: sockets that listen on each host
     :param sweep_hosts: of the bare loop and of runs in sweep mode
+    :param dead_hosts: besides, in runs of their own
     :param batch_hosts: of one sweep task
     :param task_hosts: of runs with a task per host
     :param ansible_hosts: that Ansible asks, and portmon for comparison
@@ -25,6 +26,7 @@ class Sizes:
     repeat: int
     services: int
     sweep_hosts: int
+    dead_hosts: int
     batch_hosts: int
     task_hosts: int
     ansible_hosts: int
@@ -44,6 +46,7 @@ FULL = Sizes(
     repeat=5,
     services=30,
     sweep_hosts=1000,
+    dead_hosts=50,
     batch_hosts=250,
     task_hosts=200,
     ansible_hosts=200,
@@ -56,6 +59,7 @@ QUICK = Sizes(
     repeat=1,
     services=5,
     sweep_hosts=24,
+    dead_hosts=2,
     batch_hosts=8,
     task_hosts=8,
     ansible_hosts=8,

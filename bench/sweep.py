@@ -1,4 +1,4 @@
-"""A run in sweep mode, against the bare loop over the same hosts and against a run with no host to ask."""
+"""A run in sweep mode, against the bare loop over the same hosts, a run without a host, and one with dead hosts."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ from bench.stage import MAX_LOGINS, Site, Stage
 from portmon import probe
 
 NETSTAT = "netstat -nltp"
+UNREACHABLE_AFTER = 2
+"""Default of ``states.unreachable_after``."""
 
 
 def measure(stage: Stage, sizes: Sizes, section: Section, tell: Callable[[str], None]) -> None:
-    """Each round: the bare loop, a run, the bare loop with plain netstat, an empty run."""
+    """Each round: the bare loop, a run, the bare loop with plain netstat, an empty run, one with dead hosts besides."""
     hosts = sizes.sweep_hosts
     section.sizes |= {
         "hosts": hosts,
+        "dead": sizes.dead_hosts,
         "batch_hosts": sizes.batch_hosts,
         "threads": MAX_LOGINS,
         "services": sizes.services,
     }
     fleet = stage.site("fleet", hosts, sweep_above=1, batch_hosts=sizes.batch_hosts)
     empty = stage.site("empty", 0, sweep_above=1, batch_hosts=sizes.batch_hosts)
+    partly = stage.site("partly", hosts, dead=sizes.dead_hosts, sweep_above=1, batch_hosts=sizes.batch_hosts)
     tell("baseline runs, which are not measured")
     for site in (fleet, empty):
         stage.run_portmon(site)
+    # Until they are known as unreachable: what is measured is what they cost from then on.
+    for _ in range(UNREACHABLE_AFTER):
+        stage.run_portmon(partly, clean=False)
     for number in range(sizes.repeat):
         tell(f"round {number + 1} of {sizes.repeat}")
         _bare(stage, section, hosts, "bare_probe", probe.command(probe.new_nonce()))
@@ -37,6 +44,7 @@ def measure(stage: Stage, sizes: Sizes, section: Section, tell: Callable[[str], 
         _bare(stage, section, hosts, "bare_netstat", NETSTAT)
         nothing = _run(stage, empty, section, "empty")
         section.add("run_cpu_ms_per_host", "ms", (full - nothing) / hosts * 1000)
+        _run(stage, partly, section, "partly")
     tell("one more run, whose memory is sampled")
     with peak_memory(stage.airflow_roots) as peak:
         time.sleep(2)
@@ -51,7 +59,7 @@ def _bare(stage: Stage, section: Section, hosts: int, name: str, command: str) -
     crowd = stage.crowd
     with paused(stage.airflow_pids()):
         logins, served = crowd.logins(), cpu_seconds(crowd.pids())
-        found = bare.run(crowd.hosts[:hosts], crowd.user, crowd.key, command, threads=MAX_LOGINS)
+        found = bare.run(crowd.some(hosts), crowd.user, crowd.key, command, threads=MAX_LOGINS)
         # Sessions end a moment later than their connections.
         time.sleep(0.5)
         made, served = crowd.logins() - logins, cpu_seconds(crowd.pids()) - served
@@ -72,18 +80,18 @@ def _run(stage: Stage, site: Site, section: Section, name: str) -> float:
     logins = stage.crowd.logins()
     before = stage.rows_written(site)
     run = stage.run_portmon(site)
-    if (made := stage.crowd.logins() - logins) != site.hosts:
-        raise BenchError(f"run {run.run_id} made {made} logins instead of {site.hosts}")
+    if (made := stage.crowd.logins() - logins) != site.alive:
+        raise BenchError(f"run {run.run_id} made {made} logins instead of {site.alive}")
     section.add(f"{name}_seconds", "s", run.seconds)
     section.add(f"{name}_cpu_seconds", "s", run.cpu_seconds)
     section.add(f"{name}_database_cpu_seconds", "s", run.database_cpu_seconds)
     section.add(f"{name}_tasks", "tasks", run.ran)
     section.add(f"{name}_xcom_bytes", "bytes", stage.xcom_bytes(run.run_id))
     section.add(f"{name}_rows_written", "rows", stage.rows_written(site) - before)
-    if site.hosts:
+    if site.alive:
         swept = run.phase("sweep")
         if not swept or run.phase("netstat"):
             raise BenchError(f"run {run.run_id} did not ask every host in its sweep")
-        section.add("sweep_seconds", "s", swept)
-        section.add("diff_seconds", "s", run.phase("diff_ports"))
+        section.add(f"{name}_sweep_seconds", "s", swept)
+        section.add(f"{name}_diff_seconds", "s", run.phase("diff_ports"))
     return run.cpu_seconds + run.database_cpu_seconds

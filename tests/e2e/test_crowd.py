@@ -99,8 +99,14 @@ def test_a_service_dies_on_every_host_and_comes_back(crowd: Crowd) -> None:
 
 
 def test_a_host_list_for_the_file_source(crowd: Crowd, tmp_path: Path) -> None:
-    crowd.write_csv(tmp_path / "hosts.csv", 2)
-    assert (tmp_path / "hosts.csv").read_text().splitlines()[0] == "id,name,address,port"
+    chosen = crowd.some(3, dead=1)
+    assert sorted(host.kind for host in chosen) == ["alive", "alive", "alive", "dead"]
+    crowd.write_csv(tmp_path / "hosts.csv", chosen)
+    lines = (tmp_path / "hosts.csv").read_text().splitlines()
+    assert lines[0] == "id,name,address,port"
+    assert [line.split(",")[1] for line in lines[1:]] == [host.name for host in chosen]
+    with pytest.raises(CrowdError, match="no 3 hosts that answer and 3 dead"):
+        crowd.some(3, dead=3)
     assert [set(entry) for entry in crowd.entries()[:1]] == [{"id", "name", "address", "port"}]
 
 
