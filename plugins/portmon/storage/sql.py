@@ -117,8 +117,8 @@ def _given(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     arrays = (
         bindparam(None, [row[name] for row in rows], type_=ARRAY(table.c[name].type, dimensions=1)) for name in names
     )
-    given = func.unnest(*arrays).table_valued(*(table.c[name] for name in names), with_ordinality=_NUMBER, name="given")
-    return given.render_derived()
+    given = func.unnest(*arrays).table_valued(*(table.c[name] for name in names), with_ordinality=_NUMBER)
+    return given.render_derived(name="given")
 
 
 _NUMBER = "row_number"
