@@ -14,7 +14,7 @@ from sqlalchemy.sql.operators import custom_op
 from portmon.errors import StorageError
 from portmon.models import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome, Owner
 from portmon.storage import contents
-from portmon.storage.sql import chunks, insert_new, update_rows
+from portmon.storage.sql import chunks, insert_rows, update_rows
 from portmon.storage.tables import hosts, inventories, observations, runs
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,7 +49,7 @@ def save_attempts(conn: Connection, attempts: Sequence[Attempt]) -> dict[str, st
             saved[attempt.host_id] = row["facts"] or f"{attempt.outcome}:{attempt.error_class}"
             rows.append(row)
         contents.put_many(conn, items, used_at)
-        conn.execute(insert_new(conn, observations), rows)
+        insert_rows(conn, observations, rows)
     return saved
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, updat
 
 from portmon.models import Host, HostStatus, PortKey, PortStatus
 from portmon.storage import outbox
-from portmon.storage.sql import chunks, upsert
+from portmon.storage.sql import chunks, upsert_rows
 from portmon.storage.tables import hosts, observations, ports
 
 
@@ -92,8 +92,7 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
         for host in listed
         if stored.get(host.id) != host
     ]
-    if rows:
-        conn.execute(upsert(conn, hosts, ["name", "address", "ssh_port", "labels", "declared"]), rows)
+    upsert_rows(conn, hosts, ["name", "address", "ssh_port", "labels", "declared"], rows)
 
 
 def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[int, tuple[str, tuple[str, ...]]]]:
