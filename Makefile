@@ -1,7 +1,7 @@
 # portmon: `make` alone says what there is. Needs Linux, Python 3.11 to 3.13, git and make.
 
 .DEFAULT_GOAL := help
-TARGETS := help demo up test test-all soak mutate lint lock clean
+TARGETS := help demo up test test-all soak mutate bench lint lock clean
 .PHONY: $(TARGETS)
 SHELL := /bin/sh
 
@@ -26,7 +26,8 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 export PIP_USER := 0
 # The lock is complete: no dependency has to be worked out. An old pip (Debian's) fails at extras if it tries.
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes
+PIP_OPTIONS := --disable-pip-version-check --quiet install --no-deps --require-hashes
+PIP := $(BIN)/python -m pip $(PIP_OPTIONS)
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -53,6 +54,9 @@ soak: .venv/.tools ## property tests with many more examples, and crashes with 5
 mutate: .venv/.tools ## whether some test fails for each comparison of the state engine that is turned around
 	@$(BIN)/python tools/mutate.py
 
+bench: .venv/.installed .venv-bench/.installed ## measure against bare loops, Ansible, SSHOperator and pandas: as root, an hour; ARGS=--quick: 3 minutes
+	@$(BIN)/python -m bench $(ARGS)
+
 lint: .venv/.tools ## what CI checks besides the tests; changes nothing
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
@@ -61,15 +65,17 @@ lint: .venv/.tools ## what CI checks besides the tests; changes nothing
 	@$(BIN)/codespell
 	@$(BIN)/python tools/docs.py --check
 
-lock: .venv/.tools ## pin requirements.in and requirements-dev.in anew, with hashes
+lock: .venv/.tools ## pin every requirements*.in anew, with hashes
 	@$(BIN)/python -m pip --disable-pip-version-check --quiet install uv
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" requirements.in -o requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" requirements-dev.in -o requirements-dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" requirements-bench.in -o requirements-bench.txt
 
 clean: ## remove what the other targets made
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python:
@@ -96,5 +102,13 @@ clean: ## remove what the other targets made
 .venv/.tools: requirements-dev.txt .venv/.installed
 	@echo "Installing tools for tests and lint"
 	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+# Apart: Ansible is not portmon's business, and its versions need not fit.
+.venv-bench/.installed: requirements-bench.txt | .venv/.python
+	@echo "Setting up .venv-bench with what the benchmark compares with"
+	@rm -rf .venv-bench
+	@$(BIN)/python -m venv .venv-bench
+	@.venv-bench/bin/python -m pip $(PIP_OPTIONS) -r requirements-bench.txt
 	@touch $@
 endif

@@ -30,9 +30,12 @@ def missing() -> str | None:
 
 
 class Cluster:
-    """The server."""
+    """The server.
 
-    def __init__(self, _: Path) -> None:
+    :param durable: write as a server does that must survive a power failure
+    """
+
+    def __init__(self, _: Path | None = None, *, durable: bool = False) -> None:
         # Not below pytest's folder, which only its owner may enter.
         self.folder = Path(tempfile.mkdtemp(prefix="portmon-pg-"))
         self._user: list[str] = []
@@ -59,7 +62,7 @@ class Cluster:
         self._log = (self.folder / "log").open("wb")
         self._server = subprocess.Popen(
             [*self._user, _binary("postgres") or "", "-D", data, "-p", str(self.port), "-k", str(self.folder),
-             "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"],
+             "-h", "127.0.0.1", "-c", f"fsync={'on' if durable else 'off'}", "-c", "max_connections=200"],
             env=env, stdout=self._log, stderr=self._log,
         )  # fmt: skip
         deadline = time.monotonic() + 60
@@ -71,6 +74,11 @@ class Cluster:
                 assert self._server.poll() is None, (self.folder / "log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
+
+    @property
+    def pid(self) -> int:
+        """Of the server; whatever serves a connection is its child."""
+        return self._server.pid
 
     def url(self, database: str = "postgres") -> str:
         """Of one database."""

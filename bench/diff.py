@@ -1,0 +1,116 @@
+"""The judgement of a made-up fleet, against pandas alone on the same database: read the ports, merge.
+
+Each step is a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from bench.errors import BenchError
+from bench.figures import Section
+from bench.sizes import Sizes
+from tests.postgres import Cluster
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = ("hosts", "ports", "observations")
+
+
+def measure(sizes: Sizes, section: Section, tell: Callable[[str], None]) -> None:
+    """Every fleet in SQLite, one of them in PostgreSQL as well."""
+    section.sizes |= {"ports": sizes.diff_ports}
+    for number, hosts in enumerate(sizes.diff_hosts):
+        section.sizes[f"sqlite_{number}"] = hosts
+        with tempfile.TemporaryDirectory(prefix="portmon-bench-") as folder:
+            _fleet(f"sqlite:///{folder}/portmon.db", f"sqlite_{number}", hosts, sizes, section, tell)
+    section.sizes["postgres"] = sizes.diff_hosts_postgres
+    cluster = Cluster(durable=True)
+    try:
+        url = cluster.new_database()
+        _fleet(url, "postgres", sizes.diff_hosts_postgres, sizes, section, tell)
+        _sizes(url, section)
+    finally:
+        cluster.close()
+
+
+def _fleet(url: str, name: str, hosts: int, sizes: Sizes, section: Section, tell: Callable[[str], None]) -> None:
+    repeat = sizes.repeats(hosts)
+
+    def step(what: str, **order: Any) -> dict[str, float]:
+        return _step({"step": what, "url": url, "hosts": hosts, "ports": sizes.diff_ports, **order})
+
+    tell(f"{hosts} hosts in {url.partition(':')[0]}: the baseline")
+    baseline = step("build")
+    section.add(f"{name}_baseline_seconds", "s", baseline["seconds"])
+    section.add(f"{name}_baseline_memory", "MiB", baseline["memory_mib"])
+    number = 0
+    for kind in ("quiet", "changed"):
+        for round_ in range(1, repeat + 1):
+            tell(f"{hosts} hosts in {url.partition(':')[0]}: {kind}, round {round_} of {repeat}")
+            number += 1
+            changes = round_ if kind == "changed" else 0
+            wal = _wal(url)
+            step("look", number=number, changes=changes, changed_now=kind == "changed")
+            looked = _wal(url)
+            judged = step("judge", number=number)
+            if looked is not None and wal is not None:
+                section.add(f"{name}_{kind}_look_wal", "bytes", looked - wal)
+                section.add(f"{name}_{kind}_judge_wal", "bytes", (_wal(url) or 0) - looked)
+            merged = step("merge", changes=changes)
+            if (kind == "quiet") != (judged["events"] == 0):
+                raise BenchError(f"a {kind} round of {hosts} hosts had {judged['events']:g} events")
+            section.add(f"{name}_{kind}_judge_seconds", "s", judged["seconds"])
+            section.add(f"{name}_{kind}_judge_memory", "MiB", judged["memory_mib"])
+            section.add(f"{name}_{kind}_statements", "statements", judged["statements"])
+            section.add(f"{name}_{kind}_rows_written", "rows", judged["rows_written"])
+            section.add(f"{name}_{kind}_events", "events", judged["events"])
+            section.add(f"{name}_{kind}_merge_seconds", "s", merged["seconds"])
+            section.add(f"{name}_{kind}_merge_memory", "MiB", merged["memory_mib"])
+
+
+def _step(order: dict[str, Any]) -> dict[str, float]:
+    """Do one step in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.diff_worker", json.dumps(order)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    if done.returncode:
+        shown = {name: value for name, value in order.items() if name != "url"}
+        raise BenchError(f"step {shown} failed: {done.stderr.strip()[-2000:] or f'code {done.returncode}'}")
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def _wal(url: str) -> int | None:
+    """Bytes that PostgreSQL wrote to its log so far; nobody else uses the server."""
+    if url.startswith("sqlite"):
+        return None
+    return int(_ask(url, "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"))
+
+
+def _sizes(url: str, section: Section) -> None:
+    """Bytes per row with indexes, as they are after these rounds, and of what a host showed."""
+    for table in TABLES:
+        size = int(_ask(url, f"SELECT pg_total_relation_size('{table}')"))
+        rows = int(_ask(url, f"SELECT count(*) FROM {table}"))  # noqa: S608
+        section.add(f"postgres_{table}_row", "bytes", size / rows)
+    contents = "SELECT pg_total_relation_size('contents') / (SELECT count(*) FROM contents)::float"
+    section.add("postgres_contents_row", "bytes", float(_ask(url, contents)))
+
+
+def _ask(url: str, query: str) -> Any:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=NullPool)
+    with engine.connect() as conn:
+        return conn.execute(text(query)).scalar()

@@ -1,0 +1,95 @@
+"""One step of the measure of the diff, in a process of its own: its peak memory is this step's.
+
+``python -m bench.diff_worker '{"step": "judge", …}'`` prints what it came to as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench.fleet import Fleet
+from portmon.storage.database import Database
+
+
+def build(fleet: Fleet) -> dict[str, float]:
+    """Make the database, and let one judgement make the baseline."""
+    fleet.build()
+    return judge(fleet, 0)
+
+
+def look(fleet: Fleet, number: int, changes: int, changed_now: bool) -> dict[str, float]:
+    """Note what the hosts show."""
+    fleet.look(number, changes=changes, changed_now=changed_now)
+    return {}
+
+
+def judge(fleet: Fleet, number: int) -> dict[str, float]:
+    """One judgement, with the rows and statements that it came to."""
+    database = fleet.open()
+    started = time.monotonic()
+    with _counted(database) as counts:
+        summary = fleet.judge(database, number)
+    seconds = time.monotonic() - started
+    database.dispose()
+    if summary["scanned"] != fleet.hosts:
+        raise RuntimeError(f"not all hosts were judged: {summary}")
+    events = sum(count for name, count in summary.items() if name not in ("scanned", "not_scanned", "judged"))
+    return {"seconds": seconds, "events": events, **counts}
+
+
+def merge(fleet: Fleet, changes: int) -> dict[str, float]:
+    """The limit: read the keys of the known ports, and merge them with those that were seen."""
+    import pandas as pd
+
+    seen = pd.DataFrame(
+        [
+            (f"id-{host}", "tcp", listener.port)
+            for host in range(fleet.hosts)
+            for listener in fleet.listeners(host, changes)
+        ],
+        columns=["host_id", "protocol", "port"],
+    )
+    database = fleet.open()
+    started = time.monotonic()
+    with database.engine.connect() as conn:
+        known = pd.read_sql("SELECT host_id, protocol, port, status FROM ports", conn)
+    both = known.merge(seen, on=["host_id", "protocol", "port"], how="outer", indicator="found")
+    events = int((both["found"] != "both").sum())
+    seconds = time.monotonic() - started
+    database.dispose()
+    return {"seconds": seconds, "events": events}
+
+
+@contextmanager
+def _counted(database: Database) -> Iterator[dict[str, float]]:
+    """Count what is written: statements sent to the database, and rows that these insert, update or delete."""
+    from sqlalchemy import event
+
+    counts = {"statements": 0.0, "rows_written": 0.0}
+
+    @event.listens_for(database.engine, "after_cursor_execute")
+    def count(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        counts["statements"] += 1
+        if not statement.lstrip().upper().startswith(("SELECT", "PRAGMA", "BEGIN", "WITH")):
+            counts["rows_written"] += max(cursor.rowcount, 0)
+
+    yield counts
+
+
+def main(order: dict[str, Any]) -> dict[str, float]:
+    """Do what is asked."""
+    steps: dict[str, Callable[..., dict[str, float]]] = {"build": build, "look": look, "judge": judge, "merge": merge}
+    step = steps[order.pop("step")]
+    fleet = Fleet(order.pop("url"), order.pop("hosts"), order.pop("ports"))
+    found = step(fleet, **order)
+    return {**found, "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))

@@ -1,0 +1,252 @@
+"""Figures for people: the table that is printed, and the same as Markdown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.figures import Figure, Ratio, Section
+
+ABOUT = {
+    "sweep": "{hosts} hosts in batches of {batch_hosts}, {threads} logins at a time, {services} services on each",
+    "tasks": "{hosts} hosts, a task each, {max_logins} at a time",
+    "ansible": "{hosts} hosts, {forks} forks or logins",
+    "diff": "made-up fleets, {ports} ports on each host",
+}
+"""Section: what its sizes mean. The order is that of the table."""
+
+LABELS = {
+    "sweep": {
+        "bare_probe_seconds": "bare loop, portmon's probe",
+        "bare_netstat_seconds": "bare loop, netstat -nltp",
+        "run_seconds": "portmon, whole run",
+        "sweep_seconds": "portmon, its sweep",
+        "diff_seconds": "portmon, its diff (a task)",
+        "empty_seconds": "portmon, run without a host",
+        "bare_probe_cpu_ms_per_host": "bare loop, CPU per host",
+        "run_cpu_ms_per_host": "portmon, CPU per host above the empty run",
+        "bare_probe_server_cpu_ms_per_host": "the servers, CPU per login and probe",
+        "bare_netstat_server_cpu_ms_per_host": "the servers, CPU per login and netstat",
+        "empty_cpu_seconds": "portmon, CPU of the empty run",
+        "bare_probe_memory": "bare loop, peak memory",
+        "idle_memory": "Airflow at rest, memory",
+        "run_memory": "Airflow during a run, peak memory",
+        "run_tasks": "tasks of a run",
+        "run_xcom_bytes": "XComs of a run",
+        "run_rows_written": "rows written by a quiet run",
+        "bare_probe_answer_bytes": "the answer of a host",
+    },
+    "tasks": {
+        "portmon_netstat_seconds": "portmon, netstat tasks",
+        "plain_netstat_seconds": "SSHOperator, netstat tasks",
+        "portmon_seconds": "portmon, whole run",
+        "plain_seconds": "SSHOperator, whole run",
+        "portmon_cpu_ms_per_host": "portmon, CPU per host",
+        "plain_cpu_ms_per_host": "SSHOperator, CPU per host",
+    },
+    "ansible": {
+        "run_seconds": "portmon, whole run in sweep mode",
+        "ansible_raw_seconds": "ansible raw netstat -nltp",
+        "ansible_facts_seconds": "ansible listen_ports_facts",
+        "run_cpu_ms_per_host": "portmon, CPU per host",
+        "ansible_raw_cpu_ms_per_host": "ansible raw, CPU per host",
+        "ansible_facts_cpu_ms_per_host": "ansible listen_ports_facts, CPU per host",
+    },
+}
+"""Section: figure: what it is called. Figures that are not named here are in the file only."""
+
+DIFF_LABELS = {
+    "baseline_seconds": "baseline",
+    "baseline_memory": "baseline, peak memory",
+    "quiet_judge_seconds": "quiet run",
+    "quiet_merge_seconds": "quiet, read_sql + merge",
+    "quiet_judge_memory": "quiet run, peak memory",
+    "quiet_merge_memory": "quiet, read_sql + merge, peak memory",
+    "quiet_statements": "quiet run, statements",
+    "quiet_rows_written": "quiet run, rows written",
+    "changed_judge_seconds": "1 % of ports changed",
+    "changed_merge_seconds": "1 % changed, read_sql + merge",
+    "changed_judge_memory": "1 % changed, peak memory",
+    "changed_rows_written": "1 % changed, rows written",
+}
+"""The same for each fleet of the section ``diff``, whose figures begin with its name."""
+
+RATIOS = (
+    Ratio("sweep", "sweep / bare loop", "sweep_seconds", "bare_probe_seconds"),
+    Ratio("sweep", "(run - empty run) / bare loop", "run_seconds", "bare_probe_seconds", less="empty_seconds"),
+    Ratio("sweep", "whole run / bare loop", "run_seconds", "bare_probe_seconds"),
+    Ratio("sweep", "CPU of portmon / of the bare loop", "run_cpu_ms_per_host", "bare_probe_cpu_ms_per_host"),
+    Ratio("ansible", "whole run / listen_ports_facts", "run_seconds", "ansible_facts_seconds"),
+    Ratio("ansible", "whole run / raw", "run_seconds", "ansible_raw_seconds"),
+    Ratio("ansible", "CPU of portmon / of listen_ports_facts", "run_cpu_ms_per_host", "ansible_facts_cpu_ms_per_host"),
+    Ratio("ansible", "CPU of portmon / of raw", "run_cpu_ms_per_host", "ansible_raw_cpu_ms_per_host"),
+    Ratio("tasks", "netstat tasks / SSHOperator's", "portmon_netstat_seconds", "plain_netstat_seconds"),
+    Ratio("tasks", "CPU of portmon / of SSHOperator", "portmon_cpu_ms_per_host", "plain_cpu_ms_per_host"),
+)
+
+
+QUIET_PERCENT = 3
+"""Others on the machine may use less than this of its CPU without being mentioned."""
+NO_MEANING = "Some of this is from a quick run, whose figures mean nothing."
+
+
+def _any_quick(sections: Mapping[str, Section]) -> bool:
+    return any(section.facts.get("quick") for section in sections.values())
+
+
+def fleets(diff: Section) -> list[tuple[str, str]]:
+    """Name and label of each fleet of the section ``diff``."""
+    return [
+        (name, f"{count(hosts)} hosts, {'PostgreSQL' if name == 'postgres' else 'SQLite'}")
+        for name, hosts in diff.sizes.items()
+        if name != "ports"
+    ]
+
+
+def ratios(sections: Mapping[str, Section]) -> list[Ratio]:
+    """The ratios whose figures are there."""
+    found = [*RATIOS]
+    if "diff" in sections:
+        for name, label in fleets(sections["diff"]):
+            for kind in ("quiet", "changed"):
+                pair = f"{name}_{kind}_judge_seconds", f"{name}_{kind}_merge_seconds"
+                found.append(Ratio("diff", f"diff / merge, {kind}, {label}", *pair))
+            pair = f"{name}_quiet_judge_memory", f"{name}_quiet_merge_memory"
+            found.append(Ratio("diff", f"memory of diff / of merge, {label}", *pair))
+    return [
+        ratio
+        for ratio in found
+        if ratio.section in sections and set(ratio.names()) <= set(sections[ratio.section].figures)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a table.
+
+    :param spread: the lowest and the highest value
+    """
+
+    label: str
+    median: str
+    spread: str
+
+
+def figure_lines(name: str, section: Section) -> list[Line]:
+    """The figures of a section, in the order of the labels."""
+    labels = LABELS.get(name) or {
+        f"{fleet}_{figure}": f"{label}: {text}"
+        for fleet, label in fleets(section)
+        for figure, text in DIFF_LABELS.items()
+    }
+    return [_figure(text, section.figures[figure]) for figure, text in labels.items() if figure in section.figures]
+
+
+def ratio_lines(sections: Mapping[str, Section]) -> list[Line]:
+    """Every ratio, with that of the best and of the worst round."""
+    lines = []
+    for ratio in ratios(sections):
+        section = sections[ratio.section]
+        pairs = ratio.pairs(section)
+        lines.append(Line(ratio.label, _times(ratio.of(section)), f"{_times(min(pairs))} to {_times(max(pairs))}"))
+    return lines
+
+
+def as_text(sections: Mapping[str, Section]) -> str:
+    """The table that is printed."""
+    found = list(_ordered(sections))
+    parts = [NO_MEANING] if _any_quick(sections) else []
+    parts += [f"{name}: {about(name, section)}\n" + _columns(figure_lines(name, section)) for name, section in found]
+    parts.append("ratios (of the medians; of the best and the worst round)\n" + _columns(ratio_lines(sections)))
+    return "\n\n".join(parts)
+
+
+def as_markdown(sections: Mapping[str, Section]) -> str:
+    """The results for docs/benchmarks.md."""
+    parts = [f"**{NO_MEANING}**"] if _any_quick(sections) else []
+    parts += [_machine(sections), _markdown(("ratio", "", "best to worst round"), ratio_lines(sections))]
+    for name, section in _ordered(sections):
+        rounds = max(len(figure.values) for figure in section.figures.values())
+        head = (about(name, section), "median", f"lowest to highest of up to {rounds}")
+        parts.append(_markdown(head, figure_lines(name, section)))
+    return "\n\n".join(parts)
+
+
+def about(name: str, section: Section) -> str:
+    """What a section measured, and whether the machine was anybody else's meanwhile."""
+    told = ABOUT[name].format_map({size: count(value) for size, value in section.sizes.items()})
+    others = section.facts.get("others_cpu_percent", 0)
+    return f"{told}; others used {others} % of the machine" if others >= QUIET_PERCENT else told
+
+
+def value(number: float, unit: str) -> str:
+    """A value with its unit, three digits."""
+    if unit == "bytes":
+        return size(number)
+    if unit == "MiB":
+        return size(number * 1024**2)
+    if unit in ("s", "ms"):
+        return f"{_digits(number)} {unit}"
+    return count(number)
+
+
+def size(number: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(number) < 1024:
+            return f"{_digits(number)} {unit}"
+        number /= 1024
+    return f"{_digits(number)} TiB"
+
+
+def count(number: float) -> str:
+    """A number of things, with commas between thousands."""
+    return f"{number:,.0f}"
+
+
+def _digits(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+def _times(number: float) -> str:
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}" if abs(number) >= 10 else f"{number:.2f}"
+
+
+def _figure(label: str, figure: Figure) -> Line:
+    low, high = (value(number, figure.unit) for number in (min(figure.values), max(figure.values)))
+    return Line(label, value(figure.median, figure.unit), low if low == high else f"{low} to {high}")
+
+
+def _ordered(sections: Mapping[str, Section]) -> Iterator[tuple[str, Section]]:
+    return ((name, sections[name]) for name in ABOUT if name in sections)
+
+
+def _columns(lines: list[Line]) -> str:
+    wide = max((len(line.label) for line in lines), default=0)
+    medians = max((len(line.median) for line in lines), default=0)
+    return "\n".join(f"  {line.label:<{wide}}  {line.median:>{medians}}  ({line.spread})" for line in lines)
+
+
+def _markdown(head: tuple[str, str, str], lines: list[Line]) -> str:
+    rows = [f"| {head[0]} | {head[1]} | {head[2]} |", "| --- | ---: | ---: |"]
+    return "\n".join([*rows, *(f"| {line.label} | {line.median} | {line.spread} |" for line in lines)])
+
+
+def _machine(sections: Mapping[str, Section]) -> str:
+    """What it was measured on, once for all sections that agree."""
+    told: dict[str, list[str]] = {}
+    for name, section in _ordered(sections):
+        told.setdefault(_facts(section.facts, section.made_at), []).append(name)
+    if len(told) == 1:
+        return next(iter(told))
+    return "\n\n".join(f"{', '.join(names)}: {text}" for text, names in told.items())
+
+
+def _facts(facts: Mapping[str, Any], made_at: str) -> str:
+    return (
+        f"Measured on {made_at[:10]} with portmon {facts['portmon']} on {facts['cores']} cores ({facts['cpu']}), "
+        f"{facts['memory_gib']} GiB, {facts['system']}, Linux {facts['kernel']}; Python {facts['python']}, Airflow "
+        f"{facts['apache-airflow']}, paramiko {facts['paramiko']}, pandas {facts['pandas']}, {facts['openssh']}, "
+        f"PostgreSQL {facts['postgresql']}."
+    )

@@ -1,0 +1,67 @@
+"""How much is measured, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Numbers of hosts and the like.
+
+    :param repeat: rounds; the medians of their values are told
+    :param services: sockets that listen on each host
+    :param sweep_hosts: of the bare loop and of runs in sweep mode
+    :param batch_hosts: of one sweep task
+    :param task_hosts: of runs with a task per host
+    :param ansible_hosts: that Ansible asks, and portmon for comparison
+    :param diff_hosts: of each made-up fleet in SQLite
+    :param diff_hosts_postgres: of the one in PostgreSQL
+    :param diff_ports: on each of their hosts
+    :param quick: the figures mean nothing
+    :param large: fleets of more hosts than this are judged no more than ``large_repeat`` times
+    """
+
+    repeat: int
+    services: int
+    sweep_hosts: int
+    batch_hosts: int
+    task_hosts: int
+    ansible_hosts: int
+    diff_hosts: tuple[int, ...]
+    diff_hosts_postgres: int
+    diff_ports: int
+    quick: bool = False
+    large: int = 50_000
+    large_repeat: int = 3
+
+    def repeats(self, hosts: int) -> int:
+        """Rounds for a made-up fleet."""
+        return min(self.repeat, self.large_repeat) if hosts > self.large else self.repeat
+
+
+FULL = Sizes(
+    repeat=5,
+    services=30,
+    sweep_hosts=1000,
+    batch_hosts=250,
+    task_hosts=200,
+    ansible_hosts=200,
+    diff_hosts=(1_000, 10_000, 100_000),
+    diff_hosts_postgres=10_000,
+    diff_ports=30,
+)
+
+QUICK = Sizes(
+    repeat=1,
+    services=5,
+    sweep_hosts=24,
+    batch_hosts=8,
+    task_hosts=8,
+    ansible_hosts=8,
+    diff_hosts=(100, 200),
+    diff_hosts_postgres=200,
+    diff_ports=30,
+    quick=True,
+)
+"""To see that everything works: the figures mean nothing."""

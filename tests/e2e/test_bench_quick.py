@@ -1,0 +1,48 @@
+"""The benchmark with a few hosts: every figure is there. How large it is says nothing, and nothing is said of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import ansible, report, scale
+from bench.figures import from_json
+from bench.stage import lacking
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_figure_is_there(tmp_path: Path) -> None:
+    told = lacking()
+    if told:
+        pytest.skip(told)
+    # Ansible is not installed for tests; with it, `make bench ARGS=--quick` is the same.
+    chosen = [name for name in report.ABOUT if name != "ansible" or not ansible.lacking()]
+    out = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--only", ",".join(chosen), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    sections = from_json(json.loads(out.read_text()))
+    assert list(sections) == chosen
+    for name, section in sections.items():
+        labels = report.LABELS.get(name) or {
+            f"{fleet}_{figure}" for fleet, _ in report.fleets(section) for figure in report.DIFF_LABELS
+        }
+        assert set(labels) <= set(section.figures)
+        for figure in section.figures.values():
+            assert figure.values
+    ratios = {ratio.section for ratio in report.ratios(sections)}
+    assert ratios == set(chosen)
+    assert report.as_text(sections) in done.stdout
+    assert "every 5 min" in scale.as_markdown(sections)

@@ -1,0 +1,213 @@
+"""The benchmark's arithmetic, its tables, and that docs/benchmarks.md shows the figures of benchmarks/latest.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import docs, report, scale
+from bench.__main__ import _names
+from bench.figures import Ratio, Section, from_json, to_json
+from bench.fleet import Fleet
+from bench.processes import cpu_seconds, machine_cpu_seconds, memory_mib
+from bench.sizes import FULL, QUICK
+
+
+def latest() -> dict[str, Section]:
+    return from_json(json.loads(docs.LATEST.read_text()))
+
+
+def sample() -> Section:
+    section = Section(sizes={"hosts": 1000})
+    section.add("run", "s", 30.0, 50.0, 34.0)
+    section.add("empty", "s", 10.0, 12.0, 11.0)
+    section.add("bare", "s", 20.0, 20.0, 10.0)
+    return section
+
+
+# ── figures ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_median_of_an_even_number_of_values_is_between_two() -> None:
+    section = Section()
+    section.add("a", "s", 1, 10)
+    section.add("a", "s", 2, 4)
+    assert section.median("a") == 3
+
+
+def test_a_ratio_is_of_medians_and_its_pairs_are_of_rounds() -> None:
+    section = sample()
+    assert Ratio("x", "", "run", "bare").of(section) == 34 / 20
+    assert Ratio("x", "", "run", "bare").pairs(section) == [1.5, 2.5, 3.4]
+    less = Ratio("x", "", "run", "bare", less="empty")
+    assert less.of(section) == (34 - 11) / 20
+    assert less.pairs(section) == [1.0, 1.9, 2.3]
+    assert less.names() == ["run", "bare", "empty"]
+
+
+def test_figures_come_back_from_json() -> None:
+    section = sample()
+    section.facts, section.made_at = {"cores": 2}, "2026-01-01T00:00:00+00:00"
+    value = json.loads(json.dumps(to_json({"sweep": section})))
+    assert value["sweep"]["figures"]["run"] == {"unit": "s", "median": 34, "values": [30, 50, 34]}
+    assert from_json(value) == {"sweep": section}
+
+
+# ── tables ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "text"),
+    [
+        (12.345, "s", "12.3 s"),
+        (0.01234, "s", "0.0123 s"),
+        (1234.5, "s", "1,234 s"),
+        (3.04, "ms", "3.04 ms"),
+        (12_323, "bytes", "12 KiB"),
+        (2048, "MiB", "2 GiB"),
+        (1_234_567.4, "rows", "1,234,567"),
+    ],
+)
+def test_values_for_people(number: float, unit: str, text: str) -> None:
+    assert report.value(number, unit) == text
+
+
+def test_the_table_has_figures_and_ratios_of_what_was_measured() -> None:
+    section = Section(sizes={"hosts": 200, "max_logins": 16})
+    for name, values in (("portmon", (60, 62)), ("plain", (30, 31))):
+        section.add(f"{name}_netstat_seconds", "s", *values)
+    text = report.as_text({"tasks": section})
+    assert text.splitlines() == [
+        "tasks: 200 hosts, a task each, 16 at a time",
+        "  portmon, netstat tasks        61 s  (60 s to 62 s)",
+        "  SSHOperator, netstat tasks  30.5 s  (30 s to 31 s)",
+        "",
+        "ratios (of the medians; of the best and the worst round)",
+        "  netstat tasks / SSHOperator's  2.00  (2.00 to 2.00)",
+    ]
+
+
+def test_a_machine_that_was_not_quiet_is_mentioned() -> None:
+    section = Section(sizes={"hosts": 200, "max_logins": 16}, facts={"others_cpu_percent": 2})
+    assert report.about("tasks", section) == "200 hosts, a task each, 16 at a time"
+    section.facts["others_cpu_percent"] = 38
+    assert report.about("tasks", section) == "200 hosts, a task each, 16 at a time; others used 38 % of the machine"
+
+
+def test_every_section_of_the_last_measurement_has_its_figures_and_ratios() -> None:
+    sections = latest()
+    assert list(sections) == list(report.ABOUT)
+    for name, section in sections.items():
+        labels = set(report.LABELS.get(name, ()))
+        assert labels <= set(section.figures), name
+    found = {ratio.label for ratio in report.ratios(sections)}
+    assert found >= {ratio.label for ratio in report.RATIOS}
+    for fleet, _ in report.fleets(sections["diff"]):
+        assert {f"{fleet}_{figure}" for figure in report.DIFF_LABELS} <= set(sections["diff"].figures)
+
+
+def test_the_page_shows_the_last_measurement() -> None:
+    page = docs.PAGE.read_text(encoding="utf-8")
+    assert page == docs.written(page, latest()), "run `python -m bench --docs`"
+
+
+# ── arithmetic ──────────────────────────────────────────────────────────────────────────────────
+
+
+def measured() -> dict[str, Section]:
+    sweep = Section(sizes={"hosts": 1000, "batch_hosts": 250})
+    sweep.add("run_cpu_ms_per_host", "ms", 30)
+    sweep.add("empty_cpu_seconds", "s", 5)
+    sweep.add("empty_database_cpu_seconds", "s", 1)
+    for name, run, empty in (("rows_written", 2010, 10), ("xcom_bytes", 100_400, 400)):
+        sweep.add(f"run_{name}", "rows", run)
+        sweep.add(f"empty_{name}", "rows", empty)
+    tasks = Section(sizes={"hosts": 200})
+    tasks.add("portmon_cpu_ms_per_host", "ms", 600)
+    diff = Section(sizes={"ports": 30, "sqlite_0": 1000, "sqlite_1": 10_000, "postgres": 1000})
+    diff.add("sqlite_1_quiet_judge_seconds", "s", 6)
+    diff.add("sqlite_1_quiet_judge_memory", "MiB", 1024)
+    diff.add("postgres_quiet_look_wal", "bytes", 200_000)
+    diff.add("postgres_quiet_judge_wal", "bytes", 100_000)
+    for table, size in (("hosts", 500), ("ports", 200), ("observations", 250), ("contents", 1500)):
+        diff.add(f"postgres_{table}_row", "bytes", size)
+    return {"sweep": sweep, "tasks": tasks, "diff": diff}
+
+
+def test_what_a_hundred_thousand_hosts_need() -> None:
+    found = scale.needs(measured(), 300)
+    assert found.cores == pytest.approx((3000 + 6) / 300)
+    assert found.logins == pytest.approx(333.33, abs=0.01)
+    assert found.sweep_tasks == 64
+    assert found.host_tasks_cores == pytest.approx(200)
+    assert found.diff_share == pytest.approx(0.2)
+    assert found.diff_memory == 10 * 1024**3
+    assert found.observations == 100_000 * 288 * 14
+    assert found.observations_bytes == found.observations * 250
+    assert found.state_bytes == 100_000 * (500 + 30 * 200 + 2 * 1500)
+    assert found.written_per_day == pytest.approx(100_000 * 300 * 288)
+    assert found.rows_per_day == 100_000 * 2 * 288
+    assert found.xcom_per_run == 100_000 * 100
+    assert scale.needs(measured(), 900).cores == pytest.approx(found.cores / 3)
+
+
+def test_the_arithmetic_as_a_table() -> None:
+    table = scale.as_markdown(measured()).splitlines()
+    assert table[0] == "| 100,000 hosts | every 5 min | every 15 min |"
+    assert "| looks kept for 14 days | 403,200,000 | 134,400,000 |" in table
+    assert "missing" in scale.as_markdown({})
+
+
+# ── parts of the measures ───────────────────────────────────────────────────────────────────────
+
+
+def test_cpu_time_of_what_has_ended_counts_for_whoever_waited() -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    wait = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert 0.3 <= cpu_seconds([process.pid]) < 5
+        assert memory_mib([process.pid]) > 1
+        assert machine_cpu_seconds() > cpu_seconds([process.pid])
+        process.stdin.close()
+
+
+def test_a_made_up_fleet_is_quiet_until_ports_change(tmp_path: Path) -> None:
+    fleet = Fleet(f"sqlite:///{tmp_path / 'portmon.db'}", 20, 10)
+    fleet.build()
+    database = fleet.open()
+
+    def judged(number: int) -> dict[str, int]:
+        counts = fleet.judge(database, number)
+        assert counts.pop("scanned") == counts.pop("judged") == 20
+        assert counts.pop("not_scanned") == 0
+        return counts
+
+    assert judged(0) == {"baseline": 20}
+    fleet.look(1, changes=0, changed_now=False)
+    assert judged(1) == {}
+    # 200 ports: two of them are different from now on, and two more in the next round.
+    fleet.look(2, changes=1, changed_now=True)
+    assert sum(judged(2).values()) == 2
+    fleet.look(3, changes=2, changed_now=True)
+    assert sum(judged(3).values()) == 2
+    database.dispose()
+
+
+def test_large_fleets_are_judged_less_often() -> None:
+    assert FULL.repeats(10_000) == 5
+    assert FULL.repeats(100_000) == 3
+    assert QUICK.repeats(100) == 1
+
+
+def test_sections_are_named_on_the_command_line() -> None:
+    assert _names("diff,sweep") == ["sweep", "diff"]
+    with pytest.raises(argparse.ArgumentTypeError, match="web"):
+        _names("web,diff")
