@@ -283,9 +283,14 @@ _FIELDS: Sequence[str] = ("protocol", "address", "port", "pid", "program", "zone
 
 
 def _listener_to_json(listener: Listener) -> dict[str, Any]:
-    value = {name: getattr(listener, name) for name in _FIELDS}
-    value["owners"] = [[owner.pid, owner.program] for owner in listener.owners] or None
-    return {name: item for name, item in value.items() if item is not None}
+    value: dict[str, Any] = {}
+    for name in _FIELDS:
+        item = getattr(listener, name)
+        if item is not None:
+            value[name] = item
+    if listener.owners:
+        value["owners"] = [[owner.pid, owner.program] for owner in listener.owners]
+    return value
 
 
 def _listener_from_json(value: dict[str, Any]) -> Listener:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
 
@@ -98,11 +100,18 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
 def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[int, tuple[str, tuple[str, ...]]]]:
     """Host id: its TCP ports, each with its status and its bind addresses."""
     found: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = defaultdict(dict)
-    query = select(ports.c.host_id, ports.c.port, ports.c.status, ports.c.addresses).order_by(ports.c.port)
+    # As the text they are stored as: most ports listen on one of a few lists of addresses.
+    addresses = type_coerce(ports.c.addresses, Text)
+    query = select(ports.c.host_id, ports.c.port, ports.c.status, addresses).order_by(ports.c.port)
     for part in chunks(sorted(set(host_ids))):
-        for host_id, port, status, addresses in conn.execute(query.where(ports.c.host_id.in_(part))):
-            found[host_id][port] = (status, tuple(addresses))
+        for host_id, port, status, text in conn.execute(query.where(ports.c.host_id.in_(part))):
+            found[host_id][port] = (status, _texts(text))
     return dict(found)
+
+
+@lru_cache(maxsize=4096)
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 def failing(conn: Connection) -> dict[str, str | None]:
