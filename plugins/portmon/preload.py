@@ -89,11 +89,26 @@ def preload() -> None:
             importlib.import_module(name)
         except Exception:
             log.exception("%s could not be imported for the tasks", name)
+    _warm_up()
     log.info(
         "portmon imported %d modules for the tasks to come, in %.2f s of CPU",
         len(sys.modules) - before,
         time.process_time() - started,
     )
+
+
+def _warm_up() -> None:
+    """Make what modules keep once it was made: the validated portmon.yaml, and Jinja's regular expressions."""
+    try:
+        from jinja2.sandbox import SandboxedEnvironment
+
+        from portmon import settings
+
+        settings.config_for_parsing()
+        settings.schedule_for_parsing()
+        SandboxedEnvironment(cache_size=0).from_string("{{ task }}")
+    except Exception:
+        log.exception("The tasks find less prepared than they could")
 
 
 def forget_if_stale() -> None:

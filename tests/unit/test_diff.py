@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from portmon import states
 from portmon.config import Rule, States
-from portmon.diff import Verdict, close_hosts, judge
-from portmon.frames import PORT_COLUMNS, empty_ports, frame, merged, ports_frame
+from portmon.diff import Judgement, Verdict, close_hosts, judge
+from portmon.frames import PORT_COLUMNS, empty_ports, frame, merged, ports_frame, ports_of
 from portmon.models import Attempt, Event, Host, Listener, Observation, Outcome, PortKey
 from portmon.rules import RuleSet
 from portmon.states import Port
@@ -470,6 +470,283 @@ def test_a_bind_that_is_lost_and_comes_back() -> None:
     assert world.last.events[0].severity == "critical"
     assert world.see(ok(2, 80, address="127.0.0.1")) == []
     assert world.see(ok(3, 80)) == [("recovered", 80)]
+
+
+def test_how_often_a_port_was_missing_is_a_whole_number_whatever_else_is_seen() -> None:
+    world = World(down_after=2)
+    world.see(ok(0, 22, 80), ok(0, 22, host="2"))
+    world.see(ok(1, 22), ok(1, 22, 443, host="2"))
+    assert world.see(ok(2, 22), ok(2, 22, 443, 444, host="2")) == [("down", 80), ("new", 444)]
+    assert world.last.events[0].reason.startswith("Missing in the complete answers of 2 runs in a row")
+
+
+def test_when_a_port_was_last_seen_is_known_from_the_last_answer_that_had_it() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    # A look that was not told of it is no evidence; then it is there again.
+    assert world.see(ok(1, 22, confirmed=False)) == []
+    assert world.see(ok(2, 22, 80)) == []
+    assert world.see(ok(3, 22)) == [("down", 80)]
+    assert world.last.events[0].last_seen == START + 2 * FIVE
+
+
+# ── settled hosts ───────────────────────────────────────────────────────────────────────────────
+
+
+def stored(attempt: Attempt) -> Attempt:
+    """As the archive knows it: what was seen has a name."""
+    return dataclasses.replace(attempt, facts=repr(attempt.observation) if attempt.observation else None)
+
+
+def unread(attempt: Attempt) -> Attempt:
+    """As the archive gives it, before what was seen is read."""
+    return dataclasses.replace(stored(attempt), observation=None)
+
+
+def state_of(world: World) -> tuple[Any, ...]:
+    """All that is known, but for what says that nothing is pending."""
+    hosts = {host_id: row | {"fingerprint": None} for host_id, row in world.hosts.items()}
+    return hosts, sorted(map(repr, ports_of(world.ports))), world.failing_since
+
+
+def test_an_answer_that_shows_nothing_new_of_a_settled_host_is_not_read() -> None:
+    world = World()
+    world.see(stored(ok(0, 22, 80)))
+    for at in (1, 2, 30 * 24 * 12):
+        assert world.see(unread(ok(at, 22, 80))) == []
+        assert world.last == Verdict(unchanged={"1": START + at * FIVE}, summary={"judged": 1})
+    assert world.see(stored(ok(9000, 22))) == [("down", 80)]
+    assert world.host()["fingerprint"] is None
+
+
+def test_what_is_not_stored_settles_nothing() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    assert world.host()["fingerprint"] is None
+
+
+@pytest.mark.parametrize("other", ["facts", "rules", "declared", "not settled", "unknown"])
+def test_an_answer_that_may_show_something_new_has_to_be_read(other: str) -> None:
+    world = World()
+    if other != "unknown":
+        world.see(stored(ok(0, 22, 80)))
+    if other == "rules":
+        world.rules = RuleSet([Rule(action="deny", port=1)])
+    elif other == "declared":
+        world.declared = {"1": {80: "declared by the CMDB"}}
+    elif other == "not settled":
+        world.see(stored(ok(0.5, 22)))
+    with pytest.raises(ValueError, match=r"what '1' showed at .* is not given"):
+        world.see(unread(ok(1, 22, 80, pid=8 if other == "facts" else 7)))
+
+
+def test_comments_of_rules_and_rules_of_others_unsettle_nobody() -> None:
+    world = World(rules=[Rule(action="deny", port=443)])
+    world.see(stored(ok(0, 22, 80)))
+    world.rules = RuleSet([Rule(action="deny", port=443, comment="why"), Rule(action="allow", host="db*", port=1)])
+    assert world.see(unread(ok(1, 22, 80))) == []
+
+
+WILD = Listener("tcp", "0.0.0.0", 80, 7, "nginx")
+LOOP = Listener("tcp", "127.0.0.1", 80)
+
+
+@pytest.mark.parametrize(
+    ("history", "settled"),
+    [
+        pytest.param([ok(0, 80)], True, id="baseline"),
+        pytest.param([ok(0, 80), ok(1, 80, 81)], True, id="new"),
+        pytest.param([ok(0, 80), ok(1, 80, pid=8)], True, id="restarted"),
+        pytest.param([ok(0, 80), ok(1, 80, program=None, pid=None)], True, id="owner not shown"),
+        pytest.param([ok(0, 80), ok(1, 80, program=None, pid=None, tool="ss")], False, id="owner not shown by another tool"),
+        pytest.param([ok(0, 80), ok(1, 80), ok(2, 80, boot_id="c")], True, id="rebooted"),
+        pytest.param([ok(0, 80), ok(1), ok(2, 80)], True, id="recovered"),
+        pytest.param([ok(0, 80), bad(1)], True, id="failed once"),
+        pytest.param([ok(0, 80, 40000)], False, id="candidate"),
+        pytest.param([ok(0, 80, 40000), ok(1, 80)], True, id="candidate forgotten"),
+        pytest.param([ok(0, 80), ok(1)], False, id="down"),
+        pytest.param([ok(0, 80), ok(1, confirmed=False)], False, id="missing, not confirmed"),
+        pytest.param([ok(0, 80), ok(1, boot_id="c")], False, id="grace after a reboot"),
+        pytest.param([ok(0, 80), ok(1, 80, address="127.0.0.1")], False, id="bind lost"),
+        pytest.param([ok(0, 80), ok(1, 80, address="127.0.0.1", confirmed=False)], False, id="bind lost, not confirmed"),
+        pytest.param([ok(0, 80), ok(1), ok(2, 80), ok(3), ok(4, 80)], False, id="flapping"),
+    ],
+)  # fmt: skip
+def test_a_host_is_settled_if_nothing_is_pending(history: list[Attempt], settled: bool) -> None:
+    world = World()
+    for look in history:
+        world.see(stored(look))
+    assert (world.host()["fingerprint"] is not None) == settled
+    # Which means: whatever the time, and whether the answer is confirmed, the same again makes nothing of it.
+    (last,) = [look for look in history if look.outcome is Outcome.OK][-1:]
+    for days in (0, 1, 31):
+        again = World()
+        again.hosts, again.ports = world.hosts, world.ports
+        at = history[-1].observed_at + timedelta(days=days, minutes=5)
+        told = again.see(dataclasses.replace(last, observed_at=at, run_id="later", confirmed=days == 1))
+        if settled:
+            assert told == []
+            assert (again.last.ports, again.last.dropped) == ((), ())
+
+
+def test_a_port_that_must_listen_and_is_not_there_is_pending() -> None:
+    world = World()
+    world.declared = {"1": {80: "declared by the CMDB", 443: "declared by the CMDB"}, "2": {22: "promoted"}}
+    look = stored(ok(0, 80, confirmed=False)), stored(ok(0, 22, host="2"))
+    assert world.see(*look) == [("baseline",), ("baseline",)]
+    assert world.host("1")["fingerprint"] is None
+    assert world.host("2")["fingerprint"] is not None
+    assert world.see(dataclasses.replace(look[0], observed_at=START + FIVE, confirmed=True)) == [("down", 443)]
+
+
+def test_a_listener_without_a_name_may_be_judged_otherwise_once_its_port_has_one() -> None:
+    """Its port has no program yet, then it has one that a rule denies there."""
+    rules = [Rule(action="deny", program="nginx", bind="loopback")]
+    seen = dataclasses.replace(ok(0).observation, listeners=(WILD, LOOP))  # type: ignore[type-var]
+    world = World(rules=rules)
+    for at, settled in ((0, False), (1, False), (2, True)):
+        world.see(stored(dataclasses.replace(ok(at), observation=seen)))
+        assert (world.host()["fingerprint"] is not None) == settled
+    assert world.port(80)["addresses"] == ("0.0.0.0",)
+    # Without rules, and with names for all, nobody has to wait.
+    for own, listeners in (((), (WILD, LOOP)), (rules, (WILD, dataclasses.replace(LOOP, program="java")))):
+        other = World(rules=own)
+        other.see(stored(dataclasses.replace(ok(0), observation=dataclasses.replace(seen, listeners=listeners))))
+        assert other.host()["fingerprint"] is not None
+
+
+class Twins:
+    """One history, once with what was seen of every look and once as the archive gives it."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.all, self.few = World(**settings), World(**settings)
+        self.unread = 0
+
+    def see(self, *attempts: Attempt) -> list[tuple[Any, ...]]:
+        told = self.all.see(*attempts)
+        judgement = Judgement(
+            {host_id: dict(row) | {"listening": None} for host_id, row in self.few.hosts.items()},
+            inventory=self.few.fleet, rules=self.few.rules, settings=self.few.settings, interval=FIVE, run_id="run",
+            declared=self.few.declared, accepted=self.few.accepted, failing_since=self.few.failing_since,
+        )  # fmt: skip
+        by_key = {(look.host_id, look.observed_at): look for look in map(stored, attempts)}
+        keys = {host_id: row["listening"] for host_id, row in self.few.hosts.items()}
+        compared = 0
+        for looks in judgement.looks([unread(look) for look in attempts]):
+            ids = [look.host_id for look in looks]
+            compared += len(looks)
+            assert len(set(ids)) == len(ids)
+            ports = self.few.ports[self.few.ports["host_id"].isin(ids)]
+            read = [by_key[look.host_id, look.observed_at] for look in looks]
+            changes = judgement.compare(read, ports, {host_id: keys[host_id] for host_id in ids if host_id in keys})
+            self.few.ports = merged(self.few.ports, changes.ports, changes.dropped)
+        judgement.find_duplicates({host_id: keys[host_id] for host_id in judgement.sharing()})
+        verdict = judgement.verdict()
+        self.unread += verdict.summary["judged"] - compared - sum(look.outcome is not Outcome.OK for look in attempts)
+        hosts = [
+            row if row["listening"] is not None else row | {"listening": keys.get(row["host_id"])}
+            for row in verdict.hosts
+        ]
+        self.few.take(dataclasses.replace(verdict, hosts=tuple(hosts), dropped=()))
+        self.few.failing_since = verdict.failing_since
+        self.few.events += verdict.events
+        assert verdict.events == self.all.last.events
+        assert verdict.summary == self.all.last.summary
+        assert (verdict.dropped, verdict.unwatched) == (self.all.last.dropped, self.all.last.unwatched)
+        assert state_of(self.few) == state_of(self.all)
+        return told
+
+
+@pytest.mark.parametrize(
+    ("failed", "told"),
+    [(0, []), (1, []), (2, [("reachable",)]), (3, [("reachable",)])],
+)
+def test_a_settled_host_that_answers_again_is_well_as_any_other(failed: int, told: list[Any]) -> None:
+    twins = Twins()
+    twins.see(ok(0, 22), ok(0, 22, host="2", boot_id="c"))
+    for at in range(1, failed + 1):
+        twins.see(bad(at), ok(at, 22, host="2", boot_id="c"))
+    assert twins.see(ok(5, 22)) == told
+    assert twins.unread == failed + 1
+    assert twins.see(ok(6, 22)) == []
+
+
+def test_a_settled_fleet_that_answers_again_is_well_as_any_other() -> None:
+    twins = Twins(unreachable_after=1)
+    machines = {"1": "a", "2": "b", "3": "c"}
+    twins.see(*(ok(0, 22, host=host, boot_id=boot) for host, boot in machines.items()))
+    assert twins.see(*(bad(1, host=host) for host in machines)) == [("fleet_unreachable",)]
+    assert twins.see(*(ok(2, 22, host=host, boot_id=boot) for host, boot in machines.items())) == [("fleet_reachable",)]
+    assert twins.few.host("3")["status_since"] == START + 2 * FIVE
+    assert twins.unread == 3
+
+
+def test_a_settled_host_may_get_another_name_or_label() -> None:
+    twins = Twins()
+    twins.see(ok(0, 22))
+    for world in (twins.all, twins.few):
+        world.fleet = FLEET | {"1": dataclasses.replace(FLEET["1"], labels={"role": "db"})}
+    twins.see(ok(1, 22))
+    assert twins.unread == 1
+    assert twins.few.host()["labels"] == {"role": "db"}
+    assert twins.few.last.unchanged == {}
+    twins.see(ok(2, 22))
+    assert twins.few.last.hosts == ()
+
+
+def test_a_settled_host_is_a_duplicate_as_soon_as_another_one_shows_the_same() -> None:
+    twins = Twins()
+    one, two = {"netns": 1, "boot_id": "a"}, {"netns": 1, "boot_id": "b"}
+    twins.see(ok(0, 22, 80, **one), ok(0, 22, 80, host="2", **two))
+    assert twins.see(ok(1, 22, 80, **two), ok(1, 22, 80, host="2", **two)) == [("rebooted",), ("duplicate",)]
+    assert twins.unread == 1
+    assert twins.few.host("2")["duplicate_of"] == "1"
+    assert twins.see(ok(2, 22, 80, **two), ok(2, 22, 80, host="2", **two)) == []
+    assert twins.see(ok(3, 22, **two), ok(3, 22, 80, host="2", **two)) == [("down", 80)]
+    # It still is that machine, until it shows something else.
+    assert twins.see(ok(4, 22, 80, **one), ok(4, 22, 80, host="2", **two)) == [("rebooted",), ("recovered", 80)]
+    assert twins.few.host("2")["duplicate_of"] is None
+
+
+def test_what_listens_on_hosts_is_asked_for_only_where_it_may_be_the_same_machine() -> None:
+    world = World()
+    looks = [ok(0, 22, host=host, netns=1, boot_id=boot) for host, boot in zip("1234", "abbc", strict=True)]
+    world.see(*map(stored, looks))
+    hosts = {host_id: row | {"listening": None} for host_id, row in world.hosts.items()}
+    judgement = Judgement(
+        hosts, inventory=FLEET, rules=world.rules, settings=world.settings, interval=FIVE, run_id="run"
+    )
+    later = [dataclasses.replace(unread(look), observed_at=START + FIVE) for look in looks]
+    assert list(judgement.looks(later[:1])) == []
+    assert judgement.sharing() == set()
+    assert list(judgement.looks(later[1:2])) == []
+    assert judgement.sharing() == {"2", "3"}
+    with pytest.raises(ValueError, match=r"what listened on '[23]' is not given"):
+        hosts["3"]["duplicate_of"] = None
+        list(judgement.looks(later[2:]))
+        judgement.find_duplicates()
+
+
+def test_several_looks_at_a_settled_host_in_one_judgement() -> None:
+    twins = Twins()
+    twins.see(ok(0, 22, 80))
+    assert twins.see(ok(1, 22, 80), bad(2), ok(3, 22, 80), ok(4, 22), ok(5, 22, 80), ok(6, 22, 80)) == [
+        ("down", 80), ("recovered", 80),
+    ]  # fmt: skip
+    # The last one again shows nothing new.
+    assert twins.unread == 3
+    assert twins.see(bad(8), ok(7, 22, 80)) == []
+    assert twins.few.host()["failures"] == 1
+
+
+def test_hosts_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portmon.diff.PORTION", 3)
+    twins = Twins()
+    looks = [ok(0, 22, 80, host=host) for host in "1234"]
+    judgement = Judgement({}, inventory=FLEET, rules=RuleSet([]), settings=States(), interval=FIVE, run_id="run")
+    assert [len(part) for part in judgement.looks(looks)] == [3, 1]
+    assert twins.see(*looks) == [("baseline",)] * 4
+    assert twins.see(*(ok(1, 22, host=host) for host in "1234")) == [("down", 80)] * 4
 
 
 # ── the fleet ───────────────────────────────────────────────────────────────────────────────────
@@ -1028,6 +1305,63 @@ def test_all_at_once_in_any_order_is_one_by_one(steps: list[tuple[str, frozenset
     )
 
 
+SERVICES = st.frozensets(
+    st.tuples(
+        st.sampled_from([22, 80, 443, 40000]),
+        st.sampled_from(["0.0.0.0", "127.0.0.1"]),
+        st.sampled_from([None, "a", "b"]),
+    ),
+    max_size=4,
+)
+STATES = st.tuples(
+    SERVICES, st.sampled_from("bcd"), st.sampled_from([1, 2]), st.booleans(), st.sampled_from(["netstat", "ss"])
+)
+POLICIES = st.sampled_from(
+    [(), (), (Rule(action="deny", program="a", bind="loopback"),), (Rule(action="deny", port=80),)]
+)
+
+
+@given(
+    st.lists(STATES, min_size=1, max_size=3),
+    st.lists(
+        st.tuples(
+            st.sampled_from("123"),
+            # Mostly something that was seen before.
+            st.one_of(st.none(), st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)),
+            st.sampled_from([1, 1, 1, 0.2, 13]),
+            st.booleans(),
+            st.one_of(st.none(), st.none(), st.none(), POLICIES),
+            st.one_of(st.none(), st.none(), st.none(), st.frozensets(st.sampled_from([80, 443]))),
+        ),
+        max_size=20,
+    ),
+)
+def test_what_is_not_read_would_change_nothing(shapes: list[Any], steps: list[Any]) -> None:
+    twins, at, batch = Twins(), 0.0, []
+    for host, shape, pause, together, rules, declared in steps:
+        at += pause
+        if shape is None:
+            batch.append(bad(at, host=host))
+        else:
+            services, boot_id, netns, confirmed, tool = shapes[shape % len(shapes)]
+            listeners = tuple(
+                Listener("tcp", address, port, 7, name) for port, address, name in sorted(services, key=repr)
+            )
+            batch.append(
+                ok(at, host=host, boot_id=boot_id, netns=netns, tool=tool, listeners=listeners, confirmed=confirmed)
+            )
+        if together:
+            continue
+        for world in (twins.all, twins.few):
+            if rules is not None:
+                world.rules = RuleSet(rules)
+            if declared is not None:
+                world.declared = {host: dict.fromkeys(sorted(declared), "declared by the CMDB")}
+        twins.see(*batch)
+        batch = []
+    twins.see(*batch)
+
+
 @given(looks)
 def test_no_down_without_evidence_and_no_recovery_without_a_down(
     steps: list[tuple[str, frozenset[int] | None]],
@@ -1049,21 +1383,3 @@ def test_no_down_without_evidence_and_no_recovery_without_a_down(
 
 def test_a_frame_has_the_columns_and_types_it_says() -> None:
     assert dict(frame({}, PORT_COLUMNS).dtypes.astype(str)) == dict(PORT_COLUMNS)
-
-
-def test_how_often_a_port_was_missing_is_a_whole_number_whatever_else_is_seen() -> None:
-    world = World(down_after=2)
-    world.see(ok(0, 22, 80), ok(0, 22, host="2"))
-    world.see(ok(1, 22), ok(1, 22, 443, host="2"))
-    assert world.see(ok(2, 22), ok(2, 22, 443, 444, host="2")) == [("down", 80), ("new", 444)]
-    assert world.last.events[0].reason.startswith("Missing in the complete answers of 2 runs in a row")
-
-
-def test_when_a_port_was_last_seen_is_known_from_the_last_answer_that_had_it() -> None:
-    world = World()
-    world.see(ok(0, 22, 80))
-    # A look that was not told of it is no evidence; then it is there again.
-    assert world.see(ok(1, 22, confirmed=False)) == []
-    assert world.see(ok(2, 22, 80)) == []
-    assert world.see(ok(3, 22)) == [("down", 80)]
-    assert world.last.events[0].last_seen == START + 2 * FIVE

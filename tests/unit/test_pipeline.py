@@ -553,14 +553,13 @@ def sweep(site: Site, run: Run, *, fail: Collection[str] = (), miss: Collection[
         assert len(json.dumps(item)) < 120
         with site.database.begin() as conn:
             batch = batch_of(conn, item)
+            failing = hosts.failing(conn)
             looks = []
             for host in hosts_of(conn, site.config, run, digest, batch):
                 look = dataclasses.replace(site.attempt(host.id), run_id=run.run_id)
                 if host.id in fail:
                     failed = {"outcome": Outcome.UNREACHABLE, "error_class": "timeout", "error": "no answer"}
-                    look = dataclasses.replace(
-                        look, observation=None, provisional=host.id not in batch.failing, **failed
-                    )
+                    look = dataclasses.replace(look, observation=None, provisional=host.id not in failing, **failed)
                 if host.id not in miss:
                     looks.append(look)
             archive.save_attempts(conn, looks)

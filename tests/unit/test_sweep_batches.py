@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from portmon.errors import StorageError
 from portmon.models import Host
-from portmon.sweep.batches import MAX_BATCHES, Batch, batch_from_json, batches_at_once, deal, network_of
+from portmon.sweep.batches import MAX_BATCHES, Batch, batch_from_json, batches_at_once, deal, in_order, network_of
 
 
 def fleet(count: int, *, networks: int = 10) -> list[Host]:
@@ -21,7 +21,7 @@ def fleet(count: int, *, networks: int = 10) -> list[Host]:
 
 
 def dealt(hosts: Sequence[Host], **values: Any) -> list[Batch]:
-    return deal(hosts, **({"size": 250, "max_logins": 16, "failing": {}, "proxies": {}, "per_proxy": 8} | values))
+    return deal(hosts, **({"size": 250, "max_logins": 16, "proxies": {}, "per_proxy": 8} | values))
 
 
 @given(
@@ -30,16 +30,14 @@ def dealt(hosts: Sequence[Host], **values: Any) -> list[Batch]:
     size=st.integers(1, 300),
     max_logins=st.integers(1, 300),
     per_proxy=st.integers(1, 20),
-    failing=st.sets(st.integers(0, 699)),
     proxied=st.sets(st.integers(0, 699)),
 )
 def test_every_host_is_in_one_batch_and_limits_hold(
-    count: int, networks: int, size: int, max_logins: int, per_proxy: int, failing: set[int], proxied: set[int]
+    count: int, networks: int, size: int, max_logins: int, per_proxy: int, proxied: set[int]
 ) -> None:
     hosts = fleet(count, networks=networks)
-    failed: Mapping[str, str | None] = {f"id-{n:05}": ("timeout", None)[n % 2] for n in failing}
     proxies = {f"id-{n:05}": f"ssh bastion{n % 2}" for n in proxied}
-    batches = dealt(hosts, size=size, max_logins=max_logins, per_proxy=per_proxy, failing=failed, proxies=proxies)
+    batches = dealt(hosts, size=size, max_logins=max_logins, per_proxy=per_proxy, proxies=proxies)
     assert sorted(host_id for batch in batches for host_id in batch.hosts) == [host.id for host in hosts]
     assert len(batches) <= MAX_BATCHES
     at_once = batches_at_once(max_logins)
@@ -50,9 +48,6 @@ def test_every_host_is_in_one_batch_and_limits_hold(
         lanes = sorted((batch.lanes.get(command, 0) for batch in batches), reverse=True)[:at_once]
         assert sum(lanes) <= per_proxy
     for batch in batches:
-        assert set(batch.failing) == {host_id for host_id in batch.hosts if host_id in failed}
-        patience = [(host_id in failed) + (failed.get(host_id) == "timeout") for host_id in batch.hosts]
-        assert patience == sorted(patience)
         assert batch_from_json(json.loads(json.dumps(batch.to_json()))) == batch
 
 
@@ -70,7 +65,7 @@ def test_ten_thousand_hosts_make_at_most_64_tasks() -> None:
 
 
 def test_batches_are_about_as_long() -> None:
-    lengths = [len(batch.hosts) for batch in dealt(fleet(1003), failing={f"id-{n:05}": "timeout" for n in range(37)})]
+    lengths = [len(batch.hosts) for batch in dealt(fleet(1003))]
     assert max(lengths) - min(lengths) <= 1
 
 
@@ -78,20 +73,28 @@ def test_batches_are_about_as_long() -> None:
 def test_a_dead_rack_fills_no_batch(networks: int) -> None:
     """However many networks there are: as many as batches would be the worst if they were dealt in turn."""
     hosts = fleet(1000, networks=networks)
-    address = {host.id: host.address for host in hosts}
+    by_id = {host.id: host for host in hosts}
     for batch in dealt(hosts):
-        counts = Counter(network_of(address[host_id]) for host_id in batch.hosts)
+        own = in_order([by_id[host_id] for host_id in batch.hosts], {})
+        counts = Counter(network_of(host.address) for host in own)
         assert max(counts.values()) - min(counts.values()) <= 1
         # Nor does it come in one piece.
-        assert len({network_of(address[host_id]) for host_id in batch.hosts[:networks]}) == networks
+        assert len({network_of(host.address) for host in own[:networks]}) == networks
 
 
-def test_known_failures_are_spread_and_come_last() -> None:
-    failing = {f"id-{n:05}": "timeout" if n % 2 else "refused" for n in range(100)}
-    for batch in dealt(fleet(1000), failing=failing):
-        assert len(batch.failing) == 25
-        assert set(batch.hosts[-25:]) == set(batch.failing)
-        assert {failing[host_id] for host_id in batch.hosts[-12:]} == {"timeout"}
+@given(count=st.integers(0, 60), failing=st.dictionaries(st.integers(0, 59), st.sampled_from(["timeout", None])))
+def test_known_failures_come_last_and_time_outs_at_the_very_end(count: int, failing: dict[int, str | None]) -> None:
+    hosts = fleet(count)
+    failed = {f"id-{n:05}": error for n, error in failing.items()}
+    order = in_order(hosts, failed)
+    assert sorted(host.id for host in order) == [host.id for host in hosts]
+    patience = [(host.id in failed) + (failed.get(host.id) == "timeout") for host in order]
+    assert patience == sorted(patience)
+
+
+def test_batches_of_a_fleet_that_stays_the_same_are_the_same() -> None:
+    """They are stored, once."""
+    assert dealt(fleet(1000)) == dealt(fleet(1000)[::-1])
 
 
 def test_hosts_behind_a_bastion_share_its_logins() -> None:
@@ -116,7 +119,7 @@ def test_network(address: str, network: str) -> None:
     assert network_of(address) == network
 
 
-@pytest.mark.parametrize("value", [None, [], {"hosts": ["a"]}, {"hosts": 1, "logins": 1, "lanes": {}, "failing": []}])
+@pytest.mark.parametrize("value", [None, [], {"hosts": ["a"]}, {"hosts": 1, "logins": 1, "lanes": {}}])
 def test_what_is_no_batch_is_said_to_be_none(value: Any) -> None:
     with pytest.raises(StorageError, match="no batch of hosts"):
         batch_from_json(value)

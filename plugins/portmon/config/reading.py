@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Config(Section):
 
 
 def load_config(path: Path) -> Config:
-    """Read and validate one file.
+    """Read and validate one file. It is read each time; a text that was valid is not validated again.
 
     :raises InvalidConfigError: with every mistake, each with file, line and field
     :raises ConfigError: if the file can't be read or is no YAML
@@ -67,7 +68,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError("no such file", file=shown) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"can't be read: {error}", file=shown) from error
-    return parse_config(text, path=path)
+    return _parsed(text, path)
 
 
 def parse_config(text: str, *, path: Path | None = None) -> Config:
@@ -78,9 +79,10 @@ def parse_config(text: str, *, path: Path | None = None) -> Config:
     """
     shown = str(path) if path else "portmon.yaml"
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
         lines, doubles = _index(node)
-        data = yaml.safe_load(text)
+        data = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = " ".join(filter(None, (error.problem, error.context))) or "is no YAML"
@@ -116,6 +118,13 @@ def parse_config(text: str, *, path: Path | None = None) -> Config:
     if at_odds:
         raise InvalidConfigError(tuple(at_odds))
     return config
+
+
+@lru_cache(maxsize=1)
+def _parsed(text: str, path: Path) -> Config:
+    # Nothing changes a Config: whoever asks for the same may have the same. Tasks inherit it from the process that
+    # forked them, see portmon.preload.
+    return parse_config(text, path=path)
 
 
 def _too_long(config: Config) -> Iterable[tuple[Location, str]]:

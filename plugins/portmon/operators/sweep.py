@@ -20,7 +20,7 @@ from portmon.look import HostLook, Stopwatch, ports_text
 from portmon.models import Attempt, Host
 from portmon.operators.store import StateMixin, StoredHostKeys, must_be_live
 from portmon.render import REASON_LIMIT, plain
-from portmon.sweep.batches import Batch
+from portmon.sweep.batches import Batch, in_order
 from portmon.sweep.crew import Crew
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class SweepOperator(StateMixin, BaseOperator):
     def _prepare(self, context: Any, config: Config) -> tuple[Batch, list[HostVisit], StoredHostKeys]:
         from portmon.pipeline.plan import batch_of, expected_of, group_of, hosts_of
         from portmon.pipeline.run import run_from
-        from portmon.storage import archive
+        from portmon.storage import archive, hosts
 
         run, ti = context["dag_run"], context["ti"]
         fetched = ti.xcom_pull(task_ids=self.inventory_from)
@@ -122,27 +122,30 @@ class SweepOperator(StateMixin, BaseOperator):
         shared = SharedSettings()
         with self.transaction() as conn:
             batch = batch_of(conn, self.batch)
+            listed = hosts_of(conn, config, asked_by, fetched["digest"], batch)
             done = archive.looks_of(conn, run.run_id, unjudged=True)
-            hosts = [host for host in hosts_of(conn, config, asked_by, fetched["digest"], batch) if host.id not in done]
-            wanted = expected_of(conn, config, hosts)
-            if len(hosts) < len(batch.hosts):
-                log.info("%d hosts of the batch were looked at by an earlier try", len(batch.hosts) - len(hosts))
-            visits = [
-                HostVisit(
-                    host,
-                    config,
-                    HostLook(
-                        scan.Look(host.id, run.run_id, ti.try_number, run.logical_date),
-                        plain(host.shown(), 300),
-                        wanted[host.id],
-                        ssh_settings(config, group=group_of(host, config)),
-                    ),
-                    keys,
-                    shared,
-                    provisional=host.id not in batch.failing,
-                )
-                for host in hosts
-            ]
+            failing = hosts.failing(conn)
+            left = in_order([host for host in listed if host.id not in done], failing)
+            wanted = expected_of(conn, config, left)
+        if len(left) < len(listed):
+            log.info("%d hosts of the batch were looked at by an earlier try", len(listed) - len(left))
+        visits = [
+            HostVisit(
+                host,
+                config,
+                HostLook(
+                    scan.Look(host.id, run.run_id, ti.try_number, run.logical_date),
+                    plain(host.shown(), 300),
+                    wanted[host.id],
+                    ssh_settings(config, group=group_of(host, config)),
+                ),
+                keys,
+                shared,
+                provisional=host.id not in failing,
+            )
+            for host in left
+        ]
+        with self.transaction() as conn:
             keys.load(conn, [visit.hook.target.endpoint for visit in visits if visit.hook is not None])
         return batch, visits, keys
 
@@ -153,7 +156,7 @@ class SweepOperator(StateMixin, BaseOperator):
             archive.save_attempts(conn, attempts)
 
     def _keep(self, looks: Sequence[Mapping[str, Any]]) -> str:
-        """Put the looks of a dry run where its other tasks find them. Nothing refers to them: they expire in a day."""
+        """Put the looks of a dry run where its other tasks find them. They expire as all contents do."""
         from portmon.storage import contents
 
         with self.transaction() as conn:

@@ -53,7 +53,6 @@ def plan_sweep(
             list(asked.values()),
             size=config.scan.batch_hosts,
             max_logins=config.ssh.max_logins,
-            failing=hosts.failing(conn),
             proxies=_proxies(asked.values(), config, proxy_of),
             per_proxy=config.ssh.per_proxy,
         )
@@ -120,7 +119,7 @@ def plan_hosts(
 
 
 def hosts_of(conn: Connection, config: Config, run: Run, digest: str, batch: Batch) -> list[Host]:
-    """The hosts of a batch, in its order; without those that are not asked any more."""
+    """The hosts of a batch, without those that are not asked any more."""
     asked = _asked(conn, config, run, digest)
     return [asked[host_id] for host_id in batch.hosts if host_id in asked]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -23,25 +23,18 @@ LOGINS = 4
 class Batch:
     """The hosts of one sweep task.
 
-    :param hosts: ids, in the order in which they are asked
+    :param hosts: ids. Nothing here says how they are just now: batches stay the same as long as the fleet does
     :param logins: how many at a time
     :param lanes: proxy command: how many logins through it at a time
-    :param failing: ids of hosts that gave no evidence last time: that they fail again is no news
     """
 
     hosts: tuple[str, ...]
     logins: int
     lanes: Mapping[str, int] = field(default_factory=dict)
-    failing: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON types only, see :func:`batch_from_json`."""
-        return {
-            "hosts": list(self.hosts),
-            "logins": self.logins,
-            "lanes": dict(self.lanes),
-            "failing": list(self.failing),
-        }
+        return {"hosts": list(self.hosts), "logins": self.logins, "lanes": dict(self.lanes)}
 
 
 def batch_from_json(value: Any) -> Batch:
@@ -50,7 +43,7 @@ def batch_from_json(value: Any) -> Batch:
     :raises StorageError: if it is none
     """
     try:
-        return Batch(tuple(value["hosts"]), int(value["logins"]), dict(value["lanes"]), tuple(value["failing"]))
+        return Batch(tuple(value["hosts"]), int(value["logins"]), dict(value["lanes"]))
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(f"what is stored is no batch of hosts ({type(error).__name__}: {error})") from error
 
@@ -68,19 +61,16 @@ def deal(
     *,
     size: int,
     max_logins: int,
-    failing: Mapping[str, str | None],
     proxies: Mapping[str, str],
     per_proxy: int,
 ) -> list[Batch]:
     """Batches of about equal length, each with its share of the logins.
 
-    A network's hosts are spread over all batches and, within a batch, between the hosts of other networks: a dead rack
-    fills no batch and stops none. Hosts that failed last time are spread as well and come last, those that
-    timed out at the very end. Hosts behind a proxy command are in so few batches that these share its logins.
+    A network's hosts are spread over all batches: a dead rack fills none. Hosts behind a proxy command are in so few
+    batches that these share its logins.
 
     :param size: hosts of a batch, as long as there are no more than :data:`MAX_BATCHES`
     :param max_logins: parallel logins over all batches
-    :param failing: id of hosts that gave no evidence last time: its error class
     :param proxies: id of hosts that are reached through a proxy command: that command
     :param per_proxy: parallel logins through one such command, over all batches
     """
@@ -90,22 +80,40 @@ def deal(
     at_once = min(count, batches_at_once(max_logins))
     of_lane = max(1, min(count, per_proxy))
     dealt: list[list[Host]] = [[] for _ in range(count)]
-    for host in sorted(hosts, key=lambda host: (_patience(host, failing), network_of(host.address), host.id)):
+    # Neighbours go to different batches. Every n-th host would not do: with as many networks as batches that would make
+    # a batch of each network.
+    for host in sorted(hosts, key=lambda host: (network_of(host.address), host.id)):
         open_to = dealt[:of_lane] if host.id in proxies else dealt
         min(open_to, key=len).append(host)
     return [
         Batch(
-            tuple(_interleaved(own, failing)),
+            tuple(host.id for host in own),
             logins=max_logins // at_once + (number < max_logins % at_once and count == at_once),
             lanes={
                 command: max(1, per_proxy // min(of_lane, at_once))
                 for command in sorted({proxies[host.id] for host in own if host.id in proxies})
             },
-            failing=tuple(sorted(host.id for host in own if host.id in failing)),
         )
         for number, own in enumerate(dealt)
         if own
     ]
+
+
+def in_order(hosts: Sequence[Host], failing: Mapping[str, str | None]) -> list[Host]:
+    """The hosts of a batch as they are asked: one of each network in turn, so that a dead rack does not come in one
+    piece. Those that failed last time come last, those that timed out at the very end.
+
+    :param failing: id of hosts that gave no evidence last time: its error class
+    """
+    order: list[Host] = []
+    for patience in range(3):
+        networks: dict[str, list[Host]] = defaultdict(list)
+        for host in hosts:
+            if _patience(host, failing) == patience:
+                networks[network_of(host.address)].append(host)
+        rounds = zip_longest(*(networks[name] for name in sorted(networks)))
+        order += [host for one in rounds for host in one if host is not None]
+    return order
 
 
 def network_of(address: str) -> str:
@@ -123,16 +131,3 @@ def _patience(host: Host, failing: Mapping[str, str | None]) -> int:
     if host.id not in failing:
         return 0
     return 2 if failing[host.id] == "timeout" else 1
-
-
-def _interleaved(hosts: Collection[Host], failing: Mapping[str, str | None]) -> list[str]:
-    """One host of each network in turn."""
-    order: list[str] = []
-    for patience in range(3):
-        networks: dict[str, list[str]] = defaultdict(list)
-        for host in hosts:
-            if _patience(host, failing) == patience:
-                networks[network_of(host.address)].append(host.id)
-        rounds = zip_longest(*(networks[name] for name in sorted(networks)))
-        order += [host_id for one in rounds for host_id in one if host_id is not None]
-    return order
