@@ -29,10 +29,10 @@ STORE_MOST = 100
 """Looks that are stored in one transaction …"""
 STORE_EVERY = 1.0
 """… and seconds after which those that are there are stored: what a crash loses is looked at again."""
-PROGRESS = 50
+PROGRESS = 60.0
+"""Seconds after which the log says how far the batch is. Most batches are done before that."""
+NAMES = 100
 """Healthy hosts that one line of the log names."""
-NAMES = 3000
-"""Characters of the names of healthy hosts in the log of one batch."""
 
 
 class SweepOperator(StateMixin, BaseOperator):
@@ -262,16 +262,25 @@ class HostVisit:
 
 @dataclass(slots=True)
 class _Report:
-    """The log of a batch: a line for each host that there is something to say of, one for many healthy ones."""
+    """The log of a batch: a line for each host that there is something to say of. Those are few; of the others,
+    thousands in every run, nobody reads the names: they are there with Airflow's ``logging_level`` at DEBUG.
+    """
 
     hosts: int
     ok: int = 0
     failed: int = 0
     _healthy: list[str] = field(default_factory=list)
-    _names: int = 0
     _watch: Stopwatch = field(default_factory=Stopwatch)
+    _told_at: float = 0.0
 
     def tell(self, visit: HostVisit, attempt: Attempt, error: BaseException | None) -> None:
+        self._tell(visit, attempt, error)
+        seconds = self._watch.seconds
+        if seconds - self._told_at >= PROGRESS:
+            log.info("%d of %d after %.0f s, %d failed", self.ok + self.failed, self.hosts, seconds, self.failed)
+            self._told_at = seconds
+
+    def _tell(self, visit: HostVisit, attempt: Attempt, error: BaseException | None) -> None:
         name = plain(visit.host.shown(), 300)
         look = visit.asked
         if error is not None:
@@ -288,12 +297,10 @@ class _Report:
             log.warning("%s: %s", name, "; ".join(parts))
             return
         self._healthy.append(plain(visit.host.name, 60))
-        if len(self._healthy) == PROGRESS:
-            self._progress()
 
     def end(self, untried: int) -> None:
-        if self._healthy:
-            self._progress()
+        for first in range(0, len(self._healthy), NAMES):
+            log.debug("Nothing missing on %s", " ".join(self._healthy[first : first + NAMES]))
         seconds = self._watch.seconds
         log.info(
             "Done after %.1f s, %.1f hosts/s: %d gave evidence, %d failed",
@@ -304,18 +311,3 @@ class _Report:
         )
         if untried:
             log.warning("%d hosts were not asked, since the time of this task is over", untried)
-
-    def _progress(self) -> None:
-        names = " ".join(self._healthy)
-        room = NAMES - self._names
-        if len(names) > room:
-            names = f"{names[: max(room, 0)]} …"
-        self._names += len(names)
-        log.info(
-            "%d of %d after %.1f s; nothing missing on %s",
-            self.ok + self.failed,
-            self.hosts,
-            self._watch.seconds,
-            names,
-        )
-        self._healthy = []
