@@ -245,6 +245,14 @@ class Crowd:
         if name not in self._sshds:
             self._start_sshd(name, host.address, host.port)
 
+    def stand_still(self) -> None:
+        """From now on no host but the switchable ones begins a session; those that have begun go on."""
+        self._sshds[""].send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """They begin sessions again, with those first who have waited."""
+        self._sshds[""].send_signal(signal.SIGCONT)
+
     def kill_service(self, port: int) -> None:
         """A service dies, on every host."""
         os.kill(self._service_pids.pop(port), signal.SIGKILL)

@@ -125,8 +125,7 @@ class Fleet:
         plan = plan_hosts(self.database, self.config, run, fetched.digest)
         by_id = {machine.host.id: machine for machine in self.machines.values()}
         with self.database.begin() as conn:
-            for item in plan:
-                archive.save_attempt(conn, by_id[item["id"]].look(run.run_id, self.now))
+            archive.save_attempts(conn, [by_id[item["id"]].look(run.run_id, self.now) for item in plan])
         planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
         judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now)
         report_overdue(self.database, run, interval=FIVE, now=self.now)

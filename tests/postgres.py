@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.processes import kill_with_descendants
+
 PASSWORD = secrets.token_hex(8)
 
 
@@ -59,12 +61,17 @@ class Cluster:
              "-E", "UTF8", "--no-sync"],
             env=env, check=True, capture_output=True,
         )  # fmt: skip
+        self._command = [
+            *self._user, _binary("postgres") or "", "-D", str(data), "-p", str(self.port), "-k", str(self.folder),
+            "-h", "127.0.0.1", "-c", f"fsync={'on' if durable else 'off'}", "-c", "max_connections=200",
+        ]  # fmt: skip
+        self._env = env
         self._log = (self.folder / "log").open("wb")
-        self._server = subprocess.Popen(
-            [*self._user, _binary("postgres") or "", "-D", data, "-p", str(self.port), "-k", str(self.folder),
-             "-h", "127.0.0.1", "-c", f"fsync={'on' if durable else 'off'}", "-c", "max_connections=200"],
-            env=env, stdout=self._log, stderr=self._log,
-        )  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        self._server = subprocess.Popen(self._command, env=self._env, stdout=self._log, stderr=self._log)
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -79,6 +86,11 @@ class Cluster:
     def pid(self) -> int:
         """Of the server; whatever serves a connection is its child."""
         return self._server.pid
+
+    def crash(self) -> None:
+        """SIGKILL to the server and the processes of its connections. What it had committed is on the disk."""
+        kill_with_descendants(self._server.pid)
+        self._server.wait()
 
     def url(self, database: str = "postgres") -> str:
         """Of one database."""

@@ -1,4 +1,5 @@
-"""Write what follows from the code: config/portmon.schema.json, docs/configuration.md, the tables of docs/states.md.
+"""Write what follows from the code: config/portmon.schema.json, docs/configuration.md, tables of docs/states.md and
+docs/operations.md.
 
 ``python tools/docs.py`` writes them; with ``--check`` it only says whether they are up to date.
 """
@@ -22,6 +23,7 @@ sys.path.insert(0, str(ROOT / "plugins"))
 from portmon.config import Config, format_duration, json_schema  # noqa: E402
 from portmon.models import AlertGroup, EventKind, alert_group, severity_of  # noqa: E402
 from portmon.states import TABLE, Row  # noqa: E402
+from portmon.sweep.batches import MAX_BATCHES  # noqa: E402
 
 HEAD = """# Configuration
 
@@ -135,7 +137,54 @@ def kinds() -> str:
 def states(text: str) -> str:
     """docs/states.md with its tables as the code has them."""
     more = [row for row in Row if row not in TABLE]
-    for name, table in (("table", rows(TABLE)), ("more", rows(more)), ("kinds", kinds())):
+    return filled(text, table=rows(TABLE), more=rows(more), kinds=kinds())
+
+
+def left_behind(*, netstat: int = 0, sweep: int = 0) -> dict[str, int]:
+    """What a quiet run leaves in Airflow, by table of its database; ``files`` are those of logs.
+
+    tests/e2e/test_api_calls.py counts them in a live one.
+
+    :param netstat: mapped tasks of that name
+    :param sweep: mapped tasks of that name
+    """
+    # fetch_hosts, prune_inventory, plan_sweep, plan_hosts, diff_ports, route_alerts; what is skipped or empty never
+    # starts: four alert tasks and no_change.
+    steps, unstarted = 6, 5
+    mapped = netstat + sweep
+    return {
+        # A task that is mapped over nothing is one that is skipped.
+        "task_instance": steps + unstarted + max(netstat, 1) + max(sweep, 1),
+        "xcom": 16 + sweep,
+        # "running" and "success".
+        "log": 2 * (steps + mapped),
+        "files": steps + mapped,
+    }
+
+
+def daily() -> str:
+    """What Airflow accumulates in a day, by hosts and interval."""
+    lines = [
+        "| hosts | every | mapped tasks of a run | task instances | XComs | audit log | log files |",
+        "| --: | --: | --- | --: | --: | --: | --: |",
+    ]
+    scan = Config().scan
+    for hosts, alone in ((50, True), (200, True), (1000, False), (10_000, False)):
+        batches = 0 if alone else min(MAX_BATCHES, -(-hosts // scan.batch_hosts))
+        one = left_behind(netstat=hosts if alone else 0, sweep=batches)
+        told = f"{hosts} `netstat`" if alone else f"{batches} `sweep`"
+        if alone and hosts > scan.sweep_above:
+            told += f" (`scan.sweep_above: {hosts}`)"
+        for minutes in (5, 1):
+            cells = [f"{hosts:,}", f"{minutes} min", told]
+            cells += [f"{count * 24 * 60 // minutes:,}" for count in one.values()]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def filled(text: str, **tables: str) -> str:
+    """A page with its tables as the code has them, between comments that have their names."""
+    for name, table in tables.items():
         begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
         before, rest = text.split(begin)
         text = before + begin + table + end + rest.split(end)[1]
@@ -147,9 +196,10 @@ def main(arguments: list[str]) -> int:
 
     :returns: exit code
     """
-    page = ROOT / "docs" / "states.md"
+    page, operations = ROOT / "docs" / "states.md", ROOT / "docs" / "operations.md"
     wanted = {
         page: states(page.read_text(encoding="utf-8")),
+        operations: filled(operations.read_text(encoding="utf-8"), daily=daily()),
         ROOT / "config" / "portmon.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         ROOT / "docs" / "configuration.md": reference(),
     }

@@ -128,8 +128,8 @@ def judge(
             changed.pop(key, None)
         changed |= {key_of(port): port for port in changes.ports}
     judgement.find_duplicates()
-    verdict = judgement.verdict()
-    return dataclasses.replace(verdict, ports=tuple(changed[key] for key in sorted(changed)))
+    ports_now = tuple(changed[key] for key in sorted(changed))
+    return dataclasses.replace(judgement.verdict(), ports=ports_now, dropped=tuple(judgement.dropped))
 
 
 def close_hosts(
@@ -334,7 +334,6 @@ class Judgement:
         return Verdict(
             hosts=tuple(self.hosts[host_id] for host_id in sorted(self.changed_hosts)),
             unchanged={host_id: at for host_id, at in self.unchanged.items() if host_id not in self.changed_hosts},
-            dropped=tuple(self.dropped),
             unwatched=tuple(key for key, unwatched in self.dropped.items() if unwatched),
             events=tuple(sorted(self.events, key=_order)),
             failing_since=self.failing_since,

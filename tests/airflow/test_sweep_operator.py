@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -154,18 +155,30 @@ def test_looks_and_stores(scene: Scene, server: PythonServer, caplog: pytest.Log
         assert 0 < attempt.duration < 60
     assert (server.connections, len(server.commands)) == (20, 20)
     assert scene.own_tasks() == []
-    # Every host is in the log, healthy ones several to a line.
-    assert all(f"web{number}" in caplog.text for number in range(20))
-    assert len(caplog.records) < 10
+    messages = [record.getMessage() for record in caplog.records if record.name == "portmon.operators.sweep"]
+    assert messages[0] == "batch 1, 20 hosts; 20 to ask, 16 at a time"
+    assert re.fullmatch(r"Done after [\d.]+ s, [\d.]+ hosts/s: 20 gave evidence, 0 failed", messages[-1])
+    assert len(messages) == 2
 
 
-def test_a_healthy_batch_makes_a_short_log(
+def test_healthy_hosts_have_a_line_each_for_who_wants_to_know(
     scene: Scene, server: PythonServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "portmon.operators.sweep")
+    scene.sweep([at(server.port, number) for number in range(30)])
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
+    told = [re.fullmatch(r"(\w+) \(127\.0\.0\.1\): 2 sockets, nothing missing, [\d.]+ s", line) for line in lines]
+    assert sorted(match[1] for match in told if match) == sorted(f"web{number}" for number in range(30))
+
+
+def test_the_log_says_how_far_a_long_batch_is(
+    scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
-    scene.sweep([dataclasses.replace(at(server.port, n), name=f"web{n:04}.rack-17.dc.example.com") for n in range(150)])
-    assert sum(len(record.getMessage()) for record in caplog.records) < 4_500
-    assert len(caplog.records) < 10
+    monkeypatch.setattr("portmon.operators.sweep.PROGRESS", 0.0)
+    scene.sweep([at(server.port, number) for number in range(3)])
+    told = [line for line in caplog.messages if " of 3 after " in line]
+    assert [re.sub(r"after \d+ s", "after", line) for line in told] == [f"{n} of 3 after, 0 failed" for n in (1, 2, 3)]
 
 
 def test_settings_are_read_once_for_all_hosts(

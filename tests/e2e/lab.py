@@ -23,6 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.processes import connected
+
 LISTEN = """
 import ctypes, os, signal, socket, sys
 port, uid, gid = map(int, sys.argv[1:4])
@@ -223,14 +225,7 @@ class LabHost:
 
     def connected(self, pids: list[int]) -> int | None:
         """Which of some processes has a connection to sshd here; None if none has."""
-        remote = f"{int.from_bytes(socket.inet_aton(self.address), sys.byteorder):08X}:0016"
-        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        sockets = {f"socket:[{row[9]}]" for row in rows if row[2] == remote}
-        for pid in pids:
-            with contextlib.suppress(OSError):
-                if any(str(place.readlink()) in sockets for place in Path(f"/proc/{pid}/fd").iterdir()):
-                    return pid
-        return None
+        return next(iter(connected(pids, 22, self.address)), None)
 
     def cut_off(self) -> None:
         """Take the link down."""

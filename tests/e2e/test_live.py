@@ -22,6 +22,7 @@ from portmon.storage import archive, hosts, outbox, state
 from tests.e2e.lab import Lab, await_condition, missing
 from tests.e2e.site import NASTY, SECRET, LiveSite
 from tests.postgres import Cluster
+from tests.processes import kill_with_descendants
 
 pytestmark = pytest.mark.slow
 
@@ -186,8 +187,7 @@ def test_8_scheduler_and_workers_killed_in_the_middle_of_a_run(site: Site) -> No
     site.airflow.wait(scanning, "the first looks", seconds=120)
     scheduler = site.airflow.processes.pop("scheduler")
     # The scheduler's own group: itself and its workers; their tasks are found by parentage.
-    for pid in _descendants(scheduler.pid):
-        os.kill(pid, signal.SIGKILL)
+    kill_with_descendants(scheduler.pid)
     scheduler.wait()
     site.hosts["db1"].reconnect()
     site.airflow.start_process("scheduler")
@@ -285,22 +285,6 @@ def test_10_a_backfill_run_asks_no_host_and_changes_nothing(site: Site) -> None:
     assert before[0] == after[0]
     assert len(before[1])
     assert before[1].equals(after[1])
-
-
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = place.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(place.parent.name))
-    found, todo = [], [pid]
-    while todo:
-        one = todo.pop()
-        found.append(one)
-        todo += children.get(one, [])
-    return found
 
 
 def test_nothing_of_the_lab_is_left_behind() -> None:

@@ -647,12 +647,12 @@ class Twins:
             row if row["listening"] is not None else row | {"listening": keys.get(row["host_id"])}
             for row in verdict.hosts
         ]
-        self.few.take(dataclasses.replace(verdict, hosts=tuple(hosts), dropped=()))
+        self.few.take(dataclasses.replace(verdict, hosts=tuple(hosts)))
         self.few.failing_since = verdict.failing_since
         self.few.events += verdict.events
         assert verdict.events == self.all.last.events
         assert verdict.summary == self.all.last.summary
-        assert (verdict.dropped, verdict.unwatched) == (self.all.last.dropped, self.all.last.unwatched)
+        assert (tuple(judgement.dropped), verdict.unwatched) == (self.all.last.dropped, self.all.last.unwatched)
         assert state_of(self.few) == state_of(self.all)
         return told
 

@@ -25,12 +25,15 @@ from sqlalchemy import delete, select
 from sqlalchemy.pool import QueuePool
 
 from portmon.config import Config, Rule, States
+from portmon.declared import declared_ports
+from portmon.diff import judge
+from portmon.fingerprint import fingerprint
 from portmon.models import EPHEMERAL_DEFAULT, Attempt, EventKind, Host, Inventory, Listener, Observation, Outcome
 from portmon.pipeline.judge import judge_run
 from portmon.pipeline.prune import prune_inventory
 from portmon.pipeline.run import Run
 from portmon.rules import RuleSet
-from portmon.storage import archive, decisions, inventory
+from portmon.storage import archive, contents, decisions, inventory, state
 from portmon.storage.database import Database
 from portmon.storage.tables import events, hosts, metadata, ports
 from tests.reference import Reference, Told
@@ -45,6 +48,7 @@ PORTS = (22, 80, 40000, 40001, 50000)
 ADDRESSES = ("0.0.0.0", "::", "127.0.0.1", "10.0.0.5")
 PROGRAMS = ("nginx", "java")
 UNITS = ("a.service", None)
+LATER = (TICK, INTERVAL, timedelta(hours=2), timedelta(days=31))
 RANGES = (EPHEMERAL_DEFAULT, EPHEMERAL_DEFAULT, (45000, 60999))
 ERRORS = ((Outcome.UNREACHABLE, "timeout"), (Outcome.UNREACHABLE, "refused"), (Outcome.INVALID, "truncated"))
 RULES: tuple[tuple[Rule, ...], ...] = (
@@ -110,6 +114,8 @@ class Machine(RuleBasedStateMachine):
     steps: ClassVar[int] = 0
     runs: ClassVar[int] = 0
     told: ClassVar[Counter[str]]
+    unchanged: ClassVar[Counter[str]]
+    """Looks that were judged without what they showed, by what their host had been before."""
     crash: ClassVar[list[Any]]
     """Not empty: the next transaction that writes more than a lease fails."""
 
@@ -132,6 +138,7 @@ class Machine(RuleBasedStateMachine):
         self.declared: dict[str, tuple[int, ...]] = {}
         self.accepted: dict[tuple[str, str, int], datetime] = {}
         self.settled = False
+        self.later = LATER[0]
         self.down: set[tuple[str, int]] = set()
         self.lost: set[tuple[str, int]] = set()
         self.flapping: set[tuple[str, int]] = set()
@@ -405,7 +412,9 @@ class Machine(RuleBasedStateMachine):
 
     def _judge(self, digest: str) -> None:
         type(self).runs += 1
+        before = self._settled()
         self._judge_only(digest)
+        self._count_unchanged(before)
         expected = self.reference.run(
             self.archive.values(),
             inventory={host_id: host for host_id, host in self._hosts().items() if host_id in self.listed},
@@ -418,7 +427,48 @@ class Machine(RuleBasedStateMachine):
         oldest = self.now - self._config.retention.observations
         self.archive = {key: look for key, look in self.archive.items() if look.observed_at >= oldest}
         self._compare(expected)
+        self._settled_stay()
         self._nothing_more(digest)
+
+    def _settled(self) -> dict[str, Any]:
+        with self.database.begin() as conn:
+            rows = conn.execute(select(hosts).where(hosts.c.fingerprint.is_not(None))).all()
+        return {row.host_id: row for row in rows}
+
+    def _count_unchanged(self, before: dict[str, Any]) -> None:
+        for host_id, row in self._settled().items():
+            old = before.get(host_id)
+            if old is not None and (old.fingerprint, row.last_ok_at > old.last_ok_at) == (row.fingerprint, True):
+                kind = "failed" if old.status == "ok" and old.failures else old.status
+                type(self).unchanged[kind] += 1
+
+    def _settled_stay(self) -> None:
+        """The same again, whenever and however it is asked, makes nothing of the ports of a settled host."""
+        rules = RuleSet(self.policy)
+        declared = declared_ports(self._hosts(), (), {}, where=str)
+        self.later = LATER[(LATER.index(self.later) + 1) % len(LATER)]
+        at = self.now + timedelta(minutes=1) + self.later
+        looks = []
+        for host_id, row in self._settled().items():
+            seen = self.archive.get((host_id, row.last_ok_at))
+            if seen is None:
+                continue
+            facts = contents.digest_of(archive.facts_to_json(seen.observation))
+            # Unless the rules or what is declared changed since.
+            own = rules.for_host(self._hosts()[host_id]).digest
+            if row.fingerprint == fingerprint(facts, own, declared.get(host_id, {})):
+                looks.append(dataclasses.replace(seen, run_id="later", observed_at=at, confirmed=self.later > INTERVAL))
+        if not looks:
+            return
+        with self.database.begin() as conn:
+            known, rows = state.load(conn)
+        verdict = judge(
+            known, rows, looks, inventory=self._hosts(), rules=rules, settings=self.states,
+            interval=INTERVAL, run_id="later", accepted=self.accepted, declared=declared,
+        )  # fmt: skip
+        assert verdict.summary["judged"] == len(looks)
+        assert (verdict.ports, verdict.dropped) == ((), ())
+        assert {event.kind.value for event in verdict.events} <= {"reachable", "duplicate"}
 
     def _crashes(self, action: Any) -> None:
         """The transaction is lost, and with it nothing else."""
@@ -551,7 +601,11 @@ def pooled(url: str, monkeypatch: pytest.MonkeyPatch) -> Database:
 
 def machine_on(database: Database) -> type[Machine]:
     """A class of its own, with its own counts."""
-    made = type("Machine", (Machine,), {"database": database, "steps": 0, "runs": 0, "told": Counter(), "crash": []})
+    made = type(
+        "Machine",
+        (Machine,),
+        {"database": database, "steps": 0, "runs": 0, "told": Counter(), "unchanged": Counter(), "crash": []},
+    )
 
     def before_execute(conn: Any, _: Any, statement: str, *__: Any) -> None:
         if made.crash and statement.startswith(("INSERT", "UPDATE", "DELETE")) and " leases" not in statement:
@@ -592,6 +646,7 @@ def run_steps(machine: type[Machine], steps: int, *, length: int = 40, first_see
         run_state_machine_as_test(machine, settings=chunk)
     assert machine.runs >= steps // 4
     print(f"{machine.steps} steps, {machine.runs} judgements: {dict(sorted(machine.told.items()))}")
+    print(f"unchanged: {dict(sorted(machine.unchanged.items()))}")
 
 
 @pytest.fixture
@@ -618,6 +673,9 @@ def test_ten_thousand_steps_reach_every_kind_of_event(sqlite_database: Database)
     run_steps(machine, 10_000, first_seed=1)
     assert machine.steps >= 10_000
     assert {EventKind(name.split()[0]) for name in machine.told} == KINDS
+    # By what their host had been before: most looks show nothing new, also of hosts that come back.
+    assert all(machine.unchanged[kind] for kind in ("failed", "unreachable"))
+    assert machine.unchanged["ok"] >= 1_000
     assert {"rebound severe", "flapping up", "flapping down", "stable up", "stable down"} <= set(machine.told)
 
 

@@ -29,10 +29,8 @@ STORE_MOST = 100
 """Looks that are stored in one transaction …"""
 STORE_EVERY = 1.0
 """… and seconds after which those that are there are stored: what a crash loses is looked at again."""
-PROGRESS = 50
-"""Healthy hosts that one line of the log names."""
-NAMES = 3000
-"""Characters of the names of healthy hosts in the log of one batch."""
+PROGRESS = 30.0
+"""Seconds after which the log says how far the batch is."""
 
 
 class SweepOperator(StateMixin, BaseOperator):
@@ -248,6 +246,11 @@ class HostVisit:
             return self.asked.success(duration=seconds)
         return self.asked.failure(error, duration=seconds, provisional=self.provisional)
 
+    @property
+    def sockets(self) -> int:
+        """How many listen, as the first answer shows."""
+        return len(self.asked.answers[0].observation.listeners) if self.asked.answers else 0
+
     def forget(self) -> None:
         """Let go of what the host said: a batch may be long."""
         self.asked.answers.clear()
@@ -262,16 +265,24 @@ class HostVisit:
 
 @dataclass(slots=True)
 class _Report:
-    """The log of a batch: a line for each host that there is something to say of, one for many healthy ones."""
+    """The log of a batch: a line for each host. That of a healthy one, of which there are thousands in every run, is
+    there for whoever asks for it: at level DEBUG.
+    """
 
     hosts: int
     ok: int = 0
     failed: int = 0
-    _healthy: list[str] = field(default_factory=list)
-    _names: int = 0
     _watch: Stopwatch = field(default_factory=Stopwatch)
+    _told_at: float = 0.0
 
     def tell(self, visit: HostVisit, attempt: Attempt, error: BaseException | None) -> None:
+        self._tell(visit, attempt, error)
+        seconds = self._watch.seconds
+        if seconds - self._told_at >= PROGRESS:
+            log.info("%d of %d after %.0f s, %d failed", self.ok + self.failed, self.hosts, seconds, self.failed)
+            self._told_at = seconds
+
+    def _tell(self, visit: HostVisit, attempt: Attempt, error: BaseException | None) -> None:
         name = plain(visit.host.shown(), 300)
         look = visit.asked
         if error is not None:
@@ -287,13 +298,9 @@ class _Report:
             parts += [f"back in the second answer: {ports_text(look.back)}"] if look.back else []
             log.warning("%s: %s", name, "; ".join(parts))
             return
-        self._healthy.append(plain(visit.host.name, 60))
-        if len(self._healthy) == PROGRESS:
-            self._progress()
+        log.debug("%s: %d sockets, nothing missing, %.2f s", name, visit.sockets, attempt.duration)
 
     def end(self, untried: int) -> None:
-        if self._healthy:
-            self._progress()
         seconds = self._watch.seconds
         log.info(
             "Done after %.1f s, %.1f hosts/s: %d gave evidence, %d failed",
@@ -304,18 +311,3 @@ class _Report:
         )
         if untried:
             log.warning("%d hosts were not asked, since the time of this task is over", untried)
-
-    def _progress(self) -> None:
-        names = " ".join(self._healthy)
-        room = NAMES - self._names
-        if len(names) > room:
-            names = f"{names[: max(room, 0)]} …"
-        self._names += len(names)
-        log.info(
-            "%d of %d after %.1f s; nothing missing on %s",
-            self.ok + self.failed,
-            self.hosts,
-            self._watch.seconds,
-            names,
-        )
-        self._healthy = []

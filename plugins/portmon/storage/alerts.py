@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, select
 
 from portmon.models import Event
-from portmon.storage.sql import chunks, upsert
+from portmon.storage.sql import chunks, upsert_rows
 from portmon.storage.tables import alerts
 
 
@@ -61,8 +61,7 @@ def save(conn: Connection, changed: Sequence[StoredAlert]) -> None:
     columns = ["last_event_id", "ends_at", "closed_by"]
     for over in (True, False):
         rows = [dataclasses.asdict(alert) for alert in changed if (alert.ends_at is not None) == over]
-        if rows:
-            conn.execute(upsert(conn, alerts, columns), rows)
+        upsert_rows(conn, alerts, columns, rows)
 
 
 def closed_since(conn: Connection, moment: datetime) -> list[StoredAlert]:

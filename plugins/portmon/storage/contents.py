@@ -10,7 +10,7 @@ import zstandard
 from sqlalchemy import Connection, delete, func, select, union
 
 from portmon.errors import StorageError
-from portmon.storage.sql import chunks, upsert
+from portmon.storage.sql import chunks, upsert_rows
 from portmon.storage.tables import contents, inventories, runs
 
 FRESH = timedelta(hours=12)
@@ -45,9 +45,8 @@ def put_many(conn: Connection, items: Mapping[str, bytes], used_at: Mapping[str,
         for digest in sorted(items)
         if digest not in known or used_at[digest] - known[digest] > FRESH
     ]
-    if rows:
-        # Not an update of those that are there: one that expires just now would be missed.
-        conn.execute(upsert(conn, contents, ["used_at"]), rows)
+    # Not an update of those that are there: one that expires just now would be missed.
+    upsert_rows(conn, contents, ["used_at"], rows)
 
 
 def digest_of(data: bytes) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
 
 from portmon.models import Host, HostStatus, PortKey, PortStatus
 from portmon.storage import outbox
-from portmon.storage.sql import chunks, upsert
+from portmon.storage.sql import chunks, upsert_rows
 from portmon.storage.tables import hosts, observations, ports
 
 
@@ -35,11 +37,17 @@ class KnownHost:
         return Host(self.id, self.name, self.address, self.port, self.labels, tuple(self.declared))
 
 
-def known(conn: Connection) -> list[KnownHost]:
-    """Every server that is stored, hidden ones included."""
+def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[KnownHost]:
+    """Every server that is stored, hidden ones included.
+
+    :param host_ids: of these only
+    """
     names = ("host_id", "name", "address", "ssh_port", "labels", "declared", "removed_at")
     query = select(*(hosts.c[name] for name in names)).order_by(hosts.c.host_id)
-    return [KnownHost(*row) for row in conn.execute(query)]
+    if host_ids is None:
+        return [KnownHost(*row) for row in conn.execute(query)]
+    parts = chunks(sorted(set(host_ids)))
+    return [KnownHost(*row) for part in parts for row in conn.execute(query.where(hosts.c.host_id.in_(part)))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +67,16 @@ def watched(conn: Connection) -> dict[str, Watched]:
     return {row.host_id: Watched(row.labels, row.status) for row in conn.execute(query)}
 
 
-def listed(conn: Connection) -> dict[str, Host]:
-    """Host id: every server that is in the CMDB."""
-    return {host.id: host.as_host() for host in known(conn) if host.removed_at is None}
+def listed(conn: Connection, *, besides: Collection[str] = ()) -> dict[str, Host]:
+    """Host id: every server that is in the CMDB.
+
+    :param besides: but for these, which are known from elsewhere
+    """
+    wanted = None
+    if besides:
+        ids = conn.execute(select(hosts.c.host_id).where(hosts.c.removed_at.is_(None))).scalars()
+        wanted = [host_id for host_id in ids if host_id not in besides]
+    return {host.id: host.as_host() for host in known(conn, wanted) if host.removed_at is None}
 
 
 def open_ports(conn: Connection) -> list[PortKey]:
@@ -92,18 +107,24 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
         for host in listed
         if stored.get(host.id) != host
     ]
-    if rows:
-        conn.execute(upsert(conn, hosts, ["name", "address", "ssh_port", "labels", "declared"]), rows)
+    upsert_rows(conn, hosts, ["name", "address", "ssh_port", "labels", "declared"], rows)
 
 
 def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[int, tuple[str, tuple[str, ...]]]]:
     """Host id: its TCP ports, each with its status and its bind addresses."""
     found: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = defaultdict(dict)
-    query = select(ports.c.host_id, ports.c.port, ports.c.status, ports.c.addresses).order_by(ports.c.port)
+    # As the text they are stored as: most ports listen on one of a few lists of addresses.
+    addresses = type_coerce(ports.c.addresses, Text)
+    query = select(ports.c.host_id, ports.c.port, ports.c.status, addresses).order_by(ports.c.port)
     for part in chunks(sorted(set(host_ids))):
-        for host_id, port, status, addresses in conn.execute(query.where(ports.c.host_id.in_(part))):
-            found[host_id][port] = (status, tuple(addresses))
+        for host_id, port, status, text in conn.execute(query.where(ports.c.host_id.in_(part))):
+            found[host_id][port] = (status, _texts(text))
     return dict(found)
+
+
+@lru_cache(maxsize=4096)
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 def failing(conn: Connection) -> dict[str, str | None]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, or_, select, update
+from sqlalchemy import Connection, and_, delete, or_, select, update
 
 from portmon.delivery import Queued
 from portmon.models import CLOSING_KINDS, AlertGroup, Event, EventKind, Severity, alert_group, alert_role
-from portmon.storage.sql import chunks, insert_new
+from portmon.storage.sql import chunks, insert_rows, update_rows
 from portmon.storage.tables import UNFINISHED, alerts, deliveries, events
 
 PENDING = "pending"
@@ -72,8 +72,7 @@ class Told:
 def add(conn: Connection, new: Iterable[Event]) -> None:
     """Store events; those that are there stay as they are."""
     rows = [_row(event) for event in new]
-    if rows:
-        conn.execute(insert_new(conn, events), rows)
+    insert_rows(conn, events, rows)
 
 
 def undispatched(conn: Connection) -> list[Event]:
@@ -87,11 +86,8 @@ def dispatched(conn: Connection, alert_ids: Mapping[str, str]) -> None:
 
     :param alert_ids: event id: the alert that it tells of
     """
-    if alert_ids:
-        statement = (
-            update(events).where(events.c.id == bindparam("of")).values(dispatched=True, alert_id=bindparam("to"))
-        )
-        conn.execute(statement, [{"of": event_id, "to": alert_id} for event_id, alert_id in alert_ids.items()])
+    rows = [{"id": event_id, "alert_id": alert_id, "dispatched": True} for event_id, alert_id in alert_ids.items()]
+    update_rows(conn, events, rows, key=["id"])
 
 
 def by_ids(conn: Connection, event_ids: Iterable[str]) -> dict[str, Event]:
@@ -171,7 +167,7 @@ def enqueue(conn: Connection, rows: Sequence[tuple[str, str, str]], now: datetim
             }
             for event_id, channel, route in rows
         ]
-        conn.execute(insert_new(conn, deliveries), made)
+        insert_rows(conn, deliveries, made)
 
 
 def waiting(conn: Connection, channels: Collection[str] | None = None) -> list[Waiting]:

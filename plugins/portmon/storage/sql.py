@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, select, update
 
 Item = TypeVar("Item")
 CHUNK = 500
@@ -19,35 +19,69 @@ def insert_new(conn: Connection, table: Table) -> Any:
     return _insert(conn)(table).on_conflict_do_nothing()
 
 
-def upsert(conn: Connection, table: Table, columns: Sequence[str], *, keep: Sequence[str] = ()) -> Any:
+def upsert(conn: Connection, table: Table, columns: Sequence[str]) -> Any:
     """``INSERT … ON CONFLICT (primary key) DO UPDATE``.
 
     :param columns: to overwrite where the row exists
-    :param keep: those that NULL does not overwrite
     """
-    statement = _insert(conn)(table)
-    new = {name: statement.excluded[name] for name in columns}
-    new |= {name: func.coalesce(new[name], table.c[name]) for name in keep}
-    return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new)
+    return _or_update(_insert(conn)(table), table, columns)
 
 
-def update_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Change many rows, each in its own way, in a few statements.
+def insert_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert many rows in a few statements; those that are there stay as they are.
 
-    :param rows: primary key and what changes, the same columns in each
+    :param rows: the same columns in each
     """
     if not rows:
         return
-    primary = [column.name for column in table.primary_key.columns]
-    names = [name for name in rows[0] if name not in primary]
+    if conn.dialect.name == "postgresql":
+        for part in chunks(rows, ROWS):
+            conn.execute(_insert_given(conn, table, part).on_conflict_do_nothing())
+    else:
+        conn.execute(insert_new(conn, table), rows)
+
+
+def upsert_rows(
+    conn: Connection,
+    table: Table,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    keep: Sequence[str] = (),
+) -> None:
+    """Insert or overwrite many rows in a few statements.
+
+    :param columns: to overwrite where the row exists
+    :param rows: the same columns in each; of each primary key one
+    :param keep: those of the columns that NULL does not overwrite
+    """
+    if not rows:
+        return
+    if conn.dialect.name == "postgresql":
+        for part in chunks(rows, ROWS):
+            conn.execute(_or_update(_insert_given(conn, table, part), table, columns, keep))
+    else:
+        conn.execute(_or_update(_insert(conn)(table), table, columns, keep), rows)
+
+
+def update_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, key: Sequence[str] = ()) -> None:
+    """Change many rows, each in its own way, in a few statements.
+
+    :param rows: what names a row and what changes, the same columns in each
+    :param key: columns that name a row; default: the primary key
+    """
+    if not rows:
+        return
+    key = key or [column.name for column in table.primary_key.columns]
+    names = [name for name in rows[0] if name not in key]
     if conn.dialect.name == "postgresql":
         for part in chunks(rows, ROWS):
             given = _given(table, part)
-            same = (table.c[name] == given.c[name] for name in primary)
+            same = (table.c[name] == given.c[name] for name in key)
             conn.execute(update(table).where(*same).values({name: given.c[name] for name in names}))
         return
     # A column's name as that of a value would be taken for one that is set.
-    same = (table.c[name] == bindparam(f"row_{name}") for name in primary)
+    same = (table.c[name] == bindparam(f"row_{name}") for name in key)
     statement = update(table).where(*same).values({name: bindparam(f"row_{name}") for name in names})
     conn.execute(statement, [{f"row_{name}": value for name, value in row.items()} for row in rows])
 
@@ -80,8 +114,29 @@ def _given(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     from sqlalchemy.dialects.postgresql import ARRAY
 
     names = list(rows[0])
-    arrays = (bindparam(None, [row[name] for row in rows], type_=ARRAY(table.c[name].type)) for name in names)
-    return func.unnest(*arrays).table_valued(*(table.c[name] for name in names), name="given").render_derived()
+    arrays = (
+        bindparam(None, [row[name] for row in rows], type_=ARRAY(table.c[name].type, dimensions=1)) for name in names
+    )
+    given = func.unnest(*arrays).table_valued(*(table.c[name] for name in names), with_ordinality=_NUMBER)
+    return given.render_derived(name="given")
+
+
+_NUMBER = "row_number"
+
+
+def _insert_given(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
+    given = _given(table, rows)
+    names = list(rows[0])
+    # In their order, which is that of the numbers that they may get.
+    return _insert(conn)(table).from_select(
+        names, select(*(given.c[name] for name in names)).order_by(given.c[_NUMBER])
+    )
+
+
+def _or_update(statement: Any, table: Table, columns: Sequence[str], keep: Sequence[str] = ()) -> Any:
+    new = {name: statement.excluded[name] for name in columns}
+    new |= {name: func.coalesce(new[name], table.c[name]) for name in keep}
+    return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new)
 
 
 def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:

@@ -17,7 +17,7 @@ from portmon.models import PortKey
 from portmon.states import Port
 from portmon.storage import outbox
 from portmon.storage.hosts import unsettle
-from portmon.storage.sql import chunks, delete_rows, update_rows, upsert
+from portmon.storage.sql import chunks, delete_rows, update_rows, upsert_rows
 from portmon.storage.tables import hosts, ports
 
 
@@ -128,4 +128,4 @@ def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[Port
 def _save(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, keep: Sequence[str] = ()) -> None:
     if rows:
         primary = {column.name for column in table.primary_key.columns}
-        conn.execute(upsert(conn, table, [name for name in rows[0] if name not in primary], keep=keep), rows)
+        upsert_rows(conn, table, [name for name in rows[0] if name not in primary], rows, keep=keep)
