@@ -265,8 +265,8 @@ class HostVisit:
 
 @dataclass(slots=True)
 class _Report:
-    """The log of a batch: a line for each host. That of a healthy one, of which there are thousands in every run, is there
-    for whoever asks for it: at level DEBUG.
+    """The log of a batch: a line for each host. That of a healthy one, of which there are thousands in every run, is
+    there for whoever asks for it: at level DEBUG.
     """
 
     hosts: int
