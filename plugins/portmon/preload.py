@@ -1,9 +1,8 @@
 """Imports that task processes inherit: made once in the process that forks them, instead of in each of them.
 
 LocalExecutor's workers are forked from the scheduler, and each task from its worker; a task that finds its modules
-imported costs half as much CPU. Airflow's Celery provider does the same with modules of Airflow's own
-(https://github.com/apache/airflow/blob/providers-celery/3.26.0/providers/celery/src/airflow/providers/celery/executors/celery_executor_utils.py,
-``on_celery_import_modules``).
+imported costs half as much CPU or less. A Celery worker forks as well, but loads no plugins: it is told by its configuration,
+see :mod:`portmon.celery_imports`.
 
 Inherited code could be old code: after an upgrade without a restart the DAG file would be the new one and the package
 the old one. So each task looks whether a file of the package changed since, and then imports the package anew.
@@ -56,7 +55,7 @@ _preloaded: Fingerprint | None = None
 
 def on_load() -> None:
     """To be called where the plugin is loaded: in the scheduler before it makes its workers, in each task before it
-    parses the DAG file, and in many processes for which there is nothing to do.
+    parses the DAG file, and in many processes for which there is nothing to do. By a Celery worker as well.
     """
     # Airflow's own way to tell a task process from others.
     if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):

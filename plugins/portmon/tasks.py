@@ -17,7 +17,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from portmon import limits, settings
-from portmon.errors import ConfigError, ParamError, RunError
+from portmon.errors import ConfigError, ParamError, RunError, StorageError
 from portmon.models import AlertGroup, Attempt, Event, Inventory
 from portmon.pipeline.run import Run, run_from
 
@@ -48,10 +48,11 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
         config = settings.config()
         # With a wrong schedule the DAG file takes the default; what is wrong is told here.
         settings.interval()
-    except (ConfigError, RunError) as error:
+        # Opens no connection yet: what it may say is that this kind of database will not do.
+        database = settings.database()
+    except (ConfigError, RunError, StorageError) as error:
         # Not healed by trying again.
         raise AirflowFailException(str(error)) from error
-    database = settings.database()
     for revision in database.migrate():
         log.info("State database migrated to %s", revision)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 
@@ -88,6 +89,17 @@ get_listener_manager()
 """
 
 
+def _env(tmp_path: Path, plugins: Path = PLUGINS) -> dict[str, str]:
+    return {
+        **os.environ,
+        "AIRFLOW_HOME": str(tmp_path),
+        "PYTHONPATH": str(plugins),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(plugins),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+    }
+
+
 def _load(tmp_path: Path, command: str, *, plugins: Path = PLUGINS, then: str = "") -> dict[str, Any]:
     done = subprocess.run(
         [
@@ -95,14 +107,7 @@ def _load(tmp_path: Path, command: str, *, plugins: Path = PLUGINS, then: str = 
             "-c",
             LOAD.format(command=command, then=then, dags=str(PLUGINS.parent / "dags" / "portmon_dag.py")),
         ],
-        env={
-            **os.environ,
-            "AIRFLOW_HOME": str(tmp_path),
-            "PYTHONPATH": str(plugins),
-            "AIRFLOW__CORE__PLUGINS_FOLDER": str(plugins),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        },
+        env=_env(tmp_path, plugins),
         capture_output=True,
         text=True,
         timeout=120,
@@ -140,6 +145,34 @@ def test_the_scheduler_imports_for_its_tasks_and_opens_nothing(tmp_path: Path) -
     assert len(result["parsed"]) <= 5, result["parsed"]
     assert "modules for the tasks to come" in result["said"]
     assert "have changed" not in result["said"]
+
+
+def test_a_celery_worker_imports_for_its_tasks_what_the_compose_file_tells_it(tmp_path: Path) -> None:
+    """It loads no plugins: Celery does, before it forks, what its own configuration names."""
+    environment = yaml.safe_load((PLUGINS.parent / "docker-compose.yaml").read_text())["services"]["airflow-worker"]
+    name = "AIRFLOW__CELERY__EXTRA_CELERY_CONFIG"
+    script = """
+import sys
+sys.argv = "airflow celery worker --concurrency 16".split()
+from airflow.providers.celery.executors.celery_executor import app
+before = set(sys.modules)
+app.loader.init_worker()
+from portmon import preload
+assert preload._preloaded
+print(*sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**_env(tmp_path), name: environment["environment"][name]},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert {"paramiko", "portmon.operators", "portmon.storage.archive", "psycopg2"} <= loaded
+    assert not {"pandas", "aiohttp", "apprise"} & loaded
 
 
 def test_a_task_runs_no_old_code(tmp_path: Path) -> None:

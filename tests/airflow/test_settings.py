@@ -12,7 +12,7 @@ from airflow.sdk import DAG, timezone
 from airflow.sdk.exceptions import AirflowFailException
 
 from portmon import settings, tasks
-from portmon.errors import ConfigError
+from portmon.errors import ConfigError, StorageError
 
 
 def say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -127,3 +127,30 @@ def test_the_first_task_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run: Any = SimpleNamespace(run_id="r", run_type="manual", logical_date=None)
     with pytest.raises(AirflowFailException, match="out of range"):
         tasks.fetch_hosts.function(params={}, dag_run=run)
+
+
+@pytest.mark.parametrize(
+    ("executor", "refused"),
+    [
+        ("LocalExecutor", False),
+        ("CeleryExecutor", True),
+        ("KubernetesExecutor", True),
+        ("LocalExecutor,CeleryExecutor", True),
+        ("airflow.providers.celery.executors.celery_executor.CeleryExecutor", True),
+    ],
+)
+def test_sqlite_is_refused_where_tasks_run_on_several_machines(
+    monkeypatch: pytest.MonkeyPatch, executor: str, refused: bool
+) -> None:
+    """By the first task, and without another try: that would find the same."""
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
+    if not refused:
+        assert settings.database().is_sqlite
+        return
+    with pytest.raises(StorageError, match="point the Airflow connection portmon_db at a PostgreSQL database"):
+        settings.database()
+    run: Any = SimpleNamespace(run_id="r", run_type="manual", logical_date=None)
+    with pytest.raises(AirflowFailException, match="several machines"):
+        tasks.fetch_hosts.function(params={}, dag_run=run)
+    monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", "postgresql://portmon@db.example.com/portmon")
+    assert not settings.database().is_sqlite

@@ -363,7 +363,7 @@ def test_declared_no_more(world: World) -> None:
 def test_an_answer_that_expired(world: World) -> None:
     world.see(listener(80))
     with world.database.begin() as conn:
-        archive.expire(conn, world.now + FIVE, now=world.now)
+        archive.expire(conn, world.now + FIVE)
     story = world.tell()
     assert "It is up since " in story
     assert "Last look" not in story

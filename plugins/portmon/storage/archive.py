@@ -87,17 +87,15 @@ def attempts_to_judge(
     """
     everybody = select(observations.c.host_id).distinct()
     asked = set(conn.execute(everybody).scalars() if host_ids is None else host_ids)
-    rows = [row for row in conn.execute(_unjudged(conn)) if row.host_id in asked]
+    columns = [column for column in observations.c if frames or column.name not in ("frame", "second_frame")]
+    rows = [row for row in conn.execute(_unjudged(conn, columns)) if row.host_id in asked]
     # A host without a row was never judged: the list has gained it, and no pruning took that over yet.
-    unknown = asked.difference(conn.execute(select(hosts.c.host_id)).scalars())
-    for part in chunks(sorted(unknown)):
-        rows += conn.execute(select(observations).where(observations.c.host_id.in_(part), observations.c.live))
-    last: dict[tuple[str, str], datetime] = {}
-    for row in rows:
-        look = row.host_id, row.run_id
-        last[look] = max(row.observed_at, last.get(look, row.observed_at))
+    for part in chunks(sorted(_without_row(conn, asked.difference(row.host_id for row in rows)))):
+        rows += conn.execute(select(*columns).where(observations.c.host_id.in_(part), observations.c.live))
+    rows.sort(key=lambda row: (row.observed_at, row.host_id))
+    last = {(row.host_id, row.run_id): row.observed_at for row in rows}
     wanted = [row for row in rows if not row.provisional or row.observed_at == last[row.host_id, row.run_id]]
-    attempts = [_attempt(row) for row in sorted(wanted, key=lambda row: (row.observed_at, row.host_id))]
+    attempts = [_attempt(row) for row in wanted]
     if seen:
         attempts = with_seen(conn, attempts)
     if frames:
@@ -211,7 +209,7 @@ def expire(conn: Connection, before: datetime) -> int:
     return int(gone)
 
 
-def _unjudged(conn: Connection) -> Any:
+def _unjudged(conn: Connection, columns: Sequence[ColumnElement[Any]]) -> Any:
     """Looks that are newer than the last one judged of their host, of hosts that have a row.
 
     The archive has thousands of looks per host, and this wants the last one or two: one range of the primary key per
@@ -220,12 +218,20 @@ def _unjudged(conn: Connection) -> Any:
     newer = observations.c.observed_at > func.coalesce(hosts.c.last_judged_at, EPOCH)
     if conn.dialect.name == "postgresql":
         # The planner makes no join of a subquery with OFFSET: is_simple_subquery() in its prepjointree.c.
-        own = select(observations).where(observations.c.host_id == hosts.c.host_id, newer, observations.c.live)
+        own = select(*columns).where(observations.c.host_id == hosts.c.host_id, newer, observations.c.live)
         looks = own.offset(0).lateral("looks")
         return select(looks).select_from(hosts.join(looks, true()))
     # The plus keeps the term from being of use for an index of hosts: https://www.sqlite.org/optoverview.html#uplus
     own_id: ColumnElement[str] = UnaryExpression(hosts.c.host_id, operator=custom_op("+"))
-    return select(observations).where(observations.c.host_id == own_id, newer, observations.c.live)
+    return select(*columns).where(observations.c.host_id == own_id, newer, observations.c.live)
+
+
+def _without_row(conn: Connection, host_ids: Collection[str]) -> set[str]:
+    known = (
+        conn.execute(select(hosts.c.host_id).where(hosts.c.host_id.in_(part))).scalars()
+        for part in chunks(sorted(host_ids))
+    )
+    return set(host_ids).difference(*known)
 
 
 def _attempt(row: Any) -> Attempt:

@@ -37,11 +37,17 @@ class KnownHost:
         return Host(self.id, self.name, self.address, self.port, self.labels, tuple(self.declared))
 
 
-def known(conn: Connection) -> list[KnownHost]:
-    """Every server that is stored, hidden ones included."""
+def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[KnownHost]:
+    """Every server that is stored, hidden ones included.
+
+    :param host_ids: of these only
+    """
     names = ("host_id", "name", "address", "ssh_port", "labels", "declared", "removed_at")
     query = select(*(hosts.c[name] for name in names)).order_by(hosts.c.host_id)
-    return [KnownHost(*row) for row in conn.execute(query)]
+    if host_ids is None:
+        return [KnownHost(*row) for row in conn.execute(query)]
+    parts = chunks(sorted(set(host_ids)))
+    return [KnownHost(*row) for part in parts for row in conn.execute(query.where(hosts.c.host_id.in_(part)))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +67,16 @@ def watched(conn: Connection) -> dict[str, Watched]:
     return {row.host_id: Watched(row.labels, row.status) for row in conn.execute(query)}
 
 
-def listed(conn: Connection) -> dict[str, Host]:
-    """Host id: every server that is in the CMDB."""
-    return {host.id: host.as_host() for host in known(conn) if host.removed_at is None}
+def listed(conn: Connection, *, besides: Collection[str] = ()) -> dict[str, Host]:
+    """Host id: every server that is in the CMDB.
+
+    :param besides: but for these, which are known from elsewhere
+    """
+    wanted = None
+    if besides:
+        ids = conn.execute(select(hosts.c.host_id).where(hosts.c.removed_at.is_(None))).scalars()
+        wanted = [host_id for host_id in ids if host_id not in besides]
+    return {host.id: host.as_host() for host in known(conn, wanted) if host.removed_at is None}
 
 
 def open_ports(conn: Connection) -> list[PortKey]:
