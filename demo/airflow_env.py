@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,6 +44,12 @@ def free_port() -> int:
 
 def _die_with_parent() -> None:
     _LIBC.prctl(1, signal.SIGTERM, 0, 0, 0)
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _inherited() -> dict[str, str]:
@@ -150,11 +156,15 @@ class EmbeddedAirflow:
         tell("waiting for the DAG")
         self.wait(self._has_dag, "the DAG portmon", seconds=120)
 
-    def start_process(self, name: str, *arguments: str) -> None:
-        """Start one of Airflow's processes, its output in ``home``."""
+    def start_process(self, name: str, *arguments: str, command: str | None = None, within: Sequence[str] = ()) -> None:
+        """Start one of Airflow's processes, its output in ``home``.
+
+        :param command: of Airflow's command line; default: ``name``
+        :param within: a command that executes the one that follows it, in its own place
+        """
         with (self.home / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
-                self.airflow(name, *arguments),
+                [*within, *self.airflow(command or name, *arguments)],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -178,15 +188,27 @@ class EmbeddedAirflow:
 
     def kill_all(self) -> None:
         """SIGKILL to whatever was started here."""
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _signal(self.pids(), signal.SIGKILL)
         for process in self.processes.values():
             process.wait()
         self._sessions.clear()
 
-    def pids(self) -> list[int]:
+    def kill(self, name: str) -> None:
+        """SIGKILL to one of the processes and everything that it started: its machine loses its power."""
+        process = self.processes.pop(name)
+        # All are stopped first, or some would tell that others died. Again until there are no new ones: a process may
+        # fork while we look. Dead ones may stay listed for a while.
+        stopped: set[int] = set()
+        while found := set(self.pids({process.pid})) - stopped:
+            _signal(found, signal.SIGSTOP)
+            stopped |= found
+        _signal(stopped, signal.SIGKILL)
+        process.wait()
+
+    def pids(self, sessions: Collection[int] | None = None) -> list[int]:
         """Processes that were started here, and what they started: told by their session.
+
+        :param sessions: only of these; default: of all that were started
 
         A worker changes its title, which overwrites its environment, and hides the rest of /proc from
         everybody but root; its session anybody may ask for.
@@ -194,7 +216,7 @@ class EmbeddedAirflow:
         found = []
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(ProcessLookupError):
-                if os.getsid(int(place.name)) in self._sessions:
+                if os.getsid(int(place.name)) in (self._sessions if sessions is None else sessions):
                     found.append(int(place.name))
         return found
 
