@@ -7,6 +7,7 @@ two files and no code.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -19,8 +20,13 @@ from typer.testing import CliRunner
 
 from portmon.cli import app
 from portmon.config import Config, parse_config
-from portmon.models import Attempt, Host, Listener, Observation, Outcome
+from portmon.models import Attempt, Host, Inventory, Listener, Observation, Outcome
+from portmon.pipeline.judge import judge_run
+from portmon.pipeline.prune import prune_inventory
+from portmon.pipeline.run import Run
 from portmon.rules import RuleSet
+from portmon.storage import archive, inventory, outbox
+from portmon.storage.database import Database
 from tests.reference import Reference, Told
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "histories"
@@ -94,6 +100,49 @@ def replayed(lines: list[dict[str, Any]], config: Config) -> Iterator[Told]:
             accepted={},
             run_id=text,
         )
+
+
+def pipeline_told(name: str, database: Database, config: Config) -> Iterator[dict[str, Any]]:
+    """What the pipeline makes of a history: with its archive, its state in a database, and what it does not read."""
+    present: dict[str, Host] = {}
+    for number, (text, run) in enumerate(groupby(read(FOLDER / f"{name}.jsonl"), lambda line: line["at"])):
+        at = datetime.fromisoformat(text)
+        looks = []
+        for line in run:
+            host_id = line["host_id"]
+            present[host_id] = Host(host_id, host_id, host_id)
+            if line["outcome"] == "removed":
+                del present[host_id]
+            else:
+                looks.append(dataclasses.replace(observed(line), confirmed=True))
+        this = Run(f"run{number}")
+        found = Inventory(tuple(present.values()))
+        with database.begin() as conn:
+            digest = inventory.save(conn, found, run_id=this.run_id, fetched_at=at, stale=False)
+            archive.save_attempts(conn, [dataclasses.replace(look, run_id=this.run_id) for look in looks])
+        forced = dataclasses.replace(this, force_prune=True)
+        prune_inventory(database, config, forced, digest, stale=False, now=at)
+        judge_run(database, config, this, digest, planned={}, interval=FIVE, now=at)
+        with database.begin() as conn:
+            for event in outbox.recent(conn, run_id=this.run_id):
+                yield {
+                    "at": event.at, "host_id": event.host_id, "kind": event.kind.value,
+                    "protocol": event.protocol, "port": event.port,
+                }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pipeline_tells_it(name: str, tmp_path: Path) -> None:
+    path = config_of(name)
+    database = Database(f"sqlite:///{tmp_path / 'state.db'}")
+    database.migrate()
+    # The archive is not what this is about: histories may be months long.
+    config = parse_config(path.read_text()) if path else Config()
+    year = timedelta(days=365)
+    kept = config.retention.model_copy(update={"observations": year, "events": year})
+    config = config.model_copy(update={"retention": kept})
+    assert list(pipeline_told(name, database, config)) == expected(name)
+    database.dispose()
 
 
 def test_every_history_has_both_of_its_files() -> None:

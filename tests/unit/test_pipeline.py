@@ -479,6 +479,24 @@ def test_a_dry_run_keeps_nothing(site: Site) -> None:
         assert archive.attempts_to_judge(conn) == []
 
 
+def test_a_dry_run_knows_the_hosts_that_it_does_not_look_at(site: Site) -> None:
+    def same(host_id: str) -> Attempt:
+        found = site.attempt(host_id)
+        assert found.observation is not None
+        seen = dataclasses.replace(found.observation, boot_id="b", netns=1)
+        return dataclasses.replace(found, observation=seen)
+
+    run = site.run_of()
+    fetched = site.fetch(run)
+    with site.database.begin() as conn:
+        archive.save_attempt(conn, same("h1"))
+    site.judge(run, fetched, [])
+    site.number += 1
+    dry = site.run_of(dry_run=True)
+    summary = judge_dry(site.database, site.config, dry, fetched.digest, attempts=[same("h2")], interval=FIVE)
+    assert summary["duplicate"] == 1
+
+
 @pytest.mark.parametrize("listed", ["nothing", "the same", "other hosts"])
 def test_a_dry_run_leaves_the_last_good_list_and_its_age_alone(site: Site, listed: str) -> None:
     with site.database.begin() as conn:

@@ -105,8 +105,9 @@ def judge_dry(
     """What :func:`judge_run` would conclude from these attempts; nothing is kept."""
     with database.begin() as conn:
         fleet = _fleet(conn, digest)
-        known, ports = state.load(conn, {attempt.host_id for attempt in attempts})
-        verdict = judge(known, ports, attempts, **_terms(conn, fleet, config, run, interval))
+        ports = state.load_ports(conn, {attempt.host_id for attempt in attempts})
+        terms = _terms(conn, fleet, config, run, interval)
+        verdict = judge(state.load_hosts(conn), ports, attempts, **terms)
     summary = _summary(verdict, {attempt.host_id for attempt in attempts}, ())
     _log(verdict.events, summary)
     log.info("Dry run: nothing of this was kept, nobody is told")
@@ -132,7 +133,7 @@ def _judge(
 
     :param attempts: with no more than the digest of what was seen
     """
-    judgement = Judgement(state.load_hosts(conn), **_terms(conn, fleet, config, run, interval))
+    judgement = Judgement(state.load_hosts(conn, light=True), **_terms(conn, fleet, config, run, interval))
     for looks in judgement.looks(attempts):
         ids = [look.host_id for look in looks]
         seen = archive.with_seen(conn, looks)
@@ -177,10 +178,12 @@ def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str,
     events = []
     changed = conditions.going_on(conn, f"{HOST_KEY}/")
     for attempt in attempts:
-        host = fleet[attempt.host_id]
-        condition = f"{HOST_KEY}/{host.id}"
-        evidence = attempt.observed_at.isoformat()
-        if attempt.error_class == HostKeyChangedError.error_class:
+        condition = f"{HOST_KEY}/{attempt.host_id}"
+        shows_another = attempt.error_class == HostKeyChangedError.error_class
+        if not shows_another and condition not in changed:
+            continue
+        host, evidence = fleet[attempt.host_id], attempt.observed_at.isoformat()
+        if shows_another:
             event = monitor_event(
                 EventKind.HOST_KEY_CHANGED,
                 at=attempt.observed_at,
@@ -192,7 +195,8 @@ def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str,
             if conditions.begin(conn, condition, since=attempt.observed_at, event_id=event.id):
                 events.append(event)
             changed.add(condition)
-        elif attempt.outcome is Outcome.OK and condition in changed and conditions.end(conn, condition):
+        elif attempt.outcome is Outcome.OK:
+            conditions.end(conn, condition)
             changed.remove(condition)
             events.append(
                 monitor_event(

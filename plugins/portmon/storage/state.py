@@ -39,9 +39,12 @@ def load_ports(conn: Connection, host_ids: Collection[str] | None = None) -> pd.
     return frame(_read(conn, ports, list(PORT_COLUMNS), host_ids), PORT_COLUMNS)
 
 
-def load_hosts(conn: Connection) -> dict[str, dict[str, Any]]:
-    """Stored state of all hosts, without what listened on them: see :func:`listening`."""
-    return _rows(conn, [name for name in HOST_COLUMNS if name != LISTENING], None)
+def load_hosts(conn: Connection, *, light: bool = False) -> dict[str, dict[str, Any]]:
+    """Stored state of all hosts.
+
+    :param light: without what listened on them, most of which nobody needs: see :func:`listening`
+    """
+    return _rows(conn, [name for name in HOST_COLUMNS if not light or name != LISTENING], None)
 
 
 def listening(conn: Connection, host_ids: Collection[str]) -> dict[str, tuple[str, ...] | None]:
