@@ -1,8 +1,8 @@
 """Imports that task processes inherit: made once in the process that forks them, instead of in each of them.
 
 LocalExecutor's workers are forked from the scheduler, and each task from its worker; a task that finds its modules
-imported costs half as much CPU or less. A Celery worker forks as well, but loads no plugins: it is told by its configuration,
-see :mod:`portmon.celery_imports`.
+imported costs half as much CPU or less. A Celery worker forks as well, but loads no plugins: it is told by its
+configuration, see :mod:`portmon.celery_imports`.
 
 Inherited code could be old code: after an upgrade without a restart the DAG file would be the new one and the package
 the old one. So each task looks whether a file of the package changed since, and then imports the package anew.
