@@ -78,6 +78,7 @@ bag = DagBag({dags!r}, safe_mode=False)
 print(json.dumps({{
     "loaded": loaded, "threads": threads, "opened": opened, "plugins": [p.name for p in plugins_manager._get_plugins()[0]],
     "errors": plugins_manager.get_import_errors(), "parsed": sorted(set(sys.modules) - before), "dags": sorted(bag.dags),
+    "validated": sys.modules["portmon.config.reading"]._parsed.cache_info().misses,
 }}))
 """
 TASK = """
@@ -140,7 +141,8 @@ def test_the_scheduler_imports_for_its_tasks_and_opens_nothing(tmp_path: Path) -
     assert not {"pandas", "numpy", "aiohttp", "apprise"} & set(result["loaded"])
     assert result["threads"] == [1, 1]
     assert result["opened"] == []
-    # A task has nothing left to import.
+    # A task has nothing left to import, nor to validate portmon.yaml again.
+    assert result["validated"] == 1
     assert _own(result["parsed"]) == set()
     assert len(result["parsed"]) <= 5, result["parsed"]
     assert "modules for the tasks to come" in result["said"]

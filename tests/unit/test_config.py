@@ -267,3 +267,16 @@ def test_groups_have_names_of_their_own() -> None:
     with pytest.raises(InvalidConfigError) as caught:
         parse_config("ssh:\n  groups:\n  - {name: a, match: {host: x}}\n  - {name: a, match: {host: y}}\n")
     assert str(caught.value) == "portmon.yaml:4: ssh.groups[1].name: another group is named 'a' as well"
+
+
+def test_a_text_that_was_valid_is_not_validated_again_and_another_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "portmon.yaml"
+    path.write_text("ssh: {max_logins: 7}\n")
+    first = load_config(path)
+    assert load_config(path) is first
+    path.write_text("ssh: {max_logins: 8}\n")
+    assert load_config(path).ssh.max_logins == 8
+    path.write_text("ssh: {max_logins: many}\n")
+    for _ in range(2):
+        with pytest.raises(InvalidConfigError):
+            load_config(path)
