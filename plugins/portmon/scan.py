@@ -162,7 +162,7 @@ def timed_out(seconds: float, *, host: str) -> ScanTimeoutError:
 
 
 def to_xcom(attempt: Attempt) -> dict[str, Any]:
-    """The record of a dry run's successful look, JSON types only: it goes from task to task, and nowhere else."""
+    """The record of a dry run's look, JSON types only: it goes from task to task, and nowhere else."""
     return {
         "host_id": attempt.host_id,
         "outcome": str(attempt.outcome),
@@ -172,6 +172,9 @@ def to_xcom(attempt: Attempt) -> dict[str, Any]:
             "logical_date": attempt.logical_date.isoformat() if attempt.logical_date else None,
             "observed_at": attempt.observed_at.isoformat(),
             "duration": attempt.duration,
+            "error_class": attempt.error_class,
+            "error": attempt.error,
+            "provisional": attempt.provisional,
             "frames": [base64.b64encode(zlib.compress(frame)).decode("ascii") for frame in attempt.frames],
         },
     }
@@ -188,10 +191,21 @@ def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:
         try_number=record["try_number"],
         logical_date=datetime.fromisoformat(logical_date) if logical_date else None,
     )
-    return look.success(
-        [Answer(frame, probe.read_archived(frame)) for frame in frames],
-        observed_at=datetime.fromisoformat(record["observed_at"]),
-        duration=record["duration"],
+    observed_at, duration = datetime.fromisoformat(record["observed_at"]), record["duration"]
+    if frames:
+        answers = [Answer(frame, probe.read_archived(frame)) for frame in frames]
+        return look.success(answers, observed_at=observed_at, duration=duration)
+    return Attempt(
+        host_id=look.host_id,
+        run_id=look.run_id,
+        try_number=look.try_number,
+        logical_date=look.logical_date,
+        observed_at=observed_at,
+        outcome=Outcome(value["outcome"]),
+        error_class=record["error_class"],
+        error=record["error"],
+        duration=duration,
+        provisional=record["provisional"],
     )
 
 

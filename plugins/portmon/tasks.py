@@ -113,7 +113,7 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
         run,
         fetched["digest"],
         max_hosts=conf.getint("core", "max_map_length", fallback=1024),
-        swept={attempt.host_id for attempt in _dry_looks(database, ti)} if batches else None,
+        swept={look.host_id: not look.provisional for look in _dry_looks(database, ti)} if batches else None,
     )
 
 
@@ -133,7 +133,9 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
 
         # As a list, even of one: of hosts that failed there is none.
         answers = ti.xcom_pull(task_ids=[NETSTAT])
-        attempts = [*_dry_looks(database, ti), *(attempt_from_xcom(answer) for answer in answers if answer)]
+        own = {answer["host_id"]: attempt_from_xcom(answer) for answer in answers if answer}
+        # Of a host that had a task of its own, that one's word counts, if it has one.
+        attempts = list(({look.host_id: look for look in _dry_looks(database, ti)} | own).values())
         return judge_dry(database, config, run, fetched["digest"], attempts=attempts, interval=interval)
     planned: dict[str, tuple[str, int]] = {}
     with database.begin() as conn:

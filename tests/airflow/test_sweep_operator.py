@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +16,16 @@ from typing import Any
 import paramiko
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from sqlalchemy import update
 
+from portmon import scan
 from portmon.config import Config, parse_config
 from portmon.models import Attempt, Host, Inventory, Outcome
 from portmon.operators import SweepOperator
 from portmon.operators.sweep import HostVisit
 from portmon.pipeline.plan import plan_hosts, plan_sweep
 from portmon.pipeline.run import Run
-from portmon.storage import archive, host_keys, hosts, inventory
+from portmon.storage import archive, contents, host_keys, hosts, inventory, tables
 from portmon.storage.database import Database
 from tests.airflow.test_netstat_operator import HOSTILE, FakeNetstat, listing
 from tests.sshd import PythonServer, free_port, make_key, python_server, silent, tcp_server, wait_until
@@ -101,8 +103,8 @@ class Scene:
     def parsed(self) -> Config:
         return parse_config(json.dumps(self.config))
 
-    def own_tasks(self, run: Run = RUN) -> list[str]:
-        return [item["id"] for item in plan_hosts(self.database, self.parsed(), run, self.digest, swept=())]
+    def own_tasks(self, run: Run = RUN, swept: Mapping[str, bool] | None = None) -> list[str]:
+        return [item["id"] for item in plan_hosts(self.database, self.parsed(), run, self.digest, swept=swept or {})]
 
     def stored(self) -> dict[str, Attempt]:
         with self.database.begin() as conn:
@@ -363,6 +365,26 @@ def test_a_dry_run_leaves_no_trace(scene: Scene, server: PythonServer) -> None:
     assert scene.stored() == {}
     with scene.database.begin() as conn:
         assert host_keys.list_all(conn) == []
+
+
+def test_what_a_dry_run_saw_goes_from_task_to_task(scene: Scene, server: PythonServer) -> None:
+    listed = [at(server.port), at(free_port(), 1), at(free_port(), 2)]
+    with scene.database.begin() as conn:
+        hosts.sync(conn, listed)
+        conn.execute(update(tables.hosts).where(tables.hosts.c.host_id == "id-2").values(failures=1))
+    result = scene.sweep(listed, dry_run=True)
+    with scene.database.begin() as conn:
+        looks = [scan.attempt_from_xcom(look) for look in json.loads(contents.get(conn, result["looks"]))]
+    found = {look.host_id: look for look in looks}
+    assert {host_id: (look.outcome, look.error_class, look.provisional) for host_id, look in found.items()} == {
+        "id-0": (Outcome.OK, None, False),
+        "id-1": (Outcome.UNREACHABLE, "refused", True),
+        "id-2": (Outcome.UNREACHABLE, "refused", False),
+    }
+    assert ports_of(found["id-0"]) == [22, 80]
+    assert "web1 (127.0.0.1)" in (found["id-1"].error or "")
+    # As in a run that stores what it sees: only what fails newly gets a task of its own.
+    assert scene.own_tasks(swept={host_id: not look.provisional for host_id, look in found.items()}) == ["id-1"]
 
 
 def test_a_backfill_asks_nobody(scene: Scene, server: PythonServer) -> None:

@@ -316,6 +316,7 @@ def test_4_a_dry_run_says_what_would_follow_and_keeps_nothing(site: Site) -> Non
     (summary,) = (line for line in log.splitlines() if line.startswith("Summary: "))
     assert f"down {ALIVE}" in summary
     assert f"scanned {len(site.crowd.hosts)}" in summary
+    assert site.mapped(run_id, "netstat") == []
     assert f"{forgotten!r} tcp/{site.crowd.services[0]}" in log
     assert "Dry run: nothing of this was kept" in log
     assert site.ran(run_id, "alert_") == []

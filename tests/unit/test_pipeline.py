@@ -581,7 +581,7 @@ def sweep(site: Site, run: Run, *, fail: Collection[str] = (), miss: Collection[
                 if host.id not in miss:
                     looks.append(look)
             archive.save_attempts(conn, looks)
-    return [item["id"] for item in plan_hosts(site.database, site.config, run, digest, swept=() if batches else None)]
+    return [item["id"] for item in plan_hosts(site.database, site.config, run, digest, swept={} if batches else None)]
 
 
 def test_few_hosts_are_not_swept(site: Site) -> None:

@@ -86,7 +86,7 @@ class SweepOperator(StateMixin, BaseOperator):
             while (ended := crew.take(most=STORE_MOST, seconds=STORE_EVERY)) is not None:
                 attempts = [visit.attempt(problem) for visit, problem in ended]
                 if self._dry_run:
-                    looks += [scan.to_xcom(attempt) for attempt in attempts if attempt.observation]
+                    looks += [scan.to_xcom(attempt) for attempt in attempts]
                 elif attempts:
                     self._store(attempts, keys)
                 for (visit, problem), attempt in zip(ended, attempts, strict=True):

@@ -84,7 +84,7 @@ def plan_hosts(
     digest: str,
     *,
     max_hosts: int | None = None,
-    swept: Collection[str] | None = None,
+    swept: Mapping[str, bool] | None = None,
 ) -> list[dict[str, Any]]:
     """One item per host that still needs a task of its own, JSON types only, sorted by name.
 
@@ -96,7 +96,8 @@ def plan_hosts(
 
     :param digest: of this run's inventory
     :param max_hosts: more than this can't be mapped over (``[core] max_map_length``)
-    :param swept: None without a sweep; else the hosts that it is done with, as far as the database does not say
+    :param swept: None without a sweep; else, of looks that are not in the database, host id: whether it is final, as of
+        :func:`portmon.storage.archive.looks_of`
     :returns: see :class:`portmon.operators.NetstatOperator` for the fields
     :raises RunError: if there are more hosts than can be mapped over
     """
@@ -187,10 +188,10 @@ def _proxies(asked: Collection[Host], config: Config, proxy_of: Callable[[str], 
 
 
 def _after_sweep(
-    conn: Connection, config: Config, run: Run, asked: Sequence[Host], swept: Collection[str], max_hosts: int | None
+    conn: Connection, config: Config, run: Run, asked: Sequence[Host], swept: Mapping[str, bool], max_hosts: int | None
 ) -> list[Host]:
-    looks = archive.looks_of(conn, run.run_id)
-    missed = [host for host in asked if host.id not in looks and host.id not in swept]
+    looks = {**archive.looks_of(conn, run.run_id), **swept}
+    missed = [host for host in asked if host.id not in looks]
     failed = [host for host in asked if looks.get(host.id) is False]
     most = config.scan.max_host_tasks if max_hosts is None else min(config.scan.max_host_tasks, max_hosts)
     log.info(
