@@ -188,7 +188,10 @@ def start(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         database = Database(url)
         database.migrate()
         databases.append(database)
-        return Site(lab, tmp_path, database)
+        made = Site(lab, tmp_path, database)
+        # The tasks read it themselves, as they do in Airflow.
+        monkeypatch.setattr("portmon.settings.config", lambda: made.config)
+        return made
 
     monkeypatch.setenv("HOME", str(tmp_path))
     connection = {"conn_type": "ssh", "login": lab.user, "extra": {"key_file": str(lab.key)}}
