@@ -13,6 +13,7 @@ import paramiko
 from airflow.providers.ssh.hooks.ssh import SSHHook
 from airflow.sdk.exceptions import AirflowException
 
+from portmon.config import Config, SshSettings
 from portmon.errors import SetupError
 from portmon.models import Host
 from portmon.ssh.connect import connect
@@ -137,6 +138,31 @@ class HostSSHHook(SSHHook):
             self._shared.warn(
                 f"Connection {ssh_conn_id} asks for no host key check. That is not honoured: the host's key is checked"
             )
+
+    @classmethod
+    def of(
+        cls,
+        host: Host,
+        settings: SshSettings,
+        config: Config,
+        store: HostKeyStore,
+        shared: SharedSettings | None = None,
+    ) -> HostSSHHook:
+        """The hook for a host, as portmon.yaml has it asked.
+
+        :param settings: in force for the host
+        """
+        return cls(
+            host=host,
+            ssh_conn_id=settings.conn_id,
+            port=settings.port,
+            user=settings.user,
+            connect_timeout=settings.connect_timeout.total_seconds(),
+            strict=config.ssh.host_keys == "strict",
+            known_hosts=config.ssh.known_hosts,
+            store=store,
+            shared=shared,
+        )
 
     # An instance method instead of SSHHook's class method: what it read is needed once more, and every
     # reading is a request to the API server.

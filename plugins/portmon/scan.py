@@ -108,17 +108,26 @@ class Look:
     try_number: int
     logical_date: datetime | None = None
 
-    def success(self, answers: Sequence[Answer], *, observed_at: datetime, duration: float) -> Attempt:
-        """The record of one or two answers.
+    def record(self, **values: Any) -> Attempt:
+        """A record of this look.
 
-        :param observed_at: when the first was complete
-        :param duration: seconds from connect to the last byte
+        :param values: the other fields of :class:`portmon.models.Attempt`
         """
         return Attempt(
             host_id=self.host_id,
             run_id=self.run_id,
             try_number=self.try_number,
             logical_date=self.logical_date,
+            **values,
+        )
+
+    def success(self, answers: Sequence[Answer], *, observed_at: datetime, duration: float) -> Attempt:
+        """The record of one or two answers.
+
+        :param observed_at: when the first was complete
+        :param duration: seconds from connect to the last byte
+        """
+        return self.record(
             observed_at=observed_at,
             outcome=Outcome.OK,
             observation=merge([answer.observation for answer in answers]),
@@ -133,11 +142,7 @@ class Look:
         :param error: what ended it; anything but a ScanError is a fault of this program, told as ``internal``
         :param observed_at: when it was final
         """
-        return Attempt(
-            host_id=self.host_id,
-            run_id=self.run_id,
-            try_number=self.try_number,
-            logical_date=self.logical_date,
+        return self.record(
             observed_at=observed_at,
             outcome=outcome_of(error),
             error_class=error.error_class if isinstance(error, ScanError) else "internal",
@@ -195,11 +200,7 @@ def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:
     if frames:
         answers = [Answer(frame, probe.read_archived(frame)) for frame in frames]
         return look.success(answers, observed_at=observed_at, duration=duration)
-    return Attempt(
-        host_id=look.host_id,
-        run_id=look.run_id,
-        try_number=look.try_number,
-        logical_date=look.logical_date,
+    return look.record(
         observed_at=observed_at,
         outcome=Outcome(value["outcome"]),
         error_class=record["error_class"],

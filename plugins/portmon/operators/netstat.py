@@ -69,17 +69,7 @@ class NetstatOperator(StateMixin, SSHOperator):
     @cached_property
     def ssh_hook(self) -> HostSSHHook:
         """The hook for this host."""
-        config, ssh = self._config, self._ssh
-        return HostSSHHook(
-            host=self._target,
-            ssh_conn_id=ssh.conn_id,
-            port=ssh.port,
-            user=ssh.user,
-            connect_timeout=ssh.connect_timeout.total_seconds(),
-            strict=config.ssh.host_keys == "strict",
-            known_hosts=config.ssh.known_hosts,
-            store=self._keys,
-        )
+        return HostSSHHook.of(self._target, self._ssh, self._config, self._keys)
 
     def execute(self, context: Any) -> dict[str, Any] | None:
         """Look at the host.

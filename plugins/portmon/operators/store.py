@@ -53,7 +53,7 @@ def must_be_live(run: Any) -> None:
 class StoredHostKeys:
     """Host keys trusted on first use, as they are when they are loaded; see :class:`portmon.ssh.trust.HostKeyStore`.
 
-    What is new is kept by :meth:`save`, in the transaction of the looks that it belongs to. Any thread may ask.
+    What is new is kept by :meth:`saved`, in the transaction of the looks that it belongs to. Any thread may ask.
 
     :param read_only: for dry runs, which leave no trace
     """

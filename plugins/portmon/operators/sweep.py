@@ -189,19 +189,8 @@ class HostVisit:
         self._broken: ScanError | None = None
         self._watch = Stopwatch()
         self._seconds: float | None = None
-        ssh = look.settings
         try:
-            self.hook = HostSSHHook(
-                host=host,
-                ssh_conn_id=ssh.conn_id,
-                port=ssh.port,
-                user=ssh.user,
-                connect_timeout=ssh.connect_timeout.total_seconds(),
-                strict=config.ssh.host_keys == "strict",
-                known_hosts=config.ssh.known_hosts,
-                store=keys,
-                shared=shared,
-            )
+            self.hook = HostSSHHook.of(host, look.settings, config, keys, shared)
         except ScanError as error:
             # Its turn to fail comes with the others'.
             self._broken = error
