@@ -135,7 +135,7 @@ class Stage:
         value = {
             "cmdb": {"source": {"type": "file", "path": str(listed)}},
             "ssh": {"max_logins": MAX_LOGINS},
-            "scan": _known({"sweep_above": sweep_above, "batch_hosts": batch_hosts}),
+            "scan": {"sweep_above": sweep_above, "batch_hosts": batch_hosts},
             # Whatever else happens to listen on this machine is every host's as well.
             "rules": [{"action": "allow", "port": f"{services[0]}-{services[-1]}"}],
         }
@@ -277,13 +277,6 @@ class Stage:
             "schema": url.database,
         }
         self.airflow.call("POST", "connections", body)
-
-
-def _known(scan: dict[str, Any]) -> dict[str, Any]:
-    """FIXME: only until the sweep is merged."""
-    from portmon.config.ssh import Scan
-
-    return {name: value for name, value in scan.items() if name in Scan.model_fields}
 
 
 def _ask(url: str, query: str, *values: Any) -> int:

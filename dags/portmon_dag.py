@@ -51,32 +51,8 @@ with DAG(
         "retry_delay": timedelta(seconds=10),
         "execution_timeout": limits.STEP,
     },
-    params=ParamsDict(
-        {
-            HOSTS: Param(
-                [],
-                type=["array", "null"],
-                items={"type": "string"},
-                title="Hosts",
-                description="Names, globs (`web*`), ids or `label=value`, one per line: only these are scanned. "
-                "The others are neither missing nor pruned. Empty: every host.",
-            ),
-            DRY_RUN: Param(
-                False,
-                type="boolean",
-                title="Dry run",
-                description="Scan and say what would follow. Nothing is kept, nobody is told.",
-            ),
-            FORCE_PRUNE: Param(
-                False,
-                type="boolean",
-                title="Force prune",
-                description="Hide hosts that left the CMDB even if they are too many to believe it.",
-            ),
-        }
-    ),
     tags=["monitoring", "ports", "ssh"],
-):
+) as dag:
     pool = config.scan.pool or "default_pool"
     sweep = SweepOperator.partial(
         task_id=tasks.SWEEP,
@@ -106,3 +82,29 @@ with DAG(
     route >> ends
     if config.alerts.heartbeat is not None:
         ends >> tasks.heartbeat()
+
+# Last: each operator made while a DAG has parameters gets a deep copy of them, which its serialized form has as well.
+dag.params = ParamsDict(
+    {
+        HOSTS: Param(
+            [],
+            type=["array", "null"],
+            items={"type": "string"},
+            title="Hosts",
+            description="Names, globs (`web*`), ids or `label=value`, one per line: only these are scanned. "
+            "The others are neither missing nor pruned. Empty: every host.",
+        ),
+        DRY_RUN: Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description="Scan and say what would follow. Nothing is kept, nobody is told.",
+        ),
+        FORCE_PRUNE: Param(
+            False,
+            type="boolean",
+            title="Force prune",
+            description="Hide hosts that left the CMDB even if they are too many to believe it.",
+        ),
+    }
+)

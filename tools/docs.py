@@ -155,7 +155,7 @@ def left_behind(*, netstat: int = 0, sweep: int = 0) -> dict[str, int]:
     return {
         # A task that is mapped over nothing is one that is skipped.
         "task_instance": steps + unstarted + max(netstat, 1) + max(sweep, 1),
-        "xcom": 16 + sweep,
+        "xcom": 6 + sweep,
         # "running" and "success".
         "log": 2 * (steps + mapped),
         "files": steps + mapped,

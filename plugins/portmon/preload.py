@@ -97,8 +97,11 @@ def preload() -> None:
 
 
 def _warm_up() -> None:
-    """Make what modules keep once it was made: the validated portmon.yaml, and Jinja's regular expressions."""
+    """Make what modules keep once it was made: the validated portmon.yaml, Jinja's regular expressions, the schemas by
+    which the parameters of a DAG are checked.
+    """
     try:
+        from airflow.sdk import DAG, Param
         from jinja2.sandbox import SandboxedEnvironment
 
         from portmon import settings
@@ -106,6 +109,7 @@ def _warm_up() -> None:
         settings.config_for_parsing()
         settings.schedule_for_parsing()
         SandboxedEnvironment(cache_size=0).from_string("{{ task }}")
+        DAG("warm_up", schedule="* * * * *", params={"any": Param([], type="array", items={"type": "string"})})
     except Exception:
         log.exception("The tasks find less prepared than they could")
 

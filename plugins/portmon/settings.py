@@ -258,11 +258,12 @@ def proxy_command(conn_id: str) -> str | None:
     return str(command) if command else None
 
 
-def database() -> Database:
+def database(*, keep_open: bool = False) -> Database:
     """The state database.
 
+    :param keep_open: see :class:`portmon.storage.database.Database`
     :raises StorageError: if it can't be used by this executor
     """
     from portmon.storage.database import Database
 
-    return Database(database_url(), multi_machine=multi_machine())
+    return Database(database_url(), multi_machine=multi_machine(), keep_open=keep_open)

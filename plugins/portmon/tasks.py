@@ -2,6 +2,9 @@
 
 The DAG file imports this module at every parse, so the steps, the storage and pandas are imported
 where they are used.
+
+No task has ``multiple_outputs``, which Airflow takes from the annotation of a returned dict: each key of it would be
+an XCom of its own, sent in a request of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ HEARTBEAT = "heartbeat"
 ALERT_TASKS = {group: f"alert_{group}" for group in AlertGroup}
 
 
-@task(task_id=FETCH_HOSTS)
+@task(task_id=FETCH_HOSTS, multiple_outputs=False)
 def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
     """All servers from the CMDB, or the last good list."""
     from portmon.pipeline.fetch import fetch_inventory
@@ -68,7 +71,7 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
     return {"digest": fetched.digest, "stale": fetched.stale, "fetched_at": fetched.fetched_at.isoformat()}
 
 
-@task(task_id=PRUNE_INVENTORY)
+@task(task_id=PRUNE_INVENTORY, multiple_outputs=False)
 def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
     """Hide hosts that left the CMDB, delete them later, or refuse to."""
     from portmon.pipeline.prune import prune_inventory as prune
@@ -117,7 +120,7 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
     )
 
 
-@task(task_id=DIFF_PORTS, trigger_rule="all_done")
+@task(task_id=DIFF_PORTS, trigger_rule="all_done", multiple_outputs=False)
 def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
     """Judge what was seen. Runs although hosts failed, but never without a host list and both plans."""
     from portmon.pipeline.judge import judge_dry, judge_run

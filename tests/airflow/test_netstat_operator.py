@@ -14,6 +14,7 @@ from typing import Any
 
 import paramiko
 import pytest
+import sqlalchemy
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from airflow.sdk.execution_time.task_runner import _render_map_index
@@ -22,6 +23,7 @@ from airflow.sdk.execution_time.timeout import timeout
 from portmon import scan
 from portmon.config import parse_config
 from portmon.errors import AnswerError, RefusedError, ScanTimeoutError
+from portmon.hooks import HostSSHHook
 from portmon.models import Attempt, Outcome
 from portmon.operators import MAP_INDEX_TEMPLATE, NetstatOperator
 from portmon.storage import archive, host_keys
@@ -88,7 +90,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Databa
     url = f"sqlite:///{tmp_path / 'state.db'}"
     database = Database(url)
     database.migrate()
-    monkeypatch.setattr("portmon.settings.database", lambda: Database(url))
+    monkeypatch.setattr("portmon.settings.database", lambda **options: Database(url, **options))
     yield database
     database.dispose()
 
@@ -198,16 +200,74 @@ def test_log_is_short_and_says_what_happened(make: Any, server: PythonServer, ca
     caplog.set_level(logging.INFO)
     make(server.port, ports=[22]).execute(context())
     text = "\n".join(record.getMessage() for record in caplog.records)
-    assert (
-        f"Asking web01 (127.0.0.1), port {server.port}, as user 'monitor' with connection 'ssh_test'; 1 ports" in text
-    )
+    assert f"Asking web01 (127.0.0.1), port {server.port}, as user 'monitor' with connection 'ssh_test'" in text
     assert "Logged in after" in text
     assert "first use, trusted from now on" in text
+    assert "; 1 ports expected" in text
     assert "answered as uid" in text
     assert "2 listening sockets" in text
     assert "80    0.0.0.0    nginx: master  2007" in text
     assert "Done after" in text
     assert len(text) < 5000
+
+
+# ── connections to the database ─────────────────────────────────────────────────────────────────
+
+
+class Connections:
+    """To the state database: how many are open now, and how many were opened."""
+
+    def __init__(self) -> None:
+        self.open = self.opened = 0
+
+    def watch(self, database: Database) -> Database:
+        sqlalchemy.event.listen(database.engine, "connect", self._connected)
+        sqlalchemy.event.listen(database.engine, "close", self._closed)
+        return database
+
+    def _connected(self, *_: object) -> None:
+        self.open += 1
+        self.opened += 1
+
+    def _closed(self, *_: object) -> None:
+        self.open -= 1
+
+
+@pytest.fixture
+def connections(database: Database, monkeypatch: pytest.MonkeyPatch) -> Connections:
+    counted = Connections()
+    monkeypatch.setattr("portmon.settings.database", lambda **options: counted.watch(Database(database.url, **options)))
+    return counted
+
+
+def test_one_connection_to_the_database_is_enough(make: Any, server: PythonServer, connections: Connections) -> None:
+    make(server.port).execute(context())
+    assert (connections.opened, connections.open) == (1, 0)
+
+
+def test_no_connection_to_the_database_is_open_while_a_host_is_waited_for(
+    make: Any, server: PythonServer, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hosts that are off, or miss a port, must not use up what PostgreSQL allows."""
+    seen = []
+    dial, wait = HostSSHHook.dial, threading.Event.wait
+
+    def dial_and_see(hook: HostSSHHook) -> None:
+        seen.append(("dial", connections.open))
+        dial(hook)
+
+    def wait_and_see(event: threading.Event, timeout: float | None = None) -> bool:
+        # Of all events only the pause takes as long as portmon.yaml says.
+        if timeout == 0.01:
+            seen.append(("pause", connections.open))
+        return wait(event, timeout)
+
+    monkeypatch.setattr(HostSSHHook, "dial", dial_and_see)
+    operator = make(server.port, ports=[22, 443])
+    monkeypatch.setattr(threading.Event, "wait", wait_and_see)
+    operator.execute(context())
+    assert seen == [("dial", 0), ("pause", 0)]
+    assert connections.open == 0
 
 
 def test_log_of_a_crowded_host_is_cut(

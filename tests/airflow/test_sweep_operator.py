@@ -49,7 +49,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Databa
     url = f"sqlite:///{tmp_path / 'state.db'}"
     database = Database(url)
     database.migrate()
-    monkeypatch.setattr("portmon.settings.database", lambda: Database(url))
+    monkeypatch.setattr("portmon.settings.database", lambda **options: Database(url, **options))
     yield database
     database.dispose()
 

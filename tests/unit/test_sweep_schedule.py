@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.sweep.schedule import MAX_DIALS, Schedule, Step
+from portmon.sweep.schedule import MAX_DIALS, MAX_SUSPECTS, Schedule, Step
 
 CONNECT = 10.0
 PAUSE = 15.0
@@ -40,8 +40,12 @@ class Server:
 class Simulation:
     """Carries a schedule out with a clock of its own, as threads do with the real one."""
 
-    def __init__(self, servers: Sequence[Server], *, slots: int, closes_at: float = float("inf"), **lanes: int) -> None:
-        self.schedule = Schedule([(one, one.lane) for one in servers], slots=slots, lanes=lanes, closes_at=closes_at)
+    def __init__(
+        self, servers: Sequence[Server], *, slots: int, closes_at: float = float("inf"), suspects: int = 0, **lanes: int
+    ) -> None:
+        self.schedule = Schedule(
+            [(one, one.lane) for one in servers], slots=slots, lanes=lanes, closes_at=closes_at, suspects=suspects
+        )
         self.slots = slots
         self.now = 0.0
         self.events: list[tuple[float, int, str, Server]] = []
@@ -119,11 +123,12 @@ def crowd(count: int, **values: object) -> list[Server]:
     ),
     slots=st.integers(1, 8),
     a=st.integers(1, 4),
+    suspects=st.integers(0, 60),
 )
-def test_every_host_is_visited_once_and_limits_hold(servers: list[Server], slots: int, a: int) -> None:
+def test_every_host_is_visited_once_and_limits_hold(servers: list[Server], slots: int, a: int, suspects: int) -> None:
     for number, server in enumerate(servers):
         server.name = str(number)
-    run = Simulation(servers, slots=slots, a=a)
+    run = Simulation(servers, slots=slots, a=a, suspects=min(suspects, len(servers)))
     run.run()
     assert all(server.ended is not None for server in servers)
     assert run.most["looking"] <= slots
@@ -149,6 +154,30 @@ def test_a_tenth_of_dead_hosts_costs_their_time_out_and_little_more(dead: str) -
     assert together <= 1.2 * alone + CONNECT
     # Who is there does not wait for who is not.
     assert max(server.ended or 0 for server in healthy) <= 1.2 * alone + 1
+
+
+def test_what_was_dead_last_time_costs_nothing_beside_the_others() -> None:
+    """Their time-outs pass while the others are asked."""
+    alone = Simulation(crowd(225), slots=4).run()
+    assert alone > CONNECT
+    healthy, gone = crowd(225), crowd(25, dial=99.0)
+    assert Simulation([*healthy, *gone], slots=4, suspects=25).run() <= alone + 0.5
+    assert max(server.ended or 0 for server in healthy) <= alone + 0.5
+
+
+@pytest.mark.parametrize("known", [MAX_SUSPECTS, 3 * MAX_DIALS])
+def test_however_many_were_dead_last_time_the_others_do_not_wait_for_them(known: int) -> None:
+    alone = Simulation(crowd(100), slots=4).run()
+    healthy, gone = crowd(100), crowd(known, dial=99.0)
+    run = Simulation([*healthy, *gone], slots=4, suspects=known)
+    assert run.run() <= alone + CONNECT * -(-known // MAX_SUSPECTS) + 1
+    assert max(server.ended or 0 for server in healthy) <= alone + 0.5
+
+
+def test_who_is_back_is_asked_as_others_are() -> None:
+    servers = crowd(3 * MAX_SUSPECTS)
+    run = Simulation(servers, slots=4, suspects=len(servers))
+    assert run.run() == pytest.approx(len(servers) * 0.2 / 4, abs=1.0)
 
 
 def test_a_dead_rack_and_more_than_can_be_dialled_at_once() -> None:

@@ -84,6 +84,13 @@ class NetstatOperator(StateMixin, SSHOperator):
         last_try = ti.try_number > (ti.max_tries or 0)
         watch = Stopwatch()
         try:
+            return self._look_and_store(record, watch, last_try=last_try)
+        finally:
+            self._hang_up()
+            self.disconnect()
+
+    def _look_and_store(self, record: scan.Look, watch: Stopwatch, *, last_try: bool) -> dict[str, Any] | None:
+        try:
             attempt = self._look(record, watch)
         except ScanError as error:
             final = last_try or not error.retry
@@ -102,8 +109,7 @@ class NetstatOperator(StateMixin, SSHOperator):
         except Exception as error:
             self._store_failure(record, error, watch, final=last_try)
             raise
-        finally:
-            self._hang_up()
+        self._hang_up()
         if self._dry_run:
             log.info("Done after %.2f s: dry run, nothing is kept", attempt.duration)
             return scan.to_xcom(attempt)
@@ -121,23 +127,26 @@ class NetstatOperator(StateMixin, SSHOperator):
 
     def _look(self, record: scan.Look, watch: Stopwatch) -> Attempt:
         hook = self.ssh_hook
-        look = HostLook(record, self._shown, self._expected(hook), self._ssh)
         log.info(
-            "Asking %s, port %d, as user %r with connection %r; %d ports expected",
+            "Asking %s, port %d, as user %r with connection %r",
             self._shown,
             hook.target.port,
             plain(hook.username),
             hook.ssh_conn_id,
-            len(look.expected.ports),
         )
+        if hook.proxy_command is None:
+            # Before the database is asked: what waits for a host that is off should keep no connection to it.
+            hook.dial()
+        look = HostLook(record, self._shown, self._expected(hook), self._ssh)
         session = hook.login()
         log.info(
-            "Logged in after %.2f s: %s, host key %s (%s), with %s",
-            session.seconds,
+            "Logged in after %.2f s: %s, host key %s (%s), with %s; %d ports expected",
+            watch.seconds,
             session.server,
             session.key,
             session.trusted,
             session.method,
+            len(look.expected.ports),
         )
         command = look.command("nonce")
         log.info("Running (%d characters): %s", len(command), plain(command, COMMAND_SHOWN))
@@ -195,6 +204,7 @@ class NetstatOperator(StateMixin, SSHOperator):
             ports_text(gone),
             seconds,
         )
+        self.disconnect()
         if self._killed is not None:
             self._killed.wait(seconds)
 

@@ -22,19 +22,21 @@ NAME_LIMIT = 250
 
 
 class StateMixin:
-    """The state database of an operator. Its connection is read once: that is a request to the API server."""
+    """The state database of an operator. Its Airflow connection is read once: that is a request to the API server."""
 
     _state: Database | None = None
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
-        """One transaction, whose connection is closed at once: a scan waits most of its time."""
+        """One transaction. The connection to the database stays open for the next one, until :meth:`disconnect`."""
         if self._state is None:
-            self._state = settings.database()
-        try:
-            with self._state.begin() as conn:
-                yield conn
-        finally:
+            self._state = settings.database(keep_open=True)
+        with self._state.begin() as conn:
+            yield conn
+
+    def disconnect(self) -> None:
+        """Close the connection to the database, as before a long wait; a transaction opens another one."""
+        if self._state is not None:
             self._state.dispose()
 
 

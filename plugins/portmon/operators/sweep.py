@@ -72,7 +72,12 @@ class SweepOperator(StateMixin, BaseOperator):
         :raises StorageError: the state database can't be used
         """
         must_be_live(context["dag_run"])
-        config = settings.config()
+        try:
+            return self._sweep(context, settings.config())
+        finally:
+            self.disconnect()
+
+    def _sweep(self, context: Any, config: Config) -> dict[str, Any]:
         try:
             batch, visits, keys = self._prepare(context, config)
         except RunError as error:
@@ -81,7 +86,9 @@ class SweepOperator(StateMixin, BaseOperator):
         report = _Report(len(visits))
         looks: list[dict[str, Any]] = []
         seconds = (limits.SWEEP - limits.LOOK).total_seconds() - 30
-        with Crew(visits, slots=batch.logins, lanes=batch.lanes, seconds=seconds) as crew:
+        # in_order() has put them last.
+        suspects = sum(not visit.provisional for visit in visits)
+        with Crew(visits, slots=batch.logins, lanes=batch.lanes, seconds=seconds, suspects=suspects) as crew:
             self._crew = crew
             while (ended := crew.take(most=STORE_MOST, seconds=STORE_EVERY)) is not None:
                 attempts = [visit.attempt(problem) for visit, problem in ended]

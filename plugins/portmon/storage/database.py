@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from portmon.errors import DatabaseBusyError, StorageError
 
@@ -30,10 +30,12 @@ class Database:
 
     :param url: SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg2
     :param multi_machine: tasks run on several machines, each of which would have a SQLite file of its own
+    :param keep_open: one transaction follows another: the connection stays open for the next one, until
+        :meth:`dispose`
     :raises StorageError: if such a database can't hold the state
     """
 
-    def __init__(self, url: str | URL, *, multi_machine: bool = False) -> None:
+    def __init__(self, url: str | URL, *, multi_machine: bool = False, keep_open: bool = False) -> None:
         self.url = make_url(str(url).replace("postgres://", "postgresql://", 1) if isinstance(url, str) else url)
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg2")
@@ -47,8 +49,12 @@ class Database:
             arguments = {"timeout": BUSY_SECONDS}
         else:
             raise StorageError(f"{self.url.get_backend_name()!r} is not supported: use PostgreSQL or SQLite")
-        # Task processes live for seconds and use one connection: nothing to pool.
-        self.engine = sqlalchemy.create_engine(self.url, poolclass=NullPool, connect_args=arguments)
+        # Task processes live for seconds and use one connection: nothing to pool. One that is kept is looked at before
+        # it is used again: the server may have been restarted meanwhile.
+        pool: dict[str, Any] = {"poolclass": NullPool}
+        if keep_open:
+            pool = {"poolclass": QueuePool, "pool_size": 1, "pool_pre_ping": True}
+        self.engine = sqlalchemy.create_engine(self.url, **pool, connect_args=arguments)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_immediate)

@@ -34,7 +34,7 @@ def insert_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]
     """
     if not rows:
         return
-    if conn.dialect.name == "postgresql":
+    if _as_arrays(conn, rows):
         for part in chunks(rows, ROWS):
             conn.execute(_insert_given(conn, table, part).on_conflict_do_nothing())
     else:
@@ -57,7 +57,7 @@ def upsert_rows(
     """
     if not rows:
         return
-    if conn.dialect.name == "postgresql":
+    if _as_arrays(conn, rows):
         for part in chunks(rows, ROWS):
             conn.execute(_or_update(_insert_given(conn, table, part), table, columns, keep))
     else:
@@ -74,7 +74,7 @@ def update_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]
         return
     key = key or [column.name for column in table.primary_key.columns]
     names = [name for name in rows[0] if name not in key]
-    if conn.dialect.name == "postgresql":
+    if _as_arrays(conn, rows):
         for part in chunks(rows, ROWS):
             given = _given(table, part)
             same = (table.c[name] == given.c[name] for name in key)
@@ -95,7 +95,7 @@ def delete_rows(conn: Connection, table: Table, keys: Sequence[Sequence[Any]]) -
         return
     primary = [column.name for column in table.primary_key.columns]
     rows = [dict(zip(primary, key, strict=True)) for key in keys]
-    if conn.dialect.name == "postgresql":
+    if _as_arrays(conn, rows):
         for part in chunks(rows, ROWS):
             given = _given(table, part)
             conn.execute(delete(table).where(*(table.c[name] == given.c[name] for name in primary)))
@@ -106,11 +106,14 @@ def delete_rows(conn: Connection, table: Table, keys: Sequence[Sequence[Any]]) -
     )
 
 
-def _given(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Rows that a statement brings along, as PostgreSQL takes them: one array per column.
+def _as_arrays(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:
+    # PostgreSQL's driver would send one statement per row. SQLite, which has no arrays, is in this process anyway; and
+    # of one row the statement with arrays takes longer to be made than to be executed.
+    return conn.dialect.name == "postgresql" and len(rows) > 1
 
-    Its driver would send one statement per row; SQLite, which has no arrays, is in this process anyway.
-    """
+
+def _given(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Rows that a statement brings along, as PostgreSQL takes them: one array per column."""
     from sqlalchemy.dialects.postgresql import ARRAY
 
     names = list(rows[0])

@@ -78,6 +78,8 @@ def deal(
     if not count:
         return []
     at_once = min(count, batches_at_once(max_logins))
+    # No last round in which one batch works and the logins of the others rest.
+    count = min(-(-count // at_once), MAX_BATCHES // at_once) * at_once
     of_lane = max(1, min(count, per_proxy))
     dealt: list[list[Host]] = [[] for _ in range(count)]
     # Neighbours go to different batches. Every n-th host would not do: with as many networks as batches that would make

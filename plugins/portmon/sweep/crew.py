@@ -48,6 +48,7 @@ class Crew(Generic[Own]):
     :param slots: logins at the same time
     :param lanes: proxy command: logins through it at the same time
     :param seconds: after these nothing begins any more
+    :param suspects: how many of the visits, the last ones, are to hosts that failed last time
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Crew(Generic[Own]):
         slots: int,
         lanes: Mapping[str, int] | None = None,
         seconds: float = float("inf"),
+        suspects: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -65,6 +67,7 @@ class Crew(Generic[Own]):
             slots=slots,
             lanes=lanes or {},
             closes_at=clock() + seconds,
+            suspects=suspects,
         )
         self._visits = visits
         lock = threading.Lock()

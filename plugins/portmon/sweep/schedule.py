@@ -11,8 +11,9 @@ again       the second command                                                  
 done
 ==========  =====================================================================  ====
 
-So a dead or silent host costs time, but no slot: others go on. Hosts behind a proxy command are not dialled ahead,
-since that command logs in by itself: they need a slot from the start, and one of their lane.
+So a dead or silent host costs time, but no slot: others go on. Hosts that failed last time are dialled from the start,
+beside the others: their time-outs pass while the others are asked, instead of after that. Hosts behind a proxy command
+are not dialled ahead, since that command logs in by itself: they need a slot from the start, and one of their lane.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ FRESH = 0.25
 Long beside a way to the other side of the world; short beside a time-out, of which there may be many in a row."""
 MAX_DIALS = 200
 """Hosts that are dialled at the same time. A process may open 1,024 files, as Linux has it."""
+MAX_SUSPECTS = 100
+"""Those of them that failed last time, as long as there are others: hosts that are off now must not wait for these."""
 
 Visit = TypeVar("Visit")
 
@@ -49,13 +52,16 @@ class Schedule(Generic[Visit]):
     :param slots: logins at the same time
     :param lanes: proxy command: logins through it at the same time
     :param closes_at: after this nothing begins; what is under way ends
+    :param suspects: how many of the visits, the last ones, are to hosts that failed last time
     """
 
     visits: Sequence[tuple[Visit, str | None]]
     slots: int
     lanes: Mapping[str, int] = field(default_factory=dict)
     closes_at: float = float("inf")
+    suspects: int = 0
     _direct: deque[tuple[int, Visit]] = field(init=False)
+    _suspects: deque[tuple[int, Visit]] = field(init=False)
     _by_lane: dict[str, deque[tuple[int, Visit]]] = field(init=False, default_factory=dict)
     _dialling: dict[int, float] = field(init=False, default_factory=dict)
     _ready: deque[tuple[int, Visit]] = field(init=False, default_factory=deque)
@@ -64,10 +70,12 @@ class Schedule(Generic[Visit]):
     _numbers: dict[int, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._direct = deque()
+        self._direct, self._suspects = deque(), deque()
         for number, (visit, lane) in enumerate(self.visits):
             self._numbers[id(visit)] = number
-            queue = self._direct if lane is None else self._by_lane.setdefault(lane, deque())
+            queue = self._suspects if self._is_suspect(number) else self._direct
+            if lane is not None:
+                queue = self._by_lane.setdefault(lane, deque())
             queue.append((number, visit))
 
     # ── what to do ──────────────────────────────────────────────────────────────────────────────
@@ -78,15 +86,27 @@ class Schedule(Generic[Visit]):
         As many connections are opened ahead as there are slots: a healthy host waits for no login of ours for long,
         and is waited for by none. A dial that takes long does not count, or dead hosts would stop it.
         """
-        found = []
-        while self._direct and now < self.closes_at and len(self._dialling) < MAX_DIALS:
-            fresh = sum(1 for begun in self._dialling.values() if now - begun < FRESH)
-            if fresh + len(self._ready) >= self.slots:
+        found: list[Visit] = []
+        while now < self.closes_at and len(self._dialling) < MAX_DIALS:
+            queue = self._to_dial(now)
+            if queue is None:
                 break
-            number, visit = self._direct.popleft()
+            number, visit = queue.popleft()
             self._dialling[number] = now
             found.append(visit)
         return found
+
+    def _to_dial(self, now: float) -> deque[tuple[int, Visit]] | None:
+        """The queue whose next host is dialled now."""
+        if len(self._ready) >= self.slots:
+            return None
+        known = sum(map(self._is_suspect, self._dialling))
+        if self._suspects and (known < MAX_SUSPECTS or not self._direct):
+            return self._suspects
+        fresh = sum(
+            1 for number, begun in self._dialling.items() if now - begun < FRESH and not self._is_suspect(number)
+        )
+        return self._direct if self._direct and fresh + len(self._ready) < self.slots else None
 
     def next(self, now: float) -> tuple[Step, Visit] | None:
         """What the next free slot does; it is taken until the visit is :meth:`parked` or :meth:`done`.
@@ -114,7 +134,11 @@ class Schedule(Generic[Visit]):
         times = [self._parked[0][0]] if self._parked and len(self._looking) < self.slots else []
         if self._direct and len(self._dialling) < MAX_DIALS:
             # What is dialled now will not be fresh for ever.
-            times += [begun + FRESH for begun in self._dialling.values() if now - begun < FRESH]
+            times += [
+                begun + FRESH
+                for number, begun in self._dialling.items()
+                if now - begun < FRESH and not self._is_suspect(number)
+            ]
         if self._waiting() and now < self.closes_at < float("inf"):
             times.append(self.closes_at)
         return min(times, default=None)
@@ -148,7 +172,7 @@ class Schedule(Generic[Visit]):
 
     def untried(self) -> list[Visit]:
         """Visits that have not begun."""
-        waiting = [*self._direct, *(item for queue in self._by_lane.values() for item in queue)]
+        waiting = [*self._direct, *self._suspects, *(item for queue in self._by_lane.values() for item in queue)]
         return [visit for _, visit in sorted(waiting, key=lambda item: item[0])]
 
     def parked(self) -> list[Visit]:
@@ -156,7 +180,10 @@ class Schedule(Generic[Visit]):
         return [visit for _, _, visit in self._parked]
 
     def _waiting(self) -> bool:
-        return bool(self._direct) or any(self._by_lane.values())
+        return bool(self._direct or self._suspects) or any(self._by_lane.values())
+
+    def _is_suspect(self, number: int) -> bool:
+        return number >= len(self.visits) - self.suspects
 
     def _has_room(self, lane: str) -> bool:
         return sum(1 for other in self._looking.values() if other == lane) < self.lanes.get(lane, self.slots)
