@@ -22,7 +22,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from portmon import limits, settings
 from portmon.errors import ConfigError, ParamError, RunError, StorageError
 from portmon.models import AlertGroup, Attempt, Event, Inventory
-from portmon.pipeline.run import Run, run_from
+from portmon.pipeline.run import Run
+from portmon.task_context import result_of, run_of
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict
     """Hide hosts that left the CMDB, delete them later, or refuse to."""
     from portmon.pipeline.prune import prune_inventory as prune
 
-    fetched = _fetched(ti)
+    fetched = _result(ti, FETCH_HOSTS)
     return prune(
         settings.database(),
         settings.config(),
@@ -92,7 +93,7 @@ def plan_sweep(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
     """Batches of hosts, if there are many. Runs whatever became of pruning: that must not stop the watch."""
     from portmon.pipeline.plan import plan_sweep as plan
 
-    fetched = _fetched(ti)
+    fetched = _result(ti, FETCH_HOSTS)
     return plan(
         settings.database(),
         settings.config(),
@@ -107,8 +108,8 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
     """The hosts that need a task of their own. Runs whatever became of the sweep."""
     from portmon.pipeline.plan import plan_hosts as plan
 
-    fetched = _fetched(ti)
-    batches = _planned(ti, PLAN_SWEEP)
+    fetched = _result(ti, FETCH_HOSTS)
+    batches = _result(ti, PLAN_SWEEP)
     database, run = settings.database(), _run(params, dag_run)
     return plan(
         database,
@@ -126,8 +127,8 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
     from portmon.pipeline.judge import judge_dry, judge_run
     from portmon.pipeline.plan import batch_of
 
-    fetched = _fetched(ti)
-    batches, plan = _planned(ti, PLAN_SWEEP), _planned(ti, PLAN_HOSTS)
+    fetched = _result(ti, FETCH_HOSTS)
+    batches, plan = _result(ti, PLAN_SWEEP), _result(ti, PLAN_HOSTS)
     run = _run(params, dag_run)
     interval = settings.interval()
     database, config = settings.database(), settings.config()
@@ -235,30 +236,16 @@ def run_link(run_id: str) -> str | None:
 
 def _run(params: Mapping[str, Any], dag_run: Any) -> Run:
     try:
-        return run_from(
-            dict(params),
-            run_id=dag_run.run_id,
-            run_type=str(getattr(dag_run.run_type, "value", dag_run.run_type)),
-            logical_date=dag_run.logical_date,
-        )
+        return run_of(dag_run, params)
     except ParamError as error:
         raise AirflowFailException(str(error)) from error
 
 
-def _fetched(ti: Any) -> Any:
-    """What fetch_hosts returned: without it nothing may be planned, pruned or judged."""
-    fetched = ti.xcom_pull(task_ids=FETCH_HOSTS)
-    if fetched is None:
-        raise AirflowFailException(f"{FETCH_HOSTS} did not succeed: there is no host list. Clear it to go on")
-    return fetched
-
-
-def _planned(ti: Any, task_id: str) -> Any:
-    """What a planning task returned: without it nothing may be scanned or judged."""
-    plan = ti.xcom_pull(task_ids=task_id)
-    if plan is None:
-        raise AirflowFailException(f"{task_id} did not succeed: there is nothing to go by. Clear it to go on")
-    return plan
+def _result(ti: Any, task_id: str) -> Any:
+    try:
+        return result_of(ti, task_id)
+    except RunError as error:
+        raise AirflowFailException(str(error)) from error
 
 
 def _dry_looks(database: Any, ti: Any) -> list[Attempt]:

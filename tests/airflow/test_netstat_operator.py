@@ -6,7 +6,7 @@ import json
 import logging
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from portmon.models import Attempt, Outcome
 from portmon.operators import MAP_INDEX_TEMPLATE, NetstatOperator
 from portmon.storage import archive, host_keys
 from portmon.storage.database import Database
+from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
 from tests.sshd import (
     PythonServer,
     dropbear,
@@ -43,56 +44,7 @@ from tests.sshd import (
     wait_until,
 )
 
-HOSTILE = "{{ conn.x.password }} {{ \x1b[31m\n\u202e\udcff"
-HEADER = (
-    "Active Internet connections (only servers)\n"
-    "Proto Recv-Q Send-Q Local Address           Foreign Address         State       PID/Program name    \n"
-)
-
-
-def listing(*ports: int, program: str = "nginx: master") -> str:
-    """What net-tools' netstat prints for these ports."""
-    rows = (
-        f"tcp        0      0 {f'0.0.0.0:{port}':<23} {'0.0.0.0:*':<23} LISTEN      {f'2007/{program}':<19} \n"
-        for port in ports
-    )
-    return HEADER + "".join(rows)
-
-
-class FakeNetstat:
-    """A ``netstat`` that comes first in PATH and prints what it is told, call by call."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir()
-        script = folder / "netstat"
-        script.write_text(
-            f"#!/bin/sh\ncd {folder} && echo >> calls && n=$(wc -l < calls) && "
-            'if [ -e "answer$n" ]; then cat "answer$n"; else cat answer; fi\n'
-        )
-        script.chmod(0o755)
-        self.path = f"{folder}:/usr/sbin:/usr/bin:/sbin:/bin"
-
-    def prints(self, *answers: str) -> None:
-        """One text per call; the last one from then on."""
-        for number, answer in enumerate(answers, 1):
-            self._folder.joinpath(f"answer{number}").write_text(answer, errors="surrogateescape")
-        self._folder.joinpath("answer").write_text(answers[-1], errors="surrogateescape")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-
-@pytest.fixture
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path / 'state.db'}"
-    database = Database(url)
-    database.migrate()
-    monkeypatch.setattr("portmon.settings.database", lambda **options: Database(url, **options))
-    yield database
-    database.dispose()
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
@@ -102,29 +54,6 @@ def stored(database: Database) -> Callable[[], list[Attempt]]:
             return archive.attempts_to_judge(conn, frames=True)
 
     return read
-
-
-@pytest.fixture
-def user_key(tmp_path: Path) -> Path:
-    return make_key(tmp_path / "id")
-
-
-@pytest.fixture(scope="module")
-def host_key(tmp_path_factory: pytest.TempPathFactory) -> paramiko.PKey:
-    return paramiko.PKey.from_path(make_key(tmp_path_factory.mktemp("keys") / "host"))
-
-
-@pytest.fixture
-def netstat(tmp_path: Path) -> FakeNetstat:
-    fake = FakeNetstat(tmp_path / "bin")
-    fake.prints(listing(22, 80))
-    return fake
-
-
-@pytest.fixture
-def server(host_key: paramiko.PKey, user_key: Path, netstat: FakeNetstat) -> Iterator[PythonServer]:
-    with python_server(host_key=host_key, authorized=user_key, environment={"PATH": netstat.path}) as server:
-        yield server
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,31 +27,14 @@ from portmon.pipeline.plan import plan_hosts, plan_sweep
 from portmon.pipeline.run import Run
 from portmon.storage import archive, contents, host_keys, hosts, inventory, tables
 from portmon.storage.database import Database
-from tests.airflow.test_netstat_operator import HOSTILE, FakeNetstat, listing
-from tests.sshd import PythonServer, free_port, make_key, python_server, silent, tcp_server, wait_until
+from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
+from tests.sshd import PythonServer, free_port, python_server, silent, tcp_server, wait_until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = Run("run-1", "scheduled", NOW)
 
 
-@pytest.fixture(scope="module")
-def host_key(tmp_path_factory: pytest.TempPathFactory) -> paramiko.PKey:
-    return paramiko.PKey.from_path(make_key(tmp_path_factory.mktemp("keys") / "host"))
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-
-@pytest.fixture
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path / 'state.db'}"
-    database = Database(url)
-    database.migrate()
-    monkeypatch.setattr("portmon.settings.database", lambda **options: Database(url, **options))
-    yield database
-    database.dispose()
+pytestmark = pytest.mark.usefixtures("home")
 
 
 class Scene:
@@ -114,24 +97,6 @@ class Scene:
 @pytest.fixture
 def scene(database: Database, user_key: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     return Scene(database, user_key, monkeypatch)
-
-
-@pytest.fixture
-def user_key(tmp_path: Path) -> Path:
-    return make_key(tmp_path / "id")
-
-
-@pytest.fixture
-def netstat(tmp_path: Path) -> FakeNetstat:
-    fake = FakeNetstat(tmp_path / "bin")
-    fake.prints(listing(22, 80))
-    return fake
-
-
-@pytest.fixture
-def server(host_key: paramiko.PKey, user_key: Path, netstat: FakeNetstat) -> Iterator[PythonServer]:
-    with python_server(host_key=host_key, authorized=user_key, environment={"PATH": netstat.path}) as server:
-        yield server
 
 
 def at(port: int, number: int = 0, **values: Any) -> Host:

@@ -18,8 +18,9 @@ from portmon.errors import RunError, ScanError
 from portmon.hooks import HostSSHHook
 from portmon.look import Expected, HostLook, Stopwatch, ports_text
 from portmon.models import Attempt, Host, Observation
-from portmon.operators.store import NAME_LIMIT, StateMixin, StoredHostKeys, must_be_live
+from portmon.operators.store import NAME_LIMIT, StateMixin, StoredHostKeys
 from portmon.render import plain
+from portmon.task_context import run_of
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,11 @@ class NetstatOperator(StateMixin, SSHOperator):
         :raises ScanError: it could not be asked; another try may help
         :raises AirflowFailException: another try would not help
         """
-        run, ti = context["dag_run"], context["ti"]
-        must_be_live(run)
+        run, ti = run_of(context["dag_run"]), context["ti"]
+        try:
+            run.must_be_live()
+        except RunError as error:
+            raise AirflowFailException(str(error)) from None
         self._killed = threading.Event()
         record = scan.Look(self.host["id"], run.run_id, ti.try_number, run.logical_date)
         last_try = ti.try_number > (ti.max_tries or 0)

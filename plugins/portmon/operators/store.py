@@ -40,18 +40,6 @@ class StateMixin:
             self._state.dispose()
 
 
-def must_be_live(run: Any) -> None:
-    """Refuse to look at the present in the name of the past.
-
-    :param run: Airflow's DAG run
-    :raises AirflowFailException: for a backfill run
-    """
-    from airflow.sdk.exceptions import AirflowFailException
-
-    if str(getattr(run.run_type, "value", run.run_type)) == "backfill":
-        raise AirflowFailException("This is a backfill run: a port can't be looked at in the past, so no host is asked")
-
-
 class StoredHostKeys:
     """Host keys trusted on first use, as they are when they are loaded; see :class:`portmon.ssh.trust.HostKeyStore`.
 

@@ -14,14 +14,15 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from portmon import limits, scan, settings
 from portmon.config import Config, ssh_settings
-from portmon.errors import RunError, ScanError
+from portmon.errors import ParamError, RunError, ScanError
 from portmon.hooks import HostSSHHook, SharedSettings
 from portmon.look import HostLook, Stopwatch, ports_text
 from portmon.models import Attempt, Host
-from portmon.operators.store import StateMixin, StoredHostKeys, must_be_live
+from portmon.operators.store import StateMixin, StoredHostKeys
 from portmon.render import REASON_LIMIT, plain
 from portmon.sweep.batches import Batch, in_order
 from portmon.sweep.crew import Crew
+from portmon.task_context import result_of, run_of
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +72,15 @@ class SweepOperator(StateMixin, BaseOperator):
         :raises AirflowFailException: another try would not help
         :raises StorageError: the state database can't be used
         """
-        must_be_live(context["dag_run"])
         try:
             return self._sweep(context, settings.config())
+        except (ParamError, RunError) as error:
+            raise AirflowFailException(str(error)) from None
         finally:
             self.disconnect()
 
     def _sweep(self, context: Any, config: Config) -> dict[str, Any]:
-        try:
-            batch, visits, keys = self._prepare(context, config)
-        except RunError as error:
-            raise AirflowFailException(str(error)) from None
+        batch, visits, keys = self._prepare(context, config)
         log.info("%s; %d to ask, %d at a time", self.shown_name, len(visits), batch.logins)
         report = _Report(len(visits))
         looks: list[dict[str, Any]] = []
@@ -113,21 +112,16 @@ class SweepOperator(StateMixin, BaseOperator):
 
     def _prepare(self, context: Any, config: Config) -> tuple[Batch, list[HostVisit], StoredHostKeys]:
         from portmon.pipeline.plan import batch_of, expected_of, group_of, hosts_of
-        from portmon.pipeline.run import run_from
         from portmon.storage import archive, hosts
 
-        run, ti = context["dag_run"], context["ti"]
-        fetched = ti.xcom_pull(task_ids=self.inventory_from)
-        if fetched is None:
-            raise RunError(f"{self.inventory_from} did not succeed: there is no host list. Clear it to go on")
-        asked_by = run_from(
-            dict(context["params"]), run_id=run.run_id, run_type=str(run.run_type), logical_date=run.logical_date
-        )
+        run, ti = run_of(context["dag_run"], context["params"]), context["ti"]
+        run.must_be_live()
+        fetched = result_of(ti, self.inventory_from)
         keys = StoredHostKeys(read_only=self._dry_run)
         shared = SharedSettings()
         with self.transaction() as conn:
             batch = batch_of(conn, self.batch)
-            listed = hosts_of(conn, config, asked_by, fetched["digest"], batch)
+            listed = hosts_of(conn, config, run, fetched["digest"], batch)
             done = archive.looks_of(conn, run.run_id, unjudged=True)
             failing = hosts.failing(conn)
             left = in_order([host for host in listed if host.id not in done], failing)

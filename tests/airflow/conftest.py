@@ -1,0 +1,51 @@
+"""What the tests of both operators that look at hosts share: an SSH server in this process, keys, the state database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import paramiko
+import pytest
+
+from portmon.storage.database import Database
+from tests.airflow.fake_netstat import FakeNetstat, listing
+from tests.sshd import PythonServer, make_key, python_server
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    url = f"sqlite:///{tmp_path / 'state.db'}"
+    database = Database(url)
+    database.migrate()
+    monkeypatch.setattr("portmon.settings.database", lambda **options: Database(url, **options))
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def user_key(tmp_path: Path) -> Path:
+    return make_key(tmp_path / "id")
+
+
+@pytest.fixture(scope="module")
+def host_key(tmp_path_factory: pytest.TempPathFactory) -> paramiko.PKey:
+    return paramiko.PKey.from_path(make_key(tmp_path_factory.mktemp("keys") / "host"))
+
+
+@pytest.fixture
+def netstat(tmp_path: Path) -> FakeNetstat:
+    fake = FakeNetstat(tmp_path / "bin")
+    fake.prints(listing(22, 80))
+    return fake
+
+
+@pytest.fixture
+def server(host_key: paramiko.PKey, user_key: Path, netstat: FakeNetstat) -> Iterator[PythonServer]:
+    with python_server(host_key=host_key, authorized=user_key, environment={"PATH": netstat.path}) as server:
+        yield server
