@@ -257,3 +257,7 @@ class OverrunError(PortmonError):
 
 class RunError(PortmonError):
     """An earlier task of the run did not produce what this one needs."""
+
+
+class ReplayError(PortmonError):
+    """The archive can't be judged again as it was asked for."""

@@ -10,6 +10,9 @@ from typing import Any
 
 from portmon.models import Event, EventKind, Host, severity_of
 
+CLOSES = "closes"
+"""Detail of an event that no observation brought about: the id of the event whose alert it ends."""
+
 
 def event_id(kind: EventKind, host_id: str | None, protocol: str | None, port: int | None, evidence: str) -> str:
     """32 hex digits that depend on nothing but what the event says and what it was seen in.
@@ -59,7 +62,7 @@ def closing_event(
 
     :param first: the event that began it
     """
-    told = {**first.details, **(details or {})}
+    told = {**first.details, **(details or {}), CLOSES: first.id}
     # Not the task that saw the beginning.
     for name in ("task", "map_index"):
         told.pop(name, None)

@@ -86,6 +86,7 @@ ALL = [
     "0001 Create the tables.",
     "0002 Alerts, mutes, and what deliveries have to remember.",
     "0003 Provisional looks, and what settled hosts were judged by.",
+    "0004 What changed the state, step by step, and the state as it was each day.",
 ]
 
 

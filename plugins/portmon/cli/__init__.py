@@ -10,7 +10,7 @@ import os
 
 import typer
 
-from portmon.cli import alerts, check, database, host_keys, hosts, muting, parsing, ports, simulation
+from portmon.cli import alerts, check, database, host_keys, hosts, muting, parsing, ports, replaying, simulation, status
 from portmon.cli.terminal import told
 
 __all__ = ["app", "main", "told"]
@@ -26,6 +26,8 @@ app.command()(parsing.probe)
 app.command()(check.check)
 app.command("hosts")(hosts.list_hosts)
 app.command()(simulation.simulate)
+app.command()(replaying.replay)
+app.command()(status.status)
 app.command()(ports.explain)
 app.command()(ports.accept)
 app.command()(ports.promote)

@@ -50,6 +50,18 @@ def moment_of(text: str | None, timezone: str, option: str, now: datetime) -> da
     return at
 
 
+def past_moment(text: str, timezone: str, option: str, now: datetime) -> datetime:
+    """A time that is not to come.
+
+    :param timezone: of a time without an offset
+    :raises BadParameter: if it is none, or to come
+    """
+    at = read_option(lambda value: _parsed(value, timezone), text, option)
+    if at > now:
+        raise typer.BadParameter(f"{text} ({minute(at)}) is still to come", param_hint=option)
+    return at
+
+
 def _parsed(text: str, timezone: str) -> datetime:
     from portmon.mutes import zone
 

@@ -22,7 +22,21 @@ from portmon.pipeline.prune import HOST_KEY, WRITER, WRITER_TTL, WRITER_WAIT
 from portmon.pipeline.run import Run
 from portmon.render import REASON_LIMIT, plain
 from portmon.rules import RuleSet
-from portmon.storage import alerts, archive, conditions, decisions, hosts, inventory, lease, mutes, outbox, runs, state
+from portmon.storage import (
+    alerts,
+    archive,
+    checkpoints,
+    conditions,
+    decisions,
+    hosts,
+    inventory,
+    journal,
+    lease,
+    mutes,
+    outbox,
+    runs,
+    state,
+)
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -56,15 +70,12 @@ def judge_run(
         database.begin() as conn,
     ):
         held.check(conn)
-        fleet = _fleet(conn, digest)
+        checkpoints.keep(conn, now)
+        fleet, terms = _goes_by(conn, digest, planned, interval)
         attempts = archive.attempts_to_judge(conn, host_ids=fleet, seen=False)
-        verdict = _judge(conn, attempts, fleet, config, run, interval=interval)
-        verdict = dataclasses.replace(verdict, events=tuple(_with_task(verdict.events, attempts, run, planned)))
-        state.save(conn, verdict, now=now)
+        journal.judged(conn, run.run_id, at=now, inventory=digest, terms=terms, looks=attempts)
+        verdict = judge_looks(conn, attempts, fleet, terms, config, run_id=run.run_id, now=now)
         archive.settle(conn, attempts)
-        conditions.hold(conn, FLEET, since=verdict.failing_since)
-        outbox.add(conn, _host_key_events(conn, attempts, fleet, run))
-        outbox.add(conn, _unwatched(conn, verdict.unwatched, run, now))
         scanned = archive.scanned(conn, run.run_id)
         summary = _summary(verdict, scanned, planned)
         runs.finish(conn, run.run_id, finished_at=now, summary=summary)
@@ -79,6 +90,34 @@ def judge_run(
             "Not scanned, so neither up nor down (their tasks were killed or never ran): %s", ", ".join(missing)
         )
     return summary
+
+
+def judge_looks(
+    conn: Connection,
+    attempts: Sequence[Attempt],
+    fleet: Mapping[str, Host],
+    terms: journal.Terms,
+    config: Config,
+    *,
+    run_id: str,
+    now: datetime,
+    source: Connection | None = None,
+) -> Verdict:
+    """Judge looks, and write what follows: the same for a run and for whoever judges them again.
+
+    :param attempts: with no more than the digest of what was seen
+    :param fleet: host id: host, of all that may be judged
+    :param source: where the archive is, if that is another database
+    :returns: what changed, its events with the task that saw them
+    """
+    verdict = _judge(conn, attempts, fleet, config, terms, run_id=run_id, source=source or conn)
+    events = tuple(_with_task(verdict.events, attempts, run_id, terms.planned))
+    verdict = dataclasses.replace(verdict, events=events)
+    state.save(conn, verdict, now=now)
+    conditions.hold(conn, FLEET, since=verdict.failing_since)
+    outbox.add(conn, _host_key_events(conn, attempts, fleet, run_id))
+    outbox.add(conn, _unwatched(conn, verdict.unwatched, run_id, now))
+    return verdict
 
 
 @contextmanager
@@ -104,20 +143,36 @@ def judge_dry(
 ) -> dict[str, int]:
     """What :func:`judge_run` would conclude from these attempts; nothing is kept."""
     with database.begin() as conn:
-        fleet = _fleet(conn, digest)
+        fleet, terms = _goes_by(conn, digest, {}, interval)
         ports = state.load_ports(conn, {attempt.host_id for attempt in attempts})
-        terms = _terms(conn, fleet, config, run, interval)
-        verdict = judge(state.load_hosts(conn), ports, attempts, **terms)
+        verdict = judge(state.load_hosts(conn), ports, attempts, **_arguments(conn, fleet, config, terms, run.run_id))
     summary = _summary(verdict, {attempt.host_id for attempt in attempts}, ())
     _log(verdict.events, summary)
     log.info("Dry run: nothing of this was kept, nobody is told")
     return summary
 
 
-def _fleet(conn: Any, digest: str) -> dict[str, Host]:
-    """Everything that may be judged: the list, and what pruning has not hidden."""
+def _goes_by(
+    conn: Connection, digest: str, planned: Mapping[str, TaskOf], interval: timedelta
+) -> tuple[dict[str, Host], journal.Terms]:
+    """Everything that may be judged (the list, and what pruning has not hidden), and what it is judged by."""
     named = {host.id: host for host in inventory.load(conn, digest).hosts}
-    return hosts.listed(conn, besides=named) | named
+    terms = journal.Terms(
+        interval=interval,
+        besides=tuple(host for host_id, host in hosts.listed(conn, besides=named).items() if host_id not in named),
+        planned=planned,
+        accepted=decisions.accepted(conn),
+        promoted=decisions.promoted(conn),
+    )
+    return fleet_of(list(named.values()), terms), terms
+
+
+def fleet_of(listed: Sequence[Host], terms: journal.Terms) -> dict[str, Host]:
+    """Everything that may be judged.
+
+    :param listed: hosts of the list
+    """
+    return {host.id: host for host in (*terms.besides, *listed)}
 
 
 def _judge(
@@ -125,45 +180,43 @@ def _judge(
     attempts: Sequence[Attempt],
     fleet: Mapping[str, Host],
     config: Config,
-    run: Run,
+    terms: journal.Terms,
     *,
-    interval: timedelta,
+    run_id: str,
+    source: Connection,
 ) -> Verdict:
-    """Judge looks, some hosts at a time: what changed of their ports is written at once.
-
-    :param attempts: with no more than the digest of what was seen
-    """
-    judgement = Judgement(state.load_hosts(conn, light=True), **_terms(conn, fleet, config, run, interval))
+    """Judge looks, some hosts at a time: what changed of their ports is written at once."""
+    judgement = Judgement(state.load_hosts(conn, light=True), **_arguments(conn, fleet, config, terms, run_id))
     for looks in judgement.looks(attempts):
         ids = [look.host_id for look in looks]
-        seen = archive.with_seen(conn, looks)
+        seen = archive.with_seen(source, looks)
         changes = judgement.compare(seen, state.load_ports(conn, ids), state.listening(conn, ids))
         state.save_ports(conn, changes.ports, changes.dropped)
     judgement.find_duplicates(state.listening(conn, judgement.sharing()))
     return judgement.verdict()
 
 
-def _terms(
-    conn: Connection, fleet: Mapping[str, Host], config: Config, run: Run, interval: timedelta
+def _arguments(
+    conn: Connection, fleet: Mapping[str, Host], config: Config, terms: journal.Terms, run_id: str
 ) -> dict[str, Any]:
-    """What a judgement goes by."""
+    """What a :class:`portmon.diff.Judgement` goes by."""
     return {
         "inventory": fleet,
         "rules": RuleSet(config.rules, where=config.where),
         "settings": config.states,
-        "interval": interval,
-        "run_id": run.run_id,
-        "declared": declared_ports(fleet, config.declared, decisions.promoted(conn), where=config.where),
-        "accepted": decisions.accepted(conn),
+        "interval": terms.interval,
+        "run_id": run_id,
+        "declared": declared_ports(fleet, config.declared, terms.promoted, where=config.where),
+        "accepted": terms.accepted,
         "failing_since": conditions.since(conn, FLEET),
     }
 
 
 def _with_task(
-    events: Iterable[Event], attempts: Iterable[Attempt], run: Run, planned: Mapping[str, TaskOf]
+    events: Iterable[Event], attempts: Iterable[Attempt], run_id: str, planned: Mapping[str, TaskOf]
 ) -> Iterable[Event]:
     """Note which mapped task saw it, for the link to its log: not of a look that an earlier run left unjudged."""
-    looks = {(attempt.host_id, attempt.observed_at) for attempt in attempts if attempt.run_id == run.run_id}
+    looks = {(attempt.host_id, attempt.observed_at) for attempt in attempts if attempt.run_id == run_id}
     for event in events:
         asked = planned.get(event.host_id or "") if (event.host_id, event.at) in looks else None
         if asked is None:
@@ -173,7 +226,7 @@ def _with_task(
             yield dataclasses.replace(event, details={**event.details, "task": task, "map_index": index})
 
 
-def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str, Host], run: Run) -> list[Event]:
+def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str, Host], run_id: str) -> list[Event]:
     """One event when a host starts to show another key, one when it is trusted again."""
     events = []
     changed = conditions.going_on(conn, f"{HOST_KEY}/")
@@ -187,7 +240,7 @@ def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str,
             event = monitor_event(
                 EventKind.HOST_KEY_CHANGED,
                 at=attempt.observed_at,
-                run_id=run.run_id,
+                run_id=run_id,
                 reason=attempt.error or "",
                 evidence=evidence,
                 host=host,
@@ -202,7 +255,7 @@ def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str,
                 monitor_event(
                     EventKind.HOST_KEY_RESTORED,
                     at=attempt.observed_at,
-                    run_id=run.run_id,
+                    run_id=run_id,
                     reason="The host shows a trusted key again",
                     evidence=evidence,
                     host=host,
@@ -211,14 +264,12 @@ def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str,
     return events
 
 
-def _unwatched(conn: Connection, keys: Iterable[PortKey], run: Run, now: datetime) -> list[Event]:
+def _unwatched(conn: Connection, keys: Iterable[PortKey], run_id: str, now: datetime) -> list[Event]:
     """The end of what was told of ports that no rule watches any more. Nothing happened to them: nobody else hears."""
     opened = alerts.opened(conn, [port_alert_key(*key) for key in keys])
     first = outbox.by_ids(conn, [alert.id for alert in opened.values()])
     reason = "No rule watches it any more"
-    return [
-        closing_event(EventKind.UNWATCHED, event, at=now, run_id=run.run_id, reason=reason) for event in first.values()
-    ]
+    return [closing_event(EventKind.UNWATCHED, event, at=now, run_id=run_id, reason=reason) for event in first.values()]
 
 
 def _summary(verdict: Verdict, scanned: Collection[str], planned: Collection[str]) -> dict[str, int]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from portmon.cmdb import plan_prune
 from portmon.config import Config
 from portmon.events import closing_event, monitor_event
-from portmon.models import EventKind
+from portmon.models import EventKind, Host
 from portmon.pipeline.run import Run
 from portmon.render import plain
-from portmon.storage import alerts, conditions, hosts, inventory, lease, outbox
+from portmon.storage import alerts, checkpoints, conditions, hosts, inventory, journal, lease, outbox
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -53,14 +54,10 @@ def prune_inventory(
         held.check(conn)
         plan = _plan(conn, config, run, digest, stale, now)
         names = {known.id: known.name for known in hosts.known(conn)}
-        if plan.hide:
-            _close(conn, plan.hide, run, now)
-            hosts.hide(conn, plan.hide, now)
-        # Before the list is taken over: who comes back too late is deleted and listed anew.
-        hosts.purge(conn, plan.purge)
-        if not stale:
-            hosts.sync(conn, inventory.load(conn, digest).hosts)
-        hosts.resume(conn, plan.resume)
+        checkpoints.keep(conn, now)
+        done = journal.Pruned(hide=plan.hide, purge=plan.purge, sync=not stale, resume=plan.resume)
+        carry_out(conn, done, inventory.load(conn, digest).hosts, run_id=run.run_id, now=now)
+        journal.pruned(conn, run.run_id, at=now, inventory=digest, done=done)
         _report(conn, plan.refused, run, stale=stale, now=now)
     for verb, ids in (("hidden", plan.hide), ("resumed", plan.resume), ("deleted", plan.purge)):
         for host_id in ids:
@@ -68,6 +65,21 @@ def prune_inventory(
     if plan.refused:
         log.warning("Refused to prune: %s", plan.refused)
     return _counts(plan)
+
+
+def carry_out(conn: Any, done: journal.Pruned, listed: Iterable[Host], *, run_id: str, now: datetime) -> None:
+    """Prune: the same for a run and for whoever does it again.
+
+    :param listed: hosts of the list
+    """
+    if done.hide:
+        _close(conn, done.hide, run_id, now)
+        hosts.hide(conn, done.hide, now)
+    # Before the list is taken over: who comes back too late is deleted and listed anew.
+    hosts.purge(conn, done.purge)
+    if done.sync:
+        hosts.sync(conn, listed)
+    hosts.resume(conn, done.resume)
 
 
 def _plan(conn: Any, config: Config, run: Run, digest: str, stale: bool, now: datetime) -> Any:
@@ -81,13 +93,13 @@ def _plan(conn: Any, config: Config, run: Run, digest: str, stale: bool, now: da
     )
 
 
-def _close(conn: Any, host_ids: Any, run: Run, now: datetime) -> None:
+def _close(conn: Any, host_ids: Any, run_id: str, now: datetime) -> None:
     # pandas only where a host really left
     from portmon.diff import close_hosts
     from portmon.storage import state
 
     known, ports = state.load(conn, host_ids)
-    closed = close_hosts(known, ports, host_ids, reason="it left the CMDB", run_id=run.run_id, now=now)
+    closed = close_hosts(known, ports, host_ids, reason="it left the CMDB", run_id=run_id, now=now)
     state.save(conn, closed, now=now)
     for host_id in host_ids:
         name = f"{HOST_KEY}/{host_id}"
@@ -99,7 +111,7 @@ def _close(conn: Any, host_ids: Any, run: Run, now: datetime) -> None:
                 ends = {"ends": EventKind.HOST_KEY_CHANGED.value}
                 outbox.add(
                     conn,
-                    [closing_event(EventKind.RETIRED, first, at=now, run_id=run.run_id, reason=reason, details=ends)],
+                    [closing_event(EventKind.RETIRED, first, at=now, run_id=run_id, reason=reason, details=ends)],
                 )
 
 

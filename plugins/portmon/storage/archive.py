@@ -13,7 +13,7 @@ from sqlalchemy.sql.operators import custom_op
 
 from portmon.errors import StorageError
 from portmon.models import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome, Owner
-from portmon.storage import contents
+from portmon.storage import checkpoints, contents, journal
 from portmon.storage.sql import chunks, insert_rows, update_rows
 from portmon.storage.tables import hosts, inventories, observations, runs
 
@@ -156,6 +156,17 @@ def looks_of(conn: Connection, run_id: str, *, unjudged: bool = False) -> dict[s
     return found
 
 
+def looks_for(conn: Connection, run_id: str, named: Collection[tuple[str, datetime]] = ()) -> list[Attempt]:
+    """Every look of a run, and some others by host id and time, without what was seen, oldest first."""
+    rows = list(conn.execute(select(observations).where(observations.c.run_id == run_id)))
+    for part in chunks(sorted({host_id for host_id, _ in named})):
+        more = conn.execute(
+            select(observations).where(observations.c.host_id.in_(part), observations.c.run_id != run_id)
+        )
+        rows += [row for row in more if (row.host_id, row.observed_at) in named]
+    return [_attempt(row) for row in sorted(rows, key=lambda row: (row.observed_at, row.host_id))]
+
+
 def scanned(conn: Connection, run_id: str) -> set[str]:
     """Hosts that a run looked at, whatever came of it."""
     return set(conn.execute(select(observations.c.host_id).where(observations.c.run_id == run_id)).scalars())
@@ -195,7 +206,8 @@ def latest_frames(conn: Connection, host_id: str) -> tuple[bytes, ...]:
 
 
 def expire(conn: Connection, before: datetime) -> int:
-    """Delete looks, runs and old host lists from before a moment, and contents that nobody needs any more.
+    """Delete what is from before a moment: looks, runs, steps of the journal, checkpoints, old host lists, and contents
+    that nobody needs any more.
 
     The newest host list stays, however old: it is what a run falls back to.
 
@@ -203,6 +215,8 @@ def expire(conn: Connection, before: datetime) -> int:
     """
     gone = conn.execute(delete(observations).where(observations.c.observed_at < before)).rowcount
     conn.execute(delete(runs).where(runs.c.started_at < before))
+    journal.expire(conn, before)
+    checkpoints.expire(conn, before)
     newest = select(inventories.c.digest).order_by(inventories.c.fetched_at.desc()).limit(1).scalar_subquery()
     conn.execute(delete(inventories).where(inventories.c.fetched_at < before, inventories.c.digest != newest))
     contents.expire(conn, before)

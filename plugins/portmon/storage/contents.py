@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 import zstandard
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, func, select, union
 
 from portmon.errors import StorageError
 from portmon.storage.sql import chunks, upsert_rows
-from portmon.storage.tables import contents, inventories, runs
+from portmon.storage.tables import checkpoints, contents, inventories, journal, runs
 
 FRESH = timedelta(hours=12)
 """What is used again within this time is not written again: its time of use may lag behind by as much."""
@@ -78,11 +78,19 @@ def expire(conn: Connection, before: datetime) -> int:
     """Delete what nothing refers to any more, once the looks from before a moment are gone.
 
     What was last used more than :data:`FRESH` before it belonged to no later look: the archive need not be searched.
-    Only host lists and runs, of which there are few, may refer to what is older than they are.
+    Host lists, runs, the journal and checkpoints, of which there are few, may refer to what is older than they are.
 
     :returns: how many
     """
-    referred = union(*(select(column) for column in (inventories.c.digest, runs.c.inventory, runs.c.settings)))
+    columns = (
+        inventories.c.digest,
+        runs.c.inventory,
+        runs.c.settings,
+        journal.c.inventory,
+        journal.c.what,
+        checkpoints.c.content,
+    )
+    referred = union(*map(select, columns))
     old = delete(contents).where(contents.c.used_at < before - FRESH, contents.c.digest.not_in(referred))
     return int(conn.execute(old).rowcount)
 
@@ -97,6 +105,19 @@ def sizes(conn: Connection) -> tuple[int, int, int]:
         )
     ).one()
     return int(row[0]), int(row[1]), int(row[2])
+
+
+def damaged(conn: Connection) -> Iterator[str]:
+    """Digests of contents that are not what they say: all of them are read."""
+    digests = conn.execute(select(contents.c.digest).order_by(contents.c.digest)).scalars().all()
+    for part in chunks(digests):
+        for digest, data in conn.execute(
+            select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part))
+        ).all():
+            try:
+                unpack(digest, data)
+            except StorageError:
+                yield digest
 
 
 def unpack(digest: str, data: bytes) -> bytes:

@@ -109,6 +109,12 @@ def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) ->
     return [event_of(row) for row in conn.execute(query)][::-1]
 
 
+def between(conn: Connection, since: datetime, until: datetime) -> list[Event]:
+    """Events from a moment on and before another, in the order in which they happened."""
+    query = select(events).where(events.c.at >= since, events.c.at < until).order_by(events.c.at, events.c.seq)
+    return [event_of(row) for row in conn.execute(query)]
+
+
 def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[EventKind]) -> list[Event]:
     """The events of one port in order, with the moves to it, and those of some kinds of its host and of the monitor.
 

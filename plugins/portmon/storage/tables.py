@@ -330,6 +330,29 @@ runs = Table(
     comment="what each run had to go by, and what it came to",
 )
 
+journal = Table(
+    "journal",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", SafeText, nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("inventory", String(64), nullable=False),
+    Column("what", String(64), nullable=False),
+    Column("late", SafeJson, nullable=False),
+    comment="what changed the state, step by step: prunes and judgements",
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("content", String(64), nullable=False),
+    comment="the state as it was after a step of the journal, in parts; 0 is before all of them",
+)
+
 inventories = Table(
     "inventories",
     metadata,

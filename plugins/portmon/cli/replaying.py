@@ -1,0 +1,109 @@
+"""``replay``: what another configuration would have made of what was seen."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from portmon.cli.options import ConfigOption, Format, FormatOption, config_of, open_database
+from portmon.cli.terminal import cell, logs_aside, say, table_of
+from portmon.cli.times import minute, past_moment
+
+if TYPE_CHECKING:
+    from portmon.models import Event
+    from portmon.pipeline.replay import Difference
+
+
+def replay(
+    begin: Annotated[str, typer.Option("--from", help="Begin of the time, ISO 8601 such as 2026-01-02T04:00.")],
+    end: Annotated[str | None, typer.Option("--to", help="Its end; default: now.")] = None,
+    config: ConfigOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Judge what was seen in a time once more, and show how events differ from what was. Changes nothing.
+
+    With `--config other.yaml` by another configuration: its `rules`, `declared` and `states` count. So thresholds are
+    tuned on last week instead of waiting for the next one. `+` would have been told, `-` would not, `~` otherwise.
+
+    The JSON is one object: `since` and `until` (what was judged again), `judgements`, `same` (events that are alike),
+    `counts` (kind: number of events that were, and that would have been), and `gained`, `lost` and `changed`, lists of
+    events; of `changed` ones pairs.
+    """
+    from portmon.pipeline.replay import what_if
+    from portmon.storage.database import Database
+
+    settings, _ = config_of(config)
+    now = datetime.now(UTC)
+    since = past_moment(begin, "UTC", "--from", now)
+    until = now if end is None else past_moment(end, "UTC", "--to", now)
+    if until <= since:
+        raise typer.BadParameter("must be later than --from", param_hint="--to")
+    database = open_database(quiet=True)
+    with tempfile.TemporaryDirectory(prefix="portmon-replay-") as folder, logs_aside(), database.look() as source:
+        assert source is not None  # noqa: S101 - for the type checker: open_database() has looked
+        scratch = Database(f"sqlite:///{Path(folder) / 'state.db'}")
+        try:
+            found = what_if(source, scratch, settings, since=since, until=until)
+        finally:
+            scratch.dispose()
+    if output is Format.JSON:
+        print(json.dumps(_to_json(found), indent=2))
+    else:
+        _print(found)
+
+
+def _to_json(found: Difference) -> dict[str, Any]:
+    return {
+        "since": found.span.since.isoformat(),
+        "until": found.span.until.isoformat(),
+        "judgements": found.span.judgements,
+        "same": found.same,
+        "counts": {kind: list(counts) for kind, counts in found.counts.items()},
+        "gained": [_event_to_json(event) for event in found.gained],
+        "lost": [_event_to_json(event) for event in found.lost],
+        "changed": [[_event_to_json(event) for event in pair] for pair in found.changed],
+    }
+
+
+def _event_to_json(event: Event) -> dict[str, Any]:
+    value = asdict(event) | {"labels": dict(event.labels), "details": dict(event.details)}
+    times = {name: getattr(event, name) for name in ("at", "since", "last_seen")}
+    return value | {name: at.isoformat() if at else None for name, at in times.items()}
+
+
+def _print(found: Difference) -> None:
+    lines = [("+", event, "") for event in found.gained]
+    lines += [("-", event, "") for event in found.lost]
+    lines += [("~", now, _how(was, now)) for was, now in found.changed]
+    if lines:
+        table = table_of("", "at", "event", "host", "port", "reason")
+        for sign, event, how in sorted(lines, key=lambda line: (line[1].at, line[1].host_id or "", line[1].port or 0)):
+            port = f"{event.protocol}/{event.port}" if event.port else None
+            table.add_row(
+                *map(cell, (sign, minute(event.at), event.kind.value, event.host_name, port, how or event.reason))
+            )
+        say(table)
+    table = table_of("event", "was", "would be")
+    for kind, (were, would) in found.counts.items():
+        table.add_row(*map(cell, (kind, were, would)))
+    if found.counts:
+        say(table)
+    span = found.span
+    say(f"judged again: {span.judgements} runs from {minute(span.since)} to {minute(span.until)}; same: {found.same}")
+
+
+def _how(was: Event, now: Event) -> str:
+    """In what an event differs."""
+    names = ("severity", "reason", "program", "since", "last_seen")
+    told = [f"{name}: {getattr(was, name)} -> {getattr(now, name)}" for name in names if _differ(was, now, name)]
+    return "; ".join(told) or "its details"
+
+
+def _differ(was: Event, now: Event, name: str) -> bool:
+    return bool(getattr(was, name) != getattr(now, name))

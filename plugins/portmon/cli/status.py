@@ -1,0 +1,106 @@
+"""``status``: what the state database holds."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from portmon.cli.options import Format, FormatOption, open_database
+from portmon.cli.terminal import cell, logs_aside, say, table_of
+from portmon.cli.times import minute
+from portmon.errors import CommandError
+
+if TYPE_CHECKING:
+    from portmon.storage.sizes import Sizes
+
+
+def status(
+    output: FormatOption = Format.TABLE,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all of the archive, and compare it with its hashes.")
+    ] = False,
+) -> None:
+    """Show how much the state database holds, and since when. Exits with 1 if `--verify` finds damage.
+
+    The JSON is one object: `hosts`, `hidden`, `ports`, `events`, `looks`, `runs`, `steps` (of the journal) and
+    `checkpoints`, numbers; `contents` with `number`, `bytes` and `stored_bytes` (compressed); `oldest_look`,
+    `newest_look`, `replayable_from`, `last_run` and `last_run_finished`, times or null; with `--verify` also `damaged`,
+    a list of digests.
+    """
+    from portmon.storage import contents, sizes
+
+    with logs_aside(), open_database(quiet=True).look() as conn:
+        assert conn is not None  # noqa: S101 - for the type checker: open_database() has looked
+        found = sizes.measure(conn)
+        damaged = list(contents.damaged(conn)) if verify else None
+    if output is Format.JSON:
+        print(json.dumps(_to_json(found) | ({} if damaged is None else {"damaged": damaged}), indent=2))
+    else:
+        _print(found, damaged)
+    if damaged:
+        raise CommandError(
+            f"{len(damaged)} of {found.contents} contents are damaged: restore the state database from a backup"
+        )
+
+
+def _to_json(found: Sizes) -> dict[str, Any]:
+    return {
+        "hosts": found.hosts,
+        "hidden": found.hidden,
+        "ports": found.ports,
+        "events": found.events,
+        "looks": found.looks,
+        "runs": found.runs,
+        "steps": found.steps,
+        "checkpoints": found.checkpoints,
+        "contents": {"number": found.contents, "bytes": found.bytes, "stored_bytes": found.stored_bytes},
+        **{
+            name: at.isoformat() if at else None
+            for name, at in {
+                "oldest_look": found.oldest_look,
+                "newest_look": found.newest_look,
+                "replayable_from": found.replayable_from,
+                "last_run": found.last_run,
+                "last_run_finished": found.last_run_finished,
+            }.items()
+        },
+    }
+
+
+def _print(found: Sizes, damaged: list[str] | None) -> None:
+    kept = "" if found.oldest_look is None else f", from {minute(found.oldest_look)}"
+    replayable = "" if found.replayable_from is None else f", to be judged again from {minute(found.replayable_from)}"
+    rows = [
+        ("hosts", f"{found.hosts:,}, hidden: {found.hidden:,}"),
+        ("ports", f"{found.ports:,}"),
+        ("events", f"{found.events:,}"),
+        ("looks", f"{found.looks:,}{kept}"),
+        ("archive", f"{found.contents:,} contents, {_size(found.stored_bytes)} for {_size(found.bytes)}"),
+        ("journal", f"{found.steps:,} steps of {found.runs:,} runs, {found.checkpoints:,} checkpoints{replayable}"),
+        ("last run", _last_run(found)),
+    ]
+    if damaged is not None:
+        rows.append(("damaged", ", ".join(damaged) or "nothing"))
+    table = table_of("what", "how much")
+    for row in rows:
+        table.add_row(*map(cell, row))
+    say(table)
+
+
+def _last_run(found: Sizes) -> str:
+    if found.last_run is None:
+        return "none yet"
+    minutes = (datetime.now(UTC) - found.last_run).total_seconds() / 60
+    ended = "judged" if found.last_run_finished else "not judged yet"
+    return f"{minute(found.last_run)}, {minutes:,.0f} min ago, {ended}"
+
+
+def _size(count: int) -> str:
+    size, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:,.0f} {units[0]}" if units[0] == "bytes" else f"{size:,.1f} {units[0]}"

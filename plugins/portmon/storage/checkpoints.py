@@ -1,0 +1,101 @@
+"""The state as it was each day, so that the archive need not be judged again from its beginning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Table, delete, func, insert, select
+
+from portmon.errors import StorageError
+from portmon.storage import contents, journal
+from portmon.storage.sql import CHUNK, chunks, insert_rows
+from portmon.storage.tables import UtcDateTime, checkpoints, conditions, hosts, ports
+
+
+def keep(conn: Connection, now: datetime) -> None:
+    """Keep the state as it is before anything is changed, once a day (UTC).
+
+    Called by whoever is about to change it, in the same transaction.
+    """
+    newest = conn.execute(select(func.max(checkpoints.c.at))).scalar()
+    if newest is not None and newest.date() >= now.date():
+        return
+    seq = journal.last_seq(conn)
+    # One after the other: all of it would be a matter of gigabytes.
+    digests = [contents.put(conn, _pack(part), now=now) for part in _parts(conn)]
+    conn.execute(delete(checkpoints).where(checkpoints.c.seq == seq))
+    conn.execute(
+        insert(checkpoints),
+        [{"seq": seq, "part": part, "at": now, "content": digest} for part, digest in enumerate(digests)],
+    )
+
+
+def before(conn: Connection, moment: datetime) -> tuple[int, datetime] | None:
+    """The newest checkpoint from before a moment, or the oldest one if there is none; None without any.
+
+    :returns: the step of the journal after which it was taken, and when that was
+    """
+    kept = select(checkpoints.c.seq, checkpoints.c.at).where(checkpoints.c.part == 0)
+    row = conn.execute(kept.where(checkpoints.c.at <= moment).order_by(checkpoints.c.seq.desc()).limit(1)).first()
+    row = row or conn.execute(kept.order_by(checkpoints.c.seq).limit(1)).first()
+    return None if row is None else (row.seq, row.at)
+
+
+def restore(source: Connection, seq: int, conn: Connection) -> None:
+    """Bring the state back as it was.
+
+    :param source: where the checkpoint is
+    :param conn: of a state database that has none yet
+    :raises StorageError: if a part of it is gone or damaged
+    """
+    query = select(checkpoints.c.content).where(checkpoints.c.seq == seq).order_by(checkpoints.c.part)
+    for digest in source.execute(query).scalars().all():
+        for name, rows in json.loads(contents.get(source, digest)).items():
+            table = _TABLES.get(name)
+            if table is None:
+                raise StorageError(f"checkpoint {seq} has a table {name!r}: a newer portmon made it")
+            insert_rows(conn, table, [_row(table, row) for row in rows])
+
+
+def expire(conn: Connection, before: datetime) -> None:
+    """Forget checkpoints from before a moment: steps that followed them are gone."""
+    conn.execute(delete(checkpoints).where(checkpoints.c.at < before))
+
+
+_TABLES: Mapping[str, Table] = {table.name: table for table in (hosts, ports, conditions)}
+
+
+def _parts(conn: Connection) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    yield {"conditions": _rows(conn.execute(select(conditions).order_by(conditions.c.name)))}
+    ids = conn.execute(select(hosts.c.host_id).order_by(hosts.c.host_id)).scalars().all()
+    for part in chunks(ids, CHUNK):
+        query = select(ports).where(ports.c.host_id.in_(part))
+        yield {
+            "hosts": _rows(conn.execute(select(hosts).where(hosts.c.host_id.in_(part)).order_by(hosts.c.host_id))),
+            "ports": _rows(conn.execute(query.order_by(ports.c.host_id, ports.c.protocol, ports.c.port))),
+        }
+
+
+def _rows(found: Iterable[Any]) -> list[dict[str, Any]]:
+    return [
+        {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row._mapping.items()}
+        for row in found
+    ]
+
+
+def _row(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        # Columns that a later version added stay empty.
+        column.name: datetime.fromisoformat(values[column.name])
+        if isinstance(column.type, UtcDateTime) and values[column.name] is not None
+        else values[column.name]
+        for column in table.c
+        if column.name in values
+    }
+
+
+def _pack(part: Mapping[str, Any]) -> bytes:
+    return json.dumps(part, sort_keys=True, separators=(",", ":")).encode("ascii")

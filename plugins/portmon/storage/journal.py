@@ -1,0 +1,232 @@
+"""What changed the state of the fleet, step by step: what it takes to do it once more.
+
+A *prune* takes the host list over, a *judgement* judges looks. Both are noted in the transaction that does them, by
+whoever holds the lease, so their order is that in which they happened. The looks, host lists and settings are in the
+archive; what they leave open is here: whom pruning hid, which looks were judged together, what people had decided.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from portmon.models import Attempt, Host, PortKey
+from portmon.storage import contents
+from portmon.storage.tables import journal
+
+PRUNE = "prune"
+JUDGE = "judge"
+
+Named = tuple[str, datetime]
+"""A look: host id, and when it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a judgement went by, besides looks, rules and settings.
+
+    :param interval: time between scheduled runs
+    :param besides: hosts that were judged although its host list has them not: not pruned yet
+    :param planned: host id: which mapped task asked it, by id and map index
+    :param accepted: ports that were accepted as gone, and when
+    :param promoted: learned ports that must listen, by host id and port, and who says so
+    """
+
+    interval: timedelta
+    besides: Sequence[Host] = ()
+    planned: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    accepted: Mapping[PortKey, datetime] = field(default_factory=dict)
+    promoted: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Canonical: equal terms give equal bytes, which are stored once."""
+        asked: dict[tuple[str, int], list[str]] = defaultdict(list)
+        for host_id in sorted(self.planned):
+            asked[self.planned[host_id]].append(host_id)
+        return _canonical(
+            {
+                "interval": self.interval.total_seconds(),
+                "besides": [
+                    dataclasses.asdict(host) | {"labels": dict(host.labels)}
+                    for host in sorted(self.besides, key=lambda host: host.id)
+                ],
+                "planned": [[task, index, ids] for (task, index), ids in sorted(asked.items())],
+                "accepted": [[*key, at.isoformat()] for key, at in sorted(self.accepted.items())],
+                "promoted": [[*key, who] for key, who in sorted(self.promoted.items())],
+            }
+        )
+
+
+def terms_from_json(data: bytes) -> Terms:
+    """The inverse of :meth:`Terms.to_json`."""
+    value = json.loads(data)
+    return Terms(
+        interval=timedelta(seconds=value["interval"]),
+        besides=tuple(Host(**host | {"declared": tuple(host["declared"])}) for host in value["besides"]),
+        planned={host_id: (task, index) for task, index, ids in value["planned"] for host_id in ids},
+        accepted={
+            (host_id, protocol, port): datetime.fromisoformat(at) for host_id, protocol, port, at in value["accepted"]
+        },
+        promoted={(host_id, port): who for host_id, port, who in value["promoted"]},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a prune did, in this order.
+
+    :param hide: ids of hosts that left
+    :param purge: ids of hosts that were deleted
+    :param sync: names, addresses and labels were taken from the host list
+    :param resume: ids of hosts that came back
+    """
+
+    hide: Sequence[str] = ()
+    purge: Sequence[str] = ()
+    sync: bool = True
+    resume: Sequence[str] = ()
+
+    def to_json(self) -> bytes:
+        """Canonical, as :meth:`Terms.to_json`."""
+        return _canonical(
+            {"hide": list(self.hide), "purge": list(self.purge), "sync": self.sync, "resume": list(self.resume)}
+        )
+
+
+def pruned_from_json(data: bytes) -> Pruned:
+    """The inverse of :meth:`Pruned.to_json`."""
+    value = json.loads(data)
+    return Pruned(tuple(value["hide"]), tuple(value["purge"]), value["sync"], tuple(value["resume"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One step.
+
+    :param seq: grows with every step
+    :param kind: :data:`PRUNE` or :data:`JUDGE`
+    :param at: the time by which it was done
+    :param inventory: digest of the host list
+    :param what: digest of :class:`Pruned` or :class:`Terms`
+    :param late: looks that a judgement judged although they are not of its own run, or were not there in time for the
+        judgement that they belong to
+    """
+
+    seq: int
+    run_id: str
+    kind: str
+    at: datetime
+    inventory: str
+    what: str
+    late: tuple[Named, ...] = ()
+
+
+def pruned(conn: Connection, run_id: str, *, at: datetime, inventory: str, done: Pruned) -> None:
+    """Note what a prune did; not what the one before did as well, which changed nothing."""
+    data = done.to_json()
+    query = select(journal.c.inventory, journal.c.what).where(journal.c.kind == PRUNE)
+    last = conn.execute(query.order_by(journal.c.seq.desc()).limit(1)).first()
+    same = last is not None and (last.inventory, last.what) == (inventory, contents.digest_of(data))
+    # Hosts that are hidden, deleted or back are so once.
+    if same and not (done.hide or done.purge or done.resume):
+        return
+    _add(conn, run_id, PRUNE, at=at, inventory=inventory, data=data)
+
+
+def judged(
+    conn: Connection, run_id: str, *, at: datetime, inventory: str, terms: Terms, looks: Iterable[Attempt]
+) -> None:
+    """Note that looks were judged."""
+    mine = (journal.c.run_id == run_id, journal.c.kind == JUDGE)
+    since = conn.execute(select(func.max(journal.c.at)).where(*mine)).scalar()
+    late = [(look.host_id, look.observed_at) for look in looks if not _is_own(look, run_id, since, at)]
+    _add(conn, run_id, JUDGE, at=at, inventory=inventory, data=terms.to_json(), late=late)
+
+
+def entries(conn: Connection, *, after: int = 0) -> Iterator[Entry]:
+    """Steps in their order.
+
+    :param after: this :attr:`Entry.seq`
+    """
+    # As many as there are runs: some thousand short rows.
+    for row in conn.execute(select(journal).where(journal.c.seq > after).order_by(journal.c.seq)).all():
+        late = tuple((host_id, datetime.fromisoformat(at)) for host_id, at in row.late)
+        yield Entry(row.seq, row.run_id, row.kind, row.at, row.inventory, row.what, late)
+
+
+def last_seq(conn: Connection) -> int:
+    """Of the newest step; 0 if there is none."""
+    return int(conn.execute(select(func.max(journal.c.seq))).scalar() or 0)
+
+
+def expire(conn: Connection, before: datetime) -> None:
+    """Forget steps from before a moment."""
+    conn.execute(delete(journal).where(journal.c.at < before))
+
+
+class Looks:
+    """Which judgement judged which looks.
+
+    Those of its own run that were made since that run was judged before, and until then; and those that it names.
+
+    :param steps: all that there are
+    """
+
+    def __init__(self, steps: Iterable[Entry]) -> None:
+        self._named: dict[Named, int] = {}
+        self._since: dict[int, datetime | None] = {}
+        before: dict[str, datetime] = {}
+        for step in steps:
+            if step.kind == JUDGE:
+                self._since[step.seq] = before.get(step.run_id)
+                before[step.run_id] = step.at
+                self._named |= dict.fromkeys(step.late, step.seq)
+
+    def of(self, step: Entry, found: Iterable[Attempt]) -> list[Attempt]:
+        """Those that a judgement judged.
+
+        :param found: looks of its run, and those that it names
+        """
+        wanted = []
+        for look in found:
+            named = self._named.get((look.host_id, look.observed_at))
+            # A provisional look is one that another one of its run followed, whose word counted.
+            own = named is None and not look.provisional and _is_own(look, step.run_id, self._since[step.seq], step.at)
+            if own or named == step.seq:
+                wanted.append(look)
+        return wanted
+
+
+def _is_own(look: Attempt, run_id: str, since: datetime | None, until: datetime) -> bool:
+    return look.run_id == run_id and (since is None or since < look.observed_at) and look.observed_at <= until
+
+
+def _add(
+    conn: Connection,
+    run_id: str,
+    kind: str,
+    *,
+    at: datetime,
+    inventory: str,
+    data: bytes,
+    late: Iterable[Named] = (),
+) -> None:
+    row = {
+        "run_id": run_id,
+        "kind": kind,
+        "at": at,
+        "inventory": inventory,
+        "what": contents.put(conn, data, now=at),
+        "late": [[host_id, look.isoformat()] for host_id, look in sorted(late)],
+    }
+    conn.execute(insert(journal), row)
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")

@@ -1,0 +1,76 @@
+"""How much the state database holds, and since when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Table, func, select
+
+from portmon.storage import contents as archive
+from portmon.storage.tables import checkpoints, events, hosts, journal, observations, ports, runs
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Numbers of rows, and times.
+
+    :param hosts: in the CMDB
+    :param hidden: that left it not long ago
+    :param looks: at hosts, whatever came of them
+    :param steps: of the journal
+    :param checkpoints: states of the fleet that are kept
+    :param contents: of the archive
+    :param bytes: of these
+    :param stored_bytes: compressed
+    :param replayable_from: from when on the archive can be judged again
+    :param last_run: start of the newest run, and when it was judged
+    """
+
+    hosts: int
+    hidden: int
+    ports: int
+    events: int
+    looks: int
+    runs: int
+    steps: int
+    checkpoints: int
+    contents: int
+    bytes: int
+    stored_bytes: int
+    oldest_look: datetime | None
+    newest_look: datetime | None
+    replayable_from: datetime | None
+    last_run: datetime | None
+    last_run_finished: datetime | None
+
+
+def measure(conn: Connection) -> Sizes:
+    """What there is now."""
+    number, size, stored = archive.sizes(conn)
+    looked = conn.execute(select(func.min(observations.c.observed_at), func.max(observations.c.observed_at))).one()
+    last = conn.execute(select(runs.c.started_at, runs.c.finished_at).order_by(runs.c.started_at.desc()).limit(1))
+    run = last.first()
+    return Sizes(
+        hosts=_count(conn, hosts, hosts.c.removed_at.is_(None)),
+        hidden=_count(conn, hosts, hosts.c.removed_at.is_not(None)),
+        ports=_count(conn, ports),
+        events=_count(conn, events),
+        looks=_count(conn, observations),
+        runs=_count(conn, runs),
+        steps=_count(conn, journal),
+        checkpoints=_count(conn, checkpoints, checkpoints.c.part == 0),
+        contents=number,
+        bytes=size,
+        stored_bytes=stored,
+        oldest_look=looked[0],
+        newest_look=looked[1],
+        replayable_from=conn.execute(select(func.min(checkpoints.c.at))).scalar(),
+        last_run=run.started_at if run else None,
+        last_run_finished=run.finished_at if run else None,
+    )
+
+
+def _count(conn: Connection, table: Table, *where: Any) -> int:
+    return int(conn.execute(select(func.count()).select_from(table).where(*where)).scalar() or 0)
