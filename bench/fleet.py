@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, insert, literal, select
+from sqlalchemy import Connection, bindparam, insert, literal, select
 
 from portmon.config import Config
 from portmon.models import Attempt, Host, Inventory, Listener, Observation, Outcome
@@ -146,12 +146,12 @@ class Fleet:
             observations.c.run_id == f"round-{number - 1}"
         )
         conn.execute(insert(observations).from_select(names, before))
-        for host_id in without:
-            conn.execute(
-                observations.delete().where(
-                    observations.c.host_id == host_id, observations.c.run_id == f"round-{number}"
-                )
-            )
+        # By the primary key: the index of runs, which a planner may prefer, has every host of the round.
+        gone = observations.delete().where(
+            observations.c.host_id == bindparam("gone"), observations.c.observed_at == _at(number)
+        )
+        if without:
+            conn.execute(gone, [{"gone": host_id} for host_id in sorted(without)])
 
     def _save(self, database: Database, attempts: Iterator[Attempt]) -> None:
         with database.begin() as conn:
