@@ -61,11 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or (QUICK_FILE if options.quick else docs.LATEST)
     try:
         with _folder() as folder:
-            measured = _measure(folder, sizes, chosen)
+            measured = _measure(folder, sizes, chosen, out)
     except (BenchError, CrowdError, AirflowError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    _write(out, measured, keep=bool(options.only))
     print(report.as_text(measured))
     print(f"\nwritten to {out}")
     return 0
@@ -127,7 +126,8 @@ def _folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str]) -> dict[str, Section]:
+def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str], out: Path) -> dict[str, Section]:
+    """Measure sections; each is written as soon as it is there, in the place of an older one of its name."""
     started = time.monotonic()
     facts = machine.facts() | {"quick": sizes.quick, "own_network": bool(os.environ.get(APART))}
     measured: dict[str, Section] = {}
@@ -138,6 +138,7 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str]) -> dict[str, Sec
             measure(found, lambda text: _tell(started, f"{name}: {text}"))
         found.facts["others_cpu_percent"] = others.percent
         measured[name] = found
+        _write(out, {name: found})
 
     live = [name for name in chosen if name != "diff"]
     with contextlib.ExitStack() as stack:
@@ -178,14 +179,12 @@ def _tell(started: float, text: str) -> None:
     print(f"[{minutes:3}:{seconds:02}] {text}", file=sys.stderr, flush=True)
 
 
-def _write(path: Path, measured: dict[str, Section], *, keep: bool) -> None:
-    """Write the figures.
-
-    :param keep: sections of the file that were not measured now
-    """
+def _write(path: Path, measured: dict[str, Section]) -> None:
+    """Write the figures of some sections beside those of others."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    old = json.loads(path.read_text()) if keep and path.exists() else {}
-    path.write_text(json.dumps(old | to_json(measured), indent=1) + "\n")
+    old = json.loads(path.read_text()) if path.exists() else {}
+    both = old | to_json(measured)
+    path.write_text(json.dumps({name: both[name] for name in SECTIONS if name in both}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
