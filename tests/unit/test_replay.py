@@ -229,6 +229,25 @@ def test_the_same_configuration_would_have_told_the_same(database: Database, scr
     assert all(were == would for were, would in found.counts.values())
 
 
+def test_what_a_later_run_made_of_the_time_is_left_out(
+    database: Database, scratch: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests import fleet as module
+
+    fleet = small_fleet(database)
+    fleet.run()
+    fleet.machines["web1"].kill(80)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "judge_run", lambda *_, **__: None)
+        fleet.run()
+    end = fleet.now - timedelta(seconds=1)
+    fleet.run()
+    with database.begin() as source:
+        assert [event for event in outbox.between(source, MONDAY, end) if event.kind is EventKind.DOWN]
+        found = what_if(source, scratch, fleet.config, since=MONDAY, until=end)
+    assert (found.gained, found.lost, found.changed) == ((), (), ())
+
+
 def test_replaying_changes_nothing(database: Database, scratch: Database) -> None:
     fleet = small_fleet(database)
     eventful(fleet, 20)

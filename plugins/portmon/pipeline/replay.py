@@ -7,7 +7,6 @@ a database of its own: nobody else sees it, and the one that is in use is only r
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,8 +22,6 @@ from portmon.pipeline.judge import fleet_of, judge_looks
 from portmon.pipeline.prune import carry_out
 from portmon.storage import archive, checkpoints, contents, inventory, journal, outbox
 from portmon.storage.database import Database
-
-log = logging.getLogger(__name__)
 
 OF_THE_MOMENT = frozenset(
     {
@@ -151,9 +148,11 @@ def what_if(source: Connection, scratch: Database, config: Config, *, since: dat
             f"what it takes to judge the archive again is kept from {span.since:%Y-%m-%d %H:%M} UTC on: give a later "
             "beginning"
         )
+    # What a later run made of a look from before the end is not there yet.
+    judged = {step.run_id for step in journal.entries(source) if step.at <= until}
     with scratch.begin() as conn:
         would = {event.id: event for event in _of_time(conn, since, until)}
-    were = {event.id: event for event in _of_time(source, since, until)}
+    were = {event.id: event for event in _of_time(source, since, until) if event.run_id in judged}
     both = [(were[event_id], event) for event_id, event in would.items() if event_id in were]
     kinds = sorted({event.kind.value for event in (*would.values(), *were.values())})
     return Difference(
