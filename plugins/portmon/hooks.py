@@ -197,7 +197,7 @@ class HostSSHHook(SSHHook):
             raise
 
     def login(self) -> Session:
-        """The session, logged in; :attr:`Session.seconds` and others tell how it went.
+        """The session, logged in; its attributes tell how it went.
 
         :raises ScanError: of the class that says what went wrong
         """

@@ -53,28 +53,16 @@ def replay(
         finally:
             scratch.dispose()
     if output is Format.JSON:
-        print(json.dumps(_to_json(found), indent=2))
+        print(json.dumps(_to_json(found), default=datetime.isoformat, indent=2))
     else:
         _print(found)
 
 
 def _to_json(found: Difference) -> dict[str, Any]:
-    return {
-        "since": found.span.since.isoformat(),
-        "until": found.span.until.isoformat(),
-        "judgements": found.span.judgements,
-        "same": found.same,
-        "counts": {kind: list(counts) for kind, counts in found.counts.items()},
-        "gained": [_event_to_json(event) for event in found.gained],
-        "lost": [_event_to_json(event) for event in found.lost],
-        "changed": [[_event_to_json(event) for event in pair] for pair in found.changed],
+    span = found.span
+    return {"since": span.since, "until": span.until, "judgements": span.judgements} | {
+        name: value for name, value in asdict(found).items() if name != "span"
     }
-
-
-def _event_to_json(event: Event) -> dict[str, Any]:
-    value = asdict(event) | {"labels": dict(event.labels), "details": dict(event.details)}
-    times = {name: getattr(event, name) for name in ("at", "since", "last_seen")}
-    return value | {name: at.isoformat() if at else None for name, at in times.items()}
 
 
 def _print(found: Difference) -> None:
@@ -100,10 +88,9 @@ def _print(found: Difference) -> None:
 
 def _how(was: Event, now: Event) -> str:
     """In what an event differs."""
-    names = ("severity", "reason", "program", "since", "last_seen")
-    told = [f"{name}: {getattr(was, name)} -> {getattr(now, name)}" for name in names if _differ(was, now, name)]
+    told = []
+    for name in ("severity", "reason", "program", "since", "last_seen"):
+        before, after = getattr(was, name), getattr(now, name)
+        if before != after:
+            told.append(f"{name}: {before} -> {after}")
     return "; ".join(told) or "its details"
-
-
-def _differ(was: Event, now: Event, name: str) -> bool:
-    return bool(getattr(was, name) != getattr(now, name))

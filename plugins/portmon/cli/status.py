@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +38,8 @@ def status(
         found = sizes.measure(conn)
         damaged = list(contents.damaged(conn)) if verify else None
     if output is Format.JSON:
-        print(json.dumps(_to_json(found) | ({} if damaged is None else {"damaged": damaged}), indent=2))
+        value = _to_json(found) | ({} if damaged is None else {"damaged": damaged})
+        print(json.dumps(value, default=datetime.isoformat, indent=2))
     else:
         _print(found, damaged)
     if damaged:
@@ -47,27 +49,9 @@ def status(
 
 
 def _to_json(found: Sizes) -> dict[str, Any]:
-    return {
-        "hosts": found.hosts,
-        "hidden": found.hidden,
-        "ports": found.ports,
-        "events": found.events,
-        "looks": found.looks,
-        "runs": found.runs,
-        "steps": found.steps,
-        "checkpoints": found.checkpoints,
-        "contents": {"number": found.contents, "bytes": found.bytes, "stored_bytes": found.stored_bytes},
-        **{
-            name: at.isoformat() if at else None
-            for name, at in {
-                "oldest_look": found.oldest_look,
-                "newest_look": found.newest_look,
-                "replayable_from": found.replayable_from,
-                "last_run": found.last_run,
-                "last_run_finished": found.last_run_finished,
-            }.items()
-        },
-    }
+    value = asdict(found)
+    number, size, stored = (value.pop(name) for name in ("contents", "bytes", "stored_bytes"))
+    return value | {"contents": {"number": number, "bytes": size, "stored_bytes": stored}}
 
 
 def _print(found: Sizes, damaged: list[str] | None) -> None:

@@ -44,7 +44,7 @@ def moment_of(text: str | None, timezone: str, option: str, now: datetime) -> da
     """
     if text is None:
         return None
-    at = read_option(lambda value: _parsed(value, timezone), text, option)
+    at = _option(text, timezone, option)
     if at < now:
         raise typer.BadParameter(f"{text} ({minute(at)}) is in the past", param_hint=option)
     return at
@@ -56,10 +56,14 @@ def past_moment(text: str, timezone: str, option: str, now: datetime) -> datetim
     :param timezone: of a time without an offset
     :raises BadParameter: if it is none, or to come
     """
-    at = read_option(lambda value: _parsed(value, timezone), text, option)
+    at = _option(text, timezone, option)
     if at > now:
         raise typer.BadParameter(f"{text} ({minute(at)}) is still to come", param_hint=option)
     return at
+
+
+def _option(text: str, timezone: str, option: str) -> datetime:
+    return read_option(lambda value: _parsed(value, timezone), text, option)
 
 
 def _parsed(text: str, timezone: str) -> datetime:

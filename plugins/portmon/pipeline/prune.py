@@ -10,7 +10,7 @@ from typing import Any
 from portmon.cmdb import plan_prune
 from portmon.config import Config
 from portmon.events import closing_event, monitor_event
-from portmon.models import EventKind, Host
+from portmon.models import EventKind, Host, Inventory
 from portmon.pipeline.run import Run
 from portmon.render import plain
 from portmon.storage import alerts, checkpoints, conditions, hosts, inventory, journal, lease, outbox
@@ -41,7 +41,7 @@ def prune_inventory(
         return _counts()
     if run.dry_run:
         with database.begin() as conn:
-            plan = _plan(conn, config, run, digest, stale, now)
+            plan = _plan(conn, config, run, inventory.load(conn, digest), stale, now)
         hide, resume, purge = (", ".join(map(plain, ids)) or "nobody" for ids in (plan.hide, plan.resume, plan.purge))
         log.info("Dry run: would hide %s; resume %s; purge %s", hide, resume, purge)
         if plan.refused:
@@ -52,11 +52,12 @@ def prune_inventory(
         database.begin() as conn,
     ):
         held.check(conn)
-        plan = _plan(conn, config, run, digest, stale, now)
+        listed = inventory.load(conn, digest)
+        plan = _plan(conn, config, run, listed, stale, now)
         names = {known.id: known.name for known in hosts.known(conn)}
         checkpoints.keep(conn, now)
         done = journal.Pruned(hide=plan.hide, purge=plan.purge, sync=not stale, resume=plan.resume)
-        carry_out(conn, done, inventory.load(conn, digest).hosts, run_id=run.run_id, now=now)
+        carry_out(conn, done, listed.hosts, run_id=run.run_id, now=now)
         journal.pruned(conn, run.run_id, at=now, inventory=digest, done=done)
         _report(conn, plan.refused, run, stale=stale, now=now)
     for verb, ids in (("hidden", plan.hide), ("resumed", plan.resume), ("deleted", plan.purge)):
@@ -82,10 +83,10 @@ def carry_out(conn: Any, done: journal.Pruned, listed: Iterable[Host], *, run_id
     hosts.resume(conn, done.resume)
 
 
-def _plan(conn: Any, config: Config, run: Run, digest: str, stale: bool, now: datetime) -> Any:
+def _plan(conn: Any, config: Config, run: Run, listed: Inventory, stale: bool, now: datetime) -> Any:
     return plan_prune(
         hosts.known(conn),
-        inventory.load(conn, digest),
+        listed,
         stale=stale,
         forced=run.force_prune,
         now=now,

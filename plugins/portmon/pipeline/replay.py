@@ -7,8 +7,9 @@ a database of its own: nobody else sees it, and the one that is in use is only r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
@@ -48,11 +49,13 @@ class Span:
     :param since: the checkpoint from which on
     :param until: the last step
     :param judgements: how many
+    :param run_ids: of the runs whose steps these were
     """
 
     since: datetime
     until: datetime
     judgements: int
+    run_ids: frozenset[str]
 
 
 def judge_again(source: Connection, scratch: Database, config: Config, *, since: datetime, until: datetime) -> Span:
@@ -74,7 +77,7 @@ def judge_again(source: Connection, scratch: Database, config: Config, *, since:
     steps = list(journal.entries(source))
     looks = journal.Looks(steps)
     hosts_of = _HostLists(source)
-    last, judgements = at, 0
+    done = []
     scratch.migrate()
     with scratch.begin() as conn:
         checkpoints.restore(source, seq, conn)
@@ -82,16 +85,20 @@ def judge_again(source: Connection, scratch: Database, config: Config, *, since:
             if step.seq <= seq or step.at > until:
                 continue
             if step.kind == journal.PRUNE:
-                done = journal.pruned_from_json(contents.get(source, step.what))
-                carry_out(conn, done, hosts_of.listed(step.inventory), run_id=step.run_id, now=step.at)
+                pruned = journal.pruned_from_json(contents.get(source, step.what))
+                carry_out(conn, pruned, hosts_of.listed(step.inventory), run_id=step.run_id, now=step.at)
             else:
                 fleet, terms = hosts_of.fleet(step.inventory, step.what)
                 found = (look for look in archive.looks_for(source, step.run_id, step.late) if look.host_id in fleet)
                 own = looks.of(step, found)
                 judge_looks(conn, own, fleet, terms, config, run_id=step.run_id, now=step.at, source=source)
-                judgements += 1
-            last = step.at
-    return Span(at, last, judgements)
+            done.append(step)
+    return Span(
+        since=at,
+        until=done[-1].at if done else at,
+        judgements=sum(step.kind == journal.JUDGE for step in done),
+        run_ids=frozenset(step.run_id for step in done),
+    )
 
 
 class _HostLists:
@@ -123,14 +130,15 @@ class Difference:
     :param lost: events that were, and would not have been
     :param changed: those that would have been told otherwise: as they were, and as they would have been
     :param same: how many are alike
+    :param counts: kind: number of events that were, and that would have been
     """
 
     span: Span
-    gained: tuple[Event, ...] = ()
-    lost: tuple[Event, ...] = ()
-    changed: tuple[tuple[Event, Event], ...] = ()
-    same: int = 0
-    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    gained: tuple[Event, ...]
+    lost: tuple[Event, ...]
+    changed: tuple[tuple[Event, Event], ...]
+    same: int
+    counts: Mapping[str, tuple[int, int]]
 
 
 def what_if(source: Connection, scratch: Database, config: Config, *, since: datetime, until: datetime) -> Difference:
@@ -148,26 +156,19 @@ def what_if(source: Connection, scratch: Database, config: Config, *, since: dat
             f"what it takes to judge the archive again is kept from {span.since:%Y-%m-%d %H:%M} UTC on: give a later "
             "beginning"
         )
-    # What a later run made of a look from before the end is not there yet.
-    judged = {step.run_id for step in journal.entries(source) if step.at <= until}
     with scratch.begin() as conn:
         would = {event.id: event for event in _of_time(conn, since, until)}
-    were = {event.id: event for event in _of_time(source, since, until) if event.run_id in judged}
+    # What a later run made of a look from before the end is not there yet.
+    were = {event.id: event for event in _of_time(source, since, until) if event.run_id in span.run_ids}
     both = [(were[event_id], event) for event_id, event in would.items() if event_id in were]
-    kinds = sorted({event.kind.value for event in (*would.values(), *were.values())})
+    numbers = [Counter(event.kind.value for event in events.values()) for events in (were, would)]
     return Difference(
         span,
         gained=tuple(event for event_id, event in would.items() if event_id not in were),
         lost=tuple(event for event_id, event in were.items() if event_id not in would),
         changed=tuple((was, is_) for was, is_ in both if was != is_),
         same=sum(was == is_ for was, is_ in both),
-        counts={
-            kind: (
-                sum(event.kind.value == kind for event in were.values()),
-                sum(event.kind.value == kind for event in would.values()),
-            )
-            for kind in kinds
-        },
+        counts={kind: (numbers[0][kind], numbers[1][kind]) for kind in sorted(numbers[0] | numbers[1])},
     )
 
 

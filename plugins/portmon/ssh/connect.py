@@ -6,7 +6,6 @@ import logging
 import re
 import socket
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +43,6 @@ def connect(
     :param line: a way to the host that is open already; it is closed if the login fails
     :raises ScanError: of the class that says what went wrong
     """
-    started = time.monotonic()
     try:
         login = Login(target, credentials, options.timeout)
         known = trust.known(target)
@@ -96,7 +94,6 @@ def connect(
         key=policy.shown,
         trusted=policy.trusted,
         method=login.method,
-        seconds=time.monotonic() - started,
     )
 
 

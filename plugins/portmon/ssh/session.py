@@ -49,7 +49,6 @@ class Session:
     :param key: its host key
     :param trusted: why that key is trusted
     :param method: how we logged in: which key, or ``password``
-    :param seconds: the login took
     """
 
     target: Target
@@ -59,7 +58,6 @@ class Session:
     key: HostKey
     trusted: str
     method: str
-    seconds: float
 
     @property
     def active(self) -> bool:

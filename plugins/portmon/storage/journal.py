@@ -149,13 +149,10 @@ def judged(
     _add(conn, run_id, JUDGE, at=at, inventory=inventory, data=terms.to_json(), late=late)
 
 
-def entries(conn: Connection, *, after: int = 0) -> Iterator[Entry]:
-    """Steps in their order.
-
-    :param after: this :attr:`Entry.seq`
-    """
+def entries(conn: Connection) -> Iterator[Entry]:
+    """Steps in their order."""
     # As many as there are runs: some thousand short rows.
-    for row in conn.execute(select(journal).where(journal.c.seq > after).order_by(journal.c.seq)).all():
+    for row in conn.execute(select(journal).order_by(journal.c.seq)).all():
         late = tuple((host_id, datetime.fromisoformat(at)) for host_id, at in row.late)
         yield Entry(row.seq, row.run_id, row.kind, row.at, row.inventory, row.what, late)
 

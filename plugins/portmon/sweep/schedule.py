@@ -103,10 +103,14 @@ class Schedule(Generic[Visit]):
         known = sum(map(self._is_suspect, self._dialling))
         if self._suspects and (known < MAX_SUSPECTS or not self._direct):
             return self._suspects
-        fresh = sum(
-            1 for number, begun in self._dialling.items() if now - begun < FRESH and not self._is_suspect(number)
-        )
-        return self._direct if self._direct and fresh + len(self._ready) < self.slots else None
+        is_room = len(self._fresh(now)) + len(self._ready) < self.slots
+        return self._direct if self._direct and is_room else None
+
+    def _fresh(self, now: float) -> list[float]:
+        """When dials began that may be over any moment: those to suspects are not expected to."""
+        return [
+            begun for number, begun in self._dialling.items() if now - begun < FRESH and not self._is_suspect(number)
+        ]
 
     def next(self, now: float) -> tuple[Step, Visit] | None:
         """What the next free slot does; it is taken until the visit is :meth:`parked` or :meth:`done`.
@@ -134,11 +138,7 @@ class Schedule(Generic[Visit]):
         times = [self._parked[0][0]] if self._parked and len(self._looking) < self.slots else []
         if self._direct and len(self._dialling) < MAX_DIALS:
             # What is dialled now will not be fresh for ever.
-            times += [
-                begun + FRESH
-                for number, begun in self._dialling.items()
-                if now - begun < FRESH and not self._is_suspect(number)
-            ]
+            times += [begun + FRESH for begun in self._fresh(now)]
         if self._waiting() and now < self.closes_at < float("inf"):
             times.append(self.closes_at)
         return min(times, default=None)
