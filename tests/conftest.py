@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from portmon.storage.database import Database
 from tests.postgres import Cluster, missing
 
 # Airflow reads its environment once, at import: tests get a home of their own before that.
@@ -61,3 +62,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'portmon.db'}"
     return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A migrated one."""
+    made = Database(database_url)
+    made.migrate()
+    yield made
+    made.dispose()

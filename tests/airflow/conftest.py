@@ -1,4 +1,6 @@
-"""What the tests of both operators that look at hosts share: an SSH server in this process, keys, the state database."""
+"""What the tests of the hook and of both operators that look at hosts share: an SSH server in this process, keys, the
+state database.
+"""
 
 from __future__ import annotations
 

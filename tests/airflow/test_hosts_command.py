@@ -19,6 +19,7 @@ from portmon.pipeline.fetch import fetch_inventory
 from portmon.pipeline.prune import prune_inventory
 from portmon.pipeline.run import Run
 from portmon.storage.database import Database
+from tests.shell import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,14 +37,8 @@ class Shell:
         self.database = Database(f"sqlite:///{folder / 'state.db'}")
 
     def hosts(self, text: str = CSV, *arguments: str) -> tuple[int, str, str]:
-        from portmon import cli
-
         (self.folder / "hosts.csv").write_text(text, encoding="utf-8")
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as caught, cli.told():
-            cli.app(["hosts", "--config", str(self.config), *arguments])
-        out, err = self.capsys.readouterr()
-        return int(caught.value.code or 0), out, err
+        return run_command(self.capsys, "hosts", "--config", str(self.config), *arguments)
 
     def know(self, *numbers: int) -> None:
         self.database.migrate()

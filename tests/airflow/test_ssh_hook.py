@@ -80,16 +80,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def user_key(tmp_path: Path) -> Path:
-    return make_key(tmp_path / "id")
-
-
-@pytest.fixture(scope="module")
-def host_key(tmp_path_factory: pytest.TempPathFactory) -> paramiko.PKey:
-    return paramiko.PKey.from_path(make_key(tmp_path_factory.mktemp("keys") / "host"))
-
-
-@pytest.fixture
 def make_hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., HostSSHHook]]:
     """A hook for port ``at`` of 127.0.0.1; ``extra``, ``login`` and ``password`` go into its connection."""
     with contextlib.ExitStack() as stack:

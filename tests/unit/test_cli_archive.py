@@ -14,6 +14,7 @@ from portmon.models import Host
 from portmon.storage.database import Database
 from portmon.storage.tables import contents, observations
 from tests.fleet import FIVE, Fleet
+from tests.shell import run_command
 
 NASTY = "[red]\x1b[31m\u202eevil"
 
@@ -29,14 +30,7 @@ class Shell:
         self.fleet = Fleet(database, Config(), start=now - timedelta(hours=2))
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        from portmon import cli
-
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as caught, cli.told():
-            cli.app(list(arguments))
-        out, err = self.capsys.readouterr()
-        assert all(char.isprintable() or char == "\n" for char in out + err)
-        return int(caught.value.code or 0), out, err
+        return run_command(self.capsys, *arguments)
 
     def config(self, text: str) -> str:
         path = self.folder / "other.yaml"

@@ -20,6 +20,7 @@ from portmon.pipeline.prune import prune_inventory
 from portmon.pipeline.run import Run
 from portmon.storage import archive, decisions, outbox
 from portmon.storage.database import Database
+from tests.shell import run_command
 
 FIVE = timedelta(minutes=5)
 NASTY = "[red]\x1b[31m\u202eevil\n{{ conn.x.password }}[/]"
@@ -62,14 +63,7 @@ class Shell:
         return self.see(*ports)
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        from portmon import cli
-
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as caught, cli.told():
-            cli.app(list(arguments))
-        out, err = self.capsys.readouterr()
-        assert all(char.isprintable() or char == "\n" for char in out + err)
-        return int(caught.value.code or 0), out, err
+        return run_command(self.capsys, *arguments)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from portmon.models import Event, EventKind, Host, Severity
 from portmon.storage import hosts, mutes, outbox
 from portmon.storage.database import Database
 from portmon.storage.tables import alerts, deliveries, events
+from tests.shell import run_command
 
 NASTY = "[red]\x1b[31m\u202eevil\n{{ conn.x.password }}[/]"
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -80,15 +81,9 @@ class Shell:
             return mutes.all_(conn)
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        from portmon import cli
-
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as caught, cli.told():
-            cli.app(list(arguments))
-        out, err = self.capsys.readouterr()
-        assert all(char.isprintable() or char == "\n" for char in out + err)
+        code, out, err = run_command(self.capsys, *arguments)
         # Errors in arguments come in a box.
-        return int(caught.value.code or 0), out, re.sub(r"[\s│]+", " ", err)
+        return code, out, re.sub(r"[\s│]+", " ", err)
 
 
 @pytest.fixture

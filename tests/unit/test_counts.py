@@ -102,14 +102,6 @@ def searched_whole(plan: str) -> set[str]:
     }
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    made = Database(database_url)
-    made.migrate()
-    yield made
-    made.dispose()
-
-
 @dataclass
 class Judged:
     """A fleet, and what the judgement of its last run cost."""

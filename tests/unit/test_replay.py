@@ -25,14 +25,6 @@ LONG_AGO = MONDAY - timedelta(days=1)
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    made = Database(database_url)
-    made.migrate()
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
 def scratch(tmp_path: Path) -> Iterator[Database]:
     made = Database(f"sqlite:///{tmp_path / 'scratch.db'}")
     yield made
@@ -142,18 +134,12 @@ def test_a_replay_begins_at_the_last_checkpoint_before_its_time(database: Databa
         assert derived(conn) == [event for event in events if event.at >= MONDAY]
 
 
-def test_looks_that_a_later_run_judged_are_judged_with_that_run(
-    database: Database, scratch: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_looks_that_a_later_run_judged_are_judged_with_that_run(database: Database, scratch: Database) -> None:
     """A run that was killed before its judgement, and a look that was stored after it."""
-    from tests import fleet as module
-
     fleet = small_fleet(database)
     fleet.run()
     fleet.machines["web1"].kill(80)
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "judge_run", lambda *_, **__: None)
-        fleet.run()
+    fleet.run(judge=False)
     fleet.run()
     # A task that was cleared: it looks once more after its run was judged.
     with database.begin() as conn:
@@ -229,17 +215,11 @@ def test_the_same_configuration_would_have_told_the_same(database: Database, scr
     assert all(were == would for were, would in found.counts.values())
 
 
-def test_what_a_later_run_made_of_the_time_is_left_out(
-    database: Database, scratch: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tests import fleet as module
-
+def test_what_a_later_run_made_of_the_time_is_left_out(database: Database, scratch: Database) -> None:
     fleet = small_fleet(database)
     fleet.run()
     fleet.machines["web1"].kill(80)
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "judge_run", lambda *_, **__: None)
-        fleet.run()
+    fleet.run(judge=False)
     end = fleet.now - timedelta(seconds=1)
     fleet.run()
     with database.begin() as source:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -43,14 +42,6 @@ from portmon.storage.tables import observations as observation_table
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 NASTY = "a\x00b\udcff{{ conn.x.password }}\x1a0000\n\u202e名"
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    made = Database(database_url)
-    made.migrate()
-    yield made
-    made.dispose()
 
 
 def attempt(host: str = "h1", at: datetime = NOW, *, ports: tuple[int, ...] | None = (80,), run: str = "r1") -> Attempt:

@@ -22,14 +22,6 @@ NASTY = "a\x00b\udcff{{ conn.x.password }}\x1a0000\n\u202e名"
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    made = Database(database_url)
-    made.migrate()
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
 def conn(database: Database) -> Iterator[Connection]:
     with database.begin() as conn:
         yield conn
