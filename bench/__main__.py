@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from bench import ansible, diff, docs, machine, per_host, report, sweep
+from bench import ansible, diff, docs, machine, per_host, replay, report, sweep
 from bench.crowd import CrowdError
 from bench.errors import BenchError
 from bench.figures import Section, from_json, to_json
@@ -31,7 +31,9 @@ from demo.airflow_env import AirflowError
 from demo.host import loopback_up
 from tests import postgres
 
-SECTIONS = ("sweep", "tasks", "ansible", "diff")
+SECTIONS = ("sweep", "tasks", "ansible", "diff", "replay")
+ALONE = ("diff", "replay")
+"""Those that need no host and no Airflow."""
 APART = "PORTMON_BENCH_APART"
 """Set in the environment of a bench that has a network of its own."""
 QUICK_FILE = docs.ROOT / ".run" / "bench-quick.json"
@@ -105,8 +107,8 @@ def _names(text: str) -> list[str]:
 
 def _lacking(chosen: Sequence[str]) -> str | None:
     """What this machine lacks for some sections; None if nothing."""
-    told = lacking() if set(chosen) - {"diff"} else None
-    if not told and "diff" in chosen:
+    told = lacking() if set(chosen) - set(ALONE) else None
+    if not told and set(chosen) & set(ALONE):
         told = postgres.missing()
     if not told and "ansible" in chosen:
         told = ansible.lacking()
@@ -140,7 +142,7 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str], out: Path) -> di
         measured[name] = found
         _write(out, {name: found})
 
-    live = [name for name in chosen if name != "diff"]
+    live = [name for name in chosen if name not in ALONE]
     with contextlib.ExitStack() as stack:
         if live:
             _tell(started, "starting hosts, PostgreSQL and Airflow")
@@ -149,8 +151,8 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str], out: Path) -> di
         for name in live:
             step = {"sweep": sweep.measure, "tasks": per_host.measure, "ansible": ansible.measure}[name]
             section(name, partial(step, stage, sizes))
-    if "diff" in chosen:
-        section("diff", partial(diff.measure, sizes))
+    for name in (name for name in chosen if name in ALONE):
+        section(name, partial({"diff": diff.measure, "replay": replay.measure}[name], sizes))
     _tell(started, "done")
     return measured
 

@@ -45,11 +45,11 @@ def measure(sizes: Sizes, section: Section, tell: Callable[[str], None]) -> None
 def _fleet(url: str, name: str, hosts: int, sizes: Sizes, section: Section, tell: Callable[[str], None]) -> None:
     repeat = sizes.repeats(hosts)
 
-    def step(what: str, **order: Any) -> dict[str, float]:
-        return _step({"step": what, "url": url, "hosts": hosts, "ports": sizes.diff_ports, **order})
+    def one(what: str, **order: Any) -> dict[str, float]:
+        return step({"step": what, "url": url, "hosts": hosts, "ports": sizes.diff_ports, **order})
 
     tell(f"{hosts} hosts in {url.partition(':')[0]}: the baseline")
-    baseline = step("build")
+    baseline = one("build")
     section.add(f"{name}_baseline_seconds", "s", baseline["seconds"])
     section.add(f"{name}_baseline_memory", "MiB", baseline["memory_mib"])
     number = 0
@@ -59,13 +59,13 @@ def _fleet(url: str, name: str, hosts: int, sizes: Sizes, section: Section, tell
             number += 1
             changes = round_ if kind == "changed" else 0
             wal = _wal(url)
-            step("look", number=number, changes=changes, changed_now=kind == "changed")
+            one("look", number=number, changes=changes, changed_now=kind == "changed")
             looked = _wal(url)
-            judged = step("judge", number=number)
+            judged = one("judge", number=number)
             if looked is not None and wal is not None:
                 section.add(f"{name}_{kind}_look_wal", "bytes", looked - wal)
                 section.add(f"{name}_{kind}_judge_wal", "bytes", (_wal(url) or 0) - looked)
-            merged = step("merge", changes=changes)
+            merged = one("merge", changes=changes)
             if (kind == "quiet") != (judged["events"] == 0):
                 raise BenchError(f"a {kind} round of {hosts} hosts had {judged['events']:g} events")
             section.add(f"{name}_{kind}_judge_seconds", "s", judged["seconds"])
@@ -77,7 +77,7 @@ def _fleet(url: str, name: str, hosts: int, sizes: Sizes, section: Section, tell
             section.add(f"{name}_{kind}_merge_memory", "MiB", merged["memory_mib"])
 
 
-def _step(order: dict[str, Any]) -> dict[str, float]:
+def step(order: dict[str, Any]) -> dict[str, float]:
     """Do one step in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "bench.diff_worker", json.dumps(order)],

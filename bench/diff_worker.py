@@ -66,6 +66,27 @@ def merge(fleet: Fleet, changes: int) -> dict[str, float]:
     return {"seconds": seconds, "events": events}
 
 
+def history(fleet: Fleet, runs: int, change_every: int) -> dict[str, float]:
+    """Note what the hosts show in many runs, as if these had judged it."""
+    database = fleet.open()
+    for number in range(1, runs + 1):
+        changes = number // change_every
+        fleet.look(number, changes=changes, changed_now=number % change_every == 0)
+        fleet.note(database, number)
+    database.dispose()
+    return {}
+
+
+def replay(fleet: Fleet, runs: int) -> dict[str, float]:
+    """Judge all of it again, and put in place what that gives."""
+    database = fleet.open()
+    started = time.monotonic()
+    counts = fleet.replay(database, runs)
+    seconds = time.monotonic() - started
+    database.dispose()
+    return {"seconds": seconds, "judgements": counts["replayed"], "events": counts["gained"]}
+
+
 @contextmanager
 def _counted(database: Database) -> Iterator[dict[str, float]]:
     """Count what is written: statements sent to the database, and rows that these insert, update or delete."""
@@ -84,7 +105,8 @@ def _counted(database: Database) -> Iterator[dict[str, float]]:
 
 def main(order: dict[str, Any]) -> dict[str, float]:
     """Do what is asked."""
-    steps: dict[str, Callable[..., dict[str, float]]] = {"build": build, "look": look, "judge": judge, "merge": merge}
+    known = (build, look, judge, merge, history, replay)
+    steps: dict[str, Callable[..., dict[str, float]]] = {step.__name__: step for step in known}
     step = steps[order.pop("step")]
     fleet = Fleet(order.pop("url"), order.pop("hosts"), order.pop("ports"))
     found = step(fleet, **order)

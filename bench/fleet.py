@@ -18,8 +18,9 @@ from sqlalchemy import Connection, bindparam, insert, literal, select
 from portmon.config import Config
 from portmon.models import Attempt, Host, Inventory, Listener, Observation, Outcome
 from portmon.pipeline.judge import judge_run
+from portmon.pipeline.rejudge import Window, replay_run
 from portmon.pipeline.run import Run
-from portmon.storage import archive, contents, hosts, inventory, runs
+from portmon.storage import archive, checkpoints, contents, hosts, inventory, journal, runs
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
 
@@ -81,10 +82,28 @@ class Fleet:
             Config(),
             Run(f"round-{number}"),
             good.digest,
-            planned={f"id-{host}": ("sweep", host // 250) for host in range(self.hosts)},
+            planned=self._planned(),
             interval=INTERVAL,
             now=_at(number),
         )
+
+    def note(self, database: Database, number: int) -> None:
+        """Note a judgement of a round in the journal, without one; and a checkpoint each day, of whatever state."""
+        with database.begin() as conn:
+            good = inventory.last_good(conn)
+            assert good is not None
+            checkpoints.keep(conn, _at(number))
+            terms = journal.Terms(INTERVAL, planned=self._planned())
+            journal.judged(conn, f"round-{number}", at=_at(number), inventory=good.digest, terms=terms, looks=())
+
+    def replay(self, database: Database, rounds: int) -> dict[str, int]:
+        """Judge rounds again, as the task ``diff_ports`` of a run with ``replay_from`` does."""
+        end = _at(rounds)
+        run = Run(f"replay-{rounds}", replay_from=START)
+        return replay_run(database, Config(), run, Window(START, end), interval=INTERVAL)
+
+    def _planned(self) -> dict[str, tuple[str, int]]:
+        return {f"id-{host}": ("sweep", host // 250) for host in range(self.hosts)}
 
     def listeners(self, host: int, changes: int) -> Iterator[Listener]:
         """What listens on a host.

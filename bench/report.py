@@ -14,6 +14,7 @@ ABOUT = {
     "tasks": "{hosts} hosts, a task each, {max_logins} at a time",
     "ansible": "{hosts} hosts, {forks} forks or logins",
     "diff": "made-up fleets, {ports} ports on each host",
+    "replay": "{runs} runs of {hosts} hosts with {ports} ports each, judged again",
 }
 """Section: what its sizes mean. The order is that of the table."""
 
@@ -56,6 +57,12 @@ LABELS = {
         "ansible_raw_cpu_ms_per_host": "ansible raw, CPU per host",
         "ansible_facts_cpu_ms_per_host": "ansible listen_ports_facts, CPU per host",
     },
+    "replay": {
+        "replay_seconds": "replay",
+        "replay_ms_per_run": "replay, per run",
+        "judge_ms": "the judgement of a run, for comparison",
+        "replay_memory": "replay, peak memory",
+    },
 }
 """Section: figure: what it is called. Figures that are not named here are in the file only."""
 
@@ -86,6 +93,7 @@ RATIOS = (
     Ratio("ansible", "CPU of portmon / of listen_ports_facts", "run_cpu_ms_per_host", "ansible_facts_cpu_ms_per_host"),
     Ratio("ansible", "CPU of portmon / of raw", "run_cpu_ms_per_host", "ansible_raw_cpu_ms_per_host"),
     Ratio("tasks", "netstat tasks / SSHOperator's", "portmon_netstat_seconds", "plain_netstat_seconds"),
+    Ratio("replay", "replay per run / judgement of a run", "replay_ms_per_run", "judge_ms"),
     Ratio("tasks", "CPU of portmon / of SSHOperator", "portmon_cpu_ms_per_host", "plain_cpu_ms_per_host"),
 )
 

@@ -19,6 +19,9 @@ class Sizes:
     :param diff_hosts: of each made-up fleet in SQLite
     :param diff_hosts_postgres: of the one in PostgreSQL
     :param diff_ports: on each of their hosts
+    :param replay_hosts: of the fleet of which days are judged again
+    :param replay_runs: how many runs these days had
+    :param replay_change_every: after so many of them one port in a hundred is another one
     :param quick: the figures mean nothing
     :param large: fleets of more hosts than this are judged no more than ``large_repeat`` times
     """
@@ -33,6 +36,9 @@ class Sizes:
     diff_hosts: tuple[int, ...]
     diff_hosts_postgres: int
     diff_ports: int
+    replay_hosts: int
+    replay_runs: int
+    replay_change_every: int
     quick: bool = False
     large: int = 50_000
     large_repeat: int = 3
@@ -53,6 +59,9 @@ FULL = Sizes(
     diff_hosts=(1_000, 10_000, 100_000),
     diff_hosts_postgres=10_000,
     diff_ports=30,
+    replay_hosts=500,
+    replay_runs=7 * 24 * 12,
+    replay_change_every=24,
 )
 
 QUICK = Sizes(
@@ -66,6 +75,9 @@ QUICK = Sizes(
     diff_hosts=(100, 200),
     diff_hosts_postgres=200,
     diff_ports=30,
+    replay_hosts=20,
+    replay_runs=20,
+    replay_change_every=4,
     quick=True,
 )
 """To see that everything works: the figures mean nothing."""

@@ -18,6 +18,9 @@ what is known, and tells what changed.
 down. To look again at one host, clear its task and what follows.
 
 **By hand**: trigger with `hosts` for some hosts only, `dry_run` to see without telling anybody.
+
+**A port can't be looked at in the past.** A backfill run, a run with `replay_from`, and an old run that is cleared ask
+no host: `diff_ports` judges again what was seen then, by today's rules, and puts events and state right.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from airflow.sdk.definitions.param import ParamsDict
 from portmon import limits, settings, tasks
 from portmon.models import AlertGroup
 from portmon.operators import MAP_INDEX_TEMPLATE, NetstatOperator, SweepOperator
-from portmon.pipeline.run import DRY_RUN, FORCE_PRUNE, HOSTS
+from portmon.pipeline.run import DRY_RUN, FORCE_PRUNE, HOSTS, NOTIFY, REPLAY_FROM, REPLAY_TO
 from portmon.sweep.batches import batches_at_once
 
 config = settings.config_for_parsing()
@@ -105,6 +108,28 @@ dag.params = ParamsDict(
             type="boolean",
             title="Force prune",
             description="Hide hosts that left the CMDB even if they are too many to believe it.",
+        ),
+        REPLAY_FROM: Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            title="Replay from",
+            description="Ask no host; judge again what was seen from then on, by today's rules, and put events and "
+            "state right. Nobody is told.",
+        ),
+        REPLAY_TO: Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            title="Replay to",
+            description="End of that time: what is told with `notify` lies before. Empty: now. What comes after is "
+            "judged again as well, since it rests on what was before.",
+        ),
+        NOTIFY: Param(
+            False,
+            type="boolean",
+            title="Notify",
+            description="Tell what a replay found in that time and nobody was told before.",
         ),
     }
 )

@@ -71,3 +71,12 @@ def database(database_url: str) -> Iterator[Database]:
     made.migrate()
     yield made
     made.dispose()
+
+
+@pytest.fixture
+def other_database(tmp_path: Path) -> Iterator[Database]:
+    """Another migrated one, of SQLite."""
+    made = Database(f"sqlite:///{tmp_path / 'other.db'}")
+    made.migrate()
+    yield made
+    made.dispose()

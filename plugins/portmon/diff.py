@@ -47,6 +47,20 @@ from portmon.watched import any_watched, fold, known_programs, seen_of, why_watc
 
 HostRow = dict[str, Any]
 """What is known of a host, see :data:`portmon.frames.HOST_COLUMNS`."""
+UNSEEN = timedelta(minutes=15)
+"""What happened while nobody saw a host for longer, and for …"""
+UNSEEN_INTERVALS = 3
+"""… intervals, happened at some time between two looks: that is said."""
+SIGHTINGS = frozenset(
+    {
+        EventKind.RECOVERED,
+        EventKind.REPLACED,
+        EventKind.RESTARTED,
+        EventKind.REBOUND,
+        EventKind.MOVED,
+    }
+)
+"""Kinds that tell of a difference between two looks; of new and down ones it depends."""
 PORTION = 1000
 """Hosts whose ports are compared at a time: a frame of them all would be a matter of gigabytes."""
 
@@ -718,7 +732,20 @@ class Judgement:
             port = step.port or before
             assert port is not None  # noqa: S101 - for the type checker: what is told is told of something
             details = {"watched": why_watched(port, rules), "row": step.row.name.lower(), "looked_with": look.tool}
+            unseen = self._unseen(told, look)
+            if unseen is not None:
+                details["between"] = [at.isoformat() for at in unseen]
+                begin, end = (f"{at:%Y-%m-%d %H:%M}" for at in unseen)
+                reason = f"{told.reason}; it happened between {begin} and {end} UTC, while nobody looked"
+                told = dataclasses.replace(told, reason=reason)
             self._tell(told, self.hosts[key[0]], port, look.at, details)
+
+    def _unseen(self, told: Told, look: Look) -> tuple[datetime, datetime] | None:
+        """The time before a look in which nobody saw its host, if it was long and what is told happened in it."""
+        if look.seen_at is None or look.at - look.seen_at <= max(UNSEEN_INTERVALS * 2 * self.half_interval, UNSEEN):
+            return None
+        began = {EventKind.NEW: told.since == look.at, EventKind.DOWN: told.last_seen == look.seen_at}
+        return (look.seen_at, look.at) if began.get(told.kind, told.kind in SIGHTINGS) else None
 
     def _tell(
         self,

@@ -27,6 +27,9 @@ SWEEP = timedelta(minutes=10)
 HOST_LIST = timedelta(minutes=5)
 """Every page of the host list together. Shorter than the task's limit, so that there is time to go on with
 the last good list."""
+REPLAY = timedelta(hours=6)
+"""Judging again what was seen, instead of the limit of the task that does it; and how long to wait for another run
+that does."""
 SEND = timedelta(minutes=1)
 """One message over one channel."""
 ALERT = timedelta(minutes=5)

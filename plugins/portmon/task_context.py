@@ -21,6 +21,7 @@ def run_of(dag_run: Any, params: Mapping[str, Any] | None = None) -> Run:
         run_id=dag_run.run_id,
         run_type=str(getattr(dag_run.run_type, "value", dag_run.run_type)),
         logical_date=dag_run.logical_date,
+        due=getattr(dag_run, "run_after", None),
     )
 
 

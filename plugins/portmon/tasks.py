@@ -13,17 +13,23 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import task
+from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 
 from portmon import limits, settings
-from portmon.errors import ConfigError, ParamError, RunError, StorageError
+from portmon.errors import ConfigError, ParamError, PastRunError, ReplayError, RunError, StorageError
 from portmon.models import AlertGroup, Attempt, Event, Inventory
 from portmon.pipeline.run import Run
 from portmon.task_context import result_of, run_of
+
+if TYPE_CHECKING:
+    from portmon.config import Config
+    from portmon.pipeline.rejudge import Window
+    from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +44,21 @@ DIFF_PORTS = "diff_ports"
 ROUTE_ALERTS = "route_alerts"
 NO_CHANGE = "no_change"
 HEARTBEAT = "heartbeat"
+REPLAYS = "replays"
+"""Says in what ``fetch_hosts`` returns that the run judges again."""
 ALERT_TASKS = {group: f"alert_{group}" for group in AlertGroup}
 
 
 @task(task_id=FETCH_HOSTS, multiple_outputs=False)
-def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
-    """All servers from the CMDB, or the last good list."""
+def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, Any]:
+    """All servers from the CMDB, or the last good list; nothing in a run that judges again what was seen."""
     from portmon.pipeline.fetch import fetch_inventory
 
     run = _run(params, dag_run)
     try:
-        run.must_be_live()
         config = settings.config()
         # With a wrong schedule the DAG file takes the default; what is wrong is told here.
-        settings.interval()
+        interval = settings.interval()
         # Opens no connection yet: what it may say is that this kind of database will not do.
         database = settings.database()
     except (ConfigError, RunError, StorageError) as error:
@@ -59,6 +66,12 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
         raise AirflowFailException(str(error)) from error
     for revision in database.migrate():
         log.info("State database migrated to %s", revision)
+    window = _window(database, config, run, interval)
+    if window is not None:
+        log.info("No host is asked: this run judges again what was seen from %s", window)
+        ti.xcom_push(BaseXCom.XCOM_RETURN_KEY, {REPLAYS: True})
+        # What follows them is skipped with them, but for diff_ports, which runs whatever became of it.
+        raise DownstreamTasksSkipped(tasks=[PRUNE_INVENTORY, PLAN_SWEEP, PLAN_HOSTS])
 
     def load() -> Inventory:
         from portmon.cmdb_hook import get_inventory
@@ -78,14 +91,21 @@ def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict
     from portmon.pipeline.prune import prune_inventory as prune
 
     fetched = _result(ti, FETCH_HOSTS)
-    return prune(
-        settings.database(),
-        settings.config(),
-        _run(params, dag_run),
-        fetched["digest"],
-        stale=fetched["stale"],
-        now=_now(),
-    )
+    nothing = {"hidden": 0, "resumed": 0, "purged": 0, "refused": 0}
+    if REPLAYS in fetched:
+        return nothing
+    try:
+        return prune(
+            settings.database(),
+            settings.config(),
+            _run(params, dag_run),
+            fetched["digest"],
+            stale=fetched["stale"],
+            now=_now(),
+        )
+    except PastRunError as error:
+        log.warning("%s", error)
+        return nothing
 
 
 @task(task_id=PLAN_SWEEP, trigger_rule="all_done")
@@ -94,13 +114,19 @@ def plan_sweep(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
     from portmon.pipeline.plan import plan_sweep as plan
 
     fetched = _result(ti, FETCH_HOSTS)
-    return plan(
-        settings.database(),
-        settings.config(),
-        _run(params, dag_run),
-        fetched["digest"],
-        proxy_of=settings.proxy_command,
-    )
+    if REPLAYS in fetched:
+        return []
+    try:
+        return plan(
+            settings.database(),
+            settings.config(),
+            _run(params, dag_run),
+            fetched["digest"],
+            proxy_of=settings.proxy_command,
+        )
+    except PastRunError as error:
+        log.warning("%s", error)
+        return []
 
 
 @task(task_id=PLAN_HOSTS, trigger_rule="all_done")
@@ -109,16 +135,22 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
     from portmon.pipeline.plan import plan_hosts as plan
 
     fetched = _result(ti, FETCH_HOSTS)
+    if REPLAYS in fetched:
+        return []
     batches = _result(ti, PLAN_SWEEP)
     database, run = settings.database(), _run(params, dag_run)
-    return plan(
-        database,
-        settings.config(),
-        run,
-        fetched["digest"],
-        max_hosts=conf.getint("core", "max_map_length", fallback=1024),
-        swept={look.host_id: not look.provisional for look in _dry_looks(database, ti)} if batches else None,
-    )
+    try:
+        return plan(
+            database,
+            settings.config(),
+            run,
+            fetched["digest"],
+            max_hosts=conf.getint("core", "max_map_length", fallback=1024),
+            swept={look.host_id: not look.provisional for look in _dry_looks(database, ti)} if batches else None,
+        )
+    except PastRunError as error:
+        log.warning("%s", error)
+        return []
 
 
 @task(task_id=DIFF_PORTS, trigger_rule="all_done", multiple_outputs=False)
@@ -128,10 +160,12 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
     from portmon.pipeline.plan import batch_of
 
     fetched = _result(ti, FETCH_HOSTS)
-    batches, plan = _result(ti, PLAN_SWEEP), _result(ti, PLAN_HOSTS)
     run = _run(params, dag_run)
     interval = settings.interval()
     database, config = settings.database(), settings.config()
+    if REPLAYS in fetched:
+        return _replay(database, config, run, interval)
+    batches, plan = _result(ti, PLAN_SWEEP), _result(ti, PLAN_HOSTS)
     if run.dry_run:
         from portmon.scan import attempt_from_xcom
 
@@ -147,7 +181,11 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
             planned |= dict.fromkeys(batch_of(conn, item).hosts, (SWEEP, index))
     # Of a host that had a task of its own, that one's log says more.
     planned |= {item["id"]: (NETSTAT, index) for index, item in enumerate(plan)}
-    return judge_run(database, config, run, fetched["digest"], planned=planned, interval=interval, now=_now())
+    try:
+        return judge_run(database, config, run, fetched["digest"], planned=planned, interval=interval, now=_now())
+    except PastRunError as error:
+        log.warning("%s", error)
+        return _replay(database, config, run, interval)
 
 
 @task.branch(task_id=ROUTE_ALERTS)
@@ -161,7 +199,12 @@ def route_alerts(*, params: Mapping[str, Any], dag_run: Any) -> list[str]:
         log.info("Dry run: nobody is told")
         return [NO_CHANGE]
     database, config, interval, now = settings.database(), settings.config(), settings.interval(), _now()
-    report_overdue(database, run, interval=interval, now=now)
+    replayed = _has_replayed(database, run)
+    if replayed and not run.notify:
+        log.info("This run judged again what was seen: nobody is told. What waits to be sent is for the next run")
+        return [NO_CHANGE]
+    if not replayed:
+        report_overdue(database, run, interval=interval, now=now)
     groups = groups_to_alert(database, config, now=now, interval=interval, holder=f"{ROUTE_ALERTS} {run.run_id}")
     return [ALERT_TASKS[group] for group in AlertGroup if group in groups] or [NO_CHANGE]
 
@@ -207,8 +250,10 @@ def heartbeat(*, params: Mapping[str, Any], dag_run: Any) -> None:
     from portmon.channels.heartbeat import ping
 
     run = _run(params, dag_run)
-    if run.dry_run or run.scoped:
-        log.info("A run for some hosts, or a dry one, does not say that the fleet is watched: no ping")
+    if run.dry_run or run.scoped or _has_replayed(settings.database(), run):
+        log.info(
+            "A run for some hosts, a dry one, or one that judged again does not say that the fleet is watched: no ping"
+        )
         return
     config = settings.config()
     if config.alerts.heartbeat is None:
@@ -239,6 +284,47 @@ def _run(params: Mapping[str, Any], dag_run: Any) -> Run:
         return run_of(dag_run, params)
     except ParamError as error:
         raise AirflowFailException(str(error)) from error
+
+
+def _window(database: Database, config: Config, run: Run, interval: timedelta) -> Window | None:
+    """The time that a run is to judge again; None if it is to ask hosts."""
+    from portmon.pipeline.rejudge import must_be_kept, window_of
+
+    try:
+        with database.begin() as conn:
+            window = window_of(conn, config, run, interval=interval, now=_now())
+            if window is not None:
+                must_be_kept(conn, window, interval=interval)
+    except (ParamError, ReplayError) as error:
+        raise AirflowFailException(str(error)) from error
+    return window
+
+
+def _replay(database: Database, config: Config, run: Run, interval: timedelta) -> dict[str, int]:
+    """Judge again what was seen. That may take hours: a limit of its own."""
+    from airflow.sdk.execution_time.timeout import timeout
+
+    from portmon.pipeline.rejudge import replay_dry, replay_run
+
+    window = _window(database, config, run, interval)
+    if window is None:
+        raise AirflowFailException("this run began to judge again, and is to ask hosts now: clear fetch_hosts")
+    try:
+        with timeout(int(limits.REPLAY.total_seconds())):
+            if run.dry_run:
+                return replay_dry(database, config, window, interval=interval)
+            return replay_run(database, config, run, window, interval=interval)
+    except ReplayError as error:
+        raise AirflowFailException(str(error)) from error
+
+
+def _has_replayed(database: Database, run: Run) -> bool:
+    from portmon.storage import replays
+
+    if run.replays:
+        return True
+    with database.begin() as conn:
+        return replays.last(conn, run_id=run.run_id) is not None
 
 
 def _result(ti: Any, task_id: str) -> Any:

@@ -18,7 +18,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from portmon.storage import archive, hosts, outbox, state
+from portmon.storage import archive, hosts
 from tests.e2e.lab import Lab, await_condition, missing
 from tests.e2e.site import NASTY, SECRET, LiveSite
 from tests.postgres import Cluster
@@ -228,63 +228,6 @@ def test_9_the_process_of_one_look_killed_in_the_middle(site: Site) -> None:
     for name in ("web2", "db1"):
         assert len([message for message in downs if name in message["text"]]) == 1, downs
     assert len(site.messages) - before == len(downs)
-
-
-def test_10_a_backfill_run_asks_no_host_and_changes_nothing(site: Site) -> None:
-    command = site.airflow.airflow(
-        "backfill",
-        "create",
-        "--dag-id",
-        "portmon",
-        "--from-date",
-        "2026-01-01T00:00:00+00:00",
-        "--to-date",
-        "2026-01-01T00:10:00+00:00",
-    )
-    with site.database.begin() as conn:
-        before = state.load(conn)
-        events = len(outbox.recent(conn))
-        attempts = len(archive.attempts_to_judge(conn))
-    # The demo's environment has no schedule, and what has none can't be backfilled: give it one with
-    # two times in the past, so that no run is scheduled besides.
-    env = {**site.airflow.env, "AIRFLOW__PORTMON__SCHEDULE": "0,5 0 1 1 *"}
-    site.airflow.env = env
-    processor = site.airflow.processes.pop("dag-processor")
-    processor.terminate()
-    processor.wait()
-    site.airflow.start_process("dag-processor")
-    site.airflow.call("PATCH", "dags/portmon", {"is_paused": True})
-    site.airflow.wait(
-        lambda: site.airflow.call("GET", "dags/portmon/details")["timetable_summary"], "the schedule", seconds=120
-    )
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-    def of(run_type: str) -> list[dict[str, Any]]:
-        return list(site.airflow.call("GET", "dags/portmon/dagRuns", query={"run_type": run_type})["dag_runs"])
-
-    def finished() -> list[dict[str, Any]]:
-        found = of("backfill")
-        return found if len(found) == 2 and all(run["state"] in ("success", "failed") for run in found) else []
-
-    site.airflow.call("PATCH", "dags/portmon", {"is_paused": False})
-    runs = site.airflow.wait(finished, "the backfill", seconds=300)
-    assert {run["state"] for run in runs} == {"failed"}
-    assert of("scheduled") == []
-    for run in runs:
-        run_id = run["dag_run_id"]
-        assert "no host is asked and no state is changed" in site.airflow.log(run_id, "fetch_hosts")
-        with site.database.begin() as conn:
-            assert archive.scanned(conn, run_id) == set()
-            assert outbox.recent(conn, run_id=run_id) == []
-    with site.database.begin() as conn:
-        after = state.load(conn)
-        assert len(outbox.recent(conn)) == events
-        assert len(archive.attempts_to_judge(conn)) == attempts
-    assert before[0]
-    assert before[0] == after[0]
-    assert len(before[1])
-    assert before[1].equals(after[1])
 
 
 def test_nothing_of_the_lab_is_left_behind() -> None:

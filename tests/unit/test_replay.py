@@ -15,9 +15,9 @@ from portmon.config import Config
 from portmon.errors import ReplayError, StorageError
 from portmon.models import Event, EventKind, Host
 from portmon.pipeline import judge as judging
-from portmon.pipeline.replay import Difference, is_derived, judge_again, what_if
+from portmon.pipeline.replay import Difference, judge_again, what_if
 from portmon.pipeline.run import Run
-from portmon.storage import archive, checkpoints, contents, decisions, journal, outbox, tables
+from portmon.storage import archive, checkpoints, conditions, contents, decisions, journal, outbox, tables
 from portmon.storage.database import Database
 from tests.fleet import FIVE, MONDAY, Fleet
 
@@ -42,14 +42,16 @@ def state_of(conn: Connection) -> dict[str, list[dict[str, Any]]]:
     for row in found["hosts"]:
         del row["fingerprint"]
     # Stale, refused and overdue are of the moment.
-    found["conditions"] = [row for row in found["conditions"] if "/" in row["name"] or row["name"] == judging.FLEET]
+    found["conditions"] = [row for row in found["conditions"] if "/" in row["name"] or row["name"] == conditions.FLEET]
     return found
 
 
-def derived(conn: Connection) -> list[Event]:
+def derived(
+    conn: Connection, since: datetime = LONG_AGO, until: datetime = MONDAY + timedelta(days=365)
+) -> list[Event]:
     """In the order of their ids: what the same step derives has no other one."""
-    found = outbox.between(conn, LONG_AGO, MONDAY + timedelta(days=365))
-    return sorted((event for event in found if is_derived(event)), key=lambda event: (event.at, event.id))
+    found = outbox.derived(conn, since, until, after=0, last=1 << 30)
+    return sorted(found, key=lambda event: (event.at, event.id))
 
 
 def replayed(fleet: Fleet, scratch: Database, since: datetime = LONG_AGO) -> tuple[Any, list[Event]]:

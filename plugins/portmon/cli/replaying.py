@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,8 +33,7 @@ def replay(
     `counts` (kind: number of events that were, and that would have been), and `gained`, `lost` and `changed`, lists of
     events; of `changed` ones pairs.
     """
-    from portmon.pipeline.replay import what_if
-    from portmon.storage.database import Database
+    from portmon.pipeline.replay import scratch_database, what_if
 
     settings, _ = config_of(config)
     now = datetime.now(UTC)
@@ -45,13 +42,9 @@ def replay(
     if until <= since:
         raise typer.BadParameter("must be later than --from", param_hint="--to")
     database = open_database(quiet=True)
-    with tempfile.TemporaryDirectory(prefix="portmon-replay-") as folder, logs_aside(), database.look() as source:
+    with scratch_database() as scratch, logs_aside(), database.look() as source:
         assert source is not None  # noqa: S101 - for the type checker: open_database() has looked
-        scratch = Database(f"sqlite:///{Path(folder) / 'state.db'}")
-        try:
-            found = what_if(source, scratch, settings, since=since, until=until)
-        finally:
-            scratch.dispose()
+        found = what_if(source, scratch, settings, since=since, until=until)
     if output is Format.JSON:
         print(json.dumps(_to_json(found), default=datetime.isoformat, indent=2))
     else:

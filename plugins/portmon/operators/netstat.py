@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from airflow.providers.ssh.operators.ssh import SSHOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from portmon import scan, settings
 from portmon.config import Config, SshSettings
-from portmon.errors import RunError, ScanError
+from portmon.errors import PastRunError, RunError, ScanError
 from portmon.hooks import HostSSHHook
 from portmon.look import Expected, HostLook, Stopwatch, ports_text
 from portmon.models import Attempt, Host, Observation
@@ -77,6 +77,7 @@ class NetstatOperator(StateMixin, SSHOperator):
 
         :raises ScanError: it could not be asked; another try may help
         :raises AirflowFailException: another try would not help
+        :raises AirflowSkipException: a later run was judged since
         """
         run, ti = run_of(context["dag_run"]), context["ti"]
         try:
@@ -88,7 +89,11 @@ class NetstatOperator(StateMixin, SSHOperator):
         last_try = ti.try_number > (ti.max_tries or 0)
         watch = Stopwatch()
         try:
+            if ti.try_number > 1 and not self._dry_run:
+                self._must_be_newest(run.run_id)
             return self._look_and_store(record, watch, last_try=last_try)
+        except PastRunError as error:
+            raise AirflowSkipException(str(error)) from None
         finally:
             self._hang_up()
             self.disconnect()
@@ -126,6 +131,14 @@ class NetstatOperator(StateMixin, SSHOperator):
         if self._killed is not None:
             self._killed.set()
         self._hang_up()
+
+    def _must_be_newest(self, run_id: str) -> None:
+        """A task that is cleared may be of long ago. The first try can't be."""
+        from portmon.storage import runs
+
+        with self.transaction() as conn:
+            runs.must_be_newest(conn, run_id)
+        self.disconnect()
 
     # ── the look ────────────────────────────────────────────────────────────────────────────────
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from portmon import limits, scan, settings
 from portmon.config import Config, ssh_settings
-from portmon.errors import ParamError, RunError, ScanError
+from portmon.errors import ParamError, PastRunError, RunError, ScanError
 from portmon.hooks import HostSSHHook, SharedSettings
 from portmon.look import HostLook, Stopwatch, ports_text
 from portmon.models import Attempt, Host
@@ -70,10 +70,13 @@ class SweepOperator(StateMixin, BaseOperator):
         """Look at the hosts of the batch.
 
         :raises AirflowFailException: another try would not help
+        :raises AirflowSkipException: a later run was judged since
         :raises StorageError: the state database can't be used
         """
         try:
             return self._sweep(context, settings.config())
+        except PastRunError as error:
+            raise AirflowSkipException(str(error)) from None
         except (ParamError, RunError) as error:
             raise AirflowFailException(str(error)) from None
         finally:

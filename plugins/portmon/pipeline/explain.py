@@ -14,11 +14,11 @@ from portmon.declared import declared_ports
 from portmon.errors import CommandError
 from portmon.frames import ports_of
 from portmon.models import Event, EventKind, HostStatus, Observation, PortStatus
-from portmon.pipeline.judge import FLEET
 from portmon.rules import HostRules, RuleSet
 from portmon.scan import bind_of
 from portmon.states import Port
 from portmon.storage import archive, conditions, decisions, hosts, outbox, state
+from portmon.storage.conditions import FLEET
 from portmon.storage.database import Database
 from portmon.watched import decisions_on
 
@@ -248,6 +248,8 @@ def _told(event: Event, port: int, sent: Mapping[tuple[str, str], str]) -> Itera
         value = event.details.get(name)
         if value is not None and value != []:
             parts.append(text.format(_detail(name, value)))
+    if event.replayed_by is not None:
+        parts.append(f"judged again by run {event.replayed_by}")
     parts += [f"{channel}: {state}" for (event_id, channel), state in sent.items() if event_id == event.id]
     yield f"    {'; '.join(parts)}"
 

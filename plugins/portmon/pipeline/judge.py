@@ -18,7 +18,7 @@ from portmon.diff import Judgement, Verdict, judge
 from portmon.errors import HostKeyChangedError
 from portmon.events import closing_event, monitor_event
 from portmon.models import Attempt, Event, EventKind, Host, Outcome, PortKey, port_alert_key
-from portmon.pipeline.prune import HOST_KEY, WRITER, WRITER_TTL, WRITER_WAIT
+from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
 from portmon.pipeline.run import Run
 from portmon.render import REASON_LIMIT, plain
 from portmon.rules import RuleSet
@@ -34,14 +34,14 @@ from portmon.storage import (
     lease,
     mutes,
     outbox,
+    replays,
     runs,
     state,
 )
+from portmon.storage.conditions import FLEET, HOST_KEY
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
-
-FLEET = "fleet_unreachable"
 
 TaskOf = tuple[str, int]
 """Id and map index of a mapped task."""
@@ -63,6 +63,7 @@ def judge_run(
     :param planned: host id: which task asks it, of the hosts of this run
     :param interval: time between scheduled runs
     :returns: counts for people: scanned, not_scanned, and one per kind of event
+    :raises PastRunError: a later run was judged since
     """
     with (
         _uncollected(),
@@ -70,11 +71,12 @@ def judge_run(
         database.begin() as conn,
     ):
         held.check(conn)
+        runs.must_be_newest(conn, run.run_id)
         checkpoints.keep(conn, now)
         fleet, terms = _goes_by(conn, digest, planned, interval)
         attempts = archive.attempts_to_judge(conn, host_ids=fleet, seen=False)
-        journal.judged(conn, run.run_id, at=now, inventory=digest, terms=terms, looks=attempts)
-        verdict = judge_looks(conn, attempts, fleet, terms, config, run_id=run.run_id, now=now)
+        step = journal.judged(conn, run.run_id, at=now, inventory=digest, terms=terms, looks=attempts)
+        verdict = judge_looks(conn, attempts, fleet, terms, config, run_id=run.run_id, now=now, step=step)
         archive.settle(conn, attempts)
         scanned = archive.scanned(conn, run.run_id)
         summary = _summary(verdict, scanned, planned)
@@ -83,6 +85,7 @@ def judge_run(
         outbox.expire(conn, now - config.retention.events)
         alerts.expire(conn, now - config.retention.events)
         mutes.expire(conn, now - config.retention.events)
+        replays.expire(conn, now - config.retention.events)
     _log(verdict.events, summary)
     missing = sorted(plain(fleet[host_id].name) for host_id in set(planned) - set(scanned) if host_id in fleet)
     if missing:
@@ -101,21 +104,23 @@ def judge_looks(
     *,
     run_id: str,
     now: datetime,
+    step: int,
     source: Connection | None = None,
 ) -> Verdict:
     """Judge looks, and write what follows: the same for a run and for whoever judges them again.
 
     :param attempts: with no more than the digest of what was seen
     :param fleet: host id: host, of all that may be judged
+    :param step: of the journal
     :param source: where the archive is, if that is another database
     :returns: what changed, its events with the task that saw them
     """
     verdict = _judge(conn, attempts, fleet, config, terms, run_id=run_id, source=source or conn)
     events = tuple(_with_task(verdict.events, attempts, run_id, terms.planned))
     verdict = dataclasses.replace(verdict, events=events)
-    state.save(conn, verdict, now=now)
+    state.save(conn, verdict, now=now, step=step)
     conditions.hold(conn, FLEET, since=verdict.failing_since)
-    outbox.add(conn, _host_key_events(conn, attempts, fleet, run_id))
+    outbox.add(conn, _host_key_events(conn, attempts, fleet, run_id), step=step)
     outbox.add(conn, _unwatched(conn, verdict.unwatched, run_id, now))
     return verdict
 

@@ -20,7 +20,7 @@ from portmon.look import Expected
 from portmon.models import Host, PortStatus
 from portmon.pipeline.run import Run
 from portmon.rules import matches_host
-from portmon.storage import archive, contents, decisions, hosts, inventory
+from portmon.storage import archive, contents, decisions, hosts, inventory, runs
 from portmon.storage.database import Database
 from portmon.sweep.batches import Batch, batch_from_json, deal
 
@@ -159,7 +159,11 @@ def settings_of(config: Config, group: str | None) -> SshSettings:
 
 
 def _asked(conn: Connection, config: Config, run: Run, digest: str) -> dict[str, Host]:
-    """Host id: whom this run asks."""
+    """Host id: whom this run asks.
+
+    :raises PastRunError: a later run was judged since
+    """
+    runs.must_be_newest(conn, run.run_id)
     found = inventory.load(conn, digest)
     listed = {host.id for host in found.hosts} | {invalid.id for invalid in found.invalid}
     rest = (host for host in hosts.listed(conn).values() if host.id not in listed)

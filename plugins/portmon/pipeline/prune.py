@@ -13,7 +13,8 @@ from portmon.events import closing_event, monitor_event
 from portmon.models import EventKind, Host, Inventory
 from portmon.pipeline.run import Run
 from portmon.render import plain
-from portmon.storage import alerts, checkpoints, conditions, hosts, inventory, journal, lease, outbox
+from portmon.storage import alerts, checkpoints, conditions, hosts, inventory, journal, lease, outbox, runs
+from portmon.storage.conditions import HOST_KEY
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,6 @@ WRITER = "state"
 WRITER_TTL = timedelta(minutes=10)
 WRITER_WAIT = timedelta(minutes=5)
 REFUSED = "prune_refused"
-HOST_KEY = "host_key"
-"""Begins the name of the condition that a host shows another key; its alert is named alike."""
 
 
 def prune_inventory(
@@ -35,6 +34,7 @@ def prune_inventory(
     :param digest: of this run's inventory
     :param stale: the inventory is an old one: nothing may be concluded from a missing host
     :returns: how many hosts were hidden, resumed and purged, and whether it was refused
+    :raises PastRunError: a later run was judged since
     """
     if run.scoped:
         log.info("This run looks at some hosts only: nothing is pruned")
@@ -52,13 +52,14 @@ def prune_inventory(
         database.begin() as conn,
     ):
         held.check(conn)
+        runs.must_be_newest(conn, run.run_id)
         listed = inventory.load(conn, digest)
         plan = _plan(conn, config, run, listed, stale, now)
         names = {known.id: known.name for known in hosts.known(conn)}
         checkpoints.keep(conn, now)
         done = journal.Pruned(hide=plan.hide, purge=plan.purge, sync=not stale, resume=plan.resume)
-        carry_out(conn, done, listed.hosts, run_id=run.run_id, now=now)
-        journal.pruned(conn, run.run_id, at=now, inventory=digest, done=done)
+        step = journal.pruned(conn, run.run_id, at=now, inventory=digest, done=done)
+        carry_out(conn, done, listed.hosts, run_id=run.run_id, now=now, step=step)
         _report(conn, plan.refused, run, stale=stale, now=now)
     for verb, ids in (("hidden", plan.hide), ("resumed", plan.resume), ("deleted", plan.purge)):
         for host_id in ids:
@@ -68,13 +69,16 @@ def prune_inventory(
     return _counts(plan)
 
 
-def carry_out(conn: Any, done: journal.Pruned, listed: Iterable[Host], *, run_id: str, now: datetime) -> None:
+def carry_out(
+    conn: Any, done: journal.Pruned, listed: Iterable[Host], *, run_id: str, now: datetime, step: int | None
+) -> None:
     """Prune: the same for a run and for whoever does it again.
 
     :param listed: hosts of the list
+    :param step: of the journal
     """
     if done.hide:
-        _close(conn, done.hide, run_id, now)
+        _close(conn, done.hide, run_id, now, step)
         hosts.hide(conn, done.hide, now)
     # Before the list is taken over: who comes back too late is deleted and listed anew.
     hosts.purge(conn, done.purge)
@@ -94,14 +98,14 @@ def _plan(conn: Any, config: Config, run: Run, listed: Inventory, stale: bool, n
     )
 
 
-def _close(conn: Any, host_ids: Any, run_id: str, now: datetime) -> None:
+def _close(conn: Any, host_ids: Any, run_id: str, now: datetime, step: int | None) -> None:
     # pandas only where a host really left
     from portmon.diff import close_hosts
     from portmon.storage import state
 
     known, ports = state.load(conn, host_ids)
     closed = close_hosts(known, ports, host_ids, reason="it left the CMDB", run_id=run_id, now=now)
-    state.save(conn, closed, now=now)
+    state.save(conn, closed, now=now, step=step)
     for host_id in host_ids:
         name = f"{HOST_KEY}/{host_id}"
         conditions.end(conn, name)

@@ -7,66 +7,74 @@ a database of its own: nobody else sees it, and the one that is in use is only r
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 
 from sqlalchemy import Connection
 
 from portmon.config import Config
 from portmon.errors import ReplayError
-from portmon.events import CLOSES
-from portmon.models import Event, EventKind, Host
+from portmon.models import Event, Host
 from portmon.pipeline.judge import fleet_of, judge_looks
 from portmon.pipeline.prune import carry_out
 from portmon.storage import archive, checkpoints, contents, inventory, journal, outbox
 from portmon.storage.database import Database
-
-OF_THE_MOMENT = frozenset(
-    {
-        EventKind.CMDB_STALE,
-        EventKind.CMDB_FRESH,
-        EventKind.PRUNE_REFUSED,
-        EventKind.PRUNE_RESUMED,
-        EventKind.RUN_OVERDUE,
-        EventKind.RUN_IN_TIME,
-    }
-)
-"""Kinds that do not follow from what was seen: judging it again makes none of them."""
-
-
-def is_derived(event: Event) -> bool:
-    """Whether an event follows from what was seen, so that judging that again makes it again."""
-    return event.kind not in OF_THE_MOMENT and CLOSES not in event.details
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """What was judged again.
 
-    :param since: the checkpoint from which on
-    :param until: the last step
+    :param after: the step of the journal whose state it began with
+    :param since: when that was kept
+    :param until: time of the last step
+    :param last: the last step
     :param judgements: how many
-    :param run_ids: of the runs whose steps these were
     """
 
+    after: int
     since: datetime
     until: datetime
+    last: int
     judgements: int
-    run_ids: frozenset[str]
 
 
-def judge_again(source: Connection, scratch: Database, config: Config, *, since: datetime, until: datetime) -> Span:
+@contextmanager
+def scratch_database() -> Iterator[Database]:
+    """An empty database for :func:`judge_again`, which is gone after the block."""
+    with tempfile.TemporaryDirectory(prefix="portmon-replay-") as folder:
+        made = Database(f"sqlite:///{Path(folder) / 'state.db'}", throwaway=True)
+        try:
+            yield made
+        finally:
+            made.dispose()
+
+
+def judge_again(
+    source: Connection,
+    scratch: Database,
+    config: Config,
+    *,
+    since: datetime,
+    until: datetime | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Span:
     """Carry out again what changed the state, from the checkpoint before a moment on.
 
-    Takes the memory of one run, however long the time is: state and events are in the scratch database.
+    Takes the memory of one run, however long the time is: state, events and checkpoints are in the scratch database.
 
     :param source: of the state database, which is only read
     :param scratch: an empty database, which has state and events afterwards
     :param config: its rules, declared ports and states count
-    :param until: steps after this are left out
+    :param until: steps after this are left out; None: none is
+    :param on_step: called after each step with its number and how many there are
     :raises ReplayError: there is nothing to go by
     :raises StorageError: a part of the archive is gone or damaged
     """
@@ -74,30 +82,59 @@ def judge_again(source: Connection, scratch: Database, config: Config, *, since:
     if base is None:
         raise ReplayError("no run has kept what it takes to judge the archive again: wait for the next one")
     seq, at = base
-    steps = list(journal.entries(source))
-    looks = journal.Looks(steps)
-    hosts_of = _HostLists(source)
-    done = []
     scratch.migrate()
     with scratch.begin() as conn:
         checkpoints.restore(source, seq, conn)
-        for step in steps:
-            if step.seq <= seq or step.at > until:
-                continue
+    return carry_on(source, scratch, config, Span(seq, at, at, seq, 0), until=until, on_step=on_step)
+
+
+def carry_on(
+    source: Connection,
+    scratch: Database,
+    config: Config,
+    span: Span,
+    *,
+    until: datetime | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Span:
+    """The same from where it ended on: what happened since.
+
+    :param span: what was judged again so far
+    """
+    steps = list(journal.entries(source))
+    looks = journal.Looks(steps)
+    hosts_of = _HostLists(source)
+    taken = checkpoints.taken(source, after=span.after)
+    left = [step for step in steps if step.seq > span.last and (until is None or step.at <= until)]
+    for number, step in enumerate(left, start=1):
+        with scratch.begin() as conn:
             if step.kind == journal.PRUNE:
                 pruned = journal.pruned_from_json(contents.get(source, step.what))
-                carry_out(conn, pruned, hosts_of.listed(step.inventory), run_id=step.run_id, now=step.at)
+                listed = hosts_of.listed(step.inventory)
+                carry_out(conn, pruned, listed, run_id=step.run_id, now=step.at, step=step.seq)
             else:
                 fleet, terms = hosts_of.fleet(step.inventory, step.what)
                 found = (look for look in archive.looks_for(source, step.run_id, step.late) if look.host_id in fleet)
-                own = looks.of(step, found)
-                judge_looks(conn, own, fleet, terms, config, run_id=step.run_id, now=step.at, source=source)
-            done.append(step)
-    return Span(
-        since=at,
-        until=done[-1].at if done else at,
-        judgements=sum(step.kind == journal.JUDGE for step in done),
-        run_ids=frozenset(step.run_id for step in done),
+                judge_looks(
+                    conn,
+                    looks.of(step, found),
+                    fleet,
+                    terms,
+                    config,
+                    run_id=step.run_id,
+                    now=step.at,
+                    step=step.seq,
+                    source=source,
+                )
+            if step.seq in taken:
+                checkpoints.take(conn, step.seq, taken[step.seq])
+        if on_step is not None:
+            on_step(number, len(left))
+    return dataclasses.replace(
+        span,
+        until=left[-1].at if left else span.until,
+        last=left[-1].seq if left else span.last,
+        judgements=span.judgements + sum(step.kind == journal.JUDGE for step in left),
     )
 
 
@@ -157,9 +194,8 @@ def what_if(source: Connection, scratch: Database, config: Config, *, since: dat
             "beginning"
         )
     with scratch.begin() as conn:
-        would = {event.id: event for event in _of_time(conn, since, until)}
-    # What a later run made of a look from before the end is not there yet.
-    were = {event.id: event for event in _of_time(source, since, until) if event.run_id in span.run_ids}
+        would = {event.id: event for event in _of_time(conn, since, until, span)}
+    were = {event.id: event for event in _of_time(source, since, until, span)}
     both = [(were[event_id], event) for event_id, event in would.items() if event_id in were]
     numbers = [Counter(event.kind.value for event in events.values()) for events in (were, would)]
     return Difference(
@@ -172,5 +208,7 @@ def what_if(source: Connection, scratch: Database, config: Config, *, since: dat
     )
 
 
-def _of_time(conn: Connection, since: datetime, until: datetime) -> Iterator[Event]:
-    return (event for event in outbox.between(conn, since, until) if is_derived(event))
+def _of_time(conn: Connection, since: datetime, until: datetime, span: Span) -> Iterator[Event]:
+    """Events that follow from what was seen, without those of later steps, and without the mark of a replay."""
+    found = outbox.derived(conn, since, until, after=span.after, last=span.last)
+    return (dataclasses.replace(event, replayed_by=None) for event in found)

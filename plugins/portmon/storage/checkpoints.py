@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,16 +22,33 @@ def keep(conn: Connection, now: datetime) -> None:
     Called by whoever is about to change it, in the same transaction.
     """
     newest = conn.execute(select(func.max(checkpoints.c.at))).scalar()
-    if newest is not None and newest.date() >= now.date():
-        return
-    seq = journal.last_seq(conn)
+    if newest is None or newest.date() < now.date():
+        take(conn, journal.last_seq(conn), now)
+
+
+def take(conn: Connection, seq: int, now: datetime) -> None:
+    """Keep the state as it is after a step of the journal, instead of what is kept of that step."""
     # One after the other: all of it would be a matter of gigabytes.
     digests = [contents.put(conn, _pack(part), now=now) for part in _parts(conn)]
-    conn.execute(delete(checkpoints).where(checkpoints.c.seq == seq))
-    conn.execute(
-        insert(checkpoints),
-        [{"seq": seq, "part": part, "at": now, "content": digest} for part, digest in enumerate(digests)],
-    )
+    _replace(conn, seq, now, digests)
+
+
+def taken(conn: Connection, *, after: int) -> dict[int, datetime]:
+    """Step: when the state after it was kept, of later steps than one."""
+    query = select(checkpoints.c.seq, checkpoints.c.at).where(checkpoints.c.seq > after, checkpoints.c.part == 0)
+    return {row.seq: row.at for row in conn.execute(query)}
+
+
+def copy(source: Connection, conn: Connection) -> None:
+    """Take over all checkpoints of another database, each instead of that of the same step."""
+    query = select(checkpoints.c.seq, checkpoints.c.at, checkpoints.c.content)
+    found: dict[tuple[int, datetime], list[str]] = defaultdict(list)
+    for row in source.execute(query.order_by(checkpoints.c.seq, checkpoints.c.part)):
+        found[row.seq, row.at].append(row.content)
+    for (seq, at), digests in found.items():
+        for digest in digests:
+            contents.put(conn, contents.get(source, digest), now=at)
+        _replace(conn, seq, at, digests)
 
 
 def before(conn: Connection, moment: datetime) -> tuple[int, datetime] | None:
@@ -42,6 +60,12 @@ def before(conn: Connection, moment: datetime) -> tuple[int, datetime] | None:
     row = conn.execute(kept.where(checkpoints.c.at <= moment).order_by(checkpoints.c.seq.desc()).limit(1)).first()
     row = row or conn.execute(kept.order_by(checkpoints.c.seq).limit(1)).first()
     return None if row is None else (row.seq, row.at)
+
+
+def oldest(conn: Connection) -> datetime | None:
+    """When the oldest checkpoint was taken; None without any."""
+    found: datetime | None = conn.execute(select(func.min(checkpoints.c.at))).scalar()
+    return found
 
 
 def restore(source: Connection, seq: int, conn: Connection) -> None:
@@ -63,6 +87,14 @@ def restore(source: Connection, seq: int, conn: Connection) -> None:
 def expire(conn: Connection, before: datetime) -> None:
     """Forget checkpoints from before a moment: steps that followed them are gone."""
     conn.execute(delete(checkpoints).where(checkpoints.c.at < before))
+
+
+def _replace(conn: Connection, seq: int, at: datetime, digests: Sequence[str]) -> None:
+    conn.execute(delete(checkpoints).where(checkpoints.c.seq == seq))
+    conn.execute(
+        insert(checkpoints),
+        [{"seq": seq, "part": part, "at": at, "content": digest} for part, digest in enumerate(digests)],
+    )
 
 
 _TABLES: Mapping[str, Table] = {table.name: table for table in (hosts, ports, conditions)}

@@ -9,6 +9,11 @@ from sqlalchemy import Connection, delete, select
 from portmon.storage.sql import insert_new
 from portmon.storage.tables import conditions
 
+FLEET = "fleet_unreachable"
+"""Every host that is asked fails."""
+HOST_KEY = "host_key"
+"""Begins the name of the condition that a host shows another key; its alert is named alike."""
+
 
 def begin(conn: Connection, name: str, *, since: datetime, event_id: str) -> bool:
     """Note that something is wrong.

@@ -32,10 +32,13 @@ class Database:
     :param multi_machine: tasks run on several machines, each of which would have a SQLite file of its own
     :param keep_open: one transaction follows another: the connection stays open for the next one, until
         :meth:`dispose`
+    :param throwaway: a SQLite file that nobody needs after a crash, and nobody else uses
     :raises StorageError: if such a database can't hold the state
     """
 
-    def __init__(self, url: str | URL, *, multi_machine: bool = False, keep_open: bool = False) -> None:
+    def __init__(
+        self, url: str | URL, *, multi_machine: bool = False, keep_open: bool = False, throwaway: bool = False
+    ) -> None:
         self.url = make_url(str(url).replace("postgres://", "postgresql://", 1) if isinstance(url, str) else url)
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg2")
@@ -52,11 +55,11 @@ class Database:
         # Task processes live for seconds and use one connection: nothing to pool. One that is kept is looked at before
         # it is used again: the server may have been restarted meanwhile.
         pool: dict[str, Any] = {"poolclass": NullPool}
-        if keep_open:
+        if keep_open or throwaway:
             pool = {"poolclass": QueuePool, "pool_size": 1, "pool_pre_ping": True}
         self.engine = sqlalchemy.create_engine(self.url, **pool, connect_args=arguments)
         if self.is_sqlite:
-            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "connect", _prepare_throwaway if throwaway else _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_immediate)
 
     def __str__(self) -> str:
@@ -190,10 +193,19 @@ def _alembic_config() -> Config:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
+    _set(connection, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}")
+
+
+def _prepare_throwaway(connection: Any, _: Any) -> None:
+    # Written over and over: a log of that would grow to gigabytes, and nothing would ever need it.
+    _set(connection, "journal_mode=OFF", "synchronous=OFF", "cache_size=-65536")
+
+
+def _set(connection: Any, *pragmas: str) -> None:
     # The driver's own idea of when a transaction begins leaves DDL and reads outside of it.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}"):
+    for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

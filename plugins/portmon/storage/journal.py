@@ -127,26 +127,32 @@ class Entry:
     late: tuple[Named, ...] = ()
 
 
-def pruned(conn: Connection, run_id: str, *, at: datetime, inventory: str, done: Pruned) -> None:
-    """Note what a prune did; not what the one before did as well, which changed nothing."""
+def pruned(conn: Connection, run_id: str, *, at: datetime, inventory: str, done: Pruned) -> int | None:
+    """Note what a prune is about to do; not what the one before did as well, which changes nothing.
+
+    :returns: the number of the step, None if it is not noted
+    """
     data = done.to_json()
     query = select(journal.c.inventory, journal.c.what).where(journal.c.kind == PRUNE)
     last = conn.execute(query.order_by(journal.c.seq.desc()).limit(1)).first()
     same = last is not None and (last.inventory, last.what) == (inventory, contents.digest_of(data))
     # Hosts that are hidden, deleted or back are so once.
     if same and not (done.hide or done.purge or done.resume):
-        return
-    _add(conn, run_id, PRUNE, at=at, inventory=inventory, data=data)
+        return None
+    return _add(conn, run_id, PRUNE, at=at, inventory=inventory, data=data)
 
 
 def judged(
     conn: Connection, run_id: str, *, at: datetime, inventory: str, terms: Terms, looks: Iterable[Attempt]
-) -> None:
-    """Note that looks were judged."""
+) -> int:
+    """Note that looks are about to be judged.
+
+    :returns: the number of the step
+    """
     mine = (journal.c.run_id == run_id, journal.c.kind == JUDGE)
     since = conn.execute(select(func.max(journal.c.at)).where(*mine)).scalar()
     late = [(look.host_id, look.observed_at) for look in looks if not _is_own(look, run_id, since, at)]
-    _add(conn, run_id, JUDGE, at=at, inventory=inventory, data=terms.to_json(), late=late)
+    return _add(conn, run_id, JUDGE, at=at, inventory=inventory, data=terms.to_json(), late=late)
 
 
 def entries(conn: Connection) -> Iterator[Entry]:
@@ -213,7 +219,7 @@ def _add(
     inventory: str,
     data: bytes,
     late: Iterable[Named] = (),
-) -> None:
+) -> int:
     row = {
         "run_id": run_id,
         "kind": kind,
@@ -222,7 +228,7 @@ def _add(
         "what": contents.put(conn, data, now=at),
         "late": [[host_id, look.isoformat()] for host_id, look in sorted(late)],
     }
-    conn.execute(insert(journal), row)
+    return int(conn.execute(insert(journal).values(row).returning(journal.c.seq)).scalar_one())
 
 
 def _canonical(value: object) -> bytes:

@@ -107,11 +107,13 @@ def hold(
     ttl: timedelta,
     wait: timedelta,
     take_over: bool = False,
+    poll: float = POLL,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[Lease]:
     """A lease for the length of a block.
 
     :param wait: how long to wait for it
+    :param poll: seconds between two looks at one that somebody else holds
     :raises StorageError: if somebody else still has it then, naming who
     """
     deadline = time.monotonic() + wait.total_seconds()
@@ -131,7 +133,7 @@ def hold(
             raise StorageError(
                 f"{name!r} is held by {other.holder!r} until {other.expires_at:%H:%M:%S} UTC; try again then"
             )
-        time.sleep(POLL)
+        time.sleep(poll)
     try:
         yield lease
     finally:

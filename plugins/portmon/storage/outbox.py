@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, or_, select, update
+from sqlalchemy import Connection, Select, and_, delete, or_, select, update
 
 from portmon.delivery import Queued
 from portmon.models import CLOSING_KINDS, AlertGroup, Event, EventKind, Severity, alert_group, alert_role
@@ -69,15 +69,18 @@ class Told:
 # ── events ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def add(conn: Connection, new: Iterable[Event]) -> None:
-    """Store events; those that are there stay as they are."""
-    rows = [_row(event) for event in new]
-    insert_rows(conn, events, rows)
+def add(conn: Connection, new: Iterable[Event], *, step: int | None = None) -> None:
+    """Store events; those that are there stay as they are.
+
+    :param step: of the journal that they follow from: judging again what was seen makes them again. None of what is of
+        its moment
+    """
+    insert_rows(conn, events, [row_of(event, step) for event in new])
 
 
 def undispatched(conn: Connection) -> list[Event]:
     """Events that are not in the outbox yet, in the order in which they were derived."""
-    query = select(events).where(~events.c.dispatched).order_by(events.c.seq)
+    query = _valid().where(~events.c.dispatched).order_by(events.c.seq)
     return [event_of(row) for row in conn.execute(query)]
 
 
@@ -103,7 +106,7 @@ def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) ->
 
     :param run_id: of this run only
     """
-    query = select(events).order_by(events.c.seq.desc()).limit(limit)
+    query = _valid().order_by(events.c.seq.desc()).limit(limit)
     if run_id is not None:
         query = query.where(events.c.run_id == run_id)
     return [event_of(row) for row in conn.execute(query)][::-1]
@@ -111,8 +114,18 @@ def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) ->
 
 def between(conn: Connection, since: datetime, until: datetime) -> list[Event]:
     """Events from a moment on and before another, in the order in which they happened."""
-    query = select(events).where(events.c.at >= since, events.c.at < until).order_by(events.c.at, events.c.seq)
+    query = _valid().where(events.c.at >= since, events.c.at < until).order_by(events.c.at, events.c.seq)
     return [event_of(row) for row in conn.execute(query)]
+
+
+def derived(conn: Connection, since: datetime, until: datetime, *, after: int, last: int) -> Iterator[Event]:
+    """Those of them that follow from steps of the journal.
+
+    :param after: from steps after this one
+    :param last: up to this one
+    """
+    query = _valid().where(events.c.at >= since, events.c.at < until, events.c.step > after, events.c.step <= last)
+    return (event_of(row) for row in conn.execute(query.order_by(events.c.at, events.c.seq)))
 
 
 def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[EventKind]) -> list[Event]:
@@ -126,7 +139,7 @@ def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[Even
         or_(events.c.host_id == host_id, events.c.host_id.is_(None)),
         events.c.kind.in_([kind.value for kind in kinds]),
     )
-    rows = conn.execute(select(events).where(or_(own, wide)).order_by(events.c.at, events.c.seq))
+    rows = conn.execute(_valid().where(or_(own, wide)).order_by(events.c.at, events.c.seq))
     found = [event_of(row) for row in rows]
     return [event for event in found if event.port in (None, port) or event.details.get("to") == port]
 
@@ -396,6 +409,11 @@ def states(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], 
 # ── parts ───────────────────────────────────────────────────────────────────────────────────────
 
 
+def _valid() -> Select[Any]:
+    """Events without those that judging again took back."""
+    return select(events).where(events.c.retracted_by.is_(None))
+
+
 def _unsent(channel: str, event_ids: Sequence[str]) -> Any:
     return update(deliveries).where(
         deliveries.c.channel == channel,
@@ -428,13 +446,15 @@ def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datet
     conn.execute(update(events).where(~events.c.dispatched, events.c.id.in_(matching)).values(dispatched=True))
 
 
-def _row(event: Event) -> dict[str, Any]:
+def row_of(event: Event, step: int | None = None) -> dict[str, Any]:
+    """A row of the table; what nobody is ever told of is dispatched."""
     group = alert_group(event.kind, event.details)
     return {field.name: getattr(event, field.name) for field in fields(event)} | {
         "kind": event.kind.value,
         "severity": event.severity.value,
         "alert_group": group.value if group else None,
         "dispatched": group is None,
+        "step": step,
     }
 
 
@@ -457,4 +477,5 @@ def event_of(row: Any) -> Event:
         last_seen=row.last_seen,
         labels=row.labels,
         details=row.details,
+        replayed_by=row.replayed_by,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, func, select
 
 from portmon.storage import contents as archive
+from portmon.storage.checkpoints import oldest
 from portmon.storage.tables import checkpoints, events, hosts, journal, observations, ports, runs
 
 
@@ -66,7 +67,7 @@ def measure(conn: Connection) -> Sizes:
         stored_bytes=stored,
         oldest_look=looked[0],
         newest_look=looked[1],
-        replayable_from=conn.execute(select(func.min(checkpoints.c.at))).scalar(),
+        replayable_from=oldest(conn),
         last_run=run.started_at if run else None,
         last_run_finished=run.finished_at if run else None,
     )

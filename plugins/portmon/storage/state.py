@@ -100,10 +100,12 @@ _LISTS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def save(conn: Connection, verdict: Verdict, *, now: datetime) -> None:
+def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None) -> None:
     """Write what a judgement changed, in the caller's transaction.
 
     What was not sent yet of a dropped port is cancelled.
+
+    :param step: of the journal
     """
     _save(conn, hosts, verdict.hosts, keep=[LISTENING])
     unchanged = verdict.unchanged.items()
@@ -115,7 +117,7 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime) -> None:
     touched = {*(port.host_id for port in verdict.ports), *(key[0] for key in verdict.dropped)}
     unsettle(conn, touched.difference(row["host_id"] for row in verdict.hosts))
     outbox.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)
-    outbox.add(conn, verdict.events)
+    outbox.add(conn, verdict.events, step=step)
 
 
 def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[PortKey]) -> None:

@@ -218,7 +218,10 @@ events = Table(
     Column("details", SafeJson, nullable=False),
     Column("dispatched", Boolean, nullable=False, server_default=false()),
     Column("alert_id", String(32), index=True),
-    comment="what happened; dispatched once its deliveries exist",
+    Column("step", Integer, index=True),
+    Column("replayed_by", SafeText),
+    Column("retracted_by", SafeText),
+    comment="what happened; dispatched once its deliveries exist; with the step of the journal that it follows from",
 )
 Index("ix_events_undispatched", events.c.seq, postgresql_where=~events.c.dispatched, sqlite_where=~events.c.dispatched)
 
@@ -327,6 +330,7 @@ runs = Table(
     Column("inventory_stale", Boolean, nullable=False),
     Column("settings", String(64), nullable=False),
     Column("summary", SafeJson),
+    Column("after_step", Integer),
     comment="what each run had to go by, and what it came to",
 )
 
@@ -351,6 +355,24 @@ checkpoints = Table(
     Column("at", UtcDateTime, nullable=False, index=True),
     Column("content", String(64), nullable=False),
     comment="the state as it was after a step of the journal, in parts; 0 is before all of them",
+)
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", SafeText, nullable=False, index=True),
+    Column("since", UtcDateTime, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+    Column("notify", Boolean, nullable=False),
+    Column("asked_at", UtcDateTime, nullable=False, index=True),
+    Column("done_at", UtcDateTime),
+    Column("done_by", SafeText),
+    Column("judged_from", UtcDateTime),
+    Column("last_step", Integer),
+    Column("rules", String(64)),
+    Column("summary", SafeJson),
+    comment="times that are to be judged again, and what came of those that were",
 )
 
 inventories = Table(

@@ -1,0 +1,107 @@
+"""Times that are to be judged again, and what came of those that were."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from portmon.storage.tables import replays
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A time that is to be judged again.
+
+    :param id: of this mark
+    :param run_id: of the run that wants it
+    :param since: its beginning
+    :param until: its end: what is told of it if ``notify`` is set lies before
+    :param notify: tell what was not told
+    """
+
+    id: int
+    run_id: str
+    since: datetime
+    until: datetime
+    notify: bool
+    asked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A time that was judged again.
+
+    :param by: the run that did it, maybe for others as well
+    :param judged_from: the checkpoint that it began with
+    :param last_step: the last step of the journal that it carried out
+    :param rules: names what it went by
+    :param summary: counts for people
+    """
+
+    run_id: str
+    by: str
+    at: datetime
+    judged_from: datetime
+    last_step: int
+    rules: str
+    summary: Mapping[str, int]
+
+
+def mark(conn: Connection, run_id: str, *, since: datetime, until: datetime, notify: bool, now: datetime) -> int:
+    """Note that a time is to be judged again; a run that tries once more has one mark.
+
+    :returns: the mark's id
+    """
+    drop(conn, [one.id for one in marks(conn) if one.run_id == run_id])
+    row = {"run_id": run_id, "since": since, "until": until, "notify": notify, "asked_at": now}
+    return int(conn.execute(insert(replays).values(row).returning(replays.c.id)).scalar_one())
+
+
+def marks(conn: Connection) -> list[Mark]:
+    """Times that are still to be judged again."""
+    columns = (replays.c[name] for name in Mark.__dataclass_fields__)
+    return [Mark(*row) for row in conn.execute(select(*columns).where(replays.c.done_at.is_(None)))]
+
+
+def drop(conn: Connection, ids: Collection[int]) -> None:
+    """Take marks back."""
+    conn.execute(delete(replays).where(replays.c.id.in_(list(ids)), replays.c.done_at.is_(None)))
+
+
+def finish(
+    conn: Connection,
+    ids: Collection[int],
+    *,
+    by: str,
+    now: datetime,
+    judged_from: datetime,
+    last_step: int,
+    rules: str,
+    summary: Mapping[str, int],
+) -> None:
+    """Note that times were judged again, see :class:`Done`."""
+    values: dict[str, Any] = {"done_at": now, "done_by": by, "judged_from": judged_from, "last_step": last_step}
+    conn.execute(update(replays).where(replays.c.id.in_(list(ids))).values(**values, rules=rules, summary=summary))
+
+
+def last(conn: Connection, *, run_id: str | None = None) -> Done | None:
+    """The newest replay.
+
+    :param run_id: of this run's time, whoever did it
+    """
+    done = select(replays).where(replays.c.done_at.is_not(None))
+    if run_id is not None:
+        done = done.where(replays.c.run_id == run_id)
+    row = conn.execute(done.order_by(replays.c.done_at.desc(), replays.c.id.desc()).limit(1)).first()
+    if row is None:
+        return None
+    return Done(row.run_id, row.done_by, row.done_at, row.judged_from, row.last_step, row.rules, row.summary)
+
+
+def expire(conn: Connection, before: datetime) -> None:
+    """Forget replays from before a moment."""
+    conn.execute(delete(replays).where(replays.c.asked_at < before))

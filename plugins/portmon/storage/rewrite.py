@@ -1,0 +1,205 @@
+"""Put in place what judging again gave: state, checkpoints, and the events that follow from what was seen.
+
+All in the caller's transaction, a portion at a time: only what differs is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, and_, delete, exists, insert, or_, select, update
+
+from portmon.storage import checkpoints
+from portmon.storage.conditions import FLEET, HOST_KEY
+from portmon.storage.outbox import CANCELLED, PENDING, WITHHELD, event_of, row_of
+from portmon.storage.sql import chunks, delete_rows, insert_rows, update_rows, upsert_rows
+from portmon.storage.tables import alerts, conditions, deliveries, events, hosts, ports
+
+PORTION = 1000
+"""Events that are compared at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What came of it.
+
+    :param gained: events that were not there
+    :param lost: events that were there, and are taken back
+    :param changed: events that say something else now
+    :param hosts: of which the state differs
+    :param ports: of which the state differs
+    """
+
+    gained: int
+    lost: int
+    changed: int
+    hosts: int
+    ports: int
+
+
+def replace(conn: Connection, scratch: Connection, *, after: int, run_id: str, now: datetime) -> Changes:
+    """Take over what judging again gave.
+
+    :param scratch: of the database that it gave it in
+    :param after: the step of the journal that it began after
+    :param run_id: of the run that judged again
+    """
+    gained, changed = _add_events(conn, scratch, run_id)
+    lost = _retract_events(conn, scratch, after, run_id, now)
+    found = Changes(gained, lost, changed, *_replace_state(conn, scratch))
+    checkpoints.copy(scratch, conn)
+    return found
+
+
+def tell(conn: Connection, *, since: datetime, until: datetime) -> int:
+    """Let the next dispatch tell what judging again made of a time, if nobody was told of it before.
+
+    What goes on and was told of as an alert goes on being that alert.
+
+    :returns: of how many events
+    """
+    untold = and_(
+        events.c.replayed_by.is_not(None),
+        events.c.retracted_by.is_(None),
+        events.c.alert_group.is_not(None),
+        events.c.at >= since,
+        events.c.at < until,
+        ~exists().where(deliveries.c.event_id == events.c.id),
+    )
+    opened = set(conn.execute(select(alerts.c.key).where(alerts.c.ends_at.is_(None))).scalars())
+    told = 0
+    for rows in _portions(conn, select(events).where(untold)):
+        ids = [row.id for row in rows if event_of(row).alert_key not in opened]
+        for part in chunks(ids):
+            conn.execute(update(events).where(events.c.id.in_(part)).values(dispatched=False))
+        told += len(ids)
+    return told
+
+
+# ── events ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add_events(conn: Connection, scratch: Connection, run_id: str) -> tuple[int, int]:
+    """Insert and change events, in the order in which they happened.
+
+    :returns: how many are new, and how many differ
+    """
+    gained = changed = 0
+    for rows in _portions(scratch, select(events).order_by(events.c.at, events.c.seq)):
+        known = {}
+        for part in chunks([row.id for row in rows]):
+            known |= {row.id: row for row in conn.execute(select(events).where(events.c.id.in_(part)))}
+        new, again = [], []
+        for row in rows:
+            event, was = event_of(row), known.get(row.id)
+            made = row_of(dataclasses.replace(event, replayed_by=run_id), row.step)
+            if was is None:
+                # Nobody is told: see tell().
+                new.append(made | {"dispatched": True})
+            elif was.retracted_by is not None or dataclasses.replace(event_of(was), replayed_by=None) != event:
+                gained += was.retracted_by is not None
+                changed += was.retracted_by is None
+                # Whether it was told, and as part of which alert, stays as it is.
+                del made["dispatched"]
+                again.append(made | {"retracted_by": None})
+        insert_rows(conn, events, new)
+        update_rows(conn, events, again, key=["id"])
+        gained += len(new)
+    return gained, changed
+
+
+def _retract_events(conn: Connection, scratch: Connection, after: int, run_id: str, now: datetime) -> int:
+    """Take back what does not follow any more. It stays, since an alert or a delivery may be of it.
+
+    :returns: how many
+    """
+    lost = 0
+    valid = select(events.c.seq, events.c.id).where(events.c.step > after, events.c.retracted_by.is_(None))
+    for rows in _portions(conn, valid.order_by(events.c.seq)):
+        found: set[str] = set()
+        for part in chunks([row.id for row in rows]):
+            found |= set(scratch.execute(select(events.c.id).where(events.c.id.in_(part))).scalars())
+        gone = [row.id for row in rows if row.id not in found]
+        for part in chunks(gone):
+            conn.execute(
+                update(events)
+                .where(events.c.id.in_(part))
+                .values(retracted_by=run_id, replayed_by=None, dispatched=True)
+            )
+            conn.execute(
+                update(deliveries)
+                .where(deliveries.c.event_id.in_(part), deliveries.c.state.in_((PENDING, WITHHELD)))
+                .values(state=CANCELLED, last_error="judging again took it back", updated_at=now)
+            )
+        lost += len(gone)
+    return lost
+
+
+def _portions(conn: Connection, query: Any) -> Iterator[Sequence[Row[Any]]]:
+    """Rows of a query, some at a time, those that change meanwhile included once.
+
+    The keys are read first, since a cursor does not outlive what is written through its connection.
+    """
+    keys = conn.execute(query.with_only_columns(events.c.id, maintain_column_froms=True)).scalars().all()
+    columns = list(query.selected_columns)
+    for part in chunks(keys, PORTION):
+        rows: dict[str, Row[Any]] = {}
+        for few in chunks(part):
+            rows |= {row.id: row for row in conn.execute(select(*columns).where(events.c.id.in_(few)))}
+        yield [rows[key] for key in part if key in rows]
+
+
+# ── state ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _replace_state(conn: Connection, scratch: Connection) -> tuple[int, int]:
+    """State of hosts, ports and of what is wrong with the monitoring.
+
+    :returns: number of hosts and ports that differ
+    """
+    ids = set(conn.execute(select(hosts.c.host_id)).scalars()) | set(scratch.execute(select(hosts.c.host_id)).scalars())
+    changed_hosts = changed_ports = 0
+    for part in chunks(sorted(ids)):
+        were, are = _rows(conn, hosts, part), _rows(scratch, hosts, part)
+        for key, row in are.items():
+            # Somebody decided something since the last step: the next look is to be compared.
+            if key in were and were[key]["fingerprint"] is None:
+                row["fingerprint"] = None
+        changed_hosts += _write(conn, hosts, were, are)
+        changed_ports += _write(conn, ports, _rows(conn, ports, part), _rows(scratch, ports, part))
+    conn.execute(delete(conditions).where(_follows))
+    rows = [dict(row._mapping) for row in scratch.execute(select(conditions).where(_follows))]
+    if rows:
+        conn.execute(insert(conditions), rows)
+    return changed_hosts, changed_ports
+
+
+_follows = or_(conditions.c.name == FLEET, conditions.c.name.startswith(f"{HOST_KEY}/", autoescape=True))
+
+
+def _rows(conn: Connection, table: Table, host_ids: Collection[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    primary = [column.name for column in table.primary_key.columns]
+    rows = (dict(row._mapping) for row in conn.execute(select(table).where(table.c.host_id.in_(list(host_ids)))))
+    return {tuple(row[name] for name in primary): row for row in rows}
+
+
+def _write(
+    conn: Connection,
+    table: Table,
+    were: Mapping[tuple[Any, ...], Mapping[str, Any]],
+    are: Mapping[tuple[Any, ...], Mapping[str, Any]],
+) -> int:
+    """Write rows that differ.
+
+    :returns: how many, those that are gone included
+    """
+    changed = [row for key, row in are.items() if were.get(key) != row]
+    gone = [key for key in were if key not in are]
+    names = [column.name for column in table.c if not column.primary_key]
+    upsert_rows(conn, table, names, changed)
+    delete_rows(conn, table, gone)
+    return len(changed) + len(gone)
