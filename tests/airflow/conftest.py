@@ -4,12 +4,14 @@ state database.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import paramiko
 import pytest
 
+from portmon.storage import journal, runs
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import FakeNetstat, listing
 from tests.sshd import PythonServer, make_key, python_server
@@ -51,3 +53,28 @@ def netstat(tmp_path: Path) -> FakeNetstat:
 def server(host_key: paramiko.PKey, user_key: Path, netstat: FakeNetstat) -> Iterator[PythonServer]:
     with python_server(host_key=host_key, authorized=user_key, environment={"PATH": netstat.path}) as server:
         yield server
+
+
+@pytest.fixture
+def follow(database: Database) -> Callable[[str], None]:
+    """Let a run begin, and a later one be judged since."""
+
+    def follow(run_id: str) -> None:
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        with database.begin() as conn:
+            runs.start(
+                conn,
+                run_id,
+                run_type="scheduled",
+                logical_date=at,
+                started_at=at,
+                scope=None,
+                inventory="",
+                inventory_fetched_at=at,
+                inventory_stale=False,
+                settings="",
+            )
+            terms = journal.Terms(timedelta(minutes=5))
+            journal.judged(conn, "a later run", at=at + timedelta(minutes=5), inventory="", terms=terms, looks=())
+
+    return follow

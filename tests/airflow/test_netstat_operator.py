@@ -16,7 +16,7 @@ import paramiko
 import pytest
 import sqlalchemy
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.execution_time.task_runner import _render_map_index
 from airflow.sdk.execution_time.timeout import timeout
 
@@ -387,10 +387,23 @@ def test_first_host_key_is_kept(make: Any, server: PythonServer, caplog: pytest.
 
 
 def test_backfill_opens_no_connection(make: Any, server: PythonServer, stored: Any) -> None:
-    with pytest.raises(AirflowFailException, match="backfill"):
+    with pytest.raises(AirflowFailException, match="can't be looked at in the past"):
         make(server.port).execute(context(run_type="backfill"))
     assert server.connections == 0
     assert stored() == []
+
+
+def test_a_task_of_an_old_run_that_is_cleared_opens_no_connection(
+    make: Any, server: PythonServer, stored: Any, follow: Callable[[str], None]
+) -> None:
+    follow("run-1")
+    with pytest.raises(AirflowSkipException, match="a later run was judged since run-1 began"):
+        make(server.port).execute(context(try_number=2, max_tries=3))
+    assert server.connections == 0
+    assert stored() == []
+    follow("another run")
+    make(server.port).execute(context(try_number=1))
+    assert server.connections == 1
 
 
 def test_time_limit_of_the_task(make: Any, stored: Any) -> None:

@@ -126,7 +126,7 @@ def test_the_first_task_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     say(monkeypatch, "61 * * * *")
     run: Any = SimpleNamespace(run_id="r", run_type="manual", logical_date=None)
     with pytest.raises(AirflowFailException, match="out of range"):
-        tasks.fetch_hosts.function(params={}, dag_run=run)
+        tasks.fetch_hosts.function(params={}, dag_run=run, ti=None)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,6 @@ def test_sqlite_is_refused_where_tasks_run_on_several_machines(
         settings.database()
     run: Any = SimpleNamespace(run_id="r", run_type="manual", logical_date=None)
     with pytest.raises(AirflowFailException, match="several machines"):
-        tasks.fetch_hosts.function(params={}, dag_run=run)
+        tasks.fetch_hosts.function(params={}, dag_run=run, ti=None)
     monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", "postgresql://portmon@db.example.com/portmon")
     assert not settings.database().is_sqlite

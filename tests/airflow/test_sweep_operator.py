@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from typing import Any
 
 import paramiko
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from sqlalchemy import update
 
 from portmon import scan
@@ -354,8 +354,18 @@ def test_what_a_dry_run_saw_goes_from_task_to_task(scene: Scene, server: PythonS
 
 def test_a_backfill_asks_nobody(scene: Scene, server: PythonServer) -> None:
     operator = scene.operator([at(server.port)])
-    with pytest.raises(AirflowFailException, match="backfill"):
+    with pytest.raises(AirflowFailException, match="can't be looked at in the past"):
         operator.execute(scene.context(dataclasses.replace(RUN, run_type="backfill")))
+    assert server.connections == 0
+
+
+def test_an_old_run_that_is_cleared_asks_nobody(
+    scene: Scene, server: PythonServer, follow: Callable[[str], None]
+) -> None:
+    operator = scene.operator([at(server.port)])
+    follow(RUN.run_id)
+    with pytest.raises(AirflowSkipException, match="a later run was judged since run-1 began"):
+        operator.execute(scene.context(RUN, try_number=2))
     assert server.connections == 0
 
 

@@ -151,6 +151,9 @@ def test_the_trigger_form_describes_every_parameter(dag: dict[str, Any]) -> None
         "hosts": [],
         "dry_run": False,
         "force_prune": False,
+        "replay_from": None,
+        "replay_to": None,
+        "notify": False,
     }
     assert all(len(description) > 20 for _, description in dag["params"].values())
 

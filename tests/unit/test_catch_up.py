@@ -61,7 +61,7 @@ def test_what_went_on_is_not_said_to_have_happened_then(fleet: Fleet) -> None:
     fleet.machines["web00"].kill(80)
     fleet.run()
     fleet.number += RUNS_OF_A_DAY
-    fleet.config = Config(declared=[{"match": {"hosts": ["web01"]}, "ports": [9000]}])
+    fleet.config = Config(declared=[{"host": "web01", "port": 9000}])
     (down,) = fleet.run()
     assert (down.kind, down.host_name, down.port) == (EventKind.DOWN, "web01", 9000)
     assert "nobody looked" not in down.reason

@@ -78,6 +78,7 @@ ALL = [
     "0002 Alerts, mutes, and what deliveries have to remember.",
     "0003 Provisional looks, and what settled hosts were judged by.",
     "0004 What changed the state, step by step, and the state as it was each day.",
+    "0005 Runs that judge the archive again, and which step each event follows from.",
 ]
 
 

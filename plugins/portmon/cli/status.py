@@ -26,10 +26,10 @@ def status(
 ) -> None:
     """Show how much the state database holds, and since when. Exits with 1 if `--verify` finds damage.
 
-    The JSON is one object: `hosts`, `hidden`, `ports`, `events`, `looks`, `runs`, `steps` (of the journal) and
-    `checkpoints`, numbers; `contents` with `number`, `bytes` and `stored_bytes` (compressed); `oldest_look`,
-    `newest_look`, `replayable_from`, `last_run` and `last_run_finished`, times or null; with `--verify` also `damaged`,
-    a list of digests.
+    The JSON is one object: `hosts`, `hidden`, `ports`, `events`, `looks`, `runs`, `steps` (of the journal),
+    `checkpoints` and `waiting_replays`, numbers; `contents` with `number`, `bytes` and `stored_bytes` (compressed);
+    `oldest_look`, `newest_look`, `replayable_from`, `last_replay`, `last_run` and `last_run_finished`, times or null;
+    with `--verify` also `damaged`, a list of digests.
     """
     from portmon.storage import contents, sizes
 
@@ -64,6 +64,7 @@ def _print(found: Sizes, damaged: list[str] | None) -> None:
         ("looks", f"{found.looks:,}{kept}"),
         ("archive", f"{found.contents:,} contents, {_size(found.stored_bytes)} for {_size(found.bytes)}"),
         ("journal", f"{found.steps:,} steps of {found.runs:,} runs, {found.checkpoints:,} checkpoints{replayable}"),
+        ("judged again", _replays(found)),
         ("last run", _last_run(found)),
     ]
     if damaged is not None:
@@ -72,6 +73,11 @@ def _print(found: Sizes, damaged: list[str] | None) -> None:
     for row in rows:
         table.add_row(*map(cell, row))
     say(table)
+
+
+def _replays(found: Sizes) -> str:
+    last = "never yet" if found.last_replay is None else f"last at {minute(found.last_replay)}"
+    return f"{last}; {found.waiting_replays} asked for and not done" if found.waiting_replays else last
 
 
 def _last_run(found: Sizes) -> str:

@@ -228,7 +228,8 @@ def _add(
         "what": contents.put(conn, data, now=at),
         "late": [[host_id, look.isoformat()] for host_id, look in sorted(late)],
     }
-    return int(conn.execute(insert(journal).values(row).returning(journal.c.seq)).scalar_one())
+    (seq,) = conn.execute(insert(journal), row).inserted_primary_key
+    return int(seq)
 
 
 def _canonical(value: object) -> bytes:

@@ -58,7 +58,8 @@ def mark(conn: Connection, run_id: str, *, since: datetime, until: datetime, not
     """
     drop(conn, [one.id for one in marks(conn) if one.run_id == run_id])
     row = {"run_id": run_id, "since": since, "until": until, "notify": notify, "asked_at": now}
-    return int(conn.execute(insert(replays).values(row).returning(replays.c.id)).scalar_one())
+    (mark_id,) = conn.execute(insert(replays), row).inserted_primary_key
+    return int(mark_id)
 
 
 def marks(conn: Connection) -> list[Mark]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, func, select
 
 from portmon.storage import contents as archive
 from portmon.storage.checkpoints import oldest
-from portmon.storage.tables import checkpoints, events, hosts, journal, observations, ports, runs
+from portmon.storage.tables import checkpoints, events, hosts, journal, observations, ports, replays, runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Sizes:
     :param bytes: of these
     :param stored_bytes: compressed
     :param replayable_from: from when on the archive can be judged again
+    :param last_replay: when what was seen was judged again last
+    :param waiting_replays: times that are still to be
     :param last_run: start of the newest run, and when it was judged
     """
 
@@ -43,6 +45,8 @@ class Sizes:
     oldest_look: datetime | None
     newest_look: datetime | None
     replayable_from: datetime | None
+    last_replay: datetime | None
+    waiting_replays: int
     last_run: datetime | None
     last_run_finished: datetime | None
 
@@ -68,6 +72,8 @@ def measure(conn: Connection) -> Sizes:
         oldest_look=looked[0],
         newest_look=looked[1],
         replayable_from=oldest(conn),
+        last_replay=conn.execute(select(func.max(replays.c.done_at))).scalar(),
+        waiting_replays=_count(conn, replays, replays.c.done_at.is_(None)),
         last_run=run.started_at if run else None,
         last_run_finished=run.finished_at if run else None,
     )
