@@ -392,8 +392,9 @@ class Event:
         ``pids``, ``uids``, ``units``, ``watched`` (which rule or declaration), ``declared``, ``tool``; by kind
         ``down_for`` and ``unreachable_for`` (seconds), ``misses``, ``severe`` and ``lost`` (addresses) of a rebound,
         ``state`` of flapping and stable, ``before`` of replaced, restarted and rebound, ``to`` of moved, ``ports`` of
-        a baseline, ``error_class``; ``between`` (two times) of what happened while nobody looked; ``task`` and ``map_index`` of the task that saw it; ``ends`` of a retired that
-        ends another alert than that of its port or host
+        a baseline, ``error_class``; ``between`` (two times) of what happened while nobody looked; ``task`` and
+        ``map_index`` of the task that saw it; ``ends`` of a retired that ends another alert than that of its port or
+        host
     :param replayed_by: the run that made it, or made it what it is, by judging again what was seen
     """
 
