@@ -731,7 +731,8 @@ class Judgement:
         for told in step.told:
             port = step.port or before
             assert port is not None  # noqa: S101 - for the type checker: what is told is told of something
-            details = {"watched": why_watched(port, rules), "row": step.row.name.lower(), "looked_with": look.tool}
+            row = step.row.name.lower()
+            details: dict[str, Any] = {"watched": why_watched(port, rules), "row": row, "looked_with": look.tool}
             unseen = self._unseen(told, look)
             if unseen is not None:
                 details["between"] = [at.isoformat() for at in unseen]

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, select
 
 from portmon.models import Attempt, Host, PortKey
 from portmon.storage import contents
+from portmon.storage.sql import inserted_id
 from portmon.storage.tables import journal
 
 PRUNE = "prune"
@@ -228,8 +229,7 @@ def _add(
         "what": contents.put(conn, data, now=at),
         "late": [[host_id, look.isoformat()] for host_id, look in sorted(late)],
     }
-    (seq,) = conn.execute(insert(journal), row).inserted_primary_key
-    return int(seq)
+    return inserted_id(conn, journal, row)
 
 
 def _canonical(value: object) -> bytes:

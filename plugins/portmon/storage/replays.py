@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, select, update
 
+from portmon.storage.sql import inserted_id
 from portmon.storage.tables import replays
 
 
@@ -58,8 +59,7 @@ def mark(conn: Connection, run_id: str, *, since: datetime, until: datetime, not
     """
     drop(conn, [one.id for one in marks(conn) if one.run_id == run_id])
     row = {"run_id": run_id, "since": since, "until": until, "notify": notify, "asked_at": now}
-    (mark_id,) = conn.execute(insert(replays), row).inserted_primary_key
-    return int(mark_id)
+    return inserted_id(conn, replays, row)
 
 
 def marks(conn: Connection) -> list[Mark]:

@@ -90,7 +90,7 @@ def _add_events(conn: Connection, scratch: Connection, run_id: str) -> tuple[int
     """
     gained = changed = 0
     for rows in _portions(scratch, select(events).order_by(events.c.at, events.c.seq)):
-        known = {}
+        known: dict[str, Row[Any]] = {}
         for part in chunks([row.id for row in rows]):
             known |= {row.id: row for row in conn.execute(select(events).where(events.c.id.in_(part)))}
         new, again = [], []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 
 Item = TypeVar("Item")
 CHUNK = 500
@@ -25,6 +25,16 @@ def upsert(conn: Connection, table: Table, columns: Sequence[str]) -> Any:
     :param columns: to overwrite where the row exists
     """
     return _or_update(_insert(conn)(table), table, columns)
+
+
+def inserted_id(conn: Connection, table: Table, row: Mapping[str, Any]) -> int:
+    """Insert one row into a table that numbers its rows.
+
+    :returns: its number
+    """
+    key = conn.execute(insert(table), row).inserted_primary_key
+    assert key is not None  # noqa: S101 - for the type checker: the table has one
+    return int(key[0])
 
 
 def insert_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
