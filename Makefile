@@ -54,7 +54,7 @@ soak: .venv/.tools ## property tests with many more examples, and crashes with 5
 mutate: .venv/.tools ## whether some test fails for each comparison of the state engine that is turned around
 	@$(BIN)/python tools/mutate.py
 
-bench: .venv/.installed .venv-bench/.installed ## measure against bare loops, Ansible, SSHOperator and pandas: as root, an hour; ARGS=--quick: 3 minutes
+bench: .venv/.installed .venv-bench/.installed ## measure against bare loops, Ansible, SSHOperator and pandas: as root, over an hour; ARGS=--quick: 3 minutes
 	@$(BIN)/python -m bench $(ARGS)
 
 lint: .venv/.tools ## what CI checks besides the tests; changes nothing

@@ -49,14 +49,16 @@ def version() -> str:
 
 
 def measure(stage: Stage, sizes: Sizes, section: Section, tell: Callable[[str], None]) -> None:
-    """Each round: ``raw``, a run of portmon in sweep mode, ``listen_ports_facts``."""
-    hosts = sizes.ansible_hosts
-    section.sizes |= {"hosts": hosts, "forks": MAX_LOGINS}
+    """Each round: ``raw``, a run of portmon in sweep mode, ``listen_ports_facts``, a run over many more hosts."""
+    hosts, many = sizes.ansible_hosts, sizes.sweep_hosts
+    section.sizes |= {"hosts": hosts, "forks": MAX_LOGINS, "many_hosts": many}
     section.facts["ansible"] = version()
     site = stage.site("ansible", hosts, sweep_above=1, batch_hosts=sizes.batch_hosts)
+    large = stage.site("many", many, sweep_above=1, batch_hosts=sizes.batch_hosts)
     folder = _prepare(stage, hosts)
     tell("first runs, which are not measured")
-    stage.run_portmon(site)
+    for one in (site, large):
+        stage.run_portmon(one)
     for name in TASKS:
         _play(stage, folder, name, hosts)
     for number in range(sizes.repeat):
@@ -66,6 +68,7 @@ def measure(stage: Stage, sizes: Sizes, section: Section, tell: Callable[[str], 
         section.add("run_seconds", "s", run.seconds)
         section.add("run_cpu_ms_per_host", "ms", (run.cpu_seconds + run.database_cpu_seconds) / hosts * 1000)
         _note(section, "ansible_facts", _play(stage, folder, "ansible_facts", hosts), hosts)
+        section.add("many_ms_per_host", "ms", stage.run_portmon(large).seconds / many * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class _Play:
 
 def _note(section: Section, name: str, play: _Play, hosts: int) -> None:
     section.add(f"{name}_seconds", "s", play.seconds)
+    section.add(f"{name}_ms_per_host", "ms", play.seconds / hosts * 1000)
     section.add(f"{name}_cpu_ms_per_host", "ms", play.cpu_seconds / hosts * 1000)
 
 

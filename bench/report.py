@@ -12,7 +12,7 @@ ABOUT = {
     "sweep": "{hosts} hosts in batches of {batch_hosts}, {threads} logins at a time, {services} services on each; "
     "{dead} dead hosts besides, where that is said",
     "tasks": "{hosts} hosts, a task each, {max_logins} at a time",
-    "ansible": "{hosts} hosts, {forks} forks or logins",
+    "ansible": "{hosts} hosts, {forks} forks or logins; a run over {many_hosts} hosts, where that is said",
     "diff": "made-up fleets, {ports} ports on each host",
     "replay": "{runs} runs of {hosts} hosts with {ports} ports each, judged again",
 }
@@ -53,6 +53,9 @@ LABELS = {
         "run_seconds": "portmon, whole run in sweep mode",
         "ansible_raw_seconds": "ansible raw netstat -nltp",
         "ansible_facts_seconds": "ansible listen_ports_facts",
+        "ansible_raw_ms_per_host": "ansible raw, time per host",
+        "ansible_facts_ms_per_host": "ansible listen_ports_facts, time per host",
+        "many_ms_per_host": "portmon, whole run over many hosts, time per host",
         "run_cpu_ms_per_host": "portmon, CPU per host",
         "ansible_raw_cpu_ms_per_host": "ansible raw, CPU per host",
         "ansible_facts_cpu_ms_per_host": "ansible listen_ports_facts, CPU per host",
@@ -90,6 +93,8 @@ RATIOS = (
     Ratio("sweep", "CPU of portmon / of the bare loop", "run_cpu_ms_per_host", "bare_probe_cpu_ms_per_host"),
     Ratio("ansible", "whole run / listen_ports_facts", "run_seconds", "ansible_facts_seconds"),
     Ratio("ansible", "whole run / raw", "run_seconds", "ansible_raw_seconds"),
+    Ratio("ansible", "listen_ports_facts / whole run over many hosts", "ansible_facts_ms_per_host", "many_ms_per_host"),
+    Ratio("ansible", "raw / whole run over many hosts", "ansible_raw_ms_per_host", "many_ms_per_host"),
     Ratio("ansible", "CPU of portmon / of listen_ports_facts", "run_cpu_ms_per_host", "ansible_facts_cpu_ms_per_host"),
     Ratio("ansible", "CPU of portmon / of raw", "run_cpu_ms_per_host", "ansible_raw_cpu_ms_per_host"),
     Ratio("tasks", "netstat tasks / SSHOperator's", "portmon_netstat_seconds", "plain_netstat_seconds"),
