@@ -83,7 +83,7 @@ def test_what_is_wiped_comes_back_as_it_was(database: Database) -> None:
     assert checkpoints_of(database) == kept
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_pieces_in_any_order_end_as_the_runs_would_have_by_those_rules(
     database: Database, other_database: Database, seed: int
 ) -> None:

@@ -221,7 +221,7 @@ events = Table(
     Column("step", Integer, index=True),
     Column("replayed_by", SafeText),
     Column("retracted_by", SafeText),
-    comment="what happened; dispatched once its deliveries exist; with the step of the journal that it follows from",
+    comment="what happened; dispatched once its deliveries exist",
 )
 Index("ix_events_undispatched", events.c.seq, postgresql_where=~events.c.dispatched, sqlite_where=~events.c.dispatched)
 

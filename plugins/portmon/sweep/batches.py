@@ -15,7 +15,7 @@ from portmon.models import Host
 
 MAX_BATCHES = 64
 """Mapped tasks of one sweep: more of them cost Airflow more than they save."""
-LOGINS = 4
+LOGINS = 8
 """Parallel logins that a batch has at least, if there are so many: one hanging host must not stop a batch."""
 
 
