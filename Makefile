@@ -39,12 +39,12 @@ up: .venv/.installed ## start the same and stay: prints the URL and the login of
 	@$(BIN)/python -m demo up
 
 test: .venv/.tools ## the fast tests: offline, no other software needed
-	@$(BIN)/python -m pytest -m "not slow" -q
+	@$(BIN)/python -m pytest -m "not slow" -q -n auto
 
 test-all: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, namespaces, a live Airflow
-	@# Those that start an Airflow mostly wait: beside them there is time for the others.
-	@out=$$(mktemp); $(BIN)/python -m pytest -q -m slow tests/e2e >"$$out" 2>&1 & e2e=$$!; \
-	$(BIN)/python -m pytest -q -m slow --ignore=tests/e2e; others=$$?; \
+	@# Those that start an Airflow mostly wait: beside them there is time for the others. One file has one Airflow.
+	@out=$$(mktemp); $(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile tests/e2e >"$$out" 2>&1 & e2e=$$!; \
+	$(BIN)/python -m pytest -q -m slow -n auto --ignore=tests/e2e; others=$$?; \
 	wait $$e2e; live=$$?; cat "$$out"; rm -f "$$out"; [ $$others = 0 ] && [ $$live = 0 ]
 
 soak: .venv/.tools ## property tests with many more examples, and crashes with 50 seeds

@@ -299,7 +299,7 @@ class Crowd:
     def _make_user(self) -> None:
         home = self._shared / "home"
         # The password "*" matches nothing, but unlike "!" it does not lock the account for sshd.
-        _locked(
+        locked(
             "useradd", "--password", "*", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", self.user
         )
         self._shared.chmod(0o755)
@@ -324,7 +324,7 @@ class Crowd:
             with contextlib.suppress(OSError):
                 if place.stat().st_uid == user.pw_uid:
                     os.kill(int(place.name), signal.SIGKILL)
-        _locked("userdel", "--force", self.user)
+        locked("userdel", "--force", self.user)
 
     def _make_hosts(self, count: int, dead: int, hanging: int, switchable: int) -> None:
         counts: dict[Kind, int] = {
@@ -551,7 +551,7 @@ def _quiet(*command: str) -> int:
     return subprocess.run(command, capture_output=True, check=False).returncode
 
 
-def _locked(*command: str) -> None:
+def locked(*command: str) -> None:
     """Run a command that takes the lock of /etc/passwd, which somebody else may hold for a moment."""
     for patience in range(19, -1, -1):
         try:

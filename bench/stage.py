@@ -127,7 +127,7 @@ class Stage:
 
     # ── sites ───────────────────────────────────────────────────────────────────────────────────
 
-    def site(self, name: str, alive: int, *, dead: int = 0, sweep_above: int, batch_hosts: int = 250) -> Site:
+    def site(self, name: str, alive: int, *, dead: int = 0, sweep_above: int, batch_hosts: int = 500) -> Site:
         """A new site with the first so many hosts of the crowd."""
         listed = self.folder / f"{name}.csv"
         self.crowd.write_csv(listed, self.crowd.some(alive, dead))

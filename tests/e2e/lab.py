@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.crowd import locked
 from tests.processes import connected
 
 LISTEN = """
@@ -248,7 +250,7 @@ class Lab:
         self.user = f"pm{self.tag}"
         self.key = self.folder / "id"
         self.hosts: dict[str, LabHost] = {}
-        self._second = secrets.randbelow(200) + 20
+        self._second = _free_network()
         self._undo: list[tuple[str, ...]] = []
         try:
             self._make(names)
@@ -258,7 +260,7 @@ class Lab:
 
     def _make(self, names: list[str]) -> None:
         # The password "*" matches nothing, but unlike "!" it does not lock the account for sshd.
-        _sh("useradd", "--password", "*", "--no-create-home", "--home-dir", "/tmp", "--shell", "/bin/sh", self.user)
+        locked("useradd", "--password", "*", "--no-create-home", "--home-dir", "/tmp", "--shell", "/bin/sh", self.user)
         self._undo.append(("userdel", self.user))
         _sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
         for number, name in enumerate(names):
@@ -296,6 +298,13 @@ class Lab:
         for command in reversed(self._undo):
             subprocess.run(command, capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _free_network() -> int:
+    """Second number of a network 10.x that nobody uses: other labs may be on this machine."""
+    shown = subprocess.run(["ip", "-oneline", "address"], capture_output=True, text=True, check=True).stdout
+    used = {int(number) for number in re.findall(r"\b10\.(\d+)\.", shown)}
+    return secrets.choice([number for number in range(20, 220) if number not in used])
 
 
 def _removed(folder: Path) -> bool:

@@ -95,7 +95,7 @@ class Site:
             yaml.safe_dump(
                 {
                     "cmdb": {"source": {"type": "file", "path": "hosts.csv"}},
-                    "ssh": {"max_logins": 16, "connect_timeout": "6s"},
+                    "ssh": {"max_logins": 32, "connect_timeout": "6s"},
                     # Of the dead hosts three get a task of their own: more of them take time and show nothing new.
                     "scan": {"sweep_above": 50, "batch_hosts": 20, "max_host_tasks": 3, "confirm_after": "1s"},
                     "states": {"unreachable_after": 1},

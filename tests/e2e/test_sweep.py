@@ -80,7 +80,7 @@ class Site:
         settings = {
             "cmdb": {"source": {"type": "file", "path": "hosts.csv"}},
             "ssh": {"connect_timeout": connect_timeout, "max_logins": LOGINS},
-            "scan": {"confirm_after": f"{CONFIRM_AFTER}s"},
+            "scan": {"confirm_after": f"{CONFIRM_AFTER}s", "batch_hosts": 250},
             # Whatever else listens on this machine is nobody's business.
             "rules": [{"action": "allow", "port": self.crowd.services}],
         }

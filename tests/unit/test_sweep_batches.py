@@ -52,12 +52,12 @@ def test_every_host_is_in_one_batch_and_limits_hold(
 
 
 def test_all_logins_are_used() -> None:
-    assert [batch.logins for batch in dealt(fleet(1000))] == [4, 4, 4, 4]
-    assert [batch.logins for batch in dealt(fleet(750))] == [6, 5, 5]
+    assert [batch.logins for batch in dealt(fleet(1000))] == [8] * 4
+    assert [batch.logins for batch in dealt(fleet(500), max_logins=17)] == [9, 8]
     assert [batch.logins for batch in dealt(fleet(101))] == [16]
-    # Four run at a time, whichever these are: and always four, up to the end.
-    assert [batch.logins for batch in dealt(fleet(2000))] == [4] * 8
-    assert [batch.logins for batch in dealt(fleet(1050))] == [4] * 8
+    # Two run at a time, whichever these are: and always two, up to the end.
+    assert [batch.logins for batch in dealt(fleet(2000))] == [8] * 8
+    assert [batch.logins for batch in dealt(fleet(1050))] == [8] * 6
 
 
 def test_ten_thousand_hosts_make_at_most_64_tasks() -> None:

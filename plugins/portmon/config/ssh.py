@@ -62,7 +62,7 @@ class Scan(Section):
         100, description="with more hosts than this a run asks batches of hosts in `sweep` tasks; else each has a task"
     )
     batch_hosts: Annotated[int, Field(ge=1, le=5000)] = Field(
-        250, description="hosts of one `sweep` task, as long as there are no more than 64 of them"
+        500, description="hosts of one `sweep` task, as long as there are no more than 64 of them"
     )
     max_host_tasks: Annotated[int, Field(ge=0)] = Field(
         256,

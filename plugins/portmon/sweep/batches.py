@@ -16,7 +16,8 @@ from portmon.models import Host
 MAX_BATCHES = 64
 """Mapped tasks of one sweep: more of them cost Airflow more than they save."""
 LOGINS = 8
-"""Parallel logins that a batch has at least, if there are so many: one hanging host must not stop a batch."""
+"""Parallel logins that a batch has at least, if there are so many: one hanging host must not stop a batch, and each
+batch that runs beside others is a process more."""
 
 
 @dataclass(frozen=True, slots=True)
