@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Mapping
 
 VERSION = "1"
-"""To be another one as soon as the same look is judged otherwise: then no host is settled any more."""
+"""To be another one as soon as the same answer is read, or the same look judged, otherwise: then no host is settled any
+more."""
 
 
 def fingerprint(facts: str, rules: str, declared: Mapping[int, str]) -> str:

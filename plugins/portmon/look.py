@@ -34,12 +34,16 @@ class HostLook:
     :param record: who looks at whom
     :param shown: the host, for people
     :param settings: of its login
+    :param known: the answer that needs not be read, if there is one
+    :param unchanged: the frame of the first answer, if it was that one
     """
 
     record: scan.Look
     shown: str
     expected: Expected
     settings: SshSettings
+    known: scan.Known | None = None
+    unchanged: bytes | None = None
     answers: list[scan.Answer] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
     still: list[int] = field(default_factory=list)
@@ -50,15 +54,19 @@ class HostLook:
         """What is run on the host."""
         return probe.command(nonce, sudo=self.settings.sudo)
 
-    def ask(self, session: Session) -> scan.Answer:
+    def ask(self, session: Session) -> None:
         """The first answer; :attr:`gone` is what it lacks.
 
         :raises ScanError: there is none, or it proves nothing
         """
-        answer = self._ask(session)
+        nonce = self._run(session)
+        assert self.result is not None  # noqa: S101 - for the type checker; _run() has set it
+        if self.known is not None:
+            self.unchanged = self.known.frame_of(self.result.stdout, nonce)
         self.observed_at = datetime.now(UTC)
-        self.gone = self.still = scan.missing(answer.observation, self.expected.ports, self.expected.binds)
-        return answer
+        if self.unchanged is None:
+            answer = self._read(nonce)
+            self.gone = self.still = scan.missing(answer.observation, self.expected.ports, self.expected.binds)
 
     def ask_again(self, session: Session) -> scan.Answer:
         """The second answer; :attr:`still` is what both lack.
@@ -67,7 +75,7 @@ class HostLook:
             proves nothing
         """
         try:
-            answer = self._ask(session)
+            answer = self._read(self._run(session))
         except ScanError as error:
             raise AnswerError(
                 f"{ports_text(self.gone)} missing, and no second answer that confirms it: "
@@ -89,6 +97,8 @@ class HostLook:
         :param duration: seconds from connect to the last byte
         """
         assert self.observed_at is not None  # noqa: S101 - for the type checker; ask() has set it
+        if self.unchanged is not None and self.known is not None:
+            return self.record.unchanged(self.unchanged, self.known, observed_at=self.observed_at, duration=duration)
         return self.record.success(self.answers, observed_at=self.observed_at, duration=duration)
 
     def failure(self, error: BaseException, *, duration: float, provisional: bool = False) -> Attempt:
@@ -99,13 +109,23 @@ class HostLook:
         attempt = self.record.failure(error, observed_at=datetime.now(UTC), duration=duration)
         return dataclasses.replace(attempt, provisional=provisional)
 
-    def _ask(self, session: Session) -> scan.Answer:
+    def _run(self, session: Session) -> str:
+        """Let the command run.
+
+        :returns: its nonce
+        """
         nonce = probe.new_nonce()
-        self.result = result = session.run(
+        self.result = session.run(
             self.command(nonce),
             deadline=self.settings.command_timeout.total_seconds(),
             max_output=self.settings.max_output,
         )
+        return nonce
+
+    def _read(self, nonce: str) -> scan.Answer:
+        """Read what it printed."""
+        result = self.result
+        assert result is not None  # noqa: S101 - for the type checker; _run() has set it
         answer = scan.read_answer(
             result.stdout, nonce, host=self.shown, exit_status=result.exit_status, stderr=result.stderr
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -30,6 +31,26 @@ class Answer:
 
     frame: bytes
     observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The answer of a host that is settled: given again, nothing is missing, and nothing about it is news.
+
+    :param frame: SHA-256 of it, as it is archived
+    :param facts: digest of the observation that was read from it
+    """
+
+    frame: str
+    facts: str
+
+    def frame_of(self, output: bytes, nonce: str) -> bytes | None:
+        """The frame, if the probe's command printed this very answer; None otherwise, for whatever reason."""
+        try:
+            frame = probe.archive_form(output, nonce)
+        except ProbeError:
+            return None
+        return frame if hashlib.sha256(frame).hexdigest() == self.frame else None
 
 
 def read_answer(output: bytes, nonce: str, *, host: str, exit_status: int = 0, stderr: bytes = b"") -> Answer:
@@ -133,6 +154,20 @@ class Look:
             observation=merge([answer.observation for answer in answers]),
             frames=tuple(answer.frame for answer in answers),
             confirmed=len(answers) > 1,
+            duration=duration,
+        )
+
+    def unchanged(self, frame: bytes, known: Known, *, observed_at: datetime, duration: float) -> Attempt:
+        """The record of an answer that is known: without its observation, which is stored already.
+
+        :param observed_at: when it was complete
+        """
+        return self.record(
+            observed_at=observed_at,
+            outcome=Outcome.OK,
+            facts=known.facts,
+            frames=(frame,),
+            confirmed=False,
             duration=duration,
         )
 

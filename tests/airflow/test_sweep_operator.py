@@ -7,8 +7,9 @@ import json
 import logging
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,12 +21,14 @@ from sqlalchemy import update
 
 from portmon import scan
 from portmon.config import Config, parse_config
+from portmon.errors import StorageError
 from portmon.models import Attempt, Host, Inventory, Outcome
 from portmon.operators import SweepOperator
 from portmon.operators.sweep import HostVisit
+from portmon.pipeline.judge import judge_run
 from portmon.pipeline.plan import plan_hosts, plan_sweep
 from portmon.pipeline.run import Run
-from portmon.storage import archive, contents, host_keys, hosts, inventory, tables
+from portmon.storage import archive, contents, decisions, host_keys, hosts, inventory, tables
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
 from tests.sshd import PythonServer, free_port, python_server, silent, tcp_server, wait_until
@@ -427,3 +430,130 @@ def test_logins_through_one_bastion_are_few(
     (item,) = plan_sweep(scene.database, scene.parsed(), RUN, scene.digest, proxy_of=lambda _: command)
     assert SweepOperator(task_id="sweep", batch=item).execute(scene.context(RUN))["ok"] == 8
     assert most[0] == 2
+
+
+# ── answers that are known ──────────────────────────────────────────────────────────────────────
+
+
+def rounds(scene: Scene, listed: Sequence[Host], count: int) -> None:
+    """Runs that end with their judgement."""
+    for number in range(count):
+        run = Run(f"round-{number}", "scheduled", NOW)
+        scene.sweep(listed, run=run)
+        judge_run(
+            scene.database,
+            scene.parsed(),
+            run,
+            scene.digest,
+            planned={},
+            interval=timedelta(minutes=5),
+            now=datetime.now(UTC),
+        )
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Hosts whose answers were read, one after the other."""
+    read: list[str] = []
+    given = scan.read_answer
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        read.append(kwargs["host"].split()[0])
+        return given(*args, **kwargs)
+
+    monkeypatch.setattr(scan, "read_answer", counted)
+    return read
+
+
+LATER = Run("later", "scheduled", NOW)
+
+
+def test_an_answer_that_says_nothing_new_of_a_settled_host_is_not_read(
+    scene: Scene, server: PythonServer, netstat: FakeNetstat, parsed: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = [at(server.port, number) for number in range(3)]
+    rounds(scene, listed, 2)
+    parsed.clear()
+    caplog.set_level(logging.DEBUG, "portmon.operators.sweep")
+    scene.sweep(listed, run=LATER)
+    assert parsed == []
+    assert "the same sockets as last time, nothing missing" in caplog.text
+    with scene.database.begin() as conn:
+        looks = archive.with_seen(conn, archive.looks_for(conn, "later"))
+        raw = [archive.latest_frames(conn, host.id) for host in listed]
+    assert [ports_of(look) for look in looks] == [[22, 80]] * 3
+    assert all(len(frames) == 1 and b"LISTEN" in frames[0] for frames in raw)
+    # It is evidence as any other.
+    summary = judge_run(
+        scene.database,
+        scene.parsed(),
+        LATER,
+        scene.digest,
+        planned={},
+        interval=timedelta(minutes=5),
+        now=datetime.now(UTC),
+    )
+    assert (summary["judged"], summary["scanned"]) == (3, 3)
+    # As soon as something is missing it is read, and asked for once more.
+    netstat.prints(listing(22))
+    scene.sweep(listed, run=Run("missing", "scheduled", NOW))
+    assert Counter(parsed) == {"web0": 2, "web1": 2, "web2": 2}
+    netstat.prints(listing(22, 80, 443))
+    parsed.clear()
+    scene.sweep(listed, run=Run("more", "scheduled", NOW))
+    assert Counter(parsed) == {"web0": 1, "web1": 1, "web2": 1}
+
+
+@pytest.mark.parametrize("change", ["rules", "declared", "dry run", "decision", "another version"])
+def test_it_is_read_if_anything_else_is_new(
+    scene: Scene, server: PythonServer, parsed: list[str], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    listed = [at(server.port)]
+    rounds(scene, listed, 2)
+    parsed.clear()
+    if change == "rules":
+        scene.config["rules"] = [{"action": "deny", "port": 80}]
+    elif change == "declared":
+        scene.config["declared"] = [{"port": 443}]
+    elif change == "decision":
+        with scene.database.begin() as conn:
+            decisions.promote(conn, "id-0", 80, at=NOW, author="ann")
+    elif change == "another version":
+        monkeypatch.setattr("portmon.fingerprint.VERSION", "another one")
+    scene.sweep(listed, run=LATER, dry_run=change == "dry run")
+    # What is declared and does not listen is asked for once more.
+    assert parsed == ["web0"] * (2 if change == "declared" else 1)
+
+
+def test_a_port_that_is_still_missing_is_confirmed_although_the_answer_is_the_same(
+    scene: Scene, server: PythonServer, netstat: FakeNetstat, parsed: list[str]
+) -> None:
+    scene.config["states"] = {"down_after": 2}
+    listed = [at(server.port)]
+    rounds(scene, listed, 2)
+    netstat.prints(listing(22))
+    rounds(scene, listed, 1)
+    parsed.clear()
+    scene.sweep(listed, run=LATER)
+    assert parsed == ["web0", "web0"]
+
+
+def test_what_is_known_and_gone_from_the_archive_fails_the_task_instead_of_being_believed(
+    scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [at(server.port)]
+    rounds(scene, listed, 2)
+    operator = scene.operator(listed, run=LATER)
+    given = operator._prepare
+
+    def then_gone(*args: Any) -> Any:
+        prepared = given(*args)
+        with scene.database.begin() as conn:
+            conn.exec_driver_sql("DELETE FROM contents WHERE digest IN (SELECT facts FROM observations)")
+        return prepared
+
+    monkeypatch.setattr(operator, "_prepare", then_gone)
+    with pytest.raises(StorageError, match="not in the archive"):
+        operator.execute(scene.context(LATER))
+    with scene.database.begin() as conn:
+        assert archive.looks_for(conn, "later") == []

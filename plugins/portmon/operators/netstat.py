@@ -167,7 +167,8 @@ class NetstatOperator(StateMixin, SSHOperator):
         )
         command = look.command("nonce")
         log.info("Running (%d characters): %s", len(command), plain(command, COMMAND_SHOWN))
-        first = look.ask(session)
+        look.ask(session)
+        first = look.answers[0]
         self._tell(look)
         log.info("Listening:\n%s", scan.table(first.observation))
         self._tell_of_nameless(first.observation)

@@ -114,7 +114,7 @@ class SweepOperator(StateMixin, BaseOperator):
             self._crew.stop()
 
     def _prepare(self, context: Any, config: Config) -> tuple[Batch, list[HostVisit], StoredHostKeys]:
-        from portmon.pipeline.plan import batch_of, expected_of, group_of, hosts_of
+        from portmon.pipeline.plan import batch_of, expected_of, group_of, hosts_of, known_answers
         from portmon.storage import archive, hosts
 
         run, ti = run_of(context["dag_run"], context["params"]), context["ti"]
@@ -129,6 +129,8 @@ class SweepOperator(StateMixin, BaseOperator):
             failing = hosts.failing(conn)
             left = in_order([host for host in listed if host.id not in done], failing)
             wanted = expected_of(conn, config, left)
+            # A dry run says what was seen.
+            known = {} if self._dry_run else known_answers(conn, config, left)
         if len(left) < len(listed):
             log.info("%d hosts of the batch were looked at by an earlier try", len(listed) - len(left))
         visits = [
@@ -140,6 +142,7 @@ class SweepOperator(StateMixin, BaseOperator):
                     plain(host.shown(), 300),
                     wanted[host.id],
                     ssh_settings(config, group=group_of(host, config)),
+                    known.get(host.id),
                 ),
                 keys,
                 shared,
@@ -240,14 +243,16 @@ class HostVisit:
         return self.asked.failure(error, duration=seconds, provisional=self.provisional)
 
     @property
-    def sockets(self) -> int:
-        """How many listen, as the first answer shows."""
-        return len(self.asked.answers[0].observation.listeners) if self.asked.answers else 0
+    def sockets(self) -> str:
+        """How many listen, for people."""
+        if self.asked.unchanged is not None:
+            return "the same sockets as last time"
+        return f"{len(self.asked.answers[0].observation.listeners) if self.asked.answers else 0} sockets"
 
     def forget(self) -> None:
         """Let go of what the host said: a batch may be long."""
         self.asked.answers.clear()
-        self.asked.result = None
+        self.asked.result = self.asked.unchanged = None
 
     def _usable(self) -> HostSSHHook:
         if self._broken is not None:
@@ -291,7 +296,7 @@ class _Report:
             parts += [f"back in the second answer: {ports_text(look.back)}"] if look.back else []
             log.warning("%s: %s", name, "; ".join(parts))
             return
-        log.debug("%s: %d sockets, nothing missing, %.2f s", name, visit.sockets, attempt.duration)
+        log.debug("%s: %s, nothing missing, %.2f s", name, visit.sockets, attempt.duration)
 
     def end(self, untried: int) -> None:
         seconds = self._watch.seconds

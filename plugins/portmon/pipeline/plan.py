@@ -15,11 +15,13 @@ from portmon.cmdb import select
 from portmon.config import Config, SshGroup, SshSettings, ssh_settings
 from portmon.declared import declared_ports
 from portmon.errors import RunError
+from portmon.fingerprint import fingerprint
 from portmon.identity import lost_binds
 from portmon.look import Expected
 from portmon.models import Host, PortStatus
 from portmon.pipeline.run import Run
-from portmon.rules import matches_host
+from portmon.rules import RuleSet, matches_host
+from portmon.scan import Known
 from portmon.storage import archive, contents, decisions, hosts, inventory, runs
 from portmon.storage.database import Database
 from portmon.sweep.batches import Batch, batch_from_json, deal
@@ -137,6 +139,17 @@ def expected(conn: Connection, host_ids: Collection[str], must: Mapping[str, Col
 def expected_of(conn: Connection, config: Config, asked: Sequence[Host]) -> dict[str, Expected]:
     """Host id: what it is expected to listen on, with what is declared."""
     return expected(conn, [host.id for host in asked], _must(conn, config, asked))
+
+
+def known_answers(conn: Connection, config: Config, asked: Sequence[Host]) -> dict[str, Known]:
+    """Host id: the answer that needs not be read, of hosts that are settled, see :mod:`portmon.fingerprint`."""
+    rules, must = RuleSet(config.rules, where=config.where), _must(conn, config, asked)
+    by_id = {host.id: host for host in asked}
+    return {
+        host_id: Known(last.frame, last.facts)
+        for host_id, last in archive.settled(conn, list(by_id)).items()
+        if last.fingerprint == fingerprint(last.facts, rules.for_host(by_id[host_id]).digest, must.get(host_id, {}))
+    }
 
 
 def group_of(host: Host, config: Config) -> SshGroup | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, UnaryExpression, delete, func, select, true
+from sqlalchemy import ColumnElement, Connection, UnaryExpression, and_, delete, func, select, true
 from sqlalchemy.sql.operators import custom_op
 
 from portmon.errors import StorageError
@@ -32,7 +33,10 @@ def save_attempt(conn: Connection, attempt: Attempt) -> str:
 def save_attempts(conn: Connection, attempts: Sequence[Attempt]) -> dict[str, str]:
     """Store looks at hosts, many in a few statements; a second time changes nothing.
 
+    One may name what was seen by its digest instead of showing it, if it is stored already.
+
     :returns: host id: digest of what was seen, as of :func:`save_attempt`
+    :raises StorageError: if what is named is not there
     """
     saved: dict[str, str] = {}
     for part in chunks(attempts):
@@ -44,13 +48,50 @@ def save_attempts(conn: Connection, attempts: Sequence[Attempt]) -> dict[str, st
             facts = (facts_to_json(attempt.observation),) if attempt.observation else ()
             named = {contents.digest_of(data): data for data in (*frames, *facts)}
             items |= named
-            used_at |= {name: max(attempt.observed_at, used_at.get(name, attempt.observed_at)) for name in named}
             row = _row(attempt, [contents.digest_of(data) for data in frames], *map(contents.digest_of, facts))
+            for name in {*named, *filter(None, (row["facts"],))}:
+                used_at[name] = max(attempt.observed_at, used_at.get(name, attempt.observed_at))
             saved[attempt.host_id] = row["facts"] or f"{attempt.outcome}:{attempt.error_class}"
             rows.append(row)
         contents.put_many(conn, items, used_at)
+        # What is known by its digest alone.
+        contents.use(conn, {name: at for name, at in used_at.items() if name not in items})
         insert_rows(conn, observations, rows)
     return saved
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The last answer of a host that is settled.
+
+    :param fingerprint: what it was judged by
+    :param frame: digest of the answer
+    :param facts: digest of what was read from it
+    """
+
+    fingerprint: str
+    frame: str
+    facts: str
+
+
+def settled(conn: Connection, host_ids: Collection[str]) -> dict[str, Settled]:
+    """Host id: the last answer of those that are settled and were asked but once."""
+    query = (
+        select(hosts.c.host_id, hosts.c.fingerprint, observations.c.frame, observations.c.facts)
+        .join(
+            observations,
+            and_(observations.c.host_id == hosts.c.host_id, observations.c.observed_at == hosts.c.last_ok_at),
+        )
+        .where(
+            hosts.c.fingerprint.is_not(None),
+            observations.c.frame.is_not(None),
+            observations.c.second_frame.is_(None),
+            observations.c.facts.is_not(None),
+        )
+    )
+    parts = chunks(sorted(set(host_ids)))
+    rows = (row for part in parts for row in conn.execute(query.where(hosts.c.host_id.in_(part))))
+    return {row.host_id: Settled(row.fingerprint, row.frame, row.facts) for row in rows}
 
 
 def _row(attempt: Attempt, frames: Sequence[str], facts: str | None = None) -> dict[str, Any]:
@@ -63,7 +104,7 @@ def _row(attempt: Attempt, frames: Sequence[str], facts: str | None = None) -> d
         "outcome": attempt.outcome.value,
         "error_class": attempt.error_class,
         "error": attempt.error,
-        "facts": facts,
+        "facts": facts or attempt.facts,
         "frame": frames[0] if frames else None,
         "second_frame": frames[1] if len(frames) > 1 else None,
         "duration": attempt.duration,

@@ -10,7 +10,7 @@ import zstandard
 from sqlalchemy import Connection, delete, func, select, union
 
 from portmon.errors import StorageError
-from portmon.storage.sql import chunks, upsert_rows
+from portmon.storage.sql import chunks, update_rows, upsert_rows
 from portmon.storage.tables import checkpoints, contents, inventories, journal, runs
 
 FRESH = timedelta(hours=12)
@@ -47,6 +47,23 @@ def put_many(conn: Connection, items: Mapping[str, bytes], used_at: Mapping[str,
     ]
     # Not an update of those that are there: one that expires just now would be missed.
     upsert_rows(conn, contents, ["used_at"], rows)
+
+
+def use(conn: Connection, used_at: Mapping[str, datetime]) -> None:
+    """Keep bytes that are there for as long as if they were stored again.
+
+    :param used_at: hash: when whatever refers to it was made
+    :raises StorageError: if some are gone
+    """
+    known: dict[str, datetime] = {}
+    for part in chunks(sorted(used_at)):
+        query = select(contents.c.digest, contents.c.used_at).where(contents.c.digest.in_(part))
+        known |= {row.digest: row.used_at for row in conn.execute(query)}
+    gone = sorted(set(used_at) - set(known))
+    if gone:
+        raise StorageError(f"content {gone[0]} is not in the archive (expired?)")
+    old = [digest for digest, at in used_at.items() if at - known[digest] > FRESH]
+    update_rows(conn, contents, [{"digest": digest, "used_at": used_at[digest]} for digest in sorted(old)])
 
 
 def digest_of(data: bytes) -> str:
