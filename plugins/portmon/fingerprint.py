@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import portmon
+
 VERSION = "1"
 """To be another one as soon as the same answer is read, or the same look judged, otherwise: then no host is settled any
-more."""
+more. With each release none is either, in case somebody forgot that."""
 
 
 def fingerprint(facts: str, rules: str, declared: Mapping[int, str]) -> str:
@@ -21,5 +23,5 @@ def fingerprint(facts: str, rules: str, declared: Mapping[int, str]) -> str:
     :param rules: digest of the rules in force on the host
     :param declared: its ports that must listen, each with what declares it
     """
-    parts = [VERSION, facts, rules, *(f"{port} {declared[port]}" for port in sorted(declared))]
+    parts = [VERSION, portmon.__version__, facts, rules, *(f"{port} {declared[port]}" for port in sorted(declared))]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
