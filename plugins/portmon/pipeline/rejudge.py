@@ -25,7 +25,7 @@ from portmon.pipeline.dispatch import DISPATCH_TTL, DISPATCHER
 from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
 from portmon.pipeline.replay import Difference, Span, carry_on, judge_again, scratch_database, what_if
 from portmon.pipeline.run import BACKFILL, REPLAY_FROM, Run
-from portmon.render import plain
+from portmon.render import REASON_LIMIT, plain
 from portmon.storage import alerts, checkpoints, contents, hosts, lease, outbox, replays, rewrite, runs
 from portmon.storage.database import Database
 from portmon.storage.lease import Lease
@@ -48,6 +48,8 @@ SLOT = timedelta(minutes=5)
 """How long the time of a backfill run is if runs have no rhythm."""
 SHOWN = 20
 """Ports that one line of the log names."""
+LINES = 200
+"""Events that the log of a dry run shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,17 +339,13 @@ def _joined(windows: Sequence[Window]) -> Window:
 def _log_difference(found: Difference) -> None:
     signs = [("+", event) for event in found.gained] + [("-", event) for event in found.lost]
     signs += [("~", event) for _, event in found.changed]
-    for sign, event in sorted(signs, key=lambda one: (one[1].at, one[1].id)):
+    signs.sort(key=lambda one: (one[1].at, one[1].id))
+    for sign, event in signs[:LINES]:
         port = f" {event.protocol}/{event.port}" if event.port else ""
-        log.info(
-            "%s %s %s: %r%s: %s",
-            sign,
-            f"{event.at:%Y-%m-%d %H:%M}",
-            event.kind,
-            event.host_name,
-            port,
-            plain(event.reason, 300),
-        )
+        at, reason = f"{event.at:%Y-%m-%d %H:%M}", plain(event.reason, REASON_LIMIT)
+        log.info("%s %s %s: %r%s: %s", sign, at, event.kind, event.host_name, port, reason)
+    if len(signs) > LINES:
+        log.info("and %d more; `python -m portmon replay` shows all of them", len(signs) - LINES)
     log.info(
         "Dry run: nothing of this was kept, nobody is told. `+` would be new, `-` would be taken back, `~` changed"
     )
