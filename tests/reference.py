@@ -529,7 +529,8 @@ class Reference:
         """H."""
         accepted = self.accepted.get((host_id, "tcp", number))
         is_accepted = accepted is not None and port.status_since <= accepted <= at
-        is_old = at - (port.last_seen or port.status_since) >= self.settings.retire_after
+        unseen, down = at - (port.last_seen or port.status_since), at - port.status_since
+        is_old = unseen >= self.settings.retire_after and down >= min(self.settings.retire_after, timedelta(days=1))
         if not declared and (is_accepted or is_old):
             del self.ports[host_id][number]
             self._tell(at, "retired", host_id, number)

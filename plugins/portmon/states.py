@@ -234,6 +234,10 @@ class Step:
     told: tuple[Told, ...] = ()
 
 
+TOLD_AT_LEAST = timedelta(days=1)
+"""A port that is down is not given up earlier, however long it was not seen."""
+
+
 def flap_window(settings: States, interval: timedelta) -> timedelta:
     """Within which changes add up to flapping.
 
@@ -529,7 +533,9 @@ def _forget_loss(port: Port) -> None:
 def _still_down(port: Port, look: Look, accepted: datetime | None) -> Step:
     unseen_since = port.last_seen_at or port.status_since
     was_accepted = accepted is not None and port.status_since <= accepted <= look.at
-    too_long = look.at - unseen_since >= look.settings.retire_after
+    limit = look.settings.retire_after
+    # What died while nobody looked for a month is told, and not given up in the next run.
+    too_long = look.at - unseen_since >= limit and look.at - port.status_since >= min(limit, TOLD_AT_LEAST)
     if not port.declared and (was_accepted or too_long):
         reason = "Accepted as gone by a person" if was_accepted else f"Not seen since {unseen_since:%Y-%m-%d %H:%M} UTC"
         told = Told(

@@ -34,6 +34,12 @@ class FakeNetstat:
         script.chmod(0o755)
         self.path = f"{folder}:/usr/sbin:/usr/bin:/sbin:/bin"
 
+    def shows_nothing_else(self) -> None:
+        """Without what ``ss`` shows besides, which is of this machine and changes with whatever else runs on it."""
+        script = self._folder / "ss"
+        script.write_text("#!/bin/sh\n")
+        script.chmod(0o755)
+
     def prints(self, *answers: str) -> None:
         """One text per call; the last one from then on."""
         for number, answer in enumerate(answers, 1):

@@ -67,11 +67,25 @@ def test_what_went_on_is_not_said_to_have_happened_then(fleet: Fleet) -> None:
     assert "nobody looked" not in down.reason
 
 
-def test_a_few_missed_runs_are_nothing_to_speak_of(fleet: Fleet) -> None:
-    fleet.number -= RUNS_OF_A_DAY - 2
+@pytest.mark.parametrize(("missed", "said"), [(2, False), (3, True)])
+def test_a_few_missed_runs_are_nothing_to_speak_of(fleet: Fleet, missed: int, said: bool) -> None:
+    """A pause of three intervals, or of four."""
+    fleet.number -= RUNS_OF_A_DAY - missed
     fleet.machines["web00"].kill(80)
     (down,) = fleet.run()
-    assert "nobody looked" not in down.reason
+    assert ("nobody looked" in down.reason) is said
+
+
+def test_a_port_that_died_in_a_month_without_a_look_is_not_given_up_at_once(fleet: Fleet) -> None:
+    fleet.number += 31 * RUNS_OF_A_DAY
+    fleet.machines["web00"].kill(80)
+    (down,) = fleet.run()
+    assert down.kind is EventKind.DOWN
+    assert fleet.run() == []
+    fleet.number += RUNS_OF_A_DAY - 3
+    assert fleet.run() == []
+    (retired,) = fleet.run()
+    assert retired.kind is EventKind.RETIRED
 
 
 def test_a_host_that_gave_no_evidence_for_long_was_not_seen_either(fleet: Fleet) -> None:

@@ -112,6 +112,63 @@ def test_a_quiet_answer_changes_no_port_and_makes_no_event() -> None:
     assert len(world.last.hosts) == 1
 
 
+UNSEEN = "it happened between 2026-01-01 00:00 and"
+
+
+@pytest.mark.parametrize(
+    ("then", "kind", "told"),
+    [
+        (ok(3, 22), "down", False),
+        (ok(3.1, 22), "down", True),
+        (ok(4, 22, 80, 443), "new", True),
+        (ok(4, 22, 80, program="apache2"), "replaced", True),
+        (ok(4, 22, 80, pid=8), "restarted", True),
+        (ok(4, 22, 80, address="127.0.0.1"), "rebound", True),
+    ],
+)
+def test_what_happened_while_nobody_looked_says_so(then: Attempt, kind: str, told: bool) -> None:
+    """For more than three intervals, and fifteen minutes."""
+    world = World()
+    world.see(ok(0, 22, 80))
+    assert kind in [event[0] for event in world.see(then)]
+    for event in world.events[1:]:
+        assert (UNSEEN in event.reason) is told
+        assert ("between" in event.details) is told
+        if told:
+            assert event.reason.endswith("UTC, while nobody looked")
+            assert event.details["between"] == [START.isoformat(), then.observed_at.isoformat()]
+
+
+def test_three_intervals_may_be_longer_than_fifteen_minutes() -> None:
+    world = World()
+    world.see(ok(0, 22, 80))
+    for at, told in ((12, False), (25, True)):
+        answer = ok(at, 22, 80, pid=at)
+        verdict = judge(
+            world.hosts, world.ports, [answer], inventory=FLEET, rules=world.rules, settings=world.settings,
+            interval=4 * FIVE, run_id="run",
+        )  # fmt: skip
+        world.take(verdict)
+        assert {UNSEEN in event.reason or "while nobody looked" in event.reason for event in verdict.events} == {told}
+
+
+def test_what_began_before_or_is_only_proven_now_did_not_happen_then() -> None:
+    """A port that was missing already, one that has to be seen several times, and what is told of flapping."""
+    world = World(down_after=2)
+    world.see(ok(0, 22, 80))
+    world.see(ok(1, 22, 40_000))
+    assert world.see(ok(9, 22, 40_000)) == [("down", 80)]
+    assert world.events[-1].last_seen == START
+    assert "nobody looked" not in world.events[-1].reason
+    assert world.see(ok(17, 22, 40_000)) == [("new", 40_000)]
+    assert "nobody looked" not in world.events[-1].reason
+    world.declared = {"1": {9000: "declared by the CMDB"}}
+    assert world.see(ok(25, 22, 40_000)) == [("down", 9000)]
+    assert "nobody looked" not in world.events[-1].reason
+    assert world.see(ok(33, 22, 40_000, 9000)) == [("recovered", 9000)]
+    assert "nobody looked" in world.events[-1].reason
+
+
 def test_a_declared_port_that_listens_is_quiet() -> None:
     world = World()
     world.declared = {"1": {80: "declared by the CMDB"}}

@@ -220,10 +220,11 @@ CASES: dict[str, tuple[Callable[[], Step], Row, str | None, list[str]]] = {
     "back with other rules": (lambda: again(down(), rules_changed=True), Row.RECOVERED, UP, ["recovered"]),
     "back with a bind more": (lambda: again(down(), seen(V4, V6)), Row.RECOVERED, UP, ["recovered"]),
     "back with a bind less": (lambda: again(down(), seen(LOCAL)), Row.RECOVERED, UP, ["recovered", "rebound"]),
-    "gone for almost too long": (lambda: gone(down(last_seen_at=NOW - 30 * DAY + TICK)), Row.STILL_DOWN, DOWN, []),
-    "gone for too long": (lambda: gone(down(last_seen_at=NOW - 30 * DAY)), Row.RETIRED, REMOVED, ["retired"]),
+    "gone for almost too long": (lambda: gone(down(last_seen_at=NOW - 30 * DAY + TICK, status_since=NOW - 29 * DAY)), Row.STILL_DOWN, DOWN, []),
+    "gone for too long": (lambda: gone(down(last_seen_at=NOW - 30 * DAY, status_since=NOW - DAY)), Row.RETIRED, REMOVED, ["retired"]),
+    "gone for too long, told just now": (lambda: gone(down(last_seen_at=NOW - 30 * DAY, status_since=NOW - DAY + TICK)), Row.STILL_DOWN, DOWN, []),
     "gone for too long, declared": (lambda: gone(down(last_seen_at=NOW - 30 * DAY, declared=CMDB)), Row.STILL_DOWN, DOWN, []),
-    "gone for too long, declared no more": (lambda: gone(down(last_seen_at=NOW - 30 * DAY, declared=CMDB), declared=None), Row.RETIRED, REMOVED, ["retired"]),
+    "gone for too long, declared no more": (lambda: gone(down(last_seen_at=NOW - 30 * DAY, status_since=NOW - DAY, declared=CMDB), declared=None), Row.RETIRED, REMOVED, ["retired"]),
     "never seen, down for almost too long": (lambda: gone(down(last_seen_at=None, status_since=NOW - 30 * DAY + TICK)), Row.STILL_DOWN, DOWN, []),
     "never seen, down for too long": (lambda: gone(down(last_seen_at=None, status_since=NOW - 30 * DAY)), Row.RETIRED, REMOVED, ["retired"]),
     "gone for too long, retired sooner now": (lambda: gone(down(), retire_after=HOUR), Row.RETIRED, REMOVED, ["retired"]),
@@ -420,7 +421,7 @@ def test_retired_says_why() -> None:
     accepted = only(gone(down(), accepted=NOW))
     assert accepted.reason == "Accepted as gone by a person; it is not watched any more"
     assert (accepted.since, accepted.last_seen) == (NOW - HOUR, NOW - HOUR - FIVE)
-    expired = only(gone(down(last_seen_at=NOW - 31 * DAY)))
+    expired = only(gone(down(last_seen_at=NOW - 31 * DAY, status_since=NOW - 2 * DAY)))
     assert expired.reason == "Not seen since 2025-12-02 12:00 UTC; it is not watched any more"
     both = only(gone(down(last_seen_at=NOW - 31 * DAY), accepted=NOW))
     assert both.reason.startswith("Accepted")
