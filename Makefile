@@ -44,7 +44,7 @@ test: .venv/.tools ## the fast tests: offline, no other software needed
 test-all: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, namespaces, a live Airflow
 	@# Those that start an Airflow mostly wait: beside them there is time for the others. One file has one Airflow.
 	@out=$$(mktemp); $(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile tests/e2e >"$$out" 2>&1 & e2e=$$!; \
-	$(BIN)/python -m pytest -q -m slow -n auto --ignore=tests/e2e; others=$$?; \
+	$(BIN)/python -m pytest -q -m slow -n auto --dist worksteal --ignore=tests/e2e; others=$$?; \
 	wait $$e2e; live=$$?; cat "$$out"; rm -f "$$out"; [ $$others = 0 ] && [ $$live = 0 ]
 
 soak: .venv/.tools ## property tests with many more examples, and crashes with 50 seeds

@@ -65,7 +65,8 @@ class Fleet:
         :param changed_now: the last of these changes is this round's
         """
         database = self.open()
-        affected = [host for host in range(self.hosts) if changed_now and self._changes_in(host, changes)]
+        # Back to none: the first change is taken back.
+        affected = [host for host in range(self.hosts) if changed_now and self._changes_in(host, changes or 1)]
         with database.begin() as conn:
             self._start(conn, number)
             self._repeat(conn, number, {f"id-{host}" for host in affected})

@@ -21,7 +21,7 @@ class Sizes:
     :param diff_ports: on each of their hosts
     :param replay_hosts: of the fleet of which days are judged again
     :param replay_runs: how many runs these days had
-    :param replay_change_every: after so many of them one port in a hundred is another one
+    :param replay_change_every: after so many of them one port in a hundred changes, or is as it was again
     :param quick: the figures mean nothing
     :param large: fleets of more hosts than this are judged no more than ``large_repeat`` times
     """

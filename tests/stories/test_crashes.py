@@ -24,7 +24,7 @@ from portmon.storage.database import Database
 from tests.fleet import Fleet
 from tests.stories.crashes import POINTS, Job, work
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SEEDS = range(50 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 3)
 CONFIG = """

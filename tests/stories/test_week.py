@@ -21,7 +21,7 @@ from portmon.storage import alerts, mutes
 from portmon.storage.database import Database
 from tests.fleet import FIVE, MONDAY, Fleet
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "stories" / "week.txt"
 CONFIG = """

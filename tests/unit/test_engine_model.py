@@ -668,6 +668,7 @@ def test_the_engine_agrees_with_its_naive_twin(sqlite_database: Database) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_steps_reach_every_kind_of_event(sqlite_database: Database) -> None:
     machine = machine_on(sqlite_database)
     run_steps(machine, 10_000, first_seed=1)
@@ -680,6 +681,7 @@ def test_ten_thousand_steps_reach_every_kind_of_event(sqlite_database: Database)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_postgresql_agrees_as_well(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     database = pooled(postgres_url, monkeypatch)
     run_steps(machine_on(database), 1_500, first_seed=1_000_000)
