@@ -151,7 +151,7 @@ class Fleet:
             inventory=digest,
             inventory_fetched_at=at,
             inventory_stale=False,
-            settings=contents.put(conn, Config().model_dump_json().encode(), now=at),
+            settings=contents.put(conn, Config().to_json(), now=at),
         )
 
     def _repeat(self, conn: Connection, number: int, without: set[str]) -> None:

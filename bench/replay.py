@@ -25,7 +25,7 @@ def measure(sizes: Sizes, section: Section, tell: Callable[[str], None]) -> None
         tell(f"what {sizes.replay_hosts} hosts showed in {sizes.replay_runs} runs")
         step({"step": "build", **order})
         step({"step": "history", "runs": sizes.replay_runs, "change_every": sizes.replay_change_every, **order})
-        for round_ in range(1, sizes.repeats(sizes.large + 1) + 1):
+        for round_ in range(1, min(sizes.repeat, sizes.large_repeat) + 1):
             tell(f"judging it again, round {round_}")
             found = step({"step": "replay", "runs": sizes.replay_runs, **order})
             if found["judgements"] != sizes.replay_runs + 1:

@@ -59,13 +59,12 @@ class HostLook:
 
         :raises ScanError: there is none, or it proves nothing
         """
-        nonce = self._run(session)
-        assert self.result is not None  # noqa: S101 - for the type checker; _run() has set it
+        nonce, result = self._run(session)
         if self.known is not None:
-            self.unchanged = self.known.frame_of(self.result.stdout, nonce)
+            self.unchanged = self.known.frame_of(result.stdout, nonce)
         self.observed_at = datetime.now(UTC)
         if self.unchanged is None:
-            answer = self._read(nonce)
+            answer = self._read(nonce, result)
             self.gone = self.still = scan.missing(answer.observation, self.expected.ports, self.expected.binds)
 
     def ask_again(self, session: Session) -> scan.Answer:
@@ -75,7 +74,7 @@ class HostLook:
             proves nothing
         """
         try:
-            answer = self._read(self._run(session))
+            answer = self._read(*self._run(session))
         except ScanError as error:
             raise AnswerError(
                 f"{ports_text(self.gone)} missing, and no second answer that confirms it: "
@@ -109,23 +108,20 @@ class HostLook:
         attempt = self.record.failure(error, observed_at=datetime.now(UTC), duration=duration)
         return dataclasses.replace(attempt, provisional=provisional)
 
-    def _run(self, session: Session) -> str:
+    def _run(self, session: Session) -> tuple[str, CommandResult]:
         """Let the command run.
 
-        :returns: its nonce
+        :returns: its nonce, and what it printed
         """
         nonce = probe.new_nonce()
-        self.result = session.run(
+        self.result = result = session.run(
             self.command(nonce),
             deadline=self.settings.command_timeout.total_seconds(),
             max_output=self.settings.max_output,
         )
-        return nonce
+        return nonce, result
 
-    def _read(self, nonce: str) -> scan.Answer:
-        """Read what it printed."""
-        result = self.result
-        assert result is not None  # noqa: S101 - for the type checker; _run() has set it
+    def _read(self, nonce: str, result: CommandResult) -> scan.Answer:
         answer = scan.read_answer(
             result.stdout, nonce, host=self.shown, exit_status=result.exit_status, stderr=result.stderr
         )

@@ -20,6 +20,8 @@ from portmon.models import EventKind, PortStatus
 
 FLAP_INTERVALS = 12
 """The window of flapping is at least this many intervals, or slow schedules could never see it."""
+TOLD_AT_LEAST = timedelta(days=1)
+"""A port that is down is not given up earlier, however long it was not seen."""
 
 
 class Row(Enum):
@@ -232,10 +234,6 @@ class Step:
     port: Port | None
     row: Row
     told: tuple[Told, ...] = ()
-
-
-TOLD_AT_LEAST = timedelta(days=1)
-"""A port that is down is not given up earlier, however long it was not seen."""
 
 
 def flap_window(settings: States, interval: timedelta) -> timedelta:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import task
 from airflow.sdk.bases.xcom import BaseXCom
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from portmon.config import Config
     from portmon.pipeline.rejudge import Window
     from portmon.storage.database import Database
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str
         interval = settings.interval()
         # Opens no connection yet: what it may say is that this kind of database will not do.
         database = settings.database()
-    except (ConfigError, RunError, StorageError) as error:
+    except (ConfigError, StorageError) as error:
         # Not healed by trying again.
         raise AirflowFailException(str(error)) from error
     for revision in database.migrate():
@@ -88,24 +90,14 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str
 @task(task_id=PRUNE_INVENTORY, multiple_outputs=False)
 def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
     """Hide hosts that left the CMDB, delete them later, or refuse to."""
+    from portmon.pipeline.prune import counts
     from portmon.pipeline.prune import prune_inventory as prune
 
-    fetched = _result(ti, FETCH_HOSTS)
-    nothing = {"hidden": 0, "resumed": 0, "purged": 0, "refused": 0}
-    if REPLAYS in fetched:
-        return nothing
-    try:
-        return prune(
-            settings.database(),
-            settings.config(),
-            _run(params, dag_run),
-            fetched["digest"],
-            stale=fetched["stale"],
-            now=_now(),
-        )
-    except PastRunError as error:
-        log.warning("%s", error)
-        return nothing
+    def live(fetched: Mapping[str, Any]) -> dict[str, int]:
+        database, config, run = settings.database(), settings.config(), _run(params, dag_run)
+        return prune(database, config, run, fetched["digest"], stale=fetched["stale"], now=_now())
+
+    return _unless_past(ti, live, counts())
 
 
 @task(task_id=PLAN_SWEEP, trigger_rule="all_done")
@@ -113,20 +105,11 @@ def plan_sweep(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
     """Batches of hosts, if there are many. Runs whatever became of pruning: that must not stop the watch."""
     from portmon.pipeline.plan import plan_sweep as plan
 
-    fetched = _result(ti, FETCH_HOSTS)
-    if REPLAYS in fetched:
-        return []
-    try:
-        return plan(
-            settings.database(),
-            settings.config(),
-            _run(params, dag_run),
-            fetched["digest"],
-            proxy_of=settings.proxy_command,
-        )
-    except PastRunError as error:
-        log.warning("%s", error)
-        return []
+    def live(fetched: Mapping[str, Any]) -> list[dict[str, Any]]:
+        database, config, run = settings.database(), settings.config(), _run(params, dag_run)
+        return plan(database, config, run, fetched["digest"], proxy_of=settings.proxy_command)
+
+    return _unless_past(ti, live, [])
 
 
 @task(task_id=PLAN_HOSTS, trigger_rule="all_done")
@@ -134,23 +117,19 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
     """The hosts that need a task of their own. Runs whatever became of the sweep."""
     from portmon.pipeline.plan import plan_hosts as plan
 
-    fetched = _result(ti, FETCH_HOSTS)
-    if REPLAYS in fetched:
-        return []
-    batches = _result(ti, PLAN_SWEEP)
-    database, run = settings.database(), _run(params, dag_run)
-    try:
+    def live(fetched: Mapping[str, Any]) -> list[dict[str, Any]]:
+        batches = _result(ti, PLAN_SWEEP)
+        database, config, run = settings.database(), settings.config(), _run(params, dag_run)
         return plan(
             database,
-            settings.config(),
+            config,
             run,
             fetched["digest"],
             max_hosts=conf.getint("core", "max_map_length", fallback=1024),
             swept={look.host_id: not look.provisional for look in _dry_looks(database, ti)} if batches else None,
         )
-    except PastRunError as error:
-        log.warning("%s", error)
-        return []
+
+    return _unless_past(ti, live, [])
 
 
 @task(task_id=DIFF_PORTS, trigger_rule="all_done", multiple_outputs=False)
@@ -284,6 +263,18 @@ def _run(params: Mapping[str, Any], dag_run: Any) -> Run:
         return run_of(dag_run, params)
     except ParamError as error:
         raise AirflowFailException(str(error)) from error
+
+
+def _unless_past(ti: Any, live: Callable[[Mapping[str, Any]], Result], nothing: Result) -> Result:
+    """What a step comes to, given what ``fetch_hosts`` returned; nothing in a run that judges again what was seen."""
+    fetched = _result(ti, FETCH_HOSTS)
+    if REPLAYS in fetched:
+        return nothing
+    try:
+        return live(fetched)
+    except PastRunError as error:
+        log.warning("%s", error)
+        return nothing
 
 
 def _window(database: Database, config: Config, run: Run, interval: timedelta) -> Window | None:

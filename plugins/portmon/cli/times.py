@@ -63,19 +63,10 @@ def past_moment(text: str, timezone: str, option: str, now: datetime) -> datetim
 
 
 def _option(text: str, timezone: str, option: str) -> datetime:
-    return read_option(lambda value: _parsed(value, timezone), text, option)
-
-
-def _parsed(text: str, timezone: str) -> datetime:
+    from portmon.config import parse_moment
     from portmon.mutes import zone
 
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{text!r} is no time: give ISO 8601, for instance 2026-01-02T04:00 or 2026-01-02T04:00+01:00"
-        ) from error
-    return (at if at.tzinfo else at.replace(tzinfo=zone(timezone))).astimezone(UTC)
+    return read_option(lambda value: parse_moment(value, zone(timezone)), text, option)
 
 
 def read_option(read: Callable[[Any], Value], value: Any, option: str) -> Value:

@@ -33,7 +33,15 @@ from portmon.config.cmdb import (
     PagePagination,
     PresetFields,
 )
-from portmon.config.fields import HostMatch, PortNumber, format_duration, parse_duration, parse_ports, parse_size
+from portmon.config.fields import (
+    HostMatch,
+    PortNumber,
+    format_duration,
+    parse_duration,
+    parse_moment,
+    parse_ports,
+    parse_size,
+)
 from portmon.config.reading import Config, json_schema, load_config, parse_config, ssh_settings
 from portmon.config.ssh import SshGroup, SshSettings
 from portmon.config.watch import Declaration, Rule, States
@@ -77,6 +85,7 @@ __all__ = [
     "load_config",
     "parse_config",
     "parse_duration",
+    "parse_moment",
     "parse_ports",
     "parse_size",
     "ssh_settings",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Annotated
 
 import jmespath
@@ -49,6 +49,24 @@ def parse_duration(value: object) -> timedelta:
     if not parts or left or any(unit not in _UNITS for _, unit in parts):
         raise ValueError(f"{value!r} is not a duration: give for instance 15s, 10min, 1h or 14d")
     return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def parse_moment(text: object, zone: tzinfo) -> datetime:
+    """An ISO 8601 time, in UTC.
+
+    :param zone: of a time without an offset
+    :raises ValueError: for anything else
+    """
+    try:
+        if not isinstance(text, str):
+            raise ValueError
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        shown = str(text)[:100]
+        raise ValueError(
+            f"{shown!r} is no time: give ISO 8601, for instance 2026-01-02T04:00 or 2026-01-02T04:00+01:00"
+        ) from None
+    return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
 
 
 def format_duration(value: timedelta) -> str:

@@ -48,6 +48,10 @@ class Config(Section):
         """The file it was read from, None for the defaults."""
         return self._path
 
+    def to_json(self) -> bytes:
+        """As it is archived: equal settings give equal bytes."""
+        return self.model_dump_json().encode()
+
     def where(self, *location: str | int) -> str:
         """``portmon.yaml:31: rules[2]`` for a location such as ``("rules", 2)``."""
         name = _dotted(location)

@@ -133,7 +133,10 @@ class NetstatOperator(StateMixin, SSHOperator):
         self._hang_up()
 
     def _must_be_newest(self, run_id: str) -> None:
-        """A task that is cleared may be of long ago. The first try can't be."""
+        """A task that is cleared may be of long ago.
+
+        One that never ran then is not told apart: what it sees now is evidence of now, for the next run that judges.
+        """
         from portmon.storage import runs
 
         with self.transaction() as conn:

@@ -114,7 +114,7 @@ class SweepOperator(StateMixin, BaseOperator):
             self._crew.stop()
 
     def _prepare(self, context: Any, config: Config) -> tuple[Batch, list[HostVisit], StoredHostKeys]:
-        from portmon.pipeline.plan import batch_of, expected_of, group_of, hosts_of, known_answers
+        from portmon.pipeline.plan import batch_of, expected, group_of, hosts_of, known_answers, must_of
         from portmon.storage import archive, hosts
 
         run, ti = run_of(context["dag_run"], context["params"]), context["ti"]
@@ -128,9 +128,10 @@ class SweepOperator(StateMixin, BaseOperator):
             done = archive.looks_of(conn, run.run_id, unjudged=True)
             failing = hosts.failing(conn)
             left = in_order([host for host in listed if host.id not in done], failing)
-            wanted = expected_of(conn, config, left)
+            must = must_of(conn, config, left)
+            wanted = expected(conn, [host.id for host in left], must)
             # A dry run says what was seen.
-            known = {} if self._dry_run else known_answers(conn, config, left)
+            known = {} if self._dry_run else known_answers(conn, config, left, must)
         if len(left) < len(listed):
             log.info("%d hosts of the batch were looked at by an earlier try", len(listed) - len(left))
         visits = [

@@ -91,7 +91,7 @@ def fetch_inventory(
                 inventory=digest,
                 inventory_fetched_at=fetched_at,
                 inventory_stale=stale,
-                settings=contents.put(conn, config.model_dump_json().encode(), now=now),
+                settings=contents.put(conn, config.to_json(), now=now),
             )
             if not stale:
                 _report_fresh(conn, run, now)

@@ -113,7 +113,7 @@ def plan_hosts(
                 f"{len(left)} hosts, but Airflow maps over {max_hosts} at most: lower scan.sweep_above, or raise "
                 "[core] max_map_length"
             )
-        must = _must(conn, config, left)
+        must = must_of(conn, config, left)
     if swept is None:
         log.info("%d hosts to ask, each in a task of its own", len(left))
     return sorted(
@@ -136,14 +136,14 @@ def expected(conn: Connection, host_ids: Collection[str], must: Mapping[str, Col
     return {host_id: _expected(known.get(host_id, {}), must.get(host_id, ())) for host_id in host_ids}
 
 
-def expected_of(conn: Connection, config: Config, asked: Sequence[Host]) -> dict[str, Expected]:
-    """Host id: what it is expected to listen on, with what is declared."""
-    return expected(conn, [host.id for host in asked], _must(conn, config, asked))
+def known_answers(
+    conn: Connection, config: Config, asked: Sequence[Host], must: Mapping[str, Mapping[int, str]]
+) -> dict[str, Known]:
+    """Host id: the answer that needs not be read, of hosts that are settled, see :mod:`portmon.fingerprint`.
 
-
-def known_answers(conn: Connection, config: Config, asked: Sequence[Host]) -> dict[str, Known]:
-    """Host id: the answer that needs not be read, of hosts that are settled, see :mod:`portmon.fingerprint`."""
-    rules, must = RuleSet(config.rules, where=config.where), _must(conn, config, asked)
+    :param must: host id: declared ports, as of :func:`must_of`
+    """
+    rules = RuleSet(config.rules, where=config.where)
     by_id = {host.id: host for host in asked}
     return {
         host_id: Known(last.frame, last.facts)
@@ -186,7 +186,8 @@ def _asked(conn: Connection, config: Config, run: Run, digest: str) -> dict[str,
     return {host.id: host for host in asked}
 
 
-def _must(conn: Connection, config: Config, asked: Sequence[Host]) -> dict[str, dict[int, str]]:
+def must_of(conn: Connection, config: Config, asked: Sequence[Host]) -> dict[str, dict[int, str]]:
+    """Host id: its declared ports, each with what declares it."""
     by_id = {host.id: host for host in asked}
     return declared_ports(by_id, config.declared, decisions.promoted(conn), where=config.where)
 

@@ -38,7 +38,7 @@ def prune_inventory(
     """
     if run.scoped:
         log.info("This run looks at some hosts only: nothing is pruned")
-        return _counts()
+        return counts()
     if run.dry_run:
         with database.begin() as conn:
             plan = _plan(conn, config, run, inventory.load(conn, digest), stale, now)
@@ -46,7 +46,7 @@ def prune_inventory(
         log.info("Dry run: would hide %s; resume %s; purge %s", hide, resume, purge)
         if plan.refused:
             log.warning("Would refuse to prune: %s", plan.refused)
-        return _counts(plan)
+        return counts(plan)
     with (
         lease.hold(database, WRITER, f"prune {run.run_id}", ttl=WRITER_TTL, wait=WRITER_WAIT, take_over=True) as held,
         database.begin() as conn,
@@ -66,7 +66,7 @@ def prune_inventory(
             log.info("%s (%s) %s", plain(names.get(host_id, host_id)), plain(host_id), verb)
     if plan.refused:
         log.warning("Refused to prune: %s", plan.refused)
-    return _counts(plan)
+    return counts(plan)
 
 
 def carry_out(
@@ -150,7 +150,11 @@ def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datet
         )
 
 
-def _counts(plan: Any = None) -> dict[str, int]:
+def counts(plan: Any = None) -> dict[str, int]:
+    """What pruning came to, for people.
+
+    :param plan: None if nothing was pruned
+    """
     return {
         "hidden": len(plan.hide) if plan else 0,
         "resumed": len(plan.resume) if plan else 0,

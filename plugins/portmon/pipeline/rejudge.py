@@ -23,10 +23,10 @@ from portmon.errors import ParamError, ReplayError
 from portmon.models import port_alert_key
 from portmon.pipeline.dispatch import DISPATCH_TTL, DISPATCHER
 from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
-from portmon.pipeline.replay import Difference, Span, carry_on, judge_again, scratch_database, what_if
+from portmon.pipeline.replay import Difference, Span, base_of, carry_on, judge_again, scratch_database, what_if
 from portmon.pipeline.run import BACKFILL, REPLAY_FROM, Run
 from portmon.render import REASON_LIMIT, plain
-from portmon.storage import alerts, checkpoints, contents, hosts, lease, outbox, replays, rewrite, runs
+from portmon.storage import alerts, contents, hosts, lease, outbox, replays, rewrite, runs
 from portmon.storage.database import Database
 from portmon.storage.lease import Lease
 from portmon.storage.replays import Mark
@@ -95,17 +95,13 @@ def window_of(conn: Connection, config: Config, run: Run, *, interval: timedelta
     return None
 
 
-def must_be_kept(conn: Connection, window: Window, *, interval: timedelta) -> None:
+def must_be_kept(conn: Connection, window: Window, *, interval: timedelta) -> datetime:
     """Refuse a time of which nothing is kept.
 
+    :returns: from when on there is something: the window may begin earlier, but by no more than nothing happened in
     :raises ReplayError: saying from when on there is something
     """
-    base = checkpoints.before(conn, window.since)
-    if base is None:
-        raise ReplayError(
-            "no run has kept what it takes to judge again what was seen: there is nothing before the next run"
-        )
-    seq, kept = base
+    seq, kept = base_of(conn, window.since)
     # Before step 1 there was nothing to see. Else one slot may be missing: days begin with their first run.
     early = seq > 0 and kept - window.since > (interval or SLOT)
     if window.until <= kept or early:
@@ -113,6 +109,7 @@ def must_be_kept(conn: Connection, window: Window, *, interval: timedelta) -> No
             f"what was seen can be judged again from {kept:%Y-%m-%d %H:%M} UTC on (retention.observations), not of "
             f"{window}: give a later time"
         )
+    return kept
 
 
 def replay_run(
@@ -141,10 +138,9 @@ def replay_run(
             marks = _marks(conn, clock())
             if own not in [mark.id for mark in marks]:
                 return _done_by_another(conn, run)
-            if (
-                run.replay_from is None
-                and (counts := _nothing_new(conn, config, run, window, own, clock())) is not None
-            ):
+            # Who asks for a time by hand gets it judged.
+            counts = None if run.replay_from else _nothing_new(conn, config, run, window, own, clock())
+            if counts is not None:
                 return counts
         try:
             return _judge(database, config, run, marks, held, clock)
@@ -160,8 +156,8 @@ def replay_dry(database: Database, config: Config, window: Window, *, interval: 
     with scratch_database() as scratch, database.look() as source:
         if source is None:
             raise ReplayError(f"{database} is empty: there is nothing to judge again")
-        must_be_kept(source, window, interval=interval)
-        found = what_if(source, scratch, config, since=window.since, until=window.until)
+        kept = must_be_kept(source, window, interval=interval)
+        found = what_if(source, scratch, config, since=max(window.since, kept), until=window.until)
     _log_difference(found)
     return {
         "replayed": found.span.judgements,
@@ -199,10 +195,10 @@ def _nothing_new(
     conn: Connection, config: Config, run: Run, window: Window, own: int, now: datetime
 ) -> dict[str, int] | None:
     """Whether everything since then was judged by these very rules already; then judging again changes nothing."""
-    last, base = replays.last(conn), checkpoints.before(conn, window.since)
-    if last is None or base is None or last.rules != _rules(config) or last.judged_from > base[1]:
+    last, (_, kept) = replays.last(conn), base_of(conn, window.since)
+    if last is None or last.rules != _rules(config) or last.judged_from > kept:
         return None
-    if not runs.settings_after(conn, last.last_step) <= {contents.digest_of(_settings(config))}:
+    if not runs.settings_after(conn, last.last_step) <= {contents.digest_of(config.to_json())}:
         return None
     told = rewrite.tell(conn, since=window.since, until=window.until) if run.notify else 0
     replays.finish(
@@ -223,11 +219,7 @@ def _nothing_new(
 
 def _rules(config: Config) -> str:
     """Names by what is judged: the same name, the same verdicts."""
-    return contents.digest_of(portmon.__version__.encode() + b"\n" + _settings(config))
-
-
-def _settings(config: Config) -> bytes:
-    return config.model_dump_json().encode()
+    return contents.digest_of(portmon.__version__.encode() + b"\n" + config.to_json())
 
 
 # ── judging ─────────────────────────────────────────────────────────────────────────────────────

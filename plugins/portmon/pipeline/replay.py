@@ -57,6 +57,20 @@ def scratch_database() -> Iterator[Database]:
             made.dispose()
 
 
+def base_of(source: Connection, since: datetime) -> tuple[int, datetime]:
+    """The checkpoint from which on a time is judged again: the step that it was taken after, and when that was.
+
+    :raises ReplayError: there is none
+    """
+    base = checkpoints.before(source, since)
+    if base is None:
+        raise ReplayError(
+            "no run has kept what it takes to judge the archive again, so there is nothing before the next run: wait "
+            "for the next one"
+        )
+    return base
+
+
 def judge_again(
     source: Connection,
     scratch: Database,
@@ -78,10 +92,7 @@ def judge_again(
     :raises ReplayError: there is nothing to go by
     :raises StorageError: a part of the archive is gone or damaged
     """
-    base = checkpoints.before(source, since)
-    if base is None:
-        raise ReplayError("no run has kept what it takes to judge the archive again: wait for the next one")
-    seq, at = base
+    seq, at = base_of(source, since)
     scratch.migrate()
     with scratch.begin() as conn:
         checkpoints.restore(source, seq, conn)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from portmon.config import parse_moment
 from portmon.errors import ParamError, RunError
 
 HOSTS = "hosts"
@@ -141,11 +142,6 @@ def _moment(params: Mapping[str, Any], name: str) -> datetime | None:
     if value is None or value == "":
         return None
     try:
-        at = datetime.fromisoformat(value.strip())
-    except (ValueError, AttributeError):
-        raise ParamError(
-            f"{str(value)[:100]!r} is no time: give ISO 8601, for instance 2026-01-02T04:00 (UTC) or "
-            "2026-01-02T04:00+01:00",
-            field=name,
-        ) from None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+        return parse_moment(value, UTC)
+    except ValueError as error:
+        raise ParamError(f"{error}; without an offset it is UTC", field=name) from None

@@ -34,10 +34,7 @@ def put_many(conn: Connection, items: Mapping[str, bytes], used_at: Mapping[str,
     :param items: by their hash
     :param used_at: hash: when whatever refers to it was made
     """
-    known: dict[str, datetime] = {}
-    for part in chunks(sorted(items)):
-        query = select(contents.c.digest, contents.c.used_at).where(contents.c.digest.in_(part))
-        known |= {row.digest: row.used_at for row in conn.execute(query)}
+    known = _used_at(conn, items)
     compress = zstandard.ZstdCompressor(level=9).compress
     rows = [
         {"digest": digest, "data": compress(items[digest]), "size": len(items[digest]), "used_at": used_at[digest]}
@@ -55,15 +52,21 @@ def use(conn: Connection, used_at: Mapping[str, datetime]) -> None:
     :param used_at: hash: when whatever refers to it was made
     :raises StorageError: if some are gone
     """
-    known: dict[str, datetime] = {}
-    for part in chunks(sorted(used_at)):
-        query = select(contents.c.digest, contents.c.used_at).where(contents.c.digest.in_(part))
-        known |= {row.digest: row.used_at for row in conn.execute(query)}
+    known = _used_at(conn, used_at)
     gone = sorted(set(used_at) - set(known))
     if gone:
         raise StorageError(f"content {gone[0]} is not in the archive (expired?)")
     old = [digest for digest, at in used_at.items() if at - known[digest] > FRESH]
     update_rows(conn, contents, [{"digest": digest, "used_at": used_at[digest]} for digest in sorted(old)])
+
+
+def _used_at(conn: Connection, digests: Iterable[str]) -> dict[str, datetime]:
+    """Hash: when bytes that are there were used last."""
+    found: dict[str, datetime] = {}
+    for part in chunks(sorted(digests)):
+        query = select(contents.c.digest, contents.c.used_at).where(contents.c.digest.in_(part))
+        found |= {row.digest: row.used_at for row in conn.execute(query)}
+    return found
 
 
 def digest_of(data: bytes) -> str:

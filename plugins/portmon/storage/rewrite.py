@@ -13,11 +13,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, and_, delete, exists, insert, or_, select, update
 
-from portmon.storage import checkpoints
+from portmon.storage import alerts, checkpoints
 from portmon.storage.conditions import FLEET, HOST_KEY
 from portmon.storage.outbox import CANCELLED, PENDING, WITHHELD, event_of, row_of
 from portmon.storage.sql import chunks, delete_rows, insert_rows, update_rows, upsert_rows
-from portmon.storage.tables import alerts, conditions, deliveries, events, hosts, ports
+from portmon.storage.tables import conditions, deliveries, events, hosts, ports
 
 PORTION = 1000
 """Events that are compared at a time."""
@@ -70,7 +70,7 @@ def tell(conn: Connection, *, since: datetime, until: datetime) -> int:
         events.c.at < until,
         ~exists().where(deliveries.c.event_id == events.c.id),
     )
-    opened = set(conn.execute(select(alerts.c.key).where(alerts.c.ends_at.is_(None))).scalars())
+    opened = alerts.opened(conn)
     told = 0
     for rows in _portions(conn, select(events).where(untold)):
         ids = [row.id for row in rows if event_of(row).alert_key not in opened]
