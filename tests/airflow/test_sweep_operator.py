@@ -92,6 +92,11 @@ class Scene:
     def own_tasks(self, run: Run = RUN, swept: Mapping[str, bool] | None = None) -> list[str]:
         return [item["id"] for item in plan_hosts(self.database, self.parsed(), run, self.digest, swept=swept or {})]
 
+    def judge(self, run: Run) -> dict[str, int]:
+        """What follows a sweep."""
+        interval, now = timedelta(minutes=5), datetime.now(UTC)
+        return judge_run(self.database, self.parsed(), run, self.digest, planned={}, interval=interval, now=now)
+
     def stored(self) -> dict[str, Attempt]:
         with self.database.begin() as conn:
             return {attempt.host_id: attempt for attempt in archive.attempts_to_judge(conn, frames=True)}
@@ -440,15 +445,7 @@ def rounds(scene: Scene, listed: Sequence[Host], count: int) -> None:
     for number in range(count):
         run = Run(f"round-{number}", "scheduled", NOW)
         scene.sweep(listed, run=run)
-        judge_run(
-            scene.database,
-            scene.parsed(),
-            run,
-            scene.digest,
-            planned={},
-            interval=timedelta(minutes=5),
-            now=datetime.now(UTC),
-        )
+        scene.judge(run)
 
 
 @pytest.fixture
@@ -485,15 +482,7 @@ def test_an_answer_that_says_nothing_new_of_a_settled_host_is_not_read(
     assert [ports_of(look) for look in looks] == [[22, 80]] * 3
     assert all(len(frames) == 1 and b"LISTEN" in frames[0] for frames in raw)
     # It is evidence as any other.
-    summary = judge_run(
-        scene.database,
-        scene.parsed(),
-        LATER,
-        scene.digest,
-        planned={},
-        interval=timedelta(minutes=5),
-        now=datetime.now(UTC),
-    )
+    summary = scene.judge(LATER)
     assert (summary["judged"], summary["scanned"]) == (3, 3)
     # As soon as something is missing it is read, and asked for once more.
     netstat.prints(listing(22))

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from demo.airflow_env import EmbeddedAirflow
 from demo.cmdb import Cmdb
@@ -19,6 +21,18 @@ from tests.postgres import Cluster
 NASTY = "{{ conn.x.password }} {{"
 SECRET = "neverShowThisPassword"
 """Password of the connection ``x``."""
+
+
+def collected(server: HTTPServer, path: str) -> list[dict[str, Any]]:
+    """Documents that are posted to a server, as they come."""
+    found: list[dict[str, Any]] = []
+
+    def take(request: Request) -> Response:
+        found.append(request.get_json())
+        return Response("ok")
+
+    server.expect_request(path, method="POST").respond_with_handler(take)
+    return found
 
 
 class LiveSite:

@@ -12,15 +12,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
-from werkzeug import Request, Response
 
 from portmon.storage import archive, hosts
 from tests.e2e.lab import Lab, await_condition, missing
-from tests.e2e.site import NASTY, SECRET, LiveSite
+from tests.e2e.site import NASTY, SECRET, LiveSite, collected
 from tests.postgres import Cluster
 from tests.processes import kill_with_descendants
 
@@ -33,8 +31,7 @@ class Site(LiveSite):
     """Everything that the tests of this file play with."""
 
     def __init__(self, folder: Path, cluster: Cluster, server: HTTPServer) -> None:
-        self.messages: list[dict[str, Any]] = []
-        server.expect_request("/alerts", method="POST").respond_with_handler(self._receive)
+        self.messages = collected(server, "/alerts")
         arguments = {"http_conn_id": "receiver", "endpoint": "alerts", "json": {"title": "$title", "text": "$text"}}
         notifier = "airflow.providers.http.notifications.http.HttpNotifier"
         super().__init__(
@@ -56,10 +53,6 @@ class Site(LiveSite):
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
             },
         )
-
-    def _receive(self, request: Request) -> Response:
-        self.messages.append(request.get_json())
-        return Response("ok")
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import yaml
 from pytest_httpserver import HTTPServer
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 
 from portmon.config import load_config
 from portmon.models import EventKind
 from portmon.pipeline.replay import judge_again, scratch_database
 from portmon.storage import alerts, outbox, replays, tables
 from tests.e2e.lab import missing
-from tests.e2e.site import LiveSite
+from tests.e2e.site import LiveSite, collected
+from tests.eventful import derived, eventful, state_of, wipe
 from tests.fleet import FIVE, Fleet
 from tests.postgres import Cluster
-from tests.unit.test_replay import derived, eventful, state_of
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +37,7 @@ class Site(LiveSite):
     """
 
     def __init__(self, folder: Path, cluster: Cluster, server: HTTPServer) -> None:
-        self.messages: list[dict[str, Any]] = []
-        server.expect_request("/alerts", method="POST").respond_with_handler(self._receive)
+        self.messages = collected(server, "/alerts")
         super().__init__(
             folder,
             cluster,
@@ -60,12 +59,6 @@ class Site(LiveSite):
         for number, name in enumerate(NAMES):
             machine = self.fleet.add(name, {22: "sshd", 80: "nginx", 443: "nginx"})
             machine.host = dataclasses.replace(machine.host, id=f"id-{number}", address=self.hosts[name].address)
-
-    def _receive(self, request: Any) -> Any:
-        from werkzeug import Response
-
-        self.messages.append(request.get_json())
-        return Response("ok")
 
     def change_config(self, **sections: Any) -> None:
         """Another portmon.yaml, from the next task on."""
@@ -207,9 +200,7 @@ def test_3_one_host_of_an_old_run_is_not_asked_either(site: Site) -> None:
 
 def test_4_what_is_wiped_comes_back_by_a_manual_run(site: Site) -> None:
     before, looks, told = site.everything(), site.looks(), len(site.messages)
-    with site.database.begin() as conn:
-        for table in (tables.deliveries, tables.events, tables.alerts, tables.ports, tables.hosts, tables.conditions):
-            conn.execute(delete(table))
+    wipe(site.database)
     run_id = site.run(replay_from=site.fleet.start.isoformat())
     assert site.everything() == before
     assert site.looks() == looks

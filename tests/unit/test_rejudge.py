@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 
 from portmon.config import Config
 from portmon.errors import ParamError, PastRunError, ReplayError, StorageError
@@ -22,8 +22,8 @@ from portmon.pipeline.rejudge import Window, must_be_kept, replay_dry, replay_ru
 from portmon.pipeline.run import Run
 from portmon.storage import alerts, checkpoints, hosts, lease, outbox, replays, rewrite, runs, tables
 from portmon.storage.database import Database
+from tests.eventful import derived, eventful, lived, small_fleet, state_of, wipe
 from tests.fleet import FIVE, MONDAY, Fleet
-from tests.unit.test_replay import derived, eventful, lived, small_fleet, state_of
 
 DAY = timedelta(days=1)
 
@@ -56,12 +56,6 @@ def events_of(fleet: Fleet, *kinds: EventKind) -> list[tuple[str, str | None, in
     with fleet.database.begin() as conn:
         found = outbox.between(conn, MONDAY - DAY, fleet.now + DAY)
     return [(event.kind.value, event.host_name, event.port) for event in found if not kinds or event.kind in kinds]
-
-
-def wipe(database: Database) -> None:
-    with database.begin() as conn:
-        for table in (tables.deliveries, tables.events, tables.alerts, tables.ports, tables.hosts, tables.conditions):
-            conn.execute(delete(table))
 
 
 # ── equivalence ─────────────────────────────────────────────────────────────────────────────────
@@ -195,6 +189,33 @@ def test_a_wrong_deny_rule_is_corrected_and_nobody_gets_a_message(
         assert alerts.opened(conn) == {}
 
 
+def test_a_week_of_a_wrong_rule_is_put_right(database: Database) -> None:
+    """A run every four hours, a death and a recovery each day, checkpoints in between."""
+    fleet = small_fleet(database, rules=[{"action": "deny", "port": 443}])
+    for number in range(7 * 6):
+        if number % 6 == 2:
+            fleet.machines["web1"].kill(443)
+        elif number % 6 == 5:
+            fleet.machines["web1"].start(443, "nginx")
+        fleet.run()
+        fleet.number += 47
+    assert len({row.at for row in checkpoints_of(database)}) == 7
+    assert events_of(fleet, EventKind.DOWN, EventKind.RECOVERED) == []
+    told = len(fleet.got)
+    fleet.config = Config(states={"flap_window": "1h"})
+    assert replay(fleet, MONDAY)["replayed"] == 42
+    assert (
+        events_of(fleet, EventKind.DOWN, EventKind.RECOVERED)
+        == [
+            ("down", "web1", 443),
+            ("recovered", "web1", 443),
+        ]
+        * 7
+    )
+    fleet.run()
+    assert len(fleet.got) == told
+
+
 def test_with_notify_what_is_still_wrong_is_told_once(database: Database) -> None:
     fleet = mistaken(database)
     replay(fleet, MONDAY)
@@ -277,6 +298,15 @@ def test_a_dry_replay_changes_nothing(database: Database, caplog: pytest.LogCapt
     assert "+ 2026-03-02 00:10 down: 'web1' tcp/80" in caplog.text
     with database.begin() as conn:
         assert {table.name: conn.execute(select(table)).all() for table in tables.metadata.sorted_tables} == before
+
+
+def test_a_dry_replay_takes_the_times_that_a_real_one_takes(database: Database) -> None:
+    """A backfill run is of a moment before its run began, the first one of before anything was kept."""
+    fleet = mistaken(database)
+    window = Window(MONDAY - timedelta(seconds=10), fleet.now)
+    dry = replay_dry(database, fleet.config, window, interval=FIVE)
+    real = replay(fleet, window.since)
+    assert dry == {name: real[name] for name in dry}
 
 
 # ── many at once ────────────────────────────────────────────────────────────────────────────────
