@@ -239,6 +239,35 @@ def test_with_notify_what_is_still_wrong_is_told_once(database: Database) -> Non
     assert len(fleet.got) > count
     with database.begin() as conn:
         assert alerts.opened(conn) == {}
+    # What was told is not told again because it is over.
+    count = len(fleet.got)
+    assert replay(fleet, MONDAY, notify=True, run_id="once more")["to_tell"] == 0
+    fleet.alert()
+    assert len(fleet.got) == count
+    with database.begin() as conn:
+        assert alerts.opened(conn) == {}
+
+
+def test_an_alert_that_goes_on_is_not_ended_by_what_was_before_it(database: Database) -> None:
+    """It died and came back while a wrong rule hid it; now it is down again, and people know."""
+    fleet = small_fleet(database, rules=[{"action": "deny", "port": 80}])
+    fleet.run()
+    fleet.machines["web1"].kill(80)
+    fleet.run()
+    fleet.machines["web1"].start(80, "nginx")
+    fleet.run()
+    fleet.config = Config()
+    fleet.run()
+    fleet.machines["web1"].kill(80)
+    fleet.run()
+    with database.begin() as conn:
+        (open_before,) = alerts.opened(conn).values()
+    count = len(fleet.got)
+    assert replay(fleet, MONDAY, notify=True)["gained"] >= 2
+    fleet.alert()
+    with database.begin() as conn:
+        assert list(alerts.opened(conn).values()) == [open_before]
+    assert len(fleet.got) == count
 
 
 def test_notify_is_for_its_time(database: Database) -> None:
