@@ -82,10 +82,13 @@ ALL = [
 ]
 
 
-def test_two_migrations_at_once(database_url: str) -> None:
+@pytest.mark.parametrize("_", range(5))
+def test_migrations_at_once(database_url: str, _: int) -> None:
     results: list[object] = []
+    begin = threading.Barrier(4)
 
     def migrate() -> None:
+        begin.wait()
         try:
             results.append(Database(database_url).migrate())
         except Exception as error:
@@ -180,7 +183,7 @@ def test_an_unreachable_server_is_told_without_the_password() -> None:
     assert "secret" not in f"{caught.value}{database}"
 
 
-def test_a_transaction_that_is_killed_leaves_nothing(database: Database, database_url: str) -> None:
+def test_a_transaction_that_is_killed_leaves_nothing(database: Database) -> None:
     script = (
         "import os, sys\n"
         "from datetime import datetime, UTC\n"
@@ -192,7 +195,7 @@ def test_a_transaction_that_is_killed_leaves_nothing(database: Database, databas
         "    sys.stdin.read()\n"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", script, database_url],
+        [sys.executable, "-c", script, database.url.render_as_string(hide_password=False)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "plugins")},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -193,7 +195,16 @@ def _alembic_config() -> Config:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    _set(connection, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}")
+    _set(connection, f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON")
+    # Of a new file only, and the one wait that SQLite leaves to us: while another process does the same.
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return _set(connection, "journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _prepare_throwaway(connection: Any, _: Any) -> None:
