@@ -48,6 +48,10 @@ LABELS = {
         "plain_seconds": "SSHOperator, whole run",
         "portmon_cpu_ms_per_host": "portmon, CPU per host",
         "plain_cpu_ms_per_host": "SSHOperator, CPU per host",
+        "cold_portmon_netstat_seconds": "portmon, nothing imported beforehand, netstat tasks",
+        "cold_plain_netstat_seconds": "SSHOperator, nothing imported beforehand, netstat tasks",
+        "cold_portmon_cpu_ms_per_host": "portmon, nothing imported beforehand, CPU per host",
+        "cold_plain_cpu_ms_per_host": "SSHOperator, nothing imported beforehand, CPU per host",
     },
     "ansible": {
         "run_seconds": "portmon, whole run in sweep mode",
@@ -98,8 +102,26 @@ RATIOS = (
     Ratio("ansible", "CPU of portmon / of listen_ports_facts", "run_cpu_ms_per_host", "ansible_facts_cpu_ms_per_host"),
     Ratio("ansible", "CPU of portmon / of raw", "run_cpu_ms_per_host", "ansible_raw_cpu_ms_per_host"),
     Ratio("tasks", "netstat tasks / SSHOperator's", "portmon_netstat_seconds", "plain_netstat_seconds"),
-    Ratio("replay", "replay per run / judgement of a run", "replay_ms_per_run", "judge_ms"),
     Ratio("tasks", "CPU of portmon / of SSHOperator", "portmon_cpu_ms_per_host", "plain_cpu_ms_per_host"),
+    Ratio(
+        "tasks",
+        "netstat tasks / SSHOperator's in Airflow as it comes",
+        "portmon_netstat_seconds",
+        "cold_plain_netstat_seconds",
+    ),
+    Ratio(
+        "tasks",
+        "netstat tasks / SSHOperator's, nothing imported beforehand",
+        "cold_portmon_netstat_seconds",
+        "cold_plain_netstat_seconds",
+    ),
+    Ratio(
+        "tasks",
+        "netstat tasks / the same, nothing imported beforehand",
+        "portmon_netstat_seconds",
+        "cold_portmon_netstat_seconds",
+    ),
+    Ratio("replay", "replay per run / judgement of a run", "replay_ms_per_run", "judge_ms"),
 )
 
 

@@ -197,6 +197,15 @@ class Stage:
         seconds = (_time(run["end_date"]) - _time(run["start_date"])).total_seconds()
         return Run(run_id, seconds, tuple(tasks), after[0] - before[0], after[1] - before[1])
 
+    def restart_scheduler(self, *, preload: bool) -> None:
+        """Between runs.
+
+        :param preload: import beforehand what tasks need, portmon's and the plain DAG's alike
+        """
+        self.airflow.kill("scheduler")
+        self.airflow.env["AIRFLOW__PORTMON__PRELOAD"] = str(preload)
+        self.airflow.start_process("scheduler", "--skip-serve-logs")
+
     def airflow_roots(self) -> list[int]:
         """The processes of Airflow that were started here; all others are their descendants."""
         return [process.pid for process in self.airflow.processes.values()]

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowConfigException
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,17 @@ def on_load() -> None:
     # Airflow's own way to tell a task process from others.
     if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
         forget_if_stale()
-    elif _preloaded is None and forks_tasks(sys.argv):
+    elif _preloaded is None and forks_tasks(sys.argv) and is_wanted():
         preload()
+
+
+def is_wanted() -> bool:
+    """What ``[portmon] preload`` says; a value that says nothing is told and counts as yes."""
+    try:
+        return bool(conf.getboolean("portmon", "preload", fallback=True))
+    except AirflowConfigException as error:
+        log.error("[portmon] preload in airflow.cfg must be True or False: %s", error)
+        return True
 
 
 def forks_tasks(arguments: Sequence[str]) -> bool:

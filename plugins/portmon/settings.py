@@ -8,6 +8,9 @@ Options of ``[portmon]`` in airflow.cfg, or ``AIRFLOW__PORTMON__<OPTION>`` in th
     Default: every 5 minutes.
 ``config``
     path of portmon.yaml. Default: ``config/portmon.yaml`` beside the ``plugins`` folder.
+``preload``
+    whether the scheduler and Celery's workers import what tasks need before they fork them, see
+    :mod:`portmon.preload`. Default: True.
 
 Connections: ``portmon_db`` is the state database (default: SQLite in ``$AIRFLOW_HOME/portmon.db``);
 the CMDB's and SSH's are named in portmon.yaml.

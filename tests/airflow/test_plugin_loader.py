@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+# Not in a test: Airflow sets up logging when it is imported first, and pytest's handler is gone.
+from portmon import preload
+
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 
 
@@ -49,8 +52,6 @@ def test_the_loader_sees_only_the_registration_file(syntax: str) -> None:
 def test_only_processes_that_fork_tasks_import_for_them(
     monkeypatch: pytest.MonkeyPatch, command: str, executor: str, method: str | None, expected: bool
 ) -> None:
-    from portmon import preload
-
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
     monkeypatch.setattr(preload.multiprocessing, "get_start_method", lambda allow_none: method)
     assert preload.forks_tasks(command.split()) is expected
@@ -187,11 +188,24 @@ def test_a_task_runs_no_old_code(tmp_path: Path) -> None:
     assert "have changed" in result["said"]
 
 
+@pytest.mark.parametrize(("value", "wanted"), [("True", True), ("False", False), ("perhaps", True)])
+def test_importing_for_the_tasks_can_be_turned_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str, wanted: bool
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PORTMON__PRELOAD", value)
+    loaded: list[bool] = []
+    monkeypatch.setattr(preload, "_preloaded", None)
+    monkeypatch.setattr(preload, "preload", lambda: loaded.append(True))
+    monkeypatch.setattr(preload.sys, "argv", ["airflow", "scheduler"])
+    monkeypatch.setitem(preload.sys.modules, "airflow.sdk.execution_time.task_runner", None)
+    preload.on_load()
+    assert bool(loaded) == wanted
+    assert ("must be True or False" in caplog.text) == (value == "perhaps")
+
+
 def test_an_import_that_fails_fails_in_the_task_and_not_in_the_scheduler(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from portmon import preload
-
     monkeypatch.setattr(preload, "MODULES", ("portmon.no_such_module", "portmon.limits"))
     monkeypatch.setattr(preload, "_preloaded", None)
     preload.preload()
