@@ -1,18 +1,22 @@
 """Check the tests of what decides: turn each of its comparisons around, once, and see that some test fails.
 
-A mutant is one module with one operator changed. It runs in a fork of this process, which has imported what the tests
-need except what is mutated, on those tests that run the changed line at all. ``python tools/mutate.py`` exits with 0 if
-every mutant is killed except those that docs/adr/0006-*.md lists as equivalent, and if every listed one survives.
+A mutant is one module with one operator changed; it meets those tests that run the changed line at all. First in a fork
+of a process that has collected the tests: the code of one function is exchanged in place. What survives that, or is no
+part of a function, is tried again in a fork of this process, which has imported what the tests need except what is
+mutated, and imports the mutant instead. ``python tools/mutate.py`` exits with 0 if every mutant is killed except those
+that docs/adr/0006-*.md lists as equivalent, and if every listed one survives.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -22,15 +26,16 @@ import tempfile
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "plugins" / "portmon"
@@ -199,17 +204,110 @@ class Select:
             self.failed.write_text(report.nodeid, encoding="utf-8")
 
 
-def fork(action: Callable[[], int]) -> int:
+class Exchange:
+    """Instead of pytest's loop over the tests: runs them all once, traced, and then on every mutant that it can make.
+
+    :param answer: where to write which tests run each line, and the numbers of the mutants that survive
+    """
+
+    def __init__(self, found: Sequence[Mutant], workers: int, answer: Path) -> None:
+        self.found = found
+        self.workers = workers
+        self.answer = answer
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.items = {item.nodeid: item for item in session.items}
+        traced = self.answer.with_suffix(".traced")
+        _, status = os.waitpid(fork(partial(self.trace, session.config.pluginmanager, traced)), 0)
+        if status:
+            raise SystemExit("The tests fail without any mutation")
+        lines = json.loads(traced.read_text(encoding="utf-8"))
+        self.functions = live_functions()
+        # No fork has to copy what it only looks at for garbage.
+        gc.freeze()
+        alive = {id(mutant) for mutant in survivors(self.found, lines, self.workers, self.survives)}
+        numbers = [number for number, mutant in enumerate(self.found) if id(mutant) in alive]
+        self.answer.write_text(json.dumps([lines, numbers]), encoding="utf-8")
+        return True
+
+    def trace(self, plugins: pytest.PytestPluginManager, traced: Path) -> int:
+        plugin = Trace()
+        plugins.register(plugin)
+        failed = self.first_failed(self.items)
+        traced.write_text(json.dumps({line: list(found) for line, found in plugin.tests.items()}), encoding="utf-8")
+        if failed:
+            print(f"{failed} fails", file=sys.stderr)
+        return int(failed is not None)
+
+    def survives(self, mutant: Mutant, tests: Sequence[str], failed: Path) -> int:
+        """The same as :func:`survives`; a mutant that can't be made here survives as well."""
+        if not exchange(mutant, self.functions):
+            return 0
+        hush()
+        killer = self.first_failed(tests)
+        if killer:
+            failed.write_text(killer, encoding="utf-8")
+        return int(killer is not None)
+
+    def first_failed(self, tests: Iterable[str]) -> str | None:
+        chosen = [self.items[test] for test in tests]
+        for item, following in zip(chosen, [*chosen[1:], None], strict=True):
+            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
+                return item.nodeid
+        return None
+
+
+def live_functions() -> dict[str, list[FunctionType]]:
+    """Every function of the modules that are mutated, by its qualified name."""
+    files = {str(FOLDER / f"{module}.py") for module in MODULES}
+    found: dict[str, list[FunctionType]] = defaultdict(list)
+    for one in gc.get_objects():
+        if type(one) is FunctionType and one.__code__.co_filename in files:
+            found[one.__code__.co_qualname].append(one)
+    return found
+
+
+def functions_in(code: CodeType) -> Iterator[CodeType]:
+    """Code of each function in a module or class that is no part of another function."""
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            if one.co_flags & inspect.CO_OPTIMIZED:
+                yield one
+            else:
+                yield from functions_in(one)
+
+
+def exchange(mutant: Mutant, functions: dict[str, list[FunctionType]]) -> bool:
+    """Make a mutant of a module that is imported already.
+
+    :param functions: see :func:`live_functions`
+    :returns: whether that can be done: what runs at import is over
+    """
+    file = FOLDER / f"{mutant.module}.py"
+    before, after = (compile(source, file, "exec") for source in (file.read_bytes(), mutant.source))
+    changed = [(old, new) for old, new in zip(functions_in(before), functions_in(after), strict=True) if old != new]
+    done = False
+    for old, new in changed:
+        for function in functions.get(old.co_qualname, ()):
+            if function.__code__ == old:
+                function.__code__ = new
+                done = True
+    return done
+
+
+def fork(action: Callable[[], int], *, limit: float = TIME_LIMIT) -> int:
     """Do something in a fork.
 
     :param action: its result is the exit code
+    :param limit: seconds of computing
     :returns: the process id
     """
     pid = os.fork()
     if pid == 0:
         code = 3
         try:
-            signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT)
+            signal.setitimer(signal.ITIMER_PROF, limit)
             code = action()
         except BaseException:  # a mutant may raise anything
             traceback.print_exc()
@@ -230,26 +328,20 @@ def run(tests: Sequence[str], plugin: object, *options: str) -> int:
     return int(pytest.main([*known, "-p", "_hypothesis_pytestplugin", *options, *tests], plugins=[plugin]))
 
 
-def trace(tests: Sequence[str]) -> dict[str, list[str]]:
-    """Run the tests on the modules as they are.
+def exchanged(found: Sequence[Mutant], tests: Sequence[str], workers: int) -> tuple[dict[str, list[str]], list[Mutant]]:
+    """Run the tests as they are, and on every mutant for which it is enough to exchange the code of a function.
 
-    :returns: which of them run each line, named as in ``states:80``
+    :returns: which of the tests run each line, named as in ``states:80``; the mutants that survive
     """
-    with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as file:
-
-        def action() -> int:
-            plugin = Trace()
-            code = run(tests, plugin)
-            json.dump({line: list(found) for line, found in plugin.tests.items()}, file)
-            file.flush()
-            return code
-
-        _, status = os.waitpid(fork(action), 0)
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer"
+        # Nothing but what it starts takes long.
+        code = partial(run, tests, Exchange(found, workers, answer))
+        _, status = os.waitpid(fork(code, limit=TIME_LIMIT * 10), 0)
         if status:
-            raise SystemExit("The tests fail without any mutation")
-        file.seek(0)
-        found: dict[str, list[str]] = json.load(file)
-        return found
+            raise SystemExit("The tests can't be run")
+        lines, alive = json.loads(answer.read_text(encoding="utf-8"))
+        return lines, [found[number] for number in alive]
 
 
 def survives(mutant: Mutant, tests: Sequence[str], failed: Path) -> int:
@@ -259,16 +351,27 @@ def survives(mutant: Mutant, tests: Sequence[str], failed: Path) -> int:
     :returns: pytest's exit code
     """
     sys.meta_path.insert(0, Import(mutant))
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
+    hush()
     return run(sorted({test.partition("::")[0] for test in tests}), Select(tests, failed), "--tb=no")
 
 
-def survivors(found: Sequence[Mutant], lines: dict[str, list[str]], workers: int) -> list[Mutant]:
+def hush() -> None:
+    """Say nothing any more."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+
+
+def survivors(
+    found: Sequence[Mutant],
+    lines: dict[str, list[str]],
+    workers: int,
+    survives: Callable[[Mutant, Sequence[str], Path], int],
+) -> list[Mutant]:
     """Run its tests on each mutant.
 
     :param lines: which tests run each line
+    :param survives: runs tests on a mutant
     :returns: those with which all tests pass
     """
     alive: list[Mutant] = []
@@ -320,9 +423,12 @@ def main(arguments: Sequence[str]) -> int:
     if any(f"portmon.{module}" in sys.modules for module in MODULES):
         raise SystemExit("PRELOADED imports what is to be mutated")
 
-    lines = trace(options.tests)
     every = [mutant for module in options.modules for mutant in mutants(module)]
-    alive = survivors(every, lines, options.workers)
+    with tempfile.TemporaryDirectory() as folder:
+        # Of pytest's own folders nothing is to be left.
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+        lines, alive = exchanged(every, options.tests, options.workers)
+        alive = survivors(alive, lines, options.workers, survives)
 
     (record,) = ROOT.glob("docs/adr/0006-*.md")
     found = LISTED.finditer(record.read_text(encoding="utf-8"))
