@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from portmon.storage.database import Database
+from tests.databases import migrated, migrated_postgres
 from tests.postgres import Cluster, missing
 
 # Airflow reads its environment once, at import: tests get a home of their own before that.
@@ -69,11 +70,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url"))
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A migrated one."""
-    made = Database(database_url)
-    made.migrate()
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A migrated one of either kind."""
+    if request.param == "sqlite":
+        made = migrated(tmp_path / "portmon.db")
+    else:
+        made = migrated_postgres(request.getfixturevalue("postgres_cluster"))
     yield made
     made.dispose()
 
@@ -81,7 +84,6 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def other_database(tmp_path: Path) -> Iterator[Database]:
     """Another migrated one, of SQLite."""
-    made = Database(f"sqlite:///{tmp_path / 'other.db'}")
-    made.migrate()
+    made = migrated(tmp_path / "other.db")
     yield made
     made.dispose()

@@ -40,6 +40,7 @@ class Cluster:
     def __init__(self, _: Path | None = None, *, durable: bool = False) -> None:
         # Not below pytest's folder, which only its owner may enter.
         self.folder = Path(tempfile.mkdtemp(prefix="portmon-pg-"))
+        self.databases: set[str] = set()
         self._user: list[str] = []
         if os.geteuid() == 0:
             try:
@@ -96,10 +97,15 @@ class Cluster:
         """Of one database."""
         return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
-    def new_database(self) -> str:
-        """Make an empty database, and return its URL."""
-        name = f"t{secrets.token_hex(6)}"
-        self._execute(f'CREATE DATABASE "{name}"')
+    def new_database(self, name: str = "", *, template: str = "template1") -> str:
+        """Make a database, and return its URL.
+
+        :param name: default: one that no other has
+        :param template: another database to which nobody is connected; default: an empty one
+        """
+        name = name or f"t{secrets.token_hex(6)}"
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        self.databases.add(name)
         return self.url(name)
 
     def close(self) -> None:

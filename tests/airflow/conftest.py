@@ -14,6 +14,7 @@ import pytest
 from portmon.storage import journal, runs
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import FakeNetstat, listing
+from tests.databases import migrated
 from tests.sshd import PythonServer, make_key, python_server
 
 
@@ -24,10 +25,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path / 'state.db'}"
-    database = Database(url)
-    database.migrate()
-    monkeypatch.setattr("portmon.settings.database", lambda **options: Database(url, **options))
+    database = migrated(tmp_path / "state.db")
+    monkeypatch.setattr("portmon.settings.database", lambda **options: Database(database.url, **options))
     yield database
     database.dispose()
 

@@ -15,6 +15,7 @@ from portmon.models import Event, EventKind, Host
 from portmon.storage import host_keys, hosts, mutes, outbox
 from portmon.storage.database import Database
 from portmon.storage.tables import alerts, deliveries
+from tests.databases import migrated
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -327,8 +328,7 @@ def test_check_warns_of_channels_that_are_gone(fleet: Database, tmp_path: Path) 
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'state.db'}")
-    made.migrate()
+    made = migrated(tmp_path / "state.db")
     monkeypatch.setattr("portmon.settings.database", lambda: made)
     with made.begin() as conn:
         host_keys.remember(conn, "[a]:22", "ssh-ed25519", "AAAA", "SHA256:a", NOW)

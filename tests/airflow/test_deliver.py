@@ -29,6 +29,7 @@ from portmon.pipeline.deliver import LEASE_TTL, deliver_group
 from portmon.pipeline.dispatch import groups_to_alert
 from portmon.storage import hosts, lease, outbox
 from portmon.storage.database import Database
+from tests.databases import migrated
 
 HTTP = "airflow.providers.http.notifications.http.HttpNotifier"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,8 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:Deprecati
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'state.db'}")
-    made.migrate()
+    made = migrated(tmp_path / "state.db")
     yield made
     made.dispose()
 

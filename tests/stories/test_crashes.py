@@ -20,7 +20,7 @@ from werkzeug import Request, Response
 from portmon.config import parse_config
 from portmon.models import EventKind
 from portmon.storage import mutes
-from portmon.storage.database import Database
+from tests.databases import migrated
 from tests.fleet import Fleet
 from tests.stories.crashes import POINTS, Job, work
 
@@ -72,9 +72,8 @@ class Story:
 
     def __init__(self, folder: Path, receiver: Receiver, seed: int) -> None:
         self.random = random.Random(seed)
-        self.url = f"sqlite:///{folder / 'state.db'}"
-        self.database = Database(self.url)
-        self.database.migrate()
+        self.database = migrated(folder / "state.db")
+        self.url = str(self.database.url)
         self.fleet = Fleet(self.database, parse_config(CONFIG))
         for number in range(4):
             self.fleet.add(f"web{number}", {22: "sshd", 80: "nginx", 443: "nginx"})

@@ -19,6 +19,7 @@ from portmon.config import parse_config
 from portmon.render import Message
 from portmon.storage import alerts, mutes
 from portmon.storage.database import Database
+from tests.databases import migrated
 from tests.fleet import FIVE, MONDAY, Fleet
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -217,8 +218,7 @@ class Week:
 
 
 def test_a_week_ends_with_the_messages_that_a_person_wants(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'state.db'}")
-    database.migrate()
+    database = migrated(tmp_path / "state.db", keep_open=True)
     week = Week(database)
     week.live()
     diary = week.diary()

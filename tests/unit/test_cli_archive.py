@@ -13,6 +13,7 @@ from portmon.config import Config
 from portmon.models import Host
 from portmon.storage.database import Database
 from portmon.storage.tables import contents, observations
+from tests.databases import migrated
 from tests.fleet import FIVE, Fleet
 from tests.shell import run_command
 
@@ -52,8 +53,7 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    database = Database(f"sqlite:///{tmp_path / 'state.db'}")
-    database.migrate()
+    database = migrated(tmp_path / "state.db")
     monkeypatch.setattr("portmon.settings.database", lambda: database)
     monkeypatch.setattr("portmon.settings.config", Config)
     return Shell(database, tmp_path, capsys)

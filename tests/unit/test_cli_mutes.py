@@ -17,6 +17,7 @@ from portmon.models import Event, EventKind, Host, Severity
 from portmon.storage import hosts, mutes, outbox
 from portmon.storage.database import Database
 from portmon.storage.tables import alerts, deliveries, events
+from tests.databases import migrated
 from tests.shell import run_command
 
 NASTY = "[red]\x1b[31m\u202eevil\n{{ conn.x.password }}[/]"
@@ -29,10 +30,11 @@ class Shell:
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
+        self.folder = folder
         self.database = Database(f"sqlite:///{folder / 'state.db'}")
 
     def fill(self) -> None:
-        self.database.migrate()
+        self.database = migrated(self.folder / "state.db")
         with self.database.begin() as conn:
             hosts.sync(
                 conn,

@@ -19,6 +19,7 @@ from portmon.config import parse_config
 from portmon.errors import DeliveryError, OverrunError, StorageError
 from portmon.storage import alerts, mutes, outbox
 from portmon.storage.database import Database
+from tests.databases import migrated
 from tests.fleet import Fleet
 
 TWO = """
@@ -32,8 +33,7 @@ AM = "alerts:\n  channels:\n    - {type: alertmanager}\n"
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'state.db'}")
-    made.migrate()
+    made = migrated(tmp_path / "state.db")
     yield made
     made.dispose()
 

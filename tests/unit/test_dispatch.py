@@ -17,6 +17,7 @@ from portmon.models import AlertGroup, EventKind
 from portmon.render import Message
 from portmon.storage import alerts, conditions, mutes, outbox
 from portmon.storage.database import Database
+from tests.databases import migrated
 from tests.fleet import Fleet
 
 TWO = """
@@ -29,8 +30,7 @@ alerts:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'state.db'}")
-    made.migrate()
+    made = migrated(tmp_path / "state.db")
     yield made
     made.dispose()
 
@@ -368,8 +368,7 @@ def test_a_down_that_is_open_is_not_opened_again(database: Database) -> None:
 
 def test_what_routing_and_sending_cost_does_not_grow_with_the_events(database: Database) -> None:
     def cost(count: int) -> list[int]:
-        own = Database(f"{database.url}{count}")
-        own.migrate()
+        own = migrated(Path(f"{database.url.database}{count}"))
         fleet = fleet_of(own, count)
         for machine in fleet.machines.values():
             machine.kill(80)

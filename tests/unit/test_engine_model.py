@@ -427,8 +427,11 @@ class Machine(RuleBasedStateMachine):
         oldest = self.now - self._config.retention.observations
         self.archive = {key: look for key, look in self.archive.items() if look.observed_at >= oldest}
         self._compare(expected)
-        self._settled_stay()
-        self._nothing_more(digest)
+        # Each of them costs as much as the judgement itself.
+        if self.number % 2:
+            self._settled_stay()
+        else:
+            self._nothing_more(digest)
 
     def _settled(self) -> dict[str, Any]:
         with self.database.begin() as conn:
@@ -669,14 +672,16 @@ def test_the_engine_agrees_with_its_naive_twin(sqlite_database: Database) -> Non
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_ten_thousand_steps_reach_every_kind_of_event(sqlite_database: Database) -> None:
+@pytest.mark.parametrize("half", [0, 1])
+def test_ten_thousand_steps_reach_every_kind_of_event(sqlite_database: Database, half: int) -> None:
+    """Two halves, for there may be two processors; each reaches all."""
     machine = machine_on(sqlite_database)
-    run_steps(machine, 10_000, first_seed=1)
-    assert machine.steps >= 10_000
+    run_steps(machine, 5_000, first_seed=1 + half * 500_000)
+    assert machine.steps >= 5_000
     assert {EventKind(name.split()[0]) for name in machine.told} == KINDS
     # By what their host had been before: most looks show nothing new, also of hosts that come back.
     assert all(machine.unchanged[kind] for kind in ("failed", "unreachable"))
-    assert machine.unchanged["ok"] >= 1_000
+    assert machine.unchanged["ok"] >= 500
     assert {"rebound severe", "flapping up", "flapping down", "stable up", "stable down"} <= set(machine.told)
 
 
@@ -684,5 +689,5 @@ def test_ten_thousand_steps_reach_every_kind_of_event(sqlite_database: Database)
 @pytest.mark.long
 def test_postgresql_agrees_as_well(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     database = pooled(postgres_url, monkeypatch)
-    run_steps(machine_on(database), 1_500, first_seed=1_000_000)
+    run_steps(machine_on(database), 1_000, first_seed=1_000_000)
     database.dispose()

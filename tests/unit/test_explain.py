@@ -21,7 +21,7 @@ from portmon.pipeline.judge import judge_run
 from portmon.pipeline.prune import prune_inventory
 from portmon.pipeline.run import Run
 from portmon.storage import archive, decisions, mutes, outbox
-from portmon.storage.database import Database
+from tests.databases import migrated
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIVE = timedelta(minutes=5)
@@ -37,8 +37,7 @@ class World:
     """Two hosts; the first one answers what it is told, the second one always listens on 22."""
 
     def __init__(self, folder: Path) -> None:
-        self.database = Database(f"sqlite:///{folder / 'state.db'}")
-        self.database.migrate()
+        self.database = migrated(folder / "state.db")
         self.listed = [WEB1, WEB2]
         self.number = 0
         self.configure("")

@@ -27,6 +27,7 @@ from portmon.pipeline.run import Run
 from portmon.rules import RuleSet
 from portmon.storage import archive, inventory, outbox
 from portmon.storage.database import Database
+from tests.databases import migrated
 from tests.reference import Reference, Told
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "histories"
@@ -134,8 +135,7 @@ def pipeline_told(name: str, database: Database, config: Config) -> Iterator[dic
 @pytest.mark.parametrize("name", NAMES)
 def test_the_pipeline_tells_it(name: str, tmp_path: Path) -> None:
     path = config_of(name)
-    database = Database(f"sqlite:///{tmp_path / 'state.db'}")
-    database.migrate()
+    database = migrated(tmp_path / "state.db")
     # The archive is not what this is about: histories may be months long.
     config = parse_config(path.read_text()) if path else Config()
     year = timedelta(days=365)

@@ -14,6 +14,7 @@ from portmon.pipeline.overdue import OVERDUE, report_overdue
 from portmon.pipeline.run import Run
 from portmon.storage import alerts, conditions, outbox, runs
 from portmon.storage.database import Database
+from tests.databases import migrated
 from tests.fleet import Fleet
 
 NOW = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
@@ -23,8 +24,7 @@ SECOND = timedelta(seconds=1)
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'state.db'}")
-    made.migrate()
+    made = migrated(tmp_path / "state.db")
     yield made
     made.dispose()
 

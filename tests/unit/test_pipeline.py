@@ -131,9 +131,7 @@ class Site:
 
 
 @pytest.fixture
-def site(database_url: str) -> Iterator[Site]:
-    database = Database(database_url)
-    database.migrate()
+def site(database: Database) -> Iterator[Site]:
     made = Site(database)
     assert {event[0] for event in made.run()} == {"baseline"}
     yield made
@@ -397,9 +395,7 @@ def test_a_stale_list_is_alerted_once_and_its_end_as_well(site: Site) -> None:
     assert [event[0] for event in site.run()] == ["cmdb_fresh"]
 
 
-def test_without_any_list_the_run_fails(database_url: str) -> None:
-    database = Database(database_url)
-    database.migrate()
+def test_without_any_list_the_run_fails(database: Database) -> None:
     site = Site(database)
     site.broken = CmdbError("HTTP 500", source="test")
     with pytest.raises(CmdbError):

@@ -19,6 +19,7 @@ from portmon.pipeline.preview import preview, stored
 from portmon.pipeline.prune import prune_inventory
 from portmon.pipeline.run import Run
 from portmon.storage.database import Database
+from tests.databases import migrated
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -30,9 +31,8 @@ def listed(*numbers: int, invalid: tuple[InvalidHost, ...] = ()) -> Inventory:
 class Site:
     """A state database that runs have filled."""
 
-    def __init__(self, url: str) -> None:
-        self.database = Database(url)
-        self.database.migrate()
+    def __init__(self, database: Database) -> None:
+        self.database = database
         self.runs = 0
 
     def run(self, found: Inventory, *, at: datetime) -> None:
@@ -46,8 +46,8 @@ class Site:
 
 
 @pytest.fixture
-def site(database_url: str) -> Site:
-    return Site(database_url)
+def site(database: Database) -> Site:
+    return Site(database)
 
 
 def test_what_would_follow(site: Site) -> None:
@@ -121,7 +121,7 @@ def test_a_database_of_another_version_is_not_read(site: Site) -> None:
 def test_looking_changes_no_file(tmp_path: Path) -> None:
     folder = tmp_path / "a b#?%"
     folder.mkdir()
-    site = Site(f"sqlite:///{folder}/p.db")
+    site = Site(migrated(folder / "p.db"))
     site.run(listed(1), at=NOW)
 
     def files() -> dict[str, tuple[int, bytes]]:
@@ -135,7 +135,7 @@ def test_looking_changes_no_file(tmp_path: Path) -> None:
 
 
 def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
-    site = Site(f"sqlite:///{tmp_path}/p.db")
+    site = Site(migrated(tmp_path / "p.db"))
     site.run(listed(1), at=NOW)
     with site.database.begin():
         assert stored(site.database) is not None
