@@ -1,7 +1,7 @@
 # portmon: `make` alone says what there is. Needs Linux, Python 3.11 to 3.13, git and make.
 
 .DEFAULT_GOAL := help
-TARGETS := help demo up test test-all soak mutate bench lint lock clean
+TARGETS := help demo up test test-slow test-live test-all soak mutate bench lint lock clean
 .PHONY: $(TARGETS)
 SHELL := /bin/sh
 
@@ -41,11 +41,17 @@ up: .venv/.installed ## start the same and stay: prints the URL and the login of
 test: .venv/.tools ## the fast tests: offline, no other software needed
 	@$(BIN)/python -m pytest -m "not slow" -q -n auto
 
-test-all: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, namespaces, a live Airflow
-	@# Those that start an Airflow mostly wait: beside them there is time for the others. One file has one Airflow.
-	@out=$$(mktemp); $(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile tests/e2e >"$$out" 2>&1 & e2e=$$!; \
-	$(BIN)/python -m pytest -q -m slow -n auto --dist worksteal --ignore=tests/e2e; others=$$?; \
-	wait $$e2e; live=$$?; cat "$$out"; rm -f "$$out"; [ $$others = 0 ] && [ $$live = 0 ]
+test-slow: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, long stories
+	@$(BIN)/python -m pytest -q -m slow -n auto --dist worksteal --ignore=tests/e2e
+
+test-live: .venv/.tools ## those against a live Airflow: as root, for its hosts are network namespaces
+	@# One file has one Airflow.
+	@$(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile tests/e2e
+
+test-all: .venv/.tools ## both: those against a live Airflow mostly wait, and beside them there is time for the others
+	@out=$$(mktemp); $(MAKE) --no-print-directory test-live >"$$out" 2>&1 & pid=$$!; \
+	$(MAKE) --no-print-directory test-slow; others=$$?; \
+	wait $$pid; live=$$?; cat "$$out"; rm -f "$$out"; [ $$others = 0 ] && [ $$live = 0 ]
 
 soak: .venv/.tools ## property tests with many more examples, and crashes with 50 seeds
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m "not slow" tests/unit

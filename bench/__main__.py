@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from bench import ansible, diff, docs, machine, per_host, replay, report, sweep
+from bench import ansible, diff, docs, machine, parse, per_host, replay, report, sweep
 from bench.crowd import CrowdError
 from bench.errors import BenchError
 from bench.figures import Section, from_json, to_json
@@ -31,8 +31,8 @@ from demo.airflow_env import AirflowError
 from demo.host import loopback_up
 from tests import postgres
 
-SECTIONS = ("sweep", "tasks", "ansible", "diff", "replay")
-ALONE = ("diff", "replay")
+SECTIONS = ("sweep", "tasks", "parse", "ansible", "diff", "replay")
+ALONE = ("parse", "diff", "replay")
 """Those that need no host and no Airflow."""
 APART = "PORTMON_BENCH_APART"
 """Set in the environment of a bench that has a network of its own."""
@@ -152,7 +152,7 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str], out: Path) -> di
             step = {"sweep": sweep.measure, "tasks": per_host.measure, "ansible": ansible.measure}[name]
             section(name, partial(step, stage, sizes))
     for name in (name for name in chosen if name in ALONE):
-        section(name, partial({"diff": diff.measure, "replay": replay.measure}[name], sizes))
+        section(name, partial({"parse": parse.measure, "diff": diff.measure, "replay": replay.measure}[name], sizes))
     _tell(started, "done")
     return measured
 

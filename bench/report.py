@@ -12,6 +12,7 @@ ABOUT = {
     "sweep": "{hosts} hosts in batches of {batch_hosts}, {threads} logins at a time, {services} services on each; "
     "{dead} dead hosts besides, where that is said",
     "tasks": "{hosts} hosts, a task each, {max_logins} at a time",
+    "parse": "the DAG file, parsed in the process of a task; CPU time",
     "ansible": "{hosts} hosts, {forks} forks or logins; a run over {many_hosts} hosts, where that is said",
     "diff": "made-up fleets, {ports} ports on each host",
     "replay": "{runs} runs of {hosts} hosts with {ports} ports each, judged again",
@@ -52,6 +53,12 @@ LABELS = {
         "cold_plain_netstat_seconds": "SSHOperator, nothing imported beforehand, netstat tasks",
         "cold_portmon_cpu_ms_per_host": "portmon, nothing imported beforehand, CPU per host",
         "cold_plain_cpu_ms_per_host": "SSHOperator, nothing imported beforehand, CPU per host",
+    },
+    "parse": {
+        "portmon_parse_ms": "portmon's",
+        "plain_parse_ms": "SSHOperator's",
+        "cold_portmon_parse_ms": "portmon's, nothing imported beforehand",
+        "cold_plain_parse_ms": "SSHOperator's, nothing imported beforehand",
     },
     "ansible": {
         "run_seconds": "portmon, whole run in sweep mode",
@@ -120,6 +127,13 @@ RATIOS = (
         "netstat tasks / the same, nothing imported beforehand",
         "portmon_netstat_seconds",
         "cold_portmon_netstat_seconds",
+    ),
+    Ratio("parse", "parse of the DAG file / of SSHOperator's", "portmon_parse_ms", "plain_parse_ms"),
+    Ratio(
+        "parse",
+        "parse of the DAG file / the same, nothing imported beforehand",
+        "portmon_parse_ms",
+        "cold_portmon_parse_ms",
     ),
     Ratio("replay", "replay per run / judgement of a run", "replay_ms_per_run", "judge_ms"),
 )

@@ -52,7 +52,7 @@ def _signal(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def _inherited() -> dict[str, str]:
+def inherited() -> dict[str, str]:
     """Our environment without what is meant for another Airflow, another Python or the way out to the internet."""
     return {
         name: value
@@ -100,7 +100,7 @@ class EmbeddedAirflow:
         passwords.touch(mode=0o600)
         passwords.write_text(json.dumps({ADMIN: self.password}))
         self.env = {
-            **_inherited(),
+            **inherited(),
             # The user's own ~/.ssh/config and known_hosts say nothing about hosts that are made up here.
             "HOME": str(home),
             "AIRFLOW_HOME": str(home),

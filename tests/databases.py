@@ -1,4 +1,7 @@
-"""Databases with portmon's tables for the tests: copies of one that was migrated once in this process."""
+"""Databases with portmon's tables for the tests: copies of one that was migrated once in this process.
+
+Their connections stay open until :meth:`Database.dispose`: the tests have thousands of transactions, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,14 @@ TEMPLATE = "migrated"
 """Name of the PostgreSQL database of which the others are copies."""
 
 
-def migrated(path: Path, *, keep_open: bool = False) -> Database:
+def migrated(path: Path) -> Database:
     """A new database of SQLite with all tables in it.
 
     :param path: where nothing is yet
-    :param keep_open: one connection for all transactions, where there are thousands of them
     """
     shutil.copyfile(_template(), path)
     path.chmod(0o600)
-    return Database(URL.create("sqlite", database=str(path)), keep_open=keep_open)
+    return Database(URL.create("sqlite", database=str(path)), keep_open=True)
 
 
 def migrated_postgres(cluster: Cluster) -> Database:
@@ -35,7 +37,7 @@ def migrated_postgres(cluster: Cluster) -> Database:
         template.migrate()
         # Nobody may be connected to what is copied.
         template.dispose()
-    return Database(cluster.new_database(template=TEMPLATE))
+    return Database(cluster.new_database(template=TEMPLATE), keep_open=True)
 
 
 @cache

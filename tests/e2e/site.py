@@ -66,7 +66,7 @@ class LiveSite:
         config = folder / "portmon.yaml"
         config.write_text(yaml.safe_dump(_config(alerts)))
         state = cluster.new_database()
-        self.database = Database(state)
+        self.database = Database(state, keep_open=True)
         given = {
             "cmdb_default": {
                 "conn_type": "http",

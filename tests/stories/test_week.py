@@ -218,7 +218,7 @@ class Week:
 
 
 def test_a_week_ends_with_the_messages_that_a_person_wants(tmp_path: Path) -> None:
-    database = migrated(tmp_path / "state.db", keep_open=True)
+    database = migrated(tmp_path / "state.db")
     week = Week(database)
     week.live()
     diary = week.diary()
