@@ -186,6 +186,13 @@ class EmbeddedAirflow:
         self.kill_all()
         self.processes.clear()
 
+    def end(self, name: str) -> None:
+        """End one of the processes in good order, as far as it takes no longer than half a minute."""
+        self.processes[name].terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.processes[name].wait(30)
+        self.kill(name)
+
     def kill_all(self) -> None:
         """SIGKILL to whatever was started here."""
         _signal(self.pids(), signal.SIGKILL)

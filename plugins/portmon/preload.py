@@ -17,7 +17,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowConfigException
@@ -108,7 +110,7 @@ def preload() -> None:
 
 def _warm_up() -> None:
     """Make what modules keep once it was made: the validated portmon.yaml, Jinja's regular expressions, the schemas by
-    which the parameters of a DAG are checked.
+    which the parameters of a DAG are checked, what SQLAlchemy works out at its first statements.
     """
     try:
         from airflow.sdk import DAG, Param
@@ -120,8 +122,32 @@ def _warm_up() -> None:
         settings.schedule_for_parsing()
         SandboxedEnvironment(cache_size=0).from_string("{{ task }}")
         DAG("warm_up", schedule="* * * * *", params={"any": Param([], type="array", items={"type": "string"})})
+        _compile()
     except Exception:
         log.exception("The tasks find less prepared than they could")
+
+
+def _compile() -> None:
+    """Compile what a ``netstat`` task says to PostgreSQL. It does so again, and finds what SQLAlchemy keeps of it."""
+    from portmon.models import Attempt, Observation, Outcome
+    from portmon.pipeline.plan import expected
+    from portmon.storage import archive, host_keys
+    from portmon.storage.database import Database
+
+    class Compiler:
+        """Stands for a connection, and finds nothing."""
+
+        dialect = Database("postgresql://nowhere").engine.dialect
+
+        def execute(self, statement: Any, _: Any = None) -> tuple[()]:
+            statement.compile(dialect=self.dialect)
+            return ()
+
+    conn: Any = Compiler()
+    host_keys.trusted(conn, ["[nowhere]:22"])
+    expected(conn, ["1"], {})
+    seen = Observation("netstat", 0)
+    archive.save_attempt(conn, Attempt("1", "warm_up", 1, datetime.now(UTC), Outcome.OK, observation=seen))
 
 
 def forget_if_stale() -> None:

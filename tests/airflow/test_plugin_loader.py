@@ -147,6 +147,7 @@ def test_the_scheduler_imports_for_its_tasks_and_opens_nothing(tmp_path: Path) -
     assert _own(result["parsed"]) == set()
     assert len(result["parsed"]) <= 5, result["parsed"]
     assert "modules for the tasks to come" in result["said"]
+    assert "less prepared than they could" not in result["said"]
     assert "have changed" not in result["said"]
 
 

@@ -42,8 +42,11 @@ class Database:
         self, url: str | URL, *, multi_machine: bool = False, keep_open: bool = False, throwaway: bool = False
     ) -> None:
         self.url = make_url(str(url).replace("postgres://", "postgresql://", 1) if isinstance(url, str) else url)
+        options: dict[str, Any] = {}
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg2")
+            # Of a type that no table has; to look for it is a query for every connection.
+            options = {"use_native_hstore": False}
             arguments: dict[str, Any] = {"connect_timeout": BUSY_SECONDS, "application_name": "portmon"}
         elif self.url.get_backend_name() == "sqlite":
             if multi_machine:
@@ -59,7 +62,7 @@ class Database:
         pool: dict[str, Any] = {"poolclass": NullPool}
         if keep_open or throwaway:
             pool = {"poolclass": QueuePool, "pool_size": 1, "pool_pre_ping": True}
-        self.engine = sqlalchemy.create_engine(self.url, **pool, connect_args=arguments)
+        self.engine = sqlalchemy.create_engine(self.url, **pool, **options, connect_args=arguments)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_throwaway if throwaway else _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_immediate)
