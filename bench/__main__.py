@@ -24,7 +24,7 @@ from bench import ansible, diff, docs, machine, parse, per_host, replay, report,
 from bench.crowd import CrowdError
 from bench.errors import BenchError
 from bench.figures import Section, from_json, to_json
-from bench.processes import cpu_seconds, machine_cpu_seconds
+from bench.processes import below_a_reaper, cpu_seconds, machine_cpu_seconds
 from bench.sizes import FULL, QUICK, Sizes
 from bench.stage import Stage, lacking
 from demo.airflow_env import AirflowError
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         docs.PAGE.write_text(docs.written(docs.PAGE.read_text(encoding="utf-8"), sections), encoding="utf-8")
         return 0
     _go_apart(list(sys.argv[1:] if arguments is None else arguments))
+    below_a_reaper()
     sizes = QUICK if options.quick else FULL
     if options.repeat:
         sizes = dataclasses.replace(sizes, repeat=options.repeat, large_repeat=min(options.repeat, sizes.large_repeat))
@@ -167,7 +168,8 @@ class _Others:
 @contextmanager
 def _others() -> Iterator[_Others]:
     def used() -> float:
-        return machine_cpu_seconds() - cpu_seconds([os.getpid()])
+        # Of the reaper and all below it.
+        return machine_cpu_seconds() - cpu_seconds([os.getppid()])
 
     others = _Others()
     before, started = used(), time.monotonic()

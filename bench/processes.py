@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -13,15 +14,44 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def cpu_seconds(roots: Iterable[int]) -> float:
     """CPU time that some processes, what they started and what of that has ended used so far.
 
-    What has ended counts for the process that waited for it (``cutime``); an orphan's time is lost.
+    What has ended counts for the process that waited for it (``cutime``); an orphan's time is lost, unless there is a
+    reaper, see :func:`below_a_reaper`.
     """
     parents, times = _stat()
     return sum(times.get(pid, 0.0) for pid in _descendants(roots, parents))
+
+
+def below_a_reaper() -> None:
+    """Go on in a child of this process, which from now on waits for every orphan among the child's descendants.
+
+    So the time of what ends after its parent, as sessions of an SSH server and tasks of a killed scheduler do, counts
+    for this process. It ends as the child does, and hands SIGTERM on to it.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    # None is lost between the fork and the handlers.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    child = os.fork()
+    if child == 0:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    # Ctrl-C the terminal sends to both.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
 
 
 def machine_cpu_seconds() -> float:

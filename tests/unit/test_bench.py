@@ -179,6 +179,28 @@ def test_cpu_time_of_what_has_ended_counts_for_whoever_waited() -> None:
         process.stdin.close()
 
 
+def test_the_time_of_orphans_counts_for_the_reaper() -> None:
+    script = """
+import os, subprocess, sys, time
+from bench.processes import below_a_reaper, cpu_seconds
+
+below_a_reaper()
+burn = "import time; time.sleep(0.2)\\nwhile time.process_time() < 0.4: pass"
+forget = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {burn!r}])"
+subprocess.run([sys.executable, "-c", forget], check=True)
+deadline = time.monotonic() + 60
+while cpu_seconds([os.getppid()]) - cpu_seconds([os.getpid()]) < 0.4 and time.monotonic() < deadline:
+    time.sleep(0.05)
+print(cpu_seconds([os.getppid()]) - cpu_seconds([os.getpid()]))
+sys.exit(7)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=docs.ROOT, timeout=120
+    )
+    assert done.returncode == 7, done.stderr
+    assert float(done.stdout) >= 0.4
+
+
 def test_a_made_up_fleet_is_quiet_until_ports_change(tmp_path: Path) -> None:
     fleet = Fleet(f"sqlite:///{tmp_path / 'portmon.db'}", 20, 10)
     fleet.build()
