@@ -27,9 +27,21 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "openssh": _first_line(SSHD, "-V"),
         "postgresql": _postgres(),
-        "portmon": _first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        "portmon": _revision(),
     }
     return found | {name: version(name) for name in PACKAGES}
+
+
+def _revision() -> str:
+    """The commit, and whether anything differs from it but what a bench writes."""
+    git = ("git", "-C", str(ROOT))
+    name = _first_line(*git, "describe", "--always")
+    with contextlib.suppress(OSError):
+        differs = subprocess.run(
+            [*git, "diff", "--quiet", "HEAD", "--", ".", ":!benchmarks", ":!docs/benchmarks.md"], check=False
+        )
+        return f"{name}-dirty" if differs.returncode == 1 else name
+    return name
 
 
 def _cpu() -> str:
