@@ -42,7 +42,8 @@ test: .venv/.tools ## the fast tests: offline, no other software needed
 	@$(BIN)/python -m pytest -m "not slow" -q -n auto
 
 test-slow: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, long stories
-	@$(BIN)/python -m pytest -q -m slow -n auto --dist worksteal --ignore=tests/e2e
+	@# One at a time to whoever is free: the longest are the first.
+	@$(BIN)/python -m pytest -q -m slow -n auto --maxschedchunk 1 --ignore=tests/e2e
 
 test-live: .venv/.tools ## those against a live Airflow: as root, for its hosts are network namespaces
 	@# One file has one Airflow.
