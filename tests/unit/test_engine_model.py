@@ -672,7 +672,7 @@ def test_the_engine_agrees_with_its_naive_twin(sqlite_database: Database) -> Non
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize(("first_seed", "rare"), [(1, set()), (500_001, {EventKind.MOVED})])
+@pytest.mark.parametrize(("first_seed", "rare"), [(1, set()), (500_001, {EventKind.MOVED, EventKind.REPLACED})])
 def test_ten_thousand_steps_reach_every_kind_of_event(
     sqlite_database: Database, first_seed: int, rare: set[EventKind]
 ) -> None:
