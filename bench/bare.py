@@ -10,7 +10,6 @@ import json
 import logging
 import resource
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -20,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.crowd import CrowdHost
-from bench.errors import BenchError
-
-ROOT = Path(__file__).resolve().parent.parent
+from bench.workers import answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +50,7 @@ def run(hosts: Sequence[CrowdHost], user: str, key: Path, command: str, *, threa
         "command": command,
         "threads": threads,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.bare"],
-        input=json.dumps(order),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    if done.returncode:
-        raise BenchError(f"the bare loop failed: {done.stderr.strip()[-2000:]}")
-    return Bare(**json.loads(done.stdout))
+    return Bare(**answer("bench.bare", what="the bare loop", given=json.dumps(order)))
 
 
 def loop(order: dict[str, Any]) -> Bare:

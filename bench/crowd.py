@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import ctypes
 import os
 import pwd
 import random
@@ -42,13 +41,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from demo.airflow_env import die_with_parent
+
 Kind = Literal["alive", "dead", "hanging", "switchable"]
 
 SSHD = "/usr/sbin/sshd"
 SERVICE_PORTS = range(20_000, 30_000)
 """Where services listen: outside of every usual ephemeral range."""
-
-_LIBC = ctypes.CDLL(None)
 
 _SERVICES = """
 import ctypes, os, signal, socket, sys
@@ -87,10 +86,6 @@ def missing() -> str | None:
     if not os.access(SSHD, os.X_OK):
         return "sshd is not installed (Debian: apt install openssh-server)"
     return None
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
 def free_port() -> int:
@@ -384,7 +379,7 @@ class Crowd:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         process = self._sshds[name]
         seen = address if address != "0.0.0.0" else "127.0.0.1"

@@ -6,11 +6,8 @@ Each step is a process of its own, so that its peak memory is its own.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, text
@@ -19,9 +16,9 @@ from sqlalchemy.pool import NullPool
 from bench.errors import BenchError
 from bench.figures import Section
 from bench.sizes import Sizes
+from bench.workers import answer
 from tests.postgres import Cluster
 
-ROOT = Path(__file__).resolve().parent.parent
 TABLES = ("hosts", "ports", "observations")
 
 
@@ -79,17 +76,8 @@ def _fleet(url: str, name: str, hosts: int, sizes: Sizes, section: Section, tell
 
 def step(order: dict[str, Any]) -> dict[str, float]:
     """Do one step in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.diff_worker", json.dumps(order)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    if done.returncode:
-        shown = {name: value for name, value in order.items() if name != "url"}
-        raise BenchError(f"step {shown} failed: {done.stderr.strip()[-2000:] or f'code {done.returncode}'}")
-    found: dict[str, float] = json.loads(done.stdout)
+    shown = {name: value for name, value in order.items() if name != "url"}
+    found: dict[str, float] = answer("bench.diff_worker", json.dumps(order), what=f"step {shown}")
     return found
 
 

@@ -6,20 +6,16 @@ imported beforehand what portmon lets the scheduler import.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.errors import BenchError
 from bench.figures import Section
 from bench.sizes import Sizes
+from bench.workers import ROOT, answer
 from demo.airflow_env import inherited
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = {"portmon": ROOT / "dags" / "portmon_dag.py", "plain": ROOT / "bench" / "dags" / "plain_ssh_dag.py"}
 
 
@@ -43,8 +39,5 @@ def _parse(home: str, file: Path, *, preload: bool) -> float:
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
         "BENCH_MAX_LOGINS": "16",
     }
-    command = [sys.executable, "-m", "bench.parse_worker", str(file), "preload" if preload else ""]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
-    if done.returncode:
-        raise BenchError(f"{file} could not be parsed: {done.stderr.strip()[-2000:]}")
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    arguments = [str(file), *(["preload"] if preload else [])]
+    return float(answer("bench.parse_worker", *arguments, what=f"parsing {file.name}", env=env))

@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-import airflow.sdk.execution_time.task_runner
+# For what it imports: a task has that anyway.
+import airflow.sdk.execution_time.task_runner  # noqa: F401
 from airflow.dag_processing.dagbag import BundleDagBag
 
 
@@ -29,7 +30,7 @@ def parsed(file: Path) -> float:
     return seconds
 
 
-def main(file: str, preload: str) -> int:
+def main(file: str, preload: str = "") -> int:
     """In a fork, as a task is one; in the second one, after what is only of the first."""
     if preload:
         from portmon import preload as beforehand
@@ -48,5 +49,4 @@ def main(file: str, preload: str) -> int:
 
 
 if __name__ == "__main__":
-    assert airflow.sdk.execution_time.task_runner  # imported for what it imports
-    raise SystemExit(main(sys.argv[1], sys.argv[2]))
+    raise SystemExit(main(*sys.argv[1:]))

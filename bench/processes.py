@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from demo.airflow_env import die_with_parent
+
 _TICKS = os.sysconf("SC_CLK_TCK")
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def cpu_seconds(roots: Iterable[int]) -> float:
@@ -33,14 +35,13 @@ def below_a_reaper() -> None:
     So the time of what ends after its parent, as sessions of an SSH server and tasks of a killed scheduler do, counts
     for this process. It ends as the child does, and hands SIGTERM on to it.
     """
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signals = (signal.SIGINT, signal.SIGTERM)
     # None is lost between the fork and the handlers.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     child = os.fork()
     if child == 0:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        die_with_parent()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
     # Ctrl-C the terminal sends to both.

@@ -42,7 +42,8 @@ def free_port() -> int:
         return port
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """End (SIGTERM) when this process's parent does, however that ends."""
     _LIBC.prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
@@ -170,7 +171,7 @@ class EmbeddedAirflow:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         self._sessions.add(self.processes[name].pid)
 
