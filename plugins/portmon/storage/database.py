@@ -42,11 +42,15 @@ class Database:
         self, url: str | URL, *, multi_machine: bool = False, keep_open: bool = False, throwaway: bool = False
     ) -> None:
         self.url = make_url(str(url).replace("postgres://", "postgresql://", 1) if isinstance(url, str) else url)
-        options: dict[str, Any] = {}
+        # Task processes live for seconds and use one connection: nothing to pool.
+        options: dict[str, Any] = {"poolclass": NullPool}
+        if keep_open or throwaway:
+            # One that is kept is looked at before it is used again: the server may have been restarted meanwhile.
+            options = {"poolclass": QueuePool, "pool_size": 1, "pool_pre_ping": True}
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg2")
             # Of a type that no table has; to look for it is a query for every connection.
-            options = {"use_native_hstore": False}
+            options["use_native_hstore"] = False
             arguments: dict[str, Any] = {"connect_timeout": BUSY_SECONDS, "application_name": "portmon"}
         elif self.url.get_backend_name() == "sqlite":
             if multi_machine:
@@ -57,12 +61,7 @@ class Database:
             arguments = {"timeout": BUSY_SECONDS}
         else:
             raise StorageError(f"{self.url.get_backend_name()!r} is not supported: use PostgreSQL or SQLite")
-        # Task processes live for seconds and use one connection: nothing to pool. One that is kept is looked at before
-        # it is used again: the server may have been restarted meanwhile.
-        pool: dict[str, Any] = {"poolclass": NullPool}
-        if keep_open or throwaway:
-            pool = {"poolclass": QueuePool, "pool_size": 1, "pool_pre_ping": True}
-        self.engine = sqlalchemy.create_engine(self.url, **pool, **options, connect_args=arguments)
+        self.engine = sqlalchemy.create_engine(self.url, **options, connect_args=arguments)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_throwaway if throwaway else _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_immediate)
