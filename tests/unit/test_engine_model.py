@@ -22,7 +22,6 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from sqlalchemy import delete, select
-from sqlalchemy.pool import QueuePool
 
 from portmon.config import Config, Rule, States
 from portmon.declared import declared_ports
@@ -36,6 +35,8 @@ from portmon.rules import RuleSet
 from portmon.storage import archive, contents, decisions, inventory, state
 from portmon.storage.database import Database
 from portmon.storage.tables import events, hosts, metadata, ports
+from tests.databases import migrated, migrated_postgres
+from tests.postgres import Cluster
 from tests.reference import Reference, Told
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -594,14 +595,6 @@ def _only(some: list[Told], others: list[Told]) -> list[Told]:
     return [event for event in some if event not in others]
 
 
-def pooled(url: str, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """A database with a connection that stays: tasks need one for seconds, this needs it a thousand times a minute."""
-    monkeypatch.setattr("portmon.storage.database.NullPool", QueuePool)
-    database = Database(url)
-    database.migrate()
-    return database
-
-
 def machine_on(database: Database) -> type[Machine]:
     """A class of its own, with its own counts."""
     made = type(
@@ -653,11 +646,11 @@ def run_steps(machine: type[Machine], steps: int, *, length: int = 40, first_see
 
 
 @pytest.fixture
-def sqlite_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+def sqlite_database() -> Iterator[Database]:
     """In memory as far as there is such a folder: no history is meant to outlive the test."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        database = pooled(f"sqlite:///{folder}/portmon.db", monkeypatch)
+        database = migrated(Path(folder) / "portmon.db")
         yield database
         database.dispose()
 
@@ -692,7 +685,7 @@ def test_ten_thousand_steps_reach_every_kind_of_event(
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_postgresql_agrees_as_well(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    database = pooled(postgres_url, monkeypatch)
+def test_postgresql_agrees_as_well(postgres_cluster: Cluster) -> None:
+    database = migrated_postgres(postgres_cluster)
     run_steps(machine_on(database), 1_000, first_seed=1_000_000)
     database.dispose()
