@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
 from bench.errors import BenchError
@@ -49,6 +49,7 @@ def _fleet(url: str, name: str, hosts: int, sizes: Sizes, section: Section, tell
     baseline = one("build")
     section.add(f"{name}_baseline_seconds", "s", baseline["seconds"])
     section.add(f"{name}_baseline_memory", "MiB", baseline["memory_mib"])
+    _settle(url)
     number = 0
     for kind in ("quiet", "changed"):
         for round_ in range(1, repeat + 1):
@@ -81,6 +82,14 @@ def step(order: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def _settle(url: str) -> None:
+    """Let PostgreSQL do at once what it would do in the background of the rounds that follow, of either side."""
+    if not url.startswith("sqlite"):
+        for what in ("VACUUM ANALYZE", "CHECKPOINT"):
+            with _engine(url).connect() as conn:
+                conn.execution_options(isolation_level="AUTOCOMMIT").execute(text(what))
+
+
 def _wal(url: str) -> int | None:
     """Bytes that PostgreSQL wrote to its log so far; nobody else uses the server."""
     if url.startswith("sqlite"):
@@ -99,6 +108,9 @@ def _sizes(url: str, section: Section) -> None:
 
 
 def _ask(url: str, query: str) -> Any:
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=NullPool)
-    with engine.connect() as conn:
+    with _engine(url).connect() as conn:
         return conn.execute(text(query)).scalar()
+
+
+def _engine(url: str) -> Engine:
+    return create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=NullPool)

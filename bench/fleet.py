@@ -7,7 +7,7 @@ from then on: by turns it is gone, has another process, or a new one listens bes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, bindparam, insert, literal, select
 from portmon.config import Config
 from portmon.models import Attempt, Host, Inventory, Listener, Observation, Outcome
 from portmon.pipeline.judge import judge_run
+from portmon.pipeline.plan import asked_by, plan_sweep
 from portmon.pipeline.rejudge import Window, replay_run
 from portmon.pipeline.run import Run
 from portmon.storage import archive, checkpoints, contents, hosts, inventory, journal, runs
@@ -28,6 +29,15 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 INTERVAL = timedelta(minutes=5)
 CHANGED_PERCENT = 1
 PROGRAMS = ("nginx: master", "java", "postgres", "redis-server", "node_exporter", "sshd: /usr/sbin/sshd")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A run, the digest of its host list, and its batches of hosts."""
+
+    run: Run
+    digest: str
+    batches: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,38 +83,43 @@ class Fleet:
         self._save(database, self._attempts(number, affected, changes=changes))
         database.dispose()
 
-    def judge(self, database: Database, number: int) -> dict[str, int]:
-        """The judgement of a round, as the task ``diff_ports`` makes it."""
+    def plan(self, database: Database, number: int) -> Planned:
+        """What the tasks before the judgement of a round say to it."""
+        run = Run(f"round-{number}")
         with database.begin() as conn:
             good = inventory.last_good(conn)
         assert good is not None
+        batches = plan_sweep(database, Config(), run, good.digest, proxy_of=lambda _: None, now=_at(number))
+        return Planned(run, good.digest, batches)
+
+    def judge(self, database: Database, number: int, planned: Planned) -> dict[str, int]:
+        """The judgement of a round, as the task ``diff_ports`` makes it."""
+        with database.begin() as conn:
+            asked = asked_by(conn, planned.batches, (), sweep="sweep", own="netstat")
         return judge_run(
             database,
             Config(),
-            Run(f"round-{number}"),
-            good.digest,
-            planned=self._planned(),
+            planned.run,
+            planned.digest,
+            planned=asked,
             interval=INTERVAL,
             now=_at(number),
         )
 
     def note(self, database: Database, number: int) -> None:
         """Note a judgement of a round in the journal, without one; and a checkpoint each day, of whatever state."""
+        planned = self.plan(database, number)
         with database.begin() as conn:
-            good = inventory.last_good(conn)
-            assert good is not None
+            asked = asked_by(conn, planned.batches, (), sweep="sweep", own="netstat")
             checkpoints.keep(conn, _at(number))
-            terms = journal.Terms(INTERVAL, planned=self._planned())
-            journal.judged(conn, f"round-{number}", at=_at(number), inventory=good.digest, terms=terms, looks=())
+            terms = journal.Terms(INTERVAL, planned=asked)
+            journal.judged(conn, planned.run.run_id, at=_at(number), inventory=planned.digest, terms=terms, looks=())
 
     def replay(self, database: Database, rounds: int) -> dict[str, int]:
         """Judge rounds again, as the task ``diff_ports`` of a run with ``replay_from`` does."""
         end = _at(rounds)
         run = Run(f"replay-{rounds}", replay_from=START)
         return replay_run(database, Config(), run, Window(START, end), interval=INTERVAL)
-
-    def _planned(self) -> dict[str, tuple[str, int]]:
-        return {f"id-{host}": ("sweep", host // 250) for host in range(self.hosts)}
 
     def listeners(self, host: int, changes: int) -> Iterator[Listener]:
         """What listens on a host.

@@ -136,7 +136,7 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
 def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
     """Judge what was seen. Runs although hosts failed, but never without a host list and both plans."""
     from portmon.pipeline.judge import judge_dry, judge_run
-    from portmon.pipeline.plan import batch_of
+    from portmon.pipeline.plan import asked_by
 
     fetched = _result(ti, FETCH_HOSTS)
     run = _run(params, dag_run)
@@ -154,12 +154,8 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
         # Of a host that had a task of its own, that one's word counts, if it has one.
         attempts = list(({look.host_id: look for look in _dry_looks(database, ti)} | own).values())
         return judge_dry(database, config, run, fetched["digest"], attempts=attempts, interval=interval)
-    planned: dict[str, tuple[str, int]] = {}
     with database.begin() as conn:
-        for index, item in enumerate(batches):
-            planned |= dict.fromkeys(batch_of(conn, item).hosts, (SWEEP, index))
-    # Of a host that had a task of its own, that one's log says more.
-    planned |= {item["id"]: (NETSTAT, index) for index, item in enumerate(plan)}
+        planned = asked_by(conn, batches, plan, sweep=SWEEP, own=NETSTAT)
     try:
         return judge_run(database, config, run, fetched["digest"], planned=planned, interval=interval, now=_now())
     except PastRunError as error:

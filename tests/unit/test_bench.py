@@ -207,7 +207,7 @@ def test_a_made_up_fleet_is_quiet_until_ports_change(tmp_path: Path) -> None:
     database = fleet.open()
 
     def judged(number: int) -> dict[str, int]:
-        counts = fleet.judge(database, number)
+        counts = fleet.judge(database, number, fleet.plan(database, number))
         assert counts.pop("scanned") == counts.pop("judged") == 20
         assert counts.pop("not_scanned") == 0
         return counts

@@ -19,7 +19,7 @@ from portmon.errors import HostKeyChangedError
 from portmon.events import closing_event, monitor_event
 from portmon.models import Attempt, Event, EventKind, Host, Outcome, PortKey, port_alert_key
 from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
-from portmon.pipeline.run import Run
+from portmon.pipeline.run import Run, TaskOf
 from portmon.render import REASON_LIMIT, plain
 from portmon.rules import RuleSet
 from portmon.storage import (
@@ -42,9 +42,6 @@ from portmon.storage.conditions import FLEET, HOST_KEY
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
-
-TaskOf = tuple[str, int]
-"""Id and map index of a mapped task."""
 
 
 def judge_run(

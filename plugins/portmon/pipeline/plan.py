@@ -19,7 +19,7 @@ from portmon.fingerprint import fingerprint
 from portmon.identity import lost_binds
 from portmon.look import Expected
 from portmon.models import Host, PortStatus
-from portmon.pipeline.run import Run
+from portmon.pipeline.run import Run, TaskOf
 from portmon.rules import RuleSet, matches_host
 from portmon.scan import Known
 from portmon.storage import archive, contents, decisions, hosts, inventory, runs
@@ -77,6 +77,27 @@ def batch_of(conn: Connection, item: Mapping[str, Any]) -> Batch:
     :raises StorageError: if they are not stored any more
     """
     return batch_from_json(json.loads(contents.get(conn, item["plan"])))
+
+
+def asked_by(
+    conn: Connection,
+    batches: Sequence[Mapping[str, Any]],
+    items: Sequence[Mapping[str, Any]],
+    *,
+    sweep: str,
+    own: str,
+) -> dict[str, TaskOf]:
+    """Host id: which task asks it. Of a host that is swept and has a task of its own, the latter: its log says more.
+
+    :param batches: of :func:`plan_sweep`
+    :param items: of :func:`plan_hosts`
+    :param sweep: id of the mapped task of batches
+    :param own: id of the mapped task of single hosts
+    """
+    found: dict[str, TaskOf] = {}
+    for index, item in enumerate(batches):
+        found |= dict.fromkeys(batch_of(conn, item).hosts, (sweep, index))
+    return found | {item["id"]: (own, index) for index, item in enumerate(items)}
 
 
 def plan_hosts(

@@ -20,6 +20,9 @@ NAMES = (HOSTS, DRY_RUN, FORCE_PRUNE, NOTIFY, REPLAY_FROM, REPLAY_TO)
 BACKFILL = "backfill"
 MAX_PATTERNS = 1000
 
+TaskOf = tuple[str, int]
+"""Id and map index of a mapped task."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

@@ -128,19 +128,25 @@ def attempts_to_judge(
     """
     everybody = select(observations.c.host_id).distinct()
     asked = set(conn.execute(everybody).scalars() if host_ids is None else host_ids)
-    columns = [column for column in observations.c if frames or column.name not in ("frame", "second_frame")]
-    rows = [row for row in conn.execute(_unjudged(conn, columns)) if row.host_id in asked]
+    columns = [*_LOOK, *((observations.c.frame, observations.c.second_frame) if frames else ())]
+    rows = conn.execute(_unjudged(conn, columns)).all()
+    found = [attempt for attempt in map(_attempt, rows) if attempt.host_id in asked]
     # A host without a row was never judged: the list has gained it, and no pruning took that over yet.
-    for part in chunks(sorted(_without_row(conn, asked.difference(row.host_id for row in rows)))):
-        rows += conn.execute(select(*columns).where(observations.c.host_id.in_(part), observations.c.live))
-    rows.sort(key=lambda row: (row.observed_at, row.host_id))
-    last = {(row.host_id, row.run_id): row.observed_at for row in rows}
-    wanted = [row for row in rows if not row.provisional or row.observed_at == last[row.host_id, row.run_id]]
-    attempts = [_attempt(row) for row in wanted]
+    for part in chunks(sorted(_without_row(conn, asked.difference(attempt.host_id for attempt in found)))):
+        more = conn.execute(select(*columns).where(observations.c.host_id.in_(part), observations.c.live)).all()
+        found += map(_attempt, more)
+        rows = [*rows, *more]
+    found.sort(key=_in_time)
+    last = {(attempt.host_id, attempt.run_id): attempt.observed_at for attempt in found}
+    attempts = [
+        attempt
+        for attempt in found
+        if not attempt.provisional or attempt.observed_at == last[attempt.host_id, attempt.run_id]
+    ]
     if seen:
         attempts = with_seen(conn, attempts)
     if frames:
-        names = {(row.host_id, row.observed_at): (row.frame, row.second_frame) for row in wanted}
+        names = {(row.host_id, row.observed_at): (row.frame, row.second_frame) for row in rows}
         raw = contents.get_many(conn, [name for pair in names.values() for name in pair if name])
         attempts = [
             dataclasses.replace(
@@ -199,13 +205,11 @@ def looks_of(conn: Connection, run_id: str, *, unjudged: bool = False) -> dict[s
 
 def looks_for(conn: Connection, run_id: str, named: Collection[tuple[str, datetime]] = ()) -> list[Attempt]:
     """Every look of a run, and some others by host id and time, without what was seen, oldest first."""
-    rows = list(conn.execute(select(observations).where(observations.c.run_id == run_id)))
+    rows = list(conn.execute(select(*_LOOK).where(observations.c.run_id == run_id)))
     for part in chunks(sorted({host_id for host_id, _ in named})):
-        more = conn.execute(
-            select(observations).where(observations.c.host_id.in_(part), observations.c.run_id != run_id)
-        )
+        more = conn.execute(select(*_LOOK).where(observations.c.host_id.in_(part), observations.c.run_id != run_id))
         rows += [row for row in more if (row.host_id, row.observed_at) in named]
-    return [_attempt(row) for row in sorted(rows, key=lambda row: (row.observed_at, row.host_id))]
+    return sorted(map(_attempt, rows), key=_in_time)
 
 
 def scanned(conn: Connection, run_id: str) -> set[str]:
@@ -216,10 +220,7 @@ def scanned(conn: Connection, run_id: str) -> set[str]:
 def last_look(conn: Connection, host_id: str) -> Attempt | None:
     """The last look at a host, without what was seen."""
     row = conn.execute(
-        select(observations)
-        .where(observations.c.host_id == host_id)
-        .order_by(observations.c.observed_at.desc())
-        .limit(1)
+        select(*_LOOK).where(observations.c.host_id == host_id).order_by(observations.c.observed_at.desc()).limit(1)
     ).first()
     return None if row is None else _attempt(row)
 
@@ -289,21 +290,52 @@ def _without_row(conn: Connection, host_ids: Collection[str]) -> set[str]:
     return set(host_ids).difference(*known)
 
 
-def _attempt(row: Any) -> Attempt:
-    return Attempt(
-        host_id=row.host_id,
-        run_id=row.run_id,
-        try_number=row.try_number,
-        observed_at=row.observed_at,
-        outcome=Outcome(row.outcome),
-        logical_date=row.logical_date,
-        error_class=row.error_class,
-        error=row.error,
-        duration=row.duration,
-        confirmed=row.confirmed,
-        facts=row.facts,
-        provisional=row.provisional,
+def _in_time(attempt: Attempt) -> tuple[datetime, str]:
+    return attempt.observed_at, attempt.host_id
+
+
+_LOOK = tuple(
+    observations.c[name]
+    for name in (
+        "host_id",
+        "run_id",
+        "try_number",
+        "observed_at",
+        "outcome",
+        "logical_date",
+        "error_class",
+        "error",
+        "duration",
+        "confirmed",
+        "facts",
+        "provisional",
     )
+)
+"""What :func:`_attempt` takes; others may follow."""
+
+
+def _attempt(row: Sequence[Any]) -> Attempt:
+    # By position: a run makes as many as there are hosts.
+    host_id, run_id, number, at, outcome, logical, error_class, error, duration, confirmed, facts, provisional = row[
+        :12
+    ]
+    return Attempt(
+        host_id,
+        run_id,
+        number,
+        at,
+        _OUTCOMES[outcome],
+        logical,
+        error_class=error_class,
+        error=error,
+        duration=duration,
+        confirmed=confirmed,
+        facts=facts,
+        provisional=provisional,
+    )
+
+
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
 # ── what was seen, as JSON ──────────────────────────────────────────────────────────────────────

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, Text, bindparam, cast, delete, func, insert, select, update
+
+from portmon.storage.arrays import array_text
 
 Item = TypeVar("Item")
 CHUNK = 500
@@ -86,7 +88,7 @@ def update_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]
     names = [name for name in rows[0] if name not in key]
     if _as_arrays(conn, rows):
         for part in chunks(rows, ROWS):
-            given = _given(table, part)
+            given = _given(conn, table, part)
             same = (table.c[name] == given.c[name] for name in key)
             conn.execute(update(table).where(*same).values({name: given.c[name] for name in names}))
         return
@@ -107,7 +109,7 @@ def delete_rows(conn: Connection, table: Table, keys: Sequence[Sequence[Any]]) -
     rows = [dict(zip(primary, key, strict=True)) for key in keys]
     if _as_arrays(conn, rows):
         for part in chunks(rows, ROWS):
-            given = _given(table, part)
+            given = _given(conn, table, part)
             conn.execute(delete(table).where(*(table.c[name] == given.c[name] for name in primary)))
         return
     conn.execute(
@@ -122,15 +124,16 @@ def _as_arrays(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:
     return conn.dialect.name == "postgresql" and len(rows) > 1
 
 
-def _given(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
+def _given(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     """Rows that a statement brings along, as PostgreSQL takes them: one array per column."""
     from sqlalchemy.dialects.postgresql import ARRAY
 
-    names = list(rows[0])
-    arrays = (
-        bindparam(None, [row[name] for row in rows], type_=ARRAY(table.c[name].type, dimensions=1)) for name in names
-    )
-    given = func.unnest(*arrays).table_valued(*(table.c[name] for name in names), with_ordinality=_NUMBER)
+    arrays = []
+    for name in rows[0]:
+        type_ = table.c[name].type
+        text = array_text([row[name] for row in rows], type_, conn.dialect)
+        arrays.append(cast(bindparam(None, text, type_=Text), ARRAY(type_, dimensions=1)))
+    given = func.unnest(*arrays).table_valued(*(table.c[name] for name in rows[0]), with_ordinality=_NUMBER)
     return given.render_derived(name="given")
 
 
@@ -138,7 +141,7 @@ _NUMBER = "row_number"
 
 
 def _insert_given(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
-    given = _given(table, rows)
+    given = _given(conn, table, rows)
     names = list(rows[0])
     # In their order, which is that of the numbers that they may get.
     return _insert(conn)(table).from_select(

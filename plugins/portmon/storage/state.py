@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 import pandas as pd
@@ -54,10 +55,10 @@ def listening(conn: Connection, host_ids: Collection[str]) -> dict[str, tuple[st
 
 
 def _rows(conn: Connection, names: Sequence[str], host_ids: Collection[str] | None) -> dict[str, dict[str, Any]]:
-    nothing: dict[str, Any] = dict.fromkeys(HOST_COLUMNS)
     data = _read(conn, hosts, names, host_ids)
-    rows = zip(*(data[name] for name in names), strict=True)
-    return {row[0]: nothing | dict(zip(names, row, strict=True)) for row in rows}
+    # What is not asked for is None, in every row.
+    rows = zip(*(data.get(name) or repeat(None) for name in HOST_COLUMNS), strict=False)
+    return {row[0]: dict(zip(HOST_COLUMNS, row, strict=True)) for row in rows} if data["host_id"] else {}
 
 
 def _read(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +36,18 @@ _READ = re.compile("\x1a([0-9a-f]{4})")
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
+def _utc(value: datetime | None) -> datetime | None:
+    if value is None or value.tzinfo is UTC:
+        return value
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _text(value: str | None) -> str | None:
+    if value is None or ESCAPE not in value:
+        return value
+    return _READ.sub(lambda match: chr(int(match[1], 16)), value)
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """Aware datetimes in UTC, to the microsecond. Naive ones are a mistake and refused."""
 
@@ -55,11 +67,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         value = value.astimezone(UTC)
         return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Out of the database."""
-        if value is None:
-            return None
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
+        """Out of the database: a function of the value alone, which is called ten thousand times in a run."""
+        read = self.impl_instance.result_processor(dialect, coltype)
+        return _utc if read is None else lambda value: _utc(read(value))
 
 
 class SafeText(TypeDecorator[str]):
@@ -72,11 +83,9 @@ class SafeText(TypeDecorator[str]):
         """Into the database."""
         return None if value is None else _STORED.sub(lambda match: f"{ESCAPE}{ord(match[0]):04x}", value)
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Out of the database."""
-        if value is None or ESCAPE not in value:
-            return value
-        return _READ.sub(lambda match: chr(int(match[1], 16)), value)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], str | None]:
+        """Out of the database: as of :class:`UtcDateTime`."""
+        return _text
 
 
 class SafeJson(TypeDecorator[Any]):
