@@ -72,10 +72,11 @@ def merge(fleet: Fleet, changes: int) -> dict[str, float]:
 def history(fleet: Fleet, runs: int, change_every: int) -> dict[str, float]:
     """Note what the hosts show in many runs, as if these had judged it."""
     database = fleet.open()
+    planned = fleet.plan(database, 0)
     for number in range(1, runs + 1):
         # By turns something changes, and is as it was again: who is down for ever is compared in every run.
         fleet.look(number, changes=number // change_every % 2, changed_now=number % change_every == 0)
-        fleet.note(database, number)
+        fleet.note(database, number, planned)
     database.dispose()
     return {}
 

@@ -106,14 +106,16 @@ class Fleet:
             now=_at(number),
         )
 
-    def note(self, database: Database, number: int) -> None:
-        """Note a judgement of a round in the journal, without one; and a checkpoint each day, of whatever state."""
-        planned = self.plan(database, number)
+    def note(self, database: Database, number: int, planned: Planned) -> None:
+        """Note a judgement of a round in the journal, without one; and a checkpoint each day, of whatever state.
+
+        :param planned: of any round: batches stay what they are
+        """
         with database.begin() as conn:
             asked = asked_by(conn, planned.batches, (), sweep="sweep", own="netstat")
             checkpoints.keep(conn, _at(number))
             terms = journal.Terms(INTERVAL, planned=asked)
-            journal.judged(conn, planned.run.run_id, at=_at(number), inventory=planned.digest, terms=terms, looks=())
+            journal.judged(conn, f"round-{number}", at=_at(number), inventory=planned.digest, terms=terms, looks=())
 
     def replay(self, database: Database, rounds: int) -> dict[str, int]:
         """Judge rounds again, as the task ``diff_ports`` of a run with ``replay_from`` does."""
