@@ -68,6 +68,24 @@ class AirflowError(Exception):
     """Airflow did not do what was asked; the message says where its logs are."""
 
 
+def migrate_airflow(env: Mapping[str, str], log: Path) -> None:
+    """Create the tables of Airflow's own database.
+
+    :param env: says which one, and where its home is
+    :param log: file for what it says
+    """
+    with log.open("wb") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env=env,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        raise AirflowError(f"`airflow db migrate` failed, see {log}")
+
+
 class EmbeddedAirflow:
     """Scheduler, DAG processor and API server of one Airflow home.
 
@@ -135,18 +153,15 @@ class EmbeddedAirflow:
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
+    def start(self, tell: Callable[[str], None] = lambda _: None, *, migrated: bool = False) -> None:
         """Migrate its database, start it, wait until the DAG is there.
 
         :param tell: hears what is waited for
+        :param migrated: its database has all tables
         """
-        tell("creating Airflow's database")
-        with (self.home / "migrate.out").open("wb") as out:
-            done = subprocess.run(
-                self.airflow("db", "migrate"), env=self.env, stdout=out, stderr=subprocess.STDOUT, check=False
-            )
-        if done.returncode:
-            raise AirflowError(f"`airflow db migrate` failed, see {self.home / 'migrate.out'}")
+        if not migrated:
+            tell("creating Airflow's database")
+            migrate_airflow(self.env, self.home / "migrate.out")
         tell("starting scheduler, DAG processor and API server")
         self.start_process("api-server")
         # Task logs are files of this machine; a server for them would only need port 8793.
@@ -240,9 +255,10 @@ class EmbeddedAirflow:
     ) -> None:
         self.stop()
 
-    def wait(self, condition: Callable[[], Any], what: str, *, seconds: float) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str, *, seconds: float, every: float = 0.3) -> Any:
         """Wait until a condition holds, and return what it returned.
 
+        :param every: seconds after which it is asked again
         :raises AirflowError: if it does not, or a process ended meanwhile
         """
         deadline = time.monotonic() + seconds
@@ -258,7 +274,7 @@ class EmbeddedAirflow:
                     )
             if time.monotonic() > deadline:
                 raise AirflowError(f"waited {seconds:g} s for {what}; see the logs in {self.home}")
-            time.sleep(0.3)
+            time.sleep(every)
 
     # ── the API ─────────────────────────────────────────────────────────────────────────────────
 
@@ -298,7 +314,7 @@ class EmbeddedAirflow:
         """State of a run."""
         return str(self.call("GET", f"dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run_id)}")["state"])
 
-    def wait_run(self, run_id: str, *, seconds: float = 300, tell: Callable[[str], None] = lambda _: None) -> str:
+    def wait_run(self, run_id: str, *, seconds: float = 300, tell: Callable[[str], None] | None = None) -> str:
         """Wait for the end of a run.
 
         :param tell: hears which tasks are done
@@ -306,16 +322,14 @@ class EmbeddedAirflow:
         """
 
         def finished() -> str | None:
-            tasks = self.tasks(run_id)
-            done = [task for task in tasks if task["state"] in ("success", "failed", "skipped", "upstream_failed")]
-            active = sorted(
-                {task["task_id"] for task in tasks if task["state"] in ("running", "queued", "up_for_retry")}
-            )
-            tell(f"{len(done)} of {len(tasks)} tasks done" + (f", now {', '.join(active)}" if active else ""))
+            if tell is not None:
+                tell(_progress(self.tasks(run_id)))
             state = self.run_state(run_id)
             return state if state in FINAL else None
 
-        return str(self.wait(finished, f"the end of run {run_id}", seconds=seconds))
+        # Not more often: the API server is busy with the tasks' own questions.
+        every = 0.5 if tell is None else 1.0
+        return str(self.wait(finished, f"the end of run {run_id}", seconds=seconds, every=every))
 
     def tasks(self, run_id: str) -> list[dict[str, Any]]:
         """Task instances of a run, mapped ones one by one."""
@@ -378,6 +392,12 @@ class EmbeddedAirflow:
             request.add_header("Authorization", f"Bearer {self._token}")
         with _OPENER.open(request, timeout=30) as answer:
             return json.loads(answer.read() or b"null")
+
+
+def _progress(tasks: Sequence[Mapping[str, Any]]) -> str:
+    done = [task for task in tasks if task["state"] in ("success", "failed", "skipped", "upstream_failed")]
+    active = sorted({task["task_id"] for task in tasks if task["state"] in ("running", "queued", "up_for_retry")})
+    return f"{len(done)} of {len(tasks)} tasks done" + (f", now {', '.join(active)}" if active else "")
 
 
 def _lines(content: Any) -> Iterable[str]:

@@ -15,6 +15,7 @@ from demo.airflow_env import EmbeddedAirflow
 from demo.cmdb import Cmdb
 from portmon.storage import outbox
 from portmon.storage.database import Database
+from tests.databases import airflow_metadata
 from tests.e2e.lab import Lab
 from tests.postgres import Cluster
 
@@ -80,7 +81,7 @@ class LiveSite:
         self.airflow = EmbeddedAirflow(
             folder / "airflow",
             config=config,
-            database=cluster.new_database().replace("postgresql://", "postgresql+psycopg2://"),
+            database=airflow_metadata(cluster),
             connections={"portmon_db": state, **{name: json.dumps(value) for name, value in given.items()}},
             env=env,
         )

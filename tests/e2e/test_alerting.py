@@ -165,7 +165,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) ->
         closing(Receivers(folder / "alertmanager", server)) as receivers,
         closing(Site(folder, postgres_cluster, receivers)) as made,
     ):
-        made.airflow.start()
+        made.airflow.start(migrated=True)
         yield made
 
 
@@ -250,7 +250,7 @@ def test_3_a_crash_of_airflow_and_alertmanager_is_no_end_and_no_second_beginning
     got.alertmanager.start()
     # It keeps its silences, not its alerts.
     assert site.firing() == []
-    site.airflow.start()
+    site.airflow.start(migrated=True)
     run_id = site.run()
     assert site.events(run_id) == []
     assert site.told(run_id) == ({"alert_down", "heartbeat"}, set())

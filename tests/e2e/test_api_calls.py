@@ -75,7 +75,7 @@ class Site(LiveSite):
 
     def start(self) -> None:
         self.calls.watch(self.airflow)
-        self.airflow.start()
+        self.airflow.start(migrated=True)
         state, ssh = urlsplit(self.stored["portmon_db"]), json.loads(self.stored["ssh_default"])
         self._add(
             "portmon_db",

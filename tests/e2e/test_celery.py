@@ -29,6 +29,7 @@ from portmon.pipeline.plan import batch_of
 from portmon.storage import outbox
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
+from tests.databases import airflow_metadata
 from tests.e2e.lab import await_condition
 from tests.postgres import Cluster
 
@@ -109,7 +110,7 @@ class Site:
         self.airflow = EmbeddedAirflow(
             folder / "airflow",
             config=config,
-            database=cluster.new_database().replace("postgresql://", "postgresql+psycopg2://"),
+            database=airflow_metadata(cluster),
             connections={
                 "portmon_db": url,
                 "ssh_default": json.dumps(
@@ -133,7 +134,7 @@ class Site:
         )
 
     def start(self) -> None:
-        self.airflow.start()
+        self.airflow.start(migrated=True)
         for name in WORKERS:
             self.start_worker(name)
         self.airflow.wait(lambda: all("ready." in self.said(name) for name in WORKERS), "the workers", seconds=120)

@@ -64,7 +64,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) ->
     with HTTPServer() as server:
         made = Site(folder, postgres_cluster, server)
         try:
-            made.airflow.start()
+            made.airflow.start(migrated=True)
             yield made
         finally:
             made.close()

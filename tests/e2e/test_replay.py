@@ -141,7 +141,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) ->
             for machine in made.fleet.machines.values():
                 machine.trouble = None
             made.fleet.listed = set(NAMES)
-            made.airflow.start()
+            made.airflow.start(migrated=True)
             yield made
         finally:
             made.close()

@@ -30,6 +30,7 @@ from bench.crowd import Crowd, CrowdHost, missing
 from demo.airflow_env import EmbeddedAirflow
 from portmon.operators.sweep import STORE_MOST
 from portmon.storage.database import Database
+from tests.databases import airflow_metadata
 from tests.e2e.lab import await_condition
 from tests.postgres import Cluster
 from tests.processes import connected, kill_with_descendants
@@ -58,13 +59,13 @@ class Site:
         self.folder = folder
         self.states = states
         self.crowd = Crowd(folder / "crowd", ALIVE, dead=DEAD, hanging=HANGING, services=20)
-        self.metadata = airflows.new_database()
+        self.metadata = airflow_metadata(airflows)
         ssh = {"conn_type": "ssh", "login": self.crowd.user, "extra": {"key_file": str(self.crowd.key)}}
         self._configure(connect_timeout="3s")
         self.airflow = EmbeddedAirflow(
             folder / "airflow",
             config=folder / "portmon.yaml",
-            database=self.metadata.replace("postgresql://", "postgresql+psycopg2://"),
+            database=self.metadata,
             connections={"ssh_default": json.dumps(ssh)},
             env={
                 "AIRFLOW__CORE__PARALLELISM": "12",
@@ -215,7 +216,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) ->
     try:
         made = Site(folder, postgres_cluster, states)
         try:
-            made.airflow.start()
+            made.airflow.start(migrated=True)
             yield made
         finally:
             made.close()
@@ -280,7 +281,7 @@ def test_2_those_that_failed_before_are_one_message_and_no_tasks(
             record_property(f"bytes of batch {index}'s log, {kind}", {"all": size, "healthy": healthy})
             assert healthy <= 5_000
 
-    with psycopg2.connect(site.metadata) as conn, conn.cursor() as cursor:
+    with psycopg2.connect(site.metadata.replace("+psycopg2", "")) as conn, conn.cursor() as cursor:
         cursor.execute(
             "SELECT task_id, count(*), sum(octet_length(value::text)) FROM xcom WHERE run_id = %s GROUP BY task_id",
             (run_id,),
