@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import text
 
 from bench.errors import BenchError
 from bench.figures import Section
 from bench.sizes import Sizes
 from bench.workers import answer
+from portmon.storage.database import Database
 from tests.postgres import Cluster
 
 TABLES = ("hosts", "ports", "observations")
@@ -86,7 +86,7 @@ def _settle(url: str) -> None:
     """Let PostgreSQL do at once what it would do in the background of the rounds that follow, of either side."""
     if not url.startswith("sqlite"):
         for what in ("VACUUM ANALYZE", "CHECKPOINT"):
-            with _engine(url).connect() as conn:
+            with Database(url).engine.connect() as conn:
                 conn.execution_options(isolation_level="AUTOCOMMIT").execute(text(what))
 
 
@@ -108,9 +108,5 @@ def _sizes(url: str, section: Section) -> None:
 
 
 def _ask(url: str, query: str) -> Any:
-    with _engine(url).connect() as conn:
+    with Database(url).engine.connect() as conn:
         return conn.execute(text(query)).scalar()
-
-
-def _engine(url: str) -> Engine:
-    return create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=NullPool)

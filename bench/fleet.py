@@ -20,7 +20,7 @@ from portmon.models import Attempt, Host, Inventory, Listener, Observation, Outc
 from portmon.pipeline.judge import judge_run
 from portmon.pipeline.plan import asked_by, plan_sweep
 from portmon.pipeline.rejudge import Window, replay_run
-from portmon.pipeline.run import Run
+from portmon.pipeline.run import Run, TaskOf
 from portmon.storage import archive, checkpoints, contents, hosts, inventory, journal, runs
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
@@ -38,6 +38,10 @@ class Planned:
     run: Run
     digest: str
     batches: Sequence[Mapping[str, Any]]
+
+    def asked(self, conn: Connection) -> dict[str, TaskOf]:
+        """Host id: which task asks it."""
+        return asked_by(conn, self.batches, (), sweep="sweep", own="netstat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class Fleet:
     def judge(self, database: Database, number: int, planned: Planned) -> dict[str, int]:
         """The judgement of a round, as the task ``diff_ports`` makes it."""
         with database.begin() as conn:
-            asked = asked_by(conn, planned.batches, (), sweep="sweep", own="netstat")
+            asked = planned.asked(conn)
         return judge_run(
             database,
             Config(),
@@ -112,9 +116,8 @@ class Fleet:
         :param planned: of any round: batches stay what they are
         """
         with database.begin() as conn:
-            asked = asked_by(conn, planned.batches, (), sweep="sweep", own="netstat")
             checkpoints.keep(conn, _at(number))
-            terms = journal.Terms(INTERVAL, planned=asked)
+            terms = journal.Terms(INTERVAL, planned=planned.asked(conn))
             journal.judged(conn, f"round-{number}", at=_at(number), inventory=planned.digest, terms=terms, looks=())
 
     def replay(self, database: Database, rounds: int) -> dict[str, int]:

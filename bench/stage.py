@@ -26,7 +26,7 @@ from bench.processes import cpu_seconds
 from demo.airflow_env import DAG_ID, EmbeddedAirflow
 from portmon.storage import runs
 from portmon.storage.database import Database
-from tests.postgres import Cluster
+from tests.postgres import Cluster, for_airflow
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LOGINS = 16
@@ -258,7 +258,7 @@ class Stage:
         return EmbeddedAirflow(
             self.folder / "airflow",
             config=self.folder / "portmon.yaml",
-            database=self.metadata.replace("postgresql://", "postgresql+psycopg2://"),
+            database=for_airflow(self.metadata),
             connections={
                 "ssh_default": json.dumps({**login, "extra": key}),
                 # The peer's best case: portmon looks at host keys, and offers no other key than this one.

@@ -76,7 +76,7 @@ def migrate_airflow(env: Mapping[str, str], log: Path) -> None:
     """
     with log.open("wb") as out:
         done = subprocess.run(
-            [sys.executable, "-m", "airflow", "db", "migrate"],
+            EmbeddedAirflow.airflow("db", "migrate"),
             env=env,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -243,7 +243,8 @@ class EmbeddedAirflow:
                     found.append(int(place.name))
         return found
 
-    def airflow(self, *arguments: str) -> list[str]:
+    @staticmethod
+    def airflow(*arguments: str) -> list[str]:
         """A command of Airflow's command line."""
         return [sys.executable, "-m", "airflow", *arguments]
 

@@ -15,12 +15,7 @@ from sqlalchemy.engine import URL
 
 from demo.airflow_env import inherited, migrate_airflow
 from portmon.storage.database import Database
-from tests.postgres import Cluster
-
-TEMPLATE = "migrated"
-"""Name of the PostgreSQL database of which the others are copies."""
-AIRFLOW = "airflow"
-"""The same, of Airflow's own."""
+from tests.postgres import Cluster, for_airflow
 
 
 def migrated(path: Path) -> Database:
@@ -35,12 +30,13 @@ def migrated(path: Path) -> Database:
 
 def migrated_postgres(cluster: Cluster) -> Database:
     """A new database of a server, with all tables in it."""
-    if TEMPLATE not in cluster.databases:
-        template = Database(cluster.new_database(TEMPLATE))
+
+    def fill(url: str) -> None:
+        template = Database(url)
         template.migrate()
-        # Nobody may be connected to what is copied.
         template.dispose()
-    return Database(cluster.new_database(template=TEMPLATE), keep_open=True)
+
+    return Database(cluster.copy_of("migrated", fill), keep_open=True)
 
 
 def airflow_metadata(cluster: Cluster) -> str:
@@ -48,18 +44,15 @@ def airflow_metadata(cluster: Cluster) -> str:
 
     :returns: its URL, as Airflow takes it
     """
-    if AIRFLOW not in cluster.databases:
-        url = _for_airflow(cluster.new_database(AIRFLOW))
+
+    def fill(url: str) -> None:
         home = Path(tempfile.mkdtemp(prefix="portmon-airflow-"))
-        env = {**inherited(), "AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url}
+        env = {**inherited(), "AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": for_airflow(url)}
         migrate_airflow(env, home / "migrate.out")
         # If it failed, what it said is there.
         shutil.rmtree(home)
-    return _for_airflow(cluster.new_database(template=AIRFLOW))
 
-
-def _for_airflow(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+psycopg2://")
+    return for_airflow(cluster.copy_of("airflow", fill))
 
 
 @cache

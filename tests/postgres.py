@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.processes import kill_with_descendants
@@ -29,6 +30,11 @@ def missing() -> str | None:
     if os.geteuid() == 0 and not shutil.which("setpriv"):
         return "PostgreSQL refuses to run as root, and there is no setpriv"
     return None
+
+
+def for_airflow(url: str) -> str:
+    """The URL of a database as Airflow takes it."""
+    return url.replace("postgresql://", "postgresql+psycopg2://")
 
 
 class Cluster:
@@ -107,6 +113,16 @@ class Cluster:
         self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         self.databases.add(name)
         return self.url(name)
+
+    def copy_of(self, name: str, fill: Callable[[str], None]) -> str:
+        """Make a database like another one, and return its URL.
+
+        :param name: of the other one
+        :param fill: fills that one, the first time, by its URL; then nobody may be connected to it any more
+        """
+        if name not in self.databases:
+            fill(self.new_database(name))
+        return self.new_database(template=name)
 
     def close(self) -> None:
         """End the server."""

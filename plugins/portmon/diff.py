@@ -39,6 +39,7 @@ from portmon.models import (
     Outcome,
     PortKey,
     PortStatus,
+    in_time,
     severity_of,
 )
 from portmon.rules import HostRules, RuleSet
@@ -199,13 +200,9 @@ def close_hosts(
 def _runs(attempts: Sequence[Attempt]) -> list[list[Attempt]]:
     """Looks by the run that made them, in the order of time."""
     by_run: dict[str, list[Attempt]] = defaultdict(list)
-    for attempt in sorted(attempts, key=_in_time):
+    for attempt in sorted(attempts, key=in_time):
         by_run[attempt.run_id].append(attempt)
     return list(by_run.values())
-
-
-def _in_time(attempt: Attempt) -> tuple[datetime, str]:
-    return attempt.observed_at, attempt.host_id
 
 
 def _waves(attempts: Sequence[Attempt]) -> Iterable[list[Attempt]]:

@@ -364,6 +364,11 @@ class Attempt:
     provisional: bool = False
 
 
+def in_time(attempt: Attempt) -> tuple[datetime, str]:
+    """What looks are sorted by."""
+    return attempt.observed_at, attempt.host_id
+
+
 def port_alert_key(host_id: str, protocol: str, port: int) -> str:
     """What the alerts of a port are known by."""
     return f"port/{host_id}/{protocol}/{port}"

@@ -39,6 +39,8 @@ from portmon.storage.tables import contents as content_table
 from portmon.storage.tables import hosts as host_table
 from portmon.storage.tables import metadata
 from portmon.storage.tables import observations as observation_table
+from tests.databases import migrated_postgres
+from tests.postgres import Cluster
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 NASTY = "a\x00b\udcff{{ conn.x.password }}\x1a0000\n\u202e名"
@@ -71,6 +73,15 @@ def test_migrations_make_what_the_tables_say(database: Database) -> None:
         assert compare_metadata(context, metadata) == []
     assert database.migrate() == []
     database.check()
+
+
+@pytest.mark.slow
+def test_pages_of_hosts_keep_room_for_the_times_of_the_next_run(postgres_cluster: Cluster) -> None:
+    database = migrated_postgres(postgres_cluster)
+    with database.begin() as conn:
+        query = text("SELECT reloptions FROM pg_class WHERE relname = 'hosts'")
+        assert conn.execute(query).scalar() == ["fillfactor=50"]
+    database.dispose()
 
 
 ALL = [

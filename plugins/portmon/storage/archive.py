@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, UnaryExpression, and_, delete,
 from sqlalchemy.sql.operators import custom_op
 
 from portmon.errors import StorageError
-from portmon.models import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome, Owner
+from portmon.models import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome, Owner, in_time
 from portmon.storage import checkpoints, contents, journal
 from portmon.storage.sql import chunks, insert_rows, update_rows
 from portmon.storage.tables import hosts, inventories, observations, runs
@@ -128,7 +128,7 @@ def attempts_to_judge(
     """
     everybody = select(observations.c.host_id).distinct()
     asked = set(conn.execute(everybody).scalars() if host_ids is None else host_ids)
-    columns = [*_LOOK, *((observations.c.frame, observations.c.second_frame) if frames else ())]
+    columns = [*_LOOK_COLUMNS, *((observations.c.frame, observations.c.second_frame) if frames else ())]
     rows = conn.execute(_unjudged(conn, columns)).all()
     found = [attempt for attempt in map(_attempt, rows) if attempt.host_id in asked]
     # A host without a row was never judged: the list has gained it, and no pruning took that over yet.
@@ -136,7 +136,7 @@ def attempts_to_judge(
         more = conn.execute(select(*columns).where(observations.c.host_id.in_(part), observations.c.live)).all()
         found += map(_attempt, more)
         rows = [*rows, *more]
-    found.sort(key=_in_time)
+    found.sort(key=in_time)
     last = {(attempt.host_id, attempt.run_id): attempt.observed_at for attempt in found}
     attempts = [
         attempt
@@ -147,13 +147,11 @@ def attempts_to_judge(
         attempts = with_seen(conn, attempts)
     if frames:
         names = {(row.host_id, row.observed_at): (row.frame, row.second_frame) for row in rows}
-        raw = contents.get_many(conn, [name for pair in names.values() for name in pair if name])
+        wanted = [names[attempt.host_id, attempt.observed_at] for attempt in attempts]
+        raw = contents.get_many(conn, [name for pair in wanted for name in pair if name])
         attempts = [
-            dataclasses.replace(
-                attempt,
-                frames=tuple(raw[name] for name in names[attempt.host_id, attempt.observed_at] if name in raw),
-            )
-            for attempt in attempts
+            dataclasses.replace(attempt, frames=tuple(raw[name] for name in pair if name in raw))
+            for attempt, pair in zip(attempts, wanted, strict=True)
         ]
     return attempts
 
@@ -205,11 +203,13 @@ def looks_of(conn: Connection, run_id: str, *, unjudged: bool = False) -> dict[s
 
 def looks_for(conn: Connection, run_id: str, named: Collection[tuple[str, datetime]] = ()) -> list[Attempt]:
     """Every look of a run, and some others by host id and time, without what was seen, oldest first."""
-    rows = list(conn.execute(select(*_LOOK).where(observations.c.run_id == run_id)))
+    rows = list(conn.execute(select(*_LOOK_COLUMNS).where(observations.c.run_id == run_id)))
     for part in chunks(sorted({host_id for host_id, _ in named})):
-        more = conn.execute(select(*_LOOK).where(observations.c.host_id.in_(part), observations.c.run_id != run_id))
+        more = conn.execute(
+            select(*_LOOK_COLUMNS).where(observations.c.host_id.in_(part), observations.c.run_id != run_id)
+        )
         rows += [row for row in more if (row.host_id, row.observed_at) in named]
-    return sorted(map(_attempt, rows), key=_in_time)
+    return sorted(map(_attempt, rows), key=in_time)
 
 
 def scanned(conn: Connection, run_id: str) -> set[str]:
@@ -220,7 +220,10 @@ def scanned(conn: Connection, run_id: str) -> set[str]:
 def last_look(conn: Connection, host_id: str) -> Attempt | None:
     """The last look at a host, without what was seen."""
     row = conn.execute(
-        select(*_LOOK).where(observations.c.host_id == host_id).order_by(observations.c.observed_at.desc()).limit(1)
+        select(*_LOOK_COLUMNS)
+        .where(observations.c.host_id == host_id)
+        .order_by(observations.c.observed_at.desc())
+        .limit(1)
     ).first()
     return None if row is None else _attempt(row)
 
@@ -290,52 +293,30 @@ def _without_row(conn: Connection, host_ids: Collection[str]) -> set[str]:
     return set(host_ids).difference(*known)
 
 
-def _in_time(attempt: Attempt) -> tuple[datetime, str]:
-    return attempt.observed_at, attempt.host_id
-
-
-_LOOK = tuple(
-    observations.c[name]
-    for name in (
-        "host_id",
-        "run_id",
-        "try_number",
-        "observed_at",
-        "outcome",
-        "logical_date",
-        "error_class",
-        "error",
-        "duration",
-        "confirmed",
-        "facts",
-        "provisional",
-    )
+_LOOK = (
+    "host_id",
+    "run_id",
+    "try_number",
+    "observed_at",
+    "outcome",
+    "logical_date",
+    "error_class",
+    "error",
+    "duration",
+    "confirmed",
+    "facts",
+    "provisional",
 )
-"""What :func:`_attempt` takes; others may follow."""
+"""Columns that are fields of a look as well."""
+_LOOK_COLUMNS = [observations.c[name] for name in _LOOK]
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
 def _attempt(row: Sequence[Any]) -> Attempt:
+    """The look of a row that begins with :data:`_LOOK`."""
     # By position: a run makes as many as there are hosts.
-    host_id, run_id, number, at, outcome, logical, error_class, error, duration, confirmed, facts, provisional = row[
-        :12
-    ]
-    return Attempt(
-        host_id,
-        run_id,
-        number,
-        at,
-        _OUTCOMES[outcome],
-        logical,
-        error_class=error_class,
-        error=error,
-        duration=duration,
-        confirmed=confirmed,
-        facts=facts,
-        provisional=provisional,
-    )
-
-
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+    fields = dict(zip(_LOOK, row, strict=False))
+    return Attempt(**fields | {"outcome": _OUTCOMES[fields["outcome"]]})
 
 
 # ── what was seen, as JSON ──────────────────────────────────────────────────────────────────────

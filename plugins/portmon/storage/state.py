@@ -57,8 +57,8 @@ def listening(conn: Connection, host_ids: Collection[str]) -> dict[str, tuple[st
 def _rows(conn: Connection, names: Sequence[str], host_ids: Collection[str] | None) -> dict[str, dict[str, Any]]:
     data = _read(conn, hosts, names, host_ids)
     # What is not asked for is None, in every row.
-    rows = zip(*(data.get(name) or repeat(None) for name in HOST_COLUMNS), strict=False)
-    return {row[0]: dict(zip(HOST_COLUMNS, row, strict=True)) for row in rows} if data["host_id"] else {}
+    rows = zip(*(data.get(name, repeat(None)) for name in HOST_COLUMNS), strict=False)
+    return {row[0]: dict(zip(HOST_COLUMNS, row, strict=True)) for row in rows}
 
 
 def _read(
