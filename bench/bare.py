@@ -6,6 +6,7 @@ paramiko's transport without the client around it, threads that each take the ne
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import resource
@@ -75,6 +76,10 @@ def loop(order: dict[str, Any]) -> Bare:
                 raise RuntimeError(f"{address} ran no command")
             return count
         finally:
+            # Its thread ends first: else it may read from what has the same descriptor a moment later.
+            with contextlib.suppress(OSError):
+                transport.sock.shutdown(socket.SHUT_RDWR)
+            transport.join()
             transport.close()
 
     before, started = _cpu(), time.monotonic()

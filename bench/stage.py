@@ -187,7 +187,7 @@ class Stage:
         while (run := self.airflow.call("GET", path))["state"] not in ("success", "failed"):
             if time.monotonic() > deadline:
                 raise BenchError(f"{run_id} of {dag_id} did not end; see the logs in {self.airflow.home}")
-            time.sleep(1)
+            time.sleep(3)
         after = self._cpu()
         tasks = self._tasks(path)
         bad = [task for task in tasks if task["state"] not in ("success", "skipped") or task["try_number"] > 1]

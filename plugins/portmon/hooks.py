@@ -33,7 +33,7 @@ class SharedSettings:
         self._lock = threading.Lock()
         self._connections: dict[str, Any] = {}
         self._private_keys: dict[tuple[str, str | None], paramiko.PKey] = {}
-        self._known_hosts: dict[Path, KnownHosts] = {}
+        self._known_hosts: dict[str | None, tuple[Path, KnownHosts | None]] = {}
         self._warned: set[str] = set()
 
     def connection(self, conn_id: str, read: Callable[[str], Any]) -> Any:
@@ -50,15 +50,18 @@ class SharedSettings:
                 self._private_keys[text, passphrase] = read(text, passphrase=passphrase)
             return self._private_keys[text, passphrase]
 
-    def known_hosts(self, path: Path) -> KnownHosts:
-        """A known_hosts file.
+    def known_hosts(self, named: str | None) -> tuple[Path, KnownHosts | None]:
+        """A known_hosts file: where it is, and what is in it.
 
+        :param named: it has to be there; None for ``~/.ssh/known_hosts``, if there is one
         :raises OSError: it can't be read
         """
         with self._lock:
-            if path not in self._known_hosts:
-                self._known_hosts[path] = KnownHosts.load(path)
-            return self._known_hosts[path]
+            if named not in self._known_hosts:
+                path = Path(os.path.expandvars(named or "~/.ssh/known_hosts")).expanduser()
+                found = KnownHosts.load(path) if named or path.is_file() else None
+                self._known_hosts[named] = path, found
+            return self._known_hosts[named]
 
     def warn(self, text: str) -> None:
         """Warn, once."""
@@ -250,13 +253,10 @@ class HostSSHHook(SSHHook):
         return str(self._extra.get(extra)).lower() == "true"
 
     def _trust(self) -> Trust:
-        path = Path(os.path.expandvars(self._known_hosts or "~/.ssh/known_hosts")).expanduser()
-        known = None
-        if self._known_hosts or path.is_file():
-            try:
-                known = self._shared.known_hosts(path)
-            except OSError as error:
-                raise SetupError(f"known_hosts file {path}: {error.strerror}", host=self.target.shown) from error
+        try:
+            path, known = self._shared.known_hosts(self._known_hosts)
+        except OSError as error:
+            raise SetupError(f"known_hosts file {error.filename}: {error.strerror}", host=self.target.shown) from error
         return Trust(
             strict=self.strict,
             pinned=HostKey(self.host_key.get_name(), self.host_key.get_base64()) if self.host_key else None,

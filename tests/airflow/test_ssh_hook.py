@@ -622,6 +622,28 @@ def test_closed_hook_says_so(connect: Any) -> None:
         session.run("true", deadline=5, max_output=LIMIT)
 
 
+def test_nobody_reads_any_more_after_the_end(connect: Any) -> None:
+    """What is closed has a descriptor whose number is another host's a moment later."""
+    for _ in range(5):
+        hook = connect()
+        transport = hook.login().client.get_transport()
+        hook.close()
+        assert not transport.is_alive()
+
+
+def test_nobody_reads_any_more_after_a_failed_login(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transports: list[paramiko.Transport] = []
+    run = paramiko.Transport.run
+    monkeypatch.setattr(paramiko.Transport, "run", lambda self: (transports.append(self), run(self))[1])
+    with python_server(host_key=host_key) as server:
+        with pytest.raises(AuthenticationError):
+            make_hook(server.port, extra=with_key(user_key)).login()
+        (ours,) = [transport for transport in transports if not transport.server_mode]
+        assert not ours.is_alive()
+
+
 # ── through a proxy command ─────────────────────────────────────────────────────────────────────
 
 RELAY = (

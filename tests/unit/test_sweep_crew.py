@@ -118,6 +118,43 @@ def test_dials_that_hang_hold_no_login() -> None:
         assert len(drain(crew)) == 20
 
 
+def test_a_thread_dials_one_host_after_the_other() -> None:
+    """To start a thread costs more than to dial a host that is there."""
+    threads: set[int] = set()
+    visits = [Scripted(str(number), on_dial=lambda: threads.add(threading.get_ident())) for number in range(300)]
+    with Crew(visits, slots=2) as crew:
+        before = {thread.ident for thread in threading.enumerate()}
+        assert len(drain(crew)) == 300
+    # Two are dialled ahead; one more may be started while another is about to wait.
+    assert len(threads - before) <= 4
+
+
+def test_hosts_that_are_to_be_dialled_when_it_stops_are_not() -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        assert over.wait(PATIENCE)
+
+    visits = [Scripted(str(number), on_dial=hang) for number in range(50)]
+    with Crew(visits, slots=1) as crew:
+        assert begun.wait(PATIENCE)
+        crew.stop()
+        dialled = [visit for visit in visits if "dial" in visit.done]
+        over.set()
+        wait_for_threads(crew)
+    assert [visit for visit in visits if "dial" in visit.done] == dialled
+
+
+def test_comes_back_for_so_many_at_once() -> None:
+    """Not for each: whoever takes them stores them together, and waking it up is part of what a host costs."""
+    visits = [Scripted(str(number)) for number in range(30)]
+    with Crew(visits, slots=4) as crew:
+        taken = [len(crew.take(most=10, seconds=PATIENCE) or []) for _ in range(3)]
+        assert taken == [10, 10, 10]
+        assert crew.take(most=10, seconds=PATIENCE) is None
+
+
 def test_no_more_logins_than_slots() -> None:
     lock, now, most = threading.Lock(), [0], [0]
     meet = threading.Barrier(3)

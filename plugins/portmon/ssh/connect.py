@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import paramiko
+from paramiko.packet import Packetizer
 from paramiko.ssh_exception import IncompatiblePeer
 
 from portmon.errors import ConnectionLostError, NegotiationError, ScanError, ScanTimeoutError, SetupError
 from portmon.render import plain
 from portmon.ssh.dial import Line, dial, no_banner
 from portmon.ssh.login import Login
-from portmon.ssh.session import Session
+from portmon.ssh.session import Session, end
 from portmon.ssh.target import Credentials, Options, Target, quoted, software, why
 from portmon.ssh.trust import HostKey, Known, Trust
 
@@ -26,6 +27,9 @@ LOG_CHANNEL = "portmon.ssh.paramiko"
 
 KEEPALIVE = 5
 """Seconds between keepalives, so that no firewall forgets a connection that waits to confirm."""
+
+READ = 65536
+"""Bytes that are read at once."""
 
 HEAD = 8192
 """First bytes of a connection that are kept to explain a failed handshake."""
@@ -74,8 +78,7 @@ def connect(
         )
     except BaseException as error:
         transport = client.get_transport()
-        client.close()
-        said = line.close()
+        said = end(client, line)
         if transport is None and isinstance(error, ValueError | TypeError | AttributeError):
             raise SetupError(
                 f"ciphers or disabled_algorithms of the connection are not usable{why(error)}", host=target.shown
@@ -98,21 +101,31 @@ def connect(
 
 
 class _Tap:
-    """A socket that keeps the first bytes received: what a server says instead of a banner, and which
-    algorithms it offers.
+    """A socket that reads all there is at once, since paramiko asks for a few bytes at a time. It keeps the first ones:
+    what a server says instead of a banner, and which algorithms it offers.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._read = b""
         self.head = bytearray()
 
     def recv(self, size: int) -> bytes:
-        data = self._sock.recv(size)
-        self.head += data[: HEAD - len(self.head)]
+        if not self._read:
+            self._read = self._sock.recv(READ)
+            self.head += self._read[: HEAD - len(self.head)]
+        data, self._read = self._read[:size], self._read[size:]
         return data
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
+
+
+class _Packetizer(Packetizer):
+    """Without a timer for the handshake, which would be one more thread: :class:`_Transport` has a deadline for it."""
+
+    def start_handshake(self, timeout: float) -> None:
+        pass
 
 
 class _Transport(paramiko.Transport):
@@ -121,9 +134,9 @@ class _Transport(paramiko.Transport):
     """
 
     def __init__(self, sock: Any, options: Options, known: Known, **kwargs: Any) -> None:
-        super().__init__(sock, **kwargs)
-        # These restart with every byte; the deadline of start_client comes first.
-        self.banner_timeout = self.handshake_timeout = options.timeout + 5
+        super().__init__(sock, packetizer_class=_Packetizer, **kwargs)
+        # It restarts with every byte; the deadline of start_client comes first.
+        self.banner_timeout = options.timeout + 5
         self.auth_timeout = options.timeout
         security = self.get_security_options()
         # Those that authenticate by themselves first: paramiko computes the MAC of the others byte by byte.

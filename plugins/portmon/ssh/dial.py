@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -52,6 +53,11 @@ class Line:
     sock: socket.socket
     process: subprocess.Popen[bytes] | None = None
     complaints: IO[bytes] | None = None
+
+    def hang_up(self) -> None:
+        """Let nothing pass any more: whoever reads from it or writes to it is told at once."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> str:
         """End it; more than once is fine.

@@ -50,7 +50,12 @@ class Login(AuthStrategy):
         self._key_files: KeyFiles = {} if credentials.key_files is None else credentials.key_files
         self._keys = list(self._load(credentials))
         self._methods: Sequence[str] = ()
-        self.method = ""
+        self._accepted: list[_Key | str] = []
+
+    @property
+    def method(self) -> str:
+        """What the server accepted, for people."""
+        return " and ".join(map(str, self._accepted))
 
     def get_sources(self) -> Iterator[AuthSource]:
         """Nothing: :meth:`authenticate` decides what to offer next."""
@@ -61,44 +66,42 @@ class Login(AuthStrategy):
 
         :raises AuthenticationError: nothing was accepted
         """
-        refused: list[str] = []
-        accepted = ""
+        refused: list[_Key | str] = []
+        self._accepted = []
         demanded: tuple[str, ...] | None = None
         for key in self._keys:
             demanded = self._offer(transport, transport.auth_publickey, key.pkey)
             if demanded is None:
-                refused.append(str(key))
+                refused.append(key)
                 continue
-            accepted = str(key)
+            self._accepted.append(key)
             break
         if self._password is not None and demanded != ():
             demanded = self._offer(transport, transport.auth_password, self._password)
             if demanded is None:
                 refused.append("the password")
             else:
-                accepted = f"{accepted} and password" if accepted else "password"
-        if demanded == ():
-            self.method = accepted
-            return
-        raise AuthenticationError(self._explain(transport, refused, accepted, demanded), host=self._target.shown)
+                self._accepted.append("password")
+        if demanded != ():
+            raise AuthenticationError(self._explain(transport, refused, demanded), host=self._target.shown)
 
     def _explain(
-        self, transport: paramiko.Transport, refused: Sequence[str], accepted: str, demanded: Sequence[str] | None
+        self, transport: paramiko.Transport, refused: Sequence[_Key | str], demanded: Sequence[str] | None
     ) -> str:
-        if not refused and not accepted:
+        if not refused and not self._accepted:
             return (
                 f"there is nothing to log in with as {self._shown_user}: the connection has no key_file, "
                 'private_key or password. Add one, or "look_for_keys": true to offer the worker\'s ~/.ssh/id_* keys'
             )
         if demanded:
             return (
-                f"the server accepted {accepted} of user {self._shown_user}, but demands "
+                f"the server accepted {self.method} of user {self._shown_user}, but demands "
                 f"{', '.join(map(plain, demanded))} as well"
             )
         takes = f"; it takes {', '.join(map(plain, self._methods))}" if self._methods else ""
         text = (
-            f"the server refused user {self._shown_user} with {' and '.join(refused)}{takes}. Check the user's "
-            "authorized_keys and sshd's AllowUsers. There is no second try, so that nobody is locked out"
+            f"the server refused user {self._shown_user} with {' and '.join(map(str, refused))}{takes}. Check the "
+            "user's authorized_keys and sshd's AllowUsers. There is no second try, so that nobody is locked out"
         )
         extensions: Any = getattr(transport, "server_extensions", {})
         if any(key.needs_sha2 for key in self._keys) and "server-sig-algs" not in extensions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import selectors
 import threading
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from portmon.render import plain
 from portmon.ssh.dial import Line
 from portmon.ssh.target import Target, quoted, why
 from portmon.ssh.trust import HostKey
+from portmon.ssh.watchdog import Alarm, Watchdog
 
 MAX_STDERR = 16 * 1024
 """Bytes of stderr that are kept; the rest is read and dropped, so that it can't block the command."""
@@ -23,6 +23,8 @@ MAX_STDERR = 16 * 1024
 QUIET = 2.0
 """Seconds without output after which a command that has exited is over, although somebody (a process
 started by a login script) still holds its output open."""
+
+_watchdog = Watchdog()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,7 @@ class Session:
 
     def close(self) -> None:
         """End the connection; more than once is fine."""
-        self.client.close()
-        self.line.close()
+        end(self.client, self.line)
 
     def run(self, command: str, *, deadline: float, max_output: int) -> CommandResult:
         """Run one command and read all it prints.
@@ -92,16 +93,11 @@ class Session:
         transport = self.client.get_transport()
         if transport is None or not transport.is_active():
             raise ConnectionLostError("the connection broke before the command was sent", host=self.target.shown)
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
-            transport.close()
-
         # paramiko waits for ever for a server that neither accepts nor refuses a command.
-        timer = threading.Timer(deadline, give_up)
-        timer.daemon = True
-        timer.start()
+        with _watchdog.alarm(deadline, self.line.hang_up) as alarm:
+            return self._request(transport, command, deadline, alarm)
+
+    def _request(self, transport: paramiko.Transport, command: str, deadline: float, alarm: Alarm) -> paramiko.Channel:
         try:
             channel = transport.open_session(timeout=deadline)
             channel.exec_command(command)
@@ -114,7 +110,7 @@ class Session:
                 host=self.target.shown,
             ) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
-            if late.is_set() or "Timeout" in str(error):
+            if alarm.rang or "Timeout" in str(error):
                 raise ScanTimeoutError(
                     f"the server did not start the command within {deadline:g} s", host=self.target.shown
                 ) from error
@@ -126,49 +122,68 @@ class Session:
             raise ConnectionLostError(
                 f"the connection broke before the command started{why(error)}", host=self.target.shown
             ) from error
-        finally:
-            timer.cancel()
 
     def _read(self, channel: paramiko.Channel, started: float, deadline: float, max_output: int) -> CommandResult:
         out, err = bytearray(), bytearray()
         latest = started
-        with selectors.DefaultSelector() as selector:
-            selector.register(channel, selectors.EVENT_READ)
-            while True:
-                # Asked before reading: what came before the end is then certainly in the buffers.
-                ended = channel.eof_received or channel.closed
-                read = b""
-                if channel.recv_ready():
-                    read = channel.recv(65536)
-                    out += read
-                if channel.recv_stderr_ready():
-                    read = channel.recv_stderr(65536)
-                    err += read[: MAX_STDERR - len(err)]
-                now = time.monotonic()
-                if len(out) > max_output:
-                    raise AnswerError(
-                        f"the answer is over the limit of {_size(max_output)} (max_output); what is printed there "
-                        "is hardly a list of ports",
-                        host=self.target.shown,
-                    )
-                if read:
-                    latest = now
-                elif ended or (channel.exit_status_ready() and now - latest > QUIET):
-                    break
-                if now - started > deadline:
-                    raise ScanTimeoutError(
-                        f"no complete answer within {deadline:g} s (command_timeout); {len(out)} bytes came"
-                        f"{quoted(bytes(out[-200:]), last=True)}",
-                        host=self.target.shown,
-                    )
-                if not read:
-                    selector.select(min(0.5, started + deadline - now))
+        # Of both streams; not the channel's descriptor, which is a pipe, and a system call for each packet. Only a read
+        # clears it, and after a read both are looked at anew before it is waited for.
+        something = threading.Event()
+        channel.in_buffer.set_event(something)
+        channel.in_stderr_buffer.set_event(something)
+        while True:
+            # Asked before reading: what came before the end is then certainly in the buffers.
+            ended = channel.eof_received or channel.closed
+            read = b""
+            if channel.recv_ready():
+                read = channel.recv(65536)
+                out += read
+            if channel.recv_stderr_ready():
+                read = channel.recv_stderr(65536)
+                err += read[: MAX_STDERR - len(err)]
+            now = time.monotonic()
+            if len(out) > max_output:
+                raise AnswerError(
+                    f"the answer is over the limit of {_size(max_output)} (max_output); what is printed there "
+                    "is hardly a list of ports",
+                    host=self.target.shown,
+                )
+            if read:
+                latest = now
+            elif ended or (channel.exit_status_ready() and now - latest > QUIET):
+                break
+            if now - started > deadline:
+                raise ScanTimeoutError(
+                    f"no complete answer within {deadline:g} s (command_timeout); {len(out)} bytes came"
+                    f"{quoted(bytes(out[-200:]), last=True)}",
+                    host=self.target.shown,
+                )
+            if not read:
+                # As a rule the command exits and all is there: who woke up for each packet before that would do so in
+                # vain. What makes the server wait, more than the channel's window of 2 MiB, is read every half second.
+                news = something if channel.exit_status_ready() else channel.status_event
+                news.wait(min(0.5, started + deadline - now))
         channel.status_event.wait(max(0.0, min(QUIET, started + deadline - time.monotonic())))
         if channel.exit_status == -1 and not self.active:
             raise ConnectionLostError(
                 f"the connection broke after {len(out)} bytes of the answer", host=self.target.shown
             )
         return CommandResult(bytes(out), bytes(err), channel.exit_status, time.monotonic() - started)
+
+
+def end(client: paramiko.SSHClient, line: Line) -> str:
+    """Close a client and its way to the host; more than once is fine.
+
+    :returns: what the proxy command had to say, as the end of a sentence
+    """
+    transport = client.get_transport()
+    line.hang_up()
+    # Its thread has to be gone before the descriptor is closed: the number may be that of another host's connection a
+    # moment later, and what is about to read would take away what is meant for that one.
+    if transport is not None and transport.is_alive():
+        transport.join(QUIET)
+    client.close()
+    return line.close()
 
 
 def _size(count: int) -> str:

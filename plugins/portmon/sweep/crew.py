@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
@@ -41,8 +42,8 @@ Own = TypeVar("Own", bound=Visit)
 class Crew(Generic[Own]):
     """Threads that make visits. What is done comes out of :meth:`take`, in the thread of whoever calls that.
 
-    The threads of logins are as many as there are slots and stay; every dial has one of its own, since most are over
-    at once and some take until their time-out.
+    The threads of logins are as many as there are slots and stay. Every dial has one as well, since some take until
+    their time-out; one that is over takes the next: to start a thread costs more than most dials.
 
     :param visits: in the order in which they shall begin
     :param slots: logins at the same time
@@ -71,11 +72,15 @@ class Crew(Generic[Own]):
         )
         self._visits = visits
         lock = threading.Lock()
-        # Two conditions, so that each change wakes whom it concerns: waking everybody for every host would cost
+        # Several conditions, so that each change wakes whom it concerns: waking everybody for every host would cost
         # more than the logins.
         self._changed = threading.Condition(lock)
         self._ended = threading.Condition(lock)
+        self._wanted = threading.Condition(lock)
+        self._to_dial: deque[Own] = deque()
+        self._idle_dialers = 0
         self._done: list[tuple[Own, BaseException | None]] = []
+        self._awaited = 1
         self._stopped = False
         self._threads = [
             threading.Thread(target=self._work, name=f"login-{number}", daemon=True)
@@ -96,8 +101,7 @@ class Crew(Generic[Own]):
         """Begin nothing any more, and hang up on everybody. Threads end by themselves."""
         with self._changed:
             self._stopped = True
-            self._changed.notify_all()
-            self._ended.notify_all()
+            self._notify_all()
         for visit in self._visits:
             # Whatever state it is in: nobody waits for it any more.
             with contextlib.suppress(Exception):
@@ -116,6 +120,7 @@ class Crew(Generic[Own]):
         """
         until = self._clock() + seconds
         with self._ended:
+            self._awaited = most
             while len(self._done) < most and not self._is_over():
                 left = until - self._clock()
                 if left <= 0:
@@ -137,6 +142,10 @@ class Crew(Generic[Own]):
         """How many hosts wait to be asked once more."""
         with self._changed:
             return len(self._schedule.parked())
+
+    def _notify_all(self) -> None:
+        for condition in (self._changed, self._ended, self._wanted):
+            condition.notify_all()
 
     def _is_over(self) -> bool:
         return self._stopped or self._schedule.is_over(self._clock())
@@ -168,25 +177,43 @@ class Crew(Generic[Own]):
                 now = self._clock()
                 job = self._schedule.next(now)
                 # After that: what is taken from the hosts that are ready makes room.
-                for visit in self._schedule.dials(now):
-                    threading.Thread(target=self._dial, args=(visit,), name="dial", daemon=True).start()
+                self._have_dialled(self._schedule.dials(now))
                 if job is not None:
                     return job
                 wake_at = self._schedule.wake_at(now)
                 self._changed.wait(None if wake_at is None else max(0.0, wake_at - now))
-            self._changed.notify_all()
-            self._ended.notify_all()
+            self._notify_all()
             return None
 
-    def _dial(self, visit: Own) -> None:
-        try:
-            visit.dial()
-        except BaseException as error:
-            self._end(visit, error)
-            return
-        with self._changed:
-            self._schedule.dialled(visit)
-            self._changed.notify()
+    def _have_dialled(self, visits: Sequence[Own]) -> None:
+        # Whoever calls holds the lock.
+        self._to_dial += visits
+        self._wanted.notify(len(visits))
+        for _ in range(len(self._to_dial) - self._idle_dialers):
+            self._idle_dialers += 1
+            threading.Thread(target=self._dial_all, name="dial", daemon=True).start()
+
+    def _dial_all(self) -> None:
+        while (visit := self._wait_for_dial()) is not None:
+            try:
+                visit.dial()
+            except BaseException as error:
+                self._end(visit, error)
+            else:
+                with self._changed:
+                    self._schedule.dialled(visit)
+                    self._changed.notify()
+            with self._wanted:
+                self._idle_dialers += 1
+
+    def _wait_for_dial(self) -> Own | None:
+        with self._wanted:
+            while not self._is_over():
+                if self._to_dial:
+                    self._idle_dialers -= 1
+                    return self._to_dial.popleft()
+                self._wanted.wait()
+            return None
 
     def _end(self, visit: Own, error: BaseException | None) -> None:
         # Hanging up talks to the host once more: not while others wait for us.
@@ -196,4 +223,5 @@ class Crew(Generic[Own]):
             self._schedule.done(visit)
             self._done.append((visit, error))
             self._changed.notify()
-            self._ended.notify()
+            if len(self._done) >= self._awaited:
+                self._ended.notify()
