@@ -27,7 +27,7 @@ class Alarm:
 
 
 class Watchdog:
-    """One thread that waits for all: a timer each, which is a thread, would be a tenth of what a login costs us."""
+    """One thread that waits for all: a timer each, which is a thread, would cost more than most of a login does."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
