@@ -146,6 +146,16 @@ def test_hosts_that_are_to_be_dialled_when_it_stops_are_not() -> None:
     assert [visit for visit in visits if "dial" in visit.done] == dialled
 
 
+def test_hosts_that_wait_for_a_dial_when_it_stops_wait_in_vain() -> None:
+    """Whoever would have dialled them next ends instead."""
+    visits = [Scripted(str(number)) for number in range(3)]
+    crew = Crew(visits, slots=1)
+    crew._to_dial += visits
+    assert crew._wait_for_dial() is visits[0]
+    crew.stop()
+    assert crew._wait_for_dial() is None
+
+
 def test_comes_back_for_so_many_at_once() -> None:
     """Not for each: whoever takes them stores them together, and waking it up is part of what a host costs."""
     visits = [Scripted(str(number)) for number in range(30)]

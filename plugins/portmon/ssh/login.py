@@ -67,7 +67,6 @@ class Login(AuthStrategy):
         :raises AuthenticationError: nothing was accepted
         """
         refused: list[_Key | str] = []
-        self._accepted = []
         demanded: tuple[str, ...] | None = None
         for key in self._keys:
             demanded = self._offer(transport, transport.auth_publickey, key.pkey)

@@ -24,6 +24,9 @@ QUIET = 2.0
 """Seconds without output after which a command that has exited is over, although somebody (a process
 started by a login script) still holds its output open."""
 
+READER_ENDS = 2.0
+"""Seconds that the reader of a connection may take to notice its end: more than it needs, and no reason to hang."""
+
 _watchdog = Watchdog()
 
 
@@ -181,7 +184,7 @@ def end(client: paramiko.SSHClient, line: Line) -> str:
     # Its thread has to be gone before the descriptor is closed: the number may be that of another host's connection a
     # moment later, and what is about to read would take away what is meant for that one.
     if transport is not None and transport.is_alive():
-        transport.join(QUIET)
+        transport.join(READER_ENDS)
     client.close()
     return line.close()
 

@@ -64,10 +64,10 @@ class Watchdog:
         with self._changed:
             while True:
                 left = self._alarms[0].at - time.monotonic() if self._alarms else None
-                if left is not None and left <= 0:
-                    alarm = heapq.heappop(self._alarms)
-                    if alarm.call is not None:
-                        alarm.rang = True
-                        return alarm.call
+                if left is None or left > 0:
+                    self._changed.wait(left)
                     continue
-                self._changed.wait(left)
+                alarm = heapq.heappop(self._alarms)
+                if alarm.call is not None:
+                    alarm.rang = True
+                    return alarm.call

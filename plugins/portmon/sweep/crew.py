@@ -78,7 +78,7 @@ class Crew(Generic[Own]):
         self._ended = threading.Condition(lock)
         self._wanted = threading.Condition(lock)
         self._to_dial: deque[Own] = deque()
-        self._idle_dialers = 0
+        self._dialers = 0
         self._done: list[tuple[Own, BaseException | None]] = []
         self._awaited = 1
         self._stopped = False
@@ -189,8 +189,8 @@ class Crew(Generic[Own]):
         # Whoever calls holds the lock.
         self._to_dial += visits
         self._wanted.notify(len(visits))
-        for _ in range(len(self._to_dial) - self._idle_dialers):
-            self._idle_dialers += 1
+        while self._dialers < self._schedule.dialling():
+            self._dialers += 1
             threading.Thread(target=self._dial_all, name="dial", daemon=True).start()
 
     def _dial_all(self) -> None:
@@ -203,14 +203,11 @@ class Crew(Generic[Own]):
                 with self._changed:
                     self._schedule.dialled(visit)
                     self._changed.notify()
-            with self._wanted:
-                self._idle_dialers += 1
 
     def _wait_for_dial(self) -> Own | None:
         with self._wanted:
             while not self._is_over():
                 if self._to_dial:
-                    self._idle_dialers -= 1
                     return self._to_dial.popleft()
                 self._wanted.wait()
             return None

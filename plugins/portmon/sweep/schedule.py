@@ -165,6 +165,10 @@ class Schedule(Generic[Visit]):
 
     # ── how far it is ───────────────────────────────────────────────────────────────────────────
 
+    def dialling(self) -> int:
+        """How many hosts are dialled."""
+        return len(self._dialling)
+
     def is_over(self, now: float) -> bool:
         """Whether nothing is under way and nothing will begin."""
         under_way = self._dialling or self._ready or self._parked or self._looking
