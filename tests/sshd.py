@@ -190,18 +190,15 @@ def _running(
     folder: Path, command: Sequence[str], home: Path, shell: str | None, ready: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     if shell:
-        passwd = folder / "passwd"
-        entry = f"tester:x:{os.getuid()}:{os.getgid()}:test:{home}:{shell}\n"
-        passwd.write_text(Path("/etc/passwd").read_text() + entry)
-        passwd.chmod(0o644)
+        entry = f"tester:x:{os.getuid()}:{os.getgid()}:test:{home}:{shell}"
         # All of /etc: a mount on the file alone is gone as soon as somebody else's useradd replaces the file beneath.
         etc = folder / "etc"
         etc.mkdir()
         mount = (
-            'mount -t tmpfs tmpfs "$0" && cp -a /etc/. "$0" && cp "$1" "$0/passwd" && mount --bind "$0" /etc && '
-            'shift && exec "$@"'
+            'mount -t tmpfs tmpfs "$0" && cp -a /etc/. "$0" && printf "%s\\n" "$1" >>"$0/passwd" && '
+            'mount --bind "$0" /etc && shift && exec "$@"'
         )
-        command = ["unshare", "-m", "--propagation", "private", "sh", "-c", mount, str(etc), str(passwd), *command]
+        command = ["unshare", "-m", "--propagation", "private", "sh", "-c", mount, str(etc), entry, *command]
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
