@@ -63,6 +63,8 @@ class HostRow:
     grace_until: datetime | None = None
     listening: frozenset[int] = frozenset()
     duplicate_of: str | None = None
+    versions: tuple[int, int] | None = None
+    """Of the probe and the reader of its last ok look."""
     rules: list[Any] | None = None
     """That were in force in its last ok look."""
 
@@ -89,6 +91,8 @@ class PortRow:
     pids: frozenset[int] = frozenset()
     uids: frozenset[int] = frozenset()
     units: frozenset[str] = frozenset()
+    comms: frozenset[str] = frozenset()
+    """The kernel's names of the programs."""
     tool: str | None = None
     """That reported the programs."""
     declared: bool = False
@@ -107,6 +111,7 @@ class Seen:
     pids: frozenset[int]
     uids: frozenset[int]
     units: frozenset[str]
+    comms: frozenset[str]
     listed: bool
     """An allow rule named it."""
 
@@ -241,7 +246,13 @@ class Reference:
         if host.status == "unreachable":
             self._tell(at, "reachable", look.host_id)
 
-        self._ports(look.host_id, at, seen, rebooted=rebooted)
+        versions = (seen.probe, seen.reader)
+        learning = host.last_ok_at is not None and (host.versions or (1, 1)) != versions
+        if seen.probe == 1 and (host.versions is None or host.versions[0] != 1):
+            self._tell(at, "probe_outdated", look.host_id)
+        host.versions = versions
+
+        self._ports(look.host_id, at, seen, rebooted=rebooted, learning=learning)
 
         if not self._gave_evidence(host):
             host.status = "ok"
@@ -288,7 +299,7 @@ class Reference:
 
     # ── ports ───────────────────────────────────────────────────────────────────────────────────
 
-    def _ports(self, host_id: str, at: datetime, look: Observation, *, rebooted: bool) -> None:
+    def _ports(self, host_id: str, at: datetime, look: Observation, *, rebooted: bool, learning: bool) -> None:
         """Every port of one ok look. The host is still as it was before."""
         host, ports = self.hosts[host_id], self.ports[host_id]
         declared = set(self.inventory[host_id].declared)
@@ -319,8 +330,10 @@ class Reference:
             port = ports.get(number)
             is_declared = number in declared
             # What is watched is another thing now: what differs between two looks may be due to that alone.
-            other_view = host.rules not in (None, self._rules_of(host_id)) or (
-                port is not None and port.declared != is_declared
+            other_view = (
+                learning
+                or host.rules not in (None, self._rules_of(host_id))
+                or (port is not None and port.declared != is_declared)
             )
             if port is not None:
                 port.declared = is_declared
@@ -328,7 +341,7 @@ class Reference:
                     port.addresses = self._watched_still(host_id, number, port, port.addresses)
                     port.lost = self._watched_still(host_id, number, port, port.lost)
             if port is None and number in seen:  # A
-                was_there = host.last_ok_at is None or number in host.listening
+                was_there = host.last_ok_at is None or learning or number in host.listening
                 port = ports[number] = PortRow("up", at, at_baseline=was_there, declared=is_declared)
                 waits = low <= number <= high and (host.last_ok_at is None or not seen[number].listed)
                 if number in moved_to:
@@ -394,16 +407,20 @@ class Reference:
                     pids=frozenset(one.pid for one in listeners if one.pid is not None),
                     uids=frozenset(one.uid for one in listeners if one.uid is not None),
                     units=frozenset(one.unit for one in listeners if one.unit is not None),
+                    comms=frozenset(one.comm for one in listeners if one.comm is not None),
                     listed=listed,
                 )
         return found
 
     def _watched(self, host_id: str, listener: Listener) -> tuple[bool, bool]:
         """Whether a listener is watched, and whether an allow rule named it."""
-        programs: set[str | None] = {listener.program}
         known = self.ports[host_id].get(listener.port)
-        if listener.program is None and known is not None and known.programs:
-            programs = set(known.programs)
+        shown = {name for name in (listener.program, listener.comm) if name is not None}
+        if known is not None and listener.comm in known.comms:
+            shown |= known.programs
+        programs = [tuple(shown)]
+        if not shown and known is not None:
+            programs = self._owner_names(known)
         watched, named = listener.port in self.inventory[host_id].declared, False
         for program in programs:
             decision = self.rules.judge(
@@ -425,10 +442,15 @@ class Reference:
             address
             for address in addresses
             if any(
-                self.rules.judge(host, port=number, address=address, program=program).watched
-                for program in port.programs or {None}
+                self.rules.judge(host, port=number, address=address, program=names).watched
+                for names in self._owner_names(port)
             )
         )
+
+    @staticmethod
+    def _owner_names(port: PortRow) -> list[tuple[str, ...]]:
+        """The names by which rules know each program of a port."""
+        return [(name, *port.comms) for name in port.programs] or [(name,) for name in port.comms] or [()]
 
     @staticmethod
     def _take(port: PortRow, seen: Seen, tool: str) -> None:
@@ -441,6 +463,7 @@ class Reference:
         port.pids = seen.pids or port.pids
         port.uids = seen.uids or port.uids
         port.units = seen.units or port.units
+        port.comms = seen.comms or port.comms
 
     @staticmethod
     def _same_service(port: PortRow, seen: Seen, tool: str) -> bool:
@@ -556,6 +579,8 @@ class Reference:
 
     @staticmethod
     def _other_program(port: PortRow, seen: Seen, tool: str) -> bool:
+        if port.comms and seen.comms:
+            return bool(seen.comms - port.comms and port.comms - seen.comms)
         if port.tool != tool or not port.programs or not seen.programs:
             return False
         return bool(seen.programs - port.programs and port.programs - seen.programs)

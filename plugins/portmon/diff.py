@@ -30,12 +30,15 @@ from portmon.fingerprint import fingerprint
 from portmon.frames import HOST_COLUMNS, KEY, SETS, key_of, merged, port_of, ports_of, records
 from portmon.identity import same_program
 from portmon.models import (
+    HUNG,
+    PROBE,
     PROTOCOL,
     Attempt,
     Event,
     EventKind,
     Host,
     HostStatus,
+    Observation,
     Outcome,
     PortKey,
     PortStatus,
@@ -545,6 +548,7 @@ class Judgement:
             rebooted=rebooted,
             grace_until=host["grace_until"],
             rules_changed=host["rules"] is not None and host["rules"] != rules,
+            learning=not first and _versions(host) != (seen.probe, seen.reader),
             confirmed=attempt.confirmed,
             listening=frozenset(listener.port for listener in seen.listeners),
             half_interval=self.half_interval,
@@ -573,8 +577,18 @@ class Judgement:
                 details={"boot_id": seen.boot_id, "before": host["boot_id"]},
             )
             self._tell(told, host, None, at)
+        if seen.probe < PROBE and (host["probe"] or PROBE) >= PROBE:
+            told = Told(
+                EventKind.PROBE_OUTDATED,
+                "Its forced command is of an earlier version: install the script that `python -m portmon probe` prints",
+                details={"probe": seen.probe},
+            )
+            self._tell(told, host, None, at)
         self._answered(host, at, interrupted=look.ok_since is None)
+        host |= _hung(host, seen, at)
         host |= {
+            "probe": seen.probe,
+            "reader": seen.reader,
             "boot_id": seen.boot_id or host["boot_id"],
             "netns": seen.netns,
             "ephemeral_low": seen.ephemeral[0],
@@ -754,6 +768,22 @@ class Judgement:
         details: Mapping[str, Any] | None = None,
     ) -> None:
         self.events.append(_event(told, host, port, at=at, run_id=self.run_id, details=details))
+
+
+def _versions(host: Mapping[str, Any]) -> tuple[int, int]:
+    """Of probe and reader, as of a host's last ok look; earlier versions did not keep them."""
+    return host["probe"] or 1, host["reader"] or 1
+
+
+def _hung(host: Mapping[str, Any], seen: Observation, at: datetime) -> dict[str, Any]:
+    """Tools that hung on a host: for a day they are not tried there, and then once more."""
+    known = set()
+    if host["hung"] and host["hung_at"] is not None and at - host["hung_at"] < HUNG:
+        known = set(host["hung"].split(","))
+    news = set(seen.hung) - known
+    if not known and not news:
+        return {"hung": None, "hung_at": None}
+    return {"hung": ",".join(sorted(known | news)), "hung_at": at if news else host["hung_at"]}
 
 
 def _side_by_side(known: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,8 @@
     ├── CmdbError                no usable host list: source
     │   └── NoSuchPageError      a page that is not there (HTTP 404)
     ├── ProbeError               an answer that is no evidence: cut, interleaved, empty, too large
-    │   └── NetstatParseError    a listing of an unknown or cut layout: line
+    │   ├── NetstatParseError    a listing of an unknown or cut layout: line
+    │   └── ContradictionError   two listings of one answer that can't both be whole
     ├── ScanError                a login or a command failed: host, error_class
     │   ├── SetupError           this side can't even try: connection, key or known_hosts file
     │   ├── ResolveError         the name has no address
@@ -136,6 +137,10 @@ class NetstatParseError(ProbeError):
     def __init__(self, message: str, *, line: int | None = None) -> None:
         self.line = line
         super().__init__(f"line {line}: {message}" if line else message)
+
+
+class ContradictionError(ProbeError):
+    """Two listings of one answer contradict each other grossly. Asked again at once, they agree as a rule."""
 
 
 class ScanError(PortmonError):

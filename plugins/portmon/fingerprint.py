@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import portmon
 
-VERSION = "1"
+VERSION = "2"
 """To be another one as soon as the same answer is read, or the same look judged, otherwise: then no host is settled any
 more. With each release none is either, in case somebody forgot that."""
 

@@ -36,6 +36,10 @@ HOST_COLUMNS = (
     "error",
     "listening",
     "fingerprint",
+    "probe",
+    "reader",
+    "hung",
+    "hung_at",
 )
 """Hosts, each a mapping of these to plain Python values.
 
@@ -44,6 +48,8 @@ it last grew. ``grace_until`` is the end of the grace after the last reboot, ``r
 force at the last ok look, ``duplicate_of`` the id of another entry for the same machine. ``listening`` is the
 sorted tuple of ``tcp/80`` keys of the last ok look, before rules; None if there was none, or it was not asked for.
 ``fingerprint`` is what the last ok look was judged by, see :mod:`portmon.fingerprint`; None unless the host is settled.
+``probe`` and ``reader`` are the versions of the last ok look's frame and of what read it, None of earlier versions.
+``hung`` are the tools that did not end in their time there, with commas, noticed at ``hung_at``.
 """
 
 PORT_COLUMNS: Mapping[str, str] = {
@@ -70,20 +76,21 @@ PORT_COLUMNS: Mapping[str, str] = {
     "changes": "object",
     "lost": "object",
     "lost_since": _TIME,
+    "comms": "object",
 }
 """Ports: column name to dtype, the fields of :class:`portmon.states.Port`.
 
 ``misses`` and ``streak`` count looks in a row, of a port that is missing and of a candidate that is there;
 ``counted_at`` is when they last grew. ``last_seen_at`` is NaT while the port was there in its host's last
-ok look, so that a quiet run changes no row. ``addresses`` … ``units`` are sorted tuples, last known;
-``tool`` is the one that reported ``programs``. ``declared`` says by what the port is declared, None for a learned
-one. ``grace_until`` is set while it is missing after a reboot. ``changes`` are the times of its changes within
-the window of flapping, since ``flapping_since`` only the last one. ``lost`` are binds that others could reach and
-that are missing since ``lost_since`` while others remain.
+ok look, so that a quiet run changes no row. ``addresses`` … ``units`` and ``comms`` are sorted tuples, last known;
+``programs`` are names as ``tool`` prints them, ``comms`` the kernel's, which no tool changes. ``declared`` says by what
+the port is declared, None for a learned one. ``grace_until`` is set while it is missing after a reboot. ``changes`` are
+the times of its changes within the window of flapping, since ``flapping_since`` only the last one. ``lost`` are binds
+that others could reach and that are missing since ``lost_since`` while others remain.
 """
 
 KEY = ["host_id", "protocol", "port"]
-SETS = ("addresses", "programs", "pids", "uids", "units")
+SETS = ("addresses", "programs", "pids", "uids", "units", "comms")
 
 
 def frame(data: Mapping[str, Sequence[Any]], columns: Mapping[str, str]) -> pd.DataFrame:

@@ -63,6 +63,16 @@ def lost_binds(lost: Iterable[str], seen: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(address for address in set(lost) - set(seen) if _reachable(address, seen)))
 
 
+def without_zone(address: str) -> str:
+    """A bind address without the interface that it is bound to."""
+    return address.partition("%")[0]
+
+
+def is_wildcard(address: str) -> bool:
+    """Whether a bind address is every address of its family."""
+    return bind_scopes(address)[0] == "wildcard"
+
+
 def _reachable(address: str, seen: Collection[str]) -> bool:
     kind, parsed = bind_scopes(address)
     if kind == "loopback":

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from portmon import probe, scan
 from portmon.config import SshSettings
-from portmon.errors import AnswerError, ScanError
+from portmon.errors import AnswerError, ContradictionError, ScanError
 from portmon.models import Attempt
 from portmon.ssh.session import CommandResult, Session
 
@@ -21,10 +21,14 @@ class Expected:
 
     :param ports: known as up, or declared
     :param binds: port: addresses that others could reach; one that is missing is missed like a port
+    :param tool: the one that answered last, None if that is not known
+    :param hung: tools that hung there not long ago: they are not asked
     """
 
     ports: Sequence[int] = ()
     binds: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    tool: str | None = None
+    hung: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -52,7 +56,15 @@ class HostLook:
 
     def command(self, nonce: str) -> str:
         """What is run on the host."""
-        return probe.command(nonce, sudo=self.settings.sudo)
+        hung = {tool for answer in self.answers for tool in answer.observation.hung}
+        question = probe.Question(
+            sudo=self.settings.sudo,
+            limit=int(probe.LIMIT * self.settings.command_timeout.total_seconds()),
+            netstat_up_to=self.settings.netstat_up_to,
+            last=self.answers[-1].observation.tool if self.answers else self.expected.tool,
+            skip={*self.expected.hung, *hung},
+        )
+        return probe.command(nonce, question)
 
     def ask(self, session: Session) -> None:
         """The first answer; :attr:`gone` is what it lacks.
@@ -64,7 +76,14 @@ class HostLook:
             self.unchanged = self.known.frame_of(result.stdout, nonce)
         self.observed_at = datetime.now(UTC)
         if self.unchanged is None:
-            answer = self._read(nonce, result)
+            try:
+                answer = self._read(nonce, result)
+            except AnswerError as error:
+                if not isinstance(error.__cause__, ContradictionError):
+                    raise
+                # Something changed between its two listings, as a rule: at once they agree.
+                answer = self._read(*self._run(session))
+                self.observed_at = datetime.now(UTC)
             self.gone = self.still = scan.missing(answer.observation, self.expected.ports, self.expected.binds)
 
     def ask_again(self, session: Session) -> scan.Answer:

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 PROTOCOL = "tcp"
 """tcp and tcp6 are one port: a dual-stack socket shows as either."""
+
+PROBE = 2
+"""Version of the frame that the probe prints, see :mod:`portmon.probe.command`."""
+READER = 2
+"""Version of what is made of an answer: another one as soon as the same bytes are read otherwise."""
+
+HUNG = timedelta(days=1)
+"""A tool that hung on a host is not tried there for so long."""
 
 PortKey = tuple[str, str, int]
 """Host id, protocol and port: what a port is known by."""
@@ -70,6 +78,7 @@ class EventKind(StrEnum):
     REACHABLE = "reachable"
     REBOOTED = "rebooted"
     DUPLICATE = "duplicate"
+    PROBE_OUTDATED = "probe_outdated"
     # the monitor's own
     FLEET_UNREACHABLE = "fleet_unreachable"
     FLEET_REACHABLE = "fleet_reachable"
@@ -290,6 +299,8 @@ class Listener:
     :param uid: of the socket's owner
     :param inode: of the socket, unique within a network namespace
     :param unit: systemd unit or container that the process belongs to
+    :param comm: the kernel's name of the process, at most 15 bytes, the same whatever tool listed; None if not shown
+    :param more_owners: how many there are besides ``owners``
     """
 
     protocol: str
@@ -302,6 +313,8 @@ class Listener:
     uid: int | None = None
     inode: int | None = None
     unit: str | None = None
+    comm: str | None = None
+    more_owners: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +329,12 @@ class Observation:
     :param version: of ``ss``, None for other tools
     :param ephemeral: lowest and highest local port, both inclusive
     :param listeners: every listening TCP socket, before any rule, in the order of the tool
+    :param probe: version of the frame; 1 of a forced command that was installed with an earlier version
+    :param reader: version of what made this of the frame, see :data:`READER`
+    :param pid1_start: start of process 1, in clock ticks since the boot; None if unreadable
+    :param reserved: ports that the kernel never hands out by itself, as ranges, both ends inclusive
+    :param hung: tools that did not end in their time: ``netstat``, ``ss``, ``proc``
+    :param beyond: port and number of its sockets that ``listeners`` lacks, since it has too many to tell apart
     """
 
     tool: str
@@ -326,6 +345,12 @@ class Observation:
     version: str | None = None
     ephemeral: tuple[int, int] = EPHEMERAL_DEFAULT
     listeners: tuple[Listener, ...] = ()
+    probe: int = PROBE
+    reader: int = READER
+    pid1_start: int | None = None
+    reserved: tuple[tuple[int, int], ...] = ()
+    hung: tuple[str, ...] = ()
+    beyond: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,13 +127,14 @@ class HostRules:
         """Whether no rule applies, so that nothing needs to be decided."""
         return not self.rules
 
-    def judge(self, *, port: int, address: str, program: str | None) -> Decision:
+    def judge(self, *, port: int, address: str, program: str | Sequence[str] | None) -> Decision:
         """Whether a listener is watched.
 
-        :param program: None if it is not known; then no program glob matches
+        :param program: its name or names, one of which has to match; without any no program glob matches
         """
+        names = (program,) if isinstance(program, str) else tuple(program or ())
         for index, rule in self.rules:
-            if _matches(rule, port, address, program):
+            if _matches(rule, port, address, names):
                 comment = f" ({rule.comment})" if rule.comment else ""
                 return Decision(
                     rule.action == "allow", f"{self.where('rules', index)} {_VERBS[rule.action]} it{comment}", index
@@ -144,7 +145,8 @@ class HostRules:
 
     def watched(self, listener: Listener) -> bool:
         """Whether a listener is watched."""
-        return self.judge(port=listener.port, address=listener.address, program=listener.program).watched
+        names = [name for name in (listener.program, listener.comm) if name is not None]
+        return self.judge(port=listener.port, address=listener.address, program=names).watched
 
 
 class RuleSet:
@@ -178,15 +180,15 @@ class RuleSet:
         digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return HostRules(rules, any(rule.action == "allow" for _, rule in rules), self._where, digest)
 
-    def judge(self, host: Host, *, port: int, address: str, program: str | None) -> Decision:
+    def judge(self, host: Host, *, port: int, address: str, program: str | Sequence[str] | None) -> Decision:
         """Whether one listener of a host is watched."""
         return self.for_host(host).judge(port=port, address=address, program=program)
 
 
-def _matches(rule: Rule, port: int, address: str, program: str | None) -> bool:
+def _matches(rule: Rule, port: int, address: str, names: Sequence[str]) -> bool:
     if rule.port is not None and not in_ranges(port, rule.port):
         return False
-    if rule.program is not None and (program is None or not any_glob(program, rule.program)):
+    if rule.program is not None and not any(any_glob(name, rule.program) for name in names):
         return False
     return rule.bind is None or any(_in_scope(address, scope) for scope in rule.bind)
 

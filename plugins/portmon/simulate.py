@@ -7,7 +7,7 @@ A history is JSON lines, one final observation each; lines of the same ``at`` ar
 
 ``outcome`` is ``ok``, ``unreachable``, ``invalid`` or ``removed`` (the host left the CMDB). Optional are ``name``,
 ``labels`` and ``declared`` (ports) of the host, kept until a later line says otherwise; ``error_class`` of a failure;
-``tool``, ``netns`` of an ok one; ``uid``, ``unit`` and ``zone`` of a listener.
+``tool``, ``netns`` of an ok one; ``uid``, ``unit``, ``zone``, ``inode`` and ``comm`` of a listener.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class ListenerLine(_Line):
     zone: str | None = None
     uid: int | None = None
     unit: str | None = None
+    inode: int | None = None
+    comm: str | None = None
 
 
 class HistoryLine(_Line):

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from portmon.config import States
-from portmon.identity import comparable_addresses, lost_binds, replaced
+from portmon.identity import comparable_addresses, is_wildcard, lost_binds, replaced, without_zone
 from portmon.models import EventKind, PortStatus
 
 FLAP_INTERVALS = 12
@@ -138,6 +138,7 @@ class Port:
     changes: tuple[datetime, ...] = ()
     lost: tuple[str, ...] = ()
     lost_since: datetime | None = None
+    comms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,7 @@ class Seen:
     pids: tuple[int, ...] = ()
     uids: tuple[int, ...] = ()
     units: tuple[str, ...] = ()
+    comms: tuple[str, ...] = ()
     listed: bool = False
 
 
@@ -170,6 +172,8 @@ class Look:
     :param rebooted: another boot than in the last ok observation
     :param grace_until: end of the grace after a reboot
     :param rules_changed: other rules than in the last ok observation
+    :param learning: another version of reader or probe than in the last ok observation: what a port shows is taken
+        over in silence, and only what is missing is judged
     :param confirmed: what is missing is missing in two answers
     :param listening: TCP ports of this observation, before rules
     :param half_interval: counters advance at most once in it
@@ -192,6 +196,7 @@ class Look:
     half_interval: timedelta
     window: timedelta
     settings: States
+    learning: bool = False
 
     def counts(self, counted_at: datetime | None) -> bool:
         """Whether a counter that grew last at ``counted_at`` may grow again."""
@@ -250,7 +255,7 @@ def appear(key: tuple[str, str, int], seen: Seen, look: Look, *, declared: str |
     :param declared: by what, None if it is not
     :param heir: a port that is watched moved here
     """
-    was_there = look.first or key[2] in look.before
+    was_there = look.first or look.learning or key[2] in look.before
     port = _new_port(key, look, PortStatus.UP, at_baseline=was_there, declared=declared)
     _take(port, seen, look)
     row = Row.BASELINE if look.first else Row.DECLARED_SEEN if declared else Row.NEW
@@ -276,7 +281,7 @@ def again(port: Port, seen: Seen, look: Look, *, declared: str | None, is_watche
     :param declared: by what, None if it is not
     :param is_watched: whether the rules in force watch a bind address of it
     """
-    quiet = look.rules_changed or (port.declared is None) != (declared is None)
+    quiet = look.learning or look.rules_changed or (port.declared is None) != (declared is None)
     port = dataclasses.replace(
         port,
         declared=declared,
@@ -413,6 +418,7 @@ def _take(port: Port, seen: Seen, look: Look) -> None:
     port.pids = seen.pids or port.pids
     port.uids = seen.uids or port.uids
     port.units = seen.units or port.units
+    port.comms = seen.comms or port.comms
 
 
 def _welcome(port: Port, look: Look) -> tuple[Told, ...]:
@@ -435,8 +441,7 @@ def _candidate(port: Port, seen: Seen, look: Look) -> Step:
 def _owner_events(before: Port, seen: Seen, look: Look) -> tuple[Told, ...]:
     if before.flapping_since:
         return ()
-    comparable = bool(before.programs and seen.programs) and before.tool == look.tool
-    if comparable and replaced(before.programs, seen.programs, pids=(*before.pids, *seen.pids)):
+    if _has_replaced(before, seen, look):
         return (
             Told(
                 EventKind.REPLACED,
@@ -458,15 +463,35 @@ def _owner_events(before: Port, seen: Seen, look: Look) -> tuple[Told, ...]:
     return ()
 
 
+def _has_replaced(before: Port, seen: Seen, look: Look) -> bool:
+    """Whether another program holds a port. Only names of one kind are compared."""
+    if before.comms and seen.comms:
+        return replaced(before.comms, seen.comms)
+    if before.programs and seen.programs and before.tool == look.tool:
+        return replaced(before.programs, seen.programs, pids=(*before.pids, *seen.pids))
+    return False
+
+
 def _bind_events(before: Port, port: Port, look: Look, *, quiet: bool) -> tuple[Row | None, list[Told], bool]:
     """What to tell of bind addresses, and whether one that others could reach changed.
 
     :param quiet: only of losses
     """
-    if not comparable_addresses(look.tool_before, look.tool):
+    if not look.learning and not comparable_addresses(look.tool_before, look.tool):
         return None, [], False
     known, seen = set(before.addresses), set(port.addresses)
-    lost = lost_binds({*before.lost, *(known - seen)}, seen)
+    was_lost = before.lost
+    if look.tool_before != look.tool:
+        # Not every tool prints the interface of an address.
+        known, seen = set(map(without_zone, known)), set(map(without_zone, seen))
+    if look.learning:
+        # What another reader calls by another name is not lost; what was lost before is, unless it may be that.
+        any_wildcard = any(is_wildcard(address) for address in seen)
+        known = seen
+        missed = [address for address in was_lost if not (any_wildcard and is_wildcard(address))]
+    else:
+        missed = [*was_lost]
+    lost = lost_binds({*missed, *(known - seen)}, seen)
     fresh = tuple(address for address in lost if address not in before.lost)
     if fresh and (not look.confirmed or look.in_grace):
         # As if it were still there: if it does not come back, the first look that counts tells it.

@@ -10,30 +10,34 @@ import pandas as pd
 
 from portmon.declared import Declared
 from portmon.frames import KEY, SETS
-from portmon.models import PROTOCOL, Attempt
+from portmon.models import PROTOCOL, Attempt, Listener
 from portmon.rules import Decision, HostRules
 from portmon.scan import bind_of
 from portmon.states import Port, Seen
 
+KnownPrograms = tuple[tuple[str, ...], tuple[str, ...]]
+"""Programs of a port and the kernel's names of them."""
 
-def known_programs(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], tuple[str, ...]]:
+
+def known_programs(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], KnownPrograms]:
     """Last known programs of ports, where rules may ask for them."""
     if all(own.watches_all for own in rules.values()):
         return {}
-    columns = zip(known["host_id"], known["port"], known["programs"], strict=True)
-    return {(host_id, port): programs for host_id, port, programs in columns if programs}
+    columns = zip(known["host_id"], known["port"], known["programs"], known["comms"], strict=True)
+    return {(host_id, port): (programs, comms) for host_id, port, programs, comms in columns if programs or comms}
 
 
 def fold(
     attempts: Sequence[Attempt],
     rules: Mapping[str, HostRules],
     declared: Declared,
-    programs: Mapping[tuple[str, int], tuple[str, ...]],
+    programs: Mapping[tuple[str, int], KnownPrograms],
 ) -> pd.DataFrame:
     """What listens and is watched, folded to one row per port.
 
     A listener without a program is judged as those that were last known on its port: a name that is not shown
-    just now changes nothing. ``listed``: an allow rule named it.
+    just now changes nothing. One whose kernel's name was known there has all names that were: what another tool calls
+    it changes nothing either. ``listed``: an allow rule named it.
     """
     rows: list[tuple[Any, ...]] = []
     for attempt in attempts:
@@ -45,10 +49,8 @@ def fold(
         for listener in seen.listeners:
             port = listener.port
             if not own.watches_all and port not in must:
-                names: Sequence[str | None] = (listener.program,)
-                if listener.program is None:
-                    names = programs.get((attempt.host_id, port), names)
-                decisions = [own.judge(port=port, address=listener.address, program=name) for name in names]
+                owners = _names(listener, programs.get((attempt.host_id, port), ((), ())))
+                decisions = [own.judge(port=port, address=listener.address, program=names) for names in owners]
                 if not any(decision.watched for decision in decisions):
                     continue
                 if any(decision.watched and decision.rule is not None for decision in decisions):
@@ -65,6 +67,7 @@ def fold(
                     _sorted([one.pid for one in listeners]),
                     _sorted([one.uid for one in listeners]),
                     _sorted([one.unit for one in listeners]),
+                    _sorted([one.comm for one in listeners]),
                     seen.tool,
                     port in listed,
                 )
@@ -74,6 +77,22 @@ def fold(
     found = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in zip(names, columns, strict=True)})
     found["port"] = found["port"].astype("int64")
     return found.rename(columns={name: f"{name}_seen" for name in (*SETS, "tool")})
+
+
+def _names(listener: Listener, known: KnownPrograms) -> list[tuple[str, ...]]:
+    """The names of a listener's program by which rules know it, one tuple for each program that it may be."""
+    programs, comms = known
+    if listener.program is None and listener.comm is None:
+        return owner_names(programs, comms)
+    shown = [name for name in (listener.program, listener.comm) if name is not None]
+    if listener.comm in comms:
+        shown += programs
+    return [tuple(shown)]
+
+
+def owner_names(programs: Sequence[str], comms: Sequence[str]) -> list[tuple[str, ...]]:
+    """The names of each program of a port. Which of the kernel's names is whose is not known: each has them all."""
+    return [(program, *comms) for program in programs] or [(comm,) for comm in comms] or [()]
 
 
 def _sorted(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -91,8 +110,8 @@ def seen_of(row: Mapping[str, Any]) -> Seen:
 def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iterator[Decision]:
     """What the rules in force say of a port, address by address, as far as its programs are known."""
     for address in addresses:
-        for program in port.programs or (None,):
-            yield rules.judge(port=port.port, address=address, program=program)
+        for names in owner_names(port.programs, port.comms):
+            yield rules.judge(port=port.port, address=address, program=names)
 
 
 def any_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from portmon.errors import NetstatParseError
 from portmon.models import Listener
-from portmon.netstat import parse_listeners
+from portmon.probe.listing import parse_listeners
 
 CASES = sorted((Path(__file__).parents[1] / "fixtures" / "netstat" / "cases").glob("*.json"))
 

@@ -16,19 +16,20 @@ from portmon.cli.terminal import cell, say, table_of
 
 def parse(
     file: Annotated[
-        Path | None, typer.Argument(help="What netstat, ss or /proc/net/tcp printed; default: stdin.")
+        Path | None, typer.Argument(help="What netstat, ss, /proc/net/tcp or the probe printed; default: stdin.")
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show the listening ports in the output of netstat, ss or /proc/net/tcp."""
-    from portmon.netstat import parse_listeners
+    """Show the listening ports in the output of netstat, ss, /proc/net/tcp or the probe."""
+    from portmon.probe import is_frame, read_any
+    from portmon.probe.listing import parse_listeners
 
     try:
         data = file.read_bytes() if file and str(file) != "-" else sys.stdin.buffer.read()
     except OSError as error:
         print(f"error: {file}: {error.strerror}", file=sys.stderr)
         raise SystemExit(1) from error
-    listeners = parse_listeners(data)
+    listeners = read_any(data).listeners if is_frame(data) else parse_listeners(data)
     if output is Format.JSON:
         # ASCII only: names from hosts may hold what no terminal should see.
         print(json.dumps([asdict(listener) for listener in listeners], indent=2))

@@ -26,6 +26,11 @@ class SshSettings(Section):
     )
     max_output: Annotated[Size, Field(ge=1024)] = Field(4 * 1024**2, description="a longer answer is invalid")
     sudo: bool = Field(False, description="run the listing with `sudo -n` where we are not root, to see all programs")
+    netstat_up_to: Annotated[int, Field(ge=0, le=2**31)] = Field(
+        5000,
+        description="on a host with more TCP sockets in use, orphaned or in time-wait ss is asked before netstat, "
+        "which walks every connection; once ss answered, from half as many on",
+    )
 
 
 class SshGroup(SshSettings):

@@ -148,13 +148,19 @@ def hosts_of(conn: Connection, config: Config, run: Run, digest: str, batch: Bat
     return [asked[host_id] for host_id in batch.hosts if host_id in asked]
 
 
-def expected(conn: Connection, host_ids: Collection[str], must: Mapping[str, Collection[int]]) -> dict[str, Expected]:
+def expected(
+    conn: Connection, host_ids: Collection[str], must: Mapping[str, Collection[int]], *, now: datetime | None = None
+) -> dict[str, Expected]:
     """Host id: what it is expected to listen on.
 
     :param must: host id: declared ports
     """
     known = hosts.known_ports(conn, host_ids)
-    return {host_id: _expected(known.get(host_id, {}), must.get(host_id, ())) for host_id in host_ids}
+    tools = hosts.tools(conn, host_ids, now or datetime.now(UTC))
+    return {
+        host_id: _expected(known.get(host_id, {}), must.get(host_id, ()), *tools.get(host_id, (None, ())))
+        for host_id in host_ids
+    }
 
 
 def known_answers(
@@ -257,7 +263,9 @@ def _put(conn: Connection, batch: Batch, now: datetime) -> str:
     return contents.put(conn, data, now=now)
 
 
-def _expected(known: Mapping[int, tuple[str, tuple[str, ...]]], must: Collection[int]) -> Expected:
+def _expected(
+    known: Mapping[int, tuple[str, tuple[str, ...]]], must: Collection[int], tool: str | None, hung: Sequence[str]
+) -> Expected:
     up = {port: addresses for port, (status, addresses) in known.items() if status == PortStatus.UP}
     # What is down already needs no second look.
     declared = (port for port in must if port not in known or known[port][0] != PortStatus.DOWN)
@@ -265,6 +273,8 @@ def _expected(known: Mapping[int, tuple[str, tuple[str, ...]]], must: Collection
         ports=sorted({*up, *declared}),
         # A bind that others could reach is missed like a port.
         binds={port: binds for port, addresses in up.items() if (binds := _reachable(addresses))},
+        tool=tool,
+        hung=hung,
     )
 
 

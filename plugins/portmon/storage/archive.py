@@ -333,7 +333,13 @@ def facts_to_json(observation: Observation) -> bytes:
         "version": observation.version,
         "ephemeral": list(observation.ephemeral),
         "listeners": [_listener_to_json(listener) for listener in observation.listeners],
+        "probe": observation.probe,
+        "reader": observation.reader,
     }
+    # What most hosts do not have takes no room.
+    for name in ("pid1_start", "reserved", "hung", "beyond"):
+        if getattr(observation, name) not in (None, ()):
+            value[name] = getattr(observation, name)
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
@@ -350,10 +356,17 @@ def facts_from_json(data: bytes) -> Observation:
         version=value["version"],
         ephemeral=(low, high),
         listeners=tuple(_listener_from_json(item) for item in value["listeners"]),
+        # Earlier versions did not say theirs.
+        probe=value.get("probe", 1),
+        reader=value.get("reader", 1),
+        pid1_start=value.get("pid1_start"),
+        reserved=tuple((low, high) for low, high in value.get("reserved", ())),
+        hung=tuple(value.get("hung", ())),
+        beyond=tuple((port, count) for port, count in value.get("beyond", ())),
     )
 
 
-_FIELDS: Sequence[str] = ("protocol", "address", "port", "pid", "program", "zone", "uid", "inode", "unit")
+_FIELDS: Sequence[str] = ("protocol", "address", "port", "pid", "program", "zone", "uid", "inode", "unit", "comm")
 
 
 def _listener_to_json(listener: Listener) -> dict[str, Any]:
@@ -364,6 +377,8 @@ def _listener_to_json(listener: Listener) -> dict[str, Any]:
             value[name] = item
     if listener.owners:
         value["owners"] = [[owner.pid, owner.program] for owner in listener.owners]
+    if listener.more_owners:
+        value["more_owners"] = listener.more_owners
     return value
 
 

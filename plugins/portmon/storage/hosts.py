@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
 
-from portmon.models import Host, HostStatus, PortKey, PortStatus
+from portmon.models import HUNG, Host, HostStatus, PortKey, PortStatus
 from portmon.storage import outbox
 from portmon.storage.sql import chunks, upsert_rows
 from portmon.storage.tables import hosts, observations, ports
@@ -120,6 +120,17 @@ def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[i
         for host_id, port, status, text in conn.execute(query.where(ports.c.host_id.in_(part))):
             found[host_id][port] = (status, _texts(text))
     return dict(found)
+
+
+def tools(conn: Connection, host_ids: Collection[str], now: datetime) -> dict[str, tuple[str | None, tuple[str, ...]]]:
+    """Host id: the tool that answered last there, and those that hung not long ago."""
+    query = select(hosts.c.host_id, hosts.c.tool, hosts.c.hung, hosts.c.hung_at)
+    found = {}
+    for part in chunks(sorted(set(host_ids))):
+        for host_id, tool, hung, hung_at in conn.execute(query.where(hosts.c.host_id.in_(part))):
+            is_recent = hung and hung_at is not None and now - hung_at < HUNG
+            found[host_id] = (tool, tuple(hung.split(",")) if is_recent else ())
+    return found
 
 
 @lru_cache(maxsize=4096)

@@ -95,7 +95,7 @@ def _times(text: str) -> tuple[datetime, ...]:
 
 LISTENING = "listening"
 _LISTS: Mapping[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("addresses", "programs", "pids", "uids", "units", "lost"), _tuple),
+    **dict.fromkeys(("addresses", "programs", "pids", "uids", "units", "comms", "lost"), _tuple),
     LISTENING: _listening,
     "changes": _times,
 }

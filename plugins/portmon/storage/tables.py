@@ -159,6 +159,11 @@ hosts = Table(
     Column("listening", SafeJson),
     # What its last ok look was judged by, as long as nothing about its ports is pending.
     Column("fingerprint", String(32)),
+    # Versions of the last ok look's frame and of what read it; tools that hung there, with commas.
+    Column("probe", Integer),
+    Column("reader", Integer),
+    Column("hung", String(32)),
+    Column("hung_at", UtcDateTime),
     comment="what is known of each server",
 )
 
@@ -188,6 +193,7 @@ ports = Table(
     Column("changes", SafeJson, nullable=False),
     Column("lost", SafeJson, nullable=False),
     Column("lost_since", UtcDateTime),
+    Column("comms", SafeJson, nullable=False, server_default="[]"),
     comment="state of each port; last_seen_at is null while it is seen, so that a quiet run writes nothing here",
 )
 

@@ -1,0 +1,37 @@
+"""Which systemd unit or container a process belongs to, from the path of its cgroup."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_CONTAINER = re.compile(
+    r"(?:(docker|libpod|crio|cri-containerd|containerd|nerdctl)(?:-payload|-conmon)?[-/:])?([0-9a-f]{64})(?:\.scope)?$"
+)
+_RUNTIMES = {"libpod": "podman", "cri-containerd": "containerd", "nerdctl": "containerd"}
+_LXC = re.compile(r"/(?:lxc\.payload\.|lxc/|machine\.slice/machine-lxc-)([^/]+)")
+_NO_UNITS = ("session-", "init")
+"""Scopes that say nothing of a service."""
+
+
+@lru_cache(maxsize=4096)
+def unit_of(cgroup: str) -> str | None:
+    """The systemd unit or container that a cgroup's path belongs to.
+
+    :returns: ``nginx.service``, ``ssh.socket``, ``docker:0123456789ab``, ``lxc:web``; None for none, as in a login
+        session
+    """
+    parts = [part for part in cgroup.split("/") if part]
+    for number in range(len(parts) - 1, -1, -1):
+        tail = "/".join(parts[max(number - 1, 0) : number + 1])
+        match = _CONTAINER.search(tail)
+        if match:
+            runtime = match[1] or ("docker" if "docker" in cgroup else "podman" if "libpod" in cgroup else "container")
+            return f"{_RUNTIMES.get(runtime, runtime)}:{match[2][:12]}"
+    lxc = _LXC.search(cgroup)
+    if lxc:
+        return f"lxc:{lxc[1]}"
+    for part in reversed(parts):
+        if part.endswith((".service", ".socket")) or (part.endswith(".scope") and not part.startswith(_NO_UNITS)):
+            return part
+    return None

@@ -1,0 +1,208 @@
+r"""The remote command: one line of POSIX shell that lists the listening TCP sockets and frames what it found.
+
+It asks the best tool that works on the host, and after it whatever else says who owns the sockets. Everything is done
+by a second ``sh`` that runs below a limit, so that a tool that hangs can neither hold this one nor what it prints: the
+second shell is killed, whatever still holds its pipes, and the next tool has its turn. What the second one prints is
+the payload of the frame (:mod:`portmon.probe.frame`)::
+
+    @@NONCE BEGIN v=2 bytes=N tcp=1 tcp6=1 netns=4026531840 pid1=12 tried=-
+    @@NONCE LIST tool=netstat-W ended=0 via=- bytes=N ver=-
+    (N bytes of the tool's output)
+    @@NONCE PROC bytes=N
+    (N bytes: boot id, ports that the kernel hands out, uid; comm, uid and cgroup of each process)
+    @@NONCE SSX ended=0 bytes=N
+    (N bytes of `ss -tne state listening`: uid, inode and cgroup of each socket; only beside netstat)
+    @@NONCE END volatile uptime=4711.02 clock=2026-01-01T00:00:00.000000000+0000 sockets=40
+
+``tcp`` and ``tcp6`` tell whether the kernel's tables could be read: ``1`` for one whose header came, ``0`` for one that
+is there and unreadable, ``-`` for one that is not there, as in a kernel without IPv6. ``ended`` is the exit status as
+the shell says it; ``tried`` names what was asked before, and how that ended: ``netstat-W:139`` was killed by a signal,
+``netstat:limit`` by the limit. The lengths are what the shell's ``${#…}`` counts: bytes, or characters in a shell that
+knows no bytes.
+
+An unprivileged look at a host with netstat and ss costs seven processes besides the login shell: the limit and the
+second shell, ls, netstat, grep, ss with what each of them needs to start.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+
+LIMIT = 0.3
+"""Share of the time for the whole command that one tool may take: three of them may hang one after the other."""
+
+NETSTAT_UP_TO = 5000
+"""Sockets of a host that netstat walks in milliseconds."""
+
+FAMILIES = ("netstat", "ss", "proc")
+"""What can be asked; ``netstat`` has two variants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """How a host is asked.
+
+    :param sudo: list through ``sudo -n`` where the user is not root and may
+    :param limit: seconds that one tool may take
+    :param netstat_up_to: with more sockets than this in use, orphaned or in time-wait, ss is asked before netstat
+    :param last: the tool that answered last; after ss, half as many sockets are enough
+    :param skip: tools that are not asked, of :data:`FAMILIES`: they hung not long ago
+    """
+
+    sudo: bool = False
+    limit: int = 6
+    netstat_up_to: int = NETSTAT_UP_TO
+    last: str | None = None
+    skip: Collection[str] = ()
+
+
+# Inside single quotes no login shell interprets anything, as long as there is no single quote, no `!` (csh), no newline
+# (csh) and no doubled backslash (fish). The script is its own $0, since it starts itself once more below the limit.
+_PREAMBLE = " ".join(
+    (
+        "LC_ALL=C; export LC_ALL; PATH=$PATH:/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin; export PATH;",
+        "unset COLUMNS; set -f;",
+        "s={sudo}; k={limit}; m={many}; l={last}; x={skip};",
+    )
+)
+_INNER = " ".join(
+    (
+        # $1: what to ask, $2: the nonce, $3: sudo or nothing
+        "n=$2; w=$3; y=; h=Recv-Q;",
+        # Its header says that a tool worked, and its exit status that nothing ended it halfway.
+        'run() {{ b=$1; shift; if [ -n "$w" ]; then sudo -n -l "$@" >/dev/null 2>&1 || return 1;',
+        'o=$(sudo -n "$@" 2>/dev/null); else o=$("$@" 2>/dev/null); fi; r=$?;',
+        'if [ "$r" -lt 124 ]; then case $o in *"$h"*) return 0;; esac; fi; y=$y,$b:$r; return 1; }};',
+        "v=; case $1 in",
+        # toybox cuts a row with -W and -p within the pid
+        'netstat) run netstat-W netstat -nltpW && case $o in *"Program Name"*) y=,netstat-W:cut; false;; esac ||',
+        "run netstat netstat -nltp;;",
+        # sudoers may name the line that earlier versions ran
+        'ss) run ss ss -tnpe state listening || {{ [ -n "$w" ] && run ss ss -ltnpe; }} &&',
+        "for i in $(ss -V 2>&1); do case $i in iproute2-*) v=${{i%,}};; esac; done;;",
+        '*) h=local_address; t=/proc/net/tcp; [ -r /proc/net/tcp6 ] && t="$t /proc/net/tcp6";',
+        'run proc sed -n "/local_address/p;/ 0A /p" $t;; esac;',
+        r'case $o in *"$h"*) [ "$r" -lt 124 ];; *) false;; esac || {{ printf %s "$y"; exit 41; }};',
+        r'printf "@@%s LIST tool=%s ended=%s via=%s bytes=%s ver=%s\n%s\n"',
+        '"$n" "$b" "$r" "${{w:--}}" "${{#o}}" "${{v:--}}" "$o";',
+        # the pids: of netstat what stands before a slash, of ss what follows a name
+        "q=; c=0; g=; z=0;",
+        'add() {{ case $1 in ""|*[\\ -/\\;-~:]*) return;; esac; case " $q " in *" $1 "*) return;; esac;',
+        'c=$((c+1)); [ $c -gt 500 ] || q="$q $1"; }};',
+        "case $b in",
+        "netstat*) IFS=/; for i in $o; do case $i in *LISTEN*[0-9]) add ${{i##* }};; esac; done;;",
+        r"ss) IFS=,; for i in $o; do case $i in *users:\(\(*) z=0;; esac; case $g in *\") z=$((z+1));",
+        '[ $z -gt 8 ] || add "${{i#pid=}}";; esac; g=$i; done;; esac; unset IFS;',
+        'f=; for i in $q; do f="$f /proc/$i/status /proc/$i/cgroup"; done;',
+        'o=$(grep -sE "^(Name|Uid):|^0::|:name=systemd:|^[0-9a-f]{{8}}-|^[0-9]+[[:blank:]]|^[0-9]+[-,0-9]*$"',
+        "/proc/sys/kernel/random/boot_id /proc/sys/net/ipv4/ip_local_port_range",
+        "/proc/sys/net/ipv4/ip_local_reserved_ports /proc/self/status $f);",
+        r'printf "@@%s PROC bytes=%s\n%s\n" "$n" "${{#o}}" "$o";',
+        "case $b in netstat*) if command -v ss >/dev/null 2>&1; then o=$(ss -tne state listening 2>/dev/null); r=$?;",
+        r'printf "@@%s SSX ended=%s bytes=%s\n%s\n" "$n" "$r" "${{#o}}" "$o"; fi;; esac; exit 40;',
+    )
+)
+_OUTER = " ".join(
+    (
+        "{nonce} export n;",
+        "t=0; u=-; a=; {{ read -r a </proc/net/tcp; }} 2>/dev/null; case $a in *local_address*) t=1;; esac;",
+        "if [ -e /proc/net/tcp6 ]; then a=; {{ read -r a </proc/net/tcp6; }} 2>/dev/null;",
+        "case $a in *local_address*) u=1;; *) u=0;; esac; fi;",
+        "j=0; for i in /proc/net/sockstat /proc/net/sockstat6; do [ -r $i ] && while read -r a b c d e f g h; do",
+        "case $a in TCP:) j=$((j+c+e+g));; TCP6:) j=$((j+c));; esac; done <$i; done;",
+        '[ "$l" = ss ] && m=$((m/2));',
+        'o="netstat ss proc"; if [ $j -gt $m ]; then o="ss netstat proc"; fi;',
+        # what reads the tables of /proc can't know more than they tell
+        "case $t$u in *0*) o=ss;; esac; p=;",
+        'if [ $s = 1 ] && command -v sudo >/dev/null 2>&1 && [ "$(id -u)" -gt 0 ]; then',
+        'for i in $o; do [ $i = proc ] || p="$p sudo,$i"; done; fi;',
+        "y=; r=41; a=; for i in $p $o; do w=; case $i in sudo,*) w=sudo; i=${{i#*,}};; esac;",
+        "case ,$x, in *,$i,*) continue;; esac;",
+        "case $i in proc) ;; *) command -v $i >/dev/null 2>&1 || continue;; esac;",
+        'a=$(timeout -s KILL $k sh -c "$0" "$0" $i $n $w 2>/dev/null); r=$?;',
+        # busybox before 1.30 wants the limit as an option; without any, a watcher does the same
+        'case $r in 1|2|125|126|127) a=$(timeout -t $k -s KILL sh -c "$0" "$0" $i $n $w 2>/dev/null); r=$?;; esac;',
+        # A watcher of our own; the exclamation mark is one that csh does not see.
+        r'case $r in 1|2|125|126|127) e=$(printf "\041"); a=$(sh -c "$0" "$0" $i $n $w 2>/dev/null & eval "b=\$$e";',
+        r'{{ sleep $k && kill -9 $b; }} </dev/null >/dev/null 2>&1 & eval "c=\$$e"; wait $b; r=$?; kill $c; exit $r);',
+        "r=$?;; esac;",
+        "case $r in 40) break;; 41) y=$y$a; a=; continue;; esac;",
+        # What can be killed does not stay behind: it began after this shell, is not this shell, and has its nonce in
+        # its environment. Older processes are not looked into, since one of them may be what the tool hangs on.
+        "{{ read -r b </proc/$$/stat; b=${{b##*) }}; set -- $b; shift 19; g=$1; set +f;",
+        "for d in /proc/[0-9]*; do b=; read -r b <$d/stat || continue; b=${{b##*) }}; set -- $b; shift 19;",
+        "if [ $1 -ge $g ]; then if [ $d = /proc/$$ ]; then continue; fi;",
+        'if grep -qs "n=$n" $d/environ; then kill -9 ${{d#/proc/}}; fi; fi; done; set -f; }} 2>/dev/null;',
+        # Whatever listed before it hung is complete: what hung is what is asked besides.
+        'case $a in *"@@$n PROC "*) y=$y,ss:limit; r=40; break;; esac; y=$y,$i:limit; a=; done;',
+        "[ $r = 40 ] || a=;",
+        "k=; set -- $(ls -dn --full-time /proc/self/ns/net 2>/dev/null || ls -dn /proc/self/ns/net 2>/dev/null);",
+        "for i; do case $i in net:*) k=${{i#*[}}; k=${{k%]}};; esac; done;",
+        "d=-; case $7 in *:*:*) d=${{6}}T$7$8;; esac;",
+        "b=; {{ read -r b </proc/1/stat; }} 2>/dev/null; i=-; case $b in *\\)\\ *) b=${{b##*) }}; set -- $b;",
+        "shift 19; i=$1;; esac; b=; {{ read -r b c </proc/uptime; }} 2>/dev/null;",
+        r'printf "\n@@%s BEGIN v=2 bytes=%s tcp=%s tcp6=%s netns=%s pid1=%s tried=%s\n%s\n"',
+        '"$n" "${{#a}}" "$t" "$u" "${{k:--}}" "$i" "${{y:--}}" "$a";',
+        r'printf "@@%s END volatile uptime=%s clock=%s sockets=%s\n" "$n" "${{b:--}}" "$d" "$j";',
+        '[ -n "$a" ] || exit 3; exit 0',
+    )
+)
+_BODY = f"{_PREAMBLE} if [ $# -gt 0 ]; then {_INNER} fi; {_OUTER}"
+
+_FORCED = " ".join(
+    (
+        # Not od, which small systems lack; each time that this is read there is another one.
+        "n=$(cat /proc/sys/kernel/random/uuid 2>/dev/null); IFS=-; set -- $n; unset IFS; n=$1$2$3$4$5;",
+        "n=${{n:-pid$$}}; set --;",
+        # What the client would have run holds what it knows of this host.
+        'case $SSH_ORIGINAL_COMMAND in *" l=ss;"*) l=ss;; esac;',
+        'case $SSH_ORIGINAL_COMMAND in *" x=netstat;"*) x=netstat;; *" x=ss;"*) x=ss;;',
+        '*" x=netstat,ss;"*) x=netstat,ss;; esac;',
+    )
+)
+
+_NONCE = re.compile(r"[A-Za-z0-9]{4,64}")
+
+
+def new_nonce() -> str:
+    """What nothing on the host can know before: 16 hex digits."""
+    return secrets.token_hex(8)
+
+
+def command(nonce: str, question: Question | None = None, *, sudo: bool = False) -> str:
+    """The command to run, one line for any login shell.
+
+    :param nonce: letters and digits
+    :param question: how to ask
+    :param sudo: of the question, if there is none
+    :raises ValueError: for another nonce
+    """
+    if not _NONCE.fullmatch(nonce):
+        raise ValueError("a nonce is 4 to 64 letters and digits")
+    return _line(f"n={nonce};", question or Question(sudo=sudo))
+
+
+def script(*, sudo: bool = False, netstat_up_to: int = NETSTAT_UP_TO) -> str:
+    """The probe as a shell script with a nonce of its own, for a forced command.
+
+    :param sudo: see :class:`Question`
+    :param netstat_up_to: see :class:`Question`
+    """
+    line = _line(_FORCED.replace("{{", "{").replace("}}", "}"), Question(sudo=sudo, netstat_up_to=netstat_up_to))
+    return f"#!/bin/sh\n# portmon's probe: lists the listening TCP ports, and does nothing else.\n{line}\n"
+
+
+def _line(nonce: str, question: Question) -> str:
+    skip = ",".join(family for family in FAMILIES if family in question.skip)
+    body = _BODY.format(
+        nonce=nonce,
+        sudo=int(question.sudo),
+        limit=max(1, question.limit),
+        many=max(0, question.netstat_up_to),
+        last="ss" if question.last == "ss" else "",
+        skip=skip,
+    )
+    return f"exec sh -c 'eval \"$0\"' '{body}'"

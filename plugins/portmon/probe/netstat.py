@@ -1,0 +1,214 @@
+"""Listings of netstat: net-tools', busybox' and toybox'.
+
+One row a socket, columns as the header names them. Every field is split from the left, once, so that the time grows
+with the bytes and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from portmon.errors import NetstatParseError
+from portmon.models import Listener
+from portmon.probe import rows
+
+OWNER_LIMIT = 19
+"""Bytes of ``PID/name`` that net-tools and busybox print at most, a newline in the name included."""
+PADDED = OWNER_LIMIT + 1
+"""Bytes of that column in net-tools, which fills it with blanks: a shorter one is cut."""
+
+HEADER = re.compile(rb"Proto\s.*\S")
+ROW = re.compile(rb"(?:tcp|udp|udplite|raw|sctp|icmp|dccp)[46L]*\s+\d+\s+\d+\s+\S")
+_BEGUN = (b"tcp        0      0 ", b"tcp6       0      0 ")
+_OWNER = re.compile(rb"[ \t](?:(\d{1,10})/|-[ ]*\Z)")
+_TIMERS = frozenset({b"off", b"on", b"keepalive", b"timewait", b"probe"})
+_NOTE_END = re.compile(rb"\)\.?\s*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Which columns a listing has besides those that every one has.
+
+    :param owner: ``PID/Program name``
+    :param extended: ``User`` and ``Inode``
+    :param timer: ``Timer``
+    """
+
+    owner: bool
+    extended: bool
+    timer: bool
+
+
+@dataclass(slots=True)
+class _Row:
+    """One listening socket.
+
+    :param owner: the column as it stands there, blanks included, with what follows of a name that holds newlines
+    """
+
+    line: int
+    protocol: str
+    address: str
+    zone: str | None
+    port: int
+    uid: int | None
+    inode: int | None
+    owner: bytes | None
+
+
+def read(lines: Sequence[bytes], start: int) -> list[Listener]:
+    """The listeners of a listing.
+
+    :param start: index of its header, or of its first row
+    :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
+    """
+    found: list[_Row] = []
+    columns: _Columns | None = None
+    last: _Row | None = None
+    note = False
+    others = 0
+    for number in range(start, len(lines)):
+        line = lines[number]
+        if note or line.startswith(b"("):
+            # "(Not all processes could be identified, …" of stderr, in any language, over several lines
+            note = not _NOTE_END.search(line[-80:])
+            continue
+        if ROW.match(line):
+            last = None
+            if line.startswith(b"tcp"):
+                columns = columns or _columns_of(line, number)
+                last = _read_row(line, number, columns)
+                if last is None:
+                    others += 1
+                else:
+                    found.append(last)
+            continue
+        if last is not None and last.owner is not None and _goes_on(last.owner, line):
+            if any(begun.startswith(line) for begun in _BEGUN) and not any(map(bytes.strip, lines[number + 1 :])):
+                # The last line, and a row begins like that: more likely a cut one than the rest of a name.
+                raise rows.refused(line, number)
+            last.owner += b"\n" + line
+            continue
+        if HEADER.match(line):
+            columns = _named(line)
+            continue
+        if rows.is_noise(line):
+            continue
+        raise rows.refused(line, number)
+    if others and not found:
+        raise NetstatParseError(
+            f"{others} connections and no listening socket: the listing was made without -l, or for something else"
+        )
+    _refuse_cut(found)
+    return [_listener(row) for row in found]
+
+
+def _named(header: bytes) -> _Columns | None:
+    """The columns that a header names; None for a translated one, whose first row says it."""
+    if b"Local Address" not in header or b"Foreign Address" not in header:
+        return None
+    return _Columns(owner=b"PID/Program" in header, extended=b"Inode" in header, timer=b"Timer" in header)
+
+
+def _columns_of(line: bytes, number: int) -> _Columns:
+    """The columns that a row has."""
+    rest = _split(line, number)[2]
+    words = rest.split(None, 3)
+    timer = rest.rstrip().endswith(b")") and b" (" in rest
+    extended = len(words) > 2 and words[2].isdigit() and _OWNER.match(b" " + words[1]) is None
+    return _Columns(owner=_OWNER.search(rest) is not None, extended=extended, timer=timer)
+
+
+def _split(line: bytes, number: int) -> tuple[list[bytes], bytes, bytes]:
+    """The first five fields, the state's word, and what stands from there on."""
+    fields = line.split(None, 5)
+    if len(fields) < 6:
+        raise rows.refused(line, number)
+    return fields[:5], fields[5].split(None, 1)[0], fields[5]
+
+
+def _read_row(line: bytes, number: int, columns: _Columns) -> _Row | None:
+    """One TCP row; None if it is no listening socket."""
+    fields, _, rest = _split(line, number)
+    if not fields[4].endswith(b":*"):
+        if b":" not in fields[4]:
+            raise rows.refused(line, number)
+        return None
+    if columns.timer:
+        rest = _without_timer(rest, line, number)
+    uid = inode = None
+    owner: bytes | None = None
+    if columns.extended:
+        words = rest.split(None, 3)
+        if len(words) < 3 or (columns.owner and len(words) < 4) or not words[2].isdigit():
+            raise rows.refused(line, number)
+        uid = rows.number(words[1], rows.MAX_UID)
+        inode = rows.ranged(words[2], rows.MAX_INODE, "inode", number)
+        owner = words[3] if columns.owner else None
+        if owner is not None and not _OWNER.match(b" " + owner):
+            raise rows.refused(line, number)
+    elif columns.owner:
+        match = _OWNER.search(rest)
+        if match is None or not rest[: match.start()].strip():
+            raise rows.refused(line, number)
+        owner = rest[match.start() + 1 :]
+    address, zone, port = rows.endpoint(fields[3], number)
+    return _Row(
+        line=number,
+        protocol="tcp6" if fields[0] == b"tcp6" or ":" in address else "tcp",
+        address=address,
+        zone=zone,
+        port=port,
+        uid=uid,
+        inode=inode,
+        owner=owner,
+    )
+
+
+def _without_timer(rest: bytes, line: bytes, number: int) -> bytes:
+    """A row up to its last column, ``keepalive (12.3/0/0)``."""
+    kept = rest.rstrip()
+    start = kept.rfind(b"(")
+    before = kept[:start].rstrip()
+    word = before.rsplit(None, 1)[-1] if before else b""
+    known = word in _TIMERS or word.startswith((b"on", b"unkn-"))
+    if start < 0 or not kept.endswith(b")") or not set(kept[start + 1 : -1]) <= set(b"0123456789./") or not known:
+        raise rows.refused(line, number)
+    return before[: -len(word)]
+
+
+def _goes_on(owner: bytes, line: bytes) -> bool:
+    """Whether a line is the rest of a name that holds a newline."""
+    return bool(line.strip()) and owner.rstrip(b" ") != b"-" and len(owner) + 1 + len(line.rstrip(b" ")) <= OWNER_LIMIT
+
+
+def _refuse_cut(found: Sequence[_Row]) -> None:
+    """Where one row fills its last column with blanks, every row does: a shorter one is cut.
+
+    :raises NetstatParseError: there is one
+    """
+    owners = [row for row in found if row.owner is not None]
+    if any(len(row.owner or b"") >= PADDED and (row.owner or b"").endswith(b" ") for row in owners):
+        for row in owners:
+            if len(row.owner or b"") < PADDED:
+                raise NetstatParseError(f"the row of port {row.port} is cut in its last column", line=row.line + 1)
+
+
+def _listener(row: _Row) -> Listener:
+    pid = program = None
+    owner = (row.owner or b"").rstrip(b" ")
+    if owner and owner != b"-":
+        digits, _, name = (row.owner or b"").partition(b"/")
+        pid, program = rows.ranged(digits, rows.MAX_PID, "pid", row.line), rows.text(name.rstrip(b" "))
+    return Listener(
+        protocol=row.protocol,
+        address=row.address,
+        port=row.port,
+        pid=pid,
+        program=program,
+        zone=row.zone,
+        uid=row.uid,
+        inode=row.inode,
+    )

@@ -1,0 +1,79 @@
+"""The kernel's own tables, /proc/net/tcp and tcp6."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import struct
+from collections.abc import Sequence
+
+from portmon.models import Listener
+from portmon.probe import rows
+
+HEADER = re.compile(rb"\s*sl\s+local_address\s+rem(?:ote)?_address\s+st\s")
+_TCP6 = re.compile(rb"\s*sl\s+local_address\s+remote_address\s")
+_LISTEN = b"0A"
+_FIELDS = 17
+"""Of a listening socket: https://www.kernel.org/doc/html/latest/networking/proc_net_tcp.html"""
+
+
+def has_table(output: bytes, *, six: bool) -> bool:
+    """Whether the header of a table is there, which proves that the table was read."""
+    headers = [line for line in output.split(b"\n") if HEADER.match(line)]
+    return any((_TCP6.match(line) is not None) == six for line in headers)
+
+
+def read(lines: Sequence[bytes], start: int) -> list[Listener]:
+    """The listeners of one table or both.
+
+    :raises NetstatParseError: a row is cut or unknown
+    """
+    found = []
+    for number in range(start, len(lines)):
+        line = lines[number]
+        if not line.strip() or HEADER.match(line):
+            continue
+        fields = line.split(None, _FIELDS)
+        if len(fields) < _FIELDS or not fields[0].endswith(b":") or not fields[0][:-1].isdigit():
+            # A socket in time-wait has fewer of them, and none listens there.
+            if len(fields) >= 12 and fields[3] == b"06":
+                continue
+            raise rows.refused(line, number)
+        if fields[3] != _LISTEN:
+            continue
+        raw, _, port = fields[1].partition(b":")
+        try:
+            address = _address(raw)
+            number_of_port = int(port.decode("ascii"), 16) if len(port) == 4 else 0
+            # the last ones: what is cut there is cut
+            int(fields[15]), int(fields[16].split(None, 1)[0])
+        except (ValueError, struct.error):
+            raise rows.refused(line, number) from None
+        found.append(
+            Listener(
+                protocol="tcp" if address.version == 4 else "tcp6",
+                address=_shown(address),
+                port=rows.port(str(number_of_port).encode(), number),
+                uid=rows.ranged(fields[7], rows.MAX_UID, "uid", number),
+                inode=rows.ranged(fields[9], rows.MAX_INODE, "inode", number),
+            )
+        )
+    return found
+
+
+def _address(raw: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Words of 32 bits in the byte order of the host. Little is assumed, since a listing does not say: x86, ARM, RISC-V
+    and ppc64le are. On a big one (s390x) addresses come out reversed; ports and owners are right, they are
+    printed as numbers. Only hosts without netstat and ss are read from here.
+    """
+    if len(raw) not in (8, 32):
+        raise ValueError
+    data = bytes.fromhex(raw.decode("ascii"))
+    words = struct.unpack(f"<{len(data) // 4}I", data)
+    return ipaddress.ip_address(struct.pack(f">{len(words)}I", *words))
+
+
+def _shown(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """As netstat and ss print it, mapped IPv4 addresses with dots."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return f"::ffff:{mapped}" if mapped else str(address)

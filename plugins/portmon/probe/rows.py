@@ -1,0 +1,95 @@
+"""What the readers of listings have in common: text, numbers in their ranges, rows that are refused."""
+
+from __future__ import annotations
+
+import re
+
+from portmon.errors import NetstatParseError
+
+MAX_PID = 2**31 - 1
+"""The kernel's own limit is 2**22: https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#pid-max"""
+MAX_UID = 2**32 - 1
+MAX_INODE = 2**64 - 1
+NAME_BYTES = 256
+"""Bytes that are kept of a name, unit or interface."""
+OWNERS = 64
+"""Owners of one socket that are kept; the others are counted."""
+ADDRESS_BYTES = 100
+"""More than the longest address with an interface has."""
+
+_SHOWN = 120
+_IGNORED = re.compile(rb"[ \t\r\f\v]*\Z|\(|Active |unix |netstat: |ss: |warning|WARNING|ERROR: ld\.so: ")
+
+
+def text(raw: bytes) -> str:
+    """The one place where bytes of a host become text, cut to what a name may have."""
+    return raw[:NAME_BYTES].decode("utf-8", "surrogateescape")
+
+
+def number(raw: bytes, highest: int) -> int | None:
+    """A decimal number from 0 to ``highest``; None for anything else, however long."""
+    if not raw.isdigit() or len(raw) > 20:
+        return None
+    value = int(raw)
+    return value if value <= highest else None
+
+
+def port(raw: bytes, line: int) -> int:
+    """A port number.
+
+    :param line: 0-based line that it stands in
+    :raises NetstatParseError: it is none
+    """
+    found = number(raw, 65535)
+    if not found:
+        raise NetstatParseError(f"{text(raw)[:40]!r} is no port number (netstat and ss need -n)", line=line + 1)
+    return found
+
+
+def ranged(raw: bytes, highest: int, what: str, line: int) -> int:
+    """A number from 0 to ``highest``.
+
+    :param what: its name, for the message
+    :param line: 0-based line that it stands in
+    :raises NetstatParseError: it is none
+    """
+    found = number(raw, highest)
+    if found is None:
+        raise NetstatParseError(f"{text(raw)[:40]!r} is no {what}", line=line + 1)
+    return found
+
+
+def endpoint(raw: bytes, line: int) -> tuple[str, str | None, int]:
+    """Address, interface and port of ``ADDRESS%ZONE:PORT``, with or without brackets around an IPv6 address.
+
+    :raises NetstatParseError: it is none
+    """
+    address, colon, digits = raw.rpartition(b":")
+    if not colon or not address or len(address) > ADDRESS_BYTES:
+        raise refused(raw, line)
+    if address.startswith(b"["):
+        # [fe80::1]%eth0 and [fe80::1%eth0] alike
+        inside, bracket, after = address[1:].partition(b"]")
+        if not bracket or not inside or (after and not after.startswith(b"%")):
+            raise refused(raw, line)
+        address = inside + after
+    address, _, zone = address.partition(b"%")
+    if not address or not set(address) <= _ADDRESS:
+        raise refused(raw, line)
+    return text(address), text(zone) or None, port(digits, line)
+
+
+_ADDRESS = frozenset(b"0123456789abcdefABCDEF:.*")
+
+
+def refused(row: bytes, line: int) -> NetstatParseError:
+    """The error of a row that is cut, or of no known layout.
+
+    :param line: its 0-based number
+    """
+    return NetstatParseError(f"a cut or unknown row: {text(row)[:_SHOWN]!r}", line=line + 1)
+
+
+def is_noise(line: bytes) -> bool:
+    """Whether a line says nothing about a socket: empty ones, headings, complaints of tools and of the loader."""
+    return _IGNORED.match(line) is not None

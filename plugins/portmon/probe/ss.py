@@ -1,0 +1,366 @@
+"""Listings of ss, from iproute2 3.2 on.
+
+A row is a state (left out where only one is listed), two queues, two endpoints, and what was asked for besides: the
+processes, and with ``-e`` fields such as ``uid:`` and ``ino:``. A program's name may hold anything, newlines and what
+stands around names included, so that a row is read by offsets, and each of them is tried once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from portmon.errors import NetstatParseError
+from portmon.models import Listener, Owner
+from portmon.probe import rows
+
+COMM_LIMIT = 15
+"""Bytes of a process name: the kernel's ``TASK_COMM_LEN`` less the final NUL."""
+
+HEADER = re.compile(rb"(?:Netid\s*)?(?:State\s*)?Recv-Q\s*Send-Q\s*Local Address:Port\s*Peer Address:Port")
+_STATES = rb"LISTEN|UNCONN|ESTAB|SYN-SENT|SYN-RECV|FIN-WAIT-[12]|TIME-WAIT|CLOSE-WAIT|LAST-ACK|CLOSING|CLOSED?|UNKNOWN"
+# The state may touch the queue behind it, and all other columns each other: iproute2 4.15 to 4.19 leave no blank once a
+# row is wider than 80 columns and the output no terminal.
+ROW = re.compile(rb"(?:(?:tcp|udp|mptcp|sctp|dccp)\s+)?(" + _STATES + rb")(?=[\s\d])")
+_BLANKS = re.compile(rb"\s*")
+_QUEUES = re.compile(rb"\s*(\d{1,10})\s+(\d{1,10})(?=[\s*\[])\s*")
+_END = re.compile(rb"[^\s]{1,100}:(\*|\d{1,5})(?=\s|\Z)")
+_USERS = b"users:("
+_NEW_OWNER = re.compile(rb"\",pid=(\d{1,10}),(?:tid=\d{1,10},)?fd=\d{1,10}\)")
+_OLD_OWNER = re.compile(rb"\",(\d{1,10}),\d{1,10}\)")
+_ARROW = re.compile(rb" [<-]-[->]")
+_DOTTED = re.compile(rb"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}[%:]")
+
+_VERSION = re.compile(r"iproute2-(?:ss(\d{6})|v?(\d{1,2})\.)")
+_COLUMN_3_2 = 3500
+_COLUMN_4_15 = 65_000
+"""Bytes of processes that ss prints at least before it leaves out some."""
+
+_SNAPSHOT_4_13 = 170905
+_SNAPSHOT_4_14 = 171112
+"""The date in the version of ss. Before 4.13 a lone ``*`` is every address of IPv4, in 4.13 of either family, and from
+4.14 on every address of both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """One listening socket.
+
+    :param address: as of :class:`portmon.models.Listener`, and so are ``zone`` to ``inode``
+    :param cgroup: path of the cgroup that it was made in; None if not shown
+    """
+
+    address: str
+    zone: str | None
+    port: int
+    owners: tuple[Owner, ...]
+    uid: int | None
+    inode: int | None
+    cgroup: str | None
+
+    def listener(self) -> Listener:
+        """Without what only the cgroup says."""
+        first = self.owners[0] if self.owners else None
+        return Listener(
+            protocol="tcp6" if ":" in self.address else "tcp",
+            address=self.address,
+            port=self.port,
+            pid=first.pid if first else None,
+            program=first.program if first else None,
+            zone=self.zone,
+            owners=self.owners[: rows.OWNERS] if len(self.owners) > 1 else (),
+            uid=self.uid,
+            inode=self.inode,
+            comm=first.program if first else None,
+            more_owners=max(0, len(self.owners) - rows.OWNERS),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A listening socket's row.
+
+    :param fields: ``name:value`` of what follows the processes
+    :param arrow: whether the row ends with one, as ``<->``
+    :param shortened: ss itself left out processes, and what follows them, since there are too many
+    """
+
+    line: int
+    local: bytes
+    peer: bytes
+    owners: tuple[Owner, ...]
+    fields: dict[bytes, bytes]
+    arrow: bool
+    shortened: bool
+
+
+def read(data: bytes, start: int, *, version: str | None = None) -> list[Listener]:
+    """The listeners of a listing.
+
+    :param start: offset of its header, or of its first row
+    :param version: ``iproute2-6.1.0`` or ``iproute2-ss170501``
+    :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
+    """
+    return [socket.listener() for socket in sockets(data, start, version=version)]
+
+
+def sockets(data: bytes, start: int, *, version: str | None = None, six: frozenset[int] | None = None) -> list[Socket]:
+    """The listening sockets of a listing.
+
+    :param six: ports on which another listing has every address of IPv6, for rows that nothing else decides
+    :raises NetstatParseError: as :func:`read` does
+    """
+    found: list[_Row] = []
+    others = 0
+    for row in _rows(data, start):
+        if row is None:
+            others += 1
+        else:
+            found.append(row)
+    if others and not found:
+        raise NetstatParseError(f"{others} connections and no listening socket: the listing was made without -l")
+    _refuse_cut(found)
+    era = _era(found, data[start : _line_end(data, start)], version)
+    return [_socket(row, era, six) for row in found]
+
+
+# ── rows ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
+    """Rows, in order; None for a socket that does not listen."""
+    at, number = start, data.count(b"\n", 0, start)
+    queues = _Queues()
+    while at < len(data):
+        end = _line_end(data, at)
+        line, first = data[at:end], number
+        at, number = end + 1, number + 1
+        if HEADER.match(line):
+            queues = _Queues(line)
+            continue
+        state = ROW.match(line)
+        if state is None and not line.lstrip()[:1].isdigit():
+            if rows.is_noise(line):
+                continue
+            raise rows.refused(line, first)
+        if state is not None and state[1] != b"LISTEN":
+            yield None
+            continue
+        begin = queues.end(line, state.end() if state is not None else 0)
+        local = _END.match(line, begin) if begin is not None else None
+        peer = _END.match(line, _BLANKS.match(line, local.end()).end()) if local is not None else None  # type: ignore[union-attr]
+        if local is None or peer is None or (peer[1] != b"*" and state is not None):
+            raise rows.refused(line, first)
+        if peer[1] != b"*":
+            yield None
+            continue
+        tail = line[peer.end() :]
+        owners: tuple[Owner, ...] = ()
+        shortened = False
+        users = end - len(tail.lstrip())
+        if data.startswith(_USERS, users):
+            # A name may hold newlines: then the row goes on below.
+            read = _read_owners(data, users + len(_USERS))
+            if read is None:
+                read, shortened = _read_some(data, users + len(_USERS), end), True
+            if read is None:
+                raise rows.refused(line, first)
+            owners, after = read
+            end = _line_end(data, after)
+            tail = data[after:end]
+            number += data.count(b"\n", at, end + 1)
+            at = end + 1
+        fields, arrow = _fields(tail)
+        yield _Row(first, local[0], peer[0], owners, fields, arrow, shortened)
+
+
+def _line_end(data: bytes, at: int) -> int:
+    end = data.find(b"\n", at)
+    return len(data) if end < 0 else end
+
+
+class _Queues:
+    """Where the two queues of a row end, which may touch what stands beside them.
+
+    :param header: of the listing, whose columns have the widths of those of the rows
+    """
+
+    def __init__(self, header: bytes = b"") -> None:
+        self._first = header.find(b"Recv-Q")
+        self._second = header.find(b"Send-Q")
+        self._width = len(b"Send-Q")
+
+    def end(self, line: bytes, begin: int) -> int | None:
+        """Where the local endpoint begins.
+
+        :param begin: where the first queue does, blanks before it included
+        """
+        match = _QUEUES.match(line, begin)
+        if match is not None:
+            self._width = max(self._width, len(match[2]))
+            return match.end()
+        if self._first < 0 or not line[self._first : self._second].strip().isdigit():
+            return None
+        size = line[self._second : self._second + self._width].rstrip()
+        if not size.isdigit():
+            # An IPv6 address says itself where it begins.
+            size = size.partition(b"[")[0]
+        if not size.isdigit():
+            return None
+        return _BLANKS.match(line, self._second + len(size)).end()  # type: ignore[union-attr]
+
+
+def _read_owners(data: bytes, start: int) -> tuple[tuple[Owner, ...], int] | None:
+    """The owners from ``("name",pid=1,fd=2),("name",…))`` and where they end.
+
+    A name may hold whatever stands around names, and the list has to end as it must: the shortest names are tried
+    first. What was tried in vain at an offset is not tried there again, so that the time grows with the bytes.
+
+    :returns: the owners by pid, None if there is no such list
+    """
+    failed: set[int] = set()
+    taken: list[Owner] = []
+    path = [(start, _candidates(data, start))]
+    while path:
+        at, candidates = path[-1]
+        for owner, after in candidates:
+            following = data[after : after + 2]
+            if following[:1] == b")" and following[1:] in (b"", b" ", b"\t", b"\n"):
+                return _by_pid([*taken, owner]), after + 1
+            if following[:1] == b"," and after + 1 not in failed:
+                taken.append(owner)
+                path.append((after + 1, _candidates(data, after + 1)))
+                break
+        else:
+            failed.add(at)
+            path.pop()
+            if taken:
+                taken.pop()
+    return None
+
+
+def _read_some(data: bytes, start: int, end: int) -> tuple[tuple[Owner, ...], int] | None:
+    """The owners of a list that ss cut by itself: after some 4 KB up to 3.10, after 64 KB since 4.15.
+
+    :param end: of its line
+    :returns: the whole ones by pid, and where the details go on; None if it is too short for that
+    """
+    taken: list[Owner] = []
+    at = start
+    while (found := next(_candidates(data, at), None)) is not None and found[1] < end:
+        taken.append(found[0])
+        at = found[1] + 1
+    details = data.find(b" ino:", at, end)
+    if at - start < (_COLUMN_3_2 if details >= 0 else _COLUMN_4_15):
+        return None
+    return _by_pid(taken), details if details >= 0 else end
+
+
+def _by_pid(owners: Sequence[Owner]) -> tuple[Owner, ...]:
+    """As they are listed; each process once where there are many, since one may hold a socket a thousand times."""
+    return tuple(sorted(dict.fromkeys(owners) if len(owners) > rows.OWNERS else owners, key=lambda one: one.pid))
+
+
+def _candidates(data: bytes, at: int) -> Iterator[tuple[Owner, int]]:
+    """Owners that may begin at an offset, each with where it ends."""
+    if not data.startswith(b'("', at):
+        return
+    begin = at + 2
+    quote = data.find(b'"', begin, begin + COMM_LIMIT + 1)
+    while quote >= 0:
+        for pattern in (_NEW_OWNER, _OLD_OWNER):
+            match = pattern.match(data, quote)
+            if match is not None:
+                pid = rows.number(match[1], rows.MAX_PID)
+                if pid is not None:
+                    yield Owner(pid, rows.text(data[begin:quote])), match.end()
+        quote = data.find(b'"', quote + 1, begin + COMM_LIMIT + 1)
+
+
+def _fields(tail: bytes) -> tuple[dict[bytes, bytes], bool]:
+    """``name:value`` of the end of a row, and whether an arrow ends it."""
+    rest = b" " + tail.strip()
+    arrow = _ARROW.fullmatch(rest[-4:]) is not None
+    if arrow:
+        rest = rest[:-4]
+    # The path of a cgroup may hold blanks, and arrows.
+    rest, mark, cgroup = rest.partition(b" cgroup:")
+    fields = dict(word.split(b":", 1) for word in rest.split() if b":" in word)
+    if mark:
+        path, v6only, value = cgroup.rpartition(b" v6only:")
+        fields |= {b"cgroup": path, b"v6only": value} if v6only else {b"cgroup": cgroup}
+    return fields, arrow
+
+
+def _refuse_cut(found: Sequence[_Row]) -> None:
+    """What one row shows of its socket, every row does: one that lacks it is cut.
+
+    :raises NetstatParseError: there is one
+    """
+    arrows = any(row.arrow for row in found)
+    wanted = {name for name in (b"ino", b"sk") if any(name in row.fields for row in found)}
+    for row in found:
+        if row.shortened:
+            continue
+        if not wanted <= row.fields.keys() or (arrows and not row.arrow):
+            raise NetstatParseError(f"the row of {rows.text(row.local)[:60]!r} is cut", line=row.line + 1)
+
+
+# ── what a lone * means ─────────────────────────────────────────────────────────────────────────
+
+
+class _Era(Enum):
+    FOUR = "IPv4's"
+    SIX = "both families'"
+    EITHER = "either family's: only v6only: tells them apart"
+    UNKNOWN = "not to be told from this listing"
+
+
+def _era(found: Sequence[_Row], header: bytes, version: str | None) -> _Era:
+    """Which addresses a ``*`` is in a listing.
+
+    Before iproute2 4.13 it is every address of IPv4, and IPv6's is ``::``. In 4.13 it is either. From 4.14 on IPv4's is
+    ``0.0.0.0``, that of a socket for IPv6 alone ``[::]``, and ``*`` is one for both.
+    """
+    peers = {row.peer.rpartition(b":")[0] for row in found}
+    locals_ = [row.local for row in found]
+    if peers & {b"0.0.0.0", b"[::]"} or b"Process" in header:
+        return _Era.SIX
+    if b"::" in peers:
+        return _Era.FOUR
+    if any(local.startswith(b"[") for local in locals_):
+        return _Era.EITHER
+    match = _VERSION.match(version or "")
+    if match is not None:
+        if match[2] or int(match[1]) >= _SNAPSHOT_4_14:
+            return _Era.SIX
+        return _Era.EITHER if int(match[1]) >= _SNAPSHOT_4_13 else _Era.FOUR
+    if any(b"v6only" in row.fields for row in found):
+        return _Era.EITHER
+    # Since 4.14 an address of IPv4 has 0.0.0.0 for its peer.
+    return _Era.FOUR if any(_DOTTED.match(local) for local in locals_) else _Era.UNKNOWN
+
+
+def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> Socket:
+    address, zone, port = rows.endpoint(row.local, row.line)
+    if address == "*":
+        is_six = b"v6only" in row.fields
+        if not is_six and era is _Era.UNKNOWN:
+            # With -e every socket of IPv6 says v6only:, in each version in which * can be one.
+            is_six = b"sk" not in row.fields if six is None else port in six
+        address = "::" if is_six or era is _Era.SIX else "0.0.0.0"  # noqa: S104 - nothing is bound
+    inode = row.fields.get(b"ino")
+    uid = row.fields.get(b"uid")
+    cgroup = row.fields.get(b"cgroup", b"")
+    return Socket(
+        address=address,
+        zone=zone,
+        port=port,
+        owners=row.owners,
+        # What belongs to root is not said: https://github.com/iproute2/iproute2/blob/main/misc/ss.c
+        uid=rows.ranged(uid, rows.MAX_UID, "uid", row.line) if uid is not None else 0 if inode is not None else None,
+        inode=rows.ranged(inode, rows.MAX_INODE, "inode", row.line) if inode is not None else None,
+        cgroup=rows.text(cgroup) if cgroup.startswith(b"/") else None,
+    )
