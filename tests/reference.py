@@ -459,7 +459,9 @@ class Reference:
         if seen.programs or not port.programs:
             port.tool = tool
         port.addresses = seen.addresses
-        port.programs = seen.programs or port.programs
+        names_of_the_kernel_alone = bool(seen.comms) and seen.programs == seen.comms == port.comms
+        if not (port.programs and names_of_the_kernel_alone):
+            port.programs = seen.programs or port.programs
         port.pids = seen.pids or port.pids
         port.uids = seen.uids or port.uids
         port.units = seen.units or port.units

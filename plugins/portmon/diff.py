@@ -694,6 +694,10 @@ class Judgement:
                 new == old or (not new and name != "addresses")
                 for old, new in zip(both[name], both[f"{name}_seen"], strict=True)
             ]
+            if name == "programs":
+                # A tool that shows no more than the kernel's names says nothing new if these are the same.
+                shown = zip(same, both["programs_seen"], both["comms"], both["comms_seen"], strict=True)
+                same = [one or (new == comms and known == comms) for one, new, known, comms in shown]
             quiet &= pd.Series(same, index=both.index, dtype="bool")
         return quiet
 

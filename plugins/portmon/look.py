@@ -72,12 +72,14 @@ class HostLook:
         :raises ScanError: there is none, or it proves nothing
         """
         nonce, result = self._run(session)
-        if self.known is not None:
-            self.unchanged = self.known.frame_of(result.stdout, nonce)
+        framed = scan.frame_of(result.stdout, nonce) if self.known is not None else None
+        digest = framed[1] if framed is not None else None
+        if framed is not None and self.known is not None and digest == self.known.frame:
+            self.unchanged = framed[0]
         self.observed_at = datetime.now(UTC)
         if self.unchanged is None:
             try:
-                answer = self._read(nonce, result)
+                answer = self._read(nonce, result, digest)
             except AnswerError as error:
                 if not isinstance(error.__cause__, ContradictionError):
                     raise
@@ -140,9 +142,9 @@ class HostLook:
         )
         return nonce, result
 
-    def _read(self, nonce: str, result: CommandResult) -> scan.Answer:
+    def _read(self, nonce: str, result: CommandResult, digest: str | None = None) -> scan.Answer:
         answer = scan.read_answer(
-            result.stdout, nonce, host=self.shown, exit_status=result.exit_status, stderr=result.stderr
+            result.stdout, nonce, host=self.shown, exit_status=result.exit_status, stderr=result.stderr, digest=digest
         )
         self.answers.append(answer)
         return answer

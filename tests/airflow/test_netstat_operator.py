@@ -119,7 +119,6 @@ def test_looks_and_stores(make: Any, server: PythonServer, stored: Any) -> None:
 def test_equal_states_are_stored_as_equal_bytes(
     make: Any, server: PythonServer, netstat: FakeNetstat, stored: Any
 ) -> None:
-    netstat.shows_nothing_else()
     make(server.port).execute(context())
     make(server.port).execute(context(try_number=2))
     assert server.commands[0] != server.commands[1]

@@ -451,7 +451,6 @@ def rounds(scene: Scene, listed: Sequence[Host], count: int) -> None:
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch, netstat: FakeNetstat) -> list[str]:
     """Hosts whose answers were read, one after the other."""
-    netstat.shows_nothing_else()
     read: list[str] = []
     given = scan.read_answer
 
@@ -531,7 +530,6 @@ def test_a_port_that_is_still_missing_is_confirmed_although_the_answer_is_the_sa
 def test_what_is_known_and_gone_from_the_archive_fails_the_task_instead_of_being_believed(
     scene: Scene, server: PythonServer, netstat: FakeNetstat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    netstat.shows_nothing_else()
     listed = [at(server.port)]
     rounds(scene, listed, 2)
     operator = scene.operator(listed, run=LATER)

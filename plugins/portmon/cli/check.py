@@ -14,6 +14,9 @@ from portmon.cli.terminal import cell, logs_aside, say, visible
 from portmon.errors import CommandError, ConfigError, StorageError
 from portmon.models import PROTOCOL, AlertRole, Event, EventKind, Severity, alert_role, severity_of
 
+OUTDATED_SHOWN = 20
+"""Servers that one line names."""
+
 if TYPE_CHECKING:
     from portmon.config import Config
     from portmon.mutes import Mute
@@ -108,6 +111,7 @@ def tell(settings: Config, shown: str) -> list[str]:
     )
     ssh = settings.ssh
     say(f"logins         {ssh.max_logins} at a time, connection {ssh.conn_id}, host keys {ssh.host_keys}")
+    _tell_outdated()
     for group in ssh.groups:
         conn_id = ssh_settings(settings, group=group).conn_id
         say(f"  group {group.name}: {match_text(group.match)} -> connection {conn_id}")
@@ -181,6 +185,28 @@ def _tell_alerts(settings: Config) -> list[str]:
 
         problems += check_templates(base_folder(settings) / alerts.templates)
     return problems
+
+
+def _tell_outdated() -> None:
+    """Print which servers have a forced command of an earlier version."""
+    from portmon import settings as airflow_settings
+    from portmon.storage.hosts import outdated
+
+    try:
+        with logs_aside(), airflow_settings.database().look() as conn:
+            names = outdated(conn) if conn else []
+    except (ConfigError, StorageError) as error:
+        say(cell(f"  forced commands can't be looked up here: {error}"))
+        return
+    if names:
+        shown = ", ".join(names[:OUTDATED_SHOWN])
+        more = f" and {len(names) - OUTDATED_SHOWN} more" if len(names) > OUTDATED_SHOWN else ""
+        say(
+            cell(
+                "  warning: forced commands of an earlier version, which do not say how a tool ended: install what "
+                f"`python -m portmon probe` prints on {shown}{more}"
+            )
+        )
 
 
 def _tell_forgotten(settings: Config) -> None:

@@ -209,13 +209,20 @@ class NetstatOperator(StateMixin, SSHOperator):
 
     def _tell_of_nameless(self, observation: Observation) -> None:
         nameless = sum(listener.program is None for listener in observation.listeners)
-        if nameless and observation.uid != 0:
+        if nameless and observation.uid != 0 and observation.via is None:
             log.info(
-                "%d of %d sockets show no program: uid %d may not see other users' processes; `sudo: true` in ssh or "
-                "in this host's group shows them",
+                "%d of %d sockets show no program: uid %d may not see other users' processes; %s",
                 nameless,
                 len(observation.listeners),
                 observation.uid,
+                "`sudo: true` is set, but sudoers allows none of the listings there (docs/security.md)"
+                if self._ssh.sudo
+                else "`sudo: true` in ssh or in this host's group shows them",
+            )
+        if observation.hung:
+            log.warning(
+                "Did not end within their limit there: %s. They are not tried on this host for a day",
+                ", ".join(observation.hung),
             )
 
     def _wait(self, gone: Sequence[int]) -> None:
