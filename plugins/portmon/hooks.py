@@ -75,12 +75,15 @@ class HostSSHHook(SSHHook):
     """One host over SSH, through an Airflow SSH connection that many hosts share.
 
     The connection is read as :class:`SSHHook` does: login, password, ``key_file``, ``private_key``,
-    ``host_key``, ``ciphers``, ``disabled_algorithms``, ``compress``, and ``ProxyCommand`` of the worker's
-    ``~/.ssh/config``. Its host is not used. Besides, these extras count:
+    ``host_key``, ``ciphers``, ``disabled_algorithms``, and ``ProxyCommand`` of the worker's ``~/.ssh/config``. Its host
+    is not used. Besides, these extras count:
 
     ``host_proxy_cmd``
         a command to connect through (a jump host), with ``%h``, ``%p`` and ``%r``, run without a shell:
         ``ssh -W [%h]:%p bastion``
+    ``compress``
+        compress what goes over the line. Off unless it is ``true``, other than in SSHHook: an answer is a few KiB, and
+        each connection would hold zlib's window and buffers
     ``look_for_keys``, ``allow_agent``
         offer the worker's own keys and its agent's as well. Here they are off unless they are ``true``:
         every key that is offered counts as a failed login, and servers ban for that
@@ -243,7 +246,7 @@ class HostSSHHook(SSHHook):
     def _options(self) -> Options:
         return Options(
             timeout=self.connect_timeout,
-            compress=self.compress,
+            compress=self._is_on("compress"),
             ciphers=self.ciphers,
             disabled_algorithms=self.disabled_algorithms,
             proxy_command=self.proxy_command,
