@@ -806,17 +806,25 @@ def _heirs(
     for port in sorted(missing, key=lambda port: port.port):
         if port.status != PortStatus.UP or port.port in must or not look.is_ephemeral(port.port):
             continue
-        if not port.programs or port.tool != look.tool or not look.confirmed:
+        if not look.confirmed:
             continue
         for number in free:
             seen = arrivals[number]
-            pids = (*port.pids, *seen.pids)
-            same = any(same_program(old, new, pids=pids) for old in port.programs for new in seen.programs)
-            if same and seen.units == port.units:
+            if _is_same_program(port, seen, look) and seen.units == port.units:
                 found[port.port] = number
                 free.remove(number)
                 break
     return found
+
+
+def _is_same_program(port: Port, seen: Seen, look: Look) -> bool:
+    """Whether a program that held a port holds another one. Only names of one kind are compared."""
+    if port.comms and seen.comms:
+        return not set(port.comms).isdisjoint(seen.comms)
+    if port.tool != look.tool:
+        return False
+    pids = (*port.pids, *seen.pids)
+    return any(same_program(old, new, pids=pids) for old in port.programs for new in seen.programs)
 
 
 # ── events ──────────────────────────────────────────────────────────────────────────────────────
