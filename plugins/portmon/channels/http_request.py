@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -14,6 +13,7 @@ from portmon import limits
 from portmon.channels.errors_of_others import foreign, told
 from portmon.errors import DeliveryError, OverrunError
 from portmon.http_errors import why
+from portmon.inputs.urls import AMBIGUOUS, is_ambiguous, showable
 from portmon.render import plain
 
 LIMIT = timedelta(seconds=30)
@@ -69,7 +69,7 @@ def ask(
     if secret is not None and sign is not None:
         session.headers.update(sign(str(secret)))
     url = f"{hook.base_url.rstrip('/')}/{endpoint.lstrip('/')}" if endpoint else hook.base_url
-    shown = f"{_place(hook.base_url)} (connection {conn_id})"
+    shown = f"{showable(hook.base_url)} (connection {conn_id})"
 
     def send() -> tuple[str, bool] | None:
         """What was refused, and whether it may have come through none the less."""
@@ -97,8 +97,9 @@ def ask(
         raise DeliveryError(f"{shown}: no answer within {limit.total_seconds():g} s", channel=channel) from error
     except (requests.RequestException, ValueError) as error:
         # Its text holds the URL, whose path may be a secret.
+        doubt = f" ({AMBIGUOUS})" if is_ambiguous(hook.base_url) else ""
         raise DeliveryError(
-            f"{shown}: no answer: {why(error)}", channel=channel, unsure=_may_have_arrived(error)
+            f"{shown}: no answer: {why(error)}{doubt}", channel=channel, unsure=_may_have_arrived(error)
         ) from None
     if refusal:
         told_why, unsure = refusal
@@ -127,10 +128,3 @@ def _may_have_arrived(error: Exception) -> bool:
     if isinstance(error, requests.ConnectionError):
         return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ProtocolError)
     return isinstance(error, requests.ReadTimeout)
-
-
-def _place(base_url: str) -> str:
-    """Scheme, host and port: what is no secret."""
-    parts = urlsplit(base_url)
-    host = (parts.netloc.rpartition("@")[2]) or "no host"
-    return f"{parts.scheme}://{host}"

@@ -17,6 +17,8 @@ from portmon.cmdb.entries import Unusable, kind_of
 EXPORT = "export it with `ansible-inventory -i … --list --output hosts.json` and name that file"
 MAX_HOSTS = 100_000
 """More than these are a mistake in a range."""
+MAX_DEPTH = 50
+"""Groups within groups."""
 
 ANSIBLE_FIELDS = {
     "id": "name",
@@ -128,6 +130,8 @@ class AnsibleInventory:
             ready = [name for name, above in waiting.items() if not above & waiting.keys()]
             if not ready:
                 raise AnsibleError(f"the groups {', '.join(map(repr, sorted(waiting)))} contain each other")
+            if max(depths.values()) >= MAX_DEPTH:
+                raise AnsibleError(f"its groups are nested more than {MAX_DEPTH} levels deep")
             for name in ready:
                 depths[name] = 1 + max((depths[above] for above in waiting.pop(name)), default=0)
         return depths

@@ -94,5 +94,6 @@ def _value(text: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    except Exception:
+        # Whatever it fails with: RecursionError, MemoryError and SyntaxError come of long texts.
         return text
