@@ -66,7 +66,7 @@ class CmdbHook(HttpHook):
         shown = f"CMDB (connection {self.source.conn_id})"
         with (
             boundary(lambda why: CmdbError(f"can't be asked: {why}", source=shown), passing=CmdbError, secret=True),
-            self.get_conn(dict(getattr(self.source, "headers", {}))) as session,
+            self._session(shown) as session,
         ):
             self._take_login(session, shown)
             end = time.monotonic() + limits.HOST_LIST.total_seconds()
@@ -95,6 +95,12 @@ class CmdbHook(HttpHook):
                 source=f"CMDB (connection {conn_id})",
             )
         return found
+
+    def _session(self, shown: str) -> requests.Session:
+        try:
+            return self.get_conn(dict(getattr(self.source, "headers", {})))
+        except ValueError:
+            raise CmdbError("the connection's host is no URL", source=shown) from None
 
     def _take_login(self, session: requests.Session, shown: str) -> None:
         """A login in the connection's address goes where the others are, so that no URL holds one."""

@@ -59,6 +59,20 @@ def test_hosts_of_some_groups_only() -> None:
     assert found.disabled == 5
 
 
+@pytest.mark.parametrize("word", ["false", "False", "no", "off", "0", "'no'", '"n"'])
+def test_variables_that_say_no(tmp_path: Path, word: str) -> None:
+    text = f"a watch={word}\nb watch=yes\nc watch=True\n"
+    found = read(tmp_path, text, fields={"enabled": "vars.watch"})
+    assert [host.id for host in found.hosts] == ["b", "c"]
+    assert [host.id for host in read(tmp_path, text, fields={"enabled": "!(vars.watch)"}).hosts] == ["a"]
+
+
+def test_a_decision_that_only_ansible_can_make(tmp_path: Path) -> None:
+    found = read(tmp_path, "a watch='{{ x }}'\nb\n", fields={"enabled": "vars.watch || `true`"})
+    assert [host.id for host in found.hosts] == ["b"]
+    assert "which only Ansible can fill in" in found.invalid[0].reason
+
+
 # ── host patterns ───────────────────────────────────────────────────────────────────────────────
 
 

@@ -8,11 +8,13 @@ from datetime import timedelta
 import requests
 import urllib3
 from airflow.providers.http.hooks.http import HttpHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from portmon import limits
 from portmon.channels.errors_of_others import foreign, told
 from portmon.errors import DeliveryError, OverrunError
 from portmon.http_errors import why
+from portmon.inputs.boundary import reason
 from portmon.inputs.urls import AMBIGUOUS, is_ambiguous, showable
 from portmon.render import plain
 
@@ -59,8 +61,10 @@ def ask(
     try:
         session = hook.get_conn()
     except Exception as error:
+        # Unless it names the connection only, its text may hold the address.
+        why_not = told(error) if isinstance(error, AirflowNotFoundException) else reason(error, secret=True)
         raise DeliveryError(
-            f"no usable Airflow connection {conn_id!r} ({told(error)}): add it with `airflow connections add {conn_id} "
+            f"no usable Airflow connection {conn_id!r} ({why_not}): add it with `airflow connections add {conn_id} "
             "--conn-type http --conn-host https://…`",
             channel=channel,
         ) from None

@@ -159,9 +159,11 @@ class _Reader:
         if "enabled" not in self._fields:
             return True
         with boundary(lambda why: _InvalidError(f"enabled: the expression fails on it: {why}"), passing=_InvalidError):
-            value = _Decision().visit(self._fields["enabled"].parsed, entry)
+            expression = self._fields["enabled"].parsed
+            value = _Decision().visit(expression, entry)
         _must_be_usable(value)
-        if place is not None and isinstance(value, str) and value.strip().lower() not in _NO | _YES:
+        is_field = expression["type"] in ("field", "subexpression")
+        if place is not None and is_field and isinstance(value, str) and value.strip().lower() not in _NO | _YES:
             raise _InvalidError(
                 f"{place}: the field enabled ({self._enabled}) is {_cut(value)}: write true, yes, on or 1, or false, "
                 "no, off, 0 or nothing"
@@ -208,15 +210,14 @@ def is_no(value: Any) -> bool:
 
 
 class _Decision(TreeInterpreter):
-    """Evaluates expressions for which the text ``no`` is false, also within ``!``, ``&&``, ``||`` and filters."""
+    """Evaluates expressions for which 0 and the text ``no`` are false, also within ``!``, ``&&``, ``||`` and filters."""
 
     def _is_false(self, value: Any) -> bool:
-        return is_no(value) if isinstance(value, str) else bool(super()._is_false(value))  # type: ignore[misc]
+        return is_no(value)
 
-    def visit_not_expression(self, node: Any, value: Any) -> Any:
-        """``!``, which JMESPath evaluates as Python does."""
-        operand = self.visit(node["children"][0], value)
-        return is_no(operand) if isinstance(operand, str) else super().visit_not_expression(node, value)
+    def visit_not_expression(self, node: Any, value: Any) -> bool:
+        """``!``"""
+        return is_no(self.visit(node["children"][0], value))
 
 
 def kind_of(value: object) -> str:

@@ -75,9 +75,9 @@ def parse_json(data: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], An
     :raises DocumentError: with the line, if it is no JSON
     """
     with boundary(DocumentError, passing=DocumentError):
-        text = data if isinstance(data, str) else data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
-        _must_be_bounded(text)
         try:
+            text = data if isinstance(data, str) else data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
+            _must_be_bounded(text)
             return json.loads(text, object_pairs_hook=pairs or unique)
         except json.JSONDecodeError as error:
             raise DocumentError(error.msg, line=error.lineno) from None
@@ -162,9 +162,10 @@ class Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """One value; a text that its tag can't be made of is an error with a line."""
 
-        def wrong(why: str) -> Exception:
+        def wrong(_: str) -> Exception:
+            # Without the text, which may be a password in an Ansible inventory.
             tag = str(node.tag).replace("tag:yaml.org,2002:", "!!")
-            return yaml.constructor.ConstructorError(None, None, f"is no {tag} ({why})", node.start_mark)
+            return yaml.constructor.ConstructorError(None, None, f"the value is no {tag}", node.start_mark)
 
         with boundary(wrong, passing=yaml.YAMLError):
             return super().construct_object(node, deep=deep)
