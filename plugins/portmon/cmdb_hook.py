@@ -38,9 +38,13 @@ def get_inventory(cmdb: Cmdb, base: Path) -> Inventory:
     :param base: folder that a relative path starts from
     :raises CmdbError: if it can't be had whole
     """
-    if isinstance(cmdb.source, FileSource | AnsibleSource):
-        return read_file(cmdb.source, base)
-    return CmdbHook(cmdb.source).get_inventory()
+    source = cmdb.source
+    if isinstance(source, FileSource | AnsibleSource):
+        try:
+            return limits.within(limits.HOST_LIST, lambda: read_file(source, base))
+        except OverrunError as error:
+            raise CmdbError(f"reading it was {error}", source=source.path) from None
+    return CmdbHook(source).get_inventory()
 
 
 class CmdbHook(HttpHook):

@@ -325,7 +325,10 @@ def must_be_absent(conn_id: str) -> None:
             # Its text may hold a secret.
             wrong = type(error).__name__
         if wrong is not None:
-            raise UnansweredError(f"{name} does not answer ({wrong})")
+            raise UnansweredError(
+                f"{name} does not answer ({wrong}), so it is not known whether there is a connection {conn_id!r}: see "
+                "that Airflow's database and API server are up, and that AIRFLOW_HOME is Airflow's"
+            )
 
 
 def _execution_api_error(conn_id: str) -> str | None:

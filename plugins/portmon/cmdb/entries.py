@@ -210,7 +210,7 @@ def is_no(value: Any) -> bool:
 
 
 class _Decision(TreeInterpreter):
-    """Evaluates expressions for which 0 and the text ``no`` are false, also within ``!``, ``&&``, ``||`` and filters."""
+    """Takes 0 and the text ``no`` for false, also within ``!``, ``&&``, ``||`` and filters."""
 
     def _is_false(self, value: Any) -> bool:
         return is_no(value)
