@@ -15,7 +15,9 @@ from airflow.sdk.exceptions import AirflowFailException
 from portmon import settings, tasks
 from portmon.channels import missing_connections
 from portmon.config import parse_config
-from portmon.errors import ConfigError, StorageError, UnansweredError
+from portmon.errors import ConfigError, SetupError, StorageError, UnansweredError
+from portmon.hooks import HostSSHHook
+from portmon.models import Host
 
 
 def say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -303,3 +305,10 @@ def test_channels_of_a_connection_that_is_malformed(monkeypatch: pytest.MonkeyPa
     assert len(problems) == 1
     assert "the environment variable AIRFLOW_CONN_HOOK is no Airflow connection" in problems[0]
     assert "s3cret" not in problems[0]
+
+
+def test_an_ssh_connection_that_is_malformed_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SSH_DEFAULT", '{"s3cret": 1}')
+    with pytest.raises(SetupError, match="the environment variable AIRFLOW_CONN_SSH_DEFAULT is no Airflow") as caught:
+        HostSSHHook(host=Host("1", "web", "127.0.0.1"))
+    assert "s3cret" not in str(caught.value)
