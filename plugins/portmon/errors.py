@@ -29,6 +29,7 @@
     │   ├── LeaseLostError       another writer took over; nothing was written
     │   └── DatabaseBusyError    somebody else writes for too long
     ├── DeliveryError            a channel did not take a message: channel, targets
+    ├── UnansweredError          Airflow can't be asked for a connection: trying again may help
     ├── OverrunError             something took longer than it may; whoever waited goes on without it
     └── RunError                 an earlier task of the run did not produce what this one needs
 
@@ -254,6 +255,10 @@ class DeliveryError(PortmonError):
         self.delivered = delivered
         self.unsure = unsure
         super().__init__(f"channel {channel!r}: {message}")
+
+
+class UnansweredError(PortmonError):
+    """Airflow, or the place where it keeps connections, does not answer: nobody knows whether there is one."""
 
 
 class OverrunError(PortmonError):

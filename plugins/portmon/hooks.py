@@ -11,10 +11,11 @@ from typing import Any
 
 import paramiko
 from airflow.providers.ssh.hooks.ssh import SSHHook
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
+from portmon import settings as airflow_settings
 from portmon.config import Config, SshSettings
-from portmon.errors import SetupError
+from portmon.errors import PortmonError, SetupError
 from portmon.models import Host
 from portmon.ssh.connect import connect
 from portmon.ssh.dial import Line, await_banner, dial
@@ -131,7 +132,9 @@ class HostSSHHook(SSHHook):
                 no_host_key_check=False,
             )
         except (AirflowException, ValueError, OSError, paramiko.SSHException) as error:
-            raise SetupError(f"SSH connection {ssh_conn_id!r}: {error}", host=target.shown) from error
+            raise SetupError(
+                f"SSH connection {ssh_conn_id!r}: {_why(error, ssh_conn_id)}", host=target.shown
+            ) from error
         self.target = Target(host.shown(), host.address, self.port)
         self.connect_timeout = connect_timeout
         self.strict = strict
@@ -268,3 +271,13 @@ class HostSSHHook(SSHHook):
             known_hosts_path=str(path),
             store=self._store,
         )
+
+
+def _why(error: Exception, conn_id: str) -> str:
+    """What is wrong with a connection: Airflow calls it undefined also if nobody could be asked for it."""
+    if isinstance(error, AirflowNotFoundException):
+        try:
+            airflow_settings.must_be_absent(conn_id)
+        except PortmonError as told:
+            return str(told)
+    return str(error)

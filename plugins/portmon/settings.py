@@ -24,18 +24,20 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from portmon.config import Config, load_config, parse_duration
-from portmon.errors import ConfigError
+from portmon.errors import ConfigError, UnansweredError
+from portmon.inputs.boundary import boundary
+from portmon.inputs.documents import parse_json
 
 if TYPE_CHECKING:
     from portmon.storage.database import Database
@@ -223,14 +225,29 @@ def multi_machine() -> bool:
 
 
 def database_url() -> str:
-    """SQLAlchemy URL of the state database, password included: not for logs."""
+    """SQLAlchemy URL of the state database, password included: not for logs.
+
+    The SQLite file in ``$AIRFLOW_HOME`` only if there is no such connection.
+
+    :raises ConfigError: the connection can't be read, or is of another type
+    :raises UnansweredError: Airflow can't be asked for it
+    """
+    home = Path(os.path.expandvars(os.environ.get("AIRFLOW_HOME", "~/airflow"))).expanduser()
+    found = connection(DB_CONN_ID)
+    if found is None:
+        return f"sqlite:///{home / 'portmon.db'}"
+    # Within its boundary: what is wrong with a field must not become another database either.
+    with boundary(
+        lambda why: ConfigError(f"the Airflow connection can't be used: {why}", field=DB_CONN_ID),
+        passing=ConfigError,
+        secret=True,
+    ):
+        return _database_url(found, home)
+
+
+def _database_url(connection: Any, home: Path) -> str:
     from sqlalchemy.engine import URL
 
-    home = Path(os.path.expandvars(os.environ.get("AIRFLOW_HOME", "~/airflow"))).expanduser()
-    try:
-        connection = BaseHook.get_connection(DB_CONN_ID)
-    except AirflowNotFoundException:
-        return f"sqlite:///{home / 'portmon.db'}"
     if connection.conn_type == "sqlite":
         # Relative to $AIRFLOW_HOME: a task's working directory is nobody's choice.
         return f"sqlite:///{home / (connection.host or connection.schema or 'portmon.db')}"
@@ -239,7 +256,9 @@ def database_url() -> str:
             f"connection {DB_CONN_ID!r} is of type {connection.conn_type!r}; use postgres or sqlite",
             field=DB_CONN_ID,
         )
-    query = {key: str(value) for key, value in connection.extra_dejson.items() if isinstance(value, str | int | bool)}
+    # Airflow takes an extra field that is no JSON for an empty one: `sslmode` would be lost without a word.
+    extra = parse_json(connection.extra) if connection.extra else {}
+    query = {key: str(value) for key, value in extra.items() if isinstance(value, str | int | bool)}
     return URL.create(
         "postgresql+psycopg2",
         username=connection.login or None,
@@ -254,11 +273,78 @@ def database_url() -> str:
 def proxy_command(conn_id: str) -> str | None:
     """The command through which an SSH connection leads, None for a direct one, or none that can be read."""
     try:
-        command = BaseHook.get_connection(conn_id).extra_dejson.get("host_proxy_cmd")
-    except AirflowNotFoundException:
-        # Whoever asks a host through it says so.
+        found = connection(conn_id)
+        extra = found.extra_dejson if found is not None else {}
+    except (ConfigError, UnansweredError):
+        # Hosts that are asked through it say so, and no others suffer.
         return None
+    command = extra.get("host_proxy_cmd") if isinstance(extra, Mapping) else None
     return str(command) if command else None
+
+
+def connection(conn_id: str) -> Any | None:
+    """An Airflow connection; None only if every place of connections says that there is none.
+
+    Airflow calls a connection undefined also if it can't be read, or if nobody could be asked:
+    https://github.com/apache/airflow/blob/3.3.2/task-sdk/src/airflow/sdk/execution_time/context.py
+
+    :raises ConfigError: it is there and malformed
+    :raises UnansweredError: a place of connections does not answer
+    """
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        must_be_absent(conn_id)
+        return None
+    except Exception as error:
+        # Its text may hold the connection.
+        raise UnansweredError(
+            f"Airflow can't be asked for the connection {conn_id!r}: {type(error).__name__}"
+        ) from None
+
+
+def must_be_absent(conn_id: str) -> None:
+    """See :func:`connection`."""
+    from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
+
+    variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+    if variable in os.environ:
+        raise ConfigError(
+            f"the environment variable {variable} is no Airflow connection: give a URI or a JSON object with "
+            "conn_type, host, login, password, schema, port and extra, or unset it",
+            field=conn_id,
+        )
+    for backend in ensure_secrets_backend_loaded():
+        name = type(backend).__name__
+        try:
+            if name == "ExecutionAPISecretsBackend":
+                wrong = _execution_api_error(conn_id)
+            else:
+                wrong = None if backend.get_connection(conn_id=conn_id) is None else "it has one now"
+        except Exception as error:
+            # Its text may hold a secret.
+            wrong = type(error).__name__
+        if wrong is not None:
+            raise UnansweredError(
+                f"{name} does not answer ({wrong}), so it is not known whether there is a connection {conn_id!r}: see "
+                "that Airflow's database and API server are up, and that AIRFLOW_HOME is Airflow's"
+            )
+
+
+def _execution_api_error(conn_id: str) -> str | None:
+    """What the API server says of a connection that is not there, unless it is that.
+
+    Its backend takes every error for "not there":
+    https://github.com/apache/airflow/blob/3.3.2/task-sdk/src/airflow/sdk/execution_time/secrets/execution_api.py
+    """
+    from airflow.sdk.exceptions import ErrorType
+    from airflow.sdk.execution_time.comms import ErrorResponse, GetConnection
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    answer = SUPERVISOR_COMMS.send(GetConnection(conn_id=conn_id))
+    if isinstance(answer, ErrorResponse):
+        return None if answer.error is ErrorType.CONNECTION_NOT_FOUND else str(answer.error.value)
+    return "it has one now"
 
 
 def database(*, keep_open: bool = False) -> Database:

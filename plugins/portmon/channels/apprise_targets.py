@@ -17,6 +17,7 @@ from portmon import limits
 from portmon.channels.errors_of_others import foreign, told
 from portmon.config import AppriseChannel
 from portmon.errors import DeliveryError
+from portmon.inputs.urls import is_ambiguous
 from portmon.models import Severity
 from portmon.render import Message
 
@@ -133,13 +134,21 @@ def _targets(channel: AppriseChannel) -> Iterator[_Target]:
             # The query may hold headers and tokens that are not masked.
             shown = (
                 service.url(privacy=True).partition("?")[0]
-                if service
+                if service and not _may_show_a_password(path)
                 else f"target {number} of connection {channel.conn_id!r}"
             )
             # Two tokens can look alike once masked: count them.
             seen[shown] = seen.get(shown, 0) + 1
             key = hashlib.sha256(f"{shown} {seen[shown]}".encode()).hexdigest()[:16]
             yield _Target(id=key, shown=shown, service=service)
+
+
+def _may_show_a_password(path: Any) -> bool:
+    """Whether a password with a / or # in it is what Apprise takes for host and path, which it does not mask.
+
+    Mail addresses have an @ where others have none.
+    """
+    return isinstance(path, str) and not path.lower().startswith("mailto") and is_ambiguous(path.partition("?")[0])
 
 
 def _services(path: str) -> list[Any]:

@@ -59,6 +59,10 @@ def test_no_secret_of_an_address_is_told(address: str) -> None:
     assert shown.endswith(" failed")
 
 
+def test_what_looks_like_a_port_may_be_a_password() -> None:
+    assert foreign("POST http://user:31337/x@host failed") == "POST http://… failed"
+
+
 @pytest.mark.parametrize("host", ["hooks.example.com", "hooks.example.com:8443", "[::1]:80", "127.0.0.1"])
 def test_the_host_of_an_address_is_told(host: str) -> None:
     assert foreign(f"POST https://u:p@{host}/x failed") == f"POST https://{host}/… failed"
