@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from portmon import limits
 from portmon.channels.errors_of_others import foreign, told
 from portmon.channels.fitting import fitted
 from portmon.channels.services import BY_SCHEMA, Refusal
-from portmon.channels.wire import Exchange, MeasuredError
+from portmon.channels.wire import Exchange, unheard
 from portmon.config import AppriseChannel
 from portmon.errors import DeliveryError
 from portmon.models import Severity
@@ -119,11 +118,8 @@ def _send_to(target: _Target, message: Message, wanted: str) -> Refusal | None:
         # Over the limit that Apprise knows of it loses its tail; left alone, the service would refuse it all.
         if plugin.overflow_mode == apprise.OverflowMode.UPSTREAM:
             plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
-    single = apprise.Apprise()
-    single.add(plugin)
     exchange = Exchange(service)
-    with exchange.watched(plugin):
-        result = single.notify(title=title, body=body, interpret_escapes=False, timeout=TARGET_TIMEOUT, **given)
+    result = _notify(plugin, exchange, title=title, body=body, **given)
     said = exchange.refusal
     if said is not None and (said.in_success or not result):
         return said
@@ -142,20 +138,25 @@ def _form(plugin: Any, wanted: str) -> str:
     return wanted
 
 
+def _notify(plugin: Any, exchange: Exchange, **given: Any) -> Any:
+    single = apprise.Apprise()
+    single.add(plugin)
+    with exchange.watched(plugin):
+        return single.notify(interpret_escapes=False, timeout=TARGET_TIMEOUT, **given)
+
+
 def _measured(plugin: Any, **given: Any) -> bytes | None:
     """The request that an Apprise object would send; None if that does not show without sending."""
+    exchange = Exchange(None, measuring=True)
+    retries = plugin.retry
     # It waits some seconds between two requests, also if the first one was not sent.
-    plugin.throttle = lambda *args, **kwargs: None
+    plugin.throttle, plugin.retry = (lambda *args, **kwargs: None), 0
     try:
-        with Exchange(None, measuring=True).watched(plugin):
-            plugin.notify(**given)
-    except MeasuredError as measured:
-        return measured.body
-    except Exception:
-        return None  # sending it tells what is wrong
+        _notify(plugin, exchange, **given)
     finally:
         del plugin.throttle
-    return None
+        plugin.retry = retries
+    return exchange.measured
 
 
 def _targets(channel: AppriseChannel) -> Iterator[_Target]:
@@ -200,11 +201,7 @@ def _targets(channel: AppriseChannel) -> Iterator[_Target]:
 def _services(path: str) -> list[Any]:
     """Apprise's objects for one ``path`` of a connection: usually one, several if it lists several URLs."""
     loaded = apprise.Apprise()
-    logger = logging.getLogger("apprise")
     # Apprise logs a URL that it does not understand, and masks only what it takes for a secret.
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
+    with unheard():
         understood = loaded.add(path)
-    finally:
-        logger.disabled = was_disabled
     return list(loaded) if understood else []

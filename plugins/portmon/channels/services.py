@@ -87,7 +87,7 @@ class Service:
 # 20 KB may be 20,480 bytes; the smaller number is right either way.
 _BOTS = (Limit("", 20_000, "bytes"),)
 _BOT_CODES = ("code", "StatusCode")
-_BOT_THROTTLED = frozenset({"9499", "11232", "11247", "230020", "99991400"})
+_BOT_THROTTLED = frozenset({"11232", "11247", "230020", "99991400"})
 
 SERVICES = (
     Service(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -19,27 +20,26 @@ from portmon.channels.services import Refusal, Service, refusal
 _MODULES = "apprise.plugins"
 
 
+_log = logging.getLogger("apprise")
+
+
 class MeasuredError(Exception):
-    """The request that a plugin would have sent.
-
-    :param body: empty if it has none
-    """
-
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-        super().__init__("not sent, only measured")
+    """A plugin was about to send."""
 
 
 class Exchange:
     """One message to one target.
 
     :param service: None if it is none that is known
-    :param measuring: nothing is sent; the first request is raised instead
+    :param measuring: nothing is sent, and nothing is logged
+    :ivar measured: body of the first request, if nothing is sent
+    :ivar refusal: what the service said to what it did not take
     """
 
     def __init__(self, service: Service | None, *, measuring: bool = False) -> None:
         self.service = service
         self.measuring = measuring
+        self.measured: bytes | None = None
         self.refusal: Refusal | None = None
 
     @contextlib.contextmanager
@@ -51,21 +51,24 @@ class Exchange:
                 setattr(module, "requests", _IN_PLACE)  # noqa: B010 - mypy knows no such attribute
         token = _exchange.set(self)
         try:
-            yield
+            with unheard() if self.measuring else contextlib.nullcontext():
+                yield
         finally:
             _exchange.reset(token)
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send one request.
 
-        :raises MeasuredError: instead, if it is only measured
+        :raises MeasuredError: if it is only measured
         :raises requests.RequestException: as requests does; also of a service that asked to be left alone just now,
             which plugins try again at once
         """
         if self.measuring:
             parts = {name: options.get(name) for name in ("data", "json", "params")}
             body = requests.Request(method, "http://localhost/", **parts).prepare().body or b""
-            raise MeasuredError(body if isinstance(body, bytes) else str(body).encode())
+            if self.measured is None:
+                self.measured = body if isinstance(body, bytes) else str(body).encode()
+            raise MeasuredError("not sent, only measured")
         if self.refusal is not None and self.refusal.wait is not None:
             raise requests.RequestException("it asked to be left alone")
         answer = requests.request(method, url, **options)  # noqa: S113 - the plugin gives one
@@ -75,6 +78,19 @@ class Exchange:
             self.refusal = found
         return answer
 
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Nothing that Apprise says within this block is logged."""
+    token = _unheard.set(True)
+    try:
+        yield
+    finally:
+        _unheard.reset(token)
+
+
+_unheard: contextvars.ContextVar[bool] = contextvars.ContextVar("portmon_unheard", default=False)
+_log.addFilter(lambda record: not _unheard.get())
 
 _exchange: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("portmon_exchange", default=None)
 
