@@ -130,11 +130,15 @@ def _send_to(target: _Target, message: Message, wanted: str) -> Refusal | None:
 
 
 def _form(plugin: Any, wanted: str) -> str:
-    """Which body a target gets: the one that was asked for, or the next simpler one that it can show."""
+    """Which body a target gets: the one that was asked for, or the next one that it can show."""
+    markdown = apprise.NotifyFormat.MARKDOWN
     if wanted == "html" and _DOCUMENTS.isdisjoint(plugin.schemas()):
         wanted = "markdown"
-    if wanted == "markdown" and plugin.resolve_format(apprise.NotifyFormat.MARKDOWN) is apprise.NotifyFormat.TEXT:
-        wanted = "text"
+    if wanted == "markdown" and plugin.resolve_format(markdown) is apprise.NotifyFormat.TEXT:
+        return "text"
+    if wanted == "text" and plugin.resolve_format(apprise.NotifyFormat.TEXT) is markdown:
+        # Apprise would escape the dots of addresses.
+        return "markdown"
     return wanted
 
 

@@ -108,13 +108,13 @@ def render(
     told = tuple(alert for block in blocks for entry in block for alert in entry.alerts)
     links = {alert.event.id: checked(link(alert.event)) for alert in told}
 
-    def cut(max_lines: int) -> Bodies:
+    def cut(max_lines: int, *, again: bool = True) -> Bodies:
         views = views_of(
             blocks, group, max_lines=max_lines, links=links, page=checked(page), subject=subject, reminder=reminder
         )
-        return fill(views, layout.language, layout.templates)
+        return fill(views, layout.language, layout.templates, again=again)
 
-    bodies = cut(layout.max_lines)
+    bodies = cut(layout.max_lines, again=False)
     return Message(
         title=bodies.title,
         text=bodies.text,

@@ -133,6 +133,17 @@ VENDORS = {
         (204, ""),
         (400, {"content": ["Must be 2000 or fewer in length."]}),
     ),
+    "discord embeds": Vendor(
+        "discord://1234567890/abcdefghijklmn?format=markdown",
+        _set(NotifyDiscord, "notify_url"),
+        lambda body: f"{body['embeds'][0]['title']}\n{body['embeds'][0]['description']}",
+        lambda _, body: max(
+            ((_utf16(body["embeds"][0]["description"]), 4_096), (_utf16(body["embeds"][0]["title"]), 256)),
+            key=lambda pair: pair[0] / pair[1],
+        ),
+        (204, ""),
+        (400, {"embeds": ["Must be 4096 or fewer in length."]}),
+    ),
     "telegram": Vendor(
         "tgram://123456789:abcdefg_hijklmnop/-1001234/",
         _set(NotifyTelegram, "notify_url", "/bot"),
