@@ -24,6 +24,8 @@ from portmon.render import Message
 
 TARGET_TIMEOUT = 20.0
 """Seconds that one Apprise target may take, its own retries included."""
+MEASURE_TIMEOUT = 5.0
+"""Seconds that measuring a message may take, which sends nothing: more only if Apprise's workers all hang."""
 TARGETS_AT_ONCE = 4
 """Below the number of Apprise's own workers on any machine, so that none waits for one while its time runs."""
 
@@ -119,7 +121,7 @@ def _send_to(target: _Target, message: Message, wanted: str) -> Refusal | None:
         if plugin.overflow_mode == apprise.OverflowMode.UPSTREAM:
             plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
     exchange = Exchange(service)
-    result = _notify(plugin, exchange, title=title, body=body, **given)
+    result = _notify(plugin, exchange, title=title, body=body, timeout=TARGET_TIMEOUT, **given)
     said = exchange.refusal
     if said is not None and (said.in_success or not result):
         return said
@@ -146,7 +148,7 @@ def _notify(plugin: Any, exchange: Exchange, **given: Any) -> Any:
     single = apprise.Apprise()
     single.add(plugin)
     with exchange.watched(plugin):
-        return single.notify(interpret_escapes=False, timeout=TARGET_TIMEOUT, **given)
+        return single.notify(interpret_escapes=False, **given)
 
 
 def _measured(plugin: Any, **given: Any) -> bytes | None:
@@ -156,7 +158,7 @@ def _measured(plugin: Any, **given: Any) -> bytes | None:
     # It waits some seconds between two requests, also if the first one was not sent.
     plugin.throttle, plugin.retry = (lambda *args, **kwargs: None), 0
     try:
-        _notify(plugin, exchange, **given)
+        _notify(plugin, exchange, timeout=MEASURE_TIMEOUT, **given)
     finally:
         del plugin.throttle
         plugin.retry = retries
