@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from portmon import limits
 from portmon.channels.errors_of_others import foreign, told
+from portmon.channels.services import wait_of
 from portmon.errors import DeliveryError, OverrunError
 from portmon.http_errors import why
 from portmon.inputs.boundary import reason
@@ -75,8 +76,8 @@ def ask(
     url = f"{hook.base_url.rstrip('/')}/{endpoint.lstrip('/')}" if endpoint else hook.base_url
     shown = f"{showable(hook.base_url)} (connection {conn_id})"
 
-    def send() -> tuple[str, bool] | None:
-        """What was refused, and whether it may have come through none the less."""
+    def send() -> tuple[str, bool, float | None] | None:
+        """What was refused, whether it may have come through none the less, and for how long to leave it alone."""
         # A redirect could carry the credentials to another server.
         with (
             session,
@@ -92,7 +93,7 @@ def ask(
         ):
             if ok(answer.status_code):
                 return None
-            return _refusal(answer), answer.status_code in PROXY_GAVE_UP
+            return _refusal(answer), answer.status_code in PROXY_GAVE_UP, wait_of(answer)
 
     try:
         refusal = limits.within(limit, send)
@@ -106,8 +107,9 @@ def ask(
             f"{shown}: no answer: {why(error)}{doubt}", channel=channel, unsure=_may_have_arrived(error)
         ) from None
     if refusal:
-        told_why, unsure = refusal
-        raise DeliveryError(f"{shown}: {told_why}", channel=channel, unsure=unsure)
+        told_why, unsure, wait = refusal
+        waits = {} if wait is None else {"": wait}
+        raise DeliveryError(f"{shown}: {told_why}", channel=channel, unsure=unsure, waits=waits)
 
 
 def _refusal(answer: requests.Response) -> str:

@@ -335,7 +335,8 @@ def _log_difference(found: Difference) -> None:
     for sign, event in signs[:LINES]:
         port = f" {event.protocol}/{event.port}" if event.port else ""
         at, reason = f"{event.at:%Y-%m-%d %H:%M}", plain(event.reason, REASON_LIMIT)
-        log.info("%s %s %s: %r%s: %s", sign, at, event.kind, event.host_name, port, reason)
+        host = repr(plain(event.host_name)) if event.host_name else None
+        log.info("%s %s %s: %s%s: %s", sign, at, event.kind, host, port, reason)
     if len(signs) > LINES:
         log.info("and %d more; `python -m portmon replay` shows all of them", len(signs) - LINES)
     log.info(
