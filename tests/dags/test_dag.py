@@ -26,7 +26,8 @@ print(json.dumps({{
     "catchup": dag and dag.catchup,
     "max_active_runs": dag and dag.max_active_runs,
     "max_active_tasks": dag and dag.max_active_tasks,
-    "doc": bool(dag and dag.doc_md),
+    "limit": dag and dag.dagrun_timeout.total_seconds(),
+    "doc": dag and dag.doc_md,
     "params": {{k: [dag.params.get_param(k).value, dag.params.get_param(k).description] for k in dag.params}} if dag else None,
     "tasks": {{t.task_id: {{
         "down": sorted(t.downstream_task_ids), "rule": t.trigger_rule.value, "retries": t.retries,
@@ -120,6 +121,24 @@ def test_every_task_ends(dag: dict[str, Any]) -> None:
     assert seconds["sweep"] == 600.0
     others = ("fetch_hosts", "prune_inventory", "plan_sweep", "plan_hosts", "diff_ports", "route_alerts")
     assert {seconds[name] for name in others} == {900.0}
+
+
+def test_a_run_that_never_ends_does_not_hold_back_the_others_for_ever(dag: dict[str, Any]) -> None:
+    from portmon import limits
+
+    # What works has its time, with all its tries: a run that looks, even if its tasks ran one after the other …
+    tries = {
+        name: (task["limit"] + task["delay"]) * (task["retries"] + 1)
+        for name, task in dag["tasks"].items()
+        if task["limit"]
+    }
+    assert dag["limit"] > sum(tries.values())
+    # … and one that judges again.
+    around = tries["fetch_hosts"] + tries["route_alerts"] + tries["alert_down"]
+    assert dag["limit"] > limits.REPLAY.total_seconds() + around
+    assert dag["limit"] <= 86400
+    assert f"{dag['limit'] / 3600:g} hours" in dag["doc"]
+    assert "logical date" in dag["params"]["replay_from"][1]
 
 
 def test_whoever_writes_has_time_to_wait_for_another_writer() -> None:
