@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from pytest_httpserver import HTTPServer
 
 from portmon.storage.database import Database
 from tests.databases import migrated, migrated_postgres
@@ -26,8 +27,13 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__FERNET_KEY"] = ""
 
 settings.register_profile("quick", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("full", max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("soak", max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+# To end, a server of a test waits until this one looks whether it is to: half a second unless it is told otherwise.
+HTTPServer.thread_target = lambda self: self.server.serve_forever(poll_interval=0.02)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
