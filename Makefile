@@ -41,7 +41,7 @@ up: .venv/.installed ## start the same and stay: prints the URL and the login of
 	@$(BIN)/python -m demo up
 
 test: .venv/.tools ## the fast tests: offline, no other software needed
-	@$(BIN)/python -m pytest -m "not slow" -q -n auto
+	@$(BIN)/python -m pytest -m "not slow" -q -n auto --dist worksteal
 
 test-slow: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, long stories
 	@# One at a time to whoever is free: the longest are the first.

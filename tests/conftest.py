@@ -36,8 +36,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 HTTPServer.thread_target = lambda self: self.server.serve_forever(poll_interval=0.02)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with those that take minutes: with several processes none of them is left to one in the end."""
+    """Begin with those that take minutes: with several processes none of them is left to one in the end. What only the
+    full run takes is slow, said or not.
+    """
+    for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

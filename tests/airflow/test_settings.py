@@ -208,7 +208,6 @@ def test_a_firing_alert_holds_when_the_clock_is_changed(monkeypatch: pytest.Monk
     hold_over_changes(monkeypatch, zone)
 
 
-@pytest.mark.slow
 @pytest.mark.full
 def test_a_firing_alert_holds_wherever_a_clock_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     # Of zones that change their clocks alike, one.
