@@ -63,7 +63,7 @@ def schedule() -> str | timedelta | None:
             timetable = _timetable(text)
             timetable.validate()
             # An expression may be well formed and never come true, such as February 30th.
-            _next_run(timetable, datetime.now(UTC))
+            _next_run(timetable, _interval_until(datetime.now(UTC)))
             return text
         return _positive(parse_duration(text))
     except (AirflowException, ValueError) as error:
@@ -89,37 +89,48 @@ HOLD_RUNS = 4
 """Scheduled runs for which what fires holds without being repeated: all but the last one may be skipped."""
 HOLD_SLOW = timedelta(minutes=15)
 """The next run may take this long to repeat it."""
+CLOCK_CHANGE = timedelta(hours=3)
+"""More than clocks are changed by."""
 HOLD_WITHOUT_RHYTHM = timedelta(days=1)
 """Where runs are started by hand."""
 
 
 def _timetable(cron: str) -> Any:
-    """Airflow's timetable of a cron expression or preset, in Airflow's time zone.
+    """The timetable that Airflow makes of a cron expression or preset, in its time zone.
 
-    Every task process has these modules: they come with what parses the DAG file. Where ``[scheduler]
-    create_cron_data_intervals`` is set, Airflow takes another timetable, whose runs start at the same times.
+    Every task process has these modules: they come with what parses the DAG file.
     """
     from airflow.sdk import timezone
+    from airflow.timetables.interval import CronDataIntervalTimetable
     from airflow.timetables.trigger import CronTriggerTimetable
 
-    return CronTriggerTimetable(cron, timezone=timezone.datetime(2024, 1, 1).tzinfo)
+    zone = timezone.datetime(2024, 1, 1).tzinfo
+    return (CronDataIntervalTimetable if _has_data_intervals() else CronTriggerTimetable)(cron, timezone=zone)
 
 
-def _next_run(timetable: Any, after: datetime) -> datetime:
-    """When the scheduler starts the run that follows one of a given time.
+def _has_data_intervals() -> bool:
+    """Whether runs follow each other as their data intervals do, as in Airflow 2."""
+    return bool(conf.getboolean("scheduler", "create_cron_data_intervals", fallback=False))
+
+
+def _next_run(timetable: Any, last: Any) -> Any:
+    """The run that the scheduler starts after one with a given data interval, see ``DagRunInfo``.
 
     :raises ValueError: the expression does not come true any more
     """
-    from airflow.sdk import timezone
-    from airflow.timetables.base import DataInterval, TimeRestriction
+    from airflow.timetables.base import TimeRestriction
 
-    found = timetable.next_dagrun_info(
-        last_automated_data_interval=DataInterval.exact(timezone.coerce_datetime(after)),
-        # Without catchup it would look at the clock, and leave out what is past.
-        restriction=TimeRestriction(earliest=None, latest=None, catchup=True),
-    )
-    # A plain datetime, whatever Airflow's functions return.
-    return datetime.fromtimestamp(found.run_after.timestamp(), UTC)
+    # Without catchup it would look at the clock, and leave out what is past.
+    restriction = TimeRestriction(earliest=None, latest=None, catchup=True)
+    return timetable.next_dagrun_info(last_automated_data_interval=last, restriction=restriction)
+
+
+def _interval_until(at: datetime) -> Any:
+    """The data interval of a run at any time. It is long: the next one begins where it ends, and not before."""
+    from airflow.sdk import timezone
+    from airflow.timetables.base import DataInterval
+
+    return DataInterval(timezone.coerce_datetime(at - timedelta(days=3653)), timezone.coerce_datetime(at))
 
 
 def _runs_after(value: str | timedelta, at: datetime) -> Iterator[datetime]:
@@ -127,13 +138,18 @@ def _runs_after(value: str | timedelta, at: datetime) -> Iterator[datetime]:
 
     :param value: of a schedule with a rhythm
     """
-    timetable = _timetable(value) if isinstance(value, str) else None
-    while True:
-        try:
-            at = at + value if isinstance(value, timedelta) else _next_run(timetable, at)
-        except (ValueError, OverflowError):  # an expression with a year comes to an end, and so does the calendar
-            return
-        yield at
+    try:
+        if isinstance(value, timedelta):
+            while True:
+                yield (at := at + value)
+        timetable, last = _timetable(value), _interval_until(at)
+        while True:
+            run = _next_run(timetable, last)
+            last = run.data_interval
+            # A plain datetime, whatever Airflow's functions return.
+            yield datetime.fromtimestamp(run.run_after.timestamp(), UTC)
+    except (ValueError, OverflowError):  # an expression with a year comes to an end, and so does the calendar
+        return
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -193,7 +209,11 @@ def hold_until(now: datetime) -> datetime:
     value = schedule()
     if value is None or value in _WITHOUT_RHYTHM:
         return now + HOLD_WITHOUT_RHYTHM
-    runs = list(itertools.islice(_runs_after(value, now), HOLD_RUNS))
+    # Where data intervals follow each other, the one in which the clock skips an hour is an hour longer. That is seen
+    # only if one comes from the interval before.
+    begin = now - CLOCK_CHANGE if _has_data_intervals() else now
+    following = (run for run in _runs_after(value, begin) if run > now)
+    runs = list(itertools.islice(following, HOLD_RUNS))
     return max(runs[-1], runs[0] + HOLD_SLOW) if runs else now + HOLD_WITHOUT_RHYTHM
 
 

@@ -13,6 +13,7 @@ import pytest
 from airflow.sdk import DAG, timezone
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.timetables.base import TimeRestriction
+from airflow.timetables.interval import CronDataIntervalTimetable
 from airflow.timetables.trigger import CronTriggerTimetable
 
 from portmon import settings, tasks
@@ -165,7 +166,7 @@ def changes(zone: str, year: int = 2026) -> tuple[datetime, ...]:
     return tuple(found)
 
 
-def scheduled(timetable: CronTriggerTimetable, begin: datetime) -> Iterator[datetime]:
+def scheduled(timetable: Any, begin: datetime) -> Iterator[datetime]:
     """The runs that Airflow's scheduler starts from a time on, one after the other."""
     restriction, info = TimeRestriction(timezone.coerce_datetime(begin), None, True), None
     while True:
@@ -174,24 +175,32 @@ def scheduled(timetable: CronTriggerTimetable, begin: datetime) -> Iterator[date
         yield info.run_after
 
 
-def hold_over_changes(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+def hold_over_changes(
+    monkeypatch: pytest.MonkeyPatch, zone: str, *, data_intervals: bool = False, crons: int | None = None
+) -> None:
     timezone.initialize(zone)
+    monkeypatch.setenv("AIRFLOW__SCHEDULER__CREATE_CRON_DATA_INTERVALS", str(data_intervals))
     try:
-        for cron in HOLDS_OVER_CHANGES:
+        for cron in HOLDS_OVER_CHANGES[:crons]:
             say(monkeypatch, cron)
-            timetable = CronTriggerTimetable(cron, timezone=zone)
+            timetable = (CronDataIntervalTimetable if data_intervals else CronTriggerTimetable)(cron, timezone=zone)
             for change in changes(zone):
-                runs = scheduled(timetable, change - timedelta(days=1))
-                following = next(runs)
+                # The first data interval begins with the first time of the schedule, and its run with the second.
+                runs = scheduled(timetable, change - timedelta(days=3 if data_intervals else 1))
+                ahead = [next(runs) for _ in range(4)]
                 for minutes in (-1430, -125, -70, -10, -1, 0, 1, 25, 55, 61, 130, 1500):
                     now = change + timedelta(minutes=minutes, seconds=7)
                     found = settings.hold_until(now)
                     told = f"{zone}, {cron} at {now}: {found}"
                     # As long as the run is away that the scheduler starts next, and a slow one needs.
-                    while following <= now:
-                        following = next(runs)
-                    assert found >= following + timedelta(minutes=15), told
-                    # And to the fourth by the timetable, step by step.
+                    while ahead[0] <= now:
+                        ahead = [*ahead[1:], next(runs)]
+                    assert found >= ahead[0] + timedelta(minutes=15), told
+                    assert found >= ahead[3], told
+                    if data_intervals:
+                        assert found == max(ahead[3], ahead[0] + timedelta(minutes=15)), told
+                        continue
+                    # And to the fourth by the timetable, step by step from now, which may be later.
                     at, steps = timezone.coerce_datetime(now), []
                     for _ in range(4):
                         at = timetable._get_next(at)
@@ -208,6 +217,11 @@ def test_a_firing_alert_holds_when_the_clock_is_changed(monkeypatch: pytest.Monk
     hold_over_changes(monkeypatch, zone)
 
 
+def test_a_firing_alert_holds_when_the_clock_is_changed_by_data_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the hour after the one that is skipped has no runs at all."""
+    hold_over_changes(monkeypatch, "Europe/Berlin", data_intervals=True, crons=2)
+
+
 @pytest.mark.full
 def test_a_firing_alert_holds_wherever_a_clock_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     # Of zones that change their clocks alike, one.
@@ -219,6 +233,7 @@ def test_a_firing_alert_holds_wherever_a_clock_is_changed(monkeypatch: pytest.Mo
     assert len(zones) > 20, zones
     for zone in zones.values():
         hold_over_changes(monkeypatch, zone)
+        hold_over_changes(monkeypatch, zone, data_intervals=True, crons=4)
 
 
 def test_the_first_task_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
