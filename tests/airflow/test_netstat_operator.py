@@ -396,11 +396,12 @@ def test_backfill_opens_no_connection(make: Any, server: PythonServer, stored: A
 
 
 def test_a_task_of_an_old_run_that_is_cleared_opens_no_connection(
-    make: Any, server: PythonServer, stored: Any, follow: Callable[[str], None]
+    make: Any, server: PythonServer, stored: Any, follow: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     follow("run-1")
     with pytest.raises(AirflowSkipException, match="a later run was judged since run-1 began"):
         make(server.port).execute(context(try_number=2, max_tries=3))
+    assert "Skipped: a later run was judged since run-1 began" in caplog.text
     assert server.connections == 0
     assert stored() == []
     follow("another run")

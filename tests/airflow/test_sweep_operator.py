@@ -369,12 +369,13 @@ def test_a_backfill_asks_nobody(scene: Scene, server: PythonServer) -> None:
 
 
 def test_an_old_run_that_is_cleared_asks_nobody(
-    scene: Scene, server: PythonServer, follow: Callable[[str], None]
+    scene: Scene, server: PythonServer, follow: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     operator = scene.operator([at(server.port)])
     follow(RUN.run_id)
     with pytest.raises(AirflowSkipException, match="a later run was judged since run-1 began"):
         operator.execute(scene.context(RUN, try_number=2))
+    assert "Skipped: a later run was judged since run-1 began" in caplog.text
     assert server.connections == 0
 
 

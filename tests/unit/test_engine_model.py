@@ -670,16 +670,19 @@ def sqlite_database() -> Iterator[Database]:
 
 
 def test_the_engine_agrees_with_its_naive_twin(sqlite_database: Database) -> None:
-    soak = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
-    if soak:
-        run_steps(machine_on(sqlite_database), 1_000_000)
+    steps = {"soak": 1_000_000, "full": 2_000}.get(os.environ.get("HYPOTHESIS_PROFILE", ""))
+    if steps:
+        run_steps(machine_on(sqlite_database), steps)
     else:
-        run_steps(machine_on(sqlite_database), 120, length=12)
+        run_steps(machine_on(sqlite_database), 60, length=12)
 
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize(("first_seed", "rare"), [(1, set()), (500_001, {EventKind.MOVED, EventKind.REPLACED})])
+@pytest.mark.parametrize(
+    ("first_seed", "rare"),
+    [(1, set()), pytest.param(500_001, {EventKind.MOVED, EventKind.REPLACED}, marks=pytest.mark.full)],
+)
 def test_ten_thousand_steps_reach_every_kind_of_event(
     sqlite_database: Database, first_seed: int, rare: set[EventKind]
 ) -> None:
@@ -699,7 +702,8 @@ def test_ten_thousand_steps_reach_every_kind_of_event(
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_postgresql_agrees_as_well(postgres_cluster: Cluster) -> None:
+@pytest.mark.parametrize("steps", [200, pytest.param(1_000, marks=pytest.mark.full)])
+def test_postgresql_agrees_as_well(postgres_cluster: Cluster, steps: int) -> None:
     database = migrated_postgres(postgres_cluster)
-    run_steps(machine_on(database), 1_000, first_seed=1_000_000)
+    run_steps(machine_on(database), steps, first_seed=1_000_000)
     database.dispose()

@@ -93,6 +93,8 @@ class NetstatOperator(StateMixin, SSHOperator):
                 self._must_be_newest(run.run_id)
             return self._look_and_store(record, watch, last_try=last_try)
         except PastRunError as error:
+            # Airflow's page folds up the message of the exception.
+            log.warning("Skipped: %s", error)
             raise AirflowSkipException(str(error)) from None
         finally:
             self._hang_up()

@@ -76,6 +76,8 @@ class SweepOperator(StateMixin, BaseOperator):
         try:
             return self._sweep(context, settings.config())
         except PastRunError as error:
+            # Airflow's page folds up the message of the exception.
+            log.warning("Skipped: %s", error)
             raise AirflowSkipException(str(error)) from None
         except (ParamError, RunError) as error:
             raise AirflowFailException(str(error)) from None
