@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from portmon import probe, scan
+from portmon import scan
 from portmon.config import SshSettings
 from portmon.errors import AnswerError, ContradictionError, ScanError
 from portmon.models import Attempt
@@ -56,6 +56,8 @@ class HostLook:
 
     def command(self, nonce: str) -> str:
         """What is run on the host."""
+        from portmon import probe
+
         hung = {tool for answer in self.answers for tool in answer.observation.hung}
         question = probe.Question(
             sudo=self.settings.sudo,
@@ -134,7 +136,9 @@ class HostLook:
 
         :returns: its nonce, and what it printed
         """
-        nonce = probe.new_nonce()
+        from portmon.probe import new_nonce
+
+        nonce = new_nonce()
         self.result = result = session.run(
             self.command(nonce),
             deadline=self.settings.command_timeout.total_seconds(),

@@ -1,4 +1,7 @@
-"""One look at one host, without the login: read answers, confirm what is missing, make the stored record."""
+"""One look at one host, without the login: read answers, confirm what is missing, make the stored record.
+
+The DAG file imports this module at every parse, so the readers are imported where they are used.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from portmon import probe
 from portmon.errors import AnswerError, ProbeError, ScanError, ScanTimeoutError
 from portmon.identity import lost_binds
 from portmon.models import Attempt, Listener, Observation, Outcome
@@ -49,8 +51,10 @@ class Known:
 
 def frame_of(output: bytes, nonce: str) -> tuple[bytes, str] | None:
     """The frame that the probe's command printed, as it is archived, and its digest; None if it is not complete."""
+    from portmon.probe import archive_form
+
     try:
-        frame = probe.archive_form(output, nonce)
+        frame = archive_form(output, nonce)
     except ProbeError:
         return None
     return frame, hashlib.sha256(frame).hexdigest()
@@ -66,8 +70,10 @@ def read_answer(
     :param digest: of its frame, if it is known
     :raises AnswerError: it is no complete frame
     """
+    from portmon.probe import read
+
     try:
-        frame, observation = probe.read(output, nonce)
+        frame, observation = read(output, nonce)
         return Answer(frame, observation, digest or hashlib.sha256(frame).hexdigest())
     except ProbeError as error:
         told = [f"the answer proves nothing: {plain(str(error), 300)}", f"exit status {exit_status}"]
@@ -231,6 +237,8 @@ def to_xcom(attempt: Attempt) -> dict[str, Any]:
 
 def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:
     """The record that a dry run's task returned."""
+    from portmon.probe import read_archived
+
     record = value["attempt"]
     frames = [zlib.decompress(base64.b64decode(frame)) for frame in record["frames"]]
     logical_date = record["logical_date"]
@@ -244,7 +252,7 @@ def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:
     if frames:
         digests = [hashlib.sha256(frame).hexdigest() for frame in frames]
         answers = [
-            Answer(frame, probe.read_archived(frame), digest) for frame, digest in zip(frames, digests, strict=True)
+            Answer(frame, read_archived(frame), digest) for frame, digest in zip(frames, digests, strict=True)
         ]
         return look.success(answers, observed_at=observed_at, duration=duration)
     return look.record(

@@ -46,7 +46,7 @@ def say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         ("0-10,12-58/2 * * * *", "0-10,12-58/2 * * * *", 120),
         ("0 0,6,7,12,18 * * *", "0 0,6,7,12,18 * * *", 6 * 3600),
         ("10min", timedelta(minutes=10), 600),
-        ("4000000h", timedelta(hours=4000000), 4000000 * 3600),
+        ("2000000h", timedelta(hours=2000000), 2000000 * 3600),
         ("@once", "@once", 300),
         ("@continuous", "@continuous", 300),
         ("", None, 300),

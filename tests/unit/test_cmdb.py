@@ -496,7 +496,8 @@ def test_an_invalid_entry_is_never_pruned() -> None:
 
 def test_a_host_comes_back_or_is_deleted_in_the_end() -> None:
     hour = timedelta(hours=1)
-    plan = prune(0, 10, hidden={"3": hour / 2, "20": hour, "21": hour - timedelta(seconds=1)})
+    hidden = {"3": hour / 2, "20": hour, "21": hour - timedelta(seconds=1)}
+    plan = prune(0, 10, hidden=hidden, settings=Cmdb(prune_after=hour))
     assert (plan.resume, plan.purge) == (("3",), ("20",))
 
 

@@ -240,7 +240,7 @@ class Cmdb(Section):
         timedelta(hours=1), description="alert when the last good list is older than this; the scan goes on with it"
     )
     prune_after: Duration = Field(
-        timedelta(hours=1),
+        timedelta(days=1),
         description="a host that left is hidden at once; its port data is deleted after this. 0 is at once",
     )
     max_prune_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
