@@ -577,6 +577,7 @@ class Judgement:
                 details={"boot_id": seen.boot_id, "before": host["boot_id"]},
             )
             self._tell(told, host, None, at)
+        self._answered(host, at, interrupted=look.ok_since is None)
         if seen.probe < PROBE and (host["probe"] or PROBE) >= PROBE:
             told = Told(
                 EventKind.PROBE_OUTDATED,
@@ -584,7 +585,6 @@ class Judgement:
                 details={"probe": seen.probe},
             )
             self._tell(told, host, None, at)
-        self._answered(host, at, interrupted=look.ok_since is None)
         host |= _hung(host, seen, at)
         host |= {
             "probe": seen.probe,
