@@ -90,7 +90,7 @@ _INNER = " ".join(
         '"$n" "$b" "$r" "${{w:--}}" "${{#o}}" "${{v:--}}" "$o";',
         # the pids: of netstat what stands before a slash, of ss what follows a name
         "q=; c=0; g=; z=0;",
-        'add() {{ case $1 in ""|*[\\ -/\\;-~:]*) return;; esac; case " $q " in *" $1 "*) return;; esac;',
+        'add() {{ case $1 in ""|*[[:space:][:alpha:][:punct:]]*) return;; esac; case " $q " in *" $1 "*) return;; esac;',
         'c=$((c+1)); [ $c -gt 500 ] || q="$q $1"; }};',
         "case $b in",
         "netstat*) IFS=/; for i in $o; do case $i in *LISTEN*[0-9]) add ${{i##* }};; esac; done;;",
@@ -132,17 +132,17 @@ _OUTER = " ".join(
         "case $r in 40) break;; 41) y=$y$a; a=; continue;; esac;",
         # What can be killed does not stay behind: it began after this shell, is not this shell, and has its nonce in
         # its environment. Older processes are not looked into, since one of them may be what the tool hangs on.
-        "{{ read -r b </proc/$$/stat; b=${{b##*) }}; set -- $b; shift 19; g=$1; set +f;",
-        "for d in /proc/[0-9]*; do b=; read -r b <$d/stat || continue; b=${{b##*) }}; set -- $b; shift 19;",
+        "{{ read -r b </proc/$$/stat; b=${{b##*\\) }}; set -- $b; shift 19; g=$1; set +f;",
+        "for d in /proc/[0-9]*; do b=; read -r b <$d/stat || continue; b=${{b##*\\) }}; set -- $b; shift 19;",
         "if [ $1 -ge $g ]; then if [ $d = /proc/$$ ]; then continue; fi;",
         'if grep -qs "n=$n" $d/environ; then kill -9 ${{d#/proc/}}; fi; fi; done; set -f; }} 2>/dev/null;',
         # Whatever listed before it hung is complete: what hung is what is asked besides.
         'case $a in *"@@$n PROC "*) y=$y,ss:limit; r=40; break;; esac; y=$y,$i:limit; a=; done;',
         "[ $r = 40 ] || a=;",
         "k=; set -- $(ls -dn --full-time /proc/self/ns/net 2>/dev/null || ls -dn /proc/self/ns/net 2>/dev/null);",
-        "for i; do case $i in net:*) k=${{i#*[}}; k=${{k%]}};; esac; done;",
+        "for i; do case $i in net:*) k=${{i#*\\[}}; k=${{k%\\]}};; esac; done;",
         "d=-; case $7 in *:*:*) d=${{6}}T$7$8;; esac;",
-        "b=; {{ read -r b </proc/1/stat; }} 2>/dev/null; i=-; case $b in *\\)\\ *) b=${{b##*) }}; set -- $b;",
+        "b=; {{ read -r b </proc/1/stat; }} 2>/dev/null; i=-; case $b in *\\)\\ *) b=${{b##*\\) }}; set -- $b;",
         "shift 19; i=$1;; esac; b=; {{ read -r b c </proc/uptime; }} 2>/dev/null;",
         r'printf "\n@@%s BEGIN v=2 bytes=%s tcp=%s tcp6=%s netns=%s pid1=%s tried=%s\n%s\n"',
         '"$n" "${{#a}}" "$t" "$u" "${{k:--}}" "$i" "${{y:--}}" "$a";',
