@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from bench import ansible, diff, docs, machine, parse, per_host, replay, report, sweep
+from bench import ansible, diff, docs, machine, parse, per_host, probe, replay, report, sweep
 from bench.crowd import CrowdError
 from bench.errors import BenchError
 from bench.figures import Section, from_json, to_json
@@ -31,8 +31,8 @@ from demo.airflow_env import AirflowError
 from demo.host import loopback_up
 from tests import postgres
 
-SECTIONS = ("sweep", "tasks", "parse", "ansible", "diff", "replay")
-ALONE = ("parse", "diff", "replay")
+SECTIONS = ("sweep", "tasks", "parse", "ansible", "diff", "replay", "probe")
+ALONE = ("parse", "diff", "replay", "probe")
 """Those that need no host and no Airflow."""
 APART = "PORTMON_BENCH_APART"
 """Set in the environment of a bench that has a network of its own."""
@@ -113,6 +113,8 @@ def _lacking(chosen: Sequence[str]) -> str | None:
         told = postgres.missing()
     if not told and "ansible" in chosen:
         told = ansible.lacking()
+    if not told and "probe" in chosen:
+        told = probe.lacking()
     return told
 
 
@@ -153,7 +155,8 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str], out: Path) -> di
             step = {"sweep": sweep.measure, "tasks": per_host.measure, "ansible": ansible.measure}[name]
             section(name, partial(step, stage, sizes))
     for name in (name for name in chosen if name in ALONE):
-        section(name, partial({"parse": parse.measure, "diff": diff.measure, "replay": replay.measure}[name], sizes))
+        room = {"parse": parse, "diff": diff, "replay": replay, "probe": probe}[name]
+        section(name, partial(room.measure, sizes))
     _tell(started, "done")
     return measured
 
