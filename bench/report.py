@@ -23,6 +23,7 @@ ABOUT = {
 """Section: what its sizes mean. The order is that of the table."""
 
 _PROBED = {"idle": "idle", "many": "{many} sockets", "most": "{most} sockets"}
+_LOOKED_AS = {"user": "unprivileged", "root": "root"}
 
 LABELS = {
     "sweep": {
@@ -83,10 +84,10 @@ LABELS = {
         "replay_memory": "replay, peak memory",
     },
     "probe": {
-        f"{setting}_{user}_{which}_{what}": f"{host}, {user}, {what_said}, {which_said}"
+        f"{setting}_{user}_{which}_{what}": f"{host}, {whose}, {what_said}, {which_said}"
         for what, what_said in (("cpu_ms", "CPU"), ("forks", "processes"), ("bytes", "answer"))
-        for (setting, host), user, (which, which_said) in product(
-            _PROBED.items(), ("user", "root"), (("new", "portmon"), ("old", "version before"))
+        for (setting, host), (user, whose), (which, which_said) in product(
+            _PROBED.items(), _LOOKED_AS.items(), (("new", "portmon"), ("old", "version before"))
         )
     },
 }
@@ -151,11 +152,11 @@ RATIOS = (
     *(
         Ratio(
             "probe",
-            f"CPU of the probe / of the version before, {host}, {user}",
+            f"CPU of the probe / of the version before, {host}, {whose}",
             f"{setting}_{user}_new_cpu_ms",
             f"{setting}_{user}_old_cpu_ms",
         )
-        for (setting, host), user in product(_PROBED.items(), ("user", "root"))
+        for (setting, host), (user, whose) in product(_PROBED.items(), _LOOKED_AS.items())
     ),
 )
 

@@ -99,9 +99,9 @@ def test_labels_name_the_sizes_of_their_section() -> None:
     about, new, old, _, _, ratio = report.as_text({"probe": section}).splitlines()
     assert about.startswith("probe: a host with 30 services, ")
     assert "; 10,000 or 30,000 sockets besides" in about
-    assert new.split("  ")[1] == "10,000 sockets, user, CPU, portmon"
-    assert old.split("  ")[1] == "10,000 sockets, user, CPU, version before"
-    assert ratio.startswith("  CPU of the probe / of the version before, 10,000 sockets, user  0.25 ")
+    assert new.split("  ")[1] == "10,000 sockets, unprivileged, CPU, portmon"
+    assert old.split("  ")[1] == "10,000 sockets, unprivileged, CPU, version before"
+    assert ratio.startswith("  CPU of the probe / of the version before, 10,000 sockets, unprivileged  0.25 ")
 
 
 def test_a_machine_that_was_not_quiet_is_mentioned() -> None:
