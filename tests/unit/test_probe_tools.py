@@ -409,26 +409,53 @@ def test_an_old_frame_without_a_listener_is_no_evidence() -> None:
 needs_namespaces = pytest.mark.skipif(os.getuid() != 0, reason="needs root, for a mount namespace")
 
 
+def with_tables(change: str, nonce: str) -> bytes:
+    """What the command prints where the tables of /proc/net are copies, changed by a line of shell."""
+    # /proc/net is another folder for each process: what hides a table from all has to stand in for the whole of /proc.
+    steps = (
+        "cd $(mktemp -d)",
+        "for i in tcp tcp6 sockstat sockstat6; do cat /proc/net/$i >$i; done; cat /proc/self/status >status",
+        change,
+        "mount -t tmpfs none /proc; mkdir /proc/net /proc/self; cp -a tcp tcp6 sock* /proc/net; cp status /proc/self",
+        'rm -r "$PWD"; exec sh -c "$0"',
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", "; ".join(steps), probe.command(nonce)], capture_output=True, check=False
+    )
+    return done.stdout
+
+
 @needs_namespaces
 @pytest.mark.parametrize("table", ["tcp", "tcp6"])
 def test_an_empty_table_on_a_real_host(table: str) -> None:
     """As on a system that fakes it: netstat then prints its header and lacks every socket of that family."""
     nonce = probe.new_nonce()
-    # /proc/net is another folder for each process: what hides a table from all has to stand in for the whole of /proc.
-    steps = (
-        "cd $(mktemp -d)",
-        "cat /proc/net/tcp >tcp; cat /proc/net/tcp6 >tcp6; cat /proc/self/status >status",
-        f": >{table}",
-        "mount -t tmpfs none /proc; mkdir /proc/net /proc/self; cp tcp tcp6 /proc/net; cp status /proc/self",
-        'rm -r "$PWD"; exec sh -c "$0"',
-    )
     with socket.create_server(("::", 0), family=socket.AF_INET6), socket.create_server(("127.0.0.1", 0)):
-        done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", "; ".join(steps), probe.command(nonce)], capture_output=True, check=False
-        )
-        seen = probe.read_frame(done.stdout, nonce)
+        seen = probe.read_frame(with_tables(f": >{table}", nonce), nonce)
     assert seen.tool == "ss"
     assert {one.protocol for one in seen.listeners} == {"tcp", "tcp6"}
+
+
+UNOPENABLE = f"{sys.executable} -c \"import socket; socket.socket(socket.AF_UNIX).bind('tcp6')\""
+
+
+@needs_namespaces
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        ("echo TCP6: inuse 0 >sockstat6", b"1"),
+        ("echo TCP6: inuse 1 >sockstat6", b"0"),
+        # a system that fakes these, too
+        ("echo TCP6: inuse 0 >sockstat6; echo TCP: inuse 0 orphan 0 tw 0 alloc 0 mem 0 >sockstat", b"0"),
+        (": >sockstat6", b"0"),
+        (f"echo TCP6: inuse 0 >sockstat6; rm tcp6; {UNOPENABLE}", b"0"),
+    ],
+)
+def test_a_table_is_not_read_if_the_kernel_counts_no_socket_of_it(change: str, known: bytes) -> None:
+    """Its header would be proof as well, but for that the kernel walks the connections of all families."""
+    with socket.create_server(("127.0.0.1", 0)):
+        output = with_tables(f": >tcp6; {change}", probe.new_nonce())
+    assert b" tcp=1 tcp6=" + known + b" " in output
 
 
 # ── contradictions ──────────────────────────────────────────────────────────────────────────────
