@@ -70,6 +70,7 @@ PORT_COLUMNS: Mapping[str, str] = {
     "changes": "object",
     "lost": "object",
     "lost_since": _TIME,
+    "notices": "object",
 }
 """Ports: column name to dtype, the fields of :class:`portmon.states.Port`.
 
@@ -79,7 +80,8 @@ ok look, so that a quiet run changes no row. ``addresses`` … ``units`` are sor
 ``tool`` is the one that reported ``programs``. ``declared`` says by what the port is declared, None for a learned
 one. ``grace_until`` is set while it is missing after a reboot. ``changes`` are the times of its changes within
 the window of flapping, since ``flapping_since`` only the last one. ``lost`` are binds that others could reach and
-that are missing since ``lost_since`` while others remain.
+that are missing since ``lost_since`` while others remain. ``notices`` are kind and time of what was of late only
+worth a notice.
 """
 
 KEY = ["host_id", "protocol", "port"]
