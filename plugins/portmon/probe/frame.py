@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from portmon import limits
 from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.models import EPHEMERAL_DEFAULT, READER, Listener, Observation
 from portmon.probe import compare, procfs, rows, ss
@@ -31,9 +32,6 @@ from portmon.probe.listing import parse_listeners
 
 ARCHIVE_NONCE = "archived"
 """Stands in the markers of a stored frame, so that equal answers are equal bytes."""
-
-MAX_SOCKETS_OF_PORT = 64
-"""Sockets of one port that are told apart; the others are counted."""
 
 _ENDED = 124
 """The lowest exit status of a tool that did not end by itself: ``timeout`` says 124, a program that can't be run 126 or
@@ -367,16 +365,16 @@ def _capped(listeners: Sequence[Listener]) -> tuple[list[Listener], tuple[tuple[
     by_port: dict[int, list[Listener]] = defaultdict(list)
     for listener in listeners:
         by_port[listener.port].append(listener)
-    beyond = {port: own for port, own in by_port.items() if len(own) > MAX_SOCKETS_OF_PORT}
+    beyond = {port: own for port, own in by_port.items() if len(own) > limits.OWNERS}
     if not beyond:
         return list(listeners), ()
     kept: set[int] = set()
     for own in beyond.values():
         # The same ones each time, in whatever order the kernel lists them.
         own.sort(key=lambda one: (one.address, one.zone or "", one.inode or 0, one.pid or 0))
-        kept.update(map(id, own[:MAX_SOCKETS_OF_PORT]))
+        kept.update(map(id, own[: limits.OWNERS]))
     told_apart = [one for one in listeners if one.port not in beyond or id(one) in kept]
-    return told_apart, tuple(sorted((port, len(own) - MAX_SOCKETS_OF_PORT) for port, own in beyond.items()))
+    return told_apart, tuple(sorted((port, len(own) - limits.OWNERS) for port, own in beyond.items()))
 
 
 # ── facts of the host and of processes ──────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from portmon import limits
 from portmon.errors import NetstatParseError
 from portmon.models import Listener, Owner
 from portmon.probe import rows
@@ -70,11 +71,11 @@ class Socket:
             pid=first.pid if first else None,
             program=first.program if first else None,
             zone=self.zone,
-            owners=self.owners[: rows.OWNERS] if len(self.owners) > 1 else (),
+            owners=self.owners[: limits.OWNERS] if len(self.owners) > 1 else (),
             uid=self.uid,
             inode=self.inode,
             comm=first.program if first else None,
-            more_owners=max(0, len(self.owners) - rows.OWNERS),
+            more_owners=max(0, len(self.owners) - limits.OWNERS),
         )
 
 
@@ -260,7 +261,7 @@ def _read_some(data: bytes, start: int, end: int) -> tuple[tuple[Owner, ...], in
 
 def _by_pid(owners: Sequence[Owner]) -> tuple[Owner, ...]:
     """As they are listed; each process once where there are many, since one may hold a socket a thousand times."""
-    return tuple(sorted(dict.fromkeys(owners) if len(owners) > rows.OWNERS else owners, key=lambda one: one.pid))
+    return tuple(sorted(dict.fromkeys(owners) if len(owners) > limits.OWNERS else owners, key=lambda one: one.pid))
 
 
 def _candidates(data: bytes, at: int) -> Iterator[tuple[Owner, int]]:
