@@ -52,6 +52,7 @@ def test_only_a_run_that_another_one_waits_for_is_overdue(
             inventory_stale=False,
             settings="",
         )
-    route_alerts.function(params={}, dag_run=SimpleNamespace(run_id="run", run_type="scheduled", logical_date=None))
+    dag_run = SimpleNamespace(run_id="run", run_type="scheduled", logical_date=None)
+    route_alerts.function(params={}, dag_run=dag_run, ti=SimpleNamespace(try_number=1))
     with database.begin() as conn:
         assert [event.kind for event in outbox.recent(conn)] == [EventKind.RUN_OVERDUE] * late

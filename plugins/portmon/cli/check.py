@@ -11,7 +11,7 @@ import typer
 
 from portmon.cli.options import ConfigOption, base_folder, config_of, label_options
 from portmon.cli.terminal import cell, logs_aside, say, visible
-from portmon.errors import CommandError, ConfigError, StorageError, UnansweredError
+from portmon.errors import CommandError, PortmonError
 from portmon.models import PROTOCOL, AlertRole, Event, EventKind, Severity, alert_role, severity_of
 
 OUTDATED_SHOWN = 20
@@ -195,7 +195,7 @@ def _tell_outdated() -> None:
     try:
         with logs_aside(), airflow_settings.database().look() as conn:
             names = outdated(conn) if conn else []
-    except (ConfigError, StorageError) as error:
+    except PortmonError as error:
         say(cell(f"  forced commands can't be looked up here: {error}"))
         return
     if names:
@@ -217,7 +217,7 @@ def _tell_forgotten(settings: Config) -> None:
     try:
         with logs_aside(), airflow_settings.database().look() as conn:
             found = told_elsewhere(conn, {channel.name for channel in settings.alerts.channels}) if conn else {}
-    except (ConfigError, StorageError, UnansweredError) as error:
+    except PortmonError as error:
         say(cell(f"  open alerts can't be looked up here: {error}"))
         return
     if found:
@@ -280,7 +280,7 @@ def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Mute | None, str
             opened = {one.key: one.id for one in open_alerts(conn, now, host_id=example.host_id)}
             alert_id = opened.get(example.alert_key) if role is AlertRole.FIRING else None
             return example, muted(mutes.current(conn, now), example, alert_id, now), unknown
-    except (ConfigError, StorageError, UnansweredError) as error:
+    except PortmonError as error:
         return example, None, str(error)
 
 
