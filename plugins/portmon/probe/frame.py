@@ -32,6 +32,7 @@ from portmon.probe.listing import parse_listeners
 ARCHIVE_NONCE = "archived"
 """Stands in the markers of a stored frame, so that equal answers are equal bytes."""
 
+_ARCHIVED = ARCHIVE_NONCE.encode("ascii")
 MAX_SOCKETS_OF_PORT = 64
 """Sockets of one port that are told apart; the others are counted."""
 
@@ -73,13 +74,12 @@ class _Frame:
 
     def archived(self) -> bytes:
         """With the nonce of the archive, and without what changes by itself."""
-        fixed = ARCHIVE_NONCE.encode()
-        parts = [b"@@" + fixed + part[2 + len(self.nonce) :] for part in self.parts]
+        parts = [b"@@" + _ARCHIVED + part[2 + len(self.nonce) :] for part in self.parts]
         if self.version == "2":
             # The whole is counted with the nonces inside.
-            shorter = (len(self.nonce) - len(fixed)) * (len(parts) - 2)
+            shorter = (len(self.nonce) - len(_ARCHIVED)) * (len(parts) - 2)
             parts[0] = _TOTAL.sub(lambda match: b" bytes=%d" % (int(match[1]) - shorter), parts[0], count=1)
-            parts[-1] = b"@@" + fixed + b" END\n"
+            parts[-1] = b"@@" + _ARCHIVED + b" END\n"
         return b"".join(parts)
 
     @property
@@ -155,6 +155,11 @@ def _cut_out(output: bytes, nonce: str) -> _Frame:
     # A line that starts like a marker of ours but is none would be a cut or forged one.
     markers = [marker for marker in found if marker[1] == used]
     kinds = tuple((marker[2] or b"").split(b" ", 1)[0] for marker in markers)
+    if used != _ARCHIVED and any(
+        marker[1] == _ARCHIVED and markers[0].start() < marker.start() < markers[-1].start() for marker in found
+    ):
+        # In the archive such a line would be a marker of the frame's own, and the stored frame no frame any more.
+        raise ProbeError(f"the answer holds a line that begins with @@{ARCHIVE_NONCE}: it can't be stored")
     fields = _fields(markers[0][2] or b"") if kinds[:1] == (b"BEGIN",) else {}
     version = fields.get("v", "")
     if version == "2" and kinds == _NOTHING_WORKED and markers[-1][3]:
@@ -466,14 +471,23 @@ def _range(text: str) -> tuple[int, int] | None:
 
 
 def _ports(text: bytes) -> tuple[tuple[int, int], ...]:
-    """``8080,9000-9010`` as ranges, in order; what is no port is left out."""
-    found = []
+    """``8080,9000-9010`` as ranges, in order; what is no port is left out.
+
+    Ranges that touch are one, as the kernel prints them, so that there are no more than ports allow.
+    """
+    found: list[tuple[int, int]] = []
     for part in text.strip().split(b","):
         low, _, high = part.partition(b"-")
         first, last = rows.number(low, 65535), rows.number(high or low, 65535)
         if first and last and first <= last:
             found.append((first, last))
-    return tuple(sorted(found))
+    apart: list[tuple[int, int]] = []
+    for first, last in sorted(set(found)):
+        if apart and first <= apart[-1][1] + 1:
+            apart[-1] = (apart[-1][0], max(apart[-1][1], last))
+        else:
+            apart.append((first, last))
+    return tuple(apart)
 
 
 # ── owners ──────────────────────────────────────────────────────────────────────────────────────
