@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.models import EPHEMERAL_DEFAULT, READER, Listener, Observation
@@ -48,6 +48,7 @@ _PARTS = {
     "1": frozenset({(b"BEGIN", b"SSX", b"PROC", b"END")}),
     "2": frozenset({(b"BEGIN", b"LIST", b"PROC", b"END"), (b"BEGIN", b"LIST", b"PROC", b"SSX", b"END")}),
 }
+_MOST_MARKERS = max(len(parts) for versions in _PARTS.values() for parts in versions)
 _NOTHING_WORKED = (b"BEGIN", b"END")
 _TOOLS = frozenset({"netstat-W", "netstat", "ss", "proc"})
 _TOTAL = re.compile(rb" bytes=(\d{1,12})")
@@ -145,19 +146,16 @@ def read_any(output: bytes) -> Observation:
 
 def _cut_out(output: bytes, nonce: str) -> _Frame:
     used = nonce.encode("ascii")
-    # One pattern for every nonce: compiling one for each answer costs more than reading it.
-    found = list(_MARKER.finditer(output))
-    if not any(marker[1] == used and marker[2] is not None for marker in found):
-        others = set(_ANY_BEGIN.findall(output))
+    markers = _markers(output, used)
+    if not any(marker[2] is not None for marker in markers):
+        others = {match[1] for match in _ANY_BEGIN.finditer(output)}
         if len(others) != 1:
             raise ProbeError(_no_frame(output, len(others)))
         used = others.pop()
+        markers = _markers(output, used)
     # A line that starts like a marker of ours but is none would be a cut or forged one.
-    markers = [marker for marker in found if marker[1] == used]
     kinds = tuple((marker[2] or b"").split(b" ", 1)[0] for marker in markers)
-    if used != _ARCHIVED and any(
-        marker[1] == _ARCHIVED and markers[0].start() < marker.start() < markers[-1].start() for marker in found
-    ):
+    if used != _ARCHIVED and output.find(b"\n@@" + _ARCHIVED, markers[0].start(), markers[-1].start()) >= 0:
         # In the archive such a line would be a marker of the frame's own, and the stored frame no frame any more.
         raise ProbeError(f"the answer holds a line that begins with @@{ARCHIVE_NONCE}: it can't be stored")
     fields = _fields(markers[0][2] or b"") if kinds[:1] == (b"BEGIN",) else {}
@@ -203,6 +201,12 @@ def _cut_out(output: bytes, nonce: str) -> _Frame:
         shown = (markers[0][2] or b"")[:100].decode("ascii", "replace")
         raise ProbeError(f"the first line of the answer is not one of ours: {shown!r}")
     return frame
+
+
+def _markers(output: bytes, nonce: bytes) -> list[re.Match[bytes]]:
+    """The markers with a nonce, in order, no more than show that there are too many."""
+    # One pattern for every nonce: compiling one for each answer costs more than reading it.
+    return list(islice((marker for marker in _MARKER.finditer(output) if marker[1] == nonce), _MOST_MARKERS + 1))
 
 
 def _no_frame(output: bytes, others: int) -> str:
@@ -459,7 +463,8 @@ _ESCAPED = re.compile(rb"\\(n|\\)")
 
 def _comm(name: bytes) -> str:
     """A process name as /proc/PID/status writes it: a newline and a backslash are escaped."""
-    return rows.text(_ESCAPED.sub(lambda match: b"\n" if match[1] == b"n" else b"\\", name))
+    # Twice as many as are kept, since two may stand for one.
+    return rows.text(_ESCAPED.sub(lambda match: b"\n" if match[1] == b"n" else b"\\", name[: 2 * rows.NAME_BYTES]))
 
 
 def _range(text: str) -> tuple[int, int] | None:
@@ -470,24 +475,34 @@ def _range(text: str) -> tuple[int, int] | None:
     return (low, high) if 1 <= low <= high <= 65535 else None
 
 
+_PART = re.compile(rb"[^,]+")
+
+
 def _ports(text: bytes) -> tuple[tuple[int, int], ...]:
     """``8080,9000-9010`` as ranges, in order; what is no port is left out.
 
     Ranges that touch are one, as the kernel prints them, so that there are no more than ports allow.
     """
-    found: list[tuple[int, int]] = []
-    for part in text.strip().split(b","):
-        low, _, high = part.partition(b"-")
+    found: set[tuple[int, int]] = set()
+    for match in _PART.finditer(text):
+        low, _, high = match[0].strip().partition(b"-")
         first, last = rows.number(low, 65535), rows.number(high or low, 65535)
         if first and last and first <= last:
-            found.append((first, last))
+            found.add((first, last))
+            if len(found) > 65536:
+                found = set(_united(found))
+    return tuple(_united(found))
+
+
+def _united(ranges: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges of which no two touch, in order."""
     apart: list[tuple[int, int]] = []
-    for first, last in sorted(set(found)):
+    for first, last in sorted(ranges):
         if apart and first <= apart[-1][1] + 1:
             apart[-1] = (apart[-1][0], max(apart[-1][1], last))
         else:
             apart.append((first, last))
-    return tuple(apart)
+    return apart
 
 
 # ── owners ──────────────────────────────────────────────────────────────────────────────────────
