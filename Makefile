@@ -1,7 +1,7 @@
 # portmon: `make` alone says what there is. Needs Linux, Python 3.11 to 3.13, git and make.
 
 .DEFAULT_GOAL := help
-TARGETS := help demo up test test-slow test-live test-all soak mutate bench lint lock clean
+TARGETS := help demo up test test-slow test-live test-all ci-full soak mutate bench lint lock clean
 .PHONY: $(TARGETS)
 SHELL := /bin/sh
 
@@ -28,6 +28,8 @@ export PIP_USER := 0
 # The lock is complete: no dependency has to be worked out. An old pip (Debian's) fails at extras if it tries.
 PIP_OPTIONS := --disable-pip-version-check --quiet install --no-deps --require-hashes
 PIP := $(BIN)/python -m pip $(PIP_OPTIONS)
+# Of the slow tests those that CI runs: one path through each feature. SLOW=slow: whole matrices.
+export SLOW ?= slow and not full
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -39,20 +41,23 @@ up: .venv/.installed ## start the same and stay: prints the URL and the login of
 	@$(BIN)/python -m demo up
 
 test: .venv/.tools ## the fast tests: offline, no other software needed
-	@$(BIN)/python -m pytest -m "not slow" -q -n auto
+	@$(BIN)/python -m pytest -m "not slow" -q -n auto --dist worksteal
 
 test-slow: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, long stories
 	@# One at a time to whoever is free: the longest are the first.
-	@$(BIN)/python -m pytest -q -m slow -n auto --maxschedchunk 1 --ignore=tests/e2e
+	@$(BIN)/python -m pytest -q -m "$$SLOW" -n auto --maxschedchunk 1 --ignore=tests/e2e
 
 test-live: .venv/.tools ## those against a live Airflow: as root, for its hosts are network namespaces
 	@# One file has one Airflow.
-	@$(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile tests/e2e
+	@$(BIN)/python -m pytest -q -m "$$SLOW" -n 2 --dist loadfile tests/e2e
 
 test-all: .venv/.tools ## both: those against a live Airflow mostly wait, and beside them there is time for the others
 	@out=$$(mktemp); $(MAKE) --no-print-directory test-live >"$$out" 2>&1 & pid=$$!; \
 	$(MAKE) --no-print-directory test-slow; others=$$?; \
 	wait $$pid; live=$$?; cat "$$out"; rm -f "$$out"; [ $$others = 0 ] && [ $$live = 0 ]
+
+ci-full: ## what CI runs, with all matrices and ten times the examples: as root, up to 75 minutes
+	@SLOW=slow HYPOTHESIS_PROFILE=full .ci/run
 
 soak: .venv/.tools ## property tests with many more examples, and crashes with 50 seeds
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m "not slow" tests/unit

@@ -16,6 +16,7 @@ ABOUT = {
     "ansible": "{hosts} hosts, {forks} forks or logins; a run over {many_hosts} hosts, where that is said",
     "diff": "made-up fleets, {ports} ports on each host",
     "replay": "{runs} runs of {hosts} hosts with {ports} ports each, judged again",
+    "known_hosts": "one look-up of a host at the end of a known_hosts file; CPU time",
 }
 """Section: what its sizes mean. The order is that of the table."""
 
@@ -77,6 +78,14 @@ LABELS = {
         "judge_ms": "the judgement of a run, for comparison",
         "replay_memory": "replay, peak memory",
     },
+    "known_hosts": {
+        "plain_1000_line_ms": "1,000 plain lines, line by line",
+        "plain_1000_index_ms": "1,000 plain lines, portmon",
+        "plain_5000_line_ms": "5,000 plain lines, line by line",
+        "plain_5000_index_ms": "5,000 plain lines, portmon",
+        "hashed_5000_line_ms": "5,000 hashed lines, line by line",
+        "hashed_5000_index_ms": "5,000 hashed lines, portmon",
+    },
 }
 """Section: figure: what it is called. Figures that are not named here are in the file only."""
 
@@ -136,6 +145,9 @@ RATIOS = (
         "cold_portmon_parse_ms",
     ),
     Ratio("replay", "replay per run / judgement of a run", "replay_ms_per_run", "judge_ms"),
+    Ratio("known_hosts", "line by line / portmon, 1,000 plain lines", "plain_1000_line_ms", "plain_1000_index_ms"),
+    Ratio("known_hosts", "line by line / portmon, 5,000 plain lines", "plain_5000_line_ms", "plain_5000_index_ms"),
+    Ratio("known_hosts", "line by line / portmon, 5,000 hashed lines", "hashed_5000_line_ms", "hashed_5000_index_ms"),
 )
 
 

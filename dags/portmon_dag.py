@@ -17,7 +17,9 @@ what is known, and tells what changed.
 **A red `netstat` task** is a host that gave no evidence: its log says why. No port of it is called
 down. To look again at one host, clear its task and what follows.
 
-**By hand**: trigger with `hosts` for some hosts only, `dry_run` to see without telling anybody.
+**By hand**: trigger with `hosts` for some hosts only, `dry_run` to see without telling anybody. Leave the
+logical date as the form gives it: a run with one in the future waits for that time, and **no host is watched
+meanwhile**, for 12 hours at most. Delete such a run.
 
 **A port can't be looked at in the past.** A backfill run, a run with `replay_from`, and an old run that is cleared ask
 no host: `diff_ports` judges again what was seen then, by today's rules, and puts events and state right.
@@ -47,7 +49,7 @@ with DAG(
     max_active_runs=1,
     # max_logins bounds the netstat tasks; the rest of the run is at most four tasks at a time.
     max_active_tasks=config.ssh.max_logins + len(AlertGroup),
-    dagrun_timeout=None,
+    dagrun_timeout=limits.RUN,
     default_args={
         "owner": "portmon",
         "retries": 2,
@@ -115,7 +117,8 @@ dag.params = ParamsDict(
             format="date-time",
             title="Replay from",
             description="Ask no host; judge again what was seen from then on, by today's rules, and put events and "
-            "state right. Nobody is told.",
+            "state right. Nobody is told. It is not the logical date: a run with one in the future waits for it, and "
+            "no host is watched meanwhile.",
         ),
         REPLAY_TO: Param(
             None,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from pytest_httpserver import HTTPServer
 
 from portmon.storage.database import Database
 from tests.databases import migrated, migrated_postgres
@@ -26,12 +27,23 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__FERNET_KEY"] = ""
 
 settings.register_profile("quick", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("full", max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("soak", max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+# To end, a server of a test waits until this one looks whether it is to: half a second unless it is told otherwise.
+HTTPServer.thread_target = lambda self: self.server.serve_forever(poll_interval=0.02)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with those that take minutes: with several processes none of them is left to one in the end."""
+    """Begin with those that take minutes: with several processes none of them is left to one in the end. What only the
+    full run takes is slow, said or not.
+    """
+    for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

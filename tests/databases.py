@@ -10,7 +10,9 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import sqlalchemy
 from sqlalchemy.engine import URL
 
 from demo.airflow_env import inherited, migrate_airflow
@@ -25,7 +27,9 @@ def migrated(path: Path) -> Database:
     """
     shutil.copyfile(_template(), path)
     path.chmod(0o600)
-    return Database(URL.create("sqlite", database=str(path)), keep_open=True)
+    made = Database(URL.create("sqlite", database=str(path)), keep_open=True)
+    sqlalchemy.event.listen(made.engine, "connect", _do_not_wait_for_the_disk)
+    return made
 
 
 def migrated_postgres(cluster: Cluster) -> Database:
@@ -53,6 +57,11 @@ def airflow_metadata(cluster: Cluster) -> str:
         shutil.rmtree(home)
 
     return for_airflow(cluster.copy_of("airflow", fill))
+
+
+def _do_not_wait_for_the_disk(connection: Any, _: Any) -> None:
+    # Tests kill processes; none takes the machine's power away.
+    connection.execute("PRAGMA synchronous=OFF")
 
 
 @cache

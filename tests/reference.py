@@ -375,13 +375,23 @@ class Reference:
                     self._candidate_again(port, at, host_id, number, declared=is_declared)
                 elif status == "up":
                     self._up_again(
-                        port, at, host_id, number, seen[number], look.tool, rebooted=rebooted, other_view=other_view
+                        port,
+                        at,
+                        host_id,
+                        number,
+                        seen[number],
+                        look.tool,
+                        rebooted=rebooted,
+                        other_view=other_view,
+                        learning=learning,
                     )
                 else:
-                    self._recovers(port, at, host_id, number, seen[number], look.tool)
+                    self._recovers(port, at, host_id, number, seen[number], look.tool, learning=learning)
                 kept = port.addresses
-                waits = self._addresses_compare(host_id, look.tool) and self._waits_for_binds(
-                    port, at, host_id, seen[number]
+                waits = (
+                    not learning
+                    and self._addresses_compare(host_id, look.tool)
+                    and self._waits_for_binds(port, at, host_id, seen[number])
                 )
                 self._take(port, seen[number], look.tool)
                 if waits and status != "candidate":
@@ -459,7 +469,9 @@ class Reference:
         if seen.programs or not port.programs:
             port.tool = tool
         port.addresses = seen.addresses
-        port.programs = seen.programs or port.programs
+        names_of_the_kernel_alone = bool(seen.comms) and seen.programs == seen.comms == port.comms
+        if not (port.programs and names_of_the_kernel_alone):
+            port.programs = seen.programs or port.programs
         port.pids = seen.pids or port.pids
         port.uids = seen.uids or port.uids
         port.units = seen.units or port.units
@@ -467,7 +479,11 @@ class Reference:
 
     @staticmethod
     def _same_service(port: PortRow, seen: Seen, tool: str) -> bool:
-        return bool(port.programs & seen.programs) and port.tool == tool and port.units == seen.units
+        if port.units != seen.units:
+            return False
+        if port.comms and seen.comms:
+            return bool(port.comms & seen.comms)
+        return bool(port.programs & seen.programs) and port.tool == tool
 
     def _candidate_again(self, port: PortRow, at: datetime, host_id: str, number: int, *, declared: bool) -> None:
         """C."""
@@ -495,6 +511,7 @@ class Reference:
         *,
         rebooted: bool,
         other_view: bool,
+        learning: bool,
     ) -> None:
         """E."""
         port.misses = 0
@@ -505,7 +522,17 @@ class Reference:
                 self._tell(at, "replaced", host_id, number)
             elif port.pids and seen.pids and not port.pids & seen.pids and not rebooted and port.grace_until is None:
                 self._tell(at, "restarted", host_id, number)
-        if self._addresses_compare(host_id, tool) and not self._waits_for_binds(port, at, host_id, seen):
+        if learning:
+            before = port.lost
+            wildcards = {"0.0.0.0", "::"}
+            if seen.addresses & wildcards:
+                port.lost -= wildcards  # which may have been an older reader's name of those that are there
+            port.addresses = frozenset()  # what is there now is all that is expected
+            port.lost = self._still_lost(port, seen)
+            if before and not port.lost:
+                changed = True
+                self._change(port, at, "recovered", host_id, number)
+        elif self._addresses_compare(host_id, tool) and not self._waits_for_binds(port, at, host_id, seen):
             before = port.lost
             port.lost = self._still_lost(port, seen)
             lost = port.addresses - seen.addresses
@@ -536,13 +563,17 @@ class Reference:
             if port.misses >= self.settings.down_after:
                 self._goes_down(port, at, host_id, number)
 
-    def _recovers(self, port: PortRow, at: datetime, host_id: str, number: int, seen: Seen, tool: str) -> None:
+    def _recovers(
+        self, port: PortRow, at: datetime, host_id: str, number: int, seen: Seen, tool: str, *, learning: bool
+    ) -> None:
         """G."""
         port.status = "up"
         port.status_since = at
         port.misses = 0
         port.counted_at = None
         self._change(port, at, "recovered", host_id, number)
+        if learning:
+            return
         if self._addresses_compare(host_id, tool) and not self._waits_for_binds(port, at, host_id, seen):
             port.lost = self._still_lost(port, seen)  # of none, since all were expected
             if port.lost:

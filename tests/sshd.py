@@ -17,10 +17,12 @@ import socket
 import subprocess
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any, ClassVar
 
 import paramiko
 import pytest
@@ -264,6 +266,7 @@ def python_server(
     refuse_commands: bool = False,
     stall_commands: bool = False,
     disabled_algorithms: Mapping[str, Sequence[str]] | None = None,
+    transport_class: type[paramiko.Transport] = paramiko.Transport,
 ) -> Iterator[PythonServer]:
     """A paramiko server; commands are run by ``sh`` unless ``run`` answers them.
 
@@ -274,6 +277,7 @@ def python_server(
     :param refuse_commands: accept the login and no command
     :param stall_commands: accept the login, and neither accept nor refuse a command
     :param disabled_algorithms: what this server does not know, by kind
+    :param transport_class: with manners of its own
     """
     listener = socket.create_server(("127.0.0.1", 0))
     state = PythonServer(listener.getsockname()[1], host_key)
@@ -325,7 +329,7 @@ def python_server(
             except OSError:
                 return
             state.connections += 1
-            transport = paramiko.Transport(sock, disabled_algorithms=disabled_algorithms)
+            transport = transport_class(sock, disabled_algorithms=disabled_algorithms)
             transport.set_log_channel(LOG_CHANNEL)
             for key in (host_key, *also):
                 transport.add_server_key(key)
@@ -353,6 +357,35 @@ def _serve_command(run: Run, channel: paramiko.Channel, command: str) -> None:
         # The client ends its input once it knows that the command was accepted.
         channel.recv(1)
         run(channel, command)
+
+
+def bombing(base: type[paramiko.Transport], algorithm: str, mebibytes: int) -> type[paramiko.Transport]:
+    """A server's side of a connection on which each SSH_MSG_IGNORE that is compressed inflates to so much.
+
+    :param algorithm: ``zlib`` from the key exchange on, or ``zlib@openssh.com`` after the login
+    """
+
+    class Bomb:
+        def __init__(self) -> None:
+            self._zlib = zlib.compressobj(9)
+
+        def __call__(self, data: bytes) -> bytes:
+            found = self._zlib.compress(data)
+            if data[0] == 2:
+                zeros = bytes(1024**2)
+                found += b"".join(self._zlib.compress(zeros) for _ in range(mebibytes))
+            return found + self._zlib.flush(zlib.Z_SYNC_FLUSH)
+
+    plain: Any = base
+
+    class Bombing(plain):  # type: ignore[misc]
+        _preferred_compression = (algorithm,)
+        _compression_info: ClassVar[dict[str, Any]] = {
+            **plain._compression_info,
+            algorithm: (Bomb, plain._compression_info[algorithm][1]),
+        }
+
+    return Bombing
 
 
 # ── servers that misbehave ──────────────────────────────────────────────────────────────────────

@@ -6,30 +6,30 @@ that costs more than a whole login.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import requests
 from airflow.providers.http.hooks.http import HttpHook
-from airflow.sdk.exceptions import AirflowNotFoundException
 
-from portmon import limits
+from portmon import limits, settings
 from portmon.cmdb import read_file
 from portmon.cmdb.pages import PageRequest, json_body, read_pages
 from portmon.cmdb.presets import HELP, gather
 from portmon.config import AnsibleSource, Cmdb, FileSource, HttpSource, HttpSources
 from portmon.errors import CmdbError, NoSuchPageError, OverrunError
 from portmon.http_errors import why
+from portmon.inputs.boundary import boundary
+from portmon.inputs.documents import MAX_SIZE, DocumentError, parse_json
+from portmon.inputs.urls import AMBIGUOUS, address_of, is_ambiguous, origin_of, origin_text, showable, split_login
 from portmon.models import Inventory
 from portmon.render import plain
 
-MAX_PAGE = 64 * 1024**2
-"""Bytes of one page of a CMDB's answer."""
+MAX_LIST = 4 * MAX_SIZE
+"""Bytes of all pages of a host list together, unpacked."""
 
 
 def get_inventory(cmdb: Cmdb, base: Path) -> Inventory:
@@ -38,9 +38,13 @@ def get_inventory(cmdb: Cmdb, base: Path) -> Inventory:
     :param base: folder that a relative path starts from
     :raises CmdbError: if it can't be had whole
     """
-    if isinstance(cmdb.source, FileSource | AnsibleSource):
-        return read_file(cmdb.source, base)
-    return CmdbHook(cmdb.source).get_inventory()
+    source = cmdb.source
+    if isinstance(source, FileSource | AnsibleSource):
+        try:
+            return limits.within(limits.HOST_LIST, lambda: read_file(source, base))
+        except OverrunError as error:
+            raise CmdbError(f"reading it was {error}", source=source.path) from None
+    return CmdbHook(source).get_inventory()
 
 
 class CmdbHook(HttpHook):
@@ -55,45 +59,73 @@ class CmdbHook(HttpHook):
     def __init__(self, source: HttpSources) -> None:
         super().__init__(method=getattr(source, "method", "GET"), http_conn_id=source.conn_id)
         self.source = source
+        self.base_url: str = self.base_url
+        self._received = 0
 
     def get_inventory(self) -> Inventory:
         """Every page of the host list.
 
         :raises CmdbError: if it can't be had whole; the message holds no credentials
         """
-        conn_id = self.source.conn_id
-        shown = f"CMDB (connection {conn_id})"
-        try:
-            session = self.get_conn(dict(getattr(self.source, "headers", {})))
-        except AirflowNotFoundException:
-            raise CmdbError(
-                f"there is no such Airflow connection; add it with `airflow connections add {conn_id} "
-                "--conn-type http --conn-host https://…`",
-                source=shown,
-            ) from None
-        except ValueError as error:
-            raise CmdbError(f"the connection's host is no URL: {error}", source=shown) from error
-        with session:
-            parts = urlsplit(self.base_url)
-            place = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+        shown = f"CMDB (connection {self.source.conn_id})"
+        with (
+            boundary(lambda why: CmdbError(f"can't be asked: {why}", source=shown), passing=CmdbError, secret=True),
+            self._session(shown) as session,
+        ):
+            self._take_login(session, shown)
             end = time.monotonic() + limits.HOST_LIST.total_seconds()
 
-            def told(endpoint: str) -> str:
-                return f"CMDB {place}/{endpoint.lstrip('/')} (connection {conn_id})"
-
             def read(http: HttpSource) -> list[Any]:
-                shown = told(http.endpoint)
+                shown = self._told(http.endpoint)
 
                 def send(request: PageRequest) -> Any:
                     return _in_time(end, http, lambda: self._send(session, http, request, shown), shown)
 
                 return read_pages(http, send, base_url=self.base_url, shown=shown)
 
-            return gather(self.source, read, shown=told(getattr(self.source, "endpoint", "")))
+            return gather(self.source, read, shown=self._told(getattr(self.source, "endpoint", "")))
+
+    # An instance method instead of BaseHook's class method: what it says when there is none names the connection.
+    def get_connection(self, conn_id: str) -> Any:
+        """The Airflow connection.
+
+        :raises CmdbError: there is none
+        """
+        found = settings.connection(conn_id)
+        if found is None:
+            raise CmdbError(
+                f"there is no such Airflow connection; add it with `airflow connections add {conn_id} "
+                "--conn-type http --conn-host https://…`",
+                source=f"CMDB (connection {conn_id})",
+            )
+        return found
+
+    def _session(self, shown: str) -> requests.Session:
+        try:
+            return self.get_conn(dict(getattr(self.source, "headers", {})))
+        except ValueError:
+            raise CmdbError("the connection's host is no URL", source=shown) from None
+
+    def _take_login(self, session: requests.Session, shown: str) -> None:
+        """A login in the connection's address goes where the others are, so that no URL holds one."""
+        try:
+            self.base_url, login = split_login(self.base_url)
+            origin_of(self.base_url)
+        except ValueError as error:
+            doubt = f"; {AMBIGUOUS}" if is_ambiguous(self.base_url) else ""
+            raise CmdbError(f"the connection's host is no URL: {error}{doubt}", source=shown) from None
+        if login is not None and session.auth is None:
+            session.auth = login
+
+    def _told(self, endpoint: str) -> str:
+        """What is asked, for people."""
+        return f"CMDB {showable(address_of(self.base_url, endpoint), path=True)} (connection {self.source.conn_id})"
 
     def _send(self, session: requests.Session, source: HttpSource, request: PageRequest, shown: str) -> Any:
         """One page, decoded."""
-        url = request.url or urljoin(self.base_url.rstrip("/") + "/", source.endpoint.lstrip("/"))
+        url = request.url or address_of(self.base_url, source.endpoint)
+        if origin_of(url) != origin_of(self.base_url):
+            raise CmdbError(f"{origin_text(origin_of(url))} is another server than the connection's", source=shown)
         body = json_body(source, request)
         arguments: dict[str, Any] = {"params": dict(request.params)} if body is None else {"json": body}
         seconds = source.timeout.total_seconds()
@@ -105,11 +137,15 @@ class CmdbHook(HttpHook):
             ) as answer:
                 for chunk in answer.iter_content(1 << 16):
                     answered += chunk
-                    if len(answered) > MAX_PAGE:
-                        raise CmdbError(f"a page has more than {MAX_PAGE >> 20} MiB", source=shown)
-        except requests.RequestException as error:
+                    if len(answered) > MAX_SIZE:
+                        raise CmdbError(f"a page has more than {MAX_SIZE >> 20} MiB", source=shown)
+        except (requests.RequestException, UnicodeError) as error:
             # Its text holds the URL with the query, which may hold a token.
-            raise CmdbError(f"no answer: {why(error)}", source=shown) from None
+            doubt = f" ({AMBIGUOUS})" if is_ambiguous(self.base_url) else ""
+            raise CmdbError(f"no answer: {why(error)}{doubt}", source=shown) from None
+        self._received += len(answered)
+        if self._received > MAX_LIST:
+            raise CmdbError(f"its pages have more than {MAX_LIST >> 20} MiB together", source=shown)
         return _decode(answer, bytes(answered), shown, self._help())
 
     def _help(self) -> str:
@@ -145,6 +181,6 @@ def _decode(answer: requests.Response, body: bytes, shown: str, refused: str) ->
     if answer.status_code != 200:
         raise CmdbError(told, source=shown)
     try:
-        return json.loads(body)
-    except ValueError:
-        raise CmdbError(f"no JSON: {told}", source=shown) from None
+        return parse_json(body)
+    except DocumentError as error:
+        raise CmdbError(f"no JSON: {told}: {error}", source=shown) from None

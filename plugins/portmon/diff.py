@@ -577,6 +577,7 @@ class Judgement:
                 details={"boot_id": seen.boot_id, "before": host["boot_id"]},
             )
             self._tell(told, host, None, at)
+        self._answered(host, at, interrupted=look.ok_since is None)
         if seen.probe < PROBE and (host["probe"] or PROBE) >= PROBE:
             told = Told(
                 EventKind.PROBE_OUTDATED,
@@ -584,7 +585,6 @@ class Judgement:
                 details={"probe": seen.probe},
             )
             self._tell(told, host, None, at)
-        self._answered(host, at, interrupted=look.ok_since is None)
         host |= _hung(host, seen, at)
         host |= {
             "probe": seen.probe,
@@ -694,6 +694,10 @@ class Judgement:
                 new == old or (not new and name != "addresses")
                 for old, new in zip(both[name], both[f"{name}_seen"], strict=True)
             ]
+            if name == "programs":
+                # A tool that shows no more than the kernel's names says nothing new if these are the same.
+                shown = zip(same, both["programs_seen"], both["comms"], both["comms_seen"], strict=True)
+                same = [one or (new == comms and known == comms) for one, new, known, comms in shown]
             quiet &= pd.Series(same, index=both.index, dtype="bool")
         return quiet
 
@@ -802,17 +806,25 @@ def _heirs(
     for port in sorted(missing, key=lambda port: port.port):
         if port.status != PortStatus.UP or port.port in must or not look.is_ephemeral(port.port):
             continue
-        if not port.programs or port.tool != look.tool or not look.confirmed:
+        if not look.confirmed:
             continue
         for number in free:
             seen = arrivals[number]
-            pids = (*port.pids, *seen.pids)
-            same = any(same_program(old, new, pids=pids) for old in port.programs for new in seen.programs)
-            if same and seen.units == port.units:
+            if _is_same_program(port, seen, look) and seen.units == port.units:
                 found[port.port] = number
                 free.remove(number)
                 break
     return found
+
+
+def _is_same_program(port: Port, seen: Seen, look: Look) -> bool:
+    """Whether a program that held a port holds another one. Only names of one kind are compared."""
+    if port.comms and seen.comms:
+        return not set(port.comms).isdisjoint(seen.comms)
+    if port.tool != look.tool:
+        return False
+    pids = (*port.pids, *seen.pids)
+    return any(same_program(old, new, pids=pids) for old in port.programs for new in seen.programs)
 
 
 # ── events ──────────────────────────────────────────────────────────────────────────────────────

@@ -29,6 +29,7 @@
     │   ├── LeaseLostError       another writer took over; nothing was written
     │   └── DatabaseBusyError    somebody else writes for too long
     ├── DeliveryError            a channel did not take a message: channel, targets
+    ├── UnansweredError          Airflow can't be asked for a connection: trying again may help
     ├── OverrunError             something took longer than it may; whoever waited goes on without it
     └── RunError                 an earlier task of the run did not produce what this one needs
 
@@ -37,6 +38,7 @@ Messages say what happened and what to do next. They are read at night, in a tas
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -247,13 +249,27 @@ class DeliveryError(PortmonError):
     :param channel: name in the configuration
     :param delivered: targets of the channel that did take it, not to be asked again
     :param unsure: it was sent, and only the answer is missing: the channel may have it
+    :param waits: target that asked to be left alone: for how many seconds; the target "" is the whole channel
     """
 
-    def __init__(self, message: str, *, channel: str, delivered: tuple[str, ...] = (), unsure: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        channel: str,
+        delivered: tuple[str, ...] = (),
+        unsure: bool = False,
+        waits: Mapping[str, float] | None = None,
+    ) -> None:
         self.channel = channel
         self.delivered = delivered
         self.unsure = unsure
+        self.waits = waits or {}
         super().__init__(f"channel {channel!r}: {message}")
+
+
+class UnansweredError(PortmonError):
+    """Airflow, or the place where it keeps connections, does not answer: nobody knows whether there is one."""
 
 
 class OverrunError(PortmonError):

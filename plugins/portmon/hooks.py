@@ -11,10 +11,11 @@ from typing import Any
 
 import paramiko
 from airflow.providers.ssh.hooks.ssh import SSHHook
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
+from portmon import settings as airflow_settings
 from portmon.config import Config, SshSettings
-from portmon.errors import SetupError
+from portmon.errors import PortmonError, SetupError
 from portmon.models import Host
 from portmon.ssh.connect import connect
 from portmon.ssh.dial import Line, await_banner, dial
@@ -75,12 +76,15 @@ class HostSSHHook(SSHHook):
     """One host over SSH, through an Airflow SSH connection that many hosts share.
 
     The connection is read as :class:`SSHHook` does: login, password, ``key_file``, ``private_key``,
-    ``host_key``, ``ciphers``, ``disabled_algorithms``, ``compress``, and ``ProxyCommand`` of the worker's
-    ``~/.ssh/config``. Its host is not used. Besides, these extras count:
+    ``host_key``, ``ciphers``, ``disabled_algorithms``, and ``ProxyCommand`` of the worker's ``~/.ssh/config``. Its host
+    is not used. Besides, these extras count:
 
     ``host_proxy_cmd``
         a command to connect through (a jump host), with ``%h``, ``%p`` and ``%r``, run without a shell:
         ``ssh -W [%h]:%p bastion``
+    ``compress``
+        compress what goes over the line. Off unless it is ``true``, other than in SSHHook: an answer is a few KiB, and
+        each connection would hold zlib's window and buffers
     ``look_for_keys``, ``allow_agent``
         offer the worker's own keys and its agent's as well. Here they are off unless they are ``true``:
         every key that is offered counts as a failed login, and servers ban for that
@@ -128,7 +132,9 @@ class HostSSHHook(SSHHook):
                 no_host_key_check=False,
             )
         except (AirflowException, ValueError, OSError, paramiko.SSHException) as error:
-            raise SetupError(f"SSH connection {ssh_conn_id!r}: {error}", host=target.shown) from error
+            raise SetupError(
+                f"SSH connection {ssh_conn_id!r}: {_why(error, ssh_conn_id)}", host=target.shown
+            ) from error
         self.target = Target(host.shown(), host.address, self.port)
         self.connect_timeout = connect_timeout
         self.strict = strict
@@ -243,7 +249,7 @@ class HostSSHHook(SSHHook):
     def _options(self) -> Options:
         return Options(
             timeout=self.connect_timeout,
-            compress=self.compress,
+            compress=self._is_on("compress"),
             ciphers=self.ciphers,
             disabled_algorithms=self.disabled_algorithms,
             proxy_command=self.proxy_command,
@@ -265,3 +271,13 @@ class HostSSHHook(SSHHook):
             known_hosts_path=str(path),
             store=self._store,
         )
+
+
+def _why(error: Exception, conn_id: str) -> str:
+    """What is wrong with a connection: Airflow calls it undefined also if nobody could be asked for it."""
+    if isinstance(error, AirflowNotFoundException):
+        try:
+            airflow_settings.must_be_absent(conn_id)
+        except PortmonError as told:
+            return str(told)
+    return str(error)

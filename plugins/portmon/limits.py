@@ -30,6 +30,10 @@ the last good list."""
 REPLAY = timedelta(hours=6)
 """Judging again what was seen, instead of the limit of the task that does it; and how long to wait for another run
 that does."""
+RUN = 2 * REPLAY
+"""A whole run, by its start. Longer than any that works: a replay may take its whole time, and once more after a crash.
+It is for runs that Airflow starts and gives no task to, such as one whose logical date is in the future; without it
+they would hold back all later ones until then."""
 SEND = timedelta(minutes=1)
 """One message over one channel."""
 ALERT = timedelta(minutes=5)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from portmon import probe, scan
+from portmon import scan
 from portmon.config import SshSettings
 from portmon.errors import AnswerError, ContradictionError, ScanError
 from portmon.models import Attempt
@@ -56,6 +56,8 @@ class HostLook:
 
     def command(self, nonce: str) -> str:
         """What is run on the host."""
+        from portmon import probe
+
         hung = {tool for answer in self.answers for tool in answer.observation.hung}
         question = probe.Question(
             sudo=self.settings.sudo,
@@ -72,12 +74,14 @@ class HostLook:
         :raises ScanError: there is none, or it proves nothing
         """
         nonce, result = self._run(session)
-        if self.known is not None:
-            self.unchanged = self.known.frame_of(result.stdout, nonce)
+        framed = scan.frame_of(result.stdout, nonce) if self.known is not None else None
+        digest = framed[1] if framed is not None else None
+        if framed is not None and self.known is not None and digest == self.known.frame:
+            self.unchanged = framed[0]
         self.observed_at = datetime.now(UTC)
         if self.unchanged is None:
             try:
-                answer = self._read(nonce, result)
+                answer = self._read(nonce, result, digest)
             except AnswerError as error:
                 if not isinstance(error.__cause__, ContradictionError):
                     raise
@@ -132,7 +136,9 @@ class HostLook:
 
         :returns: its nonce, and what it printed
         """
-        nonce = probe.new_nonce()
+        from portmon.probe import new_nonce
+
+        nonce = new_nonce()
         self.result = result = session.run(
             self.command(nonce),
             deadline=self.settings.command_timeout.total_seconds(),
@@ -140,9 +146,9 @@ class HostLook:
         )
         return nonce, result
 
-    def _read(self, nonce: str, result: CommandResult) -> scan.Answer:
+    def _read(self, nonce: str, result: CommandResult, digest: str | None = None) -> scan.Answer:
         answer = scan.read_answer(
-            result.stdout, nonce, host=self.shown, exit_status=result.exit_status, stderr=result.stderr
+            result.stdout, nonce, host=self.shown, exit_status=result.exit_status, stderr=result.stderr, digest=digest
         )
         self.answers.append(answer)
         return answer

@@ -367,6 +367,7 @@ class Attempt:
     :param error_class: see :class:`portmon.errors.ScanError`; None if ok
     :param error: message for people; None if ok
     :param frames: raw answers, at most two, kept for replay; empty if none came
+    :param digests: SHA-256 of each of them, so that it is worked out once; empty if it was not
     :param confirmed: what is missing is missing in two answers; with one, nothing that is missing is evidence
     :param duration: seconds from connect to the last byte
     :param facts: digest of the observation as it is stored; None if there is none, or it is not stored yet
@@ -383,6 +384,7 @@ class Attempt:
     error_class: str | None = None
     error: str | None = None
     frames: tuple[bytes, ...] = ()
+    digests: tuple[str, ...] = ()
     duration: float = 0.0
     confirmed: bool = True
     facts: str | None = None

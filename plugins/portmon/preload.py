@@ -32,6 +32,7 @@ MODULES = (
     "portmon.operators",
     "portmon.tasks",
     "portmon.pipeline.plan",
+    "portmon.probe",
     "portmon.storage.archive",
     "portmon.storage.database",
     "portmon.storage.host_keys",

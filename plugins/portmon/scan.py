@@ -1,4 +1,7 @@
-"""One look at one host, without the login: read answers, confirm what is missing, make the stored record."""
+"""One look at one host, without the login: read answers, confirm what is missing, make the stored record.
+
+The DAG file imports this module at every parse, so the readers are imported where they are used.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from portmon import probe
 from portmon.errors import AnswerError, ProbeError, ScanError, ScanTimeoutError
 from portmon.identity import lost_binds
 from portmon.models import Attempt, Listener, Observation, Outcome
@@ -27,10 +29,12 @@ class Answer:
     """One complete answer of a host.
 
     :param frame: as it is archived
+    :param digest: SHA-256 of the frame
     """
 
     frame: bytes
     observation: Observation
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +48,33 @@ class Known:
     frame: str
     facts: str
 
-    def frame_of(self, output: bytes, nonce: str) -> bytes | None:
-        """The frame, if the probe's command printed this very answer; None otherwise, for whatever reason."""
-        try:
-            frame = probe.archive_form(output, nonce)
-        except ProbeError:
-            return None
-        return frame if hashlib.sha256(frame).hexdigest() == self.frame else None
+
+def frame_of(output: bytes, nonce: str) -> tuple[bytes, str] | None:
+    """The frame that the probe's command printed, as it is archived, and its digest; None if it is not complete."""
+    from portmon.probe import archive_form
+
+    try:
+        frame = archive_form(output, nonce)
+    except ProbeError:
+        return None
+    return frame, hashlib.sha256(frame).hexdigest()
 
 
-def read_answer(output: bytes, nonce: str, *, host: str, exit_status: int = 0, stderr: bytes = b"") -> Answer:
+def read_answer(
+    output: bytes, nonce: str, *, host: str, exit_status: int = 0, stderr: bytes = b"", digest: str | None = None
+) -> Answer:
     """Read what the probe's command printed.
 
     :param nonce: of that command
     :param host: as shown to people
+    :param digest: of its frame, if it is known
     :raises AnswerError: it is no complete frame
     """
+    from portmon.probe import read
+
     try:
-        return Answer(*probe.read(output, nonce))
+        frame, observation = read(output, nonce)
+        return Answer(frame, observation, digest or hashlib.sha256(frame).hexdigest())
     except ProbeError as error:
         told = [f"the answer proves nothing: {plain(str(error), 300)}", f"exit status {exit_status}"]
         told += [
@@ -153,6 +166,7 @@ class Look:
             outcome=Outcome.OK,
             observation=merge([answer.observation for answer in answers]),
             frames=tuple(answer.frame for answer in answers),
+            digests=tuple(answer.digest for answer in answers),
             confirmed=len(answers) > 1,
             duration=duration,
         )
@@ -167,6 +181,7 @@ class Look:
             outcome=Outcome.OK,
             facts=known.facts,
             frames=(frame,),
+            digests=(known.frame,),
             confirmed=False,
             duration=duration,
         )
@@ -222,6 +237,8 @@ def to_xcom(attempt: Attempt) -> dict[str, Any]:
 
 def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:
     """The record that a dry run's task returned."""
+    from portmon.probe import read_archived
+
     record = value["attempt"]
     frames = [zlib.decompress(base64.b64decode(frame)) for frame in record["frames"]]
     logical_date = record["logical_date"]
@@ -233,7 +250,10 @@ def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:
     )
     observed_at, duration = datetime.fromisoformat(record["observed_at"]), record["duration"]
     if frames:
-        answers = [Answer(frame, probe.read_archived(frame)) for frame in frames]
+        digests = [hashlib.sha256(frame).hexdigest() for frame in frames]
+        answers = [
+            Answer(frame, read_archived(frame), digest) for frame, digest in zip(frames, digests, strict=True)
+        ]
         return look.success(answers, observed_at=observed_at, duration=duration)
     return look.record(
         observed_at=observed_at,

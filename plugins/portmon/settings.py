@@ -24,18 +24,20 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
 from portmon.config import Config, load_config, parse_duration
-from portmon.errors import ConfigError
+from portmon.errors import ConfigError, UnansweredError
+from portmon.inputs.boundary import boundary
+from portmon.inputs.documents import parse_json
 
 if TYPE_CHECKING:
     from portmon.storage.database import Database
@@ -60,10 +62,13 @@ def schedule() -> str | timedelta | None:
         if text in _WITHOUT_RHYTHM:
             return text
         if text.startswith("@") or len(text.split()) >= 5:
-            _shortest_gap(text, timedelta(0), 1)
+            timetable = _timetable(text)
+            timetable.validate()
+            # An expression may be well formed and never come true, such as February 30th.
+            _next_run(timetable, _interval_until(datetime.now(UTC)))
             return text
         return _positive(parse_duration(text))
-    except ValueError as error:
+    except (AirflowException, ValueError) as error:
         kind = "cron expression or preset" if text.startswith("@") or " " in text else "duration"
         raise ConfigError(
             f"{text!r} is no cron expression, preset or duration (as a {kind}: {error})",
@@ -72,73 +77,81 @@ def schedule() -> str | timedelta | None:
         ) from error
 
 
-_WITHOUT_RHYTHM = frozenset({"@once", "@continuous"})
-_PRESETS = {"@quarterly": "0 0 1 */3 *"}
-"""Those of Airflow that croniter does not know."""
+_WITHOUT_RHYTHM = frozenset({None, "@once", "@continuous"})
 
 
-_GAPS_FOR = timedelta(weeks=1)
-_GAPS = 12
-"""Of a schedule that is slower than daily this many gaps are looked at: a year of months."""
-_NO_SHORTER = timedelta(minutes=1)
+_GAPS = 60
+"""No field of a cron expression takes more values, so that as many gaps in a row that are alike are the commonest."""
+_GAPS_IN_ALL = 4 * _GAPS
+"""Of those that are not alike so many are looked at; fewer if they are of more than a day."""
+INTERVAL_WITHOUT_RHYTHM = timedelta(minutes=5)
 
 
 HOLD_RUNS = 4
 """Scheduled runs for which what fires holds without being repeated: all but the last one may be skipped."""
 HOLD_SLOW = timedelta(minutes=15)
 """The next run may take this long to repeat it."""
+CLOCK_CHANGE = timedelta(hours=3)
+"""More than clocks are changed by."""
 HOLD_WITHOUT_RHYTHM = timedelta(days=1)
 """Where runs are started by hand."""
 
 
-@lru_cache(maxsize=8)
-def _shortest_gap(cron: str, span: timedelta, count: int) -> timedelta:
-    """The shortest time between two runs that follow each other.
+def _timetable(cron: str) -> Any:
+    """The timetable that Airflow makes of a cron expression or preset, in its time zone.
 
-    :param span: look at this long at least
-    :param count: look at this many gaps at least
-    :raises ValueError: if it is no cron expression, or one that never comes true
-    """
-    from croniter import CroniterBadDateError, croniter
-
-    start = datetime(2024, 1, 1, tzinfo=UTC)
-    times = croniter(_PRESETS.get(cron, cron), start)
-    last = times.get_next(datetime)
-    following = times.get_next(datetime)
-    shortest: timedelta = following - last
-    for number in itertools.count(1):
-        if shortest <= _NO_SHORTER or (following - start >= span and number >= count):
-            return shortest
-        last = following
-        try:
-            following = times.get_next(datetime)
-        except CroniterBadDateError:  # one with a year comes to an end
-            return shortest
-        shortest = min(shortest, following - last)
-    raise AssertionError("unreachable")
-
-
-def _runs_after(cron: str, now: datetime) -> Iterator[datetime]:
-    """When a cron expression comes true, in Airflow's time zone and with its way over changes of the clock.
-
-    https://github.com/apache/airflow/blob/3.3.2/airflow-core/src/airflow/timetables/_cron.py (``_get_next``)
+    Every task process has these modules: they come with what parses the DAG file.
     """
     from airflow.sdk import timezone
-    from croniter import CroniterBadDateError, croniter
+    from airflow.timetables.interval import CronDataIntervalTimetable
+    from airflow.timetables.trigger import CronTriggerTimetable
 
-    at = now
-    while True:
-        wall = timezone.make_naive(at)
-        times = croniter(_PRESETS.get(cron, cron), wall)
-        try:
-            following = times.get_next(datetime)
-        except CroniterBadDateError:
-            return
-        every_hour = times.expanded[1] == ["*"]
-        at = at + (following - wall) if every_hour else timezone.convert_to_utc(following)
-        # A plain datetime, whatever Airflow's functions return.
-        at = datetime.fromtimestamp(at.timestamp(), UTC)
-        yield at
+    zone = timezone.datetime(2024, 1, 1).tzinfo
+    return (CronDataIntervalTimetable if _has_data_intervals() else CronTriggerTimetable)(cron, timezone=zone)
+
+
+def _has_data_intervals() -> bool:
+    """Whether runs follow each other as their data intervals do, as in Airflow 2."""
+    return bool(conf.getboolean("scheduler", "create_cron_data_intervals", fallback=False))
+
+
+def _next_run(timetable: Any, last: Any) -> Any:
+    """The run that the scheduler starts after one with a given data interval, see ``DagRunInfo``.
+
+    :raises ValueError: the expression does not come true any more
+    """
+    from airflow.timetables.base import TimeRestriction
+
+    # Without catchup it would look at the clock, and leave out what is past.
+    restriction = TimeRestriction(earliest=None, latest=None, catchup=True)
+    return timetable.next_dagrun_info(last_automated_data_interval=last, restriction=restriction)
+
+
+def _interval_until(at: datetime) -> Any:
+    """The data interval of a run at any time. It is long: the next one begins where it ends, and not before."""
+    from airflow.sdk import timezone
+    from airflow.timetables.base import DataInterval
+
+    return DataInterval(timezone.coerce_datetime(at - timedelta(days=3653)), timezone.coerce_datetime(at))
+
+
+def _runs_after(value: str | timedelta, at: datetime) -> Iterator[datetime]:
+    """When the scheduler starts the runs that follow a time.
+
+    :param value: of a schedule with a rhythm
+    """
+    try:
+        if isinstance(value, timedelta):
+            while True:
+                yield (at := at + value)
+        timetable, last = _timetable(value), _interval_until(at)
+        while True:
+            run = _next_run(timetable, last)
+            last = run.data_interval
+            # A plain datetime, whatever Airflow's functions return.
+            yield datetime.fromtimestamp(run.run_after.timestamp(), UTC)
+    except (ValueError, OverflowError):  # an expression with a year comes to an end, and so does the calendar
+        return
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -156,19 +169,35 @@ def schedule_for_parsing() -> str | timedelta | None:
         return DEFAULT_SCHEDULE
 
 
-def interval() -> timedelta:
-    """Time between two scheduled runs; 0 if there is no rhythm: manual runs only, ``@once``, ``@continuous``.
+def has_rhythm() -> bool:
+    """Whether it is known when runs start: not of manual ones, ``@once`` and ``@continuous``.
 
-    The shortest one of an irregular cron expression (``0,5 * * * *`` is 5 minutes, ``*/5 6-22 * * *`` as well): of two
-    scheduled runs each must count, however close they are, and a run that is longer makes the next one late. Until when
-    something holds is another question, see :func:`hold_until`.
+    :raises ConfigError: if the schedule is wrong
+    """
+    return schedule() not in _WITHOUT_RHYTHM
+
+
+def interval() -> timedelta:
+    """The commonest time between two scheduled runs, the shorter one of two that are equally common; 5 minutes if there
+    is no rhythm, see :func:`has_rhythm`.
+
+    ``*/5 6-22 * * *`` is 5 minutes, for all its nights. Until when something holds is another question, see
+    :func:`hold_until`.
 
     :raises ConfigError: if the schedule is wrong
     """
     value = schedule()
     if value is None or value in _WITHOUT_RHYTHM:
-        return timedelta(0)
-    return value if isinstance(value, timedelta) else _shortest_gap(value, _GAPS_FOR, _GAPS)
+        return INTERVAL_WITHOUT_RHYTHM
+    # A Monday in whose week no clock is changed.
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    gaps: Counter[timedelta] = Counter()
+    for last, following in itertools.pairwise(_runs_after(value, start)):
+        gaps[following - last] += 1
+        enough = len(gaps) == 1 or following - start > timedelta(days=1)
+        if gaps.total() >= (_GAPS if enough else _GAPS_IN_ALL):
+            break
+    return min(gaps, key=lambda gap: (-gaps[gap], gap), default=INTERVAL_WITHOUT_RHYTHM)
 
 
 def hold_until(now: datetime) -> datetime:
@@ -182,9 +211,11 @@ def hold_until(now: datetime) -> datetime:
     value = schedule()
     if value is None or value in _WITHOUT_RHYTHM:
         return now + HOLD_WITHOUT_RHYTHM
-    if isinstance(value, timedelta):
-        return max(now + HOLD_RUNS * value, now + value + HOLD_SLOW)
-    runs = list(itertools.islice(_runs_after(value, now), HOLD_RUNS))
+    # Where data intervals follow each other, the one in which the clock skips an hour is an hour longer. That is seen
+    # only if one comes from the interval before.
+    begin = now - CLOCK_CHANGE if _has_data_intervals() else now
+    following = (run for run in _runs_after(value, begin) if run > now)
+    runs = list(itertools.islice(following, HOLD_RUNS))
     return max(runs[-1], runs[0] + HOLD_SLOW) if runs else now + HOLD_WITHOUT_RHYTHM
 
 
@@ -223,14 +254,29 @@ def multi_machine() -> bool:
 
 
 def database_url() -> str:
-    """SQLAlchemy URL of the state database, password included: not for logs."""
+    """SQLAlchemy URL of the state database, password included: not for logs.
+
+    The SQLite file in ``$AIRFLOW_HOME`` only if there is no such connection.
+
+    :raises ConfigError: the connection can't be read, or is of another type
+    :raises UnansweredError: Airflow can't be asked for it
+    """
+    home = Path(os.path.expandvars(os.environ.get("AIRFLOW_HOME", "~/airflow"))).expanduser()
+    found = connection(DB_CONN_ID)
+    if found is None:
+        return f"sqlite:///{home / 'portmon.db'}"
+    # Within its boundary: what is wrong with a field must not become another database either.
+    with boundary(
+        lambda why: ConfigError(f"the Airflow connection can't be used: {why}", field=DB_CONN_ID),
+        passing=ConfigError,
+        secret=True,
+    ):
+        return _database_url(found, home)
+
+
+def _database_url(connection: Any, home: Path) -> str:
     from sqlalchemy.engine import URL
 
-    home = Path(os.path.expandvars(os.environ.get("AIRFLOW_HOME", "~/airflow"))).expanduser()
-    try:
-        connection = BaseHook.get_connection(DB_CONN_ID)
-    except AirflowNotFoundException:
-        return f"sqlite:///{home / 'portmon.db'}"
     if connection.conn_type == "sqlite":
         # Relative to $AIRFLOW_HOME: a task's working directory is nobody's choice.
         return f"sqlite:///{home / (connection.host or connection.schema or 'portmon.db')}"
@@ -239,7 +285,9 @@ def database_url() -> str:
             f"connection {DB_CONN_ID!r} is of type {connection.conn_type!r}; use postgres or sqlite",
             field=DB_CONN_ID,
         )
-    query = {key: str(value) for key, value in connection.extra_dejson.items() if isinstance(value, str | int | bool)}
+    # Airflow takes an extra field that is no JSON for an empty one: `sslmode` would be lost without a word.
+    extra = parse_json(connection.extra) if connection.extra else {}
+    query = {key: str(value) for key, value in extra.items() if isinstance(value, str | int | bool)}
     return URL.create(
         "postgresql+psycopg2",
         username=connection.login or None,
@@ -254,11 +302,78 @@ def database_url() -> str:
 def proxy_command(conn_id: str) -> str | None:
     """The command through which an SSH connection leads, None for a direct one, or none that can be read."""
     try:
-        command = BaseHook.get_connection(conn_id).extra_dejson.get("host_proxy_cmd")
-    except AirflowNotFoundException:
-        # Whoever asks a host through it says so.
+        found = connection(conn_id)
+        extra = found.extra_dejson if found is not None else {}
+    except (ConfigError, UnansweredError):
+        # Hosts that are asked through it say so, and no others suffer.
         return None
+    command = extra.get("host_proxy_cmd") if isinstance(extra, Mapping) else None
     return str(command) if command else None
+
+
+def connection(conn_id: str) -> Any | None:
+    """An Airflow connection; None only if every place of connections says that there is none.
+
+    Airflow calls a connection undefined also if it can't be read, or if nobody could be asked:
+    https://github.com/apache/airflow/blob/3.3.2/task-sdk/src/airflow/sdk/execution_time/context.py
+
+    :raises ConfigError: it is there and malformed
+    :raises UnansweredError: a place of connections does not answer
+    """
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        must_be_absent(conn_id)
+        return None
+    except Exception as error:
+        # Its text may hold the connection.
+        raise UnansweredError(
+            f"Airflow can't be asked for the connection {conn_id!r}: {type(error).__name__}"
+        ) from None
+
+
+def must_be_absent(conn_id: str) -> None:
+    """See :func:`connection`."""
+    from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
+
+    variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+    if variable in os.environ:
+        raise ConfigError(
+            f"the environment variable {variable} is no Airflow connection: give a URI or a JSON object with "
+            "conn_type, host, login, password, schema, port and extra, or unset it",
+            field=conn_id,
+        )
+    for backend in ensure_secrets_backend_loaded():
+        name = type(backend).__name__
+        try:
+            if name == "ExecutionAPISecretsBackend":
+                wrong = _execution_api_error(conn_id)
+            else:
+                wrong = None if backend.get_connection(conn_id=conn_id) is None else "it has one now"
+        except Exception as error:
+            # Its text may hold a secret.
+            wrong = type(error).__name__
+        if wrong is not None:
+            raise UnansweredError(
+                f"{name} does not answer ({wrong}), so it is not known whether there is a connection {conn_id!r}: see "
+                "that Airflow's database and API server are up, and that AIRFLOW_HOME is Airflow's"
+            )
+
+
+def _execution_api_error(conn_id: str) -> str | None:
+    """What the API server says of a connection that is not there, unless it is that.
+
+    Its backend takes every error for "not there":
+    https://github.com/apache/airflow/blob/3.3.2/task-sdk/src/airflow/sdk/execution_time/secrets/execution_api.py
+    """
+    from airflow.sdk.exceptions import ErrorType
+    from airflow.sdk.execution_time.comms import ErrorResponse, GetConnection
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    answer = SUPERVISOR_COMMS.send(GetConnection(conn_id=conn_id))
+    if isinstance(answer, ErrorResponse):
+        return None if answer.error is ErrorType.CONNECTION_NOT_FOUND else str(answer.error.value)
+    return "it has one now"
 
 
 def database(*, keep_open: bool = False) -> Database:

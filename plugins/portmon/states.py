@@ -414,7 +414,9 @@ def _take(port: Port, seen: Seen, look: Look) -> None:
     port.addresses = seen.addresses
     if seen.programs or not port.programs:
         port.tool = look.tool
-    port.programs = seen.programs or port.programs
+    if not (port.programs and seen.comms and seen.comms == port.comms and seen.programs == seen.comms):
+        # Unless the tool shows no more than the kernel's names, which are the same: rules may know the others.
+        port.programs = seen.programs or port.programs
     port.pids = seen.pids or port.pids
     port.uids = seen.uids or port.uids
     port.units = seen.units or port.units

@@ -21,7 +21,10 @@ def listing(*ports: int, program: str = "nginx: master") -> str:
 
 
 class FakeNetstat:
-    """A ``netstat`` that comes first in PATH and prints what it is told, call by call."""
+    """A ``netstat`` that comes first in PATH and prints what it is told, call by call.
+
+    Beside it is an ``ss`` that says nothing: the real one knows of this machine, and would contradict it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -32,13 +35,10 @@ class FakeNetstat:
             'if [ -e "answer$n" ]; then cat "answer$n"; else cat answer; fi\n'
         )
         script.chmod(0o755)
+        nothing = folder / "ss"
+        nothing.write_text("#!/bin/sh\n")
+        nothing.chmod(0o755)
         self.path = f"{folder}:/usr/sbin:/usr/bin:/sbin:/bin"
-
-    def shows_nothing_else(self) -> None:
-        """Without what ``ss`` shows besides, which is of this machine and changes with whatever else runs on it."""
-        script = self._folder / "ss"
-        script.write_text("#!/bin/sh\n")
-        script.chmod(0o755)
 
     def prints(self, *answers: str) -> None:
         """One text per call; the last one from then on."""

@@ -127,7 +127,7 @@ def _own(modules: list[str]) -> set[str]:
     return {name for name in modules if name.split(".")[0] == "portmon"}
 
 
-@pytest.mark.parametrize("command", ["airflow api-server", "airflow dags list"])
+@pytest.mark.parametrize("command", ["airflow api-server", pytest.param("airflow dags list", marks=pytest.mark.slow)])
 def test_where_no_tasks_are_forked_the_plugin_is_nearly_nothing(tmp_path: Path, command: str) -> None:
     result = _load(tmp_path, command)
     assert _own(result["loaded"]) == {"portmon", "portmon.preload"}

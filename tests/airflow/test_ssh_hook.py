@@ -237,6 +237,30 @@ def test_host_settings_win_over_the_connection(make_hook: Any, host_key: paramik
         assert server.offered[0].startswith("other ")
 
 
+@pytest.mark.parametrize(
+    ("extra", "on"),
+    [
+        ({}, False),
+        ({"compress": False}, False),
+        ({"compress": "no"}, False),
+        ({"compress": True}, True),
+        ({"compress": "true"}, True),
+    ],
+)
+def test_compresses_only_if_the_connection_says_so(
+    make_hook: Any, host_key: paramiko.PKey, user_key: Path, extra: dict[str, Any], on: bool
+) -> None:
+    class Compressing(paramiko.Transport):
+        _preferred_compression = ("none", "zlib@openssh.com")
+
+    with python_server(host_key=host_key, authorized=user_key, transport_class=Compressing) as server:
+        hook = make_hook(server.port, extra=with_key(user_key, **extra))
+        transport = hook.login().client.get_transport()
+        expected = "zlib@openssh.com" if on else "none"
+        assert (transport.local_compression, transport.remote_compression) == (expected, expected)
+        assert hook.run("echo hello", deadline=10, max_output=LIMIT).stdout == b"hello\n"
+
+
 # ── whom it trusts ──────────────────────────────────────────────────────────────────────────────
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from sqlalchemy import update
 
-from portmon import scan
+from portmon import limits, scan
 from portmon.config import Config, parse_config
 from portmon.errors import StorageError
 from portmon.models import Attempt, Host, Inventory, Outcome
@@ -31,7 +32,7 @@ from portmon.pipeline.run import Run
 from portmon.storage import archive, contents, decisions, host_keys, hosts, inventory, tables
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
-from tests.sshd import PythonServer, free_port, python_server, silent, tcp_server, wait_until
+from tests.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server, wait_until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = Run("run-1", "scheduled", NOW)
@@ -368,12 +369,13 @@ def test_a_backfill_asks_nobody(scene: Scene, server: PythonServer) -> None:
 
 
 def test_an_old_run_that_is_cleared_asks_nobody(
-    scene: Scene, server: PythonServer, follow: Callable[[str], None]
+    scene: Scene, server: PythonServer, follow: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     operator = scene.operator([at(server.port)])
     follow(RUN.run_id)
     with pytest.raises(AirflowSkipException, match="a later run was judged since run-1 began"):
         operator.execute(scene.context(RUN, try_number=2))
+    assert "Skipped: a later run was judged since run-1 began" in caplog.text
     assert server.connections == 0
 
 
@@ -395,6 +397,89 @@ def test_a_fault_of_this_program_fails_one_host_simulated(
         "id-0": None, "id-1": "internal", "id-2": None,
     }  # fmt: skip
     assert "a fault of this program" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_look_that_does_not_come_back_is_a_time_out_of_its_host(
+    scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from portmon.look import HostLook
+
+    real, over = HostLook.ask, threading.Event()
+
+    def hanging(self: HostLook, session: Any) -> Any:
+        if self.record.host_id in ("id-1", "id-2"):
+            over.wait(60)
+        return real(self, session)
+
+    monkeypatch.setattr(HostLook, "ask", hanging)
+    # Enough for a login here, however busy this machine.
+    monkeypatch.setattr(
+        "portmon.operators.sweep.limits", SimpleNamespace(SWEEP=limits.SWEEP, LOOK=timedelta(seconds=8))
+    )
+    scene.config["ssh"]["max_logins"] = 2
+    listed = [at(server.port, number) for number in range(8)]
+    with scene.database.begin() as conn:
+        hosts.sync(conn, listed)
+        conn.exec_driver_sql("UPDATE hosts SET failures = 1, error_class = 'timeout' WHERE host_id = 'id-2'")
+    assert scene.sweep(listed) == {"hosts": 8, "ok": 6, "failed": 2, "untried": 0}
+    stored = scene.stored()
+    assert {host_id: (one.outcome.value, one.provisional) for host_id, one in stored.items() if one.error} == {
+        "id-1": ("unreachable", True),
+        "id-2": ("unreachable", False),
+    }
+    for host_id in ("id-1", "id-2"):
+        assert stored[host_id].error_class == "timeout"
+        assert re.search(r"the look did not come back in time.* given up after \d+ s", stored[host_id].error or "")
+    assert scene.own_tasks() == ["id-1"]
+    assert "a fault of this program" not in caplog.text
+    # What it comes to in the end is not stored.
+    before = stored
+    over.set()
+    assert scene.stored() == before
+
+
+def test_a_host_that_sends_a_bomb_is_the_only_one_that_fails(
+    scene: Scene, server: PythonServer, host_key: paramiko.PKey, user_key: Path
+) -> None:
+    def explode(channel: paramiko.Channel, command: str) -> None:
+        ignored = paramiko.Message()
+        ignored.add_byte(b"\2")
+        channel.get_transport()._send_message(ignored)  # type: ignore[attr-defined]
+
+    scene.connection["extra"] = {**scene.connection["extra"], "compress": True}  # type: ignore[dict-item]
+    transport = bombing(paramiko.Transport, "zlib@openssh.com", 200)
+    with python_server(host_key=host_key, authorized=user_key, transport_class=transport, run=explode) as hostile:
+        listed = [at(hostile.port, 0), *(at(server.port, number) for number in range(1, 9))]
+        tracemalloc.start()
+        try:
+            assert scene.sweep(listed) == {"hosts": 9, "ok": 8, "failed": 1, "untried": 0}
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 64 * 1024**2
+    failed = scene.stored()["id-0"]
+    assert (failed.outcome, failed.error_class, failed.provisional) == (Outcome.INVALID, "probe", True)
+    assert "since the server sent a packet that inflates to more than 262,144 bytes" in (failed.error or "")
+
+
+def test_nobody_asks_the_system_for_the_worker_for_each_host(
+    scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pwd
+
+    asked: list[int] = []
+    given = pwd.getpwuid
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: (asked.append(uid), given(uid))[1])
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    listed = [at(server.port, number) for number in range(10)]
+    assert scene.sweep(listed)["ok"] == 10
+    assert not asked
+    # A connection without a login means the worker's user, which Airflow asks for once.
+    del scene.connection["login"]
+    assert scene.sweep(listed, run=dataclasses.replace(RUN, run_id="run-2"))["ok"] == 10
+    assert len(asked) <= 1
 
 
 def test_logins_through_one_bastion_are_few(
@@ -451,7 +536,6 @@ def rounds(scene: Scene, listed: Sequence[Host], count: int) -> None:
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch, netstat: FakeNetstat) -> list[str]:
     """Hosts whose answers were read, one after the other."""
-    netstat.shows_nothing_else()
     read: list[str] = []
     given = scan.read_answer
 
@@ -531,7 +615,6 @@ def test_a_port_that_is_still_missing_is_confirmed_although_the_answer_is_the_sa
 def test_what_is_known_and_gone_from_the_archive_fails_the_task_instead_of_being_believed(
     scene: Scene, server: PythonServer, netstat: FakeNetstat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    netstat.shows_nothing_else()
     listed = [at(server.port)]
     rounds(scene, listed, 2)
     operator = scene.operator(listed, run=LATER)

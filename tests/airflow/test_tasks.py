@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from portmon.models import Event, EventKind
-from portmon.tasks import log_link
+from portmon.storage import outbox, runs
+from portmon.storage.database import Database
+from portmon.tasks import log_link, route_alerts
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,27 @@ def test_the_link_to_the_log_of_the_task_that_saw_it(
     event = Event("e", EventKind.DOWN, datetime(2026, 1, 1, tzinfo=UTC), "manual__1", details=details)
     run = "https://airflow.example.com/dags/portmon/runs/manual__1"
     assert log_link(event) == (path and f"{run}/tasks/{path}")
+
+
+@pytest.mark.parametrize(("schedule", "late"), [("*/5 * * * *", True), ("@continuous", False), ("@once", False)])
+def test_only_a_run_that_another_one_waits_for_is_overdue(
+    schedule: str, late: bool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PORTMON__SCHEDULE", schedule)
+    began = datetime.now(UTC) - timedelta(hours=1)
+    with database.begin() as conn:
+        runs.start(
+            conn,
+            "run",
+            run_type="scheduled",
+            logical_date=None,
+            started_at=began,
+            scope=None,
+            inventory="",
+            inventory_fetched_at=began,
+            inventory_stale=False,
+            settings="",
+        )
+    route_alerts.function(params={}, dag_run=SimpleNamespace(run_id="run", run_type="scheduled", logical_date=None))
+    with database.begin() as conn:
+        assert [event.kind for event in outbox.recent(conn)] == [EventKind.RUN_OVERDUE] * late

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,54 +16,76 @@ ROOT = Path(__file__).resolve().parents[2]
 DAG_FILE = ROOT / "dags" / "portmon_dag.py"
 
 LOAD = """
-import json, sys
+import json, os, sys
 from airflow.dag_processing.dagbag import DagBag
-bag = DagBag({file!r}, safe_mode=False)
-dag = bag.dags.get("portmon")
-print(json.dumps({{
-    "errors": {{str(k): v for k, v in bag.import_errors.items()}},
-    "dags": sorted(bag.dags),
-    "schedule": str(dag.schedule) if dag else None,
-    "catchup": dag and dag.catchup,
-    "max_active_runs": dag and dag.max_active_runs,
-    "max_active_tasks": dag and dag.max_active_tasks,
-    "doc": bool(dag and dag.doc_md),
-    "params": {{k: [dag.params.get_param(k).value, dag.params.get_param(k).description] for k in dag.params}} if dag else None,
-    "tasks": {{t.task_id: {{
-        "down": sorted(t.downstream_task_ids), "rule": t.trigger_rule.value, "retries": t.retries,
-        "mapped": t.is_mapped, "pool": t.pool, "fields": list(t.template_fields or ()) if t.is_mapped else [],
-        "delay": t.retry_delay.total_seconds(),
-        "limit": t.execution_timeout.total_seconds() if t.execution_timeout else None,
-    }} for t in dag.tasks}} if dag else None,
-}}))
+
+def load():
+    bag = DagBag({file!r}, safe_mode=False)
+    dag = bag.dags.get("portmon")
+    return {{
+        "errors": {{str(k): v for k, v in bag.import_errors.items()}},
+        "dags": sorted(bag.dags),
+        "schedule": str(dag.schedule) if dag else None,
+        "catchup": dag and dag.catchup,
+        "max_active_runs": dag and dag.max_active_runs,
+        "max_active_tasks": dag and dag.max_active_tasks,
+        "limit": dag and dag.dagrun_timeout.total_seconds(),
+        "doc": dag and dag.doc_md,
+        "params": {{k: [dag.params.get_param(k).value, dag.params.get_param(k).description] for k in dag.params}} if dag else None,
+        "tasks": {{t.task_id: {{
+            "down": sorted(t.downstream_task_ids), "rule": t.trigger_rule.value, "retries": t.retries,
+            "mapped": t.is_mapped, "pool": t.pool, "fields": list(t.template_fields or ()) if t.is_mapped else [],
+            "delay": t.retry_delay.total_seconds(),
+            "limit": t.execution_timeout.total_seconds() if t.execution_timeout else None,
+        }} for t in dag.tasks}} if dag else None,
+    }}
+
+for line in sys.stdin:
+    env = json.loads(line)
+    os.environ.update(env)
+    print(json.dumps(load()), flush=True)
+    for name in env:
+        del os.environ[name]
 """
 
+Load = Callable[..., dict[str, Any]]
 
-def load(tmp_path: Path, **env: str) -> dict[str, Any]:
-    """The DAG as a fresh process sees it, with its own settings."""
-    done = subprocess.run(
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
+    """The DAG as a process sees it that holds nothing of another test, with its own settings."""
+    process = subprocess.Popen(
         [sys.executable, "-c", LOAD.format(file=str(DAG_FILE))],
         env={
             **os.environ,
-            "AIRFLOW_HOME": str(tmp_path),
+            "AIRFLOW_HOME": str(tmp_path_factory.mktemp("home")),
             "PYTHONPATH": str(ROOT / "plugins"),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
-            **env,
         },
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def load(**env: str) -> dict[str, Any]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(env) + "\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if line.startswith("{"):
+                return dict(json.loads(line))
+        raise AssertionError("the process ended, see its errors above")
+
+    yield load
+    process.communicate()
 
 
 @pytest.fixture(scope="module")
-def dag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return load(tmp_path_factory.mktemp("home"))
+def dag(load: Load) -> dict[str, Any]:
+    return load()
 
 
 def test_it_loads_and_is_the_only_one(dag: dict[str, Any]) -> None:
@@ -85,10 +108,10 @@ def test_the_graph_is_the_one_of_the_picture(dag: dict[str, Any]) -> None:
     }
 
 
-def test_a_dead_mans_switch_is_pinged_last_and_only_if_nothing_failed(tmp_path: Path) -> None:
+def test_a_dead_mans_switch_is_pinged_last_and_only_if_nothing_failed(tmp_path: Path, load: Load) -> None:
     config = tmp_path / "portmon.yaml"
     config.write_text("alerts:\n  heartbeat: {conn_id: switch}\n")
-    tasks = load(tmp_path, AIRFLOW__PORTMON__CONFIG=str(config))["tasks"]
+    tasks = load(AIRFLOW__PORTMON__CONFIG=str(config))["tasks"]
     ends = {name for name, task in tasks.items() if task["down"] == ["heartbeat"]}
     assert ends == {"alert_down", "alert_new", "alert_recovered", "alert_unreachable", "no_change"}
     # Most of them are skipped in every run; one that failed told somebody nothing.
@@ -120,6 +143,24 @@ def test_every_task_ends(dag: dict[str, Any]) -> None:
     assert seconds["sweep"] == 600.0
     others = ("fetch_hosts", "prune_inventory", "plan_sweep", "plan_hosts", "diff_ports", "route_alerts")
     assert {seconds[name] for name in others} == {900.0}
+
+
+def test_a_run_that_never_ends_does_not_hold_back_the_others_for_ever(dag: dict[str, Any]) -> None:
+    from portmon import limits
+
+    # What works has its time, with all its tries: a run that looks, even if its tasks ran one after the other …
+    tries = {
+        name: (task["limit"] + task["delay"]) * (task["retries"] + 1)
+        for name, task in dag["tasks"].items()
+        if task["limit"]
+    }
+    assert dag["limit"] > sum(tries.values())
+    # … and one that judges again.
+    around = tries["fetch_hosts"] + tries["route_alerts"] + tries["alert_down"]
+    assert dag["limit"] > limits.REPLAY.total_seconds() + around
+    assert dag["limit"] <= 86400
+    assert f"{dag['limit'] / 3600:g} hours" in dag["doc"]
+    assert "logical date" in dag["params"]["replay_from"][1]
 
 
 def test_whoever_writes_has_time_to_wait_for_another_writer() -> None:
@@ -169,15 +210,15 @@ def test_the_trigger_form_describes_every_parameter(dag: dict[str, Any]) -> None
         ("@once", "@once"),
     ],
 )
-def test_the_schedule_is_an_option(tmp_path: Path, option: str, summary: str | None) -> None:
-    dag = load(tmp_path, AIRFLOW__PORTMON__SCHEDULE=option)
+def test_the_schedule_is_an_option(load: Load, option: str, summary: str | None) -> None:
+    dag = load(AIRFLOW__PORTMON__SCHEDULE=option)
     assert dag["errors"] == {}
     assert dag["schedule"] == str(summary)
 
 
-def test_a_broken_configuration_leaves_the_dag_visible(tmp_path: Path) -> None:
+def test_a_broken_configuration_leaves_the_dag_visible(tmp_path: Path, load: Load) -> None:
     broken = tmp_path / "portmon.yaml"
     broken.write_text("ssh: {max_logins: many}\n")
-    dag = load(tmp_path, AIRFLOW__PORTMON__CONFIG=str(broken))
+    dag = load(AIRFLOW__PORTMON__CONFIG=str(broken))
     assert dag["errors"] == {}
     assert dag["dags"] == ["portmon"]

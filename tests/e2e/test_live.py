@@ -11,11 +11,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
 
+from demo.airflow_env import ROOT
 from portmon.storage import archive, hosts
 from tests.e2e.lab import Lab, await_condition, missing
 from tests.e2e.site import NASTY, SECRET, LiveSite, collected
@@ -26,6 +28,20 @@ pytestmark = pytest.mark.slow
 
 NAMES = ["web1", "web2", "db1", NASTY]
 
+DAG_FILE = """
+# A DAG of Airflow: without these two words it would read nothing more of the file.
+from datetime import timedelta
+from pathlib import Path
+from portmon import limits
+
+shorter = Path({shorter!r})
+if shorter.exists():
+    limits.RUN = timedelta(seconds=float(shorter.read_text()))
+file = Path({file!r})
+exec(compile(file.read_text(), file, "exec"))
+"""
+"""The DAG as it is, but that a file may say another limit of a whole run."""
+
 
 class Site(LiveSite):
     """Everything that the tests of this file play with."""
@@ -34,6 +50,11 @@ class Site(LiveSite):
         self.messages = collected(server, "/alerts")
         arguments = {"http_conn_id": "receiver", "endpoint": "alerts", "json": {"title": "$title", "text": "$text"}}
         notifier = "airflow.providers.http.notifications.http.HttpNotifier"
+        self.shorter = folder / "shorter"
+        dags = folder / "dags"
+        dags.mkdir()
+        code = DAG_FILE.format(shorter=str(self.shorter), file=str(ROOT / "dags" / "portmon_dag.py"))
+        (dags / "portmon_dag.py").write_text(code)
         super().__init__(
             folder,
             cluster,
@@ -48,6 +69,8 @@ class Site(LiveSite):
             # Tasks of a killed scheduler are missed, and those that waited are handed out anew, after
             # seconds instead of minutes.
             env={
+                "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
                 "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
@@ -221,6 +244,36 @@ def test_9_the_process_of_one_look_killed_in_the_middle(site: Site) -> None:
     for name in ("web2", "db1"):
         assert len([message for message in downs if name in message["text"]]) == 1, downs
     assert len(site.messages) - before == len(downs)
+
+
+def test_10_a_run_with_a_future_logical_date_does_not_stop_the_watch(site: Site) -> None:
+    """Airflow starts none of its tasks before that date, and no other run beside it."""
+    airflow = site.airflow
+
+    def limit() -> str:
+        return str(airflow.call("GET", "dags/portmon/details")["dag_run_timeout"])
+
+    assert limit() == "PT12H"
+    # A whole run of these hosts takes less.
+    site.shorter.write_text("60")
+    airflow.wait(lambda: limit() == "PT1M", "the shorter limit", seconds=120)
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    mistaken = airflow.call("POST", "dags/portmon/dagRuns", {"logical_date": tomorrow, "conf": {}})["dag_run_id"]
+    airflow.wait(lambda: airflow.run_state(mistaken) == "running", "the start of the mistaken run", seconds=60)
+    right = airflow.trigger()
+    seen = set()
+
+    def told() -> bool:
+        seen.add((airflow.run_state(mistaken), airflow.run_state(right)))
+        return any(task["task_id"] == "fetch_hosts" and task["state"] == "success" for task in airflow.tasks(right))
+
+    airflow.wait(told, "a task of the run that was held back", seconds=300)
+    assert ("running", "queued") in seen
+    assert ("running", "running") not in seen
+    assert airflow.run_state(mistaken) == "failed"
+    assert {task["state"] for task in airflow.tasks(mistaken)} == {"skipped"}
+    assert {task["start_date"] for task in airflow.tasks(mistaken)} == {None}
+    site.shorter.unlink()
 
 
 def test_nothing_of_the_lab_is_left_behind() -> None:

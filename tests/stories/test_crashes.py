@@ -26,7 +26,7 @@ from tests.stories.crashes import POINTS, Job, work
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-SEEDS = range(50 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 3)
+SEEDS = range({"soak": 50, "full": 10}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), 3))
 CONFIG = """
 alerts:
   repeat_every: 30min
@@ -113,7 +113,7 @@ class Story:
                         machine.start(port, "nginx")
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in SEEDS[1:])])
 def test_killed_at_every_point(tmp_path: Path, receiver: Receiver, seed: int) -> None:
     story = Story(tmp_path, receiver, seed)
     story.fleet.run()

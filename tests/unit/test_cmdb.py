@@ -362,6 +362,48 @@ def test_a_missing_file(tmp_path: Path) -> None:
         read_file(FileSource(type="file", path="nope.csv"), tmp_path)
 
 
+@pytest.mark.parametrize("word", ["false", "FALSE", " no ", "0", "Off", "n", "f", ""])
+@pytest.mark.parametrize("expression", ["on", "labels.on", "on && id", "!off", "[on][?@] | [0]", "on || `false`"])
+def test_what_says_no_in_a_csv_file(tmp_path: Path, word: str, expression: str) -> None:
+    other = "yes" if word != " no " else "TRUE "
+    text = f"id,address,on,off,label.on\n1,a,{word},{other},{word}\n2,b,{other},{word},{other}\n"
+    found = file(tmp_path, "h.csv", text, fields={"enabled": expression})
+    assert [host.id for host in found.hosts] == ["2"]
+    assert (found.disabled, found.invalid) == (1, ())
+
+
+@pytest.mark.parametrize("word", ["true", "Yes", "1", " ON ", "y", "T"])
+def test_what_says_yes_in_a_csv_file(tmp_path: Path, word: str) -> None:
+    found = file(tmp_path, "h.csv", f"id,address,on\n1,a,{word}\n", fields={"enabled": "on"})
+    assert [host.id for host in found.hosts] == ["1"]
+
+
+def test_what_says_neither_in_a_csv_file(tmp_path: Path) -> None:
+    text = 'id,name,address,on\n1,"two\nlines",a,yes\n2,web02,b,maybe\n'
+    found = file(tmp_path, "h.csv", text, fields={"enabled": "on"})
+    assert [(one.id, one.name) for one in found.invalid] == [("1", "two\nlines"), ("2", "web02")]
+    assert found.invalid[1].reason == (
+        f"{tmp_path}/h.csv:4: the field enabled (on) is 'maybe': write true, yes, on or 1, or false, no, off, 0 or nothing"
+    )
+    # What compares decides by itself.
+    assert file(tmp_path, "h.csv", text, fields={"enabled": "on == 'maybe'"}).hosts[0].id == "2"
+
+
+@pytest.mark.parametrize("word", ["false", "No", "off", "0", " n "])
+def test_texts_that_say_no_in_json_and_yaml(tmp_path: Path, word: str) -> None:
+    """Of other texts each says yes: a field that is there."""
+    entries = [{"id": 1, "address": "a", "on": word}, {"id": 2, "address": "b", "on": "active"}]
+    assert [host.id for host in read(*entries, enabled="on").hosts] == ["2"]
+    assert [host.id for host in read(*entries, enabled="!on").hosts] == ["1"]
+    text = f"- {{id: 1, address: a, watch: '{word}'}}\n- {{id: 2, address: b, watch: active}}\n"
+    assert [host.id for host in file(tmp_path, "h.yaml", text, fields={"enabled": "watch"}).hosts] == ["2"]
+
+
+def test_a_column_that_is_there_twice(tmp_path: Path) -> None:
+    with pytest.raises(CmdbError, match="line 1: the column 'id' is there twice"):
+        file(tmp_path, "h.csv", "id,address, id\n1,a,2\n")
+
+
 # ── scope ───────────────────────────────────────────────────────────────────────────────────────
 
 FLEET = [Host(str(n), f"web{n:02}", "a", None, {"role": "web" if n < 3 else "db"}) for n in range(1, 5)]
@@ -454,7 +496,8 @@ def test_an_invalid_entry_is_never_pruned() -> None:
 
 def test_a_host_comes_back_or_is_deleted_in_the_end() -> None:
     hour = timedelta(hours=1)
-    plan = prune(0, 10, hidden={"3": hour / 2, "20": hour, "21": hour - timedelta(seconds=1)})
+    hidden = {"3": hour / 2, "20": hour, "21": hour - timedelta(seconds=1)}
+    plan = prune(0, 10, hidden=hidden, settings=Cmdb(prune_after=hour))
     assert (plan.resume, plan.purge) == (("3",), ("20",))
 
 

@@ -59,6 +59,40 @@ def test_hosts_of_some_groups_only() -> None:
     assert found.disabled == 5
 
 
+@pytest.mark.parametrize("word", ["false", "False", "no", "off", "0", "'no'", '"n"'])
+def test_variables_that_say_no(tmp_path: Path, word: str) -> None:
+    text = f"a watch={word}\nb watch=yes\nc watch=True\n"
+    found = read(tmp_path, text, fields={"enabled": "vars.watch"})
+    assert [host.id for host in found.hosts] == ["b", "c"]
+    assert [host.id for host in read(tmp_path, text, fields={"enabled": "!(vars.watch)"}).hosts] == ["a"]
+
+
+def test_a_decision_that_only_ansible_can_make(tmp_path: Path) -> None:
+    found = read(tmp_path, "a watch='{{ x }}'\nb\n", fields={"enabled": "vars.watch || `true`"})
+    assert [host.id for host in found.hosts] == ["b"]
+    assert "which only Ansible can fill in" in found.invalid[0].reason
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("web[1:900]\n" * 20, "names hosts more than 10000 times"),
+        ("".join(f"[g{n}:children]\nx\n" for n in range(120)) + "[x]\nw[1:100]\n", "in more than 10000 groups"),
+        ("".join(f"[g{n}:children]\ng{n + 1}\n" for n in range(60)) + "[g60]\nw\n", "nested more than 50 levels deep"),
+        ("a x=" + "(" * 20_000 + "\n", "line 1: has more than 16384 characters"),
+        ("w" * 2000 + "\n", "has more than 1000 characters"),
+    ],
+    ids=["ranges", "memberships", "depth", "line", "pattern"],
+)
+def test_a_few_lines_that_stand_for_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setattr("portmon.cmdb.ansible.MAX_NAMED", 10_000)
+    with pytest.raises(CmdbError, match=message) as caught:
+        read(tmp_path, text)
+    assert len(str(caught.value)) < 600
+
+
 # ── host patterns ───────────────────────────────────────────────────────────────────────────────
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -568,3 +569,14 @@ def test_the_example_for_servicenow() -> None:
     ]
     assert found.hosts[0].labels["team"] == "Web operations"
     assert [one.name for one in found.invalid] == ["no-address"]
+
+
+def test_a_target_in_very_many_groups_is_read_in_time_that_grows_with_them() -> None:
+    groups = [{"targets": ["h:1"], "labels": {"job": f"j{n}"}} for n in range(20_000)]
+    began = time.process_time()
+    (entry,) = read_targets(groups)
+    assert time.process_time() - began < 10
+    assert len(entry["labels"]["job"]) == 1000
+    fields = queries(HttpSdSource(type="http_sd"))[0].http.fields
+    found = read_hosts([entry], fields, source="test")
+    assert "more than 1000 characters" in found.invalid[0].reason

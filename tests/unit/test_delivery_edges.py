@@ -321,6 +321,7 @@ def test_the_end_of_what_nobody_heard_of_is_muted_too(database: Database) -> Non
 # ── 6 storms and duplicates of slow receivers ───────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_receiver_that_is_slow_to_answer_does_not_get_a_message_hundreds_of_times_a_day(database: Database) -> None:
     fleet = fleet_of(database, 2, TWO + "  repeat_every: 6h\n  give_up_after: 2h\n")
     took = []

@@ -76,7 +76,7 @@ KINDS = frozenset(
     EventKind(name)
     for name in (
         "baseline", "new", "down", "recovered", "retired", "unreachable", "reachable", "rebooted", "restarted", "replaced",
-        "rebound", "moved", "flapping", "stable", "duplicate", "fleet_unreachable", "fleet_reachable",
+        "rebound", "moved", "flapping", "stable", "duplicate", "probe_outdated", "fleet_unreachable", "fleet_reachable",
     )
 )  # fmt: skip
 
@@ -101,6 +101,8 @@ class Server:
     tool: str = "ss"
     ephemeral: tuple[int, int] = EPHEMERAL_DEFAULT
     privileged: bool = True
+    versions: tuple[int, int] = (2, 2)
+    """Of the probe there, and of the reader here."""
     fails: tuple[Outcome, str] | None = None
 
 
@@ -199,7 +201,7 @@ class Machine(RuleBasedStateMachine):
             services[PORTS[which + 1]] = dataclasses.replace(services.pop(port), pid=self._pid())
         self._changed(run)
 
-    @rule(host=ANY_HOST, what=st.integers(0, 9), which=st.integers(0, 2), dead=st.integers(0, 31), run=MOSTLY)
+    @rule(host=ANY_HOST, what=st.integers(0, 10), which=st.integers(0, 2), dead=st.integers(0, 31), run=MOSTLY)
     def server(self, host: str, what: int, which: int, dead: int, run: bool) -> None:
         """A host reboots, fails, is mended, is looked at with another tool or from another account, is cloned."""
         server = self.servers[host]
@@ -216,6 +218,8 @@ class Machine(RuleBasedStateMachine):
             server.tool = ("ss", "netstat-W", "netstat")[which]
         elif what == 7:
             server.privileged = not server.privileged
+        elif what == 10:
+            server.versions = ((1, 1), (1, 2), (2, 2))[which]
         elif what == 8:
             server.ephemeral = RANGES[which]
             server.netns = 4026531840 + which if which < 2 else None
@@ -359,14 +363,24 @@ class Machine(RuleBasedStateMachine):
                 address,
                 port,
                 service.pid if server.privileged else None,
-                service.program if server.privileged else None,
+                # netstat prints another name than the kernel's.
+                f"{service.program}{'d' if server.tool != 'ss' else ''}" if server.privileged else None,
                 unit=service.unit if server.privileged else None,
+                comm=service.program if server.privileged and server.versions == (2, 2) else None,
             )
             for port, service in sorted(server.services.items())
             for address in sorted(service.addresses)
         )
+        probe, reader = server.versions
         seen = Observation(
-            server.tool, 0, boot_id=server.boot_id, netns=server.netns, ephemeral=server.ephemeral, listeners=listeners
+            server.tool,
+            0,
+            boot_id=server.boot_id,
+            netns=server.netns,
+            ephemeral=server.ephemeral,
+            listeners=listeners,
+            probe=probe,
+            reader=reader,
         )
         return Attempt(host_id, run_id, 1, at, Outcome.OK, observation=seen)
 
@@ -656,16 +670,19 @@ def sqlite_database() -> Iterator[Database]:
 
 
 def test_the_engine_agrees_with_its_naive_twin(sqlite_database: Database) -> None:
-    soak = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
-    if soak:
-        run_steps(machine_on(sqlite_database), 1_000_000)
+    steps = {"soak": 1_000_000, "full": 2_000}.get(os.environ.get("HYPOTHESIS_PROFILE", ""))
+    if steps:
+        run_steps(machine_on(sqlite_database), steps)
     else:
-        run_steps(machine_on(sqlite_database), 120, length=12)
+        run_steps(machine_on(sqlite_database), 60, length=12)
 
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize(("first_seed", "rare"), [(1, set()), (500_001, {EventKind.MOVED, EventKind.REPLACED})])
+@pytest.mark.parametrize(
+    ("first_seed", "rare"),
+    [(1, set()), pytest.param(500_001, {EventKind.MOVED, EventKind.REPLACED}, marks=pytest.mark.full)],
+)
 def test_ten_thousand_steps_reach_every_kind_of_event(
     sqlite_database: Database, first_seed: int, rare: set[EventKind]
 ) -> None:
@@ -685,7 +702,8 @@ def test_ten_thousand_steps_reach_every_kind_of_event(
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_postgresql_agrees_as_well(postgres_cluster: Cluster) -> None:
+@pytest.mark.parametrize("steps", [200, pytest.param(1_000, marks=pytest.mark.full)])
+def test_postgresql_agrees_as_well(postgres_cluster: Cluster, steps: int) -> None:
     database = migrated_postgres(postgres_cluster)
-    run_steps(machine_on(database), 1_000, first_seed=1_000_000)
+    run_steps(machine_on(database), steps, first_seed=1_000_000)
     database.dispose()

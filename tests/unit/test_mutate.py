@@ -10,7 +10,9 @@ import pytest
 from tools import mutate
 
 
-@pytest.mark.parametrize("module", mutate.MODULES)
+@pytest.mark.parametrize(
+    "module", [pytest.param(name, marks=[pytest.mark.slow] * (name == "diff")) for name in mutate.MODULES]
+)
 def test_every_operator_is_changed(module: str) -> None:
     source = (mutate.FOLDER / f"{module}.py").read_bytes()
     expected = 0

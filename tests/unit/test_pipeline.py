@@ -348,6 +348,7 @@ def test_a_host_that_left_is_hidden_and_comes_back_as_it_was(site: Site) -> None
 
 
 def test_a_host_that_stays_away_is_deleted_and_starts_anew(site: Site) -> None:
+    site.config = parse_config("cmdb: {prune_after: 1h}")
     gone = site.listed.pop(1)
     for _ in range(14):
         site.run()
@@ -358,6 +359,7 @@ def test_a_host_that_stays_away_is_deleted_and_starts_anew(site: Site) -> None:
 
 
 def test_a_host_that_comes_back_late_starts_anew_although_no_run_deleted_it(site: Site) -> None:
+    site.config = parse_config("cmdb: {prune_after: 1h}")
     gone = site.listed.pop(1)
     site.run()
     site.number += 12

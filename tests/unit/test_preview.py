@@ -51,8 +51,8 @@ def site(database: Database) -> Site:
 
 
 def test_what_would_follow(site: Site) -> None:
-    site.run(listed(*range(1, 21)), at=NOW - timedelta(hours=3))
-    site.run(listed(*range(2, 21)), at=NOW - timedelta(minutes=70))
+    site.run(listed(*range(1, 21)), at=NOW - timedelta(hours=30))
+    site.run(listed(*range(2, 21)), at=NOW - timedelta(hours=24, minutes=10))
     site.run(listed(*range(3, 21)), at=NOW - timedelta(minutes=30))
     found = listed(2, 3, *range(5, 21), 30)
     shown = site.preview(found)

@@ -61,15 +61,16 @@ def events_of(fleet: Fleet, *kinds: EventKind) -> list[tuple[str, str | None, in
 # ── equivalence ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_wiped_comes_back_as_it_was(database: Database) -> None:
+@pytest.mark.parametrize("number", [60, pytest.param(200, marks=pytest.mark.full)])
+def test_what_is_wiped_comes_back_as_it_was(database: Database, number: int) -> None:
     fleet = small_fleet(database, cmdb={"max_prune_ratio": 1, "prune_after": "1h"})
-    eventful(fleet, 200)
+    eventful(fleet, number)
     state, events = lived(fleet)
     kept = checkpoints_of(database)
-    assert len(events) > 100
+    assert len(events) > number / 2
     wipe(database)
     counts = replay(fleet, MONDAY)
-    assert (counts["replayed"], counts["gained"], counts["lost"]) == (200, len(events), 0)
+    assert (counts["replayed"], counts["gained"], counts["lost"]) == (number, len(events), 0)
     again, again_events = lived(fleet)
     assert again == state
     assert unmarked(again_events) == events
@@ -77,22 +78,23 @@ def test_what_is_wiped_comes_back_as_it_was(database: Database) -> None:
     assert checkpoints_of(database) == kept
 
 
-@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("number", [32, pytest.param(80, marks=pytest.mark.full)])
 def test_pieces_in_any_order_end_as_the_runs_would_have_by_those_rules(
-    database: Database, other_database: Database, seed: int
+    database: Database, other_database: Database, number: int
 ) -> None:
     """Two fleets to which the same happens: one always had the rules, the other got them later."""
     rules = {"rules": [{"action": "deny", "port": 443}], "states": {"down_after": 2}, "cmdb": {"max_prune_ratio": 1}}
     always, later = small_fleet(other_database, **rules), small_fleet(database, cmdb={"max_prune_ratio": 1})
     for fleet in (always, later):
-        fleet.start = MONDAY - timedelta(hours=3)
-        eventful(fleet, 80, seed)
+        # Midnight, and a checkpoint, is among them.
+        fleet.start = MONDAY - number * 9 // 20 * FIVE
+        eventful(fleet, number)
     assert lived(later) != lived(always)
     later.config = always.config
-    pieces = [later.start + number * timedelta(minutes=50) for number in range(8)]
-    random.Random(seed).shuffle(pieces)
-    for number, since in enumerate(pieces):
-        replay(later, since, since + timedelta(minutes=50), run_id=f"again{number}")
+    pieces = [later.start + piece * timedelta(minutes=50) for piece in range(-(-number // 10))]
+    random.Random(1).shuffle(pieces)
+    for piece, since in enumerate(pieces):
+        replay(later, since, since + timedelta(minutes=50), run_id=f"again{piece}")
     (state, events), (wanted_state, wanted_events) = lived(later), lived(always)
     assert unmarked(events) == wanted_events
     assert state == wanted_state

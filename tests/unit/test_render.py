@@ -436,6 +436,9 @@ def test_what_is_no_plain_link_is_left_out(address: str) -> None:
         ("\U000e0041\U0010ffff", r"\U000e0041\U0010ffff"),
         ("\u3164\u2800", r"\u3164\u2800"),
         (r"dev-disk-by\x2duuid.device", r"dev-disk-by\x2duuid.device"),
+        ("::group::x ::endgroup:: a::group", ": :group::x : :endgroup:: a::group"),
+        ("##[group]x ##[endgroup]", "# #[group]x # #[endgroup]"),
+        ("é::::group::\n", r"é::: :group::\n"),
     ],
 )
 def test_plain_shows_what_can_not_be_seen(text: str, shown: str) -> None:
@@ -775,6 +778,50 @@ def test_limit_counts_lines_and_the_rest_counts_alerts() -> None:
     assert "… and 4 more on 4 hosts" in say(*events, outages=outages, max_lines=1).text
 
 
+def _crowd(*hosts: tuple[str, int, EventKind], run: str = "run1") -> list[Event]:
+    return [
+        event(kind, host, 1000 + number, run_id=run, program="java")
+        for host, size, kind in hosts
+        for number in range(size)
+    ]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_more_than_200_events_of_one_host_and_run_are_one_line(language: Language) -> None:
+    flapping = _crowd(("web01", 5, EventKind.FLAPPING))
+    told = [*_crowd(("web01", 196, EventKind.DOWN)), *flapping, event(EventKind.DOWN, "db01", 5432)]
+    sent = say(*told, language=language, page=PAGE, link=lambda told: f"https://a.example/{told.host_name}")
+    lines = sent.text.splitlines()
+    assert len(lines) == 5  # the two hosts, each with its log, and the page
+    assert "197" in sent.title
+    assert {"196", "5"} <= set(re.findall(r"\d+", lines[0]))
+    assert lines[1].endswith("https://a.example/web01")
+    assert lines[2].startswith("db01 tcp/5432")
+    assert lines[-1].endswith(PAGE)
+    assert len(sent.alerts) == len(sent.links) == 202
+    assert "java" not in sent.text + sent.markdown + sent.html
+    assert "web01" in sent.html
+
+
+def test_200_events_or_those_of_two_runs_are_listed_each() -> None:
+    few = say(*_crowd(("web01", 200, EventKind.DOWN)), max_lines=500)
+    assert len(few.text.splitlines()) == 200
+    two = [*_crowd(("web01", 150, EventKind.DOWN)), *_crowd(("web01", 150, EventKind.NEW), run="run2")]
+    assert len(say(*two, max_lines=500).text.splitlines()) == 300
+    hosts = [*_crowd(("web01", 150, EventKind.DOWN), ("web02", 150, EventKind.DOWN))]
+    assert len(say(*hosts, max_lines=500).text.splitlines()) == 300
+
+
+def test_a_message_can_be_had_with_fewer_lines() -> None:
+    sent = say(*(event(EventKind.DOWN, f"web{number:02}", 80) for number in range(60)), page=PAGE)
+    assert sent.lines == 50
+    assert sent.cut is not None
+    assert sent.cut(50).text == sent.text
+    short = sent.cut(2)
+    assert short.text.splitlines()[-1] == f"… and 58 more on 58 hosts: {PAGE}"
+    assert (short.title, len(short.text.splitlines())) == (sent.title, 3)
+
+
 def test_page_is_shown_only_if_something_is_not() -> None:
     events = [event(EventKind.DOWN, port=port) for port in (1, 2)]
     for message, times in ((say(*events, page=PAGE), 0), (say(*events, page=PAGE, max_lines=1), 1)):
@@ -913,7 +960,14 @@ def test_check_renders_every_kind(kind: EventKind, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "condition",
-    ["view.more", "view.reminder", "view.subject", "view.first.kind == 'outage'", "view.first.kind == 'outage_over'"],
+    [
+        "view.more",
+        "view.reminder",
+        "view.subject",
+        "view.first.kind == 'outage'",
+        "view.first.kind == 'outage_over'",
+        "view.first.kind == 'many'",
+    ],
 )
 def test_check_renders_every_shape(condition: str, tmp_path: Path) -> None:
     (tmp_path / "message.html.j2").write_text(f"x{{{{ view.nope if {condition} }}}}")

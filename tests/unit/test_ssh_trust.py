@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
+import hmac
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from portmon.errors import HostKeyChangedError, HostKeyError, ResolveError
 from portmon.ssh.target import Target
@@ -78,6 +86,114 @@ def test_agrees_with_ssh_keygen(tmp_path: Path) -> None:
     assert hosts.keys(WEB) == [shown]
     assert hosts.keys(HIGH) == [shown]
     assert hosts.keys(Target("x", "web02.example")) == []
+
+
+# ── the index agrees with a reading line by line ────────────────────────────────────────────────
+
+
+def read_line_by_line(lines: Sequence[str], target: Target) -> tuple[list[HostKey], list[HostKey]]:
+    """Keys and revoked keys as ``man sshd`` has it, without an index: every line is compared with every name."""
+    names = [target.endpoint.lower()] + ([target.address.lower()] if target.port == 22 else [])
+    keys: list[HostKey] = []
+    revoked: list[HostKey] = []
+    for line in lines:
+        words = line.split()
+        marker = words.pop(0) if words and words[0].startswith("@") else ""
+        if len(words) < 3 or words[0].startswith("#"):
+            continue
+        if any(is_about(name, words[0].split(",")) for name in names):
+            {"": keys, "@revoked": revoked}.get(marker, []).append(HostKey(words[1], words[2]))
+    return keys, revoked
+
+
+def is_about(name: str, patterns: Sequence[str]) -> bool:
+    hits = set()
+    for pattern in patterns:
+        if pattern.startswith("|1|"):
+            with contextlib.suppress(ValueError, AssertionError):
+                hits.add(paramiko.HostKeys.hash_host(name, f"|1|{pattern.split('|')[2]}|") == pattern)
+            continue
+        word = pattern.removeprefix("!").lower()
+        regex = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in word)
+        if re.fullmatch(regex, name):
+            if pattern.startswith("!"):
+                return False
+            hits.add(True)
+    return True in hits
+
+
+HOSTS = ["web01.example", "WEB01.example", "web02.example", "10.0.0.7"]
+NAMES = [*HOSTS, *(f"[{host}]:{port}" for host in HOSTS for port in (22, 2222))]
+
+
+def hashed(name: str) -> str:
+    return paramiko.HostKeys.hash_host(name.lower())
+
+
+def oddly_hashed(name: str) -> str:
+    """The same bytes, written as no tool writes them: the last digit has two bits that stand for nothing."""
+    text = hashed(name).removesuffix("=")
+    return text[:-1] + chr(ord(text[-1]) + 1) + "="
+
+
+PATTERNS = st.one_of(
+    st.sampled_from(NAMES),
+    st.sampled_from([f"!{name}" for name in NAMES]),
+    st.sampled_from(["*", "*.example", "web0?.example", "[*]:2222", "[web0?.example]:*", "!*.example", "!web*", "!!x"]),
+    st.sampled_from(NAMES).map(hashed),
+    st.sampled_from(NAMES).map(oddly_hashed),
+    st.text("web01.!*?[]:|,", max_size=6),
+)
+LINES = st.builds(
+    lambda marker, patterns, number: f"{marker} {','.join(patterns)} ssh-ed25519 AAAA{number:04d}".strip(),
+    st.sampled_from(["", "", "", "@revoked", "@cert-authority", "@else"]),
+    st.lists(PATTERNS, min_size=1, max_size=4),
+    st.integers(0, 9),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(LINES, max_size=40), st.sampled_from(HOSTS), st.sampled_from([22, 2222]))
+def test_index_and_a_reading_line_by_line_agree(lines: list[str], address: str, port: int) -> None:
+    target = Target("x", address, port)
+    known = KnownHosts(lines)
+    assert known.find(target) == read_line_by_line(lines, target)
+    assert (known.keys(target), known.revoked(target)) == known.find(target)
+
+
+def comparisons(monkeypatch: pytest.MonkeyPatch, lines: Sequence[str], target: Target) -> int:
+    """How often something is compared with a name in one login."""
+    made = [0]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            made[0] += 1
+            return real(*args)
+
+        return call
+
+    known = KnownHosts(lines)
+    with monkeypatch.context() as patch:
+        patch.setattr(hmac, "digest", counted(hmac.digest))
+        patch.setattr(fnmatch, "fnmatchcase", counted(fnmatch.fnmatchcase))
+        trust = Trust(strict=False, known_hosts=known, store=Store())
+        trust.check(target, trust.known(target), key(7))
+    return made[0]
+
+
+def test_plain_lines_cost_a_login_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"web{number}.example,10.0.{number // 256}.{number % 256} ssh-ed25519 AAAA0007" for number in range(5000)]
+    assert comparisons(monkeypatch, lines, Target("x", "web4000.example")) == 0
+    assert comparisons(monkeypatch, lines, WEB) == 0
+
+
+def test_other_lines_are_compared_once_in_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the name that the host has at its port; at port 22, where it has two, with both."""
+    plain = [f"web{number}.example ssh-ed25519 AAAA0007" for number in range(1000)]
+    others = [f"{hashed(f'db{number}.example')} ssh-ed25519 AAAA0007" for number in range(100)]
+    others += [f"*.net{number},!a.net{number} ssh-ed25519 AAAA0007" for number in range(100)]
+    assert comparisons(monkeypatch, plain + others, HIGH) == 300
+    assert comparisons(monkeypatch, plain + others, Target("x", "other.example")) == 600
 
 
 class Store:

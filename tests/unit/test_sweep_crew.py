@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from portmon.errors import OverrunError
 from portmon.sweep.crew import Crew
 
 PATIENCE = 30.0
@@ -233,3 +236,135 @@ def test_many(slots: int) -> None:
     visits = [Scripted(str(number), pause=0.001 if number % 7 == 0 else None) for number in range(500)]
     with Crew(visits, slots=slots) as crew:
         assert len(drain(crew)) == 500
+
+
+# ── visits that do not come back ────────────────────────────────────────────────────────────────
+
+
+def stuck(over: threading.Event) -> Callable[[], None]:
+    return lambda: over.wait(PATIENCE) and None
+
+
+def take_all(crew: Crew[Scripted], move: Callable[[], None]) -> dict[str, BaseException | None]:
+    """What comes out while time passes."""
+    found: dict[str, BaseException | None] = {}
+    deadline = time.monotonic() + PATIENCE
+    while (taken := crew.take(most=1, seconds=0)) is not None:
+        assert time.monotonic() < deadline
+        found |= {visit.name: error for visit, error in taken}
+        if not taken:
+            time.sleep(0.001)
+            move()
+    return found
+
+
+@pytest.mark.parametrize("step", ["dial", "look", "again", "close"])
+def test_a_visit_that_does_not_come_back_is_given_up(step: str) -> None:
+    """Its slot is free for others, and the end does not wait for it."""
+    over = threading.Event()
+    now = [0.0]
+
+    class Hanging(Scripted):
+        def close(self) -> None:
+            if step == "close":
+                over.wait(PATIENCE)
+            super().close()
+
+    hang = {f"on_{step}": stuck(over)} if step != "close" else {}
+    hanging = [Hanging(f"hanging{number}", pause=0.0 if step == "again" else None, **hang) for number in range(3)]
+    healthy = [Scripted(f"healthy{number}") for number in range(20)]
+    with Crew([*hanging, *healthy], slots=2, seconds=1000, patience=90, clock=lambda: now[0]) as crew:
+        found = take_all(crew, lambda: now.__setitem__(0, now[0] + 1))
+        # Long before the end: those that hang had two of two slots, and gave them back.
+        assert now[0] < 500
+        assert set(found) == {visit.name for visit in [*hanging, *healthy]}
+        assert {name for name, error in found.items() if isinstance(error, OverrunError)} == {
+            one.name for one in hanging
+        }
+        over.set()
+    assert crew.take(most=1, seconds=0) is None
+
+
+def test_the_end_waits_for_nothing_that_hangs() -> None:
+    over = threading.Event()
+    now = [0.0]
+    parked = Scripted("parked", pause=10_000)
+    hanging = [Scripted(f"hanging{number}", on_look=stuck(over)) for number in range(2)]
+    rest = [Scripted(f"rest{number}") for number in range(50)]
+    with Crew([parked, *hanging, *rest], slots=2, seconds=50, patience=90, clock=lambda: now[0]) as crew:
+        found = take_all(crew, lambda: now.__setitem__(0, now[0] + 1))
+        assert now[0] <= 150
+        over.set()
+    assert isinstance(found["hanging0"], OverrunError)
+    untried = {visit.name for visit in crew.untried()}
+    # Whatever was under way is told, and what was not is named.
+    assert set(found) | untried == {visit.name for visit in [parked, *hanging, *rest]}
+    assert not set(found) & untried
+
+
+def test_what_comes_of_a_visit_that_was_given_up_is_not_told() -> None:
+    over = threading.Event()
+    now = [0.0]
+    threads: list[threading.Thread] = []
+
+    def late() -> None:
+        threads.append(threading.current_thread())
+        assert over.wait(PATIENCE)
+
+    visits = [Scripted("late", on_look=late), Scripted("parked", pause=300)]
+    with Crew(visits, slots=2, patience=90, clock=lambda: now[0]) as crew:
+        deadline = time.monotonic() + PATIENCE
+        while crew.parked() < 1 or not threads:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        now[0] = 100.0
+        ((ended, error),) = crew.take(most=1, seconds=PATIENCE) or []
+        assert ended is visits[0]
+        assert isinstance(error, OverrunError)
+        over.set()
+        # Another one is in its place.
+        threads[0].join(PATIENCE)
+        assert not threads[0].is_alive()
+        now[0] = 300.0
+        with crew._changed:
+            crew._changed.notify_all()
+        assert drain(crew) == {"parked": None}
+
+
+def test_a_process_ends_although_visits_hang() -> None:
+    """Threads of ours and those of paramiko, which it joins at exit."""
+    script = """
+import socket, threading, time
+import paramiko
+from portmon.ssh.connect import Known, Options
+from portmon.ssh.transport import Transport
+from portmon.sweep.crew import Crew
+
+class Hanging:
+    lane = None
+    def dial(self):
+        self.ends = socket.socketpair()
+    def look(self):
+        transport = Transport(self.ends[0], Options(), Known())
+        transport._check_banner = lambda: threading.Event().wait()
+        transport.start_client(timeout=3600)
+    def look_again(self):
+        pass
+    def close(self):
+        threading.Event().wait()
+
+import portmon.sweep.crew as module
+from datetime import timedelta
+module.HANG_UP = timedelta(seconds=0.1)
+with Crew([Hanging() for _ in range(5)], slots=2, seconds=0.5, patience=0.5) as crew:
+    while (taken := crew.take(most=1, seconds=0.1)) is not None:
+        for visit, error in taken:
+            print(type(error).__name__)
+print(len(crew.untried()), "untried")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=2 * PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split().count("OverrunError") >= 2
+    assert "untried" in done.stdout

@@ -6,6 +6,7 @@ import email
 import email.policy
 import re
 from dataclasses import replace
+from datetime import timedelta
 from email.mime.text import MIMEText
 
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from portmon.models import Alert, AlertRole, EventKind
 from portmon.threads import headers
-from tests.messages import alert, event, message
+from tests.messages import NOW, alert, event, message
 
 DOWN = alert(id="a" * 32)
 OTHER = alert(event(port=9090), id="b" * 32)
@@ -69,10 +70,33 @@ def test_ids_are_those_of_the_message_and_of_the_channel() -> None:
     assert headers(without, "mail")["Message-ID"] != headers(replace(without, text="other"), "mail")["Message-ID"]
 
 
-def test_at_most_twenty_references_each_once() -> None:
-    many = [alert(event(port=port), id=f"{port:032x}") for port in range(1, 40)]
-    assert len(headers(message(*many), "mail")["References"].split()) == 20
+def test_few_references_each_once() -> None:
+    many = [
+        alert(event(port=port, at=NOW - timedelta(minutes=port), run_id=f"run{port}"), id=f"{port:032x}")
+        for port in range(1, 40)
+    ]
+    referred = headers(message(*many), "mail")["References"]
+    # The oldest and the newest ones, and the runs of the oldest and newest ones.
+    assert [one[1:33] for one in referred.split()[:8]] == [f"{port:032x}" for port in (39, 38, 37, 36, 4, 3, 2, 1)]
+    assert [one[:3] for one in referred.split()[8:]] == ["<r."] * 4
+    assert len(f"References: {referred}") <= 998
     assert len(headers(message(DOWN, recovered()), "mail")["References"].split()) == 1
+    eight = headers(message(*many[:8]), "mail")["References"].split()
+    assert [one[1:33] for one in eight] == [f"{port:032x}" for port in range(1, 9)]
+
+
+def test_what_began_in_a_crowded_run_refers_to_the_run_too() -> None:
+    many = [alert(event(port=port), id=f"{port:032x}") for port in range(1, 40)]
+    run = headers(message(*many), "mail")["References"].split()[-1]
+    assert run.startswith("<r.")
+    later = replace(many[20], role=AlertRole.RESOLVED, event=event(EventKind.RECOVERED, port=21))
+    crowded = frozenset({later.first.run_id})
+    assert headers(message(later, crowded=crowded), "mail")["References"].split() == [
+        f"<{later.id}.00d8d3f1@portmon.invalid>",
+        run,
+    ]
+    assert run not in headers(message(later, crowded=frozenset({"another"})), "mail")["References"]
+    assert run not in headers(message(later, crowded=crowded), "night")["References"]
 
 
 ANY = st.text(st.characters())  # surrogates included

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from airflow.sdk.bases.hook import BaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
-
-from portmon.channels.errors_of_others import told
 from portmon.config import AlertmanagerChannel, Alerts, AppriseChannel, NotifierChannel, WebhookChannel
+from portmon.errors import ConfigError, UnansweredError
+from portmon.settings import connection
 
 _FIELDS = {
     "http": "--conn-host https://…",
@@ -24,37 +22,18 @@ def missing_connections(alerts: Alerts) -> tuple[list[str], str | None]:
     problems: list[str] = []
     for who, conn_id, conn_type in _named(alerts):
         try:
-            BaseHook.get_connection(conn_id)
-        except AirflowNotFoundException:
-            silent = _silent_backend(conn_id)
-            if silent is not None:
-                return problems, f"connections can't be looked up here: {silent}"
+            missing = connection(conn_id) is None
+        except ConfigError as error:
+            problems.append(f"{who}: {error}")
+            continue
+        except UnansweredError as error:
+            return problems, f"connections can't be looked up here: {error}"
+        if missing:
             problems.append(
                 f"{who}: there is no Airflow connection {conn_id!r}: add it with `airflow connections add {conn_id} "
                 f"--conn-type {conn_type} {_FIELDS.get(conn_type, '…')}`"
             )
-        except Exception as error:
-            return problems, f"connections can't be looked up here: {told(error)}"
     return problems, None
-
-
-def _silent_backend(conn_id: str) -> str | None:
-    """What keeps a place of connections from answering; None if they all say that they do not have it.
-
-    Airflow calls a connection undefined also if its database can't be reached:
-    https://github.com/apache/airflow/blob/3.3.2/task-sdk/src/airflow/sdk/execution_time/context.py
-    """
-    from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
-
-    for backend in ensure_secrets_backend_loaded():
-        name = type(backend).__name__
-        try:
-            backend.get_connection(conn_id=conn_id)
-        except Exception as error:
-            # The environment always answers: there it is the connection that can't be read.
-            if name != "EnvironmentVariablesBackend":
-                return f"{name} does not answer ({type(error).__name__})"
-    return None
 
 
 def _named(alerts: Alerts) -> Iterator[tuple[str, str, str]]:

@@ -17,7 +17,7 @@ ERROR_LIMIT = 300
 # a password.
 _ADDRESS = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/\s?#'\")]*@)?"
-    r"(?P<host>(?:\[[0-9a-f:.%]*\]|[^/\s?#'\")@:\[]*)(?::\d+(?=[/\s?#'\")]|$))?)[^\s'\")]*",
+    r"(?P<host>(?:\[[0-9a-f:.%]*\]|[^/\s?#'\")@:\[]*)(?::\d+(?=[/\s?#'\")]|$))?)(?P<rest>[^\s'\")]*)",
     re.IGNORECASE,
 )
 _PATH = re.compile(r"(?<=with url: )\S+")
@@ -41,4 +41,9 @@ def foreign(text: str) -> str:
     Webhooks carry their token in the path, and HTTP clients put the path into their errors.
     """
     known = str(redact(text))
-    return plain(_PATH.sub("…", _ADDRESS.sub(r"\g<scheme>\g<host>/…", known)), ERROR_LIMIT)
+    return plain(_PATH.sub("…", _ADDRESS.sub(_without_secrets, known)), ERROR_LIMIT)
+
+
+def _without_secrets(address: re.Match[str]) -> str:
+    # Of ``//user:8080/word@host`` host and port are the beginning of a login.
+    return f"{address['scheme']}{'' if '@' in address['rest'] else address['host'] + '/'}…"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from airflow.providers.http.hooks.http import HttpHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from portmon import limits
 from portmon.channels.errors_of_others import foreign, told
+from portmon.channels.services import wait_of
 from portmon.errors import DeliveryError, OverrunError
 from portmon.http_errors import why
+from portmon.inputs.boundary import reason
+from portmon.inputs.urls import AMBIGUOUS, is_ambiguous, showable
 from portmon.render import plain
 
 LIMIT = timedelta(seconds=30)
@@ -59,8 +62,10 @@ def ask(
     try:
         session = hook.get_conn()
     except Exception as error:
+        # Unless it names the connection only, its text may hold the address.
+        why_not = told(error) if isinstance(error, AirflowNotFoundException) else reason(error, secret=True)
         raise DeliveryError(
-            f"no usable Airflow connection {conn_id!r} ({told(error)}): add it with `airflow connections add {conn_id} "
+            f"no usable Airflow connection {conn_id!r} ({why_not}): add it with `airflow connections add {conn_id} "
             "--conn-type http --conn-host https://…`",
             channel=channel,
         ) from None
@@ -69,10 +74,10 @@ def ask(
     if secret is not None and sign is not None:
         session.headers.update(sign(str(secret)))
     url = f"{hook.base_url.rstrip('/')}/{endpoint.lstrip('/')}" if endpoint else hook.base_url
-    shown = f"{_place(hook.base_url)} (connection {conn_id})"
+    shown = f"{showable(hook.base_url)} (connection {conn_id})"
 
-    def send() -> tuple[str, bool] | None:
-        """What was refused, and whether it may have come through none the less."""
+    def send() -> tuple[str, bool, float | None] | None:
+        """What was refused, whether it may have come through none the less, and for how long to leave it alone."""
         # A redirect could carry the credentials to another server.
         with (
             session,
@@ -88,7 +93,7 @@ def ask(
         ):
             if ok(answer.status_code):
                 return None
-            return _refusal(answer), answer.status_code in PROXY_GAVE_UP
+            return _refusal(answer), answer.status_code in PROXY_GAVE_UP, wait_of(answer)
 
     try:
         refusal = limits.within(limit, send)
@@ -97,12 +102,14 @@ def ask(
         raise DeliveryError(f"{shown}: no answer within {limit.total_seconds():g} s", channel=channel) from error
     except (requests.RequestException, ValueError) as error:
         # Its text holds the URL, whose path may be a secret.
+        doubt = f" ({AMBIGUOUS})" if is_ambiguous(hook.base_url) else ""
         raise DeliveryError(
-            f"{shown}: no answer: {why(error)}", channel=channel, unsure=_may_have_arrived(error)
+            f"{shown}: no answer: {why(error)}{doubt}", channel=channel, unsure=_may_have_arrived(error)
         ) from None
     if refusal:
-        told_why, unsure = refusal
-        raise DeliveryError(f"{shown}: {told_why}", channel=channel, unsure=unsure)
+        told_why, unsure, wait = refusal
+        waits = {} if wait is None else {"": wait}
+        raise DeliveryError(f"{shown}: {told_why}", channel=channel, unsure=unsure, waits=waits)
 
 
 def _refusal(answer: requests.Response) -> str:
@@ -127,10 +134,3 @@ def _may_have_arrived(error: Exception) -> bool:
     if isinstance(error, requests.ConnectionError):
         return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ProtocolError)
     return isinstance(error, requests.ReadTimeout)
-
-
-def _place(base_url: str) -> str:
-    """Scheme, host and port: what is no secret."""
-    parts = urlsplit(base_url)
-    host = (parts.netloc.rpartition("@")[2]) or "no host"
-    return f"{parts.scheme}://{host}"

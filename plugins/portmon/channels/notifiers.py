@@ -8,9 +8,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import requests
 from airflow.providers.common.compat.notifier import BaseNotifier
+from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
 from portmon.channels.errors_of_others import told
+from portmon.channels.mail import RecordingHook, recipient_id, refusals
+from portmon.channels.services import wait_of
 from portmon.config import NotifierChannel
 from portmon.errors import DeliveryError
 from portmon.render import Message
@@ -68,16 +72,50 @@ def fill(arguments: Any, values: Mapping[str, Any]) -> Any:
     return arguments
 
 
-def call_notifier(channel: NotifierChannel, message: Message) -> None:
+def call_notifier(channel: NotifierChannel, message: Message, done: tuple[str, ...] = ()) -> None:
     """Send one message through a notifier.
 
-    :raises DeliveryError: if there is no such class, or it fails
+    :param done: recipients of a mail that have it
+    :raises DeliveryError: if there is no such class, or it fails; of a mail, also if one recipient was refused
     """
     notifier = _build(channel, message)
+    mail = _recorded(notifier, done)
     try:
         notifier.notify({})
+        if mail is not None and mail.error is not None:
+            raise mail.error
     except Exception as error:
-        raise DeliveryError(f"{channel.notifier}: {told(error)}", channel=channel.name) from None
+        raise DeliveryError(f"{channel.notifier}: {told(error)}", channel=channel.name, waits=_waits(error)) from None
+    if mail is not None and mail.refused:
+        number = len(mail.refused)
+        raise DeliveryError(
+            f"the mail server refused {number} recipient{'' if number == 1 else 's'} of the mail, "
+            f"{len(mail.taken) or 'none'} got it: {refusals(mail.refused)}. The refused are tried again; correct or "
+            "remove an address that is wrong",
+            channel=channel.name,
+            delivered=tuple(map(recipient_id, mail.taken)),
+        )
+
+
+def _recorded(notifier: Any, done: tuple[str, ...]) -> Any:
+    """The hook that a mail notifier is given in place of its own, None if it is none."""
+    if not isinstance(notifier, SmtpNotifier):
+        return None
+    hook = RecordingHook(done=done, smtp_conn_id=notifier.smtp_conn_id, auth_type=notifier.auth_type)
+    # A cached property, and so an attribute of the same name.
+    vars(notifier)["hook"] = hook
+    return hook
+
+
+def _waits(error: BaseException | None) -> dict[str, float]:
+    """For how long the receiver wants to be left alone, if an HTTP answer is among the reasons and says so."""
+    while error is not None:
+        answer = getattr(error, "response", None)
+        if isinstance(answer, requests.Response):
+            wait = wait_of(answer)
+            return {} if wait is None else {"": wait}
+        error = error.__cause__ or error.__context__
+    return {}
 
 
 def check_notifier(channel: NotifierChannel) -> list[str]:

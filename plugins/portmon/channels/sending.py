@@ -41,7 +41,7 @@ def _deliver(channel: Channel, message: Message, done: tuple[str, ...]) -> None:
         case WebhookChannel():
             post_document(channel, message)
         case NotifierChannel():
-            call_notifier(channel, message)
+            call_notifier(channel, message, done)
 
 
 def check_channel(channel: Channel) -> list[str]:

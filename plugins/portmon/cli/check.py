@@ -11,8 +11,11 @@ import typer
 
 from portmon.cli.options import ConfigOption, base_folder, config_of, label_options
 from portmon.cli.terminal import cell, logs_aside, say, visible
-from portmon.errors import CommandError, ConfigError, StorageError
+from portmon.errors import CommandError, ConfigError, StorageError, UnansweredError
 from portmon.models import PROTOCOL, AlertRole, Event, EventKind, Severity, alert_role, severity_of
+
+OUTDATED_SHOWN = 20
+"""Servers that one line names."""
 
 if TYPE_CHECKING:
     from portmon.config import Config
@@ -108,6 +111,7 @@ def tell(settings: Config, shown: str) -> list[str]:
     )
     ssh = settings.ssh
     say(f"logins         {ssh.max_logins} at a time, connection {ssh.conn_id}, host keys {ssh.host_keys}")
+    _tell_outdated()
     for group in ssh.groups:
         conn_id = ssh_settings(settings, group=group).conn_id
         say(f"  group {group.name}: {match_text(group.match)} -> connection {conn_id}")
@@ -183,6 +187,28 @@ def _tell_alerts(settings: Config) -> list[str]:
     return problems
 
 
+def _tell_outdated() -> None:
+    """Print which servers have a forced command of an earlier version."""
+    from portmon import settings as airflow_settings
+    from portmon.storage.hosts import outdated
+
+    try:
+        with logs_aside(), airflow_settings.database().look() as conn:
+            names = outdated(conn) if conn else []
+    except (ConfigError, StorageError) as error:
+        say(cell(f"  forced commands can't be looked up here: {error}"))
+        return
+    if names:
+        shown = ", ".join(names[:OUTDATED_SHOWN])
+        more = f" and {len(names) - OUTDATED_SHOWN} more" if len(names) > OUTDATED_SHOWN else ""
+        say(
+            cell(
+                "  warning: forced commands of an earlier version, which do not say how a tool ended: install what "
+                f"`python -m portmon probe` prints on {shown}{more}"
+            )
+        )
+
+
 def _tell_forgotten(settings: Config) -> None:
     """Print which channels were told of what goes on and will not hear of its end, as they are not there any more."""
     from portmon import settings as airflow_settings
@@ -191,7 +217,7 @@ def _tell_forgotten(settings: Config) -> None:
     try:
         with logs_aside(), airflow_settings.database().look() as conn:
             found = told_elsewhere(conn, {channel.name for channel in settings.alerts.channels}) if conn else {}
-    except (ConfigError, StorageError) as error:
+    except (ConfigError, StorageError, UnansweredError) as error:
         say(cell(f"  open alerts can't be looked up here: {error}"))
         return
     if found:
@@ -254,7 +280,7 @@ def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Mute | None, str
             opened = {one.key: one.id for one in open_alerts(conn, now, host_id=example.host_id)}
             alert_id = opened.get(example.alert_key) if role is AlertRole.FIRING else None
             return example, muted(mutes.current(conn, now), example, alert_id, now), unknown
-    except StorageError as error:
+    except (ConfigError, StorageError, UnansweredError) as error:
         return example, None, str(error)
 
 

@@ -24,7 +24,7 @@ def list_hosts(
     """
     from portmon import settings as airflow_settings
     from portmon.cmdb_hook import get_inventory
-    from portmon.errors import StorageError
+    from portmon.errors import ConfigError, StorageError, UnansweredError
     from portmon.pipeline import preview
 
     with logs_aside():
@@ -32,7 +32,7 @@ def list_hosts(
         found = get_inventory(settings.cmdb, base_folder(settings))
         try:
             stored = preview.stored(airflow_settings.database())
-        except StorageError as error:
+        except (ConfigError, StorageError, UnansweredError) as error:
             print(f"not compared with what is known: {visible(error)}", file=sys.stderr)
             stored = None
     shown = preview.preview(found, stored, settings, now=datetime.now(UTC))

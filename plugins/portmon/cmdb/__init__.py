@@ -10,7 +10,7 @@ from portmon.cmdb.entries import read_hosts
 from portmon.cmdb.files import read_file
 from portmon.cmdb.pages import PageRequest
 from portmon.cmdb.presets import fetch
-from portmon.cmdb.prune import PrunePlan, plan_prune
+from portmon.cmdb.prune import GUARDED, PrunePlan, plan_prune
 from portmon.cmdb.scope import select
 
-__all__ = ["PageRequest", "PrunePlan", "fetch", "plan_prune", "read_file", "read_hosts", "select"]
+__all__ = ["GUARDED", "PageRequest", "PrunePlan", "fetch", "plan_prune", "read_file", "read_hosts", "select"]

@@ -17,6 +17,10 @@ from portmon.cmdb.entries import Unusable, kind_of
 EXPORT = "export it with `ansible-inventory -i … --list --output hosts.json` and name that file"
 MAX_HOSTS = 100_000
 """More than these are a mistake in a range."""
+MAX_NAMED = 1_000_000
+"""How often hosts are named, and groups of all hosts together: a few lines with ranges can stand for billions."""
+MAX_DEPTH = 50
+"""Groups within groups."""
 
 ANSIBLE_FIELDS = {
     "id": "name",
@@ -54,6 +58,7 @@ class AnsibleInventory:
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {"all": _Group(), "ungrouped": _Group()}
         self._hosts: dict[str, dict[str, Any]] = {}
+        self._named = 0
 
     def add_group(self, name: str, *, child: str | None = None, variables: Mapping[str, Any] | None = None) -> None:
         """Add a group, or add to it."""
@@ -70,8 +75,11 @@ class AnsibleInventory:
         """
         self._groups.setdefault(group, _Group()).hosts.add(name)
         self._hosts.setdefault(name, {}).update(variables or {})
+        self._named += 1
         if len(self._hosts) > MAX_HOSTS:
             raise AnsibleError(f"has more than {MAX_HOSTS} hosts: is a range too long?")
+        if self._named > MAX_NAMED:
+            raise AnsibleError(f"names hosts more than {MAX_NAMED} times: is a range too long?")
 
     def set_variables(self, host: str, variables: Mapping[str, Any]) -> None:
         """Variables of a host; one that is in no group is ungrouped."""
@@ -95,8 +103,12 @@ class AnsibleInventory:
         for name, group in self._groups.items():
             for host in group.hosts:
                 direct[host].add(name)
+        memberships = 0
         for host, own in self._hosts.items():
             groups = {"all"}.union(*(within(name) for name in direct[host]))
+            memberships += len(groups)
+            if memberships > MAX_NAMED:
+                raise AnsibleError(f"its hosts are in more than {MAX_NAMED} groups together")
             variables: dict[str, Any] = {}
             # https://docs.ansible.com/ansible/latest/inventory_guide/intro_inventory.html#how-variables-are-merged
             for name in sorted(groups, key=lambda one: (depths[one], self._priority(one), one)):
@@ -128,6 +140,8 @@ class AnsibleInventory:
             ready = [name for name, above in waiting.items() if not above & waiting.keys()]
             if not ready:
                 raise AnsibleError(f"the groups {', '.join(map(repr, sorted(waiting)))} contain each other")
+            if max(depths.values()) >= MAX_DEPTH:
+                raise AnsibleError(f"its groups are nested more than {MAX_DEPTH} levels deep")
             for name in ready:
                 depths[name] = 1 + max((depths[above] for above in waiting.pop(name)), default=0)
         return depths

@@ -14,6 +14,7 @@ from typing import Any
 from portmon.cmdb.ansible import EXPORT, AnsibleError, AnsibleInventory
 from portmon.cmdb.ansible_names import expand
 
+MAX_LINE = 16384
 _SECTION = re.compile(r"\[([^:\]\s]+)(?::(\w+))?\]\s*(?:[#;].*)?")
 _GROUP = re.compile(r"([^\s:\[\]]+)\s*(?:[#;].*)?")
 
@@ -34,6 +35,9 @@ def read_ini(text: str) -> AnsibleInventory:
         line = raw.strip()
         if not line or line[0] in "#;":
             continue
+        if len(line) > MAX_LINE:
+            # What reads a line into words takes time that grows with its square.
+            raise AnsibleError(f"has more than {MAX_LINE} characters", line=number)
         try:
             section = _SECTION.fullmatch(line)
             if section:
@@ -94,5 +98,6 @@ def _value(text: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    except Exception:
+        # Whatever it fails with: RecursionError, MemoryError and SyntaxError come of long texts.
         return text

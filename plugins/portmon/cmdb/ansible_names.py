@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from portmon.cmdb.ansible import MAX_HOSTS, AnsibleError
 
+MAX_PATTERN = 1000
 _RANGE = re.compile(r"\[([^\[\]]*)\]")
 _WITH_PORT = re.compile(r"((?:[^:\[\]]|\[[^\[\]]*\])+):([0-9]+)")
 _IPV6_WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::([0-9]+))?")
@@ -19,6 +20,8 @@ def expand(pattern: str) -> tuple[list[str], int | None]:
 
     :raises AnsibleError: for a pattern that is none
     """
+    if len(pattern) > MAX_PATTERN:
+        raise AnsibleError(f"{pattern[:100]!r}… has more than {MAX_PATTERN} characters")
     if pattern.endswith(":"):
         raise AnsibleError(f"{pattern!r} ends with a colon, which begins a port")
     name, port = _split_port(pattern)

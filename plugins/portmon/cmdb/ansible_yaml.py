@@ -5,7 +5,6 @@ https://docs.ansible.com/ansible/latest/collections/ansible/builtin/yaml_invento
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import yaml
 from portmon.cmdb.ansible import EXPORT, AnsibleError, AnsibleInventory
 from portmon.cmdb.ansible_names import expand
 from portmon.cmdb.entries import Unusable, kind_of
+from portmon.inputs.documents import DocumentError, NestingError, UniqueLoader, parse_json, parse_yaml, unique
 
 VAULT = Unusable("is encrypted by Ansible Vault")
 
@@ -24,13 +24,11 @@ def read_yaml(text: str) -> AnsibleInventory:
     :raises AnsibleError: with the line if it is no YAML, else with the place
     """
     try:
-        # A subclass of SafeLoader.
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise AnsibleError(error.problem or "is no YAML", line=mark.line + 1 if mark else None) from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise AnsibleError(f"is no YAML: {error}") from error
+        data = parse_yaml(text, loader=_Loader)
+    except NestingError as error:
+        raise AnsibleError(f"its groups are nested too deeply, or within themselves ({error})") from error
+    except DocumentError as error:
+        raise AnsibleError(error.message if error.line else f"is no YAML: {error.message}", line=error.line) from error
     inventory = AnsibleInventory()
     if data is None:
         return inventory
@@ -90,17 +88,8 @@ def _name(value: Any, place: str) -> str:
     return value.strip()
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that knows Ansible's tags, and takes no key twice: only the last one would count."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
+class _Loader(UniqueLoader):
+    """Knows Ansible's tags."""
 
 
 def _unsafe(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
@@ -123,11 +112,9 @@ def read_json(text: str) -> AnsibleInventory:
     :raises AnsibleError: with the line if it is no JSON, else with the place
     """
     try:
-        data = json.loads(text, object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        raise AnsibleError(f"is no JSON: {error.msg}", line=error.lineno) from error
-    except (ValueError, RecursionError) as error:
-        raise AnsibleError(f"is no JSON: {error}") from error
+        data = parse_json(text, pairs=_object)
+    except DocumentError as error:
+        raise AnsibleError(f"is no JSON: {error.message}", line=error.line) from error
     meta = data.get("_meta") if isinstance(data, Mapping) else None
     hostvars = meta.get("hostvars") if isinstance(meta, Mapping) else None
     if not isinstance(hostvars, Mapping):
@@ -167,10 +154,7 @@ def _names(data: Any, place: str) -> list[str]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        twice = sorted({name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1})
-        raise ValueError(f"{twice[0]!r} is given twice")
+    value = unique(pairs)
     if value.keys() == {"__ansible_vault"}:
         return VAULT
     if value.keys() == {"__ansible_unsafe"}:

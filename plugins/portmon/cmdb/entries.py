@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import jmespath
-from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
+from jmespath.visitor import TreeInterpreter
 
 from portmon.config import CmdbFields, PresetFields
+from portmon.inputs.boundary import boundary
 from portmon.models import Host, InvalidHost, Inventory
 
 ID_LIMIT = NAME_LIMIT = 250
@@ -23,6 +25,8 @@ ID_LIMIT = NAME_LIMIT = 250
 LABEL_LIMIT = 1000
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)(?!-)[\w-]{1,63}(?<!-)(\.(?!-)[\w-]{1,63}(?<!-))*\.?")
+_NO = frozenset({"", "false", "no", "off", "0", "n", "f"})
+_YES = frozenset({"true", "yes", "on", "1", "y", "t"})
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f]")
 """Refused. Other invisible characters (bidi, zero-width, U+2028) occur in names that are meant: they stay, and are
 escaped wherever a name is shown, see :func:`portmon.render.plain`."""
@@ -34,10 +38,12 @@ class Part:
 
     :param entries: of the list, anything
     :param fields: where their fields are
+    :param places: file and line, of entries that were lines of text, whose values are texts, ``false`` too
     """
 
     entries: Iterable[Any]
     fields: CmdbFields
+    places: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +56,14 @@ class Unusable:
     reason: str
 
 
-def read_hosts(entries: Iterable[Any], fields: CmdbFields, *, source: str) -> Inventory:
+def read_hosts(entries: Iterable[Any], fields: CmdbFields, *, source: str, places: Sequence[str] = ()) -> Inventory:
     """Validate the entries of a host list, see :func:`read_parts`.
 
     :param entries: of the list, anything
     :param source: what was asked, for people
+    :param places: see :class:`Part`
     """
-    return read_parts([Part(entries, fields)], source=source)
+    return read_parts([Part(entries, fields, places)], source=source)
 
 
 def read_parts(parts: Sequence[Part], *, source: str) -> Inventory:
@@ -71,10 +78,10 @@ def read_parts(parts: Sequence[Part], *, source: str) -> Inventory:
     hosts: list[tuple[int, Host]] = []
     invalid: list[InvalidHost] = []
     disabled = 0
-    readers = ((_Reader(part.fields), part.entries) for part in parts)
-    listed = ((read, entry) for read, entries in readers for entry in entries)
-    for position, (read, entry) in enumerate(listed, start=1):
-        found = read(entry, position)
+    readers = ((_Reader(part.fields), zip_longest(part.entries, part.places)) for part in parts)
+    listed = ((read, entry, place) for read, entries in readers for entry, place in entries)
+    for position, (read, entry, place) in enumerate(listed, start=1):
+        found = read(entry, position, place)
         if isinstance(found, InvalidHost):
             invalid.append(found)
         elif found is None:
@@ -115,35 +122,53 @@ class _Reader:
         self._fields = {
             name: jmespath.compile(text) for name, text in fields if isinstance(text, str) and name != "labels"
         }
+        self._enabled = fields.enabled
         self._labels: ParsedResult | dict[str, ParsedResult] | None = None
         if isinstance(labels, str):
             self._labels = jmespath.compile(labels)
         elif labels is not None:
             self._labels = {name: jmespath.compile(text) for name, text in labels.items() if text is not None}
 
-    def __call__(self, entry: Any, position: int) -> Host | InvalidHost | None:
+    def __call__(self, entry: Any, position: int, place: str | None) -> Host | InvalidHost | None:
         """The host of an entry, why it is none, or None if it is disabled."""
         host_id = name = None
         try:
-            if not isinstance(entry, Mapping):
-                raise _InvalidError(f"it is {kind_of(entry)}, not a mapping of fields")
-            # As far as they can be read, so that the entry is never pruned and people find it.
-            host_id, name = self._id_and_name(entry)
-            if "enabled" in self._fields and not self._value("enabled", entry):
-                return None
-            host_id = _id(self._value("id", entry))
-            name = _name(self._value("name", entry))
-            address = _address(self._value("address", entry))
-            return Host(
-                host_id,
-                name or address,
-                address,
-                _port(self._value("port", entry)),
-                self._labels_of(entry),
-                _declared(self._value("declared", entry)),
-            )
+            with boundary(_InvalidError, passing=_InvalidError):
+                if not isinstance(entry, Mapping):
+                    raise _InvalidError(f"it is {kind_of(entry)}, not a mapping of fields")
+                # As far as they can be read, so that the entry is never pruned and people find it.
+                host_id, name = self._id_and_name(entry)
+                if not self._is_enabled(entry, place):
+                    return None
+                host_id = _id(self._value("id", entry))
+                name = _name(self._value("name", entry))
+                address = _address(self._value("address", entry))
+                return Host(
+                    host_id,
+                    name or address,
+                    address,
+                    _port(self._value("port", entry)),
+                    self._labels_of(entry),
+                    _declared(self._value("declared", entry)),
+                )
         except _InvalidError as error:
             return InvalidHost(position, host_id, name, str(error))
+
+    def _is_enabled(self, entry: Mapping[str, Any], place: str | None) -> bool:
+        """:param place: of an entry whose values are texts: one that is neither yes nor no is a mistake"""
+        if "enabled" not in self._fields:
+            return True
+        with boundary(lambda why: _InvalidError(f"enabled: the expression fails on it: {why}"), passing=_InvalidError):
+            expression = self._fields["enabled"].parsed
+            value = _Decision().visit(expression, entry)
+        _must_be_usable(value)
+        is_field = expression["type"] in ("field", "subexpression")
+        if place is not None and is_field and isinstance(value, str) and value.strip().lower() not in _NO | _YES:
+            raise _InvalidError(
+                f"{place}: the field enabled ({self._enabled}) is {_cut(value)}: write true, yes, on or 1, or false, "
+                "no, off, 0 or nothing"
+            )
+        return not is_no(value)
 
     def _id_and_name(self, entry: Mapping[str, Any]) -> tuple[str | None, str | None]:
         host_id = name = None
@@ -151,7 +176,7 @@ class _Reader:
             name = self._value("name", entry)
         with suppress(_InvalidError):
             host_id = _id(self._value("id", entry))
-        return host_id, name if isinstance(name, str) else None
+        return host_id, name[:NAME_LIMIT] if isinstance(name, str) else None
 
     def _value(self, name: str, entry: Mapping[str, Any]) -> Any:
         return _search(self._fields[name], entry, name) if name in self._fields else None
@@ -175,10 +200,24 @@ class _InvalidError(Exception):
 
 
 def _search(expression: ParsedResult, entry: Mapping[str, Any], name: str) -> Any:
-    try:
+    with boundary(lambda why: _InvalidError(f"{name}: the expression fails on it: {why}"), passing=_InvalidError):
         return expression.search(entry)
-    except (JMESPathError, TypeError, ValueError, ArithmeticError) as error:
-        raise _InvalidError(f"{name}: the expression fails on it: {str(error).splitlines()[0]}") from error
+
+
+def is_no(value: Any) -> bool:
+    """Whether a value says no: JMESPath's false values, 0, and what a text says that is one of these words."""
+    return value.strip().lower() in _NO if isinstance(value, str) else not value
+
+
+class _Decision(TreeInterpreter):
+    """Takes 0 and the text ``no`` for false, also within ``!``, ``&&``, ``||`` and filters."""
+
+    def _is_false(self, value: Any) -> bool:
+        return is_no(value)
+
+    def visit_not_expression(self, node: Any, value: Any) -> bool:
+        """``!``"""
+        return is_no(self.visit(node["children"][0], value))
 
 
 def kind_of(value: object) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jmespath
-import yaml
 
 from portmon.cmdb.ansible import ANSIBLE_FIELDS, EXPORT, AnsibleError
 from portmon.cmdb.ansible_ini import read_ini
@@ -16,6 +15,8 @@ from portmon.cmdb.ansible_yaml import read_json, read_yaml
 from portmon.cmdb.entries import fields_of, kind_of, read_hosts
 from portmon.config import AnsibleSource, FileSource, FileSources
 from portmon.errors import CmdbError
+from portmon.inputs.boundary import boundary
+from portmon.inputs.documents import DocumentError, parse_yaml, read_text
 from portmon.models import Inventory
 
 READERS = {"ini": read_ini, "yaml": read_yaml, "json": read_json}
@@ -29,11 +30,12 @@ def read_file(source: FileSources, base: Path) -> Inventory:
     :raises CmdbError: if it can't be read, with the line
     """
     path = base / source.path
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CmdbError(f"can't be read: {getattr(error, 'strerror', None) or error}", source=str(path)) from error
-    return _ansible(source, text, path) if isinstance(source, AnsibleSource) else _hosts(source, text, path)
+    with boundary(lambda why: CmdbError(f"can't be used: {why}", source=str(path)), passing=CmdbError):
+        try:
+            text = read_text(path)
+        except DocumentError as error:
+            raise CmdbError(error.message, source=str(path)) from error
+        return _ansible(source, text, path) if isinstance(source, AnsibleSource) else _hosts(source, text, path)
 
 
 def _ansible(source: AnsibleSource, text: str, path: Path) -> Inventory:
@@ -55,39 +57,46 @@ def _ansible(source: AnsibleSource, text: str, path: Path) -> Inventory:
         return read_hosts(inventory.entries(), fields_of(ANSIBLE_FIELDS, source.fields), source=shown)
     except AnsibleError as error:
         raise CmdbError(str(error), source=shown) from error
-    except RecursionError:
-        raise CmdbError("its groups are nested too deeply, or within themselves", source=shown) from None
 
 
 def _hosts(source: FileSource, text: str, path: Path) -> Inventory:
     shown = str(path)
+    places: list[str] = []
     if path.suffix.lower() == ".csv":
-        entries: Any = _csv(text, shown)
+        entries: Any = _csv(text, shown, places)
     elif path.suffix.lower() in (".yaml", ".yml"):
         try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"line {mark.line + 1}: " if mark else ""
-            raise CmdbError(f"{where}is no YAML: {getattr(error, 'problem', error)}", source=shown) from error
-        entries = jmespath.compile(source.items).search(data)
+            data = parse_yaml(text)
+        except DocumentError as error:
+            where = f"line {error.line}: " if error.line else ""
+            raise CmdbError(f"{where}is no YAML: {error.message}", source=shown) from error
+        with boundary(
+            lambda why: CmdbError(f"cmdb.source.items {source.items!r} fails on it: {why}", source=shown),
+            passing=CmdbError,
+        ):
+            entries = jmespath.compile(source.items).search(data)
     else:
         raise CmdbError("its name must end in .yaml, .yml or .csv", source=shown)
     if not isinstance(entries, list):
         raise CmdbError(f"{source.items!r} is {kind_of(entries)}, not a list of hosts", source=shown)
-    return read_hosts(entries, source.fields, source=shown)
+    return read_hosts(entries, source.fields, source=shown, places=places)
 
 
-def _csv(text: str, shown: str) -> list[dict[str, Any]]:
+def _csv(text: str, shown: str, places: list[str]) -> list[dict[str, Any]]:
     """Rows as mappings; columns ``label.x`` become labels.
 
     The separator is the one of comma, semicolon and tab that the header has most of.
+
+    :param places: gets file and line of each row
     """
     header = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     rows = []
     try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        if twice := sorted(name for name in set(names) if names.count(name) > 1):
+            raise CmdbError(f"line 1: the column {twice[0]!r} is there twice", source=shown)
         for row in reader:
             if None in row or None in row.values():
                 raise CmdbError(f"line {reader.line_num}: has another number of columns than the header", source=shown)
@@ -98,6 +107,7 @@ def _csv(text: str, shown: str) -> list[dict[str, Any]]:
             }
             plain = {key.strip(): value for key, value in row.items() if not key.strip().startswith("label.")}
             rows.append({**plain, **({"labels": labels} if labels else {})})
+            places.append(f"{shown}:{reader.line_num}")
     except csv.Error as error:
         raise CmdbError(f"line {reader.line_num}: is no CSV: {error}", source=shown) from error
     return rows

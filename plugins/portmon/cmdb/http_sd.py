@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from portmon.cmdb.entries import Unusable, kind_of
+from portmon.cmdb.entries import LABEL_LIMIT, Unusable, kind_of
 
 _HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:/\[\]]+))(?::([0-9]{1,5}))?")
 
@@ -90,4 +90,5 @@ def _merged(old: Any, new: Any) -> Any:
     if old is None or old == new:
         return new
     values = old if isinstance(old, list) else [old]
-    return values if new in values else [*values, new]
+    # Enough to be refused as too long; looking among all of them would take time that grows with their square.
+    return values if len(values) >= LABEL_LIMIT or new in values else [*values, new]

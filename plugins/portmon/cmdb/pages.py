@@ -7,13 +7,18 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import jmespath
 
 from portmon.cmdb.entries import kind_of
 from portmon.config import HttpSource, NextLinkPagination, OffsetPagination, PagePagination
 from portmon.errors import CmdbError, NoSuchPageError
+from portmon.inputs.boundary import boundary
+from portmon.inputs.urls import address_of, origin_of, origin_text, split_login
+
+MAX_ENTRIES = 1_000_000
+"""Of one list: more than anybody has hosts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,8 @@ def read_pages(source: HttpSource, send: Send, *, base_url: str, shown: str) -> 
     a list that shows signs of that is read again from the start.
 
     :param send: asks for a page and returns the decoded JSON; raises CmdbError
-    :param base_url: of the connection: a link to another origin is not followed, since it would carry the
-        credentials there
+    :param base_url: of the connection, without a login: a link to another origin is not followed, since it would
+        carry the credentials there
     :param shown: what is asked, for people, without credentials
     :raises CmdbError: if the list is not complete and plausible
     """
@@ -76,9 +81,9 @@ def read_pages(source: HttpSource, send: Send, *, base_url: str, shown: str) -> 
 
 
 def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> list[Any]:
-    items = jmespath.compile(source.items)
-    total = jmespath.compile(source.total) if source.total else None
-    unique = jmespath.compile(source.unique) if source.unique else None
+    items = _expression("items", source.items, shown)
+    total = _expression("total", source.total, shown) if source.total else None
+    unique = _expression("unique", source.unique, shown) if source.unique else None
     overlap = _overlap(source)
     entries: list[Any] = []
     request = PageRequest(params=_first_page(source))
@@ -94,7 +99,7 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
             if number > 1 and total is None and isinstance(source.pagination, PagePagination):
                 break
             raise
-        page = items.search(answer)
+        page = items(answer)
         if not isinstance(page, list):
             raise CmdbError(
                 f"page {number}: {source.items!r} is {kind_of(page)}, not a list{_message(answer)}", source=shown
@@ -108,23 +113,27 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
             )
         previous = page
         if total is not None:
-            count = total.search(answer)
+            count = total(answer)
             if isinstance(count, bool) or not isinstance(count, int):
                 raise CmdbError(f"page {number}: {source.total!r} is {kind_of(count)}, not a number", source=shown)
+            if not 0 <= count <= MAX_ENTRIES:
+                raise CmdbError(f"page {number}: {source.total!r} is not 0 to {MAX_ENTRIES}", source=shown)
             if expected is not None and count != expected:
                 raise _ChangedError(f"page {number} says that there are {count} entries, the one before {expected}")
             expected = count
         fresh = page
         if unique is not None:
             if overlap and entries:
-                if not page or unique.search(page[0]) != unique.search(entries[-1]):
+                if not page or unique(page[0]) != unique(entries[-1]):
                     raise _ChangedError(f"page {number} does not go on where page {number - 1} ended")
                 fresh = page[overlap:]
-            found = {json.dumps(key, sort_keys=True) for key in map(unique.search, fresh) if key is not None}
+            found = {json.dumps(key, sort_keys=True) for key in map(unique, fresh) if key is not None}
             if keys & found:
                 raise _ChangedError(f"{source.unique} {min(keys & found)} is on page {number} and on an earlier one")
             keys |= found
         entries += fresh
+        if len(entries) > MAX_ENTRIES:
+            raise CmdbError(f"has more than {MAX_ENTRIES} entries", source=shown)
         if isinstance(source.pagination, NextLinkPagination):
             following = _linked(source, source.pagination, answer, request, base_url, shown)
         elif not fresh or (expected is not None and len(entries) >= expected):
@@ -196,29 +205,43 @@ def _numbered(source: HttpSource, request: PageRequest, offset: int) -> PageRequ
     return None
 
 
+def _expression(field: str, text: str, shown: str) -> Callable[[Any], Any]:
+    """What a JMESPath expression finds in an answer.
+
+    :param field: below cmdb.source, for errors
+    """
+    found = jmespath.compile(text)
+
+    def search(answer: Any) -> Any:
+        with boundary(
+            lambda why: CmdbError(f"cmdb.source.{field} {text!r} fails on the answer: {why}", source=shown),
+            passing=CmdbError,
+        ):
+            return found.search(answer)
+
+    return search
+
+
 def _linked(
     source: HttpSource, paging: NextLinkPagination, answer: Any, request: PageRequest, base_url: str, shown: str
 ) -> PageRequest | None:
-    link = jmespath.compile(paging.next).search(answer)
+    link = _expression("pagination.next", paging.next, shown)(answer)
     if link is None or link == "":
         return None
     if not isinstance(link, str):
         raise CmdbError(f"{paging.next!r} is {kind_of(link)}, not a link", source=shown)
     try:
-        url = urljoin(request.url or urljoin(base_url.rstrip("/") + "/", source.endpoint.lstrip("/")), link)
-        origin = _origin(url)
+        url = urljoin(request.url or address_of(base_url, source.endpoint), link)
+        origin, own = origin_of(url), origin_of(base_url)
+        with_login = split_login(url)[1] is not None
     except ValueError as error:
-        raise CmdbError(f"{paging.next!r} is no link: {error}", source=shown) from error
-    if origin != _origin(base_url):
+        raise CmdbError(f"{paging.next!r} is no link to a page: {error}", source=shown) from None
+    if origin != own:
         raise CmdbError(
-            f"the next page is on {'://'.join(origin[:2])}, another server than the connection's: "
+            f"the next page is on {origin_text(origin)}, another server than the connection's {origin_text(own)}: "
             "not followed; if a proxy is between, use pagination style page or offset",
             source=shown,
         )
+    if with_login:
+        raise CmdbError("the link to the next page holds a login: not followed", source=shown)
     return PageRequest(url=url)
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    default = 443 if parts.scheme == "https" else 80
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or default

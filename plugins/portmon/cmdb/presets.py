@@ -11,6 +11,7 @@ from portmon.cmdb.http_sd import read_targets
 from portmon.cmdb.pages import Send, read_pages
 from portmon.config import HttpSdSource, HttpSource, HttpSources, NetboxSource
 from portmon.errors import CmdbError
+from portmon.inputs.boundary import boundary
 from portmon.models import Inventory
 
 NETBOX_ENDPOINTS = {"device": "api/dcim/devices/", "vm": "api/virtualization/virtual-machines/"}
@@ -76,14 +77,15 @@ def gather(source: HttpSources, read: Callable[[HttpSource], list[Any]], *, show
     :param shown: what is asked, for people, without credentials
     :raises CmdbError: if one of the lists is not complete and plausible
     """
-    parts = []
-    for query in queries(source):
-        entries = read(query.http)
-        try:
-            parts.append(Part(list(query.unpack(entries)), query.http.fields))
-        except ValueError as error:
-            raise CmdbError(str(error), source=shown) from error
-    return read_parts(parts, source=shown)
+    with boundary(lambda why: CmdbError(f"can't be used: {why}", source=shown), passing=CmdbError):
+        parts = []
+        for query in queries(source):
+            entries = read(query.http)
+            try:
+                parts.append(Part(list(query.unpack(entries)), query.http.fields))
+            except ValueError as error:
+                raise CmdbError(str(error), source=shown) from error
+        return read_parts(parts, source=shown)
 
 
 def fetch(source: HttpSources, send: Send, *, base_url: str, shown: str) -> Inventory:

@@ -51,7 +51,9 @@ class AppriseChannel(_Channel):
     name: Text = Field("apprise", description="unique name")
     conn_id: Text = Field("apprise_default", description="Airflow Apprise connection with the target URLs")
     format: Literal["text", "markdown", "html"] = Field(
-        "text", description="body that the targets get; Apprise converts it for those that can't show it"
+        "text",
+        description="body that the targets get, or the next simpler one that they can show; `html` is for mail and "
+        "receivers of your own, a chat gets Markdown instead",
     )
 
 

@@ -42,7 +42,9 @@ class CmdbFields(Section):
     )
     enabled: Expression | None = Field(
         None,
-        description="an entry for which this is false, null or empty is left out, as if it were not in the CMDB",
+        description="an entry for which this is false, null, 0, empty, or a text that says no (`false`, `no`, `off`, "
+        "`0`, `n`, `f`) is left out, as if it were not in the CMDB. A column of a CSV file says yes (`true`, `yes`, "
+        "`on`, `1`, `y`, `t`) or no; anything else makes the entry invalid",
     )
 
 
@@ -69,7 +71,9 @@ class PresetFields(Section):
         "leaves it out. One expression replaces them all",
     )
     declared: Expression | None = Field(None, description="TCP ports that must listen on the host")
-    enabled: Expression | None = Field(None, description="an entry for which this is false, null or empty is left out")
+    enabled: Expression | None = Field(
+        None, description="an entry for which this is false, null, 0, empty, or a text that says no is left out"
+    )
 
 
 class NoPagination(Section):
@@ -236,9 +240,11 @@ class Cmdb(Section):
         timedelta(hours=1), description="alert when the last good list is older than this; the scan goes on with it"
     )
     prune_after: Duration = Field(
-        timedelta(hours=1),
+        timedelta(days=1),
         description="a host that left is hidden at once; its port data is deleted after this. 0 is at once",
     )
     max_prune_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.2, description="refuse to prune when more than this share of (more than 5) hosts is missing"
+        0.2,
+        description="refuse to prune when more than this share of (more than 5) hosts is missing, in one run or of the "
+        "largest list that was accepted within 24 hours",
     )

@@ -12,6 +12,8 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
+from portmon.inputs.boundary import reason
+
 _UNITS = {
     "ms": 0.001,
     "s": 1,
@@ -24,6 +26,7 @@ _UNITS = {
     "days": 86400,
     "w": 604800,
 }
+MAX_SECONDS = 1e10
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 _DURATION_PATTERN = r"^\s*(\d+(\.\d+)?\s*(ms|s|sec|m|min|h|d|day|days|w)\s*)+$"
 
@@ -38,17 +41,21 @@ def parse_duration(value: object) -> timedelta:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("give a duration such as 15s, 10min, 1h or 14d, or a number of seconds")
     if isinstance(value, int | float):
-        if not 0 <= value < 1e9:
-            raise ValueError("a duration must not be negative")
-        return timedelta(seconds=value)
+        return _seconds(value)
     text = value.strip().lower()
     if re.fullmatch(r"\d+(\.\d+)?", text):
-        return timedelta(seconds=float(text))
+        return _seconds(float(text))
     parts = _DURATION.findall(text)
     left = _DURATION.sub("", text).strip()
     if not parts or left or any(unit not in _UNITS for _, unit in parts):
         raise ValueError(f"{value!r} is not a duration: give for instance 15s, 10min, 1h or 14d")
-    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    return _seconds(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def _seconds(value: float) -> timedelta:
+    if not 0 <= value < MAX_SECONDS:
+        raise ValueError("a duration must not be negative, nor longer than 300 years")
+    return timedelta(seconds=value)
 
 
 def parse_moment(text: object, zone: tzinfo) -> datetime:
@@ -178,8 +185,9 @@ def _no_empty(value: str) -> str:
 def _jmespath(value: str) -> str:
     try:
         jmespath.compile(value)
-    except JMESPathError as error:
-        raise ValueError(f"{value!r} is no JMESPath expression: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        why = str(error).splitlines()[0] if isinstance(error, JMESPathError) else reason(error)
+        raise ValueError(f"{value[:200]!r} is no JMESPath expression: {why}") from error
     return value
 
 

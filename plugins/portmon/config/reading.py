@@ -19,6 +19,8 @@ from portmon.config.fields import PositiveDuration, Section, format_duration
 from portmon.config.ssh import Scan, Ssh, SshGroup, SshSettings
 from portmon.config.watch import Declaration, Rule, States
 from portmon.errors import ConfigError, InvalidConfigError
+from portmon.inputs.boundary import boundary
+from portmon.inputs.documents import DocumentError, compose_yaml, read_text
 
 
 class Retention(Section):
@@ -66,12 +68,12 @@ def load_config(path: Path) -> Config:
     :raises ConfigError: if the file can't be read or is no YAML
     """
     shown = str(path)
+    if not path.exists():
+        raise ConfigError("no such file", file=shown)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError("no such file", file=shown) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"can't be read: {error}", file=shown) from error
+        text = read_text(path)
+    except DocumentError as error:
+        raise ConfigError(error.message, file=shown) from error
     return _parsed(text, path)
 
 
@@ -82,17 +84,18 @@ def parse_config(text: str, *, path: Path | None = None) -> Config:
     :raises InvalidConfigError: see :func:`load_config`
     """
     shown = str(path) if path else "portmon.yaml"
+    with boundary(lambda why: ConfigError(f"can't be used: {why}", file=shown), passing=ConfigError):
+        return _validated(text, path, shown)
+
+
+def _validated(text: str, path: Path | None, shown: str) -> Config:
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
+        node, construct = compose_yaml(text)
         lines, doubles = _index(node)
-        data = None if node is None else loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        message = " ".join(filter(None, (error.problem, error.context))) or "is no YAML"
-        raise ConfigError(message, file=shown, line=mark.line + 1 if mark else None) from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"is no YAML: {error}", file=shown) from error
+        data = construct()
+    except DocumentError as error:
+        message = error.message if error.line else f"is no YAML: {error.message}"
+        raise ConfigError(message, file=shown, line=error.line) from error
     if doubles:
         raise InvalidConfigError(
             tuple(

@@ -93,6 +93,8 @@ class NetstatOperator(StateMixin, SSHOperator):
                 self._must_be_newest(run.run_id)
             return self._look_and_store(record, watch, last_try=last_try)
         except PastRunError as error:
+            # Airflow's page folds up the message of the exception.
+            log.warning("Skipped: %s", error)
             raise AirflowSkipException(str(error)) from None
         finally:
             self._hang_up()
@@ -209,13 +211,20 @@ class NetstatOperator(StateMixin, SSHOperator):
 
     def _tell_of_nameless(self, observation: Observation) -> None:
         nameless = sum(listener.program is None for listener in observation.listeners)
-        if nameless and observation.uid != 0:
+        if nameless and observation.uid != 0 and observation.via is None:
             log.info(
-                "%d of %d sockets show no program: uid %d may not see other users' processes; `sudo: true` in ssh or "
-                "in this host's group shows them",
+                "%d of %d sockets show no program: uid %d may not see other users' processes; %s",
                 nameless,
                 len(observation.listeners),
                 observation.uid,
+                "`sudo: true` is set, but sudoers allows none of the listings there (docs/security.md)"
+                if self._ssh.sudo
+                else "`sudo: true` in ssh or in this host's group shows them",
+            )
+        if observation.hung:
+            log.warning(
+                "Did not end within their limit there: %s. They are not tried on this host for a day",
+                ", ".join(observation.hung),
             )
 
     def _wait(self, gone: Sequence[int]) -> None:

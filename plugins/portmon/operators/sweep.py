@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from portmon import limits, scan, settings
 from portmon.config import Config, ssh_settings
-from portmon.errors import ParamError, PastRunError, RunError, ScanError
+from portmon.errors import OverrunError, ParamError, PastRunError, RunError, ScanError, ScanTimeoutError
 from portmon.hooks import HostSSHHook, SharedSettings
 from portmon.look import HostLook, Stopwatch, ports_text
 from portmon.models import Attempt, Host
@@ -76,6 +76,8 @@ class SweepOperator(StateMixin, BaseOperator):
         try:
             return self._sweep(context, settings.config())
         except PastRunError as error:
+            # Airflow's page folds up the message of the exception.
+            log.warning("Skipped: %s", error)
             raise AirflowSkipException(str(error)) from None
         except (ParamError, RunError) as error:
             raise AirflowFailException(str(error)) from None
@@ -90,9 +92,17 @@ class SweepOperator(StateMixin, BaseOperator):
         seconds = (limits.SWEEP - limits.LOOK).total_seconds() - 30
         # in_order() has put them last.
         suspects = sum(not visit.provisional for visit in visits)
-        with Crew(visits, slots=batch.logins, lanes=batch.lanes, seconds=seconds, suspects=suspects) as crew:
+        with Crew(
+            visits,
+            slots=batch.logins,
+            lanes=batch.lanes,
+            seconds=seconds,
+            suspects=suspects,
+            patience=limits.LOOK.total_seconds(),
+        ) as crew:
             self._crew = crew
-            while (ended := crew.take(most=STORE_MOST, seconds=STORE_EVERY)) is not None:
+            while (taken := crew.take(most=STORE_MOST, seconds=STORE_EVERY)) is not None:
+                ended = [(visit, visit.error_of(problem)) for visit, problem in taken]
                 attempts = [visit.attempt(problem) for visit, problem in ended]
                 if self._dry_run:
                     looks += [scan.to_xcom(attempt) for attempt in attempts]
@@ -232,6 +242,16 @@ class HostVisit:
             self._seconds = self._watch.seconds
         if self.hook is not None:
             self.hook.close()
+
+    def error_of(self, problem: BaseException | None) -> BaseException | None:
+        """What ended a visit, as an error of its host if it was given up."""
+        if not isinstance(problem, OverrunError):
+            return problem
+        return ScanTimeoutError(
+            f"the look did not come back in time, although each of its steps has a limit: it was given up after "
+            f"{self._watch.seconds:.0f} s",
+            host=self.asked.shown,
+        )
 
     def attempt(self, error: BaseException | None) -> Attempt:
         """The record of a visit that is over.

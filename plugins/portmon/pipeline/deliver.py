@@ -8,11 +8,11 @@ import logging
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -26,8 +26,9 @@ from portmon.outages import find_outages
 from portmon.pipeline.repeats import Book
 from portmon.render import Layout, Message, render
 from portmon.routes import Routes
-from portmon.storage import alerts, hosts, lease, outbox
+from portmon.storage import alerts, hosts, lease, outbox, quiet
 from portmon.storage.database import Database
+from portmon.threads import MAX_REFERENCES
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +262,14 @@ class _Delivery:
         identity = batch.message_id or message_id(name, batch)
         with self.task.database.begin() as conn:
             held.renew(conn, ttl=LEASE_TTL)
+            resting = quiet.until(conn, name, self.task.clock())
+            if self._is_left_alone(resting):
+                return False
             found = _alerts(conn, name, batch.queued)
+            crowded = frozenset[str]()
+            if isinstance(self.channel, NotifierChannel):
+                runs = {alert.first.run_id for alert in found}
+                crowded = outbox.crowded(conn, name, runs, above=MAX_REFERENCES)
             ids = outbox.begin_sending(conn, name, batch.event_ids, identity, self.task.clock())
         # Without what was withheld or cancelled since the queue was read.
         queued = [one for one in batch.queued if one.event.id in ids]
@@ -270,14 +278,21 @@ class _Delivery:
             return True
         message = self.task.message(found, batch.group, batch.route, batch.subject, reminder=batch.reminder)
         try:
-            self._within_limit(dataclasses.replace(message, id=identity), batch.targets_done)
+            message = dataclasses.replace(message, id=identity, resting=resting, crowded=crowded)
+            self._within_limit(message, batch.targets_done)
         except DeliveryError as error:
             taken = tuple(dict.fromkeys((*batch.targets_done, *error.delivered)))
             under_way = isinstance(error.__cause__, OverrunError)
             # An earlier try may have come through, whatever became of this one: it stays the same message.
             unsure = under_way or error.unsure or any(one.message_id for one in queued)
             now, reason = self.task.clock(), str(error)
-            self._mark(held, lambda conn: outbox.failed(conn, name, sorted(ids), reason, taken, now, unsure=unsure))
+            waits = error.waits
+
+            def note(conn: Connection) -> None:
+                outbox.failed(conn, name, sorted(ids), reason, taken, now, unsure=unsure)
+                quiet.leave_alone(conn, name, waits, now)
+
+            self._mark(held, note)
             log.error("%s; what stays in the outbox: %d", error, len(ids))
             self.failures.append(error)
             self._held |= {one.event.alert_key for one in queued}
@@ -286,6 +301,15 @@ class _Delivery:
         self._mark(held, lambda conn: outbox.delivered(conn, name, sorted(ids), self.task.clock()))
         self.sent += len(ids)
         log.info("%s: delivered %r (events: %d)", name, message.title, len(ids))
+        return True
+
+    def _is_left_alone(self, resting: Mapping[str, datetime]) -> bool:
+        """Whether the channel asked to be: nothing is sent then, and the task is red."""
+        until = resting.get("")
+        if until is None:
+            return False
+        message = f"asked to be left alone; it is tried again after {until:%H:%M:%S} UTC"
+        self.failures.append(DeliveryError(message, channel=self.channel.name))
         return True
 
     def _mark(self, held: lease.Lease, write: Callable[[Connection], None]) -> None:
@@ -310,6 +334,8 @@ class _Delivery:
         task, name = self.task, self.channel.name
         with task.database.begin() as conn:
             held.renew(conn, ttl=LEASE_TTL)
+            if self._is_left_alone(quiet.until(conn, name, task.clock())):
+                return
             due = task.book(conn).due(self.channel, task.group)
         known = set(told)
         by_route: dict[str, list[Alert]] = defaultdict(list)
@@ -325,6 +351,7 @@ class _Delivery:
             except DeliveryError as error:
                 log.error("%s; not repeated: %d", error, len(found))
                 self.failures.append(error)
+                self._mark(held, partial(quiet.leave_alone, channel=name, waits=error.waits, now=task.clock()))
                 return
             log.info("%s: repeated what it knows (alerts: %d)", name, len(found))
 

@@ -13,6 +13,7 @@ from portmon.cmdb import select
 from portmon.config import Config, format_duration
 from portmon.errors import CmdbError
 from portmon.events import monitor_event
+from portmon.inputs.boundary import boundary
 from portmon.models import EventKind, Inventory
 from portmon.pipeline.run import Run
 from portmon.render import REASON_LIMIT, plain
@@ -52,7 +53,8 @@ def fetch_inventory(
         good = inventory.last_good(conn)
     reason = ""
     try:
-        found = load()
+        with boundary(lambda why: CmdbError(f"can't be read: {why}", source="CMDB"), passing=CmdbError):
+            found = load()
         if not run.force_prune:
             must_be_plausible(found, good.inventory if good else None)
         stale, fetched_at = False, now

@@ -281,5 +281,6 @@ def _summary(verdict: Verdict, scanned: Collection[str], planned: Collection[str
 def _log(events: Iterable[Event], summary: Mapping[str, int]) -> None:
     for event in events:
         port = f" {event.protocol}/{event.port}" if event.port else ""
-        log.info("%s: %r%s: %s", event.kind, event.host_name, port, plain(event.reason, REASON_LIMIT))
+        host = repr(plain(event.host_name)) if event.host_name else None
+        log.info("%s: %s%s: %s", event.kind, host, port, plain(event.reason, REASON_LIMIT))
     log.info("Summary: %s", ", ".join(f"{name} {count}" for name, count in summary.items()))

@@ -12,7 +12,7 @@ from portmon.config import Config
 from portmon.errors import CmdbError
 from portmon.models import Inventory
 from portmon.pipeline.fetch import must_be_plausible
-from portmon.storage import hosts, inventory
+from portmon.storage import hosts, inventory, journal
 from portmon.storage.database import Database
 
 
@@ -22,10 +22,12 @@ class Stored:
 
     :param known: every stored server
     :param good: the last good host list
+    :param accepted: host lists that were taken over
     """
 
     known: tuple[hosts.KnownHost, ...]
     good: Inventory | None
+    accepted: tuple[journal.Accepted, ...] = ()
 
 
 def stored(database: Database) -> Stored | None:
@@ -37,7 +39,8 @@ def stored(database: Database) -> Stored | None:
         if conn is None:
             return None
         good = inventory.last_good(conn)
-        return Stored(tuple(hosts.known(conn)), good.inventory if good else None)
+        known, accepted = tuple(hosts.known(conn)), tuple(journal.accepted(conn))
+        return Stored(known, good.inventory if good else None, accepted)
 
 
 def preview(found: Inventory, stored: Stored | None, config: Config, *, now: datetime) -> dict[str, Any]:
@@ -67,7 +70,9 @@ def preview(found: Inventory, stored: Stored | None, config: Config, *, now: dat
 
 
 def _state(found: Inventory, stored: Stored, config: Config, *, stale: bool, now: datetime) -> dict[str, Any]:
-    plan = plan_prune(stored.known, found, stale=stale, forced=False, now=now, settings=config.cmdb)
+    plan = plan_prune(
+        stored.known, found, stale=stale, forced=False, now=now, settings=config.cmdb, accepted=stored.accepted
+    )
     names = {host.id: host.name for host in stored.known} | {host.id: host.name for host in found.hosts}
 
     def named(ids: Iterable[str]) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from portmon.cmdb import plan_prune
+from portmon.cmdb import GUARDED, plan_prune
 from portmon.config import Config
 from portmon.events import closing_event, monitor_event
 from portmon.models import EventKind, Host, Inventory
@@ -57,7 +57,14 @@ def prune_inventory(
         plan = _plan(conn, config, run, listed, stale, now)
         names = {known.id: known.name for known in hosts.known(conn)}
         checkpoints.keep(conn, now)
-        done = journal.Pruned(hide=plan.hide, purge=plan.purge, sync=not stale, resume=plan.resume)
+        done = journal.Pruned(
+            hide=plan.hide,
+            purge=plan.purge,
+            sync=not stale,
+            resume=plan.resume,
+            base=plan.base,
+            forced=run.force_prune and plan.refused is None,
+        )
         step = journal.pruned(conn, run.run_id, at=now, inventory=digest, done=done)
         carry_out(conn, done, listed.hosts, run_id=run.run_id, now=now, step=step)
         _report(conn, plan.refused, run, stale=stale, now=now)
@@ -95,6 +102,7 @@ def _plan(conn: Any, config: Config, run: Run, listed: Inventory, stale: bool, n
         forced=run.force_prune,
         now=now,
         settings=config.cmdb,
+        accepted=journal.accepted(conn, now - GUARDED),
     )
 
 

@@ -180,7 +180,9 @@ def _cut_out(output: bytes, nonce: str) -> _Frame:
         proc = _counted(proc, own[b"PROC"].get("bytes"), "what is said of processes")
         fields |= own[b"LIST"]
     else:
-        listing, proc = _counted(blocks[b"BEGIN"], fields.get("bytes"), "the listing"), blocks[b"PROC"]
+        block, more = _without_version(blocks[b"BEGIN"], fields)
+        fields |= more
+        listing, proc = _counted(block, fields.get("bytes"), "the listing"), blocks[b"PROC"]
     ssx = blocks.get(b"SSX")
     if ssx is not None:
         ssx = _counted(ssx, own[b"SSX"].get("bytes"), "the listing of ss")
@@ -207,6 +209,21 @@ def _markers(output: bytes, nonce: bytes) -> list[re.Match[bytes]]:
     """The markers with a nonce, in order, no more than show that there are too many."""
     # One pattern for every nonce: compiling one for each answer costs more than reading it.
     return list(islice((marker for marker in _MARKER.finditer(output) if marker[1] == nonce), _MOST_MARKERS + 1))
+
+
+def _without_version(block: bytes, fields: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    """The listing of an old frame without what ``ss -V`` printed in more lines than one, and the version in it.
+
+    Version 1 kept all that it printed, complaints of the loader included, and the last line is the version.
+    """
+    size = rows.number(fields.get("bytes", "").encode("ascii", "replace"), len(block))
+    if fields.get("tool") != "ss" or size is None or size + 1 >= len(block):
+        return block, {}
+    before = block[: len(block) - size - 1]
+    last = before.rstrip(b"\n").rsplit(b"\n", 1)[-1]
+    if not before.endswith(b"\n") or not last.startswith(b"ss utility, iproute2-"):
+        return block, {}
+    return block[len(before) :], {"ver": rows.text(last)}
 
 
 def _no_frame(output: bytes, others: int) -> str:

@@ -45,16 +45,20 @@ class Bodies:
     html: str
 
 
-def fill(views: Views, language: Language, folder: Path | None) -> Bodies:
-    """Title and bodies, whatever is wrong with the templates in the folder."""
+def fill(views: Views, language: Language, folder: Path | None, *, again: bool = False) -> Bodies:
+    """Title and bodies, whatever is wrong with the templates in the folder.
+
+    :param again: of the same message: what is wrong was told
+    """
     if folder is not None:
         try:
             return Templates(language, folder).fill(views)
         except Exception as error:
-            _log.error(
-                "%s; the built-in templates are used instead. `python -m portmon check` tells whether it is mended",
-                problem(error, folder),
-            )
+            if not again:
+                _log.error(
+                    "%s; the built-in templates are used instead. `python -m portmon check` tells whether it is mended",
+                    problem(error, folder),
+                )
     return _built_in(language).fill(views)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +16,7 @@ from portmon.models import Alert, AlertGroup, AlertRole, Event, EventKind, alert
 from portmon.outages import Outage
 from portmon.render.bodies import NAMES, Templates, Views, problem
 from portmon.render.message import views_of
-from portmon.render.view import in_order
+from portmon.render.view import CROWD, in_order
 
 _AT = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
 _PAGE = "https://airflow.example.com/portmon"
@@ -149,6 +150,9 @@ def _samples() -> Iterator[Views]:
         for number, (kind, details) in enumerate(_VARIANTS):
             if alert_group(kind, details) is group:
                 yield _views([_alert(number, kind, details, bare=True)], group)
+    crowd = [_alert(number, EventKind.DOWN, {}) for number in range(CROWD + 1)]
+    one = [replace(alert, event=replace(alert.event, host_id="id0", host_name="web00")) for alert in crowd]
+    yield _views(one, AlertGroup.DOWN)
     for site in ("dc1", ""):
         for kind in (EventKind.UNREACHABLE, EventKind.REACHABLE):
             alerts = [_alert(number, kind, {}) for number in range(_SAMPLE_HOSTS)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from portmon.config import Language
 from portmon.models import Alert, AlertGroup, Event, Severity
 from portmon.outages import Outage
-from portmon.render.bodies import Views, fill
+from portmon.render.bodies import Bodies, Views, fill
 from portmon.render.text import escape_markdown, inert, plain
 from portmon.render.view import SEVERITIES, Block, Medium, checked, in_order, rank, view_of
 
@@ -45,6 +45,11 @@ class Message:
     :param alerts: what it tells, as data, worst first; also what did not fit into the lines
     :param links: of the task log of each alert, None where there is none
     :param expires_at: until when what goes on holds unless it is repeated, for receivers that forget
+    :param lines: how many are listed
+    :param cut: the same message with fewer lines listed and the rest counted, for receivers that take less; None if
+        it was not rendered here
+    :param resting: targets of the channel that asked to be left alone, and until when
+    :param crowded: runs of which the channel was told so much that one message could not name it all
     """
 
     title: str
@@ -59,6 +64,10 @@ class Message:
     alerts: tuple[Alert, ...] = ()
     links: tuple[str | None, ...] = ()
     expires_at: datetime | None = None
+    lines: int = 0
+    cut: Callable[[int], Bodies] | None = field(default=None, repr=False, compare=False)
+    resting: Mapping[str, datetime] = field(default_factory=dict)
+    crowded: frozenset[str] = frozenset()
 
 
 _TEXT = Medium(clean=lambda value, limit: inert(plain(value, limit)), address=str)
@@ -98,16 +107,14 @@ def render(
     blocks = in_order(alerts, outages or {})
     told = tuple(alert for block in blocks for entry in block for alert in entry.alerts)
     links = {alert.event.id: checked(link(alert.event)) for alert in told}
-    views = views_of(
-        blocks,
-        group,
-        max_lines=layout.max_lines,
-        links=links,
-        page=checked(page),
-        subject=subject,
-        reminder=reminder,
-    )
-    bodies = fill(views, layout.language, layout.templates)
+
+    def cut(max_lines: int, *, again: bool = True) -> Bodies:
+        views = views_of(
+            blocks, group, max_lines=max_lines, links=links, page=checked(page), subject=subject, reminder=reminder
+        )
+        return fill(views, layout.language, layout.templates, again=again)
+
+    bodies = cut(layout.max_lines, again=False)
     return Message(
         title=bodies.title,
         text=bodies.text,
@@ -118,6 +125,8 @@ def render(
         reminder=reminder,
         alerts=told,
         links=tuple(links[alert.event.id] or None for alert in told),
+        lines=min(layout.max_lines, sum(map(len, blocks))),
+        cut=cut,
     )
 
 

@@ -17,16 +17,23 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _UNSEEN_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and signs that are drawn as nothing."""
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_FOLDS = re.compile(r":(?=:(?:end)?group::)|\#(?=\#\[(?:end)?group\])")
+"""What Airflow's page of a task log folds all lines below it on, wherever in a line it stands:
+https://github.com/apache/airflow/blob/3.3.2/airflow-core/src/airflow/ui/src/queries/useLogs.tsx;
+the second form is that of Airflow 2."""
 
 
 def plain(text: str, limit: int = VALUE_LIMIT) -> str:
     r"""One line of visible characters, of at most ``limit``.
 
     Whatever can't be seen, breaks the line or turns its direction is written as an escape such as ``\n``,
-    ``\u202e`` or, for a byte that is no UTF-8, ``\xff``. A longer text ends in an ellipsis.
+    ``\u202e`` or, for a byte that is no UTF-8, ``\xff``. A longer text ends in an ellipsis. ``::group::`` gets a
+    space: Airflow would hide the rest of a task log behind it.
 
     :param limit: characters of the result
     """
+    if "group" in text:
+        text = _FOLDS.sub(r"\g<0> ", text)
     if len(text) <= limit and text.isascii() and text.isprintable():
         return text
     pieces: list[str] = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
 from portmon.models import Alert, AlertGroup, AlertRole, Event, EventKind, PortStatus, Severity
 from portmon.outages import Outage
@@ -18,6 +19,8 @@ SUBJECT_LIMIT = 40
 """Characters of a subject: the counts after it must fit into the title too."""
 NAMES_SHOWN = 3
 """Hosts of an outage that are named."""
+CROWD = 200
+"""More events than these of one host and run are one line: one host must not fill everybody's messages."""
 _OUTAGES_COUNTED = 2
 """More outages than these are one number in the title."""
 
@@ -48,9 +51,10 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One alert, or the outage that many are folded into, as clean strings; what it does not have is empty.
+    """One alert, or what many are folded into, as clean strings; what it does not have is empty.
 
-    :param kind: of the event, or ``lost_bind`` (a severe rebound), ``stable_down``, ``outage``, ``outage_over``
+    :param kind: of the event, or ``lost_bind`` (a severe rebound), ``stable_down``, ``outage``, ``outage_over``,
+        ``many`` (too much of one host and run to be listed)
     :param state: of a port that flaps or flapped, ``up`` or ``down``
     :param at: when the newest event was, UTC like all times
     :param since: since when that is so
@@ -59,6 +63,7 @@ class Line:
     :param untold: it is over, and that it began was not told before
     :param still: it goes on and was told before
     :param site: only of an outage
+    :param counts: only of ``many``: how much of what
     """
 
     kind: str
@@ -81,6 +86,7 @@ class Line:
     untold: bool
     still: bool
     site: Site | None = None
+    counts: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +160,15 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The alerts of one line: one, or those of an outage."""
+    """The alerts of one line: one, those of an outage, or a crowd of one host and run."""
 
     alerts: tuple[Alert, ...]
     outage: Outage | None = None
+
+    @property
+    def crowd(self) -> bool:
+        """Whether these are too many of one host to be listed."""
+        return self.outage is None and len(self.alerts) > 1
 
 
 Block = tuple[Entry, ...]
@@ -185,7 +196,7 @@ def in_order(alerts: Iterable[Alert], outages: Mapping[str, Outage]) -> list[Blo
             folded[outage, event.kind].append(alert)
         else:
             hosts[event.host_id or ""].append(alert)
-    blocks: list[Block] = [tuple(Entry((alert,)) for alert in sorted(own, key=_place)) for own in hosts.values()]
+    blocks: list[Block] = [tuple(_entries(sorted(own, key=_place))) for own in hosts.values()]
     blocks += [(Entry(tuple(sorted(own, key=_by_name)), outage),) for (outage, _), own in folded.items()]
 
     def place(block: Block) -> tuple[int, bool, int, str, str]:
@@ -195,6 +206,19 @@ def in_order(alerts: Iterable[Alert], outages: Mapping[str, Outage]) -> list[Blo
         return worst, outage is None, -size, outage.site if outage else event.host_name or "", event.host_id or ""
 
     return sorted(blocks, key=place)
+
+
+def _entries(own: Sequence[Alert]) -> Iterator[Entry]:
+    """The lines of one host: what is too much of one run is one line, where its worst alert would be."""
+    runs: dict[str, list[Alert]] = defaultdict(list)
+    for alert in own:
+        runs[alert.event.run_id].append(alert)
+    for alert in own:
+        alike = runs[alert.event.run_id]
+        if len(alike) <= CROWD or not alert.event.host_id:
+            yield Entry((alert,))
+        elif alert is alike[0]:
+            yield Entry(tuple(alike))
 
 
 def _place(alert: Alert) -> tuple[int, str, int, datetime, str]:
@@ -252,7 +276,7 @@ def view_of(
             found = (links.get(alert.event.id, "") for entry in shown if not entry.outage for alert in entry.alerts)
             listed.append(HostView(name=own[0].host, link=medium.address(next(filter(None, found), "")), lines=own))
     left = [alert.event for entry in entries[max_lines:] for alert in entry.alerts]
-    unnamed = any(line.site and line.site.unnamed for host in listed for line in host.lines)
+    unnamed = any(line.counts or (line.site and line.site.unnamed) for host in listed for line in host.lines)
     return View(
         group=group.value,
         severity=SEVERITIES[min(map(rank, events))].value,
@@ -276,6 +300,8 @@ def _hosts(events: Iterable[Event]) -> int:
 def _kind(entry: Entry) -> str:
     """The kind, with a name of its own for what is as bad as a ``down``."""
     event = entry.alerts[0].event
+    if entry.crowd:
+        return "many"
     if entry.outage:
         return "outage" if event.kind is EventKind.UNREACHABLE else "outage_over"
     if event.kind is EventKind.REBOUND and event.details.get("severe"):
@@ -294,6 +320,8 @@ class _Lines:
     def line(self, entry: Entry) -> Line:
         alert = entry.alerts[0]
         event = alert.event
+        if entry.crowd:
+            return self.crowd(entry)
         lasted = _spans(entry.alerts)
         return Line(
             kind=_kind(entry),
@@ -316,6 +344,31 @@ class _Lines:
             untold=all(alert.untold for alert in entry.alerts),
             still=self.reminder and alert.role is AlertRole.FIRING,
             site=self.site(entry.alerts, entry.outage) if entry.outage else None,
+        )
+
+    def crowd(self, entry: Entry) -> Line:
+        first = entry.alerts[0].event
+        return Line(
+            kind=_kind(entry),
+            severity=first.severity.value,
+            host=self.host(first),
+            port="",
+            program="",
+            unit="",
+            addresses="",
+            before="",
+            lost="",
+            state="",
+            at=self.moment(max(alert.event.at for alert in entry.alerts)),
+            since=self.moment(min(alert.event.since or alert.starts_at for alert in entry.alerts)),
+            started=self.moment(min(alert.starts_at for alert in entry.alerts)),
+            last_seen="",
+            lasted=(),
+            error_class="",
+            reason="",
+            untold=all(alert.untold for alert in entry.alerts),
+            still=self.reminder and any(alert.role is AlertRole.FIRING for alert in entry.alerts),
+            counts=_counts([entry], self),
         )
 
     def site(self, alerts: Sequence[Alert], outage: Outage) -> Site:
@@ -365,7 +418,8 @@ _COUNTED_AS = {EventKind.UNWATCHED.value: EventKind.RETIRED.value}
 
 def _counts(entries: Iterable[Entry], lines: _Lines) -> tuple[Count, ...]:
     by_kind: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in entries:
+    single = ([Entry((alert,)) for alert in entry.alerts] if entry.crowd else [entry] for entry in entries)
+    for entry in chain.from_iterable(single):
         kind = _kind(entry)
         by_kind[_COUNTED_AS.get(kind, kind), entry.outage.site if entry.outage else ""].append(entry)
     sites = sorted(key for key in by_kind if key[0] == "outage")

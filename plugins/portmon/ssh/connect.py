@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-import socket
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import paramiko
-from paramiko.packet import Packetizer
 from paramiko.ssh_exception import IncompatiblePeer
 
 from portmon.errors import ConnectionLostError, NegotiationError, ScanError, ScanTimeoutError, SetupError
@@ -20,7 +17,9 @@ from portmon.ssh.dial import Line, dial, no_banner
 from portmon.ssh.login import Login
 from portmon.ssh.session import Session, end
 from portmon.ssh.target import Credentials, Options, Target, quoted, software, why
+from portmon.ssh.transport import FloodError, Tap, Transport
 from portmon.ssh.trust import HostKey, Known, Trust
+from portmon.ssh.watchdog import WATCHDOG
 
 LOG_CHANNEL = "portmon.ssh.paramiko"
 """paramiko logs here, tracebacks of its threads included. Silent unless somebody sets its level."""
@@ -28,11 +27,9 @@ LOG_CHANNEL = "portmon.ssh.paramiko"
 KEEPALIVE = 5
 """Seconds between keepalives, so that no firewall forgets a connection that waits to confirm."""
 
-READ = 65536
-"""Bytes that are read at once."""
-
-HEAD = 8192
-"""First bytes of a connection that are kept to explain a failed handshake."""
+SLACK = 5.0
+"""Seconds beyond the sum of its deadlines after which a login is hung up on. Each has its own, but none for what is
+sent: a server that reads nothing can hold that up."""
 
 _paramiko_log = logging.getLogger(LOG_CHANNEL)
 if _paramiko_log.level == logging.NOTSET:
@@ -57,28 +54,34 @@ def connect(
     policy = _CheckHostKey(target, trust, known)
     if line is None:
         line = dial(target, credentials, options)
-    tap = _Tap(line.sock)
+    tap = Tap(line.sock)
 
-    def make_transport(sock: Any, **kwargs: Any) -> _Transport:
-        return _Transport(sock, options, known, **kwargs)
+    def make_transport(sock: Any, **kwargs: Any) -> Transport:
+        return Transport(sock, options, known, **kwargs)
 
     client = paramiko.SSHClient()
     client.set_log_channel(LOG_CHANNEL)
     client.set_missing_host_key_policy(policy)
+    seconds = options.timeout * (1 + login.offers) + SLACK
     try:
-        client.connect(
-            target.address,
-            port=target.port,
-            sock=tap,  # type: ignore[arg-type]
-            timeout=options.timeout,
-            compress=options.compress,
-            disabled_algorithms=options.disabled_algorithms,
-            transport_factory=make_transport,
-            auth_strategy=login,
-        )
+        with WATCHDOG.alarm(seconds, line.hang_up) as alarm:
+            client.connect(
+                target.address,
+                port=target.port,
+                # Unused, but paramiko asks the system for the worker's user if it is missing.
+                username=credentials.user,
+                sock=tap,  # type: ignore[arg-type]
+                timeout=options.timeout,
+                compress=options.compress,
+                disabled_algorithms=options.disabled_algorithms,
+                transport_factory=make_transport,
+                auth_strategy=login,
+            )
     except BaseException as error:
         transport = client.get_transport()
         said = end(client, line)
+        if alarm.rang and isinstance(error, ScanError | paramiko.SSHException | EOFError | OSError):
+            raise ScanTimeoutError(f"the login was not over within {seconds:g} s{said}", host=target.shown) from error
         if transport is None and isinstance(error, ValueError | TypeError | AttributeError):
             raise SetupError(
                 f"ciphers or disabled_algorithms of the connection are not usable{why(error)}", host=target.shown
@@ -100,59 +103,6 @@ def connect(
     )
 
 
-class _Tap:
-    """A socket that reads all there is at once, since paramiko asks for a few bytes at a time. It keeps the first ones:
-    what a server says instead of a banner, and which algorithms it offers.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._read = b""
-        self.head = bytearray()
-
-    def recv(self, size: int) -> bytes:
-        if not self._read:
-            self._read = self._sock.recv(READ)
-            self.head += self._read[: HEAD - len(self.head)]
-        data, self._read = self._read[:size], self._read[size:]
-        return data
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-
-class _Packetizer(Packetizer):
-    """Without a timer for the handshake, which would be one more thread: :class:`_Transport` has a deadline for it."""
-
-    def start_handshake(self, timeout: float) -> None:
-        pass
-
-
-class _Transport(paramiko.Transport):
-    """A transport whose start has a deadline, whatever the server drips, and which asks for the host key
-    that is known.
-    """
-
-    def __init__(self, sock: Any, options: Options, known: Known, **kwargs: Any) -> None:
-        super().__init__(sock, packetizer_class=_Packetizer, **kwargs)
-        # It restarts with every byte; the deadline of start_client comes first.
-        self.banner_timeout = options.timeout + 5
-        self.auth_timeout = options.timeout
-        security = self.get_security_options()
-        # Those that authenticate by themselves first: paramiko computes the MAC of the others byte by byte.
-        security.ciphers = tuple(options.ciphers or sorted(security.ciphers, key=lambda name: "gcm" not in name))
-        types = {key.type for key in known.keys}
-        security.key_types = tuple(sorted(security.key_types, key=lambda name: _key_type(name) not in types))
-
-    def start_client(self, event: threading.Event | None = None, timeout: float | None = None) -> None:
-        done = event or threading.Event()
-        super().start_client(event=done)
-        if not done.wait(timeout):
-            raise TimeoutError
-        if not self.is_active():
-            raise self.get_exception() or EOFError()
-
-
 class _CheckHostKey(paramiko.MissingHostKeyPolicy):
     """The client itself knows no keys, so that every key is decided here."""
 
@@ -168,11 +118,6 @@ class _CheckHostKey(paramiko.MissingHostKeyPolicy):
         self.trusted = self._trust.check(self._target, self._known, self.shown)
 
 
-def _key_type(algorithm: str) -> str:
-    """The key type of a host key algorithm: RSA keys have two."""
-    return "ssh-rsa" if algorithm.startswith("rsa-sha2-") else algorithm
-
-
 def _handshake_error(
     target: Target, error: Exception, transport: paramiko.Transport, head: bytes, timeout: float, said: str
 ) -> ScanError:
@@ -180,6 +125,9 @@ def _handshake_error(
     host = target.shown
     hello = _Hello.read(head)
     cause = error.__context__ if isinstance(error, paramiko.SSHException) else error
+    if isinstance(error, FloodError) or isinstance(cause, FloodError):
+        flood = error if isinstance(error, FloodError) else cause
+        return ConnectionLostError(f"the server {flood}{quoted(hello.before)}{said}", host=host)
     if isinstance(error, IncompatiblePeer):
         return _negotiation_error(target, error, transport, hello)
     if not hello.version:

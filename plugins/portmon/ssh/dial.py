@@ -76,7 +76,9 @@ class Line:
                 self.process.wait(timeout=2)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait()
+                # One in uninterruptible sleep does not even end by that.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(timeout=2)
         self.complaints.seek(max(0, self.complaints.seek(0, os.SEEK_END) - 400))
         said = quoted(self.complaints.read(), last=True)
         self.complaints.close()

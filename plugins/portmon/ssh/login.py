@@ -57,6 +57,11 @@ class Login(AuthStrategy):
         """What the server accepted, for people."""
         return " and ".join(map(str, self._accepted))
 
+    @property
+    def offers(self) -> int:
+        """How many things there are to offer."""
+        return len(self._keys) + (self._password is not None)
+
     def get_sources(self) -> Iterator[AuthSource]:
         """Nothing: :meth:`authenticate` decides what to offer next."""
         return iter(())
@@ -94,10 +99,9 @@ class Login(AuthStrategy):
             )
         if demanded:
             return (
-                f"the server accepted {self.method} of user {self._shown_user}, but demands "
-                f"{', '.join(map(plain, demanded))} as well"
+                f"the server accepted {self.method} of user {self._shown_user}, but demands {_names(demanded)} as well"
             )
-        takes = f"; it takes {', '.join(map(plain, self._methods))}" if self._methods else ""
+        takes = f"; it takes {_names(self._methods)}" if self._methods else ""
         text = (
             f"the server refused user {self._shown_user} with {' and '.join(map(str, refused))}{takes}. Check the "
             "user's authorized_keys and sshd's AllowUsers. There is no second try, so that nobody is locked out"
@@ -200,6 +204,11 @@ class Login(AuthStrategy):
             ) from error
         self._password = None
         return key
+
+
+def _names(methods: Sequence[str]) -> str:
+    """Names that a server gave, of which there may be any number."""
+    return plain(", ".join(methods), 300)
 
 
 def _wants_password(error: Exception) -> bool:

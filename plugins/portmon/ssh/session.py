@@ -14,8 +14,9 @@ from portmon.errors import AnswerError, ConnectionLostError, ScanTimeoutError
 from portmon.render import plain
 from portmon.ssh.dial import Line
 from portmon.ssh.target import Target, quoted, why
+from portmon.ssh.transport import ALLOWANCE, FloodError, Transport
 from portmon.ssh.trust import HostKey
-from portmon.ssh.watchdog import Alarm, Watchdog
+from portmon.ssh.watchdog import WATCHDOG, Alarm
 
 MAX_STDERR = 16 * 1024
 """Bytes of stderr that are kept; the rest is read and dropped, so that it can't block the command."""
@@ -24,10 +25,11 @@ QUIET = 2.0
 """Seconds without output after which a command that has exited is over, although somebody (a process
 started by a login script) still holds its output open."""
 
+SLACK = 1.0
+"""Seconds beyond the deadline of a command after which its connection is hung up, whatever it is busy with."""
+
 READER_ENDS = 2.0
 """Seconds that the reader of a connection may take to notice its end: more than it needs, and no reason to hang."""
-
-_watchdog = Watchdog()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +86,32 @@ class Session:
         :raises AnswerError: it printed too much, or the server runs no commands
         """
         started = time.monotonic()
-        channel = self._start(command, deadline)
-        try:
-            return self._read(channel, started, deadline, max_output)
-        finally:
-            # On a connection that broke meanwhile this fails as well, and would hide what happened.
-            with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
-                channel.close()
-
-    def _start(self, command: str, deadline: float) -> paramiko.Channel:
         transport = self.client.get_transport()
         if transport is None or not transport.is_active():
+            self._tell_of_flood()
             raise ConnectionLostError("the connection broke before the command was sent", host=self.target.shown)
-        # paramiko waits for ever for a server that neither accepts nor refuses a command.
-        with _watchdog.alarm(deadline, self.line.hang_up) as alarm:
+        assert isinstance(transport, Transport)  # noqa: S101 - for the type checker: connect() has made it
+        transport.packetizer.allowance = float("inf")
+        # paramiko waits for ever for a server that neither accepts nor refuses a command, and for one that reads
+        # nothing of what is sent to it.
+        with WATCHDOG.alarm(deadline + SLACK, self.line.hang_up) as overdue:
+            channel = self._start(transport, command, deadline)
+            try:
+                return self._read(channel, started, deadline, max_output)
+            except ConnectionLostError as error:
+                if overdue.rang:
+                    raise ScanTimeoutError(
+                        f"no complete answer within {deadline:g} s (command_timeout)", host=self.target.shown
+                    ) from error
+                raise
+            finally:
+                # On a connection that broke meanwhile this fails as well, and would hide what happened.
+                with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+                    channel.close()
+                transport.packetizer.allowance = ALLOWANCE
+
+    def _start(self, transport: paramiko.Transport, command: str, deadline: float) -> paramiko.Channel:
+        with WATCHDOG.alarm(deadline, self.line.hang_up) as alarm:
             return self._request(transport, command, deadline, alarm)
 
     def _request(self, transport: paramiko.Transport, command: str, deadline: float, alarm: Alarm) -> paramiko.Channel:
@@ -167,11 +181,19 @@ class Session:
                 news = something if channel.exit_status_ready() else channel.status_event
                 news.wait(min(0.5, started + deadline - now))
         channel.status_event.wait(max(0.0, min(QUIET, started + deadline - time.monotonic())))
-        if channel.exit_status == -1 and not self.active:
-            raise ConnectionLostError(
-                f"the connection broke after {len(out)} bytes of the answer", host=self.target.shown
-            )
+        if not self.active:
+            self._tell_of_flood()
+            if channel.exit_status == -1:
+                raise ConnectionLostError(
+                    f"the connection broke after {len(out)} bytes of the answer", host=self.target.shown
+                )
         return CommandResult(bytes(out), bytes(err), channel.exit_status, time.monotonic() - started)
+
+    def _tell_of_flood(self) -> None:
+        transport = self.client.get_transport()
+        error = transport.get_exception() if transport is not None else None
+        if isinstance(error, FloodError):
+            raise AnswerError(f"the connection was ended, since the server {error}", host=self.target.shown)
 
 
 def end(client: paramiko.SSHClient, line: Line) -> str:

@@ -73,10 +73,11 @@ class Options:
     :param timeout: seconds for TCP, for banner and key exchange, and for authentication, each
     :param proxy_command: connect through this command instead of TCP; ``%h``, ``%p``, ``%r`` and ``%%`` are
         replaced; run without a shell
+    :param compress: ask the server for compression: more memory and CPU here for less on the line
     """
 
     timeout: float = 10.0
-    compress: bool = True
+    compress: bool = False
     ciphers: Sequence[str] | None = None
     disabled_algorithms: Mapping[str, Sequence[str]] | None = None
     proxy_command: str | None = None

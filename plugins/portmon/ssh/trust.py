@@ -6,16 +6,18 @@ import base64
 import binascii
 import fnmatch
 import hashlib
+import hmac
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import paramiko
-
 from portmon.errors import HostKeyChangedError, HostKeyError
 from portmon.ssh.target import Target
+
+SALT_SIZE = 20
+"""Bytes of a hashed name's salt: as many as SHA-1 has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,20 @@ class HostKeyStore(Protocol):
 class KnownHosts:
     """A ``known_hosts`` file: plain, hashed and wildcard names, ``@revoked`` keys.
 
-    paramiko's reader knows neither wildcards nor markers, and one key per type only.
+    paramiko's reader knows neither wildcards nor markers, and one key per type only. Lines of plain names alone are
+    found by their names; only the others are gone through, once for a login: a worker's file may have thousands.
 
     :param lines: of the file; those that OpenSSH would skip are skipped
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
-        self._entries = [entry for line in lines if (entry := _entry(line))]
+        self._lines: list[tuple[str, HostKey]] = []
+        self._by_name: dict[str, list[int]] = {}
+        self._hashed: list[tuple[bytes, bytes, int]] = []
+        self._patterns: list[tuple[Sequence[str], int]] = []
+        for line in lines:
+            if entry := _entry(line):
+                self._add(*entry)
 
     @classmethod
     def load(cls, path: Path) -> KnownHosts:
@@ -71,19 +80,42 @@ class KnownHosts:
         """
         return cls(path.read_text("utf-8", "surrogateescape").splitlines())
 
+    def find(self, target: Target) -> tuple[list[HostKey], list[HostKey]]:
+        """The keys that a target may show, and those that it must not, in the order of the file."""
+        names = [target.endpoint.lower()]
+        if target.port == 22:
+            names.append(target.address.lower())
+        found = {number for name in names for number in self._by_name.get(name, ())}
+        found |= {number for patterns, number in self._patterns if any(_matches(name, patterns) for name in names)}
+        if self._hashed:
+            for name in (name.encode() for name in names):
+                found |= {number for salt, digest, number in self._hashed if hmac.digest(salt, name, "sha1") == digest}
+        lines = [self._lines[number] for number in sorted(found)]
+        return [key for marker, key in lines if not marker], [key for marker, key in lines if marker == "@revoked"]
+
     def keys(self, target: Target) -> list[HostKey]:
         """The keys that a target may show."""
-        return [key for marker, key in self._matching(target) if not marker]
+        return self.find(target)[0]
 
     def revoked(self, target: Target) -> list[HostKey]:
         """The keys that it must not show."""
-        return [key for marker, key in self._matching(target) if marker == "@revoked"]
+        return self.find(target)[1]
 
-    def _matching(self, target: Target) -> Iterator[tuple[str, HostKey]]:
-        names = [target.endpoint, target.address] if target.port == 22 else [target.endpoint]
-        for marker, patterns, key in self._entries:
-            if any(_matches(name.lower(), patterns) for name in names):
-                yield marker, key
+    def _add(self, marker: str, names: Sequence[str], key: HostKey) -> None:
+        number = len(self._lines)
+        self._lines.append((marker, key))
+        if any(name.startswith("!") for name in names):
+            # What one name allows another one takes away.
+            self._patterns.append((names, number))
+            return
+        for name in names:
+            if name.startswith("|1|"):
+                if (hashed := _unhash(name)) is not None:
+                    self._hashed.append((*hashed, number))
+            elif "*" in name or "?" in name:
+                self._patterns.append(([name], number))
+            else:
+                self._by_name.setdefault(name.lower(), []).append(number)
 
 
 def _entry(line: str) -> tuple[str, Sequence[str], HostKey] | None:
@@ -98,15 +130,23 @@ def _entry(line: str) -> tuple[str, Sequence[str], HostKey] | None:
     return marker, words[0].split(","), HostKey(words[1], words[2])
 
 
+def _unhash(name: str) -> tuple[bytes, bytes] | None:
+    """Salt and digest of a hashed name; None for what is not written as OpenSSH writes it."""
+    try:
+        salt, digest = (base64.b64decode(part, validate=True) for part in name.removeprefix("|1|").split("|"))
+    except ValueError:
+        return None
+    written = f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
+    return (salt, digest) if len(salt) == SALT_SIZE and written == name else None
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a line of several patterns is about a name: some pattern matches, and none that is negated."""
     found = False
     for pattern in patterns:
         if pattern.startswith("|1|"):
-            salt = pattern.split("|")[2]
-            try:
-                found |= paramiko.HostKeys.hash_host(name, f"|1|{salt}|") == pattern
-            except (binascii.Error, ValueError, AssertionError):
-                continue
+            hashed = _unhash(pattern)
+            found |= hashed is not None and hmac.digest(hashed[0], name.encode(), "sha1") == hashed[1]
         elif _glob(name, pattern.removeprefix("!")):
             if pattern.startswith("!"):
                 return False
@@ -157,10 +197,10 @@ class Trust:
 
     def known(self, target: Target) -> Known:
         """What is known of a target before it is asked."""
-        revoked = self.known_hosts.revoked(target) if self.known_hosts else ()
+        keys, revoked = self.known_hosts.find(target) if self.known_hosts else ([], [])
         if self.pinned:
             return Known([self.pinned], "connection", revoked)
-        if self.known_hosts and (keys := self.known_hosts.keys(target)):
+        if keys:
             return Known(keys, "known_hosts", revoked)
         if not self.strict and self.store and (stored := self.store.get(target.endpoint)):
             return Known(stored, "first use", revoked)

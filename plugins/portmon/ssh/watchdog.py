@@ -71,3 +71,7 @@ class Watchdog:
                 if alarm.call is not None:
                     alarm.rang = True
                     return alarm.call
+
+
+WATCHDOG = Watchdog()
+"""That of this process."""

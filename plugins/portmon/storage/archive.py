@@ -46,9 +46,10 @@ def save_attempts(conn: Connection, attempts: Sequence[Attempt]) -> dict[str, st
         for attempt in part:
             frames = attempt.frames[:2]
             facts = (facts_to_json(attempt.observation),) if attempt.observation else ()
-            named = {contents.digest_of(data): data for data in (*frames, *facts)}
+            digests = attempt.digests or [contents.digest_of(data) for data in frames]
+            named = dict(zip(digests, frames, strict=False)) | {contents.digest_of(data): data for data in facts}
             items |= named
-            row = _row(attempt, [contents.digest_of(data) for data in frames], *map(contents.digest_of, facts))
+            row = _row(attempt, digests, *map(contents.digest_of, facts))
             for name in {*named, *filter(None, (row["facts"],))}:
                 used_at[name] = max(attempt.observed_at, used_at.get(name, attempt.observed_at))
             saved[attempt.host_id] = row["facts"] or f"{attempt.outcome}:{attempt.error_class}"

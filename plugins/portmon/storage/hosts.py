@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
 
-from portmon.models import HUNG, Host, HostStatus, PortKey, PortStatus
+from portmon.models import HUNG, PROBE, Host, HostStatus, PortKey, PortStatus
 from portmon.storage import outbox
 from portmon.storage.sql import chunks, upsert_rows
 from portmon.storage.tables import hosts, observations, ports
@@ -131,6 +131,12 @@ def tools(conn: Connection, host_ids: Collection[str], now: datetime) -> dict[st
             is_recent = hung and hung_at is not None and now - hung_at < HUNG
             found[host_id] = (tool, tuple(hung.split(",")) if is_recent else ())
     return found
+
+
+def outdated(conn: Connection) -> list[str]:
+    """Names of the servers whose forced command is of an earlier version, in order."""
+    query = select(hosts.c.name).where(hosts.c.removed_at.is_(None), hosts.c.probe < PROBE).order_by(hosts.c.name)
+    return list(conn.execute(query).scalars())
 
 
 @lru_cache(maxsize=4096)

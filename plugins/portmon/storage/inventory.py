@@ -29,18 +29,23 @@ def save(conn: Connection, inventory: Inventory, *, run_id: str, fetched_at: dat
     :param stale: it is an old one, or not to be relied on later: only its content is stored
     :returns: its digest
     """
+    data = to_json(inventory)
+    digest = contents.put(conn, data, now=fetched_at)
+    if not stale:
+        row = {"digest": digest, "fetched_at": fetched_at, "run_id": run_id}
+        conn.execute(upsert(conn, inventories, ["fetched_at", "run_id"]), row)
+    return digest
+
+
+def to_json(inventory: Inventory) -> bytes:
+    """As it is archived: equal lists give equal bytes."""
     value = {
         "hosts": [asdict(host) | {"labels": dict(host.labels)} for host in inventory.hosts],
         "invalid": [asdict(entry) for entry in inventory.invalid],
         "disabled": inventory.disabled,
         "source": inventory.source,
     }
-    data = json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
-    digest = contents.put(conn, data, now=fetched_at)
-    if not stale:
-        row = {"digest": digest, "fetched_at": fetched_at, "run_id": run_id}
-        conn.execute(upsert(conn, inventories, ["fetched_at", "run_id"]), row)
-    return digest
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def load(conn: Connection, digest: str) -> Inventory:

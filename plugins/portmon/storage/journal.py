@@ -86,24 +86,47 @@ class Pruned:
     :param purge: ids of hosts that were deleted
     :param sync: names, addresses and labels were taken from the host list
     :param resume: ids of hosts that came back
+    :param base: hosts of the largest list in force until then, its own included; None if it was refused
+    :param forced: its list is the base from then on, however large those before were
     """
 
     hide: Sequence[str] = ()
     purge: Sequence[str] = ()
     sync: bool = True
     resume: Sequence[str] = ()
+    base: int | None = None
+    forced: bool = False
 
     def to_json(self) -> bytes:
         """Canonical, as :meth:`Terms.to_json`."""
-        return _canonical(
-            {"hide": list(self.hide), "purge": list(self.purge), "sync": self.sync, "resume": list(self.resume)}
-        )
+        return _canonical(dataclasses.asdict(self))
 
 
 def pruned_from_json(data: bytes) -> Pruned:
     """The inverse of :meth:`Pruned.to_json`."""
     value = json.loads(data)
-    return Pruned(tuple(value["hide"]), tuple(value["purge"]), value["sync"], tuple(value["resume"]))
+    return Pruned(
+        tuple(value["hide"]),
+        tuple(value["purge"]),
+        value["sync"],
+        tuple(value["resume"]),
+        # Steps of earlier versions have none.
+        value.get("base"),
+        value.get("forced", False),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A host list that was taken over.
+
+    :param hosts: of the largest list in force until then, its own included
+    :param forced: those before it do not count any more
+    """
+
+    at: datetime
+    hosts: int
+    forced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +164,23 @@ def pruned(conn: Connection, run_id: str, *, at: datetime, inventory: str, done:
     if same and not (done.hide or done.purge or done.resume):
         return None
     return _add(conn, run_id, PRUNE, at=at, inventory=inventory, data=data)
+
+
+def accepted(conn: Connection, since: datetime | None = None) -> list[Accepted]:
+    """Host lists that were taken over, oldest first.
+
+    :param since: after that only
+    """
+    query = select(journal.c.at, journal.c.what).where(journal.c.kind == PRUNE).order_by(journal.c.seq)
+    steps = conn.execute(query if since is None else query.where(journal.c.at > since)).all()
+    done = {
+        digest: pruned_from_json(data) for digest, data in contents.get_many(conn, {one.what for one in steps}).items()
+    }
+    return [
+        Accepted(step.at, base, done[step.what].forced)
+        for step in steps
+        if step.what in done and (base := done[step.what].base) is not None
+    ]
 
 
 def judged(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, or_, select, update
+from sqlalchemy import Connection, Select, and_, delete, func, or_, select, update
 
 from portmon.delivery import Queued
 from portmon.models import CLOSING_KINDS, AlertGroup, Event, EventKind, Severity, alert_group, alert_role
@@ -384,6 +384,21 @@ def told(conn: Connection, alert_ids: Collection[str]) -> dict[str, list[Told]]:
                 event_id=row.event_id if sent else before.event_id,
             )
     return {alert_id: list(known.values()) for alert_id, known in found.items()}
+
+
+def crowded(conn: Connection, channel: str, run_ids: Collection[str], *, above: int) -> frozenset[str]:
+    """Runs of which a channel gets more events than ``above``."""
+    found: set[str] = set()
+    for part in chunks(sorted(run_ids)):
+        query = (
+            select(events.c.run_id)
+            .join(deliveries, deliveries.c.event_id == events.c.id)
+            .where(events.c.run_id.in_(part), deliveries.c.channel == channel)
+            .group_by(events.c.run_id)
+            .having(func.count() > above)
+        )
+        found |= set(conn.execute(query).scalars())
+    return frozenset(found)
 
 
 def fates(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], str]:

@@ -7,10 +7,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
+from portmon.errors import OverrunError
+from portmon.limits import within
 from portmon.sweep.schedule import Schedule, Step
+
+HANG_UP = timedelta(seconds=10)
+"""How long hanging up on everybody may take; what is left then ends with the process."""
 
 
 class Visit(Protocol):
@@ -43,13 +49,16 @@ class Crew(Generic[Own]):
     """Threads that make visits. What is done comes out of :meth:`take`, in the thread of whoever calls that.
 
     The threads of logins are as many as there are slots and stay. Every dial has one as well, since some take until
-    their time-out; one that is over takes the next: to start a thread costs more than most dials.
+    their time-out; one that is over takes the next: to start a thread costs more than most dials. A thread that does
+    not come back is left alone, and another one takes its place: none is ever waited for, all are daemons.
 
     :param visits: in the order in which they shall begin
     :param slots: logins at the same time
     :param lanes: proxy command: logins through it at the same time
     :param seconds: after these nothing begins any more
     :param suspects: how many of the visits, the last ones, are to hosts that failed last time
+    :param patience: seconds that a step of a visit may take, and that all may take after ``seconds``: more than any
+        step that keeps to its own deadlines. A visit that takes longer ends with :class:`OverrunError`
     """
 
     def __init__(
@@ -60,6 +69,7 @@ class Crew(Generic[Own]):
         lanes: Mapping[str, int] | None = None,
         seconds: float = float("inf"),
         suspects: int = 0,
+        patience: float = float("inf"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -69,9 +79,11 @@ class Crew(Generic[Own]):
             lanes=lanes or {},
             closes_at=clock() + seconds,
             suspects=suspects,
+            patience=patience,
         )
         self._visits = visits
-        lock = threading.Lock()
+        # Taken again by who has it: a signal that ends the task may come at any time.
+        lock = threading.RLock()
         # Several conditions, so that each change wakes whom it concerns: waking everybody for every host would cost
         # more than the logins.
         self._changed = threading.Condition(lock)
@@ -82,10 +94,7 @@ class Crew(Generic[Own]):
         self._done: list[tuple[Own, BaseException | None]] = []
         self._awaited = 1
         self._stopped = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"login-{number}", daemon=True)
-            for number in range(min(slots, len(visits)))
-        ]
+        self._threads = [self._worker() for _ in range(min(slots, len(visits)))]
 
     def __enter__(self) -> Crew[Own]:
         for thread in self._threads:
@@ -102,10 +111,8 @@ class Crew(Generic[Own]):
         with self._changed:
             self._stopped = True
             self._notify_all()
-        for visit in self._visits:
-            # Whatever state it is in: nobody waits for it any more.
-            with contextlib.suppress(Exception):
-                visit.close()
+        with contextlib.suppress(OverrunError):
+            within(HANG_UP, self._close_all)
 
     @property
     def stopped(self) -> bool:
@@ -121,7 +128,10 @@ class Crew(Generic[Own]):
         until = self._clock() + seconds
         with self._ended:
             self._awaited = most
-            while len(self._done) < most and not self._is_over():
+            while True:
+                self._give_up()
+                if len(self._done) >= most or self._is_over():
+                    break
                 left = until - self._clock()
                 if left <= 0:
                     break
@@ -150,7 +160,32 @@ class Crew(Generic[Own]):
     def _is_over(self) -> bool:
         return self._stopped or self._schedule.is_over(self._clock())
 
+    def _give_up(self) -> None:
+        # Whoever calls holds the lock.
+        dialling, looking = self._schedule.dialling(), self._schedule.looking()
+        overdue = self._schedule.give_up(self._clock())
+        if not overdue:
+            return
+        for visit in overdue:
+            self._done.append((visit, OverrunError("not over in time, and given up")))
+            # Closing may take as long as what is closed.
+            threading.Thread(target=_close, args=(visit,), name="hang-up", daemon=True).start()
+        # Threads that are lost, unless they come back: then they end.
+        self._dialers -= dialling - self._schedule.dialling()
+        self._to_dial = deque(visit for visit in self._to_dial if self._schedule.is_under_way(visit))
+        for _ in range(looking - self._schedule.looking()):
+            self._worker().start()
+        self._notify_all()
+
+    def _close_all(self) -> None:
+        for visit in self._visits:
+            # Whatever state it is in: nobody waits for it any more.
+            _close(visit)
+
     # ── threads ─────────────────────────────────────────────────────────────────────────────────
+
+    def _worker(self) -> threading.Thread:
+        return threading.Thread(target=self._work, name="login", daemon=True)
 
     def _work(self) -> None:
         while (job := self._wait_for_job()) is not None:
@@ -162,14 +197,19 @@ class Crew(Generic[Own]):
                 else:
                     visit.look_again()
             except BaseException as error:
-                self._end(visit, error)
-                continue
-            if pause is None:
-                self._end(visit, None)
+                is_ours = self._end(visit, error)
             else:
-                with self._changed:
-                    self._schedule.park(visit, self._clock() + pause)
-                    self._changed.notify()
+                is_ours = self._end(visit, None) if pause is None else self._park(visit, pause)
+            if not is_ours:
+                return
+
+    def _park(self, visit: Own, pause: float) -> bool:
+        with self._changed:
+            if not self._schedule.is_under_way(visit):
+                return False
+            self._schedule.park(visit, self._clock() + pause)
+            self._changed.notify()
+            return True
 
     def _wait_for_job(self) -> tuple[Step, Own] | None:
         with self._changed:
@@ -198,11 +238,19 @@ class Crew(Generic[Own]):
             try:
                 visit.dial()
             except BaseException as error:
-                self._end(visit, error)
+                is_ours = self._end(visit, error)
             else:
-                with self._changed:
-                    self._schedule.dialled(visit)
-                    self._changed.notify()
+                is_ours = self._have_ready(visit)
+            if not is_ours:
+                return
+
+    def _have_ready(self, visit: Own) -> bool:
+        with self._changed:
+            if not self._schedule.is_under_way(visit):
+                return False
+            self._schedule.dialled(visit)
+            self._changed.notify()
+            return True
 
     def _wait_for_dial(self) -> Own | None:
         with self._wanted:
@@ -212,13 +260,24 @@ class Crew(Generic[Own]):
                 self._wanted.wait()
             return None
 
-    def _end(self, visit: Own, error: BaseException | None) -> None:
+    def _end(self, visit: Own, error: BaseException | None) -> bool:
+        """Note what ended a visit.
+
+        :returns: whether it was under way: one that was given up is told already, and another thread is in our place
+        """
         # Hanging up talks to the host once more: not while others wait for us.
-        with contextlib.suppress(Exception):
-            visit.close()
+        _close(visit)
         with self._changed:
+            if not self._schedule.is_under_way(visit):
+                return False
             self._schedule.done(visit)
             self._done.append((visit, error))
             self._changed.notify()
             if len(self._done) >= self._awaited:
                 self._ended.notify()
+            return True
+
+
+def _close(visit: Visit) -> None:
+    with contextlib.suppress(Exception):
+        visit.close()

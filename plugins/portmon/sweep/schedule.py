@@ -14,6 +14,9 @@ done
 So a dead or silent host costs time, but no slot: others go on. Hosts that failed last time are dialled from the start,
 beside the others: their time-outs pass while the others are asked, instead of after that. Hosts behind a proxy command
 are not dialled ahead, since that command logs in by itself: they need a slot from the start, and one of their lane.
+
+Each step has its own deadlines. One that is not over long after these, since what it calls does not come back, is
+*overdue*: the visit is given up, and its slot is free for others.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ class Schedule(Generic[Visit]):
     :param lanes: proxy command: logins through it at the same time
     :param closes_at: after this nothing begins; what is under way ends
     :param suspects: how many of the visits, the last ones, are to hosts that failed last time
+    :param patience: seconds after which a step is overdue; and everything, so long after ``closes_at``
     """
 
     visits: Sequence[tuple[Visit, str | None]]
@@ -60,13 +64,14 @@ class Schedule(Generic[Visit]):
     lanes: Mapping[str, int] = field(default_factory=dict)
     closes_at: float = float("inf")
     suspects: int = 0
+    patience: float = float("inf")
     _direct: deque[tuple[int, Visit]] = field(init=False)
     _suspects: deque[tuple[int, Visit]] = field(init=False)
     _by_lane: dict[str, deque[tuple[int, Visit]]] = field(init=False, default_factory=dict)
     _dialling: dict[int, float] = field(init=False, default_factory=dict)
     _ready: deque[tuple[int, Visit]] = field(init=False, default_factory=deque)
     _parked: list[tuple[float, int, Visit]] = field(init=False, default_factory=list)
-    _looking: dict[int, str | None] = field(init=False, default_factory=dict)
+    _looking: dict[int, tuple[str | None, float]] = field(init=False, default_factory=dict)
     _numbers: dict[int, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,7 +126,7 @@ class Schedule(Generic[Visit]):
             return None
         if self._parked and self._parked[0][0] <= now:
             _, number, visit = heapq.heappop(self._parked)
-            self._looking[number] = None
+            self._looking[number] = None, now
             return Step.LOOK_AGAIN, visit
         heads: list[tuple[int, str | None]] = [(self._ready[0][0], None)] if self._ready else []
         if now < self.closes_at:
@@ -130,7 +135,7 @@ class Schedule(Generic[Visit]):
             return None
         _, lane = min(heads, key=lambda head: head[0])
         number, visit = (self._ready if lane is None else self._by_lane[lane]).popleft()
-        self._looking[number] = lane
+        self._looking[number] = lane, now
         return Step.LOOK, visit
 
     def wake_at(self, now: float) -> float | None:
@@ -163,11 +168,35 @@ class Schedule(Generic[Visit]):
         self._dialling.pop(number, None)
         self._looking.pop(number, None)
 
+    def give_up(self, now: float) -> list[Visit]:
+        """End the visits that are overdue; what comes of them later is not to be told."""
+        if now >= self.closes_at + self.patience:
+            found = [*self._dialling, *self._looking, *(number for number, _ in self._ready)]
+            found += [number for _, number, _ in self._parked]
+            self._ready.clear()
+            self._parked.clear()
+        else:
+            begun = {**self._dialling, **{number: since for number, (_, since) in self._looking.items()}}
+            found = [number for number, since in begun.items() if now - since >= self.patience]
+        given_up = [self.visits[number][0] for number in sorted(found)]
+        for visit in given_up:
+            self.done(visit)
+        return given_up
+
     # ── how far it is ───────────────────────────────────────────────────────────────────────────
 
     def dialling(self) -> int:
         """How many hosts are dialled."""
         return len(self._dialling)
+
+    def looking(self) -> int:
+        """How many hosts are looked at."""
+        return len(self._looking)
+
+    def is_under_way(self, visit: Visit) -> bool:
+        """Whether that host is dialled or looked at just now."""
+        number = self._numbers[id(visit)]
+        return number in self._dialling or number in self._looking
 
     def is_over(self, now: float) -> bool:
         """Whether nothing is under way and nothing will begin."""
@@ -190,4 +219,4 @@ class Schedule(Generic[Visit]):
         return number >= len(self.visits) - self.suspects
 
     def _has_room(self, lane: str) -> bool:
-        return sum(1 for other in self._looking.values() if other == lane) < self.lanes.get(lane, self.slots)
+        return sum(1 for other, _ in self._looking.values() if other == lane) < self.lanes.get(lane, self.slots)

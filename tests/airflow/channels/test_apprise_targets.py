@@ -126,6 +126,18 @@ def test_apprise_url_that_is_none_is_no_silent_loss_and_no_leak(
     assert "tokensecret" not in caplog.text + str(failure.value)
 
 
+@pytest.mark.parametrize("address", ["user:8080/s3cret@h", "user:80/a#s3cret@h", "h/s3cret@x"])
+def test_apprise_takes_a_password_for_a_path_and_we_do_not_show_it(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    _connect_apprise(monkeypatch, [{"path": f"json://{address}"}])
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [])
+    with pytest.raises(DeliveryError) as caught:
+        deliver(APPRISE, MESSAGE)
+    assert "s3cret" not in str(caught.value)
+    assert "target 1 of connection 'apprise_default'" in str(caught.value)
+
+
 def test_apprise_targets_that_look_alike_when_masked_are_two(monkeypatch: pytest.MonkeyPatch, targets: Targets) -> None:
     _connect_apprise(
         monkeypatch,

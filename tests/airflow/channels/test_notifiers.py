@@ -11,6 +11,7 @@ import pytest
 from airflow.providers.common.compat.notifier import BaseNotifier
 from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 from pytest_httpserver import HTTPServer
+from werkzeug import Response
 
 from portmon.channels import check_channel, deliver
 from portmon.channels.notifiers import fill, parts
@@ -99,6 +100,14 @@ def test_http_fails_and_then_works(hook: HTTPServer) -> None:
         "list": [MESSAGE.title, 1, "as $title is"],
     }
     assert SECRET not in request.get_data(as_text=True)
+
+
+def test_http_that_asks_for_a_pause_says_for_how_long(hook: HTTPServer) -> None:
+    busy = Response("too many", status=429, headers={"Retry-After": "77"})
+    hook.expect_request("/hook/token-in-the-path").respond_with_response(busy)
+    with pytest.raises(DeliveryError, match="429") as failure:
+        deliver(_http(), MESSAGE)
+    assert failure.value.waits == {"": 77.0}
 
 
 def test_http_error_without_a_server_tells_no_path(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +13,11 @@ from portmon.channels import deliver, sending
 from portmon.channels.errors_of_others import foreign
 from portmon.config import LogChannel
 from portmon.errors import DeliveryError
-from portmon.models import Severity
+from portmon.models import Listener, Observation, Severity
 from portmon.render import Message
+from portmon.scan import table
 from tests.airflow.channels.samples import MESSAGE
+from tests.airflow.channels.test_mail import Sending
 
 
 def test_log_has_title_and_every_line_for_itself(caplog: pytest.LogCaptureFixture) -> None:
@@ -28,6 +32,32 @@ def test_log_of_good_news_is_information(caplog: pytest.LogCaptureFixture) -> No
         deliver(LogChannel(type="log"), Message(title="t", text="a\x0bb", html="", severity=Severity.INFO))
     assert {record.levelname for record in caplog.records} == {"INFO"}
     assert not any("\x0b" in record.getMessage() for record in caplog.records)
+
+
+def test_no_name_folds_a_task_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Airflow's page hides what comes after ::group::, wherever in a line it stands."""
+    evil = "::group::x ::endgroup:: ##[group]"
+    fleet = Sending(tmp_path, "alerts:\n  channels: [{type: log}]\n", 1, name=evil + "{}")
+    with caplog.at_level(logging.DEBUG, logger="portmon"):
+        (machine,) = fleet.machines.values()
+        machine.start(81, evil)
+        fleet.run()
+        machine.kill(80)
+        fleet.run()
+        machine.trouble = evil
+        for _ in range(3):
+            fleet.run()
+        fleet.listed.clear()
+        fleet.run()
+        seen = Observation("netstat-W", 0, listeners=(Listener("tcp", evil, 1, 1, evil, unit=evil),))
+        logging.getLogger("portmon").info("Listening:\n%s", table(seen))
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("portmon")]
+    assert any(record.name == "portmon.alerts" and "group::x" in record.getMessage() for record in caplog.records)
+    assert any(
+        record.name == "portmon.pipeline.judge" and "group::x" in record.getMessage() for record in caplog.records
+    )
+    for line in "\n".join(told).splitlines():
+        assert not re.search(r"::(end)?group::|##\[", line), line
 
 
 def test_what_a_channel_raises_unexpectedly_is_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +87,10 @@ def test_no_secret_of_an_address_is_told(address: str) -> None:
     assert "SECRET" not in shown
     assert shown.startswith("POST ")
     assert shown.endswith(" failed")
+
+
+def test_what_looks_like_a_port_may_be_a_password() -> None:
+    assert foreign("POST http://user:31337/x@host failed") == "POST http://… failed"
 
 
 @pytest.mark.parametrize("host", ["hooks.example.com", "hooks.example.com:8443", "[::1]:80", "127.0.0.1"])

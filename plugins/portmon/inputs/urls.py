@@ -1,0 +1,127 @@
+"""Addresses: read as the HTTP client reads them, and shown without their secrets."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+if TYPE_CHECKING:
+    from requests.adapters import HTTPAdapter
+
+Origin = tuple[str, str, int]
+"""Scheme, host and port."""
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+AMBIGUOUS = (
+    "there is an @ behind the first /, ? or # of its address: of a login in it write these signs as %2F, %3F and %23, "
+    "or better put login and password into their own fields of the connection"
+)
+_PARTS = re.compile(
+    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):)?//(?P<place>[^/?#\\\s]*)(?P<path>[^?#\s]*)(?P<rest>.*)", re.DOTALL
+)
+_PLACE = re.compile(r"(?P<host>[^@:\[\]\s'\"<>]+|\[[0-9A-Fa-f:.%]+\])(?::(?P<port>[^@:]*))?")
+
+
+def origin_of(url: str) -> Origin:
+    """Where a request for a URL goes: asked from the client that sends it.
+
+    There are several readings of one URL: of ``http://evil\\@cmdb/`` the standard library takes ``cmdb`` for the host,
+    requests connects to ``evil``. A check that reads it otherwise than the connection checks nothing.
+
+    :raises ValueError: nothing can be sent there, or the client's own parts read it differently. The text holds
+        nothing of the URL
+    """
+    import requests
+    from urllib3.util import parse_url
+
+    try:
+        sent = requests.Request("GET", url).prepare()
+        # What the connection pool is chosen by, and the port that is dialled.
+        chosen, _ = _adapter().build_connection_pool_key_attributes(sent, verify=True)
+        read = parse_url(str(sent.url))
+        found = _origin(chosen["scheme"], chosen["host"], chosen["port"])
+        if found != _origin(read.scheme, read.host, read.port):
+            raise ValueError("it can be read in several ways")
+    except requests.RequestException as error:
+        raise ValueError(f"it is no address of an HTTP server ({type(error).__name__})") from None
+    except (ValueError, AttributeError) as error:
+        known = (
+            str(error)
+            if str(error).startswith("it ")
+            else f"it is no address of an HTTP server ({type(error).__name__})"
+        )
+        raise ValueError(known) from None
+    return found
+
+
+def address_of(base_url: str, endpoint: str) -> str:
+    """The URL of a path below another one. Whatever the path holds, it is no other server."""
+    return f"{base_url.rstrip('/')}/{endpoint.lstrip('/')}"
+
+
+def split_login(url: str) -> tuple[str, tuple[str, str] | None]:
+    """A URL without its login, and the login: name and password.
+
+    :raises ValueError: it is none. The text holds nothing of the URL
+    """
+    from urllib3.util import parse_url
+
+    try:
+        parts = parse_url(url)
+    except ValueError as error:
+        raise ValueError(f"it is no address of an HTTP server ({type(error).__name__})") from None
+    if parts.auth is None:
+        return url, None
+    login, _, password = parts.auth.partition(":")
+    return parts._replace(auth=None).url, (unquote(login), unquote(password))
+
+
+def origin_text(origin: Origin) -> str:
+    """``http://cmdb:80``: always with the port, since two that differ only there must not look alike."""
+    scheme, host, port = origin
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def showable(url: str, *, path: bool = False) -> str:
+    """An address for messages: scheme, host and port, without login, query and fragment.
+
+    In doubt less is shown. Of ``http://user:pass/word@host`` every part may be one of the password: clients take
+    ``user`` for the host.
+
+    :param path: with the path, for addresses of which it is no secret
+    """
+    found = _PARTS.match(url.strip())
+    if not found:
+        return "…"
+    scheme = found["scheme"] if (found["scheme"] or "").lower() in DEFAULT_PORTS else "…"
+    behind = f"{found['path']}{found['rest']}"
+    place = _PLACE.fullmatch(found["place"].rpartition("@")[2])
+    if place is None or "@" in behind:
+        return f"{scheme}://…"
+    # A port that is none may be the beginning of a password.
+    port = f":{place['port']}" if re.fullmatch("[0-9]{1,5}", place["port"] or "") else ""
+    shown = f"{scheme}://{place['host']}{port}"
+    return shown + quote(found["path"], safe="/%:!$&'()*+,;=~") if path else shown
+
+
+def is_ambiguous(url: str) -> bool:
+    """Whether a part of a login may stand where clients look for a path."""
+    found = _PARTS.match(url.strip())
+    return found is not None and "@" in f"{found['path']}{found['rest']}"
+
+
+def _origin(scheme: str | None, host: str | None, port: int | None) -> Origin:
+    scheme = (scheme or "").lower()
+    host = (host or "").lower().removeprefix("[").removesuffix("]").removesuffix(".").replace("%25", "%")
+    if scheme not in DEFAULT_PORTS or not host:
+        raise ValueError("it is no address of an HTTP server")
+    return scheme, host, DEFAULT_PORTS[scheme] if port is None else port
+
+
+@lru_cache(maxsize=1)
+def _adapter() -> HTTPAdapter:
+    from requests.adapters import HTTPAdapter
+
+    return HTTPAdapter()

@@ -1,0 +1,287 @@
+"""paramiko's transport, with walls around what a server can make this process hold or compute.
+
+A server may send what it likes, before the login too. Every packet has a length that it must not exceed, compressed or
+not; what comes outside a command is bounded in sum, and what comes within one by the window that the server was given.
+Time is bounded elsewhere: each phase has its deadline.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import paramiko
+from paramiko.channel import Channel
+from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA, MSG_KEXINIT
+from paramiko.compress import ZlibCompressor
+from paramiko.kex_gex import KexGexSHA256
+from paramiko.packet import Packetizer as PlainPacketizer
+
+from portmon.ssh.target import Options
+from portmon.ssh.trust import Known
+
+READ = 65536
+"""Bytes that are read at once."""
+
+HEAD = 8192
+"""First bytes of a connection that are kept to explain a failed handshake."""
+
+MAX_LINES = 1024
+"""Lines that may stand before the version (RFC 4253, section 4.2); as many as OpenSSH's client reads …"""
+MAX_LINE = 8192
+"""… and bytes of one of them, or of the version."""
+
+MAX_PACKET = 256 * 1024
+"""Bytes of a packet, and of what it inflates to: OpenSSH's limit."""
+
+MAX_KEX_PACKET = 35_000
+"""Bytes of a packet of the key exchange: what everybody must take (RFC 4253, section 6.1). paramiko reads a number in
+quadratic time, 3.7 s for one of 256 KiB."""
+
+MAX_GROUP = 4096
+"""Bits of a Diffie-Hellman group that the server chooses. One of 8,192 holds all threads for a second, twice."""
+
+MAX_EXCHANGES = 20
+"""Key exchanges of one connection."""
+
+MAX_EXTENSIONS = 1000
+"""Extensions that a server names. paramiko loops over the number that is announced, up to 2**32."""
+
+ALLOWANCE = 512 * 1024
+"""Bytes that a server may send until a command is run, and after one: more than twice the longest greeting."""
+
+PACKET_COST = 32
+"""Bytes that each packet counts for besides its content: about what surrounds it on the wire."""
+
+
+# Of names that its type stubs leave out.
+_PLAIN: Any = paramiko.Transport
+_CHANNEL: Any = Channel
+
+
+class FloodError(paramiko.SSHException):
+    """A server sends more than there is a reason for. The message goes on after "the server"."""
+
+
+class Tap:
+    """A socket that reads all there is at once, since paramiko asks for a few bytes at a time. It keeps the first ones:
+    what a server says instead of a version, and which algorithms it offers.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._read = b""
+        self._at = 0
+        self.head = bytearray()
+
+    def recv(self, size: int) -> bytes:
+        """As a socket's."""
+        self._fill()
+        data = self._read[self._at : self._at + size]
+        self._at += len(data)
+        return data
+
+    def read_to_line_end(self) -> bytes:
+        """What there is up to the end of a line; at least a byte, unless the connection ended."""
+        self._fill()
+        end = self._read.find(b"\n", self._at) + 1
+        return self.recv((end or len(self._read)) - self._at)
+
+    def begin_head(self, line: bytes) -> None:
+        """Let the head begin with a line that was just read, whatever stood before it."""
+        self.head = bytearray((line + self._read[self._at :])[:HEAD])
+
+    def _fill(self) -> None:
+        if self._at == len(self._read):
+            self._read, self._at = self._sock.recv(READ), 0
+            self.head += self._read[: HEAD - len(self.head)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class Packetizer(PlainPacketizer):
+    """Packets of bounded size, and a bounded number of them.
+
+    :ivar allowance: bytes that the server may still send
+    """
+
+    def __init__(self, tap: Tap) -> None:
+        super().__init__(tap)  # type: ignore[arg-type]
+        self._tap = tap
+        self.allowance: float = ALLOWANCE
+
+    def start_handshake(self, timeout: float) -> None:
+        """Start no timer, which would be one more thread: :class:`Transport` has a deadline for the handshake."""
+
+    def readline(self, timeout: float) -> str:
+        """The server's version; whatever text stands before it, in whatever encoding, is passed over.
+
+        :param timeout: not used: it would restart with every byte, and the handshake has a deadline
+        :raises FloodError: there is too much text
+        """
+        for _ in range(MAX_LINES):
+            line = self._line()
+            if line.startswith(b"SSH-"):
+                self._tap.begin_head(line)
+                # ASCII by the standard. The very bytes are signed in the key exchange, where paramiko encodes in UTF-8.
+                return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+        raise FloodError(f"printed {MAX_LINES:,} lines and no SSH version")
+
+    def _line(self) -> bytes:
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            try:
+                piece = self._tap.read_to_line_end()
+            except (TimeoutError, BlockingIOError):
+                if self.closed:
+                    raise EOFError from None
+                continue
+            if not piece:
+                raise EOFError
+            line += piece
+            if len(line) > MAX_LINE:
+                raise FloodError(f"printed a line of more than {MAX_LINE:,} bytes and no SSH version")
+        return bytes(line)
+
+    def read_all(self, n: int, check_rekey: bool = False) -> bytes:
+        """So many bytes of a packet.
+
+        :raises FloodError: no packet is that long
+        """
+        if n > MAX_PACKET:
+            raise FloodError(f"announced a packet of {n:,} bytes; the limit is {MAX_PACKET:,}")
+        return super().read_all(n, check_rekey)
+
+    def read_message(self) -> tuple[int, paramiko.Message]:
+        """The next packet: its type and its content.
+
+        :raises FloodError: it is too long for its type, or one too many
+        """
+        kind, message = super().read_message()
+        size = len(message.asbytes())
+        if MSG_KEXINIT <= kind < 50 and size > MAX_KEX_PACKET:
+            raise FloodError(f"sent a packet of {size:,} bytes in the key exchange; the limit is {MAX_KEX_PACKET:,}")
+        self.allowance -= size + PACKET_COST
+        if self.allowance < 0:
+            raise FloodError(f"sent more than {ALLOWANCE:,} bytes although no command ran")
+        return kind, message
+
+
+class Inflate:
+    """zlib's other half, without end for no packet."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj()
+
+    def __call__(self, data: bytes) -> bytes:
+        """What a packet inflates to.
+
+        :raises FloodError: too much
+        """
+        found = self._zlib.decompress(data, MAX_PACKET + 1)
+        if len(found) > MAX_PACKET:
+            raise FloodError(f"sent a packet that inflates to more than {MAX_PACKET:,} bytes")
+        return found
+
+
+class _Gex(KexGexSHA256):
+    """A key exchange in a group that the server chooses."""
+
+    max_bits = MAX_GROUP
+
+    def _parse_kexdh_gex_group(self, m: paramiko.Message) -> None:
+        bits = paramiko.Message(m.get_remainder()).get_mpint().bit_length()
+        if bits > MAX_GROUP:
+            raise FloodError(f"chose a Diffie-Hellman group of {bits:,} bits; the limit is {MAX_GROUP:,}")
+        super()._parse_kexdh_gex_group(m)  # type: ignore[misc]
+
+
+def _within_window(feed: Callable[[Channel, Any], None]) -> Callable[[Channel, Any], None]:
+    """What paramiko does with data of a channel, unless the server disregards the window that it was given: paramiko
+    keeps whatever comes, for a channel that is closed as well.
+    """
+
+    def bounded(channel: Channel, message: Any) -> None:
+        feed(channel, message)
+        if len(channel.in_buffer) + len(channel.in_stderr_buffer) > channel.in_window_size + MAX_PACKET:
+            raise FloodError("sent more than its window without waiting until that is read")
+
+    return bounded
+
+
+class Transport(paramiko.Transport):
+    """A transport whose start has a deadline, whatever the server drips, and which asks for the host key
+    that is known.
+    """
+
+    _compression_info: ClassVar[dict[str, Any]] = {
+        **_PLAIN._compression_info,
+        "zlib@openssh.com": (ZlibCompressor, Inflate),
+        "zlib": (ZlibCompressor, Inflate),
+    }
+    _kex_info: ClassVar[dict[str, Any]] = {
+        **_PLAIN._kex_info,
+        KexGexSHA256.name: _Gex,
+    }
+    _channel_handler_table: ClassVar[dict[int, Any]] = {
+        **_PLAIN._channel_handler_table,
+        MSG_CHANNEL_DATA: _within_window(_CHANNEL._feed),
+        MSG_CHANNEL_EXTENDED_DATA: _within_window(_CHANNEL._feed_extended),
+    }
+
+    packetizer: Packetizer
+
+    def __init__(self, sock: Any, options: Options, known: Known, **kwargs: Any) -> None:
+        super().__init__(sock, packetizer_class=Packetizer, **kwargs)
+        self.auth_timeout = options.timeout
+        # What a send waits for a key exchange that the server began and does not end.
+        self.clear_to_send_timeout = options.timeout
+        self._exchanges = 0
+        security = self.get_security_options()
+        # Those that authenticate by themselves first: paramiko computes the MAC of the others byte by byte.
+        security.ciphers = tuple(options.ciphers or sorted(security.ciphers, key=lambda name: "gcm" not in name))
+        types = {key.type for key in known.keys}
+        security.key_types = tuple(sorted(security.key_types, key=lambda name: _key_type(name) not in types))
+
+    def start_client(self, event: threading.Event | None = None, timeout: float | None = None) -> None:
+        """Agree on keys.
+
+        :raises TimeoutError: not in time
+        """
+        done = event or threading.Event()
+        super().start_client(event=done)
+        if not done.wait(timeout):
+            raise TimeoutError
+        if not self.is_active():
+            raise self.get_exception() or EOFError()
+
+    def get_exception(self) -> Exception | None:
+        """What ended the connection, told once: an SSHException, EOFError or OSError, although paramiko's readers raise
+        whatever their input makes them stumble over.
+        """
+        error: Exception | None = super().get_exception()
+        if error is None or isinstance(error, paramiko.SSHException | EOFError | OSError):
+            return error
+        wrapped = paramiko.SSHException(f"what it sent can't be read: {type(error).__name__}: {error}")
+        wrapped.__cause__ = error
+        return wrapped
+
+    def _parse_kex_init(self, m: paramiko.Message) -> None:
+        self._exchanges += 1
+        if self._exchanges > MAX_EXCHANGES:
+            raise FloodError(f"wants new keys for the {MAX_EXCHANGES}th time")
+        super()._parse_kex_init(m)  # type: ignore[misc]
+
+    def _parse_ext_info(self, msg: paramiko.Message) -> None:
+        number = paramiko.Message(msg.get_remainder()).get_int()
+        if number > MAX_EXTENSIONS:
+            raise FloodError(f"announced {number:,} extensions; the limit is {MAX_EXTENSIONS:,}")
+        super()._parse_ext_info(msg)  # type: ignore[misc]
+
+
+def _key_type(algorithm: str) -> str:
+    """The key type of a host key algorithm: RSA keys have two."""
+    return "ssh-rsa" if algorithm.startswith("rsa-sha2-") else algorithm

@@ -1,0 +1,347 @@
+"""Chat services: what goes over the wire is not longer than they take, and what they refuse is not delivered."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import apprise
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pytest_httpserver import HTTPServer
+from werkzeug import Response
+
+from portmon.channels import deliver
+from portmon.channels.fitting import fitted
+from portmon.channels.services import BY_SCHEMA, SERVICES
+from portmon.config import AppriseChannel, WebhookChannel
+from portmon.errors import DeliveryError
+from portmon.models import AlertGroup
+from portmon.render import Layout, Message, render
+from tests.airflow.channels.samples import connect
+from tests.airflow.channels.test_mail import Sending
+from tests.airflow.channels.vendors import VENDORS, Service, connection
+from tests.messages import alert, event, message
+
+DOCS = (Path(__file__).resolve().parents[3] / "docs" / "alerts.md").read_text(encoding="utf-8")
+PAGE = "https://airflow.example.com/portmon"
+NAMES = {
+    "plain": "web{:03}.prod.example.com",
+    "hostile": "srv_{:03}_*a*_[x](y)<b>&amp;_`c`~|]",
+    "wide": "数据库服务器😀-{:03}-生产环境",
+}
+
+
+@pytest.fixture(params=VENDORS)
+def service(request: pytest.FixtureRequest, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Service:
+    return Service(VENDORS[request.param], httpserver, monkeypatch)
+
+
+def _service(name: str, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Service:
+    return Service(VENDORS[name], httpserver, monkeypatch)
+
+
+def _channel(form: str = "text") -> AppriseChannel:
+    return AppriseChannel.model_validate({"type": "apprise", "name": "chat", "conn_id": "chat", "format": form})
+
+
+def _downs(name: str, hosts: int, *, language: Any = "en", **fields: Any) -> Message:
+    alerts = [
+        alert(event(host=name.format(number), port=80, program=name.format(number), **fields))
+        for number in range(hosts)
+    ]
+    return render(
+        alerts,
+        AlertGroup.DOWN,
+        layout=Layout(language=language),
+        link=lambda told: f"{PAGE}/log/{told.host_id}",
+        page=PAGE,
+    )
+
+
+# ── sizes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _sizes(service: Service) -> list[tuple[int, int]]:
+    return [service.vendor.size(body, json.loads(body)) for body in service.got]
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_big_message_is_taken_with_what_fits_and_the_rest_counted(service: Service, name: str, form: str) -> None:
+    deliver(_channel(form), _downs(NAMES[name], 300))
+    ((size, limit),) = _sizes(service)
+    assert size <= limit
+    (text,) = service.texts()
+    assert "300 ports down" in text
+    (more,) = re.findall(r"and (\d+) more", text)
+    listed = 300 - int(more)
+    assert PAGE in text
+    if name == "plain":
+        assert len(set(re.findall(r"web\d{3}\.prod", text))) == listed
+        # As many as fit, or as many as any message lists.
+        assert listed == 50 or size > 0.7 * limit
+    assert "<html" not in text
+    assert "color-scheme" not in text
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("hosts", [1, 2, 9])
+def test_what_fits_comes_whole_and_what_does_not_is_taken_all_the_same(
+    service: Service, hosts: int, language: str
+) -> None:
+    deliver(_channel(), _downs("名" * 120 + "{}", hosts, language=language, reason="因" * 300))
+    ((size, limit),) = _sizes(service)
+    assert size <= limit
+
+
+_CHARS = st.characters(exclude_categories=["Cs"])
+
+
+@settings(
+    max_examples=6,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    title=st.text(_CHARS, min_size=1, max_size=160) | st.sampled_from(["&" * 160, "名" * 160, "😀" * 160]),
+    lines=st.lists(st.text(_CHARS, max_size=300) | st.sampled_from(["x" * 50_000, "a_b*c" * 900]), max_size=60),
+    form=st.sampled_from(["text", "markdown"]),
+)
+def test_no_text_whatever_is_too_long(service: Service, title: str, lines: list[str], form: str) -> None:
+    body = "\n".join(["first", *lines])
+    service.got.clear()
+    deliver(_channel(form), message(title=title, text=body, markdown=body))
+    for size, limit in _sizes(service):
+        assert size <= limit
+    assert service.got
+
+
+def test_a_message_is_cut_to_each_size_and_says_what_is_left_out() -> None:
+    whole = message(title="t" * 40, text="\n".join(f"line {number}" for number in range(100)))
+    for limit in range(1, 1200, 7):
+        title, body = fitted(whole, "text", lambda title, body: len(title) + len(body) <= limit)  # noqa: B023
+        if limit > 60:
+            assert len(title) + len(body) <= limit
+            left = re.search(r"… \(\+(\d+)\)\Z", body)
+            assert body == whole.text or left
+            if left:
+                assert body.count("line") == 100 - int(left[1])
+
+
+def test_the_table_is_in_the_docs_and_names_what_apprise_knows() -> None:
+    for service in SERVICES:
+        assert service.source in DOCS, service.name
+        for limit in service.limits:
+            row = next(line for line in DOCS.splitlines() if line.startswith(f"| {service.name} |"))
+            assert f"{limit.size:,} {limit.unit}" in row, (service.name, limit)
+    shown = {url.partition("://")[0] for url in re.findall(r'"path": "([^"]+)"', DOCS)}
+    assert shown - {"mailto", "mailtos"} == set(BY_SCHEMA)
+    for vendor in VENDORS.values():
+        plugin = apprise.Apprise.instantiate(vendor.url)
+        assert plugin is not None
+        assert set(plugin.schemas()) & set(BY_SCHEMA)
+
+
+# ── refusals ────────────────────────────────────────────────────────────────────────────────────
+
+REFUSALS: dict[str, list[tuple[int, Any]]] = {
+    "dingtalk": [
+        (200, {"errcode": 310000, "errmsg": "keywords not in content"}),
+        (200, {"errcode": 310000, "errmsg": "sign not match, more: [https://ding-doc.dingtalk.com/doc]"}),
+        (200, {"errcode": 300001, "errmsg": "token is not exist"}),
+        (200, "<html><body>Blocked by the proxy</body></html>"),
+        (503, "try later"),
+    ],
+    "wecom": [
+        (200, {"errcode": 93000, "errmsg": "invalid webhook url, hint: [1]"}),
+        (200, {"errcode": 40058, "errmsg": "content exceed max length"}),
+        (200, {"errcode": "40008", "errmsg": "invalid message type"}),
+    ],
+    "feishu": [
+        (
+            200,
+            {"code": 19021, "data": {}, "msg": "sign match fail or timestamp is not within one hour from current time"},
+        ),
+        (200, {"code": 19024, "data": {}, "msg": "Key Words Not Found"}),
+        (200, {"StatusCode": 19001, "StatusMessage": "param invalid: incoming webhook access token invalid"}),
+        (400, {"code": 9499, "msg": "Bad Request", "data": {}}),
+    ],
+    "lark": [(200, {"code": 19022, "data": {}, "msg": "Ip Not Allowed"})],
+    "slack": [(200, "no_text"), (403, "invalid_token"), (404, "no_service"), (410, "channel_is_archived")],
+    "discord": [(404, {"message": "Unknown Webhook", "code": 10015})],
+    "telegram": [
+        (403, {"ok": False, "error_code": 403, "description": "Forbidden: bot was kicked from the group chat"}),
+        (200, {"ok": False, "error_code": 400, "description": "Bad Request: chat not found"}),
+    ],
+    "pagerduty": [(400, {"status": "invalid event", "message": "Event object is invalid", "errors": ["bad key"]})],
+}
+
+
+def _said(answer: Any) -> str:
+    if isinstance(answer, str):
+        return answer[:12]
+    return str(
+        next(answer[name] for name in ("errmsg", "msg", "description", "StatusMessage", "message") if name in answer)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [(name, refused) for name, answers in REFUSALS.items() for refused in answers]
+)
+def test_a_refusal_is_told_with_its_reason_whatever_its_status(
+    name: str, refused: tuple[int, Any], httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = _service(name, httpserver, monkeypatch)
+    service.answers = [(*refused, {})]
+    with pytest.raises(DeliveryError) as failure:
+        deliver(_channel(), _downs("web{}", 1))
+    told = str(failure.value)
+    assert failure.value.delivered == ()
+    assert failure.value.waits == {}
+    if name != "slack" or refused[0] != 200:
+        # Slack's webhook says ok or it says why; what is neither is an error of Apprise's own.
+        assert _said(refused[1])[:20] in told
+    for code in ("errcode", "code", "StatusCode"):
+        if refused[0] == 200 and isinstance(refused[1], dict) and code in refused[1] and name != "telegram":
+            assert f"{code} {refused[1][code]}" in told
+    deliver(_channel(), _downs("web{}", 1))
+
+
+def test_what_is_taken_is_delivered_once(service: Service) -> None:
+    deliver(_channel(), _downs("web{}", 1))
+    assert len(service.got) == 1
+    assert service.answers == []
+
+
+def test_one_target_that_refuses_in_a_200_is_asked_again_alone(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = _service("dingtalk", httpserver, monkeypatch)
+    other: list[bytes] = []
+    httpserver.expect_request("/json").respond_with_handler(
+        lambda request: other.append(request.get_data()) or Response()
+    )
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", connection(service.vendor.url, f"json://localhost:{httpserver.port}/json"))
+    service.answers = [(200, {"errcode": 310000, "errmsg": "keywords not in content"}, {})]
+    with pytest.raises(DeliveryError, match=r"1 of 2 targets.*errcode 310000.*keywords not in content") as failure:
+        deliver(_channel(), _downs("web{}", 1))
+    assert len(failure.value.delivered) == 1
+    deliver(_channel(), _downs("web{}", 1), done=failure.value.delivered)
+    assert len(service.got) == 2
+    assert len(other) == 1
+
+
+def test_any_service_that_says_that_it_failed_is_believed(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    httpserver.expect_request("/json").respond_with_json({"success": False, "message": "no such room"})
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", connection(f"json://localhost:{httpserver.port}/json"))
+    with pytest.raises(DeliveryError, match="no such room"):
+        deliver(_channel(), _downs("web{}", 1))
+
+
+# ── too often ───────────────────────────────────────────────────────────────────────────────────
+
+TOO_OFTEN = [
+    ("dingtalk", (200, {"errcode": 130101, "errmsg": "send too fast, exceed 20 times per minute"}, {}), 600),
+    ("wecom", (200, {"errcode": 45009, "errmsg": "api freq out of limit"}, {}), 60),
+    ("feishu", (200, {"code": 9499, "msg": "too many request", "data": {}}, {}), 60),
+    ("feishu", (400, {"code": 11232, "msg": "frequency limited", "data": {}}, {}), 60),
+    (
+        "feishu",
+        (429, {"code": 99991400, "msg": "request trigger frequency limit"}, {"x-ogw-ratelimit-reset": "33"}),
+        33,
+    ),
+    ("lark", (200, {"code": 11232, "msg": "frequency limited psm", "data": {}}, {}), 60),
+    ("slack", (429, "rate_limited", {"Retry-After": "30"}), 30),
+    ("discord", (429, {"message": "You are being rate limited.", "retry_after": 64.57}, {}), 64.57),
+    ("telegram", (429, {"ok": False, "description": "Too Many Requests", "parameters": {"retry_after": 35}}, {}), 35),
+    ("pagerduty", (429, {"status": "throttle exceeded", "message": "Requests are being made too fast"}, {}), 60),
+    ("pagerduty", (503, "down", {"Retry-After": "120"}), 120),
+    ("slack", (429, "rate_limited", {"Retry-After": "999999"}), 3600),
+    ("slack", (429, "rate_limited", {"Retry-After": "nonsense"}), 60),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "seconds"), TOO_OFTEN)
+def test_too_often_says_for_how_long_and_is_asked_once(
+    name: str, answer: Any, seconds: float, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = _service(name, httpserver, monkeypatch)
+    service.answers = [answer]
+    with pytest.raises(DeliveryError, match="left alone") as failure:
+        deliver(_channel(), _downs("web{}", 1))
+    assert list(failure.value.waits.values()) == [seconds]
+    assert len(service.got) == 1
+
+
+CONFIG = "alerts:\n  channels:\n    - {type: apprise, name: chat, conn_id: chat}\n"
+
+
+def test_a_target_is_left_alone_for_its_time_and_the_others_are_not(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    service = _service("dingtalk", httpserver, monkeypatch)
+    other: list[bytes] = []
+    httpserver.expect_request("/json").respond_with_handler(
+        lambda request: other.append(request.get_data()) or Response()
+    )
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", connection(service.vendor.url, f"json://localhost:{httpserver.port}/json"))
+    fleet = Sending(tmp_path, CONFIG, 3)
+    service.answers = [(200, {"errcode": 130101, "errmsg": "send too fast"}, {})]
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    assert (len(service.got), len(other)) == (1, 1)
+    # Airflow's own second try, within the same minute; then a run 5 minutes later, with news.
+    fleet.number -= 1
+    fleet.alert()
+    fleet.number += 1
+    fleet.machines["web001"].kill(80)
+    fleet.run()
+    assert (len(service.got), len(other)) == (1, 2)
+    assert "left alone" in fleet.errors[-1]
+    assert "130101" in fleet.errors[0]
+    fleet.run()
+    assert (len(service.got), len(other)) == (2, 2)
+    assert "2 ports down" in service.texts()[-1]
+    assert fleet.waiting("chat") == []
+
+
+def test_a_webhook_that_asks_for_a_pause_gets_one(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    got: list[bytes] = []
+    answers = [Response(status=429, headers={"Retry-After": "400"})]
+    httpserver.expect_request("/hook").respond_with_handler(
+        lambda request: got.append(request.get_data()) or (answers.pop() if answers else Response())
+    )
+    connect(monkeypatch, "hook", f"http://localhost:{httpserver.port}")
+    fleet = Sending(
+        tmp_path, "alerts:\n  channels:\n    - {type: webhook, name: hook, conn_id: hook, endpoint: hook}\n", 2
+    )
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    fleet.machines["web001"].kill(80)
+    fleet.run()
+    assert len(got) == 1
+    assert "tried again after" in fleet.errors[-1]
+    fleet.run()
+    assert fleet.waiting("hook") == []
+    assert len(got) == 2
+
+
+def test_a_date_may_stand_for_the_wait(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datetime import UTC, datetime
+    from email.utils import format_datetime
+
+    until = format_datetime(datetime.now(UTC) + timedelta(minutes=5), usegmt=True)
+    httpserver.expect_request("/hook").respond_with_response(Response(status=503, headers={"Retry-After": until}))
+    connect(monkeypatch, "hook", f"http://localhost:{httpserver.port}")
+    with pytest.raises(DeliveryError) as failure:
+        deliver(WebhookChannel(type="webhook", name="hook", conn_id="hook", endpoint="hook"), message(alert()))
+    assert 200 < failure.value.waits[""] <= 300
