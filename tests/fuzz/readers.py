@@ -5,24 +5,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from portmon import probe
-from portmon.cmdb import fetch, read_file
-from portmon.cmdb_hook import _decode
-from portmon.config import AnsibleSource, FileSource, HttpSdSource, HttpSource, NetboxSource, load_config
+from portmon.models import Inventory
 from portmon.probe.listing import parse_listeners
+from portmon.storage.inventory import to_json
+from tests import mutated
 from tests.fuzz.mutations import Mutator
 
-ROOT = Path(__file__).resolve().parents[2]
-FIXTURES = ROOT / "tests" / "fixtures"
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 NONCE = "n0n0"
 KINDS = ("frame", "listing", "inventory", "config")
 
@@ -141,175 +138,41 @@ def _listing(mutator: Mutator, _: Path) -> Case:
     return Case(data, lambda: parse_listeners(data, version=version))
 
 
-# ── inventories ─────────────────────────────────────────────────────────────────────────────────
+# ── inventories and configurations ──────────────────────────────────────────────────────────────
 
-BASE = "https://cmdb.example/base"
-CSV = b"id,name,address,port,declared,enabled,label.role\n1,web01,10.0.0.1,,80;443,yes,web\n2,db01,10.0.1.7,2222,5432,no,db\n"
-HOSTS = b"""\
-defaults: &d {port: 22, labels: {env: prod, since: 2024-01-01}}
-hosts:
-- {<<: *d, id: 1, name: web01, address: 10.0.0.1}
-- {id: "2", name: "db01", address: db01.example.com, declared: [5432, "80,443"]}
-- id: 0x3
-  name: |
-    db02
-  address: 2001:db8::1
-  labels: [a=b, c]
-"""
-PAGE = {
-    "count": 2,
-    "next": None,
-    "results": [
-        {"id": 1, "name": "web01", "address": "10.0.0.1", "port": 22, "labels": {"role": "web", "n": 1.5}},
-        {"id": 2, "name": "db01", "address": "db01", "port": None, "labels": ["a=b", {"slug": "c"}]},
-    ],
-}
-EXPRESSIONS = (
-    "id", "name", "labels", "@", "*", "[]", "length(@)", "to_number(name)", "sum(labels)", "keys(@)", "max_by(@, &id)", "join(',', labels)", "abs(port)",
-    "sort(labels)", "map(&a, labels)", "labels[?a]", "[*].a.b", "contains(id, 'a')", "not_null(a, b)", "reverse(name)", "merge(labels, @)", "starts_with(id, id)", "labels.*",
-)  # fmt: skip
+CONFIGS = ("config", "example")
+"""Kinds of :mod:`tests.mutated` that are configurations; the others are host lists."""
+
+
+def document(mutator: Mutator, kind: str, data: bytes, folder: Path) -> Case:
+    """A host list or a configuration, and what reads it.
+
+    :param kind: of :func:`tests.mutated.samples`
+    """
+    read = mutated.reader(mutator.random, kind, data, folder)
+
+    def stored() -> Any:
+        found = read()
+        return to_json(found) if isinstance(found, Inventory) else found.to_json()
+
+    return Case(data, stored)
 
 
 @cache
-def inventories() -> dict[str, tuple[bytes, ...]]:
-    """Host lists, by what reads them."""
-    known = {path.name: path.read_bytes() for path in sorted((FIXTURES / "cmdb").iterdir()) if path.is_file()}
-    return {
-        "csv": (CSV, CSV.replace(b",", b"\t"), CSV.replace(b";", b" ").replace(b",", b";")),
-        "yaml": (HOSTS,),
-        "ini": (known["ansible.ini"],),
-        "ansible yaml": (known["ansible.yaml"],),
-        "ansible json": (known["ansible.json"],),
-        "http": (
-            json.dumps(PAGE).encode(),
-            known["blueking.json"],
-            known["servicenow.json"],
-            known["blueking_error.json"],
-        ),
-        "netbox": (known["netbox_devices.json"], known["netbox_virtual_machines.json"], known["netbox_forbidden.json"]),
-        "http_sd": (known["http_sd.json"],),
-    }
+def documents() -> dict[str, bytes]:
+    """By kind: one that is right."""
+    return {kind: text.encode() for kind, text in mutated.samples().items()}
 
 
 def _inventory(mutator: Mutator, folder: Path) -> Case:
-    chance = mutator.random
-    kind = chance.choice(sorted(inventories()))
-    own = inventories()[kind]
-    return inventory_case(mutator, kind, mutator.broken(mutator.pick(own), own), folder)
-
-
-def inventory_case(mutator: Mutator, kind: str, data: bytes, folder: Path) -> Case:
-    """A host list and what reads it.
-
-    :param kind: of :func:`inventories`
-    """
-    chance = mutator.random
-    expression = chance.choice(EXPRESSIONS)
-    names = ("id", "name", "address", "port", "labels", "declared", "enabled")
-    given = {chance.choice(names): expression} if chance.random() < 0.2 else {}
-
-    def stored(read: Callable[[], Any]) -> Case:
-        def whole() -> bytes:
-            found = read()
-            # As the database and the journal want it.
-            return json.dumps([asdict(one) | {"labels": dict(one.labels)} for one in found.hosts]).encode("ascii")
-
-        return Case(data, whole)
-
-    def from_file(name: str, make: Any, **values: Any) -> Case:
-        def read() -> Any:
-            (folder / name).write_bytes(data)
-            return read_file(make.model_validate({"path": name, **values}), folder)
-
-        return stored(read)
-
-    def from_http(source: Any) -> Case:
-        answer = SimpleNamespace(status_code=200, is_redirect=False, headers={})
-
-        def send(_: Any) -> Any:
-            return _decode(answer, data, "test", "")  # type: ignore[arg-type]
-
-        return stored(lambda: fetch(source, send, base_url=BASE, shown="test"))
-
-    match kind:
-        case "csv":
-            return from_file("hosts.csv", FileSource, type="file", fields=given)
-        case "yaml":
-            return from_file(
-                "hosts.yaml", FileSource, type="file", items=chance.choice(("hosts", "@", expression)), fields=given
-            )
-        case "ini" | "ansible yaml" | "ansible json":
-            return from_file("hosts", AnsibleSource, type="ansible", format=kind.split()[-1], fields=given)
-        case "netbox":
-            return from_http(NetboxSource(type="netbox", fields=given, max_pages=3, attempts=1))
-        case "http_sd":
-            return from_http(HttpSdSource(type="http_sd", fields=given, target_port=True))
-        case _:
-            style = chance.choice(
-                ({"style": "none"}, {"style": "next_link", "next": "next"}, {"style": "page"}, {"style": "offset"})
-            )
-            more = chance.choice(({}, {"total": "count"}, {"unique": "id"}, {"total": expression}))
-            items = chance.choice(("results", "result", "data.info", expression))
-            return from_http(HttpSource(items=items, pagination=style, max_pages=3, attempts=1, fields=given, **more))
-
-
-# ── configurations ──────────────────────────────────────────────────────────────────────────────
-
-CONFIGS = (
-    b"""\
-cmdb:
-  source: {type: http, endpoint: api, params: {a: [1, b]}, pagination: {style: page}, fields: {labels: {a: b.c}}}
-  stale_after: 1h 30m
-ssh:
-  max_output: 4MiB
-  groups:
-  - {name: old, match: {label: {os: "rhel*"}}, port: 2222}
-""",
-    b"""\
-rules:
-- {action: deny, port: [22, 8000-8100], host: "web*", bind: [loopback, 10.0.0.0/8], comment: &c why}
-- {action: allow, program: nginx, comment: *c}
-declared:
-- {host: web*, port: 443}
-states: {down_after: 2, retire_after: 30d, flap_window: 3600}
-""",
-    b"""\
-alerts:
-  channels:
-  - {name: log, type: log}
-  - {name: hook, type: webhook, conn_id: hook}
-  - {type: notifier, name: mail, notifier: airflow.providers.smtp.notifications.smtp.SmtpNotifier, arguments: {to: a@b.c}}
-  routes:
-  - {name: db, match: {label: {role: db}, severity: critical, port: 80-90}, channels: [log], language: zh}
-  default: [log]
-  repeat_every: 1d
-retention: {observations: 14d, events: 365d}
-""",
-)
-
-
-@cache
-def configurations() -> tuple[bytes, ...]:
-    """Configurations that are right."""
-    sources = (
-        b"cmdb:\n  source: {type: netbox, params: {role: [web]}, device_params: {rack_id: 3}}\n",
-        b"cmdb:\n  source: {type: http_sd, endpoint: targets}\n",
-        b"cmdb:\n  source: {type: ansible, path: hosts}\n  max_prune_ratio: 0.2\n",
-        b"cmdb:\n  source: {type: file, path: hosts.csv, fields: {enabled: state == 'on'}}\n",
-    )
-    # The longest takes the longest to read, and is one of many.
-    return (*CONFIGS * 3, *sources * 2, (ROOT / "config" / "portmon.yaml").read_bytes())
+    kind = mutator.random.choice([kind for kind in documents() if kind not in CONFIGS])
+    return document(mutator, kind, mutator.broken(documents()[kind], tuple(documents().values())), folder)
 
 
 def _config(mutator: Mutator, folder: Path) -> Case:
-    data = mutator.broken(mutator.pick(configurations()), configurations())
-
-    def read() -> Any:
-        path = folder / "portmon.yaml"
-        path.write_bytes(data)
-        return load_config(path).to_json()
-
-    return Case(data, read)
+    # The example takes ten times as long to read.
+    kind = mutator.random.choice((*CONFIGS, "config", "config", "config"))
+    return document(mutator, kind, mutator.broken(documents()[kind], [documents()[one] for one in CONFIGS]), folder)
 
 
 _MAKERS: dict[str, Callable[[Mutator, Path], Case]] = {

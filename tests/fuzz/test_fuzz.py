@@ -23,15 +23,16 @@ from portmon.models import Observation
 from tests.fuzz import evidence
 from tests.fuzz.mutations import AROUND, Mutator
 from tests.fuzz.readers import (
+    CONFIGS,
     FIELDS,
     KINDS,
     NONCE,
     Case,
     case,
+    document,
+    documents,
     forged,
     frames,
-    inventories,
-    inventory_case,
     listings,
     processes,
 )
@@ -160,7 +161,7 @@ def test_there_is_something_to_break() -> None:
     assert len(frames()) > 20
     assert len(listings()) > 200
     assert len(processes()) > 5
-    assert all(inventories().values())
+    assert len(documents()) > 8
 
 
 # ── time ────────────────────────────────────────────────────────────────────────────────────────
@@ -175,9 +176,8 @@ def amplified(kind: str, number: int, folder: Path) -> tuple[str, Callable[[int]
     """
     mutator = Mutator(number)
     chance = mutator.random
-    kinds = sorted(inventories()) if kind == "inventory" else [""]
-    own_kind = chance.choice(kinds)
-    seeds = {"frame": frames, "listing": listings}[kind]() if kind != "inventory" else inventories()[own_kind]
+    own_kind = chance.choice([name for name in documents() if name not in CONFIGS])
+    seeds = {"frame": frames(), "listing": listings(), "inventory": (documents()[own_kind],)}[kind]
     whole = mutator.pick([seed for seed in seeds if seed])
     start = chance.randrange(len(whole))
     lines = whole[start:].split(b"\n", 1)
@@ -196,12 +196,12 @@ def amplified(kind: str, number: int, folder: Path) -> tuple[str, Callable[[int]
     def made(size: int) -> Case:
         data = whole[:start] + part * (size // len(part)) + whole[start:]
         if kind == "inventory":
-            return inventory_case(Mutator(number), own_kind, data, folder)
+            return document(Mutator(number), own_kind, data, folder)
         if kind == "listing":
             return Case(data, lambda: probe.read(counted(data), NONCE))
         return Case(data, lambda: probe.read(recounted(data), NONCE))
 
-    return f"{kind} {own_kind} {number}: {part!r}", made
+    return f"{kind}, {own_kind} {number}: {part!r}" if kind == "inventory" else f"{kind} {number}: {part!r}", made
 
 
 def counted(body: bytes) -> bytes:
