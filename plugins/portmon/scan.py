@@ -251,9 +251,7 @@ def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:
     observed_at, duration = datetime.fromisoformat(record["observed_at"]), record["duration"]
     if frames:
         digests = [hashlib.sha256(frame).hexdigest() for frame in frames]
-        answers = [
-            Answer(frame, read_archived(frame), digest) for frame, digest in zip(frames, digests, strict=True)
-        ]
+        answers = [Answer(frame, read_archived(frame), digest) for frame, digest in zip(frames, digests, strict=True)]
         return look.success(answers, observed_at=observed_at, duration=duration)
     return look.record(
         observed_at=observed_at,

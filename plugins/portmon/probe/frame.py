@@ -27,7 +27,7 @@ from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.models import EPHEMERAL_DEFAULT, READER, Listener, Observation
 from portmon.probe import compare, procfs, rows, ss
 from portmon.probe.cgroup import unit_of
-from portmon.probe.listing import parse_listeners
+from portmon.probe.listing import read_listing
 
 ARCHIVE_NONCE = "archived"
 """Stands in the markers of a stored frame, so that equal answers are equal bytes."""
@@ -293,13 +293,15 @@ def _observation(frame: _Frame) -> Observation:
     if frame.version == "2" and not _ended(fields.get("ended")):
         raise ProbeError(f"{frame.tool} did not end by itself (exit status {fields.get('ended', '-')[:20]})")
     facts = _facts(frame)
-    listeners = _listed(frame)
-    # An ss that is older than any known must not cost the listing: it is only an addition.
-    sockets = _sockets(frame, listeners)
-    if frame.ssx is not None and sockets is not None:
-        differ = compare.contradiction(listeners, [socket.listener() for socket in sockets])
-        if differ is not None:
-            raise ContradictionError(f"its two listings contradict each other: {differ}")
+    listeners, sockets = _listed(frame)
+    if frame.tool != "ss":
+        # An ss that is older than any known must not cost the listing: it is only an addition.
+        second = _second(frame, listeners)
+        if second is not None:
+            differ = compare.contradiction(listeners, [socket.listener() for socket in second])
+            if differ is not None:
+                raise ContradictionError(f"its two listings contradict each other: {differ}")
+        sockets = second or []
     told_apart, beyond = _capped(listeners)
     return Observation(
         tool=frame.tool,
@@ -309,7 +311,7 @@ def _observation(frame: _Frame) -> Observation:
         netns=facts.netns,
         version=_version(fields),
         ephemeral=facts.ephemeral or EPHEMERAL_DEFAULT,
-        listeners=tuple(_enriched(told_apart, facts.processes, sockets or ())),
+        listeners=tuple(_enriched(told_apart, facts.processes, sockets)),
         probe=int(frame.version),
         reader=READER,
         pid1_start=facts.pid1_start,
@@ -331,12 +333,13 @@ def _version(fields: Mapping[str, str]) -> str | None:
     return match[0].rstrip(".,") if match else None
 
 
-def _listed(frame: _Frame) -> list[Listener]:
-    """The listeners, if what proves that the kernel's tables were read is there.
+def _listed(frame: _Frame) -> tuple[list[Listener], list[ss.Socket]]:
+    """The listeners, if what proves that the kernel's tables were read is there; and what ss says of each socket, if it
+    was the tool.
 
     :raises ProbeError: it is not
     """
-    listeners = parse_listeners(frame.body, version=_version(frame.fields))
+    listeners, sockets = read_listing(frame.body, version=_version(frame.fields))
     if frame.version == "1":
         # What it could read is not said. Without any socket the listing may be one of nothing: a host that is asked
         # over SSH has one as a rule.
@@ -345,7 +348,7 @@ def _listed(frame: _Frame) -> list[Listener]:
                 f"{frame.tool} lists nothing, and the old forced command does not say whether /proc/net/tcp could be "
                 "read: install the script that `python -m portmon probe` prints"
             )
-        return listeners
+        return listeners, sockets
     four, six = frame.fields.get("tcp"), frame.fields.get("tcp6")
     unread = [name for name, state in (("tcp", four), ("tcp6", six)) if state == "0"] + (["tcp"] if not four else [])
     if unread and (frame.tool != "ss" or not listeners):
@@ -354,19 +357,16 @@ def _listed(frame: _Frame) -> list[Listener]:
         procfs.has_table(frame.body, six=False) and (six is None or procfs.has_table(frame.body, six=True))
     ):
         raise ProbeError("the header of /proc/net/tcp or tcp6 is missing: that table was not read")
-    return listeners
+    return listeners, sockets
 
 
-def _sockets(frame: _Frame, listeners: Sequence[Listener]) -> list[ss.Socket] | None:
-    """What ss says of each socket; None if it was not asked, or not understood."""
-    data = frame.body if frame.tool == "ss" else frame.ssx
-    if data is None or not data.strip():
+def _second(frame: _Frame, listeners: Sequence[Listener]) -> list[ss.Socket] | None:
+    """What the second listing says of each socket; None if ss was not asked, or not understood."""
+    if frame.ssx is None or not frame.ssx.strip():
         return None
     six = frozenset(listener.port for listener in listeners if listener.address == "::")
     try:
-        if frame.tool == "ss":
-            return ss.sockets(data, 0, version=_version(frame.fields))
-        return ss.sockets(data, 0, six=six)
+        return ss.sockets(frame.ssx, 0, six=six)
     except NetstatParseError:
         return None
 

@@ -14,6 +14,8 @@ NAME_BYTES = 256
 """Bytes that are kept of a name, unit or interface."""
 OWNERS = 64
 """Owners of one socket that are kept; the others are counted."""
+MAX_OWNERS = 131_070
+"""Holders of one socket that a list may name; ss of most versions leaves out what is beyond 4 or 64 KB."""
 ADDRESS_BYTES = 100
 """More than the longest address with an interface has."""
 

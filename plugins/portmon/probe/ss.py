@@ -101,21 +101,13 @@ class _Row:
     shortened: bool
 
 
-def read(data: bytes, start: int, *, version: str | None = None) -> list[Listener]:
-    """The listeners of a listing.
-
-    :param start: offset of its header, or of its first row
-    :param version: ``iproute2-6.1.0`` or ``iproute2-ss170501``
-    :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
-    """
-    return [socket.listener() for socket in sockets(data, start, version=version)]
-
-
 def sockets(data: bytes, start: int, *, version: str | None = None, six: frozenset[int] | None = None) -> list[Socket]:
     """The listening sockets of a listing.
 
+    :param start: offset of its header, or of its first row
+    :param version: ``iproute2-6.1.0`` or ``iproute2-ss170501``
     :param six: ports on which another listing has every address of IPv6, for rows that nothing else decides
-    :raises NetstatParseError: as :func:`read` does
+    :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
     """
     found: list[_Row] = []
     others = 0
@@ -295,7 +287,7 @@ def _read_owners(data: bytes, start: int) -> tuple[_Owners, int] | None:
     A name may hold whatever stands around names, and the list has to end as it must: the shortest names are tried
     first. What was tried in vain at an offset is not tried there again, so that the time grows with the bytes.
 
-    :returns: None if there is no such list
+    :returns: None if there is no such list, or it is longer than a host's can be
     """
     found = _Owners(data)
     failed = bytearray(len(data) - start + 1)
@@ -309,6 +301,8 @@ def _read_owners(data: bytes, start: int) -> tuple[_Owners, int] | None:
         if following[:1] == b")" and following[1:] in (b"", b" ", b"\t", b"\n"):
             return found, after + 1
         if following == b",(" and not failed[after + 1 - start]:
+            if len(found) == rows.MAX_OWNERS:
+                return None
             found.begin(after + 1)
     return None
 
@@ -317,7 +311,7 @@ def _read_some(data: bytes, start: int, end: int) -> tuple[_Owners, int] | None:
     """The owners of a list that ss cut by itself: after some 4 KB up to 3.10, after 64 KB since 4.15.
 
     :param end: of its line
-    :returns: the whole ones, and where the details go on; None if it is too short for that
+    :returns: the whole ones, and where the details go on; None if it is too short for that, or too long
     """
     found = _Owners(data)
     at = start
@@ -327,6 +321,8 @@ def _read_some(data: bytes, start: int, end: int) -> tuple[_Owners, int] | None:
         if after is None or after >= end:
             found.pop()
             break
+        if len(found) == rows.MAX_OWNERS:
+            return None
         at = after + 1
     details = data.find(b" ino:", at, end)
     if at - start < (_COLUMN_3_2 if details >= 0 else _COLUMN_4_15):
