@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from bench import ansible, diff, docs, known_hosts, machine, parse, per_host, replay, report, sweep
+from bench import ansible, diff, docs, known_hosts, machine, parse, per_host, probe, replay, report, sweep
 from bench.crowd import CrowdError
 from bench.errors import BenchError
 from bench.figures import Section, from_json, to_json
@@ -31,8 +31,8 @@ from demo.airflow_env import AirflowError
 from demo.host import loopback_up
 from tests import postgres
 
-SECTIONS = ("sweep", "tasks", "parse", "ansible", "diff", "replay", "known_hosts")
-ALONE = ("parse", "diff", "replay", "known_hosts")
+SECTIONS = ("sweep", "tasks", "parse", "ansible", "diff", "replay", "known_hosts", "probe")
+ALONE = ("parse", "diff", "replay", "known_hosts", "probe")
 """Those that need no host and no Airflow."""
 APART = "PORTMON_BENCH_APART"
 """Set in the environment of a bench that has a network of its own."""
@@ -113,6 +113,8 @@ def _lacking(chosen: Sequence[str]) -> str | None:
         told = postgres.missing()
     if not told and "ansible" in chosen:
         told = ansible.lacking()
+    if not told and "probe" in chosen:
+        told = probe.lacking()
     return told
 
 
@@ -152,14 +154,9 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str], out: Path) -> di
         for name in live:
             step = {"sweep": sweep.measure, "tasks": per_host.measure, "ansible": ansible.measure}[name]
             section(name, partial(step, stage, sizes))
-    alone = {
-        "parse": parse.measure,
-        "diff": diff.measure,
-        "replay": replay.measure,
-        "known_hosts": known_hosts.measure,
-    }
+    alone = {"parse": parse, "diff": diff, "replay": replay, "known_hosts": known_hosts, "probe": probe}
     for name in (name for name in chosen if name in ALONE):
-        section(name, partial(alone[name], sizes))
+        section(name, partial(alone[name].measure, sizes))
     _tell(started, "done")
     return measured
 

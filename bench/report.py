@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from bench.figures import Figure, Ratio, Section
@@ -17,8 +18,13 @@ ABOUT = {
     "diff": "made-up fleets, {ports} ports on each host",
     "replay": "{runs} runs of {hosts} hosts with {ports} ports each, judged again",
     "known_hosts": "one look-up of a host at the end of a known_hosts file; CPU time",
+    "probe": "a host with {services} services, looked at by portmon's probe and by that of the version before; without "
+    "SSH; {many} or {most} sockets besides, where that is said",
 }
 """Section: what its sizes mean. The order is that of the table."""
+
+_PROBED = {"idle": "idle", "many": "{many} sockets", "most": "{most} sockets"}
+_LOOKED_AS = {"user": "unprivileged", "root": "root"}
 
 LABELS = {
     "sweep": {
@@ -86,6 +92,13 @@ LABELS = {
         "hashed_5000_line_ms": "5,000 hashed lines, line by line",
         "hashed_5000_index_ms": "5,000 hashed lines, portmon",
     },
+    "probe": {
+        f"{setting}_{user}_{which}_{what}": f"{host}, {whose}, {what_said}, {which_said}"
+        for what, what_said in (("cpu_ms", "CPU"), ("forks", "processes"), ("bytes", "answer"))
+        for (setting, host), (user, whose), (which, which_said) in product(
+            _PROBED.items(), _LOOKED_AS.items(), (("new", "portmon"), ("old", "version before"))
+        )
+    },
 }
 """Section: figure: what it is called. Figures that are not named here are in the file only."""
 
@@ -148,6 +161,15 @@ RATIOS = (
     Ratio("known_hosts", "line by line / portmon, 1,000 plain lines", "plain_1000_line_ms", "plain_1000_index_ms"),
     Ratio("known_hosts", "line by line / portmon, 5,000 plain lines", "plain_5000_line_ms", "plain_5000_index_ms"),
     Ratio("known_hosts", "line by line / portmon, 5,000 hashed lines", "hashed_5000_line_ms", "hashed_5000_index_ms"),
+    *(
+        Ratio(
+            "probe",
+            f"CPU of the probe / of the version before, {host}, {whose}",
+            f"{setting}_{user}_new_cpu_ms",
+            f"{setting}_{user}_old_cpu_ms",
+        )
+        for (setting, host), (user, whose) in product(_PROBED.items(), _LOOKED_AS.items())
+    ),
 )
 
 
@@ -205,7 +227,11 @@ def figure_lines(name: str, section: Section) -> list[Line]:
         for fleet, label in fleets(section)
         for figure, text in DIFF_LABELS.items()
     }
-    return [_figure(text, section.figures[figure]) for figure, text in labels.items() if figure in section.figures]
+    return [
+        _figure(_sized(text, section), section.figures[figure])
+        for figure, text in labels.items()
+        if figure in section.figures
+    ]
 
 
 def ratio_lines(sections: Mapping[str, Section]) -> list[Line]:
@@ -214,7 +240,8 @@ def ratio_lines(sections: Mapping[str, Section]) -> list[Line]:
     for ratio in ratios(sections):
         section = sections[ratio.section]
         pairs = ratio.pairs(section)
-        lines.append(Line(ratio.label, _times(ratio.of(section)), f"{_times(min(pairs))} to {_times(max(pairs))}"))
+        spread = f"{_times(min(pairs))} to {_times(max(pairs))}"
+        lines.append(Line(_sized(ratio.label, section), _times(ratio.of(section)), spread))
     return lines
 
 
@@ -240,7 +267,7 @@ def as_markdown(sections: Mapping[str, Section]) -> str:
 
 def about(name: str, section: Section) -> str:
     """What a section measured, and whether the machine was anybody else's meanwhile."""
-    told = ABOUT[name].format_map({size: count(value) for size, value in section.sizes.items()})
+    told = _sized(ABOUT[name], section)
     others = section.facts.get("others_cpu_percent", 0)
     return f"{told}; others used {others} % of the machine" if others >= QUIET_PERCENT else told
 
@@ -268,6 +295,11 @@ def size(number: float) -> str:
 def count(number: float) -> str:
     """A number of things, with commas between thousands."""
     return f"{number:,.0f}"
+
+
+def _sized(text: str, section: Section) -> str:
+    """A text with the sizes of its section."""
+    return text.format_map({size: count(value) for size, value in section.sizes.items()})
 
 
 def _digits(number: float) -> str:

@@ -22,6 +22,8 @@ class Sizes:
     :param replay_hosts: of the fleet of which days are judged again
     :param replay_runs: how many runs these days had
     :param replay_change_every: after so many of them one port in a hundred changes, or is as it was again
+    :param probe_sockets: of hosts with many, and with even more
+    :param probe_looks: of either probe, in each round
     :param quick: the figures mean nothing
     :param large: fleets of more hosts than this are judged no more than ``large_repeat`` times
     """
@@ -39,6 +41,8 @@ class Sizes:
     replay_hosts: int
     replay_runs: int
     replay_change_every: int
+    probe_sockets: tuple[int, int]
+    probe_looks: int
     quick: bool = False
     large: int = 50_000
     large_repeat: int = 3
@@ -62,6 +66,8 @@ FULL = Sizes(
     replay_hosts=500,
     replay_runs=7 * 24 * 12,
     replay_change_every=24,
+    probe_sockets=(10_000, 30_000),
+    probe_looks=11,
 )
 
 QUICK = Sizes(
@@ -78,6 +84,8 @@ QUICK = Sizes(
     replay_hosts=20,
     replay_runs=20,
     replay_change_every=4,
+    probe_sockets=(400, 800),
+    probe_looks=2,
     quick=True,
 )
 """To see that everything works: the figures mean nothing."""

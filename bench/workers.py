@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,23 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def answer(
-    module: str, *arguments: str, what: str, given: str | None = None, env: Mapping[str, str] | None = None
+    module: str,
+    *arguments: str,
+    what: str,
+    given: str | None = None,
+    env: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
 ) -> Any:
     """Run a module, and return what it prints as JSON in its last line.
 
     :param what: it does, for the error
     :param given: to its standard input
     :param env: its environment; default: ours
+    :param within: a command that runs the command behind it
     :raises BenchError: if it failed
     """
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [*within, sys.executable, "-m", module, *arguments],
         input=given,
         capture_output=True,
         text=True,

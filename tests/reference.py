@@ -100,6 +100,8 @@ class PortRow:
     """Addresses that others could reach, lost while others remain."""
     flapping: bool = False
     changes: list[datetime] = field(default_factory=list)
+    notices: dict[str, list[datetime]] = field(default_factory=dict)
+    """By kind, each whether it was told or not, since a window without one."""
 
 
 @dataclass
@@ -302,6 +304,7 @@ class Reference:
     def _ports(self, host_id: str, at: datetime, look: Observation, *, rebooted: bool, learning: bool) -> None:
         """Every port of one ok look. The host is still as it was before."""
         host, ports = self.hosts[host_id], self.ports[host_id]
+        told_before = len(self._events)
         declared = set(self.inventory[host_id].declared)
         low, high = look.ephemeral
         seen = self._seen(host_id, look)
@@ -398,6 +401,27 @@ class Reference:
                     port.addresses = kept
                 port.missing_since_look = False
                 port.last_seen = None
+        self._count_the_rest(told_before, at, host_id)
+
+    def _count_the_rest(self, told_before: int, at: datetime, host_id: str) -> None:
+        """Of more than 200 notices of one look those of the highest ports are one event."""
+        notices = [event for event in self._events[told_before:] if _is_notice(event)]
+        if len(notices) <= 200:
+            return
+        for event in sorted(notices, key=lambda event: event[3] or 0)[200:]:
+            self._events.remove(event)
+        self._tell(at, "many_changes", host_id)
+
+    def _notice(self, port: PortRow, at: datetime, kind: str, host_id: str, number: int) -> None:
+        """Of what is only worth a notice the first few of a kind; then silence until there was none for the window."""
+        earlier = port.notices.get(kind, [])
+        if earlier and at - earlier[-1] > self.flap_window:
+            earlier = []
+        threshold = self.settings.flap_threshold
+        if len(earlier) < threshold:
+            earlier = [then for then in earlier if at - then <= self.flap_window]
+            self._tell(at, kind, host_id, number)
+        port.notices[kind] = [*earlier, at]
 
     def _seen(self, host_id: str, look: Observation) -> dict[int, Seen]:
         """Watched listeners, by port."""
@@ -519,9 +543,9 @@ class Reference:
         changed = False
         if not port.flapping and not other_view:
             if self._other_program(port, seen, tool):
-                self._tell(at, "replaced", host_id, number)
+                self._notice(port, at, "replaced", host_id, number)
             elif port.pids and seen.pids and not port.pids & seen.pids and not rebooted and port.grace_until is None:
-                self._tell(at, "restarted", host_id, number)
+                self._notice(port, at, "restarted", host_id, number)
         if learning:
             before = port.lost
             wildcards = {"0.0.0.0", "::"}
@@ -544,7 +568,7 @@ class Reference:
                 changed = True
                 self._change(port, at, "recovered", host_id, number)
             elif (lost or gained - before) and not port.flapping and not other_view:
-                self._tell(at, "rebound", host_id, number)
+                self._notice(port, at, "rebound", host_id, number)
         port.grace_until = None
         if not changed:
             self._may_be_stable(port, at, host_id, number)
@@ -718,6 +742,12 @@ class Reference:
                     tuple(sorted(port.pids)),
                 )
         return found
+
+
+def _is_notice(event: Told) -> bool:
+    """Nothing begins or ends with it."""
+    _, kind, _, port, extra = event
+    return port is not None and kind in ("new", "replaced", "restarted", "rebound", "moved") and not extra
 
 
 def _up_or_down(port: PortRow) -> str:

@@ -28,7 +28,7 @@ from portmon.declared import Declared
 from portmon.events import event_id, monitor_event
 from portmon.fingerprint import fingerprint
 from portmon.frames import HOST_COLUMNS, KEY, SETS, key_of, merged, port_of, ports_of, records
-from portmon.identity import same_program
+from portmon.identity import program_of, same_program
 from portmon.models import (
     HUNG,
     PROBE,
@@ -43,6 +43,7 @@ from portmon.models import (
     PortKey,
     PortStatus,
     in_time,
+    is_notice,
     severity_of,
 )
 from portmon.rules import HostRules, RuleSet
@@ -65,6 +66,10 @@ SIGHTINGS = frozenset(
     }
 )
 """Kinds that tell of a difference between two looks; of new and down ones it depends."""
+PAIRS = 100_000
+"""Pairs of names among which a port that moved is looked for; of more only equal names are found."""
+NOTICES = 200
+"""Notices of one host and look that are told one by one; the rest is one ``many_changes``."""
 PORTION = 1000
 """Hosts whose ports are compared at a time: a frame of them all would be a matter of gigabytes."""
 
@@ -627,7 +632,7 @@ class Judgement:
 
         :returns: hosts that are settled now
         """
-        seen = fold(attempts, rules, self.declared, known_programs(known, rules))
+        seen = fold(attempts, rules, self.declared, known_programs(known, rules), known)
         both = _side_by_side(known, seen)
         other = both[~self._is_quiet(both)]
         by_host: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -637,6 +642,7 @@ class Judgement:
         pending = set()
         for host_id, look in looks.items():
             must = self.declared.get(host_id, {})
+            begin = len(self.events)
             self._host_ports(host_id, by_host[host_id], look, rules[host_id])
             for port in sorted(must):
                 if (host_id, port) not in there:
@@ -644,6 +650,7 @@ class Judgement:
                     if look.confirmed:
                         key = (host_id, PROTOCOL, port)
                         self._keep(key, None, states.absent(key, look, declared=must[port]), look, rules[host_id])
+            self._fold_notices(host_id, look, begin)
         now = merged(known, self.changed_ports.values(), self.gone_ports)
         return set(looks) - pending - self._pending(attempts, rules, other[KEY], now, seen)
 
@@ -725,6 +732,7 @@ class Judgement:
             else:
                 missing.append(port)
         heirs = _heirs(missing, arrivals, look, must)
+        taken = set(heirs.values())
         for port in missing:
             key = (host_id, port.protocol, port.port)
             step = states.gone(
@@ -733,8 +741,7 @@ class Judgement:
             self._keep(key, port, step, look, rules)
         for number, seen in arrivals.items():
             key = (host_id, PROTOCOL, number)
-            heir = number in heirs.values()
-            step = states.appear(key, seen, look, declared=must.get(number), heir=heir)
+            step = states.appear(key, seen, look, declared=must.get(number), heir=number in taken)
             self._keep(key, None, step, look, rules)
 
     def _keep(self, key: PortKey, before: Port | None, step: Step, look: Look, rules: HostRules) -> None:
@@ -755,6 +762,31 @@ class Judgement:
                 reason = f"{told.reason}; it happened between {begin} and {end} UTC, while nobody looked"
                 told = dataclasses.replace(told, reason=reason)
             self._tell(told, self.hosts[key[0]], port, look.at, details)
+
+    def _fold_notices(self, host_id: str, look: Look, begin: int) -> None:
+        """Of very many notices of one host and look those of the lowest ports are told, the rest is counted.
+
+        :param begin: place of the host's first event of this look
+        """
+        own = self.events[begin:]
+        if len(own) <= NOTICES:
+            return
+        notices = sorted((event for event in own if is_notice(event)), key=_order)
+        if len(notices) <= NOTICES:
+            return
+        folded = notices[NOTICES:]
+        ids = {event.id for event in folded}
+        self.events[begin:] = [event for event in own if event.id not in ids]
+        counts = Counter(event.kind.value for event in folded)
+        what = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+        numbers = [event.port for event in folded if event.port is not None]
+        told = Told(
+            EventKind.MANY_CHANGES,
+            f"{len(notices)} ports changed in one look: {NOTICES} of them are told one by one, the rest is counted "
+            f"here ({what}; ports {min(numbers)} to {max(numbers)})",
+            details={"counts": dict(sorted(counts.items())), "ports": len(folded)},
+        )
+        self._tell(told, self.hosts[host_id], None, look.at)
 
     def _unseen(self, told: Told, look: Look) -> tuple[datetime, datetime] | None:
         """The time before a look in which nobody saw its host, if it was long and what is told happened in it."""
@@ -801,16 +833,27 @@ def _heirs(
     missing: Sequence[Port], arrivals: Mapping[int, Seen], look: Look, must: Mapping[int, str]
 ) -> dict[int, int]:
     """Ports that are missing, and the port that their program gained meanwhile, within the ephemeral range."""
+    if not look.confirmed:
+        return {}
     free = [number for number in sorted(arrivals) if look.is_ephemeral(number) and number not in must]
+    gone = [
+        port
+        for port in sorted(missing, key=lambda port: port.port)
+        if port.status == PortStatus.UP
+        and port.port not in must
+        and look.is_ephemeral(port.port)
+        and (port.comms or port.tool == look.tool)
+    ]
+    pairs = sum(len(port.programs) for port in gone) * sum(len(arrivals[number].programs) for number in free)
+    return _heirs_by_name(gone, free, arrivals, look) if pairs > PAIRS else _heirs_by_pair(gone, free, arrivals, look)
+
+
+def _heirs_by_pair(gone: Sequence[Port], free: list[int], arrivals: Mapping[int, Seen], look: Look) -> dict[int, int]:
     found: dict[int, int] = {}
-    for port in sorted(missing, key=lambda port: port.port):
-        if port.status != PortStatus.UP or port.port in must or not look.is_ephemeral(port.port):
-            continue
-        if not look.confirmed:
-            continue
+    for port in gone:
         for number in free:
             seen = arrivals[number]
-            if _is_same_program(port, seen, look) and seen.units == port.units:
+            if seen.units == port.units and _is_same_program(port, seen, look):
                 found[port.port] = number
                 free.remove(number)
                 break
@@ -825,6 +868,40 @@ def _is_same_program(port: Port, seen: Seen, look: Look) -> bool:
         return False
     pids = (*port.pids, *seen.pids)
     return any(same_program(old, new, pids=pids) for old in port.programs for new in seen.programs)
+
+
+def _heirs_by_name(
+    gone: Sequence[Port], free: Sequence[int], arrivals: Mapping[int, Seen], look: Look
+) -> dict[int, int]:
+    """The same without names that a tool cut: linear, for hosts that show very many."""
+    by_name: dict[tuple[Any, str, str], list[int]] = defaultdict(list)
+    for number in reversed(free):
+        seen = arrivals[number]
+        for kind, name in {*_kernel_names(seen.comms), *_tool_names(seen.programs)}:
+            by_name[seen.units, kind, name].append(number)
+    found: dict[int, int] = {}
+    taken: set[int] = set()
+    for port in gone:
+        names = _kernel_names(port.comms)
+        if port.tool == look.tool:
+            names |= _tool_names(port.programs)
+        waiting = [by_name[port.units, kind, name] for kind, name in names]
+        for numbers in waiting:
+            while numbers and numbers[-1] in taken:
+                numbers.pop()
+        first = min((numbers[-1] for numbers in waiting if numbers), default=None)
+        if first is not None:
+            found[port.port] = first
+            taken.add(first)
+    return found
+
+
+def _kernel_names(comms: Sequence[str]) -> set[tuple[str, str]]:
+    return {("comm", comm) for comm in comms}
+
+
+def _tool_names(programs: Sequence[str]) -> set[tuple[str, str]]:
+    return {("program", program_of(program)) for program in programs}
 
 
 # ── events ──────────────────────────────────────────────────────────────────────────────────────

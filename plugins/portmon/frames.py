@@ -77,6 +77,7 @@ PORT_COLUMNS: Mapping[str, str] = {
     "lost": "object",
     "lost_since": _TIME,
     "comms": "object",
+    "notices": "object",
 }
 """Ports: column name to dtype, the fields of :class:`portmon.states.Port`.
 
@@ -86,7 +87,8 @@ ok look, so that a quiet run changes no row. ``addresses`` … ``units`` and ``c
 ``programs`` are names as ``tool`` prints them, ``comms`` the kernel's, which no tool changes. ``declared`` says by what
 the port is declared, None for a learned one. ``grace_until`` is set while it is missing after a reboot. ``changes`` are
 the times of its changes within the window of flapping, since ``flapping_since`` only the last one. ``lost`` are binds
-that others could reach and that are missing since ``lost_since`` while others remain.
+that others could reach and that are missing since ``lost_since`` while others remain. ``notices`` are kind and time of
+what was of late only worth a notice.
 """
 
 KEY = ["host_id", "protocol", "port"]

@@ -6,8 +6,10 @@ them cut, rename and omit. Every comparison here errs on the side of "no change"
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable
 
+from portmon.limits import bytes_of
 from portmon.rules import bind_scopes
 
 CUTTING_TOOL = "netstat"
@@ -27,19 +29,54 @@ def same_program(one: str, other: str, *, pids: Collection[int] = ()) -> bool:
 
     :param pids: of either, as far as known
     """
-    if one == other or _program(one) == _program(other):
+    if one == other or program_of(one) == program_of(other):
         return True
-    short, long = sorted((_bytes(one), _bytes(other)), key=len)
+    short, long = sorted((bytes_of(one), bytes_of(other)), key=len)
+    return len(short) >= _least_cut(pids) and long.startswith(short)
+
+
+def _least_cut(pids: Collection[int]) -> int:
+    """Bytes that a cut name has at least, given the pids that stood before it."""
     digits = max((len(str(pid)) for pid in pids), default=1)
     # Trailing blanks are stripped, so a cut name may be a byte shorter than the column.
-    return len(short) >= _PID_AND_NAME - digits - 2 and long.startswith(short)
+    return _PID_AND_NAME - digits - 2
 
 
 def replaced(before: Collection[str], now: Collection[str], *, pids: Collection[int] = ()) -> bool:
-    """Whether a program that was there is gone and one that was not there has come."""
-    lost = any(not any(same_program(old, new, pids=pids) for new in now) for old in before)
-    gained = any(not any(same_program(old, new, pids=pids) for old in before) for new in now)
-    return lost and gained
+    """Whether a program that was there is gone and one that was not there has come.
+
+    Linear in the number of names: the pairs that :func:`same_program` knows are found by what they have in common.
+    """
+    least = _least_cut(pids)
+    old, new = _Names(before, least), _Names(now, least)
+    return not all(map(new.has, before)) and not all(map(old.has, now))
+
+
+class _Names:
+    """Names, to be asked for one that is the same program as one of them.
+
+    :param least: bytes of a name that may have been cut
+    """
+
+    def __init__(self, names: Collection[str], least: int) -> None:
+        self._least = least
+        self._names = set(names)
+        self._programs = {program_of(name) for name in names}
+        self._in_order = sorted({bytes_of(name) for name in names})
+        self._cut = {name for name in self._in_order if len(name) >= least}
+        self._lengths = sorted({len(name) for name in self._cut})
+
+    def has(self, name: str) -> bool:
+        """As :func:`same_program` of any of them."""
+        if name in self._names or program_of(name) in self._programs:
+            return True
+        own = bytes_of(name)
+        if len(own) >= self._least:
+            # What begins with it follows it in order.
+            place = bisect_left(self._in_order, own)
+            if place < len(self._in_order) and self._in_order[place].startswith(own):
+                return True
+        return any(own[:length] in self._cut for length in self._lengths if length <= len(own))
 
 
 def comparable_addresses(before: str | None, now: str) -> bool:
@@ -60,7 +97,8 @@ def lost_binds(lost: Iterable[str], seen: Collection[str]) -> tuple[str, ...]:
     :param lost: bind addresses that are not seen any more
     :param seen: those that are
     """
-    return tuple(sorted(address for address in set(lost) - set(seen) if _reachable(address, seen)))
+    wildcards = [address for address in seen if bind_scopes(address)[0] == "wildcard"]
+    return tuple(sorted(address for address in set(lost) - set(seen) if _reachable(address, wildcards)))
 
 
 def without_zone(address: str) -> str:
@@ -73,21 +111,19 @@ def is_wildcard(address: str) -> bool:
     return bind_scopes(address)[0] == "wildcard"
 
 
-def _reachable(address: str, seen: Collection[str]) -> bool:
+def _reachable(address: str, remaining: Collection[str]) -> bool:
+    """Whether others could reach an address, and can't by one of the wildcards that remain."""
     kind, parsed = bind_scopes(address)
     if kind == "loopback":
         return False
     six = ":" in address if parsed is None else parsed.version == 6
-    wildcards = [other for other in seen if bind_scopes(other)[0] == "wildcard" and (":" in other) == six]
+    wildcards = [other for other in remaining if (":" in other) == six]
     if kind == "wildcard":
         # One that is bound to an interface serves no other one.
         return all("%" in other for other in wildcards)
     return not wildcards
 
 
-def _program(name: str) -> str:
+def program_of(name: str) -> str:
+    """What stands before the colon of a title, or the whole name."""
     return name.partition(_TITLE_SEPARATOR)[0].strip() or name
-
-
-def _bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

@@ -1,4 +1,5 @@
-"""How long things may take, in one place; and how to stop waiting for what takes longer.
+"""How long things may take, and how much of what a host shows counts, in one place; and how to stop waiting for what
+takes longer.
 
 Every task has a limit, since a run that never ends holds back all later ones (``max_active_runs=1``).
 The DAG file imports this module at every parse.
@@ -8,10 +9,10 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, wait
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from portmon.errors import OverrunError
 
@@ -38,6 +39,53 @@ SEND = timedelta(minutes=1)
 """One message over one channel."""
 ALERT = timedelta(minutes=5)
 """One alert task: several channels that hang one after the other."""
+
+
+# Of what a host shows, as counts and never as seconds: the same answer is judged alike everywhere, and in a replay.
+ROWS = 131_070
+"""Listening sockets of one answer: every port, of both families. More are no evidence."""
+OWNERS = 64
+"""Owners, and as many binds, of one port that are kept and compared; the rest is counted."""
+NAME = 256
+"""Bytes of a name that are kept and compared."""
+
+
+def name_within(name: str, most: int = NAME) -> str:
+    """A name, cut to so many bytes.
+
+    :param name: as it was decoded; what is no UTF-8 is lone surrogates
+    :param most: bytes
+    """
+    if 4 * len(name) <= most:
+        return name
+    data = bytes_of(name)
+    return name if len(data) <= most else data[:most].decode("utf-8", "surrogateescape")
+
+
+def bytes_of(name: str) -> bytes:
+    """A name as the host printed it."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Of no reader here, but JSON can say it.
+        return name.encode("utf-8", "surrogatepass")
+
+
+def few_of(found: Iterable[Any], known: Collection[Any] = (), most: int = OWNERS) -> tuple[tuple[Any, ...], int]:
+    """At most so many of what belongs to one port, in order, and how many are left out.
+
+    What is known stays, so that nothing is lost because others sort before it; nor because an earlier version, which
+    had no such bound, knew more.
+
+    :param found: without what is missing
+    :param known: of the port, from the look before
+    """
+    different = set(found)
+    if len(different) <= most:
+        return tuple(sorted(different)), 0
+    kept = different.intersection(known)
+    kept.update(sorted(different.difference(known))[: max(0, most - len(kept))])
+    return tuple(sorted(kept)), len(different) - len(kept)
 
 
 def within(limit: timedelta, work: Callable[[], Result]) -> Result:

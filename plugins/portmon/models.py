@@ -79,6 +79,7 @@ class EventKind(StrEnum):
     REBOOTED = "rebooted"
     DUPLICATE = "duplicate"
     PROBE_OUTDATED = "probe_outdated"
+    MANY_CHANGES = "many_changes"
     # the monitor's own
     FLEET_UNREACHABLE = "fleet_unreachable"
     FLEET_REACHABLE = "fleet_reachable"
@@ -105,6 +106,7 @@ _GROUPS: Mapping[EventKind, AlertGroup] = {
     EventKind.NEW: AlertGroup.NEW,
     EventKind.REPLACED: AlertGroup.NEW,
     EventKind.REBOUND: AlertGroup.NEW,
+    EventKind.MANY_CHANGES: AlertGroup.NEW,
     EventKind.DOWN: AlertGroup.DOWN,
     EventKind.FLAPPING: AlertGroup.DOWN,
     EventKind.STABLE: AlertGroup.RECOVERED,
@@ -194,6 +196,11 @@ def alert_role(kind: EventKind, details: Mapping[str, Any]) -> AlertRole | None:
     return AlertRole.NOTICE if kind in _GROUPS else None
 
 
+def is_notice(event: Event) -> bool:
+    """Whether an event of a port neither begins nor ends anything: what may be counted if there are too many."""
+    return event.port is not None and alert_role(event.kind, event.details) in (AlertRole.NOTICE, None)
+
+
 class Severity(StrEnum):
     """How loud an event is."""
 
@@ -206,6 +213,7 @@ _SEVERITIES: Mapping[EventKind, Severity] = {
     EventKind.NEW: Severity.WARNING,
     EventKind.REPLACED: Severity.WARNING,
     EventKind.REBOUND: Severity.WARNING,
+    EventKind.MANY_CHANGES: Severity.WARNING,
     EventKind.UNREACHABLE: Severity.CRITICAL,
     EventKind.REBOOTED: Severity.WARNING,
     EventKind.FLEET_UNREACHABLE: Severity.CRITICAL,
@@ -364,8 +372,8 @@ class Attempt:
     :param logical_date: of the run; None for a manual run
     :param outcome: only ``ok`` comes with an observation
     :param observation: effective evidence: of two answers, whatever listened in either
-    :param error_class: see :class:`portmon.errors.ScanError`; None if ok
-    :param error: message for people; None if ok
+    :param error_class: see :class:`portmon.errors.ScanError`; None if ok, unless its raw answer is not kept
+    :param error: message for people; None likewise
     :param frames: raw answers, at most two, kept for replay; empty if none came
     :param digests: SHA-256 of each of them, so that it is worked out once; empty if it was not
     :param confirmed: what is missing is missing in two answers; with one, nothing that is missing is evidence
@@ -458,6 +466,7 @@ class Event:
 
 
 _ABOUT: Mapping[EventKind, str] = {
+    EventKind.MANY_CHANGES: "changes",
     EventKind.FLEET_UNREACHABLE: "fleet",
     EventKind.FLEET_REACHABLE: "fleet",
     EventKind.CMDB_STALE: "cmdb",

@@ -8,12 +8,14 @@ rows as they stand here.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
+from portmon import limits
 from portmon.config import States
 from portmon.identity import comparable_addresses, is_wildcard, lost_binds, replaced, without_zone
 from portmon.models import EventKind, PortStatus
@@ -84,6 +86,13 @@ class Row(Enum):
         "as the change says",
         "`flapping` instead of the change's own, then silence",
     )
+    BRAKED = (
+        "up",
+        "seen, its `states.flap_threshold`th (4) `replaced`, `restarted` or note of a `rebound` within "
+        "`states.flap_window` (1 h), each kind by itself",
+        "up",
+        "the same, and that it is the last; then silence until none came for `states.flap_window`",
+    )
     STABLE = ("up or down, flapping", "still for `states.flap_window`, with evidence", "unchanged", "`stable`")
 
     @property
@@ -139,6 +148,7 @@ class Port:
     lost: tuple[str, ...] = ()
     lost_since: datetime | None = None
     comms: tuple[str, ...] = ()
+    notices: tuple[tuple[str, datetime], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,7 @@ class Seen:
     """A port as one observation shows it: its watched listeners together, as sorted sets.
 
     :param listed: an allow rule named one of them
+    :param more: owners or binds that are left out, since there are more than :data:`portmon.limits.OWNERS`
     """
 
     addresses: tuple[str, ...]
@@ -155,6 +166,7 @@ class Seen:
     units: tuple[str, ...] = ()
     comms: tuple[str, ...] = ()
     listed: bool = False
+    more: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,14 +322,15 @@ def again(port: Port, seen: Seen, look: Look, *, declared: str | None, is_watche
             ),
         )
     elif not quiet:
-        told += _owner_events(before, seen, look)
+        told += _owner_events(before, port, seen, look)
     _take(port, seen, look)
     port.misses, port.counted_at, port.last_seen_at, port.grace_until = 0, None, None, None
-    bind_row, bind_events, bind_changed = _bind_events(before, port, look, quiet=quiet or row is Row.RECOVERED)
+    quiet = quiet or row is Row.RECOVERED
+    bind_row, bind_events, bind_changed = _bind_events(before, port, look, quiet=quiet, more=seen.more)
     told += bind_events
     changed = changed or bind_changed
-    if bind_row is not None and row is Row.SEEN:
-        row = bind_row
+    if row is Row.SEEN:
+        row = bind_row or (Row.BRAKED if _is_braked(port, look) else row)
     if not changed and _is_still(port, look):
         return Step(port, Row.STABLE, _settle(port, look))
     if changed and not before.flapping_since and port.flapping_since:
@@ -440,24 +453,29 @@ def _candidate(port: Port, seen: Seen, look: Look) -> Step:
     return Step(port, Row.DECLARED_SEEN if port.declared else Row.PROVEN, _welcome(port, look))
 
 
-def _owner_events(before: Port, seen: Seen, look: Look) -> tuple[Told, ...]:
+def _owner_events(before: Port, port: Port, seen: Seen, look: Look) -> tuple[Told, ...]:
     if before.flapping_since:
         return ()
+    # Where there were more owners than are kept, one that was not kept is none that came.
     if _has_replaced(before, seen, look):
-        return (
+        return _notice(
+            port,
+            look,
             Told(
                 EventKind.REPLACED,
-                "Another program listens on it now",
+                f"Another program listens on it now{_left_out(seen.more)}",
                 since=before.status_since,
                 details={"before": list(before.programs)},
             ),
         )
     known = bool(before.pids and seen.pids)
     if known and not set(before.pids) & set(seen.pids) and not look.rebooted and before.grace_until is None:
-        return (
+        return _notice(
+            port,
+            look,
             Told(
                 EventKind.RESTARTED,
-                "The same program listens on it with another pid",
+                f"The same program listens on it with another pid{_left_out(seen.more)}",
                 since=before.status_since,
                 details={"before": list(before.pids)},
             ),
@@ -468,21 +486,55 @@ def _owner_events(before: Port, seen: Seen, look: Look) -> tuple[Told, ...]:
 def _has_replaced(before: Port, seen: Seen, look: Look) -> bool:
     """Whether another program holds a port. Only names of one kind are compared."""
     if before.comms and seen.comms:
-        return replaced(before.comms, seen.comms)
-    if before.programs and seen.programs and before.tool == look.tool:
+        return len(before.comms) < limits.OWNERS and replaced(before.comms, seen.comms)
+    if seen.programs and before.tool == look.tool and 0 < len(before.programs) < limits.OWNERS:
         return replaced(before.programs, seen.programs, pids=(*before.pids, *seen.pids))
     return False
 
 
-def _bind_events(before: Port, port: Port, look: Look, *, quiet: bool) -> tuple[Row | None, list[Told], bool]:
+def _left_out(more: int) -> str:
+    return f" ({limits.OWNERS} of its owners and binds are compared, {more} more are not)" if more else ""
+
+
+def _notice(port: Port, look: Look, told: Told) -> tuple[Told, ...]:
+    """What is only worth a notice, unless there were too many of its kind. What is wrong is told however often."""
+    kind, most = told.kind.value, look.settings.flap_threshold
+    own = [at for name, at in port.notices if name == kind]
+    silent = len(own) >= most and look.at - own[-1] <= look.window
+    if not silent:
+        own = [at for at in own if look.at - at <= look.window]
+    own.append(look.at)
+    others = [notice for notice in port.notices if notice[0] != kind]
+    port.notices = tuple(sorted((*others, *((kind, at) for at in own[-most:]))))
+    if silent:
+        return ()
+    if len(own) >= most:
+        reason = (
+            f"{told.reason}. That is change {len(own)} of this kind since {own[0]:%Y-%m-%d %H:%M:%S} UTC: nothing more "
+            f"is told of it until there was none for {_minutes(look.window)}"
+        )
+        told = dataclasses.replace(told, reason=reason)
+    return (told,)
+
+
+def _is_braked(port: Port, look: Look) -> bool:
+    """Whether a notice of this look is the last one for a while, or not even told."""
+    counts = Counter(kind for kind, _ in port.notices)
+    return any(counts[kind] >= look.settings.flap_threshold for kind, at in port.notices if at == look.at)
+
+
+def _bind_events(
+    before: Port, port: Port, look: Look, *, quiet: bool, more: int
+) -> tuple[Row | None, list[Told], bool]:
     """What to tell of bind addresses, and whether one that others could reach changed.
 
     :param quiet: only of losses
+    :param more: binds or owners that are left out
     """
     if not look.learning and not comparable_addresses(look.tool_before, look.tool):
         return None, [], False
     known, seen = set(before.addresses), set(port.addresses)
-    was_lost = before.lost
+    were_lost = before.lost
     if look.tool_before != look.tool:
         # Not every tool prints the interface of an address.
         known, seen = set(map(without_zone, known)), set(map(without_zone, seen))
@@ -490,11 +542,11 @@ def _bind_events(before: Port, port: Port, look: Look, *, quiet: bool) -> tuple[
         # What another reader calls by another name is not lost; what was lost before is, unless it may be that.
         any_wildcard = any(is_wildcard(address) for address in seen)
         known = seen
-        missed = [address for address in was_lost if not (any_wildcard and is_wildcard(address))]
+        missed = [address for address in were_lost if not (any_wildcard and is_wildcard(address))]
     else:
-        missed = [*was_lost]
-    lost = lost_binds({*missed, *(known - seen)}, seen)
-    fresh = tuple(address for address in lost if address not in before.lost)
+        missed = [*were_lost]
+    lost, _ = limits.few_of(lost_binds({*missed, *(known - seen)}, seen), were_lost)
+    fresh = tuple(address for address in lost if address not in were_lost)
     if fresh and (not look.confirmed or look.in_grace):
         # As if it were still there: if it does not come back, the first look that counts tells it.
         port.addresses = before.addresses
@@ -504,7 +556,7 @@ def _bind_events(before: Port, port: Port, look: Look, *, quiet: bool) -> tuple[
         port.lost_since = port.lost_since or look.at
         told = Told(
             EventKind.REBOUND,
-            f"It does not listen on {', '.join(fresh)} any more, only on {', '.join(port.addresses)}",
+            f"It does not listen on {', '.join(fresh)} any more, only on {', '.join(port.addresses)}{_left_out(more)}",
             since=look.at,
             last_seen=look.seen_at,
             details={"severe": True, "lost": list(lost), "before": list(before.addresses)},
@@ -519,15 +571,17 @@ def _bind_events(before: Port, port: Port, look: Look, *, quiet: bool) -> tuple[
             details={"down_for": _seconds(look.at, since), "lost": list(before.lost)},
         )
         return Row.BIND_RECOVERED, _change(port, look, told), True
-    if quiet or before.flapping_since or not (known ^ seen) - set(before.lost):
+    # Where there were more binds than are kept, one that was not kept is none that came.
+    differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(were_lost)
+    if quiet or before.flapping_since or not differ:
         return None, [], False
     told = Told(
         EventKind.REBOUND,
-        f"It listens on {', '.join(port.addresses)} now, before on {', '.join(before.addresses)}",
+        f"It listens on {', '.join(port.addresses)} now, before on {', '.join(before.addresses)}{_left_out(more)}",
         since=look.at,
         details={"severe": False, "before": list(before.addresses)},
     )
-    return None, [told], False
+    return None, list(_notice(port, look, told)), False
 
 
 def _down(port: Port, look: Look, reason: str) -> Step:
@@ -551,7 +605,7 @@ def _goes_down(port: Port, look: Look, reason: str) -> tuple[Told, ...]:
 
 def _forget_loss(port: Port) -> None:
     """All its binds are expected again, so that one that does not come back with the others is told."""
-    port.addresses = tuple(sorted({*port.addresses, *port.lost}))
+    port.addresses, _ = limits.few_of((*port.addresses, *port.lost), port.addresses)
     port.lost, port.lost_since = (), None
 
 
@@ -616,6 +670,10 @@ def _settle(port: Port, look: Look) -> tuple[Told, ...]:
 
 def _state(port: Port) -> PortStatus:
     return PortStatus.DOWN if port.status == PortStatus.DOWN or port.lost else PortStatus.UP
+
+
+def _minutes(time: timedelta) -> str:
+    return f"{time.total_seconds() / 60:g} min"
 
 
 def _seconds(end: datetime, start: datetime | None) -> float | None:

@@ -9,6 +9,7 @@ an XCom of its own, sent in a request of its own.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -94,7 +95,7 @@ def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict
     from portmon.pipeline.prune import prune_inventory as prune
 
     def live(fetched: Mapping[str, Any]) -> dict[str, int]:
-        database, config, run = settings.database(), settings.config(), _run(params, dag_run)
+        database, config, run = settings.database(), settings.config(), _run(params, dag_run, ti)
         return prune(database, config, run, fetched["digest"], stale=fetched["stale"], now=_now())
 
     return _unless_past(ti, live, counts())
@@ -139,7 +140,7 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
     from portmon.pipeline.plan import asked_by
 
     fetched = _result(ti, FETCH_HOSTS)
-    run = _run(params, dag_run)
+    run = _run(params, dag_run, ti)
     interval = settings.interval()
     database, config = settings.database(), settings.config()
     if REPLAYS in fetched:
@@ -164,7 +165,7 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
 
 
 @task.branch(task_id=ROUTE_ALERTS)
-def route_alerts(*, params: Mapping[str, Any], dag_run: Any) -> list[str]:
+def route_alerts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[str]:
     """Start the alert tasks that have something to send, from this run or an earlier one."""
     from portmon.pipeline.dispatch import groups_to_alert
     from portmon.pipeline.overdue import report_overdue
@@ -180,7 +181,14 @@ def route_alerts(*, params: Mapping[str, Any], dag_run: Any) -> list[str]:
         return [NO_CHANGE]
     if not replayed:
         report_overdue(database, run, interval=interval if settings.has_rhythm() else timedelta(0), now=now)
-    groups = groups_to_alert(database, config, now=now, interval=interval, holder=f"{ROUTE_ALERTS} {run.run_id}")
+    groups = groups_to_alert(
+        database,
+        config,
+        now=now,
+        interval=interval,
+        holder=f"{ROUTE_ALERTS} {run.run_id}",
+        try_number=ti.try_number,
+    )
     return [ALERT_TASKS[group] for group in AlertGroup if group in groups] or [NO_CHANGE]
 
 
@@ -213,6 +221,7 @@ def alert(group: AlertGroup) -> Any:
             interval=settings.interval(),
             hold_until=settings.hold_until(_now()),
             holder=f"{ti.task_id} {dag_run.run_id}",
+            try_number=ti.try_number,
             clock=_now,
         )
 
@@ -254,9 +263,14 @@ def run_link(run_id: str) -> str | None:
     return f"{base}/dags/{DAG_ID}/runs/{quote(run_id, safe='')}" if base.startswith("http") else None
 
 
-def _run(params: Mapping[str, Any], dag_run: Any) -> Run:
+def _run(params: Mapping[str, Any], dag_run: Any, ti: Any = None) -> Run:
+    """The run of a task.
+
+    :param ti: Airflow's task instance, of a task that takes a lease
+    """
     try:
-        return run_of(dag_run, params)
+        run = run_of(dag_run, params)
+        return run if ti is None else dataclasses.replace(run, try_number=ti.try_number)
     except ParamError as error:
         raise AirflowFailException(str(error)) from error
 

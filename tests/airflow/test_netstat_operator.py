@@ -69,10 +69,12 @@ def make(monkeypatch: pytest.MonkeyPatch, user_key: Path, database: Database) ->
         strict = ssh.pop("host_keys", "accept-new")
         known_hosts = ssh.pop("known_hosts", None)
         confirm_after = ssh.pop("confirm_after", "10ms")
+        per_host = ssh.pop("per_host", "20MiB")
         values = {"conn_id": "ssh_test", "connect_timeout": "5s", "command_timeout": "10s", **ssh}
         config = {
             "ssh": {**values, "host_keys": strict, "known_hosts": known_hosts},
             "scan": {"confirm_after": confirm_after},
+            "retention": {"per_host": per_host},
         }
         monkeypatch.setattr("portmon.settings.config", lambda: parse_config(json.dumps(config)))
         host = {"id": "cmdb-1", "name": name, "address": "127.0.0.1", "port": port, "must": list(ports)}
@@ -95,6 +97,17 @@ LAST_TRY = {"try_number": 2, "max_tries": 1}
 def ports_of(attempt: Attempt) -> list[int]:
     assert attempt.observation is not None
     return sorted({listener.port for listener in attempt.observation.listeners})
+
+
+def test_what_a_host_may_add_in_a_day_is_bounded(
+    make: Any, server: PythonServer, netstat: FakeNetstat, stored: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    netstat.prints(listing(*range(1, 2000, 7)))
+    make(server.port, per_host="1KiB").execute(context())
+    [attempt] = stored()
+    assert attempt.frames == ()
+    assert attempt.error_class in (archive.RAW_LEFT_OUT, archive.TOO_MUCH)
+    assert "retention.per_host" in caplog.text
 
 
 # ── a healthy host ──────────────────────────────────────────────────────────────────────────────

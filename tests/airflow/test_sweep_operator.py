@@ -550,6 +550,14 @@ def parsed(monkeypatch: pytest.MonkeyPatch, netstat: FakeNetstat) -> list[str]:
 LATER = Run("later", "scheduled", NOW)
 
 
+def test_what_a_host_may_add_in_a_day_is_bounded(scene: Scene, server: PythonServer, netstat: FakeNetstat) -> None:
+    scene.config["retention"] = {"per_host": "1KiB"}
+    netstat.prints(listing(*range(1, 2000, 7)))
+    assert scene.sweep([at(server.port, number) for number in range(2)])["ok"] == 2
+    assert {attempt.error_class for attempt in scene.stored().values()} <= {archive.RAW_LEFT_OUT, archive.TOO_MUCH}
+    assert {attempt.frames for attempt in scene.stored().values()} == {()}
+
+
 def test_an_answer_that_says_nothing_new_of_a_settled_host_is_not_read(
     scene: Scene, server: PythonServer, netstat: FakeNetstat, parsed: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,10 +13,8 @@ from portmon.config import States
 from portmon.diff import HostRow, judge
 from portmon.errors import ProbeError
 from portmon.frames import empty_ports, merged
+from portmon.limits import NAME, OWNERS, ROWS
 from portmon.models import Attempt, EventKind, Host, Listener, Observation, Outcome
-from portmon.probe.frame import MAX_SOCKETS_OF_PORT
-from portmon.probe.listing import MAX_ROWS
-from portmon.probe.rows import NAME_BYTES, OWNERS
 from portmon.rules import RuleSet
 from portmon.storage.archive import facts_from_json, facts_to_json
 
@@ -40,10 +38,10 @@ def must_be_in_range(seen: Observation) -> None:
     assert len(seen.reserved) <= 32768
     assert set(seen.hung) <= {"netstat", "ss", "proc"}
     assert len(set(seen.hung)) == len(seen.hung)
-    assert all(1 <= port <= 65535 and 0 < count <= MAX_ROWS for port, count in seen.beyond)
+    assert all(1 <= port <= 65535 and 0 < count <= ROWS for port, count in seen.beyond)
     assert seen.probe in (1, 2)
-    assert len(seen.listeners) <= MAX_ROWS
-    assert max(Counter(one.port for one in seen.listeners).values(), default=0) <= MAX_SOCKETS_OF_PORT
+    assert len(seen.listeners) <= ROWS
+    assert max(Counter(one.port for one in seen.listeners).values(), default=0) <= OWNERS
     for one in seen.listeners:
         must_be_a_listener(one)
 
@@ -64,7 +62,7 @@ def must_be_a_listener(one: Listener) -> None:
 
 
 def must_be_short(text: str | None) -> None:
-    assert text is None or len(text.encode("utf-8", "surrogateescape")) <= NAME_BYTES
+    assert text is None or len(text.encode("utf-8", "surrogateescape")) <= NAME
 
 
 def must_be_storable(seen: Observation) -> None:

@@ -92,6 +92,18 @@ def test_the_table_has_figures_and_ratios_of_what_was_measured() -> None:
     ]
 
 
+def test_labels_name_the_sizes_of_their_section() -> None:
+    section = Section(sizes={"services": 30, "many": 10_000, "most": 30_000})
+    section.add("many_user_new_cpu_ms", "ms", 12)
+    section.add("many_user_old_cpu_ms", "ms", 48)
+    about, new, old, _, _, ratio = report.as_text({"probe": section}).splitlines()
+    assert about.startswith("probe: a host with 30 services, ")
+    assert "; 10,000 or 30,000 sockets besides" in about
+    assert new.split("  ")[1] == "10,000 sockets, unprivileged, CPU, portmon"
+    assert old.split("  ")[1] == "10,000 sockets, unprivileged, CPU, version before"
+    assert ratio.startswith("  CPU of the probe / of the version before, 10,000 sockets, unprivileged  0.25 ")
+
+
 def test_a_machine_that_was_not_quiet_is_mentioned() -> None:
     section = Section(sizes={"hosts": 200, "max_logins": 16}, facts={"others_cpu_percent": 2})
     assert report.about("tasks", section) == "200 hosts, a task each, 16 at a time"

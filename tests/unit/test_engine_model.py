@@ -256,13 +256,15 @@ class Machine(RuleBasedStateMachine):
 
     @rule(host=ANY_HOST, port=ANY_PORT, times=st.integers(3, 6), which=st.integers(0, 3))
     def flap(self, host: str, port: int, times: int, which: int) -> None:
-        """A service dies and comes back, run by run; or one of its binds does."""
+        """A service dies and comes back, run by run; or one of its binds does, or it is another program each time."""
         services = self.servers[host].services
         self.servers[host].fails = None
         usual = services.get(port) or Service({ADDRESSES[0], ADDRESSES[2]}, PROGRAMS[0], UNITS[0], self._pid())
         for time in range(times):
             service = services[port] = dataclasses.replace(usual, addresses=set(usual.addresses), pid=self._pid())
-            if time % 2 and which == 3:
+            if which == 2:
+                service.program = PROGRAMS[time % 2]
+            elif time % 2 and which == 3:
                 service.addresses = {ADDRESSES[2]}
             elif time % 2:
                 del services[port]

@@ -86,6 +86,12 @@ def test_a_cut_counts_bytes_and_may_go_through_a_character() -> None:
         ((), ("nginx",), False),
         (("nginx: master",), ("nginx: worker",), False),
         ((EXPORTER[:16], "nginx"), (EXPORTER, "nginx: worker"), False),
+        # One is a cut name of another, which is none that went, nor one that came.
+        ((EXPORTER[:16],), (EXPORTER, "caddy"), False),
+        ((EXPORTER, "caddy"), (EXPORTER[:16],), False),
+        ((EXPORTER,), (EXPORTER[:16], "caddy"), False),
+        ((EXPORTER[:16], "caddy"), (EXPORTER,), False),
+        ((EXPORTER[:16], "caddy"), (EXPORTER, "java"), True),
     ],
 )
 def test_replaced_means_one_gone_and_another_one_come(

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.errors import NetstatParseError, PortmonError
+from portmon.limits import OWNERS, ROWS
 from portmon.models import Listener
-from portmon.probe.listing import MAX_ROWS, parse_listeners
-from portmon.probe.rows import MAX_OWNERS, OWNERS
+from portmon.probe.listing import parse_listeners
+from portmon.probe.rows import MAX_OWNERS
 from tests.airflow.fake_netstat import HEADER, listing
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "netstat"
@@ -312,4 +313,4 @@ def assert_linear(kind: str, sizes: tuple[int, ...]) -> None:
 def test_a_host_can_not_have_more_sockets_than_there_are_ports() -> None:
     row = b"tcp        0      0 0.0.0.0:80              0.0.0.0:*               LISTEN      -                   \n"
     with pytest.raises(NetstatParseError, match="131070"):
-        parse_listeners(HEADER.encode() + row * (MAX_ROWS + 1))
+        parse_listeners(HEADER.encode() + row * (ROWS + 1))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -178,6 +180,99 @@ def test_a_forced_command_needs_no_od(tmp_path: Path, cat: str) -> None:
     assert probe.read_frame(done.stdout, "abcd").tool == "proc"
 
 
+@pytest.mark.parametrize("shell", ["bash", "dash", "ksh", "mksh", "yash", "zsh", "busybox"])
+@pytest.mark.parametrize("skip", [(), ("netstat",), ("netstat", "ss")], ids=len)
+def test_whatever_sh_is(tmp_path: Path, held: int, shell: str, skip: tuple[str, ...]) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    host = Host(tmp_path, {})
+    (tmp_path / "sh").symlink_to(shutil.which(shell) or "/nonexistent")
+    seen = host.ask(Question(skip=skip))
+    (own,) = (one for one in seen.listeners if one.port == held)
+    assert own.uid == os.getuid()
+    if seen.tool != "proc":
+        assert (own.pid, own.comm) == (os.getpid(), Path("/proc/self/comm").read_text().rstrip("\n"))
+    assert seen.pid1_start is not None or os.getuid() != 0
+    # busybox takes its own netstat, which on Debian knows no -p.
+    assert seen.tool == ("proc" if len(skip) == 2 else "ss" if skip or shell == "busybox" else "netstat-W")
+
+
+def test_a_name_adds_no_file_to_what_is_read(tmp_path: Path) -> None:
+    """Pids are taken from text that any process can write: what is no number is left out."""
+    names = ["x /etc/passwd", "a[$(id>&2)]", "../../etc", '",pid=1 2', "7"]
+    users = ",".join(f'("{name}",pid={number},fd=3)' for number, name in enumerate(names, 90001))
+    row = f'0 128 0.0.0.0:80 0.0.0.0:* users:({users},("a",pid=../../etc/x,fd=1)) ino:5 sk:1 <->'
+    listing = f"Recv-Q Send-Q Local Address:Port Peer Address:PortProcess\n{row}"
+    (tmp_path / "listing").write_text(listing)
+    grep = f'printf "%s\\n" "$@" >{tmp_path}/asked; exec /usr/bin/grep "$@"'
+    host = Host(tmp_path, {"ss": f"cat {tmp_path}/listing", "grep": grep})
+    host.run(Question(skip=("netstat",)))
+    asked = (tmp_path / "asked").read_text().split("\n")[5:]
+    assert {path for path in asked if path} <= {
+        *("/proc/sys/net/ipv4/ip_local_reserved_ports", "/proc/self/status"),
+        *(f"/proc/{pid}/{name}" for pid in (*range(90001, 90006), 1) for name in ("status", "cgroup")),
+    }
+
+
+def test_the_pid_of_a_row_whose_name_holds_a_slash(tmp_path: Path) -> None:
+    rows = [
+        "tcp        0      0 127.0.0.1:7070          0.0.0.0:*               LISTEN      90003/wrk 1/4       ",
+        "tcp        0      0 127.0.0.1:7071          0.0.0.0:*               LISTEN      90004//usr/bin/x    ",
+        "tcp        0      0 127.0.0.1:7072          0.0.0.0:*               LISTEN      -                   ",
+    ]
+    (tmp_path / "listing").write_text("\n".join([HEADER, *rows]) + "\n")
+    grep = f'printf "%s\\n" "$@" >{tmp_path}/asked; exec /usr/bin/grep "$@"'
+    Host(tmp_path, {"netstat": f"cat {tmp_path}/listing", "ss": "true", "grep": grep}).run()
+    asked = (tmp_path / "asked").read_text()
+    assert set(re.findall(r"/proc/(\d+)/status", asked)) == {"90003", "90004"}
+
+
+def test_the_pid_of_an_old_ss(tmp_path: Path) -> None:
+    """Before 3.14 it writes ("name",pid,fd)."""
+    row = 'LISTEN     0      128    *:80    *:*      users:(("my, app",90005,5),("x",90006,5)) ino:84285 sk:0000102b'
+    (tmp_path / "listing").write_text(f"State Recv-Q Send-Q Local Address:Port Peer Address:Port\n{row}\n")
+    grep = f'printf "%s\\n" "$@" >{tmp_path}/asked; exec /usr/bin/grep "$@"'
+    Host(tmp_path, {"ss": f"cat {tmp_path}/listing", "grep": grep}).run(Question(skip=("netstat",)))
+    asked = (tmp_path / "asked").read_text()
+    assert set(re.findall(r"/proc/(\d+)/cgroup", asked)) == {"90005", "90006"}
+
+
+# ── sudo ────────────────────────────────────────────────────────────────────────────────────────
+
+LINES = {
+    "new": "/usr/bin/netstat -nltpW, /usr/bin/netstat -nltp, /usr/bin/ss -tnpe state listening",
+    "old": "/usr/bin/netstat -nltpW, /usr/bin/netstat -nltp, /usr/bin/ss -ltnpe",
+    "new, ss alone": "/usr/bin/ss -tnpe state listening",
+    "old, ss alone": "/usr/bin/ss -ltnpe",
+    "none": "/usr/bin/true",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("sudo"), reason="needs root and sudo")
+@pytest.mark.parametrize("lines", sorted(LINES))
+@pytest.mark.parametrize("skip", [(), ("netstat",)], ids=len)
+def test_sudo_with_the_lines_of_this_version_and_the_one_before(held: int, lines: str, skip: tuple[str, ...]) -> None:
+    """In a mount namespace with an /etc of its own: an account that may run these lines, and nothing else."""
+    nonce = probe.new_nonce()
+    steps = (
+        "cp -a /etc $0.etc && mount --bind $0.etc /etc",
+        "echo 'pmsudo:x:64123:64123::/:/bin/sh' >>/etc/passwd; echo 'pmsudo:!:1::::::' >>/etc/shadow",
+        'echo "pmsudo ALL=(root) NOPASSWD: $1" >/etc/sudoers.d/pmsudo; chmod 440 /etc/sudoers.d/pmsudo',
+        'setpriv --reuid=64123 --regid=64123 --clear-groups sh -c "$2"; rm -rf $0.etc',
+    )
+    command = probe.command(nonce, Question(sudo=True, skip=skip))
+    with tempfile.TemporaryDirectory() as folder:
+        way = ["unshare", "-m", "sh", "-c", "; ".join(steps), f"{folder}/x", LINES[lines], command]
+        done = subprocess.run(way, capture_output=True, check=False, env={"PATH": PATH})
+    seen = probe.read_frame(done.stdout, nonce)
+    (own,) = (one for one in seen.listeners if one.port == held)
+    allowed = lines in ("new", "old") or (lines.endswith("alone"))
+    assert seen.uid == 64123
+    assert (seen.via, own.pid) == (("sudo", os.getpid()) if allowed else (None, None))
+    assert seen.tool == ("ss" if skip or lines.endswith("alone") else "netstat-W")
+
+
 # ── tools that die ──────────────────────────────────────────────────────────────────────────────
 
 DEATHS = {
@@ -314,26 +409,53 @@ def test_an_old_frame_without_a_listener_is_no_evidence() -> None:
 needs_namespaces = pytest.mark.skipif(os.getuid() != 0, reason="needs root, for a mount namespace")
 
 
+def with_tables(change: str, nonce: str) -> bytes:
+    """What the command prints where the tables of /proc/net are copies, changed by a line of shell."""
+    # /proc/net is another folder for each process: what hides a table from all has to stand in for the whole of /proc.
+    steps = (
+        "cd $(mktemp -d)",
+        "for i in tcp tcp6 sockstat sockstat6; do cat /proc/net/$i >$i; done; cat /proc/self/status >status",
+        change,
+        "mount -t tmpfs none /proc; mkdir /proc/net /proc/self; cp -a tcp tcp6 sock* /proc/net; cp status /proc/self",
+        'rm -r "$PWD"; exec sh -c "$0"',
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", "; ".join(steps), probe.command(nonce)], capture_output=True, check=False
+    )
+    return done.stdout
+
+
 @needs_namespaces
 @pytest.mark.parametrize("table", ["tcp", "tcp6"])
 def test_an_empty_table_on_a_real_host(table: str) -> None:
     """As on a system that fakes it: netstat then prints its header and lacks every socket of that family."""
     nonce = probe.new_nonce()
-    # /proc/net is another folder for each process: what hides a table from all has to stand in for the whole of /proc.
-    steps = (
-        "cd $(mktemp -d)",
-        "cat /proc/net/tcp >tcp; cat /proc/net/tcp6 >tcp6; cat /proc/self/status >status",
-        f": >{table}",
-        "mount -t tmpfs none /proc; mkdir /proc/net /proc/self; cp tcp tcp6 /proc/net; cp status /proc/self",
-        'rm -r "$PWD"; exec sh -c "$0"',
-    )
     with socket.create_server(("::", 0), family=socket.AF_INET6), socket.create_server(("127.0.0.1", 0)):
-        done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", "; ".join(steps), probe.command(nonce)], capture_output=True, check=False
-        )
-        seen = probe.read_frame(done.stdout, nonce)
+        seen = probe.read_frame(with_tables(f": >{table}", nonce), nonce)
     assert seen.tool == "ss"
     assert {one.protocol for one in seen.listeners} == {"tcp", "tcp6"}
+
+
+UNOPENABLE = f"{sys.executable} -c \"import socket; socket.socket(socket.AF_UNIX).bind('tcp6')\""
+
+
+@needs_namespaces
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        ("echo TCP6: inuse 0 >sockstat6", b"1"),
+        ("echo TCP6: inuse 1 >sockstat6", b"0"),
+        # a system that fakes these, too
+        ("echo TCP6: inuse 0 >sockstat6; echo TCP: inuse 0 orphan 0 tw 0 alloc 0 mem 0 >sockstat", b"0"),
+        (": >sockstat6", b"0"),
+        (f"echo TCP6: inuse 0 >sockstat6; rm tcp6; {UNOPENABLE}", b"0"),
+    ],
+)
+def test_a_table_is_not_read_if_the_kernel_counts_no_socket_of_it(change: str, known: bytes) -> None:
+    """Its header would be proof as well, but for that the kernel walks the connections of all families."""
+    with socket.create_server(("127.0.0.1", 0)):
+        output = with_tables(f": >tcp6; {change}", probe.new_nonce())
+    assert b" tcp=1 tcp6=" + known + b" " in output
 
 
 # ── contradictions ──────────────────────────────────────────────────────────────────────────────

@@ -291,3 +291,26 @@ def test_a_port_that_flaps_and_keeps_a_bind_lost_is_stable_down() -> None:
     assert world.see(ok(15, both[1])) == []
     assert world.see(ok(75, both[1])) == [("stable", 80, "down")]
     assert world.see(ok(80, *both)) == [("recovered", 80)]
+
+
+# ── notices ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_of_each_kind_of_notice_the_first_few_are_told() -> None:
+    world = World()
+    world.see(ok(0, 80))
+    told = [world.see(ok(5 * run, bind(80, program=f"p{run}"))) for run in range(1, 9)]
+    assert told == [[("replaced", 80)]] * 4 + [[]] * 4
+    assert world.see(ok(45, bind(80, program="p8", pid=8))) == [("restarted", 80)]
+    assert world.see(ok(50)) == [("down", 80)]
+    assert world.see(ok(55, bind(80, program="p8", pid=8))) == [("recovered", 80)]
+    # The last one, told or not, was at 40 minutes; the window is an hour.
+    assert world.see(ok(100, bind(80, program="other", pid=8))) == []
+    assert world.see(ok(161, bind(80, program="another", pid=8))) == [("replaced", 80)]
+
+
+def test_of_very_many_notices_of_one_look_the_rest_is_counted() -> None:
+    world = World()
+    world.see(ok(0, 80))
+    told = world.see(ok(5, *range(1000, 1300)))
+    assert told == [("many_changes",), ("down", 80), *(("new", port) for port in range(1000, 1200))]

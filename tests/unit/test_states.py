@@ -161,6 +161,8 @@ CASES: dict[str, tuple[Callable[[], Step], Row, str | None, list[str]]] = {
     "other pid after a reboot": (lambda: again(port(), seen(pids=(8,)), rebooted=True), Row.SEEN, UP, []),
     "other pid, back within the grace": (lambda: again(port(grace_until=NOW + TICK), seen(pids=(8,))), Row.SEEN, UP, []),
     "other program": (lambda: again(port(), seen(programs=("apache2",))), Row.SEEN, UP, ["replaced"]),
+    "other program, the fourth time": (lambda: again(port(notices=tuple(("replaced", NOW - ago * FIVE) for ago in (3, 2, 1))), seen(programs=("apache2",))), Row.BRAKED, UP, ["replaced"]),
+    "other program, the fifth time": (lambda: again(port(notices=tuple(("replaced", NOW - ago * FIVE) for ago in (4, 3, 2, 1))), seen(programs=("apache2",))), Row.BRAKED, UP, []),
     "other program and pid": (lambda: again(port(), seen(programs=("apache2",), pids=(8,))), Row.SEEN, UP, ["replaced"]),
     "other program, by another tool": (lambda: again(port(), seen(programs=("apache2",)), tool="proc"), Row.SEEN, UP, []),
     "one program more": (lambda: again(port(), seen(programs=("apache2", "nginx"))), Row.SEEN, UP, []),

@@ -91,6 +91,7 @@ ALL = [
     "0004 What changed the state, step by step, and the state as it was each day.",
     "0005 Runs that judge the archive again, and which step each event follows from.",
     "0006 Room in the pages of hosts, each of which gets new times in each run.",
+    "0007 Notices of late, bytes of a host's day, damaged contents, and which try of a task has a lease.",
     "0008 What read each last answer and which tools hung there, and the names that the kernel has for programs.",
 ]
 

@@ -42,7 +42,7 @@ from portmon.config.fields import (
     parse_ports,
     parse_size,
 )
-from portmon.config.reading import Config, json_schema, load_config, parse_config, ssh_settings
+from portmon.config.reading import Config, Retention, json_schema, load_config, parse_config, ssh_settings
 from portmon.config.ssh import SshGroup, SshSettings
 from portmon.config.watch import Declaration, Rule, States
 
@@ -74,6 +74,7 @@ __all__ = [
     "PagePagination",
     "PortNumber",
     "PresetFields",
+    "Retention",
     "Route",
     "Rule",
     "SshGroup",

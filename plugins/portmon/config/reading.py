@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from portmon import limits
 from portmon.config.alerts import Alerts
 from portmon.config.cmdb import Cmdb
-from portmon.config.fields import PositiveDuration, Section, format_duration
+from portmon.config.fields import PositiveDuration, Section, Size, format_duration
 from portmon.config.ssh import Scan, Ssh, SshGroup, SshSettings
 from portmon.config.watch import Declaration, Rule, States
 from portmon.errors import ConfigError, InvalidConfigError
@@ -28,6 +28,12 @@ class Retention(Section):
 
     observations: PositiveDuration = Field(timedelta(days=14), description="archived observations and run records")
     events: PositiveDuration = Field(timedelta(days=365), description="events that were delivered or concern nobody")
+    per_host: Annotated[Size, Field(ge=1024)] = Field(
+        20 * 1024**2,
+        description="compressed bytes of answers that one host may add in a day (UTC). What is more is kept without "
+        "the raw answer; from three times as much on an answer that says something new is no evidence, and the host "
+        "counts a failure",
+    )
 
 
 class Config(Section):

@@ -245,6 +245,7 @@ class NetstatOperator(StateMixin, SSHOperator):
 
         with self.transaction() as conn, self._keys.saved(conn):
             if attempt is not None:
+                (attempt,) = archive.within(conn, [attempt], self._config.retention.per_host)
                 archive.save_attempt(conn, attempt)
 
     def _store_failure(self, record: scan.Look, error: BaseException, watch: Stopwatch, *, final: bool) -> None:

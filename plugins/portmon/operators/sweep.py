@@ -107,7 +107,7 @@ class SweepOperator(StateMixin, BaseOperator):
                 if self._dry_run:
                     looks += [scan.to_xcom(attempt) for attempt in attempts]
                 elif attempts:
-                    self._store(attempts, keys)
+                    self._store(attempts, keys, config.retention.per_host)
                 for (visit, problem), attempt in zip(ended, attempts, strict=True):
                     report.tell(visit, attempt, problem)
                     visit.forget()
@@ -165,11 +165,11 @@ class SweepOperator(StateMixin, BaseOperator):
             keys.load(conn, [visit.hook.target.endpoint for visit in visits if visit.hook is not None])
         return batch, visits, keys
 
-    def _store(self, attempts: Sequence[Attempt], keys: StoredHostKeys) -> None:
+    def _store(self, attempts: Sequence[Attempt], keys: StoredHostKeys, per_host: int) -> None:
         from portmon.storage import archive
 
         with self.transaction() as conn, keys.saved(conn):
-            archive.save_attempts(conn, attempts)
+            archive.save_attempts(conn, archive.within(conn, attempts, per_host))
 
     def _keep(self, looks: Sequence[Mapping[str, Any]]) -> str:
         """Put the looks of a dry run where its other tasks find them. They expire as all contents do."""

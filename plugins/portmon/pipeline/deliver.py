@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 LEASE_TTL = 2 * limits.SEND
 """Renewed before every message, each of which may take ``limits.SEND``: so it outlives what it protects,
-and after a crash the retry waits no longer than this."""
+and after a crash another run waits no longer than this. A retry of the same task waits for nothing."""
 CHANNELS_AT_ONCE = 8
 """One that hangs must not keep the others waiting."""
 
@@ -54,6 +54,7 @@ def deliver_group(
     holder: str,
     clock: Callable[[], datetime],
     hold_until: datetime,
+    try_number: int = 0,
 ) -> int:
     """Send the undelivered events of a group through every channel, and repeat what is due to be repeated.
 
@@ -65,12 +66,13 @@ def deliver_group(
     :param page: address of the page that has what does not fit into a message
     :param interval: between scheduled runs
     :param holder: who, for people that wonder about a lease
+    :param try_number: of the task: it takes over at once what an earlier try of the same holder had in hand
     :param hold_until: until when what goes on holds unless a later run repeats it
     :returns: number of events delivered, channels counted apart
     :raises DeliveryError: after all channels were tried, if any failed
     :raises StorageError: the same for a lease that somebody else kept
     """
-    task = _Task(database, config, group, send, link, page, interval, holder, clock, hold_until)
+    task = _Task(database, config, group, send, link, page, interval, holder, clock, hold_until, try_number)
     channels = task.channels()
     if not channels:
         return 0
@@ -101,6 +103,7 @@ class _Task:
     holder: str
     clock: Callable[[], datetime]
     hold_until: datetime
+    try_number: int = 0
     last_start: float = field(
         default_factory=lambda: time.monotonic() + (limits.ALERT - 1.5 * limits.SEND).total_seconds()
     )
@@ -152,14 +155,17 @@ class _Task:
 
     def _serve(self, delivery: _Delivery) -> None:
         """One lease per channel, not per group: what is told of one port comes in order. And two copies of one alert
-        task, a cleared one and its zombie, must not both send.
+        task, a cleared one and its zombie, must not both send: a later try takes over, and the earlier one is refused
+        before its next message.
         """
         name = delivery.channel.name
         left = timedelta(seconds=self.seconds_left)
         if left < timedelta(0):
             raise DeliveryError("not asked, the others took too long", channel=name)
         wait = min(LEASE_TTL, left)
-        with lease.hold(self.database, f"alert/{name}", self.holder, ttl=LEASE_TTL, wait=wait) as held:
+        with lease.hold(
+            self.database, f"alert/{name}", self.holder, ttl=LEASE_TTL, wait=wait, try_number=self.try_number
+        ) as held:
             delivery.run(held)
 
     @cached_property

@@ -40,15 +40,25 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def groups_to_alert(
-    database: Database, config: Config, *, now: datetime, interval: timedelta, holder: str = "route_alerts"
+    database: Database,
+    config: Config,
+    *,
+    now: datetime,
+    interval: timedelta,
+    holder: str = "route_alerts",
+    try_number: int = 0,
 ) -> set[AlertGroup]:
     """Dispatch what is new, and say which alert tasks have something to send, whichever run made it.
 
     :param interval: between scheduled runs
     :param holder: who, for people that wonder about a lease
+    :param try_number: of the task: it replaces an earlier one
     """
+    wait = 2 * DISPATCH_TTL
     with (
-        lease.hold(database, DISPATCHER, holder, ttl=DISPATCH_TTL, wait=2 * DISPATCH_TTL, take_over=True) as held,
+        lease.hold(
+            database, DISPATCHER, holder, ttl=DISPATCH_TTL, wait=wait, take_over=True, try_number=try_number
+        ) as held,
         database.begin() as conn,
     ):
         held.check(conn)

@@ -29,6 +29,7 @@ WIDE_EVENTS = frozenset(
         EventKind.REACHABLE,
         EventKind.REBOOTED,
         EventKind.DUPLICATE,
+        EventKind.MANY_CHANGES,
         EventKind.HOST_KEY_CHANGED,
         EventKind.HOST_KEY_RESTORED,
         EventKind.RETIRED,

@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection
+import pandas as pd
+from sqlalchemy import Connection, NestedTransaction
 
 from portmon.config import Config
 from portmon.declared import declared_ports
-from portmon.diff import Judgement, Verdict, judge
+from portmon.diff import HostRow, Judgement, Verdict, judge
 from portmon.errors import HostKeyChangedError
 from portmon.events import closing_event, monitor_event
 from portmon.models import Attempt, Event, EventKind, Host, Outcome, PortKey, port_alert_key
-from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
+from portmon.pipeline import retention
+from portmon.pipeline.prune import writer
 from portmon.pipeline.run import Run, TaskOf
+from portmon.pipeline.walls import NOT_THE_HOSTS, Named, culprits, refused, tried, warn
 from portmon.render import REASON_LIMIT, plain
 from portmon.rules import RuleSet
 from portmon.storage import (
@@ -31,10 +35,7 @@ from portmon.storage import (
     hosts,
     inventory,
     journal,
-    lease,
-    mutes,
     outbox,
-    replays,
     runs,
     state,
 )
@@ -42,6 +43,9 @@ from portmon.storage.conditions import FLEET, HOST_KEY
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
+
+LOGGED = 200
+"""Events of one host and run that have a line in the log; the rest is counted."""
 
 
 def judge_run(
@@ -62,27 +66,21 @@ def judge_run(
     :returns: counts for people: scanned, not_scanned, and one per kind of event
     :raises PastRunError: a later run was judged since
     """
-    with (
-        _uncollected(),
-        lease.hold(database, WRITER, f"diff {run.run_id}", ttl=WRITER_TTL, wait=WRITER_WAIT, take_over=True) as held,
-        database.begin() as conn,
-    ):
-        held.check(conn)
-        runs.must_be_newest(conn, run.run_id)
-        checkpoints.keep(conn, now)
-        fleet, terms = _goes_by(conn, digest, planned, interval)
-        attempts = archive.attempts_to_judge(conn, host_ids=fleet, seen=False)
-        step = journal.judged(conn, run.run_id, at=now, inventory=digest, terms=terms, looks=attempts)
-        verdict = judge_looks(conn, attempts, fleet, terms, config, run_id=run.run_id, now=now, step=step)
-        archive.settle(conn, attempts)
-        scanned = archive.scanned(conn, run.run_id)
-        summary = _summary(verdict, scanned, planned)
-        runs.finish(conn, run.run_id, finished_at=now, summary=summary)
-        archive.expire(conn, now - config.retention.observations)
-        outbox.expire(conn, now - config.retention.events)
-        alerts.expire(conn, now - config.retention.events)
-        mutes.expire(conn, now - config.retention.events)
-        replays.expire(conn, now - config.retention.events)
+    with _uncollected(), writer(database, f"diff {run.run_id}", run) as held:
+        with database.begin() as conn:
+            held.check(conn)
+            runs.must_be_newest(conn, run.run_id)
+            checkpoints.keep(conn, now)
+            fleet, terms = _goes_by(conn, digest, planned, interval)
+            attempts = archive.attempts_to_judge(conn, host_ids=fleet, seen=False)
+            step = journal.judged(conn, run.run_id, at=now, inventory=digest, terms=terms, looks=attempts)
+            verdict = judge_looks(conn, attempts, fleet, terms, config, run_id=run.run_id, now=now, step=step)
+            archive.settle(conn, attempts)
+            scanned = archive.scanned(conn, run.run_id)
+            summary = _summary(verdict, scanned, planned)
+            runs.finish(conn, run.run_id, finished_at=now, summary=summary)
+        # Nothing of it is a matter of this run's verdict, which is there whatever becomes of it.
+        retention.expire(database, config.retention, now)
     _log(verdict.events, summary)
     missing = sorted(plain(fleet[host_id].name) for host_id in set(planned) - set(scanned) if host_id in fleet)
     if missing:
@@ -112,14 +110,139 @@ def judge_looks(
     :param source: where the archive is, if that is another database
     :returns: what changed, its events with the task that saw them
     """
-    verdict = _judge(conn, attempts, fleet, config, terms, run_id=run_id, source=source or conn)
-    events = tuple(_with_task(verdict.events, attempts, run_id, terms.planned))
-    verdict = dataclasses.replace(verdict, events=events)
-    state.save(conn, verdict, now=now, step=step)
-    conditions.hold(conn, FLEET, since=verdict.failing_since)
+    arguments = _arguments(conn, fleet, config, terms, run_id)
+    names = {host_id: host.name for host_id, host in fleet.items()}
+    broken: dict[Named, Exception] = {}
+    own: list[Attempt] = []
+    while True:
+        made = _Pass(conn, attempts, arguments, source=source, now=now, step=step, planned=terms.planned)
+        verdict = made.judge()
+        if verdict is not None:
+            break
+        attempts, fresh = refused(attempts, made.broken)
+        broken |= made.broken
+        own += fresh
+    warn(own, names, broken)
+    if source is None:
+        archive.refuse(conn, own)
     outbox.add(conn, _host_key_events(conn, attempts, fleet, run_id), step=step)
     outbox.add(conn, _unwatched(conn, verdict.unwatched, run_id, now))
     return verdict
+
+
+class _Pass:
+    """One try to judge looks.
+
+    :param broken: those that can't be judged, and what they raised
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        attempts: Sequence[Attempt],
+        arguments: Mapping[str, Any],
+        *,
+        source: Connection | None,
+        now: datetime,
+        step: int,
+        planned: Mapping[str, TaskOf],
+    ) -> None:
+        self._conn = conn
+        self._attempts = attempts
+        self._arguments = arguments
+        self._source = source
+        self._now = now
+        self._step = step
+        self._planned = planned
+        self.broken: dict[Named, Exception] = {}
+        self._savepoint: NestedTransaction | None = None
+
+    def judge(self) -> Verdict | None:
+        """Judge all of them, and write what follows.
+
+        :returns: what changed; None if some can't be judged. Then nothing is written: what was found out before that
+            rests on evidence that is none
+        """
+        verdict = self._judge()
+        if verdict is None:
+            self._roll_back()
+            return None
+        try:
+            state.save(self._conn, verdict, now=self._now, step=self._step)
+            conditions.hold(self._conn, FLEET, since=verdict.failing_since)
+        except NOT_THE_HOSTS:
+            raise
+        except Exception as error:
+            if self._savepoint is None:
+                # What a host showed was compared nowhere: it is not to blame.
+                raise
+            self._roll_back()
+            self._find_unwritable(verdict, error)
+            return None
+        if self._savepoint is not None:
+            self._savepoint.commit()
+        return verdict
+
+    def _roll_back(self) -> None:
+        if self._savepoint is not None:
+            self._savepoint.rollback()
+
+    def _judge(self) -> Verdict | None:
+        """Some hosts at a time: what changed of their ports is written at once."""
+        conn = self._conn
+        judgement = Judgement(state.load_hosts(conn, light=True), **self._arguments)
+        for looks in judgement.looks(self._attempts):
+            found, unreadable = archive.readable(self._source or conn, looks)
+            if self._source is not None:
+                # Of what was judged when it could be read nothing else may be made now.
+                for wrong in unreadable.values():
+                    raise wrong
+            self.broken |= unreadable
+            if found:
+                # Not in a quiet run, of which every statement counts.
+                self._savepoint = self._savepoint or conn.begin_nested()
+                self._compare(judgement, found)
+        if self.broken:
+            return None
+        judgement.find_duplicates(state.listening(conn, judgement.sharing()))
+        verdict = judgement.verdict()
+        events = _with_task(verdict.events, self._attempts, self._arguments["run_id"], self._planned)
+        return dataclasses.replace(verdict, events=tuple(events))
+
+    def _compare(self, judgement: Judgement, looks: Sequence[Attempt]) -> None:
+        rows = {look.host_id: dict(judgement.hosts[look.host_id]) for look in looks}
+
+        def compare(judging: Judgement, some: Sequence[Attempt]) -> None:
+            ids = [look.host_id for look in some]
+            changes = judging.compare(some, state.load_ports(self._conn, ids), state.listening(self._conn, ids))
+            state.save_ports(self._conn, changes.ports, changes.dropped)
+
+        def alone(some: Sequence[Attempt]) -> None:
+            judging = Judgement({look.host_id: dict(rows[look.host_id]) for look in some}, **self._arguments)
+            compare(judging, some)
+            state.save(self._conn, judging.verdict(), now=self._now, step=self._step)
+
+        error = tried(self._conn, lambda: compare(judgement, looks))
+        if error is not None:
+            judgement.hosts |= rows
+            self.broken |= culprits(looks, error, lambda some: tried(self._conn, lambda: alone(some), keep=False))
+
+    def _find_unwritable(self, verdict: Verdict, error: Exception) -> None:
+        """Whose rows or events the database does not take."""
+        looks = [look for look in self._attempts if look.outcome is Outcome.OK]
+
+        def write(some: Sequence[Attempt]) -> None:
+            ids = {look.host_id for look in some}
+            part = dataclasses.replace(
+                verdict,
+                hosts=tuple(row for row in verdict.hosts if row["host_id"] in ids),
+                events=tuple(event for event in verdict.events if event.host_id in ids),
+            )
+            state.save(self._conn, part, now=self._now, step=self._step)
+
+        if not looks:
+            raise error
+        self.broken |= culprits(looks, error, lambda some: tried(self._conn, lambda: write(some), keep=False))
 
 
 @contextmanager
@@ -147,11 +270,32 @@ def judge_dry(
     with database.begin() as conn:
         fleet, terms = _goes_by(conn, digest, {}, interval)
         ports = state.load_ports(conn, {attempt.host_id for attempt in attempts})
-        verdict = judge(state.load_hosts(conn), ports, attempts, **_arguments(conn, fleet, config, terms, run.run_id))
+        rows = state.load_hosts(conn)
+        arguments = _arguments(conn, fleet, config, terms, run.run_id)
+    verdict = _judge_dry(rows, ports, attempts, arguments)
     summary = _summary(verdict, {attempt.host_id for attempt in attempts}, ())
     _log(verdict.events, summary)
     log.info("Dry run: nothing of this was kept, nobody is told")
     return summary
+
+
+def _judge_dry(
+    rows: Mapping[str, HostRow], ports: pd.DataFrame, attempts: Sequence[Attempt], arguments: Mapping[str, Any]
+) -> Verdict:
+    def error_of(some: Sequence[Attempt]) -> Exception | None:
+        try:
+            judge(rows, ports, some, **arguments)
+        except NOT_THE_HOSTS:
+            raise
+        except Exception as error:
+            return error
+        return None
+
+    while (error := error_of(attempts)) is not None:
+        broken = culprits(attempts, error, error_of)
+        attempts, own = refused(attempts, broken)
+        warn(own, {host_id: host.name for host_id, host in arguments["inventory"].items()}, broken)
+    return judge(rows, ports, attempts, **arguments)
 
 
 def _goes_by(
@@ -175,27 +319,6 @@ def fleet_of(listed: Sequence[Host], terms: journal.Terms) -> dict[str, Host]:
     :param listed: hosts of the list
     """
     return {host.id: host for host in (*terms.besides, *listed)}
-
-
-def _judge(
-    conn: Connection,
-    attempts: Sequence[Attempt],
-    fleet: Mapping[str, Host],
-    config: Config,
-    terms: journal.Terms,
-    *,
-    run_id: str,
-    source: Connection,
-) -> Verdict:
-    """Judge looks, some hosts at a time: what changed of their ports is written at once."""
-    judgement = Judgement(state.load_hosts(conn, light=True), **_arguments(conn, fleet, config, terms, run_id))
-    for looks in judgement.looks(attempts):
-        ids = [look.host_id for look in looks]
-        seen = archive.with_seen(source, looks)
-        changes = judgement.compare(seen, state.load_ports(conn, ids), state.listening(conn, ids))
-        state.save_ports(conn, changes.ports, changes.dropped)
-    judgement.find_duplicates(state.listening(conn, judgement.sharing()))
-    return judgement.verdict()
 
 
 def _arguments(
@@ -279,8 +402,15 @@ def _summary(verdict: Verdict, scanned: Collection[str], planned: Collection[str
 
 
 def _log(events: Iterable[Event], summary: Mapping[str, int]) -> None:
+    told = Counter[str | None]()
     for event in events:
+        told[event.host_id] += 1
+        if told[event.host_id] > LOGGED:
+            continue
         port = f" {event.protocol}/{event.port}" if event.port else ""
         host = repr(plain(event.host_name)) if event.host_name else None
         log.info("%s: %s%s: %s", event.kind, host, port, plain(event.reason, REASON_LIMIT))
+    for host_id, count in told.items():
+        if count > LOGGED:
+            log.info("… and %d more events of %s", count - LOGGED, plain(host_id or "the monitor"))
     log.info("Summary: %s", ", ".join(f"{name} {count}" for name, count in summary.items()))

@@ -260,7 +260,7 @@ def _after_sweep(
 
 def _put(conn: Connection, batch: Batch, now: datetime) -> str:
     data = json.dumps(batch.to_json(), sort_keys=True, separators=(",", ":")).encode("ascii")
-    return contents.put(conn, data, now=now)
+    return contents.put(conn, data, now=now, sound=True)
 
 
 def _expected(

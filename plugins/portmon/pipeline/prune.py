@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -47,10 +48,7 @@ def prune_inventory(
         if plan.refused:
             log.warning("Would refuse to prune: %s", plan.refused)
         return counts(plan)
-    with (
-        lease.hold(database, WRITER, f"prune {run.run_id}", ttl=WRITER_TTL, wait=WRITER_WAIT, take_over=True) as held,
-        database.begin() as conn,
-    ):
+    with writer(database, f"prune {run.run_id}", run) as held, database.begin() as conn:
         held.check(conn)
         runs.must_be_newest(conn, run.run_id)
         listed = inventory.load(conn, digest)
@@ -74,6 +72,16 @@ def prune_inventory(
     if plan.refused:
         log.warning("Refused to prune: %s", plan.refused)
     return counts(plan)
+
+
+def writer(database: Database, holder: str, run: Run) -> AbstractContextManager[lease.Lease]:
+    """The lease of what changes the state, for the length of a block. An earlier try of the same task is replaced.
+
+    :param holder: which task of the run
+    """
+    return lease.hold(
+        database, WRITER, holder, ttl=WRITER_TTL, wait=WRITER_WAIT, take_over=True, try_number=run.try_number
+    )
 
 
 def carry_out(

@@ -22,7 +22,7 @@ from portmon.config import Config
 from portmon.errors import ParamError, ReplayError
 from portmon.models import port_alert_key
 from portmon.pipeline.dispatch import DISPATCH_TTL, DISPATCHER
-from portmon.pipeline.prune import WRITER, WRITER_TTL, WRITER_WAIT
+from portmon.pipeline.prune import WRITER_WAIT, writer
 from portmon.pipeline.replay import Difference, Span, base_of, carry_on, judge_again, scratch_database, what_if
 from portmon.pipeline.run import BACKFILL, REPLAY_FROM, Run
 from portmon.render import REASON_LIMIT, plain
@@ -129,7 +129,9 @@ def replay_run(
         must_be_kept(conn, window, interval=interval)
         own = replays.mark(conn, run.run_id, since=window.since, until=window.until, notify=run.notify, now=clock())
     wait, holder = limits.REPLAY, f"replay {run.run_id}"
-    with lease.hold(database, REPLAY, holder, ttl=TTL, wait=wait, take_over=True, poll=POLL) as held:
+    with lease.hold(
+        database, REPLAY, holder, ttl=TTL, wait=wait, take_over=True, try_number=run.try_number, poll=POLL
+    ) as held:
         with database.begin() as conn:
             held.check(conn)
             marks = _marks(conn, clock())
@@ -253,12 +255,20 @@ def _put_in_place(
 ) -> dict[str, int]:
     holder = f"replay {run.run_id}"
     with (
-        lease.hold(database, WRITER, holder, ttl=WRITER_TTL, wait=WRITER_WAIT, take_over=True) as writer,
+        writer(database, holder, run) as writing,
         # Nobody is to be told just now of what is taken back.
-        lease.hold(database, DISPATCHER, holder, ttl=DISPATCH_TTL, wait=WRITER_WAIT, take_over=True) as dispatcher,
+        lease.hold(
+            database,
+            DISPATCHER,
+            holder,
+            ttl=DISPATCH_TTL,
+            wait=WRITER_WAIT,
+            take_over=True,
+            try_number=run.try_number,
+        ) as dispatching,
         database.begin() as conn,
     ):
-        for one in (writer, dispatcher, held):
+        for one in (writing, dispatching, held):
             one.check(conn)
         span = carry_on(conn, scratch, config, span)
         now = clock()

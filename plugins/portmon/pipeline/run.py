@@ -38,6 +38,7 @@ class Run:
     :param replay_from: judge again what was seen from then on, instead of asking hosts
     :param replay_to: and before this; None: until now
     :param due: when it was to run; of a run that is cleared this may be long ago
+    :param try_number: of the task that does something in its name, 1-based; 0 if it is not a task of Airflow
     """
 
     run_id: str
@@ -50,6 +51,7 @@ class Run:
     replay_from: datetime | None = None
     replay_to: datetime | None = None
     due: datetime | None = None
+    try_number: int = 0
 
     @property
     def replays(self) -> bool:

@@ -14,14 +14,14 @@ the payload of the frame (:mod:`portmon.probe.frame`)::
     (N bytes of `ss -tne state listening`: uid, inode and cgroup of each socket; only beside netstat)
     @@NONCE END volatile uptime=4711.02 clock=2026-01-01T00:00:00.000000000+0000 sockets=40
 
-``tcp`` and ``tcp6`` tell whether the kernel's tables could be read: ``1`` for one whose header came, ``0`` for one that
-is there and unreadable, ``-`` for one that is not there, as in a kernel without IPv6. ``ended`` is the exit status as
-the shell says it; ``tried`` names what was asked before, and how that ended: ``netstat-W:139`` was killed by a signal,
-``netstat:limit`` by the limit. The lengths are what the shell's ``${#…}`` counts: bytes, or characters in a shell that
-knows no bytes.
+``tcp`` and ``tcp6`` tell whether the kernel's tables could be read: ``1`` for one whose header came, and for a ``tcp6``
+that can be opened and of which the kernel counts no socket; ``0`` for one that is there and unreadable, ``-`` for one
+that is not there, as in a kernel without IPv6. ``ended`` is the exit status as the shell says it; ``tried`` names what
+was asked before, and how that ended: ``netstat-W:139`` was killed by a signal, ``netstat:limit`` by the limit. The
+lengths are what the shell's ``${#…}`` counts: bytes, or characters in a shell that knows no bytes.
 
-An unprivileged look at a host with netstat and ss costs seven processes besides the login shell: the limit and the
-second shell, ls, netstat, grep, ss with what each of them needs to start.
+An unprivileged look at a host with netstat and ss costs six processes besides the login shell: the limit, the second
+shell, netstat, grep, ss and ls.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ _INNER = " ".join(
         '"$n" "$b" "$r" "${{w:--}}" "${{#o}}" "${{v:--}}" "$o";',
         # the pids: of netstat what stands before a slash, of ss what follows a name
         "q=; c=0; g=; z=0;",
-        'add() {{ case $1 in ""|*[\\ -/\\;-~:]*) return;; esac; case " $q " in *" $1 "*) return;; esac;',
-        'c=$((c+1)); [ $c -gt 500 ] || q="$q $1"; }};',
+        'add() {{ case $1 in ""|*[[:space:][:alpha:][:punct:]]*) return;; esac;',
+        'case " $q " in *" $1 "*) return;; esac; c=$((c+1)); [ $c -gt 500 ] || q="$q $1"; }};',
         "case $b in",
         "netstat*) IFS=/; for i in $o; do case $i in *LISTEN*[0-9]) add ${{i##* }};; esac; done;;",
         r"ss) IFS=,; for i in $o; do case $i in *users:\(\(*) z=0;; esac; case $g in *\") z=$((z+1));",
@@ -108,11 +108,12 @@ _INNER = " ".join(
 _OUTER = " ".join(
     (
         "{nonce} export n;",
+        "j=0; q=; for i in /proc/net/sockstat /proc/net/sockstat6; do [ -r $i ] && while read -r a b c d e f g h; do",
+        "case $a in TCP:) j=$((j+c+e+g));; TCP6:) j=$((j+c)); q=$c;; esac; done <$i; done;",
         "t=0; u=-; a=; {{ read -r a </proc/net/tcp; }} 2>/dev/null; case $a in *local_address*) t=1;; esac;",
-        "if [ -e /proc/net/tcp6 ]; then a=; {{ read -r a </proc/net/tcp6; }} 2>/dev/null;",
-        "case $a in *local_address*) u=1;; *) u=0;; esac; fi;",
-        "j=0; for i in /proc/net/sockstat /proc/net/sockstat6; do [ -r $i ] && while read -r a b c d e f g h; do",
-        "case $a in TCP:) j=$((j+c+e+g));; TCP6:) j=$((j+c));; esac; done <$i; done;",
+        # For the header of a table without a socket the kernel walks all of its hash, which takes milliseconds.
+        "if [ -e /proc/net/tcp6 ]; then u=0; a=; {{ case $q,$j in 0,[1-9]*) true </proc/net/tcp6 && u=1;;",
+        "*) read -r a </proc/net/tcp6;; esac; }} 2>/dev/null; case $a in *local_address*) u=1;; esac; fi;",
         '[ "$l" = ss ] && m=$((m/2));',
         'o="netstat ss proc"; if [ $j -gt $m ]; then o="ss netstat proc"; fi;',
         # what reads the tables of /proc can't know more than they tell
@@ -132,17 +133,18 @@ _OUTER = " ".join(
         "case $r in 40) break;; 41) y=$y$a; a=; continue;; esac;",
         # What can be killed does not stay behind: it began after this shell, is not this shell, and has its nonce in
         # its environment. Older processes are not looked into, since one of them may be what the tool hangs on.
-        "{{ read -r b </proc/$$/stat; b=${{b##*) }}; set -- $b; shift 19; g=$1; set +f;",
-        "for d in /proc/[0-9]*; do b=; read -r b <$d/stat || continue; b=${{b##*) }}; set -- $b; shift 19;",
+        "{{ read -r b </proc/$$/stat; b=${{b##*\\) }}; set -- $b; shift 19; g=$1; set +f;",
+        "for d in /proc/[0-9]*; do b=; read -r b <$d/stat || continue; b=${{b##*\\) }}; set -- $b; shift 19;",
         "if [ $1 -ge $g ]; then if [ $d = /proc/$$ ]; then continue; fi;",
         'if grep -qs "n=$n" $d/environ; then kill -9 ${{d#/proc/}}; fi; fi; done; set -f; }} 2>/dev/null;',
         # Whatever listed before it hung is complete: what hung is what is asked besides.
         'case $a in *"@@$n PROC "*) y=$y,ss:limit; r=40; break;; esac; y=$y,$i:limit; a=; done;',
         "[ $r = 40 ] || a=;",
-        "k=; set -- $(ls -dn --full-time /proc/self/ns/net 2>/dev/null || ls -dn /proc/self/ns/net 2>/dev/null);",
-        "for i; do case $i in net:*) k=${{i#*[}}; k=${{k%]}};; esac; done;",
+        "k=; set -- $(ls -dn --full-time /proc/self/ns/net 2>/dev/null);",
+        "[ $# -gt 0 ] || set -- $(ls -dn /proc/self/ns/net 2>/dev/null);",
+        "for i; do case $i in net:*) k=${{i#*\\[}}; k=${{k%\\]}};; esac; done;",
         "d=-; case $7 in *:*:*) d=${{6}}T$7$8;; esac;",
-        "b=; {{ read -r b </proc/1/stat; }} 2>/dev/null; i=-; case $b in *\\)\\ *) b=${{b##*) }}; set -- $b;",
+        "b=; {{ read -r b </proc/1/stat; }} 2>/dev/null; i=-; case $b in *\\)\\ *) b=${{b##*\\) }}; set -- $b;",
         "shift 19; i=$1;; esac; b=; {{ read -r b c </proc/uptime; }} 2>/dev/null;",
         r'printf "\n@@%s BEGIN v=2 bytes=%s tcp=%s tcp6=%s netns=%s pid1=%s tried=%s\n%s\n"',
         '"$n" "${{#a}}" "$t" "$u" "${{k:--}}" "$i" "${{y:--}}" "$a";',

@@ -23,6 +23,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
+from portmon import limits
 from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.models import EPHEMERAL_DEFAULT, READER, Listener, Observation
 from portmon.probe import compare, procfs, rows, ss
@@ -33,9 +34,6 @@ ARCHIVE_NONCE = "archived"
 """Stands in the markers of a stored frame, so that equal answers are equal bytes."""
 
 _ARCHIVED = ARCHIVE_NONCE.encode("ascii")
-MAX_SOCKETS_OF_PORT = 64
-"""Sockets of one port that are told apart; the others are counted."""
-
 _ENDED = 124
 """The lowest exit status of a tool that did not end by itself: ``timeout`` says 124, a program that can't be run 126 or
 127, a signal more than 128: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_08_02"""
@@ -376,16 +374,16 @@ def _capped(listeners: Sequence[Listener]) -> tuple[list[Listener], tuple[tuple[
     by_port: dict[int, list[Listener]] = defaultdict(list)
     for listener in listeners:
         by_port[listener.port].append(listener)
-    beyond = {port: own for port, own in by_port.items() if len(own) > MAX_SOCKETS_OF_PORT}
+    beyond = {port: own for port, own in by_port.items() if len(own) > limits.OWNERS}
     if not beyond:
         return list(listeners), ()
     kept: set[int] = set()
     for own in beyond.values():
         # The same ones each time, in whatever order the kernel lists them.
         own.sort(key=lambda one: (one.address, one.zone or "", one.inode or 0, one.pid or 0))
-        kept.update(map(id, own[:MAX_SOCKETS_OF_PORT]))
+        kept.update(map(id, own[: limits.OWNERS]))
     told_apart = [one for one in listeners if one.port not in beyond or id(one) in kept]
-    return told_apart, tuple(sorted((port, len(own) - MAX_SOCKETS_OF_PORT) for port, own in beyond.items()))
+    return told_apart, tuple(sorted((port, len(own) - limits.OWNERS) for port, own in beyond.items()))
 
 
 # ── facts of the host and of processes ──────────────────────────────────────────────────────────
@@ -481,7 +479,7 @@ _ESCAPED = re.compile(rb"\\(n|\\)")
 def _comm(name: bytes) -> str:
     """A process name as /proc/PID/status writes it: a newline and a backslash are escaped."""
     # Twice as many as are kept, since two may stand for one.
-    return rows.text(_ESCAPED.sub(lambda match: b"\n" if match[1] == b"n" else b"\\", name[: 2 * rows.NAME_BYTES]))
+    return rows.text(_ESCAPED.sub(lambda match: b"\n" if match[1] == b"n" else b"\\", name[: 2 * limits.NAME]))
 
 
 def _range(text: str) -> tuple[int, int] | None:

@@ -7,12 +7,10 @@ cut, are errors: a listing that was not understood proves nothing.
 
 from __future__ import annotations
 
+from portmon import limits
 from portmon.errors import NetstatParseError
 from portmon.models import Listener
 from portmon.probe import netstat, procfs, rows, ss
-
-MAX_ROWS = 131_070
-"""Listening sockets of a listing: each port once in each family."""
 
 
 def parse_listeners(output: bytes, *, version: str | None = None) -> list[Listener]:
@@ -46,8 +44,8 @@ def read_listing(output: bytes, *, version: str | None = None) -> tuple[list[Lis
         elif procfs.HEADER.match(line):
             found = procfs.read(lines, number)
         if found is not None:
-            if len(found) > MAX_ROWS:
-                raise NetstatParseError(f"{len(found)} listening sockets: a host can't have more than {MAX_ROWS}")
+            if len(found) > limits.ROWS:
+                raise NetstatParseError(f"{len(found)} listening sockets: a host can't have more than {limits.ROWS}")
             return found, sockets
         offset += len(line) + 1
     first = next(line for line in lines if line.strip())

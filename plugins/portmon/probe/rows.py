@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 
+from portmon import limits
 from portmon.errors import NetstatParseError
 
 MAX_PID = 2**31 - 1
 """The kernel's own limit is 2**22: https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#pid-max"""
 MAX_UID = 2**32 - 1
 MAX_INODE = 2**64 - 1
-NAME_BYTES = 256
-"""Bytes that are kept of a name, unit or interface."""
-OWNERS = 64
-"""Owners of one socket that are kept; the others are counted."""
 MAX_OWNERS = 131_070
 """Holders of one socket that a list may name; ss of most versions leaves out what is beyond 4 or 64 KB."""
 ADDRESS_BYTES = 100
@@ -25,7 +22,7 @@ _IGNORED = re.compile(rb"[ \t\r\f\v]*\Z|\(|Active |unix |netstat: |ss: |warning|
 
 def text(raw: bytes) -> str:
     """The one place where bytes of a host become text, cut to what a name may have."""
-    return raw[:NAME_BYTES].decode("utf-8", "surrogateescape")
+    return raw[: limits.NAME].decode("utf-8", "surrogateescape")
 
 
 def number(raw: bytes, highest: int) -> int | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
 
+from portmon import limits
 from portmon.errors import NetstatParseError
 from portmon.models import Listener, Owner
 from portmon.probe import rows
@@ -261,14 +262,14 @@ class _Owners:
         """
         pids = array("q", (self._pid(index) for index in range(len(self))))
         order = sorted(range(len(self)), key=pids.__getitem__)
-        if len(self) <= rows.OWNERS:
+        if len(self) <= limits.OWNERS:
             return tuple(Owner(pids[index], self._name(index)) for index in order), 0
         kept: list[Owner] = []
         count = 0
         for pid, group in groupby(order, key=pids.__getitem__):
             for name in dict.fromkeys(map(self._name, group)):
                 count += 1
-                if count <= rows.OWNERS:
+                if count <= limits.OWNERS:
                     kept.append(Owner(pid, name))
         return tuple(kept), count - len(kept)
 

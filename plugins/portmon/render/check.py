@@ -127,6 +127,7 @@ _OF_HOSTS = frozenset(
         EventKind.UNREACHABLE,
         EventKind.REACHABLE,
         EventKind.REBOOTED,
+        EventKind.MANY_CHANGES,
         EventKind.HOST_KEY_CHANGED,
         EventKind.HOST_KEY_RESTORED,
     }

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterable, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import zstandard
 from sqlalchemy import ColumnElement, Connection, UnaryExpression, and_, delete, func, select, true
 from sqlalchemy.sql.operators import custom_op
 
+from portmon import limits
 from portmon.errors import StorageError
 from portmon.models import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome, Owner, in_time
 from portmon.storage import checkpoints, contents, journal
-from portmon.storage.sql import chunks, insert_rows, update_rows
-from portmon.storage.tables import hosts, inventories, observations, runs
+from portmon.storage.sql import CHUNK, chunks, insert_rows, update_rows, upsert_rows
+from portmon.storage.tables import hosts, inventories, observations, runs, stored
+
+log = logging.getLogger(__name__)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Before every look."""
+
+
+FACTS_TIMES = 3
+"""Times the bound for raw answers: up to there what was read from them is still stored."""
+RAW_LEFT_OUT = "raw_left_out"
+"""Error class of an ok look whose raw answer is not kept."""
+TOO_MUCH = "too_much"
+"""Error class of a look whose answer was not stored at all."""
+ERROR_LENGTH = 2000
+"""Characters of what is said of a failed look."""
 
 
 def save_attempt(conn: Connection, attempt: Attempt) -> str:
@@ -59,6 +74,104 @@ def save_attempts(conn: Connection, attempts: Sequence[Attempt]) -> dict[str, st
         contents.use(conn, {name: at for name, at in used_at.items() if name not in items})
         insert_rows(conn, observations, rows)
     return saved
+
+
+def within(conn: Connection, attempts: Sequence[Attempt], per_host: int) -> list[Attempt]:
+    """Looks as they are to be stored, so that no host adds more than it may in a day. What is stored already is free.
+
+    They are counted: they have to be stored in the same transaction.
+
+    :param per_host: bytes (compressed) of answers that a host may add in a day (UTC): what is more is stored without
+        the raw answer, and from :data:`FACTS_TIMES` as much on it is no evidence
+    """
+    made = list(attempts)
+    for start in range(0, len(made), CHUNK):
+        part = made[start : start + CHUNK]
+        items = [_said(attempt) for attempt in part]
+        known = contents.known(conn, {digest for one in items for digest in one})
+        costs = [{digest: size for digest, size in one.items() if digest not in known} for one in items]
+        wordy = sorted({attempt.host_id for attempt, cost in zip(part, costs, strict=True) if cost})
+        if not wordy:
+            continue
+        rows = conn.execute(select(stored).where(stored.c.host_id.in_(wordy)))
+        days = {row.host_id: (row.day, row.bytes) for row in rows}
+        for place, (attempt, cost) in enumerate(zip(part, costs, strict=True)):
+            if not cost:
+                continue
+            today = attempt.observed_at.astimezone(UTC).date().isoformat()
+            day, used = days.get(attempt.host_id, (today, 0))
+            if day < today:
+                day, used = today, 0
+            made[start + place], added = _bounded(attempt, cost, used, per_host)
+            days[attempt.host_id] = (day, used + added)
+        upsert_rows(
+            conn,
+            stored,
+            ["day", "bytes"],
+            [{"host_id": host_id, "day": days[host_id][0], "bytes": days[host_id][1]} for host_id in wordy],
+        )
+    return made
+
+
+def _said(attempt: Attempt) -> dict[str, int]:
+    """What a look would add if nothing of it were there: by hash, in bytes."""
+    if attempt.facts and attempt.observation is None:
+        # The same answer as the one before.
+        return {}
+    said = [*attempt.frames[:2], *((facts_to_json(attempt.observation),) if attempt.observation else ())]
+    # Faster than how they are stored, and hardly longer.
+    compress = zstandard.ZstdCompressor(level=1).compress
+    return {contents.digest_of(data): len(compress(data)) for data in said}
+
+
+def _bounded(attempt: Attempt, cost: Mapping[str, int], used: int, per_host: int) -> tuple[Attempt, int]:
+    """A look as it is to be stored, and what it adds.
+
+    :param cost: bytes of what is new in it, by hash
+    :param used: bytes that its host added before on this day
+    """
+    whole = sum(cost.values())
+    if used + whole <= per_host:
+        return attempt, whole
+    raw = sum(cost.get(digest, 0) for digest in map(contents.digest_of, attempt.frames[:2]))
+    said = f"{used / 1024**2:.1f} MiB of its answers are stored of this day already (retention.per_host)"
+    log.warning("%s: the raw answer is not kept: %s", attempt.host_id, said)
+    attempt = dataclasses.replace(attempt, frames=())
+    if attempt.observation is None:
+        return attempt, 0
+    if used + whole - raw <= FACTS_TIMES * per_host:
+        error = f"The raw answer is not kept: {said}"
+        return dataclasses.replace(attempt, error_class=RAW_LEFT_OUT, error=error), whole - raw
+    error = (
+        f"Its answer is not stored, so it is no evidence: {said}, and it says something new again. Look at what "
+        "listens there, or raise the bound"
+    )
+    log.warning("%s: %s", attempt.host_id, error)
+    return (
+        dataclasses.replace(attempt, outcome=Outcome.INVALID, observation=None, error_class=TOO_MUCH, error=error),
+        0,
+    )
+
+
+def refuse(conn: Connection, attempts: Iterable[Attempt]) -> None:
+    """Note that looks which showed something are no evidence all the same: judging again finds them so.
+
+    What they showed is stored anew when it is seen again, in case it is damaged.
+
+    :param attempts: as they are to be read from now on
+    """
+    rows = [
+        {
+            "host_id": one.host_id,
+            "observed_at": one.observed_at,
+            "outcome": one.outcome.value,
+            "error_class": one.error_class,
+            "error": one.error,
+        }
+        for one in attempts
+    ]
+    update_rows(conn, observations, rows)
+    contents.doubt(conn, [one.facts for one in attempts if one.facts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +217,7 @@ def _row(attempt: Attempt, frames: Sequence[str], facts: str | None = None) -> d
         "logical_date": attempt.logical_date,
         "outcome": attempt.outcome.value,
         "error_class": attempt.error_class,
-        "error": attempt.error,
+        "error": attempt.error and attempt.error[:ERROR_LENGTH],
         "facts": facts or attempt.facts,
         "frame": frames[0] if frames else None,
         "second_frame": frames[1] if len(frames) > 1 else None,
@@ -162,18 +275,39 @@ def with_seen(conn: Connection, attempts: Sequence[Attempt]) -> list[Attempt]:
 
     :raises StorageError: if it is gone or damaged
     """
-    facts = contents.get_many(conn, [attempt.facts for attempt in attempts if attempt.facts])
-    found = {digest: facts_from_json(data) for digest, data in facts.items()}
+    found, broken = readable(conn, attempts)
+    for error in broken.values():
+        raise error
+    return found
+
+
+def readable(
+    conn: Connection, attempts: Sequence[Attempt]
+) -> tuple[list[Attempt], dict[tuple[str, datetime], StorageError]]:
+    """Looks with what was seen, without those of which it is gone, damaged or nothing that can have been seen.
+
+    :returns: these, and what is wrong with the others, by host id and time
+    """
+    data, damaged = contents.read_many(conn, [attempt.facts for attempt in attempts if attempt.facts])
+    seen: dict[str, Observation] = {}
+    wrong: dict[str, str] = {digest: str(error) for digest, error in damaged.items()}
+    for digest, one in data.items():
+        try:
+            seen[digest] = _checked(facts_from_json(one))
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            wrong[digest] = f"content {digest} is no observation: {error}"
+    found, broken = [], {}
     for attempt in attempts:
-        if attempt.facts and attempt.facts not in found:
-            raise StorageError(
-                f"what {attempt.host_id} showed at {attempt.observed_at} is not in the archive "
-                f"(content {attempt.facts})"
+        if not attempt.facts:
+            found.append(attempt)
+        elif attempt.facts in seen:
+            found.append(dataclasses.replace(attempt, observation=seen[attempt.facts]))
+        else:
+            why = wrong.get(attempt.facts, f"content {attempt.facts} is not in the archive (expired?)")
+            broken[attempt.host_id, attempt.observed_at] = StorageError(
+                f"what {attempt.host_id} showed at {attempt.observed_at:%Y-%m-%d %H:%M:%S} UTC can't be read: {why}"
             )
-    return [
-        dataclasses.replace(attempt, observation=found[attempt.facts]) if attempt.facts else attempt
-        for attempt in attempts
-    ]
+    return found, broken
 
 
 def settle(conn: Connection, attempts: Iterable[Attempt]) -> None:
@@ -233,7 +367,11 @@ def last_seen(conn: Connection, host_id: str) -> Observation | None:
     """What the last complete answer of a host showed, None if there is none or it has expired."""
     digest = conn.execute(
         select(observations.c.facts)
-        .where(observations.c.host_id == host_id, observations.c.facts.is_not(None))
+        .where(
+            observations.c.host_id == host_id,
+            observations.c.facts.is_not(None),
+            observations.c.outcome == Outcome.OK.value,
+        )
         .order_by(observations.c.observed_at.desc())
         .limit(1)
     ).scalar()
@@ -251,22 +389,31 @@ def latest_frames(conn: Connection, host_id: str) -> tuple[bytes, ...]:
     return tuple(contents.get(conn, digest) for digest in row or () if digest)
 
 
-def expire(conn: Connection, before: datetime) -> int:
+def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:
     """Delete what is from before a moment: looks, runs, steps of the journal, checkpoints, old host lists, and contents
     that nobody needs any more.
 
     The newest host list stays, however old: it is what a run falls back to.
 
-    :returns: number of looks deleted
+    :param most: about so many looks, and so many contents; the rest waits for them. None: all of them
+    :returns: number of rows deleted, of whichever of the two were more
     """
-    gone = conn.execute(delete(observations).where(observations.c.observed_at < before)).rowcount
+    old = observations.c.observed_at < before
+    if most is not None:
+        first = (
+            select(observations.c.observed_at).where(old).order_by(observations.c.observed_at).limit(most).subquery()
+        )
+        old = observations.c.observed_at <= select(func.max(first.c.observed_at)).scalar_subquery()
+    gone = conn.execute(delete(observations).where(old)).rowcount
+    if most is not None and gone >= most:
+        return int(gone)
     conn.execute(delete(runs).where(runs.c.started_at < before))
     journal.expire(conn, before)
     checkpoints.expire(conn, before)
     newest = select(inventories.c.digest).order_by(inventories.c.fetched_at.desc()).limit(1).scalar_subquery()
     conn.execute(delete(inventories).where(inventories.c.fetched_at < before, inventories.c.digest != newest))
-    contents.expire(conn, before)
-    return int(gone)
+    unused = contents.expire(conn, before, most=most)
+    return int(gone) if most is None else max(int(gone), unused)
 
 
 def _unjudged(conn: Connection, columns: Sequence[ColumnElement[Any]]) -> Any:
@@ -365,6 +512,38 @@ def facts_from_json(data: bytes) -> Observation:
         hung=tuple(value.get("hung", ())),
         beyond=tuple((port, count) for port, count in value.get("beyond", ())),
     )
+
+
+_WHOLE = 2**63
+"""What both databases store as a number is smaller."""
+
+
+def _checked(observation: Observation) -> Observation:
+    """An observation, if a host can have shown it.
+
+    :raises ValueError: if it can't
+    """
+    low, high = observation.ephemeral
+    numbers = {"netns": observation.netns, "ephemeral": low, "ephemeral end": high}
+    for name, number in numbers.items():
+        most = _WHOLE if name == "netns" else 2**31
+        if number is not None and not (type(number) is int and 0 <= number < most):
+            raise ValueError(f"{name} is {_shown(number)}")
+    for name, text in {"tool": observation.tool, "boot_id": observation.boot_id}.items():
+        if text is not None and not (isinstance(text, str) and len(text) <= limits.NAME):
+            raise ValueError(f"{name} is {_shown(text)}")
+    if len(observation.listeners) > limits.ROWS:
+        raise ValueError(f"{len(observation.listeners)} sockets listen, more than {limits.ROWS}")
+    for listener in observation.listeners:
+        if not (type(listener.port) is int and 0 <= listener.port < 65536):
+            raise ValueError(f"a port is {_shown(listener.port)}")
+        if not isinstance(listener.address, str):
+            raise ValueError(f"an address is {_shown(listener.address)}")
+    return observation
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:80]
 
 
 _FIELDS: Sequence[str] = ("protocol", "address", "port", "pid", "program", "zone", "uid", "inode", "unit", "comm")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import zstandard
-from sqlalchemy import Connection, delete, func, select, union
+from sqlalchemy import Connection, and_, delete, func, select, union, update
 
 from portmon.errors import StorageError
 from portmon.storage.sql import chunks, update_rows, upsert_rows
@@ -18,13 +19,18 @@ FRESH = timedelta(hours=12)
 MAX_SIZE = 64 * 1024**2
 
 
-def put(conn: Connection, data: bytes, *, now: datetime | None = None) -> str:
+def put(conn: Connection, data: bytes, *, now: datetime | None = None, sound: bool = False) -> str:
     """Store bytes unless they are there.
 
+    :param sound: make sure that they can be read, since a run that can't do so stops
     :returns: their SHA-256
     """
     digest = digest_of(data)
-    put_many(conn, {digest: data}, {digest: now or datetime.now(UTC)})
+    items, used_at = {digest: data}, {digest: now or datetime.now(UTC)}
+    put_many(conn, items, used_at)
+    if sound and read_many(conn, items)[1]:
+        doubt(conn, items)
+        put_many(conn, items, used_at)
     return digest
 
 
@@ -34,16 +40,30 @@ def put_many(conn: Connection, items: Mapping[str, bytes], used_at: Mapping[str,
     :param items: by their hash
     :param used_at: hash: when whatever refers to it was made
     """
-    known = _used_at(conn, items)
+    known = _used_at(conn, items, readable=True)
     compress = zstandard.ZstdCompressor(level=9).compress
-    rows = [
-        {"digest": digest, "data": compress(items[digest]), "size": len(items[digest]), "used_at": used_at[digest]}
-        # In order, so that two who write the same ones wait for each other instead of blocking each other.
-        for digest in sorted(items)
-        if digest not in known or used_at[digest] - known[digest] > FRESH
-    ]
+    new: list[dict[str, Any]] = []
+    old: list[dict[str, Any]] = []
+    # In order, so that two who write the same ones wait for each other instead of blocking each other.
+    for digest in sorted(items):
+        if digest not in known or used_at[digest] - known[digest] > FRESH:
+            data = items[digest]
+            row = {"digest": digest, "data": compress(data), "size": len(data), "used_at": used_at[digest]}
+            (old if digest in known else new).append(row | {"damaged": False})
     # Not an update of those that are there: one that expires just now would be missed.
-    upsert_rows(conn, contents, ["used_at"], rows)
+    upsert_rows(conn, contents, ["used_at"], old)
+    upsert_rows(conn, contents, ["data", "size", "used_at", "damaged"], new)
+
+
+def known(conn: Connection, digests: Iterable[str]) -> set[str]:
+    """Those of some hashes whose bytes are there, as far as is known undamaged."""
+    return set(_used_at(conn, digests, readable=True))
+
+
+def doubt(conn: Connection, digests: Iterable[str]) -> None:
+    """Note bytes that can't be read: whatever is the same is stored anew."""
+    for part in chunks(sorted(set(digests))):
+        conn.execute(update(contents).where(contents.c.digest.in_(part)).values(damaged=True))
 
 
 def use(conn: Connection, used_at: Mapping[str, datetime]) -> None:
@@ -60,11 +80,16 @@ def use(conn: Connection, used_at: Mapping[str, datetime]) -> None:
     update_rows(conn, contents, [{"digest": digest, "used_at": used_at[digest]} for digest in sorted(old)])
 
 
-def _used_at(conn: Connection, digests: Iterable[str]) -> dict[str, datetime]:
-    """Hash: when bytes that are there were used last."""
+def _used_at(conn: Connection, digests: Iterable[str], *, readable: bool = False) -> dict[str, datetime]:
+    """Hash: when bytes that are there were used last.
+
+    :param readable: without those that turned out to be damaged
+    """
     found: dict[str, datetime] = {}
     for part in chunks(sorted(digests)):
         query = select(contents.c.digest, contents.c.used_at).where(contents.c.digest.in_(part))
+        if readable:
+            query = query.where(~contents.c.damaged)
         found |= {row.digest: row.used_at for row in conn.execute(query)}
     return found
 
@@ -86,20 +111,38 @@ def get(conn: Connection, digest: str) -> bytes:
 
 
 def get_many(conn: Connection, digests: Iterable[str]) -> dict[str, bytes]:
-    """The bytes of several hashes; those that are gone are left out."""
-    found = {}
-    for part in chunks(sorted(set(digests))):
-        rows = conn.execute(select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part)))
-        found.update({digest: unpack(digest, data) for digest, data in rows})
+    """The bytes of several hashes; those that are gone are left out.
+
+    :raises StorageError: if any are damaged
+    """
+    found, broken = read_many(conn, digests)
+    for error in broken.values():
+        raise error
     return found
 
 
-def expire(conn: Connection, before: datetime) -> int:
+def read_many(conn: Connection, digests: Iterable[str]) -> tuple[dict[str, bytes], dict[str, StorageError]]:
+    """The bytes of several hashes without those that are gone, and what is wrong with those that are damaged."""
+    found: dict[str, bytes] = {}
+    broken: dict[str, StorageError] = {}
+    for part in chunks(sorted(set(digests))):
+        for digest, data in conn.execute(
+            select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part))
+        ).all():
+            try:
+                found[digest] = unpack(digest, data)
+            except StorageError as error:
+                broken[digest] = error
+    return found, broken
+
+
+def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:
     """Delete what nothing refers to any more, once the looks from before a moment are gone.
 
     What was last used more than :data:`FRESH` before it belonged to no later look: the archive need not be searched.
     Host lists, runs, the journal and checkpoints, of which there are few, may refer to what is older than they are.
 
+    :param most: so many; None: all of them
     :returns: how many
     """
     columns = (
@@ -111,8 +154,10 @@ def expire(conn: Connection, before: datetime) -> int:
         checkpoints.c.content,
     )
     referred = union(*map(select, columns))
-    old = delete(contents).where(contents.c.used_at < before - FRESH, contents.c.digest.not_in(referred))
-    return int(conn.execute(old).rowcount)
+    old = and_(contents.c.used_at < before - FRESH, contents.c.digest.not_in(referred))
+    if most is not None:
+        old = contents.c.digest.in_(select(contents.c.digest).where(old).limit(most))
+    return int(conn.execute(delete(contents).where(old)).rowcount)
 
 
 def sizes(conn: Connection) -> tuple[int, int, int]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, select
 
+from portmon.errors import StorageError
 from portmon.models import Host, InvalidHost, Inventory
 from portmon.storage import contents
 from portmon.storage.sql import upsert
 from portmon.storage.tables import inventories
+
+log = logging.getLogger(__name__)
+
+TRIED = 20
+"""Host lists that are tried for one that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,7 @@ def save(conn: Connection, inventory: Inventory, *, run_id: str, fetched_at: dat
     :returns: its digest
     """
     data = to_json(inventory)
-    digest = contents.put(conn, data, now=fetched_at)
+    digest = contents.put(conn, data, now=fetched_at, sound=True)
     if not stale:
         row = {"digest": digest, "fetched_at": fetched_at, "run_id": run_id}
         conn.execute(upsert(conn, inventories, ["fetched_at", "run_id"]), row)
@@ -63,8 +70,15 @@ def load(conn: Connection, digest: str) -> Inventory:
 
 
 def last_good(conn: Connection) -> StoredInventory | None:
-    """The host list that the CMDB gave last; None before the first."""
-    row = conn.execute(select(inventories).order_by(inventories.c.fetched_at.desc()).limit(1)).first()
-    if row is None:
-        return None
-    return StoredInventory(load(conn, row.digest), row.digest, row.fetched_at)
+    """The host list that the CMDB gave last; None before the first. One that is damaged is passed over."""
+    query = select(inventories).order_by(inventories.c.fetched_at.desc()).limit(TRIED)
+    for row in conn.execute(query).all():
+        try:
+            return StoredInventory(load(conn, row.digest), row.digest, row.fetched_at)
+        except StorageError as error:
+            log.warning(
+                "The host list of %s UTC can't be read, going by an older one: %s",
+                f"{row.fetched_at:%Y-%m-%d %H:%M:%S}",
+                error,
+            )
+    return None

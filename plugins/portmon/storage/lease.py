@@ -7,21 +7,30 @@ wake up late and find itself replaced. Every holder has a higher token than the 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, and_, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from portmon.errors import DatabaseBusyError, LeaseLostError, StorageError
 from portmon.storage.database import Database
 from portmon.storage.sql import insert_new
 from portmon.storage.tables import leases
 
+log = logging.getLogger(__name__)
+
 POLL = 0.2
 """Seconds between two looks at a lease that somebody else holds."""
+LOOK = 2.0
+"""Seconds after which what waits looks who has it now, for its log."""
+SKEW = timedelta(seconds=10)
+"""How much the clocks of two machines may differ. An expiry that is further away than the lease's length and this was
+written by a clock that was wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,9 @@ class Lease:
         self.check(conn)
         now = now or datetime.now(UTC)
         conn.execute(
-            update(leases).where(leases.c.name == self.name, leases.c.token == self.token).values(expires_at=now + ttl)
+            update(leases)
+            .where(leases.c.name == self.name, leases.c.token == self.token)
+            .values(expires_at=now + ttl, ttl=ttl.total_seconds())
         )
 
     def release(self) -> None:
@@ -74,27 +85,57 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def acquire(
-    database: Database, name: str, holder: str, *, ttl: timedelta, now: datetime, take_over: bool = False
+    database: Database,
+    name: str,
+    holder: str,
+    *,
+    ttl: timedelta,
+    now: datetime,
+    take_over: bool = False,
+    try_number: int = 0,
 ) -> Lease | None:
     """Get a lease, if nobody has it.
 
+    An expiry further away than the lease is long is not believed: the clock of its holder was ahead, and it is free.
+
     :param holder: who, for people
     :param ttl: after this others may have it
-    :param take_over: replace an earlier holder of the same name at once: a retry of the same task, whose
+    :param take_over: replace the same holder at once, unless that is a later try: a retry of the same task, whose
         first try is dead or will be refused by its token
+    :param try_number: of the task, 1-based; an earlier try of the same holder is replaced at once, even without
+        ``take_over``. 0 if it has none
     :returns: None if somebody else has it
     """
+    own = leases.c.try_number <= try_number if take_over else leases.c.try_number < try_number
+    free = or_(leases.c.expires_at <= now, and_(leases.c.holder == holder, own))
+    take = (
+        update(leases)
+        .where(leases.c.name == name)
+        .values(
+            holder=holder,
+            token=leases.c.token + 1,
+            expires_at=now + ttl,
+            ttl=ttl.total_seconds(),
+            try_number=try_number,
+        )
+        .returning(leases.c.token)
+    )
     with database.begin() as conn:
-        conn.execute(insert_new(conn, leases), {"name": name, "token": 0, "expires_at": _EPOCH})
-        free = leases.c.expires_at <= now
-        if take_over:
-            free = or_(free, leases.c.holder == holder)
-        token = conn.execute(
-            update(leases)
-            .where(leases.c.name == name, free)
-            .values(holder=holder, token=leases.c.token + 1, expires_at=now + ttl)
-            .returning(leases.c.token)
-        ).scalar()
+        token = conn.execute(take.where(free)).scalar()
+        if token is None:
+            conn.execute(insert_new(conn, leases), {"name": name, "token": 0, "expires_at": _EPOCH})
+            row = conn.execute(select(leases).where(leases.c.name == name)).one()
+            its_ttl = ttl if row.ttl is None else timedelta(seconds=row.ttl)
+            if row.expires_at > now + its_ttl + SKEW:
+                log.warning(
+                    "The lease %r of %r ends at %s UTC, later than it can: the clock that wrote it was wrong. It is "
+                    "taken over",
+                    name,
+                    row.holder,
+                    f"{row.expires_at:%Y-%m-%d %H:%M:%S}",
+                )
+                free = leases.c.token == row.token
+            token = conn.execute(take.where(free)).scalar()
     return None if token is None else Lease(database, name, holder, token)
 
 
@@ -107,34 +148,65 @@ def hold(
     ttl: timedelta,
     wait: timedelta,
     take_over: bool = False,
+    try_number: int = 0,
     poll: float = POLL,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[Lease]:
-    """A lease for the length of a block.
+    """A lease for the length of a block, given back however the block ends.
 
     :param wait: how long to wait for it
+    :param take_over: see :func:`acquire`
+    :param try_number: see :func:`acquire`
     :param poll: seconds between two looks at one that somebody else holds
     :raises StorageError: if somebody else still has it then, naming who
     """
     deadline = time.monotonic() + wait.total_seconds()
+    told: tuple[str | None, int] | None = None
+    look_at = 0.0
     while True:
         try:
-            lease = acquire(database, name, holder, ttl=ttl, now=clock(), take_over=take_over)
+            lease = acquire(database, name, holder, ttl=ttl, now=clock(), take_over=take_over, try_number=try_number)
         except DatabaseBusyError:
             # Somebody writes for longer than the driver waits: not yet, then.
             if time.monotonic() >= deadline:
                 raise
+            log.info("Waiting for the lease %r: somebody else writes to the database", name)
             continue
         if lease is not None:
             break
-        if time.monotonic() >= deadline:
+        is_over = time.monotonic() >= deadline
+        if is_over or time.monotonic() >= look_at:
             with database.begin() as conn:
-                other = conn.execute(select(leases.c.holder, leases.c.expires_at).where(leases.c.name == name)).one()
-            raise StorageError(
-                f"{name!r} is held by {other.holder!r} until {other.expires_at:%H:%M:%S} UTC; try again then"
-            )
+                columns = (leases.c.holder, leases.c.expires_at, leases.c.token)
+                other = conn.execute(select(*columns).where(leases.c.name == name)).one()
+            if is_over:
+                raise StorageError(
+                    f"{name!r} is held by {other.holder!r} until {other.expires_at:%H:%M:%S} UTC; try again then"
+                )
+            if told != (other.holder, other.token):
+                log.info(
+                    "Waiting for the lease %r, which %r holds until %s UTC unless it gives it back earlier",
+                    name,
+                    other.holder,
+                    f"{other.expires_at:%Y-%m-%d %H:%M:%S}",
+                )
+                told = (other.holder, other.token)
+            look_at = time.monotonic() + LOOK
         time.sleep(poll)
     try:
         yield lease
     finally:
+        _give_back(lease)
+
+
+def _give_back(lease: Lease) -> None:
+    """Release a lease. What ended the block is what is to be told, not that the database is away."""
+    try:
         lease.release()
+    except (StorageError, SQLAlchemyError) as error:
+        log.warning(
+            "The lease %r could not be given back (%s): the next try of this task takes it over, others wait until it "
+            "expires",
+            lease.name,
+            error,
+        )

@@ -144,15 +144,16 @@ def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[Even
     return [event for event in found if event.port in (None, port) or event.details.get("to") == port]
 
 
-def expire(conn: Connection, before: datetime) -> int:
+def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:
     """Delete events from before a moment, but none that somebody is still to get, or whose alert was not over then.
 
+    :param most: so many; None: all of them
     :returns: how many
     """
     waiting = select(deliveries.c.event_id).where(deliveries.c.state.in_(UNFINISHED))
     going_on = select(alerts.c.id).where(or_(alerts.c.ends_at.is_(None), alerts.c.ends_at >= before))
     unfinished = select(events.c.alert_id).where(events.c.id.in_(waiting), events.c.alert_id.is_not(None))
-    gone = delete(events).where(
+    old = and_(
         events.c.at < before,
         events.c.dispatched,
         events.c.id.not_in(waiting),
@@ -161,7 +162,9 @@ def expire(conn: Connection, before: datetime) -> int:
             and_(events.c.alert_id.not_in(going_on), events.c.alert_id.not_in(unfinished)),
         ),
     )
-    return int(conn.execute(gone).rowcount)
+    if most is not None:
+        old = events.c.seq.in_(select(events.c.seq).where(old).order_by(events.c.at).limit(most))
+    return int(conn.execute(delete(events).where(old)).rowcount)
 
 
 # ── the queue ───────────────────────────────────────────────────────────────────────────────────

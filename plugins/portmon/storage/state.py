@@ -93,11 +93,17 @@ def _times(text: str) -> tuple[datetime, ...]:
     return tuple(map(datetime.fromisoformat, json.loads(text)))
 
 
+@lru_cache(maxsize=1 << 10)
+def _notices(text: str) -> tuple[tuple[str, datetime], ...]:
+    return tuple((kind, datetime.fromisoformat(at)) for kind, at in json.loads(text))
+
+
 LISTENING = "listening"
 _LISTS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("addresses", "programs", "pids", "uids", "units", "comms", "lost"), _tuple),
     LISTENING: _listening,
     "changes": _times,
+    "notices": _notices,
 }
 
 
@@ -124,7 +130,11 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None)
 def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[PortKey]) -> None:
     """Write what a judgement made of some ports."""
     rows = [
-        {name: getattr(port, name) for name in PORT_COLUMNS} | {"changes": [at.isoformat() for at in port.changes]}
+        {name: getattr(port, name) for name in PORT_COLUMNS}
+        | {
+            "changes": [at.isoformat() for at in port.changes],
+            "notices": [[kind, at.isoformat()] for kind, at in port.notices],
+        }
         for port in changed
     ]
     _save(conn, ports, rows)

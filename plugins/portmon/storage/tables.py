@@ -126,6 +126,8 @@ contents = Table(
     Column("data", LargeBinary, nullable=False),
     Column("size", Integer, nullable=False),
     Column("used_at", UtcDateTime, nullable=False, index=True),
+    # Could not be read: stored again as soon as somebody has the same bytes.
+    Column("damaged", Boolean, nullable=False, server_default=false()),
     comment="compressed bytes by SHA-256 of what they were before: raw answers, facts, inventories, settings",
 )
 
@@ -194,6 +196,7 @@ ports = Table(
     Column("lost", SafeJson, nullable=False),
     Column("lost_since", UtcDateTime),
     Column("comms", SafeJson, nullable=False, server_default="[]"),
+    Column("notices", SafeJson, nullable=False, server_default="[]"),
     comment="state of each port; last_seen_at is null while it is seen, so that a quiet run writes nothing here",
 )
 
@@ -331,6 +334,15 @@ observations = Table(
     comment="the archive: every look at a host; live unless the host was deleted since",
 )
 
+stored = Table(
+    "stored",
+    metadata,
+    Column("host_id", SafeText, primary_key=True),
+    Column("day", String(10), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    comment="how much was stored of what a host said, on the last day on which it said something new",
+)
+
 runs = Table(
     "runs",
     metadata,
@@ -406,6 +418,8 @@ leases = Table(
     Column("holder", SafeText),
     Column("token", BigInteger, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
+    Column("try_number", Integer, nullable=False, server_default="0"),
+    Column("ttl", Float),
     comment="who may write; the token grows with every holder",
 )
 
