@@ -59,8 +59,9 @@ test-all: .venv/.tools ## both: those against a live Airflow mostly wait, and be
 ci-full: ## what CI runs, with all matrices and ten times the examples: as root, up to 75 minutes
 	@SLOW=slow HYPOTHESIS_PROFILE=full .ci/run
 
-soak: .venv/.tools ## property tests with many more examples, and crashes with 50 seeds
+soak: .venv/.tools ## property tests with many more examples, 200,000 broken inputs, and crashes with 50 seeds
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m "not slow" tests/unit
+	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m slow -n auto --maxschedchunk 1 tests/fuzz
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q tests/stories/test_crashes.py
 
 mutate: .venv/.tools ## whether some test fails for each comparison of the state engine that is turned around

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from portmon.cmdb import fetch, read_file
-from portmon.config import AnsibleSource, FileSource, HttpSdSource, HttpSource, NetboxSource, parse_config
+from portmon.config import (
+    AnsibleSource,
+    Config,
+    FileSource,
+    HttpSdSource,
+    HttpSource,
+    NetboxSource,
+    load_config,
+    parse_config,
+)
 from portmon.errors import PortmonError
 from portmon.inputs.documents import DocumentError, parse_json
 from portmon.models import Inventory
@@ -187,12 +196,12 @@ def _broken(chance: random.Random, text: str) -> str:
     return text
 
 
-def reader(chance: random.Random, kind: str, text: str, folder: Path) -> Case:
+def reader(chance: random.Random, kind: str, text: str | bytes, folder: Path) -> Case:
     """What reads a document, by some configuration."""
     expression = chance.choice(EXPRESSIONS)
     field = chance.choice(("id", "name", "address", "port", "labels", "declared", "enabled"))
     given = chance.choice(({}, {}, {field: expression}, {"enabled": chance.choice(("on", "!on", "!vars.off"))}))
-    data = text.encode("utf-8", "surrogatepass")
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     if chance.random() < 0.1:
         data = bytes(chance.choice((byte, chance.randrange(256))) if chance.random() < 0.02 else byte for byte in data)
 
@@ -232,5 +241,12 @@ def reader(chance: random.Random, kind: str, text: str, folder: Path) -> Case:
             return from_http(NetboxSource(type="netbox", fields=given, max_pages=3, attempts=1))
         case "http_sd":
             return from_http(HttpSdSource(type="http_sd", fields=given, target_port=True))
-        case _:
+        case _ if isinstance(text, str):
             return lambda: parse_config(text)
+        case _:
+
+            def load() -> Config:
+                (folder / "portmon.yaml").write_bytes(data)
+                return load_config(folder / "portmon.yaml")
+
+            return load

@@ -14,6 +14,7 @@ from portmon.errors import NetstatParseError, PortmonError
 from portmon.limits import OWNERS, ROWS
 from portmon.models import Listener
 from portmon.probe.listing import parse_listeners
+from portmon.probe.rows import MAX_OWNERS
 from tests.airflow.fake_netstat import HEADER, listing
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "netstat"
@@ -209,6 +210,13 @@ def test_any_number_of_owners() -> None:
         20_000 - OWNERS,
     )
     assert found.inode == 5
+
+
+def test_more_owners_than_a_host_can_have() -> None:
+    with pytest.raises(NetstatParseError, match="cut or unknown row"):
+        parse_listeners(owned(MAX_OWNERS + 1, "a"))
+    (found,) = parse_listeners(owned(MAX_OWNERS, "a"))
+    assert found.more_owners == MAX_OWNERS - OWNERS
 
 
 def test_a_process_that_holds_it_a_thousand_times_is_one_owner() -> None:

@@ -549,6 +549,44 @@ def test_what_a_frame_says_besides() -> None:
     assert (one.program, one.comm, one.uid, one.unit) == ("app", "my\nname", 2, "ssh.socket")
 
 
+@pytest.mark.parametrize(
+    ("shown", "reserved"),
+    [
+        ("8080,9000-9010", ((8080, 8080), (9000, 9010))),
+        # more than ports allow: as one range
+        ("7," * 100_000 + "8,9-12,10", ((7, 12),)),
+        (",".join(f"{low}-{low + 1}" for low in range(1, 65535)) + ",9-8,0,70000", ((1, 65535),)),
+        (",".join(f"{first}-{last}" for first in range(1, 600, 2) for last in range(1000, 1300)), ((1, 1299),)),
+        (" 5-6, 65535", ((5, 6), (65535, 65535))),
+    ],
+)
+def test_reserved_ports_are_ranges_that_do_not_touch(shown: str, reserved: tuple[tuple[int, int], ...]) -> None:
+    proc = f"/proc/sys/net/ipv4/ip_local_reserved_ports:{shown}\n/proc/self/status:Uid:\t5\t6\t6\t6"
+    assert probe.read_frame(frame(netstat(80), proc=proc), "n0n0").reserved == reserved
+
+
+def test_a_name_of_any_length_is_cut() -> None:
+    proc = "/proc/self/status:Uid:\t5\t6\t6\t6\n/proc/7/status:Name:\t" + "\\n" * 100_000
+    (one,) = probe.read_frame(frame(netstat(80), proc=proc), "n0n0").listeners
+    assert one.comm == "\n" * 256
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_can_not_be_read_from_the_archive_is_no_evidence(version: int) -> None:
+    """A line that begins with the nonce of the archive would be one of the stored frame's own markers."""
+    body = netstat(80) + "\n@@archived END"
+    output = frame(body)
+    if version == 1:
+        output = (
+            f"\n@@n0n0 BEGIN v=1 tool=netstat-W uid=0 via=- bytes={len(body)} boot=b1 range=1-2 netns=5 ver=-\n{body}\n"
+            "@@n0n0 SSX bytes=0\n\n@@n0n0 PROC\n@@n0n0 END\n"
+        ).encode()
+    with pytest.raises(ProbeError, match="can't be stored"):
+        probe.read_frame(output, "n0n0")
+    # What a login shell prints before the frame is not stored.
+    probe.read_frame(b"\n@@archived END\n" + frame(netstat(80)), "n0n0")
+
+
 def test_noise_of_the_loader_hides_no_version(tmp_path: Path) -> None:
     noise = "echo \"ERROR: ld.so: object '/opt/x.so' from /etc/ld.so.preload cannot be preloaded: ignored.\" >&2"
     tools = {name: f'{noise}; exec {shutil.which(name)} "$@"' for name in ("ss", "ls", "grep", "timeout")}

@@ -19,20 +19,21 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from portmon import limits
 from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.models import EPHEMERAL_DEFAULT, READER, Listener, Observation
 from portmon.probe import compare, procfs, rows, ss
 from portmon.probe.cgroup import unit_of
-from portmon.probe.listing import parse_listeners
+from portmon.probe.listing import read_listing
 
 ARCHIVE_NONCE = "archived"
 """Stands in the markers of a stored frame, so that equal answers are equal bytes."""
 
+_ARCHIVED = ARCHIVE_NONCE.encode("ascii")
 _ENDED = 124
 """The lowest exit status of a tool that did not end by itself: ``timeout`` says 124, a program that can't be run 126 or
 127, a signal more than 128: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_08_02"""
@@ -45,6 +46,7 @@ _PARTS = {
     "1": frozenset({(b"BEGIN", b"SSX", b"PROC", b"END")}),
     "2": frozenset({(b"BEGIN", b"LIST", b"PROC", b"END"), (b"BEGIN", b"LIST", b"PROC", b"SSX", b"END")}),
 }
+_MOST_MARKERS = max(len(parts) for versions in _PARTS.values() for parts in versions)
 _NOTHING_WORKED = (b"BEGIN", b"END")
 _TOOLS = frozenset({"netstat-W", "netstat", "ss", "proc"})
 _TOTAL = re.compile(rb" bytes=(\d{1,12})")
@@ -71,13 +73,12 @@ class _Frame:
 
     def archived(self) -> bytes:
         """With the nonce of the archive, and without what changes by itself."""
-        fixed = ARCHIVE_NONCE.encode()
-        parts = [b"@@" + fixed + part[2 + len(self.nonce) :] for part in self.parts]
+        parts = [b"@@" + _ARCHIVED + part[2 + len(self.nonce) :] for part in self.parts]
         if self.version == "2":
             # The whole is counted with the nonces inside.
-            shorter = (len(self.nonce) - len(fixed)) * (len(parts) - 2)
+            shorter = (len(self.nonce) - len(_ARCHIVED)) * (len(parts) - 2)
             parts[0] = _TOTAL.sub(lambda match: b" bytes=%d" % (int(match[1]) - shorter), parts[0], count=1)
-            parts[-1] = b"@@" + fixed + b" END\n"
+            parts[-1] = b"@@" + _ARCHIVED + b" END\n"
         return b"".join(parts)
 
     @property
@@ -143,16 +144,18 @@ def read_any(output: bytes) -> Observation:
 
 def _cut_out(output: bytes, nonce: str) -> _Frame:
     used = nonce.encode("ascii")
-    # One pattern for every nonce: compiling one for each answer costs more than reading it.
-    found = list(_MARKER.finditer(output))
-    if not any(marker[1] == used and marker[2] is not None for marker in found):
-        others = set(_ANY_BEGIN.findall(output))
+    markers = _markers(output, used)
+    if not any(marker[2] is not None for marker in markers):
+        others = {match[1] for match in _ANY_BEGIN.finditer(output)}
         if len(others) != 1:
             raise ProbeError(_no_frame(output, len(others)))
         used = others.pop()
+        markers = _markers(output, used)
     # A line that starts like a marker of ours but is none would be a cut or forged one.
-    markers = [marker for marker in found if marker[1] == used]
     kinds = tuple((marker[2] or b"").split(b" ", 1)[0] for marker in markers)
+    if used != _ARCHIVED and output.find(b"\n@@" + _ARCHIVED, markers[0].start(), markers[-1].start()) >= 0:
+        # In the archive such a line would be a marker of the frame's own, and the stored frame no frame any more.
+        raise ProbeError(f"the answer holds a line that begins with @@{ARCHIVE_NONCE}: it can't be stored")
     fields = _fields(markers[0][2] or b"") if kinds[:1] == (b"BEGIN",) else {}
     version = fields.get("v", "")
     if version == "2" and kinds == _NOTHING_WORKED and markers[-1][3]:
@@ -198,6 +201,12 @@ def _cut_out(output: bytes, nonce: str) -> _Frame:
         shown = (markers[0][2] or b"")[:100].decode("ascii", "replace")
         raise ProbeError(f"the first line of the answer is not one of ours: {shown!r}")
     return frame
+
+
+def _markers(output: bytes, nonce: bytes) -> list[re.Match[bytes]]:
+    """The markers with a nonce, in order, no more than show that there are too many."""
+    # One pattern for every nonce: compiling one for each answer costs more than reading it.
+    return list(islice((marker for marker in _MARKER.finditer(output) if marker[1] == nonce), _MOST_MARKERS + 1))
 
 
 def _without_version(block: bytes, fields: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
@@ -282,13 +291,15 @@ def _observation(frame: _Frame) -> Observation:
     if frame.version == "2" and not _ended(fields.get("ended")):
         raise ProbeError(f"{frame.tool} did not end by itself (exit status {fields.get('ended', '-')[:20]})")
     facts = _facts(frame)
-    listeners = _listed(frame)
-    # An ss that is older than any known must not cost the listing: it is only an addition.
-    sockets = _sockets(frame, listeners)
-    if frame.ssx is not None and sockets is not None:
-        differ = compare.contradiction(listeners, [socket.listener() for socket in sockets])
-        if differ is not None:
-            raise ContradictionError(f"its two listings contradict each other: {differ}")
+    listeners, sockets = _listed(frame)
+    if frame.tool != "ss":
+        # An ss that is older than any known must not cost the listing: it is only an addition.
+        second = _second(frame, listeners)
+        if second is not None:
+            differ = compare.contradiction(listeners, [socket.listener() for socket in second])
+            if differ is not None:
+                raise ContradictionError(f"its two listings contradict each other: {differ}")
+        sockets = second or []
     told_apart, beyond = _capped(listeners)
     return Observation(
         tool=frame.tool,
@@ -298,7 +309,7 @@ def _observation(frame: _Frame) -> Observation:
         netns=facts.netns,
         version=_version(fields),
         ephemeral=facts.ephemeral or EPHEMERAL_DEFAULT,
-        listeners=tuple(_enriched(told_apart, facts.processes, sockets or ())),
+        listeners=tuple(_enriched(told_apart, facts.processes, sockets)),
         probe=int(frame.version),
         reader=READER,
         pid1_start=facts.pid1_start,
@@ -320,12 +331,13 @@ def _version(fields: Mapping[str, str]) -> str | None:
     return match[0].rstrip(".,") if match else None
 
 
-def _listed(frame: _Frame) -> list[Listener]:
-    """The listeners, if what proves that the kernel's tables were read is there.
+def _listed(frame: _Frame) -> tuple[list[Listener], list[ss.Socket]]:
+    """The listeners, if what proves that the kernel's tables were read is there; and what ss says of each socket, if it
+    was the tool.
 
     :raises ProbeError: it is not
     """
-    listeners = parse_listeners(frame.body, version=_version(frame.fields))
+    listeners, sockets = read_listing(frame.body, version=_version(frame.fields))
     if frame.version == "1":
         # What it could read is not said. Without any socket the listing may be one of nothing: a host that is asked
         # over SSH has one as a rule.
@@ -334,7 +346,7 @@ def _listed(frame: _Frame) -> list[Listener]:
                 f"{frame.tool} lists nothing, and the old forced command does not say whether /proc/net/tcp could be "
                 "read: install the script that `python -m portmon probe` prints"
             )
-        return listeners
+        return listeners, sockets
     four, six = frame.fields.get("tcp"), frame.fields.get("tcp6")
     unread = [name for name, state in (("tcp", four), ("tcp6", six)) if state == "0"] + (["tcp"] if not four else [])
     if unread and (frame.tool != "ss" or not listeners):
@@ -343,19 +355,16 @@ def _listed(frame: _Frame) -> list[Listener]:
         procfs.has_table(frame.body, six=False) and (six is None or procfs.has_table(frame.body, six=True))
     ):
         raise ProbeError("the header of /proc/net/tcp or tcp6 is missing: that table was not read")
-    return listeners
+    return listeners, sockets
 
 
-def _sockets(frame: _Frame, listeners: Sequence[Listener]) -> list[ss.Socket] | None:
-    """What ss says of each socket; None if it was not asked, or not understood."""
-    data = frame.body if frame.tool == "ss" else frame.ssx
-    if data is None or not data.strip():
+def _second(frame: _Frame, listeners: Sequence[Listener]) -> list[ss.Socket] | None:
+    """What the second listing says of each socket; None if ss was not asked, or not understood."""
+    if frame.ssx is None or not frame.ssx.strip():
         return None
     six = frozenset(listener.port for listener in listeners if listener.address == "::")
     try:
-        if frame.tool == "ss":
-            return ss.sockets(data, 0, version=_version(frame.fields))
-        return ss.sockets(data, 0, six=six)
+        return ss.sockets(frame.ssx, 0, six=six)
     except NetstatParseError:
         return None
 
@@ -469,7 +478,8 @@ _ESCAPED = re.compile(rb"\\(n|\\)")
 
 def _comm(name: bytes) -> str:
     """A process name as /proc/PID/status writes it: a newline and a backslash are escaped."""
-    return rows.text(_ESCAPED.sub(lambda match: b"\n" if match[1] == b"n" else b"\\", name))
+    # Twice as many as are kept, since two may stand for one.
+    return rows.text(_ESCAPED.sub(lambda match: b"\n" if match[1] == b"n" else b"\\", name[: 2 * limits.NAME]))
 
 
 def _range(text: str) -> tuple[int, int] | None:
@@ -480,15 +490,34 @@ def _range(text: str) -> tuple[int, int] | None:
     return (low, high) if 1 <= low <= high <= 65535 else None
 
 
+_PART = re.compile(rb"[^,]+")
+
+
 def _ports(text: bytes) -> tuple[tuple[int, int], ...]:
-    """``8080,9000-9010`` as ranges, in order; what is no port is left out."""
-    found = []
-    for part in text.strip().split(b","):
-        low, _, high = part.partition(b"-")
+    """``8080,9000-9010`` as ranges, in order; what is no port is left out.
+
+    Ranges that touch are one, as the kernel prints them, so that there are no more than ports allow.
+    """
+    found: set[tuple[int, int]] = set()
+    for match in _PART.finditer(text):
+        low, _, high = match[0].strip().partition(b"-")
         first, last = rows.number(low, 65535), rows.number(high or low, 65535)
         if first and last and first <= last:
-            found.append((first, last))
-    return tuple(sorted(found))
+            found.add((first, last))
+            if len(found) > 65536:
+                found = set(_united(found))
+    return tuple(_united(found))
+
+
+def _united(ranges: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges of which no two touch, in order."""
+    apart: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if apart and first <= apart[-1][1] + 1:
+            apart[-1] = (apart[-1][0], max(apart[-1][1], last))
+        else:
+            apart.append((first, last))
+    return apart
 
 
 # ── owners ──────────────────────────────────────────────────────────────────────────────────────

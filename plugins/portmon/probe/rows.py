@@ -11,6 +11,8 @@ MAX_PID = 2**31 - 1
 """The kernel's own limit is 2**22: https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#pid-max"""
 MAX_UID = 2**32 - 1
 MAX_INODE = 2**64 - 1
+MAX_OWNERS = 131_070
+"""Holders of one socket that a list may name; ss of most versions leaves out what is beyond 4 or 64 KB."""
 ADDRESS_BYTES = 100
 """More than the longest address with an interface has."""
 

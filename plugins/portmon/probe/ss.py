@@ -8,9 +8,11 @@ stands around names included, so that a row is read by offsets, and each of them
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import groupby
 
 from portmon import limits
 from portmon.errors import NetstatParseError
@@ -29,8 +31,8 @@ _BLANKS = re.compile(rb"\s*")
 _QUEUES = re.compile(rb"\s*(\d{1,10})\s+(\d{1,10})(?=[\s*\[])\s*")
 _END = re.compile(rb"[^\s]{1,100}:(\*|\d{1,5})(?=\s|\Z)")
 _USERS = b"users:("
-_NEW_OWNER = re.compile(rb"\",pid=(\d{1,10}),(?:tid=\d{1,10},)?fd=\d{1,10}\)")
-_OLD_OWNER = re.compile(rb"\",(\d{1,10}),\d{1,10}\)")
+_OWNER = re.compile(rb"\",(?:pid=(\d{1,10}),(?:tid=\d{1,10},)?fd=|(\d{1,10}),)\d{1,10}\)")
+"""What follows a name, in new and old versions."""
 _ARROW = re.compile(rb" [<-]-[->]")
 _DOTTED = re.compile(rb"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}[%:]")
 
@@ -51,6 +53,7 @@ class Socket:
 
     :param address: as of :class:`portmon.models.Listener`, and so are ``zone`` to ``inode``
     :param cgroup: path of the cgroup that it was made in; None if not shown
+    :param more_owners: how many there are besides ``owners``
     """
 
     address: str
@@ -60,6 +63,7 @@ class Socket:
     uid: int | None
     inode: int | None
     cgroup: str | None
+    more_owners: int
 
     def listener(self) -> Listener:
         """Without what only the cgroup says."""
@@ -71,11 +75,11 @@ class Socket:
             pid=first.pid if first else None,
             program=first.program if first else None,
             zone=self.zone,
-            owners=self.owners[: limits.OWNERS] if len(self.owners) > 1 else (),
+            owners=self.owners if len(self.owners) > 1 else (),
             uid=self.uid,
             inode=self.inode,
             comm=first.program if first else None,
-            more_owners=max(0, len(self.owners) - limits.OWNERS),
+            more_owners=self.more_owners,
         )
 
 
@@ -92,26 +96,19 @@ class _Row:
     local: bytes
     peer: bytes
     owners: tuple[Owner, ...]
+    more_owners: int
     fields: dict[bytes, bytes]
     arrow: bool
     shortened: bool
 
 
-def read(data: bytes, start: int, *, version: str | None = None) -> list[Listener]:
-    """The listeners of a listing.
-
-    :param start: offset of its header, or of its first row
-    :param version: ``iproute2-6.1.0`` or ``iproute2-ss170501``
-    :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
-    """
-    return [socket.listener() for socket in sockets(data, start, version=version)]
-
-
 def sockets(data: bytes, start: int, *, version: str | None = None, six: frozenset[int] | None = None) -> list[Socket]:
     """The listening sockets of a listing.
 
+    :param start: offset of its header, or of its first row
+    :param version: ``iproute2-6.1.0`` or ``iproute2-ss170501``
     :param six: ports on which another listing has every address of IPv6, for rows that nothing else decides
-    :raises NetstatParseError: as :func:`read` does
+    :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
     """
     found: list[_Row] = []
     others = 0
@@ -159,6 +156,7 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
             continue
         tail = line[peer.end() :]
         owners: tuple[Owner, ...] = ()
+        more_owners = 0
         shortened = False
         users = end - len(tail.lstrip())
         if data.startswith(_USERS, users):
@@ -168,13 +166,14 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
                 read, shortened = _read_some(data, users + len(_USERS), end), True
             if read is None:
                 raise rows.refused(line, first)
-            owners, after = read
+            few, after = read
+            owners, more_owners = few.few()
             end = _line_end(data, after)
             tail = data[after:end]
             number += data.count(b"\n", at, end + 1)
             at = end + 1
         fields, arrow = _fields(tail)
-        yield _Row(first, local[0], peer[0], owners, fields, arrow, shortened)
+        yield _Row(first, local[0], peer[0], owners, more_owners, fields, arrow, shortened)
 
 
 def _line_end(data: bytes, at: int) -> int:
@@ -213,71 +212,123 @@ class _Queues:
         return _BLANKS.match(line, self._second + len(size)).end()  # type: ignore[union-attr]
 
 
-def _read_owners(data: bytes, start: int) -> tuple[tuple[Owner, ...], int] | None:
+class _Owners:
+    """The owners of one list, as offsets: a host may print hundreds of thousands of them.
+
+    :param data: the whole listing
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._begins = array("q")
+        self._ends = array("q")
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def begin(self, at: int) -> None:
+        """Go on with an owner that begins at an offset, whose name may end anywhere."""
+        self._begins.append(at)
+        self._ends.append(at + 1)
+
+    def pop(self) -> int:
+        """Forget the last one.
+
+        :returns: where it began
+        """
+        self._ends.pop()
+        return self._begins.pop()
+
+    def end(self) -> int | None:
+        """Let the name of the last one end at the next quote that can be its end.
+
+        :returns: where the owner ends, None if there is no other one
+        """
+        data, begin = self._data, self._begins[-1]
+        if not data.startswith(b'("', begin):
+            return None
+        quote = self._ends[-1]
+        while (quote := data.find(b'"', quote + 1, begin + 2 + COMM_LIMIT + 1)) >= 0:
+            match = _OWNER.match(data, quote)
+            if match is not None and rows.number(match[1] or match[2], rows.MAX_PID) is not None:
+                self._ends[-1] = quote
+                return match.end()
+        return None
+
+    def few(self) -> tuple[tuple[Owner, ...], int]:
+        """Those that are told apart, by pid, and how many there are besides.
+
+        Where there are many, each process counts once, since one may hold a socket a thousand times.
+        """
+        pids = array("q", (self._pid(index) for index in range(len(self))))
+        order = sorted(range(len(self)), key=pids.__getitem__)
+        if len(self) <= limits.OWNERS:
+            return tuple(Owner(pids[index], self._name(index)) for index in order), 0
+        kept: list[Owner] = []
+        count = 0
+        for pid, group in groupby(order, key=pids.__getitem__):
+            for name in dict.fromkeys(map(self._name, group)):
+                count += 1
+                if count <= limits.OWNERS:
+                    kept.append(Owner(pid, name))
+        return tuple(kept), count - len(kept)
+
+    def _pid(self, index: int) -> int:
+        match = _OWNER.match(self._data, self._ends[index])
+        assert match is not None  # noqa: S101 - for the type checker: end() has found it
+        return int(match[1] or match[2])
+
+    def _name(self, index: int) -> str:
+        return rows.text(self._data[self._begins[index] + 2 : self._ends[index]])
+
+
+def _read_owners(data: bytes, start: int) -> tuple[_Owners, int] | None:
     """The owners from ``("name",pid=1,fd=2),("name",…))`` and where they end.
 
     A name may hold whatever stands around names, and the list has to end as it must: the shortest names are tried
     first. What was tried in vain at an offset is not tried there again, so that the time grows with the bytes.
 
-    :returns: the owners by pid, None if there is no such list
+    :returns: None if there is no such list, or it is longer than a host's can be
     """
-    failed: set[int] = set()
-    taken: list[Owner] = []
-    path = [(start, _candidates(data, start))]
-    while path:
-        at, candidates = path[-1]
-        for owner, after in candidates:
-            following = data[after : after + 2]
-            if following[:1] == b")" and following[1:] in (b"", b" ", b"\t", b"\n"):
-                return _by_pid([*taken, owner]), after + 1
-            if following[:1] == b"," and after + 1 not in failed:
-                taken.append(owner)
-                path.append((after + 1, _candidates(data, after + 1)))
-                break
-        else:
-            failed.add(at)
-            path.pop()
-            if taken:
-                taken.pop()
+    found = _Owners(data)
+    failed = bytearray(len(data) - start + 1)
+    found.begin(start)
+    while found:
+        after = found.end()
+        if after is None:
+            failed[found.pop() - start] = 1
+            continue
+        following = data[after : after + 2]
+        if following[:1] == b")" and following[1:] in (b"", b" ", b"\t", b"\n"):
+            return found, after + 1
+        if following == b",(" and not failed[after + 1 - start]:
+            if len(found) == rows.MAX_OWNERS:
+                return None
+            found.begin(after + 1)
     return None
 
 
-def _read_some(data: bytes, start: int, end: int) -> tuple[tuple[Owner, ...], int] | None:
+def _read_some(data: bytes, start: int, end: int) -> tuple[_Owners, int] | None:
     """The owners of a list that ss cut by itself: after some 4 KB up to 3.10, after 64 KB since 4.15.
 
     :param end: of its line
-    :returns: the whole ones by pid, and where the details go on; None if it is too short for that
+    :returns: the whole ones, and where the details go on; None if it is too short for that, or too long
     """
-    taken: list[Owner] = []
+    found = _Owners(data)
     at = start
-    while (found := next(_candidates(data, at), None)) is not None and found[1] < end:
-        taken.append(found[0])
-        at = found[1] + 1
+    while True:
+        found.begin(at)
+        after = found.end()
+        if after is None or after >= end:
+            found.pop()
+            break
+        if len(found) == rows.MAX_OWNERS:
+            return None
+        at = after + 1
     details = data.find(b" ino:", at, end)
     if at - start < (_COLUMN_3_2 if details >= 0 else _COLUMN_4_15):
         return None
-    return _by_pid(taken), details if details >= 0 else end
-
-
-def _by_pid(owners: Sequence[Owner]) -> tuple[Owner, ...]:
-    """As they are listed; each process once where there are many, since one may hold a socket a thousand times."""
-    return tuple(sorted(dict.fromkeys(owners) if len(owners) > limits.OWNERS else owners, key=lambda one: one.pid))
-
-
-def _candidates(data: bytes, at: int) -> Iterator[tuple[Owner, int]]:
-    """Owners that may begin at an offset, each with where it ends."""
-    if not data.startswith(b'("', at):
-        return
-    begin = at + 2
-    quote = data.find(b'"', begin, begin + COMM_LIMIT + 1)
-    while quote >= 0:
-        for pattern in (_NEW_OWNER, _OLD_OWNER):
-            match = pattern.match(data, quote)
-            if match is not None:
-                pid = rows.number(match[1], rows.MAX_PID)
-                if pid is not None:
-                    yield Owner(pid, rows.text(data[begin:quote])), match.end()
-        quote = data.find(b'"', quote + 1, begin + COMM_LIMIT + 1)
+    return found, details if details >= 0 else end
 
 
 def _fields(tail: bytes) -> tuple[dict[bytes, bytes], bool]:
@@ -364,4 +415,5 @@ def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> Socket:
         uid=rows.ranged(uid, rows.MAX_UID, "uid", row.line) if uid is not None else 0 if inode is not None else None,
         inode=rows.ranged(inode, rows.MAX_INODE, "inode", row.line) if inode is not None else None,
         cgroup=rows.text(cgroup) if cgroup.startswith(b"/") else None,
+        more_owners=row.more_owners,
     )

@@ -1,0 +1,119 @@
+"""What every accepted answer must be: within its documented ranges, storable, readable again, and judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from portmon import probe
+from portmon.config import States
+from portmon.diff import HostRow, judge
+from portmon.errors import ProbeError
+from portmon.frames import empty_ports, merged
+from portmon.limits import NAME, OWNERS, ROWS
+from portmon.models import Attempt, EventKind, Host, Listener, Observation, Outcome
+from portmon.rules import RuleSet
+from portmon.storage.archive import facts_from_json, facts_to_json
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+FIVE = timedelta(minutes=5)
+HONEST = Observation("ss", 0, boot_id="b0", netns=7, listeners=(Listener("tcp", "0.0.0.0", 80, 7, "nginx"),))
+
+
+def must_be_in_range(seen: Observation) -> None:
+    """Every field of an answer has the type, the range and the length that design and storage give it."""
+    assert seen.tool in ("netstat-W", "netstat", "ss", "proc")
+    assert 0 <= seen.uid < 2**32
+    assert seen.via in (None, "sudo")
+    assert seen.boot_id is None or re.fullmatch(r"[0-9A-Za-z-]{1,64}", seen.boot_id)
+    assert seen.netns is None or 0 <= seen.netns < 2**32
+    assert seen.pid1_start is None or 0 <= seen.pid1_start < 2**63
+    assert seen.version is None or (len(seen.version) <= 80 and seen.version.isascii())
+    for low, high in (seen.ephemeral, *seen.reserved):
+        assert 1 <= low <= high <= 65535
+    # No two of them touch: more there can't be.
+    assert len(seen.reserved) <= 32768
+    assert set(seen.hung) <= {"netstat", "ss", "proc"}
+    assert len(set(seen.hung)) == len(seen.hung)
+    assert all(1 <= port <= 65535 and 0 < count <= ROWS for port, count in seen.beyond)
+    assert seen.probe in (1, 2)
+    assert len(seen.listeners) <= ROWS
+    assert max(Counter(one.port for one in seen.listeners).values(), default=0) <= OWNERS
+    for one in seen.listeners:
+        must_be_a_listener(one)
+
+
+def must_be_a_listener(one: Listener) -> None:
+    assert one.protocol in ("tcp", "tcp6")
+    assert 1 <= one.port <= 65535
+    assert re.fullmatch(r"[0-9a-fA-F:.*]{1,110}", one.address)
+    assert one.uid is None or 0 <= one.uid < 2**32
+    assert one.inode is None or 0 <= one.inode < 2**64
+    assert len(one.owners) <= OWNERS
+    assert 0 <= one.more_owners <= 4 << 20
+    for pid, program in ((one.pid, one.program), *((owner.pid, owner.program) for owner in one.owners)):
+        assert pid is None or 0 <= pid < 2**31
+        must_be_short(program)
+    for text in (one.zone, one.unit, one.comm):
+        must_be_short(text)
+
+
+def must_be_short(text: str | None) -> None:
+    assert text is None or len(text.encode("utf-8", "surrogateescape")) <= NAME
+
+
+def must_be_storable(seen: Observation) -> None:
+    """What is read from the archive is what was written there."""
+    assert facts_from_json(facts_to_json(seen)) == seen
+
+
+def must_be_readable_again(output: bytes, nonce: str, seen: Observation) -> None:
+    """The stored frame says what the answer said, and is stored alike the next time."""
+    stored = probe.archive_form(output, nonce)
+    assert probe.read_archived(stored) == seen
+    assert probe.archive_form(stored, "archived") == stored
+
+
+def must_have_no_cut(output: bytes, nonce: str, at: int) -> None:
+    """No answer that is cut before the end of its frame is accepted."""
+    try:
+        probe.read_frame(output[:at], nonce)
+    except ProbeError:
+        return
+    raise AssertionError(f"the first {at} of {len(output)} bytes are accepted")
+
+
+def must_be_judged(answers: Sequence[Observation]) -> None:
+    """Hosts that show these answers are judged beside an honest one that dies, and that death is told.
+
+    Each of them shows the next one's answer in the second look, so that it is compared with another one.
+    """
+    names = [f"id-{number}" for number in range(len(answers))]
+    hosts = {name: Host(name, name, name) for name in (*names, "honest")}
+    rows: dict[str, HostRow] = {}
+    ports = empty_ports()
+    downs: list[int | None] = []
+    for step in (0, 1):
+        at = START + step * FIVE
+        shown = {name: answers[(number + step) % len(answers)] for number, name in enumerate(names)}
+        shown["honest"] = HONEST if step == 0 else dataclasses.replace(HONEST, listeners=())
+        verdict = judge(
+            rows,
+            ports,
+            [
+                Attempt(host_id, f"run{step}", 1, at, Outcome.OK, observation=seen, confirmed=True)
+                for host_id, seen in shown.items()
+            ],
+            inventory=hosts,
+            rules=RuleSet([]),
+            settings=States(),
+            interval=FIVE,
+            run_id=f"run{step}",
+        )
+        rows |= {str(row["host_id"]): row for row in verdict.hosts}
+        ports = merged(ports, verdict.ports, verdict.dropped)
+        downs = [one.port for one in verdict.events if one.kind is EventKind.DOWN and one.host_id == "honest"]
+    assert downs == [80]
