@@ -6,8 +6,10 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -804,3 +806,51 @@ def test_openssh_hangs_up_after_too_many_offers(make_hook: Any, tmp_path: Path, 
             hook.login()
         # With one offer the same limit is no obstacle.
         make_hook(server.port, login=server.user, extra=with_key(server.user_key)).login()
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_how_many_round_trips_a_look_costs(make_hook: Any, tmp_path: Path) -> None:
+    """What a far away fleet waits for. Measured with a line that delays, against one that does not."""
+    delay = 0.3
+
+    def carry(source: socket.socket, target: socket.socket, seconds: float) -> None:
+        # Each piece leaves so long after it came; pieces do not wait for each other.
+        queued: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                while (item := queued.get())[1]:
+                    time.sleep(max(0.0, item[0] - time.monotonic()))
+                    target.sendall(item[1])
+                target.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=send, daemon=True).start()
+        data = b"x"
+        while data:
+            try:
+                data = source.recv(65536)
+            except OSError:
+                data = b""
+            queued.put((time.monotonic() + seconds, data))
+
+    def seconds(port: int, one_way: float) -> float:
+        def serve(sock: socket.socket, over: threading.Event) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as onward:
+                threading.Thread(target=carry, args=(onward, sock, one_way), daemon=True).start()
+                carry(sock, onward, one_way)
+
+        with tcp_server(serve) as line:
+            hook = make_hook(line, extra=with_key(server.user_key), login=server.user, connect_timeout=30.0)
+            started = time.monotonic()
+            hook.login()
+            hook.run("true", deadline=30, max_output=LIMIT)
+            taken = time.monotonic() - started
+            hook.close()
+            return taken
+
+    with openssh(tmp_path / "sshd") as server:
+        seconds(server.port, 0)
+        trips = (seconds(server.port, delay) - min(seconds(server.port, 0) for _ in range(3))) / (2 * delay)
+    # docs/operations.md says seven. The first of them, for TCP itself, is not on this line.
+    assert 4 < trips < 9
