@@ -22,11 +22,13 @@ SS = sorted((FIXTURES / "ss").glob("*.txt"))
 """What each version of ss printed of the same sockets: SET.VERSION.COMMAND.txt."""
 VERSIONS = {
     "3.2.0": "iproute2-ss120105",
+    "4.9.0": "iproute2-ss161212",
     "4.11.0": "iproute2-ss170501",
     "4.13.0": "iproute2-ss170905",
     "4.15.0": "iproute2-ss180129",
     "4.19.0": "iproute2-ss181023",
     "5.10.0": "iproute2-5.10.0",
+    "6.1.0": "iproute2-6.1.0",
     "6.8.0": "iproute2-6.8.0",
     "7.1.0": "iproute2-7.1.0",
 }

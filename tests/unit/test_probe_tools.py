@@ -120,6 +120,20 @@ def test_the_second_listing_may_hang_as_well(tmp_path: Path, held: int) -> None:
     assert left_behind(f"730.5{os.getpid()}") == []
 
 
+def test_a_tool_that_hung_is_not_asked_once_more_without_sudo(tmp_path: Path, held: int) -> None:
+    text = f"echo >>{tmp_path}/asked; sleep 735.5{os.getpid()}"
+    tools = {
+        "netstat": text,
+        "id": "echo 1",
+        # as one that allows everything
+        "sudo": '[ "$2" != -l ] || exit 0; shift; exec "$@"',
+    }
+    seen = Host(tmp_path, tools).ask(Question(sudo=True, limit=2))
+    assert (seen.tool, seen.via, seen.hung) == ("ss", "sudo", ("netstat",))
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
+    assert held in ports(seen)
+
+
 def test_all_of_them_hang(tmp_path: Path) -> None:
     text = f"sleep 740.5{os.getpid()}"
     host = Host(tmp_path, {"netstat": text, "ss": text, "sed": text})

@@ -138,7 +138,9 @@ _OUTER = " ".join(
         "if [ $1 -ge $g ]; then if [ $d = /proc/$$ ]; then continue; fi;",
         'if grep -qs "n=$n" $d/environ; then kill -9 ${{d#/proc/}}; fi; fi; done; set -f; }} 2>/dev/null;',
         # Whatever listed before it hung is complete: what hung is what is asked besides.
-        'case $a in *"@@$n PROC "*) y=$y,ss:limit; r=40; break;; esac; y=$y,$i:limit; a=; done;',
+        'case $a in *"@@$n PROC "*) y=$y,ss:limit; r=40; break;; esac;',
+        # Neither with sudo nor without is it asked again.
+        "y=$y,$i:limit; x=$x,$i; a=; done;",
         "[ $r = 40 ] || a=;",
         "k=; set -- $(ls -dn --full-time /proc/self/ns/net 2>/dev/null);",
         "[ $# -gt 0 ] || set -- $(ls -dn /proc/self/ns/net 2>/dev/null);",
