@@ -31,9 +31,12 @@ def held() -> Iterator[int]:
 
 
 class Host:
-    """This machine with tools of its own first in PATH."""
+    """This machine with tools of its own first in PATH. It has to have the real ones."""
 
     def __init__(self, folder: Path, tools: Mapping[str, str]) -> None:
+        lacking = [name for name in ("netstat", "ss") if not shutil.which(name, path=PATH)]
+        if lacking:
+            pytest.skip(f"{' and '.join(lacking)} of net-tools and iproute2 are not installed")
         self.folder = folder
         for name, text in tools.items():
             path = folder / name
