@@ -639,11 +639,13 @@ class Judgement:
         for row in records(other):
             by_host[row["host_id"]].append(row)
         there = set(zip(both["host_id"], both["port"], strict=True)) if self.declared else set()
+        other = other[KEY]
+        del both
         pending = set()
         for host_id, look in looks.items():
             must = self.declared.get(host_id, {})
             begin = len(self.events)
-            self._host_ports(host_id, by_host[host_id], look, rules[host_id])
+            self._host_ports(host_id, _taken_from(by_host.pop(host_id, [])), look, rules[host_id])
             for port in sorted(must):
                 if (host_id, port) not in there:
                     pending.add(host_id)
@@ -652,7 +654,7 @@ class Judgement:
                         self._keep(key, None, states.absent(key, look, declared=must[port]), look, rules[host_id])
             self._fold_notices(host_id, look, begin)
         now = merged(known, self.changed_ports.values(), self.gone_ports)
-        return set(looks) - pending - self._pending(attempts, rules, other[KEY], now, seen)
+        return set(looks) - pending - self._pending(attempts, rules, other, now, seen)
 
     def _pending(
         self,
@@ -708,7 +710,7 @@ class Judgement:
             quiet &= pd.Series(same, index=both.index, dtype="bool")
         return quiet
 
-    def _host_ports(self, host_id: str, rows: Sequence[Mapping[str, Any]], look: Look, rules: HostRules) -> None:
+    def _host_ports(self, host_id: str, rows: Iterable[Mapping[str, Any]], look: Look, rules: HostRules) -> None:
         """The ports of one host that are not as they were."""
         must = self.declared.get(host_id, {})
         arrivals: dict[int, Seen] = {}
@@ -804,6 +806,13 @@ class Judgement:
         details: Mapping[str, Any] | None = None,
     ) -> None:
         self.events.append(_event(told, host, port, at=at, run_id=self.run_id, details=details))
+
+
+def _taken_from(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows in their order, each of them let go when the next one is taken: one host may have many."""
+    rows.reverse()
+    while rows:
+        yield rows.pop()
 
 
 def _versions(host: Mapping[str, Any]) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from portmon.models import PortKey
 from portmon.states import Port
 from portmon.storage import outbox
 from portmon.storage.hosts import unsettle
-from portmon.storage.sql import chunks, delete_rows, update_rows, upsert_rows
+from portmon.storage.sql import ROWS, chunks, delete_rows, update_rows, upsert_rows
 from portmon.storage.tables import hosts, ports
 
 
@@ -129,15 +129,17 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None)
 
 def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[PortKey]) -> None:
     """Write what a judgement made of some ports."""
-    rows = [
-        {name: getattr(port, name) for name in PORT_COLUMNS}
-        | {
-            "changes": [at.isoformat() for at in port.changes],
-            "notices": [[kind, at.isoformat()] for kind, at in port.notices],
-        }
-        for port in changed
-    ]
-    _save(conn, ports, rows)
+    # A host may have as many as it likes: their rows are not all made at once.
+    for part in chunks(list(changed), ROWS):
+        rows = [
+            {name: getattr(port, name) for name in PORT_COLUMNS}
+            | {
+                "changes": [at.isoformat() for at in port.changes],
+                "notices": [[kind, at.isoformat()] for kind, at in port.notices],
+            }
+            for port in part
+        ]
+        _save(conn, ports, rows)
     delete_rows(conn, ports, dropped)
 
 
