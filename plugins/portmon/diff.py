@@ -274,6 +274,7 @@ class Judgement:
         self.gone_ports: dict[PortKey, bool] = {}
         self.dropped: dict[PortKey, bool] = {}
         self.events: list[Event] = []
+        self._to_tell: list[tuple[states.Row, Told, Port]] = []
 
     def looks(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
         """Judge looks; those that have to be compared with the ports of their hosts are left to :meth:`compare`.
@@ -644,15 +645,14 @@ class Judgement:
         pending = set()
         for host_id, look in looks.items():
             must = self.declared.get(host_id, {})
-            begin = len(self.events)
             self._host_ports(host_id, _taken_from(by_host.pop(host_id, [])), look, rules[host_id])
             for port in sorted(must):
                 if (host_id, port) not in there:
                     pending.add(host_id)
                     if look.confirmed:
                         key = (host_id, PROTOCOL, port)
-                        self._keep(key, None, states.absent(key, look, declared=must[port]), look, rules[host_id])
-            self._fold_notices(host_id, look, begin)
+                        self._keep(key, None, states.absent(key, look, declared=must[port]))
+            self._tell_of_ports(host_id, look, rules[host_id])
         now = merged(known, self.changed_ports.values(), self.gone_ports)
         return set(looks) - pending - self._pending(attempts, rules, other, now, seen)
 
@@ -728,7 +728,7 @@ class Judgement:
                     return bool(declared) or any_watched(port, (address,), rules)
 
                 step = states.again(port, seen_of(row), look, declared=declared, is_watched=is_watched)
-                self._keep(key, port, step, look, rules)
+                self._keep(key, port, step)
             elif not declared and not (port.addresses and any_watched(port, port.addresses, rules)):
                 self.gone_ports[key] = True
             else:
@@ -740,55 +740,62 @@ class Judgement:
             step = states.gone(
                 port, look, declared=must.get(port.port), accepted=self.accepted.get(key), heir=heirs.get(port.port)
             )
-            self._keep(key, port, step, look, rules)
+            self._keep(key, port, step)
         for number, seen in arrivals.items():
             key = (host_id, PROTOCOL, number)
             step = states.appear(key, seen, look, declared=must.get(number), heir=number in taken)
-            self._keep(key, None, step, look, rules)
+            self._keep(key, None, step)
 
-    def _keep(self, key: PortKey, before: Port | None, step: Step, look: Look, rules: HostRules) -> None:
-        """Note what became of a port, and tell it."""
+    def _keep(self, key: PortKey, before: Port | None, step: Step) -> None:
+        """Note what became of a port, and what is to be told of it."""
         if step.port is None:
             self.gone_ports[key] = False
         elif step.port != before:
             self.changed_ports[key] = step.port
+        port = step.port or before
         for told in step.told:
-            port = step.port or before
             assert port is not None  # noqa: S101 - for the type checker: what is told is told of something
-            row = step.row.name.lower()
-            details: dict[str, Any] = {"watched": why_watched(port, rules), "row": row, "looked_with": look.tool}
-            unseen = self._unseen(told, look)
-            if unseen is not None:
-                details["between"] = [at.isoformat() for at in unseen]
-                begin, end = (f"{at:%Y-%m-%d %H:%M}" for at in unseen)
-                reason = f"{told.reason}; it happened between {begin} and {end} UTC, while nobody looked"
-                told = dataclasses.replace(told, reason=reason)
-            self._tell(told, self.hosts[key[0]], port, look.at, details)
+            self._to_tell.append((step.row, told, port))
 
-    def _fold_notices(self, host_id: str, look: Look, begin: int) -> None:
-        """Of very many notices of one host and look those of the lowest ports are told, the rest is counted.
+    def _tell_of_ports(self, host_id: str, look: Look, rules: HostRules) -> None:
+        """Tell what became of the ports of one host in one look.
 
-        :param begin: place of the host's first event of this look
+        Of very many notices those of the lowest ports are told, the rest is counted. An event is made of none of these:
+        a host with 20,000 of them in each run would take the memory of all others.
         """
-        own = self.events[begin:]
-        if len(own) <= NOTICES:
+        waiting, self._to_tell = self._to_tell, []
+        notices = [one for one in waiting if is_notice(one[1].kind, one[1].details)] if len(waiting) > NOTICES else []
+        folded = sorted(notices, key=lambda one: one[2].port)[NOTICES:]
+        counted = set(map(id, folded))
+        for one in waiting:
+            if id(one) not in counted:
+                self._tell_of_port(*one, look, rules)
+        if not folded:
             return
-        notices = sorted((event for event in own if is_notice(event)), key=_order)
-        if len(notices) <= NOTICES:
-            return
-        folded = notices[NOTICES:]
-        ids = {event.id for event in folded}
-        self.events[begin:] = [event for event in own if event.id not in ids]
-        counts = Counter(event.kind.value for event in folded)
+        counts = Counter(told.kind.value for _, told, _ in folded)
         what = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
-        numbers = [event.port for event in folded if event.port is not None]
-        told = Told(
+        numbers = [port.port for _, _, port in folded]
+        many = Told(
             EventKind.MANY_CHANGES,
             f"{len(notices)} ports changed in one look: {NOTICES} of them are told one by one, the rest is counted "
             f"here ({what}; ports {min(numbers)} to {max(numbers)})",
             details={"counts": dict(sorted(counts.items())), "ports": len(folded)},
         )
-        self._tell(told, self.hosts[host_id], None, look.at)
+        self._tell(many, self.hosts[host_id], None, look.at)
+
+    def _tell_of_port(self, row: states.Row, told: Told, port: Port, look: Look, rules: HostRules) -> None:
+        details: dict[str, Any] = {
+            "watched": why_watched(port, rules),
+            "row": row.name.lower(),
+            "looked_with": look.tool,
+        }
+        unseen = self._unseen(told, look)
+        if unseen is not None:
+            details["between"] = [at.isoformat() for at in unseen]
+            begin, end = (f"{at:%Y-%m-%d %H:%M}" for at in unseen)
+            reason = f"{told.reason}; it happened between {begin} and {end} UTC, while nobody looked"
+            told = dataclasses.replace(told, reason=reason)
+        self._tell(told, self.hosts[port.host_id], port, look.at, details)
 
     def _unseen(self, told: Told, look: Look) -> tuple[datetime, datetime] | None:
         """The time before a look in which nobody saw its host, if it was long and what is told happened in it."""

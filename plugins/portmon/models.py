@@ -196,9 +196,9 @@ def alert_role(kind: EventKind, details: Mapping[str, Any]) -> AlertRole | None:
     return AlertRole.NOTICE if kind in _GROUPS else None
 
 
-def is_notice(event: Event) -> bool:
+def is_notice(kind: EventKind, details: Mapping[str, Any]) -> bool:
     """Whether an event of a port neither begins nor ends anything: what may be counted if there are too many."""
-    return event.port is not None and alert_role(event.kind, event.details) in (AlertRole.NOTICE, None)
+    return alert_role(kind, details) in (AlertRole.NOTICE, None)
 
 
 class Severity(StrEnum):
