@@ -80,14 +80,7 @@ class HostLook:
             self.unchanged = framed[0]
         self.observed_at = datetime.now(UTC)
         if self.unchanged is None:
-            try:
-                answer = self._read(nonce, result, digest)
-            except AnswerError as error:
-                if not isinstance(error.__cause__, ContradictionError):
-                    raise
-                # Something changed between its two listings, as a rule: at once they agree.
-                answer = self._read(*self._run(session))
-                self.observed_at = datetime.now(UTC)
+            answer = self._read(session, nonce, result, digest)
             self.gone = self.still = scan.missing(answer.observation, self.expected.ports, self.expected.binds)
 
     def ask_again(self, session: Session) -> scan.Answer:
@@ -97,7 +90,7 @@ class HostLook:
             proves nothing
         """
         try:
-            answer = self._read(*self._run(session))
+            answer = self._read(session, *self._run(session))
         except ScanError as error:
             raise AnswerError(
                 f"{ports_text(self.gone)} missing, and no second answer that confirms it: "
@@ -146,12 +139,26 @@ class HostLook:
         )
         return nonce, result
 
-    def _read(self, nonce: str, result: CommandResult, digest: str | None = None) -> scan.Answer:
-        answer = scan.read_answer(
-            result.stdout, nonce, host=self.shown, exit_status=result.exit_status, stderr=result.stderr, digest=digest
-        )
+    def _read(self, session: Session, nonce: str, result: CommandResult, digest: str | None = None) -> scan.Answer:
+        """What the command printed, or prints if its two listings contradict each other: at once they agree as a rule.
+
+        :param digest: of the frame, if it is known
+        """
+        try:
+            answer = self._answer(nonce, result, digest)
+        except AnswerError as error:
+            if not isinstance(error.__cause__, ContradictionError):
+                raise
+            answer = self._answer(*self._run(session))
+            if not self.answers:
+                self.observed_at = datetime.now(UTC)
         self.answers.append(answer)
         return answer
+
+    def _answer(self, nonce: str, result: CommandResult, digest: str | None = None) -> scan.Answer:
+        return scan.read_answer(
+            result.stdout, nonce, host=self.shown, exit_status=result.exit_status, stderr=result.stderr, digest=digest
+        )
 
 
 class Stopwatch:

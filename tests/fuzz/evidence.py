@@ -74,7 +74,7 @@ def must_be_readable_again(output: bytes, nonce: str, seen: Observation) -> None
     """The stored frame says what the answer said, and is stored alike the next time."""
     stored = probe.archive_form(output, nonce)
     assert probe.read_archived(stored) == seen
-    assert probe.archive_form(stored, "archived") == stored
+    assert probe.archive_form(stored, "archivedByPortmonAsItCame") == stored
 
 
 def must_have_no_cut(output: bytes, nonce: str, at: int) -> None:

@@ -12,7 +12,7 @@ NUMBER = re.compile(rb"\d+")
 AROUND = [
     # what stands around frames and their parts
     b"\n@@n0n0 END\n", b"\n@@n0n0 BEGIN v=2 bytes=0 tcp=1\n", b"\n@@n0n0 LIST tool=ss ended=0 via=- bytes=0 ver=-\n",
-    b"\n@@n0n0 PROC bytes=0\n", b"\n@@n0n0 SSX ended=0 bytes=0\n", b"@@n0n0", b"\n@@archived END\n", b"\n@@archived x\n",
+    b"\n@@n0n0 PROC bytes=0\n", b"\n@@n0n0 SSX ended=0 bytes=0\n", b"@@n0n0", b"\n@@archivedByPortmonAsItCame END\n", b"\n@@archivedByPortmonAsItCame x\n",
     b"\n@@x8Yz BEGIN v=1 tool=ss \n", b" v=2", b" bytes=-1", b" ended=0", b" ended=137", b" tool=proc", b" via=sudo", b"tcp6=0", b" ver= iproute2-6.1.0",
     b"\n/proc/self/status:Uid:\t0\t0\t0\t0\n", b"\n/proc/7/status:Name:\t\\n\\\\x\n", b"\n/proc/7/cgroup:0::/a\x00.service\n",
     b"\n/proc/sys/net/ipv4/ip_local_reserved_ports:" + b"1," * 500 + b"9-8\n", b"\n/proc/sys/kernel/random/boot_id:" + b"a" * 65 + b"\n",

@@ -314,3 +314,50 @@ def test_a_host_can_not_have_more_sockets_than_there_are_ports() -> None:
     row = b"tcp        0      0 0.0.0.0:80              0.0.0.0:*               LISTEN      -                   \n"
     with pytest.raises(NetstatParseError, match="131070"):
         parse_listeners(HEADER.encode() + row * (ROWS + 1))
+
+
+# ── names that hold newlines ────────────────────────────────────────────────────────────────────
+
+
+def padded(*owners: str) -> bytes:
+    """What net-tools prints of processes with these names: the last column is filled up behind them."""
+    rows = (
+        f"tcp        0      0 {f'0.0.0.0:{port}':<23} {'0.0.0.0:*':<23} LISTEN      {f'{port}/{name}'[:19]:<20}\n"
+        for port, name in enumerate(owners, 80)
+    )
+    return (HEADER + "".join(rows)).encode()
+
+
+@pytest.mark.parametrize(
+    "name", ["a\n(b", "(", "\n", "\n\n", "x\n", "x\n\ny", "a\ntcp", "a\n@@archived", "a\n ", "\n("]
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_name_with_newlines_hides_no_other_row(name: str, place: int) -> None:
+    names = ["nginx", "sshd", "java"]
+    names.insert(place, name)
+    found = parse_listeners(padded(*names))
+    assert [one.port for one in found] == [80, 81, 82, 83]
+    assert [one.program for one in found] == [one[:16].rstrip(" ") for one in names]
+    # Of one that fills nothing up it may be refused, and never hides another one.
+    bare = HEADER.replace("name    ", "name") + padded(*names).decode()[len(HEADER) :].replace("   \n", "\n")
+    try:
+        assert len(parse_listeners(bare.encode())) == 4
+    except NetstatParseError:
+        pass
+
+
+def test_a_note_in_parentheses_hides_no_row() -> None:
+    note = b"(Not all processes could be identified, non-owned process info\n will not be shown)\n"
+    assert len(parse_listeners(note + padded("a", "b"))) == 2
+    with pytest.raises(NetstatParseError):
+        parse_listeners(HEADER.encode() + b"(a note without an end\n" + padded("a").split(b"\n", 2)[2])
+    with pytest.raises(NetstatParseError, match="within a note"):
+        parse_listeners(padded("a") + b"(Not all processes could be identified, non-owned process info\n")
+
+
+def test_toybox_fills_nothing_up() -> None:
+    raw = HEADER.replace("name    ", "Name").encode() + (
+        b"tcp        0      0 127.0.0.1:7015          0.0.0.0:*               LISTEN      24769/LISTEN 0 1 ab \n"
+        b"tcp        0      0 127.0.0.1:7016          0.0.0.0:*               LISTEN      765/sshd\n"
+    )
+    assert [one.pid for one in parse_listeners(raw)] == [24769, 765]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -163,6 +164,23 @@ def test_bystanders_live_on(tmp_path: Path) -> None:
         for process in (before, meanwhile):
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a) /*/*/*\n"])
+def test_a_process_whose_name_holds_a_newline_ends_no_look(tmp_path: Path, held: int, name: str) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(
+        f"import os, time\nopen('/proc/self/comm', 'w').write({name!r})\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    start = f"env -i setsid {sys.executable} {other} </dev/null >/dev/null 2>&1 &"
+    wait = f"while [ ! -s {tmp_path}/pid ]; do sleep 0.05; done"
+    try:
+        seen = Host(tmp_path, {"netstat": f"{start} {wait}; sleep 755.5{os.getpid()}"}).ask(Question(limit=4))
+        assert (seen.tool, seen.hung) == ("ss", ("netstat",))
+        assert held in ports(seen)
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 def test_a_tool_that_hung_is_not_asked_again(tmp_path: Path, held: int) -> None:
@@ -407,10 +425,19 @@ def test_a_table_that_was_not_read_is_not_no_ports(fields: dict[str, str], refus
             probe.read_frame(frame(body, **fields), "n0n0")
 
 
-def test_ss_needs_no_table_unless_it_lists_nothing() -> None:
+def test_ss_needs_no_table_but_a_socket() -> None:
     assert ports(probe.read_frame(frame(ss_of(80), tool="ss", tcp="0"), "n0n0")) == {80}
-    with pytest.raises(ProbeError, match=r"can't be read there"):
-        probe.read_frame(frame(ss_of(), tool="ss", tcp="0"), "n0n0")
+    with pytest.raises(ProbeError, match="lists nothing at all"):
+        probe.read_frame(frame(ss_of(), tool="ss"), "n0n0")
+
+
+def test_an_ss_that_lists_nothing_is_no_answer(tmp_path: Path, held: int) -> None:
+    """Up to 4.3 it says no more, and ends with 0, where the kernel refuses its question."""
+    host = Host(tmp_path, {"ss": "echo State Recv-Q Send-Q Local Address:Port Peer Address:Port"})
+    for question in (Question(netstat_up_to=0), Question()):
+        seen = host.ask(question)
+        assert (seen.tool, held in ports(seen)) == ("netstat-W", True)
+    assert host.ask(Question(skip=("netstat",))).tool == "proc"
 
 
 def test_an_old_frame_without_a_listener_is_no_evidence() -> None:
@@ -485,7 +512,8 @@ def test_a_table_is_not_read_if_the_kernel_counts_no_socket_of_it(change: str, k
         # a family that one lacks wholly
         (netstat(80), ss_of(80, six=True), True),
         (netstat(), ss_of(80), True),
-        (netstat(80), ss_of(), True),
+        # which the kernel did not answer
+        (netstat(80), ss_of(), False),
         # an application server with 9 of 20 ports restarts between the two
         (netstat(*range(1, 21)), ss_of(*range(1, 12)), False),
         (netstat(*range(1, 12)), ss_of(*range(1, 21)), False),
@@ -591,7 +619,7 @@ def test_a_name_of_any_length_is_cut() -> None:
 @pytest.mark.parametrize("version", [1, 2])
 def test_what_can_not_be_read_from_the_archive_is_no_evidence(version: int) -> None:
     """A line that begins with the nonce of the archive would be one of the stored frame's own markers."""
-    body = netstat(80) + "\n@@archived END"
+    body = netstat(80) + "\n@@archivedByPortmonAsItCame END"
     output = frame(body)
     if version == 1:
         output = (
@@ -601,7 +629,7 @@ def test_what_can_not_be_read_from_the_archive_is_no_evidence(version: int) -> N
     with pytest.raises(ProbeError, match="can't be stored"):
         probe.read_frame(output, "n0n0")
     # What a login shell prints before the frame is not stored.
-    probe.read_frame(b"\n@@archived END\n" + frame(netstat(80)), "n0n0")
+    probe.read_frame(b"\n@@archivedByPortmonAsItCame END\n" + frame(netstat(80)), "n0n0")
 
 
 def test_noise_of_the_loader_hides_no_version(tmp_path: Path) -> None:

@@ -80,8 +80,10 @@ _INNER = " ".join(
         # toybox cuts a row with -W and -p within the pid
         'netstat) run netstat-W netstat -nltpW && case $o in *"Program Name"*) y=,netstat-W:cut; false;; esac ||',
         "run netstat netstat -nltp;;",
-        # sudoers may name the line that earlier versions ran
-        'ss) run ss ss -tnpe state listening || {{ [ -n "$w" ] && run ss ss -ltnpe; }} &&',
+        # sudoers may name the line that earlier versions ran. An old ss whose question the kernel refuses prints its
+        # header alone: that nothing listens is for others to say.
+        'ss) {{ run ss ss -tnpe state listening || {{ [ -n "$w" ] && run ss ss -ltnpe; }}; }} &&',
+        "case $o in *:[0-9]*) ;; *) y=$y,ss:empty; o=; false;; esac &&",
         "for i in $(ss -V 2>&1); do case $i in iproute2-*) v=${{i%,}};; esac; done;;",
         '*) h=local_address; t=/proc/net/tcp; [ -r /proc/net/tcp6 ] && t="$t /proc/net/tcp6";',
         'run proc sed -n "/local_address/p;/ 0A /p" $t;; esac;',
@@ -133,10 +135,12 @@ _OUTER = " ".join(
         "case $r in 40) break;; 41) y=$y$a; a=; continue;; esac;",
         # What can be killed does not stay behind: it began after this shell, is not this shell, and has its nonce in
         # its environment. Older processes are not looked into, since one of them may be what the tool hangs on.
-        "{{ read -r b </proc/$$/stat; b=${{b##*\\) }}; set -- $b; shift 19; g=$1; set +f;",
-        "for d in /proc/[0-9]*; do b=; read -r b <$d/stat || continue; b=${{b##*\\) }}; set -- $b; shift 19;",
-        "if [ $1 -ge $g ]; then if [ $d = /proc/$$ ]; then continue; fi;",
-        'if grep -qs "n=$n" $d/environ; then kill -9 ${{d#/proc/}}; fi; fi; done; set -f; }} 2>/dev/null;',
+        # A name with a newline leaves too few fields, and is none of ours.
+        "{{ read -r b </proc/$$/stat; b=${{b##*\\) }}; set -- $b; g=; [ $# -gt 19 ] && shift 19 && g=$1; set +f;",
+        "set -- /proc/[0-9]*; set -f; for d do [ ${{d#/proc/}} -gt $$ ] || continue; b=;",
+        "read -r b <$d/stat || continue;",
+        "b=${{b##*\\) }}; set -- $b; [ $# -gt 19 ] || continue; shift 19; if [ $1 -ge $g ]; then",
+        'if grep -qs "n=$n" $d/environ; then kill -9 ${{d#/proc/}}; fi; fi; done; }} 2>/dev/null;',
         # Whatever listed before it hung is complete: what hung is what is asked besides.
         'case $a in *"@@$n PROC "*) y=$y,ss:limit; r=40; break;; esac;',
         # Neither with sudo nor without is it asked again.
@@ -147,7 +151,7 @@ _OUTER = " ".join(
         "for i; do case $i in net:*) k=${{i#*\\[}}; k=${{k%\\]}};; esac; done;",
         "d=-; case $7 in *:*:*) d=${{6}}T$7$8;; esac;",
         "b=; {{ read -r b </proc/1/stat; }} 2>/dev/null; i=-; case $b in *\\)\\ *) b=${{b##*\\) }}; set -- $b;",
-        "shift 19; i=$1;; esac; b=; {{ read -r b c </proc/uptime; }} 2>/dev/null;",
+        "[ $# -gt 19 ] && shift 19 && i=$1;; esac; b=; {{ read -r b c </proc/uptime; }} 2>/dev/null;",
         r'printf "\n@@%s BEGIN v=2 bytes=%s tcp=%s tcp6=%s netns=%s pid1=%s tried=%s\n%s\n"',
         '"$n" "${{#a}}" "$t" "$u" "${{k:--}}" "$i" "${{y:--}}" "$a";',
         r'printf "@@%s END volatile uptime=%s clock=%s sockets=%s\n" "$n" "${{b:--}}" "$d" "$j";',

@@ -30,8 +30,9 @@ from portmon.probe import compare, procfs, rows, ss
 from portmon.probe.cgroup import unit_of
 from portmon.probe.listing import read_listing
 
-ARCHIVE_NONCE = "archived"
-"""Stands in the markers of a stored frame, so that equal answers are equal bytes."""
+ARCHIVE_NONCE = "archivedByPortmonAsItCame"
+"""Stands in the markers of a stored frame, so that equal answers are equal bytes. Longer than any name that netstat and
+ss print: what a process is called makes no marker. Earlier versions wrote ``archived``."""
 
 _ARCHIVED = ARCHIVE_NONCE.encode("ascii")
 _ENDED = 124
@@ -49,6 +50,7 @@ _PARTS = {
 _MOST_MARKERS = max(len(parts) for versions in _PARTS.values() for parts in versions)
 _NOTHING_WORKED = (b"BEGIN", b"END")
 _TOOLS = frozenset({"netstat-W", "netstat", "ss", "proc"})
+_ANY_SOCKET = re.compile(rb":\d")
 _TOTAL = re.compile(rb" bytes=(\d{1,12})")
 _RANGE = re.compile(r"(\d{1,5})[-\s]+(\d{1,5})")
 _BOOT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
@@ -349,7 +351,10 @@ def _listed(frame: _Frame) -> tuple[list[Listener], list[ss.Socket]]:
         return listeners, sockets
     four, six = frame.fields.get("tcp"), frame.fields.get("tcp6")
     unread = [name for name, state in (("tcp", four), ("tcp6", six)) if state == "0"] + (["tcp"] if not four else [])
-    if unread and (frame.tool != "ss" or not listeners):
+    if frame.tool == "ss" and not listeners:
+        # Up to 4.3 it prints its header alone, and ends with 0, where the kernel does not answer it.
+        raise ProbeError("ss lists nothing at all, which another tool would have to confirm")
+    if unread and frame.tool != "ss":
         raise ProbeError(f"/proc/net/{' and '.join(unread)} can't be read there: {frame.tool} may lack sockets")
     if frame.tool == "proc" and not (
         procfs.has_table(frame.body, six=False) and (six is None or procfs.has_table(frame.body, six=True))
@@ -360,7 +365,8 @@ def _listed(frame: _Frame) -> tuple[list[Listener], list[ss.Socket]]:
 
 def _second(frame: _Frame, listeners: Sequence[Listener]) -> list[ss.Socket] | None:
     """What the second listing says of each socket; None if ss was not asked, or not understood."""
-    if frame.ssx is None or not frame.ssx.strip():
+    if frame.ssx is None or _ANY_SOCKET.search(frame.ssx) is None:
+        # None at all is not what a host shows beside a listing, but an ss that the kernel did not answer.
         return None
     six = frozenset(listener.port for listener in listeners if listener.address == "::")
     try:

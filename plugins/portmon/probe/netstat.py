@@ -67,15 +67,18 @@ def read(lines: Sequence[bytes], start: int) -> list[Listener]:
     found: list[_Row] = []
     columns: _Columns | None = None
     last: _Row | None = None
+    padded = _is_padded(lines, start)
     note = False
     others = 0
     for number in range(start, len(lines)):
         line = lines[number]
-        if note or line.startswith(b"("):
-            # "(Not all processes could be identified, …" of stderr, in any language, over several lines
-            note = not _NOTE_END.search(line[-80:])
+        if padded and last is not None and last.owner is not None and len(last.owner) < PADDED:
+            # The column is filled up behind a name, newlines in it included: until it is full, nothing else begins.
+            last.owner += b"\n" + line
             continue
         if ROW.match(line):
+            if note:
+                raise rows.refused(line, number)
             last = None
             if line.startswith(b"tcp"):
                 columns = columns or _columns_of(line, number)
@@ -85,11 +88,16 @@ def read(lines: Sequence[bytes], start: int) -> list[Listener]:
                 else:
                     found.append(last)
             continue
-        if last is not None and last.owner is not None and _goes_on(last.owner, line):
+        if not padded and last is not None and last.owner is not None and _goes_on(last.owner, line):
             if any(begun.startswith(line) for begun in _BEGUN) and not any(map(bytes.strip, lines[number + 1 :])):
                 # The last line, and a row begins like that: more likely a cut one than the rest of a name.
                 raise rows.refused(line, number)
             last.owner += b"\n" + line
+            continue
+        if note or line.startswith(b"("):
+            # "(Not all processes could be identified, …" of stderr, in any language, over several lines; longer than
+            # what can be left of a name
+            note = not _NOTE_END.search(line[-80:])
             continue
         if HEADER.match(line):
             columns = _named(line)
@@ -97,11 +105,14 @@ def read(lines: Sequence[bytes], start: int) -> list[Listener]:
         if rows.is_noise(line):
             continue
         raise rows.refused(line, number)
+    if note:
+        raise NetstatParseError("it ends within a note in parentheses")
     if others and not found:
         raise NetstatParseError(
             f"{others} connections and no listening socket: the listing was made without -l, or for something else"
         )
-    _refuse_cut(found)
+    if padded:
+        _refuse_cut(found)
     return [_listener(row) for row in found]
 
 
@@ -184,16 +195,27 @@ def _goes_on(owner: bytes, line: bytes) -> bool:
     return bool(line.strip()) and owner.rstrip(b" ") != b"-" and len(owner) + 1 + len(line.rstrip(b" ")) <= OWNER_LIMIT
 
 
+def _is_padded(lines: Sequence[bytes], start: int) -> bool:
+    """Whether the last column is filled with blanks, as net-tools does with rows and header."""
+    if not (HEADER.match(lines[start]) and lines[start].endswith(b" ")):
+        return False
+    for line in lines[start + 1 :]:
+        if line.endswith(b" ") and ROW.match(line):
+            rest = line.split(None, 5)[-1]
+            match = _OWNER.search(rest)
+            if match is not None and len(rest) - match.start() - 1 >= PADDED:
+                return True
+    return False
+
+
 def _refuse_cut(found: Sequence[_Row]) -> None:
     """Where one row fills its last column with blanks, every row does: a shorter one is cut.
 
     :raises NetstatParseError: there is one
     """
-    owners = [row for row in found if row.owner is not None]
-    if any(len(row.owner or b"") >= PADDED and (row.owner or b"").endswith(b" ") for row in owners):
-        for row in owners:
-            if len(row.owner or b"") < PADDED:
-                raise NetstatParseError(f"the row of port {row.port} is cut in its last column", line=row.line + 1)
+    for row in found:
+        if row.owner is not None and len(row.owner) < PADDED:
+            raise NetstatParseError(f"the row of port {row.port} is cut in its last column", line=row.line + 1)
 
 
 def _listener(row: _Row) -> Listener:

@@ -131,6 +131,7 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
     """Rows, in order; None for a socket that does not listen."""
     at, number = start, data.count(b"\n", 0, start)
     queues = _Queues()
+    failed = bytearray(len(data) + 2 if _USERS in data else 0)
     while at < len(data):
         end = _line_end(data, at)
         line, first = data[at:end], number
@@ -161,7 +162,7 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
         users = end - len(tail.lstrip())
         if data.startswith(_USERS, users):
             # A name may hold newlines: then the row goes on below.
-            read = _read_owners(data, users + len(_USERS))
+            read = _read_owners(data, users + len(_USERS), failed)
             if read is None:
                 read, shortened = _read_some(data, users + len(_USERS), end), True
             if read is None:
@@ -282,26 +283,26 @@ class _Owners:
         return rows.text(self._data[self._begins[index] + 2 : self._ends[index]])
 
 
-def _read_owners(data: bytes, start: int) -> tuple[_Owners, int] | None:
+def _read_owners(data: bytes, start: int, failed: bytearray) -> tuple[_Owners, int] | None:
     """The owners from ``("name",pid=1,fd=2),("name",…))`` and where they end.
 
     A name may hold whatever stands around names, and the list has to end as it must: the shortest names are tried
     first. What was tried in vain at an offset is not tried there again, so that the time grows with the bytes.
 
+    :param failed: where that was, one byte for each of the listing
     :returns: None if there is no such list, or it is longer than a host's can be
     """
     found = _Owners(data)
-    failed = bytearray(len(data) - start + 1)
     found.begin(start)
     while found:
         after = found.end()
         if after is None:
-            failed[found.pop() - start] = 1
+            failed[found.pop()] = 1
             continue
         following = data[after : after + 2]
         if following[:1] == b")" and following[1:] in (b"", b" ", b"\t", b"\n"):
             return found, after + 1
-        if following == b",(" and not failed[after + 1 - start]:
+        if following == b",(" and not failed[after + 1]:
             if len(found) == rows.MAX_OWNERS:
                 return None
             found.begin(after + 1)
