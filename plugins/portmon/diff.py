@@ -275,6 +275,7 @@ class Judgement:
         self.dropped: dict[PortKey, bool] = {}
         self.events: list[Event] = []
         self._to_tell: list[tuple[states.Row, Told, Port]] = []
+        self._counted: list[tuple[EventKind, int]] = []
 
     def looks(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
         """Judge looks; those that have to be compared with the ports of their hosts are left to :meth:`compare`.
@@ -756,30 +757,37 @@ class Judgement:
         for told in step.told:
             assert port is not None  # noqa: S101 - for the type checker: what is told is told of something
             self._to_tell.append((step.row, told, port))
+            if len(self._to_tell) > 4 * NOTICES:
+                self._count_most()
+
+    def _count_most(self) -> None:
+        """Of very many notices of one host and look keep those of the lowest ports, and count the others.
+
+        Counted at once: a host with 20,000 of them in each run would take the memory of all others.
+        """
+        notices = [one for one in self._to_tell if is_notice(one[1].kind, one[1].details)]
+        most = sorted(notices, key=lambda one: one[2].port)[NOTICES:]
+        counted = set(map(id, most))
+        self._to_tell = [one for one in self._to_tell if id(one) not in counted]
+        self._counted += [(told.kind, port.port) for _, told, port in most]
 
     def _tell_of_ports(self, host_id: str, look: Look, rules: HostRules) -> None:
-        """Tell what became of the ports of one host in one look.
-
-        Of very many notices those of the lowest ports are told, the rest is counted. An event is made of none of these:
-        a host with 20,000 of them in each run would take the memory of all others.
-        """
+        """Tell what became of the ports of one host in one look."""
+        self._count_most()
         waiting, self._to_tell = self._to_tell, []
-        notices = [one for one in waiting if is_notice(one[1].kind, one[1].details)] if len(waiting) > NOTICES else []
-        folded = sorted(notices, key=lambda one: one[2].port)[NOTICES:]
-        counted = set(map(id, folded))
+        counted, self._counted = self._counted, []
         for one in waiting:
-            if id(one) not in counted:
-                self._tell_of_port(*one, look, rules)
-        if not folded:
+            self._tell_of_port(*one, look, rules)
+        if not counted:
             return
-        counts = Counter(told.kind.value for _, told, _ in folded)
+        counts = Counter(kind.value for kind, _ in counted)
         what = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
-        numbers = [port.port for _, _, port in folded]
+        numbers = [port for _, port in counted]
         many = Told(
             EventKind.MANY_CHANGES,
-            f"{len(notices)} ports changed in one look: {NOTICES} of them are told one by one, the rest is counted "
-            f"here ({what}; ports {min(numbers)} to {max(numbers)})",
-            details={"counts": dict(sorted(counts.items())), "ports": len(folded)},
+            f"{len(counted) + NOTICES} ports changed in one look: {NOTICES} of them are told one by one, the rest is "
+            f"counted here ({what}; ports {min(numbers)} to {max(numbers)})",
+            details={"counts": dict(sorted(counts.items())), "ports": len(counted)},
         )
         self._tell(many, self.hosts[host_id], None, look.at)
 
