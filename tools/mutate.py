@@ -42,7 +42,7 @@ FOLDER = ROOT / "plugins" / "portmon"
 sys.path[:0] = [str(ROOT / "plugins"), str(ROOT)]
 
 MODULES = ("states", "identity", "watched", "diff", "declared", "delivery", "mutes", "routes", "outages")
-TESTS = tuple(f"tests/unit/test_{name}.py" for name in MODULES if name != "watched")
+TESTS = tuple(f"tests/unit/test_{name}.py" for name in (*MODULES, "walls", "versions") if name != "watched")
 PRELOADED = ("hypothesis.strategies", "pandas", "portmon.events", "portmon.probe", "portmon.rules", "tests.postgres")
 TIME_LIMIT = 60
 """Seconds of computing, however busy the machine is; the tests of a mutant that take longer do not pass."""

@@ -84,9 +84,6 @@ _GAPS = 60
 """No field of a cron expression takes more values, so that as many gaps in a row that are alike are the commonest."""
 _GAPS_IN_ALL = 4 * _GAPS
 """Of those that are not alike so many are looked at; fewer if they are of more than a day."""
-INTERVAL_WITHOUT_RHYTHM = timedelta(minutes=5)
-
-
 HOLD_RUNS = 4
 """Scheduled runs for which what fires holds without being repeated: all but the last one may be skipped."""
 HOLD_SLOW = timedelta(minutes=15)
@@ -169,17 +166,9 @@ def schedule_for_parsing() -> str | timedelta | None:
         return DEFAULT_SCHEDULE
 
 
-def has_rhythm() -> bool:
-    """Whether it is known when runs start: not of manual ones, ``@once`` and ``@continuous``.
-
-    :raises ConfigError: if the schedule is wrong
-    """
-    return schedule() not in _WITHOUT_RHYTHM
-
-
 def interval() -> timedelta:
-    """The commonest time between two scheduled runs, the shorter one of two that are equally common; 5 minutes if there
-    is no rhythm, see :func:`has_rhythm`.
+    """The commonest time between two scheduled runs, the shorter one of two that are equally common; 0 if it is not
+    known when runs start, as of manual ones, ``@once`` and ``@continuous``.
 
     ``*/5 6-22 * * *`` is 5 minutes, for all its nights. Until when something holds is another question, see
     :func:`hold_until`.
@@ -188,7 +177,7 @@ def interval() -> timedelta:
     """
     value = schedule()
     if value is None or value in _WITHOUT_RHYTHM:
-        return INTERVAL_WITHOUT_RHYTHM
+        return timedelta(0)
     # A Monday in whose week no clock is changed.
     start = datetime(2024, 1, 1, tzinfo=UTC)
     gaps: Counter[timedelta] = Counter()
@@ -197,7 +186,7 @@ def interval() -> timedelta:
         enough = len(gaps) == 1 or following - start > timedelta(days=1)
         if gaps.total() >= (_GAPS if enough else _GAPS_IN_ALL):
             break
-    return min(gaps, key=lambda gap: (-gaps[gap], gap), default=INTERVAL_WITHOUT_RHYTHM)
+    return min(gaps, key=lambda gap: (-gaps[gap], gap), default=timedelta(0))
 
 
 def hold_until(now: datetime) -> datetime:

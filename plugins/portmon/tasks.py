@@ -180,7 +180,7 @@ def route_alerts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[st
         log.info("This run judged again what was seen: nobody is told. What waits to be sent is for the next run")
         return [NO_CHANGE]
     if not replayed:
-        report_overdue(database, run, interval=interval if settings.has_rhythm() else timedelta(0), now=now)
+        report_overdue(database, run, interval=interval, now=now)
     groups = groups_to_alert(
         database,
         config,

@@ -47,17 +47,16 @@ def say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         ("0 0,6,7,12,18 * * *", "0 0,6,7,12,18 * * *", 6 * 3600),
         ("10min", timedelta(minutes=10), 600),
         ("2000000h", timedelta(hours=2000000), 2000000 * 3600),
-        ("@once", "@once", 300),
-        ("@continuous", "@continuous", 300),
-        ("", None, 300),
-        ("none", None, 300),
+        ("@once", "@once", 0),
+        ("@continuous", "@continuous", 0),
+        ("", None, 0),
+        ("none", None, 0),
     ],
 )
 def test_schedule_and_interval(monkeypatch: pytest.MonkeyPatch, text: str, schedule: object, seconds: int) -> None:
     say(monkeypatch, text)
     assert settings.schedule() == schedule
     assert settings.interval() == timedelta(seconds=seconds)
-    assert settings.has_rhythm() == (text not in ("@once", "@continuous", "", "none"))
     assert settings.schedule_for_parsing() == schedule
     with DAG("d", schedule=settings.schedule_for_parsing(), max_active_runs=1) as dag:
         assert dag.timetable is not None

@@ -35,6 +35,9 @@ os.setgid(gid)
 os.setuid(uid)
 # A process that changed its user hides its descriptors even from that user, until it is dumpable again.
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+# The kernel's name of it, which is that of a program's file as a rule: here argv[0] up to a title.
+with open("/proc/self/cmdline", "rb") as cmdline, open("/proc/self/comm", "wb") as comm:
+    comm.write(cmdline.read().split(b"\\0")[0].split(b":")[0][:15])
 listening = [
     socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     for address in sys.argv[4:]

@@ -44,6 +44,8 @@ POLL = 2.0
 """Seconds between two looks at the lease: who waits for it waits for minutes."""
 FORGOTTEN = timedelta(days=1)
 """A mark that is this old is of a run that nobody will try again."""
+SLOT = timedelta(minutes=5)
+"""How long the time of a backfill run is if runs have no rhythm."""
 SHOWN = 20
 """Ports that one line of the log names."""
 LINES = 200
@@ -68,10 +70,11 @@ class Window:
 def window_of(conn: Connection, config: Config, run: Run, *, interval: timedelta, now: datetime) -> Window | None:
     """The time that a run is to judge again; None if it is to ask hosts.
 
-    :param interval: time between scheduled runs, which is how long the time of a backfill run is
+    :param interval: time between scheduled runs; 0 if there is no rhythm
     :raises ParamError: it begins in the future
     :raises ReplayError: nobody knows when the run was
     """
+    slot = interval or SLOT
     own = runs.times(conn, run.run_id)
     if run.replay_from is not None:
         if run.replay_from >= now:
@@ -81,14 +84,14 @@ def window_of(conn: Connection, config: Config, run: Run, *, interval: timedelta
         since = run.logical_date or (own[0] if own else None)
         if since is None:
             raise ReplayError("this backfill run has no logical date: there is no time that it could judge again")
-        window = Window(since, since + interval)
+        window = Window(since, since + slot)
         # What is judged again is what the run of that time saw, even if it came late.
-        return window if own is None else _joined([window, _time_of(own, interval)])
+        return window if own is None else _joined([window, _time_of(own, slot)])
     if own is not None and runs.superseded(conn, run.run_id):
-        return _time_of(own, interval)
+        return _time_of(own, slot)
     if own is None and run.due is not None and run.due < now - config.retention.observations:
         # Cleared so late that nothing tells it apart from one that never ran, but for this.
-        return Window(run.due, run.due + interval)
+        return Window(run.due, run.due + slot)
     return None
 
 
@@ -100,7 +103,7 @@ def must_be_kept(conn: Connection, window: Window, *, interval: timedelta) -> da
     """
     seq, kept = base_of(conn, window.since)
     # Before step 1 there was nothing to see. Else one slot may be missing: days begin with their first run.
-    early = seq > 0 and kept - window.since > interval
+    early = seq > 0 and kept - window.since > (interval or SLOT)
     if window.until <= kept or early:
         raise ReplayError(
             f"what was seen can be judged again from {kept:%Y-%m-%d %H:%M} UTC on (retention.observations), not of "
@@ -326,9 +329,9 @@ class _Progress:
             self._renewed = now
 
 
-def _time_of(own: tuple[datetime, datetime | None], interval: timedelta) -> Window:
+def _time_of(own: tuple[datetime, datetime | None], slot: timedelta) -> Window:
     began, ended = own
-    return Window(began, max(began + interval, (ended or began) + timedelta(seconds=1)))
+    return Window(began, max(began + slot, (ended or began) + timedelta(seconds=1)))
 
 
 def _joined(windows: Sequence[Window]) -> Window:
