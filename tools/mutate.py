@@ -49,18 +49,12 @@ TESTS = (
 )
 UNPROVEN = frozenset(
     {
-        "diff.Judgement._count_most",
-        "diff.Judgement._evidence",
         "diff.Judgement._is_quiet",
         "diff.Judgement._keep",
-        "diff.Judgement._look",
-        "diff.Judgement._tell_of_ports",
         "diff._heirs",
         "diff._heirs_by_name",
-        "diff._hung",
         "diff._is_same_program",
         "identity._Names.has",
-        "identity.is_wildcard",
         "states._bind_events",
         "states._has_replaced",
         "states._is_braked",
