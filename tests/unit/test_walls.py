@@ -402,7 +402,10 @@ def wordy(number: int) -> Callable[[Attempt], Attempt]:
 
     def change(look: Attempt) -> Attempt:
         rows = listeners(*({"port": port, "program": noise(200)} for port in range(1, number)))
-        return dataclasses.replace(seen_as(listeners=rows)(look), frames=(noise(24_000).encode(),))
+        frame = noise(24_000).encode()
+        return dataclasses.replace(
+            seen_as(listeners=rows)(look), frames=(frame,), digests=(contents.digest_of(frame),)
+        )
 
     return change
 
@@ -459,6 +462,17 @@ def test_what_a_host_may_add_in_a_day_is_bounded_and_said(
     fleet.run()
     assert look_rows(database)[-1].frame
     replays_alike(fleet, scratch)
+
+
+def test_two_answers_that_are_alike_count_once(database: Database) -> None:
+    frame = noise(24_000).encode()
+    look = Machine(Host(HOSTILE, HOSTILE, "192.0.2.1"), {80: ("nginx", 100)}).look("run", MONDAY)
+    look = dataclasses.replace(look, frames=(frame, frame), digests=(contents.digest_of(frame),) * 2)
+    with database.begin() as conn:
+        (kept,) = archive.within(conn, [look], 1024)
+        assert (kept.error_class, kept.frames, kept.digests) == ("raw_left_out", (), ())
+        # What was read from them is all that is stored.
+        assert 0 < conn.execute(select(tables.stored.c.bytes)).scalar_one() < 1024
 
 
 def rename(evil: Evil, number: int, run: int) -> None:

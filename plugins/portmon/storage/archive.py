@@ -59,12 +59,10 @@ def save_attempts(conn: Connection, attempts: Sequence[Attempt]) -> dict[str, st
         used_at: dict[str, datetime] = {}
         rows = []
         for attempt in part:
-            frames = attempt.frames[:2]
-            facts = (facts_to_json(attempt.observation),) if attempt.observation else ()
-            digests = attempt.digests or [contents.digest_of(data) for data in frames]
-            named = dict(zip(digests, frames, strict=False)) | {contents.digest_of(data): data for data in facts}
+            frames, facts = _frames(attempt), _facts(attempt)
+            named = dict(frames) | facts
             items |= named
-            row = _row(attempt, digests, *map(contents.digest_of, facts))
+            row = _row(attempt, [digest for digest, _ in frames], *facts)
             for name in {*named, *filter(None, (row["facts"],))}:
                 used_at[name] = max(attempt.observed_at, used_at.get(name, attempt.observed_at))
             saved[attempt.host_id] = row["facts"] or f"{attempt.outcome}:{attempt.error_class}"
@@ -89,7 +87,11 @@ def within(conn: Connection, attempts: Sequence[Attempt], per_host: int) -> list
         part = made[start : start + CHUNK]
         items = [_said(attempt) for attempt in part]
         known = contents.known(conn, {digest for one in items for digest in one})
-        costs = [{digest: size for digest, size in one.items() if digest not in known} for one in items]
+        # Faster than how they are stored, and hardly longer.
+        compress = zstandard.ZstdCompressor(level=1).compress
+        costs = [
+            {digest: len(compress(data)) for digest, data in one.items() if digest not in known} for one in items
+        ]
         wordy = sorted({attempt.host_id for attempt, cost in zip(part, costs, strict=True) if cost})
         if not wordy:
             continue
@@ -113,15 +115,27 @@ def within(conn: Connection, attempts: Sequence[Attempt], per_host: int) -> list
     return made
 
 
-def _said(attempt: Attempt) -> dict[str, int]:
-    """What a look would add if nothing of it were there: by hash, in bytes."""
+def _said(attempt: Attempt) -> dict[str, bytes]:
+    """What a look would add if nothing of it were there, by hash."""
     if attempt.facts and attempt.observation is None:
         # The same answer as the one before.
         return {}
-    said = [*attempt.frames[:2], *((facts_to_json(attempt.observation),) if attempt.observation else ())]
-    # Faster than how they are stored, and hardly longer.
-    compress = zstandard.ZstdCompressor(level=1).compress
-    return {contents.digest_of(data): len(compress(data)) for data in said}
+    return dict(_frames(attempt)) | _facts(attempt)
+
+
+def _frames(attempt: Attempt) -> list[tuple[str, bytes]]:
+    """Hash and bytes of the raw answers that are kept of a look; two may be alike."""
+    frames = attempt.frames[:2]
+    digests = attempt.digests[:2] or map(contents.digest_of, frames)
+    return list(zip(digests, frames, strict=True))
+
+
+def _facts(attempt: Attempt) -> dict[str, bytes]:
+    """What was read from them, by its hash; empty if nothing was."""
+    if attempt.observation is None:
+        return {}
+    data = facts_to_json(attempt.observation)
+    return {contents.digest_of(data): data}
 
 
 def _bounded(attempt: Attempt, cost: Mapping[str, int], used: int, per_host: int) -> tuple[Attempt, int]:
@@ -133,10 +147,10 @@ def _bounded(attempt: Attempt, cost: Mapping[str, int], used: int, per_host: int
     whole = sum(cost.values())
     if used + whole <= per_host:
         return attempt, whole
-    raw = sum(cost.get(digest, 0) for digest in map(contents.digest_of, attempt.frames[:2]))
+    raw = sum(cost.get(digest, 0) for digest in dict(_frames(attempt)))
     said = f"{used / 1024**2:.1f} MiB of its answers are stored of this day already (retention.per_host)"
     log.warning("%s: the raw answer is not kept: %s", attempt.host_id, said)
-    attempt = dataclasses.replace(attempt, frames=())
+    attempt = dataclasses.replace(attempt, frames=(), digests=())
     if attempt.observation is None:
         return attempt, 0
     if used + whole - raw <= FACTS_TIMES * per_host:
