@@ -8,14 +8,17 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 
 from demo.airflow_env import inherited, migrate_airflow
+from portmon.storage import runs
 from portmon.storage.database import Database
 from tests.postgres import Cluster, for_airflow
 
@@ -30,6 +33,24 @@ def migrated(path: Path) -> Database:
     made = Database(URL.create("sqlite", database=str(path)), keep_open=True)
     sqlalchemy.event.listen(made.engine, "connect", _do_not_wait_for_the_disk)
     return made
+
+
+def start_run(
+    conn: Connection, run_id: str, at: datetime, *, run_type: str = "scheduled", logical_date: datetime | None = None
+) -> None:
+    """The record of a run of the whole inventory that begins."""
+    runs.start(
+        conn,
+        run_id,
+        run_type=run_type,
+        logical_date=logical_date,
+        started_at=at,
+        scope=None,
+        inventory="",
+        inventory_fetched_at=at,
+        inventory_stale=False,
+        settings="",
+    )
 
 
 def migrated_postgres(cluster: Cluster) -> Database:

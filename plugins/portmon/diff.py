@@ -30,7 +30,6 @@ from portmon.fingerprint import fingerprint
 from portmon.frames import HOST_COLUMNS, KEY, SETS, key_of, merged, port_of, ports_of, records
 from portmon.identity import program_of, same_program
 from portmon.models import (
-    HUNG,
     PROBE,
     PROTOCOL,
     Attempt,
@@ -42,6 +41,7 @@ from portmon.models import (
     Outcome,
     PortKey,
     PortStatus,
+    hung_tools,
     in_time,
     is_notice,
     severity_of,
@@ -837,9 +837,7 @@ def _versions(host: Mapping[str, Any]) -> tuple[int, int]:
 
 def _hung(host: Mapping[str, Any], seen: Observation, at: datetime) -> dict[str, Any]:
     """Tools that hung on a host: for a day they are not tried there, and then once more."""
-    known = set()
-    if host["hung"] and host["hung_at"] is not None and at - host["hung_at"] < HUNG:
-        known = set(host["hung"].split(","))
+    known = set(hung_tools(host["hung"], host["hung_at"], at))
     news = set(seen.hung) - known
     if not known and not news:
         return {"hung": None, "hung_at": None}

@@ -97,7 +97,7 @@ def lost_binds(lost: Iterable[str], seen: Collection[str]) -> tuple[str, ...]:
     :param lost: bind addresses that are not seen any more
     :param seen: those that are
     """
-    wildcards = [address for address in seen if bind_scopes(address)[0] == "wildcard"]
+    wildcards = list(filter(is_wildcard, seen))
     return tuple(sorted(address for address in set(lost) - set(seen) if _reachable(address, wildcards)))
 
 

@@ -399,6 +399,15 @@ class Attempt:
     provisional: bool = False
 
 
+def hung_tools(hung: str | None, hung_at: datetime | None, now: datetime) -> tuple[str, ...]:
+    """Tools that hung on a host not long ago, from what is stored of it.
+
+    :param hung: their names with commas, None if there are none
+    :param hung_at: when the last one was noticed
+    """
+    return tuple(hung.split(",")) if hung and hung_at is not None and now - hung_at < HUNG else ()
+
+
 def in_time(attempt: Attempt) -> tuple[datetime, str]:
     """What looks are sorted by."""
     return attempt.observed_at, attempt.host_id

@@ -11,10 +11,10 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from portmon.storage import journal, runs
+from portmon.storage import journal
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import FakeNetstat, listing
-from tests.databases import migrated
+from tests.databases import migrated, start_run
 from tests.sshd import PythonServer, make_key, python_server
 
 
@@ -61,18 +61,7 @@ def follow(database: Database) -> Callable[[str], None]:
     def follow(run_id: str) -> None:
         at = datetime(2026, 1, 1, tzinfo=UTC)
         with database.begin() as conn:
-            runs.start(
-                conn,
-                run_id,
-                run_type="scheduled",
-                logical_date=at,
-                started_at=at,
-                scope=None,
-                inventory="",
-                inventory_fetched_at=at,
-                inventory_stale=False,
-                settings="",
-            )
+            start_run(conn, run_id, at, logical_date=at)
             terms = journal.Terms(timedelta(minutes=5))
             journal.judged(conn, "a later run", at=at + timedelta(minutes=5), inventory="", terms=terms, looks=())
 

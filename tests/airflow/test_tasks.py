@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from portmon.models import Event, EventKind
-from portmon.storage import outbox, runs
+from portmon.storage import outbox
 from portmon.storage.database import Database
 from portmon.tasks import log_link, route_alerts
+from tests.databases import start_run
 
 
 @pytest.mark.parametrize(
@@ -40,18 +41,7 @@ def test_only_a_run_that_another_one_waits_for_is_overdue(
     monkeypatch.setenv("AIRFLOW__PORTMON__SCHEDULE", schedule)
     began = datetime.now(UTC) - timedelta(hours=1)
     with database.begin() as conn:
-        runs.start(
-            conn,
-            "run",
-            run_type="scheduled",
-            logical_date=None,
-            started_at=began,
-            scope=None,
-            inventory="",
-            inventory_fetched_at=began,
-            inventory_stale=False,
-            settings="",
-        )
+        start_run(conn, "run", began)
     dag_run = SimpleNamespace(run_id="run", run_type="scheduled", logical_date=None)
     route_alerts.function(params={}, dag_run=dag_run, ti=SimpleNamespace(try_number=1))
     with database.begin() as conn:

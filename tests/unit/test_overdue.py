@@ -12,9 +12,9 @@ from portmon.config import Config
 from portmon.models import Event, EventKind
 from portmon.pipeline.overdue import OVERDUE, report_overdue
 from portmon.pipeline.run import Run
-from portmon.storage import alerts, conditions, outbox, runs
+from portmon.storage import alerts, conditions, outbox
 from portmon.storage.database import Database
-from tests.databases import migrated
+from tests.databases import migrated, start_run
 from tests.fleet import Fleet
 
 NOW = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
@@ -41,18 +41,7 @@ class Clock:
         self.number += 1
         run = Run(f"run{self.number}", run_type=run_type)
         with self.database.begin() as conn:
-            runs.start(
-                conn,
-                run.run_id,
-                run_type=run_type,
-                logical_date=None,
-                started_at=self.now,
-                scope=None,
-                inventory="i",
-                inventory_fetched_at=self.now,
-                inventory_stale=False,
-                settings="s",
-            )
+            start_run(conn, run.run_id, self.now, run_type=run_type)
         return run
 
     def report(self, run: Run, *, interval: timedelta = FIVE) -> bool:

@@ -403,9 +403,7 @@ def wordy(number: int) -> Callable[[Attempt], Attempt]:
     def change(look: Attempt) -> Attempt:
         rows = listeners(*({"port": port, "program": noise(200)} for port in range(1, number)))
         frame = noise(24_000).encode()
-        return dataclasses.replace(
-            seen_as(listeners=rows)(look), frames=(frame,), digests=(contents.digest_of(frame),)
-        )
+        return dataclasses.replace(seen_as(listeners=rows)(look), frames=(frame,), digests=(contents.digest_of(frame),))
 
     return change
 

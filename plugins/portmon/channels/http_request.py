@@ -16,7 +16,7 @@ from portmon.channels.services import wait_of
 from portmon.errors import DeliveryError, OverrunError
 from portmon.http_errors import why
 from portmon.inputs.boundary import reason
-from portmon.inputs.urls import AMBIGUOUS, is_ambiguous, showable
+from portmon.inputs.urls import AMBIGUOUS, address_of, is_ambiguous, showable
 from portmon.render import plain
 
 LIMIT = timedelta(seconds=30)
@@ -73,7 +73,7 @@ def ask(
     session.headers.update(headers or {})
     if secret is not None and sign is not None:
         session.headers.update(sign(str(secret)))
-    url = f"{hook.base_url.rstrip('/')}/{endpoint.lstrip('/')}" if endpoint else hook.base_url
+    url = address_of(hook.base_url, endpoint) if endpoint else hook.base_url
     shown = f"{showable(hook.base_url)} (connection {conn_id})"
 
     def send() -> tuple[str, bool, float | None] | None:

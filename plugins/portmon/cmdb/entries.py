@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -158,7 +158,7 @@ class _Reader:
         """:param place: of an entry whose values are texts: one that is neither yes nor no is a mistake"""
         if "enabled" not in self._fields:
             return True
-        with boundary(lambda why: _InvalidError(f"enabled: the expression fails on it: {why}"), passing=_InvalidError):
+        with _told_as("enabled"):
             expression = self._fields["enabled"].parsed
             value = _Decision().visit(expression, entry)
         _must_be_usable(value)
@@ -200,8 +200,16 @@ class _InvalidError(Exception):
 
 
 def _search(expression: ParsedResult, entry: Mapping[str, Any], name: str) -> Any:
-    with boundary(lambda why: _InvalidError(f"{name}: the expression fails on it: {why}"), passing=_InvalidError):
+    with _told_as(name):
         return expression.search(entry)
+
+
+def _told_as(name: str) -> AbstractContextManager[None]:
+    """What an expression fails with makes the entry invalid.
+
+    :param name: of its field
+    """
+    return boundary(lambda why: _InvalidError(f"{name}: the expression fails on it: {why}"), passing=_InvalidError)
 
 
 def is_no(value: Any) -> bool:

@@ -63,7 +63,9 @@ def _hosts(source: FileSource, text: str, path: Path) -> Inventory:
     shown = str(path)
     places: list[str] = []
     if path.suffix.lower() == ".csv":
-        entries: Any = _csv(text, shown, places)
+        rows = _csv(text, shown)
+        entries: Any = [row for _, row in rows]
+        places = [place for place, _ in rows]
     elif path.suffix.lower() in (".yaml", ".yml"):
         try:
             data = parse_yaml(text)
@@ -82,12 +84,10 @@ def _hosts(source: FileSource, text: str, path: Path) -> Inventory:
     return read_hosts(entries, source.fields, source=shown, places=places)
 
 
-def _csv(text: str, shown: str, places: list[str]) -> list[dict[str, Any]]:
-    """Rows as mappings; columns ``label.x`` become labels.
+def _csv(text: str, shown: str) -> list[tuple[str, dict[str, Any]]]:
+    """File and line of each row, and the row as a mapping; columns ``label.x`` become labels.
 
     The separator is the one of comma, semicolon and tab that the header has most of.
-
-    :param places: gets file and line of each row
     """
     header = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=header.count)
@@ -106,8 +106,7 @@ def _csv(text: str, shown: str, places: list[str]) -> list[dict[str, Any]]:
                 if key.strip().startswith("label.") and value
             }
             plain = {key.strip(): value for key, value in row.items() if not key.strip().startswith("label.")}
-            rows.append({**plain, **({"labels": labels} if labels else {})})
-            places.append(f"{shown}:{reader.line_num}")
+            rows.append((f"{shown}:{reader.line_num}", {**plain, **({"labels": labels} if labels else {})}))
     except csv.Error as error:
         raise CmdbError(f"line {reader.line_num}: is no CSV: {error}", source=shown) from error
     return rows

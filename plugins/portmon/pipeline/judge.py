@@ -291,11 +291,15 @@ def _judge_dry(
             return error
         return None
 
-    while (error := error_of(attempts)) is not None:
-        broken = culprits(attempts, error, error_of)
+    while True:
+        try:
+            return judge(rows, ports, attempts, **arguments)
+        except NOT_THE_HOSTS:
+            raise
+        except Exception as error:
+            broken = culprits(attempts, error, error_of)
         attempts, own = refused(attempts, broken)
         warn(own, {host_id: host.name for host_id, host in arguments["inventory"].items()}, broken)
-    return judge(rows, ports, attempts, **arguments)
 
 
 def _goes_by(

@@ -125,24 +125,24 @@ def _named(header: bytes) -> _Columns | None:
 
 def _columns_of(line: bytes, number: int) -> _Columns:
     """The columns that a row has."""
-    rest = _split(line, number)[2]
+    _, rest = _split(line, number)
     words = rest.split(None, 3)
     timer = rest.rstrip().endswith(b")") and b" (" in rest
     extended = len(words) > 2 and words[2].isdigit() and _OWNER.match(b" " + words[1]) is None
     return _Columns(owner=_OWNER.search(rest) is not None, extended=extended, timer=timer)
 
 
-def _split(line: bytes, number: int) -> tuple[list[bytes], bytes, bytes]:
-    """The first five fields, the state's word, and what stands from there on."""
+def _split(line: bytes, number: int) -> tuple[list[bytes], bytes]:
+    """The first five fields, and what stands from the state on."""
     fields = line.split(None, 5)
     if len(fields) < 6:
         raise rows.refused(line, number)
-    return fields[:5], fields[5].split(None, 1)[0], fields[5]
+    return fields[:5], fields[5]
 
 
 def _read_row(line: bytes, number: int, columns: _Columns) -> _Row | None:
     """One TCP row; None if it is no listening socket."""
-    fields, _, rest = _split(line, number)
+    fields, rest = _split(line, number)
     if not fields[4].endswith(b":*"):
         if b":" not in fields[4]:
             raise rows.refused(line, number)

@@ -89,9 +89,7 @@ def within(conn: Connection, attempts: Sequence[Attempt], per_host: int) -> list
         known = contents.known(conn, {digest for one in items for digest in one})
         # Faster than how they are stored, and hardly longer.
         compress = zstandard.ZstdCompressor(level=1).compress
-        costs = [
-            {digest: len(compress(data)) for digest, data in one.items() if digest not in known} for one in items
-        ]
+        costs = [{digest: len(compress(data)) for digest, data in one.items() if digest not in known} for one in items]
         wordy = sorted({attempt.host_id for attempt, cost in zip(part, costs, strict=True) if cost})
         if not wordy:
             continue

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
 
-from portmon.models import HUNG, PROBE, Host, HostStatus, PortKey, PortStatus
+from portmon.models import PROBE, Host, HostStatus, PortKey, PortStatus, hung_tools
 from portmon.storage import outbox
 from portmon.storage.sql import chunks, upsert_rows
 from portmon.storage.tables import hosts, observations, ports
@@ -128,8 +128,7 @@ def tools(conn: Connection, host_ids: Collection[str], now: datetime) -> dict[st
     found = {}
     for part in chunks(sorted(set(host_ids))):
         for host_id, tool, hung, hung_at in conn.execute(query.where(hosts.c.host_id.in_(part))):
-            is_recent = hung and hung_at is not None and now - hung_at < HUNG
-            found[host_id] = (tool, tuple(hung.split(",")) if is_recent else ())
+            found[host_id] = (tool, hung_tools(hung, hung_at, now))
     return found
 
 

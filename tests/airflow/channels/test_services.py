@@ -45,6 +45,19 @@ def _service(name: str, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch)
     return Service(VENDORS[name], httpserver, monkeypatch)
 
 
+def _with_another_target(
+    name: str, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Service, list[bytes]]:
+    """A service and, over the same connection, a receiver that takes everything; the bodies that this one got."""
+    service = _service(name, httpserver, monkeypatch)
+    got: list[bytes] = []
+    httpserver.expect_request("/json").respond_with_handler(
+        lambda request: got.append(request.get_data()) or Response()
+    )
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", connection(service.vendor.url, f"json://localhost:{httpserver.port}/json"))
+    return service, got
+
+
 def _channel(form: str = "text") -> AppriseChannel:
     return AppriseChannel.model_validate({"type": "apprise", "name": "chat", "conn_id": "chat", "format": form})
 
@@ -221,12 +234,7 @@ def test_what_is_taken_is_delivered_once(service: Service) -> None:
 def test_one_target_that_refuses_in_a_200_is_asked_again_alone(
     httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = _service("dingtalk", httpserver, monkeypatch)
-    other: list[bytes] = []
-    httpserver.expect_request("/json").respond_with_handler(
-        lambda request: other.append(request.get_data()) or Response()
-    )
-    monkeypatch.setenv("AIRFLOW_CONN_CHAT", connection(service.vendor.url, f"json://localhost:{httpserver.port}/json"))
+    service, other = _with_another_target("dingtalk", httpserver, monkeypatch)
     service.answers = [(200, {"errcode": 310000, "errmsg": "keywords not in content"}, {})]
     with pytest.raises(DeliveryError, match=r"1 of 2 targets.*errcode 310000.*keywords not in content") as failure:
         deliver(_channel(), _downs("web{}", 1))
@@ -286,12 +294,7 @@ CONFIG = "alerts:\n  channels:\n    - {type: apprise, name: chat, conn_id: chat}
 def test_a_target_is_left_alone_for_its_time_and_the_others_are_not(
     httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    service = _service("dingtalk", httpserver, monkeypatch)
-    other: list[bytes] = []
-    httpserver.expect_request("/json").respond_with_handler(
-        lambda request: other.append(request.get_data()) or Response()
-    )
-    monkeypatch.setenv("AIRFLOW_CONN_CHAT", connection(service.vendor.url, f"json://localhost:{httpserver.port}/json"))
+    service, other = _with_another_target("dingtalk", httpserver, monkeypatch)
     fleet = Sending(tmp_path, CONFIG, 3)
     service.answers = [(200, {"errcode": 130101, "errmsg": "send too fast"}, {})]
     fleet.machines["web000"].kill(80)

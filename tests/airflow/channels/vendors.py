@@ -75,6 +75,7 @@ def _slack_size(_: bytes, body: Mapping[str, Any]) -> tuple[int, int]:
     return max(over, key=lambda pair: pair[0] / pair[1])
 
 
+BOT_OK = (200, {"StatusCode": 0, "StatusMessage": "success", "code": 0, "data": {}, "msg": "success"})
 BOT_TOO_LONG = (200, {"code": 9499, "msg": "Bad Request", "data": {}})
 VENDORS = {
     "slack": Vendor(
@@ -114,7 +115,7 @@ VENDORS = {
         _set(NotifyFeishu, "notify_url", "/{token}/"),
         lambda body: str(body["content"]["text"]),
         lambda raw, _: (len(raw), 20_000),
-        (200, {"StatusCode": 0, "StatusMessage": "success", "code": 0, "data": {}, "msg": "success"}),
+        BOT_OK,
         BOT_TOO_LONG,
     ),
     "lark": Vendor(
@@ -122,7 +123,7 @@ VENDORS = {
         _set(NotifyLark, "notify_url", "/"),
         lambda body: str(body["content"]["text"]),
         lambda raw, _: (len(raw), 20_000),
-        (200, {"StatusCode": 0, "StatusMessage": "success", "code": 0, "data": {}, "msg": "success"}),
+        BOT_OK,
         BOT_TOO_LONG,
     ),
     "discord": Vendor(
