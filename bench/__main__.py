@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BenchError, CrowdError, AirflowError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    print(report.as_text(measured))
+    # As it is written, so that what is printed is what the file's readers compute.
+    print(report.as_text(from_json(to_json(measured))))
     print(f"\nwritten to {out}")
     return 0
 
