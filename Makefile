@@ -60,7 +60,7 @@ ci-full: ## what CI runs, with all matrices and ten times the examples: as root,
 	@SLOW=slow HYPOTHESIS_PROFILE=full .ci/run
 
 soak: .venv/.tools ## property tests with many more examples, 200,000 broken inputs, and crashes with 50 seeds
-	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m "not slow" tests/unit
+	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m "not slow" tests --ignore=tests/airflow --ignore=tests/dags
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m slow -n auto --maxschedchunk 1 tests/fuzz
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q tests/stories/test_crashes.py
 

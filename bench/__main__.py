@@ -29,7 +29,7 @@ from bench.sizes import FULL, QUICK, Sizes
 from bench.stage import Stage, lacking
 from demo.airflow_env import AirflowError
 from demo.host import loopback_up
-from tests import postgres
+from tests.worlds import postgres
 
 SECTIONS = ("sweep", "tasks", "parse", "ansible", "diff", "replay", "known_hosts", "probe")
 ALONE = ("parse", "diff", "replay", "known_hosts", "probe")

@@ -17,7 +17,7 @@ from bench.figures import Section
 from bench.sizes import Sizes
 from bench.workers import answer
 from portmon.storage.database import Database
-from tests.postgres import Cluster
+from tests.worlds.postgres import Cluster
 
 TABLES = ("hosts", "ports", "observations")
 

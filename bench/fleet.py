@@ -16,11 +16,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, literal, select
 
 from portmon.config import Config
-from portmon.models import Attempt, Host, Inventory, Listener, Observation, Outcome
-from portmon.pipeline.judge import judge_run
-from portmon.pipeline.plan import asked_by, plan_sweep
-from portmon.pipeline.rejudge import Window, replay_run
-from portmon.pipeline.run import Run, TaskOf
+from portmon.model.host import Host, Inventory
+from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.replay.run import Window, replay_run
+from portmon.steps.evaluate import judge_run
+from portmon.steps.plan import asked_by, plan_sweep
+from portmon.steps.run import Run, TaskOf
 from portmon.storage import archive, checkpoints, contents, hosts, inventory, journal, runs
 from portmon.storage.database import Database
 from portmon.storage.tables import observations

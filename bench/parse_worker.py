@@ -33,7 +33,7 @@ def parsed(file: Path) -> float:
 def main(file: str, preload: str = "") -> int:
     """In a fork, as a task is one; in the second one, after what is only of the first."""
     if preload:
-        from portmon import preload as beforehand
+        from portmon.airflow import preload as beforehand
 
         beforehand.preload()
     code = 0

@@ -13,7 +13,7 @@ from bench.diff import step
 from bench.errors import BenchError
 from bench.figures import Section
 from bench.sizes import Sizes
-from tests.postgres import Cluster
+from tests.worlds.postgres import Cluster
 
 
 def measure(sizes: Sizes, section: Section, tell: Callable[[str], None]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bench.figures import Section
 from bench.report import count, size
-from portmon.sweep.batches import MAX_BATCHES
+from portmon.scan.batches import MAX_BATCHES
 
 HOSTS = 100_000
 INTERVALS = (300, 900)

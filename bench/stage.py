@@ -26,7 +26,7 @@ from bench.processes import cpu_seconds
 from demo.airflow_env import DAG_ID, EmbeddedAirflow
 from portmon.storage import runs
 from portmon.storage.database import Database
-from tests.postgres import Cluster, for_airflow
+from tests.worlds.postgres import Cluster, for_airflow
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LOGINS = 16
@@ -309,6 +309,6 @@ def _time(text: str) -> datetime:
 def lacking() -> str | None:
     """What this machine lacks for a stage; None if nothing."""
     from bench import crowd
-    from tests import postgres
+    from tests.worlds import postgres
 
     return crowd.missing() or postgres.missing()

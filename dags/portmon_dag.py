@@ -33,11 +33,14 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param
 from airflow.sdk.definitions.param import ParamsDict
 
-from portmon import limits, settings, tasks
-from portmon.models import AlertGroup
-from portmon.operators import MAP_INDEX_TEMPLATE, NetstatOperator, SweepOperator
-from portmon.pipeline.run import DRY_RUN, FORCE_PRUNE, HOSTS, NOTIFY, REPLAY_FROM, REPLAY_TO
-from portmon.sweep.batches import batches_at_once
+from portmon import timeouts
+from portmon.airflow import settings, tasks
+from portmon.airflow.operators.netstat import NetstatOperator
+from portmon.airflow.operators.store import MAP_INDEX_TEMPLATE
+from portmon.airflow.operators.sweep import SweepOperator
+from portmon.model.event import AlertGroup
+from portmon.scan.batches import batches_at_once
+from portmon.steps.run import DRY_RUN, FORCE_PRUNE, HOSTS, NOTIFY, REPLAY_FROM, REPLAY_TO
 
 config = settings.config_for_parsing()
 
@@ -49,12 +52,12 @@ with DAG(
     max_active_runs=1,
     # max_logins bounds the netstat tasks; the rest of the run is at most four tasks at a time.
     max_active_tasks=config.ssh.max_logins + len(AlertGroup),
-    dagrun_timeout=limits.RUN,
+    dagrun_timeout=timeouts.RUN,
     default_args={
         "owner": "portmon",
         "retries": 2,
         "retry_delay": timedelta(seconds=10),
-        "execution_timeout": limits.STEP,
+        "execution_timeout": timeouts.STEP,
     },
     tags=["monitoring", "ports", "ssh"],
 ) as dag:
@@ -65,7 +68,7 @@ with DAG(
         map_index_template=MAP_INDEX_TEMPLATE,
         pool=pool,
         max_active_tis_per_dagrun=batches_at_once(config.ssh.max_logins),
-        execution_timeout=limits.SWEEP,
+        execution_timeout=timeouts.SWEEP,
     )
     scan = NetstatOperator.partial(
         task_id=tasks.NETSTAT,
@@ -74,7 +77,7 @@ with DAG(
         max_active_tis_per_dagrun=config.ssh.max_logins,
         retries=1,
         retry_delay=timedelta(seconds=10),
-        execution_timeout=limits.LOOK,
+        execution_timeout=timeouts.LOOK,
     )
     batches = tasks.plan_sweep()
     hosts = tasks.plan_hosts()

@@ -22,10 +22,10 @@ from demo.airflow_env import ADMIN, ROOT, AirflowError, EmbeddedAirflow
 from demo.cmdb import Cmdb
 from demo.fleet import USER, Fleet, HostSpec
 from demo.story import CHAPTERS, SPECS, Chapter
-from portmon.models import Event, alert_group
-from portmon.render import plain
+from portmon.model.event import Event, alert_group
 from portmon.storage import outbox
 from portmon.storage.database import Database
+from portmon.text import plain
 
 SHIFT = 20000
 """Added to ports where hosts share the machine's network: others may use 80, and only root can."""

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 from pytest_httpserver import HTTPServer
 
 from portmon.storage.database import Database
-from tests.databases import migrated, migrated_postgres
-from tests.postgres import Cluster, missing
+from tests.worlds.databases import migrated, migrated_postgres
+from tests.worlds.postgres import Cluster, missing
 
 # Airflow reads its environment once, at import: tests get a home of their own before that.
 _home = tempfile.mkdtemp(prefix="portmon-airflow-")

@@ -20,10 +20,11 @@ from pydantic.fields import FieldInfo
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "plugins"))
 
-from portmon.config import Config, format_duration, json_schema  # noqa: E402
-from portmon.models import AlertGroup, EventKind, alert_group, severity_of  # noqa: E402
-from portmon.states import TABLE, Row  # noqa: E402
-from portmon.sweep.batches import MAX_BATCHES  # noqa: E402
+from portmon.config import Config, json_schema  # noqa: E402
+from portmon.engine.states import TABLE, Row  # noqa: E402
+from portmon.fields import format_duration  # noqa: E402
+from portmon.model.event import AlertGroup, EventKind, alert_group, severity_of  # noqa: E402
+from portmon.scan.batches import MAX_BATCHES  # noqa: E402
 
 HEAD = """# Configuration
 

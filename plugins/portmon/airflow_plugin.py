@@ -17,7 +17,7 @@ class PortmonPlugin(AirflowPlugin):
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
-        """Let processes that fork tasks import once what every task needs; see :mod:`portmon.preload`."""
-        from portmon import preload
+        """Let processes that fork tasks import once what every task needs; see :mod:`portmon.airflow.preload`."""
+        from portmon.airflow import preload
 
         preload.on_load()

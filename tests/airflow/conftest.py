@@ -14,8 +14,8 @@ import pytest
 from portmon.storage import journal
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import FakeNetstat, listing
-from tests.databases import migrated, start_run
-from tests.sshd import PythonServer, make_key, python_server
+from tests.worlds.databases import migrated, start_run
+from tests.worlds.sshd import PythonServer, make_key, python_server
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     database = migrated(tmp_path / "state.db")
-    monkeypatch.setattr("portmon.settings.database", lambda **options: Database(database.url, **options))
+    monkeypatch.setattr("portmon.airflow.settings.database", lambda **options: Database(database.url, **options))
     yield database
     database.dispose()
 

@@ -21,13 +21,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from portmon import limits, settings
+from portmon import timeouts
+from portmon.airflow import settings
+from portmon.airflow.operators.sweep import SweepOperator
 from portmon.config import parse_config
-from portmon.models import Host, Inventory
-from portmon.operators import SweepOperator
-from portmon.pipeline.judge import judge_run
-from portmon.pipeline.plan import plan_sweep
-from portmon.pipeline.run import Run
+from portmon.model.host import Host, Inventory
+from portmon.steps.evaluate import judge_run
+from portmon.steps.plan import plan_sweep
+from portmon.steps.run import Run
 from portmon.storage import inventory
 from portmon.storage.database import Database
 
@@ -38,7 +39,7 @@ def sweep(task: dict[str, Any]) -> dict[str, Any]:
     os.environ["AIRFLOW_CONN_SSH_TEST"] = json.dumps(task["connection"])
     settings.config = lambda: config
     settings.database = lambda **options: Database(task["url"], **options)
-    limits.SWEEP = limits.LOOK + timedelta(seconds=30 + task["seconds"])
+    timeouts.SWEEP = timeouts.LOOK + timedelta(seconds=30 + task["seconds"])
     listed = tuple(Host(**host) for host in task["hosts"])
     with database.begin() as conn:
         found = Inventory(listed, source="test")

@@ -17,9 +17,9 @@ from airflow.sdk.execution_time.timeout import timeout
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from portmon import limits
-from portmon.config import Cmdb, HttpSource
+from portmon import timeouts
 from portmon.errors import CmdbError
+from portmon.inventory.config import Cmdb, HttpSource
 
 TOKEN = "s3cret-t0ken"
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "cmdb"
@@ -38,7 +38,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
 
 
 def ask(**source: Any) -> Any:
-    from portmon.cmdb_hook import CmdbHook
+    from portmon.airflow.cmdb_hook import CmdbHook
 
     return CmdbHook(HttpSource.model_validate({"endpoint": "api/hosts", **source})).get_inventory()
 
@@ -159,7 +159,7 @@ def test_the_pages_together_have_a_deadline(server: HTTPServer, monkeypatch: pyt
         page = int(request.args["page"])
         return Response(json.dumps([{"id": page, "address": "a"}]), content_type="application/json")
 
-    monkeypatch.setattr(limits, "HOST_LIST", timedelta(seconds=1))
+    monkeypatch.setattr(timeouts, "HOST_LIST", timedelta(seconds=1))
     server.expect_request("/base/api/hosts").respond_with_handler(answer)
     with pytest.raises(CmdbError, match="the pages of the host list took longer than 1 s together"):
         ask(pagination={"style": "page", "size": 1}, max_pages=30)
@@ -180,7 +180,7 @@ def test_there_is_no_such_connection() -> None:
 
 
 def ask_preset(kind: str, **source: Any) -> Any:
-    from portmon.cmdb_hook import get_inventory
+    from portmon.airflow.cmdb_hook import get_inventory
 
     return get_inventory(Cmdb.model_validate({"source": {"type": kind, **source}}), FIXTURES)
 

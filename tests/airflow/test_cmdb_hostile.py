@@ -19,15 +19,17 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from portmon.channels.heartbeat import ping
-from portmon.channels.http_request import ask
-from portmon.channels.sending import deliver
-from portmon.config import Cmdb, Config, Heartbeat, WebhookChannel
+from portmon.airflow.channels.heartbeat import ping
+from portmon.airflow.channels.http_request import ask
+from portmon.airflow.channels.sending import deliver
+from portmon.alerting.config import Heartbeat, WebhookChannel
+from portmon.alerting.message.render import Message
+from portmon.config import Config
 from portmon.errors import CmdbError, DeliveryError, PortmonError
-from portmon.models import Host, Inventory
-from portmon.pipeline.fetch import fetch_inventory
-from portmon.pipeline.run import Run
-from portmon.render import Message
+from portmon.inventory.config import Cmdb
+from portmon.model.host import Host, Inventory
+from portmon.steps.fetch import fetch_inventory
+from portmon.steps.run import Run
 from portmon.storage.database import Database
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
@@ -92,7 +94,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def refused(**source: Any) -> str:
-    from portmon.cmdb_hook import get_inventory
+    from portmon.airflow.cmdb_hook import get_inventory
 
     given = {"type": "http", "endpoint": "api/hosts", **source}
     with pytest.raises(CmdbError) as caught:
@@ -147,7 +149,7 @@ ANSWERS: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_run_goes_on_with_the_last_good_list(server: Server, database: Database, name: str) -> None:
-    from portmon.cmdb_hook import get_inventory
+    from portmon.airflow.cmdb_hook import get_inventory
 
     answer, values, message = ANSWERS[name]
     server.says(answer, Content_Type="application/json")
@@ -192,7 +194,7 @@ def test_an_answer_without_end(server: Server) -> None:
 
 
 def test_pages_without_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("portmon.cmdb_hook.MAX_LIST", 5000)
+    monkeypatch.setattr("portmon.airflow.cmdb_hook.MAX_LIST", 5000)
 
     def answer(handler: Handler) -> None:
         number = len(server.asked)
@@ -254,8 +256,8 @@ def test_no_link_leads_the_credentials_elsewhere(server: Server, monkeypatch: py
     body = json.dumps({"r": [{"id": 1, "address": "a"}], "next": url})
     server.says(lambda handler: handler.send(body.encode() if "x" not in handler.path else b'{"r": [], "next": null}'))
     try:
-        from portmon.cmdb_hook import CmdbHook
-        from portmon.config import HttpSource
+        from portmon.airflow.cmdb_hook import CmdbHook
+        from portmon.inventory.config import HttpSource
 
         source = {"endpoint": "api/hosts", "items": "r", "pagination": {"style": "next_link"}}
         CmdbHook(HttpSource.model_validate(source)).get_inventory()
@@ -328,8 +330,8 @@ def test_a_login_in_the_connections_host_is_used_and_goes_nowhere_else(server: S
         handler.send(json.dumps({"r": [], "next": following}).encode())
 
     server.says(answer)
-    from portmon.cmdb_hook import CmdbHook
-    from portmon.config import HttpSource
+    from portmon.airflow.cmdb_hook import CmdbHook
+    from portmon.inventory.config import HttpSource
 
     source = {"endpoint": "api/hosts", "items": "r", "pagination": {"style": "next_link"}}
     found = CmdbHook(HttpSource.model_validate(source)).get_inventory()
@@ -353,7 +355,7 @@ CHANNELS: dict[str, Callable[[], None]] = {
 
 
 def _inventory(conn_id: str) -> None:
-    from portmon.cmdb_hook import get_inventory
+    from portmon.airflow.cmdb_hook import get_inventory
 
     get_inventory(Cmdb.model_validate({"source": {"type": "http", "conn_id": conn_id, "timeout": 5}}), Path())
 

@@ -17,19 +17,21 @@ from airflow.sdk.execution_time.timeout import timeout
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from portmon import limits
-from portmon.channels import deliver, http_request
+from portmon import timeouts
+from portmon.airflow.channels import http_request
+from portmon.airflow.channels.sending import deliver
+from portmon.alerting.queue import Queued
 from portmon.config import Config, parse_config
-from portmon.delivery import Queued
+from portmon.engine.events import monitor_event
 from portmon.errors import DeliveryError, PortmonError
-from portmon.events import monitor_event
-from portmon.models import AlertGroup, EventKind, Host
-from portmon.pipeline import deliver as delivering
-from portmon.pipeline.deliver import LEASE_TTL, deliver_group
-from portmon.pipeline.dispatch import groups_to_alert
+from portmon.model.event import AlertGroup, EventKind
+from portmon.model.host import Host
+from portmon.steps import deliver as delivering
+from portmon.steps.deliver import LEASE_TTL, deliver_group
+from portmon.steps.dispatch import groups_to_alert
 from portmon.storage import hosts, lease, outbox
 from portmon.storage.database import Database
-from tests.databases import migrated
+from tests.worlds.databases import migrated
 
 HTTP = "airflow.providers.http.notifications.http.HttpNotifier"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -153,7 +155,7 @@ def test_a_receiver_that_hangs_holds_no_other(
     names: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limits, "SEND", timedelta(seconds=1))
+    monkeypatch.setattr(timeouts, "SEND", timedelta(seconds=1))
     happen(database, 1)
     ended = []
 
@@ -186,7 +188,7 @@ def test_a_receiver_that_hangs_holds_no_other(
 def test_who_failed_before_is_asked_last(
     database: Database, hanging: list[socket.socket], healthy: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SEND", timedelta(seconds=1))
+    monkeypatch.setattr(timeouts, "SEND", timedelta(seconds=1))
     happen(database, 1)
     settings = config("hanging", "healthy")
     with pytest.raises(PortmonError):
@@ -206,8 +208,8 @@ def test_who_failed_before_is_asked_last(
 def test_more_hanging_receivers_than_there_is_time_for_take_turns(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SEND", timedelta(seconds=0.2))
-    monkeypatch.setattr(limits, "ALERT", timedelta(seconds=0.7))
+    monkeypatch.setattr(timeouts, "SEND", timedelta(seconds=0.2))
+    monkeypatch.setattr(timeouts, "ALERT", timedelta(seconds=0.7))
     monkeypatch.setattr(delivering, "CHANNELS_AT_ONCE", 1)
     names = [f"c{number}" for number in range(8)]
     asked: list[str] = []
@@ -230,7 +232,7 @@ def test_more_hanging_receivers_than_there_is_time_for_take_turns(
 def test_a_message_that_arrives_late_comes_twice_at_most_and_is_never_lost(
     database: Database, healthy: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SEND", timedelta(seconds=0.5))
+    monkeypatch.setattr(timeouts, "SEND", timedelta(seconds=0.5))
     go_on = threading.Event()
 
     def slowly(_: Any) -> Response:
@@ -348,4 +350,4 @@ def test_who_was_replaced_neither_sends_nor_marks(database: Database) -> None:
 
 
 def test_the_lease_outlives_what_it_protects() -> None:
-    assert limits.SEND < LEASE_TTL < limits.ALERT
+    assert timeouts.SEND < LEASE_TTL < timeouts.ALERT

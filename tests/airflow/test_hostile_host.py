@@ -27,14 +27,14 @@ from sqlalchemy import select as sql
 from sqlalchemy.engine import URL
 
 import portmon
-from portmon.config.reading import Retention
-from portmon.models import Attempt, Outcome
+from portmon.config import Retention
+from portmon.model.observation import Attempt, Outcome
 from portmon.storage import archive, contents, tables
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import HEADER, listing
-from tests.databases import migrated
-from tests.postgres import Cluster
-from tests.sshd import Server, free_port, needs_sshd, openssh, python_server
+from tests.worlds.databases import migrated
+from tests.worlds.postgres import Cluster
+from tests.worlds.sshd import Server, free_port, needs_sshd, openssh, python_server
 
 pytestmark = [pytest.mark.slow, needs_sshd]
 

@@ -20,16 +20,17 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, A
 from airflow.sdk.execution_time.task_runner import _render_map_index
 from airflow.sdk.execution_time.timeout import timeout
 
-from portmon import scan
+from portmon.airflow.operators.netstat import NetstatOperator
+from portmon.airflow.operators.store import MAP_INDEX_TEMPLATE
+from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.config import parse_config
 from portmon.errors import AnswerError, RefusedError, ScanTimeoutError
-from portmon.hooks import HostSSHHook
-from portmon.models import Attempt, Outcome
-from portmon.operators import MAP_INDEX_TEMPLATE, NetstatOperator
+from portmon.model.observation import Attempt, Outcome
+from portmon.scan import answer as scan
 from portmon.storage import archive, host_keys
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
-from tests.sshd import (
+from tests.worlds.sshd import (
     PythonServer,
     dropbear,
     free_port,
@@ -76,7 +77,7 @@ def make(monkeypatch: pytest.MonkeyPatch, user_key: Path, database: Database) ->
             "scan": {"confirm_after": confirm_after},
             "retention": {"per_host": per_host},
         }
-        monkeypatch.setattr("portmon.settings.config", lambda: parse_config(json.dumps(config)))
+        monkeypatch.setattr("portmon.airflow.settings.config", lambda: parse_config(json.dumps(config)))
         host = {"id": "cmdb-1", "name": name, "address": "127.0.0.1", "port": port, "must": list(ports)}
         if dry_run:
             host["dry_run"] = True
@@ -180,7 +181,9 @@ class Connections:
 @pytest.fixture
 def connections(database: Database, monkeypatch: pytest.MonkeyPatch) -> Connections:
     counted = Connections()
-    monkeypatch.setattr("portmon.settings.database", lambda **options: counted.watch(Database(database.url, **options)))
+    monkeypatch.setattr(
+        "portmon.airflow.settings.database", lambda **options: counted.watch(Database(database.url, **options))
+    )
     return counted
 
 
@@ -472,7 +475,7 @@ def test_fault_of_this_program_is_stored_as_such_simulated(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise ZeroDivisionError("a \x1b fault")
 
-    monkeypatch.setattr("portmon.scan.read_answer", broken)
+    monkeypatch.setattr("portmon.scan.answer.read_answer", broken)
     with pytest.raises(ZeroDivisionError):
         make(server.port).execute(context(**LAST_TRY))
     [attempt] = stored()

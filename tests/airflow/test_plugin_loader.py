@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 # Not in a test: Airflow sets up logging when it is imported first, and pytest's handler is gone.
-from portmon import preload
+from portmon.airflow import preload
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 
@@ -79,7 +79,7 @@ bag = DagBag({dags!r}, safe_mode=False)
 print(json.dumps({{
     "loaded": loaded, "threads": threads, "opened": opened, "plugins": [p.name for p in plugins_manager._get_plugins()[0]],
     "errors": plugins_manager.get_import_errors(), "parsed": sorted(set(sys.modules) - before), "dags": sorted(bag.dags),
-    "validated": sys.modules["portmon.config.reading"]._parsed.cache_info().misses,
+    "validated": sys.modules["portmon.config"]._parsed.cache_info().misses,
 }}))
 """
 TASK = """
@@ -130,7 +130,7 @@ def _own(modules: list[str]) -> set[str]:
 @pytest.mark.parametrize("command", ["airflow api-server", pytest.param("airflow dags list", marks=pytest.mark.slow)])
 def test_where_no_tasks_are_forked_the_plugin_is_nearly_nothing(tmp_path: Path, command: str) -> None:
     result = _load(tmp_path, command)
-    assert _own(result["loaded"]) == {"portmon", "portmon.preload"}
+    assert _own(result["loaded"]) == {"portmon", "portmon.airflow.preload"}
     assert not {"paramiko", "pydantic_core", "yaml"} & set(result["loaded"])
     assert len(result["loaded"]) < 20
 
@@ -138,7 +138,7 @@ def test_where_no_tasks_are_forked_the_plugin_is_nearly_nothing(tmp_path: Path, 
 def test_the_scheduler_imports_for_its_tasks_and_opens_nothing(tmp_path: Path) -> None:
     """What is open before a fork is shared by every task, and a thread does not survive it."""
     result = _load(tmp_path, "airflow scheduler", then=TASK)
-    assert {"paramiko", "portmon.operators", "portmon.storage.archive", "psycopg2"} <= set(result["loaded"])
+    assert {"paramiko", "portmon.airflow.operators", "portmon.storage.archive", "psycopg2"} <= set(result["loaded"])
     assert not {"pandas", "numpy", "aiohttp", "apprise"} & set(result["loaded"])
     assert result["threads"] == [1, 1]
     assert result["opened"] == []
@@ -175,7 +175,7 @@ print(*sorted(set(sys.modules) - before))
     )
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.splitlines()[-1].split())
-    assert {"paramiko", "portmon.operators", "portmon.storage.archive", "psycopg2"} <= loaded
+    assert {"paramiko", "portmon.airflow.operators", "portmon.storage.archive", "psycopg2"} <= loaded
     assert not {"pandas", "aiohttp", "apprise"} & loaded
 
 
@@ -185,7 +185,7 @@ def test_a_task_runs_no_old_code(tmp_path: Path) -> None:
     changed = plugins / "portmon" / "ssh" / "session.py"
     upgrade = f"open({str(changed)!r}, 'a').write('# changed')\n"
     result = _load(tmp_path, "airflow scheduler", plugins=plugins, then=upgrade + TASK)
-    assert {"portmon.operators", "portmon.tasks", "portmon.ssh.session"} <= _own(result["parsed"])
+    assert {"portmon.airflow.operators", "portmon.airflow.tasks", "portmon.ssh.session"} <= _own(result["parsed"])
     assert "have changed" in result["said"]
 
 
@@ -207,7 +207,7 @@ def test_importing_for_the_tasks_can_be_turned_off(
 def test_an_import_that_fails_fails_in_the_task_and_not_in_the_scheduler(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(preload, "MODULES", ("portmon.no_such_module", "portmon.limits"))
+    monkeypatch.setattr(preload, "MODULES", ("portmon.no_such_module", "portmon.timeouts"))
     monkeypatch.setattr(preload, "_preloaded", None)
     preload.preload()
     assert "portmon.no_such_module could not be imported" in caplog.text

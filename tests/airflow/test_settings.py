@@ -17,12 +17,12 @@ from airflow.timetables.base import TimeRestriction
 from airflow.timetables.interval import CronDataIntervalTimetable
 from airflow.timetables.trigger import CronTriggerTimetable
 
-from portmon import settings, tasks
-from portmon.channels import missing_connections
+from portmon.airflow import settings, tasks
+from portmon.airflow.channels.connections import missing_connections
+from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.config import parse_config
 from portmon.errors import ConfigError, SetupError, StorageError, UnansweredError
-from portmon.hooks import HostSSHHook
-from portmon.models import Host
+from portmon.model.host import Host
 
 
 def say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:

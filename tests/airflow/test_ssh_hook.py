@@ -17,6 +17,7 @@ from typing import Any
 import paramiko
 import pytest
 
+from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.errors import (
     AnswerError,
     AuthenticationError,
@@ -30,10 +31,9 @@ from portmon.errors import (
     ScanTimeoutError,
     SetupError,
 )
-from portmon.hooks import HostSSHHook
-from portmon.models import Host
+from portmon.model.host import Host
 from portmon.ssh.trust import HostKey
-from tests.sshd import (
+from tests.worlds.sshd import (
     banner_only,
     dripping,
     dropbear,

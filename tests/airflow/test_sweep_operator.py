@@ -20,19 +20,20 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from sqlalchemy import update
 
-from portmon import limits, scan
+from portmon import timeouts
+from portmon.airflow.operators.sweep import HostVisit, SweepOperator
 from portmon.config import Config, parse_config
 from portmon.errors import StorageError
-from portmon.models import Attempt, Host, Inventory, Outcome
-from portmon.operators import SweepOperator
-from portmon.operators.sweep import HostVisit
-from portmon.pipeline.judge import judge_run
-from portmon.pipeline.plan import plan_hosts, plan_sweep
-from portmon.pipeline.run import Run
+from portmon.model.host import Host, Inventory
+from portmon.model.observation import Attempt, Outcome
+from portmon.scan import answer as scan
+from portmon.steps.evaluate import judge_run
+from portmon.steps.plan import plan_hosts, plan_sweep
+from portmon.steps.run import Run
 from portmon.storage import archive, contents, decisions, host_keys, hosts, inventory, tables
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
-from tests.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server, wait_until
+from tests.worlds.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server, wait_until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = Run("run-1", "scheduled", NOW)
@@ -70,7 +71,7 @@ class Scene:
 
     def operator(self, listed: Sequence[Host], *, run: Run = RUN, dry_run: bool = False) -> SweepOperator:
         self.monkeypatch.setenv("AIRFLOW_CONN_SSH_TEST", json.dumps(self.connection))
-        self.monkeypatch.setattr("portmon.settings.config", self.parsed)
+        self.monkeypatch.setattr("portmon.airflow.settings.config", self.parsed)
         if dry_run:
             run = dataclasses.replace(run, dry_run=True)
         with self.database.begin() as conn:
@@ -131,7 +132,7 @@ def test_looks_and_stores(scene: Scene, server: PythonServer, caplog: pytest.Log
         assert 0 < attempt.duration < 60
     assert (server.connections, len(server.commands)) == (20, 20)
     assert scene.own_tasks() == []
-    messages = [record.getMessage() for record in caplog.records if record.name == "portmon.operators.sweep"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "portmon.airflow.operators.sweep"]
     assert messages[0] == "batch 1, 20 hosts; 20 to ask, 16 at a time"
     assert re.fullmatch(r"Done after [\d.]+ s, [\d.]+ hosts/s: 20 gave evidence, 0 failed", messages[-1])
     assert len(messages) == 2
@@ -140,7 +141,7 @@ def test_looks_and_stores(scene: Scene, server: PythonServer, caplog: pytest.Log
 def test_healthy_hosts_have_a_line_each_for_who_wants_to_know(
     scene: Scene, server: PythonServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "portmon.operators.sweep")
+    caplog.set_level(logging.DEBUG, "portmon.airflow.operators.sweep")
     scene.sweep([at(server.port, number) for number in range(30)])
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
     told = [re.fullmatch(r"(\w+) \(127\.0\.0\.1\): 2 sockets, nothing missing, [\d.]+ s", line) for line in lines]
@@ -151,7 +152,7 @@ def test_the_log_says_how_far_a_long_batch_is(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("portmon.operators.sweep.PROGRESS", 0.0)
+    monkeypatch.setattr("portmon.airflow.operators.sweep.PROGRESS", 0.0)
     scene.sweep([at(server.port, number) for number in range(3)])
     told = [line for line in caplog.messages if " of 3 after " in line]
     assert [re.sub(r"after \d+ s", "after", line) for line in told] == [f"{n} of 3 after, 0 failed" for n in (1, 2, 3)]
@@ -297,7 +298,7 @@ def test_another_try_goes_on_where_the_first_ended(scene: Scene, server: PythonS
             raise OSError("the database is away")
         return real(conn, attempts)
 
-    scene.monkeypatch.setattr("portmon.operators.sweep.STORE_MOST", 4)
+    scene.monkeypatch.setattr("portmon.airflow.operators.sweep.STORE_MOST", 4)
     scene.monkeypatch.setattr(archive, "save_attempts", broken)
     with pytest.raises(OSError, match="away"):
         operator.execute(scene.context(RUN))
@@ -382,7 +383,7 @@ def test_an_old_run_that_is_cleared_asks_nobody(
 def test_a_fault_of_this_program_fails_one_host_simulated(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from portmon.look import HostLook
+    from portmon.scan.host import HostLook
 
     real = HostLook.ask
 
@@ -403,7 +404,7 @@ def test_a_fault_of_this_program_fails_one_host_simulated(
 def test_a_look_that_does_not_come_back_is_a_time_out_of_its_host(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from portmon.look import HostLook
+    from portmon.scan.host import HostLook
 
     real, over = HostLook.ask, threading.Event()
 
@@ -415,7 +416,7 @@ def test_a_look_that_does_not_come_back_is_a_time_out_of_its_host(
     monkeypatch.setattr(HostLook, "ask", hanging)
     # Enough for a login here, however busy this machine.
     monkeypatch.setattr(
-        "portmon.operators.sweep.limits", SimpleNamespace(SWEEP=limits.SWEEP, LOOK=timedelta(seconds=8))
+        "portmon.airflow.operators.sweep.limits", SimpleNamespace(SWEEP=timeouts.SWEEP, LOOK=timedelta(seconds=8))
     )
     scene.config["ssh"]["max_logins"] = 2
     listed = [at(server.port, number) for number in range(8)]
@@ -564,7 +565,7 @@ def test_an_answer_that_says_nothing_new_of_a_settled_host_is_not_read(
     listed = [at(server.port, number) for number in range(3)]
     rounds(scene, listed, 2)
     parsed.clear()
-    caplog.set_level(logging.DEBUG, "portmon.operators.sweep")
+    caplog.set_level(logging.DEBUG, "portmon.airflow.operators.sweep")
     scene.sweep(listed, run=LATER)
     assert parsed == []
     assert "the same sockets as last time, nothing missing" in caplog.text
@@ -601,7 +602,7 @@ def test_it_is_read_if_anything_else_is_new(
         with scene.database.begin() as conn:
             decisions.promote(conn, "id-0", 80, at=NOW, author="ann")
     elif change == "another version":
-        monkeypatch.setattr("portmon.fingerprint.VERSION", "another one")
+        monkeypatch.setattr("portmon.engine.fingerprint.VERSION", "another one")
     scene.sweep(listed, run=LATER, dry_run=change == "dry run")
     # What is declared and does not listen is asked for once more.
     assert parsed == ["web0"] * (2 if change == "declared" else 1)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from portmon.models import Event, EventKind
+from portmon.airflow.tasks import log_link, route_alerts
+from portmon.model.event import Event, EventKind
 from portmon.storage import outbox
 from portmon.storage.database import Database
-from portmon.tasks import log_link, route_alerts
-from tests.databases import start_run
+from tests.worlds.databases import start_run
 
 
 @pytest.mark.parametrize(

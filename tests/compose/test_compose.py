@@ -23,7 +23,7 @@ import yaml
 from demo.airflow_env import EmbeddedAirflow, free_port
 from demo.cmdb import Cmdb
 from demo.fleet import USER, Fleet, HostSpec
-from tests.postgres import Cluster
+from tests.worlds.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

@@ -146,7 +146,7 @@ def test_every_task_ends(dag: dict[str, Any]) -> None:
 
 
 def test_a_run_that_never_ends_does_not_hold_back_the_others_for_ever(dag: dict[str, Any]) -> None:
-    from portmon import limits
+    from portmon import timeouts
 
     # What works has its time, with all its tries: a run that looks, even if its tasks ran one after the other …
     tries = {
@@ -157,18 +157,18 @@ def test_a_run_that_never_ends_does_not_hold_back_the_others_for_ever(dag: dict[
     assert dag["limit"] > sum(tries.values())
     # … and one that judges again.
     around = tries["fetch_hosts"] + tries["route_alerts"] + tries["alert_down"]
-    assert dag["limit"] > limits.REPLAY.total_seconds() + around
+    assert dag["limit"] > timeouts.REPLAY.total_seconds() + around
     assert dag["limit"] <= 86400
     assert f"{dag['limit'] / 3600:g} hours" in dag["doc"]
     assert "logical date" in dag["params"]["replay_from"][1]
 
 
 def test_whoever_writes_has_time_to_wait_for_another_writer() -> None:
-    from portmon import limits
-    from portmon.pipeline.prune import WRITER_TTL, WRITER_WAIT
+    from portmon import timeouts
+    from portmon.steps.prune import WRITER_TTL, WRITER_WAIT
 
-    assert WRITER_WAIT + WRITER_TTL <= limits.STEP
-    assert limits.HOST_LIST * 2 < limits.STEP
+    assert WRITER_WAIT + WRITER_TTL <= timeouts.STEP
+    assert timeouts.HOST_LIST * 2 < timeouts.STEP
 
 
 def test_no_host_text_is_a_template(dag: dict[str, Any]) -> None:

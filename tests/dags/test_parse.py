@@ -34,11 +34,17 @@ print(json.dumps({{"modules": sorted(set(sys.modules) - before), "hashes": hashe
 
 NOT_FOR_PARSING = {
     # pandas is diff_ports', Alembic and the storage are of the tasks that write.
-    *("pandas", "numpy", "alembic", "portmon.storage", "portmon.diff", "portmon.simulate"),
+    *("pandas", "numpy", "alembic", "portmon.storage", "portmon.engine.diff", "portmon.api.simulate"),
     # The HTTP provider brings aiohttp along: 0.1 s of CPU.
-    *("requests", "aiohttp", "airflow.providers.http", "portmon.cmdb_hook", "portmon.cmdb"),
+    *("requests", "aiohttp", "airflow.providers.http", "portmon.airflow.cmdb_hook", "portmon.inventory"),
     # Of the alert tasks alone.
-    *("apprise", "airflow.providers.apprise", "airflow.providers.smtp", "portmon.channels", "portmon.alertmanager"),
+    *(
+        "apprise",
+        "airflow.providers.apprise",
+        "airflow.providers.smtp",
+        "portmon.alerting.channels",
+        "portmon.alerting.alertmanager_payload",
+    ),
     # Command line, database drivers, archive.
     *("portmon.cli", "psycopg2", "sqlite3.dbapi2", "zstandard", "airflow.providers.postgres"),
 }
@@ -81,9 +87,9 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_parsing_imports_only_what_the_graph_needs(modules: set[str]) -> None:
-    assert {"portmon.tasks", "portmon.operators"} <= modules
+    assert {"portmon.airflow.tasks", "portmon.airflow.operators"} <= modules
     assert {name for name in modules if any(f"{name}.".startswith(f"{heavy}.") for heavy in NOT_FOR_PARSING)} == set()
-    assert {name for name in modules if name.startswith("portmon.pipeline.")} == {"portmon.pipeline.run"}
+    assert {name for name in modules if name.startswith("portmon.steps.")} == {"portmon.steps.run"}
 
 
 def test_parsing_does_not_grow_unnoticed(modules: set[str]) -> None:

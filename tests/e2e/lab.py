@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.crowd import locked
-from tests.processes import connected
+from tests.worlds.processes import connected
 
 LISTEN = """
 import ctypes, os, signal, socket, sys

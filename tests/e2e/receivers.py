@@ -19,7 +19,7 @@ from werkzeug import Request, Response
 
 from demo.airflow_env import free_port
 from tests.airflow.channels.samples import Mailbox
-from tests.alertmanager import Alertmanager
+from tests.worlds.alertmanager import Alertmanager
 
 KEY = "a long random text"
 """Of the webhook's signature."""

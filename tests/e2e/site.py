@@ -15,9 +15,9 @@ from demo.airflow_env import EmbeddedAirflow
 from demo.cmdb import Cmdb
 from portmon.storage import outbox
 from portmon.storage.database import Database
-from tests.databases import airflow_metadata
 from tests.e2e.lab import Lab
-from tests.postgres import Cluster
+from tests.worlds.databases import airflow_metadata
+from tests.worlds.postgres import Cluster
 
 NASTY = "{{ conn.x.password }} {{"
 SECRET = "neverShowThisPassword"

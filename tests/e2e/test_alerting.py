@@ -19,12 +19,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from demo.airflow_env import ROOT
-from tests.alertmanager import missing as alertmanager_missing
-from tests.alertmanager import until
 from tests.e2e.lab import missing
 from tests.e2e.receivers import Receivers
 from tests.e2e.site import NASTY, SECRET, LiveSite
-from tests.postgres import Cluster
+from tests.worlds.alertmanager import missing as alertmanager_missing
+from tests.worlds.alertmanager import until
+from tests.worlds.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from tests.airflow.test_operations import documented
 from tests.e2e.api_calls import ApiCalls, kinds
 from tests.e2e.lab import missing
 from tests.e2e.site import LiveSite
-from tests.postgres import Cluster
+from tests.worlds.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

@@ -24,14 +24,14 @@ from sqlalchemy import select
 
 from bench.crowd import Crowd, missing
 from demo.airflow_env import DAG_ID, ROOT, EmbeddedAirflow, free_port
-from portmon.models import EventKind
-from portmon.pipeline.plan import batch_of
+from portmon.model.event import EventKind
+from portmon.steps.plan import batch_of
 from portmon.storage import outbox
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
-from tests.databases import airflow_metadata
 from tests.e2e.lab import await_condition
-from tests.postgres import Cluster
+from tests.worlds.databases import airflow_metadata
+from tests.worlds.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

@@ -24,18 +24,19 @@ from airflow.sdk.exceptions import AirflowFailException
 from typer.testing import CliRunner
 
 from portmon import cli
+from portmon.airflow.operators.netstat import NetstatOperator
+from portmon.alerting.message.render import Message
 from portmon.config import Config, load_config
 from portmon.errors import CmdbError, ScanError
-from portmon.models import AlertGroup, Event, EventKind, Host, Inventory, alert_group
-from portmon.operators import NetstatOperator
-from portmon.pipeline.deliver import deliver_group
-from portmon.pipeline.dispatch import groups_to_alert
-from portmon.pipeline.fetch import fetch_inventory
-from portmon.pipeline.judge import judge_run
-from portmon.pipeline.plan import plan_hosts
-from portmon.pipeline.prune import prune_inventory
-from portmon.pipeline.run import Run
-from portmon.render import Message
+from portmon.model.event import AlertGroup, Event, EventKind, alert_group
+from portmon.model.host import Host, Inventory
+from portmon.steps.deliver import deliver_group
+from portmon.steps.dispatch import groups_to_alert
+from portmon.steps.evaluate import judge_run
+from portmon.steps.fetch import fetch_inventory
+from portmon.steps.plan import plan_hosts
+from portmon.steps.prune import prune_inventory
+from portmon.steps.run import Run
 from portmon.storage import outbox
 from portmon.storage.database import Database
 from tests.e2e.lab import Lab, LabHost, await_condition, missing, unit_root
@@ -190,7 +191,7 @@ def start(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         databases.append(database)
         made = Site(lab, tmp_path, database)
         # The tasks read it themselves, as they do in Airflow.
-        monkeypatch.setattr("portmon.settings.config", lambda: made.config)
+        monkeypatch.setattr("portmon.airflow.settings.config", lambda: made.config)
         return made
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -658,8 +659,8 @@ def test_on_postgresql(start: Callable[[str], Site], postgres_url: str) -> None:
 
 
 def test_no_kind_of_event_is_left_out() -> None:
-    # Whether runs are late is no matter of hosts: tests/unit/test_overdue.py. Hundreds of changes at once take hundreds
-    # of services: tests/unit/test_walls.py. An old forced command is one of an earlier version: tests/unit/test_versions.py.
+    # Whether runs are late is no matter of hosts: tests/steps/test_overdue.py. Hundreds of changes at once take hundreds
+    # of services: tests/engine/test_walls.py. An old forced command is one of an earlier version: tests/engine/test_versions.py.
     others = {EventKind.RUN_OVERDUE, EventKind.RUN_IN_TIME, EventKind.MANY_CHANGES, EventKind.PROBE_OUTDATED}
     ours = {kind.value for kind in EventKind} - others
     assert ours <= set(re.findall(r'"(\w+)"', Path(__file__).read_text()))

@@ -21,8 +21,8 @@ from demo.airflow_env import ROOT
 from portmon.storage import archive, hosts
 from tests.e2e.lab import Lab, await_condition, missing
 from tests.e2e.site import NASTY, SECRET, LiveSite, collected
-from tests.postgres import Cluster
-from tests.processes import kill_with_descendants
+from tests.worlds.postgres import Cluster
+from tests.worlds.processes import kill_with_descendants
 
 pytestmark = pytest.mark.slow
 

@@ -15,14 +15,14 @@ from pytest_httpserver import HTTPServer
 from sqlalchemy import func, select
 
 from portmon.config import load_config
-from portmon.models import EventKind
-from portmon.pipeline.replay import judge_again, scratch_database
+from portmon.model.event import EventKind
+from portmon.replay.archive import judge_again, scratch_database
 from portmon.storage import alerts, outbox, replays, tables
 from tests.e2e.lab import missing
 from tests.e2e.site import LiveSite, collected
-from tests.eventful import derived, eventful, state_of, wipe
-from tests.fleet import FIVE, Fleet
-from tests.postgres import Cluster
+from tests.worlds.eventful import derived, eventful, state_of, wipe
+from tests.worlds.fleet import FIVE, Fleet
+from tests.worlds.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

@@ -28,12 +28,12 @@ from sqlalchemy import text
 
 from bench.crowd import Crowd, CrowdHost, missing
 from demo.airflow_env import EmbeddedAirflow
-from portmon.operators.sweep import STORE_MOST
+from portmon.airflow.operators.sweep import STORE_MOST
 from portmon.storage.database import Database
-from tests.databases import airflow_metadata
 from tests.e2e.lab import await_condition
-from tests.postgres import Cluster
-from tests.processes import connected, kill_with_descendants
+from tests.worlds.databases import airflow_metadata
+from tests.worlds.postgres import Cluster
+from tests.worlds.processes import connected, kill_with_descendants
 
 pytestmark = pytest.mark.slow
 

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from portmon import probe
-from portmon.config import States
-from portmon.diff import HostRow, judge
+from portmon.engine.config import States
+from portmon.engine.diff import HostRow, judge
+from portmon.engine.frames import empty_ports, merged
+from portmon.engine.rules import RuleSet
 from portmon.errors import ProbeError
-from portmon.frames import empty_ports, merged
-from portmon.limits import NAME, OWNERS, ROWS
-from portmon.models import Attempt, EventKind, Host, Listener, Observation, Outcome
-from portmon.rules import RuleSet
+from portmon.model.event import EventKind
+from portmon.model.host import Host
+from portmon.model.limits import NAME, OWNERS, ROWS
+from portmon.model.observation import Attempt, Listener, Observation, Outcome
 from portmon.storage.archive import facts_from_json, facts_to_json
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

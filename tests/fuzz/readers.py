@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from portmon import probe
-from portmon.models import Inventory
+from portmon.model.host import Inventory
 from portmon.probe.listing import parse_listeners
 from portmon.storage.inventory import to_json
-from tests import mutated
 from tests.fuzz.mutations import Mutator
+from tests.worlds import mutated
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 NONCE = "n0n0"
@@ -141,13 +141,13 @@ def _listing(mutator: Mutator, _: Path) -> Case:
 # ── inventories and configurations ──────────────────────────────────────────────────────────────
 
 CONFIGS = ("config", "example")
-"""Kinds of :mod:`tests.mutated` that are configurations; the others are host lists."""
+"""Kinds of :mod:`tests.worlds.mutated` that are configurations; the others are host lists."""
 
 
 def document(mutator: Mutator, kind: str, data: bytes, folder: Path) -> Case:
     """A host list or a configuration, and what reads it.
 
-    :param kind: of :func:`tests.mutated.samples`
+    :param kind: of :func:`tests.worlds.mutated.samples`
     """
     read = mutated.reader(mutator.random, kind, data, folder)
 

@@ -19,7 +19,7 @@ import pytest
 
 from portmon import probe
 from portmon.errors import PortmonError
-from portmon.models import Observation
+from portmon.model.observation import Observation
 from tests.fuzz import evidence
 from tests.fuzz.mutations import AROUND, Mutator
 from tests.fuzz.readers import (

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from portmon.channels import deliver
+from portmon.airflow.channels.sending import deliver
 from portmon.config import parse_config
 from portmon.errors import PortmonError
-from portmon.models import AlertGroup
-from portmon.pipeline import deliver as delivering
-from portmon.pipeline import dispatch, repeats
+from portmon.model.event import AlertGroup
+from portmon.steps import deliver as delivering
+from portmon.steps import dispatch
+from portmon.steps import reminders as repeats
 from portmon.storage import alerts, lease, outbox
 from portmon.storage.database import Database
 

@@ -18,11 +18,11 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from portmon.config import parse_config
-from portmon.models import EventKind
-from portmon.storage import mutes
-from tests.databases import migrated
-from tests.fleet import Fleet
+from portmon.model.event import EventKind
+from portmon.storage import silences as mutes
 from tests.stories.crashes import POINTS, Job, work
+from tests.worlds.databases import migrated
+from tests.worlds.fleet import Fleet
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

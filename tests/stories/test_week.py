@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from portmon.alertmanager import payload
+from portmon.alerting.alertmanager_payload import payload
+from portmon.alerting.message.render import Message
 from portmon.config import parse_config
-from portmon.render import Message
-from portmon.storage import alerts, mutes
+from portmon.storage import alerts
+from portmon.storage import silences as mutes
 from portmon.storage.database import Database
-from tests.databases import migrated
-from tests.fleet import FIVE, MONDAY, Fleet
+from tests.worlds.databases import migrated
+from tests.worlds.fleet import FIVE, MONDAY, Fleet
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from portmon.cli.options import (
-    AuthorOption,
-    Format,
-    FormatOption,
-    HostArgument,
-    ReasonOption,
-    author_of,
-    open_database,
-)
+from portmon.cli.options import AuthorOption, Format, FormatOption, HostArgument, ReasonOption, author_of, open_database
 from portmon.cli.terminal import cell, say, table_of
 from portmon.cli.times import ForOption, UntilOption, end_of, minute
 from portmon.errors import CommandError
-from portmon.models import PROTOCOL, Event
+from portmon.model.event import Event
+from portmon.model.observation import PROTOCOL
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -74,7 +67,7 @@ def ack(
     author: AuthorOption = None,
 ) -> None:
     """Say that you take care of an open alert: nothing more is told of it, but its end."""
-    from portmon.storage import mutes
+    from portmon.storage import silences as mutes
 
     now = datetime.now(UTC)
     ends = end_of(until, duration, "UTC", now, now)
@@ -92,7 +85,7 @@ def ack(
 
 def unack(host: HostArgument, port: SomePortArgument = None, author: AuthorOption = None) -> None:
     """Take an acknowledgement back."""
-    from portmon.storage import mutes
+    from portmon.storage import silences as mutes
 
     now = datetime.now(UTC)
     with open_database().begin() as conn:
@@ -134,7 +127,7 @@ def _open_there(conn: Connection, host: str, port: int | None, now: datetime) ->
 
     :raises CommandError: if there are none
     """
-    from portmon.pipeline.explain import find_host
+    from portmon.api.explain import find_host
     from portmon.storage.alerts_view import open_alerts
 
     found = find_host(conn, host)

@@ -12,14 +12,15 @@ import typer
 from portmon.cli.options import ConfigOption, base_folder, config_of, label_options
 from portmon.cli.terminal import cell, logs_aside, say, visible
 from portmon.errors import CommandError, PortmonError
-from portmon.models import PROTOCOL, AlertRole, Event, EventKind, Severity, alert_role, severity_of
+from portmon.model.event import AlertRole, Event, EventKind, Severity, alert_role, severity_of
+from portmon.model.observation import PROTOCOL
 
 OUTDATED_SHOWN = 20
 """Servers that one line names."""
 
 if TYPE_CHECKING:
+    from portmon.alerting.silences import Mute
     from portmon.config import Config
-    from portmon.mutes import Mute
 
 
 def check(
@@ -77,10 +78,12 @@ def tell(settings: Config, shown: str) -> list[str]:
     :param shown: where it came from
     :returns: what is wrong with it
     """
-    from portmon import settings as airflow_settings
-    from portmon.cmdb.presets import queries
-    from portmon.config import FileSources, format_duration, ssh_settings
-    from portmon.rules import match_text
+    from portmon.airflow import settings as airflow_settings
+    from portmon.config import ssh_settings
+    from portmon.fields import format_duration
+    from portmon.inventory.config import FileSources
+    from portmon.inventory.sources.presets import queries
+    from portmon.matching import match_text
 
     problems: list[str] = []
     source = settings.cmdb.source
@@ -143,9 +146,10 @@ def tell(settings: Config, shown: str) -> list[str]:
 
 
 def _tell_alerts(settings: Config) -> list[str]:
-    from portmon.channels import check_channel, missing_connections, whole_address
-    from portmon.config import format_duration
-    from portmon.routes import Routes
+    from portmon.airflow.channels.connections import missing_connections
+    from portmon.airflow.channels.sending import check_channel, whole_address
+    from portmon.alerting.routes import Routes
+    from portmon.fields import format_duration
 
     alerts = settings.alerts
     channels = ", ".join(f"{channel.name} ({channel.type})" for channel in alerts.channels)
@@ -181,7 +185,7 @@ def _tell_alerts(settings: Config) -> list[str]:
     _tell_forgotten(settings)
     say(cell(f"templates      {base_folder(settings) / alerts.templates if alerts.templates else 'those of portmon'}"))
     if alerts.templates is not None:
-        from portmon.render import check_templates
+        from portmon.alerting.message.check import check_templates
 
         problems += check_templates(base_folder(settings) / alerts.templates)
     return problems
@@ -189,7 +193,7 @@ def _tell_alerts(settings: Config) -> list[str]:
 
 def _tell_outdated() -> None:
     """Print which servers have a forced command of an earlier version."""
-    from portmon import settings as airflow_settings
+    from portmon.airflow import settings as airflow_settings
     from portmon.storage.hosts import outdated
 
     try:
@@ -211,7 +215,7 @@ def _tell_outdated() -> None:
 
 def _tell_forgotten(settings: Config) -> None:
     """Print which channels were told of what goes on and will not hear of its end, as they are not there any more."""
-    from portmon import settings as airflow_settings
+    from portmon.airflow import settings as airflow_settings
     from portmon.storage.alerts_view import told_elsewhere
 
     try:
@@ -234,7 +238,7 @@ def _tell_example(settings: Config, example: Event, *, look_up: bool) -> None:
 
     :param look_up: the labels are those that are known of its host
     """
-    from portmon.routes import Routes
+    from portmon.alerting.routes import Routes
 
     event, withheld, unknown = _looked_up(example, labels=look_up)
     about = f"{event.kind.value}{'' if event.host_name is None else f' of {event.host_name}'}"
@@ -256,10 +260,10 @@ def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Mute | None, str
 
     :param labels: take those of the host
     """
-    from portmon import settings as airflow_settings
-    from portmon.mutes import muted
-    from portmon.pipeline.explain import find_host
-    from portmon.storage import mutes
+    from portmon.airflow import settings as airflow_settings
+    from portmon.alerting.silences import muted
+    from portmon.api.explain import find_host
+    from portmon.storage import silences as mutes
     from portmon.storage.alerts_view import open_alerts
 
     now, unknown = example.at, None
@@ -286,7 +290,7 @@ def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Mute | None, str
 
 def _restricted(settings: Config) -> str:
     """Hosts on which a port is watched only if a rule allows it; empty if there are none."""
-    from portmon.rules import match_text
+    from portmon.matching import match_text
 
     hosts = []
     for number, rule in enumerate(settings.rules):

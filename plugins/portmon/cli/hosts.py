@@ -22,10 +22,10 @@ def list_hosts(
     null; `state`, null without a state database, else `known` (number), `new`, `hide`, `resume`, `purge` (lists of
     `id` and `name`) and `refused`, why nothing would be pruned, or null.
     """
-    from portmon import settings as airflow_settings
-    from portmon.cmdb_hook import get_inventory
+    from portmon.airflow import settings as airflow_settings
+    from portmon.airflow.cmdb_hook import get_inventory
+    from portmon.api import preview
     from portmon.errors import ConfigError, StorageError, UnansweredError
-    from portmon.pipeline import preview
 
     with logs_aside():
         settings, _ = config_of(config)

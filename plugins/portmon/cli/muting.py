@@ -14,12 +14,12 @@ from portmon.cli.options import AuthorOption, Format, FormatOption, author_of, l
 from portmon.cli.terminal import cell, say, table_of
 from portmon.cli.times import ForOption, UntilOption, end_of, minute, moment_of, read_option
 from portmon.errors import CommandError
-from portmon.models import Event
+from portmon.model.event import Event
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from portmon.mutes import Mute
+    from portmon.alerting.silences import Mute
 
 
 def mute(
@@ -44,9 +44,9 @@ def mute(
 
     Everything given must match; of an option that is given more than once, one must.
     """
-    from portmon.config import parse_ports
-    from portmon.mutes import parse_weekly, zone
-    from portmon.storage import mutes
+    from portmon.alerting.silences import parse_weekly, zone
+    from portmon.fields import parse_ports
+    from portmon.storage import silences as mutes
 
     now = datetime.now(UTC)
     labels = label_options(label)
@@ -113,7 +113,7 @@ def unmute(
     author: AuthorOption = None,
 ) -> None:
     """Lift a mute or an acknowledgement before its time."""
-    from portmon.storage import mutes
+    from portmon.storage import silences as mutes
 
     now = datetime.now(UTC)
     with open_database().begin() as conn:
@@ -132,7 +132,8 @@ def list_mutes(
     The JSON has the fields of each, with `what` it is about, its `state` in words, whether it is `active`, and when it
     begins `next` (null: now or never).
     """
-    from portmon.storage import mutes, outbox
+    from portmon.storage import outbox
+    from portmon.storage import silences as mutes
 
     now = datetime.now(UTC)
     with open_database(quiet=output is Format.JSON).begin() as conn:

@@ -43,7 +43,7 @@ def config_of(path: Path | None) -> tuple[Config, str]:
 
     if path is not None:
         return load_config(path), str(path)
-    from portmon import settings
+    from portmon.airflow import settings
 
     found = settings.config()
     return found, str(found.path) if found.path else "defaults (no portmon.yaml)"
@@ -51,7 +51,7 @@ def config_of(path: Path | None) -> tuple[Config, str]:
 
 def base_folder(settings: Config) -> Path:
     """The folder that relative paths in portmon.yaml start from."""
-    from portmon import settings as airflow_settings
+    from portmon.airflow import settings as airflow_settings
 
     return (settings.path or airflow_settings.config_path()).parent
 
@@ -63,7 +63,7 @@ def open_database(*, quiet: bool = False, checked: bool = True) -> Database:
     :param checked: it must be usable as it is
     :raises StorageError: if it is not
     """
-    from portmon import settings
+    from portmon.airflow import settings
 
     with logs_aside():
         database = settings.database()

@@ -29,7 +29,7 @@ from portmon.errors import CommandError
 
 def explain(host: HostArgument, port: PortArgument, config: ConfigOption = None) -> None:
     """Tell the story of one port: what it is now, why it is watched, what happened and why."""
-    from portmon.pipeline.explain import explain as tell
+    from portmon.api.explain import explain as tell
 
     settings, _ = config_of(config)
     for line in tell(open_database(), settings, host, port, now=datetime.now(UTC)):
@@ -72,8 +72,8 @@ def promote(
 
 def list_ports(host: HostArgument, output: FormatOption = Format.TABLE) -> None:
     """Show what is known of the ports of one server: learned ones and declared ones apart."""
-    from portmon.frames import ports_of
-    from portmon.pipeline.explain import find_host
+    from portmon.api.explain import find_host
+    from portmon.engine.frames import ports_of
     from portmon.storage import state
 
     with open_database(quiet=output is Format.JSON).begin() as conn:
@@ -94,8 +94,8 @@ def list_ports(host: HostArgument, output: FormatOption = Format.TABLE) -> None:
 @contextmanager
 def _decision(host: str, port: int) -> Iterator[tuple[Any, Any, Any]]:
     """A transaction, a known server, and its port if it is known."""
-    from portmon.frames import ports_of
-    from portmon.pipeline.explain import find_host
+    from portmon.api.explain import find_host
+    from portmon.engine.frames import ports_of
     from portmon.storage import state
 
     with open_database().begin() as conn:

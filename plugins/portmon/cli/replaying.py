@@ -14,8 +14,8 @@ from portmon.cli.terminal import cell, logs_aside, say, table_of
 from portmon.cli.times import minute, past_moment
 
 if TYPE_CHECKING:
-    from portmon.models import Event
-    from portmon.pipeline.replay import Difference
+    from portmon.model.event import Event
+    from portmon.replay.archive import Difference
 
 
 def replay(
@@ -33,7 +33,7 @@ def replay(
     `counts` (kind: number of events that were, and that would have been), and `gained`, `lost` and `changed`, lists of
     events; of `changed` ones pairs.
     """
-    from portmon.pipeline.replay import scratch_database, what_if
+    from portmon.replay.archive import scratch_database, what_if
 
     settings, _ = config_of(config)
     now = datetime.now(UTC)

@@ -20,9 +20,9 @@ def simulate(
     interval: Annotated[str, typer.Option(help="Time between scheduled runs.")] = "5min",
 ) -> None:
     """Print the events that a history of observations gives, one JSON object a line: to tune thresholds."""
-    from portmon.config import parse_duration
-    from portmon.simulate import simulate as run
-    from portmon.simulate import to_json
+    from portmon.api.simulate import simulate as run
+    from portmon.api.simulate import to_json
+    from portmon.fields import parse_duration
 
     try:
         length = parse_duration(interval)

@@ -24,7 +24,7 @@ def end_of(until: str | None, duration: str | None, timezone: str, begins: datet
     :param timezone: of a time without an offset
     :raises BadParameter: if it is none, or past
     """
-    from portmon.config import parse_duration
+    from portmon.fields import parse_duration
 
     if until is not None and duration is not None:
         raise typer.BadParameter("give --until or --for, not both", param_hint="--for")
@@ -63,8 +63,8 @@ def past_moment(text: str, timezone: str, option: str, now: datetime) -> datetim
 
 
 def _option(text: str, timezone: str, option: str) -> datetime:
-    from portmon.config import parse_moment
-    from portmon.mutes import zone
+    from portmon.alerting.silences import zone
+    from portmon.fields import parse_moment
 
     return read_option(lambda value: parse_moment(value, zone(timezone)), text, option)
 

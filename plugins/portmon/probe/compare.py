@@ -1,39 +1,129 @@
-"""Whether two listings of one answer can both be true."""
+"""Whether two looks at a port saw the same program, and which of its binds are lost.
+
+Programs and bind addresses are attributes of a port, never part of its key, and the tools that report
+them cut, rename and omit. Every comparison here errs on the side of "no change".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from bisect import bisect_left
+from collections.abc import Collection, Iterable
 
-from portmon.models import Listener
+from portmon.matching import bind_scopes
+from portmon.model.limits import bytes_of
 
-COMPARED = 10
-"""Sockets of the longer listing from which on it is counted how many the two have in common."""
+CUTTING_TOOL = "netstat"
+"""Reports IPv6 addresses cut to 22 characters; ``netstat-W`` does not."""
+
+_PID_AND_NAME = 19
+"""Bytes of net-tools' and busybox' ``PID/name`` column."""
+_TITLE_SEPARATOR = ":"
 
 
-def contradiction(one: Collection[Listener], other: Collection[Listener]) -> str | None:
-    """What two listings of one host, made in one breath, contradict each other in so grossly that one is not whole.
+def same_program(one: str, other: str, *, pids: Collection[int] = ()) -> bool:
+    """Whether two names, reported by one tool, are of one program.
 
-    A service that starts or ends between them is none: that concerns some of the sockets. A table that could not be
-    read concerns all of a family, or most of all.
+    A process may set its title (``nginx: master process``, ``nginx: worker process``): what stands before the
+    colon is the program. And netstat cuts: 19 bytes hold the pid, a slash and the name, so that a longer pid
+    leaves less of it.
 
-    :returns: a sentence for people, None if they agree well enough
+    :param pids: of either, as far as known
     """
-    first, second = set(map(_socket, one)), set(map(_socket, other))
-    for six, name in ((False, "IPv4"), (True, "IPv6")):
-        ours, theirs = (sum(family == six for family, _ in sockets) for sockets in (first, second))
-        if bool(ours) != bool(theirs):
-            return f"netstat lists {_count(ours)} of {name}, ss {_count(theirs)}"
-    longer = max(len(first), len(second))
-    common = len(first & second)
-    if longer >= COMPARED and common * 2 < longer:
-        return f"netstat lists {_count(len(first))}, ss {_count(len(second))}, and only {common} are the same"
-    return None
+    if one == other or program_of(one) == program_of(other):
+        return True
+    short, long = sorted((bytes_of(one), bytes_of(other)), key=len)
+    return len(short) >= _least_cut(pids) and long.startswith(short)
 
 
-def _socket(listener: Listener) -> tuple[bool, int]:
-    """Family and port: how an address is printed differs between tools."""
-    return listener.protocol == "tcp6", listener.port
+def _least_cut(pids: Collection[int]) -> int:
+    """Bytes that a cut name has at least, given the pids that stood before it."""
+    digits = max((len(str(pid)) for pid in pids), default=1)
+    # Trailing blanks are stripped, so a cut name may be a byte shorter than the column.
+    return _PID_AND_NAME - digits - 2
 
 
-def _count(number: int) -> str:
-    return f"{number} listening port{'' if number == 1 else 's'}" if number else "no listening port"
+def replaced(before: Collection[str], now: Collection[str], *, pids: Collection[int] = ()) -> bool:
+    """Whether a program that was there is gone and one that was not there has come.
+
+    Linear in the number of names: the pairs that :func:`same_program` knows are found by what they have in common.
+    """
+    least = _least_cut(pids)
+    old, new = _Names(before, least), _Names(now, least)
+    return not all(map(new.has, before)) and not all(map(old.has, now))
+
+
+class _Names:
+    """Names, to be asked for one that is the same program as one of them.
+
+    :param least: bytes of a name that may have been cut
+    """
+
+    def __init__(self, names: Collection[str], least: int) -> None:
+        self._least = least
+        self._names = set(names)
+        self._programs = {program_of(name) for name in names}
+        self._in_order = sorted({bytes_of(name) for name in names})
+        self._cut = {name for name in self._in_order if len(name) >= least}
+        self._lengths = sorted({len(name) for name in self._cut})
+
+    def has(self, name: str) -> bool:
+        """As :func:`same_program` of any of them."""
+        if name in self._names or program_of(name) in self._programs:
+            return True
+        own = bytes_of(name)
+        if len(own) >= self._least:
+            # What begins with it follows it in order.
+            place = bisect_left(self._in_order, own)
+            if place < len(self._in_order) and self._in_order[place].startswith(own):
+                return True
+        return any(own[:length] in self._cut for length in self._lengths if length <= len(own))
+
+
+def comparable_addresses(before: str | None, now: str) -> bool:
+    """Whether bind addresses that two tools reported can be compared.
+
+    :param before: tool of the look before, None if there is none
+    """
+    return before is None or before == now or CUTTING_TOOL not in (before, now)
+
+
+def lost_binds(lost: Iterable[str], seen: Collection[str]) -> tuple[str, ...]:
+    """Which lost addresses others could reach, and can reach no more.
+
+    A loopback address is nobody else's loss. An address that a remaining wildcard bind of its family serves is
+    not lost; a wildcard bind itself is, even if the other family's remains (whether ``::`` serves IPv4 as well
+    is the socket's own choice), unless it was bound to one interface and one for all of them remains.
+
+    :param lost: bind addresses that are not seen any more
+    :param seen: those that are
+    """
+    wildcards = list(filter(is_wildcard, seen))
+    return tuple(sorted(address for address in set(lost) - set(seen) if _reachable(address, wildcards)))
+
+
+def without_zone(address: str) -> str:
+    """A bind address without the interface that it is bound to."""
+    return address.partition("%")[0]
+
+
+def is_wildcard(address: str) -> bool:
+    """Whether a bind address is every address of its family."""
+    return bind_scopes(address)[0] == "wildcard"
+
+
+def _reachable(address: str, remaining: Collection[str]) -> bool:
+    """Whether others could reach an address, and can't by one of the wildcards that remain."""
+    kind, parsed = bind_scopes(address)
+    if kind == "loopback":
+        return False
+    six = ":" in address if parsed is None else parsed.version == 6
+    wildcards = [other for other in remaining if (":" in other) == six]
+    if kind == "wildcard":
+        # One that is bound to an interface serves no other one.
+        return all("%" in other for other in wildcards)
+    return not wildcards
+
+
+def program_of(name: str) -> str:
+    """What stands before the colon of a title, or the whole name."""
+    return name.partition(_TITLE_SEPARATOR)[0].strip() or name

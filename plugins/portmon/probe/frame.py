@@ -23,10 +23,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
-from portmon import limits
 from portmon.errors import ContradictionError, NetstatParseError, ProbeError
-from portmon.models import EPHEMERAL_DEFAULT, READER, Listener, Observation
-from portmon.probe import compare, procfs, rows, ss
+from portmon.model import limits
+from portmon.model.observation import EPHEMERAL_DEFAULT, READER, Listener, Observation
+from portmon.probe import contradiction as compare
+from portmon.probe import procfs, rows, ss
 from portmon.probe.cgroup import unit_of
 from portmon.probe.listing import read_listing
 

@@ -7,9 +7,9 @@ cut, are errors: a listing that was not understood proves nothing.
 
 from __future__ import annotations
 
-from portmon import limits
 from portmon.errors import NetstatParseError
-from portmon.models import Listener
+from portmon.model import limits
+from portmon.model.observation import Listener
 from portmon.probe import netstat, procfs, rows, ss
 
 

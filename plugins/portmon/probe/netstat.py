@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portmon.errors import NetstatParseError
-from portmon.models import Listener
+from portmon.model.observation import Listener
 from portmon.probe import rows
 
 OWNER_LIMIT = 19

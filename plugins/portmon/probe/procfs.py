@@ -7,7 +7,7 @@ import re
 import struct
 from collections.abc import Sequence
 
-from portmon.models import Listener
+from portmon.model.observation import Listener
 from portmon.probe import rows
 
 HEADER = re.compile(rb"\s*sl\s+local_address\s+rem(?:ote)?_address\s+st\s")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from portmon import limits
 from portmon.errors import NetstatParseError
+from portmon.model import limits
 
 MAX_PID = 2**31 - 1
 """The kernel's own limit is 2**22: https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#pid-max"""

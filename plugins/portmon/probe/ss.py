@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
 
-from portmon import limits
 from portmon.errors import NetstatParseError
-from portmon.models import Listener, Owner
+from portmon.model import limits
+from portmon.model.observation import Listener, Owner
 from portmon.probe import rows
 
 COMM_LIMIT = 15
@@ -51,7 +51,7 @@ _SNAPSHOT_4_14 = 171112
 class Socket:
     """One listening socket.
 
-    :param address: as of :class:`portmon.models.Listener`, and so are ``zone`` to ``inode``
+    :param address: as of :class:`portmon.model.observation.Listener`, and so are ``zone`` to ``inode``
     :param cgroup: path of the cgroup that it was made in; None if not shown
     :param more_owners: how many there are besides ``owners``
     """

@@ -12,7 +12,6 @@ import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
 
 from portmon.errors import ConnectionLostError, NegotiationError, ScanError, ScanTimeoutError, SetupError
-from portmon.render import plain
 from portmon.ssh.dial import Line, dial, no_banner
 from portmon.ssh.login import Login
 from portmon.ssh.session import Session, end
@@ -20,6 +19,7 @@ from portmon.ssh.target import Credentials, Options, Target, quoted, software, w
 from portmon.ssh.transport import FloodError, Tap, Transport
 from portmon.ssh.trust import HostKey, Known, Trust
 from portmon.ssh.watchdog import WATCHDOG
+from portmon.text import plain
 
 LOG_CHANNEL = "portmon.ssh.paramiko"
 """paramiko logs here, tracebacks of its threads included. Silent unless somebody sets its level."""

@@ -13,8 +13,8 @@ from paramiko.auth_strategy import AuthSource, AuthStrategy
 from paramiko.ssh_exception import BadAuthenticationType
 
 from portmon.errors import AuthenticationError, ConnectionLostError, NegotiationError, ScanTimeoutError, SetupError
-from portmon.render import plain
 from portmon.ssh.target import Credentials, KeyFiles, Target, software, why
+from portmon.text import plain
 
 
 @dataclass(frozen=True, slots=True)

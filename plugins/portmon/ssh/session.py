@@ -11,12 +11,12 @@ import paramiko
 from paramiko.ssh_exception import ChannelException
 
 from portmon.errors import AnswerError, ConnectionLostError, ScanTimeoutError
-from portmon.render import plain
 from portmon.ssh.dial import Line
 from portmon.ssh.target import Target, quoted, why
 from portmon.ssh.transport import ALLOWANCE, FloodError, Transport
 from portmon.ssh.trust import HostKey
 from portmon.ssh.watchdog import WATCHDOG, Alarm
+from portmon.text import plain
 
 MAX_STDERR = 16 * 1024
 """Bytes of stderr that are kept; the rest is read and dropped, so that it can't block the command."""

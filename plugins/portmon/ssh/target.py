@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import paramiko
 
 from portmon.errors import ResolveError
-from portmon.render import plain
+from portmon.text import plain
 
 KeyFiles = MutableMapping[tuple[str, str | None], tuple[paramiko.PKey, bool]]
 

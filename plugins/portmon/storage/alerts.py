@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from portmon.models import Event
+from portmon.model.event import Event
 from portmon.storage.sql import chunks, upsert_rows
 from portmon.storage.tables import alerts
 

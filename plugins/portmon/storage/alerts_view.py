@@ -9,10 +9,11 @@ from datetime import datetime
 
 from sqlalchemy import Connection, or_, select
 
-from portmon.models import Event
-from portmon.mutes import Mute, muted
+from portmon.alerting.silences import Mute, muted
+from portmon.model.event import Event
 from portmon.storage import alerts as stored
-from portmon.storage import hosts, mutes, outbox
+from portmon.storage import hosts, outbox
+from portmon.storage import silences as mutes
 from portmon.storage.sql import chunks
 from portmon.storage.tables import alerts, deliveries, events
 

@@ -14,9 +14,9 @@ import zstandard
 from sqlalchemy import ColumnElement, Connection, UnaryExpression, and_, delete, func, select, true
 from sqlalchemy.sql.operators import custom_op
 
-from portmon import limits
 from portmon.errors import StorageError
-from portmon.models import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome, Owner, in_time
+from portmon.model import limits
+from portmon.model.observation import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome, Owner, in_time
 from portmon.storage import checkpoints, contents, journal
 from portmon.storage.sql import CHUNK, chunks, insert_rows, update_rows, upsert_rows
 from portmon.storage.tables import hosts, inventories, observations, runs, stored

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from portmon.models import PROTOCOL, PortKey
+from portmon.model.observation import PROTOCOL, PortKey
 from portmon.storage.hosts import unsettle
 from portmon.storage.sql import upsert
 from portmon.storage.tables import decisions

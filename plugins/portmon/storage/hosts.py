@@ -11,7 +11,9 @@ from functools import lru_cache
 
 from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
 
-from portmon.models import PROBE, Host, HostStatus, PortKey, PortStatus, hung_tools
+from portmon.model.host import Host
+from portmon.model.observation import PROBE, PortKey, hung_tools
+from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import outbox
 from portmon.storage.sql import chunks, upsert_rows
 from portmon.storage.tables import hosts, observations, ports
@@ -54,7 +56,7 @@ def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[Kno
 class Watched:
     """What is known of a server that is in the CMDB.
 
-    :param status: see :class:`portmon.models.HostStatus`
+    :param status: see :class:`portmon.model.state.HostStatus`
     """
 
     labels: Mapping[str, str]
@@ -80,7 +82,7 @@ def listed(conn: Connection, *, besides: Collection[str] = ()) -> dict[str, Host
 
 
 def open_ports(conn: Connection) -> list[PortKey]:
-    """Ports that something is wrong with, see :func:`portmon.states.is_open`."""
+    """Ports that something is wrong with, see :func:`portmon.engine.states.is_open`."""
     keys = (ports.c.host_id, ports.c.protocol, ports.c.port)
     wrong = or_(
         ports.c.status == PortStatus.DOWN.value,

@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, select
 
 from portmon.errors import StorageError
-from portmon.models import Host, InvalidHost, Inventory
+from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.storage import contents
 from portmon.storage.sql import upsert
 from portmon.storage.tables import inventories

@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, func, select
 
-from portmon.models import Attempt, Host, PortKey
+from portmon.model.host import Host
+from portmon.model.observation import Attempt, PortKey
 from portmon.storage import contents
 from portmon.storage.sql import inserted_id
 from portmon.storage.tables import journal

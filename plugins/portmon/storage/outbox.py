@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, func, or_, select, update
 
-from portmon.delivery import Queued
-from portmon.models import CLOSING_KINDS, AlertGroup, Event, EventKind, Severity, alert_group, alert_role
+from portmon.alerting.queue import Queued
+from portmon.model.event import CLOSING_KINDS, AlertGroup, Event, EventKind, Severity, alert_group, alert_role
 from portmon.storage.sql import chunks, insert_rows, update_rows
 from portmon.storage.tables import UNFINISHED, alerts, deliveries, events
 

@@ -1,4 +1,4 @@
-"""State of hosts and ports, as :mod:`portmon.diff` takes it. Loads pandas."""
+"""State of hosts and ports, as :mod:`portmon.engine.diff` takes it. Loads pandas."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Connection, Table, Text, select, type_coerce
 
-from portmon.diff import Verdict
-from portmon.frames import HOST_COLUMNS, PORT_COLUMNS, frame
-from portmon.models import PortKey
-from portmon.states import Port
+from portmon.engine.diff import Verdict
+from portmon.engine.frames import HOST_COLUMNS, PORT_COLUMNS, frame
+from portmon.engine.states import Port
+from portmon.model.observation import PortKey
 from portmon.storage import outbox
 from portmon.storage.hosts import unsettle
 from portmon.storage.sql import ROWS, chunks, delete_rows, update_rows, upsert_rows
@@ -26,8 +26,8 @@ def load(conn: Connection, host_ids: Collection[str] | None = None) -> tuple[dic
     """Stored state of hosts and ports.
 
     :param host_ids: of these only
-    :returns: host id to row with the columns of :data:`portmon.frames.HOST_COLUMNS`, and a frame with those of
-        :data:`portmon.frames.PORT_COLUMNS`
+    :returns: host id to row with the columns of :data:`portmon.engine.frames.HOST_COLUMNS`, and a frame with those of
+        :data:`portmon.engine.frames.PORT_COLUMNS`
     """
     return _rows(conn, HOST_COLUMNS, host_ids), load_ports(conn, host_ids)
 

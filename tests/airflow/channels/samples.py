@@ -9,8 +9,8 @@ import json
 import traceback
 from typing import Any
 
-from portmon.models import Severity
-from portmon.render import Message
+from portmon.alerting.message.render import Message
+from portmon.model.event import Severity
 
 HOSTILE = "{{ conn.x.password }} and a lone {{ and {% if %}"
 SECRET = "hunter2-of-connection-x"

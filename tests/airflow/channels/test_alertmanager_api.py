@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from portmon.alertmanager import payload
-from portmon.channels import alertmanager_api, deliver
-from portmon.config import AlertmanagerChannel
+from portmon.airflow.channels import alertmanager_api
+from portmon.airflow.channels.sending import deliver
+from portmon.alerting.alertmanager_payload import payload
+from portmon.alerting.config import AlertmanagerChannel
 from portmon.errors import DeliveryError
-from portmon.models import Alert, AlertRole, EventKind
+from portmon.model.alert import Alert
+from portmon.model.event import AlertRole, EventKind
 from tests.airflow.channels.samples import connect, printed
-from tests.alertmanager import Alertmanager, missing, until
-from tests.messages import LINK, alert, event, message
+from tests.worlds.alertmanager import Alertmanager, missing, until
+from tests.worlds.messages import LINK, alert, event, message
 
 CHANNEL = AlertmanagerChannel(type="alertmanager")
 CONFIG = """
@@ -241,7 +243,7 @@ def test_nothing_that_a_host_says_makes_it_refuse_an_alert(server: Alertmanager)
 @real
 @pytest.mark.slow
 def test_what_it_refuses_is_why_labels_are_cleaned(server: Alertmanager) -> None:
-    """Facts about the server that :mod:`portmon.alertmanager` relies on."""
+    """Facts about the server that :mod:`portmon.alerting.alertmanager_payload` relies on."""
 
     def post(*alerts: dict[str, Any]) -> int:
         return requests.post(f"{server.url}/api/v2/alerts", json=alerts, timeout=20).status_code

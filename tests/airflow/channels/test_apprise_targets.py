@@ -12,11 +12,11 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from portmon import limits
-from portmon.channels import deliver
-from portmon.config import AppriseChannel
+from portmon import timeouts
+from portmon.airflow.channels.sending import deliver
+from portmon.alerting.config import AppriseChannel
+from portmon.alerting.message.render import Message
 from portmon.errors import DeliveryError
-from portmon.render import Message
 from tests.airflow.channels.samples import MESSAGE, SECRET, printed
 
 APPRISE = AppriseChannel(type="apprise", name="chat")
@@ -103,8 +103,8 @@ def test_apprise_target_that_nobody_answers_fails_alone(
 def test_apprise_targets_that_hang_hold_no_other(
     targets: Targets, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
-    monkeypatch.setattr("portmon.channels.apprise_targets.TARGET_TIMEOUT", 2.0)
-    monkeypatch.setattr(limits, "SEND", timedelta(seconds=8))
+    monkeypatch.setattr("portmon.airflow.channels.apprise_targets.TARGET_TIMEOUT", 2.0)
+    monkeypatch.setattr(timeouts, "SEND", timedelta(seconds=8))
     with socket.create_server(("127.0.0.1", free_port)):
         # Nobody accepts: the connections stand, and no answer comes.
         dead = [{"path": f"json://localhost:{free_port}/{n}?rto=1"} for n in range(8)]

@@ -17,11 +17,12 @@ import pytest
 import yaml
 from airflow.cli.cli_parser import get_parser
 
-from portmon.channels import check_channel
-from portmon.config import AlertmanagerChannel, AppriseChannel, NotifierChannel, WebhookChannel, parse_config
-from portmon.webhook import document, sign
-from tests.alertmanager import Alertmanager, missing
-from tests.messages import alert, message
+from portmon.airflow.channels.sending import check_channel
+from portmon.alerting.config import AlertmanagerChannel, AppriseChannel, NotifierChannel, WebhookChannel
+from portmon.alerting.webhook_payload import document, sign
+from portmon.config import parse_config
+from tests.worlds.alertmanager import Alertmanager, missing
+from tests.worlds.messages import alert, message
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "alerts.md").read_text(encoding="utf-8")
 

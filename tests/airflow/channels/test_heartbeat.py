@@ -9,12 +9,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from portmon.channels import heartbeat
-from portmon.channels.heartbeat import ping
-from portmon.config import Heartbeat
+from portmon.airflow.channels import heartbeat
+from portmon.airflow.channels.heartbeat import ping
+from portmon.alerting.config import Heartbeat
 from portmon.errors import DeliveryError
 from tests.airflow.channels.samples import connect, printed
-from tests.alertmanager import until
+from tests.worlds.alertmanager import until
 
 SECRET_PATH = "/ping/0b5e8a7e-s3cret"
 

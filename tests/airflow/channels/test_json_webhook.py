@@ -16,12 +16,13 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from portmon.channels import check_channel, deliver, http_request
-from portmon.config import WebhookChannel
+from portmon.airflow.channels import http_request
+from portmon.airflow.channels.sending import check_channel, deliver
+from portmon.alerting.config import WebhookChannel
+from portmon.alerting.webhook_payload import document
 from portmon.errors import DeliveryError, OverrunError
-from portmon.webhook import document
 from tests.airflow.channels.samples import connect, printed
-from tests.messages import alert, event, message
+from tests.worlds.messages import alert, event, message
 
 CHANNEL = WebhookChannel(type="webhook", name="hook", conn_id="hook", endpoint="in/s3cret-in-path")
 KEY = "s3cret-key-of-the-signature"

@@ -16,16 +16,18 @@ from aiosmtpd.controller import Controller
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from portmon.channels import deliver
-from portmon.channels.mail import folded, recipient_id
-from portmon.config import AppriseChannel, NotifierChannel, parse_config
+from portmon.airflow.channels.mail import folded, recipient_id
+from portmon.airflow.channels.sending import deliver
+from portmon.alerting.config import AppriseChannel, NotifierChannel
+from portmon.alerting.message.render import Layout, Message, render
+from portmon.config import parse_config
 from portmon.errors import DeliveryError
-from portmon.models import Alert, AlertGroup, AlertRole, EventKind
-from portmon.render import Layout, Message, render
+from portmon.model.alert import Alert
+from portmon.model.event import AlertGroup, AlertRole, EventKind
 from portmon.storage import outbox
-from tests.databases import migrated
-from tests.fleet import Fleet
-from tests.messages import NOW, alert, event, message
+from tests.worlds.databases import migrated
+from tests.worlds.fleet import Fleet
+from tests.worlds.messages import NOW, alert, event, message
 
 SMTP = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
 LONGEST = 998

@@ -13,15 +13,15 @@ from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from portmon.channels import check_channel, deliver
-from portmon.channels.notifiers import fill, parts
-from portmon.config import AppriseChannel, LogChannel, NotifierChannel
+from portmon.airflow.channels.notifiers import fill, parts
+from portmon.airflow.channels.sending import check_channel, deliver
+from portmon.alerting.config import AppriseChannel, LogChannel, NotifierChannel
+from portmon.alerting.mail_headers import headers
+from portmon.alerting.message.render import Message
 from portmon.errors import DeliveryError
-from portmon.models import AlertRole, EventKind
-from portmon.render import Message
-from portmon.threads import headers
+from portmon.model.event import AlertRole, EventKind
 from tests.airflow.channels.samples import MESSAGE, SECRET, Mailbox, printed
-from tests.messages import alert, event, message
+from tests.worlds.messages import alert, event, message
 
 SMTP = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
 HTTP = "airflow.providers.http.notifications.http.HttpNotifier"

@@ -17,13 +17,20 @@ import requests
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from portmon.channels import deliver
-from portmon.config import AlertmanagerChannel, AppriseChannel, Channel, LogChannel, NotifierChannel, WebhookChannel
-from portmon.models import AlertRole, EventKind
-from portmon.render import Message
+from portmon.airflow.channels.sending import deliver
+from portmon.alerting.config import (
+    AlertmanagerChannel,
+    AppriseChannel,
+    Channel,
+    LogChannel,
+    NotifierChannel,
+    WebhookChannel,
+)
+from portmon.alerting.message.render import Message
+from portmon.model.event import AlertRole, EventKind
 from tests.airflow.channels.samples import HOSTILE, SECRET, Mailbox, connect
-from tests.alertmanager import Alertmanager, missing
-from tests.messages import LINK, NOW, alert, event, message
+from tests.worlds.alertmanager import Alertmanager, missing
+from tests.worlds.messages import LINK, NOW, alert, event, message
 
 FILES = Path(__file__).resolve().parents[2] / "fixtures" / "channels"
 SMTP = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"

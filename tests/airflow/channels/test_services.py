@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from portmon.channels import deliver
-from portmon.channels.fitting import fitted
-from portmon.channels.services import BY_SCHEMA, SERVICES
-from portmon.config import AppriseChannel, WebhookChannel
+from portmon.airflow.channels.sending import deliver
+from portmon.alerting.channels.fitting import fitted
+from portmon.alerting.channels.services import BY_SCHEMA, SERVICES
+from portmon.alerting.config import AppriseChannel, WebhookChannel
+from portmon.alerting.message.render import Layout, Message, render
 from portmon.errors import DeliveryError
-from portmon.models import AlertGroup
-from portmon.render import Layout, Message, render
+from portmon.model.event import AlertGroup
 from tests.airflow.channels.samples import connect
 from tests.airflow.channels.test_mail import Sending
 from tests.airflow.channels.vendors import VENDORS, Service, connection
-from tests.messages import alert, event, message
+from tests.worlds.messages import alert, event, message
 
 DOCS = (Path(__file__).resolve().parents[3] / "docs" / "alerts.md").read_text(encoding="utf-8")
 PAGE = "https://airflow.example.com/portmon"

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from portmon.channels import deliver, sending
-from portmon.channels.errors_of_others import foreign
-from portmon.config import LogChannel
+from portmon.airflow.channels import sending
+from portmon.airflow.channels.redact import foreign
+from portmon.airflow.channels.sending import deliver
+from portmon.alerting.config import LogChannel
+from portmon.alerting.message.render import Message
 from portmon.errors import DeliveryError
-from portmon.models import Listener, Observation, Severity
-from portmon.render import Message
-from portmon.scan import table
+from portmon.model.event import Severity
+from portmon.model.observation import Listener, Observation
+from portmon.scan.answer import table
 from tests.airflow.channels.samples import MESSAGE
 from tests.airflow.channels.test_mail import Sending
 
@@ -54,7 +56,7 @@ def test_no_name_folds_a_task_log(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     told = [record.getMessage() for record in caplog.records if record.name.startswith("portmon")]
     assert any(record.name == "portmon.alerts" and "group::x" in record.getMessage() for record in caplog.records)
     assert any(
-        record.name == "portmon.pipeline.judge" and "group::x" in record.getMessage() for record in caplog.records
+        record.name == "portmon.steps.evaluate" and "group::x" in record.getMessage() for record in caplog.records
     )
     for line in "\n".join(told).splitlines():
         assert not re.search(r"::(end)?group::|##\[", line), line

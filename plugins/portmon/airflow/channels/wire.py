@@ -1,0 +1,123 @@
+"""What Apprise's plugins say to a service and hear from it: measured before, read after.
+
+A plugin calls the functions of ``requests`` and keeps the answer to itself. It gets this in their place; what it
+does is the same unless one of ours asked for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+
+from portmon.airflow.channels.redact import foreign
+from portmon.alerting.channels.services import Refusal, Service, refusal
+
+_MODULES = "apprise.plugins"
+
+
+_log = logging.getLogger("apprise")
+
+
+class MeasuredError(Exception):
+    """A plugin was about to send."""
+
+
+class Exchange:
+    """One message to one target.
+
+    :param service: None if it is none that is known
+    :param measuring: nothing is sent, and nothing is logged
+    :ivar measured: body of the first request, if nothing is sent
+    :ivar refusal: what the service said to what it did not take
+    """
+
+    def __init__(self, service: Service | None, *, measuring: bool = False) -> None:
+        self.service = service
+        self.measuring = measuring
+        self.measured: bytes | None = None
+        self.refusal: Refusal | None = None
+
+    @contextlib.contextmanager
+    def watched(self, plugin: Any) -> Iterator[None]:
+        """See what an Apprise object says within this block, in threads that Apprise begins for it too."""
+        for cls in type(plugin).__mro__:
+            module = sys.modules.get(cls.__module__)
+            if cls.__module__.startswith(_MODULES) and getattr(module, "requests", None) is requests:
+                setattr(module, "requests", _IN_PLACE)  # noqa: B010 - mypy knows no such attribute
+        token = _exchange.set(self)
+        try:
+            with unheard() if self.measuring else contextlib.nullcontext():
+                yield
+        finally:
+            _exchange.reset(token)
+
+    def request(self, method: str, url: str, **options: Any) -> requests.Response:
+        """Send one request.
+
+        :raises MeasuredError: if it is only measured
+        :raises requests.RequestException: as requests does; also of a service that asked to be left alone just now,
+            which plugins try again at once
+        """
+        if self.measuring:
+            parts = {name: options.get(name) for name in ("data", "json", "params")}
+            body = requests.Request(method, "http://localhost/", **parts).prepare().body or b""
+            if self.measured is None:
+                self.measured = body if isinstance(body, bytes) else str(body).encode()
+            raise MeasuredError("not sent, only measured")
+        if self.refusal is not None and self.refusal.wait is not None:
+            raise requests.RequestException("it asked to be left alone")
+        answer = requests.request(method, url, **options)  # noqa: S113 - the plugin gives one
+        found = refusal(answer, self.service, foreign)
+        # Of several, the one that counts though the plugin does not see it.
+        if found is not None and not (self.refusal and self.refusal.in_success):
+            self.refusal = found
+        return answer
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Nothing that Apprise says within this block is logged."""
+    token = _unheard.set(True)
+    try:
+        yield
+    finally:
+        _unheard.reset(token)
+
+
+_unheard: contextvars.ContextVar[bool] = contextvars.ContextVar("portmon_unheard", default=False)
+_log.addFilter(lambda record: not _unheard.get())
+
+_exchange: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("portmon_exchange", default=None)
+
+
+class _InPlace:
+    """Stands for the module ``requests``."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(requests, name)
+
+    def request(self, method: str, url: str, **options: Any) -> requests.Response:
+        """What the others come to."""
+        exchange = _exchange.get()
+        return (requests if exchange is None else exchange).request(method, url, **options)
+
+    def get(self, url: str, params: Any = None, **options: Any) -> requests.Response:
+        """See requests."""
+        return self.request("get", url, params=params, **options)
+
+    def post(self, url: str, data: Any = None, json: Any = None, **options: Any) -> requests.Response:
+        """See requests."""
+        return self.request("post", url, data=data, json=json, **options)
+
+    def put(self, url: str, data: Any = None, **options: Any) -> requests.Response:
+        """See requests."""
+        return self.request("put", url, data=data, **options)
+
+
+_IN_PLACE = _InPlace()

@@ -1,0 +1,1 @@
+"""Operators that look at hosts: one host a task, or a batch of them."""

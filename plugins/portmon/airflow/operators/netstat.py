@@ -1,0 +1,304 @@
+"""The operator that looks at one host."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from airflow.providers.ssh.operators.ssh import SSHOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+
+from portmon.airflow import settings
+from portmon.airflow.context import run_of
+from portmon.airflow.operators.store import NAME_LIMIT, StateMixin, StoredHostKeys
+from portmon.airflow.ssh_hook import HostSSHHook
+from portmon.config import Config
+from portmon.errors import PastRunError, RunError, ScanError
+from portmon.model.host import Host
+from portmon.model.observation import Attempt, Observation
+from portmon.scan import answer as scan
+from portmon.scan.host import Expected, HostLook, Stopwatch, ports_text
+from portmon.ssh.config import SshSettings
+from portmon.text import plain
+
+log = logging.getLogger(__name__)
+
+COMMAND_SHOWN = 100
+"""Characters of the command that the log shows."""
+
+
+class NetstatOperator(StateMixin, SSHOperator):
+    """Log in to one host, list its listening TCP ports, confirm what is missing, store the record.
+
+    Mapped over the plan::
+
+        NetstatOperator.partial(
+            task_id="netstat", map_index_template=MAP_INDEX_TEMPLATE, retries=1,
+            retry_delay=timedelta(seconds=10), execution_timeout=timedelta(seconds=90),
+        ).expand(host=plan)
+
+    It has no template fields: host names, addresses and labels are the CMDB's, and a ``{{`` in them must
+    stay two braces.
+
+    Which ports are expected is read from the database when the host is asked, not when that was planned: a task that
+    is cleared hours later confirms what is expected by then.
+
+    A failed look is stored as well, by the last try; what another try can't heal (a refused login, an
+    unknown host key) is stored at once and fails the task without another try. A dry run stores nothing.
+
+    :param host: one item of :func:`portmon.steps.plan.plan_hosts`: ``id``, ``name``, ``address``, and where there
+        is one ``port``, ``group`` (of ssh settings, by name), ``must`` (declared ports), ``dry_run``
+    :returns: nothing, the record is in the database; of a dry run ``host_id``, ``outcome`` and the record
+    """
+
+    template_fields: Sequence[str] = ()
+    template_ext: Sequence[str] = ()
+    template_fields_renderers: dict[str, str] = {}  # noqa: RUF012 - as BaseOperator declares it
+    ui_color = "#d6e9f8"
+
+    def __init__(self, *, host: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.host = host
+        self._killed: threading.Event | None = None
+
+    @property
+    def shown_name(self) -> str:
+        """The host's name for the list of mapped tasks."""
+        return plain(self.host["name"], NAME_LIMIT)
+
+    @cached_property
+    def ssh_hook(self) -> HostSSHHook:
+        """The hook for this host."""
+        return HostSSHHook.of(self._target, self._ssh, self._config, self._keys)
+
+    def execute(self, context: Any) -> dict[str, Any] | None:
+        """Look at the host.
+
+        :raises ScanError: it could not be asked; another try may help
+        :raises AirflowFailException: another try would not help
+        :raises AirflowSkipException: a later run was judged since
+        """
+        run, ti = run_of(context["dag_run"]), context["ti"]
+        try:
+            run.must_be_live()
+        except RunError as error:
+            raise AirflowFailException(str(error)) from None
+        self._killed = threading.Event()
+        record = scan.Look(self.host["id"], run.run_id, ti.try_number, run.logical_date)
+        last_try = ti.try_number > (ti.max_tries or 0)
+        watch = Stopwatch()
+        try:
+            if ti.try_number > 1 and not self._dry_run:
+                self._must_be_newest(run.run_id)
+            return self._look_and_store(record, watch, last_try=last_try)
+        except PastRunError as error:
+            # Airflow's page folds up the message of the exception.
+            log.warning("Skipped: %s", error)
+            raise AirflowSkipException(str(error)) from None
+        finally:
+            self._hang_up()
+            self.disconnect()
+
+    def _look_and_store(self, record: scan.Look, watch: Stopwatch, *, last_try: bool) -> dict[str, Any] | None:
+        try:
+            attempt = self._look(record, watch)
+        except ScanError as error:
+            final = last_try or not error.retry
+            log.error("%s (%s). %s", error, error.error_class, "No other try" if final else "Another try follows")
+            self._store_failure(record, error, watch, final=final)
+            if not error.retry:
+                raise AirflowFailException(str(error)) from None
+            # The message says it all; what paramiko said, and where, would bury it.
+            raise error.with_traceback(None) from None
+        except RunError as error:
+            raise AirflowFailException(str(error)) from None
+        except AirflowTaskTimeout:
+            limit = self.execution_timeout.total_seconds() if self.execution_timeout else 0
+            self._store_failure(record, scan.timed_out(limit, host=self._shown), watch, final=last_try)
+            raise
+        except Exception as error:
+            self._store_failure(record, error, watch, final=last_try)
+            raise
+        self._hang_up()
+        if self._dry_run:
+            log.info("Done after %.2f s: dry run, nothing is kept", attempt.duration)
+            return scan.to_xcom(attempt)
+        self._store(attempt)
+        log.info("Done after %.2f s", attempt.duration)
+        return None
+
+    def on_kill(self) -> None:
+        """Hang up, so that the task ends at once. What a person ended is no evidence and no failure."""
+        if self._killed is not None:
+            self._killed.set()
+        self._hang_up()
+
+    def _must_be_newest(self, run_id: str) -> None:
+        """A task that is cleared may be of long ago.
+
+        One that never ran then is not told apart: what it sees now is evidence of now, for the next run that judges.
+        """
+        from portmon.storage import runs
+
+        with self.transaction() as conn:
+            runs.must_be_newest(conn, run_id)
+        self.disconnect()
+
+    # ── the look ────────────────────────────────────────────────────────────────────────────────
+
+    def _look(self, record: scan.Look, watch: Stopwatch) -> Attempt:
+        hook = self.ssh_hook
+        log.info(
+            "Asking %s, port %d, as user %r with connection %r",
+            self._shown,
+            hook.target.port,
+            plain(hook.username),
+            hook.ssh_conn_id,
+        )
+        if hook.proxy_command is None:
+            # Before the database is asked: what waits for a host that is off should keep no connection to it.
+            hook.dial()
+        look = HostLook(record, self._shown, self._expected(hook), self._ssh)
+        session = hook.login()
+        log.info(
+            "Logged in after %.2f s: %s, host key %s (%s), with %s; %d ports expected",
+            watch.seconds,
+            session.server,
+            session.key,
+            session.trusted,
+            session.method,
+            len(look.expected.ports),
+        )
+        command = look.command("nonce")
+        log.info("Running (%d characters): %s", len(command), plain(command, COMMAND_SHOWN))
+        look.ask(session)
+        first = look.answers[0]
+        self._tell(look)
+        log.info("Listening:\n%s", scan.table(first.observation))
+        self._tell_of_nameless(first.observation)
+        if look.gone:
+            self._wait(look.gone)
+            look.ask_again(session)
+            self._tell(look)
+            if look.back:
+                log.info("Back in the second answer: %s", ports_text(look.back))
+            if look.still:
+                log.warning("Missing in both answers: %s", ports_text(look.still))
+        return look.success(duration=watch.seconds)
+
+    def _expected(self, hook: HostSSHHook) -> Expected:
+        """What is known of the host, in one transaction: what to expect, and its host keys."""
+        from portmon.steps.plan import expected
+
+        host_id = self.host["id"]
+        with self.transaction() as conn:
+            self._keys.load(conn, [hook.target.endpoint])
+            return expected(conn, [host_id], {host_id: self.host.get("must", ())})[host_id]
+
+    def _tell(self, look: HostLook) -> None:
+        result, found = look.result, look.answers[-1].observation
+        assert result is not None  # noqa: S101 - for the type checker: there is an answer
+        log.info(
+            "%s answered as uid %d%s after %.2f s: %d listening sockets, %d bytes",
+            found.tool,
+            found.uid,
+            f" through {plain(found.via)}" if found.via else "",
+            result.seconds,
+            len(found.listeners),
+            len(result.stdout),
+        )
+
+    def _tell_of_nameless(self, observation: Observation) -> None:
+        nameless = sum(listener.program is None for listener in observation.listeners)
+        if nameless and observation.uid != 0 and observation.via is None:
+            log.info(
+                "%d of %d sockets show no program: uid %d may not see other users' processes; %s",
+                nameless,
+                len(observation.listeners),
+                observation.uid,
+                "`sudo: true` is set, but sudoers allows none of the listings there (docs/security.md)"
+                if self._ssh.sudo
+                else "`sudo: true` in ssh or in this host's group shows them",
+            )
+        if observation.hung:
+            log.warning(
+                "Did not end within their limit there: %s. They are not tried on this host for a day",
+                ", ".join(observation.hung),
+            )
+
+    def _wait(self, gone: Sequence[int]) -> None:
+        seconds = self._config.scan.confirm_after.total_seconds()
+        log.warning(
+            "Missing: %s. Asking once more in %g s over the same connection, in case of a restart",
+            ports_text(gone),
+            seconds,
+        )
+        self.disconnect()
+        if self._killed is not None:
+            self._killed.wait(seconds)
+
+    # ── the record ──────────────────────────────────────────────────────────────────────────────
+
+    def _store(self, attempt: Attempt | None) -> None:
+        from portmon.storage import archive
+
+        with self.transaction() as conn, self._keys.saved(conn):
+            if attempt is not None:
+                (attempt,) = archive.within(conn, [attempt], self._config.retention.per_host)
+                archive.save_attempt(conn, attempt)
+
+    def _store_failure(self, record: scan.Look, error: BaseException, watch: Stopwatch, *, final: bool) -> None:
+        if self._dry_run or (self._killed is not None and self._killed.is_set()):
+            return
+        if not final and not self._keys.has_news:
+            return
+        attempt = None
+        if final:
+            attempt = record.failure(error, observed_at=datetime.now(UTC), duration=watch.seconds)
+        try:
+            self._store(attempt)
+        except Exception:
+            # The host's error is what must end this task; without a record the host counts as not scanned.
+            log.exception("The failure could not be stored")
+        else:
+            if attempt is not None:
+                log.info("Stored as %s (%s): no evidence about any port", attempt.outcome, attempt.error_class)
+
+    # ── small things ────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def _config(self) -> Config:
+        return settings.config()
+
+    @cached_property
+    def _ssh(self) -> SshSettings:
+        from portmon.steps.plan import settings_of
+
+        return settings_of(self._config, self.host.get("group"))
+
+    @cached_property
+    def _keys(self) -> StoredHostKeys:
+        return StoredHostKeys(read_only=self._dry_run)
+
+    @property
+    def _target(self) -> Host:
+        host = self.host
+        return Host(host["id"], host["name"], host["address"], host.get("port"))
+
+    @property
+    def _shown(self) -> str:
+        return plain(self._target.shown(), 300)
+
+    @property
+    def _dry_run(self) -> bool:
+        return bool(self.host.get("dry_run"))
+
+    def _hang_up(self) -> None:
+        # Never made here: making it reads the connection.
+        hook = self.__dict__.get("ssh_hook")
+        if hook is not None:
+            hook.close()

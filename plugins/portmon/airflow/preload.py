@@ -1,0 +1,178 @@
+"""Imports that task processes inherit: made once in the process that forks them, instead of in each of them.
+
+LocalExecutor's workers are forked from the scheduler, and each task from its worker; a task that finds its modules
+imported costs half as much CPU or less. A Celery worker forks as well, but loads no plugins: it is told by its
+configuration, see :mod:`portmon.airflow.celery_imports`.
+
+Inherited code could be old code: after an upgrade without a restart the DAG file would be the new one and the package
+the old one. So each task looks whether a file of the package changed since, and then imports the package anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowConfigException
+
+log = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).parents[1]
+
+MODULES = (
+    "portmon.airflow.operators.netstat",
+    "portmon.airflow.operators.sweep",
+    "portmon.airflow.tasks",
+    "portmon.steps.plan",
+    "portmon.probe",
+    "portmon.storage.archive",
+    "portmon.storage.database",
+    "portmon.storage.host_keys",
+    # The driver is imported with the first connection.
+    "sqlalchemy.dialects.postgresql.psycopg2",
+    "sqlalchemy.dialects.sqlite.pysqlite",
+    "psycopg2",
+    # What Airflow itself imports in each task process.
+    "airflow.dag_processing.bundles.local",
+    "airflow.providers.standard.operators.empty",
+    "airflow.sdk.bases.sensor",
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.sdk.execution_time.timeout",
+    "jinja2.ext",
+)
+"""What a ``netstat`` task imports. Not pandas: ``diff_ports`` alone needs it, and numpy starts threads, which a fork
+does not survive. Nothing here opens a connection or a file.
+"""
+
+Fingerprint = frozenset[tuple[str, int, int]]
+
+_preloaded: Fingerprint | None = None
+
+
+def on_load() -> None:
+    """To be called where the plugin is loaded: in the scheduler before it makes its workers, in each task before it
+    parses the DAG file, and in many processes for which there is nothing to do. By a Celery worker as well.
+    """
+    # Airflow's own way to tell a task process from others.
+    if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
+        forget_if_stale()
+    elif _preloaded is None and forks_tasks(sys.argv) and is_wanted():
+        preload()
+
+
+def is_wanted() -> bool:
+    """What ``[portmon] preload`` says; a value that says nothing is told and counts as yes."""
+    try:
+        return bool(conf.getboolean("portmon", "preload", fallback=True))
+    except AirflowConfigException as error:
+        log.error("[portmon] preload in airflow.cfg must be True or False: %s", error)
+        return True
+
+
+def forks_tasks(arguments: Sequence[str]) -> bool:
+    """Whether a process forks tasks, or the workers that do.
+
+    :param arguments: its command line
+    """
+    command = [argument for argument in arguments[1:] if not argument.startswith("-")]
+    if command[:1] == ["scheduler"]:
+        executors = conf.get("core", "executor", fallback="LocalExecutor")
+        # None: nobody chose, which means fork up to Python 3.13.
+        return "LocalExecutor" in executors and multiprocessing.get_start_method(allow_none=True) in (None, "fork")
+    return command[:2] == ["celery", "worker"]
+
+
+def preload() -> None:
+    """Import what tasks need. What can't be imported here fails in the task, where it is seen."""
+    global _preloaded
+    # Before the imports: what changes meanwhile is noticed.
+    _preloaded = fingerprint()
+    started, before = time.process_time(), len(sys.modules)
+    for name in MODULES:
+        try:
+            importlib.import_module(name)
+        except Exception:
+            log.exception("%s could not be imported for the tasks", name)
+    _warm_up()
+    log.info(
+        "portmon imported %d modules for the tasks to come, in %.2f s of CPU",
+        len(sys.modules) - before,
+        time.process_time() - started,
+    )
+
+
+def _warm_up() -> None:
+    """Make what modules keep once it was made: the validated portmon.yaml, Jinja's regular expressions, the schemas by
+    which the parameters of a DAG are checked, what SQLAlchemy works out at its first statements.
+    """
+    try:
+        from airflow.sdk import DAG, Param
+        from jinja2.sandbox import SandboxedEnvironment
+
+        from portmon.airflow import settings
+
+        settings.config_for_parsing()
+        settings.schedule_for_parsing()
+        SandboxedEnvironment(cache_size=0).from_string("{{ task }}")
+        DAG("warm_up", schedule="* * * * *", params={"any": Param([], type="array", items={"type": "string"})})
+        _compile()
+    except Exception:
+        log.exception("The tasks find less prepared than they could")
+
+
+def _compile() -> None:
+    """Compile what a ``netstat`` task says to PostgreSQL. It does so again, and finds what SQLAlchemy keeps of it."""
+    from portmon.model.observation import Attempt, Observation, Outcome
+    from portmon.steps.plan import expected
+    from portmon.storage import archive, host_keys
+    from portmon.storage.database import Database
+
+    class Compiler:
+        """Stands for a connection, and finds nothing."""
+
+        dialect = Database("postgresql://nowhere").engine.dialect
+
+        def execute(self, statement: Any, _: Any = None) -> tuple[()]:
+            statement.compile(dialect=self.dialect)
+            return ()
+
+    conn: Any = Compiler()
+    host_keys.trusted(conn, ["[nowhere]:22"])
+    expected(conn, ["1"], {})
+    seen = Observation("netstat", 0)
+    archive.save_attempt(conn, Attempt("1", "warm_up", 1, datetime.now(UTC), Outcome.OK, observation=seen))
+
+
+def forget_if_stale() -> None:
+    """Let a task import the package anew if a file of it has changed since it was imported."""
+    if _preloaded is None or fingerprint() == _preloaded:
+        return
+    log.warning(
+        "portmon's files have changed since this process's parent imported them: restart the scheduler or worker"
+    )
+    for name in [name for name in sys.modules if name.split(".")[0] == "portmon"]:
+        del sys.modules[name]
+
+
+def fingerprint() -> Fingerprint:
+    """Name, size and time of change of every file of the package's code."""
+    found = []
+    folders = [os.fspath(PACKAGE)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.endswith(".py"):
+                    status = entry.stat()
+                    found.append((entry.path, status.st_size, status.st_mtime_ns))
+                elif entry.name != "__pycache__" and entry.is_dir():
+                    folders.append(entry.path)
+    return frozenset(found)

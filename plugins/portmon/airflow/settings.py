@@ -1,0 +1,377 @@
+"""What Airflow's own configuration says about portmon.
+
+Options of ``[portmon]`` in airflow.cfg, or ``AIRFLOW__PORTMON__<OPTION>`` in the environment:
+
+``schedule``
+    cron expression, preset (``@hourly``) or duration (``10min``); empty for manual runs only. With a
+    wrong one the DAG runs every 5 minutes and its first task fails with what is wrong.
+    Default: every 5 minutes.
+``config``
+    path of portmon.yaml. Default: ``config/portmon.yaml`` beside the ``plugins`` folder.
+``preload``
+    whether the scheduler and Celery's workers import what tasks need before they fork them, see
+    :mod:`portmon.airflow.preload`. Default: True.
+
+Connections: ``portmon_db`` is the state database (default: SQLite in ``$AIRFLOW_HOME/portmon.db``);
+the CMDB's and SSH's are named in portmon.yaml.
+
+The DAG file imports this module at every parse: nothing here may load pandas or the storage package
+at import.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.bases.hook import BaseHook
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+
+from portmon.config import Config, load_config
+from portmon.errors import ConfigError, UnansweredError
+from portmon.fields import parse_duration
+from portmon.untrusted.boundary import boundary
+from portmon.untrusted.documents import parse_json
+
+if TYPE_CHECKING:
+    from portmon.storage.database import Database
+
+log = logging.getLogger(__name__)
+
+SECTION = "portmon"
+DB_CONN_ID = "portmon_db"
+DEFAULT_SCHEDULE = "*/5 * * * *"
+DEFAULT_CONFIG = Path(__file__).parents[3] / "config" / "portmon.yaml"
+
+
+def schedule() -> str | timedelta | None:
+    """The DAG's schedule: cron text or preset, a timedelta, or None for manual runs only.
+
+    :raises ConfigError: if the option is nothing of that; the message says what is wrong
+    """
+    text = conf.get(SECTION, "schedule", fallback=DEFAULT_SCHEDULE).strip()
+    if not text or text.lower() in ("none", "@never"):
+        return None
+    try:
+        if text in _WITHOUT_RHYTHM:
+            return text
+        if text.startswith("@") or len(text.split()) >= 5:
+            timetable = _timetable(text)
+            timetable.validate()
+            # An expression may be well formed and never come true, such as February 30th.
+            _next_run(timetable, _interval_until(datetime.now(UTC)))
+            return text
+        return _positive(parse_duration(text))
+    except (AirflowException, ValueError) as error:
+        kind = "cron expression or preset" if text.startswith("@") or " " in text else "duration"
+        raise ConfigError(
+            f"{text!r} is no cron expression, preset or duration (as a {kind}: {error})",
+            file="airflow.cfg",
+            field="[portmon] schedule",
+        ) from error
+
+
+_WITHOUT_RHYTHM = frozenset({None, "@once", "@continuous"})
+
+
+_GAPS = 60
+"""No field of a cron expression takes more values, so that as many gaps in a row that are alike are the commonest."""
+_GAPS_IN_ALL = 4 * _GAPS
+"""Of those that are not alike so many are looked at; fewer if they are of more than a day."""
+HOLD_RUNS = 4
+"""Scheduled runs for which what fires holds without being repeated: all but the last one may be skipped."""
+HOLD_SLOW = timedelta(minutes=15)
+"""The next run may take this long to repeat it."""
+CLOCK_CHANGE = timedelta(hours=3)
+"""More than clocks are changed by."""
+HOLD_WITHOUT_RHYTHM = timedelta(days=1)
+"""Where runs are started by hand."""
+
+
+def _timetable(cron: str) -> Any:
+    """The timetable that Airflow makes of a cron expression or preset, in its time zone.
+
+    Every task process has these modules: they come with what parses the DAG file.
+    """
+    from airflow.sdk import timezone
+    from airflow.timetables.interval import CronDataIntervalTimetable
+    from airflow.timetables.trigger import CronTriggerTimetable
+
+    zone = timezone.datetime(2024, 1, 1).tzinfo
+    return (CronDataIntervalTimetable if _has_data_intervals() else CronTriggerTimetable)(cron, timezone=zone)
+
+
+def _has_data_intervals() -> bool:
+    """Whether runs follow each other as their data intervals do, as in Airflow 2."""
+    return bool(conf.getboolean("scheduler", "create_cron_data_intervals", fallback=False))
+
+
+def _next_run(timetable: Any, last: Any) -> Any:
+    """The run that the scheduler starts after one with a given data interval, see ``DagRunInfo``.
+
+    :raises ValueError: the expression does not come true any more
+    """
+    from airflow.timetables.base import TimeRestriction
+
+    # Without catchup it would look at the clock, and leave out what is past.
+    restriction = TimeRestriction(earliest=None, latest=None, catchup=True)
+    return timetable.next_dagrun_info(last_automated_data_interval=last, restriction=restriction)
+
+
+def _interval_until(at: datetime) -> Any:
+    """The data interval of a run at any time. It is long: the next one begins where it ends, and not before."""
+    from airflow.sdk import timezone
+    from airflow.timetables.base import DataInterval
+
+    return DataInterval(timezone.coerce_datetime(at - timedelta(days=3653)), timezone.coerce_datetime(at))
+
+
+def _runs_after(value: str | timedelta, at: datetime) -> Iterator[datetime]:
+    """When the scheduler starts the runs that follow a time.
+
+    :param value: of a schedule with a rhythm
+    """
+    try:
+        if isinstance(value, timedelta):
+            while True:
+                yield (at := at + value)
+        timetable, last = _timetable(value), _interval_until(at)
+        while True:
+            run = _next_run(timetable, last)
+            last = run.data_interval
+            # A plain datetime, whatever Airflow's functions return.
+            yield datetime.fromtimestamp(run.run_after.timestamp(), UTC)
+    except (ValueError, OverflowError):  # an expression with a year comes to an end, and so does the calendar
+        return
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be longer than 0")
+    return value
+
+
+def schedule_for_parsing() -> str | timedelta | None:
+    """The same for the DAG file, see :func:`config_for_parsing`."""
+    try:
+        return schedule()
+    except ConfigError as error:
+        log.warning("The DAG runs every 5 minutes until this is mended: %s", error)
+        return DEFAULT_SCHEDULE
+
+
+def interval() -> timedelta:
+    """The commonest time between two scheduled runs, the shorter one of two that are equally common; 0 if it is not
+    known when runs start, as of manual ones, ``@once`` and ``@continuous``.
+
+    ``*/5 6-22 * * *`` is 5 minutes, for all its nights. Until when something holds is another question, see
+    :func:`hold_until`.
+
+    :raises ConfigError: if the schedule is wrong
+    """
+    value = schedule()
+    if value is None or value in _WITHOUT_RHYTHM:
+        return timedelta(0)
+    # A Monday in whose week no clock is changed.
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    gaps: Counter[timedelta] = Counter()
+    for last, following in itertools.pairwise(_runs_after(value, start)):
+        gaps[following - last] += 1
+        enough = len(gaps) == 1 or following - start > timedelta(days=1)
+        if gaps.total() >= (_GAPS if enough else _GAPS_IN_ALL):
+            break
+    return min(gaps, key=lambda gap: (-gaps[gap], gap), default=timedelta(0))
+
+
+def hold_until(now: datetime) -> datetime:
+    """Until when what fires in Alertmanager holds without being repeated.
+
+    Until the fourth scheduled run from now, nights and weekends without runs included; and in any case long enough for
+    the next run to repeat it, even a slow one. A day if there is no rhythm.
+
+    :raises ConfigError: if the schedule is wrong
+    """
+    value = schedule()
+    if value is None or value in _WITHOUT_RHYTHM:
+        return now + HOLD_WITHOUT_RHYTHM
+    # Where data intervals follow each other, the one in which the clock skips an hour is an hour longer. That is seen
+    # only if one comes from the interval before.
+    begin = now - CLOCK_CHANGE if _has_data_intervals() else now
+    following = (run for run in _runs_after(value, begin) if run > now)
+    runs = list(itertools.islice(following, HOLD_RUNS))
+    return max(runs[-1], runs[0] + HOLD_SLOW) if runs else now + HOLD_WITHOUT_RHYTHM
+
+
+def config_path() -> Path:
+    """Where portmon.yaml is."""
+    given = conf.get(SECTION, "config", fallback="").strip()
+    return Path(os.path.expandvars(given)).expanduser() if given else DEFAULT_CONFIG
+
+
+def config() -> Config:
+    """Read portmon.yaml. Without the option and without the file: the defaults.
+
+    :raises ConfigError: with file, line and field
+    """
+    path = config_path()
+    if path == DEFAULT_CONFIG and not path.exists():
+        return Config()
+    return load_config(path)
+
+
+def config_for_parsing() -> Config:
+    """The same for the DAG file: a mistake must not make the DAG vanish from the page, where people
+    would look for the reason. The run's first task reads the file again and fails with the message.
+    """
+    try:
+        return config()
+    except ConfigError as error:
+        log.warning("portmon.yaml is not usable, the DAG takes the defaults until it is mended: %s", error)
+        return Config()
+
+
+def multi_machine() -> bool:
+    """Whether tasks may run on other machines than this one."""
+    executors = conf.get("core", "executor", fallback="LocalExecutor").split(",")
+    return any("LocalExecutor" not in executor for executor in executors)
+
+
+def database_url() -> str:
+    """SQLAlchemy URL of the state database, password included: not for logs.
+
+    The SQLite file in ``$AIRFLOW_HOME`` only if there is no such connection.
+
+    :raises ConfigError: the connection can't be read, or is of another type
+    :raises UnansweredError: Airflow can't be asked for it
+    """
+    home = Path(os.path.expandvars(os.environ.get("AIRFLOW_HOME", "~/airflow"))).expanduser()
+    found = connection(DB_CONN_ID)
+    if found is None:
+        return f"sqlite:///{home / 'portmon.db'}"
+    # Within its boundary: what is wrong with a field must not become another database either.
+    with boundary(
+        lambda why: ConfigError(f"the Airflow connection can't be used: {why}", field=DB_CONN_ID),
+        passing=ConfigError,
+        secret=True,
+    ):
+        return _database_url(found, home)
+
+
+def _database_url(connection: Any, home: Path) -> str:
+    from sqlalchemy.engine import URL
+
+    if connection.conn_type == "sqlite":
+        # Relative to $AIRFLOW_HOME: a task's working directory is nobody's choice.
+        return f"sqlite:///{home / (connection.host or connection.schema or 'portmon.db')}"
+    if connection.conn_type not in ("postgres", "postgresql"):
+        raise ConfigError(
+            f"connection {DB_CONN_ID!r} is of type {connection.conn_type!r}; use postgres or sqlite",
+            field=DB_CONN_ID,
+        )
+    # Airflow takes an extra field that is no JSON for an empty one: `sslmode` would be lost without a word.
+    extra = parse_json(connection.extra) if connection.extra else {}
+    query = {key: str(value) for key, value in extra.items() if isinstance(value, str | int | bool)}
+    return URL.create(
+        "postgresql+psycopg2",
+        username=connection.login or None,
+        password=connection.password or None,
+        host=connection.host or None,
+        port=connection.port,
+        database=connection.schema or None,
+        query=query,
+    ).render_as_string(hide_password=False)
+
+
+def proxy_command(conn_id: str) -> str | None:
+    """The command through which an SSH connection leads, None for a direct one, or none that can be read."""
+    try:
+        found = connection(conn_id)
+        extra = found.extra_dejson if found is not None else {}
+    except (ConfigError, UnansweredError):
+        # Hosts that are asked through it say so, and no others suffer.
+        return None
+    command = extra.get("host_proxy_cmd") if isinstance(extra, Mapping) else None
+    return str(command) if command else None
+
+
+def connection(conn_id: str) -> Any | None:
+    """An Airflow connection; None only if every place of connections says that there is none.
+
+    Airflow calls a connection undefined also if it can't be read, or if nobody could be asked:
+    https://github.com/apache/airflow/blob/3.3.2/task-sdk/src/airflow/sdk/execution_time/context.py
+
+    :raises ConfigError: it is there and malformed
+    :raises UnansweredError: a place of connections does not answer
+    """
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        must_be_absent(conn_id)
+        return None
+    except Exception as error:
+        # Its text may hold the connection.
+        raise UnansweredError(
+            f"Airflow can't be asked for the connection {conn_id!r}: {type(error).__name__}"
+        ) from None
+
+
+def must_be_absent(conn_id: str) -> None:
+    """See :func:`connection`."""
+    from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
+
+    variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+    if variable in os.environ:
+        raise ConfigError(
+            f"the environment variable {variable} is no Airflow connection: give a URI or a JSON object with "
+            "conn_type, host, login, password, schema, port and extra, or unset it",
+            field=conn_id,
+        )
+    for backend in ensure_secrets_backend_loaded():
+        name = type(backend).__name__
+        try:
+            if name == "ExecutionAPISecretsBackend":
+                wrong = _execution_api_error(conn_id)
+            else:
+                wrong = None if backend.get_connection(conn_id=conn_id) is None else "it has one now"
+        except Exception as error:
+            # Its text may hold a secret.
+            wrong = type(error).__name__
+        if wrong is not None:
+            raise UnansweredError(
+                f"{name} does not answer ({wrong}), so it is not known whether there is a connection {conn_id!r}: see "
+                "that Airflow's database and API server are up, and that AIRFLOW_HOME is Airflow's"
+            )
+
+
+def _execution_api_error(conn_id: str) -> str | None:
+    """What the API server says of a connection that is not there, unless it is that.
+
+    Its backend takes every error for "not there":
+    https://github.com/apache/airflow/blob/3.3.2/task-sdk/src/airflow/sdk/execution_time/secrets/execution_api.py
+    """
+    from airflow.sdk.exceptions import ErrorType
+    from airflow.sdk.execution_time.comms import ErrorResponse, GetConnection
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    answer = SUPERVISOR_COMMS.send(GetConnection(conn_id=conn_id))
+    if isinstance(answer, ErrorResponse):
+        return None if answer.error is ErrorType.CONNECTION_NOT_FOUND else str(answer.error.value)
+    return "it has one now"
+
+
+def database(*, keep_open: bool = False) -> Database:
+    """The state database.
+
+    :param keep_open: see :class:`portmon.storage.database.Database`
+    :raises StorageError: if it can't be used by this executor
+    """
+    from portmon.storage.database import Database
+
+    return Database(database_url(), multi_machine=multi_machine(), keep_open=keep_open)

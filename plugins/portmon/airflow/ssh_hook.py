@@ -1,0 +1,284 @@
+"""The Airflow hook of one host over SSH."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import paramiko
+from airflow.providers.ssh.hooks.ssh import SSHHook
+from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+
+from portmon.airflow import settings as airflow_settings
+from portmon.config import Config
+from portmon.errors import PortmonError, SetupError
+from portmon.model.host import Host
+from portmon.ssh.config import SshSettings
+from portmon.ssh.connect import connect
+from portmon.ssh.dial import Line, await_banner, dial
+from portmon.ssh.session import CommandResult, Session
+from portmon.ssh.target import Credentials, Options, Target
+from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
+
+log = logging.getLogger(__name__)
+
+
+class SharedSettings:
+    """What the hooks of one task read once: connections, keys, known_hosts files. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self.key_files: dict[tuple[str, str | None], tuple[paramiko.PKey, bool]] = {}
+        self._lock = threading.Lock()
+        self._connections: dict[str, Any] = {}
+        self._private_keys: dict[tuple[str, str | None], paramiko.PKey] = {}
+        self._known_hosts: dict[str | None, tuple[Path, KnownHosts | None]] = {}
+        self._warned: set[str] = set()
+
+    def connection(self, conn_id: str, read: Callable[[str], Any]) -> Any:
+        """An Airflow connection."""
+        with self._lock:
+            if conn_id not in self._connections:
+                self._connections[conn_id] = read(conn_id)
+            return self._connections[conn_id]
+
+    def private_key(self, text: str, passphrase: str | None, read: Callable[..., paramiko.PKey]) -> paramiko.PKey:
+        """A key that a connection holds."""
+        with self._lock:
+            if (text, passphrase) not in self._private_keys:
+                self._private_keys[text, passphrase] = read(text, passphrase=passphrase)
+            return self._private_keys[text, passphrase]
+
+    def known_hosts(self, named: str | None) -> tuple[Path, KnownHosts | None]:
+        """A known_hosts file: where it is, and what is in it.
+
+        :param named: it has to be there; None for ``~/.ssh/known_hosts``, if there is one
+        :raises OSError: it can't be read
+        """
+        with self._lock:
+            if named not in self._known_hosts:
+                path = Path(os.path.expandvars(named or "~/.ssh/known_hosts")).expanduser()
+                found = KnownHosts.load(path) if named or path.is_file() else None
+                self._known_hosts[named] = path, found
+            return self._known_hosts[named]
+
+    def warn(self, text: str) -> None:
+        """Warn, once."""
+        with self._lock:
+            known, self._warned = text in self._warned, self._warned | {text}
+        if not known:
+            log.warning("%s", text)
+
+
+class HostSSHHook(SSHHook):
+    """One host over SSH, through an Airflow SSH connection that many hosts share.
+
+    The connection is read as :class:`SSHHook` does: login, password, ``key_file``, ``private_key``,
+    ``host_key``, ``ciphers``, ``disabled_algorithms``, and ``ProxyCommand`` of the worker's ``~/.ssh/config``. Its host
+    is not used. Besides, these extras count:
+
+    ``host_proxy_cmd``
+        a command to connect through (a jump host), with ``%h``, ``%p`` and ``%r``, run without a shell:
+        ``ssh -W [%h]:%p bastion``
+    ``compress``
+        compress what goes over the line. Off unless it is ``true``, other than in SSHHook: an answer is a few KiB, and
+        each connection would hold zlib's window and buffers
+    ``look_for_keys``, ``allow_agent``
+        offer the worker's own keys and its agent's as well. Here they are off unless they are ``true``:
+        every key that is offered counts as a failed login, and servers ban for that
+
+    What differs: one attempt, a deadline for everything, host keys always checked. ``no_host_key_check``
+    and ``allow_host_key_change`` are not honoured: ``accept-new`` (the default) needs neither, and a key
+    that changes is what the check is for.
+
+    :param host: whom to ask
+    :param port: SSH port for a host without one; None for the connection's, or 22
+    :param user: login name; None for the connection's
+    :param connect_timeout: seconds for TCP, for banner and key exchange, and for authentication, each
+    :param strict: trust only ``known_hosts`` and the connection's ``host_key``
+    :param known_hosts: file; None for ``~/.ssh/known_hosts`` of the worker's user, if there is one
+    :param store: keys that were trusted on first use; None trusts no first key
+    :param shared: what the hooks of one task have in common; default: nothing
+    :raises SetupError: connection, key or known_hosts file is missing or unusable
+    :raises ResolveError: the host's address is none
+    """
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        ssh_conn_id: str = "ssh_default",
+        port: int | None = None,
+        user: str | None = None,
+        connect_timeout: float = 10.0,
+        strict: bool = False,
+        known_hosts: str | None = None,
+        store: HostKeyStore | None = None,
+        shared: SharedSettings | None = None,
+    ) -> None:
+        self._shared = shared or SharedSettings()
+        # Before the address meets anything: SSHHook looks it up in ssh configurations.
+        target = Target(host.shown(), host.address)
+        self._extra: dict[str, Any] = {}
+        try:
+            super().__init__(
+                ssh_conn_id=ssh_conn_id,
+                remote_host=host.address,
+                username=user,
+                port=host.port or port,
+                conn_retry_attempts=1,
+                no_host_key_check=False,
+            )
+        except (AirflowException, ValueError, OSError, paramiko.SSHException) as error:
+            raise SetupError(
+                f"SSH connection {ssh_conn_id!r}: {_why(error, ssh_conn_id)}", host=target.shown
+            ) from error
+        self.target = Target(host.shown(), host.address, self.port)
+        self.connect_timeout = connect_timeout
+        self.strict = strict
+        self.session: Session | None = None
+        self._line: Line | None = None
+        self._known_hosts = known_hosts
+        self._store = store
+        unchecked = ("no_host_key_check", "ignore_hostkey_verification")
+        if any(map(self._is_on, unchecked)) or self.allow_host_key_change:
+            self._shared.warn(
+                f"Connection {ssh_conn_id} asks for no host key check. That is not honoured: the host's key is checked"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        host: Host,
+        settings: SshSettings,
+        config: Config,
+        store: HostKeyStore,
+        shared: SharedSettings | None = None,
+    ) -> HostSSHHook:
+        """The hook for a host, as portmon.yaml has it asked.
+
+        :param settings: in force for the host
+        """
+        return cls(
+            host=host,
+            ssh_conn_id=settings.conn_id,
+            port=settings.port,
+            user=settings.user,
+            connect_timeout=settings.connect_timeout.total_seconds(),
+            strict=config.ssh.host_keys == "strict",
+            known_hosts=config.ssh.known_hosts,
+            store=store,
+            shared=shared,
+        )
+
+    # An instance method instead of SSHHook's class method: what it read is needed once more, and every
+    # reading is a request to the API server.
+    def get_connection(self, conn_id: str) -> Any:
+        """The Airflow connection."""
+        connection = self._shared.connection(conn_id, super().get_connection)
+        self._extra = connection.extra_dejson
+        return connection
+
+    def _pkey_from_private_key(self, private_key: str, passphrase: str | None = None) -> paramiko.PKey:
+        return self._shared.private_key(private_key, passphrase, super()._pkey_from_private_key)
+
+    def get_conn(self) -> paramiko.SSHClient:
+        """Log in, unless that is done.
+
+        :raises ScanError: of the class that says what went wrong
+        """
+        return self.login().client
+
+    def dial(self) -> None:
+        """Connect, and wait until the server says something; :meth:`login` goes on from there.
+
+        :raises ScanError: of the class that says what went wrong
+        """
+        line = dial(self.target, self._credentials(), self._options())
+        # Known before it is waited for, so that close() ends the wait.
+        self._line = line
+        try:
+            await_banner(self.target, line, self.connect_timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def login(self) -> Session:
+        """The session, logged in; its attributes tell how it went.
+
+        :raises ScanError: of the class that says what went wrong
+        """
+        if self.session is None or not self.session.active:
+            line, self._line = self._line, None
+            if line is None:
+                self.close()
+            self.session = connect(self.target, self._credentials(), self._trust(), self._options(), line=line)
+            self.client = self.session.client
+        return self.session
+
+    def run(self, command: str, *, deadline: float, max_output: int) -> CommandResult:
+        """Run one command over the connection, see :meth:`portmon.ssh.session.Session.run`."""
+        return self.login().run(command, deadline=deadline, max_output=max_output)
+
+    def close(self) -> None:
+        """End the connection; more than once is fine."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+        if self.session is not None:
+            self.session.close()
+
+    @property
+    def proxy_command(self) -> str | None:
+        """The command that leads to the host, None for a direct connection."""
+        return self._extra.get("host_proxy_cmd") or self.host_proxy_cmd or None
+
+    def _credentials(self) -> Credentials:
+        return Credentials(
+            user=self.username,
+            pkey=self.pkey,
+            key_file=self.key_file or None,
+            password=self.password.strip() if self.password else None,
+            look_for_keys=self._is_on("look_for_keys"),
+            allow_agent=self._is_on("allow_agent"),
+            key_files=self._shared.key_files,
+        )
+
+    def _options(self) -> Options:
+        return Options(
+            timeout=self.connect_timeout,
+            compress=self._is_on("compress"),
+            ciphers=self.ciphers,
+            disabled_algorithms=self.disabled_algorithms,
+            proxy_command=self.proxy_command,
+        )
+
+    def _is_on(self, extra: str) -> bool:
+        return str(self._extra.get(extra)).lower() == "true"
+
+    def _trust(self) -> Trust:
+        try:
+            path, known = self._shared.known_hosts(self._known_hosts)
+        except OSError as error:
+            raise SetupError(f"known_hosts file {error.filename}: {error.strerror}", host=self.target.shown) from error
+        return Trust(
+            strict=self.strict,
+            pinned=HostKey(self.host_key.get_name(), self.host_key.get_base64()) if self.host_key else None,
+            pinned_by=self.ssh_conn_id or "",
+            known_hosts=known,
+            known_hosts_path=str(path),
+            store=self._store,
+        )
+
+
+def _why(error: Exception, conn_id: str) -> str:
+    """What is wrong with a connection: Airflow calls it undefined also if nobody could be asked for it."""
+    if isinstance(error, AirflowNotFoundException):
+        try:
+            airflow_settings.must_be_absent(conn_id)
+        except PortmonError as told:
+            return str(told)
+    return str(error)

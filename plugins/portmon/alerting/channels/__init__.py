@@ -1,0 +1,1 @@
+"""What each kind of receiver takes, and how it says that it did not."""

@@ -1,0 +1,283 @@
+"""What the chat services behind Apprise take, and how they say that they did not.
+
+Apprise counts characters where many count bytes, cuts before it escapes, and takes HTTP 200 for a yes, which several
+services answer to what they refuse. So the request is measured as it goes out, and the answer is read.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs
+
+import requests
+
+WAIT = 60.0
+"""Seconds to leave alone a service that was asked too often and does not say for how long."""
+LONGEST_WAIT = 3600.0
+"""Seconds after which a service is asked again, however long it wants to be left alone."""
+ANSWER_LIMIT = 65536
+"""Bytes of an answer that are read as JSON."""
+TEXT_LIMIT = 1024
+"""Bytes of any other answer that an error is told from."""
+
+UNITS: Mapping[str, Callable[[str], int]] = {
+    "bytes": lambda text: len(text.encode("utf-8", "surrogatepass")),
+    # In UTF-16, where an emoji is two: no service counts more.
+    "characters": lambda text: len(text.encode("utf-16-le", "surrogatepass")) // 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long one part of a request may be.
+
+    :param part: path in its JSON; ``[]`` are all items of a list, ``[header]`` those of this ``type``; empty: all of
+        the request, as it is sent
+    :param unit: what is counted, of ``UNITS``
+    """
+
+    part: str
+    size: int
+    unit: str = "characters"
+
+    def exceeded(self, body: bytes, parsed: Any) -> bool:
+        """Whether a request is too long.
+
+        :param parsed: its JSON, None if it is none
+        """
+        texts = _at(parsed, self.part.split(".")) if self.part else [body.decode("utf-8", "replace")]
+        return any(UNITS[self.unit](text) > self.size for text in texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that docs/alerts.md shows.
+
+    :param name: for people
+    :param schemas: of its Apprise URLs
+    :param limits: of what it takes
+    :param source: the vendor's documentation of all this
+    :param codes: fields of an answer of which one that is not 0 is a refusal, whatever the HTTP status
+    :param throttled: values of these that mean too often
+    :param wait: seconds to leave it alone then
+    """
+
+    name: str
+    schemas: tuple[str, ...]
+    limits: tuple[Limit, ...]
+    source: str
+    codes: tuple[str, ...] = ()
+    throttled: frozenset[str] = field(default_factory=frozenset)
+    wait: float = WAIT
+
+    def exceeded(self, body: bytes) -> bool:
+        """Whether a request is too long for the service."""
+        parsed = _json(body)
+        return any(limit.exceeded(body, parsed) for limit in self.limits)
+
+
+# 20 KB may be 20,480 bytes; the smaller number is right either way.
+_BOTS = (Limit("", 20_000, "bytes"),)
+_BOT_CODES = ("code", "StatusCode")
+_BOT_THROTTLED = frozenset({"11232", "11247", "230020", "99991400"})
+
+SERVICES = (
+    Service(
+        "Slack",
+        ("slack",),
+        (
+            Limit("text", 40_000),
+            Limit("attachments[].text", 40_000),
+            Limit("attachments[].blocks[section].text.text", 3_000),
+            Limit("attachments[].blocks[header].text.text", 150),
+        ),
+        "https://docs.slack.dev/reference/block-kit/blocks/section-block",
+    ),
+    Service(
+        "DingTalk",
+        ("dingtalk",),
+        (Limit("", 20_000, "bytes"),),
+        "https://open.dingtalk.com/document/robots/custom-robot-access",
+        codes=("errcode",),
+        throttled=frozenset({"130101", "90018", "90030"}),
+        # More than 20 messages a minute: it takes none for 10 minutes.
+        wait=600.0,
+    ),
+    Service(
+        "WeCom",
+        ("wecombot",),
+        (Limit("text.content", 2_048, "bytes"), Limit("markdown.content", 4_096, "bytes")),
+        "https://developer.work.weixin.qq.com/document/path/91770",
+        codes=("errcode",),
+        throttled=frozenset({"45009", "45033"}),
+    ),
+    Service(
+        "Feishu",
+        ("feishu",),
+        _BOTS,
+        "https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot",
+        codes=_BOT_CODES,
+        throttled=_BOT_THROTTLED,
+    ),
+    Service(
+        "Lark",
+        ("lark",),
+        _BOTS,
+        "https://open.larksuite.com/document/client-docs/bot-v3/add-custom-bot",
+        codes=_BOT_CODES,
+        throttled=_BOT_THROTTLED,
+    ),
+    Service(
+        "Discord",
+        ("discord",),
+        (
+            Limit("content", 2_000),
+            Limit("embeds[].description", 4_096),
+            Limit("embeds[].title", 256),
+            Limit("embeds[].fields[].value", 1_024),
+        ),
+        "https://discord.com/developers/docs/resources/webhook#execute-webhook",
+    ),
+    Service("Telegram", ("tgram",), (Limit("text", 4_096),), "https://core.telegram.org/bots/api#sendmessage"),
+    Service(
+        "PagerDuty",
+        ("pagerduty",),
+        (Limit("payload.summary", 1_024), Limit("", 512_000, "bytes")),
+        "https://developer.pagerduty.com/docs/send-alert-event",
+    ),
+)
+BY_SCHEMA: Mapping[str, Service] = {schema: service for service in SERVICES for schema in service.schemas}
+
+# ── answers ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a service said to a message that it did not take.
+
+    :param reason: for people, without secrets
+    :param wait: seconds for which it wants to be left alone, if it does
+    :param in_success: it said so with an HTTP status of success
+    """
+
+    reason: str
+    wait: float | None = None
+    in_success: bool = False
+
+
+_TOO_OFTEN = re.compile(
+    r"too (?:fast|often|many requests?|frequent)|rate.?limit|frequency.{0,10}limit|频率|频繁|限流", re.I
+)
+_TEXTS = ("errmsg", "msg", "message", "description", "error", "StatusMessage", "errors", "detail")
+
+
+def refusal(answer: requests.Response, service: Service | None, redact: Callable[[str], str]) -> Refusal | None:
+    """What an answer refuses, None if it is a yes.
+
+    :param service: None if it is none of ``SERVICES``
+    :param redact: makes one line without secrets of what the service says
+    """
+    said = _json(answer.content[:ANSWER_LIMIT])
+    fields: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
+    success = 200 <= answer.status_code < 300
+    code = _refused(fields, service)
+    if success and code is None and not (service and service.codes and _is_page(answer)):
+        return None
+    text = next((_text(fields[name]) for name in _TEXTS if fields.get(name)), "")
+    if not fields:
+        text = answer.content[:TEXT_LIMIT].decode("utf-8", "replace").strip()
+    parts = [] if success else [f"HTTP {answer.status_code}"]
+    if code:
+        parts.append(code)
+    if text := redact(text):
+        parts.append(f"it says {text!r}")
+    wait = _wait(answer, fields, f"{code or ''} {text}", service)
+    if wait is not None:
+        parts.append(f"it is to be left alone for {wait:g} s")
+    name = service.name if service else "the service"
+    return Refusal(f"{name} refused it: {', '.join(parts)}", wait, success)
+
+
+def wait_of(answer: requests.Response) -> float | None:
+    """Seconds for which whoever answered wants to be left alone, None if nothing is said of it."""
+    return _wait(answer, {}, "", None)
+
+
+def _refused(fields: Mapping[str, Any], service: Service | None) -> str | None:
+    """The code of a refusal; empty if it has none, None if it is no refusal."""
+    for name in service.codes if service else ("errcode",):
+        if str(fields.get(name) or 0) != "0":
+            return f"{name} {str(fields[name])[:40]}"
+    return "" if any(fields.get(name) is False for name in ("ok", "success")) else None
+
+
+def _is_page(answer: requests.Response) -> bool:
+    """Whether a page for people came instead of an answer: that of a proxy, say."""
+    return answer.content[:100].lstrip()[:1] == b"<"
+
+
+def _wait(answer: requests.Response, fields: Mapping[str, Any], said: str, service: Service | None) -> float | None:
+    told = [
+        answer.headers.get("Retry-After"),
+        answer.headers.get("x-ogw-ratelimit-reset"),
+        fields.get("retry_after"),
+        parameters.get("retry_after") if isinstance(parameters := fields.get("parameters"), Mapping) else None,
+    ]
+    busy = answer.status_code == 429
+    if answer.status_code >= 400:
+        seconds = next((found for one in told if (found := _seconds(one)) is not None), None)
+        if seconds is not None:
+            return min(max(seconds, 1.0), LONGEST_WAIT)
+    if service and service.throttled & {str(fields.get(name)) for name in service.codes}:
+        busy = True
+    if busy or _TOO_OFTEN.search(said):
+        return service.wait if service else WAIT
+    return None
+
+
+def _seconds(value: Any) -> float | None:
+    """Of a ``Retry-After``: a number, or the moment itself (https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        try:
+            until = email.utils.parsedate_to_datetime(str(value))
+        except ValueError:
+            return None
+        seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return seconds if 0 <= seconds < 1e9 else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# ── JSON ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _json(body: bytes) -> Any:
+    """What a body holds; a form's fields are like those of an object. None if it is neither."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()} or None
+
+
+def _at(found: Any, path: list[str]) -> Iterator[str]:
+    """Every text at a path, see :class:`Limit`."""
+    if not path:
+        if isinstance(found, str):
+            yield found
+        return
+    name, is_list, kind = path[0].rstrip("]").partition("[")
+    inner = found.get(name) if isinstance(found, Mapping) else None
+    items: Iterable[Any] = inner if is_list and isinstance(inner, list) else () if is_list else (inner,)
+    for item in items:
+        if not kind or (isinstance(item, Mapping) and item.get("type") == kind):
+            yield from _at(item, path[1:])

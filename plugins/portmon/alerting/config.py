@@ -1,0 +1,245 @@
+"""Section ``alerts``: who hears of events."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from portmon.fields import (
+    Duration,
+    Globs,
+    HostMatch,
+    PortRanges,
+    PositiveDuration,
+    Section,
+    Text,
+    globs_schema,
+    one_or_many,
+)
+from portmon.model.event import CLOSING_KINDS, NOTE_KINDS, EventKind, Severity
+
+Language = Literal["en", "zh"]
+DEFAULT_ROUTE = "default"
+"""Name of what serves the events that no route matches."""
+_AUTOMATIC = re.compile(r"route (\d+)", re.ASCII)
+"""As :meth:`Alerts.route_name` names a route without a name."""
+
+# ── channels ────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Channel(Section):
+    send_resolved: bool = Field(
+        True, description="also tell whoever got an alert of its end; false for what people close by hand"
+    )
+
+
+class LogChannel(_Channel):
+    """The alert task's own log."""
+
+    type: Literal["log"]
+    name: Text = Field("log", description="unique name")
+
+
+class AppriseChannel(_Channel):
+    """Apprise: DingTalk, WeCom, Feishu, Slack, PagerDuty, mail and 100 more."""
+
+    type: Literal["apprise"]
+    name: Text = Field("apprise", description="unique name")
+    conn_id: Text = Field("apprise_default", description="Airflow Apprise connection with the target URLs")
+    format: Literal["text", "markdown", "html"] = Field(
+        "text",
+        description="body that the targets get, or the next simpler one that they can show; `html` is for mail and "
+        "receivers of your own, a chat gets Markdown instead",
+    )
+
+
+class AlertmanagerChannel(_Channel):
+    """Prometheus' Alertmanager, v2 API: firing while something is wrong, resolved when it is over.
+
+    Its own grouping, repeats and silences count: `alerts.repeat_every` does not concern it.
+    """
+
+    type: Literal["alertmanager"]
+    name: Text = Field("alertmanager", description="unique name")
+    conn_id: Text = Field("alertmanager_default", description="Airflow HTTP connection")
+
+
+class WebhookChannel(_Channel):
+    """A JSON document by POST, signed, with an idempotency key; docs/alerts.md has its fields."""
+
+    type: Literal["webhook"]
+    name: Text = Field(description="unique name")
+    conn_id: Text = Field(description="Airflow HTTP connection; its extra field `secret` is the key of the signature")
+    endpoint: str = Field("", description="path below the connection's host")
+
+
+class NotifierChannel(_Channel):
+    """Any Airflow notifier class."""
+
+    type: Literal["notifier"]
+    name: Text = Field(description="unique name")
+    notifier: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*\.[A-Za-z_]\w*$")] = Field(
+        description="class, for instance `airflow.providers.smtp.notifications.smtp.SmtpNotifier`"
+    )
+    arguments: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="its arguments; a value that is exactly `$title`, `$text`, `$markdown`, `$html`, `$id` or "
+        "`$headers` becomes that part of the message, at any depth. Nothing else is replaced and nothing is rendered "
+        "as a template. A class with `subject`, `html_content` and `custom_headers` (mail) gets `$title`, `$html` and "
+        "`$headers` there unless they are given",
+    )
+
+
+Channel = Annotated[
+    LogChannel | AppriseChannel | AlertmanagerChannel | WebhookChannel | NotifierChannel, Field(discriminator="type")
+]
+
+# ── routes ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _routable(kinds: tuple[EventKind, ...]) -> tuple[EventKind, ...]:
+    for kind in kinds:
+        if kind in CLOSING_KINDS:
+            raise ValueError(
+                f"{kind.value!r} goes to whoever got what it ends and has no route of its own; `send_resolved: false` "
+                "keeps it from a channel"
+            )
+        if kind in NOTE_KINDS:
+            raise ValueError(f"{kind.value!r} is a note: kept, and sent to nobody")
+    return kinds
+
+
+def _enum_schema(values: Iterable[str]) -> WithJsonSchema:
+    one = {"type": "string", "enum": list(values)}
+    return WithJsonSchema({"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]})
+
+
+_ROUTABLE = [kind.value for kind in EventKind if kind not in CLOSING_KINDS | NOTE_KINDS]
+Kinds = Annotated[
+    tuple[EventKind, ...],
+    BeforeValidator(one_or_many),
+    Field(min_length=1),
+    AfterValidator(_routable),
+    _enum_schema(_ROUTABLE),
+]
+Severities = Annotated[
+    tuple[Severity, ...],
+    BeforeValidator(one_or_many),
+    Field(min_length=1),
+    _enum_schema([severity.value for severity in Severity]),
+]
+
+
+class EventMatch(HostMatch):
+    """Which events. Everything given must match; of a list, one item must."""
+
+    kind: Kinds | None = Field(None, description="kind of event or list of kinds, see docs/states.md")
+    severity: Severities | None = Field(None, description="`critical`, `warning` or `info`, or a list of these")
+    port: PortRanges | None = Field(None, description="port, range such as `8000-8100`, or a list")
+    program: Annotated[Globs | None, globs_schema("globs on the program's name")] = Field(
+        None, description="glob or list of globs on the program's name; an unknown program matches none"
+    )
+
+
+class Route(Section):
+    """Events that some channels get, and how. The first route that matches counts."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    name: Text | None = Field(None, description="unique name, shown in logs; default: its place in the list")
+    match: EventMatch = Field(default_factory=EventMatch, description="which events; empty: all")
+    channels: tuple[Text, ...] = Field(description="names of channels; an empty list: nobody")
+    language: Language | None = Field(None, description="of its messages; default: `alerts.language`")
+    max_lines: Annotated[int, Field(ge=1)] | None = Field(None, description="default: `alerts.max_lines`")
+    group_by: Text | None = Field(
+        None, description="label of hosts: one message for each of its values; default: `alerts.group_by`"
+    )
+    go_on: bool = Field(False, alias="continue", description="also try the routes after this one")
+
+
+class Heartbeat(Section):
+    """A ping after each good run, for a dead-man's switch such as Healthchecks: it alerts when no ping comes."""
+
+    conn_id: Text = Field("portmon_heartbeat", description="Airflow HTTP connection")
+    endpoint: str = Field("", description="path below the connection's host; a secret one belongs into its host")
+    method: Literal["GET", "HEAD", "POST"] = Field("POST", description="how to ask")
+
+
+class Alerts(Section):
+    """Who hears of events."""
+
+    channels: tuple[Channel, ...] = Field(
+        (LogChannel(type="log"),), description="where messages can go; default: the task log"
+    )
+    routes: tuple[Route, ...] = Field((), description="who gets what: the first match counts")
+    default: tuple[Text, ...] | None = Field(
+        None, description="channels for what no route matches; default: every channel"
+    )
+    language: Language = Field("en", description="language of messages")
+    max_lines: Annotated[int, Field(ge=1)] = Field(50, description="a message lists at most this many events")
+    group_by: Text | None = Field(None, description="label of hosts: one message for each of its values")
+    outage_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5,
+        description="when this share of the hosts of a site (at least 5) is unreachable, a message has one line for "
+        "the site instead of one per host",
+    )
+    outage_label: Text | None = Field(
+        None, description="label of hosts that names their site; default: all hosts are one site"
+    )
+    repeat_every: Duration = Field(
+        timedelta(days=1), description="what stays wrong is told again after this, in one message; 0: never"
+    )
+    give_up_after: PositiveDuration = Field(
+        timedelta(days=1), description="what a channel did not take for this long is not sent any more, but logged"
+    )
+    templates: Text | None = Field(
+        None, description="folder with templates of your own, relative to this file; docs/messages.md"
+    )
+    heartbeat: Heartbeat | None = Field(
+        None, description="dead-man's switch: where to ping after a good run; default: nowhere"
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Alerts:
+        for what, names in (
+            ("channels", [channel.name for channel in self.channels]),
+            ("routes", [self.route_name(number) for number in range(len(self.routes))]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"two {what} are named {', '.join(map(repr, twice))}: give each a `name` of its own")
+        return self
+
+    def route_name(self, number: int) -> str:
+        """What a route is called in logs and in the database.
+
+        :param number: its place, from 0
+        """
+        return self.routes[number].name or f"route {number + 1}"
+
+    def reserved_names(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
+        """Places below ``alerts`` with a name that a route can't have, and why."""
+        for number, route in enumerate(self.routes):
+            automatic = _AUTOMATIC.fullmatch(route.name or "")
+            if route.name == DEFAULT_ROUTE:
+                why = "that is what serves all that no route matches"
+            elif automatic and int(automatic[1]) != number + 1:
+                why = f"so is the one in place {automatic[1]} if it has no name, and this is place {number + 1}"
+            else:
+                continue
+            yield ("routes", number, "name"), f"no route can be named {route.name!r} here: {why}"
+
+    def unknown_channels(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
+        """Places below ``alerts`` that name a channel which does not exist, and that name."""
+        known = {channel.name for channel in self.channels}
+        for number, route in enumerate(self.routes):
+            for place, name in enumerate(route.channels):
+                if name not in known:
+                    yield ("routes", number, "channels", place), name
+        for place, name in enumerate(self.default or ()):
+            if name not in known:
+                yield ("default", place), name

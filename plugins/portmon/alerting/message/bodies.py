@@ -1,0 +1,159 @@
+"""The bodies of a message from its templates: the user's own, else the built-in ones.
+
+A template of the user's that fails must not cost an alert: the message is made with the built-in ones then.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, StrictUndefined, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from portmon.alerting.config import Language
+from portmon.alerting.message.view import View
+from portmon.text import TITLE_LIMIT, plain
+
+BUILT_IN = Path(__file__).parent / "templates"
+NAMES = ("en.j2", "zh.j2", "message.txt.j2", "message.md.j2", "message.html.j2")
+"""Templates that a folder of the user's may hold."""
+
+_log = logging.getLogger("portmon.alerts")
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What the templates of each medium see: the same, made harmless for it."""
+
+    text: View
+    markdown: View
+    html: View
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """Final text of a message."""
+
+    title: str
+    text: str
+    markdown: str
+    html: str
+
+
+def fill(views: Views, language: Language, folder: Path | None, *, again: bool = False) -> Bodies:
+    """Title and bodies, whatever is wrong with the templates in the folder.
+
+    :param again: of the same message: what is wrong was told
+    """
+    if folder is not None:
+        try:
+            return Templates(language, folder).fill(views)
+        except Exception as error:
+            if not again:
+                _log.error(
+                    "%s; the built-in templates are used instead. `python -m portmon check` tells whether it is mended",
+                    problem(error, folder),
+                )
+    return _built_in(language).fill(views)
+
+
+class Templates:
+    """The templates of one language, ready for use.
+
+    :param folder: its templates win over the built-in ones; None: only these
+    :raises Exception: whatever a template of the folder raises
+    """
+
+    def __init__(self, language: Language, folder: Path | None = None) -> None:
+        if folder is not None and not folder.is_dir():
+            raise NotADirectoryError(f"{folder}: there is no such folder")
+        self._text = _environment(folder, language, html=False)
+        self._html = _environment(folder, language, html=True)
+
+    def fill(self, views: Views) -> Bodies:
+        """Title and bodies.
+
+        :raises Exception: whatever a template of the folder raises
+        """
+        title = self._text.from_string("{{ say.title(view) }}").render(view=views.text)
+        return Bodies(
+            title=_some("title", plain(title.strip(), TITLE_LIMIT)),
+            text=_some("message.txt.j2", _render(self._text, "message.txt.j2", views.text)),
+            markdown=_some("message.md.j2", _render(self._text, "message.md.j2", views.markdown)),
+            html=_some("message.html.j2", _render(self._html, "message.html.j2", views.html)),
+        )
+
+
+@lru_cache(maxsize=2)
+def _built_in(language: Language) -> Templates:
+    return Templates(language)
+
+
+def _render(environment: ImmutableSandboxedEnvironment, name: str, view: View) -> str:
+    return environment.get_template(name).render(view=view).strip("\n")
+
+
+def _some(name: str, text: str) -> str:
+    if not text.strip():
+        raise ValueError(f"{name} says nothing")
+    return text
+
+
+def problem(error: Exception, folder: Path) -> str:
+    """What is wrong with a template, with its file and line."""
+    told = plain(str(error) or type(error).__name__, 300)
+    if isinstance(error, NotADirectoryError):
+        return f"alerts.templates: {told}"
+    if isinstance(error, TemplateSyntaxError):
+        file = error.filename or error.name or ""
+        return f"{file}:{error.lineno}: {told}"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)]
+    if own:
+        return f"{own[-1].filename}:{own[-1].lineno}: {told}"
+    return f"{folder}: {told}"
+
+
+class _Words:
+    """What messages say in one language: a macro of the user's own, else the built-in one of that name.
+
+    The macros call each other by this too, so that whoever wants other words for one thing writes one macro.
+    """
+
+    _modules: tuple[Any, ...] = ()
+    """Under a name that no template can reach."""
+
+    def __getattr__(self, name: str) -> Any:
+        for module in self._modules:
+            if hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(name)
+
+
+def _environment(folder: Path | None, language: Language, *, html: bool) -> ImmutableSandboxedEnvironment:
+    built_in = FileSystemLoader(BUILT_IN)
+    environment = ImmutableSandboxedEnvironment(
+        loader=ChoiceLoader(
+            [
+                *([FileSystemLoader(folder)] if folder else []),
+                built_in,
+                PrefixLoader({"builtin": built_in}),
+            ]
+        ),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
+    )
+    say = environment.globals["say"] = _Words()
+    for name in (f"builtin/{language}.j2", f"{language}.j2"):
+        try:
+            say._modules = environment.get_template(name).module, *say._modules
+        except Exception:
+            environment.handle_exception()  # raises it again, with the lines of the template
+    return environment

@@ -1,0 +1,78 @@
+"""Most hosts of a site at once: one outage instead of one line per host.
+
+A switch that dies takes its rack with it. What a message says then is which rack, not 300 names.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from portmon.model.alert import Alert
+from portmon.model.event import EventKind
+
+LEAST_HOSTS = 5
+"""Fewer hosts are no outage, whatever share of their site they are."""
+LEAST_EVENTS = 2
+"""Fewer events of a site need no folding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Most hosts of a site are unreachable, or come back, at once.
+
+    :param site: value of the label that names the site; empty for the whole fleet
+    :param hosts: hosts of the site
+    :param unreachable: of them unreachable now
+    """
+
+    site: str
+    hosts: int
+    unreachable: int
+
+
+def find_outages(
+    alerts: Sequence[Alert],
+    labels: Mapping[str, Mapping[str, str]],
+    unreachable: Collection[str],
+    *,
+    ratio: float,
+    label: str | None,
+) -> dict[str, Outage]:
+    """Which hosts' ``unreachable`` and ``reachable`` events a message folds into one line per site.
+
+    :param alerts: of one message
+    :param labels: host id -> labels, of every host that is watched now
+    :param unreachable: ids of the hosts that are unreachable now
+    :param ratio: share of a site's hosts that makes an outage
+    :param label: names the site of a host; a host without it belongs to none. None: all hosts are one site
+    :return: host id -> outage that its event is folded into; the others are told one by one
+    """
+    if label is None:
+        site_of = dict.fromkeys(labels, "")
+    else:
+        site_of = {host_id: own[label] for host_id, own in labels.items() if own.get(label)}
+    members: dict[str, set[str]] = defaultdict(set)
+    for host_id, site in site_of.items():
+        members[site].add(host_id)
+    gone: dict[str, set[str]] = defaultdict(set)
+    back: dict[str, set[str]] = defaultdict(set)
+    for alert in alerts:
+        event = alert.event
+        if event.host_id in site_of and event.kind in (EventKind.UNREACHABLE, EventKind.REACHABLE):
+            (gone if event.kind is EventKind.UNREACHABLE else back)[site_of[event.host_id]].add(event.host_id)
+    ids = frozenset(unreachable)
+    found: dict[str, Outage] = {}
+    for site in sorted({*gone, *back}):
+        outage = Outage(site, len(members[site]), len(members[site] & ids))
+        if len(gone[site]) >= LEAST_EVENTS and _is_most(outage.unreachable, outage.hosts, ratio):
+            found |= dict.fromkeys(sorted(gone[site]), outage)
+        if _is_most(len(back[site]), outage.hosts, ratio):
+            found |= dict.fromkeys(sorted(back[site]), outage)
+    return found
+
+
+def _is_most(count: int, hosts: int, ratio: float) -> bool:
+    # Not `count >= ratio * hosts`: 0.07 * 100 is more than 7.
+    return count >= LEAST_HOSTS and count / hosts >= ratio

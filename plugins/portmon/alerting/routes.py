@@ -1,0 +1,206 @@
+"""Which channels get an event: one ordered list of routes, the first match counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from portmon.alerting.config import DEFAULT_ROUTE, Alerts, EventMatch, Language
+from portmon.matching import any_glob, has_labels, in_ranges, is_named, match_text
+from portmon.model.event import AlertRole, Event, alert_role, programs_of
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What one route makes of an event.
+
+    :param route: its name
+    :param channels: who gets the event by it, in order; none that has it by an earlier route
+    """
+
+    route: str
+    channels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What a route says about its messages."""
+
+    language: Language
+    max_lines: int
+    group_by: str | None
+
+
+class Routes:
+    """All routes of a configuration.
+
+    :param where: names a route for people, with its line: :meth:`portmon.config.Config.where`
+    """
+
+    def __init__(self, alerts: Alerts, *, where: Callable[..., str] | None = None) -> None:
+        self._alerts = alerts
+        self._where = where or (lambda *location: f"{'.'.join(map(str, location[:-1]))}[{location[-1]}]")
+        self._numbers = {alerts.route_name(number): number for number in range(len(alerts.routes))}
+        everybody = tuple(channel.name for channel in alerts.channels)
+        self._default = tuple(dict.fromkeys(everybody if alerts.default is None else alerts.default))
+
+    def of(self, event: Event) -> tuple[Routing, ...]:
+        """Who gets an event; empty if that is nobody.
+
+        What ends something goes to whoever got its beginning, and a note to nobody: for neither is there a route.
+        """
+        if _unrouted(event) is not None:
+            return ()
+        numbers = self._matching(event)
+        named = [(self._alerts.route_name(number), self._alerts.routes[number].channels) for number in numbers]
+        found: list[Routing] = []
+        taken: set[str] = set()
+        for name, channels in named or [(DEFAULT_ROUTE, self._default)]:
+            fresh = tuple(channel for channel in dict.fromkeys(channels) if channel not in taken)
+            taken.update(fresh)
+            if fresh:
+                found.append(Routing(name, fresh))
+        return tuple(found)
+
+    def style(self, route: str) -> Style:
+        """How the messages of a route look; of one that is not there any more, as those of the default."""
+        general = self._alerts
+        number = self._numbers.get(route)
+        if number is None:
+            return Style(general.language, general.max_lines, general.group_by)
+        own = general.routes[number]
+        return Style(
+            own.language or general.language, own.max_lines or general.max_lines, own.group_by or general.group_by
+        )
+
+    def told(self) -> list[str]:
+        """Every route in order, and the default, for people."""
+        lines = []
+        for number, route in enumerate(self._alerts.routes):
+            goes_on = ", then those after it" if self._goes_on(number) else ""
+            matched = match_text(route.match, empty="every event")
+            lines.append(f"{self._place(number)}: {matched} -> {_names(route.channels)}{goes_on}")
+        lines.append(f"{DEFAULT_ROUTE}: what no route matches -> {_names(self._default)}")
+        return lines
+
+    def unreachable(self) -> list[tuple[int, str]]:
+        """Places of routes that no event ever comes to, and why."""
+        found = []
+        for number, route in enumerate(self._alerts.routes):
+            for before in range(number):
+                if self._takes_all_of(before, route.match):
+                    name = self._alerts.route_name(number)
+                    found.append((number, f"nothing reaches the route {name!r}: {self._place(before)} takes all of it"))
+                    break
+        return found
+
+    def unused_channels(self) -> list[str]:
+        """Names of channels that get nothing: no route that is reached names them, nor the default if that is."""
+        routes = self._alerts.routes
+        dead = {number for number, _ in self.unreachable()}
+        used = {name for number, route in enumerate(routes) if number not in dead for name in route.channels}
+        if not any(self._takes_all_of(number, EventMatch()) for number in range(len(routes))):
+            used.update(self._default)
+        return [channel.name for channel in self._alerts.channels if channel.name not in used]
+
+    def explain(self, event: Event) -> list[str]:
+        """Why an event goes where it goes: each route in order, then the channels. Not escaped."""
+        unrouted = _unrouted(event)
+        if unrouted is not None:
+            return [unrouted]
+        lines = []
+        ended = False
+        for number, route in enumerate(self._alerts.routes):
+            lacking = None if ended else next(_lacking(route.match, event), None)
+            if ended:
+                told = "not tried"
+            elif lacking is not None:
+                told = f"no: {lacking}"
+            else:
+                told = f"yes: {match_text(route.match, empty='every event')} -> {_names(route.channels)}"
+                ended = not self._goes_on(number)
+                told += "" if ended else ", then those after it"
+            lines.append(f"{self._place(number)}: {told}")
+        routings = self.of(event)
+        if not self._matching(event):
+            lines.append(f"no route matches: {DEFAULT_ROUTE} -> {_names(self._default)}")
+        who = ", ".join(f"{channel} (route {one.route})" for one in routings for channel in one.channels)
+        lines.append(f"goes to: {who or 'nobody'}")
+        return lines
+
+    def _matching(self, event: Event) -> Sequence[int]:
+        """Places of the routes that count for an event."""
+        found = []
+        for number, route in enumerate(self._alerts.routes):
+            if next(_lacking(route.match, event), None) is None:
+                found.append(number)
+                if not self._goes_on(number):
+                    break
+        return found
+
+    def _goes_on(self, number: int) -> bool:
+        """Whether the routes after one are tried too; a route to nobody ends the search whatever it says."""
+        route = self._alerts.routes[number]
+        return route.go_on and bool(route.channels)
+
+    def _takes_all_of(self, number: int, match: EventMatch) -> bool:
+        """Whether a route leaves nothing of what matches to those after it, as far as the two texts show."""
+        return not self._goes_on(number) and _covers(self._alerts.routes[number].match, match)
+
+    def _place(self, number: int) -> str:
+        name = self._alerts.routes[number].name
+        return self._where("alerts", "routes", number) + (f" ({name})" if name else "")
+
+
+def _unrouted(event: Event) -> str | None:
+    """Why an event has no route of its own; None if it has."""
+    role = alert_role(event.kind, event.details)
+    if role is None:
+        return f"{event.kind.value} is a note: kept, and sent to nobody"
+    if role is AlertRole.RESOLVED:
+        return f"{event.kind.value} has no route: it goes to whoever got what it ends"
+    return None
+
+
+def _covers(wide: EventMatch, narrow: EventMatch) -> bool:
+    """Whether everything that one matches is matched by another; globs are compared as texts."""
+    for field in ("host", "kind", "severity", "program"):
+        more, less = getattr(wide, field), getattr(narrow, field)
+        if more is not None and (less is None or not set(less) <= set(more)):
+            return False
+    labels = narrow.label or {}
+    for label, globs in (wide.label or {}).items():
+        if label not in labels or not set(labels[label]) <= set(globs):
+            return False
+    return wide.port is None or (
+        narrow.port is not None
+        and all(any(low <= first and last <= high for low, high in wide.port) for first, last in narrow.port)
+    )
+
+
+def _lacking(match: EventMatch, event: Event) -> Iterator[str]:
+    """What of a match an event does not have."""
+    if match.host is not None:
+        if event.host_name is None:
+            yield f"{match_text([('host', match.host)])}, but it is about no host"
+        elif not is_named(event.host_name, match.host):
+            yield f"{match_text([('host', match.host)])}, but it is {event.host_name}"
+    for label, globs in (match.label or {}).items():
+        if not has_labels(event.labels, {label: globs}):
+            has = f"it is {event.labels[label]}" if label in event.labels else "there is no such label"
+            yield f"{match_text([('label', {label: globs})])}, but {has}"
+    if match.kind is not None and event.kind not in match.kind:
+        yield f"{match_text([('kind', match.kind)])}, but it is {event.kind.value}"
+    if match.severity is not None and event.severity not in match.severity:
+        yield f"{match_text([('severity', match.severity)])}, but it is {event.severity.value}"
+    if match.port is not None and (event.port is None or not in_ranges(event.port, match.port)):
+        has = "about no port" if event.port is None else str(event.port)
+        yield f"{match_text([('port', match.port)])}, but it is {has}"
+    if match.program is not None:
+        programs = programs_of(event)
+        if not any(any_glob(program, match.program) for program in programs):
+            yield f"{match_text([('program', match.program)])}, but it is {', '.join(programs) or 'not known'}"
+
+
+def _names(channels: Sequence[str]) -> str:
+    return ", ".join(channels) or "nobody"

@@ -1,0 +1,246 @@
+"""What nobody is to be told of: mutes and acknowledgements. They withhold messages, never events.
+
+A weekly schedule is a text such as ``Sun 02:00-04:00``, ``Mon-Fri 22:00-06:00`` (over midnight; it belongs to the day
+on which it starts) or ``Sat,Sun 00:00-24:00``. It is compared with what a clock on the wall of its time zone shows. So
+an hour that the clock skips in spring is no part of any schedule, and what was to begin in it begins right after it. An
+hour that the clock shows twice in autumn counts both times. ``Sun 02:00-04:00`` lasts one hour on the one of these days
+and three hours on the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from portmon.matching import any_glob, has_labels, in_ranges, is_named, match_text
+from portmon.model.event import Event, programs_of
+from portmon.model.host import Host
+
+EVERYTHING = "*"
+"""As a glob of hosts also the monitor's own events, which are about no host."""
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_DAY = 24 * 60
+_WEEK = 7 * _DAY
+_MINUTE = timedelta(minutes=1)
+_HOUR = timedelta(hours=1)
+_SCHEDULE = re.compile(r"([A-Za-z, -]+?)\s+(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})")
+_RIGHT = "give days and times, for instance 'Sun 02:00-04:00', 'Mon-Fri 22:00-06:00' or 'Sat,Sun 00:00-24:00'"
+
+
+@dataclass(frozen=True, slots=True)
+class Weekly:
+    """One weekly schedule, in minutes since Monday, 00:00, of the wall clock.
+
+    :param starts: when it begins, for each of its days
+    :param length: how long it lasts; at most a day
+    """
+
+    starts: tuple[int, ...]
+    length: int
+
+    def covers(self, wall: datetime) -> bool:
+        """Whether it is under way at what the clock shows."""
+        minute = _minute_of_week(wall)
+        return any((minute - start) % _WEEK < self.length for start in self.starts)
+
+    def wait(self, wall: datetime) -> int:
+        """Minutes on the clock until it begins, 1 to a week."""
+        minute = _minute_of_week(wall)
+        return min((start - minute - 1) % _WEEK + 1 for start in self.starts)
+
+
+@lru_cache(maxsize=1024)
+def parse_weekly(text: str) -> Weekly:
+    """Read a weekly schedule.
+
+    :raises ValueError: naming what is right
+    """
+    match = _SCHEDULE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is no weekly schedule: {_RIGHT}")
+    start, end = _minutes(text, match[2], match[3]), _minutes(text, match[4], match[5])
+    if start == end:
+        raise ValueError(f"{text!r} begins when it ends; a whole day is 00:00-24:00")
+    if start == _DAY:
+        raise ValueError(f"{text!r} begins at 24:00; that is 00:00 of the next day")
+    return Weekly(tuple(sorted(day * _DAY + start for day in _days(text, match[1]))), (end - start) % _DAY or _DAY)
+
+
+@lru_cache(maxsize=256)
+def zone(name: str) -> ZoneInfo:
+    """A time zone by its IANA name.
+
+    :raises ValueError: if this machine knows none of that name
+    """
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{name!r} is no time zone: give an IANA name such as Europe/Berlin, or UTC") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Mute:
+    """What nobody is to be told of, and when. Everything given must match; of a list, one item must.
+
+    :param alert_id: an acknowledgement: only of this alert, and then nothing else is given
+    :param hosts: globs on the host's name; ``*`` matches the monitor's own events too
+    :param labels: of the host: name to globs on its value
+    :param ports: inclusive ranges
+    :param programs: globs; an unknown program matches none
+    :param ends_at: from when on it does not count any more; None: until somebody lifts it
+    :param weekly: schedules, see :func:`parse_weekly`: between start and end it counts only within one of them
+    :param timezone: IANA name, of the schedules
+    :param author: who wants it
+    :param reason: why, in that person's words
+    """
+
+    id: int
+    alert_id: str | None
+    hosts: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]] = field(hash=False)
+    ports: tuple[tuple[int, int], ...]
+    programs: tuple[str, ...]
+    starts_at: datetime
+    ends_at: datetime | None
+    weekly: tuple[str, ...]
+    timezone: str
+    author: str
+    reason: str
+    created_at: datetime
+    lifted_at: datetime | None = None
+    lifted_by: str | None = None
+
+    def over(self, now: datetime) -> bool:
+        """Whether it never counts again."""
+        return any(end is not None and end <= now for end in (self.ends_at, self.lifted_at))
+
+    def active(self, now: datetime) -> bool:
+        """Whether it counts.
+
+        A schedule or time zone that can't be read here mutes nothing: rather a message too many than one too few.
+        """
+        if now < self.starts_at or self.over(now):
+            return False
+        return not self.weekly or self._scheduled(now)
+
+    def next_start(self, now: datetime) -> datetime | None:
+        """When it counts next, to the minute; now if it does, None if it never will."""
+        if self.active(now):
+            return now
+        at = max(now, self.starts_at)
+        # The same schedule comes round every week, but for one that the skipped hour swallows.
+        last = at + timedelta(weeks=2, days=1)
+        while at < last and not self.over(at):
+            if self.active(at):
+                return at
+            at = self._step(at)
+        return None
+
+    def matches(self, event: Event, alert_id: str | None, host: Host | None = None) -> bool:
+        """Whether it is about an event.
+
+        :param alert_id: of the alert that the event is part of, if any
+        :param host: as it is called and labelled now; what goes on may be muted by that as well
+        """
+        if self.alert_id is not None:
+            return alert_id == self.alert_id
+        if not self._matches_host_of(event) and not (host is not None and self.matches_host(host)):
+            return False
+        if self.ports and (event.port is None or not in_ranges(event.port, self.ports)):
+            return False
+        return not self.programs or any(any_glob(program, self.programs) for program in programs_of(event))
+
+    def _matches_host_of(self, event: Event) -> bool:
+        if event.host_id is None:
+            named = not self.hosts or EVERYTHING in self.hosts
+        else:
+            named = not self.hosts or is_named(event.host_name or "", self.hosts)
+        return named and has_labels(event.labels, self.labels)
+
+    def matches_host(self, host: Host) -> bool:
+        """Whether some event of a host could be withheld."""
+        return (
+            self.alert_id is None
+            and has_labels(host.labels, self.labels)
+            and (not self.hosts or is_named(host.name, self.hosts))
+        )
+
+    def what(self) -> str:
+        """What it is about, for people; of an acknowledgement nothing is known here but its alert."""
+        if self.alert_id is not None:
+            return f"alert {self.alert_id}"
+        given = {"host": self.hosts, "label": self.labels, "port": self.ports, "program": self.programs}
+        return match_text((name, value or None) for name, value in given.items())
+
+    def when(self) -> str:
+        """When it counts, for people who know when it began."""
+        parts = [f"{', '.join(self.weekly)} {self.timezone}"] if self.weekly else []
+        if self.ends_at is not None:
+            parts.append(f"until {self.ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
+        return " ".join(parts)
+
+    def told(self) -> str:
+        """Why a message is withheld, for people: who, until when, why."""
+        verb, number = ("muted", f" (mute {self.id})") if self.alert_id is None else ("acknowledged", "")
+        when = self.when()
+        return f"{verb} by {self.author}{f' {when}' if when else ''}{f': {self.reason}' if self.reason else ''}{number}"
+
+    def _scheduled(self, now: datetime) -> bool:
+        try:
+            wall = now.astimezone(zone(self.timezone))
+            return any(parse_weekly(text).covers(wall) for text in self.weekly)
+        except ValueError:
+            return False
+
+    def _step(self, at: datetime) -> datetime:
+        """The next moment that may be the first of a schedule."""
+        at = at.replace(second=0, microsecond=0)
+        try:
+            tz = zone(self.timezone)
+            wait = min(parse_weekly(text).wait(at.astimezone(tz)) for text in self.weekly)
+        except ValueError:
+            return at + _HOUR
+        # Where the clock is changed, the way is gone minute by minute.
+        steady = at.astimezone(tz).utcoffset() == (at + _HOUR).astimezone(tz).utcoffset()
+        return at + min(wait * _MINUTE, _HOUR) if steady else at + _MINUTE
+
+
+def muted(
+    mutes: Iterable[Mute], event: Event, alert_id: str | None, now: datetime, host: Host | None = None
+) -> Mute | None:
+    """The first mute that counts and is about an event.
+
+    :param alert_id: of the alert that the event is part of, if any
+    :param host: of the event, as it is called and labelled now
+    """
+    return next((mute for mute in mutes if mute.active(now) and mute.matches(event, alert_id, host)), None)
+
+
+def _minute_of_week(wall: datetime) -> int:
+    return wall.weekday() * _DAY + wall.hour * 60 + wall.minute
+
+
+def _minutes(text: str, hours: str, minutes: str) -> int:
+    found = int(hours) * 60 + int(minutes)
+    if int(minutes) > 59 or found > _DAY:
+        raise ValueError(f"{text!r}: {hours}:{minutes} is no time of day; they go from 00:00 to 24:00")
+    return found
+
+
+def _days(text: str, days: str) -> set[int]:
+    found: set[int] = set()
+    for part in days.split(","):
+        names = [name.strip().capitalize() for name in part.split("-")]
+        wrong = next((name for name in names if name not in _DAYS), None)
+        if wrong is not None or len(names) > 2:
+            raise ValueError(
+                f"{text!r}: {part.strip()!r} is no day; days are {', '.join(_DAYS)}, or a range such as Mon-Fri"
+            )
+        first, last = _DAYS.index(names[0]), _DAYS.index(names[-1])
+        found |= {(first + step) % 7 for step in range((last - first) % 7 + 1)}
+    return found

@@ -1,0 +1,1 @@
+"""What people see and do, once, for the command line and the web page."""

@@ -1,0 +1,214 @@
+"""A history in, events out: the engine of a run without hosts, database and clock. Loads pandas.
+
+A history is JSON lines, one final observation each; lines of the same ``at`` are one run::
+
+    {"at": "2026-01-01T00:00:00Z", "host_id": "h1", "outcome": "ok", "boot_id": "b1", "ephemeral": [32768, 60999],
+     "listeners": [{"protocol": "tcp", "address": "0.0.0.0", "port": 80, "pid": 10, "program": "nginx"}]}
+
+``outcome`` is ``ok``, ``unreachable``, ``invalid`` or ``removed`` (the host left the CMDB). Optional are ``name``,
+``labels`` and ``declared`` (ports) of the host, kept until a later line says otherwise; ``error_class`` of a failure;
+``tool``, ``netns`` of an ok one; ``uid``, ``unit``, ``zone``, ``inode`` and ``comm`` of a listener.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from portmon.config import Config
+from portmon.engine.declared import declared_ports
+from portmon.engine.diff import HostRow, Verdict, close_hosts, judge
+from portmon.engine.frames import empty_ports, merged
+from portmon.engine.rules import RuleSet
+from portmon.errors import HistoryError
+from portmon.fields import PortNumber
+from portmon.model.event import Event
+from portmon.model.host import Host
+from portmon.model.observation import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome
+
+LEFT = "removed"
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class ListenerLine(_Line):
+    """A listening socket of a history."""
+
+    protocol: Literal["tcp", "tcp6"] = "tcp"
+    address: str = "0.0.0.0"  # noqa: S104 - nothing is bound
+    port: PortNumber
+    pid: int | None = None
+    program: str | None = None
+    zone: str | None = None
+    uid: int | None = None
+    unit: str | None = None
+    inode: int | None = None
+    comm: str | None = None
+
+
+class HistoryLine(_Line):
+    """One final observation of a history."""
+
+    at: datetime
+    host_id: str = Field(min_length=1)
+    outcome: Literal["ok", "unreachable", "invalid", "removed"]
+    boot_id: str | None = None
+    ephemeral: tuple[PortNumber, PortNumber] = EPHEMERAL_DEFAULT
+    listeners: tuple[ListenerLine, ...] = ()
+    netns: int | None = None
+    tool: str = "netstat-W"
+    error_class: str | None = None
+    name: str | None = None
+    labels: Mapping[str, str] | None = None
+    declared: tuple[PortNumber, ...] | None = None
+
+    def attempt(self) -> Attempt:
+        """As the scan would have stored it."""
+        outcome = Outcome(self.outcome)
+        seen = None
+        if outcome is Outcome.OK:
+            seen = Observation(
+                tool=self.tool,
+                uid=0,
+                boot_id=self.boot_id,
+                netns=self.netns,
+                ephemeral=self.ephemeral,
+                listeners=tuple(Listener(**listener.model_dump()) for listener in self.listeners),
+            )
+        return Attempt(
+            host_id=self.host_id,
+            run_id=self.at.isoformat(),
+            try_number=1,
+            observed_at=self.at,
+            outcome=outcome,
+            observation=seen,
+            error_class=None if seen else self.error_class or outcome.value,
+            error=None,
+        )
+
+
+def read_history(lines: Iterable[str], *, name: str = "history") -> Iterator[HistoryLine]:
+    """The observations of a history, in its order: those that come too late are for the judge to ignore.
+
+    :param name: of the file, for messages
+    :raises HistoryError: with file, line and field
+    """
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        try:
+            line = HistoryLine.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise HistoryError(f"{place}: {first['msg']}" if place else first["msg"], file=name, line=number) from error
+        at = line.at.replace(tzinfo=UTC) if line.at.tzinfo is None else line.at.astimezone(UTC)
+        yield line.model_copy(update={"at": at})
+
+
+@dataclass(slots=True)
+class Simulation:
+    """The state of a fleet, kept in memory between runs."""
+
+    config: Config
+    interval: timedelta
+    fleet: dict[str, Host] = field(default_factory=dict)
+    left: dict[str, datetime] = field(default_factory=dict)
+    hosts: dict[str, HostRow] = field(default_factory=dict)
+    ports: Any = field(default_factory=empty_ports)
+    failing_since: datetime | None = None
+
+    def run(self, at: datetime, lines: Iterable[HistoryLine]) -> tuple[Event, ...]:
+        """What one run tells.
+
+        :param lines: its observations, all of ``at``
+        """
+        lines = list(lines)
+        events = self._leave(at, [line.host_id for line in lines if line.outcome == LEFT])
+        looks = [line for line in lines if line.outcome != LEFT]
+        for line in looks:
+            self._list(line)
+        config = self.config
+        verdict = judge(
+            self.hosts,
+            self.ports,
+            [line.attempt() for line in looks],
+            inventory=self.fleet,
+            rules=RuleSet(config.rules, where=config.where),
+            settings=config.states,
+            interval=self.interval,
+            run_id=at.isoformat(),
+            declared=declared_ports(self.fleet, config.declared, {}, where=config.where),
+            failing_since=self.failing_since,
+        )
+        self._take(verdict)
+        self.failing_since = verdict.failing_since
+        return events + verdict.events
+
+    def _leave(self, at: datetime, leaving: list[str]) -> tuple[Event, ...]:
+        events: tuple[Event, ...] = ()
+        leaving = [host_id for host_id in leaving if self.fleet.pop(host_id, None)]
+        if leaving:
+            closed = close_hosts(
+                self.hosts, self.ports, leaving, reason="it left the CMDB", run_id=at.isoformat(), now=at
+            )
+            self._take(closed)
+            events = closed.events
+            self.left |= dict.fromkeys(leaving, at)
+        gone = [host_id for host_id, since in self.left.items() if at - since >= self.config.cmdb.prune_after]
+        for host_id in gone:
+            del self.left[host_id]
+        if gone:
+            self.hosts = {host_id: row for host_id, row in self.hosts.items() if host_id not in gone}
+            self.ports = self.ports[~self.ports["host_id"].isin(gone)]
+        return events
+
+    def _list(self, line: HistoryLine) -> None:
+        self.left.pop(line.host_id, None)
+        before = self.fleet.get(line.host_id)
+        name = line.name or (before.name if before else line.host_id)
+        labels = line.labels if line.labels is not None else before.labels if before else {}
+        declared = line.declared if line.declared is not None else before.declared if before else ()
+        self.fleet[line.host_id] = Host(line.host_id, name, line.host_id, None, dict(labels), tuple(sorted(declared)))
+
+    def _take(self, verdict: Verdict) -> None:
+        self.ports = merged(self.ports, verdict.ports, verdict.dropped)
+        self.hosts |= {row["host_id"]: row for row in verdict.hosts}
+
+
+def simulate(
+    lines: Iterable[str], config: Config, *, interval: timedelta, name: str = "history"
+) -> Iterator[dict[str, Any]]:
+    """What the engine tells of a history, in order.
+
+    :param lines: of the history
+    :param config: ``rules``, ``declared``, ``states`` and ``cmdb.prune_after`` count
+    :param interval: between scheduled runs
+    :param name: of the file, for messages
+    :returns: ``at``, ``host_id``, ``kind``, ``protocol``, ``port`` (None for a host's own) and ``reason`` of each event
+    :raises HistoryError: with file, line and field
+    """
+    simulation = Simulation(config, interval)
+    for at, run in groupby(read_history(lines, name=name), key=lambda line: line.at):
+        for event in simulation.run(at, run):
+            yield {
+                "at": event.at.strftime("%Y-%m-%dT%H:%M:%S" + (".%f" if event.at.microsecond else "") + "Z"),
+                "host_id": event.host_id,
+                "kind": event.kind.value,
+                "protocol": event.protocol,
+                "port": event.port,
+                "reason": event.reason,
+            }
+
+
+def to_json(event: Mapping[str, Any]) -> str:
+    """One line of output, ASCII only: names may hold what no terminal should see."""
+    return json.dumps(event, ensure_ascii=True)

@@ -1,0 +1,76 @@
+"""Sections ``rules``, ``declared`` and ``states``: what is watched, and when a change counts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from portmon.fields import BindScopes, Duration, Globs, HostMatch, PortRanges, PositiveDuration, Section, globs_schema
+
+
+class Rule(HostMatch):
+    """One line of the ordered list: first match wins. Everything given must match.
+
+    A port that no rule matches is watched, unless the host part (`host`, `label`) of some `allow` rule matches
+    its host: there, only what is allowed is watched. An `allow` rule without a host part matches every host, so
+    that nothing but what is allowed is watched anywhere; `python -m portmon check` says which hosts these are.
+    """
+
+    action: Literal["allow", "deny"] = Field(description="`allow` watches what matches, `deny` ignores it")
+    port: PortRanges | None = Field(None, description="port, range such as `8000-8100`, or a list")
+    program: Annotated[Globs | None, globs_schema("globs on the program's name")] = Field(
+        None, description="glob or list of globs on the program's name; an unknown program matches none"
+    )
+    bind: Annotated[BindScopes | None, globs_schema("loopback, wildcard, or networks")] = Field(
+        None, description="`loopback`, `wildcard`, a network such as `10.0.0.0/8`, or a list"
+    )
+    comment: str = Field("", description="why; shown where the rule decided something")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Rule:
+        if not any((self.host, self.label, self.port, self.program, self.bind)):
+            raise ValueError("give at least one of host, label, port, program, bind (host: '*' matches every host)")
+        return self
+
+
+class Declaration(HostMatch):
+    """Ports that must listen on some hosts: one that does not is down from the first observation."""
+
+    port: PortRanges = Field(description="port or list; of a range every port must listen")
+    comment: str = Field("", description="why; shown in events")
+
+    @model_validator(mode="after")
+    def _is_small(self) -> Declaration:
+        if sum(high - low + 1 for low, high in self.port) > 1000:
+            raise ValueError("declares more than 1000 ports")
+        return self
+
+
+class States(Section):
+    """When a change counts."""
+
+    down_after: Annotated[int, Field(ge=1)] = Field(
+        1, description="runs in a row in which a port is missing (each one confirmed) before it is down"
+    )
+    unreachable_after: Annotated[int, Field(ge=1)] = Field(
+        2, description="tried runs in a row without evidence before a host is unreachable"
+    )
+    ephemeral_after: Annotated[int, Field(ge=1)] = Field(
+        3, description="observations in a row before a port in the host's ephemeral range is watched"
+    )
+    flap_threshold: Annotated[int, Field(ge=2)] = Field(
+        4,
+        description="changes (down or back) within `flap_window` that make a port flapping: one message, then silence",
+    )
+    flap_window: PositiveDuration = Field(
+        timedelta(hours=1),
+        description="see `flap_threshold`; at least 12 intervals. A port that held still for it is stable",
+    )
+    reboot_grace: Duration = Field(
+        timedelta(minutes=10), description="time that services have to come back after a reboot of their host"
+    )
+    retire_after: PositiveDuration = Field(
+        timedelta(days=30), description="a port that is down for this long is not watched any more"
+    )

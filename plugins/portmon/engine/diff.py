@@ -1,0 +1,957 @@
+"""Previous state and observations into next state and events. Pure: the clock is an argument.
+
+State is one row per host and one per watched port. :func:`judge` takes them and what the scan saw, and returns only
+what changed. What one observation makes of one port is the business of :mod:`portmon.engine.states`; here is what
+concerns hosts, the fleet, and finding the ports that are not as they were, which are few among many: known and seen
+ports are compared as frames (:mod:`portmon.engine.frames`), some hosts at a time. A look that shows nothing new of a
+settled host (see :mod:`portmon.engine.fingerprint`) is judged without its ports.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import pandas as pd
+
+from portmon.engine import states
+from portmon.engine.config import States
+from portmon.engine.declared import Declared
+from portmon.engine.events import event_id, monitor_event
+from portmon.engine.fingerprint import fingerprint
+from portmon.engine.frames import HOST_COLUMNS, KEY, SETS, key_of, merged, port_of, ports_of, records
+from portmon.engine.rules import HostRules, RuleSet
+from portmon.engine.states import Look, Port, Seen, Step, Told
+from portmon.engine.watched import any_watched, fold, known_programs, seen_of, why_watched
+from portmon.model.event import Event, EventKind, is_notice, severity_of
+from portmon.model.host import Host
+from portmon.model.observation import PROBE, PROTOCOL, Attempt, Observation, Outcome, PortKey, hung_tools, in_time
+from portmon.model.state import HostStatus, PortStatus
+from portmon.probe.compare import program_of, same_program
+
+HostRow = dict[str, Any]
+"""What is known of a host, see :data:`portmon.engine.frames.HOST_COLUMNS`."""
+UNSEEN = timedelta(minutes=15)
+"""What happened while nobody saw a host for longer, and for …"""
+UNSEEN_INTERVALS = 3
+"""… intervals, happened at some time between two looks: that is said."""
+SIGHTINGS = frozenset(
+    {
+        EventKind.RECOVERED,
+        EventKind.REPLACED,
+        EventKind.RESTARTED,
+        EventKind.REBOUND,
+        EventKind.MOVED,
+    }
+)
+"""Kinds that tell of a difference between two looks; of new and down ones it depends."""
+PAIRS = 100_000
+"""Pairs of names among which a port that moved is looked for; of more only equal names are found."""
+NOTICES = 200
+"""Notices of one host and look that are told one by one; the rest is one ``many_changes``."""
+PORTION = 1000
+"""Hosts whose ports are compared at a time: a frame of them all would be a matter of gigabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judgement changed.
+
+    :param hosts: changed and new rows; their ``listening`` is None if it was not given: then it is as it was
+    :param unchanged: host id: time of its last ok look, of hosts of which nothing else changed
+    :param ports: changed and new ones
+    :param dropped: keys of ports that are no more: forgotten, moved and retired ones, those that no rule watches now
+    :param unwatched: those among them whose open alerts end without an event, because no rule watches them now
+    :param events: as they are told: by time, the monitor's own first, then by host, a host's ports by number
+    :param failing_since: start of the episode in which every host fails; None if there is none
+    :param summary: counts for people
+    """
+
+    hosts: tuple[HostRow, ...] = ()
+    unchanged: Mapping[str, datetime] = field(default_factory=dict)
+    ports: tuple[Port, ...] = ()
+    dropped: tuple[PortKey, ...] = ()
+    unwatched: tuple[PortKey, ...] = ()
+    events: tuple[Event, ...] = ()
+    failing_since: datetime | None = None
+    summary: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PortChanges:
+    """What a judgement made of the ports of some hosts.
+
+    :param ports: changed and new ones
+    :param dropped: keys of those that are no more
+    """
+
+    ports: tuple[Port, ...]
+    dropped: tuple[PortKey, ...]
+
+
+def judge(
+    hosts: Mapping[str, HostRow],
+    ports: pd.DataFrame,
+    attempts: Sequence[Attempt],
+    *,
+    inventory: Mapping[str, Host],
+    rules: RuleSet,
+    settings: States,
+    interval: timedelta,
+    run_id: str,
+    declared: Declared | None = None,
+    accepted: Mapping[PortKey, datetime] | None = None,
+    failing_since: datetime | None = None,
+) -> Verdict:
+    """Judge looks at hosts whose state is all at hand. :class:`Judgement` is for those who have it elsewhere.
+
+    :param hosts: previous state: host id to row, columns of :data:`portmon.engine.frames.HOST_COLUMNS`
+    :param ports: previous state, see :data:`portmon.engine.frames.PORT_COLUMNS`; may lack hosts that nobody looked at
+    :param attempts: in any order; see :meth:`Judgement.looks`
+    """
+    judgement = Judgement(
+        {host_id: dict(row) for host_id, row in hosts.items()},
+        inventory=inventory,
+        rules=rules,
+        settings=settings,
+        interval=interval,
+        run_id=run_id,
+        declared=declared,
+        accepted=accepted,
+        failing_since=failing_since,
+    )
+    changed: dict[PortKey, Port] = {}
+    for looks in judgement.looks(attempts):
+        known = ports[ports["host_id"].isin([look.host_id for look in looks])]
+        changes = judgement.compare(looks, known)
+        # Up to date for a later look at the same hosts.
+        ports = merged(ports, changes.ports, changes.dropped)
+        for key in changes.dropped:
+            changed.pop(key, None)
+        changed |= {key_of(port): port for port in changes.ports}
+    judgement.find_duplicates()
+    ports_now = tuple(changed[key] for key in sorted(changed))
+    return dataclasses.replace(judgement.verdict(), ports=ports_now, dropped=tuple(judgement.dropped))
+
+
+def close_hosts(
+    hosts: Mapping[str, HostRow],
+    ports: pd.DataFrame,
+    host_ids: Collection[str],
+    *,
+    reason: str,
+    run_id: str,
+    now: datetime,
+) -> Verdict:
+    """Hosts that left: ``retired`` for whatever somebody was told of, whose alerts are closed.
+
+    Their state goes on as if nothing were wrong with them, so that what still is when they come back is told again.
+
+    :param reason: why they are gone, as the end of a sentence
+    """
+    rows = {host_id: dict(hosts[host_id]) for host_id in host_ids if host_id in hosts}
+    events, changed, dropped = [], [], []
+    told_hosts = []
+
+    def retired(host: Mapping[str, Any], port: Port | None, what: str, since: datetime | None) -> Event:
+        told = Told(EventKind.RETIRED, f"{what}; {reason}", since=since)
+        return _event(told, host, port, at=now, run_id=run_id)
+
+    for row in rows.values():
+        if row["status"] == HostStatus.UNREACHABLE:
+            events.append(retired(row, None, "Was unreachable", row["status_since"]))
+            row |= {"status": HostStatus.OK.value if row["last_ok_at"] else HostStatus.NEW.value, "status_since": now}
+            row |= {"failures": 0, "failing_since": None, "counted_at": None, "fingerprint": None}
+            told_hosts.append(row)
+    for port in ports_of(ports[ports["host_id"].isin(list(rows))]):
+        if states.is_open(port):
+            what = (
+                "Was down"
+                if port.status == PortStatus.DOWN
+                else "Was flapping"
+                if port.flapping_since
+                else "Lost a bind"
+            )
+            events.append(retired(rows[port.host_id], port, what, port.lost_since or port.status_since))
+            forgiven = states.forgive(port)
+            if forgiven is None:
+                dropped.append(key_of(port))
+            else:
+                changed.append(forgiven)
+    return Verdict(hosts=tuple(told_hosts), ports=tuple(changed), dropped=tuple(dropped), events=tuple(events))
+
+
+# ── one judgement ───────────────────────────────────────────────────────────────────────────────
+
+
+def _runs(attempts: Sequence[Attempt]) -> list[list[Attempt]]:
+    """Looks by the run that made them, in the order of time."""
+    by_run: dict[str, list[Attempt]] = defaultdict(list)
+    for attempt in sorted(attempts, key=in_time):
+        by_run[attempt.run_id].append(attempt)
+    return list(by_run.values())
+
+
+def _waves(attempts: Sequence[Attempt]) -> Iterable[list[Attempt]]:
+    """Looks so that each wave has one per host, and a host's come in the order of time."""
+    by_host: dict[str, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        own = by_host[attempt.host_id]
+        if not own or own[-1].observed_at < attempt.observed_at:
+            own.append(attempt)
+    for number in range(max(map(len, by_host.values()), default=0)):
+        yield [own[number] for own in by_host.values() if len(own) > number]
+
+
+class Judgement:
+    """State while it is judged. Whoever has it elsewhere brings what is asked for::
+
+        for looks in judgement.looks(attempts):
+            keep(judgement.compare(looks, their_ports))
+        judgement.find_duplicates()
+        verdict = judgement.verdict()
+
+    :param hosts: previous state: host id to row, columns of :data:`portmon.engine.frames.HOST_COLUMNS`; they are
+        changed. ``listening`` may be None where it comes later
+    :param inventory: host id to host
+    :param interval: time between scheduled runs: extra looks advance counters at most once per half of it
+    :param run_id: of the run that judges
+    :param declared: ports that must listen
+    :param accepted: when a person said that a port is gone for good
+    :param failing_since: start of an episode in which every host fails, None if there is none
+    """
+
+    def __init__(
+        self,
+        hosts: dict[str, HostRow],
+        *,
+        inventory: Mapping[str, Host],
+        rules: RuleSet,
+        settings: States,
+        interval: timedelta,
+        run_id: str,
+        declared: Declared | None = None,
+        accepted: Mapping[PortKey, datetime] | None = None,
+        failing_since: datetime | None = None,
+    ) -> None:
+        self.hosts = hosts
+        self.inventory = inventory
+        self.rules = rules
+        self.settings = settings
+        self.half_interval = interval / 2
+        self.window = states.flap_window(settings, interval)
+        self.run_id = run_id
+        self.declared = declared or {}
+        self.accepted = accepted or {}
+        self.failing_since = failing_since
+        self.judged = 0
+        self.silent = False
+        self.answered: set[str] = set()
+        self.unchanged: dict[str, datetime] = {}
+        self.changed_hosts: set[str] = set()
+        self.changed_ports: dict[PortKey, Port] = {}
+        self.gone_ports: dict[PortKey, bool] = {}
+        self.dropped: dict[PortKey, bool] = {}
+        self.events: list[Event] = []
+        self._to_tell: list[tuple[states.Row, Told, Port]] = []
+        self._counted: list[tuple[EventKind, int]] = []
+
+    def looks(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
+        """Judge looks; those that have to be compared with the ports of their hosts are left to :meth:`compare`.
+
+        :param attempts: in any order; hosts that are not in the inventory are ignored. Ok ones need no observation if
+            they have the digest of one
+        :returns: looks to compare before the next ones are asked for; of each host one at a time
+        """
+        for run in _runs(attempts):
+            yield from self._run([attempt for attempt in run if self._is_news(attempt)])
+
+    def compare(
+        self,
+        attempts: Sequence[Attempt],
+        ports: pd.DataFrame,
+        listening: Mapping[str, tuple[str, ...] | None] | None = None,
+    ) -> PortChanges:
+        """Judge looks that show something else than the ones before, as far as is known.
+
+        :param attempts: of :meth:`looks`, with their observations
+        :param ports: of these hosts as they are now
+        :param listening: what listened on these hosts, if their rows do not have it
+        :raises ValueError: if any of it is missing
+        """
+        self._take_listening(listening or {})
+        self.changed_ports, self.gone_ports = {}, {}
+        rules = {attempt.host_id: self.rules.for_host(self.inventory[attempt.host_id]) for attempt in attempts}
+        looks = {attempt.host_id: self._look(attempt, rules[attempt.host_id].digest) for attempt in attempts}
+        settled = self._ports(attempts, ports, looks, rules)
+        for attempt in attempts:
+            own = rules[attempt.host_id]
+            host = self.hosts[attempt.host_id]
+            self._evidence(host, attempt, looks[attempt.host_id])
+            is_settled = attempt.host_id in settled
+            host |= {"rules": own.digest, "fingerprint": self._fingerprint(attempt) if is_settled else None}
+            self.changed_hosts.add(attempt.host_id)
+        for key in self.changed_ports:
+            self.dropped.pop(key, None)
+        self.dropped |= self.gone_ports
+        return PortChanges(tuple(self.changed_ports.values()), tuple(self.gone_ports))
+
+    def sharing(self) -> set[str]:
+        """Hosts of which :meth:`find_duplicates` has to know what listened, and does not yet."""
+        shared = (ids for ids in self._machines().values() if not self.answered.isdisjoint(ids))
+        return {host_id for ids in shared for host_id in ids if self.hosts[host_id]["listening"] is None}
+
+    def find_duplicates(self, listening: Mapping[str, tuple[str, ...] | None] | None = None) -> None:
+        """Note hosts that are, by boot id, network namespace and ports, the machine of another entry.
+
+        :param listening: of the hosts of :meth:`sharing`
+        """
+        self._take_listening(listening or {})
+        machines = self._machines()
+        for host_id in sorted(self.answered):
+            row = self.hosts[host_id]
+            others = [other for other in machines.get((row["boot_id"], row["netns"]), ()) if other < host_id]
+            before = row["duplicate_of"]
+            if before in others:
+                continue
+            first = next((other for other in others if self._listening(other) == self._listening(host_id)), None)
+            if first != before:
+                row["duplicate_of"] = first
+                self.changed_hosts.add(host_id)
+            if first is not None and before is None:
+                other = self.hosts[first]
+                told = Told(
+                    EventKind.DUPLICATE,
+                    f"The same machine as {other['name']} (id {first}): same boot, network namespace and ports. "
+                    "Both are watched",
+                    details={"duplicate_of": first},
+                )
+                self._tell(told, row, None, row["last_ok_at"])
+
+    def verdict(self) -> Verdict:
+        """What changed in all, but for the ports: who compared them was told."""
+        counts = Counter(event.kind.value for event in self.events)
+        return Verdict(
+            hosts=tuple(self.hosts[host_id] for host_id in sorted(self.changed_hosts)),
+            unchanged={host_id: at for host_id, at in self.unchanged.items() if host_id not in self.changed_hosts},
+            unwatched=tuple(key for key, unwatched in self.dropped.items() if unwatched),
+            events=tuple(sorted(self.events, key=_order)),
+            failing_since=self.failing_since,
+            summary={"judged": self.judged, **dict(sorted(counts.items()))},
+        )
+
+    def _is_news(self, attempt: Attempt) -> bool:
+        """Whether a look is of a known host and newer than what was judged of it."""
+        if attempt.host_id not in self.inventory:
+            return False
+        judged = self.hosts.get(attempt.host_id, {}).get("last_judged_at")
+        return judged is None or attempt.observed_at > judged
+
+    def _run(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
+        """Judge the looks of one run."""
+        if not attempts:
+            return
+        self.judged += len(attempts)
+        fresh = self._fresh_failures(attempts)
+        self.silent = fresh is not None
+        for wave in _waves(attempts):
+            yield from self._wave(wave)
+        self.silent = False
+        self._tell_of_fleet(attempts, fresh)
+
+    def _wave(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
+        """Judge at most one look per host."""
+        compared = []
+        for attempt in attempts:
+            host = self._host(attempt.host_id)
+            host["last_judged_at"] = attempt.observed_at
+            if attempt.outcome is not Outcome.OK or (attempt.observation is None and attempt.facts is None):
+                self._no_evidence(host, attempt)
+            elif host["fingerprint"] is not None and host["fingerprint"] == self._fingerprint(attempt):
+                self._nothing_new(host, attempt)
+            else:
+                compared.append(attempt)
+        for start in range(0, len(compared), PORTION):
+            yield compared[start : start + PORTION]
+
+    def _fingerprint(self, attempt: Attempt) -> str | None:
+        """What names all that the ports of its host are judged by; None of a look that is not stored."""
+        if attempt.facts is None:
+            return None
+        host_id = attempt.host_id
+        return fingerprint(
+            attempt.facts, self.rules.for_host(self.inventory[host_id]).digest, self.declared.get(host_id, {})
+        )
+
+    # ── the fleet ───────────────────────────────────────────────────────────────────────────────
+
+    def _fresh_failures(self, attempts: Sequence[Attempt]) -> set[str] | None:
+        """The hosts of a run whose failing is told as one event, or as more of it; None if hosts tell their own.
+
+        When everybody fails in the same way, it is the monitor that fails.
+        """
+        if any(attempt.outcome is Outcome.OK for attempt in attempts):
+            return None
+        tried = {attempt.host_id for attempt in attempts}
+        fresh = {
+            host_id for host_id in tried if self.hosts.get(host_id, {}).get("status") != HostStatus.UNREACHABLE.value
+        }
+        if self.failing_since is not None:
+            return fresh
+        alike = len({(attempt.outcome, attempt.error_class) for attempt in attempts}) == 1
+        most = 2 * len(tried) > len(self.inventory)
+        return fresh if alike and most and len(fresh) > 1 else None
+
+    def _tell_of_fleet(self, attempts: Sequence[Attempt], fresh: set[str] | None) -> None:
+        last = attempts[-1]
+        at = last.observed_at
+        if fresh is None:
+            if self.failing_since is not None and any(attempt.outcome is Outcome.OK for attempt in attempts):
+                since, self.failing_since = self.failing_since, None
+                self.events.append(
+                    monitor_event(
+                        EventKind.FLEET_REACHABLE,
+                        at=at,
+                        run_id=self.run_id,
+                        reason="Hosts give evidence again",
+                        evidence=at.isoformat(),
+                        since=since,
+                        details={"unreachable_for": (at - since).total_seconds()},
+                    )
+                )
+            return
+        failures = [self.hosts[host_id]["failures"] for host_id in fresh]
+        if self.failing_since is not None or max(failures, default=0) < self.settings.unreachable_after:
+            return
+        self.failing_since = min(self.hosts[host_id]["failing_since"] for host_id in fresh)
+        tried = len({attempt.host_id for attempt in attempts})
+        what = last.error_class or last.outcome.value
+        self.events.append(
+            monitor_event(
+                EventKind.FLEET_UNREACHABLE,
+                at=at,
+                run_id=self.run_id,
+                reason=f"All {tried} hosts that were asked fail alike ({what}): look at the monitor and its network "
+                f"first. The last one says: {last.error or what}",
+                evidence=at.isoformat(),
+                since=self.failing_since,
+                details={"error_class": last.error_class, "hosts": tried},
+            )
+        )
+
+    # ── machines ────────────────────────────────────────────────────────────────────────────────
+
+    def _machines(self) -> dict[tuple[str, int], list[str]]:
+        """Boot id and network namespace: the hosts that show them, in order, if there are several."""
+        found: dict[tuple[str, int], list[str]] = defaultdict(list)
+        for host_id, row in self.hosts.items():
+            if row["boot_id"] and row["netns"] is not None and host_id in self.inventory:
+                found[row["boot_id"], row["netns"]].append(host_id)
+        return {machine: sorted(ids) for machine, ids in found.items() if len(ids) > 1}
+
+    def _take_listening(self, listening: Mapping[str, tuple[str, ...] | None]) -> None:
+        for host_id, keys in listening.items():
+            row = self.hosts[host_id]
+            if row["listening"] is None:
+                row["listening"] = keys
+
+    def _listening(self, host_id: str) -> tuple[str, ...]:
+        listening: tuple[str, ...] | None = self.hosts[host_id]["listening"]
+        if listening is None:
+            raise ValueError(f"what listened on {host_id!r} is not given")
+        return listening
+
+    # ── hosts ───────────────────────────────────────────────────────────────────────────────────
+
+    def _host(self, host_id: str) -> dict[str, Any]:
+        listed = self.inventory[host_id]
+        row = self.hosts.get(host_id)
+        if row is None:
+            row = dict.fromkeys(HOST_COLUMNS) | {"host_id": host_id, "status": HostStatus.NEW.value, "failures": 0}
+            self.hosts[host_id] = row
+        if (row["name"], row["address"], row["labels"]) != (listed.name, listed.address, listed.labels):
+            row |= {"name": listed.name, "address": listed.address, "labels": dict(listed.labels)}
+            self.changed_hosts.add(host_id)
+        return row
+
+    def _no_evidence(self, host: dict[str, Any], attempt: Attempt) -> None:
+        at = attempt.observed_at
+        self.changed_hosts.add(attempt.host_id)
+        host |= {"error_class": attempt.error_class, "error": attempt.error}
+        if host["failures"] == 0:
+            host |= {"failures": 1, "failing_since": at, "counted_at": at}
+        elif at - host["counted_at"] >= self.half_interval:
+            host |= {"failures": host["failures"] + 1, "counted_at": at}
+        failures = host["failures"]
+        if failures < self.settings.unreachable_after or host["status"] == HostStatus.UNREACHABLE or self.silent:
+            return
+        host |= {"status": HostStatus.UNREACHABLE.value, "status_since": at}
+        times = "1 run" if failures == 1 else f"{failures} runs in a row"
+        told = Told(
+            EventKind.UNREACHABLE,
+            f"No evidence in {times}: {attempt.error or attempt.error_class or attempt.outcome}",
+            since=host["failing_since"],
+            last_seen=host["last_ok_at"],
+            details={"error_class": attempt.error_class, "outcome": attempt.outcome.value, "failures": failures},
+        )
+        self._tell(told, host, None, at)
+
+    def _nothing_new(self, host: dict[str, Any], attempt: Attempt) -> None:
+        """An answer that shows what the last one showed, of a host that is settled: it concerns the host alone."""
+        interrupted = self._is_interrupted(host)
+        if interrupted or host["failures"]:
+            self.changed_hosts.add(attempt.host_id)
+        self.unchanged[attempt.host_id] = attempt.observed_at
+        self._answered(host, attempt.observed_at, interrupted=interrupted)
+
+    def _is_interrupted(self, host: Mapping[str, Any]) -> bool:
+        """Whether a host gave no evidence for as long as is told."""
+        return bool(host["status"] != HostStatus.OK or host["failures"] >= self.settings.unreachable_after)
+
+    def _look(self, attempt: Attempt, rules: str) -> Look:
+        """What the ports of a host are judged by.
+
+        :param rules: digest of those in force
+        """
+        host, seen, at = self.hosts[attempt.host_id], attempt.observation, attempt.observed_at
+        if seen is None:
+            raise ValueError(f"what {attempt.host_id!r} showed at {at} is not given")
+        rebooted = bool(host["boot_id"] and seen.boot_id and host["boot_id"] != seen.boot_id)
+        if rebooted and (host["grace_until"] is None or at >= host["grace_until"]):
+            # A second reboot does not extend the grace: a host that boots for ever would never tell of a death.
+            host["grace_until"] = at + self.settings.reboot_grace
+        first = host["last_ok_at"] is None
+        before = () if first else self._listening(attempt.host_id)
+        return Look(
+            at=at,
+            first=first,
+            before=frozenset(int(key.rpartition("/")[2]) for key in before),
+            seen_at=host["last_ok_at"],
+            ok_since=None if self._is_interrupted(host) else host["status_since"],
+            ephemeral=seen.ephemeral,
+            tool=seen.tool,
+            tool_before=host["tool"] if host["last_ok_at"] else None,
+            rebooted=rebooted,
+            grace_until=host["grace_until"],
+            rules_changed=host["rules"] is not None and host["rules"] != rules,
+            learning=not first and _versions(host) != (seen.probe, seen.reader),
+            confirmed=attempt.confirmed,
+            listening=frozenset(listener.port for listener in seen.listeners),
+            half_interval=self.half_interval,
+            window=self.window,
+            settings=self.settings,
+        )
+
+    def _evidence(self, host: dict[str, Any], attempt: Attempt, look: Look) -> None:
+        """Last, since the ports are judged by what the host was before."""
+        seen, at = attempt.observation, attempt.observed_at
+        assert seen is not None  # noqa: S101 - for the type checker; _look() looked
+        listening = {listener.port for listener in seen.listeners}
+        if look.first:
+            count = len(listening)
+            told = Told(
+                EventKind.BASELINE,
+                f"First complete answer: {count} listening port{'' if count == 1 else 's'}",
+                details={"ports": count},
+            )
+            self._tell(told, host, None, at)
+        if look.rebooted:
+            told = Told(
+                EventKind.REBOOTED,
+                f"Its boot id changed; ports that are not back yet have until {look.grace_until:%Y-%m-%d %H:%M:%S} UTC",
+                last_seen=host["last_ok_at"],
+                details={"boot_id": seen.boot_id, "before": host["boot_id"]},
+            )
+            self._tell(told, host, None, at)
+        self._answered(host, at, interrupted=look.ok_since is None)
+        if seen.probe < PROBE and (host["probe"] or PROBE) >= PROBE:
+            told = Told(
+                EventKind.PROBE_OUTDATED,
+                "Its forced command is of an earlier version: install the script that `python -m portmon probe` prints",
+                details={"probe": seen.probe},
+            )
+            self._tell(told, host, None, at)
+        host |= _hung(host, seen, at)
+        host |= {
+            "probe": seen.probe,
+            "reader": seen.reader,
+            "boot_id": seen.boot_id or host["boot_id"],
+            "netns": seen.netns,
+            "ephemeral_low": seen.ephemeral[0],
+            "ephemeral_high": seen.ephemeral[1],
+            "tool": seen.tool,
+            "listening": tuple(f"{PROTOCOL}/{port}" for port in sorted(listening)),
+        }
+
+    def _answered(self, host: dict[str, Any], at: datetime, *, interrupted: bool) -> None:
+        """What every complete answer means for its host."""
+        if host["status"] == HostStatus.UNREACHABLE:
+            told = Told(
+                EventKind.REACHABLE,
+                "It answered completely again",
+                since=host["failing_since"],
+                last_seen=host["last_ok_at"],
+                details={"unreachable_for": (at - host["failing_since"]).total_seconds()},
+            )
+            self._tell(told, host, None, at)
+        if interrupted:
+            host |= {"status": HostStatus.OK.value, "status_since": at}
+        host |= {"failures": 0, "failing_since": None, "counted_at": None, "error_class": None, "error": None}
+        host["last_ok_at"] = at
+        self.answered.add(host["host_id"])
+
+    # ── ports ───────────────────────────────────────────────────────────────────────────────────
+
+    def _ports(
+        self,
+        attempts: Sequence[Attempt],
+        known: pd.DataFrame,
+        looks: Mapping[str, Look],
+        rules: Mapping[str, HostRules],
+    ) -> set[str]:
+        """Compare known and seen ports of hosts that answered: one merge, then what differs, row by row.
+
+        :returns: hosts that are settled now
+        """
+        seen = fold(attempts, rules, self.declared, known_programs(known, rules), known)
+        both = _side_by_side(known, seen)
+        other = both[~self._is_quiet(both)]
+        by_host: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in records(other):
+            by_host[row["host_id"]].append(row)
+        there = set(zip(both["host_id"], both["port"], strict=True)) if self.declared else set()
+        other = other[KEY]
+        del both
+        pending = set()
+        for host_id, look in looks.items():
+            must = self.declared.get(host_id, {})
+            self._host_ports(host_id, _taken_from(by_host.pop(host_id, [])), look, rules[host_id])
+            for port in sorted(must):
+                if (host_id, port) not in there:
+                    pending.add(host_id)
+                    if look.confirmed:
+                        key = (host_id, PROTOCOL, port)
+                        self._keep(key, None, states.absent(key, look, declared=must[port]))
+            self._tell_of_ports(host_id, look, rules[host_id])
+        now = merged(known, self.changed_ports.values(), self.gone_ports)
+        return set(looks) - pending - self._pending(attempts, rules, other, now, seen)
+
+    def _pending(
+        self,
+        attempts: Sequence[Attempt],
+        rules: Mapping[str, HostRules],
+        other: pd.DataFrame,
+        now: pd.DataFrame,
+        seen: pd.DataFrame,
+    ) -> set[str]:
+        """Hosts of which something would follow if they were judged once more by the same.
+
+        :param other: keys of the ports that were not as they had been; the rest stays quiet
+        :param now: ports as they are now
+        :param seen: what the observations show of all ports
+        """
+        again = _side_by_side(now.merge(other, on=KEY), seen.merge(other, on=KEY))
+        pending = set(again["host_id"][~self._is_quiet(again)])
+        differ = set(other["host_id"])
+        for attempt in attempts:
+            if attempt.host_id in differ and not rules[attempt.host_id].watches_all:
+                assert attempt.observation is not None  # noqa: S101 - for the type checker; _look() looked
+                # Rules judge these by the programs that were known before, which may be others now.
+                if any(listener.program is None for listener in attempt.observation.listeners):
+                    pending.add(attempt.host_id)
+        return pending
+
+    def _is_quiet(self, both: pd.DataFrame) -> pd.Series:
+        """Rows of which nothing can follow: up before, seen now, nothing different, nothing pending."""
+        quiet = (both["found"] == "both") & (both["status"] == PortStatus.UP.value) & (both["misses"] == 0)
+        for name in ("flapping_since", "grace_until", "last_seen_at"):
+            quiet &= both[name].isna()
+        quiet &= both["tool"] == both["tool_seen"]
+        must = [
+            self.declared.get(host_id, {}).get(port)
+            for host_id, port in zip(both["host_id"], both["port"], strict=True)
+        ]
+        same = [
+            declared == wanted and not lost
+            for declared, wanted, lost in zip(
+                both["declared"].where(both["declared"].notna(), None), must, both["lost"], strict=True
+            )
+        ]
+        quiet &= pd.Series(same, index=both.index, dtype="bool")
+        for name in SETS:
+            same = [
+                new == old or (not new and name != "addresses")
+                for old, new in zip(both[name], both[f"{name}_seen"], strict=True)
+            ]
+            if name == "programs":
+                # A tool that shows no more than the kernel's names says nothing new if these are the same.
+                shown = zip(same, both["programs_seen"], both["comms"], both["comms_seen"], strict=True)
+                same = [one or (new == comms and known == comms) for one, new, known, comms in shown]
+            quiet &= pd.Series(same, index=both.index, dtype="bool")
+        return quiet
+
+    def _host_ports(self, host_id: str, rows: Iterable[Mapping[str, Any]], look: Look, rules: HostRules) -> None:
+        """The ports of one host that are not as they were."""
+        must = self.declared.get(host_id, {})
+        arrivals: dict[int, Seen] = {}
+        missing: list[Port] = []
+        for row in rows:
+            key = (host_id, row["protocol"], row["port"])
+            declared = must.get(key[2])
+            if row["found"] == "right_only":
+                arrivals[key[2]] = seen_of(row)
+                continue
+            port = port_of(row)
+            if row["found"] == "both":
+
+                def is_watched(address: str, port: Port = port, declared: str | None = declared) -> bool:
+                    return bool(declared) or any_watched(port, (address,), rules)
+
+                step = states.again(port, seen_of(row), look, declared=declared, is_watched=is_watched)
+                self._keep(key, port, step)
+            elif not declared and not (port.addresses and any_watched(port, port.addresses, rules)):
+                self.gone_ports[key] = True
+            else:
+                missing.append(port)
+        heirs = _heirs(missing, arrivals, look, must)
+        taken = set(heirs.values())
+        for port in missing:
+            key = (host_id, port.protocol, port.port)
+            step = states.gone(
+                port, look, declared=must.get(port.port), accepted=self.accepted.get(key), heir=heirs.get(port.port)
+            )
+            self._keep(key, port, step)
+        for number, seen in arrivals.items():
+            key = (host_id, PROTOCOL, number)
+            step = states.appear(key, seen, look, declared=must.get(number), heir=number in taken)
+            self._keep(key, None, step)
+
+    def _keep(self, key: PortKey, before: Port | None, step: Step) -> None:
+        """Note what became of a port, and what is to be told of it."""
+        if step.port is None:
+            self.gone_ports[key] = False
+        elif step.port != before:
+            self.changed_ports[key] = step.port
+        port = step.port or before
+        for told in step.told:
+            assert port is not None  # noqa: S101 - for the type checker: what is told is told of something
+            self._to_tell.append((step.row, told, port))
+            if len(self._to_tell) > 4 * NOTICES:
+                self._count_most()
+
+    def _count_most(self) -> None:
+        """Of very many notices of one host and look keep those of the lowest ports, and count the others.
+
+        Counted at once: a host with 20,000 of them in each run would take the memory of all others.
+        """
+        notices = [one for one in self._to_tell if is_notice(one[1].kind, one[1].details)]
+        most = sorted(notices, key=lambda one: one[2].port)[NOTICES:]
+        counted = set(map(id, most))
+        self._to_tell = [one for one in self._to_tell if id(one) not in counted]
+        self._counted += [(told.kind, port.port) for _, told, port in most]
+
+    def _tell_of_ports(self, host_id: str, look: Look, rules: HostRules) -> None:
+        """Tell what became of the ports of one host in one look."""
+        self._count_most()
+        waiting, self._to_tell = self._to_tell, []
+        counted, self._counted = self._counted, []
+        for one in waiting:
+            self._tell_of_port(*one, look, rules)
+        if not counted:
+            return
+        counts = Counter(kind.value for kind, _ in counted)
+        what = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+        numbers = [port for _, port in counted]
+        many = Told(
+            EventKind.MANY_CHANGES,
+            f"{len(counted) + NOTICES} ports changed in one look: {NOTICES} of them are told one by one, the rest is "
+            f"counted here ({what}; ports {min(numbers)} to {max(numbers)})",
+            details={"counts": dict(sorted(counts.items())), "ports": len(counted)},
+        )
+        self._tell(many, self.hosts[host_id], None, look.at)
+
+    def _tell_of_port(self, row: states.Row, told: Told, port: Port, look: Look, rules: HostRules) -> None:
+        details: dict[str, Any] = {
+            "watched": why_watched(port, rules),
+            "row": row.name.lower(),
+            "looked_with": look.tool,
+        }
+        unseen = self._unseen(told, look)
+        if unseen is not None:
+            details["between"] = [at.isoformat() for at in unseen]
+            begin, end = (f"{at:%Y-%m-%d %H:%M}" for at in unseen)
+            reason = f"{told.reason}; it happened between {begin} and {end} UTC, while nobody looked"
+            told = dataclasses.replace(told, reason=reason)
+        self._tell(told, self.hosts[port.host_id], port, look.at, details)
+
+    def _unseen(self, told: Told, look: Look) -> tuple[datetime, datetime] | None:
+        """The time before a look in which nobody saw its host, if it was long and what is told happened in it."""
+        if look.seen_at is None or look.at - look.seen_at <= max(UNSEEN_INTERVALS * 2 * self.half_interval, UNSEEN):
+            return None
+        began = {EventKind.NEW: told.since == look.at, EventKind.DOWN: told.last_seen == look.seen_at}
+        return (look.seen_at, look.at) if began.get(told.kind, told.kind in SIGHTINGS) else None
+
+    def _tell(
+        self,
+        told: Told,
+        host: Mapping[str, Any],
+        port: Port | None,
+        at: datetime,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.events.append(_event(told, host, port, at=at, run_id=self.run_id, details=details))
+
+
+def _taken_from(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows in their order, each of them let go when the next one is taken: one host may have many."""
+    rows.reverse()
+    while rows:
+        yield rows.pop()
+
+
+def _versions(host: Mapping[str, Any]) -> tuple[int, int]:
+    """Of probe and reader, as of a host's last ok look; earlier versions did not keep them."""
+    return host["probe"] or 1, host["reader"] or 1
+
+
+def _hung(host: Mapping[str, Any], seen: Observation, at: datetime) -> dict[str, Any]:
+    """Tools that hung on a host: for a day they are not tried there, and then once more."""
+    known = set(hung_tools(host["hung"], host["hung_at"], at))
+    news = set(seen.hung) - known
+    if not known and not news:
+        return {"hung": None, "hung_at": None}
+    return {"hung": ",".join(sorted(known | news)), "hung_at": at if news else host["hung_at"]}
+
+
+def _side_by_side(known: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
+    return known.merge(seen, on=KEY, how="outer", suffixes=("", "_seen"), indicator="found")
+
+
+# ── ports that moved ────────────────────────────────────────────────────────────────────────────
+
+
+def _heirs(
+    missing: Sequence[Port], arrivals: Mapping[int, Seen], look: Look, must: Mapping[int, str]
+) -> dict[int, int]:
+    """Ports that are missing, and the port that their program gained meanwhile, within the ephemeral range."""
+    if not look.confirmed:
+        return {}
+    free = [number for number in sorted(arrivals) if look.is_ephemeral(number) and number not in must]
+    gone = [
+        port
+        for port in sorted(missing, key=lambda port: port.port)
+        if port.status == PortStatus.UP
+        and port.port not in must
+        and look.is_ephemeral(port.port)
+        and (port.comms or port.tool == look.tool)
+    ]
+    pairs = sum(len(port.programs) for port in gone) * sum(len(arrivals[number].programs) for number in free)
+    return _heirs_by_name(gone, free, arrivals, look) if pairs > PAIRS else _heirs_by_pair(gone, free, arrivals, look)
+
+
+def _heirs_by_pair(gone: Sequence[Port], free: list[int], arrivals: Mapping[int, Seen], look: Look) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for port in gone:
+        for number in free:
+            seen = arrivals[number]
+            if seen.units == port.units and _is_same_program(port, seen, look):
+                found[port.port] = number
+                free.remove(number)
+                break
+    return found
+
+
+def _is_same_program(port: Port, seen: Seen, look: Look) -> bool:
+    """Whether a program that held a port holds another one. Only names of one kind are compared."""
+    if port.comms and seen.comms:
+        return not set(port.comms).isdisjoint(seen.comms)
+    if port.tool != look.tool:
+        return False
+    pids = (*port.pids, *seen.pids)
+    return any(same_program(old, new, pids=pids) for old in port.programs for new in seen.programs)
+
+
+def _heirs_by_name(
+    gone: Sequence[Port], free: Sequence[int], arrivals: Mapping[int, Seen], look: Look
+) -> dict[int, int]:
+    """The same without names that a tool cut: linear, for hosts that show very many."""
+    by_name: dict[tuple[Any, str, str], list[int]] = defaultdict(list)
+    for number in reversed(free):
+        seen = arrivals[number]
+        for kind, name in {*_kernel_names(seen.comms), *_tool_names(seen.programs)}:
+            by_name[seen.units, kind, name].append(number)
+    found: dict[int, int] = {}
+    taken: set[int] = set()
+    for port in gone:
+        names = _kernel_names(port.comms)
+        if port.tool == look.tool:
+            names |= _tool_names(port.programs)
+        waiting = [by_name[port.units, kind, name] for kind, name in names]
+        for numbers in waiting:
+            while numbers and numbers[-1] in taken:
+                numbers.pop()
+        first = min((numbers[-1] for numbers in waiting if numbers), default=None)
+        if first is not None:
+            found[port.port] = first
+            taken.add(first)
+    return found
+
+
+def _kernel_names(comms: Sequence[str]) -> set[tuple[str, str]]:
+    return {("comm", comm) for comm in comms}
+
+
+def _tool_names(programs: Sequence[str]) -> set[tuple[str, str]]:
+    return {("program", program_of(program)) for program in programs}
+
+
+# ── events ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _event(
+    told: Told,
+    host: Mapping[str, Any],
+    port: Port | None,
+    *,
+    at: datetime,
+    run_id: str,
+    details: Mapping[str, Any] | None = None,
+) -> Event:
+    extra: dict[str, Any] = {}
+    if port is not None:
+        extra = {name: list(getattr(port, name)) for name in (*SETS[:3], "uids", "units") if getattr(port, name)}
+        if port.declared:
+            extra["declared"] = port.declared
+    extra |= {**(details or {}), **told.details}
+    return Event(
+        id=event_id(
+            told.kind,
+            host["host_id"],
+            port.protocol if port else None,
+            port.port if port else None,
+            at.isoformat(),
+        ),
+        kind=told.kind,
+        at=at,
+        run_id=run_id,
+        host_id=host["host_id"],
+        host_name=host["name"],
+        protocol=port.protocol if port else None,
+        port=port.port if port else None,
+        severity=severity_of(told.kind, extra),
+        reason=told.reason,
+        program=", ".join(port.programs) or None if port else None,
+        unit=", ".join(port.units) or None if port else None,
+        since=told.since,
+        last_seen=told.last_seen,
+        labels=dict(host["labels"] or {}),
+        details=extra,
+    )
+
+
+def _order(event: Event) -> tuple[Any, ...]:
+    return (event.at, event.host_id or "", event.port is not None, event.port or 0)

@@ -1,0 +1,80 @@
+"""Identity of events, and the monitor's own ones. Needs no pandas."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from portmon.model.event import Event, EventKind, severity_of
+from portmon.model.host import Host
+
+CLOSES = "closes"
+"""Detail of an event that no observation brought about: the id of the event whose alert it ends."""
+
+
+def event_id(kind: EventKind, host_id: str | None, protocol: str | None, port: int | None, evidence: str) -> str:
+    """32 hex digits that depend on nothing but what the event says and what it was seen in.
+
+    :param evidence: identity of what was judged; the same evidence judged again gives the same id
+    """
+    parts = (kind.value, host_id, protocol, port, evidence)
+    text = "\x00".join("\x01" if part is None else f"\x02{part}" for part in parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def monitor_event(
+    kind: EventKind,
+    *,
+    at: datetime,
+    run_id: str,
+    reason: str,
+    evidence: str,
+    host: Host | None = None,
+    since: datetime | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> Event:
+    """An event of the monitoring itself: stale host list, refused pruning, changed host key.
+
+    :param host: if it is about one
+    :param since: start of the episode
+    """
+    return Event(
+        id=event_id(kind, host.id if host else None, None, None, evidence),
+        kind=kind,
+        at=at,
+        run_id=run_id,
+        host_id=host.id if host else None,
+        host_name=host.name if host else None,
+        severity=severity_of(kind, details or {}),
+        reason=reason,
+        since=since,
+        labels=dict(host.labels) if host else {},
+        details=dict(details or {}),
+    )
+
+
+def closing_event(
+    kind: EventKind, first: Event, *, at: datetime, run_id: str, reason: str, details: Mapping[str, Any] | None = None
+) -> Event:
+    """The end of an alert that no observation brought about: told to whoever got its beginning.
+
+    :param first: the event that began it
+    """
+    told = {**first.details, **(details or {}), CLOSES: first.id}
+    # Not the task that saw the beginning.
+    for name in ("task", "map_index"):
+        told.pop(name, None)
+    return dataclasses.replace(
+        first,
+        id=event_id(kind, first.host_id, first.protocol, first.port, f"{first.id}/{kind}"),
+        kind=kind,
+        at=at,
+        run_id=run_id,
+        severity=severity_of(kind, {}),
+        reason=reason,
+        since=first.since or first.at,
+        details=told,
+    )

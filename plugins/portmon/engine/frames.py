@@ -1,0 +1,178 @@
+"""The stored state: a mapping per host, and a pandas frame of ports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from portmon.engine.states import Port
+from portmon.model.observation import PortKey
+
+_TIME = "datetime64[us, UTC]"
+
+HOST_COLUMNS = (
+    "host_id",
+    "name",
+    "address",
+    "labels",
+    "status",
+    "status_since",
+    "failures",
+    "failing_since",
+    "counted_at",
+    "last_judged_at",
+    "last_ok_at",
+    "boot_id",
+    "grace_until",
+    "netns",
+    "ephemeral_low",
+    "ephemeral_high",
+    "tool",
+    "rules",
+    "duplicate_of",
+    "error_class",
+    "error",
+    "listening",
+    "fingerprint",
+    "probe",
+    "reader",
+    "hung",
+    "hung_at",
+)
+"""Hosts, each a mapping of these to plain Python values.
+
+``failures`` counts tried runs in a row without evidence, since ``failing_since``; ``counted_at`` is when
+it last grew. ``grace_until`` is the end of the grace after the last reboot, ``rules`` a digest of the rules in
+force at the last ok look, ``duplicate_of`` the id of another entry for the same machine. ``listening`` is the
+sorted tuple of ``tcp/80`` keys of the last ok look, before rules; None if there was none, or it was not asked for.
+``fingerprint`` is what the last ok look was judged by, see :mod:`portmon.engine.fingerprint`; None unless the host is
+settled.
+``probe`` and ``reader`` are the versions of the last ok look's frame and of what read it, None of earlier versions.
+``hung`` are the tools that did not end in their time there, with commas, noticed at ``hung_at``.
+"""
+
+PORT_COLUMNS: Mapping[str, str] = {
+    "host_id": "object",
+    "protocol": "object",
+    "port": "int64",
+    "status": "object",
+    "status_since": _TIME,
+    "misses": "int64",
+    "streak": "int64",
+    "counted_at": _TIME,
+    "first_seen_at": _TIME,
+    "last_seen_at": _TIME,
+    "addresses": "object",
+    "programs": "object",
+    "pids": "object",
+    "uids": "object",
+    "units": "object",
+    "tool": "object",
+    "at_baseline": "bool",
+    "declared": "object",
+    "grace_until": _TIME,
+    "flapping_since": _TIME,
+    "changes": "object",
+    "lost": "object",
+    "lost_since": _TIME,
+    "comms": "object",
+    "notices": "object",
+}
+"""Ports: column name to dtype, the fields of :class:`portmon.engine.states.Port`.
+
+``misses`` and ``streak`` count looks in a row, of a port that is missing and of a candidate that is there;
+``counted_at`` is when they last grew. ``last_seen_at`` is NaT while the port was there in its host's last
+ok look, so that a quiet run changes no row. ``addresses`` … ``units`` and ``comms`` are sorted tuples, last known;
+``programs`` are names as ``tool`` prints them, ``comms`` the kernel's, which no tool changes. ``declared`` says by what
+the port is declared, None for a learned one. ``grace_until`` is set while it is missing after a reboot. ``changes`` are
+the times of its changes within the window of flapping, since ``flapping_since`` only the last one. ``lost`` are binds
+that others could reach and that are missing since ``lost_since`` while others remain. ``notices`` are kind and time of
+what was of late only worth a notice.
+"""
+
+KEY = ["host_id", "protocol", "port"]
+SETS = ("addresses", "programs", "pids", "uids", "units", "comms")
+
+
+def frame(data: Mapping[str, Sequence[Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+    """A frame of plain Python values with the dtypes of ``columns``; None is missing."""
+    return pd.DataFrame({name: _array(list(data.get(name, ())), dtype) for name, dtype in columns.items()})
+
+
+def _array(values: list[Any], dtype: Any) -> Any:
+    # Text must stay what it is: pandas would make a column of its own kind of it, with NaN for None.
+    return pd.Series(values, dtype=dtype) if dtype == "object" else pd.array(values, dtype=dtype)
+
+
+def empty_ports() -> pd.DataFrame:
+    """No ports yet."""
+    return frame({}, PORT_COLUMNS)
+
+
+def ports_frame(ports: Sequence[Port]) -> pd.DataFrame:
+    """A frame of ports."""
+    return frame({name: [getattr(port, name) for port in ports] for name in PORT_COLUMNS}, PORT_COLUMNS)
+
+
+def key_of(port: Port) -> PortKey:
+    """What names a port."""
+    return (port.host_id, port.protocol, port.port)
+
+
+def port_of(row: Mapping[str, Any]) -> Port:
+    """A port of its row as plain values, see :func:`records`."""
+    # Of rows without a match in a merge pandas makes floats.
+    whole = {name: int(row[name]) for name in ("misses", "streak")}
+    return Port(**{name: row[name] for name in PORT_COLUMNS} | whole)
+
+
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain Python values, None for whatever pandas takes for missing."""
+    names = [str(name) for name in rows.columns]
+    columns = [_plain_column(rows[name]) for name in rows.columns]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _plain_column(column: pd.Series) -> list[Any]:
+    """Values of a column: by columns this is several times faster than value by value."""
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        values = column.array.to_pydatetime()
+        return [None if value is pd.NaT else value for value in values]
+    return [value if type(value) in _PLAIN else _plain(value) for value in column.tolist()]
+
+
+_PLAIN = frozenset({str, tuple, list, dict, int, bool, type(None)})
+
+
+def ports_of(rows: pd.DataFrame) -> list[Port]:
+    """The ports of a frame."""
+    return [port_of(row) for row in records(rows)]
+
+
+def without(ports: pd.DataFrame, keys: Iterable[PortKey]) -> pd.DataFrame:
+    """A frame of ports without some of them."""
+    gone = pd.MultiIndex.from_tuples(list(keys), names=KEY)
+    return ports[~pd.MultiIndex.from_frame(ports[KEY]).isin(gone)]
+
+
+def merged(ports: pd.DataFrame, changed: Iterable[Port], dropped: Iterable[PortKey]) -> pd.DataFrame:
+    """A frame of ports after some changed and some were dropped."""
+    new = list(changed)
+    stale = [*map(key_of, new), *dropped]
+    if not stale:
+        return ports
+    kept = without(ports, stale) if len(ports) else ports
+    return pd.concat([part for part in (kept, ports_frame(new)) if len(part)] or [empty_ports()], ignore_index=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        # Numbers that a merge found no match for.
+        return None if value != value else value
+    if isinstance(value, tuple | list | dict | str):
+        return value
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,161 @@
+"""What an observation shows of the ports that are watched: rules, then one row per port. Loads pandas."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from portmon.engine.declared import Declared
+from portmon.engine.frames import KEY, SETS
+from portmon.engine.rules import Decision, HostRules
+from portmon.engine.states import Port, Seen
+from portmon.model import limits
+from portmon.model.observation import PROTOCOL, Attempt, Listener
+from portmon.scan.answer import bind_of
+
+KnownPrograms = tuple[tuple[str, ...], tuple[str, ...]]
+"""Programs of a port and the kernel's names of them."""
+
+
+def known_programs(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], KnownPrograms]:
+    """Last known programs of ports, where rules may ask for them."""
+    if all(own.watches_all for own in rules.values()):
+        return {}
+    columns = zip(known["host_id"], known["port"], known["programs"], known["comms"], strict=True)
+    return {(host_id, port): (programs, comms) for host_id, port, programs, comms in columns if programs or comms}
+
+
+def fold(
+    attempts: Sequence[Attempt],
+    rules: Mapping[str, HostRules],
+    declared: Declared,
+    programs: Mapping[tuple[str, int], KnownPrograms],
+    known: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """What listens and is watched, folded to one row per port.
+
+    A listener without a program is judged as those that were last known on its port: a name that is not shown
+    just now changes nothing. One whose kernel's name was known there has all names that were: what another tool calls
+    it changes nothing either. ``listed``: an allow rule named it. ``more``: how many owners or binds are not kept.
+
+    :param known: ports as they were, of which that is kept first
+    """
+    before = _Before(known)
+    rows: list[tuple[Any, ...]] = []
+    for attempt in attempts:
+        seen = attempt.observation
+        assert seen is not None  # noqa: S101 - for the type checker
+        own, must = rules[attempt.host_id], declared.get(attempt.host_id, {})
+        by_port: dict[int, list[Any]] = defaultdict(list)
+        listed: set[int] = set()
+        beyond = dict(seen.beyond)
+        for listener in seen.listeners:
+            port = listener.port
+            if not own.watches_all and port not in must:
+                owners = _names(listener, programs.get((attempt.host_id, port), ((), ())))
+                decisions = [own.judge(port=port, address=listener.address, program=names) for names in owners]
+                if not any(decision.watched for decision in decisions):
+                    continue
+                if any(decision.watched and decision.rule is not None for decision in decisions):
+                    listed.add(port)
+            by_port[port].append(listener)
+        for port, listeners in by_port.items():
+            shown: tuple[list[Any], ...] = (
+                [limits.name_within(bind_of(one)) for one in listeners],
+                [one.program and limits.name_within(one.program) for one in listeners],
+                [one.pid for one in listeners],
+                [one.uid for one in listeners],
+                [one.unit and limits.name_within(one.unit) for one in listeners],
+                [one.comm and limits.name_within(one.comm) for one in listeners],
+            )
+            if len(listeners) == 1:
+                # Most ports have one listener, and there are millions.
+                kept: list[tuple[Any, ...]] = [() if values[0] is None else (values[0],) for values in shown]
+                more = listeners[0].more_owners
+            else:
+                kept, more = _few(shown, (attempt.host_id, port), before)
+                more = max(more, beyond.get(port, 0), *(one.more_owners for one in listeners))
+            rows.append((attempt.host_id, PROTOCOL, port, *kept, seen.tool, port in listed, more))
+    names = [*KEY, *SETS, "tool", "listed", "more"]
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    found = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in zip(names, columns, strict=True)})
+    found["port"] = found["port"].astype("int64")
+    return found.rename(columns={name: f"{name}_seen" for name in (*SETS, "tool")})
+
+
+def _names(listener: Listener, known: KnownPrograms) -> list[tuple[str, ...]]:
+    """The names of a listener's program by which rules know it, one tuple for each program that it may be."""
+    programs, comms = known
+    if listener.program is None and listener.comm is None:
+        return owner_names(programs, comms)
+    shown = [name for name in (listener.program, listener.comm) if name is not None]
+    if listener.comm in comms:
+        shown += programs
+    return [tuple(shown)]
+
+
+def owner_names(programs: Sequence[str], comms: Sequence[str]) -> list[tuple[str, ...]]:
+    """The names of each program of a port. Which of the kernel's names is whose is not known: each has them all."""
+    return [(program, *comms) for program in programs] or [(comm,) for comm in comms] or [()]
+
+
+def _few(columns: Iterable[Sequence[Any]], key: tuple[str, int], before: _Before) -> tuple[list[tuple[Any, ...]], int]:
+    """Owners and binds of a port that are kept, and how many are not."""
+    kept, more = [], 0
+    for name, values in zip(SETS, columns, strict=True):
+        shown = {value for value in values if value is not None}
+        few, left = limits.few_of(shown, before.of(key, name) if len(shown) > limits.OWNERS else ())
+        kept.append(few)
+        more = max(more, left)
+    return kept, more
+
+
+class _Before:
+    """Owners and binds of ports as they were: seldom asked for, and so made when it is."""
+
+    def __init__(self, known: pd.DataFrame | None) -> None:
+        self._known = known
+
+    def of(self, key: tuple[str, int], name: str) -> tuple[Any, ...]:
+        """What is known of a port; of its binds also those that are lost."""
+        row = self._rows.get(key)
+        if row is None:
+            return ()
+        values: tuple[Any, ...] = row[name]
+        return (*values, *row["lost"]) if name == "addresses" else values
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, int], Any]:
+        if self._known is None:
+            return {}
+        rows = self._known[[*KEY, *SETS, "lost"]].to_dict("records")
+        return {(row["host_id"], row["port"]): row for row in rows}
+
+
+def seen_of(row: Mapping[str, Any]) -> Seen:
+    """A row of :func:`fold`, its column names with ``_seen``, as the table of states takes it."""
+    return Seen(**{name: row[f"{name}_seen"] for name in SETS}, listed=row["listed"], more=row["more"])
+
+
+def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iterator[Decision]:
+    """What the rules in force say of a port, address by address, as far as its programs are known."""
+    for address in addresses:
+        for names in owner_names(port.programs, port.comms):
+            yield rules.judge(port=port.port, address=address, program=names)
+
+
+def any_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:
+    """Whether the rules in force watch a port on some of these addresses."""
+    return rules.watches_all or any(decision.watched for decision in decisions_on(port, addresses, rules))
+
+
+def why_watched(port: Port, rules: HostRules) -> str:
+    """What makes it watched, for people."""
+    if port.declared:
+        return port.declared
+    decisions = decisions_on(port, port.addresses, rules)
+    return next((decision.reason for decision in decisions if decision.watched), "no rule matches it")

@@ -1,0 +1,261 @@
+"""Types of single fields, and what every section has in common."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Annotated
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+
+from portmon.untrusted.boundary import reason
+
+_UNITS = {
+    "ms": 0.001,
+    "s": 1,
+    "sec": 1,
+    "m": 60,
+    "min": 60,
+    "h": 3600,
+    "d": 86400,
+    "day": 86400,
+    "days": 86400,
+    "w": 604800,
+}
+MAX_SECONDS = 1e10
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
+_DURATION_PATTERN = r"^\s*(\d+(\.\d+)?\s*(ms|s|sec|m|min|h|d|day|days|w)\s*)+$"
+
+
+def parse_duration(value: object) -> timedelta:
+    """Seconds as a number, or text such as ``15s``, ``10 min``, ``1h 30m``, ``14d``.
+
+    :raises ValueError: for anything else, negative numbers included
+    """
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("give a duration such as 15s, 10min, 1h or 14d, or a number of seconds")
+    if isinstance(value, int | float):
+        return _seconds(value)
+    text = value.strip().lower()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return _seconds(float(text))
+    parts = _DURATION.findall(text)
+    left = _DURATION.sub("", text).strip()
+    if not parts or left or any(unit not in _UNITS for _, unit in parts):
+        raise ValueError(f"{value!r} is not a duration: give for instance 15s, 10min, 1h or 14d")
+    return _seconds(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def _seconds(value: float) -> timedelta:
+    if not 0 <= value < MAX_SECONDS:
+        raise ValueError("a duration must not be negative, nor longer than 300 years")
+    return timedelta(seconds=value)
+
+
+def parse_moment(text: object, zone: tzinfo) -> datetime:
+    """An ISO 8601 time, in UTC.
+
+    :param zone: of a time without an offset
+    :raises ValueError: for anything else
+    """
+    try:
+        if not isinstance(text, str):
+            raise ValueError
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        shown = str(text)[:100]
+        raise ValueError(
+            f"{shown!r} is no time: give ISO 8601, for instance 2026-01-02T04:00 or 2026-01-02T04:00+01:00"
+        ) from None
+    return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest text that :func:`parse_duration` reads back, ``90s`` as ``1m 30s``."""
+    seconds = value.total_seconds()
+    if seconds != int(seconds):
+        return f"{seconds:g}s"
+    parts = []
+    rest = int(seconds)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts) or "0s"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0},
+                {"type": "string", "pattern": _DURATION_PATTERN},
+            ],
+            "examples": ["15s", "10min", "1h", "14d"],
+        }
+    ),
+]
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be longer than 0")
+    return value
+
+
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+
+_SIZES = {"": 1, "b": 1, "kib": 1024, "kb": 1024, "k": 1024, "mib": 1024**2, "mb": 1024**2, "m": 1024**2}
+
+
+def parse_size(value: object) -> int:
+    """Bytes as a number, or text such as ``4MiB`` or ``512 KiB``.
+
+    :raises ValueError: for anything else
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = re.fullmatch(r"\s*(\d+)\s*([a-zA-Z]*)\s*", value) if isinstance(value, str) else None
+    if not match or match[2].lower() not in _SIZES:
+        raise ValueError(f"{value!r} is not a size: give for instance 4MiB, 512KiB or bytes")
+    return int(match[1]) * _SIZES[match[2].lower()]
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": r"^\s*\d+\s*([kKmM]([iI]?[bB])?|[bB])?\s*$"},
+            ],
+            "examples": ["4MiB"],
+        }
+    ),
+]
+PortNumber = Annotated[int, Field(ge=1, le=65535)]
+
+
+def parse_ports(value: object) -> tuple[tuple[int, int], ...]:
+    """Ports and ranges as inclusive pairs: ``443``, ``"8000-8100"``, a list of these, ``"80,443"``.
+
+    :raises ValueError: naming the item that is neither
+    """
+    if isinstance(value, list | tuple):
+        return tuple(pair for item in value for pair in parse_ports(item))
+    if isinstance(value, str) and "," in value:
+        return parse_ports(value.split(","))
+    match = re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", str(value))
+    if match and not isinstance(value, bool):
+        low, high = int(match[1]), int(match[2] or match[1])
+        if 1 <= low <= high <= 65535:
+            return ((low, high),)
+    raise ValueError(f"{value!r} is no port (1 to 65535) and no range such as 8000-8100")
+
+
+def one_or_many(value: object) -> object:
+    """A list, also of what is given alone."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _bind_scope(value: str) -> str:
+    if value in ("loopback", "wildcard"):
+        return value
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError as error:
+        raise ValueError(f"{value!r} is neither loopback, wildcard nor a network such as 10.0.0.0/8") from error
+
+
+def _no_empty(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def _jmespath(value: str) -> str:
+    try:
+        jmespath.compile(value)
+    except Exception as error:
+        why = str(error).splitlines()[0] if isinstance(error, JMESPathError) else reason(error)
+        raise ValueError(f"{value[:200]!r} is no JMESPath expression: {why}") from error
+    return value
+
+
+def _query_value(value: object) -> object:
+    """true and false as query strings have them."""
+    if not isinstance(value, str | int):
+        raise ValueError("give a text, a number, true or false, or a list of these")
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+Text = Annotated[str, AfterValidator(_no_empty)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(one_or_many)]
+Expression = Annotated[str, AfterValidator(_jmespath)]
+LabelExpressions = Annotated[
+    Annotated[Expression, Tag("expression")] | Annotated[Mapping[Text, Expression | None], Tag("mapping")],
+    Discriminator(lambda value: "mapping" if isinstance(value, Mapping) else "expression"),
+]
+"""One expression for all labels, or one for each; None leaves out what a preset has under that name."""
+QueryScalar = Annotated[str | int, BeforeValidator(_query_value)]
+QueryValue = Annotated[
+    Annotated[QueryScalar, Tag("one")] | Annotated[tuple[QueryScalar, ...], Tag("many")],
+    Discriminator(lambda value: "many" if isinstance(value, list | tuple) else "one"),
+]
+"""A query parameter; a list is given as often as it has items."""
+Glob = Annotated[str, AfterValidator(_no_empty)]
+Globs = Annotated[tuple[Glob, ...], BeforeValidator(one_or_many), Field(min_length=1)]
+BindScopes = Annotated[
+    tuple[Annotated[str, AfterValidator(_bind_scope)], ...], BeforeValidator(one_or_many), Field(min_length=1)
+]
+PortRanges = Annotated[
+    tuple[tuple[int, int], ...],
+    BeforeValidator(parse_ports),
+    Field(min_length=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 65535},
+                {"type": "string"},
+                {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}},
+            ],
+            "examples": [443, "8000-8100", [22, "8000-8100"]],
+        }
+    ),
+]
+
+
+def globs_schema(description: str) -> WithJsonSchema:
+    """JSON schema of one text or a list of them."""
+    return WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}],
+            "description": description,
+        }
+    )
+
+
+class Section(BaseModel):
+    """Unknown fields are errors: a typing mistake must not silently mean the default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, hide_input_in_errors=True)
+
+
+class HostMatch(Section):
+    """Which hosts. Everything given must match; of a list, one item must."""
+
+    host: Annotated[Globs | None, globs_schema("globs on the host's name")] = Field(
+        None, description="glob or list of globs on the host's name"
+    )
+    label: Mapping[str, Annotated[Globs, globs_schema("globs on the label's value")]] | None = Field(
+        None, description="label name: glob or list of globs on its value"
+    )

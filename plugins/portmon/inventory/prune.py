@@ -1,0 +1,157 @@
+"""What left the inventory, what came back, and when an answer is no reason to conclude either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from portmon.inventory.config import Cmdb
+from portmon.model.host import Inventory
+
+PRUNE_GUARD_ABOVE = 5
+"""Up to this many hosts, any of them may leave: a share of so few says nothing."""
+GUARDED = timedelta(days=1)
+"""A list is compared with the largest one that was accepted within this time: a CMDB that loses a few in every run
+loses many in a day."""
+MAX_EXCHANGED = 0.5
+"""Share of hosts that may be replaced by as many new ones in one run: more are other ids for the same hosts."""
+
+
+class Known(Protocol):
+    """A server that is stored."""
+
+    @property
+    def id(self) -> str:
+        """Its id in the CMDB."""
+
+    @property
+    def removed_at(self) -> datetime | None:
+        """When it left; None while it is in."""
+
+
+class Accepted(Protocol):
+    """A host list that was taken over."""
+
+    @property
+    def at(self) -> datetime:
+        """When."""
+
+    @property
+    def hosts(self) -> int:
+        """Of the largest list in force until then, its own included."""
+
+    @property
+    def forced(self) -> bool:
+        """Those before it do not count any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """What to do with servers that are not in the list, or are again.
+
+    :param hide: left just now
+    :param resume: are back
+    :param purge: left long enough ago to delete
+    :param refused: why nothing is concluded from missing servers, for people; None if it is
+    :param base: hosts of the largest list that was in force so far, this one included; None if it is refused
+    """
+
+    hide: tuple[str, ...] = ()
+    resume: tuple[str, ...] = ()
+    purge: tuple[str, ...] = ()
+    refused: str | None = None
+    base: int | None = None
+
+
+def plan_prune(
+    known: Iterable[Known],
+    inventory: Inventory,
+    *,
+    stale: bool,
+    forced: bool,
+    now: datetime,
+    settings: Cmdb,
+    accepted: Iterable[Accepted] = (),
+) -> PrunePlan:
+    """Decide what leaves the inventory.
+
+    Refused is what would be concluded from absence: hiding, and deleting what is hidden. A server that is
+    back resumes, or starts anew if it stayed away for ``cmdb.prune_after``, whether or not a run was there to
+    delete it meanwhile.
+
+    :param known: every stored server
+    :param stale: the list is an old one; not even ``forced`` concludes anything from it
+    :param forced: believe the list, however many are missing
+    :param accepted: lists that were taken over, oldest first, of at least :data:`GUARDED`
+    """
+    known = list(known)
+    listed = {host.id for host in inventory.hosts}
+    present = listed | {entry.id for entry in inventory.invalid if entry.id is not None}
+    nameless = sum(entry.id is None for entry in inventory.invalid)
+    back = {host.id: host.removed_at for host in known if host.removed_at is not None and host.id in listed}
+    late = {one for one, since in back.items() if now - since >= settings.prune_after and not stale}
+    resume = tuple(sorted(set(back) - late))
+    visible = [host.id for host in known if host.removed_at is None]
+    missing = sorted(set(visible) - present)
+    hidden = {host.id: host.removed_at for host in known if host.removed_at is not None and host.id not in present}
+    refused = None
+    if stale:
+        refused = "the host list is an old one, the CMDB gave none"
+    elif not forced:
+        refused = _implausible(
+            listed=len(present),
+            missing=len(missing),
+            visible=len(visible),
+            largest=_largest(accepted, now),
+            nameless=nameless,
+            limit=settings.max_prune_ratio,
+        )
+    if refused:
+        return PrunePlan(resume=resume, purge=tuple(sorted(late)), refused=refused)
+    leaving = {**hidden, **dict.fromkeys(missing, now)}
+    gone = {one for one, since in leaving.items() if since and now - since >= settings.prune_after}
+    return PrunePlan(
+        hide=tuple(missing),
+        resume=resume,
+        purge=tuple(sorted(gone | late)),
+        base=len(present) if forced else max(len(present), len(visible)),
+    )
+
+
+def _largest(accepted: Iterable[Accepted], now: datetime) -> int:
+    """Hosts of the largest list that counts: accepted within :data:`GUARDED`, and since one was forced."""
+    largest = 0
+    for one in accepted:
+        if one.at > now - GUARDED:
+            largest = one.hosts if one.forced else max(largest, one.hosts)
+    return largest
+
+
+def _implausible(*, listed: int, missing: int, visible: int, largest: int, nameless: int, limit: float) -> str | None:
+    """Why hosts that are missing from a list may be there none the less.
+
+    :param listed: entries with an id
+    :param missing: hosts that are visible, and not listed
+    """
+    if not missing:
+        return None
+    if not listed:
+        return f"the host list is empty, {visible} hosts are known"
+    if nameless:
+        return f"{missing} hosts are missing, but {nameless} entries have no readable id and may be these"
+    # New entries fill gaps: a group of servers that are replaced all day long keeps its size.
+    if visible > PRUNE_GUARD_ABOVE and visible - listed > visible * limit:
+        return f"{missing} of {visible} hosts are missing, more than {limit:.0%} (cmdb.max_prune_ratio)"
+    if largest > PRUNE_GUARD_ABOVE and largest - listed > largest * limit:
+        return (
+            f"the list has {listed} hosts, and {largest} within the last day: more than {limit:.0%} fewer "
+            "(cmdb.max_prune_ratio)"
+        )
+    if visible > PRUNE_GUARD_ABOVE and missing > visible * max(limit, MAX_EXCHANGED):
+        return (
+            f"{missing} of {visible} hosts are missing and as many others are new: their ids may have changed, and "
+            "with them their whole history would go"
+        )
+    return None

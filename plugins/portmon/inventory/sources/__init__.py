@@ -1,0 +1,1 @@
+"""Where lists of hosts come from: one module for each kind of source."""

@@ -1,0 +1,168 @@
+"""What one look at one host showed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+PROTOCOL = "tcp"
+"""tcp and tcp6 are one port: a dual-stack socket shows as either."""
+
+
+PROBE = 2
+"""Version of the frame that the probe prints, see :mod:`portmon.probe.command`."""
+
+
+READER = 2
+"""Version of what is made of an answer: another one as soon as the same bytes are read otherwise."""
+
+
+HUNG = timedelta(days=1)
+"""A tool that hung on a host is not tried there for so long."""
+
+
+PortKey = tuple[str, str, int]
+"""Host id, protocol and port: what a port is known by."""
+
+
+EPHEMERAL_DEFAULT = (32768, 60999)
+"""Linux' ``net.ipv4.ip_local_port_range`` unless somebody changed it."""
+
+
+class Outcome(StrEnum):
+    """What became of one look at one host. Only ``OK`` is evidence."""
+
+    OK = "ok"
+    UNREACHABLE = "unreachable"
+    """TCP, SSH or the login failed."""
+    INVALID = "invalid"
+    """The host answered, but not with a complete frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """One process that holds a listening socket."""
+
+    pid: int
+    program: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One listening socket, as one tool reported it.
+
+    :param protocol: ``tcp`` or ``tcp6`` as the row says; folded to ``tcp`` only where ports are keyed
+    :param address: bind address as printed, without brackets and zone
+    :param port: 1 to 65535
+    :param pid: of the lowest owner, None if not shown
+    :param program: its name as printed by the tool, cut as the tool cuts; None if not shown
+    :param zone: interface of a link-local or bound address
+    :param owners: every owner, if the tool shows several
+    :param uid: of the socket's owner
+    :param inode: of the socket, unique within a network namespace
+    :param unit: systemd unit or container that the process belongs to
+    :param comm: the kernel's name of the process, at most 15 bytes, the same whatever tool listed; None if not shown
+    :param more_owners: how many there are besides ``owners``
+    """
+
+    protocol: str
+    address: str
+    port: int
+    pid: int | None = None
+    program: str | None = None
+    zone: str | None = None
+    owners: tuple[Owner, ...] = ()
+    uid: int | None = None
+    inode: int | None = None
+    unit: str | None = None
+    comm: str | None = None
+    more_owners: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One complete answer of a host: evidence.
+
+    :param tool: ``netstat-W``, ``netstat``, ``ss`` or ``proc``
+    :param uid: numeric user that ran the tool's command
+    :param via: ``sudo``, or None without
+    :param boot_id: of the running kernel, None if unreadable
+    :param netns: inode of the network namespace, None if unreadable
+    :param version: of ``ss``, None for other tools
+    :param ephemeral: lowest and highest local port, both inclusive
+    :param listeners: every listening TCP socket, before any rule, in the order of the tool
+    :param probe: version of the frame; 1 of a forced command that was installed with an earlier version
+    :param reader: version of what made this of the frame, see :data:`READER`
+    :param pid1_start: start of process 1, in clock ticks since the boot; None if unreadable
+    :param reserved: ports that the kernel never hands out by itself, as ranges, both ends inclusive
+    :param hung: tools that did not end in their time: ``netstat``, ``ss``, ``proc``
+    :param beyond: port and number of its sockets that ``listeners`` lacks, since it has too many to tell apart
+    """
+
+    tool: str
+    uid: int
+    via: str | None = None
+    boot_id: str | None = None
+    netns: int | None = None
+    version: str | None = None
+    ephemeral: tuple[int, int] = EPHEMERAL_DEFAULT
+    listeners: tuple[Listener, ...] = ()
+    probe: int = PROBE
+    reader: int = READER
+    pid1_start: int | None = None
+    reserved: tuple[tuple[int, int], ...] = ()
+    hung: tuple[str, ...] = ()
+    beyond: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the scan of one host in one run came to: the stored record.
+
+    :param host_id: whose
+    :param run_id: Airflow's, of the run that asked
+    :param try_number: 1-based, of the task instance
+    :param observed_at: when the (first) answer was complete, or the failure final
+    :param logical_date: of the run; None for a manual run
+    :param outcome: only ``ok`` comes with an observation
+    :param observation: effective evidence: of two answers, whatever listened in either
+    :param error_class: see :class:`portmon.errors.ScanError`; None if ok, unless its raw answer is not kept
+    :param error: message for people; None likewise
+    :param frames: raw answers, at most two, kept for replay; empty if none came
+    :param digests: SHA-256 of each of them, so that it is worked out once; empty if it was not
+    :param confirmed: what is missing is missing in two answers; with one, nothing that is missing is evidence
+    :param duration: seconds from connect to the last byte
+    :param facts: digest of the observation as it is stored; None if there is none, or it is not stored yet
+    :param provisional: counts only if no other look of its run and host follows
+    """
+
+    host_id: str
+    run_id: str
+    try_number: int
+    observed_at: datetime
+    outcome: Outcome
+    logical_date: datetime | None = None
+    observation: Observation | None = None
+    error_class: str | None = None
+    error: str | None = None
+    frames: tuple[bytes, ...] = ()
+    digests: tuple[str, ...] = ()
+    duration: float = 0.0
+    confirmed: bool = True
+    facts: str | None = None
+    provisional: bool = False
+
+
+def hung_tools(hung: str | None, hung_at: datetime | None, now: datetime) -> tuple[str, ...]:
+    """Tools that hung on a host not long ago, from what is stored of it.
+
+    :param hung: their names with commas, None if there are none
+    :param hung_at: when the last one was noticed
+    """
+    return tuple(hung.split(",")) if hung and hung_at is not None and now - hung_at < HUNG else ()
+
+
+def in_time(attempt: Attempt) -> tuple[datetime, str]:
+    """What looks are sorted by."""
+    return attempt.observed_at, attempt.host_id

@@ -1,0 +1,226 @@
+"""Judge the archive again: what was seen, through the rules and settings of today or of another configuration.
+
+A port can't be looked at in the past. But every look is kept, and so is every step that changed the state
+(:mod:`portmon.storage.journal`). They are carried out again, in their order, on the state as it was at a checkpoint, in
+a database of its own: nobody else sees it, and the one that is in use is only read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from portmon.config import Config
+from portmon.errors import ReplayError
+from portmon.model.event import Event
+from portmon.model.host import Host
+from portmon.steps.evaluate import fleet_of, judge_looks
+from portmon.steps.prune import carry_out
+from portmon.storage import archive, checkpoints, contents, inventory, journal, outbox
+from portmon.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What was judged again.
+
+    :param after: the step of the journal whose state it began with
+    :param since: when that was kept
+    :param until: time of the last step
+    :param last: the last step
+    :param judgements: how many
+    """
+
+    after: int
+    since: datetime
+    until: datetime
+    last: int
+    judgements: int
+
+
+@contextmanager
+def scratch_database() -> Iterator[Database]:
+    """An empty database for :func:`judge_again`, which is gone after the block."""
+    with tempfile.TemporaryDirectory(prefix="portmon-replay-") as folder:
+        made = Database(f"sqlite:///{Path(folder) / 'state.db'}", throwaway=True)
+        try:
+            yield made
+        finally:
+            made.dispose()
+
+
+def base_of(source: Connection, since: datetime) -> tuple[int, datetime]:
+    """The checkpoint from which on a time is judged again: the step that it was taken after, and when that was.
+
+    :raises ReplayError: there is none
+    """
+    base = checkpoints.before(source, since)
+    if base is None:
+        raise ReplayError(
+            "no run has kept what it takes to judge the archive again, so there is nothing before the next run: wait "
+            "for the next one"
+        )
+    return base
+
+
+def judge_again(
+    source: Connection,
+    scratch: Database,
+    config: Config,
+    *,
+    since: datetime,
+    until: datetime | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Span:
+    """Carry out again what changed the state, from the checkpoint before a moment on.
+
+    Takes the memory of one run, however long the time is: state, events and checkpoints are in the scratch database.
+
+    :param source: of the state database, which is only read
+    :param scratch: an empty database, which has state and events afterwards
+    :param config: its rules, declared ports and states count
+    :param until: steps after this are left out; None: none is
+    :param on_step: called after each step with its number and how many there are
+    :raises ReplayError: there is nothing to go by
+    :raises StorageError: a part of the archive is gone or damaged
+    """
+    seq, at = base_of(source, since)
+    scratch.migrate()
+    with scratch.begin() as conn:
+        checkpoints.restore(source, seq, conn)
+    return carry_on(source, scratch, config, Span(seq, at, at, seq, 0), until=until, on_step=on_step)
+
+
+def carry_on(
+    source: Connection,
+    scratch: Database,
+    config: Config,
+    span: Span,
+    *,
+    until: datetime | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Span:
+    """The same from where it ended on: what happened since.
+
+    :param span: what was judged again so far
+    """
+    steps = list(journal.entries(source))
+    looks = journal.Looks(steps)
+    hosts_of = _HostLists(source)
+    taken = checkpoints.taken(source, after=span.after)
+    left = [step for step in steps if step.seq > span.last and (until is None or step.at <= until)]
+    for number, step in enumerate(left, start=1):
+        with scratch.begin() as conn:
+            if step.kind == journal.PRUNE:
+                pruned = journal.pruned_from_json(contents.get(source, step.what))
+                listed = hosts_of.listed(step.inventory)
+                carry_out(conn, pruned, listed, run_id=step.run_id, now=step.at, step=step.seq)
+            else:
+                fleet, terms = hosts_of.fleet(step.inventory, step.what)
+                found = (look for look in archive.looks_for(source, step.run_id, step.late) if look.host_id in fleet)
+                judge_looks(
+                    conn,
+                    looks.of(step, found),
+                    fleet,
+                    terms,
+                    config,
+                    run_id=step.run_id,
+                    now=step.at,
+                    step=step.seq,
+                    source=source,
+                )
+            if step.seq in taken:
+                checkpoints.take(conn, step.seq, taken[step.seq])
+        if on_step is not None:
+            on_step(number, len(left))
+    return dataclasses.replace(
+        span,
+        until=left[-1].at if left else span.until,
+        last=left[-1].seq if left else span.last,
+        judgements=span.judgements + sum(step.kind == journal.JUDGE for step in left),
+    )
+
+
+class _HostLists:
+    """Host lists, and what judgements went by, of which those that follow each other are mostly the same."""
+
+    def __init__(self, source: Connection) -> None:
+        self.listed = lru_cache(maxsize=2)(lambda digest: inventory.load(source, digest).hosts)
+        self._terms = lru_cache(maxsize=2)(lambda digest: journal.terms_from_json(contents.get(source, digest)))
+
+    def fleet(self, listed: str, terms: str) -> tuple[dict[str, Host], journal.Terms]:
+        """What may be judged, and by what.
+
+        :param listed: digest of the host list
+        :param terms: digest
+        """
+        found = self._terms(terms)
+        return fleet_of(self.listed(listed), found), found
+
+
+# ── what if ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How events of a time differ from what was.
+
+    :param span: what was judged again
+    :param gained: events that would have been
+    :param lost: events that were, and would not have been
+    :param changed: those that would have been told otherwise: as they were, and as they would have been
+    :param same: how many are alike
+    :param counts: kind: number of events that were, and that would have been
+    """
+
+    span: Span
+    gained: tuple[Event, ...]
+    lost: tuple[Event, ...]
+    changed: tuple[tuple[Event, Event], ...]
+    same: int
+    counts: Mapping[str, tuple[int, int]]
+
+
+def what_if(source: Connection, scratch: Database, config: Config, *, since: datetime, until: datetime) -> Difference:
+    """What a configuration would have made of the looks of a time, and what was made of them. Stores nothing.
+
+    :param source: of the state database, which is only read
+    :param scratch: an empty database
+    :param since: events from then on are compared
+    :param until: and before this
+    :raises ReplayError: there is nothing to go by, or it begins later
+    """
+    span = judge_again(source, scratch, config, since=since, until=until)
+    if span.since > since:
+        raise ReplayError(
+            f"what it takes to judge the archive again is kept from {span.since:%Y-%m-%d %H:%M} UTC on: give a later "
+            "beginning"
+        )
+    with scratch.begin() as conn:
+        would = {event.id: event for event in _of_time(conn, since, until, span)}
+    were = {event.id: event for event in _of_time(source, since, until, span)}
+    both = [(were[event_id], event) for event_id, event in would.items() if event_id in were]
+    numbers = [Counter(event.kind.value for event in events.values()) for events in (were, would)]
+    return Difference(
+        span,
+        gained=tuple(event for event_id, event in would.items() if event_id not in were),
+        lost=tuple(event for event_id, event in were.items() if event_id not in would),
+        changed=tuple((was, is_) for was, is_ in both if was != is_),
+        same=sum(was == is_ for was, is_ in both),
+        counts={kind: (numbers[0][kind], numbers[1][kind]) for kind in sorted(numbers[0] | numbers[1])},
+    )
+
+
+def _of_time(conn: Connection, since: datetime, until: datetime, span: Span) -> Iterator[Event]:
+    """Events that follow from what was seen, without those of later steps, and without the mark of a replay."""
+    found = outbox.derived(conn, since, until, after=span.after, last=span.last)
+    return (dataclasses.replace(event, replayed_by=None) for event in found)

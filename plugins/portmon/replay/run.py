@@ -1,0 +1,354 @@
+"""A run that replays: judge again what was seen in a time, and put what that gives in place.
+
+A replay goes on to now, whatever time it is asked for: what comes after rests on what was before. So each run *marks*
+its time, and whoever holds the lease judges for all marks at once; the others find theirs done. Runs that ask hosts go
+on meanwhile. Only at the end, for the steps that they added and for the change itself, they have to wait.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection
+
+import portmon
+from portmon import timeouts
+from portmon.config import Config
+from portmon.errors import ParamError, ReplayError
+from portmon.model.event import port_alert_key
+from portmon.replay.archive import Difference, Span, base_of, carry_on, judge_again, scratch_database, what_if
+from portmon.steps.dispatch import DISPATCH_TTL, DISPATCHER
+from portmon.steps.prune import WRITER_WAIT, writer
+from portmon.steps.run import BACKFILL, REPLAY_FROM, Run
+from portmon.storage import alerts, contents, hosts, lease, outbox, replays, rewrite, runs
+from portmon.storage.database import Database
+from portmon.storage.lease import Lease
+from portmon.storage.replays import Mark
+from portmon.text import REASON_LIMIT, plain
+
+log = logging.getLogger(__name__)
+
+REPLAY = "replay"
+"""Name of the lease that whoever judges again holds."""
+TTL = timedelta(minutes=10)
+RENEW = 60.0
+"""Seconds after which the lease is made longer."""
+PROGRESS = 30.0
+"""Seconds after which the log says how far it is."""
+POLL = 2.0
+"""Seconds between two looks at the lease: who waits for it waits for minutes."""
+FORGOTTEN = timedelta(days=1)
+"""A mark that is this old is of a run that nobody will try again."""
+SLOT = timedelta(minutes=5)
+"""How long the time of a backfill run is if runs have no rhythm."""
+SHOWN = 20
+"""Ports that one line of the log names."""
+LINES = 200
+"""Events that the log of a dry run shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The time that a run is to judge again.
+
+    :param since: its beginning
+    :param until: its end; what was seen later is judged again as well, but it is not told of
+    """
+
+    since: datetime
+    until: datetime
+
+    def __str__(self) -> str:
+        return f"{self.since:%Y-%m-%d %H:%M:%S} to {self.until:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def window_of(conn: Connection, config: Config, run: Run, *, interval: timedelta, now: datetime) -> Window | None:
+    """The time that a run is to judge again; None if it is to ask hosts.
+
+    :param interval: time between scheduled runs; 0 if there is no rhythm
+    :raises ParamError: it begins in the future
+    :raises ReplayError: nobody knows when the run was
+    """
+    slot = interval or SLOT
+    own = runs.times(conn, run.run_id)
+    if run.replay_from is not None:
+        if run.replay_from >= now:
+            raise ParamError("is still to come", field=REPLAY_FROM)
+        return Window(run.replay_from, min(run.replay_to or now, now))
+    if run.run_type == BACKFILL:
+        since = run.logical_date or (own[0] if own else None)
+        if since is None:
+            raise ReplayError("this backfill run has no logical date: there is no time that it could judge again")
+        window = Window(since, since + slot)
+        # What is judged again is what the run of that time saw, even if it came late.
+        return window if own is None else _joined([window, _time_of(own, slot)])
+    if own is not None and runs.superseded(conn, run.run_id):
+        return _time_of(own, slot)
+    if own is None and run.due is not None and run.due < now - config.retention.observations:
+        # Cleared so late that nothing tells it apart from one that never ran, but for this.
+        return Window(run.due, run.due + slot)
+    return None
+
+
+def must_be_kept(conn: Connection, window: Window, *, interval: timedelta) -> datetime:
+    """Refuse a time of which nothing is kept.
+
+    :returns: from when on there is something: the window may begin earlier, but by no more than nothing happened in
+    :raises ReplayError: saying from when on there is something
+    """
+    seq, kept = base_of(conn, window.since)
+    # Before step 1 there was nothing to see. Else one slot may be missing: days begin with their first run.
+    early = seq > 0 and kept - window.since > (interval or SLOT)
+    if window.until <= kept or early:
+        raise ReplayError(
+            f"what was seen can be judged again from {kept:%Y-%m-%d %H:%M} UTC on (retention.observations), not of "
+            f"{window}: give a later time"
+        )
+    return kept
+
+
+def replay_run(
+    database: Database,
+    config: Config,
+    run: Run,
+    window: Window,
+    *,
+    interval: timedelta,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> dict[str, int]:
+    """Judge a time again and put what that gives in place, unless somebody just did.
+
+    :returns: counts for people: ``replayed`` (judgements), ``gained``, ``lost`` and ``changed`` (events), ``hosts``
+        and ``ports`` (whose state differs), ``to_tell`` (events)
+    :raises ReplayError: nothing is kept of that time
+    :raises StorageError: a part of the archive is gone or damaged, or somebody took over
+    """
+    with database.begin() as conn:
+        must_be_kept(conn, window, interval=interval)
+        own = replays.mark(conn, run.run_id, since=window.since, until=window.until, notify=run.notify, now=clock())
+    wait, holder = timeouts.REPLAY, f"replay {run.run_id}"
+    with lease.hold(
+        database, REPLAY, holder, ttl=TTL, wait=wait, take_over=True, try_number=run.try_number, poll=POLL
+    ) as held:
+        with database.begin() as conn:
+            held.check(conn)
+            marks = _marks(conn, clock())
+            if own not in [mark.id for mark in marks]:
+                return _done_by_another(conn, run)
+            # Who asks for a time by hand gets it judged.
+            counts = None if run.replay_from else _nothing_new(conn, config, run, window, own, clock())
+            if counts is not None:
+                return counts
+        try:
+            return _judge(database, config, run, marks, held, clock)
+        except Exception:
+            # Another try makes a mark of its own; nobody else is to fail for this one.
+            with database.begin() as conn:
+                replays.drop(conn, [own])
+            raise
+
+
+def replay_dry(database: Database, config: Config, window: Window, *, interval: timedelta) -> dict[str, int]:
+    """What :func:`replay_run` would change of the events of a time; nothing is kept."""
+    with scratch_database() as scratch, database.look() as source:
+        if source is None:
+            raise ReplayError(f"{database} is empty: there is nothing to judge again")
+        kept = must_be_kept(source, window, interval=interval)
+        found = what_if(source, scratch, config, since=max(window.since, kept), until=window.until)
+    _log_difference(found)
+    return {
+        "replayed": found.span.judgements,
+        "gained": len(found.gained),
+        "lost": len(found.lost),
+        "changed": len(found.changed),
+    }
+
+
+# ── who judges for whom ─────────────────────────────────────────────────────────────────────────
+
+
+def _marks(conn: Connection, now: datetime) -> list[Mark]:
+    marks = replays.marks(conn)
+    forgotten = [mark for mark in marks if now - mark.asked_at > FORGOTTEN]
+    for mark in forgotten:
+        log.warning(
+            "Run %s was to judge again from %s UTC on and never did: clear it if that is still wanted",
+            plain(mark.run_id),
+            f"{mark.since:%Y-%m-%d %H:%M}",
+        )
+    replays.drop(conn, [mark.id for mark in forgotten])
+    return [mark for mark in marks if mark not in forgotten]
+
+
+def _done_by_another(conn: Connection, run: Run) -> dict[str, int]:
+    done = replays.last(conn, run_id=run.run_id)
+    if done is None:
+        raise ReplayError("another task of this run took over and judges again")
+    log.info("Run %s judged this time again with its own", plain(done.by))
+    return {"replayed": 0}
+
+
+def _nothing_new(
+    conn: Connection, config: Config, run: Run, window: Window, own: int, now: datetime
+) -> dict[str, int] | None:
+    """Whether everything since then was judged by these very rules already; then judging again changes nothing."""
+    last, (_, kept) = replays.last(conn), base_of(conn, window.since)
+    if last is None or last.rules != _rules(config) or last.judged_from > kept:
+        return None
+    if not runs.settings_after(conn, last.last_step) <= {contents.digest_of(config.to_json())}:
+        return None
+    told = rewrite.tell(conn, since=window.since, until=window.until) if run.notify else 0
+    replays.finish(
+        conn,
+        [own],
+        by=last.by,
+        now=now,
+        judged_from=last.judged_from,
+        last_step=last.last_step,
+        rules=last.rules,
+        summary={"to_tell": told},
+    )
+    log.info(
+        "Run %s judged this time again by these rules, and everything since then was: nothing to do", plain(last.by)
+    )
+    return {"replayed": 0, "to_tell": told}
+
+
+def _rules(config: Config) -> str:
+    """Names by what is judged: the same name, the same verdicts."""
+    return contents.digest_of(portmon.__version__.encode() + b"\n" + config.to_json())
+
+
+# ── judging ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _judge(
+    database: Database, config: Config, run: Run, marks: Sequence[Mark], held: Lease, clock: Callable[[], datetime]
+) -> dict[str, int]:
+    since = min(mark.since for mark in marks)
+    others = sorted({plain(mark.run_id) for mark in marks if mark.run_id != run.run_id})
+    log.info(
+        "Judging again what was seen from %s UTC on%s",
+        f"{since:%Y-%m-%d %H:%M:%S}",
+        f", for {', '.join(others)} as well" if others else "",
+    )
+    with scratch_database() as scratch:
+        with database.look() as source:
+            if source is None:
+                raise ReplayError(f"{database} is empty: there is nothing to judge again")
+            progress = _Progress(database, held)
+            span = judge_again(source, scratch, config, since=since, on_step=progress)
+        return _put_in_place(database, config, run, marks, held, scratch, span, clock)
+
+
+def _put_in_place(
+    database: Database,
+    config: Config,
+    run: Run,
+    marks: Sequence[Mark],
+    held: Lease,
+    scratch: Database,
+    span: Span,
+    clock: Callable[[], datetime],
+) -> dict[str, int]:
+    holder = f"replay {run.run_id}"
+    with (
+        writer(database, holder, run) as writing,
+        # Nobody is to be told just now of what is taken back.
+        lease.hold(
+            database,
+            DISPATCHER,
+            holder,
+            ttl=DISPATCH_TTL,
+            wait=WRITER_WAIT,
+            take_over=True,
+            try_number=run.try_number,
+        ) as dispatching,
+        database.begin() as conn,
+    ):
+        for one in (writing, dispatching, held):
+            one.check(conn)
+        span = carry_on(conn, scratch, config, span)
+        now = clock()
+        with scratch.begin() as judged:
+            changes = rewrite.replace(conn, judged, after=span.after, run_id=run.run_id, now=now)
+        told = sum(rewrite.tell(conn, since=mark.since, until=mark.until) for mark in marks if mark.notify)
+        summary = {"replayed": span.judgements, **dataclasses.asdict(changes), "to_tell": told}
+        replays.finish(
+            conn,
+            [mark.id for mark in marks],
+            by=run.run_id,
+            now=now,
+            judged_from=span.since,
+            last_step=span.last,
+            rules=_rules(config),
+            summary=summary,
+        )
+        untold = _untold(conn)
+    log.info("Summary: %s", ", ".join(f"{name} {count}" for name, count in summary.items()))
+    if untold:
+        more = f" and {len(untold) - SHOWN} more" if len(untold) > SHOWN else ""
+        log.warning(
+            "Wrong by these rules, and nobody was told: %s%s. A run with replay_from and notify tells them",
+            ", ".join(untold[:SHOWN]),
+            more,
+        )
+    return summary
+
+
+def _untold(conn: Connection) -> list[str]:
+    """Ports that something is wrong with, without an alert, now or with the next dispatch; for people."""
+    about_to = {event.alert_key for event in outbox.undispatched(conn)}
+    known = about_to | set(alerts.opened(conn))
+    keys = [key for key in hosts.open_ports(conn) if port_alert_key(*key) not in known]
+    names = {host.id: host.name for host in hosts.known(conn, {host_id for host_id, _, _ in keys})}
+    return sorted(f"{plain(names.get(host_id, host_id))} {protocol}/{port}" for host_id, protocol, port in keys)
+
+
+class _Progress:
+    """Says how far it is, and keeps the lease."""
+
+    def __init__(self, database: Database, held: Lease) -> None:
+        self._database = database
+        self._held = held
+        self._told = self._renewed = time.monotonic()
+
+    def __call__(self, number: int, steps: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= PROGRESS or number == steps:
+            log.info("%d of %d steps", number, steps)
+            self._told = now
+        if now - self._renewed >= RENEW:
+            with self._database.begin() as conn:
+                self._held.renew(conn, ttl=TTL)
+            self._renewed = now
+
+
+def _time_of(own: tuple[datetime, datetime | None], slot: timedelta) -> Window:
+    began, ended = own
+    return Window(began, max(began + slot, (ended or began) + timedelta(seconds=1)))
+
+
+def _joined(windows: Sequence[Window]) -> Window:
+    return Window(min(window.since for window in windows), max(window.until for window in windows))
+
+
+def _log_difference(found: Difference) -> None:
+    signs = [("+", event) for event in found.gained] + [("-", event) for event in found.lost]
+    signs += [("~", event) for _, event in found.changed]
+    signs.sort(key=lambda one: (one[1].at, one[1].id))
+    for sign, event in signs[:LINES]:
+        port = f" {event.protocol}/{event.port}" if event.port else ""
+        at, reason = f"{event.at:%Y-%m-%d %H:%M}", plain(event.reason, REASON_LIMIT)
+        host = repr(plain(event.host_name)) if event.host_name else None
+        log.info("%s %s %s: %s%s: %s", sign, at, event.kind, host, port, reason)
+    if len(signs) > LINES:
+        log.info("and %d more; `python -m portmon replay` shows all of them", len(signs) - LINES)
+    log.info(
+        "Dry run: nothing of this was kept, nobody is told. `+` would be new, `-` would be taken back, `~` changed"
+    )

@@ -1,0 +1,136 @@
+"""Deal hosts into batches, so that what fails together does not wait together."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+from portmon.errors import StorageError
+from portmon.model.host import Host
+
+MAX_BATCHES = 64
+"""Mapped tasks of one sweep: more of them cost Airflow more than they save."""
+LOGINS = 8
+"""Parallel logins that a batch has at least, if there are so many: one hanging host must not stop a batch, and each
+batch that runs beside others is a process more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The hosts of one sweep task.
+
+    :param hosts: ids. Nothing here says how they are just now: batches stay the same as long as the fleet does
+    :param logins: how many at a time
+    :param lanes: proxy command: how many logins through it at a time
+    """
+
+    hosts: tuple[str, ...]
+    logins: int
+    lanes: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types only, see :func:`batch_from_json`."""
+        return {"hosts": list(self.hosts), "logins": self.logins, "lanes": dict(self.lanes)}
+
+
+def batch_from_json(value: Any) -> Batch:
+    """The inverse of :meth:`Batch.to_json`.
+
+    :raises StorageError: if it is none
+    """
+    try:
+        return Batch(tuple(value["hosts"]), int(value["logins"]), dict(value["lanes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"what is stored is no batch of hosts ({type(error).__name__}: {error})") from error
+
+
+def batches_at_once(max_logins: int) -> int:
+    """How many batches may run at the same time.
+
+    :param max_logins: parallel logins of a run
+    """
+    return max(1, max_logins // LOGINS)
+
+
+def deal(
+    hosts: Sequence[Host],
+    *,
+    size: int,
+    max_logins: int,
+    proxies: Mapping[str, str],
+    per_proxy: int,
+) -> list[Batch]:
+    """Batches of about equal length, each with its share of the logins.
+
+    A network's hosts are spread over all batches: a dead rack fills none. Hosts behind a proxy command are in so few
+    batches that these share its logins.
+
+    :param size: hosts of a batch, as long as there are no more than :data:`MAX_BATCHES`
+    :param max_logins: parallel logins over all batches
+    :param proxies: id of hosts that are reached through a proxy command: that command
+    :param per_proxy: parallel logins through one such command, over all batches
+    """
+    count = min(MAX_BATCHES, -(-len(hosts) // size))
+    if not count:
+        return []
+    at_once = min(count, batches_at_once(max_logins))
+    # No last round in which one batch works and the logins of the others rest.
+    count = min(-(-count // at_once), MAX_BATCHES // at_once) * at_once
+    of_lane = max(1, min(count, per_proxy))
+    dealt: list[list[Host]] = [[] for _ in range(count)]
+    # Neighbours go to different batches. Every n-th host would not do: with as many networks as batches that would make
+    # a batch of each network.
+    for host in sorted(hosts, key=lambda host: (network_of(host.address), host.id)):
+        open_to = dealt[:of_lane] if host.id in proxies else dealt
+        min(open_to, key=len).append(host)
+    return [
+        Batch(
+            tuple(host.id for host in own),
+            logins=max_logins // at_once + (number < max_logins % at_once and count == at_once),
+            lanes={
+                command: max(1, per_proxy // min(of_lane, at_once))
+                for command in sorted({proxies[host.id] for host in own if host.id in proxies})
+            },
+        )
+        for number, own in enumerate(dealt)
+        if own
+    ]
+
+
+def in_order(hosts: Sequence[Host], failing: Mapping[str, str | None]) -> list[Host]:
+    """The hosts of a batch as they are asked: one of each network in turn, so that a dead rack does not come in one
+    piece. Those that failed last time come last, those that timed out at the very end.
+
+    :param failing: id of hosts that gave no evidence last time: its error class
+    """
+    order: list[Host] = []
+    for patience in range(3):
+        networks: dict[str, list[Host]] = defaultdict(list)
+        for host in hosts:
+            if _patience(host, failing) == patience:
+                networks[network_of(host.address)].append(host)
+        rounds = zip_longest(*(networks[name] for name in sorted(networks)))
+        order += [host for one in rounds for host in one if host is not None]
+    return order
+
+
+def network_of(address: str) -> str:
+    """What fails together with an address: its /24 or /64; of a name its domain, or what stands before its number."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        host, dot, domain = address.partition(".")
+        return domain if dot else re.sub(r"\d+$", "", host)
+    return str(ipaddress.ip_network((parsed, 24 if parsed.version == 4 else 64), strict=False))
+
+
+def _patience(host: Host, failing: Mapping[str, str | None]) -> int:
+    """0 for a host that answered last time, 1 for one that failed, 2 for one that let us wait."""
+    if host.id not in failing:
+        return 0
+    return 2 if failing[host.id] == "timeout" else 1

@@ -1,0 +1,156 @@
+"""Get the host list, or go on with the last good one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from portmon.config import Config
+from portmon.engine.events import monitor_event
+from portmon.errors import CmdbError
+from portmon.fields import format_duration
+from portmon.inventory.scope import select
+from portmon.model.event import EventKind
+from portmon.model.host import Inventory
+from portmon.steps.run import Run
+from portmon.storage import conditions, contents, inventory, outbox, runs
+from portmon.storage.database import Database
+from portmon.text import REASON_LIMIT, plain
+from portmon.untrusted.boundary import boundary
+
+log = logging.getLogger(__name__)
+
+STALE = "cmdb_stale"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What the other tasks of the run need to know.
+
+    :param digest: of the stored inventory
+    :param stale: it is the last good one, because the CMDB gave none
+    :param fetched_at: when the CMDB gave it
+    """
+
+    digest: str
+    stale: bool
+    fetched_at: datetime
+
+
+def fetch_inventory(
+    database: Database, config: Config, run: Run, load: Callable[[], Inventory], *, now: datetime
+) -> Fetched:
+    """Ask the CMDB and store what it gave; if it gave nothing usable, take the last good list.
+
+    :param load: asks the source
+    :param now: start of the run
+    :raises CmdbError: if there is no last good list either
+    :raises ParamError: if a pattern of a scoped run matches no host
+    """
+    with database.begin() as conn:
+        good = inventory.last_good(conn)
+    reason = ""
+    try:
+        with boundary(lambda why: CmdbError(f"can't be read: {why}", source="CMDB"), passing=CmdbError):
+            found = load()
+        if not run.force_prune:
+            must_be_plausible(found, good.inventory if good else None)
+        stale, fetched_at = False, now
+    except CmdbError as error:
+        if good is None:
+            raise
+        found, stale, fetched_at = good.inventory, True, good.fetched_at
+        log.warning("%s", plain(str(error), 1000))
+        log.warning(
+            "The CMDB gave no usable list: going on with the last good one, %s old (%d hosts); nothing is pruned",
+            format_duration(timedelta(seconds=int((now - fetched_at).total_seconds()))),
+            len(found.hosts),
+        )
+        reason = str(error)
+    for invalid in found.invalid:
+        log.warning(
+            "Invalid entry %d (%s): %s",
+            invalid.position,
+            plain(invalid.name or invalid.id or "-"),
+            plain(invalid.reason, REASON_LIMIT),
+        )
+    if run.scoped:
+        select(found.hosts, run.hosts)
+    with database.begin() as conn:
+        # A dry run keeps what its own tasks read, but no list that a later run would fall back to.
+        aside = stale or run.dry_run
+        digest = inventory.save(conn, found, run_id=run.run_id, fetched_at=fetched_at, stale=aside)
+        if not run.dry_run:
+            runs.start(
+                conn,
+                run.run_id,
+                run_type=run.run_type,
+                logical_date=run.logical_date,
+                started_at=now,
+                scope=list(run.hosts) or None,
+                inventory=digest,
+                inventory_fetched_at=fetched_at,
+                inventory_stale=stale,
+                settings=contents.put(conn, config.to_json(), now=now),
+            )
+            if not stale:
+                _report_fresh(conn, run, now)
+            elif now - fetched_at >= config.cmdb.stale_after:
+                _report_stale(conn, run, now, fetched_at, reason)
+    return Fetched(digest, stale, fetched_at)
+
+
+def must_be_plausible(found: Inventory, good: Inventory | None) -> None:
+    """An answer without one usable host is a broken CMDB, unless there never were any.
+
+    Pruning has a guard of its own; this one keeps the monitoring going.
+
+    :param good: the last good host list
+    :raises CmdbError: if it is not plausible
+    """
+    if found.hosts or good is None or not good.hosts:
+        return
+    if found.invalid:
+        raise CmdbError(
+            f"none of its {len(found.invalid)} entries is valid, the first because {found.invalid[0].reason}; "
+            "check cmdb.source.fields in portmon.yaml",
+            source=found.source,
+        )
+    raise CmdbError(
+        f"gave an empty list where there were {len(good.hosts)} hosts; if they are really gone, trigger a run with "
+        "force_prune",
+        source=found.source,
+    )
+
+
+def _report_stale(conn: Connection, run: Run, now: datetime, fetched_at: datetime, reason: str) -> None:
+    event = monitor_event(
+        EventKind.CMDB_STALE,
+        at=now,
+        run_id=run.run_id,
+        reason=f"The host list is from {fetched_at:%Y-%m-%d %H:%M} UTC; the CMDB gave no usable one since: {reason}",
+        evidence=fetched_at.isoformat(),
+        since=fetched_at,
+    )
+    if conditions.begin(conn, STALE, since=now, event_id=event.id):
+        outbox.add(conn, [event])
+
+
+def _report_fresh(conn: Connection, run: Run, now: datetime) -> None:
+    if conditions.end(conn, STALE):
+        outbox.add(
+            conn,
+            [
+                monitor_event(
+                    EventKind.CMDB_FRESH,
+                    at=now,
+                    run_id=run.run_id,
+                    reason="The CMDB gives a usable host list again",
+                    evidence=now.isoformat(),
+                )
+            ],
+        )

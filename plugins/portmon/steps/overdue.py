@@ -1,0 +1,66 @@
+"""Whether runs take longer than the time between two of them."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from portmon.engine.events import monitor_event
+from portmon.fields import format_duration
+from portmon.model.event import Event, EventKind
+from portmon.steps.run import Run
+from portmon.storage import conditions, outbox, runs
+from portmon.storage.database import Database
+
+log = logging.getLogger(__name__)
+
+OVERDUE = "run_overdue"
+
+
+def report_overdue(database: Database, run: Run, *, interval: timedelta, now: datetime) -> bool:
+    """One event when a scheduled run takes longer than its interval, one when a later one does not.
+
+    A run that never comes so far can't tell: that is what the dead-man's switch is for.
+
+    :param interval: between scheduled runs; 0 if there is no rhythm
+    :returns: whether this run is overdue
+    """
+    if interval and run.run_type != "scheduled":
+        return False
+    with database.begin() as conn:
+        if not interval:
+            _end(conn, run, "Runs have no rhythm any more, so none is late", now)
+            return False
+        # An old run that was cleared is not late, but looked at again.
+        started = runs.newest_started_at(conn, run.run_id)
+        if started is None:
+            return False
+        took = now - started
+        if took <= interval:
+            _end(conn, run, f"A run took {_shown(took)}, within its interval of {format_duration(interval)}", now)
+            return False
+        reason = (
+            f"A run took {_shown(took)}, its interval is {format_duration(interval)}: what it tells comes late. Raise "
+            "ssh.max_logins, give Airflow more workers, or set a longer [portmon] schedule"
+        )
+        log.warning("%s", reason)
+        event = _event(EventKind.RUN_OVERDUE, run, reason, now, started)
+        if conditions.begin(conn, OVERDUE, since=started, event_id=event.id):
+            outbox.add(conn, [event])
+        return True
+
+
+def _end(conn: Connection, run: Run, reason: str, now: datetime) -> None:
+    since = conditions.since(conn, OVERDUE)
+    if conditions.end(conn, OVERDUE):
+        outbox.add(conn, [_event(EventKind.RUN_IN_TIME, run, reason, now, since)])
+
+
+def _event(kind: EventKind, run: Run, reason: str, now: datetime, since: datetime | None) -> Event:
+    return monitor_event(kind, at=now, run_id=run.run_id, reason=reason, evidence=run.run_id, since=since)
+
+
+def _shown(took: timedelta) -> str:
+    return format_duration(timedelta(seconds=int(took.total_seconds())))

@@ -1,0 +1,303 @@
+"""Say whom to ask, in which task, and which ports to expect."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection
+
+from portmon.config import Config, ssh_settings
+from portmon.engine.declared import declared_ports
+from portmon.engine.fingerprint import fingerprint
+from portmon.engine.rules import RuleSet
+from portmon.errors import RunError
+from portmon.inventory.scope import select
+from portmon.matching import matches_host
+from portmon.model.host import Host
+from portmon.model.state import PortStatus
+from portmon.probe.compare import lost_binds
+from portmon.scan.answer import Known
+from portmon.scan.batches import Batch, batch_from_json, deal
+from portmon.scan.host import Expected
+from portmon.ssh.config import SshGroup, SshSettings
+from portmon.steps.run import Run, TaskOf
+from portmon.storage import archive, contents, decisions, hosts, inventory, runs
+from portmon.storage.database import Database
+
+log = logging.getLogger(__name__)
+
+
+def plan_sweep(
+    database: Database,
+    config: Config,
+    run: Run,
+    digest: str,
+    *,
+    proxy_of: Callable[[str], str | None],
+    now: datetime | None = None,
+) -> list[dict[str, Any]]:
+    """One item per batch of hosts; none if there are so few that each gets a task of its own.
+
+    What is large, the ids, is stored; an item names it.
+
+    :param digest: of this run's inventory
+    :param proxy_of: connection id: its proxy command, None without
+    :returns: ``batch`` (its number), ``hosts`` (how many), ``plan`` (digest of a stored :class:`Batch`), ``dry_run``
+    """
+    with database.begin() as conn:
+        asked = _asked(conn, config, run, digest)
+        if len(asked) <= config.scan.sweep_above:
+            log.info("%d hosts to ask: no more than scan.sweep_above, each gets a task of its own", len(asked))
+            return []
+        batches = deal(
+            list(asked.values()),
+            size=config.scan.batch_hosts,
+            max_logins=config.ssh.max_logins,
+            proxies=_proxies(asked.values(), config, proxy_of),
+            per_proxy=config.ssh.per_proxy,
+        )
+        stored = [_put(conn, batch, now or datetime.now(UTC)) for batch in batches]
+    log.info(
+        "%d hosts to ask in %d batches, %s logins each at a time",
+        len(asked),
+        len(batches),
+        "/".join(sorted({str(batch.logins) for batch in batches})),
+    )
+    return [
+        {"batch": number, "hosts": len(batch.hosts), "plan": name, **({"dry_run": True} if run.dry_run else {})}
+        for number, (batch, name) in enumerate(zip(batches, stored, strict=True))
+    ]
+
+
+def batch_of(conn: Connection, item: Mapping[str, Any]) -> Batch:
+    """The hosts of an item of :func:`plan_sweep`.
+
+    :raises StorageError: if they are not stored any more
+    """
+    return batch_from_json(json.loads(contents.get(conn, item["plan"])))
+
+
+def asked_by(
+    conn: Connection,
+    batches: Sequence[Mapping[str, Any]],
+    items: Sequence[Mapping[str, Any]],
+    *,
+    sweep: str,
+    own: str,
+) -> dict[str, TaskOf]:
+    """Host id: which task asks it. Of a host that is swept and has a task of its own, the latter: its log says more.
+
+    :param batches: of :func:`plan_sweep`
+    :param items: of :func:`plan_hosts`
+    :param sweep: id of the mapped task of batches
+    :param own: id of the mapped task of single hosts
+    """
+    found: dict[str, TaskOf] = {}
+    for index, item in enumerate(batches):
+        found |= dict.fromkeys(batch_of(conn, item).hosts, (sweep, index))
+    return found | {item["id"]: (own, index) for index, item in enumerate(items)}
+
+
+def plan_hosts(
+    database: Database,
+    config: Config,
+    run: Run,
+    digest: str,
+    *,
+    max_hosts: int | None = None,
+    swept: Mapping[str, bool] | None = None,
+) -> list[dict[str, Any]]:
+    """One item per host that still needs a task of its own, JSON types only, sorted by name.
+
+    Without a sweep that is every host. After one these are the hosts that failed in it and did not before, and those
+    that it did not get to; beyond ``scan.max_host_tasks`` what the sweep saw is all there is.
+
+    A host that the list lacks but that is not hidden is asked as well: pruning refused to
+    conclude that it is gone, so it is still watched.
+
+    :param digest: of this run's inventory
+    :param max_hosts: more than this can't be mapped over (``[core] max_map_length``)
+    :param swept: None without a sweep; else, of looks that are not in the database, host id: whether it is final, as of
+        :func:`portmon.storage.archive.looks_of`
+    :returns: see :class:`portmon.airflow.operators.netstat.NetstatOperator` for the fields
+    :raises RunError: if there are more hosts than can be mapped over
+    """
+    with database.begin() as conn:
+        asked = _asked(conn, config, run, digest)
+        left = list(asked.values())
+        if swept is not None:
+            left = _after_sweep(conn, config, run, left, swept, max_hosts)
+        if max_hosts is not None and len(left) > max_hosts:
+            raise RunError(
+                f"{len(left)} hosts, but Airflow maps over {max_hosts} at most: lower scan.sweep_above, or raise "
+                "[core] max_map_length"
+            )
+        must = must_of(conn, config, left)
+    if swept is None:
+        log.info("%d hosts to ask, each in a task of its own", len(left))
+    return sorted(
+        (_item(host, config, must.get(host.id, {}), run) for host in left), key=lambda item: (item["name"], item["id"])
+    )
+
+
+def hosts_of(conn: Connection, config: Config, run: Run, digest: str, batch: Batch) -> list[Host]:
+    """The hosts of a batch, without those that are not asked any more."""
+    asked = _asked(conn, config, run, digest)
+    return [asked[host_id] for host_id in batch.hosts if host_id in asked]
+
+
+def expected(
+    conn: Connection, host_ids: Collection[str], must: Mapping[str, Collection[int]], *, now: datetime | None = None
+) -> dict[str, Expected]:
+    """Host id: what it is expected to listen on.
+
+    :param must: host id: declared ports
+    """
+    known = hosts.known_ports(conn, host_ids)
+    tools = hosts.tools(conn, host_ids, now or datetime.now(UTC))
+    return {
+        host_id: _expected(known.get(host_id, {}), must.get(host_id, ()), *tools.get(host_id, (None, ())))
+        for host_id in host_ids
+    }
+
+
+def known_answers(
+    conn: Connection, config: Config, asked: Sequence[Host], must: Mapping[str, Mapping[int, str]]
+) -> dict[str, Known]:
+    """Host id: the answer that needs not be read, of hosts that are settled, see :mod:`portmon.engine.fingerprint`.
+
+    :param must: host id: declared ports, as of :func:`must_of`
+    """
+    rules = RuleSet(config.rules, where=config.where)
+    by_id = {host.id: host for host in asked}
+    return {
+        host_id: Known(last.frame, last.facts)
+        for host_id, last in archive.settled(conn, list(by_id)).items()
+        if last.fingerprint == fingerprint(last.facts, rules.for_host(by_id[host_id]).digest, must.get(host_id, {}))
+    }
+
+
+def group_of(host: Host, config: Config) -> SshGroup | None:
+    """The first of ``ssh.groups`` that matches a host."""
+    return next((group for group in config.ssh.groups if matches_host(group.match, host)), None)
+
+
+def settings_of(config: Config, group: str | None) -> SshSettings:
+    """How the hosts of a group are asked.
+
+    :param group: its name; None for hosts that no group matches
+    :raises RunError: there is no such group any more
+    """
+    if group is None:
+        return ssh_settings(config, group=None)
+    for one in config.ssh.groups:
+        if one.name == group:
+            return ssh_settings(config, group=one)
+    raise RunError(f"portmon.yaml has no ssh group {group!r} any more, which this run goes by: clear plan_hosts")
+
+
+def _asked(conn: Connection, config: Config, run: Run, digest: str) -> dict[str, Host]:
+    """Host id: whom this run asks.
+
+    :raises PastRunError: a later run was judged since
+    """
+    runs.must_be_newest(conn, run.run_id)
+    found = inventory.load(conn, digest)
+    listed = {host.id for host in found.hosts} | {invalid.id for invalid in found.invalid}
+    rest = (host for host in hosts.listed(conn).values() if host.id not in listed)
+    asked: Sequence[Host] = [*found.hosts, *rest]
+    if run.scoped:
+        asked = select(asked, run.hosts)
+    return {host.id: host for host in asked}
+
+
+def must_of(conn: Connection, config: Config, asked: Sequence[Host]) -> dict[str, dict[int, str]]:
+    """Host id: its declared ports, each with what declares it."""
+    by_id = {host.id: host for host in asked}
+    return declared_ports(by_id, config.declared, decisions.promoted(conn), where=config.where)
+
+
+def _proxies(asked: Collection[Host], config: Config, proxy_of: Callable[[str], str | None]) -> dict[str, str]:
+    """Id of hosts whose connection has a proxy command: that command."""
+    commands: dict[str, str | None] = {}
+    found = {}
+    for host in asked:
+        conn_id = ssh_settings(config, group=group_of(host, config)).conn_id
+        if conn_id not in commands:
+            commands[conn_id] = proxy_of(conn_id)
+        if (command := commands[conn_id]) is not None:
+            found[host.id] = command
+    return found
+
+
+def _after_sweep(
+    conn: Connection, config: Config, run: Run, asked: Sequence[Host], swept: Mapping[str, bool], max_hosts: int | None
+) -> list[Host]:
+    looks = {**archive.looks_of(conn, run.run_id), **swept}
+    missed = [host for host in asked if host.id not in looks]
+    failed = [host for host in asked if looks.get(host.id) is False]
+    most = config.scan.max_host_tasks if max_hosts is None else min(config.scan.max_host_tasks, max_hosts)
+    log.info(
+        "%d of %d hosts need no task of their own; %d fail since this run, %d were not swept",
+        len(asked) - len(failed) - len(missed),
+        len(asked),
+        len(failed),
+        len(missed),
+    )
+    # Those first of which nothing is known: of the others the sweep's word counts.
+    left = [*missed, *failed]
+    if len(left) > most:
+        log.warning(
+            "%d hosts would need a task of their own, %d get one (scan.max_host_tasks); of the others counts what the "
+            "sweep saw",
+            len(left),
+            most,
+        )
+    return left[:most]
+
+
+def _put(conn: Connection, batch: Batch, now: datetime) -> str:
+    data = json.dumps(batch.to_json(), sort_keys=True, separators=(",", ":")).encode("ascii")
+    return contents.put(conn, data, now=now, sound=True)
+
+
+def _expected(
+    known: Mapping[int, tuple[str, tuple[str, ...]]], must: Collection[int], tool: str | None, hung: Sequence[str]
+) -> Expected:
+    up = {port: addresses for port, (status, addresses) in known.items() if status == PortStatus.UP}
+    # What is down already needs no second look.
+    declared = (port for port in must if port not in known or known[port][0] != PortStatus.DOWN)
+    return Expected(
+        ports=sorted({*up, *declared}),
+        # A bind that others could reach is missed like a port.
+        binds={port: binds for port, addresses in up.items() if (binds := _reachable(addresses))},
+        tool=tool,
+        hung=hung,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _reachable(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    return lost_binds(addresses, ())
+
+
+def _item(host: Host, config: Config, must: Collection[int], run: Run) -> dict[str, Any]:
+    group = group_of(host, config)
+    given = {
+        "port": host.port,
+        "group": group.name if group else None,
+        "must": sorted(must) or None,
+        "dry_run": run.dry_run or None,
+    }
+    # Every mapped task gets the whole list through Airflow's API: what is not said takes no room.
+    return {
+        "id": host.id,
+        "name": host.name,
+        "address": host.address,
+        **{name: value for name, value in given.items() if value is not None},
+    }

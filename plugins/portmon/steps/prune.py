@@ -1,0 +1,180 @@
+"""Hide what left the CMDB, resume what came back, delete what stayed away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from typing import Any
+
+from portmon.config import Config
+from portmon.engine.events import closing_event, monitor_event
+from portmon.inventory.prune import GUARDED, plan_prune
+from portmon.model.event import EventKind
+from portmon.model.host import Host, Inventory
+from portmon.steps.run import Run
+from portmon.storage import alerts, checkpoints, conditions, hosts, inventory, journal, lease, outbox, runs
+from portmon.storage.conditions import HOST_KEY
+from portmon.storage.database import Database
+from portmon.text import plain
+
+log = logging.getLogger(__name__)
+
+WRITER = "state"
+"""Name of the lease that whoever changes the state holds."""
+WRITER_TTL = timedelta(minutes=10)
+WRITER_WAIT = timedelta(minutes=5)
+REFUSED = "prune_refused"
+
+
+def prune_inventory(
+    database: Database, config: Config, run: Run, digest: str, *, stale: bool, now: datetime
+) -> dict[str, int]:
+    """Bring the stored hosts in line with the inventory, in one transaction.
+
+    :param digest: of this run's inventory
+    :param stale: the inventory is an old one: nothing may be concluded from a missing host
+    :returns: how many hosts were hidden, resumed and purged, and whether it was refused
+    :raises PastRunError: a later run was judged since
+    """
+    if run.scoped:
+        log.info("This run looks at some hosts only: nothing is pruned")
+        return counts()
+    if run.dry_run:
+        with database.begin() as conn:
+            plan = _plan(conn, config, run, inventory.load(conn, digest), stale, now)
+        hide, resume, purge = (", ".join(map(plain, ids)) or "nobody" for ids in (plan.hide, plan.resume, plan.purge))
+        log.info("Dry run: would hide %s; resume %s; purge %s", hide, resume, purge)
+        if plan.refused:
+            log.warning("Would refuse to prune: %s", plan.refused)
+        return counts(plan)
+    with writer(database, f"prune {run.run_id}", run) as held, database.begin() as conn:
+        held.check(conn)
+        runs.must_be_newest(conn, run.run_id)
+        listed = inventory.load(conn, digest)
+        plan = _plan(conn, config, run, listed, stale, now)
+        names = {known.id: known.name for known in hosts.known(conn)}
+        checkpoints.keep(conn, now)
+        done = journal.Pruned(
+            hide=plan.hide,
+            purge=plan.purge,
+            sync=not stale,
+            resume=plan.resume,
+            base=plan.base,
+            forced=run.force_prune and plan.refused is None,
+        )
+        step = journal.pruned(conn, run.run_id, at=now, inventory=digest, done=done)
+        carry_out(conn, done, listed.hosts, run_id=run.run_id, now=now, step=step)
+        _report(conn, plan.refused, run, stale=stale, now=now)
+    for verb, ids in (("hidden", plan.hide), ("resumed", plan.resume), ("deleted", plan.purge)):
+        for host_id in ids:
+            log.info("%s (%s) %s", plain(names.get(host_id, host_id)), plain(host_id), verb)
+    if plan.refused:
+        log.warning("Refused to prune: %s", plan.refused)
+    return counts(plan)
+
+
+def writer(database: Database, holder: str, run: Run) -> AbstractContextManager[lease.Lease]:
+    """The lease of what changes the state, for the length of a block. An earlier try of the same task is replaced.
+
+    :param holder: which task of the run
+    """
+    return lease.hold(
+        database, WRITER, holder, ttl=WRITER_TTL, wait=WRITER_WAIT, take_over=True, try_number=run.try_number
+    )
+
+
+def carry_out(
+    conn: Any, done: journal.Pruned, listed: Iterable[Host], *, run_id: str, now: datetime, step: int | None
+) -> None:
+    """Prune: the same for a run and for whoever does it again.
+
+    :param listed: hosts of the list
+    :param step: of the journal
+    """
+    if done.hide:
+        _close(conn, done.hide, run_id, now, step)
+        hosts.hide(conn, done.hide, now)
+    # Before the list is taken over: who comes back too late is deleted and listed anew.
+    hosts.purge(conn, done.purge)
+    if done.sync:
+        hosts.sync(conn, listed)
+    hosts.resume(conn, done.resume)
+
+
+def _plan(conn: Any, config: Config, run: Run, listed: Inventory, stale: bool, now: datetime) -> Any:
+    return plan_prune(
+        hosts.known(conn),
+        listed,
+        stale=stale,
+        forced=run.force_prune,
+        now=now,
+        settings=config.cmdb,
+        accepted=journal.accepted(conn, now - GUARDED),
+    )
+
+
+def _close(conn: Any, host_ids: Any, run_id: str, now: datetime, step: int | None) -> None:
+    # pandas only where a host really left
+    from portmon.engine.diff import close_hosts
+    from portmon.storage import state
+
+    known, ports = state.load(conn, host_ids)
+    closed = close_hosts(known, ports, host_ids, reason="it left the CMDB", run_id=run_id, now=now)
+    state.save(conn, closed, now=now, step=step)
+    for host_id in host_ids:
+        name = f"{HOST_KEY}/{host_id}"
+        conditions.end(conn, name)
+        # Its alert has the same name.
+        for alert in alerts.opened(conn, [name]).values():
+            for first in outbox.by_ids(conn, [alert.id]).values():
+                reason = "Its SSH host key had changed; it left the CMDB"
+                ends = {"ends": EventKind.HOST_KEY_CHANGED.value}
+                outbox.add(
+                    conn,
+                    [closing_event(EventKind.RETIRED, first, at=now, run_id=run_id, reason=reason, details=ends)],
+                )
+
+
+def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datetime) -> None:
+    """One event when pruning starts to be refused, one when it goes on again.
+
+    A stale list refuses as well, but has an event of its own after ``cmdb.stale_after``.
+    """
+    if refused and not stale:
+        event = monitor_event(
+            EventKind.PRUNE_REFUSED,
+            at=now,
+            run_id=run.run_id,
+            reason=f"Nothing was pruned: {refused}. Trigger a run with force_prune if this is right",
+            evidence=now.isoformat(),
+        )
+        if conditions.begin(conn, REFUSED, since=now, event_id=event.id):
+            outbox.add(conn, [event])
+    elif not refused and conditions.end(conn, REFUSED):
+        outbox.add(
+            conn,
+            [
+                monitor_event(
+                    EventKind.PRUNE_RESUMED,
+                    at=now,
+                    run_id=run.run_id,
+                    reason="The host list is plausible again",
+                    evidence=now.isoformat(),
+                )
+            ],
+        )
+
+
+def counts(plan: Any = None) -> dict[str, int]:
+    """What pruning came to, for people.
+
+    :param plan: None if nothing was pruned
+    """
+    return {
+        "hidden": len(plan.hide) if plan else 0,
+        "resumed": len(plan.resume) if plan else 0,
+        "purged": len(plan.purge) if plan else 0,
+        "refused": int(bool(plan and plan.refused)),
+    }

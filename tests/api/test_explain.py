@@ -1,0 +1,429 @@
+"""The story of a port: what it says in each state, and at the edges."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from portmon.api.explain import explain
+from portmon.config import parse_config
+from portmon.errors import CommandError
+from portmon.model.host import Host, Inventory
+from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.steps.deliver import deliver_group
+from portmon.steps.dispatch import groups_to_alert
+from portmon.steps.evaluate import judge_run
+from portmon.steps.fetch import fetch_inventory
+from portmon.steps.prune import prune_inventory
+from portmon.steps.run import Run
+from portmon.storage import archive, decisions, outbox
+from portmon.storage import silences as mutes
+from tests.worlds.databases import migrated
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+FIVE = timedelta(minutes=5)
+WEB1 = Host("1", "web1", "10.0.0.1")
+WEB2 = Host("2", "web2", "10.0.0.2")
+
+
+def listener(port: int, program: str | None = "nginx", address: str = "0.0.0.0", **more: Any) -> Listener:
+    return Listener("tcp", address, port, program=program, **{"pid": 7, "uid": 33, **more})
+
+
+class World:
+    """Two hosts; the first one answers what it is told, the second one always listens on 22."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = migrated(folder / "state.db")
+        self.listed = [WEB1, WEB2]
+        self.number = 0
+        self.configure("")
+
+    def configure(self, text: str) -> None:
+        self.config = parse_config(textwrap.dedent(text))
+
+    @property
+    def now(self) -> datetime:
+        return START + self.number * FIVE
+
+    def see(
+        self, *listeners: Listener, fails: str | None = None, boot: str = "b", all_fail: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """A run; the events it gave."""
+        run = Run(f"run{self.number}")
+        fetched = fetch_inventory(
+            self.database, self.config, run, lambda: Inventory(tuple(self.listed), source="test"), now=self.now
+        )
+        prune_inventory(self.database, self.config, run, fetched.digest, stale=False, now=self.now)
+        common: dict[str, Any] = {"run_id": run.run_id, "try_number": 1, "observed_at": self.now}
+        with self.database.begin() as conn:
+            for host in self.listed:
+                if all_fail or (fails and host.id == WEB1.id):
+                    error = fails or "no answer"
+                    attempt = Attempt(
+                        host.id, outcome=Outcome.UNREACHABLE, error_class="timeout", error=error, **common
+                    )
+                else:
+                    mine = listeners if host.id == WEB1.id else (listener(22, "sshd"),)
+                    seen = Observation("netstat", 0, boot_id=boot + host.id, netns=1, listeners=mine)
+                    attempt = Attempt(host.id, outcome=Outcome.OK, observation=seen, **common)
+                archive.save_attempt(conn, attempt)
+        judge_run(
+            self.database, self.config, run, fetched.digest, planned={"1": ("netstat", 0)}, interval=FIVE, now=self.now
+        )
+        self.number += 1
+        with self.database.begin() as conn:
+            return [(event.kind.value, event.host_name, event.port) for event in outbox.recent(conn, run_id=run.run_id)]
+
+    def tell(self, wanted: str = "web1", port: int = 80) -> str:
+        return "\n".join(explain(self.database, self.config, wanted, port, now=self.now))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.database.dispose()
+
+
+def test_a_death_in_full(world: World) -> None:
+    world.see(listener(80, unit="nginx.service"))
+    world.see()
+    assert world.tell() == textwrap.dedent(
+        """\
+        web1 (10.0.0.1), id 1, port 80
+
+        It is down since 2026-01-01 00:05:00 UTC (5m), last seen 2026-01-01 00:00:00 UTC.
+        Last known of it: program nginx; unit nginx.service; uid 33; pid 7; on 0.0.0.0.
+        It was learned and is watched: no rule says otherwise.
+        Last look: 2026-01-01 00:05:00 UTC, run run1: ok.
+
+        What happened:
+          2026-01-01 00:00:00 UTC  baseline: First complete answer: 1 listening port.
+              run run0; task netstat[0]
+          2026-01-01 00:05:00 UTC  down (nginx, nginx.service): Missing in the complete answers of 1 run, confirmed; last \
+seen 2026-01-01 00:00:00 UTC.
+              run run1; task netstat[0]; pid 7; uid 33; missing in 1 run(s); watched: no rule matches it; looked \
+with netstat; row of the table: down"""
+    )
+
+
+# ── which host ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_unknown_host(world: World) -> None:
+    world.see()
+    with pytest.raises(CommandError, match=r"^no server has the name or id 'web9'; the CMDB's list of the last run"):
+        world.tell("web9")
+
+
+def test_a_name_counts_without_case_and_an_id_comes_first(world: World) -> None:
+    world.listed.append(Host("web1", "other", "10.0.0.3"))
+    world.see()
+    assert world.tell("WEB2").startswith("web2 (10.0.0.2), id 2, ")
+    assert world.tell("web1").startswith("other (10.0.0.3), id web1, ")
+
+
+def test_an_ambiguous_name(world: World) -> None:
+    world.see()
+    world.listed = [Host("9", "WEB1", "10.0.0.9"), WEB2]
+    world.see()
+    with pytest.raises(CommandError, match=r"2 servers are named 'web1'; give one of .*: '1' \(left the CMDB\), '9'$"):
+        world.tell()
+    assert world.tell("9").startswith("WEB1 (10.0.0.9), id 9, ")
+
+
+# ── hosts without evidence ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_host_that_never_answered(world: World, asked: bool) -> None:
+    world.configure("declared: [{port: 443}]")
+    if asked:
+        world.see(fails="no route")
+    else:
+        run = Run("run")
+        fetched = fetch_inventory(world.database, world.config, run, lambda: Inventory((WEB1,)), now=world.now)
+        prune_inventory(world.database, world.config, run, fetched.digest, stale=False, now=world.now)
+    story = world.tell()
+    assert "The host never gave a complete answer: nothing is known of its ports.\n" in story
+    assert "nobody listened" not in story
+    assert ("Last look: 2026-01-01 00:00:00 UTC, run run0: unreachable (no route).\n" in story) == asked
+    assert story.endswith("What happened:\n  nothing so far.")
+    assert "; the next complete answer counts.\n" in world.tell(port=443)
+
+
+def test_an_unreachable_host(world: World) -> None:
+    world.see(listener(80))
+    world.see(fails="no route")
+    kept = ": its ports keep the state of its last complete answer, 2026-01-01 00:00:00 UTC.\n"
+    assert f"The host gave no evidence in its last 1 run(s), since 2026-01-01 00:05:00 UTC{kept}" in world.tell()
+    world.see(fails="no route")
+    story = world.tell()
+    assert f"The host is unreachable since 2026-01-01 00:05:00 UTC{kept}" in story
+    assert "It is up since 2026-01-01 00:00:00 UTC (15m).\n" in story
+    assert "unreachable: No evidence in 2 runs in a row: no route.\n" in story
+    world.see(listener(80))
+    story = world.tell()
+    assert "The host" not in story
+    assert "reachable: It answered completely again.\n      run run3; task netstat[0]; unreachable for 10m" in story
+
+
+def test_a_fleet_that_fails(world: World) -> None:
+    world.see(listener(80))
+    world.see(all_fail=True)
+    world.see(all_fail=True)
+    failing = "Every host that is asked fails since 2026-01-01 00:05:00 UTC: look at the monitor and its network first."
+    story = world.tell()
+    assert failing in story
+    assert "The host gave no evidence in its last 2 run(s), " in story
+    assert "fleet_unreachable: All 2 hosts that were asked fail alike (timeout): " in story
+    world.see(listener(80))
+    story = world.tell()
+    assert failing not in story
+    assert "fleet_reachable: Hosts give evidence again.\n" in story
+
+
+def test_a_host_that_left_the_cmdb(world: World) -> None:
+    world.see(listener(80), listener(90))
+    world.see(listener(90))
+    world.listed = [WEB2]
+    assert ("retired", "web1", 80) in world.see()
+    for port in (80, 90):
+        story = world.tell(port=port)
+        assert "The host left the CMDB at 2026-01-01 00:10:00 UTC: it is not asked, and none of its ports is" in story
+        assert "Last known of it: program nginx; " in story
+        assert "It is " not in story
+        assert "watched: no rule says" not in story
+    assert "retired (nginx): Was down; it left the CMDB.\n" in world.tell()
+    assert "Nothing is known of the port.\n" in world.tell(port=1)
+
+
+# ── states of a port ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_port_that_nobody_knows(world: World) -> None:
+    world.see(listener(80))
+    story = world.tell(port=81)
+    assert "It is not watched, and nobody listened on it in the last complete answer.\n" in story
+    assert "baseline" in story
+
+
+def test_a_candidate(world: World) -> None:
+    world.see()
+    world.see(listener(50000))
+    story = world.tell(port=50000)
+    assert (
+        "It is a candidate: inside the host's ephemeral range (32768 to 60999), seen 1 of 3 times in a row.\n" in story
+    )
+    world.see(listener(50000))
+    assert ", seen 2 of 3 times in a row.\n" in world.tell(port=50000)
+
+
+def test_missing_but_not_down_yet(world: World) -> None:
+    world.configure("states: {down_after: 3}")
+    world.see(listener(80))
+    world.see()
+    story = world.tell()
+    assert "It is up since 2026-01-01 00:00:00 UTC (10m).\n" in story
+    assert "It is missing in 1 of 3 runs in a row, last seen 2026-01-01 00:00:00 UTC.\n" in story
+
+
+def test_grace_after_a_reboot(world: World) -> None:
+    world.see(listener(80))
+    world.see(boot="other")
+    story = world.tell()
+    assert "It is up since 2026-01-01 00:00:00 UTC (10m).\n" in story
+    assert "It is missing since the host's reboot and has until 2026-01-01 00:15:00 UTC to come back.\n" in story
+    assert "rebooted: Its boot id changed; ports that are not back yet have until 2026-01-01 00:15:00 UTC.\n" in story
+
+
+def test_flapping(world: World) -> None:
+    world.configure("states: {flap_threshold: 2}")
+    world.see(listener(80))
+    world.see()
+    assert world.see(listener(80)) == [("flapping", "web1", 80)]
+    story = world.tell()
+    assert (
+        "It is flapping since 2026-01-01 00:10:00 UTC; its last change was at 2026-01-01 00:10:00 UTC, and nothing "
+        "more is told of it until it holds still.\n"
+    ) in story
+    assert "; it is up; " in story
+
+
+def test_a_lost_bind(world: World) -> None:
+    world.see(listener(80), listener(80, address="::1"))
+    world.see(listener(80, address="::1"))
+    story = world.tell()
+    assert "It is up since " in story
+    assert "It does not listen on 0.0.0.0 any more, since 2026-01-01 00:05:00 UTC.\n" in story
+    assert "; before: 0.0.0.0, ::1; " in story
+
+
+def test_what_was_there_before(world: World) -> None:
+    world.see(listener(80))
+    world.see(listener(80, "apache2", pid=8))
+    world.see(listener(80, "apache2", pid=9))
+    story = world.tell()
+    assert (
+        "replaced (apache2): Another program listens on it now.\n      run run1; task netstat[0]; before: nginx; pid 8"
+        in story
+    )
+    assert "restarted (apache2): The same program listens on it with another pid.\n" in story
+    assert "; before: 8; pid 9; " in story
+
+
+def test_a_move_is_told_of_both_ports(world: World) -> None:
+    for _ in range(3):
+        world.see(listener(40000))
+    assert world.see(listener(50000)) == [("moved", "web1", 40000)]
+    assert "moved (nginx): Its program listens on port 50000 instead.\n" in world.tell(port=40000)
+    assert "moved of port 40000 (nginx): Its program listens on port 50000 instead.\n" in world.tell(port=50000)
+    assert "moved" not in world.tell(port=41000)
+
+
+def test_accepted_as_gone(world: World) -> None:
+    world.see(listener(80))
+    world.see()
+    with world.database.begin() as conn:
+        decisions.accept(conn, "1", 80, at=world.now, author="ann", reason="moved to 81")
+    accepted = "Accepted as gone by ann: moved to 81: the next complete answer without it retires it.\n"
+    assert accepted in world.tell()
+    assert world.see(listener(80)) == [("recovered", "web1", 80)]
+    world.see()
+    # It came back in between: that decision is over.
+    story = world.tell()
+    assert "It is down since " in story
+    assert "Accepted" not in story
+
+
+# ── why it is watched ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", ["cmdb", "configuration", "person"])
+def test_declared(world: World, how: str) -> None:
+    because = "declared by the CMDB"
+    if how == "cmdb":
+        world.listed = [Host("1", "web1", "10.0.0.1", declared=(80,)), WEB2]
+    elif how == "configuration":
+        world.configure("declared: [{host: web1, port: 80, comment: the shop}]")
+        because = f"declared by {world.config.where('declared', 0)} (the shop)"
+    else:
+        with world.database.begin() as conn:
+            decisions.promote(conn, "1", 80, at=world.now, author="ann")
+        because = "promoted by ann"
+    world.see()
+    story = world.tell()
+    assert f"It must listen: {because}.\n" in story
+    assert "learned" not in story
+    assert "It is down since 2026-01-01 00:00:00 UTC (5m), never seen.\nLast known of it: nothing.\n" in story
+    assert f"down: It must listen ({because}) and does not; never seen.\n" in story
+
+
+def test_allowed_by_a_rule(world: World) -> None:
+    world.configure("rules: [{action: allow, host: web1, port: 80, comment: the shop}]")
+    world.see(listener(80), listener(22, None))
+    reason = f"{world.config.where('rules', 0)} allows it (the shop)"
+    assert f"It was learned and is watched: {reason}.\n" in world.tell()
+    assert (
+        "It listens (a hidden program on 0.0.0.0), but is not watched: no allow rule of this host matches it.\n"
+        in world.tell(port=22)
+    )
+
+
+def test_excluded_by_a_rule(world: World) -> None:
+    world.configure("rules: [{action: deny, port: 80, program: nginx, comment: not ours}]")
+    world.see(listener(80), listener(80, "nginx", "::"), listener(81, "nginx", "fe80::1", zone="eth0"))
+    reason = f"{world.config.where('rules', 0)} denies it (not ours)"
+    assert f"It listens (nginx on 0.0.0.0, nginx on ::), but is not watched: {reason}.\n" in world.tell()
+    assert "learned" not in world.tell()
+    # The rule is gone, but there was no run since.
+    world.configure("rules: []")
+    assert "but is not watched: the next run judges it by the rules in force.\n" in world.tell()
+    assert "It was learned and is watched: no rule says otherwise.\n" in world.tell(port=81)
+    world.configure("rules: [{action: deny, port: 81}]")
+    assert f"the next run drops it: {world.config.where('rules', 0)} denies it.\n" in world.tell(port=81)
+    world.see(listener(81, "nginx", "fe80::1", zone="eth0"))
+    assert "It listens (nginx on fe80::1%eth0), but is not watched: " in world.tell(port=81)
+
+
+def test_declared_no_more(world: World) -> None:
+    world.configure("declared: [{port: 443}]")
+    world.see()
+    world.configure("")
+    assert "No rule in force watches it, so the next run drops it: it is not declared any more.\n" in world.tell(
+        port=443
+    )
+
+
+def test_an_answer_that_expired(world: World) -> None:
+    world.see(listener(80))
+    with world.database.begin() as conn:
+        archive.expire(conn, world.now + FIVE)
+    story = world.tell()
+    assert "It is up since " in story
+    assert "Last look" not in story
+    assert "It is not watched" in world.tell(port=81)
+
+
+# ── what was told ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_whether_anybody_was_told(world: World) -> None:
+    world.configure("alerts: {channels: [{type: log, name: a}, {type: apprise, name: b}]}")
+    world.see(listener(80))
+    world.see()
+
+    def send(channel: Any, *_: object) -> None:
+        if channel.name == "b":
+            raise KeyboardInterrupt
+
+    (group,) = groups_to_alert(world.database, world.config, now=world.now, interval=FIVE)
+    with pytest.raises(KeyboardInterrupt):
+        deliver_group(
+            world.database,
+            world.config,
+            group,
+            send=send,
+            link=lambda _: None,
+            page=None,
+            interval=FIVE,
+            holder="test",
+            clock=lambda: world.now,
+            hold_until=world.now + 4 * FIVE,
+        )
+    # Killed while it sent: nobody knows whether it came through.
+    assert world.tell().endswith("; row of the table: down; a: delivered; b: sending")
+
+
+def test_why_somebody_was_not_told(world: World) -> None:
+    world.see(listener(80))
+    with world.database.begin() as conn:
+        mutes.add(
+            conn,
+            ports=((80, 80),),
+            starts_at=world.now,
+            ends_at=world.now + FIVE * 10,
+            author="alice",
+            reason="upgrade",
+            now=world.now,
+        )
+    world.see()
+    assert groups_to_alert(world.database, world.config, now=world.now, interval=FIVE) == set()
+    assert world.tell().endswith(": upgrade (mute 1))")
+    assert "; log: withheld (muted by alice until " in world.tell()
+
+
+def test_hostile_text_stays_in_its_line(world: World) -> None:
+    nasty = "{{ conn.x.password }}\nIt is up.\x1b[2J\udcff[red]"
+    world.listed = [Host("1", nasty, "10.0.0.1"), WEB2]
+    world.see(listener(80, nasty, unit=nasty))
+    world.see()
+    lines = explain(world.database, world.config, "1", 80, now=world.now)
+    assert sum(nasty in line for line in lines) == 3
+    assert not any(line.startswith("It is up") for line in lines)

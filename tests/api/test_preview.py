@@ -1,0 +1,148 @@
+"""What the next run would make of a host list; looking changes nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from portmon.api.preview import preview, stored
+from portmon.config import Config
+from portmon.errors import CmdbError, StorageError
+from portmon.model.host import Host, InvalidHost, Inventory
+from portmon.steps.fetch import fetch_inventory
+from portmon.steps.prune import prune_inventory
+from portmon.steps.run import Run
+from portmon.storage.database import Database
+from tests.worlds.databases import migrated
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def listed(*numbers: int, invalid: tuple[InvalidHost, ...] = ()) -> Inventory:
+    return Inventory(tuple(Host(str(n), f"h{n}", f"10.0.0.{n}") for n in numbers), invalid, source="CMDB")
+
+
+class Site:
+    """A state database that runs have filled."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.runs = 0
+
+    def run(self, found: Inventory, *, at: datetime) -> None:
+        self.runs += 1
+        run = Run(f"run{self.runs}")
+        fetched = fetch_inventory(self.database, Config(), run, lambda: found, now=at)
+        prune_inventory(self.database, Config(), run, fetched.digest, stale=False, now=at)
+
+    def preview(self, found: Inventory, **values: Any) -> dict[str, Any]:
+        return preview(found, stored(self.database), Config(**values), now=NOW)
+
+
+@pytest.fixture
+def site(database: Database) -> Site:
+    return Site(database)
+
+
+def test_what_would_follow(site: Site) -> None:
+    site.run(listed(*range(1, 21)), at=NOW - timedelta(hours=30))
+    site.run(listed(*range(2, 21)), at=NOW - timedelta(hours=24, minutes=10))
+    site.run(listed(*range(3, 21)), at=NOW - timedelta(minutes=30))
+    found = listed(2, 3, *range(5, 21), 30)
+    shown = site.preview(found)
+    assert shown["state"] == {
+        "known": 20,
+        "new": [{"id": "30", "name": "h30"}],
+        "hide": [{"id": "4", "name": "h4"}],
+        "resume": [{"id": "2", "name": "h2"}],
+        "purge": [{"id": "1", "name": "h1"}],
+        "refused": None,
+    }
+    assert shown["problem"] is None
+    assert json.loads(json.dumps(shown)) == shown
+    # A run does what was shown.
+    site.run(found, at=NOW)
+    after = site.preview(found)["state"]
+    assert (after["known"], after["new"], after["hide"], after["resume"]) == (20, [], [], [])
+
+
+def test_pruning_that_would_be_refused(site: Site) -> None:
+    site.run(listed(*range(1, 21)), at=NOW)
+    state = site.preview(listed(1, 2))["state"]
+    assert state["hide"] == []
+    assert "18 of 20 hosts are missing" in state["refused"]
+
+
+def test_a_list_that_a_run_would_not_use(site: Site) -> None:
+    site.run(listed(1, 2), at=NOW)
+    shown = site.preview(listed())
+    assert "gave an empty list where there were 2 hosts" in shown["problem"]
+    assert "an old one" in shown["state"]["refused"]
+    broken = listed(invalid=(InvalidHost(1, "1", "h1", "it has no address"),))
+    assert "none of its 1 entries is valid" in site.preview(broken)["problem"]
+
+
+def test_without_a_state_database(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "portmon.db"
+    assert stored(Database(f"sqlite:///{path}")) is None
+    assert not path.parent.exists()
+    shown = preview(listed(1), None, Config(), now=NOW)
+    assert (shown["state"], shown["problem"]) == (None, None)
+    assert preview(listed(), None, Config(), now=NOW)["problem"] is None
+    broken = listed(invalid=(InvalidHost(1, None, None, "it has no id"),))
+    assert "because it has no id" in preview(broken, None, Config(), now=NOW)["problem"]
+
+
+def test_an_empty_database_is_none(database_url: str) -> None:
+    assert stored(Database(database_url)) is None
+    with Database(database_url).look() as conn:
+        assert conn is None
+
+
+def test_looking_can_only_read(site: Site) -> None:
+    with pytest.raises((StorageError, SQLAlchemyError)), site.database.look() as conn:
+        assert conn is not None
+        conn.execute(text("DELETE FROM hosts"))
+
+
+def test_a_database_of_another_version_is_not_read(site: Site) -> None:
+    with site.database.begin() as conn:
+        conn.execute(text("UPDATE portmon_alembic_version SET version_num = 'other'"))
+    with pytest.raises(StorageError, match="has revision other"):
+        stored(site.database)
+
+
+def test_looking_changes_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "a b#?%"
+    folder.mkdir()
+    site = Site(migrated(folder / "p.db"))
+    site.run(listed(1), at=NOW)
+    # Files beside it are there as long as somebody is connected.
+    site.database.dispose()
+
+    def files() -> dict[str, tuple[int, bytes]]:
+        return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+    before = files()
+    known = stored(site.database)
+    assert known is not None
+    assert [host.id for host in known.known] == ["1"]
+    assert files() == before
+
+
+def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+    site = Site(migrated(tmp_path / "p.db"))
+    site.run(listed(1), at=NOW)
+    with site.database.begin():
+        assert stored(site.database) is not None
+
+
+def test_the_message_of_a_cmdb_error_has_its_source_once() -> None:
+    error = CmdbError("down", source="CMDB x")
+    assert (str(error), error.message) == ("CMDB x: down", "down")

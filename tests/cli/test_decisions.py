@@ -1,0 +1,222 @@
+"""``python -m portmon accept``, ``promote``, ``ports`` and ``explain``: what people say about ports."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from portmon.config import parse_config
+from portmon.model.host import Host, Inventory
+from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.steps.evaluate import judge_run
+from portmon.steps.fetch import fetch_inventory
+from portmon.steps.prune import prune_inventory
+from portmon.steps.run import Run
+from portmon.storage import archive, decisions, outbox
+from portmon.storage.database import Database
+from tests.worlds.shell import run_command
+
+FIVE = timedelta(minutes=5)
+NASTY = "[red]\x1b[31m\u202eevil\n{{ conn.x.password }}[/]"
+
+
+class Shell:
+    """Runs commands in this process, as ``python -m portmon`` would, on the state of two hosts."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.database = Database(f"sqlite:///{folder / 'state.db'}")
+        self.config = folder / "portmon.yaml"
+        self.config.write_text("")
+        self.listed = [Host("1", "web1", "10.0.0.1", declared=(443,)), Host("2", NASTY, "10.0.0.2")]
+        # Decisions are made now, and count for observations that are not older.
+        self.now = datetime.now(UTC) - timedelta(hours=5)
+
+    def see(self, *ports: int, program: str = "nginx", **settings: int) -> list[tuple[Any, ...]]:
+        """A run; what it told."""
+        self.database.migrate()
+        config = parse_config(json.dumps({"states": settings}))
+        run = Run(f"run-{self.now}")
+        fetched = fetch_inventory(self.database, config, run, lambda: Inventory(tuple(self.listed)), now=self.now)
+        prune_inventory(self.database, config, run, fetched.digest, stale=False, now=self.now)
+        listeners = tuple(Listener("tcp", "0.0.0.0", port, 7, program) for port in ports)
+        with self.database.begin() as conn:
+            for host in self.listed:
+                seen = Observation("netstat", 0, boot_id=host.id, listeners=listeners)
+                attempt = Attempt(host.id, run.run_id, 1, self.now, Outcome.OK, observation=seen)
+                archive.save_attempt(conn, attempt)
+        judge_run(self.database, config, run, fetched.digest, planned={}, interval=FIVE, now=self.now)
+        self.now += FIVE
+        with self.database.begin() as conn:
+            found = outbox.recent(conn, run_id=run.run_id)
+        return [(event.kind.value, event.port) for event in found if event.host_id == "1"]
+
+    def see_later(self, *ports: int) -> list[tuple[Any, ...]]:
+        """A run after all decisions."""
+        self.now = max(self.now, datetime.now(UTC))
+        return self.see(*ports)
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        return run_command(self.capsys, *arguments)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "state.db")}
+    monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", json.dumps(connection))
+    made = Shell(tmp_path, capsys)
+    yield made
+    made.database.dispose()
+
+
+# ── accept ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_accept_retires_what_is_down(shell: Shell) -> None:
+    shell.see(80, 443)
+    assert shell.see(443) == [("down", 80)]
+    code, out, err = shell("accept", "WEB1", "80", "--reason", "moved", "--author", "ann")
+    assert (code, err) == (0, "")
+    assert out.endswith("web1: port 80 is accepted as gone; the next complete answer without it retires it\n")
+    with shell.database.begin() as conn:
+        assert decisions.acceptance(conn, "1", 80) is not None
+        assert decisions.acceptance(conn, "1", 80)[1] == "ann: moved"  # type: ignore[index]
+        assert decisions.acceptance(conn, "2", 80) is None
+    assert shell.see_later(443) == [("retired", 80)]
+    assert shell("accept", "web1", "80")[0] == 1
+
+
+def test_accept_is_over_when_the_port_comes_back(shell: Shell) -> None:
+    shell.see(80, 443)
+    shell.see(443)
+    shell("accept", "web1", "80")
+    assert shell.see_later(80, 443) == [("recovered", 80)]
+    assert shell.see(443) == [("down", 80)]
+    assert shell.see(443) == []
+
+
+def test_the_author_is_the_system_user_by_default(shell: Shell) -> None:
+    shell.see(80, 443)
+    shell.see(443)
+    shell("accept", "1", "80")
+    with shell.database.begin() as conn:
+        assert decisions.acceptance(conn, "1", 80)[1] == getpass.getuser()  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("web1", "80"), "web1: port 80 is not down; there is nothing to accept"),
+        (("web1", "81"), "web1: port 81 is not down; there is nothing to accept"),
+        (("web1", "443"), "web1: port 443 is declared by the CMDB; take that back, or it is down again at once"),
+        (("web9", "80"), "no server has the name or id 'web9'; the CMDB's list of the last run counts"),
+    ],
+)
+def test_what_can_not_be_accepted(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
+    shell.see(80)
+    code, _, err = shell("accept", *arguments)
+    assert (code, err) == (1, f"error: {message}\n")
+    with shell.database.begin() as conn:
+        assert decisions.accepted(conn) == {}
+
+
+# ── promote ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_promote_and_withdraw(shell: Shell) -> None:
+    shell.see(80, 443)
+    _, out, _ = shell("promote", "web1", "80", "--reason", "the shop", "--author", "ann")
+    assert out.endswith("web1: port 80 must listen from now on\n")
+    assert shell.see(80, 443) == []
+    assert re.search(r"^80 +up .* promoted by ann: the shop *$", shell("ports", "web1")[1], flags=re.M)
+    assert shell.see(443) == [("down", 80)]
+    assert "port 80 is promoted by ann: the shop; take that back" in shell("accept", "web1", "80")[2]
+    _, out, _ = shell("promote", "web1", "80", "--withdraw")
+    assert out.endswith("web1: port 80 is no longer promoted\n")
+    code, _, err = shell("promote", "web1", "80", "--withdraw")
+    assert (code, err) == (1, "error: web1: port 80 was not promoted\n")
+    assert shell.see(80, 443) == [("recovered", 80)]
+    assert "promoted" not in shell("ports", "web1")[1]
+
+
+def test_a_port_that_nobody_saw_can_be_promoted(shell: Shell) -> None:
+    shell.see(443)
+    shell("promote", "web1", "80", "--author", "ann")
+    assert shell.see(443) == [("down", 80)]
+    shell("promote", "web1", "80", "--withdraw")
+    shell.see(443)
+    assert "80 " not in shell("ports", "web1")[1]
+
+
+# ── ports ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_ports(shell: Shell) -> None:
+    shell.see(80, 443, 50000)
+    shell.see(443, 50000)
+    code, out, err = shell("ports", "web1")
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["80", "down"], ["443", "up"], ["50000", "candidate"]]
+    assert rows[0][-3:] == ["-", "0.0.0.0", "learned"]
+    assert rows[1][-5:] == ["0.0.0.0", "declared", "by", "the", "CMDB"]
+
+
+def test_a_port_that_flaps(shell: Shell) -> None:
+    for ports in ((80, 443), (443,), (80, 443)):
+        shell.see(*ports, flap_threshold=2)
+    assert "up, flapping" in shell("ports", "web1")[1]
+
+
+def test_ports_as_json(shell: Shell) -> None:
+    shell.see(80, 443)
+    code, out, err = shell("ports", "web1", "--format", "json")
+    assert (code, err) == (0, "")
+    assert out.isascii()
+    first, second = json.loads(out)
+    assert (first["port"], first["status"], first["programs"], first["declared"]) == (80, "up", ["nginx"], None)
+    assert (second["port"], second["declared"]) == (443, "declared by the CMDB")
+
+
+# ── all of them ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("command", ["accept", "promote", "explain"])
+@pytest.mark.parametrize("port", ["0", "65536", "http"])
+def test_what_is_no_port(shell: Shell, command: str, port: str) -> None:
+    assert shell(command, "web1", port)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [("accept", "w", "1"), ("promote", "w", "1"), ("explain", "w", "1"), ("ports", "w")]
+)
+def test_without_a_state_database(shell: Shell, arguments: tuple[str, ...]) -> None:
+    code, _, err = shell(*arguments)
+    assert code == 1
+    assert "python -m portmon db upgrade" in err
+
+
+def test_hostile_text_is_harmless(shell: Shell) -> None:
+    shell.see(80, 443, program=NASTY)
+    shell.see(443, program=NASTY)
+    said = [
+        shell("explain", "2", "80", "--config", str(shell.config)),
+        shell("accept", "2", "80", "--author", NASTY, "--reason", NASTY),
+        shell("explain", "2", "80", "--config", str(shell.config)),
+        shell("promote", "2", "80", "--author", NASTY, "--reason", NASTY),
+        shell("ports", "2"),
+        shell("ports", "2", "--format", "json"),
+        shell("accept", "2", "443"),
+    ]
+    assert [code for code, _, _ in said] == [0] * 6 + [1]
+    assert "Accepted as gone by [red]\\x1b[31m\\u202eevil\\n{{ conn.x.password }}[/]: [red]" in said[2][1]
+    assert "[red]\\x1b[31m" in said[4][1]
+    assert json.loads(said[5][1])[0]["programs"] == [NASTY]
+    assert said[6][2].startswith("error: [red]\\x1b[31m")

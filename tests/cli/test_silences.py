@@ -1,0 +1,419 @@
+"""``python -m portmon mute``, ``unmute``, ``mutes``, ``ack``, ``unack`` and ``alerts``."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, update
+
+from portmon.model.event import Event, EventKind, Severity
+from portmon.model.host import Host
+from portmon.storage import hosts, outbox
+from portmon.storage import silences as mutes
+from portmon.storage.database import Database
+from portmon.storage.tables import alerts, deliveries, events
+from tests.worlds.databases import migrated
+from tests.worlds.shell import run_command
+
+NASTY = "[red]\x1b[31m\u202eevil\n{{ conn.x.password }}[/]"
+NOW = datetime.now(UTC).replace(microsecond=0)
+HOUR = timedelta(hours=1)
+
+
+class Shell:
+    """Runs commands in this process, as ``python -m portmon`` would, on the state of three hosts."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.folder = folder
+        self.database = Database(f"sqlite:///{folder / 'state.db'}")
+
+    def fill(self) -> None:
+        self.database = migrated(self.folder / "state.db")
+        with self.database.begin() as conn:
+            hosts.sync(
+                conn,
+                [
+                    Host("1", "web1", "10.0.0.1", labels={"role": "web"}),
+                    Host("2", NASTY, "10.0.0.2", labels={"role": "web"}),
+                    Host("3", "db1", "10.0.0.3"),
+                    Host("4", "web4", "10.0.0.4"),
+                ],
+            )
+            hosts.hide(conn, ["4"], NOW)
+
+    def open(self, number: int, host: str, name: str, port: int | None, kind: EventKind = EventKind.DOWN) -> str:
+        """An alert that the channel ``mail`` was told of."""
+        one = Event(
+            f"{number:032x}",
+            kind,
+            NOW - HOUR,
+            "r1",
+            host_id=host,
+            host_name=name,
+            protocol=None if port is None else "tcp",
+            port=port,
+            severity=Severity.CRITICAL,
+            program=None if port is None else NASTY,
+            labels={"role": "web"} if host != "3" else {},
+        )
+        with self.database.begin() as conn:
+            outbox.add(conn, [one])
+            conn.execute(update(events).where(events.c.id == one.id).values(alert_id=one.id, dispatched=True))
+            conn.execute(
+                insert(alerts).values(
+                    id=one.id, key=one.alert_key, host_id=host, last_event_id=one.id, starts_at=one.at
+                )
+            )
+            conn.execute(
+                insert(deliveries).values(
+                    event_id=one.id, channel="mail", state="delivered" if number % 2 else "expired", attempts=1,
+                    last_error=NASTY, targets_done=[], created_at=NOW, updated_at=NOW,
+                )
+            )  # fmt: skip
+        return one.id
+
+    def kept(self) -> list[Any]:
+        with self.database.begin() as conn:
+            return mutes.all_(conn)
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        code, out, err = run_command(self.capsys, *arguments)
+        # Errors in arguments come in a box.
+        return code, out, re.sub(r"[\s│]+", " ", err)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "state.db")}
+    monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", json.dumps(connection))
+    made = Shell(tmp_path, capsys)
+    made.fill()
+    yield made
+    made.database.dispose()
+
+
+# ── mute ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_mute_says_what_it_does(shell: Shell) -> None:
+    shell.open(1, "1", "web1", 80)
+    shell.open(2, "1", "web1", 22)
+    shell.open(3, "3", "db1", 80)
+    code, out, err = shell(
+        "mute", "--host", "WEB*", "--host", "x", "--label", "role=web", "--label", "role=db", "--port", "80,443",
+        "--port", "8000-8100", "--for", "2h", "--reason", "updates",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    (made,) = shell.kept()
+    assert (made.hosts, made.labels, made.ports) == (
+        ("WEB*", "x"),
+        {"role": ("web", "db")},
+        ((80, 80), (443, 443), (8000, 8100)),
+    )
+    assert (made.author, made.reason, made.timezone, made.weekly) == (getpass.getuser(), "updates", "UTC", ())
+    assert made.ends_at - made.starts_at == 2 * HOUR
+    assert out.splitlines()[1:] == [
+        f"mute 1: host WEB*|x and label role=web|db and port 80,443,8000-8100; until {made.ends_at:%Y-%m-%d %H:%M} UTC",
+        "known servers that match: 1 of 3",
+        "open alerts that it withholds now: 1",
+        f"  web1 port 80: down since {NOW - HOUR:%Y-%m-%d %H:%M} UTC",
+    ]
+
+
+def test_a_mute_that_begins_later(shell: Shell) -> None:
+    shell.open(1, "1", "web1", 80)
+    start, end = NOW + 24 * HOUR, NOW + 30 * HOUR
+    _, out, _ = shell(
+        "mute",
+        "--host",
+        "*",
+        "--from",
+        start.isoformat(),
+        "--until",
+        end.isoformat(),
+        "--reason",
+        "r",
+        "--author",
+        "ann",
+    )
+    (made,) = shell.kept()
+    assert (made.starts_at, made.ends_at, made.author) == (start, end, "ann")
+    assert f"open alerts that it would withhold (next: {start:%Y-%m-%d %H:%M} UTC): 1" in out
+    assert "known servers that match: 3 of 3" in out
+
+
+def test_times_without_an_offset_are_those_of_the_time_zone(shell: Shell) -> None:
+    arguments = ("mute", "--program", "nginx", "--reason", "r")
+    shell(*arguments, "--from", "2090-07-01T02:00", "--until", "2090-07-02", "--timezone", "Asia/Shanghai")
+    shell(*arguments, "--from", "2090-07-01T02:00", "--for", "1h 30m")
+    shell(*arguments, "--until", "2090-07-01T02:00+05:00", "--timezone", "Asia/Shanghai")
+    times = [(one.starts_at.isoformat(), one.ends_at.isoformat()) for one in shell.kept()]
+    assert times[0] == ("2090-06-30T18:00:00+00:00", "2090-07-01T16:00:00+00:00")
+    assert times[1] == ("2090-07-01T02:00:00+00:00", "2090-07-01T03:30:00+00:00")
+    assert times[2][1] == "2090-06-30T21:00:00+00:00"
+
+
+def test_a_weekly_mute_needs_no_end(shell: Shell) -> None:
+    weekly = ("Sun 02:00-04:00", "Mon-Fri 22:00-06:00")
+    code, out, _ = shell(
+        "mute", "--label", "role=web", "--weekly", weekly[0], "--weekly", weekly[1], "--timezone", "Europe/Berlin",
+        "--reason", "backups",
+    )  # fmt: skip
+    assert code == 0
+    assert shell.kept()[0].weekly == weekly
+    assert "mute 1: label role=web; Sun 02:00-04:00, Mon-Fri 22:00-06:00 Europe/Berlin" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--for", "1h"), "say what: a host, label, port or program; --host '*' is everything"),
+        (("--host", "*"), "give an end: --until, --for or --weekly"),
+        (("--host", " ", "--for", "1h"), "an empty glob matches nothing"),
+        (("--host", "*", "--for", "1h", "--until", "2090-01-01"), "give --until or --for, not both"),
+        (("--host", "*", "--until", "2001-01-01"), "2001-01-01 (2001-01-01 00:00 UTC) is in the past"),
+        (("--host", "*", "--from", "2001-01-01", "--for", "1h"), "is in the past"),
+        (("--host", "*", "--from", "2090-01-02", "--until", "2090-01-01"), "it must end after it begins"),
+        (("--host", "*", "--until", "tomorrow"), "'tomorrow' is no time: give ISO 8601"),
+        (("--host", "*", "--for", "long"), "'long' is not a duration"),
+        (("--host", "*", "--for", "0"), "must be longer than 0"),
+        (("--host", "*", "--for", "9999999999w"), "nor longer than 300 years"),
+        (("--host", "*", "--until", "9999-12-31T23:59-23:59"), "is too far away"),
+        (("--host", "*", "--weekly", "Sunday"), "'Sunday' is no weekly schedule"),
+        (("--host", "*", "--for", "1h", "--timezone", "Berlin"), "'Berlin' is no time zone"),
+        (("--port", "0", "--for", "1h"), "'0' is no port"),
+        (("--label", "role", "--for", "1h"), "'role' is no label: give NAME=VALUE"),
+        (("--host", "*", "--for", "1h", "--reason", " "), "say why"),
+    ],
+)
+def test_what_is_no_mute(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
+    code, _, err = shell("mute", "--reason", "r", *arguments)
+    assert code == 2
+    assert message in err
+    assert shell.kept() == []
+
+
+def test_a_mute_needs_a_reason(shell: Shell) -> None:
+    code, _, err = shell("mute", "--host", "*", "--for", "1h")
+    assert code == 2
+    assert "--reason" in err
+
+
+def test_a_schedule_that_does_not_come_round(shell: Shell) -> None:
+    day = f"{NOW + 72 * HOUR:%a}"
+    code, _, err = shell("mute", "--host", "*", "--weekly", f"{day} 02:00-04:00", "--for", "1h", "--reason", "r")
+    assert code == 1
+    assert "the weekly schedule does not come round before the end; nothing is muted" in err
+    assert shell.kept() == []
+
+
+# ── mutes, unmute ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_mutes_lists_what_counts_and_what_will(shell: Shell) -> None:
+    begun = datetime.now(UTC).replace(second=0, microsecond=0)
+    shell("mute", "--host", "web*", "--for", "2h", "--reason", "one", "--author", "ann")
+    made = datetime.now(UTC)
+    shell("mute", "--port", "22", "--from", "2090-01-01", "--until", "2090-01-02", "--reason", "two", "--author", "ann")
+    shell("mute", "--host", "x", "--for", "2h", "--reason", "three", "--author", "ann")
+    assert shell("unmute", "3", "--author", "bob")[:2] == (0, f"database {shell.database}\nmute 3 is lifted\n")
+    rows = [re.split(r" {2,}", line.strip()) for line in shell("mutes")[1].splitlines()[2:]]
+    assert [row[:2] + row[3:] for row in rows] == [
+        ["1", "host web*", "active", "ann", "one"],
+        ["2", "port 22", "next: 2090-01-01 00:00 UTC", "ann", "two"],
+    ]
+    until = datetime.strptime(rows[0][2], "until %Y-%m-%d %H:%M UTC").replace(tzinfo=UTC)
+    assert begun + 2 * HOUR <= until <= made + 2 * HOUR
+    (third,) = (line for line in shell("mutes", "--all")[1].splitlines() if "three" in line)
+    assert "was lifted by bob at" in third
+
+
+def test_mutes_as_json(shell: Shell) -> None:
+    shell("mute", "--label", f"a={NASTY}", "--port", "1-2", "--for", "2h", "--reason", NASTY, "--author", NASTY)
+    shell("mute", "--host", "a", "--from", "2090-01-01", "--until", "2090-01-02", "--reason", "r")
+    code, out, err = shell("mutes", "--format", "json")
+    assert (code, err) == (0, "")
+    assert out.isascii()
+    first, second = json.loads(out)
+    assert (first["labels"], first["ports"], first["author"], first["reason"]) == (
+        {"a": [NASTY]},
+        [[1, 2]],
+        NASTY,
+        NASTY,
+    )
+    assert (first["state"], first["active"], first["next"]) == ("active", True, None)
+    assert (second["active"], second["next"]) == (False, "2090-01-01 00:00:00+00:00")
+
+
+def test_what_can_not_be_lifted(shell: Shell) -> None:
+    assert shell("unmute", "7")[::2] == (1, "error: there is no mute 7 ")
+    shell("mute", "--host", "web*", "--for", "2h", "--reason", "r")
+    shell("unmute", "1", "--author", "bob")
+    code, _, err = shell("unmute", "1")
+    assert code == 1
+    assert err.startswith("error: mute 1 was lifted by bob at ")
+    for wrong in ("0", "x", "99999999999999999999"):
+        assert shell("unmute", wrong)[0] == 2
+
+
+# ── ack, unack ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_acknowledge_a_port(shell: Shell) -> None:
+    number = shell.open(1, "1", "web1", 80)
+    shell.open(2, "1", "web1", 22)
+    code, out, err = shell("ack", "WEB1", "80", "--reason", "on it", "--author", "bob")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1] == "web1 port 80: down is acknowledged until it is over (mute 1)"
+    (made,) = shell.kept()
+    assert (made.alert_id, made.ends_at, made.author, made.reason) == (number, None, "bob", "on it")
+    (line,) = shell("mutes")[1].splitlines()[2:]
+    assert re.split(r" {2,}", line.strip()) == [
+        "1",
+        "down of web1 port 80",
+        "until it is over",
+        "active",
+        "bob",
+        "on it",
+    ]
+    out = shell("unack", "web1", "80", "--author", "ann")[1]
+    assert out.splitlines()[1] == "web1 port 80: no longer acknowledged"
+    assert shell.kept()[0].lifted_by == "ann"
+    code, _, err = shell("unack", "web1", "80")
+    assert (code, err) == (1, "error: web1 port 80: nobody acknowledged what is open there ")
+
+
+def test_acknowledge_for_some_time(shell: Shell) -> None:
+    shell.open(1, "1", "web1", 80)
+    _, out, _ = shell("ack", "1", "80", "--for", "2h")
+    first, end = shell.kept()[0], shell.kept()[0].ends_at
+    assert end - first.created_at == 2 * HOUR
+    assert f"is acknowledged until {end:%Y-%m-%d %H:%M} UTC, or until it is over" in out
+    shell("ack", "1", "80", "--until", "2090-01-01")
+    assert [one.lifted_at is None for one in shell.kept()] == [False, True]
+
+
+def test_acknowledge_what_is_wrong_with_a_server(shell: Shell) -> None:
+    shell.open(1, "1", "web1", 80)
+    unreachable = shell.open(2, "1", "web1", None, EventKind.UNREACHABLE)
+    key = shell.open(3, "1", "web1", None, EventKind.HOST_KEY_CHANGED)
+    out = shell("ack", "web1")[1]
+    assert out.splitlines()[1:] == [
+        "web1: unreachable is acknowledged until it is over (mute 1)",
+        "web1: host_key_changed is acknowledged until it is over (mute 2)",
+    ]
+    assert [one.alert_id for one in shell.kept()] == [unreachable, key]
+
+
+@pytest.mark.parametrize("command", ["ack", "unack"])
+def test_where_nothing_is_open(shell: Shell, command: str) -> None:
+    assert shell(command, "db1")[::2] == (1, "error: db1: no alert is open ")
+    shell.open(1, "1", "web1", 80)
+    shell.open(2, "1", "web1", None, EventKind.UNREACHABLE)
+    shell.open(3, "3", "db1", 22)
+    told = "error: web1 port 22: no alert is open; open there: down of port 80, unreachable of the server itself "
+    assert shell(command, "web1", "22")[::2] == (1, told)
+    assert shell(command, "db1")[::2] == (1, "error: db1: no alert is open; open there: down of port 22 ")
+    assert "no server has the name or id 'web9'" in shell(command, "web9")[2]
+    assert shell.kept() == []
+
+
+# ── alerts ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_alerts(shell: Shell) -> None:
+    shell.open(1, "1", "web1", 80)
+    shell.open(3, "3", "db1", None, EventKind.UNREACHABLE)
+    shell("ack", "db1", "--author", "bob")
+    code, out, err = shell("alerts")
+    assert (code, err) == (0, "")
+    rows = [re.split(r" {2,}", line.strip()) for line in out.splitlines()[2:]]
+    since = f"{NOW - HOUR:%Y-%m-%d %H:%M} UTC"
+    program = "[red]\\x1b[31m\\u202eevil\\n{{ conn.x.password }}[/]"
+    assert rows == [
+        [since, "web1", "80", program, "down", "critical", "mail: delivered", "-"],
+        [since, "db1", "-", "-", "unreachable", "critical", "mail: delivered", "acknowledged by bob"],
+    ]
+
+
+def test_alerts_as_json(shell: Shell) -> None:
+    number = shell.open(2, "2", NASTY, 80)
+    shell("mute", "--host", "*", "--for", "2h", "--reason", NASTY, "--author", "ann")
+    code, out, err = shell("alerts", "--format", "json")
+    assert (code, err) == (0, "")
+    assert out.isascii()
+    (one,) = json.loads(out)
+    told = one["withheld"].pop("told")
+    assert one == {
+        "id": number,
+        "since": str(NOW - HOUR),
+        "host_id": "2",
+        "host": NASTY,
+        "port": 80,
+        "program": NASTY,
+        "unit": None,
+        "kind": "down",
+        "severity": "critical",
+        "reason": "",
+        "told": [{"channel": "mail", "route": "default", "state": "expired", "reason": NASTY}],
+        "withheld": {"mute": 1, "acknowledged": False},
+    }
+    assert told.startswith("muted by ann until ")
+    from portmon.cli.alerts import list_alerts
+
+    names = set(re.findall(r"`(\w+)`", str(list_alerts.__doc__)))
+    assert names == {*one, *one["told"][0], *one["withheld"], "told"}
+
+
+# ── all of them ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_hostile_text_is_harmless(shell: Shell) -> None:
+    shell.open(2, "2", NASTY, 80)
+    said = [
+        shell("mute", "--host", NASTY, "--program", NASTY, "--for", "1h", "--reason", NASTY, "--author", NASTY),
+        shell("mute", "--label", "role=web", "--for", "1h", "--reason", NASTY, "--author", NASTY),
+        shell("mutes"),
+        shell("ack", "2", "80", "--reason", NASTY, "--author", NASTY),
+        shell("mutes"),
+        shell("alerts"),
+        shell("ack", "2", "81"),
+        shell("unack", "2", "80", "--author", NASTY),
+        shell("unmute", "1", "--author", NASTY),
+        shell("unmute", "1"),
+        shell("mutes", "--all"),
+    ]
+    assert [code for code, _, _ in said] == [0] * 6 + [1, 0, 0, 1, 0]
+    shown = "[red]\\x1b[31m\\u202eevil\\n{{ conn.x.password }}[/]"
+    assert f"{shown} port 80: down since" in said[1][1]
+    assert shown in said[2][1]
+    assert "muted by [red]\\x1b[31m" in said[5][1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("mute", "--host", "*", "--for", "1h", "--reason", "r"),
+        ("unmute", "1"),
+        ("mutes",),
+        ("ack", "w"),
+        ("unack", "w"),
+        ("alerts",),
+    ],
+)
+def test_without_a_state_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "none.db")}
+    monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", json.dumps(connection))
+    code, _, err = Shell(tmp_path, capsys)(*arguments)
+    assert code == 1
+    assert "python -m portmon db upgrade" in err

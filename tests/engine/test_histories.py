@@ -1,0 +1,173 @@
+"""Histories of small fleets and what must be told of them, one per row of the table of states and per bullet below it.
+
+``<name>.jsonl`` holds one final observation per line, those of one time being one run; ``<name>.events.jsonl`` what
+follows, with a reason for whoever reads it; ``<name>.yaml``, if there is one, the configuration. A new history is
+two files and no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from portmon.cli import app
+from portmon.config import Config, parse_config
+from portmon.engine.rules import RuleSet
+from portmon.model.host import Host, Inventory
+from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.steps.evaluate import judge_run
+from portmon.steps.prune import prune_inventory
+from portmon.steps.run import Run
+from portmon.storage import archive, inventory, outbox
+from portmon.storage.database import Database
+from tests.worlds.databases import migrated
+from tests.worlds.reference import Reference, Told
+
+FOLDER = Path(__file__).parents[1] / "fixtures" / "histories"
+NAMES = sorted(path.name.removesuffix(".events.jsonl") for path in FOLDER.glob("*.events.jsonl"))
+FIVE = timedelta(minutes=5)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def config_of(name: str) -> Path | None:
+    path = FOLDER / f"{name}.yaml"
+    return path if path.exists() else None
+
+
+def expected(name: str) -> list[dict[str, Any]]:
+    return [without_reason(event) for event in read(FOLDER / f"{name}.events.jsonl")]
+
+
+def without_reason(event: dict[str, Any]) -> dict[str, Any]:
+    names = ("at", "host_id", "kind", "protocol", "port")
+    assert event["reason"]
+    return {name: event[name] for name in names} | {"at": datetime.fromisoformat(event["at"])}
+
+
+def observed(line: dict[str, Any]) -> Attempt:
+    outcome, observation = Outcome(line["outcome"]), None
+    if outcome is Outcome.OK:
+        observation = Observation(
+            tool=line.get("tool", "netstat-W"),
+            uid=0,
+            boot_id=line["boot_id"],
+            netns=line.get("netns"),
+            ephemeral=tuple(line["ephemeral"]),
+            listeners=tuple(Listener(**listener) for listener in line["listeners"]),
+        )
+    at = datetime.fromisoformat(line["at"])
+    return Attempt(line["host_id"], line["at"], 1, at, outcome, observation=observation)
+
+
+def replayed(lines: list[dict[str, Any]], config: Config) -> Iterator[Told]:
+    """What the naive implementation makes of a history."""
+    reference = Reference()
+    present: dict[str, Host] = {}
+    left: dict[str, datetime] = {}
+    for text, run in groupby(lines, lambda line: line["at"]):
+        at = datetime.fromisoformat(text)
+        looks = list(run)
+        leaving = [line["host_id"] for line in looks if line["outcome"] == "removed"]
+        yield from reference.leave(leaving, at)
+        for host_id in leaving:
+            present.pop(host_id, None)
+            left[host_id] = at
+        purged = [host_id for host_id, since in left.items() if at - since >= config.cmdb.prune_after]
+        reference.purge(purged)
+        left = {host_id: since for host_id, since in left.items() if host_id not in purged}
+        for line in looks:
+            if line["outcome"] != "removed":
+                ports = (port for item in config.declared for low, high in item.port for port in range(low, high + 1))
+                present[line["host_id"]] = Host(
+                    line["host_id"], line["host_id"], line["host_id"], declared=tuple(ports)
+                )
+                left.pop(line["host_id"], None)
+        yield from reference.run(
+            [observed(line) for line in looks if line["outcome"] != "removed"],
+            inventory=present,
+            rules=RuleSet(config.rules),
+            settings=config.states,
+            interval=FIVE,
+            accepted={},
+            run_id=text,
+        )
+
+
+def pipeline_told(name: str, database: Database, config: Config) -> Iterator[dict[str, Any]]:
+    """What the pipeline makes of a history: with its archive, its state in a database, and what it does not read."""
+    present: dict[str, Host] = {}
+    for number, (text, run) in enumerate(groupby(read(FOLDER / f"{name}.jsonl"), lambda line: line["at"])):
+        at = datetime.fromisoformat(text)
+        looks = []
+        for line in run:
+            host_id = line["host_id"]
+            present[host_id] = Host(host_id, host_id, host_id)
+            if line["outcome"] == "removed":
+                del present[host_id]
+            else:
+                looks.append(dataclasses.replace(observed(line), confirmed=True))
+        this = Run(f"run{number}")
+        found = Inventory(tuple(present.values()))
+        with database.begin() as conn:
+            digest = inventory.save(conn, found, run_id=this.run_id, fetched_at=at, stale=False)
+            archive.save_attempts(conn, [dataclasses.replace(look, run_id=this.run_id) for look in looks])
+        forced = dataclasses.replace(this, force_prune=True)
+        prune_inventory(database, config, forced, digest, stale=False, now=at)
+        judge_run(database, config, this, digest, planned={}, interval=FIVE, now=at)
+        with database.begin() as conn:
+            for event in outbox.recent(conn, run_id=this.run_id):
+                yield {
+                    "at": event.at, "host_id": event.host_id, "kind": event.kind.value,
+                    "protocol": event.protocol, "port": event.port,
+                }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pipeline_tells_it(name: str, tmp_path: Path) -> None:
+    path = config_of(name)
+    database = migrated(tmp_path / "state.db")
+    # The archive is not what this is about: histories may be months long.
+    config = parse_config(path.read_text()) if path else Config()
+    year = timedelta(days=365)
+    kept = config.retention.model_copy(update={"observations": year, "events": year})
+    config = config.model_copy(update={"retention": kept})
+    assert list(pipeline_told(name, database, config)) == expected(name)
+    database.dispose()
+
+
+def test_every_history_has_both_of_its_files() -> None:
+    assert len(NAMES) >= 20
+    assert {path.name.partition(".")[0] for path in FOLDER.iterdir()} == set(NAMES)
+    assert all((FOLDER / f"{name}.jsonl").exists() for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_naive_implementation_tells_it(name: str) -> None:
+    path = config_of(name)
+    config = parse_config(path.read_text()) if path else Config()
+    told = [
+        {"at": at, "host_id": host_id, "kind": kind, "protocol": "tcp" if port else None, "port": port}
+        for at, kind, host_id, port, _ in replayed(read(FOLDER / f"{name}.jsonl"), config)
+    ]
+    assert told == expected(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_engine_tells_it(name: str, tmp_path: Path) -> None:
+    empty = tmp_path / "portmon.yaml"
+    empty.write_text("{}\n")
+    arguments = ["simulate", str(FOLDER / f"{name}.jsonl"), "--config", str(config_of(name) or empty)]
+    result = CliRunner().invoke(app, [*arguments, "--interval", "5min"])
+    assert result.exit_code == 0, result.output
+    assert [without_reason(json.loads(line)) for line in result.stdout.splitlines()] == expected(name)

@@ -1,0 +1,317 @@
+"""The naive implementation where it is not told by a history: rules, declarations and decisions that change on the way,
+what is judged again, late or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from portmon.engine.config import Rule
+from portmon.engine.rules import RuleSet
+from portmon.model.host import Host
+from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from tests.worlds.reference import Defaults, Reference
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+FIVE = timedelta(minutes=5)
+
+
+def at(minutes: float) -> datetime:
+    return START + timedelta(minutes=minutes)
+
+
+def bind(
+    port: int, address: str = "0.0.0.0", program: str | None = "nginx", pid: int | None = 7, **more: Any
+) -> Listener:
+    return Listener("tcp6" if ":" in address else "tcp", address, port, pid, program, **more)
+
+
+def ok(minutes: float, *ports: int | Listener, host: str = "h1", run: str | None = None, **more: Any) -> Attempt:
+    listeners = tuple(bind(port) if isinstance(port, int) else port for port in ports)
+    seen = Observation(**{"tool": "ss", "uid": 0, "boot_id": "b1", "listeners": listeners} | more)
+    return Attempt(host, run or f"r{minutes}", 1, at(minutes), Outcome.OK, observation=seen)
+
+
+def bad(minutes: float, *, host: str = "h1", run: str | None = None, error_class: str = "timeout") -> Attempt:
+    return Attempt(host, run or f"r{minutes}", 1, at(minutes), Outcome.UNREACHABLE, error_class=error_class)
+
+
+class World:
+    def __init__(self, *, hosts: Iterable[str] = ("h1",), declared: tuple[int, ...] = (), **settings: Any) -> None:
+        self.reference = Reference()
+        self.hosts = list(hosts)
+        self.declared = declared
+        self.rules: list[Rule] = []
+        self.accepted: dict[tuple[str, str, int], datetime] = {}
+        self.settings = Defaults(**settings)
+
+    def see(self, *looks: Attempt) -> list[tuple[Any, ...]]:
+        """What is told of looks, as far as it says something."""
+        told = self.reference.run(
+            looks,
+            inventory={host: Host(host, host, host, declared=self.declared) for host in self.hosts},
+            rules=RuleSet(self.rules),
+            settings=self.settings,
+            interval=FIVE,
+            accepted=self.accepted,
+        )
+        return [
+            (kind, *(part for part in (host if len(self.hosts) > 1 else None, port, extra) if part))
+            for _, kind, host, port, extra in told
+        ]
+
+    def status(self, port: int, host: str = "h1") -> str | None:
+        row = self.reference.ports[host].get(port)
+        return row.status if row else None
+
+
+# ── declared ports ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_declared_port_is_down_from_the_first_look_on_and_never_retired() -> None:
+    world = World(declared=(80, 443))
+    assert world.see(ok(0, 443)) == [("baseline",), ("down", 80)]
+    assert world.see(ok(60 * 24 * 40, 443)) == []
+    world.accepted["h1", "tcp", 80] = at(60 * 24 * 40)
+    assert world.see(ok(60 * 24 * 41, 443)) == []
+    assert world.see(ok(60 * 24 * 41 + 5, 443, 80)) == [("recovered", 80)]
+
+
+def test_a_declared_port_that_never_was_there_is_forgotten_with_its_declaration() -> None:
+    world = World(declared=(80,))
+    world.see(ok(0))
+    world.declared = ()
+    assert world.see(ok(5)) == []
+    assert world.status(80) is None
+
+
+def test_a_declaration_makes_a_candidate_up_or_down() -> None:
+    world = World()
+    world.see(ok(0))
+    assert world.see(ok(5, 40000, 40001)) == []
+    world.declared = (40000, 40001)
+    assert world.see(ok(6, 40000)) == [("new", 40000), ("down", 40001)]
+
+
+def test_a_declared_port_in_the_ephemeral_range_is_new_at_once_and_never_moves() -> None:
+    world = World(declared=(40000,))
+    assert world.see(ok(0, 40000, 40001)) == [("baseline",)]
+    assert (world.status(40000), world.status(40001)) == ("up", "candidate")
+    assert world.see(ok(5, 41000)) == [("down", 40000)]
+
+
+def test_no_rule_hides_a_declared_port() -> None:
+    world = World(declared=(80,))
+    world.rules = [Rule(action="deny", port=80)]
+    assert world.see(ok(0, 80)) == [("baseline",)]
+    assert world.see(ok(5)) == [("down", 80)]
+
+
+# ── rules ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_new_rule_excludes_is_dropped_and_what_it_includes_is_no_news() -> None:
+    world = World()
+    world.see(ok(0, 80, 443), ok(0.1, 80))
+    assert (world.status(80), world.status(443)) == ("up", "down")
+    world.rules = [Rule(action="deny", port="1-1000")]
+    assert world.see(ok(5, 80)) == []
+    assert (world.status(80), world.status(443)) == (None, None)
+    world.rules = []
+    assert world.see(ok(10, 80, 443)) == [("new", 443)]
+    assert world.status(80) == "up"
+
+
+def test_a_program_that_is_not_shown_is_judged_by_its_last_name() -> None:
+    world = World()
+    world.see(ok(0, bind(80, program="nginx"), bind(81, program="java")))
+    world.rules = [Rule(action="deny", program="ja*")]
+    assert world.see(ok(5, bind(80, program=None), bind(81, program=None))) == []
+    assert (world.status(80), world.status(81)) == ("up", None)
+
+
+# ── decisions ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("when", "told"), [(4, []), (5, [("retired", 80)]), (10, [("retired", 80)]), (11, [])])
+def test_an_acceptance_counts_for_the_down_that_it_was_made_of(when: float, told: list[Any]) -> None:
+    world = World()
+    world.see(ok(0, 80))
+    world.see(ok(5))
+    world.accepted["h1", "tcp", 80] = at(when)
+    assert world.see(ok(10)) == told
+
+
+# ── what is judged, and when ────────────────────────────────────────────────────────────────────
+
+
+def test_looks_are_judged_once_whatever_their_order() -> None:
+    world = World()
+    looks = [ok(5, run="b"), ok(0, 80, run="a"), ok(10, 80, run="c")]
+    assert world.see(*looks) == [("baseline",), ("down", 80), ("recovered", 80)]
+    before = world.reference.snapshot()
+    assert world.see(*looks) == []
+    assert world.see(ok(7)) == []
+    assert world.reference.snapshot() == before
+
+
+def test_a_host_that_is_not_listed_is_not_judged() -> None:
+    assert World(hosts=()).see(ok(0, 80)) == []
+
+
+def test_a_run_is_judged_before_the_next_one_begins() -> None:
+    world = World(hosts=("h1", "h2"))
+    world.see(ok(0, host="h1"), ok(0, host="h2", boot_id="b2"))
+    late = [
+        bad(6, run="two", host="h1"),
+        bad(1, run="one", host="h1"),
+        bad(1.1, run="one", host="h2"),
+        bad(6.1, run="two", host="h2"),
+    ]
+    assert world.see(*late) == [("fleet_unreachable",)]
+
+
+# ── the fleet ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_half_of_the_fleet_may_be_unreachable() -> None:
+    world = World(hosts=("h1", "h2", "h3", "h4"))
+    world.see(*(ok(0, host=host, boot_id=host) for host in world.hosts))
+    world.see(bad(5, host="h1", run="5"), bad(5, host="h2", run="5"))
+    assert world.see(bad(10, host="h1", run="10"), bad(10, host="h2", run="10")) == [
+        ("unreachable", "h1"),
+        ("unreachable", "h2"),
+    ]
+
+
+def test_in_an_episode_nobody_becomes_unreachable_until_somebody_answers() -> None:
+    world = World(hosts=("h1", "h2", "h3"))
+    world.see(*(ok(0, host=host, boot_id=host, run="0") for host in world.hosts))
+    for minutes, told in ((5, []), (10, [("fleet_unreachable",)]), (15, [])):
+        assert world.see(*(bad(minutes, host=host, run=str(minutes)) for host in world.hosts)) == told
+    assert world.see(bad(20, host="h1", error_class="refused")) == []
+    assert world.see(bad(25, host="h1", run="25"), ok(25.1, host="h2", boot_id="h2", run="25")) == [
+        ("unreachable", "h1"),
+        ("fleet_reachable",),
+    ]
+
+
+# ── the CMDB ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_leaving_closes_what_is_open() -> None:
+    world = World(declared=(443,))
+    world.see(ok(0, bind(25), bind(25, "10.0.0.5"), 80, 22), ok(5, bind(25, "10.0.0.5"), 22))
+    told = world.reference.leave(["h1"], at(7))
+    assert [(kind, port) for _, kind, _, port, _ in told] == [("retired", 25), ("retired", 80), ("retired", 443)]
+    assert (world.status(25), world.status(80), world.status(443)) == ("up", "up", None)
+    assert world.reference.leave(["h1"], at(8)) == []
+
+
+def test_after_a_purge_all_begins_anew() -> None:
+    world = World()
+    world.see(ok(0, 80))
+    world.reference.purge(["h1"])
+    assert world.see(ok(5)) == [("baseline",)]
+
+
+# ── moved ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_moves_are_paired_in_order() -> None:
+    world = World(ephemeral_after=1)
+    world.see(ok(0, 40002, 40001))
+    assert world.see(ok(5, 50001)) == [("moved", 40001), ("down", 40002)]
+    assert world.status(50001) == "up"
+    assert world.see(ok(10, 50001, 60001)) == [("new", 60001)]
+    assert world.see(ok(15, 50002, 50003)) == [("moved", 50001), ("moved", 60001)]
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (bind(50000, program="java"), [("down", 40000)]),
+        (bind(50000, unit="b.service"), [("down", 40000)]),
+        (bind(50000, program=None), [("down", 40000)]),
+        (bind(9000), [("down", 40000), ("new", 9000)]),
+        (bind(50000), [("moved", 40000)]),
+    ],
+)
+def test_only_the_same_service_moves(now: Listener, told: list[Any]) -> None:
+    world = World()
+    world.see(ok(0, 40000), ok(5, 40000), ok(10, 40000))
+    assert sorted(world.see(ok(15, now))) == sorted(told)
+
+
+def test_a_port_moves_even_over_a_reboot() -> None:
+    world = World()
+    world.see(ok(0, 40000), ok(5, 40000), ok(10, 40000))
+    assert world.see(ok(15, 50000, boot_id="b2")) == [("rebooted",), ("moved", 40000)]
+
+
+# ── tools ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_plain_netstat_cuts_addresses() -> None:
+    world = World()
+    world.see(ok(0, bind(80, "2001:db8::1"), bind(80, "::1"), tool="netstat"))
+    assert world.see(ok(5, bind(80, "::1"), tool="ss")) == []
+    assert world.see(ok(10, bind(80, "::1"), bind(80, "::"), tool="netstat-W")) == [("rebound", 80)]
+
+
+def test_programs_are_compared_with_those_that_the_same_tool_reported() -> None:
+    world = World()
+    world.see(ok(0, bind(80, program="nginx: master", pid=7), tool="netstat-W"))
+    assert world.see(ok(5, bind(80, program=None, pid=None), tool="ss")) == []
+    assert world.see(ok(10, bind(80, program="nginx", pid=7), tool="ss")) == []
+    assert world.see(ok(15, bind(80, program="caddy", pid=7), tool="ss")) == [("replaced", 80)]
+
+
+# ── binds ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_second_bind_that_is_lost_is_told_as_well_and_recovered_is_told_when_all_are_back() -> None:
+    world = World()
+    all_of_it = [bind(80, "10.0.0.5"), bind(80, "10.0.0.6"), bind(80, "127.0.0.1")]
+    world.see(ok(0, *all_of_it))
+    assert world.see(ok(5, *all_of_it[1:])) == [("rebound", 80, "severe")]
+    assert world.see(ok(10, *all_of_it[2:])) == [("rebound", 80, "severe")]
+    assert world.see(ok(80, *all_of_it[1:])) == []
+    assert world.see(ok(85, *all_of_it)) == [("recovered", 80)]
+
+
+def test_a_port_that_flaps_and_keeps_a_bind_lost_is_stable_down() -> None:
+    world = World(flap_threshold=2)
+    both = [bind(80), bind(80, "127.0.0.1")]
+    world.see(ok(0, *both))
+    assert world.see(ok(5, both[1])) == [("rebound", 80, "severe")]
+    assert world.see(ok(10, *both)) == [("flapping", 80, "up")]
+    assert world.see(ok(15, both[1])) == []
+    assert world.see(ok(75, both[1])) == [("stable", 80, "down")]
+    assert world.see(ok(80, *both)) == [("recovered", 80)]
+
+
+# ── notices ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_of_each_kind_of_notice_the_first_few_are_told() -> None:
+    world = World()
+    world.see(ok(0, 80))
+    told = [world.see(ok(5 * run, bind(80, program=f"p{run}"))) for run in range(1, 9)]
+    assert told == [[("replaced", 80)]] * 4 + [[]] * 4
+    assert world.see(ok(45, bind(80, program="p8", pid=8))) == [("restarted", 80)]
+    assert world.see(ok(50)) == [("down", 80)]
+    assert world.see(ok(55, bind(80, program="p8", pid=8))) == [("recovered", 80)]
+    # The last one, told or not, was at 40 minutes; the window is an hour.
+    assert world.see(ok(100, bind(80, program="other", pid=8))) == []
+    assert world.see(ok(161, bind(80, program="another", pid=8))) == [("replaced", 80)]
+
+
+def test_of_very_many_notices_of_one_look_the_rest_is_counted() -> None:
+    world = World()
+    world.see(ok(0, 80))
+    told = world.see(ok(5, *range(1000, 1300)))
+    assert told == [("many_changes",), ("down", 80), *(("new", port) for port in range(1000, 1200))]

@@ -1,0 +1,104 @@
+"""First match wins; an allow rule's host part makes its hosts strict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portmon.engine.config import Rule
+from portmon.engine.rules import RuleSet
+from portmon.model.host import Host
+
+WEB = Host("1", "Web01.example", "10.0.0.1", None, {"role": "web", "env": "prod"})
+
+
+def watched(*rules: dict[str, Any], port: int = 80, address: str = "0.0.0.0", program: str | None = "nginx") -> bool:
+    return RuleSet([Rule(**rule) for rule in rules]).judge(WEB, port=port, address=address, program=program).watched
+
+
+def test_without_rules_everything_is_watched() -> None:
+    assert watched()
+
+
+@pytest.mark.parametrize(
+    ("match", "hit"),
+    [
+        ({"host": "web*"}, True),
+        ({"host": ["db*", "*.EXAMPLE"]}, True),
+        ({"host": "web"}, False),
+        ({"label": {"role": "web"}}, True),
+        ({"label": {"role": ["db", "w*"]}}, True),
+        ({"label": {"role": "web", "env": "test"}}, False),
+        ({"label": {"site": "*"}}, False),
+        ({"port": 80}, True),
+        ({"port": "79-81"}, True),
+        ({"port": [22, "8000-8100"]}, False),
+        ({"program": "ngin?"}, True),
+        ({"program": "NGINX"}, False),
+        ({"bind": "wildcard"}, True),
+        ({"bind": "loopback"}, False),
+        ({"host": "web*", "port": 81}, False),
+    ],
+)
+def test_deny(match: dict[str, Any], hit: bool) -> None:
+    assert watched({"action": "deny", **match}) is not hit
+
+
+@pytest.mark.parametrize(
+    ("address", "scope", "hit"),
+    [
+        ("127.0.0.1", "loopback", True),
+        ("127.255.255.254", "loopback", True),
+        ("::1", "loopback", True),
+        ("::ffff:127.0.0.1", "loopback", True),
+        ("::", "wildcard", True),
+        ("*", "wildcard", True),
+        ("0.0.0.0%eth0", "wildcard", True),
+        ("10.1.2.3", "10.0.0.0/8", True),
+        ("::ffff:10.1.2.3", "10.0.0.0/8", True),
+        ("11.1.2.3", "10.0.0.0/8", False),
+        ("fe80::1%eth0", "fe80::/10", True),
+        ("2001:db8:85a3:1234:", "2001:db8::/32", False),
+        ("0.0.0.0", "0.0.0.0/0", False),
+    ],
+)
+def test_bind(address: str, scope: str, hit: bool) -> None:
+    assert watched({"action": "deny", "bind": scope}, address=address) is not hit
+
+
+def test_an_unknown_program_matches_no_glob() -> None:
+    assert watched({"action": "deny", "program": "*"}, program=None)
+
+
+def test_first_match_wins() -> None:
+    deny, allow = {"action": "deny", "port": 80}, {"action": "allow", "port": "1-65535"}
+    assert not watched(deny, allow)
+    assert watched(allow, deny)
+
+
+def test_an_allow_rule_that_names_the_host_makes_it_strict() -> None:
+    rule = {"action": "allow", "label": {"role": "web"}, "port": 443}
+    assert not watched(rule, port=80)
+    assert watched(rule, port=443)
+    assert watched({"action": "allow", "label": {"role": "db"}, "port": 443}, port=80)
+
+
+def test_a_decision_names_its_rule() -> None:
+    rules = RuleSet([Rule(action="deny", port=80, comment="noise")], where=lambda *at: f"portmon.yaml:7: {at}")
+    decision = rules.judge(WEB, port=80, address="::", program=None)
+    assert decision.reason == "portmon.yaml:7: ('rules', 0) denys it (noise)".replace("denys", "denies")
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 9), st.integers(1, 9)), max_size=6), st.integers(1, 9))
+def test_it_is_the_first_match(rules: list[tuple[bool, int, int]], port: int) -> None:
+    built = [
+        {"action": "allow" if allow else "deny", "port": f"{min(low, high)}-{max(low, high)}"}
+        for allow, low, high in rules
+    ]
+    expected = next((allow for allow, low, high in rules if min(low, high) <= port <= max(low, high)), None)
+    if expected is None:
+        expected = not any(allow for allow, _, _ in rules)
+    assert watched(*built, port=port) is expected

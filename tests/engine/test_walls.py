@@ -1,0 +1,663 @@
+"""One host, one answer, one row stops nobody else: each host is judged within a wall, and what it can add is bounded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import OperationalError
+
+from portmon.config import Config
+from portmon.engine import states
+from portmon.errors import StorageError
+from portmon.model import limits
+from portmon.model.event import Event, EventKind
+from portmon.model.host import Host
+from portmon.model.observation import Attempt, Listener
+from portmon.probe import compare as identity
+from portmon.replay.archive import judge_again
+from portmon.steps import evaluate as judging
+from portmon.steps import housekeeping as retention
+from portmon.steps.run import Run
+from portmon.storage import archive, contents, outbox, tables
+from portmon.storage.database import Database
+from tests.worlds.eventful import LONG_AGO, derived, lived, small_fleet, state_of
+from tests.worlds.fleet import FIVE, MONDAY, Fleet, Machine
+
+HOSTILE = "id-evil"
+
+
+class Evil(Machine):
+    """A server that shows what no server shows.
+
+    :param change: makes of an honest look what is seen
+    """
+
+    change: Callable[[Attempt], Attempt] = staticmethod(lambda look: look)
+
+    def look(self, run_id: str, at: datetime) -> Attempt:
+        """What a login comes to."""
+        return self.change(super().look(run_id, at))
+
+
+def with_evil(fleet: Fleet) -> Evil:
+    """Add one to a fleet."""
+    evil = Evil(Host(HOSTILE, "evil", "evil.example.com", None, {"env": "prod"}))
+    evil.start(80, "nginx")
+    fleet.machines["evil"] = evil
+    fleet.listed.add("evil")
+    return evil
+
+
+def seen_as(**fields: Any) -> Callable[[Attempt], Attempt]:
+    """A look whose observation is another one."""
+
+    def change(look: Attempt) -> Attempt:
+        assert look.observation is not None
+        return dataclasses.replace(look, observation=dataclasses.replace(look.observation, **fields))
+
+    return change
+
+
+def listeners(*rows: dict[str, Any]) -> tuple[Listener, ...]:
+    return tuple(Listener(**{"protocol": "tcp", "address": "0.0.0.0", "port": 80} | row) for row in rows)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Database]:
+    made = Database(f"sqlite:///{tmp_path / 'scratch.db'}", throwaway=True)
+    yield made
+    made.dispose()
+
+
+def host_row(database: Database, host_id: str = HOSTILE) -> Any:
+    with database.begin() as conn:
+        return conn.execute(select(tables.hosts).where(tables.hosts.c.host_id == host_id)).one()
+
+
+def kinds(events: list[Event], host: str | None = None) -> list[tuple[str, int | None]]:
+    return [(event.kind.value, event.port) for event in events if host in (None, event.host_name)]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def replays_alike(fleet: Fleet, scratch: Database) -> None:
+    """Judging all of it again gives the same state and events."""
+    wanted = lived(fleet)
+    with fleet.database.begin() as source:
+        judge_again(source, scratch, fleet.config, since=LONG_AGO, until=fleet.now)
+    with scratch.begin() as conn:
+        assert (state_of(conn), derived(conn)) == wanted
+
+
+# ── looks that can't be judged ──────────────────────────────────────────────────────────────────
+
+UNREADABLE: dict[str, dict[str, Any]] = {
+    "a namespace beyond what a database stores": {"netns": 2**63},
+    "a negative one": {"netns": -1},
+    "a range beyond it": {"ephemeral": (0, 2**40)},
+    "a range of text": {"ephemeral": ("a", "b")},
+    "a range of three": {"ephemeral": (1, 2, 3)},
+    "a port that there is not": {"listeners": listeners({"port": 70_000})},
+    "a port of text": {"listeners": listeners({"port": "80"})},
+    "an address that is a number": {"listeners": listeners({"address": 5})},
+    "owners of two kinds": {"listeners": listeners({"pid": 1}, {"pid": "x", "address": "::"})},
+    "a program that is a number": {"listeners": listeners({"program": 7})},
+    "a boot id without an end": {"boot_id": "x" * 100_000},
+    "more sockets than there are ports": {
+        "listeners": tuple(Listener("tcp", "0.0.0.0", 80, pid=1) for _ in range(limits.ROWS + 1))
+    },
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_what_can_not_be_judged_is_no_evidence_of_its_host_and_the_others_are_told(
+    database: Database, scratch: Database, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = small_fleet(database)
+    evil = with_evil(fleet)
+    fleet.run()
+    fleet.machines["web1"].kill(80)
+    evil.change = seen_as(**UNREADABLE[what])
+    caplog.clear()
+    events = fleet.run()
+    assert kinds(events) == [("down", 80)]
+    assert len([line for line in warnings(caplog) if "could not be judged" in line]) == 1
+    row = host_row(database)
+    assert (row.failures, row.error_class, row.last_judged_at) == (1, "evaluation", fleet.now - FIVE)
+    assert "could not be judged" in row.error
+    # It is judged, once and for all: neither again in the next run, nor otherwise in a replay.
+    with database.begin() as conn:
+        assert archive.attempts_to_judge(conn, host_ids=[HOSTILE]) == []
+    evil.change = lambda look: look
+    evil.kill(80)
+    assert kinds(fleet.run(), "evil") == [("down", 80)]
+    assert host_row(database).failures == 0
+    replays_alike(fleet, scratch)
+
+
+@pytest.mark.parametrize("hosts", [1, 3])
+def test_a_fault_of_this_program_concerns_the_hosts_that_meet_it(
+    database: Database,
+    scratch: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hosts: int,
+) -> None:
+    fleet = small_fleet(database)
+    names = [f"bad{number}" for number in range(hosts)]
+    for name in names:
+        fleet.add(name, {80: "nginx"})
+    fleet.run()
+    again = states.again
+
+    def fails(port: Any, *arguments: Any, **named: Any) -> Any:
+        if port.host_id.startswith("id-bad"):
+            raise KeyError(port.host_id)
+        return again(port, *arguments, **named)
+
+    monkeypatch.setattr(states, "again", fails)
+    for machine in fleet.machines.values():
+        machine.restart(80 if 80 in machine.services else 5432)
+    fleet.machines["web2"].kill(443)
+    events = fleet.run()
+    assert ("down", 443) in kinds(events, "web2")
+    assert {event.host_name for event in events if event.kind is EventKind.RESTARTED} == {
+        *(f"web{number}" for number in range(4)),
+        "db",
+    }
+    assert [host_row(database, f"id-{name}").failures for name in names] == [1] * hosts
+    told = [line for line in warnings(caplog) if "could not be judged" in line]
+    assert len(told) == hosts
+    assert all(f"KeyError: 'id-{name}'" in line for name, line in zip(names, sorted(told), strict=True))
+    # It is mended, and what was refused stays refused.
+    monkeypatch.setattr(states, "again", again)
+    fleet.run()
+    replays_alike(fleet, scratch)
+
+
+def test_a_fault_that_every_host_meets_is_no_host_s_and_nothing_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(database, Config())
+    for number in range(12):
+        fleet.add(f"web{number}", {80: "nginx"})
+    fleet.run()
+    for machine in fleet.machines.values():
+        machine.restart(80)
+    before = lived(fleet)
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise KeyError("a fault")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(states, "again", fails)
+        with pytest.raises(KeyError, match="a fault"):
+            fleet.run()
+    assert lived(fleet) == before
+    fleet.number += 1
+    assert Counter(kind for kind, _ in kinds(fleet.run())) == {"restarted": 12}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OperationalError("SELECT", {}, Exception("gone")), KeyboardInterrupt()]
+)
+def test_what_no_host_is_to_blame_for_ends_the_judgement(
+    database: Database, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    fleet = small_fleet(database)
+    fleet.run()
+    fleet.machines["web1"].restart(80)
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(states, "again", fails)
+    with pytest.raises((MemoryError, StorageError, KeyboardInterrupt)) as raised:
+        fleet.run()
+    assert error in (raised.value, raised.value.__cause__)
+    assert host_row(database, "id-web1").error is None
+
+
+def test_what_the_database_does_not_take_is_found_by_halves(
+    database: Database, scratch: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should a value slip through, it is the database that refuses it, in the statement that writes all hosts."""
+    monkeypatch.setattr(archive, "_checked", lambda observation: observation)
+    fleet = small_fleet(database)
+    evil = with_evil(fleet)
+    fleet.run()
+    evil.change = seen_as(netns=2**63)
+    fleet.machines["web1"].kill(80)
+    fleet.machines["db"].kill(5432)
+    assert kinds(fleet.run()) == [("down", 5432), ("down", 80)]
+    assert host_row(database).error_class == "evaluation"
+    assert host_row(database).netns == 1
+    replays_alike(fleet, scratch)
+
+
+def test_a_dry_run_has_the_same_walls(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = small_fleet(database)
+    evil = with_evil(fleet)
+    fleet.run()
+    fleet.machines["web1"].kill(80)
+    evil.change = seen_as(listeners=listeners({"pid": 1}, {"pid": "x", "address": "::"}))
+    looks = [machine.look("dry", fleet.now) for machine in fleet.machines.values()]
+    with database.begin() as conn:
+        digest = conn.execute(select(tables.inventories.c.digest)).scalar_one()
+    found = judging.judge_dry(database, fleet.config, Run("dry", dry_run=True), digest, attempts=looks, interval=FIVE)
+    assert (found["down"], found["judged"]) == (1, 6)
+
+
+# ── the archive ─────────────────────────────────────────────────────────────────────────────────
+
+
+def facts_of(database: Database, host_id: str) -> str:
+    """Digest of what was seen last."""
+    query = select(tables.observations.c.facts).where(tables.observations.c.host_id == host_id)
+    with database.begin() as conn:
+        found: str = conn.execute(query.order_by(tables.observations.c.observed_at.desc())).scalars().first()
+    return found
+
+
+def flip(database: Database, digest: str) -> None:
+    """One bit of what is stored."""
+    with database.begin() as conn:
+        data = bytearray(
+            conn.execute(select(tables.contents.c.data).where(tables.contents.c.digest == digest)).scalar()
+        )
+        data[len(data) // 2] ^= 1
+        conn.execute(update(tables.contents).where(tables.contents.c.digest == digest).values(data=bytes(data)))
+
+
+@pytest.mark.parametrize("how", ["damaged", "gone", "nonsense", "nested"])
+def test_one_damaged_row_is_one_host_without_evidence(
+    database: Database, scratch: Database, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = small_fleet(database)
+    fleet.run()
+    fleet.machines["web1"].kill(80)
+    fleet.machines["db"].kill(5432)
+    fleet.run(judge=False)
+    digest = facts_of(database, "id-web1")
+    if how == "damaged":
+        flip(database, digest)
+    else:
+        said = b"[" * 100_000 if how == "nested" else json.dumps({"tool": "ss"}).encode()
+        with database.begin() as conn:
+            conn.execute(
+                update(tables.observations)
+                .where(tables.observations.c.facts == digest)
+                .values(facts="0" * 64 if how == "gone" else contents.put(conn, said, now=fleet.now))
+            )
+    fleet.number -= 1
+    # The run is judged as its looks are.
+    with database.begin() as conn:
+        inventory = conn.execute(select(tables.inventories.c.digest)).scalar_one()
+    judging.judge_run(database, fleet.config, Run("run00001"), inventory, planned={}, interval=FIVE, now=fleet.now)
+    fleet.number += 1
+    with database.begin() as conn:
+        assert kinds(outbox.recent(conn, run_id="run00001")) == [("down", 5432)]
+        assert list(contents.damaged(conn)) == ([digest] if how == "damaged" else [])
+    assert len([line for line in warnings(caplog) if "could not be judged" in line]) == 1
+    assert "can't be read" in host_row(database, "id-web1").error
+    # The same answer again is stored anew, and the death is told.
+    assert kinds(fleet.run()) == [("down", 80)]
+    with database.begin() as conn:
+        assert list(contents.damaged(conn)) == []
+    replays_alike(fleet, scratch)
+
+
+def test_an_archive_that_lost_everything_holds_up_one_run(database: Database) -> None:
+    fleet = Fleet(database, Config())
+    for number in range(12):
+        fleet.add(f"web{number}", {80: "nginx"})
+    fleet.run()
+    fleet.machines["web1"].kill(80)
+    for machine in fleet.machines.values():
+        machine.start(443, "nginx")
+    fleet.run(judge=False)
+    with database.begin() as conn:
+        conn.execute(update(tables.contents).values(data=b"lost"))
+    # The looks of this run find the same contents, which nobody has tried to read yet.
+    assert [kind for kind, _ in kinds(fleet.run())] == ["fleet_unreachable"]
+    told = Counter(kind for kind, _ in kinds(fleet.run()))
+    assert told == {"fleet_reachable": 1, "new": 12, "down": 1}
+
+
+def test_a_damaged_host_list_is_stored_anew_by_the_next_run(database: Database) -> None:
+    fleet = small_fleet(database)
+    fleet.run()
+    with database.begin() as conn:
+        digest = conn.execute(select(tables.inventories.c.digest)).scalar_one()
+    flip(database, digest)
+    fleet.machines["web1"].kill(80)
+    assert kinds(fleet.run()) == [("down", 80)]
+    with database.begin() as conn:
+        assert list(contents.damaged(conn)) == []
+
+
+# ── retention ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_fails_while_old_rows_are_deleted_undoes_no_verdict_and_keeps_nothing_else_from_its_work(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = small_fleet(database, retention={"observations": "10min", "events": "10min"})
+    for _ in range(3):
+        fleet.run()
+    fleet.machines["web1"].kill(80)
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(retention.archive, "expire", fails)
+    fleet.number += 3
+    assert kinds(fleet.run()) == [("down", 80)]
+    assert [line for line in warnings(caplog) if "Old observations could not be deleted" in line]
+    with database.begin() as conn:
+        assert kinds(outbox.recent(conn)) == [("down", 80)], "the baselines are gone"
+
+
+def test_old_rows_are_deleted_some_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "MOST", 5)
+    monkeypatch.setattr(retention, "TIMES", 2)
+    fleet = small_fleet(database, retention={"observations": "1h"})
+    for _ in range(6):
+        fleet.run()
+
+    def looks() -> int:
+        with database.begin() as conn:
+            return int(conn.execute(select(func.count()).select_from(tables.observations)).scalar_one())
+
+    assert looks() == 30
+    fleet.number += 100
+    left = []
+    for _ in range(3):
+        before = looks()
+        fleet.run()
+        left.append(before + 5 - looks())
+    assert left == [15, 15, 0]
+
+
+# ── what one host can add ───────────────────────────────────────────────────────────────────────
+
+
+def noise(bytes_: int) -> str:
+    """Text that no compression makes shorter than half."""
+    return os.urandom(bytes_ // 2).hex()
+
+
+def wordy(number: int) -> Callable[[Attempt], Attempt]:
+    """An answer that is never the same, some of which is in what is read."""
+
+    def change(look: Attempt) -> Attempt:
+        rows = listeners(*({"port": port, "program": noise(200)} for port in range(1, number)))
+        frame = noise(24_000).encode()
+        return dataclasses.replace(seen_as(listeners=rows)(look), frames=(frame,), digests=(contents.digest_of(frame),))
+
+    return change
+
+
+def stored_bytes(database: Database) -> int:
+    with database.begin() as conn:
+        return int(conn.execute(select(func.sum(func.length(tables.contents.c.data)))).scalar_one())
+
+
+def look_rows(database: Database) -> list[Any]:
+    with database.begin() as conn:
+        query = select(tables.observations).where(tables.observations.c.host_id == HOSTILE)
+        return list(conn.execute(query.order_by(tables.observations.c.observed_at)))
+
+
+def test_what_a_host_may_add_in_a_day_is_bounded_and_said(
+    database: Database, scratch: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_attempts = archive.save_attempts
+
+    def saved(conn: Any, looks: list[Attempt]) -> Any:
+        return save_attempts(conn, archive.within(conn, looks, fleet.config.retention.per_host))
+
+    monkeypatch.setattr(archive, "save_attempts", saved)
+    fleet = small_fleet(database, retention={"per_host": "64KiB"})
+    fleet.start = MONDAY + timedelta(hours=20)
+    evil = with_evil(fleet)
+    fleet.run()
+    evil.change = wordy(60)
+    sizes = []
+    for _ in range(30):
+        fleet.run()
+        sizes.append(stored_bytes(database))
+    rows = look_rows(database)[1:]
+    classes = [row.error_class for row in rows]
+    counts = Counter(classes)
+    assert set(classes) == {None, "raw_left_out", "too_much"}
+    assert classes == sorted(classes, key=[None, "raw_left_out", "too_much"].index)
+    assert all(row.frame and row.facts for row in rows[: counts[None]])
+    raw = rows[counts[None] : -counts["too_much"]]
+    assert all(row.outcome == "ok" and row.facts and not row.frame for row in raw)
+    assert "retention.per_host" in raw[0].error
+    late = rows[-counts["too_much"] :]
+    assert all((row.outcome, row.facts, row.frame) == ("invalid", None, None) for row in late)
+    # Bounded: what other hosts add, and checkpoints, are a matter of kilobytes.
+    assert sizes[-1] - sizes[-5] < 8_000
+    assert sizes[-1] < archive.FACTS_TIMES * 64 * 1024 + 48 * 1024
+    assert [line for line in warnings(caplog) if line.startswith(HOSTILE)]
+    # Nobody else is concerned.
+    fleet.machines["web1"].kill(80)
+    assert ("down", 80) in kinds(fleet.run(), "web1")
+    # The next day begins anew.
+    fleet.number = 12 * 5
+    fleet.run()
+    assert look_rows(database)[-1].frame
+    replays_alike(fleet, scratch)
+
+
+def test_two_answers_that_are_alike_count_once(database: Database) -> None:
+    frame = noise(24_000).encode()
+    look = Machine(Host(HOSTILE, HOSTILE, "192.0.2.1"), {80: ("nginx", 100)}).look("run", MONDAY)
+    look = dataclasses.replace(look, frames=(frame, frame), digests=(contents.digest_of(frame),) * 2)
+    with database.begin() as conn:
+        (kept,) = archive.within(conn, [look], 1024)
+        assert (kept.error_class, kept.frames, kept.digests) == ("raw_left_out", (), ())
+        # What was read from them is all that is stored.
+        assert 0 < conn.execute(select(tables.stored.c.bytes)).scalar_one() < 1024
+
+
+def rename(evil: Evil, number: int, run: int) -> None:
+    evil.services = {port: (f"program-{run}-{port}"[:15], run) for port in range(1000, 1000 + number)}
+
+
+def test_one_host_whose_programs_have_new_names_in_each_run_adds_little_and_is_told_once(database: Database) -> None:
+    fleet = small_fleet(database)
+    evil = with_evil(fleet)
+    fleet.run()
+    made = []
+    for number in range(8):
+        rename(evil, 400, number)
+        made.append(Counter(kind for kind, _ in kinds(fleet.run(), "evil")))
+    assert made[0] == {"new": 200, "many_changes": 1, "down": 1}
+    assert made[1] == made[2] == made[3] == made[4] == {"replaced": 200, "many_changes": 1}
+    assert made[5:] == [Counter()] * 3
+    with database.begin() as conn:
+        (told,) = [one for one in outbox.recent(conn, run_id="run00002") if one.kind is EventKind.MANY_CHANGES]
+    assert told.details["counts"] == {"replaced": 200}
+    assert "replaced 200; ports 1200 to 1399" in told.reason
+    assert (told.port, told.alert_key) == (None, f"changes/{HOSTILE}")
+    # What dies is told port by port, however many they are.
+    evil.services = {port: owner for port, owner in evil.services.items() if port < 1100}
+    assert Counter(kind for kind, _ in kinds(fleet.run(), "evil")) == {"down": 300}
+
+
+# ── a brake on notices ──────────────────────────────────────────────────────────────────────────
+
+
+def test_a_port_whose_program_changes_in_each_run_is_told_a_few_times_and_its_death_always(
+    database: Database, scratch: Database
+) -> None:
+    fleet = small_fleet(database)
+    machine = fleet.machines["web1"]
+    fleet.run()
+    told: list[list[tuple[str, int | None]]] = []
+    for number in range(10):
+        machine.start(80, f"program{number}")
+        told.append(kinds(fleet.run()))
+    assert told == [[("replaced", 80)]] * 4 + [[]] * 6
+    with database.begin() as conn:
+        events = [event for event in outbox.recent(conn) if event.kind is EventKind.REPLACED]
+    assert ["nothing more is told of it" in event.reason for event in events] == [False, False, False, True]
+    # Each kind by itself, and what is wrong however often the program changed.
+    for _ in range(5):
+        machine.restart(80)
+        told.append(kinds(fleet.run()))
+    assert told[10:] == [[("restarted", 80)]] * 4 + [[]]
+    machine.kill(80)
+    assert kinds(fleet.run()) == [("down", 80)]
+    machine.start(80, "program9")
+    assert kinds(fleet.run()) == [("recovered", 80)]
+    # After a window without one it is told again.
+    for _ in range(13):
+        assert fleet.run() == []
+    machine.start(80, "other")
+    assert kinds(fleet.run()) == [("replaced", 80)]
+    replays_alike(fleet, scratch)
+
+
+# ── many names, owners and binds ────────────────────────────────────────────────────────────────
+
+LONG = ("prometheus-node-exporter", "prometheus-node-\udc80xporter", "é" * 12)
+CUT = st.builds(lambda name, length: name[:length], st.sampled_from(LONG), st.integers(8, 24))
+NAMES = st.one_of(CUT, CUT, st.text(alphabet="ab: \udc80é", max_size=20))
+
+
+def naive_replaced(before: list[str], now: list[str], pids: list[int]) -> bool:
+    lost = any(not any(identity.same_program(old, new, pids=pids) for new in now) for old in before)
+    return lost and any(not any(identity.same_program(old, new, pids=pids) for old in before) for new in now)
+
+
+@given(
+    st.lists(NAMES, max_size=5), st.lists(NAMES, max_size=5), st.lists(st.sampled_from((1, 99_999, 2**32)), max_size=2)
+)
+def test_many_names_are_compared_as_pairs_would_be(before: list[str], now: list[str], pids: list[int]) -> None:
+    assert identity.replaced(before, now, pids=pids) == naive_replaced(before, now, pids)
+
+
+def test_names_are_read_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time grows with the number of names, not with that of their pairs."""
+    read = Counter[str]()
+
+    def counted(name: str) -> bytes:
+        read[name] += 1
+        return limits.bytes_of(name)
+
+    monkeypatch.setattr(identity, "bytes_of", counted)
+    before, now = [f"p{number}" for number in range(8000)], [f"q{number}" for number in range(8000)]
+    assert identity.replaced(before, now, pids=(1,))
+    assert sum(read.values()) <= 5 * 8000
+
+
+def test_few_of_many_keeps_what_is_known() -> None:
+    assert limits.few_of([3, 1, 1, 2]) == ((1, 2, 3), 0)
+    assert limits.few_of(range(100), most=3) == ((0, 1, 2), 97)
+    assert limits.few_of(range(100), [99, 50, 200], most=3) == ((0, 50, 99), 97)
+    assert limits.few_of(range(100), range(50, 60), most=3) == (tuple(range(50, 60)), 90)
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"), [("a" * 300, "a" * 256), ("é" * 200, "é" * 128), ("a" * 255 + "é", "a" * 255 + "\udcc3")]
+)
+def test_a_name_is_cut_in_bytes(name: str, cut: str) -> None:
+    assert limits.name_within(name) == cut
+    assert limits.name_within(cut) == cut
+    assert limits.name_within(name[:60]) == name[:60]
+    assert len(limits.name_within("\ud800" * 300)) <= 256
+
+
+def busy(owners: int, binds: int = 1) -> Callable[[Attempt], Attempt]:
+    rows = [{"pid": 1000 + number, "program": f"worker{number:04}"} for number in range(owners)]
+    rows += [{"pid": 1000, "program": "worker0000", "address": f"10.0.0.{number + 1}"} for number in range(binds)]
+    return seen_as(listeners=listeners(*rows))
+
+
+@pytest.mark.parametrize("tool", ["ss", "netstat-W"])
+def test_a_port_with_very_many_owners_is_quiet_while_they_come_and_go(database: Database, tool: str) -> None:
+    fleet = small_fleet(database)
+    evil = with_evil(fleet)
+    evil.change = busy(300, 100)
+    fleet.run()
+    with database.begin() as conn:
+        row = conn.execute(select(tables.ports).where(tables.ports.c.host_id == HOSTILE)).one()
+    assert (len(row.programs), len(row.pids), len(row.addresses)) == (64, 64, 64)
+
+    def without(*gone: int, fresh: int = 0) -> Callable[[Attempt], Attempt]:
+        rows = [
+            {"pid": 1000 + number, "program": f"worker{number:04}"} for number in range(300) if number not in gone
+        ] + [{"pid": number, "program": f"a{number:04}", "address": f"10.0.{number}.0"} for number in range(fresh)]
+        rows += [{"pid": 1001, "program": "worker0001", "address": f"10.0.0.{number + 1}"} for number in range(100)]
+        return seen_as(listeners=listeners(*rows), tool="netstat-W")
+
+    for change in (without(0), without(0, 1, 2, fresh=50), without(299), without(*range(3, 60), fresh=64)):
+        evil.change = change
+        assert kinds(fleet.run()) == []
+    # All of them are others: that is a restart whatever is left out, and it is said that something is.
+    evil.change = seen_as(listeners=listeners(*({"pid": 5000 + n, "program": "worker0001"} for n in range(200))))
+    (event,) = [event for event in fleet.run() if event.kind is EventKind.RESTARTED]
+    assert "136 more are not" in event.reason
+
+
+def test_what_an_earlier_version_knew_of_a_port_is_not_lost_by_the_bound(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = small_fleet(database)
+    evil = with_evil(fleet)
+    evil.change = busy(100, 100)
+    with monkeypatch.context() as patched:
+        patched.setattr(limits, "few_of", lambda found, known=(): (tuple(sorted(set(found))), 0))
+        fleet.run()
+    evil.change = busy(101, 101)
+    assert kinds(fleet.run()) == []
+    evil.change = busy(101, 3)
+    assert kinds(fleet.run()) == [("rebound", 80)]
+    with database.begin() as conn:
+        row = conn.execute(select(tables.ports).where(tables.ports.c.host_id == HOSTILE)).one()
+    assert (len(row.programs), len(row.addresses)) == (100, 4)
+
+
+def test_lost_binds_are_told_and_do_not_pile_up(database: Database) -> None:
+    fleet = small_fleet(database)
+    evil = with_evil(fleet)
+    for number in range(4):
+        rows = [{"address": f"10.{number}.{n}.1"} for n in range(100)]
+        evil.change = seen_as(listeners=listeners(*rows))
+        fleet.run()
+    with database.begin() as conn:
+        row = conn.execute(select(tables.ports).where(tables.ports.c.host_id == HOSTILE)).one()
+        told = [event for event in outbox.recent(conn) if event.kind is EventKind.REBOUND]
+    assert (len(row.addresses), len(row.lost)) == (64, 64)
+    assert [event.severity for event in told] == ["critical", "warning", "warning"]
+
+
+def test_very_many_ports_that_move_are_paired_by_name(database: Database) -> None:
+    fleet = small_fleet(database, states={"ephemeral_after": 1})
+    evil = with_evil(fleet)
+    evil.services = {40_000 + number: (f"rpc{number % 7}", 7) for number in range(800)}
+    fleet.run()
+    evil.services = {50_000 + number: (f"rpc{number % 7}", 7) for number in range(800)}
+    told = Counter(kind for kind, _ in kinds(fleet.run(), "evil"))
+    assert told == {"moved": 200, "many_changes": 1}
+    with database.begin() as conn:
+        ports = conn.execute(select(tables.ports.c.port).where(tables.ports.c.host_id == HOSTILE)).scalars().all()
+    assert sorted(ports) == [50_000 + number for number in range(800)]

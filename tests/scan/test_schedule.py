@@ -1,0 +1,235 @@
+"""What a batch does next, in simulated time."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portmon.scan.schedule import MAX_DIALS, MAX_SUSPECTS, Schedule, Step
+
+CONNECT = 10.0
+PAUSE = 15.0
+
+
+@dataclass(eq=False, slots=True)
+class Server:
+    """A host, by how long things take there, in seconds.
+
+    :param dial: until it says something; more than the time-out: never
+    :param look: login and command
+    :param parks: something is missing in the first answer
+    """
+
+    name: str = ""
+    dial: float = 0.01
+    look: float = 0.2
+    parks: bool = False
+    lane: str | None = None
+    began: float | None = None
+    ended: float | None = None
+    steps: int = 0
+
+
+class Simulation:
+    """Carries a schedule out with a clock of its own, as threads do with the real one."""
+
+    def __init__(
+        self, servers: Sequence[Server], *, slots: int, closes_at: float = float("inf"), suspects: int = 0, **lanes: int
+    ) -> None:
+        self.schedule = Schedule(
+            [(one, one.lane) for one in servers], slots=slots, lanes=lanes, closes_at=closes_at, suspects=suspects
+        )
+        self.slots = slots
+        self.now = 0.0
+        self.events: list[tuple[float, int, str, Server]] = []
+        self.count = itertools.count()
+        self.looking: dict[str, Server] = {}
+        self.most = Counter[str]()
+
+    def run(self) -> float:
+        """To the end.
+
+        :returns: when that is
+        """
+        for _ in range(100_000):
+            self.begin()
+            if self.schedule.is_over(self.now):
+                return self.now
+            times = [self.events[0][0]] if self.events else []
+            if (wake_at := self.schedule.wake_at(self.now)) is not None:
+                times.append(wake_at)
+            assert times, "nothing would ever happen again"
+            self.now = max(self.now, min(times))
+            while self.events and self.events[0][0] <= self.now:
+                _, _, what, server = heapq.heappop(self.events)
+                self.end(what, server)
+        raise AssertionError("no end")
+
+    def begin(self) -> None:
+        for server in self.schedule.dials(self.now):
+            assert server.lane is None
+            server.began = self.now
+            self.later(min(server.dial, CONNECT), "dialled" if server.dial <= CONNECT else "failed", server)
+        while (job := self.schedule.next(self.now)) is not None:
+            step, server = job
+            assert len(self.looking) < self.slots
+            server.began = self.now if server.began is None else server.began
+            server.steps += 1
+            self.looking[server.name] = server
+            self.most["looking"] = max(self.most["looking"], len(self.looking))
+            # To ask once more needs no new login.
+            for lane, count in Counter(one.lane for one in self.looking.values() if one.steps < 2).items():
+                self.most[str(lane)] = max(self.most[str(lane)], count)
+            assert step is (Step.LOOK if server.steps == 1 else Step.LOOK_AGAIN)
+            self.later(server.look, "answered", server)
+
+    def later(self, seconds: float, what: str, server: Server) -> None:
+        heapq.heappush(self.events, (self.now + seconds, next(self.count), what, server))
+
+    def end(self, what: str, server: Server) -> None:
+        if what == "dialled":
+            self.schedule.dialled(server)
+            return
+        self.looking.pop(server.name, None)
+        if what == "answered" and server.parks and server.steps == 1:
+            self.schedule.park(server, self.now + PAUSE)
+            return
+        self.schedule.done(server)
+        assert server.ended is None
+        server.ended = self.now
+
+
+def crowd(count: int, **values: object) -> list[Server]:
+    return [Server(f"{count}-{values}-{number}", **values) for number in range(count)]  # type: ignore[arg-type]
+
+
+@given(
+    servers=st.lists(
+        st.builds(
+            Server,
+            dial=st.sampled_from([0.01, 0.5, 3.0, 11.0]),
+            look=st.sampled_from([0.1, 1.0, 20.0]),
+            parks=st.booleans(),
+            lane=st.sampled_from([None, None, "a", "b"]),
+        ),
+        max_size=60,
+    ),
+    slots=st.integers(1, 8),
+    a=st.integers(1, 4),
+    suspects=st.integers(0, 60),
+)
+def test_every_host_is_visited_once_and_limits_hold(servers: list[Server], slots: int, a: int, suspects: int) -> None:
+    for number, server in enumerate(servers):
+        server.name = str(number)
+    run = Simulation(servers, slots=slots, a=a, suspects=min(suspects, len(servers)))
+    run.run()
+    assert all(server.ended is not None for server in servers)
+    assert run.most["looking"] <= slots
+    assert run.most["a"] <= a
+    for server in servers:
+        if server.lane is None and server.dial > CONNECT:
+            assert server.steps == 0
+        else:
+            assert server.steps == 1 + server.parks
+    assert run.schedule.untried() == []
+
+
+@pytest.mark.parametrize("dead", ["first", "last", "between"])
+def test_a_tenth_of_dead_hosts_costs_their_time_out_and_little_more(dead: str) -> None:
+    """Not the time-out times their number, by logins: a host that does not answer holds none."""
+    alive = crowd(225)
+    alone = Simulation(alive, slots=4).run()
+    healthy, gone = crowd(225, look=0.2), crowd(25, dial=99.0)
+    order = {"first": gone + healthy, "last": healthy + gone, "between": []}[dead]
+    for number in range(25 if dead == "between" else 0):
+        order += [*healthy[9 * number : 9 * number + 9], gone[number]]
+    together = Simulation(order, slots=4).run()
+    assert together <= 1.2 * alone + CONNECT
+    # Who is there does not wait for who is not.
+    assert max(server.ended or 0 for server in healthy) <= 1.2 * alone + 1
+
+
+def test_what_was_dead_last_time_costs_nothing_beside_the_others() -> None:
+    """Their time-outs pass while the others are asked."""
+    alone = Simulation(crowd(225), slots=4).run()
+    assert alone > CONNECT
+    healthy, gone = crowd(225), crowd(25, dial=99.0)
+    assert Simulation([*healthy, *gone], slots=4, suspects=25).run() <= alone + 0.5
+    assert max(server.ended or 0 for server in healthy) <= alone + 0.5
+
+
+@pytest.mark.parametrize("known", [MAX_SUSPECTS, 3 * MAX_DIALS])
+def test_however_many_were_dead_last_time_the_others_do_not_wait_for_them(known: int) -> None:
+    alone = Simulation(crowd(100), slots=4).run()
+    healthy, gone = crowd(100), crowd(known, dial=99.0)
+    run = Simulation([*healthy, *gone], slots=4, suspects=known)
+    assert run.run() <= alone + CONNECT * -(-known // MAX_SUSPECTS) + 1
+    assert max(server.ended or 0 for server in healthy) <= alone + 0.5
+
+
+def test_who_is_back_is_asked_as_others_are() -> None:
+    servers = crowd(3 * MAX_SUSPECTS)
+    run = Simulation(servers, slots=4, suspects=len(servers))
+    assert run.run() == pytest.approx(len(servers) * 0.2 / 4, abs=1.0)
+
+
+def test_a_dead_rack_and_more_than_can_be_dialled_at_once() -> None:
+    gone, healthy = crowd(2 * MAX_DIALS, dial=99.0), crowd(100)
+    assert Simulation(gone + healthy, slots=4).run() <= 4 * CONNECT + 100
+
+
+def test_a_parked_host_holds_no_slot() -> None:
+    """Ten times as many hosts wait for their second question as there are slots."""
+    waiting, others = crowd(40, parks=True), crowd(40, look=0.2)
+    run = Simulation([*waiting, *others], slots=4)
+    together = run.run()
+    assert max(server.ended or 0 for server in others) < PAUSE
+    assert together <= PAUSE + 40 * 0.2 / 4 * 2 + 1
+
+
+def test_the_second_question_comes_before_the_next_host() -> None:
+    first = Server("first", parks=True)
+    run = Simulation([first, *crowd(1000)], slots=1)
+    run.run()
+    assert first.ended is not None
+    assert first.ended <= 0.01 + 0.2 + PAUSE + 2 * 0.2 + 1
+
+
+def test_few_connections_are_opened_ahead() -> None:
+    """A server that waits for our login is one that somebody may take for an attack."""
+    servers = crowd(100)
+    schedule = Schedule([(one, None) for one in servers], slots=4)
+    dialled = schedule.dials(0.0)
+    assert dialled == servers[:4]
+    for server in dialled:
+        schedule.dialled(server)
+    assert schedule.dials(0.1) == []
+    assert schedule.next(0.1) == (Step.LOOK, servers[0])
+    assert schedule.dials(0.1) == [servers[4]]
+
+
+def test_nothing_begins_after_the_end_of_its_time() -> None:
+    servers = crowd(100, look=1.0)
+    servers[0].parks = True
+    run = Simulation(servers, slots=2, closes_at=5.0)
+    assert run.run() >= PAUSE
+    assert servers[0].ended is not None
+    begun = [server for server in servers if server.began is not None]
+    assert all(server.ended is not None for server in begun)
+    assert run.schedule.untried() == [server for server in servers if server.began is None]
+    assert 10 <= len(begun) <= 16
+
+
+def test_a_lane_that_is_full_holds_up_no_other() -> None:
+    behind, direct = crowd(20, lane="bastion", look=1.0), crowd(20)
+    run = Simulation([*behind, *direct], slots=8, bastion=2)
+    assert run.run() == pytest.approx(10.0, abs=1.0)
+    assert run.most["bastion"] == 2
+    assert max(server.ended or 0 for server in direct) < 3

@@ -1,0 +1,319 @@
+"""What a run costs the database, by counts that no busy machine changes: statements, rows written, tables searched."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+import pytest
+from sqlalchemy import Connection, event, insert, text
+
+from portmon.config import Config, parse_config
+from portmon.model.observation import Attempt, Outcome
+from portmon.storage import archive, contents, hosts
+from portmon.storage.database import Database
+from portmon.storage.tables import observations
+from tests.worlds.fleet import FIVE, MONDAY, Fleet
+
+BIG = ("observations", "contents", "ports", "events")
+"""Tables that hold more than a row or so per host."""
+
+
+@dataclass
+class Statement:
+    """One that was executed."""
+
+    text: str
+    parameters: Any
+    many: bool
+    rows: int
+
+    @property
+    def verb(self) -> str:
+        return self.text.split(maxsplit=1)[0]
+
+    @property
+    def table(self) -> str:
+        words = self.text.replace("\n", " ").split(" ")
+        before = {"INSERT": "INTO", "UPDATE": "UPDATE"}.get(self.verb, "FROM")
+        return words[words.index(before) + 1].strip(",") if before in words else ""
+
+
+@dataclass
+class Statements:
+    """What was executed while it was recorded."""
+
+    found: list[Statement] = field(default_factory=list)
+
+    def of(self, verb: str, table: str) -> list[Statement]:
+        return [one for one in self.found if (one.verb, one.table) == (verb, table)]
+
+    def written(self) -> dict[str, int]:
+        """Table: rows."""
+        rows: Counter[str] = Counter()
+        for one in self.found:
+            if one.verb != "SELECT" and one.table not in ("", "leases") and one.rows > 0:
+                rows[one.table] += one.rows
+        return dict(rows)
+
+    def naming(self, table: str) -> list[str]:
+        return [one.text for one in self.found if f" {table} " in one.text.replace("\n", " ") + " "]
+
+
+@contextmanager
+def recorded(database: Database) -> Iterator[Statements]:
+    kept = Statements()
+
+    def after(_: Any, cursor: Any, statement: str, parameters: Any, __: Any, many: bool) -> None:
+        kept.found.append(Statement(statement, parameters, many, cursor.rowcount))
+
+    event.listen(database.engine, "after_cursor_execute", after)
+    try:
+        yield kept
+    finally:
+        event.remove(database.engine, "after_cursor_execute", after)
+
+
+def alone(statements: Statements) -> list[str]:
+    """Those that the driver of PostgreSQL sends once for each of many rows, over the network."""
+    return [one.text for one in statements.found if one.many and "%(" in one.text]
+
+
+def plans(conn: Connection, statements: Statements) -> str:
+    """How the database executes them."""
+    found = []
+    explain = "EXPLAIN " if conn.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
+    for one in statements.found:
+        if one.verb in ("SELECT", "UPDATE", "DELETE"):
+            parameters = one.parameters[0] if one.many else one.parameters
+            found += [" ".join(map(str, row)) for row in conn.exec_driver_sql(explain + one.text, parameters)]
+    return "\n".join(found)
+
+
+def searched_whole(plan: str) -> set[str]:
+    """Tables, of the big ones, that a plan reads from their beginning to their end."""
+    return {table for table in BIG if f"SCAN {table}" in plan.splitlines() or f"Seq Scan on {table}" in plan} | {
+        table for table in BIG for line in plan.splitlines() if line.endswith(f"SCAN {table}")
+    }
+
+
+@dataclass
+class Judged:
+    """A fleet, and what the judgement of its last run cost."""
+
+    fleet: Fleet
+    last: Statements = field(default_factory=Statements)
+
+    def run(self) -> Statements:
+        self.fleet.run()
+        return self.last
+
+
+class FleetMaker(Protocol):
+    def __call__(self, count: int, **config: Any) -> Judged: ...
+
+
+@pytest.fixture
+def judged(database: Database, monkeypatch: pytest.MonkeyPatch) -> FleetMaker:
+    from tests.worlds import fleet as module
+
+    judge_run = module.judge_run
+
+    def made(count: int, **config: Any) -> Judged:
+        fleet = Fleet(database, Config(**config))
+        found = Judged(fleet)
+
+        def recording(*arguments: Any, **named: Any) -> Any:
+            with recorded(database) as found.last:
+                return judge_run(*arguments, **named)
+
+        monkeypatch.setattr(module, "judge_run", recording)
+        for number in range(count):
+            fleet.add(f"h{number}", {22: "sshd", 80: "nginx", 443: "nginx", 5432: "postgres"})
+        return found
+
+    return made
+
+
+@pytest.mark.parametrize("count", [50, 500])
+def test_a_quiet_run_writes_one_row_per_host_and_reads_no_port(judged: FleetMaker, count: int) -> None:
+    world = judged(count)
+    world.run()
+    quiet = world.run()
+    assert alone(quiet) == []
+    assert quiet.written() == {"hosts": count, "runs": 1, "journal": 1}
+    assert quiet.naming("ports") == []
+    assert quiet.of("INSERT", "hosts") == []
+    (update,) = quiet.of("UPDATE", "hosts")
+    assert not any(name in update.text for name in ("status", "labels", "listening", "fingerprint"))
+    # The host list is the one content that is read; of what the judgement went by it is seen that it is there.
+    assert [len(one.parameters) for one in quiet.of("SELECT", "contents")] == [1, 1]
+    assert len(quiet.found) <= 36
+
+
+def test_a_quiet_run_of_ten_times_the_hosts_takes_no_more_statements(judged: FleetMaker) -> None:
+    world = judged(50)
+    world.run()
+    few = Counter((one.verb, one.table) for one in world.run().found)
+    for number in range(450):
+        world.fleet.add(f"more{number}", {22: "sshd", 80: "nginx"})
+    world.run()
+    assert Counter((one.verb, one.table) for one in world.run().found) == few
+
+
+def test_a_run_that_sees_something_reads_the_ports_of_those_hosts(judged: FleetMaker) -> None:
+    world = judged(60)
+    world.run()
+    quiet = world.run()
+    for name in ("h7", "h8"):
+        world.fleet.machines[name].restart(80)
+    seen = world.run()
+    (read,) = seen.of("SELECT", "ports")
+    values = read.parameters.values() if isinstance(read.parameters, dict) else read.parameters
+    assert set(values) == {"id-h7", "id-h8"}
+    assert seen.written() == quiet.written() | {"hosts": 60, "ports": 2, "events": 2}
+    # Of these as well, once they are as they were.
+    assert world.run().naming("ports") == []
+
+
+def test_hosts_that_fail_cost_no_statement_each(judged: FleetMaker) -> None:
+    world = judged(80)
+    world.run()
+    quiet = world.run()
+    for number in range(40):
+        world.fleet.machines[f"h{number}"].trouble = "timeout"
+    world.run()
+    failed = world.run()
+    assert alone(failed) == []
+    assert failed.written() == quiet.written() | {"events": 40}
+    assert len(failed.found) <= len(quiet.found) + 3
+    for number in range(40):
+        world.fleet.machines[f"h{number}"].trouble = None
+    back = world.run()
+    assert back.written() == quiet.written() | {"events": 40}
+    assert back.naming("ports") == []
+
+
+def test_a_first_run_writes_its_ports_in_few_statements(judged: FleetMaker) -> None:
+    world = judged(600)
+    first = world.run()
+    assert alone(first) == []
+    assert first.written()["ports"] == 2400
+    assert len(first.of("INSERT", "ports")) <= 3
+    assert len(first.of("INSERT", "hosts")) == 1
+
+
+def test_ports_that_no_rule_watches_any_more_are_dropped_at_once(judged: FleetMaker) -> None:
+    world = judged(60)
+    world.run()
+    world.fleet.config = parse_config("rules: [{action: deny, port: 443}]")
+    dropped = world.run()
+    assert alone(dropped) == []
+    assert [one.rows for one in dropped.of("DELETE", "ports")] == [60]
+
+
+def test_nothing_of_the_archive_is_read_from_end_to_end(judged: FleetMaker, database: Database) -> None:
+    """However many runs there were: with as many as are needed for the planner to care."""
+    world = judged(20)
+    world.run()
+    with database.begin() as conn:
+        facts = world.fleet.machines["h1"].look("old", MONDAY).observation
+        digest = contents.put(conn, archive.facts_to_json(facts), now=MONDAY)  # type: ignore[arg-type]
+        rows = [
+            {
+                "host_id": f"id-h{host}", "observed_at": MONDAY - number * FIVE, "run_id": f"old{number}",
+                "try_number": 1, "outcome": "ok", "facts": digest, "duration": 1.0, "confirmed": False,
+            }
+            for host in range(20)
+            for number in range(1, 800)
+        ]  # fmt: skip
+        conn.execute(insert(observations), rows)
+        if not database.is_sqlite:
+            # As PostgreSQL does by itself, and SQLite does not.
+            conn.execute(text("ANALYZE"))
+    world.fleet.machines["h1"].restart(80)
+    run = world.run()
+    with database.begin() as conn:
+        plan = plans(conn, run)
+        assert "observations" in plan
+        assert (
+            searched_whole(plan) <= {"ports", "events", "contents"}
+            if not database.is_sqlite
+            else not searched_whole(plan)
+        )
+        with recorded(database) as looked:
+            found = archive.attempts_to_judge(conn, host_ids=["id-h1", "nobody"])
+        assert found == []
+        assert searched_whole(plans(conn, looked)) == set()
+
+
+def test_a_run_that_lets_looks_expire_deletes_these_and_searches_for_no_other(
+    judged: FleetMaker, database: Database
+) -> None:
+    world = judged(10, retention={"observations": "1h"})
+    for _ in range(14):
+        world.run()
+    expiring = world.run()
+    assert [one.rows for one in expiring.of("DELETE", "observations")] == [10]
+    with database.begin() as conn:
+        plan = plans(conn, expiring) if database.is_sqlite else ""
+        assert searched_whole(plan) == set()
+        assert len(archive.attempts_to_judge(conn)) == 0
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_many_looks_are_stored_in_few_statements(database: Database, known: bool) -> None:
+    fleet = Fleet(database, Config())
+    looks: list[Attempt] = []
+    for number in range(500):
+        machine = fleet.add(f"h{number}", {22: "sshd", 80 + number: "nginx"})
+        looks.append(dataclasses.replace(machine.look("run1", MONDAY), frames=(b"raw", str(number).encode())))
+    counts = []
+    with database.begin() as conn:
+        for part in (looks[:50], looks):
+            if known:
+                archive.save_attempts(conn, part)
+            later = [
+                dataclasses.replace(
+                    look, run_id=f"run{len(part)}", observed_at=MONDAY + len(part) * timedelta(seconds=1)
+                )
+                for look in part
+            ]
+            with recorded(database) as statements:
+                archive.save_attempts(conn, later)
+            counts.append(len(statements.found))
+            assert alone(statements) == []
+            assert sum(one.rows for one in statements.of("INSERT", "observations")) == len(part)
+            assert (not statements.of("INSERT", "contents")) == known
+    # One question per 500 contents; PostgreSQL takes a thousand rows at a time.
+    assert counts[0] <= 3
+    assert counts[1] <= counts[0] + 3
+
+
+def test_the_ports_of_a_few_hosts_are_not_searched_in_those_of_all(database: Database) -> None:
+    fleet = Fleet(database, Config())
+    for number in range(30):
+        fleet.add(f"h{number}", {22: "sshd", 80: "nginx"})
+    fleet.run()
+    with database.begin() as conn:
+        with recorded(database) as statements:
+            found = hosts.known_ports(conn, ["id-h1", "id-h2", "nobody"])
+        assert found == {host: {22: ("up", ("0.0.0.0",)), 80: ("up", ("0.0.0.0",))} for host in ("id-h1", "id-h2")}
+        if database.is_sqlite:
+            assert searched_whole(plans(conn, statements)) == set()
+
+
+def test_what_a_host_key_costs_is_for_those_that_changed(judged: FleetMaker) -> None:
+    world = judged(30)
+    world.run()
+    world.fleet.machines["h1"].trouble = "host_key_changed"
+    world.run()
+    world.fleet.machines["h1"].trouble = None
+    back = world.run()
+    assert len(back.of("DELETE", "conditions")) <= 2
+    assert world.fleet.machines["h1"].look("x", MONDAY).outcome is Outcome.OK

@@ -1,0 +1,388 @@
+"""From events to messages over many runs: storms, mutes, acknowledgements, reminders, dead channels."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.event import listen
+
+from portmon.alerting.message.render import Message
+from portmon.config import parse_config
+from portmon.model.event import AlertGroup, EventKind
+from portmon.storage import alerts, conditions, outbox
+from portmon.storage import silences as mutes
+from portmon.storage.database import Database
+from tests.worlds.databases import migrated
+from tests.worlds.fleet import Fleet
+
+TWO = """
+alerts:
+  channels:
+    - {type: log, name: chat}
+    - {type: log, name: pager}
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = migrated(tmp_path / "state.db")
+    yield made
+    made.dispose()
+
+
+def fleet_of(database: Database, count: int, config: str = TWO, ports: tuple[int, ...] = (80,)) -> Fleet:
+    fleet = Fleet(database, parse_config(config))
+    for number in range(count):
+        fleet.add(f"web{number:03}", {22: "sshd", **dict.fromkeys(ports, "nginx")}, role="web", team=f"t{number % 2}")
+    fleet.run()
+    return fleet
+
+
+def states(fleet: Fleet, kind: EventKind) -> dict[str, tuple[str, str | None]]:
+    """Channel: state of its delivery of the last event of a kind, and the reason."""
+    with fleet.database.begin() as conn:
+        event = [event for event in outbox.recent(conn) if event.kind is kind][-1]
+        found = outbox.states(conn, [event.id])
+        reasons = {one.channel: one.last_error for one in outbox.waiting(conn) if one.queued.event.id == event.id}
+    return {channel: (state, reasons.get(channel)) for (_, channel), state in found.items()}
+
+
+# ── storms ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_300_hosts_unreachable_at_once_are_one_message(database: Database) -> None:
+    fleet = fleet_of(database, 500)
+    for machine in list(fleet.machines.values())[:300]:
+        machine.trouble = "timeout"
+    fleet.run()
+    fleet.run()
+    fleet.run()
+    assert fleet.titles() == 2 * ["[portmon] outage: 300 of 500 hosts unreachable"]
+    (line, _link) = fleet.got[0].message.text.splitlines()
+    assert "300 of 500 hosts unreachable" in line
+    for machine in fleet.machines.values():
+        machine.trouble = None
+    fleet.run()
+    assert fleet.titles()[2:] == 2 * ["[portmon] 300 hosts reachable again"]
+
+
+def test_300_ports_down_on_60_hosts_are_one_message_per_route_with_the_worst_first(database: Database) -> None:
+    routes = """
+  routes:
+    - {name: night, match: {severity: critical}, channels: [pager], language: zh, max_lines: 10, continue: true}
+    - {name: all, channels: [chat]}
+"""
+    fleet = fleet_of(database, 80, TWO + routes, ports=(80, 443, 8080, 8081, 8082))
+    names = list(fleet.machines)
+    for name in names[:60]:
+        for port in (80, 443, 8080, 8081, 8082):
+            fleet.machines[name].kill(port)
+    # One is worse than the others: everything of it is down.
+    fleet.machines[names[59]].kill(22)
+    fleet.run()
+    chat, pager = ([got.message for got in fleet.got if got.channel == channel] for channel in ("chat", "pager"))
+    assert [message.title for message in chat] == ["[portmon] 301 ports down on 60 hosts"]
+    lines = chat[0].text.splitlines()
+    assert lines[0].startswith("web059 tcp/22 ")
+    assert "… and 251 more on 51 hosts" in chat[0].text
+    assert "https://airflow.example.com/portmon" in chat[0].text
+    assert [message.title for message in pager] == ["[portmon] 301 个端口中断，涉及 60 台主机"]
+    assert len(re.findall("tcp/", pager[0].text)) == 10
+    assert [message.route for message in (*chat, *pager)] == ["all", "night"]
+
+
+def test_a_label_makes_messages_of_their_own(database: Database) -> None:
+    fleet = fleet_of(database, 4, TWO + "  group_by: team\n")
+    for machine in fleet.machines.values():
+        machine.kill(80)
+    fleet.run()
+    assert sorted(fleet.titles("chat")) == [
+        "[portmon] t0: 2 ports down on 2 hosts",
+        "[portmon] t1: 2 ports down on 2 hosts",
+    ]
+
+
+# ── mutes and acknowledgements ──────────────────────────────────────────────────────────────────
+
+
+def mute(fleet: Fleet, minutes: int, **match: Any) -> int:
+    with fleet.database.begin() as conn:
+        return mutes.add(
+            conn,
+            **match,
+            starts_at=fleet.now,
+            ends_at=fleet.now + timedelta(minutes=minutes),
+            author="alice",
+            reason="upgrade",
+            now=fleet.now,
+        )
+
+
+def test_what_is_over_within_a_mute_is_told_to_nobody_and_recorded(database: Database) -> None:
+    fleet = fleet_of(database, 2)
+    mute(fleet, 30, hosts=("web000",))
+    fleet.machines["web000"].kill(80)
+    fleet.machines["web001"].kill(80)
+    fleet.run()
+    assert fleet.titles("chat") == ["[portmon] 1 port down on web001: tcp/80 nginx"]
+    with database.begin() as conn:
+        (withheld,) = outbox.waiting(conn, ["chat"])
+    assert withheld.state == outbox.WITHHELD
+    assert withheld.last_error is not None
+    assert "muted by alice" in withheld.last_error
+    assert "upgrade" in withheld.last_error
+    fleet.machines["web000"].start(80, "nginx")
+    fleet.run()
+    fleet.number += 12
+    fleet.run()
+    assert len(fleet.titles("chat")) == 1
+    with database.begin() as conn:
+        assert outbox.waiting(conn) == []
+
+
+def test_what_is_still_wrong_when_a_mute_ends_is_told_then(database: Database) -> None:
+    fleet = fleet_of(database, 2)
+    mute(fleet, 10, ports=((80, 80),))
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    fleet.run()
+    assert fleet.titles() == []
+    fleet.run()
+    assert fleet.titles("chat") == ["[portmon] 1 port down on web000: tcp/80 nginx"]
+    assert "down since 00:05 UTC" in fleet.got[0].message.text
+
+
+def test_the_end_goes_to_whoever_got_the_beginning_muted_or_not(database: Database) -> None:
+    fleet = fleet_of(database, 2)
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    mute(fleet, 60, labels={"role": ("web",)})
+    fleet.machines["web000"].start(80, "nginx")
+    fleet.machines["web001"].start(9999, "nc")
+    fleet.run()
+    assert fleet.titles("chat") == [
+        "[portmon] 1 port down on web000: tcp/80 nginx",
+        "[portmon] 1 port recovered on web000: tcp/80 nginx",
+    ]
+    # Nobody needs to hear later that something was new then.
+    assert states(fleet, EventKind.NEW)["chat"][0] == outbox.MUTED
+
+
+def test_an_acknowledgement_ends_reminders_until_it_recovers(database: Database) -> None:
+    fleet = fleet_of(database, 2, TWO + "  repeat_every: 1h\n")
+    fleet.machines["web000"].kill(80)
+    fleet.machines["web001"].kill(80)
+    fleet.run()
+    with database.begin() as conn:
+        alert = alerts.opened(conn)["port/id-web000/tcp/80"]
+        mutes.acknowledge(conn, alert.id, author="bob", reason="on it", now=fleet.now)
+    fleet.number += 12
+    fleet.run()
+    assert fleet.titles("chat")[1:] == ["[portmon] still: 1 port down on web001: tcp/80 nginx"]
+    fleet.machines["web000"].start(80, "nginx")
+    fleet.run()
+    assert fleet.titles("chat")[2:] == ["[portmon] 1 port recovered on web000: tcp/80 nginx"]
+    # It was for that time only.
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    assert fleet.titles("chat")[3:] == ["[portmon] 1 port down on web000: tcp/80 nginx"]
+
+
+# ── reminders ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_stays_wrong_is_told_again_in_one_message(database: Database) -> None:
+    fleet = fleet_of(database, 3, TWO + "  repeat_every: 2h\n")
+    for name, after in (("web000", 0), ("web001", 6), ("web002", 15)):
+        fleet.number += after
+        fleet.machines[name].kill(80)
+        fleet.run()
+    before = len(fleet.got)
+    while len(fleet.got) == before:
+        fleet.run()
+    # Of the first it is 2 h, of the second 1 h 25: together. The third was told half an hour ago.
+    assert fleet.got[-1].at - fleet.start >= timedelta(hours=2)
+    assert {got.message.title for got in fleet.got[before:]} == {"[portmon] still: 2 ports down on 2 hosts"}
+    assert all(got.message.reminder for got in fleet.got[before:])
+    assert "still down since 03-02 00:05 UTC" in fleet.got[-1].message.text
+
+
+def test_nobody_is_reminded_where_it_is_switched_off(database: Database) -> None:
+    fleet = fleet_of(database, 1, TWO + "  repeat_every: 0\n")
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    fleet.number += 1000
+    assert fleet.route() == set()
+
+
+# ── channels that fail ──────────────────────────────────────────────────────────────────────────
+
+
+def test_a_dead_channel_hears_one_line_of_what_is_over(database: Database) -> None:
+    fleet = fleet_of(database, 2)
+    fleet.dead = {"pager"}
+    for machine in fleet.machines.values():
+        machine.kill(80)
+    fleet.run()
+    fleet.machines["web000"].start(80, "nginx")
+    fleet.run()
+    fleet.dead = set()
+    fleet.run()
+    assert len(fleet.titles("chat")) == 2
+    assert sorted(fleet.titles("pager")) == [
+        "[portmon] 1 port down on web001: tcp/80 nginx",
+        "[portmon] 1 port recovered on web000: tcp/80 nginx",
+    ]
+    assert "(not told before)" in "".join(got.message.text for got in fleet.got if got.channel == "pager")
+
+
+def test_what_is_given_up_is_logged_once_and_still_reminded_of(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = fleet_of(database, 2, TWO + "  give_up_after: 1h\n  repeat_every: 3h\n")
+    fleet.dead = {"pager"}
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    with caplog.at_level(logging.ERROR, logger="portmon.steps.dispatch"):
+        for _ in range(24):
+            fleet.run()
+    (record,) = [record for record in caplog.records if record.name == "portmon.steps.dispatch"]
+    assert "'pager' did not take for 1h what is given up now: down web000 tcp/80." in record.getMessage()
+    assert "connection refused" in record.getMessage()
+    assert states(fleet, EventKind.DOWN)["pager"] == (outbox.EXPIRED, None)
+    fleet.dead = set()
+    for _ in range(13):
+        fleet.run()
+    # It goes on: the next reminder is the first that the pager hears of it. Then it hears the end as well.
+    assert fleet.titles("pager") == ["[portmon] still: 1 port down on web000: tcp/80 nginx"]
+    fleet.machines["web000"].start(80, "nginx")
+    fleet.run()
+    assert fleet.titles("pager")[1:] == ["[portmon] 1 port recovered on web000: tcp/80 nginx"]
+
+
+def test_who_never_heard_of_it_does_not_hear_of_its_end(database: Database) -> None:
+    fleet = fleet_of(database, 2, TWO + "  give_up_after: 1h\n  repeat_every: 0\n")
+    fleet.dead = {"pager"}
+    fleet.machines["web000"].kill(80)
+    for _ in range(15):
+        fleet.run()
+    fleet.dead = set()
+    fleet.machines["web000"].start(80, "nginx")
+    fleet.run()
+    assert len(fleet.titles("chat")) == 2
+    assert fleet.titles("pager") == []
+
+
+def test_a_channel_that_does_not_want_the_end(database: Database) -> None:
+    fleet = fleet_of(database, 1, TWO.replace("name: pager", "name: pager, send_resolved: false"))
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    fleet.machines["web000"].start(80, "nginx")
+    fleet.run()
+    assert (len(fleet.titles("chat")), len(fleet.titles("pager"))) == (2, 1)
+
+
+def test_a_message_that_may_have_come_through_comes_again_as_the_same(database: Database) -> None:
+    fleet = fleet_of(database, 2, TWO.replace("{type: log, name: pager}", "{type: webhook, name: pager, conn_id: x}"))
+    ids: list[str] = []
+
+    def crash(channel: Any, message: Message) -> None:
+        if channel.name == "pager":
+            ids.append(message.id)
+            if len(ids) == 1:
+                raise KeyboardInterrupt
+
+    fleet.on_send = crash
+    fleet.machines["web000"].kill(80)
+    with pytest.raises(KeyboardInterrupt):
+        fleet.run()
+    fleet.number += 1
+    fleet.machines["web001"].kill(80)
+    fleet.run()
+    # What is new is another message: the receiver knows the first by its id.
+    assert len(ids) == 3
+    assert ids[1] == ids[0] or ids[2] == ids[0]
+
+
+# ── ends without a recovery ─────────────────────────────────────────────────────────────────────
+
+
+def test_a_rule_that_excludes_a_port_closes_its_alert_for_those_who_got_it(database: Database) -> None:
+    fleet = fleet_of(database, 2)
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    fleet.config = parse_config("rules:\n  - {action: deny, port: 80}\n" + TWO)
+    events = fleet.run()
+    assert [event.kind for event in events] == [EventKind.UNWATCHED]
+    assert fleet.titles("chat")[1:] == ["[portmon] 1 port no longer watched on web000: tcp/80 nginx"]
+    with database.begin() as conn:
+        assert alerts.opened(conn) == {}
+
+
+def test_the_host_key_alert_of_a_host_that_left_is_closed(database: Database) -> None:
+    fleet = fleet_of(database, 8)
+    fleet.machines["web000"].trouble = "host_key_changed"
+    fleet.run()
+    assert fleet.titles("chat") == ["[portmon] host key changed on 1 host: web000"]
+    fleet.listed.discard("web000")
+    fleet.run()
+    with database.begin() as conn:
+        assert alerts.opened(conn) == {}
+        assert conditions.since(conn, "host_key/id-web000") is None
+    assert len(fleet.titles("chat")) == 2
+
+
+def test_alertmanager_is_told_again_and_of_the_end_for_a_while(database: Database) -> None:
+    fleet = fleet_of(database, 2, "alerts:\n  channels:\n    - {type: alertmanager}\n")
+    posts: list[tuple[str, ...]] = []
+    fleet.on_send = lambda channel, message: posts.append(
+        tuple(f"{alert.role}/{alert.event.kind}" for alert in message.alerts)
+    )
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    fleet.run()
+    fleet.run()
+    assert posts == [("firing/down",)] * 3
+    assert [got.message.expires_at - got.at for got in fleet.got] == [timedelta(minutes=20)] * 3  # type: ignore[operator]
+    fleet.machines["web000"].start(80, "nginx")
+    for _ in range(4):
+        fleet.run()
+    assert posts[3:] == [("resolved/recovered",)] * 2
+    assert fleet.route() == set()
+
+
+def test_a_down_that_is_open_is_not_opened_again(database: Database) -> None:
+    fleet = fleet_of(database, 1)
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    assert fleet.route() == set()
+    assert fleet.deliver(AlertGroup.DOWN) == 0
+    with database.begin() as conn:
+        assert len(alerts.opened(conn)) == 1
+
+
+def test_what_routing_and_sending_cost_does_not_grow_with_the_events(database: Database) -> None:
+    def cost(count: int) -> list[int]:
+        own = migrated(Path(f"{database.url.database}{count}"))
+        fleet = fleet_of(own, count)
+        for machine in fleet.machines.values():
+            machine.kill(80)
+        fleet.alert = lambda groups=None: None  # type: ignore[method-assign]
+        fleet.run()
+        statements = [0]
+        listen(fleet.database.engine, "before_cursor_execute", lambda *_: statements.__setitem__(0, statements[0] + 1))
+        found = []
+        for step in (fleet.route, lambda: fleet.deliver(AlertGroup.DOWN), fleet.route):
+            statements[0] = 0
+            step()
+            found.append(statements[0])
+        fleet.database.dispose()
+        return found
+
+    assert cost(100) == cost(3)

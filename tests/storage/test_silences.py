@@ -1,0 +1,219 @@
+"""Mutes, acknowledgements and open alerts in the state database, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, insert, update
+
+from portmon.alerting.silences import Mute
+from portmon.model.event import Event, EventKind, Severity
+from portmon.storage import outbox
+from portmon.storage import silences as mutes
+from portmon.storage.alerts_view import Told, open_alerts
+from portmon.storage.database import Database
+from portmon.storage.tables import alerts, deliveries, events
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+NASTY = "a\x00b\udcff{{ conn.x.password }}\x1a0000\n\u202e名"
+
+
+@pytest.fixture
+def conn(database: Database) -> Iterator[Connection]:
+    with database.begin() as conn:
+        yield conn
+
+
+def add(conn: Connection, **values: Any) -> int:
+    defaults: dict[str, Any] = {"author": "alice", "reason": "r", "now": NOW, "hosts": ["*"], "ends_at": NOW + HOUR}
+    return mutes.add(conn, **{**defaults, **values})
+
+
+def ids(found: list[Mute]) -> list[int]:
+    return [one.id for one in found]
+
+
+# ── mutes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_mute_comes_back_as_it_was(conn: Connection) -> None:
+    number = add(
+        conn,
+        hosts=[NASTY, "b"],
+        labels={NASTY: [NASTY, "x"]},
+        ports=[(1, 2), (80, 80)],
+        programs=[NASTY],
+        starts_at=NOW + HOUR,
+        ends_at=NOW + 2 * HOUR,
+        weekly=["Sun 02:00-04:00"],
+        timezone="Europe/Berlin",
+        author=NASTY,
+        reason=NASTY,
+    )
+    assert mutes.all_(conn) == [
+        Mute(
+            id=number,
+            alert_id=None,
+            hosts=(NASTY, "b"),
+            labels={NASTY: (NASTY, "x")},
+            ports=((1, 2), (80, 80)),
+            programs=(NASTY,),
+            starts_at=NOW + HOUR,
+            ends_at=NOW + 2 * HOUR,
+            weekly=("Sun 02:00-04:00",),
+            timezone="Europe/Berlin",
+            author=NASTY,
+            reason=NASTY,
+            created_at=NOW,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hosts": []}, "needs a host, a label, a port or a program"),
+        ({"ends_at": None}, "needs an end or a weekly schedule"),
+        ({"ends_at": NOW}, "must end after it begins"),
+        ({"starts_at": NOW + HOUR}, "must end after it begins"),
+        ({"weekly": ["Sunday"]}, "is no weekly schedule"),
+        ({"timezone": "Berlin"}, "is no time zone"),
+    ],
+)
+def test_what_is_no_mute(conn: Connection, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        add(conn, **values)
+    assert mutes.all_(conn) == []
+
+
+def test_current_are_those_that_are_not_over(conn: Connection) -> None:
+    over = add(conn, ends_at=NOW + HOUR)
+    later = add(conn, starts_at=NOW + 5 * HOUR, ends_at=NOW + 6 * HOUR)
+    weekly = add(conn, ends_at=None, weekly=["Sun 02:00-04:00"])
+    lifted = add(conn, ends_at=NOW + 9 * HOUR)
+    assert mutes.lift(conn, lifted, by=NASTY, now=NOW)
+    assert ids(mutes.current(conn, NOW)) == [over, later, weekly]
+    assert ids(mutes.current(conn, NOW + HOUR)) == [later, weekly]
+    assert ids(mutes.all_(conn)) == [over, later, weekly, lifted]
+    assert [(one.lifted_at, one.lifted_by) for one in mutes.all_(conn)][-1] == (NOW, NASTY)
+
+
+def test_what_can_not_be_lifted(conn: Connection) -> None:
+    number = add(conn)
+    assert not mutes.lift(conn, number + 1, by="bob", now=NOW)
+    assert not mutes.lift(conn, number, by="bob", now=NOW + HOUR)
+    assert mutes.lift(conn, number, by="bob", now=NOW)
+    assert not mutes.lift(conn, number, by="eve", now=NOW)
+    assert mutes.all_(conn)[0].lifted_by == "bob"
+
+
+def test_those_that_are_over_for_long_are_deleted(conn: Connection) -> None:
+    add(conn, ends_at=NOW + HOUR)
+    add(conn, ends_at=None, weekly=["Sun 02:00-04:00"])
+    lifted = add(conn, ends_at=NOW + 99 * HOUR)
+    mutes.lift(conn, lifted, by="bob", now=NOW + HOUR)
+    kept = add(conn, ends_at=NOW + 2 * HOUR)
+    acknowledged = mutes.acknowledge(conn, "a", author="bob", now=NOW)
+    assert mutes.expire(conn, NOW + HOUR) == 0
+    assert mutes.expire(conn, NOW + 2 * HOUR) == 2
+    assert ids(mutes.all_(conn)) == [2, kept, acknowledged]
+
+
+# ── acknowledgements ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_later_acknowledgement_replaces_the_earlier(conn: Connection) -> None:
+    other = mutes.acknowledge(conn, "b", author="bob", now=NOW)
+    first = mutes.acknowledge(conn, "a", author="bob", reason=NASTY, now=NOW)
+    second = mutes.acknowledge(conn, "a", author="eve", now=NOW + HOUR, ends_at=NOW + 2 * HOUR)
+    assert ids(mutes.current(conn, NOW + HOUR)) == [other, second]
+    old = next(one for one in mutes.all_(conn) if one.id == first)
+    assert (old.reason, old.lifted_at, old.lifted_by) == (NASTY, NOW + HOUR, "eve")
+
+
+def test_an_acknowledgement_ends_with_its_alert(conn: Connection) -> None:
+    other = mutes.acknowledge(conn, "b", author="bob", now=NOW)
+    mutes.acknowledge(conn, "a", author="bob", now=NOW)
+    muted = add(conn, ends_at=NOW + 9 * HOUR)
+    early = mutes.acknowledge(conn, "c", author="bob", now=NOW, ends_at=NOW + HOUR)
+    mutes.end_acknowledgements(conn, ["a"], NOW + HOUR)
+    mutes.end_acknowledgements(conn, ["c"], NOW + 2 * HOUR)
+    assert ids(mutes.current(conn, NOW + HOUR)) == [other, muted]
+    ended = {one.id: one.ends_at for one in mutes.all_(conn)}
+    assert ended[early] == NOW + HOUR
+    assert all(one.lifted_at is None for one in mutes.all_(conn))
+
+
+# ── open alerts ─────────────────────────────────────────────────────────────────────────────────
+
+
+def event(number: int, kind: EventKind = EventKind.DOWN, **values: Any) -> Event:
+    defaults = {
+        "host_id": "h1",
+        "host_name": NASTY,
+        "protocol": "tcp",
+        "port": 80,
+        "severity": Severity.CRITICAL,
+        "labels": {"a": NASTY},
+        "details": {"programs": [NASTY]},
+    }
+    return Event(f"{number:032x}", kind, NOW, "r1", **{**defaults, **values})
+
+
+def open_one(conn: Connection, *story: Event, starts_at: datetime = NOW, ends_at: datetime | None = None) -> str:
+    """An alert, from its first event to its newest."""
+    outbox.add(conn, story)
+    first, last = story[0], story[-1]
+    conn.execute(
+        update(events).where(events.c.id.in_([one.id for one in story])).values(alert_id=first.id, dispatched=True)
+    )
+    conn.execute(
+        insert(alerts).values(
+            id=first.id, key=first.alert_key, host_id=first.host_id, last_event_id=last.id, starts_at=starts_at,
+            ends_at=ends_at,
+        )
+    )  # fmt: skip
+    return first.id
+
+
+def deliver(conn: Connection, one: Event, channel: str, state: str, reason: str | None = None) -> None:
+    conn.execute(
+        insert(deliveries).values(
+            event_id=one.id, channel=channel, route="r", state=state, attempts=1, last_error=reason, targets_done=[],
+            created_at=NOW, updated_at=NOW,
+        )
+    )  # fmt: skip
+
+
+def test_open_alerts(conn: Connection) -> None:
+    down, flapping = event(1), event(2, EventKind.FLAPPING)
+    unreachable = event(3, EventKind.UNREACHABLE, host_id="h2", protocol=None, port=None)
+    second = open_one(conn, down, flapping)
+    first = open_one(conn, unreachable, starts_at=NOW - HOUR)
+    open_one(conn, event(4, port=81), ends_at=NOW)
+    deliver(conn, down, "mail", "delivered")
+    deliver(conn, down, "log", "delivered")
+    deliver(conn, flapping, "log", "withheld", NASTY)
+    found = open_alerts(conn, NOW)
+    assert [(one.id, one.key, one.starts_at, one.event) for one in found] == [
+        (first, "host/h2", NOW - HOUR, unreachable),
+        (second, "port/h1/tcp/80", NOW, flapping),
+    ]
+    assert found[0].told == ()
+    assert found[1].told == (Told("log", "r", "withheld", NASTY), Told("mail", "r", "delivered", None))
+    assert [one.id for one in open_alerts(conn, NOW, host_id="h1")] == [second]
+    assert open_alerts(conn, NOW, host_id="h3") == []
+    assert outbox.by_ids(conn, [first, second, "gone"]) == {first: unreachable, second: down}
+
+
+def test_what_withholds_an_open_alert(conn: Connection) -> None:
+    number = open_one(conn, event(1))
+    add(conn, hosts=["*"], ports=[(81, 81)])
+    add(conn, starts_at=NOW + HOUR, ends_at=NOW + 2 * HOUR)
+    assert [one.muted for one in open_alerts(conn, NOW)] == [None]
+    acknowledged = mutes.acknowledge(conn, number, author="bob", now=NOW)
+    assert [one.muted and one.muted.id for one in open_alerts(conn, NOW)] == [acknowledged]

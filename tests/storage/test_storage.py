@@ -1,0 +1,637 @@
+"""The state database, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Connection, MetaData, Table, insert, select, text, update
+
+from portmon.errors import LeaseLostError, StorageError
+from portmon.model.event import Event, EventKind
+from portmon.model.host import Host, InvalidHost, Inventory
+from portmon.model.observation import Attempt, Listener, Observation, Outcome, Owner
+from portmon.storage import alerts, archive, conditions, contents, host_keys, hosts, inventory, lease, outbox, runs
+from portmon.storage.database import VERSION_TABLE, Database, _alembic_config
+from portmon.storage.tables import contents as content_table
+from portmon.storage.tables import hosts as host_table
+from portmon.storage.tables import metadata
+from portmon.storage.tables import observations as observation_table
+from tests.worlds.databases import migrated_postgres
+from tests.worlds.postgres import Cluster
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
+NASTY = "a\x00b\udcff{{ conn.x.password }}\x1a0000\n\u202e名"
+
+
+def attempt(host: str = "h1", at: datetime = NOW, *, ports: tuple[int, ...] | None = (80,), run: str = "r1") -> Attempt:
+    if ports is None:
+        return Attempt(host, run, 2, at, Outcome.UNREACHABLE, error_class="timeout", error=NASTY)
+    listeners = tuple(
+        Listener("tcp", "0.0.0.0", port, 7, NASTY, owners=(Owner(7, NASTY), Owner(8, None)), unit="x.service")
+        for port in ports
+    )
+    seen = Observation("netstat", 0, boot_id="b", netns=4026531840, listeners=listeners)
+    return Attempt(host, run, 1, at, Outcome.OK, observation=seen, frames=(b"frame one", b"frame two"), duration=1.5)
+
+
+def event(number: int = 1, kind: EventKind = EventKind.DOWN, **values: object) -> Event:
+    defaults = {"host_id": "h1", "host_name": NASTY, "protocol": "tcp", "port": 80, "labels": {"a": NASTY}}
+    return Event(f"{number:032x}", kind, NOW, "r1", **{**defaults, **values})  # type: ignore[arg-type]
+
+
+# ── database ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_migrations_make_what_the_tables_say(database: Database) -> None:
+    with database.begin() as conn:
+        context = MigrationContext.configure(
+            conn, opts={"version_table": VERSION_TABLE, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+    assert database.migrate() == []
+    database.check()
+
+
+@pytest.mark.slow
+def test_pages_of_hosts_keep_room_for_the_times_of_the_next_run(postgres_cluster: Cluster) -> None:
+    database = migrated_postgres(postgres_cluster)
+    with database.begin() as conn:
+        query = text("SELECT reloptions FROM pg_class WHERE relname = 'hosts'")
+        assert conn.execute(query).scalar() == ["fillfactor=50"]
+    database.dispose()
+
+
+ALL = [
+    "0001 Create the tables.",
+    "0002 Alerts, mutes, and what deliveries have to remember.",
+    "0003 Provisional looks, and what settled hosts were judged by.",
+    "0004 What changed the state, step by step, and the state as it was each day.",
+    "0005 Runs that judge the archive again, and which step each event follows from.",
+    "0006 Room in the pages of hosts, each of which gets new times in each run.",
+    "0007 Notices of late, bytes of a host's day, damaged contents, and which try of a task has a lease.",
+    "0008 What read each last answer and which tools hung there, and the names that the kernel has for programs.",
+]
+
+
+@pytest.mark.parametrize("_", range(5))
+def test_migrations_at_once(database_url: str, _: int) -> None:
+    results: list[object] = []
+    begin = threading.Barrier(4)
+
+    def migrate() -> None:
+        begin.wait()
+        try:
+            results.append(Database(database_url).migrate())
+        except Exception as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, results)) == sorted([str(ALL), "[]", "[]", "[]"])
+
+
+def test_alerts_are_found_in_what_was_told_before_there_were_any(database_url: str) -> None:
+    database = Database(database_url)
+    with database.begin() as conn:
+        alembic = _alembic_config()
+        alembic.attributes["connection"] = conn
+        command.upgrade(alembic, "0001")
+        old = {name: Table(name, MetaData(), autoload_with=conn) for name in ("events", "deliveries")}
+        story = [
+            ("down", 80, {}),
+            ("unreachable", None, {}),
+            ("recovered", 80, {}),
+            ("rebound", 443, {"severe": True}),
+            ("down", 443, {}),
+            ("reachable", None, {}),
+            ("new", 8080, {}),
+        ]
+        for number, (kind, port, details) in enumerate(story):
+            row = {
+                **dict.fromkeys(old["events"].c.keys()),
+                "seq": number + 1,
+                "id": f"e{number}",
+                "kind": kind,
+                "alert_group": "any",
+                "at": NOW if database_url.startswith("postgres") else NOW.replace(tzinfo=None),
+                "run_id": "r",
+                "host_id": "h1",
+                "protocol": port and "tcp",
+                "port": port,
+                "severity": "critical",
+                "reason": "why",
+                "labels": "{}",
+                "details": json.dumps(details),
+                "dispatched": True,
+            }
+            conn.execute(insert(old["events"]), row)
+    assert database.migrate() == ALL[1:]
+    with database.begin() as conn:
+        opened = alerts.opened(conn)
+        assert {key: (alert.id, alert.last_event_id) for key, alert in opened.items()} == {
+            "port/h1/tcp/443": ("e3", "e4")
+        }
+        ended = {alert.key: (alert.id, alert.closed_by) for alert in alerts.closed_since(conn, NOW)}
+        assert ended == {"port/h1/tcp/80": ("e0", "e2"), "host/h1": ("e1", "e5")}
+        rows = conn.execute(text("SELECT id, alert_id FROM events ORDER BY seq")).all()
+        assert [row.alert_id for row in rows] == ["e0", "e1", "e0", "e3", "e3", "e1", "e6"]
+    database.dispose()
+
+
+def test_a_database_without_tables_says_what_to_do(database_url: str) -> None:
+    empty = Database(database_url)
+    with pytest.raises(StorageError, match="python -m portmon db upgrade"):
+        empty.check()
+    with pytest.raises(StorageError, match="python -m portmon db upgrade"), empty.begin() as conn:
+        hosts.known(conn)
+
+
+def test_a_newer_database_is_refused(database: Database) -> None:
+    with database.begin() as conn:
+        conn.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(StorageError, match="newer portmon"):
+        database.migrate()
+
+
+def test_sqlite_is_refused_for_several_machines(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="PostgreSQL"):
+        Database(f"sqlite:///{tmp_path / 'x.db'}", multi_machine=True)
+
+
+def test_nobody_else_reads_the_sqlite_file(tmp_path: Path) -> None:
+    Database(f"sqlite:///{tmp_path / 'new' / 'x.db'}").migrate()
+    assert (tmp_path / "new" / "x.db").stat().st_mode & 0o077 == 0
+
+
+def test_an_unreachable_server_is_told_without_the_password() -> None:
+    database = Database("postgres://me:secret@127.0.0.1:1/x")
+    with pytest.raises(StorageError) as caught, database.begin():
+        pass
+    assert "127.0.0.1" in str(caught.value)
+    assert "secret" not in f"{caught.value}{database}"
+
+
+def test_a_transaction_that_is_killed_leaves_nothing(database: Database) -> None:
+    script = (
+        "import os, sys\n"
+        "from datetime import datetime, UTC\n"
+        "from portmon.storage.database import Database\n"
+        "from portmon.storage import conditions\n"
+        "with Database(sys.argv[1]).begin() as conn:\n"
+        "    conditions.begin(conn, 'x', since=datetime.now(UTC), event_id='e')\n"
+        "    print('written', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, database.url.render_as_string(hide_password=False)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "plugins")},
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"written\n"
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    with database.begin() as conn:
+        assert conditions.begin(conn, "x", since=NOW, event_id="e")
+
+
+# ── contents and archive ────────────────────────────────────────────────────────────────────────
+
+
+def test_contents_are_stored_once_and_checked(database: Database) -> None:
+    with database.begin() as conn:
+        first, again = contents.put(conn, b"x" * 10000, now=NOW), contents.put(conn, b"x" * 10000, now=NOW)
+        assert first == again
+        assert contents.get(conn, first) == b"x" * 10000
+        count, before, after = contents.sizes(conn)
+        assert (count, before) == (1, 10000)
+        assert after < 100
+        with pytest.raises(StorageError, match="not in the archive"):
+            contents.get(conn, "0" * 64)
+        with pytest.raises(StorageError, match="damaged"):
+            contents.unpack("0" * 64, __import__("zstandard").compress(b"other"))
+
+
+def test_an_attempt_comes_back_as_it_was(database: Database) -> None:
+    good, failed = attempt(), attempt(at=NOW + timedelta(minutes=5), ports=None, run="r2")
+    with database.begin() as conn:
+        digest = archive.save_attempt(conn, good)
+        assert archive.save_attempt(conn, good) == digest
+        archive.save_attempt(conn, failed)
+        found = archive.attempts_to_judge(conn)
+        assert [one.observation for one in found] == [good.observation, None]
+        assert [one.error for one in found] == [None, NASTY]
+        assert [one.observed_at for one in found] == [NOW, NOW + timedelta(minutes=5)]
+        assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
+        assert archive.scanned(conn, "r1") == {"h1"}
+        assert archive.attempts_to_judge(conn, host_ids=["other"]) == []
+
+
+def test_an_unchanged_observation_stores_no_content(database: Database) -> None:
+    with database.begin() as conn:
+        archive.save_attempt(conn, attempt())
+        before = contents.sizes(conn)
+        archive.save_attempt(conn, attempt(at=NOW + timedelta(minutes=5), run="r2"))
+        assert contents.sizes(conn) == before
+
+
+def test_many_looks_are_stored_as_one_by_one(database: Database) -> None:
+    looks = [attempt(f"h{number}", ports=(80, number) if number % 3 else None) for number in range(1, 8)]
+    with database.begin() as conn:
+        digests = archive.save_attempts(conn, looks)
+        assert digests == {look.host_id: archive.save_attempt(conn, look) for look in looks}
+        assert digests["h3"] == "unreachable:timeout"
+        found = archive.attempts_to_judge(conn, frames=True)
+        assert [one.facts or "unreachable:timeout" for one in found] == [digests[one.host_id] for one in found]
+        assert [dataclasses.replace(one, facts=None) for one in found] == looks
+        assert archive.save_attempts(conn, []) == {}
+
+
+def test_what_is_used_again_lives_longer(database: Database) -> None:
+    later = [attempt(at=NOW + hours * timedelta(hours=1)) for hours in (0, 12, 13)]
+
+    def used_at(conn: Connection) -> set[datetime]:
+        return set(conn.execute(select(content_table.c.used_at)).scalars())
+
+    with database.begin() as conn:
+        for look, wanted in zip(later, (NOW, NOW, NOW + timedelta(hours=13)), strict=True):
+            archive.save_attempt(conn, look)
+            assert used_at(conn) == {wanted}
+        # What comes late makes nothing older.
+        archive.save_attempts(conn, later[::-1])
+        assert used_at(conn) == {NOW + timedelta(hours=13)}
+
+
+def test_a_provisional_look_counts_only_if_nothing_follows_in_its_run(database: Database) -> None:
+    def look(host: str, minutes: int, run: str = "r1", *, provisional: bool = False) -> Attempt:
+        made = attempt(host, NOW + timedelta(minutes=minutes), ports=None, run=run)
+        return dataclasses.replace(made, provisional=provisional)
+
+    looks = [
+        look("alone", 0, provisional=True),
+        look("again", 0, provisional=True),
+        look("again", 1),
+        look("twice", 0, provisional=True),
+        look("twice", 1, provisional=True),
+        look("later run", 0, provisional=True),
+        look("later run", 1, "r2"),
+        look("before", 0),
+        look("before", 1, provisional=True),
+    ]
+    with database.begin() as conn:
+        hosts.sync(conn, [Host(host, host, host) for host in ("alone", "again", "twice", "later run")])
+        archive.save_attempts(conn, looks)
+        found = archive.attempts_to_judge(conn)
+        assert sorted((one.host_id, (one.observed_at - NOW).seconds // 60) for one in found) == [
+            ("again", 1), ("alone", 0), ("before", 0), ("before", 1), ("later run", 0), ("later run", 1), ("twice", 1),
+        ]  # fmt: skip
+        assert archive.looks_of(conn, "r1") == {
+            "alone": False, "again": True, "twice": False, "later run": False, "before": False,
+        }  # fmt: skip
+        assert archive.looks_of(conn, "r2") == {"later run": True}
+        archive.settle(conn, found)
+        assert archive.looks_of(conn, "r1") == dict.fromkeys(archive.looks_of(conn, "r1"), True)
+        # What was superseded stays so.
+        table = observation_table
+        assert sorted(conn.execute(select(table.c.host_id).where(table.c.provisional)).scalars()) == ["again", "twice"]
+
+
+def test_what_is_older_than_the_retention_goes_with_its_contents(database: Database) -> None:
+    later = NOW + timedelta(days=20)
+    with database.begin() as conn:
+        digest = inventory.save(conn, Inventory((Host("h1", "n", "a"),)), run_id="r1", fetched_at=NOW, stale=False)
+        archive.save_attempt(conn, attempt())
+        archive.save_attempt(conn, attempt(at=later, ports=(81,), run="r2"))
+        assert archive.expire(conn, later - timedelta(days=14)) == 1
+        assert len(archive.attempts_to_judge(conn)) == 1
+        assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
+        # The newest host list stays, however old: it is what a run falls back to.
+        assert inventory.load(conn, digest).hosts[0].id == "h1"
+        assert conn.execute(select(observation_table.c.run_id)).scalars().all() == ["r2"]
+        # The list, two frames, and what the look that stays showed.
+        assert contents.sizes(conn)[0] == 4
+
+
+def test_contents_live_as_long_as_whoever_refers_to_them(database: Database) -> None:
+    """Looks at two hosts every hour for days, one of which changes now and then, with the retention of one day."""
+    day, hour = timedelta(days=1), timedelta(hours=1)
+    with database.begin() as conn:
+        for number in range(72):
+            now = NOW + number * hour
+            seen = [attempt("h1", now, ports=(80,)), attempt("h2", now, ports=(number // 20,))]
+            archive.save_attempts(conn, [dataclasses.replace(look, frames=()) for look in seen])
+            archive.expire(conn, now - day)
+            # Every look still has what it showed.
+            found = archive.attempts_to_judge(conn)
+            assert {look.observed_at for look in found} == {now - back * hour for back in range(min(number, 24) + 1)}
+            shown = {listener.port for look in found if look.host_id == "h2" for listener in look.observation.listeners}  # type: ignore[union-attr]
+            assert contents.sizes(conn)[0] in (len(shown) + 1, len(shown) + 2)
+        assert shown == {2, 3}
+
+
+def test_facts_are_canonical() -> None:
+    seen = attempt().observation
+    assert seen is not None
+    assert archive.facts_from_json(archive.facts_to_json(seen)) == seen
+
+
+@given(st.text(), st.datetimes(timezones=st.just(UTC), min_value=datetime(1980, 1, 1), max_value=datetime(2100, 1, 1)))  # noqa: DTZ001
+def test_any_text_and_time_survive(value: str, at: datetime) -> None:
+    database = Database("sqlite://")
+    with database.engine.begin() as conn:
+        metadata.create_all(conn)
+        conditions.begin(conn, value, since=at, event_id="e")
+        from portmon.storage.tables import conditions as table
+
+        assert conn.execute(select(table.c.name, table.c.since)).one() == (value, at)
+
+
+@pytest.mark.parametrize("value", ["\x00", "\ud800", "\udcff\x1a", "\x1a1234", NASTY])
+def test_hostile_text_survives(database: Database, value: str) -> None:
+    with database.begin() as conn:
+        hosts.sync(conn, [Host("h", value, "a", None, {value: value})])
+        assert hosts.known(conn)[0].as_host() == Host("h", value, "a", None, {value: value})
+
+
+# ── inventory, hosts, runs ──────────────────────────────────────────────────────────────────────
+
+
+def test_the_last_good_list_is_the_one_fetched_last(database: Database) -> None:
+    first = Inventory((Host("h1", NASTY, "a", 22, {"x": "y"}),), (InvalidHost(2, None, NASTY, "why"),), 3, "src")
+    second = Inventory((Host("h2", "n", "a"),))
+    with database.begin() as conn:
+        assert inventory.last_good(conn) is None
+        inventory.save(conn, first, run_id="r1", fetched_at=NOW, stale=False)
+        inventory.save(conn, second, run_id="r2", fetched_at=NOW + timedelta(minutes=5), stale=False)
+        inventory.save(conn, first, run_id="r3", fetched_at=NOW + timedelta(minutes=10), stale=False)
+        inventory.save(conn, second, run_id="r4", fetched_at=NOW + timedelta(minutes=15), stale=True)
+        good = inventory.last_good(conn)
+    assert good is not None
+    assert good.inventory == first
+    assert good.fetched_at == NOW + timedelta(minutes=10)
+
+
+def test_hosts_are_hidden_resumed_and_purged(database: Database) -> None:
+    with database.begin() as conn:
+        hosts.sync(conn, [Host("h1", "n1", "a", 22, {"x": "y"}), Host("h2", "n2", "b")])
+        outbox.add(conn, [event(1), event(2, EventKind.RETIRED)])
+        enqueue(conn, "log")
+        hosts.hide(conn, ["h1"], NOW)
+        assert [one.removed_at for one in hosts.known(conn)] == [NOW, None]
+        assert outbox.states(conn, [event(1).id, event(2).id]) == {
+            (event(1).id, "log"): "cancelled",
+            (event(2).id, "log"): "pending",
+        }
+        hosts.resume(conn, ["h1"])
+        assert [one.removed_at for one in hosts.known(conn)] == [None, None]
+        archive.save_attempt(conn, attempt())
+        hosts.purge(conn, ["h1"])
+        assert [one.id for one in hosts.known(conn)] == ["h2"]
+        # A host that comes back later starts anew: its old looks are not judged again.
+        assert archive.attempts_to_judge(conn) == []
+
+
+def test_hosts_that_fail(database: Database) -> None:
+    rows = [
+        ("ok", "ok", 0, None),
+        ("once", "ok", 1, "timeout"),
+        ("down", "unreachable", 3, "refused"),
+        ("new", "new", 0, None),
+    ]
+    with database.begin() as conn:
+        hosts.sync(conn, [Host(host_id, host_id, "a") for host_id, *_ in rows])
+        for host_id, status, failures, error_class in rows:
+            values = {"status": status, "failures": failures, "error_class": error_class}
+            conn.execute(update(host_table).where(host_table.c.host_id == host_id).values(values))
+        assert hosts.failing(conn) == {"once": "timeout", "down": "refused"}
+
+
+def test_runs(database: Database) -> None:
+    common = {"run_type": "manual", "logical_date": None, "inventory": "i", "settings": "s"}
+    with database.begin() as conn:
+        for number in range(3):
+            runs.start(
+                conn, f"r{number}", started_at=NOW + timedelta(minutes=number), scope=["web*"] if number else None,
+                inventory_fetched_at=NOW, inventory_stale=False, **common,
+            )  # fmt: skip
+        runs.finish(conn, "r2", finished_at=NOW, summary={"down": 1})
+        assert [(run["run_id"], run["summary"], run["scope"]) for run in runs.last(conn, 2)] == [
+            ("r2", {"down": 1}, ["web*"]),
+            ("r1", None, ["web*"]),
+        ]
+
+
+# ── outbox ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_event_comes_back_as_it_was_and_once(database: Database) -> None:
+    one = event(1, details={"x": [1, NASTY]}, program=NASTY, since=NOW, last_seen=NOW)
+    with database.begin() as conn:
+        outbox.add(conn, [one])
+        outbox.add(conn, [one])
+        assert outbox.recent(conn) == [one]
+
+
+def enqueue(conn: Connection, *channels: str) -> None:
+    """Everything that is new to some channels."""
+    new = outbox.undispatched(conn)
+    outbox.enqueue(conn, [(one.id, channel, "default") for one in new for channel in channels], NOW)
+    outbox.dispatched(conn, {one.id: one.id for one in new})
+
+
+def queued(conn: Connection, channel: str) -> list[str]:
+    return [one.event.id for one in outbox.queue(conn, channel)]
+
+
+def test_each_channel_gets_each_event_once(database: Database) -> None:
+    ids = [event(1).id, event(2).id]
+    with database.begin() as conn:
+        outbox.add(conn, [event(1), event(2, EventKind.NEW), event(3, EventKind.BASELINE)])
+        # A note is for nobody.
+        assert [one.id for one in outbox.undispatched(conn)] == ids
+        enqueue(conn, "log", "mail")
+        enqueue(conn, "log", "mail", "later")
+        assert (queued(conn, "log"), queued(conn, "mail"), queued(conn, "later")) == (ids, ids, [])
+        outbox.begin_sending(conn, "log", ids[:1], "m1", NOW)
+        outbox.delivered(conn, "log", ids[:1], NOW)
+        outbox.begin_sending(conn, "mail", ids[:1], "m2", NOW)
+        outbox.failed(conn, "mail", ids[:1], NASTY, ["target"], NOW)
+        assert queued(conn, "log") == ids[1:]
+        first = outbox.queue(conn, "mail")[0]
+        assert (first.targets_done, first.attempts, first.message_id) == (("target",), 1, None)
+
+
+def test_what_may_have_come_through_is_known(database: Database) -> None:
+    (one,) = [event(1)]
+    with database.begin() as conn:
+        outbox.add(conn, [one])
+        enqueue(conn, "log")
+        outbox.begin_sending(conn, "log", [one.id], "m1", NOW)
+        (found,) = outbox.queue(conn, "log")
+        assert found.message_id == "m1"
+        (told,) = outbox.told(conn, [one.id])[one.id]
+        assert (told.at, told.unsure, told.hears_the_end) == (None, True, True)
+        # Only who sends next may take back what is under way.
+        outbox.cancel(conn, "log", {one.id: "over"}, NOW, also_sending=False)
+        assert outbox.states(conn, [one.id]) == {(one.id, "log"): outbox.SENDING}
+        outbox.cancel(conn, "log", {one.id: "over"}, NOW, also_sending=True)
+        assert outbox.states(conn, [one.id]) == {(one.id, "log"): outbox.CANCELLED}
+        assert outbox.told(conn, [one.id])[one.id][0].hears_the_end
+
+
+def test_what_is_withheld_waits_or_is_settled(database: Database) -> None:
+    with database.begin() as conn:
+        outbox.add(conn, [event(1), event(2, port=81)])
+        enqueue(conn, "log")
+        both = [event(1).id, event(2).id]
+        outbox.withhold(conn, "log", both, "muted", NOW, for_good=False)
+        assert queued(conn, "log") == []
+        assert not outbox.told(conn, [event(1).id])[event(1).id][0].hears_the_end
+        first, second = outbox.waiting(conn)
+        outbox.release(conn, "log", [second.queued.event.id], NOW + timedelta(hours=1))
+        assert queued(conn, "log") == [event(2).id]
+        assert outbox.waiting(conn)[1].queued.since == NOW + timedelta(hours=1)
+        outbox.settle_withheld(conn, [first.queued.alert_id], NOW)
+        assert outbox.states(conn, [event(1).id]) == {(event(1).id, "log"): outbox.MUTED}
+
+
+def test_what_was_not_sent_of_a_dropped_port_is_cancelled(database: Database) -> None:
+    with database.begin() as conn:
+        outbox.add(conn, [event(1), event(2, port=81)])
+        enqueue(conn, "log")
+        outbox.add(conn, [event(3)])
+        outbox.cancel_ports(conn, [("h1", "tcp", 80)], reason="why", now=NOW)
+        assert outbox.undispatched(conn) == []
+        assert [one.event.port for one in outbox.queue(conn, "log")] == [81]
+
+
+def test_events_expire_but_not_while_somebody_waits_for_them(database: Database) -> None:
+    with database.begin() as conn:
+        outbox.add(conn, [event(1), event(2), event(3, EventKind.BASELINE)])
+        enqueue(conn, "log")
+        outbox.delivered(conn, "log", [event(1).id], NOW)
+        assert outbox.expire(conn, NOW) == 0
+        assert outbox.expire(conn, NOW + timedelta(days=1)) == 2
+        assert [one.id for one in outbox.recent(conn)] == [event(2).id]
+
+
+def test_the_events_of_an_alert_that_goes_on_stay(database: Database) -> None:
+    later = NOW + timedelta(days=1)
+    with database.begin() as conn:
+        outbox.add(conn, [event(1), event(2, EventKind.RECOVERED)])
+        alert = alerts.begun(event(1))
+        alerts.save(conn, [alert])
+        outbox.dispatched(conn, {event(1).id: alert.id})
+        assert outbox.expire(conn, later) == 0
+        alerts.save(conn, [dataclasses.replace(alert, ends_at=NOW, closed_by=event(2).id)])
+        outbox.dispatched(conn, {event(2).id: alert.id})
+        assert alerts.opened(conn) == {}
+        assert [one.closed_by for one in alerts.closed_since(conn, NOW)] == [event(2).id]
+        alerts.expire(conn, later)
+        assert outbox.expire(conn, later) == 2
+        assert alerts.of_ids(conn, [alert.id]) == {}
+
+
+# ── leases, host keys, conditions ───────────────────────────────────────────────────────────────
+
+
+def test_one_of_many_gets_the_lease(database: Database) -> None:
+    barrier = threading.Barrier(8)
+    got: list[lease.Lease | None] = []
+
+    def run(number: int) -> None:
+        barrier.wait()
+        got.append(lease.acquire(database, "state", f"holder {number}", ttl=timedelta(minutes=1), now=NOW))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([one for one in got if one]) == 1
+    assert len(got) == 8
+
+
+def test_a_late_holder_writes_nothing(database: Database) -> None:
+    minute = timedelta(minutes=1)
+    first = lease.acquire(database, "state", "first", ttl=minute, now=NOW)
+    assert first is not None
+    assert lease.acquire(database, "state", "second", ttl=minute, now=NOW + minute / 2) is None
+    second = lease.acquire(database, "state", "second", ttl=minute, now=NOW + minute)
+    assert second is not None
+    with pytest.raises(LeaseLostError, match="'first' was replaced by 'second'"), database.begin() as conn:
+        conditions.begin(conn, "x", since=NOW, event_id="e")
+        first.check(conn)
+    first.release()
+    with database.begin() as conn:
+        second.check(conn)
+        assert conditions.begin(conn, "x", since=NOW, event_id="e")
+
+
+def test_a_retry_replaces_its_dead_first_try(database: Database) -> None:
+    minute = timedelta(minutes=1)
+    first = lease.acquire(database, "state", "diff r1", ttl=minute, now=NOW)
+    assert lease.acquire(database, "state", "diff r1", ttl=minute, now=NOW) is None
+    again = lease.acquire(database, "state", "diff r1", ttl=minute, now=NOW, take_over=True)
+    assert first is not None
+    assert again is not None
+    with pytest.raises(LeaseLostError), database.begin() as conn:
+        first.check(conn)
+
+
+def test_holding_waits_and_names_who_has_it(database: Database) -> None:
+    minute = timedelta(minutes=1)
+    with lease.hold(database, "state", "first", ttl=minute, wait=minute) as held:
+        with database.begin() as conn:
+            held.check(conn)
+        with (
+            pytest.raises(StorageError, match="held by 'first'"),
+            lease.hold(database, "state", "other", ttl=minute, wait=timedelta(0)),
+        ):
+            pass
+    with lease.hold(database, "state", "other", ttl=minute, wait=timedelta(0)):
+        pass
+
+
+def test_host_keys(database: Database) -> None:
+    with database.begin() as conn:
+        host_keys.remember(conn, "[a]:22", "ssh-ed25519", "AAAA", "SHA256:a", NOW)
+        host_keys.remember(conn, "[a]:22", "ssh-ed25519", "BBBB", "SHA256:b", NOW)
+        assert [key.key_base64 for key in host_keys.get(conn, "[a]:22")] == ["AAAA"]
+        assert not host_keys.accept(conn, "[a]:22", "SHA256:a")
+        host_keys.report_change(conn, "[a]:22", "ssh-ed25519", "CCCC", "SHA256:c", NOW)
+        host_keys.report_change(conn, "[a]:22", "ssh-rsa", "DDDD", "SHA256:d", NOW)
+        host_keys.report_change(conn, "[a]:22", "ssh-rsa", "DDDD", "SHA256:d", NOW)
+        assert [(key.trusted, key.key_base64) for key in host_keys.list_all(conn)] == [(True, "AAAA"), (False, "DDDD")]
+        # The one that was compared, another one that came in between, none at all.
+        assert not host_keys.accept(conn, "[a]:22", "SHA256:c")
+        assert not host_keys.accept(conn, "[a]:22", "")
+        assert [(key.trusted, key.key_base64) for key in host_keys.list_all(conn)] == [(True, "AAAA"), (False, "DDDD")]
+        assert host_keys.accept(conn, "[a]:22", "SHA256:d")
+        assert [(key.trusted, key.key_base64) for key in host_keys.list_all(conn)] == [(True, "DDDD")]
+
+
+def test_conditions(database: Database) -> None:
+    with database.begin() as conn:
+        assert conditions.begin(conn, "x", since=NOW, event_id="e")
+        assert not conditions.begin(conn, "x", since=NOW, event_id="f")
+        assert conditions.end(conn, "x")
+        assert not conditions.end(conn, "x")
