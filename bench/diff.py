@@ -1,4 +1,4 @@
-"""The judgement of a made-up fleet, against pandas alone on the same database: read the ports, merge.
+"""The evaluation of a made-up fleet, against pandas alone on the same database: read the ports, merge.
 
 Each step is a process of its own, so that its peak memory is its own.
 """
@@ -59,18 +59,18 @@ def _fleet(url: str, name: str, hosts: int, sizes: Sizes, section: Section, tell
             wal = _wal(url)
             one("look", number=number, changes=changes, changed_now=kind == "changed")
             looked = _wal(url)
-            judged = one("judge", number=number)
+            evaluated = one("evaluate", number=number)
             if looked is not None and wal is not None:
                 section.add(f"{name}_{kind}_look_wal", "bytes", looked - wal)
-                section.add(f"{name}_{kind}_judge_wal", "bytes", (_wal(url) or 0) - looked)
+                section.add(f"{name}_{kind}_evaluate_wal", "bytes", (_wal(url) or 0) - looked)
             merged = one("merge", changes=changes)
-            if (kind == "quiet") != (judged["events"] == 0):
-                raise BenchError(f"a {kind} round of {hosts} hosts had {judged['events']:g} events")
-            section.add(f"{name}_{kind}_judge_seconds", "s", judged["seconds"])
-            section.add(f"{name}_{kind}_judge_memory", "MiB", judged["memory_mib"])
-            section.add(f"{name}_{kind}_statements", "statements", judged["statements"])
-            section.add(f"{name}_{kind}_rows_written", "rows", judged["rows_written"])
-            section.add(f"{name}_{kind}_events", "events", judged["events"])
+            if (kind == "quiet") != (evaluated["events"] == 0):
+                raise BenchError(f"a {kind} round of {hosts} hosts had {evaluated['events']:g} events")
+            section.add(f"{name}_{kind}_evaluate_seconds", "s", evaluated["seconds"])
+            section.add(f"{name}_{kind}_evaluate_memory", "MiB", evaluated["memory_mib"])
+            section.add(f"{name}_{kind}_statements", "statements", evaluated["statements"])
+            section.add(f"{name}_{kind}_rows_written", "rows", evaluated["rows_written"])
+            section.add(f"{name}_{kind}_events", "events", evaluated["events"])
             section.add(f"{name}_{kind}_merge_seconds", "s", merged["seconds"])
             section.add(f"{name}_{kind}_merge_memory", "MiB", merged["memory_mib"])
 

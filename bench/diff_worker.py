@@ -1,6 +1,6 @@
 """One step of the measure of the diff, in a process of its own: its peak memory is this step's.
 
-``python -m bench.diff_worker '{"step": "judge", …}'`` prints what it came to as JSON.
+``python -m bench.diff_worker '{"step": "evaluate", …}'`` prints what it came to as JSON.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from portmon.storage.database import Database
 
 
 def build(fleet: Fleet) -> dict[str, float]:
-    """Make the database, and let one judgement make the baseline."""
+    """Make the database, and let one evaluation make the baseline."""
     fleet.build()
-    return judge(fleet, 0)
+    return evaluate(fleet, 0)
 
 
 def look(fleet: Fleet, number: int, changes: int, changed_now: bool) -> dict[str, float]:
@@ -29,18 +29,18 @@ def look(fleet: Fleet, number: int, changes: int, changed_now: bool) -> dict[str
     return {}
 
 
-def judge(fleet: Fleet, number: int) -> dict[str, float]:
-    """One judgement, with the rows and statements that it came to."""
+def evaluate(fleet: Fleet, number: int) -> dict[str, float]:
+    """One evaluation, with the rows and statements that it came to."""
     database = fleet.open()
     planned = fleet.plan(database, number)
     started = time.monotonic()
     with _counted(database) as counts:
-        summary = fleet.judge(database, number, planned)
+        summary = fleet.evaluate(database, number, planned)
     seconds = time.monotonic() - started
     database.dispose()
     if summary["scanned"] != fleet.hosts:
-        raise RuntimeError(f"not all hosts were judged: {summary}")
-    events = sum(count for name, count in summary.items() if name not in ("scanned", "not_scanned", "judged"))
+        raise RuntimeError(f"not all hosts were evaluated: {summary}")
+    events = sum(count for name, count in summary.items() if name not in ("scanned", "not_scanned", "evaluated"))
     return {"seconds": seconds, "events": events, **counts}
 
 
@@ -57,7 +57,7 @@ def merge(fleet: Fleet, changes: int) -> dict[str, float]:
         columns=["host_id", "protocol", "port"],
     )
     database = fleet.open()
-    # What a first connection costs is not counted in a judgement either.
+    # What a first connection costs is not counted in an evaluation either.
     database.engine.connect().close()
     started = time.monotonic()
     with database.engine.connect() as conn:
@@ -70,7 +70,7 @@ def merge(fleet: Fleet, changes: int) -> dict[str, float]:
 
 
 def history(fleet: Fleet, runs: int, change_every: int) -> dict[str, float]:
-    """Note what the hosts show in many runs, as if these had judged it."""
+    """Note what the hosts show in many runs, as if these had evaluated it."""
     database = fleet.open()
     planned = fleet.plan(database, 0)
     for number in range(1, runs + 1):
@@ -82,13 +82,13 @@ def history(fleet: Fleet, runs: int, change_every: int) -> dict[str, float]:
 
 
 def replay(fleet: Fleet, runs: int) -> dict[str, float]:
-    """Judge all of it again, and put in place what that gives."""
+    """Evaluate all of it again, and put in place what that gives."""
     database = fleet.open()
     started = time.monotonic()
     counts = fleet.replay(database, runs)
     seconds = time.monotonic() - started
     database.dispose()
-    return {"seconds": seconds, "judgements": counts["replayed"], "events": counts["gained"]}
+    return {"seconds": seconds, "evaluations": counts["replayed"], "events": counts["gained"]}
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def _counted(database: Database) -> Iterator[dict[str, float]]:
 
 def main(order: dict[str, Any]) -> dict[str, float]:
     """Do what is asked."""
-    known = (build, look, judge, merge, history, replay)
+    known = (build, look, evaluate, merge, history, replay)
     steps: dict[str, Callable[..., dict[str, float]]] = {step.__name__: step for step in known}
     step = steps[order.pop("step")]
     fleet = Fleet(order.pop("url"), order.pop("hosts"), order.pop("ports"))

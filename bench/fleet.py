@@ -1,4 +1,4 @@
-"""A made-up fleet in portmon's database: what a judgement needs, without a login.
+"""A made-up fleet in portmon's database: what an evaluation needs, without a login.
 
 Host ``number`` has ports, each with a process of its own, so that no two hosts show the same. In each round
 without changes every host shows what it showed before. In the round of a change one port in a hundred is different
@@ -17,9 +17,9 @@ from sqlalchemy import Connection, bindparam, insert, literal, select
 
 from portmon.config import Config
 from portmon.model.host import Host, Inventory
-from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.replay.run import Window, replay_run
-from portmon.steps.evaluate import judge_run
+from portmon.steps.evaluate import evaluate_run
 from portmon.steps.plan import asked_by, plan_sweep
 from portmon.steps.run import Run, TaskOf
 from portmon.storage import archive, checkpoints, contents, hosts, inventory, journal, runs
@@ -69,7 +69,7 @@ class Fleet:
         with database.begin() as conn:
             hosts.sync(conn, self._inventory().hosts)
             self._start(conn, 0)
-        self._save(database, self._attempts(0, range(self.hosts), changes=0))
+        self._save(database, self._observations(0, range(self.hosts), changes=0))
         database.dispose()
 
     def look(self, number: int, *, changes: int, changed_now: bool) -> None:
@@ -85,11 +85,11 @@ class Fleet:
         with database.begin() as conn:
             self._start(conn, number)
             self._repeat(conn, number, {f"id-{host}" for host in affected})
-        self._save(database, self._attempts(number, affected, changes=changes))
+        self._save(database, self._observations(number, affected, changes=changes))
         database.dispose()
 
     def plan(self, database: Database, number: int) -> Planned:
-        """What the tasks before the judgement of a round say to it."""
+        """What the tasks before the evaluation of a round say to it."""
         run = Run(f"round-{number}")
         with database.begin() as conn:
             good = inventory.last_good(conn)
@@ -97,11 +97,11 @@ class Fleet:
         batches = plan_sweep(database, Config(), run, good.digest, proxy_of=lambda _: None, now=_at(number))
         return Planned(run, good.digest, batches)
 
-    def judge(self, database: Database, number: int, planned: Planned) -> dict[str, int]:
-        """The judgement of a round, as the task ``diff_ports`` makes it."""
+    def evaluate(self, database: Database, number: int, planned: Planned) -> dict[str, int]:
+        """The evaluation of a round, as the task ``diff_ports`` makes it."""
         with database.begin() as conn:
             asked = planned.asked(conn)
-        return judge_run(
+        return evaluate_run(
             database,
             Config(),
             planned.run,
@@ -112,17 +112,19 @@ class Fleet:
         )
 
     def note(self, database: Database, number: int, planned: Planned) -> None:
-        """Note a judgement of a round in the journal, without one; and a checkpoint each day, of whatever state.
+        """Note an evaluation of a round in the journal, without one; and a checkpoint each day, of whatever state.
 
         :param planned: of any round: batches stay what they are
         """
         with database.begin() as conn:
             checkpoints.keep(conn, _at(number))
-            terms = journal.Terms(INTERVAL, planned=planned.asked(conn))
-            journal.judged(conn, f"round-{number}", at=_at(number), inventory=planned.digest, terms=terms, looks=())
+            inputs = journal.Inputs(INTERVAL, planned=planned.asked(conn))
+            journal.evaluated(
+                conn, f"round-{number}", at=_at(number), inventory=planned.digest, inputs=inputs, looks=()
+            )
 
     def replay(self, database: Database, rounds: int) -> dict[str, int]:
-        """Judge rounds again, as the task ``diff_ports`` of a run with ``replay_from`` does."""
+        """Evaluate rounds again, as the task ``diff_ports`` of a run with ``replay_from`` does."""
         end = _at(rounds)
         run = Run(f"replay-{rounds}", replay_from=START)
         return replay_run(database, Config(), run, Window(START, end), interval=INTERVAL)
@@ -194,22 +196,22 @@ class Fleet:
         if without:
             conn.execute(gone, [{"gone": host_id} for host_id in sorted(without)])
 
-    def _save(self, database: Database, attempts: Iterator[Attempt]) -> None:
+    def _save(self, database: Database, observations: Iterator[Observation]) -> None:
         with database.begin() as conn:
-            while part := list(islice(attempts, 1000)):
-                archive.save_attempts(conn, part)
+            while part := list(islice(observations, 1000)):
+                archive.save_observations(conn, part)
 
-    def _attempts(self, number: int, chosen: Iterable[int], *, changes: int) -> Iterator[Attempt]:
+    def _observations(self, number: int, chosen: Iterable[int], *, changes: int) -> Iterator[Observation]:
         for host in chosen:
             listeners = tuple(self.listeners(host, changes))
-            yield Attempt(
+            yield Observation(
                 host_id=f"id-{host}",
                 run_id=f"round-{number}",
                 try_number=1,
                 observed_at=_at(number),
                 logical_date=_at(number),
                 outcome=Outcome.OK,
-                observation=Observation(
+                listing=Listing(
                     tool="netstat-W",
                     uid=1000,
                     boot_id=f"00000000-0000-4000-8000-{host:012}",

@@ -16,7 +16,7 @@ ABOUT = {
     "parse": "the DAG file, parsed in the process of a task; CPU time",
     "ansible": "{hosts} hosts, {forks} forks or logins; a run over {many_hosts} hosts, where that is said",
     "diff": "made-up fleets, {ports} ports on each host",
-    "replay": "{runs} runs of {hosts} hosts with {ports} ports each, judged again",
+    "replay": "{runs} runs of {hosts} hosts with {ports} ports each, evaluated again",
     "known_hosts": "one look-up of a host at the end of a known_hosts file; CPU time",
     "probe": "a host with {services} services, looked at by portmon's probe and by that of the version before; without "
     "SSH; {many} or {most} sockets besides, where that is said",
@@ -81,7 +81,7 @@ LABELS = {
     "replay": {
         "replay_seconds": "replay",
         "replay_ms_per_run": "replay, per run",
-        "judge_ms": "the judgement of a run, for comparison",
+        "evaluate_ms": "the evaluation of a run, for comparison",
         "replay_memory": "replay, peak memory",
     },
     "known_hosts": {
@@ -105,15 +105,15 @@ LABELS = {
 DIFF_LABELS = {
     "baseline_seconds": "baseline",
     "baseline_memory": "baseline, peak memory",
-    "quiet_judge_seconds": "quiet run",
+    "quiet_evaluate_seconds": "quiet run",
     "quiet_merge_seconds": "quiet, read_sql + merge",
-    "quiet_judge_memory": "quiet run, peak memory",
+    "quiet_evaluate_memory": "quiet run, peak memory",
     "quiet_merge_memory": "quiet, read_sql + merge, peak memory",
     "quiet_statements": "quiet run, statements",
     "quiet_rows_written": "quiet run, rows written",
-    "changed_judge_seconds": "1 % of ports changed",
+    "changed_evaluate_seconds": "1 % of ports changed",
     "changed_merge_seconds": "1 % changed, read_sql + merge",
-    "changed_judge_memory": "1 % changed, peak memory",
+    "changed_evaluate_memory": "1 % changed, peak memory",
     "changed_rows_written": "1 % changed, rows written",
 }
 """The same for each fleet of the section ``diff``, whose figures begin with its name."""
@@ -157,7 +157,7 @@ RATIOS = (
         "portmon_parse_ms",
         "cold_portmon_parse_ms",
     ),
-    Ratio("replay", "replay per run / judgement of a run", "replay_ms_per_run", "judge_ms"),
+    Ratio("replay", "replay per run / evaluation of a run", "replay_ms_per_run", "evaluate_ms"),
     Ratio("known_hosts", "line by line / portmon, 1,000 plain lines", "plain_1000_line_ms", "plain_1000_index_ms"),
     Ratio("known_hosts", "line by line / portmon, 5,000 plain lines", "plain_5000_line_ms", "plain_5000_index_ms"),
     Ratio("known_hosts", "line by line / portmon, 5,000 hashed lines", "hashed_5000_line_ms", "hashed_5000_index_ms"),
@@ -197,9 +197,9 @@ def ratios(sections: Mapping[str, Section]) -> list[Ratio]:
     if "diff" in sections:
         for name, label in fleets(sections["diff"]):
             for kind in ("quiet", "changed"):
-                pair = f"{name}_{kind}_judge_seconds", f"{name}_{kind}_merge_seconds"
+                pair = f"{name}_{kind}_evaluate_seconds", f"{name}_{kind}_merge_seconds"
                 found.append(Ratio("diff", f"diff / merge, {kind}, {label}", *pair))
-            pair = f"{name}_quiet_judge_memory", f"{name}_quiet_merge_memory"
+            pair = f"{name}_quiet_evaluate_memory", f"{name}_quiet_merge_memory"
             found.append(Ratio("diff", f"memory of diff / of merge, {label}", *pair))
     return [
         ratio

@@ -19,13 +19,13 @@ class Sizes:
     :param diff_hosts: of each made-up fleet in SQLite
     :param diff_hosts_postgres: of the one in PostgreSQL
     :param diff_ports: on each of their hosts
-    :param replay_hosts: of the fleet of which days are judged again
+    :param replay_hosts: of the fleet of which days are evaluated again
     :param replay_runs: how many runs these days had
     :param replay_change_every: after so many of them one port in a hundred changes, or is as it was again
     :param probe_sockets: of hosts with many, and with even more
     :param probe_looks: of either probe, in each round
     :param quick: the figures mean nothing
-    :param large: fleets of more hosts than this are judged no more than ``large_repeat`` times
+    :param large: fleets of more hosts than this are evaluated no more than ``large_repeat`` times
     """
 
     repeat: int

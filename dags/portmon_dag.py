@@ -22,7 +22,7 @@ logical date as the form gives it: a run with one in the future waits for that t
 meanwhile**, for 12 hours at most. Delete such a run.
 
 **A port can't be looked at in the past.** A backfill run, a run with `replay_from`, and an old run that is cleared ask
-no host: `diff_ports` judges again what was seen then, by today's rules, and puts events and state right.
+no host: `diff_ports` evaluates again what was seen then, by today's rules, and puts events and state right.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ dag.params = ParamsDict(
             type=["null", "string"],
             format="date-time",
             title="Replay from",
-            description="Ask no host; judge again what was seen from then on, by today's rules, and put events and "
+            description="Ask no host; evaluate again what was seen from then on, by today's rules, and put events and "
             "state right. Nobody is told. It is not the logical date: a run with one in the future waits for it, and "
             "no host is watched meanwhile.",
         ),
@@ -129,7 +129,7 @@ dag.params = ParamsDict(
             format="date-time",
             title="Replay to",
             description="End of that time: what is told with `notify` lies before. Empty: now. What comes after is "
-            "judged again as well, since it rests on what was before.",
+            "evaluated again as well, since it rests on what was before.",
         ),
         NOTIFY: Param(
             False,

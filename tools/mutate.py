@@ -67,8 +67,8 @@ TESTS = (
 )
 UNPROVEN = frozenset(
     {
-        "engine.diff.Judgement._is_quiet",
-        "engine.diff.Judgement._keep",
+        "engine.diff.Evaluation._is_quiet",
+        "engine.diff.Evaluation._keep",
         "engine.diff._heirs",
         "engine.diff._heirs_by_name",
         "engine.diff._is_same_program",

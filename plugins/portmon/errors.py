@@ -281,14 +281,16 @@ class RunError(PortmonError):
 
 
 class PastRunError(RunError):
-    """A later run was judged since: what this one saw can be judged again, but nothing can be seen in its place."""
+    """A later run was evaluated since: what this one saw can be evaluated again, but nothing can be seen in its
+    place.
+    """
 
     def __init__(self, run_id: str) -> None:
         super().__init__(
-            f"a later run was judged since {run_id} began, and a port can't be looked at in the past: no host is "
-            "asked and nothing is pruned in its name; diff_ports judges again what was seen then"
+            f"a later run was evaluated since {run_id} began, and a port can't be looked at in the past: no host is "
+            "asked and nothing is pruned in its name; diff_ports evaluates again what was seen then"
         )
 
 
 class ReplayError(PortmonError):
-    """The archive can't be judged again as it was asked for."""
+    """The archive can't be evaluated again as it was asked for."""

@@ -37,7 +37,7 @@ the last good list."""
 
 
 REPLAY = timedelta(hours=6)
-"""Judging again what was seen, instead of the limit of the task that does it; and how long to wait for another run
+"""Evaluating again what was seen, instead of the limit of the task that does it; and how long to wait for another run
 that does."""
 
 

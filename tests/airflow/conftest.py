@@ -56,13 +56,13 @@ def server(host_key: paramiko.PKey, user_key: Path, netstat: FakeNetstat) -> Ite
 
 @pytest.fixture
 def follow(database: Database) -> Callable[[str], None]:
-    """Let a run begin, and a later one be judged since."""
+    """Let a run begin, and a later one be evaluated since."""
 
     def follow(run_id: str) -> None:
         at = datetime(2026, 1, 1, tzinfo=UTC)
         with database.begin() as conn:
             start_run(conn, run_id, at, logical_date=at)
-            terms = journal.Terms(timedelta(minutes=5))
-            journal.judged(conn, "a later run", at=at + timedelta(minutes=5), inventory="", terms=terms, looks=())
+            inputs = journal.Inputs(timedelta(minutes=5))
+            journal.evaluated(conn, "a later run", at=at + timedelta(minutes=5), inventory="", inputs=inputs, looks=())
 
     return follow

@@ -1,4 +1,4 @@
-"""Runs sweeps and judgements, each in a process of its own, and says what they cost.
+"""Runs sweeps and evaluations, each in a process of its own, and says what they cost.
 
 Tasks come as lines of JSON on stdin, and each is answered by one on stdout. A task's process is a fork of this one, as
 Airflow's are of one that has imported what they need: its memory counts with all that it shares.
@@ -26,7 +26,7 @@ from portmon.airflow import settings
 from portmon.airflow.operators.sweep import SweepOperator
 from portmon.config import parse_config
 from portmon.model.host import Host, Inventory
-from portmon.steps.evaluate import judge_run
+from portmon.steps.evaluate import evaluate_run
 from portmon.steps.plan import plan_sweep
 from portmon.steps.run import Run
 from portmon.storage import inventory
@@ -52,10 +52,10 @@ def sweep(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def diff(task: dict[str, Any]) -> dict[str, Any]:
-    """Judge what was seen, as the task ``diff_ports`` does."""
+    """Evaluate what was seen, as the task ``diff_ports`` does."""
     database, config, run = _world(task)
     started = time.monotonic()
-    counts = judge_run(
+    counts = evaluate_run(
         database, config, run, task["digest"], planned={}, interval=timedelta(minutes=5), now=datetime.now(UTC)
     )
     return {"counts": counts, "seconds": time.monotonic() - started}
@@ -92,7 +92,7 @@ def _child(task: dict[str, Any], out: int) -> None:
 
 
 def main() -> None:
-    # What a judgement imports by itself.
+    # What an evaluation imports by itself.
     import pandas  # noqa: F401
 
     # Airflow writes to stdout as it likes.

@@ -1,4 +1,4 @@
-"""One host that does what it can to harm the watch over 40 honest ones, through real logins, a sweep and a judgement.
+"""One host that does what it can to harm the watch over 40 honest ones, through real logins, a sweep and an evaluation.
 
 In each run one honest host loses a service: that death has to be told in the same run, whatever the hostile host does,
 and no other honest host may be told of. What each trick costs is printed as a table in the end, with ``-s`` or without.
@@ -28,7 +28,7 @@ from sqlalchemy.engine import URL
 
 import portmon
 from portmon.config import Retention
-from portmon.model.observation import Attempt, Outcome
+from portmon.model.observation import Observation, Outcome
 from portmon.storage import archive, contents, tables
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import HEADER, listing
@@ -43,7 +43,7 @@ HOSTILE = "evil"
 PORTS = (22, 8080)
 MIB = 1024**2
 MEMORY = 250.0
-"""MiB that a sweep or a judgement may have."""
+"""MiB that a sweep or an evaluation may have."""
 SWEEP_SECONDS = 60
 """Of one sweep, after which it ends by itself; ten minutes less a look in production."""
 PATIENCE = 150
@@ -356,7 +356,7 @@ def look_once(world: World, url: str | URL) -> None:
     world.hosts.all_honest()
     swept = world.sweep(url, "base")
     assert swept["counts"] == {"hosts": 41, "ok": 41, "failed": 0, "untried": 0}
-    assert world.diff(url, "base", swept["digest"])["counts"]["judged"] == 41
+    assert world.diff(url, "base", swept["digest"])["counts"]["evaluated"] == 41
 
 
 @pytest.fixture
@@ -442,9 +442,9 @@ def test_one_hostile_host(
             assert swept["counts"]["untried"] == 0
             if does.damage:
                 damage(database, run)
-            judged = world.diff(database.url, run, swept["digest"])
+            evaluated = world.diff(database.url, run, swept["digest"])
             after = stored(database)
-            costs.append((swept, judged, after - before))
+            costs.append((swept, evaluated, after - before))
             honest_are_told_of(database, run, victim)
             evil = look_of(database, run)
             if does.accepted is not None:
@@ -461,17 +461,17 @@ def test_one_hostile_host(
             kind,
             f"{max(swept['seconds'] for swept, _, _ in costs):.1f}",
             f"{max(swept['mebibytes'] for swept, _, _ in costs):.0f}",
-            f"{max(judged['seconds'] for _, judged, _ in costs):.1f}",
-            f"{max(judged['mebibytes'] for _, judged, _ in costs):.0f}",
+            f"{max(evaluated['seconds'] for _, evaluated, _ in costs):.1f}",
+            f"{max(evaluated['mebibytes'] for _, evaluated, _ in costs):.0f}",
             max(events_of(database, f"{run[:-1]}{number}", HOSTILE) for number in range(does.runs)),
             f"{max(added for _, _, added in costs) / 1024:.0f}",
         )
     )
-    for swept, judged, _ in costs:
+    for swept, evaluated, _ in costs:
         assert swept["seconds"] < SWEEP_SECONDS
-        assert judged["seconds"] < SWEEP_SECONDS
+        assert evaluated["seconds"] < SWEEP_SECONDS
         assert swept["mebibytes"] < MEMORY
-        assert judged["mebibytes"] < MEMORY
+        assert evaluated["mebibytes"] < MEMORY
     # Three times retention.per_host in a day, and the honest ones' few bytes.
     assert sum(added for _, _, added in costs) < 3 * PER_HOST + MIB
 
@@ -490,7 +490,7 @@ def honest_are_told_of(database: Database, run: str, victim: str) -> None:
     assert {name: looks[name].outcome for name in HONEST} == dict.fromkeys(HONEST, Outcome.OK)
 
 
-def look_of(database: Database, run: str) -> Attempt:
+def look_of(database: Database, run: str) -> Observation:
     """What came of the hostile host's look."""
     with database.begin() as conn:
         return next(look for look in archive.looks_for(conn, run) if look.host_id == HOSTILE)

@@ -25,7 +25,7 @@ from portmon.airflow.operators.store import MAP_INDEX_TEMPLATE
 from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.config import parse_config
 from portmon.errors import AnswerError, RefusedError, ScanTimeoutError
-from portmon.model.observation import Attempt, Outcome
+from portmon.model.observation import Observation, Outcome
 from portmon.scan import answer as scan
 from portmon.storage import archive, host_keys
 from portmon.storage.database import Database
@@ -49,10 +49,10 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
-def stored(database: Database) -> Callable[[], list[Attempt]]:
-    def read() -> list[Attempt]:
+def stored(database: Database) -> Callable[[], list[Observation]]:
+    def read() -> list[Observation]:
         with database.begin() as conn:
-            return archive.attempts_to_judge(conn, frames=True)
+            return archive.observations_to_evaluate(conn, frames=True)
 
     return read
 
@@ -95,9 +95,9 @@ def context(*, run_type: str = "scheduled", try_number: int = 1, max_tries: int 
 LAST_TRY = {"try_number": 2, "max_tries": 1}
 
 
-def ports_of(attempt: Attempt) -> list[int]:
-    assert attempt.observation is not None
-    return sorted({listener.port for listener in attempt.observation.listeners})
+def ports_of(observation: Observation) -> list[int]:
+    assert observation.listing is not None
+    return sorted({listener.port for listener in observation.listing.listeners})
 
 
 def test_what_a_host_may_add_in_a_day_is_bounded(
@@ -105,9 +105,9 @@ def test_what_a_host_may_add_in_a_day_is_bounded(
 ) -> None:
     netstat.prints(listing(*range(1, 2000, 7)))
     make(server.port, per_host="1KiB").execute(context())
-    [attempt] = stored()
-    assert attempt.frames == ()
-    assert attempt.error_class in (archive.RAW_LEFT_OUT, archive.TOO_MUCH)
+    [observation] = stored()
+    assert observation.frames == ()
+    assert observation.error_class in (archive.RAW_LEFT_OUT, archive.TOO_MUCH)
     assert "retention.per_host" in caplog.text
 
 
@@ -118,15 +118,15 @@ def test_looks_and_stores(make: Any, server: PythonServer, stored: Any) -> None:
     before = datetime.now(UTC)
     # What was seen is in the database; an XCom per host would be read by nobody.
     assert make(server.port, ports=[22, 80]).execute(context()) is None
-    [attempt] = stored()
-    assert attempt.outcome is Outcome.OK
-    assert ports_of(attempt) == [22, 80]
-    assert attempt.observation is not None
-    assert attempt.observation.listeners[0].program == "nginx: master"
-    assert (attempt.run_id, attempt.try_number) == ("run-1", 1)
-    assert attempt.logical_date == datetime(2026, 1, 1, tzinfo=UTC)
-    assert before <= attempt.observed_at <= datetime.now(UTC)
-    assert len(attempt.frames) == 1
+    [observation] = stored()
+    assert observation.outcome is Outcome.OK
+    assert ports_of(observation) == [22, 80]
+    assert observation.listing is not None
+    assert observation.listing.listeners[0].program == "nginx: master"
+    assert (observation.run_id, observation.try_number) == ("run-1", 1)
+    assert observation.logical_date == datetime(2026, 1, 1, tzinfo=UTC)
+    assert before <= observation.observed_at <= datetime.now(UTC)
+    assert len(observation.frames) == 1
     assert len(server.commands) == 1
 
 
@@ -254,9 +254,9 @@ def test_port_that_comes_back_is_not_missing(
 ) -> None:
     netstat.prints(listing(22, 8080), listing(22, 80))
     make(server.port, ports=[22, 80]).execute(context())
-    [attempt] = stored()
-    assert ports_of(attempt) == [22, 80, 8080]
-    assert len(attempt.frames) == 2
+    [observation] = stored()
+    assert ports_of(observation) == [22, 80, 8080]
+    assert len(observation.frames) == 2
     assert (server.connections, len(server.commands)) == (1, 2)
 
 
@@ -266,9 +266,9 @@ def test_port_missing_in_both_answers_is_missing(
     caplog.set_level(logging.INFO)
     netstat.prints(listing(22))
     make(server.port, ports=[22, 80]).execute(context())
-    [attempt] = stored()
-    assert attempt.outcome is Outcome.OK
-    assert ports_of(attempt) == [22]
+    [observation] = stored()
+    assert observation.outcome is Outcome.OK
+    assert ports_of(observation) == [22]
     assert (server.connections, len(server.commands)) == (1, 2)
     assert "Missing: 80. Asking once more in 0.01 s over the same connection" in caplog.text
     assert "Missing in both answers: 80" in caplog.text
@@ -298,9 +298,9 @@ def test_second_answer_that_is_no_good_makes_all_of_it_invalid(
         operator = make(server.port, ports=[22, 80], command_timeout=2.0)
         with pytest.raises(AnswerError, match="80 missing, and no second answer that confirms it: "):
             operator.execute(context(**LAST_TRY))
-    [attempt] = stored()
-    assert (attempt.outcome, attempt.error_class) == (Outcome.INVALID, "probe")
-    assert attempt.observation is None
+    [observation] = stored()
+    assert (observation.outcome, observation.error_class) == (Outcome.INVALID, "probe")
+    assert observation.listing is None
 
 
 # ── failures ────────────────────────────────────────────────────────────────────────────────────
@@ -333,16 +333,16 @@ def test_answer_that_is_no_frame_is_invalid(
     assert str(caught.value).isprintable()
     assert caught.value.__suppress_context__
     assert caught.value.__cause__ is None
-    [attempt] = stored()
-    assert (attempt.outcome, attempt.error_class, attempt.frames) == (Outcome.INVALID, "probe", ())
-    assert attempt.error == str(caught.value)
+    [observation] = stored()
+    assert (observation.outcome, observation.error_class, observation.frames) == (Outcome.INVALID, "probe", ())
+    assert observation.error == str(caught.value)
 
 
 def test_answer_over_the_limit_is_invalid(make: Any, server: PythonServer, netstat: FakeNetstat, stored: Any) -> None:
     netstat.prints(listing(*range(1, 1000)))
     with pytest.raises(AnswerError, match="over the limit of 4 KiB"):
         make(server.port, max_output=4096).execute(context(**LAST_TRY))
-    assert [attempt.outcome for attempt in stored()] == [Outcome.INVALID]
+    assert [observation.outcome for observation in stored()] == [Outcome.INVALID]
 
 
 def test_unreachable_is_stored_by_the_last_try_alone(make: Any, stored: Any) -> None:
@@ -352,8 +352,8 @@ def test_unreachable_is_stored_by_the_last_try_alone(make: Any, stored: Any) -> 
     assert stored() == []
     with pytest.raises(RefusedError):
         make(port).execute(context(try_number=2, max_tries=1))
-    [attempt] = stored()
-    assert (attempt.outcome, attempt.error_class, attempt.try_number) == (Outcome.UNREACHABLE, "refused", 2)
+    [observation] = stored()
+    assert (observation.outcome, observation.error_class, observation.try_number) == (Outcome.UNREACHABLE, "refused", 2)
 
 
 def test_without_retries_the_first_try_is_the_last(make: Any, stored: Any) -> None:
@@ -368,14 +368,14 @@ def test_refused_login_is_final_at_once(make: Any, host_key: paramiko.PKey, stor
         pytest.raises(AirflowFailException, match="refused user 'monitor'"),
     ):
         make(server.port).execute(context(try_number=1, max_tries=1))
-    [attempt] = stored()
-    assert (attempt.outcome, attempt.error_class) == (Outcome.UNREACHABLE, "authentication")
+    [observation] = stored()
+    assert (observation.outcome, observation.error_class) == (Outcome.UNREACHABLE, "authentication")
 
 
 def test_missing_connection_is_final_at_once(make: Any, stored: Any) -> None:
     with pytest.raises(AirflowFailException, match="`gone` isn't defined"):
         make(22, conn_id="gone").execute(context())
-    assert [attempt.error_class for attempt in stored()] == ["setup"]
+    assert [observation.error_class for observation in stored()] == ["setup"]
 
 
 def test_changed_host_key(
@@ -391,7 +391,7 @@ def test_changed_host_key(
             with pytest.raises(AirflowFailException, match=r"host key changed.*hostkeys accept"):
                 make(server.port).execute(context())
         assert server.offered == []
-        assert {attempt.error_class for attempt in stored()} == {"host_key_changed"}
+        assert {observation.error_class for observation in stored()} == {"host_key_changed"}
         with database.begin() as conn:
             assert host_keys.accept(conn, endpoint, host_key.fingerprint)
 
@@ -415,9 +415,9 @@ def test_a_task_of_an_old_run_that_is_cleared_opens_no_connection(
     make: Any, server: PythonServer, stored: Any, follow: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     follow("run-1")
-    with pytest.raises(AirflowSkipException, match="a later run was judged since run-1 began"):
+    with pytest.raises(AirflowSkipException, match="a later run was evaluated since run-1 began"):
         make(server.port).execute(context(try_number=2, max_tries=3))
-    assert "Skipped: a later run was judged since run-1 began" in caplog.text
+    assert "Skipped: a later run was evaluated since run-1 began" in caplog.text
     assert server.connections == 0
     assert stored() == []
     follow("another run")
@@ -431,9 +431,9 @@ def test_time_limit_of_the_task(make: Any, stored: Any) -> None:
         operator.execution_timeout = timedelta(seconds=90)
         with pytest.raises(AirflowTaskTimeout), timeout(0.3):
             operator.execute(context(**LAST_TRY))
-    [attempt] = stored()
-    assert (attempt.outcome, attempt.error_class) == (Outcome.UNREACHABLE, "timeout")
-    assert "longer than 90 s" in (attempt.error or "")
+    [observation] = stored()
+    assert (observation.outcome, observation.error_class) == (Outcome.UNREACHABLE, "timeout")
+    assert "longer than 90 s" in (observation.error or "")
 
 
 def test_kill_hangs_up_and_stores_nothing(make: Any, host_key: paramiko.PKey, user_key: Path, stored: Any) -> None:
@@ -478,9 +478,9 @@ def test_fault_of_this_program_is_stored_as_such_simulated(
     monkeypatch.setattr("portmon.scan.answer.read_answer", broken)
     with pytest.raises(ZeroDivisionError):
         make(server.port).execute(context(**LAST_TRY))
-    [attempt] = stored()
-    assert (attempt.outcome, attempt.error_class) == (Outcome.INVALID, "internal")
-    assert attempt.error == "ZeroDivisionError: a \\x1b fault"
+    [observation] = stored()
+    assert (observation.outcome, observation.error_class) == (Outcome.INVALID, "internal")
+    assert observation.error == "ZeroDivisionError: a \\x1b fault"
 
 
 def test_database_that_fails_does_not_hide_the_hosts_error_simulated(
@@ -506,11 +506,11 @@ def test_dry_run_leaves_no_trace(
     assert stored() == []
     with database.begin() as conn:
         assert host_keys.list_all(conn) == []
-    attempt = scan.attempt_from_xcom(json.loads(json.dumps(result)))
-    assert attempt.host_id == "cmdb-1"
-    assert attempt.outcome is Outcome.OK
-    assert ports_of(attempt) == [22, 80, 8080]
-    assert attempt.logical_date == datetime(2026, 1, 1, tzinfo=UTC)
+    observation = scan.observation_from_xcom(json.loads(json.dumps(result)))
+    assert observation.host_id == "cmdb-1"
+    assert observation.outcome is Outcome.OK
+    assert ports_of(observation) == [22, 80, 8080]
+    assert observation.logical_date == datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_dry_run_that_fails_leaves_no_trace(make: Any, stored: Any) -> None:
@@ -578,9 +578,9 @@ def test_openssh(make: Any, netstat: FakeNetstat, tmp_path: Path, stored: Any) -
 def test_openssh_with_the_machines_own_netstat(make: Any, tmp_path: Path, stored: Any) -> None:
     with openssh(tmp_path / "sshd") as server:
         make(server.port, login=server.user, key=server.user_key, ports=[server.port]).execute(context())
-        [attempt] = stored()
-        assert server.port in ports_of(attempt)
-        assert len(attempt.frames) == 1
+        [observation] = stored()
+        assert server.port in ports_of(observation)
+        assert len(observation.frames) == 1
 
 
 @pytest.mark.slow
@@ -610,9 +610,9 @@ def test_openssh_confirms_over_one_connection(make: Any, netstat: FakeNetstat, t
     with openssh(tmp_path / "sshd", path=netstat.path) as server:
         make(server.port, login=server.user, key=server.user_key, ports=[22, 80]).execute(context())
         assert server.logins() == 1
-    [attempt] = stored()
-    assert ports_of(attempt) == [22, 80]
-    assert len(attempt.frames) == 2
+    [observation] = stored()
+    assert ports_of(observation) == [22, 80]
+    assert len(observation.frames) == 2
 
 
 @pytest.mark.slow
@@ -622,7 +622,7 @@ def test_openssh_shell_that_dies_in_the_answer(make: Any, tmp_path: Path, stored
     forced = 'ForceCommand sh -c "$SSH_ORIGINAL_COMMAND" | head -c 100'
     with openssh(tmp_path / "sshd", config=forced) as server, pytest.raises(AnswerError):
         make(server.port, login=server.user, key=server.user_key).execute(context(**LAST_TRY))
-    assert [attempt.outcome for attempt in stored()] == [Outcome.INVALID]
+    assert [observation.outcome for observation in stored()] == [Outcome.INVALID]
 
 
 @pytest.mark.slow

@@ -25,9 +25,9 @@ from portmon.airflow.operators.sweep import HostVisit, SweepOperator
 from portmon.config import Config, parse_config
 from portmon.errors import StorageError
 from portmon.model.host import Host, Inventory
-from portmon.model.observation import Attempt, Outcome
+from portmon.model.observation import Observation, Outcome
 from portmon.scan import answer as scan
-from portmon.steps.evaluate import judge_run
+from portmon.steps.evaluate import evaluate_run
 from portmon.steps.plan import plan_hosts, plan_sweep
 from portmon.steps.run import Run
 from portmon.storage import archive, contents, decisions, host_keys, hosts, inventory, tables
@@ -94,14 +94,16 @@ class Scene:
     def own_tasks(self, run: Run = RUN, swept: Mapping[str, bool] | None = None) -> list[str]:
         return [item["id"] for item in plan_hosts(self.database, self.parsed(), run, self.digest, swept=swept or {})]
 
-    def judge(self, run: Run) -> dict[str, int]:
+    def evaluate(self, run: Run) -> dict[str, int]:
         """What follows a sweep."""
         interval, now = timedelta(minutes=5), datetime.now(UTC)
-        return judge_run(self.database, self.parsed(), run, self.digest, planned={}, interval=interval, now=now)
+        return evaluate_run(self.database, self.parsed(), run, self.digest, planned={}, interval=interval, now=now)
 
-    def stored(self) -> dict[str, Attempt]:
+    def stored(self) -> dict[str, Observation]:
         with self.database.begin() as conn:
-            return {attempt.host_id: attempt for attempt in archive.attempts_to_judge(conn, frames=True)}
+            return {
+                observation.host_id: observation for observation in archive.observations_to_evaluate(conn, frames=True)
+            }
 
 
 @pytest.fixture
@@ -114,9 +116,9 @@ def at(port: int, number: int = 0, **values: Any) -> Host:
     return Host(f"id-{number}", f"web{number}", "127.0.0.1", port, **values)
 
 
-def ports_of(attempt: Attempt) -> list[int]:
-    assert attempt.observation is not None
-    return sorted({listener.port for listener in attempt.observation.listeners})
+def ports_of(observation: Observation) -> list[int]:
+    assert observation.listing is not None
+    return sorted({listener.port for listener in observation.listing.listeners})
 
 
 def test_looks_and_stores(scene: Scene, server: PythonServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,11 +127,11 @@ def test_looks_and_stores(scene: Scene, server: PythonServer, caplog: pytest.Log
     assert result == {"hosts": 20, "ok": 20, "failed": 0, "untried": 0}
     stored = scene.stored()
     assert len(stored) == 20
-    for attempt in stored.values():
-        assert attempt.outcome is Outcome.OK
-        assert ports_of(attempt) == [22, 80]
-        assert (attempt.run_id, attempt.try_number, attempt.logical_date) == ("run-1", 1, NOW)
-        assert 0 < attempt.duration < 60
+    for observation in stored.values():
+        assert observation.outcome is Outcome.OK
+        assert ports_of(observation) == [22, 80]
+        assert (observation.run_id, observation.try_number, observation.logical_date) == ("run-1", 1, NOW)
+        assert 0 < observation.duration < 60
     assert (server.connections, len(server.commands)) == (20, 20)
     assert scene.own_tasks() == []
     messages = [record.getMessage() for record in caplog.records if record.name == "portmon.airflow.operators.sweep"]
@@ -213,8 +215,8 @@ def test_a_port_that_is_missing_is_asked_for_once_more_over_the_same_connection(
     netstat.prints(listing(22), listing(22, 80))
     scene.config["declared"] = [{"port": [22, 80]}]
     scene.sweep([at(server.port)])
-    (attempt,) = scene.stored().values()
-    assert (ports_of(attempt), attempt.confirmed, len(attempt.frames)) == ([22, 80], True, 2)
+    (observation,) = scene.stored().values()
+    assert (ports_of(observation), observation.confirmed, len(observation.frames)) == ([22, 80], True, 2)
     assert (server.connections, len(server.commands)) == (1, 2)
     assert "web0 (127.0.0.1): back in the second answer: 80" in caplog.text
     netstat.prints(listing(22))
@@ -242,7 +244,7 @@ def test_hosts_that_wait_to_confirm_hold_no_login(scene: Scene, server: PythonSe
     operator = scene.operator([at(server.port, number) for number in range(4)])
     results: list[Any] = []
     thread = in_background(operator, scene, results)
-    wait_until(lambda: operator._crew is not None and operator._crew.parked() == 4, "four parked hosts")
+    wait_until(lambda: operator._pool is not None and operator._pool.parked() == 4, "four parked hosts")
     assert (server.connections, len(server.commands)) == (4, 4)
     operator.on_kill()
     thread.join(30)
@@ -260,7 +262,9 @@ def test_silent_and_unusable_hosts_hold_up_nobody(scene: Scene, server: PythonSe
         scene.config["ssh"]["max_logins"] = 2
         result = scene.sweep([*odd, *(at(server.port, number) for number in range(10))])
     assert (result["ok"], result["failed"]) == (10, 12)
-    classes = {host_id: attempt.error_class for host_id, attempt in scene.stored().items() if attempt.error_class}
+    classes = {
+        host_id: observation.error_class for host_id, observation in scene.stored().items() if observation.error_class
+    }
     assert classes == {
         **{f"id-{number}": "timeout" for number in range(10, 20)},
         "id-20": "dns",
@@ -289,14 +293,14 @@ def test_first_host_keys_are_kept_and_a_changed_one_is_reported(
 def test_another_try_goes_on_where_the_first_ended(scene: Scene, server: PythonServer) -> None:
     listed = [at(server.port, number) for number in range(10)]
     operator = scene.operator(listed)
-    real = archive.save_attempts
+    real = archive.save_observations
     calls = []
 
-    def broken(conn: Any, attempts: Any) -> Any:
-        calls.append(len(attempts))
+    def broken(conn: Any, observations: Any) -> Any:
+        calls.append(len(observations))
         if len(calls) > 1:
             raise OSError("the database is away")
-        return real(conn, attempts)
+        return real(conn, observations)
 
     scene.monkeypatch.setattr("portmon.airflow.operators.sweep.STORE_MOST", 4)
     scene.monkeypatch.setattr(archive, "save_attempts", broken)
@@ -349,7 +353,7 @@ def test_what_a_dry_run_saw_goes_from_task_to_task(scene: Scene, server: PythonS
         conn.execute(update(tables.hosts).where(tables.hosts.c.host_id == "id-2").values(failures=1))
     result = scene.sweep(listed, dry_run=True)
     with scene.database.begin() as conn:
-        looks = [scan.attempt_from_xcom(look) for look in json.loads(contents.get(conn, result["looks"]))]
+        looks = [scan.observation_from_xcom(look) for look in json.loads(contents.get(conn, result["looks"]))]
     found = {look.host_id: look for look in looks}
     assert {host_id: (look.outcome, look.error_class, look.provisional) for host_id, look in found.items()} == {
         "id-0": (Outcome.OK, None, False),
@@ -374,25 +378,25 @@ def test_an_old_run_that_is_cleared_asks_nobody(
 ) -> None:
     operator = scene.operator([at(server.port)])
     follow(RUN.run_id)
-    with pytest.raises(AirflowSkipException, match="a later run was judged since run-1 began"):
+    with pytest.raises(AirflowSkipException, match="a later run was evaluated since run-1 began"):
         operator.execute(scene.context(RUN, try_number=2))
-    assert "Skipped: a later run was judged since run-1 began" in caplog.text
+    assert "Skipped: a later run was evaluated since run-1 began" in caplog.text
     assert server.connections == 0
 
 
 def test_a_fault_of_this_program_fails_one_host_simulated(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from portmon.scan.host import HostLook
+    from portmon.scan.host import HostScan
 
-    real = HostLook.ask
+    real = HostScan.ask
 
-    def broken(self: HostLook, session: Any) -> Any:
+    def broken(self: HostScan, session: Any) -> Any:
         if self.record.host_id == "id-1":
             raise KeyError("a fault")
         return real(self, session)
 
-    monkeypatch.setattr(HostLook, "ask", broken)
+    monkeypatch.setattr(HostScan, "ask", broken)
     scene.sweep([at(server.port, number) for number in range(3)])
     assert {host_id: one.error_class for host_id, one in scene.stored().items()} == {
         "id-0": None, "id-1": "internal", "id-2": None,
@@ -404,16 +408,16 @@ def test_a_fault_of_this_program_fails_one_host_simulated(
 def test_a_look_that_does_not_come_back_is_a_time_out_of_its_host(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from portmon.scan.host import HostLook
+    from portmon.scan.host import HostScan
 
-    real, over = HostLook.ask, threading.Event()
+    real, over = HostScan.ask, threading.Event()
 
-    def hanging(self: HostLook, session: Any) -> Any:
+    def hanging(self: HostScan, session: Any) -> Any:
         if self.record.host_id in ("id-1", "id-2"):
             over.wait(60)
         return real(self, session)
 
-    monkeypatch.setattr(HostLook, "ask", hanging)
+    monkeypatch.setattr(HostScan, "ask", hanging)
     # Enough for a login here, however busy this machine.
     monkeypatch.setattr(
         "portmon.airflow.operators.sweep.limits", SimpleNamespace(SWEEP=timeouts.SWEEP, LOOK=timedelta(seconds=8))
@@ -527,11 +531,11 @@ def test_logins_through_one_bastion_are_few(
 
 
 def rounds(scene: Scene, listed: Sequence[Host], count: int) -> None:
-    """Runs that end with their judgement."""
+    """Runs that end with their evaluation."""
     for number in range(count):
         run = Run(f"round-{number}", "scheduled", NOW)
         scene.sweep(listed, run=run)
-        scene.judge(run)
+        scene.evaluate(run)
 
 
 @pytest.fixture
@@ -555,8 +559,11 @@ def test_what_a_host_may_add_in_a_day_is_bounded(scene: Scene, server: PythonSer
     scene.config["retention"] = {"per_host": "1KiB"}
     netstat.prints(listing(*range(1, 2000, 7)))
     assert scene.sweep([at(server.port, number) for number in range(2)])["ok"] == 2
-    assert {attempt.error_class for attempt in scene.stored().values()} <= {archive.RAW_LEFT_OUT, archive.TOO_MUCH}
-    assert {attempt.frames for attempt in scene.stored().values()} == {()}
+    assert {observation.error_class for observation in scene.stored().values()} <= {
+        archive.RAW_LEFT_OUT,
+        archive.TOO_MUCH,
+    }
+    assert {observation.frames for observation in scene.stored().values()} == {()}
 
 
 def test_an_answer_that_says_nothing_new_of_a_settled_host_is_not_read(
@@ -575,8 +582,8 @@ def test_an_answer_that_says_nothing_new_of_a_settled_host_is_not_read(
     assert [ports_of(look) for look in looks] == [[22, 80]] * 3
     assert all(len(frames) == 1 and b"LISTEN" in frames[0] for frames in raw)
     # It is evidence as any other.
-    summary = scene.judge(LATER)
-    assert (summary["judged"], summary["scanned"]) == (3, 3)
+    summary = scene.evaluate(LATER)
+    assert (summary["evaluated"], summary["scanned"]) == (3, 3)
     # As soon as something is missing it is read, and asked for once more.
     netstat.prints(listing(22))
     scene.sweep(listed, run=Run("missing", "scheduled", NOW))

@@ -26,7 +26,7 @@ def queued(
     message: str | None = None,
     reminder: bool = False,
     since: datetime | None = None,
-    attempts: int = 0,
+    observations: int = 0,
     host: str = "h1",
     **labels: str,
 ) -> Queued:
@@ -44,7 +44,9 @@ def queued(
     role, group = alert_role(kind, {}), alert_group(kind, {})
     assert role is not None
     assert group is not None
-    return Queued(event, seq, alert or f"a-{host}-{port}", role, group, route, attempts, done, message, reminder, since)
+    return Queued(
+        event, seq, alert or f"a-{host}-{port}", role, group, route, observations, done, message, reminder, since
+    )
 
 
 def ids(batches: Iterable[Batch]) -> list[list[str]]:
@@ -102,7 +104,7 @@ def test_one_message_per_route_label_and_targets_that_are_left() -> None:
 
 
 def test_what_was_tried_often_comes_last() -> None:
-    queue = [queued(1, DOWN, 1, attempts=5, route="other"), queued(2, DOWN, 2)]
+    queue = [queued(1, DOWN, 1, tries=5, route="other"), queued(2, DOWN, 2)]
     assert ids(next_batches(queue, AlertGroup.DOWN, group_by={})) == [["e2"], ["e1"]]
 
 
@@ -113,7 +115,7 @@ def test_several_notices_of_one_port_are_one_message() -> None:
 
 def test_two_messages_about_one_port_do_not_go_side_by_side() -> None:
     # The first may have come through: it goes again as the message that it was, which is another than the second's.
-    queue = [queued(1, UP, alert="a", message="m", attempts=3), queued(2, UP, alert="b")]
+    queue = [queued(1, UP, alert="a", message="m", tries=3), queued(2, UP, alert="b")]
     assert ids(next_batches(queue, AlertGroup.RECOVERED, group_by=SAME)) == [["e1"]]
 
 
@@ -141,8 +143,8 @@ def test_news_and_reminders_are_messages_of_their_own() -> None:
 
 
 def test_what_was_not_answered_rests_longer_each_time() -> None:
-    one = dataclasses.replace(queued(1, DOWN, message="m", attempts=1), tried_at=NOW)
-    rests = [dataclasses.replace(one, attempts=number).rests_until for number in (1, 2, 3, 6, 50)]
+    one = dataclasses.replace(queued(1, DOWN, message="m", tries=1), tried_at=NOW)
+    rests = [dataclasses.replace(one, tries=number).rests_until for number in (1, 2, 3, 6, 50)]
     assert [(until - NOW).total_seconds() / 60 for until in rests if until] == [2, 4, 8, 60, 60]
     for moment, expected in ((NOW + timedelta(seconds=119), []), (NOW + timedelta(minutes=2), [["e1"]])):
         assert ids(next_batches([one], AlertGroup.DOWN, group_by=SAME, now=moment)) == expected

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from portmon.alerting.silences import Mute, muted, parse_weekly, zone
+from portmon.alerting.silences import Silence, parse_weekly, silenced, zone
 from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
 
@@ -20,7 +20,7 @@ HOUR = timedelta(hours=1)
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-def mute(**values: Any) -> Mute:
+def silence(**values: Any) -> Silence:
     defaults = {
         "id": 7,
         "alert_id": None,
@@ -36,7 +36,7 @@ def mute(**values: Any) -> Mute:
         "reason": "kernel updates",
         "created_at": NOW,
     }
-    return Mute(**{**defaults, **values})
+    return Silence(**{**defaults, **values})
 
 
 def event(**values: Any) -> Event:
@@ -76,7 +76,7 @@ MONITOR = event(host_id=None, host_name=None, protocol=None, port=None, program=
     ],
 )
 def test_everything_given_must_match(given: dict[str, Any], port: bool, host: bool, monitor: bool) -> None:
-    made = mute(**given)
+    made = silence(**given)
     assert [made.matches(one, None) for one in (event(), OF_HOST, MONITOR)] == [port, host, monitor]
     # To be part of an alert makes no difference.
     assert made.matches(event(), "a") is port
@@ -100,14 +100,14 @@ def test_everything_given_must_match(given: dict[str, Any], port: bool, host: bo
 )
 def test_the_host_as_it_was_or_as_it_is_now(given: dict[str, Any], hit: bool) -> None:
     now = Host("1", "old-web01", "a", labels={"role": "gone"})
-    made = mute(**given)
+    made = silence(**given)
     assert made.matches(event(), "a", now) is hit
-    assert (muted([made], event(), "a", NOW, now) is made) is hit
-    assert mute(alert_id="b", **given).matches(event(), "a", now) is False
+    assert (silenced([made], event(), "a", NOW, now) is made) is hit
+    assert silence(alert_id="b", **given).matches(event(), "a", now) is False
 
 
 def test_an_acknowledgement_is_of_one_alert() -> None:
-    made = mute(alert_id="a")
+    made = silence(alert_id="a")
     assert [made.matches(one, "a") for one in (event(), OF_HOST, MONITOR)] == [True] * 3
     assert not made.matches(event(), "b")
     assert not made.matches(event(), None)
@@ -125,24 +125,24 @@ def test_an_acknowledgement_is_of_one_alert() -> None:
     ],
 )
 def test_hosts_that_are_concerned(given: dict[str, Any], hit: bool) -> None:
-    assert mute(**given).matches_host(Host("1", "web01", "a", labels={"role": "web"})) is hit
+    assert silence(**given).matches_host(Host("1", "web01", "a", labels={"role": "web"})) is hit
 
 
 def test_the_first_that_counts_and_matches() -> None:
-    later = mute(id=1, hosts=("*",), starts_at=NOW + HOUR)
-    other = mute(id=2, hosts=("db*",))
-    first, second = mute(id=3, hosts=("web*",)), mute(id=4, alert_id="a")
-    assert muted([later, other, first, second], event(), "a", NOW) is first
-    assert muted([later, other, second, first], event(), "a", NOW) is second
-    assert muted([later, other, first, second], event(), "a", NOW + HOUR) is later
-    assert muted([later, other], event(), "a", NOW) is None
+    later = silence(id=1, hosts=("*",), starts_at=NOW + HOUR)
+    other = silence(id=2, hosts=("db*",))
+    first, second = silence(id=3, hosts=("web*",)), silence(id=4, alert_id="a")
+    assert silenced([later, other, first, second], event(), "a", NOW) is first
+    assert silenced([later, other, second, first], event(), "a", NOW) is second
+    assert silenced([later, other, first, second], event(), "a", NOW + HOUR) is later
+    assert silenced([later, other], event(), "a", NOW) is None
 
 
 # ── when ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_from_start_to_end() -> None:
-    made = mute(starts_at=NOW, ends_at=NOW + HOUR)
+    made = silence(starts_at=NOW, ends_at=NOW + HOUR)
     tick = timedelta(microseconds=1)
     moments = [NOW - tick, NOW, NOW + HOUR - tick, NOW + HOUR]
     assert [made.active(at) for at in moments] == [False, True, True, False]
@@ -151,7 +151,7 @@ def test_from_start_to_end() -> None:
 
 
 def test_lifted_before_its_time() -> None:
-    made = mute(ends_at=NOW + HOUR, lifted_at=NOW + HOUR / 2, lifted_by="bob")
+    made = silence(ends_at=NOW + HOUR, lifted_at=NOW + HOUR / 2, lifted_by="bob")
     assert made.active(NOW)
     assert not made.active(NOW + HOUR / 2)
     assert made.next_start(NOW + HOUR / 2) is None
@@ -210,8 +210,8 @@ def test_what_is_no_time_zone(name: str) -> None:
 
 
 @pytest.mark.parametrize("broken", [{"timezone": "Gone/Zone"}, {"weekly": ("Someday",)}])
-def test_what_can_not_be_read_mutes_nothing(broken: dict[str, Any]) -> None:
-    made = mute(hosts=("*",), **{"weekly": ("Mon-Sun 00:00-24:00",), **broken})
+def test_what_can_not_be_read_silences_nothing(broken: dict[str, Any]) -> None:
+    made = silence(hosts=("*",), **{"weekly": ("Mon-Sun 00:00-24:00",), **broken})
     assert not made.active(NOW)
     assert made.next_start(NOW) is None
 
@@ -221,7 +221,7 @@ def test_what_can_not_be_read_mutes_nothing(broken: dict[str, Any]) -> None:
 
 def active_hours(text: str, first: str, hours: int) -> list[str]:
     """UTC times, by the quarter, at which a schedule in Berlin begins or ends."""
-    made = mute(starts_at=datetime(2026, 1, 1, tzinfo=UTC), weekly=(text,), timezone="Europe/Berlin", hosts=("*",))
+    made = silence(starts_at=datetime(2026, 1, 1, tzinfo=UTC), weekly=(text,), timezone="Europe/Berlin", hosts=("*",))
     at = datetime.fromisoformat(first)
     changes, before = [], made.active(at - timedelta(minutes=15))
     for _ in range(hours * 4 + 1):
@@ -275,7 +275,7 @@ def test_the_hour_that_comes_twice(text: str, changes: list[str]) -> None:
     ],
 )
 def test_when_it_begins_next(text: str, now: str, then: str) -> None:
-    made = mute(starts_at=datetime(2026, 1, 1, tzinfo=UTC), weekly=(text,), timezone="Europe/Berlin", hosts=("*",))
+    made = silence(starts_at=datetime(2026, 1, 1, tzinfo=UTC), weekly=(text,), timezone="Europe/Berlin", hosts=("*",))
     assert made.next_start(datetime.fromisoformat(f"{now}+00:00")) == datetime.fromisoformat(f"{then}+00:00")
 
 
@@ -325,7 +325,7 @@ def test_any_schedule(
     now = moment.replace(tzinfo=UTC)
     starts_at = now + timedelta(minutes=start)
     ends_at = None if end is None else now + timedelta(minutes=end)
-    made = mute(
+    made = silence(
         hosts=("*",),
         weekly=tuple(map(text_of, schedules)),
         timezone=name,
@@ -359,18 +359,18 @@ def test_any_schedule(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"ends_at": NOW + 16 * HOUR}, "muted by alice until 2026-01-02 04:00 UTC: kernel updates (mute 7)"),
-        ({"weekly": ("Sun 02:00-04:00",), "timezone": "Europe/Berlin"}, "muted by alice Sun 02:00-04:00 Europe/Berlin: kernel updates (mute 7)"),
-        ({"weekly": ("Sun 02:00-04:00",), "ends_at": NOW, "reason": ""}, "muted by alice Sun 02:00-04:00 UTC until 2026-01-01 12:00 UTC (mute 7)"),
+        ({"ends_at": NOW + 16 * HOUR}, "silenced by alice until 2026-01-02 04:00 UTC: kernel updates (silence 7)"),
+        ({"weekly": ("Sun 02:00-04:00",), "timezone": "Europe/Berlin"}, "silenced by alice Sun 02:00-04:00 Europe/Berlin: kernel updates (silence 7)"),
+        ({"weekly": ("Sun 02:00-04:00",), "ends_at": NOW, "reason": ""}, "silenced by alice Sun 02:00-04:00 UTC until 2026-01-01 12:00 UTC (silence 7)"),
         ({"alert_id": "a", "author": "bob", "reason": "on it"}, "acknowledged by bob: on it"),
         ({"alert_id": "a", "author": "bob", "reason": "", "ends_at": NOW}, "acknowledged by bob until 2026-01-01 12:00 UTC"),
     ],
 )  # fmt: skip
 def test_what_is_told_of_a_message_that_is_withheld(given: dict[str, Any], told: str) -> None:
-    assert mute(**given).told() == told
+    assert silence(**given).told() == told
 
 
 def test_what_it_is_about() -> None:
-    made = mute(hosts=("a*", "b"), labels={"role": ("web", "db")}, ports=((1, 1), (80, 90)), programs=("nginx",))
+    made = silence(hosts=("a*", "b"), labels={"role": ("web", "db")}, ports=((1, 1), (80, 90)), programs=("nginx",))
     assert made.what() == "host a*|b and label role=web|db and port 1,80-90 and program nginx"
-    assert mute(alert_id="x").what() == "alert x"
+    assert silence(alert_id="x").what() == "alert x"

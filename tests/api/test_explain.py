@@ -14,15 +14,14 @@ from portmon.api.explain import explain
 from portmon.config import parse_config
 from portmon.errors import CommandError
 from portmon.model.host import Host, Inventory
-from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.steps.deliver import deliver_group
 from portmon.steps.dispatch import groups_to_alert
-from portmon.steps.evaluate import judge_run
+from portmon.steps.evaluate import evaluate_run
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import archive, decisions, outbox
-from portmon.storage import silences as mutes
+from portmon.storage import archive, decisions, outbox, silences
 from tests.worlds.databases import migrated
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -65,15 +64,15 @@ class World:
             for host in self.listed:
                 if all_fail or (fails and host.id == WEB1.id):
                     error = fails or "no answer"
-                    attempt = Attempt(
+                    observation = Observation(
                         host.id, outcome=Outcome.UNREACHABLE, error_class="timeout", error=error, **common
                     )
                 else:
                     mine = listeners if host.id == WEB1.id else (listener(22, "sshd"),)
-                    seen = Observation("netstat", 0, boot_id=boot + host.id, netns=1, listeners=mine)
-                    attempt = Attempt(host.id, outcome=Outcome.OK, observation=seen, **common)
-                archive.save_attempt(conn, attempt)
-        judge_run(
+                    seen = Listing("netstat", 0, boot_id=boot + host.id, netns=1, listeners=mine)
+                    observation = Observation(host.id, outcome=Outcome.OK, listing=seen, **common)
+                archive.save_observation(conn, observation)
+        evaluate_run(
             self.database, self.config, run, fetched.digest, planned={"1": ("netstat", 0)}, interval=FIVE, now=self.now
         )
         self.number += 1
@@ -344,7 +343,7 @@ def test_excluded_by_a_rule(world: World) -> None:
     assert "learned" not in world.tell()
     # The rule is gone, but there was no run since.
     world.configure("rules: []")
-    assert "but is not watched: the next run judges it by the rules in force.\n" in world.tell()
+    assert "but is not watched: the next run evaluates it by the rules in force.\n" in world.tell()
     assert "It was learned and is watched: no rule says otherwise.\n" in world.tell(port=81)
     world.configure("rules: [{action: deny, port: 81}]")
     assert f"the next run drops it: {world.config.where('rules', 0)} denies it.\n" in world.tell(port=81)
@@ -404,7 +403,7 @@ def test_whether_anybody_was_told(world: World) -> None:
 def test_why_somebody_was_not_told(world: World) -> None:
     world.see(listener(80))
     with world.database.begin() as conn:
-        mutes.add(
+        silences.add(
             conn,
             ports=((80, 80),),
             starts_at=world.now,
@@ -415,8 +414,8 @@ def test_why_somebody_was_not_told(world: World) -> None:
         )
     world.see()
     assert groups_to_alert(world.database, world.config, now=world.now, interval=FIVE) == set()
-    assert world.tell().endswith(": upgrade (mute 1))")
-    assert "; log: withheld (muted by alice until " in world.tell()
+    assert world.tell().endswith(": upgrade (silence 1))")
+    assert "; log: withheld (silenced by alice until " in world.tell()
 
 
 def test_hostile_text_stays_in_its_line(world: World) -> None:

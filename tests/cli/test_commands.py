@@ -13,8 +13,7 @@ from typer.testing import CliRunner, Result
 from portmon.cli import app
 from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
-from portmon.storage import host_keys, hosts, outbox
-from portmon.storage import silences as mutes
+from portmon.storage import host_keys, hosts, outbox, silences
 from portmon.storage.database import Database
 from portmon.storage.tables import alerts, deliveries
 from tests.worlds.databases import migrated
@@ -145,11 +144,11 @@ def test_check_knows_what_is_withheld(fleet: Database, tmp_path: Path) -> None:
     with fleet.begin() as conn:
         now = datetime.now(UTC)
         end = now + timedelta(hours=1)
-        mutes.add(conn, hosts=["web01"], ports=[(443, 443)], ends_at=end, author="ann", reason="updates", now=now)
-    withheld = f"withheld now: muted by ann until {end:%Y-%m-%d %H:%M} UTC: updates (mute 1)"
+        silences.add(conn, hosts=["web01"], ports=[(443, 443)], ends_at=end, author="ann", reason="updates", now=now)
+    withheld = f"withheld now: silenced by ann until {end:%Y-%m-%d %H:%M} UTC: updates (silence 1)"
     assert example(tmp_path, "--host", "1", "--port", "443", "--kind", "down")[-1] == withheld
     assert example(tmp_path, "--host", "1", "--port", "444", "--kind", "down")[-1] == "withheld now: no"
-    # What ends something is told to whoever got its beginning, muted or not.
+    # What ends something is told to whoever got its beginning, silenced or not.
     told = example(tmp_path, "--host", "1", "--port", "443", "--kind", "recovered")
     assert told[-2:] == ["recovered has no route: it goes to whoever got what it ends", "withheld now: no"]
 
@@ -160,7 +159,7 @@ def test_check_knows_what_is_acknowledged(fleet: Database, tmp_path: Path) -> No
         outbox.add(conn, [down])
         row = {"id": down.id, "key": down.alert_key, "host_id": "1", "last_event_id": down.id, "starts_at": NOW}
         conn.execute(insert(alerts).values(**row))
-        mutes.acknowledge(conn, down.id, author="bob", now=datetime.now(UTC))
+        silences.acknowledge(conn, down.id, author="bob", now=datetime.now(UTC))
     told = example(tmp_path, "--host", "1", "--port", "443", "--kind", "flapping")
     assert told[-1] == "withheld now: acknowledged by bob"
     assert example(tmp_path, "--host", "1", "--port", "443", "--kind", "replaced")[-1] == "withheld now: no"
@@ -305,12 +304,12 @@ def test_check_warns_of_channels_that_are_gone(fleet: Database, tmp_path: Path) 
         conn.execute(insert(alerts).values(**row))
         outbox.dispatched(conn, {down.id: down.id})
         for channel, told in (("pager", True), ("log", True), ("mail", False)):
-            state = {"state": "delivered", "told_at": NOW} if told else {"state": "pending"}
+            state = {"state": "delivered", "notified_at": NOW} if told else {"state": "pending"}
             conn.execute(
                 insert(deliveries).values(
                     event_id=down.id,
                     channel=channel,
-                    attempts=1,
+                    tries=1,
                     targets_done=[],
                     created_at=NOW,
                     updated_at=NOW,

@@ -14,8 +14,8 @@ import pytest
 
 from portmon.config import parse_config
 from portmon.model.host import Host, Inventory
-from portmon.model.observation import Attempt, Listener, Observation, Outcome
-from portmon.steps.evaluate import judge_run
+from portmon.model.observation import Listener, Listing, Observation, Outcome
+from portmon.steps.evaluate import evaluate_run
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
@@ -49,10 +49,10 @@ class Shell:
         listeners = tuple(Listener("tcp", "0.0.0.0", port, 7, program) for port in ports)
         with self.database.begin() as conn:
             for host in self.listed:
-                seen = Observation("netstat", 0, boot_id=host.id, listeners=listeners)
-                attempt = Attempt(host.id, run.run_id, 1, self.now, Outcome.OK, observation=seen)
-                archive.save_attempt(conn, attempt)
-        judge_run(self.database, config, run, fetched.digest, planned={}, interval=FIVE, now=self.now)
+                seen = Listing("netstat", 0, boot_id=host.id, listeners=listeners)
+                observation = Observation(host.id, run.run_id, 1, self.now, Outcome.OK, listing=seen)
+                archive.save_observation(conn, observation)
+        evaluate_run(self.database, config, run, fetched.digest, planned={}, interval=FIVE, now=self.now)
         self.now += FIVE
         with self.database.begin() as conn:
             found = outbox.recent(conn, run_id=run.run_id)

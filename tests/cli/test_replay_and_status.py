@@ -69,10 +69,10 @@ def test_replay_shows_what_other_rules_would_have_told(shell: Shell) -> None:
     assert [line[4:7] for line in lines if line[:1] == ["-"] and "down" in line] == [["down", "db", "tcp/5432"]]
     assert ["down", "2", "1"] in lines
     assert ["recovered", "1", "1"] in lines
-    assert out.splitlines()[-1].startswith("judged again: 4 runs from ")
+    assert out.splitlines()[-1].startswith("evaluated again: 4 runs from ")
     code, out, err = shell("replay", "--from", begin, "--config", rules, "--format", "json")
     told = json.loads(out)
-    assert (code, told["judgements"], told["counts"]["down"], told["gained"]) == (0, 4, [2, 1], [])
+    assert (code, told["evaluations"], told["counts"]["down"], told["gained"]) == (0, 4, [2, 1], [])
     assert [event["port"] for event in told["lost"] if event["kind"] == "down"] == [5432]
 
 

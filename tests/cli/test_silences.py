@@ -1,4 +1,4 @@
-"""``python -m portmon mute``, ``unmute``, ``mutes``, ``ack``, ``unack`` and ``alerts``."""
+"""``python -m portmon silence``, ``unsilence``, ``silences``, ``ack``, ``unack`` and ``alerts``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from sqlalchemy import insert, update
 
 from portmon.model.event import Event, EventKind, Severity
 from portmon.model.host import Host
-from portmon.storage import hosts, outbox
-from portmon.storage import silences as mutes
+from portmon.storage import hosts, outbox, silences
 from portmon.storage.database import Database
 from portmon.storage.tables import alerts, deliveries, events
 from tests.worlds.databases import migrated
@@ -74,7 +73,7 @@ class Shell:
             )
             conn.execute(
                 insert(deliveries).values(
-                    event_id=one.id, channel="mail", state="delivered" if number % 2 else "expired", attempts=1,
+                    event_id=one.id, channel="mail", state="delivered" if number % 2 else "expired", tries=1,
                     last_error=NASTY, targets_done=[], created_at=NOW, updated_at=NOW,
                 )
             )  # fmt: skip
@@ -82,7 +81,7 @@ class Shell:
 
     def kept(self) -> list[Any]:
         with self.database.begin() as conn:
-            return mutes.all_(conn)
+            return silences.all_(conn)
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         code, out, err = run_command(self.capsys, *arguments)
@@ -100,15 +99,15 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     made.database.dispose()
 
 
-# ── mute ────────────────────────────────────────────────────────────────────────────────────────
+# ── silence ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_mute_says_what_it_does(shell: Shell) -> None:
+def test_a_silence_says_what_it_does(shell: Shell) -> None:
     shell.open(1, "1", "web1", 80)
     shell.open(2, "1", "web1", 22)
     shell.open(3, "3", "db1", 80)
     code, out, err = shell(
-        "mute", "--host", "WEB*", "--host", "x", "--label", "role=web", "--label", "role=db", "--port", "80,443",
+        "silence", "--host", "WEB*", "--host", "x", "--label", "role=web", "--label", "role=db", "--port", "80,443",
         "--port", "8000-8100", "--for", "2h", "--reason", "updates",
     )  # fmt: skip
     assert (code, err) == (0, "")
@@ -121,18 +120,18 @@ def test_a_mute_says_what_it_does(shell: Shell) -> None:
     assert (made.author, made.reason, made.timezone, made.weekly) == (getpass.getuser(), "updates", "UTC", ())
     assert made.ends_at - made.starts_at == 2 * HOUR
     assert out.splitlines()[1:] == [
-        f"mute 1: host WEB*|x and label role=web|db and port 80,443,8000-8100; until {made.ends_at:%Y-%m-%d %H:%M} UTC",
+        f"silence 1: host WEB*|x and label role=web|db and port 80,443,8000-8100; until {made.ends_at:%Y-%m-%d %H:%M} UTC",
         "known servers that match: 1 of 3",
         "open alerts that it withholds now: 1",
         f"  web1 port 80: down since {NOW - HOUR:%Y-%m-%d %H:%M} UTC",
     ]
 
 
-def test_a_mute_that_begins_later(shell: Shell) -> None:
+def test_a_silence_that_begins_later(shell: Shell) -> None:
     shell.open(1, "1", "web1", 80)
     start, end = NOW + 24 * HOUR, NOW + 30 * HOUR
     _, out, _ = shell(
-        "mute",
+        "silence",
         "--host",
         "*",
         "--from",
@@ -151,7 +150,7 @@ def test_a_mute_that_begins_later(shell: Shell) -> None:
 
 
 def test_times_without_an_offset_are_those_of_the_time_zone(shell: Shell) -> None:
-    arguments = ("mute", "--program", "nginx", "--reason", "r")
+    arguments = ("silence", "--program", "nginx", "--reason", "r")
     shell(*arguments, "--from", "2090-07-01T02:00", "--until", "2090-07-02", "--timezone", "Asia/Shanghai")
     shell(*arguments, "--from", "2090-07-01T02:00", "--for", "1h 30m")
     shell(*arguments, "--until", "2090-07-01T02:00+05:00", "--timezone", "Asia/Shanghai")
@@ -161,15 +160,15 @@ def test_times_without_an_offset_are_those_of_the_time_zone(shell: Shell) -> Non
     assert times[2][1] == "2090-06-30T21:00:00+00:00"
 
 
-def test_a_weekly_mute_needs_no_end(shell: Shell) -> None:
+def test_a_weekly_silence_needs_no_end(shell: Shell) -> None:
     weekly = ("Sun 02:00-04:00", "Mon-Fri 22:00-06:00")
     code, out, _ = shell(
-        "mute", "--label", "role=web", "--weekly", weekly[0], "--weekly", weekly[1], "--timezone", "Europe/Berlin",
+        "silence", "--label", "role=web", "--weekly", weekly[0], "--weekly", weekly[1], "--timezone", "Europe/Berlin",
         "--reason", "backups",
     )  # fmt: skip
     assert code == 0
     assert shell.kept()[0].weekly == weekly
-    assert "mute 1: label role=web; Sun 02:00-04:00, Mon-Fri 22:00-06:00 Europe/Berlin" in out
+    assert "silence 1: label role=web; Sun 02:00-04:00, Mon-Fri 22:00-06:00 Europe/Berlin" in out
 
 
 @pytest.mark.parametrize(
@@ -194,52 +193,54 @@ def test_a_weekly_mute_needs_no_end(shell: Shell) -> None:
         (("--host", "*", "--for", "1h", "--reason", " "), "say why"),
     ],
 )
-def test_what_is_no_mute(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
-    code, _, err = shell("mute", "--reason", "r", *arguments)
+def test_what_is_no_silence(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
+    code, _, err = shell("silence", "--reason", "r", *arguments)
     assert code == 2
     assert message in err
     assert shell.kept() == []
 
 
-def test_a_mute_needs_a_reason(shell: Shell) -> None:
-    code, _, err = shell("mute", "--host", "*", "--for", "1h")
+def test_a_silence_needs_a_reason(shell: Shell) -> None:
+    code, _, err = shell("silence", "--host", "*", "--for", "1h")
     assert code == 2
     assert "--reason" in err
 
 
 def test_a_schedule_that_does_not_come_round(shell: Shell) -> None:
     day = f"{NOW + 72 * HOUR:%a}"
-    code, _, err = shell("mute", "--host", "*", "--weekly", f"{day} 02:00-04:00", "--for", "1h", "--reason", "r")
+    code, _, err = shell("silence", "--host", "*", "--weekly", f"{day} 02:00-04:00", "--for", "1h", "--reason", "r")
     assert code == 1
-    assert "the weekly schedule does not come round before the end; nothing is muted" in err
+    assert "the weekly schedule does not come round before the end; nothing is silenced" in err
     assert shell.kept() == []
 
 
-# ── mutes, unmute ───────────────────────────────────────────────────────────────────────────────
+# ── silences, unsilence ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_mutes_lists_what_counts_and_what_will(shell: Shell) -> None:
+def test_silences_lists_what_counts_and_what_will(shell: Shell) -> None:
     begun = datetime.now(UTC).replace(second=0, microsecond=0)
-    shell("mute", "--host", "web*", "--for", "2h", "--reason", "one", "--author", "ann")
+    shell("silence", "--host", "web*", "--for", "2h", "--reason", "one", "--author", "ann")
     made = datetime.now(UTC)
-    shell("mute", "--port", "22", "--from", "2090-01-01", "--until", "2090-01-02", "--reason", "two", "--author", "ann")
-    shell("mute", "--host", "x", "--for", "2h", "--reason", "three", "--author", "ann")
-    assert shell("unmute", "3", "--author", "bob")[:2] == (0, f"database {shell.database}\nmute 3 is lifted\n")
-    rows = [re.split(r" {2,}", line.strip()) for line in shell("mutes")[1].splitlines()[2:]]
+    shell(
+        "silence", "--port", "22", "--from", "2090-01-01", "--until", "2090-01-02", "--reason", "two", "--author", "ann"
+    )
+    shell("silence", "--host", "x", "--for", "2h", "--reason", "three", "--author", "ann")
+    assert shell("unsilence", "3", "--author", "bob")[:2] == (0, f"database {shell.database}\nmute 3 is lifted\n")
+    rows = [re.split(r" {2,}", line.strip()) for line in shell("silences")[1].splitlines()[2:]]
     assert [row[:2] + row[3:] for row in rows] == [
         ["1", "host web*", "active", "ann", "one"],
         ["2", "port 22", "next: 2090-01-01 00:00 UTC", "ann", "two"],
     ]
     until = datetime.strptime(rows[0][2], "until %Y-%m-%d %H:%M UTC").replace(tzinfo=UTC)
     assert begun + 2 * HOUR <= until <= made + 2 * HOUR
-    (third,) = (line for line in shell("mutes", "--all")[1].splitlines() if "three" in line)
+    (third,) = (line for line in shell("silences", "--all")[1].splitlines() if "three" in line)
     assert "was lifted by bob at" in third
 
 
-def test_mutes_as_json(shell: Shell) -> None:
-    shell("mute", "--label", f"a={NASTY}", "--port", "1-2", "--for", "2h", "--reason", NASTY, "--author", NASTY)
-    shell("mute", "--host", "a", "--from", "2090-01-01", "--until", "2090-01-02", "--reason", "r")
-    code, out, err = shell("mutes", "--format", "json")
+def test_silences_as_json(shell: Shell) -> None:
+    shell("silence", "--label", f"a={NASTY}", "--port", "1-2", "--for", "2h", "--reason", NASTY, "--author", NASTY)
+    shell("silence", "--host", "a", "--from", "2090-01-01", "--until", "2090-01-02", "--reason", "r")
+    code, out, err = shell("silences", "--format", "json")
     assert (code, err) == (0, "")
     assert out.isascii()
     first, second = json.loads(out)
@@ -254,14 +255,14 @@ def test_mutes_as_json(shell: Shell) -> None:
 
 
 def test_what_can_not_be_lifted(shell: Shell) -> None:
-    assert shell("unmute", "7")[::2] == (1, "error: there is no mute 7 ")
-    shell("mute", "--host", "web*", "--for", "2h", "--reason", "r")
-    shell("unmute", "1", "--author", "bob")
-    code, _, err = shell("unmute", "1")
+    assert shell("unsilence", "7")[::2] == (1, "error: there is no silence 7 ")
+    shell("silence", "--host", "web*", "--for", "2h", "--reason", "r")
+    shell("unsilence", "1", "--author", "bob")
+    code, _, err = shell("unsilence", "1")
     assert code == 1
-    assert err.startswith("error: mute 1 was lifted by bob at ")
+    assert err.startswith("error: silence 1 was lifted by bob at ")
     for wrong in ("0", "x", "99999999999999999999"):
-        assert shell("unmute", wrong)[0] == 2
+        assert shell("unsilence", wrong)[0] == 2
 
 
 # ── ack, unack ──────────────────────────────────────────────────────────────────────────────────
@@ -272,10 +273,10 @@ def test_acknowledge_a_port(shell: Shell) -> None:
     shell.open(2, "1", "web1", 22)
     code, out, err = shell("ack", "WEB1", "80", "--reason", "on it", "--author", "bob")
     assert (code, err) == (0, "")
-    assert out.splitlines()[1] == "web1 port 80: down is acknowledged until it is over (mute 1)"
+    assert out.splitlines()[1] == "web1 port 80: down is acknowledged until it is over (silence 1)"
     (made,) = shell.kept()
     assert (made.alert_id, made.ends_at, made.author, made.reason) == (number, None, "bob", "on it")
-    (line,) = shell("mutes")[1].splitlines()[2:]
+    (line,) = shell("silences")[1].splitlines()[2:]
     assert re.split(r" {2,}", line.strip()) == [
         "1",
         "down of web1 port 80",
@@ -307,8 +308,8 @@ def test_acknowledge_what_is_wrong_with_a_server(shell: Shell) -> None:
     key = shell.open(3, "1", "web1", None, EventKind.HOST_KEY_CHANGED)
     out = shell("ack", "web1")[1]
     assert out.splitlines()[1:] == [
-        "web1: unreachable is acknowledged until it is over (mute 1)",
-        "web1: host_key_changed is acknowledged until it is over (mute 2)",
+        "web1: unreachable is acknowledged until it is over (silence 1)",
+        "web1: host_key_changed is acknowledged until it is over (silence 2)",
     ]
     assert [one.alert_id for one in shell.kept()] == [unreachable, key]
 
@@ -346,7 +347,7 @@ def test_alerts(shell: Shell) -> None:
 
 def test_alerts_as_json(shell: Shell) -> None:
     number = shell.open(2, "2", NASTY, 80)
-    shell("mute", "--host", "*", "--for", "2h", "--reason", NASTY, "--author", "ann")
+    shell("silence", "--host", "*", "--for", "2h", "--reason", NASTY, "--author", "ann")
     code, out, err = shell("alerts", "--format", "json")
     assert (code, err) == (0, "")
     assert out.isascii()
@@ -364,9 +365,9 @@ def test_alerts_as_json(shell: Shell) -> None:
         "severity": "critical",
         "reason": "",
         "told": [{"channel": "mail", "route": "default", "state": "expired", "reason": NASTY}],
-        "withheld": {"mute": 1, "acknowledged": False},
+        "withheld": {"silence": 1, "acknowledged": False},
     }
-    assert told.startswith("muted by ann until ")
+    assert told.startswith("silenced by ann until ")
     from portmon.cli.alerts import list_alerts
 
     names = set(re.findall(r"`(\w+)`", str(list_alerts.__doc__)))
@@ -379,31 +380,31 @@ def test_alerts_as_json(shell: Shell) -> None:
 def test_hostile_text_is_harmless(shell: Shell) -> None:
     shell.open(2, "2", NASTY, 80)
     said = [
-        shell("mute", "--host", NASTY, "--program", NASTY, "--for", "1h", "--reason", NASTY, "--author", NASTY),
-        shell("mute", "--label", "role=web", "--for", "1h", "--reason", NASTY, "--author", NASTY),
-        shell("mutes"),
+        shell("silence", "--host", NASTY, "--program", NASTY, "--for", "1h", "--reason", NASTY, "--author", NASTY),
+        shell("silence", "--label", "role=web", "--for", "1h", "--reason", NASTY, "--author", NASTY),
+        shell("silences"),
         shell("ack", "2", "80", "--reason", NASTY, "--author", NASTY),
-        shell("mutes"),
+        shell("silences"),
         shell("alerts"),
         shell("ack", "2", "81"),
         shell("unack", "2", "80", "--author", NASTY),
-        shell("unmute", "1", "--author", NASTY),
-        shell("unmute", "1"),
-        shell("mutes", "--all"),
+        shell("unsilence", "1", "--author", NASTY),
+        shell("unsilence", "1"),
+        shell("silences", "--all"),
     ]
     assert [code for code, _, _ in said] == [0] * 6 + [1, 0, 0, 1, 0]
     shown = "[red]\\x1b[31m\\u202eevil\\n{{ conn.x.password }}[/]"
     assert f"{shown} port 80: down since" in said[1][1]
     assert shown in said[2][1]
-    assert "muted by [red]\\x1b[31m" in said[5][1]
+    assert "silenced by [red]\\x1b[31m" in said[5][1]
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("mute", "--host", "*", "--for", "1h", "--reason", "r"),
-        ("unmute", "1"),
-        ("mutes",),
+        ("silence", "--host", "*", "--for", "1h", "--reason", "r"),
+        ("unsilence", "1"),
+        ("silences",),
         ("ack", "w"),
         ("unack", "w"),
         ("alerts",),

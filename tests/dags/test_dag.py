@@ -155,7 +155,7 @@ def test_a_run_that_never_ends_does_not_hold_back_the_others_for_ever(dag: dict[
         if task["limit"]
     }
     assert dag["limit"] > sum(tries.values())
-    # … and one that judges again.
+    # … and one that evaluates again.
     around = tries["fetch_hosts"] + tries["route_alerts"] + tries["alert_down"]
     assert dag["limit"] > timeouts.REPLAY.total_seconds() + around
     assert dag["limit"] <= 86400

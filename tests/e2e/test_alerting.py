@@ -333,11 +333,11 @@ def test_5_receivers_that_refuse_or_hang_hold_no_other(site: Site) -> None:
     assert (alert["labels"]["host"], alert["labels"]["port"]) == ("web2", str(FRAGILE))
 
 
-def test_6_a_muted_death_is_withheld_and_shown_and_an_acknowledged_one_as_well(site: Site) -> None:
+def test_6_a_silenced_death_is_withheld_and_shown_and_an_acknowledged_one_as_well(site: Site) -> None:
     got = site.receivers
     got.mended = True
     before = got.counts()
-    printed = site.portmon("mute", "--host", "*conn.x*", "--for", "2h", "--reason", "upgrade", "--author", "alice")
+    printed = site.portmon("silence", "--host", "*conn.x*", "--for", "2h", "--reason", "upgrade", "--author", "alice")
     assert "known servers that match: 1 of 3" in printed
     site.hosts[NASTY].kill_service(9000)
     site.hosts[NASTY].kill_service(9001)
@@ -352,10 +352,10 @@ def test_6_a_muted_death_is_withheld_and_shown_and_an_acknowledged_one_as_well(s
     alerts = site.alerts()
     assert set(alerts) == {("web2", FRAGILE), (NASTY, 9000), (NASTY, 9001)}
     for port in (9000, 9001):
-        muted = alerts[NASTY, port]
-        assert muted["withheld"]["acknowledged"] is False
-        assert "upgrade" in muted["withheld"]["told"]
-        assert {told["channel"]: told["state"] for told in muted["told"]} == dict.fromkeys(
+        silenced = alerts[NASTY, port]
+        assert silenced["withheld"]["acknowledged"] is False
+        assert "upgrade" in silenced["withheld"]["told"]
+        assert {told["channel"]: told["state"] for told in silenced["told"]} == dict.fromkeys(
             ("log", "alertmanager", "mail", "hook", "chat"), "withheld"
         )
     known = alerts["web2", FRAGILE]
@@ -369,12 +369,12 @@ def test_6_a_muted_death_is_withheld_and_shown_and_an_acknowledged_one_as_well(s
     assert "on it" in known["withheld"]["told"]
 
 
-def test_7_unmuted_it_is_told_and_braces_reach_every_channel_as_they_are(site: Site) -> None:
+def test_7_unsilenced_it_is_told_and_braces_reach_every_channel_as_they_are(site: Site) -> None:
     got = site.receivers
     before = got.counts()
     heard = len(got.told)
-    (mute,) = (one for one in json.loads(site.portmon("mutes", "--format", "json")) if one["alert_id"] is None)
-    site.portmon("unmute", str(mute["id"]), "--author", "alice")
+    (silence,) = (one for one in json.loads(site.portmon("silences", "--format", "json")) if one["alert_id"] is None)
+    site.portmon("unsilence", str(silence["id"]), "--author", "alice")
     run_id = site.run()
     assert site.events(run_id) == []
     assert site.told(run_id, ended=True) == ({"alert_down", "heartbeat"}, set())

@@ -32,7 +32,7 @@ from portmon.model.event import AlertGroup, Event, EventKind, alert_group
 from portmon.model.host import Host, Inventory
 from portmon.steps.deliver import deliver_group
 from portmon.steps.dispatch import groups_to_alert
-from portmon.steps.evaluate import judge_run
+from portmon.steps.evaluate import evaluate_run
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.plan import plan_hosts
 from portmon.steps.prune import prune_inventory
@@ -98,7 +98,7 @@ class Site:
             list(pool.map(lambda operator: _execute(operator, run.run_id), operators))
         planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
         now = datetime.now(UTC)
-        judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=INTERVAL, now=now)
+        evaluate_run(self.database, self.config, run, fetched.digest, planned=planned, interval=INTERVAL, now=now)
         events = self.events(run.run_id)
         told = {group for event in events if (group := alert_group(event.kind, event.details))}
         groups = groups_to_alert(self.database, self.config, now=now, interval=INTERVAL)

@@ -114,7 +114,7 @@ def test_2_a_killed_process_is_one_event_and_one_alert(site: Site) -> None:
     assert len(site.messages) == 1
 
 
-def test_3_clearing_one_host_and_what_follows_judges_it_anew(site: Site) -> None:
+def test_3_clearing_one_host_and_what_follows_evaluates_it_anew(site: Site) -> None:
     run_id = site.run()
     site.hosts["web1"].start_service(8080, "nginx: master")
     site.airflow.clear(run_id, [["netstat", site.look(run_id, "web1")["map_index"]]])
@@ -229,7 +229,7 @@ def test_9_the_process_of_one_look_killed_in_the_middle(site: Site) -> None:
     site.hosts["db1"].go_on()
     assert site.airflow.wait_run(run_id) == "success"
     look = site.look(run_id, "db1")
-    # Airflow gives it its other try, unless it can't; a host that nobody saw is red and not judged.
+    # Airflow gives it its other try, unless it can't; a host that nobody saw is red and not evaluated.
     assert (look["state"], look["try_number"]) == ("success", 2) or look["state"] == "failed", look
     assert {site.look(run_id, name)["state"] for name in NAMES if name != "db1"} == {"success"}
     with site.database.begin() as conn:

@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from portmon.config import load_config
 from portmon.model.event import EventKind
-from portmon.replay.archive import judge_again, scratch_database
+from portmon.replay.archive import evaluate_again, scratch_database
 from portmon.storage import alerts, outbox, replays, tables
 from tests.e2e.lab import missing
 from tests.e2e.site import LiveSite, collected
@@ -71,10 +71,10 @@ class Site(LiveSite):
             return state_of(conn), events
 
     def by_todays_rules(self) -> tuple[Any, list[Any]]:
-        """What judging everything again gives, aside."""
+        """What evaluating everything again gives, aside."""
         with scratch_database() as scratch:
             with self.database.begin() as source:
-                judge_again(source, scratch, load_config(self.path), since=self.fleet.start)
+                evaluate_again(source, scratch, load_config(self.path), since=self.fleet.start)
             with scratch.begin() as conn:
                 return state_of(conn), _derived(conn)
 
@@ -159,7 +159,7 @@ def test_1_five_live_runs_follow_the_scripted_ones(site: Site) -> None:
     run_id = site.run()
     with site.database.begin() as conn:
         steps = conn.execute(
-            select(func.count()).select_from(tables.journal).where(tables.journal.c.kind == "judge")
+            select(func.count()).select_from(tables.journal).where(tables.journal.c.kind == "evaluate")
         ).scalar_one()
     assert steps == SIMULATED + LIVE
     assert site.look(run_id, "db1")["state"] == "success"
@@ -173,7 +173,7 @@ def test_2_an_old_run_that_is_cleared_asks_nobody(site: Site) -> None:
     before, looks, told = site.everything(), site.looks(), len(site.messages)
     site.airflow.clear(run_id, ["fetch_hosts"])
     assert site.airflow.wait_run(run_id) == "success"
-    assert "No host is asked: this run judges again" in site.airflow.log(run_id, "fetch_hosts", try_number=2)
+    assert "No host is asked: this run evaluates again" in site.airflow.log(run_id, "fetch_hosts", try_number=2)
     assert site.looks() == looks
     assert site.everything() == before
     assert len(site.messages) == told
@@ -195,7 +195,7 @@ def test_3_one_host_of_an_old_run_is_not_asked_either(site: Site) -> None:
     assert site.look(run_id, "web2")["state"] == "skipped"
     told = site.airflow.log(run_id, "netstat", map_index=task["map_index"], try_number=2).splitlines()
     # A line of its own, for the exception is folded up on Airflow's page.
-    assert any(line.startswith(f"Skipped: a later run was judged since {run_id} began") for line in told), told
+    assert any(line.startswith(f"Skipped: a later run was evaluated since {run_id} began") for line in told), told
     assert site.looks() == looks
     log = site.airflow.log(run_id, "diff_ports", try_number=2)
     assert "a port can't be looked at in the past" in log
@@ -218,7 +218,7 @@ def test_5_wrong_parameters_are_refused_before_anything_runs(site: Site) -> None
     for params, told in [
         ({"replay_from": "2099-01-01T00:00:00Z"}, "'replay_from': is still to come"),
         ({"replay_to": "2026-01-01T00:00:00Z"}, "'replay_to': is the end of a time"),
-        ({"replay_from": site.fleet.start.isoformat(), "hosts": ["web1"]}, "'hosts': what was seen is judged again"),
+        ({"replay_from": site.fleet.start.isoformat(), "hosts": ["web1"]}, "'hosts': what was seen is evaluated again"),
     ]:
         run_id = site.run(expected="failed", **params)
         assert told in site.airflow.log(run_id, "fetch_hosts")
@@ -233,7 +233,7 @@ def test_6_a_dry_run_says_what_would_change(site: Site) -> None:
     assert site.everything() == before
 
 
-def test_7_a_backfill_of_two_hours_judges_by_other_rules_once_and_tells_nobody(site: Site) -> None:
+def test_7_a_backfill_of_two_hours_evaluates_by_other_rules_once_and_tells_nobody(site: Site) -> None:
     # Two whole hours of one day that were seen.
     begin = site.fleet.start.replace(minute=0) + timedelta(hours=1)
     if begin.hour == 23:
@@ -250,11 +250,11 @@ def test_7_a_backfill_of_two_hours_judges_by_other_rules_once_and_tells_nobody(s
     assert len(site.messages) == told
     with site.database.begin() as conn:
         assert replays.marks(conn) == []
-        judged = conn.execute(
+        evaluated = conn.execute(
             select(tables.replays.c.done_by).where(tables.replays.c.run_id.startswith("backfill")).distinct()
         ).all()
-    # Of what was seen before the earliest of them nobody asked; each time is judged once, not 24 times.
-    assert len(judged) <= 4
+    # Of what was seen before the earliest of them nobody asked; each time is evaluated once, not 24 times.
+    assert len(evaluated) <= 4
     # The same once more: they exist now, are cleared, and have nothing to do.
     site.backfill(begin, begin + FIVE, 2)
     with site.database.begin() as conn:

@@ -193,8 +193,8 @@ class Site:
         assert Counter(self.rows("SELECT kind, host_name FROM events WHERE kind <> 'duplicate'")) == Counter(
             ("baseline", name) for name in names
         )
-        judged = "SELECT name FROM hosts WHERE status = 'ok' AND last_judged_at = last_ok_at ORDER BY name"
-        assert [name for (name,) in self.rows(judged)] == sorted(names)
+        evaluated = "SELECT name FROM hosts WHERE status = 'ok' AND last_evaluated_at = last_ok_at ORDER BY name"
+        assert [name for (name,) in self.rows(evaluated)] == sorted(names)
         ports = "SELECT host_id, count(*) FROM ports WHERE status = 'up' GROUP BY host_id"
         assert [count for _, count in self.rows(ports)] == [len(self.crowd.services)] * len(names)
         assert self.rows("SELECT count(*) FROM observations WHERE provisional OR outcome <> 'ok'") == [(0,)]
@@ -297,7 +297,7 @@ def test_2_those_that_failed_before_are_one_message_and_no_tasks(
 
 def test_3_a_run_for_some_hosts_sweeps_only_those(site: Site) -> None:
     names = site.some()
-    query = "SELECT name, last_judged_at FROM hosts"
+    query = "SELECT name, last_evaluated_at FROM hosts"
     before = dict(site.rows(query))
     logins = site.crowd.logins()
     run_id = site.run(hosts=SOME)

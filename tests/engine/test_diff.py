@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from portmon.engine import states
 from portmon.engine.config import Rule, States
-from portmon.engine.diff import Judgement, Verdict, close_hosts, judge
+from portmon.engine.diff import Evaluation, Verdict, close_hosts, evaluate
 from portmon.engine.frames import PORT_COLUMNS, empty_ports, frame, merged, ports_frame, ports_of
 from portmon.engine.rules import RuleSet
 from portmon.engine.states import Port
 from portmon.model.event import Event
 from portmon.model.host import Host
-from portmon.model.observation import Attempt, Listener, Observation, Outcome, PortKey
+from portmon.model.observation import Listener, Listing, Observation, Outcome, PortKey
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIVE = timedelta(minutes=5)
@@ -38,27 +38,27 @@ def ok(
     pid: int = 7,
     unit: str | None = None,
     **fields: Any,
-) -> Attempt:
+) -> Observation:
     """A complete answer, ``at`` in runs since the start.
 
     :param fields: of the attempt, or of the observation
     """
     listeners = tuple(Listener("tcp", address, port, pid, program, unit=unit) for port in ports)
-    names = {field.name for field in dataclasses.fields(Observation)} & set(fields)
+    names = {field.name for field in dataclasses.fields(Listing)} & set(fields)
     known = {"tool": "netstat", "uid": 0, "boot_id": "b", "listeners": listeners}
-    seen = Observation(**known | {name: fields.pop(name) for name in names})
+    seen = Listing(**known | {name: fields.pop(name) for name in names})
     return dataclasses.replace(
-        Attempt(host, f"run{at}", 1, START + at * FIVE, Outcome.OK, observation=seen), **fields
+        Observation(host, f"run{at}", 1, START + at * FIVE, Outcome.OK, listing=seen), **fields
     )  # fmt: skip
 
 
-def bad(at: float, *, host: str = "1", outcome: Outcome = Outcome.UNREACHABLE, **fields: Any) -> Attempt:
+def bad(at: float, *, host: str = "1", outcome: Outcome = Outcome.UNREACHABLE, **fields: Any) -> Observation:
     known = {"error_class": "timeout", "error": "no answer"} | fields
-    return Attempt(host, f"run{at}", 1, START + at * FIVE, outcome, **known)
+    return Observation(host, f"run{at}", 1, START + at * FIVE, outcome, **known)
 
 
 class World:
-    """State that is kept between judgements, as the database keeps it."""
+    """State that is kept between evaluations, as the database keeps it."""
 
     def __init__(self, *, rules: Sequence[Rule] = (), **settings: int) -> None:
         self.hosts: dict[str, dict[str, Any]] = {}
@@ -70,9 +70,9 @@ class World:
         self.declared: dict[str, dict[int, str]] = {}
         self.accepted: dict[PortKey, datetime] = {}
 
-    def see(self, *attempts: Attempt) -> list[tuple[Any, ...]]:
-        verdict = judge(
-            self.hosts, self.ports, attempts, inventory=self.fleet, rules=self.rules, settings=self.settings,
+    def see(self, *observations: Observation) -> list[tuple[Any, ...]]:
+        verdict = evaluate(
+            self.hosts, self.ports, observations, inventory=self.fleet, rules=self.rules, settings=self.settings,
             interval=FIVE, run_id="run", declared=self.declared, accepted=self.accepted,
             failing_since=self.failing_since,
         )  # fmt: skip
@@ -84,7 +84,7 @@ class World:
         self.last = verdict
         self.hosts |= {row["host_id"]: row for row in verdict.hosts}
         for host_id, at in verdict.unchanged.items():
-            self.hosts[host_id] |= {"last_judged_at": at, "last_ok_at": at}
+            self.hosts[host_id] |= {"last_evaluated_at": at, "last_ok_at": at}
         self.ports = merged(self.ports, verdict.ports, verdict.dropped)
         return [(event.kind.value, event.port) if event.port else (event.kind.value,) for event in verdict.events]
 
@@ -128,7 +128,7 @@ UNSEEN = "it happened between 2026-01-01 00:00 and"
         (ok(4, 22, 80, address="127.0.0.1"), "rebound", True),
     ],
 )
-def test_what_happened_while_nobody_looked_says_so(then: Attempt, kind: str, told: bool) -> None:
+def test_what_happened_while_nobody_looked_says_so(then: Observation, kind: str, told: bool) -> None:
     """For more than three intervals, and fifteen minutes."""
     world = World()
     world.see(ok(0, 22, 80))
@@ -146,7 +146,7 @@ def test_three_intervals_may_be_longer_than_fifteen_minutes() -> None:
     world.see(ok(0, 22, 80))
     for at, told in ((12, False), (25, True)):
         answer = ok(at, 22, 80, pid=at)
-        verdict = judge(
+        verdict = evaluate(
             world.hosts, world.ports, [answer], inventory=FLEET, rules=world.rules, settings=world.settings,
             interval=4 * FIVE, run_id="run",
         )  # fmt: skip
@@ -251,8 +251,8 @@ def test_tcp_and_tcp6_are_one_port() -> None:
     world = World()
     both = ok(0, 80)
     six = Listener("tcp6", "::", 80, 7, "nginx")
-    seen = dataclasses.replace(both.observation, listeners=(*both.observation.listeners, six))
-    world.see(dataclasses.replace(both, observation=seen))
+    seen = dataclasses.replace(both.listing, listeners=(*both.listing.listeners, six))
+    world.see(dataclasses.replace(both, listing=seen))
     assert len(world.ports) == 1
     assert world.port(80)["addresses"] == ("0.0.0.0", "::")
 
@@ -396,14 +396,14 @@ def test_a_watched_program_whose_port_another_one_took_is_down() -> None:
     assert world.see(ok(2, 80)) == [("recovered", 80)]
 
 
-# ── which looks are judged ──────────────────────────────────────────────────────────────────────
+# ── which looks are evaluated ──────────────────────────────────────────────────────────────────────
 
 
 def test_the_same_look_again_is_ignored() -> None:
     world = World()
     world.see(ok(0, 22, 80))
     assert world.see(ok(0, 22)) == []
-    assert world.last.summary == {"judged": 0}
+    assert world.last.summary == {"evaluated": 0}
     assert world.last.hosts == ()
 
 
@@ -413,26 +413,26 @@ def test_of_two_looks_at_one_instant_the_first_counts() -> None:
     assert world.see(ok(1, 22), ok(1, 22, 80)) == [("down", 80)]
 
 
-def test_two_looks_of_one_run_are_judged_in_the_order_of_time() -> None:
+def test_two_looks_of_one_run_are_evaluated_in_the_order_of_time() -> None:
     world = World()
     world.see(ok(0, 22, 80), ok(0, 22, host="2"))
     late = dataclasses.replace(ok(1.6, 22, 80), run_id="run1", try_number=2)
     assert world.see(late, ok(1, 22, host="2"), ok(1, 22)) == [("down", 80), ("recovered", 80)]
 
 
-def test_several_runs_are_judged_at_once_in_the_order_of_time() -> None:
+def test_several_runs_are_evaluated_at_once_in_the_order_of_time() -> None:
     world = World()
     world.see(ok(0, 22, 80))
     assert world.see(bad(2), ok(4, 22, 443), ok(5, 22), bad(1), ok(3, 22, 80)) == [
         ("unreachable",), ("reachable",), ("down", 80), ("new", 443), ("down", 443),
     ]  # fmt: skip
-    assert world.last.summary == {"judged": 5, "down": 2, "new": 1, "reachable": 1, "unreachable": 1}
+    assert world.last.summary == {"evaluated": 5, "down": 2, "new": 1, "reachable": 1, "unreachable": 1}
 
 
-def test_a_run_within_another_one_is_judged_for_hosts_that_it_saw_later() -> None:
+def test_a_run_within_another_one_is_evaluated_for_hosts_that_it_saw_later() -> None:
     world = World()
     world.see(ok(0, 22, 80), ok(0, 22, 80, host="2"))
-    long = [dataclasses.replace(attempt, run_id="long") for attempt in (ok(1, 22, 80), ok(3, 22, 80, host="2"))]
+    long = [dataclasses.replace(observation, run_id="long") for observation in (ok(1, 22, 80), ok(3, 22, 80, host="2"))]
     assert world.see(*long, ok(2, 22), dataclasses.replace(ok(2, 22, host="2"), run_id="run2")) == [("down", 80)]
     assert world.events[-1].host_id == "1"
 
@@ -441,13 +441,13 @@ def test_a_run_within_another_one_is_judged_for_hosts_that_it_saw_later() -> Non
     "attempt",
     [
         dataclasses.replace(ok(1, 22), outcome=Outcome.INVALID, error_class="no_end"),
-        dataclasses.replace(ok(1, 22), observation=None),
+        dataclasses.replace(ok(1, 22), listing=None),
     ],
 )
-def test_only_a_complete_answer_is_evidence(attempt: Attempt) -> None:
+def test_only_a_complete_answer_is_evidence(observation: Observation) -> None:
     world = World(unreachable_after=1)
     world.see(ok(0, 22, 80))
-    assert world.see(attempt) == [("unreachable",)]
+    assert world.see(observation) == [("unreachable",)]
     assert world.last.ports == ()
 
 
@@ -510,8 +510,8 @@ def test_an_owner_that_changes_is_kept(name: str) -> None:
     world = World()
     known: dict[str, Any] = {"pid": 7, "program": "nginx", "unit": "nginx.service", "uid": 33}
     for at, values in enumerate((known, known | {name: {"pid": 8, "uid": 34}.get(name, "other")})):
-        seen = Observation("netstat", 0, boot_id="b", listeners=(Listener("tcp", "0.0.0.0", 80, **values),))
-        world.see(dataclasses.replace(ok(at), observation=seen))
+        seen = Listing("netstat", 0, boot_id="b", listeners=(Listener("tcp", "0.0.0.0", 80, **values),))
+        world.see(dataclasses.replace(ok(at), listing=seen))
         assert world.port(80)[f"{name}s"] == (values[name],)
 
 
@@ -552,14 +552,14 @@ def test_when_a_port_was_last_seen_is_known_from_the_last_answer_that_had_it() -
 # ── settled hosts ───────────────────────────────────────────────────────────────────────────────
 
 
-def stored(attempt: Attempt) -> Attempt:
+def stored(observation: Observation) -> Observation:
     """As the archive knows it: what was seen has a name."""
-    return dataclasses.replace(attempt, facts=repr(attempt.observation) if attempt.observation else None)
+    return dataclasses.replace(observation, facts=repr(observation.listing) if observation.listing else None)
 
 
-def unread(attempt: Attempt) -> Attempt:
+def unread(observation: Observation) -> Observation:
     """As the archive gives it, before what was seen is read."""
-    return dataclasses.replace(stored(attempt), observation=None)
+    return dataclasses.replace(stored(observation), listing=None)
 
 
 def state_of(world: World) -> tuple[Any, ...]:
@@ -573,7 +573,7 @@ def test_an_answer_that_shows_nothing_new_of_a_settled_host_is_not_read() -> Non
     world.see(stored(ok(0, 22, 80)))
     for at in (1, 2, 30 * 24 * 12):
         assert world.see(unread(ok(at, 22, 80))) == []
-        assert world.last == Verdict(unchanged={"1": START + at * FIVE}, summary={"judged": 1})
+        assert world.last == Verdict(unchanged={"1": START + at * FIVE}, summary={"evaluated": 1})
     assert world.see(stored(ok(9000, 22))) == [("down", 80)]
     assert world.host()["fingerprint"] is None
 
@@ -631,7 +631,7 @@ LOOP = Listener("tcp", "127.0.0.1", 80)
         pytest.param([ok(0, 80), ok(1), ok(2, 80), ok(3), ok(4, 80)], False, id="flapping"),
     ],
 )  # fmt: skip
-def test_a_host_is_settled_if_nothing_is_pending(history: list[Attempt], settled: bool) -> None:
+def test_a_host_is_settled_if_nothing_is_pending(history: list[Observation], settled: bool) -> None:
     world = World()
     for look in history:
         world.see(stored(look))
@@ -658,19 +658,19 @@ def test_a_port_that_must_listen_and_is_not_there_is_pending() -> None:
     assert world.see(dataclasses.replace(look[0], observed_at=START + FIVE, confirmed=True)) == [("down", 443)]
 
 
-def test_a_listener_without_a_name_may_be_judged_otherwise_once_its_port_has_one() -> None:
+def test_a_listener_without_a_name_may_be_evaluated_otherwise_once_its_port_has_one() -> None:
     """Its port has no program yet, then it has one that a rule denies there."""
     rules = [Rule(action="deny", program="nginx", bind="loopback")]
-    seen = dataclasses.replace(ok(0).observation, listeners=(WILD, LOOP))  # type: ignore[type-var]
+    seen = dataclasses.replace(ok(0).listing, listeners=(WILD, LOOP))  # type: ignore[type-var]
     world = World(rules=rules)
     for at, settled in ((0, False), (1, False), (2, True)):
-        world.see(stored(dataclasses.replace(ok(at), observation=seen)))
+        world.see(stored(dataclasses.replace(ok(at), listing=seen)))
         assert (world.host()["fingerprint"] is not None) == settled
     assert world.port(80)["addresses"] == ("0.0.0.0",)
     # Without rules, and with names for all, nobody has to wait.
     for own, listeners in (((), (WILD, LOOP)), (rules, (WILD, dataclasses.replace(LOOP, program="java")))):
         other = World(rules=own)
-        other.see(stored(dataclasses.replace(ok(0), observation=dataclasses.replace(seen, listeners=listeners))))
+        other.see(stored(dataclasses.replace(ok(0), listing=dataclasses.replace(seen, listeners=listeners))))
         assert other.host()["fingerprint"] is not None
 
 
@@ -681,27 +681,29 @@ class Twins:
         self.all, self.few = World(**settings), World(**settings)
         self.unread = 0
 
-    def see(self, *attempts: Attempt) -> list[tuple[Any, ...]]:
-        told = self.all.see(*attempts)
-        judgement = Judgement(
+    def see(self, *observations: Observation) -> list[tuple[Any, ...]]:
+        told = self.all.see(*observations)
+        evaluation = Evaluation(
             {host_id: dict(row) | {"listening": None} for host_id, row in self.few.hosts.items()},
             inventory=self.few.fleet, rules=self.few.rules, settings=self.few.settings, interval=FIVE, run_id="run",
             declared=self.few.declared, accepted=self.few.accepted, failing_since=self.few.failing_since,
         )  # fmt: skip
-        by_key = {(look.host_id, look.observed_at): look for look in map(stored, attempts)}
+        by_key = {(look.host_id, look.observed_at): look for look in map(stored, observations)}
         keys = {host_id: row["listening"] for host_id, row in self.few.hosts.items()}
         compared = 0
-        for looks in judgement.looks([unread(look) for look in attempts]):
+        for looks in evaluation.looks([unread(look) for look in observations]):
             ids = [look.host_id for look in looks]
             compared += len(looks)
             assert len(set(ids)) == len(ids)
             ports = self.few.ports[self.few.ports["host_id"].isin(ids)]
             read = [by_key[look.host_id, look.observed_at] for look in looks]
-            changes = judgement.compare(read, ports, {host_id: keys[host_id] for host_id in ids if host_id in keys})
+            changes = evaluation.compare(read, ports, {host_id: keys[host_id] for host_id in ids if host_id in keys})
             self.few.ports = merged(self.few.ports, changes.ports, changes.dropped)
-        judgement.find_duplicates({host_id: keys[host_id] for host_id in judgement.sharing()})
-        verdict = judgement.verdict()
-        self.unread += verdict.summary["judged"] - compared - sum(look.outcome is not Outcome.OK for look in attempts)
+        evaluation.find_duplicates({host_id: keys[host_id] for host_id in evaluation.sharing()})
+        verdict = evaluation.verdict()
+        self.unread += (
+            verdict.summary["evaluated"] - compared - sum(look.outcome is not Outcome.OK for look in observations)
+        )
         hosts = [
             row if row["listening"] is not None else row | {"listening": keys.get(row["host_id"])}
             for row in verdict.hosts
@@ -711,7 +713,7 @@ class Twins:
         self.few.events += verdict.events
         assert verdict.events == self.all.last.events
         assert verdict.summary == self.all.last.summary
-        assert (tuple(judgement.dropped), verdict.unwatched) == (self.all.last.dropped, self.all.last.unwatched)
+        assert (tuple(evaluation.dropped), verdict.unwatched) == (self.all.last.dropped, self.all.last.unwatched)
         assert state_of(self.few) == state_of(self.all)
         return told
 
@@ -772,21 +774,21 @@ def test_what_listens_on_hosts_is_asked_for_only_where_it_may_be_the_same_machin
     looks = [ok(0, 22, host=host, netns=1, boot_id=boot) for host, boot in zip("1234", "abbc", strict=True)]
     world.see(*map(stored, looks))
     hosts = {host_id: row | {"listening": None} for host_id, row in world.hosts.items()}
-    judgement = Judgement(
+    evaluation = Evaluation(
         hosts, inventory=FLEET, rules=world.rules, settings=world.settings, interval=FIVE, run_id="run"
     )
     later = [dataclasses.replace(unread(look), observed_at=START + FIVE) for look in looks]
-    assert list(judgement.looks(later[:1])) == []
-    assert judgement.sharing() == set()
-    assert list(judgement.looks(later[1:2])) == []
-    assert judgement.sharing() == {"2", "3"}
+    assert list(evaluation.looks(later[:1])) == []
+    assert evaluation.sharing() == set()
+    assert list(evaluation.looks(later[1:2])) == []
+    assert evaluation.sharing() == {"2", "3"}
     with pytest.raises(ValueError, match=r"what listened on '[23]' is not given"):
         hosts["3"]["duplicate_of"] = None
-        list(judgement.looks(later[2:]))
-        judgement.find_duplicates()
+        list(evaluation.looks(later[2:]))
+        evaluation.find_duplicates()
 
 
-def test_several_looks_at_a_settled_host_in_one_judgement() -> None:
+def test_several_looks_at_a_settled_host_in_one_evaluation() -> None:
     twins = Twins()
     twins.see(ok(0, 22, 80))
     assert twins.see(ok(1, 22, 80), bad(2), ok(3, 22, 80), ok(4, 22), ok(5, 22, 80), ok(6, 22, 80)) == [
@@ -802,8 +804,8 @@ def test_hosts_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("portmon.engine.diff.PORTION", 3)
     twins = Twins()
     looks = [ok(0, 22, 80, host=host) for host in "1234"]
-    judgement = Judgement({}, inventory=FLEET, rules=RuleSet([]), settings=States(), interval=FIVE, run_id="run")
-    assert [len(part) for part in judgement.looks(looks)] == [3, 1]
+    evaluation = Evaluation({}, inventory=FLEET, rules=RuleSet([]), settings=States(), interval=FIVE, run_id="run")
+    assert [len(part) for part in evaluation.looks(looks)] == [3, 1]
     assert twins.see(*looks) == [("baseline",)] * 4
     assert twins.see(*(ok(1, 22, host=host) for host in "1234")) == [("down", 80)] * 4
 
@@ -811,11 +813,11 @@ def test_hosts_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
 # ── the fleet ───────────────────────────────────────────────────────────────────────────────────
 
 
-def fail(at: float, hosts: str = "1234", **fields: Any) -> list[Attempt]:
+def fail(at: float, hosts: str = "1234", **fields: Any) -> list[Observation]:
     return [bad(at, host=host, **fields) for host in hosts]
 
 
-def answer(at: float, hosts: str = "1234") -> list[Attempt]:
+def answer(at: float, hosts: str = "1234") -> list[Observation]:
     return [ok(at, 22, host=host) for host in hosts]
 
 
@@ -898,10 +900,10 @@ def test_within_an_episode_other_errors_and_fewer_hosts_are_more_of_it() -> None
         (fail(1, "123") + answer(1, "4"), ["unreachable"] * 3),
     ],
 )
-def test_most_of_the_fleet_must_fail_alike(attempts: list[Attempt], told: list[str]) -> None:
+def test_most_of_the_fleet_must_fail_alike(observations: list[Observation], told: list[str]) -> None:
     world = World(unreachable_after=1)
     world.see(*answer(0))
-    assert [kind for kind, *_ in world.see(*attempts)] == told
+    assert [kind for kind, *_ in world.see(*observations)] == told
 
 
 @pytest.mark.parametrize(
@@ -1030,7 +1032,7 @@ def test_a_boot_id_that_cannot_be_read_is_no_reboot() -> None:
 # ── two entries, one machine ────────────────────────────────────────────────────────────────────
 
 
-def twin(at: float, host: str, *ports: int, boot: str | None = "b", netns: int | None = 1) -> Attempt:
+def twin(at: float, host: str, *ports: int, boot: str | None = "b", netns: int | None = 1) -> Observation:
     return ok(at, *ports, host=host, boot_id=boot, netns=netns)
 
 
@@ -1057,7 +1059,7 @@ def test_two_entries_of_one_machine_are_noted_once() -> None:
         (twin(0, "1", 22, netns=None), twin(0, "2", 22, netns=None)),
     ],
 )
-def test_what_is_not_the_same_machine(one: Attempt, other: Attempt) -> None:
+def test_what_is_not_the_same_machine(one: Observation, other: Observation) -> None:
     world = World()
     assert world.see(one, other) == [("baseline",), ("baseline",)]
     assert world.host("2")["duplicate_of"] is None
@@ -1168,7 +1170,7 @@ def test_rules_that_are_not_known_are_no_other_rules() -> None:
 # ── moved ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def listening(at: float, *listeners: Listener, **fields: Any) -> Attempt:
+def listening(at: float, *listeners: Listener, **fields: Any) -> Observation:
     return ok(at, listeners=listeners, **fields)
 
 
@@ -1245,7 +1247,7 @@ def test_each_port_moves_to_one_of_its_own() -> None:
 # ── hosts that leave ────────────────────────────────────────────────────────────────────────────
 
 
-def close(*ports: Port, host: Attempt | None = None) -> Verdict:
+def close(*ports: Port, host: Observation | None = None) -> Verdict:
     """Close host 1, which saw nothing but what is said here."""
     world = World(unreachable_after=1)
     world.see(ok(0, 22), ok(0, 22, host="2"))
@@ -1332,7 +1334,7 @@ looks = st.lists(
 )
 
 
-def history(steps: Iterable[tuple[str, frozenset[int] | None]]) -> list[Attempt]:
+def history(steps: Iterable[tuple[str, frozenset[int] | None]]) -> list[Observation]:
     return [
         bad(number, host=host) if ports is None else ok(number, *sorted(ports), host=host)
         for number, (host, ports) in enumerate(steps)
@@ -1340,11 +1342,11 @@ def history(steps: Iterable[tuple[str, frozenset[int] | None]]) -> list[Attempt]
 
 
 @given(looks)
-def test_judging_again_changes_nothing(steps: list[tuple[str, frozenset[int] | None]]) -> None:
-    world, attempts = World(), history(steps)
-    for attempt in attempts:
-        world.see(attempt)
-    assert world.see(*attempts) == []
+def test_evaluating_again_changes_nothing(steps: list[tuple[str, frozenset[int] | None]]) -> None:
+    world, observations = World(), history(steps)
+    for observation in observations:
+        world.see(observation)
+    assert world.see(*observations) == []
     assert world.last.hosts == ()
     assert world.last.ports == ()
     assert world.last.dropped == ()
@@ -1352,11 +1354,11 @@ def test_judging_again_changes_nothing(steps: list[tuple[str, frozenset[int] | N
 
 @given(looks, st.randoms())
 def test_all_at_once_in_any_order_is_one_by_one(steps: list[tuple[str, frozenset[int] | None]], random: Any) -> None:
-    single, together, attempts = World(), World(), history(steps)
-    for attempt in attempts:
-        single.see(attempt)
-    random.shuffle(attempts)
-    together.see(*attempts)
+    single, together, observations = World(), World(), history(steps)
+    for observation in observations:
+        single.see(observation)
+    random.shuffle(observations)
+    together.see(*observations)
     assert {event.id for event in single.events} == {event.id for event in together.events}
     key = ["host_id", "port"]
     pd.testing.assert_frame_equal(
@@ -1426,13 +1428,13 @@ def test_no_down_without_evidence_and_no_recovery_without_a_down(
     steps: list[tuple[str, frozenset[int] | None]],
 ) -> None:
     world, down = World(), set()
-    for attempt in history(steps):
-        world.see(attempt)
+    for observation in history(steps):
+        world.see(observation)
         for event in world.last.events:
             key = (event.host_id, event.port)
             if event.kind == "down":
-                assert attempt.observation is not None
-                assert event.port not in {one.port for one in attempt.observation.listeners}
+                assert observation.listing is not None
+                assert event.port not in {one.port for one in observation.listing.listeners}
                 assert key not in down
                 down.add(key)
             elif event.kind == "recovered":

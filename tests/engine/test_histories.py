@@ -22,8 +22,8 @@ from portmon.cli import app
 from portmon.config import Config, parse_config
 from portmon.engine.rules import RuleSet
 from portmon.model.host import Host, Inventory
-from portmon.model.observation import Attempt, Listener, Observation, Outcome
-from portmon.steps.evaluate import judge_run
+from portmon.model.observation import Listener, Listing, Observation, Outcome
+from portmon.steps.evaluate import evaluate_run
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
 from portmon.storage import archive, inventory, outbox
@@ -55,10 +55,10 @@ def without_reason(event: dict[str, Any]) -> dict[str, Any]:
     return {name: event[name] for name in names} | {"at": datetime.fromisoformat(event["at"])}
 
 
-def observed(line: dict[str, Any]) -> Attempt:
-    outcome, observation = Outcome(line["outcome"]), None
+def observed(line: dict[str, Any]) -> Observation:
+    outcome, listing = Outcome(line["outcome"]), None
     if outcome is Outcome.OK:
-        observation = Observation(
+        listing = Listing(
             tool=line.get("tool", "netstat-W"),
             uid=0,
             boot_id=line["boot_id"],
@@ -67,7 +67,7 @@ def observed(line: dict[str, Any]) -> Attempt:
             listeners=tuple(Listener(**listener) for listener in line["listeners"]),
         )
     at = datetime.fromisoformat(line["at"])
-    return Attempt(line["host_id"], line["at"], 1, at, outcome, observation=observation)
+    return Observation(line["host_id"], line["at"], 1, at, outcome, listing=listing)
 
 
 def replayed(lines: list[dict[str, Any]], config: Config) -> Iterator[Told]:
@@ -121,10 +121,10 @@ def pipeline_told(name: str, database: Database, config: Config) -> Iterator[dic
         found = Inventory(tuple(present.values()))
         with database.begin() as conn:
             digest = inventory.save(conn, found, run_id=this.run_id, fetched_at=at, stale=False)
-            archive.save_attempts(conn, [dataclasses.replace(look, run_id=this.run_id) for look in looks])
+            archive.save_observations(conn, [dataclasses.replace(look, run_id=this.run_id) for look in looks])
         forced = dataclasses.replace(this, force_prune=True)
         prune_inventory(database, config, forced, digest, stale=False, now=at)
-        judge_run(database, config, this, digest, planned={}, interval=FIVE, now=at)
+        evaluate_run(database, config, this, digest, planned={}, interval=FIVE, now=at)
         with database.begin() as conn:
             for event in outbox.recent(conn, run_id=this.run_id):
                 yield {

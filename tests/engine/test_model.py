@@ -1,6 +1,6 @@
 """The engine against its naive twin, over random histories of small fleets.
 
-The same looks go through the real pipeline (archive, pruning, judgement, on a real database) and through
+The same looks go through the real pipeline (archive, pruning, evaluation, on a real database) and through
 :class:`tests.worlds.reference.Reference`; after each run events and state must be the same. What holds whatever the
 semantics (no down without evidence, nothing told twice, a crash loses nothing) is checked on its own.
 """
@@ -26,13 +26,13 @@ from sqlalchemy import delete, select
 from portmon.config import Config
 from portmon.engine.config import Rule, States
 from portmon.engine.declared import declared_ports
-from portmon.engine.diff import judge
+from portmon.engine.diff import evaluate
 from portmon.engine.fingerprint import fingerprint
 from portmon.engine.rules import RuleSet
 from portmon.model.event import EventKind
 from portmon.model.host import Host, Inventory
-from portmon.model.observation import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome
-from portmon.steps.evaluate import judge_run
+from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome
+from portmon.steps.evaluate import evaluate_run
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
 from portmon.storage import archive, contents, decisions, inventory, state
@@ -121,7 +121,7 @@ class Machine(RuleBasedStateMachine):
     runs: ClassVar[int] = 0
     told: ClassVar[Counter[str]]
     unchanged: ClassVar[Counter[str]]
-    """Looks that were judged without what they showed, by what their host had been before."""
+    """Looks that were evaluated without what they showed, by what their host had been before."""
     crash: ClassVar[list[Any]]
     """Not empty: the next transaction that writes more than a lease fails."""
 
@@ -134,8 +134,8 @@ class Machine(RuleBasedStateMachine):
         self.number = 0
         self.pids = 1000
         self.seq = 0
-        self.archive: dict[tuple[str, datetime], Attempt] = {}
-        self.held: list[Attempt] = []
+        self.archive: dict[tuple[str, datetime], Observation] = {}
+        self.held: list[Observation] = []
         self.reference = Reference()
         self.listed: set[str] = set()
         self.hidden: dict[str, datetime] = {}
@@ -293,7 +293,7 @@ class Machine(RuleBasedStateMachine):
 
         :param skipped: bits of hosts that nobody looks at
         :param late: bits of hosts whose look is stored later
-        :param end: ``killed`` before it judges
+        :param end: ``killed`` before it evaluates
         """
         self._step()
         self._scheduled(step, skipped, late, end)
@@ -316,8 +316,8 @@ class Machine(RuleBasedStateMachine):
         if end == "killed":
             return
         if end == "crash":
-            self._crashes(lambda: self._judge_only(digest))
-        self._judge(digest)
+            self._crashes(lambda: self._evaluate_only(digest))
+        self._evaluate(digest)
         if end == "retry":
             # Pruning as well, as when the whole run is cleared.
             self._prune(digest)
@@ -327,7 +327,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(host=st.sampled_from(HOSTS), order=st.booleans())
     def afterwards(self, host: str, order: bool) -> None:
-        """A task of the last run is cleared and looks again, or looks arrive late; then the run judges again."""
+        """A task of the last run is cleared and looks again, or looks arrive late; then the run evaluates again."""
         self._step()
         if not self.number:
             return
@@ -339,7 +339,7 @@ class Machine(RuleBasedStateMachine):
         elif host in self.listed:
             self.now += timedelta(seconds=30)
             self._store([self._look(host)])
-        self._judge(digest)
+        self._evaluate(digest)
 
     @precondition(lambda self: self.settled)
     @rule()
@@ -352,16 +352,16 @@ class Machine(RuleBasedStateMachine):
         self._prune(digest)
         self._store([self._look(host_id) for host_id in HOSTS if host_id in self.listed])
         before = self.seq
-        self._judge(digest)
+        self._evaluate(digest)
         assert self.seq == before
 
-    def _look(self, host_id: str) -> Attempt:
+    def _look(self, host_id: str) -> Observation:
         server, run_id = self.servers[host_id], f"run{self.number}"
         # Not all at once, and not in the order of their names.
         at = self.now + HOSTS[::-1].index(host_id) * timedelta(seconds=1)
         if server.fails is not None:
             outcome, error_class = server.fails
-            return Attempt(host_id, run_id, 1, at, outcome, error_class=error_class, error="no")
+            return Observation(host_id, run_id, 1, at, outcome, error_class=error_class, error="no")
         listeners = tuple(
             Listener(
                 "tcp6" if ":" in address else "tcp",
@@ -377,7 +377,7 @@ class Machine(RuleBasedStateMachine):
             for address in sorted(service.addresses)
         )
         probe, reader = server.versions
-        seen = Observation(
+        seen = Listing(
             server.tool,
             0,
             boot_id=server.boot_id,
@@ -387,7 +387,7 @@ class Machine(RuleBasedStateMachine):
             probe=probe,
             reader=reader,
         )
-        return Attempt(host_id, run_id, 1, at, Outcome.OK, observation=seen)
+        return Observation(host_id, run_id, 1, at, Outcome.OK, listing=seen)
 
     def _hosts(self) -> dict[str, Host]:
         return {host_id: Host(host_id, host_id, host_id, declared=self.declared.get(host_id, ())) for host_id in HOSTS}
@@ -397,10 +397,10 @@ class Machine(RuleBasedStateMachine):
         with self.database.begin() as conn:
             return inventory.save(conn, found, run_id=f"run{self.number}", fetched_at=self.now, stale=False)
 
-    def _store(self, looks: list[Attempt]) -> None:
+    def _store(self, looks: list[Observation]) -> None:
         with self.database.begin() as conn:
             for look in looks:
-                archive.save_attempt(conn, look)
+                archive.save_observation(conn, look)
                 self.archive.setdefault((look.host_id, look.observed_at), look)
 
     @property
@@ -414,8 +414,8 @@ class Machine(RuleBasedStateMachine):
     def _prune_only(self, digest: str) -> None:
         prune_inventory(self.database, self._config, self._run, digest, stale=False, now=self.now)
 
-    def _judge_only(self, digest: str) -> None:
-        judge_run(self.database, self._config, self._run, digest, planned={}, interval=INTERVAL, now=self.now)
+    def _evaluate_only(self, digest: str) -> None:
+        evaluate_run(self.database, self._config, self._run, digest, planned={}, interval=INTERVAL, now=self.now)
 
     def _prune(self, digest: str) -> None:
         self._prune_only(digest)
@@ -430,10 +430,10 @@ class Machine(RuleBasedStateMachine):
         self.reference.purge(purged)
         self._compare(expected, in_order=False)
 
-    def _judge(self, digest: str) -> None:
+    def _evaluate(self, digest: str) -> None:
         type(self).runs += 1
         before = self._settled()
-        self._judge_only(digest)
+        self._evaluate_only(digest)
         self._count_unchanged(before)
         expected = self.reference.run(
             self.archive.values(),
@@ -447,7 +447,7 @@ class Machine(RuleBasedStateMachine):
         oldest = self.now - self._config.retention.observations
         self.archive = {key: look for key, look in self.archive.items() if look.observed_at >= oldest}
         self._compare(expected)
-        # Each of them costs as much as the judgement itself.
+        # Each of them costs as much as the evaluation itself.
         if self.number % 2:
             self._settled_stay()
         else:
@@ -476,7 +476,7 @@ class Machine(RuleBasedStateMachine):
             seen = self.archive.get((host_id, row.last_ok_at))
             if seen is None:
                 continue
-            facts = contents.digest_of(archive.facts_to_json(seen.observation))
+            facts = contents.digest_of(archive.facts_to_json(seen.listing))
             # Unless the rules or what is declared changed since.
             own = rules.for_host(self._hosts()[host_id]).digest
             if row.fingerprint == fingerprint(facts, own, declared.get(host_id, {})):
@@ -485,11 +485,11 @@ class Machine(RuleBasedStateMachine):
             return
         with self.database.begin() as conn:
             known, rows = state.load(conn)
-        verdict = judge(
+        verdict = evaluate(
             known, rows, looks, inventory=self._hosts(), rules=rules, settings=self.states,
             interval=INTERVAL, run_id="later", accepted=self.accepted, declared=declared,
         )  # fmt: skip
-        assert verdict.summary["judged"] == len(looks)
+        assert verdict.summary["evaluated"] == len(looks)
         assert (verdict.ports, verdict.dropped) == ((), ())
         assert {event.kind.value for event in verdict.events} <= {"reachable", "duplicate"}
 
@@ -505,9 +505,9 @@ class Machine(RuleBasedStateMachine):
         assert self._dump() == before
 
     def _nothing_more(self, digest: str) -> None:
-        """The same judgement once more changes nothing."""
+        """The same evaluation once more changes nothing."""
         before = self._dump()
-        self._judge_only(digest)
+        self._evaluate_only(digest)
         assert self._dump() == before
 
     # ── what must hold ──────────────────────────────────────────────────────────────────────────
@@ -547,7 +547,7 @@ class Machine(RuleBasedStateMachine):
             assert look is not None, "no evidence"
             assert look.outcome is Outcome.OK, "no evidence"
         if kind == "down" and not self.policy:
-            assert port not in {listener.port for listener in look.observation.listeners}
+            assert port not in {listener.port for listener in look.listing.listeners}
         if kind == "recovered":
             assert key in self.down | self.lost
             # A port that was down and lacks a bind: first the port is back, then the bind.
@@ -572,7 +572,7 @@ class Machine(RuleBasedStateMachine):
     def _stored_rows(self) -> dict[tuple[Any, ...], tuple[Any, ...]]:
         found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         with self.database.begin() as conn:
-            for row in conn.execute(select(hosts).where(hosts.c.last_judged_at.is_not(None))):
+            for row in conn.execute(select(hosts).where(hosts.c.last_evaluated_at.is_not(None))):
                 found[(row.host_id,)] = (row.status, row.status_since, row.failures, row.last_ok_at, row.duplicate_of)
             for row in conn.execute(select(ports)):
                 found[(row.host_id, row.port)] = (
@@ -660,7 +660,7 @@ def run_steps(machine: type[Machine], steps: int, *, length: int = 40, first_see
         number_of = min(40, 2 + (steps - machine.steps) // length)
         run_state_machine_as_test(machine, settings=settings(some, max_examples=number_of))
     assert machine.runs >= steps // 4
-    print(f"{machine.steps} steps, {machine.runs} judgements: {dict(sorted(machine.told.items()))}")
+    print(f"{machine.steps} steps, {machine.runs} evaluations: {dict(sorted(machine.told.items()))}")
     print(f"unchanged: {dict(sorted(machine.unchanged.items()))}")
 
 

@@ -1,5 +1,5 @@
 """The naive implementation where it is not told by a history: rules, declarations and decisions that change on the way,
-what is judged again, late or not at all."""
+what is evaluated again, late or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from portmon.engine.config import Rule
 from portmon.engine.rules import RuleSet
 from portmon.model.host import Host
-from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.model.observation import Listener, Listing, Observation, Outcome
 from tests.worlds.reference import Defaults, Reference
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -29,14 +29,14 @@ def bind(
     return Listener("tcp6" if ":" in address else "tcp", address, port, pid, program, **more)
 
 
-def ok(minutes: float, *ports: int | Listener, host: str = "h1", run: str | None = None, **more: Any) -> Attempt:
+def ok(minutes: float, *ports: int | Listener, host: str = "h1", run: str | None = None, **more: Any) -> Observation:
     listeners = tuple(bind(port) if isinstance(port, int) else port for port in ports)
-    seen = Observation(**{"tool": "ss", "uid": 0, "boot_id": "b1", "listeners": listeners} | more)
-    return Attempt(host, run or f"r{minutes}", 1, at(minutes), Outcome.OK, observation=seen)
+    seen = Listing(**{"tool": "ss", "uid": 0, "boot_id": "b1", "listeners": listeners} | more)
+    return Observation(host, run or f"r{minutes}", 1, at(minutes), Outcome.OK, listing=seen)
 
 
-def bad(minutes: float, *, host: str = "h1", run: str | None = None, error_class: str = "timeout") -> Attempt:
-    return Attempt(host, run or f"r{minutes}", 1, at(minutes), Outcome.UNREACHABLE, error_class=error_class)
+def bad(minutes: float, *, host: str = "h1", run: str | None = None, error_class: str = "timeout") -> Observation:
+    return Observation(host, run or f"r{minutes}", 1, at(minutes), Outcome.UNREACHABLE, error_class=error_class)
 
 
 class World:
@@ -48,7 +48,7 @@ class World:
         self.accepted: dict[tuple[str, str, int], datetime] = {}
         self.settings = Defaults(**settings)
 
-    def see(self, *looks: Attempt) -> list[tuple[Any, ...]]:
+    def see(self, *looks: Observation) -> list[tuple[Any, ...]]:
         """What is told of looks, as far as it says something."""
         told = self.reference.run(
             looks,
@@ -125,7 +125,7 @@ def test_what_a_new_rule_excludes_is_dropped_and_what_it_includes_is_no_news() -
     assert world.status(80) == "up"
 
 
-def test_a_program_that_is_not_shown_is_judged_by_its_last_name() -> None:
+def test_a_program_that_is_not_shown_is_evaluated_by_its_last_name() -> None:
     world = World()
     world.see(ok(0, bind(80, program="nginx"), bind(81, program="java")))
     world.rules = [Rule(action="deny", program="ja*")]
@@ -145,10 +145,10 @@ def test_an_acceptance_counts_for_the_down_that_it_was_made_of(when: float, told
     assert world.see(ok(10)) == told
 
 
-# ── what is judged, and when ────────────────────────────────────────────────────────────────────
+# ── what is evaluated, and when ────────────────────────────────────────────────────────────────────
 
 
-def test_looks_are_judged_once_whatever_their_order() -> None:
+def test_looks_are_evaluated_once_whatever_their_order() -> None:
     world = World()
     looks = [ok(5, run="b"), ok(0, 80, run="a"), ok(10, 80, run="c")]
     assert world.see(*looks) == [("baseline",), ("down", 80), ("recovered", 80)]
@@ -158,11 +158,11 @@ def test_looks_are_judged_once_whatever_their_order() -> None:
     assert world.reference.snapshot() == before
 
 
-def test_a_host_that_is_not_listed_is_not_judged() -> None:
+def test_a_host_that_is_not_listed_is_not_evaluated() -> None:
     assert World(hosts=()).see(ok(0, 80)) == []
 
 
-def test_a_run_is_judged_before_the_next_one_begins() -> None:
+def test_a_run_is_evaluated_before_the_next_one_begins() -> None:
     world = World(hosts=("h1", "h2"))
     world.see(ok(0, host="h1"), ok(0, host="h2", boot_id="b2"))
     late = [

@@ -8,15 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from alembic import command
-from sqlalchemy import text
+from sqlalchemy import update
 
 from portmon.config import parse_config
 from portmon.engine.config import Rule
 from portmon.model.observation import PROBE, READER, Listener
 from portmon.steps.plan import expected
-from portmon.storage import hosts
-from portmon.storage.database import Database, _alembic_config
+from portmon.storage import hosts, tables
+from portmon.storage.database import Database
 from tests.engine.test_diff import START, World, ok
 from tests.worlds.fleet import FIVE, Fleet, Machine
 
@@ -54,7 +53,7 @@ def test_the_first_look_of_another_reader_learns_in_silence() -> None:
     assert world.see(seen(3, *now[:2], listener(82), tool="ss")) == [("down", 81), ("new", 82)]
 
 
-def test_what_is_missing_in_it_is_judged() -> None:
+def test_what_is_missing_in_it_is_evaluated() -> None:
     world = World()
     world.see(seen(0, listener(22), listener(80), tool="ss", **OLD))
     assert world.see(seen(1, listener(22), tool="ss")) == [("down", 80)]
@@ -175,9 +174,9 @@ class OddMachine(Machine):
         self.shows: Callable[[Sequence[Listener]], Sequence[Listener]] = lambda found: found
 
     def look(self, run_id: str, at: Any) -> Any:
-        attempt = Machine.look(self, run_id, at)
-        found = dataclasses.replace(attempt.observation, listeners=tuple(self.shows(attempt.observation.listeners)))
-        return dataclasses.replace(attempt, observation=dataclasses.replace(found, **self.says))
+        observation = Machine.look(self, run_id, at)
+        found = dataclasses.replace(observation.listing, listeners=tuple(self.shows(observation.listing.listeners)))
+        return dataclasses.replace(observation, listing=dataclasses.replace(found, **self.says))
 
 
 def test_the_next_look_is_told_of_it(database: Database) -> None:
@@ -211,7 +210,7 @@ def test_an_upgrade_of_a_filled_archive_makes_no_event(database: Database) -> No
     down = fleet.machines["web1"]
     program = down.kill(5432)
     assert [event.kind.value for event in fleet.run()] == ["down"]
-    _as_the_version_before_left_it(database)
+    _as_an_earlier_reader_left_it(database)
 
     for number, machine in enumerate(fleet.machines.values()):
         machine.says = {"probe": 1} if number == 5 else {"tool": "ss" if number % 3 == 0 else "netstat-W"}
@@ -232,11 +231,8 @@ def test_an_upgrade_of_a_filled_archive_makes_no_event(database: Database) -> No
     ]
 
 
-def _as_the_version_before_left_it(database: Database) -> None:
-    config = _alembic_config()
+def _as_an_earlier_reader_left_it(database: Database) -> None:
+    """Without what only later versions store: which versions of probe and reader it was, and the kernel's names."""
     with database.begin() as conn:
-        config.attributes["connection"] = conn
-        command.downgrade(config, "0006")
-        columns = {row[0] for row in conn.execute(text("SELECT * FROM hosts")).cursor.description}  # type: ignore[union-attr]
-        assert "reader" not in columns
-    database.migrate()
+        conn.execute(update(tables.hosts).values(probe=None, reader=None, hung=None, hung_at=None))
+        conn.execute(update(tables.ports).values(comms=(), notices=()))

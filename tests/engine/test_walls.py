@@ -1,4 +1,4 @@
-"""One host, one answer, one row stops nobody else: each host is judged within a wall, and what it can add is bounded."""
+"""One host, one answer, one row stops nobody else: each host is evaluated within a wall, and what it can add is bounded."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from portmon.errors import StorageError
 from portmon.model import limits
 from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
-from portmon.model.observation import Attempt, Listener
+from portmon.model.observation import Listener, Observation
 from portmon.probe import compare as identity
-from portmon.replay.archive import judge_again
-from portmon.steps import evaluate as judging
+from portmon.replay.archive import evaluate_again
+from portmon.steps import evaluate as evaluating
 from portmon.steps import housekeeping as retention
 from portmon.steps.run import Run
 from portmon.storage import archive, contents, outbox, tables
@@ -44,9 +44,9 @@ class Evil(Machine):
     :param change: makes of an honest look what is seen
     """
 
-    change: Callable[[Attempt], Attempt] = staticmethod(lambda look: look)
+    change: Callable[[Observation], Observation] = staticmethod(lambda look: look)
 
-    def look(self, run_id: str, at: datetime) -> Attempt:
+    def look(self, run_id: str, at: datetime) -> Observation:
         """What a login comes to."""
         return self.change(super().look(run_id, at))
 
@@ -60,12 +60,12 @@ def with_evil(fleet: Fleet) -> Evil:
     return evil
 
 
-def seen_as(**fields: Any) -> Callable[[Attempt], Attempt]:
+def seen_as(**fields: Any) -> Callable[[Observation], Observation]:
     """A look whose observation is another one."""
 
-    def change(look: Attempt) -> Attempt:
-        assert look.observation is not None
-        return dataclasses.replace(look, observation=dataclasses.replace(look.observation, **fields))
+    def change(look: Observation) -> Observation:
+        assert look.listing is not None
+        return dataclasses.replace(look, listing=dataclasses.replace(look.listing, **fields))
 
     return change
 
@@ -95,15 +95,15 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def replays_alike(fleet: Fleet, scratch: Database) -> None:
-    """Judging all of it again gives the same state and events."""
+    """Evaluating all of it again gives the same state and events."""
     wanted = lived(fleet)
     with fleet.database.begin() as source:
-        judge_again(source, scratch, fleet.config, since=LONG_AGO, until=fleet.now)
+        evaluate_again(source, scratch, fleet.config, since=LONG_AGO, until=fleet.now)
     with scratch.begin() as conn:
         assert (state_of(conn), derived(conn)) == wanted
 
 
-# ── looks that can't be judged ──────────────────────────────────────────────────────────────────
+# ── looks that can't be evaluated ──────────────────────────────────────────────────────────────────
 
 UNREADABLE: dict[str, dict[str, Any]] = {
     "a namespace beyond what a database stores": {"netns": 2**63},
@@ -124,7 +124,7 @@ UNREADABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
-def test_what_can_not_be_judged_is_no_evidence_of_its_host_and_the_others_are_told(
+def test_what_can_not_be_evaluated_is_no_evidence_of_its_host_and_the_others_are_told(
     database: Database, scratch: Database, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fleet = small_fleet(database)
@@ -135,13 +135,13 @@ def test_what_can_not_be_judged_is_no_evidence_of_its_host_and_the_others_are_to
     caplog.clear()
     events = fleet.run()
     assert kinds(events) == [("down", 80)]
-    assert len([line for line in warnings(caplog) if "could not be judged" in line]) == 1
+    assert len([line for line in warnings(caplog) if "could not be evaluated" in line]) == 1
     row = host_row(database)
-    assert (row.failures, row.error_class, row.last_judged_at) == (1, "evaluation", fleet.now - FIVE)
-    assert "could not be judged" in row.error
-    # It is judged, once and for all: neither again in the next run, nor otherwise in a replay.
+    assert (row.failures, row.error_class, row.last_evaluated_at) == (1, "evaluation", fleet.now - FIVE)
+    assert "could not be evaluated" in row.error
+    # It is evaluated, once and for all: neither again in the next run, nor otherwise in a replay.
     with database.begin() as conn:
-        assert archive.attempts_to_judge(conn, host_ids=[HOSTILE]) == []
+        assert archive.observations_to_evaluate(conn, host_ids=[HOSTILE]) == []
     evil.change = lambda look: look
     evil.kill(80)
     assert kinds(fleet.run(), "evil") == [("down", 80)]
@@ -180,7 +180,7 @@ def test_a_fault_of_this_program_concerns_the_hosts_that_meet_it(
         "db",
     }
     assert [host_row(database, f"id-{name}").failures for name in names] == [1] * hosts
-    told = [line for line in warnings(caplog) if "could not be judged" in line]
+    told = [line for line in warnings(caplog) if "could not be evaluated" in line]
     assert len(told) == hosts
     assert all(f"KeyError: 'id-{name}'" in line for name, line in zip(names, sorted(told), strict=True))
     # It is mended, and what was refused stays refused.
@@ -215,7 +215,7 @@ def test_a_fault_that_every_host_meets_is_no_host_s_and_nothing_is_refused(
 @pytest.mark.parametrize(
     "error", [MemoryError(), OperationalError("SELECT", {}, Exception("gone")), KeyboardInterrupt()]
 )
-def test_what_no_host_is_to_blame_for_ends_the_judgement(
+def test_what_no_host_is_to_blame_for_ends_the_evaluation(
     database: Database, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     fleet = small_fleet(database)
@@ -236,7 +236,7 @@ def test_what_the_database_does_not_take_is_found_by_halves(
     database: Database, scratch: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Should a value slip through, it is the database that refuses it, in the statement that writes all hosts."""
-    monkeypatch.setattr(archive, "_checked", lambda observation: observation)
+    monkeypatch.setattr(archive, "_checked", lambda listing: listing)
     fleet = small_fleet(database)
     evil = with_evil(fleet)
     fleet.run()
@@ -258,8 +258,10 @@ def test_a_dry_run_has_the_same_walls(database: Database, monkeypatch: pytest.Mo
     looks = [machine.look("dry", fleet.now) for machine in fleet.machines.values()]
     with database.begin() as conn:
         digest = conn.execute(select(tables.inventories.c.digest)).scalar_one()
-    found = judging.judge_dry(database, fleet.config, Run("dry", dry_run=True), digest, attempts=looks, interval=FIVE)
-    assert (found["down"], found["judged"]) == (1, 6)
+    found = evaluating.evaluate_dry(
+        database, fleet.config, Run("dry", dry_run=True), digest, observations=looks, interval=FIVE
+    )
+    assert (found["down"], found["evaluated"]) == (1, 6)
 
 
 # ── the archive ─────────────────────────────────────────────────────────────────────────────────
@@ -291,7 +293,7 @@ def test_one_damaged_row_is_one_host_without_evidence(
     fleet.run()
     fleet.machines["web1"].kill(80)
     fleet.machines["db"].kill(5432)
-    fleet.run(judge=False)
+    fleet.run(evaluate=False)
     digest = facts_of(database, "id-web1")
     if how == "damaged":
         flip(database, digest)
@@ -304,15 +306,17 @@ def test_one_damaged_row_is_one_host_without_evidence(
                 .values(facts="0" * 64 if how == "gone" else contents.put(conn, said, now=fleet.now))
             )
     fleet.number -= 1
-    # The run is judged as its looks are.
+    # The run is evaluated as its looks are.
     with database.begin() as conn:
         inventory = conn.execute(select(tables.inventories.c.digest)).scalar_one()
-    judging.judge_run(database, fleet.config, Run("run00001"), inventory, planned={}, interval=FIVE, now=fleet.now)
+    evaluating.evaluate_run(
+        database, fleet.config, Run("run00001"), inventory, planned={}, interval=FIVE, now=fleet.now
+    )
     fleet.number += 1
     with database.begin() as conn:
         assert kinds(outbox.recent(conn, run_id="run00001")) == [("down", 5432)]
         assert list(contents.damaged(conn)) == ([digest] if how == "damaged" else [])
-    assert len([line for line in warnings(caplog) if "could not be judged" in line]) == 1
+    assert len([line for line in warnings(caplog) if "could not be evaluated" in line]) == 1
     assert "can't be read" in host_row(database, "id-web1").error
     # The same answer again is stored anew, and the death is told.
     assert kinds(fleet.run()) == [("down", 80)]
@@ -329,7 +333,7 @@ def test_an_archive_that_lost_everything_holds_up_one_run(database: Database) ->
     fleet.machines["web1"].kill(80)
     for machine in fleet.machines.values():
         machine.start(443, "nginx")
-    fleet.run(judge=False)
+    fleet.run(evaluate=False)
     with database.begin() as conn:
         conn.execute(update(tables.contents).values(data=b"lost"))
     # The looks of this run find the same contents, which nobody has tried to read yet.
@@ -401,10 +405,10 @@ def noise(bytes_: int) -> str:
     return os.urandom(bytes_ // 2).hex()
 
 
-def wordy(number: int) -> Callable[[Attempt], Attempt]:
+def wordy(number: int) -> Callable[[Observation], Observation]:
     """An answer that is never the same, some of which is in what is read."""
 
-    def change(look: Attempt) -> Attempt:
+    def change(look: Observation) -> Observation:
         rows = listeners(*({"port": port, "program": noise(200)} for port in range(1, number)))
         frame = noise(24_000).encode()
         return dataclasses.replace(seen_as(listeners=rows)(look), frames=(frame,), digests=(contents.digest_of(frame),))
@@ -426,10 +430,10 @@ def look_rows(database: Database) -> list[Any]:
 def test_what_a_host_may_add_in_a_day_is_bounded_and_said(
     database: Database, scratch: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save_attempts = archive.save_attempts
+    save_observations = archive.save_observations
 
-    def saved(conn: Any, looks: list[Attempt]) -> Any:
-        return save_attempts(conn, archive.within(conn, looks, fleet.config.retention.per_host))
+    def saved(conn: Any, looks: list[Observation]) -> Any:
+        return save_observations(conn, archive.within(conn, looks, fleet.config.retention.per_host))
 
     monkeypatch.setattr(archive, "save_attempts", saved)
     fleet = small_fleet(database, retention={"per_host": "64KiB"})
@@ -586,7 +590,7 @@ def test_a_name_is_cut_in_bytes(name: str, cut: str) -> None:
     assert len(limits.name_within("\ud800" * 300)) <= 256
 
 
-def busy(owners: int, binds: int = 1) -> Callable[[Attempt], Attempt]:
+def busy(owners: int, binds: int = 1) -> Callable[[Observation], Observation]:
     rows = [{"pid": 1000 + number, "program": f"worker{number:04}"} for number in range(owners)]
     rows += [{"pid": 1000, "program": "worker0000", "address": f"10.0.0.{number + 1}"} for number in range(binds)]
     return seen_as(listeners=listeners(*rows))
@@ -602,7 +606,7 @@ def test_a_port_with_very_many_owners_is_quiet_while_they_come_and_go(database: 
         row = conn.execute(select(tables.ports).where(tables.ports.c.host_id == HOSTILE)).one()
     assert (len(row.programs), len(row.pids), len(row.addresses)) == (64, 64, 64)
 
-    def without(*gone: int, fresh: int = 0) -> Callable[[Attempt], Attempt]:
+    def without(*gone: int, fresh: int = 0) -> Callable[[Observation], Observation]:
         rows = [
             {"pid": 1000 + number, "program": f"worker{number:04}"} for number in range(300) if number not in gone
         ] + [{"pid": number, "program": f"a{number:04}", "address": f"10.0.{number}.0"} for number in range(fresh)]

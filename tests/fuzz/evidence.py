@@ -1,4 +1,4 @@
-"""What every accepted answer must be: within its documented ranges, storable, readable again, and judged."""
+"""What every accepted answer must be: within its documented ranges, storable, readable again, and evaluated."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from datetime import UTC, datetime, timedelta
 
 from portmon import probe
 from portmon.engine.config import States
-from portmon.engine.diff import HostRow, judge
+from portmon.engine.diff import HostRow, evaluate
 from portmon.engine.frames import empty_ports, merged
 from portmon.engine.rules import RuleSet
 from portmon.errors import ProbeError
 from portmon.model.event import EventKind
 from portmon.model.host import Host
 from portmon.model.limits import NAME, OWNERS, ROWS
-from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.storage.archive import facts_from_json, facts_to_json
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIVE = timedelta(minutes=5)
-HONEST = Observation("ss", 0, boot_id="b0", netns=7, listeners=(Listener("tcp", "0.0.0.0", 80, 7, "nginx"),))
+HONEST = Listing("ss", 0, boot_id="b0", netns=7, listeners=(Listener("tcp", "0.0.0.0", 80, 7, "nginx"),))
 
 
-def must_be_in_range(seen: Observation) -> None:
+def must_be_in_range(seen: Listing) -> None:
     """Every field of an answer has the type, the range and the length that design and storage give it."""
     assert seen.tool in ("netstat-W", "netstat", "ss", "proc")
     assert 0 <= seen.uid < 2**32
@@ -67,12 +67,12 @@ def must_be_short(text: str | None) -> None:
     assert text is None or len(text.encode("utf-8", "surrogateescape")) <= NAME
 
 
-def must_be_storable(seen: Observation) -> None:
+def must_be_storable(seen: Listing) -> None:
     """What is read from the archive is what was written there."""
     assert facts_from_json(facts_to_json(seen)) == seen
 
 
-def must_be_readable_again(output: bytes, nonce: str, seen: Observation) -> None:
+def must_be_readable_again(output: bytes, nonce: str, seen: Listing) -> None:
     """The stored frame says what the answer said, and is stored alike the next time."""
     stored = probe.archive_form(output, nonce)
     assert probe.read_archived(stored) == seen
@@ -88,8 +88,8 @@ def must_have_no_cut(output: bytes, nonce: str, at: int) -> None:
     raise AssertionError(f"the first {at} of {len(output)} bytes are accepted")
 
 
-def must_be_judged(answers: Sequence[Observation]) -> None:
-    """Hosts that show these answers are judged beside an honest one that dies, and that death is told.
+def must_be_evaluated(answers: Sequence[Listing]) -> None:
+    """Hosts that show these answers are evaluated beside an honest one that dies, and that death is told.
 
     Each of them shows the next one's answer in the second look, so that it is compared with another one.
     """
@@ -102,11 +102,11 @@ def must_be_judged(answers: Sequence[Observation]) -> None:
         at = START + step * FIVE
         shown = {name: answers[(number + step) % len(answers)] for number, name in enumerate(names)}
         shown["honest"] = HONEST if step == 0 else dataclasses.replace(HONEST, listeners=())
-        verdict = judge(
+        verdict = evaluate(
             rows,
             ports,
             [
-                Attempt(host_id, f"run{step}", 1, at, Outcome.OK, observation=seen, confirmed=True)
+                Observation(host_id, f"run{step}", 1, at, Outcome.OK, listing=seen, confirmed=True)
                 for host_id, seen in shown.items()
             ],
             inventory=hosts,

@@ -19,7 +19,7 @@ import pytest
 
 from portmon import probe
 from portmon.errors import PortmonError
-from portmon.model.observation import Observation
+from portmon.model.observation import Listing
 from tests.fuzz import evidence
 from tests.fuzz.mutations import AROUND, Mutator
 from tests.fuzz.readers import (
@@ -40,7 +40,7 @@ from tests.fuzz.readers import (
 SHARE = {"frame": 0.5, "listing": 0.35, "inventory": 0.1, "config": 0.05}
 """Of all inputs: a configuration takes a hundred times as long as a listing."""
 TOGETHER = 40
-"""Accepted answers that are judged at once, each of them as one host."""
+"""Accepted answers that are evaluated at once, each of them as one host."""
 PARTS = 4
 """Of each kind, so that several processes share the work."""
 SLOWEST = 120.0
@@ -68,12 +68,12 @@ def test_many_inputs(kind: str, part: int, tmp_path: Path) -> None:
 
 
 def run(kind: str, numbers: range, folder: Path) -> Counter[str]:
-    """Read inputs; every answer that is accepted is checked, stored and judged.
+    """Read inputs; every answer that is accepted is checked, stored and evaluated.
 
     :returns: how many were read, and how many refused
     """
     told: Counter[str] = Counter()
-    accepted: list[tuple[int, Observation]] = []
+    accepted: list[tuple[int, Listing]] = []
     for number in numbers:
         one = case(kind, number, folder)
         with blamed(kind, number):
@@ -89,10 +89,10 @@ def run(kind: str, numbers: range, folder: Path) -> Counter[str]:
         if kind == "frame":
             accepted.append((number, found))
             if len(accepted) == TOGETHER:
-                judged(accepted)
+                evaluated(accepted)
                 accepted.clear()
     if accepted:
-        judged(accepted)
+        evaluated(accepted)
     return told
 
 
@@ -102,7 +102,7 @@ def check(kind: str, number: int, one: Case, found: object) -> None:
         for listener in found:
             evidence.must_be_a_listener(listener)
     if kind == "frame":
-        assert isinstance(found, Observation)
+        assert isinstance(found, Listing)
         evidence.must_be_in_range(found)
         evidence.must_be_storable(found)
         evidence.must_be_readable_again(one.data, NONCE, found)
@@ -126,14 +126,14 @@ class blamed:  # noqa: N801 - it reads like a function
             raise AssertionError(f"{self.kind} {self.numbers}: {type(error).__name__}: {error}") from error
 
 
-def judged(accepted: Sequence[tuple[int, Observation]]) -> None:
+def evaluated(accepted: Sequence[tuple[int, Listing]]) -> None:
     """As hosts of one run; what raises is looked for one by one."""
     try:
-        evidence.must_be_judged([seen for _, seen in accepted])
+        evidence.must_be_evaluated([seen for _, seen in accepted])
     except Exception:
         for one, following in zip(accepted, (*accepted[1:], accepted[0]), strict=True):
             with blamed("frame", one[0], following[0]):
-                evidence.must_be_judged([one[1], following[1]])
+                evidence.must_be_evaluated([one[1], following[1]])
         raise
 
 

@@ -1,4 +1,4 @@
-"""The prune guard counts over a day: in single decisions, over runs of a day, and when the archive is judged again."""
+"""The prune guard counts over a day: in single decisions, over runs of a day, and when the archive is evaluated again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from portmon.errors import CmdbError
 from portmon.inventory.config import Cmdb
 from portmon.inventory.prune import plan_prune
 from portmon.model.host import Host, InvalidHost, Inventory
-from portmon.replay.archive import judge_again
+from portmon.replay.archive import evaluate_again
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
@@ -241,7 +241,7 @@ def test_a_quiet_day_notes_nothing(site: Site) -> None:
         assert journal.last_seq(conn) <= before + 1
 
 
-def test_judging_again_prunes_alike(site: Site, other_database: Database) -> None:
+def test_evaluating_again_prunes_alike(site: Site, other_database: Database) -> None:
     """Whatever the guard would say of it by then: what was done is in the journal."""
     for share in (0.81, 0.81, 0.81, 1.2):
         site.ids = [f"h{n:03}" for n in range(round(len(site.ids) * share))]
@@ -255,7 +255,7 @@ def test_judging_again_prunes_alike(site: Site, other_database: Database) -> Non
 
     expected = state(site.database)
     with site.database.begin() as source:
-        judge_again(source, other_database, site.config, since=START)
+        evaluate_again(source, other_database, site.config, since=START)
     assert state(other_database) == expected
 
 

@@ -322,7 +322,7 @@ def test_whatever_happens_in_between_the_list_is_one_that_there_was(
     assert len(ids) == len(set(ids))
 
 
-def test_a_list_of_one_page_is_judged_at_once() -> None:
+def test_a_list_of_one_page_is_evaluated_at_once() -> None:
     asked = []
 
     def send(request: PageRequest) -> Any:

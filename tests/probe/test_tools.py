@@ -17,7 +17,7 @@ import pytest
 
 from portmon import probe
 from portmon.errors import ContradictionError, ProbeError
-from portmon.model.observation import Observation
+from portmon.model.observation import Listing
 from portmon.probe import Question
 
 SHORT = Question(limit=2)
@@ -57,14 +57,14 @@ class Host:
         )
         return done.stdout, nonce
 
-    def ask(self, question: Question = SHORT, **env: str) -> Observation:
+    def ask(self, question: Question = SHORT, **env: str) -> Listing:
         output, nonce = self.run(question, **env)
         kept, seen = probe.read(output, nonce)
         assert probe.read_archived(kept) == seen
         return seen
 
 
-def ports(seen: Observation) -> set[int]:
+def ports(seen: Listing) -> set[int]:
     return {one.port for one in seen.listeners}
 
 

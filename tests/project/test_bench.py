@@ -142,10 +142,10 @@ def measured() -> dict[str, Section]:
     tasks = Section(sizes={"hosts": 200})
     tasks.add("portmon_cpu_ms_per_host", "ms", 600)
     diff = Section(sizes={"ports": 30, "sqlite_0": 1000, "sqlite_1": 10_000, "postgres": 1000})
-    diff.add("sqlite_1_quiet_judge_seconds", "s", 6)
-    diff.add("sqlite_1_quiet_judge_memory", "MiB", 1024)
+    diff.add("sqlite_1_quiet_evaluate_seconds", "s", 6)
+    diff.add("sqlite_1_quiet_evaluate_memory", "MiB", 1024)
     diff.add("postgres_quiet_look_wal", "bytes", 200_000)
-    diff.add("postgres_quiet_judge_wal", "bytes", 100_000)
+    diff.add("postgres_quiet_evaluate_wal", "bytes", 100_000)
     for table, size in (("hosts", 500), ("ports", 200), ("observations", 250), ("contents", 1500)):
         diff.add(f"postgres_{table}_row", "bytes", size)
     return {"sweep": sweep, "tasks": tasks, "diff": diff}
@@ -218,24 +218,24 @@ def test_a_made_up_fleet_is_quiet_until_ports_change(tmp_path: Path) -> None:
     fleet.build()
     database = fleet.open()
 
-    def judged(number: int) -> dict[str, int]:
-        counts = fleet.judge(database, number, fleet.plan(database, number))
-        assert counts.pop("scanned") == counts.pop("judged") == 20
+    def evaluated(number: int) -> dict[str, int]:
+        counts = fleet.evaluate(database, number, fleet.plan(database, number))
+        assert counts.pop("scanned") == counts.pop("evaluated") == 20
         assert counts.pop("not_scanned") == 0
         return counts
 
-    assert judged(0) == {"baseline": 20}
+    assert evaluated(0) == {"baseline": 20}
     fleet.look(1, changes=0, changed_now=False)
-    assert judged(1) == {}
+    assert evaluated(1) == {}
     # 200 ports: two of them are different from now on, and two more in the next round.
     fleet.look(2, changes=1, changed_now=True)
-    assert sum(judged(2).values()) == 2
+    assert sum(evaluated(2).values()) == 2
     fleet.look(3, changes=2, changed_now=True)
-    assert sum(judged(3).values()) == 2
+    assert sum(evaluated(3).values()) == 2
     database.dispose()
 
 
-def test_large_fleets_are_judged_less_often() -> None:
+def test_large_fleets_are_evaluated_less_often() -> None:
     assert FULL.repeats(10_000) == 5
     assert FULL.repeats(100_000) == 3
     assert QUICK.repeats(100) == 1

@@ -1,4 +1,4 @@
-"""Judging the archive again: the same state and events as the runs made, and what another configuration would make."""
+"""Evaluating the archive again: the same state and events as the runs made, and what another configuration would make."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from portmon.config import Config
 from portmon.errors import ReplayError, StorageError
 from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
-from portmon.replay.archive import Difference, judge_again, what_if
-from portmon.steps import evaluate as judging
+from portmon.replay.archive import Difference, evaluate_again, what_if
+from portmon.steps import evaluate as evaluating
 from portmon.steps.run import Run
 from portmon.storage import archive, checkpoints, contents, journal, outbox, tables
 from portmon.storage.database import Database
@@ -32,7 +32,7 @@ def scratch(tmp_path: Path) -> Iterator[Database]:
 
 def replayed(fleet: Fleet, scratch: Database, since: datetime = LONG_AGO) -> tuple[Any, list[Event]]:
     with fleet.database.begin() as source:
-        judge_again(source, scratch, fleet.config, since=since, until=fleet.now)
+        evaluate_again(source, scratch, fleet.config, since=since, until=fleet.now)
     with scratch.begin() as conn:
         return state_of(conn), derived(conn)
 
@@ -56,24 +56,24 @@ def test_a_replay_begins_at_the_last_checkpoint_before_its_time(database: Databa
     eventful(fleet, 48)
     state, events = lived(fleet)
     with database.begin() as source:
-        span = judge_again(source, scratch, fleet.config, since=MONDAY + timedelta(hours=1), until=fleet.now)
+        span = evaluate_again(source, scratch, fleet.config, since=MONDAY + timedelta(hours=1), until=fleet.now)
     assert span.since == MONDAY
-    assert span.judgements == 24
+    assert span.evaluations == 24
     with scratch.begin() as conn:
         assert state_of(conn) == state
         assert derived(conn) == [event for event in events if event.at >= MONDAY]
 
 
-def test_looks_that_a_later_run_judged_are_judged_with_that_run(database: Database, scratch: Database) -> None:
-    """A run that was killed before its judgement, and a look that was stored after it."""
+def test_looks_that_a_later_run_evaluated_are_evaluated_with_that_run(database: Database, scratch: Database) -> None:
+    """A run that was killed before its evaluation, and a look that was stored after it."""
     fleet = small_fleet(database)
     fleet.run()
     fleet.machines["web1"].kill(80)
-    fleet.run(judge=False)
+    fleet.run(evaluate=False)
     fleet.run()
-    # A task that was cleared: it looks once more after its run was judged.
+    # A task that was cleared: it looks once more after its run was evaluated.
     with database.begin() as conn:
-        archive.save_attempt(conn, fleet.machines["web2"].look("run00002", fleet.now - timedelta(minutes=1)))
+        archive.save_observation(conn, fleet.machines["web2"].look("run00002", fleet.now - timedelta(minutes=1)))
     fleet.machines["web2"].kill(443)
     fleet.run()
     state, events = lived(fleet)
@@ -83,7 +83,7 @@ def test_looks_that_a_later_run_judged_are_judged_with_that_run(database: Databa
     assert {run_id: len(ids) for run_id, ids in named.items()} == {"run00002": 5, "run00003": 1}
 
 
-def test_a_run_that_is_judged_twice(database: Database, scratch: Database) -> None:
+def test_a_run_that_is_evaluated_twice(database: Database, scratch: Database) -> None:
     """Its tasks were cleared, and asked once more."""
     fleet = small_fleet(database)
     fleet.run()
@@ -92,9 +92,9 @@ def test_a_run_that_is_judged_twice(database: Database, scratch: Database) -> No
     run = Run("run00001", run_type="scheduled")
     at = fleet.now - timedelta(minutes=1)
     with database.begin() as conn:
-        archive.save_attempt(conn, fleet.machines["web1"].look(run.run_id, at))
+        archive.save_observation(conn, fleet.machines["web1"].look(run.run_id, at))
         digest = list(journal.entries(conn))[-1].inventory
-    judging.judge_run(database, fleet.config, run, digest, planned={}, interval=FIVE, now=at)
+    evaluating.evaluate_run(database, fleet.config, run, digest, planned={}, interval=FIVE, now=at)
     fleet.run()
     state, events = lived(fleet)
     assert replayed(fleet, scratch) == (state, events)
@@ -107,7 +107,7 @@ def test_a_quiet_time_leaves_one_step_for_each_run(database: Database) -> None:
     with database.begin() as conn:
         steps = list(journal.entries(conn))
         kept = conn.execute(select(tables.contents.c.digest)).scalars().all()
-    assert [step.kind for step in steps] == [journal.PRUNE, *[journal.JUDGE] * 5]
+    assert [step.kind for step in steps] == [journal.PRUNE, *[journal.EVALUATE] * 5]
     assert len({step.what for step in steps}) == 2
     assert {step.what for step in steps} <= set(kept)
 
@@ -122,17 +122,17 @@ def test_what_another_configuration_would_have_told(database: Database, scratch:
     fleet.machines["web1"].start(80, "nginx")
     fleet.run()
 
-    def judged_by(rules: list[dict[str, Any]]) -> Difference:
+    def evaluated_by(rules: list[dict[str, Any]]) -> Difference:
         other = Config(rules=rules)
         with database.begin() as source:
             return what_if(source, scratch, other, since=MONDAY, until=fleet.now)
 
-    found = judged_by([{"action": "deny", "port": 5432}])
+    found = evaluated_by([{"action": "deny", "port": 5432}])
     assert {(event.kind, event.host_name) for event in found.lost} >= {(EventKind.DOWN, "db")}
     assert not [event for event in found.gained if event.kind is EventKind.DOWN]
     down = found.counts["down"]
     assert (down[0], down[1]) == (2, 1)
-    assert found.span.judgements == 4
+    assert found.span.evaluations == 4
 
 
 def test_the_same_configuration_would_have_told_the_same(database: Database, scratch: Database) -> None:
@@ -149,7 +149,7 @@ def test_what_a_later_run_made_of_the_time_is_left_out(database: Database, scrat
     fleet = small_fleet(database)
     fleet.run()
     fleet.machines["web1"].kill(80)
-    fleet.run(judge=False)
+    fleet.run(evaluate=False)
     end = fleet.now - timedelta(seconds=1)
     fleet.run()
     with database.begin() as source:
@@ -172,7 +172,7 @@ def test_replaying_changes_nothing(database: Database, scratch: Database) -> Non
 
 def test_without_a_journal_there_is_nothing_to_go_by(database: Database, scratch: Database) -> None:
     with database.begin() as source, pytest.raises(ReplayError, match="wait for the next one"):
-        judge_again(source, scratch, Config(), since=LONG_AGO, until=MONDAY)
+        evaluate_again(source, scratch, Config(), since=LONG_AGO, until=MONDAY)
 
 
 def test_a_time_before_the_first_checkpoint_is_refused(database: Database, scratch: Database) -> None:
@@ -189,7 +189,7 @@ def test_a_damaged_archive_is_said_to_be_one(database: Database, scratch: Databa
         digest = conn.execute(select(tables.observations.c.facts).limit(1)).scalar()
         conn.execute(update(tables.contents).where(tables.contents.c.digest == digest).values(data=b"damaged"))
     with database.begin() as source, pytest.raises(StorageError, match="damaged"):
-        judge_again(source, scratch, fleet.config, since=LONG_AGO, until=fleet.now)
+        evaluate_again(source, scratch, fleet.config, since=LONG_AGO, until=fleet.now)
 
 
 def test_checkpoints_are_daily_and_expire_with_the_archive(database: Database) -> None:
@@ -211,13 +211,13 @@ def test_checkpoints_are_daily_and_expire_with_the_archive(database: Database) -
 
 
 def test_what_terms_say_is_read_as_it_was_written() -> None:
-    terms = journal.Terms(
+    inputs = journal.Inputs(
         interval=FIVE,
         besides=(Host("id-a", "a\udcff", "a.example.com", 22, {"env": "prod"}, (80,)),),
         planned={"id-b": ("netstat", 1), "id-a": ("sweep", 0), "id-c": ("sweep", 0)},
         accepted={("id-a", "tcp", 80): MONDAY},
         promoted={("id-a", 443): "ann: must"},
     )
-    assert journal.terms_from_json(terms.to_json()) == terms
+    assert journal.inputs_from_json(inputs.to_json()) == inputs
     done = journal.Pruned(hide=("a",), purge=("b",), sync=False, resume=("c",))
     assert journal.pruned_from_json(done.to_json()) == done

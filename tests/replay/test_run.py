@@ -1,4 +1,4 @@
-"""Runs that replay: what was seen is judged again, by today's rules, and takes the place of what was made of it."""
+"""Runs that replay: what was seen is evaluated again, by today's rules, and takes the place of what was made of it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sqlalchemy import select, update
 from portmon.config import Config
 from portmon.errors import ParamError, PastRunError, ReplayError, StorageError
 from portmon.model.event import Event, EventKind
-from portmon.replay import run as rejudge
+from portmon.replay import run as replaying
 from portmon.replay.run import Window, must_be_kept, replay_dry, replay_run, window_of
-from portmon.steps import evaluate as judging
+from portmon.steps import evaluate as evaluating
 from portmon.steps.plan import plan_hosts, plan_sweep
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
@@ -115,19 +115,19 @@ def test_the_same_rules_change_nothing(database: Database) -> None:
     assert {name for name in before if before[name] != after[name]} == {"replays", "leases"}
 
 
-def test_runs_meanwhile_are_judged_and_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_meanwhile_are_evaluated_and_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = small_fleet(database)
     eventful(fleet, 20)
-    judge_again = rejudge.judge_again
+    evaluate_again = replaying.evaluate_again
 
     def slowly(*args: Any, **kwargs: Any) -> Any:
-        found = judge_again(*args, **kwargs)
+        found = evaluate_again(*args, **kwargs)
         fleet.machines["web1"].services.clear()
         fleet.machines["web1"].start(22, "sshd")
         eventful(fleet, 5, seed=7)
         return found
 
-    monkeypatch.setattr(rejudge, "judge_again", slowly)
+    monkeypatch.setattr(replaying, "evaluate_again", slowly)
     counts = replay(fleet, MONDAY)
     assert counts["replayed"] == 25
     state, events = lived(fleet)
@@ -343,8 +343,8 @@ def test_a_dry_replay_takes_the_times_that_a_real_one_takes(database: Database) 
 # ── many at once ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_who_finds_its_time_judged_has_nothing_to_do(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backfill runs that wait for the lease: the first judges for all of them."""
+def test_who_finds_its_time_evaluated_has_nothing_to_do(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backfill runs that wait for the lease: the first evaluates for all of them."""
     fleet = mistaken(database)
     with database.begin() as conn:
         for number in range(3):
@@ -363,9 +363,9 @@ def test_who_finds_its_time_judged_has_nothing_to_do(database: Database, monkeyp
     assert [one and one.by for one in done] == ["again"] * 3
 
     def never(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("judged once more")
+        raise AssertionError("evaluated once more")
 
-    monkeypatch.setattr(rejudge, "judge_again", never)
+    monkeypatch.setattr(replaying, "evaluate_again", never)
     monkeypatch.setattr(replays, "mark", lambda conn, run_id, **kwargs: 1)
     run = Run("backfill1", run_type="backfill", logical_date=MONDAY + FIVE)
     window = Window(MONDAY + FIVE, MONDAY + 2 * FIVE)
@@ -379,7 +379,7 @@ def backfill(fleet: Fleet, number: int, **run: Any) -> dict[str, int]:
     return replay_run(fleet.database, fleet.config, wanted, window, interval=FIVE, clock=lambda: fleet.now)
 
 
-def test_a_time_that_was_judged_by_these_rules_is_not_judged_once_more(database: Database) -> None:
+def test_a_time_that_was_evaluated_by_these_rules_is_not_evaluated_once_more(database: Database) -> None:
     fleet = mistaken(database)
     assert backfill(fleet, 1)["replayed"] == 6
     assert backfill(fleet, 4) == {"replayed": 0, "to_tell": 0}
@@ -437,7 +437,7 @@ def test_a_mark_that_nobody_will_come_back_for_is_dropped(database: Database, ca
     with database.begin() as conn:
         replays.mark(conn, "dead", since=MONDAY - DAY, until=MONDAY, notify=True, now=fleet.now - 2 * DAY)
     replay(fleet, MONDAY)
-    assert "Run dead was to judge again from 2026-03-01 00:00 UTC on and never did" in caplog.text
+    assert "Run dead was to evaluate again from 2026-03-01 00:00 UTC on and never did" in caplog.text
     with database.begin() as conn:
         assert replays.marks(conn) == []
         assert replays.last(conn, run_id="dead") is None
@@ -446,14 +446,16 @@ def test_a_mark_that_nobody_will_come_back_for_is_dropped(database: Database, ca
 def test_who_was_replaced_changes_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = mistaken(database)
     before = lived(fleet)
-    judge_again = rejudge.judge_again
+    evaluate_again = replaying.evaluate_again
 
     def overtaken(*args: Any, **kwargs: Any) -> Any:
-        found = judge_again(*args, **kwargs)
-        assert lease.acquire(database, rejudge.REPLAY, "somebody else", ttl=FIVE, now=datetime.now(MONDAY.tzinfo) + DAY)
+        found = evaluate_again(*args, **kwargs)
+        assert lease.acquire(
+            database, replaying.REPLAY, "somebody else", ttl=FIVE, now=datetime.now(MONDAY.tzinfo) + DAY
+        )
         return found
 
-    monkeypatch.setattr(rejudge, "judge_again", overtaken)
+    monkeypatch.setattr(replaying, "evaluate_again", overtaken)
     with pytest.raises(StorageError, match="somebody else"):
         replay(fleet, MONDAY)
     assert lived(fleet) == before
@@ -467,7 +469,7 @@ def asked(fleet: Fleet, run: Run, now: datetime | None = None) -> Window | None:
         return window_of(conn, fleet.config, run, interval=FIVE, now=now or fleet.now)
 
 
-def test_which_time_a_run_judges_again(database: Database) -> None:
+def test_which_time_a_run_evaluates_again(database: Database) -> None:
     fleet = small_fleet(database)
     for _ in range(3):
         fleet.run()
@@ -520,14 +522,14 @@ def test_nothing_is_done_in_the_name_of_a_run_that_later_ones_followed(database:
     with database.begin() as conn:
         digest = conn.execute(select(tables.runs.c.inventory).where(tables.runs.c.run_id == run.run_id)).scalar_one()
         before = state_of(conn)
-    with pytest.raises(PastRunError, match="a later run was judged since run00000 began"):
+    with pytest.raises(PastRunError, match="a later run was evaluated since run00000 began"):
         prune_inventory(database, fleet.config, run, digest, stale=False, now=fleet.now)
     with pytest.raises(PastRunError):
         plan_sweep(database, fleet.config, run, digest, proxy_of=lambda _: None)
     with pytest.raises(PastRunError):
         plan_hosts(database, fleet.config, run, digest)
     with pytest.raises(PastRunError):
-        judging.judge_run(database, fleet.config, run, digest, planned={}, interval=FIVE, now=fleet.now)
+        evaluating.evaluate_run(database, fleet.config, run, digest, planned={}, interval=FIVE, now=fleet.now)
     with database.begin() as conn:
         assert state_of(conn) == before
 

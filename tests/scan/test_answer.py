@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from portmon import errors
-from portmon.model.observation import Listener, Observation, Outcome
+from portmon.model.observation import Listener, Listing, Outcome
 from portmon.scan import answer as scan
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -19,19 +19,19 @@ def listener(port: int, address: str = "0.0.0.0", **fields: object) -> Listener:
     return dataclasses.replace(Listener("tcp6" if ":" in address else "tcp", address, port), **fields)  # type: ignore[arg-type]
 
 
-def observation(*listeners: Listener) -> Observation:
-    return Observation(tool="ss", uid=0, boot_id="b", listeners=listeners)
+def listing(*listeners: Listener) -> Listing:
+    return Listing(tool="ss", uid=0, boot_id="b", listeners=listeners)
 
 
 def test_missing_counts_ports_whatever_their_address() -> None:
-    seen = observation(listener(22), listener(80, "::1"), listener(80, "127.0.0.1"))
+    seen = listing(listener(22), listener(80, "::1"), listener(80, "127.0.0.1"))
     assert scan.missing(seen, [443, 80, 22, 25, 25]) == [25, 443]
     assert scan.missing(seen, []) == []
 
 
 def test_merge_is_the_union_of_sockets_and_keeps_the_first() -> None:
-    first = observation(listener(22, pid=1), listener(80, pid=2))
-    second = observation(listener(80, pid=3), listener(80, "::", pid=4), listener(443, pid=5), listener(443, pid=6))
+    first = listing(listener(22, pid=1), listener(80, pid=2))
+    second = listing(listener(80, pid=3), listener(80, "::", pid=4), listener(443, pid=5), listener(443, pid=6))
     merged = scan.merge([first, second])
     assert [(one.port, one.address, one.pid) for one in merged.listeners] == [
         (22, "0.0.0.0", 1),
@@ -53,11 +53,11 @@ SCAN_ERRORS = [
 
 @pytest.mark.parametrize("kind", SCAN_ERRORS)
 def test_failure_says_what_and_is_no_evidence(kind: type[errors.ScanError]) -> None:
-    attempt = LOOK.failure(kind("is so", host="web01"), observed_at=NOW, duration=1.5)
-    assert attempt.outcome is (Outcome.INVALID if kind is errors.AnswerError else Outcome.UNREACHABLE)
-    assert (attempt.error_class, attempt.error) == (kind.error_class, "web01: is so")
-    assert (attempt.observation, attempt.frames, attempt.observed_at) == (None, (), NOW)
-    assert (attempt.host_id, attempt.run_id, attempt.try_number) == ("id-1", "run-1", 2)
+    observation = LOOK.failure(kind("is so", host="web01"), observed_at=NOW, duration=1.5)
+    assert observation.outcome is (Outcome.INVALID if kind is errors.AnswerError else Outcome.UNREACHABLE)
+    assert (observation.error_class, observation.error) == (kind.error_class, "web01: is so")
+    assert (observation.listing, observation.frames, observation.observed_at) == (None, (), NOW)
+    assert (observation.host_id, observation.run_id, observation.try_number) == ("id-1", "run-1", 2)
 
 
 def test_error_classes_are_told_apart() -> None:
@@ -73,14 +73,14 @@ def test_no_second_try_where_it_could_lock_an_account() -> None:
 
 
 def test_fault_of_this_program() -> None:
-    attempt = LOOK.failure(KeyError("x\n"), observed_at=NOW, duration=0)
-    assert (attempt.outcome, attempt.error_class) == (Outcome.INVALID, "internal")
-    assert attempt.error == r"KeyError: 'x\n'"
+    observation = LOOK.failure(KeyError("x\n"), observed_at=NOW, duration=0)
+    assert (observation.outcome, observation.error_class) == (Outcome.INVALID, "internal")
+    assert observation.error == r"KeyError: 'x\n'"
 
 
 def test_table_folds_addresses_and_sorts_by_number() -> None:
     lines = scan.table(
-        observation(
+        listing(
             listener(8080, pid=7, program="java", unit="app.service"),
             listener(80, "::", pid=3, program="nginx: master"),
             listener(80, "10.0.0.1", pid=3, program="nginx: master"),
@@ -97,7 +97,7 @@ def test_table_folds_addresses_and_sorts_by_number() -> None:
 
 def test_table_is_safe_and_bounded() -> None:
     hostile = "a\nb\x1b[2J\u202e{{ x }}\udcff" + "y" * 4000
-    text = scan.table(observation(*(listener(port, program=hostile, unit=hostile) for port in range(1, 100))))
+    text = scan.table(listing(*(listener(port, program=hostile, unit=hostile) for port in range(1, 100))))
     lines = text.split("\n")
     assert len(lines) == 1 + scan.TABLE_ROWS + 1
     assert lines[-1] == "… and 59 more"
@@ -106,4 +106,4 @@ def test_table_is_safe_and_bounded() -> None:
 
 
 def test_table_of_nothing() -> None:
-    assert scan.table(observation()) == "PORT  ADDRESSES  PROGRAM  PID  UNIT"
+    assert scan.table(listing()) == "PORT  ADDRESSES  PROGRAM  PID  UNIT"

@@ -9,7 +9,7 @@ import pytest
 
 from portmon.errors import AnswerError
 from portmon.scan import answer as scan
-from portmon.scan.host import Expected, HostLook
+from portmon.scan.host import Expected, HostScan
 from portmon.ssh.config import SshSettings
 from portmon.ssh.session import CommandResult
 from tests.probe.test_tools import frame, netstat, ss_of
@@ -27,8 +27,8 @@ class Answers:
         return CommandResult(self.frames.pop(0), b"", 0, 0.1)
 
 
-def look(expected: Expected | None = None, **settings: Any) -> HostLook:
-    return HostLook(scan.Look("1", "run", 1), "web1", expected or Expected(), SshSettings(**settings))
+def look(expected: Expected | None = None, **settings: Any) -> HostScan:
+    return HostScan(scan.Look("1", "run", 1), "web1", expected or Expected(), SshSettings(**settings))
 
 
 AGREES = frame(netstat(80, 81), ssx=ss_of(80, 81))
@@ -39,7 +39,7 @@ def test_a_contradiction_is_asked_for_again_at_once() -> None:
     answers, one = Answers(CONTRADICTS, AGREES), look()
     one.ask(answers)  # type: ignore[arg-type]
     assert len(answers.asked) == 2
-    assert {listener.port for listener in one.answers[0].observation.listeners} == {80, 81}
+    assert {listener.port for listener in one.answers[0].listing.listeners} == {80, 81}
     assert one.success(duration=1).frames == (one.answers[0].frame,)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from portmon.errors import OverrunError
-from portmon.scan.pool import Crew
+from portmon.scan.pool import LoginPool
 
 PATIENCE = 30.0
 
@@ -46,9 +46,9 @@ class Scripted:
         self.done.append("close")
 
 
-def drain(crew: Crew[Scripted]) -> dict[str, BaseException | None]:
+def drain(pool: LoginPool[Scripted]) -> dict[str, BaseException | None]:
     found: dict[str, BaseException | None] = {}
-    while (taken := crew.take(most=3, seconds=0.2)) is not None:
+    while (taken := pool.take(most=3, seconds=0.2)) is not None:
         assert len(taken) <= 3
         for visit, error in taken:
             assert visit.name not in found
@@ -64,30 +64,34 @@ def fail(error: BaseException) -> Callable[[], None]:
 
 
 def test_every_visit_ends_once_whatever_becomes_of_it() -> None:
-    lost, refused, mute = OSError("lost"), KeyError("refused"), ValueError("mute")
+    lost, refused, silence = OSError("lost"), KeyError("refused"), ValueError("silence")
     visits = [
         *(Scripted(f"fine{number}") for number in range(50)),
         Scripted("dead", on_dial=fail(lost)),
         Scripted("refusing", on_look=fail(refused)),
         Scripted("missing", pause=0.05),
-        Scripted("mute", pause=0.05, on_again=fail(mute)),
+        Scripted("silence", pause=0.05, on_again=fail(silence)),
         Scripted("behind", lane="bastion"),
     ]
-    with Crew(visits, slots=4, lanes={"bastion": 1}) as crew:
-        found = drain(crew)
-    assert {name: error for name, error in found.items() if error} == {"dead": lost, "refusing": refused, "mute": mute}
+    with LoginPool(visits, slots=4, lanes={"bastion": 1}) as pool:
+        found = drain(pool)
+    assert {name: error for name, error in found.items() if error} == {
+        "dead": lost,
+        "refusing": refused,
+        "silence": silence,
+    }
     assert len(found) == len(visits)
     done = {visit.name: [what for what in visit.done if what != "close"] for visit in visits}
     assert done["fine7"] == ["dial", "look"]
     assert done["dead"] == ["dial"]
-    assert done["missing"] == done["mute"] == ["dial", "look", "again"]
+    assert done["missing"] == done["silence"] == ["dial", "look", "again"]
     assert done["behind"] == ["look"]
     assert all(visit.done[-1] == "close" for visit in visits)
 
 
 def test_none_is_fine() -> None:
-    with Crew([], slots=4) as crew:
-        assert drain(crew) == {}
+    with LoginPool([], slots=4) as pool:
+        assert drain(pool) == {}
 
 
 def test_hosts_that_wait_for_the_second_question_hold_no_thread() -> None:
@@ -95,15 +99,15 @@ def test_hosts_that_wait_for_the_second_question_hold_no_thread() -> None:
     others = threading.Barrier(2)
     waiting = [Scripted(f"waiting{number}", pause=3600) for number in range(10)]
     last = Scripted("last", on_look=lambda: others.wait(PATIENCE) and None)
-    with Crew([*waiting, last], slots=2) as crew:
+    with LoginPool([*waiting, last], slots=2) as pool:
         others.wait(PATIENCE)
-        ((ended, error),) = crew.take(most=1, seconds=PATIENCE) or []
+        ((ended, error),) = pool.take(most=1, seconds=PATIENCE) or []
         assert (ended, error) == (last, None)
         # Hosts are asked in the order in which they are ready: this one need not be the last.
         deadline = time.monotonic() + PATIENCE
-        while crew.parked() < 10 and time.monotonic() < deadline:
+        while pool.parked() < 10 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert crew.parked() == 10
+        assert pool.parked() == 10
         assert all(visit.done == ["dial", "look"] for visit in waiting)
     assert all(visit.done[-1] == "close" for visit in waiting)
 
@@ -112,22 +116,22 @@ def test_dials_that_hang_hold_no_login() -> None:
     over = threading.Event()
     hanging = [Scripted(f"hanging{number}", on_dial=lambda: over.wait(PATIENCE) and None) for number in range(20)]
     healthy = [Scripted(f"healthy{number}") for number in range(20)]
-    with Crew([*hanging, *healthy], slots=2) as crew:
+    with LoginPool([*hanging, *healthy], slots=2) as pool:
         ended = []
         while len(ended) < 20:
-            ended += crew.take(most=20, seconds=PATIENCE) or []
+            ended += pool.take(most=20, seconds=PATIENCE) or []
         assert {visit.name for visit, _ in ended} == {visit.name for visit in healthy}
         over.set()
-        assert len(drain(crew)) == 20
+        assert len(drain(pool)) == 20
 
 
 def test_a_thread_dials_one_host_after_the_other() -> None:
     """To start a thread costs more than to dial a host that is there."""
     threads: set[int] = set()
     visits = [Scripted(str(number), on_dial=lambda: threads.add(threading.get_ident())) for number in range(300)]
-    with Crew(visits, slots=2) as crew:
+    with LoginPool(visits, slots=2) as pool:
         before = {thread.ident for thread in threading.enumerate()}
-        assert len(drain(crew)) == 300
+        assert len(drain(pool)) == 300
     # Two are dialled ahead; one more may be started while another is about to wait.
     assert len(threads - before) <= 4
 
@@ -140,32 +144,32 @@ def test_hosts_that_are_to_be_dialled_when_it_stops_are_not() -> None:
         assert over.wait(PATIENCE)
 
     visits = [Scripted(str(number), on_dial=hang) for number in range(50)]
-    with Crew(visits, slots=1) as crew:
+    with LoginPool(visits, slots=1) as pool:
         assert begun.wait(PATIENCE)
-        crew.stop()
+        pool.stop()
         dialled = [visit for visit in visits if "dial" in visit.done]
         over.set()
-        wait_for_threads(crew)
+        wait_for_threads(pool)
     assert [visit for visit in visits if "dial" in visit.done] == dialled
 
 
 def test_hosts_that_wait_for_a_dial_when_it_stops_wait_in_vain() -> None:
     """Whoever would have dialled them next ends instead."""
     visits = [Scripted(str(number)) for number in range(3)]
-    crew = Crew(visits, slots=1)
-    crew._to_dial += visits
-    assert crew._wait_for_dial() is visits[0]
-    crew.stop()
-    assert crew._wait_for_dial() is None
+    pool = LoginPool(visits, slots=1)
+    pool._to_dial += visits
+    assert pool._wait_for_dial() is visits[0]
+    pool.stop()
+    assert pool._wait_for_dial() is None
 
 
 def test_comes_back_for_so_many_at_once() -> None:
     """Not for each: whoever takes them stores them together, and waking it up is part of what a host costs."""
     visits = [Scripted(str(number)) for number in range(30)]
-    with Crew(visits, slots=4) as crew:
-        taken = [len(crew.take(most=10, seconds=PATIENCE) or []) for _ in range(3)]
+    with LoginPool(visits, slots=4) as pool:
+        taken = [len(pool.take(most=10, seconds=PATIENCE) or []) for _ in range(3)]
         assert taken == [10, 10, 10]
-        assert crew.take(most=10, seconds=PATIENCE) is None
+        assert pool.take(most=10, seconds=PATIENCE) is None
 
 
 def test_no_more_logins_than_slots() -> None:
@@ -182,8 +186,8 @@ def test_no_more_logins_than_slots() -> None:
             now[0] -= 1
 
     visits = [Scripted(str(number), on_look=look) for number in range(30)]
-    with Crew(visits, slots=3) as crew:
-        assert not any(drain(crew).values())
+    with LoginPool(visits, slots=3) as pool:
+        assert not any(drain(pool).values())
     assert most[0] == 3
 
 
@@ -203,19 +207,19 @@ def test_stopping_hangs_up_on_everybody_and_begins_nothing() -> None:
 
     busy = Busy("busy", lane="bastion", on_look=look)
     rest = [Scripted(str(number), lane="bastion") for number in range(5)]
-    with Crew([busy, *rest], slots=1, lanes={"bastion": 1}) as crew:
+    with LoginPool([busy, *rest], slots=1, lanes={"bastion": 1}) as pool:
         assert begun.wait(PATIENCE)
-        crew.stop()
+        pool.stop()
         assert ended.wait(PATIENCE)
         # Its failure is our doing, and nothing that is known of the host.
-        wait_for_threads(crew)
-        assert crew.take(most=1, seconds=PATIENCE) is None
+        wait_for_threads(pool)
+        assert pool.take(most=1, seconds=PATIENCE) is None
     assert all("look" not in visit.done for visit in rest)
-    assert crew.untried() == rest
+    assert pool.untried() == rest
 
 
-def wait_for_threads(crew: Crew[Scripted]) -> None:
-    for thread in crew._threads:
+def wait_for_threads(pool: LoginPool[Scripted]) -> None:
+    for thread in pool._threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
@@ -224,18 +228,18 @@ def test_what_its_time_does_not_suffice_for_is_untried() -> None:
     now = [0.0]
     first = Scripted("first", on_look=lambda: now.__setitem__(0, 100.0))
     rest = [Scripted(str(number)) for number in range(3)]
-    with Crew([first, *rest], slots=1, seconds=60, clock=lambda: now[0]) as crew:
-        found = drain(crew)
+    with LoginPool([first, *rest], slots=1, seconds=60, clock=lambda: now[0]) as pool:
+        found = drain(pool)
         # One was dialled while the first was asked, and so was under way.
         assert set(found) == {"first", "0"}
-        assert crew.untried() == rest[1:]
+        assert pool.untried() == rest[1:]
 
 
 @pytest.mark.parametrize("slots", [1, 16])
 def test_many(slots: int) -> None:
     visits = [Scripted(str(number), pause=0.001 if number % 7 == 0 else None) for number in range(500)]
-    with Crew(visits, slots=slots) as crew:
-        assert len(drain(crew)) == 500
+    with LoginPool(visits, slots=slots) as pool:
+        assert len(drain(pool)) == 500
 
 
 # ── visits that do not come back ────────────────────────────────────────────────────────────────
@@ -245,11 +249,11 @@ def stuck(over: threading.Event) -> Callable[[], None]:
     return lambda: over.wait(PATIENCE) and None
 
 
-def take_all(crew: Crew[Scripted], move: Callable[[], None]) -> dict[str, BaseException | None]:
+def take_all(pool: LoginPool[Scripted], move: Callable[[], None]) -> dict[str, BaseException | None]:
     """What comes out while time passes."""
     found: dict[str, BaseException | None] = {}
     deadline = time.monotonic() + PATIENCE
-    while (taken := crew.take(most=1, seconds=0)) is not None:
+    while (taken := pool.take(most=1, seconds=0)) is not None:
         assert time.monotonic() < deadline
         found |= {visit.name: error for visit, error in taken}
         if not taken:
@@ -273,8 +277,8 @@ def test_a_visit_that_does_not_come_back_is_given_up(step: str) -> None:
     hang = {f"on_{step}": stuck(over)} if step != "close" else {}
     hanging = [Hanging(f"hanging{number}", pause=0.0 if step == "again" else None, **hang) for number in range(3)]
     healthy = [Scripted(f"healthy{number}") for number in range(20)]
-    with Crew([*hanging, *healthy], slots=2, seconds=1000, patience=90, clock=lambda: now[0]) as crew:
-        found = take_all(crew, lambda: now.__setitem__(0, now[0] + 1))
+    with LoginPool([*hanging, *healthy], slots=2, seconds=1000, patience=90, clock=lambda: now[0]) as pool:
+        found = take_all(pool, lambda: now.__setitem__(0, now[0] + 1))
         # Long before the end: those that hang had two of two slots, and gave them back.
         assert now[0] < 500
         assert set(found) == {visit.name for visit in [*hanging, *healthy]}
@@ -282,7 +286,7 @@ def test_a_visit_that_does_not_come_back_is_given_up(step: str) -> None:
             one.name for one in hanging
         }
         over.set()
-    assert crew.take(most=1, seconds=0) is None
+    assert pool.take(most=1, seconds=0) is None
 
 
 def test_the_end_waits_for_nothing_that_hangs() -> None:
@@ -291,12 +295,12 @@ def test_the_end_waits_for_nothing_that_hangs() -> None:
     parked = Scripted("parked", pause=10_000)
     hanging = [Scripted(f"hanging{number}", on_look=stuck(over)) for number in range(2)]
     rest = [Scripted(f"rest{number}") for number in range(50)]
-    with Crew([parked, *hanging, *rest], slots=2, seconds=50, patience=90, clock=lambda: now[0]) as crew:
-        found = take_all(crew, lambda: now.__setitem__(0, now[0] + 1))
+    with LoginPool([parked, *hanging, *rest], slots=2, seconds=50, patience=90, clock=lambda: now[0]) as pool:
+        found = take_all(pool, lambda: now.__setitem__(0, now[0] + 1))
         assert now[0] <= 150
         over.set()
     assert isinstance(found["hanging0"], OverrunError)
-    untried = {visit.name for visit in crew.untried()}
+    untried = {visit.name for visit in pool.untried()}
     # Whatever was under way is told, and what was not is named.
     assert set(found) | untried == {visit.name for visit in [parked, *hanging, *rest]}
     assert not set(found) & untried
@@ -312,13 +316,13 @@ def test_what_comes_of_a_visit_that_was_given_up_is_not_told() -> None:
         assert over.wait(PATIENCE)
 
     visits = [Scripted("late", on_look=late), Scripted("parked", pause=300)]
-    with Crew(visits, slots=2, patience=90, clock=lambda: now[0]) as crew:
+    with LoginPool(visits, slots=2, patience=90, clock=lambda: now[0]) as pool:
         deadline = time.monotonic() + PATIENCE
-        while crew.parked() < 1 or not threads:
+        while pool.parked() < 1 or not threads:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         now[0] = 100.0
-        ((ended, error),) = crew.take(most=1, seconds=PATIENCE) or []
+        ((ended, error),) = pool.take(most=1, seconds=PATIENCE) or []
         assert ended is visits[0]
         assert isinstance(error, OverrunError)
         over.set()
@@ -326,9 +330,9 @@ def test_what_comes_of_a_visit_that_was_given_up_is_not_told() -> None:
         threads[0].join(PATIENCE)
         assert not threads[0].is_alive()
         now[0] = 300.0
-        with crew._changed:
-            crew._changed.notify_all()
-        assert drain(crew) == {"parked": None}
+        with pool._changed:
+            pool._changed.notify_all()
+        assert drain(pool) == {"parked": None}
 
 
 def test_a_process_ends_although_visits_hang() -> None:

@@ -41,10 +41,20 @@ class Simulation:
     """Carries a schedule out with a clock of its own, as threads do with the real one."""
 
     def __init__(
-        self, servers: Sequence[Server], *, slots: int, closes_at: float = float("inf"), suspects: int = 0, **lanes: int
+        self,
+        servers: Sequence[Server],
+        *,
+        slots: int,
+        closes_at: float = float("inf"),
+        failed_last_time: int = 0,
+        **lanes: int,
     ) -> None:
         self.schedule = Schedule(
-            [(one, one.lane) for one in servers], slots=slots, lanes=lanes, closes_at=closes_at, suspects=suspects
+            [(one, one.lane) for one in servers],
+            slots=slots,
+            lanes=lanes,
+            closes_at=closes_at,
+            failed_last_time=failed_last_time,
         )
         self.slots = slots
         self.now = 0.0
@@ -123,12 +133,14 @@ def crowd(count: int, **values: object) -> list[Server]:
     ),
     slots=st.integers(1, 8),
     a=st.integers(1, 4),
-    suspects=st.integers(0, 60),
+    failed_last_time=st.integers(0, 60),
 )
-def test_every_host_is_visited_once_and_limits_hold(servers: list[Server], slots: int, a: int, suspects: int) -> None:
+def test_every_host_is_visited_once_and_limits_hold(
+    servers: list[Server], slots: int, a: int, failed_last_time: int
+) -> None:
     for number, server in enumerate(servers):
         server.name = str(number)
-    run = Simulation(servers, slots=slots, a=a, suspects=min(suspects, len(servers)))
+    run = Simulation(servers, slots=slots, a=a, failed_last_time=min(failed_last_time, len(servers)))
     run.run()
     assert all(server.ended is not None for server in servers)
     assert run.most["looking"] <= slots
@@ -161,7 +173,7 @@ def test_what_was_dead_last_time_costs_nothing_beside_the_others() -> None:
     alone = Simulation(crowd(225), slots=4).run()
     assert alone > CONNECT
     healthy, gone = crowd(225), crowd(25, dial=99.0)
-    assert Simulation([*healthy, *gone], slots=4, suspects=25).run() <= alone + 0.5
+    assert Simulation([*healthy, *gone], slots=4, failed_last_time=25).run() <= alone + 0.5
     assert max(server.ended or 0 for server in healthy) <= alone + 0.5
 
 
@@ -169,14 +181,14 @@ def test_what_was_dead_last_time_costs_nothing_beside_the_others() -> None:
 def test_however_many_were_dead_last_time_the_others_do_not_wait_for_them(known: int) -> None:
     alone = Simulation(crowd(100), slots=4).run()
     healthy, gone = crowd(100), crowd(known, dial=99.0)
-    run = Simulation([*healthy, *gone], slots=4, suspects=known)
+    run = Simulation([*healthy, *gone], slots=4, failed_last_time=known)
     assert run.run() <= alone + CONNECT * -(-known // MAX_SUSPECTS) + 1
     assert max(server.ended or 0 for server in healthy) <= alone + 0.5
 
 
 def test_who_is_back_is_asked_as_others_are() -> None:
     servers = crowd(3 * MAX_SUSPECTS)
-    run = Simulation(servers, slots=4, suspects=len(servers))
+    run = Simulation(servers, slots=4, failed_last_time=len(servers))
     assert run.run() == pytest.approx(len(servers) * 0.2 / 4, abs=1.0)
 
 

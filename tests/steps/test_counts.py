@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 
 from portmon.config import Config, parse_config
-from portmon.model.observation import Attempt, Outcome
+from portmon.model.observation import Observation, Outcome
 from portmon.storage import archive, contents, hosts
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
@@ -103,8 +103,8 @@ def searched_whole(plan: str) -> set[str]:
 
 
 @dataclass
-class Judged:
-    """A fleet, and what the judgement of its last run cost."""
+class Evaluated:
+    """A fleet, and what the evaluation of its last run cost."""
 
     fleet: Fleet
     last: Statements = field(default_factory=Statements)
@@ -115,24 +115,24 @@ class Judged:
 
 
 class FleetMaker(Protocol):
-    def __call__(self, count: int, **config: Any) -> Judged: ...
+    def __call__(self, count: int, **config: Any) -> Evaluated: ...
 
 
 @pytest.fixture
-def judged(database: Database, monkeypatch: pytest.MonkeyPatch) -> FleetMaker:
+def evaluated(database: Database, monkeypatch: pytest.MonkeyPatch) -> FleetMaker:
     from tests.worlds import fleet as module
 
-    judge_run = module.judge_run
+    evaluate_run = module.evaluate_run
 
-    def made(count: int, **config: Any) -> Judged:
+    def made(count: int, **config: Any) -> Evaluated:
         fleet = Fleet(database, Config(**config))
-        found = Judged(fleet)
+        found = Evaluated(fleet)
 
         def recording(*arguments: Any, **named: Any) -> Any:
             with recorded(database) as found.last:
-                return judge_run(*arguments, **named)
+                return evaluate_run(*arguments, **named)
 
-        monkeypatch.setattr(module, "judge_run", recording)
+        monkeypatch.setattr(module, "evaluate_run", recording)
         for number in range(count):
             fleet.add(f"h{number}", {22: "sshd", 80: "nginx", 443: "nginx", 5432: "postgres"})
         return found
@@ -141,8 +141,8 @@ def judged(database: Database, monkeypatch: pytest.MonkeyPatch) -> FleetMaker:
 
 
 @pytest.mark.parametrize("count", [50, 500])
-def test_a_quiet_run_writes_one_row_per_host_and_reads_no_port(judged: FleetMaker, count: int) -> None:
-    world = judged(count)
+def test_a_quiet_run_writes_one_row_per_host_and_reads_no_port(evaluated: FleetMaker, count: int) -> None:
+    world = evaluated(count)
     world.run()
     quiet = world.run()
     assert alone(quiet) == []
@@ -151,13 +151,13 @@ def test_a_quiet_run_writes_one_row_per_host_and_reads_no_port(judged: FleetMake
     assert quiet.of("INSERT", "hosts") == []
     (update,) = quiet.of("UPDATE", "hosts")
     assert not any(name in update.text for name in ("status", "labels", "listening", "fingerprint"))
-    # The host list is the one content that is read; of what the judgement went by it is seen that it is there.
+    # The host list is the one content that is read; of what the evaluation went by it is seen that it is there.
     assert [len(one.parameters) for one in quiet.of("SELECT", "contents")] == [1, 1]
     assert len(quiet.found) <= 36
 
 
-def test_a_quiet_run_of_ten_times_the_hosts_takes_no_more_statements(judged: FleetMaker) -> None:
-    world = judged(50)
+def test_a_quiet_run_of_ten_times_the_hosts_takes_no_more_statements(evaluated: FleetMaker) -> None:
+    world = evaluated(50)
     world.run()
     few = Counter((one.verb, one.table) for one in world.run().found)
     for number in range(450):
@@ -166,8 +166,8 @@ def test_a_quiet_run_of_ten_times_the_hosts_takes_no_more_statements(judged: Fle
     assert Counter((one.verb, one.table) for one in world.run().found) == few
 
 
-def test_a_run_that_sees_something_reads_the_ports_of_those_hosts(judged: FleetMaker) -> None:
-    world = judged(60)
+def test_a_run_that_sees_something_reads_the_ports_of_those_hosts(evaluated: FleetMaker) -> None:
+    world = evaluated(60)
     world.run()
     quiet = world.run()
     for name in ("h7", "h8"):
@@ -181,8 +181,8 @@ def test_a_run_that_sees_something_reads_the_ports_of_those_hosts(judged: FleetM
     assert world.run().naming("ports") == []
 
 
-def test_hosts_that_fail_cost_no_statement_each(judged: FleetMaker) -> None:
-    world = judged(80)
+def test_hosts_that_fail_cost_no_statement_each(evaluated: FleetMaker) -> None:
+    world = evaluated(80)
     world.run()
     quiet = world.run()
     for number in range(40):
@@ -199,8 +199,8 @@ def test_hosts_that_fail_cost_no_statement_each(judged: FleetMaker) -> None:
     assert back.naming("ports") == []
 
 
-def test_a_first_run_writes_its_ports_in_few_statements(judged: FleetMaker) -> None:
-    world = judged(600)
+def test_a_first_run_writes_its_ports_in_few_statements(evaluated: FleetMaker) -> None:
+    world = evaluated(600)
     first = world.run()
     assert alone(first) == []
     assert first.written()["ports"] == 2400
@@ -208,8 +208,8 @@ def test_a_first_run_writes_its_ports_in_few_statements(judged: FleetMaker) -> N
     assert len(first.of("INSERT", "hosts")) == 1
 
 
-def test_ports_that_no_rule_watches_any_more_are_dropped_at_once(judged: FleetMaker) -> None:
-    world = judged(60)
+def test_ports_that_no_rule_watches_any_more_are_dropped_at_once(evaluated: FleetMaker) -> None:
+    world = evaluated(60)
     world.run()
     world.fleet.config = parse_config("rules: [{action: deny, port: 443}]")
     dropped = world.run()
@@ -217,12 +217,12 @@ def test_ports_that_no_rule_watches_any_more_are_dropped_at_once(judged: FleetMa
     assert [one.rows for one in dropped.of("DELETE", "ports")] == [60]
 
 
-def test_nothing_of_the_archive_is_read_from_end_to_end(judged: FleetMaker, database: Database) -> None:
+def test_nothing_of_the_archive_is_read_from_end_to_end(evaluated: FleetMaker, database: Database) -> None:
     """However many runs there were: with as many as are needed for the planner to care."""
-    world = judged(20)
+    world = evaluated(20)
     world.run()
     with database.begin() as conn:
-        facts = world.fleet.machines["h1"].look("old", MONDAY).observation
+        facts = world.fleet.machines["h1"].look("old", MONDAY).listing
         digest = contents.put(conn, archive.facts_to_json(facts), now=MONDAY)  # type: ignore[arg-type]
         rows = [
             {
@@ -247,15 +247,15 @@ def test_nothing_of_the_archive_is_read_from_end_to_end(judged: FleetMaker, data
             else not searched_whole(plan)
         )
         with recorded(database) as looked:
-            found = archive.attempts_to_judge(conn, host_ids=["id-h1", "nobody"])
+            found = archive.observations_to_evaluate(conn, host_ids=["id-h1", "nobody"])
         assert found == []
         assert searched_whole(plans(conn, looked)) == set()
 
 
 def test_a_run_that_lets_looks_expire_deletes_these_and_searches_for_no_other(
-    judged: FleetMaker, database: Database
+    evaluated: FleetMaker, database: Database
 ) -> None:
-    world = judged(10, retention={"observations": "1h"})
+    world = evaluated(10, retention={"observations": "1h"})
     for _ in range(14):
         world.run()
     expiring = world.run()
@@ -263,13 +263,13 @@ def test_a_run_that_lets_looks_expire_deletes_these_and_searches_for_no_other(
     with database.begin() as conn:
         plan = plans(conn, expiring) if database.is_sqlite else ""
         assert searched_whole(plan) == set()
-        assert len(archive.attempts_to_judge(conn)) == 0
+        assert len(archive.observations_to_evaluate(conn)) == 0
 
 
 @pytest.mark.parametrize("known", [False, True])
 def test_many_looks_are_stored_in_few_statements(database: Database, known: bool) -> None:
     fleet = Fleet(database, Config())
-    looks: list[Attempt] = []
+    looks: list[Observation] = []
     for number in range(500):
         machine = fleet.add(f"h{number}", {22: "sshd", 80 + number: "nginx"})
         looks.append(dataclasses.replace(machine.look("run1", MONDAY), frames=(b"raw", str(number).encode())))
@@ -277,7 +277,7 @@ def test_many_looks_are_stored_in_few_statements(database: Database, known: bool
     with database.begin() as conn:
         for part in (looks[:50], looks):
             if known:
-                archive.save_attempts(conn, part)
+                archive.save_observations(conn, part)
             later = [
                 dataclasses.replace(
                     look, run_id=f"run{len(part)}", observed_at=MONDAY + len(part) * timedelta(seconds=1)
@@ -285,7 +285,7 @@ def test_many_looks_are_stored_in_few_statements(database: Database, known: bool
                 for look in part
             ]
             with recorded(database) as statements:
-                archive.save_attempts(conn, later)
+                archive.save_observations(conn, later)
             counts.append(len(statements.found))
             assert alone(statements) == []
             assert sum(one.rows for one in statements.of("INSERT", "observations")) == len(part)
@@ -308,8 +308,8 @@ def test_the_ports_of_a_few_hosts_are_not_searched_in_those_of_all(database: Dat
             assert searched_whole(plans(conn, statements)) == set()
 
 
-def test_what_a_host_key_costs_is_for_those_that_changed(judged: FleetMaker) -> None:
-    world = judged(30)
+def test_what_a_host_key_costs_is_for_those_that_changed(evaluated: FleetMaker) -> None:
+    world = evaluated(30)
     world.run()
     world.fleet.machines["h1"].trouble = "host_key_changed"
     world.run()

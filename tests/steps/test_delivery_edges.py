@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from portmon.airflow.channels.sending import deliver
 from portmon.alerting.alertmanager_payload import payload
 from portmon.config import parse_config
 from portmon.errors import DeliveryError, OverrunError, StorageError
-from portmon.storage import alerts, outbox
-from portmon.storage import silences as mutes
+from portmon.storage import alerts, outbox, silences
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import Fleet
@@ -268,14 +267,14 @@ def test_what_was_withheld_meanwhile_is_not_sent_or_is_known_as_sent(database: D
             return
         done.append(1)
         with database.begin() as conn:
-            mutes.add(
+            silences.add(
                 conn, hosts=("*",), author="a", reason="r", now=fleet.now, ends_at=fleet.now + timedelta(minutes=4)
             )
         fleet.route()
 
     fleet.on_send = first
     fleet.run()
-    fleet.run()  # the mute is over
+    fleet.run()  # the silence is over
     assert len(fleet.titles("pager")) == 2  # each once
     for machine in fleet.machines.values():
         machine.start(80, "nginx")
@@ -304,16 +303,16 @@ def test_a_database_that_is_busy_once_after_a_message_makes_no_duplicate(
     assert (len(fleet.titles("chat")), len(fleet.titles("pager"))) == (1, 1)
 
 
-# ── 5 mutes ─────────────────────────────────────────────────────────────────────────────────────
+# ── 5 silences ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_end_of_what_nobody_heard_of_is_muted_too(database: Database) -> None:
+def test_the_end_of_what_nobody_heard_of_is_silenced_too(database: Database) -> None:
     fleet = fleet_of(database, 2)
     fleet.dead = {"pager", "chat"}
     fleet.machines["web000"].kill(80)
     fleet.run()
     with database.begin() as conn:
-        mutes.add(conn, hosts=("*",), author="a", reason="r", now=fleet.now, ends_at=fleet.now + timedelta(hours=4))
+        silences.add(conn, hosts=("*",), author="a", reason="r", now=fleet.now, ends_at=fleet.now + timedelta(hours=4))
     fleet.machines["web000"].start(80, "nginx")
     fleet.dead = set()
     fleet.run()
@@ -457,7 +456,7 @@ def test_a_reminder_that_is_refused_holds_no_reminder_of_another_team(database: 
     assert any("still" in title and "t1" in title for title in fleet.titles())
 
 
-def test_a_mute_of_the_new_name_of_a_host_counts_for_its_open_alert(database: Database) -> None:
+def test_a_silence_of_the_new_name_of_a_host_counts_for_its_open_alert(database: Database) -> None:
     import dataclasses
 
     fleet = fleet_of(database, 2, TWO + "  repeat_every: 1h\n")
@@ -467,7 +466,7 @@ def test_a_mute_of_the_new_name_of_a_host_counts_for_its_open_alert(database: Da
     machine.host = dataclasses.replace(machine.host, name="old-web000", labels={"role": "decommissioned"})
     fleet.run()
     with database.begin() as conn:
-        mutes.add(
+        silences.add(
             conn,
             labels={"role": ("decommissioned",)},
             author="a",
@@ -511,49 +510,3 @@ def test_what_waits_for_a_channel_that_was_taken_out_is_cancelled_and_says_so(da
     fleet.run()
     with database.begin() as conn:
         assert outbox.waiting(conn, ["pager"]) == []
-
-
-# ── 11 migration ────────────────────────────────────────────────────────────────────────────────
-
-
-def test_no_alert_is_opened_for_a_port_that_a_rule_excluded_before_the_migration(tmp_path: Path) -> None:
-    """Before 0002 such a port was dropped without an event: nothing that is to come closes the alert made of its down."""
-    from alembic import command
-    from sqlalchemy import MetaData, Table, insert
-
-    from portmon.storage.database import _alembic_config
-
-    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
-    with database.begin() as conn:
-        alembic = _alembic_config()
-        alembic.attributes["connection"] = conn
-        command.upgrade(alembic, "0001")
-        events = Table("events", MetaData(), autoload_with=conn)
-        conn.execute(
-            insert(events).values(
-                **{
-                    **dict.fromkeys(events.c.keys()),
-                    "seq": 1,
-                    "id": "e1",
-                    "kind": "down",
-                    "alert_group": "down",
-                    "at": datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None),
-                    "run_id": "r",
-                    "host_id": "id-web000",
-                    "host_name": "web000",
-                    "protocol": "tcp",
-                    "port": 80,
-                    "severity": "critical",
-                    "reason": "why",
-                    "labels": "{}",
-                    "details": "{}",
-                    "dispatched": True,
-                }
-            )
-        )
-    database.migrate()
-    fleet = fleet_of(database, 2, "rules:\n  - {action: deny, port: 80}\n" + TWO)
-    for _ in range(3):
-        fleet.run()
-    with database.begin() as conn:
-        assert alerts.opened(conn) == {}

@@ -1,4 +1,4 @@
-"""From events to messages over many runs: storms, mutes, acknowledgements, reminders, dead channels."""
+"""From events to messages over many runs: storms, silences, acknowledgements, reminders, dead channels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from sqlalchemy.event import listen
 from portmon.alerting.message.render import Message
 from portmon.config import parse_config
 from portmon.model.event import AlertGroup, EventKind
-from portmon.storage import alerts, conditions, outbox
-from portmon.storage import silences as mutes
+from portmon.storage import alerts, conditions, outbox, silences
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import Fleet
@@ -108,12 +107,12 @@ def test_a_label_makes_messages_of_their_own(database: Database) -> None:
     ]
 
 
-# ── mutes and acknowledgements ──────────────────────────────────────────────────────────────────
+# ── silences and acknowledgements ──────────────────────────────────────────────────────────────────
 
 
-def mute(fleet: Fleet, minutes: int, **match: Any) -> int:
+def silence(fleet: Fleet, minutes: int, **match: Any) -> int:
     with fleet.database.begin() as conn:
-        return mutes.add(
+        return silences.add(
             conn,
             **match,
             starts_at=fleet.now,
@@ -124,9 +123,9 @@ def mute(fleet: Fleet, minutes: int, **match: Any) -> int:
         )
 
 
-def test_what_is_over_within_a_mute_is_told_to_nobody_and_recorded(database: Database) -> None:
+def test_what_is_over_within_a_silence_is_told_to_nobody_and_recorded(database: Database) -> None:
     fleet = fleet_of(database, 2)
-    mute(fleet, 30, hosts=("web000",))
+    silence(fleet, 30, hosts=("web000",))
     fleet.machines["web000"].kill(80)
     fleet.machines["web001"].kill(80)
     fleet.run()
@@ -135,7 +134,7 @@ def test_what_is_over_within_a_mute_is_told_to_nobody_and_recorded(database: Dat
         (withheld,) = outbox.waiting(conn, ["chat"])
     assert withheld.state == outbox.WITHHELD
     assert withheld.last_error is not None
-    assert "muted by alice" in withheld.last_error
+    assert "silenced by alice" in withheld.last_error
     assert "upgrade" in withheld.last_error
     fleet.machines["web000"].start(80, "nginx")
     fleet.run()
@@ -146,9 +145,9 @@ def test_what_is_over_within_a_mute_is_told_to_nobody_and_recorded(database: Dat
         assert outbox.waiting(conn) == []
 
 
-def test_what_is_still_wrong_when_a_mute_ends_is_told_then(database: Database) -> None:
+def test_what_is_still_wrong_when_a_silence_ends_is_told_then(database: Database) -> None:
     fleet = fleet_of(database, 2)
-    mute(fleet, 10, ports=((80, 80),))
+    silence(fleet, 10, ports=((80, 80),))
     fleet.machines["web000"].kill(80)
     fleet.run()
     fleet.run()
@@ -158,11 +157,11 @@ def test_what_is_still_wrong_when_a_mute_ends_is_told_then(database: Database) -
     assert "down since 00:05 UTC" in fleet.got[0].message.text
 
 
-def test_the_end_goes_to_whoever_got_the_beginning_muted_or_not(database: Database) -> None:
+def test_the_end_goes_to_whoever_got_the_beginning_silenced_or_not(database: Database) -> None:
     fleet = fleet_of(database, 2)
     fleet.machines["web000"].kill(80)
     fleet.run()
-    mute(fleet, 60, labels={"role": ("web",)})
+    silence(fleet, 60, labels={"role": ("web",)})
     fleet.machines["web000"].start(80, "nginx")
     fleet.machines["web001"].start(9999, "nc")
     fleet.run()
@@ -171,7 +170,7 @@ def test_the_end_goes_to_whoever_got_the_beginning_muted_or_not(database: Databa
         "[portmon] 1 port recovered on web000: tcp/80 nginx",
     ]
     # Nobody needs to hear later that something was new then.
-    assert states(fleet, EventKind.NEW)["chat"][0] == outbox.MUTED
+    assert states(fleet, EventKind.NEW)["chat"][0] == outbox.SILENCED
 
 
 def test_an_acknowledgement_ends_reminders_until_it_recovers(database: Database) -> None:
@@ -181,7 +180,7 @@ def test_an_acknowledgement_ends_reminders_until_it_recovers(database: Database)
     fleet.run()
     with database.begin() as conn:
         alert = alerts.opened(conn)["port/id-web000/tcp/80"]
-        mutes.acknowledge(conn, alert.id, author="bob", reason="on it", now=fleet.now)
+        silences.acknowledge(conn, alert.id, author="bob", reason="on it", now=fleet.now)
     fleet.number += 12
     fleet.run()
     assert fleet.titles("chat")[1:] == ["[portmon] still: 1 port down on web001: tcp/80 nginx"]

@@ -17,12 +17,12 @@ from portmon.config import Config, parse_config
 from portmon.errors import CmdbError, DeliveryError, ParamError, RunError
 from portmon.model.event import AlertGroup, Event
 from portmon.model.host import Host, InvalidHost, Inventory
-from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.scan.host import Expected
 from portmon.steps import deliver as deliver_step
 from portmon.steps.deliver import deliver_group
 from portmon.steps.dispatch import groups_to_alert
-from portmon.steps.evaluate import judge_dry, judge_run
+from portmon.steps.evaluate import evaluate_dry, evaluate_run
 from portmon.steps.fetch import Fetched, fetch_inventory
 from portmon.steps.plan import batch_of, expected, hosts_of, plan_hosts, plan_sweep, settings_of
 from portmon.steps.prune import prune_inventory
@@ -65,7 +65,7 @@ class Site:
     def fetch(self, run: Run) -> Fetched:
         return fetch_inventory(self.database, self.config, run, self.load, now=self.now)
 
-    def attempt(self, host_id: str) -> Attempt:
+    def observation(self, host_id: str) -> Observation:
         ports = self.listening.get(host_id)
         common: dict[str, Any] = {
             "host_id": host_id,
@@ -74,20 +74,22 @@ class Site:
             "observed_at": self.now,
         }
         if ports is None:
-            return Attempt(outcome=Outcome.UNREACHABLE, error_class="timeout", error="no answer", **common)
+            return Observation(outcome=Outcome.UNREACHABLE, error_class="timeout", error="no answer", **common)
         listeners = tuple(Listener("tcp", "0.0.0.0", port, 7, NASTY) for port in ports)
-        return Attempt(
-            outcome=Outcome.OK, observation=Observation("netstat", 0, listeners=listeners), frames=(b"raw",), **common
+        return Observation(
+            outcome=Outcome.OK, listing=Listing("netstat", 0, listeners=listeners), frames=(b"raw",), **common
         )
 
     def scan(self, plan: list[dict[str, Any]]) -> None:
         with self.database.begin() as conn:
             for item in plan:
-                archive.save_attempt(conn, self.attempt(item["id"]))
+                archive.save_observation(conn, self.observation(item["id"]))
 
-    def judge(self, run: Run, fetched: Fetched, plan: list[dict[str, Any]]) -> Mapping[str, int]:
+    def evaluate(self, run: Run, fetched: Fetched, plan: list[dict[str, Any]]) -> Mapping[str, int]:
         planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
-        return judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now)
+        return evaluate_run(
+            self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now
+        )
 
     def send(self, channel: Any, message: Message, done: tuple[str, ...]) -> None:
         if channel.name in self.fail:
@@ -119,7 +121,7 @@ class Site:
         prune_inventory(self.database, self.config, run, fetched.digest, stale=fetched.stale, now=self.now)
         plan = plan_hosts(self.database, self.config, run, fetched.digest)
         self.scan(plan)
-        self.judge(run, fetched, plan)
+        self.evaluate(run, fetched, plan)
         self.alert()
         self.number += 1
         return self.events(run.run_id)
@@ -170,7 +172,7 @@ def test_a_host_that_nobody_scanned_is_neither_up_nor_down(site: Site) -> None:
     fetched = site.fetch(run)
     plan = plan_hosts(site.database, site.config, run, fetched.digest)
     site.scan([item for item in plan if item["id"] != "h1"])
-    summary = site.judge(run, fetched, plan)
+    summary = site.evaluate(run, fetched, plan)
     assert (summary["scanned"], summary["not_scanned"]) == (5, 1)
     assert site.events(run.run_id) == []
 
@@ -198,16 +200,16 @@ def test_events_from_a_look_of_an_earlier_run_name_no_task(site: Site) -> None:
 # ── crashes ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_judging_twice_changes_nothing(site: Site) -> None:
+def test_evaluating_twice_changes_nothing(site: Site) -> None:
     site.listening["h1"] = (22,)
     run = site.run_of()
     fetched = site.fetch(run)
     plan = plan_hosts(site.database, site.config, run, fetched.digest)
     site.scan(plan)
-    site.judge(run, fetched, plan)
+    site.evaluate(run, fetched, plan)
     with site.database.begin() as conn:
         before = state.load(conn)
-    assert site.judge(run, fetched, plan)["judged"] == 0
+    assert site.evaluate(run, fetched, plan)["evaluated"] == 0
     with site.database.begin() as conn:
         after = state.load(conn)
     assert before[0] == after[0]
@@ -226,34 +228,34 @@ def test_a_crash_within_the_diff_leaves_nothing_and_the_retry_everything(
     with monkeypatch.context() as patch:
         patch.setattr("portmon.storage.runs.finish", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            site.judge(run, fetched, plan)
+            site.evaluate(run, fetched, plan)
     assert site.events(run.run_id) == []
-    site.judge(run, fetched, plan)
+    site.evaluate(run, fetched, plan)
     assert site.events(run.run_id) == [("down", "h1", 80)]
 
 
 def test_a_provisional_failure_counts_only_without_another_look_of_its_run(site: Site) -> None:
-    def run(*looks: Attempt, crash: bool = False) -> list[tuple[Any, ...]]:
+    def run(*looks: Observation, crash: bool = False) -> list[tuple[Any, ...]]:
         run = site.run_of()
         fetched = site.fetch(run)
         plan = plan_hosts(site.database, site.config, run, fetched.digest)
         with site.database.begin() as conn:
-            archive.save_attempts(conn, looks)
+            archive.save_observations(conn, looks)
         if crash:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("portmon.storage.runs.finish", lambda *_, **__: 1 / 0)
                 with pytest.raises(ZeroDivisionError):
-                    site.judge(run, fetched, plan)
-        site.judge(run, fetched, plan)
+                    site.evaluate(run, fetched, plan)
+        site.evaluate(run, fetched, plan)
         site.number += 1
         return site.events(run.run_id)
 
-    def failed(host_id: str) -> Attempt:
-        made = dataclasses.replace(site.attempt(host_id), outcome=Outcome.UNREACHABLE, observation=None, frames=())
+    def failed(host_id: str) -> Observation:
+        made = dataclasses.replace(site.observation(host_id), outcome=Outcome.UNREACHABLE, listing=None, frames=())
         return dataclasses.replace(made, error_class="timeout", error="no answer", provisional=True)
 
-    def later(host_id: str) -> Attempt:
-        made = site.attempt(host_id)
+    def later(host_id: str) -> Observation:
+        made = site.observation(host_id)
         return dataclasses.replace(made, observed_at=made.observed_at + timedelta(seconds=30))
 
     def provisional() -> set[tuple[str, str]]:
@@ -268,26 +270,26 @@ def test_a_provisional_failure_counts_only_without_another_look_of_its_run(site:
     assert provisional() == {("run1", "h2"), ("run2", "h2")}
     with site.database.begin() as conn:
         assert hosts.failing(conn) == {"h1": "timeout"}
-        # Judged again from the archive, in which h2 never failed, everything is as it was.
-        assert archive.attempts_to_judge(conn) == []
+        # Evaluated again from the archive, in which h2 never failed, everything is as it was.
+        assert archive.observations_to_evaluate(conn) == []
 
 
-def test_a_late_look_leaves_what_was_judged_before_it_as_it_was(site: Site) -> None:
+def test_a_late_look_leaves_what_was_evaluated_before_it_as_it_was(site: Site) -> None:
     run = site.run_of()
     fetched = site.fetch(run)
     plan = plan_hosts(site.database, site.config, run, fetched.digest)
-    failed = Attempt(
+    failed = Observation(
         "h1", run.run_id, 1, site.now, Outcome.UNREACHABLE, error_class="timeout", error="x", provisional=True
     )
     with site.database.begin() as conn:
-        archive.save_attempt(conn, failed)
-    site.judge(run, fetched, plan)
-    again = dataclasses.replace(site.attempt("h1"), observed_at=site.now + timedelta(minutes=1))
+        archive.save_observation(conn, failed)
+    site.evaluate(run, fetched, plan)
+    again = dataclasses.replace(site.observation("h1"), observed_at=site.now + timedelta(minutes=1))
     with site.database.begin() as conn:
-        archive.save_attempt(conn, again)
+        archive.save_observation(conn, again)
         assert archive.looks_of(conn, run.run_id) == {"h1": True}
-        assert [look.outcome for look in archive.attempts_to_judge(conn)] == [Outcome.OK]
-        # Whoever reads the archive later sees both, as they were judged.
+        assert [look.outcome for look in archive.observations_to_evaluate(conn)] == [Outcome.OK]
+        # Whoever reads the archive later sees both, as they were evaluated.
         rows = conn.execute(select(observations.c.provisional).where(observations.c.run_id == run.run_id))
         assert rows.scalars().all() == [False, False]
 
@@ -437,7 +439,7 @@ def test_names_of_the_cmdb_forge_no_line_of_a_log(site: Site, caplog: pytest.Log
         fetched = site.fetch(run)
         plan = plan_hosts(site.database, site.config, run, fetched.digest)
         # Nobody scanned it.
-        site.judge(run, fetched, plan)
+        site.evaluate(run, fetched, plan)
         site.number += 1
         site.invalid = ()
         site.listed.pop()
@@ -471,29 +473,31 @@ def test_a_dry_run_keeps_nothing(site: Site) -> None:
     run = site.run_of(dry_run=True)
     fetched = site.fetch(run)
     prune_inventory(site.database, site.config, run, fetched.digest, stale=False, now=site.now)
-    summary = judge_dry(site.database, site.config, run, fetched.digest, attempts=[site.attempt("h1")], interval=FIVE)
+    summary = evaluate_dry(
+        site.database, site.config, run, fetched.digest, observations=[site.observation("h1")], interval=FIVE
+    )
     assert summary["down"] == 1
     assert site.events(run.run_id) == []
     with site.database.begin() as conn:
         assert all(host.removed_at is None for host in hosts.known(conn))
-        assert archive.attempts_to_judge(conn) == []
+        assert archive.observations_to_evaluate(conn) == []
 
 
 def test_a_dry_run_knows_the_hosts_that_it_does_not_look_at(site: Site) -> None:
-    def same(host_id: str) -> Attempt:
-        found = site.attempt(host_id)
-        assert found.observation is not None
-        seen = dataclasses.replace(found.observation, boot_id="b", netns=1)
-        return dataclasses.replace(found, observation=seen)
+    def same(host_id: str) -> Observation:
+        found = site.observation(host_id)
+        assert found.listing is not None
+        seen = dataclasses.replace(found.listing, boot_id="b", netns=1)
+        return dataclasses.replace(found, listing=seen)
 
     run = site.run_of()
     fetched = site.fetch(run)
     with site.database.begin() as conn:
-        archive.save_attempt(conn, same("h1"))
-    site.judge(run, fetched, [])
+        archive.save_observation(conn, same("h1"))
+    site.evaluate(run, fetched, [])
     site.number += 1
     dry = site.run_of(dry_run=True)
-    summary = judge_dry(site.database, site.config, dry, fetched.digest, attempts=[same("h2")], interval=FIVE)
+    summary = evaluate_dry(site.database, site.config, dry, fetched.digest, observations=[same("h2")], interval=FIVE)
     assert summary["duplicate"] == 1
 
 
@@ -574,13 +578,13 @@ def sweep(site: Site, run: Run, *, fail: Collection[str] = (), miss: Collection[
             failing = hosts.failing(conn)
             looks = []
             for host in hosts_of(conn, site.config, run, digest, batch):
-                look = dataclasses.replace(site.attempt(host.id), run_id=run.run_id)
+                look = dataclasses.replace(site.observation(host.id), run_id=run.run_id)
                 if host.id in fail:
                     failed = {"outcome": Outcome.UNREACHABLE, "error_class": "timeout", "error": "no answer"}
-                    look = dataclasses.replace(look, observation=None, provisional=host.id not in failing, **failed)
+                    look = dataclasses.replace(look, listing=None, provisional=host.id not in failing, **failed)
                 if host.id not in miss:
                     looks.append(look)
-            archive.save_attempts(conn, looks)
+            archive.save_observations(conn, looks)
     return [item["id"] for item in plan_hosts(site.database, site.config, run, digest, swept={} if batches else None)]
 
 
@@ -596,16 +600,16 @@ def test_only_what_fails_newly_gets_a_task_after_a_sweep(site: Site) -> None:
     assert sweep(site, run, fail={"h1", "h2"}) == ["h1", "h2"]
     # h1's own task gives evidence; that of h2 is killed.
     with site.database.begin() as conn:
-        own = dataclasses.replace(site.attempt("h1"), observed_at=site.now + timedelta(seconds=10))
-        archive.save_attempt(conn, own)
-    site.judge(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+        own = dataclasses.replace(site.observation("h1"), observed_at=site.now + timedelta(seconds=10))
+        archive.save_observation(conn, own)
+    site.evaluate(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
     with site.database.begin() as conn:
         assert hosts.failing(conn) == {"h2": "timeout"}
     site.number += 1
     # The second time it is no news.
     run = site.run_of()
     assert sweep(site, run, fail={"h2", "h3"}) == ["h3"]
-    site.judge(run, site.fetch(run), plan_hosts(site.database, site.config, run, fetched.digest))
+    site.evaluate(run, site.fetch(run), plan_hosts(site.database, site.config, run, fetched.digest))
     assert [(kind, host) for kind, host, _ in site.events(run.run_id)] == [("unreachable", "h2")]
 
 
@@ -615,7 +619,7 @@ def test_what_no_task_is_left_for_counts_as_the_sweep_saw_it(site: Site) -> None
     # Those come first of which nothing is known at all.
     assert sweep(site, run, fail={"h1", "h2"}, miss={"h5"}) == ["h1", "h5"]
     fetched = site.fetch(run)
-    summary = site.judge(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+    summary = site.evaluate(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
     assert {host for kind, host, _ in site.events(run.run_id) if kind == "unreachable"} == {"h1", "h2"}
     assert summary["not_scanned"] == 1
 
@@ -626,10 +630,10 @@ def test_a_sweep_that_is_cleared_looks_again(site: Site) -> None:
     assert sweep(site, run) == []
     fetched = site.fetch(run)
     with site.database.begin() as conn:
-        assert len(archive.looks_of(conn, run.run_id, unjudged=True)) == 6
-    site.judge(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+        assert len(archive.looks_of(conn, run.run_id, unevaluated=True)) == 6
+    site.evaluate(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
     with site.database.begin() as conn:
-        assert archive.looks_of(conn, run.run_id, unjudged=True) == {}
+        assert archive.looks_of(conn, run.run_id, unevaluated=True) == {}
         assert len(archive.looks_of(conn, run.run_id)) == 6
     # What is seen by then counts, also if it is worse.
     site.number += 1
@@ -642,10 +646,12 @@ def test_a_changed_host_key_is_one_event_until_it_is_trusted_again(site: Site) -
         fetched = site.fetch(run)
         plan = plan_hosts(site.database, site.config, run, fetched.digest)
         with site.database.begin() as conn:
-            good = site.attempt("h1")
-            bad = Attempt("h1", run.run_id, 1, site.now, Outcome.UNREACHABLE, error_class=error_class, error="changed")
-            archive.save_attempt(conn, bad if error_class else good)
-        site.judge(run, fetched, plan)
+            good = site.observation("h1")
+            bad = Observation(
+                "h1", run.run_id, 1, site.now, Outcome.UNREACHABLE, error_class=error_class, error="changed"
+            )
+            archive.save_observation(conn, bad if error_class else good)
+        site.evaluate(run, fetched, plan)
         site.number += 1
         return [event for event in site.events(run.run_id) if event[0].startswith("host_key")]
 

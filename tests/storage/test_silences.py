@@ -1,4 +1,4 @@
-"""Mutes, acknowledgements and open alerts in the state database, the same on SQLite and PostgreSQL."""
+"""Silences, acknowledgements and open alerts in the state database, the same on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, insert, update
 
-from portmon.alerting.silences import Mute
+from portmon.alerting.silences import Silence
 from portmon.model.event import Event, EventKind, Severity
-from portmon.storage import outbox
-from portmon.storage import silences as mutes
+from portmon.storage import outbox, silences
 from portmon.storage.alerts_view import Told, open_alerts
 from portmon.storage.database import Database
 from portmon.storage.tables import alerts, deliveries, events
@@ -30,17 +29,17 @@ def conn(database: Database) -> Iterator[Connection]:
 
 def add(conn: Connection, **values: Any) -> int:
     defaults: dict[str, Any] = {"author": "alice", "reason": "r", "now": NOW, "hosts": ["*"], "ends_at": NOW + HOUR}
-    return mutes.add(conn, **{**defaults, **values})
+    return silences.add(conn, **{**defaults, **values})
 
 
-def ids(found: list[Mute]) -> list[int]:
+def ids(found: list[Silence]) -> list[int]:
     return [one.id for one in found]
 
 
-# ── mutes ───────────────────────────────────────────────────────────────────────────────────────
+# ── silences ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_mute_comes_back_as_it_was(conn: Connection) -> None:
+def test_a_silence_comes_back_as_it_was(conn: Connection) -> None:
     number = add(
         conn,
         hosts=[NASTY, "b"],
@@ -54,8 +53,8 @@ def test_a_mute_comes_back_as_it_was(conn: Connection) -> None:
         author=NASTY,
         reason=NASTY,
     )
-    assert mutes.all_(conn) == [
-        Mute(
+    assert silences.all_(conn) == [
+        Silence(
             id=number,
             alert_id=None,
             hosts=(NASTY, "b"),
@@ -84,10 +83,10 @@ def test_a_mute_comes_back_as_it_was(conn: Connection) -> None:
         ({"timezone": "Berlin"}, "is no time zone"),
     ],
 )
-def test_what_is_no_mute(conn: Connection, values: dict[str, Any], message: str) -> None:
+def test_what_is_no_silence(conn: Connection, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         add(conn, **values)
-    assert mutes.all_(conn) == []
+    assert silences.all_(conn) == []
 
 
 def test_current_are_those_that_are_not_over(conn: Connection) -> None:
@@ -95,57 +94,57 @@ def test_current_are_those_that_are_not_over(conn: Connection) -> None:
     later = add(conn, starts_at=NOW + 5 * HOUR, ends_at=NOW + 6 * HOUR)
     weekly = add(conn, ends_at=None, weekly=["Sun 02:00-04:00"])
     lifted = add(conn, ends_at=NOW + 9 * HOUR)
-    assert mutes.lift(conn, lifted, by=NASTY, now=NOW)
-    assert ids(mutes.current(conn, NOW)) == [over, later, weekly]
-    assert ids(mutes.current(conn, NOW + HOUR)) == [later, weekly]
-    assert ids(mutes.all_(conn)) == [over, later, weekly, lifted]
-    assert [(one.lifted_at, one.lifted_by) for one in mutes.all_(conn)][-1] == (NOW, NASTY)
+    assert silences.lift(conn, lifted, by=NASTY, now=NOW)
+    assert ids(silences.current(conn, NOW)) == [over, later, weekly]
+    assert ids(silences.current(conn, NOW + HOUR)) == [later, weekly]
+    assert ids(silences.all_(conn)) == [over, later, weekly, lifted]
+    assert [(one.lifted_at, one.lifted_by) for one in silences.all_(conn)][-1] == (NOW, NASTY)
 
 
 def test_what_can_not_be_lifted(conn: Connection) -> None:
     number = add(conn)
-    assert not mutes.lift(conn, number + 1, by="bob", now=NOW)
-    assert not mutes.lift(conn, number, by="bob", now=NOW + HOUR)
-    assert mutes.lift(conn, number, by="bob", now=NOW)
-    assert not mutes.lift(conn, number, by="eve", now=NOW)
-    assert mutes.all_(conn)[0].lifted_by == "bob"
+    assert not silences.lift(conn, number + 1, by="bob", now=NOW)
+    assert not silences.lift(conn, number, by="bob", now=NOW + HOUR)
+    assert silences.lift(conn, number, by="bob", now=NOW)
+    assert not silences.lift(conn, number, by="eve", now=NOW)
+    assert silences.all_(conn)[0].lifted_by == "bob"
 
 
 def test_those_that_are_over_for_long_are_deleted(conn: Connection) -> None:
     add(conn, ends_at=NOW + HOUR)
     add(conn, ends_at=None, weekly=["Sun 02:00-04:00"])
     lifted = add(conn, ends_at=NOW + 99 * HOUR)
-    mutes.lift(conn, lifted, by="bob", now=NOW + HOUR)
+    silences.lift(conn, lifted, by="bob", now=NOW + HOUR)
     kept = add(conn, ends_at=NOW + 2 * HOUR)
-    acknowledged = mutes.acknowledge(conn, "a", author="bob", now=NOW)
-    assert mutes.expire(conn, NOW + HOUR) == 0
-    assert mutes.expire(conn, NOW + 2 * HOUR) == 2
-    assert ids(mutes.all_(conn)) == [2, kept, acknowledged]
+    acknowledged = silences.acknowledge(conn, "a", author="bob", now=NOW)
+    assert silences.expire(conn, NOW + HOUR) == 0
+    assert silences.expire(conn, NOW + 2 * HOUR) == 2
+    assert ids(silences.all_(conn)) == [2, kept, acknowledged]
 
 
 # ── acknowledgements ────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_later_acknowledgement_replaces_the_earlier(conn: Connection) -> None:
-    other = mutes.acknowledge(conn, "b", author="bob", now=NOW)
-    first = mutes.acknowledge(conn, "a", author="bob", reason=NASTY, now=NOW)
-    second = mutes.acknowledge(conn, "a", author="eve", now=NOW + HOUR, ends_at=NOW + 2 * HOUR)
-    assert ids(mutes.current(conn, NOW + HOUR)) == [other, second]
-    old = next(one for one in mutes.all_(conn) if one.id == first)
+    other = silences.acknowledge(conn, "b", author="bob", now=NOW)
+    first = silences.acknowledge(conn, "a", author="bob", reason=NASTY, now=NOW)
+    second = silences.acknowledge(conn, "a", author="eve", now=NOW + HOUR, ends_at=NOW + 2 * HOUR)
+    assert ids(silences.current(conn, NOW + HOUR)) == [other, second]
+    old = next(one for one in silences.all_(conn) if one.id == first)
     assert (old.reason, old.lifted_at, old.lifted_by) == (NASTY, NOW + HOUR, "eve")
 
 
 def test_an_acknowledgement_ends_with_its_alert(conn: Connection) -> None:
-    other = mutes.acknowledge(conn, "b", author="bob", now=NOW)
-    mutes.acknowledge(conn, "a", author="bob", now=NOW)
-    muted = add(conn, ends_at=NOW + 9 * HOUR)
-    early = mutes.acknowledge(conn, "c", author="bob", now=NOW, ends_at=NOW + HOUR)
-    mutes.end_acknowledgements(conn, ["a"], NOW + HOUR)
-    mutes.end_acknowledgements(conn, ["c"], NOW + 2 * HOUR)
-    assert ids(mutes.current(conn, NOW + HOUR)) == [other, muted]
-    ended = {one.id: one.ends_at for one in mutes.all_(conn)}
+    other = silences.acknowledge(conn, "b", author="bob", now=NOW)
+    silences.acknowledge(conn, "a", author="bob", now=NOW)
+    silenced = add(conn, ends_at=NOW + 9 * HOUR)
+    early = silences.acknowledge(conn, "c", author="bob", now=NOW, ends_at=NOW + HOUR)
+    silences.end_acknowledgements(conn, ["a"], NOW + HOUR)
+    silences.end_acknowledgements(conn, ["c"], NOW + 2 * HOUR)
+    assert ids(silences.current(conn, NOW + HOUR)) == [other, silenced]
+    ended = {one.id: one.ends_at for one in silences.all_(conn)}
     assert ended[early] == NOW + HOUR
-    assert all(one.lifted_at is None for one in mutes.all_(conn))
+    assert all(one.lifted_at is None for one in silences.all_(conn))
 
 
 # ── open alerts ─────────────────────────────────────────────────────────────────────────────────
@@ -183,7 +182,7 @@ def open_one(conn: Connection, *story: Event, starts_at: datetime = NOW, ends_at
 def deliver(conn: Connection, one: Event, channel: str, state: str, reason: str | None = None) -> None:
     conn.execute(
         insert(deliveries).values(
-            event_id=one.id, channel=channel, route="r", state=state, attempts=1, last_error=reason, targets_done=[],
+            event_id=one.id, channel=channel, route="r", state=state, tries=1, last_error=reason, targets_done=[],
             created_at=NOW, updated_at=NOW,
         )
     )  # fmt: skip
@@ -214,6 +213,6 @@ def test_what_withholds_an_open_alert(conn: Connection) -> None:
     number = open_one(conn, event(1))
     add(conn, hosts=["*"], ports=[(81, 81)])
     add(conn, starts_at=NOW + HOUR, ends_at=NOW + 2 * HOUR)
-    assert [one.muted for one in open_alerts(conn, NOW)] == [None]
-    acknowledged = mutes.acknowledge(conn, number, author="bob", now=NOW)
-    assert [one.muted and one.muted.id for one in open_alerts(conn, NOW)] == [acknowledged]
+    assert [one.silenced for one in open_alerts(conn, NOW)] == [None]
+    acknowledged = silences.acknowledge(conn, number, author="bob", now=NOW)
+    assert [one.silenced and one.silenced.id for one in open_alerts(conn, NOW)] == [acknowledged]

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection, MetaData, Table, insert, select, text, update
+from sqlalchemy import Connection, select, text, update
 
 from portmon.errors import LeaseLostError, StorageError
 from portmon.model.event import Event, EventKind
 from portmon.model.host import Host, InvalidHost, Inventory
-from portmon.model.observation import Attempt, Listener, Observation, Outcome, Owner
+from portmon.model.observation import Listener, Listing, Observation, Outcome, Owner
 from portmon.storage import alerts, archive, conditions, contents, host_keys, hosts, inventory, lease, outbox, runs
-from portmon.storage.database import VERSION_TABLE, Database, _alembic_config
+from portmon.storage.database import VERSION_TABLE, Database
 from portmon.storage.tables import contents as content_table
 from portmon.storage.tables import hosts as host_table
 from portmon.storage.tables import metadata
@@ -33,19 +33,22 @@ from portmon.storage.tables import observations as observation_table
 from tests.worlds.databases import migrated_postgres
 from tests.worlds.postgres import Cluster
 
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "storage"
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 NASTY = "a\x00b\udcff{{ conn.x.password }}\x1a0000\n\u202e名"
 
 
-def attempt(host: str = "h1", at: datetime = NOW, *, ports: tuple[int, ...] | None = (80,), run: str = "r1") -> Attempt:
+def observation(
+    host: str = "h1", at: datetime = NOW, *, ports: tuple[int, ...] | None = (80,), run: str = "r1"
+) -> Observation:
     if ports is None:
-        return Attempt(host, run, 2, at, Outcome.UNREACHABLE, error_class="timeout", error=NASTY)
+        return Observation(host, run, 2, at, Outcome.UNREACHABLE, error_class="timeout", error=NASTY)
     listeners = tuple(
         Listener("tcp", "0.0.0.0", port, 7, NASTY, owners=(Owner(7, NASTY), Owner(8, None)), unit="x.service")
         for port in ports
     )
-    seen = Observation("netstat", 0, boot_id="b", netns=4026531840, listeners=listeners)
-    return Attempt(host, run, 1, at, Outcome.OK, observation=seen, frames=(b"frame one", b"frame two"), duration=1.5)
+    seen = Listing("netstat", 0, boot_id="b", netns=4026531840, listeners=listeners)
+    return Observation(host, run, 1, at, Outcome.OK, listing=seen, frames=(b"frame one", b"frame two"), duration=1.5)
 
 
 def event(number: int = 1, kind: EventKind = EventKind.DOWN, **values: object) -> Event:
@@ -75,16 +78,7 @@ def test_pages_of_hosts_keep_room_for_the_times_of_the_next_run(postgres_cluster
     database.dispose()
 
 
-ALL = [
-    "0001 Create the tables.",
-    "0002 Alerts, mutes, and what deliveries have to remember.",
-    "0003 Provisional looks, and what settled hosts were judged by.",
-    "0004 What changed the state, step by step, and the state as it was each day.",
-    "0005 Runs that judge the archive again, and which step each event follows from.",
-    "0006 Room in the pages of hosts, each of which gets new times in each run.",
-    "0007 Notices of late, bytes of a host's day, damaged contents, and which try of a task has a lease.",
-    "0008 What read each last answer and which tools hung there, and the names that the kernel has for programs.",
-]
+ALL = ["r0001 Create the tables."]
 
 
 @pytest.mark.parametrize("_", range(5))
@@ -107,51 +101,34 @@ def test_migrations_at_once(database_url: str, _: int) -> None:
     assert sorted(map(str, results)) == sorted([str(ALL), "[]", "[]", "[]"])
 
 
-def test_alerts_are_found_in_what_was_told_before_there_were_any(database_url: str) -> None:
+def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    """Its tables are others, under names that are also of today's."""
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path)) as conn:
+        conn.executescript((FIXTURES / "before-the-first-release.sql").read_text(encoding="utf-8"))
+    before = path.read_bytes()
+    database = Database(f"sqlite:///{path}")
+    for use in (database.migrate, database.check):
+        with pytest.raises(
+            StorageError, match=r"has revision 0008, .*nothing was changed.*python -m portmon db upgrade"
+        ):
+            use()
+    with pytest.raises(StorageError, match="has revision 0008"), database.look():
+        pass
+    database.dispose()
+    with closing(sqlite3.connect(path)) as conn:
+        assert conn.execute("SELECT count(*) FROM ports").fetchone()[0] > 0
+        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert path.read_bytes()[100:] == before[100:], "only SQLite's own header may differ"
+
+
+def test_every_kind_of_old_revision_is_refused(database_url: str) -> None:
     database = Database(database_url)
     with database.begin() as conn:
-        alembic = _alembic_config()
-        alembic.attributes["connection"] = conn
-        command.upgrade(alembic, "0001")
-        old = {name: Table(name, MetaData(), autoload_with=conn) for name in ("events", "deliveries")}
-        story = [
-            ("down", 80, {}),
-            ("unreachable", None, {}),
-            ("recovered", 80, {}),
-            ("rebound", 443, {"severe": True}),
-            ("down", 443, {}),
-            ("reachable", None, {}),
-            ("new", 8080, {}),
-        ]
-        for number, (kind, port, details) in enumerate(story):
-            row = {
-                **dict.fromkeys(old["events"].c.keys()),
-                "seq": number + 1,
-                "id": f"e{number}",
-                "kind": kind,
-                "alert_group": "any",
-                "at": NOW if database_url.startswith("postgres") else NOW.replace(tzinfo=None),
-                "run_id": "r",
-                "host_id": "h1",
-                "protocol": port and "tcp",
-                "port": port,
-                "severity": "critical",
-                "reason": "why",
-                "labels": "{}",
-                "details": json.dumps(details),
-                "dispatched": True,
-            }
-            conn.execute(insert(old["events"]), row)
-    assert database.migrate() == ALL[1:]
-    with database.begin() as conn:
-        opened = alerts.opened(conn)
-        assert {key: (alert.id, alert.last_event_id) for key, alert in opened.items()} == {
-            "port/h1/tcp/443": ("e3", "e4")
-        }
-        ended = {alert.key: (alert.id, alert.closed_by) for alert in alerts.closed_since(conn, NOW)}
-        assert ended == {"port/h1/tcp/80": ("e0", "e2"), "host/h1": ("e1", "e5")}
-        rows = conn.execute(text("SELECT id, alert_id FROM events ORDER BY seq")).all()
-        assert [row.alert_id for row in rows] == ["e0", "e1", "e0", "e3", "e3", "e1", "e6"]
+        conn.execute(text(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL)"))
+        conn.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES ('0001')"))
+    with pytest.raises(StorageError, match="has revision 0001, which a development version"):
+        database.migrate()
     database.dispose()
 
 
@@ -165,7 +142,7 @@ def test_a_database_without_tables_says_what_to_do(database_url: str) -> None:
 
 def test_a_newer_database_is_refused(database: Database) -> None:
     with database.begin() as conn:
-        conn.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+        conn.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = 'r9999'"))
     with pytest.raises(StorageError, match="newer portmon"):
         database.migrate()
 
@@ -230,59 +207,59 @@ def test_contents_are_stored_once_and_checked(database: Database) -> None:
             contents.unpack("0" * 64, __import__("zstandard").compress(b"other"))
 
 
-def test_an_attempt_comes_back_as_it_was(database: Database) -> None:
-    good, failed = attempt(), attempt(at=NOW + timedelta(minutes=5), ports=None, run="r2")
+def test_an_observation_comes_back_as_it_was(database: Database) -> None:
+    good, failed = observation(), observation(at=NOW + timedelta(minutes=5), ports=None, run="r2")
     with database.begin() as conn:
-        digest = archive.save_attempt(conn, good)
-        assert archive.save_attempt(conn, good) == digest
-        archive.save_attempt(conn, failed)
-        found = archive.attempts_to_judge(conn)
-        assert [one.observation for one in found] == [good.observation, None]
+        digest = archive.save_observation(conn, good)
+        assert archive.save_observation(conn, good) == digest
+        archive.save_observation(conn, failed)
+        found = archive.observations_to_evaluate(conn)
+        assert [one.listing for one in found] == [good.listing, None]
         assert [one.error for one in found] == [None, NASTY]
         assert [one.observed_at for one in found] == [NOW, NOW + timedelta(minutes=5)]
         assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
         assert archive.scanned(conn, "r1") == {"h1"}
-        assert archive.attempts_to_judge(conn, host_ids=["other"]) == []
+        assert archive.observations_to_evaluate(conn, host_ids=["other"]) == []
 
 
 def test_an_unchanged_observation_stores_no_content(database: Database) -> None:
     with database.begin() as conn:
-        archive.save_attempt(conn, attempt())
+        archive.save_observation(conn, observation())
         before = contents.sizes(conn)
-        archive.save_attempt(conn, attempt(at=NOW + timedelta(minutes=5), run="r2"))
+        archive.save_observation(conn, observation(at=NOW + timedelta(minutes=5), run="r2"))
         assert contents.sizes(conn) == before
 
 
 def test_many_looks_are_stored_as_one_by_one(database: Database) -> None:
-    looks = [attempt(f"h{number}", ports=(80, number) if number % 3 else None) for number in range(1, 8)]
+    looks = [observation(f"h{number}", ports=(80, number) if number % 3 else None) for number in range(1, 8)]
     with database.begin() as conn:
-        digests = archive.save_attempts(conn, looks)
-        assert digests == {look.host_id: archive.save_attempt(conn, look) for look in looks}
+        digests = archive.save_observations(conn, looks)
+        assert digests == {look.host_id: archive.save_observation(conn, look) for look in looks}
         assert digests["h3"] == "unreachable:timeout"
-        found = archive.attempts_to_judge(conn, frames=True)
+        found = archive.observations_to_evaluate(conn, frames=True)
         assert [one.facts or "unreachable:timeout" for one in found] == [digests[one.host_id] for one in found]
         assert [dataclasses.replace(one, facts=None) for one in found] == looks
-        assert archive.save_attempts(conn, []) == {}
+        assert archive.save_observations(conn, []) == {}
 
 
 def test_what_is_used_again_lives_longer(database: Database) -> None:
-    later = [attempt(at=NOW + hours * timedelta(hours=1)) for hours in (0, 12, 13)]
+    later = [observation(at=NOW + hours * timedelta(hours=1)) for hours in (0, 12, 13)]
 
     def used_at(conn: Connection) -> set[datetime]:
         return set(conn.execute(select(content_table.c.used_at)).scalars())
 
     with database.begin() as conn:
         for look, wanted in zip(later, (NOW, NOW, NOW + timedelta(hours=13)), strict=True):
-            archive.save_attempt(conn, look)
+            archive.save_observation(conn, look)
             assert used_at(conn) == {wanted}
         # What comes late makes nothing older.
-        archive.save_attempts(conn, later[::-1])
+        archive.save_observations(conn, later[::-1])
         assert used_at(conn) == {NOW + timedelta(hours=13)}
 
 
 def test_a_provisional_look_counts_only_if_nothing_follows_in_its_run(database: Database) -> None:
-    def look(host: str, minutes: int, run: str = "r1", *, provisional: bool = False) -> Attempt:
-        made = attempt(host, NOW + timedelta(minutes=minutes), ports=None, run=run)
+    def look(host: str, minutes: int, run: str = "r1", *, provisional: bool = False) -> Observation:
+        made = observation(host, NOW + timedelta(minutes=minutes), ports=None, run=run)
         return dataclasses.replace(made, provisional=provisional)
 
     looks = [
@@ -298,8 +275,8 @@ def test_a_provisional_look_counts_only_if_nothing_follows_in_its_run(database: 
     ]
     with database.begin() as conn:
         hosts.sync(conn, [Host(host, host, host) for host in ("alone", "again", "twice", "later run")])
-        archive.save_attempts(conn, looks)
-        found = archive.attempts_to_judge(conn)
+        archive.save_observations(conn, looks)
+        found = archive.observations_to_evaluate(conn)
         assert sorted((one.host_id, (one.observed_at - NOW).seconds // 60) for one in found) == [
             ("again", 1), ("alone", 0), ("before", 0), ("before", 1), ("later run", 0), ("later run", 1), ("twice", 1),
         ]  # fmt: skip
@@ -318,10 +295,10 @@ def test_what_is_older_than_the_retention_goes_with_its_contents(database: Datab
     later = NOW + timedelta(days=20)
     with database.begin() as conn:
         digest = inventory.save(conn, Inventory((Host("h1", "n", "a"),)), run_id="r1", fetched_at=NOW, stale=False)
-        archive.save_attempt(conn, attempt())
-        archive.save_attempt(conn, attempt(at=later, ports=(81,), run="r2"))
+        archive.save_observation(conn, observation())
+        archive.save_observation(conn, observation(at=later, ports=(81,), run="r2"))
         assert archive.expire(conn, later - timedelta(days=14)) == 1
-        assert len(archive.attempts_to_judge(conn)) == 1
+        assert len(archive.observations_to_evaluate(conn)) == 1
         assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
         # The newest host list stays, however old: it is what a run falls back to.
         assert inventory.load(conn, digest).hosts[0].id == "h1"
@@ -336,19 +313,19 @@ def test_contents_live_as_long_as_whoever_refers_to_them(database: Database) -> 
     with database.begin() as conn:
         for number in range(72):
             now = NOW + number * hour
-            seen = [attempt("h1", now, ports=(80,)), attempt("h2", now, ports=(number // 20,))]
-            archive.save_attempts(conn, [dataclasses.replace(look, frames=()) for look in seen])
+            seen = [observation("h1", now, ports=(80,)), observation("h2", now, ports=(number // 20,))]
+            archive.save_observations(conn, [dataclasses.replace(look, frames=()) for look in seen])
             archive.expire(conn, now - day)
             # Every look still has what it showed.
-            found = archive.attempts_to_judge(conn)
+            found = archive.observations_to_evaluate(conn)
             assert {look.observed_at for look in found} == {now - back * hour for back in range(min(number, 24) + 1)}
-            shown = {listener.port for look in found if look.host_id == "h2" for listener in look.observation.listeners}  # type: ignore[union-attr]
+            shown = {listener.port for look in found if look.host_id == "h2" for listener in look.listing.listeners}  # type: ignore[union-attr]
             assert contents.sizes(conn)[0] in (len(shown) + 1, len(shown) + 2)
         assert shown == {2, 3}
 
 
 def test_facts_are_canonical() -> None:
-    seen = attempt().observation
+    seen = observation().listing
     assert seen is not None
     assert archive.facts_from_json(archive.facts_to_json(seen)) == seen
 
@@ -402,11 +379,11 @@ def test_hosts_are_hidden_resumed_and_purged(database: Database) -> None:
         }
         hosts.resume(conn, ["h1"])
         assert [one.removed_at for one in hosts.known(conn)] == [None, None]
-        archive.save_attempt(conn, attempt())
+        archive.save_observation(conn, observation())
         hosts.purge(conn, ["h1"])
         assert [one.id for one in hosts.known(conn)] == ["h2"]
-        # A host that comes back later starts anew: its old looks are not judged again.
-        assert archive.attempts_to_judge(conn) == []
+        # A host that comes back later starts anew: its old looks are not evaluated again.
+        assert archive.observations_to_evaluate(conn) == []
 
 
 def test_hosts_that_fail(database: Database) -> None:
@@ -476,7 +453,7 @@ def test_each_channel_gets_each_event_once(database: Database) -> None:
         outbox.failed(conn, "mail", ids[:1], NASTY, ["target"], NOW)
         assert queued(conn, "log") == ids[1:]
         first = outbox.queue(conn, "mail")[0]
-        assert (first.targets_done, first.attempts, first.message_id) == (("target",), 1, None)
+        assert (first.targets_done, first.tries, first.message_id) == (("target",), 1, None)
 
 
 def test_what_may_have_come_through_is_known(database: Database) -> None:
@@ -502,7 +479,7 @@ def test_what_is_withheld_waits_or_is_settled(database: Database) -> None:
         outbox.add(conn, [event(1), event(2, port=81)])
         enqueue(conn, "log")
         both = [event(1).id, event(2).id]
-        outbox.withhold(conn, "log", both, "muted", NOW, for_good=False)
+        outbox.withhold(conn, "log", both, "silenced", NOW, for_good=False)
         assert queued(conn, "log") == []
         assert not outbox.told(conn, [event(1).id])[event(1).id][0].hears_the_end
         first, second = outbox.waiting(conn)
@@ -510,7 +487,7 @@ def test_what_is_withheld_waits_or_is_settled(database: Database) -> None:
         assert queued(conn, "log") == [event(2).id]
         assert outbox.waiting(conn)[1].queued.since == NOW + timedelta(hours=1)
         outbox.settle_withheld(conn, [first.queued.alert_id], NOW)
-        assert outbox.states(conn, [event(1).id]) == {(event(1).id, "log"): outbox.MUTED}
+        assert outbox.states(conn, [event(1).id]) == {(event(1).id, "log"): outbox.SILENCED}
 
 
 def test_what_was_not_sent_of_a_dropped_port_is_cancelled(database: Database) -> None:

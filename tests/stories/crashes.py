@@ -52,7 +52,7 @@ _WRAPPED: dict[str, tuple[Any, str, bool]] = {
     "dispatch: deliveries are written": (outbox, "enqueue", True),
     "dispatch: events are marked": (outbox, "dispatched", True),
     "dispatch: what is superseded is cancelled": (dispatch, "_cancel_superseded", True),
-    "dispatch: mutes are applied": (dispatch, "_apply_mutes", True),
+    "dispatch: silences are applied": (dispatch, "_apply_silences", True),
     "dispatch: repeats are looked up": (repeats, "groups", True),
     "dispatch: is committed": (dispatch, "groups_to_alert", True),
     "deliver: channels are chosen": (delivering._Task, "channels", True),

@@ -19,7 +19,7 @@ from werkzeug import Request, Response
 
 from portmon.config import parse_config
 from portmon.model.event import EventKind
-from portmon.storage import silences as mutes
+from portmon.storage import silences
 from tests.stories.crashes import POINTS, Job, work
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import Fleet
@@ -125,7 +125,7 @@ def test_killed_at_every_point(tmp_path: Path, receiver: Receiver, seed: int) ->
             story.fleet.number += 7
         if "superseded" in point and story.random.random() < 0.5:
             with story.database.begin() as conn:
-                mutes.add(
+                silences.add(
                     conn,
                     hosts=("web0",),
                     starts_at=story.fleet.now,
@@ -158,13 +158,13 @@ def _check(story: Story, receiver: Receiver) -> None:
         states = outbox.states(conn, [event.id for event in events])
     told = Counter(event_id for ids in receiver.told().values() for event_id in ids)
     by_id = {event.id: event for event in events}
-    # Nothing is lost: what is marked as delivered came, and what did not come was overtaken, or muted.
+    # Nothing is lost: what is marked as delivered came, and what did not come was overtaken, or silenced.
     for event in events:
         state = states.get((event.id, "hook"))
         if state == outbox.DELIVERED:
             assert told[event.id] >= 1, event
         elif state is not None:
-            assert state in (outbox.CANCELLED, outbox.MUTED), (event, state)
+            assert state in (outbox.CANCELLED, outbox.SILENCED), (event, state)
     # A kill costs one duplicate message at most.
     documents = Counter(document["id"] for document in receiver.documents if not document["reminder"])
     assert sum(count - 1 for count in documents.values()) <= story.kills

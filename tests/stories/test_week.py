@@ -17,8 +17,7 @@ import pytest
 from portmon.alerting.alertmanager_payload import payload
 from portmon.alerting.message.render import Message
 from portmon.config import parse_config
-from portmon.storage import alerts
-from portmon.storage import silences as mutes
+from portmon.storage import alerts, silences
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import FIVE, MONDAY, Fleet
@@ -166,7 +165,7 @@ class Week:
 
     def _plan_maintenance(self) -> None:
         with self.fleet.database.begin() as conn:
-            mutes.add(
+            silences.add(
                 conn,
                 labels={"role": ("db",)},
                 weekly=("Tue 02:00-04:00",),
@@ -187,7 +186,7 @@ class Week:
     def _acknowledge(self) -> None:
         with self.fleet.database.begin() as conn:
             alert = alerts.opened(conn)["port/id-web02/tcp/9100"]
-            mutes.acknowledge(conn, alert.id, author="bob", reason="disk is full", now=self.fleet.now)
+            silences.acknowledge(conn, alert.id, author="bob", reason="disk is full", now=self.fleet.now)
 
     def _revive(self) -> None:
         self.fleet.dead.clear()

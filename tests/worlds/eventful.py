@@ -1,4 +1,4 @@
-"""A fleet to which much happens, and everything that is stored of it: what judging again has to bring about."""
+"""A fleet to which much happens, and everything that is stored of it: what evaluating again has to bring about."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def eventful(fleet: Fleet, runs: int, seed: int = 1) -> None:
 
 
 def wipe(database: Database) -> None:
-    """As if nothing had ever been judged: the archive and the journal stay."""
+    """As if nothing had ever been evaluated: the archive and the journal stay."""
     with database.begin() as conn:
         for table in (tables.deliveries, tables.events, tables.alerts, tables.ports, tables.hosts, tables.conditions):
             conn.execute(delete(table))

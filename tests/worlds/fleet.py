@@ -12,10 +12,10 @@ from portmon.config import Config
 from portmon.errors import DeliveryError
 from portmon.model.event import AlertGroup, Event
 from portmon.model.host import Host, Inventory
-from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.steps.deliver import deliver_group
 from portmon.steps.dispatch import groups_to_alert
-from portmon.steps.evaluate import judge_run
+from portmon.steps.evaluate import evaluate_run
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.overdue import report_overdue
 from portmon.steps.plan import plan_hosts
@@ -54,18 +54,18 @@ class Machine:
         """The same program with another pid."""
         self.start(port, self.services[port][0])
 
-    def look(self, run_id: str, at: datetime) -> Attempt:
+    def look(self, run_id: str, at: datetime) -> Observation:
         """What a login comes to."""
         common: dict[str, Any] = {"host_id": self.host.id, "run_id": run_id, "try_number": 1, "observed_at": at}
         if self.trouble:
             error = {"timeout": "no answer on port 22 within 10 s"}.get(self.trouble, self.trouble)
-            return Attempt(outcome=Outcome.UNREACHABLE, error_class=self.trouble, error=error, **common)
+            return Observation(outcome=Outcome.UNREACHABLE, error_class=self.trouble, error=error, **common)
         listeners = tuple(
             Listener("tcp", "0.0.0.0", port, pid, program, unit=f"{program}.service")
             for port, (program, pid) in sorted(self.services.items())
         )
-        seen = Observation("netstat-W", 0, boot_id=f"{self.host.id}-{self.boot}", netns=1, listeners=listeners)
-        return Attempt(outcome=Outcome.OK, observation=seen, frames=(b"raw",), **common)
+        seen = Listing("netstat-W", 0, boot_id=f"{self.host.id}-{self.boot}", netns=1, listeners=listeners)
+        return Observation(outcome=Outcome.OK, listing=seen, frames=(b"raw",), **common)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +113,10 @@ class Fleet:
         self.listed.add(name)
         return machine
 
-    def run(self, *, judge: bool = True) -> list[Event]:
+    def run(self, *, evaluate: bool = True) -> list[Event]:
         """One whole run.
 
-        :param judge: False if ``diff_ports`` was killed
+        :param evaluate: False if ``diff_ports`` was killed
         :returns: the events that it made
         """
         run = Run(f"run{self.number:05}", run_type=self.run_type)
@@ -128,10 +128,10 @@ class Fleet:
         plan = plan_hosts(self.database, self.config, run, fetched.digest)
         by_id = {machine.host.id: machine for machine in self.machines.values()}
         with self.database.begin() as conn:
-            archive.save_attempts(conn, [by_id[item["id"]].look(run.run_id, self.now) for item in plan])
+            archive.save_observations(conn, [by_id[item["id"]].look(run.run_id, self.now) for item in plan])
         planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
-        if judge:
-            judge_run(self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now)
+        if evaluate:
+            evaluate_run(self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now)
         report_overdue(self.database, run, interval=FIVE, now=self.now)
         self.alert()
         self.number += 1

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from portmon.engine.rules import RuleSet
 from portmon.model.host import Host
-from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.model.observation import Listener, Listing, Observation, Outcome
 
 Told = tuple[datetime, str, str | None, int | None, str]
 """An event: at, kind, host id (None: the monitor's own), port (None: the host's own), and what else it says:
@@ -56,7 +56,7 @@ class HostRow:
     failures: int = 0
     failing_since: datetime | None = None
     counted_at: datetime | None = None
-    last_judged_at: datetime | None = None
+    last_evaluated_at: datetime | None = None
     last_ok_at: datetime | None = None
     boot_id: str | None = None
     netns: int | None = None
@@ -132,7 +132,7 @@ class Reference:
 
     def run(
         self,
-        looks: Iterable[Attempt],
+        looks: Iterable[Observation],
         *,
         inventory: Mapping[str, Host],
         rules: RuleSet,
@@ -141,9 +141,9 @@ class Reference:
         accepted: Mapping[tuple[str, str, int], datetime],
         run_id: str = "",
     ) -> list[Told]:
-        """Judge looks; what was judged before is ignored.
+        """Evaluate looks; what was evaluated before is ignored.
 
-        :param inventory: the hosts that may be judged, each with its declared ports
+        :param inventory: the hosts that may be evaluated, each with its declared ports
         :param accepted: ports that a person accepted as gone, and when
         """
         self.inventory = inventory
@@ -155,7 +155,7 @@ class Reference:
         self._events = []
         answered: dict[str, datetime] = {}
 
-        groups: dict[str, list[Attempt]] = {}
+        groups: dict[str, list[Observation]] = {}
         for look in sorted(looks, key=lambda look: (look.observed_at, look.host_id)):
             if self._is_news(look):
                 groups.setdefault(look.run_id, []).append(look)
@@ -164,11 +164,11 @@ class Reference:
         self._duplicates(answered)
         return self._told()
 
-    def _is_news(self, look: Attempt) -> bool:
+    def _is_news(self, look: Observation) -> bool:
         if look.host_id not in self.inventory:
             return False
         host = self.hosts.get(look.host_id)
-        return host is None or host.last_judged_at is None or look.observed_at > host.last_judged_at
+        return host is None or host.last_evaluated_at is None or look.observed_at > host.last_evaluated_at
 
     def _told(self) -> list[Told]:
         def order(event: Told) -> tuple[Any, ...]:
@@ -182,7 +182,7 @@ class Reference:
 
     # ── the looks of one run ────────────────────────────────────────────────────────────────────
 
-    def _group(self, looks: list[Attempt], answered: dict[str, datetime]) -> None:
+    def _group(self, looks: list[Observation], answered: dict[str, datetime]) -> None:
         looks = [look for look in looks if self._is_news(look)]  # an earlier group may have been newer
         if not looks:
             return
@@ -209,7 +209,7 @@ class Reference:
                 answered[look.host_id] = look.observed_at
             else:
                 self._no_evidence(look, suppressed=suppressed)
-            self.hosts[look.host_id].last_judged_at = look.observed_at
+            self.hosts[look.host_id].last_evaluated_at = look.observed_at
 
         if suppressed and not episode:
             after = self.settings.unreachable_after
@@ -222,7 +222,7 @@ class Reference:
 
     # ── hosts ───────────────────────────────────────────────────────────────────────────────────
 
-    def _no_evidence(self, look: Attempt, *, suppressed: bool) -> None:
+    def _no_evidence(self, look: Observation, *, suppressed: bool) -> None:
         host, at = self.hosts[look.host_id], look.observed_at
         if host.failures == 0:
             host.failing_since = at
@@ -236,8 +236,8 @@ class Reference:
             host.status_since = at
             self._tell(at, "unreachable", look.host_id)
 
-    def _ok(self, look: Attempt) -> None:
-        host, at, seen = self.hosts[look.host_id], look.observed_at, look.observation
+    def _ok(self, look: Observation) -> None:
+        host, at, seen = self.hosts[look.host_id], look.observed_at, look.listing
         assert seen is not None
         if host.last_ok_at is None:
             self._tell(at, "baseline", look.host_id)
@@ -302,7 +302,7 @@ class Reference:
 
     # ── ports ───────────────────────────────────────────────────────────────────────────────────
 
-    def _ports(self, host_id: str, at: datetime, look: Observation, *, rebooted: bool, learning: bool) -> None:
+    def _ports(self, host_id: str, at: datetime, look: Listing, *, rebooted: bool, learning: bool) -> None:
         """Every port of one ok look. The host is still as it was before."""
         host, ports = self.hosts[host_id], self.ports[host_id]
         told_before = len(self._events)
@@ -424,7 +424,7 @@ class Reference:
             self._tell(at, kind, host_id, number)
         port.notices[kind] = [*earlier, at]
 
-    def _seen(self, host_id: str, look: Observation) -> dict[int, Seen]:
+    def _seen(self, host_id: str, look: Listing) -> dict[int, Seen]:
         """Watched listeners, by port."""
         found: dict[int, Seen] = {}
         for number in sorted({listener.port for listener in look.listeners}):
@@ -458,7 +458,7 @@ class Reference:
             programs = self._owner_names(known)
         watched, named = listener.port in self.inventory[host_id].declared, False
         for program in programs:
-            decision = self.rules.judge(
+            decision = self.rules.evaluate(
                 self.inventory[host_id], port=listener.port, address=listener.address, program=program
             )
             if decision.watched:
@@ -477,7 +477,7 @@ class Reference:
             address
             for address in addresses
             if any(
-                self.rules.judge(host, port=number, address=address, program=names).watched
+                self.rules.evaluate(host, port=number, address=address, program=names).watched
                 for names in self._owner_names(port)
             )
         )

@@ -26,7 +26,7 @@ def run_of(dag_run: Any, params: Mapping[str, Any] | None = None) -> Run:
 
 
 def result_of(ti: Any, task_id: str) -> Any:
-    """What a task of this run returned: without it nothing may be pruned, planned, asked or judged.
+    """What a task of this run returned: without it nothing may be pruned, planned, asked or evaluated.
 
     :param ti: Airflow's task instance
     :raises RunError: it did not succeed

@@ -131,7 +131,7 @@ def _warm_up() -> None:
 
 def _compile() -> None:
     """Compile what a ``netstat`` task says to PostgreSQL. It does so again, and finds what SQLAlchemy keeps of it."""
-    from portmon.model.observation import Attempt, Observation, Outcome
+    from portmon.model.observation import Listing, Observation, Outcome
     from portmon.steps.plan import expected
     from portmon.storage import archive, host_keys
     from portmon.storage.database import Database
@@ -148,8 +148,8 @@ def _compile() -> None:
     conn: Any = Compiler()
     host_keys.trusted(conn, ["[nowhere]:22"])
     expected(conn, ["1"], {})
-    seen = Observation("netstat", 0)
-    archive.save_attempt(conn, Attempt("1", "warm_up", 1, datetime.now(UTC), Outcome.OK, observation=seen))
+    seen = Listing("netstat", 0)
+    archive.save_observation(conn, Observation("1", "warm_up", 1, datetime.now(UTC), Outcome.OK, listing=seen))
 
 
 def forget_if_stale() -> None:

@@ -27,7 +27,7 @@ from portmon.airflow.context import result_of, run_of
 from portmon.errors import ConfigError, ParamError, PastRunError, ReplayError, RunError, StorageError
 from portmon.model.event import AlertGroup, Event
 from portmon.model.host import Inventory
-from portmon.model.observation import Attempt
+from portmon.model.observation import Observation
 from portmon.steps.run import Run
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ ROUTE_ALERTS = "route_alerts"
 NO_CHANGE = "no_change"
 HEARTBEAT = "heartbeat"
 REPLAYS = "replays"
-"""Says in what ``fetch_hosts`` returns that the run judges again."""
+"""Says in what ``fetch_hosts`` returns that the run evaluates again."""
 ALERT_TASKS = {group: f"alert_{group}" for group in AlertGroup}
 
 
 @task(task_id=FETCH_HOSTS, multiple_outputs=False)
 def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, Any]:
-    """All servers from the CMDB, or the last good list; nothing in a run that judges again what was seen."""
+    """All servers from the CMDB, or the last good list; nothing in a run that evaluates again what was seen."""
     from portmon.steps.fetch import fetch_inventory
 
     run = _run(params, dag_run)
@@ -74,7 +74,7 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str
         log.info("State database migrated to %s", revision)
     window = _window(database, config, run, interval)
     if window is not None:
-        log.info("No host is asked: this run judges again what was seen from %s", window)
+        log.info("No host is asked: this run evaluates again what was seen from %s", window)
         ti.xcom_push(BaseXCom.XCOM_RETURN_KEY, {REPLAYS: True})
         # What follows them is skipped with them, but for diff_ports, which runs whatever became of it.
         raise DownstreamTasksSkipped(tasks=[PRUNE_INVENTORY, PLAN_SWEEP, PLAN_HOSTS])
@@ -138,8 +138,8 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
 
 @task(task_id=DIFF_PORTS, trigger_rule="all_done", multiple_outputs=False)
 def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
-    """Judge what was seen. Runs although hosts failed, but never without a host list and both plans."""
-    from portmon.steps.evaluate import judge_dry, judge_run
+    """Evaluate what was seen. Runs although hosts failed, but never without a host list and both plans."""
+    from portmon.steps.evaluate import evaluate_dry, evaluate_run
     from portmon.steps.plan import asked_by
 
     fetched = _result(ti, FETCH_HOSTS)
@@ -150,18 +150,18 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
         return _replay(database, config, run, interval)
     batches, plan = _result(ti, PLAN_SWEEP), _result(ti, PLAN_HOSTS)
     if run.dry_run:
-        from portmon.scan.answer import attempt_from_xcom
+        from portmon.scan.answer import observation_from_xcom
 
         # As a list, even of one: of hosts that failed there is none.
         answers = ti.xcom_pull(task_ids=[NETSTAT])
-        own = {answer["host_id"]: attempt_from_xcom(answer) for answer in answers if answer}
+        own = {answer["host_id"]: observation_from_xcom(answer) for answer in answers if answer}
         # Of a host that had a task of its own, that one's word counts, if it has one.
-        attempts = list(({look.host_id: look for look in _dry_looks(database, ti)} | own).values())
-        return judge_dry(database, config, run, fetched["digest"], attempts=attempts, interval=interval)
+        observations = list(({look.host_id: look for look in _dry_looks(database, ti)} | own).values())
+        return evaluate_dry(database, config, run, fetched["digest"], observations=observations, interval=interval)
     with database.begin() as conn:
         planned = asked_by(conn, batches, plan, sweep=SWEEP, own=NETSTAT)
     try:
-        return judge_run(database, config, run, fetched["digest"], planned=planned, interval=interval, now=_now())
+        return evaluate_run(database, config, run, fetched["digest"], planned=planned, interval=interval, now=_now())
     except PastRunError as error:
         log.warning("%s", error)
         return _replay(database, config, run, interval)
@@ -180,7 +180,7 @@ def route_alerts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[st
     database, config, interval, now = settings.database(), settings.config(), settings.interval(), _now()
     replayed = _has_replayed(database, run)
     if replayed and not run.notify:
-        log.info("This run judged again what was seen: nobody is told. What waits to be sent is for the next run")
+        log.info("This run evaluated again what was seen: nobody is told. What waits to be sent is for the next run")
         return [NO_CHANGE]
     if not replayed:
         report_overdue(database, run, interval=interval, now=now)
@@ -233,13 +233,13 @@ def alert(group: AlertGroup) -> Any:
 
 @task(task_id=HEARTBEAT, trigger_rule="none_failed_min_one_success")
 def heartbeat(*, params: Mapping[str, Any], dag_run: Any) -> None:
-    """Tell the dead-man's switch that a run was good: it looked, judged, and everybody heard what there was."""
+    """Tell the dead-man's switch that a run was good: it looked, evaluated, and everybody heard what there was."""
     from portmon.airflow.channels.heartbeat import ping
 
     run = _run(params, dag_run)
     if run.dry_run or run.scoped or _has_replayed(settings.database(), run):
         log.info(
-            "A run for some hosts, a dry one, or one that judged again does not say that the fleet is watched: no ping"
+            "A run for some hosts, a dry one, or one that replayed does not say that the fleet is watched: no ping"
         )
         return
     config = settings.config()
@@ -279,7 +279,7 @@ def _run(params: Mapping[str, Any], dag_run: Any, ti: Any = None) -> Run:
 
 
 def _unless_past(ti: Any, live: Callable[[Mapping[str, Any]], Result], nothing: Result) -> Result:
-    """What a step comes to, given what ``fetch_hosts`` returned; nothing in a run that judges again what was seen."""
+    """What a step comes to, given what ``fetch_hosts`` returned; nothing in a run that replays."""
     fetched = _result(ti, FETCH_HOSTS)
     if REPLAYS in fetched:
         return nothing
@@ -291,7 +291,7 @@ def _unless_past(ti: Any, live: Callable[[Mapping[str, Any]], Result], nothing: 
 
 
 def _window(database: Database, config: Config, run: Run, interval: timedelta) -> Window | None:
-    """The time that a run is to judge again; None if it is to ask hosts."""
+    """The time that a run is to evaluate again; None if it is to ask hosts."""
     from portmon.replay.run import must_be_kept, window_of
 
     try:
@@ -305,14 +305,14 @@ def _window(database: Database, config: Config, run: Run, interval: timedelta) -
 
 
 def _replay(database: Database, config: Config, run: Run, interval: timedelta) -> dict[str, int]:
-    """Judge again what was seen. That may take hours: a limit of its own."""
+    """Evaluate again what was seen. That may take hours: a limit of its own."""
     from airflow.sdk.execution_time.timeout import timeout
 
     from portmon.replay.run import replay_dry, replay_run
 
     window = _window(database, config, run, interval)
     if window is None:
-        raise AirflowFailException("this run began to judge again, and is to ask hosts now: clear fetch_hosts")
+        raise AirflowFailException("this run began to evaluate again, and is to ask hosts now: clear fetch_hosts")
     try:
         with timeout(int(timeouts.REPLAY.total_seconds())):
             if run.dry_run:
@@ -338,9 +338,9 @@ def _result(ti: Any, task_id: str) -> Any:
         raise AirflowFailException(str(error)) from error
 
 
-def _dry_looks(database: Any, ti: Any) -> list[Attempt]:
+def _dry_looks(database: Any, ti: Any) -> list[Observation]:
     """What the sweep of a dry run saw; of any other run it is in the database."""
-    from portmon.scan.answer import attempt_from_xcom
+    from portmon.scan.answer import observation_from_xcom
     from portmon.storage import contents
 
     counts = ti.xcom_pull(task_ids=[SWEEP]) or []
@@ -349,7 +349,7 @@ def _dry_looks(database: Any, ti: Any) -> list[Attempt]:
         return []
     with database.begin() as conn:
         looks = [look for digest in digests for look in json.loads(contents.get(conn, digest))]
-    return [attempt_from_xcom(look) for look in looks]
+    return [observation_from_xcom(look) for look in looks]
 
 
 def _now() -> datetime:

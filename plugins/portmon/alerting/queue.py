@@ -28,7 +28,7 @@ class Queued:
     :param seq: its place among all events
     :param alert_id: the alert that it tells of; of a notice, its own id
     :param route: that it came by
-    :param attempts: how often it was tried
+    :param tries: how often it was tried
     :param targets_done: targets of the channel that have it
     :param message_id: of a message that may have come through, or not: nobody knows
     :param reminder: it was told before, and goes on
@@ -43,7 +43,7 @@ class Queued:
     role: AlertRole
     group: AlertGroup
     route: str
-    attempts: int = 0
+    tries: int = 0
     targets_done: tuple[str, ...] = ()
     message_id: str | None = None
     reminder: bool = False
@@ -59,7 +59,7 @@ class Queued:
         """
         if self.message_id is None or self.crashed or self.tried_at is None:
             return None
-        return self.tried_at + min(FIRST_REST * (1 << min(self.attempts - 1, 10)), LONGEST_REST)
+        return self.tried_at + min(FIRST_REST * (1 << min(self.tries - 1, 10)), LONGEST_REST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def _batches(sendable: Sequence[Queued], group_by: Mapping[str, str | None], ids
         for key, own in batches.items()
     ]
     # What was tried often comes last: it may be what the channel does not take.
-    return sorted(made, key=lambda batch: max(one.attempts for one in batch.queued))
+    return sorted(made, key=lambda batch: max(one.tries for one in batch.queued))
 
 
 def message_id(channel: str, batch: Batch) -> str:

@@ -1,4 +1,4 @@
-"""What nobody is to be told of: mutes and acknowledgements. They withhold messages, never events.
+"""What nobody is to be told of: silences and acknowledgements. They withhold messages, never events.
 
 A weekly schedule is a text such as ``Sun 02:00-04:00``, ``Mon-Fri 22:00-06:00`` (over midnight; it belongs to the day
 on which it starts) or ``Sat,Sun 00:00-24:00``. It is compared with what a clock on the wall of its time zone shows. So
@@ -84,7 +84,7 @@ def zone(name: str) -> ZoneInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Mute:
+class Silence:
     """What nobody is to be told of, and when. Everything given must match; of a list, one item must.
 
     :param alert_id: an acknowledgement: only of this alert, and then nothing else is given
@@ -122,7 +122,7 @@ class Mute:
     def active(self, now: datetime) -> bool:
         """Whether it counts.
 
-        A schedule or time zone that can't be read here mutes nothing: rather a message too many than one too few.
+        A schedule or time zone that can't be read here silences nothing: rather a message too many than one too few.
         """
         if now < self.starts_at or self.over(now):
             return False
@@ -145,7 +145,7 @@ class Mute:
         """Whether it is about an event.
 
         :param alert_id: of the alert that the event is part of, if any
-        :param host: as it is called and labelled now; what goes on may be muted by that as well
+        :param host: as it is called and labelled now; what goes on may be silenced by that as well
         """
         if self.alert_id is not None:
             return alert_id == self.alert_id
@@ -186,7 +186,7 @@ class Mute:
 
     def told(self) -> str:
         """Why a message is withheld, for people: who, until when, why."""
-        verb, number = ("muted", f" (mute {self.id})") if self.alert_id is None else ("acknowledged", "")
+        verb, number = ("silenced", f" (silence {self.id})") if self.alert_id is None else ("acknowledged", "")
         when = self.when()
         return f"{verb} by {self.author}{f' {when}' if when else ''}{f': {self.reason}' if self.reason else ''}{number}"
 
@@ -210,15 +210,17 @@ class Mute:
         return at + min(wait * _MINUTE, _HOUR) if steady else at + _MINUTE
 
 
-def muted(
-    mutes: Iterable[Mute], event: Event, alert_id: str | None, now: datetime, host: Host | None = None
-) -> Mute | None:
-    """The first mute that counts and is about an event.
+def silenced(
+    silences: Iterable[Silence], event: Event, alert_id: str | None, now: datetime, host: Host | None = None
+) -> Silence | None:
+    """The first silence that counts and is about an event.
 
     :param alert_id: of the alert that the event is part of, if any
     :param host: of the event, as it is called and labelled now
     """
-    return next((mute for mute in mutes if mute.active(now) and mute.matches(event, alert_id, host)), None)
+    return next(
+        (silence for silence in silences if silence.active(now) and silence.matches(event, alert_id, host)), None
+    )
 
 
 def _minute_of_week(wall: datetime) -> int:

@@ -18,7 +18,7 @@ from portmon.engine.watched import decisions_on
 from portmon.errors import CommandError
 from portmon.fields import format_duration
 from portmon.model.event import Event, EventKind
-from portmon.model.observation import Observation
+from portmon.model.observation import Listing
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
 from portmon.storage import archive, conditions, decisions, hosts, outbox, state
@@ -80,7 +80,7 @@ class _Known:
     declared: str | None
     accepted: tuple[datetime, str] | None
     rules: HostRules
-    seen: Observation | None
+    seen: Listing | None
     fleet: datetime | None
 
 
@@ -170,11 +170,11 @@ def _unknown_now(known: _Known) -> Iterator[str]:
         return
     if known.row.get("last_ok_at") is not None:
         listeners = [one for one in known.seen.listeners if one.port == number] if known.seen else []
-        judged = [known.rules.judge(port=number, address=one.address, program=one.program) for one in listeners]
+        evaluated = [known.rules.evaluate(port=number, address=one.address, program=one.program) for one in listeners]
         if listeners:
             by = ", ".join(dict.fromkeys(f"{one.program or 'a hidden program'} on {bind_of(one)}" for one in listeners))
-            watched = any(decision.watched for decision in judged)
-            why = "the next run judges it by the rules in force" if watched else judged[0].reason
+            watched = any(decision.watched for decision in evaluated)
+            why = "the next run evaluates it by the rules in force" if watched else evaluated[0].reason
             yield f"It listens ({by}), but is not watched: {why}."
         else:
             yield "It is not watched, and nobody listened on it in the last complete answer."
@@ -215,12 +215,12 @@ def _state_now(port: Port, known: _Known, config: Config, now: datetime) -> Iter
 def _why_watched(port: Port, known: _Known) -> str:
     if known.declared:
         return f"It must listen: {known.declared}."
-    judged = list(decisions_on(port, port.addresses, known.rules))
-    watched = next((decision for decision in judged if decision.watched), None)
+    evaluated = list(decisions_on(port, port.addresses, known.rules))
+    watched = next((decision for decision in evaluated if decision.watched), None)
     if watched:
         why = watched.reason if watched.rule is not None else "no rule says otherwise"
         return f"It was learned and is watched: {why}."
-    why = judged[0].reason if judged else "it is not declared any more"
+    why = evaluated[0].reason if evaluated else "it is not declared any more"
     return f"No rule in force watches it, so the next run drops it: {why}."
 
 
@@ -253,7 +253,7 @@ def _told(event: Event, port: int, sent: Mapping[tuple[str, str], str]) -> Itera
         if value is not None and value != []:
             parts.append(text.format(_detail(name, value)))
     if event.replayed_by is not None:
-        parts.append(f"judged again by run {event.replayed_by}")
+        parts.append(f"evaluated again by run {event.replayed_by}")
     parts += [f"{channel}: {state}" for (event_id, channel), state in sent.items() if event_id == event.id]
     yield f"    {'; '.join(parts)}"
 

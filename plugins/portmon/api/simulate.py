@@ -23,14 +23,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from portmon.config import Config
 from portmon.engine.declared import declared_ports
-from portmon.engine.diff import HostRow, Verdict, close_hosts, judge
+from portmon.engine.diff import HostRow, Verdict, close_hosts, evaluate
 from portmon.engine.frames import empty_ports, merged
 from portmon.engine.rules import RuleSet
 from portmon.errors import HistoryError
 from portmon.fields import PortNumber
 from portmon.model.event import Event
 from portmon.model.host import Host
-from portmon.model.observation import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome
+from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome
 
 LEFT = "removed"
 
@@ -70,12 +70,12 @@ class HistoryLine(_Line):
     labels: Mapping[str, str] | None = None
     declared: tuple[PortNumber, ...] | None = None
 
-    def attempt(self) -> Attempt:
+    def observation(self) -> Observation:
         """As the scan would have stored it."""
         outcome = Outcome(self.outcome)
         seen = None
         if outcome is Outcome.OK:
-            seen = Observation(
+            seen = Listing(
                 tool=self.tool,
                 uid=0,
                 boot_id=self.boot_id,
@@ -83,20 +83,20 @@ class HistoryLine(_Line):
                 ephemeral=self.ephemeral,
                 listeners=tuple(Listener(**listener.model_dump()) for listener in self.listeners),
             )
-        return Attempt(
+        return Observation(
             host_id=self.host_id,
             run_id=self.at.isoformat(),
             try_number=1,
             observed_at=self.at,
             outcome=outcome,
-            observation=seen,
+            listing=seen,
             error_class=None if seen else self.error_class or outcome.value,
             error=None,
         )
 
 
 def read_history(lines: Iterable[str], *, name: str = "history") -> Iterator[HistoryLine]:
-    """The observations of a history, in its order: those that come too late are for the judge to ignore.
+    """The observations of a history, in its order: those that come too late are for the evaluate to ignore.
 
     :param name: of the file, for messages
     :raises HistoryError: with file, line and field
@@ -137,10 +137,10 @@ class Simulation:
         for line in looks:
             self._list(line)
         config = self.config
-        verdict = judge(
+        verdict = evaluate(
             self.hosts,
             self.ports,
-            [line.attempt() for line in looks],
+            [line.observation() for line in looks],
             inventory=self.fleet,
             rules=RuleSet(config.rules, where=config.where),
             settings=config.states,

@@ -10,7 +10,19 @@ import os
 
 import typer
 
-from portmon.cli import alerts, check, database, host_keys, hosts, muting, parsing, ports, replaying, simulation, status
+from portmon.cli import (
+    alerts,
+    check,
+    database,
+    host_keys,
+    hosts,
+    parsing,
+    ports,
+    replaying,
+    silences,
+    simulation,
+    status,
+)
 from portmon.cli.terminal import told
 
 __all__ = ["app", "main", "told"]
@@ -35,9 +47,13 @@ app.command("ports")(ports.list_ports)
 app.command("alerts")(alerts.list_alerts)
 app.command()(alerts.ack)
 app.command()(alerts.unack)
-app.command()(muting.mute)
-app.command()(muting.unmute)
-app.command("mutes")(muting.list_mutes)
+app.command()(silences.silence)
+app.command()(silences.unsilence)
+app.command("silences")(silences.list_silences)
+# As they were called before.
+app.command("mute", hidden=True)(silences.silence)
+app.command("unmute", hidden=True)(silences.unsilence)
+app.command("mutes", hidden=True)(silences.list_silences)
 app.add_typer(database.db, name="db")
 app.add_typer(host_keys.hostkeys, name="hostkeys")
 

@@ -31,7 +31,7 @@ def list_alerts(output: FormatOption = Format.TABLE) -> None:
     """Show what goes on: open alerts, who was told of them, and what withholds their messages.
 
     The JSON has for each `id`, `since`, `host_id`, `host`, `port`, `program`, `unit`, `kind`, `severity`, `reason`;
-    `told`, a list of `channel`, `route`, `state`, `reason`; `withheld`, null or `mute` (its id), `acknowledged` and
+    `told`, a list of `channel`, `route`, `state`, `reason`; `withheld`, null or `silence` (its id), `acknowledged` and
     `told` (in words).
     """
     from portmon.storage.alerts_view import open_alerts
@@ -53,7 +53,7 @@ def list_alerts(output: FormatOption = Format.TABLE) -> None:
         )
         columns = (minute(one.starts_at), event.host_name, event.port, event.program, event.kind.value)
         table.add_row(
-            *map(cell, (*columns, event.severity.value, told or None, one.muted.told() if one.muted else None))
+            *map(cell, (*columns, event.severity.value, told or None, one.silenced.told() if one.silenced else None))
         )
     say(table)
 
@@ -67,7 +67,7 @@ def ack(
     author: AuthorOption = None,
 ) -> None:
     """Say that you take care of an open alert: nothing more is told of it, but its end."""
-    from portmon.storage import silences as mutes
+    from portmon.storage import silences
 
     now = datetime.now(UTC)
     ends = end_of(until, duration, "UTC", now, now)
@@ -76,26 +76,26 @@ def ack(
         by = author_of(author)
         lines = []
         for one in alerts:
-            number = mutes.acknowledge(conn, one.id, author=by, reason=reason, ends_at=ends, now=now)
+            number = silences.acknowledge(conn, one.id, author=by, reason=reason, ends_at=ends, now=now)
             end = f"until {minute(ends)}, or until it is over" if ends else "until it is over"
-            lines.append(f"{subject(one.event)}: {one.event.kind.value} is acknowledged {end} (mute {number})")
+            lines.append(f"{subject(one.event)}: {one.event.kind.value} is acknowledged {end} (silence {number})")
     for line in lines:
         say(cell(line))
 
 
 def unack(host: HostArgument, port: SomePortArgument = None, author: AuthorOption = None) -> None:
     """Take an acknowledgement back."""
-    from portmon.storage import silences as mutes
+    from portmon.storage import silences
 
     now = datetime.now(UTC)
     with open_database().begin() as conn:
         found, alerts = _open_there(conn, host, port, now)
         ids = {one.id for one in alerts}
-        lifted = [one for one in mutes.current(conn, now) if one.alert_id in ids]
+        lifted = [one for one in silences.current(conn, now) if one.alert_id in ids]
         if not lifted:
             raise CommandError(f"{_place(found.name, port)}: nobody acknowledged what is open there")
         for one in lifted:
-            mutes.lift(conn, one.id, by=author_of(author), now=now)
+            silences.lift(conn, one.id, by=author_of(author), now=now)
     say(cell(f"{_place(found.name, port)}: no longer acknowledged"))
 
 
@@ -105,7 +105,7 @@ def subject(event: Event) -> str:
 
 
 def _as_json(one: OpenAlert) -> dict[str, Any]:
-    event, muted = one.event, one.muted
+    event, silenced = one.event, one.silenced
     return {
         "id": one.id,
         "since": one.starts_at,
@@ -118,7 +118,8 @@ def _as_json(one: OpenAlert) -> dict[str, Any]:
         "severity": event.severity.value,
         "reason": event.reason,
         "told": [asdict(told) for told in one.told],
-        "withheld": muted and {"mute": muted.id, "acknowledged": muted.alert_id is not None, "told": muted.told()},
+        "withheld": silenced
+        and {"silence": silenced.id, "acknowledged": silenced.alert_id is not None, "told": silenced.told()},
     }
 
 

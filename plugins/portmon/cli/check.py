@@ -19,7 +19,7 @@ OUTDATED_SHOWN = 20
 """Servers that one line names."""
 
 if TYPE_CHECKING:
-    from portmon.alerting.silences import Mute
+    from portmon.alerting.silences import Silence
     from portmon.config import Config
 
 
@@ -39,7 +39,7 @@ def check(
 ) -> None:
     """Validate portmon.yaml and show what it means: sources, logins, rules, routes, channels.
 
-    With --kind also who would get such an event, by which route, and whether a mute would withhold it now.
+    With --kind also who would get such an event, by which route, and whether a silence would withhold it now.
     """
     labels = {name: values[-1] for name, values in label_options(label).items()} if label else None
     if kind is None and (host, port, program, labels, severity) != (None,) * 5:
@@ -255,15 +255,15 @@ def _tell_example(settings: Config, example: Event, *, look_up: bool) -> None:
     say(cell(f"  withheld now: {withheld.told() if withheld else 'no'}"))
 
 
-def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Mute | None, str | None]:
+def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Silence | None, str | None]:
     """An event with what is known of its host, what would withhold it, and why nothing is known.
 
     :param labels: take those of the host
     """
     from portmon.airflow import settings as airflow_settings
-    from portmon.alerting.silences import muted
+    from portmon.alerting.silences import silenced
     from portmon.api.explain import find_host
-    from portmon.storage import silences as mutes
+    from portmon.storage import silences
     from portmon.storage.alerts_view import open_alerts
 
     now, unknown = example.at, None
@@ -283,7 +283,7 @@ def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Mute | None, str
                 return example, None, unknown
             opened = {one.key: one.id for one in open_alerts(conn, now, host_id=example.host_id)}
             alert_id = opened.get(example.alert_key) if role is AlertRole.FIRING else None
-            return example, muted(mutes.current(conn, now), example, alert_id, now), unknown
+            return example, silenced(silences.current(conn, now), example, alert_id, now), unknown
     except PortmonError as error:
         return example, None, str(error)
 

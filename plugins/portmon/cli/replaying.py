@@ -24,14 +24,14 @@ def replay(
     config: ConfigOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Judge what was seen in a time once more, and show how events differ from what was. Changes nothing.
+    """Evaluate what was seen in a time once more, and show how events differ from what was. Changes nothing.
 
     With `--config other.yaml` by another configuration: its `rules`, `declared` and `states` count. So thresholds are
     tuned on last week instead of waiting for the next one. `+` would have been told, `-` would not, `~` otherwise.
 
-    The JSON is one object: `since` and `until` (what was judged again), `judgements`, `same` (events that are alike),
-    `counts` (kind: number of events that were, and that would have been), and `gained`, `lost` and `changed`, lists of
-    events; of `changed` ones pairs.
+    The JSON is one object: `since` and `until` (what was evaluated again), `evaluations`, `same` (events that are
+    alike), `counts` (kind: number of events that were, and that would have been), and `gained`, `lost` and `changed`,
+    lists of events; of `changed` ones pairs.
     """
     from portmon.replay.archive import scratch_database, what_if
 
@@ -53,7 +53,7 @@ def replay(
 
 def _to_json(found: Difference) -> dict[str, Any]:
     span = found.span
-    return {"since": span.since, "until": span.until, "judgements": span.judgements} | {
+    return {"since": span.since, "until": span.until, "evaluations": span.evaluations} | {
         name: value for name, value in asdict(found).items() if name != "span"
     }
 
@@ -76,7 +76,7 @@ def _print(found: Difference) -> None:
     if found.counts:
         say(table)
     span = found.span
-    say(f"judged again: {span.judgements} runs from {minute(span.since)} to {minute(span.until)}; same: {found.same}")
+    say(f"replayed: {span.evaluations} runs from {minute(span.since)} to {minute(span.until)}; same: {found.same}")
 
 
 def _how(was: Event, now: Event) -> str:

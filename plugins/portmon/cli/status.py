@@ -56,7 +56,9 @@ def _to_json(found: Sizes) -> dict[str, Any]:
 
 def _print(found: Sizes, damaged: list[str] | None) -> None:
     kept = "" if found.oldest_look is None else f", from {minute(found.oldest_look)}"
-    replayable = "" if found.replayable_from is None else f", to be judged again from {minute(found.replayable_from)}"
+    replayable = (
+        "" if found.replayable_from is None else f", to be evaluated again from {minute(found.replayable_from)}"
+    )
     rows = [
         ("hosts", f"{found.hosts:,}, hidden: {found.hidden:,}"),
         ("ports", f"{found.ports:,}"),
@@ -64,7 +66,7 @@ def _print(found: Sizes, damaged: list[str] | None) -> None:
         ("looks", f"{found.looks:,}{kept}"),
         ("archive", f"{found.contents:,} contents, {_size(found.stored_bytes)} for {_size(found.bytes)}"),
         ("journal", f"{found.steps:,} steps of {found.runs:,} runs, {found.checkpoints:,} checkpoints{replayable}"),
-        ("judged again", _replays(found)),
+        ("evaluated again", _replays(found)),
         ("last run", _last_run(found)),
     ]
     if damaged is not None:
@@ -84,7 +86,7 @@ def _last_run(found: Sizes) -> str:
     if found.last_run is None:
         return "none yet"
     minutes = (datetime.now(UTC) - found.last_run).total_seconds() / 60
-    ended = "judged" if found.last_run_finished else "not judged yet"
+    ended = "evaluated" if found.last_run_finished else "not evaluated yet"
     return f"{minute(found.last_run)}, {minutes:,.0f} min ago, {ended}"
 
 

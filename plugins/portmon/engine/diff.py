@@ -1,10 +1,10 @@
 """Previous state and observations into next state and events. Pure: the clock is an argument.
 
-State is one row per host and one per watched port. :func:`judge` takes them and what the scan saw, and returns only
+State is one row per host and one per watched port. :func:`evaluate` takes them and what the scan saw, and returns only
 what changed. What one observation makes of one port is the business of :mod:`portmon.engine.states`; here is what
 concerns hosts, the fleet, and finding the ports that are not as they were, which are few among many: known and seen
 ports are compared as frames (:mod:`portmon.engine.frames`), some hosts at a time. A look that shows nothing new of a
-settled host (see :mod:`portmon.engine.fingerprint`) is judged without its ports.
+settled host (see :mod:`portmon.engine.fingerprint`) is evaluated without its ports.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from portmon.engine.states import Look, Port, Seen, Step, Told
 from portmon.engine.watched import any_watched, fold, known_programs, seen_of, why_watched
 from portmon.model.event import Event, EventKind, is_notice, severity_of
 from portmon.model.host import Host
-from portmon.model.observation import PROBE, PROTOCOL, Attempt, Observation, Outcome, PortKey, hung_tools, in_time
+from portmon.model.observation import PROBE, PROTOCOL, Listing, Observation, Outcome, PortKey, hung_tools, in_time
 from portmon.model.state import HostStatus, PortStatus
 from portmon.probe.compare import program_of, same_program
 
@@ -59,7 +59,7 @@ PORTION = 1000
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a judgement changed.
+    """What an evaluation changed.
 
     :param hosts: changed and new rows; their ``listening`` is None if it was not given: then it is as it was
     :param unchanged: host id: time of its last ok look, of hosts of which nothing else changed
@@ -83,7 +83,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class PortChanges:
-    """What a judgement made of the ports of some hosts.
+    """What an evaluation made of the ports of some hosts.
 
     :param ports: changed and new ones
     :param dropped: keys of those that are no more
@@ -93,10 +93,10 @@ class PortChanges:
     dropped: tuple[PortKey, ...]
 
 
-def judge(
+def evaluate(
     hosts: Mapping[str, HostRow],
     ports: pd.DataFrame,
-    attempts: Sequence[Attempt],
+    observations: Sequence[Observation],
     *,
     inventory: Mapping[str, Host],
     rules: RuleSet,
@@ -107,13 +107,13 @@ def judge(
     accepted: Mapping[PortKey, datetime] | None = None,
     failing_since: datetime | None = None,
 ) -> Verdict:
-    """Judge looks at hosts whose state is all at hand. :class:`Judgement` is for those who have it elsewhere.
+    """Evaluate looks at hosts whose state is all at hand. :class:`Evaluation` is for those who have it elsewhere.
 
     :param hosts: previous state: host id to row, columns of :data:`portmon.engine.frames.HOST_COLUMNS`
     :param ports: previous state, see :data:`portmon.engine.frames.PORT_COLUMNS`; may lack hosts that nobody looked at
-    :param attempts: in any order; see :meth:`Judgement.looks`
+    :param observations: in any order; see :meth:`Evaluation.looks`
     """
-    judgement = Judgement(
+    evaluation = Evaluation(
         {host_id: dict(row) for host_id, row in hosts.items()},
         inventory=inventory,
         rules=rules,
@@ -125,17 +125,17 @@ def judge(
         failing_since=failing_since,
     )
     changed: dict[PortKey, Port] = {}
-    for looks in judgement.looks(attempts):
+    for looks in evaluation.looks(observations):
         known = ports[ports["host_id"].isin([look.host_id for look in looks])]
-        changes = judgement.compare(looks, known)
+        changes = evaluation.compare(looks, known)
         # Up to date for a later look at the same hosts.
         ports = merged(ports, changes.ports, changes.dropped)
         for key in changes.dropped:
             changed.pop(key, None)
         changed |= {key_of(port): port for port in changes.ports}
-    judgement.find_duplicates()
+    evaluation.find_duplicates()
     ports_now = tuple(changed[key] for key in sorted(changed))
-    return dataclasses.replace(judgement.verdict(), ports=ports_now, dropped=tuple(judgement.dropped))
+    return dataclasses.replace(evaluation.verdict(), ports=ports_now, dropped=tuple(evaluation.dropped))
 
 
 def close_hosts(
@@ -185,41 +185,41 @@ def close_hosts(
     return Verdict(hosts=tuple(told_hosts), ports=tuple(changed), dropped=tuple(dropped), events=tuple(events))
 
 
-# ── one judgement ───────────────────────────────────────────────────────────────────────────────
+# ── one evaluation ───────────────────────────────────────────────────────────────────────────────
 
 
-def _runs(attempts: Sequence[Attempt]) -> list[list[Attempt]]:
+def _runs(observations: Sequence[Observation]) -> list[list[Observation]]:
     """Looks by the run that made them, in the order of time."""
-    by_run: dict[str, list[Attempt]] = defaultdict(list)
-    for attempt in sorted(attempts, key=in_time):
-        by_run[attempt.run_id].append(attempt)
+    by_run: dict[str, list[Observation]] = defaultdict(list)
+    for observation in sorted(observations, key=in_time):
+        by_run[observation.run_id].append(observation)
     return list(by_run.values())
 
 
-def _waves(attempts: Sequence[Attempt]) -> Iterable[list[Attempt]]:
+def _waves(observations: Sequence[Observation]) -> Iterable[list[Observation]]:
     """Looks so that each wave has one per host, and a host's come in the order of time."""
-    by_host: dict[str, list[Attempt]] = defaultdict(list)
-    for attempt in attempts:
-        own = by_host[attempt.host_id]
-        if not own or own[-1].observed_at < attempt.observed_at:
-            own.append(attempt)
+    by_host: dict[str, list[Observation]] = defaultdict(list)
+    for observation in observations:
+        own = by_host[observation.host_id]
+        if not own or own[-1].observed_at < observation.observed_at:
+            own.append(observation)
     for number in range(max(map(len, by_host.values()), default=0)):
         yield [own[number] for own in by_host.values() if len(own) > number]
 
 
-class Judgement:
-    """State while it is judged. Whoever has it elsewhere brings what is asked for::
+class Evaluation:
+    """State while it is evaluated. Whoever has it elsewhere brings what is asked for::
 
-        for looks in judgement.looks(attempts):
-            keep(judgement.compare(looks, their_ports))
-        judgement.find_duplicates()
-        verdict = judgement.verdict()
+        for looks in evaluation.looks(attempts):
+            keep(evaluation.compare(looks, their_ports))
+        evaluation.find_duplicates()
+        verdict = evaluation.verdict()
 
     :param hosts: previous state: host id to row, columns of :data:`portmon.engine.frames.HOST_COLUMNS`; they are
         changed. ``listening`` may be None where it comes later
     :param inventory: host id to host
     :param interval: time between scheduled runs: extra looks advance counters at most once per half of it
-    :param run_id: of the run that judges
+    :param run_id: of the run that evaluates
     :param declared: ports that must listen
     :param accepted: when a person said that a port is gone for good
     :param failing_since: start of an episode in which every host fails, None if there is none
@@ -248,7 +248,7 @@ class Judgement:
         self.declared = declared or {}
         self.accepted = accepted or {}
         self.failing_since = failing_since
-        self.judged = 0
+        self.evaluated = 0
         self.silent = False
         self.answered: set[str] = set()
         self.unchanged: dict[str, datetime] = {}
@@ -260,41 +260,47 @@ class Judgement:
         self._to_tell: list[tuple[states.Row, Told, Port]] = []
         self._counted: list[tuple[EventKind, int]] = []
 
-    def looks(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
-        """Judge looks; those that have to be compared with the ports of their hosts are left to :meth:`compare`.
+    def looks(self, observations: Sequence[Observation]) -> Iterator[list[Observation]]:
+        """Evaluate looks; those that have to be compared with the ports of their hosts are left to :meth:`compare`.
 
-        :param attempts: in any order; hosts that are not in the inventory are ignored. Ok ones need no observation if
-            they have the digest of one
+        :param observations: in any order; hosts that are not in the inventory are ignored. Ok ones need no observation
+            if they have the digest of one
         :returns: looks to compare before the next ones are asked for; of each host one at a time
         """
-        for run in _runs(attempts):
-            yield from self._run([attempt for attempt in run if self._is_news(attempt)])
+        for run in _runs(observations):
+            yield from self._run([observation for observation in run if self._is_news(observation)])
 
     def compare(
         self,
-        attempts: Sequence[Attempt],
+        observations: Sequence[Observation],
         ports: pd.DataFrame,
         listening: Mapping[str, tuple[str, ...] | None] | None = None,
     ) -> PortChanges:
-        """Judge looks that show something else than the ones before, as far as is known.
+        """Evaluate looks that show something else than the ones before, as far as is known.
 
-        :param attempts: of :meth:`looks`, with their observations
+        :param observations: of :meth:`looks`, with their observations
         :param ports: of these hosts as they are now
         :param listening: what listened on these hosts, if their rows do not have it
         :raises ValueError: if any of it is missing
         """
         self._take_listening(listening or {})
         self.changed_ports, self.gone_ports = {}, {}
-        rules = {attempt.host_id: self.rules.for_host(self.inventory[attempt.host_id]) for attempt in attempts}
-        looks = {attempt.host_id: self._look(attempt, rules[attempt.host_id].digest) for attempt in attempts}
-        settled = self._ports(attempts, ports, looks, rules)
-        for attempt in attempts:
-            own = rules[attempt.host_id]
-            host = self.hosts[attempt.host_id]
-            self._evidence(host, attempt, looks[attempt.host_id])
-            is_settled = attempt.host_id in settled
-            host |= {"rules": own.digest, "fingerprint": self._fingerprint(attempt) if is_settled else None}
-            self.changed_hosts.add(attempt.host_id)
+        rules = {
+            observation.host_id: self.rules.for_host(self.inventory[observation.host_id])
+            for observation in observations
+        }
+        looks = {
+            observation.host_id: self._look(observation, rules[observation.host_id].digest)
+            for observation in observations
+        }
+        settled = self._ports(observations, ports, looks, rules)
+        for observation in observations:
+            own = rules[observation.host_id]
+            host = self.hosts[observation.host_id]
+            self._evidence(host, observation, looks[observation.host_id])
+            is_settled = observation.host_id in settled
+            host |= {"rules": own.digest, "fingerprint": self._fingerprint(observation) if is_settled else None}
+            self.changed_hosts.add(observation.host_id)
         for key in self.changed_ports:
             self.dropped.pop(key, None)
         self.dropped |= self.gone_ports
@@ -341,76 +347,78 @@ class Judgement:
             unwatched=tuple(key for key, unwatched in self.dropped.items() if unwatched),
             events=tuple(sorted(self.events, key=_order)),
             failing_since=self.failing_since,
-            summary={"judged": self.judged, **dict(sorted(counts.items()))},
+            summary={"evaluated": self.evaluated, **dict(sorted(counts.items()))},
         )
 
-    def _is_news(self, attempt: Attempt) -> bool:
-        """Whether a look is of a known host and newer than what was judged of it."""
-        if attempt.host_id not in self.inventory:
+    def _is_news(self, observation: Observation) -> bool:
+        """Whether a look is of a known host and newer than what was evaluated of it."""
+        if observation.host_id not in self.inventory:
             return False
-        judged = self.hosts.get(attempt.host_id, {}).get("last_judged_at")
-        return judged is None or attempt.observed_at > judged
+        evaluated = self.hosts.get(observation.host_id, {}).get("last_evaluated_at")
+        return evaluated is None or observation.observed_at > evaluated
 
-    def _run(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
-        """Judge the looks of one run."""
-        if not attempts:
+    def _run(self, observations: Sequence[Observation]) -> Iterator[list[Observation]]:
+        """Evaluate the looks of one run."""
+        if not observations:
             return
-        self.judged += len(attempts)
-        fresh = self._fresh_failures(attempts)
+        self.evaluated += len(observations)
+        fresh = self._fresh_failures(observations)
         self.silent = fresh is not None
-        for wave in _waves(attempts):
+        for wave in _waves(observations):
             yield from self._wave(wave)
         self.silent = False
-        self._tell_of_fleet(attempts, fresh)
+        self._tell_of_fleet(observations, fresh)
 
-    def _wave(self, attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
-        """Judge at most one look per host."""
+    def _wave(self, observations: Sequence[Observation]) -> Iterator[list[Observation]]:
+        """Evaluate at most one look per host."""
         compared = []
-        for attempt in attempts:
-            host = self._host(attempt.host_id)
-            host["last_judged_at"] = attempt.observed_at
-            if attempt.outcome is not Outcome.OK or (attempt.observation is None and attempt.facts is None):
-                self._no_evidence(host, attempt)
-            elif host["fingerprint"] is not None and host["fingerprint"] == self._fingerprint(attempt):
-                self._nothing_new(host, attempt)
+        for observation in observations:
+            host = self._host(observation.host_id)
+            host["last_evaluated_at"] = observation.observed_at
+            if observation.outcome is not Outcome.OK or (observation.listing is None and observation.facts is None):
+                self._no_evidence(host, observation)
+            elif host["fingerprint"] is not None and host["fingerprint"] == self._fingerprint(observation):
+                self._nothing_new(host, observation)
             else:
-                compared.append(attempt)
+                compared.append(observation)
         for start in range(0, len(compared), PORTION):
             yield compared[start : start + PORTION]
 
-    def _fingerprint(self, attempt: Attempt) -> str | None:
-        """What names all that the ports of its host are judged by; None of a look that is not stored."""
-        if attempt.facts is None:
+    def _fingerprint(self, observation: Observation) -> str | None:
+        """What names all that the ports of its host are evaluated by; None of a look that is not stored."""
+        if observation.facts is None:
             return None
-        host_id = attempt.host_id
+        host_id = observation.host_id
         return fingerprint(
-            attempt.facts, self.rules.for_host(self.inventory[host_id]).digest, self.declared.get(host_id, {})
+            observation.facts, self.rules.for_host(self.inventory[host_id]).digest, self.declared.get(host_id, {})
         )
 
     # ── the fleet ───────────────────────────────────────────────────────────────────────────────
 
-    def _fresh_failures(self, attempts: Sequence[Attempt]) -> set[str] | None:
+    def _fresh_failures(self, observations: Sequence[Observation]) -> set[str] | None:
         """The hosts of a run whose failing is told as one event, or as more of it; None if hosts tell their own.
 
         When everybody fails in the same way, it is the monitor that fails.
         """
-        if any(attempt.outcome is Outcome.OK for attempt in attempts):
+        if any(observation.outcome is Outcome.OK for observation in observations):
             return None
-        tried = {attempt.host_id for attempt in attempts}
+        tried = {observation.host_id for observation in observations}
         fresh = {
             host_id for host_id in tried if self.hosts.get(host_id, {}).get("status") != HostStatus.UNREACHABLE.value
         }
         if self.failing_since is not None:
             return fresh
-        alike = len({(attempt.outcome, attempt.error_class) for attempt in attempts}) == 1
+        alike = len({(observation.outcome, observation.error_class) for observation in observations}) == 1
         most = 2 * len(tried) > len(self.inventory)
         return fresh if alike and most and len(fresh) > 1 else None
 
-    def _tell_of_fleet(self, attempts: Sequence[Attempt], fresh: set[str] | None) -> None:
-        last = attempts[-1]
+    def _tell_of_fleet(self, observations: Sequence[Observation], fresh: set[str] | None) -> None:
+        last = observations[-1]
         at = last.observed_at
         if fresh is None:
-            if self.failing_since is not None and any(attempt.outcome is Outcome.OK for attempt in attempts):
+            if self.failing_since is not None and any(
+                observation.outcome is Outcome.OK for observation in observations
+            ):
                 since, self.failing_since = self.failing_since, None
                 self.events.append(
                     monitor_event(
@@ -428,7 +436,7 @@ class Judgement:
         if self.failing_since is not None or max(failures, default=0) < self.settings.unreachable_after:
             return
         self.failing_since = min(self.hosts[host_id]["failing_since"] for host_id in fresh)
-        tried = len({attempt.host_id for attempt in attempts})
+        tried = len({observation.host_id for observation in observations})
         what = last.error_class or last.outcome.value
         self.events.append(
             monitor_event(
@@ -478,10 +486,10 @@ class Judgement:
             self.changed_hosts.add(host_id)
         return row
 
-    def _no_evidence(self, host: dict[str, Any], attempt: Attempt) -> None:
-        at = attempt.observed_at
-        self.changed_hosts.add(attempt.host_id)
-        host |= {"error_class": attempt.error_class, "error": attempt.error}
+    def _no_evidence(self, host: dict[str, Any], observation: Observation) -> None:
+        at = observation.observed_at
+        self.changed_hosts.add(observation.host_id)
+        host |= {"error_class": observation.error_class, "error": observation.error}
         if host["failures"] == 0:
             host |= {"failures": 1, "failing_since": at, "counted_at": at}
         elif at - host["counted_at"] >= self.half_interval:
@@ -493,39 +501,43 @@ class Judgement:
         times = "1 run" if failures == 1 else f"{failures} runs in a row"
         told = Told(
             EventKind.UNREACHABLE,
-            f"No evidence in {times}: {attempt.error or attempt.error_class or attempt.outcome}",
+            f"No evidence in {times}: {observation.error or observation.error_class or observation.outcome}",
             since=host["failing_since"],
             last_seen=host["last_ok_at"],
-            details={"error_class": attempt.error_class, "outcome": attempt.outcome.value, "failures": failures},
+            details={
+                "error_class": observation.error_class,
+                "outcome": observation.outcome.value,
+                "failures": failures,
+            },
         )
         self._tell(told, host, None, at)
 
-    def _nothing_new(self, host: dict[str, Any], attempt: Attempt) -> None:
+    def _nothing_new(self, host: dict[str, Any], observation: Observation) -> None:
         """An answer that shows what the last one showed, of a host that is settled: it concerns the host alone."""
         interrupted = self._is_interrupted(host)
         if interrupted or host["failures"]:
-            self.changed_hosts.add(attempt.host_id)
-        self.unchanged[attempt.host_id] = attempt.observed_at
-        self._answered(host, attempt.observed_at, interrupted=interrupted)
+            self.changed_hosts.add(observation.host_id)
+        self.unchanged[observation.host_id] = observation.observed_at
+        self._answered(host, observation.observed_at, interrupted=interrupted)
 
     def _is_interrupted(self, host: Mapping[str, Any]) -> bool:
         """Whether a host gave no evidence for as long as is told."""
         return bool(host["status"] != HostStatus.OK or host["failures"] >= self.settings.unreachable_after)
 
-    def _look(self, attempt: Attempt, rules: str) -> Look:
-        """What the ports of a host are judged by.
+    def _look(self, observation: Observation, rules: str) -> Look:
+        """What the ports of a host are evaluated by.
 
         :param rules: digest of those in force
         """
-        host, seen, at = self.hosts[attempt.host_id], attempt.observation, attempt.observed_at
+        host, seen, at = self.hosts[observation.host_id], observation.listing, observation.observed_at
         if seen is None:
-            raise ValueError(f"what {attempt.host_id!r} showed at {at} is not given")
+            raise ValueError(f"what {observation.host_id!r} showed at {at} is not given")
         rebooted = bool(host["boot_id"] and seen.boot_id and host["boot_id"] != seen.boot_id)
         if rebooted and (host["grace_until"] is None or at >= host["grace_until"]):
             # A second reboot does not extend the grace: a host that boots for ever would never tell of a death.
             host["grace_until"] = at + self.settings.reboot_grace
         first = host["last_ok_at"] is None
-        before = () if first else self._listening(attempt.host_id)
+        before = () if first else self._listening(observation.host_id)
         return Look(
             at=at,
             first=first,
@@ -539,16 +551,16 @@ class Judgement:
             grace_until=host["grace_until"],
             rules_changed=host["rules"] is not None and host["rules"] != rules,
             learning=not first and _versions(host) != (seen.probe, seen.reader),
-            confirmed=attempt.confirmed,
+            confirmed=observation.confirmed,
             listening=frozenset(listener.port for listener in seen.listeners),
             half_interval=self.half_interval,
             window=self.window,
             settings=self.settings,
         )
 
-    def _evidence(self, host: dict[str, Any], attempt: Attempt, look: Look) -> None:
-        """Last, since the ports are judged by what the host was before."""
-        seen, at = attempt.observation, attempt.observed_at
+    def _evidence(self, host: dict[str, Any], observation: Observation, look: Look) -> None:
+        """Last, since the ports are evaluated by what the host was before."""
+        seen, at = observation.listing, observation.observed_at
         assert seen is not None  # noqa: S101 - for the type checker; _look() looked
         listening = {listener.port for listener in seen.listeners}
         if look.first:
@@ -608,7 +620,7 @@ class Judgement:
 
     def _ports(
         self,
-        attempts: Sequence[Attempt],
+        observations: Sequence[Observation],
         known: pd.DataFrame,
         looks: Mapping[str, Look],
         rules: Mapping[str, HostRules],
@@ -617,7 +629,7 @@ class Judgement:
 
         :returns: hosts that are settled now
         """
-        seen = fold(attempts, rules, self.declared, known_programs(known, rules), known)
+        seen = fold(observations, rules, self.declared, known_programs(known, rules), known)
         both = _side_by_side(known, seen)
         other = both[~self._is_quiet(both)]
         by_host: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -638,17 +650,17 @@ class Judgement:
                         self._keep(key, None, states.absent(key, look, declared=must[port]))
             self._tell_of_ports(host_id, look, rules[host_id])
         now = merged(known, self.changed_ports.values(), self.gone_ports)
-        return set(looks) - pending - self._pending(attempts, rules, other, now, seen)
+        return set(looks) - pending - self._pending(observations, rules, other, now, seen)
 
     def _pending(
         self,
-        attempts: Sequence[Attempt],
+        observations: Sequence[Observation],
         rules: Mapping[str, HostRules],
         other: pd.DataFrame,
         now: pd.DataFrame,
         seen: pd.DataFrame,
     ) -> set[str]:
-        """Hosts of which something would follow if they were judged once more by the same.
+        """Hosts of which something would follow if they were evaluated once more by the same.
 
         :param other: keys of the ports that were not as they had been; the rest stays quiet
         :param now: ports as they are now
@@ -657,12 +669,12 @@ class Judgement:
         again = _side_by_side(now.merge(other, on=KEY), seen.merge(other, on=KEY))
         pending = set(again["host_id"][~self._is_quiet(again)])
         differ = set(other["host_id"])
-        for attempt in attempts:
-            if attempt.host_id in differ and not rules[attempt.host_id].watches_all:
-                assert attempt.observation is not None  # noqa: S101 - for the type checker; _look() looked
-                # Rules judge these by the programs that were known before, which may be others now.
-                if any(listener.program is None for listener in attempt.observation.listeners):
-                    pending.add(attempt.host_id)
+        for observation in observations:
+            if observation.host_id in differ and not rules[observation.host_id].watches_all:
+                assert observation.listing is not None  # noqa: S101 - for the type checker; _look() looked
+                # Rules evaluate these by the programs that were known before, which may be others now.
+                if any(listener.program is None for listener in observation.listing.listeners):
+                    pending.add(observation.host_id)
         return pending
 
     def _is_quiet(self, both: pd.DataFrame) -> pd.Series:
@@ -818,7 +830,7 @@ def _versions(host: Mapping[str, Any]) -> tuple[int, int]:
     return host["probe"] or 1, host["reader"] or 1
 
 
-def _hung(host: Mapping[str, Any], seen: Observation, at: datetime) -> dict[str, Any]:
+def _hung(host: Mapping[str, Any], seen: Listing, at: datetime) -> dict[str, Any]:
     """Tools that hung on a host: for a day they are not tried there, and then once more."""
     known = set(hung_tools(host["hung"], host["hung_at"], at))
     news = set(seen.hung) - known

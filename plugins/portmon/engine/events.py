@@ -18,7 +18,7 @@ CLOSES = "closes"
 def event_id(kind: EventKind, host_id: str | None, protocol: str | None, port: int | None, evidence: str) -> str:
     """32 hex digits that depend on nothing but what the event says and what it was seen in.
 
-    :param evidence: identity of what was judged; the same evidence judged again gives the same id
+    :param evidence: identity of what was evaluated; the same evidence evaluated again gives the same id
     """
     parts = (kind.value, host_id, protocol, port, evidence)
     text = "\x00".join("\x01" if part is None else f"\x02{part}" for part in parts)

@@ -22,7 +22,7 @@ HOST_COLUMNS = (
     "failures",
     "failing_since",
     "counted_at",
-    "last_judged_at",
+    "last_evaluated_at",
     "last_ok_at",
     "boot_id",
     "grace_until",
@@ -43,14 +43,13 @@ HOST_COLUMNS = (
 )
 """Hosts, each a mapping of these to plain Python values.
 
-``failures`` counts tried runs in a row without evidence, since ``failing_since``; ``counted_at`` is when
-it last grew. ``grace_until`` is the end of the grace after the last reboot, ``rules`` a digest of the rules in
-force at the last ok look, ``duplicate_of`` the id of another entry for the same machine. ``listening`` is the
-sorted tuple of ``tcp/80`` keys of the last ok look, before rules; None if there was none, or it was not asked for.
-``fingerprint`` is what the last ok look was judged by, see :mod:`portmon.engine.fingerprint`; None unless the host is
-settled.
-``probe`` and ``reader`` are the versions of the last ok look's frame and of what read it, None of earlier versions.
-``hung`` are the tools that did not end in their time there, with commas, noticed at ``hung_at``.
+``failures`` counts tried runs in a row without evidence, since ``failing_since``; ``counted_at`` is when it last grew.
+``grace_until`` is the end of the grace after the last reboot, ``rules`` a digest of the rules in force at the last ok
+look, ``duplicate_of`` the id of another entry for the same machine. ``listening`` is the sorted tuple of ``tcp/80``
+keys of the last ok look, before rules; None if there was none, or it was not asked for. ``fingerprint`` is what the
+last ok look was evaluated by, see :mod:`portmon.engine.fingerprint`; None unless the host is settled. ``probe`` and
+``reader`` are the versions of the last ok look's frame and of what read it, None of earlier versions. ``hung`` are the
+tools that did not end in their time there, with commas, noticed at ``hung_at``.
 """
 
 PORT_COLUMNS: Mapping[str, str] = {

@@ -51,7 +51,7 @@ class HostRules:
         """Whether no rule applies, so that nothing needs to be decided."""
         return not self.rules
 
-    def judge(self, *, port: int, address: str, program: str | Sequence[str] | None) -> Decision:
+    def evaluate(self, *, port: int, address: str, program: str | Sequence[str] | None) -> Decision:
         """Whether a listener is watched.
 
         :param program: its name or names, one of which has to match; without any no program glob matches
@@ -70,7 +70,7 @@ class HostRules:
     def watched(self, listener: Listener) -> bool:
         """Whether a listener is watched."""
         names = [name for name in (listener.program, listener.comm) if name is not None]
-        return self.judge(port=listener.port, address=listener.address, program=names).watched
+        return self.evaluate(port=listener.port, address=listener.address, program=names).watched
 
 
 class RuleSet:
@@ -104,9 +104,9 @@ class RuleSet:
         digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return HostRules(rules, any(rule.action == "allow" for _, rule in rules), self._where, digest)
 
-    def judge(self, host: Host, *, port: int, address: str, program: str | Sequence[str] | None) -> Decision:
+    def evaluate(self, host: Host, *, port: int, address: str, program: str | Sequence[str] | None) -> Decision:
         """Whether one listener of a host is watched."""
-        return self.for_host(host).judge(port=port, address=address, program=program)
+        return self.for_host(host).evaluate(port=port, address=address, program=program)
 
 
 def _matches(rule: Rule, port: int, address: str, names: Sequence[str]) -> bool:

@@ -172,7 +172,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is known of the host while one of its ok observations is judged, ports one by one.
+    """What is known of the host while one of its ok observations is evaluated, ports one by one.
 
     :param at: of the observation
     :param first: it is the host's first ok observation
@@ -186,7 +186,7 @@ class Look:
     :param grace_until: end of the grace after a reboot
     :param rules_changed: other rules than in the last ok observation
     :param learning: another version of reader or probe than in the last ok observation: what a port shows is taken
-        over in silence, and only what is missing is judged
+        over in silence, and only what is missing is evaluated
     :param confirmed: what is missing is missing in two answers
     :param listening: TCP ports of this observation, before rules
     :param half_interval: counters advance at most once in it

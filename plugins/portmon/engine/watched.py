@@ -14,7 +14,7 @@ from portmon.engine.frames import KEY, SETS
 from portmon.engine.rules import Decision, HostRules
 from portmon.engine.states import Port, Seen
 from portmon.model import limits
-from portmon.model.observation import PROTOCOL, Attempt, Listener
+from portmon.model.observation import PROTOCOL, Listener, Observation
 from portmon.scan.answer import bind_of
 
 KnownPrograms = tuple[tuple[str, ...], tuple[str, ...]]
@@ -30,7 +30,7 @@ def known_programs(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[
 
 
 def fold(
-    attempts: Sequence[Attempt],
+    observations: Sequence[Observation],
     rules: Mapping[str, HostRules],
     declared: Declared,
     programs: Mapping[tuple[str, int], KnownPrograms],
@@ -38,7 +38,7 @@ def fold(
 ) -> pd.DataFrame:
     """What listens and is watched, folded to one row per port.
 
-    A listener without a program is judged as those that were last known on its port: a name that is not shown
+    A listener without a program is evaluated as those that were last known on its port: a name that is not shown
     just now changes nothing. One whose kernel's name was known there has all names that were: what another tool calls
     it changes nothing either. ``listed``: an allow rule named it. ``more``: how many owners or binds are not kept.
 
@@ -46,18 +46,18 @@ def fold(
     """
     before = _Before(known)
     rows: list[tuple[Any, ...]] = []
-    for attempt in attempts:
-        seen = attempt.observation
+    for observation in observations:
+        seen = observation.listing
         assert seen is not None  # noqa: S101 - for the type checker
-        own, must = rules[attempt.host_id], declared.get(attempt.host_id, {})
+        own, must = rules[observation.host_id], declared.get(observation.host_id, {})
         by_port: dict[int, list[Any]] = defaultdict(list)
         listed: set[int] = set()
         beyond = dict(seen.beyond)
         for listener in seen.listeners:
             port = listener.port
             if not own.watches_all and port not in must:
-                owners = _names(listener, programs.get((attempt.host_id, port), ((), ())))
-                decisions = [own.judge(port=port, address=listener.address, program=names) for names in owners]
+                owners = _names(listener, programs.get((observation.host_id, port), ((), ())))
+                decisions = [own.evaluate(port=port, address=listener.address, program=names) for names in owners]
                 if not any(decision.watched for decision in decisions):
                     continue
                 if any(decision.watched and decision.rule is not None for decision in decisions):
@@ -77,9 +77,9 @@ def fold(
                 kept: list[tuple[Any, ...]] = [() if values[0] is None else (values[0],) for values in shown]
                 more = listeners[0].more_owners
             else:
-                kept, more = _few(shown, (attempt.host_id, port), before)
+                kept, more = _few(shown, (observation.host_id, port), before)
                 more = max(more, beyond.get(port, 0), *(one.more_owners for one in listeners))
-            rows.append((attempt.host_id, PROTOCOL, port, *kept, seen.tool, port in listed, more))
+            rows.append((observation.host_id, PROTOCOL, port, *kept, seen.tool, port in listed, more))
     names = [*KEY, *SETS, "tool", "listed", "more"]
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     found = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in zip(names, columns, strict=True)})
@@ -145,7 +145,7 @@ def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iter
     """What the rules in force say of a port, address by address, as far as its programs are known."""
     for address in addresses:
         for names in owner_names(port.programs, port.comms):
-            yield rules.judge(port=port.port, address=address, program=names)
+            yield rules.evaluate(port=port.port, address=address, program=names)
 
 
 def any_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:

@@ -199,7 +199,7 @@ def port_alert_key(host_id: str, protocol: str, port: int) -> str:
 class Event:
     """Something that happened. Derived, immutable, with a deterministic id.
 
-    :param id: 32 hex digits; the same evidence judged again gives the same id
+    :param id: 32 hex digits; the same evidence evaluated again gives the same id
     :param kind: what
     :param at: time of the evidence, not of the writing
     :param run_id: run whose diff (or prune) derived it
@@ -221,7 +221,7 @@ class Event:
         a baseline, ``error_class``; ``between`` (two times) of what happened while nobody looked; ``task`` and
         ``map_index`` of the task that saw it; ``ends`` of a retired that ends another alert than that of its port or
         host
-    :param replayed_by: the run that made it, or made it what it is, by judging again what was seen
+    :param replayed_by: the run that made it, or made it what it is, by evaluating again what was seen
     """
 
     id: str

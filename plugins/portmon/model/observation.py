@@ -81,7 +81,7 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class Listing:
     """One complete answer of a host: evidence.
 
     :param tool: ``netstat-W``, ``netstat``, ``ss`` or ``proc``
@@ -117,7 +117,7 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Observation:
     """What the scan of one host in one run came to: the stored record.
 
     :param host_id: whose
@@ -125,15 +125,15 @@ class Attempt:
     :param try_number: 1-based, of the task instance
     :param observed_at: when the (first) answer was complete, or the failure final
     :param logical_date: of the run; None for a manual run
-    :param outcome: only ``ok`` comes with an observation
-    :param observation: effective evidence: of two answers, whatever listened in either
+    :param outcome: only ``ok`` comes with a listing
+    :param listing: effective evidence: of two answers, whatever listened in either
     :param error_class: see :class:`portmon.errors.ScanError`; None if ok, unless its raw answer is not kept
     :param error: message for people; None likewise
     :param frames: raw answers, at most two, kept for replay; empty if none came
     :param digests: SHA-256 of each of them, so that it is worked out once; empty if it was not
     :param confirmed: what is missing is missing in two answers; with one, nothing that is missing is evidence
     :param duration: seconds from connect to the last byte
-    :param facts: digest of the observation as it is stored; None if there is none, or it is not stored yet
+    :param facts: digest of the listing as it is stored; None if there is none, or it is not stored yet
     :param provisional: counts only if no other look of its run and host follows
     """
 
@@ -143,7 +143,7 @@ class Attempt:
     observed_at: datetime
     outcome: Outcome
     logical_date: datetime | None = None
-    observation: Observation | None = None
+    listing: Listing | None = None
     error_class: str | None = None
     error: str | None = None
     frames: tuple[bytes, ...] = ()
@@ -163,6 +163,6 @@ def hung_tools(hung: str | None, hung_at: datetime | None, now: datetime) -> tup
     return tuple(hung.split(",")) if hung and hung_at is not None and now - hung_at < HUNG else ()
 
 
-def in_time(attempt: Attempt) -> tuple[datetime, str]:
+def in_time(observation: Observation) -> tuple[datetime, str]:
     """What looks are sorted by."""
-    return attempt.observed_at, attempt.host_id
+    return observation.observed_at, observation.host_id

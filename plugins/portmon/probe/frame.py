@@ -25,7 +25,7 @@ from itertools import islice, pairwise
 
 from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.model import limits
-from portmon.model.observation import EPHEMERAL_DEFAULT, READER, Listener, Observation
+from portmon.model.observation import EPHEMERAL_DEFAULT, READER, Listener, Listing
 from portmon.probe import contradiction as compare
 from portmon.probe import procfs, rows, ss
 from portmon.probe.cgroup import unit_of
@@ -93,7 +93,7 @@ class _Frame:
         return self.fields["tool"]
 
 
-def read_frame(output: bytes, nonce: str) -> Observation:
+def read_frame(output: bytes, nonce: str) -> Listing:
     """Read an answer. What a login shell prints before and after the frame is skipped.
 
     A frame with another nonce is accepted if it is the only one and there is none with ours: a forced command
@@ -101,16 +101,16 @@ def read_frame(output: bytes, nonce: str) -> Observation:
 
     :raises ProbeError: if it is not one complete frame, or no tool worked
     """
-    return _observation(_cut_out(output, nonce))
+    return _listing(_cut_out(output, nonce))
 
 
-def read(output: bytes, nonce: str) -> tuple[bytes, Observation]:
+def read(output: bytes, nonce: str) -> tuple[bytes, Listing]:
     """An answer as it is archived, and what it says: :func:`archive_form` and :func:`read_frame` at once.
 
     :raises ProbeError: if it is not one complete frame, or no tool worked
     """
     frame = _cut_out(output, nonce)
-    return frame.archived(), _observation(frame)
+    return frame.archived(), _listing(frame)
 
 
 def archive_form(output: bytes, nonce: str) -> bytes:
@@ -121,7 +121,7 @@ def archive_form(output: bytes, nonce: str) -> bytes:
     return _cut_out(output, nonce).archived()
 
 
-def read_archived(frame: bytes) -> Observation:
+def read_archived(frame: bytes) -> Listing:
     """Read what :func:`archive_form` made.
 
     :raises ProbeError: if it is damaged
@@ -134,7 +134,7 @@ def is_frame(output: bytes) -> bool:
     return _ANY_BEGIN.search(output) is not None
 
 
-def read_any(output: bytes) -> Observation:
+def read_any(output: bytes) -> Listing:
     """Read the only frame, whatever its nonce.
 
     :raises ProbeError: if it is not one complete frame, or no tool worked
@@ -289,7 +289,7 @@ def _ended(status: str | None) -> bool:
 # ── what it says ────────────────────────────────────────────────────────────────────────────────
 
 
-def _observation(frame: _Frame) -> Observation:
+def _listing(frame: _Frame) -> Listing:
     fields = frame.fields
     if frame.version == "2" and not _ended(fields.get("ended")):
         raise ProbeError(f"{frame.tool} did not end by itself (exit status {fields.get('ended', '-')[:20]})")
@@ -304,7 +304,7 @@ def _observation(frame: _Frame) -> Observation:
                 raise ContradictionError(f"its two listings contradict each other: {differ}")
         sockets = second or []
     told_apart, beyond = _capped(listeners)
-    return Observation(
+    return Listing(
         tool=frame.tool,
         uid=facts.uid,
         via="sudo" if fields.get("via") == "sudo" else None,

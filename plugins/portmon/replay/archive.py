@@ -1,4 +1,4 @@
-"""Judge the archive again: what was seen, through the rules and settings of today or of another configuration.
+"""Evaluate the archive again: what was seen, through the rules and settings of today or of another configuration.
 
 A port can't be looked at in the past. But every look is kept, and so is every step that changed the state
 (:mod:`portmon.storage.journal`). They are carried out again, in their order, on the state as it was at a checkpoint, in
@@ -23,7 +23,7 @@ from portmon.config import Config
 from portmon.errors import ReplayError
 from portmon.model.event import Event
 from portmon.model.host import Host
-from portmon.steps.evaluate import fleet_of, judge_looks
+from portmon.steps.evaluate import evaluate_looks, fleet_of
 from portmon.steps.prune import carry_out
 from portmon.storage import archive, checkpoints, contents, inventory, journal, outbox
 from portmon.storage.database import Database
@@ -31,25 +31,25 @@ from portmon.storage.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What was judged again.
+    """What was evaluated again.
 
     :param after: the step of the journal whose state it began with
     :param since: when that was kept
     :param until: time of the last step
     :param last: the last step
-    :param judgements: how many
+    :param evaluations: how many
     """
 
     after: int
     since: datetime
     until: datetime
     last: int
-    judgements: int
+    evaluations: int
 
 
 @contextmanager
 def scratch_database() -> Iterator[Database]:
-    """An empty database for :func:`judge_again`, which is gone after the block."""
+    """An empty database for :func:`evaluate_again`, which is gone after the block."""
     with tempfile.TemporaryDirectory(prefix="portmon-replay-") as folder:
         made = Database(f"sqlite:///{Path(folder) / 'state.db'}", throwaway=True)
         try:
@@ -59,20 +59,19 @@ def scratch_database() -> Iterator[Database]:
 
 
 def base_of(source: Connection, since: datetime) -> tuple[int, datetime]:
-    """The checkpoint from which on a time is judged again: the step that it was taken after, and when that was.
+    """The checkpoint from which on a time is evaluated again: the step that it was taken after, and when that was.
 
     :raises ReplayError: there is none
     """
     base = checkpoints.before(source, since)
     if base is None:
         raise ReplayError(
-            "no run has kept what it takes to judge the archive again, so there is nothing before the next run: wait "
-            "for the next one"
+            "no run has kept what a replay of the archive takes, so there is nothing before the next run: wait for it"
         )
     return base
 
 
-def judge_again(
+def evaluate_again(
     source: Connection,
     scratch: Database,
     config: Config,
@@ -111,7 +110,7 @@ def carry_on(
 ) -> Span:
     """The same from where it ended on: what happened since.
 
-    :param span: what was judged again so far
+    :param span: what was evaluated again so far
     """
     steps = list(journal.entries(source))
     looks = journal.Looks(steps)
@@ -125,13 +124,13 @@ def carry_on(
                 listed = hosts_of.listed(step.inventory)
                 carry_out(conn, pruned, listed, run_id=step.run_id, now=step.at, step=step.seq)
             else:
-                fleet, terms = hosts_of.fleet(step.inventory, step.what)
+                fleet, inputs = hosts_of.fleet(step.inventory, step.what)
                 found = (look for look in archive.looks_for(source, step.run_id, step.late) if look.host_id in fleet)
-                judge_looks(
+                evaluate_looks(
                     conn,
                     looks.of(step, found),
                     fleet,
-                    terms,
+                    inputs,
                     config,
                     run_id=step.run_id,
                     now=step.at,
@@ -146,24 +145,24 @@ def carry_on(
         span,
         until=left[-1].at if left else span.until,
         last=left[-1].seq if left else span.last,
-        judgements=span.judgements + sum(step.kind == journal.JUDGE for step in left),
+        evaluations=span.evaluations + sum(step.kind == journal.EVALUATE for step in left),
     )
 
 
 class _HostLists:
-    """Host lists, and what judgements went by, of which those that follow each other are mostly the same."""
+    """Host lists, and what evaluations went by, of which those that follow each other are mostly the same."""
 
     def __init__(self, source: Connection) -> None:
         self.listed = lru_cache(maxsize=2)(lambda digest: inventory.load(source, digest).hosts)
-        self._terms = lru_cache(maxsize=2)(lambda digest: journal.terms_from_json(contents.get(source, digest)))
+        self._inputs = lru_cache(maxsize=2)(lambda digest: journal.inputs_from_json(contents.get(source, digest)))
 
-    def fleet(self, listed: str, terms: str) -> tuple[dict[str, Host], journal.Terms]:
-        """What may be judged, and by what.
+    def fleet(self, listed: str, inputs: str) -> tuple[dict[str, Host], journal.Inputs]:
+        """What may be evaluated, and by what.
 
         :param listed: digest of the host list
-        :param terms: digest
+        :param inputs: digest
         """
-        found = self._terms(terms)
+        found = self._inputs(inputs)
         return fleet_of(self.listed(listed), found), found
 
 
@@ -174,7 +173,7 @@ class _HostLists:
 class Difference:
     """How events of a time differ from what was.
 
-    :param span: what was judged again
+    :param span: what was evaluated again
     :param gained: events that would have been
     :param lost: events that were, and would not have been
     :param changed: those that would have been told otherwise: as they were, and as they would have been
@@ -199,11 +198,10 @@ def what_if(source: Connection, scratch: Database, config: Config, *, since: dat
     :param until: and before this
     :raises ReplayError: there is nothing to go by, or it begins later
     """
-    span = judge_again(source, scratch, config, since=since, until=until)
+    span = evaluate_again(source, scratch, config, since=since, until=until)
     if span.since > since:
         raise ReplayError(
-            f"what it takes to judge the archive again is kept from {span.since:%Y-%m-%d %H:%M} UTC on: give a later "
-            "beginning"
+            f"what a replay of the archive takes is kept from {span.since:%Y-%m-%d %H:%M} UTC on: give a later one"
         )
     with scratch.begin() as conn:
         would = {event.id: event for event in _of_time(conn, since, until, span)}

@@ -1,8 +1,8 @@
-"""A run that replays: judge again what was seen in a time, and put what that gives in place.
+"""A run that replays: evaluate again what was seen in a time, and put what that gives in place.
 
 A replay goes on to now, whatever time it is asked for: what comes after rests on what was before. So each run *marks*
-its time, and whoever holds the lease judges for all marks at once; the others find theirs done. Runs that ask hosts go
-on meanwhile. Only at the end, for the steps that they added and for the change itself, they have to wait.
+its time, and whoever holds the lease evaluates for all marks at once; the others find theirs done. Runs that ask hosts
+go on meanwhile. Only at the end, for the steps that they added and for the change itself, they have to wait.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from portmon import timeouts
 from portmon.config import Config
 from portmon.errors import ParamError, ReplayError
 from portmon.model.event import port_alert_key
-from portmon.replay.archive import Difference, Span, base_of, carry_on, judge_again, scratch_database, what_if
+from portmon.replay.archive import Difference, Span, base_of, carry_on, evaluate_again, scratch_database, what_if
 from portmon.steps.dispatch import DISPATCH_TTL, DISPATCHER
 from portmon.steps.prune import WRITER_WAIT, writer
 from portmon.steps.run import BACKFILL, REPLAY_FROM, Run
@@ -34,7 +34,7 @@ from portmon.text import REASON_LIMIT, plain
 log = logging.getLogger(__name__)
 
 REPLAY = "replay"
-"""Name of the lease that whoever judges again holds."""
+"""Name of the lease that whoever evaluates again holds."""
 TTL = timedelta(minutes=10)
 RENEW = 60.0
 """Seconds after which the lease is made longer."""
@@ -54,10 +54,10 @@ LINES = 200
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time that a run is to judge again.
+    """The time that a run is to evaluate again.
 
     :param since: its beginning
-    :param until: its end; what was seen later is judged again as well, but it is not told of
+    :param until: its end; what was seen later is evaluated again as well, but it is not told of
     """
 
     since: datetime
@@ -68,7 +68,7 @@ class Window:
 
 
 def window_of(conn: Connection, config: Config, run: Run, *, interval: timedelta, now: datetime) -> Window | None:
-    """The time that a run is to judge again; None if it is to ask hosts.
+    """The time that a run is to evaluate again; None if it is to ask hosts.
 
     :param interval: time between scheduled runs; 0 if there is no rhythm
     :raises ParamError: it begins in the future
@@ -83,9 +83,9 @@ def window_of(conn: Connection, config: Config, run: Run, *, interval: timedelta
     if run.run_type == BACKFILL:
         since = run.logical_date or (own[0] if own else None)
         if since is None:
-            raise ReplayError("this backfill run has no logical date: there is no time that it could judge again")
+            raise ReplayError("this backfill run has no logical date: there is no time that it could evaluate again")
         window = Window(since, since + slot)
-        # What is judged again is what the run of that time saw, even if it came late.
+        # What is evaluated again is what the run of that time saw, even if it came late.
         return window if own is None else _joined([window, _time_of(own, slot)])
     if own is not None and runs.superseded(conn, run.run_id):
         return _time_of(own, slot)
@@ -106,7 +106,7 @@ def must_be_kept(conn: Connection, window: Window, *, interval: timedelta) -> da
     early = seq > 0 and kept - window.since > (interval or SLOT)
     if window.until <= kept or early:
         raise ReplayError(
-            f"what was seen can be judged again from {kept:%Y-%m-%d %H:%M} UTC on (retention.observations), not of "
+            f"what was seen can be evaluated again from {kept:%Y-%m-%d %H:%M} UTC on (retention.observations), not of "
             f"{window}: give a later time"
         )
     return kept
@@ -121,9 +121,9 @@ def replay_run(
     interval: timedelta,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> dict[str, int]:
-    """Judge a time again and put what that gives in place, unless somebody just did.
+    """Evaluate a time again and put what that gives in place, unless somebody just did.
 
-    :returns: counts for people: ``replayed`` (judgements), ``gained``, ``lost`` and ``changed`` (events), ``hosts``
+    :returns: counts for people: ``replayed`` (evaluations), ``gained``, ``lost`` and ``changed`` (events), ``hosts``
         and ``ports`` (whose state differs), ``to_tell`` (events)
     :raises ReplayError: nothing is kept of that time
     :raises StorageError: a part of the archive is gone or damaged, or somebody took over
@@ -140,12 +140,12 @@ def replay_run(
             marks = _marks(conn, clock())
             if own not in [mark.id for mark in marks]:
                 return _done_by_another(conn, run)
-            # Who asks for a time by hand gets it judged.
+            # Who asks for a time by hand gets it evaluated.
             counts = None if run.replay_from else _nothing_new(conn, config, run, window, own, clock())
             if counts is not None:
                 return counts
         try:
-            return _judge(database, config, run, marks, held, clock)
+            return _evaluate(database, config, run, marks, held, clock)
         except Exception:
             # Another try makes a mark of its own; nobody else is to fail for this one.
             with database.begin() as conn:
@@ -157,19 +157,19 @@ def replay_dry(database: Database, config: Config, window: Window, *, interval: 
     """What :func:`replay_run` would change of the events of a time; nothing is kept."""
     with scratch_database() as scratch, database.look() as source:
         if source is None:
-            raise ReplayError(f"{database} is empty: there is nothing to judge again")
+            raise ReplayError(f"{database} is empty: there is nothing to evaluate again")
         kept = must_be_kept(source, window, interval=interval)
         found = what_if(source, scratch, config, since=max(window.since, kept), until=window.until)
     _log_difference(found)
     return {
-        "replayed": found.span.judgements,
+        "replayed": found.span.evaluations,
         "gained": len(found.gained),
         "lost": len(found.lost),
         "changed": len(found.changed),
     }
 
 
-# ── who judges for whom ─────────────────────────────────────────────────────────────────────────
+# ── who evaluates for whom ─────────────────────────────────────────────────────────────────────────
 
 
 def _marks(conn: Connection, now: datetime) -> list[Mark]:
@@ -177,7 +177,7 @@ def _marks(conn: Connection, now: datetime) -> list[Mark]:
     forgotten = [mark for mark in marks if now - mark.asked_at > FORGOTTEN]
     for mark in forgotten:
         log.warning(
-            "Run %s was to judge again from %s UTC on and never did: clear it if that is still wanted",
+            "Run %s was to evaluate again from %s UTC on and never did: clear it if that is still wanted",
             plain(mark.run_id),
             f"{mark.since:%Y-%m-%d %H:%M}",
         )
@@ -188,17 +188,17 @@ def _marks(conn: Connection, now: datetime) -> list[Mark]:
 def _done_by_another(conn: Connection, run: Run) -> dict[str, int]:
     done = replays.last(conn, run_id=run.run_id)
     if done is None:
-        raise ReplayError("another task of this run took over and judges again")
-    log.info("Run %s judged this time again with its own", plain(done.by))
+        raise ReplayError("another task of this run took over and evaluates again")
+    log.info("Run %s evaluated this time again with its own", plain(done.by))
     return {"replayed": 0}
 
 
 def _nothing_new(
     conn: Connection, config: Config, run: Run, window: Window, own: int, now: datetime
 ) -> dict[str, int] | None:
-    """Whether everything since then was judged by these very rules already; then judging again changes nothing."""
+    """Whether everything since then was evaluated by these very rules already, so that a replay changes nothing."""
     last, (_, kept) = replays.last(conn), base_of(conn, window.since)
-    if last is None or last.rules != _rules(config) or last.judged_from > kept:
+    if last is None or last.rules != _rules(config) or last.evaluated_from > kept:
         return None
     if not runs.settings_after(conn, last.last_step) <= {contents.digest_of(config.to_json())}:
         return None
@@ -208,41 +208,41 @@ def _nothing_new(
         [own],
         by=last.by,
         now=now,
-        judged_from=last.judged_from,
+        evaluated_from=last.evaluated_from,
         last_step=last.last_step,
         rules=last.rules,
         summary={"to_tell": told},
     )
     log.info(
-        "Run %s judged this time again by these rules, and everything since then was: nothing to do", plain(last.by)
+        "Run %s evaluated this time again by these rules, and everything since then was: nothing to do", plain(last.by)
     )
     return {"replayed": 0, "to_tell": told}
 
 
 def _rules(config: Config) -> str:
-    """Names by what is judged: the same name, the same verdicts."""
+    """Names by what is evaluated: the same name, the same verdicts."""
     return contents.digest_of(portmon.__version__.encode() + b"\n" + config.to_json())
 
 
-# ── judging ─────────────────────────────────────────────────────────────────────────────────────
+# ── evaluating ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _judge(
+def _evaluate(
     database: Database, config: Config, run: Run, marks: Sequence[Mark], held: Lease, clock: Callable[[], datetime]
 ) -> dict[str, int]:
     since = min(mark.since for mark in marks)
     others = sorted({plain(mark.run_id) for mark in marks if mark.run_id != run.run_id})
     log.info(
-        "Judging again what was seen from %s UTC on%s",
+        "Evaluating again what was seen from %s UTC on%s",
         f"{since:%Y-%m-%d %H:%M:%S}",
         f", for {', '.join(others)} as well" if others else "",
     )
     with scratch_database() as scratch:
         with database.look() as source:
             if source is None:
-                raise ReplayError(f"{database} is empty: there is nothing to judge again")
+                raise ReplayError(f"{database} is empty: there is nothing to evaluate again")
             progress = _Progress(database, held)
-            span = judge_again(source, scratch, config, since=since, on_step=progress)
+            span = evaluate_again(source, scratch, config, since=since, on_step=progress)
         return _put_in_place(database, config, run, marks, held, scratch, span, clock)
 
 
@@ -275,16 +275,16 @@ def _put_in_place(
             one.check(conn)
         span = carry_on(conn, scratch, config, span)
         now = clock()
-        with scratch.begin() as judged:
-            changes = rewrite.replace(conn, judged, after=span.after, run_id=run.run_id, now=now)
+        with scratch.begin() as evaluated:
+            changes = rewrite.replace(conn, evaluated, after=span.after, run_id=run.run_id, now=now)
         told = sum(rewrite.tell(conn, since=mark.since, until=mark.until) for mark in marks if mark.notify)
-        summary = {"replayed": span.judgements, **dataclasses.asdict(changes), "to_tell": told}
+        summary = {"replayed": span.evaluations, **dataclasses.asdict(changes), "to_tell": told}
         replays.finish(
             conn,
             [mark.id for mark in marks],
             by=run.run_id,
             now=now,
-            judged_from=span.since,
+            evaluated_from=span.since,
             last_step=span.last,
             rules=_rules(config),
             summary=summary,

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from portmon.errors import AnswerError, ProbeError, ScanError, ScanTimeoutError
-from portmon.model.observation import Attempt, Listener, Observation, Outcome
+from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.probe.compare import lost_binds
 from portmon.text import plain
 
@@ -33,7 +33,7 @@ class Answer:
     """
 
     frame: bytes
-    observation: Observation
+    listing: Listing
     digest: str
 
 
@@ -73,8 +73,8 @@ def read_answer(
     from portmon.probe import read
 
     try:
-        frame, observation = read(output, nonce)
-        return Answer(frame, observation, digest or hashlib.sha256(frame).hexdigest())
+        frame, listing = read(output, nonce)
+        return Answer(frame, listing, digest or hashlib.sha256(frame).hexdigest())
     except ProbeError as error:
         told = [f"the answer proves nothing: {plain(str(error), 300)}", f"exit status {exit_status}"]
         told += [
@@ -89,14 +89,14 @@ def _first_line(text: bytes) -> str:
 
 
 def missing(
-    observation: Observation, expected: Collection[int], binds: Mapping[int, Collection[str]] | None = None
+    listing: Listing, expected: Collection[int], binds: Mapping[int, Collection[str]] | None = None
 ) -> list[int]:
     """Which of the expected TCP ports nobody listens on, or not on all addresses that others could reach, in order.
 
     :param binds: port: the addresses on which it listened
     """
     seen: dict[int, set[str]] = defaultdict(set)
-    for listener in observation.listeners:
+    for listener in listing.listeners:
         seen[listener.port].add(bind_of(listener))
     lost = (port for port, addresses in (binds or {}).items() if lost_binds(addresses, seen.get(port, ())))
     return sorted({port for port in expected if port not in seen} | set(lost))
@@ -107,7 +107,7 @@ def bind_of(listener: Listener) -> str:
     return f"{listener.address}%{listener.zone}" if listener.zone else listener.address
 
 
-def merge(answers: Sequence[Observation]) -> Observation:
+def merge(answers: Sequence[Listing]) -> Listing:
     """The effective observation of several answers: whatever listened in any of them.
 
     :param answers: at least one, in the order they came
@@ -142,12 +142,12 @@ class Look:
     try_number: int
     logical_date: datetime | None = None
 
-    def record(self, **values: Any) -> Attempt:
+    def record(self, **values: Any) -> Observation:
         """A record of this look.
 
-        :param values: the other fields of :class:`portmon.model.observation.Attempt`
+        :param values: the other fields of :class:`portmon.model.observation.Observation`
         """
-        return Attempt(
+        return Observation(
             host_id=self.host_id,
             run_id=self.run_id,
             try_number=self.try_number,
@@ -155,7 +155,7 @@ class Look:
             **values,
         )
 
-    def success(self, answers: Sequence[Answer], *, observed_at: datetime, duration: float) -> Attempt:
+    def success(self, answers: Sequence[Answer], *, observed_at: datetime, duration: float) -> Observation:
         """The record of one or two answers.
 
         :param observed_at: when the first was complete
@@ -164,14 +164,14 @@ class Look:
         return self.record(
             observed_at=observed_at,
             outcome=Outcome.OK,
-            observation=merge([answer.observation for answer in answers]),
+            listing=merge([answer.listing for answer in answers]),
             frames=tuple(answer.frame for answer in answers),
             digests=tuple(answer.digest for answer in answers),
             confirmed=len(answers) > 1,
             duration=duration,
         )
 
-    def unchanged(self, frame: bytes, known: Known, *, observed_at: datetime, duration: float) -> Attempt:
+    def unchanged(self, frame: bytes, known: Known, *, observed_at: datetime, duration: float) -> Observation:
         """The record of an answer that is known: without its observation, which is stored already.
 
         :param observed_at: when it was complete
@@ -186,7 +186,7 @@ class Look:
             duration=duration,
         )
 
-    def failure(self, error: BaseException, *, observed_at: datetime, duration: float) -> Attempt:
+    def failure(self, error: BaseException, *, observed_at: datetime, duration: float) -> Observation:
         """The record of a look that came to nothing.
 
         :param error: what ended it; anything but a ScanError is a fault of this program, told as ``internal``
@@ -216,26 +216,26 @@ def timed_out(seconds: float, *, host: str) -> ScanTimeoutError:
 # ── XComs ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def to_xcom(attempt: Attempt) -> dict[str, Any]:
+def to_xcom(observation: Observation) -> dict[str, Any]:
     """The record of a dry run's look, JSON types only: it goes from task to task, and nowhere else."""
     return {
-        "host_id": attempt.host_id,
-        "outcome": str(attempt.outcome),
+        "host_id": observation.host_id,
+        "outcome": str(observation.outcome),
         "attempt": {
-            "run_id": attempt.run_id,
-            "try_number": attempt.try_number,
-            "logical_date": attempt.logical_date.isoformat() if attempt.logical_date else None,
-            "observed_at": attempt.observed_at.isoformat(),
-            "duration": attempt.duration,
-            "error_class": attempt.error_class,
-            "error": attempt.error,
-            "provisional": attempt.provisional,
-            "frames": [base64.b64encode(zlib.compress(frame)).decode("ascii") for frame in attempt.frames],
+            "run_id": observation.run_id,
+            "try_number": observation.try_number,
+            "logical_date": observation.logical_date.isoformat() if observation.logical_date else None,
+            "observed_at": observation.observed_at.isoformat(),
+            "duration": observation.duration,
+            "error_class": observation.error_class,
+            "error": observation.error,
+            "provisional": observation.provisional,
+            "frames": [base64.b64encode(zlib.compress(frame)).decode("ascii") for frame in observation.frames],
         },
     }
 
 
-def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:
+def observation_from_xcom(value: Mapping[str, Any]) -> Observation:
     """The record that a dry run's task returned."""
     from portmon.probe import read_archived
 
@@ -266,10 +266,10 @@ def attempt_from_xcom(value: Mapping[str, Any]) -> Attempt:
 # ── for people ──────────────────────────────────────────────────────────────────────────────────
 
 
-def table(observation: Observation) -> str:
+def table(listing: Listing) -> str:
     """The listening ports as lines for a log, IPv4 and IPv6 of one port together."""
     by_port: dict[int, list[Listener]] = defaultdict(list)
-    for listener in observation.listeners:
+    for listener in listing.listeners:
         by_port[listener.port].append(listener)
     rows = [("PORT", "ADDRESSES", "PROGRAM", "PID", "UNIT")]
     for port in sorted(by_port)[:TABLE_ROWS]:

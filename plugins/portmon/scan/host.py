@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from portmon.errors import AnswerError, ContradictionError, ScanError
-from portmon.model.observation import Attempt
+from portmon.model.observation import Observation
 from portmon.scan import answer as scan
 from portmon.ssh.config import SshSettings
 from portmon.ssh.session import CommandResult, Session
@@ -32,7 +32,7 @@ class Expected:
 
 
 @dataclass(slots=True)
-class HostLook:
+class HostScan:
     """A look at one host: :meth:`ask`, and if something is :attr:`gone`, :meth:`ask_again` after a pause.
 
     :param record: who looks at whom
@@ -58,12 +58,12 @@ class HostLook:
         """What is run on the host."""
         from portmon import probe
 
-        hung = {tool for answer in self.answers for tool in answer.observation.hung}
+        hung = {tool for answer in self.answers for tool in answer.listing.hung}
         question = probe.Question(
             sudo=self.settings.sudo,
             limit=int(probe.LIMIT * self.settings.command_timeout.total_seconds()),
             netstat_up_to=self.settings.netstat_up_to,
-            last=self.answers[-1].observation.tool if self.answers else self.expected.tool,
+            last=self.answers[-1].listing.tool if self.answers else self.expected.tool,
             skip={*self.expected.hung, *hung},
         )
         return probe.command(nonce, question)
@@ -81,7 +81,7 @@ class HostLook:
         self.observed_at = datetime.now(UTC)
         if self.unchanged is None:
             answer = self._read(session, nonce, result, digest)
-            self.gone = self.still = scan.missing(answer.observation, self.expected.ports, self.expected.binds)
+            self.gone = self.still = scan.missing(answer.listing, self.expected.ports, self.expected.binds)
 
     def ask_again(self, session: Session) -> scan.Answer:
         """The second answer; :attr:`still` is what both lack.
@@ -97,7 +97,7 @@ class HostLook:
                 + str(error).removeprefix(f"{error.host}: "),
                 host=self.shown,
             ) from error
-        both = scan.merge([answer.observation for answer in self.answers])
+        both = scan.merge([answer.listing for answer in self.answers])
         self.still = scan.missing(both, self.expected.ports, self.expected.binds)
         return answer
 
@@ -106,7 +106,7 @@ class HostLook:
         """What the first answer lacked and the second one had."""
         return sorted(set(self.gone) - set(self.still))
 
-    def success(self, *, duration: float) -> Attempt:
+    def success(self, *, duration: float) -> Observation:
         """The record of a look whose answers are there.
 
         :param duration: seconds from connect to the last byte
@@ -116,13 +116,13 @@ class HostLook:
             return self.record.unchanged(self.unchanged, self.known, observed_at=self.observed_at, duration=duration)
         return self.record.success(self.answers, observed_at=self.observed_at, duration=duration)
 
-    def failure(self, error: BaseException, *, duration: float, provisional: bool = False) -> Attempt:
+    def failure(self, error: BaseException, *, duration: float, provisional: bool = False) -> Observation:
         """The record of a look that came to nothing.
 
         :param provisional: a task of the host's own follows, whose word counts
         """
-        attempt = self.record.failure(error, observed_at=datetime.now(UTC), duration=duration)
-        return dataclasses.replace(attempt, provisional=provisional)
+        observation = self.record.failure(error, observed_at=datetime.now(UTC), duration=duration)
+        return dataclasses.replace(observation, provisional=provisional)
 
     def _run(self, session: Session) -> tuple[str, CommandResult]:
         """Let the command run.

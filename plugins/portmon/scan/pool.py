@@ -45,7 +45,7 @@ class Visit(Protocol):
 Own = TypeVar("Own", bound=Visit)
 
 
-class Crew(Generic[Own]):
+class LoginPool(Generic[Own]):
     """Threads that make visits. What is done comes out of :meth:`take`, in the thread of whoever calls that.
 
     The threads of logins are as many as there are slots and stay. Every dial has one as well, since some take until
@@ -56,7 +56,7 @@ class Crew(Generic[Own]):
     :param slots: logins at the same time
     :param lanes: proxy command: logins through it at the same time
     :param seconds: after these nothing begins any more
-    :param suspects: how many of the visits, the last ones, are to hosts that failed last time
+    :param failed_last_time: how many of the visits, the last ones, are to hosts that failed last time
     :param patience: seconds that a step of a visit may take, and that all may take after ``seconds``: more than any
         step that keeps to its own deadlines. A visit that takes longer ends with :class:`OverrunError`
     """
@@ -68,7 +68,7 @@ class Crew(Generic[Own]):
         slots: int,
         lanes: Mapping[str, int] | None = None,
         seconds: float = float("inf"),
-        suspects: int = 0,
+        failed_last_time: int = 0,
         patience: float = float("inf"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,7 +78,7 @@ class Crew(Generic[Own]):
             slots=slots,
             lanes=lanes or {},
             closes_at=clock() + seconds,
-            suspects=suspects,
+            failed_last_time=failed_last_time,
             patience=patience,
         )
         self._visits = visits
@@ -96,7 +96,7 @@ class Crew(Generic[Own]):
         self._stopped = False
         self._threads = [self._worker() for _ in range(min(slots, len(visits)))]
 
-    def __enter__(self) -> Crew[Own]:
+    def __enter__(self) -> LoginPool[Own]:
         for thread in self._threads:
             thread.start()
         return self

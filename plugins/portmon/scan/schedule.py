@@ -55,7 +55,7 @@ class Schedule(Generic[Visit]):
     :param slots: logins at the same time
     :param lanes: proxy command: logins through it at the same time
     :param closes_at: after this nothing begins; what is under way ends
-    :param suspects: how many of the visits, the last ones, are to hosts that failed last time
+    :param failed_last_time: how many of the visits, the last ones, are to hosts that failed last time
     :param patience: seconds after which a step is overdue; and everything, so long after ``closes_at``
     """
 
@@ -63,7 +63,7 @@ class Schedule(Generic[Visit]):
     slots: int
     lanes: Mapping[str, int] = field(default_factory=dict)
     closes_at: float = float("inf")
-    suspects: int = 0
+    failed_last_time: int = 0
     patience: float = float("inf")
     _direct: deque[tuple[int, Visit]] = field(init=False)
     _suspects: deque[tuple[int, Visit]] = field(init=False)
@@ -216,7 +216,7 @@ class Schedule(Generic[Visit]):
         return bool(self._direct or self._suspects) or any(self._by_lane.values())
 
     def _is_suspect(self, number: int) -> bool:
-        return number >= len(self.visits) - self.suspects
+        return number >= len(self.visits) - self.failed_last_time
 
     def _has_room(self, lane: str) -> bool:
         return sum(1 for other, _ in self._looking.values() if other == lane) < self.lanes.get(lane, self.slots)

@@ -47,12 +47,12 @@ class Line:
 
     :param sock: to talk through
     :param process: the proxy command, if there is one
-    :param complaints: its standard error
+    :param stderr: its standard error
     """
 
     sock: socket.socket
     process: subprocess.Popen[bytes] | None = None
-    complaints: IO[bytes] | None = None
+    stderr: IO[bytes] | None = None
 
     def hang_up(self) -> None:
         """Let nothing pass any more: whoever reads from it or writes to it is told at once."""
@@ -65,7 +65,7 @@ class Line:
         :returns: what the proxy command had to say, as the end of a sentence
         """
         self.sock.close()
-        if self.process is None or self.complaints is None or self.complaints.closed:
+        if self.process is None or self.stderr is None or self.stderr.closed:
             return ""
         ended = ""
         try:
@@ -79,9 +79,9 @@ class Line:
                 # One in uninterruptible sleep does not even end by that.
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(timeout=2)
-        self.complaints.seek(max(0, self.complaints.seek(0, os.SEEK_END) - 400))
-        said = quoted(self.complaints.read(), last=True)
-        self.complaints.close()
+        self.stderr.seek(max(0, self.stderr.seek(0, os.SEEK_END) - 400))
+        said = quoted(self.stderr.read(), last=True)
+        self.stderr.close()
         return ended + said
 
 
@@ -170,16 +170,16 @@ def _open_proxy(target: Target, credentials: Credentials, command: str) -> Line:
     tokens = {"%h": target.address, "%p": str(target.port), "%r": credentials.user, "%%": "%"}
     ours, theirs = socket.socketpair()
     # Not a pipe: nobody reads it while the command runs, and it must not block.
-    complaints = tempfile.TemporaryFile()  # noqa: SIM115 - the Line closes it
+    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - the Line closes it
     try:
         words = [re.sub("%[hpr%]", lambda match: tokens[match[0]], word) for word in shlex.split(command)]
         process = subprocess.Popen(
-            words, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=complaints, start_new_session=True
+            words, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=stderr, start_new_session=True
         )
     except (OSError, ValueError, IndexError) as error:
         ours.close()
-        complaints.close()
+        stderr.close()
         raise SetupError(f"the proxy command can't be started{why(error)}", host=target.shown) from error
     finally:
         theirs.close()
-    return Line(ours, process, complaints)
+    return Line(ours, process, stderr)

@@ -120,7 +120,7 @@ class _Task:
         with self.database.begin() as conn:
             for one in outbox.waiting(conn):
                 if one.queued.group is self.group and one.state != outbox.WITHHELD:
-                    tried[one.channel] = max(tried.get(one.channel, 0), one.queued.attempts)
+                    tried[one.channel] = max(tried.get(one.channel, 0), one.queued.tries)
             book = self.book(conn)
         due = [
             channel for channel in self.config.alerts.channels if channel.name in tried or book.due(channel, self.group)

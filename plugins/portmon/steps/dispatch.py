@@ -16,15 +16,14 @@ from portmon import timeouts
 from portmon.alerting.config import AlertmanagerChannel
 from portmon.alerting.queue import rests, superseded
 from portmon.alerting.routes import Routes
-from portmon.alerting.silences import Mute, muted
+from portmon.alerting.silences import Silence, silenced
 from portmon.config import Config
 from portmon.engine.events import closing_event
 from portmon.fields import format_duration
 from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, alert_role, port_alert_key
 from portmon.model.host import Host
 from portmon.steps import reminders as repeats
-from portmon.storage import alerts, hosts, lease, outbox
-from portmon.storage import silences as mutes
+from portmon.storage import alerts, hosts, lease, outbox, silences
 from portmon.storage.alerts import StoredAlert
 from portmon.storage.database import Database
 from portmon.storage.outbox import Told, Waiting
@@ -71,7 +70,7 @@ def groups_to_alert(
 
 def dispatch(conn: Connection, config: Config, *, now: datetime, interval: timedelta) -> set[AlertGroup]:
     """The same in the caller's transaction."""
-    in_force = _InForce(mutes.current(conn, now), hosts.listed(conn), now)
+    in_force = _InForce(silences.current(conn, now), hosts.listed(conn), now)
     _enqueue(conn, config, in_force)
     if _close_orphans(conn, in_force.listed, now):
         _enqueue(conn, config, in_force)
@@ -79,23 +78,23 @@ def dispatch(conn: Connection, config: Config, *, now: datetime, interval: timed
     repeats.remind(conn, config, in_force.withholds, now=now)
     waiting = _cancel_unknown_channels(conn, outbox.waiting(conn), config, now)
     waiting = _cancel_superseded(conn, waiting, now)
-    _apply_mutes(conn, waiting, in_force)
+    _apply_silences(conn, waiting, in_force)
     left = _give_up(conn, outbox.waiting(conn), config, now)
     groups = {one.queued.group for one in left if one.state != outbox.WITHHELD and not rests(one.queued, now)}
     return groups | repeats.groups(conn, config, now=now, interval=interval)
 
 
 class _InForce:
-    """Mutes and acknowledgements, and the hosts as the CMDB has them now."""
+    """Silences and acknowledgements, and the hosts as the CMDB has them now."""
 
-    def __init__(self, in_force: Sequence[Mute], listed: Mapping[str, Host], now: datetime) -> None:
-        self._mutes = in_force
+    def __init__(self, in_force: Sequence[Silence], listed: Mapping[str, Host], now: datetime) -> None:
+        self._silences = in_force
         self.listed = listed
         self.now = now
 
-    def withholds(self, event: Event, alert_id: str) -> Mute | None:
+    def withholds(self, event: Event, alert_id: str) -> Silence | None:
         """What withholds an event, None if nothing does."""
-        return muted(self._mutes, event, alert_id, self.now, self.listed.get(event.host_id or ""))
+        return silenced(self._silences, event, alert_id, self.now, self.listed.get(event.host_id or ""))
 
 
 # ── new events ──────────────────────────────────────────────────────────────────────────────────
@@ -109,7 +108,7 @@ class _Book:
     :param told: alert id: channel: what it knows, or will
     :param changed: alert id: alert, to be stored
     :param rows: event id, channel, route: deliveries to be made
-    :param unheard: (channel, reason): events whose end comes while they are muted, and nobody heard of them
+    :param unheard: (channel, reason): events whose end comes while they are silenced, and nobody heard of them
     """
 
     opened: dict[str, StoredAlert]
@@ -169,25 +168,25 @@ def _enqueue(conn: Connection, config: Config, in_force: _InForce) -> None:
     outbox.enqueue(conn, book.rows, now)
     outbox.dispatched(conn, book.alert_ids)
     outbox.settle_withheld(conn, closed, now)
-    _mute_unheard(conn, book, now)
-    mutes.end_acknowledgements(conn, closed, now)
+    _silence_unheard(conn, book, now)
+    silences.end_acknowledgements(conn, closed, now)
 
 
 def _end(book: _Book, event: Event, alert: StoredAlert, resolving: set[str], in_force: _InForce) -> None:
     """Close an alert, and tell whoever was told of it, or is just about to be."""
-    mute = in_force.withholds(event, alert.id)
+    silence = in_force.withholds(event, alert.id)
     for one in list(book.told[alert.id].values()):
         if not one.hears_the_end:
             continue
-        if mute is not None and not one.heard:
-            book.unheard[one.channel, mute.told()].append(alert.id)
+        if silence is not None and not one.heard:
+            book.unheard[one.channel, silence.told()].append(alert.id)
         elif one.channel in resolving:
             book.send(event, alert.id, one.channel, one.route)
     book.put(dataclasses.replace(alert, ends_at=event.at, closed_by=event.id))
 
 
-def _mute_unheard(conn: Connection, book: _Book, now: datetime) -> None:
-    """It began and ended, a channel did not hear of it yet, and now it is muted: then nobody needs to."""
+def _silence_unheard(conn: Connection, book: _Book, now: datetime) -> None:
+    """It began and ended, a channel did not hear of it yet, and now it is silenced: then nobody needs to."""
     if not book.unheard:
         return
     of_alert: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -277,8 +276,8 @@ def _cancel_superseded(conn: Connection, waiting: Iterable[Waiting], now: dateti
     return left
 
 
-def _apply_mutes(conn: Connection, waiting: Iterable[Waiting], in_force: _InForce) -> None:
-    """Withhold what is muted or acknowledged, release what is so no longer.
+def _apply_silences(conn: Connection, waiting: Iterable[Waiting], in_force: _InForce) -> None:
+    """Withhold what is silenced or acknowledged, release what is so no longer.
 
     The end of something is never withheld: whoever got its beginning would wait for it.
     """
@@ -288,11 +287,11 @@ def _apply_mutes(conn: Connection, waiting: Iterable[Waiting], in_force: _InForc
         queued = one.queued
         if queued.role is AlertRole.RESOLVED or one.state == outbox.SENDING:
             continue
-        mute = in_force.withholds(queued.event, queued.alert_id)
-        if mute is not None:
+        silence = in_force.withholds(queued.event, queued.alert_id)
+        if silence is not None:
             for_good = queued.role is AlertRole.NOTICE
-            if for_good or one.state == outbox.PENDING or one.last_error != mute.told():
-                withheld[one.channel, mute.told(), for_good].append(one)
+            if for_good or one.state == outbox.PENDING or one.last_error != silence.told():
+                withheld[one.channel, silence.told(), for_good].append(one)
         elif one.state == outbox.WITHHELD:
             released.append(one)
     for (channel, reason, for_good), own in withheld.items():

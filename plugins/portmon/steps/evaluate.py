@@ -16,13 +16,13 @@ from sqlalchemy import Connection, NestedTransaction
 
 from portmon.config import Config
 from portmon.engine.declared import declared_ports
-from portmon.engine.diff import HostRow, Judgement, Verdict, judge
+from portmon.engine.diff import Evaluation, HostRow, Verdict, evaluate
 from portmon.engine.events import closing_event, monitor_event
 from portmon.engine.rules import RuleSet
 from portmon.errors import HostKeyChangedError
 from portmon.model.event import Event, EventKind, port_alert_key
 from portmon.model.host import Host
-from portmon.model.observation import Attempt, Outcome, PortKey
+from portmon.model.observation import Observation, Outcome, PortKey
 from portmon.steps import housekeeping as retention
 from portmon.steps.prune import writer
 from portmon.steps.run import Run, TaskOf
@@ -50,7 +50,7 @@ LOGGED = 200
 """Events of one host and run that have a line in the log; the rest is counted."""
 
 
-def judge_run(
+def evaluate_run(
     database: Database,
     config: Config,
     run: Run,
@@ -60,24 +60,24 @@ def judge_run(
     interval: timedelta,
     now: datetime,
 ) -> dict[str, int]:
-    """Judge every attempt that was not judged yet, in one transaction.
+    """Evaluate every attempt that was not evaluated yet, in one transaction.
 
     :param digest: of this run's inventory
     :param planned: host id: which task asks it, of the hosts of this run
     :param interval: time between scheduled runs
     :returns: counts for people: scanned, not_scanned, and one per kind of event
-    :raises PastRunError: a later run was judged since
+    :raises PastRunError: a later run was evaluated since
     """
     with _uncollected(), writer(database, f"diff {run.run_id}", run) as held:
         with database.begin() as conn:
             held.check(conn)
             runs.must_be_newest(conn, run.run_id)
             checkpoints.keep(conn, now)
-            fleet, terms = _goes_by(conn, digest, planned, interval)
-            attempts = archive.attempts_to_judge(conn, host_ids=fleet, seen=False)
-            step = journal.judged(conn, run.run_id, at=now, inventory=digest, terms=terms, looks=attempts)
-            verdict = judge_looks(conn, attempts, fleet, terms, config, run_id=run.run_id, now=now, step=step)
-            archive.settle(conn, attempts)
+            fleet, inputs = _goes_by(conn, digest, planned, interval)
+            observations = archive.observations_to_evaluate(conn, host_ids=fleet, seen=False)
+            step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, looks=observations)
+            verdict = evaluate_looks(conn, observations, fleet, inputs, config, run_id=run.run_id, now=now, step=step)
+            archive.settle(conn, observations)
             scanned = archive.scanned(conn, run.run_id)
             summary = _summary(verdict, scanned, planned)
             runs.finish(conn, run.run_id, finished_at=now, summary=summary)
@@ -92,11 +92,11 @@ def judge_run(
     return summary
 
 
-def judge_looks(
+def evaluate_looks(
     conn: Connection,
-    attempts: Sequence[Attempt],
+    observations: Sequence[Observation],
     fleet: Mapping[str, Host],
-    terms: journal.Terms,
+    inputs: journal.Inputs,
     config: Config,
     *,
     run_id: str,
@@ -104,44 +104,44 @@ def judge_looks(
     step: int,
     source: Connection | None = None,
 ) -> Verdict:
-    """Judge looks, and write what follows: the same for a run and for whoever judges them again.
+    """Evaluate looks, and write what follows: the same for a run and for whoever evaluates them again.
 
-    :param attempts: with no more than the digest of what was seen
-    :param fleet: host id: host, of all that may be judged
+    :param observations: with no more than the digest of what was seen
+    :param fleet: host id: host, of all that may be evaluated
     :param step: of the journal
     :param source: where the archive is, if that is another database
     :returns: what changed, its events with the task that saw them
     """
-    arguments = _arguments(conn, fleet, config, terms, run_id)
+    arguments = _arguments(conn, fleet, config, inputs, run_id)
     names = {host_id: host.name for host_id, host in fleet.items()}
     broken: dict[Named, Exception] = {}
-    own: list[Attempt] = []
+    own: list[Observation] = []
     while True:
-        made = _Pass(conn, attempts, arguments, source=source, now=now, step=step, planned=terms.planned)
-        verdict = made.judge()
+        made = _Pass(conn, observations, arguments, source=source, now=now, step=step, planned=inputs.planned)
+        verdict = made.evaluate()
         if verdict is not None:
             break
-        attempts, fresh = refused(attempts, made.broken)
+        observations, fresh = refused(observations, made.broken)
         broken |= made.broken
         own += fresh
     warn(own, names, broken)
     if source is None:
         archive.refuse(conn, own)
-    outbox.add(conn, _host_key_events(conn, attempts, fleet, run_id), step=step)
+    outbox.add(conn, _host_key_events(conn, observations, fleet, run_id), step=step)
     outbox.add(conn, _unwatched(conn, verdict.unwatched, run_id, now))
     return verdict
 
 
 class _Pass:
-    """One try to judge looks.
+    """One try to evaluate looks.
 
-    :param broken: those that can't be judged, and what they raised
+    :param broken: those that can't be evaluated, and what they raised
     """
 
     def __init__(
         self,
         conn: Connection,
-        attempts: Sequence[Attempt],
+        observations: Sequence[Observation],
         arguments: Mapping[str, Any],
         *,
         source: Connection | None,
@@ -150,7 +150,7 @@ class _Pass:
         planned: Mapping[str, TaskOf],
     ) -> None:
         self._conn = conn
-        self._attempts = attempts
+        self._observations = observations
         self._arguments = arguments
         self._source = source
         self._now = now
@@ -159,13 +159,13 @@ class _Pass:
         self.broken: dict[Named, Exception] = {}
         self._savepoint: NestedTransaction | None = None
 
-    def judge(self) -> Verdict | None:
-        """Judge all of them, and write what follows.
+    def evaluate(self) -> Verdict | None:
+        """Evaluate all of them, and write what follows.
 
-        :returns: what changed; None if some can't be judged. Then nothing is written: what was found out before that
+        :returns: what changed; None if some can't be evaluated. Then nothing is written: what was found out before that
             rests on evidence that is none
         """
-        verdict = self._judge()
+        verdict = self._evaluate()
         if verdict is None:
             self._roll_back()
             return None
@@ -189,51 +189,51 @@ class _Pass:
         if self._savepoint is not None:
             self._savepoint.rollback()
 
-    def _judge(self) -> Verdict | None:
+    def _evaluate(self) -> Verdict | None:
         """Some hosts at a time: what changed of their ports is written at once."""
         conn = self._conn
-        judgement = Judgement(state.load_hosts(conn, light=True), **self._arguments)
-        for looks in judgement.looks(self._attempts):
+        evaluation = Evaluation(state.load_hosts(conn, light=True), **self._arguments)
+        for looks in evaluation.looks(self._observations):
             found, unreadable = archive.readable(self._source or conn, looks)
             if self._source is not None:
-                # Of what was judged when it could be read nothing else may be made now.
+                # Of what was evaluated when it could be read nothing else may be made now.
                 for wrong in unreadable.values():
                     raise wrong
             self.broken |= unreadable
             if found:
                 # Not in a quiet run, of which every statement counts.
                 self._savepoint = self._savepoint or conn.begin_nested()
-                self._compare(judgement, found)
+                self._compare(evaluation, found)
         if self.broken:
             return None
-        judgement.find_duplicates(state.listening(conn, judgement.sharing()))
-        verdict = judgement.verdict()
-        events = _with_task(verdict.events, self._attempts, self._arguments["run_id"], self._planned)
+        evaluation.find_duplicates(state.listening(conn, evaluation.sharing()))
+        verdict = evaluation.verdict()
+        events = _with_task(verdict.events, self._observations, self._arguments["run_id"], self._planned)
         return dataclasses.replace(verdict, events=tuple(events))
 
-    def _compare(self, judgement: Judgement, looks: Sequence[Attempt]) -> None:
-        rows = {look.host_id: dict(judgement.hosts[look.host_id]) for look in looks}
+    def _compare(self, evaluation: Evaluation, looks: Sequence[Observation]) -> None:
+        rows = {look.host_id: dict(evaluation.hosts[look.host_id]) for look in looks}
 
-        def compare(judging: Judgement, some: Sequence[Attempt]) -> None:
+        def compare(evaluating: Evaluation, some: Sequence[Observation]) -> None:
             ids = [look.host_id for look in some]
-            changes = judging.compare(some, state.load_ports(self._conn, ids), state.listening(self._conn, ids))
+            changes = evaluating.compare(some, state.load_ports(self._conn, ids), state.listening(self._conn, ids))
             state.save_ports(self._conn, changes.ports, changes.dropped)
 
-        def alone(some: Sequence[Attempt]) -> None:
-            judging = Judgement({look.host_id: dict(rows[look.host_id]) for look in some}, **self._arguments)
-            compare(judging, some)
-            state.save(self._conn, judging.verdict(), now=self._now, step=self._step)
+        def alone(some: Sequence[Observation]) -> None:
+            evaluating = Evaluation({look.host_id: dict(rows[look.host_id]) for look in some}, **self._arguments)
+            compare(evaluating, some)
+            state.save(self._conn, evaluating.verdict(), now=self._now, step=self._step)
 
-        error = tried(self._conn, lambda: compare(judgement, looks))
+        error = tried(self._conn, lambda: compare(evaluation, looks))
         if error is not None:
-            judgement.hosts |= rows
+            evaluation.hosts |= rows
             self.broken |= culprits(looks, error, lambda some: tried(self._conn, lambda: alone(some), keep=False))
 
     def _find_unwritable(self, verdict: Verdict, error: Exception) -> None:
         """Whose rows or events the database does not take."""
-        looks = [look for look in self._attempts if look.outcome is Outcome.OK]
+        looks = [look for look in self._observations if look.outcome is Outcome.OK]
 
-        def write(some: Sequence[Attempt]) -> None:
+        def write(some: Sequence[Observation]) -> None:
             ids = {look.host_id for look in some}
             part = dataclasses.replace(
                 verdict,
@@ -259,34 +259,34 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def judge_dry(
+def evaluate_dry(
     database: Database,
     config: Config,
     run: Run,
     digest: str,
     *,
-    attempts: Sequence[Attempt],
+    observations: Sequence[Observation],
     interval: timedelta,
 ) -> dict[str, int]:
-    """What :func:`judge_run` would conclude from these attempts; nothing is kept."""
+    """What :func:`evaluate_run` would conclude from these attempts; nothing is kept."""
     with database.begin() as conn:
-        fleet, terms = _goes_by(conn, digest, {}, interval)
-        ports = state.load_ports(conn, {attempt.host_id for attempt in attempts})
+        fleet, inputs = _goes_by(conn, digest, {}, interval)
+        ports = state.load_ports(conn, {observation.host_id for observation in observations})
         rows = state.load_hosts(conn)
-        arguments = _arguments(conn, fleet, config, terms, run.run_id)
-    verdict = _judge_dry(rows, ports, attempts, arguments)
-    summary = _summary(verdict, {attempt.host_id for attempt in attempts}, ())
+        arguments = _arguments(conn, fleet, config, inputs, run.run_id)
+    verdict = _evaluate_dry(rows, ports, observations, arguments)
+    summary = _summary(verdict, {observation.host_id for observation in observations}, ())
     _log(verdict.events, summary)
     log.info("Dry run: nothing of this was kept, nobody is told")
     return summary
 
 
-def _judge_dry(
-    rows: Mapping[str, HostRow], ports: pd.DataFrame, attempts: Sequence[Attempt], arguments: Mapping[str, Any]
+def _evaluate_dry(
+    rows: Mapping[str, HostRow], ports: pd.DataFrame, observations: Sequence[Observation], arguments: Mapping[str, Any]
 ) -> Verdict:
-    def error_of(some: Sequence[Attempt]) -> Exception | None:
+    def error_of(some: Sequence[Observation]) -> Exception | None:
         try:
-            judge(rows, ports, some, **arguments)
+            evaluate(rows, ports, some, **arguments)
         except NOT_THE_HOSTS:
             raise
         except Exception as error:
@@ -295,59 +295,61 @@ def _judge_dry(
 
     while True:
         try:
-            return judge(rows, ports, attempts, **arguments)
+            return evaluate(rows, ports, observations, **arguments)
         except NOT_THE_HOSTS:
             raise
         except Exception as error:
-            broken = culprits(attempts, error, error_of)
-        attempts, own = refused(attempts, broken)
+            broken = culprits(observations, error, error_of)
+        observations, own = refused(observations, broken)
         warn(own, {host_id: host.name for host_id, host in arguments["inventory"].items()}, broken)
 
 
 def _goes_by(
     conn: Connection, digest: str, planned: Mapping[str, TaskOf], interval: timedelta
-) -> tuple[dict[str, Host], journal.Terms]:
-    """Everything that may be judged (the list, and what pruning has not hidden), and what it is judged by."""
+) -> tuple[dict[str, Host], journal.Inputs]:
+    """Everything that may be evaluated (the list, and what pruning has not hidden), and what it is evaluated by."""
     named = {host.id: host for host in inventory.load(conn, digest).hosts}
-    terms = journal.Terms(
+    inputs = journal.Inputs(
         interval=interval,
         besides=tuple(host for host_id, host in hosts.listed(conn, besides=named).items() if host_id not in named),
         planned=planned,
         accepted=decisions.accepted(conn),
         promoted=decisions.promoted(conn),
     )
-    return fleet_of(list(named.values()), terms), terms
+    return fleet_of(list(named.values()), inputs), inputs
 
 
-def fleet_of(listed: Sequence[Host], terms: journal.Terms) -> dict[str, Host]:
-    """Everything that may be judged.
+def fleet_of(listed: Sequence[Host], inputs: journal.Inputs) -> dict[str, Host]:
+    """Everything that may be evaluated.
 
     :param listed: hosts of the list
     """
-    return {host.id: host for host in (*terms.besides, *listed)}
+    return {host.id: host for host in (*inputs.besides, *listed)}
 
 
 def _arguments(
-    conn: Connection, fleet: Mapping[str, Host], config: Config, terms: journal.Terms, run_id: str
+    conn: Connection, fleet: Mapping[str, Host], config: Config, inputs: journal.Inputs, run_id: str
 ) -> dict[str, Any]:
-    """What a :class:`portmon.engine.diff.Judgement` goes by."""
+    """What a :class:`portmon.engine.diff.Evaluation` goes by."""
     return {
         "inventory": fleet,
         "rules": RuleSet(config.rules, where=config.where),
         "settings": config.states,
-        "interval": terms.interval,
+        "interval": inputs.interval,
         "run_id": run_id,
-        "declared": declared_ports(fleet, config.declared, terms.promoted, where=config.where),
-        "accepted": terms.accepted,
+        "declared": declared_ports(fleet, config.declared, inputs.promoted, where=config.where),
+        "accepted": inputs.accepted,
         "failing_since": conditions.since(conn, FLEET),
     }
 
 
 def _with_task(
-    events: Iterable[Event], attempts: Iterable[Attempt], run_id: str, planned: Mapping[str, TaskOf]
+    events: Iterable[Event], observations: Iterable[Observation], run_id: str, planned: Mapping[str, TaskOf]
 ) -> Iterable[Event]:
-    """Note which mapped task saw it, for the link to its log: not of a look that an earlier run left unjudged."""
-    looks = {(attempt.host_id, attempt.observed_at) for attempt in attempts if attempt.run_id == run_id}
+    """Note which mapped task saw it, for the link to its log: not of a look that an earlier run left unevaluated."""
+    looks = {
+        (observation.host_id, observation.observed_at) for observation in observations if observation.run_id == run_id
+    }
     for event in events:
         asked = planned.get(event.host_id or "") if (event.host_id, event.at) in looks else None
         if asked is None:
@@ -357,35 +359,37 @@ def _with_task(
             yield dataclasses.replace(event, details={**event.details, "task": task, "map_index": index})
 
 
-def _host_key_events(conn: Any, attempts: Sequence[Attempt], fleet: Mapping[str, Host], run_id: str) -> list[Event]:
+def _host_key_events(
+    conn: Any, observations: Sequence[Observation], fleet: Mapping[str, Host], run_id: str
+) -> list[Event]:
     """One event when a host starts to show another key, one when it is trusted again."""
     events = []
     changed = conditions.going_on(conn, f"{HOST_KEY}/")
-    for attempt in attempts:
-        condition = f"{HOST_KEY}/{attempt.host_id}"
-        shows_another = attempt.error_class == HostKeyChangedError.error_class
+    for observation in observations:
+        condition = f"{HOST_KEY}/{observation.host_id}"
+        shows_another = observation.error_class == HostKeyChangedError.error_class
         if not shows_another and condition not in changed:
             continue
-        host, evidence = fleet[attempt.host_id], attempt.observed_at.isoformat()
+        host, evidence = fleet[observation.host_id], observation.observed_at.isoformat()
         if shows_another:
             event = monitor_event(
                 EventKind.HOST_KEY_CHANGED,
-                at=attempt.observed_at,
+                at=observation.observed_at,
                 run_id=run_id,
-                reason=attempt.error or "",
+                reason=observation.error or "",
                 evidence=evidence,
                 host=host,
             )
-            if conditions.begin(conn, condition, since=attempt.observed_at, event_id=event.id):
+            if conditions.begin(conn, condition, since=observation.observed_at, event_id=event.id):
                 events.append(event)
             changed.add(condition)
-        elif attempt.outcome is Outcome.OK:
+        elif observation.outcome is Outcome.OK:
             conditions.end(conn, condition)
             changed.remove(condition)
             events.append(
                 monitor_event(
                     EventKind.HOST_KEY_RESTORED,
-                    at=attempt.observed_at,
+                    at=observation.observed_at,
                     run_id=run_id,
                     reason="The host shows a trusted key again",
                     evidence=evidence,

@@ -1,4 +1,4 @@
-"""Delete what is older than it is to be kept: after the judgement, and apart from it.
+"""Delete what is older than it is to be kept: after the evaluation, and apart from it.
 
 It has transactions of its own, each of which deletes so many rows and no more: what fails here does not undo a verdict,
 and nothing holds the tables for long. A part that fails does not keep the others from their work.
@@ -13,8 +13,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from portmon.config import Retention
-from portmon.storage import alerts, archive, outbox, replays
-from portmon.storage import silences as mutes
+from portmon.storage import alerts, archive, outbox, replays, silences
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def expire(database: Database, settings: Retention, now: datetime) -> None:
         "observations": lambda conn: archive.expire(conn, looks, most=MOST),
         "events": lambda conn: outbox.expire(conn, events, most=MOST),
         "alerts": lambda conn: alerts.expire(conn, events),
-        "mutes": lambda conn: mutes.expire(conn, events),
+        "silences": lambda conn: silences.expire(conn, events),
         "replays": lambda conn: replays.expire(conn, events),
     }
     left = list(parts)
@@ -54,7 +53,7 @@ def expire(database: Database, settings: Retention, now: datetime) -> None:
                 parts[name](conn)
         except Exception as error:
             log.warning(
-                "Old %s could not be deleted, the next run tries again. What was judged is kept: %s: %s",
+                "Old %s could not be deleted, the next run tries again. What was evaluated is kept: %s: %s",
                 name,
                 type(error).__name__,
                 next(iter(str(error).splitlines()), ""),

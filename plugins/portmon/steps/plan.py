@@ -137,7 +137,7 @@ def plan_hosts(
                 f"{len(left)} hosts, but Airflow maps over {max_hosts} at most: lower scan.sweep_above, or raise "
                 "[core] max_map_length"
             )
-        must = must_of(conn, config, left)
+        must = declared_of(conn, config, left)
     if swept is None:
         log.info("%d hosts to ask, each in a task of its own", len(left))
     return sorted(
@@ -171,7 +171,7 @@ def known_answers(
 ) -> dict[str, Known]:
     """Host id: the answer that needs not be read, of hosts that are settled, see :mod:`portmon.engine.fingerprint`.
 
-    :param must: host id: declared ports, as of :func:`must_of`
+    :param must: host id: declared ports, as of :func:`declared_of`
     """
     rules = RuleSet(config.rules, where=config.where)
     by_id = {host.id: host for host in asked}
@@ -204,7 +204,7 @@ def settings_of(config: Config, group: str | None) -> SshSettings:
 def _asked(conn: Connection, config: Config, run: Run, digest: str) -> dict[str, Host]:
     """Host id: whom this run asks.
 
-    :raises PastRunError: a later run was judged since
+    :raises PastRunError: a later run was evaluated since
     """
     runs.must_be_newest(conn, run.run_id)
     found = inventory.load(conn, digest)
@@ -216,7 +216,7 @@ def _asked(conn: Connection, config: Config, run: Run, digest: str) -> dict[str,
     return {host.id: host for host in asked}
 
 
-def must_of(conn: Connection, config: Config, asked: Sequence[Host]) -> dict[str, dict[int, str]]:
+def declared_of(conn: Connection, config: Config, asked: Sequence[Host]) -> dict[str, dict[int, str]]:
     """Host id: its declared ports, each with what declares it."""
     by_id = {host.id: host for host in asked}
     return declared_ports(by_id, config.declared, decisions.promoted(conn), where=config.where)

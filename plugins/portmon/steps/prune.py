@@ -36,7 +36,7 @@ def prune_inventory(
     :param digest: of this run's inventory
     :param stale: the inventory is an old one: nothing may be concluded from a missing host
     :returns: how many hosts were hidden, resumed and purged, and whether it was refused
-    :raises PastRunError: a later run was judged since
+    :raises PastRunError: a later run was evaluated since
     """
     if run.scoped:
         log.info("This run looks at some hosts only: nothing is pruned")

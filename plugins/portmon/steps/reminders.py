@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from portmon.alerting.config import AlertmanagerChannel, Channel
-from portmon.alerting.silences import Mute
+from portmon.alerting.silences import Silence
 from portmon.config import Config
 from portmon.model.alert import Alert
 from portmon.model.event import AlertGroup, AlertRole, Event, alert_group
@@ -24,7 +24,9 @@ RESOLVED_FOR = timedelta(minutes=5)
 # ── reminders ───────────────────────────────────────────────────────────────────────────────────
 
 
-def remind(conn: Connection, config: Config, withholds: Callable[[Event, str], Mute | None], *, now: datetime) -> None:
+def remind(
+    conn: Connection, config: Config, withholds: Callable[[Event, str], Silence | None], *, now: datetime
+) -> None:
     """Put into the queue again what goes on and was told long ago, or given up; not what is withheld.
 
     If one reminder is due, then also those that would be soon: one message instead of many.

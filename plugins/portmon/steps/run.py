@@ -34,8 +34,8 @@ class Run:
     :param hosts: names, globs, ids or ``label=value``: only these are scanned; empty: all
     :param dry_run: nothing is kept, nothing is sent
     :param force_prune: prune although it looks like too many
-    :param notify: tell what judging again finds, as far as nobody was told before
-    :param replay_from: judge again what was seen from then on, instead of asking hosts
+    :param notify: tell what evaluating again finds, as far as nobody was told before
+    :param replay_from: evaluate again what was seen from then on, instead of asking hosts
     :param replay_to: and before this; None: until now
     :param due: when it was to run; of a run that is cleared this may be long ago
     :param try_number: of the task that does something in its name, 1-based; 0 if it is not a task of Airflow
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def replays(self) -> bool:
-        """Whether it is made to judge again what was seen; one that is cleared may come to do that as well."""
+        """Whether it is made to evaluate again what was seen; one that is cleared may come to do that as well."""
         return self.run_type == BACKFILL or self.replay_from is not None
 
     @property
@@ -66,11 +66,11 @@ class Run:
     def must_be_live(self) -> None:
         """Refuse to look at the present in the name of the past.
 
-        :raises RunError: for a run that judges again what was seen
+        :raises RunError: for a run that evaluates again what was seen
         """
         if self.replays:
             raise RunError(
-                "this run judges again what was seen: a port can't be looked at in the past, so no host is asked"
+                "this run evaluates again what was seen: a port can't be looked at in the past, so no host is asked"
             )
 
 
@@ -130,16 +130,16 @@ def _must_agree(run: Run) -> None:
         raise ParamError(f"must be later than {REPLAY_FROM}", field=REPLAY_TO)
     if run.notify and not run.replays:
         raise ParamError(
-            f"is for runs that judge again what was seen: give {REPLAY_FROM}. A run that asks hosts tells what it "
+            f"is for runs that evaluate again what was seen: give {REPLAY_FROM}. A run that asks hosts tells what it "
             f"finds, unless it is a {DRY_RUN}",
             field=NOTIFY,
         )
     if run.notify and run.dry_run:
         raise ParamError(f"tells people, a {DRY_RUN} never does: use one of them", field=NOTIFY)
     if run.replays and run.hosts:
-        raise ParamError("what was seen is judged again of every host: leave it empty", field=HOSTS)
+        raise ParamError("what was seen is evaluated again of every host: leave it empty", field=HOSTS)
     if run.replays and run.force_prune:
-        raise ParamError("a run that judges again what was seen does not prune: leave it off", field=FORCE_PRUNE)
+        raise ParamError("a run that evaluates again what was seen does not prune: leave it off", field=FORCE_PRUNE)
 
 
 def _moment(params: Mapping[str, Any], name: str) -> datetime | None:

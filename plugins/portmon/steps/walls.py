@@ -1,8 +1,8 @@
-"""A wall around each host while it is judged: what raises there is no evidence of that host, and holds up no other.
+"""A wall around each host while it is evaluated: what raises there is no evidence of that host, and holds up no other.
 
-Many hosts are judged at a time, and the error of one row ends the whole transaction of PostgreSQL. So a portion is
-judged inside a savepoint. If it fails, it is halved until it is known which looks did it; these count as looks that
-came to nothing, and judging begins again with that.
+Many hosts are evaluated at a time, and the error of one row ends the whole transaction of PostgreSQL. So a portion is
+evaluated inside a savepoint. If it fails, it is halved until it is known which looks did it; these count as looks that
+came to nothing, and evaluating begins again with that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from portmon.errors import PortmonError
-from portmon.model.observation import Attempt, Outcome
+from portmon.model.observation import Observation, Outcome
 from portmon.text import REASON_LIMIT, plain
 
 log = logging.getLogger(__name__)
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 Named = tuple[str, datetime]
 """A look: host id, and when it was."""
 ERROR_CLASS = "evaluation"
-"""Of a look that could not be judged."""
+"""Of a look that could not be evaluated."""
 FEW = 10
 """So many looks or more at which this program fails, and more than half of all: it is no host that is at fault."""
 NOT_THE_HOSTS = (MemoryError, OperationalError, InterfaceError)
-"""Errors of this machine and of the database, whatever is judged."""
+"""Errors of this machine and of the database, whatever is evaluated."""
 
 
-def name_of(look: Attempt) -> Named:
+def name_of(look: Observation) -> Named:
     """What names a look."""
     return look.host_id, look.observed_at
 
@@ -58,35 +58,37 @@ def tried(conn: Connection, work: Callable[[], object], *, keep: bool = True) ->
 
 
 def culprits(
-    looks: Sequence[Attempt], error: Exception, error_of: Callable[[Sequence[Attempt]], Exception | None]
+    looks: Sequence[Observation], error: Exception, error_of: Callable[[Sequence[Observation]], Exception | None]
 ) -> dict[Named, Exception]:
-    """Which of some looks can't be judged, found by halves.
+    """Which of some looks can't be evaluated, found by halves.
 
-    :param error: what judging them all raised
-    :param error_of: what judging a part of them raises
-    :raises Exception: the error, if each of them alone can be judged
+    :param error: what evaluating them all raised
+    :param error_of: what evaluating a part of them raises
+    :raises Exception: the error, if each of them alone can be evaluated
     """
     found: dict[Named, Exception] = {}
-    suspects: list[tuple[Sequence[Attempt], Exception]] = [(looks, error)]
-    while suspects:
-        some, raised = suspects.pop()
+    failed_last_time: list[tuple[Sequence[Observation], Exception]] = [(looks, error)]
+    while failed_last_time:
+        some, raised = failed_last_time.pop()
         if len(some) == 1:
             found[name_of(some[0])] = raised
             continue
         for part in (some[: len(some) // 2], some[len(some) // 2 :]):
             again = error_of(part)
             if again is not None:
-                suspects.append((part, again))
+                failed_last_time.append((part, again))
     if not found:
         raise error
     return found
 
 
-def refused(looks: Sequence[Attempt], broken: Mapping[Named, Exception]) -> tuple[list[Attempt], list[Attempt]]:
-    """Looks of which some could not be judged.
+def refused(
+    looks: Sequence[Observation], broken: Mapping[Named, Exception]
+) -> tuple[list[Observation], list[Observation]]:
+    """Looks of which some could not be evaluated.
 
     :param broken: what was raised by some of them
-    :returns: all of them as they are to be judged, and these alone
+    :returns: all of them as they are to be evaluated, and these alone
     :raises Exception: one of the errors, if it is no host that is at fault
     """
     # What the archive has lost does not come back with another try.
@@ -101,21 +103,21 @@ def refused(looks: Sequence[Attempt], broken: Mapping[Named, Exception]) -> tupl
             look = dataclasses.replace(
                 look,
                 outcome=Outcome.INVALID,
-                observation=None,
+                listing=None,
                 error_class=ERROR_CLASS,
-                error=f"Its answer could not be judged, so it is no evidence: {said}",
+                error=f"Its answer could not be evaluated, so it is no evidence: {said}",
             )
             own.append(look)
         now.append(look)
     return now, own
 
 
-def warn(looks: Iterable[Attempt], names: Mapping[str, str], broken: Mapping[Named, Exception]) -> None:
-    """One line for each look that could not be judged; where it is a fault of this program, with its place."""
+def warn(looks: Iterable[Observation], names: Mapping[str, str], broken: Mapping[Named, Exception]) -> None:
+    """One line for each look that could not be evaluated; where it is a fault of this program, with its place."""
     for look in looks:
         error = broken.get(name_of(look))
         log.warning(
-            "%s: the answer of %s UTC could not be judged, so it is no evidence. The other hosts are not concerned. %s",
+            "%s: the answer of %s UTC could not be evaluated, so it is no evidence. Other hosts are not concerned. %s",
             plain(names.get(look.host_id, look.host_id)),
             f"{look.observed_at:%Y-%m-%d %H:%M:%S}",
             plain(_said(error), REASON_LIMIT) if error else look.error,

@@ -9,11 +9,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection, or_, select
 
-from portmon.alerting.silences import Mute, muted
+from portmon.alerting.silences import Silence, silenced
 from portmon.model.event import Event
 from portmon.storage import alerts as stored
-from portmon.storage import hosts, outbox
-from portmon.storage import silences as mutes
+from portmon.storage import hosts, outbox, silences
 from portmon.storage.sql import chunks
 from portmon.storage.tables import alerts, deliveries, events
 
@@ -38,7 +37,7 @@ class OpenAlert:
 
     :param event: the newest of it
     :param told: by channel, in order of their names
-    :param muted: what withholds its messages now
+    :param silenced: what withholds its messages now
     """
 
     id: str
@@ -46,7 +45,7 @@ class OpenAlert:
     starts_at: datetime
     event: Event
     told: tuple[Told, ...]
-    muted: Mute | None
+    silenced: Silence | None
 
 
 def open_alerts(conn: Connection, now: datetime, *, host_id: str | None = None) -> list[OpenAlert]:
@@ -64,7 +63,7 @@ def open_alerts(conn: Connection, now: datetime, *, host_id: str | None = None) 
         query = query.where(alerts.c.host_id == host_id)
     rows = list(conn.execute(query))
     told = _told(conn, [row.of for row in rows])
-    current = mutes.current(conn, now)
+    current = silences.current(conn, now)
     listed = hosts.listed(conn)
     found = []
     for row in rows:
@@ -76,7 +75,7 @@ def open_alerts(conn: Connection, now: datetime, *, host_id: str | None = None) 
                 starts_at=row.starts_at,
                 event=event,
                 told=tuple(told[row.of][channel] for channel in sorted(told[row.of])),
-                muted=muted(current, event, row.of, now, listed.get(event.host_id or "")),
+                silenced=silenced(current, event, row.of, now, listed.get(event.host_id or "")),
             )
         )
     return found

@@ -16,10 +16,10 @@ from sqlalchemy.sql.operators import custom_op
 
 from portmon.errors import StorageError
 from portmon.model import limits
-from portmon.model.observation import EPHEMERAL_DEFAULT, Attempt, Listener, Observation, Outcome, Owner, in_time
-from portmon.storage import checkpoints, contents, journal
+from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome, Owner, in_time
+from portmon.storage import checkpoints, contents, journal, tables
 from portmon.storage.sql import CHUNK, chunks, insert_rows, update_rows, upsert_rows
-from portmon.storage.tables import hosts, inventories, observations, runs, stored
+from portmon.storage.tables import hosts, inventories, runs, stored
 
 log = logging.getLogger(__name__)
 
@@ -37,44 +37,44 @@ ERROR_LENGTH = 2000
 """Characters of what is said of a failed look."""
 
 
-def save_attempt(conn: Connection, attempt: Attempt) -> str:
+def save_observation(conn: Connection, observation: Observation) -> str:
     """Store one look at a host; a second time changes nothing.
 
     :returns: digest of what was seen; of a failed look, of what is said about it
     """
-    return save_attempts(conn, [attempt])[attempt.host_id]
+    return save_observations(conn, [observation])[observation.host_id]
 
 
-def save_attempts(conn: Connection, attempts: Sequence[Attempt]) -> dict[str, str]:
+def save_observations(conn: Connection, observations: Sequence[Observation]) -> dict[str, str]:
     """Store looks at hosts, many in a few statements; a second time changes nothing.
 
     One may name what was seen by its digest instead of showing it, if it is stored already.
 
-    :returns: host id: digest of what was seen, as of :func:`save_attempt`
+    :returns: host id: digest of what was seen, as of :func:`save_observation`
     :raises StorageError: if what is named is not there
     """
     saved: dict[str, str] = {}
-    for part in chunks(attempts):
+    for part in chunks(observations):
         items: dict[str, bytes] = {}
         used_at: dict[str, datetime] = {}
         rows = []
-        for attempt in part:
-            frames, facts = _frames(attempt), _facts(attempt)
+        for observation in part:
+            frames, facts = _frames(observation), _facts(observation)
             named = dict(frames) | facts
             items |= named
-            row = _row(attempt, [digest for digest, _ in frames], *facts)
+            row = _row(observation, [digest for digest, _ in frames], *facts)
             for name in {*named, *filter(None, (row["facts"],))}:
-                used_at[name] = max(attempt.observed_at, used_at.get(name, attempt.observed_at))
-            saved[attempt.host_id] = row["facts"] or f"{attempt.outcome}:{attempt.error_class}"
+                used_at[name] = max(observation.observed_at, used_at.get(name, observation.observed_at))
+            saved[observation.host_id] = row["facts"] or f"{observation.outcome}:{observation.error_class}"
             rows.append(row)
         contents.put_many(conn, items, used_at)
         # What is known by its digest alone.
         contents.use(conn, {name: at for name, at in used_at.items() if name not in items})
-        insert_rows(conn, observations, rows)
+        insert_rows(conn, tables.observations, rows)
     return saved
 
 
-def within(conn: Connection, attempts: Sequence[Attempt], per_host: int) -> list[Attempt]:
+def within(conn: Connection, observations: Sequence[Observation], per_host: int) -> list[Observation]:
     """Looks as they are to be stored, so that no host adds more than it may in a day. What is stored already is free.
 
     They are counted: they have to be stored in the same transaction.
@@ -82,28 +82,28 @@ def within(conn: Connection, attempts: Sequence[Attempt], per_host: int) -> list
     :param per_host: bytes (compressed) of answers that a host may add in a day (UTC): what is more is stored without
         the raw answer, and from :data:`FACTS_TIMES` as much on it is no evidence
     """
-    made = list(attempts)
+    made = list(observations)
     for start in range(0, len(made), CHUNK):
         part = made[start : start + CHUNK]
-        items = [_said(attempt) for attempt in part]
+        items = [_said(observation) for observation in part]
         known = contents.known(conn, {digest for one in items for digest in one})
         # Faster than how they are stored, and hardly longer.
         compress = zstandard.ZstdCompressor(level=1).compress
         costs = [{digest: len(compress(data)) for digest, data in one.items() if digest not in known} for one in items]
-        wordy = sorted({attempt.host_id for attempt, cost in zip(part, costs, strict=True) if cost})
+        wordy = sorted({observation.host_id for observation, cost in zip(part, costs, strict=True) if cost})
         if not wordy:
             continue
         rows = conn.execute(select(stored).where(stored.c.host_id.in_(wordy)))
         days = {row.host_id: (row.day, row.bytes) for row in rows}
-        for place, (attempt, cost) in enumerate(zip(part, costs, strict=True)):
+        for place, (observation, cost) in enumerate(zip(part, costs, strict=True)):
             if not cost:
                 continue
-            today = attempt.observed_at.astimezone(UTC).date().isoformat()
-            day, used = days.get(attempt.host_id, (today, 0))
+            today = observation.observed_at.astimezone(UTC).date().isoformat()
+            day, used = days.get(observation.host_id, (today, 0))
             if day < today:
                 day, used = today, 0
-            made[start + place], added = _bounded(attempt, cost, used, per_host)
-            days[attempt.host_id] = (day, used + added)
+            made[start + place], added = _bounded(observation, cost, used, per_host)
+            days[observation.host_id] = (day, used + added)
         upsert_rows(
             conn,
             stored,
@@ -113,30 +113,30 @@ def within(conn: Connection, attempts: Sequence[Attempt], per_host: int) -> list
     return made
 
 
-def _said(attempt: Attempt) -> dict[str, bytes]:
+def _said(observation: Observation) -> dict[str, bytes]:
     """What a look would add if nothing of it were there, by hash."""
-    if attempt.facts and attempt.observation is None:
+    if observation.facts and observation.listing is None:
         # The same answer as the one before.
         return {}
-    return dict(_frames(attempt)) | _facts(attempt)
+    return dict(_frames(observation)) | _facts(observation)
 
 
-def _frames(attempt: Attempt) -> list[tuple[str, bytes]]:
+def _frames(observation: Observation) -> list[tuple[str, bytes]]:
     """Hash and bytes of the raw answers that are kept of a look; two may be alike."""
-    frames = attempt.frames[:2]
-    digests = attempt.digests[:2] or map(contents.digest_of, frames)
+    frames = observation.frames[:2]
+    digests = observation.digests[:2] or map(contents.digest_of, frames)
     return list(zip(digests, frames, strict=True))
 
 
-def _facts(attempt: Attempt) -> dict[str, bytes]:
+def _facts(observation: Observation) -> dict[str, bytes]:
     """What was read from them, by its hash; empty if nothing was."""
-    if attempt.observation is None:
+    if observation.listing is None:
         return {}
-    data = facts_to_json(attempt.observation)
+    data = facts_to_json(observation.listing)
     return {contents.digest_of(data): data}
 
 
-def _bounded(attempt: Attempt, cost: Mapping[str, int], used: int, per_host: int) -> tuple[Attempt, int]:
+def _bounded(observation: Observation, cost: Mapping[str, int], used: int, per_host: int) -> tuple[Observation, int]:
     """A look as it is to be stored, and what it adds.
 
     :param cost: bytes of what is new in it, by hash
@@ -144,33 +144,33 @@ def _bounded(attempt: Attempt, cost: Mapping[str, int], used: int, per_host: int
     """
     whole = sum(cost.values())
     if used + whole <= per_host:
-        return attempt, whole
-    raw = sum(cost.get(digest, 0) for digest in dict(_frames(attempt)))
+        return observation, whole
+    raw = sum(cost.get(digest, 0) for digest in dict(_frames(observation)))
     said = f"{used / 1024**2:.1f} MiB of its answers are stored of this day already (retention.per_host)"
-    log.warning("%s: the raw answer is not kept: %s", attempt.host_id, said)
-    attempt = dataclasses.replace(attempt, frames=(), digests=())
-    if attempt.observation is None:
-        return attempt, 0
+    log.warning("%s: the raw answer is not kept: %s", observation.host_id, said)
+    observation = dataclasses.replace(observation, frames=(), digests=())
+    if observation.listing is None:
+        return observation, 0
     if used + whole - raw <= FACTS_TIMES * per_host:
         error = f"The raw answer is not kept: {said}"
-        return dataclasses.replace(attempt, error_class=RAW_LEFT_OUT, error=error), whole - raw
+        return dataclasses.replace(observation, error_class=RAW_LEFT_OUT, error=error), whole - raw
     error = (
         f"Its answer is not stored, so it is no evidence: {said}, and it says something new again. Look at what "
         "listens there, or raise the bound"
     )
-    log.warning("%s: %s", attempt.host_id, error)
+    log.warning("%s: %s", observation.host_id, error)
     return (
-        dataclasses.replace(attempt, outcome=Outcome.INVALID, observation=None, error_class=TOO_MUCH, error=error),
+        dataclasses.replace(observation, outcome=Outcome.INVALID, listing=None, error_class=TOO_MUCH, error=error),
         0,
     )
 
 
-def refuse(conn: Connection, attempts: Iterable[Attempt]) -> None:
-    """Note that looks which showed something are no evidence all the same: judging again finds them so.
+def refuse(conn: Connection, observations: Iterable[Observation]) -> None:
+    """Note that looks which showed something are no evidence all the same: evaluating again finds them so.
 
     What they showed is stored anew when it is seen again, in case it is damaged.
 
-    :param attempts: as they are to be read from now on
+    :param observations: as they are to be read from now on
     """
     rows = [
         {
@@ -180,17 +180,17 @@ def refuse(conn: Connection, attempts: Iterable[Attempt]) -> None:
             "error_class": one.error_class,
             "error": one.error,
         }
-        for one in attempts
+        for one in observations
     ]
-    update_rows(conn, observations, rows)
-    contents.doubt(conn, [one.facts for one in attempts if one.facts])
+    update_rows(conn, tables.observations, rows)
+    contents.doubt(conn, [one.facts for one in observations if one.facts])
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """The last answer of a host that is settled.
 
-    :param fingerprint: what it was judged by
+    :param fingerprint: what it was evaluated by
     :param frame: digest of the answer
     :param facts: digest of what was read from it
     """
@@ -203,16 +203,19 @@ class Settled:
 def settled(conn: Connection, host_ids: Collection[str]) -> dict[str, Settled]:
     """Host id: the last answer of those that are settled and were asked but once."""
     query = (
-        select(hosts.c.host_id, hosts.c.fingerprint, observations.c.frame, observations.c.facts)
+        select(hosts.c.host_id, hosts.c.fingerprint, tables.observations.c.frame, tables.observations.c.facts)
         .join(
-            observations,
-            and_(observations.c.host_id == hosts.c.host_id, observations.c.observed_at == hosts.c.last_ok_at),
+            tables.observations,
+            and_(
+                tables.observations.c.host_id == hosts.c.host_id,
+                tables.observations.c.observed_at == hosts.c.last_ok_at,
+            ),
         )
         .where(
             hosts.c.fingerprint.is_not(None),
-            observations.c.frame.is_not(None),
-            observations.c.second_frame.is_(None),
-            observations.c.facts.is_not(None),
+            tables.observations.c.frame.is_not(None),
+            tables.observations.c.second_frame.is_(None),
+            tables.observations.c.facts.is_not(None),
         )
     )
     parts = chunks(sorted(set(host_ids)))
@@ -220,30 +223,30 @@ def settled(conn: Connection, host_ids: Collection[str]) -> dict[str, Settled]:
     return {row.host_id: Settled(row.fingerprint, row.frame, row.facts) for row in rows}
 
 
-def _row(attempt: Attempt, frames: Sequence[str], facts: str | None = None) -> dict[str, Any]:
+def _row(observation: Observation, frames: Sequence[str], facts: str | None = None) -> dict[str, Any]:
     return {
-        "host_id": attempt.host_id,
-        "observed_at": attempt.observed_at,
-        "run_id": attempt.run_id,
-        "try_number": attempt.try_number,
-        "logical_date": attempt.logical_date,
-        "outcome": attempt.outcome.value,
-        "error_class": attempt.error_class,
-        "error": attempt.error and attempt.error[:ERROR_LENGTH],
-        "facts": facts or attempt.facts,
+        "host_id": observation.host_id,
+        "observed_at": observation.observed_at,
+        "run_id": observation.run_id,
+        "try_number": observation.try_number,
+        "logical_date": observation.logical_date,
+        "outcome": observation.outcome.value,
+        "error_class": observation.error_class,
+        "error": observation.error and observation.error[:ERROR_LENGTH],
+        "facts": facts or observation.facts,
         "frame": frames[0] if frames else None,
         "second_frame": frames[1] if len(frames) > 1 else None,
-        "duration": attempt.duration,
-        "confirmed": attempt.confirmed,
+        "duration": observation.duration,
+        "confirmed": observation.confirmed,
         "live": True,
-        "provisional": attempt.provisional,
+        "provisional": observation.provisional,
     }
 
 
-def attempts_to_judge(
+def observations_to_evaluate(
     conn: Connection, *, host_ids: Collection[str] | None = None, seen: bool = True, frames: bool = False
-) -> list[Attempt]:
-    """Looks that are newer than the last one judged of their host, oldest first.
+) -> list[Observation]:
+    """Looks that are newer than the last one evaluated of their host, oldest first.
 
     A provisional one counts only if its run did not look at its host again.
 
@@ -252,56 +255,57 @@ def attempts_to_judge(
     :param frames: with the raw answers; what they say is in the observation already
     :raises StorageError: if what was seen is gone or damaged
     """
-    everybody = select(observations.c.host_id).distinct()
+    everybody = select(tables.observations.c.host_id).distinct()
     asked = set(conn.execute(everybody).scalars() if host_ids is None else host_ids)
-    columns = [*_LOOK_COLUMNS, *((observations.c.frame, observations.c.second_frame) if frames else ())]
-    rows = conn.execute(_unjudged(conn, columns)).all()
-    found = [attempt for attempt in map(_attempt, rows) if attempt.host_id in asked]
-    # A host without a row was never judged: the list has gained it, and no pruning took that over yet.
-    for part in chunks(sorted(_without_row(conn, asked.difference(attempt.host_id for attempt in found)))):
-        more = conn.execute(select(*columns).where(observations.c.host_id.in_(part), observations.c.live)).all()
-        found += map(_attempt, more)
+    columns = [*_LOOK_COLUMNS, *((tables.observations.c.frame, tables.observations.c.second_frame) if frames else ())]
+    rows = conn.execute(_unevaluated(conn, columns)).all()
+    found = [observation for observation in map(_observation, rows) if observation.host_id in asked]
+    # A host without a row was never evaluated: the list has gained it, and no pruning took that over yet.
+    for part in chunks(sorted(_without_row(conn, asked.difference(observation.host_id for observation in found)))):
+        live = tables.observations.c.live
+        more = conn.execute(select(*columns).where(tables.observations.c.host_id.in_(part), live)).all()
+        found += map(_observation, more)
         rows = [*rows, *more]
     found.sort(key=in_time)
-    last = {(attempt.host_id, attempt.run_id): attempt.observed_at for attempt in found}
-    attempts = [
-        attempt
-        for attempt in found
-        if not attempt.provisional or attempt.observed_at == last[attempt.host_id, attempt.run_id]
+    last = {(observation.host_id, observation.run_id): observation.observed_at for observation in found}
+    observations = [
+        observation
+        for observation in found
+        if not observation.provisional or observation.observed_at == last[observation.host_id, observation.run_id]
     ]
     if seen:
-        attempts = with_seen(conn, attempts)
+        observations = with_seen(conn, observations)
     if frames:
         names = {(row.host_id, row.observed_at): (row.frame, row.second_frame) for row in rows}
-        wanted = [names[attempt.host_id, attempt.observed_at] for attempt in attempts]
+        wanted = [names[observation.host_id, observation.observed_at] for observation in observations]
         raw = contents.get_many(conn, [name for pair in wanted for name in pair if name])
-        attempts = [
-            dataclasses.replace(attempt, frames=tuple(raw[name] for name in pair if name in raw))
-            for attempt, pair in zip(attempts, wanted, strict=True)
+        observations = [
+            dataclasses.replace(observation, frames=tuple(raw[name] for name in pair if name in raw))
+            for observation, pair in zip(observations, wanted, strict=True)
         ]
-    return attempts
+    return observations
 
 
-def with_seen(conn: Connection, attempts: Sequence[Attempt]) -> list[Attempt]:
+def with_seen(conn: Connection, observations: Sequence[Observation]) -> list[Observation]:
     """Looks with what was seen.
 
     :raises StorageError: if it is gone or damaged
     """
-    found, broken = readable(conn, attempts)
+    found, broken = readable(conn, observations)
     for error in broken.values():
         raise error
     return found
 
 
 def readable(
-    conn: Connection, attempts: Sequence[Attempt]
-) -> tuple[list[Attempt], dict[tuple[str, datetime], StorageError]]:
+    conn: Connection, observations: Sequence[Observation]
+) -> tuple[list[Observation], dict[tuple[str, datetime], StorageError]]:
     """Looks with what was seen, without those of which it is gone, damaged or nothing that can have been seen.
 
     :returns: these, and what is wrong with the others, by host id and time
     """
-    data, damaged = contents.read_many(conn, [attempt.facts for attempt in attempts if attempt.facts])
-    seen: dict[str, Observation] = {}
+    data, damaged = contents.read_many(conn, [observation.facts for observation in observations if observation.facts])
+    seen: dict[str, Listing] = {}
     wrong: dict[str, str] = {digest: str(error) for digest, error in damaged.items()}
     for digest, one in data.items():
         try:
@@ -309,82 +313,94 @@ def readable(
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             wrong[digest] = f"content {digest} is no observation: {error}"
     found, broken = [], {}
-    for attempt in attempts:
-        if not attempt.facts:
-            found.append(attempt)
-        elif attempt.facts in seen:
-            found.append(dataclasses.replace(attempt, observation=seen[attempt.facts]))
+    for observation in observations:
+        if not observation.facts:
+            found.append(observation)
+        elif observation.facts in seen:
+            found.append(dataclasses.replace(observation, listing=seen[observation.facts]))
         else:
-            why = wrong.get(attempt.facts, f"content {attempt.facts} is not in the archive (expired?)")
-            broken[attempt.host_id, attempt.observed_at] = StorageError(
-                f"what {attempt.host_id} showed at {attempt.observed_at:%Y-%m-%d %H:%M:%S} UTC can't be read: {why}"
+            why = wrong.get(observation.facts, f"content {observation.facts} is not in the archive (expired?)")
+            broken[observation.host_id, observation.observed_at] = StorageError(
+                f"what {observation.host_id} showed at {observation.observed_at:%Y-%m-%d %H:%M:%S} UTC can't be "
+                f"read: {why}"
             )
     return found, broken
 
 
-def settle(conn: Connection, attempts: Iterable[Attempt]) -> None:
-    """Note that looks were judged: those that were provisional count for good, so that a replay counts them as well."""
-    judged = [one for one in attempts if one.provisional]
-    rows = [{"host_id": one.host_id, "observed_at": one.observed_at, "provisional": False} for one in judged]
-    update_rows(conn, observations, rows)
+def settle(conn: Connection, observations: Iterable[Observation]) -> None:
+    """Note that looks were evaluated: those that were provisional count for good, so that a replay counts them as
+    well.
+    """
+    evaluated = [one for one in observations if one.provisional]
+    rows = [{"host_id": one.host_id, "observed_at": one.observed_at, "provisional": False} for one in evaluated]
+    update_rows(conn, tables.observations, rows)
 
 
-def looks_of(conn: Connection, run_id: str, *, unjudged: bool = False) -> dict[str, bool]:
+def looks_of(conn: Connection, run_id: str, *, unevaluated: bool = False) -> dict[str, bool]:
     """Host id: whether a run's newest look at it is final, not provisional.
 
-    :param unjudged: only of hosts of which that look was not judged yet. One that was is of before somebody cleared
-        the task that made it, and who does that wants another one
+    :param unevaluated: only of hosts of which that look was not evaluated yet. One that was is of before somebody
+        cleared the task that made it, and who does that wants another one
     """
     query = (
-        select(observations.c.host_id, observations.c.provisional, observations.c.observed_at, hosts.c.last_judged_at)
-        .outerjoin(hosts, hosts.c.host_id == observations.c.host_id)
-        .where(observations.c.run_id == run_id)
-        .order_by(observations.c.observed_at)
+        select(
+            tables.observations.c.host_id,
+            tables.observations.c.provisional,
+            tables.observations.c.observed_at,
+            hosts.c.last_evaluated_at,
+        )
+        .outerjoin(hosts, hosts.c.host_id == tables.observations.c.host_id)
+        .where(tables.observations.c.run_id == run_id)
+        .order_by(tables.observations.c.observed_at)
     )
     found: dict[str, bool] = {}
-    for host_id, provisional, observed_at, judged_at in conn.execute(query):
-        if not unjudged or judged_at is None or observed_at > judged_at:
+    for host_id, provisional, observed_at, evaluated_at in conn.execute(query):
+        if not unevaluated or evaluated_at is None or observed_at > evaluated_at:
             found[host_id] = not provisional
     return found
 
 
-def looks_for(conn: Connection, run_id: str, named: Collection[tuple[str, datetime]] = ()) -> list[Attempt]:
+def looks_for(conn: Connection, run_id: str, named: Collection[tuple[str, datetime]] = ()) -> list[Observation]:
     """Every look of a run, and some others by host id and time, without what was seen, oldest first."""
-    rows = list(conn.execute(select(*_LOOK_COLUMNS).where(observations.c.run_id == run_id)))
+    rows = list(conn.execute(select(*_LOOK_COLUMNS).where(tables.observations.c.run_id == run_id)))
     for part in chunks(sorted({host_id for host_id, _ in named})):
         more = conn.execute(
-            select(*_LOOK_COLUMNS).where(observations.c.host_id.in_(part), observations.c.run_id != run_id)
+            select(*_LOOK_COLUMNS).where(
+                tables.observations.c.host_id.in_(part), tables.observations.c.run_id != run_id
+            )
         )
         rows += [row for row in more if (row.host_id, row.observed_at) in named]
-    return sorted(map(_attempt, rows), key=in_time)
+    return sorted(map(_observation, rows), key=in_time)
 
 
 def scanned(conn: Connection, run_id: str) -> set[str]:
     """Hosts that a run looked at, whatever came of it."""
-    return set(conn.execute(select(observations.c.host_id).where(observations.c.run_id == run_id)).scalars())
+    return set(
+        conn.execute(select(tables.observations.c.host_id).where(tables.observations.c.run_id == run_id)).scalars()
+    )
 
 
-def last_look(conn: Connection, host_id: str) -> Attempt | None:
+def last_look(conn: Connection, host_id: str) -> Observation | None:
     """The last look at a host, without what was seen."""
     row = conn.execute(
         select(*_LOOK_COLUMNS)
-        .where(observations.c.host_id == host_id)
-        .order_by(observations.c.observed_at.desc())
+        .where(tables.observations.c.host_id == host_id)
+        .order_by(tables.observations.c.observed_at.desc())
         .limit(1)
     ).first()
-    return None if row is None else _attempt(row)
+    return None if row is None else _observation(row)
 
 
-def last_seen(conn: Connection, host_id: str) -> Observation | None:
+def last_seen(conn: Connection, host_id: str) -> Listing | None:
     """What the last complete answer of a host showed, None if there is none or it has expired."""
     digest = conn.execute(
-        select(observations.c.facts)
+        select(tables.observations.c.facts)
         .where(
-            observations.c.host_id == host_id,
-            observations.c.facts.is_not(None),
-            observations.c.outcome == Outcome.OK.value,
+            tables.observations.c.host_id == host_id,
+            tables.observations.c.facts.is_not(None),
+            tables.observations.c.outcome == Outcome.OK.value,
         )
-        .order_by(observations.c.observed_at.desc())
+        .order_by(tables.observations.c.observed_at.desc())
         .limit(1)
     ).scalar()
     return facts_from_json(contents.get(conn, digest)) if digest else None
@@ -393,9 +409,9 @@ def last_seen(conn: Connection, host_id: str) -> Observation | None:
 def latest_frames(conn: Connection, host_id: str) -> tuple[bytes, ...]:
     """The raw answers of the last look at a host that got any."""
     row = conn.execute(
-        select(observations.c.frame, observations.c.second_frame)
-        .where(observations.c.host_id == host_id, observations.c.frame.is_not(None))
-        .order_by(observations.c.observed_at.desc())
+        select(tables.observations.c.frame, tables.observations.c.second_frame)
+        .where(tables.observations.c.host_id == host_id, tables.observations.c.frame.is_not(None))
+        .order_by(tables.observations.c.observed_at.desc())
         .limit(1)
     ).first()
     return tuple(contents.get(conn, digest) for digest in row or () if digest)
@@ -410,13 +426,17 @@ def expire(conn: Connection, before: datetime, *, most: int | None = None) -> in
     :param most: about so many looks, and so many contents; the rest waits for them. None: all of them
     :returns: number of rows deleted, of whichever of the two were more
     """
-    old = observations.c.observed_at < before
+    old = tables.observations.c.observed_at < before
     if most is not None:
         first = (
-            select(observations.c.observed_at).where(old).order_by(observations.c.observed_at).limit(most).subquery()
+            select(tables.observations.c.observed_at)
+            .where(old)
+            .order_by(tables.observations.c.observed_at)
+            .limit(most)
+            .subquery()
         )
-        old = observations.c.observed_at <= select(func.max(first.c.observed_at)).scalar_subquery()
-    gone = conn.execute(delete(observations).where(old)).rowcount
+        old = tables.observations.c.observed_at <= select(func.max(first.c.observed_at)).scalar_subquery()
+    gone = conn.execute(delete(tables.observations).where(old)).rowcount
     if most is not None and gone >= most:
         return int(gone)
     conn.execute(delete(runs).where(runs.c.started_at < before))
@@ -428,21 +448,22 @@ def expire(conn: Connection, before: datetime, *, most: int | None = None) -> in
     return int(gone) if most is None else max(int(gone), unused)
 
 
-def _unjudged(conn: Connection, columns: Sequence[ColumnElement[Any]]) -> Any:
-    """Looks that are newer than the last one judged of their host, of hosts that have a row.
+def _unevaluated(conn: Connection, columns: Sequence[ColumnElement[Any]]) -> Any:
+    """Looks that are newer than the last one evaluated of their host, of hosts that have a row.
 
     The archive has thousands of looks per host, and this wants the last one or two: one range of the primary key per
     host, whatever the planner thinks of it.
     """
-    newer = observations.c.observed_at > func.coalesce(hosts.c.last_judged_at, EPOCH)
+    newer = tables.observations.c.observed_at > func.coalesce(hosts.c.last_evaluated_at, EPOCH)
     if conn.dialect.name == "postgresql":
         # The planner makes no join of a subquery with OFFSET: is_simple_subquery() in its prepjointree.c.
-        own = select(*columns).where(observations.c.host_id == hosts.c.host_id, newer, observations.c.live)
+        is_own = tables.observations.c.host_id == hosts.c.host_id
+        own = select(*columns).where(is_own, newer, tables.observations.c.live)
         looks = own.offset(0).lateral("looks")
         return select(looks).select_from(hosts.join(looks, true()))
     # The plus keeps the term from being of use for an index of hosts: https://www.sqlite.org/optoverview.html#uplus
     own_id: ColumnElement[str] = UnaryExpression(hosts.c.host_id, operator=custom_op("+"))
-    return select(*columns).where(observations.c.host_id == own_id, newer, observations.c.live)
+    return select(*columns).where(tables.observations.c.host_id == own_id, newer, tables.observations.c.live)
 
 
 def _without_row(conn: Connection, host_ids: Collection[str]) -> set[str]:
@@ -468,46 +489,46 @@ _LOOK = (
     "provisional",
 )
 """Columns that are fields of a look as well."""
-_LOOK_COLUMNS = [observations.c[name] for name in _LOOK]
+_LOOK_COLUMNS = [tables.observations.c[name] for name in _LOOK]
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
-def _attempt(row: Sequence[Any]) -> Attempt:
+def _observation(row: Sequence[Any]) -> Observation:
     """The look of a row that begins with :data:`_LOOK`."""
     # By position: a run makes as many as there are hosts.
     fields = dict(zip(_LOOK, row, strict=False))
-    return Attempt(**fields | {"outcome": _OUTCOMES[fields["outcome"]]})
+    return Observation(**fields | {"outcome": _OUTCOMES[fields["outcome"]]})
 
 
 # ── what was seen, as JSON ──────────────────────────────────────────────────────────────────────
 
 
-def facts_to_json(observation: Observation) -> bytes:
+def facts_to_json(listing: Listing) -> bytes:
     """An observation as canonical JSON: equal observations give equal bytes."""
     value = {
-        "tool": observation.tool,
-        "uid": observation.uid,
-        "via": observation.via,
-        "boot_id": observation.boot_id,
-        "netns": observation.netns,
-        "version": observation.version,
-        "ephemeral": list(observation.ephemeral),
-        "listeners": [_listener_to_json(listener) for listener in observation.listeners],
-        "probe": observation.probe,
-        "reader": observation.reader,
+        "tool": listing.tool,
+        "uid": listing.uid,
+        "via": listing.via,
+        "boot_id": listing.boot_id,
+        "netns": listing.netns,
+        "version": listing.version,
+        "ephemeral": list(listing.ephemeral),
+        "listeners": [_listener_to_json(listener) for listener in listing.listeners],
+        "probe": listing.probe,
+        "reader": listing.reader,
     }
     # What most hosts do not have takes no room.
     for name in ("pid1_start", "reserved", "hung", "beyond"):
-        if getattr(observation, name) not in (None, ()):
-            value[name] = getattr(observation, name)
+        if getattr(listing, name) not in (None, ()):
+            value[name] = getattr(listing, name)
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
-def facts_from_json(data: bytes) -> Observation:
+def facts_from_json(data: bytes) -> Listing:
     """The inverse of :func:`facts_to_json`."""
     value = json.loads(data)
     low, high = value.get("ephemeral", EPHEMERAL_DEFAULT)
-    return Observation(
+    return Listing(
         tool=value["tool"],
         uid=value["uid"],
         via=value["via"],
@@ -530,28 +551,28 @@ _WHOLE = 2**63
 """What both databases store as a number is smaller."""
 
 
-def _checked(observation: Observation) -> Observation:
+def _checked(listing: Listing) -> Listing:
     """An observation, if a host can have shown it.
 
     :raises ValueError: if it can't
     """
-    low, high = observation.ephemeral
-    numbers = {"netns": observation.netns, "ephemeral": low, "ephemeral end": high}
+    low, high = listing.ephemeral
+    numbers = {"netns": listing.netns, "ephemeral": low, "ephemeral end": high}
     for name, number in numbers.items():
         most = _WHOLE if name == "netns" else 2**31
         if number is not None and not (type(number) is int and 0 <= number < most):
             raise ValueError(f"{name} is {_shown(number)}")
-    for name, text in {"tool": observation.tool, "boot_id": observation.boot_id}.items():
+    for name, text in {"tool": listing.tool, "boot_id": listing.boot_id}.items():
         if text is not None and not (isinstance(text, str) and len(text) <= limits.NAME):
             raise ValueError(f"{name} is {_shown(text)}")
-    if len(observation.listeners) > limits.ROWS:
-        raise ValueError(f"{len(observation.listeners)} sockets listen, more than {limits.ROWS}")
-    for listener in observation.listeners:
+    if len(listing.listeners) > limits.ROWS:
+        raise ValueError(f"{len(listing.listeners)} sockets listen, more than {limits.ROWS}")
+    for listener in listing.listeners:
         if not (type(listener.port) is int and 0 <= listener.port < 65536):
             raise ValueError(f"a port is {_shown(listener.port)}")
         if not isinstance(listener.address, str):
             raise ValueError(f"an address is {_shown(listener.address)}")
-    return observation
+    return listing
 
 
 def _shown(value: object) -> str:

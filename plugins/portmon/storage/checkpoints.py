@@ -1,4 +1,4 @@
-"""The state as it was each day, so that the archive need not be judged again from its beginning."""
+"""The state as it was each day, so that the archive need not be evaluated again from its beginning."""
 
 from __future__ import annotations
 

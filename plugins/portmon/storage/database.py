@@ -101,7 +101,7 @@ class Database:
         """Create or update the tables, in one transaction; processes that try at once wait for each other.
 
         :returns: revisions that were applied, oldest first
-        :raises StorageError: if it was written by a newer portmon
+        :raises StorageError: if it was written by a newer portmon, or by one from before the first release
         """
         with self.begin() as conn:
             if self._current(conn) == self._head():
@@ -110,6 +110,7 @@ class Database:
             if not self.is_sqlite:
                 conn.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('portmon migrations'))"))
             before = self._current(conn)
+            self._must_be_released(before)
             revisions = list(self._script.iterate_revisions("head", "base"))[::-1]
             names = [revision.revision for revision in revisions]
             if before is not None and before not in names:
@@ -158,7 +159,16 @@ class Database:
         except DBAPIError as error:
             raise StorageError(f"{self}: {_first_line(error)}") from error
 
+    def _must_be_released(self, current: str | None) -> None:
+        if current is not None and current.isdecimal():
+            raise StorageError(
+                f"{self} has revision {current}, which a development version of portmon made before the first release. "
+                "No upgrade leads from there, and nothing was changed. Keep that database aside, give the connection a "
+                "new, empty one, and run `python -m portmon db upgrade`: the next run learns every host anew"
+            )
+
     def _must_be_current(self, current: str | None) -> None:
+        self._must_be_released(current)
         if current != self._head():
             raise StorageError(
                 f"{self} has revision {current or 'none'}, this portmon needs {self._head()}: "

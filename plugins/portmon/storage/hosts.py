@@ -172,7 +172,7 @@ def resume(conn: Connection, host_ids: Collection[str]) -> None:
 
 
 def purge(conn: Connection, host_ids: Collection[str]) -> None:
-    """Delete servers and their ports. Events and archived looks stay; those looks are never judged again."""
+    """Delete servers and their ports. Events and archived looks stay; those looks are never evaluated again."""
     for part in chunks(sorted(host_ids)):
         conn.execute(delete(ports).where(ports.c.host_id.in_(part)))
         conn.execute(delete(hosts).where(hosts.c.host_id.in_(part)))

@@ -1,8 +1,8 @@
 """What changed the state of the fleet, step by step: what it takes to do it once more.
 
-A *prune* takes the host list over, a *judgement* judges looks. Both are noted in the transaction that does them, by
+A *prune* takes the host list over, a *evaluation* evaluates looks. Both are noted in the transaction that does them, by
 whoever holds the lease, so their order is that in which they happened. The looks, host lists and settings are in the
-archive; what they leave open is here: whom pruning hid, which looks were judged together, what people had decided.
+archive; what they leave open is here: whom pruning hid, which looks were evaluated together, what people had decided.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, delete, func, select
 
 from portmon.model.host import Host
-from portmon.model.observation import Attempt, PortKey
+from portmon.model.observation import Observation, PortKey
 from portmon.storage import contents
 from portmon.storage.sql import inserted_id
 from portmon.storage.tables import journal
 
 PRUNE = "prune"
-JUDGE = "judge"
+EVALUATE = "evaluate"
 
 Named = tuple[str, datetime]
 """A look: host id, and when it was."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What a judgement went by, besides looks, rules and settings.
+class Inputs:
+    """What an evaluation went by, besides looks, rules and settings.
 
     :param interval: time between scheduled runs
-    :param besides: hosts that were judged although its host list has them not: not pruned yet
+    :param besides: hosts that were evaluated although its host list has them not: not pruned yet
     :param planned: host id: which mapped task asked it, by id and map index
     :param accepted: ports that were accepted as gone, and when
     :param promoted: learned ports that must listen, by host id and port, and who says so
@@ -65,10 +65,10 @@ class Terms:
         )
 
 
-def terms_from_json(data: bytes) -> Terms:
-    """The inverse of :meth:`Terms.to_json`."""
+def inputs_from_json(data: bytes) -> Inputs:
+    """The inverse of :meth:`Inputs.to_json`."""
     value = json.loads(data)
-    return Terms(
+    return Inputs(
         interval=timedelta(seconds=value["interval"]),
         besides=tuple(Host(**host | {"declared": tuple(host["declared"])}) for host in value["besides"]),
         planned={host_id: (task, index) for task, index, ids in value["planned"] for host_id in ids},
@@ -99,7 +99,7 @@ class Pruned:
     forced: bool = False
 
     def to_json(self) -> bytes:
-        """Canonical, as :meth:`Terms.to_json`."""
+        """Canonical, as :meth:`Inputs.to_json`."""
         return _canonical(dataclasses.asdict(self))
 
 
@@ -135,12 +135,12 @@ class Entry:
     """One step.
 
     :param seq: grows with every step
-    :param kind: :data:`PRUNE` or :data:`JUDGE`
+    :param kind: :data:`PRUNE` or :data:`EVALUATE`
     :param at: the time by which it was done
     :param inventory: digest of the host list
-    :param what: digest of :class:`Pruned` or :class:`Terms`
-    :param late: looks that a judgement judged although they are not of its own run, or were not there in time for the
-        judgement that they belong to
+    :param what: digest of :class:`Pruned` or :class:`Inputs`
+    :param late: looks that an evaluation evaluated although they are not of its own run, or were not there in time for
+        the evaluation that they belong to
     """
 
     seq: int
@@ -184,17 +184,17 @@ def accepted(conn: Connection, since: datetime | None = None) -> list[Accepted]:
     ]
 
 
-def judged(
-    conn: Connection, run_id: str, *, at: datetime, inventory: str, terms: Terms, looks: Iterable[Attempt]
+def evaluated(
+    conn: Connection, run_id: str, *, at: datetime, inventory: str, inputs: Inputs, looks: Iterable[Observation]
 ) -> int:
-    """Note that looks are about to be judged.
+    """Note that looks are about to be evaluated.
 
     :returns: the number of the step
     """
-    mine = (journal.c.run_id == run_id, journal.c.kind == JUDGE)
+    mine = (journal.c.run_id == run_id, journal.c.kind == EVALUATE)
     since = conn.execute(select(func.max(journal.c.at)).where(*mine)).scalar()
     late = [(look.host_id, look.observed_at) for look in looks if not _is_own(look, run_id, since, at)]
-    return _add(conn, run_id, JUDGE, at=at, inventory=inventory, data=terms.to_json(), late=late)
+    return _add(conn, run_id, EVALUATE, at=at, inventory=inventory, data=inputs.to_json(), late=late)
 
 
 def entries(conn: Connection) -> Iterator[Entry]:
@@ -216,9 +216,9 @@ def expire(conn: Connection, before: datetime) -> None:
 
 
 class Looks:
-    """Which judgement judged which looks.
+    """Which evaluation evaluated which looks.
 
-    Those of its own run that were made since that run was judged before, and until then; and those that it names.
+    Those of its own run that were made since that run was evaluated before, and until then; and those that it names.
 
     :param steps: all that there are
     """
@@ -228,13 +228,13 @@ class Looks:
         self._since: dict[int, datetime | None] = {}
         before: dict[str, datetime] = {}
         for step in steps:
-            if step.kind == JUDGE:
+            if step.kind == EVALUATE:
                 self._since[step.seq] = before.get(step.run_id)
                 before[step.run_id] = step.at
                 self._named |= dict.fromkeys(step.late, step.seq)
 
-    def of(self, step: Entry, found: Iterable[Attempt]) -> list[Attempt]:
-        """Those that a judgement judged.
+    def of(self, step: Entry, found: Iterable[Observation]) -> list[Observation]:
+        """Those that an evaluation evaluated.
 
         :param found: looks of its run, and those that it names
         """
@@ -248,7 +248,7 @@ class Looks:
         return wanted
 
 
-def _is_own(look: Attempt, run_id: str, since: datetime | None, until: datetime) -> bool:
+def _is_own(look: Observation, run_id: str, since: datetime | None, until: datetime) -> bool:
     return look.run_id == run_id and (since is None or since < look.observed_at) and look.observed_at <= until
 
 

@@ -20,8 +20,8 @@ SENDING = "sending"
 """Under way; or nobody knows, because who sent it is gone."""
 DELIVERED = "delivered"
 WITHHELD = "withheld"
-"""Muted or acknowledged: sent if that ends while what it tells of goes on."""
-MUTED = "muted"
+"""Silenced or acknowledged: sent if that ends while what it tells of goes on."""
+SILENCED = "silenced"
 """Withheld for good."""
 CANCELLED = "cancelled"
 EXPIRED = "expired"
@@ -72,8 +72,8 @@ class Told:
 def add(conn: Connection, new: Iterable[Event], *, step: int | None = None) -> None:
     """Store events; those that are there stay as they are.
 
-    :param step: of the journal that they follow from: judging again what was seen makes them again. None of what is of
-        its moment
+    :param step: of the journal that they follow from: evaluating again what was seen makes them again. None of what is
+        of its moment
     """
     insert_rows(conn, events, [row_of(event, step) for event in new])
 
@@ -182,7 +182,7 @@ def enqueue(conn: Connection, rows: Sequence[tuple[str, str, str]], now: datetim
                 "channel": channel,
                 "route": route,
                 "state": PENDING,
-                "attempts": 0,
+                "tries": 0,
                 "targets_done": [],
                 "created_at": now,
                 "updated_at": now,
@@ -218,12 +218,12 @@ def waiting(conn: Connection, channels: Collection[str] | None = None) -> list[W
             role=role,
             group=AlertGroup(row.alert_group),
             route=row.route,
-            attempts=row.attempts,
+            tries=row.tries,
             targets_done=tuple(row.targets_done),
             message_id=row.message_id,
             reminder=row.reminder,
             since=row.created_at,
-            tried_at=row.updated_at if row.attempts else None,
+            tried_at=row.updated_at if row.tries else None,
             crashed=row.state == SENDING,
         )
         found.append(Waiting(queued, row.channel, row.state, row.last_error))
@@ -243,7 +243,7 @@ def begin_sending(conn: Connection, channel: str, event_ids: Sequence[str], mess
     taken: set[str] = set()
     for part in chunks(event_ids):
         statement = _unsent(channel, part).values(
-            state=SENDING, message_id=message_id, attempts=deliveries.c.attempts + 1, updated_at=now
+            state=SENDING, message_id=message_id, tries=deliveries.c.tries + 1, updated_at=now
         )
         taken |= set(conn.execute(statement.returning(deliveries.c.event_id)).scalars())
     return taken
@@ -252,7 +252,7 @@ def begin_sending(conn: Connection, channel: str, event_ids: Sequence[str], mess
 def delivered(conn: Connection, channel: str, event_ids: Sequence[str], now: datetime) -> None:
     """Note that a channel has events."""
     for part in chunks(event_ids):
-        conn.execute(_unsent(channel, part).values(state=DELIVERED, told_at=now, updated_at=now, last_error=None))
+        conn.execute(_unsent(channel, part).values(state=DELIVERED, notified_at=now, updated_at=now, last_error=None))
 
 
 def failed(
@@ -272,7 +272,7 @@ def failed(
     values: dict[str, Any] = {"state": PENDING, "updated_at": now, "last_error": error}
     values["targets_done"] = list(targets_done)
     if targets_done:
-        values["told_at"] = now
+        values["notified_at"] = now
     if not unsure:
         values["message_id"] = None
     for part in chunks(event_ids):
@@ -305,7 +305,7 @@ def withhold(
 
     :param for_good: what they tell of does not go on: they will not be told later either
     """
-    state = MUTED if for_good else WITHHELD
+    state = SILENCED if for_good else WITHHELD
     _set(conn, channel, event_ids, (PENDING, WITHHELD), state=state, last_error=reason, updated_at=now)
 
 
@@ -328,7 +328,7 @@ def remind(conn: Connection, channel: str, event_ids: Sequence[str], now: dateti
         (DELIVERED, EXPIRED),
         state=PENDING,
         reminder=True,
-        attempts=0,
+        tries=0,
         targets_done=[],
         message_id=None,
         last_error=None,
@@ -344,7 +344,7 @@ def settle_withheld(conn: Connection, alert_ids: Collection[str], now: datetime)
         conn.execute(
             update(deliveries)
             .where(deliveries.c.event_id.in_(matching), deliveries.c.state == WITHHELD)
-            .values(state=MUTED, updated_at=now)
+            .values(state=SILENCED, updated_at=now)
         )
 
 
@@ -367,7 +367,7 @@ def told(conn: Connection, alert_ids: Collection[str]) -> dict[str, list[Told]]:
     query = (
         select(
             events.c.alert_id,
-            *(deliveries.c[name] for name in ("event_id", "channel", "route", "state", "told_at", "message_id")),
+            *(deliveries.c[name] for name in ("event_id", "channel", "route", "state", "notified_at", "message_id")),
         )
         .join(deliveries, deliveries.c.event_id == events.c.id)
         .order_by(events.c.seq)
@@ -381,7 +381,7 @@ def told(conn: Connection, alert_ids: Collection[str]) -> dict[str, list[Told]]:
             known[row.channel] = Told(
                 row.channel,
                 before.route,
-                max(filter(None, (before.at, row.told_at)), default=None),
+                max(filter(None, (before.at, row.notified_at)), default=None),
                 unsure=before.unsure or row.message_id is not None,
                 states=before.states | {row.state},
                 event_id=row.event_id if sent else before.event_id,
@@ -428,7 +428,7 @@ def states(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], 
 
 
 def _valid() -> Select[Any]:
-    """Events without those that judging again took back."""
+    """Events without those that evaluating again took back."""
     return select(events).where(events.c.retracted_by.is_(None))
 
 

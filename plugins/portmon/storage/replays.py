@@ -1,4 +1,4 @@
-"""Times that are to be judged again, and what came of those that were."""
+"""Times that are to be evaluated again, and what came of those that were."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from portmon.storage.tables import replays
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A time that is to be judged again.
+    """A time that is to be evaluated again.
 
     :param id: of this mark
     :param run_id: of the run that wants it
@@ -34,10 +34,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A time that was judged again.
+    """A time that was evaluated again.
 
     :param by: the run that did it, maybe for others as well
-    :param judged_from: the checkpoint that it began with
+    :param evaluated_from: the checkpoint that it began with
     :param last_step: the last step of the journal that it carried out
     :param rules: names what it went by
     :param summary: counts for people
@@ -46,14 +46,14 @@ class Done:
     run_id: str
     by: str
     at: datetime
-    judged_from: datetime
+    evaluated_from: datetime
     last_step: int
     rules: str
     summary: Mapping[str, int]
 
 
 def mark(conn: Connection, run_id: str, *, since: datetime, until: datetime, notify: bool, now: datetime) -> int:
-    """Note that a time is to be judged again; a run that tries once more has one mark.
+    """Note that a time is to be evaluated again; a run that tries once more has one mark.
 
     :returns: the mark's id
     """
@@ -63,7 +63,7 @@ def mark(conn: Connection, run_id: str, *, since: datetime, until: datetime, not
 
 
 def marks(conn: Connection) -> list[Mark]:
-    """Times that are still to be judged again."""
+    """Times that are still to be evaluated again."""
     columns = (replays.c[name] for name in Mark.__dataclass_fields__)
     return [Mark(*row) for row in conn.execute(select(*columns).where(replays.c.done_at.is_(None)))]
 
@@ -79,13 +79,13 @@ def finish(
     *,
     by: str,
     now: datetime,
-    judged_from: datetime,
+    evaluated_from: datetime,
     last_step: int,
     rules: str,
     summary: Mapping[str, int],
 ) -> None:
-    """Note that times were judged again, see :class:`Done`."""
-    values: dict[str, Any] = {"done_at": now, "done_by": by, "judged_from": judged_from, "last_step": last_step}
+    """Note that times were evaluated again, see :class:`Done`."""
+    values: dict[str, Any] = {"done_at": now, "done_by": by, "evaluated_from": evaluated_from, "last_step": last_step}
     conn.execute(update(replays).where(replays.c.id.in_(list(ids))).values(**values, rules=rules, summary=summary))
 
 
@@ -100,7 +100,7 @@ def last(conn: Connection, *, run_id: str | None = None) -> Done | None:
     row = conn.execute(done.order_by(replays.c.done_at.desc(), replays.c.id.desc()).limit(1)).first()
     if row is None:
         return None
-    return Done(row.run_id, row.done_by, row.done_at, row.judged_from, row.last_step, row.rules, row.summary)
+    return Done(row.run_id, row.done_by, row.done_at, row.evaluated_from, row.last_step, row.rules, row.summary)
 
 
 def expire(conn: Connection, before: datetime) -> None:

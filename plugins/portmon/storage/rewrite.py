@@ -1,4 +1,4 @@
-"""Put in place what judging again gave: state, checkpoints, and the events that follow from what was seen.
+"""Put in place what evaluating again gave: state, checkpoints, and the events that follow from what was seen.
 
 All in the caller's transaction, a portion at a time: only what differs is written.
 """
@@ -42,11 +42,11 @@ class Changes:
 
 
 def replace(conn: Connection, scratch: Connection, *, after: int, run_id: str, now: datetime) -> Changes:
-    """Take over what judging again gave.
+    """Take over what evaluating again gave.
 
     :param scratch: of the database that it gave it in
     :param after: the step of the journal that it began after
-    :param run_id: of the run that judged again
+    :param run_id: of the run that evaluated again
     """
     gained, changed = _add_events(conn, scratch, run_id)
     lost = _retract_events(conn, scratch, after, run_id, now)
@@ -56,7 +56,7 @@ def replace(conn: Connection, scratch: Connection, *, after: int, run_id: str, n
 
 
 def tell(conn: Connection, *, since: datetime, until: datetime) -> int:
-    """Let the next dispatch tell what judging again made of a time, if nobody was told of it before.
+    """Let the next dispatch tell what evaluating again made of a time, if nobody was told of it before.
 
     What goes on and was told of as an alert goes on being that alert.
 
@@ -133,7 +133,7 @@ def _retract_events(conn: Connection, scratch: Connection, after: int, run_id: s
             conn.execute(
                 update(deliveries)
                 .where(deliveries.c.event_id.in_(part), deliveries.c.state.in_((PENDING, WITHHELD)))
-                .values(state=CANCELLED, last_error="judging again took it back", updated_at=now)
+                .values(state=CANCELLED, last_error="evaluating again took it back", updated_at=now)
             )
         lost += len(gone)
     return lost

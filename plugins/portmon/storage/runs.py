@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from portmon.errors import PastRunError
-from portmon.storage.journal import JUDGE, last_seq
+from portmon.storage.journal import EVALUATE, last_seq
 from portmon.storage.sql import upsert
 from portmon.storage.tables import journal, runs
 
@@ -49,38 +49,40 @@ def start(
 
 
 def superseded(conn: Connection, run_id: str) -> bool:
-    """Whether a later run was judged since a run began: what this one did is past, and it is to be judged again
+    """Whether a later run was evaluated since a run began: what this one did is past, and it is to be evaluated again
     instead of being done again.
     """
     row = conn.execute(select(runs.c.started_at, runs.c.after_step).where(runs.c.run_id == run_id)).first()
     if row is None:
         return False
     later = journal.c.at > row.started_at if row.after_step is None else journal.c.seq > row.after_step
-    others = select(journal.c.seq).where(journal.c.kind == JUDGE, journal.c.run_id != run_id, later)
+    others = select(journal.c.seq).where(journal.c.kind == EVALUATE, journal.c.run_id != run_id, later)
     return conn.execute(others.limit(1)).first() is not None
 
 
 def must_be_newest(conn: Connection, run_id: str) -> None:
     """Refuse to do again what is past.
 
-    :raises PastRunError: if a later run was judged since a run began
+    :raises PastRunError: if a later run was evaluated since a run began
     """
     if superseded(conn, run_id):
         raise PastRunError(run_id)
 
 
 def times(conn: Connection, run_id: str) -> tuple[datetime, datetime | None] | None:
-    """When a run began, and when it was judged; None if nothing is known of it."""
+    """When a run began, and when it was evaluated; None if nothing is known of it."""
     row = conn.execute(select(runs.c.started_at, runs.c.finished_at).where(runs.c.run_id == run_id)).first()
     return None if row is None else (row.started_at, row.finished_at)
 
 
 def settings_after(conn: Connection, step: int) -> set[str | None]:
-    """Digests of the settings by which later steps than one were judged; None for those of which nothing is known."""
+    """Digests of the settings by which later steps than one were evaluated; None for those of which nothing is
+    known.
+    """
     query = (
         select(runs.c.settings)
         .select_from(journal.outerjoin(runs, runs.c.run_id == journal.c.run_id))
-        .where(journal.c.seq > step, journal.c.kind == JUDGE)
+        .where(journal.c.seq > step, journal.c.kind == EVALUATE)
     )
     return set(conn.execute(query.distinct()).scalars())
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
 
-from portmon.alerting.silences import Mute, parse_weekly, zone
+from portmon.alerting.silences import Silence, parse_weekly, zone
 from portmon.storage.sql import chunks
-from portmon.storage.tables import mutes
+from portmon.storage.tables import silences
 
 
 def add(
@@ -28,19 +28,19 @@ def add(
     weekly: Sequence[str] = (),
     timezone: str = "UTC",
 ) -> int:
-    """Note a mute; for its fields see :class:`portmon.alerting.silences.Mute`.
+    """Note a silence; for its fields see :class:`portmon.alerting.silences.Silence`.
 
     :param starts_at: default: now
     :returns: its id
     :raises ValueError: if it is about nothing, never ends, is over before it begins, or has a wrong schedule
     """
     if not (hosts or labels or ports or programs):
-        raise ValueError("a mute needs a host, a label, a port or a program; host '*' is everything")
+        raise ValueError("a silence needs a host, a label, a port or a program; host '*' is everything")
     begins = starts_at or now
     if ends_at is None and not weekly:
-        raise ValueError("a mute needs an end or a weekly schedule")
+        raise ValueError("a silence needs an end or a weekly schedule")
     if ends_at is not None and ends_at <= begins:
-        raise ValueError("a mute must end after it begins")
+        raise ValueError("a silence must end after it begins")
     zone(timezone)
     for text in weekly:
         parse_weekly(text)
@@ -66,7 +66,7 @@ def acknowledge(
     :returns: its id
     """
     conn.execute(
-        update(mutes).where(mutes.c.alert_id == alert_id, _in_force(now)).values(lifted_at=now, lifted_by=author)
+        update(silences).where(silences.c.alert_id == alert_id, _in_force(now)).values(lifted_at=now, lifted_by=author)
     )
     row = {
         "alert_id": alert_id,
@@ -85,27 +85,27 @@ def acknowledge(
 def end_acknowledgements(conn: Connection, alert_ids: Collection[str], now: datetime) -> None:
     """Acknowledgements of alerts that are over are over."""
     for part in chunks(sorted(alert_ids)):
-        conn.execute(update(mutes).where(mutes.c.alert_id.in_(part), _in_force(now)).values(ends_at=now))
+        conn.execute(update(silences).where(silences.c.alert_id.in_(part), _in_force(now)).values(ends_at=now))
 
 
-def lift(conn: Connection, mute_id: int, *, by: str, now: datetime) -> bool:
-    """End a mute or an acknowledgement before its time.
+def lift(conn: Connection, silence_id: int, *, by: str, now: datetime) -> bool:
+    """End a silence or an acknowledgement before its time.
 
     :returns: False if there is none of that id, or it is over
     """
-    lifted = update(mutes).where(mutes.c.id == mute_id, _in_force(now)).values(lifted_at=now, lifted_by=by)
+    lifted = update(silences).where(silences.c.id == silence_id, _in_force(now)).values(lifted_at=now, lifted_by=by)
     return bool(conn.execute(lifted).rowcount)
 
 
-def current(conn: Connection, now: datetime) -> list[Mute]:
+def current(conn: Connection, now: datetime) -> list[Silence]:
     """Those that are not over, future ones included, oldest first."""
-    query = select(mutes).where(_in_force(now)).order_by(mutes.c.id)
-    return [_mute(row) for row in conn.execute(query)]
+    query = select(silences).where(_in_force(now)).order_by(silences.c.id)
+    return [_silence(row) for row in conn.execute(query)]
 
 
-def all_(conn: Connection) -> list[Mute]:
+def all_(conn: Connection) -> list[Silence]:
     """Every one that is stored, oldest first."""
-    return [_mute(row) for row in conn.execute(select(mutes).order_by(mutes.c.id))]
+    return [_silence(row) for row in conn.execute(select(silences).order_by(silences.c.id))]
 
 
 def expire(conn: Connection, before: datetime) -> int:
@@ -113,23 +113,23 @@ def expire(conn: Connection, before: datetime) -> int:
 
     :returns: how many
     """
-    gone = delete(mutes).where(or_(mutes.c.ends_at < before, mutes.c.lifted_at < before))
+    gone = delete(silences).where(or_(silences.c.ends_at < before, silences.c.lifted_at < before))
     return int(conn.execute(gone).rowcount)
 
 
 def _in_force(now: datetime) -> ColumnElement[bool]:
     """Neither lifted nor over; it may be yet to begin."""
-    return and_(mutes.c.lifted_at.is_(None), or_(mutes.c.ends_at.is_(None), mutes.c.ends_at > now))
+    return and_(silences.c.lifted_at.is_(None), or_(silences.c.ends_at.is_(None), silences.c.ends_at > now))
 
 
 def _insert(conn: Connection, row: Mapping[str, Any], author: str, reason: str, now: datetime) -> int:
-    made = conn.execute(insert(mutes).values(**row, author=author, reason=reason, created_at=now))
-    (mute_id,) = made.inserted_primary_key or (0,)
-    return int(mute_id)
+    made = conn.execute(insert(silences).values(**row, author=author, reason=reason, created_at=now))
+    (silence_id,) = made.inserted_primary_key or (0,)
+    return int(silence_id)
 
 
-def _mute(row: Any) -> Mute:
-    return Mute(
+def _silence(row: Any) -> Silence:
+    return Silence(
         id=row.id,
         alert_id=row.alert_id,
         hosts=tuple(row.hosts),

@@ -25,10 +25,10 @@ class Sizes:
     :param contents: of the archive
     :param bytes: of these
     :param stored_bytes: compressed
-    :param replayable_from: from when on the archive can be judged again
-    :param last_replay: when what was seen was judged again last
+    :param replayable_from: from when on the archive can be evaluated again
+    :param last_replay: when what was seen was evaluated again last
     :param waiting_replays: times that are still to be
-    :param last_run: start of the newest run, and when it was judged
+    :param last_run: start of the newest run, and when it was evaluated
     """
 
     hosts: int

@@ -108,7 +108,7 @@ _LISTS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None) -> None:
-    """Write what a judgement changed, in the caller's transaction.
+    """Write what an evaluation changed, in the caller's transaction.
 
     What was not sent yet of a dropped port is cancelled.
 
@@ -117,7 +117,7 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None)
     _save(conn, hosts, verdict.hosts, keep=[LISTENING])
     unchanged = verdict.unchanged.items()
     update_rows(
-        conn, hosts, [{"host_id": host_id, "last_judged_at": at, "last_ok_at": at} for host_id, at in unchanged]
+        conn, hosts, [{"host_id": host_id, "last_evaluated_at": at, "last_ok_at": at} for host_id, at in unchanged]
     )
     save_ports(conn, verdict.ports, verdict.dropped)
     # Whoever changes ports says what it means for their host.
@@ -128,7 +128,7 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None)
 
 
 def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[PortKey]) -> None:
-    """Write what a judgement made of some ports."""
+    """Write what an evaluation made of some ports."""
     # A host may have as many as it likes: their rows are not all made at once.
     for part in chunks(list(changed), ROWS):
         rows = [

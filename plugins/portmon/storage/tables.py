@@ -146,7 +146,7 @@ hosts = Table(
     Column("failures", Integer, nullable=False),
     Column("failing_since", UtcDateTime),
     Column("counted_at", UtcDateTime),
-    Column("last_judged_at", UtcDateTime),
+    Column("last_evaluated_at", UtcDateTime),
     Column("last_ok_at", UtcDateTime),
     Column("boot_id", SafeText),
     Column("grace_until", UtcDateTime),
@@ -159,7 +159,7 @@ hosts = Table(
     Column("error_class", SafeText),
     Column("error", SafeText),
     Column("listening", SafeJson),
-    # What its last ok look was judged by, as long as nothing about its ports is pending.
+    # What its last ok look was evaluated by, as long as nothing about its ports is pending.
     Column("fingerprint", String(32)),
     # Versions of the last ok look's frame and of what read it; tools that hung there, with commas.
     Column("probe", Integer),
@@ -273,12 +273,12 @@ deliveries = Table(
     Column("channel", SafeText, primary_key=True),
     Column("route", SafeText, nullable=False, server_default="default"),
     Column("state", String(16), nullable=False),
-    Column("attempts", Integer, nullable=False),
+    Column("tries", Integer, nullable=False),
     Column("last_error", SafeText),
     Column("targets_done", SafeJson, nullable=False),
     Column("message_id", String(32)),
     Column("reminder", Boolean, nullable=False, server_default=false()),
-    Column("told_at", UtcDateTime),
+    Column("notified_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     comment="the outbox: one row per event and channel",
@@ -290,8 +290,8 @@ Index(
     sqlite_where=deliveries.c.state.in_(UNFINISHED),
 )
 
-mutes = Table(
-    "mutes",
+silences = Table(
+    "silences",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("alert_id", String(32), index=True),
@@ -371,7 +371,7 @@ journal = Table(
     Column("inventory", String(64), nullable=False),
     Column("what", String(64), nullable=False),
     Column("late", SafeJson, nullable=False),
-    comment="what changed the state, step by step: prunes and judgements",
+    comment="what changed the state, step by step: prunes and evaluations",
 )
 
 checkpoints = Table(
@@ -395,11 +395,11 @@ replays = Table(
     Column("asked_at", UtcDateTime, nullable=False, index=True),
     Column("done_at", UtcDateTime),
     Column("done_by", SafeText),
-    Column("judged_from", UtcDateTime),
+    Column("evaluated_from", UtcDateTime),
     Column("last_step", Integer),
     Column("rules", String(64)),
     Column("summary", SafeJson),
-    comment="times that are to be judged again, and what came of those that were",
+    comment="times that are to be evaluated again, and what came of those that were",
 )
 
 inventories = Table(

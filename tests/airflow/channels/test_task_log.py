@@ -16,7 +16,7 @@ from portmon.alerting.config import LogChannel
 from portmon.alerting.message.render import Message
 from portmon.errors import DeliveryError
 from portmon.model.event import Severity
-from portmon.model.observation import Listener, Observation
+from portmon.model.observation import Listener, Listing
 from portmon.scan.answer import table
 from tests.airflow.channels.samples import MESSAGE
 from tests.airflow.channels.test_mail import Sending
@@ -51,7 +51,7 @@ def test_no_name_folds_a_task_log(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             fleet.run()
         fleet.listed.clear()
         fleet.run()
-        seen = Observation("netstat-W", 0, listeners=(Listener("tcp", evil, 1, 1, evil, unit=evil),))
+        seen = Listing("netstat-W", 0, listeners=(Listener("tcp", evil, 1, 1, evil, unit=evil),))
         logging.getLogger("portmon").info("Listening:\n%s", table(seen))
     told = [record.getMessage() for record in caplog.records if record.name.startswith("portmon")]
     assert any(record.name == "portmon.alerts" and "group::x" in record.getMessage() for record in caplog.records)

@@ -19,9 +19,9 @@ from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.config import Config
 from portmon.errors import PastRunError, RunError, ScanError
 from portmon.model.host import Host
-from portmon.model.observation import Attempt, Observation
+from portmon.model.observation import Listing, Observation
 from portmon.scan import answer as scan
-from portmon.scan.host import Expected, HostLook, Stopwatch, ports_text
+from portmon.scan.host import Expected, HostScan, Stopwatch, ports_text
 from portmon.ssh.config import SshSettings
 from portmon.text import plain
 
@@ -80,7 +80,7 @@ class NetstatOperator(StateMixin, SSHOperator):
 
         :raises ScanError: it could not be asked; another try may help
         :raises AirflowFailException: another try would not help
-        :raises AirflowSkipException: a later run was judged since
+        :raises AirflowSkipException: a later run was evaluated since
         """
         run, ti = run_of(context["dag_run"]), context["ti"]
         try:
@@ -105,7 +105,7 @@ class NetstatOperator(StateMixin, SSHOperator):
 
     def _look_and_store(self, record: scan.Look, watch: Stopwatch, *, last_try: bool) -> dict[str, Any] | None:
         try:
-            attempt = self._look(record, watch)
+            observation = self._look(record, watch)
         except ScanError as error:
             final = last_try or not error.retry
             log.error("%s (%s). %s", error, error.error_class, "No other try" if final else "Another try follows")
@@ -125,10 +125,10 @@ class NetstatOperator(StateMixin, SSHOperator):
             raise
         self._hang_up()
         if self._dry_run:
-            log.info("Done after %.2f s: dry run, nothing is kept", attempt.duration)
-            return scan.to_xcom(attempt)
-        self._store(attempt)
-        log.info("Done after %.2f s", attempt.duration)
+            log.info("Done after %.2f s: dry run, nothing is kept", observation.duration)
+            return scan.to_xcom(observation)
+        self._store(observation)
+        log.info("Done after %.2f s", observation.duration)
         return None
 
     def on_kill(self) -> None:
@@ -140,7 +140,7 @@ class NetstatOperator(StateMixin, SSHOperator):
     def _must_be_newest(self, run_id: str) -> None:
         """A task that is cleared may be of long ago.
 
-        One that never ran then is not told apart: what it sees now is evidence of now, for the next run that judges.
+        One that never ran then is not told apart: what it sees now is evidence of now, for the next run that evaluates.
         """
         from portmon.storage import runs
 
@@ -150,7 +150,7 @@ class NetstatOperator(StateMixin, SSHOperator):
 
     # ── the look ────────────────────────────────────────────────────────────────────────────────
 
-    def _look(self, record: scan.Look, watch: Stopwatch) -> Attempt:
+    def _look(self, record: scan.Look, watch: Stopwatch) -> Observation:
         hook = self.ssh_hook
         log.info(
             "Asking %s, port %d, as user %r with connection %r",
@@ -162,7 +162,7 @@ class NetstatOperator(StateMixin, SSHOperator):
         if hook.proxy_command is None:
             # Before the database is asked: what waits for a host that is off should keep no connection to it.
             hook.dial()
-        look = HostLook(record, self._shown, self._expected(hook), self._ssh)
+        look = HostScan(record, self._shown, self._expected(hook), self._ssh)
         session = hook.login()
         log.info(
             "Logged in after %.2f s: %s, host key %s (%s), with %s; %d ports expected",
@@ -178,8 +178,8 @@ class NetstatOperator(StateMixin, SSHOperator):
         look.ask(session)
         first = look.answers[0]
         self._tell(look)
-        log.info("Listening:\n%s", scan.table(first.observation))
-        self._tell_of_nameless(first.observation)
+        log.info("Listening:\n%s", scan.table(first.listing))
+        self._tell_of_nameless(first.listing)
         if look.gone:
             self._wait(look.gone)
             look.ask_again(session)
@@ -199,8 +199,8 @@ class NetstatOperator(StateMixin, SSHOperator):
             self._keys.load(conn, [hook.target.endpoint])
             return expected(conn, [host_id], {host_id: self.host.get("must", ())})[host_id]
 
-    def _tell(self, look: HostLook) -> None:
-        result, found = look.result, look.answers[-1].observation
+    def _tell(self, look: HostScan) -> None:
+        result, found = look.result, look.answers[-1].listing
         assert result is not None  # noqa: S101 - for the type checker: there is an answer
         log.info(
             "%s answered as uid %d%s after %.2f s: %d listening sockets, %d bytes",
@@ -212,22 +212,22 @@ class NetstatOperator(StateMixin, SSHOperator):
             len(result.stdout),
         )
 
-    def _tell_of_nameless(self, observation: Observation) -> None:
-        nameless = sum(listener.program is None for listener in observation.listeners)
-        if nameless and observation.uid != 0 and observation.via is None:
+    def _tell_of_nameless(self, listing: Listing) -> None:
+        nameless = sum(listener.program is None for listener in listing.listeners)
+        if nameless and listing.uid != 0 and listing.via is None:
             log.info(
                 "%d of %d sockets show no program: uid %d may not see other users' processes; %s",
                 nameless,
-                len(observation.listeners),
-                observation.uid,
+                len(listing.listeners),
+                listing.uid,
                 "`sudo: true` is set, but sudoers allows none of the listings there (docs/security.md)"
                 if self._ssh.sudo
                 else "`sudo: true` in ssh or in this host's group shows them",
             )
-        if observation.hung:
+        if listing.hung:
             log.warning(
                 "Did not end within their limit there: %s. They are not tried on this host for a day",
-                ", ".join(observation.hung),
+                ", ".join(listing.hung),
             )
 
     def _wait(self, gone: Sequence[int]) -> None:
@@ -243,30 +243,30 @@ class NetstatOperator(StateMixin, SSHOperator):
 
     # ── the record ──────────────────────────────────────────────────────────────────────────────
 
-    def _store(self, attempt: Attempt | None) -> None:
+    def _store(self, observation: Observation | None) -> None:
         from portmon.storage import archive
 
         with self.transaction() as conn, self._keys.saved(conn):
-            if attempt is not None:
-                (attempt,) = archive.within(conn, [attempt], self._config.retention.per_host)
-                archive.save_attempt(conn, attempt)
+            if observation is not None:
+                (observation,) = archive.within(conn, [observation], self._config.retention.per_host)
+                archive.save_observation(conn, observation)
 
     def _store_failure(self, record: scan.Look, error: BaseException, watch: Stopwatch, *, final: bool) -> None:
         if self._dry_run or (self._killed is not None and self._killed.is_set()):
             return
         if not final and not self._keys.has_news:
             return
-        attempt = None
+        observation = None
         if final:
-            attempt = record.failure(error, observed_at=datetime.now(UTC), duration=watch.seconds)
+            observation = record.failure(error, observed_at=datetime.now(UTC), duration=watch.seconds)
         try:
-            self._store(attempt)
+            self._store(observation)
         except Exception:
             # The host's error is what must end this task; without a record the host counts as not scanned.
             log.exception("The failure could not be stored")
         else:
-            if attempt is not None:
-                log.info("Stored as %s (%s): no evidence about any port", attempt.outcome, attempt.error_class)
+            if observation is not None:
+                log.info("Stored as %s (%s): no evidence about any port", observation.outcome, observation.error_class)
 
     # ── small things ────────────────────────────────────────────────────────────────────────────
 

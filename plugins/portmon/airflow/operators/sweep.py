@@ -20,11 +20,11 @@ from portmon.airflow.ssh_hook import HostSSHHook, SharedSettings
 from portmon.config import Config, ssh_settings
 from portmon.errors import OverrunError, ParamError, PastRunError, RunError, ScanError, ScanTimeoutError
 from portmon.model.host import Host
-from portmon.model.observation import Attempt
+from portmon.model.observation import Observation
 from portmon.scan import answer as scan
 from portmon.scan.batches import Batch, in_order
-from portmon.scan.host import HostLook, Stopwatch, ports_text
-from portmon.scan.pool import Crew
+from portmon.scan.host import HostScan, Stopwatch, ports_text
+from portmon.scan.pool import LoginPool
 from portmon.text import REASON_LIMIT, plain
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class SweepOperator(StateMixin, BaseOperator):
         super().__init__(**kwargs)
         self.batch = batch
         self.inventory_from = inventory_from
-        self._crew: Crew[HostVisit] | None = None
+        self._pool: LoginPool[HostVisit] | None = None
 
     @property
     def shown_name(self) -> str:
@@ -73,7 +73,7 @@ class SweepOperator(StateMixin, BaseOperator):
         """Look at the hosts of the batch.
 
         :raises AirflowFailException: another try would not help
-        :raises AirflowSkipException: a later run was judged since
+        :raises AirflowSkipException: a later run was evaluated since
         :raises StorageError: the state database can't be used
         """
         try:
@@ -94,40 +94,40 @@ class SweepOperator(StateMixin, BaseOperator):
         looks: list[dict[str, Any]] = []
         seconds = (timeouts.SWEEP - timeouts.LOOK).total_seconds() - 30
         # in_order() has put them last.
-        suspects = sum(not visit.provisional for visit in visits)
-        with Crew(
+        failed_last_time = sum(not visit.provisional for visit in visits)
+        with LoginPool(
             visits,
             slots=batch.logins,
             lanes=batch.lanes,
             seconds=seconds,
-            suspects=suspects,
+            failed_last_time=failed_last_time,
             patience=timeouts.LOOK.total_seconds(),
-        ) as crew:
-            self._crew = crew
-            while (taken := crew.take(most=STORE_MOST, seconds=STORE_EVERY)) is not None:
+        ) as pool:
+            self._pool = pool
+            while (taken := pool.take(most=STORE_MOST, seconds=STORE_EVERY)) is not None:
                 ended = [(visit, visit.error_of(problem)) for visit, problem in taken]
-                attempts = [visit.attempt(problem) for visit, problem in ended]
+                observations = [visit.observation(problem) for visit, problem in ended]
                 if self._dry_run:
-                    looks += [scan.to_xcom(attempt) for attempt in attempts]
-                elif attempts:
-                    self._store(attempts, keys, config.retention.per_host)
-                for (visit, problem), attempt in zip(ended, attempts, strict=True):
-                    report.tell(visit, attempt, problem)
+                    looks += [scan.to_xcom(observation) for observation in observations]
+                elif observations:
+                    self._store(observations, keys, config.retention.per_host)
+                for (visit, problem), observation in zip(ended, observations, strict=True):
+                    report.tell(visit, observation, problem)
                     visit.forget()
-            if crew.stopped:
+            if pool.stopped:
                 raise AirflowException("somebody ended this task: what was seen so far is stored")
-        untried = crew.untried()
+        untried = pool.untried()
         report.end(len(untried))
         result = {"hosts": len(visits), "ok": report.ok, "failed": report.failed, "untried": len(untried)}
         return {**result, "looks": self._keep(looks)} if self._dry_run else result
 
     def on_kill(self) -> None:
         """Hang up on everybody, so that the task ends at once. What was stored stays."""
-        if self._crew is not None:
-            self._crew.stop()
+        if self._pool is not None:
+            self._pool.stop()
 
     def _prepare(self, context: Any, config: Config) -> tuple[Batch, list[HostVisit], StoredHostKeys]:
-        from portmon.steps.plan import batch_of, expected, group_of, hosts_of, known_answers, must_of
+        from portmon.steps.plan import batch_of, declared_of, expected, group_of, hosts_of, known_answers
         from portmon.storage import archive, hosts
 
         run, ti = run_of(context["dag_run"], context["params"]), context["ti"]
@@ -138,10 +138,10 @@ class SweepOperator(StateMixin, BaseOperator):
         with self.transaction() as conn:
             batch = batch_of(conn, self.batch)
             listed = hosts_of(conn, config, run, fetched["digest"], batch)
-            done = archive.looks_of(conn, run.run_id, unjudged=True)
+            done = archive.looks_of(conn, run.run_id, unevaluated=True)
             failing = hosts.failing(conn)
             left = in_order([host for host in listed if host.id not in done], failing)
-            must = must_of(conn, config, left)
+            must = declared_of(conn, config, left)
             wanted = expected(conn, [host.id for host in left], must)
             # A dry run says what was seen.
             known = {} if self._dry_run else known_answers(conn, config, left, must)
@@ -151,7 +151,7 @@ class SweepOperator(StateMixin, BaseOperator):
             HostVisit(
                 host,
                 config,
-                HostLook(
+                HostScan(
                     scan.Look(host.id, run.run_id, ti.try_number, run.logical_date),
                     plain(host.shown(), 300),
                     wanted[host.id],
@@ -168,11 +168,11 @@ class SweepOperator(StateMixin, BaseOperator):
             keys.load(conn, [visit.hook.target.endpoint for visit in visits if visit.hook is not None])
         return batch, visits, keys
 
-    def _store(self, attempts: Sequence[Attempt], keys: StoredHostKeys, per_host: int) -> None:
+    def _store(self, observations: Sequence[Observation], keys: StoredHostKeys, per_host: int) -> None:
         from portmon.storage import archive
 
         with self.transaction() as conn, keys.saved(conn):
-            archive.save_attempts(conn, archive.within(conn, attempts, per_host))
+            archive.save_observations(conn, archive.within(conn, observations, per_host))
 
     def _keep(self, looks: Sequence[Mapping[str, Any]]) -> str:
         """Put the looks of a dry run where its other tasks find them. They expire as all contents do."""
@@ -196,7 +196,7 @@ class HostVisit:
         self,
         host: Host,
         config: Config,
-        look: HostLook,
+        look: HostScan,
         keys: StoredHostKeys,
         shared: SharedSettings,
         *,
@@ -256,7 +256,7 @@ class HostVisit:
             host=self.asked.shown,
         )
 
-    def attempt(self, error: BaseException | None) -> Attempt:
+    def observation(self, error: BaseException | None) -> Observation:
         """The record of a visit that is over.
 
         :param error: what ended it; None if it gave evidence
@@ -271,7 +271,7 @@ class HostVisit:
         """How many listen, for people."""
         if self.asked.unchanged is not None:
             return "the same sockets as last time"
-        return f"{len(self.asked.answers[0].observation.listeners) if self.asked.answers else 0} sockets"
+        return f"{len(self.asked.answers[0].listing.listeners) if self.asked.answers else 0} sockets"
 
     def forget(self) -> None:
         """Let go of what the host said: a batch may be long."""
@@ -297,22 +297,22 @@ class _Report:
     _watch: Stopwatch = field(default_factory=Stopwatch)
     _told_at: float = 0.0
 
-    def tell(self, visit: HostVisit, attempt: Attempt, error: BaseException | None) -> None:
-        self._tell(visit, attempt, error)
+    def tell(self, visit: HostVisit, observation: Observation, error: BaseException | None) -> None:
+        self._tell(visit, observation, error)
         seconds = self._watch.seconds
         if seconds - self._told_at >= PROGRESS:
             log.info("%d of %d after %.0f s, %d failed", self.ok + self.failed, self.hosts, seconds, self.failed)
             self._told_at = seconds
 
-    def _tell(self, visit: HostVisit, attempt: Attempt, error: BaseException | None) -> None:
+    def _tell(self, visit: HostVisit, observation: Observation, error: BaseException | None) -> None:
         name = plain(visit.host.shown(), 300)
         look = visit.asked
         if error is not None:
             self.failed += 1
             if not isinstance(error, ScanError):
                 log.error("%s: a fault of this program", name, exc_info=error)
-            again = "" if attempt.provisional else ". It failed last time as well"
-            log.warning("%s (%s)%s", plain(attempt.error or name, REASON_LIMIT), attempt.error_class, again)
+            again = "" if observation.provisional else ". It failed last time as well"
+            log.warning("%s (%s)%s", plain(observation.error or name, REASON_LIMIT), observation.error_class, again)
             return
         self.ok += 1
         if look.gone:
@@ -320,7 +320,7 @@ class _Report:
             parts += [f"back in the second answer: {ports_text(look.back)}"] if look.back else []
             log.warning("%s: %s", name, "; ".join(parts))
             return
-        log.debug("%s: %s, nothing missing, %.2f s", name, visit.sockets, attempt.duration)
+        log.debug("%s: %s, nothing missing, %.2f s", name, visit.sockets, observation.duration)
 
     def end(self, untried: int) -> None:
         seconds = self._watch.seconds

@@ -7,7 +7,7 @@ from alembic import op
 
 from portmon.storage.tables import SafeJson, SafeText, UtcDateTime
 
-revision = "0001"
+revision = "r0001"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -15,6 +15,40 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply."""
+    op.create_table(
+        "alerts",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("key", SafeText(), nullable=False),
+        sa.Column("host_id", SafeText(), nullable=True),
+        sa.Column("last_event_id", sa.String(length=32), nullable=False),
+        sa.Column("starts_at", UtcDateTime(), nullable=False),
+        sa.Column("ends_at", UtcDateTime(), nullable=True),
+        sa.Column("closed_by", sa.String(length=32), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_alerts")),
+        comment="what went wrong, from the event that began it (whose id it has) to the one that closed it",
+    )
+    with op.batch_alter_table("alerts", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_alerts_key"), ["key"], unique=False)
+        batch_op.create_index(
+            "ix_alerts_open",
+            ["key"],
+            unique=True,
+            postgresql_where=sa.text("ends_at IS NULL"),
+            sqlite_where=sa.text("ends_at IS NULL"),
+        )
+
+    op.create_table(
+        "checkpoints",
+        sa.Column("seq", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("part", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", UtcDateTime(), nullable=False),
+        sa.Column("content", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("seq", "part", name=op.f("pk_checkpoints")),
+        comment="the state as it was after a step of the journal, in parts; 0 is before all of them",
+    )
+    with op.batch_alter_table("checkpoints", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_checkpoints_at"), ["at"], unique=False)
+
     op.create_table(
         "conditions",
         sa.Column("name", SafeText(), nullable=False),
@@ -29,6 +63,7 @@ def upgrade() -> None:
         sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("used_at", UtcDateTime(), nullable=False),
+        sa.Column("damaged", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_contents")),
         comment="compressed bytes by SHA-256 of what they were before: raw answers, facts, inventories, settings",
     )
@@ -68,14 +103,20 @@ def upgrade() -> None:
         sa.Column("labels", SafeJson(), nullable=False),
         sa.Column("details", SafeJson(), nullable=False),
         sa.Column("dispatched", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("alert_id", sa.String(length=32), nullable=True),
+        sa.Column("step", sa.Integer(), nullable=True),
+        sa.Column("replayed_by", SafeText(), nullable=True),
+        sa.Column("retracted_by", SafeText(), nullable=True),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_events")),
         sa.UniqueConstraint("id", name=op.f("uq_events_id")),
         comment="what happened; dispatched once its deliveries exist",
     )
     with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_events_alert_id"), ["alert_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_events_at"), ["at"], unique=False)
         batch_op.create_index(batch_op.f("ix_events_host_id"), ["host_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_events_run_id"), ["run_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_events_step"), ["step"], unique=False)
         batch_op.create_index(
             "ix_events_undispatched",
             ["seq"],
@@ -109,7 +150,7 @@ def upgrade() -> None:
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("failing_since", UtcDateTime(), nullable=True),
         sa.Column("counted_at", UtcDateTime(), nullable=True),
-        sa.Column("last_judged_at", UtcDateTime(), nullable=True),
+        sa.Column("last_evaluated_at", UtcDateTime(), nullable=True),
         sa.Column("last_ok_at", UtcDateTime(), nullable=True),
         sa.Column("boot_id", SafeText(), nullable=True),
         sa.Column("grace_until", UtcDateTime(), nullable=True),
@@ -122,6 +163,11 @@ def upgrade() -> None:
         sa.Column("error_class", SafeText(), nullable=True),
         sa.Column("error", SafeText(), nullable=True),
         sa.Column("listening", SafeJson(), nullable=True),
+        sa.Column("fingerprint", sa.String(length=32), nullable=True),
+        sa.Column("probe", sa.Integer(), nullable=True),
+        sa.Column("reader", sa.Integer(), nullable=True),
+        sa.Column("hung", sa.String(length=32), nullable=True),
+        sa.Column("hung_at", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("host_id", name=op.f("pk_hosts")),
         comment="what is known of each server",
     )
@@ -137,11 +183,29 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_inventories_fetched_at"), ["fetched_at"], unique=False)
 
     op.create_table(
+        "journal",
+        sa.Column("seq", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("run_id", SafeText(), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("at", UtcDateTime(), nullable=False),
+        sa.Column("inventory", sa.String(length=64), nullable=False),
+        sa.Column("what", sa.String(length=64), nullable=False),
+        sa.Column("late", SafeJson(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_journal")),
+        comment="what changed the state, step by step: prunes and evaluations",
+    )
+    with op.batch_alter_table("journal", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_journal_at"), ["at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_journal_run_id"), ["run_id"], unique=False)
+
+    op.create_table(
         "leases",
         sa.Column("name", SafeText(), nullable=False),
         sa.Column("holder", SafeText(), nullable=True),
         sa.Column("token", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", UtcDateTime(), nullable=False),
+        sa.Column("try_number", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("ttl", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
         comment="who may write; the token grows with every holder",
     )
@@ -161,6 +225,7 @@ def upgrade() -> None:
         sa.Column("duration", sa.Float(), nullable=False),
         sa.Column("confirmed", sa.Boolean(), nullable=False),
         sa.Column("live", sa.Boolean(), server_default=sa.true(), nullable=False),
+        sa.Column("provisional", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.PrimaryKeyConstraint("host_id", "observed_at", name=op.f("pk_observations")),
         comment="the archive: every look at a host; live unless the host was deleted since",
     )
@@ -193,9 +258,32 @@ def upgrade() -> None:
         sa.Column("changes", SafeJson(), nullable=False),
         sa.Column("lost", SafeJson(), nullable=False),
         sa.Column("lost_since", UtcDateTime(), nullable=True),
+        sa.Column("comms", SafeJson(), server_default="[]", nullable=False),
+        sa.Column("notices", SafeJson(), server_default="[]", nullable=False),
         sa.PrimaryKeyConstraint("host_id", "protocol", "port", name=op.f("pk_ports")),
         comment="state of each port; last_seen_at is null while it is seen, so that a quiet run writes nothing here",
     )
+    op.create_table(
+        "replays",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("run_id", SafeText(), nullable=False),
+        sa.Column("since", UtcDateTime(), nullable=False),
+        sa.Column("until", UtcDateTime(), nullable=False),
+        sa.Column("notify", sa.Boolean(), nullable=False),
+        sa.Column("asked_at", UtcDateTime(), nullable=False),
+        sa.Column("done_at", UtcDateTime(), nullable=True),
+        sa.Column("done_by", SafeText(), nullable=True),
+        sa.Column("evaluated_from", UtcDateTime(), nullable=True),
+        sa.Column("last_step", sa.Integer(), nullable=True),
+        sa.Column("rules", sa.String(length=64), nullable=True),
+        sa.Column("summary", SafeJson(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_replays")),
+        comment="times that are to be evaluated again, and what came of those that were",
+    )
+    with op.batch_alter_table("replays", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_replays_asked_at"), ["asked_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_replays_run_id"), ["run_id"], unique=False)
+
     op.create_table(
         "runs",
         sa.Column("run_id", SafeText(), nullable=False),
@@ -209,6 +297,7 @@ def upgrade() -> None:
         sa.Column("inventory_stale", sa.Boolean(), nullable=False),
         sa.Column("settings", sa.String(length=64), nullable=False),
         sa.Column("summary", SafeJson(), nullable=True),
+        sa.Column("after_step", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("run_id", name=op.f("pk_runs")),
         comment="what each run had to go by, and what it came to",
     )
@@ -216,13 +305,48 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_runs_started_at"), ["started_at"], unique=False)
 
     op.create_table(
+        "silences",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("alert_id", sa.String(length=32), nullable=True),
+        sa.Column("hosts", SafeJson(), nullable=False),
+        sa.Column("labels", SafeJson(), nullable=False),
+        sa.Column("ports", SafeJson(), nullable=False),
+        sa.Column("programs", SafeJson(), nullable=False),
+        sa.Column("starts_at", UtcDateTime(), nullable=False),
+        sa.Column("ends_at", UtcDateTime(), nullable=True),
+        sa.Column("weekly", SafeJson(), nullable=False),
+        sa.Column("timezone", SafeText(), nullable=False),
+        sa.Column("author", SafeText(), nullable=False),
+        sa.Column("reason", SafeText(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("lifted_at", UtcDateTime(), nullable=True),
+        sa.Column("lifted_by", SafeText(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_silences")),
+        comment="what nobody is to be told of, and until when; with alert_id an acknowledgement of that alert",
+    )
+    with op.batch_alter_table("silences", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_silences_alert_id"), ["alert_id"], unique=False)
+
+    op.create_table(
+        "stored",
+        sa.Column("host_id", SafeText(), nullable=False),
+        sa.Column("day", sa.String(length=10), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("host_id", name=op.f("pk_stored")),
+        comment="how much was stored of what a host said, on the last day on which it said something new",
+    )
+    op.create_table(
         "deliveries",
         sa.Column("event_id", sa.String(length=32), nullable=False),
         sa.Column("channel", SafeText(), nullable=False),
+        sa.Column("route", SafeText(), server_default="default", nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("last_error", SafeText(), nullable=True),
         sa.Column("targets_done", SafeJson(), nullable=False),
+        sa.Column("message_id", sa.String(length=32), nullable=True),
+        sa.Column("reminder", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("notified_at", UtcDateTime(), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -233,28 +357,43 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.create_index(
-            "ix_deliveries_pending",
+            "ix_deliveries_unfinished",
             ["channel"],
             unique=False,
-            postgresql_where=sa.text("state = 'pending'"),
-            sqlite_where=sa.text("state = 'pending'"),
+            postgresql_where=sa.text("state IN ('pending', 'sending', 'withheld')"),
+            sqlite_where=sa.text("state IN ('pending', 'sending', 'withheld')"),
         )
+
+    # A new version of a row that fits beside the old one concerns no index, and is logged by what is new of it:
+    # https://www.postgresql.org/docs/current/storage-hot.html
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("ALTER TABLE hosts SET (fillfactor = 50)")
 
 
 def downgrade() -> None:
     """Take back."""
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.drop_index(
-            "ix_deliveries_pending",
-            postgresql_where=sa.text("state = 'pending'"),
-            sqlite_where=sa.text("state = 'pending'"),
+            "ix_deliveries_unfinished",
+            postgresql_where=sa.text("state IN ('pending', 'sending', 'withheld')"),
+            sqlite_where=sa.text("state IN ('pending', 'sending', 'withheld')"),
         )
 
     op.drop_table("deliveries")
+    op.drop_table("stored")
+    with op.batch_alter_table("silences", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_silences_alert_id"))
+
+    op.drop_table("silences")
     with op.batch_alter_table("runs", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_runs_started_at"))
 
     op.drop_table("runs")
+    with op.batch_alter_table("replays", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_replays_run_id"))
+        batch_op.drop_index(batch_op.f("ix_replays_asked_at"))
+
+    op.drop_table("replays")
     op.drop_table("ports")
     with op.batch_alter_table("observations", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_observations_run_id"))
@@ -262,6 +401,11 @@ def downgrade() -> None:
 
     op.drop_table("observations")
     op.drop_table("leases")
+    with op.batch_alter_table("journal", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_journal_run_id"))
+        batch_op.drop_index(batch_op.f("ix_journal_at"))
+
+    op.drop_table("journal")
     with op.batch_alter_table("inventories", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_inventories_fetched_at"))
 
@@ -272,13 +416,27 @@ def downgrade() -> None:
         batch_op.drop_index(
             "ix_events_undispatched", postgresql_where=sa.text("NOT dispatched"), sqlite_where=sa.text("NOT dispatched")
         )
+        batch_op.drop_index(batch_op.f("ix_events_step"))
         batch_op.drop_index(batch_op.f("ix_events_run_id"))
         batch_op.drop_index(batch_op.f("ix_events_host_id"))
         batch_op.drop_index(batch_op.f("ix_events_at"))
+        batch_op.drop_index(batch_op.f("ix_events_alert_id"))
 
     op.drop_table("events")
+    op.drop_table("decisions")
     with op.batch_alter_table("contents", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_contents_used_at"))
 
     op.drop_table("contents")
     op.drop_table("conditions")
+    with op.batch_alter_table("checkpoints", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_checkpoints_at"))
+
+    op.drop_table("checkpoints")
+    with op.batch_alter_table("alerts", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_alerts_open", postgresql_where=sa.text("ends_at IS NULL"), sqlite_where=sa.text("ends_at IS NULL")
+        )
+        batch_op.drop_index(batch_op.f("ix_alerts_key"))
+
+    op.drop_table("alerts")

@@ -1,4 +1,4 @@
-"""``mute``, ``unmute`` and ``mutes``: what nobody is to be told of for a while."""
+"""``silence``, ``unsilence`` and ``silences``: what nobody is to be told of for a while."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from portmon.model.event import Event
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from portmon.alerting.silences import Mute
+    from portmon.alerting.silences import Silence
 
 
-def mute(
+def silence(
     reason: Annotated[str, typer.Option("--reason", help="Why; kept and shown.")],
     host: Annotated[list[str] | None, typer.Option("--host", help="Glob on names of servers; '*': everything.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", help="NAME=GLOB, label of servers.")] = None,
@@ -46,7 +46,7 @@ def mute(
     """
     from portmon.alerting.silences import parse_weekly, zone
     from portmon.fields import parse_ports
-    from portmon.storage import silences as mutes
+    from portmon.storage import silences
 
     now = datetime.now(UTC)
     labels = label_options(label)
@@ -67,7 +67,7 @@ def mute(
     if ends is not None and ends <= begins:
         raise typer.BadParameter("it must end after it begins", param_hint="--until")
     with open_database().begin() as conn:
-        mute_id = mutes.add(
+        silence_id = silences.add(
             conn,
             hosts=tuple(host or ()),
             labels=labels,
@@ -81,16 +81,16 @@ def mute(
             reason=reason,
             now=now,
         )
-        made = next(one for one in mutes.current(conn, now) if one.id == mute_id)
+        made = next(one for one in silences.current(conn, now) if one.id == silence_id)
         if made.next_start(now) is None:
-            raise CommandError("the weekly schedule does not come round before the end; nothing is muted")
+            raise CommandError("the weekly schedule does not come round before the end; nothing is silenced")
         lines = _effects(conn, made, now)
     for line in lines:
         say(cell(line))
 
 
-def _effects(conn: Connection, made: Mute, now: datetime) -> list[str]:
-    """What a new mute does."""
+def _effects(conn: Connection, made: Silence, now: datetime) -> list[str]:
+    """What a new silence does."""
     from portmon.storage import hosts
     from portmon.storage.alerts_view import open_alerts
 
@@ -101,43 +101,42 @@ def _effects(conn: Connection, made: Mute, now: datetime) -> list[str]:
     ]
     would = "withholds now" if made.active(now) else f"would withhold ({_state(made, now)})"
     return [
-        f"mute {made.id}: {_what(made, {})}; {made.when()}",
+        f"silence {made.id}: {_what(made, {})}; {made.when()}",
         f"known servers that match: {matching} of {len(fleet)}",
         f"open alerts that it {would}: {len(held)}",
         *(f"  {subject(one.event)}: {one.event.kind.value} since {minute(one.starts_at)}" for one in held),
     ]
 
 
-def unmute(
-    number: Annotated[int, typer.Argument(metavar="ID", help="As `mutes` shows it.", min=1, max=2**31 - 1)],
+def unsilence(
+    number: Annotated[int, typer.Argument(metavar="ID", help="As `silences` shows it.", min=1, max=2**31 - 1)],
     author: AuthorOption = None,
 ) -> None:
-    """Lift a mute or an acknowledgement before its time."""
-    from portmon.storage import silences as mutes
+    """Lift a silence or an acknowledgement before its time."""
+    from portmon.storage import silences
 
     now = datetime.now(UTC)
     with open_database().begin() as conn:
-        if not mutes.lift(conn, number, by=author_of(author), now=now):
-            found = next((one for one in mutes.all_(conn) if one.id == number), None)
-            raise CommandError(f"mute {number} {_state(found, now)}" if found else f"there is no mute {number}")
-    say(f"mute {number} is lifted")
+        if not silences.lift(conn, number, by=author_of(author), now=now):
+            found = next((one for one in silences.all_(conn) if one.id == number), None)
+            raise CommandError(f"silence {number} {_state(found, now)}" if found else f"there is no silence {number}")
+    say(f"silence {number} is lifted")
 
 
-def list_mutes(
+def list_silences(
     everything: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show mutes and acknowledgements.
+    """Show silences and acknowledgements.
 
     The JSON has the fields of each, with `what` it is about, its `state` in words, whether it is `active`, and when it
     begins `next` (null: now or never).
     """
-    from portmon.storage import outbox
-    from portmon.storage import silences as mutes
+    from portmon.storage import outbox, silences
 
     now = datetime.now(UTC)
     with open_database(quiet=output is Format.JSON).begin() as conn:
-        found = mutes.all_(conn) if everything else mutes.current(conn, now)
+        found = silences.all_(conn) if everything else silences.current(conn, now)
         about = outbox.by_ids(conn, [one.alert_id for one in found if one.alert_id is not None])
     if output is Format.JSON:
         # ASCII only: what people write may hold what no terminal should see.
@@ -167,8 +166,8 @@ def list_mutes(
     say(table)
 
 
-def _what(one: Mute, about: dict[str, Event]) -> str:
-    """What a mute is about.
+def _what(one: Silence, about: dict[str, Event]) -> str:
+    """What a silence is about.
 
     :param about: alert id: its first event
     """
@@ -178,7 +177,7 @@ def _what(one: Mute, about: dict[str, Event]) -> str:
     return one.what()
 
 
-def _state(one: Mute, now: datetime) -> str:
+def _state(one: Silence, now: datetime) -> str:
     if one.lifted_at is not None:
         return f"was lifted by {one.lifted_by} at {minute(one.lifted_at)}"
     if one.over(now):
