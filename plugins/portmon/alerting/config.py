@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -32,6 +32,13 @@ _AUTOMATIC = re.compile(r"route (\d+)", re.ASCII)
 
 
 class _Channel(Section):
+    repeats_firing: ClassVar[bool] = False
+    """The receiver forgets what is not told again: alerts that fire are repeated each run, and never given up."""
+    knows_ids: ClassVar[bool] = False
+    """The receiver tells a message that comes twice by its id."""
+    threads_mails: ClassVar[bool] = False
+    """Mails of one alert refer to each other."""
+
     send_resolved: bool = Field(
         True, description="also tell whoever got an alert of its end; false for what people close by hand"
     )
@@ -63,6 +70,8 @@ class AlertmanagerChannel(_Channel):
     Its own grouping, repeats and silences count: `alerts.repeat_every` does not concern it.
     """
 
+    repeats_firing: ClassVar[bool] = True
+
     type: Literal["alertmanager"]
     name: Text = Field("alertmanager", description="unique name")
     conn_id: Text = Field("alertmanager_default", description="Airflow HTTP connection")
@@ -70,6 +79,8 @@ class AlertmanagerChannel(_Channel):
 
 class WebhookChannel(_Channel):
     """A JSON document by POST, signed, with an idempotency key; docs/alerts.md has its fields."""
+
+    knows_ids: ClassVar[bool] = True
 
     type: Literal["webhook"]
     name: Text = Field(description="unique name")
@@ -79,6 +90,9 @@ class WebhookChannel(_Channel):
 
 class NotifierChannel(_Channel):
     """Any Airflow notifier class."""
+
+    knows_ids: ClassVar[bool] = True
+    threads_mails: ClassVar[bool] = True
 
     type: Literal["notifier"]
     name: Text = Field(description="unique name")

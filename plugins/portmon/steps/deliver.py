@@ -18,7 +18,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from portmon import timeouts
-from portmon.alerting.config import AlertmanagerChannel, Channel, NotifierChannel, WebhookChannel
+from portmon.alerting.config import Channel
 from portmon.alerting.mail_headers import MAX_REFERENCES
 from portmon.alerting.message.render import Layout, Message, render
 from portmon.alerting.outages import find_outages
@@ -226,7 +226,7 @@ class _Delivery:
                 if not self._send_batch(held, batch):
                     return
                 told |= {one.alert_id for one in batch.queued}
-        if isinstance(self.channel, AlertmanagerChannel):
+        if self.channel.repeats_firing:
             self._repeat(held, told)
 
     def _next(self, held: lease.Lease) -> list[Batch]:
@@ -246,7 +246,7 @@ class _Delivery:
             group_by=group_by,
             held=self._held,
             now=now,
-            ids_are_seen=isinstance(self.channel, WebhookChannel | NotifierChannel),
+            ids_are_seen=self.channel.knows_ids,
         )
 
     def _tell_of_rest(self, queue: Sequence[Queued], now: datetime) -> None:
@@ -276,7 +276,7 @@ class _Delivery:
                 return False
             found = _alerts(conn, name, batch.queued)
             crowded = frozenset[str]()
-            if isinstance(self.channel, NotifierChannel):
+            if self.channel.threads_mails:
                 runs = {alert.first.run_id for alert in found}
                 crowded = outbox.crowded(conn, name, runs, above=MAX_REFERENCES)
             ids = outbox.begin_sending(conn, name, batch.event_ids, identity, self.task.clock())

@@ -13,7 +13,6 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from portmon import timeouts
-from portmon.alerting.config import AlertmanagerChannel
 from portmon.alerting.queue import rests, superseded
 from portmon.alerting.routes import Routes
 from portmon.alerting.silences import Silence, silenced
@@ -229,7 +228,7 @@ def _close_orphans(conn: Connection, watched: Mapping[str, Host], now: datetime)
 
 def _tell_alertmanagers(conn: Connection, config: Config, now: datetime) -> None:
     """Alertmanager is told what is wrong, not what happened: one that is new, or has a new name, hears all of it."""
-    channels = [channel.name for channel in config.alerts.channels if isinstance(channel, AlertmanagerChannel)]
+    channels = [channel.name for channel in config.alerts.channels if channel.repeats_firing]
     opened = alerts.opened(conn) if channels else {}
     if not opened:
         return
@@ -308,7 +307,7 @@ def _give_up(conn: Connection, waiting: Sequence[Waiting], config: Config, now: 
     :returns: what is not given up
     """
     limit = config.alerts.give_up_after
-    states = {channel.name for channel in config.alerts.channels if isinstance(channel, AlertmanagerChannel)}
+    states = {channel.name for channel in config.alerts.channels if channel.repeats_firing}
     late: list[Waiting] = []
     left: list[Waiting] = []
     for one in waiting:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from portmon.alerting.config import AlertmanagerChannel, Channel
+from portmon.alerting.config import Channel
 from portmon.alerting.silences import Silence
 from portmon.config import Config
 from portmon.model.alert import Alert
@@ -32,7 +32,7 @@ def remind(
     If one reminder is due, then also those that would be soon: one message instead of many.
     """
     every = config.alerts.repeat_every
-    channels = [channel.name for channel in config.alerts.channels if not isinstance(channel, AlertmanagerChannel)]
+    channels = [channel.name for channel in config.alerts.channels if not channel.repeats_firing]
     if not every or not channels:
         return
     opened = list(alerts.opened(conn).values())
@@ -59,7 +59,7 @@ def remind(
 
 def groups(conn: Connection, config: Config, *, now: datetime, interval: timedelta) -> set[AlertGroup]:
     """The alert tasks that have something to repeat."""
-    channels = [channel for channel in config.alerts.channels if isinstance(channel, AlertmanagerChannel)]
+    channels = [channel for channel in config.alerts.channels if channel.repeats_firing]
     if not channels:
         return set()
     book = Book.of(conn, now=now, interval=interval)
@@ -106,7 +106,7 @@ class Book:
 
         :returns: route that it came by, and the alert
         """
-        if not isinstance(channel, AlertmanagerChannel):
+        if not channel.repeats_firing:
             return []
         repeated = [*self._going_on, *(self._ended if channel.send_resolved else ())]
         return [
