@@ -490,7 +490,7 @@ def test_database_that_fails_does_not_hide_the_hosts_error_simulated(
         raise ZeroDivisionError
 
     operator = make(free_port())
-    monkeypatch.setattr("portmon.storage.archive.save_attempt", broken)
+    monkeypatch.setattr("portmon.storage.archive.save_observation", broken)
     with pytest.raises(RefusedError):
         operator.execute(context(**LAST_TRY))
 

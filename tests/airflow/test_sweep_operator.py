@@ -303,10 +303,10 @@ def test_another_try_goes_on_where_the_first_ended(scene: Scene, server: PythonS
         return real(conn, observations)
 
     scene.monkeypatch.setattr("portmon.airflow.operators.sweep.STORE_MOST", 4)
-    scene.monkeypatch.setattr(archive, "save_attempts", broken)
+    scene.monkeypatch.setattr(archive, "save_observations", broken)
     with pytest.raises(OSError, match="away"):
         operator.execute(scene.context(RUN))
-    scene.monkeypatch.setattr(archive, "save_attempts", real)
+    scene.monkeypatch.setattr(archive, "save_observations", real)
     before = len(scene.stored())
     assert before == calls[0]
     logins = server.connections

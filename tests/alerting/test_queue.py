@@ -26,7 +26,7 @@ def queued(
     message: str | None = None,
     reminder: bool = False,
     since: datetime | None = None,
-    observations: int = 0,
+    tries: int = 0,
     host: str = "h1",
     **labels: str,
 ) -> Queued:
@@ -44,9 +44,7 @@ def queued(
     role, group = alert_role(kind, {}), alert_group(kind, {})
     assert role is not None
     assert group is not None
-    return Queued(
-        event, seq, alert or f"a-{host}-{port}", role, group, route, observations, done, message, reminder, since
-    )
+    return Queued(event, seq, alert or f"a-{host}-{port}", role, group, route, tries, done, message, reminder, since)
 
 
 def ids(batches: Iterable[Batch]) -> list[list[str]]:

@@ -225,7 +225,7 @@ def test_silences_lists_what_counts_and_what_will(shell: Shell) -> None:
         "silence", "--port", "22", "--from", "2090-01-01", "--until", "2090-01-02", "--reason", "two", "--author", "ann"
     )
     shell("silence", "--host", "x", "--for", "2h", "--reason", "three", "--author", "ann")
-    assert shell("unsilence", "3", "--author", "bob")[:2] == (0, f"database {shell.database}\nmute 3 is lifted\n")
+    assert shell("unsilence", "3", "--author", "bob")[:2] == (0, f"database {shell.database}\nsilence 3 is lifted\n")
     rows = [re.split(r" {2,}", line.strip()) for line in shell("silences")[1].splitlines()[2:]]
     assert [row[:2] + row[3:] for row in rows] == [
         ["1", "host web*", "active", "ann", "one"],

@@ -342,7 +342,7 @@ import socket, threading, time
 import paramiko
 from portmon.ssh.connect import Known, Options
 from portmon.ssh.transport import Transport
-from portmon.scan.pool import Crew
+from portmon.scan.pool import LoginPool
 
 class Hanging:
     lane = None
@@ -360,11 +360,11 @@ class Hanging:
 import portmon.scan.pool as module
 from datetime import timedelta
 module.HANG_UP = timedelta(seconds=0.1)
-with Crew([Hanging() for _ in range(5)], slots=2, seconds=0.5, patience=0.5) as crew:
-    while (taken := crew.take(most=1, seconds=0.1)) is not None:
+with LoginPool([Hanging() for _ in range(5)], slots=2, seconds=0.5, patience=0.5) as pool:
+    while (taken := pool.take(most=1, seconds=0.1)) is not None:
         for visit, error in taken:
             print(type(error).__name__)
-print(len(crew.untried()), "untried")
+print(len(pool.untried()), "untried")
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=2 * PATIENCE, check=False

@@ -231,7 +231,7 @@ def reader(chance: random.Random, kind: str, text: str | bytes, folder: Path) ->
             items = chance.choice(("results", "results", "results", expression))
             return from_http(HttpSource(items=items, pagination=paging, max_pages=3, fields=given, **more))
         case "netbox":
-            return from_http(NetboxSource(type="netbox", fields=given, max_pages=3, observations=1))
+            return from_http(NetboxSource(type="netbox", fields=given, max_pages=3, attempts=1))
         case "http_sd":
             return from_http(HttpSdSource(type="http_sd", fields=given, target_port=True))
         case _ if isinstance(text, str):
