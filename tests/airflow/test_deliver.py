@@ -173,7 +173,7 @@ def test_a_receiver_that_hangs_holds_no_other(
     assert len(healthy.log) == 1
     assert waiting(database, "healthy") == []
     (left,) = waiting(database, "hanging")
-    assert left.observations == 1
+    assert left.tries == 1
     # It may have come through: the next try, seconds later, leaves it alone, but is red.
     with pytest.raises(PortmonError, match=r"hanging.*tried again after"):
         send_all(database, config(*names))
@@ -307,7 +307,7 @@ def test_whatever_a_channel_raises_holds_no_other(database: Database, healthy: H
     with pytest.raises(DeliveryError, match=r"broken.*ZeroDivisionError at test_deliver.py"):
         send_all(database, config("broken", "healthy"), send)
     assert len(healthy.log) == 1
-    assert waiting(database, "broken")[0].observations == 1
+    assert waiting(database, "broken")[0].tries == 1
 
 
 def test_a_channel_that_another_copy_serves_holds_no_other(database: Database, healthy: HTTPServer) -> None:
