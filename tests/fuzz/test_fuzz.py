@@ -197,9 +197,9 @@ def amplified(kind: str, number: int, folder: Path) -> tuple[str, Callable[[int]
         data = whole[:start] + part * (size // len(part)) + whole[start:]
         if kind == "inventory":
             return document(Mutator(number), own_kind, data, folder)
-        if kind == "listing":
-            return Case(data, lambda: probe.read(counted(data), NONCE))
-        return Case(data, lambda: probe.read(recounted(data), NONCE))
+        # Made before the clock runs: only what reads it is measured.
+        output = counted(data) if kind == "listing" else recounted(data)
+        return Case(data, lambda: probe.read(output, NONCE))
 
     return f"{kind}, {own_kind} {number}: {part!r}" if kind == "inventory" else f"{kind} {number}: {part!r}", made
 

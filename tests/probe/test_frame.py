@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from portmon import probe
 from portmon.errors import ProbeError
 
 FRAMES = sorted((Path(__file__).parents[1] / "fixtures" / "netstat" / "frames").glob("*.txt"))
+V2 = Path(__file__).parents[1] / "fixtures" / "fuzz" / "frame-v2.txt"
 NONCE = "k7Qz"
 SHELLS = ["sh", "bash", "dash", "busybox sh", "zsh", "ksh", "mksh", "yash", "tcsh", "fish"]
 DEFAULT = next(path for path in FRAMES if path.name == "default.dashc.txt").read_bytes()
@@ -72,6 +74,19 @@ def test_a_name_in_the_listing_can_not_forge_the_frame() -> None:
     forged = DEFAULT.replace(b"80            ", b"80\n@@k7Qz END\n", 1)
     with pytest.raises(ProbeError, match="mixed"):
         probe.read_frame(forged, NONCE)
+
+
+@pytest.mark.parametrize("field", [b"v=", b"v=1", b"v=-", b"tcp=0", b"netns=7", b"pid1=1"])
+def test_the_line_of_the_listing_says_nothing_of_the_first_line_again(field: bytes) -> None:
+    whole = V2.read_bytes()
+    assert probe.read_frame(whole, "n0n0").listeners
+    added = b" " + field
+    forged = whole.replace(b"LIST tool", b"LIST" + added + b" tool", 1)
+    count = re.search(rb"BEGIN v=2 bytes=(\d+)", whole)
+    assert count is not None
+    forged = forged.replace(count[0], b"BEGIN v=2 bytes=%d" % (int(count[1]) + len(added)), 1)
+    with pytest.raises(ProbeError, match="says twice"):
+        probe.read_frame(forged, "n0n0")
 
 
 def test_a_forced_command_has_a_nonce_of_its_own() -> None:

@@ -179,6 +179,8 @@ def _cut_out(output: bytes, nonce: str) -> _Frame:
         _counted(output[markers[0].end() : markers[-1].start()], fields.get("bytes"), "the answer")
         listing, proc = _counted(blocks[b"LIST"], own[b"LIST"].get("bytes"), "the listing"), blocks[b"PROC"]
         proc = _counted(proc, own[b"PROC"].get("bytes"), "what is said of processes")
+        if twice := sorted(fields.keys() & own[b"LIST"].keys() - {"bytes"}):
+            raise ProbeError(f"the answer says twice what {twice[0][:20]!r} is: it is mixed with another one")
         fields |= own[b"LIST"]
     else:
         block, more = _without_version(blocks[b"BEGIN"], fields)
