@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from portmon import timeouts
 from portmon.alerting.config import Alerts
-from portmon.engine.config import Declaration, Rule, States
+from portmon.engine.config import Declaration, States
+from portmon.engine.rules import Rule
 from portmon.errors import ConfigError, InvalidConfigError
 from portmon.fields import PositiveDuration, Section, Size, format_duration
 from portmon.inventory.config import Cmdb

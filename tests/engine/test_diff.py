@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.engine import states
-from portmon.engine.config import Rule, States
+from portmon.engine.config import States
 from portmon.engine.diff import Evaluation, Verdict, close_hosts, evaluate
 from portmon.engine.frames import PORT_COLUMNS, empty_ports, frame, merged, ports_frame, ports_of
-from portmon.engine.rules import RuleSet
+from portmon.engine.rules import Rule, RuleSet
 from portmon.engine.states import Port
 from portmon.model.event import Event
 from portmon.model.host import Host
@@ -438,7 +438,7 @@ def test_a_run_within_another_one_is_evaluated_for_hosts_that_it_saw_later() -> 
 
 
 @pytest.mark.parametrize(
-    "attempt",
+    "observation",
     [
         dataclasses.replace(ok(1, 22), outcome=Outcome.INVALID, error_class="no_end"),
         dataclasses.replace(ok(1, 22), listing=None),
@@ -886,7 +886,7 @@ def test_within_an_episode_other_errors_and_fewer_hosts_are_more_of_it() -> None
 
 
 @pytest.mark.parametrize(
-    ("attempts", "told"),
+    ("observations", "told"),
     [
         (fail(1, "1234"), ["fleet_unreachable"]),
         (fail(1, "123"), ["fleet_unreachable"]),

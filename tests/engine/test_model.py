@@ -24,11 +24,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from sqlalchemy import delete, select
 
 from portmon.config import Config
-from portmon.engine.config import Rule, States
+from portmon.engine.config import States
 from portmon.engine.declared import declared_ports
 from portmon.engine.diff import evaluate
 from portmon.engine.fingerprint import fingerprint
-from portmon.engine.rules import RuleSet
+from portmon.engine.rules import Rule, RuleSet
 from portmon.model.event import EventKind
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from portmon.engine.config import Rule
-from portmon.engine.rules import RuleSet
+from portmon.engine.rules import Rule, RuleSet
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing, Observation, Outcome
 from tests.worlds.reference import Defaults, Reference

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from portmon.config import parse_config
-from portmon.engine.config import Rule
+from portmon.engine.rules import Rule
 from portmon.model.observation import PROBE, READER, Listener
 from portmon.steps.plan import expected
 from portmon.storage import hosts, tables

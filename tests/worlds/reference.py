@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from portmon.engine.rules import RuleSet
+from portmon.engine.rules import RuleSet, Subject
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing, Observation, Outcome
 
@@ -458,9 +458,7 @@ class Reference:
             programs = self._owner_names(known)
         watched, named = listener.port in self.inventory[host_id].declared, False
         for program in programs:
-            decision = self.rules.evaluate(
-                self.inventory[host_id], port=listener.port, address=listener.address, program=program
-            )
+            decision = self.rules.evaluate(self.inventory[host_id], Subject(listener.port, listener.address, program))
             if decision.watched:
                 watched = True
                 named = named or decision.rule is not None
@@ -477,8 +475,7 @@ class Reference:
             address
             for address in addresses
             if any(
-                self.rules.evaluate(host, port=number, address=address, program=names).watched
-                for names in self._owner_names(port)
+                self.rules.evaluate(host, Subject(number, address, names)).watched for names in self._owner_names(port)
             )
         )
 

@@ -170,7 +170,7 @@ def _unknown_now(known: _Known) -> Iterator[str]:
         return
     if known.row.get("last_ok_at") is not None:
         listeners = [one for one in known.seen.listeners if one.port == number] if known.seen else []
-        evaluated = [known.rules.evaluate(port=number, address=one.address, program=one.program) for one in listeners]
+        evaluated = [known.rules.evaluate(subject) for one in listeners for subject in subjects_of(one)]
         if listeners:
             by = ", ".join(dict.fromkeys(f"{one.program or 'a hidden program'} on {bind_of(one)}" for one in listeners))
             watched = any(decision.watched for decision in evaluated)

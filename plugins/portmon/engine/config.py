@@ -1,38 +1,13 @@
-"""Sections ``rules``, ``declared`` and ``states``: what is watched, and when a change counts."""
+"""Sections ``declared`` and ``states``: which ports must listen, and when a change counts."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from portmon.fields import BindScopes, Duration, Globs, HostMatch, PortRanges, PositiveDuration, Section, globs_schema
-
-
-class Rule(HostMatch):
-    """One line of the ordered list: first match wins. Everything given must match.
-
-    A port that no rule matches is watched, unless the host part (`host`, `label`) of some `allow` rule matches
-    its host: there, only what is allowed is watched. An `allow` rule without a host part matches every host, so
-    that nothing but what is allowed is watched anywhere; `python -m portmon check` says which hosts these are.
-    """
-
-    action: Literal["allow", "deny"] = Field(description="`allow` watches what matches, `deny` ignores it")
-    port: PortRanges | None = Field(None, description="port, range such as `8000-8100`, or a list")
-    program: Annotated[Globs | None, globs_schema("globs on the program's name")] = Field(
-        None, description="glob or list of globs on the program's name; an unknown program matches none"
-    )
-    bind: Annotated[BindScopes | None, globs_schema("loopback, wildcard, or networks")] = Field(
-        None, description="`loopback`, `wildcard`, a network such as `10.0.0.0/8`, or a list"
-    )
-    comment: str = Field("", description="why; shown where the rule decided something")
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Rule:
-        if not any((self.host, self.label, self.port, self.program, self.bind)):
-            raise ValueError("give at least one of host, label, port, program, bind (host: '*' matches every host)")
-        return self
+from portmon.fields import Duration, HostMatch, PortRanges, PositiveDuration, Section
 
 
 class Declaration(HostMatch):

@@ -26,7 +26,7 @@ from portmon.engine.fingerprint import fingerprint
 from portmon.engine.frames import HOST_COLUMNS, KEY, SETS, key_of, merged, port_of, ports_of, records
 from portmon.engine.rules import HostRules, RuleSet
 from portmon.engine.states import Look, Port, Seen, Step, Told
-from portmon.engine.watched import any_watched, fold, known_programs, seen_of, why_watched
+from portmon.engine.watched import any_watched, fold, known_owners, seen_of, why_watched
 from portmon.model.event import Event, EventKind, is_notice, severity_of
 from portmon.model.host import Host
 from portmon.model.observation import PROBE, PROTOCOL, Listing, Observation, Outcome, PortKey, hung_tools, in_time
@@ -629,7 +629,7 @@ class Evaluation:
 
         :returns: hosts that are settled now
         """
-        seen = fold(observations, rules, self.declared, known_programs(known, rules), known)
+        seen = fold(observations, rules, self.declared, known_owners(known, rules), known)
         both = _side_by_side(known, seen)
         other = both[~self._is_quiet(both)]
         by_host: dict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -7,14 +7,68 @@ its host: then only what is allowed is watched there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
-from portmon.engine.config import Rule
+from pydantic import Field, model_validator
+
+from portmon.fields import BindScopes, Globs, HostMatch, PortRanges, globs_schema
 from portmon.matching import any_glob, in_ranges, in_scope, matches_host
 from portmon.model.host import Host
-from portmon.model.observation import Listener
+
+
+class Subject(NamedTuple):
+    """What rules are asked about: a listener, with everything by which a rule could know it.
+
+    :param programs: names of its program, one of which has to match; without any no glob matches
+    :param units: systemd units or containers, likewise
+    """
+
+    port: int
+    address: str
+    programs: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+
+
+class Rule(HostMatch):
+    """One line of the ordered list: first match wins. Everything given must match.
+
+    A port that no rule matches is watched, unless the host part (`host`, `label`) of some `allow` rule matches
+    its host: there, only what is allowed is watched. An `allow` rule without a host part matches every host, so
+    that nothing but what is allowed is watched anywhere; `python -m portmon check` says which hosts these are.
+    """
+
+    action: Literal["allow", "deny"] = Field(description="`allow` watches what matches, `deny` ignores it")
+    port: PortRanges | None = Field(None, description="port, range such as `8000-8100`, or a list")
+    program: Annotated[Globs | None, globs_schema("globs on the program's name")] = Field(
+        None, description="glob or list of globs on the program's name; an unknown program matches none"
+    )
+    bind: Annotated[BindScopes | None, globs_schema("loopback, wildcard, or networks")] = Field(
+        None, description="`loopback`, `wildcard`, a network such as `10.0.0.0/8`, or a list"
+    )
+    comment: str = Field("", description="why; shown where the rule decided something")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Rule:
+        names = ("host", "label", *_ATTRIBUTES)
+        if not any(getattr(self, name) for name in names):
+            raise ValueError(f"give at least one of {', '.join(names)} (host: '*' matches every host)")
+        return self
+
+    def matches(self, subject: Subject) -> bool:
+        """Whether a listener is meant; the host part is :func:`portmon.matching.matches_host`'s."""
+        given = ((getattr(self, name), test) for name, test in _ATTRIBUTES.items())
+        return all(value is None or test(value, subject) for value, test in given)
+
+
+_ATTRIBUTES: Mapping[str, Callable[[Any, Subject], bool]] = {
+    "port": lambda ranges, subject: in_ranges(subject.port, ranges),
+    "program": lambda globs, subject: any(any_glob(name, globs) for name in subject.programs),
+    "bind": lambda scopes, subject: any(in_scope(subject.address, scope) for scope in scopes),
+}
+"""What a rule may name of a listener besides its host: field of :class:`Rule`, and how its value is compared."""
+
 
 _VERBS = {"allow": "allows", "deny": "denies"}
 
@@ -51,14 +105,10 @@ class HostRules:
         """Whether no rule applies, so that nothing needs to be decided."""
         return not self.rules
 
-    def evaluate(self, *, port: int, address: str, program: str | Sequence[str] | None) -> Decision:
-        """Whether a listener is watched.
-
-        :param program: its name or names, one of which has to match; without any no program glob matches
-        """
-        names = (program,) if isinstance(program, str) else tuple(program or ())
+    def evaluate(self, subject: Subject) -> Decision:
+        """Whether a listener is watched: the first rule that matches decides."""
         for index, rule in self.rules:
-            if _matches(rule, port, address, names):
+            if rule.matches(subject):
                 comment = f" ({rule.comment})" if rule.comment else ""
                 return Decision(
                     rule.action == "allow", f"{self.where('rules', index)} {_VERBS[rule.action]} it{comment}", index
@@ -66,11 +116,6 @@ class HostRules:
         if self.only_allowed:
             return Decision(False, "no allow rule of this host matches it")
         return Decision(True, "no rule matches it")
-
-    def watched(self, listener: Listener) -> bool:
-        """Whether a listener is watched."""
-        names = [name for name in (listener.program, listener.comm) if name is not None]
-        return self.evaluate(port=listener.port, address=listener.address, program=names).watched
 
 
 class RuleSet:
@@ -104,14 +149,6 @@ class RuleSet:
         digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return HostRules(rules, any(rule.action == "allow" for _, rule in rules), self._where, digest)
 
-    def evaluate(self, host: Host, *, port: int, address: str, program: str | Sequence[str] | None) -> Decision:
+    def evaluate(self, host: Host, subject: Subject) -> Decision:
         """Whether one listener of a host is watched."""
-        return self.for_host(host).evaluate(port=port, address=address, program=program)
-
-
-def _matches(rule: Rule, port: int, address: str, names: Sequence[str]) -> bool:
-    if rule.port is not None and not in_ranges(port, rule.port):
-        return False
-    if rule.program is not None and not any(any_glob(name, rule.program) for name in names):
-        return False
-    return rule.bind is None or any(in_scope(address, scope) for scope in rule.bind)
+        return self.for_host(host).evaluate(subject)

@@ -5,35 +5,47 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from portmon.engine.declared import Declared
 from portmon.engine.frames import KEY, SETS
-from portmon.engine.rules import Decision, HostRules
+from portmon.engine.rules import Decision, HostRules, Subject
 from portmon.engine.states import Port, Seen
 from portmon.model import limits
 from portmon.model.observation import PROTOCOL, Listener, Observation
 from portmon.scan.answer import bind_of
 
-KnownPrograms = tuple[tuple[str, ...], tuple[str, ...]]
-"""Programs of a port and the kernel's names of them."""
+
+class KnownOwner(NamedTuple):
+    """Who holds a port, as far as it was ever shown.
+
+    :param comms: the kernel's names of the programs
+    """
+
+    programs: tuple[str, ...] = ()
+    comms: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
 
 
-def known_programs(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], KnownPrograms]:
-    """Last known programs of ports, where rules may ask for them."""
+UNKNOWN = KnownOwner()
+
+
+def known_owners(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], KnownOwner]:
+    """Last known owners of ports, where rules may ask for them."""
     if all(own.watches_all for own in rules.values()):
         return {}
-    columns = zip(known["host_id"], known["port"], known["programs"], known["comms"], strict=True)
-    return {(host_id, port): (programs, comms) for host_id, port, programs, comms in columns if programs or comms}
+    keys = zip(known["host_id"], known["port"], strict=True)
+    owners = map(KnownOwner, known["programs"], known["comms"], known["units"])
+    return {key: owner for key, owner in zip(keys, owners, strict=True) if owner != UNKNOWN}
 
 
 def fold(
     observations: Sequence[Observation],
     rules: Mapping[str, HostRules],
     declared: Declared,
-    programs: Mapping[tuple[str, int], KnownPrograms],
+    owners: Mapping[tuple[str, int], KnownOwner],
     known: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """What listens and is watched, folded to one row per port.
@@ -56,8 +68,8 @@ def fold(
         for listener in seen.listeners:
             port = listener.port
             if not own.watches_all and port not in must:
-                owners = _names(listener, programs.get((observation.host_id, port), ((), ())))
-                decisions = [own.evaluate(port=port, address=listener.address, program=names) for names in owners]
+                known_owner = owners.get((observation.host_id, port), UNKNOWN)
+                decisions = [own.evaluate(subject) for subject in subjects_of(listener, known_owner)]
                 if not any(decision.watched for decision in decisions):
                     continue
                 if any(decision.watched and decision.rule is not None for decision in decisions):
@@ -87,20 +99,21 @@ def fold(
     return found.rename(columns={name: f"{name}_seen" for name in (*SETS, "tool")})
 
 
-def _names(listener: Listener, known: KnownPrograms) -> list[tuple[str, ...]]:
-    """The names of a listener's program by which rules know it, one tuple for each program that it may be."""
-    programs, comms = known
+def subjects_of(listener: Listener, known: KnownOwner = UNKNOWN) -> list[Subject]:
+    """What rules may know a listener by, one subject for each program that it may be."""
+    units = known.units if listener.unit is None else (listener.unit,)
     if listener.program is None and listener.comm is None:
-        return owner_names(programs, comms)
+        return _of_owner(listener.port, listener.address, KnownOwner(known.programs, known.comms, units))
     shown = [name for name in (listener.program, listener.comm) if name is not None]
-    if listener.comm in comms:
-        shown += programs
-    return [tuple(shown)]
+    if listener.comm in known.comms:
+        shown += known.programs
+    return [Subject(listener.port, listener.address, tuple(shown), units)]
 
 
-def owner_names(programs: Sequence[str], comms: Sequence[str]) -> list[tuple[str, ...]]:
-    """The names of each program of a port. Which of the kernel's names is whose is not known: each has them all."""
-    return [(program, *comms) for program in programs] or [(comm,) for comm in comms] or [()]
+def _of_owner(port: int, address: str, owner: KnownOwner) -> list[Subject]:
+    """One subject for each program of a port. Which of the kernel's names is whose is not known: each has them all."""
+    names = [(program, *owner.comms) for program in owner.programs] or [(comm,) for comm in owner.comms] or [()]
+    return [Subject(port, address, programs, owner.units) for programs in names]
 
 
 def _few(columns: Iterable[Sequence[Any]], key: tuple[str, int], before: _Before) -> tuple[list[tuple[Any, ...]], int]:
@@ -143,9 +156,10 @@ def seen_of(row: Mapping[str, Any]) -> Seen:
 
 def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iterator[Decision]:
     """What the rules in force say of a port, address by address, as far as its programs are known."""
+    owner = KnownOwner(port.programs, port.comms, port.units)
     for address in addresses:
-        for names in owner_names(port.programs, port.comms):
-            yield rules.evaluate(port=port.port, address=address, program=names)
+        for subject in _of_owner(port.port, address, owner):
+            yield rules.evaluate(subject)
 
 
 def any_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:
