@@ -14,7 +14,7 @@ from portmon.engine.declared import declared_ports
 from portmon.engine.frames import ports_of
 from portmon.engine.rules import HostRules, RuleSet
 from portmon.engine.states import Port
-from portmon.engine.watched import decisions_on
+from portmon.engine.watched import decisions_on, subjects_of
 from portmon.errors import CommandError
 from portmon.fields import format_duration
 from portmon.model.event import Event, EventKind
