@@ -22,7 +22,7 @@ from portmon.alerting.message.check import check_templates
 from portmon.alerting.message.render import Layout, Message, render
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Severity, alert_group, alert_role, severity_of
+from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Severity
 from portmon.text import REASON_LIMIT, TITLE_LIMIT, VALUE_LIMIT, escape_markdown, inert, plain
 
 MESSAGES = Path(__file__).parents[1] / "fixtures" / "messages"
@@ -45,13 +45,13 @@ def event(kind: EventKind, host: str | None = "web01", port: int | None = None, 
         "host_name": host,
         "protocol": "tcp" if port else None,
         "port": port,
-        "severity": severity_of(kind, {}),
+        "severity": kind.usual.severity,
     }
     return Event(**{**values, **given})
 
 
 def alert(event: Event, *, untold: bool = False) -> Alert:
-    role = alert_role(event.kind, event.details) or AlertRole.NOTICE
+    role = event.meaning.role or AlertRole.NOTICE
     return Alert(
         id=event.id,
         role=role,
@@ -72,7 +72,7 @@ def say(
     **given: Any,
 ) -> Message:
     alerts = [one if isinstance(one, Alert) else alert(one) for one in told]
-    group = alert_group(alerts[0].event.kind, alerts[0].event.details) or AlertGroup.NEW
+    group = alerts[0].event.meaning.group or AlertGroup.NEW
     layout = Layout(language=language, max_lines=max_lines, templates=templates)
     return render(alerts, group, layout=layout, link=link, **given)
 
@@ -263,7 +263,7 @@ def test_no_message_on_file_is_left_over() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("kind", [kind for kind in EventKind if alert_group(kind, {})])
+@pytest.mark.parametrize("kind", [kind for kind in EventKind if kind.usual.group])
 def test_every_kind_has_words_of_its_own(kind: EventKind, language: Language) -> None:
     message = say(event(kind, port=80), language=language)
     assert "×" not in message.title
@@ -930,7 +930,7 @@ def test_check_names_files_that_nothing_uses(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in EventKind if alert_group(kind, {})])
+@pytest.mark.parametrize("kind", [kind for kind in EventKind if kind.usual.group])
 def test_check_renders_every_kind(kind: EventKind, tmp_path: Path) -> None:
     (tmp_path / "zh.j2").write_text(
         '{% import "builtin/zh.j2" as builtin %}{% macro what(line) %}'

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from portmon.model.alert import Alert
-from portmon.model.event import EventKind
+from portmon.model.event import AlertRole
 
 LEAST_HOSTS = 5
 """Fewer hosts are no outage, whatever share of their site they are."""
@@ -60,8 +60,9 @@ def find_outages(
     back: dict[str, set[str]] = defaultdict(set)
     for alert in alerts:
         event = alert.event
-        if event.host_id in site_of and event.kind in (EventKind.UNREACHABLE, EventKind.REACHABLE):
-            (gone if event.kind is EventKind.UNREACHABLE else back)[site_of[event.host_id]].add(event.host_id)
+        if event.host_id in site_of and event.meaning.folded_as:
+            over = event.meaning.role is AlertRole.RESOLVED
+            (back if over else gone)[site_of[event.host_id]].add(event.host_id)
     ids = frozenset(unreachable)
     found: dict[str, Outage] = {}
     for site in sorted({*gone, *back}):

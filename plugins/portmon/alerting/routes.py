@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from portmon.alerting.config import DEFAULT_ROUTE, Alerts, EventMatch, Language
 from portmon.matching import any_glob, has_labels, in_ranges, is_named, match_text
-from portmon.model.event import AlertRole, Event, alert_role, programs_of
+from portmon.model.event import AlertRole, Event, programs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Routes:
 
 def _unrouted(event: Event) -> str | None:
     """Why an event has no route of its own; None if it has."""
-    role = alert_role(event.kind, event.details)
+    role = event.meaning.role
     if role is None:
         return f"{event.kind.value} is a note: kept, and sent to nobody"
     if role is AlertRole.RESOLVED:
