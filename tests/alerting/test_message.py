@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from portmon.alerting.config import Language
+from portmon.alerting.message.bodies import BUILT_IN
 from portmon.alerting.message.check import check_templates
 from portmon.alerting.message.render import Layout, Message, render
 from portmon.alerting.outages import Outage
@@ -260,6 +261,17 @@ def test_no_message_on_file_is_left_over() -> None:
         f"{case}.{language}.{suffix}" for case in _cases() for language in LANGUAGES for suffix in ("txt", "md", "html")
     }
     assert {file.name for file in MESSAGES.iterdir()} == expected
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_row_of_the_catalogue_has_words(language: Language) -> None:
+    """And no words are left over. Too many of one host are only a line, three outages only a count."""
+    rows = [row for kind in EventKind for row in (kind.usual, kind.usual.variant) if row and row.role]
+    folded = {row.folded_as for row in rows} - {""}
+    expected = {f"what_{name}" for name in {row.name for row in rows} | folded | {"many"}}
+    expected |= {f"counted_{name}" for name in {row.counted_as or row.name for row in rows} | folded | {"outages"}}
+    words = (BUILT_IN / f"{language}.j2").read_text(encoding="utf-8")
+    assert set(re.findall(r"macro ((?:what|counted)_\w+)\(", words)) == expected
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -851,6 +863,20 @@ def test_own_macro_is_used_wherever_the_built_in_one_was(tmp_path: Path) -> None
     assert "flapping since" in message.html
     assert "«1» port down" in message.html
     assert say(event(EventKind.DOWN, port=1), language="zh", templates=tmp_path).title.startswith("[portmon] 1 个端口")
+
+
+def test_own_words_for_one_kind_take_one_macro(tmp_path: Path) -> None:
+    (tmp_path / "en.j2").write_text(
+        '{% import "builtin/en.j2" as builtin %}\n'
+        "{% macro what_down(line) %}DEAD: {{ builtin.what_down(line) }}{% endmacro %}\n"
+        "{% macro counted_flapping(count) %}{{ count.events }} flap{% endmacro %}\n"
+    )
+    message = say(event(EventKind.DOWN, "<web>", 1), event(EventKind.FLAPPING, "<web>", 2), templates=tmp_path)
+    assert message.title == "[portmon] 1 port down, 1 flap on < web>"
+    assert "— DEAD: down since 12:00 UTC" in message.text
+    assert "DEAD: down since 12:00 UTC" in message.html
+    assert "&lt;web&gt;" in message.html
+    assert check_templates(tmp_path) == []
 
 
 def test_own_body_builds_on_the_built_in_one(tmp_path: Path) -> None:
