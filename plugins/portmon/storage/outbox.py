@@ -452,7 +452,7 @@ def _set(conn: Connection, channel: str, event_ids: Sequence[str], states: Seque
 def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datetime) -> None:
     # Whoever heard of something is to hear of its end.
     over = tuple_(events.c.kind, events.c.alert_group).in_(
-        [(kind.value, kind.usual.group) for kind in EventKind if kind.usual.role is AlertRole.RESOLVED]
+        [(kind.value, str(kind.usual.group)) for kind in EventKind if kind.usual.role is AlertRole.RESOLVED]
     )
     matching = select(events.c.id).where(*conditions, ~over)
     conn.execute(
