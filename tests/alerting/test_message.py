@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +21,7 @@ from portmon.alerting.config import Language
 from portmon.alerting.message.bodies import BUILT_IN
 from portmon.alerting.message.check import check_templates
 from portmon.alerting.message.render import Layout, Message, render
+from portmon.alerting.message.view import Count, HostView, MessageLine, Site, View
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
 from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Severity
@@ -846,6 +847,16 @@ def test_subject_is_in_the_title() -> None:
     assert message.title == "[portmon] team-a: 1 port down on web01: tcp/1"
     message = say(*_going_on(), subject="t" * 90, reminder=True)
     assert message.title.startswith(f"[portmon] {'t' * 39}…, still: 2 ports down, 1 port flapping on 2 hosts")
+
+
+def test_the_document_names_every_field() -> None:
+    text = (MESSAGES.parents[2] / "docs" / "messages.md").read_text(encoding="utf-8")
+    for name, view in (("view", View), ("line", MessageLine)):
+        columns = "".join(re.findall(rf"^\| (`{name}\..*?) \|", text, flags=re.M))
+        assert set(re.findall(rf"`{name}\.(\w+)`", columns)) == {field.name for field in fields(view)}
+    for row, inner in (("view.counts", Count), ("view.listed", HostView), ("line.site", Site)):
+        (said,) = re.findall(rf"^\| `{row}` \| (.*) \|$", text, flags=re.M)
+        assert {field.name for field in fields(inner)} <= set(re.findall(r"`(\w+)`", said))
 
 
 # ── templates of the user's own ─────────────────────────────────────────────────────────────────

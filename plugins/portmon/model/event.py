@@ -203,16 +203,12 @@ class Event:
     :param id: 32 hex digits; the same evidence evaluated again gives the same id
     :param at: time of the evidence, not of the writing
     :param run_id: run that derived it
-    :param host_id: None for the monitor's own events
-    :param host_name: as of then
-    :param protocol: None unless about a port
-    :param port: None unless about a port
+    :param host_id: None for the monitor's own events; name and labels of the host are as of then
+    :param port: None, like the protocol, unless it is about one
     :param reason: why this verdict, one sentence for people
-    :param program: of the port's owner, last known
-    :param unit: of the port's owner, last known
+    :param program: of the port's owner, like the unit, last known
     :param since: start of what this event ends or continues (down since, unreachable since)
     :param last_seen: when the port or host was last seen well
-    :param labels: the host's, as of then
     :param details: what else the kind has to say, JSON types only. Of a port: ``addresses``, ``programs``,
         ``pids``, ``uids``, ``units``, ``watched`` (which rule or declaration), ``declared``, ``tool``; by kind
         ``down_for`` and ``unreachable_for`` (seconds), ``misses``, ``severe`` and ``lost`` (addresses) of a rebound,

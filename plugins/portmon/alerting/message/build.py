@@ -69,13 +69,12 @@ def view_of(
     )
 
 
-_ADDRESS = re.compile(r"https?://[!-~]+")
+_ADDRESS = re.compile(r"https?://(?:(?![<>\"'`])[!-~])+")
 
 
 def checked(address: str | None) -> Address:
     """An address only if it is one and nothing else: no script, no blank or quote that could end it early."""
-    found = bool(_ADDRESS.fullmatch(address or "")) and not set(address or "") & set("<>\"'`")
-    return Address(address if found else "")
+    return Address(address) if address and _ADDRESS.fullmatch(address) else Address()
 
 
 def _hosts(alerts: Iterable[Alert]) -> int:

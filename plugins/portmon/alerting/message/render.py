@@ -36,20 +36,16 @@ class Message:
     """What one channel is to be told at once. All of it is final text: nothing in it may be rendered again.
 
     :param title: one short line, counts first
-    :param text: lines for chat and logs; the title is not repeated
-    :param html: a complete document for mail; holds the title
+    :param text: lines for chat and logs; like ``markdown`` without the title
+    :param html: a complete document for mail, with the title
     :param severity: of the worst event
-    :param markdown: the same lines for what shows Markdown; the title is not repeated
-    :param id: the same for the same message sent again: an idempotency key. 32 hex digits
-    :param group: the alert task that sends it
-    :param route: name of the route that it came by
+    :param id: 32 hex digits, the same for the same message sent again: an idempotency key
     :param reminder: it repeats what goes on
-    :param alerts: what it tells, as data, worst first; also what did not fit into the lines
-    :param links: of the task log of each alert, None where there is none
+    :param alerts: worst first, those that did not fit into the lines too
+    :param links: of the task log of each alert
     :param expires_at: until when what goes on holds unless it is repeated, for receivers that forget
     :param lines: how many are listed
-    :param cut: the same message with at most so many lines listed, for receivers that take less; None if it was not
-        rendered here
+    :param cut: the same message with at most so many lines, for receivers that take less; None if it was not rendered
     :param resting: targets of the channel that asked to be left alone, and until when
     :param crowded: runs of which the channel was told so much that one message could not name it all
     """
