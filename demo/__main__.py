@@ -22,7 +22,7 @@ from demo.airflow_env import ADMIN, ROOT, AirflowError, EmbeddedAirflow
 from demo.cmdb import Cmdb
 from demo.fleet import USER, Fleet, HostSpec
 from demo.story import CHAPTERS, SPECS, Chapter
-from portmon.model.event import Event, alert_group
+from portmon.model.event import Event
 from portmon.storage import outbox
 from portmon.storage.database import Database
 from portmon.text import plain
@@ -154,7 +154,7 @@ class Demo:
         if red != chapter.red:
             problems.append(f"failed netstat tasks: {sorted(map(str, red))}, told were {sorted(chapter.red)}")
         for event in events:
-            told = alert_group(event.kind, event.details) is not None
+            told = event.meaning.group is not None
             if told and deliveries.get((event.id, "log")) != "delivered":
                 problems.append(f"not alerted: {event.kind} {event.host_name} {event.port or ''}")
         hidden = self.hidden(run_id)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "plugins"))
 from portmon.config import Config, json_schema  # noqa: E402
 from portmon.engine.states import TABLE, Row  # noqa: E402
 from portmon.fields import format_duration  # noqa: E402
-from portmon.model.event import AlertGroup, EventKind, alert_group, severity_of  # noqa: E402
+from portmon.model.event import EventKind  # noqa: E402
 from portmon.scan.batches import MAX_BATCHES  # noqa: E402
 
 HEAD = """# Configuration
@@ -125,14 +125,10 @@ def rows(table: Iterable[Row]) -> str:
 def kinds() -> str:
     """Kinds of events, how loud they are, and which alert task sends them."""
     lines = ["| event | severity | sent by |", "| --- | --- | --- |"]
-    worse = {EventKind.REBOUND: {"severe": True}, EventKind.STABLE: {"state": "down"}}
-    names = {EventKind.REBOUND: "severe `rebound`", EventKind.STABLE: "`stable`, down"}
     for kind in EventKind:
-        for name, details in ((f"`{kind}`", {}), (names.get(kind), worse.get(kind))):
-            if name is not None:
-                group = alert_group(kind, details)
-                sender = f"`alert_{AlertGroup(group)}`" if group else "nobody: a note"
-                lines.append(f"| {name} | {severity_of(kind, details)} | {sender} |")
+        for row in filter(None, (kind.usual, kind.usual.variant)):
+            name = f"`{kind}`" if row is kind.usual else f"`{kind}` with `{row.when[0]}: {str(row.when[1]).lower()}`"
+            lines.append(f"| {name} | {row.severity} | {f'`alert_{row.group}`' if row.group else 'nobody: a note'} |")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ _UNSEEN_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and signs that are drawn as nothing."""
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _FOLDS = re.compile(r":(?=:(?:end)?group::)|\#(?=\#\[(?:end)?group\])")
-"""What Airflow's page of a task log folds all lines below it on, wherever in a line it stands:
+"""Wherever it stands in a line, Airflow's page of a task log folds all lines below it:
 https://github.com/apache/airflow/blob/3.3.2/airflow-core/src/airflow/ui/src/queries/useLogs.tsx;
 the second form is that of Airflow 2."""
 
@@ -26,11 +26,9 @@ the second form is that of Airflow 2."""
 def plain(text: str, limit: int = VALUE_LIMIT) -> str:
     r"""One line of visible characters, of at most ``limit``.
 
-    Whatever can't be seen, breaks the line or turns its direction is written as an escape such as ``\n``,
+    A character that can't be seen, breaks the line or turns its direction is written as an escape such as ``\n``,
     ``\u202e`` or, for a byte that is no UTF-8, ``\xff``. A longer text ends in an ellipsis. ``::group::`` gets a
     space: Airflow would hide the rest of a task log behind it.
-
-    :param limit: characters of the result
     """
     if "group" in text:
         text = _FOLDS.sub(r"\g<0> ", text)
@@ -76,7 +74,7 @@ _EFFECTS = (
 
 
 def inert(text: str) -> str:
-    """Text that notifies, links and hides nothing in a chat: a space is put into what would."""
+    """Text that notifies, links and hides nothing in a chat: a space breaks mentions, addresses and markup."""
     for pattern, replacement in _EFFECTS:
         text = pattern.sub(replacement, text)
     return text
@@ -88,8 +86,8 @@ _MARKDOWN = re.compile(
     | [`*\[\]<~|$]
     | (?<![^\W_])_ | _(?![^\W_])      # within a word it is none: node_exporter stays readable everywhere
     | &(?=\#?\w+;)                    # an entity
-    | \A[#>=] | \A[-+](?=[-+\s]|\Z)  # what begins a block, for templates that put it there
-    | (?<=\b(?i:www))\.               # what GitHub makes a link of
+    | \A[#>=] | \A[-+](?=[-+\s]|\Z)  # begins a block, where a template puts the text first
+    | (?<=\b(?i:www))\.               # GitHub makes a link of it
     """,
     re.VERBOSE,
 )
@@ -97,9 +95,9 @@ _NUMBERED = re.compile(r"\A(\d{1,9})([.)])(?=\s|\Z)")
 
 
 def escape_markdown(text: str) -> str:
-    """One line that Markdown shows as it is, wherever in a line it stands: every effect has a backslash.
+    """One line that Markdown shows as it is, wherever in a line it stands.
 
-    Nothing else has one, since some chat programs show them. Text of a host goes through :func:`plain` and
-    :func:`inert` before.
+    Only what has an effect gets a backslash, since some chat programs show backslashes. Text of a host goes through
+    :func:`plain` and :func:`inert` before.
     """
     return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", text.strip()))

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.alerting.alertmanager_payload import OWN_LABELS, alertname, is_uri, labels, payload
-from portmon.model.event import AlertRole, EventKind, alert_group
+from portmon.alerting.alertmanager_payload import OWN_LABELS, is_uri, labels, payload
+from portmon.model.event import AlertRole, EventKind
 from portmon.text import plain
 from tests.worlds.messages import LINK, NOW, alert, event, message
 
@@ -101,11 +101,11 @@ def test_end_of_an_old_alert_does_not_end_the_next_one_of_the_same_port() -> Non
         assert sent["endsAt"] == "2026-03-09T15:00:00.000Z"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in EventKind if alert_group(kind, {})])
+@pytest.mark.parametrize("kind", [kind for kind in EventKind if kind.usual.group])
 def test_every_kind_has_a_name_and_a_sentence(kind: EventKind) -> None:
     of_host = kind in {EventKind.UNREACHABLE, EventKind.REACHABLE, EventKind.REBOOTED}
     told = event(kind, port=None if of_host else 8080)
-    assert alertname(told) != "PortmonEvent"
+    assert told.alert_row.alertname != "PortmonEvent"
     assert payload(message(alert(told)))[0]["annotations"]["summary"] != kind.value.replace("_", " ")
 
 
@@ -125,7 +125,7 @@ def test_every_kind_has_a_name_and_a_sentence(kind: EventKind) -> None:
     ],
 )
 def test_alertname(kind: EventKind, port: int | None, details: dict[str, Any], name: str) -> None:
-    assert alertname(event(kind, port=port, details=details)) == name
+    assert event(kind, port=port, details=details).alert_row.alertname == name
 
 
 def test_labels_of_the_monitors_own_have_no_host() -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from portmon.alerting.config import Language
+from portmon.alerting.message.bodies import BUILT_IN
 from portmon.alerting.message.check import check_templates
 from portmon.alerting.message.render import Layout, Message, render
+from portmon.alerting.message.view import Count, HostView, MessageLine, Site, View
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Severity, alert_group, alert_role, severity_of
+from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Severity
 from portmon.text import REASON_LIMIT, TITLE_LIMIT, VALUE_LIMIT, escape_markdown, inert, plain
 
 MESSAGES = Path(__file__).parents[1] / "fixtures" / "messages"
@@ -45,13 +47,13 @@ def event(kind: EventKind, host: str | None = "web01", port: int | None = None, 
         "host_name": host,
         "protocol": "tcp" if port else None,
         "port": port,
-        "severity": severity_of(kind, {}),
+        "severity": kind.usual.severity,
     }
     return Event(**{**values, **given})
 
 
 def alert(event: Event, *, untold: bool = False) -> Alert:
-    role = alert_role(event.kind, event.details) or AlertRole.NOTICE
+    role = event.meaning.role or AlertRole.NOTICE
     return Alert(
         id=event.id,
         role=role,
@@ -72,7 +74,7 @@ def say(
     **given: Any,
 ) -> Message:
     alerts = [one if isinstance(one, Alert) else alert(one) for one in told]
-    group = alert_group(alerts[0].event.kind, alerts[0].event.details) or AlertGroup.NEW
+    group = alerts[0].event.meaning.group or AlertGroup.NEW
     layout = Layout(language=language, max_lines=max_lines, templates=templates)
     return render(alerts, group, layout=layout, link=link, **given)
 
@@ -263,7 +265,18 @@ def test_no_message_on_file_is_left_over() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("kind", [kind for kind in EventKind if alert_group(kind, {})])
+def test_every_row_of_the_catalogue_has_words(language: Language) -> None:
+    """And no words are left over. Too many of one host are only a line, three outages only a count."""
+    rows = [row for kind in EventKind for row in (kind.usual, kind.usual.variant) if row and row.role]
+    folded = {row.folded_as for row in rows} - {""}
+    expected = {f"what_{name}" for name in {row.name for row in rows} | folded | {"many"}}
+    expected |= {f"counted_{name}" for name in {row.counted_as or row.name for row in rows} | folded | {"outages"}}
+    words = (BUILT_IN / f"{language}.j2").read_text(encoding="utf-8")
+    assert set(re.findall(r"macro ((?:what|counted)_\w+)\(", words)) == expected
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("kind", [kind for kind in EventKind if kind.usual.group])
 def test_every_kind_has_words_of_its_own(kind: EventKind, language: Language) -> None:
     message = say(event(kind, port=80), language=language)
     assert "×" not in message.title
@@ -836,6 +849,16 @@ def test_subject_is_in_the_title() -> None:
     assert message.title.startswith(f"[portmon] {'t' * 39}…, still: 2 ports down, 1 port flapping on 2 hosts")
 
 
+def test_the_document_names_every_field() -> None:
+    text = (MESSAGES.parents[2] / "docs" / "messages.md").read_text(encoding="utf-8")
+    for name, view in (("view", View), ("line", MessageLine)):
+        columns = "".join(re.findall(rf"^\| (`{name}\..*?) \|", text, flags=re.M))
+        assert set(re.findall(rf"`{name}\.(\w+)`", columns)) == {field.name for field in fields(view)}
+    for row, inner in (("view.counts", Count), ("view.listed", HostView), ("line.site", Site)):
+        (said,) = re.findall(rf"^\| `{row}` \| (.*) \|$", text, flags=re.M)
+        assert {field.name for field in fields(inner)} <= set(re.findall(r"`(\w+)`", said))
+
+
 # ── templates of the user's own ─────────────────────────────────────────────────────────────────
 
 
@@ -851,6 +874,20 @@ def test_own_macro_is_used_wherever_the_built_in_one_was(tmp_path: Path) -> None
     assert "flapping since" in message.html
     assert "«1» port down" in message.html
     assert say(event(EventKind.DOWN, port=1), language="zh", templates=tmp_path).title.startswith("[portmon] 1 个端口")
+
+
+def test_own_words_for_one_kind_take_one_macro(tmp_path: Path) -> None:
+    (tmp_path / "en.j2").write_text(
+        '{% import "builtin/en.j2" as builtin %}\n'
+        "{% macro what_down(line) %}DEAD: {{ builtin.what_down(line) }}{% endmacro %}\n"
+        "{% macro counted_flapping(count) %}{{ count.events }} flap{% endmacro %}\n"
+    )
+    message = say(event(EventKind.DOWN, "<web>", 1), event(EventKind.FLAPPING, "<web>", 2), templates=tmp_path)
+    assert message.title == "[portmon] 1 port down, 1 flap on < web>"
+    assert "— DEAD: down since 12:00 UTC" in message.text
+    assert "DEAD: down since 12:00 UTC" in message.html
+    assert "&lt;web&gt;" in message.html
+    assert check_templates(tmp_path) == []
 
 
 def test_own_body_builds_on_the_built_in_one(tmp_path: Path) -> None:
@@ -930,7 +967,7 @@ def test_check_names_files_that_nothing_uses(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in EventKind if alert_group(kind, {})])
+@pytest.mark.parametrize("kind", [kind for kind in EventKind if kind.usual.group])
 def test_check_renders_every_kind(kind: EventKind, tmp_path: Path) -> None:
     (tmp_path / "zh.j2").write_text(
         '{% import "builtin/zh.j2" as builtin %}{% macro what(line) %}'

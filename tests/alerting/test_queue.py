@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.alerting.queue import Batch, Queued, message_id, next_batches, superseded
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, alert_group, alert_role
+from portmon.model.event import AlertGroup, AlertRole, Event, EventKind
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -41,7 +41,7 @@ def queued(
         port=port,
         labels=labels,
     )
-    role, group = alert_role(kind, {}), alert_group(kind, {})
+    role, group = kind.usual.role, kind.usual.group
     assert role is not None
     assert group is not None
     return Queued(event, seq, alert or f"a-{host}-{port}", role, group, route, tries, done, message, reminder, since)
@@ -172,7 +172,7 @@ def test_everything_is_sent_once_and_in_the_order_of_its_port(
     number: dict[int, int] = {80: 0, 443: 0}
     queue = []
     for seq, (kind, port) in enumerate(happened):
-        notice = alert_role(kind, {}) is AlertRole.NOTICE
+        notice = kind.usual.role is AlertRole.NOTICE
         queue.append(queued(seq, kind, port, alert=f"n{seq}" if notice else f"a{port}-{number[port]}"))
         number[port] += kind is UP
     left = [one for one in queue if one.event.id not in superseded(queue)]

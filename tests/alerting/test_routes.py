@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from portmon.alerting.config import Alerts
 from portmon.alerting.routes import Routes, Routing, Style
 from portmon.config import parse_config
-from portmon.model.event import CLOSING_KINDS, NOTE_KINDS, Event, EventKind, Severity
+from portmon.model.event import AlertRole, Event, EventKind, Severity
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("log", "mail", "chat")
@@ -141,10 +141,11 @@ def test_an_unknown_program_matches_none() -> None:
     assert found({"match": {"program": "nginx"}, "channels": ["mail"]}, of=one) == [("route 1", ("mail",))]
 
 
-CLOSING = sorted(CLOSING_KINDS | {EventKind.STABLE})
+CLOSING = [kind for kind in EventKind if kind.usual.role is AlertRole.RESOLVED]
+NOTES = [kind for kind in EventKind if kind.usual.role is None]
 
 
-@pytest.mark.parametrize("kind", [*CLOSING, *sorted(NOTE_KINDS)])
+@pytest.mark.parametrize("kind", [*CLOSING, *NOTES])
 def test_what_ends_something_has_no_route(kind: EventKind) -> None:
     made = routes({"channels": ["mail"]})
     one = event(kind, severity=Severity.INFO)
@@ -152,7 +153,7 @@ def test_what_ends_something_has_no_route(kind: EventKind) -> None:
     (told,) = made.explain(one)
     assert told.startswith(f"{kind.value} ")
     assert ("goes to whoever got what it ends" in told) is (kind in CLOSING)
-    assert ("sent to nobody" in told) is (kind in NOTE_KINDS)
+    assert ("sent to nobody" in told) is (kind in NOTES)
 
 
 def test_a_port_that_is_stable_but_down_has_a_route() -> None:

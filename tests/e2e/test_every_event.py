@@ -28,7 +28,7 @@ from portmon.airflow.operators.netstat import NetstatOperator
 from portmon.alerting.message.render import Message
 from portmon.config import Config, load_config
 from portmon.errors import CmdbError, ScanError
-from portmon.model.event import AlertGroup, Event, EventKind, alert_group
+from portmon.model.event import AlertGroup, Event, EventKind
 from portmon.model.host import Host, Inventory
 from portmon.steps.deliver import deliver_group
 from portmon.steps.dispatch import groups_to_alert
@@ -100,7 +100,7 @@ class Site:
         now = datetime.now(UTC)
         evaluate_run(self.database, self.config, run, fetched.digest, planned=planned, interval=INTERVAL, now=now)
         events = self.events(run.run_id)
-        told = {group for event in events if (group := alert_group(event.kind, event.details))}
+        told = {group for event in events if (group := event.meaning.group)}
         groups = groups_to_alert(self.database, self.config, now=now, interval=INTERVAL)
         assert groups == told
         for group in sorted(groups):
@@ -381,7 +381,7 @@ def test_flapping_and_stable_up_and_down(site: Site) -> None:
         assert "It is flapping" not in story
         assert f" and is {state}.\n" in story
         (event,) = (event for event in site.events() if event.kind is EventKind.STABLE and event.port == port)
-        assert alert_group(event.kind, event.details) is told_by
+        assert event.meaning.group is told_by
     host.start_service(9000, "nginx")
     assert site.run() == [("recovered", "web1", 9000)]
 

@@ -90,6 +90,11 @@ def test_evidence_loads_neither_templates_nor_settings_of_others() -> None:
     assert not {name for name in modules if name.startswith("portmon.") and name.endswith(".config")}
 
 
+def test_what_every_room_may_use_loads_neither_templates_nor_models() -> None:
+    names = [f"portmon.model.{path.stem}" for path in (PLUGINS / "portmon" / "model").glob("[a-z]*.py")]
+    assert not {"jinja2", "markupsafe", "pydantic", "pandas"} & loaded("portmon.text", "portmon.engine.events", *names)
+
+
 def test_what_does_not_evaluate_loads_no_pandas() -> None:
     """Each is a process of its own, many times an hour."""
     steps = [f"portmon.steps.{name}" for name in ("fetch", "prune", "plan", "dispatch", "deliver", "overdue")]

@@ -8,7 +8,7 @@ from typing import Any
 
 from portmon.alerting.message.render import Message
 from portmon.model.alert import Alert
-from portmon.model.event import AlertRole, Event, EventKind, Severity, severity_of
+from portmon.model.event import AlertRole, Event, EventKind, Severity
 
 NOW = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
 LINK = "https://airflow.example.com/dags/portmon/runs/manual__2026-03-09T12%3A00/tasks/netstat/mapped/7"
@@ -24,7 +24,7 @@ def event(
         "run_id": "scheduled__2026-03-09T12:00:00+00:00",
         "host_id": f"id-of-{host}" if host is not None else None,
         "protocol": "tcp" if port is not None else None,
-        "severity": severity_of(kind, fields.get("details", {})),
+        "severity": kind.meaning(fields.get("details", {})).severity,
         "reason": "2 complete looks in a row did not show it",
     }
     return Event(kind=kind, host_name=host, port=port, **{**given, **fields})

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from portmon.alerting.message.render import Message
 from portmon.model.alert import Alert
-from portmon.model.event import AlertRole, Event, EventKind, is_loss
+from portmon.model.event import AlertRole, Event, EventKind
 from portmon.text import REASON_LIMIT, inert, plain
 
 JOB = "portmon"
@@ -28,59 +28,6 @@ NAME_LIMIT = 100
 """Characters of a label's name."""
 OWN_LABELS = frozenset({"alertname", "job", "host", "host_id", "port", "protocol", "program", "unit", "severity"})
 """Names that no label of a host can take."""
-
-PORT_DOWN = "PortDown"
-_NAMES: Mapping[EventKind, str] = {
-    EventKind.NEW: "PortNew",
-    EventKind.REPLACED: "PortReplaced",
-    EventKind.REBOUND: "PortRebound",
-    EventKind.MANY_CHANGES: "ManyChanges",
-    EventKind.RECOVERED: PORT_DOWN,
-    EventKind.RETIRED: PORT_DOWN,
-    EventKind.UNWATCHED: PORT_DOWN,
-    EventKind.STABLE: PORT_DOWN,
-    EventKind.UNREACHABLE: "HostUnreachable",
-    EventKind.REACHABLE: "HostUnreachable",
-    EventKind.REBOOTED: "HostRebooted",
-    EventKind.FLEET_UNREACHABLE: "FleetUnreachable",
-    EventKind.FLEET_REACHABLE: "FleetUnreachable",
-    EventKind.CMDB_STALE: "CmdbStale",
-    EventKind.CMDB_FRESH: "CmdbStale",
-    EventKind.PRUNE_REFUSED: "PruneRefused",
-    EventKind.PRUNE_RESUMED: "PruneRefused",
-    EventKind.HOST_KEY_CHANGED: "HostKeyChanged",
-    EventKind.HOST_KEY_RESTORED: "HostKeyChanged",
-    EventKind.RUN_OVERDUE: "RunOverdue",
-    EventKind.RUN_IN_TIME: "RunOverdue",
-}
-"""``alertname`` by kind, besides losses. What ends an alert has the name of what it ends: its beginning may be
-unknown."""
-
-_SUMMARIES: Mapping[EventKind, str] = {
-    EventKind.NEW: "{port} on {host} is new",
-    EventKind.DOWN: "{port} on {host} is down",
-    EventKind.RECOVERED: "{port} on {host} listens again",
-    EventKind.RETIRED: "{port} on {host} is not expected any more",
-    EventKind.REPLACED: "{port} on {host} is another program now",
-    EventKind.REBOUND: "{port} on {host} listens on other addresses",
-    EventKind.MANY_CHANGES: "very many ports of {host} changed at once",
-    EventKind.FLAPPING: "{port} on {host} comes and goes",
-    EventKind.STABLE: "{port} on {host} holds still again",
-    EventKind.UNWATCHED: "{port} on {host} is not watched any more",
-    EventKind.UNREACHABLE: "{host} is unreachable",
-    EventKind.REACHABLE: "{host} is reachable again",
-    EventKind.REBOOTED: "{host} was rebooted",
-    EventKind.FLEET_UNREACHABLE: "most hosts are unreachable at once",
-    EventKind.FLEET_REACHABLE: "most hosts are reachable again",
-    EventKind.CMDB_STALE: "the CMDB gives no usable host list",
-    EventKind.CMDB_FRESH: "the CMDB gives a host list again",
-    EventKind.PRUNE_REFUSED: "too many hosts left the CMDB at once, none was removed",
-    EventKind.PRUNE_RESUMED: "hosts that leave the CMDB are removed again",
-    EventKind.HOST_KEY_CHANGED: "{host} shows another host key",
-    EventKind.HOST_KEY_RESTORED: "{host} shows a host key that is trusted",
-    EventKind.RUN_OVERDUE: "a run is overdue",
-    EventKind.RUN_IN_TIME: "runs are in time again",
-}
 
 
 def payload(message: Message) -> list[dict[str, Any]]:
@@ -95,23 +42,11 @@ def payload(message: Message) -> list[dict[str, Any]]:
     return [_posted(alert, link, message.expires_at) for alert, link in newest.values()]
 
 
-def alertname(event: Event) -> str:
-    """What Alertmanager calls the alert that an event is about."""
-    if is_loss(event.kind, event.details):
-        return PORT_DOWN
-    kind = event.kind
-    if kind is EventKind.RETIRED and "ends" in event.details:
-        kind = EventKind(event.details["ends"])
-    elif kind is EventKind.RETIRED and event.port is None:
-        kind = EventKind.UNREACHABLE
-    return _NAMES.get(kind, "PortmonEvent")
-
-
 def labels(alert: Alert) -> dict[str, str]:
     """What identifies an alert, from its first event: the same for as long as it lives."""
     first = alert.first
     own = {
-        "alertname": alertname(first),
+        "alertname": first.alert_row.alertname,
         "job": JOB,
         "host": _value(first.host_name or first.host_id),
         "host_id": _identity(first.host_id),
@@ -148,12 +83,8 @@ def _annotations(event: Event) -> dict[str, str]:
     what = f"{event.protocol or 'tcp'}/{event.port}"
     if event.program:
         what = f"{what} ({event.program})"
-    sentence = _SUMMARIES.get(event.kind, event.kind.value.replace("_", " "))
-    if event.kind is EventKind.STABLE and is_loss(event.kind, event.details):
-        sentence = "{port} on {host} stays down"
-    elif event.kind is EventKind.REBOUND and is_loss(event.kind, event.details):
-        sentence = "{port} on {host} lost an address that others reach"
-    elif event.kind is EventKind.RETIRED and event.port is None:
+    sentence = event.meaning.summary or event.kind.value.replace("_", " ")
+    if event.kind is EventKind.RETIRED and event.port is None:
         sentence = "{host} is not watched any more"
     told = {
         # Chat programs show it: nothing in it may notify or link.

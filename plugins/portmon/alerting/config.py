@@ -20,7 +20,7 @@ from portmon.fields import (
     globs_schema,
     one_or_many,
 )
-from portmon.model.event import CLOSING_KINDS, NOTE_KINDS, EventKind, Severity
+from portmon.model.event import AlertRole, EventKind, Severity
 
 Language = Literal["en", "zh"]
 DEFAULT_ROUTE = "default"
@@ -117,13 +117,13 @@ Channel = Annotated[
 
 def _routable(kinds: tuple[EventKind, ...]) -> tuple[EventKind, ...]:
     for kind in kinds:
-        if kind in CLOSING_KINDS:
+        if kind not in _ROUTABLE and kind.usual.role is None:
+            raise ValueError(f"{kind.value!r} is a note: kept, and sent to nobody")
+        if kind not in _ROUTABLE:
             raise ValueError(
                 f"{kind.value!r} goes to whoever got what it ends and has no route of its own; `send_resolved: false` "
                 "keeps it from a channel"
             )
-        if kind in NOTE_KINDS:
-            raise ValueError(f"{kind.value!r} is a note: kept, and sent to nobody")
     return kinds
 
 
@@ -132,13 +132,15 @@ def _enum_schema(values: Iterable[str]) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]})
 
 
-_ROUTABLE = [kind.value for kind in EventKind if kind not in CLOSING_KINDS | NOTE_KINDS]
+_ROUTABLE = [
+    kind for kind in EventKind if kind.usual.role in (AlertRole.FIRING, AlertRole.NOTICE) or kind.usual.variant
+]
 Kinds = Annotated[
     tuple[EventKind, ...],
     BeforeValidator(one_or_many),
     Field(min_length=1),
     AfterValidator(_routable),
-    _enum_schema(_ROUTABLE),
+    _enum_schema(kind.value for kind in _ROUTABLE),
 ]
 Severities = Annotated[
     tuple[Severity, ...],

@@ -1,16 +1,13 @@
-"""Most hosts of a site at once: one outage instead of one line per host.
-
-A switch that dies takes its rack with it. What a message says then is which rack, not 300 names.
-"""
+"""Outages: a message tells of most hosts of a site in one line, instead of 300 names if a switch dies."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from portmon.model.alert import Alert
-from portmon.model.event import EventKind
+from portmon.model.event import AlertRole
 
 LEAST_HOSTS = 5
 """Fewer hosts are no outage, whatever share of their site they are."""
@@ -23,8 +20,8 @@ class Outage:
     """Most hosts of a site are unreachable, or come back, at once.
 
     :param site: value of the label that names the site; empty for the whole fleet
-    :param hosts: hosts of the site
-    :param unreachable: of them unreachable now
+    :param hosts: of the site
+    :param unreachable: of these, now
     """
 
     site: str
@@ -40,7 +37,7 @@ def find_outages(
     ratio: float,
     label: str | None,
 ) -> dict[str, Outage]:
-    """Which hosts' ``unreachable`` and ``reachable`` events a message folds into one line per site.
+    """The hosts whose ``unreachable`` and ``reachable`` events a message folds into one line per site.
 
     :param alerts: of one message
     :param labels: host id -> labels, of every host that is watched now
@@ -53,23 +50,22 @@ def find_outages(
         site_of = dict.fromkeys(labels, "")
     else:
         site_of = {host_id: own[label] for host_id, own in labels.items() if own.get(label)}
-    members: dict[str, set[str]] = defaultdict(set)
-    for host_id, site in site_of.items():
-        members[site].add(host_id)
+    hosts = Counter(site_of.values())
+    now = Counter(site_of[host_id] for host_id in set(unreachable) if host_id in site_of)
     gone: dict[str, set[str]] = defaultdict(set)
     back: dict[str, set[str]] = defaultdict(set)
     for alert in alerts:
         event = alert.event
-        if event.host_id in site_of and event.kind in (EventKind.UNREACHABLE, EventKind.REACHABLE):
-            (gone if event.kind is EventKind.UNREACHABLE else back)[site_of[event.host_id]].add(event.host_id)
-    ids = frozenset(unreachable)
+        if event.host_id in site_of and event.meaning.folded_as:
+            over = event.meaning.role is AlertRole.RESOLVED
+            (back if over else gone)[site_of[event.host_id]].add(event.host_id)
     found: dict[str, Outage] = {}
-    for site in sorted({*gone, *back}):
-        outage = Outage(site, len(members[site]), len(members[site] & ids))
+    for site in {*gone, *back}:
+        outage = Outage(site, hosts[site], now[site])
         if len(gone[site]) >= LEAST_EVENTS and _is_most(outage.unreachable, outage.hosts, ratio):
-            found |= dict.fromkeys(sorted(gone[site]), outage)
+            found |= dict.fromkeys(gone[site], outage)
         if _is_most(len(back[site]), outage.hosts, ratio):
-            found |= dict.fromkeys(sorted(back[site]), outage)
+            found |= dict.fromkeys(back[site], outage)
     return found
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from portmon.alerting.config import DEFAULT_ROUTE, Alerts, EventMatch, Language
 from portmon.matching import any_glob, has_labels, in_ranges, is_named, match_text
-from portmon.model.event import AlertRole, Event, alert_role, programs_of
+from portmon.model.event import AlertRole, Event, programs_of
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What one route makes of an event.
+    """The channels that get an event by one route.
 
-    :param route: its name
-    :param channels: who gets the event by it, in order; none that has it by an earlier route
+    :param channels: in order, without those that have it by an earlier route
     """
 
     route: str
@@ -41,18 +40,18 @@ class Routes:
         self._alerts = alerts
         self._where = where or (lambda *location: f"{'.'.join(map(str, location[:-1]))}[{location[-1]}]")
         self._numbers = {alerts.route_name(number): number for number in range(len(alerts.routes))}
-        everybody = tuple(channel.name for channel in alerts.channels)
-        self._default = tuple(dict.fromkeys(everybody if alerts.default is None else alerts.default))
+        every = tuple(channel.name for channel in alerts.channels)
+        self._default = tuple(dict.fromkeys(every if alerts.default is None else alerts.default))
 
     def of(self, event: Event) -> tuple[Routing, ...]:
-        """Who gets an event; empty if that is nobody.
+        """The channels that get an event, by route; empty if there are none.
 
-        What ends something goes to whoever got its beginning, and a note to nobody: for neither is there a route.
+        An event that ends an alert goes to the channels that got its beginning, and a note to none: they have no route.
         """
         if _unrouted(event) is not None:
             return ()
-        numbers = self._matching(event)
-        named = [(self._alerts.route_name(number), self._alerts.routes[number].channels) for number in numbers]
+        routes = self._alerts.routes
+        named = [(self._alerts.route_name(number), routes[number].channels) for number in self._matching(event)]
         found: list[Routing] = []
         taken: set[str] = set()
         for name, channels in named or [(DEFAULT_ROUTE, self._default)]:
@@ -63,7 +62,7 @@ class Routes:
         return tuple(found)
 
     def style(self, route: str) -> Style:
-        """How the messages of a route look; of one that is not there any more, as those of the default."""
+        """How the messages of a route look; those of a route that is gone look like those of the default."""
         general = self._alerts
         number = self._numbers.get(route)
         if number is None:
@@ -75,23 +74,17 @@ class Routes:
 
     def told(self) -> list[str]:
         """Every route in order, and the default, for people."""
-        lines = []
-        for number, route in enumerate(self._alerts.routes):
-            goes_on = ", then those after it" if self._goes_on(number) else ""
-            matched = match_text(route.match, empty="every event")
-            lines.append(f"{self._place(number)}: {matched} -> {_names(route.channels)}{goes_on}")
-        lines.append(f"{DEFAULT_ROUTE}: what no route matches -> {_names(self._default)}")
-        return lines
+        lines = [f"{self._place(number)}: {self._outcome(number)}" for number in range(len(self._alerts.routes))]
+        return [*lines, f"{DEFAULT_ROUTE}: what no route matches -> {_names(self._default)}"]
 
     def unreachable(self) -> list[tuple[int, str]]:
         """Places of routes that no event ever comes to, and why."""
         found = []
         for number, route in enumerate(self._alerts.routes):
-            for before in range(number):
-                if self._takes_all_of(before, route.match):
-                    name = self._alerts.route_name(number)
-                    found.append((number, f"nothing reaches the route {name!r}: {self._place(before)} takes all of it"))
-                    break
+            before = next((one for one in range(number) if self._takes_all_of(one, route.match)), None)
+            if before is not None:
+                name = self._alerts.route_name(number)
+                found.append((number, f"nothing reaches the route {name!r}: {self._place(before)} takes all of it"))
         return found
 
     def unused_channels(self) -> list[str]:
@@ -109,37 +102,33 @@ class Routes:
         if unrouted is not None:
             return [unrouted]
         lines = []
-        ended = False
+        matching = self._matching(event)
+        last = matching[-1] if matching and not self._goes_on(matching[-1]) else len(self._alerts.routes)
         for number, route in enumerate(self._alerts.routes):
-            lacking = None if ended else next(_lacking(route.match, event), None)
-            if ended:
+            if number > last:
                 told = "not tried"
-            elif lacking is not None:
-                told = f"no: {lacking}"
+            elif number in matching:
+                told = f"yes: {self._outcome(number)}"
             else:
-                told = f"yes: {match_text(route.match, empty='every event')} -> {_names(route.channels)}"
-                ended = not self._goes_on(number)
-                told += "" if ended else ", then those after it"
+                told = f"no: {_lacking(route.match, event)}"
             lines.append(f"{self._place(number)}: {told}")
-        routings = self.of(event)
-        if not self._matching(event):
+        if not matching:
             lines.append(f"no route matches: {DEFAULT_ROUTE} -> {_names(self._default)}")
-        who = ", ".join(f"{channel} (route {one.route})" for one in routings for channel in one.channels)
-        lines.append(f"goes to: {who or 'nobody'}")
-        return lines
+        who = [f"{channel} (route {one.route})" for one in self.of(event) for channel in one.channels]
+        return [*lines, f"goes to: {_names(who)}"]
 
     def _matching(self, event: Event) -> Sequence[int]:
         """Places of the routes that count for an event."""
         found = []
         for number, route in enumerate(self._alerts.routes):
-            if next(_lacking(route.match, event), None) is None:
+            if _lacking(route.match, event) is None:
                 found.append(number)
                 if not self._goes_on(number):
                     break
         return found
 
     def _goes_on(self, number: int) -> bool:
-        """Whether the routes after one are tried too; a route to nobody ends the search whatever it says."""
+        """Whether the routes after one are tried too; a route without channels ends the search whatever it says."""
         route = self._alerts.routes[number]
         return route.go_on and bool(route.channels)
 
@@ -151,13 +140,17 @@ class Routes:
         name = self._alerts.routes[number].name
         return self._where("alerts", "routes", number) + (f" ({name})" if name else "")
 
+    def _outcome(self, number: int) -> str:
+        route = self._alerts.routes[number]
+        goes_on = ", then those after it" if self._goes_on(number) else ""
+        return f"{match_text(route.match, empty='every event')} -> {_names(route.channels)}{goes_on}"
+
 
 def _unrouted(event: Event) -> str | None:
     """Why an event has no route of its own; None if it has."""
-    role = alert_role(event.kind, event.details)
-    if role is None:
+    if event.meaning.role is None:
         return f"{event.kind.value} is a note: kept, and sent to nobody"
-    if role is AlertRole.RESOLVED:
+    if event.meaning.role is AlertRole.RESOLVED:
         return f"{event.kind.value} has no route: it goes to whoever got what it ends"
     return None
 
@@ -178,28 +171,26 @@ def _covers(wide: EventMatch, narrow: EventMatch) -> bool:
     )
 
 
-def _lacking(match: EventMatch, event: Event) -> Iterator[str]:
-    """What of a match an event does not have."""
-    if match.host is not None:
-        if event.host_name is None:
-            yield f"{match_text([('host', match.host)])}, but it is about no host"
-        elif not is_named(event.host_name, match.host):
-            yield f"{match_text([('host', match.host)])}, but it is {event.host_name}"
+def _lacking(match: EventMatch, event: Event) -> str | None:
+    """The first condition of a match that an event does not meet; None if it meets all of them."""
+    if match.host is not None and (event.host_name is None or not is_named(event.host_name, match.host)):
+        has = "about no host" if event.host_name is None else event.host_name
+        return f"{match_text([('host', match.host)])}, but it is {has}"
     for label, globs in (match.label or {}).items():
         if not has_labels(event.labels, {label: globs}):
             has = f"it is {event.labels[label]}" if label in event.labels else "there is no such label"
-            yield f"{match_text([('label', {label: globs})])}, but {has}"
+            return f"{match_text([('label', {label: globs})])}, but {has}"
     if match.kind is not None and event.kind not in match.kind:
-        yield f"{match_text([('kind', match.kind)])}, but it is {event.kind.value}"
+        return f"{match_text([('kind', match.kind)])}, but it is {event.kind.value}"
     if match.severity is not None and event.severity not in match.severity:
-        yield f"{match_text([('severity', match.severity)])}, but it is {event.severity.value}"
+        return f"{match_text([('severity', match.severity)])}, but it is {event.severity.value}"
     if match.port is not None and (event.port is None or not in_ranges(event.port, match.port)):
         has = "about no port" if event.port is None else str(event.port)
-        yield f"{match_text([('port', match.port)])}, but it is {has}"
-    if match.program is not None:
-        programs = programs_of(event)
-        if not any(any_glob(program, match.program) for program in programs):
-            yield f"{match_text([('program', match.program)])}, but it is {', '.join(programs) or 'not known'}"
+        return f"{match_text([('port', match.port)])}, but it is {has}"
+    programs = programs_of(event)
+    if match.program is not None and not any(any_glob(program, match.program) for program in programs):
+        return f"{match_text([('program', match.program)])}, but it is {', '.join(programs) or 'not known'}"
+    return None
 
 
 def _names(channels: Sequence[str]) -> str:

@@ -25,22 +25,10 @@ from portmon.storage import archive, conditions, decisions, hosts, outbox, state
 from portmon.storage.conditions import FLEET
 from portmon.storage.database import Database
 
-WIDE_EVENTS = frozenset(
-    {
-        EventKind.BASELINE,
-        EventKind.UNREACHABLE,
-        EventKind.REACHABLE,
-        EventKind.REBOOTED,
-        EventKind.DUPLICATE,
-        EventKind.MANY_CHANGES,
-        EventKind.HOST_KEY_CHANGED,
-        EventKind.HOST_KEY_RESTORED,
-        EventKind.RETIRED,
-        EventKind.FLEET_UNREACHABLE,
-        EventKind.FLEET_REACHABLE,
-    }
-)
-"""Events of a host and of the monitor that are part of the story of each port."""
+WIDE_EVENTS = {EventKind.RETIRED} | {
+    kind for kind in EventKind if kind.usual.subject in ("host", "fleet") and kind is not EventKind.PROBE_OUTDATED
+}
+"""Kinds of events of a host, or of all of them, that are part of the story of each port."""
 
 
 def find_host(conn: Connection, wanted: str) -> hosts.KnownHost:

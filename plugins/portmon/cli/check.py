@@ -12,7 +12,7 @@ import typer
 from portmon.cli.options import ConfigOption, base_folder, config_of, label_options
 from portmon.cli.terminal import cell, logs_aside, say, visible
 from portmon.errors import CommandError, PortmonError
-from portmon.model.event import AlertRole, Event, EventKind, Severity, alert_role, severity_of
+from portmon.model.event import AlertRole, Event, EventKind, Severity
 from portmon.model.observation import PROTOCOL
 
 OUTDATED_SHOWN = 20
@@ -60,7 +60,7 @@ def check(
             host_name=host,
             protocol=None if port is None else PROTOCOL,
             port=port,
-            severity=severity or severity_of(kind, {}),
+            severity=severity or kind.usual.severity,
             program=program,
             labels=labels or {},
         )
@@ -278,7 +278,7 @@ def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Silence | None, 
                     example = replace(example, host_id=host.id, host_name=host.name, labels=known)
                 except CommandError as error:
                     unknown = str(error)
-            role = alert_role(example.kind, example.details)
+            role = example.meaning.role
             if role is None or role is AlertRole.RESOLVED:
                 return example, None, unknown
             opened = {one.key: one.id for one in open_alerts(conn, now, host_id=example.host_id)}

@@ -27,7 +27,7 @@ from portmon.engine.frames import HOST_COLUMNS, KEY, SETS, key_of, merged, port_
 from portmon.engine.rules import HostRules, RuleSet
 from portmon.engine.states import Look, Port, Seen, Step, Told
 from portmon.engine.watched import any_watched, fold, known_owners, seen_of, why_watched
-from portmon.model.event import Event, EventKind, is_notice, severity_of
+from portmon.model.event import AlertRole, Event, EventKind
 from portmon.model.host import Host
 from portmon.model.observation import PROBE, PROTOCOL, Listing, Observation, Outcome, PortKey, hung_tools, in_time
 from portmon.model.state import HostStatus, PortStatus
@@ -39,16 +39,6 @@ UNSEEN = timedelta(minutes=15)
 """What happened while nobody saw a host for longer, and for …"""
 UNSEEN_INTERVALS = 3
 """… intervals, happened at some time between two looks: that is said."""
-SIGHTINGS = frozenset(
-    {
-        EventKind.RECOVERED,
-        EventKind.REPLACED,
-        EventKind.RESTARTED,
-        EventKind.REBOUND,
-        EventKind.MOVED,
-    }
-)
-"""Kinds that tell of a difference between two looks; of new and down ones it depends."""
 PAIRS = 100_000
 """Pairs of names among which a port that moved is looked for; of more only equal names are found."""
 NOTICES = 200
@@ -760,7 +750,8 @@ class Evaluation:
 
         Counted at once: a host with 20,000 of them in each run would take the memory of all others.
         """
-        notices = [one for one in self._to_tell if is_notice(one[1].kind, one[1].details)]
+        lasting = (AlertRole.FIRING, AlertRole.RESOLVED)
+        notices = [one for one in self._to_tell if one[1].kind.meaning(one[1].details).role not in lasting]
         most = sorted(notices, key=lambda one: one[2].port)[NOTICES:]
         counted = set(map(id, most))
         self._to_tell = [one for one in self._to_tell if id(one) not in counted]
@@ -805,7 +796,7 @@ class Evaluation:
         if look.seen_at is None or look.at - look.seen_at <= max(UNSEEN_INTERVALS * 2 * self.half_interval, UNSEEN):
             return None
         began = {EventKind.NEW: told.since == look.at, EventKind.DOWN: told.last_seen == look.seen_at}
-        return (look.seen_at, look.at) if began.get(told.kind, told.kind in SIGHTINGS) else None
+        return (look.seen_at, look.at) if began.get(told.kind, told.kind.usual.between_looks) else None
 
     def _tell(
         self,
@@ -954,7 +945,7 @@ def _event(
         host_name=host["name"],
         protocol=port.protocol if port else None,
         port=port.port if port else None,
-        severity=severity_of(told.kind, extra),
+        severity=told.kind.meaning(extra).severity,
         reason=told.reason,
         program=", ".join(port.programs) or None if port else None,
         unit=", ".join(port.units) or None if port else None,

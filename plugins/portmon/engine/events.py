@@ -1,4 +1,4 @@
-"""Identity of events, and the monitor's own ones. Needs no pandas."""
+"""Ids of events, and the events that no look at a host brings about. Needs no pandas."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from portmon.model.event import Event, EventKind, severity_of
+from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
 
 CLOSES = "closes"
-"""Detail of an event that no observation brought about: the id of the event whose alert it ends."""
+"""Detail of a :func:`closing_event`: the id of the event whose alert it ends."""
 
 
 def event_id(kind: EventKind, host_id: str | None, protocol: str | None, port: int | None, evidence: str) -> str:
-    """32 hex digits that depend on nothing but what the event says and what it was seen in.
+    """32 hex digits. The same evidence, evaluated again, gives the same id.
 
-    :param evidence: identity of what was evaluated; the same evidence evaluated again gives the same id
+    :param evidence: names what was evaluated
     """
     parts = (kind.value, host_id, protocol, port, evidence)
     text = "\x00".join("\x01" if part is None else f"\x02{part}" for part in parts)
@@ -36,9 +36,9 @@ def monitor_event(
     since: datetime | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Event:
-    """An event of the monitoring itself: stale host list, refused pruning, changed host key.
+    """An event of the monitor itself (stale host list, refused pruning), or of a host's key.
 
-    :param host: if it is about one
+    :param evidence: see :func:`event_id`
     :param since: start of the episode
     """
     return Event(
@@ -48,7 +48,7 @@ def monitor_event(
         run_id=run_id,
         host_id=host.id if host else None,
         host_name=host.name if host else None,
-        severity=severity_of(kind, details or {}),
+        severity=kind.meaning(details or {}).severity,
         reason=reason,
         since=since,
         labels=dict(host.labels) if host else {},
@@ -59,12 +59,12 @@ def monitor_event(
 def closing_event(
     kind: EventKind, first: Event, *, at: datetime, run_id: str, reason: str, details: Mapping[str, Any] | None = None
 ) -> Event:
-    """The end of an alert that no observation brought about: told to whoever got its beginning.
+    """The end of an alert that no observation brought about.
 
-    :param first: the event that began it
+    :param first: the event that began the alert
     """
     told = {**first.details, **(details or {}), CLOSES: first.id}
-    # Not the task that saw the beginning.
+    # The task that saw the beginning did not see the end.
     for name in ("task", "map_index"):
         told.pop(name, None)
     return dataclasses.replace(
@@ -73,7 +73,7 @@ def closing_event(
         kind=kind,
         at=at,
         run_id=run_id,
-        severity=severity_of(kind, {}),
+        severity=kind.usual.severity,
         reason=reason,
         since=first.since or first.at,
         details=told,

@@ -1,4 +1,4 @@
-"""What a message tells of: something that goes on, or one event that stands for itself."""
+"""Alerts, as messages tell them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from portmon.model.event import AlertRole, Event
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that goes on, or an event that stands for itself, as a message tells it.
+    """Something that goes on from a first event to a last one, or a notice of one event.
 
-    :param id: of what goes on, from its first event to its last; of a notice, the event's
-    :param role: what is told of it
-    :param event: the newest that is told
-    :param first: the event that began it: what identifies it elsewhere is taken from there, and so never changes
-    :param starts_at: since when it goes on
+    :param id: the same for as long as it lives; of a notice, the event's
+    :param event: the newest one that is told
+    :param first: the event that began it. Alertmanager's labels and the threads of mails are made of it: they never
+        change
     :param ends_at: None while it goes on
-    :param untold: it ends, and its beginning had not been told
+    :param untold: it is over, and its beginning was not told
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Events: what a run can derive, and what each kind of it means for alerts.
+"""Events: what a run can derive, and the catalogue of what each kind of it means.
 
 Times are aware ``datetime`` in UTC. Text that came from a host or the CMDB is hostile: it may hold
 anything, surrogates (``surrogateescape``) included, and is escaped where it is shown.
@@ -7,48 +7,20 @@ anything, surrogates (``surrogateescape``) included, and is escaped where it is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from portmon.model.state import PortStatus
 
 
-class EventKind(StrEnum):
-    """What a run can derive. The alert task that sends it is told by :func:`alert_group`."""
+class Severity(StrEnum):
+    """How loud an event is, worst first."""
 
-    # of a port
-    NEW = "new"
-    DOWN = "down"
-    RECOVERED = "recovered"
-    RETIRED = "retired"
-    REPLACED = "replaced"
-    REBOUND = "rebound"
-    FLAPPING = "flapping"
-    STABLE = "stable"
-    RESTARTED = "restarted"
-    MOVED = "moved"
-    UNWATCHED = "unwatched"
-    # of a host
-    BASELINE = "baseline"
-    UNREACHABLE = "unreachable"
-    REACHABLE = "reachable"
-    REBOOTED = "rebooted"
-    DUPLICATE = "duplicate"
-    PROBE_OUTDATED = "probe_outdated"
-    MANY_CHANGES = "many_changes"
-    # the monitor's own
-    FLEET_UNREACHABLE = "fleet_unreachable"
-    FLEET_REACHABLE = "fleet_reachable"
-    CMDB_STALE = "cmdb_stale"
-    CMDB_FRESH = "cmdb_fresh"
-    PRUNE_REFUSED = "prune_refused"
-    PRUNE_RESUMED = "prune_resumed"
-    HOST_KEY_CHANGED = "host_key_changed"
-    HOST_KEY_RESTORED = "host_key_restored"
-    RUN_OVERDUE = "run_overdue"
-    RUN_IN_TIME = "run_in_time"
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
 
 
 class AlertGroup(StrEnum):
@@ -60,83 +32,6 @@ class AlertGroup(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-_GROUPS: Mapping[EventKind, AlertGroup] = {
-    EventKind.NEW: AlertGroup.NEW,
-    EventKind.REPLACED: AlertGroup.NEW,
-    EventKind.REBOUND: AlertGroup.NEW,
-    EventKind.MANY_CHANGES: AlertGroup.NEW,
-    EventKind.DOWN: AlertGroup.DOWN,
-    EventKind.FLAPPING: AlertGroup.DOWN,
-    EventKind.STABLE: AlertGroup.RECOVERED,
-    EventKind.RECOVERED: AlertGroup.RECOVERED,
-    EventKind.RETIRED: AlertGroup.RECOVERED,
-    EventKind.UNWATCHED: AlertGroup.RECOVERED,
-    EventKind.UNREACHABLE: AlertGroup.UNREACHABLE,
-    EventKind.REACHABLE: AlertGroup.UNREACHABLE,
-    EventKind.REBOOTED: AlertGroup.UNREACHABLE,
-    EventKind.FLEET_UNREACHABLE: AlertGroup.UNREACHABLE,
-    EventKind.FLEET_REACHABLE: AlertGroup.UNREACHABLE,
-    EventKind.CMDB_STALE: AlertGroup.UNREACHABLE,
-    EventKind.CMDB_FRESH: AlertGroup.UNREACHABLE,
-    EventKind.PRUNE_REFUSED: AlertGroup.UNREACHABLE,
-    EventKind.PRUNE_RESUMED: AlertGroup.UNREACHABLE,
-    EventKind.HOST_KEY_CHANGED: AlertGroup.UNREACHABLE,
-    EventKind.HOST_KEY_RESTORED: AlertGroup.UNREACHABLE,
-    EventKind.RUN_OVERDUE: AlertGroup.UNREACHABLE,
-    EventKind.RUN_IN_TIME: AlertGroup.UNREACHABLE,
-}
-
-
-NOTE_KINDS = frozenset(EventKind) - frozenset(_GROUPS)
-"""Kinds that are kept and sent to nobody."""
-
-
-CLOSING_KINDS = frozenset(
-    {
-        EventKind.RECOVERED,
-        EventKind.RETIRED,
-        EventKind.UNWATCHED,
-        EventKind.REACHABLE,
-        EventKind.FLEET_REACHABLE,
-        EventKind.CMDB_FRESH,
-        EventKind.PRUNE_RESUMED,
-        EventKind.HOST_KEY_RESTORED,
-        EventKind.RUN_IN_TIME,
-    }
-)
-"""Kinds that end an alert, whatever their details: they go to whoever got it."""
-
-
-_OPENING_KINDS = frozenset(
-    {
-        EventKind.UNREACHABLE,
-        EventKind.FLEET_UNREACHABLE,
-        EventKind.CMDB_STALE,
-        EventKind.PRUNE_REFUSED,
-        EventKind.HOST_KEY_CHANGED,
-        EventKind.RUN_OVERDUE,
-    }
-)
-"""Kinds that begin an alert, besides losses (:func:`is_loss`)."""
-
-
-def is_loss(kind: EventKind, details: Mapping[str, Any]) -> bool:
-    """Whether an event says that something which listened does so no more, as far as others can reach it."""
-    return (
-        kind in (EventKind.DOWN, EventKind.FLAPPING)
-        or (kind is EventKind.REBOUND and bool(details.get("severe")))
-        or (kind is EventKind.STABLE and details.get("state") == PortStatus.DOWN)
-    )
-
-
-def alert_group(kind: EventKind, details: Mapping[str, Any]) -> AlertGroup | None:
-    """The alert task that sends an event; None for notes, which are kept but sent to nobody.
-
-    :param details: of the event: a severe ``rebound`` goes where ``down`` goes, ``stable`` where its state belongs
-    """
-    return AlertGroup.DOWN if is_loss(kind, details) else _GROUPS.get(kind)
-
-
 class AlertRole(StrEnum):
     """What an event means for the alert that it is about."""
 
@@ -145,53 +40,159 @@ class AlertRole(StrEnum):
     RESOLVED = "resolved"
     """It is over: ends the alert."""
     NOTICE = "notice"
-    """Worth telling once; nothing goes on."""
+    """Worth a message of its own; no alert begins or ends."""
 
 
-def alert_role(kind: EventKind, details: Mapping[str, Any]) -> AlertRole | None:
-    """What an event means for its alert; None for notes, which are sent to nobody."""
-    if is_loss(kind, details) or kind in _OPENING_KINDS:
-        return AlertRole.FIRING
-    if kind in CLOSING_KINDS or kind is EventKind.STABLE:
-        return AlertRole.RESOLVED
-    return AlertRole.NOTICE if kind in _GROUPS else None
+CRITICAL, WARNING, INFO = Severity
+FIRING, RESOLVED, NOTICE = AlertRole
 
 
-def is_notice(kind: EventKind, details: Mapping[str, Any]) -> bool:
-    """Whether an event of a port neither begins nor ends anything: what may be counted if there are too many."""
-    return alert_role(kind, details) in (AlertRole.NOTICE, None)
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """A row of the catalogue: what the events of one kind, or of a variant of it, mean.
+
+    :param name: the kind, or the variant's own name. The macros ``counted_<name>`` and ``what_<name>`` of
+        alerting/message/templates have its words
+    :param subject: what it is about; ``fleet`` is every host at once
+    :param role: None for a note, which is kept and sent to nobody
+    :param group: the alert task that sends it; None for a note
+    :param alertname: what Alertmanager calls its alert
+    :param summary: one sentence for Alertmanager about ``{port}`` and ``{host}``
+    :param key: begins the key of its alert, if it is not about a port: at most one alert is open for each key
+    :param counted_as: the title of a message counts it as the events of this name
+    :param folded_as: name of the line that tells of most hosts of a site at once; empty if each has a line of its own
+    :param between_looks: it is a difference between two looks, and may have happened at any time between them
+    :param variant: what the events with a certain detail mean instead
+    :param when: of a variant: that detail, and its value
+    """
+
+    name: str
+    subject: Literal["port", "host", "fleet", "monitor"]
+    severity: Severity = INFO
+    role: AlertRole | None = None
+    group: AlertGroup | None = None
+    alertname: str = "PortmonEvent"
+    summary: str = ""
+    key: str = "host"
+    counted_as: str = ""
+    folded_as: str = ""
+    between_looks: bool = False
+    variant: Meaning | None = None
+    when: tuple[str, Any] = ("", None)
+
+    def like(self, name: str, summary: str, **other: Any) -> Meaning:
+        """A row that differs in some fields only.
+
+        :param other: further fields that differ
+        """
+        return replace(self, name=name, summary=summary, **other)
+
+    def ended_by(self, name: str, summary: str, **other: Any) -> Meaning:
+        """The row of what ends an alert of this one: it is about the same, and Alertmanager knows it by the same name.
+
+        :param other: further fields that differ
+        """
+        group = AlertGroup.RECOVERED if self.subject == "port" else self.group
+        return self.like(name, summary, severity=INFO, role=RESOLVED, group=group, **other)
 
 
-class Severity(StrEnum):
-    """How loud an event is."""
-
-    CRITICAL = "critical"
-    WARNING = "warning"
-    INFO = "info"
+_OF_HOSTS = Meaning("", "host", CRITICAL, FIRING, AlertGroup.UNREACHABLE)
+_OF_MONITOR = Meaning("", "monitor", WARNING, FIRING, AlertGroup.UNREACHABLE)
 
 
-_SEVERITIES: Mapping[EventKind, Severity] = {
-    EventKind.NEW: Severity.WARNING,
-    EventKind.REPLACED: Severity.WARNING,
-    EventKind.REBOUND: Severity.WARNING,
-    EventKind.MANY_CHANGES: Severity.WARNING,
-    EventKind.UNREACHABLE: Severity.CRITICAL,
-    EventKind.REBOOTED: Severity.WARNING,
-    EventKind.FLEET_UNREACHABLE: Severity.CRITICAL,
-    EventKind.CMDB_STALE: Severity.WARNING,
-    EventKind.PRUNE_REFUSED: Severity.WARNING,
-    EventKind.HOST_KEY_CHANGED: Severity.CRITICAL,
-    EventKind.RUN_OVERDUE: Severity.WARNING,
-}
+class EventKind(StrEnum):
+    """The catalogue: what a run can derive. A new kind is one row here, and its words in en.j2 and zh.j2."""
 
+    _value_: str
+    usual: Meaning
+    """The row; it may have a variant."""
 
-def severity_of(kind: EventKind, details: Mapping[str, Any]) -> Severity:
-    """How loud an event of a kind is: a loss is critical, what ends something and what is only noted is not."""
-    return Severity.CRITICAL if is_loss(kind, details) else _SEVERITIES.get(kind, Severity.INFO)
+    def __new__(cls, usual: Meaning) -> EventKind:
+        """The name of the row is the kind's value."""
+        kind = str.__new__(cls, usual.name)
+        kind._value_ = usual.name
+        kind.usual = usual
+        return kind
+
+    # Ports.
+    NEW = Meaning("new", "port", WARNING, NOTICE, AlertGroup.NEW, "PortNew", "{port} on {host} is new")
+    DOWN = Meaning("down", "port", CRITICAL, FIRING, AlertGroup.DOWN, "PortDown", "{port} on {host} is down")
+    RECOVERED = DOWN.ended_by("recovered", "{port} on {host} listens again", between_looks=True)
+    RETIRED = DOWN.ended_by("retired", "{port} on {host} is not expected any more")
+    REPLACED = NEW.like(
+        "replaced", "{port} on {host} is another program now", alertname="PortReplaced", between_looks=True
+    )
+    REBOUND = NEW.like(
+        "rebound",
+        "{port} on {host} listens on other addresses",
+        alertname="PortRebound",
+        between_looks=True,
+        variant=DOWN.like("lost_bind", "{port} on {host} lost an address that others reach", when=("severe", True)),
+    )
+    FLAPPING = DOWN.like("flapping", "{port} on {host} comes and goes")
+    STABLE = DOWN.ended_by(
+        "stable",
+        "{port} on {host} holds still again",
+        variant=DOWN.like("stable_down", "{port} on {host} stays down", when=("state", PortStatus.DOWN)),
+    )
+    RESTARTED = Meaning("restarted", "port", between_looks=True)
+    MOVED = Meaning("moved", "port", between_looks=True)
+    UNWATCHED = DOWN.ended_by("unwatched", "{port} on {host} is not watched any more", counted_as="retired")
+
+    # Hosts.
+    BASELINE = Meaning("baseline", "host")
+    UNREACHABLE = _OF_HOSTS.like(
+        "unreachable", "{host} is unreachable", alertname="HostUnreachable", folded_as="outage"
+    )
+    REACHABLE = UNREACHABLE.ended_by("reachable", "{host} is reachable again", folded_as="outage_over")
+    REBOOTED = _OF_HOSTS.like(
+        "rebooted", "{host} was rebooted", alertname="HostRebooted", severity=WARNING, role=NOTICE
+    )
+    DUPLICATE = Meaning("duplicate", "host")
+    PROBE_OUTDATED = Meaning("probe_outdated", "host")
+    MANY_CHANGES = NEW.like(
+        "many_changes",
+        "very many ports of {host} changed at once",
+        subject="host",
+        alertname="ManyChanges",
+        key="changes",
+    )
+
+    # All hosts at once, and the monitor itself.
+    FLEET_UNREACHABLE = _OF_HOSTS.like(
+        "fleet_unreachable",
+        "most hosts are unreachable at once",
+        subject="fleet",
+        alertname="FleetUnreachable",
+        key="fleet",
+    )
+    FLEET_REACHABLE = FLEET_UNREACHABLE.ended_by("fleet_reachable", "most hosts are reachable again")
+    CMDB_STALE = _OF_MONITOR.like("cmdb_stale", "the CMDB gives no usable host list", alertname="CmdbStale", key="cmdb")
+    CMDB_FRESH = CMDB_STALE.ended_by("cmdb_fresh", "the CMDB gives a host list again")
+    PRUNE_REFUSED = _OF_MONITOR.like(
+        "prune_refused",
+        "too many hosts left the CMDB at once, none was removed",
+        alertname="PruneRefused",
+        key="prune",
+    )
+    PRUNE_RESUMED = PRUNE_REFUSED.ended_by("prune_resumed", "hosts that leave the CMDB are removed again")
+    HOST_KEY_CHANGED = _OF_HOSTS.like(
+        "host_key_changed", "{host} shows another host key", alertname="HostKeyChanged", key="host_key"
+    )
+    HOST_KEY_RESTORED = HOST_KEY_CHANGED.ended_by("host_key_restored", "{host} shows a host key that is trusted")
+    RUN_OVERDUE = _OF_MONITOR.like("run_overdue", "a run is overdue", alertname="RunOverdue", key="run")
+    RUN_IN_TIME = RUN_OVERDUE.ended_by("run_in_time", "runs are in time again")
+
+    def meaning(self, details: Mapping[str, Any]) -> Meaning:
+        """What an event of this kind with these details means."""
+        variant = self.usual.variant
+        if variant is not None and details.get(variant.when[0]) == variant.when[1]:
+            return variant
+        return self.usual
 
 
 def port_alert_key(host_id: str, protocol: str, port: int) -> str:
-    """What the alerts of a port are known by."""
+    """The key of the alerts of a port."""
     return f"port/{host_id}/{protocol}/{port}"
 
 
@@ -200,27 +201,20 @@ class Event:
     """Something that happened. Derived, immutable, with a deterministic id.
 
     :param id: 32 hex digits; the same evidence evaluated again gives the same id
-    :param kind: what
     :param at: time of the evidence, not of the writing
-    :param run_id: run whose diff (or prune) derived it
-    :param host_id: None for the monitor's own events
-    :param host_name: as of then
-    :param protocol: None unless about a port
-    :param port: None unless about a port
-    :param severity: how loud
+    :param run_id: run that derived it
+    :param host_id: None for the monitor's own events; name and labels of the host are as of then
+    :param port: None, like the protocol, unless it is about one
     :param reason: why this verdict, one sentence for people
-    :param program: of the port's owner, last known
-    :param unit: of the port's owner, last known
+    :param program: of the port's owner, like the unit, last known
     :param since: start of what this event ends or continues (down since, unreachable since)
     :param last_seen: when the port or host was last seen well
-    :param labels: the host's, as of then
     :param details: what else the kind has to say, JSON types only. Of a port: ``addresses``, ``programs``,
         ``pids``, ``uids``, ``units``, ``watched`` (which rule or declaration), ``declared``, ``tool``; by kind
         ``down_for`` and ``unreachable_for`` (seconds), ``misses``, ``severe`` and ``lost`` (addresses) of a rebound,
         ``state`` of flapping and stable, ``before`` of replaced, restarted and rebound, ``to`` of moved, ``ports`` of
-        a baseline, ``error_class``; ``between`` (two times) of what happened while nobody looked; ``task`` and
-        ``map_index`` of the task that saw it; ``ends`` of a retired that ends another alert than that of its port or
-        host
+        a baseline, ``error_class``; ``between`` (two times) of what happened while no run looked; ``task`` and
+        ``map_index`` of the task that saw it; ``ends``, the kind that began the alert, of a retired that is of no port
     :param replayed_by: the run that made it, or made it what it is, by evaluating again what was seen
     """
 
@@ -243,27 +237,24 @@ class Event:
     replayed_by: str | None = None
 
     @property
+    def meaning(self) -> Meaning:
+        """Its row of the catalogue."""
+        return self.kind.meaning(self.details)
+
+    @property
+    def alert_row(self) -> Meaning:
+        """The row that names its alert: its own, but a ``retired`` of a whole host ends alerts of several kinds."""
+        if "ends" in self.details:
+            return EventKind(self.details["ends"]).usual
+        return EventKind.UNREACHABLE.usual if self.kind is EventKind.RETIRED and self.port is None else self.meaning
+
+    @property
     def alert_key(self) -> str:
-        """What an alert is about: at most one is open for each key. Those of one port or host come in order."""
+        """What its alert is about: at most one is open for each key. Events of one key are told in order."""
         if self.host_id is not None and self.protocol is not None and self.port is not None:
             return port_alert_key(self.host_id, self.protocol, self.port)
-        about = _ABOUT.get(EventKind(self.details["ends"]) if "ends" in self.details else self.kind, "host")
-        return about if self.host_id is None else f"{about}/{self.host_id}"
-
-
-_ABOUT: Mapping[EventKind, str] = {
-    EventKind.MANY_CHANGES: "changes",
-    EventKind.FLEET_UNREACHABLE: "fleet",
-    EventKind.FLEET_REACHABLE: "fleet",
-    EventKind.CMDB_STALE: "cmdb",
-    EventKind.CMDB_FRESH: "cmdb",
-    EventKind.PRUNE_REFUSED: "prune",
-    EventKind.PRUNE_RESUMED: "prune",
-    EventKind.HOST_KEY_CHANGED: "host_key",
-    EventKind.HOST_KEY_RESTORED: "host_key",
-    EventKind.RUN_OVERDUE: "run",
-    EventKind.RUN_IN_TIME: "run",
-}
+        key = self.alert_row.key
+        return key if self.host_id is None else f"{key}/{self.host_id}"
 
 
 def programs_of(event: Event) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from portmon.alerting.silences import Silence, silenced
 from portmon.config import Config
 from portmon.engine.events import closing_event
 from portmon.fields import format_duration
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, alert_role, port_alert_key
+from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, port_alert_key
 from portmon.model.host import Host
 from portmon.steps import reminders as repeats
 from portmon.storage import alerts, hosts, lease, outbox, silences
@@ -147,7 +147,7 @@ def _enqueue(conn: Connection, config: Config, in_force: _InForce) -> None:
         told[alert_id] = {one.channel: one for one in known}
     book = _Book(opened, told)
     for event in new:
-        role = alert_role(event.kind, event.details)
+        role = event.meaning.role
         alert = book.opened.get(event.alert_key)
         alert_id = event.id
         if role is AlertRole.RESOLVED:

@@ -12,7 +12,7 @@ from portmon.alerting.config import Channel
 from portmon.alerting.silences import Silence
 from portmon.config import Config
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event, alert_group
+from portmon.model.event import AlertGroup, AlertRole, Event
 from portmon.storage import alerts, outbox
 from portmon.storage.alerts import StoredAlert
 from portmon.storage.outbox import Told
@@ -45,7 +45,7 @@ def remind(
             if event is None or one.channel not in channels or one.states & {outbox.PENDING, outbox.SENDING}:
                 continue
             at = one.at or (event.at if outbox.EXPIRED in one.states else None)
-            group = alert_group(event.kind, event.details)
+            group = event.meaning.group
             if at is None or group is None or withholds(event, alert.id):
                 continue
             known[one.channel, group].append((now - at, event.id))
@@ -112,7 +112,7 @@ class Book:
         return [
             (told.route, alert)
             for stored, alert in repeated
-            if alert_group(alert.event.kind, alert.event.details) is group
+            if alert.event.meaning.group is group
             for told in self._told.get(stored.id, ())
             if told.channel == channel.name and told.at is not None
         ]

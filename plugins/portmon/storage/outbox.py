@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, delete, func, or_, select, tuple_, update
 
 from portmon.alerting.queue import Queued
-from portmon.model.event import CLOSING_KINDS, AlertGroup, Event, EventKind, Severity, alert_group, alert_role
+from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Severity
 from portmon.storage.sql import chunks, insert_rows, update_rows
 from portmon.storage.tables import UNFINISHED, alerts, deliveries, events
 
@@ -208,7 +208,7 @@ def waiting(conn: Connection, channels: Collection[str] | None = None) -> list[W
     found = []
     for row in conn.execute(query):
         event = event_of(row)
-        role = alert_role(event.kind, event.details)
+        role = event.meaning.role
         if role is None or row.alert_group is None:
             continue
         queued = Queued(
@@ -451,9 +451,8 @@ def _set(conn: Connection, channel: str, event_ids: Sequence[str], states: Seque
 
 def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datetime) -> None:
     # Whoever heard of something is to hear of its end.
-    over = or_(
-        events.c.kind.in_([kind.value for kind in CLOSING_KINDS]),
-        and_(events.c.kind == EventKind.STABLE.value, events.c.alert_group == AlertGroup.RECOVERED.value),
+    over = tuple_(events.c.kind, events.c.alert_group).in_(
+        [(kind.value, str(kind.usual.group)) for kind in EventKind if kind.usual.role is AlertRole.RESOLVED]
     )
     matching = select(events.c.id).where(*conditions, ~over)
     conn.execute(
@@ -466,7 +465,7 @@ def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datet
 
 def row_of(event: Event, step: int | None = None) -> dict[str, Any]:
     """A row of the table; what nobody is ever told of is dispatched."""
-    group = alert_group(event.kind, event.details)
+    group = event.meaning.group
     return {field.name: getattr(event, field.name) for field in fields(event)} | {
         "kind": event.kind.value,
         "severity": event.severity.value,

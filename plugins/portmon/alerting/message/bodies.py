@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,14 @@ from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from portmon.alerting.config import Language
-from portmon.alerting.message.view import View
-from portmon.text import TITLE_LIMIT, plain
+from portmon.alerting.message.view import Address, View
+from portmon.text import TITLE_LIMIT, escape_markdown, inert, plain
 
 BUILT_IN = Path(__file__).parent / "templates"
 NAMES = ("en.j2", "zh.j2", "message.txt.j2", "message.md.j2", "message.html.j2")
 """Templates that a folder of the user's may hold."""
 
 _log = logging.getLogger("portmon.alerts")
-
-
-@dataclass(frozen=True, slots=True)
-class Views:
-    """What the templates of each medium see: the same, made harmless for it."""
-
-    text: View
-    markdown: View
-    html: View
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +37,21 @@ class Bodies:
     html: str
 
 
-def fill(views: Views, language: Language, folder: Path | None, *, again: bool = False) -> Bodies:
+def fill(view: View, language: Language, folder: Path | None, *, again: bool = False) -> Bodies:
     """Title and bodies, whatever is wrong with the templates in the folder.
 
-    :param again: of the same message: what is wrong was told
+    :param again: of the same message: what is wrong was logged
     """
     if folder is not None:
         try:
-            return Templates(language, folder).fill(views)
+            return Templates(language, folder).fill(view)
         except Exception as error:
             if not again:
                 _log.error(
                     "%s; the built-in templates are used instead. `python -m portmon check` tells whether it is mended",
                     problem(error, folder),
                 )
-    return _built_in(language).fill(views)
+    return _built_in(language).fill(view)
 
 
 class Templates:
@@ -75,18 +67,37 @@ class Templates:
         self._text = _environment(folder, language, html=False)
         self._html = _environment(folder, language, html=True)
 
-    def fill(self, views: Views) -> Bodies:
-        """Title and bodies.
+    def fill(self, view: View) -> Bodies:
+        """Title and bodies, the view escaped for each medium.
 
         :raises Exception: whatever a template of the folder raises
         """
-        title = self._text.from_string("{{ say.title(view) }}").render(view=views.text)
+        text = _escaped(view, inert, str)
+        markdown = _escaped(view, lambda value: escape_markdown(inert(value)), _in_markdown_link)
+        title = self._text.from_string("{{ say.title(view) }}").render(view=text)
         return Bodies(
             title=_some("title", plain(title.strip(), TITLE_LIMIT)),
-            text=_some("message.txt.j2", _render(self._text, "message.txt.j2", views.text)),
-            markdown=_some("message.md.j2", _render(self._text, "message.md.j2", views.markdown)),
-            html=_some("message.html.j2", _render(self._html, "message.html.j2", views.html)),
+            text=_render(self._text, "message.txt.j2", text),
+            markdown=_render(self._text, "message.md.j2", markdown),
+            html=_render(self._html, "message.html.j2", view),
         )
+
+
+def _escaped(value: Any, text: Callable[[str], str], address: Callable[[str], str]) -> Any:
+    """A view, or a value in one, with all of its strings escaped."""
+    if isinstance(value, str):
+        return address(value) if isinstance(value, Address) else text(value)
+    if isinstance(value, tuple):
+        return tuple(_escaped(one, text, address) for one in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: _escaped(getattr(value, field.name), text, address) for field in fields(value)}
+        return replace(value, **own)
+    return value
+
+
+def _in_markdown_link(address: str) -> str:
+    """An address without what would end it within a Markdown link, or be interpreted there."""
+    return "".join(f"%{ord(char):02X}" if char in "()[]\\|*;" else char for char in address)
 
 
 @lru_cache(maxsize=2)
@@ -95,7 +106,7 @@ def _built_in(language: Language) -> Templates:
 
 
 def _render(environment: ImmutableSandboxedEnvironment, name: str, view: View) -> str:
-    return environment.get_template(name).render(view=view).strip("\n")
+    return _some(name, environment.get_template(name).render(view=view).strip("\n"))
 
 
 def _some(name: str, text: str) -> str:
@@ -110,18 +121,15 @@ def problem(error: Exception, folder: Path) -> str:
     if isinstance(error, NotADirectoryError):
         return f"alerts.templates: {told}"
     if isinstance(error, TemplateSyntaxError):
-        file = error.filename or error.name or ""
-        return f"{file}:{error.lineno}: {told}"
+        return f"{error.filename or error.name or ''}:{error.lineno}: {told}"
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)]
-    if own:
-        return f"{own[-1].filename}:{own[-1].lineno}: {told}"
-    return f"{folder}: {told}"
+    return f"{own[-1].filename}:{own[-1].lineno}: {told}" if own else f"{folder}: {told}"
 
 
 class _Words:
-    """What messages say in one language: a macro of the user's own, else the built-in one of that name.
+    """``say`` of the templates: a macro of the user's own, else the built-in one of that name.
 
-    The macros call each other by this too, so that whoever wants other words for one thing writes one macro.
+    The macros call each other through it too: other words for one thing take one macro.
     """
 
     _modules: tuple[Any, ...] = ()
@@ -136,19 +144,13 @@ class _Words:
 
 def _environment(folder: Path | None, language: Language, *, html: bool) -> ImmutableSandboxedEnvironment:
     built_in = FileSystemLoader(BUILT_IN)
+    own = [FileSystemLoader(folder)] if folder else []
     environment = ImmutableSandboxedEnvironment(
-        loader=ChoiceLoader(
-            [
-                *([FileSystemLoader(folder)] if folder else []),
-                built_in,
-                PrefixLoader({"builtin": built_in}),
-            ]
-        ),
+        loader=ChoiceLoader([*own, built_in, PrefixLoader({"builtin": built_in})]),
         autoescape=html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=False,
     )
     say = environment.globals["say"] = _Words()
     for name in (f"builtin/{language}.j2", f"{language}.j2"):

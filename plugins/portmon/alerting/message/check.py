@@ -12,16 +12,15 @@ from typing import Any, get_args
 from jinja2 import Environment, TemplateSyntaxError, meta
 
 from portmon.alerting.config import Language
-from portmon.alerting.message.bodies import NAMES, Templates, Views, problem
-from portmon.alerting.message.render import views_of
-from portmon.alerting.message.view import CROWD, in_order
+from portmon.alerting.message.bodies import NAMES, Templates, problem
+from portmon.alerting.message.build import checked, view_of
+from portmon.alerting.message.order import CROWD, in_order
+from portmon.alerting.message.view import View
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, alert_group, alert_role, severity_of
+from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Meaning
 
-_AT = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
-_PAGE = "https://airflow.example.com/portmon"
-_SAMPLE_HOSTS = 6
+_KNOWN = (*NAMES, *(f"builtin/{name}" for name in NAMES))
 
 
 def check_templates(folder: Path) -> list[str]:
@@ -38,16 +37,18 @@ def check_templates(folder: Path) -> list[str]:
         name = file.relative_to(folder).as_posix()
         sources[name] = file
         if name.endswith(".j2"):
-            found, names = _read(file, name)
+            found, names = _read(folder, file, name)
             problems += found
             used |= names
-    problems += [_unused(file, name) for name, file in sources.items() if name not in used and _is_meant(name)]
-    if not problems:
-        problems += _try(folder)
-    return problems
+    for name, file in sources.items():
+        # A README is not meant as a template.
+        is_meant = name.endswith((".j2", ".jinja", ".jinja2")) or get_close_matches(name, NAMES, cutoff=0.75)
+        if name not in used and is_meant:
+            problems.append(f"{file}: nothing uses a template of this name{_meant(name, NAMES)}")
+    return problems or _try(folder)
 
 
-def _read(file: Path, name: str) -> tuple[list[str], set[str]]:
+def _read(folder: Path, file: Path, name: str) -> tuple[list[str], set[str]]:
     """What is wrong with one file as it is, and the names of those that it builds on."""
     try:
         source = file.read_text(encoding="utf-8")
@@ -59,27 +60,10 @@ def _read(file: Path, name: str) -> tuple[list[str], set[str]]:
     names = {used for used in meta.find_referenced_templates(parsed) if used}
     problems = []
     for used in sorted(names):
-        if not _is_there(used, file.parents[name.count("/")]):
+        if used not in _KNOWN and not (folder / used).is_file():
             line = source[: source.find(used)].count("\n") + 1
-            problems.append(f"{file}:{line}: there is no template {used!r}{_meant(used, _known())}")
+            problems.append(f"{file}:{line}: there is no template {used!r}{_meant(used, _KNOWN)}")
     return problems, names
-
-
-def _known() -> tuple[str, ...]:
-    return (*NAMES, *(f"builtin/{name}" for name in NAMES))
-
-
-def _is_there(name: str, folder: Path) -> bool:
-    return name in _known() or (folder / name).is_file()
-
-
-def _is_meant(name: str) -> bool:
-    """Whether a file looks like one that portmon should use; a README does not."""
-    return name.endswith((".j2", ".jinja", ".jinja2")) or bool(get_close_matches(name, NAMES, cutoff=0.75))
-
-
-def _unused(file: Path, name: str) -> str:
-    return f"{file}: nothing uses a template of this name{_meant(name, NAMES)}"
 
 
 def _meant(name: str, names: tuple[str, ...]) -> str:
@@ -95,9 +79,9 @@ def _try(folder: Path) -> list[str]:
         except Exception as error:
             problems[problem(error, folder)] = None
             continue
-        for views in _samples():
+        for view in _samples():
             try:
-                templates.fill(views)
+                templates.fill(view)
             except Exception as error:
                 problems[problem(error, folder)] = None
     return list(problems)
@@ -105,67 +89,45 @@ def _try(folder: Path) -> list[str]:
 
 # ── samples ─────────────────────────────────────────────────────────────────────────────────────
 
-_VARIANTS: tuple[tuple[EventKind, dict[str, Any]], ...] = (
-    *((kind, {}) for kind in EventKind),
-    (EventKind.REBOUND, {"severe": True, "lost": ["0.0.0.0"]}),  # noqa: S104 - nothing is bound
-    (EventKind.STABLE, {"state": "down"}),
-)
-_OF_PORTS = frozenset(
-    {
-        EventKind.NEW,
-        EventKind.DOWN,
-        EventKind.RECOVERED,
-        EventKind.RETIRED,
-        EventKind.REPLACED,
-        EventKind.REBOUND,
-        EventKind.FLAPPING,
-        EventKind.STABLE,
-        EventKind.UNWATCHED,
-    }
-)
-_OF_HOSTS = frozenset(
-    {
-        EventKind.UNREACHABLE,
-        EventKind.REACHABLE,
-        EventKind.REBOOTED,
-        EventKind.MANY_CHANGES,
-        EventKind.HOST_KEY_CHANGED,
-        EventKind.HOST_KEY_RESTORED,
-    }
-)
+_AT = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
+_PAGE = checked("https://airflow.example.com/portmon")
+_SAMPLE_HOSTS = 6
 
 
-def _samples() -> Iterator[Views]:
+def _samples() -> Iterator[View]:
     """Messages of every group: all kinds at once, each alone, cut, grouped, reminders, outages."""
+    rows = [(kind, row) for kind in EventKind for row in (kind.usual, kind.usual.variant) if row is not None]
     for group in AlertGroup:
-        full = [
-            _alert(number, kind, details)
-            for number, (kind, details) in enumerate(_VARIANTS)
-            if alert_group(kind, details) is group
-        ]
-        yield _views(full, group)
-        yield _views(full, group, max_lines=1, subject="team-a")
+        own = [(number, kind, row) for number, (kind, row) in enumerate(rows) if row.group is group]
+        full = [_alert(*one) for one in own]
+        yield _view(full, group)
+        yield _view(full, group, max_lines=1, subject="team-a")
         going_on = [alert for alert in full if alert.role is AlertRole.FIRING]
         if going_on:
-            yield _views(going_on, group, reminder=True, subject="team-a")
-            yield _views(going_on, group, reminder=True)
-        for number, (kind, details) in enumerate(_VARIANTS):
-            if alert_group(kind, details) is group:
-                yield _views([_alert(number, kind, details, bare=True)], group)
-    crowd = [_alert(number, EventKind.DOWN, {}) for number in range(CROWD + 1)]
-    one = [replace(alert, event=replace(alert.event, host_id="id0", host_name="web00")) for alert in crowd]
-    yield _views(one, AlertGroup.DOWN)
+            yield _view(going_on, group, reminder=True, subject="team-a")
+            yield _view(going_on, group, reminder=True)
+        for one in own:
+            yield _view([_alert(*one, bare=True)], group)
+    crowd = [_alert(number, EventKind.DOWN) for number in range(CROWD + 1)]
+    one_host = [replace(alert, event=replace(alert.event, host_id="id0", host_name="web00")) for alert in crowd]
+    yield _view(one_host, AlertGroup.DOWN)
     for site in ("dc1", ""):
-        for kind in (EventKind.UNREACHABLE, EventKind.REACHABLE):
-            alerts = [_alert(number, kind, {}) for number in range(_SAMPLE_HOSTS)]
-            for unreachable in (0, _SAMPLE_HOSTS, _SAMPLE_HOSTS + 1):
-                yield _views(alerts, AlertGroup.UNREACHABLE, outage=Outage(site, 2 * _SAMPLE_HOSTS, unreachable))
+        for kind in EventKind:
+            alerts = [_alert(number, kind) for number in range(_SAMPLE_HOSTS)]
+            for unreachable in (0, _SAMPLE_HOSTS, _SAMPLE_HOSTS + 1) if kind.usual.folded_as else ():
+                outage = Outage(site, 2 * _SAMPLE_HOSTS, unreachable)
+                yield _view(alerts, AlertGroup.UNREACHABLE, outage=outage)
 
 
-def _alert(number: int, kind: EventKind, details: dict[str, Any], *, bare: bool = False) -> Alert:
-    """An alert that has everything that its kind can have, or only what it must have."""
-    port = 8000 + number if kind in _OF_PORTS else None
-    known: dict[str, Any] = {
+def _alert(number: int, kind: EventKind, row: Meaning | None = None, *, bare: bool = False) -> Alert:
+    """An alert that has everything that its kind can have, or only what it must have.
+
+    :param row: of the kind, or of its variant
+    """
+    row = row or kind.usual
+    is_variant = row is not kind.usual
+    details: dict[str, Any] = {row.when[0]: row.when[1], "lost": ["192.0.2.1"]} if is_variant else {}
+    full: dict[str, Any] = {
         "reason": "A reason",
         "since": _AT - timedelta(hours=1),
         "last_seen": _AT - timedelta(days=1),
@@ -178,25 +140,26 @@ def _alert(number: int, kind: EventKind, details: dict[str, Any], *, bare: bool 
             **details,
         },
     }
-    if port:
-        known |= {"program": "nginx", "unit": "nginx.service"}
+    of_port = row.subject == "port"
+    of_host = of_port or row.subject == "host"
     event = Event(
         id=f"{number:032x}",
         kind=kind,
         at=_AT,
         run_id="sample",
-        host_id=f"id{number}" if port or kind in _OF_HOSTS else None,
-        host_name=f"web{number:02}" if port or kind in _OF_HOSTS else None,
-        protocol="tcp" if port else None,
-        port=port,
-        severity=severity_of(kind, details),
-        **({"details": details} if bare else known),
+        host_id=f"id{number}" if of_host else None,
+        host_name=f"web{number:02}" if of_host else None,
+        protocol="tcp" if of_port else None,
+        port=8000 + number if of_port else None,
+        severity=row.severity,
+        program="nginx" if of_port and not bare else None,
+        unit="nginx.service" if of_port and not bare else None,
+        **({"details": details} if bare else full),
     )
-    role = alert_role(kind, details) or AlertRole.NOTICE
-    over = role is AlertRole.RESOLVED
+    over = row.role is AlertRole.RESOLVED
     return Alert(
         id=event.id,
-        role=role,
+        role=row.role or AlertRole.NOTICE,
         event=event,
         first=event,
         starts_at=_AT - timedelta(hours=1),
@@ -205,22 +168,8 @@ def _alert(number: int, kind: EventKind, details: dict[str, Any], *, bare: bool 
     )
 
 
-def _views(
-    alerts: list[Alert],
-    group: AlertGroup,
-    *,
-    max_lines: int = 50,
-    subject: str = "",
-    reminder: bool = False,
-    outage: Outage | None = None,
-) -> Views:
-    ids = [alert.event.host_id for alert in alerts if alert.event.host_id]
-    return views_of(
-        in_order(alerts, dict.fromkeys(ids, outage) if outage else {}),
-        group,
-        max_lines=max_lines,
-        links={alert.event.id: _PAGE for alert in alerts},
-        page=_PAGE,
-        subject=subject,
-        reminder=reminder,
-    )
+def _view(alerts: list[Alert], group: AlertGroup, *, outage: Outage | None = None, **given: Any) -> View:
+    outages = {alert.event.host_id: outage for alert in alerts if outage and alert.event.host_id}
+    links = {alert.event.id: _PAGE for alert in alerts}
+    usual = {"max_lines": 50, "subject": "", "reminder": False}
+    return view_of(in_order(alerts, outages), group, links=links, page=_PAGE, **{**usual, **given})

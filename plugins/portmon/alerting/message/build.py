@@ -1,0 +1,225 @@
+"""Alerts in their order into what the templates see."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from portmon.alerting.message.order import Block, Bundle, rank, worst
+from portmon.alerting.message.view import Address, Count, HostView, MessageLine, Site, Span, View
+from portmon.alerting.outages import Outage
+from portmon.model.alert import Alert
+from portmon.model.event import AlertGroup, AlertRole, Event
+from portmon.text import REASON_LIMIT, VALUE_LIMIT, plain
+
+SUBJECT_LIMIT = 40
+"""Characters of a subject: the counts after it must fit into the title too."""
+NAMES_SHOWN = 3
+"""Hosts of an outage that are named."""
+_OUTAGES_COUNTED = 2
+"""More outages than these are one number in the title."""
+
+
+def view_of(
+    blocks: Sequence[Block],
+    group: AlertGroup,
+    *,
+    max_lines: int,
+    links: Mapping[str, Address],
+    page: Address,
+    subject: str,
+    reminder: bool,
+) -> View:
+    """What the templates see.
+
+    :param blocks: at least one, in order
+    :param links: id of an event -> address of its task log
+    :param page: has what the lines leave out
+    """
+    bundles = [bundle for block in blocks for bundle in block]
+    alerts = [alert for bundle in bundles for alert in bundle.alerts]
+    lines = _Lines(max(alert.event.at for alert in alerts), reminder)
+    listed: list[HostView] = []
+    room = max_lines
+    for block in blocks:
+        shown = block[: max(room, 0)]
+        room -= len(shown)
+        if shown:
+            own = tuple(map(lines.line, shown))
+            found = (links.get(alert.event.id) for one in shown if not one.outage for alert in one.alerts)
+            listed.append(HostView(own[0].host, next(filter(None, found), Address()), own))
+    left = [alert for bundle in bundles[max_lines:] for alert in bundle.alerts]
+    unnamed = any(line.counts or (line.site and line.site.unnamed) for host in listed for line in host.lines)
+    return View(
+        group=group.value,
+        severity=worst(alerts).value,
+        reminder=reminder,
+        subject=plain(subject.strip(), SUBJECT_LIMIT),
+        counts=_counts(bundles),
+        first=lines.line(bundles[0]),
+        events=len(alerts),
+        hosts=_hosts(alerts),
+        listed=tuple(listed),
+        more=len(left),
+        more_hosts=_hosts(left),
+        page=page if left or unnamed else Address(),
+    )
+
+
+_ADDRESS = re.compile(r"https?://(?:(?![<>\"'`])[!-~])+")
+
+
+def checked(address: str | None) -> Address:
+    """An address only if it is one and nothing else: no script, no blank or quote that could end it early."""
+    return Address(address) if address and _ADDRESS.fullmatch(address) else Address()
+
+
+def _hosts(alerts: Iterable[Alert]) -> int:
+    return len({alert.event.host_id for alert in alerts if alert.event.host_id is not None})
+
+
+# ── lines ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    newest: datetime
+    reminder: bool
+
+    def line(self, bundle: Bundle) -> MessageLine:
+        alerts, outage, event = bundle.alerts, bundle.outage, bundle.alerts[0].event
+        line = MessageLine(
+            kind=bundle.kind,
+            severity=event.severity.value,
+            host=_shown(outage.site) if outage else _name(event),
+            at=self.moment(max(alert.event.at for alert in alerts)),
+            since=self.moment(min(alert.event.since or alert.starts_at for alert in alerts)),
+            started=self.moment(min(alert.starts_at for alert in alerts)),
+            untold=all(alert.untold for alert in alerts),
+            still=self.reminder and any(alert.role is AlertRole.FIRING for alert in alerts),
+        )
+        if bundle.crowd:
+            return replace(line, counts=_counts([bundle]))
+        seconds = _seconds(alerts)
+        return replace(
+            line,
+            port=f"{event.protocol or 'tcp'}/{event.port}" if event.port is not None else "",
+            program=_shown(event.program),
+            unit=_shown(event.unit),
+            addresses=_listed(event, "addresses"),
+            before=_listed(event, "before"),
+            lost=_listed(event, "lost"),
+            state=_shown(event.details.get("state")),
+            last_seen=self.moment(event.last_seen),
+            lasted=_span(seconds[-1]) if seconds else (),
+            error_class=_shown(event.details.get("error_class")),
+            reason=plain(event.reason.strip(), REASON_LIMIT),
+            site=_site(alerts, outage) if outage else None,
+        )
+
+    def moment(self, moment: datetime | None) -> str:
+        """Time of day, with as much of the date as the newest event does not share; a reminder may come days later."""
+        if moment is None:
+            return ""
+        if moment.year != self.newest.year:
+            return f"{moment:%Y-%m-%d %H:%M}"
+        if self.reminder or moment.date() != self.newest.date():
+            return f"{moment:%m-%d %H:%M}"
+        return f"{moment:%H:%M}"
+
+
+def _site(alerts: Sequence[Alert], outage: Outage) -> Site:
+    hosts = {alert.event.host_id: alert.event for alert in alerts}
+    errors = Counter(str(event.details.get("error_class") or "") for event in hosts.values())
+    del errors[""]
+    seconds = _seconds(alerts)
+    return Site(
+        name=_shown(outage.site),
+        hosts=outage.hosts,
+        unreachable=outage.unreachable,
+        told=len(hosts),
+        names=tuple(_name(event) for event in list(hosts.values())[:NAMES_SHOWN]),
+        unnamed=max(len(hosts) - NAMES_SHOWN, 0),
+        errors=tuple((_shown(error), errors[error]) for error in sorted(errors, key=lambda one: (-errors[one], one))),
+        shortest=_span(seconds[0]) if seconds else (),
+    )
+
+
+def _shown(value: object) -> str:
+    return plain(str(value or "").strip(), VALUE_LIMIT)
+
+
+def _name(event: Event) -> str:
+    return _shown(event.host_name) or _shown(event.host_id)
+
+
+def _listed(event: Event, detail: str) -> str:
+    values = event.details.get(detail)
+    return _shown(", ".join(map(str, values))) if isinstance(values, list | tuple) else ""
+
+
+def _counts(bundles: Iterable[Bundle]) -> tuple[Count, ...]:
+    by_kind: dict[tuple[str, str], list[Bundle]] = defaultdict(list)
+    for bundle in bundles:
+        for one in [Bundle((alert,)) for alert in bundle.alerts] if bundle.crowd else [bundle]:
+            kind = one.alerts[0].event.meaning.counted_as or one.kind
+            by_kind[kind, one.outage.site if one.outage else ""].append(one)
+    sites = sorted(key for key in by_kind if key[0] == "outage")
+    if len(sites) > _OUTAGES_COUNTED:
+        by_kind["outages", ""] = [bundle for key in sites for bundle in by_kind.pop(key)]
+
+    def place(key: tuple[str, str]) -> tuple[int, bool, int, tuple[str, str]]:
+        alerts = [alert for bundle in by_kind[key] for alert in bundle.alerts]
+        return min(rank(alert.event) for alert in alerts), by_kind[key][0].outage is None, -len(alerts), key
+
+    counts: list[Count] = []
+    for kind, site in sorted(by_kind, key=place):
+        alerts = [alert for bundle in by_kind[kind, site] for alert in bundle.alerts]
+        outages = [bundle.outage for bundle in by_kind[kind, site] if bundle.outage]
+        counts.append(
+            Count(
+                kind=kind,
+                events=len(alerts),
+                hosts=_hosts(alerts),
+                site=_shown(site),
+                sites=len(outages),
+                of=sum(outage.hosts for outage in outages),
+                unreachable=sum(outage.unreachable for outage in outages),
+                besides=bool(sites) and not outages,
+            )
+        )
+    return tuple(counts)
+
+
+# ── durations ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _seconds(alerts: Iterable[Alert]) -> list[float]:
+    """How long what is over went on, shortest first."""
+    return sorted(lasted for lasted in map(_lasted, alerts) if lasted is not None and lasted >= 0)
+
+
+def _lasted(alert: Alert) -> float | None:
+    details = alert.event.details
+    seconds = details.get("down_for", details.get("unreachable_for"))
+    if isinstance(seconds, int | float):
+        return seconds
+    began = alert.event.since or (alert.starts_at if alert.role is AlertRole.RESOLVED else None)
+    return (alert.event.at - began).total_seconds() if began else None
+
+
+def _span(seconds: float) -> Span:
+    if seconds < 60:
+        return ((round(seconds), "s"),)
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return ((minutes, "min"),)
+    if minutes < 48 * 60:
+        large, small = (minutes // 60, "h"), (minutes % 60, "min")
+    else:
+        hours = round(minutes / 60)
+        large, small = (hours // 24, "d"), (hours % 24, "h")
+    return (large, small) if small[0] else (large,)

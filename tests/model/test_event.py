@@ -1,0 +1,75 @@
+"""The catalogue of event kinds."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Meaning, Severity
+from tests.worlds.messages import event
+
+ROWS = [row for kind in EventKind for row in (kind.usual, kind.usual.variant) if row is not None]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_is_whole(row: Meaning) -> None:
+    sent = row.role is not None
+    assert (row.group is not None) is sent
+    assert (row.alertname != "PortmonEvent") is sent
+    assert bool(row.summary) is sent
+    assert sent or row.severity is Severity.INFO
+    assert ("{port}" in row.summary) is (sent and row.subject == "port")
+    assert "{host}" not in row.summary or row.subject in ("port", "host")
+
+
+def test_each_row_has_a_name_of_its_own() -> None:
+    names = [row.name for row in ROWS] + [row.folded_as for row in ROWS if row.folded_as]
+    assert len(set(names)) == len(names)
+    assert [kind.value for kind in EventKind] == [kind.usual.name for kind in EventKind]
+
+
+def test_what_ends_an_alert_has_the_name_and_the_key_of_what_begins_it() -> None:
+    begun = {(row.alertname, row.key) for row in ROWS if row.role is AlertRole.FIRING}
+    assert {(row.alertname, row.key) for row in ROWS if row.role is AlertRole.RESOLVED} == begun
+
+
+@pytest.mark.parametrize(
+    ("kind", "details", "name", "role", "group"),
+    [
+        (EventKind.REBOUND, {}, "rebound", AlertRole.NOTICE, AlertGroup.NEW),
+        (EventKind.REBOUND, {"severe": False}, "rebound", AlertRole.NOTICE, AlertGroup.NEW),
+        (EventKind.REBOUND, {"severe": True}, "lost_bind", AlertRole.FIRING, AlertGroup.DOWN),
+        (EventKind.FLAPPING, {"state": "up"}, "flapping", AlertRole.FIRING, AlertGroup.DOWN),
+        (EventKind.STABLE, {"state": "up"}, "stable", AlertRole.RESOLVED, AlertGroup.RECOVERED),
+        (EventKind.STABLE, {"state": "down"}, "stable_down", AlertRole.FIRING, AlertGroup.DOWN),
+        (EventKind.RESTARTED, {"state": "down"}, "restarted", None, None),
+    ],
+)
+def test_details_decide_where_a_kind_has_a_variant(
+    kind: EventKind, details: dict[str, Any], name: str, role: AlertRole | None, group: AlertGroup | None
+) -> None:
+    meaning = event(kind, details=details).meaning
+    assert (meaning.name, meaning.role, meaning.group) == (name, role, group)
+
+
+@pytest.mark.parametrize(
+    ("told", "key"),
+    [
+        (event(EventKind.NEW, port=80), "port/id-of-web01/tcp/80"),
+        (event(EventKind.RETIRED, port=None), "host/id-of-web01"),
+        (event(EventKind.RETIRED, port=None, details={"ends": "host_key_changed"}), "host_key/id-of-web01"),
+        (event(EventKind.REBOOTED, port=None), "host/id-of-web01"),
+        (event(EventKind.MANY_CHANGES, port=None), "changes/id-of-web01"),
+        (event(EventKind.CMDB_FRESH, None, None), "cmdb"),
+    ],
+)
+def test_alert_key(told: Event, key: str) -> None:
+    assert told.alert_key == key
+
+
+def test_a_kind_stays_the_same_one() -> None:
+    for kind in EventKind:
+        assert pickle.loads(pickle.dumps(kind)) is EventKind(kind.value) is kind
+        assert (str(kind), f"{kind}", kind) == (kind.value, kind.value, kind.value)
