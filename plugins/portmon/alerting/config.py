@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from portmon.alerting.channels import Channel
+from portmon.alerting.channels.base import HttpRequest, NeededConnection, Outside, endpoint_problems
+from portmon.alerting.channels.log import LogChannel
+from portmon.errors import ConfigError, UnansweredError
 from portmon.fields import (
     Duration,
     Globs,
@@ -27,90 +31,8 @@ DEFAULT_ROUTE = "default"
 """Name of what serves the events that no route matches."""
 _AUTOMATIC = re.compile(r"route (\d+)", re.ASCII)
 """As :meth:`Alerts.route_name` names a route without a name."""
-
-# ── channels ────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Channel(Section):
-    repeats_firing: ClassVar[bool] = False
-    """The receiver forgets what is not told again: alerts that fire are repeated each run, and never given up."""
-    knows_ids: ClassVar[bool] = False
-    """The receiver tells a message that comes twice by its id."""
-    threads_mails: ClassVar[bool] = False
-    """Mails of one alert refer to each other."""
-
-    send_resolved: bool = Field(
-        True, description="also tell whoever got an alert of its end; false for what people close by hand"
-    )
-
-
-class LogChannel(_Channel):
-    """The alert task's own log."""
-
-    type: Literal["log"]
-    name: Text = Field("log", description="unique name")
-
-
-class AppriseChannel(_Channel):
-    """Apprise: DingTalk, WeCom, Feishu, Slack, PagerDuty, mail and 100 more."""
-
-    type: Literal["apprise"]
-    name: Text = Field("apprise", description="unique name")
-    conn_id: Text = Field("apprise_default", description="Airflow Apprise connection with the target URLs")
-    format: Literal["text", "markdown", "html"] = Field(
-        "text",
-        description="body that the targets get, or the next simpler one that they can show; `html` is for mail and "
-        "receivers of your own, a chat gets Markdown instead",
-    )
-
-
-class AlertmanagerChannel(_Channel):
-    """Prometheus' Alertmanager, v2 API: firing while something is wrong, resolved when it is over.
-
-    Its own grouping, repeats and silences count: `alerts.repeat_every` does not concern it.
-    """
-
-    repeats_firing: ClassVar[bool] = True
-
-    type: Literal["alertmanager"]
-    name: Text = Field("alertmanager", description="unique name")
-    conn_id: Text = Field("alertmanager_default", description="Airflow HTTP connection")
-
-
-class WebhookChannel(_Channel):
-    """A JSON document by POST, signed, with an idempotency key; docs/alerts.md has its fields."""
-
-    knows_ids: ClassVar[bool] = True
-
-    type: Literal["webhook"]
-    name: Text = Field(description="unique name")
-    conn_id: Text = Field(description="Airflow HTTP connection; its extra field `secret` is the key of the signature")
-    endpoint: str = Field("", description="path below the connection's host")
-
-
-class NotifierChannel(_Channel):
-    """Any Airflow notifier class."""
-
-    knows_ids: ClassVar[bool] = True
-    threads_mails: ClassVar[bool] = True
-
-    type: Literal["notifier"]
-    name: Text = Field(description="unique name")
-    notifier: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*\.[A-Za-z_]\w*$")] = Field(
-        description="class, for instance `airflow.providers.smtp.notifications.smtp.SmtpNotifier`"
-    )
-    arguments: Mapping[str, Any] = Field(
-        default_factory=dict,
-        description="its arguments; a value that is exactly `$title`, `$text`, `$markdown`, `$html`, `$id` or "
-        "`$headers` becomes that part of the message, at any depth. Nothing else is replaced and nothing is rendered "
-        "as a template. A class with `subject`, `html_content` and `custom_headers` (mail) gets `$title`, `$html` and "
-        "`$headers` there unless they are given",
-    )
-
-
-Channel = Annotated[
-    LogChannel | AppriseChannel | AlertmanagerChannel | WebhookChannel | NotifierChannel, Field(discriminator="type")
-]
+PING = timedelta(seconds=10)
+"""A ping is worth no more waiting: the next run sends another one."""
 
 # ── routes ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -182,6 +104,28 @@ class Heartbeat(Section):
     endpoint: str = Field("", description="path below the connection's host; a secret one belongs into its host")
     method: Literal["GET", "HEAD", "POST"] = Field("POST", description="how to ask")
 
+    def check(self) -> list[str]:
+        """Sentences about what is wrong, as far as it shows without the connection."""
+        return endpoint_problems(self.endpoint, self.conn_id)
+
+    def ping(self, summary: str, outside: Outside) -> None:
+        """Say that a run was good.
+
+        :param summary: shown by the switch; sent only with POST
+        :raises DeliveryError: unless the answer is 2xx. It holds no path, which may be the switch's secret
+        """
+        posts = self.method == "POST"
+        request = HttpRequest(
+            "heartbeat",
+            self.conn_id,
+            self.endpoint,
+            self.method,
+            body=summary.encode("utf-8", "backslashreplace") if posts else None,
+            headers={"Content-Type": "text/plain; charset=utf-8"} if posts else {},
+            limit=PING,
+        )
+        outside.send(request)
+
 
 class Alerts(Section):
     """Who hears of events."""
@@ -227,6 +171,25 @@ class Alerts(Section):
             if twice:
                 raise ValueError(f"two {what} are named {', '.join(map(repr, twice))}: give each a `name` of its own")
         return self
+
+    def missing_connections(self, outside: Outside) -> tuple[list[str], str | None]:
+        """Airflow connections that channels and heartbeat need and that are not there.
+
+        :returns: sentences for people; and why connections could not be looked up, None if they could
+        """
+        needed = [(f"channel {channel.name!r}", one) for channel in self.channels for one in channel.connections()]
+        if self.heartbeat is not None:
+            needed.append(("heartbeat", NeededConnection(self.heartbeat.conn_id)))
+        problems: list[str] = []
+        for name, one in needed:
+            try:
+                if outside.connection(one.id) is None:
+                    problems.append(f"{name}: {one.missing}")
+            except ConfigError as error:
+                problems.append(f"{name}: {error}")
+            except UnansweredError as error:
+                return problems, f"connections can't be looked up here: {error}"
+        return problems, None
 
     def route_name(self, number: int) -> str:
         """What a route is called in logs and in the database.

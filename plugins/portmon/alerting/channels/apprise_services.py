@@ -1,30 +1,26 @@
-"""What the chat services behind Apprise take, and how they say that they did not.
+"""The services behind Apprise: how long a request may be, and which answers are refusals.
 
 Apprise counts characters where many count bytes, cuts before it escapes, and takes HTTP 200 for a yes, which several
-services answer to what they refuse. So the request is measured as it goes out, and the answer is read.
+services answer to a message that they refuse. So the request is measured as it goes out, and the answer is read.
 """
 
 from __future__ import annotations
 
-import email.utils
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
 import requests
 
-WAIT = 60.0
-"""Seconds to leave alone a service that was asked too often and does not say for how long."""
-LONGEST_WAIT = 3600.0
-"""Seconds after which a service is asked again, however long it wants to be left alone."""
+from portmon.alerting.channels.base import WAIT, wait_of
+
 ANSWER_LIMIT = 65536
 """Bytes of an answer that are read as JSON."""
 TEXT_LIMIT = 1024
-"""Bytes of any other answer that an error is told from."""
+"""Bytes of any other answer that an error shows."""
 
 UNITS: Mapping[str, Callable[[str], int]] = {
     "bytes": lambda text: len(text.encode("utf-8", "surrogatepass")),
@@ -56,7 +52,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ChatService:
     """A service that docs/alerts.md shows.
 
     :param name: for people
@@ -73,7 +69,7 @@ class Service:
     limits: tuple[Limit, ...]
     source: str
     codes: tuple[str, ...] = ()
-    throttled: frozenset[str] = field(default_factory=frozenset)
+    throttled: frozenset[str] = frozenset()
     wait: float = WAIT
 
     def exceeded(self, body: bytes) -> bool:
@@ -88,7 +84,7 @@ _BOT_CODES = ("code", "StatusCode")
 _BOT_THROTTLED = frozenset({"11232", "11247", "230020", "99991400"})
 
 SERVICES = (
-    Service(
+    ChatService(
         "Slack",
         ("slack",),
         (
@@ -99,7 +95,7 @@ SERVICES = (
         ),
         "https://docs.slack.dev/reference/block-kit/blocks/section-block",
     ),
-    Service(
+    ChatService(
         "DingTalk",
         ("dingtalk",),
         (Limit("", 20_000, "bytes"),),
@@ -109,7 +105,7 @@ SERVICES = (
         # More than 20 messages a minute: it takes none for 10 minutes.
         wait=600.0,
     ),
-    Service(
+    ChatService(
         "WeCom",
         ("wecombot",),
         (Limit("text.content", 2_048, "bytes"), Limit("markdown.content", 4_096, "bytes")),
@@ -117,7 +113,7 @@ SERVICES = (
         codes=("errcode",),
         throttled=frozenset({"45009", "45033"}),
     ),
-    Service(
+    ChatService(
         "Feishu",
         ("feishu",),
         _BOTS,
@@ -125,7 +121,7 @@ SERVICES = (
         codes=_BOT_CODES,
         throttled=_BOT_THROTTLED,
     ),
-    Service(
+    ChatService(
         "Lark",
         ("lark",),
         _BOTS,
@@ -133,7 +129,7 @@ SERVICES = (
         codes=_BOT_CODES,
         throttled=_BOT_THROTTLED,
     ),
-    Service(
+    ChatService(
         "Discord",
         ("discord",),
         (
@@ -144,26 +140,26 @@ SERVICES = (
         ),
         "https://discord.com/developers/docs/resources/webhook#execute-webhook",
     ),
-    Service("Telegram", ("tgram",), (Limit("text", 4_096),), "https://core.telegram.org/bots/api#sendmessage"),
-    Service(
+    ChatService("Telegram", ("tgram",), (Limit("text", 4_096),), "https://core.telegram.org/bots/api#sendmessage"),
+    ChatService(
         "PagerDuty",
         ("pagerduty",),
         (Limit("payload.summary", 1_024), Limit("", 512_000, "bytes")),
         "https://developer.pagerduty.com/docs/send-alert-event",
     ),
 )
-BY_SCHEMA: Mapping[str, Service] = {schema: service for service in SERVICES for schema in service.schemas}
+BY_SCHEMA: Mapping[str, ChatService] = {schema: service for service in SERVICES for schema in service.schemas}
 
 # ── answers ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a service said to a message that it did not take.
+    """Why a target did not take a message.
 
     :param reason: for people, without secrets
     :param wait: seconds for which it wants to be left alone, if it does
-    :param in_success: it said so with an HTTP status of success
+    :param in_success: the HTTP status was one of success
     """
 
     reason: str
@@ -177,11 +173,11 @@ _TOO_OFTEN = re.compile(
 _TEXTS = ("errmsg", "msg", "message", "description", "error", "StatusMessage", "errors", "detail")
 
 
-def refusal(answer: requests.Response, service: Service | None, redact: Callable[[str], str]) -> Refusal | None:
-    """What an answer refuses, None if it is a yes.
+def refusal(answer: requests.Response, service: ChatService | None, redact: Callable[[str], str]) -> Refusal | None:
+    """Why the service refused a message, None if it took it.
 
     :param service: None if it is none of ``SERVICES``
-    :param redact: makes one line without secrets of what the service says
+    :param redact: makes one line without secrets of the service's text
     """
     said = _json(answer.content[:ANSWER_LIMIT])
     fields: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
@@ -197,19 +193,22 @@ def refusal(answer: requests.Response, service: Service | None, redact: Callable
         parts.append(code)
     if text := redact(text):
         parts.append(f"it says {text!r}")
-    wait = _wait(answer, fields, f"{code or ''} {text}", service)
+    parameters = fields.get("parameters")
+    wait = wait_of(
+        answer.status_code,
+        answer.headers,
+        more=(fields.get("retry_after"), parameters.get("retry_after") if isinstance(parameters, Mapping) else None),
+        too_often=bool(_TOO_OFTEN.search(f"{code or ''} {text}"))
+        or (service is not None and not service.throttled.isdisjoint(str(fields.get(name)) for name in service.codes)),
+        default=service.wait if service else WAIT,
+    )
     if wait is not None:
         parts.append(f"it is to be left alone for {wait:g} s")
     name = service.name if service else "the service"
     return Refusal(f"{name} refused it: {', '.join(parts)}", wait, success)
 
 
-def wait_of(answer: requests.Response) -> float | None:
-    """Seconds for which whoever answered wants to be left alone, None if nothing is said of it."""
-    return _wait(answer, {}, "", None)
-
-
-def _refused(fields: Mapping[str, Any], service: Service | None) -> str | None:
+def _refused(fields: Mapping[str, Any], service: ChatService | None) -> str | None:
     """The code of a refusal; empty if it has none, None if it is no refusal."""
     for name in service.codes if service else ("errcode",):
         if str(fields.get(name) or 0) != "0":
@@ -220,38 +219,6 @@ def _refused(fields: Mapping[str, Any], service: Service | None) -> str | None:
 def _is_page(answer: requests.Response) -> bool:
     """Whether a page for people came instead of an answer: that of a proxy, say."""
     return answer.content[:100].lstrip()[:1] == b"<"
-
-
-def _wait(answer: requests.Response, fields: Mapping[str, Any], said: str, service: Service | None) -> float | None:
-    told = [
-        answer.headers.get("Retry-After"),
-        answer.headers.get("x-ogw-ratelimit-reset"),
-        fields.get("retry_after"),
-        parameters.get("retry_after") if isinstance(parameters := fields.get("parameters"), Mapping) else None,
-    ]
-    busy = answer.status_code == 429
-    if answer.status_code >= 400:
-        seconds = next((found for one in told if (found := _seconds(one)) is not None), None)
-        if seconds is not None:
-            return min(max(seconds, 1.0), LONGEST_WAIT)
-    if service and service.throttled & {str(fields.get(name)) for name in service.codes}:
-        busy = True
-    if busy or _TOO_OFTEN.search(said):
-        return service.wait if service else WAIT
-    return None
-
-
-def _seconds(value: Any) -> float | None:
-    """Of a ``Retry-After``: a number, or the moment itself (https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)."""
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        try:
-            until = email.utils.parsedate_to_datetime(str(value))
-        except ValueError:
-            return None
-        seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return seconds if 0 <= seconds < 1e9 else None
 
 
 def _text(value: Any) -> str:
