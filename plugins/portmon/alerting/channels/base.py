@@ -125,7 +125,7 @@ class BaseChannel(Section):
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
         """Send a message, see :meth:`deliver`.
 
-        It is final text and nothing may render it: a program named ``{{ conn.x.password }}`` must not read a connection.
+        It is final text, which nothing may render: a program named ``{{ conn.x.password }}`` must read no connection.
         """
 
     def deliver(self, message: Message, outside: Outside, done: tuple[str, ...] = ()) -> None:
