@@ -125,8 +125,7 @@ def _validated(text: str, path: Path | None, shown: str) -> Config:
         for location, message in (
             *_too_long(config),
             *_doubled_groups(config),
-            *_reserved_names(config),
-            *_unknown_channels(config),
+            *((("alerts", *place), message) for place, message in config.alerts.mistakes()),
         )
     ]
     if at_odds:
@@ -174,17 +173,6 @@ def _doubled_groups(config: Config) -> Iterable[tuple[Location, str]]:
         if group.name in names:
             yield ("ssh", "groups", number, "name"), f"another group is named {group.name!r} as well"
         names.add(group.name)
-
-
-def _reserved_names(config: Config) -> Iterable[tuple[Location, str]]:
-    for place, message in config.alerts.reserved_names():
-        yield ("alerts", *place), message
-
-
-def _unknown_channels(config: Config) -> Iterable[tuple[Location, str]]:
-    names = ", ".join(channel.name for channel in config.alerts.channels)
-    for place, name in config.alerts.unknown_channels():
-        yield ("alerts", *place), f"there is no channel {name!r}; there are: {names or 'none'}"
 
 
 Location = tuple[str | int, ...]

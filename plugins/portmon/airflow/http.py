@@ -16,6 +16,7 @@ from typing import Any, Self
 import requests
 import urllib3
 from airflow.providers.http.hooks.http import HttpHook
+from requests.exceptions import InvalidHeader, InvalidProxyURL, InvalidURL, SSLError
 
 from portmon import timeouts
 from portmon.airflow import settings
@@ -23,15 +24,7 @@ from portmon.alerting.channels.base import HttpRequest, NeededConnection, wait_o
 from portmon.errors import DeliveryError, HttpError, OverrunError
 from portmon.text import plain
 from portmon.untrusted.boundary import boundary
-from portmon.untrusted.urls import (
-    AMBIGUOUS,
-    address_of,
-    is_ambiguous,
-    origin_of,
-    origin_text,
-    showable,
-    split_login,
-)
+from portmon.untrusted.urls import AMBIGUOUS, address_of, is_ambiguous, origin_of, origin_text, showable, split_login
 
 CHUNK = 1 << 16
 """Bytes that are unpacked at once."""
@@ -68,55 +61,53 @@ class Answer:
         return 300 <= self.status < 400
 
 
-class _Hook(HttpHook):
-    # An instance method instead of BaseHook's class method: it tells a connection that is not there from one that can't
-    # be looked up.
-    def get_connection(self, conn_id: str) -> Any:
-        found = settings.connection(conn_id)
-        if found is None:
-            raise HttpError(NeededConnection(conn_id).missing)
-        return found
-
-
-class HttpClient:
+class HttpClient(HttpHook):
     """Requests over one connection: base URL, login, headers, proxies and certificates are the connection's, as
     :class:`HttpHook` reads them.
 
     :param headers: of every request, besides the connection's
     :ivar base_url: without a login
+    :ivar headers: of every request; HttpHook makes one of every extra field that it does not know
+    :ivar shown: host and connection, for people
     :raises HttpError: the connection can't be used
     """
 
+    base_url: str
+
     def __init__(self, conn_id: str, headers: Mapping[str, str] | None = None) -> None:
-        hook = _Hook(http_conn_id=conn_id)
+        super().__init__(http_conn_id=conn_id)
         with boundary(lambda why: HttpError(f"the connection can't be used: {why}"), passing=HttpError, secret=True):
             try:
-                self._session = hook.get_conn(dict(headers or {}))
+                self._session = self.get_conn(dict(headers or {}))
             except ValueError:
                 raise HttpError("the connection's host is no URL") from None
+            given = self.base_url
             try:
                 # The login goes where the others are, so that no URL holds one.
-                self.base_url, login = split_login(hook.base_url)
+                self.base_url, login = split_login(given)
                 self._origin = origin_of(self.base_url)
             except ValueError as error:
-                doubt = f"; {AMBIGUOUS}" if is_ambiguous(hook.base_url) else ""
+                doubt = f"; {AMBIGUOUS}" if is_ambiguous(given) else ""
                 raise HttpError(f"the connection's host is no URL: {error}{doubt}") from None
         if login is not None and self._session.auth is None:
             self._session.auth = login
+        self.headers = self._session.headers
         self.shown = f"{showable(self.base_url)} (connection {conn_id})"
+
+    # An instance method instead of BaseHook's class method: it tells a connection that is not there from one that can't
+    # be looked up.
+    def get_connection(self, conn_id: str) -> Any:
+        """The Airflow connection; raises HttpError if there is none."""
+        found = settings.connection(conn_id)
+        if found is None:
+            raise HttpError(NeededConnection(conn_id).missing)
+        return found
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._session.close()
-
-    def take(self, field: str) -> str | None:
-        """An extra field of the connection that is no request header: HttpHook makes one of every field that it does
-        not know.
-        """
-        value = self._session.headers.pop(field, None)
-        return None if value is None else str(value)
 
     def request(
         self, method: str, url: str, *, limit: timedelta, silence: float, size: Callable[[int], int], **content: Any
@@ -135,13 +126,7 @@ class HttpClient:
             body, broken = bytearray(), None
             # A redirect could carry the credentials to another server.
             with self._session.request(
-                method,
-                url,
-                timeout=silence,
-                allow_redirects=False,
-                stream=True,
-                verify=self._session.verify,
-                **content,
+                method, url, timeout=silence, allow_redirects=False, stream=True, verify=self._session.verify, **content
             ) as answer:
                 wanted = size(answer.status_code)
                 try:
@@ -172,11 +157,11 @@ def send(request: HttpRequest, redact: Callable[[str], str]) -> None:
     try:
         with HttpClient(request.conn_id) as client:
             shown = client.shown
-            secret = client.take(SECRET)
+            secret = client.headers.pop(SECRET, None)
             answer = client.request(
                 request.method,
                 address_of(client.base_url, request.endpoint) if request.endpoint else client.base_url,
-                headers={**request.headers, **({} if secret is None else request.sign(secret))},
+                headers={**request.headers, **({} if secret is None else request.sign(str(secret)))},
                 data=request.body,
                 limit=limit,
                 silence=min(SILENCE, limit.total_seconds()),
@@ -210,25 +195,23 @@ def send(request: HttpRequest, redact: Callable[[str], str]) -> None:
     )
 
 
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (
+        UnicodeError,
+        "a login, token or header of the connection has a character that HTTP can't send (it must be Latin-1)",
+    ),
+    (InvalidHeader, "a header of the connection is none that HTTP can send: it has a line break, or a blank before it"),
+    (InvalidProxyURL, "the proxy's address is none"),
+    (InvalidURL, "the connection's host is no address of an HTTP server"),
+    (SSLError, "its TLS certificate is not trusted, or TLS failed"),
+    (requests.Timeout, "time-out"),
+    (requests.ConnectionError, "the connection failed"),
+)
+"""Why there is no answer: the errors' own texts hold the address. The first that fits counts."""
+
+
 def _why(error: Exception) -> str:
-    """Why there is no answer, without the error's text, which holds the address."""
-    if isinstance(error, UnicodeError):
-        return "a login, token or header of the connection has a character that HTTP can't send (it must be Latin-1)"
-    if isinstance(error, requests.exceptions.InvalidHeader):
-        return "a header of the connection is none that HTTP can send: it has a line break, or a blank before it"
-    if isinstance(error, requests.exceptions.InvalidProxyURL):
-        return "the proxy's address is none"
-    if isinstance(
-        error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema | requests.exceptions.InvalidSchema
-    ):
-        return "the connection's host is no address of an HTTP server"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its TLS certificate is not trusted, or TLS failed"
-    if isinstance(error, requests.Timeout):
-        return "time-out"
-    if isinstance(error, requests.ConnectionError):
-        return "the connection failed"
-    return type(error).__name__
+    return next((text for kind, text in _REASONS if isinstance(error, kind)), type(error).__name__)
 
 
 def _may_have_arrived(error: Exception) -> bool:

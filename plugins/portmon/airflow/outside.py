@@ -44,5 +44,5 @@ OUTSIDE = AirflowOutside()
 
 
 def deliver(channel: Channel, message: Message, done: tuple[str, ...] = ()) -> None:
-    """Send one message over one channel, see :meth:`portmon.alerting.channels.base.BaseChannel.deliver`."""
+    """Send one message, see :meth:`portmon.alerting.channels.base.BaseChannel.deliver`."""
     channel.deliver(message, OUTSIDE, done)

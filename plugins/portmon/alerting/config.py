@@ -192,15 +192,18 @@ class Alerts(Section):
         return problems, None
 
     def route_name(self, number: int) -> str:
-        """What a route is called in logs and in the database.
+        """Name of a route in logs and in the database.
 
         :param number: its place, from 0
         """
         return self.routes[number].name or f"route {number + 1}"
 
-    def reserved_names(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
-        """Places below ``alerts`` with a name that a route can't have, and why."""
+    def mistakes(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
+        """Places below ``alerts`` with a name that a route can't have or that no channel has, and what is wrong."""
+        names = [channel.name for channel in self.channels]
+        named: list[tuple[tuple[str | int, ...], str]] = []
         for number, route in enumerate(self.routes):
+            named += [(("routes", number, "channels", place), name) for place, name in enumerate(route.channels)]
             automatic = _AUTOMATIC.fullmatch(route.name or "")
             if route.name == DEFAULT_ROUTE:
                 why = "that is what serves all that no route matches"
@@ -209,14 +212,7 @@ class Alerts(Section):
             else:
                 continue
             yield ("routes", number, "name"), f"no route can be named {route.name!r} here: {why}"
-
-    def unknown_channels(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
-        """Places below ``alerts`` that name a channel which does not exist, and that name."""
-        known = {channel.name for channel in self.channels}
-        for number, route in enumerate(self.routes):
-            for place, name in enumerate(route.channels):
-                if name not in known:
-                    yield ("routes", number, "channels", place), name
-        for place, name in enumerate(self.default or ()):
-            if name not in known:
-                yield ("default", place), name
+        named += [(("default", place), name) for place, name in enumerate(self.default or ())]
+        for place, name in named:
+            if name not in names:
+                yield place, f"there is no channel {name!r}; there are: {', '.join(names) or 'none'}"

@@ -14,19 +14,17 @@ ERROR_LIMIT = 300
 
 # A login may hold more than one @. After a host comes no colon but that of a port: in ``//user:pa/ss@host`` it begins
 # a password.
-_ADDRESS = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/\s?#'\")]*@)?"
-    r"(?P<host>(?:\[[0-9a-f:.%]*\]|[^/\s?#'\")@:\[]*)(?::\d+(?=[/\s?#'\")]|$))?)(?P<rest>[^\s'\")]*)",
-    re.IGNORECASE,
+_ADDRESS = (
+    r"(?i)(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/\s?#'\")]*@)?"
+    r"(?P<host>(?:\[[0-9a-f:.%]*\]|[^/\s?#'\")@:\[]*)(?::\d+(?=[/\s?#'\")]|$))?)(?P<rest>[^\s'\")]*)"
 )
-_PATH = re.compile(r"(?<=with url: )\S+")
 
 
 def redact(text: str) -> str:
     """One line without all but the host of addresses: webhooks have their token in the path, and HTTP clients put the
     path into their errors.
     """
-    return plain(_PATH.sub("…", _ADDRESS.sub(_host_only, text)), ERROR_LIMIT)
+    return plain(re.sub(r"(?<=with url: )\S+", "…", re.sub(_ADDRESS, _host_only, text)), ERROR_LIMIT)
 
 
 def _host_only(address: re.Match[str]) -> str:

@@ -40,7 +40,7 @@ OWN_LABELS = frozenset({"alertname", "job", "host", "host_id", "port", "protocol
 """Names that no label of a host can take."""
 
 PORT_DOWN = "PortDown"
-_ALERTNAMES: Mapping[EventKind, str] = {
+_NAMES: Mapping[EventKind, str] = {
     EventKind.NEW: "PortNew",
     EventKind.REPLACED: "PortReplaced",
     EventKind.REBOUND: "PortRebound",
@@ -145,7 +145,7 @@ def alertname(event: Event) -> str:
         kind = EventKind(event.details["ends"])
     elif kind is EventKind.RETIRED and event.port is None:
         kind = EventKind.UNREACHABLE
-    return _ALERTNAMES.get(kind, "PortmonEvent")
+    return _NAMES.get(kind, "PortmonEvent")
 
 
 def labels(alert: Alert) -> dict[str, str]:
@@ -166,7 +166,7 @@ def labels(alert: Alert) -> dict[str, str]:
         "unit": _value(first.unit),
         "severity": first.severity.value,
     }
-    others = {name: _value(first.labels[given]) for given, name in _names(first.labels).items()}
+    others = {name: _value(first.labels[given]) for given, name in _valid_names(first.labels).items()}
     return {name: value for name, value in {**others, **own}.items() if value}
 
 
@@ -229,7 +229,7 @@ def _value(text: str | None) -> str:
     return plain((text or "").strip(), LABEL_LIMIT)
 
 
-def _names(given: Iterable[str]) -> dict[str, str]:
+def _valid_names(given: Iterable[str]) -> dict[str, str]:
     """A host's label names to names that Alertmanager takes, each its own whatever the order."""
     made = {name: _name(name) for name in given}
     counts = Counter(made.values())
@@ -252,14 +252,15 @@ def _digest(text: str) -> str:
 
 # ── links ───────────────────────────────────────────────────────────────────────────────────────
 
-_URI = re.compile(
-    r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?(?:[/?#](?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)?"
+_URI = (
+    r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?"
+    r"(?:[/?#](?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)?"
 )
 
 
 def is_uri(text: str) -> bool:
     """Whether a text is an http or https address that Alertmanager takes for one."""
-    if not _URI.fullmatch(text):
+    if not re.fullmatch(_URI, text):
         return False
     try:
         parts = urlsplit(text)

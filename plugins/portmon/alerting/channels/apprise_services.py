@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import requests
@@ -29,35 +29,24 @@ UNITS: Mapping[str, Callable[[str], int]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """How long one part of a request may be.
 
     :param part: path in its JSON; ``[]`` are all items of a list, ``[header]`` those of this ``type``; empty: all of
         the request, as it is sent
-    :param unit: what is counted, of ``UNITS``
+    :param unit: of ``UNITS``
     """
 
     part: str
     size: int
     unit: str = "characters"
 
-    def exceeded(self, body: bytes, parsed: Any) -> bool:
-        """Whether a request is too long.
-
-        :param parsed: its JSON, None if it is none
-        """
-        texts = _at(parsed, self.part.split(".")) if self.part else [body.decode("utf-8", "replace")]
-        return any(UNITS[self.unit](text) > self.size for text in texts)
-
 
 @dataclass(frozen=True, slots=True)
 class ChatService:
     """A service that docs/alerts.md shows.
 
-    :param name: for people
     :param schemas: of its Apprise URLs
-    :param limits: of what it takes
     :param source: the vendor's documentation of all this
     :param codes: fields of an answer of which one that is not 0 is a refusal, whatever the HTTP status
     :param throttled: values of these that mean too often
@@ -75,7 +64,11 @@ class ChatService:
     def exceeded(self, body: bytes) -> bool:
         """Whether a request is too long for the service."""
         parsed = _json(body)
-        return any(limit.exceeded(body, parsed) for limit in self.limits)
+        return any(
+            UNITS[limit.unit](text) > limit.size
+            for limit in self.limits
+            for text in (_at(parsed, limit.part.split(".")) if limit.part else [body.decode("utf-8", "replace")])
+        )
 
 
 # 20 KB may be 20,480 bytes; the smaller number is right either way.
@@ -179,13 +172,16 @@ def refusal(answer: requests.Response, service: ChatService | None, redact: Call
     :param service: None if it is none of ``SERVICES``
     :param redact: makes one line without secrets of the service's text
     """
-    said = _json(answer.content[:ANSWER_LIMIT])
-    fields: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
+    found = _json(answer.content[:ANSWER_LIMIT])
+    fields: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     success = 200 <= answer.status_code < 300
     code = _refused(fields, service)
-    if success and code is None and not (service and service.codes and _is_page(answer)):
+    # A proxy's page for people in place of a service's answer.
+    is_page = bool(service and service.codes) and answer.content[:100].lstrip().startswith(b"<")
+    if success and code is None and not is_page:
         return None
-    text = next((_text(fields[name]) for name in _TEXTS if fields.get(name)), "")
+    value = next((fields[name] for name in _TEXTS if fields.get(name)), "")
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if not fields:
         text = answer.content[:TEXT_LIMIT].decode("utf-8", "replace").strip()
     parts = [] if success else [f"HTTP {answer.status_code}"]
@@ -216,20 +212,11 @@ def _refused(fields: Mapping[str, Any], service: ChatService | None) -> str | No
     return "" if any(fields.get(name) is False for name in ("ok", "success")) else None
 
 
-def _is_page(answer: requests.Response) -> bool:
-    """Whether a page for people came instead of an answer: that of a proxy, say."""
-    return answer.content[:100].lstrip()[:1] == b"<"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 # ── JSON ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _json(body: bytes) -> Any:
-    """What a body holds; a form's fields are like those of an object. None if it is neither."""
+    """A body as JSON; a form's fields are like those of an object. None if it is neither."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

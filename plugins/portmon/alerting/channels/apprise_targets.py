@@ -48,8 +48,7 @@ class Target:
         """Send a message.
 
         :param wanted: which body: ``text``, ``markdown`` or ``html``
-        :param timeout: seconds
-        :returns: what went wrong, None if nothing
+        :returns: why the target did not take it, None if it did
         """
         plugin = self.plugin
         if plugin is None:

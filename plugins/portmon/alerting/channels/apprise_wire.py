@@ -11,13 +11,13 @@ import contextvars
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 
 from portmon.alerting.channels.apprise_services import ChatService, Refusal, refusal
 
-_MODULES = "apprise.plugins"
+Value = TypeVar("Value")
 
 
 class MeasuredError(Exception):
@@ -46,14 +46,10 @@ class Exchange:
         """See the requests of an Apprise object within this block, in threads that Apprise begins for it too."""
         for cls in type(plugin).__mro__:
             module = sys.modules.get(cls.__module__)
-            if cls.__module__.startswith(_MODULES) and getattr(module, "requests", None) is requests:
+            if cls.__module__.startswith("apprise.plugins") and getattr(module, "requests", None) is requests:
                 setattr(module, "requests", _IN_PLACE)  # noqa: B010 - mypy knows no such attribute
-        token = _exchange.set(self)
-        try:
-            with unheard() if self.measuring else contextlib.nullcontext():
-                yield
-        finally:
-            _exchange.reset(token)
+        with _setting(_exchange, self), unheard() if self.measuring else contextlib.nullcontext():
+            yield
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send one request.
@@ -78,20 +74,23 @@ class Exchange:
         return answer
 
 
-@contextlib.contextmanager
-def unheard() -> Iterator[None]:
-    """Apprise logs nothing within this block."""
-    token = _unheard.set(True)
-    try:
-        yield
-    finally:
-        _unheard.reset(token)
-
-
+_exchange: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("portmon_exchange", default=None)
 _unheard: contextvars.ContextVar[bool] = contextvars.ContextVar("portmon_unheard", default=False)
 logging.getLogger("apprise").addFilter(lambda record: not _unheard.get())
 
-_exchange: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("portmon_exchange", default=None)
+
+@contextlib.contextmanager
+def _setting(variable: contextvars.ContextVar[Value], value: Value) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def unheard() -> contextlib.AbstractContextManager[None]:
+    """Apprise logs nothing within this block."""
+    return _setting(_unheard, True)
 
 
 class _InPlace:
@@ -101,20 +100,16 @@ class _InPlace:
         return getattr(requests, name)
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:
-        """Send a request within the exchange that is under way, if there is one."""
         exchange = _exchange.get()
         return (requests if exchange is None else exchange).request(method, url, **options)
 
     def get(self, url: str, params: Any = None, **options: Any) -> requests.Response:
-        """As requests does."""
         return self.request("get", url, params=params, **options)
 
     def post(self, url: str, data: Any = None, json: Any = None, **options: Any) -> requests.Response:
-        """As requests does."""
         return self.request("post", url, data=data, json=json, **options)
 
     def put(self, url: str, data: Any = None, **options: Any) -> requests.Response:
-        """As requests does."""
         return self.request("put", url, data=data, **options)
 
 

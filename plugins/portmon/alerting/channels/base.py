@@ -70,25 +70,17 @@ class HttpRequest:
 class Outside(Protocol):
     """What Airflow offers to channels."""
 
-    def send(self, request: HttpRequest) -> None:
-        """Send a request.
+    notifier_base: Any
+    """The class of all notifiers."""
 
-        :raises DeliveryError: unless the receiver took it; shows no path, which may be the receiver's secret
-        """
+    def send(self, request: HttpRequest) -> None:
+        """Send a request; raises DeliveryError unless the receiver took it."""
 
     def connection(self, conn_id: str) -> Any | None:
-        """A connection with the attributes that Airflow's has, None if there is none.
-
-        :raises ConfigError: it is there and malformed
-        :raises UnansweredError: a place of connections does not answer
-        """
+        """A connection, None if there is none; raises ConfigError or UnansweredError if it can't be read."""
 
     def redact(self, text: str) -> str:
         """One line of a text, without what Airflow knows to be secret and without all but the host of addresses."""
-
-    @property
-    def notifier_base(self) -> Any:
-        """The class of all notifiers."""
 
     def mail_hook(self, notifier: Any) -> Any | None:
         """The SMTP hook of a notifier that sends mail; None of any other one."""
@@ -143,10 +135,7 @@ class BaseChannel(Section):
             raise self.failure(f"failed in an unexpected way: {describe(error, outside.redact)}") from None
 
     def failure(self, text: str, **data: Any) -> DeliveryError:
-        """The error that the channel did not take a message.
-
-        :param data: of :class:`DeliveryError`
-        """
+        """A DeliveryError of this channel, with its data."""
         return DeliveryError(text, channel=self.name, **data)
 
 
@@ -166,8 +155,7 @@ def wait_of(
     """Seconds for which a receiver wants to be left alone, None if its answer does not ask for that.
 
     :param more: other values of the answer that may be the seconds
-    :param too_often: the answer says that it was asked too often
-    :param default: seconds if it does not say how long
+    :param default: seconds if it was asked too often and does not say how long
     """
     if status >= 400:
         for value in (headers.get("Retry-After"), headers.get("x-ogw-ratelimit-reset"), *more):

@@ -144,10 +144,7 @@ class _Verbatim:
 
 
 def parts(message: Message, channel: str) -> dict[str, Any]:
-    """Variables to the parts of a message that they stand for.
-
-    :param channel: its name
-    """
+    """Variables to the parts of a message that they stand for, for the channel of a name."""
     from portmon.alerting.channels.mail import headers
 
     return {
@@ -162,11 +159,7 @@ def parts(message: Message, channel: str) -> dict[str, Any]:
 
 
 def fill(arguments: Any, values: Mapping[str, Any]) -> Any:
-    """Arguments with every value that is exactly a variable replaced, at any depth.
-
-    :param arguments: as configured: mappings, lists, scalars
-    :param values: of the variables, see :func:`parts`
-    """
+    """Configured arguments with every value that is exactly a variable replaced, at any depth."""
     if isinstance(arguments, str):
         return values.get(arguments, arguments)
     if isinstance(arguments, Mapping):
@@ -189,9 +182,7 @@ def _strings(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _waits(error: BaseException | None) -> dict[str, float]:
-    """How long the receiver wants to be left alone, if one of the errors behind this one has an HTTP answer that says
-    so.
-    """
+    """How long the receiver wants to be left alone, if an error behind this one has an HTTP answer that says so."""
     import requests
 
     while error is not None:
