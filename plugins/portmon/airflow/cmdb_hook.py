@@ -120,7 +120,7 @@ def _decode(answer: Answer, shown: str, refused: str) -> Any:
     told = f"HTTP {answer.status}, {kind}, {len(answer.body)} bytes beginning {begins!r}"
     if answer.status in (401, 403):
         raise CmdbError(f"{refused} ({told})", source=shown)
-    if answer.is_redirect:
+    if 300 <= answer.status < 400:
         raise CmdbError(f"{REDIRECT} ({told})", source=shown)
     if answer.status == 404:
         raise NoSuchPageError(told, source=shown)

@@ -55,11 +55,6 @@ class Answer:
     body: bytes
     broken: str | None = None
 
-    @property
-    def is_redirect(self) -> bool:
-        """Whether it names another address, which is not asked."""
-        return 300 <= self.status < 400
-
 
 class HttpClient(HttpHook):
     """Requests over one connection: base URL, login, headers, proxies and certificates are the connection's, as
@@ -100,7 +95,7 @@ class HttpClient(HttpHook):
         """The Airflow connection; raises HttpError if there is none."""
         found = settings.connection(conn_id)
         if found is None:
-            raise HttpError(NeededConnection(conn_id).missing)
+            raise HttpError(f"there is no such Airflow connection: {NeededConnection(conn_id).hint}")
         return found
 
     def __enter__(self) -> Self:
@@ -180,7 +175,7 @@ def send(request: HttpRequest, redact: Callable[[str], str]) -> None:
     parts = [f"HTTP {answer.status}"]
     if retry := answer.headers.get("Retry-After"):
         parts.append(f"Retry-After {plain(retry, 40)}")
-    if answer.is_redirect:
+    if 300 <= answer.status < 400:
         parts.append(REDIRECT)
     if answer.status in (401, 403):
         parts.append("the connection's credentials are refused")

@@ -11,6 +11,7 @@ from portmon.airflow import settings
 from portmon.alerting.channels import Channel
 from portmon.alerting.channels.base import HttpRequest
 from portmon.alerting.message.render import Message
+from portmon.errors import DeliveryError
 from portmon.untrusted import redact
 
 
@@ -44,5 +45,15 @@ OUTSIDE = AirflowOutside()
 
 
 def deliver(channel: Channel, message: Message, done: tuple[str, ...] = ()) -> None:
-    """Send one message, see :meth:`portmon.alerting.channels.base.BaseChannel.deliver`."""
-    channel.deliver(message, OUTSIDE, done)
+    """Send one message over one channel, see :meth:`portmon.alerting.channels.base.BaseChannel.send`.
+
+    :raises DeliveryError: whatever went wrong
+    """
+    try:
+        channel.send(message, OUTSIDE, done)
+    except DeliveryError:
+        raise
+    except Exception as error:
+        # Its text may hold an address with a token.
+        why = redact.describe(error, OUTSIDE.redact)
+        raise channel.failure(f"failed in an unexpected way: {why}") from None

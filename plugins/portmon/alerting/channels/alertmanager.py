@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from portmon.alerting.channels.base import BaseChannel, HttpRequest, NeededConnection, Outside
+from portmon.alerting.channels.base import BaseChannel, HttpRequest, Outside
 from portmon.fields import Text
 from portmon.model.event import AlertRole, Event, EventKind, is_loss
 from portmon.text import REASON_LIMIT, inert, plain
@@ -104,10 +104,6 @@ class AlertmanagerChannel(BaseChannel):
     type: Literal["alertmanager"]
     name: Text = Field("alertmanager", description="unique name")
     conn_id: Text = Field("alertmanager_default", description="Airflow HTTP connection")
-
-    def connections(self) -> Iterable[NeededConnection]:
-        """Alertmanager's."""
-        return (NeededConnection(self.conn_id),)
 
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
         """Send the alerts; only 200 is a success. Alertmanager keeps the valid ones of a request that it calls bad."""

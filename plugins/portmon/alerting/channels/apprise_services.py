@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
+import jmespath
 import requests
 
 from portmon.alerting.channels.base import WAIT, wait_of
@@ -30,10 +31,9 @@ UNITS: Mapping[str, Callable[[str], int]] = {
 
 
 class Limit(NamedTuple):
-    """How long one part of a request may be.
+    """How long each text of a request may be.
 
-    :param part: path in its JSON; ``[]`` are all items of a list, ``[header]`` those of this ``type``; empty: all of
-        the request, as it is sent
+    :param part: JMESPath to the text or texts in the request's JSON; empty: all of the request, as it is sent
     :param unit: of ``UNITS``
     """
 
@@ -64,11 +64,12 @@ class ChatService:
     def exceeded(self, body: bytes) -> bool:
         """Whether a request is too long for the service."""
         parsed = _json(body)
-        return any(
-            UNITS[limit.unit](text) > limit.size
-            for limit in self.limits
-            for text in (_at(parsed, limit.part.split(".")) if limit.part else [body.decode("utf-8", "replace")])
-        )
+        for limit in self.limits:
+            found = jmespath.search(limit.part, parsed) if limit.part else body.decode("utf-8", "replace")
+            texts = found if isinstance(found, list) else [found]
+            if any(UNITS[limit.unit](text) > limit.size for text in texts if isinstance(text, str)):
+                return True
+        return False
 
 
 # 20 KB may be 20,480 bytes; the smaller number is right either way.
@@ -83,8 +84,8 @@ SERVICES = (
         (
             Limit("text", 40_000),
             Limit("attachments[].text", 40_000),
-            Limit("attachments[].blocks[section].text.text", 3_000),
-            Limit("attachments[].blocks[header].text.text", 150),
+            Limit("attachments[].blocks[] | [?type=='section'].text.text", 3_000),
+            Limit("attachments[].blocks[] | [?type=='header'].text.text", 150),
         ),
         "https://docs.slack.dev/reference/block-kit/blocks/section-block",
     ),
@@ -212,26 +213,9 @@ def _refused(fields: Mapping[str, Any], service: ChatService | None) -> str | No
     return "" if any(fields.get(name) is False for name in ("ok", "success")) else None
 
 
-# ── JSON ────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _json(body: bytes) -> Any:
     """A body as JSON; a form's fields are like those of an object. None if it is neither."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
         return {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()} or None
-
-
-def _at(found: Any, path: list[str]) -> Iterator[str]:
-    """Every text at a path, see :class:`Limit`."""
-    if not path:
-        if isinstance(found, str):
-            yield found
-        return
-    name, is_list, kind = path[0].rstrip("]").partition("[")
-    inner = found.get(name) if isinstance(found, Mapping) else None
-    items: Iterable[Any] = inner if is_list and isinstance(inner, list) else () if is_list else (inner,)
-    for item in items:
-        if not kind or (isinstance(item, Mapping) and item.get("type") == kind):
-            yield from _at(item, path[1:])

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from portmon.errors import DeliveryError
 from portmon.fields import Section, Text
-from portmon.untrusted.redact import describe
 
 if TYPE_CHECKING:
     from portmon.alerting.message.render import Message
@@ -106,8 +105,9 @@ class BaseChannel(Section):
     name: Text = Field(description="unique name")
 
     def connections(self) -> Iterable[NeededConnection]:
-        """Airflow connections that the channel uses."""
-        return ()
+        """Airflow connections that the channel uses; by default the HTTP connection of its field ``conn_id``."""
+        conn_id = getattr(self, "conn_id", None)
+        return () if conn_id is None else (NeededConnection(conn_id),)
 
     def check(self, outside: Outside) -> list[str]:
         """Sentences about what is wrong, as far as it shows without the connection and without sending."""
@@ -115,24 +115,13 @@ class BaseChannel(Section):
 
     @abstractmethod
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
-        """Send a message, see :meth:`deliver`.
+        """Send one message. Returns only if every target took it.
 
         It is final text, which nothing may render: a program named ``{{ conn.x.password }}`` must read no connection.
-        """
-
-    def deliver(self, message: Message, outside: Outside, done: tuple[str, ...] = ()) -> None:
-        """Send one message. Returns only if every target took it.
 
         :param done: targets that took it in an earlier try, see :attr:`DeliveryError.delivered`; left out now
         :raises DeliveryError: with the targets that took it now, to be added to ``done`` of the next try
         """
-        try:
-            self.send(message, outside, done)
-        except DeliveryError:
-            raise
-        except Exception as error:
-            # Its text may hold an address with a token.
-            raise self.failure(f"failed in an unexpected way: {describe(error, outside.redact)}") from None
 
     def failure(self, text: str, **data: Any) -> DeliveryError:
         """A DeliveryError of this channel, with its data."""

@@ -7,13 +7,13 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from portmon.alerting.channels.base import BaseChannel, HttpRequest, NeededConnection, Outside, endpoint_problems
+from portmon.alerting.channels.base import BaseChannel, HttpRequest, Outside, endpoint_problems
 from portmon.fields import Text
 from portmon.text import plain
 
@@ -35,10 +35,6 @@ class WebhookChannel(BaseChannel):
     type: Literal["webhook"]
     conn_id: Text = Field(description="Airflow HTTP connection; its extra field `secret` is the key of the signature")
     endpoint: str = Field("", description="path below the connection's host")
-
-    def connections(self) -> Iterable[NeededConnection]:
-        """The receiver's."""
-        return (NeededConnection(self.conn_id),)
 
     def check(self, outside: Outside) -> list[str]:
         """Whether the endpoint can be one."""
