@@ -24,7 +24,6 @@ TARGET_TIMEOUT = 20.0
 """Seconds that one Apprise target may take, its own retries included."""
 TARGETS_AT_ONCE = 4
 """Below the number of Apprise's own workers on any machine, so that none waits for one while its time runs."""
-_EXTRA = """{"config": [{"path": "<Apprise URL>"}]}"""
 
 
 class AppriseChannel(BaseChannel):
@@ -41,7 +40,7 @@ class AppriseChannel(BaseChannel):
 
     def connections(self) -> Iterable[NeededConnection]:
         """The one with the targets."""
-        return (NeededConnection(self.conn_id, "apprise", f"--conn-extra '{_EXTRA}'"),)
+        return (NeededConnection(self.conn_id, "apprise"),)
 
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
         """Send to each target by itself, and look at its result: Airflow's hook throws all results away.
@@ -93,5 +92,8 @@ class AppriseChannel(BaseChannel):
             raise self.failure(needed.missing)
         entries = [config] if isinstance(config, Mapping) else config if isinstance(config, list) else []
         if not entries:
-            raise self.failure(f"Airflow connection {self.conn_id!r} names no target: its extra field needs {_EXTRA}")
+            raise self.failure(
+                f"Airflow connection {self.conn_id!r} names no target: its extra field needs "
+                """{"config": [{"path": "<Apprise URL>"}]}"""
+            )
         return [entry.get("path") if isinstance(entry, Mapping) else None for entry in entries]

@@ -17,6 +17,11 @@ from portmon.fields import Section, Text
 if TYPE_CHECKING:
     from portmon.alerting.message.render import Message
 
+OPTIONS = {
+    "http": "--conn-host https://…",
+    "apprise": """--conn-extra '{"config": [{"path": "<Apprise URL>"}]}'""",
+}
+"""What ``airflow connections add`` needs besides id and type, by type."""
 WAIT = 60.0
 """Seconds to leave alone a receiver that was asked too often and does not say for how long."""
 LONGEST_WAIT = 3600.0
@@ -24,19 +29,16 @@ LONGEST_WAIT = 3600.0
 
 
 class NeededConnection(NamedTuple):
-    """An Airflow connection that the configuration names; to an HTTP server unless it says otherwise.
-
-    :param options: of ``airflow connections add``, besides id and type
-    """
+    """An Airflow connection that the configuration names."""
 
     id: str
     type: str = "http"
-    options: str = "--conn-host https://…"
 
     @property
     def hint(self) -> str:
         """How to make it."""
-        return f"add it with `airflow connections add {self.id} --conn-type {self.type} {self.options}`"
+        options = OPTIONS.get(self.type, "…")
+        return f"add it with `airflow connections add {self.id} --conn-type {self.type} {options}`"
 
     @property
     def missing(self) -> str:

@@ -1,4 +1,4 @@
-"""The log channel."""
+"""The log channel, and errors that no channel expects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from portmon.errors import DeliveryError
 from portmon.model.event import Severity
 from portmon.model.observation import Listener, Listing
 from portmon.scan.answer import table
-from portmon.untrusted.redact import redact
 from tests.airflow.channels.samples import MESSAGE
 from tests.airflow.channels.test_mail import Sending
 
@@ -70,33 +69,6 @@ def test_what_a_channel_raises_unexpectedly_is_told_without_secrets(monkeypatch:
         deliver(LogChannel(type="log"), MESSAGE)
     assert "https://hooks.example.com/…" in str(failure.value)
     assert "SECRETSECRET" not in "".join(traceback.format_exception(failure.value))
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "https://hooks.example.com/SECRET/x?y=SECRET",
-        "https://user:SECRET@hooks.example.com/x",
-        "https://user:SECRET@SECRET@hooks.example.com:8443/x",
-        "https://user:SECRET/SECRET@hooks.example.com",
-        "http://user:SECRET@[::1]:80/SECRET",
-        "slack://SECRET@/",
-    ],
-)
-def test_no_secret_of_an_address_is_told(address: str) -> None:
-    shown = redact(f"POST {address} failed")
-    assert "SECRET" not in shown
-    assert shown.startswith("POST ")
-    assert shown.endswith(" failed")
-
-
-def test_what_looks_like_a_port_may_be_a_password() -> None:
-    assert redact("POST http://user:31337/x@host failed") == "POST http://… failed"
-
-
-@pytest.mark.parametrize("host", ["hooks.example.com", "hooks.example.com:8443", "[::1]:80", "127.0.0.1"])
-def test_the_host_of_an_address_is_told(host: str) -> None:
-    assert redact(f"POST https://u:p@{host}/x failed") == f"POST https://{host}/… failed"
 
 
 def test_an_error_whose_text_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,7 +179,7 @@ def test_errors_are_told_with_class_and_place_but_no_secret() -> None:
         deliver(_class(Fails, text="$text"), MESSAGE)
     told = str(failure.value)
     assert "RuntimeError: login with *** at https://chat.example.com/…" in told
-    assert "test_notifiers.py" in told
+    assert "test_notifier.py" in told
     assert "\n" not in told
     assert "\x1b" not in told
     assert not {"me:pw", "T1", "key=3", SECRET} & set(told.split())
