@@ -46,7 +46,7 @@ class Config(Section):
     rules: tuple[Rule, ...] = Field((), description="what is watched; empty: every listening TCP port")
     declared: tuple[Declaration, ...] = Field((), description="ports that must listen, besides what the CMDB declares")
     states: States = Field(default_factory=States, description="when a change counts")
-    alerts: Alerts = Field(default_factory=Alerts, description="who hears of events")
+    alerts: Alerts = Field(default_factory=Alerts, description="which channels get which events")
     retention: Retention = Field(default_factory=Retention, description="how long things are kept")
 
     _path: Path | None = PrivateAttr(None)

@@ -44,7 +44,7 @@ class CmdbHook:
 
     One try per page: Airflow retries the task, and until then there is the last good list.
 
-    :param source: what to ask for, and how pages and fields are named
+    :param source: its paths, and the names of pages and fields
     """
 
     def __init__(self, source: HttpSources) -> None:
@@ -63,12 +63,12 @@ class CmdbHook:
         ):
             end = time.monotonic() + timeouts.HOST_LIST.total_seconds()
 
-            def told(endpoint: str) -> str:
+            def place(endpoint: str) -> str:
                 address = showable(address_of(client.base_url, endpoint), path=True)
                 return f"CMDB {address} (connection {self.source.conn_id})"
 
             def read(http: HttpSource) -> list[Any]:
-                shown = told(http.endpoint)
+                shown = place(http.endpoint)
                 return read_pages(
                     http,
                     lambda request: self._page(client, http, request, end, shown),
@@ -76,7 +76,7 @@ class CmdbHook:
                     shown=shown,
                 )
 
-            return gather(self.source, read, shown=told(getattr(self.source, "endpoint", "")))
+            return gather(self.source, read, shown=place(getattr(self.source, "endpoint", "")))
 
     def _page(self, client: HttpClient, source: HttpSource, request: PageRequest, end: float, shown: str) -> Any:
         """One page, decoded.
@@ -117,16 +117,16 @@ class CmdbHook:
 def _decode(answer: Answer, shown: str, refused: str) -> Any:
     kind = plain(answer.headers.get("Content-Type", "no content type"), 60)
     begins = plain(answer.body[:300].decode("utf-8", "replace"), 100)
-    told = f"HTTP {answer.status}, {kind}, {len(answer.body)} bytes beginning {begins!r}"
+    found = f"HTTP {answer.status}, {kind}, {len(answer.body)} bytes beginning {begins!r}"
     if answer.status in (401, 403):
-        raise CmdbError(f"{refused} ({told})", source=shown)
+        raise CmdbError(f"{refused} ({found})", source=shown)
     if 300 <= answer.status < 400:
-        raise CmdbError(f"{REDIRECT} ({told})", source=shown)
+        raise CmdbError(f"{REDIRECT} ({found})", source=shown)
     if answer.status == 404:
-        raise NoSuchPageError(told, source=shown)
+        raise NoSuchPageError(found, source=shown)
     if answer.status != 200:
-        raise CmdbError(told, source=shown)
+        raise CmdbError(found, source=shown)
     try:
         return parse_json(answer.body)
     except DocumentError as error:
-        raise CmdbError(f"no JSON: {told}: {error}", source=shown) from None
+        raise CmdbError(f"no JSON: {found}: {error}", source=shown) from None

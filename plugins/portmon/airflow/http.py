@@ -47,7 +47,7 @@ class Answer:
 
     :param headers: names in any case
     :param body: its beginning, unpacked
-    :param broken: why the body ends before what was asked for
+    :param broken: why the body ends early, if it does
     """
 
     status: int
@@ -146,7 +146,7 @@ def send(request: HttpRequest, redact: Callable[[str], str]) -> None:
     """Send a channel's request.
 
     :param redact: makes the receiver's text fit for a log
-    :raises DeliveryError: unless the receiver took it, with the status, the beginning of the answer, and what to do
+    :raises DeliveryError: unless the receiver took it; with status, beginning of the answer, and advice
     """
     limit, shown = request.limit or LIMIT, f"connection {request.conn_id}"
     try:
@@ -210,7 +210,7 @@ def _why(error: Exception) -> str:
 
 
 def _may_have_arrived(error: Exception) -> bool:
-    """Whether a request was under way when it failed, as far as can be told."""
+    """Whether a request was under way when it failed, as far as the error shows."""
     if isinstance(error, requests.ConnectionError):
         return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ProtocolError)
     return isinstance(error, requests.ReadTimeout)

@@ -1,4 +1,4 @@
-"""What channels need of Airflow, see :class:`portmon.alerting.channels.base.Outside`."""
+"""The part of Airflow that channels use, see :class:`portmon.alerting.channels.base.Outside`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section ``alerts``: who hears of events."""
+"""Section ``alerts``: which channels get which events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from portmon.model.event import CLOSING_KINDS, NOTE_KINDS, EventKind, Severity
 
 Language = Literal["en", "zh"]
 DEFAULT_ROUTE = "default"
-"""Name of what serves the events that no route matches."""
+"""Name of the route of events that no other one matches."""
 _AUTOMATIC = re.compile(r"route (\d+)", re.ASCII)
 """As :meth:`Alerts.route_name` names a route without a name."""
 PING = timedelta(seconds=10)
@@ -88,7 +88,7 @@ class Route(Section):
 
     name: Text | None = Field(None, description="unique name, shown in logs; default: its place in the list")
     match: EventMatch = Field(default_factory=EventMatch, description="which events; empty: all")
-    channels: tuple[Text, ...] = Field(description="names of channels; an empty list: nobody")
+    channels: tuple[Text, ...] = Field(description="names of channels; an empty list: none")
     language: Language | None = Field(None, description="of its messages; default: `alerts.language`")
     max_lines: Annotated[int, Field(ge=1)] | None = Field(None, description="default: `alerts.max_lines`")
     group_by: Text | None = Field(
@@ -128,14 +128,14 @@ class Heartbeat(Section):
 
 
 class Alerts(Section):
-    """Who hears of events."""
+    """Which channels get which events."""
 
     channels: tuple[Channel, ...] = Field(
         (LogChannel(type="log"),), description="where messages can go; default: the task log"
     )
-    routes: tuple[Route, ...] = Field((), description="who gets what: the first match counts")
+    routes: tuple[Route, ...] = Field((), description="which events go to which channels: the first match counts")
     default: tuple[Text, ...] | None = Field(
-        None, description="channels for what no route matches; default: every channel"
+        None, description="channels for events that no route matches; default: every channel"
     )
     language: Language = Field("en", description="language of messages")
     max_lines: Annotated[int, Field(ge=1)] = Field(50, description="a message lists at most this many events")
@@ -149,10 +149,11 @@ class Alerts(Section):
         None, description="label of hosts that names their site; default: all hosts are one site"
     )
     repeat_every: Duration = Field(
-        timedelta(days=1), description="what stays wrong is told again after this, in one message; 0: never"
+        timedelta(days=1), description="alerts that still fire are sent again after this, in one message; 0: never"
     )
     give_up_after: PositiveDuration = Field(
-        timedelta(days=1), description="what a channel did not take for this long is not sent any more, but logged"
+        timedelta(days=1),
+        description="an event that a channel did not take for this long is logged and not sent any more",
     )
     templates: Text | None = Field(
         None, description="folder with templates of your own, relative to this file; docs/messages.md"

@@ -63,7 +63,7 @@ _NAMES: Mapping[EventKind, str] = {
     EventKind.RUN_OVERDUE: "RunOverdue",
     EventKind.RUN_IN_TIME: "RunOverdue",
 }
-"""``alertname`` by kind, besides losses. What ends an alert has the name of what it ends: its beginning may be
+"""``alertname`` by kind, besides losses. A kind that ends an alert has the name of that alert, whose beginning may be
 unknown."""
 
 _SUMMARIES: Mapping[EventKind, str] = {
@@ -123,7 +123,7 @@ class AlertmanagerChannel(BaseChannel):
 def payload(message: Message) -> list[dict[str, Any]]:
     """The alerts of a message, oldest first, each label set once.
 
-    What goes on, and what is told once, ends by itself at ``expires_at`` unless it is sent again.
+    An alert that fires, and a notice, ends by itself at ``expires_at`` unless it is sent again.
     """
     links = message.links or (None,) * len(message.alerts)
     pairs = sorted(zip(message.alerts, links, strict=True), key=lambda pair: (_begin(pair[0]), pair[0].id))
@@ -133,7 +133,7 @@ def payload(message: Message) -> list[dict[str, Any]]:
 
 
 def alertname(event: Event) -> str:
-    """What Alertmanager calls the alert that an event is about."""
+    """Alertmanager's name of the alert that an event is about."""
     if is_loss(event.kind, event.details):
         return PORT_DOWN
     kind = event.kind
@@ -145,7 +145,7 @@ def alertname(event: Event) -> str:
 
 
 def labels(alert: Alert) -> dict[str, str]:
-    """What identifies an alert, from its first event: the same for as long as it lives."""
+    """The labels that identify an alert, from its first event: the same for as long as it lives."""
     first = alert.first
     host_id = _value(first.host_id)
     if host_id != (first.host_id or ""):
@@ -186,9 +186,9 @@ def _begin(alert: Alert) -> datetime:
 
 
 def _annotations(event: Event) -> dict[str, str]:
-    what = f"{event.protocol or 'tcp'}/{event.port}"
+    port = f"{event.protocol or 'tcp'}/{event.port}"
     if event.program:
-        what = f"{what} ({event.program})"
+        port = f"{port} ({event.program})"
     sentence = _SUMMARIES.get(event.kind, event.kind.value.replace("_", " "))
     if event.kind is EventKind.STABLE and is_loss(event.kind, event.details):
         sentence = "{port} on {host} stays down"
@@ -198,7 +198,7 @@ def _annotations(event: Event) -> dict[str, str]:
         sentence = "{host} is not watched any more"
     found = {
         # Chat programs show it: nothing in it may notify or link.
-        "summary": sentence.format(port=_shown(what), host=_shown(event.host_name or event.host_id)),
+        "summary": sentence.format(port=_shown(port), host=_shown(event.host_name or event.host_id)),
         "description": inert(plain(event.reason.strip(), REASON_LIMIT)),
         "kind": event.kind.value,
         "severity": event.severity.value,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,8 @@ TARGETS_AT_ONCE = 4
 class AppriseChannel(BaseChannel):
     """Apprise: DingTalk, WeCom, Feishu, Slack, PagerDuty, mail and 100 more."""
 
+    conn_type: ClassVar[str] = "apprise"
+
     type: Literal["apprise"]
     name: Text = Field("apprise", description="unique name")
     conn_id: Text = Field("apprise_default", description="Airflow Apprise connection with the target URLs")
@@ -37,10 +39,6 @@ class AppriseChannel(BaseChannel):
         description="body that the targets get, or the next simpler one that they can show; `html` is for mail and "
         "receivers of your own, a chat gets Markdown instead",
     )
-
-    def connections(self) -> Iterable[NeededConnection]:
-        """The one with the targets."""
-        return (NeededConnection(self.conn_id, "apprise"),)
 
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
         """Send to each target by itself, and look at its result: Airflow's hook throws all results away.
@@ -79,7 +77,7 @@ class AppriseChannel(BaseChannel):
 
         :raises DeliveryError: if there is no usable connection or it names no target
         """
-        (needed,) = self.connections()
+        needed = NeededConnection(self.conn_id, self.conn_type)
         try:
             found = outside.connection(self.conn_id)
             config = None if found is None else found.extra_dejson["config"]

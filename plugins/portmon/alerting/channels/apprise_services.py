@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -46,7 +46,7 @@ class Limit(NamedTuple):
 class ChatService:
     """A service that docs/alerts.md shows.
 
-    :param schemas: of its Apprise URLs
+    :param schema: of its Apprise URLs
     :param source: the vendor's documentation of all this
     :param codes: fields of an answer of which one that is not 0 is a refusal, whatever the HTTP status
     :param throttled: values of these that mean too often
@@ -54,7 +54,7 @@ class ChatService:
     """
 
     name: str
-    schemas: tuple[str, ...]
+    schema: str
     limits: tuple[Limit, ...]
     source: str
     codes: tuple[str, ...] = ()
@@ -72,15 +72,19 @@ class ChatService:
         return False
 
 
-# 20 KB may be 20,480 bytes; the smaller number is right either way.
-_BOTS = (Limit("", 20_000, "bytes"),)
-_BOT_CODES = ("code", "StatusCode")
-_BOT_THROTTLED = frozenset({"11232", "11247", "230020", "99991400"})
-
+_FEISHU = ChatService(
+    "Feishu",
+    "feishu",
+    # 20 KB may be 20,480 bytes; the smaller number is right either way.
+    (Limit("", 20_000, "bytes"),),
+    "https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot",
+    codes=("code", "StatusCode"),
+    throttled=frozenset({"11232", "11247", "230020", "99991400"}),
+)
 SERVICES = (
     ChatService(
         "Slack",
-        ("slack",),
+        "slack",
         (
             Limit("text", 40_000),
             Limit("attachments[].text", 40_000),
@@ -91,7 +95,7 @@ SERVICES = (
     ),
     ChatService(
         "DingTalk",
-        ("dingtalk",),
+        "dingtalk",
         (Limit("", 20_000, "bytes"),),
         "https://open.dingtalk.com/document/robots/custom-robot-access",
         codes=("errcode",),
@@ -101,31 +105,22 @@ SERVICES = (
     ),
     ChatService(
         "WeCom",
-        ("wecombot",),
+        "wecombot",
         (Limit("text.content", 2_048, "bytes"), Limit("markdown.content", 4_096, "bytes")),
         "https://developer.work.weixin.qq.com/document/path/91770",
         codes=("errcode",),
         throttled=frozenset({"45009", "45033"}),
     ),
-    ChatService(
-        "Feishu",
-        ("feishu",),
-        _BOTS,
-        "https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot",
-        codes=_BOT_CODES,
-        throttled=_BOT_THROTTLED,
-    ),
-    ChatService(
-        "Lark",
-        ("lark",),
-        _BOTS,
-        "https://open.larksuite.com/document/client-docs/bot-v3/add-custom-bot",
-        codes=_BOT_CODES,
-        throttled=_BOT_THROTTLED,
+    _FEISHU,
+    replace(
+        _FEISHU,
+        name="Lark",
+        schema="lark",
+        source="https://open.larksuite.com/document/client-docs/bot-v3/add-custom-bot",
     ),
     ChatService(
         "Discord",
-        ("discord",),
+        "discord",
         (
             Limit("content", 2_000),
             Limit("embeds[].description", 4_096),
@@ -134,15 +129,15 @@ SERVICES = (
         ),
         "https://discord.com/developers/docs/resources/webhook#execute-webhook",
     ),
-    ChatService("Telegram", ("tgram",), (Limit("text", 4_096),), "https://core.telegram.org/bots/api#sendmessage"),
+    ChatService("Telegram", "tgram", (Limit("text", 4_096),), "https://core.telegram.org/bots/api#sendmessage"),
     ChatService(
         "PagerDuty",
-        ("pagerduty",),
+        "pagerduty",
         (Limit("payload.summary", 1_024), Limit("", 512_000, "bytes")),
         "https://developer.pagerduty.com/docs/send-alert-event",
     ),
 )
-BY_SCHEMA: Mapping[str, ChatService] = {schema: service for service in SERVICES for schema in service.schemas}
+BY_SCHEMA: Mapping[str, ChatService] = {service.schema: service for service in SERVICES}
 
 # ── answers ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -28,7 +28,8 @@ _DOCUMENTS = {
     *("sendgrid", "sendpulse", "ses", "smtp2go", "sparkpost"),
     *("apprise", "apprises", "form", "forms", "json", "jsons", "xml", "xmls"),
 }
-"""Schemas of what shows an HTML document, or hands it on: mail, and receivers of one's own. A chat shows its markup."""
+"""Schemas of targets that show an HTML document or hand it on: mail, and receivers of one's own. A chat shows its
+markup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def targets_of(paths: Iterable[Any], connection: str) -> Iterator[Target]:
 
 
 def _may_show_a_password(path: str) -> bool:
-    """Whether a password with a / or # in it is what Apprise takes for host and path, which it does not mask.
+    """Whether Apprise may take a password with a / or # in it for host and path, which it does not mask.
 
     Mail addresses have an @ where others have none.
     """

@@ -1,4 +1,4 @@
-"""What every channel has, and what channels need of Airflow."""
+"""The base of all channels, and the part of Airflow that they use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS = {
     "http": "--conn-host https://…",
     "apprise": """--conn-extra '{"config": [{"path": "<Apprise URL>"}]}'""",
 }
-"""What ``airflow connections add`` needs besides id and type, by type."""
+"""Options of ``airflow connections add`` besides id and type, by type."""
 WAIT = 60.0
 """Seconds to leave alone a receiver that was asked too often and does not say for how long."""
 LONGEST_WAIT = 3600.0
@@ -69,7 +69,7 @@ class HttpRequest:
 
 
 class Outside(Protocol):
-    """What Airflow offers to channels."""
+    """The part of Airflow that channels use; :mod:`portmon.airflow.outside` has it."""
 
     notifier_base: Any
     """The class of all notifiers."""
@@ -90,26 +90,30 @@ class Outside(Protocol):
 class BaseChannel(Section):
     """A section of ``alerts.channels`` that can send. A new kind is one file with a subclass, named in ``Channel``.
 
-    The DAG file imports it at every parse: what only sending needs is imported where it is used.
+    The DAG file imports it at every parse: modules that only sending needs are imported where they are used.
     """
 
     repeats_firing: ClassVar[bool] = False
-    """The receiver forgets what is not told again: alerts that fire are repeated each run, and never given up."""
+    """The receiver forgets an alert that is not sent again: alerts that fire are repeated each run, never given up."""
     knows_ids: ClassVar[bool] = False
     """The receiver recognizes a message that comes twice by its id."""
     threads_mails: ClassVar[bool] = False
     """Mails of one alert refer to each other."""
+    conn_type: ClassVar[str] = "http"
+    """Type of the connection that ``conn_id`` names."""
 
     send_resolved: bool = Field(
-        True, description="also tell whoever got an alert of its end; false for what people close by hand"
+        True,
+        description="also send a message when an alert that the channel got is over; false where people close alerts "
+        "by hand",
     )
     type: str
     name: Text = Field(description="unique name")
 
     def connections(self) -> Iterable[NeededConnection]:
-        """Airflow connections that the channel uses; by default the HTTP connection of its field ``conn_id``."""
+        """Airflow connections that the channel uses; by default the one that its field ``conn_id`` names."""
         conn_id = getattr(self, "conn_id", None)
-        return () if conn_id is None else (NeededConnection(conn_id),)
+        return () if conn_id is None else (NeededConnection(conn_id, self.conn_type),)
 
     def check(self, outside: Outside) -> list[str]:
         """Sentences about what is wrong, as far as it shows without the connection and without sending."""

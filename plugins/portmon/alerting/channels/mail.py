@@ -1,4 +1,4 @@
-"""Mails of Airflow's SMTP hook: headers that make the mails of one alert a thread, and what the hook leaves out.
+"""Mails over Airflow's SMTP hook: headers that make the mails of one alert a thread, and what the hook leaves out.
 
 Mail programs join mails by the ids that they refer to, whether or not they have the mail of that id
 (https://www.rfc-editor.org/rfc/rfc5322#section-3.6.4). So every alert has an id that is known beforehand, its
@@ -63,8 +63,8 @@ def _is_anchor(message: Message) -> bool:
 def _references(message: Message, channel_id: str) -> list[str]:
     """Ids that a mail refers to.
 
-    A mail about many alerts can't name them all, and a later one about few of them must find it: so what leaves alerts
-    out also refers to the runs in which they began, and so does every later mail about one that began in such a run.
+    A mail about many alerts can't name them all, and a later one about few of them must find it: so a mail that leaves
+    alerts out also refers to the runs in which they began, and so does every later mail about an alert of such a run.
     """
     anchors = list(dict.fromkeys(_anchor(alert.id, channel_id) for alert in message.alerts))
     left_out = len(anchors) > MAX_REFERENCES
@@ -98,13 +98,13 @@ def _digest(text: str) -> str:
 
 
 class Recorder:
-    """Lets an SMTP hook send one mail once, to those recipients who do not have it, and keeps what the server said.
+    """Lets an SMTP hook send one mail once, to those recipients who do not have it, and keeps the server's answers.
 
     :param hook: gets a client that does so in place of its own
     :param done: recipients that have the mail, by :func:`recipient_id`
     :ivar taken: recipients that got it now
     :ivar refused: recipients that the server refused, with the code and text of its answer
-    :ivar error: why nobody got it
+    :ivar error: why no recipient got it
     """
 
     def __init__(self, hook: Any, done: Sequence[str]) -> None:
@@ -135,7 +135,7 @@ class Recorder:
         return client
 
     def refusals(self, redact: Callable[[str], str]) -> str:
-        """Recipients that were refused, and what the server said, for people."""
+        """Recipients that were refused and the server's answers, for people."""
         answers = {
             address: f"{code} {redact(' '.join(text.decode('utf-8', 'replace').split()))}".strip()
             for address, (code, text) in self.refused.items()
@@ -144,7 +144,7 @@ class Recorder:
 
 
 def recipient_id(address: str) -> str:
-    """What is stored of a recipient that has a mail."""
+    """The form in which a recipient that has a mail is stored."""
     return _digest(address.strip().lower())[:16]
 
 

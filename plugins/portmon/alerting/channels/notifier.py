@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 _MESSAGE = ("$title", "$text", "$markdown", "$html")
 _VARIABLES = (*_MESSAGE, "$id", "$headers")
-"""Argument values that stand for a part of the message; the first ones say what happened."""
+"""Argument values that stand for a part of the message. Without one of the first ones it says nothing of the event."""
 _DEFAULTS = {"subject": "$title", "html_content": "$html", "custom_headers": "$headers"}
-"""Arguments of mail notifiers, which would fill what is left out from templates about a task."""
+"""Arguments of mail notifiers, which fill them from templates about a task if they are left out."""
 
 
 class NotifierChannel(BaseChannel):
