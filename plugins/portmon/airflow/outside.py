@@ -9,39 +9,31 @@ from airflow.providers.common.compat.sdk import redact as mask_secrets
 
 from portmon.airflow import settings
 from portmon.alerting.channels import Channel
-from portmon.alerting.channels.base import HttpRequest
+from portmon.alerting.channels.base import HttpRequest, Outside
 from portmon.alerting.message.render import Message
 from portmon.errors import DeliveryError
 from portmon.untrusted import redact
 
 
-class AirflowOutside:
-    """Airflow's connections, HTTP and SMTP hooks, notifiers and masking of secrets."""
-
+class _Outside:
     notifier_base = BaseNotifier
+    connection = staticmethod(settings.connection)
 
     def send(self, request: HttpRequest) -> None:
-        """See :func:`portmon.airflow.http.send`."""
         from portmon.airflow import http
 
         http.send(request, self.redact)
 
-    def connection(self, conn_id: str) -> Any | None:
-        """See :func:`portmon.airflow.settings.connection`."""
-        return settings.connection(conn_id)
-
     def redact(self, text: str) -> str:
-        """One line of a text, without what Airflow knows to be secret and without all but the host of addresses."""
         return redact.redact(str(mask_secrets(text)))
 
     def mail_hook(self, notifier: Any) -> Any | None:
-        """The SMTP hook of a notifier that sends mail; None of any other one."""
         from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
         return notifier.hook if isinstance(notifier, SmtpNotifier) else None
 
 
-OUTSIDE = AirflowOutside()
+OUTSIDE: Outside = _Outside()
 
 
 def deliver(channel: Channel, message: Message, done: tuple[str, ...] = ()) -> None:

@@ -27,11 +27,9 @@ class MeasuredError(Exception):
 class Exchange:
     """One message to one target.
 
-    :param service: None if it is none that is known
-    :param redact: makes the service's texts fit for a log
+    :param service: None if it is not in the table of services
     :param measuring: nothing is sent, and nothing is logged
     :ivar measured: body of the first request, if nothing is sent
-    :ivar refusal: how the service refused the message
     """
 
     def __init__(self, service: ChatService | None, redact: Callable[[str], str], *, measuring: bool = False) -> None:
