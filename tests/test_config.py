@@ -73,7 +73,7 @@ def test_an_empty_file_is_the_default() -> None:
         (
             "cmdb:\n  source:\n    type: http_sd\n    params: {a: [1, {}]}\n    target_ports: yes\n",
             [
-                "portmon.yaml:4: cmdb.source.params.a: give a text, a number",
+                "portmon.yaml:4: cmdb.source.params.a[1]: give a text, a number",
                 "portmon.yaml:5: cmdb.source.target_ports: unknown field; did you mean 'target_port'?",
             ],
         ),
@@ -88,6 +88,18 @@ def test_an_empty_file_is_the_default() -> None:
         ("scan: 3\n", ["portmon.yaml:1: scan: must be a mapping of fields"]),
         ("scan:\n  confirm_after: soon\n", ["portmon.yaml:2: scan.confirm_after: 'soon' is not a duration"]),
         ("ssh:\n  groups:\n  - name: a\n", ["portmon.yaml:3: ssh.groups[0].match: is missing"]),
+        (
+            "alerts:\n  channels:\n  - type: webhook\n    endpont: x\n",
+            [
+                "portmon.yaml:3: alerts.channels[0].conn_id: is missing",
+                "portmon.yaml:3: alerts.channels[0].name: is missing",
+                "portmon.yaml:4: alerts.channels[0].endpont: unknown field; did you mean 'endpoint'?",
+            ],
+        ),
+        (
+            "alerts:\n  routes:\n  - {channels: [log], continue: maybe}\n",
+            ["portmon.yaml:3: alerts.routes[0].continue: Input should be a valid boolean"],
+        ),
         (
             "alerts:\n  channels:\n  - {type: log}\n  - {type: log}\n",
             ["portmon.yaml:1: alerts: two channels are named 'log'"],

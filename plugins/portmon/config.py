@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from portmon import timeouts
 from portmon.alerting.config import Alerts
@@ -47,7 +47,7 @@ class Config(Section):
     rules: tuple[Rule, ...] = Field((), description="what is watched; empty: every listening TCP port")
     declared: tuple[Declaration, ...] = Field((), description="ports that must listen, besides what the CMDB declares")
     states: States = Field(default_factory=States, description="when a change counts")
-    alerts: Alerts = Field(default_factory=Alerts, description="who hears of events")
+    alerts: Alerts = Field(default_factory=Alerts, description="which channels get which events")
     retention: Retention = Field(default_factory=Retention, description="how long things are kept")
 
     _path: Path | None = PrivateAttr(None)
@@ -126,8 +126,7 @@ def _validated(text: str, path: Path | None, shown: str) -> Config:
         for location, message in (
             *_too_long(config),
             *_doubled_groups(config),
-            *_reserved_names(config),
-            *_unknown_channels(config),
+            *((("alerts", *place), message) for place, message in config.alerts.mistakes()),
         )
     ]
     if at_odds:
@@ -177,17 +176,6 @@ def _doubled_groups(config: Config) -> Iterable[tuple[Location, str]]:
         names.add(group.name)
 
 
-def _reserved_names(config: Config) -> Iterable[tuple[Location, str]]:
-    for place, message in config.alerts.reserved_names():
-        yield ("alerts", *place), message
-
-
-def _unknown_channels(config: Config) -> Iterable[tuple[Location, str]]:
-    names = ", ".join(channel.name for channel in config.alerts.channels)
-    for place, name in config.alerts.unknown_channels():
-        yield ("alerts", *place), f"there is no channel {name!r}; there are: {names or 'none'}"
-
-
 Location = tuple[str | int, ...]
 
 
@@ -230,10 +218,10 @@ def _explain(error: ValidationError, lines: Mapping[Location, int], file: str) -
         location = _known_part(item["loc"], lines)
         message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         if item["type"] == "extra_forbidden":
-            location = _in_file(item["loc"])
+            location, _ = _in_file(item["loc"])
             message = f"unknown field{_suggestion(item['loc'])}"
         elif item["type"] == "missing":
-            location = _in_file(item["loc"])
+            location, _ = _in_file(item["loc"])
             message = "is missing"
         elif item["type"] == "union_tag_not_found":
             message = f"{item['ctx']['discriminator'].strip(chr(39))} is missing: it says which kind this is"
@@ -248,65 +236,51 @@ def _explain(error: ValidationError, lines: Mapping[Location, int], file: str) -
     return sorted(found, key=lambda one: (one.line or 0, one.field or ""))
 
 
-def _in_file(location: tuple[str | int, ...]) -> Location:
-    """pydantic puts the tag of a discriminated union into the location; the file has no such level."""
-    sources = {"http", "netbox", "http_sd", "file", "ansible"}
-    tags = {*sources, "none", "next_link", "page", "offset", "log", "apprise", "alertmanager", "webhook", "notifier"}
+def _in_file(location: Location) -> tuple[Location, list[str]]:
+    """A location as it is in the file, and the names of the fields that may stand below it.
+
+    pydantic puts the tag of a union's member into a location; the file has no such level. Which parts are tags is read
+    from the schema that pydantic validates by (https://docs.pydantic.dev/latest/api/pydantic_core_schema/).
+    """
+    schema = _bare(Config.__pydantic_core_schema__)
     kept: list[str | int] = []
-    for number, part in enumerate(location):
-        parent = location[number - 1] if number else None
-        union = parent in ("source", "pagination") or (isinstance(parent, int) and "channels" in location[:number])
-        if part in tags and union:
-            continue
-        if part in ("expression", "mapping") and parent == "labels":
-            continue
-        kept.append(part)
-    return tuple(kept)
+    for part in location:
+        if schema["type"] == "tagged-union" and part in schema["choices"]:
+            schema = _bare(schema["choices"][part])
+        else:
+            kept.append(part)
+            schema = _bare(_below(schema, part))
+    return tuple(kept), list(schema.get("fields", ()))
 
 
-def _known_part(location: tuple[str | int, ...], lines: Mapping[Location, int]) -> Location:
+def _bare(schema: Any) -> Any:
+    """A schema without defaults, validators and the like around it."""
+    while "schema" in schema:
+        schema = schema["schema"]
+    return schema
+
+
+def _below(schema: Any, part: str | int) -> Any:
+    """The schema of a field, of a mapping's values or of a list's items."""
+    for name, field in schema.get("fields", {}).items():
+        if part in (name, field.get("validation_alias")):
+            return field
+    inner = schema.get("values_schema") or schema.get("items_schema") or {"type": "unknown"}
+    return inner[0] if isinstance(inner, list) else inner
+
+
+def _known_part(location: Location, lines: Mapping[Location, int]) -> Location:
     """The longest part of a location that the file has, so that inner union levels do not show."""
-    clean = _in_file(location)
-    for size in range(len(clean), 0, -1):
-        if clean[:size] in lines:
-            return clean[:size]
-    return clean
+    clean, _ = _in_file(location)
+    return next((clean[:size] for size in range(len(clean), 0, -1) if clean[:size] in lines), clean)
 
 
-def _suggestion(location: tuple[str | int, ...]) -> str:
-    model: Any = Config
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        model = _step(model, part) or model
-    names = list(getattr(model, "model_fields", {}))
+def _suggestion(location: Location) -> str:
+    _, names = _in_file(location[:-1])
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known here: {', '.join(names)}" if names else ""
-
-
-def _step(model: Any, part: str) -> Any:
-    """The model below a field, or the member of a union that a tag names."""
-    members = [model] if isinstance(model, type) else list(model)
-    for member in members:
-        fields = getattr(member, "model_fields", {})
-        if part in fields:
-            inner = _models_in(fields[part].annotation)
-            return inner[0] if len(inner) == 1 else inner
-        for name in ("type", "style"):
-            if name in fields and part in getattr(fields[name].annotation, "__args__", ()):
-                return member
-    return None
-
-
-def _models_in(annotation: Any) -> tuple[Any, ...]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return (annotation,)
-    found: list[Any] = []
-    for argument in getattr(annotation, "__args__", ()):
-        found.extend(_models_in(argument))
-    return tuple(found)
 
 
 def json_schema() -> dict[str, Any]:

@@ -29,6 +29,7 @@
     │   ├── LeaseLostError       another writer took over; nothing was written
     │   └── DatabaseBusyError    somebody else writes for too long
     ├── DeliveryError            a channel did not take a message: channel, targets
+    ├── HttpError                an HTTP request got no answer: unsure
     ├── UnansweredError          Airflow can't be asked for a connection: trying again may help
     ├── OverrunError             something took longer than it may; whoever waited goes on without it
     └── RunError                 an earlier task of the run did not produce what this one needs
@@ -266,6 +267,17 @@ class DeliveryError(PortmonError):
         self.unsure = unsure
         self.waits = waits or {}
         super().__init__(f"channel {channel!r}: {message}")
+
+
+class HttpError(PortmonError):
+    """No answer came over an Airflow HTTP connection, or the connection can't be used. Its text holds no secret.
+
+    :param unsure: the request was sent, and only the answer is missing
+    """
+
+    def __init__(self, message: str, *, unsure: bool = False) -> None:
+        self.unsure = unsure
+        super().__init__(message)
 
 
 class UnansweredError(PortmonError):

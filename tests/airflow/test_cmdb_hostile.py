@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from portmon.airflow.channels.heartbeat import ping
-from portmon.airflow.channels.http_request import ask
-from portmon.airflow.channels.sending import deliver
-from portmon.alerting.config import Heartbeat, WebhookChannel
+from portmon.airflow.outside import OUTSIDE, deliver
+from portmon.alerting.channels import WebhookChannel
+from portmon.alerting.channels.base import HttpRequest
+from portmon.alerting.config import Heartbeat
 from portmon.alerting.message.render import Message
 from portmon.config import Config
 from portmon.errors import CmdbError, DeliveryError, PortmonError
@@ -348,8 +348,8 @@ MESSAGE = Message(title="t", text="t", html="t")
 around = st.text("/?#@:\\ a1%'\"[]", max_size=4)
 CHANNELS: dict[str, Callable[[], None]] = {
     "webhook": lambda: deliver(WebhookChannel(name="h", type="webhook", conn_id="target"), MESSAGE),
-    "heartbeat": lambda: ping(Heartbeat(conn_id="target"), "well"),
-    "request": lambda: ask("POST", "target", "x", channel="c", body=b"{}"),
+    "heartbeat": lambda: Heartbeat(conn_id="target").ping("well", OUTSIDE),
+    "request": lambda: OUTSIDE.send(HttpRequest("c", "target", "x", body=b"{}")),
     "cmdb": lambda: _inventory("target"),
 }
 

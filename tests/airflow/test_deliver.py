@@ -18,8 +18,8 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from portmon import timeouts
-from portmon.airflow.channels import http_request
-from portmon.airflow.channels.sending import deliver
+from portmon.airflow import http
+from portmon.airflow.outside import deliver
 from portmon.alerting.queue import Queued
 from portmon.config import Config, parse_config
 from portmon.engine.events import monitor_event
@@ -276,7 +276,7 @@ def test_a_message_whose_answer_is_lost_comes_again_as_it_was(
     database: Database, monkeypatch: pytest.MonkeyPatch, hangs_up: bool
 ) -> None:
     """A receiver that took it knows it by its id, even if there is more to tell meanwhile."""
-    monkeypatch.setattr(http_request, "SILENCE", 0.3)
+    monkeypatch.setattr(http, "SILENCE", 0.3)
     monkeypatch.setattr(Forgetful, "took", [])
     monkeypatch.setattr(Forgetful, "hangs_up", hangs_up)
     channel = {"type": "webhook", "name": "hook", "conn_id": "hook"}

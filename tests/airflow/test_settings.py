@@ -18,7 +18,7 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 from airflow.timetables.trigger import CronTriggerTimetable
 
 from portmon.airflow import settings, tasks
-from portmon.airflow.channels.connections import missing_connections
+from portmon.airflow.outside import OUTSIDE
 from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.config import parse_config
 from portmon.errors import ConfigError, SetupError, StorageError, UnansweredError
@@ -413,7 +413,7 @@ def test_an_api_server_that_hangs_up(backends: list[Any], monkeypatch: pytest.Mo
 def test_channels_of_a_connection_that_is_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
     alerts = parse_config("alerts: {channels: [{name: h, type: webhook, conn_id: hook}]}").alerts
     monkeypatch.setenv("AIRFLOW_CONN_HOOK", '{"s3cret": 1}')
-    problems, unknown = missing_connections(alerts)
+    problems, unknown = alerts.missing_connections(OUTSIDE)
     assert unknown is None
     assert len(problems) == 1
     assert "the environment variable AIRFLOW_CONN_HOOK is no Airflow connection" in problems[0]

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from portmon.airflow.channels import http_request
-from portmon.airflow.channels.sending import deliver
-from portmon.alerting.alertmanager_payload import payload
+from portmon.airflow import http
+from portmon.airflow.outside import deliver
+from portmon.alerting.channels.alertmanager import payload
 from portmon.config import parse_config
 from portmon.errors import DeliveryError, OverrunError, StorageError
 from portmon.storage import alerts, outbox, silences
@@ -354,7 +354,7 @@ def test_a_request_whose_answer_does_not_come_may_have_come_through(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server took the request and said nothing for SILENCE seconds."""
-    monkeypatch.setattr(http_request, "SILENCE", 0.3)
+    monkeypatch.setattr(http, "SILENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken: list[socket.socket] = []
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from portmon.airflow.channels.sending import deliver
+from portmon.airflow.outside import deliver
 from portmon.config import parse_config
 from portmon.errors import PortmonError
 from portmon.model.event import AlertGroup

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from portmon.alerting.alertmanager_payload import payload
+from portmon.alerting.channels.alertmanager import payload
 from portmon.alerting.message.render import Message
 from portmon.config import parse_config
 from portmon.storage import alerts, silences

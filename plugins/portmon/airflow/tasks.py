@@ -211,14 +211,14 @@ def alert(group: AlertGroup) -> Any:
     )
     def send(*, dag_run: Any, ti: Any) -> int:
         """Send what is undelivered of this kind through every channel, then mark it."""
-        from portmon.airflow.channels.sending import deliver
+        from portmon.airflow.outside import deliver
         from portmon.steps.deliver import deliver_group
 
         return deliver_group(
             settings.database(),
             settings.config(),
             group,
-            send=lambda channel, message, done: deliver(channel, message, done=done),
+            send=deliver,
             link=log_link,
             page=run_link(dag_run.run_id),
             interval=settings.interval(),
@@ -234,7 +234,7 @@ def alert(group: AlertGroup) -> Any:
 @task(task_id=HEARTBEAT, trigger_rule="none_failed_min_one_success")
 def heartbeat(*, params: Mapping[str, Any], dag_run: Any) -> None:
     """Tell the dead-man's switch that a run was good: it looked, evaluated, and everybody heard what there was."""
-    from portmon.airflow.channels.heartbeat import ping
+    from portmon.airflow.outside import OUTSIDE
 
     run = _run(params, dag_run)
     if run.dry_run or run.scoped or _has_replayed(settings.database(), run):
@@ -246,7 +246,7 @@ def heartbeat(*, params: Mapping[str, Any], dag_run: Any) -> None:
     if config.alerts.heartbeat is None:
         log.info("alerts.heartbeat is not set any more: nobody is told")
         return
-    ping(config.alerts.heartbeat, f"portmon: {dag_run.run_id}")
+    config.alerts.heartbeat.ping(f"portmon: {dag_run.run_id}", OUTSIDE)
 
 
 def log_link(event: Event) -> str | None:

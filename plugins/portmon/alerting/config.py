@@ -1,14 +1,18 @@
-"""Section ``alerts``: who hears of events."""
+"""Section ``alerts``: which channels get which events."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from portmon.alerting.channels import Channel
+from portmon.alerting.channels.base import HttpRequest, NeededConnection, Outside, endpoint_problems
+from portmon.alerting.channels.log import LogChannel
+from portmon.errors import ConfigError, UnansweredError
 from portmon.fields import (
     Duration,
     Globs,
@@ -24,93 +28,11 @@ from portmon.model.event import AlertRole, EventKind, Severity
 
 Language = Literal["en", "zh"]
 DEFAULT_ROUTE = "default"
-"""Name of what serves the events that no route matches."""
+"""Name of the route of events that no other one matches."""
 _AUTOMATIC = re.compile(r"route (\d+)", re.ASCII)
 """As :meth:`Alerts.route_name` names a route without a name."""
-
-# ── channels ────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Channel(Section):
-    repeats_firing: ClassVar[bool] = False
-    """The receiver forgets what is not told again: alerts that fire are repeated each run, and never given up."""
-    knows_ids: ClassVar[bool] = False
-    """The receiver tells a message that comes twice by its id."""
-    threads_mails: ClassVar[bool] = False
-    """Mails of one alert refer to each other."""
-
-    send_resolved: bool = Field(
-        True, description="also tell whoever got an alert of its end; false for what people close by hand"
-    )
-
-
-class LogChannel(_Channel):
-    """The alert task's own log."""
-
-    type: Literal["log"]
-    name: Text = Field("log", description="unique name")
-
-
-class AppriseChannel(_Channel):
-    """Apprise: DingTalk, WeCom, Feishu, Slack, PagerDuty, mail and 100 more."""
-
-    type: Literal["apprise"]
-    name: Text = Field("apprise", description="unique name")
-    conn_id: Text = Field("apprise_default", description="Airflow Apprise connection with the target URLs")
-    format: Literal["text", "markdown", "html"] = Field(
-        "text",
-        description="body that the targets get, or the next simpler one that they can show; `html` is for mail and "
-        "receivers of your own, a chat gets Markdown instead",
-    )
-
-
-class AlertmanagerChannel(_Channel):
-    """Prometheus' Alertmanager, v2 API: firing while something is wrong, resolved when it is over.
-
-    Its own grouping, repeats and silences count: `alerts.repeat_every` does not concern it.
-    """
-
-    repeats_firing: ClassVar[bool] = True
-
-    type: Literal["alertmanager"]
-    name: Text = Field("alertmanager", description="unique name")
-    conn_id: Text = Field("alertmanager_default", description="Airflow HTTP connection")
-
-
-class WebhookChannel(_Channel):
-    """A JSON document by POST, signed, with an idempotency key; docs/alerts.md has its fields."""
-
-    knows_ids: ClassVar[bool] = True
-
-    type: Literal["webhook"]
-    name: Text = Field(description="unique name")
-    conn_id: Text = Field(description="Airflow HTTP connection; its extra field `secret` is the key of the signature")
-    endpoint: str = Field("", description="path below the connection's host")
-
-
-class NotifierChannel(_Channel):
-    """Any Airflow notifier class."""
-
-    knows_ids: ClassVar[bool] = True
-    threads_mails: ClassVar[bool] = True
-
-    type: Literal["notifier"]
-    name: Text = Field(description="unique name")
-    notifier: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*\.[A-Za-z_]\w*$")] = Field(
-        description="class, for instance `airflow.providers.smtp.notifications.smtp.SmtpNotifier`"
-    )
-    arguments: Mapping[str, Any] = Field(
-        default_factory=dict,
-        description="its arguments; a value that is exactly `$title`, `$text`, `$markdown`, `$html`, `$id` or "
-        "`$headers` becomes that part of the message, at any depth. Nothing else is replaced and nothing is rendered "
-        "as a template. A class with `subject`, `html_content` and `custom_headers` (mail) gets `$title`, `$html` and "
-        "`$headers` there unless they are given",
-    )
-
-
-Channel = Annotated[
-    LogChannel | AppriseChannel | AlertmanagerChannel | WebhookChannel | NotifierChannel, Field(discriminator="type")
-]
+PING = timedelta(seconds=10)
+"""A ping is worth no more waiting: the next run sends another one."""
 
 # ── routes ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,7 +90,7 @@ class Route(Section):
 
     name: Text | None = Field(None, description="unique name, shown in logs; default: its place in the list")
     match: EventMatch = Field(default_factory=EventMatch, description="which events; empty: all")
-    channels: tuple[Text, ...] = Field(description="names of channels; an empty list: nobody")
+    channels: tuple[Text, ...] = Field(description="names of channels; an empty list: none")
     language: Language | None = Field(None, description="of its messages; default: `alerts.language`")
     max_lines: Annotated[int, Field(ge=1)] | None = Field(None, description="default: `alerts.max_lines`")
     group_by: Text | None = Field(
@@ -184,16 +106,38 @@ class Heartbeat(Section):
     endpoint: str = Field("", description="path below the connection's host; a secret one belongs into its host")
     method: Literal["GET", "HEAD", "POST"] = Field("POST", description="how to ask")
 
+    def check(self) -> list[str]:
+        """Sentences about what is wrong, as far as it shows without the connection."""
+        return endpoint_problems(self.endpoint, self.conn_id)
+
+    def ping(self, summary: str, outside: Outside) -> None:
+        """Say that a run was good.
+
+        :param summary: shown by the switch; sent only with POST
+        :raises DeliveryError: unless the answer is 2xx. It holds no path, which may be the switch's secret
+        """
+        posts = self.method == "POST"
+        request = HttpRequest(
+            "heartbeat",
+            self.conn_id,
+            self.endpoint,
+            self.method,
+            body=summary.encode("utf-8", "backslashreplace") if posts else None,
+            headers={"Content-Type": "text/plain; charset=utf-8"} if posts else {},
+            limit=PING,
+        )
+        outside.send(request)
+
 
 class Alerts(Section):
-    """Who hears of events."""
+    """Which channels get which events."""
 
     channels: tuple[Channel, ...] = Field(
         (LogChannel(type="log"),), description="where messages can go; default: the task log"
     )
-    routes: tuple[Route, ...] = Field((), description="who gets what: the first match counts")
+    routes: tuple[Route, ...] = Field((), description="which events go to which channels: the first match counts")
     default: tuple[Text, ...] | None = Field(
-        None, description="channels for what no route matches; default: every channel"
+        None, description="channels for events that no route matches; default: every channel"
     )
     language: Language = Field("en", description="language of messages")
     max_lines: Annotated[int, Field(ge=1)] = Field(50, description="a message lists at most this many events")
@@ -207,10 +151,11 @@ class Alerts(Section):
         None, description="label of hosts that names their site; default: all hosts are one site"
     )
     repeat_every: Duration = Field(
-        timedelta(days=1), description="what stays wrong is told again after this, in one message; 0: never"
+        timedelta(days=1), description="alerts that still fire are sent again after this, in one message; 0: never"
     )
     give_up_after: PositiveDuration = Field(
-        timedelta(days=1), description="what a channel did not take for this long is not sent any more, but logged"
+        timedelta(days=1),
+        description="an event that a channel did not take for this long is logged and not sent any more",
     )
     templates: Text | None = Field(
         None, description="folder with templates of your own, relative to this file; docs/messages.md"
@@ -230,16 +175,38 @@ class Alerts(Section):
                 raise ValueError(f"two {what} are named {', '.join(map(repr, twice))}: give each a `name` of its own")
         return self
 
+    def missing_connections(self, outside: Outside) -> tuple[list[str], str | None]:
+        """Airflow connections that channels and heartbeat need and that are not there.
+
+        :returns: sentences for people; and why connections could not be looked up, None if they could
+        """
+        needed = [(f"channel {channel.name!r}", one) for channel in self.channels for one in channel.connections()]
+        if self.heartbeat is not None:
+            needed.append(("heartbeat", NeededConnection(self.heartbeat.conn_id)))
+        problems: list[str] = []
+        for name, one in needed:
+            try:
+                if outside.connection(one.id) is None:
+                    problems.append(f"{name}: {one.missing}")
+            except ConfigError as error:
+                problems.append(f"{name}: {error}")
+            except UnansweredError as error:
+                return problems, f"connections can't be looked up here: {error}"
+        return problems, None
+
     def route_name(self, number: int) -> str:
-        """What a route is called in logs and in the database.
+        """Name of a route in logs and in the database.
 
         :param number: its place, from 0
         """
         return self.routes[number].name or f"route {number + 1}"
 
-    def reserved_names(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
-        """Places below ``alerts`` with a name that a route can't have, and why."""
+    def mistakes(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
+        """Places below ``alerts`` with a name that a route can't have or that no channel has, and what is wrong."""
+        names = [channel.name for channel in self.channels]
+        named: list[tuple[tuple[str | int, ...], str]] = []
         for number, route in enumerate(self.routes):
+            named += [(("routes", number, "channels", place), name) for place, name in enumerate(route.channels)]
             automatic = _AUTOMATIC.fullmatch(route.name or "")
             if route.name == DEFAULT_ROUTE:
                 why = "that is what serves all that no route matches"
@@ -248,14 +215,7 @@ class Alerts(Section):
             else:
                 continue
             yield ("routes", number, "name"), f"no route can be named {route.name!r} here: {why}"
-
-    def unknown_channels(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
-        """Places below ``alerts`` that name a channel which does not exist, and that name."""
-        known = {channel.name for channel in self.channels}
-        for number, route in enumerate(self.routes):
-            for place, name in enumerate(route.channels):
-                if name not in known:
-                    yield ("routes", number, "channels", place), name
-        for place, name in enumerate(self.default or ()):
-            if name not in known:
-                yield ("default", place), name
+        named += [(("default", place), name) for place, name in enumerate(self.default or ())]
+        for place, name in named:
+            if name not in names:
+                yield place, f"there is no channel {name!r}; there are: {', '.join(names) or 'none'}"

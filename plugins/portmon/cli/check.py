@@ -146,8 +146,7 @@ def tell(settings: Config, shown: str) -> list[str]:
 
 
 def _tell_alerts(settings: Config) -> list[str]:
-    from portmon.airflow.channels.connections import missing_connections
-    from portmon.airflow.channels.sending import check_channel, whole_address
+    from portmon.airflow.outside import OUTSIDE
     from portmon.alerting.routes import Routes
     from portmon.fields import format_duration
 
@@ -157,7 +156,7 @@ def _tell_alerts(settings: Config) -> list[str]:
     problems = [
         f"{settings.where('alerts', 'channels', number)}: {text}"
         for number, channel in enumerate(alerts.channels)
-        for text in check_channel(channel)
+        for text in channel.check(OUTSIDE)
     ]
     say(f"routes         {f'{len(alerts.routes)}, first match counts' if alerts.routes else 'none'}")
     routes = Routes(alerts, where=settings.where)
@@ -175,10 +174,9 @@ def _tell_alerts(settings: Config) -> list[str]:
         say("heartbeat      none: nobody hears when Airflow stands still")
     else:
         say(f"heartbeat      {heartbeat.method} to connection {heartbeat.conn_id}")
-        if "://" in heartbeat.endpoint:
-            problems.append(f"{settings.where('alerts', 'heartbeat')}: {whole_address(heartbeat.conn_id)}")
+        problems += [f"{settings.where('alerts', 'heartbeat')}: {text}" for text in heartbeat.check()]
     with logs_aside():
-        missing, hint = missing_connections(alerts)
+        missing, hint = alerts.missing_connections(OUTSIDE)
     problems += missing
     if hint is not None:
         say(cell(f"  {hint}"))

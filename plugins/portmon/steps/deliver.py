@@ -18,8 +18,8 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from portmon import timeouts
-from portmon.alerting.config import Channel
-from portmon.alerting.mail_headers import MAX_REFERENCES
+from portmon.alerting.channels import Channel
+from portmon.alerting.channels.mail import MAX_REFERENCES
 from portmon.alerting.message.render import Layout, Message, render
 from portmon.alerting.outages import find_outages
 from portmon.alerting.queue import Batch, Queued, message_id, next_batches, rests, superseded

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from portmon.alerting.config import Channel
+from portmon.alerting.channels import Channel
 from portmon.alerting.silences import Silence
 from portmon.config import Config
 from portmon.model.alert import Alert

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from portmon.errors import PortmonError
+from portmon.untrusted.redact import describe
 
 REASON_LIMIT = 200
 """Characters of an error's own text that are repeated."""
@@ -44,14 +43,9 @@ def reason(error: Exception, *, secret: bool = False) -> str:
         return "it is nested too deeply"
     if isinstance(error, MemoryError):
         return "it is too large for this machine's memory"
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" [{Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
-    if secret:
-        return f"{type(error).__name__}{place}"
-    try:
-        text = " ".join(str(error).split())
-    except Exception:
-        text = "its text can't be read"
-    if len(text) > REASON_LIMIT:
-        text = f"{text[:REASON_LIMIT]}…"
-    return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
+    return describe(error, (lambda _: "") if secret else _on_one_line)
+
+
+def _on_one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= REASON_LIMIT else f"{text[:REASON_LIMIT]}…"

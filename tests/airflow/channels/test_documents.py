@@ -17,9 +17,8 @@ import pytest
 import yaml
 from airflow.cli.cli_parser import get_parser
 
-from portmon.airflow.channels.sending import check_channel
-from portmon.alerting.config import AlertmanagerChannel, AppriseChannel, NotifierChannel, WebhookChannel
-from portmon.alerting.webhook_payload import document, sign
+from portmon.airflow.outside import OUTSIDE
+from portmon.alerting.channels.webhook import document, sign
 from portmon.config import parse_config
 from tests.worlds.alertmanager import Alertmanager, missing
 from tests.worlds.messages import alert, message
@@ -51,20 +50,17 @@ CONNECTIONS = {found["conn_id"]: found for found in _connections()}
 @pytest.mark.parametrize("block", OURS)
 def test_configuration_is_valid(block: str) -> None:
     config = parse_config(block)
-    assert [problem for channel in config.alerts.channels for problem in check_channel(channel)] == []
+    assert [problem for channel in config.alerts.channels for problem in channel.check(OUTSIDE)] == []
 
 
 def test_every_kind_of_channel_is_shown_with_its_connection() -> None:
     shown = [channel for block in OURS for channel in parse_config(block).alerts.channels]
     assert {channel.type for channel in shown} == {"log", "apprise", "alertmanager", "webhook", "notifier"}
     for channel in shown:
-        if isinstance(channel, AppriseChannel):
-            assert CONNECTIONS[channel.conn_id]["conn_type"] == "apprise"
-        elif isinstance(channel, AlertmanagerChannel | WebhookChannel):
-            assert CONNECTIONS[channel.conn_id]["conn_type"] == "http"
-        elif isinstance(channel, NotifierChannel):
-            named = channel.arguments.get("http_conn_id", "smtp_default")
-            assert CONNECTIONS[named]["conn_type"] in ("http", "smtp")
+        for needed in channel.connections():
+            assert CONNECTIONS[needed.id]["conn_type"] == needed.type
+    # The class of the other one has a connection by default.
+    assert CONNECTIONS["smtp_default"]["conn_type"] == "smtp"
 
 
 @pytest.mark.parametrize("conn_id", CONNECTIONS)

@@ -9,8 +9,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from portmon.airflow.channels import heartbeat
-from portmon.airflow.channels.heartbeat import ping
+from portmon.airflow.outside import OUTSIDE
+from portmon.alerting import config
 from portmon.alerting.config import Heartbeat
 from portmon.errors import DeliveryError
 from tests.airflow.channels.samples import connect, printed
@@ -28,14 +28,14 @@ def switch(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServe
 @pytest.mark.parametrize(("method", "body"), [("POST", "6 hosts, 端口 \\udcff"), ("GET", ""), ("HEAD", "")])
 def test_ping(switch: HTTPServer, method: str, body: str) -> None:
     switch.expect_request(SECRET_PATH).respond_with_data("OK")
-    ping(Heartbeat(method=method), "6 hosts, 端口 \udcff")  # type: ignore[arg-type]
+    Heartbeat(method=method).ping("6 hosts, 端口 \udcff", OUTSIDE)  # type: ignore[arg-type]
     ((request, _),) = switch.log
     assert (request.method, request.get_data(as_text=True)) == (method, body)
 
 
 def test_endpoint_is_below_the_host(switch: HTTPServer) -> None:
     switch.expect_request(f"{SECRET_PATH}/0").respond_with_data("OK")
-    ping(Heartbeat(endpoint="0"), "fine")
+    Heartbeat(endpoint="0").ping("fine", OUTSIDE)
 
 
 @pytest.mark.parametrize("answer", [Response("no such check", status=404), Response(status=302), Response(status=500)])
@@ -45,15 +45,15 @@ def test_switch_that_refuses(switch: HTTPServer, answer: Response, caplog: pytes
         caplog.at_level("INFO"),
         pytest.raises(DeliveryError, match=f"HTTP {answer.status_code}") as failure,
     ):
-        ping(Heartbeat(), "fine")
+        Heartbeat().ping("fine", OUTSIDE)
     assert failure.value.channel == "heartbeat"
     ours = [record.getMessage() for record in caplog.records if record.name != "werkzeug"]
     assert "s3cret" not in printed(failure.value) + "".join(ours)
 
 
 def test_switch_that_hangs_is_not_waited_for(switch: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert timedelta(seconds=10) == heartbeat.LIMIT
-    monkeypatch.setattr(heartbeat, "LIMIT", timedelta(seconds=0.5))
+    assert timedelta(seconds=10) == config.PING
+    monkeypatch.setattr(config, "PING", timedelta(seconds=0.5))
     over = threading.Event()
 
     def hang(_: object) -> Response:
@@ -62,7 +62,7 @@ def test_switch_that_hangs_is_not_waited_for(switch: HTTPServer, monkeypatch: py
 
     switch.expect_request(SECRET_PATH).respond_with_handler(hang)
     with pytest.raises(DeliveryError, match="no answer") as failure:
-        ping(Heartbeat(), "fine")
+        Heartbeat().ping("fine", OUTSIDE)
     over.set()
     # It would be in the log of the next test otherwise.
     until(lambda: switch.log, "the end of the request")
@@ -71,4 +71,4 @@ def test_switch_that_hangs_is_not_waited_for(switch: HTTPServer, monkeypatch: py
 
 def test_without_a_connection() -> None:
     with pytest.raises(DeliveryError, match="airflow connections add portmon_heartbeat"):
-        ping(Heartbeat(), "fine")
+        Heartbeat().ping("fine", OUTSIDE)

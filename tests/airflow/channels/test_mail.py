@@ -16,9 +16,9 @@ from aiosmtpd.controller import Controller
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from portmon.airflow.channels.mail import folded, recipient_id
-from portmon.airflow.channels.sending import deliver
-from portmon.alerting.config import AppriseChannel, NotifierChannel
+from portmon.airflow.outside import deliver
+from portmon.alerting.channels import AppriseChannel, NotifierChannel
+from portmon.alerting.channels.mail import folded, recipient_id
 from portmon.alerting.message.render import Layout, Message, render
 from portmon.config import parse_config
 from portmon.errors import DeliveryError

@@ -17,8 +17,8 @@ import requests
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from portmon.airflow.channels.sending import deliver
-from portmon.alerting.config import (
+from portmon.airflow.outside import deliver
+from portmon.alerting.channels import (
     AlertmanagerChannel,
     AppriseChannel,
     Channel,

@@ -1,1 +1,19 @@
-"""What each kind of receiver takes, and how it says that it did not."""
+"""Channels: where messages can go. A kind is one file with its section of the configuration, its check and how it
+sends; ``Channel`` is the list of them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from portmon.alerting.channels.alertmanager import AlertmanagerChannel
+from portmon.alerting.channels.apprise import AppriseChannel
+from portmon.alerting.channels.log import LogChannel
+from portmon.alerting.channels.notifier import NotifierChannel
+from portmon.alerting.channels.webhook import WebhookChannel
+
+Channel = Annotated[
+    LogChannel | AppriseChannel | AlertmanagerChannel | WebhookChannel | NotifierChannel, Field(discriminator="type")
+]

@@ -1,7 +1,8 @@
-"""Messages cut to what a receiver takes, whatever and however it counts."""
+"""Messages cut to the size that a receiver takes, however it counts."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 from portmon.alerting.message.render import Message
@@ -24,20 +25,16 @@ def fitted(message: Message, form: str, fits: Fits) -> tuple[str, str]:
     while len(title) > _SHORT and not fits(title, "…"):
         title = _shortened(title)
 
-    cut = message.cut
-    if cut is not None:
-        count = message.lines
+    cut, split = message.cut, whole.split("\n")
 
-        def body_of(lines: int) -> str:
+    def body_of(lines: int) -> str:
+        if cut is not None:
             return str(getattr(cut(lines), form))
-    else:
-        split = whole.split("\n")
-        count = len(split)
+        return "\n".join([*split[:lines], f"… (+{len(split) - lines})"])
 
-        def body_of(lines: int) -> str:
-            return "\n".join([*split[:lines], f"… (+{len(split) - lines})"])
-
-    lines = _most(count, lambda lines: fits(title, body_of(lines)))
+    # The largest number below that of all lines that fits, 0 if none does.
+    fewer = range(1, len(split) if cut is None else message.lines)
+    lines = bisect_left(fewer, True, key=lambda lines: not fits(title, body_of(lines)))
     if lines:
         return title, body_of(lines)
     # Not even one line: a short beginning of it says more than none.
@@ -45,15 +42,6 @@ def fitted(message: Message, form: str, fits: Fits) -> tuple[str, str]:
     while body and not fits(title, body):
         body = _smaller(body)
     return title, body or "…"
-
-
-def _most(count: int, fits: Callable[[int], bool]) -> int:
-    """The largest number below ``count`` that fits; 0 if none above it does."""
-    known, too_many = 0, count
-    while too_many - known > 1:
-        middle = (known + too_many) // 2
-        known, too_many = (middle, too_many) if fits(middle) else (known, middle)
-    return known
 
 
 def _smaller(body: str) -> str:

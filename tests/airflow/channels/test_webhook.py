@@ -16,10 +16,10 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from portmon.airflow.channels import http_request
-from portmon.airflow.channels.sending import check_channel, deliver
-from portmon.alerting.config import WebhookChannel
-from portmon.alerting.webhook_payload import document
+from portmon.airflow import http
+from portmon.airflow.outside import OUTSIDE, deliver
+from portmon.alerting.channels import WebhookChannel
+from portmon.alerting.channels.webhook import document
 from portmon.errors import DeliveryError, OverrunError
 from tests.airflow.channels.samples import connect, printed
 from tests.worlds.messages import alert, event, message
@@ -202,7 +202,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_server_that_hangs_is_given_up(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_request, "SILENCE", 0.3)
+    monkeypatch.setattr(http, "SILENCE", 0.3)
     slow(b"", 0)
     with pytest.raises(DeliveryError, match="no answer: time-out") as failure:
         deliver(CHANNEL, MESSAGE)
@@ -210,7 +210,7 @@ def test_server_that_hangs_is_given_up(slow: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_server_that_drips_is_given_up_and_may_still_have_got_it(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_request, "LIMIT", timedelta(seconds=1))
+    monkeypatch.setattr(http, "LIMIT", timedelta(seconds=1))
     slow(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 1000, 0.1)
     with pytest.raises(DeliveryError, match="no answer within 1 s") as failure:
         deliver(CHANNEL, MESSAGE)
@@ -223,7 +223,7 @@ def test_success_does_not_wait_for_the_end_of_the_answer(slow: Any) -> None:
 
 
 def test_refusal_is_told_although_its_text_does_not_come(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_request, "SILENCE", 0.3)
+    monkeypatch.setattr(http, "SILENCE", 0.3)
     slow(b"HTTP/1.1 500 Oops\r\nContent-Length: 1000000\r\n\r\n", 0)
     with pytest.raises(DeliveryError, match="HTTP 500"):
         deliver(CHANNEL, MESSAGE)
@@ -233,6 +233,6 @@ def test_refusal_is_told_although_its_text_does_not_come(slow: Any, monkeypatch:
 
 
 def test_check_finds_a_whole_address_where_a_path_belongs() -> None:
-    (problem,) = check_channel(CHANNEL.model_copy(update={"endpoint": "https://h.example/x"}))
+    (problem,) = CHANNEL.model_copy(update={"endpoint": "https://h.example/x"}).check(OUTSIDE)
     assert "put scheme and host" in problem
-    assert check_channel(CHANNEL) == []
+    assert CHANNEL.check(OUTSIDE) == []

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.alerting.webhook_payload import TEXT_LIMIT, document, sign
+from portmon.alerting.channels.webhook import TEXT_LIMIT, document, sign
 from portmon.model.event import AlertRole, EventKind
 from tests.worlds.messages import LINK, NOW, alert, event, message
 

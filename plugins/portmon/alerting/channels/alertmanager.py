@@ -1,4 +1,4 @@
-"""Messages as Alertmanager's v2 API takes them.
+"""Prometheus' Alertmanager, v2 API.
 
 Alertmanager knows an alert by its labels alone, so they come from the event that began it and never change. It
 refuses alerts with a label that has no valid name or that end before they begin, and a whole request for one
@@ -9,17 +9,27 @@ https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from portmon.alerting.message.render import Message
-from portmon.model.alert import Alert
+from pydantic import Field
+
+from portmon.alerting.channels.base import BaseChannel, HttpRequest, Outside
+from portmon.fields import Text
 from portmon.model.event import AlertRole, Event, EventKind
 from portmon.text import REASON_LIMIT, inert, plain
 
+if TYPE_CHECKING:
+    from portmon.alerting.message.render import Message
+    from portmon.model.alert import Alert
+
+BATCH = 1000
+"""Alerts of one request. Sent again, they are the same alerts: a delivery that fails halfway is repeated whole."""
 JOB = "portmon"
 """Value of the label ``job``."""
 LABEL_LIMIT = 200
@@ -30,10 +40,37 @@ OWN_LABELS = frozenset({"alertname", "job", "host", "host_id", "port", "protocol
 """Names that no label of a host can take."""
 
 
+class AlertmanagerChannel(BaseChannel):
+    """Prometheus' Alertmanager, v2 API: firing while something is wrong, resolved when it is over.
+
+    Its own grouping, repeats and silences count: `alerts.repeat_every` does not concern it.
+    """
+
+    repeats_firing: ClassVar[bool] = True
+
+    type: Literal["alertmanager"]
+    name: Text = Field("alertmanager", description="unique name")
+    conn_id: Text = Field("alertmanager_default", description="Airflow HTTP connection")
+
+    def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
+        """Send the alerts; only 200 is a success. Alertmanager keeps the valid ones of a request that it calls bad."""
+        alerts = payload(message)
+        for begin in range(0, len(alerts), BATCH):
+            request = HttpRequest(
+                self.name,
+                self.conn_id,
+                "api/v2/alerts",
+                body=json.dumps(alerts[begin : begin + BATCH]).encode(),
+                headers={"Content-Type": "application/json"},
+                ok=lambda status: status == 200,
+            )
+            outside.send(request)
+
+
 def payload(message: Message) -> list[dict[str, Any]]:
     """The alerts of a message, oldest first, each label set once.
 
-    What goes on, and what is told once, ends by itself at ``expires_at`` unless it is sent again.
+    An alert that fires, and a notice, ends by itself at ``expires_at`` unless it is sent again.
     """
     links = message.links or (None,) * len(message.alerts)
     pairs = sorted(zip(message.alerts, links, strict=True), key=lambda pair: (_begin(pair[0]), pair[0].id))
@@ -43,20 +80,24 @@ def payload(message: Message) -> list[dict[str, Any]]:
 
 
 def labels(alert: Alert) -> dict[str, str]:
-    """What identifies an alert, from its first event: the same for as long as it lives."""
+    """The labels that identify an alert, from its first event: the same for as long as it lives."""
     first = alert.first
+    host_id = _value(first.host_id)
+    if host_id != (first.host_id or ""):
+        # It was cut or changed, and must not be that of another host.
+        host_id = f"{host_id}~{_digest(first.host_id or '')}"
     own = {
         "alertname": first.alert_row.alertname,
         "job": JOB,
         "host": _value(first.host_name or first.host_id),
-        "host_id": _identity(first.host_id),
+        "host_id": host_id,
         "port": str(first.port or ""),
         "protocol": _value(first.protocol),
         "program": _value(first.program),
         "unit": _value(first.unit),
         "severity": first.severity.value,
     }
-    others = {name: _value(value) for name, value in _named(first.labels)}
+    others = {name: _value(first.labels[given]) for given, name in _valid_names(first.labels).items()}
     return {name: value for name, value in {**others, **own}.items() if value}
 
 
@@ -80,15 +121,15 @@ def _begin(alert: Alert) -> datetime:
 
 
 def _annotations(event: Event) -> dict[str, str]:
-    what = f"{event.protocol or 'tcp'}/{event.port}"
+    port = f"{event.protocol or 'tcp'}/{event.port}"
     if event.program:
-        what = f"{what} ({event.program})"
+        port = f"{port} ({event.program})"
     sentence = event.meaning.summary or event.kind.value.replace("_", " ")
     if event.kind is EventKind.RETIRED and event.port is None:
         sentence = "{host} is not watched any more"
-    told = {
+    found = {
         # Chat programs show it: nothing in it may notify or link.
-        "summary": sentence.format(port=_shown(what), host=_shown(event.host_name or event.host_id)),
+        "summary": sentence.format(port=_shown(port), host=_shown(event.host_name or event.host_id)),
         "description": inert(plain(event.reason.strip(), REASON_LIMIT)),
         "kind": event.kind.value,
         "severity": event.severity.value,
@@ -96,7 +137,7 @@ def _annotations(event: Event) -> dict[str, str]:
         "since": _moment(event.since) if event.since else "",
         "last_seen": _moment(event.last_seen) if event.last_seen else "",
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in found.items() if value}
 
 
 def _shown(text: str | None) -> str:
@@ -110,37 +151,26 @@ def _moment(moment: datetime) -> str:
 
 # ── labels ──────────────────────────────────────────────────────────────────────────────────────
 
-_VALID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
 
 def _value(text: str | None) -> str:
     return plain((text or "").strip(), LABEL_LIMIT)
 
 
-def _identity(text: str | None) -> str:
-    """A value that is cut or changed, and yet no other one's."""
-    shown = _value(text)
-    return shown if shown == (text or "") else f"{shown}~{_digest(text or '')}"
-
-
-def _named(given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """A host's labels under names that Alertmanager takes, each its own whatever the order."""
-    names = {name: _name(name) for name in given}
-    for name, made in names.items():
-        if made != name and _occurs_twice(made, names.values()):
-            made = f"{made}_{_digest(name)}"
-        yield made, given[name]
+def _valid_names(given: Iterable[str]) -> dict[str, str]:
+    """A host's label names to names that Alertmanager takes, each its own whatever the order."""
+    made = {name: _name(name) for name in given}
+    counts = Counter(made.values())
+    return {
+        name: valid if valid == name or counts[valid] == 1 else f"{valid}_{_digest(name)}"
+        for name, valid in made.items()
+    }
 
 
 def _name(name: str) -> str:
-    made = re.sub(r"[^A-Za-z0-9_]", "_", name[:NAME_LIMIT])
-    if not _VALID.fullmatch(made):
-        made = f"_{made}"
-    return f"label_{made}" if made in OWN_LABELS else made
-
-
-def _occurs_twice(name: str, names: Iterable[str]) -> bool:
-    return sum(one == name for one in names) > 1
+    valid = re.sub(r"[^A-Za-z0-9_]", "_", name[:NAME_LIMIT])
+    if not valid or valid[0].isdigit():
+        valid = f"_{valid}"
+    return f"label_{valid}" if valid in OWN_LABELS else valid
 
 
 def _digest(text: str) -> str:
@@ -149,14 +179,15 @@ def _digest(text: str) -> str:
 
 # ── links ───────────────────────────────────────────────────────────────────────────────────────
 
-_URI = re.compile(
-    r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?(?:[/?#](?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)?"
+_URI = (
+    r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?"
+    r"(?:[/?#](?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)?"
 )
 
 
 def is_uri(text: str) -> bool:
     """Whether a text is an http or https address that Alertmanager takes for one."""
-    if not _URI.fullmatch(text):
+    if not re.fullmatch(_URI, text):
         return False
     try:
         parts = urlsplit(text)

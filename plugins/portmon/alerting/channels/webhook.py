@@ -1,18 +1,25 @@
-"""Messages as a JSON document for programs, and its signature. docs/alerts.md describes both."""
+"""A JSON document by POST, signed, with an idempotency key. docs/alerts.md describes document and signature."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
+import json
 import math
 import re
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from portmon.alerting.message.render import Message
-from portmon.model.alert import Alert
+from pydantic import Field
+
+from portmon.alerting.channels.base import BaseChannel, HttpRequest, Outside, endpoint_problems
+from portmon.fields import Text
 from portmon.text import plain
+
+if TYPE_CHECKING:
+    from portmon.alerting.message.render import Message
+    from portmon.model.alert import Alert
 
 VERSION = 1
 """Of the document. A field may be added within a version; none changes its meaning or goes."""
@@ -20,11 +27,39 @@ TEXT_LIMIT = 4096
 """Characters of one value that came from a host or the CMDB."""
 
 
+class WebhookChannel(BaseChannel):
+    """A JSON document by POST, signed, with an idempotency key; docs/alerts.md has its fields."""
+
+    knows_ids: ClassVar[bool] = True
+
+    type: Literal["webhook"]
+    conn_id: Text = Field(description="Airflow HTTP connection; its extra field `secret` is the key of the signature")
+    endpoint: str = Field("", description="path below the connection's host")
+
+    def check(self, outside: Outside) -> list[str]:
+        """Whether the endpoint can be one."""
+        return [f"channel {self.name!r}: {text}" for text in endpoint_problems(self.endpoint, self.conn_id)]
+
+    def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
+        """Send the document; any 2xx says that the receiver has it."""
+        body = json.dumps(document(message), ensure_ascii=False, allow_nan=False).encode()
+        now = str(int(time.time()))
+        request = HttpRequest(
+            self.name,
+            self.conn_id,
+            self.endpoint,
+            body=body,
+            headers={"Content-Type": "application/json", "Idempotency-Key": message.id},
+            sign=lambda key: {"X-Portmon-Timestamp": now, "X-Portmon-Signature": sign(key, now, body)},
+        )
+        outside.send(request)
+
+
 def document(message: Message) -> dict[str, Any]:
     """A message as JSON types.
 
-    What hosts and the CMDB said is in it as it was, not made harmless: whoever shows it must escape it. Only
-    lone surrogates, which no UTF-8 can hold, are written as the escapes of :func:`portmon.text.plain`.
+    Texts of hosts and of the CMDB are in it as they were: a program that shows them must escape them. Only lone
+    surrogates, which no UTF-8 can hold, are written as the escapes of :func:`portmon.text.plain`.
     """
     links = message.links or (None,) * len(message.alerts)
     return {
@@ -45,13 +80,12 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
 
     :param timestamp: value of the header ``X-Portmon-Timestamp``, seconds since 1970
     """
-    digest = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256)
-    return f"sha256={digest.hexdigest()}"
+    return f"sha256={hmac.digest(secret.encode(), f'{timestamp}.'.encode() + body, 'sha256').hex()}"
 
 
 def _alert(alert: Alert, link: str | None) -> dict[str, Any]:
     event = alert.event
-    told = {
+    fields = {
         "id": alert.id,
         "status": alert.role.value,
         "kind": event.kind.value,
@@ -74,7 +108,7 @@ def _alert(alert: Alert, link: str | None) -> dict[str, Any]:
         "event_id": event.id,
         "details": dict(event.details),
     }
-    return {name: _data(value) for name, value in told.items()}
+    return {name: _data(value) for name, value in fields.items()}
 
 
 def _moment(moment: datetime | None) -> str | None:

@@ -13,10 +13,10 @@ from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from portmon.airflow.channels.notifiers import fill, parts
-from portmon.airflow.channels.sending import check_channel, deliver
-from portmon.alerting.config import AppriseChannel, LogChannel, NotifierChannel
-from portmon.alerting.mail_headers import headers
+from portmon.airflow.outside import OUTSIDE, deliver
+from portmon.alerting.channels import AppriseChannel, LogChannel, NotifierChannel
+from portmon.alerting.channels.mail import headers
+from portmon.alerting.channels.notifier import fill, parts
 from portmon.alerting.message.render import Message
 from portmon.errors import DeliveryError
 from portmon.model.event import AlertRole, EventKind
@@ -179,7 +179,7 @@ def test_errors_are_told_with_class_and_place_but_no_secret() -> None:
         deliver(_class(Fails, text="$text"), MESSAGE)
     told = str(failure.value)
     assert "RuntimeError: login with *** at https://chat.example.com/…" in told
-    assert "test_notifiers.py" in told
+    assert "test_notifier.py" in told
     assert "\n" not in told
     assert "\x1b" not in told
     assert not {"me:pw", "T1", "key=3", SECRET} & set(told.split())
@@ -200,7 +200,7 @@ def test_errors_are_told_with_class_and_place_but_no_secret() -> None:
 def test_channel_that_can_not_work_fails_alike_in_check_and_delivery(channel: NotifierChannel, says: str) -> None:
     with pytest.raises(DeliveryError, match=says):
         deliver(channel, MESSAGE)
-    (problem,) = check_channel(channel)
+    (problem,) = channel.check(OUTSIDE)
     with pytest.raises(DeliveryError, match=says):
         raise DeliveryError(problem, channel=channel.name)
 
@@ -209,16 +209,16 @@ def test_channel_that_can_not_work_fails_alike_in_check_and_delivery(channel: No
     "channel", [LogChannel(type="log"), AppriseChannel(type="apprise"), _mail(), _http(json={"a": ["$text"]})]
 )
 def test_check_finds_nothing_wrong_with_what_works(channel: Any) -> None:
-    assert check_channel(channel) == []
+    assert channel.check(OUTSIDE) == []
 
 
 def test_check_finds_a_variable_that_would_not_be_replaced() -> None:
-    (problem,) = check_channel(_http(json={"text": ["$text"], "title": "Alert: $title"}))
+    (problem,) = _http(json={"text": ["$text"], "title": "Alert: $title"}).check(OUTSIDE)
     assert problem.startswith("channel 'hook': arguments.json.title holds $title among other text")
 
 
 def test_check_finds_a_message_that_is_not_sent() -> None:
-    (problem,) = check_channel(_http(json={"text": "hello"}))
+    (problem,) = _http(json={"text": "hello"}).check(OUTSIDE)
     assert "the message would not be sent" in problem
 
 
@@ -233,7 +233,7 @@ def test_fill_replaces_exact_values_at_any_depth_and_nothing_else() -> None:
         "g": "$headers",
     }
     sent = message(alert(), title="$text", text="T", html="H", markdown="M", id="i1")
-    assert fill(arguments, parts(_mail(), sent)) == {
+    assert fill(arguments, parts(sent, "mail")) == {
         "a": "$text",
         "b": [{"c": ["T", "x$html", "$idea"]}, "H", "M"],
         "$title": 1,
@@ -245,9 +245,9 @@ def test_fill_replaces_exact_values_at_any_depth_and_nothing_else() -> None:
 
 
 def test_check_takes_markdown_for_a_message_and_an_id_for_none() -> None:
-    assert check_channel(_http(json={"text": "$markdown"})) == []
-    assert "the message would not be sent" in check_channel(_http(json={"id": "$id"}))[0]
-    (problem,) = check_channel(_http(json={"text": "$text", "more": "see $markdown", "idea": "$idea"}))
+    assert _http(json={"text": "$markdown"}).check(OUTSIDE) == []
+    assert "the message would not be sent" in _http(json={"id": "$id"}).check(OUTSIDE)[0]
+    (problem,) = _http(json={"text": "$text", "more": "see $markdown", "idea": "$idea"}).check(OUTSIDE)
     assert "arguments.json.more holds $markdown among other text" in problem
 
 

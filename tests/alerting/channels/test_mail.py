@@ -12,7 +12,7 @@ from email.mime.text import MIMEText
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.alerting.mail_headers import headers
+from portmon.alerting.channels.mail import headers
 from portmon.model.alert import Alert
 from portmon.model.event import AlertRole, EventKind
 from tests.worlds.messages import NOW, alert, event, message

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from portmon.airflow.channels import alertmanager_api
-from portmon.airflow.channels.sending import deliver
-from portmon.alerting.alertmanager_payload import payload
-from portmon.alerting.config import AlertmanagerChannel
+from portmon.airflow.outside import deliver
+from portmon.alerting.channels import AlertmanagerChannel, alertmanager
+from portmon.alerting.channels.alertmanager import payload
 from portmon.errors import DeliveryError
 from portmon.model.alert import Alert
 from portmon.model.event import AlertRole, EventKind
@@ -196,7 +195,7 @@ def test_crash_of_alertmanager_is_no_end_of_an_alert(server: Alertmanager, recei
 @real
 @pytest.mark.slow
 def test_many_alerts_go_in_several_requests(server: Alertmanager, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alertmanager_api, "BATCH", 100)
+    monkeypatch.setattr(alertmanager, "BATCH", 100)
     _send(*(_down(port) for port in range(1, 251)))
     assert len({one["labels"]["port"] for one in server.alerts()}) == 250
 
@@ -243,7 +242,7 @@ def test_nothing_that_a_host_says_makes_it_refuse_an_alert(server: Alertmanager)
 @real
 @pytest.mark.slow
 def test_what_it_refuses_is_why_labels_are_cleaned(server: Alertmanager) -> None:
-    """Facts about the server that :mod:`portmon.alerting.alertmanager_payload` relies on."""
+    """Facts about the server that :mod:`portmon.alerting.channels.alertmanager` relies on."""
 
     def post(*alerts: dict[str, Any]) -> int:
         return requests.post(f"{server.url}/api/v2/alerts", json=alerts, timeout=20).status_code
@@ -283,7 +282,7 @@ def test_only_200_is_success(httpserver: HTTPServer, monkeypatch: pytest.MonkeyP
 def test_batch_that_fails_is_sent_again_with_all_others(
     httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alertmanager_api, "BATCH", 2)
+    monkeypatch.setattr(alertmanager, "BATCH", 2)
     expect = _proxy(httpserver, monkeypatch)
     for status in (200, 500, 200, 200, 200):
         expect("/prefix/api/v2/alerts").respond_with_data("", status=status)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from portmon.airflow.channels.sending import deliver
+from portmon.airflow.outside import deliver
+from portmon.alerting.channels import AppriseChannel, WebhookChannel
+from portmon.alerting.channels.apprise_services import BY_SCHEMA, SERVICES
 from portmon.alerting.channels.fitting import fitted
-from portmon.alerting.channels.services import BY_SCHEMA, SERVICES
-from portmon.alerting.config import AppriseChannel, WebhookChannel
 from portmon.alerting.message.render import Layout, Message, render
 from portmon.errors import DeliveryError
 from portmon.model.event import AlertGroup

@@ -1,7 +1,7 @@
-"""What Apprise's plugins say to a service and hear from it: measured before, read after.
+"""Requests of Apprise's plugins: measured before they are sent, their answers read.
 
-A plugin calls the functions of ``requests`` and keeps the answer to itself. It gets this in their place; what it
-does is the same unless one of ours asked for it.
+A plugin calls the functions of ``requests`` and keeps the answer to itself. In their place it gets those of this
+module, which do the same unless an :class:`Exchange` is under way.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ import contextlib
 import contextvars
 import logging
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import requests
 
-from portmon.airflow.channels.redact import foreign
-from portmon.alerting.channels.services import Refusal, Service, refusal
+from portmon.alerting.channels.apprise_services import ChatService, Refusal, refusal
 
-_MODULES = "apprise.plugins"
-
-
-_log = logging.getLogger("apprise")
+Value = TypeVar("Value")
 
 
 class MeasuredError(Exception):
@@ -31,31 +27,27 @@ class MeasuredError(Exception):
 class Exchange:
     """One message to one target.
 
-    :param service: None if it is none that is known
+    :param service: None if it is not in the table of services
     :param measuring: nothing is sent, and nothing is logged
     :ivar measured: body of the first request, if nothing is sent
-    :ivar refusal: what the service said to what it did not take
     """
 
-    def __init__(self, service: Service | None, *, measuring: bool = False) -> None:
+    def __init__(self, service: ChatService | None, redact: Callable[[str], str], *, measuring: bool = False) -> None:
         self.service = service
+        self.redact = redact
         self.measuring = measuring
         self.measured: bytes | None = None
         self.refusal: Refusal | None = None
 
     @contextlib.contextmanager
     def watched(self, plugin: Any) -> Iterator[None]:
-        """See what an Apprise object says within this block, in threads that Apprise begins for it too."""
+        """See the requests of an Apprise object within this block, in threads that Apprise begins for it too."""
         for cls in type(plugin).__mro__:
             module = sys.modules.get(cls.__module__)
-            if cls.__module__.startswith(_MODULES) and getattr(module, "requests", None) is requests:
+            if cls.__module__.startswith("apprise.plugins") and getattr(module, "requests", None) is requests:
                 setattr(module, "requests", _IN_PLACE)  # noqa: B010 - mypy knows no such attribute
-        token = _exchange.set(self)
-        try:
-            with unheard() if self.measuring else contextlib.nullcontext():
-                yield
-        finally:
-            _exchange.reset(token)
+        with _setting(_exchange, self), unheard() if self.measuring else contextlib.nullcontext():
+            yield
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send one request.
@@ -73,27 +65,30 @@ class Exchange:
         if self.refusal is not None and self.refusal.wait is not None:
             raise requests.RequestException("it asked to be left alone")
         answer = requests.request(method, url, **options)  # noqa: S113 - the plugin gives one
-        found = refusal(answer, self.service, foreign)
-        # Of several, the one that counts though the plugin does not see it.
+        found = refusal(answer, self.service, self.redact)
+        # Of several, the one in a success: the plugin does not see it.
         if found is not None and not (self.refusal and self.refusal.in_success):
             self.refusal = found
         return answer
 
 
+_exchange: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("portmon_exchange", default=None)
+_unheard: contextvars.ContextVar[bool] = contextvars.ContextVar("portmon_unheard", default=False)
+logging.getLogger("apprise").addFilter(lambda record: not _unheard.get())
+
+
 @contextlib.contextmanager
-def unheard() -> Iterator[None]:
-    """Nothing that Apprise says within this block is logged."""
-    token = _unheard.set(True)
+def _setting(variable: contextvars.ContextVar[Value], value: Value) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _unheard.reset(token)
+        variable.reset(token)
 
 
-_unheard: contextvars.ContextVar[bool] = contextvars.ContextVar("portmon_unheard", default=False)
-_log.addFilter(lambda record: not _unheard.get())
-
-_exchange: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("portmon_exchange", default=None)
+def unheard() -> contextlib.AbstractContextManager[None]:
+    """Apprise logs nothing within this block."""
+    return _setting(_unheard, True)
 
 
 class _InPlace:
@@ -103,20 +98,16 @@ class _InPlace:
         return getattr(requests, name)
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:
-        """What the others come to."""
         exchange = _exchange.get()
         return (requests if exchange is None else exchange).request(method, url, **options)
 
     def get(self, url: str, params: Any = None, **options: Any) -> requests.Response:
-        """See requests."""
         return self.request("get", url, params=params, **options)
 
     def post(self, url: str, data: Any = None, json: Any = None, **options: Any) -> requests.Response:
-        """See requests."""
         return self.request("post", url, data=data, json=json, **options)
 
     def put(self, url: str, data: Any = None, **options: Any) -> requests.Response:
-        """See requests."""
         return self.request("put", url, data=data, **options)
 
 

@@ -13,8 +13,8 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from portmon import timeouts
-from portmon.airflow.channels.sending import deliver
-from portmon.alerting.config import AppriseChannel
+from portmon.airflow.outside import deliver
+from portmon.alerting.channels import AppriseChannel
 from portmon.alerting.message.render import Message
 from portmon.errors import DeliveryError
 from tests.airflow.channels.samples import MESSAGE, SECRET, printed
@@ -103,7 +103,7 @@ def test_apprise_target_that_nobody_answers_fails_alone(
 def test_apprise_targets_that_hang_hold_no_other(
     targets: Targets, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
-    monkeypatch.setattr("portmon.airflow.channels.apprise_targets.TARGET_TIMEOUT", 2.0)
+    monkeypatch.setattr("portmon.alerting.channels.apprise.TARGET_TIMEOUT", 2.0)
     monkeypatch.setattr(timeouts, "SEND", timedelta(seconds=8))
     with socket.create_server(("127.0.0.1", free_port)):
         # Nobody accepts: the connections stand, and no answer comes.

@@ -1,0 +1,168 @@
+"""Mails over Airflow's SMTP hook: headers that make the mails of one alert a thread, and what the hook leaves out.
+
+Mail programs join mails by the ids that they refer to, whether or not they have the mail of that id
+(https://www.rfc-editor.org/rfc/rfc5322#section-3.6.4). So every alert has an id that is known beforehand, its
+anchor: the mail that tells of it first, and alone, has that id, and all others refer to it.
+
+The hook sends its message unfolded, though a line may have 998 octets at most
+(https://www.rfc-editor.org/rfc/rfc5322#section-2.1.1), and throws away which recipients the server refused.
+"""
+
+from __future__ import annotations
+
+import email
+import email.encoders
+import email.policy
+import hashlib
+import re
+import smtplib
+from collections.abc import Callable, Mapping, Sequence
+from email.message import EmailMessage
+from typing import Any
+
+from portmon.alerting.message.render import Message
+from portmon.model.event import AlertRole
+
+DOMAIN = "portmon.invalid"
+"""Right-hand side of the ids: not the name of a machine, since the next mail may come from another worker, and one that
+cannot be registered (https://www.rfc-editor.org/rfc/rfc2606)."""
+MAX_REFERENCES = 8
+"""Alerts that a mail refers to: of more, the oldest and the newest ones. The header stays below the length of a line
+even where nothing folds it."""
+MAX_RUNS = 4
+"""Runs that a mail refers to, see :func:`_references`."""
+LONGEST = 998
+"""Octets of a line, without its end."""
+_POLICY = email.policy.SMTP.clone(cte_type="7bit")
+
+
+def headers(message: Message, channel: str) -> dict[str, str]:
+    """Headers of a mail, by name. Each holds printable ASCII only, whatever the alerts are about.
+
+    :param channel: its name; two channels have threads of their own
+    """
+    channel_id = _digest(channel)[:8]
+    message_id = _word(message.id or _digest(f"{message.title}\0{message.text}"))
+    found = {"Message-ID": f"<m.{message_id}.{channel_id}@{DOMAIN}>"}
+    if _is_anchor(message):
+        found["Message-ID"] = _anchor(message.alerts[0].id, channel_id)
+    elif anchors := _references(message, channel_id):
+        found["In-Reply-To"] = anchors[0]
+        found["References"] = " ".join(anchors)
+    return {**found, "Auto-Submitted": "auto-generated", "X-Portmon-Id": message_id}
+
+
+def _is_anchor(message: Message) -> bool:
+    """Whether a message tells of one alert for the first time, and of nothing else."""
+    if message.reminder or len(message.alerts) != 1:
+        return False
+    (alert,) = message.alerts
+    return alert.role is AlertRole.FIRING and alert.event.id == alert.first.id
+
+
+def _references(message: Message, channel_id: str) -> list[str]:
+    """Ids that a mail refers to.
+
+    A mail about many alerts can't name them all, and a later one about few of them must find it: so a mail that leaves
+    alerts out also refers to the runs in which they began, and so does every later mail about an alert of such a run.
+    """
+    anchors = list(dict.fromkeys(_anchor(alert.id, channel_id) for alert in message.alerts))
+    left_out = len(anchors) > MAX_REFERENCES
+    by_age = sorted(message.alerts, key=lambda alert: (alert.starts_at, alert.id))
+    if left_out:
+        anchors = _ends([_anchor(alert.id, channel_id) for alert in by_age], MAX_REFERENCES)
+    runs = [alert.first.run_id for alert in by_age if left_out or alert.first.run_id in message.crowded]
+    return anchors + _ends([f"<r.{_digest(run)[:32]}.{channel_id}@{DOMAIN}>" for run in runs], MAX_RUNS)
+
+
+def _ends(ids: list[str], size: int) -> list[str]:
+    """The first and the last ones, each once."""
+    known = list(dict.fromkeys(ids))
+    return known if len(known) <= size else known[: size // 2] + known[-(size // 2) :]
+
+
+def _anchor(alert_id: str, channel_id: str) -> str:
+    return f"<{_word(alert_id)}.{channel_id}@{DOMAIN}>"
+
+
+def _word(text: str) -> str:
+    """An id as it is, if it is one: short and without anything that could end it."""
+    return text if re.fullmatch(r"[0-9A-Za-z]{1,32}", text) else _digest(text)[:32]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# ── sending ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Recorder:
+    """Lets an SMTP hook send one mail once, to those recipients who do not have it, and keeps the server's answers.
+
+    :param hook: gets a client that does so in place of its own
+    :param done: recipients that have the mail, by :func:`recipient_id`
+    :ivar taken: recipients that got it now
+    :ivar refused: recipients that the server refused, with the code and text of its answer
+    :ivar error: why no recipient got it
+    """
+
+    def __init__(self, hook: Any, done: Sequence[str]) -> None:
+        self._build: Callable[[], smtplib.SMTP] = hook._build_client
+        self._done = done
+        self.taken: tuple[str, ...] = ()
+        self.refused: Mapping[str, tuple[int, bytes]] = {}
+        self.error: Exception | None = None
+        hook._build_client = self._client
+
+    def _client(self) -> smtplib.SMTP:
+        client = self._build()
+        send = client.sendmail
+
+        def sendmail(from_addr: str, to_addrs: Sequence[str], msg: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            left = [address for address in dict.fromkeys(to_addrs) if recipient_id(address) not in self._done]
+            try:
+                self.refused = send(from_addr, left, folded(msg)) if left else {}
+                self.taken = tuple(address for address in left if address not in self.refused)
+            except smtplib.SMTPRecipientsRefused as error:
+                self.refused = error.recipients
+            except Exception as error:
+                # Kept, not raised: the hook would send it five times more, at once.
+                self.error = error
+            return {}
+
+        client.sendmail = sendmail  # type: ignore[method-assign, assignment]
+        return client
+
+    def refusals(self, redact: Callable[[str], str]) -> str:
+        """Recipients that were refused and the server's answers, for people."""
+        answers = {
+            address: f"{code} {redact(' '.join(text.decode('utf-8', 'replace').split()))}".strip()
+            for address, (code, text) in self.refused.items()
+        }
+        return "; ".join(f"{address} ({answer})" for address, answer in sorted(answers.items()))
+
+
+def recipient_id(address: str) -> str:
+    """The form in which a recipient that has a mail is stored."""
+    return _digest(address.strip().lower())[:16]
+
+
+def folded(text: str | bytes) -> bytes:
+    """A mail with no line that is too long: headers folded at blanks or encoded, bodies encoded.
+
+    :param text: a whole mail
+    """
+    source = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    mail = email.message_from_bytes(source, policy=_POLICY)
+    for part in mail.walk():
+        if not isinstance(part, EmailMessage) or part.is_multipart():
+            continue
+        body = part.get_payload()
+        encoded = str(part.get("Content-Transfer-Encoding", "7bit")).lower() not in ("7bit", "8bit", "binary")
+        if not encoded and isinstance(body, str) and any(len(line) > LONGEST for line in body.splitlines()):
+            content = part.get_payload(decode=True)
+            del part["Content-Transfer-Encoding"]
+            part.set_payload(content)
+            email.encoders.encode_base64(part)
+    return mail.as_bytes()
