@@ -28,7 +28,7 @@ class Retention(Section):
     """How long things are kept."""
 
     observations: PositiveDuration = Field(timedelta(days=14), description="archived observations and run records")
-    events: PositiveDuration = Field(timedelta(days=365), description="events that were delivered or concern nobody")
+    events: PositiveDuration = Field(timedelta(days=365), description="events that were delivered or go to no channel")
     per_host: Annotated[Size, Field(ge=1024)] = Field(
         20 * 1024**2,
         description="compressed bytes of answers that one host may add in a day (UTC). What is more is kept without "
@@ -42,11 +42,11 @@ class Config(Section):
 
     cmdb: Cmdb = Field(default_factory=Cmdb, description="where hosts come from")
     ssh: Ssh = Field(default_factory=Ssh, description="how to log in")
-    scan: Scan = Field(default_factory=Scan, description="one look at a host")
+    scan: Scan = Field(default_factory=Scan, description="visits of hosts")
     rules: tuple[Rule, ...] = Field((), description="what is watched; empty: every listening TCP port")
     declared: tuple[Declaration, ...] = Field((), description="ports that must listen, besides what the CMDB declares")
     states: States = Field(default_factory=States, description="when a change counts")
-    alerts: Alerts = Field(default_factory=Alerts, description="who hears of events")
+    alerts: Alerts = Field(default_factory=Alerts, description="which channels get events")
     retention: Retention = Field(default_factory=Retention, description="how long things are kept")
 
     _path: Path | None = PrivateAttr(None)

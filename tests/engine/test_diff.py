@@ -41,7 +41,7 @@ def ok(
 ) -> Observation:
     """A complete answer, ``at`` in runs since the start.
 
-    :param fields: of the attempt, or of the observation
+    :param fields: of the observation, or of its listing
     """
     listeners = tuple(Listener("tcp", address, port, pid, program, unit=unit) for port in ports)
     names = {field.name for field in dataclasses.fields(Listing)} & set(fields)
@@ -438,7 +438,7 @@ def test_a_run_within_another_one_is_evaluated_for_hosts_that_it_saw_later() -> 
 
 
 @pytest.mark.parametrize(
-    "attempt",
+    "observation",
     [
         dataclasses.replace(ok(1, 22), outcome=Outcome.INVALID, error_class="no_end"),
         dataclasses.replace(ok(1, 22), listing=None),
@@ -886,7 +886,7 @@ def test_within_an_episode_other_errors_and_fewer_hosts_are_more_of_it() -> None
 
 
 @pytest.mark.parametrize(
-    ("attempts", "told"),
+    ("observations", "told"),
     [
         (fail(1, "1234"), ["fleet_unreachable"]),
         (fail(1, "123"), ["fleet_unreachable"]),

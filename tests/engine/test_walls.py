@@ -435,7 +435,7 @@ def test_what_a_host_may_add_in_a_day_is_bounded_and_said(
     def saved(conn: Any, looks: list[Observation]) -> Any:
         return save_observations(conn, archive.within(conn, looks, fleet.config.retention.per_host))
 
-    monkeypatch.setattr(archive, "save_attempts", saved)
+    monkeypatch.setattr(archive, "save_observations", saved)
     fleet = small_fleet(database, retention={"per_host": "64KiB"})
     fleet.start = MONDAY + timedelta(hours=20)
     evil = with_evil(fleet)
