@@ -131,7 +131,7 @@ def kinds() -> str:
         for name, details in ((f"`{kind}`", {}), (names.get(kind), worse.get(kind))):
             if name is not None:
                 group = alert_group(kind, details)
-                sender = f"`alert_{AlertGroup(group)}`" if group else "nobody: a note"
+                sender = f"`alert_{AlertGroup(group)}`" if group else "none: a note"
                 lines.append(f"| {name} | {severity_of(kind, details)} | {sender} |")
     return "\n".join(lines)
 

@@ -66,6 +66,13 @@ def test_make_targets_and_commands_exist(path: Path) -> None:
         assert line in commands() or line.split()[0] in commands(), line
 
 
+@pytest.mark.parametrize("path", [path for path in DOCS if path.name != "configuration.md"], ids=named)
+def test_sentences_say_who_does_what(path: Path) -> None:
+    """The run, the channel, the host: whoever and nobody leave open what acts."""
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r"(?i)\b(?:whoever|nobody|somebody|everybody)\b.*", text) == []
+
+
 def test_both_readmes_tell_the_same_things() -> None:
     english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
     for pattern in (r"^## ", r"^\| `", r"^```", r"^\* "):
