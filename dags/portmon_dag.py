@@ -1,28 +1,28 @@
 """### portmon: which service processes died
 
-Every run asks all servers of the CMDB over SSH which TCP ports they listen on, compares that with
-what is known, and tells what changed.
+Every run asks all hosts of the CMDB over SSH which TCP ports they listen on, compares the answers with
+what is known, and alerts on what changed.
 
 | task | what it does |
 | --- | --- |
-| `fetch_hosts` | all servers from the CMDB; if it is down, the last good list |
-| `prune_inventory` | hides servers that left the CMDB; refuses if too many did |
-| `plan_sweep`, `sweep` | with more than 100 hosts: many hosts in one task, each asked once |
-| `plan_hosts` | the hosts that need a task of their own: all of a small fleet, of a large one those that fail newly |
+| `fetch_hosts` | gets all hosts from the CMDB; if it is down, takes the last good list |
+| `prune_inventory` | hides hosts that left the CMDB; refuses if too many did |
+| `plan_sweep`, `sweep` | with more than 100 hosts: ask many hosts in one task, each once |
+| `plan_hosts` | plans a task for each host of a small fleet, and for each host of a large one that fails newly |
 | `netstat` | one task per host, named after it: log in, list the ports, confirm what is missing |
 | `diff_ports` | derives events: new, down, recovered, flapping, unreachable … |
-| `route_alerts`, `alert_…` | send what is undelivered, from this run or an earlier one; remind of what stays wrong |
-| `heartbeat` | after a good run pings the dead-man's switch, if `alerts.heartbeat` names one |
+| `route_alerts`, `alert_…` | send what is undelivered, from this run or an earlier one, and reminders |
+| `heartbeat` | pings the dead-man's switch after a good run, if `alerts.heartbeat` names one |
 
-**A red `netstat` task** is a host that gave no evidence: its log says why. No port of it is called
-down. To look again at one host, clear its task and what follows.
+**A red `netstat` task** is a host that gave no evidence; its log says why. None of its ports goes down because of it.
+To ask one host again, clear its task and what follows.
 
-**By hand**: trigger with `hosts` for some hosts only, `dry_run` to see without telling anybody. Leave the
+**By hand**: trigger with `hosts` for some hosts only, with `dry_run` to see the result without any message. Leave the
 logical date as the form gives it: a run with one in the future waits for that time, and **no host is watched
 meanwhile**, for 12 hours at most. Delete such a run.
 
-**A port can't be looked at in the past.** A backfill run, a run with `replay_from`, and an old run that is cleared ask
-no host: `diff_ports` evaluates again what was seen then, by today's rules, and puts events and state right.
+**The past can't be visited.** A backfill run, a run with `replay_from`, and an old run that is cleared ask no host:
+`diff_ports` evaluates the stored observations again, by today's rules, and corrects events and state.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ with DAG(
     if config.alerts.heartbeat is not None:
         ends >> tasks.heartbeat()
 
-# Last: each operator made while a DAG has parameters gets a deep copy of them, which its serialized form has as well.
+# At the end: each operator that is made while the DAG has parameters gets a deep copy of them, also when serialized.
 dag.params = ParamsDict(
     {
         HOSTS: Param(
@@ -100,42 +100,42 @@ dag.params = ParamsDict(
             items={"type": "string"},
             title="Hosts",
             description="Names, globs (`web*`), ids or `label=value`, one per line: only these are scanned. "
-            "The others are neither missing nor pruned. Empty: every host.",
+            "Other hosts are neither missing nor pruned. Empty: every host.",
         ),
         DRY_RUN: Param(
             False,
             type="boolean",
             title="Dry run",
-            description="Scan and say what would follow. Nothing is kept, nobody is told.",
+            description="Scan and log what would follow. Nothing is stored and nothing is sent.",
         ),
         FORCE_PRUNE: Param(
             False,
             type="boolean",
             title="Force prune",
-            description="Hide hosts that left the CMDB even if they are too many to believe it.",
+            description="Hide hosts that left the CMDB even if the guard refuses because they are too many.",
         ),
         REPLAY_FROM: Param(
             None,
             type=["null", "string"],
             format="date-time",
             title="Replay from",
-            description="Ask no host; evaluate again what was seen from then on, by today's rules, and put events and "
-            "state right. Nobody is told. It is not the logical date: a run with one in the future waits for it, and "
-            "no host is watched meanwhile.",
+            description="Ask no host; evaluate the observations from then on again, by today's rules, and correct "
+            "events and state. Nothing is sent. This is not the logical date: a run with one in the future waits for "
+            "it, and no host is watched meanwhile.",
         ),
         REPLAY_TO: Param(
             None,
             type=["null", "string"],
             format="date-time",
             title="Replay to",
-            description="End of that time: what is told with `notify` lies before. Empty: now. What comes after is "
-            "evaluated again as well, since it rests on what was before.",
+            description="End of that time: `notify` sends events from before it. Empty: now. Later observations are "
+            "evaluated again as well, since they rest on the earlier ones.",
         ),
         NOTIFY: Param(
             False,
             type="boolean",
             title="Notify",
-            description="Tell what a replay found in that time and nobody was told before.",
+            description="Send the alerts that a replay finds in that time and that were not sent before.",
         ),
     }
 )

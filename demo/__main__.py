@@ -28,7 +28,7 @@ from portmon.storage.database import Database
 from portmon.text import plain
 
 SHIFT = 20000
-"""Added to ports where hosts share the machine's network: others may use 80, and only root can."""
+"""Added to ports where hosts share this computer's network: other programs may use 80, and only root may bind it."""
 
 console = Console(width=80 if not sys.stdout.isatty() else None, highlight=False)
 
@@ -116,7 +116,7 @@ class Demo:
             },
             "ssh": {"connect_timeout": "5s", "max_logins": 3},
             "scan": {"confirm_after": "2s"},
-            # One run is enough here: nobody wants to watch the demo wait for a second one.
+            # One run is enough here, so that the demo does not have to wait for a second one.
             "states": {"unreachable_after": 1},
         }
 
@@ -129,7 +129,7 @@ class Demo:
     def play(self, number: int, chapter: Chapter) -> list[str]:
         """Play one chapter.
 
-        :returns: what came out otherwise than told
+        :returns: the differences from the chapter's expectations
         """
         console.print()
         console.rule(f"{number}. {chapter.title}", align="left")
@@ -167,7 +167,7 @@ class Demo:
         return problems
 
     def hidden(self, run_id: str) -> int:
-        """Hosts that a run's pruning hid."""
+        """Number of hosts that the prune of a run hid."""
         value = self.airflow.call(
             "GET",
             f"dags/portmon/dagRuns/{quote(run_id)}/taskInstances/prune_inventory/xcomEntries/return_value",
@@ -181,7 +181,7 @@ class Demo:
         run_id: str,
         tasks: list[dict[str, Any]],
     ) -> None:
-        """A table of events, and the messages that were sent."""
+        """Print the events of a run, and the titles of the messages that it sent."""
         if not events:
             console.print("  no events")
             return
@@ -194,7 +194,7 @@ class Demo:
                 plain(event.host_name or "-", 20),
                 str(event.port or "-"),
                 plain(event.program or "-", 20),
-                deliveries.get((event.id, "log"), "nobody"),
+                deliveries.get((event.id, "log"), "no"),
             )
         console.print(table)
         for task in tasks:
@@ -212,7 +212,7 @@ def _say(one: tuple[str, str | None, int | None]) -> str:
 
 @contextlib.contextmanager
 def progress(prefix: str) -> Iterator[Any]:
-    """A line that says what goes on; only changes where nobody watches."""
+    """A status line on a terminal; elsewhere a line for each change."""
     if console.is_terminal:
         with console.status(prefix) as status:
             yield lambda text: status.update(prefix + text)
@@ -229,14 +229,14 @@ def progress(prefix: str) -> Iterator[Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Play, or stay.
+    """Play the story, or start everything and stay.
 
     :returns: exit code
     """
     if arguments not in (["play"], ["up"], []):
         console.print("usage: python -m demo [play|up]")
         return 2
-    # A kill from outside and a closed terminal end it as Ctrl-C does: nothing may be left running.
+    # A SIGTERM and a closed terminal end the demo as Ctrl-C does: nothing may be left running.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
@@ -262,15 +262,15 @@ def main(arguments: list[str]) -> int:
             keep[0] = True
             raise
         finally:
-            # Whoever presses Ctrl-C twice must not interrupt the ending of what was started.
+            # A second Ctrl-C must not interrupt the end of the processes that were started.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
 
 
 def tell_story(demo: Demo, keep: list[bool], folder: Path) -> int:
-    """All chapters.
+    """Play all chapters.
 
-    :returns: exit code: 0 if all came out as told
+    :returns: exit code: 0 if all came out as expected
     """
     problems = [problem for number, chapter in enumerate(CHAPTERS, 1) for problem in demo.play(number, chapter)]
     console.print()

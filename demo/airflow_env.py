@@ -1,6 +1,6 @@
-"""An Airflow of its own: configured by environment alone, started, asked over its REST API, ended.
+"""An Airflow for the demo and the end-to-end tests: configured by environment alone, used over its REST API.
 
-``make demo`` and the end-to-end tests use it. Nothing of a user's own Airflow is read or touched.
+Nothing of a user's own Airflow is read or touched.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ FINAL = frozenset({"success", "failed"})
 
 _LIBC = ctypes.CDLL(None)
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Everything is on this machine, whatever proxy its user needs for elsewhere."""
+"""No proxy: everything is on this computer."""
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses just now."""
+    """A TCP port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -43,7 +43,7 @@ def free_port() -> int:
 
 
 def die_with_parent() -> None:
-    """End (SIGTERM) when this process's parent does, however that ends."""
+    """Have the kernel send SIGTERM to this process when its parent ends."""
     _LIBC.prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
@@ -54,7 +54,7 @@ def _signal(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def inherited() -> dict[str, str]:
-    """Our environment without what is meant for another Airflow, another Python or the way out to the internet."""
+    """Our environment without variables for another Airflow, another Python or a proxy."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -65,14 +65,14 @@ def inherited() -> dict[str, str]:
 
 
 class AirflowError(Exception):
-    """Airflow did not do what was asked; the message says where its logs are."""
+    """Airflow failed or took too long; the message says where its logs are."""
 
 
 def migrate_airflow(env: Mapping[str, str], log: Path) -> None:
     """Create the tables of Airflow's own database.
 
-    :param env: says which one, and where its home is
-    :param log: file for what it says
+    :param env: names the database and Airflow's home
+    :param log: file for its output
     """
     with log.open("wb") as out:
         done = subprocess.run(
@@ -120,7 +120,7 @@ class EmbeddedAirflow:
         passwords.write_text(json.dumps({ADMIN: self.password}))
         self.env = {
             **inherited(),
-            # The user's own ~/.ssh/config and known_hosts say nothing about hosts that are made up here.
+            # The user's own ~/.ssh/config and known_hosts must not apply to the hosts that are made up here.
             "HOME": str(home),
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
@@ -156,15 +156,15 @@ class EmbeddedAirflow:
     def start(self, tell: Callable[[str], None] = lambda _: None, *, migrated: bool = False) -> None:
         """Migrate its database, start it, wait until the DAG is there.
 
-        :param tell: hears what is waited for
-        :param migrated: its database has all tables
+        :param tell: called with each step that is waited for
+        :param migrated: its database has all tables already
         """
         if not migrated:
             tell("creating Airflow's database")
             migrate_airflow(self.env, self.home / "migrate.out")
         tell("starting scheduler, DAG processor and API server")
         self.start_process("api-server")
-        # Task logs are files of this machine; a server for them would only need port 8793.
+        # Task logs are local files; a server for them would need the fixed port 8793.
         self.start_process("scheduler", "--skip-serve-logs")
         self.start_process("dag-processor")
         tell("waiting for the API server")
@@ -176,7 +176,7 @@ class EmbeddedAirflow:
         """Start one of Airflow's processes, its output in ``home``.
 
         :param command: of Airflow's command line; default: ``name``
-        :param within: a command that executes the one that follows it, in its own place
+        :param within: a command that executes the one that follows it, such as ``nsenter``
         """
         with (self.home / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
@@ -191,7 +191,7 @@ class EmbeddedAirflow:
         self._sessions.add(self.processes[name].pid)
 
     def stop(self) -> None:
-        """End everything that was started, whatever state it is in: tasks that still run as well."""
+        """End everything that was started, tasks that still run included."""
         for process in self.processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
@@ -203,24 +203,24 @@ class EmbeddedAirflow:
         self.processes.clear()
 
     def end(self, name: str) -> None:
-        """End one of the processes in good order, as far as it takes no longer than half a minute."""
+        """End one of the processes by SIGTERM, and after half a minute by SIGKILL."""
         self.processes[name].terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.processes[name].wait(30)
         self.kill(name)
 
     def kill_all(self) -> None:
-        """SIGKILL to whatever was started here."""
+        """Send SIGKILL to everything that was started here."""
         _signal(self.pids(), signal.SIGKILL)
         for process in self.processes.values():
             process.wait()
         self._sessions.clear()
 
     def kill(self, name: str) -> None:
-        """SIGKILL to one of the processes and everything that it started: its machine loses its power."""
+        """Send SIGKILL to one of the processes and everything that it started, as if its computer lost power."""
         process = self.processes.pop(name)
-        # All are stopped first, or some would tell that others died. Again until there are no new ones: a process may
-        # fork while we look. Dead ones may stay listed for a while.
+        # All are stopped first, or some would notice that others died. Again until there are no new ones: a process may
+        # fork meanwhile. Dead ones may stay listed for a while.
         stopped: set[int] = set()
         while found := set(self.pids({process.pid})) - stopped:
             _signal(found, signal.SIGSTOP)
@@ -229,12 +229,12 @@ class EmbeddedAirflow:
         process.wait()
 
     def pids(self, sessions: Collection[int] | None = None) -> list[int]:
-        """Processes that were started here, and what they started: told by their session.
+        """Processes that were started here, and those that they started, recognised by their session.
+
+        A worker changes its title, which overwrites its environment, and hides the rest of /proc from all users
+        but root; its session any user may ask for.
 
         :param sessions: only of these; default: of all that were started
-
-        A worker changes its title, which overwrites its environment, and hides the rest of /proc from
-        everybody but root; its session anybody may ask for.
         """
         found = []
         for place in Path("/proc").glob("[0-9]*"):
@@ -257,10 +257,10 @@ class EmbeddedAirflow:
         self.stop()
 
     def wait(self, condition: Callable[[], Any], what: str, *, seconds: float, every: float = 0.3) -> Any:
-        """Wait until a condition holds, and return what it returned.
+        """Wait until a condition returns something true, and return that.
 
-        :param every: seconds after which it is asked again
-        :raises AirflowError: if it does not, or a process ended meanwhile
+        :param every: seconds between two calls of the condition
+        :raises AirflowError: if it never does, or a process ended meanwhile
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -297,7 +297,7 @@ class EmbeddedAirflow:
                     self._token = ""
                     continue
                 if retry and error.code >= 500 and method == "GET":
-                    # SQLite, on a busy machine.
+                    # SQLite, on a busy computer.
                     time.sleep(1)
                     continue
                 raise AirflowError(f"{method} {url}: HTTP {error.code} {error.read()[:500]!r}") from None
@@ -318,7 +318,7 @@ class EmbeddedAirflow:
     def wait_run(self, run_id: str, *, seconds: float = 300, tell: Callable[[str], None] | None = None) -> str:
         """Wait for the end of a run.
 
-        :param tell: hears which tasks are done
+        :param tell: called with the progress of the tasks
         :returns: ``success`` or ``failed``
         """
 
@@ -328,7 +328,7 @@ class EmbeddedAirflow:
             state = self.run_state(run_id)
             return state if state in FINAL else None
 
-        # Not more often: the API server is busy with the tasks' own questions.
+        # Not more often: the API server is busy with the requests of the tasks.
         every = 0.5 if tell is None else 1.0
         return str(self.wait(finished, f"the end of run {run_id}", seconds=seconds, every=every))
 
@@ -410,6 +410,6 @@ def _lines(content: Any) -> Iterable[str]:
             yield entry
             continue
         yield str(entry.get("event", ""))
-        # What a task died of is beside the event, an exception and its causes one by one.
+        # The exception that a task died of, and its causes, are beside the event.
         for error in entry.get("error_detail") or ():
             yield f"{error['exc_type']}: {error['exc_value']}"

@@ -13,10 +13,7 @@ PAGE = 4
 
 
 class Cmdb:
-    """The CMDB. ``entries`` is what it answers with and may be changed at any time.
-
-    ``failing`` makes it answer with that HTTP status instead.
-    """
+    """A CMDB that answers with ``entries``, which may be changed at any time, or with the HTTP status ``failing``."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []

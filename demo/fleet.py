@@ -1,8 +1,8 @@
-"""The demo fleet: hosts with a real SSH server and real listening sockets, on this machine.
+"""The demo fleet: hosts with a real SSH server and real listening sockets, on this computer.
 
-Where the machine allows it, each host has network and process namespaces of its own, so that it has
-its own sockets as a real server has. Elsewhere hosts are addresses 127.77.X.N, and each has a
-``netstat`` first in its PATH that shows the rows of its address only.
+Where the computer allows it, each host has network and process namespaces of its own, and so its own sockets.
+Elsewhere hosts are addresses 127.77.X.N, and each has a ``netstat`` first in its PATH that shows the rows of its
+address only.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ USER = "portmon"
 _ALL = ("--net", "--pid", "--fork", "--mount-proc", "--kill-child")
 _USER = ("--user", "--map-root-user")
 _WAYS = (_ALL, (*_USER, *_ALL), ("--net",), (*_USER, "--net"))
-"""Options of ``unshare``, best first. Containers often refuse to mount /proc: there only sockets are apart."""
+"""Options of ``unshare``, best first. Containers often refuse to mount /proc: there only the sockets are separate."""
 
 
 def make_key(path: Path) -> paramiko.Ed25519Key:
-    """A new key pair; the private half in a file that only we can read."""
+    """Make a key pair; the private half is in a file that only this user can read."""
     private = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
@@ -61,9 +61,9 @@ def namespaces() -> tuple[str, ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class HostSpec:
-    """What a host of the story is.
+    """A host of the story.
 
-    :param services: port: process name
+    :param services: port to process name
     """
 
     id: str
@@ -81,7 +81,7 @@ class DemoHost:
 
     def __init__(self, spec: HostSpec, number: int, folder: Path, client_key: str, unshare: tuple[str, ...] | None):
         self.spec = spec
-        # Another fleet on this machine has another network.
+        # Another fleet on this computer has another network.
         self.address = f"127.77.{os.getpid() % 256}.{number}"
         make_key(folder / f"{spec.name}.host_key")
         self._log = (folder / f"{spec.name}.log").open("wb")
@@ -113,7 +113,7 @@ class DemoHost:
             self.start(port, name)
 
     def _view(self, folder: Path) -> Path:
-        """A folder with this host's own netstat, and no ss, which would show every host's sockets."""
+        """Make a folder with this host's own netstat, and an ss that fails: ss would show the sockets of every host."""
         place = folder / f"{self.spec.name}.bin"
         place.mkdir()
         for name, body in (
@@ -134,7 +134,7 @@ class DemoHost:
         self._order("kill", port)
 
     def cut_off(self) -> None:
-        """Connections still open, but nobody answers on them any more."""
+        """Connections still open, but the host does not answer on them any more."""
         self._order("cut")
 
     def reconnect(self) -> None:
@@ -195,12 +195,12 @@ class Fleet:
 
     @property
     def how(self) -> str:
-        """How hosts are kept apart, for people."""
+        """How hosts are separated, for people."""
         if self.unshare:
             spaces = "network and process namespaces" if "--pid" in self.unshare else "a network namespace"
             return f"each in {spaces} of its own"
         return (
-            "on addresses 127.77.X.N; this machine allows no namespaces, so each host has a netstat in its PATH "
+            "on addresses 127.77.X.N; this computer allows no namespaces, so each host has a netstat in its PATH "
             "that shows its own sockets only"
         )
 

@@ -1,8 +1,7 @@
 """One host of the demo fleet: an SSH server and services with real sockets. A process of its own.
 
-Started by :mod:`demo.fleet`, where possible inside network and process namespaces of its own; the SSH
-socket was opened outside of them and is inherited. Takes orders on stdin, one JSON list per line, and
-answers each with a line; the end of its stdin is its own.
+:mod:`demo.fleet` starts it, where possible inside network and process namespaces of its own; it inherits the SSH socket
+from outside. It takes orders on stdin, one JSON list per line, answers each with a line, and ends with its stdin.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ held = socket.create_server((sys.argv[2], int(sys.argv[3])))
 print("ready", flush=True)
 signal.pause()
 """
-"""Named for ss as for netstat; dies with its host; listens."""
+"""A service: it listens, has its name for ss and for netstat, and dies with its host."""
 
 
 class Server(paramiko.ServerInterface):
@@ -86,7 +85,7 @@ class Host:
             threading.Thread(target=self.handle, args=(connection,), daemon=True).start()
 
     def handle(self, connection: socket.socket) -> None:
-        # Cut off: TCP still connects, as through a half-dead link, but nobody ever says a word.
+        # Cut off: TCP still connects, as through a half-dead link, but no byte ever comes.
         self.connected.wait()
         transport = paramiko.Transport(connection)
         transport.add_server_key(self.host_key)
@@ -125,7 +124,7 @@ class Host:
 
 
 def loopback_up() -> None:
-    """What ``ip link set lo up`` does, without ``ip``."""
+    """Do what ``ip link set lo up`` does, without ``ip``."""
     with socket.socket() as any_socket:
         request = struct.pack("16sh", b"lo", 0)
         flags = struct.unpack("16sh", fcntl.ioctl(any_socket, 0x8913, request))[1]
@@ -133,7 +132,7 @@ def loopback_up() -> None:
 
 
 def main() -> None:
-    # The parent's end is ours, even if it was killed.
+    # The kernel ends this process with its parent, even if that was killed.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
     settings = json.loads(sys.argv[1])
     if settings["own_network"]:

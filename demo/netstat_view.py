@@ -1,6 +1,6 @@
-"""A ``netstat -nltp`` that shows the rows of one address: for machines that allow no namespaces.
+"""A ``netstat -nltp`` that shows the rows of one address, for computers that allow no namespaces.
 
-Usage: netstat_view.py ADDRESS. Prints what net-tools would, from /proc.
+Usage: netstat_view.py ADDRESS. It prints rows from /proc as net-tools does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def owners() -> dict[str, tuple[int, str]]:
-    """Inode of a socket: pid and name of its process, as far as we may see."""
+    """Inode of a socket to pid and name of its process, as far as this user may see them."""
     found: dict[str, tuple[int, str]] = {}
     for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: -int(path.name)):
         try:
@@ -46,7 +46,7 @@ def main() -> None:
     print("Active Internet connections (only servers)")
     print("Proto Recv-Q Send-Q Local Address           Foreign Address         State       PID/Program name    ")
     for line in rows(sys.argv[1], Path("/proc/net/tcp").read_text(), owners()):
-        # Not the SSH server itself, which the demo put there.
+        # Without the SSH server, which is the demo's own.
         if not line.split()[3].endswith(f":{os.environ.get('DEMO_SSH_PORT', '')}"):
             print(line)
 

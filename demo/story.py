@@ -13,13 +13,13 @@ Expected = tuple[str, str, int | None]
 
 
 class Stage(Protocol):
-    """What a chapter can do."""
+    """The things that a chapter can change."""
 
     def host(self, name: str) -> Any:
         """A running host of the fleet."""
 
     def port(self, port: int) -> int:
-        """A service's port on this machine."""
+        """A service's port on this computer."""
 
     def leave_cmdb(self, name: str) -> None:
         """Take a host out of the CMDB."""
@@ -30,7 +30,7 @@ class Chapter:
     """Something happens, then the DAG runs.
 
     :param act: makes it happen
-    :param expected: events that the run must give, and no others; ports as in :data:`SPECS`
+    :param expected: all events that the run must make; ports as in :data:`SPECS`
     :param red: hosts whose ``netstat`` task must fail
     :param hidden: hosts that the run must hide
     """
@@ -43,7 +43,7 @@ class Chapter:
     hidden: int = 0
 
 
-# No two with the same ports: where hosts share the machine's network they would be one machine with two entries.
+# No two hosts have the same ports: on a shared network they would look like one computer with two entries.
 SPECS = [
     HostSpec("101", "web01", {80: "nginx: master", 443: "nginx: master"}, {"role": "web"}),
     HostSpec("102", "web02", {80: "nginx: master", 8443: "nginx: master"}, {"role": "web"}),
@@ -78,7 +78,7 @@ def _departure(stage: Stage) -> None:
 CHAPTERS = [
     Chapter(
         "Baseline",
-        "Six hosts are seen for the first time. Nobody is alerted.",
+        "Six hosts are seen for the first time. There is no alert.",
         _nothing,
         frozenset(("baseline", spec.name, None) for spec in SPECS),
     ),
@@ -90,13 +90,13 @@ CHAPTERS = [
     ),
     Chapter(
         "It recovers",
-        "Somebody starts java on app01 again.",
+        "java is started on app01 again.",
         _recovery,
         frozenset({("recovered", "app01", 8080)}),
     ),
     Chapter(
         "A host is cut off",
-        "db01 answers nothing any more: unreachable, but no port of it is called down.",
+        "db01 does not answer any more: it is unreachable, but none of its ports is down.",
         _cut,
         frozenset({("unreachable", "db01", None)}),
         red=frozenset({"db01"}),

@@ -128,7 +128,7 @@ def kinds() -> str:
     for kind in EventKind:
         for row in filter(None, (kind.usual, kind.usual.variant)):
             name = f"`{kind}`" if row is kind.usual else f"`{kind}` with `{row.when[0]}: {str(row.when[1]).lower()}`"
-            lines.append(f"| {name} | {row.severity} | {f'`alert_{row.group}`' if row.group else 'nobody: a note'} |")
+            lines.append(f"| {name} | {row.severity} | {f'`alert_{row.group}`' if row.group else 'none: a note'} |")
     return "\n".join(lines)
 
 

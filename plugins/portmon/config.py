@@ -1,4 +1,4 @@
-"""Reading portmon.yaml: every mistake with file, line and field."""
+"""Read portmon.yaml; every mistake is reported with file, line and field."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Retention(Section):
     """How long things are kept."""
 
     observations: PositiveDuration = Field(timedelta(days=14), description="archived observations and run records")
-    events: PositiveDuration = Field(timedelta(days=365), description="events that were delivered or concern nobody")
+    events: PositiveDuration = Field(timedelta(days=365), description="events that were delivered or go to no channel")
     per_host: Annotated[Size, Field(ge=1024)] = Field(
         20 * 1024**2,
         description="compressed bytes of answers that one host may add in a day (UTC). What is more is kept without "
@@ -43,11 +43,11 @@ class Config(Section):
 
     cmdb: Cmdb = Field(default_factory=Cmdb, description="where hosts come from")
     ssh: Ssh = Field(default_factory=Ssh, description="how to log in")
-    scan: Scan = Field(default_factory=Scan, description="one look at a host")
+    scan: Scan = Field(default_factory=Scan, description="visits of hosts")
     rules: tuple[Rule, ...] = Field((), description="what is watched; empty: every listening TCP port")
     declared: tuple[Declaration, ...] = Field((), description="ports that must listen, besides what the CMDB declares")
     states: States = Field(default_factory=States, description="when a change counts")
-    alerts: Alerts = Field(default_factory=Alerts, description="which channels get which events")
+    alerts: Alerts = Field(default_factory=Alerts, description="which channels get events")
     retention: Retention = Field(default_factory=Retention, description="how long things are kept")
 
     _path: Path | None = PrivateAttr(None)
@@ -55,11 +55,11 @@ class Config(Section):
 
     @property
     def path(self) -> Path | None:
-        """The file it was read from, None for the defaults."""
+        """The file that it was read from, None for the defaults."""
         return self._path
 
     def to_json(self) -> bytes:
-        """As it is archived: equal settings give equal bytes."""
+        """The archived form: equal settings give equal bytes."""
         return self.model_dump_json().encode()
 
     def where(self, *location: str | int) -> str:
@@ -70,7 +70,7 @@ class Config(Section):
 
 
 def load_config(path: Path) -> Config:
-    """Read and validate one file. It is read each time; a text that was valid is not validated again.
+    """Read and validate a file. It is read at each call, and validated again only if its text changed.
 
     :raises InvalidConfigError: with every mistake, each with file, line and field
     :raises ConfigError: if the file can't be read or is no YAML
@@ -88,7 +88,7 @@ def load_config(path: Path) -> Config:
 def parse_config(text: str, *, path: Path | None = None) -> Config:
     """Validate YAML text.
 
-    :param path: where it came from, for messages and for relative file names
+    :param path: of the file, for messages and for relative file names in it
     :raises InvalidConfigError: see :func:`load_config`
     """
     shown = str(path) if path else "portmon.yaml"
@@ -136,19 +136,18 @@ def _validated(text: str, path: Path | None, shown: str) -> Config:
 
 @lru_cache(maxsize=1)
 def _parsed(text: str, path: Path) -> Config:
-    # Nothing changes a Config: whoever asks for the same may have the same. Tasks inherit it from the process that
-    # forked them, see portmon.airflow.preload.
+    # A Config never changes, so one object serves all callers. Tasks inherit it from the process that forked them, see
+    # portmon.airflow.preload.
     return parse_config(text, path=path)
 
 
 def _too_long(config: Config) -> Iterable[tuple[Location, str]]:
-    """Time settings with which a look at a host would not be over before its task's limit, and so never
-    confirm that a port is missing; each with the one that takes most of the time.
-    """
+    # With these time settings a visit would reach its task's limit before a second answer confirms a missing port. The
+    # error is at the setting that takes most of the time.
     for number, group in [(None, None), *enumerate(config.ssh.groups)]:
         settings = ssh_settings(config, group=group)
         at: Location = ("ssh",) if number is None else ("ssh", "groups", number)
-        # TCP, banner with key exchange, and login have the connect time-out each; two answers, and the pause between.
+        # TCP, banner with key exchange, and login have the connect time-out each. Then come two answers with a pause.
         parts = {
             (*at, "connect_timeout"): 3 * settings.connect_timeout,
             (*at, "command_timeout"): 2 * settings.command_timeout,
@@ -168,7 +167,7 @@ def _too_long(config: Config) -> Iterable[tuple[Location, str]]:
 
 
 def _doubled_groups(config: Config) -> Iterable[tuple[Location, str]]:
-    """A plan names the group of a host."""
+    # A plan names the group of a host, so names must be unique.
     names: set[str] = set()
     for number, group in enumerate(config.ssh.groups):
         if group.name in names:
@@ -180,7 +179,7 @@ Location = tuple[str | int, ...]
 
 
 def _index(node: yaml.Node | None) -> tuple[dict[Location, int], list[tuple[Location, int]]]:
-    """1-based line of every key and item, and the keys that occur twice."""
+    """1-based line of every key and item, and the keys that are given twice."""
     lines: dict[Location, int] = {}
     doubles: list[tuple[Location, int]] = []
 
@@ -290,7 +289,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def ssh_settings(config: Config, *, group: SshGroup | None) -> SshSettings:
-    """Settings in force for the hosts of a group: what the group names, over what `ssh` says.
+    """Settings in force for the hosts of a group: those that the group names, the rest from `ssh`.
 
     :param group: None for hosts that no group matches
     """

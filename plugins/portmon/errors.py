@@ -5,7 +5,7 @@
     PortmonError
     ├── ConfigError              portmon.yaml or airflow.cfg: file, line, field
     │   └── InvalidConfigError   several of them
-    ├── CommandError             a command asks for a server or port that is not known
+    ├── CommandError             a command names a host or port that is not known, or can't be carried out
     ├── HistoryError             a history for ``simulate``: file, line
     ├── ParamError               a run parameter: field
     ├── CmdbError                no usable host list: source
@@ -16,23 +16,25 @@
     ├── ScanError                a login or a command failed: host, error_class
     │   ├── SetupError           this side can't even try: connection, key or known_hosts file
     │   ├── ResolveError         the name has no address
-    │   ├── RefusedError         nobody listens on the SSH port
+    │   ├── RefusedError         no process listens on the SSH port
     │   ├── NoRouteError         no route, network or host unreachable
     │   ├── ScanTimeoutError     connect, login or command took too long
-    │   ├── ConnectionLostError  the server hung up, a bastion's MaxStartups included
+    │   ├── ConnectionLostError  the other end hung up; a bastion's MaxStartups looks like this
     │   ├── NegotiationError     no algorithm in common (an old sshd that speaks only SHA-1)
     │   ├── HostKeyError         the host key is not trusted
     │   │   └── HostKeyChangedError  ... and differs from the one known before
-    │   ├── AuthenticationError  the server refused the key or password
-    │   └── AnswerError          the command answered, but not with a usable frame (carries ProbeError)
+    │   ├── AuthenticationError  sshd refused the key or password
+    │   └── AnswerError          the command answered, but not with a usable frame (its cause is a ProbeError)
     ├── StorageError             the state database refused something
-    │   ├── LeaseLostError       another writer took over; nothing was written
-    │   └── DatabaseBusyError    somebody else writes for too long
+    │   ├── LeaseLostError       another task took the lease over; nothing was written
+    │   └── DatabaseBusyError    another process writes for too long
     ├── DeliveryError            a channel did not take a message: channel, targets
-    ├── HttpError                an HTTP request got no answer: unsure
-    ├── UnansweredError          Airflow can't be asked for a connection: trying again may help
-    ├── OverrunError             something took longer than it may; whoever waited goes on without it
-    └── RunError                 an earlier task of the run did not produce what this one needs
+    ├── HttpError                an HTTP request got no usable answer: unsure
+    ├── UnansweredError          Airflow does not answer the question for a connection: another try may help
+    ├── OverrunError             something took longer than it may; the caller goes on without it
+    ├── RunError                 an earlier task of the run did not produce what this one needs
+    │   └── PastRunError         a later run was evaluated since
+    └── ReplayError              the archive can't be evaluated again as it was asked for
 
 Messages say what happened and what to do next. They are read at night, in a task log.
 """
@@ -85,7 +87,7 @@ class InvalidConfigError(ConfigError):
 
 
 class CommandError(PortmonError):
-    """A command asks for something that is not there, or can't be done."""
+    """A command names something that does not exist, or asks for what can't be done."""
 
 
 class HistoryError(PortmonError):
@@ -114,7 +116,7 @@ class ParamError(PortmonError):
 class CmdbError(PortmonError):
     """The CMDB gave no complete host list.
 
-    :param source: what was asked, without credentials
+    :param source: the address or file that was asked, without credentials
     """
 
     def __init__(self, message: str, *, source: str) -> None:
@@ -124,17 +126,17 @@ class CmdbError(PortmonError):
 
 
 class NoSuchPageError(CmdbError):
-    """A page is not there (HTTP 404). Past the last one of numbered pages that is the end, not an error."""
+    """A page is not there (HTTP 404). After the last of numbered pages this is the end of the list, not an error."""
 
 
 class ProbeError(PortmonError):
-    """An answer that proves nothing: cut, interleaved, noisy in the wrong place, empty, too large."""
+    """An answer is no evidence: it is cut, interleaved, noisy in the wrong place, empty or too large."""
 
 
 class NetstatParseError(ProbeError):
-    """A listing of an unknown or cut layout.
+    """A listing has an unknown layout, or is cut.
 
-    :param line: 1-based line of the listing, if one is to blame
+    :param line: 1-based line of the listing that can't be read, if it is one
     """
 
     def __init__(self, message: str, *, line: int | None = None) -> None:
@@ -143,19 +145,19 @@ class NetstatParseError(ProbeError):
 
 
 class ContradictionError(ProbeError):
-    """Two listings of one answer contradict each other grossly. Asked again at once, they agree as a rule."""
+    """Two listings of one answer contradict each other grossly. A second answer, asked for at once, usually agrees."""
 
 
 class ScanError(PortmonError):
     """A host could not be asked, or its answer is no evidence.
 
-    :param host: name and address as shown to people
+    :param host: name and address for messages
     """
 
     error_class: ClassVar[str] = "error"
-    """Short stable name, stored with the observation."""
+    """Short name that is stored with the observation and does not change."""
     retry: ClassVar[bool] = True
-    """Whether a second try, seconds later, can help. False where it could lock an account."""
+    """Whether a second try, seconds later, can help. False where a second try could lock an account."""
 
     def __init__(self, message: str, *, host: str) -> None:
         self.host = host
@@ -176,13 +178,13 @@ class ResolveError(ScanError):
 
 
 class RefusedError(ScanError):
-    """The machine is there, but nobody listens on the SSH port."""
+    """The host is there, but no process listens on its SSH port."""
 
     error_class = "refused"
 
 
 class NoRouteError(ScanError):
-    """The network says that there is no way to the host."""
+    """The network reports no route to the host."""
 
     error_class = "no_route"
 
@@ -207,50 +209,50 @@ class NegotiationError(ScanError):
 
 
 class HostKeyError(ScanError):
-    """The server's host key is not one that is trusted."""
+    """The host key is not trusted."""
 
     error_class = "host_key"
     retry = False
 
 
 class HostKeyChangedError(HostKeyError):
-    """The server shows another host key than before."""
+    """The host shows another key than before."""
 
     error_class = "host_key_changed"
 
 
 class AuthenticationError(ScanError):
-    """The server refused the login."""
+    """The SSH server refused the login."""
 
     error_class = "authentication"
     retry = False
 
 
 class AnswerError(ScanError):
-    """The host answered, but not with a frame that can be trusted."""
+    """The host answered, but not with a complete frame."""
 
     error_class = "probe"
 
 
 class StorageError(PortmonError):
-    """The state database is unusable as it is; the message says what to do."""
+    """The state database can't be used as it is; the message says what to do."""
 
 
 class LeaseLostError(StorageError):
-    """Another task became the writer meanwhile. Nothing was written."""
+    """Another task took the lease over. Nothing was written."""
 
 
 class DatabaseBusyError(StorageError):
-    """Somebody else wrote for longer than the driver waits (SQLite)."""
+    """Another process wrote for longer than the driver waits (SQLite)."""
 
 
 class DeliveryError(PortmonError):
     """A channel did not take a message.
 
     :param channel: name in the configuration
-    :param delivered: targets of the channel that did take it, not to be asked again
-    :param unsure: it was sent, and only the answer is missing: the channel may have it
-    :param waits: target that asked to be left alone: for how many seconds; the target "" is the whole channel
+    :param delivered: targets of the channel that took it; the next try leaves them out
+    :param unsure: the message was sent and only the answer is missing: the channel may have it
+    :param waits: target to the number of seconds for which it asked to be left alone; "" is the whole channel
     """
 
     def __init__(
@@ -281,11 +283,11 @@ class HttpError(PortmonError):
 
 
 class UnansweredError(PortmonError):
-    """Airflow, or the place where it keeps connections, does not answer: nobody knows whether there is one."""
+    """Airflow, or its secrets backend, does not answer, so it is not known whether a connection exists."""
 
 
 class OverrunError(PortmonError):
-    """Something took longer than it may. It may still be under way."""
+    """Something took longer than its limit. It may still go on."""
 
 
 class RunError(PortmonError):
@@ -293,9 +295,7 @@ class RunError(PortmonError):
 
 
 class PastRunError(RunError):
-    """A later run was evaluated since: what this one saw can be evaluated again, but nothing can be seen in its
-    place.
-    """
+    """A later run was evaluated since. Observations of this run can be evaluated again, but it may make no new ones."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__(

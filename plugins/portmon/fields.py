@@ -1,4 +1,4 @@
-"""Types of single fields, and what every section has in common."""
+"""Types of single fields of portmon.yaml, and the base class of its sections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DURATION_PATTERN = r"^\s*(\d+(\.\d+)?\s*(ms|s|sec|m|min|h|d|day|days|w)\s*)+$"
 
 
 def parse_duration(value: object) -> timedelta:
-    """Seconds as a number, or text such as ``15s``, ``10 min``, ``1h 30m``, ``14d``.
+    """Read a number of seconds, or a text such as ``15s``, ``10 min``, ``1h 30m``, ``14d``.
 
     :raises ValueError: for anything else, negative numbers included
     """
@@ -59,9 +59,9 @@ def _seconds(value: float) -> timedelta:
 
 
 def parse_moment(text: object, zone: tzinfo) -> datetime:
-    """An ISO 8601 time, in UTC.
+    """Read an ISO 8601 time; the result is in UTC.
 
-    :param zone: of a time without an offset
+    :param zone: for a time without an offset
     :raises ValueError: for anything else
     """
     try:
@@ -117,7 +117,7 @@ _SIZES = {"": 1, "b": 1, "kib": 1024, "kb": 1024, "k": 1024, "mib": 1024**2, "mb
 
 
 def parse_size(value: object) -> int:
-    """Bytes as a number, or text such as ``4MiB`` or ``512 KiB``.
+    """Read a number of bytes, or a text such as ``4MiB`` or ``512 KiB``.
 
     :raises ValueError: for anything else
     """
@@ -146,7 +146,7 @@ PortNumber = Annotated[int, Field(ge=1, le=65535)]
 
 
 def parse_ports(value: object) -> tuple[tuple[int, int], ...]:
-    """Ports and ranges as inclusive pairs: ``443``, ``"8000-8100"``, a list of these, ``"80,443"``.
+    """Read ports and ranges (``443``, ``"8000-8100"``, ``"80,443"``, a list of these) as inclusive pairs.
 
     :raises ValueError: naming the item that is neither
     """
@@ -163,7 +163,7 @@ def parse_ports(value: object) -> tuple[tuple[int, int], ...]:
 
 
 def one_or_many(value: object) -> object:
-    """A list, also of what is given alone."""
+    """The value if it is a list, else a list of the value alone."""
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -192,7 +192,7 @@ def _jmespath(value: str) -> str:
 
 
 def _query_value(value: object) -> object:
-    """true and false as query strings have them."""
+    # Query strings have true and false in lower case.
     if not isinstance(value, str | int):
         raise ValueError("give a text, a number, true or false, or a list of these")
     return str(value).lower() if isinstance(value, bool) else value
@@ -205,13 +205,13 @@ LabelExpressions = Annotated[
     Annotated[Expression, Tag("expression")] | Annotated[Mapping[Text, Expression | None], Tag("mapping")],
     Discriminator(lambda value: "mapping" if isinstance(value, Mapping) else "expression"),
 ]
-"""One expression for all labels, or one for each; None leaves out what a preset has under that name."""
+"""One expression for all labels, or one per label; None leaves out a label of the preset."""
 QueryScalar = Annotated[str | int, BeforeValidator(_query_value)]
 QueryValue = Annotated[
     Annotated[QueryScalar, Tag("one")] | Annotated[tuple[QueryScalar, ...], Tag("many")],
     Discriminator(lambda value: "many" if isinstance(value, list | tuple) else "one"),
 ]
-"""A query parameter; a list is given as often as it has items."""
+"""A query parameter; one with a list is repeated for each item."""
 Glob = Annotated[str, AfterValidator(_no_empty)]
 Globs = Annotated[tuple[Glob, ...], BeforeValidator(one_or_many), Field(min_length=1)]
 BindScopes = Annotated[
@@ -235,7 +235,7 @@ PortRanges = Annotated[
 
 
 def globs_schema(description: str) -> WithJsonSchema:
-    """JSON schema of one text or a list of them."""
+    """JSON schema of a text or a list of texts."""
     return WithJsonSchema(
         {
             "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}],
@@ -245,7 +245,7 @@ def globs_schema(description: str) -> WithJsonSchema:
 
 
 class Section(BaseModel):
-    """Unknown fields are errors: a typing mistake must not silently mean the default."""
+    """Base of all sections. Unknown fields are errors: a typing mistake must not silently mean the default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, hide_input_in_errors=True)
 

@@ -1,4 +1,4 @@
-"""Matching that rules, routes, groups and silences share: globs, labels, ranges of ports, scopes of addresses."""
+"""Matching for rules, routes, groups and silences: globs, labels, port ranges, scopes of addresses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WILDCARDS = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - names of addresses
 
 
 class HostPattern(Protocol):
-    """The host part of a rule, a route or a group; None is not given."""
+    """The host part of a rule, a route or a group; None matches every host."""
 
     @property
     def host(self) -> Iterable[str] | None:
@@ -24,51 +24,51 @@ class HostPattern(Protocol):
 
 
 class NamedHost(Protocol):
-    """What of a host is matched."""
+    """What a host part is matched with."""
 
     @property
     def name(self) -> str:
-        """As people know it."""
+        """The host's name."""
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """From the CMDB."""
+        """The host's labels."""
 
 
 def matches_host(match: HostPattern, host: NamedHost) -> bool:
-    """Whether the host part of a rule or group matches; without one it matches every host.
+    """Whether the host part of a rule, a route or a group matches a host.
 
-    Names are compared without regard to case, as names of hosts are; labels as they are.
+    Host names are compared without regard to case, labels with regard to it.
     """
     return (match.host is None or is_named(host.name, match.host)) and has_labels(host.labels, match.label or {})
 
 
 def is_named(name: str, globs: Iterable[str]) -> bool:
-    """Whether a host's name matches one of some globs."""
+    """Whether a host's name matches one of the globs, without regard to case."""
     lower = name.lower()
     return any(fnmatchcase(lower, glob.lower()) for glob in globs)
 
 
 def has_labels(labels: Mapping[str, str], wanted: Mapping[str, Iterable[str]]) -> bool:
-    """Whether there is every label that is wanted, with a value that matches one of its globs."""
+    """Whether every wanted label is there, with a value that matches one of its globs."""
     return all(label in labels and any_glob(labels[label], globs) for label, globs in wanted.items())
 
 
 def any_glob(text: str, globs: Iterable[str]) -> bool:
-    """Whether a text matches one of some globs, with regard to case."""
+    """Whether a text matches one of the globs, with regard to case."""
     return any(fnmatchcase(text, glob) for glob in globs)
 
 
 def in_ranges(port: int, ranges: Iterable[tuple[int, int]]) -> bool:
-    """Whether a port is in one of some inclusive ranges."""
+    """Whether a port is in one of the inclusive ranges."""
     return any(low <= port <= high for low, high in ranges)
 
 
 def match_text(match: Iterable[tuple[str, Any]], *, empty: str = "every host") -> str:
-    """What a rule, a route or the like matches, for people.
+    """The match part of a rule, a route or a group, for people.
 
-    :param match: field and value; None is not given
-    :param empty: what it matches with nothing given
+    :param match: pairs of field and value; fields with None are left out
+    :param empty: the text if no field is left
     """
     parts: list[str] = []
     for name, value in match:
@@ -85,9 +85,9 @@ def match_text(match: Iterable[tuple[str, Any]], *, empty: str = "every host") -
 
 @lru_cache(maxsize=4096)
 def bind_scopes(address: str) -> tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Address | None]:
-    """``loopback``, ``wildcard`` or ``other``, and the address if it is one.
+    """``loopback``, ``wildcard`` or ``other``, and the parsed address.
 
-    An address that the tool cut can't be read and belongs to no network.
+    The parsed address is None for a wildcard, and for an address that the tool cut: that one belongs to no network.
     """
     if address in WILDCARDS:
         return "wildcard", None

@@ -1,4 +1,4 @@
-"""How long each thing may take, in one place, and how to stop waiting for what takes longer.
+"""How long each thing may take, and how to stop waiting for work that takes longer.
 
 Every task has a limit, since a run that never ends holds back all later ones (``max_active_runs=1``).
 The DAG file imports this module at every parse.
@@ -19,32 +19,31 @@ Result = TypeVar("Result")
 
 
 STEP = timedelta(minutes=15)
-"""Any task that has no limit of its own. Generous: whoever writes the state may wait 5 minutes for
-another one, and holds it for 10 at most."""
+"""A try of any task without a limit of its own. A task that writes the state may wait 5 minutes for the lease,
+and then hold it for 10."""
 
 
 LOOK = timedelta(seconds=90)
-"""One try of a ``netstat`` task; ``ssh`` and ``scan`` are checked to fit into it."""
+"""One visit, and so one try of a ``netstat`` task. Settings of ``ssh`` and ``scan`` that do not fit are refused."""
 
 
 SWEEP = timedelta(minutes=10)
-"""One try of a ``sweep`` task, whose hosts are looked at until the last look may take its whole time."""
+"""One try of a ``sweep`` task. It begins no visit that could not take its whole time."""
 
 
 HOST_LIST = timedelta(minutes=5)
-"""Every page of the host list together. Shorter than the task's limit, so that there is time to go on with
-the last good list."""
+"""All pages of the host list together. Shorter than the task's limit, so that there is time left to go on with the last
+good list."""
 
 
 REPLAY = timedelta(hours=6)
-"""Evaluating again what was seen, instead of the limit of the task that does it; and how long to wait for another run
-that does."""
+"""A replay, instead of the limit of its task; and how long a run waits for the replay of another run."""
 
 
 RUN = 2 * REPLAY
-"""A whole run, by its start. Longer than any that works: a replay may take its whole time, and once more after a crash.
-It is for runs that Airflow starts and gives no task to, such as one whose logical date is in the future; without it
-they would hold back all later ones until then."""
+"""A whole run, from its start. A run that works stays below: a replay may take its whole time, and once more after a
+crash. The limit ends runs that Airflow starts without starting a task, such as one whose logical date is in the future;
+they would hold back all later runs until then."""
 
 
 SEND = timedelta(minutes=1)
@@ -56,9 +55,9 @@ ALERT = timedelta(minutes=5)
 
 
 def within(limit: timedelta, work: Callable[[], Result]) -> Result:
-    """What ``work`` returns or raises, unless that takes too long.
+    """Return or raise what ``work`` does, unless it takes too long.
 
-    Work that overran can't be stopped: it goes on in a daemon thread that nobody waits for any more.
+    Work that overran can't be stopped: it goes on in a daemon thread, and its result is dropped.
 
     :raises OverrunError: after ``limit``
     """

@@ -41,7 +41,7 @@ def ok(
 ) -> Observation:
     """A complete answer, ``at`` in runs since the start.
 
-    :param fields: of the attempt, or of the observation
+    :param fields: of the observation, or of its listing
     """
     listeners = tuple(Listener("tcp", address, port, pid, program, unit=unit) for port in ports)
     names = {field.name for field in dataclasses.fields(Listing)} & set(fields)

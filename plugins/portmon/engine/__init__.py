@@ -1,1 +1,1 @@
-"""What changed: the state before and the observations of a run give the state after and the events."""
+"""What changed: stored state and observations in, next state and events out. Pure."""

@@ -1,4 +1,4 @@
-"""Which ports must listen, and who says so: the CMDB, the configuration, or a person who promoted a learned port."""
+"""Ports that must listen, as the CMDB, portmon.yaml or a person who promoted a learned port declares them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from portmon.matching import matches_host
 from portmon.model.host import Host
 
 Declared = Mapping[str, Mapping[int, str]]
-"""Host id to port to what declares it, for people."""
+"""Host id to port to the source of its declaration, for people."""
 
 
 def declared_ports(
@@ -19,12 +19,12 @@ def declared_ports(
     *,
     where: Callable[..., str],
 ) -> dict[str, dict[int, str]]:
-    """What is declared on each host; hosts without are left out.
+    """The declared ports of each host that has any.
 
-    The CMDB's word comes first, then the configuration's, then that of a person.
+    If several sources declare a port, the CMDB is named before portmon.yaml, and that before a person.
 
-    :param promoted: (host id, port): who promoted it
-    :param where: names an item of the configuration, :meth:`portmon.config.Config.where`
+    :param promoted: (host id, port) to the person who promoted it
+    :param where: names an item of portmon.yaml: :meth:`portmon.config.Config.where`
     """
     found: dict[str, dict[int, str]] = {}
     for host_id, host in fleet.items():

@@ -1,10 +1,9 @@
-"""Previous state and observations into next state and events. Pure: the clock is an argument.
+"""Evaluate observations: stored state in, changed state and events out. Pure: the clock is an argument.
 
-State is one row per host and one per watched port. :func:`evaluate` takes them and what the scan saw, and returns only
-what changed. What one observation makes of one port is the business of :mod:`portmon.engine.states`; here is what
-concerns hosts, the fleet, and finding the ports that are not as they were, which are few among many: known and seen
-ports are compared as frames (:mod:`portmon.engine.frames`), some hosts at a time. A look that shows nothing new of a
-settled host (see :mod:`portmon.engine.fingerprint`) is evaluated without its ports.
+The state is one row per host and one per watched port. :mod:`portmon.engine.states` decides about one port; this module
+handles hosts and the fleet, and finds the few ports that are not as they were: it compares stored and seen ports as
+frames (:mod:`portmon.engine.frames`), some hosts at a time. An observation that shows nothing new of a settled host
+(:mod:`portmon.engine.fingerprint`) is evaluated without its ports.
 """
 
 from __future__ import annotations
@@ -34,31 +33,31 @@ from portmon.model.state import HostStatus, PortStatus
 from portmon.probe.compare import program_of, same_program
 
 HostRow = dict[str, Any]
-"""What is known of a host, see :data:`portmon.engine.frames.HOST_COLUMNS`."""
+"""The stored state of a host, see :data:`portmon.engine.frames.HOST_COLUMNS`."""
 UNSEEN = timedelta(minutes=15)
-"""What happened while nobody saw a host for longer, and for …"""
+"""After a pause between two observations that is longer than this and than …"""
 UNSEEN_INTERVALS = 3
-"""… intervals, happened at some time between two looks: that is said."""
+"""… intervals, events say between which two observations the change happened."""
 PAIRS = 100_000
-"""Pairs of names among which a port that moved is looked for; of more only equal names are found."""
+"""Up to this many pairs of names are compared to find ports that moved; with more, only equal names are found."""
 NOTICES = 200
-"""Notices of one host and look that are told one by one; the rest is one ``many_changes``."""
+"""Notices of one host and observation that are events of their own; the rest is one ``many_changes``."""
 PORTION = 1000
-"""Hosts whose ports are compared at a time: a frame of them all would be a matter of gigabytes."""
+"""Hosts whose ports are compared at a time: a frame of all hosts would take gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What an evaluation changed.
 
-    :param hosts: changed and new rows; their ``listening`` is None if it was not given: then it is as it was
-    :param unchanged: host id: time of its last ok look, of hosts of which nothing else changed
-    :param ports: changed and new ones
-    :param dropped: keys of ports that are no more: forgotten, moved and retired ones, those that no rule watches now
-    :param unwatched: those among them whose open alerts end without an event, because no rule watches them now
-    :param events: as they are told: by time, the monitor's own first, then by host, a host's ports by number
-    :param failing_since: start of the episode in which every host fails; None if there is none
-    :param summary: counts for people
+    :param hosts: changed and new rows; ``listening`` is None if it was not loaded, and then unchanged
+    :param unchanged: host id to the time of its last ok observation, for hosts of which nothing else changed
+    :param ports: changed and new ports
+    :param dropped: keys of ports that are not watched any more: forgotten, moved, retired, or excluded by a rule
+    :param unwatched: those of ``dropped`` that a rule excludes: their open alerts end without an event of the engine
+    :param events: by time, the monitor's own first, then by host, and by port number
+    :param failing_since: start of the episode in which every host fails; None without one
+    :param summary: counts for the log
     """
 
     hosts: tuple[HostRow, ...] = ()
@@ -73,11 +72,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class PortChanges:
-    """What an evaluation made of the ports of some hosts.
-
-    :param ports: changed and new ones
-    :param dropped: keys of those that are no more
-    """
+    """Changed and new ports of some hosts, and the keys of those that are not watched any more."""
 
     ports: tuple[Port, ...]
     dropped: tuple[PortKey, ...]
@@ -97,11 +92,11 @@ def evaluate(
     accepted: Mapping[PortKey, datetime] | None = None,
     failing_since: datetime | None = None,
 ) -> Verdict:
-    """Evaluate looks at hosts whose state is all at hand. :class:`Evaluation` is for those who have it elsewhere.
+    """Evaluate observations with the whole state in memory. :class:`Evaluation` loads ports as they are needed.
 
-    :param hosts: previous state: host id to row, columns of :data:`portmon.engine.frames.HOST_COLUMNS`
-    :param ports: previous state, see :data:`portmon.engine.frames.PORT_COLUMNS`; may lack hosts that nobody looked at
-    :param observations: in any order; see :meth:`Evaluation.looks`
+    :param hosts: host id to row, columns of :data:`portmon.engine.frames.HOST_COLUMNS`
+    :param ports: see :data:`portmon.engine.frames.PORT_COLUMNS`; hosts without an observation may be left out
+    :param observations: in any order, see :meth:`Evaluation.looks`; the other parameters are those of the class
     """
     evaluation = Evaluation(
         {host_id: dict(row) for host_id, row in hosts.items()},
@@ -118,7 +113,7 @@ def evaluate(
     for looks in evaluation.looks(observations):
         known = ports[ports["host_id"].isin([look.host_id for look in looks])]
         changes = evaluation.compare(looks, known)
-        # Up to date for a later look at the same hosts.
+        # A later observation of the same host needs the ports as they are now.
         ports = merged(ports, changes.ports, changes.dropped)
         for key in changes.dropped:
             changed.pop(key, None)
@@ -137,9 +132,9 @@ def close_hosts(
     run_id: str,
     now: datetime,
 ) -> Verdict:
-    """Hosts that left: ``retired`` for whatever somebody was told of, whose alerts are closed.
+    """End the alerts of hosts that left, by ``retired`` events.
 
-    Their state goes on as if nothing were wrong with them, so that what still is when they come back is told again.
+    Their state goes on as if nothing were wrong, so that what still is wrong when they come back makes a new alert.
 
     :param reason: why they are gone, as the end of a sentence
     """
@@ -179,7 +174,7 @@ def close_hosts(
 
 
 def _runs(observations: Sequence[Observation]) -> list[list[Observation]]:
-    """Looks by the run that made them, in the order of time."""
+    """Observations by the run that made them, in the order of time."""
     by_run: dict[str, list[Observation]] = defaultdict(list)
     for observation in sorted(observations, key=in_time):
         by_run[observation.run_id].append(observation)
@@ -187,7 +182,7 @@ def _runs(observations: Sequence[Observation]) -> list[list[Observation]]:
 
 
 def _waves(observations: Sequence[Observation]) -> Iterable[list[Observation]]:
-    """Looks so that each wave has one per host, and a host's come in the order of time."""
+    """Observations in waves: at most one per host in each, those of a host in the order of time."""
     by_host: dict[str, list[Observation]] = defaultdict(list)
     for observation in observations:
         own = by_host[observation.host_id]
@@ -198,21 +193,20 @@ def _waves(observations: Sequence[Observation]) -> Iterable[list[Observation]]:
 
 
 class Evaluation:
-    """State while it is evaluated. Whoever has it elsewhere brings what is asked for::
+    """One evaluation. The caller loads the ports that it asks for, and stores what changed::
 
-        for looks in evaluation.looks(attempts):
-            keep(evaluation.compare(looks, their_ports))
+        for looks in evaluation.looks(observations):
+            store(evaluation.compare(looks, their_ports))
         evaluation.find_duplicates()
         verdict = evaluation.verdict()
 
-    :param hosts: previous state: host id to row, columns of :data:`portmon.engine.frames.HOST_COLUMNS`; they are
-        changed. ``listening`` may be None where it comes later
-    :param inventory: host id to host
-    :param interval: time between scheduled runs: extra looks advance counters at most once per half of it
+    :param hosts: host id to row, columns of :data:`portmon.engine.frames.HOST_COLUMNS`; the rows are changed in place.
+        ``listening`` may be None and follow later
+    :param inventory: host id to host; observations of other hosts are ignored
+    :param interval: time between scheduled runs: counters grow at most once in half of it
     :param run_id: of the run that evaluates
-    :param declared: ports that must listen
-    :param accepted: when a person said that a port is gone for good
-    :param failing_since: start of an episode in which every host fails, None if there is none
+    :param accepted: when a person accepted a port as gone
+    :param failing_since: start of an episode in which every host fails, None without one
     """
 
     def __init__(
@@ -251,11 +245,10 @@ class Evaluation:
         self._counted: list[tuple[EventKind, int]] = []
 
     def looks(self, observations: Sequence[Observation]) -> Iterator[list[Observation]]:
-        """Evaluate looks; those that have to be compared with the ports of their hosts are left to :meth:`compare`.
+        """Evaluate observations, except those that :meth:`compare` has to compare with the ports of their hosts.
 
-        :param observations: in any order; hosts that are not in the inventory are ignored. Ok ones need no observation
-            if they have the digest of one
-        :returns: looks to compare before the next ones are asked for; of each host one at a time
+        :param observations: in any order. Ok ones may lack the listing if they have its digest
+        :returns: portions for :meth:`compare`, each to be compared before the next is taken; one observation per host
         """
         for run in _runs(observations):
             yield from self._run([observation for observation in run if self._is_news(observation)])
@@ -266,12 +259,12 @@ class Evaluation:
         ports: pd.DataFrame,
         listening: Mapping[str, tuple[str, ...] | None] | None = None,
     ) -> PortChanges:
-        """Evaluate looks that show something else than the ones before, as far as is known.
+        """Compare observations with the stored ports of their hosts.
 
-        :param observations: of :meth:`looks`, with their observations
-        :param ports: of these hosts as they are now
-        :param listening: what listened on these hosts, if their rows do not have it
-        :raises ValueError: if any of it is missing
+        :param observations: a portion of :meth:`looks`, with their listings
+        :param ports: the stored ports of these hosts
+        :param listening: ``listening`` of these hosts, if their rows lack it
+        :raises ValueError: if a listing or ``listening`` is missing
         """
         self._take_listening(listening or {})
         self.changed_ports, self.gone_ports = {}, {}
@@ -297,12 +290,12 @@ class Evaluation:
         return PortChanges(tuple(self.changed_ports.values()), tuple(self.gone_ports))
 
     def sharing(self) -> set[str]:
-        """Hosts of which :meth:`find_duplicates` has to know what listened, and does not yet."""
+        """Hosts whose ``listening`` :meth:`find_duplicates` needs and that do not have it yet."""
         shared = (ids for ids in self._machines().values() if not self.answered.isdisjoint(ids))
         return {host_id for ids in shared for host_id in ids if self.hosts[host_id]["listening"] is None}
 
     def find_duplicates(self, listening: Mapping[str, tuple[str, ...] | None] | None = None) -> None:
-        """Note hosts that are, by boot id, network namespace and ports, the machine of another entry.
+        """Find hosts whose boot id, network namespace and ports are those of another entry: ``duplicate``.
 
         :param listening: of the hosts of :meth:`sharing`
         """
@@ -329,7 +322,7 @@ class Evaluation:
                 self._tell(told, row, None, row["last_ok_at"])
 
     def verdict(self) -> Verdict:
-        """What changed in all, but for the ports: who compared them was told."""
+        """All changes except those of ports, which :meth:`compare` returned."""
         counts = Counter(event.kind.value for event in self.events)
         return Verdict(
             hosts=tuple(self.hosts[host_id] for host_id in sorted(self.changed_hosts)),
@@ -341,14 +334,13 @@ class Evaluation:
         )
 
     def _is_news(self, observation: Observation) -> bool:
-        """Whether a look is of a known host and newer than what was evaluated of it."""
+        """Whether an observation is of a host of the inventory and newer than the last one evaluated of it."""
         if observation.host_id not in self.inventory:
             return False
         evaluated = self.hosts.get(observation.host_id, {}).get("last_evaluated_at")
         return evaluated is None or observation.observed_at > evaluated
 
     def _run(self, observations: Sequence[Observation]) -> Iterator[list[Observation]]:
-        """Evaluate the looks of one run."""
         if not observations:
             return
         self.evaluated += len(observations)
@@ -360,7 +352,6 @@ class Evaluation:
         self._tell_of_fleet(observations, fresh)
 
     def _wave(self, observations: Sequence[Observation]) -> Iterator[list[Observation]]:
-        """Evaluate at most one look per host."""
         compared = []
         for observation in observations:
             host = self._host(observation.host_id)
@@ -375,7 +366,7 @@ class Evaluation:
             yield compared[start : start + PORTION]
 
     def _fingerprint(self, observation: Observation) -> str | None:
-        """What names all that the ports of its host are evaluated by; None of a look that is not stored."""
+        # An observation that is not stored has no digest.
         if observation.facts is None:
             return None
         host_id = observation.host_id
@@ -386,9 +377,9 @@ class Evaluation:
     # ── the fleet ───────────────────────────────────────────────────────────────────────────────
 
     def _fresh_failures(self, observations: Sequence[Observation]) -> set[str] | None:
-        """The hosts of a run whose failing is told as one event, or as more of it; None if hosts tell their own.
+        """Newly failing hosts of a run in which every host fails; None if each failing host has its own event.
 
-        When everybody fails in the same way, it is the monitor that fails.
+        If all hosts fail in the same way, the fault is with the monitor or its network.
         """
         if any(observation.outcome is Outcome.OK for observation in observations):
             return None
@@ -441,10 +432,10 @@ class Evaluation:
             )
         )
 
-    # ── machines ────────────────────────────────────────────────────────────────────────────────
+    # ── duplicates ──────────────────────────────────────────────────────────────────────────────
 
     def _machines(self) -> dict[tuple[str, int], list[str]]:
-        """Boot id and network namespace: the hosts that show them, in order, if there are several."""
+        """Boot id and network namespace to the ids of the hosts that show them, where there are several."""
         found: dict[tuple[str, int], list[str]] = defaultdict(list)
         for host_id, row in self.hosts.items():
             if row["boot_id"] and row["netns"] is not None and host_id in self.inventory:
@@ -503,7 +494,7 @@ class Evaluation:
         self._tell(told, host, None, at)
 
     def _nothing_new(self, host: dict[str, Any], observation: Observation) -> None:
-        """An answer that shows what the last one showed, of a host that is settled: it concerns the host alone."""
+        """Evaluate an observation with the fingerprint of its host: no port can have changed."""
         interrupted = self._is_interrupted(host)
         if interrupted or host["failures"]:
             self.changed_hosts.add(observation.host_id)
@@ -511,11 +502,11 @@ class Evaluation:
         self._answered(host, observation.observed_at, interrupted=interrupted)
 
     def _is_interrupted(self, host: Mapping[str, Any]) -> bool:
-        """Whether a host gave no evidence for as long as is told."""
+        """Whether a host has been without evidence for long enough to be unreachable."""
         return bool(host["status"] != HostStatus.OK or host["failures"] >= self.settings.unreachable_after)
 
     def _look(self, observation: Observation, rules: str) -> Look:
-        """What the ports of a host are evaluated by.
+        """What all ports of a host have in common in this observation.
 
         :param rules: digest of those in force
         """
@@ -524,7 +515,7 @@ class Evaluation:
             raise ValueError(f"what {observation.host_id!r} showed at {at} is not given")
         rebooted = bool(host["boot_id"] and seen.boot_id and host["boot_id"] != seen.boot_id)
         if rebooted and (host["grace_until"] is None or at >= host["grace_until"]):
-            # A second reboot does not extend the grace: a host that boots for ever would never tell of a death.
+            # A second reboot does not extend the grace, or a host that boots again and again would hide every death.
             host["grace_until"] = at + self.settings.reboot_grace
         first = host["last_ok_at"] is None
         before = () if first else self._listening(observation.host_id)
@@ -549,9 +540,9 @@ class Evaluation:
         )
 
     def _evidence(self, host: dict[str, Any], observation: Observation, look: Look) -> None:
-        """Last, since the ports are evaluated by what the host was before."""
+        """Update the host. Called after its ports, which are evaluated by what was known of the host before."""
         seen, at = observation.listing, observation.observed_at
-        assert seen is not None  # noqa: S101 - for the type checker; _look() looked
+        assert seen is not None  # noqa: S101 - for the type checker; _look() has checked it
         listening = {listener.port for listener in seen.listeners}
         if look.first:
             count = len(listening)
@@ -590,7 +581,6 @@ class Evaluation:
         }
 
     def _answered(self, host: dict[str, Any], at: datetime, *, interrupted: bool) -> None:
-        """What every complete answer means for its host."""
         if host["status"] == HostStatus.UNREACHABLE:
             told = Told(
                 EventKind.REACHABLE,
@@ -615,9 +605,9 @@ class Evaluation:
         looks: Mapping[str, Look],
         rules: Mapping[str, HostRules],
     ) -> set[str]:
-        """Compare known and seen ports of hosts that answered: one merge, then what differs, row by row.
+        """Compare stored and seen ports: one merge of frames, then row by row what differs.
 
-        :returns: hosts that are settled now
+        :returns: ids of the hosts that are settled now
         """
         seen = fold(observations, rules, self.declared, known_owners(known, rules), known)
         both = _side_by_side(known, seen)
@@ -650,25 +640,25 @@ class Evaluation:
         now: pd.DataFrame,
         seen: pd.DataFrame,
     ) -> set[str]:
-        """Hosts of which something would follow if they were evaluated once more by the same.
+        """Hosts of which the same observation, evaluated once more, would change something.
 
-        :param other: keys of the ports that were not as they had been; the rest stays quiet
-        :param now: ports as they are now
-        :param seen: what the observations show of all ports
+        :param other: keys of the ports that were not quiet; all others stay quiet
+        :param now: the ports after this evaluation
+        :param seen: all ports that the observations show
         """
         again = _side_by_side(now.merge(other, on=KEY), seen.merge(other, on=KEY))
         pending = set(again["host_id"][~self._is_quiet(again)])
         differ = set(other["host_id"])
         for observation in observations:
             if observation.host_id in differ and not rules[observation.host_id].watches_all:
-                assert observation.listing is not None  # noqa: S101 - for the type checker; _look() looked
-                # Rules evaluate these by the programs that were known before, which may be others now.
+                assert observation.listing is not None  # noqa: S101 - for the type checker; _look() has checked it
+                # Rules match these by the programs that were known before, and those may have changed now.
                 if any(listener.program is None for listener in observation.listing.listeners):
                     pending.add(observation.host_id)
         return pending
 
     def _is_quiet(self, both: pd.DataFrame) -> pd.Series:
-        """Rows of which nothing can follow: up before, seen now, nothing different, nothing pending."""
+        """Which rows need no evaluation: up before, seen now, nothing different, nothing pending."""
         quiet = (both["found"] == "both") & (both["status"] == PortStatus.UP.value) & (both["misses"] == 0)
         for name in ("flapping_since", "grace_until", "last_seen_at"):
             quiet &= both[name].isna()
@@ -690,14 +680,14 @@ class Evaluation:
                 for old, new in zip(both[name], both[f"{name}_seen"], strict=True)
             ]
             if name == "programs":
-                # A tool that shows no more than the kernel's names says nothing new if these are the same.
+                # A tool that shows only the kernel's names changes nothing if these are the known ones.
                 shown = zip(same, both["programs_seen"], both["comms"], both["comms_seen"], strict=True)
                 same = [one or (new == comms and known == comms) for one, new, known, comms in shown]
             quiet &= pd.Series(same, index=both.index, dtype="bool")
         return quiet
 
     def _host_ports(self, host_id: str, rows: Iterable[Mapping[str, Any]], look: Look, rules: HostRules) -> None:
-        """The ports of one host that are not as they were."""
+        """Evaluate the ports of one host that are not quiet."""
         must = self.declared.get(host_id, {})
         arrivals: dict[int, Seen] = {}
         missing: list[Port] = []
@@ -733,22 +723,22 @@ class Evaluation:
             self._keep(key, None, step)
 
     def _keep(self, key: PortKey, before: Port | None, step: Step) -> None:
-        """Note what became of a port, and what is to be told of it."""
+        """Keep the next state of a port, and its events until all ports of the host are evaluated."""
         if step.port is None:
             self.gone_ports[key] = False
         elif step.port != before:
             self.changed_ports[key] = step.port
         port = step.port or before
         for told in step.told:
-            assert port is not None  # noqa: S101 - for the type checker: what is told is told of something
+            assert port is not None  # noqa: S101 - for the type checker: an event has a port
             self._to_tell.append((step.row, told, port))
             if len(self._to_tell) > 4 * NOTICES:
                 self._count_most()
 
     def _count_most(self) -> None:
-        """Of very many notices of one host and look keep those of the lowest ports, and count the others.
+        """Keep the notices of the lowest ports of a host, and count the others.
 
-        Counted at once: a host with 20,000 of them in each run would take the memory of all others.
+        They are counted while they come: 20,000 notices of one host would take the memory of all others.
         """
         lasting = (AlertRole.FIRING, AlertRole.RESOLVED)
         notices = [one for one in self._to_tell if one[1].kind.meaning(one[1].details).role not in lasting]
@@ -758,7 +748,7 @@ class Evaluation:
         self._counted += [(told.kind, port.port) for _, told, port in most]
 
     def _tell_of_ports(self, host_id: str, look: Look, rules: HostRules) -> None:
-        """Tell what became of the ports of one host in one look."""
+        """Make the events of the ports of one host."""
         self._count_most()
         waiting, self._to_tell = self._to_tell, []
         counted, self._counted = self._counted, []
@@ -792,7 +782,7 @@ class Evaluation:
         self._tell(told, self.hosts[port.host_id], port, look.at, details)
 
     def _unseen(self, told: Told, look: Look) -> tuple[datetime, datetime] | None:
-        """The time before a look in which nobody saw its host, if it was long and what is told happened in it."""
+        """The times of the two observations around a change, if there was a long pause between them."""
         if look.seen_at is None or look.at - look.seen_at <= max(UNSEEN_INTERVALS * 2 * self.half_interval, UNSEEN):
             return None
         began = {EventKind.NEW: told.since == look.at, EventKind.DOWN: told.last_seen == look.seen_at}
@@ -810,19 +800,19 @@ class Evaluation:
 
 
 def _taken_from(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows in their order, each of them let go when the next one is taken: one host may have many."""
+    """Rows in their order; each is freed when the next one is taken, since one host may have many."""
     rows.reverse()
     while rows:
         yield rows.pop()
 
 
 def _versions(host: Mapping[str, Any]) -> tuple[int, int]:
-    """Of probe and reader, as of a host's last ok look; earlier versions did not keep them."""
+    """Versions of probe and reader of the last ok observation; 1 stands for those that were not stored."""
     return host["probe"] or 1, host["reader"] or 1
 
 
 def _hung(host: Mapping[str, Any], seen: Listing, at: datetime) -> dict[str, Any]:
-    """Tools that hung on a host: for a day they are not tried there, and then once more."""
+    """The columns of tools that hung on a host: for a day they are not tried there."""
     known = set(hung_tools(host["hung"], host["hung_at"], at))
     news = set(seen.hung) - known
     if not known and not news:
@@ -840,7 +830,7 @@ def _side_by_side(known: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
 def _heirs(
     missing: Sequence[Port], arrivals: Mapping[int, Seen], look: Look, must: Mapping[int, str]
 ) -> dict[int, int]:
-    """Ports that are missing, and the port that their program gained meanwhile, within the ephemeral range."""
+    """Missing ports of the ephemeral range, each with the port to which its program moved there."""
     if not look.confirmed:
         return {}
     free = [number for number in sorted(arrivals) if look.is_ephemeral(number) and number not in must]
@@ -869,7 +859,7 @@ def _heirs_by_pair(gone: Sequence[Port], free: list[int], arrivals: Mapping[int,
 
 
 def _is_same_program(port: Port, seen: Seen, look: Look) -> bool:
-    """Whether a program that held a port holds another one. Only names of one kind are compared."""
+    # Only names of one kind are compared: the kernel's with the kernel's, a tool's with those of the same tool.
     if port.comms and seen.comms:
         return not set(port.comms).isdisjoint(seen.comms)
     if port.tool != look.tool:
@@ -881,7 +871,7 @@ def _is_same_program(port: Port, seen: Seen, look: Look) -> bool:
 def _heirs_by_name(
     gone: Sequence[Port], free: Sequence[int], arrivals: Mapping[int, Seen], look: Look
 ) -> dict[int, int]:
-    """The same without names that a tool cut: linear, for hosts that show very many."""
+    """As :func:`_heirs_by_pair`, but names that a tool cut are not found. Linear, for hosts with very many ports."""
     by_name: dict[tuple[Any, str, str], list[int]] = defaultdict(list)
     for number in reversed(free):
         seen = arrivals[number]

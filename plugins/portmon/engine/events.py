@@ -1,4 +1,4 @@
-"""Ids of events, and the events that no look at a host brings about. Needs no pandas."""
+"""Ids of events, events of the monitor itself, and events that end alerts. Loads no pandas."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
 
 CLOSES = "closes"
-"""Detail of a :func:`closing_event`: the id of the event whose alert it ends."""
+"""Detail of an event that follows from no observation: the id of the event whose alert it ends."""
 
 
 def event_id(kind: EventKind, host_id: str | None, protocol: str | None, port: int | None, evidence: str) -> str:
-    """32 hex digits. The same evidence, evaluated again, gives the same id.
+    """The id of an event: 32 hex digits that depend on its kind, its subject and its evidence alone.
 
-    :param evidence: names what was evaluated
+    :param evidence: names what was evaluated; the same evidence evaluated again gives the same id
     """
     parts = (kind.value, host_id, protocol, port, evidence)
     text = "\x00".join("\x01" if part is None else f"\x02{part}" for part in parts)
@@ -36,9 +36,9 @@ def monitor_event(
     since: datetime | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Event:
-    """An event of the monitor itself (stale host list, refused pruning), or of a host's key.
+    """An event of the monitoring itself, such as a stale host list, a refused prune or a changed host key.
 
-    :param evidence: see :func:`event_id`
+    :param host: that the event is about, if it is about one
     :param since: start of the episode
     """
     return Event(
@@ -59,12 +59,12 @@ def monitor_event(
 def closing_event(
     kind: EventKind, first: Event, *, at: datetime, run_id: str, reason: str, details: Mapping[str, Any] | None = None
 ) -> Event:
-    """The end of an alert that no observation brought about.
+    """An event that ends an alert and follows from no observation. It goes to the channels that got the beginning.
 
     :param first: the event that began the alert
     """
     told = {**first.details, **(details or {}), CLOSES: first.id}
-    # The task that saw the beginning did not see the end.
+    # The link to the task log would lead to the task that saw the beginning.
     for name in ("task", "map_index"):
         told.pop(name, None)
     return dataclasses.replace(

@@ -1,7 +1,8 @@
-"""Hosts that are settled: evaluated once more by the same, no port of theirs would change and nothing would be told.
+"""Fingerprints of settled hosts.
 
-What a look is evaluated by has a name. A settled host keeps that of its last ok look; a look of the same name
-is *unchanged*, whatever time has passed, and is evaluated without its observation and without the host's ports.
+A host is settled if the same observation, evaluated once more, would change no port and make no event. It keeps the
+fingerprint of what its last ok observation was evaluated by. A later observation with the same fingerprint is
+*unchanged*, however much time has passed: it is evaluated without its listing and without the host's ports.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from collections.abc import Mapping
 import portmon
 
 VERSION = "2"
-"""To be another one as soon as the same answer is read, or the same look evaluated, otherwise: then no host is settled
-any more. With each release none is either, in case somebody forgot that.
+"""Raise it with every change in how an answer is read or an observation is evaluated: then no host is settled any more.
+The version of portmon is part of the fingerprint too, in case a change did not raise this one.
 """
 
 
 def fingerprint(facts: str, rules: str, declared: Mapping[int, str]) -> str:
-    """The name of what the ports of a host are evaluated by.
+    """32 hex digits that name all that the ports of a host are evaluated by.
 
-    :param facts: digest of the observation
+    :param facts: digest of the stored listing
     :param rules: digest of the rules in force on the host
-    :param declared: its ports that must listen, each with what declares it
+    :param declared: its declared ports, each with the source of its declaration
     """
     parts = [VERSION, portmon.__version__, facts, rules, *(f"{port} {declared[port]}" for port in sorted(declared))]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The stored state: a mapping per host, and a pandas frame of ports."""
+"""The shape of the stored state: a mapping per host, and a pandas frame of ports."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ HOST_COLUMNS = (
     "hung",
     "hung_at",
 )
-"""Hosts, each a mapping of these to plain Python values.
+"""A host is a mapping of these names to plain Python values.
 
 ``failures`` counts tried runs in a row without evidence, since ``failing_since``; ``counted_at`` is when it last grew.
-``grace_until`` is the end of the grace after the last reboot, ``rules`` a digest of the rules in force at the last ok
-look, ``duplicate_of`` the id of another entry for the same machine. ``listening`` is the sorted tuple of ``tcp/80``
-keys of the last ok look, before rules; None if there was none, or it was not asked for. ``fingerprint`` is what the
-last ok look was evaluated by, see :mod:`portmon.engine.fingerprint`; None unless the host is settled. ``probe`` and
-``reader`` are the versions of the last ok look's frame and of what read it, None of earlier versions. ``hung`` are the
-tools that did not end in their time there, with commas, noticed at ``hung_at``.
+``grace_until`` is the end of the grace after the last reboot, ``rules`` the digest of the rules in force at the last ok
+observation, ``duplicate_of`` the id of another entry for the same computer. ``listening`` is the sorted tuple of
+``tcp/80`` keys of the last ok observation, before rules; None if there is none, or if it was not loaded.
+``fingerprint`` is that of the last ok observation, see :mod:`portmon.engine.fingerprint`; None unless the host is
+settled. ``probe`` and ``reader`` are the versions of the probe and of the reader that made the last ok observation,
+None for versions that had no number. ``hung`` are the tools that hung on the host, with commas, noticed at ``hung_at``.
 """
 
 PORT_COLUMNS: Mapping[str, str] = {
@@ -79,16 +79,16 @@ PORT_COLUMNS: Mapping[str, str] = {
     "comms": "object",
     "notices": "object",
 }
-"""Ports: column name to dtype, the fields of :class:`portmon.engine.states.Port`.
+"""Columns of the frame of ports, name to dtype: the fields of :class:`portmon.engine.states.Port`.
 
-``misses`` and ``streak`` count looks in a row, of a port that is missing and of a candidate that is there;
-``counted_at`` is when they last grew. ``last_seen_at`` is NaT while the port was there in its host's last
-ok look, so that a quiet run changes no row. ``addresses`` … ``units`` and ``comms`` are sorted tuples, last known;
-``programs`` are names as ``tool`` prints them, ``comms`` the kernel's, which no tool changes. ``declared`` says by what
-the port is declared, None for a learned one. ``grace_until`` is set while it is missing after a reboot. ``changes`` are
-the times of its changes within the window of flapping, since ``flapping_since`` only the last one. ``lost`` are binds
-that others could reach and that are missing since ``lost_since`` while others remain. ``notices`` are kind and time of
-what was of late only worth a notice.
+``misses`` counts observations in a row without the port, ``streak`` those with a candidate; ``counted_at`` is when they
+last grew. ``last_seen_at`` is NaT while the last ok observation of the host shows the port, so that a quiet run changes
+no row. ``addresses``, ``programs``, ``pids``, ``uids``, ``units`` and ``comms`` are sorted tuples of the last known
+values; ``programs`` are names as ``tool`` prints them, ``comms`` the kernel's, which no tool changes. ``declared`` is
+the source of the declaration, None for a learned port. ``grace_until`` is set while the port is missing after a reboot.
+``changes`` are the times of its changes within the window of flapping; while it flaps, only of the last one. ``lost``
+are binds that others could reach and that are missing since ``lost_since`` while others remain. ``notices`` are kind
+and time of recent notices.
 """
 
 KEY = ["host_id", "protocol", "port"]
@@ -101,41 +101,41 @@ def frame(data: Mapping[str, Sequence[Any]], columns: Mapping[str, str]) -> pd.D
 
 
 def _array(values: list[Any], dtype: Any) -> Any:
-    # Text must stay what it is: pandas would make a column of its own kind of it, with NaN for None.
+    # Given the dtype, pandas keeps text and None as they are; otherwise it makes a string column with NaN for None.
     return pd.Series(values, dtype=dtype) if dtype == "object" else pd.array(values, dtype=dtype)
 
 
 def empty_ports() -> pd.DataFrame:
-    """No ports yet."""
+    """A frame without ports."""
     return frame({}, PORT_COLUMNS)
 
 
 def ports_frame(ports: Sequence[Port]) -> pd.DataFrame:
-    """A frame of ports."""
+    """A frame of some ports."""
     return frame({name: [getattr(port, name) for port in ports] for name in PORT_COLUMNS}, PORT_COLUMNS)
 
 
 def key_of(port: Port) -> PortKey:
-    """What names a port."""
+    """The key of a port: host id, protocol, number."""
     return (port.host_id, port.protocol, port.port)
 
 
 def port_of(row: Mapping[str, Any]) -> Port:
-    """A port of its row as plain values, see :func:`records`."""
-    # Of rows without a match in a merge pandas makes floats.
+    """The port of a row of plain values, see :func:`records`."""
+    # A merge turns the integers of rows without a match into floats.
     whole = {name: int(row[name]) for name in ("misses", "streak")}
     return Port(**{name: row[name] for name in PORT_COLUMNS} | whole)
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain Python values, None for whatever pandas takes for missing."""
+    """Rows as plain Python values, with None where pandas has a missing value."""
     names = [str(name) for name in rows.columns]
     columns = [_plain_column(rows[name]) for name in rows.columns]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _plain_column(column: pd.Series) -> list[Any]:
-    """Values of a column: by columns this is several times faster than value by value."""
+    # By columns this is several times faster than value by value.
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         values = column.array.to_pydatetime()
         return [None if value is pd.NaT else value for value in values]
@@ -168,7 +168,7 @@ def merged(ports: pd.DataFrame, changed: Iterable[Port], dropped: Iterable[PortK
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
-        # Numbers that a merge found no match for.
+        # A merge puts NaN where it found no match; NaN is not equal to itself.
         return None if value != value else value
     if isinstance(value, tuple | list | dict | str):
         return value

@@ -1,7 +1,7 @@
-"""Which ports are watched: one ordered list of allow and deny rules, first match wins.
+"""Which ports are watched: one ordered list of allow and deny rules, of which the first match counts.
 
-Without a match a port is watched, unless the host part (``host``, ``label``) of some allow rule matches
-its host: then only what is allowed is watched there.
+A port that no rule matches is watched, unless the host part (``host``, ``label``) of an allow rule matches its host:
+there, only allowed ports are watched.
 """
 
 from __future__ import annotations
@@ -75,10 +75,9 @@ _VERBS = {"allow": "allows", "deny": "denies"}
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a port is watched, and why.
+    """Whether a port is watched, and the reason, for people.
 
-    :param reason: for people
-    :param rule: index of the rule that decided, None if none did
+    :param rule: index of the rule that decided, None if no rule matched
     """
 
     watched: bool
@@ -91,8 +90,8 @@ class HostRules:
     """The rules that can match on one host.
 
     :param rules: with their index in the list
-    :param only_allowed: without a match a port is not watched
-    :param digest: the same for rules that decide the same, whatever their comments and their place in the list
+    :param only_allowed: a port that no rule matches is not watched
+    :param digest: the same for equal rules in the same order, whatever their comments and index
     """
 
     rules: tuple[tuple[int, Rule], ...]
@@ -102,7 +101,7 @@ class HostRules:
 
     @property
     def watches_all(self) -> bool:
-        """Whether no rule applies, so that nothing needs to be decided."""
+        """Whether no rule can match on the host, so that every port is watched."""
         return not self.rules
 
     def evaluate(self, subject: Subject) -> Decision:
@@ -119,22 +118,22 @@ class HostRules:
 
 
 class RuleSet:
-    """All rules of a configuration.
+    """All rules of portmon.yaml.
 
-    :param where: names a rule for people, with its line: :meth:`portmon.config.Config.where`
+    :param where: names a rule with its line: :meth:`portmon.config.Config.where`
     """
 
     def __init__(self, rules: Sequence[Rule], *, where: Callable[..., str] | None = None) -> None:
         self._rules = tuple(rules)
         self._where = where or (lambda section, index: f"{section}[{index}]")
-        # Most rules are for every host, and hosts of one kind have the same ones: 100,000 hosts have few sets.
+        # Most rules are for every host, and similar hosts have the same ones: 100,000 hosts need few sets of rules.
         self._of_hosts = any(rule.host is not None for rule in rules)
         self._labels = tuple(sorted({name for rule in rules for name in rule.label or ()}))
         self._by_kind: dict[tuple[Any, ...], HostRules] = {}
         self._by_rules: dict[tuple[int, ...], HostRules] = {}
 
     def for_host(self, host: Host) -> HostRules:
-        """The rules that can match there."""
+        """The rules that can match on a host."""
         kind = (host.name if self._of_hosts else None, *(host.labels.get(name) for name in self._labels))
         if kind not in self._by_kind:
             indices = tuple(index for index, rule in enumerate(self._rules) if matches_host(rule, host))

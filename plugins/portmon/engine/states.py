@@ -1,8 +1,7 @@
-"""The table of states: what one observation of its host makes of one port. Pure, without frames.
+"""The table of states: the next state and the events of one port, given one ok observation of its host. Pure.
 
-:func:`step` takes a port as it is known (or None) and as it is seen (or None), and returns what it becomes
-and what there is to tell. Every step names the row of the table that it took; ``docs/states.md`` shows the
-rows as they stand here.
+A port is new (:func:`appear`), declared and never seen (:func:`absent`), known and seen (:func:`again`), or known and
+missing (:func:`gone`). The :class:`Step` that follows names its row of the table; ``docs/states.md`` shows these rows.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from portmon.model.state import PortStatus
 from portmon.probe.compare import comparable_addresses, is_wildcard, lost_binds, replaced, without_zone
 
 FLAP_INTERVALS = 12
-"""The window of flapping is at least this many intervals, or slow schedules could never see it."""
+"""The window of flapping is at least this many intervals, or flapping could never show with a slow schedule."""
 TOLD_AT_LEAST = timedelta(days=1)
-"""A port that is down is not given up earlier, however long it was not seen."""
+"""A port is down for at least this long before it is retired, however long ago it was last seen."""
 
 
 class Row(Enum):
-    """Rows of the table: what is stored, what an observation shows, what follows, which event."""
+    """Rows of the table: the stored state, what an observation shows, the state that follows, the event."""
 
     BASELINE = (
         "nothing, first ok observation of this host",
@@ -65,7 +64,7 @@ class Row(Enum):
         "`retired`",
     )
     NO_EVIDENCE = ("any", "no evidence", "unchanged", "none: the host counts a failure")
-    # what the bullets below the table say
+    # From here on: rows of the second table, which makes the first one exact.
     WAITING = ("candidate", "seen, not often enough yet", "candidate", "none")
     DECLARED = ("nothing or candidate, declared", "not seen", "down", "`down`, from the first observation")
     DECLARED_SEEN = ("nothing or candidate, declared", "seen", "up", "as for any other port")
@@ -98,32 +97,32 @@ class Row(Enum):
 
     @property
     def stored(self) -> str:
-        """What is stored."""
+        """The stored state."""
         return self.value[0]
 
     @property
     def observed(self) -> str:
-        """What this observation shows."""
+        """What the observation shows."""
         return self.value[1]
 
     @property
     def then(self) -> str:
-        """What follows."""
+        """The state that follows."""
         return self.value[2]
 
     @property
     def event(self) -> str:
-        """What is told."""
+        """The event, or none."""
         return self.value[3]
 
 
 TABLE = tuple(Row)[: tuple(Row).index(Row.NO_EVIDENCE) + 1]
-"""The table itself; the other rows make exact what is said below it."""
+"""Rows of the first table in docs/states.md; all others are in the second one."""
 
 
 @dataclass(slots=True)
 class Port:
-    """A watched port: one row of the stored state, see :data:`portmon.engine.diff.PORT_COLUMNS`."""
+    """A watched port: one row of the stored state, see :data:`portmon.engine.frames.PORT_COLUMNS`."""
 
     host_id: str
     protocol: str
@@ -154,10 +153,10 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A port as one observation shows it: its watched listeners together, as sorted sets.
+    """A port as one observation shows it: the values of all its watched listeners, sorted.
 
-    :param listed: an allow rule named one of them
-    :param more: owners or binds that are left out, since there are more than :data:`portmon.model.limits.OWNERS`
+    :param listed: an allow rule named one of the listeners
+    :param more: number of owners or binds beyond :data:`portmon.model.limits.OWNERS`, which are left out
     """
 
     addresses: tuple[str, ...]
@@ -172,24 +171,24 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is known of the host while one of its ok observations is evaluated, ports one by one.
+    """One ok observation of a host and what was known of the host before: the same for each of its ports.
 
-    :param at: of the observation
+    :param at: time of the observation
     :param first: it is the host's first ok observation
-    :param before: TCP ports of its last ok observation, before rules
-    :param seen_at: time of its last ok observation
-    :param ok_since: since when the host gives evidence without an interruption that was told; None if it does not
-    :param ephemeral: its range in this observation
-    :param tool: of this observation
-    :param tool_before: of the last ok one
-    :param rebooted: another boot than in the last ok observation
+    :param before: TCP ports of the last ok observation, before rules
+    :param seen_at: time of the last ok observation
+    :param ok_since: since when the host has given evidence without interruption; None if it was interrupted just now
+    :param ephemeral: the host's ephemeral range, both ends inclusive
+    :param tool: that listed the sockets
+    :param tool_before: that of the last ok observation
+    :param rebooted: the boot id is another one than in the last ok observation
     :param grace_until: end of the grace after a reboot
-    :param rules_changed: other rules than in the last ok observation
-    :param learning: another version of reader or probe than in the last ok observation: what a port shows is taken
-        over in silence, and only what is missing is evaluated
-    :param confirmed: what is missing is missing in two answers
+    :param rules_changed: the rules in force are not those of the last ok observation
+    :param learning: another version of reader or probe made the last ok observation: attributes are taken over without
+        events, and only missing ports are evaluated
+    :param confirmed: ports that are missing are missing in two answers
     :param listening: TCP ports of this observation, before rules
-    :param half_interval: counters advance at most once in it
+    :param half_interval: a counter grows at most once in this time
     :param window: of flapping
     """
 
@@ -217,20 +216,20 @@ class Look:
 
     @property
     def in_grace(self) -> bool:
-        """Whether what is missing may still come back after a reboot."""
+        """Whether missing ports still have time to come back after a reboot."""
         return self.grace_until is not None and self.at < self.grace_until
 
     def is_ephemeral(self, port: int) -> bool:
-        """Whether a port is in the range from which the host picks ports at random."""
+        """Whether the host may have picked the port at random."""
         return self.ephemeral[0] <= port <= self.ephemeral[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One event of a port, without what every event of it says.
+    """One event, without the fields that all events of its port or host share.
 
     :param reason: one sentence for people
-    :param since: start of what it ends or continues
+    :param since: start of the state that the event ends or continues
     """
 
     kind: EventKind
@@ -242,11 +241,11 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What an observation makes of a port.
+    """The result for one port.
 
-    :param port: as it is now; None if it is no more
-    :param row: of the table
-    :param told: events, in order
+    :param port: its next state; None if it is not watched any more
+    :param row: the row of the table that applied
+    :param told: its events, in order
     """
 
     port: Port | None
@@ -255,18 +254,18 @@ class Step:
 
 
 def flap_window(settings: States, interval: timedelta) -> timedelta:
-    """Within which changes add up to flapping.
+    """The time within which changes add up to flapping.
 
-    :param interval: between scheduled runs
+    :param interval: time between scheduled runs
     """
     return max(settings.flap_window, FLAP_INTERVALS * interval)
 
 
 def appear(key: tuple[str, str, int], seen: Seen, look: Look, *, declared: str | None, heir: bool = False) -> Step:
-    """A port that is not known and listens.
+    """Evaluate a port that is not known and listens.
 
-    :param declared: by what, None if it is not
-    :param heir: a port that is watched moved here
+    :param declared: the source of the declaration, None without one
+    :param heir: a watched port moved here
     """
     was_there = look.first or look.learning or key[2] in look.before
     port = _new_port(key, look, PortStatus.UP, at_baseline=was_there, declared=declared)
@@ -280,19 +279,16 @@ def appear(key: tuple[str, str, int], seen: Seen, look: Look, *, declared: str |
 
 
 def absent(key: tuple[str, str, int], look: Look, *, declared: str) -> Step:
-    """A port that is declared, not known, and does not listen.
-
-    :param declared: by what
-    """
+    """Evaluate a port that is declared, not known, and does not listen."""
     port = _new_port(key, look, PortStatus.UP, at_baseline=False, declared=declared)
     return Step(port, Row.DECLARED, _goes_down(port, look, f"It must listen ({declared}) and does not"))
 
 
 def again(port: Port, seen: Seen, look: Look, *, declared: str | None, is_watched: Callable[[str], bool]) -> Step:
-    """A port that is known and listens.
+    """Evaluate a port that is known and listens.
 
-    :param declared: by what, None if it is not
-    :param is_watched: whether the rules in force watch a bind address of it
+    :param declared: the source of the declaration, None without one
+    :param is_watched: says whether the rules in force watch a bind address of the port
     """
     quiet = look.learning or look.rules_changed or (port.declared is None) != (declared is None)
     port = dataclasses.replace(
@@ -340,11 +336,11 @@ def again(port: Port, seen: Seen, look: Look, *, declared: str | None, is_watche
 
 
 def gone(port: Port, look: Look, *, declared: str | None, accepted: datetime | None, heir: int | None = None) -> Step:
-    """A port that is known and does not listen.
+    """Evaluate a port that is known and does not listen.
 
-    :param declared: by what, None if it is not
-    :param accepted: when a person said that it is gone for good
-    :param heir: a port that its program gained meanwhile
+    :param declared: the source of the declaration, None without one
+    :param accepted: when a person accepted the port as gone
+    :param heir: the port to which its program moved
     """
     port = dataclasses.replace(port, declared=declared)
     if port.status == PortStatus.CANDIDATE:
@@ -361,11 +357,11 @@ def gone(port: Port, look: Look, *, declared: str | None, accepted: datetime | N
     if look.rebooted and port.grace_until is None:
         port.grace_until = look.grace_until
     if not look.confirmed and port.port not in look.listening:
-        # Where something else listens that no rule watches, the host was not asked twice: the port was not missing.
+        # If an excluded program listens there, the port was not missing and the host was not asked twice.
         return Step(port, Row.UNCONFIRMED)
     if heir is not None:
         moved = Told(
-            # A note closes no alert.
+            # `moved` is a note, and a note ends no alert.
             EventKind.RETIRED if is_open(port) else EventKind.MOVED,
             f"Its program listens on port {heir} instead",
             since=port.status_since,
@@ -387,9 +383,9 @@ def gone(port: Port, look: Look, *, declared: str | None, accepted: datetime | N
 
 
 def forgive(port: Port) -> Port | None:
-    """A port whose host left the CMDB, as it is if the host comes back: nothing is wrong with it as far as is known.
+    """The state of a port whose host left the CMDB: well, so that what is still wrong later makes a new alert.
 
-    :returns: None for one that was never seen
+    :returns: None for a port that was never seen
     """
     if not port.addresses:
         return None
@@ -401,7 +397,7 @@ def forgive(port: Port) -> Port | None:
 
 
 def is_open(port: Port) -> bool:
-    """Whether somebody was told of something about a port that is not over."""
+    """Whether something is wrong with a port, so that an alert may be open."""
     return port.status == PortStatus.DOWN or port.flapping_since is not None or bool(port.lost)
 
 
@@ -424,12 +420,12 @@ def _new_port(
 
 
 def _take(port: Port, seen: Seen, look: Look) -> None:
-    """What is seen now; what is not shown now (no privilege) stays as it was known."""
+    # Values that are not shown now (no privilege) stay as they were known.
     port.addresses = seen.addresses
     if seen.programs or not port.programs:
         port.tool = look.tool
     if not (port.programs and seen.comms and seen.comms == port.comms and seen.programs == seen.comms):
-        # Unless the tool shows no more than the kernel's names, which are the same: rules may know the others.
+        # A tool that shows only the kernel's names, unchanged, does not replace the other names: rules may use those.
         port.programs = seen.programs or port.programs
     port.pids = seen.pids or port.pids
     port.uids = seen.uids or port.uids
@@ -457,7 +453,7 @@ def _candidate(port: Port, seen: Seen, look: Look) -> Step:
 def _owner_events(before: Port, port: Port, seen: Seen, look: Look) -> tuple[Told, ...]:
     if before.flapping_since:
         return ()
-    # Where there were more owners than are kept, one that was not kept is none that came.
+    # If there were more owners than are kept, an unknown one may have been there before.
     if _has_replaced(before, seen, look):
         return _notice(
             port,
@@ -485,7 +481,7 @@ def _owner_events(before: Port, port: Port, seen: Seen, look: Look) -> tuple[Tol
 
 
 def _has_replaced(before: Port, seen: Seen, look: Look) -> bool:
-    """Whether another program holds a port. Only names of one kind are compared."""
+    # Only names of one kind are compared: the kernel's with the kernel's, a tool's with those of the same tool.
     if before.comms and seen.comms:
         return len(before.comms) < limits.OWNERS and replaced(before.comms, seen.comms)
     if seen.programs and before.tool == look.tool and 0 < len(before.programs) < limits.OWNERS:
@@ -498,7 +494,7 @@ def _left_out(more: int) -> str:
 
 
 def _notice(port: Port, look: Look, told: Told) -> tuple[Told, ...]:
-    """What is only worth a notice, unless there were too many of its kind. What is wrong is told however often."""
+    """The notice, unless there were too many of its kind lately. Losses do not pass through here."""
     kind, most = told.kind.value, look.settings.flap_threshold
     own = [at for name, at in port.notices if name == kind]
     silent = len(own) >= most and look.at - own[-1] <= look.window
@@ -519,7 +515,7 @@ def _notice(port: Port, look: Look, told: Told) -> tuple[Told, ...]:
 
 
 def _is_braked(port: Port, look: Look) -> bool:
-    """Whether a notice of this look is the last one for a while, or not even told."""
+    """Whether a notice of this observation was the last one for a while, or was left out."""
     counts = Counter(kind for kind, _ in port.notices)
     return any(counts[kind] >= look.settings.flap_threshold for kind, at in port.notices if at == look.at)
 
@@ -527,10 +523,10 @@ def _is_braked(port: Port, look: Look) -> bool:
 def _bind_events(
     before: Port, port: Port, look: Look, *, quiet: bool, more: int
 ) -> tuple[Row | None, list[Told], bool]:
-    """What to tell of bind addresses, and whether one that others could reach changed.
+    """The row and the events of changed binds, and whether they count as a change for flapping.
 
-    :param quiet: only of losses
-    :param more: binds or owners that are left out
+    :param quiet: only losses and their ends make events
+    :param more: number of binds or owners that are left out
     """
     if not look.learning and not comparable_addresses(look.tool_before, look.tool):
         return None, [], False
@@ -540,7 +536,8 @@ def _bind_events(
         # Not every tool prints the interface of an address.
         known, seen = set(map(without_zone, known)), set(map(without_zone, seen))
     if look.learning:
-        # What another reader calls by another name is not lost; what was lost before is, unless it may be that.
+        # Another reader may name a bind differently, so no bind is newly lost. One that was lost before stays lost,
+        # unless it was a wildcard and a wildcard is there now.
         any_wildcard = any(is_wildcard(address) for address in seen)
         known = seen
         missed = [address for address in were_lost if not (any_wildcard and is_wildcard(address))]
@@ -549,7 +546,7 @@ def _bind_events(
     lost, _ = limits.few_of(lost_binds({*missed, *(known - seen)}, seen), were_lost)
     fresh = tuple(address for address in lost if address not in were_lost)
     if fresh and (not look.confirmed or look.in_grace):
-        # As if it were still there: if it does not come back, the first look that counts tells it.
+        # Keep the bind as known: if it stays away, the first observation that counts makes the event.
         port.addresses = before.addresses
         return None, [], False
     port.lost = lost
@@ -572,7 +569,7 @@ def _bind_events(
             details={"down_for": _seconds(look.at, since), "lost": list(before.lost)},
         )
         return Row.BIND_RECOVERED, _change(port, look, told), True
-    # Where there were more binds than are kept, one that was not kept is none that came.
+    # If there were more binds than are kept, an unknown one may have been there before.
     differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(were_lost)
     if quiet or before.flapping_since or not differ:
         return None, [], False
@@ -605,7 +602,7 @@ def _goes_down(port: Port, look: Look, reason: str) -> tuple[Told, ...]:
 
 
 def _forget_loss(port: Port) -> None:
-    """All its binds are expected again, so that one that does not come back with the others is told."""
+    # All binds are expected again, so that one that does not come back with the others makes an event.
     port.addresses, _ = limits.few_of((*port.addresses, *port.lost), port.addresses)
     port.lost, port.lost_since = (), None
 
@@ -614,7 +611,7 @@ def _still_down(port: Port, look: Look, accepted: datetime | None) -> Step:
     unseen_since = port.last_seen_at or port.status_since
     was_accepted = accepted is not None and port.status_since <= accepted <= look.at
     limit = look.settings.retire_after
-    # What died while nobody looked for a month is told, and not given up in the next run.
+    # A port that died in a month without observations is down for a while before it is retired.
     too_long = look.at - unseen_since >= limit and look.at - port.status_since >= min(limit, TOLD_AT_LEAST)
     if not port.declared and (was_accepted or too_long):
         reason = "Accepted as gone by a person" if was_accepted else f"Not seen since {unseen_since:%Y-%m-%d %H:%M} UTC"
@@ -628,7 +625,7 @@ def _still_down(port: Port, look: Look, accepted: datetime | None) -> Step:
 
 
 def _change(port: Port, look: Look, told: Told) -> list[Told]:
-    """A change: what is told of it, unless it is the one that makes the port flap, or one more of a port that does."""
+    """The event of a change, or `flapping` instead, or none while the port flaps."""
     if port.flapping_since:
         port.changes = (look.at,)
         return []

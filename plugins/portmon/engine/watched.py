@@ -1,4 +1,4 @@
-"""What an observation shows of the ports that are watched: rules, then one row per port. Loads pandas."""
+"""From listeners to watched ports: apply the rules, then fold listeners into one row per port. Loads pandas."""
 
 from __future__ import annotations
 
@@ -48,13 +48,16 @@ def fold(
     owners: Mapping[tuple[str, int], KnownOwner],
     known: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """What listens and is watched, folded to one row per port.
+    """The watched listeners of some hosts, one row per port.
 
-    A listener without a program is evaluated as those that were last known on its port: a name that is not shown
-    just now changes nothing. One whose kernel's name was known there has all names that were: what another tool calls
-    it changes nothing either. ``listed``: an allow rule named it. ``more``: how many owners or binds are not kept.
+    A listener without a program is matched as the programs last known on its port, so that a name that is not shown
+    this time changes nothing. One whose kernel's name is known there has all names known there, so that another tool
+    changes nothing either.
 
-    :param known: ports as they were, of which that is kept first
+    :param owners: of :func:`known_owners`
+    :param known: stored ports: if there are too many owners or binds, those that are stored are kept
+    :returns: columns of KEY; those of SETS and ``tool`` with the suffix ``_seen``; ``listed`` (an allow rule named the
+        port) and ``more`` (number of owners or binds that are left out)
     """
     before = _Before(known)
     rows: list[tuple[Any, ...]] = []
@@ -85,7 +88,7 @@ def fold(
                 [one.comm and limits.name_within(one.comm) for one in listeners],
             )
             if len(listeners) == 1:
-                # Most ports have one listener, and there are millions.
+                # Most ports have one listener, and a large fleet has millions of ports.
                 kept: list[tuple[Any, ...]] = [() if values[0] is None else (values[0],) for values in shown]
                 more = listeners[0].more_owners
             else:
@@ -117,7 +120,6 @@ def _of_owner(port: int, address: str, owner: KnownOwner) -> list[Subject]:
 
 
 def _few(columns: Iterable[Sequence[Any]], key: tuple[str, int], before: _Before) -> tuple[list[tuple[Any, ...]], int]:
-    """Owners and binds of a port that are kept, and how many are not."""
     kept, more = [], 0
     for name, values in zip(SETS, columns, strict=True):
         shown = {value for value in values if value is not None}
@@ -128,13 +130,13 @@ def _few(columns: Iterable[Sequence[Any]], key: tuple[str, int], before: _Before
 
 
 class _Before:
-    """Owners and binds of ports as they were: seldom asked for, and so made when it is."""
+    """Stored owners and binds of ports, looked up only when a port has too many of them."""
 
     def __init__(self, known: pd.DataFrame | None) -> None:
         self._known = known
 
     def of(self, key: tuple[str, int], name: str) -> tuple[Any, ...]:
-        """What is known of a port; of its binds also those that are lost."""
+        # Binds that are lost count as known.
         row = self._rows.get(key)
         if row is None:
             return ()
@@ -150,7 +152,7 @@ class _Before:
 
 
 def seen_of(row: Mapping[str, Any]) -> Seen:
-    """A row of :func:`fold`, its column names with ``_seen``, as the table of states takes it."""
+    """A row of :func:`fold` as the table of states takes it."""
     return Seen(**{name: row[f"{name}_seen"] for name in SETS}, listed=row["listed"], more=row["more"])
 
 
@@ -163,12 +165,12 @@ def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iter
 
 
 def any_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:
-    """Whether the rules in force watch a port on some of these addresses."""
+    """Whether the rules in force watch a port on at least one of these addresses."""
     return rules.watches_all or any(decision.watched for decision in decisions_on(port, addresses, rules))
 
 
 def why_watched(port: Port, rules: HostRules) -> str:
-    """What makes it watched, for people."""
+    """The declaration or rule because of which a port is watched, for people."""
     if port.declared:
         return port.declared
     decisions = decisions_on(port, port.addresses, rules)

@@ -1,4 +1,4 @@
-"""One kind of error at a boundary, whatever is raised behind it."""
+"""Turn every exception of a block into one kind of error."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from portmon.errors import PortmonError
 from portmon.untrusted.redact import describe
 
 REASON_LIMIT = 200
-"""Characters of an error's own text that are repeated."""
+"""Characters of another library's error text that a message repeats."""
 
 
 @contextmanager
 def boundary(make: Callable[[str], Exception], *, passing: type[Exception], secret: bool = False) -> Iterator[None]:
-    """Turn whatever the block raises into one kind of error.
+    """Turn every exception of the block into one kind of error.
 
-    A list of expected exceptions per place is never complete: libraries raise AttributeError, KeyError, OverflowError
-    or RecursionError on data that they did not expect.
+    A list of expected exceptions is never complete: libraries raise AttributeError, KeyError, OverflowError or
+    RecursionError on data that they did not expect.
 
     :param make: makes the error, given the reason
-    :param passing: errors of this kind are told already and go on as they are
-    :param secret: the block handles addresses or logins: the error's own text may hold a secret and is not repeated
+    :param passing: errors of this kind are raised as they are
+    :param secret: the block handles addresses or logins: another library's error text may hold one and is left out
     """
     try:
         yield
     except passing:
         raise
     except Exception as error:
-        # Without its cause, whose text a traceback in a task log would show.
+        # Without the cause: a traceback in a task log would show its text.
         raise make(reason(error, secret=secret)) from None
 
 
 def reason(error: Exception, *, secret: bool = False) -> str:
-    """What an error says, for people: on one line, cut, with its class and place.
+    """An error on one line, cut, with its class and place; of portmon's own errors the text alone.
 
-    :param secret: without its own text, unless it is an error of ours, which holds none
+    :param secret: leave out the text of another library's error
     """
     if isinstance(error, PortmonError):
         return str(error)

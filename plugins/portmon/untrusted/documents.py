@@ -1,4 +1,4 @@
-"""JSON and YAML of bounded size and depth: what is beyond is refused before values are made of it.
+"""Read JSON and YAML of bounded size and depth. Larger documents are refused before values are made of them.
 
 A document of a few hundred bytes can stand for gigabytes (aliases), and one of 100 KB can exhaust the stack of
 everything that walks through it (nesting).
@@ -24,10 +24,11 @@ MAX_SIZE = 64 * 1024**2
 MAX_DEPTH = 100
 """Levels of nesting. Host lists and configurations have some ten."""
 MAX_VALUES = 4_000_000
-"""Values of one JSON document: a short one, such as ``[]``, takes 20 times its text in memory."""
+"""Values of one JSON document: a short value, such as ``[]``, takes 20 times its text in memory."""
 MAX_EXPANDED = 100_000
-"""Values of a YAML document once its aliases are written out, unless it has a tenth of these itself."""
+"""Values of a YAML document once its aliases are written out, …"""
 EXPANSION = 10
+"""… or this many times the values that the document has itself, if that is more."""
 
 
 class DocumentError(Exception):
@@ -47,7 +48,7 @@ class NestingError(DocumentError):
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """The text of a file, with ``\\n`` at the end of each line.
 
     :raises DocumentError: it can't be read, is too large, or is no UTF-8
     """
@@ -68,10 +69,10 @@ _NO_BRACKET = bytes(sign for sign in range(256) if sign not in b"[]{}")
 
 
 def parse_json(data: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """What a JSON document holds.
+    """The value of a JSON document.
 
-    :param data: bytes are UTF-8, UTF-16 or UTF-32, as they show themselves
-    :param pairs: makes a value of the names and values of an object; by default a dict, and no name twice
+    :param data: bytes may be UTF-8, UTF-16 or UTF-32
+    :param pairs: makes a value of the names and values of an object; default: a dict, and a name twice is an error
     :raises DocumentError: with the line, if it is no JSON
     """
     with boundary(DocumentError, passing=DocumentError):
@@ -86,9 +87,9 @@ def parse_json(data: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], An
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of which no name comes twice: only the last one would count.
+    """A dict of names and values.
 
-    :raises ValueError: one does
+    :raises ValueError: a name comes twice, of which a dict would keep only the last
     """
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -122,17 +123,17 @@ class Loader(yaml.SafeLoader):
         self._nodes = 0
         self._size = 0
         self._anchored: dict[yaml.Node, tuple[int, int]] = {}
-        """Anchored nodes: how many values they stand for, and how many levels deep."""
+        """Anchored nodes: number of values that they stand for, and their depth."""
         self._deepest = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """One node, counted with what its aliases stand for."""
+        """Compose one node, and count the values that its aliases stand for."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         mark = event.start_mark
         outer_size, outer_deepest = self._size, self._deepest
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)
-            # Not there while it is being composed.
+            # A node is not anchored before it is composed, so an alias within itself finds nothing.
             found = self._anchored.get(node) if node is not None else None
             if found is None:
                 raise _TooDeepError(None, None, f"{event.anchor!r} contains itself", mark)
@@ -160,10 +161,10 @@ class Loader(yaml.SafeLoader):
             raise _TooDeepError(None, None, f"is nested more than {MAX_DEPTH} levels deep", mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """One value; a text that its tag can't be made of is an error with a line."""
+        """Construct one value; a text that does not fit its tag is an error with a line."""
 
         def wrong(_: str) -> Exception:
-            # Without the text, which may be a password in an Ansible inventory.
+            # The text is left out: in an Ansible inventory it may be a password.
             tag = str(node.tag).replace("tag:yaml.org,2002:", "!!")
             return yaml.constructor.ConstructorError(None, None, f"the value is no {tag}", node.start_mark)
 
@@ -172,10 +173,10 @@ class Loader(yaml.SafeLoader):
 
 
 class UniqueLoader(Loader):
-    """Takes no key twice: only the last one would count."""
+    """Refuses a key that is given twice; YAML would keep only the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """One mapping."""
+        """Compose one mapping."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -187,16 +188,16 @@ class UniqueLoader(Loader):
 
 
 def parse_yaml(text: str, *, loader: type[Loader] = UniqueLoader) -> Any:
-    """What a YAML document holds.
+    """The value of a YAML document.
 
-    :param loader: may know more tags
+    :param loader: one that knows more tags
     :raises DocumentError: with the line
     """
     return compose_yaml(text, loader=loader)[1]()
 
 
 def compose_yaml(text: str, *, loader: type[Loader] = Loader) -> tuple[yaml.Node | None, Callable[[], Any]]:
-    """The nodes of a YAML document, with their lines, and a function that makes values of them.
+    """The nodes of a YAML document, with their lines, and a function that makes the value of them.
 
     :raises DocumentError: with the line; the function raises it as well
     """

@@ -1,4 +1,4 @@
-"""Addresses: read as the HTTP client reads them, and shown without their secrets."""
+"""Read addresses as the HTTP client reads them, and show them without their secrets."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _PLACE = re.compile(r"(?P<host>[^@:\[\]\s'\"<>]+|\[[0-9A-Fa-f:.%]+\])(?::(?P<por
 
 
 def origin_of(url: str) -> Origin:
-    """Where a request for a URL goes: asked from the client that sends it.
+    """Where a request for a URL goes, as the client that sends it reads the URL.
 
-    There are several readings of one URL: of ``http://evil\\@cmdb/`` the standard library takes ``cmdb`` for the host,
-    requests connects to ``evil``. A check that reads it otherwise than the connection checks nothing.
+    Libraries read some URLs differently: of ``http://evil\\@cmdb/`` the standard library takes ``cmdb`` for the host,
+    requests connects to ``evil``. A check is worth something only if it reads the URL as the connection does.
 
-    :raises ValueError: nothing can be sent there, or the client's own parts read it differently. The text holds
-        nothing of the URL
+    :raises ValueError: it is no address of an HTTP server, or the client's own parts read it differently. The text of
+        the error holds nothing of the URL
     """
     import requests
     from urllib3.util import parse_url
 
     try:
         sent = requests.Request("GET", url).prepare()
-        # What the connection pool is chosen by, and the port that is dialled.
+        # The client chooses its connection by these values, and dials this port.
         chosen, _ = _adapter().build_connection_pool_key_attributes(sent, verify=True)
         read = parse_url(str(sent.url))
         found = _origin(chosen["scheme"], chosen["host"], chosen["port"])
@@ -57,14 +57,14 @@ def origin_of(url: str) -> Origin:
 
 
 def address_of(base_url: str, endpoint: str) -> str:
-    """The URL of a path below another one. Whatever the path holds, it is no other server."""
+    """The URL of a path below a base URL. No path can lead to another server."""
     return f"{base_url.rstrip('/')}/{endpoint.lstrip('/')}"
 
 
 def split_login(url: str) -> tuple[str, tuple[str, str] | None]:
-    """A URL without its login, and the login: name and password.
+    """A URL without its login, and the login (name and password) if there is one.
 
-    :raises ValueError: it is none. The text holds nothing of the URL
+    :raises ValueError: it is no URL. The text of the error holds nothing of it
     """
     from urllib3.util import parse_url
 
@@ -79,7 +79,7 @@ def split_login(url: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def origin_text(origin: Origin) -> str:
-    """``http://cmdb:80``: always with the port, since two that differ only there must not look alike."""
+    """``http://cmdb:80``: always with the port, since two that differ only in the port must not look alike."""
     scheme, host, port = origin
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -87,10 +87,10 @@ def origin_text(origin: Origin) -> str:
 def showable(url: str, *, path: bool = False) -> str:
     """An address for messages: scheme, host and port, without login, query and fragment.
 
-    In doubt less is shown. Of ``http://user:pass/word@host`` every part may be one of the password: clients take
+    In doubt it shows less. In ``http://user:pass/word@host`` every part may belong to the password, and clients take
     ``user`` for the host.
 
-    :param path: with the path, for addresses of which it is no secret
+    :param path: also show the path, where it is no secret
     """
     found = _PARTS.match(url.strip())
     if not found:
@@ -100,7 +100,7 @@ def showable(url: str, *, path: bool = False) -> str:
     place = _PLACE.fullmatch(found["place"].rpartition("@")[2])
     if place is None or "@" in behind:
         return f"{scheme}://…"
-    # A port that is none may be the beginning of a password.
+    # What stands in the place of a port and is no number may be the beginning of a password.
     port = f":{place['port']}" if re.fullmatch("[0-9]{1,5}", place["port"] or "") else ""
     shown = f"{scheme}://{place['host']}{port}"
     return shown + quote(found["path"], safe="/%:!$&'()*+,;=~") if path else shown
