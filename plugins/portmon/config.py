@@ -249,13 +249,13 @@ def _explain(error: ValidationError, lines: Mapping[Location, int], file: str) -
 
 def _in_file(location: tuple[str | int, ...]) -> Location:
     """pydantic puts the tag of a discriminated union into the location; the file has no such level."""
-    sources = {"http", "netbox", "http_sd", "file", "ansible"}
-    tags = {*sources, "none", "next_link", "page", "offset", "log", "apprise", "alertmanager", "webhook", "notifier"}
+    tags = {"log", "apprise", "alertmanager", "webhook", "notifier"}
     kept: list[str | int] = []
     for number, part in enumerate(location):
         parent = location[number - 1] if number else None
-        union = parent in ("source", "pagination") or (isinstance(parent, int) and "channels" in location[:number])
-        if part in tags and union:
+        if location[:number] == ("cmdb", "source") or parent == "pagination":
+            continue
+        if part in tags and isinstance(parent, int) and "channels" in location[:number]:
             continue
         if part in ("expression", "mapping") and parent == "labels":
             continue

@@ -19,7 +19,8 @@ from werkzeug import Request, Response
 
 from portmon import timeouts
 from portmon.errors import CmdbError
-from portmon.inventory.config import Cmdb, HttpSource
+from portmon.inventory.config import Cmdb
+from portmon.inventory.sources.http import HttpSource
 
 TOKEN = "s3cret-t0ken"
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "cmdb"

@@ -19,10 +19,9 @@ from portmon import timeouts
 from portmon.airflow import settings
 from portmon.airflow.http_errors import why
 from portmon.errors import CmdbError, NoSuchPageError, OverrunError
-from portmon.inventory.config import AnsibleSource, Cmdb, FileSource, HttpSource, HttpSources
-from portmon.inventory.sources.files import read_file
+from portmon.inventory.config import Cmdb
+from portmon.inventory.sources.http import HttpSource, OverHttp
 from portmon.inventory.sources.pages import PageRequest, json_body, read_pages
-from portmon.inventory.sources.presets import HELP, gather
 from portmon.model.host import Inventory
 from portmon.text import plain
 from portmon.untrusted.boundary import boundary
@@ -37,15 +36,9 @@ def get_inventory(cmdb: Cmdb, base: Path) -> Inventory:
     """The host list, wherever it comes from.
 
     :param base: folder that a relative path starts from
-    :raises CmdbError: if it can't be had whole
+    :raises CmdbError: it can't be had whole
     """
-    source = cmdb.source
-    if isinstance(source, FileSource | AnsibleSource):
-        try:
-            return timeouts.within(timeouts.HOST_LIST, lambda: read_file(source, base))
-        except OverrunError as error:
-            raise CmdbError(f"reading it was {error}", source=source.path) from None
-    return CmdbHook(source).get_inventory()
+    return cmdb.source.read(base, lambda source: CmdbHook(source).get_inventory())
 
 
 class CmdbHook(HttpHook):
@@ -57,7 +50,7 @@ class CmdbHook(HttpHook):
     :param source: what to ask for, and how pages and fields are named
     """
 
-    def __init__(self, source: HttpSources) -> None:
+    def __init__(self, source: OverHttp) -> None:
         super().__init__(method=getattr(source, "method", "GET"), http_conn_id=source.conn_id)
         self.source = source
         self.base_url: str = self.base_url
@@ -84,7 +77,7 @@ class CmdbHook(HttpHook):
 
                 return read_pages(http, send, base_url=self.base_url, shown=shown)
 
-            return gather(self.source, read, shown=self._told(getattr(self.source, "endpoint", "")))
+            return self.source.gather(read, shown=self._told(getattr(self.source, "endpoint", "")))
 
     # An instance method instead of BaseHook's class method: what it says when there is none names the connection.
     def get_connection(self, conn_id: str) -> Any:
@@ -151,7 +144,7 @@ class CmdbHook(HttpHook):
 
     def _help(self) -> str:
         """What to do when the credentials are refused."""
-        return f"the credentials of connection {self.source.conn_id} are refused: {HELP[self.source.type]}"
+        return f"the credentials of connection {self.source.conn_id} are refused: {self.source.refused}"
 
 
 def _in_time(end: float, source: HttpSource, send: Callable[[], Any], shown: str) -> Any:
