@@ -302,5 +302,23 @@ def test_paging_within_a_body(server: HTTPServer) -> None:
     assert len(found.hosts) == 2
 
 
+def test_what_ansible_inventory_printed(server: HTTPServer) -> None:
+    server.expect_request("/base/hosts.json").respond_with_json(recorded("ansible"))
+    found = ask_preset("ansible", conn_id="cmdb_default", endpoint="hosts.json", fields={"labels": {"env": "vars.env"}})
+    assert len(found.hosts) == 7
+    assert [host.labels["env"] for host in found.hosts if host.id == "db-a"] == ["prod"]
+    assert found.source.endswith("/base/hosts.json (connection cmdb_default)")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [("[]", "has no _meta.hostvars"), ('{"_meta": {"hostvars": {"a": 3}}}', "is a int"), ("<html>", "no JSON")],
+)
+def test_what_ansible_inventory_did_not_print(server: HTTPServer, answer: str, message: str) -> None:
+    server.expect_request("/base/hosts.json").respond_with_data(answer)
+    with pytest.raises(CmdbError, match=message):
+        ask_preset("ansible", conn_id="cmdb_default", endpoint="hosts.json")
+
+
 def test_files_need_no_connection() -> None:
     assert len(ask_preset("ansible", path="ansible.ini").hosts) == 7

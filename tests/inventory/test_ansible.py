@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
+import re
 import signal
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,11 @@ from hypothesis import strategies as st
 from portmon.errors import CmdbError
 from portmon.inventory.sources import ansible
 from portmon.inventory.sources.ansible import AnsibleSource, read_printed
+from portmon.inventory.sources.file import FileSource
 from portmon.model.host import Host, Inventory
+from portmon.storage.inventory import to_json
+from portmon.text import plain
+from tests.worlds import mutated
 from tests.worlds.sources import read_file
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "cmdb"
@@ -221,6 +229,31 @@ def test_a_decision_that_ansible_does_not_make(tmp_path: Path) -> None:
     assert "does not fill in" in found.invalid[0].reason
 
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "cmdb.md"
+
+
+@pytest.mark.slow
+def test_the_play_of_the_documents_writes_what_templates_come_to(tmp_path: Path) -> None:
+    ((play,),) = [re.findall(r"^```yaml\n(- hosts:.*?)^```", DOCS.read_text(encoding="utf-8"), flags=re.M | re.S)]
+    (tmp_path / "play.yml").write_text(play.replace("/etc/portmon/", f"{tmp_path}/"))
+    (tmp_path / "hosts").write_text(
+        "[web]\na ansible_host='{{ inventory_hostname }}.{{ domain }}'\nb ansible_port='{{ 2200 + 22 }}'\n"
+    )
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars" / "all").write_text("domain: example.com\n")
+    command = Path(sys.executable).with_name("ansible-playbook")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    done = subprocess.run(
+        [command, "-i", "hosts", "play.yml"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = read_file(FileSource(type="file", path="hosts.yaml"), tmp_path)
+    assert found.hosts == (
+        Host("a", "a", "a.example.com", None, {"web": "true"}),
+        Host("b", "b", "b", 2222, {"web": "true"}),
+    )
+
+
 # ── what the command prints ─────────────────────────────────────────────────────────────────────
 
 
@@ -308,6 +341,24 @@ def test_hostile_bytes_are_told_harmlessly(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_bytes(b"h\xff\n")
     with pytest.raises(CmdbError, match="Non UTF-8 encoded data"):
         read_file(source("hosts"), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ansible.ini", "ansible.yaml"])
+def test_broken_inventories_raise_nothing_else(tmp_path: Path, name: str) -> None:
+    chance = random.Random(20261129)
+    read, refused = 0, []
+    for _ in range(15):
+        text = mutated.broken(chance, (FIXTURES / name).read_text())
+        (tmp_path / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+        try:
+            to_json(read_file(source(name, timeout=60), tmp_path))
+            read += 1
+        except CmdbError as error:
+            refused.append(str(error))
+    assert read
+    assert refused
+    assert [plain(told, 3000) for told in refused] == refused
 
 
 def test_a_part_that_can_not_be_read_refuses_the_whole(tmp_path: Path) -> None:

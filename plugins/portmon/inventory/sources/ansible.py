@@ -29,7 +29,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, mod
 import portmon
 from portmon import timeouts
 from portmon.errors import CmdbError
-from portmon.fields import PositiveDuration, Text, one_or_many
+from portmon.fields import PositiveDuration, Section, Text, one_or_many
 from portmon.inventory.entries import EntryList, UnusableValue, kind_of, read_hosts
 from portmon.inventory.entry_fields import CmdbFields, PresetFields
 from portmon.inventory.sources.base import Source, reading_files, text_of
@@ -79,7 +79,7 @@ _REMEDIES = {
 PluginName = Annotated[str, StringConstraints(pattern=r"^\w+(\.\w+)*$")]
 
 
-class AnsibleSource(Source):
+class AnsibleSource(Section, Source):
     """The host list is an Ansible inventory, read by `ansible-inventory`, or what that command printed."""
 
     type: Literal["ansible"]
@@ -256,16 +256,16 @@ any_unparsed_is_failed = True
 class _AnsibleDownload(OverHttp):
     """What ``ansible-inventory --list`` printed, asked for over HTTP."""
 
-    type: Literal["ansible"] = "ansible"
-    endpoint: str
-    timeout: PositiveDuration
-    fields: CmdbFields
+    type = "ansible"
+
+    def __init__(self, **settings: Any) -> None:
+        # The whole answer is the only entry of its list.
+        self._http = HttpSource(**settings, items="[@]")
+        self.conn_id, self.endpoint = self._http.conn_id, self._http.endpoint
 
     def queries(self) -> Iterator[HttpQuery]:
         """See :meth:`OverHttp.queries`."""
-        # The whole answer is the only entry of its list.
-        given = self.model_dump(include={"conn_id", "endpoint", "timeout"})
-        yield HttpQuery(HttpSource(**given, items="[@]", fields=self.fields), lambda answers: read_printed(answers[0]))
+        yield HttpQuery(self._http, lambda answers: read_printed(answers[0]))
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portmon import timeouts
 from portmon.errors import CmdbError, OverrunError
-from portmon.fields import Section
 from portmon.model.host import Inventory
 from portmon.untrusted.boundary import boundary
 from portmon.untrusted.documents import DocumentError, read_text
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class Source(Section):
-    """Where hosts come from: its settings, how it is asked, and how what it answers becomes hosts."""
+class Source:
+    """Where hosts come from. A kind of source is its settings, how it is asked, and how its entries become hosts.
 
-    type: str
+    No model itself: each model costs every task that parses the DAG file some milliseconds.
+    """
 
     def read(self, base: Path, ask: Callable[[OverHttp], Inventory]) -> Inventory:
         """The host list.

@@ -12,7 +12,7 @@ import jmespath
 from pydantic import Field
 
 from portmon.errors import CmdbError
-from portmon.fields import Expression, Text
+from portmon.fields import Expression, Section, Text
 from portmon.inventory.entries import EntryList, kind_of, read_hosts
 from portmon.inventory.entry_fields import CmdbFields
 from portmon.inventory.sources.base import Source, reading_files, text_of
@@ -32,7 +32,7 @@ class FileFields(CmdbFields):
     )
 
 
-class FileSource(Source):
+class FileSource(Section, Source):
     """The host list is a YAML or CSV file, for those who have no CMDB."""
 
     type: Literal["file"]

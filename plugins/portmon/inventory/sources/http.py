@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from portmon.errors import CmdbError
-from portmon.fields import Expression, PositiveDuration, QueryValue, Text
+from portmon.fields import Expression, PositiveDuration, QueryValue, Section, Text
 from portmon.inventory.entries import EntryList, read_hosts
 from portmon.inventory.entry_fields import CmdbFields
 from portmon.inventory.sources.base import Source
@@ -40,7 +40,9 @@ class HttpQuery:
 class OverHttp(Source):
     """A source whose lists are asked for through an Airflow HTTP connection."""
 
-    conn_id: Text = Field("cmdb_default", description="Airflow HTTP connection")
+    if TYPE_CHECKING:
+        type: str
+        conn_id: str
 
     refused: ClassVar[str] = (
         'put its token into the extra of the connection, for instance `{"Authorization": "Bearer …"}`'
@@ -80,10 +82,11 @@ class OverHttp(Source):
             yield asked, RECOMMENDED if paging != "none" and http.total is None else None
 
 
-class HttpSource(OverHttp):
+class HttpSource(Section, OverHttp):
     """The host list comes from a JSON API. Base URL and credentials are in the Airflow connection."""
 
     type: Literal["http"] = "http"
+    conn_id: Text = Field("cmdb_default", description="Airflow HTTP connection")
     endpoint: str = Field("", description="path below the connection's host, for instance `api/hosts`")
     method: Literal["GET", "POST"] = Field("GET", description="HTTP method")
     params: Mapping[str, QueryValue] = Field(

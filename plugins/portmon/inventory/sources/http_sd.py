@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from portmon.fields import PositiveDuration, QueryValue, Texts
+from portmon.fields import PositiveDuration, QueryValue, Section, Text, Texts
 from portmon.inventory.entries import LABEL_LIMIT, UnusableValue, kind_of
 from portmon.inventory.entry_fields import PresetFields
 from portmon.inventory.sources.http import HttpQuery, HttpSource, OverHttp
@@ -23,10 +23,11 @@ _PRESET = {"id": "address", "name": "address", "address": "address", "port": "po
 _HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:/\[\]]+))(?::([0-9]{1,5}))?")
 
 
-class HttpSdSource(OverHttp):
+class HttpSdSource(Section, OverHttp):
     """Targets of a Prometheus HTTP service discovery. URL and credentials are in the Airflow connection."""
 
     type: Literal["http_sd"]
+    conn_id: Text = Field("cmdb_default", description="Airflow HTTP connection")
     endpoint: str = Field("", description="path below the connection's host")
     params: Mapping[str, QueryValue] = Field(default_factory=dict, description="query parameters")
     timeout: PositiveDuration = Field(timedelta(seconds=30), description="of the request")

@@ -8,15 +8,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from portmon.fields import PositiveDuration, QueryValue, Texts
+from portmon.fields import PositiveDuration, QueryValue, Section, Text, Texts
 from portmon.inventory.entry_fields import PresetFields
 from portmon.inventory.sources.http import HttpQuery, HttpSource, OverHttp
 
 
-class NetboxSource(OverHttp):
+class NetboxSource(Section, OverHttp):
     """Devices and virtual machines of NetBox. URL and token are in the Airflow connection."""
 
     type: Literal["netbox"]
+    conn_id: Text = Field("cmdb_default", description="Airflow HTTP connection")
     devices: bool = Field(True, description="read devices")
     virtual_machines: bool = Field(True, description="read virtual machines")
     status: Texts = Field(("active",), description="a status or a list of these; an empty list for any")

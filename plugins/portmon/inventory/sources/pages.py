@@ -41,10 +41,8 @@ class PageRequest:
 Send = Callable[[PageRequest], Any]
 
 
-class PagingStyle(Section):
+class PagingStyle:
     """How the pages of a list are asked for."""
-
-    style: str
 
     ends_with_404: ClassVar[bool] = False
     """Whether an API says by a page that is not there that the one before was the last."""
@@ -62,20 +60,20 @@ class PagingStyle(Section):
         return None
 
 
-class NoPagination(PagingStyle):
+class NoPagination(Section, PagingStyle):
     """One request gives everything."""
 
     style: Literal["none"] = "none"
 
 
-class NextLinkPagination(PagingStyle):
+class NextLinkPagination(Section, PagingStyle):
     """Every page names the next one."""
 
     style: Literal["next_link"]
     next: Expression = Field("next", description="JMESPath to the next page's URL; null or absent on the last page")
 
 
-class PagePagination(PagingStyle):
+class PagePagination(Section, PagingStyle):
     """Pages are numbered."""
 
     style: Literal["page"]
@@ -95,7 +93,7 @@ class PagePagination(PagingStyle):
         return {**asked, self.param: asked[self.param] + 1}
 
 
-class OffsetPagination(PagingStyle):
+class OffsetPagination(Section, PagingStyle):
     """Pages start at an offset."""
 
     style: Literal["offset"]
