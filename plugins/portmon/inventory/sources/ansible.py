@@ -31,8 +31,8 @@ from portmon import timeouts
 from portmon.errors import CmdbError
 from portmon.fields import PositiveDuration, Section, Text, one_or_many
 from portmon.inventory.entries import EntryList, UnusableValue, kind_of, read_hosts
-from portmon.inventory.entry_fields import CmdbFields, PresetFields
-from portmon.inventory.sources.base import Source, reading_files, text_of
+from portmon.inventory.entry_fields import PresetFields
+from portmon.inventory.sources.base import reading_files, text_of
 from portmon.inventory.sources.http import HttpQuery, HttpSource, OverHttp
 from portmon.model.host import Inventory
 from portmon.text import plain
@@ -58,6 +58,7 @@ ERRORS_READ = 64 * 1024
 
 _PRESET = {"id": "name", "name": "name", "address": "address", "port": "port", "labels": {"group_*": "groups"}}
 _SSH = {"ssh", "smart", "paramiko", "paramiko_ssh", "ansible.builtin.ssh", "ansible.builtin.paramiko_ssh"}
+_VARS_FOLDERS = {"group_vars", "host_vars"}
 _OWN_NAME = re.compile(r"\{\{\s*inventory_hostname\s*\}\}")
 _TOLD = re.compile(r"\s*(?:\[(?:ERROR|WARNING)\]:|ERROR!)\s*(.*)")
 _FAILED_PLUGIN = re.compile(
@@ -79,7 +80,7 @@ _REMEDIES = {
 PluginName = Annotated[str, StringConstraints(pattern=r"^\w+(\.\w+)*$")]
 
 
-class AnsibleSource(Section, Source):
+class AnsibleSource(Section, OverHttp):
     """The host list is an Ansible inventory, read by `ansible-inventory`, or what that command printed."""
 
     type: Literal["ansible"]
@@ -118,10 +119,17 @@ class AnsibleSource(Section, Source):
             raise ValueError("give either path or conn_id: the inventory is in a file, or is asked for over HTTP")
         return self
 
+    def queries(self) -> Iterator[HttpQuery]:
+        """See :meth:`OverHttp.queries`."""
+        given = self.model_dump(include={"conn_id", "endpoint", "timeout"})
+        # The whole answer is the only entry of its list.
+        http = HttpSource(**given, items="[@]", fields=self.fields.over(_PRESET))
+        yield HttpQuery(http, lambda answers: read_printed(answers[0]))
+
     def described(self, base: Path) -> Iterator[tuple[str, str | None]]:
         """See :meth:`Source.described`."""
         if self.path is None:
-            yield from self._download().described(base)
+            yield from super().described(base)
         else:
             yield f"{(base / self.path).resolve()} (Ansible inventory)", None
 
@@ -138,7 +146,7 @@ class AnsibleSource(Section, Source):
     def read(self, base: Path, ask: Callable[[OverHttp], Inventory]) -> Inventory:
         """See :meth:`Source.read`. What the command said of the same files within the last hour is not asked again."""
         if self.path is None:
-            return ask(self._download())
+            return ask(self)
         path = (base / self.path).absolute()
         shown = str(path)
         if self._is_printed(path):
@@ -161,21 +169,14 @@ class AnsibleSource(Section, Source):
     def _is_printed(self, path: Path) -> bool:
         return self.format == "json" or (self.format == "auto" and path.suffix.lower() == ".json")
 
-    def _mapping(self) -> CmdbFields:
-        return self.fields.over(_PRESET)
-
     def _hosts(self, printed: str, shown: str) -> Inventory:
         try:
-            return read_hosts(EntryList(read_printed(parse_json(printed)), self._mapping()), source=shown)
+            entries = read_printed(parse_json(printed))
         except DocumentError as error:
-            where = f"line {error.line}: " if error.line else ""
-            raise CmdbError(f"{where}is no JSON: {error.message}", source=shown) from error
+            raise CmdbError(f"is no JSON: {error}", source=shown) from error
         except ValueError as error:
             raise CmdbError(str(error), source=shown) from error
-
-    def _download(self) -> OverHttp:
-        given = self.model_dump(include={"conn_id", "endpoint", "timeout"})
-        return _AnsibleDownload(**given, fields=self._mapping())
+        return read_hosts(EntryList(entries, self.fields.over(_PRESET)), source=shown)
 
     def _printed(self, path: Path, limit: timedelta) -> str:
         """What the command prints of an inventory."""
@@ -193,7 +194,7 @@ class AnsibleSource(Section, Source):
             }
             status = _run([command, "--list", "-i", str(path)], home, environment, limit)
             if status is None:
-                raise CmdbError(f"{COMMAND} took longer than {limit.total_seconds():g} s", source=str(path))
+                raise CmdbError(f"{COMMAND} took longer than {limit.total_seconds():.3g} s", source=str(path))
             if (home / "out").stat().st_size > MAX_SIZE:
                 raise CmdbError(f"{COMMAND} printed more than {MAX_SIZE >> 20} MiB", source=str(path))
             with (home / "err").open("rb") as errors:
@@ -234,38 +235,21 @@ any_unparsed_is_failed = True
             for number, part in enumerate(_parts(path, variables=not self.ignore_vars_folders)):
                 found.update(b"\n" + os.fsencode(part))
                 size += part.stat().st_size if part.is_file() else 0
-                if number >= MAX_FILES or size > 4 * MAX_SIZE:
+                if number > MAX_FILES or size > 4 * MAX_SIZE:
                     told = f"has more than {MAX_FILES} files or {4 * MAX_SIZE >> 20} MiB: is it another folder?"
                     raise CmdbError(told, source=str(path))
-                if part.is_file():
-                    found.update(self._content(part))
+                if not part.is_file():
+                    continue
+                with part.open("rb") as file:
+                    # Ansible would take its lines for hosts.
+                    if not self.plugins and file.read(2) == b"#!" and not _VARS_FOLDERS & set(part.parts):
+                        told = f"is a script, which is not run: {EXPORT}, or add `script` to cmdb.source.plugins"
+                        raise CmdbError(told, source=str(part))
+                    file.seek(0)
+                    found.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise CmdbError(f"can't be read: {error.strerror}", source=str(error.filename)) from error
         return found.hexdigest()
-
-    def _content(self, file: Path) -> bytes:
-        with file.open("rb") as opened:
-            # Ansible would take its lines for hosts.
-            if opened.read(2) == b"#!" and not self.plugins and not {"group_vars", "host_vars"} & set(file.parts):
-                told = f"is a script, which is not run: {EXPORT}, or add `script` to cmdb.source.plugins"
-                raise CmdbError(told, source=str(file))
-            opened.seek(0)
-            return hashlib.file_digest(opened, "sha256").digest()
-
-
-class _AnsibleDownload(OverHttp):
-    """What ``ansible-inventory --list`` printed, asked for over HTTP."""
-
-    type = "ansible"
-
-    def __init__(self, **settings: Any) -> None:
-        # The whole answer is the only entry of its list.
-        self._http = HttpSource(**settings, items="[@]")
-        self.conn_id, self.endpoint = self._http.conn_id, self._http.endpoint
-
-    def queries(self) -> Iterator[HttpQuery]:
-        """See :meth:`OverHttp.queries`."""
-        yield HttpQuery(self._http, lambda answers: read_printed(answers[0]))
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────
@@ -326,12 +310,11 @@ def _told(printed: bytes) -> list[str]:
 def _parts(path: Path, *, variables: bool) -> Iterator[Path]:
     """The files and folders that an inventory consists of, in order; hidden ones are none of them, as for Ansible."""
     yield path
-    tops = [path]
-    if not path.is_dir():
-        tops = [path.parent / name for name in ("group_vars", "host_vars") if variables]
+    tops = [path] if path.is_dir() else [path.parent / name for name in sorted(_VARS_FOLDERS) if variables]
     seen = set()
-    for top in filter(Path.is_dir, tops):
-        for folder, folders, names in os.walk(top, followlinks=True, onerror=_raise):
+    for top in tops:
+        # A folder that can't be listed here can't be listed by the command either, which says so.
+        for folder, folders, names in os.walk(top, followlinks=True):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             yield Path(folder)
             real = os.path.realpath(folder)
@@ -340,10 +323,6 @@ def _parts(path: Path, *, variables: bool) -> Iterator[Path]:
                 continue
             seen.add(real)
             yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 # ── answers of the last hour ────────────────────────────────────────────────────────────────────

@@ -42,7 +42,7 @@ class OverHttp(Source):
 
     if TYPE_CHECKING:
         type: str
-        conn_id: str
+        conn_id: str | None
 
     refused: ClassVar[str] = (
         'put its token into the extra of the connection, for instance `{"Authorization": "Bearer …"}`'
