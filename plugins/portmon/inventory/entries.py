@@ -310,7 +310,7 @@ def _labels(pairs: Iterable[tuple[str, Any]]) -> dict[str, str]:
 
 
 def _label_value(value: Any, key: str) -> Any:
-    """Of an object what people would call it by."""
+    """The value itself; of an object its value, name, slug or display name."""
     if isinstance(value, Mapping):
         names = [name for name in ("value", "name", "slug", "display") if name in value]
         value = value[names[0]] if names else json.dumps(value, sort_keys=True, default=_must_be_usable)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from portmon.inventory.sources.http import HttpSource
 
 MAX_ENTRIES = 1_000_000
-"""Of one list: more than anybody has hosts."""
+"""Of one list. A longer one is a mistake."""
 
 Params = Mapping[str, Any]
 
