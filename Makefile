@@ -117,7 +117,7 @@ clean: ## remove what the other targets made
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
-# Apart: Ansible is not portmon's business, and its versions need not fit.
+# Apart: the versions of what the benchmark compares with need not fit.
 .venv-bench/.installed: requirements-bench.txt | .venv/.python
 	@echo "Setting up .venv-bench with what the benchmark compares with"
 	@rm -rf .venv-bench

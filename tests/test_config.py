@@ -79,11 +79,10 @@ def test_an_empty_file_is_the_default() -> None:
         ),
         (
             "cmdb:\n  source: {type: ansible, format: toml}\n",
-            [
-                "portmon.yaml:2: cmdb.source.format: Input should be 'auto'",
-                "portmon.yaml:2: cmdb.source.path: is missing",
-            ],
+            ["portmon.yaml:2: cmdb.source.format: Input should be 'auto'"],
         ),
+        ("cmdb:\n  source: {type: ansible}\n", ["portmon.yaml:2: cmdb.source: give either path or conn_id"]),
+        ("cmdb:\n  source: {type: file}\n", ["portmon.yaml:2: cmdb.source.path: is missing"]),
         ("cmdb:\n  source: {type: nebox}\n", ["portmon.yaml:2: cmdb.source: Input tag 'nebox' found"]),
         ("scan: 3\n", ["portmon.yaml:1: scan: must be a mapping of fields"]),
         ("scan:\n  confirm_after: soon\n", ["portmon.yaml:2: scan.confirm_after: 'soon' is not a duration"]),

@@ -19,7 +19,8 @@ from werkzeug import Request, Response
 
 from portmon import timeouts
 from portmon.errors import CmdbError
-from portmon.inventory.config import Cmdb, HttpSource
+from portmon.inventory.config import Cmdb
+from portmon.inventory.sources.http import HttpSource
 
 TOKEN = "s3cret-t0ken"
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "cmdb"
@@ -299,6 +300,24 @@ def test_paging_within_a_body(server: HTTPServer) -> None:
         fields={"id": "bk_host_id", "address": "bk_host_innerip"},
     )
     assert len(found.hosts) == 2
+
+
+def test_what_ansible_inventory_printed(server: HTTPServer) -> None:
+    server.expect_request("/base/hosts.json").respond_with_json(recorded("ansible"))
+    found = ask_preset("ansible", conn_id="cmdb_default", endpoint="hosts.json", fields={"labels": {"env": "vars.env"}})
+    assert len(found.hosts) == 7
+    assert [host.labels["env"] for host in found.hosts if host.id == "db-a"] == ["prod"]
+    assert found.source.endswith("/base/hosts.json (connection cmdb_default)")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [("[]", "has no _meta.hostvars"), ('{"_meta": {"hostvars": {"a": 3}}}', "is a int"), ("<html>", "no JSON")],
+)
+def test_what_ansible_inventory_did_not_print(server: HTTPServer, answer: str, message: str) -> None:
+    server.expect_request("/base/hosts.json").respond_with_data(answer)
+    with pytest.raises(CmdbError, match=message):
+        ask_preset("ansible", conn_id="cmdb_default", endpoint="hosts.json")
 
 
 def test_files_need_no_connection() -> None:

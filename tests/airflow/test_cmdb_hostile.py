@@ -257,7 +257,7 @@ def test_no_link_leads_the_credentials_elsewhere(server: Server, monkeypatch: py
     server.says(lambda handler: handler.send(body.encode() if "x" not in handler.path else b'{"r": [], "next": null}'))
     try:
         from portmon.airflow.cmdb_hook import CmdbHook
-        from portmon.inventory.config import HttpSource
+        from portmon.inventory.sources.http import HttpSource
 
         source = {"endpoint": "api/hosts", "items": "r", "pagination": {"style": "next_link"}}
         CmdbHook(HttpSource.model_validate(source)).get_inventory()
@@ -331,7 +331,7 @@ def test_a_login_in_the_connections_host_is_used_and_goes_nowhere_else(server: S
 
     server.says(answer)
     from portmon.airflow.cmdb_hook import CmdbHook
-    from portmon.inventory.config import HttpSource
+    from portmon.inventory.sources.http import HttpSource
 
     source = {"endpoint": "api/hosts", "items": "r", "pagination": {"style": "next_link"}}
     found = CmdbHook(HttpSource.model_validate(source)).get_inventory()

@@ -12,21 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.errors import CmdbError, NoSuchPageError, ParamError
-from portmon.inventory.config import Cmdb, CmdbFields, FileSource, HttpSource
-from portmon.inventory.entries import read_hosts
+from portmon.inventory.config import Cmdb
+from portmon.inventory.entries import EntryList, read_hosts
+from portmon.inventory.entry_fields import CmdbFields
 from portmon.inventory.prune import plan_prune
 from portmon.inventory.scope import select
-from portmon.inventory.sources.files import read_file
+from portmon.inventory.sources.file import FileSource
+from portmon.inventory.sources.http import HttpSource
 from portmon.inventory.sources.pages import PageRequest
-from portmon.inventory.sources.presets import fetch
 from portmon.model.host import Host, InvalidHost, Inventory
+from tests.worlds.sources import BASE, fetch, read_file
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-BASE = "https://cmdb.example/base"
 
 
 def read(*entries: Any, **fields: str) -> Inventory:
-    return read_hosts(entries, CmdbFields(**fields), source="test")
+    return read_hosts(EntryList(entries, CmdbFields(**fields)), source="test")
 
 
 # ── entries ─────────────────────────────────────────────────────────────────────────────────────
@@ -183,7 +184,7 @@ def entries(count: int) -> list[dict[str, Any]]:
 
 
 def get(config: HttpSource, send: Any) -> list[str]:
-    return [host.id for host in fetch(config, send, base_url=BASE, shown="test").hosts]
+    return [host.id for host in fetch(config, send).hosts]
 
 
 @given(st.integers(0, 25), st.integers(1, 7), st.sampled_from(["next_link", "page", "offset"]), st.booleans())

@@ -17,15 +17,17 @@ from typing import Any
 
 from portmon.config import Config, load_config, parse_config
 from portmon.errors import PortmonError
-from portmon.inventory.config import AnsibleSource, FileSource, HttpSdSource, HttpSource, NetboxSource
-from portmon.inventory.sources.files import read_file
-from portmon.inventory.sources.presets import fetch
+from portmon.inventory.sources.ansible import AnsibleSource
+from portmon.inventory.sources.file import FileSource
+from portmon.inventory.sources.http import HttpSource
+from portmon.inventory.sources.http_sd import HttpSdSource
+from portmon.inventory.sources.netbox import NetboxSource
 from portmon.model.host import Inventory
 from portmon.storage.inventory import to_json
 from portmon.untrusted.documents import DocumentError, parse_json
+from tests.worlds.sources import fetch, read_file
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cmdb"
-BASE = "https://cmdb.example/base"
 
 CSV = "id,name,address,port,declared,on,label.role\n1,web01,10.0.0.1,,80;443,yes,web\n2,db01,10.0.1.7,2222,5432,no,db\n"
 HOSTS = """\
@@ -89,7 +91,7 @@ def cases(seed: int, folder: Path) -> Iterator[tuple[str, Case]]:
     kinds = list(valid)
     while True:
         kind = kinds[chance.randrange(len(kinds))]
-        text = _broken(chance, valid[kind])
+        text = broken(chance, valid[kind])
         yield f"{kind}: {text[:300]!r}", reader(chance, kind, text, folder)
 
 
@@ -132,9 +134,9 @@ def samples() -> dict[str, str]:
     return {
         "csv": CSV,
         "yaml": HOSTS,
-        "ini": recorded["ansible.ini"],
-        "ansible yaml": recorded["ansible.yaml"],
+        # What Ansible itself reads is not ours to break.
         "ansible json": recorded["ansible.json"],
+        "ansible http": recorded["ansible.json"],
         "http": json.dumps(PAGE),
         "netbox": recorded["netbox_devices.json"],
         "http_sd": recorded["http_sd.json"],
@@ -156,7 +158,8 @@ def plain_chances() -> Iterator[random.Random]:
     yield First(0)
 
 
-def _broken(chance: random.Random, text: str) -> str:
+def broken(chance: random.Random, text: str) -> str:
+    """A document of which some parts are gone, doubled or exchanged."""
     for _ in range(chance.choice((0, 1, 1, 1, 2, 3, 8))):
         at, end = sorted(chance.randrange(len(text) + 1) for _ in range(2))
         match chance.randrange(7):
@@ -213,7 +216,7 @@ def reader(chance: random.Random, kind: str, text: str | bytes, folder: Path) ->
                 # As the hook does.
                 raise PortmonError(str(error)) from error
 
-        return lambda: fetch(source, send, base_url=BASE, shown="test")
+        return lambda: fetch(source, send)
 
     match kind:
         case "csv":
@@ -221,8 +224,12 @@ def reader(chance: random.Random, kind: str, text: str | bytes, folder: Path) ->
         case "yaml":
             items = chance.choice(("servers", "servers", "@", expression))
             return from_file("hosts.yaml", FileSource, type="file", items=items, fields=given)
-        case "ini" | "ansible yaml" | "ansible json":
-            return from_file("hosts", AnsibleSource, type="ansible", format=kind.split()[-1], fields=given)
+        case "ansible json":
+            return from_file("hosts", AnsibleSource, type="ansible", format="json", fields=given)
+        case "ansible http":
+            over_http: list[Any] = []
+            AnsibleSource(type="ansible", conn_id="cmdb", fields=given).read(folder, over_http.append)
+            return from_http(over_http[0])
         case "http":
             following = chance.choice(("next", "next", expression))
             paging = chance.choice(({"style": "none"}, {"style": "next_link", "next": following}))

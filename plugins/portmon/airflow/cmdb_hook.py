@@ -10,10 +10,9 @@ from typing import Any
 from portmon import timeouts
 from portmon.airflow.http import REDIRECT, Answer, HttpClient
 from portmon.errors import CmdbError, HttpError, NoSuchPageError, OverrunError
-from portmon.inventory.config import AnsibleSource, Cmdb, FileSource, HttpSource, HttpSources
-from portmon.inventory.sources.files import read_file
+from portmon.inventory.config import Cmdb
+from portmon.inventory.sources.http import HttpSource, OverHttp
 from portmon.inventory.sources.pages import PageRequest, json_body, read_pages
-from portmon.inventory.sources.presets import HELP, gather
 from portmon.model.host import Inventory
 from portmon.text import plain
 from portmon.untrusted.boundary import boundary
@@ -28,15 +27,9 @@ def get_inventory(cmdb: Cmdb, base: Path) -> Inventory:
     """The host list, wherever it comes from.
 
     :param base: folder that a relative path starts from
-    :raises CmdbError: if it can't be had whole
+    :raises CmdbError: it can't be had whole
     """
-    source = cmdb.source
-    if isinstance(source, FileSource | AnsibleSource):
-        try:
-            return timeouts.within(timeouts.HOST_LIST, lambda: read_file(source, base))
-        except OverrunError as error:
-            raise CmdbError(f"reading it was {error}", source=source.path) from None
-    return CmdbHook(source).get_inventory()
+    return cmdb.source.read(base, lambda source: CmdbHook(source).get_inventory())
 
 
 class CmdbHook:
@@ -47,7 +40,7 @@ class CmdbHook:
     :param source: its paths, and the names of pages and fields
     """
 
-    def __init__(self, source: HttpSources) -> None:
+    def __init__(self, source: OverHttp) -> None:
         self.source = source
         self._received = 0
 
@@ -59,7 +52,7 @@ class CmdbHook:
         shown = f"CMDB (connection {self.source.conn_id})"
         with (
             boundary(lambda why: CmdbError(f"can't be asked: {why}", source=shown), passing=CmdbError, secret=True),
-            HttpClient(self.source.conn_id, getattr(self.source, "headers", {})) as client,
+            HttpClient(self.source.conn_id or "", getattr(self.source, "headers", {})) as client,
         ):
             end = time.monotonic() + timeouts.HOST_LIST.total_seconds()
 
@@ -76,7 +69,7 @@ class CmdbHook:
                     shown=shown,
                 )
 
-            return gather(self.source, read, shown=place(getattr(self.source, "endpoint", "")))
+            return self.source.gather(read, shown=place(getattr(self.source, "endpoint", "")))
 
     def _page(self, client: HttpClient, source: HttpSource, request: PageRequest, end: float, shown: str) -> Any:
         """One page, decoded.
@@ -110,7 +103,7 @@ class CmdbHook:
         self._received += len(answer.body)
         if self._received > MAX_LIST:
             raise CmdbError(f"its pages have more than {MAX_LIST >> 20} MiB together", source=shown)
-        help_text = f"the credentials of connection {self.source.conn_id} are refused: {HELP[self.source.type]}"
+        help_text = f"the credentials of connection {self.source.conn_id} are refused: {self.source.refused}"
         return _decode(answer, shown, help_text)
 
 

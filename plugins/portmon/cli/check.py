@@ -81,8 +81,6 @@ def tell(settings: Config, shown: str) -> list[str]:
     from portmon.airflow import settings as airflow_settings
     from portmon.config import ssh_settings
     from portmon.fields import format_duration
-    from portmon.inventory.config import FileSources
-    from portmon.inventory.sources.presets import queries
     from portmon.matching import match_text
 
     problems: list[str] = []
@@ -90,23 +88,12 @@ def tell(settings: Config, shown: str) -> list[str]:
     say(f"configuration  {shown}")
     schedule = airflow_settings.schedule()
     say(f"schedule       {'manual runs only' if schedule is None else schedule}")
-    if isinstance(source, FileSources):
-        path = (base_folder(settings) / source.path).resolve()
-        say(f"hosts from     {path}{' (Ansible inventory)' if source.type == 'ansible' else ''}")
-        if not path.is_file():
-            problems.append(f"{settings.where('cmdb', 'source', 'path')}: {path} does not exist")
-    else:
-        for query in queries(source):
-            paging = query.http.pagination.style
-            say(
-                f"hosts from     HTTP connection {source.conn_id}, {query.http.endpoint or '/'} "
-                f"({source.type}, paging: {paging})"
-            )
-            if paging != "none" and query.http.total is None:
-                say(
-                    "  recommended: cmdb.source.total, if an answer tells the number of entries; without it a list "
-                    "that lost some on the way is believed"
-                )
+    for asked, recommended in source.described(base_folder(settings)):
+        say(f"hosts from     {asked}")
+        if recommended is not None:
+            say(f"  recommended: {recommended}")
+    for field, problem in source.problems(base_folder(settings)):
+        problems.append(f"{settings.where('cmdb', 'source', field)}: {problem}")
     cmdb = settings.cmdb
     say(
         f"pruning        data kept {format_duration(cmdb.prune_after)}, refused above {cmdb.max_prune_ratio:.0%}; "

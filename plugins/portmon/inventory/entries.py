@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -16,7 +16,7 @@ import jmespath
 from jmespath.parser import ParsedResult
 from jmespath.visitor import TreeInterpreter
 
-from portmon.inventory.config import CmdbFields, PresetFields
+from portmon.inventory.entry_fields import CmdbFields
 from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.untrusted.boundary import boundary
 
@@ -33,12 +33,11 @@ escaped wherever a name is shown, see :func:`portmon.text.plain`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Entries that are read alike.
+class EntryList:
+    """Entries of a host list that have their fields in the same places.
 
-    :param entries: of the list, anything
-    :param fields: where their fields are
-    :param places: file and line, of entries that were lines of text, whose values are texts, ``false`` too
+    :param entries: anything
+    :param places: file and line of entries that were rows of text, whose values are all texts, ``false`` too
     """
 
     entries: Iterable[Any]
@@ -47,8 +46,8 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Unusable:
-    """In an entry, instead of a value that there is but that can't be used.
+class UnusableValue:
+    """Stands in an entry for a value that there is but that can't be used.
 
     :param reason: why, for people
     """
@@ -56,32 +55,22 @@ class Unusable:
     reason: str
 
 
-def read_hosts(entries: Iterable[Any], fields: CmdbFields, *, source: str, places: Sequence[str] = ()) -> Inventory:
-    """Validate the entries of a host list, see :func:`read_parts`.
-
-    :param entries: of the list, anything
-    :param source: what was asked, for people
-    :param places: see :class:`Part`
-    """
-    return read_parts([Part(entries, fields, places)], source=source)
-
-
-def read_parts(parts: Sequence[Part], *, source: str) -> Inventory:
+def read_hosts(*lists: EntryList, source: str) -> Inventory:
     """Validate the entries of a host list.
 
     An entry that can't be used is listed with the reason, and the rest goes on. Entries that say the same are
-    one. Of those with one id that differ none is used: nobody knows which is right.
+    one. Of those with one id that differ none is used, since any of them may be the wrong one.
 
-    :param parts: in the order of the list
+    :param lists: in the order of the host list
     :param source: what was asked, for people
     """
     hosts: list[tuple[int, Host]] = []
     invalid: list[InvalidHost] = []
     disabled = 0
-    readers = ((_Reader(part.fields), zip_longest(part.entries, part.places)) for part in parts)
-    listed = ((read, entry, place) for read, entries in readers for entry, place in entries)
-    for position, (read, entry, place) in enumerate(listed, start=1):
-        found = read(entry, position, place)
+    builders = ((_HostBuilder(one.fields), zip_longest(one.entries, one.places)) for one in lists)
+    listed = ((build, entry, place) for build, entries in builders for entry, place in entries)
+    for position, (build, entry, place) in enumerate(listed, start=1):
+        found = build(entry, position, place)
         if isinstance(found, InvalidHost):
             invalid.append(found)
         elif found is None:
@@ -104,40 +93,29 @@ def read_parts(parts: Sequence[Part], *, source: str) -> Inventory:
     )
 
 
-def fields_of(preset: Mapping[str, Any], given: PresetFields) -> CmdbFields:
-    """The fields of a preset, with what the configuration says otherwise."""
-    values = {**preset, **given.model_dump(exclude_none=True, exclude={"labels"})}
-    if isinstance(given.labels, Mapping) and isinstance(preset["labels"], Mapping):
-        values["labels"] = {**preset["labels"], **given.labels}
-    elif given.labels is not None:
-        values["labels"] = given.labels
-    return CmdbFields.model_validate(values)
-
-
-class _Reader:
+class _HostBuilder:
     """Makes hosts of entries."""
 
     def __init__(self, fields: CmdbFields) -> None:
-        labels = fields.labels
-        self._fields = {
-            name: jmespath.compile(text) for name, text in fields if isinstance(text, str) and name != "labels"
-        }
+        self._fields = {name: jmespath.compile(text) for name, text in fields if isinstance(text, str)}
         self._enabled = fields.enabled
-        self._labels: ParsedResult | dict[str, ParsedResult] | None = None
-        if isinstance(labels, str):
-            self._labels = jmespath.compile(labels)
-        elif labels is not None:
-            self._labels = {name: jmespath.compile(text) for name, text in labels.items() if text is not None}
+        self._labels: dict[str, ParsedResult] = {}
+        if isinstance(fields.labels, Mapping):
+            self._labels = {name: jmespath.compile(text) for name, text in fields.labels.items() if text is not None}
 
     def __call__(self, entry: Any, position: int, place: str | None) -> Host | InvalidHost | None:
         """The host of an entry, why it is none, or None if it is disabled."""
         host_id = name = None
         try:
-            with boundary(_InvalidError, passing=_InvalidError):
+            with boundary(_InvalidEntryError, passing=_InvalidEntryError):
                 if not isinstance(entry, Mapping):
-                    raise _InvalidError(f"it is {kind_of(entry)}, not a mapping of fields")
+                    raise _InvalidEntryError(f"it is {kind_of(entry)}, not a mapping of fields")
                 # As far as they can be read, so that the entry is never pruned and people find it.
-                host_id, name = self._id_and_name(entry)
+                with suppress(_InvalidEntryError):
+                    found = self._value("name", entry)
+                    name = found[:NAME_LIMIT] if isinstance(found, str) else None
+                with suppress(_InvalidEntryError):
+                    host_id = _id(self._value("id", entry))
                 if not self._is_enabled(entry, place):
                     return None
                 host_id = _id(self._value("id", entry))
@@ -148,76 +126,45 @@ class _Reader:
                     name or address,
                     address,
                     _port(self._value("port", entry)),
-                    self._labels_of(entry),
+                    _labels(self._label_pairs(entry)),
                     _declared(self._value("declared", entry)),
                 )
-        except _InvalidError as error:
+        except _InvalidEntryError as error:
             return InvalidHost(position, host_id, name, str(error))
 
     def _is_enabled(self, entry: Mapping[str, Any], place: str | None) -> bool:
-        """:param place: of an entry whose values are texts: one that is neither yes nor no is a mistake"""
         if "enabled" not in self._fields:
             return True
-        with _told_as("enabled"):
-            expression = self._fields["enabled"].parsed
-            value = _Decision().visit(expression, entry)
-        _must_be_usable(value)
-        is_field = expression["type"] in ("field", "subexpression")
+        expression = self._fields["enabled"]
+        value = _must_be_usable(_search(expression, entry, "enabled", _YesNoInterpreter()))
+        is_field = expression.parsed["type"] in ("field", "subexpression")
+        # Where all values are texts, one that is neither yes nor no is a mistake.
         if place is not None and is_field and isinstance(value, str) and value.strip().lower() not in _NO | _YES:
-            raise _InvalidError(
+            raise _InvalidEntryError(
                 f"{place}: the field enabled ({self._enabled}) is {_cut(value)}: write true, yes, on or 1, or false, "
                 "no, off, 0 or nothing"
             )
         return not is_no(value)
 
-    def _id_and_name(self, entry: Mapping[str, Any]) -> tuple[str | None, str | None]:
-        host_id = name = None
-        with suppress(_InvalidError):
-            name = self._value("name", entry)
-        with suppress(_InvalidError):
-            host_id = _id(self._value("id", entry))
-        return host_id, name[:NAME_LIMIT] if isinstance(name, str) else None
-
     def _value(self, name: str, entry: Mapping[str, Any]) -> Any:
-        return _search(self._fields[name], entry, name) if name in self._fields else None
+        return _must_be_usable(_search(self._fields[name], entry, name)) if name in self._fields else None
 
-    def _labels_of(self, entry: Mapping[str, Any]) -> dict[str, str]:
-        if isinstance(self._labels, Mapping):
-            pairs: list[tuple[str, Any]] = []
-            for name, expression in self._labels.items():
-                value = _search(expression, entry, f"label {name!r}")
-                if name.endswith("*"):
-                    pairs += [(name[:-1] + key, inner) for key, inner in _pairs(value)]
-                else:
-                    pairs.append((name, value))
-        else:
-            pairs = _pairs(_search(self._labels, entry, "labels")) if self._labels else []
-        return _labels(pairs)
+    def _label_pairs(self, entry: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        pairs = _pairs(self._value("labels", entry))
+        for name, expression in self._labels.items():
+            value = _search(expression, entry, f"label {name!r}")
+            if name.endswith("*"):
+                pairs += [(name[:-1] + key, inner) for key, inner in _pairs(value)]
+            else:
+                pairs.append((name, value))
+        return pairs
 
 
-class _InvalidError(Exception):
+class _InvalidEntryError(Exception):
     """Why an entry can't be used."""
 
 
-def _search(expression: ParsedResult, entry: Mapping[str, Any], name: str) -> Any:
-    with _told_as(name):
-        return expression.search(entry)
-
-
-def _told_as(name: str) -> AbstractContextManager[None]:
-    """What an expression fails with makes the entry invalid.
-
-    :param name: of its field
-    """
-    return boundary(lambda why: _InvalidError(f"{name}: the expression fails on it: {why}"), passing=_InvalidError)
-
-
-def is_no(value: Any) -> bool:
-    """Whether a value says no: JMESPath's false values, 0, and what a text says that is one of these words."""
-    return value.strip().lower() in _NO if isinstance(value, str) else not value
-
-
-class _Decision(TreeInterpreter):
+class _YesNoInterpreter(TreeInterpreter):
     """Takes 0 and the text ``no`` for false, also within ``!``, ``&&``, ``||`` and filters."""
 
     def _is_false(self, value: Any) -> bool:
@@ -226,6 +173,20 @@ class _Decision(TreeInterpreter):
     def visit_not_expression(self, node: Any, value: Any) -> bool:
         """``!``"""
         return is_no(self.visit(node["children"][0], value))
+
+
+def is_no(value: Any) -> bool:
+    """Whether a value says no: JMESPath's false values, 0, and what a text says that is one of these words."""
+    return value.strip().lower() in _NO if isinstance(value, str) else not value
+
+
+def _search(
+    expression: ParsedResult, entry: Mapping[str, Any], name: str, interpreter: TreeInterpreter | None = None
+) -> Any:
+    with boundary(
+        lambda why: _InvalidEntryError(f"{name}: the expression fails on it: {why}"), passing=_InvalidEntryError
+    ):
+        return (interpreter or TreeInterpreter()).visit(expression.parsed, entry)
 
 
 def kind_of(value: object) -> str:
@@ -238,43 +199,39 @@ def _cut(value: object) -> str:
     return shown if len(shown) <= 60 else f"{shown[:60]}…"
 
 
-def _must_be_usable(value: Any) -> None:
-    if isinstance(value, Unusable):
-        raise _InvalidError(value.reason)
+def _must_be_usable(value: Any) -> Any:
+    if isinstance(value, UnusableValue):
+        raise _InvalidEntryError(value.reason)
+    return value
 
 
 def _text(value: Any, name: str, limit: int) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise _InvalidError(f"the {name} is {kind_of(value)}, not text")
+        raise _InvalidEntryError(f"the {name} is {kind_of(value)}, not text")
     text = value.strip()
     if len(text) > limit:
-        raise _InvalidError(f"the {name} has {len(text)} characters, more than {limit}")
+        raise _InvalidEntryError(f"the {name} has {len(text)} characters, more than {limit}")
     if _INVISIBLE.search(text):
-        raise _InvalidError(f"the {name} {text!r} holds control characters")
+        raise _InvalidEntryError(f"the {name} {text!r} holds control characters")
     return text
 
 
 def _id(value: Any) -> str:
-    _must_be_usable(value)
-    if value is None or value == "":
-        raise _InvalidError("it has no id")
-    text = _text(value, "id", ID_LIMIT)
+    text = "" if value is None else _text(value, "id", ID_LIMIT)
     if not text:
-        raise _InvalidError("it has no id")
+        raise _InvalidEntryError("it has no id")
     return text
 
 
 def _name(value: Any) -> str | None:
-    _must_be_usable(value)
     return None if value is None else _text(value, "name", NAME_LIMIT) or None
 
 
 def _address(value: Any) -> str:
-    _must_be_usable(value)
     if value is None or value == "":
-        raise _InvalidError("it has no address")
+        raise _InvalidEntryError("it has no address")
     text = _text(value, "address", 300)
     text = next((part.strip() for part in text.split(",") if part.strip()), text)
     bare = text.partition("/")[0].removeprefix("[").removesuffix("]")
@@ -283,19 +240,18 @@ def _address(value: Any) -> str:
     except ValueError:
         if "/" not in text and _HOST_NAME.fullmatch(text) and not text.replace(".", "").isdigit():
             return text
-        raise _InvalidError(f"the address {text!r} is neither a host name nor an IP address") from None
+        raise _InvalidEntryError(f"the address {text!r} is neither a host name nor an IP address") from None
 
 
 def _port(value: Any, what: str = "port") -> int | None:
-    _must_be_usable(value)
-    if value is None or value == "":
+    if _must_be_usable(value) is None or value == "":
         return None
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
-        raise _InvalidError(f"the {what} {_cut(value)} is not 1 to 65535")
+        raise _InvalidEntryError(f"the {what} {_cut(value)} is not 1 to 65535")
     return value
 
 
@@ -315,7 +271,7 @@ def _declared(value: Any) -> tuple[int, ...]:
 
 def _pairs(value: Any) -> list[tuple[str, Any]]:
     """A mapping, or a list of ``key=value`` texts, plain tags, or objects with a name or slug."""
-    if value is None or value == "":
+    if _must_be_usable(value) is None or value == "":
         return []
     if isinstance(value, str):
         value = [part for part in value.split(",") if part.strip()]
@@ -323,14 +279,14 @@ def _pairs(value: Any) -> list[tuple[str, Any]]:
         return [(str(key).strip(), inner) for key, inner in value.items()]
     if isinstance(value, list):
         return [_tag(item) for item in value if item is not None]
-    raise _InvalidError(f"the labels are {kind_of(value)}, not a mapping or a list")
+    raise _InvalidEntryError(f"the labels are {kind_of(value)}, not a mapping or a list")
 
 
 def _tag(item: Any) -> tuple[str, Any]:
     if isinstance(item, Mapping):
         item = item.get("slug", item.get("name"))
     if not isinstance(item, str | int) or isinstance(item, bool):
-        raise _InvalidError(f"a label is {kind_of(item)}, not text")
+        raise _InvalidEntryError(f"a label is {kind_of(item)}, not text")
     key, equals, value = str(item).partition("=")
     return key.strip(), value.strip() if equals else "true"
 
@@ -348,18 +304,18 @@ def _labels(pairs: Iterable[tuple[str, Any]]) -> dict[str, str]:
         else:
             text = _label_text(inner)
         if len(text) > LABEL_LIMIT or len(key) > LABEL_LIMIT:
-            raise _InvalidError(f"the label {key[:50]!r} has more than {LABEL_LIMIT} characters")
+            raise _InvalidEntryError(f"the label {key[:50]!r} has more than {LABEL_LIMIT} characters")
         labels[key] = text
     return labels
 
 
 def _label_value(value: Any, key: str) -> Any:
-    """Of an object what people would call it by."""
-    if isinstance(value, Unusable):
-        raise _InvalidError(f"the label {key[:50]!r}: {value.reason}")
+    """The value itself; of an object its value, name, slug or display name."""
     if isinstance(value, Mapping):
         names = [name for name in ("value", "name", "slug", "display") if name in value]
-        return value[names[0]] if names else json.dumps(value, sort_keys=True, default=str)
+        value = value[names[0]] if names else json.dumps(value, sort_keys=True, default=_must_be_usable)
+    if isinstance(value, UnusableValue):
+        raise _InvalidEntryError(f"the label {key[:50]!r}: {value.reason}")
     return value
 
 

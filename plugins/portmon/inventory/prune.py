@@ -1,4 +1,4 @@
-"""What left the inventory, what came back, and when an answer is no reason to conclude either."""
+"""Which hosts left the inventory, which are back, and when a list is too odd to conclude either from it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MAX_EXCHANGED = 0.5
 """Share of hosts that may be replaced by as many new ones in one run: more are other ids for the same hosts."""
 
 
-class Known(Protocol):
-    """A server that is stored."""
+class PrunableHost(Protocol):
+    """A host that is stored."""
 
     @property
     def id(self) -> str:
@@ -31,7 +31,7 @@ class Known(Protocol):
         """When it left; None while it is in."""
 
 
-class Accepted(Protocol):
+class AcceptedList(Protocol):
     """A host list that was taken over."""
 
     @property
@@ -49,12 +49,12 @@ class Accepted(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What to do with servers that are not in the list, or are again.
+    """What to do with hosts that are not in the list, or are again.
 
     :param hide: left just now
     :param resume: are back
     :param purge: left long enough ago to delete
-    :param refused: why nothing is concluded from missing servers, for people; None if it is
+    :param refused: why nothing is concluded from missing hosts, for people; None if it is
     :param base: hosts of the largest list that was in force so far, this one included; None if it is refused
     """
 
@@ -66,24 +66,24 @@ class PrunePlan:
 
 
 def plan_prune(
-    known: Iterable[Known],
+    known: Iterable[PrunableHost],
     inventory: Inventory,
     *,
     stale: bool,
     forced: bool,
     now: datetime,
     settings: Cmdb,
-    accepted: Iterable[Accepted] = (),
+    accepted: Iterable[AcceptedList] = (),
 ) -> PrunePlan:
     """Decide what leaves the inventory.
 
-    Refused is what would be concluded from absence: hiding, and deleting what is hidden. A server that is
-    back resumes, or starts anew if it stayed away for ``cmdb.prune_after``, whether or not a run was there to
-    delete it meanwhile.
+    A refusal is about what would be concluded from absence: hiding, and deleting what is hidden. A host that is
+    back resumes. If it stayed away for ``cmdb.prune_after`` it starts anew, whether or not a run was there to delete
+    it meanwhile.
 
-    :param known: every stored server
+    :param known: every stored host
     :param stale: the list is an old one; not even ``forced`` concludes anything from it
-    :param forced: believe the list, however many are missing
+    :param forced: believe the list, however many hosts are missing
     :param accepted: lists that were taken over, oldest first, of at least :data:`GUARDED`
     """
     known = list(known)
@@ -120,7 +120,7 @@ def plan_prune(
     )
 
 
-def _largest(accepted: Iterable[Accepted], now: datetime) -> int:
+def _largest(accepted: Iterable[AcceptedList], now: datetime) -> int:
     """Hosts of the largest list that counts: accepted within :data:`GUARDED`, and since one was forced."""
     largest = 0
     for one in accepted:
@@ -134,6 +134,7 @@ def _implausible(*, listed: int, missing: int, visible: int, largest: int, namel
 
     :param listed: entries with an id
     :param missing: hosts that are visible, and not listed
+    :param nameless: entries without one
     """
     if not missing:
         return None
@@ -141,7 +142,7 @@ def _implausible(*, listed: int, missing: int, visible: int, largest: int, namel
         return f"the host list is empty, {visible} hosts are known"
     if nameless:
         return f"{missing} hosts are missing, but {nameless} entries have no readable id and may be these"
-    # New entries fill gaps: a group of servers that are replaced all day long keeps its size.
+    # New entries fill gaps: a group of hosts that are replaced all day long keeps its size.
     if visible > PRUNE_GUARD_ABOVE and visible - listed > visible * limit:
         return f"{missing} of {visible} hosts are missing, more than {limit:.0%} (cmdb.max_prune_ratio)"
     if largest > PRUNE_GUARD_ABOVE and largest - listed > largest * limit:

@@ -1,1 +1,1 @@
-"""Where lists of hosts come from: one module for each kind of source."""
+"""Where lists of hosts come from: one module for each kind of source, its settings included."""

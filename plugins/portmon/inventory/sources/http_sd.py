@@ -7,13 +7,46 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
-from portmon.inventory.entries import LABEL_LIMIT, Unusable, kind_of
+from pydantic import Field
 
+from portmon.fields import PositiveDuration, QueryValue, Section, Text, Texts
+from portmon.inventory.entries import LABEL_LIMIT, UnusableValue, kind_of
+from portmon.inventory.entry_fields import PresetFields
+from portmon.inventory.sources.http import HttpQuery, HttpSource, OverHttp
+
+_PRESET = {"id": "address", "name": "address", "address": "address", "port": "port", "labels": {"*": "labels"}}
 _HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:/\[\]]+))(?::([0-9]{1,5}))?")
+
+
+class HttpSdSource(Section, OverHttp):
+    """Targets of a Prometheus HTTP service discovery. URL and credentials are in the Airflow connection."""
+
+    type: Literal["http_sd"]
+    conn_id: Text = Field("cmdb_default", description="Airflow HTTP connection")
+    endpoint: str = Field("", description="path below the connection's host")
+    params: Mapping[str, QueryValue] = Field(default_factory=dict, description="query parameters")
+    timeout: PositiveDuration = Field(timedelta(seconds=30), description="of the request")
+    target_port: bool = Field(
+        False, description="take the target's port as SSH port; it is an exporter's, as a rule, and not used"
+    )
+    meta_labels: Texts = Field((), description="globs: labels that begin with `__` and are labels of the host too")
+    fields: PresetFields = Field(default_factory=PresetFields, description="where fields are, if not where usual")
+
+    def queries(self) -> Iterator[HttpQuery]:
+        """See :meth:`OverHttp.queries`."""
+        http = HttpSource(
+            conn_id=self.conn_id,
+            endpoint=self.endpoint,
+            params=self.params,
+            timeout=self.timeout,
+            fields=self.fields.over(_PRESET),
+        )
+        yield HttpQuery(http, lambda groups: read_targets(groups, target_port=self.target_port, meta=self.meta_labels))
 
 
 def read_targets(groups: Iterable[Any], *, target_port: bool = False, meta: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -25,7 +58,7 @@ def read_targets(groups: Iterable[Any], *, target_port: bool = False, meta: Sequ
     :param groups: ``{"targets": ["10.0.0.1:9100"], "labels": {"role": "web"}}``
     :param target_port: the targets' port is SSH's
     :param meta: globs on labels that begin with ``__``: those that count as labels of the host too
-    :raises ValueError: if a group is malformed, with its number
+    :raises ValueError: a group is malformed, with its number
     """
     entries: dict[str, dict[str, Any]] = {}
     broken = []
@@ -34,7 +67,7 @@ def read_targets(groups: Iterable[Any], *, target_port: bool = False, meta: Sequ
         for target in targets:
             host, port = _host_port(target)
             if host is None:
-                reason = Unusable(f"the target {str(target)[:100]!r} is not host:port")
+                reason = UnusableValue(f"the target {str(target)[:100]!r} is not host:port")
                 broken.append({"address": reason, "targets": [target], "labels": labels, "all": labels})
                 continue
             entry = entries.setdefault(host, {"address": host, "port": None, "targets": [], "all": {}})
@@ -50,9 +83,8 @@ def read_targets(groups: Iterable[Any], *, target_port: bool = False, meta: Sequ
             if not name.startswith("__") or any(fnmatchcase(name, glob) for glob in meta)
         }
         if isinstance(entry["port"], list):
-            entry["port"] = Unusable(
-                f"its targets have the ports {', '.join(map(str, entry['port']))}: which is SSH's?"
-            )
+            ports = ", ".join(map(str, entry["port"]))
+            entry["port"] = UnusableValue(f"its targets have the ports {ports}: which is SSH's?")
     return [*entries.values(), *broken]
 
 

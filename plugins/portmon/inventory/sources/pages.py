@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urljoin
 
 import jmespath
+from pydantic import Field
 
 from portmon.errors import CmdbError, NoSuchPageError
-from portmon.inventory.config import HttpSource, NextLinkPagination, OffsetPagination, PagePagination
+from portmon.fields import Expression, Section, Text
 from portmon.inventory.entries import kind_of
 from portmon.untrusted.boundary import boundary
 from portmon.untrusted.urls import address_of, origin_of, origin_text, split_login
 
+if TYPE_CHECKING:
+    from portmon.inventory.sources.http import HttpSource
+
 MAX_ENTRIES = 1_000_000
-"""Of one list: more than anybody has hosts."""
+"""Of one list. A longer one is a mistake."""
+
+Params = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +35,84 @@ class PageRequest:
     """
 
     url: str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
 
 
 Send = Callable[[PageRequest], Any]
+
+
+class PagingStyle:
+    """How the pages of a list are asked for."""
+
+    ends_with_404: ClassVar[bool] = False
+    """Whether an API says by a page that is not there that the one before was the last."""
+
+    def start(self) -> Params:
+        """Parameters of the first page."""
+        return {}
+
+    def after(self, asked: Params, offset: int) -> Params | None:
+        """Parameters of the next page; None if all was asked for at once.
+
+        :param asked: those of the page before
+        :param offset: where the next page starts
+        """
+        return None
+
+
+class NoPagination(Section, PagingStyle):
+    """One request gives everything."""
+
+    style: Literal["none"] = "none"
+
+
+class NextLinkPagination(Section, PagingStyle):
+    """Every page names the next one."""
+
+    style: Literal["next_link"]
+    next: Expression = Field("next", description="JMESPath to the next page's URL; null or absent on the last page")
+
+
+class PagePagination(Section, PagingStyle):
+    """Pages are numbered."""
+
+    style: Literal["page"]
+    param: Text = Field("page", description="query parameter with the page number")
+    first: Annotated[int, Field(ge=0)] = Field(1, description="number of the first page")
+    size_param: Text | None = Field("page_size", description="query parameter with the page size")
+    size: Annotated[int, Field(ge=1)] = Field(100, description="entries per page to ask for")
+
+    ends_with_404: ClassVar[bool] = True
+
+    def start(self) -> Params:
+        """See :meth:`PagingStyle.start`."""
+        return {self.param: self.first, **({self.size_param: self.size} if self.size_param else {})}
+
+    def after(self, asked: Params, offset: int) -> Params:
+        """See :meth:`PagingStyle.after`."""
+        return {**asked, self.param: asked[self.param] + 1}
+
+
+class OffsetPagination(Section, PagingStyle):
+    """Pages start at an offset."""
+
+    style: Literal["offset"]
+    offset_param: Text = Field("offset", description="query parameter with the offset")
+    limit_param: Text = Field("limit", description="query parameter with the page size")
+    size: Annotated[int, Field(ge=1)] = Field(100, description="entries per page to ask for")
+
+    def start(self) -> Params:
+        """See :meth:`PagingStyle.start`."""
+        return {self.offset_param: 0, self.limit_param: self.size}
+
+    def after(self, asked: Params, offset: int) -> Params:
+        """See :meth:`PagingStyle.after`."""
+        return {**asked, self.offset_param: offset}
+
+
+Pagination = Annotated[
+    NoPagination | NextLinkPagination | PagePagination | OffsetPagination, Field(discriminator="style")
+]
 
 
 def json_body(source: HttpSource, request: PageRequest) -> dict[str, Any] | None:
@@ -69,7 +148,7 @@ def read_pages(source: HttpSource, send: Send, *, base_url: str, shown: str) -> 
     :param base_url: of the connection, without a login: a link to another origin is not followed, since it would
         carry the credentials there
     :param shown: what is asked, for people, without credentials
-    :raises CmdbError: if the list is not complete and plausible
+    :raises CmdbError: the list is not complete and plausible
     """
     reasons = []
     for _ in range(source.attempts):
@@ -81,12 +160,15 @@ def read_pages(source: HttpSource, send: Send, *, base_url: str, shown: str) -> 
 
 
 def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> list[Any]:
+    paging = source.pagination
     items = _expression("items", source.items, shown)
     total = _expression("total", source.total, shown) if source.total else None
     unique = _expression("unique", source.unique, shown) if source.unique else None
-    overlap = _overlap(source)
+    # If entries have a key, the last entry of a page is asked for again with the next one: whatever was deleted or
+    # added before it in the meantime has moved this seam, even if the number of entries is the same again.
+    overlap = int(unique is not None and isinstance(paging, OffsetPagination) and paging.size > 1)
     entries: list[Any] = []
-    request = PageRequest(params=_first_page(source))
+    request = PageRequest(params={**source.params, **paging.start()})
     asked: set[str] = set()
     keys: set[str] = set()
     previous: Any = None
@@ -95,8 +177,7 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
         try:
             answer = send(request)
         except NoSuchPageError:
-            # How many APIs with numbered pages say that the page before was the last one.
-            if number > 1 and total is None and isinstance(source.pagination, PagePagination):
+            if number > 1 and total is None and paging.ends_with_404:
                 break
             raise
         page = items(answer)
@@ -104,7 +185,7 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
             raise CmdbError(
                 f"page {number}: {source.items!r} is {kind_of(page)}, not a list{_message(answer)}", source=shown
             )
-        if page and page == previous and not isinstance(source.pagination, NextLinkPagination):
+        if page and page == previous and not isinstance(paging, NextLinkPagination):
             raise CmdbError(
                 f"page {number} is the same as the one before: the server ignores the paging parameters, or repeats "
                 "its last page. Correct cmdb.source.pagination, or say in cmdb.source.total where it tells the number "
@@ -134,23 +215,22 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
         entries += fresh
         if len(entries) > MAX_ENTRIES:
             raise CmdbError(f"has more than {MAX_ENTRIES} entries", source=shown)
-        if isinstance(source.pagination, NextLinkPagination):
-            following = _linked(source, source.pagination, answer, request, base_url, shown)
-        elif not fresh or (expected is not None and len(entries) >= expected):
-            # A page that is shorter than asked for may be the last one, or all that the server ever gives at once.
-            following = None
-        else:
-            following = _numbered(source, request, len(entries) - overlap)
-            if following == request:
-                # One entry in all, which is the seam.
-                following = None
-        if following is None:
-            break
-        if following.url is not None:
-            if following.url in asked:
+        if isinstance(paging, NextLinkPagination):
+            url = _linked(source, paging, answer, request, base_url, shown)
+            if url is None:
+                break
+            if url in asked:
                 raise CmdbError(f"page {number} names a page that was read before: a loop", source=shown)
-            asked.add(following.url)
-        request = following
+            asked.add(url)
+            request = PageRequest(url=url)
+            continue
+        # A page that is shorter than asked for may be the last one, or all that the server ever gives at once.
+        complete = not fresh or (expected is not None and len(entries) >= expected)
+        params = None if complete else paging.after(request.params, len(entries) - overlap)
+        # The same parameters again: there is one entry in all, which is the seam.
+        if params is None or params == request.params:
+            break
+        request = PageRequest(params=params)
     else:
         raise CmdbError(
             f"more than {source.max_pages} pages; raise cmdb.source.max_pages if that is right", source=shown
@@ -162,15 +242,6 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
     return entries
 
 
-def _overlap(source: HttpSource) -> int:
-    """How many entries of a page are asked for again with the next one.
-
-    If entries have a key, one: whatever was deleted or added before it in the meantime has moved this seam,
-    even if the number of entries is the same again.
-    """
-    return int(source.unique is not None and isinstance(source.pagination, OffsetPagination) and _size(source) > 1)
-
-
 def _message(answer: Any) -> str:
     """What an answer that is no list says about itself."""
     for name in ("message", "detail", "error"):
@@ -178,31 +249,6 @@ def _message(answer: Any) -> str:
         if isinstance(text, str) and text.strip():
             return f"; it says {text.strip()[:200]!r}"
     return ""
-
-
-def _first_page(source: HttpSource) -> dict[str, Any]:
-    paging = source.pagination
-    if isinstance(paging, PagePagination):
-        size = {paging.size_param: paging.size} if paging.size_param else {}
-        return {**source.params, paging.param: paging.first, **size}
-    if isinstance(paging, OffsetPagination):
-        return {**source.params, paging.offset_param: 0, paging.limit_param: paging.size}
-    return dict(source.params)
-
-
-def _size(source: HttpSource) -> float:
-    """Entries that a page has if it is not the last one; no limit if everything comes at once."""
-    paging = source.pagination
-    return paging.size if isinstance(paging, PagePagination | OffsetPagination) else math.inf
-
-
-def _numbered(source: HttpSource, request: PageRequest, offset: int) -> PageRequest | None:
-    paging = source.pagination
-    if isinstance(paging, PagePagination):
-        return PageRequest(params={**request.params, paging.param: int(request.params[paging.param]) + 1})
-    if isinstance(paging, OffsetPagination):
-        return PageRequest(params={**request.params, paging.offset_param: offset})
-    return None
 
 
 def _expression(field: str, text: str, shown: str) -> Callable[[Any], Any]:
@@ -224,7 +270,7 @@ def _expression(field: str, text: str, shown: str) -> Callable[[Any], Any]:
 
 def _linked(
     source: HttpSource, paging: NextLinkPagination, answer: Any, request: PageRequest, base_url: str, shown: str
-) -> PageRequest | None:
+) -> str | None:
     link = _expression("pagination.next", paging.next, shown)(answer)
     if link is None or link == "":
         return None
@@ -244,4 +290,4 @@ def _linked(
         )
     if with_login:
         raise CmdbError("the link to the next page holds a login: not followed", source=shown)
-    return PageRequest(url=url)
+    return url

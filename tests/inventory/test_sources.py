@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 
 from portmon.config import parse_config
 from portmon.errors import CmdbError
-from portmon.inventory.config import CmdbFields, FileSource, HttpSdSource, HttpSource, NetboxSource
-from portmon.inventory.entries import read_hosts
-from portmon.inventory.sources.files import read_file
-from portmon.inventory.sources.http_sd import read_targets
+from portmon.inventory.entries import EntryList, read_hosts
+from portmon.inventory.entry_fields import CmdbFields
+from portmon.inventory.sources.file import FileSource
+from portmon.inventory.sources.http import HttpSource
+from portmon.inventory.sources.http_sd import HttpSdSource, read_targets
+from portmon.inventory.sources.netbox import NetboxSource
 from portmon.inventory.sources.pages import PageRequest, json_body, read_pages
-from portmon.inventory.sources.presets import fetch, gather, queries
 from portmon.model.host import Host, Inventory
+from tests.worlds.sources import BASE, fetch, read_file
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "cmdb"
-BASE = "https://cmdb.example/base"
 EXAMPLES = dict(re.findall(r"^```yaml (\w+)\n(.*?)^```", (ROOT / "docs" / "cmdb.md").read_text(), flags=re.M | re.S))
 
 
@@ -46,7 +47,7 @@ class Netbox:
         self.between: Callable[[int], None] = lambda number: None
 
     def read(self, source: NetboxSource) -> Inventory:
-        return gather(source, self._pages, shown="NetBox")
+        return source.gather(self._pages, shown="NetBox")
 
     def _pages(self, http: HttpSource) -> list[Any]:
         return read_pages(http, lambda request: self._answer(http, request), base_url=BASE, shown=http.endpoint)
@@ -280,7 +281,7 @@ def test_a_server_that_never_tells_the_truth_is_refused() -> None:
         return {"count": 9, "results": many(7)[request.params["offset"] :][: request.params["limit"]]}
 
     with pytest.raises(CmdbError, match="7 entries, but it says that there are 9; read 3 times"):
-        fetch(netbox(page_size=3), send, base_url=BASE, shown="test")
+        fetch(netbox(page_size=3), send)
 
 
 def test_a_page_that_fails_halfway_fails_the_list() -> None:
@@ -331,7 +332,7 @@ def test_a_list_of_one_page_is_evaluated_at_once() -> None:
 
     source = HttpSource.model_validate({"items": "results", "total": "count", "unique": "id"})
     with pytest.raises(CmdbError, match=r"2 entries, but it says that there are 3$"):
-        fetch(source, send, base_url=BASE, shown="test")
+        fetch(source, send)
     assert len(asked) == 1
 
 
@@ -347,7 +348,7 @@ def test_the_same_id_on_one_page_is_two_invalid_entries() -> None:
 )
 def test_what_is_no_list_is_refused(answer: Any) -> None:
     with pytest.raises(CmdbError, match="not a list"):
-        fetch(netbox(), lambda _: answer, base_url=BASE, shown="test")
+        fetch(netbox(), lambda _: answer)
 
 
 # ── Prometheus ──────────────────────────────────────────────────────────────────────────────────
@@ -355,7 +356,7 @@ def test_what_is_no_list_is_refused(answer: Any) -> None:
 
 def http_sd(answer: Any, **values: Any) -> Inventory:
     source = HttpSdSource.model_validate({"type": "http_sd", **values})
-    return fetch(source, lambda _: answer, base_url=BASE, shown="test")
+    return fetch(source, lambda _: answer)
 
 
 def test_targets_of_one_host_are_one_host() -> None:
@@ -433,7 +434,7 @@ def test_the_ports_of_targets_make_no_difference(targets: list[tuple[str, int]])
 
 
 def read(entry: Any, **fields: Any) -> Inventory:
-    return read_hosts([{"id": 1, "address": "a", **entry}], CmdbFields(**fields), source="test")
+    return read_hosts(EntryList([{"id": 1, "address": "a", **entry}], CmdbFields(**fields)), source="test")
 
 
 @pytest.mark.parametrize(
@@ -501,7 +502,7 @@ def test_an_entry_keeps_its_id_whatever_expression_fails(field: str) -> None:
 
 
 def test_of_several_addresses_the_first_counts() -> None:
-    found = read_hosts([{"id": 1, "address": "10.0.0.1, 10.0.0.2"}], CmdbFields(), source="test")
+    found = read_hosts(EntryList([{"id": 1, "address": "10.0.0.1, 10.0.0.2"}], CmdbFields()), source="test")
     assert found.hosts[0].address == "10.0.0.1"
 
 
@@ -523,13 +524,13 @@ def test_the_examples_are_all_there() -> None:
 
 def test_the_example_for_netbox() -> None:
     source = example("netbox")
-    assert queries(source)[1].http.params["role"] == ("web", "db")
+    assert list(source.queries())[1].http.params["role"] == ("web", "db")
     web = recorded().read(source).hosts[0]
     assert (web.declared, web.labels["tier"], "rack" in web.labels) == ((22, 443), "gold", False)
 
 
 def test_the_example_for_http_sd() -> None:
-    found = fetch(example("http_sd"), lambda _: payload("http_sd"), base_url=BASE, shown="test")
+    found = fetch(example("http_sd"), lambda _: payload("http_sd"))
     assert [host.name for host in found.hosts] == ["db01", "web06", "web07.example.com", "web08.example.com"]
 
 
@@ -542,7 +543,7 @@ def test_the_example_for_blueking() -> None:
         bodies.append(json_body(source, request))
         return answer
 
-    found = fetch(source, send, base_url=BASE, shown="test")
+    found = fetch(source, send)
     assert bodies[0]["page"] == {"sort": "bk_host_id", "start": 0, "limit": 500}
     assert bodies[0]["fields"][0] == "bk_host_id"
     assert found.hosts == (
@@ -554,7 +555,7 @@ def test_the_example_for_blueking() -> None:
 
 def test_blueking_refuses_with_200() -> None:
     with pytest.raises(CmdbError, match=r"'data\.info' is null, not a list; it says 'permission deny'"):
-        fetch(example("blueking"), lambda _: payload("blueking_error"), base_url=BASE, shown="test")
+        fetch(example("blueking"), lambda _: payload("blueking_error"))
 
 
 def test_the_example_for_servicenow() -> None:
@@ -564,7 +565,7 @@ def test_the_example_for_servicenow() -> None:
     def send(request: PageRequest) -> Any:
         return {"result": whole[request.params["sysparm_offset"] :]}
 
-    found = fetch(source, send, base_url=BASE, shown="test")
+    found = fetch(source, send)
     assert [(host.name, host.address) for host in found.hosts] == [
         ("web01", "web01.example.com"),
         ("db01", "10.0.1.7"),
@@ -579,6 +580,6 @@ def test_a_target_in_very_many_groups_is_read_in_time_that_grows_with_them() -> 
     (entry,) = read_targets(groups)
     assert time.process_time() - began < 10
     assert len(entry["labels"]["job"]) == 1000
-    fields = queries(HttpSdSource(type="http_sd"))[0].http.fields
-    found = read_hosts([entry], fields, source="test")
+    fields = next(HttpSdSource(type="http_sd").queries()).http.fields
+    found = read_hosts(EntryList([entry], fields), source="test")
     assert "more than 1000 characters" in found.invalid[0].reason

@@ -1,0 +1,68 @@
+"""What every kind of source has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from portmon import timeouts
+from portmon.errors import CmdbError, OverrunError
+from portmon.model.host import Inventory
+from portmon.untrusted.boundary import boundary
+from portmon.untrusted.documents import DocumentError, read_text
+
+if TYPE_CHECKING:
+    from portmon.inventory.sources.http import OverHttp
+
+Result = TypeVar("Result")
+
+
+class Source:
+    """Where hosts come from. A kind of source is its settings, how it is asked, and how its entries become hosts.
+
+    No model itself: each model costs every task that parses the DAG file some milliseconds.
+    """
+
+    def read(self, base: Path, ask: Callable[[OverHttp], Inventory]) -> Inventory:
+        """The host list.
+
+        :param base: folder that a relative path starts from
+        :param ask: asks for lists over HTTP, through their Airflow connection
+        :raises CmdbError: the list can't be had whole
+        """
+        raise NotImplementedError
+
+    def described(self, base: Path) -> Iterator[tuple[str, str | None]]:
+        """What is asked, for people, and what is recommended for it."""
+        raise NotImplementedError
+
+    def problems(self, base: Path) -> Iterator[tuple[str, str]]:
+        """Why the source can't be read on this machine, each with the name of the setting to correct."""
+        yield from ()
+
+
+def reading_files(shown: str, work: Callable[[], Result], limit: timedelta | None = None) -> Result:
+    """What ``work`` makes of files, unless a file system hangs.
+
+    :param shown: the file, for errors
+    :param limit: default: that of a host list
+    :raises CmdbError: for whatever it fails with
+    """
+    with boundary(lambda why: CmdbError(f"can't be used: {why}", source=shown), passing=CmdbError):
+        try:
+            return timeouts.within(timeouts.HOST_LIST if limit is None else limit, work)
+        except OverrunError as error:
+            raise CmdbError(f"reading it was {error}", source=shown) from None
+
+
+def text_of(path: Path) -> str:
+    """The text of a file.
+
+    :raises CmdbError: it can't be read, is too large, or is no UTF-8
+    """
+    try:
+        return read_text(path)
+    except DocumentError as error:
+        raise CmdbError(error.message, source=str(path)) from error
