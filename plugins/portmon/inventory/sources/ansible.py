@@ -127,14 +127,14 @@ class AnsibleSource(Section, OverHttp):
         yield HttpQuery(http, lambda answers: read_printed(answers[0]))
 
     def described(self, base: Path) -> Iterator[tuple[str, str | None]]:
-        """See :meth:`Source.described`."""
+        """See :meth:`portmon.inventory.sources.base.Source.described`."""
         if self.path is None:
             yield from super().described(base)
         else:
             yield f"{(base / self.path).resolve()} (Ansible inventory)", None
 
     def problems(self, base: Path) -> Iterator[tuple[str, str]]:
-        """See :meth:`Source.problems`."""
+        """See :meth:`portmon.inventory.sources.base.Source.problems`."""
         if self.path is None:
             return
         path = (base / self.path).resolve()
@@ -144,7 +144,7 @@ class AnsibleSource(Section, OverHttp):
             yield "path", f"{path}: {NOT_INSTALLED}"
 
     def read(self, base: Path, ask: Callable[[OverHttp], Inventory]) -> Inventory:
-        """See :meth:`Source.read`. What the command said of the same files within the last hour is not asked again."""
+        """See :meth:`portmon.inventory.sources.base.Source.read`. What the command said of the same files within the last hour is not asked again."""
         if self.path is None:
             return ask(self)
         path = (base / self.path).absolute()
