@@ -144,7 +144,9 @@ class AnsibleSource(Section, OverHttp):
             yield "path", f"{path}: {NOT_INSTALLED}"
 
     def read(self, base: Path, ask: Callable[[OverHttp], Inventory]) -> Inventory:
-        """See :meth:`portmon.inventory.sources.base.Source.read`. What the command said of the same files within the last hour is not asked again."""
+        """See :meth:`portmon.inventory.sources.base.Source.read`. The command's answer about the same files is kept for
+        an hour.
+        """
         if self.path is None:
             return ask(self)
         path = (base / self.path).absolute()
