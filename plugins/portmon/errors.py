@@ -5,7 +5,8 @@
     PortmonError
     ├── ConfigError              portmon.yaml or airflow.cfg: file, line, field
     │   └── InvalidConfigError   several of them
-    ├── CommandError             a command asks for a server or port that is not known
+    ├── CommandError             a person asks for something that is not there, or can't be done
+    │   └── RequestError         ... or does not say all of it
     ├── HistoryError             a history for ``simulate``: file, line
     ├── ParamError               a run parameter: field
     ├── CmdbError                no usable host list: source
@@ -84,7 +85,11 @@ class InvalidConfigError(ConfigError):
 
 
 class CommandError(PortmonError):
-    """A command asks for something that is not there, or can't be done."""
+    """A person asks for something that is not there, or can't be done."""
+
+
+class RequestError(CommandError):
+    """What a person asks for is incomplete or can't be read."""
 
 
 class HistoryError(PortmonError):

@@ -26,7 +26,7 @@ def line(minute: int, *ports: int, host: str = "h1", **more: Any) -> str:
 
 def told(*lines: str, config: Config | None = None) -> list[tuple[Any, ...]]:
     events = simulate(lines, config or Config(), interval=FIVE)
-    return [(event["kind"], event["host_id"], event["port"]) for event in events]
+    return [(event.kind, event.host_id, event.port) for event in events]
 
 
 def test_labels_and_declared_ports_hold_until_a_line_says_otherwise() -> None:
@@ -45,8 +45,8 @@ def test_a_failure_may_say_why_and_a_time_without_a_zone_is_utc() -> None:
         for minute in (0, 5)
     ]
     (event,) = simulate(failed, Config(), interval=FIVE)
-    assert (event["at"], event["kind"]) == ("2026-01-01T00:05:00Z", "unreachable")
-    assert "dns" in event["reason"]
+    assert (event.at, event.kind) == ("2026-01-01T00:05:00Z", "unreachable")
+    assert "dns" in event.reason
 
 
 def test_a_host_that_is_not_there_can_leave() -> None:
@@ -92,6 +92,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     config = tmp_path / "portmon.yaml"
     config.write_text("{}\n")
     missing = run(str(tmp_path / "none.jsonl"), "--config", str(config))
-    assert (missing.exit_code, "No such file" in missing.stderr) == (1, True)
+    assert (missing.exit_code, "No such file" in missing.stderr) == (2, True)
     assert run("-", "--interval", "soon", stdin="").exit_code == 2
-    assert isinstance(run("-", "--config", str(config), stdin="{").exception, HistoryError)
+    wrong = run("-", "--config", str(config), stdin="{")
+    assert (wrong.exit_code, wrong.stderr[:30]) == (1, "error: <stdin>:1: Invalid JSON"[:30])

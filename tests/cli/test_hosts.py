@@ -156,21 +156,8 @@ def test_a_database_that_can_not_be_compared(shell: Shell) -> None:
     code, out, err = shell.hosts()
     assert code == 0
     assert "hosts: 2" in out
-    assert "not compared with what is known: " in err
+    assert "not compared with known hosts: " in err
     assert "has revision other" in err
-
-
-def test_check_knows_every_source(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
-    from portmon.cli.check import tell
-    from portmon.config import parse_config
-
-    for source, shown in {
-        "{type: netbox}": "api/virtualization/virtual-machines/ (netbox, paging: offset)",
-        "{type: http_sd, endpoint: t}": "t (http_sd, paging: none)",
-        "{type: ansible, path: hosts}": "hosts (Ansible inventory)",
-    }.items():
-        tell(parse_config(f"cmdb:\n  source: {source}\n", path=shell.config), "x")
-        assert shown in capsys.readouterr().out
 
 
 def test_the_real_command(tmp_path: Path) -> None:
