@@ -7,7 +7,7 @@
     │   └── InvalidConfigError   several of them
     ├── CommandError             a person asks for something that is not there, or can't be done
     │   └── RequestError         ... or does not say all of it
-    ├── HistoryError             a history for ``simulate``: file, line
+    ├── HistoryError             a history for ``simulate``: line
     ├── ParamError               a run parameter: field
     ├── CmdbError                no usable host list: source
     │   └── NoSuchPageError      a page that is not there (HTTP 404)
@@ -98,10 +98,9 @@ class HistoryError(PortmonError):
     :param line: 1-based
     """
 
-    def __init__(self, message: str, *, file: str, line: int) -> None:
-        self.file = file
+    def __init__(self, message: str, *, line: int) -> None:
         self.line = line
-        super().__init__(f"{file}:{line}: {message}")
+        super().__init__(f"line {line}: {message}")
 
 
 class ParamError(PortmonError):

@@ -83,7 +83,9 @@ def test_an_acknowledgement_without_a_port_is_of_all_that_is_wrong_with_the_host
     done = acknowledge(conn, "web1", None, until=None, author="bob", reason="", now=NOW)
     assert [line.split(" is ")[0] for line in done] == ["web1: unreachable", "web1: host_key_changed"]
     assert [one.alert_id for one in silences.current(conn, NOW)] == ids
-    with pytest.raises(CommandError, match=r"^web1 port 22: no alert is open; open there: down of port 80, unreachable"):
+    with pytest.raises(
+        CommandError, match=r"^web1 port 22: no alert is open; open there: down of port 80, unreachable"
+    ):
         acknowledge(conn, "web1", 22, until=None, author="bob", reason="", now=NOW)
 
 
@@ -121,9 +123,7 @@ def test_labels_and_severity_of_an_example_can_be_given(conn: Connection) -> Non
 
 
 def test_what_withholds_an_event(conn: Connection) -> None:
-    silences.add(
-        conn, hosts=["web1"], ports=[(443, 443)], ends_at=NOW + HOUR, author="ann", reason="updates", now=NOW
-    )
+    silences.add(conn, hosts=["web1"], ports=[(443, 443)], ends_at=NOW + HOUR, author="ann", reason="updates", now=NOW)
     withheld = "withheld now: silenced by ann until 2026-01-01 13:00 UTC: updates (silence 1)"
     assert lines(conn, "down", host="1", port=443)[-1] == withheld
     assert lines(conn, "down", host="1", port=444)[-1] == "withheld now: no"

@@ -77,4 +77,4 @@ def test_a_list_of_silences(conn: Connection) -> None:
     shown = json.loads(first.model_dump_json())
     assert "when" not in shown
     assert shown["labels"] == {NASTY.replace("\udcff", r"\udcff"): [NASTY.replace("\udcff", r"\udcff")]}
-    assert [one.state for one in list_silences(conn, NOW + 2 * HOUR, everything=True)][0] == "is over"
+    assert list_silences(conn, NOW + 2 * HOUR, everything=True)[0].state == "is over"

@@ -60,18 +60,18 @@ def test_blank_lines_are_none() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "here:2: Invalid JSON"),
-        ("[]", "here:2: Input should be an object"),
-        ('{"at": "2026-01-01T00:00:00Z", "outcome": "ok"}', "here:2: host_id: Field required"),
-        (line(1, 0), "here:2: listeners.0.port: Input should be greater than or equal to 1"),
-        (line(1, 22, outcome="fine"), "here:2: outcome: Input should be 'ok', 'unreachable', 'invalid' or 'removed'"),
-        (line(1, 22, at="soon"), "here:2: at: Input should be a valid datetime"),
-        (line(1, 22, portz=1), "here:2: portz: Extra inputs are not permitted"),
+        ("{", "line 2: Invalid JSON"),
+        ("[]", "line 2: Input should be an object"),
+        ('{"at": "2026-01-01T00:00:00Z", "outcome": "ok"}', "line 2: host_id: Field required"),
+        (line(1, 0), "line 2: listeners.0.port: Input should be greater than or equal to 1"),
+        (line(1, 22, outcome="fine"), "line 2: outcome: Input should be 'ok', 'unreachable', 'invalid' or 'removed'"),
+        (line(1, 22, at="soon"), "line 2: at: Input should be a valid datetime"),
+        (line(1, 22, portz=1), "line 2: portz: Extra inputs are not permitted"),
     ],
 )
 def test_a_wrong_line_is_named(text: str, message: str) -> None:
     with pytest.raises(HistoryError) as error:
-        list(simulate([line(0, 22), text], Config(), interval=FIVE, name="here"))
+        list(simulate([line(0, 22), text], Config(), interval=FIVE))
     assert str(error.value).startswith(message)
 
 
@@ -95,4 +95,4 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert (missing.exit_code, "No such file" in missing.stderr) == (2, True)
     assert run("-", "--interval", "soon", stdin="").exit_code == 2
     wrong = run("-", "--config", str(config), stdin="{")
-    assert (wrong.exit_code, wrong.stderr[:30]) == (1, "error: <stdin>:1: Invalid JSON"[:30])
+    assert (wrong.exit_code, wrong.stderr[:27]) == (1, "error: line 1: Invalid JSON")

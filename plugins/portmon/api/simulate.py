@@ -110,11 +110,10 @@ class SimulatedEvent(View):
     reason: Text
 
 
-def read_history(lines: Iterable[str], *, name: str = "history") -> Iterator[HistoryLine]:
+def read_history(lines: Iterable[str]) -> Iterator[HistoryLine]:
     """The observations of a history, in its order; the engine ignores those that come too late.
 
-    :param name: of the file, for messages
-    :raises HistoryError: with file, line and field
+    :raises HistoryError: with line and field
     """
     for number, text in enumerate(lines, start=1):
         if not text.strip():
@@ -124,7 +123,7 @@ def read_history(lines: Iterable[str], *, name: str = "history") -> Iterator[His
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(map(str, first["loc"]))
-            raise HistoryError(f"{field}: {first['msg']}" if field else first["msg"], file=name, line=number) from error
+            raise HistoryError(f"{field}: {first['msg']}" if field else first["msg"], line=number) from error
         at = line.at.replace(tzinfo=UTC) if line.at.tzinfo is None else line.at.astimezone(UTC)
         yield line.model_copy(update={"at": at})
 
@@ -199,18 +198,15 @@ class Simulation:
         self.hosts |= {row["host_id"]: row for row in verdict.hosts}
 
 
-def simulate(
-    lines: Iterable[str], config: Config, *, interval: timedelta, name: str = "history"
-) -> Iterator[SimulatedEvent]:
+def simulate(lines: Iterable[str], config: Config, *, interval: timedelta) -> Iterator[SimulatedEvent]:
     """The events that a history gives, in order.
 
     :param config: ``rules``, ``declared``, ``states`` and ``cmdb.prune_after`` count
     :param interval: between scheduled runs
-    :param name: of the file, for messages
-    :raises HistoryError: with file, line and field
+    :raises HistoryError: with line and field
     """
     simulation = Simulation(config, interval)
-    for at, run in groupby(read_history(lines, name=name), key=lambda line: line.at):
+    for at, run in groupby(read_history(lines), key=lambda line: line.at):
         for event in simulation.run(at, run):
             yield SimulatedEvent(
                 at=event.at.strftime("%Y-%m-%dT%H:%M:%S" + (".%f" if event.at.microsecond else "") + "Z"),

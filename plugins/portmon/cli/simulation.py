@@ -25,5 +25,5 @@ def simulate(
 
     length = read_option(parse_duration, interval, "--interval")
     settings, _ = config_of(config)
-    for event in run(history, settings, interval=length, name=history.name):
+    for event in run(history, settings, interval=length):
         print(json.dumps(event.model_dump()))
