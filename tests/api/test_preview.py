@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from portmon.api.preview import PreviewView, preview, stored
+from portmon.api.preview import PreviewView, preview
 from portmon.config import Config
 from portmon.errors import CmdbError, StorageError
 from portmon.model.host import Host, InvalidHost, Inventory
@@ -41,7 +41,8 @@ class Site:
         prune_inventory(self.database, Config(), run, fetched.digest, stale=False, now=at)
 
     def preview(self, found: Inventory, **values: Any) -> PreviewView:
-        return preview(found, stored(self.database), Config(**values), now=NOW)
+        with self.database.look() as conn:
+            return preview(conn, Config(**values), found, now=NOW)
 
 
 @pytest.fixture
@@ -92,17 +93,16 @@ def test_a_list_that_a_run_would_not_use(site: Site) -> None:
 
 def test_without_a_state_database(tmp_path: Path) -> None:
     path = tmp_path / "none" / "portmon.db"
-    assert stored(Database(f"sqlite:///{path}")) is None
+    shown = Site(Database(f"sqlite:///{path}")).preview(listed(1))
     assert not path.parent.exists()
-    shown = preview(listed(1), None, Config(), now=NOW)
     assert (shown.state, shown.problem) == (None, None)
-    assert preview(listed(), None, Config(), now=NOW).problem is None
+    assert preview(None, Config(), listed(), now=NOW).problem is None
     broken = listed(invalid=(InvalidHost(1, None, None, "it has no id"),))
-    assert "because it has no id" in str(preview(broken, None, Config(), now=NOW).problem)
+    assert "because it has no id" in str(preview(None, Config(), broken, now=NOW).problem)
 
 
 def test_an_empty_database_is_none(database_url: str) -> None:
-    assert stored(Database(database_url)) is None
+    assert Site(Database(database_url)).preview(listed(1)).state is None
     with Database(database_url).look() as conn:
         assert conn is None
 
@@ -117,7 +117,7 @@ def test_a_database_of_another_version_is_not_read(site: Site) -> None:
     with site.database.begin() as conn:
         conn.execute(text("UPDATE portmon_alembic_version SET version_num = 'other'"))
     with pytest.raises(StorageError, match="has revision other"):
-        stored(site.database)
+        site.preview(listed(1))
 
 
 def test_looking_changes_no_file(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_looking_changes_no_file(tmp_path: Path) -> None:
         return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
 
     before = files()
-    known = stored(site.database)
-    assert known is not None
-    assert [host.id for host in known.known] == ["1"]
+    state = site.preview(listed(1)).state
+    assert state is not None
+    assert (state.known, state.new) == (1, ())
     assert files() == before
 
 
@@ -142,7 +142,7 @@ def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     site = Site(migrated(tmp_path / "p.db"))
     site.run(listed(1), at=NOW)
     with site.database.begin():
-        assert stored(site.database) is not None
+        assert site.preview(listed(1)).state is not None
 
 
 def test_the_message_of_a_cmdb_error_has_its_source_once() -> None:

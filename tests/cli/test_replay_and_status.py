@@ -97,7 +97,7 @@ def test_the_same_configuration_tells_the_same(shell: Shell) -> None:
         (["--from", "yesterday"], "is no time"),
         (["--from", "2999-01-01"], "is still to come"),
         (["--from", "2026-01-02", "--to", "2026-01-01"], "must be later than --from"),
-        (["--from", "2026-01-01"], "nothing before the next run"),
+        (["--from", "2026-01-01"], "wait for"),
     ],
 )
 def test_replay_says_what_is_wrong(shell: Shell, arguments: list[str], told: str) -> None:

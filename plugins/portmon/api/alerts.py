@@ -66,14 +66,8 @@ def alert_view_of(one: OpenAlert) -> AlertView:
     return AlertView(
         id=one.id,
         since=one.starts_at,
-        host_id=event.host_id,
         host=event.host_name,
-        port=event.port,
-        program=event.program,
-        unit=event.unit,
-        kind=event.kind,
-        severity=event.severity,
-        reason=event.reason,
+        **{name: getattr(event, name) for name in ("host_id", "port", "program", "unit", "kind", "severity", "reason")},
         told=tuple(DeliveryView.model_validate(told) for told in one.told),
         withheld=silence
         and WithheldView(silence=silence.id, acknowledged=silence.alert_id is not None, told=silence.told()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,15 +12,15 @@ from portmon.api.hosts import find_host
 from portmon.api.ports import known_ports
 from portmon.config import Config
 from portmon.engine.declared import declared_ports
-from portmon.engine.rules import HostRules, RuleSet
+from portmon.engine.rules import RuleSet
 from portmon.engine.states import Port
 from portmon.engine.watched import decisions_on
 from portmon.fields import format_duration
 from portmon.model.event import Event, EventKind
-from portmon.model.observation import Listing
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
 from portmon.storage import archive, conditions, decisions, outbox, state
+from portmon.storage.hosts import KnownHost
 
 _WIDE = frozenset(
     {
@@ -42,64 +41,42 @@ _WIDE = frozenset(
 
 
 def explain(conn: Connection, config: Config, wanted: str, number: int, *, now: datetime) -> list[str]:
-    """Lines for people, not escaped yet.
+    """Lines for people.
 
     :param wanted: name or id of the host
     :param number: of the port
-    :raises CommandError: there is no such host
     """
-    found = find_host(conn, wanted)
-    host = found.as_host()
-    must = declared_ports({host.id: host}, config.declared, decisions.promoted(conn), where=config.where)
-    looked = archive.last_look(conn, host.id)
-    story = outbox.of_port(conn, host.id, number, kinds=_WIDE)
-    sent = outbox.fates(conn, [event.id for event in story])
-    present = _Present(
-        number=number,
-        row=state.load(conn, [host.id])[0].get(host.id, {}),
-        port=next((port for port in known_ports(conn, host.id) if port.port == number), None),
-        declared=must.get(host.id, {}).get(number),
-        accepted=decisions.acceptance(conn, host.id, number),
-        rules=RuleSet(config.rules, where=config.where).for_host(host),
-        seen=archive.last_seen(conn, host.id),
-        removed_at=found.removed_at,
-        fleet_since=conditions.since(conn, conditions.FLEET),
-        config=config,
-        now=now,
-    )
+    known = find_host(conn, wanted)
+    host = known.as_host()
+    present = _Present(conn, config, known, number, now)
     lines = [f"{host.shown()}, id {host.id}, port {number}", "", *present.host_lines(), *present.port_lines()]
+    looked = archive.last_look(conn, host.id)
     if looked is not None:
         error = f" ({looked.error})" if looked.error else ""
         lines.append(f"Last look: {_moment(looked.observed_at)}, run {looked.run_id}: {looked.outcome.value}{error}.")
-    lines += ["", "What happened:"]
+    story = outbox.of_port(conn, host.id, number, kinds=_WIDE)
+    sent = outbox.fates(conn, [event.id for event in story])
     happened = [f"  {line}" for event in story for line in _event_lines(event, number, sent)]
-    return [*lines, *(happened or ["  nothing so far."])]
+    return [*lines, "", "What happened:", *(happened or ["  nothing so far."])]
 
 
-@dataclass(frozen=True, slots=True)
 class _Present:
-    """What is known now of one port of one host.
+    """What is known now of one port of one host."""
 
-    :param row: the host's state; empty before its first run
-    :param port: None if it is not watched
-    :param declared: by what, None if it is not
-    :param accepted: when a person accepted it as gone, and who
-    :param seen: what the host's last complete answer showed
-    :param removed_at: when the host left the CMDB
-    :param fleet_since: since when every host fails
-    """
-
-    number: int
-    row: Mapping[str, Any]
-    port: Port | None
-    declared: str | None
-    accepted: tuple[datetime, str] | None
-    rules: HostRules
-    seen: Listing | None
-    removed_at: datetime | None
-    fleet_since: datetime | None
-    config: Config
-    now: datetime
+    def __init__(self, conn: Connection, config: Config, known: KnownHost, number: int, now: datetime) -> None:
+        host = known.as_host()
+        must = declared_ports({host.id: host}, config.declared, decisions.promoted(conn), where=config.where)
+        self.number, self.now, self.states = number, now, config.states
+        self.removed_at = known.removed_at
+        self.fleet_since = conditions.since(conn, conditions.FLEET)
+        # Empty before the first run of the host.
+        self.row: Mapping[str, Any] = state.load(conn, [host.id])[0].get(host.id, {})
+        # None if it is not watched.
+        self.port = next((port for port in known_ports(conn, host.id) if port.port == number), None)
+        self.declared = must.get(host.id, {}).get(number)
+        self.accepted = decisions.acceptance(conn, host.id, number)
+        self.rules = RuleSet(config.rules, where=config.where).for_host(host)
+        self.seen = archive.last_seen(conn, host.id)
 
     def host_lines(self) -> Iterator[str]:
         row = self.row
@@ -164,7 +141,7 @@ class _Present:
         if port.status == PortStatus.CANDIDATE:
             yield (
                 f"It is a candidate: inside the host's ephemeral range ({self.row['ephemeral_low']} to "
-                f"{self.row['ephemeral_high']}), seen {port.streak} of {self.config.states.ephemeral_after} times in "
+                f"{self.row['ephemeral_high']}), seen {port.streak} of {self.states.ephemeral_after} times in "
                 "a row."
             )
         elif port.status == PortStatus.DOWN:
@@ -178,7 +155,7 @@ class _Present:
                 yield f"It is missing since the host's reboot and has until {_moment(port.grace_until)} to come back."
             elif port.misses:
                 yield (
-                    f"It is missing in {port.misses} of {self.config.states.down_after} runs in a row, last seen "
+                    f"It is missing in {port.misses} of {self.states.down_after} runs in a row, last seen "
                     f"{_moment(port.last_seen_at)}."
                 )
         if port.lost:

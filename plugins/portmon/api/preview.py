@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
+
+from sqlalchemy import Connection
 
 from portmon.api.view import Text, View
 from portmon.config import Config
@@ -13,34 +14,6 @@ from portmon.inventory.prune import plan_prune
 from portmon.model.host import Inventory
 from portmon.steps.fetch import must_be_plausible
 from portmon.storage import hosts, inventory, journal
-from portmon.storage.database import Database
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What the state database knows.
-
-    :param known: every host, hidden ones included
-    :param good: the last good host list
-    :param accepted: host lists that runs have used
-    """
-
-    known: tuple[hosts.KnownHost, ...]
-    good: Inventory | None
-    accepted: tuple[journal.Accepted, ...] = ()
-
-
-def stored(database: Database) -> Stored | None:
-    """What the state database knows; None if there is none yet.
-
-    :raises StorageError: it can't be read, or belongs to another version
-    """
-    with database.look() as conn:
-        if conn is None:
-            return None
-        good = inventory.last_good(conn)
-        known, accepted = tuple(hosts.known(conn)), tuple(journal.accepted(conn))
-        return Stored(known, good.inventory if good else None, accepted)
 
 
 class HostView(View):
@@ -100,14 +73,12 @@ class PreviewView(View):
     state: PruneView | None
 
 
-def preview(found: Inventory, stored: Stored | None, config: Config, *, now: datetime) -> PreviewView:
-    """What a run would make of a host list.
-
-    :param stored: None without a state database
-    """
+def preview(conn: Connection | None, config: Config, found: Inventory, *, now: datetime) -> PreviewView:
+    """What a run would make of a host list; without a database, as far as the list itself shows."""
+    last = inventory.last_good(conn) if conn else None
     problem = None
     try:
-        must_be_plausible(found, stored.good if stored else None)
+        must_be_plausible(found, last.inventory if last else None)
     except CmdbError as error:
         problem = error.message
     if problem is None and found.invalid and not found.hosts:
@@ -118,15 +89,16 @@ def preview(found: Inventory, stored: Stored | None, config: Config, *, now: dat
         invalid=found.invalid,
         disabled=found.disabled,
         problem=problem,
-        state=_prune_view(found, stored, config, stale=problem is not None, now=now) if stored else None,
+        state=_prune_view(conn, config, found, stale=problem is not None, now=now) if conn else None,
     )
 
 
-def _prune_view(found: Inventory, stored: Stored, config: Config, *, stale: bool, now: datetime) -> PruneView:
+def _prune_view(conn: Connection, config: Config, found: Inventory, *, stale: bool, now: datetime) -> PruneView:
+    stored = hosts.known(conn)
     plan = plan_prune(
-        stored.known, found, stale=stale, forced=False, now=now, settings=config.cmdb, accepted=stored.accepted
+        stored, found, stale=stale, forced=False, now=now, settings=config.cmdb, accepted=journal.accepted(conn)
     )
-    known = {host.id: host.name for host in stored.known}
+    known = {host.id: host.name for host in stored}
     names = known | {host.id: host.name for host in found.hosts}
 
     def named(ids: Iterable[str]) -> tuple[HostName, ...]:

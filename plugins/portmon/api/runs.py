@@ -7,9 +7,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from portmon.api.view import Data, Text, View
+from portmon.api.view import View
 from portmon.config import Config
-from portmon.model.event import EventKind, Severity
+from portmon.model.event import Event
 from portmon.replay.archive import scratch_database, what_if
 from portmon.storage import contents, sizes
 
@@ -47,28 +47,6 @@ def damaged(conn: Connection) -> list[str]:
     return list(contents.damaged(conn))
 
 
-class EventView(View):
-    """An event, see :class:`portmon.model.event.Event`."""
-
-    id: str
-    kind: EventKind
-    at: datetime
-    run_id: Text
-    host_id: Text | None
-    host_name: Text | None
-    protocol: str | None
-    port: int | None
-    severity: Severity
-    reason: Text
-    program: Text | None
-    unit: Text | None
-    since: datetime | None
-    last_seen: datetime | None
-    labels: Data
-    details: Data
-    replayed_by: Text | None
-
-
 class ReplayView(View):
     """How the events of a time would differ from what they were.
 
@@ -83,9 +61,9 @@ class ReplayView(View):
     since: datetime
     until: datetime
     evaluations: int
-    gained: tuple[EventView, ...]
-    lost: tuple[EventView, ...]
-    changed: tuple[tuple[EventView, EventView], ...]
+    gained: tuple[Event, ...]
+    lost: tuple[Event, ...]
+    changed: tuple[tuple[Event, Event], ...]
     same: int
     counts: dict[str, tuple[int, int]]
 

@@ -26,17 +26,18 @@ def list_hosts(
     """
     from portmon.airflow import settings
     from portmon.airflow.cmdb_hook import get_inventory
-    from portmon.api import preview
+    from portmon.api.preview import preview
 
-    found, _ = config_of(config)
+    now = datetime.now(UTC)
     with logs_to_stderr():
+        found, _ = config_of(config)
         inventory = get_inventory(found.cmdb, settings.folder_of(found))
         try:
-            stored = preview.stored(settings.database())
+            with settings.database().look() as conn:
+                shown = preview(conn, found, inventory, now=now)
         except (ConfigError, StorageError, UnansweredError) as error:
             complain(f"not compared with known hosts: {error}")
-            stored = None
-    shown = preview.preview(inventory, stored, found, now=datetime.now(UTC))
+            shown = preview(None, found, inventory, now=now)
     if output is Format.JSON:
         print_json(shown.model_dump())
     else:

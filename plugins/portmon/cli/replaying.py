@@ -10,10 +10,11 @@ import typer
 from portmon.api.view import minute
 from portmon.cli.options import ConfigOption, FormatOption, config_of, reading
 from portmon.cli.terminal import Format, print_json, print_table, say
-from portmon.cli.times import past_time
+from portmon.cli.times import time_of
 
 if TYPE_CHECKING:
-    from portmon.api.runs import EventView, ReplayView
+    from portmon.api.runs import ReplayView
+    from portmon.model.event import Event
 
 
 def replay(
@@ -35,8 +36,8 @@ def replay(
 
     settings, _ = config_of(config)
     now = datetime.now(UTC)
-    since = past_time(begin, "--from", now)
-    until = now if end is None else past_time(end, "--to", now)
+    since = time_of(begin, "--from", now, past=True)
+    until = now if end is None else time_of(end, "--to", now, past=True)
     if until <= since:
         raise typer.BadParameter("must be later than --from", param_hint="--to")
     with reading(quiet=True) as conn:
@@ -75,7 +76,7 @@ def _print(found: ReplayView) -> None:
     )
 
 
-def _difference(was: EventView, now: EventView) -> str:
+def _difference(was: Event, now: Event) -> str:
     names = ("severity", "reason", "program", "since", "last_seen")
     changes = [(name, getattr(was, name), getattr(now, name)) for name in names]
     return "; ".join(f"{name}: {old} -> {new}" for name, old, new in changes if old != new) or "its details"

@@ -10,7 +10,7 @@ import typer
 from portmon.api.view import minute
 from portmon.cli.options import AuthorOption, FormatOption, label_options, reading, writing
 from portmon.cli.terminal import Format, print_views, say
-from portmon.cli.times import ForOption, UntilOption, end_of, future_time
+from portmon.cli.times import ForOption, UntilOption, end_of, time_of
 
 Texts = list[str] | None
 
@@ -39,7 +39,7 @@ def silence(
     from portmon.api import silences
 
     now = datetime.now(UTC)
-    begins = now if start is None else future_time(start, timezone, "--from", now)
+    begins = now if start is None else time_of(start, "--from", now, past=False, timezone=timezone)
     ends = end_of(until, duration, timezone, begins, now)
     labels = label_options(label)
     with writing() as conn:

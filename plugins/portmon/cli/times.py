@@ -24,7 +24,7 @@ def end_of(until: str | None, duration: str | None, timezone: str, begins: datet
     from portmon.fields import parse_duration
 
     if duration is None:
-        return None if until is None else future_time(until, timezone, "--until", now)
+        return None if until is None else time_of(until, "--until", now, past=False, timezone=timezone)
     if until is not None:
         raise typer.BadParameter("give --until or --for, not both", param_hint="--for")
     length = read_option(parse_duration, duration, "--for")
@@ -33,26 +33,19 @@ def end_of(until: str | None, duration: str | None, timezone: str, begins: datet
     return read_option(begins.__add__, length, "--for")
 
 
-def future_time(text: str, timezone: str, option: str, now: datetime) -> datetime:
-    """A time that is not past.
+def time_of(text: str, option: str, now: datetime, *, past: bool, timezone: str = "UTC") -> datetime:
+    """A time that is not to come, or not past.
 
     :param timezone: of a time without an offset
-    :raises BadParameter: it can't be read, or is past
+    :raises BadParameter: it can't be read, or is on the other side of ``now``
     """
-    at = _time(text, timezone, option)
-    if at < now:
-        raise typer.BadParameter(f"{text} ({minute(at)}) is in the past", param_hint=option)
-    return at
+    from portmon.alerting.silences import zone
+    from portmon.fields import parse_moment
 
-
-def past_time(text: str, option: str, now: datetime) -> datetime:
-    """A time that is not to come; in UTC unless it has an offset.
-
-    :raises BadParameter: it can't be read, or is to come
-    """
-    at = _time(text, "UTC", option)
-    if at > now:
-        raise typer.BadParameter(f"{text} ({minute(at)}) is still to come", param_hint=option)
+    at = read_option(lambda value: parse_moment(value, zone(timezone)), text, option)
+    if (at > now) if past else (at < now):
+        told = "still to come" if past else "in the past"
+        raise typer.BadParameter(f"{text} ({minute(at)}) is {told}", param_hint=option)
     return at
 
 
@@ -67,10 +60,3 @@ def read_option(read: Callable[[Any], Value], value: Any, option: str) -> Value:
         raise typer.BadParameter(str(error), param_hint=option) from error
     except OverflowError as error:
         raise typer.BadParameter(f"{value} is too far away", param_hint=option) from error
-
-
-def _time(text: str, timezone: str, option: str) -> datetime:
-    from portmon.alerting.silences import zone
-    from portmon.fields import parse_moment
-
-    return read_option(lambda value: parse_moment(value, zone(timezone)), text, option)
