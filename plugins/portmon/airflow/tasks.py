@@ -2,8 +2,7 @@
 
 The DAG file imports this module at every parse: steps, storage and pandas are imported where they are used.
 
-``multiple_outputs`` is off: from the annotation of a returned dict Airflow would make an XCom, and a request, of each
-of its keys.
+Tasks that return a dict have ``multiple_outputs=False``: otherwise each key would be an XCom, and a request, of its own.
 """
 
 from __future__ import annotations

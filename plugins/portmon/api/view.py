@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, SkipValidation
 
-
-def _safe(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, Mapping):
-        return {_safe(key): _safe(inner) for key, inner in value.items()}
-    return [_safe(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-Text = Annotated[str, SkipValidation, PlainSerializer(_safe, when_used="json")]
+Text = Annotated[
+    str,
+    SkipValidation,
+    PlainSerializer(lambda text: text.encode("utf-8", "backslashreplace").decode(), when_used="json"),
+]
 """Text of a host, the CMDB or a person. It may hold lone surrogates, which pydantic refuses and UTF-8 can't hold."""
-Data = Annotated[Any, PlainSerializer(_safe, when_used="json")]
-"""JSON types with such text."""
 
 
 class View(BaseModel):

@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from portmon.api.preview import PreviewView
 
 
-def list_hosts(
-    config: ConfigOption = None,
-    output: FormatOption = Format.TABLE,
-) -> None:
+def list_hosts(config: ConfigOption = None, output: FormatOption = Format.TABLE) -> None:
     """List the hosts that the CMDB gives now, and what the next run would do with those it knows. Changes nothing.
 
     The JSON is one object: `source`; `hosts` with `id`, `name`, `address`, `port`, `labels`, `declared`; `invalid`
@@ -29,8 +26,8 @@ def list_hosts(
     from portmon.api.preview import preview
 
     now = datetime.now(UTC)
+    found, _ = config_of(config)
     with logs_to_stderr():
-        found, _ = config_of(config)
         inventory = get_inventory(found.cmdb, settings.folder_of(found))
         try:
             with settings.database().look() as conn:

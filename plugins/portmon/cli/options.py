@@ -37,12 +37,14 @@ def config_of(path: Path | None) -> tuple[Config, str]:
 
     :raises ConfigError: it is wrong
     """
-    from portmon.airflow import settings
-    from portmon.config import load_config
-
     if path is not None:
+        from portmon.config import load_config
+
         return load_config(path), str(path)
-    found = settings.config()
+    with logs_to_stderr():
+        from portmon.airflow import settings
+
+        found = settings.config()
     return found, str(found.path) if found.path else "defaults (no portmon.yaml)"
 
 
@@ -78,9 +80,9 @@ def open_database(*, quiet: bool = False) -> Database:
 
     :param quiet: do not name it
     """
-    from portmon.airflow import settings
-
     with logs_to_stderr():
+        from portmon.airflow import settings
+
         database = settings.database()
     if not quiet:
         say(f"database {database}")
