@@ -2,7 +2,7 @@
 
 The DAG file imports this module at every parse: steps, storage and pandas are imported where they are used.
 
-Tasks that return a dict have ``multiple_outputs=False``: otherwise each key would be an XCom, and a request, of its own.
+Tasks that return a dict have ``multiple_outputs=False``: else each key would be an XCom, and a request, of its own.
 """
 
 from __future__ import annotations
