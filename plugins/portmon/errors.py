@@ -5,8 +5,9 @@
     PortmonError
     ├── ConfigError              portmon.yaml or airflow.cfg: file, line, field
     │   └── InvalidConfigError   several of them
-    ├── CommandError             a command names a host or port that is not known, or can't be carried out
-    ├── HistoryError             a history for ``simulate``: file, line
+    ├── CommandError             a person asks for something that is not there, or can't be done
+    │   └── RequestError         ... or does not say all of it
+    ├── HistoryError             a history for ``simulate``: line
     ├── ParamError               a run parameter: field
     ├── CmdbError                no usable host list: source
     │   └── NoSuchPageError      a page that is not there (HTTP 404)
@@ -87,7 +88,11 @@ class InvalidConfigError(ConfigError):
 
 
 class CommandError(PortmonError):
-    """A command names something that does not exist, or asks for what can't be done."""
+    """A person asks for something that is not there, or can't be done."""
+
+
+class RequestError(CommandError):
+    """What a person asks for is incomplete or can't be read."""
 
 
 class HistoryError(PortmonError):
@@ -96,10 +101,9 @@ class HistoryError(PortmonError):
     :param line: 1-based
     """
 
-    def __init__(self, message: str, *, file: str, line: int) -> None:
-        self.file = file
+    def __init__(self, message: str, *, line: int) -> None:
         self.line = line
-        super().__init__(f"{file}:{line}: {message}")
+        super().__init__(f"line {line}: {message}")
 
 
 class ParamError(PortmonError):

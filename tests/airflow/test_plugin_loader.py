@@ -59,28 +59,53 @@ def test_only_processes_that_fork_tasks_import_for_them(
 
 LOAD = """
 import json, os, sys, threading
-sys.argv = {command!r}.split()
-import airflow.jobs.scheduler_job_runner, airflow.sdk.execution_time.supervisor
+# What every process of Airflow has imported anyway: once, for all of those that are forked from here.
+import airflow.jobs.scheduler_job_runner, airflow.sdk.execution_time.supervisor, airflow.settings
 from airflow import plugins_manager
+from airflow.dag_processing.dagbag import DagBag
 
 def sockets():
-    links = [os.readlink(f"/proc/self/fd/{{fd}}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{{fd}}")]
+    links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
     return sorted(link for link in links if link.startswith("socket:") or link.endswith(".db"))
 
-before, open_before = set(sys.modules), sockets()
-plugins_manager.ensure_plugins_loaded()
-loaded = sorted(set(sys.modules) - before)
-threads = threading.active_count(), len(os.listdir("/proc/self/task"))
-opened = sorted(set(sockets()) - set(open_before))
-{then}
-from airflow.dag_processing.dagbag import DagBag
-before = set(sys.modules)
-bag = DagBag({dags!r}, safe_mode=False)
-print(json.dumps({{
-    "loaded": loaded, "threads": threads, "opened": opened, "plugins": [p.name for p in plugins_manager._get_plugins()[0]],
-    "errors": plugins_manager.get_import_errors(), "parsed": sorted(set(sys.modules) - before), "dags": sorted(bag.dags),
-    "validated": sys.modules["portmon.config"]._parsed.cache_info().misses,
-}}))
+def load(command, plugins, dags, then):
+    sys.argv = command.split()
+    sys.path.insert(0, plugins)
+    airflow.settings.PLUGINS_FOLDER = plugins
+    before, open_before = set(sys.modules), sockets()
+    plugins_manager.ensure_plugins_loaded()
+    loaded = sorted(set(sys.modules) - before)
+    threads = threading.active_count(), len(os.listdir("/proc/self/task"))
+    opened = sorted(set(sockets()) - set(open_before))
+    exec(then)
+    before = set(sys.modules)
+    bag = DagBag(dags, safe_mode=False)
+    return {
+        "loaded": loaded, "threads": threads, "opened": opened, "plugins": [p.name for p in plugins_manager._get_plugins()[0]],
+        "errors": plugins_manager.get_import_errors(), "parsed": sorted(set(sys.modules) - before), "dags": sorted(bag.dags),
+        "validated": sys.modules["portmon.config"]._parsed.cache_info().misses,
+    }
+
+def celery(then):
+    sys.path.insert(0, then)
+    sys.argv = "airflow celery worker --concurrency 16".split()
+    from airflow.providers.celery.executors.celery_executor import app
+    before = set(sys.modules)
+    app.loader.init_worker()
+    from portmon.airflow import preload
+    assert preload._preloaded
+    return {"loaded": sorted(set(sys.modules) - before)}
+
+for name, (function, arguments) in json.load(sys.stdin).items():
+    child = os.fork()
+    if not child:
+        with open(f"{name}.out", "w") as out:
+            os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
+            result = globals()[function](*arguments)
+            with open(f"{name}.json", "w") as file:
+                json.dump(result, file)
+            sys.stdout.flush(), sys.stderr.flush(), os._exit(0)
+    os.waitpid(child, 0)
 """
 TASK = """
 # As the task runner does in a process that was forked.
@@ -91,53 +116,68 @@ get_listener_manager()
 """
 
 
-def _env(tmp_path: Path, plugins: Path = PLUGINS) -> dict[str, str]:
-    return {
-        **os.environ,
-        "AIRFLOW_HOME": str(tmp_path),
-        "PYTHONPATH": str(plugins),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(plugins),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What processes of Airflow have loaded, by their names: all are forked from one that has imported Airflow."""
+    folder = tmp_path_factory.mktemp("processes")
+    changed = folder / "changed"
+    shutil.copytree(PLUGINS, changed, ignore=shutil.ignore_patterns("__pycache__"))
+    upgrade = f"open({str(changed / 'portmon' / 'ssh' / 'session.py')!r}, 'a').write('# changed')\n"
+    dags = str(PLUGINS.parent / "dags" / "portmon_dag.py")
+    commands = {
+        "api-server": ("load", ("airflow api-server", str(PLUGINS), dags, "")),
+        "dags list": ("load", ("airflow dags list", str(PLUGINS), dags, "")),
+        "scheduler": ("load", ("airflow scheduler", str(PLUGINS), dags, TASK)),
+        "upgraded": ("load", ("airflow scheduler", str(changed), dags, upgrade + TASK)),
+        "celery": ("celery", (str(PLUGINS),)),
     }
-
-
-def _load(tmp_path: Path, command: str, *, plugins: Path = PLUGINS, then: str = "") -> dict[str, Any]:
+    compose = yaml.safe_load((PLUGINS.parent / "docker-compose.yaml").read_text())
+    worker = compose["services"]["airflow-worker"]["environment"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            LOAD.format(command=command, then=then, dags=str(PLUGINS.parent / "dags" / "portmon_dag.py")),
-        ],
-        env=_env(tmp_path, plugins),
+        [sys.executable, "-c", LOAD],
+        cwd=folder,
+        input=json.dumps(commands),
+        env={
+            **os.environ,
+            "AIRFLOW_HOME": str(folder),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CELERY__EXTRA_CELERY_CONFIG": worker["AIRFLOW__CELERY__EXTRA_CELERY_CONFIG"],
+        },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    assert result["plugins"] == ["portmon"]
-    assert result["errors"] == {}
-    assert result["dags"] == ["portmon"]
-    return {**result, "said": done.stdout + done.stderr}
+    found = {}
+    for name in commands:
+        said, result = (folder / f"{name}.out").read_text(), folder / f"{name}.json"
+        assert result.exists(), f"{name}: {said}"
+        found[name] = {**json.loads(result.read_text()), "said": said}
+        assert found[name].get("plugins", ["portmon"]) == ["portmon"]
+        assert found[name].get("errors", {}) == {}
+        assert found[name].get("dags", ["portmon"]) == ["portmon"]
+    return found
 
 
 def _own(modules: list[str]) -> set[str]:
     return {name for name in modules if name.split(".")[0] == "portmon"}
 
 
-@pytest.mark.parametrize("command", ["airflow api-server", pytest.param("airflow dags list", marks=pytest.mark.slow)])
-def test_where_no_tasks_are_forked_the_plugin_is_nearly_nothing(tmp_path: Path, command: str) -> None:
-    result = _load(tmp_path, command)
+@pytest.mark.parametrize("command", ["api-server", "dags list"])
+def test_where_no_tasks_are_forked_the_plugin_is_nearly_nothing(
+    processes: dict[str, dict[str, Any]], command: str
+) -> None:
+    result = processes[command]
     assert _own(result["loaded"]) == {"portmon", "portmon.airflow", "portmon.airflow.preload"}
     assert not {"paramiko", "pydantic_core", "yaml"} & set(result["loaded"])
     assert len(result["loaded"]) < 20
 
 
-def test_the_scheduler_imports_for_its_tasks_and_opens_nothing(tmp_path: Path) -> None:
+def test_the_scheduler_imports_for_its_tasks_and_opens_nothing(processes: dict[str, dict[str, Any]]) -> None:
     """What is open before a fork is shared by every task, and a thread does not survive it."""
-    result = _load(tmp_path, "airflow scheduler", then=TASK)
+    result = processes["scheduler"]
     assert {"paramiko", "portmon.airflow.operators", "portmon.storage.archive", "psycopg2"} <= set(result["loaded"])
     assert not {"pandas", "numpy", "aiohttp", "apprise"} & set(result["loaded"])
     assert result["threads"] == [1, 1]
@@ -147,44 +187,21 @@ def test_the_scheduler_imports_for_its_tasks_and_opens_nothing(tmp_path: Path) -
     assert _own(result["parsed"]) == set()
     assert len(result["parsed"]) <= 5, result["parsed"]
     assert "modules for the tasks to come" in result["said"]
-    assert "less prepared than they could" not in result["said"]
+    assert "Not everything could be prepared" not in result["said"]
     assert "have changed" not in result["said"]
 
 
-def test_a_celery_worker_imports_for_its_tasks_what_the_compose_file_tells_it(tmp_path: Path) -> None:
+def test_a_celery_worker_imports_for_its_tasks_what_the_compose_file_tells_it(
+    processes: dict[str, dict[str, Any]],
+) -> None:
     """It loads no plugins: Celery does, before it forks, what its own configuration names."""
-    environment = yaml.safe_load((PLUGINS.parent / "docker-compose.yaml").read_text())["services"]["airflow-worker"]
-    name = "AIRFLOW__CELERY__EXTRA_CELERY_CONFIG"
-    script = """
-import sys
-sys.argv = "airflow celery worker --concurrency 16".split()
-from airflow.providers.celery.executors.celery_executor import app
-before = set(sys.modules)
-app.loader.init_worker()
-from portmon.airflow import preload
-assert preload._preloaded
-print(*sorted(set(sys.modules) - before))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**_env(tmp_path), name: environment["environment"][name]},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.splitlines()[-1].split())
+    loaded = set(processes["celery"]["loaded"])
     assert {"paramiko", "portmon.airflow.operators", "portmon.storage.archive", "psycopg2"} <= loaded
     assert not {"pandas", "aiohttp", "apprise"} & loaded
 
 
-def test_a_task_runs_no_old_code(tmp_path: Path) -> None:
-    plugins = tmp_path / "plugins"
-    shutil.copytree(PLUGINS, plugins, ignore=shutil.ignore_patterns("__pycache__"))
-    changed = plugins / "portmon" / "ssh" / "session.py"
-    upgrade = f"open({str(changed)!r}, 'a').write('# changed')\n"
-    result = _load(tmp_path, "airflow scheduler", plugins=plugins, then=upgrade + TASK)
+def test_a_task_runs_no_old_code(processes: dict[str, dict[str, Any]]) -> None:
+    result = processes["upgraded"]
     assert {"portmon.airflow.operators", "portmon.airflow.tasks", "portmon.ssh.session"} <= _own(result["parsed"])
     assert "have changed" in result["said"]
 

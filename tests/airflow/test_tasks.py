@@ -20,8 +20,6 @@ from tests.worlds.databases import start_run
     [
         ({"task": "sweep", "map_index": 2}, "sweep/mapped/2"),
         ({"task": "netstat", "map_index": 0}, "netstat/mapped/0"),
-        # of before tasks were named
-        ({"map_index": 7}, "netstat/mapped/7"),
         ({}, None),
     ],
 )

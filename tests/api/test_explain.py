@@ -80,7 +80,8 @@ class World:
             return [(event.kind.value, event.host_name, event.port) for event in outbox.recent(conn, run_id=run.run_id)]
 
     def tell(self, wanted: str = "web1", port: int = 80) -> str:
-        return "\n".join(explain(self.database, self.config, wanted, port, now=self.now))
+        with self.database.begin() as conn:
+            return "\n".join(explain(conn, self.config, wanted, port, now=self.now))
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ with netstat; row of the table: down"""
 
 def test_an_unknown_host(world: World) -> None:
     world.see()
-    with pytest.raises(CommandError, match=r"^no server has the name or id 'web9'; the CMDB's list of the last run"):
+    with pytest.raises(CommandError, match=r"^no host has the name or id 'web9'; the CMDB's list of the last run"):
         world.tell("web9")
 
 
@@ -132,7 +133,7 @@ def test_an_ambiguous_name(world: World) -> None:
     world.see()
     world.listed = [Host("9", "WEB1", "10.0.0.9"), WEB2]
     world.see()
-    with pytest.raises(CommandError, match=r"2 servers are named 'web1'; give one of .*: '1' \(left the CMDB\), '9'$"):
+    with pytest.raises(CommandError, match=r"2 hosts are named 'web1'; give one of .*: '1' \(left the CMDB\), '9'$"):
         world.tell()
     assert world.tell("9").startswith("WEB1 (10.0.0.9), id 9, ")
 
@@ -151,7 +152,7 @@ def test_a_host_that_never_answered(world: World, asked: bool) -> None:
         prune_inventory(world.database, world.config, run, fetched.digest, stale=False, now=world.now)
     story = world.tell()
     assert "The host never gave a complete answer: nothing is known of its ports.\n" in story
-    assert "nobody listened" not in story
+    assert "nothing listened" not in story
     assert ("Last look: 2026-01-01 00:00:00 UTC, run run0: unreachable (no route).\n" in story) == asked
     assert story.endswith("What happened:\n  nothing so far.")
     assert "; the next complete answer counts.\n" in world.tell(port=443)
@@ -206,10 +207,10 @@ def test_a_host_that_left_the_cmdb(world: World) -> None:
 # ── states of a port ────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_port_that_nobody_knows(world: World) -> None:
+def test_an_unknown_port(world: World) -> None:
     world.see(listener(80))
     story = world.tell(port=81)
-    assert "It is not watched, and nobody listened on it in the last complete answer.\n" in story
+    assert "It is not watched, and nothing listened on it in the last complete answer.\n" in story
     assert "baseline" in story
 
 
@@ -370,10 +371,10 @@ def test_an_answer_that_expired(world: World) -> None:
     assert "It is not watched" in world.tell(port=81)
 
 
-# ── what was told ───────────────────────────────────────────────────────────────────────────────
+# ── messages ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_whether_anybody_was_told(world: World) -> None:
+def test_what_became_of_a_message(world: World) -> None:
     world.configure("alerts: {channels: [{type: log, name: a}, {type: apprise, name: b}]}")
     world.see(listener(80))
     world.see()
@@ -396,11 +397,11 @@ def test_whether_anybody_was_told(world: World) -> None:
             clock=lambda: world.now,
             hold_until=world.now + 4 * FIVE,
         )
-    # Killed while it sent: nobody knows whether it came through.
+    # Killed while it sent: it may have come through.
     assert world.tell().endswith("; row of the table: down; a: delivered; b: sending")
 
 
-def test_why_somebody_was_not_told(world: World) -> None:
+def test_why_a_message_was_withheld(world: World) -> None:
     world.see(listener(80))
     with world.database.begin() as conn:
         silences.add(
@@ -423,6 +424,7 @@ def test_hostile_text_stays_in_its_line(world: World) -> None:
     world.listed = [Host("1", nasty, "10.0.0.1"), WEB2]
     world.see(listener(80, nasty, unit=nasty))
     world.see()
-    lines = explain(world.database, world.config, "1", 80, now=world.now)
+    with world.database.begin() as conn:
+        lines = explain(conn, world.config, "1", 80, now=world.now)
     assert sum(nasty in line for line in lines) == 3
     assert not any(line.startswith("It is up") for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from portmon.api.preview import preview, stored
+from portmon.api.preview import PreviewView, preview
 from portmon.config import Config
 from portmon.errors import CmdbError, StorageError
 from portmon.model.host import Host, InvalidHost, Inventory
@@ -41,8 +40,9 @@ class Site:
         fetched = fetch_inventory(self.database, Config(), run, lambda: found, now=at)
         prune_inventory(self.database, Config(), run, fetched.digest, stale=False, now=at)
 
-    def preview(self, found: Inventory, **values: Any) -> dict[str, Any]:
-        return preview(found, stored(self.database), Config(**values), now=NOW)
+    def preview(self, found: Inventory, **values: Any) -> PreviewView:
+        with self.database.look() as conn:
+            return preview(conn, Config(**values), found, now=NOW)
 
 
 @pytest.fixture
@@ -56,51 +56,53 @@ def test_what_would_follow(site: Site) -> None:
     site.run(listed(*range(3, 21)), at=NOW - timedelta(minutes=30))
     found = listed(2, 3, *range(5, 21), 30)
     shown = site.preview(found)
-    assert shown["state"] == {
+    assert shown.state is not None
+    assert shown.state.model_dump() == {
         "known": 20,
-        "new": [{"id": "30", "name": "h30"}],
-        "hide": [{"id": "4", "name": "h4"}],
-        "resume": [{"id": "2", "name": "h2"}],
-        "purge": [{"id": "1", "name": "h1"}],
+        "new": ({"id": "30", "name": "h30"},),
+        "hide": ({"id": "4", "name": "h4"},),
+        "resume": ({"id": "2", "name": "h2"},),
+        "purge": ({"id": "1", "name": "h1"},),
         "refused": None,
     }
-    assert shown["problem"] is None
-    assert json.loads(json.dumps(shown)) == shown
+    assert shown.problem is None
     # A run does what was shown.
     site.run(found, at=NOW)
-    after = site.preview(found)["state"]
-    assert (after["known"], after["new"], after["hide"], after["resume"]) == (20, [], [], [])
+    after = site.preview(found).state
+    assert after is not None
+    assert (after.known, after.new, after.hide, after.resume) == (20, (), (), ())
 
 
 def test_pruning_that_would_be_refused(site: Site) -> None:
     site.run(listed(*range(1, 21)), at=NOW)
-    state = site.preview(listed(1, 2))["state"]
-    assert state["hide"] == []
-    assert "18 of 20 hosts are missing" in state["refused"]
+    state = site.preview(listed(1, 2)).state
+    assert state is not None
+    assert state.hide == ()
+    assert "18 of 20 hosts are missing" in str(state.refused)
 
 
 def test_a_list_that_a_run_would_not_use(site: Site) -> None:
     site.run(listed(1, 2), at=NOW)
     shown = site.preview(listed())
-    assert "gave an empty list where there were 2 hosts" in shown["problem"]
-    assert "an old one" in shown["state"]["refused"]
+    assert "gave an empty list where there were 2 hosts" in str(shown.problem)
+    assert shown.state is not None
+    assert "an old one" in str(shown.state.refused)
     broken = listed(invalid=(InvalidHost(1, "1", "h1", "it has no address"),))
-    assert "none of its 1 entries is valid" in site.preview(broken)["problem"]
+    assert "none of its 1 entries is valid" in str(site.preview(broken).problem)
 
 
 def test_without_a_state_database(tmp_path: Path) -> None:
     path = tmp_path / "none" / "portmon.db"
-    assert stored(Database(f"sqlite:///{path}")) is None
+    shown = Site(Database(f"sqlite:///{path}")).preview(listed(1))
     assert not path.parent.exists()
-    shown = preview(listed(1), None, Config(), now=NOW)
-    assert (shown["state"], shown["problem"]) == (None, None)
-    assert preview(listed(), None, Config(), now=NOW)["problem"] is None
+    assert (shown.state, shown.problem) == (None, None)
+    assert preview(None, Config(), listed(), now=NOW).problem is None
     broken = listed(invalid=(InvalidHost(1, None, None, "it has no id"),))
-    assert "because it has no id" in preview(broken, None, Config(), now=NOW)["problem"]
+    assert "because it has no id" in str(preview(None, Config(), broken, now=NOW).problem)
 
 
 def test_an_empty_database_is_none(database_url: str) -> None:
-    assert stored(Database(database_url)) is None
+    assert Site(Database(database_url)).preview(listed(1)).state is None
     with Database(database_url).look() as conn:
         assert conn is None
 
@@ -115,7 +117,7 @@ def test_a_database_of_another_version_is_not_read(site: Site) -> None:
     with site.database.begin() as conn:
         conn.execute(text("UPDATE portmon_alembic_version SET version_num = 'other'"))
     with pytest.raises(StorageError, match="has revision other"):
-        stored(site.database)
+        site.preview(listed(1))
 
 
 def test_looking_changes_no_file(tmp_path: Path) -> None:
@@ -130,9 +132,9 @@ def test_looking_changes_no_file(tmp_path: Path) -> None:
         return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
 
     before = files()
-    known = stored(site.database)
-    assert known is not None
-    assert [host.id for host in known.known] == ["1"]
+    state = site.preview(listed(1)).state
+    assert state is not None
+    assert (state.known, state.new) == (1, ())
     assert files() == before
 
 
@@ -140,7 +142,7 @@ def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     site = Site(migrated(tmp_path / "p.db"))
     site.run(listed(1), at=NOW)
     with site.database.begin():
-        assert stored(site.database) is not None
+        assert site.preview(listed(1)).state is not None
 
 
 def test_the_message_of_a_cmdb_error_has_its_source_once() -> None:

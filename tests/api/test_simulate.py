@@ -26,7 +26,7 @@ def line(minute: int, *ports: int, host: str = "h1", **more: Any) -> str:
 
 def told(*lines: str, config: Config | None = None) -> list[tuple[Any, ...]]:
     events = simulate(lines, config or Config(), interval=FIVE)
-    return [(event["kind"], event["host_id"], event["port"]) for event in events]
+    return [(event.kind, event.host_id, event.port) for event in events]
 
 
 def test_labels_and_declared_ports_hold_until_a_line_says_otherwise() -> None:
@@ -45,8 +45,8 @@ def test_a_failure_may_say_why_and_a_time_without_a_zone_is_utc() -> None:
         for minute in (0, 5)
     ]
     (event,) = simulate(failed, Config(), interval=FIVE)
-    assert (event["at"], event["kind"]) == ("2026-01-01T00:05:00Z", "unreachable")
-    assert "dns" in event["reason"]
+    assert (event.at, event.kind) == ("2026-01-01T00:05:00Z", "unreachable")
+    assert "dns" in event.reason
 
 
 def test_a_host_that_is_not_there_can_leave() -> None:
@@ -60,18 +60,18 @@ def test_blank_lines_are_none() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "here:2: Invalid JSON"),
-        ("[]", "here:2: Input should be an object"),
-        ('{"at": "2026-01-01T00:00:00Z", "outcome": "ok"}', "here:2: host_id: Field required"),
-        (line(1, 0), "here:2: listeners.0.port: Input should be greater than or equal to 1"),
-        (line(1, 22, outcome="fine"), "here:2: outcome: Input should be 'ok', 'unreachable', 'invalid' or 'removed'"),
-        (line(1, 22, at="soon"), "here:2: at: Input should be a valid datetime"),
-        (line(1, 22, portz=1), "here:2: portz: Extra inputs are not permitted"),
+        ("{", "line 2: Invalid JSON"),
+        ("[]", "line 2: Input should be an object"),
+        ('{"at": "2026-01-01T00:00:00Z", "outcome": "ok"}', "line 2: host_id: Field required"),
+        (line(1, 0), "line 2: listeners.0.port: Input should be greater than or equal to 1"),
+        (line(1, 22, outcome="fine"), "line 2: outcome: Input should be 'ok', 'unreachable', 'invalid' or 'removed'"),
+        (line(1, 22, at="soon"), "line 2: at: Input should be a valid datetime"),
+        (line(1, 22, portz=1), "line 2: portz: Extra inputs are not permitted"),
     ],
 )
 def test_a_wrong_line_is_named(text: str, message: str) -> None:
     with pytest.raises(HistoryError) as error:
-        list(simulate([line(0, 22), text], Config(), interval=FIVE, name="here"))
+        list(simulate([line(0, 22), text], Config(), interval=FIVE))
     assert str(error.value).startswith(message)
 
 
@@ -92,6 +92,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     config = tmp_path / "portmon.yaml"
     config.write_text("{}\n")
     missing = run(str(tmp_path / "none.jsonl"), "--config", str(config))
-    assert (missing.exit_code, "No such file" in missing.stderr) == (1, True)
+    assert (missing.exit_code, "No such file" in missing.stderr) == (2, True)
     assert run("-", "--interval", "soon", stdin="").exit_code == 2
-    assert isinstance(run("-", "--config", str(config), stdin="{").exception, HistoryError)
+    wrong = run("-", "--config", str(config), stdin="{")
+    assert (wrong.exit_code, wrong.stderr[:27]) == (1, "error: line 1: Invalid JSON")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
 from portmon.cli import app
-from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
-from portmon.storage import host_keys, hosts, outbox, silences
+from portmon.storage import host_keys, hosts
 from portmon.storage.database import Database
-from portmon.storage.tables import alerts, deliveries
+from portmon.storage.tables import hosts as stored_hosts
+from tests.worlds.alerts import open_alert
 from tests.worlds.databases import migrated
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -32,45 +33,6 @@ def check(tmp_path: Path, text: str) -> Result:
 
 
 # ── check ───────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("rules", "restricted"),
-    [
-        ("- {action: deny, port: 25}", None),
-        ("- {action: allow, port: 443}", "every host (portmon.yaml:2: rules[0] names no host)"),
-        ("- {action: allow, host: 'web*', port: 443}", "host web*"),
-        (
-            "- {action: allow, host: [a, b], label: {role: db}}\n- {action: deny, port: 1}\n- {action: allow, label: {x: y}}",
-            "host a|b and label role=db; label x=y",
-        ),
-        (
-            "- {action: allow, host: 'web*'}\n- {action: allow, program: sshd}",
-            "every host (portmon.yaml:3: rules[1] names no host)",
-        ),
-    ],
-)
-def test_check_says_where_only_what_is_allowed_is_watched(tmp_path: Path, rules: str, restricted: str | None) -> None:
-    result = check(tmp_path, f"rules:\n{rules}\n")
-    assert result.exit_code == 0, result.output
-    lines = [line.strip() for line in result.stdout.splitlines() if "only what" in line]
-    assert lines == ([f"only what is allowed is watched on: {restricted}"] if restricted else [])
-
-
-@pytest.mark.parametrize(
-    ("source", "advised"),
-    [
-        ("pagination: {style: page}", True),
-        ("pagination: {style: offset}", True),
-        ("pagination: {style: next_link}", True),
-        ("pagination: {style: page}, total: count", False),
-        ("pagination: {style: none}", False),
-    ],
-)
-def test_check_recommends_a_total_where_there_are_pages(tmp_path: Path, source: str, advised: bool) -> None:
-    result = check(tmp_path, f"cmdb: {{source: {{type: http, {source}}}}}\n")
-    assert result.exit_code == 0, result.output
-    assert ("cmdb.source.total" in result.stdout) is advised
 
 
 ROUTES = """
@@ -124,7 +86,7 @@ def example(tmp_path: Path, *arguments: str) -> list[str]:
 def test_check_explains_an_example(fleet: Database, tmp_path: Path) -> None:
     assert example(tmp_path, "--host", "WEB01", "--port", "443", "--kind", "down", "--program", "nginx") == [
         "example        down of web01, port 443, program nginx, critical",
-        "labels of the server: env=prod",
+        "labels of the host: env=prod",
         "portmon.yaml:8: alerts.routes[0] (prod): yes: label env=prod -> audit, then those after it",
         "portmon.yaml:9: alerts.routes[1] (web): yes: host web* and kind down|flapping and port 443 -> night",
         "goes to: audit (route prod), night (route web)",
@@ -133,47 +95,14 @@ def test_check_explains_an_example(fleet: Database, tmp_path: Path) -> None:
     assert "goes to: night (route web)" in example(tmp_path, "--host", "web02", "--port", "443", "--kind", "down")
 
 
-def test_check_takes_labels_and_severity_as_they_are_given(fleet: Database, tmp_path: Path) -> None:
-    arguments = ("--host", "web01", "--kind", "rebooted", "--label", "env=test", "--label", "a=b", "--severity", "info")
-    told = example(tmp_path, *arguments)
-    assert told[:2] == ["example        rebooted of web01, info", "labels of the server: a=b env=test"]
-    assert told[-2:] == ["goes to: log (route default)", "withheld now: no"]
-
-
-def test_check_knows_what_is_withheld(fleet: Database, tmp_path: Path) -> None:
-    with fleet.begin() as conn:
-        now = datetime.now(UTC)
-        end = now + timedelta(hours=1)
-        silences.add(conn, hosts=["web01"], ports=[(443, 443)], ends_at=end, author="ann", reason="updates", now=now)
-    withheld = f"withheld now: silenced by ann until {end:%Y-%m-%d %H:%M} UTC: updates (silence 1)"
-    assert example(tmp_path, "--host", "1", "--port", "443", "--kind", "down")[-1] == withheld
-    assert example(tmp_path, "--host", "1", "--port", "444", "--kind", "down")[-1] == "withheld now: no"
-    # What ends something is told to whoever got its beginning, silenced or not.
-    told = example(tmp_path, "--host", "1", "--port", "443", "--kind", "recovered")
-    assert told[-2:] == ["recovered has no route: it goes to whoever got what it ends", "withheld now: no"]
-
-
-def test_check_knows_what_is_acknowledged(fleet: Database, tmp_path: Path) -> None:
-    down = Event("0" * 31 + "1", EventKind.DOWN, NOW, "r", host_id="1", host_name="web01", protocol="tcp", port=443)
-    with fleet.begin() as conn:
-        outbox.add(conn, [down])
-        row = {"id": down.id, "key": down.alert_key, "host_id": "1", "last_event_id": down.id, "starts_at": NOW}
-        conn.execute(insert(alerts).values(**row))
-        silences.acknowledge(conn, down.id, author="bob", now=datetime.now(UTC))
-    told = example(tmp_path, "--host", "1", "--port", "443", "--kind", "flapping")
-    assert told[-1] == "withheld now: acknowledged by bob"
-    assert example(tmp_path, "--host", "1", "--port", "443", "--kind", "replaced")[-1] == "withheld now: no"
-
-
-def test_check_of_a_server_that_is_not_known(fleet: Database, tmp_path: Path) -> None:
-    told = example(tmp_path, "--host", "web\u202e09", "--port", "443", "--kind", "down")
+def test_check_of_a_host_that_is_not_known(fleet: Database, tmp_path: Path) -> None:
+    told = example(tmp_path, "--host", "web\u202e09", "--port", "443", "--kind", "down", "--label", "env=prod")
     assert told[:3] == [
         "example        down of web\\u202e09, port 443, critical",
-        "not looked up: no server has the name or id 'web\\u202e09'; the CMDB's list of the last run counts",
-        "labels of the server: none",
+        "not looked up: no host has the name or id 'web\\u202e09'; the CMDB's list of the last run counts",
+        "labels of the host: env=prod",
     ]
-    assert told[-2] == "goes to: night (route web)"
-    assert example(tmp_path, "--kind", "cmdb_stale")[-2:] == ["goes to: log (route default)", "withheld now: no"]
+    assert told[-2] == "goes to: audit (route prod), night (route web)"
 
 
 def test_check_without_a_state_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +117,7 @@ def test_check_without_a_state_database(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--host", "web01"), "an example needs a kind; there are new, down, recovered"),
+        (("--host", "web01"), "an example needs a kind: one of new, down, recovered"),
         (("--kind", "gone"), "'new', 'down', 'recovered'"),
         (("--kind", "down", "--port", "443"), "give --host too"),
         (("--kind", "down", "--label", "a=b"), "give --host too"),
@@ -210,7 +139,7 @@ def test_check_looks_at_the_templates(tmp_path: Path, monkeypatch: pytest.Monkey
         asked.append(folder)
         return ["text.j2 has \x1b"]
 
-    monkeypatch.setattr("portmon.alerting.message.check.check_templates", found, raising=False)
+    monkeypatch.setattr("portmon.api.check.check_templates", found)
     result = check(tmp_path, "alerts: {templates: own}")
     assert (result.exit_code, asked) == (1, [tmp_path / "own"])
     assert "problem: text.j2 has \\x1b" in result.stderr
@@ -273,55 +202,31 @@ def test_check_refuses_a_whole_address_as_endpoint(
     assert "s3cret" not in result.output
 
 
-def test_check_names_what_nothing_reaches(tmp_path: Path) -> None:
-    channels = "channels: [{type: log, name: chat}, {type: log, name: pager}]"
-    routes = "[{name: all, channels: [chat]}, {name: db, match: {port: 5432}, channels: [pager]}]"
-    result = check(tmp_path, f"alerts:\n  {channels}\n  routes: {routes}\n")
-    assert result.exit_code == 1
-    assert "nothing reaches the route 'db'" in result.stderr
-    assert "channel pager gets nothing" in result.stdout
-
-
 def test_check_shows_what_alerts_are_set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_HOOK", "http://localhost")
     result = check(
         tmp_path, "alerts: {repeat_every: 6h, give_up_after: 2h, heartbeat: {conn_id: hook, endpoint: s3cret}}"
     )
-    assert "told again after 6h, given up after 2h" in result.stdout
+    assert "reminders after 6h, given up after 2h" in result.stdout
     assert "heartbeat      POST to connection hook" in result.stdout
     assert "templates      those of portmon" in result.stdout
     assert "s3cret" not in result.output
     nothing = check(tmp_path, "alerts: {repeat_every: 0s}").stdout
-    assert "told again never, given up after 1d" in nothing
+    assert "no reminders, given up after 1d" in nothing
     assert "heartbeat      none" in nothing
 
 
-def test_check_warns_of_channels_that_are_gone(fleet: Database, tmp_path: Path) -> None:
-    down = Event("0" * 31 + "1", EventKind.DOWN, NOW, "r", host_id="1", host_name="web01", protocol="tcp", port=443)
+def test_check_warns_of_what_does_not_fit_the_state_database(fleet: Database, tmp_path: Path) -> None:
     with fleet.begin() as conn:
-        outbox.add(conn, [down])
-        row = {"id": down.id, "key": down.alert_key, "host_id": "1", "last_event_id": down.id, "starts_at": NOW}
-        conn.execute(insert(alerts).values(**row))
-        outbox.dispatched(conn, {down.id: down.id})
-        for channel, told in (("pager", True), ("log", True), ("mail", False)):
-            state = {"state": "delivered", "notified_at": NOW} if told else {"state": "pending"}
-            conn.execute(
-                insert(deliveries).values(
-                    event_id=down.id,
-                    channel=channel,
-                    tries=1,
-                    targets_done=[],
-                    created_at=NOW,
-                    updated_at=NOW,
-                    **state,
-                )
-            )
+        open_alert(conn, 1, NOW, channels={"pager": "delivered"})
+        conn.execute(update(stored_hosts).values(probe=1))
     result = check(tmp_path, "alerts: {channels: [{type: log}]}")
     assert result.exit_code == 0, result.output
     assert (
-        "channels that are gone were told of open alerts, nobody there hears of their end: pager (1)" in result.stdout
+        "warning: channels that are gone were notified of open alerts and will get no resolved message: pager (1)"
+        in (result.stdout)
     )
-    assert "gone" not in check(tmp_path, "alerts: {channels: [{type: log}, {type: log, name: pager}]}").stdout
+    assert "`python -m portmon probe` prints on web01, web02\n" in result.stdout
 
 
 # ── hostkeys ────────────────────────────────────────────────────────────────────────────────────
@@ -338,31 +243,50 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Databa
     made.dispose()
 
 
-def trusted(database: Database) -> list[str]:
-    with database.begin() as conn:
-        return [key.fingerprint for key in host_keys.get(conn, "[a]:22")]
-
-
-def test_accept_trusts_the_key_that_was_compared(database: Database) -> None:
-    result = run("hostkeys", "accept", "[a]:22", "SHA256:b")
-    assert result.exit_code == 0, result.output
-    assert "SHA256:b" in result.stdout
-    assert trusted(database) == ["SHA256:b"]
-
-
-def test_accept_refuses_a_key_that_came_in_between(database: Database) -> None:
-    with database.begin() as conn:
-        host_keys.report_change(conn, "[a]:22", "ssh-ed25519", "CCCC", "SHA256:c", NOW)
-    result = run("hostkeys", "accept", "[a]:22", "SHA256:b")
-    assert result.exit_code == 1
-    assert "SHA256:c" in result.stderr
-    assert trusted(database) == ["SHA256:a"]
-
-
-def test_accept_needs_a_fingerprint_and_an_offered_key(database: Database) -> None:
+def test_a_host_key_is_accepted_by_its_fingerprint(database: Database) -> None:
     assert run("hostkeys", "accept", "[a]:22").exit_code == 2
-    assert run("hostkeys", "accept", "[a]:22", "SHA256:b").exit_code == 0
+    wrong = run("hostkeys", "accept", "[a]:22", "SHA256:c")
+    assert (wrong.exit_code, "it shows SHA256:b now. Nothing was accepted" in wrong.stderr) == (1, True)
+    (row,) = json.loads(run("hostkeys", "list", "--changed", "--format", "json").stdout)[1:]
+    assert (row["endpoint"], row["fingerprint"], row["trusted"]) == ("[a]:22", "SHA256:b", False)
     result = run("hostkeys", "accept", "[a]:22", "SHA256:b")
-    assert result.exit_code == 1
-    assert "no other key than the trusted one" in result.stderr
-    assert trusted(database) == ["SHA256:b"]
+    assert (result.exit_code, "SHA256:b" in result.stdout) == (0, True), result.output
+    assert "offered, refused" not in run("hostkeys", "list").stdout
+
+
+# ── parse, probe, db ────────────────────────────────────────────────────────────────────────────
+
+LISTING = """\
+Active Internet connections (only servers)
+Proto Recv-Q Send-Q Local Address           Foreign Address         State       PID/Program name
+tcp        0      0 0.0.0.0:80              0.0.0.0:*               LISTEN      7/[red]nginx
+"""
+
+
+def test_parse_shows_what_listens(tmp_path: Path) -> None:
+    path = tmp_path / "listing"
+    path.write_text(LISTING)
+    for result in (run("parse", str(path)), CliRunner().invoke(app, ["parse"], input=LISTING)):
+        assert result.exit_code == 0, result.output
+        assert result.stdout.splitlines()[1].split() == ["tcp", "0.0.0.0", "80", "7", "[red]nginx"]
+        assert result.stdout.endswith("1 listening\n")
+    (one,) = json.loads(run("parse", str(path), "--format", "json").stdout)
+    assert (one["port"], one["program"]) == (80, "[red]nginx")
+    assert run("parse", str(tmp_path / "none")).exit_code == 2
+    path.write_text("nonsense\n")
+    broken = run("parse", str(path))
+    assert (broken.exit_code, broken.stderr[:7]) == (1, "error: ")
+
+
+def test_probe_prints_a_script() -> None:
+    assert run("probe").stdout.startswith("#!")
+    assert "sudo -n" in run("probe", "--sudo").stdout
+
+
+def test_db_upgrade_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portmon.airflow.settings.database", lambda: Database(f"sqlite:///{tmp_path / 'new.db'}"))
+    assert run("db", "check").exit_code == 1
+    first = run("db", "upgrade").stdout.splitlines()
+    assert (first[1][:8], first[-1]) == ("applied ", "migrated")
+    assert run("db", "upgrade").stdout.splitlines()[1:] == ["up to date"]
+    assert run("db", "check").stdout.splitlines()[1:] == ["ok"]

@@ -116,7 +116,7 @@ def test_the_author_is_the_system_user_by_default(shell: Shell) -> None:
         (("web1", "80"), "web1: port 80 is not down; there is nothing to accept"),
         (("web1", "81"), "web1: port 81 is not down; there is nothing to accept"),
         (("web1", "443"), "web1: port 443 is declared by the CMDB; take that back, or it is down again at once"),
-        (("web9", "80"), "no server has the name or id 'web9'; the CMDB's list of the last run counts"),
+        (("web9", "80"), "no host has the name or id 'web9'; the CMDB's list of the last run counts"),
     ],
 )
 def test_what_can_not_be_accepted(shell: Shell, arguments: tuple[str, ...], message: str) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -156,39 +155,20 @@ def test_a_database_that_can_not_be_compared(shell: Shell) -> None:
     code, out, err = shell.hosts()
     assert code == 0
     assert "hosts: 2" in out
-    assert "not compared with what is known: " in err
+    assert "not compared with known hosts: " in err
     assert "has revision other" in err
 
 
-def test_check_knows_every_source(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
-    from portmon.cli.check import tell
-    from portmon.config import parse_config
-
-    for source, shown in {
-        "{type: netbox}": "api/virtualization/virtual-machines/ (netbox, paging: offset)",
-        "{type: http_sd, endpoint: t}": "t (http_sd, paging: none)",
-        "{type: ansible, path: hosts}": "hosts (Ansible inventory)",
-    }.items():
-        tell(parse_config(f"cmdb:\n  source: {source}\n", path=shell.config), "x")
-        assert shown in capsys.readouterr().out
-
-
-def test_the_real_command(tmp_path: Path) -> None:
-    (tmp_path / "hosts.csv").write_text(CSV)
-    (tmp_path / "portmon.yaml").write_text("cmdb:\n  source: {type: file, path: hosts.csv}\n")
-    environment: dict[str, Any] = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT / "plugins"),
-        "AIRFLOW_CONN_PORTMON_DB": json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "state.db")}),
-    }
-    command = [sys.executable, "-m", "portmon", "hosts", "--config", str(tmp_path / "portmon.yaml"), "--format", "json"]
-    for known in (None, 0):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        # The whole of it: what is logged on the way is not part of it.
-        shown = json.loads(done.stdout)
-        assert [host["name"] for host in shown["hosts"]] == ["web01", "web02"]
-        assert (shown["state"] and shown["state"]["known"]) == known
-        files = {"hosts.csv", "portmon.yaml"} | ({"state.db"} if known is not None else set())
-        assert {path.name for path in tmp_path.iterdir()} == files
-        Database(f"sqlite:///{tmp_path / 'state.db'}").migrate()
+def test_the_real_command(shell: Shell) -> None:
+    """``python -m portmon`` in a process of its own: what is logged on the way is not part of its JSON."""
+    (shell.folder / "hosts.csv").write_text(CSV)
+    shell.know(1)
+    shell.database.dispose()
+    command = [sys.executable, "-m", "portmon", "hosts", "--config", str(shell.config), "--format", "json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "plugins")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=shell.folder)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert [host["name"] for host in shown["hosts"]] == ["web01", "web02"]
+    assert shown["state"]["known"] == 1
+    assert {path.name for path in shell.folder.iterdir()} == {"hosts.csv", "portmon.yaml", "state.db"}

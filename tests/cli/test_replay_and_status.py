@@ -97,7 +97,7 @@ def test_the_same_configuration_tells_the_same(shell: Shell) -> None:
         (["--from", "yesterday"], "is no time"),
         (["--from", "2999-01-01"], "is still to come"),
         (["--from", "2026-01-02", "--to", "2026-01-01"], "must be later than --from"),
-        (["--from", "2026-01-01"], "wait for it"),
+        (["--from", "2026-01-01"], "wait for"),
     ],
 )
 def test_replay_says_what_is_wrong(shell: Shell, arguments: list[str], told: str) -> None:
@@ -111,7 +111,7 @@ def test_replay_of_a_time_that_nobody_has_kept(shell: Shell) -> None:
     shell.died()
     code, _, err = shell("replay", "--from", "2026-01-01")
     assert code == 1
-    assert "give a later one" in err
+    assert "give a later" in err
 
 
 def test_status_of_an_empty_database(shell: Shell) -> None:

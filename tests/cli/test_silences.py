@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
 
-from portmon.model.event import Event, EventKind, Severity
+from portmon.model.event import EventKind
 from portmon.model.host import Host
-from portmon.storage import hosts, outbox, silences
+from portmon.storage import hosts, silences
 from portmon.storage.database import Database
-from portmon.storage.tables import alerts, deliveries, events
+from tests.worlds.alerts import open_alert
 from tests.worlds.databases import migrated
 from tests.worlds.shell import run_command
 
@@ -50,34 +49,20 @@ class Shell:
 
     def open(self, number: int, host: str, name: str, port: int | None, kind: EventKind = EventKind.DOWN) -> str:
         """An alert that the channel ``mail`` was told of."""
-        one = Event(
-            f"{number:032x}",
-            kind,
-            NOW - HOUR,
-            "r1",
-            host_id=host,
-            host_name=name,
-            protocol=None if port is None else "tcp",
-            port=port,
-            severity=Severity.CRITICAL,
-            program=None if port is None else NASTY,
-            labels={"role": "web"} if host != "3" else {},
-        )
         with self.database.begin() as conn:
-            outbox.add(conn, [one])
-            conn.execute(update(events).where(events.c.id == one.id).values(alert_id=one.id, dispatched=True))
-            conn.execute(
-                insert(alerts).values(
-                    id=one.id, key=one.alert_key, host_id=host, last_event_id=one.id, starts_at=one.at
-                )
+            return open_alert(
+                conn,
+                number,
+                NOW - HOUR,
+                host=host,
+                name=name,
+                port=port,
+                kind=kind,
+                program=None if port is None else NASTY,
+                labels={"role": "web"} if host != "3" else {},
+                channels={"mail": "delivered" if number % 2 else "expired"},
+                error=NASTY,
             )
-            conn.execute(
-                insert(deliveries).values(
-                    event_id=one.id, channel="mail", state="delivered" if number % 2 else "expired", tries=1,
-                    last_error=NASTY, targets_done=[], created_at=NOW, updated_at=NOW,
-                )
-            )  # fmt: skip
-        return one.id
 
     def kept(self) -> list[Any]:
         with self.database.begin() as conn:
@@ -121,7 +106,7 @@ def test_a_silence_says_what_it_does(shell: Shell) -> None:
     assert made.ends_at - made.starts_at == 2 * HOUR
     assert out.splitlines()[1:] == [
         f"silence 1: host WEB*|x and label role=web|db and port 80,443,8000-8100; until {made.ends_at:%Y-%m-%d %H:%M} UTC",
-        "known servers that match: 1 of 3",
+        "known hosts that match: 1 of 3",
         "open alerts that it withholds now: 1",
         f"  web1 port 80: down since {NOW - HOUR:%Y-%m-%d %H:%M} UTC",
     ]
@@ -146,7 +131,7 @@ def test_a_silence_that_begins_later(shell: Shell) -> None:
     (made,) = shell.kept()
     assert (made.starts_at, made.ends_at, made.author) == (start, end, "ann")
     assert f"open alerts that it would withhold (next: {start:%Y-%m-%d %H:%M} UTC): 1" in out
-    assert "known servers that match: 3 of 3" in out
+    assert "known hosts that match: 3 of 3" in out
 
 
 def test_times_without_an_offset_are_those_of_the_time_zone(shell: Shell) -> None:
@@ -174,13 +159,13 @@ def test_a_weekly_silence_needs_no_end(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--for", "1h"), "say what: a host, label, port or program; --host '*' is everything"),
-        (("--host", "*"), "give an end: --until, --for or --weekly"),
+        (("--for", "1h"), "a silence needs a host, a label, a port or a program; host '*' is everything"),
+        (("--host", "*"), "a silence needs an end or a weekly schedule"),
         (("--host", " ", "--for", "1h"), "an empty glob matches nothing"),
         (("--host", "*", "--for", "1h", "--until", "2090-01-01"), "give --until or --for, not both"),
         (("--host", "*", "--until", "2001-01-01"), "2001-01-01 (2001-01-01 00:00 UTC) is in the past"),
         (("--host", "*", "--from", "2001-01-01", "--for", "1h"), "is in the past"),
-        (("--host", "*", "--from", "2090-01-02", "--until", "2090-01-01"), "it must end after it begins"),
+        (("--host", "*", "--from", "2090-01-02", "--until", "2090-01-01"), "a silence must end after it begins"),
         (("--host", "*", "--until", "tomorrow"), "'tomorrow' is no time: give ISO 8601"),
         (("--host", "*", "--for", "long"), "'long' is not a duration"),
         (("--host", "*", "--for", "0"), "must be longer than 0"),
@@ -289,7 +274,7 @@ def test_acknowledge_a_port(shell: Shell) -> None:
     assert out.splitlines()[1] == "web1 port 80: no longer acknowledged"
     assert shell.kept()[0].lifted_by == "ann"
     code, _, err = shell("unack", "web1", "80")
-    assert (code, err) == (1, "error: web1 port 80: nobody acknowledged what is open there ")
+    assert (code, err) == (1, "error: web1 port 80: no open alert there is acknowledged ")
 
 
 def test_acknowledge_for_some_time(shell: Shell) -> None:
@@ -302,7 +287,7 @@ def test_acknowledge_for_some_time(shell: Shell) -> None:
     assert [one.lifted_at is None for one in shell.kept()] == [False, True]
 
 
-def test_acknowledge_what_is_wrong_with_a_server(shell: Shell) -> None:
+def test_acknowledge_what_is_wrong_with_a_host(shell: Shell) -> None:
     shell.open(1, "1", "web1", 80)
     unreachable = shell.open(2, "1", "web1", None, EventKind.UNREACHABLE)
     key = shell.open(3, "1", "web1", None, EventKind.HOST_KEY_CHANGED)
@@ -320,10 +305,10 @@ def test_where_nothing_is_open(shell: Shell, command: str) -> None:
     shell.open(1, "1", "web1", 80)
     shell.open(2, "1", "web1", None, EventKind.UNREACHABLE)
     shell.open(3, "3", "db1", 22)
-    told = "error: web1 port 22: no alert is open; open there: down of port 80, unreachable of the server itself "
+    told = "error: web1 port 22: no alert is open; open there: down of port 80, unreachable of the host itself "
     assert shell(command, "web1", "22")[::2] == (1, told)
     assert shell(command, "db1")[::2] == (1, "error: db1: no alert is open; open there: down of port 22 ")
-    assert "no server has the name or id 'web9'" in shell(command, "web9")[2]
+    assert "no host has the name or id 'web9'" in shell(command, "web9")[2]
     assert shell.kept() == []
 
 

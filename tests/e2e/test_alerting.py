@@ -338,7 +338,7 @@ def test_6_a_silenced_death_is_withheld_and_shown_and_an_acknowledged_one_as_wel
     got.mended = True
     before = got.counts()
     printed = site.portmon("silence", "--host", "*conn.x*", "--for", "2h", "--reason", "upgrade", "--author", "alice")
-    assert "known servers that match: 1 of 3" in printed
+    assert "known hosts that match: 1 of 3" in printed
     site.hosts[NASTY].kill_service(9000)
     site.hosts[NASTY].kill_service(9001)
     run_id = site.run()

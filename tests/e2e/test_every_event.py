@@ -336,7 +336,7 @@ def test_moved(site: Site) -> None:
     event = site.last(EventKind.MOVED)
     assert (event.program, event.details["to"], event.details["uids"]) == ("worker", 41000, [host.uid])
     story = site.explain("web1", 40000)
-    assert "It is not watched, and nobody listened on it in the last complete answer." in story
+    assert "It is not watched, and nothing listened on it in the last complete answer." in story
     assert "moved (worker): Its program listens on port 41000 instead." in story
     story = site.explain("web1", 41000)
     assert "It is up since " in story
@@ -396,7 +396,7 @@ def test_retired_by_time(site: Site) -> None:
     assert event.reason.startswith("Not seen since ")
     assert event.details["uids"] == [host.uid]
     story = site.explain("web1", 8080)
-    assert "It is not watched, and nobody listened on it in the last complete answer." in story
+    assert "It is not watched, and nothing listened on it in the last complete answer." in story
     assert "retired (nginx): Not seen since " in story
     host.start_service(8080, "nginx")
     assert site.run() == [("new", "web1", 8080)]

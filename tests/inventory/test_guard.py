@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from portmon.api.preview import preview, stored
+from portmon.api.preview import preview
 from portmon.config import Config
 from portmon.errors import CmdbError
 from portmon.inventory.config import Cmdb
@@ -169,8 +169,10 @@ def test_a_list_that_loses_some_in_every_run(site: Site) -> None:
     assert site.visible() == 162
     assert site.kinds() == ["prune_refused"]
     site.ids = [f"h{n:03}" for n in range(150)]
-    shown = preview(site.load(), stored(site.database), site.config, now=site.now)
-    assert "200 within the last day" in shown["state"]["refused"]
+    with site.database.look() as conn:
+        shown = preview(conn, site.config, site.load(), now=site.now)
+    assert shown.state is not None
+    assert "200 within the last day" in str(shown.state.refused)
     # It says so once more when the CMDB is well again.
     site.ids = [f"h{n:03}" for n in range(200)]
     assert site.run() == {"hidden": 0, "resumed": 38, "purged": 0, "refused": 0}

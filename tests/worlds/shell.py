@@ -13,7 +13,7 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[in
     from portmon import cli
 
     capsys.readouterr()
-    with pytest.raises(SystemExit) as caught, cli.told():
+    with pytest.raises(SystemExit) as caught:
         cli.app(list(arguments))
     out, err = capsys.readouterr()
     assert all(char.isprintable() or char == "\n" for char in out + err)

@@ -12,8 +12,7 @@ from portmon.steps.run import Run, run_from
 def run_of(dag_run: Any, params: Mapping[str, Any] | None = None) -> Run:
     """The run of a task.
 
-    :param dag_run: Airflow's
-    :param params: of the trigger form; None for a task that does not go by them
+    :param params: of the trigger form; None for a task that does not use them
     :raises ParamError: naming the parameter
     """
     return run_from(
@@ -26,12 +25,11 @@ def run_of(dag_run: Any, params: Mapping[str, Any] | None = None) -> Run:
 
 
 def result_of(ti: Any, task_id: str) -> Any:
-    """What a task of this run returned: without it nothing may be pruned, planned, asked or evaluated.
+    """What a task of this run returned.
 
-    :param ti: Airflow's task instance
-    :raises RunError: it did not succeed
+    :raises RunError: the task did not succeed, so that nothing may be pruned, planned, asked or evaluated
     """
     result = ti.xcom_pull(task_ids=task_id)
     if result is None:
-        raise RunError(f"{task_id} did not succeed: there is nothing to go by. Clear it to go on")
+        raise RunError(f"{task_id} did not succeed, and this task needs its result. Clear it to go on")
     return result

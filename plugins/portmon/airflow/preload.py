@@ -1,11 +1,11 @@
 """Imports that task processes inherit: made once in the process that forks them, instead of in each of them.
 
-LocalExecutor's workers are forked from the scheduler, and each task from its worker; a task that finds its modules
-imported costs half as much CPU or less. A Celery worker forks as well, but loads no plugins: it is told by its
-configuration, see :mod:`portmon.airflow.celery_imports`.
+LocalExecutor's workers are forked from the scheduler, and each task from its worker; a task whose modules are imported
+costs half as much CPU or less. A Celery worker forks as well, but loads no plugins: its configuration names
+:mod:`portmon.airflow.celery_imports`.
 
-Inherited code could be old code: after an upgrade without a restart the DAG file would be the new one and the package
-the old one. So each task looks whether a file of the package changed since, and then imports the package anew.
+After an upgrade without a restart, inherited code would be old. So each task checks whether a file of the package has
+changed since, and then imports the package anew.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ MODULES = (
     "airflow.sdk.execution_time.timeout",
     "jinja2.ext",
 )
-"""What a ``netstat`` task imports. Not pandas: ``diff_ports`` alone needs it, and numpy starts threads, which a fork
-does not survive. Nothing here opens a connection or a file.
+"""What a ``netstat`` task imports. Not pandas: only ``diff_ports`` needs it, and numpy starts threads, which do not
+survive a fork. Nothing here opens a connection or a file.
 """
 
 Fingerprint = frozenset[tuple[str, int, int]]
@@ -59,10 +59,10 @@ _preloaded: Fingerprint | None = None
 
 
 def on_load() -> None:
-    """To be called where the plugin is loaded: in the scheduler before it makes its workers, in each task before it
-    parses the DAG file, and in many processes for which there is nothing to do. By a Celery worker as well.
+    """Called when the plugin is loaded: in the scheduler before it makes its workers, in each task before it parses the
+    DAG file, in many processes for which there is nothing to do; and by a Celery worker.
     """
-    # Airflow's own way to tell a task process from others.
+    # How Airflow itself distinguishes task processes.
     if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
         forget_if_stale()
     elif _preloaded is None and forks_tasks(sys.argv) and is_wanted():
@@ -70,7 +70,7 @@ def on_load() -> None:
 
 
 def is_wanted() -> bool:
-    """What ``[portmon] preload`` says; a value that says nothing is told and counts as yes."""
+    """The value of ``[portmon] preload``; one that is no boolean is logged and counts as yes."""
     try:
         return bool(conf.getboolean("portmon", "preload", fallback=True))
     except AirflowConfigException as error:
@@ -86,15 +86,15 @@ def forks_tasks(arguments: Sequence[str]) -> bool:
     command = [argument for argument in arguments[1:] if not argument.startswith("-")]
     if command[:1] == ["scheduler"]:
         executors = conf.get("core", "executor", fallback="LocalExecutor")
-        # None: nobody chose, which means fork up to Python 3.13.
+        # None: not chosen, which means fork up to Python 3.13.
         return "LocalExecutor" in executors and multiprocessing.get_start_method(allow_none=True) in (None, "fork")
     return command[:2] == ["celery", "worker"]
 
 
 def preload() -> None:
-    """Import what tasks need. What can't be imported here fails in the task, where it is seen."""
+    """Import what tasks need. A module that can't be imported fails in the task as well, where operators see it."""
     global _preloaded
-    # Before the imports: what changes meanwhile is noticed.
+    # Taken before the imports, so that a change meanwhile is noticed.
     _preloaded = fingerprint()
     started, before = time.process_time(), len(sys.modules)
     for name in MODULES:
@@ -111,8 +111,8 @@ def preload() -> None:
 
 
 def _warm_up() -> None:
-    """Make what modules keep once it was made: the validated portmon.yaml, Jinja's regular expressions, the schemas by
-    which the parameters of a DAG are checked, what SQLAlchemy works out at its first statements.
+    """Fill caches: the validated portmon.yaml, Jinja's regular expressions, the schemas of DAG parameters, SQLAlchemy's
+    compiled statements.
     """
     try:
         from airflow.sdk import DAG, Param
@@ -126,18 +126,18 @@ def _warm_up() -> None:
         DAG("warm_up", schedule="* * * * *", params={"any": Param([], type="array", items={"type": "string"})})
         _compile()
     except Exception:
-        log.exception("The tasks find less prepared than they could")
+        log.exception("Not everything could be prepared for the tasks, which will take longer to start")
 
 
 def _compile() -> None:
-    """Compile what a ``netstat`` task says to PostgreSQL. It does so again, and finds what SQLAlchemy keeps of it."""
+    """Compile the statements of a ``netstat`` task for PostgreSQL, so that SQLAlchemy has parts of them cached."""
     from portmon.model.observation import Listing, Observation, Outcome
     from portmon.steps.plan import expected
     from portmon.storage import archive, host_keys
     from portmon.storage.database import Database
 
     class Compiler:
-        """Stands for a connection, and finds nothing."""
+        """A connection that compiles statements and returns no rows."""
 
         dialect = Database("postgresql://nowhere").engine.dialect
 

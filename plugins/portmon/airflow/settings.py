@@ -3,20 +3,18 @@
 Options of ``[portmon]`` in airflow.cfg, or ``AIRFLOW__PORTMON__<OPTION>`` in the environment:
 
 ``schedule``
-    cron expression, preset (``@hourly``) or duration (``10min``); empty for manual runs only. With a
-    wrong one the DAG runs every 5 minutes and its first task fails with what is wrong.
-    Default: every 5 minutes.
+    cron expression, preset (``@hourly``) or duration (``10min``); empty for manual runs only. With a wrong one the DAG
+    runs every 5 minutes, and its first task fails with the reason. Default: every 5 minutes.
 ``config``
     path of portmon.yaml. Default: ``config/portmon.yaml`` beside the ``plugins`` folder.
 ``preload``
     whether the scheduler and Celery's workers import what tasks need before they fork them, see
     :mod:`portmon.airflow.preload`. Default: True.
 
-Connections: ``portmon_db`` is the state database (default: SQLite in ``$AIRFLOW_HOME/portmon.db``);
-the CMDB's and SSH's are named in portmon.yaml.
+The connection ``portmon_db`` is the state database (default: SQLite in ``$AIRFLOW_HOME/portmon.db``); those of the CMDB
+and of SSH are named in portmon.yaml.
 
-The DAG file imports this module at every parse: nothing here may load pandas or the storage package
-at import.
+The DAG file imports this module at every parse: neither pandas nor the storage may be loaded at its top.
 """
 
 from __future__ import annotations
@@ -51,24 +49,41 @@ DEFAULT_SCHEDULE = "*/5 * * * *"
 DEFAULT_CONFIG = Path(__file__).parents[3] / "config" / "portmon.yaml"
 
 
+_WITHOUT_RHYTHM = frozenset({None, "@once", "@continuous"})
+_GAPS = 60
+"""No field of a cron expression takes more values, so that as many equal gaps in a row are the commonest."""
+_GAPS_IN_ALL = 4 * _GAPS
+"""How many gaps are compared if they differ; fewer if they are of more than a day."""
+HOLD_RUNS = 4
+"""A firing alert holds for so many scheduled runs without being repeated: all but the last one may be skipped."""
+HOLD_SLOW = timedelta(minutes=15)
+"""The next run may take this long to repeat it."""
+HOLD_WITHOUT_RHYTHM = timedelta(days=1)
+"""Where runs are started by hand."""
+CLOCK_CHANGE = timedelta(hours=3)
+"""More than clocks are changed by."""
+
+
 def schedule() -> str | timedelta | None:
     """The DAG's schedule: cron text or preset, a timedelta, or None for manual runs only.
 
-    :raises ConfigError: if the option is nothing of that; the message says what is wrong
+    :raises ConfigError: the option is none of these
     """
     text = conf.get(SECTION, "schedule", fallback=DEFAULT_SCHEDULE).strip()
     if not text or text.lower() in ("none", "@never"):
         return None
+    is_cron = text.startswith("@") or len(text.split()) >= 5
     try:
         if text in _WITHOUT_RHYTHM:
             return text
-        if text.startswith("@") or len(text.split()) >= 5:
-            timetable = _timetable(text)
-            timetable.validate()
-            # An expression may be well formed and never come true, such as February 30th.
-            _next_run(timetable, _interval_until(datetime.now(UTC)))
+        if is_cron:
+            # A well formed expression may still never come true, such as February 30th.
+            next(_cron_runs(text, datetime.now(UTC)))
             return text
-        return _positive(parse_duration(text))
+        length = parse_duration(text)
+        if length <= timedelta(0):
+            raise ValueError("must be longer than 0")
+        return length
     except (AirflowException, ValueError) as error:
         kind = "cron expression or preset" if text.startswith("@") or " " in text else "duration"
         raise ConfigError(
@@ -78,34 +93,13 @@ def schedule() -> str | timedelta | None:
         ) from error
 
 
-_WITHOUT_RHYTHM = frozenset({None, "@once", "@continuous"})
-
-
-_GAPS = 60
-"""No field of a cron expression takes more values, so that as many gaps in a row that are alike are the commonest."""
-_GAPS_IN_ALL = 4 * _GAPS
-"""Of those that are not alike so many are looked at; fewer if they are of more than a day."""
-HOLD_RUNS = 4
-"""Scheduled runs for which what fires holds without being repeated: all but the last one may be skipped."""
-HOLD_SLOW = timedelta(minutes=15)
-"""The next run may take this long to repeat it."""
-CLOCK_CHANGE = timedelta(hours=3)
-"""More than clocks are changed by."""
-HOLD_WITHOUT_RHYTHM = timedelta(days=1)
-"""Where runs are started by hand."""
-
-
-def _timetable(cron: str) -> Any:
-    """The timetable that Airflow makes of a cron expression or preset, in its time zone.
-
-    Every task process has these modules: they come with what parses the DAG file.
-    """
-    from airflow.sdk import timezone
-    from airflow.timetables.interval import CronDataIntervalTimetable
-    from airflow.timetables.trigger import CronTriggerTimetable
-
-    zone = timezone.datetime(2024, 1, 1).tzinfo
-    return (CronDataIntervalTimetable if _has_data_intervals() else CronTriggerTimetable)(cron, timezone=zone)
+def schedule_for_parsing() -> str | timedelta | None:
+    """The schedule for the DAG file, see :func:`config_for_parsing`."""
+    try:
+        return schedule()
+    except ConfigError as error:
+        log.warning("The DAG runs every 5 minutes until its schedule is corrected: %s", error)
+        return DEFAULT_SCHEDULE
 
 
 def _has_data_intervals() -> bool:
@@ -113,68 +107,49 @@ def _has_data_intervals() -> bool:
     return bool(conf.getboolean("scheduler", "create_cron_data_intervals", fallback=False))
 
 
-def _next_run(timetable: Any, last: Any) -> Any:
-    """The run that the scheduler starts after one with a given data interval, see ``DagRunInfo``.
+def _cron_runs(cron: str, at: datetime) -> Iterator[datetime]:
+    """When the scheduler starts the runs of a cron expression or preset that follow a time.
 
-    :raises ValueError: the expression does not come true any more
+    :raises AirflowException: it is not well formed
+    :raises ValueError: it does not come true any more
     """
-    from airflow.timetables.base import TimeRestriction
-
-    # Without catchup it would look at the clock, and leave out what is past.
-    restriction = TimeRestriction(earliest=None, latest=None, catchup=True)
-    return timetable.next_dagrun_info(last_automated_data_interval=last, restriction=restriction)
-
-
-def _interval_until(at: datetime) -> Any:
-    """The data interval of a run at any time. It is long: the next one begins where it ends, and not before."""
+    # Every task process has these modules: they come with what parses the DAG file.
     from airflow.sdk import timezone
-    from airflow.timetables.base import DataInterval
+    from airflow.timetables.base import DataInterval, TimeRestriction
+    from airflow.timetables.interval import CronDataIntervalTimetable
+    from airflow.timetables.trigger import CronTriggerTimetable
 
-    return DataInterval(timezone.coerce_datetime(at - timedelta(days=3653)), timezone.coerce_datetime(at))
+    made = CronDataIntervalTimetable if _has_data_intervals() else CronTriggerTimetable
+    timetable: Any = made(cron, timezone=timezone.datetime(2024, 1, 1).tzinfo)
+    timetable.validate()
+    # Without catchup the timetable would look at the clock, and leave out runs of the past.
+    restriction = TimeRestriction(earliest=None, latest=None, catchup=True)
+    # So long a data interval that the next one begins where it ends, and not before.
+    last = DataInterval(timezone.coerce_datetime(at - timedelta(days=3653)), timezone.coerce_datetime(at))
+    while True:
+        run = timetable.next_dagrun_info(last_automated_data_interval=last, restriction=restriction)
+        last = run.data_interval
+        # A plain datetime, whatever Airflow's functions return.
+        yield datetime.fromtimestamp(run.run_after.timestamp(), UTC)
 
 
 def _runs_after(value: str | timedelta, at: datetime) -> Iterator[datetime]:
-    """When the scheduler starts the runs that follow a time.
-
-    :param value: of a schedule with a rhythm
-    """
+    """When the scheduler starts the runs of a schedule with a rhythm that follow a time."""
     try:
-        if isinstance(value, timedelta):
+        if isinstance(value, str):
+            yield from _cron_runs(value, at)
+        else:
             while True:
                 yield (at := at + value)
-        timetable, last = _timetable(value), _interval_until(at)
-        while True:
-            run = _next_run(timetable, last)
-            last = run.data_interval
-            # A plain datetime, whatever Airflow's functions return.
-            yield datetime.fromtimestamp(run.run_after.timestamp(), UTC)
     except (ValueError, OverflowError):  # an expression with a year comes to an end, and so does the calendar
         return
 
 
-def _positive(value: timedelta) -> timedelta:
-    if value <= timedelta(0):
-        raise ValueError("must be longer than 0")
-    return value
-
-
-def schedule_for_parsing() -> str | timedelta | None:
-    """The same for the DAG file, see :func:`config_for_parsing`."""
-    try:
-        return schedule()
-    except ConfigError as error:
-        log.warning("The DAG runs every 5 minutes until this is mended: %s", error)
-        return DEFAULT_SCHEDULE
-
-
 def interval() -> timedelta:
-    """The commonest time between two scheduled runs, the shorter one of two that are equally common; 0 if it is not
-    known when runs start, as of manual ones, ``@once`` and ``@continuous``.
+    """The commonest time between two scheduled runs, the shorter one of two that are equally common. ``*/5 6-22 * * *``
+    is 5 minutes, for all its nights. 0 without a rhythm: manual runs, ``@once``, ``@continuous``.
 
-    ``*/5 6-22 * * *`` is 5 minutes, for all its nights. Until when something holds is another question, see
-    :func:`hold_until`.
-
-    :raises ConfigError: if the schedule is wrong
+    :raises ConfigError: the schedule is wrong
     """
     value = schedule()
     if value is None or value in _WITHOUT_RHYTHM:
@@ -191,12 +166,12 @@ def interval() -> timedelta:
 
 
 def hold_until(now: datetime) -> datetime:
-    """Until when what fires in Alertmanager holds without being repeated.
+    """Until when an alert that fires in Alertmanager holds without being repeated.
 
-    Until the fourth scheduled run from now, nights and weekends without runs included; and in any case long enough for
-    the next run to repeat it, even a slow one. A day if there is no rhythm.
+    That is the fourth scheduled run from now, nights and weekends without runs included, but long enough for the next
+    run to repeat it, even a slow one. A day without a rhythm.
 
-    :raises ConfigError: if the schedule is wrong
+    :raises ConfigError: the schedule is wrong
     """
     value = schedule()
     if value is None or value in _WITHOUT_RHYTHM:
@@ -215,8 +190,13 @@ def config_path() -> Path:
     return Path(os.path.expandvars(given)).expanduser() if given else DEFAULT_CONFIG
 
 
+def folder_of(config: Config) -> Path:
+    """The folder that relative paths in portmon.yaml start from."""
+    return (config.path or config_path()).parent
+
+
 def config() -> Config:
-    """Read portmon.yaml. Without the option and without the file: the defaults.
+    """portmon.yaml as it is now; the defaults if there is neither the option nor the file.
 
     :raises ConfigError: with file, line and field
     """
@@ -227,13 +207,11 @@ def config() -> Config:
 
 
 def config_for_parsing() -> Config:
-    """The same for the DAG file: a mistake must not make the DAG vanish from the page, where people
-    would look for the reason. The run's first task reads the file again and fails with the message.
-    """
+    """portmon.yaml for the DAG file: despite a mistake the DAG stays visible; its first task fails with the reason."""
     try:
         return config()
     except ConfigError as error:
-        log.warning("portmon.yaml is not usable, the DAG takes the defaults until it is mended: %s", error)
+        log.warning("The DAG uses the defaults until portmon.yaml is corrected: %s", error)
         return Config()
 
 
@@ -246,7 +224,7 @@ def multi_machine() -> bool:
 def database_url() -> str:
     """SQLAlchemy URL of the state database, password included: not for logs.
 
-    The SQLite file in ``$AIRFLOW_HOME`` only if there is no such connection.
+    It is the SQLite file in ``$AIRFLOW_HOME`` only if there is no such connection.
 
     :raises ConfigError: the connection can't be read, or is of another type
     :raises UnansweredError: Airflow can't be asked for it
@@ -255,7 +233,7 @@ def database_url() -> str:
     found = connection(DB_CONN_ID)
     if found is None:
         return f"sqlite:///{home / 'portmon.db'}"
-    # Within its boundary: what is wrong with a field must not become another database either.
+    # A field that can't be read must not become another database either.
     with boundary(
         lambda why: ConfigError(f"the Airflow connection can't be used: {why}", field=DB_CONN_ID),
         passing=ConfigError,
@@ -268,14 +246,14 @@ def _database_url(connection: Any, home: Path) -> str:
     from sqlalchemy.engine import URL
 
     if connection.conn_type == "sqlite":
-        # Relative to $AIRFLOW_HOME: a task's working directory is nobody's choice.
+        # Relative to $AIRFLOW_HOME: a task's working directory is arbitrary.
         return f"sqlite:///{home / (connection.host or connection.schema or 'portmon.db')}"
     if connection.conn_type not in ("postgres", "postgresql"):
         raise ConfigError(
             f"connection {DB_CONN_ID!r} is of type {connection.conn_type!r}; use postgres or sqlite",
             field=DB_CONN_ID,
         )
-    # Airflow takes an extra field that is no JSON for an empty one: `sslmode` would be lost without a word.
+    # Airflow reads an extra field that is no JSON as an empty one: `sslmode` would be lost without a word.
     extra = parse_json(connection.extra) if connection.extra else {}
     query = {key: str(value) for key, value in extra.items() if isinstance(value, str | int | bool)}
     return URL.create(
@@ -290,25 +268,25 @@ def _database_url(connection: Any, home: Path) -> str:
 
 
 def proxy_command(conn_id: str) -> str | None:
-    """The command through which an SSH connection leads, None for a direct one, or none that can be read."""
+    """The proxy command of an SSH connection; None if it has none, or can't be read."""
     try:
         found = connection(conn_id)
         extra = found.extra_dejson if found is not None else {}
     except (ConfigError, UnansweredError):
-        # Hosts that are asked through it say so, and no others suffer.
+        # The hosts of this connection fail with the reason, and no others.
         return None
     command = extra.get("host_proxy_cmd") if isinstance(extra, Mapping) else None
     return str(command) if command else None
 
 
 def connection(conn_id: str) -> Any | None:
-    """An Airflow connection; None only if every place of connections says that there is none.
+    """An Airflow connection; None only if every secrets backend says that there is none.
 
-    Airflow calls a connection undefined also if it can't be read, or if nobody could be asked:
+    Airflow also calls a connection undefined if it can't be read, or if no backend answered:
     https://github.com/apache/airflow/blob/3.3.2/task-sdk/src/airflow/sdk/execution_time/context.py
 
     :raises ConfigError: it is there and malformed
-    :raises UnansweredError: a place of connections does not answer
+    :raises UnansweredError: a backend does not answer
     """
     try:
         return BaseHook.get_connection(conn_id)
@@ -323,7 +301,7 @@ def connection(conn_id: str) -> Any | None:
 
 
 def must_be_absent(conn_id: str) -> None:
-    """See :func:`connection`."""
+    """Make sure that a connection which Airflow calls undefined is; raises as :func:`connection` does."""
     from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
 
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
@@ -351,9 +329,7 @@ def must_be_absent(conn_id: str) -> None:
 
 
 def _execution_api_error(conn_id: str) -> str | None:
-    """What the API server says of a connection that is not there, unless it is that.
-
-    Its backend takes every error for "not there":
+    """Why the API server gives no connection, None if there is none. Its backend takes every error for "not there":
     https://github.com/apache/airflow/blob/3.3.2/task-sdk/src/airflow/sdk/execution_time/secrets/execution_api.py
     """
     from airflow.sdk.exceptions import ErrorType
@@ -367,10 +343,9 @@ def _execution_api_error(conn_id: str) -> str | None:
 
 
 def database(*, keep_open: bool = False) -> Database:
-    """The state database.
+    """The state database, see :class:`portmon.storage.database.Database`.
 
-    :param keep_open: see :class:`portmon.storage.database.Database`
-    :raises StorageError: if it can't be used by this executor
+    :raises StorageError: it can't be used by this executor
     """
     from portmon.storage.database import Database
 

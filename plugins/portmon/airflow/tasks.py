@@ -1,10 +1,8 @@
-"""Airflow's tasks: each reads the settings, calls one step of :mod:`portmon.steps`, logs.
+"""Airflow's tasks: each reads the settings, calls one step of :mod:`portmon.steps`, and logs.
 
-The DAG file imports this module at every parse, so the steps, the storage and pandas are imported
-where they are used.
+The DAG file imports this module at every parse: steps, storage and pandas are imported where they are used.
 
-No task has ``multiple_outputs``, which Airflow takes from the annotation of a returned dict: each key of it would be
-an XCom of its own, sent in a request of its own.
+Tasks that return a dict have ``multiple_outputs=False``: else each key would be an XCom, and a request, of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +23,7 @@ from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 from portmon import timeouts
 from portmon.airflow import settings
 from portmon.airflow.context import result_of, run_of
-from portmon.errors import ConfigError, ParamError, PastRunError, ReplayError, RunError, StorageError
+from portmon.errors import ConfigError, ParamError, PastRunError, PortmonError, ReplayError, RunError, StorageError
 from portmon.model.event import AlertGroup, Event
 from portmon.model.host import Inventory
 from portmon.model.observation import Observation
@@ -51,43 +50,38 @@ ROUTE_ALERTS = "route_alerts"
 NO_CHANGE = "no_change"
 HEARTBEAT = "heartbeat"
 REPLAYS = "replays"
-"""Says in what ``fetch_hosts`` returns that the run evaluates again."""
+"""Key in what ``fetch_hosts`` returns: the run evaluates archived observations instead of asking hosts."""
 ALERT_TASKS = {group: f"alert_{group}" for group in AlertGroup}
 
 
 @task(task_id=FETCH_HOSTS, multiple_outputs=False)
 def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, Any]:
-    """All servers from the CMDB, or the last good list; nothing in a run that evaluates again what was seen."""
+    """Fetch all hosts from the CMDB, or the last good list; nothing in a run that replays."""
     from portmon.steps.fetch import fetch_inventory
 
     run = _run(params, dag_run)
-    try:
+    with _fails_for_good(ConfigError, StorageError):
         config = settings.config()
-        # With a wrong schedule the DAG file takes the default; what is wrong is told here.
+        # With a wrong schedule the DAG file takes the default; the reason is reported here.
         interval = settings.interval()
-        # Opens no connection yet: what it may say is that this kind of database will not do.
+        # Opens no connection yet, but refuses a kind of database that can't be used.
         database = settings.database()
-    except (ConfigError, StorageError) as error:
-        # Not healed by trying again.
-        raise AirflowFailException(str(error)) from error
     for revision in database.migrate():
         log.info("State database migrated to %s", revision)
     window = _window(database, config, run, interval)
     if window is not None:
-        log.info("No host is asked: this run evaluates again what was seen from %s", window)
+        log.info("No host is asked: this run evaluates again what was observed from %s", window)
         ti.xcom_push(BaseXCom.XCOM_RETURN_KEY, {REPLAYS: True})
-        # What follows them is skipped with them, but for diff_ports, which runs whatever became of it.
+        # Their downstream tasks are skipped with them, but for diff_ports, whose trigger rule is all_done.
         raise DownstreamTasksSkipped(tasks=[PRUNE_INVENTORY, PLAN_SWEEP, PLAN_HOSTS])
 
     def load() -> Inventory:
         from portmon.airflow.cmdb_hook import get_inventory
 
-        return get_inventory(config.cmdb, (config.path or settings.config_path()).parent)
+        return get_inventory(config.cmdb, settings.folder_of(config))
 
-    try:
+    with _fails_for_good(ConfigError, ParamError):
         fetched = fetch_inventory(database, config, run, load, now=_now())
-    except (ConfigError, ParamError) as error:
-        raise AirflowFailException(str(error)) from error
     return {"digest": fetched.digest, "stale": fetched.stale, "fetched_at": fetched.fetched_at.isoformat()}
 
 
@@ -98,47 +92,42 @@ def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict
     from portmon.steps.prune import prune_inventory as prune
 
     def live(fetched: Mapping[str, Any]) -> dict[str, int]:
-        database, config, run = settings.database(), settings.config(), _run(params, dag_run, ti)
-        return prune(database, config, run, fetched["digest"], stale=fetched["stale"], now=_now())
+        state = settings.database(), settings.config(), _run(params, dag_run, ti)
+        return prune(*state, fetched["digest"], stale=fetched["stale"], now=_now())
 
     return _unless_past(ti, live, counts())
 
 
 @task(task_id=PLAN_SWEEP, trigger_rule="all_done")
 def plan_sweep(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict[str, Any]]:
-    """Batches of hosts, if there are many. Runs whatever became of pruning: that must not stop the watch."""
+    """Plan batches of hosts, if there are many. Runs even if pruning failed, so that hosts are still watched."""
     from portmon.steps.plan import plan_sweep as plan
 
     def live(fetched: Mapping[str, Any]) -> list[dict[str, Any]]:
-        database, config, run = settings.database(), settings.config(), _run(params, dag_run)
-        return plan(database, config, run, fetched["digest"], proxy_of=settings.proxy_command)
+        state = settings.database(), settings.config(), _run(params, dag_run)
+        return plan(*state, fetched["digest"], proxy_of=settings.proxy_command)
 
     return _unless_past(ti, live, [])
 
 
 @task(task_id=PLAN_HOSTS, trigger_rule="all_done")
 def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict[str, Any]]:
-    """The hosts that need a task of their own. Runs whatever became of the sweep."""
+    """Plan the hosts that need a task of their own. Runs even if the sweep failed."""
     from portmon.steps.plan import plan_hosts as plan
 
     def live(fetched: Mapping[str, Any]) -> list[dict[str, Any]]:
         batches = _result(ti, PLAN_SWEEP)
         database, config, run = settings.database(), settings.config(), _run(params, dag_run)
-        return plan(
-            database,
-            config,
-            run,
-            fetched["digest"],
-            max_hosts=conf.getint("core", "max_map_length", fallback=1024),
-            swept={look.host_id: not look.provisional for look in _dry_looks(database, ti)} if batches else None,
-        )
+        swept = {look.host_id: not look.provisional for look in _dry_looks(database, ti)} if batches else None
+        most = conf.getint("core", "max_map_length", fallback=1024)
+        return plan(database, config, run, fetched["digest"], max_hosts=most, swept=swept)
 
     return _unless_past(ti, live, [])
 
 
 @task(task_id=DIFF_PORTS, trigger_rule="all_done", multiple_outputs=False)
 def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
-    """Evaluate what was seen. Runs although hosts failed, but never without a host list and both plans."""
+    """Evaluate the observations. Runs even if hosts failed, but never without a host list and both plans."""
     from portmon.steps.evaluate import evaluate_dry, evaluate_run
     from portmon.steps.plan import asked_by
 
@@ -152,10 +141,10 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
     if run.dry_run:
         from portmon.scan.answer import observation_from_xcom
 
-        # As a list, even of one: of hosts that failed there is none.
+        # A list even for one task; a host that failed returned none.
         answers = ti.xcom_pull(task_ids=[NETSTAT])
         own = {answer["host_id"]: observation_from_xcom(answer) for answer in answers if answer}
-        # Of a host that had a task of its own, that one's word counts, if it has one.
+        # The observation of a host's own task replaces that of the sweep.
         observations = list(({look.host_id: look for look in _dry_looks(database, ti)} | own).values())
         return evaluate_dry(database, config, run, fetched["digest"], observations=observations, interval=interval)
     with database.begin() as conn:
@@ -175,31 +164,22 @@ def route_alerts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[st
 
     run = _run(params, dag_run)
     if run.dry_run:
-        log.info("Dry run: nobody is told")
+        log.info("Dry run: no message is sent")
         return [NO_CHANGE]
     database, config, interval, now = settings.database(), settings.config(), settings.interval(), _now()
     replayed = _has_replayed(database, run)
     if replayed and not run.notify:
-        log.info("This run evaluated again what was seen: nobody is told. What waits to be sent is for the next run")
+        log.info("This run replayed without `notify`: no message is sent. The next run sends what is undelivered")
         return [NO_CHANGE]
     if not replayed:
         report_overdue(database, run, interval=interval, now=now)
-    groups = groups_to_alert(
-        database,
-        config,
-        now=now,
-        interval=interval,
-        holder=f"{ROUTE_ALERTS} {run.run_id}",
-        try_number=ti.try_number,
-    )
+    holder = f"{ROUTE_ALERTS} {run.run_id}"
+    groups = groups_to_alert(database, config, now=now, interval=interval, holder=holder, try_number=ti.try_number)
     return [ALERT_TASKS[group] for group in AlertGroup if group in groups] or [NO_CHANGE]
 
 
 def alert(group: AlertGroup) -> Any:
-    """The task that sends one group of events.
-
-    :param group: its name is ``alert_<group>``
-    """
+    """The task ``alert_<group>``, which sends one group of events."""
 
     @task(
         task_id=ALERT_TASKS[group],
@@ -210,7 +190,7 @@ def alert(group: AlertGroup) -> Any:
         execution_timeout=timeouts.ALERT,
     )
     def send(*, dag_run: Any, ti: Any) -> int:
-        """Send what is undelivered of this kind through every channel, then mark it."""
+        """Send the undelivered events of this group through every channel, and note what was delivered."""
         from portmon.airflow.outside import deliver
         from portmon.steps.deliver import deliver_group
 
@@ -233,29 +213,26 @@ def alert(group: AlertGroup) -> Any:
 
 @task(task_id=HEARTBEAT, trigger_rule="none_failed_min_one_success")
 def heartbeat(*, params: Mapping[str, Any], dag_run: Any) -> None:
-    """Tell the dead-man's switch that a run was good: it looked, evaluated, and everybody heard what there was."""
+    """Ping the dead-man's switch after a good run: hosts were asked, observations evaluated, messages delivered."""
     from portmon.airflow.outside import OUTSIDE
 
     run = _run(params, dag_run)
     if run.dry_run or run.scoped or _has_replayed(settings.database(), run):
-        log.info(
-            "A run for some hosts, a dry one, or one that replayed does not say that the fleet is watched: no ping"
-        )
+        log.info("No ping: a dry run, a replay or a run of some hosts does not prove that every host is watched")
         return
     config = settings.config()
     if config.alerts.heartbeat is None:
-        log.info("alerts.heartbeat is not set any more: nobody is told")
+        log.info("No ping: alerts.heartbeat is not set any more")
         return
     config.alerts.heartbeat.ping(f"portmon: {dag_run.run_id}", OUTSIDE)
 
 
 def log_link(event: Event) -> str | None:
     """URL of the log of the mapped task that saw an event, None if it is not known."""
-    run = run_link(event.run_id)
-    index = event.details.get("map_index")
-    # Events of earlier versions say no task.
-    task_id = event.details.get("task", NETSTAT)
-    return None if run is None or index is None else f"{run}/tasks/{task_id}/mapped/{index}"
+    run, details = run_link(event.run_id), event.details
+    return (
+        None if run is None or "task" not in details else f"{run}/tasks/{details['task']}/mapped/{details['map_index']}"
+    )
 
 
 def run_link(run_id: str) -> str | None:
@@ -266,20 +243,24 @@ def run_link(run_id: str) -> str | None:
     return f"{base}/dags/{DAG_ID}/runs/{quote(run_id, safe='')}" if base.startswith("http") else None
 
 
-def _run(params: Mapping[str, Any], dag_run: Any, ti: Any = None) -> Run:
-    """The run of a task.
-
-    :param ti: Airflow's task instance, of a task that takes a lease
-    """
+@contextmanager
+def _fails_for_good(*errors: type[PortmonError]) -> Iterator[None]:
+    """Fail the task without another try, which would fail as well."""
     try:
-        run = run_of(dag_run, params)
-        return run if ti is None else dataclasses.replace(run, try_number=ti.try_number)
-    except ParamError as error:
+        yield
+    except errors as error:
         raise AirflowFailException(str(error)) from error
 
 
+def _run(params: Mapping[str, Any], dag_run: Any, ti: Any = None) -> Run:
+    """The run of a task; ``ti`` is given by tasks that take a lease."""
+    with _fails_for_good(ParamError):
+        run = run_of(dag_run, params)
+    return run if ti is None else dataclasses.replace(run, try_number=ti.try_number)
+
+
 def _unless_past(ti: Any, live: Callable[[Mapping[str, Any]], Result], nothing: Result) -> Result:
-    """What a step comes to, given what ``fetch_hosts`` returned; nothing in a run that replays."""
+    """The result of a step, given what ``fetch_hosts`` returned; ``nothing`` in a run that replays."""
     fetched = _result(ti, FETCH_HOSTS)
     if REPLAYS in fetched:
         return nothing
@@ -291,35 +272,29 @@ def _unless_past(ti: Any, live: Callable[[Mapping[str, Any]], Result], nothing: 
 
 
 def _window(database: Database, config: Config, run: Run, interval: timedelta) -> Window | None:
-    """The time that a run is to evaluate again; None if it is to ask hosts."""
+    """The time whose observations a run evaluates again; None if the run asks hosts."""
     from portmon.replay.run import must_be_kept, window_of
 
-    try:
-        with database.begin() as conn:
-            window = window_of(conn, config, run, interval=interval, now=_now())
-            if window is not None:
-                must_be_kept(conn, window, interval=interval)
-    except (ParamError, ReplayError) as error:
-        raise AirflowFailException(str(error)) from error
+    with _fails_for_good(ParamError, ReplayError), database.begin() as conn:
+        window = window_of(conn, config, run, interval=interval, now=_now())
+        if window is not None:
+            must_be_kept(conn, window, interval=interval)
     return window
 
 
 def _replay(database: Database, config: Config, run: Run, interval: timedelta) -> dict[str, int]:
-    """Evaluate again what was seen. That may take hours: a limit of its own."""
+    """Evaluate archived observations again, with a time limit of its own: that may take hours."""
     from airflow.sdk.execution_time.timeout import timeout
 
     from portmon.replay.run import replay_dry, replay_run
 
     window = _window(database, config, run, interval)
     if window is None:
-        raise AirflowFailException("this run began to evaluate again, and is to ask hosts now: clear fetch_hosts")
-    try:
-        with timeout(int(timeouts.REPLAY.total_seconds())):
-            if run.dry_run:
-                return replay_dry(database, config, window, interval=interval)
-            return replay_run(database, config, run, window, interval=interval)
-    except ReplayError as error:
-        raise AirflowFailException(str(error)) from error
+        raise AirflowFailException("this run began as a replay, and is to ask hosts now: clear fetch_hosts")
+    with _fails_for_good(ReplayError), timeout(int(timeouts.REPLAY.total_seconds())):
+        if run.dry_run:
+            return replay_dry(database, config, window, interval=interval)
+        return replay_run(database, config, run, window, interval=interval)
 
 
 def _has_replayed(database: Database, run: Run) -> bool:
@@ -332,14 +307,12 @@ def _has_replayed(database: Database, run: Run) -> bool:
 
 
 def _result(ti: Any, task_id: str) -> Any:
-    try:
+    with _fails_for_good(RunError):
         return result_of(ti, task_id)
-    except RunError as error:
-        raise AirflowFailException(str(error)) from error
 
 
 def _dry_looks(database: Any, ti: Any) -> list[Observation]:
-    """What the sweep of a dry run saw; of any other run it is in the database."""
+    """Observations of a dry run's sweep; those of any other run are in the database."""
     from portmon.scan.answer import observation_from_xcom
     from portmon.storage import contents
 

@@ -3,216 +3,168 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
+from portmon.api.hosts import find_host
+from portmon.api.ports import known_ports
 from portmon.config import Config
 from portmon.engine.declared import declared_ports
-from portmon.engine.frames import ports_of
-from portmon.engine.rules import HostRules, RuleSet
+from portmon.engine.rules import RuleSet
 from portmon.engine.states import Port
 from portmon.engine.watched import decisions_on, subjects_of
-from portmon.errors import CommandError
 from portmon.fields import format_duration
 from portmon.model.event import Event, EventKind
-from portmon.model.observation import Listing
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
-from portmon.storage import archive, conditions, decisions, hosts, outbox, state
-from portmon.storage.conditions import FLEET
-from portmon.storage.database import Database
+from portmon.storage import archive, conditions, decisions, outbox, state
+from portmon.storage.hosts import KnownHost
 
-WIDE_EVENTS = {EventKind.RETIRED} | {
+_WIDE = {EventKind.RETIRED} | {
     kind for kind in EventKind if kind.usual.subject in ("host", "fleet") and kind is not EventKind.PROBE_OUTDATED
 }
 """Kinds of events of a host, or of all of them, that are part of the story of each port."""
 
 
-def find_host(conn: Connection, wanted: str) -> hosts.KnownHost:
-    """A server by id, or by name without regard to case.
+def explain(conn: Connection, config: Config, wanted: str, number: int, *, now: datetime) -> list[str]:
+    """Lines for people.
 
-    :raises CommandError: if there is none, or more than one
+    :param wanted: name or id of the host
+    :param number: of the port
     """
-    known = hosts.known(conn)
-    found = [host for host in known if host.id == wanted] or [
-        host for host in known if host.name.lower() == wanted.lower()
-    ]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        ids = ", ".join(repr(host.id) + (" (left the CMDB)" if host.removed_at else "") for host in found)
-        raise CommandError(f"{len(found)} servers are named {wanted!r}; give one of their ids: {ids}")
-    raise CommandError(f"no server has the name or id {wanted!r}; the CMDB's list of the last run counts")
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """All that is known of one port of one host.
-
-    :param row: of the host's state; empty before its first run
-    :param port: None if it is not watched
-    :param declared: by what, None if it is not
-    :param accepted: when a person said that it is gone for good, and who
-    :param rules: in force on this host
-    :param seen: what the host's last complete answer showed
-    :param fleet: since when every host fails
-    """
-
-    host: hosts.KnownHost
-    row: Mapping[str, Any]
-    number: int
-    port: Port | None
-    declared: str | None
-    accepted: tuple[datetime, str] | None
-    rules: HostRules
-    seen: Listing | None
-    fleet: datetime | None
-
-
-def explain(database: Database, config: Config, wanted: str, port: int, *, now: datetime) -> list[str]:
-    """Lines for people, not escaped yet.
-
-    :param wanted: id or name of the server
-    :raises CommandError: if there is no such server
-    """
-    with database.begin() as conn:
-        found = find_host(conn, wanted)
-        host = found.as_host()
-        rows, ports = state.load(conn, [host.id])
-        must = declared_ports({host.id: host}, config.declared, decisions.promoted(conn), where=config.where)
-        known = _Known(
-            host=found,
-            row=rows.get(host.id, {}),
-            number=port,
-            port=next((one for one in ports_of(ports) if one.port == port), None),
-            declared=must.get(host.id, {}).get(port),
-            accepted=decisions.acceptance(conn, host.id, port),
-            rules=RuleSet(config.rules, where=config.where).for_host(host),
-            seen=archive.last_seen(conn, host.id),
-            fleet=conditions.since(conn, FLEET),
-        )
-        looked = archive.last_look(conn, host.id)
-        story = outbox.of_port(conn, host.id, port, kinds=WIDE_EVENTS)
-        sent = outbox.fates(conn, [event.id for event in story])
-    lines = [f"{host.shown()}, id {host.id}, port {port}", ""]
-    lines += _host_now(known)
-    lines += _port_now(known, config, now)
+    known = find_host(conn, wanted)
+    host = known.as_host()
+    present = _Present(conn, config, known, number, now)
+    lines = [f"{host.shown()}, id {host.id}, port {number}", "", *present.host_lines(), *present.port_lines()]
+    looked = archive.last_look(conn, host.id)
     if looked is not None:
         error = f" ({looked.error})" if looked.error else ""
         lines.append(f"Last look: {_moment(looked.observed_at)}, run {looked.run_id}: {looked.outcome.value}{error}.")
-    lines += ["", "What happened:"]
-    lines += [f"  {line}" for event in story for line in _told(event, port, sent)] or ["  nothing so far."]
-    return lines
+    story = outbox.of_port(conn, host.id, number, kinds=_WIDE)
+    sent = outbox.fates(conn, [event.id for event in story])
+    happened = [f"  {line}" for event in story for line in _event_lines(event, number, sent)]
+    return [*lines, "", "What happened:", *(happened or ["  nothing so far."])]
 
 
-def _host_now(known: _Known) -> Iterator[str]:
-    row = known.row
-    if known.host.removed_at is not None:
-        yield (
-            f"The host left the CMDB at {_moment(known.host.removed_at)}: it is not asked, and none of its ports is "
-            "watched until it is back."
-        )
-        return
-    if known.fleet is not None:
-        yield f"Every host that is asked fails since {_moment(known.fleet)}: look at the monitor and its network first."
-    if row.get("last_ok_at") is None:
-        yield "The host never gave a complete answer: nothing is known of its ports."
-    kept = f"its ports keep the state of its last complete answer, {_moment(row.get('last_ok_at'))}"
-    if row.get("status") == HostStatus.UNREACHABLE:
-        yield f"The host is unreachable since {_moment(row['failing_since'])}: {kept}."
-    elif row.get("failures"):
-        yield (
-            f"The host gave no evidence in its last {row['failures']} run(s), since {_moment(row['failing_since'])}: "
-            f"{kept}."
-        )
+class _Present:
+    """What is known now of one port of one host."""
 
+    def __init__(self, conn: Connection, config: Config, known: KnownHost, number: int, now: datetime) -> None:
+        host = known.as_host()
+        must = declared_ports({host.id: host}, config.declared, decisions.promoted(conn), where=config.where)
+        self.number, self.now, self.states = number, now, config.states
+        self.removed_at = known.removed_at
+        self.fleet_since = conditions.since(conn, conditions.FLEET)
+        # Empty before the first run of the host.
+        self.row: Mapping[str, Any] = state.load(conn, [host.id])[0].get(host.id, {})
+        # None if it is not watched.
+        self.port = next((port for port in known_ports(conn, host.id) if port.port == number), None)
+        self.declared = must.get(host.id, {}).get(number)
+        self.accepted = decisions.acceptance(conn, host.id, number)
+        self.rules = RuleSet(config.rules, where=config.where).for_host(host)
+        self.seen = archive.last_seen(conn, host.id)
 
-def _port_now(known: _Known, config: Config, now: datetime) -> Iterator[str]:
-    port = known.port
-    if port is None:
-        yield from _unknown_now(known)
-        return
-    if known.host.removed_at is None:
-        yield from _state_now(port, known, config, now)
-    owner = [
-        ("program", port.programs),
-        ("unit", port.units),
-        ("uid", port.uids),
-        ("pid", port.pids),
-        ("on", port.addresses),
-    ]
-    shown = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in owner if values)
-    yield f"Last known of it: {shown or 'nothing'}."
-    if known.host.removed_at is None:
-        yield _why_watched(port, known)
+    def host_lines(self) -> Iterator[str]:
+        row = self.row
+        if self.removed_at is not None:
+            yield (
+                f"The host left the CMDB at {_moment(self.removed_at)}: it is not asked, and none of its ports is "
+                "watched until it is back."
+            )
+            return
+        if self.fleet_since is not None:
+            since = _moment(self.fleet_since)
+            yield f"Every host that is asked fails since {since}: look at the monitor and its network first."
+        if row.get("last_ok_at") is None:
+            yield "The host never gave a complete answer: nothing is known of its ports."
+        kept = f"its ports keep the state of its last complete answer, {_moment(row.get('last_ok_at'))}"
+        if row.get("status") == HostStatus.UNREACHABLE:
+            yield f"The host is unreachable since {_moment(row['failing_since'])}: {kept}."
+        elif row.get("failures"):
+            since = _moment(row["failing_since"])
+            yield f"The host gave no evidence in its last {row['failures']} run(s), since {since}: {kept}."
 
+    def port_lines(self) -> Iterator[str]:
+        port = self.port
+        if port is None:
+            yield from self._unwatched()
+            return
+        if self.removed_at is None:
+            yield from self._state(port)
+        owner = {
+            "program": port.programs,
+            "unit": port.units,
+            "uid": port.uids,
+            "pid": port.pids,
+            "on": port.addresses,
+        }
+        shown = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in owner.items() if values)
+        yield f"Last known of it: {shown or 'nothing'}."
+        if self.removed_at is None:
+            yield self._why_watched(port)
 
-def _unknown_now(known: _Known) -> Iterator[str]:
-    """A port without a stored state."""
-    number = known.number
-    if known.host.removed_at is not None:
-        yield "Nothing is known of the port."
-        return
-    if known.row.get("last_ok_at") is not None:
-        listeners = [one for one in known.seen.listeners if one.port == number] if known.seen else []
-        evaluated = [known.rules.evaluate(subject) for one in listeners for subject in subjects_of(one)]
-        if listeners:
+    def _unwatched(self) -> Iterator[str]:
+        if self.removed_at is not None:
+            yield "Nothing is known of the port."
+            return
+        listeners = [one for one in self.seen.listeners if one.port == self.number] if self.seen else []
+        if self.row.get("last_ok_at") is not None and not listeners:
+            yield "It is not watched, and nothing listened on it in the last complete answer."
+        elif self.row.get("last_ok_at") is not None:
+            evaluated = [self.rules.evaluate(subject) for one in listeners for subject in subjects_of(one)]
             by = ", ".join(dict.fromkeys(f"{one.program or 'a hidden program'} on {bind_of(one)}" for one in listeners))
             watched = any(decision.watched for decision in evaluated)
             why = "the next run evaluates it by the rules in force" if watched else evaluated[0].reason
             yield f"It listens ({by}), but is not watched: {why}."
-        else:
-            yield "It is not watched, and nobody listened on it in the last complete answer."
-    if known.declared:
-        yield f"It must listen: {known.declared}; the next complete answer counts."
+        if self.declared:
+            yield f"It must listen: {self.declared}; the next complete answer counts."
 
-
-def _state_now(port: Port, known: _Known, config: Config, now: datetime) -> Iterator[str]:
-    since = f"since {_moment(port.status_since)} ({_ago(now, port.status_since)})"
-    if port.status == PortStatus.CANDIDATE:
-        yield (
-            f"It is a candidate: inside the host's ephemeral range ({known.row['ephemeral_low']} to "
-            f"{known.row['ephemeral_high']}), seen {port.streak} of {config.states.ephemeral_after} times in a row."
-        )
-    elif port.status == PortStatus.DOWN:
-        last = f"last seen {_moment(port.last_seen_at)}" if port.last_seen_at else "never seen"
-        yield f"It is down {since}, {last}."
-        if known.accepted and known.accepted[0] >= port.status_since and not known.declared:
-            yield f"Accepted as gone by {known.accepted[1]}: the next complete answer without it retires it."
-    else:
-        yield f"It is up {since}."
-        if port.grace_until:
-            yield f"It is missing since the host's reboot and has until {_moment(port.grace_until)} to come back."
-        elif port.misses:
+    def _state(self, port: Port) -> Iterator[str]:
+        ago = timedelta(seconds=max(0, int((self.now - port.status_since).total_seconds())))
+        since = f"since {_moment(port.status_since)} ({format_duration(ago)})"
+        if port.status == PortStatus.CANDIDATE:
             yield (
-                f"It is missing in {port.misses} of {config.states.down_after} runs in a row, last seen "
-                f"{_moment(port.last_seen_at)}."
+                f"It is a candidate: inside the host's ephemeral range ({self.row['ephemeral_low']} to "
+                f"{self.row['ephemeral_high']}), seen {port.streak} of {self.states.ephemeral_after} times in "
+                "a row."
             )
-    if port.lost:
-        yield f"It does not listen on {', '.join(port.lost)} any more, since {_moment(port.lost_since)}."
-    if port.flapping_since:
-        yield (
-            f"It is flapping since {_moment(port.flapping_since)}; its last change was at {_moment(port.changes[-1])}, "
-            "and nothing more is told of it until it holds still."
-        )
+        elif port.status == PortStatus.DOWN:
+            last = f"last seen {_moment(port.last_seen_at)}" if port.last_seen_at else "never seen"
+            yield f"It is down {since}, {last}."
+            if self.accepted and self.accepted[0] >= port.status_since and not self.declared:
+                yield f"Accepted as gone by {self.accepted[1]}: the next complete answer without it retires it."
+        else:
+            yield f"It is up {since}."
+            if port.grace_until:
+                yield f"It is missing since the host's reboot and has until {_moment(port.grace_until)} to come back."
+            elif port.misses:
+                yield (
+                    f"It is missing in {port.misses} of {self.states.down_after} runs in a row, last seen "
+                    f"{_moment(port.last_seen_at)}."
+                )
+        if port.lost:
+            yield f"It does not listen on {', '.join(port.lost)} any more, since {_moment(port.lost_since)}."
+        if port.flapping_since:
+            yield (
+                f"It is flapping since {_moment(port.flapping_since)}; its last change was at "
+                f"{_moment(port.changes[-1])}, and nothing more is told of it until it holds still."
+            )
+
+    def _why_watched(self, port: Port) -> str:
+        if self.declared:
+            return f"It must listen: {self.declared}."
+        evaluated = list(decisions_on(port, port.addresses, self.rules))
+        watched = next((decision for decision in evaluated if decision.watched), None)
+        if watched:
+            why = watched.reason if watched.rule is not None else "no rule says otherwise"
+            return f"It was learned and is watched: {why}."
+        why = evaluated[0].reason if evaluated else "it is not declared any more"
+        return f"No rule in force watches it, so the next run drops it: {why}."
 
 
-def _why_watched(port: Port, known: _Known) -> str:
-    if known.declared:
-        return f"It must listen: {known.declared}."
-    evaluated = list(decisions_on(port, port.addresses, known.rules))
-    watched = next((decision for decision in evaluated if decision.watched), None)
-    if watched:
-        why = watched.reason if watched.rule is not None else "no rule says otherwise"
-        return f"It was learned and is watched: {why}."
-    why = evaluated[0].reason if evaluated else "it is not declared any more"
-    return f"No rule in force watches it, so the next run drops it: {why}."
-
-
-_CONTEXT = {
+_DETAILS = {
     "before": "before: {}",
     "pids": "pid {}",
     "uids": "uid {}",
@@ -224,37 +176,28 @@ _CONTEXT = {
     "looked_with": "looked with {}",
     "row": "row of the table: {}",
 }
-"""What the details of an event say, in this order."""
+"""Details of an event that the story shows, in this order."""
 
 
-def _told(event: Event, port: int, sent: Mapping[tuple[str, str], str]) -> Iterator[str]:
+def _event_lines(event: Event, port: int, sent: Mapping[tuple[str, str], str]) -> Iterator[str]:
     subject = "" if event.port in (None, port) else f" of port {event.port}"
     owner = ", ".join(name for name in (event.program, event.unit) if name) if event.port is not None else ""
     names = f" ({owner})" if owner else ""
     yield f"{_moment(event.at)}  {event.kind.value}{subject}{names}: {event.reason}."
     parts = [f"run {event.run_id}"]
     if "map_index" in event.details:
-        # Older events do not name their task: there was but one.
-        parts.append(f"task {event.details.get('task', 'netstat')}[{event.details['map_index']}]")
-    for name, text in _CONTEXT.items():
+        parts.append(f"task {event.details['task']}[{event.details['map_index']}]")
+    for name, text in _DETAILS.items():
         value = event.details.get(name)
         if value is not None and value != []:
-            parts.append(text.format(_detail(name, value)))
+            if name.endswith("_for"):
+                value = format_duration(timedelta(seconds=int(value)))
+            parts.append(text.format(", ".join(map(str, value)) if isinstance(value, list) else value))
     if event.replayed_by is not None:
         parts.append(f"evaluated again by run {event.replayed_by}")
-    parts += [f"{channel}: {state}" for (event_id, channel), state in sent.items() if event_id == event.id]
+    parts += [f"{channel}: {fate}" for (event_id, channel), fate in sent.items() if event_id == event.id]
     yield f"    {'; '.join(parts)}"
-
-
-def _detail(name: str, value: Any) -> str:
-    if name.endswith("_for"):
-        return format_duration(timedelta(seconds=int(value)))
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _moment(at: object) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if isinstance(at, datetime) else "an unknown time"
-
-
-def _ago(now: datetime, then: datetime) -> str:
-    return format_duration(timedelta(seconds=max(0, int((now - then).total_seconds()))))

@@ -1,4 +1,4 @@
-"""A history in, events out: the engine of a run without hosts, database and clock. Loads pandas.
+"""Events from a recorded history: the state engine without hosts, database and clock. Loads pandas.
 
 A history is JSON lines, one final observation each; lines of the same ``at`` are one run::
 
@@ -12,7 +12,6 @@ A history is JSON lines, one final observation each; lines of the same ``at`` ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from portmon.api.view import Text, View
 from portmon.config import Config
 from portmon.engine.declared import declared_ports
 from portmon.engine.diff import HostRow, Verdict, close_hosts, evaluate
@@ -40,7 +40,7 @@ class _Line(BaseModel):
 
 
 class ListenerLine(_Line):
-    """A listening socket of a history."""
+    """A listening socket of a history, see :class:`portmon.model.observation.Listener`."""
 
     protocol: Literal["tcp", "tcp6"] = "tcp"
     address: str = "0.0.0.0"  # noqa: S104 - nothing is bound
@@ -73,9 +73,9 @@ class HistoryLine(_Line):
     def observation(self) -> Observation:
         """As the scan would have stored it."""
         outcome = Outcome(self.outcome)
-        seen = None
+        listing = None
         if outcome is Outcome.OK:
-            seen = Listing(
+            listing = Listing(
                 tool=self.tool,
                 uid=0,
                 boot_id=self.boot_id,
@@ -89,17 +89,31 @@ class HistoryLine(_Line):
             try_number=1,
             observed_at=self.at,
             outcome=outcome,
-            listing=seen,
-            error_class=None if seen else self.error_class or outcome.value,
+            listing=listing,
+            error_class=None if listing else self.error_class or outcome.value,
             error=None,
         )
 
 
-def read_history(lines: Iterable[str], *, name: str = "history") -> Iterator[HistoryLine]:
-    """The observations of a history, in its order: those that come too late are for the evaluate to ignore.
+class SimulatedEvent(View):
+    """An event of a simulation.
 
-    :param name: of the file, for messages
-    :raises HistoryError: with file, line and field
+    :param at: ISO 8601, UTC
+    :param port: None for an event of a host
+    """
+
+    at: str
+    host_id: Text | None
+    kind: str
+    protocol: str | None
+    port: int | None
+    reason: Text
+
+
+def read_history(lines: Iterable[str]) -> Iterator[HistoryLine]:
+    """The observations of a history, in its order; the engine ignores those that come too late.
+
+    :raises HistoryError: with line and field
     """
     for number, text in enumerate(lines, start=1):
         if not text.strip():
@@ -108,8 +122,8 @@ def read_history(lines: Iterable[str], *, name: str = "history") -> Iterator[His
             line = HistoryLine.model_validate_json(text)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            raise HistoryError(f"{place}: {first['msg']}" if place else first["msg"], file=name, line=number) from error
+            field = ".".join(map(str, first["loc"]))
+            raise HistoryError(f"{field}: {first['msg']}" if field else first["msg"], line=number) from error
         at = line.at.replace(tzinfo=UTC) if line.at.tzinfo is None else line.at.astimezone(UTC)
         yield line.model_copy(update={"at": at})
 
@@ -127,7 +141,7 @@ class Simulation:
     failing_since: datetime | None = None
 
     def run(self, at: datetime, lines: Iterable[HistoryLine]) -> tuple[Event, ...]:
-        """What one run tells.
+        """The events of one run.
 
         :param lines: its observations, all of ``at``
         """
@@ -184,31 +198,21 @@ class Simulation:
         self.hosts |= {row["host_id"]: row for row in verdict.hosts}
 
 
-def simulate(
-    lines: Iterable[str], config: Config, *, interval: timedelta, name: str = "history"
-) -> Iterator[dict[str, Any]]:
-    """What the engine tells of a history, in order.
+def simulate(lines: Iterable[str], config: Config, *, interval: timedelta) -> Iterator[SimulatedEvent]:
+    """The events that a history gives, in order.
 
-    :param lines: of the history
     :param config: ``rules``, ``declared``, ``states`` and ``cmdb.prune_after`` count
     :param interval: between scheduled runs
-    :param name: of the file, for messages
-    :returns: ``at``, ``host_id``, ``kind``, ``protocol``, ``port`` (None for a host's own) and ``reason`` of each event
-    :raises HistoryError: with file, line and field
+    :raises HistoryError: with line and field
     """
     simulation = Simulation(config, interval)
-    for at, run in groupby(read_history(lines, name=name), key=lambda line: line.at):
+    for at, run in groupby(read_history(lines), key=lambda line: line.at):
         for event in simulation.run(at, run):
-            yield {
-                "at": event.at.strftime("%Y-%m-%dT%H:%M:%S" + (".%f" if event.at.microsecond else "") + "Z"),
-                "host_id": event.host_id,
-                "kind": event.kind.value,
-                "protocol": event.protocol,
-                "port": event.port,
-                "reason": event.reason,
-            }
-
-
-def to_json(event: Mapping[str, Any]) -> str:
-    """One line of output, ASCII only: names may hold what no terminal should see."""
-    return json.dumps(event, ensure_ascii=True)
+            yield SimulatedEvent(
+                at=event.at.strftime("%Y-%m-%dT%H:%M:%S" + (".%f" if event.at.microsecond else "") + "Z"),
+                host_id=event.host_id,
+                kind=event.kind.value,
+                protocol=event.protocol,
+                port=event.port,
+                reason=event.reason,
+            )

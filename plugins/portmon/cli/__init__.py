@@ -1,14 +1,16 @@
-"""``python -m portmon``: what operators do outside a run.
+"""``python -m portmon``: what operators look at and do outside a run.
 
-``parse`` needs no configuration and no Airflow; the other commands read both. Each module holds some commands and
-imports what they need only when one is called.
+``parse`` and ``probe`` need no configuration and no Airflow; the other commands read both. Each module holds some
+commands, and imports what a command needs only when it is called.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from portmon.cli import (
     alerts,
@@ -23,14 +25,23 @@ from portmon.cli import (
     simulation,
     status,
 )
-from portmon.cli.terminal import told
+from portmon.cli.terminal import exit_on_error
 
-__all__ = ["app", "main", "told"]
+
+class _Commands(TyperGroup):
+    """All commands, which end with one message where portmon raises an error on purpose."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with exit_on_error():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
-    help="Which service processes died on my servers, seen from their listening ports.",
+    cls=_Commands,
+    help="Find service processes that died on your hosts, by their listening ports.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 app.command()(parsing.parse)
@@ -50,7 +61,7 @@ app.command()(alerts.unack)
 app.command()(silences.silence)
 app.command()(silences.unsilence)
 app.command("silences")(silences.list_silences)
-# As they were called before.
+# Their names before.
 app.command("mute", hidden=True)(silences.silence)
 app.command("unmute", hidden=True)(silences.unsilence)
 app.command("mutes", hidden=True)(silences.list_silences)
@@ -59,8 +70,7 @@ app.add_typer(host_keys.hostkeys, name="hostkeys")
 
 
 def main() -> None:
-    """Run the command line; errors of portmon end with exit code 1 and one message."""
-    # Connections that are kept in Airflow's own database are found as well, not only those in the environment.
+    """Run the command line."""
+    # Without this, Airflow finds connections in the environment only, not those in its database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    with told():
-        app()
+    app()

@@ -1,148 +1,74 @@
-"""``alerts``, ``ack`` and ``unack``: what goes on, and who takes care of it."""
+"""``alerts``, ``ack`` and ``unack``: what is wrong now, and who takes care of it."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from portmon.cli.options import AuthorOption, Format, FormatOption, HostArgument, ReasonOption, author_of, open_database
-from portmon.cli.terminal import cell, say, table_of
-from portmon.cli.times import ForOption, UntilOption, end_of, minute
-from portmon.errors import CommandError
-from portmon.model.event import Event
-from portmon.model.observation import PROTOCOL
+from portmon.api.view import minute
+from portmon.cli.options import AuthorOption, FormatOption, HostArgument, ReasonOption, reading, writing
+from portmon.cli.terminal import Format, print_views, say
+from portmon.cli.times import ForOption, UntilOption, end_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from portmon.storage.alerts_view import OpenAlert
-    from portmon.storage.hosts import KnownHost
+    from portmon.api.alerts import AlertView, DeliveryView
 
 SomePortArgument = Annotated[
-    int | None, typer.Argument(help="TCP port; without it what is wrong with the server itself.", min=1, max=65535)
+    int | None, typer.Argument(help="TCP port; without it what is wrong with the host itself.", min=1, max=65535)
 ]
 
 
 def list_alerts(output: FormatOption = Format.TABLE) -> None:
-    """Show what goes on: open alerts, who was told of them, and what withholds their messages.
+    """List open alerts, who was notified, and what silences them.
 
     The JSON has for each `id`, `since`, `host_id`, `host`, `port`, `program`, `unit`, `kind`, `severity`, `reason`;
     `told`, a list of `channel`, `route`, `state`, `reason`; `withheld`, null or `silence` (its id), `acknowledged` and
     `told` (in words).
     """
-    from portmon.storage.alerts_view import open_alerts
+    from portmon.api import alerts
 
-    now = datetime.now(UTC)
-    with open_database(quiet=output is Format.JSON).begin() as conn:
-        found = open_alerts(conn, now)
-    if output is Format.JSON:
-        # ASCII only: names from hosts may hold what no terminal should see.
-        print(json.dumps([_as_json(one) for one in found], default=str, indent=2))
-        return
-    table = table_of("since", "host", "port", "program", "kind", "severity", "told", "withheld")
-    for one in found:
-        event = one.event
-        told = ", ".join(
-            f"{told.channel}: {told.state}"
-            + (f" ({told.reason})" if told.reason and told.state not in ("delivered", "withheld") else "")
-            for told in one.told
-        )
-        columns = (minute(one.starts_at), event.host_name, event.port, event.program, event.kind.value)
-        table.add_row(
-            *map(cell, (*columns, event.severity.value, told or None, one.silenced.told() if one.silenced else None))
-        )
-    say(table)
+    with reading(quiet=output is Format.JSON) as conn:
+        found = alerts.list_alerts(conn, datetime.now(UTC))
+    print_views(found, output, ("since", "host", "port", "program", "kind", "severity", "told", "withheld"), _row)
 
 
 def ack(
     host: HostArgument,
+    author: AuthorOption,
     port: SomePortArgument = None,
     until: UntilOption = None,
     duration: ForOption = None,
     reason: ReasonOption = "",
-    author: AuthorOption = None,
 ) -> None:
-    """Say that you take care of an open alert: nothing more is told of it, but its end."""
-    from portmon.storage import silences
+    """Acknowledge an open alert: no more messages about it, except that it is resolved."""
+    from portmon.api import alerts
 
     now = datetime.now(UTC)
     ends = end_of(until, duration, "UTC", now, now)
-    with open_database().begin() as conn:
-        _, alerts = _open_there(conn, host, port, now)
-        by = author_of(author)
-        lines = []
-        for one in alerts:
-            number = silences.acknowledge(conn, one.id, author=by, reason=reason, ends_at=ends, now=now)
-            end = f"until {minute(ends)}, or until it is over" if ends else "until it is over"
-            lines.append(f"{subject(one.event)}: {one.event.kind.value} is acknowledged {end} (silence {number})")
+    with writing() as conn:
+        lines = alerts.acknowledge(conn, host, port, until=ends, author=author, reason=reason, now=now)
     for line in lines:
-        say(cell(line))
+        say(line)
 
 
-def unack(host: HostArgument, port: SomePortArgument = None, author: AuthorOption = None) -> None:
+def unack(host: HostArgument, author: AuthorOption, port: SomePortArgument = None) -> None:
     """Take an acknowledgement back."""
-    from portmon.storage import silences
+    from portmon.api import alerts
 
-    now = datetime.now(UTC)
-    with open_database().begin() as conn:
-        found, alerts = _open_there(conn, host, port, now)
-        ids = {one.id for one in alerts}
-        lifted = [one for one in silences.current(conn, now) if one.alert_id in ids]
-        if not lifted:
-            raise CommandError(f"{_place(found.name, port)}: nobody acknowledged what is open there")
-        for one in lifted:
-            silences.lift(conn, one.id, by=author_of(author), now=now)
-    say(cell(f"{_place(found.name, port)}: no longer acknowledged"))
+    with writing() as conn:
+        done = alerts.withdraw_acknowledgement(conn, host, port, author=author, now=datetime.now(UTC))
+    say(done)
 
 
-def subject(event: Event) -> str:
-    """What an event is about, for people."""
-    return "the monitor" if event.host_name is None else _place(event.host_name, event.port)
+def _row(one: AlertView) -> tuple[object, ...]:
+    notified = ", ".join(map(_delivery, one.told)) or None
+    told = one.withheld.told if one.withheld else None
+    return (minute(one.since), one.host, one.port, one.program, one.kind.value, one.severity.value, notified, told)
 
 
-def _as_json(one: OpenAlert) -> dict[str, Any]:
-    event, silenced = one.event, one.silenced
-    return {
-        "id": one.id,
-        "since": one.starts_at,
-        "host_id": event.host_id,
-        "host": event.host_name,
-        "port": event.port,
-        "program": event.program,
-        "unit": event.unit,
-        "kind": event.kind.value,
-        "severity": event.severity.value,
-        "reason": event.reason,
-        "told": [asdict(told) for told in one.told],
-        "withheld": silenced
-        and {"silence": silenced.id, "acknowledged": silenced.alert_id is not None, "told": silenced.told()},
-    }
-
-
-def _open_there(conn: Connection, host: str, port: int | None, now: datetime) -> tuple[KnownHost, list[OpenAlert]]:
-    """A known server, and the open alerts of one of its ports, or of itself.
-
-    :raises CommandError: if there are none
-    """
-    from portmon.api.explain import find_host
-    from portmon.storage.alerts_view import open_alerts
-
-    found = find_host(conn, host)
-    opened = open_alerts(conn, now, host_id=found.id)
-    wanted = [one for one in opened if one.event.port == port and one.event.protocol in (None, PROTOCOL)]
-    if not wanted:
-        others = ", ".join(
-            f"{one.event.kind.value} of {f'port {one.event.port}' if one.event.port else 'the server itself'}"
-            for one in opened
-        )
-        there = f"; open there: {others}" if others else ""
-        raise CommandError(f"{_place(found.name, port)}: no alert is open{there}")
-    return found, wanted
-
-
-def _place(name: str, port: int | None) -> str:
-    return name if port is None else f"{name} port {port}"
+def _delivery(one: DeliveryView) -> str:
+    # A delivery keeps the error of an earlier try; what withholds it has a column of its own.
+    reason = one.reason if one.state not in ("delivered", "withheld") else None
+    return f"{one.channel}: {one.state}" + (f" ({reason})" if reason else "")

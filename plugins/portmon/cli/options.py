@@ -3,81 +3,90 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterable
-from enum import StrEnum
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from portmon.cli.terminal import logs_aside, say
+from portmon.cli.terminal import Format, logs_to_stderr, say
+from portmon.errors import StorageError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from portmon.config import Config
     from portmon.storage.database import Database
 
-
-class Format(StrEnum):
-    """How a command prints its result."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="portmon.yaml; default: the one that the DAG uses.")
+    Path | None, typer.Option("--config", help="Path of portmon.yaml; default: the one that the DAG uses.")
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
-HostArgument = Annotated[str, typer.Argument(help="Name or id of the server.")]
+HostArgument = Annotated[str, typer.Argument(help="Name or id of the host.")]
 PortArgument = Annotated[int, typer.Argument(help="TCP port.", min=1, max=65535)]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept and shown.")]
-AuthorOption = Annotated[str | None, typer.Option("--author", help="Who decides; default: the system user.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; recorded and shown.")]
+AuthorOption = Annotated[
+    str,
+    typer.Option("--author", help="Who decides.", default_factory=getpass.getuser, show_default="the system user"),
+]
 
 
 def config_of(path: Path | None) -> tuple[Config, str]:
     """The configuration, and where it came from.
 
-    :raises ConfigError: if it is wrong
+    :raises ConfigError: it is wrong
     """
-    from portmon.config import load_config
-
     if path is not None:
-        return load_config(path), str(path)
-    from portmon.airflow import settings
+        from portmon.config import load_config
 
-    found = settings.config()
+        return load_config(path), str(path)
+    with logs_to_stderr():
+        from portmon.airflow import settings
+
+        found = settings.config()
     return found, str(found.path) if found.path else "defaults (no portmon.yaml)"
 
 
-def base_folder(settings: Config) -> Path:
-    """The folder that relative paths in portmon.yaml start from."""
-    from portmon.airflow import settings as airflow_settings
+@contextmanager
+def reading(*, quiet: bool) -> Iterator[Connection]:
+    """A transaction on the state database that can only read, and waits for no writer. Logs go to stderr meanwhile.
 
-    return (settings.path or airflow_settings.config_path()).parent
+    :param quiet: do not name the database
+    :raises StorageError: it can't be used as it is
+    """
+    database = open_database(quiet=quiet)
+    with logs_to_stderr(), database.look() as conn:
+        if conn is None:
+            raise StorageError(f"{database} does not exist yet: run `python -m portmon db upgrade`")
+        yield conn
 
 
-def open_database(*, quiet: bool = False, checked: bool = True) -> Database:
-    """The state database.
+@contextmanager
+def writing() -> Iterator[Connection]:
+    """A transaction on the state database. Logs go to stderr meanwhile.
+
+    :raises StorageError: the database can't be used as it is
+    """
+    database = open_database()
+    with logs_to_stderr():
+        database.check()
+        with database.begin() as conn:
+            yield conn
+
+
+def open_database(*, quiet: bool = False) -> Database:
+    """The state database, as it is.
 
     :param quiet: do not name it
-    :param checked: it must be usable as it is
-    :raises StorageError: if it is not
     """
-    from portmon.airflow import settings
+    with logs_to_stderr():
+        from portmon.airflow import settings
 
-    with logs_aside():
         database = settings.database()
     if not quiet:
         say(f"database {database}")
-    if checked:
-        with logs_aside():
-            database.check()
     return database
-
-
-def author_of(given: str | None) -> str:
-    """Who decides: what was given, or the system user."""
-    return given or getpass.getuser()
 
 
 def label_options(given: Iterable[str] | None) -> dict[str, tuple[str, ...]]:

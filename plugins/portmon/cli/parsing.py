@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from portmon.cli.options import Format, FormatOption
-from portmon.cli.terminal import cell, say, table_of
+from portmon.cli.options import FormatOption
+from portmon.cli.terminal import Format, print_json, print_table, say
 
 
 def parse(
     file: Annotated[
-        Path | None, typer.Argument(help="What netstat, ss, /proc/net/tcp or the probe printed; default: stdin.")
-    ] = None,
+        typer.FileBinaryRead,
+        typer.Argument(
+            default_factory=lambda: "-",
+            show_default="stdin",
+            help="Output of netstat, ss or the probe, or a copy of /proc/net/tcp.",
+        ),
+    ],
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show the listening ports in the output of netstat, ss, /proc/net/tcp or the probe."""
     from portmon.probe import is_frame, read_any
     from portmon.probe.listing import parse_listeners
 
-    try:
-        data = file.read_bytes() if file and str(file) != "-" else sys.stdin.buffer.read()
-    except OSError as error:
-        print(f"error: {file}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(1) from error
+    data = file.read()
     listeners = read_any(data).listeners if is_frame(data) else parse_listeners(data)
     if output is Format.JSON:
-        # ASCII only: names from hosts may hold what no terminal should see.
-        print(json.dumps([asdict(listener) for listener in listeners], indent=2))
+        print_json([asdict(listener) for listener in listeners])
         return
-    table = table_of("proto", "address", "port", "pid", "program")
-    for listener in listeners:
-        address = f"{listener.address}%{listener.zone}" if listener.zone else listener.address
-        table.add_row(*map(cell, (listener.protocol, address, listener.port, listener.pid, listener.program)))
-    say(table)
+    print_table(
+        ("proto", "address", "port", "pid", "program"),
+        (
+            (one.protocol, f"{one.address}%{one.zone}" if one.zone else one.address, one.port, one.pid, one.program)
+            for one in listeners
+        ),
+    )
     say(f"{len(listeners)} listening")
 
 
 def probe(
     sudo: Annotated[bool, typer.Option("--sudo", help="List with `sudo -n` where that is allowed.")] = False,
 ) -> None:
-    """Print the probe as a script for a forced command on the servers."""
+    """Print the probe as a script, for a forced command on the hosts."""
     from portmon.probe import script
 
     print(script(sudo=sudo), end="")

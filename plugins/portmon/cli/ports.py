@@ -1,104 +1,81 @@
-"""``explain``, ``accept``, ``promote`` and ``ports``: what is known of ports, and what people decide."""
+"""``explain``, ``accept``, ``promote`` and ``ports``: what is known of ports, and what people decide about them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from portmon.cli.options import (
     AuthorOption,
     ConfigOption,
-    Format,
     FormatOption,
     HostArgument,
     PortArgument,
     ReasonOption,
-    author_of,
     config_of,
-    open_database,
+    reading,
+    writing,
 )
-from portmon.cli.terminal import cell, say, table_of
-from portmon.errors import CommandError
+from portmon.cli.terminal import Format, print_views, say
+
+if TYPE_CHECKING:
+    from portmon.api.ports import PortView
 
 
 def explain(host: HostArgument, port: PortArgument, config: ConfigOption = None) -> None:
     """Tell the story of one port: what it is now, why it is watched, what happened and why."""
-    from portmon.api.explain import explain as tell
+    from portmon.api.explain import explain as lines_of
 
     settings, _ = config_of(config)
-    for line in tell(open_database(), settings, host, port, now=datetime.now(UTC)):
-        say(cell(line))
+    with reading(quiet=False) as conn:
+        lines = lines_of(conn, settings, host, port, now=datetime.now(UTC))
+    for line in lines:
+        say(line)
 
 
-def accept(host: HostArgument, port: PortArgument, reason: ReasonOption = "", author: AuthorOption = None) -> None:
-    """Say that a port that is down is gone for good: the next complete answer without it retires it."""
-    from portmon.storage import decisions
+def accept(host: HostArgument, port: PortArgument, author: AuthorOption, reason: ReasonOption = "") -> None:
+    """Accept that a port which is down is gone for good: the next complete answer without it retires it."""
+    from portmon.api import ports
 
-    with _decision(host, port) as (conn, found, known):
-        if known is None or known.status != "down":
-            raise CommandError(f"{found.name}: port {port} is not down; there is nothing to accept")
-        if known.declared:
-            raise CommandError(
-                f"{found.name}: port {port} is {known.declared}; take that back, or it is down again at once"
-            )
-        decisions.accept(conn, found.id, port, at=datetime.now(UTC), author=author_of(author), reason=reason)
-    say(cell(f"{found.name}: port {port} is accepted as gone; the next complete answer without it retires it"))
+    with writing() as conn:
+        done = ports.accept(conn, host, port, author=author, reason=reason, now=datetime.now(UTC))
+    say(done)
 
 
 def promote(
     host: HostArgument,
     port: PortArgument,
+    author: AuthorOption,
     reason: ReasonOption = "",
-    author: AuthorOption = None,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take a promotion back.")] = False,
 ) -> None:
-    """Say that a learned port must listen from now on, as if it were declared."""
-    from portmon.storage import decisions
+    """Declare that a learned port must listen from now on, as if the CMDB had listed it."""
+    from portmon.api import ports
 
-    with _decision(host, port) as (conn, found, _known):
+    with writing() as conn:
         if withdraw:
-            if not decisions.withdraw(conn, decisions.Decision.PROMOTED, found.id, port):
-                raise CommandError(f"{found.name}: port {port} was not promoted")
+            done = ports.withdraw_promotion(conn, host, port)
         else:
-            decisions.promote(conn, found.id, port, at=datetime.now(UTC), author=author_of(author), reason=reason)
-    say(cell(f"{found.name}: port {port} " + ("is no longer promoted" if withdraw else "must listen from now on")))
+            done = ports.promote(conn, host, port, author=author, reason=reason, now=datetime.now(UTC))
+    say(done)
 
 
 def list_ports(host: HostArgument, output: FormatOption = Format.TABLE) -> None:
-    """Show what is known of the ports of one server: learned ones and declared ones apart."""
-    from portmon.api.explain import find_host
-    from portmon.engine.frames import ports_of
-    from portmon.storage import state
+    """List what is known of the ports of one host, learned and declared."""
+    from portmon.api import ports
 
-    with open_database(quiet=output is Format.JSON).begin() as conn:
-        found = find_host(conn, host)
-        known = sorted(ports_of(state.load(conn, [found.id])[1]), key=lambda port: port.port)
-    if output is Format.JSON:
-        print(json.dumps([asdict(port) for port in known], default=str, indent=2))
-        return
-    table = table_of("port", "state", "since", "program", "unit", "addresses", "because")
-    for port in known:
-        state_ = f"{port.status}, flapping" if port.flapping_since else port.status
-        lists = (", ".join(values) or None for values in (port.programs, port.units, port.addresses))
-        since = f"{port.status_since:%Y-%m-%d %H:%M}"
-        table.add_row(*map(cell, (port.port, state_, since, *lists, port.declared or "learned")))
-    say(table)
+    with reading(quiet=output is Format.JSON) as conn:
+        found = ports.list_ports(conn, host)
+    print_views(found, output, ("port", "state", "since", "program", "unit", "addresses", "because"), _row)
 
 
-@contextmanager
-def _decision(host: str, port: int) -> Iterator[tuple[Any, Any, Any]]:
-    """A transaction, a known server, and its port if it is known."""
-    from portmon.api.explain import find_host
-    from portmon.engine.frames import ports_of
-    from portmon.storage import state
-
-    with open_database().begin() as conn:
-        found = find_host(conn, host)
-        known = next((one for one in ports_of(state.load(conn, [found.id])[1]) if one.port == port), None)
-        yield conn, found, known
+def _row(port: PortView) -> tuple[object, ...]:
+    return (
+        port.port,
+        f"{port.status}, flapping" if port.flapping_since else port.status,
+        f"{port.status_since:%Y-%m-%d %H:%M}",
+        *(", ".join(values) or None for values in (port.programs, port.units, port.addresses)),
+        port.declared or "learned",
+    )

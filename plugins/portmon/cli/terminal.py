@@ -1,34 +1,49 @@
-"""How commands speak: tables, text of hosts made harmless, one line for an error."""
+"""How commands print: tables, JSON, one line for an error, and no text of a host that a terminal would obey."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from portmon.errors import PortmonError
+from portmon.errors import PortmonError, RequestError
+
+if TYPE_CHECKING:
+    from portmon.api.view import View
+
+Shown = TypeVar("Shown", bound="View")
+
+
+class Format(StrEnum):
+    """How a command prints its result."""
+
+    TABLE = "table"
+    JSON = "json"
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors of portmon end the process with exit code 1 and one message."""
+def exit_on_error() -> Iterator[None]:
+    """An error of portmon ends the process with one message and exit code 1, or 2 if the request was incomplete."""
     try:
         yield
     except PortmonError as error:
-        # Several mistakes are several lines; what a CMDB sent may be part of them.
+        # An error may have several lines, and hold what a CMDB sent.
         print("error: " + "\n".join(map(visible, str(error).splitlines())), file=sys.stderr)
-        raise SystemExit(1) from error
+        raise SystemExit(2 if isinstance(error, RequestError) else 1) from error
 
 
 @contextmanager
-def logs_aside() -> Iterator[None]:
-    """What is logged goes to stderr: Airflow's loggers write to stdout, where it would be part of the JSON."""
+def logs_to_stderr() -> Iterator[None]:
+    """Airflow's loggers write to stdout, where a log line would break the JSON."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     sys.stdout.flush()
     stdout = os.dup(1)
@@ -41,28 +56,53 @@ def logs_aside() -> Iterator[None]:
         os.close(stdout)
 
 
-def table_of(*columns: str) -> Table:
-    """An empty table."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def cell(value: object) -> Text:
-    """What a host sent, for a terminal: no markup, no control characters."""
-    return Text("-" if value is None else visible(value))
-
-
 def visible(value: object) -> str:
-    """Text without what would move a terminal's cursor or hide something."""
+    """Text without characters that would move a terminal's cursor or hide something."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(value)
     )
 
 
-def say(what: object) -> None:
-    """Print a line or a table; a plain text is taken as it is, without markup."""
-    Console(highlight=False, soft_wrap=not isinstance(what, Table), width=None if sys.stdout.isatty() else 200).print(
-        Text(what) if isinstance(what, str) else what
-    )
+def say(line: object) -> None:
+    """Print one line."""
+    _console(soft_wrap=True).print(Text(visible(line)))
+
+
+def complain(line: object) -> None:
+    """Print one line to stderr."""
+    print(visible(line), file=sys.stderr)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table; None is a dash."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("-" if value is None else visible(value)) for value in row))
+    _console(soft_wrap=False).print(table)
+
+
+def print_json(value: Any, *, times: Callable[[Any], str] = str) -> None:
+    """Print JSON: ASCII only, since names of hosts may hold what a terminal would obey.
+
+    :param times: how a time is written
+    """
+    print(json.dumps(value, default=times, indent=2))
+
+
+def print_views(
+    views: Sequence[Shown], output: Format, columns: Sequence[str], row: Callable[[Shown], Iterable[object]]
+) -> None:
+    """Print views as a table or as a list in JSON.
+
+    :param row: the cells of one view
+    """
+    if output is Format.JSON:
+        print_json([view.model_dump() for view in views])
+    else:
+        print_table(columns, map(row, views))
+
+
+def _console(*, soft_wrap: bool) -> Console:
+    return Console(highlight=False, soft_wrap=soft_wrap, width=None if sys.stdout.isatty() else 200)

@@ -1,4 +1,4 @@
-"""Derive events and the next state from what the scan stored. Loads pandas."""
+"""Derive events and the next state from stored observations. Loads pandas."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from portmon.text import REASON_LIMIT, plain
 log = logging.getLogger(__name__)
 
 LOGGED = 200
-"""Events of one host and run that have a line in the log; the rest is counted."""
+"""So many events of one host and run have a line each in the log; the rest is counted."""
 
 
 def evaluate_run(
@@ -60,10 +60,10 @@ def evaluate_run(
     interval: timedelta,
     now: datetime,
 ) -> dict[str, int]:
-    """Evaluate every attempt that was not evaluated yet, in one transaction.
+    """Evaluate every observation that was not evaluated yet, in one transaction.
 
     :param digest: of this run's inventory
-    :param planned: host id: which task asks it, of the hosts of this run
+    :param planned: host id: the task of this run that asks it
     :param interval: time between scheduled runs
     :returns: counts for people: scanned, not_scanned, and one per kind of event
     :raises PastRunError: a later run was evaluated since
@@ -81,7 +81,7 @@ def evaluate_run(
             scanned = archive.scanned(conn, run.run_id)
             summary = _summary(verdict, scanned, planned)
             runs.finish(conn, run.run_id, finished_at=now, summary=summary)
-        # Nothing of it is a matter of this run's verdict, which is there whatever becomes of it.
+        # After the commit: if this fails, the verdict of the run stands.
         retention.expire(database, config.retention, now)
     _log(verdict.events, summary)
     missing = sorted(plain(fleet[host_id].name) for host_id in set(planned) - set(scanned) if host_id in fleet)
@@ -104,13 +104,13 @@ def evaluate_looks(
     step: int,
     source: Connection | None = None,
 ) -> Verdict:
-    """Evaluate looks, and write what follows: the same for a run and for whoever evaluates them again.
+    """Evaluate observations and write what follows, in a run or in a replay.
 
-    :param observations: with no more than the digest of what was seen
+    :param observations: without listings, which are read by their digests
     :param fleet: host id: host, of all that may be evaluated
     :param step: of the journal
-    :param source: where the archive is, if that is another database
-    :returns: what changed, its events with the task that saw them
+    :param source: of the database that holds the archive, if that is another one
+    :returns: what changed; its events name the task that saw them
     """
     arguments = _arguments(conn, fleet, config, inputs, run_id)
     names = {host_id: host.name for host_id, host in fleet.items()}
@@ -133,9 +133,9 @@ def evaluate_looks(
 
 
 class _Pass:
-    """One try to evaluate looks.
+    """One try to evaluate observations.
 
-    :param broken: those that can't be evaluated, and what they raised
+    :param broken: observations that can't be evaluated, and the error of each
     """
 
     def __init__(
@@ -160,10 +160,10 @@ class _Pass:
         self._savepoint: NestedTransaction | None = None
 
     def evaluate(self) -> Verdict | None:
-        """Evaluate all of them, and write what follows.
+        """Evaluate all observations, and write what follows.
 
-        :returns: what changed; None if some can't be evaluated. Then nothing is written: what was found out before that
-            rests on evidence that is none
+        :returns: what changed; None if some can't be evaluated. Then nothing is written: the verdict would rest on
+            them as well
         """
         verdict = self._evaluate()
         if verdict is None:
@@ -176,7 +176,7 @@ class _Pass:
             raise
         except Exception as error:
             if self._savepoint is None:
-                # What a host showed was compared nowhere: it is not to blame.
+                # Without a savepoint no listing was compared, so no host is at fault.
                 raise
             self._roll_back()
             self._find_unwritable(verdict, error)
@@ -190,18 +190,18 @@ class _Pass:
             self._savepoint.rollback()
 
     def _evaluate(self) -> Verdict | None:
-        """Some hosts at a time: what changed of their ports is written at once."""
+        """Evaluate some hosts at a time, and write at once what changed of their ports."""
         conn = self._conn
         evaluation = Evaluation(state.load_hosts(conn, light=True), **self._arguments)
         for looks in evaluation.looks(self._observations):
             found, unreadable = archive.readable(self._source or conn, looks)
             if self._source is not None:
-                # Of what was evaluated when it could be read nothing else may be made now.
+                # A replay must come to what the run came to, and the run could read them.
                 for wrong in unreadable.values():
                     raise wrong
             self.broken |= unreadable
             if found:
-                # Not in a quiet run, of which every statement counts.
+                # A quiet run needs no savepoint, and saves the statement.
                 self._savepoint = self._savepoint or conn.begin_nested()
                 self._compare(evaluation, found)
         if self.broken:
@@ -230,7 +230,7 @@ class _Pass:
             self.broken |= culprits(looks, error, lambda some: tried(self._conn, lambda: alone(some), keep=False))
 
     def _find_unwritable(self, verdict: Verdict, error: Exception) -> None:
-        """Whose rows or events the database does not take."""
+        """Find the observations whose rows or events the database refuses."""
         looks = [look for look in self._observations if look.outcome is Outcome.OK]
 
         def write(some: Sequence[Observation]) -> None:
@@ -249,7 +249,7 @@ class _Pass:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """What is loaded stays until the end: to look for garbage in it again and again is a third of the time of a run."""
+    """Without the garbage collector, which takes a third of the time: all that is loaded is needed until the end."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -268,7 +268,7 @@ def evaluate_dry(
     observations: Sequence[Observation],
     interval: timedelta,
 ) -> dict[str, int]:
-    """What :func:`evaluate_run` would conclude from these attempts; nothing is kept."""
+    """Log what :func:`evaluate_run` would conclude from these observations; nothing is stored."""
     with database.begin() as conn:
         fleet, inputs = _goes_by(conn, digest, {}, interval)
         ports = state.load_ports(conn, {observation.host_id for observation in observations})
@@ -277,7 +277,7 @@ def evaluate_dry(
     verdict = _evaluate_dry(rows, ports, observations, arguments)
     summary = _summary(verdict, {observation.host_id for observation in observations}, ())
     _log(verdict.events, summary)
-    log.info("Dry run: nothing of this was kept, nobody is told")
+    log.info("Dry run: nothing of this was kept, no message is sent")
     return summary
 
 
@@ -307,7 +307,7 @@ def _evaluate_dry(
 def _goes_by(
     conn: Connection, digest: str, planned: Mapping[str, TaskOf], interval: timedelta
 ) -> tuple[dict[str, Host], journal.Inputs]:
-    """Everything that may be evaluated (the list, and what pruning has not hidden), and what it is evaluated by."""
+    """The hosts that may be evaluated (listed ones, and those that pruning has not hidden), and the inputs."""
     named = {host.id: host for host in inventory.load(conn, digest).hosts}
     inputs = journal.Inputs(
         interval=interval,
@@ -320,17 +320,14 @@ def _goes_by(
 
 
 def fleet_of(listed: Sequence[Host], inputs: journal.Inputs) -> dict[str, Host]:
-    """Everything that may be evaluated.
-
-    :param listed: hosts of the list
-    """
+    """Host id: host, of all that may be evaluated: the listed ones and those of the inputs."""
     return {host.id: host for host in (*inputs.besides, *listed)}
 
 
 def _arguments(
     conn: Connection, fleet: Mapping[str, Host], config: Config, inputs: journal.Inputs, run_id: str
 ) -> dict[str, Any]:
-    """What a :class:`portmon.engine.diff.Evaluation` goes by."""
+    """The arguments of a :class:`portmon.engine.diff.Evaluation`."""
     return {
         "inventory": fleet,
         "rules": RuleSet(config.rules, where=config.where),
@@ -346,7 +343,7 @@ def _arguments(
 def _with_task(
     events: Iterable[Event], observations: Iterable[Observation], run_id: str, planned: Mapping[str, TaskOf]
 ) -> Iterable[Event]:
-    """Note which mapped task saw it, for the link to its log: not of a look that an earlier run left unevaluated."""
+    """Name the mapped task in each event, for the link to its log, unless an earlier run made the observation."""
     looks = {
         (observation.host_id, observation.observed_at) for observation in observations if observation.run_id == run_id
     }
@@ -362,7 +359,7 @@ def _with_task(
 def _host_key_events(
     conn: Any, observations: Sequence[Observation], fleet: Mapping[str, Host], run_id: str
 ) -> list[Event]:
-    """One event when a host starts to show another key, one when it is trusted again."""
+    """One event when a host begins to show another key, and one when it shows a trusted one again."""
     events = []
     changed = conditions.going_on(conn, f"{HOST_KEY}/")
     for observation in observations:
@@ -400,7 +397,7 @@ def _host_key_events(
 
 
 def _unwatched(conn: Connection, keys: Iterable[PortKey], run_id: str, now: datetime) -> list[Event]:
-    """The end of what was told of ports that no rule watches any more. Nothing happened to them: nobody else hears."""
+    """Close the open alerts of ports that no rule watches any more; other such ports have no event."""
     opened = alerts.opened(conn, [port_alert_key(*key) for key in keys])
     first = outbox.by_ids(conn, [alert.id for alert in opened.values()])
     reason = "No rule watches it any more"

@@ -1,4 +1,4 @@
-"""Get the host list, or go on with the last good one."""
+"""Fetch the host list, or use the last good one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Fetched:
     """What the other tasks of the run need to know.
 
     :param digest: of the stored inventory
-    :param stale: it is the last good one, because the CMDB gave none
+    :param stale: the CMDB gave no usable list, so this is the last good one
     :param fetched_at: when the CMDB gave it
     """
 
@@ -44,12 +44,12 @@ class Fetched:
 def fetch_inventory(
     database: Database, config: Config, run: Run, load: Callable[[], Inventory], *, now: datetime
 ) -> Fetched:
-    """Ask the CMDB and store what it gave; if it gave nothing usable, take the last good list.
+    """Ask the CMDB for hosts and store the list; if it is not usable, take the last good one.
 
-    :param load: asks the source
+    :param load: asks the CMDB
     :param now: start of the run
-    :raises CmdbError: if there is no last good list either
-    :raises ParamError: if a pattern of a scoped run matches no host
+    :raises CmdbError: there is no last good list either
+    :raises ParamError: a pattern of a scoped run matches no host
     """
     with database.begin() as conn:
         good = inventory.last_good(conn)
@@ -81,7 +81,7 @@ def fetch_inventory(
     if run.scoped:
         select(found.hosts, run.hosts)
     with database.begin() as conn:
-        # A dry run keeps what its own tasks read, but no list that a later run would fall back to.
+        # The tasks of a dry run read its list from the database, but no later run may fall back to it.
         aside = stale or run.dry_run
         digest = inventory.save(conn, found, run_id=run.run_id, fetched_at=fetched_at, stale=aside)
         if not run.dry_run:
@@ -105,12 +105,12 @@ def fetch_inventory(
 
 
 def must_be_plausible(found: Inventory, good: Inventory | None) -> None:
-    """An answer without one usable host is a broken CMDB, unless there never were any.
+    """Refuse a list without one usable host, unless there never were any: the CMDB is broken then.
 
-    Pruning has a guard of its own; this one keeps the monitoring going.
+    Pruning has a guard of its own; this one keeps the hosts watched.
 
     :param good: the last good host list
-    :raises CmdbError: if it is not plausible
+    :raises CmdbError: the list is not plausible
     """
     if found.hosts or good is None or not good.hosts:
         return

@@ -1,4 +1,4 @@
-"""Hide what left the CMDB, resume what came back, delete what stayed away."""
+"""Hide hosts that left the CMDB, resume those that came back, delete those that stayed away."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from portmon.text import plain
 log = logging.getLogger(__name__)
 
 WRITER = "state"
-"""Name of the lease that whoever changes the state holds."""
+"""Name of the lease that a task holds while it changes the state."""
 WRITER_TTL = timedelta(minutes=10)
 WRITER_WAIT = timedelta(minutes=5)
 REFUSED = "prune_refused"
@@ -34,17 +34,17 @@ def prune_inventory(
     """Bring the stored hosts in line with the inventory, in one transaction.
 
     :param digest: of this run's inventory
-    :param stale: the inventory is an old one: nothing may be concluded from a missing host
-    :returns: how many hosts were hidden, resumed and purged, and whether it was refused
+    :param stale: the inventory is an old one, so a missing host may still be in the CMDB
+    :returns: how many hosts were hidden, resumed and purged, and whether pruning was refused
     :raises PastRunError: a later run was evaluated since
     """
     if run.scoped:
-        log.info("This run looks at some hosts only: nothing is pruned")
+        log.info("This run asks some hosts only: nothing is pruned")
         return counts()
     if run.dry_run:
         with database.begin() as conn:
             plan = _plan(conn, config, run, inventory.load(conn, digest), stale, now)
-        hide, resume, purge = (", ".join(map(plain, ids)) or "nobody" for ids in (plan.hide, plan.resume, plan.purge))
+        hide, resume, purge = (", ".join(map(plain, ids)) or "no host" for ids in (plan.hide, plan.resume, plan.purge))
         log.info("Dry run: would hide %s; resume %s; purge %s", hide, resume, purge)
         if plan.refused:
             log.warning("Would refuse to prune: %s", plan.refused)
@@ -76,7 +76,7 @@ def prune_inventory(
 
 
 def writer(database: Database, holder: str, run: Run) -> AbstractContextManager[lease.Lease]:
-    """The lease of what changes the state, for the length of a block. An earlier try of the same task is replaced.
+    """The lease for changing the state. It is taken over from an earlier try of the same task.
 
     :param holder: which task of the run
     """
@@ -88,7 +88,7 @@ def writer(database: Database, holder: str, run: Run) -> AbstractContextManager[
 def carry_out(
     conn: Any, done: journal.Pruned, listed: Iterable[Host], *, run_id: str, now: datetime, step: int | None
 ) -> None:
-    """Prune: the same for a run and for whoever does it again.
+    """Prune the stored hosts, in a run or in a replay of its journal.
 
     :param listed: hosts of the list
     :param step: of the journal
@@ -96,7 +96,7 @@ def carry_out(
     if done.hide:
         _close(conn, done.hide, run_id, now, step)
         hosts.hide(conn, done.hide, now)
-    # Before the list is taken over: who comes back too late is deleted and listed anew.
+    # Before the sync: a host that comes back too late is deleted, and then listed anew.
     hosts.purge(conn, done.purge)
     if done.sync:
         hosts.sync(conn, listed)
@@ -116,7 +116,7 @@ def _plan(conn: Any, config: Config, run: Run, listed: Inventory, stale: bool, n
 
 
 def _close(conn: Any, host_ids: Any, run_id: str, now: datetime, step: int | None) -> None:
-    # pandas only where a host really left
+    # Imported here, since pandas is needed only if a host left.
     from portmon.engine.diff import close_hosts
     from portmon.storage import state
 
@@ -126,7 +126,7 @@ def _close(conn: Any, host_ids: Any, run_id: str, now: datetime, step: int | Non
     for host_id in host_ids:
         name = f"{HOST_KEY}/{host_id}"
         conditions.end(conn, name)
-        # Its alert has the same name.
+        # The condition's alert has the same name.
         for alert in alerts.opened(conn, [name]).values():
             for first in outbox.by_ids(conn, [alert.id]).values():
                 reason = "Its SSH host key had changed; it left the CMDB"
@@ -138,9 +138,9 @@ def _close(conn: Any, host_ids: Any, run_id: str, now: datetime, step: int | Non
 
 
 def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datetime) -> None:
-    """One event when pruning starts to be refused, one when it goes on again.
+    """Write one event when pruning begins to be refused, and one when it resumes.
 
-    A stale list refuses as well, but has an event of its own after ``cmdb.stale_after``.
+    A stale list is refused as well, but has an event of its own after ``cmdb.stale_after``.
     """
     if refused and not stale:
         event = monitor_event(
@@ -168,10 +168,7 @@ def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datet
 
 
 def counts(plan: Any = None) -> dict[str, int]:
-    """What pruning came to, for people.
-
-    :param plan: None if nothing was pruned
-    """
+    """The result of pruning for the task log; all 0 without a plan."""
     return {
         "hidden": len(plan.hide) if plan else 0,
         "resumed": len(plan.resume) if plan else 0,

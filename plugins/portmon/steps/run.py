@@ -1,4 +1,4 @@
-"""What a run was asked to do."""
+"""A run and its parameters."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ TaskOf = tuple[str, int]
 class Run:
     """One DAG run and its parameters.
 
-    :param run_id: Airflow's
     :param run_type: ``scheduled``, ``manual``, ``backfill`` or another of Airflow's
     :param logical_date: None for manual runs
     :param hosts: names, globs, ids or ``label=value``: only these are scanned; empty: all
-    :param dry_run: nothing is kept, nothing is sent
-    :param force_prune: prune although it looks like too many
-    :param notify: tell what evaluating again finds, as far as nobody was told before
-    :param replay_from: evaluate again what was seen from then on, instead of asking hosts
+    :param dry_run: nothing is stored, nothing is sent
+    :param force_prune: prune even if too many hosts are missing
+    :param notify: send messages about events that a replay finds and that were not sent before
+    :param replay_from: evaluate again what was observed from then on, instead of asking hosts
     :param replay_to: and before this; None: until now
-    :param due: when it was to run; of a run that is cleared this may be long ago
-    :param try_number: of the task that does something in its name, 1-based; 0 if it is not a task of Airflow
+    :param due: when Airflow meant to start it; long ago for a run that was cleared
+    :param try_number: of the Airflow task that acts for the run, 1-based; 0 outside of Airflow
     """
 
     run_id: str
@@ -55,18 +54,18 @@ class Run:
 
     @property
     def replays(self) -> bool:
-        """Whether it is made to evaluate again what was seen; one that is cleared may come to do that as well."""
+        """Whether it was started as a replay. A cleared run may have to replay as well."""
         return self.run_type == BACKFILL or self.replay_from is not None
 
     @property
     def scoped(self) -> bool:
-        """Whether only some hosts are looked at; the others are neither missing nor pruned."""
+        """Whether only some hosts are asked; the others are neither missing nor pruned."""
         return bool(self.hosts)
 
     def must_be_live(self) -> None:
-        """Refuse to look at the present in the name of the past.
+        """Refuse to ask a host in a replay.
 
-        :raises RunError: for a run that evaluates again what was seen
+        :raises RunError: the run is a replay
         """
         if self.replays:
             raise RunError(
@@ -82,9 +81,8 @@ def run_from(
     logical_date: datetime | None,
     due: datetime | None = None,
 ) -> Run:
-    """Validate the parameters of the trigger form.
+    """Validate the parameters of the trigger form; for the others see :class:`Run`.
 
-    :param due: when the run was to run
     :raises ParamError: naming the parameter
     """
     unknown = sorted(set(params) - set(NAMES))
@@ -123,7 +121,7 @@ def run_from(
 
 
 def _must_agree(run: Run) -> None:
-    """Refuse what says nothing together."""
+    """Refuse parameters that contradict each other."""
     if run.replay_to is not None and run.replay_from is None:
         raise ParamError(f"is the end of a time: give its beginning as {REPLAY_FROM}", field=REPLAY_TO)
     if run.replay_from is not None and run.replay_to is not None and run.replay_to <= run.replay_from:

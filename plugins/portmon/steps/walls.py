@@ -1,8 +1,9 @@
-"""A wall around each host while it is evaluated: what raises there is no evidence of that host, and holds up no other.
+"""A wall around each host while it is evaluated: an observation that raises an error is no evidence of its host, and
+does not stop the evaluation of other hosts.
 
-Many hosts are evaluated at a time, and the error of one row ends the whole transaction of PostgreSQL. So a portion is
-evaluated inside a savepoint. If it fails, it is halved until it is known which looks did it; these count as looks that
-came to nothing, and evaluating begins again with that.
+Many hosts are evaluated at a time, and one refused row ends the whole transaction of PostgreSQL. So each portion is
+evaluated inside a savepoint. If it fails, it is halved until the observations at fault are found. These count as
+invalid, and the evaluation begins again.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ from portmon.text import REASON_LIMIT, plain
 log = logging.getLogger(__name__)
 
 Named = tuple[str, datetime]
-"""A look: host id, and when it was."""
+"""Host id and time of an observation."""
 ERROR_CLASS = "evaluation"
-"""Of a look that could not be evaluated."""
+"""Of an observation that could not be evaluated."""
 FEW = 10
-"""So many looks or more at which this program fails, and more than half of all: it is no host that is at fault."""
+"""If so many observations, and more than half of all, make this program fail, no host is at fault."""
 NOT_THE_HOSTS = (MemoryError, OperationalError, InterfaceError)
-"""Errors of this machine and of the database, whatever is evaluated."""
+"""Errors that no host can cause: of this machine and of the database."""
 
 
 def name_of(look: Observation) -> Named:
-    """What names a look."""
+    """What identifies an observation."""
     return look.host_id, look.observed_at
 
 
 def tried(conn: Connection, work: Callable[[], object], *, keep: bool = True) -> Exception | None:
     """Do something with the database inside a savepoint.
 
-    :param keep: what was written, if it succeeds
-    :returns: what it raised, if hosts can be at fault; then nothing of it is left
+    :param keep: whether to keep what was written
+    :returns: the error, if a host can be at fault; then nothing is written
     """
     savepoint = conn.begin_nested()
     try:
@@ -60,11 +61,11 @@ def tried(conn: Connection, work: Callable[[], object], *, keep: bool = True) ->
 def culprits(
     looks: Sequence[Observation], error: Exception, error_of: Callable[[Sequence[Observation]], Exception | None]
 ) -> dict[Named, Exception]:
-    """Which of some looks can't be evaluated, found by halves.
+    """The observations that can't be evaluated, found by halving.
 
-    :param error: what evaluating them all raised
-    :param error_of: what evaluating a part of them raises
-    :raises Exception: the error, if each of them alone can be evaluated
+    :param error: of evaluating all of them
+    :param error_of: evaluates some of them and returns the error
+    :raises Exception: the error, if each observation alone can be evaluated
     """
     found: dict[Named, Exception] = {}
     failed_last_time: list[tuple[Sequence[Observation], Exception]] = [(looks, error)]
@@ -85,13 +86,13 @@ def culprits(
 def refused(
     looks: Sequence[Observation], broken: Mapping[Named, Exception]
 ) -> tuple[list[Observation], list[Observation]]:
-    """Looks of which some could not be evaluated.
+    """Mark observations that could not be evaluated as invalid.
 
-    :param broken: what was raised by some of them
-    :returns: all of them as they are to be evaluated, and these alone
-    :raises Exception: one of the errors, if it is no host that is at fault
+    :param broken: the error of each
+    :returns: all observations, and the marked ones alone
+    :raises Exception: one of the errors, if no host is at fault
     """
-    # What the archive has lost does not come back with another try.
+    # Errors of portmon do not count: another try does not bring back what the archive has lost.
     faults = [error for error in broken.values() if not isinstance(error, PortmonError)]
     if len(faults) >= FEW and 2 * len(faults) > len(looks):
         raise faults[0]
@@ -113,11 +114,11 @@ def refused(
 
 
 def warn(looks: Iterable[Observation], names: Mapping[str, str], broken: Mapping[Named, Exception]) -> None:
-    """One line for each look that could not be evaluated; where it is a fault of this program, with its place."""
+    """Log one line for each observation that could not be evaluated; with a traceback if this program is at fault."""
     for look in looks:
         error = broken.get(name_of(look))
         log.warning(
-            "%s: the answer of %s UTC could not be evaluated, so it is no evidence. Other hosts are not concerned. %s",
+            "%s: the answer of %s UTC could not be evaluated, so it is no evidence. Other hosts are not affected. %s",
             plain(names.get(look.host_id, look.host_id)),
             f"{look.observed_at:%Y-%m-%d %H:%M:%S}",
             plain(_said(error), REASON_LIMIT) if error else look.error,
@@ -128,7 +129,7 @@ def warn(looks: Iterable[Observation], names: Mapping[str, str], broken: Mapping
 def _said(error: Exception) -> str:
     if isinstance(error, PortmonError):
         return str(error)
-    # That of a statement holds all that it was to write.
+    # The text of a DBAPIError holds the statement and all of its values.
     shown = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     first = next(iter(str(shown).strip().splitlines()), "")
     return f"{type(shown).__name__}: {first}"

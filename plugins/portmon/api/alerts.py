@@ -1,0 +1,193 @@
+"""Alerts: which are open, who takes care of them, and who would be notified of an event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from portmon.alerting.routes import Routes
+from portmon.alerting.silences import Silence, silenced
+from portmon.api.hosts import find_host
+from portmon.api.view import Text, View, minute, place
+from portmon.config import Config
+from portmon.errors import CommandError
+from portmon.model.event import AlertRole, Event, EventKind, Severity
+from portmon.model.observation import PROTOCOL
+from portmon.storage import alerts_view, silences
+from portmon.storage.alerts_view import OpenAlert
+from portmon.storage.hosts import KnownHost
+
+
+class DeliveryView(View):
+    """The newest message about an alert to one channel: what became of it, and why it was not delivered."""
+
+    channel: Text
+    route: Text
+    state: str
+    reason: Text | None
+
+
+class WithheldView(View):
+    """What withholds the messages of an alert: the id of a silence, and who wants it, until when and why."""
+
+    silence: int
+    acknowledged: bool
+    told: Text
+
+
+class AlertView(View):
+    """An open alert, as its newest event says."""
+
+    id: str
+    since: datetime
+    host_id: Text | None
+    host: Text | None
+    port: int | None
+    program: Text | None
+    unit: Text | None
+    kind: EventKind
+    severity: Severity
+    reason: Text
+    told: tuple[DeliveryView, ...]
+    withheld: WithheldView | None
+
+    @property
+    def subject(self) -> str:
+        """What it is about."""
+        return place(self.host, self.port)
+
+
+def alert_view_of(one: OpenAlert) -> AlertView:
+    """What is shown of an open alert."""
+    event, silence = one.event, one.silenced
+    return AlertView(
+        id=one.id,
+        since=one.starts_at,
+        host=event.host_name,
+        **{name: getattr(event, name) for name in ("host_id", "port", "program", "unit", "kind", "severity", "reason")},
+        told=tuple(DeliveryView.model_validate(told) for told in one.told),
+        withheld=silence
+        and WithheldView(silence=silence.id, acknowledged=silence.alert_id is not None, told=silence.told()),
+    )
+
+
+def list_alerts(conn: Connection, now: datetime) -> list[AlertView]:
+    """Open alerts, oldest first."""
+    return [alert_view_of(one) for one in alerts_view.open_alerts(conn, now)]
+
+
+def acknowledge(
+    conn: Connection, host: str, port: int | None, *, until: datetime | None, author: str, reason: str, now: datetime
+) -> list[str]:
+    """Withhold messages about what is open at a port, except that it is resolved.
+
+    :param port: None: what is wrong with the host itself
+    :param until: None: as long as the alert is open
+    """
+    end = f"until {minute(until)}, or until it is over" if until else "until it is over"
+    done = []
+    for one in _open_at(conn, find_host(conn, host), port, now):
+        number = silences.acknowledge(conn, one.id, author=author, reason=reason, ends_at=until, now=now)
+        subject = place(one.event.host_name, one.event.port)
+        done.append(f"{subject}: {one.event.kind.value} is acknowledged {end} (silence {number})")
+    return done
+
+
+def withdraw_acknowledgement(conn: Connection, host: str, port: int | None, *, author: str, now: datetime) -> str:
+    """Send messages about what is open at a port again; without a port, about the host itself."""
+    found = find_host(conn, host)
+    ids = {one.id for one in _open_at(conn, found, port, now)}
+    acknowledgements = [one for one in silences.current(conn, now) if one.alert_id in ids]
+    if not acknowledgements:
+        raise CommandError(f"{place(found.name, port)}: no open alert there is acknowledged")
+    for one in acknowledgements:
+        silences.lift(conn, one.id, by=author, now=now)
+    return f"{place(found.name, port)}: no longer acknowledged"
+
+
+def _open_at(conn: Connection, host: KnownHost, port: int | None, now: datetime) -> list[OpenAlert]:
+    opened = alerts_view.open_alerts(conn, now, host_id=host.id)
+    wanted = [one for one in opened if one.event.port == port and one.event.protocol in (None, PROTOCOL)]
+    if not wanted:
+        others = ", ".join(
+            f"{one.event.kind.value} of {f'port {one.event.port}' if one.event.port else 'the host itself'}"
+            for one in opened
+        )
+        there = f"; open there: {others}" if others else ""
+        raise CommandError(f"{place(host.name, port)}: no alert is open{there}")
+    return wanted
+
+
+def forgotten_channels(conn: Connection, config: Config) -> dict[str, int]:
+    """Channel that is not configured any more: number of open alerts that it was, or may have been, notified of."""
+    return alerts_view.told_elsewhere(conn, {channel.name for channel in config.alerts.channels})
+
+
+def explain_routes(
+    conn: Connection | None,
+    config: Config,
+    kind: EventKind,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    program: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    severity: Severity | None = None,
+    now: datetime,
+    unknown: str | None = None,
+) -> list[str]:
+    """Lines for people: which channels an event would go to, why, and what would withhold it now.
+
+    :param conn: None: nothing can be looked up, for the reason ``unknown``
+    :param host: None: an event of the monitor itself
+    :param labels: of the host; None: those that are known of it
+    :param severity: None: that of the kind
+    """
+    event = Event(
+        id="0" * 32,
+        kind=kind,
+        at=now,
+        run_id="",
+        host_id=host,
+        host_name=host,
+        protocol=None if port is None else PROTOCOL,
+        port=port,
+        severity=severity or kind.usual.severity,
+        program=program,
+        labels=labels or {},
+    )
+    withheld = None
+    if conn is not None:
+        if host is not None:
+            try:
+                known = find_host(conn, host)
+                event = replace(
+                    event, host_id=known.id, host_name=known.name, labels=known.labels if labels is None else labels
+                )
+            except CommandError as error:
+                unknown = str(error)
+        withheld = _silence_of(conn, event)
+    about = [kind.value if event.host_name is None else f"{kind.value} of {event.host_name}"]
+    about += [f"port {port}"] if port is not None else []
+    about += [f"program {program}"] if program is not None else []
+    lines = [f"example        {', '.join(about)}, {event.severity.value}"]
+    if unknown is not None:
+        lines.append(f"  not looked up: {unknown}")
+    if event.host_name is not None:
+        shown = " ".join(f"{name}={value}" for name, value in sorted(event.labels.items()))
+        lines.append(f"  labels of the host: {shown or 'none'}")
+    lines += [f"  {line}" for line in Routes(config.alerts, where=config.where).explain(event)]
+    return [*lines, f"  withheld now: {withheld.told() if withheld else 'no'}"]
+
+
+def _silence_of(conn: Connection, event: Event) -> Silence | None:
+    """What withholds an event; a resolved message is never withheld."""
+    role = event.meaning.role
+    if role in (None, AlertRole.RESOLVED):
+        return None
+    opened = {one.key: one.id for one in alerts_view.open_alerts(conn, event.at, host_id=event.host_id)}
+    alert_id = opened.get(event.alert_key) if role is AlertRole.FIRING else None
+    return silenced(silences.current(conn, event.at), event, alert_id, event.at)

@@ -1,0 +1,64 @@
+"""Hosts: which one a person means, and the SSH host keys that are trusted or were refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from portmon.api.view import View
+from portmon.errors import CommandError
+from portmon.storage import host_keys, hosts
+
+
+def find_host(conn: Connection, wanted: str) -> hosts.KnownHost:
+    """A host by its id, or by its name without regard to case.
+
+    :raises CommandError: no host or several hosts are named so
+    """
+    known = hosts.known(conn)
+    found = [host for host in known if host.id == wanted] or [
+        host for host in known if host.name.lower() == wanted.lower()
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(repr(host.id) + (" (left the CMDB)" if host.removed_at else "") for host in found)
+        raise CommandError(f"{len(found)} hosts are named {wanted!r}; give one of their ids: {ids}")
+    raise CommandError(f"no host has the name or id {wanted!r}; the CMDB's list of the last run counts")
+
+
+class HostKeyView(View):
+    """One SSH host key; one that is not trusted was offered in place of a trusted one, and refused."""
+
+    endpoint: str
+    key_type: str
+    key_base64: str
+    fingerprint: str
+    trusted: bool
+    first_seen: datetime
+
+
+def list_host_keys(conn: Connection, *, changed: bool = False) -> list[HostKeyView]:
+    """The keys of every endpoint, trusted ones first.
+
+    :param changed: only endpoints that offer another key than the trusted one
+    """
+    keys = [HostKeyView.model_validate(key) for key in host_keys.list_all(conn)]
+    refused = {key.endpoint for key in keys if not key.trusted}
+    return [key for key in keys if not changed or key.endpoint in refused]
+
+
+def accept_host_key(conn: Connection, endpoint: str, fingerprint: str) -> str:
+    """Trust the key that an endpoint offers, unless it offers another one by now.
+
+    :param fingerprint: of the key that a person compared with the host's own
+    """
+    if host_keys.accept(conn, endpoint, fingerprint):
+        return f"{endpoint} is trusted with its new key {fingerprint}"
+    offered = [key.fingerprint for key in host_keys.list_all(conn, endpoint) if not key.trusted]
+    if offered:
+        raise CommandError(
+            f"{endpoint} does not show that key; it shows {', '.join(offered)} now. Nothing was accepted: compare again"
+        )
+    raise CommandError(f"{endpoint} shows no other key than the trusted one; see hostkeys list")

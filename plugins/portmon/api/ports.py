@@ -1,0 +1,84 @@
+"""The ports of a host, and what people decide about them. Loads pandas."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from portmon.api.hosts import find_host
+from portmon.api.view import Text, View
+from portmon.engine.frames import ports_of
+from portmon.engine.states import Port
+from portmon.errors import CommandError
+from portmon.model.state import PortStatus
+from portmon.storage import decisions, state
+
+
+class PortView(View):
+    """One port as it is stored, see :class:`portmon.engine.states.Port`."""
+
+    host_id: str
+    protocol: str
+    port: int
+    status: str
+    status_since: datetime
+    misses: int
+    streak: int
+    counted_at: datetime | None
+    first_seen_at: datetime | None
+    last_seen_at: datetime | None
+    addresses: tuple[Text, ...]
+    programs: tuple[Text, ...]
+    pids: tuple[int, ...]
+    uids: tuple[int, ...]
+    units: tuple[Text, ...]
+    tool: str | None
+    at_baseline: bool
+    declared: Text | None
+    grace_until: datetime | None
+    flapping_since: datetime | None
+    changes: tuple[datetime, ...]
+    lost: tuple[Text, ...]
+    lost_since: datetime | None
+    comms: tuple[Text, ...]
+    notices: tuple[tuple[str, datetime], ...]
+
+
+def known_ports(conn: Connection, host_id: str) -> list[Port]:
+    """The stored ports of one host, by number."""
+    return sorted(ports_of(state.load(conn, [host_id])[1]), key=lambda port: port.port)
+
+
+def list_ports(conn: Connection, host: str) -> list[PortView]:
+    """The ports of one host, by number."""
+    return [PortView.model_validate(port) for port in known_ports(conn, find_host(conn, host).id)]
+
+
+def accept(conn: Connection, host: str, port: int, *, author: str, reason: str, now: datetime) -> str:
+    """Note that a port which is down is gone for good."""
+    found = find_host(conn, host)
+    known = next((one for one in known_ports(conn, found.id) if one.port == port), None)
+    if known is None or known.status != PortStatus.DOWN:
+        raise CommandError(f"{found.name}: port {port} is not down; there is nothing to accept")
+    if known.declared:
+        raise CommandError(
+            f"{found.name}: port {port} is {known.declared}; take that back, or it is down again at once"
+        )
+    decisions.accept(conn, found.id, port, at=now, author=author, reason=reason)
+    return f"{found.name}: port {port} is accepted as gone; the next complete answer without it retires it"
+
+
+def promote(conn: Connection, host: str, port: int, *, author: str, reason: str, now: datetime) -> str:
+    """Note that a port must listen from now on. It need not be known yet."""
+    found = find_host(conn, host)
+    decisions.promote(conn, found.id, port, at=now, author=author, reason=reason)
+    return f"{found.name}: port {port} must listen from now on"
+
+
+def withdraw_promotion(conn: Connection, host: str, port: int) -> str:
+    """Take the promotion of a port back."""
+    found = find_host(conn, host)
+    if not decisions.withdraw(conn, decisions.Decision.PROMOTED, found.id, port):
+        raise CommandError(f"{found.name}: port {port} was not promoted")
+    return f"{found.name}: port {port} is no longer promoted"

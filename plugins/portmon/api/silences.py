@@ -1,0 +1,164 @@
+"""Silences and acknowledgements: which there are, what a new one does, and ending one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+
+from pydantic import Field
+from sqlalchemy import Connection
+
+from portmon.alerting.silences import Silence
+from portmon.api.alerts import AlertView, alert_view_of
+from portmon.api.view import Text, View, minute, place
+from portmon.errors import CommandError, RequestError
+from portmon.fields import parse_ports
+from portmon.storage import alerts_view, outbox, silences
+from portmon.storage import hosts as known_hosts
+
+
+class SilenceView(View):
+    """A silence or an acknowledgement, see :class:`portmon.alerting.silences.Silence`.
+
+    :param what: what it is about, in words
+    :param state: in words
+    :param active: whether it withholds messages now
+    :param next: when it begins to; None: now, or never again
+    :param when: when it counts, in words for people who know when it began; not part of the JSON
+    """
+
+    id: int
+    alert_id: str | None
+    hosts: tuple[Text, ...]
+    labels: Mapping[Text, tuple[Text, ...]]
+    ports: tuple[tuple[int, int], ...]
+    programs: tuple[Text, ...]
+    starts_at: datetime
+    ends_at: datetime | None
+    weekly: tuple[str, ...]
+    timezone: str
+    author: Text
+    reason: Text
+    created_at: datetime
+    lifted_at: datetime | None
+    lifted_by: Text | None
+    what: Text
+    state: Text
+    active: bool
+    next: datetime | None
+    when: Text = Field(exclude=True)
+
+
+class NewSilence(View):
+    """A silence that was just made, and what it does.
+
+    :param matching: how many of the ``known`` hosts it is about
+    :param alerts: open alerts that it is about
+    """
+
+    silence: SilenceView
+    matching: int
+    known: int
+    alerts: tuple[AlertView, ...]
+
+
+def list_silences(conn: Connection, now: datetime, *, everything: bool = False) -> list[SilenceView]:
+    """Silences and acknowledgements, oldest first; with ``everything`` also those that are over."""
+    return _views(conn, silences.all_(conn) if everything else silences.current(conn, now), now)
+
+
+def silence(
+    conn: Connection,
+    *,
+    hosts: Sequence[str] = (),
+    labels: Mapping[str, Sequence[str]] | None = None,
+    ports: Sequence[str] = (),
+    programs: Sequence[str] = (),
+    starts_at: datetime | None = None,
+    ends_at: datetime | None = None,
+    weekly: Sequence[str] = (),
+    timezone: str = "UTC",
+    author: str,
+    reason: str,
+    now: datetime,
+) -> NewSilence:
+    """Withhold messages about some hosts or ports. All that is given must match; of a list, one item must.
+
+    :param hosts: globs on names; ``*`` also matches events of the monitor itself
+    :param labels: of hosts: name to globs on its value
+    :param ports: numbers and ranges such as ``8000-8100``
+    :param programs: globs on names
+    :param weekly: schedules such as ``Sun 02:00-04:00``, in ``timezone``, an IANA name
+    :raises RequestError: something is missing or can't be read
+    """
+    if not reason.strip():
+        raise RequestError("say why: a silence needs a reason")
+    if not all(glob.strip() for glob in (*hosts, *programs)):
+        raise RequestError("an empty glob matches nothing")
+    try:
+        number = silences.add(
+            conn,
+            hosts=hosts,
+            labels=labels,
+            ports=parse_ports(ports),
+            programs=programs,
+            starts_at=starts_at,
+            ends_at=ends_at,
+            weekly=weekly,
+            timezone=timezone,
+            author=author,
+            reason=reason,
+            now=now,
+        )
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    made = next(one for one in silences.current(conn, now) if one.id == number)
+    if made.next_start(now) is None:
+        raise CommandError("the weekly schedule does not come round before the end; nothing is silenced")
+    fleet = known_hosts.listed(conn)
+    return NewSilence(
+        silence=_views(conn, [made], now)[0],
+        matching=sum(made.matches_host(host) for host in fleet.values()),
+        known=len(fleet),
+        alerts=tuple(
+            alert_view_of(one)
+            for one in alerts_view.open_alerts(conn, now)
+            if made.matches(one.event, one.id, fleet.get(one.event.host_id or ""))
+        ),
+    )
+
+
+def lift(conn: Connection, number: int, *, author: str, now: datetime) -> str:
+    """End a silence or an acknowledgement before its time."""
+    if not silences.lift(conn, number, by=author, now=now):
+        found = next((one for one in silences.all_(conn) if one.id == number), None)
+        raise CommandError(f"silence {number} {_state(found, now)}" if found else f"there is no silence {number}")
+    return f"silence {number} is lifted"
+
+
+def _views(conn: Connection, found: Collection[Silence], now: datetime) -> list[SilenceView]:
+    acknowledged = outbox.by_ids(conn, [one.alert_id for one in found if one.alert_id is not None])
+    views = []
+    for one in found:
+        event = acknowledged.get(one.alert_id or "")
+        active = one.active(now)
+        told = {
+            "what": f"{event.kind.value} of {place(event.host_name, event.port)}" if event else one.what(),
+            "state": _state(one, now),
+            "active": active,
+            "next": None if active else one.next_start(now),
+            "when": one.when() or ("until it is over" if one.alert_id else ""),
+        }
+        views.append(SilenceView(**{name: getattr(one, name) for name in one.__dataclass_fields__}, **told))
+    return views
+
+
+def _state(one: Silence, now: datetime) -> str:
+    if one.lifted_at is not None:
+        return f"was lifted by {one.lifted_by} at {minute(one.lifted_at)}"
+    if one.over(now):
+        return "is over"
+    start = one.next_start(now)
+    if start is None:
+        return "never again"
+    return "active" if start <= now else f"next: {minute(start)}"

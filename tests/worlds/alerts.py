@@ -1,0 +1,58 @@
+"""Open alerts, written straight into a database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from sqlalchemy import Connection, insert
+
+from portmon.model.event import Event, EventKind, Severity
+from portmon.storage import outbox
+from portmon.storage.tables import alerts, deliveries
+
+
+def open_alert(
+    conn: Connection,
+    number: int,
+    at: datetime,
+    *,
+    host: str = "1",
+    name: str = "web1",
+    port: int | None = 80,
+    kind: EventKind = EventKind.DOWN,
+    program: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    channels: Mapping[str, str] | None = None,
+    error: str | None = None,
+) -> str:
+    """An alert that one event began.
+
+    :param number: makes its id
+    :param channels: what became of its message: name to state
+    :param error: why it was not delivered
+    :returns: its id
+    """
+    event = Event(
+        f"{number:032x}",
+        kind,
+        at,
+        "r1",
+        host_id=host,
+        host_name=name,
+        protocol=None if port is None else "tcp",
+        port=port,
+        severity=Severity.CRITICAL,
+        program=program,
+        labels=labels or {},
+    )
+    outbox.add(conn, [event])
+    conn.execute(
+        insert(alerts).values(id=event.id, key=event.alert_key, host_id=host, last_event_id=event.id, starts_at=at)
+    )
+    outbox.dispatched(conn, {event.id: event.id})
+    for channel, state in (channels or {}).items():
+        told = {"last_error": error, "notified_at": at if state == "delivered" else None}
+        row = {"event_id": event.id, "channel": channel, "state": state, "tries": 1, "targets_done": [], **told}
+        conn.execute(insert(deliveries).values(created_at=at, updated_at=at, **row))
+    return event.id
