@@ -475,7 +475,7 @@ def test_fault_of_this_program_is_stored_as_such_simulated(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise ZeroDivisionError("a \x1b fault")
 
-    monkeypatch.setattr("portmon.scan.answer.read_answer", broken)
+    monkeypatch.setattr("portmon.probe.listing_of", broken)
     with pytest.raises(ZeroDivisionError):
         make(server.port).execute(context(**LAST_TRY))
     [observation] = stored()
@@ -490,7 +490,7 @@ def test_database_that_fails_does_not_hide_the_hosts_error_simulated(
         raise ZeroDivisionError
 
     operator = make(free_port())
-    monkeypatch.setattr("portmon.storage.archive.save_attempt", broken)
+    monkeypatch.setattr("portmon.storage.archive.save_observation", broken)
     with pytest.raises(RefusedError):
         operator.execute(context(**LAST_TRY))
 

@@ -19,7 +19,7 @@ from portmon.errors import PortmonError, SetupError
 from portmon.model.host import Host
 from portmon.ssh.config import SshSettings
 from portmon.ssh.connect import connect
-from portmon.ssh.dial import Line, await_banner, dial
+from portmon.ssh.dial import Link, await_banner, dial
 from portmon.ssh.session import CommandResult, Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
@@ -140,7 +140,7 @@ class HostSSHHook(SSHHook):
         self.connect_timeout = connect_timeout
         self.strict = strict
         self.session: Session | None = None
-        self._line: Line | None = None
+        self._link: Link | None = None
         self._known_hosts = known_hosts
         self._store = store
         unchecked = ("no_host_key_check", "ignore_hostkey_verification")
@@ -197,11 +197,11 @@ class HostSSHHook(SSHHook):
 
         :raises ScanError: of the class that says what went wrong
         """
-        line = dial(self.target, self._credentials(), self._options())
+        link = dial(self.target, self._credentials(), self._options())
         # Known before it is waited for, so that close() ends the wait.
-        self._line = line
+        self._link = link
         try:
-            await_banner(self.target, line, self.connect_timeout)
+            await_banner(self.target, link, self.connect_timeout)
         except BaseException:
             self.close()
             raise
@@ -212,10 +212,10 @@ class HostSSHHook(SSHHook):
         :raises ScanError: of the class that says what went wrong
         """
         if self.session is None or not self.session.active:
-            line, self._line = self._line, None
-            if line is None:
+            link, self._link = self._link, None
+            if link is None:
                 self.close()
-            self.session = connect(self.target, self._credentials(), self._trust(), self._options(), line=line)
+            self.session = connect(self.target, self._credentials(), self._trust(), self._options(), link=link)
             self.client = self.session.client
         return self.session
 
@@ -225,9 +225,9 @@ class HostSSHHook(SSHHook):
 
     def close(self) -> None:
         """End the connection; more than once is fine."""
-        line, self._line = self._line, None
-        if line is not None:
-            line.close()
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
         if self.session is not None:
             self.session.close()
 

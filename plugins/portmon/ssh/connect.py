@@ -12,12 +12,12 @@ import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
 
 from portmon.errors import ConnectionLostError, NegotiationError, ScanError, ScanTimeoutError, SetupError
-from portmon.ssh.dial import Line, dial, no_banner
+from portmon.ssh.dial import Link, dial, no_banner
 from portmon.ssh.login import Login
 from portmon.ssh.session import Session, end
 from portmon.ssh.target import Credentials, Options, Target, quoted, software, why
 from portmon.ssh.transport import FloodError, Tap, Transport
-from portmon.ssh.trust import HostKey, Known, Trust
+from portmon.ssh.trust import HostKey, KnownKeys, Trust
 from portmon.ssh.watchdog import WATCHDOG
 from portmon.text import plain
 
@@ -37,24 +37,24 @@ if _paramiko_log.level == logging.NOTSET:
 
 
 def connect(
-    target: Target, credentials: Credentials, trust: Trust, options: Options, *, line: Line | None = None
+    target: Target, credentials: Credentials, trust: Trust, options: Options, *, link: Link | None = None
 ) -> Session:
     """Log in. One attempt: whether to try again is the caller's business.
 
-    :param line: a way to the host that is open already; it is closed if the login fails
+    :param link: a way to the host that is open already; it is closed if the login fails
     :raises ScanError: of the class that says what went wrong
     """
     try:
         login = Login(target, credentials, options.timeout)
         known = trust.known(target)
     except BaseException:
-        if line is not None:
-            line.close()
+        if link is not None:
+            link.close()
         raise
     policy = _CheckHostKey(target, trust, known)
-    if line is None:
-        line = dial(target, credentials, options)
-    tap = Tap(line.sock)
+    if link is None:
+        link = dial(target, credentials, options)
+    tap = Tap(link.sock)
 
     def make_transport(sock: Any, **kwargs: Any) -> Transport:
         return Transport(sock, options, known, **kwargs)
@@ -64,7 +64,7 @@ def connect(
     client.set_missing_host_key_policy(policy)
     seconds = options.timeout * (1 + login.offers) + SLACK
     try:
-        with WATCHDOG.alarm(seconds, line.hang_up) as alarm:
+        with WATCHDOG.alarm(seconds, link.hang_up) as alarm:
             client.connect(
                 target.address,
                 port=target.port,
@@ -79,7 +79,7 @@ def connect(
             )
     except BaseException as error:
         transport = client.get_transport()
-        said = end(client, line)
+        said = end(client, link)
         if alarm.rang and isinstance(error, ScanError | paramiko.SSHException | EOFError | OSError):
             raise ScanTimeoutError(f"the login was not over within {seconds:g} s{said}", host=target.shown) from error
         if transport is None and isinstance(error, ValueError | TypeError | AttributeError):
@@ -95,7 +95,7 @@ def connect(
     return Session(
         target=target,
         client=client,
-        line=line,
+        link=link,
         server=software(transport.remote_version),
         key=policy.shown,
         trusted=policy.trusted,
@@ -106,7 +106,7 @@ def connect(
 class _CheckHostKey(paramiko.MissingHostKeyPolicy):
     """The client itself knows no keys, so that every key is decided here."""
 
-    def __init__(self, target: Target, trust: Trust, known: Known) -> None:
+    def __init__(self, target: Target, trust: Trust, known: KnownKeys) -> None:
         self._target = target
         self._trust = trust
         self._known = known

@@ -42,7 +42,7 @@ _NO_ROUTE = frozenset(
 
 
 @dataclass(slots=True)
-class Line:
+class Link:
     """An open way to a host.
 
     :param sock: to talk through
@@ -85,24 +85,24 @@ class Line:
         return ended + said
 
 
-def dial(target: Target, credentials: Credentials, options: Options) -> Line:
+def dial(target: Target, credentials: Credentials, options: Options) -> Link:
     """Open a way to the host.
 
     :raises ScanError: there is none
     """
     if options.proxy_command:
         return _open_proxy(target, credentials, options.proxy_command)
-    return Line(_open_tcp(target, options.timeout))
+    return Link(_open_tcp(target, options.timeout))
 
 
-def await_banner(target: Target, line: Line, timeout: float) -> None:
+def await_banner(target: Target, link: Link, timeout: float) -> None:
     """Wait until the server says something, and read nothing of it.
 
     :raises ScanTimeoutError: it says nothing
     """
     # Not select(), which takes no descriptor beyond 1023.
     poll = select.poll()
-    poll.register(line.sock, select.POLLIN)
+    poll.register(link.sock, select.POLLIN)
     if not poll.poll(timeout * 1000):
         raise no_banner(target, timeout)
 
@@ -162,7 +162,7 @@ def _tcp_error(target: Target, errors: Sequence[tuple[str, OSError]], timeout: f
     return SetupError(f"this worker can't open a connection ({told})", host=target.shown)
 
 
-def _open_proxy(target: Target, credentials: Credentials, command: str) -> Line:
+def _open_proxy(target: Target, credentials: Credentials, command: str) -> Link:
     """Through a command that talks on its standard input and output, without a shell.
 
     paramiko's ``ProxyCommand`` spins when the command has ended; a socket pair shows the end at once.
@@ -170,7 +170,7 @@ def _open_proxy(target: Target, credentials: Credentials, command: str) -> Line:
     tokens = {"%h": target.address, "%p": str(target.port), "%r": credentials.user, "%%": "%"}
     ours, theirs = socket.socketpair()
     # Not a pipe: nobody reads it while the command runs, and it must not block.
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - the Line closes it
+    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - the Link closes it
     try:
         words = [re.sub("%[hpr%]", lambda match: tokens[match[0]], word) for word in shlex.split(command)]
         process = subprocess.Popen(
@@ -182,4 +182,4 @@ def _open_proxy(target: Target, credentials: Credentials, command: str) -> Line:
         raise SetupError(f"the proxy command can't be started{why(error)}", host=target.shown) from error
     finally:
         theirs.close()
-    return Line(ours, process, stderr)
+    return Link(ours, process, stderr)

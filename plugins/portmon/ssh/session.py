@@ -11,7 +11,7 @@ import paramiko
 from paramiko.ssh_exception import ChannelException
 
 from portmon.errors import AnswerError, ConnectionLostError, ScanTimeoutError
-from portmon.ssh.dial import Line
+from portmon.ssh.dial import Link
 from portmon.ssh.target import Target, quoted, why
 from portmon.ssh.transport import ALLOWANCE, FloodError, Transport
 from portmon.ssh.trust import HostKey
@@ -60,7 +60,7 @@ class Session:
 
     target: Target
     client: paramiko.SSHClient
-    line: Line
+    link: Link
     server: str
     key: HostKey
     trusted: str
@@ -74,7 +74,7 @@ class Session:
 
     def close(self) -> None:
         """End the connection; more than once is fine."""
-        end(self.client, self.line)
+        end(self.client, self.link)
 
     def run(self, command: str, *, deadline: float, max_output: int) -> CommandResult:
         """Run one command and read all it prints.
@@ -94,7 +94,7 @@ class Session:
         transport.packetizer.allowance = float("inf")
         # paramiko waits for ever for a server that neither accepts nor refuses a command, and for one that reads
         # nothing of what is sent to it.
-        with WATCHDOG.alarm(deadline + SLACK, self.line.hang_up) as overdue:
+        with WATCHDOG.alarm(deadline + SLACK, self.link.hang_up) as overdue:
             channel = self._start(transport, command, deadline)
             try:
                 return self._read(channel, started, deadline, max_output)
@@ -111,7 +111,7 @@ class Session:
                 transport.packetizer.allowance = ALLOWANCE
 
     def _start(self, transport: paramiko.Transport, command: str, deadline: float) -> paramiko.Channel:
-        with WATCHDOG.alarm(deadline, self.line.hang_up) as alarm:
+        with WATCHDOG.alarm(deadline, self.link.hang_up) as alarm:
             return self._request(transport, command, deadline, alarm)
 
     def _request(self, transport: paramiko.Transport, command: str, deadline: float, alarm: Alarm) -> paramiko.Channel:
@@ -196,19 +196,19 @@ class Session:
             raise AnswerError(f"the connection was ended, since the server {error}", host=self.target.shown)
 
 
-def end(client: paramiko.SSHClient, line: Line) -> str:
+def end(client: paramiko.SSHClient, link: Link) -> str:
     """Close a client and its way to the host; more than once is fine.
 
     :returns: what the proxy command had to say, as the end of a sentence
     """
     transport = client.get_transport()
-    line.hang_up()
+    link.hang_up()
     # Its thread has to be gone before the descriptor is closed: the number may be that of another host's connection a
     # moment later, and what is about to read would take away what is meant for that one.
     if transport is not None and transport.is_alive():
         transport.join(READER_ENDS)
     client.close()
-    return line.close()
+    return link.close()
 
 
 def _size(count: int) -> str:

@@ -20,7 +20,7 @@ from paramiko.kex_gex import KexGexSHA256
 from paramiko.packet import Packetizer as PlainPacketizer
 
 from portmon.ssh.target import Options
-from portmon.ssh.trust import Known
+from portmon.ssh.trust import KnownKeys
 
 READ = 65536
 """Bytes that are read at once."""
@@ -234,7 +234,7 @@ class Transport(paramiko.Transport):
 
     packetizer: Packetizer
 
-    def __init__(self, sock: Any, options: Options, known: Known, **kwargs: Any) -> None:
+    def __init__(self, sock: Any, options: Options, known: KnownKeys, **kwargs: Any) -> None:
         super().__init__(sock, packetizer_class=Packetizer, **kwargs)
         self.auth_timeout = options.timeout
         # What a send waits for a key exchange that the server began and does not end.

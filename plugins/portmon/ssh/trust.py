@@ -160,7 +160,7 @@ def _glob(name: str, pattern: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownKeys:
     """What is known of one target.
 
     :param keys: that it may show
@@ -195,18 +195,18 @@ class Trust:
     known_hosts_path: str = "~/.ssh/known_hosts"
     store: HostKeyStore | None = field(default=None, repr=False)
 
-    def known(self, target: Target) -> Known:
+    def known(self, target: Target) -> KnownKeys:
         """What is known of a target before it is asked."""
         keys, revoked = self.known_hosts.find(target) if self.known_hosts else ([], [])
         if self.pinned:
-            return Known([self.pinned], "connection", revoked)
+            return KnownKeys([self.pinned], "connection", revoked)
         if keys:
-            return Known(keys, "known_hosts", revoked)
+            return KnownKeys(keys, "known_hosts", revoked)
         if not self.strict and self.store and (stored := self.store.get(target.endpoint)):
-            return Known(stored, "first use", revoked)
-        return Known(revoked=revoked)
+            return KnownKeys(stored, "first use", revoked)
+        return KnownKeys(revoked=revoked)
 
-    def check(self, target: Target, known: Known, shown: HostKey) -> str:
+    def check(self, target: Target, known: KnownKeys, shown: HostKey) -> str:
         """Decide about the key that a server proved to have.
 
         :returns: why it is trusted, for the log
@@ -239,7 +239,7 @@ class Trust:
         self.store.remember(target.endpoint, shown)
         return "first use, trusted from now on"
 
-    def _remedy(self, target: Target, known: Known, shown: HostKey) -> str:
+    def _remedy(self, target: Target, known: KnownKeys, shown: HostKey) -> str:
         if known.source == "connection":
             return f"correct host_key in connection {self.pinned_by!r}"
         if known.source == "first use":

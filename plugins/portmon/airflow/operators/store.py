@@ -43,7 +43,7 @@ class StateMixin:
 class StoredHostKeys:
     """Host keys trusted on first use, as they are when they are loaded; see :class:`portmon.ssh.trust.HostKeyStore`.
 
-    What is new is kept by :meth:`saved`, in the transaction of the looks that it belongs to. Any thread may ask.
+    What is new is kept by :meth:`saved`, in the transaction of the observations that it belongs to. Any thread may ask.
 
     :param read_only: for dry runs, which leave no trace
     """
