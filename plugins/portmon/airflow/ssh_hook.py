@@ -20,7 +20,7 @@ from portmon.model.host import Host
 from portmon.ssh.config import SshSettings
 from portmon.ssh.connect import connect
 from portmon.ssh.dial import Link, await_banner, dial
-from portmon.ssh.session import CommandResult, Session
+from portmon.ssh.session import Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
 
@@ -218,10 +218,6 @@ class HostSSHHook(SSHHook):
             self.session = connect(self.target, self._credentials(), self._trust(), self._options(), link=link)
             self.client = self.session.client
         return self.session
-
-    def run(self, command: str, *, deadline: float, max_output: int) -> CommandResult:
-        """Run one command over the connection, see :meth:`portmon.ssh.session.Session.run`."""
-        return self.login().run(command, deadline=deadline, max_output=max_output)
 
     def close(self) -> None:
         """End the connection; more than once is fine."""

@@ -58,9 +58,8 @@ class KnownHosts:
     """A ``known_hosts`` file: plain, hashed and wildcard names, ``@revoked`` keys.
 
     paramiko's reader knows neither wildcards nor markers, and one key per type only. Lines of plain names alone are
-    found by their names; only the others are gone through, once for a login: a worker's file may have thousands.
-
-    :param lines: of the file; those that OpenSSH would skip are skipped
+    found by their names; only the others are gone through, once for a login: a worker's file may have thousands. Lines
+    that OpenSSH would skip are skipped.
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -93,19 +92,11 @@ class KnownHosts:
         lines = [self._lines[number] for number in sorted(found)]
         return [key for marker, key in lines if not marker], [key for marker, key in lines if marker == "@revoked"]
 
-    def keys(self, target: Target) -> list[HostKey]:
-        """The keys that a target may show."""
-        return self.find(target)[0]
-
-    def revoked(self, target: Target) -> list[HostKey]:
-        """The keys that it must not show."""
-        return self.find(target)[1]
-
     def _add(self, marker: str, names: Sequence[str], key: HostKey) -> None:
         number = len(self._lines)
         self._lines.append((marker, key))
         if any(name.startswith("!") for name in names):
-            # What one name allows another one takes away.
+            # One name takes away what another one allows.
             self._patterns.append((names, number))
             return
         for name in names:
@@ -161,11 +152,9 @@ def _glob(name: str, pattern: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class KnownKeys:
-    """What is known of one target.
+    """The keys that one target may show, and those that it must not.
 
-    :param keys: that it may show
-    :param source: who says so: ``connection``, ``known_hosts``, ``first use`` or nobody
-    :param revoked: keys that it must not show
+    :param source: where ``keys`` are from: ``connection``, ``known_hosts`` or ``first use``; empty without any
     """
 
     keys: Sequence[HostKey] = ()
@@ -196,7 +185,7 @@ class Trust:
     store: HostKeyStore | None = field(default=None, repr=False)
 
     def known(self, target: Target) -> KnownKeys:
-        """What is known of a target before it is asked."""
+        """The keys that are known of a target before it is asked."""
         keys, revoked = self.known_hosts.find(target) if self.known_hosts else ([], [])
         if self.pinned:
             return KnownKeys([self.pinned], "connection", revoked)
