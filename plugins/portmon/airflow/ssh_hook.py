@@ -120,7 +120,7 @@ class HostSSHHook(SSHHook):
         shared: SharedSettings | None = None,
     ) -> None:
         self._shared = shared or SharedSettings()
-        # Before the address meets anything: SSHHook looks it up in ssh configurations.
+        # Checks the address before SSHHook looks it up in ssh configurations.
         target = Target(host.shown(), host.address)
         self._extra: dict[str, Any] = {}
         try:
@@ -174,8 +174,7 @@ class HostSSHHook(SSHHook):
             shared=shared,
         )
 
-    # An instance method instead of SSHHook's class method: what it read is needed once more, and every
-    # reading is a request to the API server.
+    # An instance method instead of SSHHook's class method: every reading is a request to the API server.
     def get_connection(self, conn_id: str) -> Any:
         """The Airflow connection."""
         connection = self._shared.connection(conn_id, super().get_connection)
@@ -271,7 +270,7 @@ class HostSSHHook(SSHHook):
 
 
 def _why(error: Exception, conn_id: str) -> str:
-    """What is wrong with a connection: Airflow calls it undefined also if nobody could be asked for it."""
+    """What is wrong with a connection: Airflow calls it undefined also if its API server did not answer."""
     if isinstance(error, AirflowNotFoundException):
         try:
             airflow_settings.must_be_absent(conn_id)

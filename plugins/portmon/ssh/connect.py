@@ -1,4 +1,4 @@
-"""Connect: handshake, host key, login; and what it means when that fails."""
+"""Connect: handshake, host key, login; and what a failure of these means."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from portmon.ssh.watchdog import WATCHDOG
 from portmon.text import plain
 
 LOG_CHANNEL = "portmon.ssh.paramiko"
-"""paramiko logs here, tracebacks of its threads included. Silent unless somebody sets its level."""
+"""paramiko logs here, tracebacks of its threads included. Silent unless its level is set."""
 
 KEEPALIVE = 5
 """Seconds between keepalives, so that no firewall forgets a connection that waits to confirm."""
 
 SLACK = 5.0
-"""Seconds beyond the sum of its deadlines after which a login is hung up on. Each has its own, but none for what is
-sent: a server that reads nothing can hold that up."""
+"""Seconds beyond the sum of its deadlines after which a login is hung up on: what is sent has no deadline, and a server
+that reads nothing can hold it up."""
 
 _paramiko_log = logging.getLogger(LOG_CHANNEL)
 if _paramiko_log.level == logging.NOTSET:
@@ -39,9 +39,9 @@ if _paramiko_log.level == logging.NOTSET:
 def connect(
     target: Target, credentials: Credentials, trust: Trust, options: Options, *, link: Link | None = None
 ) -> Session:
-    """Log in. One attempt: whether to try again is the caller's business.
+    """Log in, once.
 
-    :param link: a way to the host that is open already; it is closed if the login fails
+    :param link: to the host, if there is one already; it is closed if the login fails
     :raises ScanError: of the class that says what went wrong
     """
     try:
@@ -152,11 +152,8 @@ def _handshake_error(
 
 @dataclass(frozen=True, slots=True)
 class _Hello:
-    """What a server said first, read from the raw bytes: it is all in the clear.
-
-    :param before: text before the banner, or instead of one
-    :param version: ``SSH-2.0-OpenSSH_9.2p1``; empty without a banner
-    :param offers: algorithms by kind, in the server's order
+    """The first words of an SSH server, which are in the clear: text before the banner or instead of one, the banner if
+    there is one (``SSH-2.0-OpenSSH_9.2p1``), and the algorithms that it offers, by kind.
     """
 
     before: bytes = b""

@@ -1,4 +1,4 @@
-"""Prove who we are."""
+"""Log in with a key or a password, and explain a refusal."""
 
 from __future__ import annotations
 
@@ -27,10 +27,6 @@ class _Key:
     def __str__(self) -> str:
         return f"key {self.pkey.get_name()} {self.pkey.fingerprint} ({self.origin})"
 
-    @property
-    def needs_sha2(self) -> bool:
-        return self.pkey.get_name() == "ssh-rsa"
-
 
 class Login(AuthStrategy):
     """Offer what the credentials name and nothing else, and say what became of it.
@@ -45,7 +41,7 @@ class Login(AuthStrategy):
         self._user = credentials.user
         self._shown_user = repr(plain(credentials.user))
         self._timeout = timeout
-        # What unlocks a key file is taken away: it must not be shown to a server that refuses the key.
+        # Taken away once it unlocks a key file: it must not be shown to a server that refuses the key.
         self._password = credentials.password
         self._key_files: KeyFiles = {} if credentials.key_files is None else credentials.key_files
         self._keys = list(self._load(credentials))
@@ -54,7 +50,7 @@ class Login(AuthStrategy):
 
     @property
     def method(self) -> str:
-        """What the server accepted, for people."""
+        """The keys and passwords that the server accepted, for people."""
         return " and ".join(map(str, self._accepted))
 
     @property
@@ -107,7 +103,7 @@ class Login(AuthStrategy):
             "user's authorized_keys and sshd's AllowUsers. There is no second try, so that nobody is locked out"
         )
         extensions: Any = getattr(transport, "server_extensions", {})
-        if any(key.needs_sha2 for key in self._keys) and "server-sig-algs" not in extensions:
+        if any(key.pkey.get_name() == "ssh-rsa" for key in self._keys) and "server-sig-algs" not in extensions:
             text += (
                 ". The server does not say that it knows RSA with SHA-2, and SHA-1 is not spoken any more (paramiko "
                 "5): an ed25519 key may help"

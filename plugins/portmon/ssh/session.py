@@ -15,18 +15,18 @@ from portmon.ssh.dial import Link
 from portmon.ssh.target import Target, quoted, why
 from portmon.ssh.transport import ALLOWANCE, FloodError, Transport
 from portmon.ssh.trust import HostKey
-from portmon.ssh.watchdog import WATCHDOG, Alarm
+from portmon.ssh.watchdog import WATCHDOG
 from portmon.text import plain
 
 MAX_STDERR = 16 * 1024
 """Bytes of stderr that are kept; the rest is read and dropped, so that it can't block the command."""
 
 QUIET = 2.0
-"""Seconds without output after which a command that has exited is over, although somebody (a process
-started by a login script) still holds its output open."""
+"""Seconds without output after which a command that has exited is over, although a process that a login script started
+still holds its output open."""
 
 SLACK = 1.0
-"""Seconds beyond the deadline of a command after which its connection is hung up, whatever it is busy with."""
+"""Seconds beyond the deadline of a command after which its connection is hung up."""
 
 READER_ENDS = 2.0
 """Seconds that the reader of a connection may take to notice its end: more than it needs, and no reason to hang."""
@@ -34,9 +34,8 @@ READER_ENDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a command came to.
+    """Output and end of a command.
 
-    :param stdout: all of it
     :param stderr: its first 16 KiB
     :param exit_status: -1 if a signal ended it
     :param seconds: from the request to the last byte
@@ -52,10 +51,10 @@ class CommandResult:
 class Session:
     """A connection that is logged in.
 
-    :param server: the server's version, ``OpenSSH_9.2p1``
+    :param server: version of its software, ``OpenSSH_9.2p1``
     :param key: its host key
     :param trusted: why that key is trusted
-    :param method: how we logged in: which key, or ``password``
+    :param method: which key was accepted, or ``password``
     """
 
     target: Target
@@ -111,16 +110,13 @@ class Session:
                 transport.packetizer.allowance = ALLOWANCE
 
     def _start(self, transport: paramiko.Transport, command: str, deadline: float) -> paramiko.Channel:
-        with WATCHDOG.alarm(deadline, self.link.hang_up) as alarm:
-            return self._request(transport, command, deadline, alarm)
-
-    def _request(self, transport: paramiko.Transport, command: str, deadline: float, alarm: Alarm) -> paramiko.Channel:
         try:
-            channel = transport.open_session(timeout=deadline)
-            channel.exec_command(command)
-            # The command must not wait for input that never comes.
-            channel.shutdown_write()
-            return channel
+            with WATCHDOG.alarm(deadline, self.link.hang_up) as alarm:
+                channel = transport.open_session(timeout=deadline)
+                channel.exec_command(command)
+                # The command must not wait for input that never comes.
+                channel.shutdown_write()
+                return channel
         except ChannelException as error:
             raise AnswerError(
                 f"the server opens no session: {plain(str(error.text))}. Is the user allowed to run commands?",
@@ -176,8 +172,8 @@ class Session:
                     host=self.target.shown,
                 )
             if not read:
-                # As a rule the command exits and all is there: who woke up for each packet before that would do so in
-                # vain. What makes the server wait, more than the channel's window of 2 MiB, is read every half second.
+                # As a rule the command exits and all is there: to wake up for each packet before that would be in vain.
+                # More than the channel's window of 2 MiB, which makes the server wait, is read every half second.
                 news = something if channel.exit_status_ready() else channel.status_event
                 news.wait(min(0.5, started + deadline - now))
         channel.status_event.wait(max(0.0, min(QUIET, started + deadline - time.monotonic())))
@@ -197,14 +193,14 @@ class Session:
 
 
 def end(client: paramiko.SSHClient, link: Link) -> str:
-    """Close a client and its way to the host; more than once is fine.
+    """Close a client and its connection; more than once is fine.
 
-    :returns: what the proxy command had to say, as the end of a sentence
+    :returns: as of :meth:`Link.close`
     """
     transport = client.get_transport()
     link.hang_up()
     # Its thread has to be gone before the descriptor is closed: the number may be that of another host's connection a
-    # moment later, and what is about to read would take away what is meant for that one.
+    # moment later, and the thread would read what is meant for that one.
     if transport is not None and transport.is_alive():
         transport.join(READER_ENDS)
     client.close()

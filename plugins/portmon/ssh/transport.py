@@ -37,7 +37,7 @@ MAX_PACKET = 256 * 1024
 """Bytes of a packet, and of what it inflates to: OpenSSH's limit."""
 
 MAX_KEX_PACKET = 35_000
-"""Bytes of a packet of the key exchange: what everybody must take (RFC 4253, section 6.1). paramiko reads a number in
+"""Bytes of a packet of the key exchange: as many as RFC 4253 demands (section 6.1). paramiko reads a number in
 quadratic time, 3.7 s for one of 256 KiB."""
 
 MAX_GROUP = 4096
@@ -66,8 +66,8 @@ class FloodError(paramiko.SSHException):
 
 
 class Tap:
-    """A socket that reads all there is at once, since paramiko asks for a few bytes at a time. It keeps the first ones:
-    what a server says instead of a version, and which algorithms it offers.
+    """A socket that reads all there is at once, since paramiko asks for a few bytes at a time. It keeps the first
+    bytes, which hold the server's version and algorithms.
     """
 
     def __init__(self, sock: Any) -> None:

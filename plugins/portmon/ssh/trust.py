@@ -167,8 +167,8 @@ class Trust:
     """Which host keys are trusted: the pinned one, else what known_hosts says, else what the store says,
     else, without ``strict``, the first one, which the store then keeps.
 
-    A server that shows a key of a type it was not known by is *changed*, not new: somebody between would
-    otherwise only need to offer another type. A server that merely gained a type is asked for the old one.
+    A host that shows a key of a type it was not known by is *changed*, not new: a machine in the middle would
+    otherwise only need to offer another type. A host that merely gained a type is asked for the old one.
 
     :param strict: trust no first key, neither a new nor a stored one
     :param pinned: from the connection's ``host_key``
@@ -223,8 +223,8 @@ class Trust:
                 f"{self._keyscan(target, shown)}",
                 host=target.shown,
             )
-        # The key exchange has proved that the server owns the key. Waiting for the login would prove nothing
-        # more: whoever sits between can let any login succeed.
+        # The key exchange has proved that the host owns the key. Waiting for the login would prove nothing more: a
+        # machine in the middle can let any login succeed.
         self.store.remember(target.endpoint, shown)
         return "first use, trusted from now on"
 

@@ -134,8 +134,8 @@ def plan_hosts(
 
     :param digest: of this run's inventory
     :param max_hosts: more than this can't be mapped over (``[core] max_map_length``)
-    :param swept: None without a sweep; else, of looks that are not in the database, host id: whether it is final, as of
-        :func:`portmon.storage.archive.looks_of`
+    :param swept: None without a sweep; else, for observations that are not in the database, host id: whether it is
+        final, as of :func:`portmon.storage.archive.looks_of`
     :returns: see :class:`portmon.airflow.operators.netstat.NetstatOperator` for the fields
     :raises RunError: if there are more hosts than can be mapped over
     """
@@ -265,7 +265,7 @@ def _expected(
     known: Mapping[int, tuple[str, tuple[str, ...]]], must: Collection[int], tool: str | None, hung: Sequence[str]
 ) -> Expected:
     up = {port: addresses for port, (status, addresses) in known.items() if status == PortStatus.UP}
-    # What is down already needs no second look.
+    # A port that is down already is not asked for twice.
     declared = (port for port in must if port not in known or known[port][0] != PortStatus.DOWN)
     return Expected(
         ports=sorted({*up, *declared}),
