@@ -132,7 +132,8 @@ def test_one_connection_for_all_commands(make_hook: Any, host_key: paramiko.PKey
         hook = make_hook(server.port, extra=with_key(user_key))
         for text in (b"1\n", b"2\n"):
             assert hook.login().run(f"echo {text.decode().strip()}", deadline=10, max_output=LIMIT).stdout == text
-        assert isinstance(hook.get_conn(), paramiko.SSHClient)
+        _, out, _ = hook.get_conn().exec_command("echo 3")
+        assert out.read() == b"3\n"
         assert server.connections == 1
 
 
@@ -257,7 +258,7 @@ def test_compresses_only_if_the_connection_says_so(
 
     with python_server(host_key=host_key, authorized=user_key, transport_class=Compressing) as server:
         hook = make_hook(server.port, extra=with_key(user_key, **extra))
-        transport = hook.login().client.get_transport()
+        transport = hook.login().transport
         expected = "zlib@openssh.com" if on else "none"
         assert (transport.local_compression, transport.remote_compression) == (expected, expected)
         assert hook.login().run("echo hello", deadline=10, max_output=LIMIT).stdout == b"hello\n"
@@ -654,7 +655,7 @@ def test_nobody_reads_any_more_after_the_end(connect: Any) -> None:
     """What is closed has a descriptor whose number is another host's a moment later."""
     for _ in range(5):
         hook = connect()
-        transport = hook.login().client.get_transport()
+        transport = hook.login().transport
         hook.close()
         assert not transport.is_alive()
 

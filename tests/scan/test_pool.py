@@ -340,8 +340,9 @@ def test_a_process_ends_although_visits_hang() -> None:
     script = """
 import socket, threading, time
 import paramiko
-from portmon.ssh.connect import KnownKeys, Options
+from portmon.ssh.target import Options
 from portmon.ssh.transport import Transport
+from portmon.ssh.trust import KnownKeys
 from portmon.scan.pool import LoginPool
 
 class Hanging:

@@ -412,7 +412,7 @@ def test_compression_still_works_where_it_is_asked_for(login: Any, serve: Any) -
         _preferred_compression = ("zlib@openssh.com",)
 
     session = login(serve(transport_class=Compressing).port, compress=True)
-    assert session.client.get_transport().remote_compression == "zlib@openssh.com"
+    assert session.transport.remote_compression == "zlib@openssh.com"
     found = session.run("seq 200000", deadline=PATIENCE, max_output=4 * MIB).stdout
     assert found == b"".join(b"%d\n" % number for number in range(1, 200_001))
 
@@ -424,7 +424,7 @@ def test_a_server_that_disregards_the_window(login: Any, serve: Any) -> None:
             channel.sendall(bytes(32768))
 
     session = login(serve(run=flood).port)
-    transport = session.client.get_transport()
+    transport = session.transport
     transport.packetizer.allowance = float("inf")
     with little_memory():
         # A reader that has no time.
@@ -472,7 +472,7 @@ def test_a_server_that_reads_nothing_has_the_deadline_of_the_command(login: Any,
     with pytest.raises(ScanTimeoutError, match=r"no complete answer within 1 s"):
         session.run("netstat", deadline=1, max_output=MIB)
     # Its reader is not caught in what it can't send.
-    transport = session.client.get_transport()
+    transport = session.transport
     wait_until(lambda: not transport.is_alive(), "the end of the thread that reads")
 
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import paramiko
@@ -39,10 +40,13 @@ class SharedSettings:
         self._warned: set[str] = set()
 
     def connection(self, conn_id: str, read: Callable[[str], Any]) -> Any:
-        """An Airflow connection."""
+        """What a hook reads of an Airflow connection."""
         with self._lock:
             if conn_id not in self._connections:
-                self._connections[conn_id] = read(conn_id)
+                found = read(conn_id)
+                # Its extras are decoded anew each time, and masked in logs anew.
+                names = ("login", "password", "host", "port", "extra", "extra_dejson")
+                self._connections[conn_id] = SimpleNamespace(**{name: getattr(found, name) for name in names})
             return self._connections[conn_id]
 
     def private_key(self, text: str, passphrase: str | None, read: Callable[..., paramiko.PKey]) -> paramiko.PKey:
@@ -185,11 +189,13 @@ class HostSSHHook(SSHHook):
         return self._shared.private_key(private_key, passphrase, super()._pkey_from_private_key)
 
     def get_conn(self) -> paramiko.SSHClient:
-        """Log in, unless that is done.
+        """A client of the session, as SSHHook has it; here nothing needs one.
 
         :raises ScanError: of the class that says what went wrong
         """
-        return self.login().client
+        client = paramiko.SSHClient()
+        client._transport = self.login().transport  # type: ignore[attr-defined]
+        return client
 
     def dial(self) -> None:
         """Connect, and wait until the server says something; :meth:`login` goes on from there.
@@ -215,7 +221,6 @@ class HostSSHHook(SSHHook):
             if link is None:
                 self.close()
             self.session = connect(self.target, self._credentials(), self._trust(), self._options(), link=link)
-            self.client = self.session.client
         return self.session
 
     def close(self) -> None:

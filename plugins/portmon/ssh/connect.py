@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
@@ -17,12 +15,9 @@ from portmon.ssh.login import Login
 from portmon.ssh.session import Session, end
 from portmon.ssh.target import Credentials, Options, Target, quoted, software, why
 from portmon.ssh.transport import FloodError, Tap, Transport
-from portmon.ssh.trust import HostKey, KnownKeys, Trust
+from portmon.ssh.trust import HostKey, Trust
 from portmon.ssh.watchdog import WATCHDOG
 from portmon.text import plain
-
-LOG_CHANNEL = "portmon.ssh.paramiko"
-"""paramiko logs here, tracebacks of its threads included. Silent unless its level is set."""
 
 KEEPALIVE = 5
 """Seconds between keepalives, so that no firewall forgets a connection that waits to confirm."""
@@ -30,10 +25,6 @@ KEEPALIVE = 5
 SLACK = 5.0
 """Seconds beyond the sum of its deadlines after which a login is hung up on: what is sent has no deadline, and a server
 that reads nothing can hold it up."""
-
-_paramiko_log = logging.getLogger(LOG_CHANNEL)
-if _paramiko_log.level == logging.NOTSET:
-    _paramiko_log.setLevel(logging.CRITICAL + 1)
 
 
 def connect(
@@ -51,35 +42,22 @@ def connect(
         if link is not None:
             link.close()
         raise
-    policy = _CheckHostKey(target, trust, known)
     if link is None:
         link = dial(target, credentials, options)
     tap = Tap(link.sock)
-
-    def make_transport(sock: Any, **kwargs: Any) -> Transport:
-        return Transport(sock, options, known, **kwargs)
-
-    client = paramiko.SSHClient()
-    client.set_log_channel(LOG_CHANNEL)
-    client.set_missing_host_key_policy(policy)
     seconds = options.timeout * (1 + login.offers) + SLACK
+    transport: Transport | None = None
     try:
         with WATCHDOG.alarm(seconds, link.hang_up) as alarm:
-            client.connect(
-                target.address,
-                port=target.port,
-                # Unused, but paramiko asks the system for the worker's user if it is missing.
-                username=credentials.user,
-                sock=tap,  # type: ignore[arg-type]
-                timeout=options.timeout,
-                compress=options.compress,
-                disabled_algorithms=options.disabled_algorithms,
-                transport_factory=make_transport,
-                auth_strategy=login,
-            )
+            # Not paramiko's SSHClient: it knows other ways to find keys and hosts, which cost time, and no deadlines.
+            transport = Transport(tap, options, known)
+            transport.start_client(timeout=options.timeout)
+            key = transport.get_remote_server_key()
+            shown = HostKey(key.get_name(), key.get_base64())
+            trusted = trust.check(target, known, shown)
+            login.authenticate(transport)
     except BaseException as error:
-        transport = client.get_transport()
-        said = end(client, link)
+        said = end(transport, link)
         if alarm.rang and isinstance(error, ScanError | paramiko.SSHException | EOFError | OSError):
             raise ScanTimeoutError(f"the login was not over within {seconds:g} s{said}", host=target.shown) from error
         if transport is None and isinstance(error, ValueError | TypeError | AttributeError):
@@ -89,33 +67,8 @@ def connect(
         if transport and isinstance(error, paramiko.SSHException | EOFError | OSError):
             raise _handshake_error(target, error, transport, bytes(tap.head), options.timeout, said) from error
         raise
-    transport = client.get_transport()
-    assert transport is not None  # noqa: S101 - connect() has just made it
     transport.set_keepalive(KEEPALIVE)
-    return Session(
-        target=target,
-        client=client,
-        link=link,
-        server=software(transport.remote_version),
-        key=policy.shown,
-        trusted=policy.trusted,
-        method=login.method,
-    )
-
-
-class _CheckHostKey(paramiko.MissingHostKeyPolicy):
-    """The client itself knows no keys, so that every key is decided here."""
-
-    def __init__(self, target: Target, trust: Trust, known: KnownKeys) -> None:
-        self._target = target
-        self._trust = trust
-        self._known = known
-        self.shown = HostKey("", "")
-        self.trusted = ""
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        self.shown = HostKey(key.get_name(), key.get_base64())
-        self.trusted = self._trust.check(self._target, self._known, self.shown)
+    return Session(target, transport, link, software(transport.remote_version), shown, trusted, login.method)
 
 
 def _handshake_error(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
-from paramiko.auth_strategy import AuthSource, AuthStrategy
 from paramiko.ssh_exception import BadAuthenticationType
 
 from portmon.errors import AuthenticationError, ConnectionLostError, NegotiationError, ScanTimeoutError, SetupError
@@ -28,7 +27,7 @@ class _Key:
         return f"key {self.pkey.get_name()} {self.pkey.fingerprint} ({self.origin})"
 
 
-class Login(AuthStrategy):
+class Login:
     """Offer what the credentials name and nothing else, and say what became of it.
 
     :param timeout: seconds for each offer
@@ -36,7 +35,6 @@ class Login(AuthStrategy):
     """
 
     def __init__(self, target: Target, credentials: Credentials, timeout: float) -> None:
-        super().__init__(ssh_config=paramiko.SSHConfig())
         self._target = target
         self._user = credentials.user
         self._shown_user = repr(plain(credentials.user))
@@ -58,11 +56,7 @@ class Login(AuthStrategy):
         """How many things there are to offer."""
         return len(self._keys) + (self._password is not None)
 
-    def get_sources(self) -> Iterator[AuthSource]:
-        """Nothing: :meth:`authenticate` decides what to offer next."""
-        return iter(())
-
-    def authenticate(self, transport: paramiko.Transport) -> None:  # type: ignore[override]
+    def authenticate(self, transport: paramiko.Transport) -> None:
         """Log in.
 
         :raises AuthenticationError: nothing was accepted

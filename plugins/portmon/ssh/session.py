@@ -58,7 +58,7 @@ class Session:
     """
 
     target: Target
-    client: paramiko.SSHClient
+    transport: Transport
     link: Link
     server: str
     key: HostKey
@@ -68,12 +68,11 @@ class Session:
     @property
     def active(self) -> bool:
         """Whether commands can still be run."""
-        transport = self.client.get_transport()
-        return transport is not None and transport.is_active()
+        return bool(self.transport.is_active())
 
     def close(self) -> None:
         """End the connection; more than once is fine."""
-        end(self.client, self.link)
+        end(self.transport, self.link)
 
     def run(self, command: str, *, deadline: float, max_output: int) -> CommandResult:
         """Run one command and read all it prints.
@@ -85,16 +84,14 @@ class Session:
         :raises AnswerError: it printed too much, or the server runs no commands
         """
         started = time.monotonic()
-        transport = self.client.get_transport()
-        if transport is None or not transport.is_active():
+        if not self.active:
             self._tell_of_flood()
             raise ConnectionLostError("the connection broke before the command was sent", host=self.target.shown)
-        assert isinstance(transport, Transport)  # noqa: S101 - for the type checker: connect() has made it
-        transport.packetizer.allowance = float("inf")
+        self.transport.packetizer.allowance = float("inf")
         # paramiko waits for ever for a server that neither accepts nor refuses a command, and for one that reads
         # nothing of what is sent to it.
         with WATCHDOG.alarm(deadline + SLACK, self.link.hang_up) as overdue:
-            channel = self._start(transport, command, deadline)
+            channel = self._start(command, deadline)
             try:
                 return self._read(channel, started, deadline, max_output)
             except ConnectionLostError as error:
@@ -107,12 +104,12 @@ class Session:
                 # On a connection that broke meanwhile this fails as well, and would hide what happened.
                 with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
                     channel.close()
-                transport.packetizer.allowance = ALLOWANCE
+                self.transport.packetizer.allowance = ALLOWANCE
 
-    def _start(self, transport: paramiko.Transport, command: str, deadline: float) -> paramiko.Channel:
+    def _start(self, command: str, deadline: float) -> paramiko.Channel:
         try:
             with WATCHDOG.alarm(deadline, self.link.hang_up) as alarm:
-                channel = transport.open_session(timeout=deadline)
+                channel = self.transport.open_session(timeout=deadline)
                 channel.exec_command(command)
                 # The command must not wait for input that never comes.
                 channel.shutdown_write()
@@ -127,7 +124,7 @@ class Session:
                 raise ScanTimeoutError(
                     f"the server did not start the command within {deadline:g} s", host=self.target.shown
                 ) from error
-            if transport.is_active():
+            if self.active:
                 raise AnswerError(
                     "the server refused to run the command. Is the user allowed to run commands?",
                     host=self.target.shown,
@@ -186,24 +183,24 @@ class Session:
         return CommandResult(bytes(out), bytes(err), channel.exit_status, time.monotonic() - started)
 
     def _tell_of_flood(self) -> None:
-        transport = self.client.get_transport()
-        error = transport.get_exception() if transport is not None else None
+        error = self.transport.get_exception()
         if isinstance(error, FloodError):
             raise AnswerError(f"the connection was ended, since the server {error}", host=self.target.shown)
 
 
-def end(client: paramiko.SSHClient, link: Link) -> str:
-    """Close a client and its connection; more than once is fine.
+def end(transport: Transport | None, link: Link) -> str:
+    """Close a connection; more than once is fine.
 
+    :param transport: None if there is none yet
     :returns: as of :meth:`Link.close`
     """
-    transport = client.get_transport()
     link.hang_up()
     # Its thread has to be gone before the descriptor is closed: the number may be that of another host's connection a
     # moment later, and the thread would read what is meant for that one.
-    if transport is not None and transport.is_alive():
-        transport.join(READER_ENDS)
-    client.close()
+    if transport is not None:
+        if transport.is_alive():
+            transport.join(READER_ENDS)
+        transport.close()
     return link.close()
 
 

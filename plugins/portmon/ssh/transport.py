@@ -7,6 +7,7 @@ Time is bounded elsewhere: each phase has its deadline.
 
 from __future__ import annotations
 
+import logging
 import threading
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from paramiko.packet import Packetizer as PlainPacketizer
 
 from portmon.ssh.target import Options
 from portmon.ssh.trust import KnownKeys
+
+LOG_CHANNEL = "portmon.ssh.paramiko"
+"""paramiko logs here, tracebacks of its threads included. Silent unless its level is set."""
 
 READ = 65536
 """Bytes that are read at once."""
@@ -55,6 +59,10 @@ ALLOWANCE = 512 * 1024
 PACKET_COST = 32
 """Bytes that each packet counts for besides its content: about what surrounds it on the wire."""
 
+
+_paramiko_log = logging.getLogger(LOG_CHANNEL)
+if _paramiko_log.level == logging.NOTSET:
+    _paramiko_log.setLevel(logging.CRITICAL + 1)
 
 # Of names that its type stubs leave out.
 _PLAIN: Any = paramiko.Transport
@@ -232,17 +240,22 @@ class Transport(paramiko.Transport):
         MSG_CHANNEL_EXTENDED_DATA: _within_window(_CHANNEL._feed_extended),
     }
 
+    # Those that authenticate by themselves first: paramiko computes the MAC of the others byte by byte.
+    _preferred_ciphers: ClassVar[Any] = tuple(sorted(_PLAIN._preferred_ciphers, key=lambda name: "gcm" not in name))
+
     packetizer: Packetizer
 
-    def __init__(self, sock: Any, options: Options, known: KnownKeys, **kwargs: Any) -> None:
-        super().__init__(sock, packetizer_class=Packetizer, **kwargs)
+    def __init__(self, sock: Any, options: Options, known: KnownKeys) -> None:
+        super().__init__(sock, packetizer_class=Packetizer, disabled_algorithms=options.disabled_algorithms)
+        self.set_log_channel(LOG_CHANNEL)
+        self.use_compression(options.compress)
         self.auth_timeout = options.timeout
         # What a send waits for a key exchange that the server began and does not end.
         self.clear_to_send_timeout = options.timeout
         self._exchanges = 0
         security = self.get_security_options()
-        # Those that authenticate by themselves first: paramiko computes the MAC of the others byte by byte.
-        security.ciphers = tuple(options.ciphers or sorted(security.ciphers, key=lambda name: "gcm" not in name))
+        if options.ciphers:
+            security.ciphers = tuple(options.ciphers)
         types = {key.type for key in known.keys}
         security.key_types = tuple(sorted(security.key_types, key=lambda name: _key_type(name) not in types))
 
@@ -268,6 +281,15 @@ class Transport(paramiko.Transport):
         wrapped = paramiko.SSHException(f"what it sent can't be read: {type(error).__name__}: {error}")
         wrapped.__cause__ = error
         return wrapped
+
+    def _log(self, level: int, msg: Any, *args: Any) -> None:
+        if self.logger.isEnabledFor(level):
+            super()._log(level, msg, *args)  # type: ignore[misc]
+
+    def _parse_debug(self, m: paramiko.Message) -> None:
+        # sshd sends one for each option of a key. paramiko goes through it byte by byte, even if nothing is logged.
+        if self.logger.isEnabledFor(logging.DEBUG):
+            super()._parse_debug(m)  # type: ignore[misc]
 
     def _parse_kex_init(self, m: paramiko.Message) -> None:
         self._exchanges += 1
