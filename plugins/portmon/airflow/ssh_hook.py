@@ -29,32 +29,34 @@ log = logging.getLogger(__name__)
 
 
 class SharedSettings:
-    """What the hooks of one task read once: connections, keys, known_hosts files. Any thread may ask."""
+    """Connections, keys and known_hosts files that the hooks of one task read once. Any thread may ask."""
 
     def __init__(self) -> None:
         self.key_files: dict[tuple[str, str | None], tuple[paramiko.PKey, bool]] = {}
         self._lock = threading.Lock()
-        self._connections: dict[str, Any] = {}
-        self._private_keys: dict[tuple[str, str | None], paramiko.PKey] = {}
-        self._known_hosts: dict[str | None, tuple[Path, KnownHosts | None]] = {}
-        self._warned: set[str] = set()
+        self._made: dict[tuple[str | None, ...], Any] = {}
+
+    def _once(self, name: tuple[str | None, ...], make: Callable[[], Any]) -> Any:
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = make()
+            return self._made[name]
 
     def connection(self, conn_id: str, read: Callable[[str], Any]) -> Any:
-        """What a hook reads of an Airflow connection."""
-        with self._lock:
-            if conn_id not in self._connections:
-                found = read(conn_id)
-                # Its extras are decoded anew each time, and masked in logs anew.
-                names = ("login", "password", "host", "port", "extra", "extra_dejson")
-                self._connections[conn_id] = SimpleNamespace(**{name: getattr(found, name) for name in names})
-            return self._connections[conn_id]
+        """The fields of an Airflow connection that a hook asks for."""
+
+        def fields() -> SimpleNamespace:
+            found = read(conn_id)
+            # Airflow decodes the extras anew each time, and masks them in logs anew.
+            names = ("login", "password", "host", "port", "extra", "extra_dejson")
+            return SimpleNamespace(**{name: getattr(found, name) for name in names})
+
+        return self._once(("connection", conn_id), fields)
 
     def private_key(self, text: str, passphrase: str | None, read: Callable[..., paramiko.PKey]) -> paramiko.PKey:
         """A key that a connection holds."""
-        with self._lock:
-            if (text, passphrase) not in self._private_keys:
-                self._private_keys[text, passphrase] = read(text, passphrase=passphrase)
-            return self._private_keys[text, passphrase]
+        found: paramiko.PKey = self._once(("key", text, passphrase), lambda: read(text, passphrase=passphrase))
+        return found
 
     def known_hosts(self, named: str | None) -> tuple[Path, KnownHosts | None]:
         """A known_hosts file: where it is, and what is in it.
@@ -62,19 +64,17 @@ class SharedSettings:
         :param named: it has to be there; None for ``~/.ssh/known_hosts``, if there is one
         :raises OSError: it can't be read
         """
-        with self._lock:
-            if named not in self._known_hosts:
-                path = Path(os.path.expandvars(named or "~/.ssh/known_hosts")).expanduser()
-                found = KnownHosts.load(path) if named or path.is_file() else None
-                self._known_hosts[named] = path, found
-            return self._known_hosts[named]
+
+        def load() -> tuple[Path, KnownHosts | None]:
+            path = Path(os.path.expandvars(named or "~/.ssh/known_hosts")).expanduser()
+            return path, KnownHosts.load(path) if named or path.is_file() else None
+
+        found: tuple[Path, KnownHosts | None] = self._once(("known_hosts", named), load)
+        return found
 
     def warn(self, text: str) -> None:
         """Warn, once."""
-        with self._lock:
-            known, self._warned = text in self._warned, self._warned | {text}
-        if not known:
-            log.warning("%s", text)
+        self._once(("warning", text), lambda: log.warning("%s", text))
 
 
 class HostSSHHook(SSHHook):

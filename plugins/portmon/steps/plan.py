@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import Connection
@@ -223,15 +223,9 @@ def declared_of(conn: Connection, config: Config, asked: Sequence[Host]) -> dict
 
 def _proxies(asked: Collection[Host], config: Config, proxy_of: Callable[[str], str | None]) -> dict[str, str]:
     """Id of hosts whose connection has a proxy command: that command."""
-    commands: dict[str, str | None] = {}
-    found = {}
-    for host in asked:
-        conn_id = ssh_settings(config, group=group_of(host, config)).conn_id
-        if conn_id not in commands:
-            commands[conn_id] = proxy_of(conn_id)
-        if (command := commands[conn_id]) is not None:
-            found[host.id] = command
-    return found
+    command_of = cache(proxy_of)
+    found = {host.id: command_of(ssh_settings(config, group=group_of(host, config)).conn_id) for host in asked}
+    return {host_id: command for host_id, command in found.items() if command is not None}
 
 
 def _after_sweep(
