@@ -275,7 +275,7 @@ class HostSSHHook(SSHHook):
 
 
 def _why(error: Exception, conn_id: str) -> str:
-    """What is wrong with a connection: Airflow calls it undefined also if its API server did not answer."""
+    """The reason why a connection can't be used: Airflow calls it undefined also if its API server did not answer."""
     if isinstance(error, AirflowNotFoundException):
         try:
             airflow_settings.must_be_absent(conn_id)

@@ -1,4 +1,4 @@
-"""What a host is asked, and what its answer says."""
+"""The question to a host, and the reader of its answer."""
 
 from portmon.probe.command import LIMIT, Question, command, new_nonce, script
 from portmon.probe.frame import Frame, cut_out, is_frame

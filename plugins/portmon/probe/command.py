@@ -38,7 +38,7 @@ NETSTAT_UP_TO = 5000
 """Sockets of a host that netstat walks in milliseconds."""
 
 FAMILIES = ("netstat", "ss", "proc")
-"""What can be asked; ``netstat`` has two variants."""
+"""Tools that are asked; ``netstat`` has two variants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ _OUTER = " ".join(
         r'{{ sleep $k && kill -9 $b; }} </dev/null >/dev/null 2>&1 & eval "c=\$$e"; wait $b; r=$?; kill $c; exit $r);',
         "r=$?;; esac;",
         "case $r in 40) break;; 41) y=$y$a; a=; continue;; esac;",
-        # What can be killed does not stay behind: it began after this shell, is not this shell, and has its nonce in
+        # Whatever the tool started is killed: it began after this shell, is not this shell, and has its nonce in
         # its environment. Older processes are not looked into, since one of them may be what the tool hangs on.
         # A name with a newline leaves too few fields, and is none of ours.
         "{{ read -r b </proc/$$/stat; b=${{b##*\\) }}; set -- $b; g=; [ $# -gt 19 ] && shift 19 && g=$1; set +f;",
@@ -165,7 +165,7 @@ _FORCED = " ".join(
         # Not od, which small systems lack; each time that this is read there is another one.
         "n=$(cat /proc/sys/kernel/random/uuid 2>/dev/null); IFS=-; set -- $n; unset IFS; n=$1$2$3$4$5;",
         "n=${n:-pid$$}; set --;",
-        # What the client would have run holds what it knows of this host.
+        # The client's command, which sshd ran this script instead of, holds what the client knows of this host.
         'case $SSH_ORIGINAL_COMMAND in *" l=ss;"*) l=ss;; esac;',
         'case $SSH_ORIGINAL_COMMAND in *" x=netstat;"*) x=netstat;; *" x=ss;"*) x=ss;;',
         '*" x=netstat,ss;"*) x=netstat,ss;; esac;',
@@ -176,7 +176,7 @@ _NONCE = re.compile(r"[A-Za-z0-9]{4,64}")
 
 
 def new_nonce() -> str:
-    """What nothing on the host can know before: 16 hex digits."""
+    """16 hex digits that no program on the host can know before."""
     return secrets.token_hex(8)
 
 

@@ -68,7 +68,7 @@ class _Names:
             return True
         own = bytes_of(name)
         if len(own) >= self._least:
-            # What begins with it follows it in order.
+            # Names that begin with it follow it in order.
             place = bisect_left(self._in_order, own)
             if place < len(self._in_order) and self._in_order[place].startswith(own):
                 return True
@@ -118,5 +118,5 @@ def _reachable(address: str, remaining: Collection[str]) -> bool:
 
 
 def program_of(name: str) -> str:
-    """What stands before the colon of a title, or the whole name."""
+    """The part of a title before its colon, or the whole name."""
     return name.partition(":")[0].strip() or name

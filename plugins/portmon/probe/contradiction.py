@@ -11,7 +11,7 @@ COMPARED = 10
 
 
 def contradiction(netstat: Collection[Socket], ss: Collection[Socket]) -> str | None:
-    """What two listings of one host, made in one breath, contradict each other in so grossly that one is not whole.
+    """The gross contradiction that proves one of two listings, which a host made at the same time, not to be whole.
 
     A service that starts or ends between them is no contradiction: that concerns some of the sockets. A table that
     could not be read concerns all of a family, or most of all.

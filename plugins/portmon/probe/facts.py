@@ -1,4 +1,4 @@
-"""What an answer says of the host and its processes.
+"""The facts about a host and its processes in an answer.
 
 Each field has a type and a range here, so that what a host says of itself fits everything behind this module.
 """
@@ -28,7 +28,7 @@ _PART = re.compile(rb"[^,]+")
 
 @dataclass(slots=True)
 class HostFacts:
-    """What is known of the host besides its sockets, see :class:`portmon.model.observation.Listing`."""
+    """Facts about a host besides its sockets, see :class:`portmon.model.observation.Listing`."""
 
     uid: int
     boot_id: str | None = None

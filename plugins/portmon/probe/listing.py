@@ -1,4 +1,4 @@
-"""What listens on a host, read from a frame or from what a tool printed.
+"""The sockets that listen on a host, read from a frame or from the output of a tool.
 
 Works on bytes, split on newlines only: names may hold any other separator, and newlines themselves. What a tool prints
 is recognised by its rows and headers, not by words that are translated. A line that fits nothing, and a row that is
@@ -35,7 +35,7 @@ def parse_listeners(output: bytes, *, version: str | None = None) -> list[Listen
 
 
 def read_frame(output: bytes, nonce: str) -> Listing:
-    """What the frame in an answer says, see :func:`portmon.probe.frame.cut_out`.
+    """The listing in an answer, see :func:`portmon.probe.frame.cut_out`.
 
     :raises ProbeError: there is not one complete frame, or it proves nothing
     """
@@ -43,17 +43,17 @@ def read_frame(output: bytes, nonce: str) -> Listing:
 
 
 def read_any(output: bytes) -> Listing:
-    """What the only frame says, whatever its nonce, see :func:`read_frame`."""
+    """The listing in the only frame of an answer, whatever its nonce, see :func:`read_frame`."""
     return read_frame(output, "")
 
 
 def read_archived(frame: bytes) -> Listing:
-    """What a stored frame says, see :func:`read_frame`."""
+    """The listing in a stored frame, see :func:`read_frame`."""
     return read_frame(frame, ARCHIVE_NONCE)
 
 
 def listing_of(frame: Frame) -> Listing:
-    """What a frame says.
+    """The listing in a frame.
 
     :raises ProbeError: a tool did not end by itself or could not read the kernel's tables, or a value is out of range
     :raises ContradictionError: its two listings can't both be whole
@@ -124,8 +124,8 @@ def _sockets(output: bytes, version: str | None) -> list[rows.Socket]:
 def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
     """Refuse a listing without what proves that the kernel's tables were read."""
     if frame.version == "1":
-        # What it could read is not said. Without any socket the listing may be one of nothing: a host that is asked
-        # over SSH has one as a rule.
+        # It does not say what it could read. A listing without any socket may be one of nothing: a host that is asked
+        # over SSH has a socket as a rule.
         if not sockets:
             raise ProbeError(
                 f"{frame.tool} lists nothing, and the old forced command does not say whether /proc/net/tcp could be "
@@ -146,7 +146,7 @@ def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
 
 
 def _second(frame: Frame, sockets: Sequence[rows.Socket]) -> list[rows.Socket] | None:
-    """What the second listing says of each socket; None if ss was not asked, or not understood."""
+    """The sockets in the second listing; None if ss was not asked, or not understood."""
     if frame.ssx is None or _ANY_SOCKET.search(frame.ssx) is None:
         # No socket at all is not what a host shows beside a listing, but an ss that the kernel did not answer.
         return None

@@ -1,4 +1,4 @@
-"""What the readers of listings share: the row of a socket, text, numbers in their ranges, rows that are refused."""
+"""Shared by the readers of listings: the row of a socket, text, numbers in their ranges, rows that are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _IGNORED = re.compile(rb"[ \t\r\f\v]*\Z|\(|Active |unix |netstat: |ss: |warning|
 
 @dataclass(slots=True)
 class Process:
-    """What the kernel says of a process."""
+    """The kernel's facts about a process."""
 
     uid: int | None = None
     comm: str | None = None
@@ -53,7 +53,7 @@ class Socket:
     cgroup: str | None = None
 
     def listener(self, process: Process | None = None, other: Socket | None = None) -> Listener:
-        """The row, with what else is known of its socket.
+        """The listener: the row, completed by other facts about its socket.
 
         :param process: its lowest owner
         :param other: its row in the listing of ss

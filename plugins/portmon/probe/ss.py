@@ -32,7 +32,7 @@ _QUEUES = re.compile(rb"\s*(\d{1,10})\s+(\d{1,10})(?=[\s*\[])\s*")
 _END = re.compile(rb"[^\s]{1,100}:(\*|\d{1,5})(?=\s|\Z)")
 _USERS = b"users:("
 _OWNER = re.compile(rb"\",(?:pid=(\d{1,10}),(?:tid=\d{1,10},)?fd=|(\d{1,10}),)\d{1,10}\)")
-"""What follows a name, in new and old versions."""
+"""The fields behind a name, in new and old versions."""
 _ARROW = re.compile(rb" [<-]-[->]")
 _DOTTED = re.compile(rb"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}[%:]")
 
@@ -290,7 +290,7 @@ def _fields(tail: bytes) -> tuple[dict[bytes, bytes], bool]:
 
 
 def _refuse_cut(found: Sequence[_Row]) -> None:
-    """What one row shows of its socket, every row does: one that lacks it is cut."""
+    """Every row shows the same fields of its socket: one that lacks some is cut."""
     arrows = any(row.arrow for row in found)
     wanted = {name for name in (b"ino", b"sk") if any(name in row.fields for row in found)}
     for row in found:
@@ -352,7 +352,7 @@ def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> rows.Socket:
         zone,
         port,
         row.owners,
-        # What belongs to root is not said: https://github.com/iproute2/iproute2/blob/main/misc/ss.c
+        # ss does not say that a socket is root's: https://github.com/iproute2/iproute2/blob/main/misc/ss.c
         uid=rows.ranged(uid, rows.MAX_UID, "uid", row.line) if uid is not None else 0 if inode is not None else None,
         inode=rows.ranged(inode, rows.MAX_INODE, "inode", row.line) if inode is not None else None,
         comm=row.owners[0].program if row.owners else None,

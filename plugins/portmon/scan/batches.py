@@ -88,7 +88,7 @@ def in_order(hosts: Sequence[Host], failing: Mapping[str, str | None]) -> list[H
     for patience in range(3):
         networks: dict[str, list[Host]] = defaultdict(list)
         for host in hosts:
-            # 0 for a host that answered last time, 1 for one that failed, 2 for one that let us wait.
+            # 0 for a host that answered last time, 1 for one that failed, 2 for one that timed out.
             if (host.id in failing) + (failing.get(host.id) == "timeout") == patience:
                 networks[network_of(host.address)].append(host)
         rounds = zip_longest(*(networks[name] for name in sorted(networks)))
@@ -97,7 +97,9 @@ def in_order(hosts: Sequence[Host], failing: Mapping[str, str | None]) -> list[H
 
 
 def network_of(address: str) -> str:
-    """What fails together with an address: its /24 or /64; of a name its domain, or what stands before its number."""
+    """The network that fails together with an address: its /24 or /64; of a name its domain, or the name without its
+    number.
+    """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -18,7 +18,7 @@ from portmon.text import plain
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a host is expected to listen on.
+    """The listeners that a host is expected to have.
 
     :param ports: known as up, or declared
     :param binds: port: addresses that others could reach; one that is missing is missed like a port

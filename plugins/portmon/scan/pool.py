@@ -131,7 +131,7 @@ class LoginPool(Generic[Own]):
                     break
                 # The batch may also be over because its time is: no thread notifies then.
                 self._ended.wait(min(left, 1.0))
-            # What a visit fails with that was hung up on here is not its host's doing.
+            # A visit that fails since it was hung up on here says nothing of its host.
             if self.stopped or (not self._done and self._is_over()):
                 return None
             taken, self._done = self._done[:most], self._done[most:]

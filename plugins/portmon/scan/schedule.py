@@ -1,4 +1,4 @@
-"""What a batch does next. Pure: no thread, no clock, no socket.
+"""The next step of a batch. Pure: no thread, no clock, no socket.
 
 A visit to a host goes through these steps; *slots* are logins that may go on at the same time:
 
@@ -40,7 +40,7 @@ AnyVisit = TypeVar("AnyVisit")
 
 
 class Turn(Enum):
-    """What a free slot does."""
+    """The use of a free slot."""
 
     ASK = "ask"
     ASK_AGAIN = "ask again"
@@ -115,7 +115,7 @@ class Schedule(Generic[AnyVisit]):
         ]
 
     def next(self, now: float) -> tuple[Turn, AnyVisit] | None:
-        """What the next free slot does; it is taken until the visit is :meth:`park`-ed or :meth:`done`.
+        """The use of the next free slot, which is taken until the visit is parked or done.
 
         A host that waits for the second question comes first: its connection is open, and its time is what confirms a
         loss.
@@ -140,7 +140,7 @@ class Schedule(Generic[AnyVisit]):
         """When there may be something to do without anything else happening; None if there is no such time."""
         times = [self._parked[0][0]] if self._parked and len(self._asking) < self.slots else []
         if self._direct and len(self._dialling) < MAX_DIALS:
-            # What is dialled now will not be fresh for ever.
+            # Dials do not stay fresh.
             times += [begun + FRESH for begun in self._fresh(now)]
         if self._waiting() and now < self.closes_at < float("inf"):
             times.append(self.closes_at)

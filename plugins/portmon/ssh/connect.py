@@ -74,7 +74,7 @@ def connect(
 def _handshake_error(
     target: Target, error: Exception, transport: paramiko.Transport, head: bytes, timeout: float, said: str
 ) -> ScanError:
-    """What a failed handshake means. Authentication and host keys raise their own errors."""
+    """The error of a failed handshake. Authentication and host keys raise their own errors."""
     host = target.shown
     hello = _Hello.read(head)
     cause = error.__context__ if isinstance(error, paramiko.SSHException) else error

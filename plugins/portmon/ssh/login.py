@@ -109,7 +109,7 @@ class Login:
     ) -> tuple[str, ...] | None:
         """Offer one thing.
 
-        :returns: what the server demands besides, empty if we are in; None if it refused
+        :returns: the methods that the server demands besides, none if the login is complete; None if it refused
         """
         started = time.monotonic()
         try:

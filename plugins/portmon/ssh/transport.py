@@ -92,7 +92,7 @@ class Tap:
         return data
 
     def read_to_line_end(self) -> bytes:
-        """What there is up to the end of a line; at least a byte, unless the connection ended."""
+        """The bytes up to the end of a line, or all there are; at least one, unless the connection ended."""
         self._fill()
         end = self._read.find(b"\n", self._at) + 1
         return self.recv((end or len(self._read)) - self._at)
@@ -185,7 +185,7 @@ class Inflate:
         self._zlib = zlib.decompressobj()
 
     def __call__(self, data: bytes) -> bytes:
-        """What a packet inflates to.
+        """Inflate a packet.
 
         :raises FloodError: too much
         """
@@ -208,8 +208,8 @@ class _Gex(KexGexSHA256):
 
 
 def _within_window(feed: Callable[[Channel, Any], None]) -> Callable[[Channel, Any], None]:
-    """What paramiko does with data of a channel, unless the server disregards the window that it was given: paramiko
-    keeps whatever comes, for a channel that is closed as well.
+    """Refuse data of a channel beyond the window that the server was given: paramiko keeps whatever comes, also for a
+    channel that is closed.
     """
 
     def bounded(channel: Channel, message: Any) -> None:
@@ -250,7 +250,7 @@ class Transport(paramiko.Transport):
         self.set_log_channel(LOG_CHANNEL)
         self.use_compression(options.compress)
         self.auth_timeout = options.timeout
-        # What a send waits for a key exchange that the server began and does not end.
+        # So long a send waits for the end of a key exchange that the server began.
         self.clear_to_send_timeout = options.timeout
         self._exchanges = 0
         security = self.get_security_options()
@@ -272,8 +272,8 @@ class Transport(paramiko.Transport):
             raise self.get_exception() or EOFError()
 
     def get_exception(self) -> Exception | None:
-        """What ended the connection, told once: an SSHException, EOFError or OSError, although paramiko's readers raise
-        whatever their input makes them stumble over.
+        """The error that ended the connection, told once: an SSHException, EOFError or OSError, although paramiko's readers
+        raise whatever their input makes them stumble over.
         """
         error: Exception | None = super().get_exception()
         if error is None or isinstance(error, paramiko.SSHException | EOFError | OSError):

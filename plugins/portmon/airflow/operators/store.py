@@ -1,4 +1,4 @@
-"""What the operators have in common: the state database, stored host keys, names of mapped tasks."""
+"""Shared by the operators: the state database, stored host keys, names of mapped tasks."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ class HostVisit:
             self.hook.close()
 
     def error_of(self, problem: BaseException | None) -> BaseException | None:
-        """What ended a visit, as an error of its host if it was given up."""
+        """The problem that ended a visit, as an error of its host if the visit was given up."""
         if not isinstance(problem, OverrunError):
             return problem
         return ScanTimeoutError(
