@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from bench import ansible, diff, docs, known_hosts, machine, parse, per_host, probe, replay, report, sweep
+from bench import ansible, diff, docs, known_hosts, large, machine, parse, per_host, probe, replay, report, sweep
 from bench.crowd import CrowdError
 from bench.errors import BenchError
 from bench.figures import Section, from_json, to_json
@@ -31,7 +31,7 @@ from demo.airflow_env import AirflowError
 from demo.host import loopback_up
 from tests.worlds import postgres
 
-SECTIONS = ("sweep", "tasks", "parse", "ansible", "diff", "replay", "known_hosts", "probe")
+SECTIONS = ("sweep", "large", "tasks", "parse", "ansible", "diff", "replay", "known_hosts", "probe")
 ALONE = ("parse", "diff", "replay", "known_hosts", "probe")
 """Those that need no host and no Airflow."""
 APART = "PORTMON_BENCH_APART"
@@ -150,11 +150,10 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str], out: Path) -> di
     with contextlib.ExitStack() as stack:
         if live:
             _tell(started, "starting hosts, PostgreSQL and Airflow")
-            hosts = max(sizes.sweep_hosts, sizes.task_hosts, sizes.ansible_hosts)
-            stage = stack.enter_context(Stage(folder, hosts, sizes.dead_hosts, sizes.services))
+            stage = stack.enter_context(Stage(folder, sizes.most_hosts, sizes.dead_hosts, sizes.services))
+        on_stage = {"sweep": sweep, "large": large, "tasks": per_host, "ansible": ansible}
         for name in live:
-            step = {"sweep": sweep.measure, "tasks": per_host.measure, "ansible": ansible.measure}[name]
-            section(name, partial(step, stage, sizes))
+            section(name, partial(on_stage[name].measure, stage, sizes))
     alone = {"parse": parse, "diff": diff, "replay": replay, "known_hosts": known_hosts, "probe": probe}
     for name in (name for name in chosen if name in ALONE):
         section(name, partial(alone[name].measure, sizes))

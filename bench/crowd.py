@@ -89,7 +89,7 @@ def missing() -> str | None:
 
 
 def free_port() -> int:
-    """A TCP port that nobody on this machine uses just now."""
+    """A TCP port that is free on this machine just now."""
     with socket.socket() as probe:
         probe.bind(("0.0.0.0", 0))
         port: int = probe.getsockname()[1]
@@ -101,7 +101,7 @@ class CrowdHost:
     """One host, as a CMDB would list it.
 
     :param port: of its SSH server
-    :param kind: what it does when somebody connects
+    :param kind: what it does with a connection
     """
 
     id: str
@@ -245,7 +245,7 @@ class Crowd:
         self._sshds[""].send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """They begin sessions again, with those first who have waited."""
+        """They begin sessions again, first with the connections that have waited."""
         self._sshds[""].send_signal(signal.SIGCONT)
 
     def kill_service(self, port: int) -> None:
@@ -306,7 +306,7 @@ class Crowd:
                 old.unlink(missing_ok=True)
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "crowd", "-f", str(key))
         public = self.key.with_suffix(".pub").read_text()
-        # sshd listens on every address of the machine; nobody from outside gets in.
+        # sshd listens on every address of the machine; logins from outside are refused.
         (self._shared / "authorized_keys").write_text(f'from="127.0.0.0/8" {public}')
 
     def _remove_user(self) -> None:
@@ -369,7 +369,7 @@ class Crowd:
             "LogLevel INFO",
         )
         settings.write_text("\n".join((*lines, "")))
-        # Since OpenSSH 9.8 whoever fails to log in is shut out for a while, and here all come from one address.
+        # Since OpenSSH 9.8 an address that fails to log in is shut out for a while, and here all come from one address.
         if not _quiet(SSHD, "-t", "-f", str(settings), "-o", "PerSourcePenalties no"):
             settings.write_text("\n".join((*lines, "PerSourcePenalties no", "")))
         with self.log.open("ab") as log:
@@ -498,7 +498,7 @@ def _receives(connection: socket.socket) -> bool:
 
 
 def _free_service_ports(count: int) -> list[int]:
-    """Free ports; the caller is the only one who looks here, or nearly so."""
+    """Free ports, of a range that hardly any other program uses."""
     found: list[int] = []
     start = secrets.randbelow(len(SERVICE_PORTS))
     for offset in range(len(SERVICE_PORTS)):
@@ -547,7 +547,7 @@ def _quiet(*command: str) -> int:
 
 
 def locked(*command: str) -> None:
-    """Run a command that takes the lock of /etc/passwd, which somebody else may hold for a moment."""
+    """Run a command that takes the lock of /etc/passwd, which another process may hold for a moment."""
     for patience in range(19, -1, -1):
         try:
             _run(*command)

@@ -12,6 +12,7 @@ class Sizes:
     :param repeat: rounds; the medians of their values are told
     :param services: sockets that listen on each host
     :param sweep_hosts: of the bare loop and of runs in sweep mode
+    :param large_hosts: of the same, where it is shown that the cost of a host does not grow with their number
     :param dead_hosts: besides, in runs of their own
     :param batch_hosts: of one sweep task
     :param task_hosts: of runs with a task per host
@@ -25,12 +26,14 @@ class Sizes:
     :param probe_sockets: of hosts with many, and with even more
     :param probe_looks: of either probe, in each round
     :param quick: the figures mean nothing
-    :param large: fleets of more hosts than this are evaluated no more than ``large_repeat`` times
+    :param large: made-up fleets of more hosts than this are evaluated no more than ``large_repeat`` times, and so often
+        are ``large_hosts`` asked
     """
 
     repeat: int
     services: int
     sweep_hosts: int
+    large_hosts: int
     dead_hosts: int
     batch_hosts: int
     task_hosts: int
@@ -47,6 +50,11 @@ class Sizes:
     large: int = 50_000
     large_repeat: int = 3
 
+    @property
+    def most_hosts(self) -> int:
+        """Hosts that some section asks at once."""
+        return max(self.sweep_hosts, self.large_hosts, self.task_hosts, self.ansible_hosts)
+
     def repeats(self, hosts: int) -> int:
         """Rounds for a made-up fleet."""
         return min(self.repeat, self.large_repeat) if hosts > self.large else self.repeat
@@ -56,6 +64,7 @@ FULL = Sizes(
     repeat=5,
     services=30,
     sweep_hosts=1000,
+    large_hosts=10_000,
     dead_hosts=50,
     batch_hosts=500,
     task_hosts=200,
@@ -74,6 +83,7 @@ QUICK = Sizes(
     repeat=1,
     services=5,
     sweep_hosts=24,
+    large_hosts=60,
     dead_hosts=2,
     batch_hosts=8,
     task_hosts=8,

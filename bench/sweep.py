@@ -39,12 +39,12 @@ def measure(stage: Stage, sizes: Sizes, section: Section, tell: Callable[[str], 
         stage.run_portmon(partly, clean=False)
     for number in range(sizes.repeat):
         tell(f"round {number + 1} of {sizes.repeat}")
-        _bare(stage, section, hosts, "bare_probe", probe.command(probe.new_nonce()))
-        full = _run(stage, fleet, section, "run")
-        _bare(stage, section, hosts, "bare_netstat", NETSTAT)
-        nothing = _run(stage, empty, section, "empty")
+        bare_loop(stage, section, hosts, "bare_probe", probe.command(probe.new_nonce()))
+        full = measured_run(stage, fleet, section, "run")
+        bare_loop(stage, section, hosts, "bare_netstat", NETSTAT)
+        nothing = measured_run(stage, empty, section, "empty")
         section.add("run_cpu_ms_per_host", "ms", (full - nothing) / hosts * 1000)
-        _run(stage, partly, section, "partly")
+        measured_run(stage, partly, section, "partly")
     tell("one more run, whose memory is sampled")
     with peak_memory(stage.airflow_roots) as peak:
         time.sleep(2)
@@ -55,7 +55,8 @@ def measure(stage: Stage, sizes: Sizes, section: Section, tell: Callable[[str], 
     section.add("database_bytes", "bytes", stage.database_bytes(fleet))
 
 
-def _bare(stage: Stage, section: Section, hosts: int, name: str, command: str) -> None:
+def bare_loop(stage: Stage, section: Section, hosts: int, name: str, command: str) -> None:
+    """The bare loop over the first so many hosts, as figures whose names begin with ``name``."""
     crowd = stage.crowd
     with paused(stage.airflow_pids()):
         logins, served = crowd.logins(), cpu_seconds(crowd.pids())
@@ -72,8 +73,8 @@ def _bare(stage: Stage, section: Section, hosts: int, name: str, command: str) -
     section.add(f"{name}_answer_bytes", "bytes", found.answer_bytes / hosts)
 
 
-def _run(stage: Stage, site: Site, section: Section, name: str) -> float:
-    """One run.
+def measured_run(stage: Stage, site: Site, section: Section, name: str) -> float:
+    """One run, as figures whose names begin with ``name``.
 
     :returns: CPU seconds, those of PostgreSQL as well
     """

@@ -64,7 +64,6 @@ with DAG(
     pool = config.scan.pool or "default_pool"
     sweep = SweepOperator.partial(
         task_id=tasks.SWEEP,
-        inventory_from=tasks.FETCH_HOSTS,
         map_index_template=MAP_INDEX_TEMPLATE,
         pool=pool,
         max_active_tis_per_dagrun=batches_at_once(config.ssh.max_logins),

@@ -45,7 +45,7 @@ def sweep(task: dict[str, Any]) -> dict[str, Any]:
         found = Inventory(listed, source="test")
         digest = inventory.save(conn, found, run_id=run.run_id, fetched_at=datetime.now(UTC), stale=False)
     (item,) = plan_sweep(database, config, run, digest, proxy_of=lambda _: None)
-    ti = SimpleNamespace(try_number=1, max_tries=2, xcom_pull=lambda task_ids: {"digest": digest})
+    ti = SimpleNamespace(try_number=1, max_tries=2)
     started = time.monotonic()
     counts = SweepOperator(task_id="sweep", batch=item).execute({"dag_run": run, "ti": ti, "params": {}})
     return {"counts": counts, "digest": digest, "seconds": time.monotonic() - started}

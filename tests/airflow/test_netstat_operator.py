@@ -475,7 +475,7 @@ def test_fault_of_this_program_is_stored_as_such_simulated(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise ZeroDivisionError("a \x1b fault")
 
-    monkeypatch.setattr("portmon.scan.answer.read_answer", broken)
+    monkeypatch.setattr("portmon.probe.listing_of", broken)
     with pytest.raises(ZeroDivisionError):
         make(server.port).execute(context(**LAST_TRY))
     [observation] = stored()

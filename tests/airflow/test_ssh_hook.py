@@ -116,7 +116,7 @@ def with_key(path: Path, **extra: Any) -> dict[str, Any]:
 def test_logs_in_and_runs_a_command(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> None:
     with python_server(host_key=host_key, authorized=user_key) as server:
         hook = make_hook(server.port, extra=with_key(user_key))
-        result = hook.run("echo out; echo err >&2; exit 3", deadline=10, max_output=LIMIT)
+        result = hook.login().run("echo out; echo err >&2; exit 3", deadline=10, max_output=LIMIT)
         assert (result.stdout, result.stderr, result.exit_status) == (b"out\n", b"err\n", 3)
         session = hook.login()
         assert session.key == HostKey(host_key.get_name(), host_key.get_base64())
@@ -131,8 +131,9 @@ def test_one_connection_for_all_commands(make_hook: Any, host_key: paramiko.PKey
     with python_server(host_key=host_key, authorized=user_key) as server:
         hook = make_hook(server.port, extra=with_key(user_key))
         for text in (b"1\n", b"2\n"):
-            assert hook.run(f"echo {text.decode().strip()}", deadline=10, max_output=LIMIT).stdout == text
-        assert isinstance(hook.get_conn(), paramiko.SSHClient)
+            assert hook.login().run(f"echo {text.decode().strip()}", deadline=10, max_output=LIMIT).stdout == text
+        _, out, _ = hook.get_conn().exec_command("echo 3")
+        assert out.read() == b"3\n"
         assert server.connections == 1
 
 
@@ -257,10 +258,10 @@ def test_compresses_only_if_the_connection_says_so(
 
     with python_server(host_key=host_key, authorized=user_key, transport_class=Compressing) as server:
         hook = make_hook(server.port, extra=with_key(user_key, **extra))
-        transport = hook.login().client.get_transport()
+        transport = hook.login().transport
         expected = "zlib@openssh.com" if on else "none"
         assert (transport.local_compression, transport.remote_compression) == (expected, expected)
-        assert hook.run("echo hello", deadline=10, max_output=LIMIT).stdout == b"hello\n"
+        assert hook.login().run("echo hello", deadline=10, max_output=LIMIT).stdout == b"hello\n"
 
 
 # ── whom it trusts ──────────────────────────────────────────────────────────────────────────────
@@ -549,7 +550,7 @@ def test_command_that_drips_has_a_deadline(connect: Any) -> None:
             threading.Event().wait(0.02)
 
     with pytest.raises(ScanTimeoutError, match=r"no complete answer within 0.3 s.*bytes came; the last line is 'x+'"):
-        connect(drip).run("netstat", deadline=0.3, max_output=LIMIT)
+        connect(drip).login().run("netstat", deadline=0.3, max_output=LIMIT)
 
 
 def test_stderr_without_end_has_a_deadline_too(connect: Any) -> None:
@@ -558,7 +559,7 @@ def test_stderr_without_end_has_a_deadline_too(connect: Any) -> None:
             channel.sendall_stderr(b"x" * 32768)
 
     with pytest.raises(ScanTimeoutError, match=r"no complete answer within 0\.3 s"):
-        connect(flood).run("netstat", deadline=0.3, max_output=LIMIT)
+        connect(flood).login().run("netstat", deadline=0.3, max_output=LIMIT)
 
 
 def test_a_connection_that_is_gone_at_the_end_hides_no_error(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -569,11 +570,13 @@ def test_a_connection_that_is_gone_at_the_end_hides_no_error(connect: Any, monke
     hook.login()
     monkeypatch.setattr(paramiko.Channel, "close", gone)
     with pytest.raises(ScanTimeoutError, match=r"no complete answer within 0\.3 s"):
-        hook.run("netstat", deadline=0.3, max_output=LIMIT)
+        hook.login().run("netstat", deadline=0.3, max_output=LIMIT)
 
 
 def test_stderr_is_read_and_bounded(connect: Any) -> None:
-    result = connect().run("head -c 3000000 /dev/zero | tr '\\0' e >&2; echo done", deadline=20, max_output=LIMIT)
+    result = (
+        connect().login().run("head -c 3000000 /dev/zero | tr '\\0' e >&2; echo done", deadline=20, max_output=LIMIT)
+    )
     assert result.stdout == b"done\n"
     assert result.stderr == b"e" * 16384
 
@@ -585,18 +588,18 @@ def test_output_over_the_limit(connect: Any) -> None:
 
     hook = connect(flood)
     with pytest.raises(AnswerError, match="over the limit of 64 KiB"):
-        hook.run("netstat", deadline=20, max_output=65536)
+        hook.login().run("netstat", deadline=20, max_output=65536)
 
 
 def test_output_at_the_limit(connect: Any) -> None:
     hook = connect()
-    assert len(hook.run("head -c 65536 /dev/zero", deadline=20, max_output=65536).stdout) == 65536
+    assert len(hook.login().run("head -c 65536 /dev/zero", deadline=20, max_output=65536).stdout) == 65536
     with pytest.raises(AnswerError):
-        hook.run("head -c 65537 /dev/zero", deadline=20, max_output=65536)
+        hook.login().run("head -c 65537 /dev/zero", deadline=20, max_output=65536)
 
 
 def test_every_byte_arrives(connect: Any) -> None:
-    result = connect().run("seq 200000", deadline=20, max_output=4 * LIMIT)
+    result = connect().login().run("seq 200000", deadline=20, max_output=4 * LIMIT)
     assert result.stdout == b"".join(b"%d\n" % number for number in range(1, 200001))
 
 
@@ -606,14 +609,14 @@ def test_connection_that_breaks_in_the_answer(connect: Any) -> None:
         channel.get_transport().close()
 
     with pytest.raises(ConnectionLostError, match="broke after 11 bytes of the answer"):
-        connect(die).run("netstat", deadline=20, max_output=LIMIT)
+        connect(die).login().run("netstat", deadline=20, max_output=LIMIT)
 
 
 def test_command_that_a_signal_ended(connect: Any) -> None:
     def killed(channel: paramiko.Channel, command: str) -> None:
         channel.sendall(b"half")
 
-    result = connect(killed).run("netstat", deadline=20, max_output=LIMIT)
+    result = connect(killed).login().run("netstat", deadline=20, max_output=LIMIT)
     assert (result.stdout, result.exit_status) == (b"half", -1)
 
 
@@ -625,18 +628,18 @@ def test_command_whose_output_somebody_holds_open(connect: Any, monkeypatch: pyt
         channel.send_exit_status(0)
         threading.Event().wait(30)
 
-    result = connect(leave_a_child).run("netstat", deadline=20, max_output=LIMIT)
+    result = connect(leave_a_child).login().run("netstat", deadline=20, max_output=LIMIT)
     assert (result.stdout, result.exit_status) == (b"answer", 0)
 
 
 def test_server_that_runs_no_commands(connect: Any) -> None:
     with pytest.raises(AnswerError, match="refused to run the command"):
-        connect(refuse_commands=True).run("netstat", deadline=20, max_output=LIMIT)
+        connect(refuse_commands=True).login().run("netstat", deadline=20, max_output=LIMIT)
 
 
 def test_server_that_never_starts_the_command(connect: Any) -> None:
     with pytest.raises(ScanTimeoutError, match=r"did not start the command within 0\.3 s"):
-        connect(stall_commands=True).run("netstat", deadline=0.3, max_output=LIMIT)
+        connect(stall_commands=True).login().run("netstat", deadline=0.3, max_output=LIMIT)
 
 
 def test_closed_hook_says_so(connect: Any) -> None:
@@ -652,7 +655,7 @@ def test_nobody_reads_any_more_after_the_end(connect: Any) -> None:
     """What is closed has a descriptor whose number is another host's a moment later."""
     for _ in range(5):
         hook = connect()
-        transport = hook.login().client.get_transport()
+        transport = hook.login().transport
         hook.close()
         assert not transport.is_alive()
 
@@ -690,8 +693,8 @@ def test_proxy_command_of_the_connection(make_hook: Any, host_key: paramiko.PKey
     with python_server(host_key=host_key, authorized=user_key) as server:
         extra = with_key(user_key, host_proxy_cmd=proxy(RELAY, "%h", "%p"))
         hook = make_hook(server.port, extra=extra)
-        assert hook.run("echo through", deadline=10, max_output=LIMIT).stdout == b"through\n"
-        process = hook.session.line.process
+        assert hook.login().run("echo through", deadline=10, max_output=LIMIT).stdout == b"through\n"
+        process = hook.session.link.process
         hook.close()
         assert process.poll() is not None
 
@@ -702,7 +705,7 @@ def test_proxy_command_of_the_workers_ssh_config(
     with python_server(host_key=host_key, authorized=user_key) as server:
         command = proxy(RELAY, "%h", str(server.port))
         (home / ".ssh" / "config").write_text(f"Host 127.0.0.1\n  ProxyCommand {command}\n")
-        assert make_hook(server.port, extra=with_key(user_key)).login().line.process is not None
+        assert make_hook(server.port, extra=with_key(user_key)).login().link.process is not None
 
 
 def test_proxy_command_that_fails_tells_why(make_hook: Any, user_key: Path) -> None:
@@ -724,7 +727,7 @@ def test_proxy_command_that_does_not_exist(make_hook: Any, user_key: Path) -> No
 def test_openssh(make_hook: Any, tmp_path: Path) -> None:
     with openssh(tmp_path / "sshd", host_key_kinds=("rsa", "ed25519", "ecdsa")) as server:
         hook = make_hook(server.port, login=server.user, extra=with_key(server.user_key))
-        result = hook.run("echo $0; pwd; id -u", deadline=10, max_output=LIMIT)
+        result = hook.login().run("echo $0; pwd; id -u", deadline=10, max_output=LIMIT)
         assert result.stdout.split()[-1] == str(os.getuid()).encode()
         assert hook.login().server.startswith("OpenSSH_")
         assert server.logins() == 1
@@ -735,8 +738,8 @@ def test_openssh(make_hook: Any, tmp_path: Path) -> None:
 def test_dropbear(make_hook: Any, tmp_path: Path) -> None:
     with dropbear(tmp_path / "dropbear", host_key_kinds=("rsa", "ed25519")) as server:
         hook = make_hook(server.port, login=server.user, extra=with_key(server.user_key))
-        assert hook.run("echo hello; echo err >&2", deadline=10, max_output=LIMIT).stdout == b"hello\n"
-        assert hook.run("exit 7", deadline=10, max_output=LIMIT).exit_status == 7
+        assert hook.login().run("echo hello; echo err >&2", deadline=10, max_output=LIMIT).stdout == b"hello\n"
+        assert hook.login().run("exit 7", deadline=10, max_output=LIMIT).exit_status == 7
         assert hook.login().server.startswith("dropbear")
         assert server.logins() == 1
 
@@ -844,7 +847,7 @@ def test_how_many_round_trips_a_look_costs(make_hook: Any, tmp_path: Path) -> No
             hook = make_hook(line, extra=with_key(server.user_key), login=server.user, connect_timeout=30.0)
             started = time.monotonic()
             hook.login()
-            hook.run("true", deadline=30, max_output=LIMIT)
+            hook.login().run("true", deadline=30, max_output=LIMIT)
             taken = time.monotonic() - started
             hook.close()
             return taken

@@ -27,6 +27,7 @@ from portmon.errors import StorageError
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Observation, Outcome
 from portmon.scan import answer as scan
+from portmon.scan.host import HostScan
 from portmon.steps.evaluate import evaluate_run
 from portmon.steps.plan import plan_hosts, plan_sweep
 from portmon.steps.run import Run
@@ -81,11 +82,7 @@ class Scene:
         return SweepOperator(task_id="sweep", batch=json.loads(json.dumps(item)))
 
     def context(self, run: Run, *, try_number: int = 1) -> dict[str, Any]:
-        ti = SimpleNamespace(
-            try_number=try_number,
-            max_tries=2,
-            xcom_pull=lambda task_ids: {"digest": self.digest} if task_ids == "fetch_hosts" else None,
-        )
+        ti = SimpleNamespace(try_number=try_number, max_tries=2)
         return {"dag_run": run, "ti": ti, "params": {}}
 
     def parsed(self) -> Config:
@@ -296,11 +293,11 @@ def test_another_try_goes_on_where_the_first_ended(scene: Scene, server: PythonS
     real = archive.save_observations
     calls = []
 
-    def broken(conn: Any, observations: Any) -> Any:
+    def broken(conn: Any, observations: Any, **options: Any) -> Any:
         calls.append(len(observations))
         if len(calls) > 1:
             raise OSError("the database is away")
-        return real(conn, observations)
+        return real(conn, observations, **options)
 
     scene.monkeypatch.setattr("portmon.airflow.operators.sweep.STORE_MOST", 4)
     scene.monkeypatch.setattr(archive, "save_observations", broken)
@@ -387,12 +384,10 @@ def test_an_old_run_that_is_cleared_asks_nobody(
 def test_a_fault_of_this_program_fails_one_host_simulated(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from portmon.scan.host import HostScan
-
     real = HostScan.ask
 
     def broken(self: HostScan, session: Any) -> Any:
-        if self.record.host_id == "id-1":
+        if self.recorder.host_id == "id-1":
             raise KeyError("a fault")
         return real(self, session)
 
@@ -408,19 +403,17 @@ def test_a_fault_of_this_program_fails_one_host_simulated(
 def test_a_look_that_does_not_come_back_is_a_time_out_of_its_host(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from portmon.scan.host import HostScan
-
     real, over = HostScan.ask, threading.Event()
 
     def hanging(self: HostScan, session: Any) -> Any:
-        if self.record.host_id in ("id-1", "id-2"):
+        if self.recorder.host_id in ("id-1", "id-2"):
             over.wait(60)
         return real(self, session)
 
     monkeypatch.setattr(HostScan, "ask", hanging)
     # Enough for a login here, however busy this machine.
     monkeypatch.setattr(
-        "portmon.airflow.operators.sweep.limits", SimpleNamespace(SWEEP=timeouts.SWEEP, LOOK=timedelta(seconds=8))
+        "portmon.airflow.operators.sweep.timeouts", SimpleNamespace(SWEEP=timeouts.SWEEP, LOOK=timedelta(seconds=8))
     )
     scene.config["ssh"]["max_logins"] = 2
     listed = [at(server.port, number) for number in range(8)]
@@ -507,7 +500,7 @@ def test_logins_through_one_bastion_are_few(
     scene.connection["extra"] = {**scene.connection["extra"], "host_proxy_cmd": command}  # type: ignore[dict-item]
     scene.config["ssh"] |= {"max_logins": 16, "per_proxy": 2, "connect_timeout": "10s"}
     lock, now, most = threading.Lock(), [0], [0]
-    real = HostVisit.look
+    real = HostVisit.ask
 
     def counted(self: HostVisit) -> float | None:
         with lock:
@@ -519,7 +512,7 @@ def test_logins_through_one_bastion_are_few(
             with lock:
                 now[0] -= 1
 
-    monkeypatch.setattr(HostVisit, "look", counted)
+    monkeypatch.setattr(HostVisit, "ask", counted)
     scene.operator([at(server.port, number) for number in range(8)])
     # The plan knows the proxy as the task does.
     (item,) = plan_sweep(scene.database, scene.parsed(), RUN, scene.digest, proxy_of=lambda _: command)
@@ -542,13 +535,15 @@ def rounds(scene: Scene, listed: Sequence[Host], count: int) -> None:
 def parsed(monkeypatch: pytest.MonkeyPatch, netstat: FakeNetstat) -> list[str]:
     """Hosts whose answers were read, one after the other."""
     read: list[str] = []
-    given = scan.read_answer
+    given = HostScan._read
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        read.append(kwargs["host"].split()[0])
-        return given(*args, **kwargs)
+    def counted(self: HostScan, *args: Any) -> Any:
+        answer = given(self, *args)
+        if answer is not None:
+            read.append(self.shown.split()[0])
+        return answer
 
-    monkeypatch.setattr(scan, "read_answer", counted)
+    monkeypatch.setattr(HostScan, "_read", counted)
     return read
 
 

@@ -36,7 +36,11 @@ NOT_FOR_PARSING = {
     # pandas is diff_ports', Alembic and the storage are of the tasks that write.
     *("pandas", "numpy", "alembic", "portmon.storage", "portmon.engine.diff", "portmon.api.simulate"),
     # The HTTP provider brings aiohttp along: 0.1 s of CPU.
-    *("requests", "aiohttp", "airflow.providers.http", "portmon.airflow.cmdb_hook", "portmon.inventory"),
+    *("requests", "aiohttp", "airflow.providers.http", "portmon.airflow.cmdb_hook"),
+    # Of the tasks that read and keep the host list; its settings are in portmon.yaml with all others.
+    *("portmon.inventory.entries", "portmon.inventory.prune", "portmon.inventory.sources"),
+    # Of the tasks that ask hosts.
+    "portmon.probe",
     # Of the alert tasks alone.
     *(
         "apprise",

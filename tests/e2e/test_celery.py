@@ -170,7 +170,7 @@ class Site:
         path = f"dags/{DAG_ID}/dagRuns/{quote(run_id)}/taskInstances/plan_sweep/xcomEntries/return_value"
         items = self.airflow.call("GET", path, query={"deserialize": "true"})["value"]
         with self.database.begin() as conn:
-            return [set(batch_of(conn, item).hosts) for item in items]
+            return [{host.id for host in batch_of(conn, item).hosts} for item in items]
 
     def looks(self, run_id: str) -> list[tuple[str, str, int]]:
         """Host id, outcome and try of every look of a run."""

@@ -433,7 +433,7 @@ def test_what_a_host_may_add_in_a_day_is_bounded_and_said(
     save_observations = archive.save_observations
 
     def saved(conn: Any, looks: list[Observation]) -> Any:
-        return save_observations(conn, archive.within(conn, looks, fleet.config.retention.per_host))
+        return save_observations(conn, looks, per_host=fleet.config.retention.per_host)
 
     monkeypatch.setattr(archive, "save_observations", saved)
     fleet = small_fleet(database, retention={"per_host": "64KiB"})
@@ -475,10 +475,12 @@ def test_two_answers_that_are_alike_count_once(database: Database) -> None:
     look = Machine(Host(HOSTILE, HOSTILE, "192.0.2.1"), {80: ("nginx", 100)}).look("run", MONDAY)
     look = dataclasses.replace(look, frames=(frame, frame), digests=(contents.digest_of(frame),) * 2)
     with database.begin() as conn:
-        (kept,) = archive.within(conn, [look], 1024)
-        assert (kept.error_class, kept.frames, kept.digests) == ("raw_left_out", (), ())
+        archive.save_observation(conn, look, per_host=1024)
         # What was read from them is all that is stored.
         assert 0 < conn.execute(select(tables.stored.c.bytes)).scalar_one() < 1024
+    (kept,) = look_rows(database)
+    assert (kept.error_class, kept.frame, kept.second_frame) == ("raw_left_out", None, None)
+    assert kept.facts
 
 
 def rename(evil: Evil, number: int, run: int) -> None:

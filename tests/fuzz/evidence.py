@@ -74,9 +74,9 @@ def must_be_storable(seen: Listing) -> None:
 
 def must_be_readable_again(output: bytes, nonce: str, seen: Listing) -> None:
     """The stored frame says what the answer said, and is stored alike the next time."""
-    stored = probe.archive_form(output, nonce)
+    stored = probe.cut_out(output, nonce).archived()
     assert probe.read_archived(stored) == seen
-    assert probe.archive_form(stored, "archivedByPortmonAsItCame") == stored
+    assert probe.cut_out(stored, "archivedByPortmonAsItCame").archived() == stored
 
 
 def must_have_no_cut(output: bytes, nonce: str, at: int) -> None:

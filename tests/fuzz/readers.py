@@ -14,6 +14,7 @@ from typing import Any
 
 from portmon import probe
 from portmon.model.host import Inventory
+from portmon.model.observation import Listing
 from portmon.probe.listing import parse_listeners
 from portmon.storage.inventory import to_json
 from tests.fuzz.mutations import Mutator
@@ -106,6 +107,13 @@ def forged(body: bytes, proc: bytes, ssx: bytes | None, fields: dict[str, bytes]
     return b"\n" + head + payload + b"\n" + begin + b"END volatile uptime=1.0 clock=- sockets=3\n"
 
 
+def read(data: bytes) -> Listing:
+    """What an answer says, after it was made ready for the archive."""
+    frame = probe.cut_out(data, NONCE)
+    frame.archived()
+    return probe.listing_of(frame)
+
+
 def _by_name(fields: dict[str, bytes]) -> dict[bytes, bytes]:
     return {name.encode(): value for name, value in fields.items()}
 
@@ -129,7 +137,7 @@ def _frame(mutator: Mutator, _: Path) -> Case:
             name = chance.choice(sorted(fields))
             fields[name] = mutator.broken(fields[name], (b"ss:limit,netstat:139", b"iproute2-6.1.0", b"sudo"))
         data = forged(body, proc, ssx, fields, version=chance.choice((1, 2, 2, 2)))
-    return Case(data, lambda: probe.read(data, NONCE)[1])
+    return Case(data, lambda: read(data))
 
 
 def _listing(mutator: Mutator, _: Path) -> Case:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from portmon import probe
 from portmon.errors import ProbeError
+from portmon.probe.cgroup import unit_of
 
 FRAMES = sorted((Path(__file__).parents[1] / "fixtures" / "netstat" / "frames").glob("*.txt"))
 V2 = Path(__file__).parents[1] / "fixtures" / "fuzz" / "frame-v2.txt"
@@ -110,10 +111,10 @@ def test_no_tool_worked() -> None:
 @pytest.mark.parametrize("path", FRAMES, ids=lambda path: path.stem)
 def test_the_archive_form_is_the_frame_without_noise_and_nonce(path: Path) -> None:
     raw = path.read_bytes()
-    kept = probe.archive_form(b"motd\n" + raw + b"bye\n", NONCE)
+    kept = probe.cut_out(b"motd\n" + raw + b"bye\n", NONCE).archived()
     assert NONCE.encode() not in kept.replace(b"k7Qz/", b"")
     assert probe.read_archived(kept) == probe.read_frame(raw, NONCE)
-    assert kept == probe.archive_form(raw.replace(b"@@k7Qz", b"@@other"), "other")
+    assert kept == probe.cut_out(raw.replace(b"@@k7Qz", b"@@other"), "other").archived()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_the_archive_form_is_the_frame_without_noise_and_nonce(path: Path) -> No
     ],
 )
 def test_unit(cgroup: str, unit: str | None) -> None:
-    assert probe.unit_of(cgroup) == unit
+    assert unit_of(cgroup) == unit
 
 
 # ── the command, run for real ───────────────────────────────────────────────────────────────────
@@ -147,7 +148,9 @@ def test_the_command_under_a_login_shell(shell: str, sudo: bool) -> None:
         pytest.skip(f"{shell} is not installed")
     with socket.create_server(("127.0.0.1", 0)) as held:
         nonce = probe.new_nonce()
-        done = subprocess.run([*shell.split(), "-c", probe.command(nonce, sudo=sudo)], capture_output=True, check=False)
+        done = subprocess.run(
+            [*shell.split(), "-c", probe.command(nonce, probe.Question(sudo=sudo))], capture_output=True, check=False
+        )
         seen = probe.read_frame(done.stdout, nonce)
         (own,) = (one for one in seen.listeners if one.port == held.getsockname()[1])
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())

@@ -59,7 +59,8 @@ class Host:
 
     def ask(self, question: Question = SHORT, **env: str) -> Listing:
         output, nonce = self.run(question, **env)
-        kept, seen = probe.read(output, nonce)
+        found = probe.cut_out(output, nonce)
+        kept, seen = found.archived(), probe.listing_of(found)
         assert probe.read_archived(kept) == seen
         return seen
 

@@ -12,7 +12,7 @@ from portmon.model.observation import Listener, Listing, Outcome
 from portmon.scan import answer as scan
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-LOOK = scan.Look("id-1", "run-1", 2, datetime(2026, 1, 2, tzinfo=UTC))
+RECORDER = scan.Recorder("id-1", "run-1", 2, datetime(2026, 1, 2, tzinfo=UTC))
 
 
 def listener(port: int, address: str = "0.0.0.0", **fields: object) -> Listener:
@@ -53,7 +53,7 @@ SCAN_ERRORS = [
 
 @pytest.mark.parametrize("kind", SCAN_ERRORS)
 def test_failure_says_what_and_is_no_evidence(kind: type[errors.ScanError]) -> None:
-    observation = LOOK.failure(kind("is so", host="web01"), observed_at=NOW, duration=1.5)
+    observation = RECORDER.failure(kind("is so", host="web01"), observed_at=NOW, duration=1.5)
     assert observation.outcome is (Outcome.INVALID if kind is errors.AnswerError else Outcome.UNREACHABLE)
     assert (observation.error_class, observation.error) == (kind.error_class, "web01: is so")
     assert (observation.listing, observation.frames, observation.observed_at) == (None, (), NOW)
@@ -73,7 +73,7 @@ def test_no_second_try_where_it_could_lock_an_account() -> None:
 
 
 def test_fault_of_this_program() -> None:
-    observation = LOOK.failure(KeyError("x\n"), observed_at=NOW, duration=0)
+    observation = RECORDER.failure(KeyError("x\n"), observed_at=NOW, duration=0)
     assert (observation.outcome, observation.error_class) == (Outcome.INVALID, "internal")
     assert observation.error == r"KeyError: 'x\n'"
 

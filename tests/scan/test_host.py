@@ -28,7 +28,7 @@ class Answers:
 
 
 def look(expected: Expected | None = None, **settings: Any) -> HostScan:
-    return HostScan(scan.Look("1", "run", 1), "web1", expected or Expected(), SshSettings(**settings))
+    return HostScan(scan.Recorder("1", "run", 1), "web1", expected or Expected(), SshSettings(**settings))
 
 
 AGREES = frame(netstat(80, 81), ssx=ss_of(80, 81))
@@ -80,17 +80,17 @@ def test_a_tool_that_hung_is_not_asked_for_the_confirmation() -> None:
     assert one.still == [81]
 
 
-def test_a_known_answer_is_hashed_once_and_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_settled_answer_is_hashed_once_and_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     first = look()
     first.ask(Answers(AGREES))  # type: ignore[arg-type]
     (answer,) = first.answers
-    known = scan.Known(answer.digest, "facts")
+    settled = scan.SettledAnswer("fingerprint", answer.digest, "facts")
     hashed: list[bytes] = []
     real = scan.hashlib.sha256
     monkeypatch.setattr(scan.hashlib, "sha256", lambda data: hashed.append(data) or real(data))
     for frame_, unchanged in ((AGREES, True), (frame(netstat(80)), False)):
         one = look()
-        one.known = known
+        one.settled = settled
         one.ask(Answers(frame_))  # type: ignore[arg-type]
         record = one.success(duration=1)
         assert (one.unchanged is not None) == unchanged

@@ -25,7 +25,7 @@ class Scripted:
     lane: str | None = None
     pause: float | None = None
     on_dial: Callable[[], None] = lambda: None
-    on_look: Callable[[], None] = lambda: None
+    on_ask: Callable[[], None] = lambda: None
     on_again: Callable[[], None] = lambda: None
     done: list[str] = field(default_factory=list)
 
@@ -33,12 +33,12 @@ class Scripted:
         self.done.append("dial")
         self.on_dial()
 
-    def look(self) -> float | None:
-        self.done.append("look")
-        self.on_look()
+    def ask(self) -> float | None:
+        self.done.append("ask")
+        self.on_ask()
         return self.pause
 
-    def look_again(self) -> None:
+    def ask_again(self) -> None:
         self.done.append("again")
         self.on_again()
 
@@ -68,7 +68,7 @@ def test_every_visit_ends_once_whatever_becomes_of_it() -> None:
     visits = [
         *(Scripted(f"fine{number}") for number in range(50)),
         Scripted("dead", on_dial=fail(lost)),
-        Scripted("refusing", on_look=fail(refused)),
+        Scripted("refusing", on_ask=fail(refused)),
         Scripted("missing", pause=0.05),
         Scripted("silence", pause=0.05, on_again=fail(silence)),
         Scripted("behind", lane="bastion"),
@@ -82,10 +82,10 @@ def test_every_visit_ends_once_whatever_becomes_of_it() -> None:
     }
     assert len(found) == len(visits)
     done = {visit.name: [what for what in visit.done if what != "close"] for visit in visits}
-    assert done["fine7"] == ["dial", "look"]
+    assert done["fine7"] == ["dial", "ask"]
     assert done["dead"] == ["dial"]
-    assert done["missing"] == done["silence"] == ["dial", "look", "again"]
-    assert done["behind"] == ["look"]
+    assert done["missing"] == done["silence"] == ["dial", "ask", "again"]
+    assert done["behind"] == ["ask"]
     assert all(visit.done[-1] == "close" for visit in visits)
 
 
@@ -98,7 +98,7 @@ def test_hosts_that_wait_for_the_second_question_hold_no_thread() -> None:
     """Five times as many as there are threads wait, while others are asked."""
     others = threading.Barrier(2)
     waiting = [Scripted(f"waiting{number}", pause=3600) for number in range(10)]
-    last = Scripted("last", on_look=lambda: others.wait(PATIENCE) and None)
+    last = Scripted("last", on_ask=lambda: others.wait(PATIENCE) and None)
     with LoginPool([*waiting, last], slots=2) as pool:
         others.wait(PATIENCE)
         ((ended, error),) = pool.take(most=1, seconds=PATIENCE) or []
@@ -108,7 +108,7 @@ def test_hosts_that_wait_for_the_second_question_hold_no_thread() -> None:
         while pool.parked() < 10 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert pool.parked() == 10
-        assert all(visit.done == ["dial", "look"] for visit in waiting)
+        assert all(visit.done == ["dial", "ask"] for visit in waiting)
     assert all(visit.done[-1] == "close" for visit in waiting)
 
 
@@ -176,7 +176,7 @@ def test_no_more_logins_than_slots() -> None:
     lock, now, most = threading.Lock(), [0], [0]
     meet = threading.Barrier(3)
 
-    def look() -> None:
+    def ask() -> None:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
@@ -185,7 +185,7 @@ def test_no_more_logins_than_slots() -> None:
         with lock:
             now[0] -= 1
 
-    visits = [Scripted(str(number), on_look=look) for number in range(30)]
+    visits = [Scripted(str(number), on_ask=ask) for number in range(30)]
     with LoginPool(visits, slots=3) as pool:
         assert not any(drain(pool).values())
     assert most[0] == 3
@@ -194,7 +194,7 @@ def test_no_more_logins_than_slots() -> None:
 def test_stopping_hangs_up_on_everybody_and_begins_nothing() -> None:
     begun, hung_up, ended = threading.Event(), threading.Event(), threading.Event()
 
-    def look() -> None:
+    def ask() -> None:
         begun.set()
         assert hung_up.wait(PATIENCE)
         ended.set()
@@ -205,7 +205,7 @@ def test_stopping_hangs_up_on_everybody_and_begins_nothing() -> None:
             super().close()
             hung_up.set()
 
-    busy = Busy("busy", lane="bastion", on_look=look)
+    busy = Busy("busy", lane="bastion", on_ask=ask)
     rest = [Scripted(str(number), lane="bastion") for number in range(5)]
     with LoginPool([busy, *rest], slots=1, lanes={"bastion": 1}) as pool:
         assert begun.wait(PATIENCE)
@@ -214,7 +214,7 @@ def test_stopping_hangs_up_on_everybody_and_begins_nothing() -> None:
         # Its failure is our doing, and nothing that is known of the host.
         wait_for_threads(pool)
         assert pool.take(most=1, seconds=PATIENCE) is None
-    assert all("look" not in visit.done for visit in rest)
+    assert all("ask" not in visit.done for visit in rest)
     assert pool.untried() == rest
 
 
@@ -226,7 +226,7 @@ def wait_for_threads(pool: LoginPool[Scripted]) -> None:
 
 def test_what_its_time_does_not_suffice_for_is_untried() -> None:
     now = [0.0]
-    first = Scripted("first", on_look=lambda: now.__setitem__(0, 100.0))
+    first = Scripted("first", on_ask=lambda: now.__setitem__(0, 100.0))
     rest = [Scripted(str(number)) for number in range(3)]
     with LoginPool([first, *rest], slots=1, seconds=60, clock=lambda: now[0]) as pool:
         found = drain(pool)
@@ -262,7 +262,7 @@ def take_all(pool: LoginPool[Scripted], move: Callable[[], None]) -> dict[str, B
     return found
 
 
-@pytest.mark.parametrize("step", ["dial", "look", "again", "close"])
+@pytest.mark.parametrize("step", ["dial", "ask", "again", "close"])
 def test_a_visit_that_does_not_come_back_is_given_up(step: str) -> None:
     """Its slot is free for others, and the end does not wait for it."""
     over = threading.Event()
@@ -293,7 +293,7 @@ def test_the_end_waits_for_nothing_that_hangs() -> None:
     over = threading.Event()
     now = [0.0]
     parked = Scripted("parked", pause=10_000)
-    hanging = [Scripted(f"hanging{number}", on_look=stuck(over)) for number in range(2)]
+    hanging = [Scripted(f"hanging{number}", on_ask=stuck(over)) for number in range(2)]
     rest = [Scripted(f"rest{number}") for number in range(50)]
     with LoginPool([parked, *hanging, *rest], slots=2, seconds=50, patience=90, clock=lambda: now[0]) as pool:
         found = take_all(pool, lambda: now.__setitem__(0, now[0] + 1))
@@ -315,7 +315,7 @@ def test_what_comes_of_a_visit_that_was_given_up_is_not_told() -> None:
         threads.append(threading.current_thread())
         assert over.wait(PATIENCE)
 
-    visits = [Scripted("late", on_look=late), Scripted("parked", pause=300)]
+    visits = [Scripted("late", on_ask=late), Scripted("parked", pause=300)]
     with LoginPool(visits, slots=2, patience=90, clock=lambda: now[0]) as pool:
         deadline = time.monotonic() + PATIENCE
         while pool.parked() < 1 or not threads:
@@ -340,19 +340,20 @@ def test_a_process_ends_although_visits_hang() -> None:
     script = """
 import socket, threading, time
 import paramiko
-from portmon.ssh.connect import Known, Options
+from portmon.ssh.target import Options
 from portmon.ssh.transport import Transport
+from portmon.ssh.trust import KnownKeys
 from portmon.scan.pool import LoginPool
 
 class Hanging:
     lane = None
     def dial(self):
         self.ends = socket.socketpair()
-    def look(self):
-        transport = Transport(self.ends[0], Options(), Known())
+    def ask(self):
+        transport = Transport(self.ends[0], Options(), KnownKeys())
         transport._check_banner = lambda: threading.Event().wait()
         transport.start_client(timeout=3600)
-    def look_again(self):
+    def ask_again(self):
         pass
     def close(self):
         threading.Event().wait()

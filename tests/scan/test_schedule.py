@@ -12,24 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.scan.schedule import MAX_DIALS, MAX_SUSPECTS, Schedule, Step
+from portmon.scan.schedule import MAX_DIALS, MAX_FAILED_LAST_TIME, Schedule, Turn
 
 CONNECT = 10.0
 PAUSE = 15.0
 
 
 @dataclass(eq=False, slots=True)
-class Server:
+class Machine:
     """A host, by how long things take there, in seconds.
 
     :param dial: until it says something; more than the time-out: never
-    :param look: login and command
+    :param ask: login and command
     :param parks: something is missing in the first answer
     """
 
     name: str = ""
     dial: float = 0.01
-    look: float = 0.2
+    ask: float = 0.2
     parks: bool = False
     lane: str | None = None
     began: float | None = None
@@ -42,7 +42,7 @@ class Simulation:
 
     def __init__(
         self,
-        servers: Sequence[Server],
+        servers: Sequence[Machine],
         *,
         slots: int,
         closes_at: float = float("inf"),
@@ -58,9 +58,9 @@ class Simulation:
         )
         self.slots = slots
         self.now = 0.0
-        self.events: list[tuple[float, int, str, Server]] = []
+        self.events: list[tuple[float, int, str, Machine]] = []
         self.count = itertools.count()
-        self.looking: dict[str, Server] = {}
+        self.asking: dict[str, Machine] = {}
         self.most = Counter[str]()
 
     def run(self) -> float:
@@ -88,26 +88,26 @@ class Simulation:
             server.began = self.now
             self.later(min(server.dial, CONNECT), "dialled" if server.dial <= CONNECT else "failed", server)
         while (job := self.schedule.next(self.now)) is not None:
-            step, server = job
-            assert len(self.looking) < self.slots
+            turn, server = job
+            assert len(self.asking) < self.slots
             server.began = self.now if server.began is None else server.began
             server.steps += 1
-            self.looking[server.name] = server
-            self.most["looking"] = max(self.most["looking"], len(self.looking))
+            self.asking[server.name] = server
+            self.most["asking"] = max(self.most["asking"], len(self.asking))
             # To ask once more needs no new login.
-            for lane, count in Counter(one.lane for one in self.looking.values() if one.steps < 2).items():
+            for lane, count in Counter(one.lane for one in self.asking.values() if one.steps < 2).items():
                 self.most[str(lane)] = max(self.most[str(lane)], count)
-            assert step is (Step.LOOK if server.steps == 1 else Step.LOOK_AGAIN)
-            self.later(server.look, "answered", server)
+            assert turn is (Turn.ASK if server.steps == 1 else Turn.ASK_AGAIN)
+            self.later(server.ask, "answered", server)
 
-    def later(self, seconds: float, what: str, server: Server) -> None:
+    def later(self, seconds: float, what: str, server: Machine) -> None:
         heapq.heappush(self.events, (self.now + seconds, next(self.count), what, server))
 
-    def end(self, what: str, server: Server) -> None:
+    def end(self, what: str, server: Machine) -> None:
         if what == "dialled":
             self.schedule.dialled(server)
             return
-        self.looking.pop(server.name, None)
+        self.asking.pop(server.name, None)
         if what == "answered" and server.parks and server.steps == 1:
             self.schedule.park(server, self.now + PAUSE)
             return
@@ -116,16 +116,16 @@ class Simulation:
         server.ended = self.now
 
 
-def crowd(count: int, **values: object) -> list[Server]:
-    return [Server(f"{count}-{values}-{number}", **values) for number in range(count)]  # type: ignore[arg-type]
+def crowd(count: int, **values: object) -> list[Machine]:
+    return [Machine(f"{count}-{values}-{number}", **values) for number in range(count)]  # type: ignore[arg-type]
 
 
 @given(
     servers=st.lists(
         st.builds(
-            Server,
+            Machine,
             dial=st.sampled_from([0.01, 0.5, 3.0, 11.0]),
-            look=st.sampled_from([0.1, 1.0, 20.0]),
+            ask=st.sampled_from([0.1, 1.0, 20.0]),
             parks=st.booleans(),
             lane=st.sampled_from([None, None, "a", "b"]),
         ),
@@ -136,14 +136,14 @@ def crowd(count: int, **values: object) -> list[Server]:
     failed_last_time=st.integers(0, 60),
 )
 def test_every_host_is_visited_once_and_limits_hold(
-    servers: list[Server], slots: int, a: int, failed_last_time: int
+    servers: list[Machine], slots: int, a: int, failed_last_time: int
 ) -> None:
     for number, server in enumerate(servers):
         server.name = str(number)
     run = Simulation(servers, slots=slots, a=a, failed_last_time=min(failed_last_time, len(servers)))
     run.run()
     assert all(server.ended is not None for server in servers)
-    assert run.most["looking"] <= slots
+    assert run.most["asking"] <= slots
     assert run.most["a"] <= a
     for server in servers:
         if server.lane is None and server.dial > CONNECT:
@@ -158,7 +158,7 @@ def test_a_tenth_of_dead_hosts_costs_their_time_out_and_little_more(dead: str) -
     """Not the time-out times their number, by logins: a host that does not answer holds none."""
     alive = crowd(225)
     alone = Simulation(alive, slots=4).run()
-    healthy, gone = crowd(225, look=0.2), crowd(25, dial=99.0)
+    healthy, gone = crowd(225, ask=0.2), crowd(25, dial=99.0)
     order = {"first": gone + healthy, "last": healthy + gone, "between": []}[dead]
     for number in range(25 if dead == "between" else 0):
         order += [*healthy[9 * number : 9 * number + 9], gone[number]]
@@ -177,17 +177,17 @@ def test_what_was_dead_last_time_costs_nothing_beside_the_others() -> None:
     assert max(server.ended or 0 for server in healthy) <= alone + 0.5
 
 
-@pytest.mark.parametrize("known", [MAX_SUSPECTS, 3 * MAX_DIALS])
+@pytest.mark.parametrize("known", [MAX_FAILED_LAST_TIME, 3 * MAX_DIALS])
 def test_however_many_were_dead_last_time_the_others_do_not_wait_for_them(known: int) -> None:
     alone = Simulation(crowd(100), slots=4).run()
     healthy, gone = crowd(100), crowd(known, dial=99.0)
     run = Simulation([*healthy, *gone], slots=4, failed_last_time=known)
-    assert run.run() <= alone + CONNECT * -(-known // MAX_SUSPECTS) + 1
+    assert run.run() <= alone + CONNECT * -(-known // MAX_FAILED_LAST_TIME) + 1
     assert max(server.ended or 0 for server in healthy) <= alone + 0.5
 
 
 def test_who_is_back_is_asked_as_others_are() -> None:
-    servers = crowd(3 * MAX_SUSPECTS)
+    servers = crowd(3 * MAX_FAILED_LAST_TIME)
     run = Simulation(servers, slots=4, failed_last_time=len(servers))
     assert run.run() == pytest.approx(len(servers) * 0.2 / 4, abs=1.0)
 
@@ -199,7 +199,7 @@ def test_a_dead_rack_and_more_than_can_be_dialled_at_once() -> None:
 
 def test_a_parked_host_holds_no_slot() -> None:
     """Ten times as many hosts wait for their second question as there are slots."""
-    waiting, others = crowd(40, parks=True), crowd(40, look=0.2)
+    waiting, others = crowd(40, parks=True), crowd(40, ask=0.2)
     run = Simulation([*waiting, *others], slots=4)
     together = run.run()
     assert max(server.ended or 0 for server in others) < PAUSE
@@ -207,7 +207,7 @@ def test_a_parked_host_holds_no_slot() -> None:
 
 
 def test_the_second_question_comes_before_the_next_host() -> None:
-    first = Server("first", parks=True)
+    first = Machine("first", parks=True)
     run = Simulation([first, *crowd(1000)], slots=1)
     run.run()
     assert first.ended is not None
@@ -223,12 +223,12 @@ def test_few_connections_are_opened_ahead() -> None:
     for server in dialled:
         schedule.dialled(server)
     assert schedule.dials(0.1) == []
-    assert schedule.next(0.1) == (Step.LOOK, servers[0])
+    assert schedule.next(0.1) == (Turn.ASK, servers[0])
     assert schedule.dials(0.1) == [servers[4]]
 
 
 def test_nothing_begins_after_the_end_of_its_time() -> None:
-    servers = crowd(100, look=1.0)
+    servers = crowd(100, ask=1.0)
     servers[0].parks = True
     run = Simulation(servers, slots=2, closes_at=5.0)
     assert run.run() >= PAUSE
@@ -240,7 +240,7 @@ def test_nothing_begins_after_the_end_of_its_time() -> None:
 
 
 def test_a_lane_that_is_full_holds_up_no_other() -> None:
-    behind, direct = crowd(20, lane="bastion", look=1.0), crowd(20)
+    behind, direct = crowd(20, lane="bastion", ask=1.0), crowd(20)
     run = Simulation([*behind, *direct], slots=8, bastion=2)
     assert run.run() == pytest.approx(10.0, abs=1.0)
     assert run.most["bastion"] == 2

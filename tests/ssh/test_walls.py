@@ -19,7 +19,7 @@ from paramiko.common import MSG_USERAUTH_SUCCESS
 from portmon.errors import AnswerError, AuthenticationError, ConnectionLostError, ScanError, ScanTimeoutError
 from portmon.ssh import transport as walls
 from portmon.ssh.connect import connect
-from portmon.ssh.dial import Line
+from portmon.ssh.dial import Link
 from portmon.ssh.session import Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, Trust
@@ -70,7 +70,7 @@ def login(user_key: Path) -> Iterator[Callable[..., Session]]:
     with contextlib.ExitStack() as stack:
 
         def log_in(port: int, *, user: str = "tester", key: Path = user_key, **options: Any) -> Session:
-            line = options.pop("line", None)
+            link = options.pop("link", None)
             target = Target("web01", "127.0.0.1", port)
             trust = Trust(strict=False, store=Keys())
             session = connect(
@@ -78,7 +78,7 @@ def login(user_key: Path) -> Iterator[Callable[..., Session]]:
                 Credentials(user, key_file=str(key)),
                 trust,
                 Options(**{"timeout": PATIENCE, **options}),
-                line=line,
+                link=link,
             )
             stack.callback(session.close)
             return session
@@ -317,13 +317,13 @@ def test_a_group_that_takes_seconds_is_not_computed_with() -> None:
         exchange._parse_kexdh_gex_group(message)
 
 
-def narrow_line(port: int) -> Line:
+def narrow_link(port: int) -> Link:
     """Whose sender notices soon that the other side does not read."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     sock.settimeout(PATIENCE)
     sock.connect(("127.0.0.1", port))
-    return Line(sock)
+    return Link(sock)
 
 
 class Deaf(paramiko.packet.Packetizer):
@@ -388,7 +388,7 @@ def test_a_server_that_reads_nothing_has_the_deadline_of_the_login(
     monkeypatch.setattr(paramiko.Transport, "auth_publickey", late)
     server = serve(transport_class=deaf(lambda transport: transport.packetizer.ask()))
     with pytest.raises(ScanTimeoutError, match=r"the login was not over within 2\.2 s"):
-        login(server.port, timeout=1.0, line=narrow_line(server.port))
+        login(server.port, timeout=1.0, link=narrow_link(server.port))
 
 
 # ── after the login ─────────────────────────────────────────────────────────────────────────────
@@ -412,7 +412,7 @@ def test_compression_still_works_where_it_is_asked_for(login: Any, serve: Any) -
         _preferred_compression = ("zlib@openssh.com",)
 
     session = login(serve(transport_class=Compressing).port, compress=True)
-    assert session.client.get_transport().remote_compression == "zlib@openssh.com"
+    assert session.transport.remote_compression == "zlib@openssh.com"
     found = session.run("seq 200000", deadline=PATIENCE, max_output=4 * MIB).stdout
     assert found == b"".join(b"%d\n" % number for number in range(1, 200_001))
 
@@ -424,7 +424,7 @@ def test_a_server_that_disregards_the_window(login: Any, serve: Any) -> None:
             channel.sendall(bytes(32768))
 
     session = login(serve(run=flood).port)
-    transport = session.client.get_transport()
+    transport = session.transport
     transport.packetizer.allowance = float("inf")
     with little_memory():
         # A reader that has no time.
@@ -468,11 +468,11 @@ def test_keys_that_are_exchanged_without_end(login: Any, serve: Any) -> None:
 
 def test_a_server_that_reads_nothing_has_the_deadline_of_the_command(login: Any, serve: Any) -> None:
     server = serve(transport_class=deaf(), run=lambda channel, command: channel.get_transport().packetizer.ask())
-    session = login(server.port, line=narrow_line(server.port))
+    session = login(server.port, link=narrow_link(server.port))
     with pytest.raises(ScanTimeoutError, match=r"no complete answer within 1 s"):
         session.run("netstat", deadline=1, max_output=MIB)
     # Its reader is not caught in what it can't send.
-    transport = session.client.get_transport()
+    transport = session.transport
     wait_until(lambda: not transport.is_alive(), "the end of the thread that reads")
 
 

@@ -24,7 +24,7 @@ from portmon.steps.deliver import deliver_group
 from portmon.steps.dispatch import groups_to_alert
 from portmon.steps.evaluate import evaluate_dry, evaluate_run
 from portmon.steps.fetch import Fetched, fetch_inventory
-from portmon.steps.plan import batch_of, expected, hosts_of, plan_hosts, plan_sweep, settings_of
+from portmon.steps.plan import batch_of, expected, plan_hosts, plan_sweep, settings_of
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
 from portmon.storage import archive, hosts, inventory, outbox, state
@@ -574,10 +574,9 @@ def sweep(site: Site, run: Run, *, fail: Collection[str] = (), miss: Collection[
     for item in batches:
         assert len(json.dumps(item)) < 120
         with site.database.begin() as conn:
-            batch = batch_of(conn, item)
             failing = hosts.failing(conn)
             looks = []
-            for host in hosts_of(conn, site.config, run, digest, batch):
+            for host in batch_of(conn, item).hosts:
                 look = dataclasses.replace(site.observation(host.id), run_id=run.run_id)
                 if host.id in fail:
                     failed = {"outcome": Outcome.UNREACHABLE, "error_class": "timeout", "error": "no answer"}

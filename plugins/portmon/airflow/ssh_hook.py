@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import paramiko
@@ -19,8 +20,8 @@ from portmon.errors import PortmonError, SetupError
 from portmon.model.host import Host
 from portmon.ssh.config import SshSettings
 from portmon.ssh.connect import connect
-from portmon.ssh.dial import Line, await_banner, dial
-from portmon.ssh.session import CommandResult, Session
+from portmon.ssh.dial import Link, await_banner, dial
+from portmon.ssh.session import Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
 
@@ -28,29 +29,34 @@ log = logging.getLogger(__name__)
 
 
 class SharedSettings:
-    """What the hooks of one task read once: connections, keys, known_hosts files. Any thread may ask."""
+    """Connections, keys and known_hosts files that the hooks of one task read once. Any thread may ask."""
 
     def __init__(self) -> None:
         self.key_files: dict[tuple[str, str | None], tuple[paramiko.PKey, bool]] = {}
         self._lock = threading.Lock()
-        self._connections: dict[str, Any] = {}
-        self._private_keys: dict[tuple[str, str | None], paramiko.PKey] = {}
-        self._known_hosts: dict[str | None, tuple[Path, KnownHosts | None]] = {}
-        self._warned: set[str] = set()
+        self._made: dict[tuple[str | None, ...], Any] = {}
+
+    def _once(self, name: tuple[str | None, ...], make: Callable[[], Any]) -> Any:
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = make()
+            return self._made[name]
 
     def connection(self, conn_id: str, read: Callable[[str], Any]) -> Any:
-        """An Airflow connection."""
-        with self._lock:
-            if conn_id not in self._connections:
-                self._connections[conn_id] = read(conn_id)
-            return self._connections[conn_id]
+        """The fields of an Airflow connection that a hook asks for."""
+
+        def fields() -> SimpleNamespace:
+            found = read(conn_id)
+            # Airflow decodes the extras anew each time, and masks them in logs anew.
+            names = ("login", "password", "host", "port", "extra", "extra_dejson")
+            return SimpleNamespace(**{name: getattr(found, name) for name in names})
+
+        return self._once(("connection", conn_id), fields)
 
     def private_key(self, text: str, passphrase: str | None, read: Callable[..., paramiko.PKey]) -> paramiko.PKey:
         """A key that a connection holds."""
-        with self._lock:
-            if (text, passphrase) not in self._private_keys:
-                self._private_keys[text, passphrase] = read(text, passphrase=passphrase)
-            return self._private_keys[text, passphrase]
+        found: paramiko.PKey = self._once(("key", text, passphrase), lambda: read(text, passphrase=passphrase))
+        return found
 
     def known_hosts(self, named: str | None) -> tuple[Path, KnownHosts | None]:
         """A known_hosts file: where it is, and what is in it.
@@ -58,19 +64,17 @@ class SharedSettings:
         :param named: it has to be there; None for ``~/.ssh/known_hosts``, if there is one
         :raises OSError: it can't be read
         """
-        with self._lock:
-            if named not in self._known_hosts:
-                path = Path(os.path.expandvars(named or "~/.ssh/known_hosts")).expanduser()
-                found = KnownHosts.load(path) if named or path.is_file() else None
-                self._known_hosts[named] = path, found
-            return self._known_hosts[named]
+
+        def load() -> tuple[Path, KnownHosts | None]:
+            path = Path(os.path.expandvars(named or "~/.ssh/known_hosts")).expanduser()
+            return path, KnownHosts.load(path) if named or path.is_file() else None
+
+        found: tuple[Path, KnownHosts | None] = self._once(("known_hosts", named), load)
+        return found
 
     def warn(self, text: str) -> None:
         """Warn, once."""
-        with self._lock:
-            known, self._warned = text in self._warned, self._warned | {text}
-        if not known:
-            log.warning("%s", text)
+        self._once(("warning", text), lambda: log.warning("%s", text))
 
 
 class HostSSHHook(SSHHook):
@@ -120,7 +124,7 @@ class HostSSHHook(SSHHook):
         shared: SharedSettings | None = None,
     ) -> None:
         self._shared = shared or SharedSettings()
-        # Before the address meets anything: SSHHook looks it up in ssh configurations.
+        # Checks the address before SSHHook looks it up in ssh configurations.
         target = Target(host.shown(), host.address)
         self._extra: dict[str, Any] = {}
         try:
@@ -140,7 +144,7 @@ class HostSSHHook(SSHHook):
         self.connect_timeout = connect_timeout
         self.strict = strict
         self.session: Session | None = None
-        self._line: Line | None = None
+        self._link: Link | None = None
         self._known_hosts = known_hosts
         self._store = store
         unchecked = ("no_host_key_check", "ignore_hostkey_verification")
@@ -174,8 +178,7 @@ class HostSSHHook(SSHHook):
             shared=shared,
         )
 
-    # An instance method instead of SSHHook's class method: what it read is needed once more, and every
-    # reading is a request to the API server.
+    # An instance method instead of SSHHook's class method: every reading is a request to the API server.
     def get_connection(self, conn_id: str) -> Any:
         """The Airflow connection."""
         connection = self._shared.connection(conn_id, super().get_connection)
@@ -186,22 +189,24 @@ class HostSSHHook(SSHHook):
         return self._shared.private_key(private_key, passphrase, super()._pkey_from_private_key)
 
     def get_conn(self) -> paramiko.SSHClient:
-        """Log in, unless that is done.
+        """A client of the session, as SSHHook has it; here nothing needs one.
 
         :raises ScanError: of the class that says what went wrong
         """
-        return self.login().client
+        client = paramiko.SSHClient()
+        client._transport = self.login().transport  # type: ignore[attr-defined]
+        return client
 
     def dial(self) -> None:
         """Connect, and wait until the server says something; :meth:`login` goes on from there.
 
         :raises ScanError: of the class that says what went wrong
         """
-        line = dial(self.target, self._credentials(), self._options())
+        link = dial(self.target, self._credentials(), self._options())
         # Known before it is waited for, so that close() ends the wait.
-        self._line = line
+        self._link = link
         try:
-            await_banner(self.target, line, self.connect_timeout)
+            await_banner(self.target, link, self.connect_timeout)
         except BaseException:
             self.close()
             raise
@@ -212,22 +217,17 @@ class HostSSHHook(SSHHook):
         :raises ScanError: of the class that says what went wrong
         """
         if self.session is None or not self.session.active:
-            line, self._line = self._line, None
-            if line is None:
+            link, self._link = self._link, None
+            if link is None:
                 self.close()
-            self.session = connect(self.target, self._credentials(), self._trust(), self._options(), line=line)
-            self.client = self.session.client
+            self.session = connect(self.target, self._credentials(), self._trust(), self._options(), link=link)
         return self.session
-
-    def run(self, command: str, *, deadline: float, max_output: int) -> CommandResult:
-        """Run one command over the connection, see :meth:`portmon.ssh.session.Session.run`."""
-        return self.login().run(command, deadline=deadline, max_output=max_output)
 
     def close(self) -> None:
         """End the connection; more than once is fine."""
-        line, self._line = self._line, None
-        if line is not None:
-            line.close()
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
         if self.session is not None:
             self.session.close()
 
@@ -275,7 +275,7 @@ class HostSSHHook(SSHHook):
 
 
 def _why(error: Exception, conn_id: str) -> str:
-    """What is wrong with a connection: Airflow calls it undefined also if nobody could be asked for it."""
+    """The reason why a connection can't be used: Airflow calls it undefined also if its API server did not answer."""
     if isinstance(error, AirflowNotFoundException):
         try:
             airflow_settings.must_be_absent(conn_id)

@@ -70,10 +70,7 @@ def _print(found: ReplayView) -> None:
         )
     if found.counts:
         print_table(("event", "was", "would be"), ((kind, *counts) for kind, counts in found.counts.items()))
-    say(
-        f"replayed: {found.evaluations} runs from {minute(found.since)} to {minute(found.until)}; "
-        f"same: {found.same}"
-    )
+    say(f"replayed: {found.evaluations} runs from {minute(found.since)} to {minute(found.until)}; same: {found.same}")
 
 
 def _difference(was: Event, now: Event) -> str:

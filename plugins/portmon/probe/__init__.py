@@ -1,20 +1,20 @@
-"""What a host is asked, and what its answer says."""
+"""The question to a host, and the reader of its answer."""
 
-from portmon.probe.cgroup import unit_of
 from portmon.probe.command import LIMIT, Question, command, new_nonce, script
-from portmon.probe.frame import archive_form, is_frame, read, read_any, read_archived, read_frame
+from portmon.probe.frame import Frame, cut_out, is_frame
+from portmon.probe.listing import listing_of, read_any, read_archived, read_frame
 
 __all__ = [
     "LIMIT",
+    "Frame",
     "Question",
-    "archive_form",
     "command",
+    "cut_out",
     "is_frame",
+    "listing_of",
     "new_nonce",
-    "read",
     "read_any",
     "read_archived",
     "read_frame",
     "script",
-    "unit_of",
 ]

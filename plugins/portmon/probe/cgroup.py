@@ -16,20 +16,17 @@ _NO_UNITS = ("session-", "init")
 
 @lru_cache(maxsize=4096)
 def unit_of(cgroup: str) -> str | None:
-    """The systemd unit or container that a cgroup's path belongs to.
+    """The systemd unit or container that a cgroup's path belongs to; None for none, as in a login session.
 
-    :returns: ``nginx.service``, ``ssh.socket``, ``docker:0123456789ab``, ``lxc:web``; None for none, as in a login
-        session
+    :returns: ``nginx.service``, ``ssh.socket``, ``docker:0123456789ab``, ``lxc:web``
     """
     parts = [part for part in cgroup.split("/") if part]
     for number in range(len(parts) - 1, -1, -1):
-        tail = "/".join(parts[max(number - 1, 0) : number + 1])
-        match = _CONTAINER.search(tail)
+        match = _CONTAINER.search("/".join(parts[max(number - 1, 0) : number + 1]))
         if match:
             runtime = match[1] or ("docker" if "docker" in cgroup else "podman" if "libpod" in cgroup else "container")
             return f"{_RUNTIMES.get(runtime, runtime)}:{match[2][:12]}"
-    lxc = _LXC.search(cgroup)
-    if lxc:
+    if lxc := _LXC.search(cgroup):
         return f"lxc:{lxc[1]}"
     for part in reversed(parts):
         if part.endswith((".service", ".socket")) or (part.endswith(".scope") and not part.startswith(_NO_UNITS)):

@@ -38,7 +38,7 @@ NETSTAT_UP_TO = 5000
 """Sockets of a host that netstat walks in milliseconds."""
 
 FAMILIES = ("netstat", "ss", "proc")
-"""What can be asked; ``netstat`` has two variants."""
+"""Tools that are asked; ``netstat`` has two variants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ _OUTER = " ".join(
         r'{{ sleep $k && kill -9 $b; }} </dev/null >/dev/null 2>&1 & eval "c=\$$e"; wait $b; r=$?; kill $c; exit $r);',
         "r=$?;; esac;",
         "case $r in 40) break;; 41) y=$y$a; a=; continue;; esac;",
-        # What can be killed does not stay behind: it began after this shell, is not this shell, and has its nonce in
+        # Whatever the tool started is killed: it began after this shell, is not this shell, and has its nonce in
         # its environment. Older processes are not looked into, since one of them may be what the tool hangs on.
         # A name with a newline leaves too few fields, and is none of ours.
         "{{ read -r b </proc/$$/stat; b=${{b##*\\) }}; set -- $b; g=; [ $# -gt 19 ] && shift 19 && g=$1; set +f;",
@@ -164,8 +164,8 @@ _FORCED = " ".join(
     (
         # Not od, which small systems lack; each time that this is read there is another one.
         "n=$(cat /proc/sys/kernel/random/uuid 2>/dev/null); IFS=-; set -- $n; unset IFS; n=$1$2$3$4$5;",
-        "n=${{n:-pid$$}}; set --;",
-        # What the client would have run holds what it knows of this host.
+        "n=${n:-pid$$}; set --;",
+        # The client's command, which sshd ran this script instead of, holds what the client knows of this host.
         'case $SSH_ORIGINAL_COMMAND in *" l=ss;"*) l=ss;; esac;',
         'case $SSH_ORIGINAL_COMMAND in *" x=netstat;"*) x=netstat;; *" x=ss;"*) x=ss;;',
         '*" x=netstat,ss;"*) x=netstat,ss;; esac;',
@@ -176,41 +176,35 @@ _NONCE = re.compile(r"[A-Za-z0-9]{4,64}")
 
 
 def new_nonce() -> str:
-    """What nothing on the host can know before: 16 hex digits."""
+    """16 hex digits that no program on the host can know before."""
     return secrets.token_hex(8)
 
 
-def command(nonce: str, question: Question | None = None, *, sudo: bool = False) -> str:
+def command(nonce: str, question: Question | None = None) -> str:
     """The command to run, one line for any login shell.
 
-    :param nonce: letters and digits
-    :param question: how to ask
-    :param sudo: of the question, if there is none
-    :raises ValueError: for another nonce
+    :raises ValueError: the nonce is not 4 to 64 letters and digits
     """
     if not _NONCE.fullmatch(nonce):
         raise ValueError("a nonce is 4 to 64 letters and digits")
-    return _line(f"n={nonce};", question or Question(sudo=sudo))
+    return _line(f"n={nonce};", question or Question())
 
 
-def script(*, sudo: bool = False, netstat_up_to: int = NETSTAT_UP_TO) -> str:
-    """The probe as a shell script with a nonce of its own, for a forced command.
-
-    :param sudo: see :class:`Question`
-    :param netstat_up_to: see :class:`Question`
-    """
-    line = _line(_FORCED.replace("{{", "{").replace("}}", "}"), Question(sudo=sudo, netstat_up_to=netstat_up_to))
-    return f"#!/bin/sh\n# portmon's probe: lists the listening TCP ports, and does nothing else.\n{line}\n"
+def script(*, sudo: bool = False) -> str:
+    """The probe as a shell script with a nonce of its own, for a forced command; ``sudo`` as of :class:`Question`."""
+    return (
+        "#!/bin/sh\n# portmon's probe: lists the listening TCP ports, and does nothing else.\n"
+        f"{_line(_FORCED, Question(sudo=sudo))}\n"
+    )
 
 
 def _line(nonce: str, question: Question) -> str:
-    skip = ",".join(family for family in FAMILIES if family in question.skip)
     body = _BODY.format(
         nonce=nonce,
         sudo=int(question.sudo),
         limit=max(1, question.limit),
         many=max(0, question.netstat_up_to),
         last="ss" if question.last == "ss" else "",
-        skip=skip,
+        skip=",".join(family for family in FAMILIES if family in question.skip),
     )
     return f"exec sh -c 'eval \"$0\"' '{body}'"

@@ -1,4 +1,4 @@
-"""Whether two looks at a port saw the same program, and which of its binds are lost.
+"""Whether two observations of a port show the same program, and which of its binds are lost.
 
 Programs and bind addresses are attributes of a port, never part of its key, and the tools that report
 them cut, rename and omit. Every comparison here errs on the side of "no change".
@@ -17,7 +17,6 @@ CUTTING_TOOL = "netstat"
 
 _PID_AND_NAME = 19
 """Bytes of net-tools' and busybox' ``PID/name`` column."""
-_TITLE_SEPARATOR = ":"
 
 
 def same_program(one: str, other: str, *, pids: Collection[int] = ()) -> bool:
@@ -36,7 +35,7 @@ def same_program(one: str, other: str, *, pids: Collection[int] = ()) -> bool:
 
 
 def _least_cut(pids: Collection[int]) -> int:
-    """Bytes that a cut name has at least, given the pids that stood before it."""
+    """Bytes that a cut name has at least, with these pids before it."""
     digits = max((len(str(pid)) for pid in pids), default=1)
     # Trailing blanks are stripped, so a cut name may be a byte shorter than the column.
     return _PID_AND_NAME - digits - 2
@@ -53,10 +52,7 @@ def replaced(before: Collection[str], now: Collection[str], *, pids: Collection[
 
 
 class _Names:
-    """Names, to be asked for one that is the same program as one of them.
-
-    :param least: bytes of a name that may have been cut
-    """
+    """Names to look for a program in; one of ``least`` bytes or more may have been cut."""
 
     def __init__(self, names: Collection[str], least: int) -> None:
         self._least = least
@@ -67,12 +63,12 @@ class _Names:
         self._lengths = sorted({len(name) for name in self._cut})
 
     def has(self, name: str) -> bool:
-        """As :func:`same_program` of any of them."""
+        """Whether one of them is the same program, as :func:`same_program` says."""
         if name in self._names or program_of(name) in self._programs:
             return True
         own = bytes_of(name)
         if len(own) >= self._least:
-            # What begins with it follows it in order.
+            # Names that begin with it follow it in order.
             place = bisect_left(self._in_order, own)
             if place < len(self._in_order) and self._in_order[place].startswith(own):
                 return True
@@ -80,19 +76,16 @@ class _Names:
 
 
 def comparable_addresses(before: str | None, now: str) -> bool:
-    """Whether bind addresses that two tools reported can be compared.
-
-    :param before: tool of the look before, None if there is none
-    """
+    """Whether bind addresses that two tools reported can be compared; ``before`` is None if there are none."""
     return before is None or before == now or CUTTING_TOOL not in (before, now)
 
 
 def lost_binds(lost: Iterable[str], seen: Collection[str]) -> tuple[str, ...]:
-    """Which lost addresses others could reach, and can reach no more.
+    """Which addresses other hosts could reach, and can reach no more, in order.
 
-    A loopback address is nobody else's loss. An address that a remaining wildcard bind of its family serves is
-    not lost; a wildcard bind itself is, even if the other family's remains (whether ``::`` serves IPv4 as well
-    is the socket's own choice), unless it was bound to one interface and one for all of them remains.
+    A loopback address is none. An address that a remaining wildcard bind of its family serves is not lost; a wildcard
+    bind itself is, even if the other family's remains (whether ``::`` serves IPv4 as well is the socket's own choice),
+    unless it was bound to one interface and one for all of them remains.
 
     :param lost: bind addresses that are not seen any more
     :param seen: those that are
@@ -112,7 +105,7 @@ def is_wildcard(address: str) -> bool:
 
 
 def _reachable(address: str, remaining: Collection[str]) -> bool:
-    """Whether others could reach an address, and can't by one of the wildcards that remain."""
+    """Whether other hosts could reach an address, and can't by one of the wildcards that remain."""
     kind, parsed = bind_scopes(address)
     if kind == "loopback":
         return False
@@ -125,5 +118,5 @@ def _reachable(address: str, remaining: Collection[str]) -> bool:
 
 
 def program_of(name: str) -> str:
-    """What stands before the colon of a title, or the whole name."""
-    return name.partition(_TITLE_SEPARATOR)[0].strip() or name
+    """The part of a title before its colon, or the whole name."""
+    return name.partition(":")[0].strip() or name

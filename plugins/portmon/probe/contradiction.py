@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from portmon.model.observation import Listener
+from portmon.probe.rows import Socket
 
 COMPARED = 10
 """Sockets of the longer listing from which on it is counted how many the two have in common."""
 
 
-def contradiction(one: Collection[Listener], other: Collection[Listener]) -> str | None:
-    """What two listings of one host, made in one breath, contradict each other in so grossly that one is not whole.
+def contradiction(netstat: Collection[Socket], ss: Collection[Socket]) -> str | None:
+    """The gross contradiction that proves one of two listings, which a host made at the same time, not to be whole.
 
-    A service that starts or ends between them is none: that concerns some of the sockets. A table that could not be
-    read concerns all of a family, or most of all.
+    A service that starts or ends between them is no contradiction: that concerns some of the sockets. A table that
+    could not be read concerns all of a family, or most of all.
 
     :returns: a sentence for people, None if they agree well enough
     """
-    first, second = set(map(_socket, one)), set(map(_socket, other))
+    # Family and port: how an address is printed differs between tools.
+    first, second = ({(one.protocol == "tcp6", one.port) for one in listed} for listed in (netstat, ss))
     for six, name in ((False, "IPv4"), (True, "IPv6")):
         ours, theirs = (sum(family == six for family, _ in sockets) for sockets in (first, second))
         if bool(ours) != bool(theirs):
@@ -28,11 +29,6 @@ def contradiction(one: Collection[Listener], other: Collection[Listener]) -> str
     if longer >= COMPARED and common * 2 < longer:
         return f"netstat lists {_count(len(first))}, ss {_count(len(second))}, and only {common} are the same"
     return None
-
-
-def _socket(listener: Listener) -> tuple[bool, int]:
-    """Family and port: how an address is printed differs between tools."""
-    return listener.protocol == "tcp6", listener.port
 
 
 def _count(number: int) -> str:

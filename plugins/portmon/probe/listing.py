@@ -1,4 +1,4 @@
-"""Listings of listening TCP sockets: net-tools', busybox' and toybox' netstat, ss, /proc/net/tcp and tcp6.
+"""The sockets that listen on a host, read from a frame or from the output of a tool.
 
 Works on bytes, split on newlines only: names may hold any other separator, and newlines themselves. What a tool prints
 is recognised by its rows and headers, not by words that are translated. A line that fits nothing, and a row that is
@@ -7,10 +7,20 @@ cut, are errors: a listing that was not understood proves nothing.
 
 from __future__ import annotations
 
-from portmon.errors import NetstatParseError
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.model import limits
-from portmon.model.observation import Listener
+from portmon.model.observation import EPHEMERAL_DEFAULT, READER, Listener, Listing
 from portmon.probe import netstat, procfs, rows, ss
+from portmon.probe.contradiction import contradiction
+from portmon.probe.facts import facts_of
+from portmon.probe.frame import ARCHIVE_NONCE, Frame, cut_out, ended
+
+_ANY_SOCKET = re.compile(rb":\d")
+_VERSION = re.compile(r"iproute2-[\w.-]{1,60}", re.ASCII)
 
 
 def parse_listeners(output: bytes, *, version: str | None = None) -> list[Listener]:
@@ -21,32 +31,145 @@ def parse_listeners(output: bytes, *, version: str | None = None) -> list[Listen
     :param version: of ss, as it says it
     :raises NetstatParseError: if it is empty, of an unknown layout, cut, or too long
     """
-    return read_listing(output, version=version)[0]
+    return [socket.listener() for socket in _sockets(output, version)]
 
 
-def read_listing(output: bytes, *, version: str | None = None) -> tuple[list[Listener], list[ss.Socket]]:
-    """The listeners of :func:`parse_listeners`, and what only ss says of their sockets.
+def read_frame(output: bytes, nonce: str) -> Listing:
+    """The listing in an answer, see :func:`portmon.probe.frame.cut_out`.
 
-    :returns: the second is empty for other tools
+    :raises ProbeError: there is not one complete frame, or it proves nothing
     """
+    return listing_of(cut_out(output, nonce))
+
+
+def read_any(output: bytes) -> Listing:
+    """The listing in the only frame of an answer, whatever its nonce, see :func:`read_frame`."""
+    return read_frame(output, "")
+
+
+def read_archived(frame: bytes) -> Listing:
+    """The listing in a stored frame, see :func:`read_frame`."""
+    return read_frame(frame, ARCHIVE_NONCE)
+
+
+def listing_of(frame: Frame) -> Listing:
+    """The listing in a frame.
+
+    :raises ProbeError: a tool did not end by itself or could not read the kernel's tables, or a value is out of range
+    :raises ContradictionError: its two listings can't both be whole
+    """
+    fields = frame.fields
+    if frame.version == "2" and not ended(fields.get("ended")):
+        raise ProbeError(f"{frame.tool} did not end by itself (exit status {fields.get('ended', '-')[:20]})")
+    facts = facts_of(frame)
+    version = _VERSION.search(fields.get("ver", ""))
+    # ``iproute2-6.1.0``, whatever else a loader or a wrapper printed.
+    ss_version = version[0].rstrip(".,") if version else None
+    sockets = _sockets(frame.body, ss_version)
+    _must_be_whole(frame, sockets)
+    by_ss = sockets if frame.tool == "ss" else _second(frame, sockets)
+    if by_ss is not None and (differ := contradiction(sockets, by_ss)) is not None:
+        raise ContradictionError(f"its two listings contradict each other: {differ}")
+    beside = {(socket.address, socket.port): socket for socket in by_ss or ()}
+    kept, beyond = _capped(sockets)
+    listeners = []
+    for socket in kept:
+        if socket.protocol == "tcp6" and ":" not in socket.address:
+            # net-tools prints IPv4's form of it alone: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
+            socket.address = f"::ffff:{socket.address}"
+        process = facts.processes.get(socket.owners[0].pid) if socket.owners else None
+        listeners.append(socket.listener(process, beside.get((socket.address, socket.port))))
+    tried = {tuple(part.split(":", 1)) for part in fields.get("tried", "").split(",")}
+    return Listing(
+        tool=frame.tool,
+        uid=facts.uid,
+        via="sudo" if fields.get("via") == "sudo" else None,
+        boot_id=facts.boot_id,
+        netns=facts.netns,
+        version=ss_version,
+        ephemeral=facts.ephemeral or EPHEMERAL_DEFAULT,
+        listeners=tuple(listeners),
+        probe=int(frame.version),
+        reader=READER,
+        pid1_start=facts.pid1_start,
+        reserved=facts.reserved,
+        # The limit ends a family of tools, as Question.skip names it.
+        hung=tuple(tool for tool in ("netstat", "proc", "ss") if (tool, "limit") in tried),
+        beyond=beyond,
+    )
+
+
+def _sockets(output: bytes, version: str | None) -> list[rows.Socket]:
     if not output.strip():
         raise NetstatParseError("there is no output: not even a header says that the tool worked")
     lines = output.split(b"\n")
     offset = 0
     for number, line in enumerate(lines):
-        found: list[Listener] | None = None
-        sockets: list[ss.Socket] = []
+        found: list[rows.Socket] | None = None
         if netstat.HEADER.match(line) or netstat.ROW.match(line):
             found = netstat.read(lines, number)
         elif ss.HEADER.match(line) or ss.ROW.match(line):
-            sockets = ss.sockets(output, offset, version=version)
-            found = [socket.listener() for socket in sockets]
+            found = ss.read(output, offset, version=version)
         elif procfs.HEADER.match(line):
             found = procfs.read(lines, number)
         if found is not None:
             if len(found) > limits.ROWS:
                 raise NetstatParseError(f"{len(found)} listening sockets: a host can't have more than {limits.ROWS}")
-            return found, sockets
+            return found
         offset += len(line) + 1
     first = next(line for line in lines if line.strip())
     raise NetstatParseError(f"no listing of netstat, ss or /proc/net/tcp; it begins {rows.text(first)[:100]!r}")
+
+
+def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
+    """Refuse a listing without what proves that the kernel's tables were read."""
+    if frame.version == "1":
+        # It does not say what it could read. A listing without any socket may be one of nothing: a host that is asked
+        # over SSH has a socket as a rule.
+        if not sockets:
+            raise ProbeError(
+                f"{frame.tool} lists nothing, and the old forced command does not say whether /proc/net/tcp could be "
+                "read: install the script that `python -m portmon probe` prints"
+            )
+        return
+    four, six = frame.fields.get("tcp"), frame.fields.get("tcp6")
+    unread = [name for name, state in (("tcp", four), ("tcp6", six)) if state == "0"] + (["tcp"] if not four else [])
+    if frame.tool == "ss" and not sockets:
+        # Up to 4.3 it prints its header alone, and ends with 0, where the kernel does not answer it.
+        raise ProbeError("ss lists nothing at all, which another tool would have to confirm")
+    if unread and frame.tool != "ss":
+        raise ProbeError(f"/proc/net/{' and '.join(unread)} can't be read there: {frame.tool} may lack sockets")
+    if frame.tool == "proc" and not (
+        procfs.has_table(frame.body, six=False) and (six is None or procfs.has_table(frame.body, six=True))
+    ):
+        raise ProbeError("the header of /proc/net/tcp or tcp6 is missing: that table was not read")
+
+
+def _second(frame: Frame, sockets: Sequence[rows.Socket]) -> list[rows.Socket] | None:
+    """The sockets in the second listing; None if ss was not asked, or not understood."""
+    if frame.ssx is None or _ANY_SOCKET.search(frame.ssx) is None:
+        # No socket at all is not what a host shows beside a listing, but an ss that the kernel did not answer.
+        return None
+    six = frozenset(socket.port for socket in sockets if socket.address == "::")
+    try:
+        return ss.read(frame.ssx, 0, six=six)
+    except NetstatParseError:
+        # An ss that is older than any known must not cost the listing: it is only an addition.
+        return None
+
+
+def _capped(sockets: Sequence[rows.Socket]) -> tuple[Sequence[rows.Socket], tuple[tuple[int, int], ...]]:
+    """The sockets, and per port how many more there are than are told apart."""
+    by_port: dict[int, list[rows.Socket]] = defaultdict(list)
+    for socket in sockets:
+        by_port[socket.port].append(socket)
+    beyond = {port: own for port, own in by_port.items() if len(own) > limits.OWNERS}
+    if not beyond:
+        return sockets, ()
+    kept: set[int] = set()
+    for own in beyond.values():
+        # The same ones each time, in whatever order the kernel lists them.
+        own.sort(key=lambda one: (one.address, one.zone or "", one.inode or 0, one.owners[0].pid if one.owners else 0))
+        kept.update(map(id, own[: limits.OWNERS]))
+    told_apart = [one for one in sockets if one.port not in beyond or id(one) in kept]
+    return told_apart, tuple(sorted((port, len(own) - limits.OWNERS) for port, own in beyond.items()))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portmon.errors import NetstatParseError
-from portmon.model.observation import Listener
+from portmon.model.observation import Owner
 from portmon.probe import rows
 
 OWNER_LIMIT = 19
@@ -29,11 +29,8 @@ _NOTE_END = re.compile(rb"\)\.?\s*\Z")
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Which columns a listing has besides those that every one has.
-
-    :param owner: ``PID/Program name``
-    :param extended: ``User`` and ``Inode``
-    :param timer: ``Timer``
+    """Which columns a listing has besides those that every one has: ``PID/Program name``, ``User`` and ``Inode``,
+    ``Timer``.
     """
 
     owner: bool
@@ -41,58 +38,44 @@ class _Columns:
     timer: bool
 
 
-@dataclass(slots=True)
-class _Row:
-    """One listening socket.
-
-    :param owner: the column as it stands there, blanks included, with what follows of a name that holds newlines
-    """
-
-    line: int
-    protocol: str
-    address: str
-    zone: str | None
-    port: int
-    uid: int | None
-    inode: int | None
-    owner: bytes | None
-
-
-def read(lines: Sequence[bytes], start: int) -> list[Listener]:
-    """The listeners of a listing.
+def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
+    """The listening sockets of a listing.
 
     :param start: index of its header, or of its first row
     :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
     """
-    found: list[_Row] = []
+    # Line, socket, and the owner's column as it stands there, with what follows of a name that holds newlines.
+    found: list[tuple[int, rows.Socket, bytearray | None]] = []
     columns: _Columns | None = None
-    last: _Row | None = None
+    # Of the row before, if its name may go on.
+    owner: bytearray | None = None
     padded = _is_padded(lines, start)
     note = False
     others = 0
     for number in range(start, len(lines)):
         line = lines[number]
-        if padded and last is not None and last.owner is not None and len(last.owner) < PADDED:
+        if padded and owner is not None and len(owner) < PADDED:
             # The column is filled up behind a name, newlines in it included: until it is full, nothing else begins.
-            last.owner += b"\n" + line
+            owner += b"\n" + line
             continue
         if ROW.match(line):
             if note:
                 raise rows.refused(line, number)
-            last = None
+            owner = None
             if line.startswith(b"tcp"):
                 columns = columns or _columns_of(line, number)
-                last = _read_row(line, number, columns)
-                if last is None:
+                read = _read_row(line, number, columns)
+                if read is None:
                     others += 1
                 else:
-                    found.append(last)
+                    owner = read[1]
+                    found.append((number, *read))
             continue
-        if not padded and last is not None and last.owner is not None and _goes_on(last.owner, line):
+        if not padded and owner is not None and _goes_on(owner, line):
             if any(begun.startswith(line) for begun in _BEGUN) and not any(map(bytes.strip, lines[number + 1 :])):
                 # The last line, and a row begins like that: more likely a cut one than the rest of a name.
                 raise rows.refused(line, number)
-            last.owner += b"\n" + line
+            owner += b"\n" + line
             continue
         if note or line.startswith(b"("):
             # "(Not all processes could be identified, …" of stderr, in any language, over several lines; longer than
@@ -102,18 +85,21 @@ def read(lines: Sequence[bytes], start: int) -> list[Listener]:
         if HEADER.match(line):
             columns = _named(line)
             continue
-        if rows.is_noise(line):
-            continue
-        raise rows.refused(line, number)
+        if not rows.is_noise(line):
+            raise rows.refused(line, number)
     if note:
         raise NetstatParseError("it ends within a note in parentheses")
     if others and not found:
         raise NetstatParseError(
             f"{others} connections and no listening socket: the listing was made without -l, or for something else"
         )
-    if padded:
-        _refuse_cut(found)
-    return [_listener(row) for row in found]
+    for number, socket, owner in found:
+        if owner is not None:
+            if padded and len(owner) < PADDED:
+                # Where one row fills its last column with blanks, every row does.
+                raise NetstatParseError(f"the row of port {socket.port} is cut in its last column", line=number + 1)
+            socket.owners = _owners(bytes(owner), number)
+    return [socket for _, socket, _ in found]
 
 
 def _named(header: bytes) -> _Columns | None:
@@ -124,27 +110,26 @@ def _named(header: bytes) -> _Columns | None:
 
 
 def _columns_of(line: bytes, number: int) -> _Columns:
-    """The columns that a row has."""
-    _, rest = _split(line, number)
+    rest = _split(line, number)[-1]
     words = rest.split(None, 3)
     timer = rest.rstrip().endswith(b")") and b" (" in rest
     extended = len(words) > 2 and words[2].isdigit() and _OWNER.match(b" " + words[1]) is None
     return _Columns(owner=_OWNER.search(rest) is not None, extended=extended, timer=timer)
 
 
-def _split(line: bytes, number: int) -> tuple[list[bytes], bytes]:
+def _split(line: bytes, number: int) -> list[bytes]:
     """The first five fields, and what stands from the state on."""
     fields = line.split(None, 5)
     if len(fields) < 6:
         raise rows.refused(line, number)
-    return fields[:5], fields[5]
+    return fields
 
 
-def _read_row(line: bytes, number: int, columns: _Columns) -> _Row | None:
-    """One TCP row; None if it is no listening socket."""
-    fields, rest = _split(line, number)
-    if not fields[4].endswith(b":*"):
-        if b":" not in fields[4]:
+def _read_row(line: bytes, number: int, columns: _Columns) -> tuple[rows.Socket, bytearray | None] | None:
+    """Socket and owner's column of a TCP row; None if the socket does not listen."""
+    protocol, _, _, local, foreign, rest = _split(line, number)
+    if not foreign.endswith(b":*"):
+        if b":" not in foreign:
             raise rows.refused(line, number)
         return None
     if columns.timer:
@@ -165,17 +150,10 @@ def _read_row(line: bytes, number: int, columns: _Columns) -> _Row | None:
         if match is None or not rest[: match.start()].strip():
             raise rows.refused(line, number)
         owner = rest[match.start() + 1 :]
-    address, zone, port = rows.endpoint(fields[3], number)
-    return _Row(
-        line=number,
-        protocol="tcp6" if fields[0] == b"tcp6" or ":" in address else "tcp",
-        address=address,
-        zone=zone,
-        port=port,
-        uid=uid,
-        inode=inode,
-        owner=owner,
-    )
+    address, zone, port = rows.endpoint(local, number)
+    family = "tcp6" if protocol == b"tcp6" or ":" in address else "tcp"
+    socket = rows.Socket(family, address, zone, port, uid=uid, inode=inode)
+    return socket, None if owner is None else bytearray(owner)
 
 
 def _without_timer(rest: bytes, line: bytes, number: int) -> bytes:
@@ -190,7 +168,7 @@ def _without_timer(rest: bytes, line: bytes, number: int) -> bytes:
     return before[: -len(word)]
 
 
-def _goes_on(owner: bytes, line: bytes) -> bool:
+def _goes_on(owner: bytearray, line: bytes) -> bool:
     """Whether a line is the rest of a name that holds a newline."""
     return bool(line.strip()) and owner.rstrip(b" ") != b"-" and len(owner) + 1 + len(line.rstrip(b" ")) <= OWNER_LIMIT
 
@@ -208,29 +186,8 @@ def _is_padded(lines: Sequence[bytes], start: int) -> bool:
     return False
 
 
-def _refuse_cut(found: Sequence[_Row]) -> None:
-    """Where one row fills its last column with blanks, every row does: a shorter one is cut.
-
-    :raises NetstatParseError: there is one
-    """
-    for row in found:
-        if row.owner is not None and len(row.owner) < PADDED:
-            raise NetstatParseError(f"the row of port {row.port} is cut in its last column", line=row.line + 1)
-
-
-def _listener(row: _Row) -> Listener:
-    pid = program = None
-    owner = (row.owner or b"").rstrip(b" ")
-    if owner and owner != b"-":
-        digits, _, name = (row.owner or b"").partition(b"/")
-        pid, program = rows.ranged(digits, rows.MAX_PID, "pid", row.line), rows.text(name.rstrip(b" "))
-    return Listener(
-        protocol=row.protocol,
-        address=row.address,
-        port=row.port,
-        pid=pid,
-        program=program,
-        zone=row.zone,
-        uid=row.uid,
-        inode=row.inode,
-    )
+def _owners(column: bytes, line: int) -> tuple[Owner, ...]:
+    if column.rstrip(b" ") in (b"", b"-"):
+        return ()
+    digits, _, name = column.partition(b"/")
+    return (Owner(rows.ranged(digits, rows.MAX_PID, "pid", line), rows.text(name.rstrip(b" "))),)

@@ -7,7 +7,6 @@ import re
 import struct
 from collections.abc import Sequence
 
-from portmon.model.observation import Listener
 from portmon.probe import rows
 
 HEADER = re.compile(rb"\s*sl\s+local_address\s+rem(?:ote)?_address\s+st\s")
@@ -23,8 +22,8 @@ def has_table(output: bytes, *, six: bool) -> bool:
     return any((_TCP6.match(line) is not None) == six for line in headers)
 
 
-def read(lines: Sequence[bytes], start: int) -> list[Listener]:
-    """The listeners of one table or both.
+def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
+    """The listening sockets of one table or both.
 
     :raises NetstatParseError: a row is cut or unknown
     """
@@ -43,17 +42,18 @@ def read(lines: Sequence[bytes], start: int) -> list[Listener]:
             continue
         raw, _, port = fields[1].partition(b":")
         try:
-            address = _address(raw)
+            protocol, address = _address(raw)
             number_of_port = int(port.decode("ascii"), 16) if len(port) == 4 else 0
-            # the last ones: what is cut there is cut
+            # The last ones: what is cut there is cut.
             int(fields[15]), int(fields[16].split(None, 1)[0])
         except (ValueError, struct.error):
             raise rows.refused(line, number) from None
         found.append(
-            Listener(
-                protocol="tcp" if address.version == 4 else "tcp6",
-                address=_shown(address),
-                port=rows.port(str(number_of_port).encode(), number),
+            rows.Socket(
+                protocol,
+                address,
+                None,
+                rows.port(str(number_of_port).encode(), number),
                 uid=rows.ranged(fields[7], rows.MAX_UID, "uid", number),
                 inode=rows.ranged(fields[9], rows.MAX_INODE, "inode", number),
             )
@@ -61,19 +61,18 @@ def read(lines: Sequence[bytes], start: int) -> list[Listener]:
     return found
 
 
-def _address(raw: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Words of 32 bits in the byte order of the host. Little is assumed, since a listing does not say: x86, ARM, RISC-V
-    and ppc64le are. On a big one (s390x) addresses come out reversed; ports and owners are right, they are
-    printed as numbers. Only hosts without netstat and ss are read from here.
+def _address(raw: bytes) -> tuple[str, str]:
+    """Protocol and address, as netstat and ss print it, of words of 32 bits in the byte order of the host.
+
+    A listing does not say which order that is. Little is assumed: x86, ARM, RISC-V and ppc64le are. On a big one
+    (s390x) addresses come out reversed; ports and owners are right, they are printed as numbers. Only hosts without
+    netstat and ss are read from here.
     """
     if len(raw) not in (8, 32):
         raise ValueError
     data = bytes.fromhex(raw.decode("ascii"))
     words = struct.unpack(f"<{len(data) // 4}I", data)
-    return ipaddress.ip_address(struct.pack(f">{len(words)}I", *words))
-
-
-def _shown(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """As netstat and ss print it, mapped IPv4 addresses with dots."""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return f"::ffff:{mapped}" if mapped else str(address)
+    address = ipaddress.ip_address(struct.pack(f">{len(words)}I", *words))
+    if isinstance(address, ipaddress.IPv4Address):
+        return "tcp", str(address)
+    return "tcp6", f"::ffff:{address.ipv4_mapped}" if address.ipv4_mapped else str(address)

@@ -1,11 +1,14 @@
-"""What the readers of listings have in common: text, numbers in their ranges, rows that are refused."""
+"""Shared by the readers of listings: the row of a socket, text, numbers in their ranges, rows that are refused."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from portmon.errors import NetstatParseError
 from portmon.model import limits
+from portmon.model.observation import Listener, Owner
+from portmon.probe.cgroup import unit_of
 
 MAX_PID = 2**31 - 1
 """The kernel's own limit is 2**22: https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#pid-max"""
@@ -16,8 +19,69 @@ MAX_OWNERS = 131_070
 ADDRESS_BYTES = 100
 """More than the longest address with an interface has."""
 
+_ADDRESS = frozenset(b"0123456789abcdefABCDEF:.*")
 _SHOWN = 120
 _IGNORED = re.compile(rb"[ \t\r\f\v]*\Z|\(|Active |unix |netstat: |ss: |warning|WARNING|ERROR: ld\.so: ")
+
+
+@dataclass(slots=True)
+class Process:
+    """The kernel's facts about a process."""
+
+    uid: int | None = None
+    comm: str | None = None
+    unit: str | None = None
+
+
+@dataclass(slots=True)
+class Socket:
+    """The row of one listening socket. Its fields are a :class:`portmon.model.observation.Listener`'s, but for these.
+
+    :param owners: every owner that the row names, also if there is one
+    :param cgroup: path of the cgroup that the socket was made in
+    """
+
+    protocol: str
+    address: str
+    zone: str | None
+    port: int
+    owners: tuple[Owner, ...] = ()
+    uid: int | None = None
+    inode: int | None = None
+    comm: str | None = None
+    more_owners: int = 0
+    cgroup: str | None = None
+
+    def listener(self, process: Process | None = None, other: Socket | None = None) -> Listener:
+        """The listener: the row, completed by other facts about its socket.
+
+        :param process: its lowest owner
+        :param other: its row in the listing of ss
+        """
+        uid, inode, unit, comm = self.uid, self.inode, None, self.comm
+        if other is not None:
+            uid = other.uid if uid is None else uid
+            inode = other.inode if inode is None else inode
+        if process is not None:
+            uid = process.uid if uid is None else uid
+            unit, comm = process.unit, process.comm or comm
+        if unit is None and other is not None and other.cgroup is not None:
+            unit = unit_of(other.cgroup)
+        first = self.owners[0] if self.owners else None
+        return Listener(
+            self.protocol,
+            self.address,
+            self.port,
+            first.pid if first else None,
+            first.program if first else None,
+            self.zone,
+            self.owners if len(self.owners) > 1 else (),
+            uid,
+            inode,
+            unit,
+            comm,
+            self.more_owners,
+        )
 
 
 def text(raw: bytes) -> str:
@@ -33,18 +97,6 @@ def number(raw: bytes, highest: int) -> int | None:
     return value if value <= highest else None
 
 
-def port(raw: bytes, line: int) -> int:
-    """A port number.
-
-    :param line: 0-based line that it stands in
-    :raises NetstatParseError: it is none
-    """
-    found = number(raw, 65535)
-    if not found:
-        raise NetstatParseError(f"{text(raw)[:40]!r} is no port number (netstat and ss need -n)", line=line + 1)
-    return found
-
-
 def ranged(raw: bytes, highest: int, what: str, line: int) -> int:
     """A number from 0 to ``highest``.
 
@@ -55,6 +107,14 @@ def ranged(raw: bytes, highest: int, what: str, line: int) -> int:
     found = number(raw, highest)
     if found is None:
         raise NetstatParseError(f"{text(raw)[:40]!r} is no {what}", line=line + 1)
+    return found
+
+
+def port(raw: bytes, line: int) -> int:
+    """A port number from 1 to 65535, see :func:`ranged`."""
+    found = number(raw, 65535)
+    if not found:
+        raise NetstatParseError(f"{text(raw)[:40]!r} is no port number (netstat and ss need -n)", line=line + 1)
     return found
 
 
@@ -78,14 +138,8 @@ def endpoint(raw: bytes, line: int) -> tuple[str, str | None, int]:
     return text(address), text(zone) or None, port(digits, line)
 
 
-_ADDRESS = frozenset(b"0123456789abcdefABCDEF:.*")
-
-
 def refused(row: bytes, line: int) -> NetstatParseError:
-    """The error of a row that is cut, or of no known layout.
-
-    :param line: its 0-based number
-    """
+    """The error of a row that is cut, or of no known layout; ``line`` is 0-based."""
     return NetstatParseError(f"a cut or unknown row: {text(row)[:_SHOWN]!r}", line=line + 1)
 
 

@@ -16,7 +16,7 @@ from itertools import groupby
 
 from portmon.errors import NetstatParseError
 from portmon.model import limits
-from portmon.model.observation import Listener, Owner
+from portmon.model.observation import Owner
 from portmon.probe import rows
 
 COMM_LIMIT = 15
@@ -32,7 +32,7 @@ _QUEUES = re.compile(rb"\s*(\d{1,10})\s+(\d{1,10})(?=[\s*\[])\s*")
 _END = re.compile(rb"[^\s]{1,100}:(\*|\d{1,5})(?=\s|\Z)")
 _USERS = b"users:("
 _OWNER = re.compile(rb"\",(?:pid=(\d{1,10}),(?:tid=\d{1,10},)?fd=|(\d{1,10}),)\d{1,10}\)")
-"""What follows a name, in new and old versions."""
+"""The fields behind a name, in new and old versions."""
 _ARROW = re.compile(rb" [<-]-[->]")
 _DOTTED = re.compile(rb"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}[%:]")
 
@@ -45,42 +45,6 @@ _SNAPSHOT_4_13 = 170905
 _SNAPSHOT_4_14 = 171112
 """The date in the version of ss. Before 4.13 a lone ``*`` is every address of IPv4, in 4.13 of either family, and from
 4.14 on every address of both."""
-
-
-@dataclass(frozen=True, slots=True)
-class Socket:
-    """One listening socket.
-
-    :param address: as of :class:`portmon.model.observation.Listener`, and so are ``zone`` to ``inode``
-    :param cgroup: path of the cgroup that it was made in; None if not shown
-    :param more_owners: how many there are besides ``owners``
-    """
-
-    address: str
-    zone: str | None
-    port: int
-    owners: tuple[Owner, ...]
-    uid: int | None
-    inode: int | None
-    cgroup: str | None
-    more_owners: int
-
-    def listener(self) -> Listener:
-        """Without what only the cgroup says."""
-        first = self.owners[0] if self.owners else None
-        return Listener(
-            protocol="tcp6" if ":" in self.address else "tcp",
-            address=self.address,
-            port=self.port,
-            pid=first.pid if first else None,
-            program=first.program if first else None,
-            zone=self.zone,
-            owners=self.owners if len(self.owners) > 1 else (),
-            uid=self.uid,
-            inode=self.inode,
-            comm=first.program if first else None,
-            more_owners=self.more_owners,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +66,9 @@ class _Row:
     shortened: bool
 
 
-def sockets(data: bytes, start: int, *, version: str | None = None, six: frozenset[int] | None = None) -> list[Socket]:
+def read(
+    data: bytes, start: int, *, version: str | None = None, six: frozenset[int] | None = None
+) -> list[rows.Socket]:
     """The listening sockets of a listing.
 
     :param start: offset of its header, or of its first row
@@ -110,15 +76,10 @@ def sockets(data: bytes, start: int, *, version: str | None = None, six: frozens
     :param six: ports on which another listing has every address of IPv6, for rows that nothing else decides
     :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
     """
-    found: list[_Row] = []
-    others = 0
-    for row in _rows(data, start):
-        if row is None:
-            others += 1
-        else:
-            found.append(row)
-    if others and not found:
-        raise NetstatParseError(f"{others} connections and no listening socket: the listing was made without -l")
+    listed = list(_rows(data, start))
+    found = [row for row in listed if row is not None]
+    if listed and not found:
+        raise NetstatParseError(f"{len(listed)} connections and no listening socket: the listing was made without -l")
     _refuse_cut(found)
     era = _era(found, data[start : _line_end(data, start)], version)
     return [_socket(row, era, six) for row in found]
@@ -183,10 +144,7 @@ def _line_end(data: bytes, at: int) -> int:
 
 
 class _Queues:
-    """Where the two queues of a row end, which may touch what stands beside them.
-
-    :param header: of the listing, whose columns have the widths of those of the rows
-    """
+    """Where the two queues of a row end, which may touch what stands beside them: the header has the rows' widths."""
 
     def __init__(self, header: bytes = b"") -> None:
         self._first = header.find(b"Recv-Q")
@@ -194,10 +152,7 @@ class _Queues:
         self._width = len(b"Send-Q")
 
     def end(self, line: bytes, begin: int) -> int | None:
-        """Where the local endpoint begins.
-
-        :param begin: where the first queue does, blanks before it included
-        """
+        """Where the local endpoint begins, if the first queue, blanks before it included, does at ``begin``."""
         match = _QUEUES.match(line, begin)
         if match is not None:
             self._width = max(self._width, len(match[2]))
@@ -214,10 +169,7 @@ class _Queues:
 
 
 class _Owners:
-    """The owners of one list, as offsets: a host may print hundreds of thousands of them.
-
-    :param data: the whole listing
-    """
+    """The owners of one list, as offsets: a host may print hundreds of thousands of them."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -233,18 +185,12 @@ class _Owners:
         self._ends.append(at + 1)
 
     def pop(self) -> int:
-        """Forget the last one.
-
-        :returns: where it began
-        """
+        """Forget the last one, and say where it began."""
         self._ends.pop()
         return self._begins.pop()
 
     def end(self) -> int | None:
-        """Let the name of the last one end at the next quote that can be its end.
-
-        :returns: where the owner ends, None if there is no other one
-        """
+        """Let the last name end at the next quote that can be its end; where its owner ends, None without such one."""
         data, begin = self._data, self._begins[-1]
         if not data.startswith(b'("', begin):
             return None
@@ -286,11 +232,9 @@ class _Owners:
 def _read_owners(data: bytes, start: int, failed: bytearray) -> tuple[_Owners, int] | None:
     """The owners from ``("name",pid=1,fd=2),("name",…))`` and where they end.
 
-    A name may hold whatever stands around names, and the list has to end as it must: the shortest names are tried
-    first. What was tried in vain at an offset is not tried there again, so that the time grows with the bytes.
-
-    :param failed: where that was, one byte for each of the listing
-    :returns: None if there is no such list, or it is longer than a host's can be
+    None if there is no such list, or it is longer than a host's can be. A name may hold whatever stands around names,
+    and the list has to end as it must: the shortest names are tried first. An offset at which that was in vain is noted
+    in ``failed`` and not tried again, so that the time grows with the bytes.
     """
     found = _Owners(data)
     found.begin(start)
@@ -310,10 +254,8 @@ def _read_owners(data: bytes, start: int, failed: bytearray) -> tuple[_Owners, i
 
 
 def _read_some(data: bytes, start: int, end: int) -> tuple[_Owners, int] | None:
-    """The owners of a list that ss cut by itself: after some 4 KB up to 3.10, after 64 KB since 4.15.
-
-    :param end: of its line
-    :returns: the whole ones, and where the details go on; None if it is too short for that, or too long
+    """The whole owners of a list that ss cut by itself, after some 4 KB up to 3.10, after 64 KB since 4.15; and where
+    the details go on. None if the list is too short for that, or too long.
     """
     found = _Owners(data)
     at = start
@@ -348,10 +290,7 @@ def _fields(tail: bytes) -> tuple[dict[bytes, bytes], bool]:
 
 
 def _refuse_cut(found: Sequence[_Row]) -> None:
-    """What one row shows of its socket, every row does: one that lacks it is cut.
-
-    :raises NetstatParseError: there is one
-    """
+    """Every row shows the same fields of its socket: one that lacks some is cut."""
     arrows = any(row.arrow for row in found)
     wanted = {name for name in (b"ino", b"sk") if any(name in row.fields for row in found)}
     for row in found:
@@ -396,7 +335,7 @@ def _era(found: Sequence[_Row], header: bytes, version: str | None) -> _Era:
     return _Era.FOUR if any(_DOTTED.match(local) for local in locals_) else _Era.UNKNOWN
 
 
-def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> Socket:
+def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> rows.Socket:
     address, zone, port = rows.endpoint(row.local, row.line)
     if address == "*":
         is_six = b"v6only" in row.fields
@@ -407,14 +346,16 @@ def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> Socket:
     inode = row.fields.get(b"ino")
     uid = row.fields.get(b"uid")
     cgroup = row.fields.get(b"cgroup", b"")
-    return Socket(
-        address=address,
-        zone=zone,
-        port=port,
-        owners=row.owners,
-        # What belongs to root is not said: https://github.com/iproute2/iproute2/blob/main/misc/ss.c
+    return rows.Socket(
+        "tcp6" if ":" in address else "tcp",
+        address,
+        zone,
+        port,
+        row.owners,
+        # ss does not say that a socket is root's: https://github.com/iproute2/iproute2/blob/main/misc/ss.c
         uid=rows.ranged(uid, rows.MAX_UID, "uid", row.line) if uid is not None else 0 if inode is not None else None,
         inode=rows.ranged(inode, rows.MAX_INODE, "inode", row.line) if inode is not None else None,
-        cgroup=rows.text(cgroup) if cgroup.startswith(b"/") else None,
+        comm=row.owners[0].program if row.owners else None,
         more_owners=row.more_owners,
+        cgroup=rows.text(cgroup) if cgroup.startswith(b"/") else None,
     )

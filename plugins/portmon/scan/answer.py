@@ -1,4 +1,4 @@
-"""One look at one host, without the login: read answers, confirm what is missing, make the stored record.
+"""One visit to one host, without the login: what an answer lacks, how answers merge, the observation that is stored.
 
 The DAG file imports this module at every parse, so the readers are imported where they are used.
 """
@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from portmon.errors import AnswerError, ProbeError, ScanError, ScanTimeoutError
+from portmon.errors import AnswerError, ScanError
 from portmon.model.observation import Listener, Listing, Observation, Outcome
-from portmon.probe.compare import lost_binds
 from portmon.text import plain
 
 TABLE_ROWS = 40
-"""Ports that the log of one look shows."""
+"""Ports that a host's table in a log shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,73 +32,38 @@ class Answer:
     """
 
     frame: bytes
-    listing: Listing
     digest: str
+    listing: Listing
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """The answer of a host that is settled: given again, nothing is missing, and nothing about it is news.
+class SettledAnswer:
+    """The last answer of a host that is settled: given again, nothing is missing, and nothing about it is news.
 
+    :param fingerprint: what it was evaluated by
     :param frame: SHA-256 of it, as it is archived
-    :param facts: digest of the observation that was read from it
+    :param facts: digest of the listing that was read from it
     """
 
+    fingerprint: str
     frame: str
     facts: str
-
-
-def frame_of(output: bytes, nonce: str) -> tuple[bytes, str] | None:
-    """The frame that the probe's command printed, as it is archived, and its digest; None if it is not complete."""
-    from portmon.probe import archive_form
-
-    try:
-        frame = archive_form(output, nonce)
-    except ProbeError:
-        return None
-    return frame, hashlib.sha256(frame).hexdigest()
-
-
-def read_answer(
-    output: bytes, nonce: str, *, host: str, exit_status: int = 0, stderr: bytes = b"", digest: str | None = None
-) -> Answer:
-    """Read what the probe's command printed.
-
-    :param nonce: of that command
-    :param host: as shown to people
-    :param digest: of its frame, if it is known
-    :raises AnswerError: it is no complete frame
-    """
-    from portmon.probe import read
-
-    try:
-        frame, listing = read(output, nonce)
-        return Answer(frame, listing, digest or hashlib.sha256(frame).hexdigest())
-    except ProbeError as error:
-        told = [f"the answer proves nothing: {plain(str(error), 300)}", f"exit status {exit_status}"]
-        told += [
-            f"{name} begins {_first_line(text)!r}" for name, text in (("stdout", output), ("stderr", stderr)) if text
-        ]
-        raise AnswerError("; ".join(told), host=host) from error
-
-
-def _first_line(text: bytes) -> str:
-    line = next((line for line in text.split(b"\n") if line.strip()), b"")
-    return plain(line.decode("utf-8", "surrogateescape"), 160)
 
 
 def missing(
     listing: Listing, expected: Collection[int], binds: Mapping[int, Collection[str]] | None = None
 ) -> list[int]:
-    """Which of the expected TCP ports nobody listens on, or not on all addresses that others could reach, in order.
+    """Which of the expected TCP ports have no listener, or lack one on an address that others could reach, in order.
 
     :param binds: port: the addresses on which it listened
     """
+    from portmon.probe.compare import lost_binds
+
     seen: dict[int, set[str]] = defaultdict(set)
     for listener in listing.listeners:
         seen[listener.port].add(bind_of(listener))
-    lost = (port for port, addresses in (binds or {}).items() if lost_binds(addresses, seen.get(port, ())))
-    return sorted({port for port in expected if port not in seen} | set(lost))
+    lost = {port for port, addresses in (binds or {}).items() if lost_binds(addresses, seen.get(port, ()))}
+    return sorted(lost.union(port for port in expected if port not in seen))
 
 
 def bind_of(listener: Listener) -> str:
@@ -108,7 +72,7 @@ def bind_of(listener: Listener) -> str:
 
 
 def merge(answers: Sequence[Listing]) -> Listing:
-    """The effective observation of several answers: whatever listened in any of them.
+    """The effective listing of several answers: every listener that any of them shows.
 
     :param answers: at least one, in the order they came
     """
@@ -126,12 +90,12 @@ def _socket(listener: Listener) -> tuple[str, str, int, str | None]:
     return listener.protocol, listener.address, listener.port, listener.zone
 
 
-# ── the record ──────────────────────────────────────────────────────────────────────────────────
+# ── the observation ─────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Who looks at whom: what every record of one task says.
+class Recorder:
+    """Makes the observations of one task's visit to a host: what all of them say is here.
 
     :param try_number: 1-based, of the task instance
     :param logical_date: of the run; None for a manual run
@@ -143,10 +107,7 @@ class Look:
     logical_date: datetime | None = None
 
     def record(self, **values: Any) -> Observation:
-        """A record of this look.
-
-        :param values: the other fields of :class:`portmon.model.observation.Observation`
-        """
+        """An observation with these other fields of :class:`portmon.model.observation.Observation`."""
         return Observation(
             host_id=self.host_id,
             run_id=self.run_id,
@@ -156,7 +117,7 @@ class Look:
         )
 
     def success(self, answers: Sequence[Answer], *, observed_at: datetime, duration: float) -> Observation:
-        """The record of one or two answers.
+        """The observation of one or two answers.
 
         :param observed_at: when the first was complete
         :param duration: seconds from connect to the last byte
@@ -171,96 +132,63 @@ class Look:
             duration=duration,
         )
 
-    def unchanged(self, frame: bytes, known: Known, *, observed_at: datetime, duration: float) -> Observation:
-        """The record of an answer that is known: without its observation, which is stored already.
-
-        :param observed_at: when it was complete
-        """
-        return self.record(
-            observed_at=observed_at,
-            outcome=Outcome.OK,
-            facts=known.facts,
-            frames=(frame,),
-            digests=(known.frame,),
-            confirmed=False,
-            duration=duration,
-        )
-
-    def failure(self, error: BaseException, *, observed_at: datetime, duration: float) -> Observation:
-        """The record of a look that came to nothing.
+    def failure(
+        self, error: BaseException, *, observed_at: datetime, duration: float, provisional: bool = False
+    ) -> Observation:
+        """The observation of a visit that came to nothing.
 
         :param error: what ended it; anything but a ScanError is a fault of this program, told as ``internal``
         :param observed_at: when it was final
+        :param provisional: a task of the host's own follows, whose word counts
         """
+        known = isinstance(error, ScanError)
         return self.record(
             observed_at=observed_at,
-            outcome=outcome_of(error),
+            # Whether the host was reached: its answer was no good, or there was none.
+            outcome=Outcome.UNREACHABLE if known and not isinstance(error, AnswerError) else Outcome.INVALID,
             error_class=error.error_class if isinstance(error, ScanError) else "internal",
-            error=str(error) if isinstance(error, ScanError) else plain(f"{type(error).__name__}: {error}", 500),
+            error=str(error) if known else plain(f"{type(error).__name__}: {error}", 500),
             duration=duration,
+            provisional=provisional,
         )
-
-
-def outcome_of(error: BaseException) -> Outcome:
-    """Whether a failed look reached the host: its answer was no good, or there was none."""
-    if isinstance(error, ScanError) and not isinstance(error, AnswerError):
-        return Outcome.UNREACHABLE
-    return Outcome.INVALID
-
-
-def timed_out(seconds: float, *, host: str) -> ScanTimeoutError:
-    """The error of a task that its own limit ended."""
-    return ScanTimeoutError(f"the whole look took longer than {seconds:g} s (the task's time limit)", host=host)
 
 
 # ── XComs ───────────────────────────────────────────────────────────────────────────────────────
 
+_ALIKE = ("run_id", "try_number", "duration", "error_class", "error", "provisional")
+"""Fields of an observation that JSON has as well."""
+
 
 def to_xcom(observation: Observation) -> dict[str, Any]:
-    """The record of a dry run's look, JSON types only: it goes from task to task, and nowhere else."""
+    """The observation of a dry run, JSON types only: it goes from task to task, and nowhere else."""
     return {
         "host_id": observation.host_id,
         "outcome": str(observation.outcome),
-        "attempt": {
-            "run_id": observation.run_id,
-            "try_number": observation.try_number,
-            "logical_date": observation.logical_date.isoformat() if observation.logical_date else None,
-            "observed_at": observation.observed_at.isoformat(),
-            "duration": observation.duration,
-            "error_class": observation.error_class,
-            "error": observation.error,
-            "provisional": observation.provisional,
-            "frames": [base64.b64encode(zlib.compress(frame)).decode("ascii") for frame in observation.frames],
-        },
+        "logical_date": observation.logical_date.isoformat() if observation.logical_date else None,
+        "observed_at": observation.observed_at.isoformat(),
+        "frames": [base64.b64encode(zlib.compress(frame)).decode("ascii") for frame in observation.frames],
+        **{name: getattr(observation, name) for name in _ALIKE},
     }
 
 
 def observation_from_xcom(value: Mapping[str, Any]) -> Observation:
-    """The record that a dry run's task returned."""
+    """The observation that a dry run's task returned."""
     from portmon.probe import read_archived
 
-    record = value["attempt"]
-    frames = [zlib.decompress(base64.b64decode(frame)) for frame in record["frames"]]
-    logical_date = record["logical_date"]
-    look = Look(
-        host_id=value["host_id"],
-        run_id=record["run_id"],
-        try_number=record["try_number"],
-        logical_date=datetime.fromisoformat(logical_date) if logical_date else None,
+    logical_date = value["logical_date"]
+    observed_at = datetime.fromisoformat(value["observed_at"])
+    frames = [zlib.decompress(base64.b64decode(frame)) for frame in value["frames"]]
+    answers = [Answer(frame, hashlib.sha256(frame).hexdigest(), read_archived(frame)) for frame in frames]
+    recorder = Recorder(
+        value["host_id"],
+        value["run_id"],
+        value["try_number"],
+        datetime.fromisoformat(logical_date) if logical_date else None,
     )
-    observed_at, duration = datetime.fromisoformat(record["observed_at"]), record["duration"]
-    if frames:
-        digests = [hashlib.sha256(frame).hexdigest() for frame in frames]
-        answers = [Answer(frame, read_archived(frame), digest) for frame, digest in zip(frames, digests, strict=True)]
-        return look.success(answers, observed_at=observed_at, duration=duration)
-    return look.record(
-        observed_at=observed_at,
-        outcome=Outcome(value["outcome"]),
-        error_class=record["error_class"],
-        error=record["error"],
-        duration=duration,
-        provisional=record["provisional"],
-    )
+    if answers:
+        return recorder.success(answers, observed_at=observed_at, duration=value["duration"])
+    rest = {name: value[name] for name in ("duration", "error_class", "error", "provisional")}
+    return recorder.record(observed_at=observed_at, outcome=Outcome(value["outcome"]), **rest)
 
 
 # ── for people ──────────────────────────────────────────────────────────────────────────────────
@@ -271,19 +199,12 @@ def table(listing: Listing) -> str:
     by_port: dict[int, list[Listener]] = defaultdict(list)
     for listener in listing.listeners:
         by_port[listener.port].append(listener)
-    rows = [("PORT", "ADDRESSES", "PROGRAM", "PID", "UNIT")]
+    rows: list[tuple[str, ...]] = [("PORT", "ADDRESSES", "PROGRAM", "PID", "UNIT")]
     for port in sorted(by_port)[:TABLE_ROWS]:
-        listeners = by_port[port]
-        rows.append(
-            (
-                str(port),
-                _cell([listener.address for listener in listeners], 40),
-                _cell([listener.program for listener in listeners], 30),
-                _cell([listener.pid for listener in listeners], 20),
-                _cell([listener.unit for listener in listeners], 40),
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        columns = (("address", 40), ("program", 30), ("pid", 20), ("unit", 40))
+        cells = (_cell([getattr(listener, name) for listener in by_port[port]], limit) for name, limit in columns)
+        rows.append((str(port), *cells))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if len(by_port) > TABLE_ROWS:
         lines.append(f"… and {len(by_port) - TABLE_ROWS} more")

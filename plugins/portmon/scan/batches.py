@@ -6,11 +6,9 @@ import ipaddress
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
-from portmon.errors import StorageError
 from portmon.model.host import Host
 
 MAX_BATCHES = 64
@@ -21,50 +19,28 @@ batch that runs beside others is a process more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class HostBatch:
     """The hosts of one sweep task.
 
-    :param hosts: ids. Nothing here says how they are just now: batches stay the same as long as the fleet does
+    :param hosts: as the run's host list has them. Nothing says how they are just now: a batch stays the same as long as
+        its hosts do
     :param logins: how many at a time
     :param lanes: proxy command: how many logins through it at a time
     """
 
-    hosts: tuple[str, ...]
+    hosts: tuple[Host, ...]
     logins: int
-    lanes: Mapping[str, int] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON types only, see :func:`batch_from_json`."""
-        return {"hosts": list(self.hosts), "logins": self.logins, "lanes": dict(self.lanes)}
-
-
-def batch_from_json(value: Any) -> Batch:
-    """The inverse of :meth:`Batch.to_json`.
-
-    :raises StorageError: if it is none
-    """
-    try:
-        return Batch(tuple(value["hosts"]), int(value["logins"]), dict(value["lanes"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"what is stored is no batch of hosts ({type(error).__name__}: {error})") from error
+    lanes: Mapping[str, int]
 
 
 def batches_at_once(max_logins: int) -> int:
-    """How many batches may run at the same time.
-
-    :param max_logins: parallel logins of a run
-    """
+    """How many batches may run at the same time, with so many parallel logins of a run."""
     return max(1, max_logins // LOGINS)
 
 
 def deal(
-    hosts: Sequence[Host],
-    *,
-    size: int,
-    max_logins: int,
-    proxies: Mapping[str, str],
-    per_proxy: int,
-) -> list[Batch]:
+    hosts: Sequence[Host], *, size: int, max_logins: int, proxies: Mapping[str, str], per_proxy: int
+) -> list[HostBatch]:
     """Batches of about equal length, each with its share of the logins.
 
     A network's hosts are spread over all batches: a dead rack fills none. Hosts behind a proxy command are in so few
@@ -89,8 +65,8 @@ def deal(
         open_to = dealt[:of_lane] if host.id in proxies else dealt
         min(open_to, key=len).append(host)
     return [
-        Batch(
-            tuple(host.id for host in own),
+        HostBatch(
+            tuple(own),
             logins=max_logins // at_once + (number < max_logins % at_once and count == at_once),
             lanes={
                 command: max(1, per_proxy // min(of_lane, at_once))
@@ -112,7 +88,8 @@ def in_order(hosts: Sequence[Host], failing: Mapping[str, str | None]) -> list[H
     for patience in range(3):
         networks: dict[str, list[Host]] = defaultdict(list)
         for host in hosts:
-            if _patience(host, failing) == patience:
+            # 0 for a host that answered last time, 1 for one that failed, 2 for one that timed out.
+            if (host.id in failing) + (failing.get(host.id) == "timeout") == patience:
                 networks[network_of(host.address)].append(host)
         rounds = zip_longest(*(networks[name] for name in sorted(networks)))
         order += [host for one in rounds for host in one if host is not None]
@@ -120,17 +97,12 @@ def in_order(hosts: Sequence[Host], failing: Mapping[str, str | None]) -> list[H
 
 
 def network_of(address: str) -> str:
-    """What fails together with an address: its /24 or /64; of a name its domain, or what stands before its number."""
+    """The network that fails together with an address: its /24 or /64; of a name its domain, or the name without its
+    number.
+    """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         host, dot, domain = address.partition(".")
         return domain if dot else re.sub(r"\d+$", "", host)
     return str(ipaddress.ip_network((parsed, 24 if parsed.version == 4 else 64), strict=False))
-
-
-def _patience(host: Host, failing: Mapping[str, str | None]) -> int:
-    """0 for a host that answered last time, 1 for one that failed, 2 for one that let us wait."""
-    if host.id not in failing:
-        return 0
-    return 2 if failing[host.id] == "timeout" else 1

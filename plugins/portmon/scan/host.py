@@ -1,23 +1,24 @@
-"""One look at one host over a connection that is logged in: ask, and ask once more for what is missing."""
+"""One visit over a connection that is logged in: ask, and ask once more for what is missing."""
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from portmon.errors import AnswerError, ContradictionError, ScanError
-from portmon.model.observation import Observation
-from portmon.scan import answer as scan
+from portmon.errors import AnswerError, ContradictionError, ProbeError, ScanError
+from portmon.model.observation import Observation, Outcome
+from portmon.scan.answer import Answer, Recorder, SettledAnswer, merge, missing
 from portmon.ssh.config import SshSettings
 from portmon.ssh.session import CommandResult, Session
+from portmon.text import plain
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a host is expected to listen on.
+    """The listeners that a host is expected to have.
 
     :param ports: known as up, or declared
     :param binds: port: addresses that others could reach; one that is missing is missed like a port
@@ -33,29 +34,32 @@ class Expected:
 
 @dataclass(slots=True)
 class HostScan:
-    """A look at one host: :meth:`ask`, and if something is :attr:`gone`, :meth:`ask_again` after a pause.
+    """The questions and answers of one visit: :meth:`ask`, and if something is :attr:`gone`, :meth:`ask_again` after a
+    pause.
 
-    :param record: who looks at whom
     :param shown: the host, for people
     :param settings: of its login
-    :param known: the answer that needs not be read, if there is one
+    :param settled: the answer that needs not be read, if there is one
     :param unchanged: the frame of the first answer, if it was that one
+    :param answers: those that were read
+    :param gone: ports that the first answer lacks
+    :param still: ports that all answers lack
     """
 
-    record: scan.Look
+    recorder: Recorder
     shown: str
     expected: Expected
     settings: SshSettings
-    known: scan.Known | None = None
+    settled: SettledAnswer | None = None
     unchanged: bytes | None = None
-    answers: list[scan.Answer] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
     still: list[int] = field(default_factory=list)
     result: CommandResult | None = None
     observed_at: datetime | None = None
 
     def command(self, nonce: str) -> str:
-        """What is run on the host."""
+        """The command that is run on the host."""
         from portmon import probe
 
         hung = {tool for answer in self.answers for tool in answer.listing.hung}
@@ -69,96 +73,96 @@ class HostScan:
         return probe.command(nonce, question)
 
     def ask(self, session: Session) -> None:
-        """The first answer; :attr:`gone` is what it lacks.
+        """Get the first answer; :attr:`gone` is what it lacks.
 
         :raises ScanError: there is none, or it proves nothing
         """
-        nonce, result = self._run(session)
-        framed = scan.frame_of(result.stdout, nonce) if self.known is not None else None
-        digest = framed[1] if framed is not None else None
-        if framed is not None and self.known is not None and digest == self.known.frame:
-            self.unchanged = framed[0]
-        self.observed_at = datetime.now(UTC)
-        if self.unchanged is None:
-            answer = self._read(session, nonce, result, digest)
-            self.gone = self.still = scan.missing(answer.listing, self.expected.ports, self.expected.binds)
+        answer = self._answer(session, self.settled)
+        if answer is not None:
+            self.answers.append(answer)
+            self.gone = self.still = missing(answer.listing, self.expected.ports, self.expected.binds)
 
-    def ask_again(self, session: Session) -> scan.Answer:
-        """The second answer; :attr:`still` is what both lack.
+    def ask_again(self, session: Session) -> None:
+        """Get the second answer; :attr:`still` is what both lack.
 
-        :raises AnswerError: there is none: the host did answer once, so it is not unreachable, but half a look
+        :raises AnswerError: there is none: the host did answer once, so it is not unreachable, but half a visit
             proves nothing
         """
         try:
-            answer = self._read(session, *self._run(session))
+            answer = self._answer(session)
         except ScanError as error:
             raise AnswerError(
                 f"{ports_text(self.gone)} missing, and no second answer that confirms it: "
                 + str(error).removeprefix(f"{error.host}: "),
                 host=self.shown,
             ) from error
-        both = scan.merge([answer.listing for answer in self.answers])
-        self.still = scan.missing(both, self.expected.ports, self.expected.binds)
-        return answer
+        assert answer is not None  # noqa: S101 - for the type checker: it was read
+        self.answers.append(answer)
+        both = merge([answer.listing for answer in self.answers])
+        self.still = missing(both, self.expected.ports, self.expected.binds)
 
     @property
     def back(self) -> list[int]:
-        """What the first answer lacked and the second one had."""
+        """The ports that the first answer lacked and the second one had."""
         return sorted(set(self.gone) - set(self.still))
 
     def success(self, *, duration: float) -> Observation:
-        """The record of a look whose answers are there.
+        """The observation of a visit whose answers are there.
 
         :param duration: seconds from connect to the last byte
         """
-        assert self.observed_at is not None  # noqa: S101 - for the type checker; ask() has set it
-        if self.unchanged is not None and self.known is not None:
-            return self.record.unchanged(self.unchanged, self.known, observed_at=self.observed_at, duration=duration)
-        return self.record.success(self.answers, observed_at=self.observed_at, duration=duration)
+        assert self.observed_at is not None  # noqa: S101 - for the type checker: ask() has set it
+        if self.unchanged is None or self.settled is None:
+            return self.recorder.success(self.answers, observed_at=self.observed_at, duration=duration)
+        # Without its listing, which is stored already.
+        return self.recorder.record(
+            observed_at=self.observed_at,
+            outcome=Outcome.OK,
+            facts=self.settled.facts,
+            frames=(self.unchanged,),
+            digests=(self.settled.frame,),
+            confirmed=False,
+            duration=duration,
+        )
 
-    def failure(self, error: BaseException, *, duration: float, provisional: bool = False) -> Observation:
-        """The record of a look that came to nothing.
+    def _answer(self, session: Session, settled: SettledAnswer | None = None) -> Answer | None:
+        """An answer that was read; None if it is the settled one.
 
-        :param provisional: a task of the host's own follows, whose word counts
+        If its two listings contradict each other, the host is asked again at once: as a rule they agree then.
         """
-        observation = self.record.failure(error, observed_at=datetime.now(UTC), duration=duration)
-        return dataclasses.replace(observation, provisional=provisional)
+        try:
+            return self._read(session, settled)
+        except AnswerError as error:
+            if not isinstance(error.__cause__, ContradictionError):
+                raise
+        return self._read(session, settled)
 
-    def _run(self, session: Session) -> tuple[str, CommandResult]:
-        """Let the command run.
+    def _read(self, session: Session, settled: SettledAnswer | None) -> Answer | None:
+        from portmon import probe
 
-        :returns: its nonce, and what it printed
-        """
-        from portmon.probe import new_nonce
-
-        nonce = new_nonce()
+        nonce = probe.new_nonce()
         self.result = result = session.run(
             self.command(nonce),
             deadline=self.settings.command_timeout.total_seconds(),
             max_output=self.settings.max_output,
         )
-        return nonce, result
-
-    def _read(self, session: Session, nonce: str, result: CommandResult, digest: str | None = None) -> scan.Answer:
-        """What the command printed, or prints if its two listings contradict each other: at once they agree as a rule.
-
-        :param digest: of the frame, if it is known
-        """
+        if not self.answers:
+            self.observed_at = datetime.now(UTC)
         try:
-            answer = self._answer(nonce, result, digest)
-        except AnswerError as error:
-            if not isinstance(error.__cause__, ContradictionError):
-                raise
-            answer = self._answer(*self._run(session))
-            if not self.answers:
-                self.observed_at = datetime.now(UTC)
-        self.answers.append(answer)
-        return answer
-
-    def _answer(self, nonce: str, result: CommandResult, digest: str | None = None) -> scan.Answer:
-        return scan.read_answer(
-            result.stdout, nonce, host=self.shown, exit_status=result.exit_status, stderr=result.stderr, digest=digest
-        )
+            frame = probe.cut_out(result.stdout, nonce)
+            archived = frame.archived()
+            digest = hashlib.sha256(archived).hexdigest()
+            if settled is not None and digest == settled.frame:
+                self.unchanged = archived
+                return None
+            return Answer(archived, digest, probe.listing_of(frame))
+        except ProbeError as error:
+            told = [f"the answer proves nothing: {plain(str(error), 300)}", f"exit status {result.exit_status}"]
+            for name, text in (("stdout", result.stdout), ("stderr", result.stderr)):
+                if text:
+                    line = next((line for line in text.split(b"\n") if line.strip()), b"")
+                    told.append(f"{name} begins {plain(line.decode('utf-8', 'surrogateescape'), 160)!r}")
+            raise AnswerError("; ".join(told), host=self.shown) from error
 
 
 class Stopwatch:

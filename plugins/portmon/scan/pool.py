@@ -12,30 +12,30 @@ from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from portmon.errors import OverrunError
-from portmon.scan.schedule import Schedule, Step
+from portmon.scan.schedule import Schedule, Turn
 from portmon.timeouts import within
 
 HANG_UP = timedelta(seconds=10)
-"""How long hanging up on everybody may take; what is left then ends with the process."""
+"""How long hanging up on all hosts may take; what is left then ends with the process."""
 
 
 class Visit(Protocol):
-    """One host on its way through a sweep. Whatever raises, ends it."""
+    """One host on its way through a sweep. An exception ends it."""
 
     @property
     def lane(self) -> str | None:
         """The proxy command that leads to the host, None without."""
 
     def dial(self) -> None:
-        """Connect, and wait until the server says something. Not called of a host behind a proxy command."""
+        """Connect, and wait until the host says something. Not called of a host behind a proxy command."""
 
-    def look(self) -> float | None:
+    def ask(self) -> float | None:
         """Log in and ask.
 
         :returns: None if that is all; else after how many seconds to ask once more
         """
 
-    def look_again(self) -> None:
+    def ask_again(self) -> None:
         """Ask once more, over the same connection."""
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ Own = TypeVar("Own", bound=Visit)
 
 
 class LoginPool(Generic[Own]):
-    """Threads that make visits. What is done comes out of :meth:`take`, in the thread of whoever calls that.
+    """Threads that make visits. Those that are over come out of :meth:`take`.
 
     The threads of logins are as many as there are slots and stay. Every dial has one as well, since some take until
     their time-out; one that is over takes the next: to start a thread costs more than most dials. A thread that does
@@ -82,10 +82,10 @@ class LoginPool(Generic[Own]):
             patience=patience,
         )
         self._visits = visits
-        # Taken again by who has it: a signal that ends the task may come at any time.
+        # One thread may take it twice: a signal that ends the task may come at any time.
         lock = threading.RLock()
-        # Several conditions, so that each change wakes whom it concerns: waking everybody for every host would cost
-        # more than the logins.
+        # Several conditions, so that each change wakes the threads that it concerns: waking all of them for every host
+        # would cost more than the logins.
         self._changed = threading.Condition(lock)
         self._ended = threading.Condition(lock)
         self._wanted = threading.Condition(lock)
@@ -93,7 +93,8 @@ class LoginPool(Generic[Own]):
         self._dialers = 0
         self._done: list[tuple[Own, BaseException | None]] = []
         self._awaited = 1
-        self._stopped = False
+        self.stopped = False
+        """Whether it was stopped before it was over."""
         self._threads = [self._worker() for _ in range(min(slots, len(visits)))]
 
     def __enter__(self) -> LoginPool[Own]:
@@ -107,17 +108,12 @@ class LoginPool(Generic[Own]):
         self.stop()
 
     def stop(self) -> None:
-        """Begin nothing any more, and hang up on everybody. Threads end by themselves."""
+        """Begin nothing any more, and hang up on all hosts. Threads end by themselves."""
         with self._changed:
-            self._stopped = True
+            self.stopped = True
             self._notify_all()
         with contextlib.suppress(OverrunError):
             within(HANG_UP, self._close_all)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether somebody stopped it before it was over."""
-        return self._stopped
 
     def take(self, *, most: int, seconds: float) -> list[tuple[Own, BaseException | None]] | None:
         """Visits that ended since the last call, each with what ended it; None if there will be no more.
@@ -130,15 +126,13 @@ class LoginPool(Generic[Own]):
             self._awaited = most
             while True:
                 self._give_up()
-                if len(self._done) >= most or self._is_over():
-                    break
                 left = until - self._clock()
-                if left <= 0:
+                if len(self._done) >= most or self._is_over() or left <= 0:
                     break
-                # The batch may also be over because its time is: nobody says that.
+                # The batch may also be over because its time is: no thread notifies then.
                 self._ended.wait(min(left, 1.0))
-            # Whoever is hung up on fails: that is our doing, and nothing to take.
-            if self._stopped or (not self._done and self._is_over()):
+            # A visit that fails since it was hung up on here says nothing of its host.
+            if self.stopped or (not self._done and self._is_over()):
                 return None
             taken, self._done = self._done[:most], self._done[most:]
             return taken
@@ -151,18 +145,18 @@ class LoginPool(Generic[Own]):
     def parked(self) -> int:
         """How many hosts wait to be asked once more."""
         with self._changed:
-            return len(self._schedule.parked())
+            return self._schedule.parked()
 
     def _notify_all(self) -> None:
         for condition in (self._changed, self._ended, self._wanted):
             condition.notify_all()
 
     def _is_over(self) -> bool:
-        return self._stopped or self._schedule.is_over(self._clock())
+        return self.stopped or self._schedule.is_over(self._clock())
 
     def _give_up(self) -> None:
-        # Whoever calls holds the lock.
-        dialling, looking = self._schedule.dialling(), self._schedule.looking()
+        # The caller holds the lock.
+        dialling, asking = self._schedule.dialling(), self._schedule.asking()
         overdue = self._schedule.give_up(self._clock())
         if not overdue:
             return
@@ -173,13 +167,12 @@ class LoginPool(Generic[Own]):
         # Threads that are lost, unless they come back: then they end.
         self._dialers -= dialling - self._schedule.dialling()
         self._to_dial = deque(visit for visit in self._to_dial if self._schedule.is_under_way(visit))
-        for _ in range(looking - self._schedule.looking()):
+        for _ in range(asking - self._schedule.asking()):
             self._worker().start()
         self._notify_all()
 
     def _close_all(self) -> None:
         for visit in self._visits:
-            # Whatever state it is in: nobody waits for it any more.
             _close(visit)
 
     # ── threads ─────────────────────────────────────────────────────────────────────────────────
@@ -189,13 +182,13 @@ class LoginPool(Generic[Own]):
 
     def _work(self) -> None:
         while (job := self._wait_for_job()) is not None:
-            step, visit = job
+            turn, visit = job
             pause: float | None = None
             try:
-                if step is Step.LOOK:
-                    pause = visit.look()
+                if turn is Turn.ASK:
+                    pause = visit.ask()
                 else:
-                    visit.look_again()
+                    visit.ask_again()
             except BaseException as error:
                 is_ours = self._end(visit, error)
             else:
@@ -203,15 +196,7 @@ class LoginPool(Generic[Own]):
             if not is_ours:
                 return
 
-    def _park(self, visit: Own, pause: float) -> bool:
-        with self._changed:
-            if not self._schedule.is_under_way(visit):
-                return False
-            self._schedule.park(visit, self._clock() + pause)
-            self._changed.notify()
-            return True
-
-    def _wait_for_job(self) -> tuple[Step, Own] | None:
+    def _wait_for_job(self) -> tuple[Turn, Own] | None:
         with self._changed:
             while not self._is_over():
                 now = self._clock()
@@ -226,7 +211,7 @@ class LoginPool(Generic[Own]):
             return None
 
     def _have_dialled(self, visits: Sequence[Own]) -> None:
-        # Whoever calls holds the lock.
+        # The caller holds the lock.
         self._to_dial += visits
         self._wanted.notify(len(visits))
         while self._dialers < self._schedule.dialling():
@@ -240,17 +225,9 @@ class LoginPool(Generic[Own]):
             except BaseException as error:
                 is_ours = self._end(visit, error)
             else:
-                is_ours = self._have_ready(visit)
+                is_ours = self._move(visit, self._schedule.dialled)
             if not is_ours:
                 return
-
-    def _have_ready(self, visit: Own) -> bool:
-        with self._changed:
-            if not self._schedule.is_under_way(visit):
-                return False
-            self._schedule.dialled(visit)
-            self._changed.notify()
-            return True
 
     def _wait_for_dial(self) -> Own | None:
         with self._wanted:
@@ -260,21 +237,31 @@ class LoginPool(Generic[Own]):
                 self._wanted.wait()
             return None
 
+    def _park(self, visit: Own, pause: float) -> bool:
+        return self._move(visit, lambda visit: self._schedule.park(visit, self._clock() + pause))
+
     def _end(self, visit: Own, error: BaseException | None) -> bool:
-        """Note what ended a visit.
+        # Hanging up talks to the host once more: not while other threads wait for the lock.
+        _close(visit)
+
+        def end(visit: Own) -> None:
+            self._schedule.done(visit)
+            self._done.append((visit, error))
+            if len(self._done) >= self._awaited:
+                self._ended.notify()
+
+        return self._move(visit, end)
+
+    def _move(self, visit: Own, change: Callable[[Own], None]) -> bool:
+        """Note how far a visit is.
 
         :returns: whether it was under way: one that was given up is told already, and another thread is in our place
         """
-        # Hanging up talks to the host once more: not while others wait for us.
-        _close(visit)
         with self._changed:
             if not self._schedule.is_under_way(visit):
                 return False
-            self._schedule.done(visit)
-            self._done.append((visit, error))
+            change(visit)
             self._changed.notify()
-            if len(self._done) >= self._awaited:
-                self._ended.notify()
             return True
 
 

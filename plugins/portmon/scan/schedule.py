@@ -1,13 +1,13 @@
-"""What a batch does next. Pure: no thread, no clock, no socket.
+"""The next step of a batch. Pure: no thread, no clock, no socket.
 
 A visit to a host goes through these steps; *slots* are logins that may go on at the same time:
 
 ==========  =====================================================================  ====
-dialling    TCP is connected, the server's first bytes are waited for              none
-ready       it has said something: a server that is there
-looking     login, command                                                         one
+dialling    TCP is connected, the host's first bytes are waited for                none
+ready       it has said something: an SSH server is there                          none
+asking      login, command                                                         one
 parked      a port is missing: the connection stands, the host is asked once more  none
-again       the second command                                                     one
+asking      the second command                                                     one
 done
 ==========  =====================================================================  ====
 
@@ -33,21 +33,21 @@ FRESH = 0.25
 Long beside a way to the other side of the world; short beside a time-out, of which there may be many in a row."""
 MAX_DIALS = 200
 """Hosts that are dialled at the same time. A process may open 1,024 files, as Linux has it."""
-MAX_SUSPECTS = 100
+MAX_FAILED_LAST_TIME = 100
 """Those of them that failed last time, as long as there are others: hosts that are off now must not wait for these."""
 
-Visit = TypeVar("Visit")
+AnyVisit = TypeVar("AnyVisit")
 
 
-class Step(Enum):
-    """What somebody who has a slot does."""
+class Turn(Enum):
+    """The use of a free slot."""
 
-    LOOK = "look"
-    LOOK_AGAIN = "look again"
+    ASK = "ask"
+    ASK_AGAIN = "ask again"
 
 
 @dataclass(slots=True)
-class Schedule(Generic[Visit]):
+class Schedule(Generic[AnyVisit]):
     """Visits of one batch, from the first dial to the last answer. Times are seconds of one clock.
 
     :param visits: in the order in which they shall begin, each with its lane: None for a host that is dialled
@@ -59,90 +59,88 @@ class Schedule(Generic[Visit]):
     :param patience: seconds after which a step is overdue; and everything, so long after ``closes_at``
     """
 
-    visits: Sequence[tuple[Visit, str | None]]
+    visits: Sequence[tuple[AnyVisit, str | None]]
     slots: int
     lanes: Mapping[str, int] = field(default_factory=dict)
     closes_at: float = float("inf")
     failed_last_time: int = 0
     patience: float = float("inf")
-    _direct: deque[tuple[int, Visit]] = field(init=False)
-    _suspects: deque[tuple[int, Visit]] = field(init=False)
-    _by_lane: dict[str, deque[tuple[int, Visit]]] = field(init=False, default_factory=dict)
+    # Visits go by their number, except to the caller.
+    _direct: deque[int] = field(init=False, default_factory=deque)
+    _failed: deque[int] = field(init=False, default_factory=deque)
+    _by_lane: dict[str, deque[int]] = field(init=False, default_factory=dict)
     _dialling: dict[int, float] = field(init=False, default_factory=dict)
-    _ready: deque[tuple[int, Visit]] = field(init=False, default_factory=deque)
-    _parked: list[tuple[float, int, Visit]] = field(init=False, default_factory=list)
-    _looking: dict[int, tuple[str | None, float]] = field(init=False, default_factory=dict)
-    _numbers: dict[int, int] = field(init=False, default_factory=dict)
+    _ready: deque[int] = field(init=False, default_factory=deque)
+    _parked: list[tuple[float, int]] = field(init=False, default_factory=list)
+    _asking: dict[int, tuple[str | None, float]] = field(init=False, default_factory=dict)
+    _numbers: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._direct, self._suspects = deque(), deque()
-        for number, (visit, lane) in enumerate(self.visits):
-            self._numbers[id(visit)] = number
-            queue = self._suspects if self._is_suspect(number) else self._direct
+        self._numbers = {id(visit): number for number, (visit, _) in enumerate(self.visits)}
+        for number, (_, lane) in enumerate(self.visits):
+            queue = self._failed if self._has_failed(number) else self._direct
             if lane is not None:
                 queue = self._by_lane.setdefault(lane, deque())
-            queue.append((number, visit))
+            queue.append(number)
 
     # ── what to do ──────────────────────────────────────────────────────────────────────────────
 
-    def dials(self, now: float) -> list[Visit]:
+    def dials(self, now: float) -> list[AnyVisit]:
         """Visits whose host is dialled now. Each is :meth:`dialled` or :meth:`done` later.
 
-        As many connections are opened ahead as there are slots: a healthy host waits for no login of ours for long,
-        and is waited for by none. A dial that takes long does not count, or dead hosts would stop it.
+        As many connections are opened ahead as there are slots: no healthy host waits long for a login, and none is
+        waited for. A dial that takes long does not count, or dead hosts would stop it.
         """
-        found: list[Visit] = []
-        while now < self.closes_at and len(self._dialling) < MAX_DIALS:
-            queue = self._to_dial(now)
-            if queue is None:
-                break
-            number, visit = queue.popleft()
+        found: list[AnyVisit] = []
+        while now < self.closes_at and len(self._dialling) < MAX_DIALS and (queue := self._to_dial(now)) is not None:
+            number = queue.popleft()
             self._dialling[number] = now
-            found.append(visit)
+            found.append(self.visits[number][0])
         return found
 
-    def _to_dial(self, now: float) -> deque[tuple[int, Visit]] | None:
+    def _to_dial(self, now: float) -> deque[int] | None:
         """The queue whose next host is dialled now."""
         if len(self._ready) >= self.slots:
             return None
-        known = sum(map(self._is_suspect, self._dialling))
-        if self._suspects and (known < MAX_SUSPECTS or not self._direct):
-            return self._suspects
+        failed = sum(map(self._has_failed, self._dialling))
+        if self._failed and (failed < MAX_FAILED_LAST_TIME or not self._direct):
+            return self._failed
         is_room = len(self._fresh(now)) + len(self._ready) < self.slots
         return self._direct if self._direct and is_room else None
 
     def _fresh(self, now: float) -> list[float]:
-        """When dials began that may be over any moment: those to suspects are not expected to."""
+        """When dials began that may be over any moment, as those to hosts that failed last time are not."""
         return [
-            begun for number, begun in self._dialling.items() if now - begun < FRESH and not self._is_suspect(number)
+            begun for number, begun in self._dialling.items() if now - begun < FRESH and not self._has_failed(number)
         ]
 
-    def next(self, now: float) -> tuple[Step, Visit] | None:
-        """What the next free slot does; it is taken until the visit is :meth:`parked` or :meth:`done`.
+    def next(self, now: float) -> tuple[Turn, AnyVisit] | None:
+        """The use of the next free slot, which is taken until the visit is parked or done.
 
-        Who waits for the second question comes first: that connection is open, and its time is what confirms a loss.
+        A host that waits for the second question comes first: its connection is open, and its time is what confirms a
+        loss.
         """
-        if len(self._looking) >= self.slots:
+        if len(self._asking) >= self.slots:
             return None
         if self._parked and self._parked[0][0] <= now:
-            _, number, visit = heapq.heappop(self._parked)
-            self._looking[number] = None, now
-            return Step.LOOK_AGAIN, visit
-        heads: list[tuple[int, str | None]] = [(self._ready[0][0], None)] if self._ready else []
+            _, number = heapq.heappop(self._parked)
+            self._asking[number] = None, now
+            return Turn.ASK_AGAIN, self.visits[number][0]
+        heads: list[tuple[int, str | None]] = [(self._ready[0], None)] if self._ready else []
         if now < self.closes_at:
-            heads += [(queue[0][0], lane) for lane, queue in self._by_lane.items() if queue and self._has_room(lane)]
+            heads += [(queue[0], lane) for lane, queue in self._by_lane.items() if queue and self._has_room(lane)]
         if not heads:
             return None
-        _, lane = min(heads, key=lambda head: head[0])
-        number, visit = (self._ready if lane is None else self._by_lane[lane]).popleft()
-        self._looking[number] = lane, now
-        return Step.LOOK, visit
+        number, lane = min(heads, key=lambda head: head[0])
+        (self._ready if lane is None else self._by_lane[lane]).popleft()
+        self._asking[number] = lane, now
+        return Turn.ASK, self.visits[number][0]
 
     def wake_at(self, now: float) -> float | None:
         """When there may be something to do without anything else happening; None if there is no such time."""
-        times = [self._parked[0][0]] if self._parked and len(self._looking) < self.slots else []
+        times = [self._parked[0][0]] if self._parked and len(self._asking) < self.slots else []
         if self._direct and len(self._dialling) < MAX_DIALS:
-            # What is dialled now will not be fresh for ever.
+            # Dials do not stay fresh.
             times += [begun + FRESH for begun in self._fresh(now)]
         if self._waiting() and now < self.closes_at < float("inf"):
             times.append(self.closes_at)
@@ -150,33 +148,32 @@ class Schedule(Generic[Visit]):
 
     # ── what came of it ─────────────────────────────────────────────────────────────────────────
 
-    def dialled(self, visit: Visit) -> None:
+    def dialled(self, visit: AnyVisit) -> None:
         """The host has said something."""
         number = self._numbers[id(visit)]
         del self._dialling[number]
-        self._ready.append((number, visit))
+        self._ready.append(number)
 
-    def park(self, visit: Visit, until: float) -> None:
-        """A look is not over: the host is asked once more then. Its slot is free."""
+    def park(self, visit: AnyVisit, until: float) -> None:
+        """The host is to be asked once more then. The slot is free."""
         number = self._numbers[id(visit)]
-        del self._looking[number]
-        heapq.heappush(self._parked, (until, number, visit))
+        del self._asking[number]
+        heapq.heappush(self._parked, (until, number))
 
-    def done(self, visit: Visit) -> None:
+    def done(self, visit: AnyVisit) -> None:
         """A visit is over, whatever came of it."""
         number = self._numbers[id(visit)]
         self._dialling.pop(number, None)
-        self._looking.pop(number, None)
+        self._asking.pop(number, None)
 
-    def give_up(self, now: float) -> list[Visit]:
+    def give_up(self, now: float) -> list[AnyVisit]:
         """End the visits that are overdue; what comes of them later is not to be told."""
         if now >= self.closes_at + self.patience:
-            found = [*self._dialling, *self._looking, *(number for number, _ in self._ready)]
-            found += [number for _, number, _ in self._parked]
+            found = [*self._dialling, *self._asking, *self._ready, *(number for _, number in self._parked)]
             self._ready.clear()
             self._parked.clear()
         else:
-            begun = {**self._dialling, **{number: since for number, (_, since) in self._looking.items()}}
+            begun = self._dialling | {number: since for number, (_, since) in self._asking.items()}
             found = [number for number, since in begun.items() if now - since >= self.patience]
         given_up = [self.visits[number][0] for number in sorted(found)]
         for visit in given_up:
@@ -189,34 +186,34 @@ class Schedule(Generic[Visit]):
         """How many hosts are dialled."""
         return len(self._dialling)
 
-    def looking(self) -> int:
-        """How many hosts are looked at."""
-        return len(self._looking)
+    def asking(self) -> int:
+        """How many hosts are asked."""
+        return len(self._asking)
 
-    def is_under_way(self, visit: Visit) -> bool:
-        """Whether that host is dialled or looked at just now."""
+    def parked(self) -> int:
+        """How many hosts wait to be asked once more."""
+        return len(self._parked)
+
+    def is_under_way(self, visit: AnyVisit) -> bool:
+        """Whether that host is dialled or asked just now."""
         number = self._numbers[id(visit)]
-        return number in self._dialling or number in self._looking
+        return number in self._dialling or number in self._asking
 
     def is_over(self, now: float) -> bool:
         """Whether nothing is under way and nothing will begin."""
-        under_way = self._dialling or self._ready or self._parked or self._looking
+        under_way = self._dialling or self._ready or self._parked or self._asking
         return not under_way and (not self._waiting() or now >= self.closes_at)
 
-    def untried(self) -> list[Visit]:
+    def untried(self) -> list[AnyVisit]:
         """Visits that have not begun."""
-        waiting = [*self._direct, *self._suspects, *(item for queue in self._by_lane.values() for item in queue)]
-        return [visit for _, visit in sorted(waiting, key=lambda item: item[0])]
-
-    def parked(self) -> list[Visit]:
-        """Visits whose host is to be asked once more."""
-        return [visit for _, _, visit in self._parked]
+        waiting = [*self._direct, *self._failed, *(number for queue in self._by_lane.values() for number in queue)]
+        return [self.visits[number][0] for number in sorted(waiting)]
 
     def _waiting(self) -> bool:
-        return bool(self._direct or self._suspects) or any(self._by_lane.values())
+        return bool(self._direct or self._failed) or any(self._by_lane.values())
 
-    def _is_suspect(self, number: int) -> bool:
+    def _has_failed(self, number: int) -> bool:
         return number >= len(self.visits) - self.failed_last_time
 
     def _has_room(self, lane: str) -> bool:
-        return sum(1 for other, _ in self._looking.values() if other == lane) < self.lanes.get(lane, self.slots)
+        return sum(1 for other, _ in self._asking.values() if other == lane) < self.lanes.get(lane, self.slots)

@@ -1,85 +1,63 @@
-"""Connect: handshake, host key, login; and what it means when that fails."""
+"""Connect: handshake, host key, login; and what a failure of these means."""
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
 
 from portmon.errors import ConnectionLostError, NegotiationError, ScanError, ScanTimeoutError, SetupError
-from portmon.ssh.dial import Line, dial, no_banner
+from portmon.ssh.dial import Link, dial, no_banner
 from portmon.ssh.login import Login
 from portmon.ssh.session import Session, end
 from portmon.ssh.target import Credentials, Options, Target, quoted, software, why
 from portmon.ssh.transport import FloodError, Tap, Transport
-from portmon.ssh.trust import HostKey, Known, Trust
+from portmon.ssh.trust import HostKey, Trust
 from portmon.ssh.watchdog import WATCHDOG
 from portmon.text import plain
-
-LOG_CHANNEL = "portmon.ssh.paramiko"
-"""paramiko logs here, tracebacks of its threads included. Silent unless somebody sets its level."""
 
 KEEPALIVE = 5
 """Seconds between keepalives, so that no firewall forgets a connection that waits to confirm."""
 
 SLACK = 5.0
-"""Seconds beyond the sum of its deadlines after which a login is hung up on. Each has its own, but none for what is
-sent: a server that reads nothing can hold that up."""
-
-_paramiko_log = logging.getLogger(LOG_CHANNEL)
-if _paramiko_log.level == logging.NOTSET:
-    _paramiko_log.setLevel(logging.CRITICAL + 1)
+"""Seconds beyond the sum of its deadlines after which a login is hung up on: what is sent has no deadline, and a server
+that reads nothing can hold it up."""
 
 
 def connect(
-    target: Target, credentials: Credentials, trust: Trust, options: Options, *, line: Line | None = None
+    target: Target, credentials: Credentials, trust: Trust, options: Options, *, link: Link | None = None
 ) -> Session:
-    """Log in. One attempt: whether to try again is the caller's business.
+    """Log in, once.
 
-    :param line: a way to the host that is open already; it is closed if the login fails
+    :param link: to the host, if there is one already; it is closed if the login fails
     :raises ScanError: of the class that says what went wrong
     """
     try:
         login = Login(target, credentials, options.timeout)
         known = trust.known(target)
     except BaseException:
-        if line is not None:
-            line.close()
+        if link is not None:
+            link.close()
         raise
-    policy = _CheckHostKey(target, trust, known)
-    if line is None:
-        line = dial(target, credentials, options)
-    tap = Tap(line.sock)
-
-    def make_transport(sock: Any, **kwargs: Any) -> Transport:
-        return Transport(sock, options, known, **kwargs)
-
-    client = paramiko.SSHClient()
-    client.set_log_channel(LOG_CHANNEL)
-    client.set_missing_host_key_policy(policy)
+    if link is None:
+        link = dial(target, credentials, options)
+    tap = Tap(link.sock)
     seconds = options.timeout * (1 + login.offers) + SLACK
+    transport: Transport | None = None
     try:
-        with WATCHDOG.alarm(seconds, line.hang_up) as alarm:
-            client.connect(
-                target.address,
-                port=target.port,
-                # Unused, but paramiko asks the system for the worker's user if it is missing.
-                username=credentials.user,
-                sock=tap,  # type: ignore[arg-type]
-                timeout=options.timeout,
-                compress=options.compress,
-                disabled_algorithms=options.disabled_algorithms,
-                transport_factory=make_transport,
-                auth_strategy=login,
-            )
+        with WATCHDOG.alarm(seconds, link.hang_up) as alarm:
+            # Not paramiko's SSHClient: it knows other ways to find keys and hosts, which cost time, and no deadlines.
+            transport = Transport(tap, options, known)
+            transport.start_client(timeout=options.timeout)
+            key = transport.get_remote_server_key()
+            shown = HostKey(key.get_name(), key.get_base64())
+            trusted = trust.check(target, known, shown)
+            login.authenticate(transport)
     except BaseException as error:
-        transport = client.get_transport()
-        said = end(client, line)
+        said = end(transport, link)
         if alarm.rang and isinstance(error, ScanError | paramiko.SSHException | EOFError | OSError):
             raise ScanTimeoutError(f"the login was not over within {seconds:g} s{said}", host=target.shown) from error
         if transport is None and isinstance(error, ValueError | TypeError | AttributeError):
@@ -89,39 +67,14 @@ def connect(
         if transport and isinstance(error, paramiko.SSHException | EOFError | OSError):
             raise _handshake_error(target, error, transport, bytes(tap.head), options.timeout, said) from error
         raise
-    transport = client.get_transport()
-    assert transport is not None  # noqa: S101 - connect() has just made it
     transport.set_keepalive(KEEPALIVE)
-    return Session(
-        target=target,
-        client=client,
-        line=line,
-        server=software(transport.remote_version),
-        key=policy.shown,
-        trusted=policy.trusted,
-        method=login.method,
-    )
-
-
-class _CheckHostKey(paramiko.MissingHostKeyPolicy):
-    """The client itself knows no keys, so that every key is decided here."""
-
-    def __init__(self, target: Target, trust: Trust, known: Known) -> None:
-        self._target = target
-        self._trust = trust
-        self._known = known
-        self.shown = HostKey("", "")
-        self.trusted = ""
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        self.shown = HostKey(key.get_name(), key.get_base64())
-        self.trusted = self._trust.check(self._target, self._known, self.shown)
+    return Session(target, transport, link, software(transport.remote_version), shown, trusted, login.method)
 
 
 def _handshake_error(
     target: Target, error: Exception, transport: paramiko.Transport, head: bytes, timeout: float, said: str
 ) -> ScanError:
-    """What a failed handshake means. Authentication and host keys raise their own errors."""
+    """The error of a failed handshake. Authentication and host keys raise their own errors."""
     host = target.shown
     hello = _Hello.read(head)
     cause = error.__context__ if isinstance(error, paramiko.SSHException) else error
@@ -152,11 +105,8 @@ def _handshake_error(
 
 @dataclass(frozen=True, slots=True)
 class _Hello:
-    """What a server said first, read from the raw bytes: it is all in the clear.
-
-    :param before: text before the banner, or instead of one
-    :param version: ``SSH-2.0-OpenSSH_9.2p1``; empty without a banner
-    :param offers: algorithms by kind, in the server's order
+    """The first words of an SSH server, which are in the clear: text before the banner or instead of one, the banner if
+    there is one (``SSH-2.0-OpenSSH_9.2p1``), and the algorithms that it offers, by kind.
     """
 
     before: bytes = b""

@@ -42,27 +42,22 @@ _NO_ROUTE = frozenset(
 
 
 @dataclass(slots=True)
-class Line:
-    """An open way to a host.
-
-    :param sock: to talk through
-    :param process: the proxy command, if there is one
-    :param stderr: its standard error
-    """
+class Link:
+    """An open connection to a host: TCP, or a proxy command with its standard error."""
 
     sock: socket.socket
     process: subprocess.Popen[bytes] | None = None
     stderr: IO[bytes] | None = None
 
     def hang_up(self) -> None:
-        """Let nothing pass any more: whoever reads from it or writes to it is told at once."""
+        """Let nothing pass any more: a thread that reads from it or writes to it gets an error at once."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> str:
         """End it; more than once is fine.
 
-        :returns: what the proxy command had to say, as the end of a sentence
+        :returns: how the proxy command ended and its last words, as the end of a sentence
         """
         self.sock.close()
         if self.process is None or self.stderr is None or self.stderr.closed:
@@ -85,33 +80,30 @@ class Line:
         return ended + said
 
 
-def dial(target: Target, credentials: Credentials, options: Options) -> Line:
-    """Open a way to the host.
+def dial(target: Target, credentials: Credentials, options: Options) -> Link:
+    """Connect to the host.
 
-    :raises ScanError: there is none
+    :raises ScanError: there is no way to it
     """
     if options.proxy_command:
         return _open_proxy(target, credentials, options.proxy_command)
-    return Line(_open_tcp(target, options.timeout))
+    return Link(_open_tcp(target, options.timeout))
 
 
-def await_banner(target: Target, line: Line, timeout: float) -> None:
-    """Wait until the server says something, and read nothing of it.
+def await_banner(target: Target, link: Link, timeout: float) -> None:
+    """Wait until the host says something, and read nothing of it.
 
     :raises ScanTimeoutError: it says nothing
     """
     # Not select(), which takes no descriptor beyond 1023.
     poll = select.poll()
-    poll.register(line.sock, select.POLLIN)
+    poll.register(link.sock, select.POLLIN)
     if not poll.poll(timeout * 1000):
         raise no_banner(target, timeout)
 
 
 def no_banner(target: Target, timeout: float, *, said: str = "") -> ScanTimeoutError:
-    """The error of a server that accepts a connection and does not begin to speak SSH.
-
-    :param said: what came instead, as the end of a sentence
-    """
+    """The error of a host that accepts a connection and does not begin to speak SSH but said something else."""
     return ScanTimeoutError(
         f"connected, but no SSH banner within {timeout:g} s: an overloaded host, or no SSH server{said}",
         host=target.shown,
@@ -147,7 +139,7 @@ def _tcp_error(target: Target, errors: Sequence[tuple[str, OSError]], timeout: f
     told = "; ".join(f"{address}: {error.strerror or error}" for address, error in errors)
     failures = [error for _, error in errors]
     place = f"port {target.port}"
-    # What proves most comes first: somebody answered, something answers nothing, nothing leads there.
+    # The strongest proof comes first: the host answered, there was no answer, there is no route.
     if any(isinstance(error, ConnectionRefusedError) for error in failures):
         return RefusedError(f"nobody listens on {place}, or a firewall says so ({told})", host=target.shown)
     if any(isinstance(error, TimeoutError) for error in failures):
@@ -162,15 +154,15 @@ def _tcp_error(target: Target, errors: Sequence[tuple[str, OSError]], timeout: f
     return SetupError(f"this worker can't open a connection ({told})", host=target.shown)
 
 
-def _open_proxy(target: Target, credentials: Credentials, command: str) -> Line:
+def _open_proxy(target: Target, credentials: Credentials, command: str) -> Link:
     """Through a command that talks on its standard input and output, without a shell.
 
     paramiko's ``ProxyCommand`` spins when the command has ended; a socket pair shows the end at once.
     """
     tokens = {"%h": target.address, "%p": str(target.port), "%r": credentials.user, "%%": "%"}
     ours, theirs = socket.socketpair()
-    # Not a pipe: nobody reads it while the command runs, and it must not block.
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - the Line closes it
+    # Not a pipe: it is not read while the command runs, and it must not block.
+    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - the Link closes it
     try:
         words = [re.sub("%[hpr%]", lambda match: tokens[match[0]], word) for word in shlex.split(command)]
         process = subprocess.Popen(
@@ -182,4 +174,4 @@ def _open_proxy(target: Target, credentials: Credentials, command: str) -> Line:
         raise SetupError(f"the proxy command can't be started{why(error)}", host=target.shown) from error
     finally:
         theirs.close()
-    return Line(ours, process, stderr)
+    return Link(ours, process, stderr)

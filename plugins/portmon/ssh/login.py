@@ -1,4 +1,4 @@
-"""Prove who we are."""
+"""Log in with a key or a password, and explain a refusal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
-from paramiko.auth_strategy import AuthSource, AuthStrategy
 from paramiko.ssh_exception import BadAuthenticationType
 
 from portmon.errors import AuthenticationError, ConnectionLostError, NegotiationError, ScanTimeoutError, SetupError
@@ -27,12 +26,8 @@ class _Key:
     def __str__(self) -> str:
         return f"key {self.pkey.get_name()} {self.pkey.fingerprint} ({self.origin})"
 
-    @property
-    def needs_sha2(self) -> bool:
-        return self.pkey.get_name() == "ssh-rsa"
 
-
-class Login(AuthStrategy):
+class Login:
     """Offer what the credentials name and nothing else, and say what became of it.
 
     :param timeout: seconds for each offer
@@ -40,12 +35,11 @@ class Login(AuthStrategy):
     """
 
     def __init__(self, target: Target, credentials: Credentials, timeout: float) -> None:
-        super().__init__(ssh_config=paramiko.SSHConfig())
         self._target = target
         self._user = credentials.user
         self._shown_user = repr(plain(credentials.user))
         self._timeout = timeout
-        # What unlocks a key file is taken away: it must not be shown to a server that refuses the key.
+        # Taken away once it unlocks a key file: it must not be shown to a server that refuses the key.
         self._password = credentials.password
         self._key_files: KeyFiles = {} if credentials.key_files is None else credentials.key_files
         self._keys = list(self._load(credentials))
@@ -54,7 +48,7 @@ class Login(AuthStrategy):
 
     @property
     def method(self) -> str:
-        """What the server accepted, for people."""
+        """The keys and passwords that the server accepted, for people."""
         return " and ".join(map(str, self._accepted))
 
     @property
@@ -62,11 +56,7 @@ class Login(AuthStrategy):
         """How many things there are to offer."""
         return len(self._keys) + (self._password is not None)
 
-    def get_sources(self) -> Iterator[AuthSource]:
-        """Nothing: :meth:`authenticate` decides what to offer next."""
-        return iter(())
-
-    def authenticate(self, transport: paramiko.Transport) -> None:  # type: ignore[override]
+    def authenticate(self, transport: paramiko.Transport) -> None:
         """Log in.
 
         :raises AuthenticationError: nothing was accepted
@@ -107,7 +97,7 @@ class Login(AuthStrategy):
             "user's authorized_keys and sshd's AllowUsers. There is no second try, so that nobody is locked out"
         )
         extensions: Any = getattr(transport, "server_extensions", {})
-        if any(key.needs_sha2 for key in self._keys) and "server-sig-algs" not in extensions:
+        if any(key.pkey.get_name() == "ssh-rsa" for key in self._keys) and "server-sig-algs" not in extensions:
             text += (
                 ". The server does not say that it knows RSA with SHA-2, and SHA-1 is not spoken any more (paramiko "
                 "5): an ed25519 key may help"
@@ -119,7 +109,7 @@ class Login(AuthStrategy):
     ) -> tuple[str, ...] | None:
         """Offer one thing.
 
-        :returns: what the server demands besides, empty if we are in; None if it refused
+        :returns: the methods that the server demands besides, none if the login is complete; None if it refused
         """
         started = time.monotonic()
         try:

@@ -11,22 +11,22 @@ import paramiko
 from paramiko.ssh_exception import ChannelException
 
 from portmon.errors import AnswerError, ConnectionLostError, ScanTimeoutError
-from portmon.ssh.dial import Line
+from portmon.ssh.dial import Link
 from portmon.ssh.target import Target, quoted, why
 from portmon.ssh.transport import ALLOWANCE, FloodError, Transport
 from portmon.ssh.trust import HostKey
-from portmon.ssh.watchdog import WATCHDOG, Alarm
+from portmon.ssh.watchdog import WATCHDOG
 from portmon.text import plain
 
 MAX_STDERR = 16 * 1024
 """Bytes of stderr that are kept; the rest is read and dropped, so that it can't block the command."""
 
 QUIET = 2.0
-"""Seconds without output after which a command that has exited is over, although somebody (a process
-started by a login script) still holds its output open."""
+"""Seconds without output after which a command that has exited is over, although a process that a login script started
+still holds its output open."""
 
 SLACK = 1.0
-"""Seconds beyond the deadline of a command after which its connection is hung up, whatever it is busy with."""
+"""Seconds beyond the deadline of a command after which its connection is hung up."""
 
 READER_ENDS = 2.0
 """Seconds that the reader of a connection may take to notice its end: more than it needs, and no reason to hang."""
@@ -34,9 +34,8 @@ READER_ENDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a command came to.
+    """Output and end of a command.
 
-    :param stdout: all of it
     :param stderr: its first 16 KiB
     :param exit_status: -1 if a signal ended it
     :param seconds: from the request to the last byte
@@ -52,15 +51,15 @@ class CommandResult:
 class Session:
     """A connection that is logged in.
 
-    :param server: the server's version, ``OpenSSH_9.2p1``
+    :param server: version of its software, ``OpenSSH_9.2p1``
     :param key: its host key
     :param trusted: why that key is trusted
-    :param method: how we logged in: which key, or ``password``
+    :param method: which key was accepted, or ``password``
     """
 
     target: Target
-    client: paramiko.SSHClient
-    line: Line
+    transport: Transport
+    link: Link
     server: str
     key: HostKey
     trusted: str
@@ -69,12 +68,11 @@ class Session:
     @property
     def active(self) -> bool:
         """Whether commands can still be run."""
-        transport = self.client.get_transport()
-        return transport is not None and transport.is_active()
+        return bool(self.transport.is_active())
 
     def close(self) -> None:
         """End the connection; more than once is fine."""
-        end(self.client, self.line)
+        end(self.transport, self.link)
 
     def run(self, command: str, *, deadline: float, max_output: int) -> CommandResult:
         """Run one command and read all it prints.
@@ -86,16 +84,14 @@ class Session:
         :raises AnswerError: it printed too much, or the server runs no commands
         """
         started = time.monotonic()
-        transport = self.client.get_transport()
-        if transport is None or not transport.is_active():
+        if not self.active:
             self._tell_of_flood()
             raise ConnectionLostError("the connection broke before the command was sent", host=self.target.shown)
-        assert isinstance(transport, Transport)  # noqa: S101 - for the type checker: connect() has made it
-        transport.packetizer.allowance = float("inf")
+        self.transport.packetizer.allowance = float("inf")
         # paramiko waits for ever for a server that neither accepts nor refuses a command, and for one that reads
         # nothing of what is sent to it.
-        with WATCHDOG.alarm(deadline + SLACK, self.line.hang_up) as overdue:
-            channel = self._start(transport, command, deadline)
+        with WATCHDOG.alarm(deadline + SLACK, self.link.hang_up) as overdue:
+            channel = self._start(command, deadline)
             try:
                 return self._read(channel, started, deadline, max_output)
             except ConnectionLostError as error:
@@ -108,19 +104,16 @@ class Session:
                 # On a connection that broke meanwhile this fails as well, and would hide what happened.
                 with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
                     channel.close()
-                transport.packetizer.allowance = ALLOWANCE
+                self.transport.packetizer.allowance = ALLOWANCE
 
-    def _start(self, transport: paramiko.Transport, command: str, deadline: float) -> paramiko.Channel:
-        with WATCHDOG.alarm(deadline, self.line.hang_up) as alarm:
-            return self._request(transport, command, deadline, alarm)
-
-    def _request(self, transport: paramiko.Transport, command: str, deadline: float, alarm: Alarm) -> paramiko.Channel:
+    def _start(self, command: str, deadline: float) -> paramiko.Channel:
         try:
-            channel = transport.open_session(timeout=deadline)
-            channel.exec_command(command)
-            # The command must not wait for input that never comes.
-            channel.shutdown_write()
-            return channel
+            with WATCHDOG.alarm(deadline, self.link.hang_up) as alarm:
+                channel = self.transport.open_session(timeout=deadline)
+                channel.exec_command(command)
+                # The command must not wait for input that never comes.
+                channel.shutdown_write()
+                return channel
         except ChannelException as error:
             raise AnswerError(
                 f"the server opens no session: {plain(str(error.text))}. Is the user allowed to run commands?",
@@ -131,7 +124,7 @@ class Session:
                 raise ScanTimeoutError(
                     f"the server did not start the command within {deadline:g} s", host=self.target.shown
                 ) from error
-            if transport.is_active():
+            if self.active:
                 raise AnswerError(
                     "the server refused to run the command. Is the user allowed to run commands?",
                     host=self.target.shown,
@@ -176,8 +169,8 @@ class Session:
                     host=self.target.shown,
                 )
             if not read:
-                # As a rule the command exits and all is there: who woke up for each packet before that would do so in
-                # vain. What makes the server wait, more than the channel's window of 2 MiB, is read every half second.
+                # As a rule the command exits and all is there: to wake up for each packet before that would be in vain.
+                # More than the channel's window of 2 MiB, which makes the server wait, is read every half second.
                 news = something if channel.exit_status_ready() else channel.status_event
                 news.wait(min(0.5, started + deadline - now))
         channel.status_event.wait(max(0.0, min(QUIET, started + deadline - time.monotonic())))
@@ -190,25 +183,25 @@ class Session:
         return CommandResult(bytes(out), bytes(err), channel.exit_status, time.monotonic() - started)
 
     def _tell_of_flood(self) -> None:
-        transport = self.client.get_transport()
-        error = transport.get_exception() if transport is not None else None
+        error = self.transport.get_exception()
         if isinstance(error, FloodError):
             raise AnswerError(f"the connection was ended, since the server {error}", host=self.target.shown)
 
 
-def end(client: paramiko.SSHClient, line: Line) -> str:
-    """Close a client and its way to the host; more than once is fine.
+def end(transport: Transport | None, link: Link) -> str:
+    """Close a connection; more than once is fine.
 
-    :returns: what the proxy command had to say, as the end of a sentence
+    :param transport: None if there is none yet
+    :returns: as of :meth:`Link.close`
     """
-    transport = client.get_transport()
-    line.hang_up()
+    link.hang_up()
     # Its thread has to be gone before the descriptor is closed: the number may be that of another host's connection a
-    # moment later, and what is about to read would take away what is meant for that one.
-    if transport is not None and transport.is_alive():
-        transport.join(READER_ENDS)
-    client.close()
-    return line.close()
+    # moment later, and the thread would read what is meant for that one.
+    if transport is not None:
+        if transport.is_alive():
+            transport.join(READER_ENDS)
+        transport.close()
+    return link.close()
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Where to log in, as whom, and how: plain values."""
+"""Where to log in, with which credentials and options: plain values."""
 
 from __future__ import annotations
 
@@ -45,9 +45,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How to prove who we are. One key is offered, then the password if there is one: servers count attempts.
+    """What is offered to the host: one key, then the password if there is one, since sshd counts attempts.
 
-    :param user: login name
     :param pkey: key that is loaded already; then ``key_file`` is not used
     :param key_file: path of a private key
     :param password: for the login; or for the key file, if it needs one, and then for nothing else
@@ -90,7 +89,7 @@ def why(error: BaseException) -> str:
 
 
 def quoted(said: bytes, *, last: bool = False) -> str:
-    """What somebody said, as the end of a sentence: its first or its last line that is not empty."""
+    """Words of the other side, as the end of a sentence: their first or last line that is not empty."""
     lines = [line.strip() for line in said.split(b"\n") if line.strip()]
     if not lines:
         return ""

@@ -7,6 +7,7 @@ Time is bounded elsewhere: each phase has its deadline.
 
 from __future__ import annotations
 
+import logging
 import threading
 import zlib
 from collections.abc import Callable
@@ -20,7 +21,10 @@ from paramiko.kex_gex import KexGexSHA256
 from paramiko.packet import Packetizer as PlainPacketizer
 
 from portmon.ssh.target import Options
-from portmon.ssh.trust import Known
+from portmon.ssh.trust import KnownKeys
+
+LOG_CHANNEL = "portmon.ssh.paramiko"
+"""paramiko logs here, tracebacks of its threads included. Silent unless its level is set."""
 
 READ = 65536
 """Bytes that are read at once."""
@@ -37,7 +41,7 @@ MAX_PACKET = 256 * 1024
 """Bytes of a packet, and of what it inflates to: OpenSSH's limit."""
 
 MAX_KEX_PACKET = 35_000
-"""Bytes of a packet of the key exchange: what everybody must take (RFC 4253, section 6.1). paramiko reads a number in
+"""Bytes of a packet of the key exchange: as many as RFC 4253 demands (section 6.1). paramiko reads a number in
 quadratic time, 3.7 s for one of 256 KiB."""
 
 MAX_GROUP = 4096
@@ -56,6 +60,10 @@ PACKET_COST = 32
 """Bytes that each packet counts for besides its content: about what surrounds it on the wire."""
 
 
+_paramiko_log = logging.getLogger(LOG_CHANNEL)
+if _paramiko_log.level == logging.NOTSET:
+    _paramiko_log.setLevel(logging.CRITICAL + 1)
+
 # Of names that its type stubs leave out.
 _PLAIN: Any = paramiko.Transport
 _CHANNEL: Any = Channel
@@ -66,8 +74,8 @@ class FloodError(paramiko.SSHException):
 
 
 class Tap:
-    """A socket that reads all there is at once, since paramiko asks for a few bytes at a time. It keeps the first ones:
-    what a server says instead of a version, and which algorithms it offers.
+    """A socket that reads all there is at once, since paramiko asks for a few bytes at a time. It keeps the first
+    bytes, which hold the server's version and algorithms.
     """
 
     def __init__(self, sock: Any) -> None:
@@ -84,7 +92,7 @@ class Tap:
         return data
 
     def read_to_line_end(self) -> bytes:
-        """What there is up to the end of a line; at least a byte, unless the connection ended."""
+        """The bytes up to the end of a line, or all there are; at least one, unless the connection ended."""
         self._fill()
         end = self._read.find(b"\n", self._at) + 1
         return self.recv((end or len(self._read)) - self._at)
@@ -177,7 +185,7 @@ class Inflate:
         self._zlib = zlib.decompressobj()
 
     def __call__(self, data: bytes) -> bytes:
-        """What a packet inflates to.
+        """Inflate a packet.
 
         :raises FloodError: too much
         """
@@ -200,8 +208,8 @@ class _Gex(KexGexSHA256):
 
 
 def _within_window(feed: Callable[[Channel, Any], None]) -> Callable[[Channel, Any], None]:
-    """What paramiko does with data of a channel, unless the server disregards the window that it was given: paramiko
-    keeps whatever comes, for a channel that is closed as well.
+    """Refuse data of a channel beyond the window that the server was given: paramiko keeps whatever comes, also for a
+    channel that is closed.
     """
 
     def bounded(channel: Channel, message: Any) -> None:
@@ -232,17 +240,22 @@ class Transport(paramiko.Transport):
         MSG_CHANNEL_EXTENDED_DATA: _within_window(_CHANNEL._feed_extended),
     }
 
+    # Those that authenticate by themselves first: paramiko computes the MAC of the others byte by byte.
+    _preferred_ciphers: ClassVar[Any] = tuple(sorted(_PLAIN._preferred_ciphers, key=lambda name: "gcm" not in name))
+
     packetizer: Packetizer
 
-    def __init__(self, sock: Any, options: Options, known: Known, **kwargs: Any) -> None:
-        super().__init__(sock, packetizer_class=Packetizer, **kwargs)
+    def __init__(self, sock: Any, options: Options, known: KnownKeys) -> None:
+        super().__init__(sock, packetizer_class=Packetizer, disabled_algorithms=options.disabled_algorithms)
+        self.set_log_channel(LOG_CHANNEL)
+        self.use_compression(options.compress)
         self.auth_timeout = options.timeout
-        # What a send waits for a key exchange that the server began and does not end.
+        # So long a send waits for the end of a key exchange that the server began.
         self.clear_to_send_timeout = options.timeout
         self._exchanges = 0
         security = self.get_security_options()
-        # Those that authenticate by themselves first: paramiko computes the MAC of the others byte by byte.
-        security.ciphers = tuple(options.ciphers or sorted(security.ciphers, key=lambda name: "gcm" not in name))
+        if options.ciphers:
+            security.ciphers = tuple(options.ciphers)
         types = {key.type for key in known.keys}
         security.key_types = tuple(sorted(security.key_types, key=lambda name: _key_type(name) not in types))
 
@@ -259,8 +272,8 @@ class Transport(paramiko.Transport):
             raise self.get_exception() or EOFError()
 
     def get_exception(self) -> Exception | None:
-        """What ended the connection, told once: an SSHException, EOFError or OSError, although paramiko's readers raise
-        whatever their input makes them stumble over.
+        """The error that ended the connection, told once: an SSHException, EOFError or OSError, although paramiko's readers
+        raise whatever their input makes them stumble over.
         """
         error: Exception | None = super().get_exception()
         if error is None or isinstance(error, paramiko.SSHException | EOFError | OSError):
@@ -268,6 +281,15 @@ class Transport(paramiko.Transport):
         wrapped = paramiko.SSHException(f"what it sent can't be read: {type(error).__name__}: {error}")
         wrapped.__cause__ = error
         return wrapped
+
+    def _log(self, level: int, msg: Any, *args: Any) -> None:
+        if self.logger.isEnabledFor(level):
+            super()._log(level, msg, *args)  # type: ignore[misc]
+
+    def _parse_debug(self, m: paramiko.Message) -> None:
+        # sshd sends one for each option of a key. paramiko goes through it byte by byte, even if nothing is logged.
+        if self.logger.isEnabledFor(logging.DEBUG):
+            super()._parse_debug(m)  # type: ignore[misc]
 
     def _parse_kex_init(self, m: paramiko.Message) -> None:
         self._exchanges += 1

@@ -58,9 +58,8 @@ class KnownHosts:
     """A ``known_hosts`` file: plain, hashed and wildcard names, ``@revoked`` keys.
 
     paramiko's reader knows neither wildcards nor markers, and one key per type only. Lines of plain names alone are
-    found by their names; only the others are gone through, once for a login: a worker's file may have thousands.
-
-    :param lines: of the file; those that OpenSSH would skip are skipped
+    found by their names; only the others are gone through, once for a login: a worker's file may have thousands. Lines
+    that OpenSSH would skip are skipped.
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -93,19 +92,11 @@ class KnownHosts:
         lines = [self._lines[number] for number in sorted(found)]
         return [key for marker, key in lines if not marker], [key for marker, key in lines if marker == "@revoked"]
 
-    def keys(self, target: Target) -> list[HostKey]:
-        """The keys that a target may show."""
-        return self.find(target)[0]
-
-    def revoked(self, target: Target) -> list[HostKey]:
-        """The keys that it must not show."""
-        return self.find(target)[1]
-
     def _add(self, marker: str, names: Sequence[str], key: HostKey) -> None:
         number = len(self._lines)
         self._lines.append((marker, key))
         if any(name.startswith("!") for name in names):
-            # What one name allows another one takes away.
+            # One name takes away what another one allows.
             self._patterns.append((names, number))
             return
         for name in names:
@@ -160,12 +151,10 @@ def _glob(name: str, pattern: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of one target.
+class KnownKeys:
+    """The keys that one target may show, and those that it must not.
 
-    :param keys: that it may show
-    :param source: who says so: ``connection``, ``known_hosts``, ``first use`` or nobody
-    :param revoked: keys that it must not show
+    :param source: where ``keys`` are from: ``connection``, ``known_hosts`` or ``first use``; empty without any
     """
 
     keys: Sequence[HostKey] = ()
@@ -178,8 +167,8 @@ class Trust:
     """Which host keys are trusted: the pinned one, else what known_hosts says, else what the store says,
     else, without ``strict``, the first one, which the store then keeps.
 
-    A server that shows a key of a type it was not known by is *changed*, not new: somebody between would
-    otherwise only need to offer another type. A server that merely gained a type is asked for the old one.
+    A host that shows a key of a type it was not known by is *changed*, not new: a machine in the middle would
+    otherwise only need to offer another type. A host that merely gained a type is asked for the old one.
 
     :param strict: trust no first key, neither a new nor a stored one
     :param pinned: from the connection's ``host_key``
@@ -195,18 +184,18 @@ class Trust:
     known_hosts_path: str = "~/.ssh/known_hosts"
     store: HostKeyStore | None = field(default=None, repr=False)
 
-    def known(self, target: Target) -> Known:
-        """What is known of a target before it is asked."""
+    def known(self, target: Target) -> KnownKeys:
+        """The keys that are known of a target before it is asked."""
         keys, revoked = self.known_hosts.find(target) if self.known_hosts else ([], [])
         if self.pinned:
-            return Known([self.pinned], "connection", revoked)
+            return KnownKeys([self.pinned], "connection", revoked)
         if keys:
-            return Known(keys, "known_hosts", revoked)
+            return KnownKeys(keys, "known_hosts", revoked)
         if not self.strict and self.store and (stored := self.store.get(target.endpoint)):
-            return Known(stored, "first use", revoked)
-        return Known(revoked=revoked)
+            return KnownKeys(stored, "first use", revoked)
+        return KnownKeys(revoked=revoked)
 
-    def check(self, target: Target, known: Known, shown: HostKey) -> str:
+    def check(self, target: Target, known: KnownKeys, shown: HostKey) -> str:
         """Decide about the key that a server proved to have.
 
         :returns: why it is trusted, for the log
@@ -234,12 +223,12 @@ class Trust:
                 f"{self._keyscan(target, shown)}",
                 host=target.shown,
             )
-        # The key exchange has proved that the server owns the key. Waiting for the login would prove nothing
-        # more: whoever sits between can let any login succeed.
+        # The key exchange has proved that the host owns the key. Waiting for the login would prove nothing more: a
+        # machine in the middle can let any login succeed.
         self.store.remember(target.endpoint, shown)
         return "first use, trusted from now on"
 
-    def _remedy(self, target: Target, known: Known, shown: HostKey) -> str:
+    def _remedy(self, target: Target, known: KnownKeys, shown: HostKey) -> str:
         if known.source == "connection":
             return f"correct host_key in connection {self.pinned_by!r}"
         if known.source == "first use":

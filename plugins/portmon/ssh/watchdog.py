@@ -1,4 +1,4 @@
-"""Calls that are made unless they are called off in time."""
+"""Calls that are made after a time-out, unless they are called off before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 class Alarm:
     """One such call.
 
-    :param at: when it is made, in seconds of the watchdog's clock
+    :param at: when it is made, of :func:`time.monotonic`
     :param call: None once it is called off
     :param rang: whether it was made
     """
@@ -27,7 +27,7 @@ class Alarm:
 
 
 class Watchdog:
-    """One thread that waits for all: a timer each, which is a thread, would cost more than most of a login does."""
+    """One thread that waits for all: a timer each, which is a thread, would cost more than most of a login."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

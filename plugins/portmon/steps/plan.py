@@ -1,4 +1,4 @@
-"""Say whom to ask, in which task, and which ports to expect."""
+"""Say which hosts are asked, in which task, and which ports to expect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import Connection
@@ -15,14 +15,14 @@ from portmon.config import Config, ssh_settings
 from portmon.engine.declared import declared_ports
 from portmon.engine.fingerprint import fingerprint
 from portmon.engine.rules import RuleSet
-from portmon.errors import RunError
+from portmon.errors import RunError, StorageError
 from portmon.inventory.scope import select
 from portmon.matching import matches_host
 from portmon.model.host import Host
 from portmon.model.state import PortStatus
 from portmon.probe.compare import lost_binds
-from portmon.scan.answer import Known
-from portmon.scan.batches import Batch, batch_from_json, deal
+from portmon.scan.answer import SettledAnswer
+from portmon.scan.batches import HostBatch, deal
 from portmon.scan.host import Expected
 from portmon.ssh.config import SshGroup, SshSettings
 from portmon.steps.run import Run, TaskOf
@@ -43,11 +43,11 @@ def plan_sweep(
 ) -> list[dict[str, Any]]:
     """One item per batch of hosts; none if there are so few that each gets a task of its own.
 
-    What is large, the ids, is stored; an item names it.
+    The hosts of a batch are stored, so that its task reads no others, and reads the same ones whenever it is tried.
 
     :param digest: of this run's inventory
     :param proxy_of: connection id: its proxy command, None without
-    :returns: ``batch`` (its number), ``hosts`` (how many), ``plan`` (digest of a stored :class:`Batch`), ``dry_run``
+    :returns: ``batch`` (its number), ``hosts`` (how many), ``plan`` (digest, see :func:`batch_of`), ``dry_run``
     """
     with database.begin() as conn:
         asked = _asked(conn, config, run, digest)
@@ -61,7 +61,7 @@ def plan_sweep(
             proxies=_proxies(asked.values(), config, proxy_of),
             per_proxy=config.ssh.per_proxy,
         )
-        stored = [_put(conn, batch, now or datetime.now(UTC)) for batch in batches]
+        stored = [contents.put(conn, _to_json(batch), now=now or datetime.now(UTC), sound=True) for batch in batches]
     log.info(
         "%d hosts to ask in %d batches, %s logins each at a time",
         len(asked),
@@ -74,12 +74,26 @@ def plan_sweep(
     ]
 
 
-def batch_of(conn: Connection, item: Mapping[str, Any]) -> Batch:
-    """The hosts of an item of :func:`plan_sweep`.
+def _to_json(batch: HostBatch) -> bytes:
+    """Equal batches give equal bytes."""
+    value = {
+        "hosts": [inventory.host_to_json(host) for host in batch.hosts],
+        "logins": batch.logins,
+        "lanes": dict(batch.lanes),
+    }
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
-    :raises StorageError: if they are not stored any more
+
+def batch_of(conn: Connection, item: Mapping[str, Any]) -> HostBatch:
+    """The batch of an item of :func:`plan_sweep`.
+
+    :raises StorageError: it is not stored any more, or as another version stored it
     """
-    return batch_from_json(json.loads(contents.get(conn, item["plan"])))
+    value = json.loads(contents.get(conn, item["plan"]))
+    try:
+        return HostBatch(tuple(map(inventory.host_from_json, value["hosts"])), value["logins"], value["lanes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"what is stored is no batch of hosts ({type(error).__name__}: {error})") from error
 
 
 def asked_by(
@@ -92,14 +106,12 @@ def asked_by(
 ) -> dict[str, TaskOf]:
     """Host id: which task asks it. Of a host that is swept and has a task of its own, the latter: its log says more.
 
-    :param batches: of :func:`plan_sweep`
-    :param items: of :func:`plan_hosts`
-    :param sweep: id of the mapped task of batches
-    :param own: id of the mapped task of single hosts
+    :param batches: of :func:`plan_sweep`, for the mapped task ``sweep``
+    :param items: of :func:`plan_hosts`, for the mapped task ``own``
     """
     found: dict[str, TaskOf] = {}
     for index, item in enumerate(batches):
-        found |= dict.fromkeys(batch_of(conn, item).hosts, (sweep, index))
+        found |= dict.fromkeys((host.id for host in batch_of(conn, item).hosts), (sweep, index))
     return found | {item["id"]: (own, index) for index, item in enumerate(items)}
 
 
@@ -122,8 +134,8 @@ def plan_hosts(
 
     :param digest: of this run's inventory
     :param max_hosts: more than this can't be mapped over (``[core] max_map_length``)
-    :param swept: None without a sweep; else, of looks that are not in the database, host id: whether it is final, as of
-        :func:`portmon.storage.archive.looks_of`
+    :param swept: None without a sweep; else, for observations that are not in the database, host id: whether it is
+        final, as of :func:`portmon.storage.archive.looks_of`
     :returns: see :class:`portmon.airflow.operators.netstat.NetstatOperator` for the fields
     :raises RunError: if there are more hosts than can be mapped over
     """
@@ -145,12 +157,6 @@ def plan_hosts(
     )
 
 
-def hosts_of(conn: Connection, config: Config, run: Run, digest: str, batch: Batch) -> list[Host]:
-    """The hosts of a batch, without those that are not asked any more."""
-    asked = _asked(conn, config, run, digest)
-    return [asked[host_id] for host_id in batch.hosts if host_id in asked]
-
-
 def expected(
     conn: Connection, host_ids: Collection[str], must: Mapping[str, Collection[int]], *, now: datetime | None = None
 ) -> dict[str, Expected]:
@@ -166,9 +172,9 @@ def expected(
     }
 
 
-def known_answers(
+def settled_answers(
     conn: Connection, config: Config, asked: Sequence[Host], must: Mapping[str, Mapping[int, str]]
-) -> dict[str, Known]:
+) -> dict[str, SettledAnswer]:
     """Host id: the answer that needs not be read, of hosts that are settled, see :mod:`portmon.engine.fingerprint`.
 
     :param must: host id: declared ports, as of :func:`declared_of`
@@ -176,7 +182,7 @@ def known_answers(
     rules = RuleSet(config.rules, where=config.where)
     by_id = {host.id: host for host in asked}
     return {
-        host_id: Known(last.frame, last.facts)
+        host_id: last
         for host_id, last in archive.settled(conn, list(by_id)).items()
         if last.fingerprint == fingerprint(last.facts, rules.for_host(by_id[host_id]).digest, must.get(host_id, {}))
     }
@@ -188,29 +194,22 @@ def group_of(host: Host, config: Config) -> SshGroup | None:
 
 
 def settings_of(config: Config, group: str | None) -> SshSettings:
-    """How the hosts of a group are asked.
+    """How the hosts of a group are asked; None for hosts that no group matches.
 
-    :param group: its name; None for hosts that no group matches
     :raises RunError: there is no such group any more
     """
-    if group is None:
-        return ssh_settings(config, group=None)
-    for one in config.ssh.groups:
-        if one.name == group:
-            return ssh_settings(config, group=one)
-    raise RunError(f"portmon.yaml has no ssh group {group!r} any more, which this run goes by: clear plan_hosts")
+    found = next((one for one in config.ssh.groups if one.name == group), None)
+    if group is not None and found is None:
+        raise RunError(f"portmon.yaml has no ssh group {group!r} any more, which this run goes by: clear plan_hosts")
+    return ssh_settings(config, group=found)
 
 
 def _asked(conn: Connection, config: Config, run: Run, digest: str) -> dict[str, Host]:
-    """Host id: whom this run asks.
-
-    :raises PastRunError: a later run was evaluated since
-    """
+    """Host id: the hosts that this run asks."""
     runs.must_be_newest(conn, run.run_id)
     found = inventory.load(conn, digest)
-    listed = {host.id for host in found.hosts} | {invalid.id for invalid in found.invalid}
-    rest = (host for host in hosts.listed(conn).values() if host.id not in listed)
-    asked: Sequence[Host] = [*found.hosts, *rest]
+    listed = {host.id for host in found.hosts} | {invalid.id for invalid in found.invalid if invalid.id is not None}
+    asked: Sequence[Host] = [*found.hosts, *hosts.listed(conn, besides=listed).values()]
     if run.scoped:
         asked = select(asked, run.hosts)
     return {host.id: host for host in asked}
@@ -224,20 +223,15 @@ def declared_of(conn: Connection, config: Config, asked: Sequence[Host]) -> dict
 
 def _proxies(asked: Collection[Host], config: Config, proxy_of: Callable[[str], str | None]) -> dict[str, str]:
     """Id of hosts whose connection has a proxy command: that command."""
-    commands: dict[str, str | None] = {}
-    found = {}
-    for host in asked:
-        conn_id = ssh_settings(config, group=group_of(host, config)).conn_id
-        if conn_id not in commands:
-            commands[conn_id] = proxy_of(conn_id)
-        if (command := commands[conn_id]) is not None:
-            found[host.id] = command
-    return found
+    command_of = cache(proxy_of)
+    found = {host.id: command_of(ssh_settings(config, group=group_of(host, config)).conn_id) for host in asked}
+    return {host_id: command for host_id, command in found.items() if command is not None}
 
 
 def _after_sweep(
     conn: Connection, config: Config, run: Run, asked: Sequence[Host], swept: Mapping[str, bool], max_hosts: int | None
 ) -> list[Host]:
+    """Those of some hosts that need a task of their own although they are in a batch."""
     looks = {**archive.looks_of(conn, run.run_id), **swept}
     missed = [host for host in asked if host.id not in looks]
     failed = [host for host in asked if looks.get(host.id) is False]
@@ -249,7 +243,7 @@ def _after_sweep(
         len(failed),
         len(missed),
     )
-    # Those first of which nothing is known: of the others the sweep's word counts.
+    # Those first of which nothing is known: of the others counts what the sweep saw.
     left = [*missed, *failed]
     if len(left) > most:
         log.warning(
@@ -261,16 +255,11 @@ def _after_sweep(
     return left[:most]
 
 
-def _put(conn: Connection, batch: Batch, now: datetime) -> str:
-    data = json.dumps(batch.to_json(), sort_keys=True, separators=(",", ":")).encode("ascii")
-    return contents.put(conn, data, now=now, sound=True)
-
-
 def _expected(
     known: Mapping[int, tuple[str, tuple[str, ...]]], must: Collection[int], tool: str | None, hung: Sequence[str]
 ) -> Expected:
     up = {port: addresses for port, (status, addresses) in known.items() if status == PortStatus.UP}
-    # What is down already needs no second look.
+    # A port that is down already is not asked for twice.
     declared = (port for port in must if port not in known or known[port][0] != PortStatus.DOWN)
     return Expected(
         ports=sorted({*up, *declared}),

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,8 +16,9 @@ from sqlalchemy.sql.operators import custom_op
 from portmon.errors import StorageError
 from portmon.model import limits
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome, Owner, in_time
+from portmon.scan.answer import SettledAnswer
 from portmon.storage import checkpoints, contents, journal, tables
-from portmon.storage.sql import CHUNK, chunks, insert_rows, update_rows, upsert_rows
+from portmon.storage.sql import chunks, insert_rows, update_rows, upsert_rows
 from portmon.storage.tables import hosts, inventories, runs, stored
 
 log = logging.getLogger(__name__)
@@ -37,132 +37,119 @@ ERROR_LENGTH = 2000
 """Characters of what is said of a failed look."""
 
 
-def save_observation(conn: Connection, observation: Observation) -> str:
-    """Store one look at a host; a second time changes nothing.
+def save_observation(conn: Connection, observation: Observation, *, per_host: int | None = None) -> str:
+    """Store one observation, see :func:`save_observations`.
 
-    :returns: digest of what was seen; of a failed look, of what is said about it
+    :returns: digest of its listing; of a failed one, its outcome and error class
     """
-    return save_observations(conn, [observation])[observation.host_id]
+    return save_observations(conn, [observation], per_host=per_host)[observation.host_id]
 
 
-def save_observations(conn: Connection, observations: Sequence[Observation]) -> dict[str, str]:
-    """Store looks at hosts, many in a few statements; a second time changes nothing.
+def save_observations(
+    conn: Connection, observations: Sequence[Observation], *, per_host: int | None = None
+) -> dict[str, str]:
+    """Store observations, many in a few statements; a second time changes nothing.
 
-    One may name what was seen by its digest instead of showing it, if it is stored already.
+    One may name its listing by digest instead of holding it, if that is stored already.
 
-    :returns: host id: digest of what was seen, as of :func:`save_observation`
-    :raises StorageError: if what is named is not there
+    :param per_host: bytes (compressed) of answers that a host may add in a day (UTC); None for any number. What is
+        stored already is free. What is more is stored without the raw answer, and from :data:`FACTS_TIMES` as much on
+        it is no evidence
+    :returns: host id: as of :func:`save_observation`
+    :raises StorageError: if a listing that is named is not there
     """
     saved: dict[str, str] = {}
     for part in chunks(observations):
+        packed = [_packed(observation) for observation in part]
+        if per_host is not None:
+            packed = _within(conn, packed, per_host)
         items: dict[str, bytes] = {}
         used_at: dict[str, datetime] = {}
         rows = []
-        for observation in part:
-            frames, facts = _frames(observation), _facts(observation)
-            named = dict(frames) | facts
-            items |= named
+        for observation, frames, facts in packed:
+            items |= dict(frames) | facts
             row = _row(observation, [digest for digest, _ in frames], *facts)
-            for name in {*named, *filter(None, (row["facts"],))}:
+            for name in filter(None, (row["frame"], row["second_frame"], row["facts"])):
                 used_at[name] = max(observation.observed_at, used_at.get(name, observation.observed_at))
             saved[observation.host_id] = row["facts"] or f"{observation.outcome}:{observation.error_class}"
             rows.append(row)
         contents.put_many(conn, items, used_at)
-        # What is known by its digest alone.
         contents.use(conn, {name: at for name, at in used_at.items() if name not in items})
         insert_rows(conn, tables.observations, rows)
     return saved
 
 
-def within(conn: Connection, observations: Sequence[Observation], per_host: int) -> list[Observation]:
-    """Looks as they are to be stored, so that no host adds more than it may in a day. What is stored already is free.
+_Packed = tuple[Observation, list[tuple[str, bytes]], dict[str, bytes]]
+"""An observation; hash and bytes of its raw answers, of which two may be alike; its listing as JSON by hash, if it has
+one."""
 
-    They are counted: they have to be stored in the same transaction.
 
-    :param per_host: bytes (compressed) of answers that a host may add in a day (UTC): what is more is stored without
-        the raw answer, and from :data:`FACTS_TIMES` as much on it is no evidence
-    """
-    made = list(observations)
-    for start in range(0, len(made), CHUNK):
-        part = made[start : start + CHUNK]
-        items = [_said(observation) for observation in part]
-        known = contents.known(conn, {digest for one in items for digest in one})
-        # Faster than how they are stored, and hardly longer.
-        compress = zstandard.ZstdCompressor(level=1).compress
-        costs = [{digest: len(compress(data)) for digest, data in one.items() if digest not in known} for one in items]
-        wordy = sorted({observation.host_id for observation, cost in zip(part, costs, strict=True) if cost})
-        if not wordy:
-            continue
-        rows = conn.execute(select(stored).where(stored.c.host_id.in_(wordy)))
-        days = {row.host_id: (row.day, row.bytes) for row in rows}
-        for place, (observation, cost) in enumerate(zip(part, costs, strict=True)):
-            if not cost:
-                continue
-            today = observation.observed_at.astimezone(UTC).date().isoformat()
-            day, used = days.get(observation.host_id, (today, 0))
+def _packed(observation: Observation) -> _Packed:
+    frames = observation.frames[:2]
+    digests = observation.digests[:2] or map(contents.digest_of, frames)
+    facts: dict[str, bytes] = {}
+    if observation.listing is not None:
+        data = facts_to_json(observation.listing)
+        facts[contents.digest_of(data)] = data
+    return observation, list(zip(digests, frames, strict=True)), facts
+
+
+def _within(conn: Connection, packed: Sequence[_Packed], per_host: int) -> list[_Packed]:
+    """Observations as they are to be stored, so that no host adds more than it may in a day, and note what it adds."""
+    # Of a host that is settled all is stored.
+    news = [{} if observation.facts and not facts else dict(frames) | facts for observation, frames, facts in packed]
+    known = contents.known(conn, {digest for one in news for digest in one})
+    # Faster than how they are stored, and hardly longer.
+    compress = zstandard.ZstdCompressor(level=1).compress
+    costs = [{digest: len(compress(data)) for digest, data in one.items() if digest not in known} for one in news]
+    wordy = sorted({one[0].host_id for one, cost in zip(packed, costs, strict=True) if cost})
+    if not wordy:
+        return list(packed)
+    days = {
+        row.host_id: (row.day, row.bytes) for row in conn.execute(select(stored).where(stored.c.host_id.in_(wordy)))
+    }
+    made = []
+    for one, cost in zip(packed, costs, strict=True):
+        if cost:
+            host_id = one[0].host_id
+            today = one[0].observed_at.astimezone(UTC).date().isoformat()
+            day, used = days.get(host_id, (today, 0))
             if day < today:
                 day, used = today, 0
-            made[start + place], added = _bounded(observation, cost, used, per_host)
-            days[observation.host_id] = (day, used + added)
-        upsert_rows(
-            conn,
-            stored,
-            ["day", "bytes"],
-            [{"host_id": host_id, "day": days[host_id][0], "bytes": days[host_id][1]} for host_id in wordy],
-        )
+            one, added = _bounded(one, cost, used, per_host)
+            days[host_id] = (day, used + added)
+        made.append(one)
+    rows = [{"host_id": host_id, "day": days[host_id][0], "bytes": days[host_id][1]} for host_id in wordy]
+    upsert_rows(conn, stored, ["day", "bytes"], rows)
     return made
 
 
-def _said(observation: Observation) -> dict[str, bytes]:
-    """What a look would add if nothing of it were there, by hash."""
-    if observation.facts and observation.listing is None:
-        # The same answer as the one before.
-        return {}
-    return dict(_frames(observation)) | _facts(observation)
-
-
-def _frames(observation: Observation) -> list[tuple[str, bytes]]:
-    """Hash and bytes of the raw answers that are kept of a look; two may be alike."""
-    frames = observation.frames[:2]
-    digests = observation.digests[:2] or map(contents.digest_of, frames)
-    return list(zip(digests, frames, strict=True))
-
-
-def _facts(observation: Observation) -> dict[str, bytes]:
-    """What was read from them, by its hash; empty if nothing was."""
-    if observation.listing is None:
-        return {}
-    data = facts_to_json(observation.listing)
-    return {contents.digest_of(data): data}
-
-
-def _bounded(observation: Observation, cost: Mapping[str, int], used: int, per_host: int) -> tuple[Observation, int]:
-    """A look as it is to be stored, and what it adds.
+def _bounded(packed: _Packed, cost: Mapping[str, int], used: int, per_host: int) -> tuple[_Packed, int]:
+    """An observation as it is to be stored, and how many bytes it adds.
 
     :param cost: bytes of what is new in it, by hash
     :param used: bytes that its host added before on this day
     """
+    observation, frames, facts = packed
     whole = sum(cost.values())
     if used + whole <= per_host:
-        return observation, whole
-    raw = sum(cost.get(digest, 0) for digest in dict(_frames(observation)))
+        return packed, whole
     said = f"{used / 1024**2:.1f} MiB of its answers are stored of this day already (retention.per_host)"
     log.warning("%s: the raw answer is not kept: %s", observation.host_id, said)
     observation = dataclasses.replace(observation, frames=(), digests=())
     if observation.listing is None:
-        return observation, 0
-    if used + whole - raw <= FACTS_TIMES * per_host:
+        return (observation, [], {}), 0
+    rest = whole - sum(cost.get(digest, 0) for digest in dict(frames))
+    if used + rest <= FACTS_TIMES * per_host:
         error = f"The raw answer is not kept: {said}"
-        return dataclasses.replace(observation, error_class=RAW_LEFT_OUT, error=error), whole - raw
+        return (dataclasses.replace(observation, error_class=RAW_LEFT_OUT, error=error), [], facts), rest
     error = (
         f"Its answer is not stored, so it is no evidence: {said}, and it says something new again. Look at what "
         "listens there, or raise the bound"
     )
     log.warning("%s: %s", observation.host_id, error)
-    return (
-        dataclasses.replace(observation, outcome=Outcome.INVALID, listing=None, error_class=TOO_MUCH, error=error),
-        0,
-    )
+    none = dataclasses.replace(observation, outcome=Outcome.INVALID, listing=None, error_class=TOO_MUCH, error=error)
+    return (none, [], {}), 0
 
 
 def refuse(conn: Connection, observations: Iterable[Observation]) -> None:
@@ -186,22 +173,8 @@ def refuse(conn: Connection, observations: Iterable[Observation]) -> None:
     contents.doubt(conn, [one.facts for one in observations if one.facts])
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The last answer of a host that is settled.
-
-    :param fingerprint: what it was evaluated by
-    :param frame: digest of the answer
-    :param facts: digest of what was read from it
-    """
-
-    fingerprint: str
-    frame: str
-    facts: str
-
-
-def settled(conn: Connection, host_ids: Collection[str]) -> dict[str, Settled]:
-    """Host id: the last answer of those that are settled and were asked but once."""
+def settled(conn: Connection, host_ids: Collection[str]) -> dict[str, SettledAnswer]:
+    """Host id: the last answer of hosts that are settled and were asked but once."""
     query = (
         select(hosts.c.host_id, hosts.c.fingerprint, tables.observations.c.frame, tables.observations.c.facts)
         .join(
@@ -220,7 +193,7 @@ def settled(conn: Connection, host_ids: Collection[str]) -> dict[str, Settled]:
     )
     parts = chunks(sorted(set(host_ids)))
     rows = (row for part in parts for row in conn.execute(query.where(hosts.c.host_id.in_(part))))
-    return {row.host_id: Settled(row.fingerprint, row.frame, row.facts) for row in rows}
+    return {row.host_id: SettledAnswer(row.fingerprint, row.frame, row.facts) for row in rows}
 
 
 def _row(observation: Observation, frames: Sequence[str], facts: str | None = None) -> dict[str, Any]:

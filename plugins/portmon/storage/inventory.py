@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -47,12 +49,22 @@ def save(conn: Connection, inventory: Inventory, *, run_id: str, fetched_at: dat
 def to_json(inventory: Inventory) -> bytes:
     """As it is archived: equal lists give equal bytes."""
     value = {
-        "hosts": [asdict(host) | {"labels": dict(host.labels)} for host in inventory.hosts],
+        "hosts": [host_to_json(host) for host in inventory.hosts],
         "invalid": [asdict(entry) for entry in inventory.invalid],
         "disabled": inventory.disabled,
         "source": inventory.source,
     }
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def host_to_json(host: Host) -> dict[str, Any]:
+    """A host as it is archived, JSON types only, see :func:`host_from_json`."""
+    return {name: getattr(host, name) for name in Host.__slots__} | {"labels": dict(host.labels)}
+
+
+def host_from_json(value: Mapping[str, Any]) -> Host:
+    """The inverse of :func:`host_to_json`."""
+    return Host(**{**value, "declared": tuple(value["declared"])})
 
 
 def load(conn: Connection, digest: str) -> Inventory:
@@ -62,7 +74,7 @@ def load(conn: Connection, digest: str) -> Inventory:
     """
     value = json.loads(contents.get(conn, digest))
     return Inventory(
-        hosts=tuple(Host(**host | {"declared": tuple(host["declared"])}) for host in value["hosts"]),
+        hosts=tuple(map(host_from_json, value["hosts"])),
         invalid=tuple(InvalidHost(**entry) for entry in value["invalid"]),
         disabled=value["disabled"],
         source=value["source"],

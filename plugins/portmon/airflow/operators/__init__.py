@@ -1,1 +1,1 @@
-"""Operators that look at hosts: one host a task, or a batch of them."""
+"""Operators that ask hosts: one host a task, or a batch of them."""

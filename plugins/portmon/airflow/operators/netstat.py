@@ -1,4 +1,4 @@
-"""The operator that looks at one host."""
+"""The operator that asks one host."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from portmon.airflow.context import run_of
 from portmon.airflow.operators.store import NAME_LIMIT, StateMixin, StoredHostKeys
 from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.config import Config
-from portmon.errors import PastRunError, RunError, ScanError
+from portmon.errors import PastRunError, RunError, ScanError, ScanTimeoutError
 from portmon.model.host import Host
-from portmon.model.observation import Listing, Observation
-from portmon.scan import answer as scan
+from portmon.model.observation import Observation
+from portmon.scan.answer import Recorder, table, to_xcom
 from portmon.scan.host import Expected, HostScan, Stopwatch, ports_text
 from portmon.ssh.config import SshSettings
 from portmon.text import plain
@@ -32,7 +32,7 @@ COMMAND_SHOWN = 100
 
 
 class NetstatOperator(StateMixin, SSHOperator):
-    """Log in to one host, list its listening TCP ports, confirm what is missing, store the record.
+    """Log in to one host, list its listening TCP ports, confirm what is missing, store the observation.
 
     Mapped over the plan::
 
@@ -47,12 +47,13 @@ class NetstatOperator(StateMixin, SSHOperator):
     Which ports are expected is read from the database when the host is asked, not when that was planned: a task that
     is cleared hours later confirms what is expected by then.
 
-    A failed look is stored as well, by the last try; what another try can't heal (a refused login, an
+    A failed visit is stored as well, by the last try; what another try can't heal (a refused login, an
     unknown host key) is stored at once and fails the task without another try. A dry run stores nothing.
 
     :param host: one item of :func:`portmon.steps.plan.plan_hosts`: ``id``, ``name``, ``address``, and where there
         is one ``port``, ``group`` (of ssh settings, by name), ``must`` (declared ports), ``dry_run``
-    :returns: nothing, the record is in the database; of a dry run ``host_id``, ``outcome`` and the record
+    :returns: nothing, the observation is in the database; of a dry run the observation, see
+        :func:`portmon.scan.answer.to_xcom`
     """
 
     template_fields: Sequence[str] = ()
@@ -76,7 +77,7 @@ class NetstatOperator(StateMixin, SSHOperator):
         return HostSSHHook.of(self._target, self._ssh, self._config, self._keys)
 
     def execute(self, context: Any) -> dict[str, Any] | None:
-        """Look at the host.
+        """Visit the host.
 
         :raises ScanError: it could not be asked; another try may help
         :raises AirflowFailException: another try would not help
@@ -88,13 +89,11 @@ class NetstatOperator(StateMixin, SSHOperator):
         except RunError as error:
             raise AirflowFailException(str(error)) from None
         self._killed = threading.Event()
-        record = scan.Look(self.host["id"], run.run_id, ti.try_number, run.logical_date)
-        last_try = ti.try_number > (ti.max_tries or 0)
-        watch = Stopwatch()
+        recorder = Recorder(self.host["id"], run.run_id, ti.try_number, run.logical_date)
         try:
             if ti.try_number > 1 and not self._dry_run:
                 self._must_be_newest(run.run_id)
-            return self._look_and_store(record, watch, last_try=last_try)
+            return self._visit(recorder, last_try=ti.try_number > (ti.max_tries or 0))
         except PastRunError as error:
             # Airflow's page folds up the message of the exception.
             log.warning("Skipped: %s", error)
@@ -103,13 +102,14 @@ class NetstatOperator(StateMixin, SSHOperator):
             self._hang_up()
             self.disconnect()
 
-    def _look_and_store(self, record: scan.Look, watch: Stopwatch, *, last_try: bool) -> dict[str, Any] | None:
+    def _visit(self, recorder: Recorder, *, last_try: bool) -> dict[str, Any] | None:
+        watch = Stopwatch()
         try:
-            observation = self._look(record, watch)
+            observation = self._ask(recorder, watch)
         except ScanError as error:
             final = last_try or not error.retry
             log.error("%s (%s). %s", error, error.error_class, "No other try" if final else "Another try follows")
-            self._store_failure(record, error, watch, final=final)
+            self._store_failure(recorder, error, watch, final=final)
             if not error.retry:
                 raise AirflowFailException(str(error)) from None
             # The message says it all; what paramiko said, and where, would bury it.
@@ -118,39 +118,38 @@ class NetstatOperator(StateMixin, SSHOperator):
             raise AirflowFailException(str(error)) from None
         except AirflowTaskTimeout:
             limit = self.execution_timeout.total_seconds() if self.execution_timeout else 0
-            self._store_failure(record, scan.timed_out(limit, host=self._shown), watch, final=last_try)
+            text = f"the whole look took longer than {limit:g} s (the task's time limit)"
+            self._store_failure(recorder, ScanTimeoutError(text, host=self._shown), watch, final=last_try)
             raise
         except Exception as error:
-            self._store_failure(record, error, watch, final=last_try)
+            self._store_failure(recorder, error, watch, final=last_try)
             raise
         self._hang_up()
         if self._dry_run:
             log.info("Done after %.2f s: dry run, nothing is kept", observation.duration)
-            return scan.to_xcom(observation)
+            return to_xcom(observation)
         self._store(observation)
         log.info("Done after %.2f s", observation.duration)
         return None
 
     def on_kill(self) -> None:
-        """Hang up, so that the task ends at once. What a person ended is no evidence and no failure."""
+        """Hang up, so that the task ends at once. A task that a person ended is no evidence and no failure."""
         if self._killed is not None:
             self._killed.set()
         self._hang_up()
 
     def _must_be_newest(self, run_id: str) -> None:
-        """A task that is cleared may be of long ago.
-
-        One that never ran then is not told apart: what it sees now is evidence of now, for the next run that evaluates.
-        """
+        # A task that is cleared may be of long ago. One that never ran then is not told apart: what it sees now is
+        # evidence of now, for the next run that evaluates.
         from portmon.storage import runs
 
         with self.transaction() as conn:
             runs.must_be_newest(conn, run_id)
         self.disconnect()
 
-    # ── the look ────────────────────────────────────────────────────────────────────────────────
+    # ── the visit ───────────────────────────────────────────────────────────────────────────────
 
-    def _look(self, record: scan.Look, watch: Stopwatch) -> Observation:
+    def _ask(self, recorder: Recorder, watch: Stopwatch) -> Observation:
         hook = self.ssh_hook
         log.info(
             "Asking %s, port %d, as user %r with connection %r",
@@ -162,7 +161,7 @@ class NetstatOperator(StateMixin, SSHOperator):
         if hook.proxy_command is None:
             # Before the database is asked: what waits for a host that is off should keep no connection to it.
             hook.dial()
-        look = HostScan(record, self._shown, self._expected(hook), self._ssh)
+        scan = HostScan(recorder, self._shown, self._expected(hook), self._ssh)
         session = hook.login()
         log.info(
             "Logged in after %.2f s: %s, host key %s (%s), with %s; %d ports expected",
@@ -171,27 +170,26 @@ class NetstatOperator(StateMixin, SSHOperator):
             session.key,
             session.trusted,
             session.method,
-            len(look.expected.ports),
+            len(scan.expected.ports),
         )
-        command = look.command("nonce")
+        command = scan.command("nonce")
         log.info("Running (%d characters): %s", len(command), plain(command, COMMAND_SHOWN))
-        look.ask(session)
-        first = look.answers[0]
-        self._tell(look)
-        log.info("Listening:\n%s", scan.table(first.listing))
-        self._tell_of_nameless(first.listing)
-        if look.gone:
-            self._wait(look.gone)
-            look.ask_again(session)
-            self._tell(look)
-            if look.back:
-                log.info("Back in the second answer: %s", ports_text(look.back))
-            if look.still:
-                log.warning("Missing in both answers: %s", ports_text(look.still))
-        return look.success(duration=watch.seconds)
+        scan.ask(session)
+        self._tell(scan)
+        log.info("Listening:\n%s", table(scan.answers[0].listing))
+        self._tell_of_nameless(scan)
+        if scan.gone:
+            self._wait(scan.gone)
+            scan.ask_again(session)
+            self._tell(scan)
+            if scan.back:
+                log.info("Back in the second answer: %s", ports_text(scan.back))
+            if scan.still:
+                log.warning("Missing in both answers: %s", ports_text(scan.still))
+        return scan.success(duration=watch.seconds)
 
     def _expected(self, hook: HostSSHHook) -> Expected:
-        """What is known of the host, in one transaction: what to expect, and its host keys."""
+        """Read what to expect of the host, and its host keys."""
         from portmon.steps.plan import expected
 
         host_id = self.host["id"]
@@ -199,8 +197,8 @@ class NetstatOperator(StateMixin, SSHOperator):
             self._keys.load(conn, [hook.target.endpoint])
             return expected(conn, [host_id], {host_id: self.host.get("must", ())})[host_id]
 
-    def _tell(self, look: HostScan) -> None:
-        result, found = look.result, look.answers[-1].listing
+    def _tell(self, scan: HostScan) -> None:
+        result, found = scan.result, scan.answers[-1].listing
         assert result is not None  # noqa: S101 - for the type checker: there is an answer
         log.info(
             "%s answered as uid %d%s after %.2f s: %d listening sockets, %d bytes",
@@ -212,7 +210,8 @@ class NetstatOperator(StateMixin, SSHOperator):
             len(result.stdout),
         )
 
-    def _tell_of_nameless(self, listing: Listing) -> None:
+    def _tell_of_nameless(self, scan: HostScan) -> None:
+        listing = scan.answers[0].listing
         nameless = sum(listener.program is None for listener in listing.listeners)
         if nameless and listing.uid != 0 and listing.via is None:
             log.info(
@@ -241,24 +240,23 @@ class NetstatOperator(StateMixin, SSHOperator):
         if self._killed is not None:
             self._killed.wait(seconds)
 
-    # ── the record ──────────────────────────────────────────────────────────────────────────────
+    # ── the observation ─────────────────────────────────────────────────────────────────────────
 
     def _store(self, observation: Observation | None) -> None:
         from portmon.storage import archive
 
         with self.transaction() as conn, self._keys.saved(conn):
             if observation is not None:
-                (observation,) = archive.within(conn, [observation], self._config.retention.per_host)
-                archive.save_observation(conn, observation)
+                archive.save_observation(conn, observation, per_host=self._config.retention.per_host)
 
-    def _store_failure(self, record: scan.Look, error: BaseException, watch: Stopwatch, *, final: bool) -> None:
+    def _store_failure(self, recorder: Recorder, error: BaseException, watch: Stopwatch, *, final: bool) -> None:
         if self._dry_run or (self._killed is not None and self._killed.is_set()):
             return
         if not final and not self._keys.has_news:
             return
         observation = None
         if final:
-            observation = record.failure(error, observed_at=datetime.now(UTC), duration=watch.seconds)
+            observation = recorder.failure(error, observed_at=datetime.now(UTC), duration=watch.seconds)
         try:
             self._store(observation)
         except Exception:

@@ -1,4 +1,4 @@
-"""What the operators have in common: the state database, stored host keys, names of mapped tasks."""
+"""Shared by the operators: the state database, stored host keys, names of mapped tasks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StateMixin:
 class StoredHostKeys:
     """Host keys trusted on first use, as they are when they are loaded; see :class:`portmon.ssh.trust.HostKeyStore`.
 
-    What is new is kept by :meth:`saved`, in the transaction of the looks that it belongs to. Any thread may ask.
+    What is new is kept by :meth:`saved`, in the transaction of the observations that it belongs to. Any thread may ask.
 
     :param read_only: for dry runs, which leave no trace
     """
