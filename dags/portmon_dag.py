@@ -42,7 +42,7 @@ from portmon.model.event import AlertGroup
 from portmon.scan.batches import batches_at_once
 from portmon.steps.run import DRY_RUN, FORCE_PRUNE, HOSTS, NOTIFY, REPLAY_FROM, REPLAY_TO
 
-config = settings.config_for_parsing()
+given = settings.for_dag()
 
 with DAG(
     dag_id=tasks.DAG_ID,
@@ -51,7 +51,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     # max_logins bounds the netstat tasks; the rest of the run is at most four tasks at a time.
-    max_active_tasks=config.ssh.max_logins + len(AlertGroup),
+    max_active_tasks=given.max_logins + len(AlertGroup),
     dagrun_timeout=timeouts.RUN,
     default_args={
         "owner": "portmon",
@@ -61,19 +61,19 @@ with DAG(
     },
     tags=["monitoring", "ports", "ssh"],
 ) as dag:
-    pool = config.scan.pool or "default_pool"
+    pool = given.pool or "default_pool"
     sweep = SweepOperator.partial(
         task_id=tasks.SWEEP,
         map_index_template=MAP_INDEX_TEMPLATE,
         pool=pool,
-        max_active_tis_per_dagrun=batches_at_once(config.ssh.max_logins),
+        max_active_tis_per_dagrun=batches_at_once(given.max_logins),
         execution_timeout=timeouts.SWEEP,
     )
     scan = NetstatOperator.partial(
         task_id=tasks.NETSTAT,
         map_index_template=MAP_INDEX_TEMPLATE,
         pool=pool,
-        max_active_tis_per_dagrun=config.ssh.max_logins,
+        max_active_tis_per_dagrun=given.max_logins,
         retries=1,
         retry_delay=timedelta(seconds=10),
         execution_timeout=timeouts.LOOK,
@@ -87,7 +87,7 @@ with DAG(
     scan.expand(host=hosts) >> diff >> route
     ends = [*(tasks.alert(group) for group in AlertGroup), EmptyOperator(task_id=tasks.NO_CHANGE)]
     route >> ends
-    if config.alerts.heartbeat is not None:
+    if given.heartbeat:
         ends >> tasks.heartbeat()
 
 # At the end: each operator that is made while the DAG has parameters gets a deep copy of them, also when serialized.

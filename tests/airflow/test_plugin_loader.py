@@ -83,7 +83,7 @@ def load(command, plugins, dags, then):
     return {
         "loaded": loaded, "threads": threads, "opened": opened, "plugins": [p.name for p in plugins_manager._get_plugins()[0]],
         "errors": plugins_manager.get_import_errors(), "parsed": sorted(set(sys.modules) - before), "dags": sorted(bag.dags),
-        "validated": sys.modules["portmon.config"]._parsed.cache_info().misses,
+        "validated": sys.modules["portmon.airflow.settings"]._for_dag.cache_info().misses,
     }
 
 def celery(then):

@@ -425,3 +425,36 @@ def test_an_ssh_connection_that_is_malformed_is_not_called_missing(monkeypatch: 
     with pytest.raises(SetupError, match="the environment variable AIRFLOW_CONN_SSH_DEFAULT is no Airflow") as caught:
         HostSSHHook(host=Host("1", "web", "127.0.0.1"))
     assert "s3cret" not in str(caught.value)
+
+
+# ── the DAG file ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", (16, None, False)),
+        ("ssh: {max_logins: 7}\nscan: {pool: logins}\nalerts: {heartbeat: {}}", (7, "logins", True)),
+        ("ssh:\nscan:\nalerts:\n", (16, None, False)),
+        # A mistake elsewhere is the first task's business.
+        ("ssh: {max_logins: 7}\nrules: [{action: sometimes}]", (7, None, False)),
+    ],
+)
+def test_what_the_dag_file_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, expected: tuple[int, str | None, bool]
+) -> None:
+    file = tmp_path / "portmon.yaml"
+    file.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(settings, "config_path", lambda: file)
+    assert settings.for_dag() == expected
+
+
+@pytest.mark.parametrize("text", ["ssh: {max_logins: none}", "ssh: {max_login: 7}", "[", "- 1", "a: &a [*a]", "\0"])
+def test_a_mistake_leaves_the_dag_its_defaults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    file = tmp_path / "portmon.yaml"
+    file.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(settings, "config_path", lambda: file)
+    assert settings.for_dag() == (16, None, False)
+    assert "until portmon.yaml is corrected" in caplog.text

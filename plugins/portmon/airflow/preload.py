@@ -120,7 +120,8 @@ def _warm_up() -> None:
 
         from portmon.airflow import settings
 
-        settings.config_for_parsing()
+        settings.config()
+        settings.for_dag()
         settings.schedule_for_parsing()
         SandboxedEnvironment(cache_size=0).from_string("{{ task }}")
         DAG("warm_up", schedule="* * * * *", params={"any": Param([], type="array", items={"type": "string"})})

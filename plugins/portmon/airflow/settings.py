@@ -25,20 +25,22 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
-from portmon.config import Config, load_config
 from portmon.errors import ConfigError, UnansweredError
 from portmon.fields import parse_duration
+from portmon.text import plain
 from portmon.untrusted.boundary import boundary
-from portmon.untrusted.documents import parse_json
+from portmon.untrusted.documents import DocumentError, parse_json, parse_yaml, read_text
 
 if TYPE_CHECKING:
+    from portmon.config import Config
     from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ def schedule() -> str | timedelta | None:
 
 
 def schedule_for_parsing() -> str | timedelta | None:
-    """The schedule for the DAG file, see :func:`config_for_parsing`."""
+    """The schedule for the DAG file, see :func:`for_dag`."""
     try:
         return schedule()
     except ConfigError as error:
@@ -200,19 +202,54 @@ def config() -> Config:
 
     :raises ConfigError: with file, line and field
     """
+    from portmon.config import Config, load_config
+
     path = config_path()
     if path == DEFAULT_CONFIG and not path.exists():
         return Config()
     return load_config(path)
 
 
-def config_for_parsing() -> Config:
-    """portmon.yaml for the DAG file: despite a mistake the DAG stays visible; its first task fails with the reason."""
+class DagSettings(NamedTuple):
+    """What the DAG file takes from portmon.yaml.
+
+    :param max_logins: ``ssh.max_logins``
+    :param pool: ``scan.pool``
+    :param heartbeat: whether there is an ``alerts.heartbeat``
+    """
+
+    max_logins: int
+    pool: str | None
+    heartbeat: bool
+
+
+def for_dag() -> DagSettings:
+    """Settings of the DAG file, which every task process parses: only these are read, not the sections of every room.
+
+    Despite a mistake the DAG stays visible; its first task reads the whole file and fails with the reason.
+    """
+    path = config_path()
     try:
-        return config()
-    except ConfigError as error:
-        log.warning("The DAG uses the defaults until portmon.yaml is corrected: %s", error)
-        return Config()
+        return _for_dag(read_text(path) if path.exists() else "")
+    except (DocumentError, OSError, ValueError) as error:
+        log.warning("The DAG uses the defaults until portmon.yaml is corrected: %s", plain(str(error), 300))
+        return _for_dag("")
+
+
+@lru_cache(maxsize=2)
+def _for_dag(text: str) -> DagSettings:
+    from portmon.scan.config import Scan
+    from portmon.ssh.config import Ssh
+
+    sections = parse_yaml(text) or {}
+    if not isinstance(sections, Mapping):
+        raise ValueError("it is no mapping of sections")
+    alerts = sections.get("alerts")
+    return DagSettings(
+        Ssh.model_validate(sections.get("ssh") or {}).max_logins,
+        Scan.model_validate(sections.get("scan") or {}).pool,
+        isinstance(alerts, Mapping) and alerts.get("heartbeat") is not None,
+    )
 
 
 def multi_machine() -> bool:

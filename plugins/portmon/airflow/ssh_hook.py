@@ -8,14 +8,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import paramiko
 from airflow.providers.ssh.hooks.ssh import SSHHook
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
 from portmon.airflow import settings as airflow_settings
-from portmon.config import Config
 from portmon.errors import PortmonError, SetupError
 from portmon.model.host import Host
 from portmon.ssh.config import SshSettings
@@ -24,6 +23,9 @@ from portmon.ssh.dial import Link, await_banner, dial
 from portmon.ssh.session import Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
+
+if TYPE_CHECKING:
+    from portmon.config import Config
 
 log = logging.getLogger(__name__)
 

@@ -119,7 +119,7 @@ def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[i
     addresses = type_coerce(ports.c.addresses, Text)
     query = select(ports.c.host_id, ports.c.port, ports.c.status, addresses).order_by(ports.c.port)
     for part in chunks(sorted(set(host_ids))):
-        for host_id, port, status, text in conn.execute(query.where(ports.c.host_id.in_(part))).all():
+        for host_id, port, status, text in conn.execute(query.where(ports.c.host_id.in_(part))):
             found[host_id][port] = (status, _texts(text))
     return dict(found)
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.ssh.operators.ssh import SSHOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
@@ -16,7 +16,6 @@ from portmon.airflow import settings
 from portmon.airflow.context import run_of
 from portmon.airflow.operators.store import NAME_LIMIT, StateMixin, StoredHostKeys
 from portmon.airflow.ssh_hook import HostSSHHook
-from portmon.config import Config
 from portmon.errors import PastRunError, RunError, ScanError, ScanTimeoutError
 from portmon.model.host import Host
 from portmon.model.observation import Observation
@@ -24,6 +23,9 @@ from portmon.scan.answer import Recorder, table, to_xcom
 from portmon.scan.host import Expected, HostScan, Stopwatch, ports_text
 from portmon.ssh.config import SshSettings
 from portmon.text import plain
+
+if TYPE_CHECKING:
+    from portmon.config import Config
 
 log = logging.getLogger(__name__)
 

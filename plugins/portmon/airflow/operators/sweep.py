@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
@@ -17,7 +17,6 @@ from portmon.airflow import settings
 from portmon.airflow.context import run_of
 from portmon.airflow.operators.store import StateMixin, StoredHostKeys
 from portmon.airflow.ssh_hook import HostSSHHook, SharedSettings
-from portmon.config import Config, ssh_settings
 from portmon.errors import OverrunError, ParamError, PastRunError, RunError, ScanError, ScanTimeoutError
 from portmon.model.host import Host
 from portmon.model.observation import Observation
@@ -26,6 +25,9 @@ from portmon.scan.batches import HostBatch, in_order
 from portmon.scan.host import HostScan, Stopwatch, ports_text
 from portmon.scan.pool import LoginPool
 from portmon.text import REASON_LIMIT, plain
+
+if TYPE_CHECKING:
+    from portmon.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +125,7 @@ class SweepOperator(StateMixin, BaseOperator):
             self._pool.stop()
 
     def _prepare(self, context: Any, config: Config) -> tuple[HostBatch, list[HostVisit], StoredHostKeys]:
+        from portmon.config import ssh_settings
         from portmon.steps.plan import batch_of, declared_of, expected, group_of, settled_answers
         from portmon.storage import archive, hosts, runs
 
