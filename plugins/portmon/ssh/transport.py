@@ -272,9 +272,8 @@ class Transport(paramiko.Transport):
             raise self.get_exception() or EOFError()
 
     def get_exception(self) -> Exception | None:
-        """The error that ended the connection, told once: an SSHException, EOFError or OSError.
-
-        paramiko's readers may raise anything, depending on their input.
+        """The error that ended the connection, told once: an SSHException, EOFError or OSError, although paramiko's
+        readers raise whatever their input makes them stumble over.
         """
         error: Exception | None = super().get_exception()
         if error is None or isinstance(error, paramiko.SSHException | EOFError | OSError):
