@@ -15,13 +15,13 @@ from portmon.config import parse_config
 from portmon.errors import CommandError
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
-from portmon.steps.deliver import deliver_group
+from portmon.steps.deliver import AlertTask
 from portmon.steps.dispatch import groups_to_alert
 from portmon.steps.evaluate import evaluate_run
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import archive, decisions, outbox, silences
+from portmon.storage import archive, decisions, events, silences
 from tests.worlds.databases import migrated
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -77,7 +77,7 @@ class World:
         )
         self.number += 1
         with self.database.begin() as conn:
-            return [(event.kind.value, event.host_name, event.port) for event in outbox.recent(conn, run_id=run.run_id)]
+            return [(event.kind.value, event.host_name, event.port) for event in events.recent(conn, run_id=run.run_id)]
 
     def tell(self, wanted: str = "web1", port: int = 80) -> str:
         return "\n".join(explain(self.database, self.config, wanted, port, now=self.now))
@@ -384,10 +384,10 @@ def test_whether_anybody_was_told(world: World) -> None:
 
     (group,) = groups_to_alert(world.database, world.config, now=world.now, interval=FIVE)
     with pytest.raises(KeyboardInterrupt):
-        deliver_group(
-            world.database,
-            world.config,
-            group,
+        AlertTask(
+            database=world.database,
+            config=world.config,
+            group=group,
             send=send,
             link=lambda _: None,
             page=None,
@@ -395,7 +395,7 @@ def test_whether_anybody_was_told(world: World) -> None:
             holder="test",
             clock=lambda: world.now,
             hold_until=world.now + 4 * FIVE,
-        )
+        ).run()
     # Killed while it sent: nobody knows whether it came through.
     assert world.tell().endswith("; row of the table: down; a: delivered; b: sending")
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from portmon.cli import app
 from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
-from portmon.storage import host_keys, hosts, outbox, silences
+from portmon.storage import events, host_keys, hosts, silences
 from portmon.storage.database import Database
 from portmon.storage.tables import alerts, deliveries
 from tests.worlds.databases import migrated
@@ -156,7 +156,7 @@ def test_check_knows_what_is_withheld(fleet: Database, tmp_path: Path) -> None:
 def test_check_knows_what_is_acknowledged(fleet: Database, tmp_path: Path) -> None:
     down = Event("0" * 31 + "1", EventKind.DOWN, NOW, "r", host_id="1", host_name="web01", protocol="tcp", port=443)
     with fleet.begin() as conn:
-        outbox.add(conn, [down])
+        events.add(conn, [down])
         row = {"id": down.id, "key": down.alert_key, "host_id": "1", "last_event_id": down.id, "starts_at": NOW}
         conn.execute(insert(alerts).values(**row))
         silences.acknowledge(conn, down.id, author="bob", now=datetime.now(UTC))
@@ -299,10 +299,10 @@ def test_check_shows_what_alerts_are_set_to(tmp_path: Path, monkeypatch: pytest.
 def test_check_warns_of_channels_that_are_gone(fleet: Database, tmp_path: Path) -> None:
     down = Event("0" * 31 + "1", EventKind.DOWN, NOW, "r", host_id="1", host_name="web01", protocol="tcp", port=443)
     with fleet.begin() as conn:
-        outbox.add(conn, [down])
+        events.add(conn, [down])
         row = {"id": down.id, "key": down.alert_key, "host_id": "1", "last_event_id": down.id, "starts_at": NOW}
         conn.execute(insert(alerts).values(**row))
-        outbox.dispatched(conn, {down.id: down.id})
+        events.dispatched(conn, {down.id: down.id})
         for channel, told in (("pager", True), ("log", True), ("mail", False)):
             state = {"state": "delivered", "notified_at": NOW} if told else {"state": "pending"}
             conn.execute(

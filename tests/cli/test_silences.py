@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert
 
 from portmon.model.event import Event, EventKind, Severity
 from portmon.model.host import Host
-from portmon.storage import hosts, outbox, silences
+from portmon.storage import events, hosts, silences, tables
 from portmon.storage.database import Database
-from portmon.storage.tables import alerts, deliveries, events
 from tests.worlds.databases import migrated
 from tests.worlds.shell import run_command
 
@@ -64,15 +63,15 @@ class Shell:
             labels={"role": "web"} if host != "3" else {},
         )
         with self.database.begin() as conn:
-            outbox.add(conn, [one])
-            conn.execute(update(events).where(events.c.id == one.id).values(alert_id=one.id, dispatched=True))
+            events.add(conn, [one])
+            events.dispatched(conn, {one.id: one.id})
             conn.execute(
-                insert(alerts).values(
+                insert(tables.alerts).values(
                     id=one.id, key=one.alert_key, host_id=host, last_event_id=one.id, starts_at=one.at
                 )
             )
             conn.execute(
-                insert(deliveries).values(
+                insert(tables.deliveries).values(
                     event_id=one.id, channel="mail", state="delivered" if number % 2 else "expired", tries=1,
                     last_error=NASTY, targets_done=[], created_at=NOW, updated_at=NOW,
                 )
@@ -225,7 +224,7 @@ def test_silences_lists_what_counts_and_what_will(shell: Shell) -> None:
         "silence", "--port", "22", "--from", "2090-01-01", "--until", "2090-01-02", "--reason", "two", "--author", "ann"
     )
     shell("silence", "--host", "x", "--for", "2h", "--reason", "three", "--author", "ann")
-    assert shell("unsilence", "3", "--author", "bob")[:2] == (0, f"database {shell.database}\nmute 3 is lifted\n")
+    assert shell("unsilence", "3", "--author", "bob")[:2] == (0, f"database {shell.database}\nsilence 3 is lifted\n")
     rows = [re.split(r" {2,}", line.strip()) for line in shell("silences")[1].splitlines()[2:]]
     assert [row[:2] + row[3:] for row in rows] == [
         ["1", "host web*", "active", "ann", "one"],

@@ -20,7 +20,7 @@ from portmon.steps import evaluate as evaluating
 from portmon.steps.plan import plan_hosts, plan_sweep
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import alerts, checkpoints, hosts, lease, outbox, replays, rewrite, runs, tables
+from portmon.storage import alerts, checkpoints, events, hosts, lease, replays, rewrite, runs, tables
 from portmon.storage.database import Database
 from tests.worlds.eventful import derived, eventful, lived, small_fleet, state_of, wipe
 from tests.worlds.fleet import FIVE, MONDAY, Fleet
@@ -54,7 +54,7 @@ def checkpoints_of(database: Database) -> list[Any]:
 
 def events_of(fleet: Fleet, *kinds: EventKind) -> list[tuple[str, str | None, int | None]]:
     with fleet.database.begin() as conn:
-        found = outbox.between(conn, MONDAY - DAY, fleet.now + DAY)
+        found = events.between(conn, MONDAY - DAY, fleet.now + DAY)
     return [(event.kind.value, event.host_name, event.port) for event in found if not kinds or event.kind in kinds]
 
 

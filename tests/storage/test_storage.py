@@ -21,10 +21,23 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select, text, update
 
 from portmon.errors import LeaseLostError, StorageError
-from portmon.model.event import Event, EventKind
+from portmon.model.alert import DeliveryState, begun_by
+from portmon.model.event import AlertRole, Event, EventKind
 from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome, Owner
-from portmon.storage import alerts, archive, conditions, contents, host_keys, hosts, inventory, lease, outbox, runs
+from portmon.storage import (
+    alerts,
+    archive,
+    conditions,
+    contents,
+    deliveries,
+    events,
+    host_keys,
+    hosts,
+    inventory,
+    lease,
+    runs,
+)
 from portmon.storage.database import VERSION_TABLE, Database
 from portmon.storage.tables import contents as content_table
 from portmon.storage.tables import hosts as host_table
@@ -369,14 +382,11 @@ def test_the_last_good_list_is_the_one_fetched_last(database: Database) -> None:
 def test_hosts_are_hidden_resumed_and_purged(database: Database) -> None:
     with database.begin() as conn:
         hosts.sync(conn, [Host("h1", "n1", "a", 22, {"x": "y"}), Host("h2", "n2", "b")])
-        outbox.add(conn, [event(1), event(2, EventKind.RETIRED)])
+        events.add(conn, [event(1), event(2, EventKind.RETIRED)])
         enqueue(conn, "log")
         hosts.hide(conn, ["h1"], NOW)
         assert [one.removed_at for one in hosts.known(conn)] == [NOW, None]
-        assert outbox.states(conn, [event(1).id, event(2).id]) == {
-            (event(1).id, "log"): "cancelled",
-            (event(2).id, "log"): "pending",
-        }
+        assert states(conn, 1, 2) == [DeliveryState.CANCELLED, DeliveryState.PENDING]
         hosts.resume(conn, ["h1"])
         assert [one.removed_at for one in hosts.known(conn)] == [None, None]
         archive.save_observation(conn, observation())
@@ -416,115 +426,137 @@ def test_runs(database: Database) -> None:
         ]
 
 
-# ── outbox ──────────────────────────────────────────────────────────────────────────────────────
+# ── events and deliveries ───────────────────────────────────────────────────────────────────────────
 
 
 def test_an_event_comes_back_as_it_was_and_once(database: Database) -> None:
     one = event(1, details={"x": [1, NASTY]}, program=NASTY, since=NOW, last_seen=NOW)
     with database.begin() as conn:
-        outbox.add(conn, [one])
-        outbox.add(conn, [one])
-        assert outbox.recent(conn) == [one]
+        events.add(conn, [one])
+        events.add(conn, [one])
+        assert events.recent(conn) == [one]
 
 
 def enqueue(conn: Connection, *channels: str) -> None:
     """Everything that is new to some channels."""
-    new = outbox.undispatched(conn)
-    outbox.enqueue(conn, [(one.id, channel, "default") for one in new for channel in channels], NOW)
-    outbox.dispatched(conn, {one.id: one.id for one in new})
+    new = events.undispatched(conn)
+    deliveries.enqueue(conn, [(one.id, channel, "default") for one in new for channel in channels], NOW)
+    events.dispatched(conn, {one.id: one.id for one in new})
 
 
 def queued(conn: Connection, channel: str) -> list[str]:
-    return [one.event.id for one in outbox.queue(conn, channel)]
+    return [one.event.id for one in deliveries.unfinished(conn, channel) if one.state is not DeliveryState.WITHHELD]
+
+
+def states(conn: Connection, *numbers: int, channel: str = "log") -> list[DeliveryState]:
+    """Of the deliveries of some events."""
+    found = deliveries.of_events(conn, [event(number).id for number in numbers])
+    return [found[event(number).id, channel].state for number in numbers]
 
 
 def test_each_channel_gets_each_event_once(database: Database) -> None:
     ids = [event(1).id, event(2).id]
     with database.begin() as conn:
-        outbox.add(conn, [event(1), event(2, EventKind.NEW), event(3, EventKind.BASELINE)])
+        events.add(conn, [event(1), event(2, EventKind.NEW), event(3, EventKind.BASELINE)])
         # A note is for nobody.
-        assert [one.id for one in outbox.undispatched(conn)] == ids
+        assert [one.id for one in events.undispatched(conn)] == ids
         enqueue(conn, "log", "mail")
         enqueue(conn, "log", "mail", "later")
         assert (queued(conn, "log"), queued(conn, "mail"), queued(conn, "later")) == (ids, ids, [])
-        outbox.begin_sending(conn, "log", ids[:1], "m1", NOW)
-        outbox.delivered(conn, "log", ids[:1], NOW)
-        outbox.begin_sending(conn, "mail", ids[:1], "m2", NOW)
-        outbox.failed(conn, "mail", ids[:1], NASTY, ["target"], NOW)
+        deliveries.begin_sending(conn, "log", ids[:1], "m1", NOW)
+        deliveries.delivered(conn, "log", ids[:1], NOW)
+        deliveries.begin_sending(conn, "mail", ids[:1], "m2", NOW)
+        deliveries.failed(conn, "mail", ids[:1], NASTY, ["target"], NOW)
         assert queued(conn, "log") == ids[1:]
-        first = outbox.queue(conn, "mail")[0]
+        first = deliveries.unfinished(conn, "mail")[0]
         assert (first.targets_done, first.tries, first.message_id) == (("target",), 1, None)
 
 
 def test_what_may_have_come_through_is_known(database: Database) -> None:
     (one,) = [event(1)]
     with database.begin() as conn:
-        outbox.add(conn, [one])
+        events.add(conn, [one])
         enqueue(conn, "log")
-        outbox.begin_sending(conn, "log", [one.id], "m1", NOW)
-        (found,) = outbox.queue(conn, "log")
+        deliveries.begin_sending(conn, "log", [one.id], "m1", NOW)
+        (found,) = deliveries.unfinished(conn, "log")
         assert found.message_id == "m1"
-        (told,) = outbox.told(conn, [one.id])[one.id]
-        assert (told.at, told.unsure, told.hears_the_end) == (None, True, True)
-        # Only who sends next may take back what is under way.
-        outbox.cancel(conn, "log", {one.id: "over"}, NOW, also_sending=False)
-        assert outbox.states(conn, [one.id]) == {(one.id, "log"): outbox.SENDING}
-        outbox.cancel(conn, "log", {one.id: "over"}, NOW, also_sending=True)
-        assert outbox.states(conn, [one.id]) == {(one.id, "log"): outbox.CANCELLED}
-        assert outbox.told(conn, [one.id])[one.id][0].hears_the_end
+        receipt = deliveries.receipts(conn, [one.id])[one.id]["log"]
+        assert (receipt.at, receipt.message_id, receipt.notified, receipt.under_way) == (None, "m1", True, True)
+        deliveries.settle(conn, [(found, "over")], DeliveryState.CANCELLED, NOW)
+        assert states(conn, 1) == [DeliveryState.CANCELLED]
+        assert deliveries.receipts(conn, [one.id])[one.id]["log"].notified
+
+
+def test_what_another_task_moved_on_meanwhile_is_left_alone(database: Database) -> None:
+    with database.begin() as conn:
+        events.add(conn, [event(1), event(2, port=81)])
+        enqueue(conn, "log")
+        found = deliveries.unfinished(conn)
+        deliveries.begin_sending(conn, "log", [event(1).id], "m1", NOW)
+        deliveries.settle(conn, [(one, f"why {one.event.port}") for one in found], DeliveryState.CANCELLED, NOW)
+        assert states(conn, 1, 2) == [DeliveryState.SENDING, DeliveryState.CANCELLED]
+        assert deliveries.of_events(conn, [event(2).id])[event(2).id, "log"].reason == "why 81"
+        # Nothing to do is no statement.
+        deliveries.settle(conn, [], DeliveryState.CANCELLED, NOW)
 
 
 def test_what_is_withheld_waits_or_is_settled(database: Database) -> None:
+    later = NOW + timedelta(hours=1)
     with database.begin() as conn:
-        outbox.add(conn, [event(1), event(2, port=81)])
+        events.add(conn, [event(1), event(2, port=81)])
         enqueue(conn, "log")
-        both = [event(1).id, event(2).id]
-        outbox.withhold(conn, "log", both, "silenced", NOW, for_good=False)
+        both = deliveries.unfinished(conn)
+        deliveries.settle(conn, [(one, "silenced") for one in both], DeliveryState.WITHHELD, NOW)
         assert queued(conn, "log") == []
-        assert not outbox.told(conn, [event(1).id])[event(1).id][0].hears_the_end
-        first, second = outbox.waiting(conn)
-        outbox.release(conn, "log", [second.queued.event.id], NOW + timedelta(hours=1))
+        receipt = deliveries.receipts(conn, [event(1).id])[event(1).id]["log"]
+        assert not receipt.notified
+        assert not receipt.under_way
+        first, second = deliveries.unfinished(conn)
+        assert (first.state, first.reason) == (DeliveryState.WITHHELD, "silenced")
+        deliveries.settle(conn, [(second, None)], DeliveryState.PENDING, later, created_at=later)
         assert queued(conn, "log") == [event(2).id]
-        assert outbox.waiting(conn)[1].queued.since == NOW + timedelta(hours=1)
-        outbox.settle_withheld(conn, [first.queued.alert_id], NOW)
-        assert outbox.states(conn, [event(1).id]) == {(event(1).id, "log"): outbox.SILENCED}
+        assert deliveries.unfinished(conn)[1].since == later
+        deliveries.settle(conn, [(first, first.reason)], DeliveryState.SILENCED, NOW)
+        assert states(conn, 1) == [DeliveryState.SILENCED]
 
 
 def test_what_was_not_sent_of_a_dropped_port_is_cancelled(database: Database) -> None:
     with database.begin() as conn:
-        outbox.add(conn, [event(1), event(2, port=81)])
+        events.add(conn, [event(1), event(2, port=81)])
         enqueue(conn, "log")
-        outbox.add(conn, [event(3)])
-        outbox.cancel_ports(conn, [("h1", "tcp", 80)], reason="why", now=NOW)
-        assert outbox.undispatched(conn) == []
-        assert [one.event.port for one in outbox.queue(conn, "log")] == [81]
+        events.add(conn, [event(3)])
+        deliveries.cancel_ports(conn, [("h1", "tcp", 80)], reason="why", now=NOW)
+        assert events.undispatched(conn) == []
+        assert [one.event.port for one in deliveries.unfinished(conn, "log")] == [81]
 
 
 def test_events_expire_but_not_while_somebody_waits_for_them(database: Database) -> None:
     with database.begin() as conn:
-        outbox.add(conn, [event(1), event(2), event(3, EventKind.BASELINE)])
+        events.add(conn, [event(1), event(2), event(3, EventKind.BASELINE)])
         enqueue(conn, "log")
-        outbox.delivered(conn, "log", [event(1).id], NOW)
-        assert outbox.expire(conn, NOW) == 0
-        assert outbox.expire(conn, NOW + timedelta(days=1)) == 2
-        assert [one.id for one in outbox.recent(conn)] == [event(2).id]
+        deliveries.delivered(conn, "log", [event(1).id], NOW)
+        assert events.expire(conn, NOW) == 0
+        assert events.expire(conn, NOW + timedelta(days=1)) == 2
+        assert [one.id for one in events.recent(conn)] == [event(2).id]
 
 
 def test_the_events_of_an_alert_that_goes_on_stay(database: Database) -> None:
     later = NOW + timedelta(days=1)
     with database.begin() as conn:
-        outbox.add(conn, [event(1), event(2, EventKind.RECOVERED)])
-        alert = alerts.begun(event(1))
+        events.add(conn, [event(1), event(2, EventKind.RECOVERED)])
+        alert = begun_by(event(1))
         alerts.save(conn, [alert])
-        outbox.dispatched(conn, {event(1).id: alert.id})
-        assert outbox.expire(conn, later) == 0
-        alerts.save(conn, [dataclasses.replace(alert, ends_at=NOW, closed_by=event(2).id)])
-        outbox.dispatched(conn, {event(2).id: alert.id})
+        events.dispatched(conn, {event(1).id: alert.id})
+        assert events.expire(conn, later) == 0
+        assert alerts.opened(conn) == {alert.key: alert}
+        over = dataclasses.replace(alert, role=AlertRole.RESOLVED, event=event(2, EventKind.RECOVERED), ends_at=NOW)
+        alerts.save(conn, [over])
+        events.dispatched(conn, {event(2).id: alert.id})
         assert alerts.opened(conn) == {}
-        assert [one.closed_by for one in alerts.closed_since(conn, NOW)] == [event(2).id]
+        assert alerts.ended_since(conn, NOW) == [over]
         alerts.expire(conn, later)
-        assert outbox.expire(conn, later) == 2
-        assert alerts.of_ids(conn, [alert.id]) == {}
+        assert events.expire(conn, later) == 2
+        assert alerts.ended_since(conn, NOW) == []
 
 
 # ── leases, host keys, conditions ───────────────────────────────────────────────────────────────

@@ -212,12 +212,12 @@ def alert(group: AlertGroup) -> Any:
     def send(*, dag_run: Any, ti: Any) -> int:
         """Send what is undelivered of this kind through every channel, then mark it."""
         from portmon.airflow.channels.sending import deliver
-        from portmon.steps.deliver import deliver_group
+        from portmon.steps.deliver import AlertTask
 
-        return deliver_group(
-            settings.database(),
-            settings.config(),
-            group,
+        return AlertTask(
+            database=settings.database(),
+            config=settings.config(),
+            group=group,
             send=lambda channel, message, done: deliver(channel, message, done=done),
             link=log_link,
             page=run_link(dag_run.run_id),
@@ -226,7 +226,7 @@ def alert(group: AlertGroup) -> Any:
             holder=f"{ti.task_id} {dag_run.run_id}",
             try_number=ti.try_number,
             clock=_now,
-        )
+        ).run()
 
     return send()
 

@@ -17,11 +17,12 @@ from portmon.engine.states import Port
 from portmon.engine.watched import decisions_on
 from portmon.errors import CommandError
 from portmon.fields import format_duration
+from portmon.model.alert import DeliveryStatus
 from portmon.model.event import Event, EventKind
 from portmon.model.observation import Listing
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
-from portmon.storage import archive, conditions, decisions, hosts, outbox, state
+from portmon.storage import archive, conditions, decisions, deliveries, events, hosts, state
 from portmon.storage.conditions import FLEET
 from portmon.storage.database import Database
 
@@ -107,8 +108,8 @@ def explain(database: Database, config: Config, wanted: str, port: int, *, now: 
             fleet=conditions.since(conn, FLEET),
         )
         looked = archive.last_look(conn, host.id)
-        story = outbox.of_port(conn, host.id, port, kinds=WIDE_EVENTS)
-        sent = outbox.fates(conn, [event.id for event in story])
+        story = events.of_port(conn, host.id, port, kinds=WIDE_EVENTS)
+        sent = deliveries.of_events(conn, [event.id for event in story])
     lines = [f"{host.shown()}, id {host.id}, port {port}", ""]
     lines += _host_now(known)
     lines += _port_now(known, config, now)
@@ -239,7 +240,7 @@ _CONTEXT = {
 """What the details of an event say, in this order."""
 
 
-def _told(event: Event, port: int, sent: Mapping[tuple[str, str], str]) -> Iterator[str]:
+def _told(event: Event, port: int, sent: Mapping[tuple[str, str], DeliveryStatus]) -> Iterator[str]:
     subject = "" if event.port in (None, port) else f" of port {event.port}"
     owner = ", ".join(name for name in (event.program, event.unit) if name) if event.port is not None else ""
     names = f" ({owner})" if owner else ""
@@ -254,7 +255,11 @@ def _told(event: Event, port: int, sent: Mapping[tuple[str, str], str]) -> Itera
             parts.append(text.format(_detail(name, value)))
     if event.replayed_by is not None:
         parts.append(f"evaluated again by run {event.replayed_by}")
-    parts += [f"{channel}: {state}" for (event_id, channel), state in sent.items() if event_id == event.id]
+    parts += [
+        f"{one.channel}: {one.state}{f' ({one.reason})' if one.reason else ''}"
+        for (event_id, _), one in sent.items()
+        if event_id == event.id
+    ]
     yield f"    {'; '.join(parts)}"
 
 

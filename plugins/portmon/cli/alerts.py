@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,8 @@ from portmon.model.observation import PROTOCOL
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from portmon.storage.alerts_view import OpenAlert
+    from portmon.alerting.silences import Withholding
+    from portmon.model.alert import Alert, DeliveryStatus
     from portmon.storage.hosts import KnownHost
 
 SomePortArgument = Annotated[
@@ -34,27 +36,28 @@ def list_alerts(output: FormatOption = Format.TABLE) -> None:
     `told`, a list of `channel`, `route`, `state`, `reason`; `withheld`, null or `silence` (its id), `acknowledged` and
     `told` (in words).
     """
-    from portmon.storage.alerts_view import open_alerts
+    from portmon.storage import alerts, deliveries, silences
 
     now = datetime.now(UTC)
     with open_database(quiet=output is Format.JSON).begin() as conn:
-        found = open_alerts(conn, now)
+        opened = list(alerts.opened(conn).values())
+        statuses = deliveries.of_alerts(conn, [one.id for one in opened])
+        in_force = silences.in_force(conn, now)
+    found = [(one, statuses.get(one.id, []), in_force.withholds(one.event, one.id)) for one in opened]
     if output is Format.JSON:
         # ASCII only: names from hosts may hold what no terminal should see.
-        print(json.dumps([_as_json(one) for one in found], default=str, indent=2))
+        print(json.dumps([_as_json(*one) for one in found], default=str, indent=2))
         return
     table = table_of("since", "host", "port", "program", "kind", "severity", "told", "withheld")
-    for one in found:
+    for one, its_statuses, withheld in found:
         event = one.event
         told = ", ".join(
             f"{told.channel}: {told.state}"
             + (f" ({told.reason})" if told.reason and told.state not in ("delivered", "withheld") else "")
-            for told in one.told
+            for told in its_statuses
         )
         columns = (minute(one.starts_at), event.host_name, event.port, event.program, event.kind.value)
-        table.add_row(
-            *map(cell, (*columns, event.severity.value, told or None, one.silenced.told() if one.silenced else None))
-        )
+        table.add_row(*map(cell, (*columns, event.severity.value, told or None, withheld.told() if withheld else None)))
     say(table)
 
 
@@ -72,7 +75,7 @@ def ack(
     now = datetime.now(UTC)
     ends = end_of(until, duration, "UTC", now, now)
     with open_database().begin() as conn:
-        _, alerts = _open_there(conn, host, port, now)
+        _, alerts = _open_there(conn, host, port)
         by = author_of(author)
         lines = []
         for one in alerts:
@@ -85,13 +88,15 @@ def ack(
 
 def unack(host: HostArgument, port: SomePortArgument = None, author: AuthorOption = None) -> None:
     """Take an acknowledgement back."""
+    from portmon.alerting.silences import Acknowledgement
     from portmon.storage import silences
 
     now = datetime.now(UTC)
     with open_database().begin() as conn:
-        found, alerts = _open_there(conn, host, port, now)
+        found, alerts = _open_there(conn, host, port)
         ids = {one.id for one in alerts}
-        lifted = [one for one in silences.current(conn, now) if one.alert_id in ids]
+        current = silences.current(conn, now)
+        lifted = [one for one in current if isinstance(one, Acknowledgement) and one.alert_id in ids]
         if not lifted:
             raise CommandError(f"{_place(found.name, port)}: nobody acknowledged what is open there")
         for one in lifted:
@@ -104,8 +109,10 @@ def subject(event: Event) -> str:
     return "the monitor" if event.host_name is None else _place(event.host_name, event.port)
 
 
-def _as_json(one: OpenAlert) -> dict[str, Any]:
-    event, silenced = one.event, one.silenced
+def _as_json(one: Alert, statuses: Sequence[DeliveryStatus], withheld: Withholding | None) -> dict[str, Any]:
+    from portmon.alerting.silences import Acknowledgement
+
+    event = one.event
     return {
         "id": one.id,
         "since": one.starts_at,
@@ -117,22 +124,26 @@ def _as_json(one: OpenAlert) -> dict[str, Any]:
         "kind": event.kind.value,
         "severity": event.severity.value,
         "reason": event.reason,
-        "told": [asdict(told) for told in one.told],
-        "withheld": silenced
-        and {"silence": silenced.id, "acknowledged": silenced.alert_id is not None, "told": silenced.told()},
+        "told": [asdict(told) for told in statuses],
+        "withheld": withheld
+        and {
+            "silence": withheld.id,
+            "acknowledged": isinstance(withheld, Acknowledgement),
+            "told": withheld.told(),
+        },
     }
 
 
-def _open_there(conn: Connection, host: str, port: int | None, now: datetime) -> tuple[KnownHost, list[OpenAlert]]:
+def _open_there(conn: Connection, host: str, port: int | None) -> tuple[KnownHost, list[Alert]]:
     """A known server, and the open alerts of one of its ports, or of itself.
 
     :raises CommandError: if there are none
     """
     from portmon.api.explain import find_host
-    from portmon.storage.alerts_view import open_alerts
+    from portmon.storage import alerts
 
     found = find_host(conn, host)
-    opened = open_alerts(conn, now, host_id=found.id)
+    opened = list(alerts.opened(conn, host_id=found.id).values())
     wanted = [one for one in opened if one.event.port == port and one.event.protocol in (None, PROTOCOL)]
     if not wanted:
         others = ", ".join(

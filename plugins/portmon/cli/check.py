@@ -19,7 +19,7 @@ OUTDATED_SHOWN = 20
 """Servers that one line names."""
 
 if TYPE_CHECKING:
-    from portmon.alerting.silences import Silence
+    from portmon.alerting.silences import Withholding
     from portmon.config import Config
 
 
@@ -216,11 +216,11 @@ def _tell_outdated() -> None:
 def _tell_forgotten(settings: Config) -> None:
     """Print which channels were told of what goes on and will not hear of its end, as they are not there any more."""
     from portmon.airflow import settings as airflow_settings
-    from portmon.storage.alerts_view import told_elsewhere
+    from portmon.storage.deliveries import notified_elsewhere
 
     try:
         with logs_aside(), airflow_settings.database().look() as conn:
-            found = told_elsewhere(conn, {channel.name for channel in settings.alerts.channels}) if conn else {}
+            found = notified_elsewhere(conn, {channel.name for channel in settings.alerts.channels}) if conn else {}
     except PortmonError as error:
         say(cell(f"  open alerts can't be looked up here: {error}"))
         return
@@ -255,16 +255,15 @@ def _tell_example(settings: Config, example: Event, *, look_up: bool) -> None:
     say(cell(f"  withheld now: {withheld.told() if withheld else 'no'}"))
 
 
-def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Silence | None, str | None]:
+def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Withholding | None, str | None]:
     """An event with what is known of its host, what would withhold it, and why nothing is known.
 
     :param labels: take those of the host
     """
     from portmon.airflow import settings as airflow_settings
-    from portmon.alerting.silences import silenced
+    from portmon.alerting.silences import InForce
     from portmon.api.explain import find_host
-    from portmon.storage import silences
-    from portmon.storage.alerts_view import open_alerts
+    from portmon.storage import alerts, silences
 
     now, unknown = example.at, None
     try:
@@ -281,9 +280,9 @@ def _looked_up(example: Event, *, labels: bool) -> tuple[Event, Silence | None, 
             role = alert_role(example.kind, example.details)
             if role is None or role is AlertRole.RESOLVED:
                 return example, None, unknown
-            opened = {one.key: one.id for one in open_alerts(conn, now, host_id=example.host_id)}
-            alert_id = opened.get(example.alert_key) if role is AlertRole.FIRING else None
-            return example, silenced(silences.current(conn, now), example, alert_id, now), unknown
+            opened = alerts.opened(conn, [example.alert_key]) if role is AlertRole.FIRING else {}
+            alert_id = opened[example.alert_key].id if opened else None
+            return example, InForce(silences.current(conn, now), {}, now).withholds(example, alert_id), unknown
     except PortmonError as error:
         return example, None, str(error)
 

@@ -19,7 +19,7 @@ from portmon.model.event import Event
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from portmon.alerting.silences import Silence
+    from portmon.alerting.silences import Silence, Withholding
 
 
 def silence(
@@ -44,7 +44,7 @@ def silence(
 
     Everything given must match; of an option that is given more than once, one must.
     """
-    from portmon.alerting.silences import parse_weekly, zone
+    from portmon.alerting.silences import Silence, parse_weekly, zone
     from portmon.fields import parse_ports
     from portmon.storage import silences
 
@@ -81,7 +81,7 @@ def silence(
             reason=reason,
             now=now,
         )
-        made = next(one for one in silences.current(conn, now) if one.id == silence_id)
+        made = next(one for one in silences.current(conn, now) if isinstance(one, Silence) and one.id == silence_id)
         if made.next_start(now) is None:
             raise CommandError("the weekly schedule does not come round before the end; nothing is silenced")
         lines = _effects(conn, made, now)
@@ -91,13 +91,14 @@ def silence(
 
 def _effects(conn: Connection, made: Silence, now: datetime) -> list[str]:
     """What a new silence does."""
-    from portmon.storage import hosts
-    from portmon.storage.alerts_view import open_alerts
+    from portmon.storage import alerts, hosts
 
     fleet = hosts.listed(conn)
     matching = sum(made.matches_host(host) for host in fleet.values())
     held = [
-        one for one in open_alerts(conn, now) if made.matches(one.event, one.id, fleet.get(one.event.host_id or ""))
+        one
+        for one in alerts.opened(conn).values()
+        if made.matches(one.event, one.id, fleet.get(one.event.host_id or ""))
     ]
     would = "withholds now" if made.active(now) else f"would withhold ({_state(made, now)})"
     return [
@@ -132,16 +133,18 @@ def list_silences(
     The JSON has the fields of each, with `what` it is about, its `state` in words, whether it is `active`, and when it
     begins `next` (null: now or never).
     """
-    from portmon.storage import outbox, silences
+    from portmon.alerting.silences import Acknowledgement
+    from portmon.storage import events, silences
 
     now = datetime.now(UTC)
     with open_database(quiet=output is Format.JSON).begin() as conn:
         found = silences.all_(conn) if everything else silences.current(conn, now)
-        about = outbox.by_ids(conn, [one.alert_id for one in found if one.alert_id is not None])
+        about = events.by_ids(conn, [one.alert_id for one in found if isinstance(one, Acknowledgement)])
     if output is Format.JSON:
         # ASCII only: what people write may hold what no terminal should see.
         shown = [
-            asdict(one)
+            _NOTHING
+            | asdict(one)
             | {
                 "what": _what(one, about),
                 "state": _state(one, now),
@@ -166,18 +169,21 @@ def list_silences(
     say(table)
 
 
-def _what(one: Silence, about: dict[str, Event]) -> str:
+_NOTHING = dict.fromkeys(("id", "alert_id")) | {"hosts": [], "labels": {}, "ports": [], "programs": []}
+_NOTHING |= dict.fromkeys(("starts_at", "ends_at")) | {"weekly": [], "timezone": "UTC"}
+"""Fields in their order; a silence is of no alert, an acknowledgement of nothing else."""
+
+
+def _what(one: Withholding, about: dict[str, Event]) -> str:
     """What a silence is about.
 
     :param about: alert id: its first event
     """
-    if one.alert_id in about:
-        event = about[one.alert_id]
-        return f"{event.kind.value} of {subject(event)}"
-    return one.what()
+    event = about.get(getattr(one, "alert_id", ""))
+    return one.what() if event is None else f"{event.kind.value} of {subject(event)}"
 
 
-def _state(one: Silence, now: datetime) -> str:
+def _state(one: Withholding, now: datetime) -> str:
     if one.lifted_at is not None:
         return f"was lifted by {one.lifted_by} at {minute(one.lifted_at)}"
     if one.over(now):

@@ -1,24 +1,24 @@
-"""What a message tells of: something that goes on, or one event that stands for itself."""
+"""What goes on, what each channel still has to get of it, and what each channel was notified of."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
-from portmon.model.event import AlertRole, Event
+from portmon.model.event import AlertGroup, AlertRole, Event
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that goes on, or an event that stands for itself, as a message tells it.
+    """Something that goes on or went on, or a notice: an event that stands for itself.
 
-    :param id: of what goes on, from its first event to its last; of a notice, the event's
-    :param role: what is told of it
-    :param event: the newest that is told
+    :param id: of the event that began it; of a notice, its own
+    :param role: what ``event`` means for it
+    :param event: the newest, or the one that a message tells
     :param first: the event that began it: what identifies it elsewhere is taken from there, and so never changes
-    :param starts_at: since when it goes on
     :param ends_at: None while it goes on
-    :param untold: it ends, and its beginning had not been told
+    :param untold: it ends, and the channel was not notified of its beginning
     """
 
     id: str
@@ -28,3 +28,107 @@ class Alert:
     starts_at: datetime
     ends_at: datetime | None = None
     untold: bool = False
+
+    @property
+    def key(self) -> str:
+        """What it is about; one alert at most is open for each key."""
+        return self.first.alert_key
+
+
+def begun_by(event: Event) -> Alert:
+    """The alert that an event begins."""
+    return Alert(event.id, AlertRole.FIRING, event, event, event.since or event.at)
+
+
+class DeliveryState(StrEnum):
+    """What became of an event for one channel."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    """Under way. If the task that sends it died, it may have come through."""
+    DELIVERED = "delivered"
+    WITHHELD = "withheld"
+    """Silenced or acknowledged: sent if that ends before the alert does."""
+    SILENCED = "silenced"
+    """Withheld for good."""
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+UNFINISHED = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.WITHHELD)
+"""States of deliveries that may still be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event that a channel does not have yet.
+
+    :param alert: of which the event tells
+    :param seq: place of the event among all events
+    :param targets_done: targets of the channel that have it
+    :param message_id: of a message that may have come through
+    :param reminder: the channel was notified before, and the alert goes on
+    :param since: when it was put into the queue
+    :param tried_at: when it was last tried; None before that
+    :param reason: the last error, or why it is withheld
+    """
+
+    alert: Alert
+    group: AlertGroup
+    seq: int
+    channel: str
+    route: str
+    since: datetime
+    state: DeliveryState = DeliveryState.PENDING
+    tries: int = 0
+    targets_done: tuple[str, ...] = ()
+    message_id: str | None = None
+    reminder: bool = False
+    tried_at: datetime | None = None
+    reason: str | None = None
+
+    @property
+    def event(self) -> Event:
+        """What is to be sent."""
+        return self.alert.event
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryStatus:
+    """What became of the newest event of an alert that a channel was to get.
+
+    :param reason: why it is not delivered, as far as there is a reason
+    """
+
+    channel: str
+    route: str
+    state: DeliveryState
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a channel was notified of, of one alert.
+
+    :param at: when it was last notified; None if it never was as far as is known
+    :param message_id: of a message that was sent at least once and may have come through
+    :param states: of its deliveries
+    :param event_id: the newest event that it was notified of, or that was given up
+    """
+
+    channel: str
+    route: str
+    at: datetime | None = None
+    message_id: str | None = None
+    states: frozenset[DeliveryState] = frozenset()
+    event_id: str = ""
+
+    @property
+    def notified(self) -> bool:
+        """Whether the channel was notified of it, or may have been."""
+        return self.at is not None or self.message_id is not None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether something of it is to be sent."""
+        return not self.states.isdisjoint((DeliveryState.PENDING, DeliveryState.SENDING))

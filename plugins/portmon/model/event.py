@@ -243,6 +243,16 @@ class Event:
     replayed_by: str | None = None
 
     @property
+    def group(self) -> AlertGroup | None:
+        """See :func:`alert_group`."""
+        return alert_group(self.kind, self.details)
+
+    @property
+    def role(self) -> AlertRole | None:
+        """See :func:`alert_role`."""
+        return alert_role(self.kind, self.details)
+
+    @property
     def alert_key(self) -> str:
         """What an alert is about: at most one is open for each key. Those of one port or host come in order."""
         if self.host_id is not None and self.protocol is not None and self.port is not None:

@@ -25,7 +25,7 @@ from portmon.model.event import Event
 from portmon.model.host import Host
 from portmon.steps.evaluate import evaluate_looks, fleet_of
 from portmon.steps.prune import carry_out
-from portmon.storage import archive, checkpoints, contents, inventory, journal, outbox
+from portmon.storage import archive, checkpoints, contents, events, inventory, journal
 from portmon.storage.database import Database
 
 
@@ -66,7 +66,7 @@ def base_of(source: Connection, since: datetime) -> tuple[int, datetime]:
     base = checkpoints.before(source, since)
     if base is None:
         raise ReplayError(
-            "no run has kept what a replay of the archive takes, so there is nothing before the next run: wait for it"
+            "no run has kept what a replay needs yet: wait for the next one"
         )
     return base
 
@@ -201,7 +201,7 @@ def what_if(source: Connection, scratch: Database, config: Config, *, since: dat
     span = evaluate_again(source, scratch, config, since=since, until=until)
     if span.since > since:
         raise ReplayError(
-            f"what a replay of the archive takes is kept from {span.since:%Y-%m-%d %H:%M} UTC on: give a later one"
+            f"what a replay needs is kept from {span.since:%Y-%m-%d %H:%M} UTC on: give a later beginning"
         )
     with scratch.begin() as conn:
         would = {event.id: event for event in _of_time(conn, since, until, span)}
@@ -220,5 +220,5 @@ def what_if(source: Connection, scratch: Database, config: Config, *, since: dat
 
 def _of_time(conn: Connection, since: datetime, until: datetime, span: Span) -> Iterator[Event]:
     """Events that follow from what was seen, without those of later steps, and without the mark of a replay."""
-    found = outbox.derived(conn, since, until, after=span.after, last=span.last)
+    found = events.derived(conn, since, until, after=span.after, last=span.last)
     return (dataclasses.replace(event, replayed_by=None) for event in found)

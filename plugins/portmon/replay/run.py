@@ -25,7 +25,7 @@ from portmon.replay.archive import Difference, Span, base_of, carry_on, evaluate
 from portmon.steps.dispatch import DISPATCH_TTL, DISPATCHER
 from portmon.steps.prune import WRITER_WAIT, writer
 from portmon.steps.run import BACKFILL, REPLAY_FROM, Run
-from portmon.storage import alerts, contents, hosts, lease, outbox, replays, rewrite, runs
+from portmon.storage import alerts, contents, events, hosts, lease, replays, rewrite, runs
 from portmon.storage.database import Database
 from portmon.storage.lease import Lease
 from portmon.storage.replays import Mark
@@ -303,7 +303,7 @@ def _put_in_place(
 
 def _untold(conn: Connection) -> list[str]:
     """Ports that something is wrong with, without an alert, now or with the next dispatch; for people."""
-    about_to = {event.alert_key for event in outbox.undispatched(conn)}
+    about_to = {event.alert_key for event in events.undispatched(conn)}
     known = about_to | set(alerts.opened(conn))
     keys = [key for key in hosts.open_ports(conn) if port_alert_key(*key) not in known]
     names = {host.id: host.name for host in hosts.known(conn, {host_id for host_id, _, _ in keys})}

@@ -33,10 +33,10 @@ from portmon.storage import (
     checkpoints,
     conditions,
     decisions,
+    events,
     hosts,
     inventory,
     journal,
-    outbox,
     runs,
     state,
 )
@@ -127,8 +127,8 @@ def evaluate_looks(
     warn(own, names, broken)
     if source is None:
         archive.refuse(conn, own)
-    outbox.add(conn, _host_key_events(conn, observations, fleet, run_id), step=step)
-    outbox.add(conn, _unwatched(conn, verdict.unwatched, run_id, now))
+    events.add(conn, _host_key_events(conn, observations, fleet, run_id), step=step)
+    events.add(conn, _unwatched(conn, verdict.unwatched, run_id, now))
     return verdict
 
 
@@ -402,9 +402,10 @@ def _host_key_events(
 def _unwatched(conn: Connection, keys: Iterable[PortKey], run_id: str, now: datetime) -> list[Event]:
     """The end of what was told of ports that no rule watches any more. Nothing happened to them: nobody else hears."""
     opened = alerts.opened(conn, [port_alert_key(*key) for key in keys])
-    first = outbox.by_ids(conn, [alert.id for alert in opened.values()])
-    reason = "No rule watches it any more"
-    return [closing_event(EventKind.UNWATCHED, event, at=now, run_id=run_id, reason=reason) for event in first.values()]
+    return [
+        closing_event(EventKind.UNWATCHED, alert.first, at=now, run_id=run_id, reason="No rule watches it any more")
+        for alert in opened.values()
+    ]
 
 
 def _summary(verdict: Verdict, scanned: Collection[str], planned: Collection[str]) -> dict[str, int]:

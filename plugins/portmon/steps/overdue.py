@@ -11,7 +11,7 @@ from portmon.engine.events import monitor_event
 from portmon.fields import format_duration
 from portmon.model.event import Event, EventKind
 from portmon.steps.run import Run
-from portmon.storage import conditions, outbox, runs
+from portmon.storage import conditions, events, runs
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,14 @@ def report_overdue(database: Database, run: Run, *, interval: timedelta, now: da
         log.warning("%s", reason)
         event = _event(EventKind.RUN_OVERDUE, run, reason, now, started)
         if conditions.begin(conn, OVERDUE, since=started, event_id=event.id):
-            outbox.add(conn, [event])
+            events.add(conn, [event])
         return True
 
 
 def _end(conn: Connection, run: Run, reason: str, now: datetime) -> None:
     since = conditions.since(conn, OVERDUE)
     if conditions.end(conn, OVERDUE):
-        outbox.add(conn, [_event(EventKind.RUN_IN_TIME, run, reason, now, since)])
+        events.add(conn, [_event(EventKind.RUN_IN_TIME, run, reason, now, since)])
 
 
 def _event(kind: EventKind, run: Run, reason: str, now: datetime, since: datetime | None) -> Event:

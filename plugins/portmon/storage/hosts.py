@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, updat
 from portmon.model.host import Host
 from portmon.model.observation import PROBE, PortKey, hung_tools
 from portmon.model.state import HostStatus, PortStatus
-from portmon.storage import outbox
+from portmon.storage import deliveries
 from portmon.storage.sql import chunks, upsert_rows
 from portmon.storage.tables import hosts, observations, ports
 
@@ -160,7 +160,7 @@ def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
         conn.execute(
             update(hosts).where(hosts.c.host_id.in_(part), hosts.c.removed_at.is_(None)).values(removed_at=now)
         )
-        outbox.cancel_hosts(conn, part, reason="the host left the CMDB", now=now)
+        deliveries.cancel_hosts(conn, part, reason="the host left the CMDB", now=now)
     unsettle(conn, host_ids)
 
 

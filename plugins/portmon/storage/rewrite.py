@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Row, Table, and_, delete, exists, insert, or_
 
 from portmon.storage import alerts, checkpoints
 from portmon.storage.conditions import FLEET, HOST_KEY
-from portmon.storage.outbox import CANCELLED, PENDING, WITHHELD, event_of, row_of
+from portmon.storage.deliveries import cancel
+from portmon.storage.events import event_of, row_of
 from portmon.storage.sql import chunks, delete_rows, insert_rows, update_rows, upsert_rows
 from portmon.storage.tables import conditions, deliveries, events, hosts, ports
 
@@ -130,11 +131,7 @@ def _retract_events(conn: Connection, scratch: Connection, after: int, run_id: s
                 .where(events.c.id.in_(part))
                 .values(retracted_by=run_id, replayed_by=None, dispatched=True)
             )
-            conn.execute(
-                update(deliveries)
-                .where(deliveries.c.event_id.in_(part), deliveries.c.state.in_((PENDING, WITHHELD)))
-                .values(state=CANCELLED, last_error="evaluating again took it back", updated_at=now)
-            )
+            cancel(conn, part, reason="evaluating again took it back", now=now)
         lost += len(gone)
     return lost
 

@@ -16,7 +16,7 @@ from portmon.engine.diff import Verdict
 from portmon.engine.frames import HOST_COLUMNS, PORT_COLUMNS, frame
 from portmon.engine.states import Port
 from portmon.model.observation import PortKey
-from portmon.storage import outbox
+from portmon.storage import deliveries, events
 from portmon.storage.hosts import unsettle
 from portmon.storage.sql import ROWS, chunks, delete_rows, update_rows, upsert_rows
 from portmon.storage.tables import hosts, ports
@@ -123,8 +123,8 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None)
     # Whoever changes ports says what it means for their host.
     touched = {*(port.host_id for port in verdict.ports), *(key[0] for key in verdict.dropped)}
     unsettle(conn, touched.difference(row["host_id"] for row in verdict.hosts))
-    outbox.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)
-    outbox.add(conn, verdict.events, step=step)
+    deliveries.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)
+    events.add(conn, verdict.events, step=step)
 
 
 def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[PortKey]) -> None:

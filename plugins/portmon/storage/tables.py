@@ -28,6 +28,8 @@ from sqlalchemy import (
     true,
 )
 
+from portmon.model.alert import UNFINISHED
+
 ESCAPE = "\x1a"
 _STORED = re.compile("[\x00\x1a\ud800-\udfff]")
 _READ = re.compile("\x1a([0-9a-f]{4})")
@@ -252,8 +254,7 @@ alerts = Table(
     Column("last_event_id", String(32), nullable=False),
     Column("starts_at", UtcDateTime, nullable=False),
     Column("ends_at", UtcDateTime),
-    Column("closed_by", String(32)),
-    comment="what went wrong, from the event that began it (whose id it has) to the one that closed it",
+    comment="what went wrong, from the event that began it (whose id it has) to the one that ended it",
 )
 Index(
     "ix_alerts_open",
@@ -262,9 +263,6 @@ Index(
     postgresql_where=alerts.c.ends_at.is_(None),
     sqlite_where=alerts.c.ends_at.is_(None),
 )
-
-UNFINISHED = ("pending", "sending", "withheld")
-"""States of deliveries that may still be sent."""
 
 deliveries = Table(
     "deliveries",
@@ -281,7 +279,7 @@ deliveries = Table(
     Column("notified_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
-    comment="the outbox: one row per event and channel",
+    comment="one row per event and channel",
 )
 Index(
     "ix_deliveries_unfinished",

@@ -23,9 +23,8 @@ def upgrade() -> None:
         sa.Column("last_event_id", sa.String(length=32), nullable=False),
         sa.Column("starts_at", UtcDateTime(), nullable=False),
         sa.Column("ends_at", UtcDateTime(), nullable=True),
-        sa.Column("closed_by", sa.String(length=32), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_alerts")),
-        comment="what went wrong, from the event that began it (whose id it has) to the one that closed it",
+        comment="what went wrong, from the event that began it (whose id it has) to the one that ended it",
     )
     with op.batch_alter_table("alerts", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_alerts_key"), ["key"], unique=False)
@@ -353,7 +352,7 @@ def upgrade() -> None:
             ["event_id"], ["events.id"], name=op.f("fk_deliveries_event_id_events"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("event_id", "channel", name=op.f("pk_deliveries")),
-        comment="the outbox: one row per event and channel",
+        comment="one row per event and channel",
     )
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.create_index(
