@@ -290,7 +290,9 @@ def test_accepted_as_gone(world: World) -> None:
     world.see(listener(80))
     world.see()
     with world.database.begin() as conn:
-        decisions.accept(conn, "1", 80, at=world.now, author="ann", reason="moved to 81")
+        decisions.decide(
+            conn, decisions.DecisionKind.ACCEPTED, "1", 80, at=world.now, author="ann", reason="moved to 81"
+        )
     accepted = "Accepted as gone by ann: moved to 81: the next complete answer without it retires it.\n"
     assert accepted in world.tell()
     assert world.see(listener(80)) == [("recovered", "web1", 80)]
@@ -314,7 +316,7 @@ def test_declared(world: World, how: str) -> None:
         because = f"declared by {world.config.where('declared', 0)} (the shop)"
     else:
         with world.database.begin() as conn:
-            decisions.promote(conn, "1", 80, at=world.now, author="ann")
+            decisions.decide(conn, decisions.DecisionKind.PROMOTED, "1", 80, at=world.now, author="ann")
         because = "promoted by ann"
     world.see()
     story = world.tell()

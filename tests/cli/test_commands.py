@@ -340,7 +340,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Databa
 
 def trusted(database: Database) -> list[str]:
     with database.begin() as conn:
-        return [key.fingerprint for key in host_keys.get(conn, "[a]:22")]
+        return [key.fingerprint for key in host_keys.trusted(conn, ["[a]:22"])["[a]:22"]]
 
 
 def test_accept_trusts_the_key_that_was_compared(database: Database) -> None:

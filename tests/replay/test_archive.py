@@ -204,7 +204,7 @@ def test_checkpoints_are_daily_and_expire_with_the_archive(database: Database) -
         days = sorted(set(conn.execute(select(tables.checkpoints.c.at)).scalars()))
         oldest = next(iter(journal.entries(conn))).at
         wanted = conn.execute(select(tables.checkpoints.c.content)).scalars().all()
-        assert set(contents.get_many(conn, wanted)) == set(wanted)
+        assert set(contents.read_many(conn, wanted)[0]) == set(wanted)
         assert checkpoints.before(conn, days[0]) is not None
     assert [at.date() for at in days] == [(MONDAY + timedelta(days=day)).date() for day in (2, 3, 4)]
     assert oldest >= fleet.now - FIVE - timedelta(days=2)

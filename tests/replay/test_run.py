@@ -230,7 +230,7 @@ def test_with_notify_what_is_still_wrong_is_told_once(database: Database) -> Non
     # It died and came back before anybody could be told.
     assert not [title for title in titles if "443" in title and "web2" in title and "down" in title]
     with database.begin() as conn:
-        assert [alert.host_id for alert in alerts.opened(conn).values()] == ["id-web1"]
+        assert [alert.first.host_id for alert in alerts.opened(conn).values()] == ["id-web1"]
     count = len(fleet.got)
     replay(fleet, MONDAY, notify=True, run_id="again told")
     fleet.alert()

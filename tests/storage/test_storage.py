@@ -43,6 +43,7 @@ from portmon.storage.tables import contents as content_table
 from portmon.storage.tables import hosts as host_table
 from portmon.storage.tables import metadata
 from portmon.storage.tables import observations as observation_table
+from tests.worlds.archived import seen, with_frames
 from tests.worlds.databases import migrated_postgres
 from tests.worlds.postgres import Cluster
 
@@ -185,7 +186,7 @@ def test_a_transaction_that_is_killed_leaves_nothing(database: Database) -> None
         "from portmon.storage.database import Database\n"
         "from portmon.storage import conditions\n"
         "with Database(sys.argv[1]).begin() as conn:\n"
-        "    conditions.begin(conn, 'x', since=datetime.now(UTC), event_id='e')\n"
+        "    conditions.begin(conn, 'x', since=datetime.now(UTC))\n"
         "    print('written', flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -200,7 +201,7 @@ def test_a_transaction_that_is_killed_leaves_nothing(database: Database) -> None
     child.send_signal(signal.SIGKILL)
     child.communicate()
     with database.begin() as conn:
-        assert conditions.begin(conn, "x", since=NOW, event_id="e")
+        assert conditions.begin(conn, "x", since=NOW)
 
 
 # ── contents and archive ────────────────────────────────────────────────────────────────────────
@@ -226,7 +227,7 @@ def test_an_observation_comes_back_as_it_was(database: Database) -> None:
         digest = archive.save_observation(conn, good)
         assert archive.save_observation(conn, good) == digest
         archive.save_observation(conn, failed)
-        found = archive.observations_to_evaluate(conn)
+        found = seen(conn)
         assert [one.listing for one in found] == [good.listing, None]
         assert [one.error for one in found] == [None, NASTY]
         assert [one.observed_at for one in found] == [NOW, NOW + timedelta(minutes=5)]
@@ -249,7 +250,7 @@ def test_many_looks_are_stored_as_one_by_one(database: Database) -> None:
         digests = archive.save_observations(conn, looks)
         assert digests == {look.host_id: archive.save_observation(conn, look) for look in looks}
         assert digests["h3"] == "unreachable:timeout"
-        found = archive.observations_to_evaluate(conn, frames=True)
+        found = with_frames(conn)
         assert [one.facts or "unreachable:timeout" for one in found] == [digests[one.host_id] for one in found]
         assert [dataclasses.replace(one, facts=None) for one in found] == looks
         assert archive.save_observations(conn, []) == {}
@@ -326,11 +327,11 @@ def test_contents_live_as_long_as_whoever_refers_to_them(database: Database) -> 
     with database.begin() as conn:
         for number in range(72):
             now = NOW + number * hour
-            seen = [observation("h1", now, ports=(80,)), observation("h2", now, ports=(number // 20,))]
-            archive.save_observations(conn, [dataclasses.replace(look, frames=()) for look in seen])
+            looks = [observation("h1", now, ports=(80,)), observation("h2", now, ports=(number // 20,))]
+            archive.save_observations(conn, [dataclasses.replace(look, frames=()) for look in looks])
             archive.expire(conn, now - day)
             # Every look still has what it showed.
-            found = archive.observations_to_evaluate(conn)
+            found = seen(conn)
             assert {look.observed_at for look in found} == {now - back * hour for back in range(min(number, 24) + 1)}
             shown = {listener.port for look in found if look.host_id == "h2" for listener in look.listing.listeners}  # type: ignore[union-attr]
             assert contents.sizes(conn)[0] in (len(shown) + 1, len(shown) + 2)
@@ -348,7 +349,7 @@ def test_any_text_and_time_survive(value: str, at: datetime) -> None:
     database = Database("sqlite://")
     with database.engine.begin() as conn:
         metadata.create_all(conn)
-        conditions.begin(conn, value, since=at, event_id="e")
+        conditions.begin(conn, value, since=at)
         from portmon.storage.tables import conditions as table
 
         assert conn.execute(select(table.c.name, table.c.since)).one() == (value, at)
@@ -587,12 +588,12 @@ def test_a_late_holder_writes_nothing(database: Database) -> None:
     second = lease.acquire(database, "state", "second", ttl=minute, now=NOW + minute)
     assert second is not None
     with pytest.raises(LeaseLostError, match="'first' was replaced by 'second'"), database.begin() as conn:
-        conditions.begin(conn, "x", since=NOW, event_id="e")
+        conditions.begin(conn, "x", since=NOW)
         first.check(conn)
     first.release()
     with database.begin() as conn:
         second.check(conn)
-        assert conditions.begin(conn, "x", since=NOW, event_id="e")
+        assert conditions.begin(conn, "x", since=NOW)
 
 
 def test_a_retry_replaces_its_dead_first_try(database: Database) -> None:
@@ -624,7 +625,7 @@ def test_host_keys(database: Database) -> None:
     with database.begin() as conn:
         host_keys.remember(conn, "[a]:22", "ssh-ed25519", "AAAA", "SHA256:a", NOW)
         host_keys.remember(conn, "[a]:22", "ssh-ed25519", "BBBB", "SHA256:b", NOW)
-        assert [key.key_base64 for key in host_keys.get(conn, "[a]:22")] == ["AAAA"]
+        assert [key.key_base64 for key in host_keys.trusted(conn, ["[a]:22"])["[a]:22"]] == ["AAAA"]
         assert not host_keys.accept(conn, "[a]:22", "SHA256:a")
         host_keys.report_change(conn, "[a]:22", "ssh-ed25519", "CCCC", "SHA256:c", NOW)
         host_keys.report_change(conn, "[a]:22", "ssh-rsa", "DDDD", "SHA256:d", NOW)
@@ -640,7 +641,7 @@ def test_host_keys(database: Database) -> None:
 
 def test_conditions(database: Database) -> None:
     with database.begin() as conn:
-        assert conditions.begin(conn, "x", since=NOW, event_id="e")
-        assert not conditions.begin(conn, "x", since=NOW, event_id="f")
+        assert conditions.begin(conn, "x", since=NOW)
+        assert not conditions.begin(conn, "x", since=NOW)
         assert conditions.end(conn, "x")
         assert not conditions.end(conn, "x")

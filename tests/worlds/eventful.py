@@ -85,7 +85,9 @@ def eventful(fleet: Fleet, runs: int, seed: int = 1) -> None:
                     one.trouble = None
             case 10:
                 with fleet.database.begin() as conn:
-                    decisions.accept(conn, machine.host.id, 443, at=fleet.now, author="ann")
+                    decisions.decide(
+                        conn, decisions.DecisionKind.ACCEPTED, machine.host.id, 443, at=fleet.now, author="ann"
+                    )
         fleet.run()
 
 

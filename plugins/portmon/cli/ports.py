@@ -38,7 +38,7 @@ def explain(host: HostArgument, port: PortArgument, config: ConfigOption = None)
 
 def accept(host: HostArgument, port: PortArgument, reason: ReasonOption = "", author: AuthorOption = None) -> None:
     """Say that a port that is down is gone for good: the next complete answer without it retires it."""
-    from portmon.storage import decisions
+    from portmon.storage.decisions import DecisionKind, decide
 
     with _decision(host, port) as (conn, found, known):
         if known is None or known.status != "down":
@@ -47,7 +47,8 @@ def accept(host: HostArgument, port: PortArgument, reason: ReasonOption = "", au
             raise CommandError(
                 f"{found.name}: port {port} is {known.declared}; take that back, or it is down again at once"
             )
-        decisions.accept(conn, found.id, port, at=datetime.now(UTC), author=author_of(author), reason=reason)
+        by, at = author_of(author), datetime.now(UTC)
+        decide(conn, DecisionKind.ACCEPTED, found.id, port, at=at, author=by, reason=reason)
     say(cell(f"{found.name}: port {port} is accepted as gone; the next complete answer without it retires it"))
 
 
@@ -59,14 +60,16 @@ def promote(
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take a promotion back.")] = False,
 ) -> None:
     """Say that a learned port must listen from now on, as if it were declared."""
-    from portmon.storage import decisions
+    from portmon.storage.decisions import DecisionKind, decide
+    from portmon.storage.decisions import withdraw as take_back
 
     with _decision(host, port) as (conn, found, _known):
         if withdraw:
-            if not decisions.withdraw(conn, decisions.Decision.PROMOTED, found.id, port):
+            if not take_back(conn, DecisionKind.PROMOTED, found.id, port):
                 raise CommandError(f"{found.name}: port {port} was not promoted")
         else:
-            decisions.promote(conn, found.id, port, at=datetime.now(UTC), author=author_of(author), reason=reason)
+            by, at = author_of(author), datetime.now(UTC)
+            decide(conn, DecisionKind.PROMOTED, found.id, port, at=at, author=by, reason=reason)
     say(cell(f"{found.name}: port {port} " + ("is no longer promoted" if withdraw else "must listen from now on")))
 
 

@@ -65,9 +65,7 @@ def base_of(source: Connection, since: datetime) -> tuple[int, datetime]:
     """
     base = checkpoints.before(source, since)
     if base is None:
-        raise ReplayError(
-            "no run has kept what a replay needs yet: wait for the next one"
-        )
+        raise ReplayError("no run has kept what a replay needs, so there is nothing before the next run: wait for the next one")
     return base
 
 

@@ -28,7 +28,6 @@ from portmon.config import Config
 from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
 from portmon.model.alert import Alert, Delivery, DeliveryState
 from portmon.model.event import AlertGroup, AlertRole, Event
-from portmon.model.state import HostStatus
 from portmon.steps.reminders import Book
 from portmon.storage import deliveries, hosts, lease, quiet
 from portmon.storage.database import Database
@@ -120,10 +119,10 @@ class AlertTask:
         return self.last_start - time.monotonic()
 
     @cached_property
-    def fleet(self) -> dict[str, hosts.Watched]:
-        """Every host that is watched, for the share of a site that is unreachable."""
+    def sites(self) -> tuple[Mapping[str, Mapping[str, str]], Collection[str]]:
+        """For the share of a site that is unreachable: see :func:`portmon.storage.hosts.sites`."""
         with self.database.begin() as conn:
-            return hosts.watched(conn)
+            return hosts.sites(conn)
 
     def message(
         self, found: Sequence[Alert], group: AlertGroup, route: str, subject: str = "", *, reminder: bool, **more: Any
@@ -136,13 +135,7 @@ class AlertTask:
         style = self.routes.style(route)
         outages = None
         if group is AlertGroup.UNREACHABLE and len(found) > 1 and not reminder:
-            outages = find_outages(
-                found,
-                {host_id: host.labels for host_id, host in self.fleet.items()},
-                {host_id for host_id, host in self.fleet.items() if host.status == HostStatus.UNREACHABLE},
-                ratio=settings.outage_ratio,
-                label=settings.outage_label,
-            )
+            outages = find_outages(found, *self.sites, ratio=settings.outage_ratio, label=settings.outage_label)
         message = render(
             found,
             group,

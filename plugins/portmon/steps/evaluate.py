@@ -74,7 +74,7 @@ def evaluate_run(
             runs.must_be_newest(conn, run.run_id)
             checkpoints.keep(conn, now)
             fleet, inputs = _goes_by(conn, digest, planned, interval)
-            observations = archive.observations_to_evaluate(conn, host_ids=fleet, seen=False)
+            observations = archive.observations_to_evaluate(conn, host_ids=fleet)
             step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, looks=observations)
             verdict = evaluate_looks(conn, observations, fleet, inputs, config, run_id=run.run_id, now=now, step=step)
             archive.settle(conn, observations)
@@ -171,7 +171,10 @@ class _Pass:
             return None
         try:
             state.save(self._conn, verdict, now=self._now, step=self._step)
-            conditions.hold(self._conn, FLEET, since=verdict.failing_since)
+            if verdict.failing_since is None:
+                conditions.end(self._conn, FLEET)
+            else:
+                conditions.begin(self._conn, FLEET, since=verdict.failing_since)
         except NOT_THE_HOSTS:
             raise
         except Exception as error:
@@ -380,7 +383,7 @@ def _host_key_events(
                 evidence=evidence,
                 host=host,
             )
-            if conditions.begin(conn, condition, since=observation.observed_at, event_id=event.id):
+            if conditions.begin(conn, condition, since=observation.observed_at):
                 events.append(event)
             changed.add(condition)
         elif observation.outcome is Outcome.OK:

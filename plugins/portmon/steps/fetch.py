@@ -136,7 +136,7 @@ def _report_stale(conn: Connection, run: Run, now: datetime, fetched_at: datetim
         evidence=fetched_at.isoformat(),
         since=fetched_at,
     )
-    if conditions.begin(conn, STALE, since=now, event_id=event.id):
+    if conditions.begin(conn, STALE, since=now):
         events.add(conn, [event])
 
 

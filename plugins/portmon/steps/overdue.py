@@ -47,7 +47,7 @@ def report_overdue(database: Database, run: Run, *, interval: timedelta, now: da
         )
         log.warning("%s", reason)
         event = _event(EventKind.RUN_OVERDUE, run, reason, now, started)
-        if conditions.begin(conn, OVERDUE, since=started, event_id=event.id):
+        if conditions.begin(conn, OVERDUE, since=started):
             events.add(conn, [event])
         return True
 

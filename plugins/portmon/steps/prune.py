@@ -147,7 +147,7 @@ def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datet
             reason=f"Nothing was pruned: {refused}. Trigger a run with force_prune if this is right",
             evidence=now.isoformat(),
         )
-        if conditions.begin(conn, REFUSED, since=now, event_id=event.id):
+        if conditions.begin(conn, REFUSED, since=now):
             events.add(conn, [event])
     elif not refused and conditions.end(conn, REFUSED):
         events.add(

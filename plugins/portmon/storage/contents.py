@@ -110,25 +110,13 @@ def get(conn: Connection, digest: str) -> bytes:
     return unpack(digest, data)
 
 
-def get_many(conn: Connection, digests: Iterable[str]) -> dict[str, bytes]:
-    """The bytes of several hashes; those that are gone are left out.
-
-    :raises StorageError: if any are damaged
-    """
-    found, broken = read_many(conn, digests)
-    for error in broken.values():
-        raise error
-    return found
-
-
 def read_many(conn: Connection, digests: Iterable[str]) -> tuple[dict[str, bytes], dict[str, StorageError]]:
     """The bytes of several hashes without those that are gone, and what is wrong with those that are damaged."""
     found: dict[str, bytes] = {}
     broken: dict[str, StorageError] = {}
     for part in chunks(sorted(set(digests))):
-        for digest, data in conn.execute(
-            select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part))
-        ).all():
+        query = select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part))
+        for digest, data in conn.execute(query).all():
             try:
                 found[digest] = unpack(digest, data)
             except StorageError as error:
@@ -145,15 +133,8 @@ def expire(conn: Connection, before: datetime, *, most: int | None = None) -> in
     :param most: so many; None: all of them
     :returns: how many
     """
-    columns = (
-        inventories.c.digest,
-        runs.c.inventory,
-        runs.c.settings,
-        journal.c.inventory,
-        journal.c.what,
-        checkpoints.c.content,
-    )
-    referred = union(*map(select, columns))
+    columns = (inventories.c.digest, runs.c.inventory, runs.c.settings, journal.c.inventory, journal.c.what)
+    referred = union(*map(select, (*columns, checkpoints.c.content)))
     old = and_(contents.c.used_at < before - FRESH, contents.c.digest.not_in(referred))
     if most is not None:
         old = contents.c.digest.in_(select(contents.c.digest).where(old).limit(most))
@@ -162,13 +143,8 @@ def expire(conn: Connection, before: datetime, *, most: int | None = None) -> in
 
 def sizes(conn: Connection) -> tuple[int, int, int]:
     """Number of contents, bytes before and after compression."""
-    row = conn.execute(
-        select(
-            func.count(),
-            func.coalesce(func.sum(contents.c.size), 0),
-            func.coalesce(func.sum(func.length(contents.c.data)), 0),
-        )
-    ).one()
+    lengths = (func.sum(contents.c.size), func.sum(func.length(contents.c.data)))
+    row = conn.execute(select(func.count(), *(func.coalesce(length, 0) for length in lengths))).one()
     return int(row[0]), int(row[1]), int(row[2])
 
 
@@ -176,13 +152,7 @@ def damaged(conn: Connection) -> Iterator[str]:
     """Digests of contents that are not what they say: all of them are read."""
     digests = conn.execute(select(contents.c.digest).order_by(contents.c.digest)).scalars().all()
     for part in chunks(digests):
-        for digest, data in conn.execute(
-            select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part))
-        ).all():
-            try:
-                unpack(digest, data)
-            except StorageError:
-                yield digest
+        yield from read_many(conn, part)[1]
 
 
 def unpack(digest: str, data: bytes) -> bytes:

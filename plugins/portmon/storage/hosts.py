@@ -1,4 +1,4 @@
-"""The servers that are known: in the inventory, hidden, gone."""
+"""The hosts that are known: in the inventory, hidden, gone."""
 
 from __future__ import annotations
 
@@ -20,57 +20,44 @@ from portmon.storage.tables import hosts, observations, ports
 
 
 @dataclass(frozen=True, slots=True)
-class KnownHost:
-    """A server as it is stored.
+class KnownHost(Host):
+    """A host as it is stored: as the CMDB knew it last.
 
     :param removed_at: when it left the CMDB; None while it is in
     """
 
-    id: str
-    name: str
-    address: str
-    port: int | None
-    labels: Mapping[str, str]
-    declared: tuple[int, ...]
-    removed_at: datetime | None
+    removed_at: datetime | None = None
 
     def as_host(self) -> Host:
-        """As the CMDB knew it last."""
+        """The same without what the CMDB does not say."""
         return Host(self.id, self.name, self.address, self.port, self.labels, tuple(self.declared))
 
 
 def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[KnownHost]:
-    """Every server that is stored, hidden ones included.
+    """Every host that is stored, hidden ones included.
 
     :param host_ids: of these only
     """
     names = ("host_id", "name", "address", "ssh_port", "labels", "declared", "removed_at")
     query = select(*(hosts.c[name] for name in names)).order_by(hosts.c.host_id)
     if host_ids is None:
-        return [KnownHost(*row) for row in conn.execute(query)]
-    parts = chunks(sorted(set(host_ids)))
-    return [KnownHost(*row) for part in parts for row in conn.execute(query.where(hosts.c.host_id.in_(part)))]
+        rows = list(conn.execute(query))
+    else:
+        parts = chunks(sorted(set(host_ids)))
+        rows = [row for part in parts for row in conn.execute(query.where(hosts.c.host_id.in_(part)))]
+    return [KnownHost(*row) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """What is known of a server that is in the CMDB.
-
-    :param status: see :class:`portmon.model.state.HostStatus`
-    """
-
-    labels: Mapping[str, str]
-    status: str
-
-
-def watched(conn: Connection) -> dict[str, Watched]:
-    """Host id: every server that is in the CMDB."""
+def sites(conn: Connection) -> tuple[dict[str, Mapping[str, str]], set[str]]:
+    """Labels of every host that is in the CMDB, by its id, and the ids of those that are unreachable."""
     query = select(hosts.c.host_id, hosts.c.labels, hosts.c.status).where(hosts.c.removed_at.is_(None))
-    return {row.host_id: Watched(row.labels, row.status) for row in conn.execute(query)}
+    found = conn.execute(query).all()
+    unreachable = {row.host_id for row in found if row.status == HostStatus.UNREACHABLE}
+    return {row.host_id: row.labels for row in found}, unreachable
 
 
 def listed(conn: Connection, *, besides: Collection[str] = ()) -> dict[str, Host]:
-    """Host id: every server that is in the CMDB.
+    """Host id: every host that is in the CMDB.
 
     :param besides: but for these, which are known from elsewhere
     """
@@ -85,7 +72,7 @@ def open_ports(conn: Connection) -> list[PortKey]:
     """Ports that something is wrong with, see :func:`portmon.engine.states.is_open`."""
     keys = (ports.c.host_id, ports.c.protocol, ports.c.port)
     wrong = or_(
-        ports.c.status == PortStatus.DOWN.value,
+        ports.c.status == PortStatus.DOWN,
         ports.c.flapping_since.is_not(None),
         type_coerce(ports.c.lost, Text) != "[]",
     )
@@ -93,7 +80,7 @@ def open_ports(conn: Connection) -> list[PortKey]:
 
 
 def sync(conn: Connection, listed: Iterable[Host]) -> None:
-    """Take names, addresses and labels from the inventory; a server that is new there gets its row."""
+    """Take names, addresses and labels from the inventory; a host that is new there gets its row."""
     stored = {host.id: host.as_host() for host in known(conn)}
     rows = [
         {
@@ -103,7 +90,7 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
             "ssh_port": host.port,
             "labels": dict(host.labels),
             "declared": list(host.declared),
-            "status": HostStatus.NEW.value,
+            "status": HostStatus.NEW,
             "failures": 0,
         }
         for host in listed
@@ -135,7 +122,7 @@ def tools(conn: Connection, host_ids: Collection[str], now: datetime) -> dict[st
 
 
 def outdated(conn: Connection) -> list[str]:
-    """Names of the servers whose forced command is of an earlier version, in order."""
+    """Names of the hosts whose forced command is of an earlier version, in order."""
     query = select(hosts.c.name).where(hosts.c.removed_at.is_(None), hosts.c.probe < PROBE).order_by(hosts.c.name)
     return list(conn.execute(query).scalars())
 
@@ -147,32 +134,29 @@ def _texts(text: str) -> tuple[str, ...]:
 
 def failing(conn: Connection) -> dict[str, str | None]:
     """Host id: error class of the hosts whose last run that tried them got no evidence."""
-    without = or_(hosts.c.failures > 0, hosts.c.status == HostStatus.UNREACHABLE.value)
-    return {
-        row.host_id: row.error_class
-        for row in conn.execute(select(hosts.c.host_id, hosts.c.error_class).where(without))
-    }
+    without = or_(hosts.c.failures > 0, hosts.c.status == HostStatus.UNREACHABLE)
+    rows = conn.execute(select(hosts.c.host_id, hosts.c.error_class).where(without))
+    return {row.host_id: row.error_class for row in rows}
 
 
 def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
-    """Take servers out of sight; what is known of them stays, what was not sent of them is not sent any more."""
+    """Take hosts out of sight; what is known of them stays, what was not sent of them is not sent any more."""
     for part in chunks(sorted(host_ids)):
-        conn.execute(
-            update(hosts).where(hosts.c.host_id.in_(part), hosts.c.removed_at.is_(None)).values(removed_at=now)
-        )
+        gone = update(hosts).where(hosts.c.host_id.in_(part), hosts.c.removed_at.is_(None))
+        conn.execute(gone.values(removed_at=now))
         deliveries.cancel_hosts(conn, part, reason="the host left the CMDB", now=now)
     unsettle(conn, host_ids)
 
 
 def resume(conn: Connection, host_ids: Collection[str]) -> None:
-    """Servers that came back in time go on as they were."""
+    """Hosts that came back in time go on as they were."""
     for part in chunks(sorted(host_ids)):
         conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(removed_at=None))
     unsettle(conn, host_ids)
 
 
 def purge(conn: Connection, host_ids: Collection[str]) -> None:
-    """Delete servers and their ports. Events and archived looks stay; those looks are never evaluated again."""
+    """Delete hosts and their ports. Events and archived looks stay; those looks are never evaluated again."""
     for part in chunks(sorted(host_ids)):
         conn.execute(delete(ports).where(ports.c.host_id.in_(part)))
         conn.execute(delete(hosts).where(hosts.c.host_id.in_(part)))
@@ -180,6 +164,6 @@ def purge(conn: Connection, host_ids: Collection[str]) -> None:
 
 
 def unsettle(conn: Connection, host_ids: Collection[str]) -> None:
-    """Let the next ok look at servers be compared with their ports, even if it shows nothing new."""
+    """Let the next ok look at hosts be compared with their ports, even if it shows nothing new."""
     for part in chunks(sorted(host_ids)):
         conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(fingerprint=None))

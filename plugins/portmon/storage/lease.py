@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, and_, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -63,22 +64,22 @@ class Lease:
         :param now: default: by the clock of this machine, as :func:`hold` goes by
         :raises LeaseLostError: if somebody did
         """
-        self.check(conn)
         now = now or datetime.now(UTC)
-        conn.execute(
-            update(leases)
-            .where(leases.c.name == self.name, leases.c.token == self.token)
-            .values(expires_at=now + ttl, ttl=ttl.total_seconds())
-        )
+        if not self._change(conn, expires_at=now + ttl, ttl=ttl.total_seconds()):
+            self.check(conn)
 
     def release(self) -> None:
         """Let the next one in; harmless if somebody took over."""
         with self.database.begin() as conn:
-            conn.execute(
-                update(leases)
-                .where(leases.c.name == self.name, leases.c.token == self.token)
-                .values(holder=None, expires_at=_EPOCH)
-            )
+            self._change(conn, holder=None, expires_at=_EPOCH)
+
+    def _change(self, conn: Connection, **values: Any) -> bool:
+        """Change it unless another holder took over.
+
+        :returns: whether it was changed
+        """
+        own = (leases.c.name == self.name, leases.c.token == self.token)
+        return bool(conn.execute(update(leases).where(*own).values(values)).rowcount)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

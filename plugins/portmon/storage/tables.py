@@ -438,6 +438,5 @@ conditions = Table(
     metadata,
     Column("name", SafeText, primary_key=True),
     Column("since", UtcDateTime, nullable=False),
-    Column("event_id", String(32), nullable=False),
     comment="what is wrong with the monitoring itself just now: one event per episode",
 )
