@@ -19,6 +19,7 @@ from portmon.errors import CommandError
 from portmon.fields import format_duration
 from portmon.model.alert import DeliveryStatus
 from portmon.model.event import Event, EventKind
+from portmon.model.host import KnownHost
 from portmon.model.observation import Listing
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
@@ -44,7 +45,7 @@ WIDE_EVENTS = frozenset(
 """Events of a host and of the monitor that are part of the story of each port."""
 
 
-def find_host(conn: Connection, wanted: str) -> hosts.KnownHost:
+def find_host(conn: Connection, wanted: str) -> KnownHost:
     """A server by id, or by name without regard to case.
 
     :raises CommandError: if there is none, or more than one
@@ -74,7 +75,7 @@ class _Known:
     :param fleet: since when every host fails
     """
 
-    host: hosts.KnownHost
+    host: KnownHost
     row: Mapping[str, Any]
     number: int
     port: Port | None

@@ -10,7 +10,7 @@ from typing import Any
 from portmon.config import Config
 from portmon.errors import CmdbError
 from portmon.inventory.prune import plan_prune
-from portmon.model.host import Inventory
+from portmon.model.host import AcceptedList, Inventory, KnownHost
 from portmon.steps.fetch import must_be_plausible
 from portmon.storage import hosts, inventory, journal
 from portmon.storage.database import Database
@@ -25,9 +25,9 @@ class Stored:
     :param accepted: host lists that were taken over
     """
 
-    known: tuple[hosts.KnownHost, ...]
+    known: tuple[KnownHost, ...]
     good: Inventory | None
-    accepted: tuple[journal.Accepted, ...] = ()
+    accepted: tuple[AcceptedList, ...] = ()
 
 
 def stored(database: Database) -> Stored | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from portmon.alerting.silences import Withholding
     from portmon.model.alert import Alert, DeliveryStatus
-    from portmon.storage.hosts import KnownHost
+    from portmon.model.host import KnownHost
 
 SomePortArgument = Annotated[
     int | None, typer.Argument(help="TCP port; without it what is wrong with the server itself.", min=1, max=65535)

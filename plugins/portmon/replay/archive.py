@@ -65,7 +65,9 @@ def base_of(source: Connection, since: datetime) -> tuple[int, datetime]:
     """
     base = checkpoints.before(source, since)
     if base is None:
-        raise ReplayError("no run has kept what a replay needs, so there is nothing before the next run: wait for the next one")
+        raise ReplayError(
+            "no run has kept what a replay needs, so there is nothing before the next run: wait for the next one"
+        )
     return base
 
 
@@ -111,7 +113,7 @@ def carry_on(
     :param span: what was evaluated again so far
     """
     steps = list(journal.entries(source))
-    looks = journal.Looks(steps)
+    looks = journal.EvaluatedLooks(steps)
     hosts_of = _HostLists(source)
     taken = checkpoints.taken(source, after=span.after)
     left = [step for step in steps if step.seq > span.last and (until is None or step.at <= until)]

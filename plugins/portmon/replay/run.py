@@ -203,16 +203,7 @@ def _nothing_new(
     if not runs.settings_after(conn, last.last_step) <= {contents.digest_of(config.to_json())}:
         return None
     told = rewrite.tell(conn, since=window.since, until=window.until) if run.notify else 0
-    replays.finish(
-        conn,
-        [own],
-        by=last.by,
-        now=now,
-        evaluated_from=last.evaluated_from,
-        last_step=last.last_step,
-        rules=last.rules,
-        summary={"to_tell": told},
-    )
+    replays.finish(conn, [own], dataclasses.replace(last, at=now, summary={"to_tell": told}))
     log.info(
         "Run %s evaluated this time again by these rules, and everything since then was: nothing to do", plain(last.by)
     )
@@ -278,17 +269,9 @@ def _put_in_place(
         with scratch.begin() as evaluated:
             changes = rewrite.replace(conn, evaluated, after=span.after, run_id=run.run_id, now=now)
         told = sum(rewrite.tell(conn, since=mark.since, until=mark.until) for mark in marks if mark.notify)
-        summary = {"replayed": span.evaluations, **dataclasses.asdict(changes), "to_tell": told}
-        replays.finish(
-            conn,
-            [mark.id for mark in marks],
-            by=run.run_id,
-            now=now,
-            evaluated_from=span.since,
-            last_step=span.last,
-            rules=_rules(config),
-            summary=summary,
-        )
+        summary = {"replayed": span.evaluations, **changes, "to_tell": told}
+        done = replays.Done(run.run_id, now, span.since, span.last, _rules(config), summary)
+        replays.finish(conn, [mark.id for mark in marks], done)
         untold = _untold(conn)
     log.info("Summary: %s", ", ".join(f"{name} {count}" for name, count in summary.items()))
     if untold:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,8 +11,16 @@ from sqlalchemy import Connection, delete, select
 from portmon.model.alert import Alert
 from portmon.model.event import AlertRole
 from portmon.storage.events import columns, pair_from
-from portmon.storage.sql import chunks, upsert_rows
+from portmon.storage.sql import rows_in, upsert_rows
 from portmon.storage.tables import alerts, events
+
+_FIRST = events.alias("first")
+_ALERTS = (
+    select(alerts.c.starts_at, alerts.c.ends_at, *columns(_FIRST), *columns())
+    .join_from(alerts, _FIRST, _FIRST.c.id == alerts.c.id)
+    .join(events, events.c.id == alerts.c.last_event_id)
+    .order_by(alerts.c.starts_at, events.c.seq)
+)
 
 
 def opened(conn: Connection, keys: Collection[str] | None = None, *, host_id: str | None = None) -> dict[str, Alert]:
@@ -21,18 +29,15 @@ def opened(conn: Connection, keys: Collection[str] | None = None, *, host_id: st
     :param keys: of these only
     :param host_id: of this host only
     """
-    where: list[Any] = [alerts.c.ends_at.is_(None)]
+    query = _ALERTS.where(alerts.c.ends_at.is_(None))
     if host_id is not None:
-        where.append(alerts.c.host_id == host_id)
-    if keys is None:
-        return {alert.key: alert for alert in _found(conn, *where)}
-    parts = chunks(sorted(keys))
-    return {alert.key: alert for part in parts for alert in _found(conn, *where, alerts.c.key.in_(part))}
+        query = query.where(alerts.c.host_id == host_id)
+    return {alert.key: alert for alert in map(_alert, rows_in(conn, query, alerts.c.key, keys))}
 
 
 def ended_since(conn: Connection, moment: datetime) -> list[Alert]:
     """Alerts that ended then or later."""
-    return list(_found(conn, alerts.c.ends_at >= moment))
+    return [_alert(row) for row in conn.execute(_ALERTS.where(alerts.c.ends_at >= moment))]
 
 
 def save(conn: Connection, changed: Sequence[Alert]) -> None:
@@ -58,14 +63,8 @@ def expire(conn: Connection, before: datetime) -> None:
     conn.execute(delete(alerts).where(alerts.c.ends_at < before))
 
 
-def _found(conn: Connection, *where: Any) -> Iterator[Alert]:
-    first = events.alias("first")
-    query = (
-        select(alerts.c.starts_at, alerts.c.ends_at, *columns(first), *columns())
-        .join_from(alerts, first, first.c.id == alerts.c.id)
-        .join(events, events.c.id == alerts.c.last_event_id)
-    )
-    for starts_at, ends_at, *values in conn.execute(query.where(*where).order_by(alerts.c.starts_at, events.c.seq)):
-        began, newest = pair_from(values)
-        role = AlertRole.FIRING if ends_at is None else AlertRole.RESOLVED
-        yield Alert(began.id, role, newest, began, starts_at, ends_at)
+def _alert(row: Sequence[Any]) -> Alert:
+    starts_at, ends_at, *values = row
+    began, newest = pair_from(values)
+    role = AlertRole.FIRING if ends_at is None else AlertRole.RESOLVED
+    return Alert(began.id, role, newest, began, starts_at, ends_at)

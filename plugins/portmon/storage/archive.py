@@ -18,7 +18,7 @@ from portmon.errors import StorageError
 from portmon.model import limits
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome, Owner, in_time
 from portmon.storage import checkpoints, contents, journal, tables
-from portmon.storage.sql import CHUNK, chunks, insert_rows, update_rows, upsert_rows
+from portmon.storage.sql import CHUNK, chunks, insert_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import hosts, inventories, runs, stored
 
 log = logging.getLogger(__name__)
@@ -200,8 +200,7 @@ def settled(conn: Connection, host_ids: Collection[str]) -> dict[str, Settled]:
         .where(hosts.c.fingerprint.is_not(None), _looks.c.frame.is_not(None), _looks.c.facts.is_not(None))
         .where(_looks.c.second_frame.is_(None))
     )
-    parts = chunks(sorted(set(host_ids)))
-    rows = (row for part in parts for row in conn.execute(query.where(hosts.c.host_id.in_(part))))
+    rows = rows_in(conn, query, hosts.c.host_id, host_ids)
     return {row.host_id: Settled(row.fingerprint, row.frame, row.facts) for row in rows}
 
 
@@ -235,9 +234,8 @@ def observations_to_evaluate(conn: Connection, *, host_ids: Collection[str] | No
     asked = set(conn.execute(select(_looks.c.host_id).distinct()).scalars() if host_ids is None else host_ids)
     found = [look for look in map(_observation, conn.execute(_unevaluated(conn))) if look.host_id in asked]
     # A host without a row was never evaluated: the list has gained it, and no pruning took that over yet.
-    for part in chunks(sorted(_without_row(conn, asked.difference(look.host_id for look in found)))):
-        query = select(*_LOOK_COLUMNS).where(_looks.c.host_id.in_(part), _looks.c.live)
-        found += map(_observation, conn.execute(query))
+    unknown = _without_row(conn, asked.difference(look.host_id for look in found))
+    found += map(_observation, rows_in(conn, select(*_LOOK_COLUMNS).where(_looks.c.live), _looks.c.host_id, unknown))
     found.sort(key=in_time)
     last = {(look.host_id, look.run_id): look.observed_at for look in found}
     return [look for look in found if not look.provisional or look.observed_at == last[look.host_id, look.run_id]]
@@ -305,9 +303,8 @@ def looks_for(conn: Connection, run_id: str, named: Collection[tuple[str, dateti
     """Every look of a run, and some others by host id and time, without what was seen, oldest first."""
     query = select(*_LOOK_COLUMNS)
     rows = list(conn.execute(query.where(_looks.c.run_id == run_id)))
-    for part in chunks(sorted({host_id for host_id, _ in named})):
-        more = conn.execute(query.where(_looks.c.host_id.in_(part), _looks.c.run_id != run_id))
-        rows += [row for row in more if (row.host_id, row.observed_at) in named]
+    others = rows_in(conn, query.where(_looks.c.run_id != run_id), _looks.c.host_id, {host_id for host_id, _ in named})
+    rows += [row for row in others if (row.host_id, row.observed_at) in named]
     return sorted(map(_observation, rows), key=in_time)
 
 
@@ -383,8 +380,8 @@ def _unevaluated(conn: Connection) -> Any:
 
 
 def _without_row(conn: Connection, host_ids: Collection[str]) -> set[str]:
-    queries = (select(hosts.c.host_id).where(hosts.c.host_id.in_(part)) for part in chunks(sorted(host_ids)))
-    return set(host_ids).difference(*(conn.execute(query).scalars() for query in queries))
+    known = rows_in(conn, select(hosts.c.host_id), hosts.c.host_id, host_ids)
+    return set(host_ids).difference(row.host_id for row in known)
 
 
 _LOOK = (

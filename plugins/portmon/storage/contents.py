@@ -11,7 +11,7 @@ import zstandard
 from sqlalchemy import Connection, and_, delete, func, select, union, update
 
 from portmon.errors import StorageError
-from portmon.storage.sql import chunks, update_rows, upsert_rows
+from portmon.storage.sql import change_in, chunks, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import checkpoints, contents, inventories, journal, runs
 
 FRESH = timedelta(hours=12)
@@ -62,8 +62,7 @@ def known(conn: Connection, digests: Iterable[str]) -> set[str]:
 
 def doubt(conn: Connection, digests: Iterable[str]) -> None:
     """Note bytes that can't be read: whatever is the same is stored anew."""
-    for part in chunks(sorted(set(digests))):
-        conn.execute(update(contents).where(contents.c.digest.in_(part)).values(damaged=True))
+    change_in(conn, update(contents).values(damaged=True), contents.c.digest, digests)
 
 
 def use(conn: Connection, used_at: Mapping[str, datetime]) -> None:
@@ -85,13 +84,10 @@ def _used_at(conn: Connection, digests: Iterable[str], *, readable: bool = False
 
     :param readable: without those that turned out to be damaged
     """
-    found: dict[str, datetime] = {}
-    for part in chunks(sorted(digests)):
-        query = select(contents.c.digest, contents.c.used_at).where(contents.c.digest.in_(part))
-        if readable:
-            query = query.where(~contents.c.damaged)
-        found |= {row.digest: row.used_at for row in conn.execute(query)}
-    return found
+    query = select(contents.c.digest, contents.c.used_at)
+    if readable:
+        query = query.where(~contents.c.damaged)
+    return {row.digest: row.used_at for row in rows_in(conn, query, contents.c.digest, digests)}
 
 
 def digest_of(data: bytes) -> str:
@@ -114,13 +110,11 @@ def read_many(conn: Connection, digests: Iterable[str]) -> tuple[dict[str, bytes
     """The bytes of several hashes without those that are gone, and what is wrong with those that are damaged."""
     found: dict[str, bytes] = {}
     broken: dict[str, StorageError] = {}
-    for part in chunks(sorted(set(digests))):
-        query = select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part))
-        for digest, data in conn.execute(query).all():
-            try:
-                found[digest] = unpack(digest, data)
-            except StorageError as error:
-                broken[digest] = error
+    for digest, data in rows_in(conn, select(contents.c.digest, contents.c.data), contents.c.digest, digests):
+        try:
+            found[digest] = unpack(digest, data)
+        except StorageError as error:
+            broken[digest] = error
     return found, broken
 
 

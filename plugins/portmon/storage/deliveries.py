@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, and_, false, func, or_, select, update
 from portmon.model.alert import UNFINISHED, Alert, Delivery, DeliveryState, DeliveryStatus, Receipt
 from portmon.model.event import CLOSING_KINDS, AlertGroup, AlertRole, EventKind
 from portmon.storage.events import columns, pair_from
-from portmon.storage.sql import chunks, insert_rows, update_rows
+from portmon.storage.sql import chunks, insert_rows, rows_in, update_rows
 from portmon.storage.tables import alerts, deliveries, events
 
 UNSENT = (DeliveryState.PENDING, DeliveryState.SENDING)
@@ -130,9 +130,10 @@ def cancel_ports(conn: Connection, keys: Iterable[tuple[str, str, int]], *, reas
         _cancel(conn, (events.c.host_id == host_id, events.c.protocol == protocol, events.c.port == port), reason, now)
 
 
-def cancel_hosts(conn: Connection, host_ids: Sequence[str], *, reason: str, now: datetime) -> None:
+def cancel_hosts(conn: Connection, host_ids: Collection[str], *, reason: str, now: datetime) -> None:
     """The same for everything about hosts."""
-    _cancel(conn, (events.c.host_id.in_(host_ids),), reason, now)
+    for part in chunks(sorted(host_ids)):
+        _cancel(conn, (events.c.host_id.in_(part),), reason, now)
 
 
 # ── what channels know ──────────────────────────────────────────────────────────────────────────
@@ -171,8 +172,8 @@ def of_alerts(conn: Connection, alert_ids: Collection[str]) -> dict[str, list[De
 
 def of_events(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], DeliveryStatus]:
     """(event id, channel): what became of the event."""
-    parts = (select(deliveries).where(deliveries.c.event_id.in_(part)) for part in chunks(event_ids))
-    return {(row.event_id, row.channel): _status(row) for query in parts for row in conn.execute(query)}
+    rows = rows_in(conn, select(deliveries), deliveries.c.event_id, event_ids)
+    return {(row.event_id, row.channel): _status(row) for row in rows}
 
 
 def crowded(conn: Connection, channel: str, run_ids: Collection[str], *, above: int) -> frozenset[str]:
@@ -184,8 +185,7 @@ def crowded(conn: Connection, channel: str, run_ids: Collection[str], *, above: 
         .group_by(events.c.run_id)
         .having(func.count() > above)
     )
-    parts = chunks(sorted(run_ids))
-    return frozenset(run for part in parts for run in conn.execute(query.where(events.c.run_id.in_(part))).scalars())
+    return frozenset(row.run_id for row in rows_in(conn, query, events.c.run_id, run_ids))
 
 
 def _delivery(row: Row[Any]) -> Delivery:
@@ -217,8 +217,7 @@ def _status(row: Row[Any]) -> DeliveryStatus:
 def _of_alerts(conn: Connection, alert_ids: Collection[str]) -> Iterator[Row[Any]]:
     """Deliveries of alerts, in the order of their events."""
     query = select(deliveries, events.c.alert_id).join(events, events.c.id == deliveries.c.event_id)
-    for part in chunks(sorted(alert_ids)):
-        yield from conn.execute(query.where(events.c.alert_id.in_(part)).order_by(events.c.seq))
+    return rows_in(conn, query.order_by(events.c.seq), events.c.alert_id, alert_ids)
 
 
 def _to(channel: str) -> Any:

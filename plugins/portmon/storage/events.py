@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_,
 
 from portmon.model.alert import UNFINISHED
 from portmon.model.event import Event, EventKind, Severity
-from portmon.storage.sql import chunks, insert_rows, update_rows
+from portmon.storage.sql import insert_rows, rows_in, update_rows
 from portmon.storage.tables import alerts, deliveries, events
 
 FIELDS = tuple(field.name for field in fields(Event))
@@ -43,8 +43,7 @@ def dispatched(conn: Connection, alert_ids: Mapping[str, str]) -> None:
 
 def by_ids(conn: Connection, event_ids: Iterable[str]) -> dict[str, Event]:
     """Event id: event."""
-    parts = chunks(sorted(set(event_ids)))
-    return {event.id: event for part in parts for event in _found(conn, select(events).where(events.c.id.in_(part)))}
+    return {row.id: event_of(row) for row in rows_in(conn, select(events), events.c.id, event_ids)}
 
 
 def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) -> list[Event]:

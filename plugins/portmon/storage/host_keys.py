@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
-from portmon.storage.sql import chunks, insert_new
+from portmon.storage.sql import insert_new, rows_in
 from portmon.storage.tables import host_keys
 
 TRUSTED = "trusted"
@@ -37,10 +37,9 @@ class StoredKey:
 def trusted(conn: Connection, endpoints: Collection[str]) -> dict[str, list[StoredKey]]:
     """Endpoint: its trusted keys, of those that have any."""
     found: dict[str, list[StoredKey]] = {}
-    for part in chunks(sorted(set(endpoints))):
-        query = select(host_keys).where(host_keys.c.endpoint.in_(part), host_keys.c.state == TRUSTED)
-        for row in conn.execute(query):
-            found.setdefault(row.endpoint, []).append(_key(row))
+    query = select(host_keys).where(host_keys.c.state == TRUSTED)
+    for row in rows_in(conn, query, host_keys.c.endpoint, endpoints):
+        found.setdefault(row.endpoint, []).append(_key(row))
     return found
 
 

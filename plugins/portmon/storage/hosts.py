@@ -5,32 +5,17 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
 from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
 
-from portmon.model.host import Host
+from portmon.model.host import Host, KnownHost
 from portmon.model.observation import PROBE, PortKey, hung_tools
 from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import deliveries
-from portmon.storage.sql import chunks, upsert_rows
+from portmon.storage.sql import change_in, rows_in, upsert_rows
 from portmon.storage.tables import hosts, observations, ports
-
-
-@dataclass(frozen=True, slots=True)
-class KnownHost(Host):
-    """A host as it is stored: as the CMDB knew it last.
-
-    :param removed_at: when it left the CMDB; None while it is in
-    """
-
-    removed_at: datetime | None = None
-
-    def as_host(self) -> Host:
-        """The same without what the CMDB does not say."""
-        return Host(self.id, self.name, self.address, self.port, self.labels, tuple(self.declared))
 
 
 def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[KnownHost]:
@@ -40,12 +25,7 @@ def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[Kno
     """
     names = ("host_id", "name", "address", "ssh_port", "labels", "declared", "removed_at")
     query = select(*(hosts.c[name] for name in names)).order_by(hosts.c.host_id)
-    if host_ids is None:
-        rows = list(conn.execute(query))
-    else:
-        parts = chunks(sorted(set(host_ids)))
-        rows = [row for part in parts for row in conn.execute(query.where(hosts.c.host_id.in_(part)))]
-    return [KnownHost(*row) for row in rows]
+    return [KnownHost(*row) for row in rows_in(conn, query, hosts.c.host_id, host_ids)]
 
 
 def sites(conn: Connection) -> tuple[dict[str, Mapping[str, str]], set[str]]:
@@ -105,20 +85,16 @@ def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[i
     # As the text they are stored as: most ports listen on one of a few lists of addresses.
     addresses = type_coerce(ports.c.addresses, Text)
     query = select(ports.c.host_id, ports.c.port, ports.c.status, addresses).order_by(ports.c.port)
-    for part in chunks(sorted(set(host_ids))):
-        for host_id, port, status, text in conn.execute(query.where(ports.c.host_id.in_(part))):
-            found[host_id][port] = (status, _texts(text))
+    for host_id, port, status, text in rows_in(conn, query, ports.c.host_id, host_ids):
+        found[host_id][port] = (status, _texts(text))
     return dict(found)
 
 
 def tools(conn: Connection, host_ids: Collection[str], now: datetime) -> dict[str, tuple[str | None, tuple[str, ...]]]:
     """Host id: the tool that answered last there, and those that hung not long ago."""
     query = select(hosts.c.host_id, hosts.c.tool, hosts.c.hung, hosts.c.hung_at)
-    found = {}
-    for part in chunks(sorted(set(host_ids))):
-        for host_id, tool, hung, hung_at in conn.execute(query.where(hosts.c.host_id.in_(part))):
-            found[host_id] = (tool, hung_tools(hung, hung_at, now))
-    return found
+    rows = rows_in(conn, query, hosts.c.host_id, host_ids)
+    return {host_id: (tool, hung_tools(hung, hung_at, now)) for host_id, tool, hung, hung_at in rows}
 
 
 def outdated(conn: Connection) -> list[str]:
@@ -141,29 +117,25 @@ def failing(conn: Connection) -> dict[str, str | None]:
 
 def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
     """Take hosts out of sight; what is known of them stays, what was not sent of them is not sent any more."""
-    for part in chunks(sorted(host_ids)):
-        gone = update(hosts).where(hosts.c.host_id.in_(part), hosts.c.removed_at.is_(None))
-        conn.execute(gone.values(removed_at=now))
-        deliveries.cancel_hosts(conn, part, reason="the host left the CMDB", now=now)
+    visible = update(hosts).where(hosts.c.removed_at.is_(None))
+    change_in(conn, visible.values(removed_at=now), hosts.c.host_id, host_ids)
+    deliveries.cancel_hosts(conn, host_ids, reason="the host left the CMDB", now=now)
     unsettle(conn, host_ids)
 
 
 def resume(conn: Connection, host_ids: Collection[str]) -> None:
     """Hosts that came back in time go on as they were."""
-    for part in chunks(sorted(host_ids)):
-        conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(removed_at=None))
+    change_in(conn, update(hosts).values(removed_at=None), hosts.c.host_id, host_ids)
     unsettle(conn, host_ids)
 
 
 def purge(conn: Connection, host_ids: Collection[str]) -> None:
     """Delete hosts and their ports. Events and archived looks stay; those looks are never evaluated again."""
-    for part in chunks(sorted(host_ids)):
-        conn.execute(delete(ports).where(ports.c.host_id.in_(part)))
-        conn.execute(delete(hosts).where(hosts.c.host_id.in_(part)))
-        conn.execute(update(observations).where(observations.c.host_id.in_(part)).values(live=False))
+    change_in(conn, delete(ports), ports.c.host_id, host_ids)
+    change_in(conn, delete(hosts), hosts.c.host_id, host_ids)
+    change_in(conn, update(observations).values(live=False), observations.c.host_id, host_ids)
 
 
 def unsettle(conn: Connection, host_ids: Collection[str]) -> None:
     """Let the next ok look at hosts be compared with their ports, even if it shows nothing new."""
-    for part in chunks(sorted(host_ids)):
-        conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(fingerprint=None))
+    change_in(conn, update(hosts).values(fingerprint=None), hosts.c.host_id, host_ids)

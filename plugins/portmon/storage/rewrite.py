@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,43 +16,27 @@ from portmon.storage import alerts, checkpoints
 from portmon.storage.conditions import FLEET, HOST_KEY
 from portmon.storage.deliveries import cancel
 from portmon.storage.events import event_of, row_of
-from portmon.storage.sql import chunks, delete_rows, insert_rows, update_rows, upsert_rows
+from portmon.storage.sql import change_in, chunks, delete_rows, insert_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import conditions, deliveries, events, hosts, ports
 
 PORTION = 1000
 """Events that are compared at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What came of it.
-
-    :param gained: events that were not there
-    :param lost: events that were there, and are taken back
-    :param changed: events that say something else now
-    :param hosts: of which the state differs
-    :param ports: of which the state differs
-    """
-
-    gained: int
-    lost: int
-    changed: int
-    hosts: int
-    ports: int
-
-
-def replace(conn: Connection, scratch: Connection, *, after: int, run_id: str, now: datetime) -> Changes:
+def replace(conn: Connection, scratch: Connection, *, after: int, run_id: str, now: datetime) -> dict[str, int]:
     """Take over what evaluating again gave.
 
     :param scratch: of the database that it gave it in
     :param after: the step of the journal that it began after
     :param run_id: of the run that evaluated again
+    :returns: how many events there are now and were not (``gained``), were and are taken back (``lost``), say something
+        else (``changed``); of how many ``hosts`` and ``ports`` the state differs
     """
     gained, changed = _add_events(conn, scratch, run_id)
     lost = _retract_events(conn, scratch, after, run_id, now)
-    found = Changes(gained, lost, changed, *_replace_state(conn, scratch))
+    hosts, ports = _replace_state(conn, scratch)
     checkpoints.copy(scratch, conn)
-    return found
+    return {"gained": gained, "lost": lost, "changed": changed, "hosts": hosts, "ports": ports}
 
 
 def tell(conn: Connection, *, since: datetime, until: datetime) -> int:
@@ -75,8 +58,7 @@ def tell(conn: Connection, *, since: datetime, until: datetime) -> int:
     told = 0
     for rows in _portions(conn, select(events).where(untold)):
         ids = [row.id for row in rows if event_of(row).alert_key not in opened]
-        for part in chunks(ids):
-            conn.execute(update(events).where(events.c.id.in_(part)).values(dispatched=False))
+        change_in(conn, update(events).values(dispatched=False), events.c.id, ids)
         told += len(ids)
     return told
 
@@ -91,9 +73,8 @@ def _add_events(conn: Connection, scratch: Connection, run_id: str) -> tuple[int
     """
     gained = changed = 0
     for rows in _portions(scratch, select(events).order_by(events.c.at, events.c.seq)):
-        known: dict[str, Row[Any]] = {}
-        for part in chunks([row.id for row in rows]):
-            known |= {row.id: row for row in conn.execute(select(events).where(events.c.id.in_(part)))}
+        ids = [row.id for row in rows]
+        known = {row.id: row for row in rows_in(conn, select(events), events.c.id, ids)}
         new, again = [], []
         for row in rows:
             event, was = event_of(row), known.get(row.id)
@@ -121,16 +102,11 @@ def _retract_events(conn: Connection, scratch: Connection, after: int, run_id: s
     lost = 0
     valid = select(events.c.seq, events.c.id).where(events.c.step > after, events.c.retracted_by.is_(None))
     for rows in _portions(conn, valid.order_by(events.c.seq)):
-        found: set[str] = set()
-        for part in chunks([row.id for row in rows]):
-            found |= set(scratch.execute(select(events.c.id).where(events.c.id.in_(part))).scalars())
-        gone = [row.id for row in rows if row.id not in found]
-        for part in chunks(gone):
-            conn.execute(
-                update(events)
-                .where(events.c.id.in_(part))
-                .values(retracted_by=run_id, replayed_by=None, dispatched=True)
-            )
+        ids = {row.id for row in rows}
+        gone = ids.difference(row.id for row in rows_in(scratch, select(events.c.id), events.c.id, ids))
+        retracted = update(events).values(retracted_by=run_id, replayed_by=None, dispatched=True)
+        change_in(conn, retracted, events.c.id, gone)
+        for part in chunks(sorted(gone)):
             cancel(conn, part, reason="evaluating again took it back", now=now)
         lost += len(gone)
     return lost
@@ -144,9 +120,7 @@ def _portions(conn: Connection, query: Any) -> Iterator[Sequence[Row[Any]]]:
     keys = conn.execute(query.with_only_columns(events.c.id, maintain_column_froms=True)).scalars().all()
     columns = list(query.selected_columns)
     for part in chunks(keys, PORTION):
-        rows: dict[str, Row[Any]] = {}
-        for few in chunks(part):
-            rows |= {row.id: row for row in conn.execute(select(*columns).where(events.c.id.in_(few)))}
+        rows = {row.id: row for row in rows_in(conn, select(*columns), events.c.id, part)}
         yield [rows[key] for key in part if key in rows]
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, upd
 
 from portmon.alerting.silences import Acknowledgement, InForce, Silence, Withholding, parse_weekly, zone
 from portmon.storage import hosts as stored_hosts
-from portmon.storage.sql import chunks, inserted_id
+from portmon.storage.sql import change_in, inserted_id
 from portmon.storage.tables import silences
 
 
@@ -73,8 +73,7 @@ def acknowledge(
 
 def end_acknowledgements(conn: Connection, alert_ids: Collection[str], now: datetime) -> None:
     """End the acknowledgements of alerts that are over."""
-    for part in chunks(sorted(alert_ids)):
-        conn.execute(update(silences).where(silences.c.alert_id.in_(part), _in_force(now)).values(ends_at=now))
+    change_in(conn, update(silences).where(_in_force(now)).values(ends_at=now), silences.c.alert_id, alert_ids)
 
 
 def lift(conn: Connection, silence_id: int, *, by: str, now: datetime) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, Text, bindparam, cast, delete, func, insert, select, update
@@ -157,6 +157,21 @@ def _or_update(statement: Any, table: Table, columns: Sequence[str], keep: Seque
     new = {name: statement.excluded[name] for name in columns}
     new |= {name: func.coalesce(new[name], table.c[name]) for name in keep}
     return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new)
+
+
+def rows_in(conn: Connection, query: Any, column: Any, values: Iterable[Any] | None) -> Iterator[Any]:
+    """Rows of a query in which a column has one of some values; None: all of them."""
+    if values is None:
+        yield from conn.execute(query)
+    else:
+        for part in chunks(sorted(set(values))):
+            yield from conn.execute(query.where(column.in_(part)))
+
+
+def change_in(conn: Connection, statement: Any, column: Any, values: Iterable[Any]) -> None:
+    """Update or delete the rows in which a column has one of some values."""
+    for part in chunks(sorted(set(values))):
+        conn.execute(statement.where(column.in_(part)))
 
 
 def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:

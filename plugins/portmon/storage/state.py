@@ -18,7 +18,7 @@ from portmon.engine.states import Port
 from portmon.model.observation import PortKey
 from portmon.storage import deliveries, events
 from portmon.storage.hosts import unsettle
-from portmon.storage.sql import ROWS, chunks, delete_rows, update_rows, upsert_rows
+from portmon.storage.sql import ROWS, chunks, delete_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import hosts, ports
 
 
@@ -67,11 +67,7 @@ def _read(
     """Columns of a table as plain values."""
     # Lists come as the text they are stored as: most are among a few, which are kept once.
     query = select(*(type_coerce(table.c[name], Text) if name in _LISTS else table.c[name] for name in names))
-    if host_ids is None:
-        rows = list(conn.execute(query))
-    else:
-        parts = chunks(sorted(set(host_ids)))
-        rows = [row for part in parts for row in conn.execute(query.where(table.c.host_id.in_(part)))]
+    rows = list(rows_in(conn, query, table.c.host_id, host_ids))
     columns = zip(*rows, strict=True) if rows else ([] for _ in names)
     return {
         name: list(map(_LISTS[name], values)) if name in _LISTS else values
