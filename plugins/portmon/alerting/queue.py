@@ -1,8 +1,8 @@
-"""What a channel is told next, of the events that it does not have yet. Pure.
+"""The messages that a channel gets next, of the events that it does not have yet. Pure.
 
 A channel gets the events of one port, host or monitor condition in the order in which they happened: one that is
-unfinished holds the later ones of its own, and nothing else. What is not worth telling any more is left out: a down
-that was over, or became another trouble, before the channel took it.
+unfinished holds the later ones of its own, and nothing else. An event that is not worth sending any more is left out: a
+down that was over, or became another trouble, before the channel took it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONGEST_REST = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Deliveries that go into one message: all of one group and route, to the same targets, reminders or not.
+    """Deliveries that go into one message: they share group, route and targets, and are all reminders or none is.
 
     :param subject: value of the label that its route groups by; empty without
     :param message_id: of an earlier try of the same message, which may have come through
@@ -36,12 +36,12 @@ class Notification:
 
     @property
     def first(self) -> Delivery:
-        """One that says what they have in common."""
+        """The first: group, route, targets that are done and whether it is a reminder are those of all."""
         return self.deliveries[0]
 
     @property
     def event_ids(self) -> list[str]:
-        """Of its events, in their order."""
+        """Ids of its events, in their order."""
         return [one.event.id for one in self.deliveries]
 
 
@@ -69,10 +69,10 @@ def next_notifications(
 ) -> list[Notification]:
     """The messages that come next for a group of events, and those of other groups that must come before.
 
-    :param queue: whatever the channel does not have, superseded events left out
+    :param queue: what the channel lacks, superseded deliveries left out
     :param group_by: route: the label of hosts that makes messages of their own
-    :param held: alert keys that wait, because something of theirs failed just now
-    :param now: what was not answered waits for its time; None: it does not
+    :param held: alert keys that wait, because a message about them failed just now
+    :param now: a message that was not answered rests until its time; None: it does not
     :param ids_are_seen: a receiver knows a message that comes again by its id: then it must stay as it was
     """
 
@@ -88,12 +88,12 @@ def next_notifications(
     for key, own in by_key.items():
         if key in held or (now and rests(own[0], now)):
             continue
-        # What comes first of one key, as far as it goes into one message: two would have no order.
+        # The first of one key, as far as they go into one message: two messages would have no order.
         heads += next(groupby(own, lambda one: message(one, one.event.labels)))[1]
         if any(one.group is group for one in own):
             groups.add(own[0].group)
     messages: dict[tuple[object, ...], list[Delivery]] = defaultdict(list)
-    # If something of another group comes first, then everything of it that can, so that it is one message.
+    # If an event of another group must come first, all of that group that can go with it: one message.
     for one in sorted((one for one in heads if one.group in groups), key=lambda one: one.seq):
         label = group_by.get(one.route)
         messages[message(one, one.event.labels.get(label, "") if label else "")].append(one)
@@ -101,7 +101,7 @@ def next_notifications(
         Notification(tuple(own), str(key[-1]), own[0].message_id if ids_are_seen else None)
         for key, own in messages.items()
     ]
-    # What was tried often comes last: it may be what the channel does not take.
+    # A message that was tried often comes last: it may be the one that the channel does not take.
     return sorted(made, key=lambda notification: max(one.tries for one in notification.deliveries))
 
 

@@ -76,7 +76,7 @@ def parse_weekly(text: str) -> Weekly:
 def zone(name: str) -> ZoneInfo:
     """A time zone by its IANA name.
 
-    :raises ValueError: if this machine knows none of that name
+    :raises ValueError: if there is none of that name here
     """
     try:
         return ZoneInfo(name)
@@ -139,7 +139,7 @@ class Acknowledgement(_Withholding):
         return alert_id == self.alert_id
 
     def what(self) -> str:
-        """What it is about, for people; of the alert no more than its id is known here."""
+        """Its subject, for people: no more than the id of the alert is known here."""
         return f"alert {self.alert_id}"
 
 
@@ -208,7 +208,7 @@ class Silence(_Withholding):
         return has_labels(host.labels, self.labels) and (not self.hosts or is_named(host.name, self.hosts))
 
     def what(self) -> str:
-        """What it is about, for people."""
+        """Its subject, for people."""
         given = {"host": self.hosts, "label": self.labels, "port": self.ports, "program": self.programs}
         return match_text((name, value or None) for name, value in given.items())
 
@@ -246,9 +246,9 @@ Withholding = Silence | Acknowledgement
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """What withholds messages at a moment.
+    """Silences and acknowledgements at a moment.
 
-    :param found: silences and acknowledgements, those that do not count now included
+    :param found: those that do not count now included
     :param listed: host id: host, as the CMDB has it now
     """
 

@@ -1,4 +1,4 @@
-"""What goes on, what each channel still has to get of it, and what each channel was notified of."""
+"""Alerts, their deliveries to channels, and the receipts of these."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from portmon.model.event import AlertGroup, AlertRole, Event
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that goes on or went on, or a notice: an event that stands for itself.
+    """A trouble that goes on or is over, or a notice: an event that stands for itself.
 
     :param id: of the event that began it; of a notice, its own
     :param role: what ``event`` means for it
@@ -31,7 +31,7 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """What it is about; one alert at most is open for each key."""
+        """Names its subject; at most one alert is open for each key."""
         return self.first.alert_key
 
 
@@ -41,7 +41,7 @@ def begun_by(event: Event) -> Alert:
 
 
 class DeliveryState(StrEnum):
-    """What became of an event for one channel."""
+    """How far an event is on its way to one channel."""
 
     PENDING = "pending"
     SENDING = "sending"
@@ -89,13 +89,13 @@ class Delivery:
 
     @property
     def event(self) -> Event:
-        """What is to be sent."""
+        """The event that is to be sent."""
         return self.alert.event
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStatus:
-    """What became of the newest event of an alert that a channel was to get.
+    """How far the newest event of an alert is on its way to one channel.
 
     :param reason: why it is not delivered, as far as there is a reason
     """
@@ -108,9 +108,9 @@ class DeliveryStatus:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a channel was notified of, of one alert.
+    """The notifications of one alert that a channel got.
 
-    :param at: when it was last notified; None if it never was as far as is known
+    :param at: time of the last one; None if there is none as far as is known
     :param message_id: of a message that was sent at least once and may have come through
     :param states: of its deliveries
     :param event_id: the newest event that it was notified of, or that was given up
@@ -125,10 +125,10 @@ class Receipt:
 
     @property
     def notified(self) -> bool:
-        """Whether the channel was notified of it, or may have been."""
+        """Whether the channel was notified, or may have been."""
         return self.at is not None or self.message_id is not None
 
     @property
     def under_way(self) -> bool:
-        """Whether something of it is to be sent."""
+        """Whether one is still to be sent."""
         return not self.states.isdisjoint((DeliveryState.PENDING, DeliveryState.SENDING))

@@ -1,4 +1,4 @@
-"""Send what channels lack, then mark it sent."""
+"""Send to each channel the events that it lacks, then mark them delivered."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AlertTask:
 
     The channels are served side by side. What a channel took is marked at once, so that a crash repeats at most
     the message that was under way. A channel that fails, hangs, or is served by another copy of this task just now,
-    does not keep the others from theirs: a message has ``timeouts.SEND``, and who failed before comes last.
+    does not hold up the others: a message has ``timeouts.SEND``, and channels that failed before come last.
 
     :param link: an event to the address of its host's task log
     :param page: address of the page that has what does not fit into a message
@@ -99,7 +99,7 @@ class AlertTask:
         self.routes = Routes(self.config.alerts, where=self.config.where)
 
     def channels(self) -> list[Channel]:
-        """Those that lack something or are to be reminded, in their order but for those that failed before."""
+        """Those that lack events or are to be repeated to, in their order; those that failed before come last."""
         channels = self.config.alerts.channels
         repeating = [channel for channel in channels if channel.repeats_firing]
         with self.database.begin() as conn:
@@ -110,7 +110,7 @@ class AlertTask:
         return sorted((one for one in channels if one.name in tries), key=lambda channel: tries[channel.name])
 
     def book(self, conn: Connection) -> Book:
-        """What goes on now."""
+        """The open alerts as they are now."""
         return Book.read(conn, self.config, now=self.clock(), interval=self.interval)
 
     @property
@@ -216,7 +216,7 @@ class _Sender:
             queue = deliveries.unfinished(conn, self.channel.name)
             queue = [one for one in queue if one.state is not DeliveryState.WITHHELD]
             found = superseded(queue)
-            # Also what is under way: the task that sent it is gone, since this one has the lease.
+            # Also those under way: the task that sent them is gone, since this one has the lease.
             deliveries.settle(conn, found, DeliveryState.CANCELLED, now)
         gone = {one for one, _ in found}
         queue = [one for one in queue if one not in gone]
@@ -231,7 +231,7 @@ class _Sender:
         )
 
     def _tell_of_rest(self, queue: Sequence[Delivery], now: datetime) -> None:
-        """What waits because it was not answered is undelivered all the same: the task is red."""
+        """Fail for messages that rest because they were not answered: they are undelivered all the same."""
         own = [one for one in queue if one.group is self.task.group and one.event.alert_key not in self._held]
         resting = [(until, one.event.alert_key) for one in own if (until := rests_until(one)) and now < until]
         if resting:
@@ -302,14 +302,14 @@ class _Sender:
         self.failures.append(DeliveryError(reason, channel=self.channel.name))
 
     def _is_left_alone(self, resting: Mapping[str, datetime]) -> bool:
-        """Whether the channel asked to be: nothing is sent then, and the task is red."""
+        """Whether the channel asked for it: nothing is sent then, and the task is red."""
         until = resting.get("")
         if until is not None:
             self._fail(f"asked to be left alone; it is tried again after {until:%H:%M:%S} UTC")
         return until is not None
 
     def _mark(self, held: lease.Lease, write: Callable[[Connection], None]) -> None:
-        """Note what became of a message. A database that is away for a moment must not make it come twice."""
+        """Note the result of a message. A database that is away for a moment must not make it come twice."""
         for patience in (1, 5, None):
             try:
                 with self.task.database.begin() as conn:
@@ -326,7 +326,7 @@ class _Sender:
                 return
 
     def _repeat(self, held: lease.Lease, told: Collection[str]) -> None:
-        """Tell Alertmanager again of what goes on. What fails here is due again in the next try, or in the next run.
+        """Tell Alertmanager again of open alerts. If that fails, they are due again in the next try or run.
 
         :param told: ids of alerts that it was told of just now
         """
@@ -384,7 +384,7 @@ def templates_folder(config: Config) -> Path | None:
 
 
 def _alerts(conn: Connection, notification: Notification) -> list[Alert]:
-    """What a message tells; of each end, whether the channel was notified of the beginning."""
+    """The alerts of a message; each end knows whether the channel was notified of the beginning."""
     found = [one.alert for one in notification.deliveries]
     receipts = deliveries.receipts(conn, {alert.id for alert in found if alert.role is AlertRole.RESOLVED})
     own = {alert_id: of.get(notification.first.channel) for alert_id, of in receipts.items()}

@@ -1,4 +1,4 @@
-"""Make deliveries of new events: which alert they belong to, which channels get them, what is withheld."""
+"""Make deliveries of new events: find their alert and their channels, and withhold what is silenced."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def dispatch(conn: Connection, config: Config, *, now: datetime, interval: timed
 
 
 class _Entries:
-    """Enters new events into the book, and collects what is to be written of it."""
+    """Enters new events into the book, and collects the rows to be written."""
 
     def __init__(self, config: Config, book: Book, in_force: InForce) -> None:
         self._channels = config.alerts.channels
@@ -218,7 +218,7 @@ def _cancel_unknown_channels(
 
 
 def _cancel_superseded(conn: Connection, queue: Sequence[Delivery], now: datetime) -> list[Delivery]:
-    """Cancel what is not worth telling any more, unless it is under way: the task that sends next cancels that."""
+    """Cancel deliveries that are not worth sending any more; of those under way the task that sends next does so."""
     found = superseded(one for one in queue if one.state is not DeliveryState.WITHHELD)
     found = [(one, reason) for one, reason in found if one.state is DeliveryState.PENDING]
     deliveries.settle(conn, found, DeliveryState.CANCELLED, now)
@@ -227,11 +227,11 @@ def _cancel_superseded(conn: Connection, queue: Sequence[Delivery], now: datetim
 
 
 def _apply_silences(conn: Connection, queue: Sequence[Delivery], in_force: InForce) -> list[Delivery]:
-    """Withhold what is silenced or acknowledged, release what is so no longer.
+    """Withhold deliveries that are silenced or acknowledged, release those that are so no longer.
 
     An end is never withheld: the channels that were notified of the beginning would wait for it.
 
-    :returns: what may be sent
+    :returns: those that may be sent
     """
     now = in_force.now
     silenced, withheld, released, left = [], [], [], []
@@ -255,11 +255,11 @@ def _apply_silences(conn: Connection, queue: Sequence[Delivery], in_force: InFor
 
 
 def _give_up(conn: Connection, queue: Sequence[Delivery], config: Config, now: datetime) -> list[Delivery]:
-    """What a channel did not take for so long is old news; the task log says so, once.
+    """Give up deliveries that a channel did not take for too long; the task log says so, once.
 
-    But what goes on is never old news to Alertmanager.
+    But an open alert is never old news to Alertmanager.
 
-    :returns: what is not given up
+    :returns: the others
     """
     limit = config.alerts.give_up_after
     repeating = {channel.name for channel in config.alerts.channels if channel.repeats_firing}

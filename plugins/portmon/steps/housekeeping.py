@@ -1,7 +1,7 @@
 """Delete what is older than it is to be kept: after the evaluation, and apart from it.
 
 It has transactions of its own, each of which deletes so many rows and no more: what fails here does not undo a verdict,
-and nothing holds the tables for long. A part that fails does not keep the others from their work.
+and nothing holds the tables for long. A part that fails does not hold up the others.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ TIMES = 20
 
 
 def expire(database: Database, settings: Retention, now: datetime) -> None:
-    """Delete what is too old. What goes wrong is logged, and tried again by the next run.
+    """Delete what is too old; the next run tries again what fails.
 
-    Called by what holds the lease of the state. It is not checked: two that delete the same do no harm.
+    The run that holds the lease of the state calls it. The lease is not checked: two that delete the same do no harm.
     """
     looks, rest = now - settings.observations, now - settings.events
     parts: dict[str, Callable[[Connection], int | None]] = {

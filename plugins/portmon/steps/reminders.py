@@ -1,4 +1,4 @@
-"""What goes on and is told again: reminders for people, and what Alertmanager would forget."""
+"""Open alerts that are told again: reminders for people, and repetitions, without which Alertmanager forgets them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from portmon.model.event import AlertGroup
 from portmon.storage import alerts, deliveries, events
 
 RESOLVED_FOR = timedelta(minutes=5)
-"""How long it is repeated that something is over, for a receiver that missed it."""
+"""How long an end is repeated, for a receiver that missed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Book:
 
     @classmethod
     def read(cls, conn: Connection, config: Config, *, now: datetime, interval: timedelta) -> Book:
-        """What is known now.
+        """Read it once.
 
         :param interval: between scheduled runs
         """
@@ -44,7 +44,7 @@ class Book:
         return cls(opened, ended, deliveries.receipts(conn, [alert.id for alert in (*opened.values(), *ended)]))
 
     def due(self, channel: Channel, group: AlertGroup) -> list[tuple[str, Alert]]:
-        """What an Alertmanager is to be told again now, of what it was told once.
+        """Alerts that an Alertmanager was notified of once and is to be told again now.
 
         :returns: route that it came by, and the alert
         """
@@ -62,9 +62,9 @@ class Book:
 
 
 def remind(conn: Connection, config: Config, book: Book, in_force: InForce) -> None:
-    """Put into the queue again what goes on and was told long ago, or given up; not what is withheld.
+    """Put into the queue again open alerts that a channel was notified of long ago, or that were given up.
 
-    If one reminder is due, then also those that would be soon: one message instead of many.
+    Not those that are withheld. If one reminder is due, so are those that would be soon: one message instead of many.
     """
     every, now = config.alerts.repeat_every, in_force.now
     channels = {channel.name for channel in config.alerts.channels if not channel.repeats_firing}

@@ -1,4 +1,4 @@
-"""Every look at a host: what was seen, as it was said, and what it came to."""
+"""Every look at a host: its raw answers, what was read from them, and its outcome."""
 
 from __future__ import annotations
 
@@ -283,8 +283,8 @@ def settle(conn: Connection, observations: Iterable[Observation]) -> None:
 def looks_of(conn: Connection, run_id: str, *, unevaluated: bool = False) -> dict[str, bool]:
     """Host id: whether a run's newest look at it is final, not provisional.
 
-    :param unevaluated: only of hosts of which that look was not evaluated yet. One that was is of before somebody
-        cleared the task that made it, and who does that wants another one
+    :param unevaluated: only of hosts whose newest look was not evaluated yet: a person who clears the task that made it
+        wants another one
     """
     query = (
         select(_looks.c.host_id, _looks.c.provisional, _looks.c.observed_at, hosts.c.last_evaluated_at)
@@ -320,7 +320,7 @@ def last_look(conn: Connection, host_id: str) -> Observation | None:
 
 
 def last_seen(conn: Connection, host_id: str) -> Listing | None:
-    """What the last complete answer of a host showed, None if there is none or it has expired."""
+    """The listing of the last complete answer of a host, None if there is none or it has expired."""
     query = _newest(host_id, _looks.c.facts).where(_looks.c.facts.is_not(None), _looks.c.outcome == Outcome.OK)
     digest = conn.execute(query).scalar()
     return facts_from_json(contents.get(conn, digest)) if digest else None
@@ -339,7 +339,7 @@ def _newest(host_id: str, *columns: Any) -> Select[Any]:
 
 def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:
     """Delete what is from before a moment: looks, runs, steps of the journal, checkpoints, old host lists, and contents
-    that nobody needs any more.
+    that nothing refers to any more.
 
     The newest host list stays, however old: it is what a run falls back to.
 
@@ -458,7 +458,7 @@ def facts_from_json(data: bytes) -> Listing:
 
 
 _WHOLE = 2**63
-"""What both databases store as a number is smaller."""
+"""Numbers are smaller in both databases."""
 
 
 def _checked(listing: Listing) -> Listing:

@@ -1,4 +1,4 @@
-"""What is wrong with the monitoring itself just now, so that one episode makes one event."""
+"""Open conditions of the monitoring itself, so that one episode makes one event."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -88,6 +89,11 @@ def _used_at(conn: Connection, digests: Iterable[str], *, readable: bool = False
     if readable:
         query = query.where(~contents.c.damaged)
     return {row.digest: row.used_at for row in rows_in(conn, query, contents.c.digest, digests)}
+
+
+def canonical(value: object) -> bytes:
+    """JSON of which equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def digest_of(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What people decided about ports: gone for good, or promoted to declared."""
+"""Decisions of people about ports: gone for good, or promoted to declared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from portmon.storage.tables import decisions
 
 
 class DecisionKind(StrEnum):
-    """What a person decides about a port."""
+    """Kinds of decisions."""
 
     ACCEPTED = "accepted"
     """That it is gone is as it should be: a port that is down is not watched any more."""

@@ -21,8 +21,7 @@ FIELDS = tuple(field.name for field in fields(Event))
 def add(conn: Connection, new: Iterable[Event], *, step: int | None = None) -> None:
     """Store events; those that are there stay as they are.
 
-    :param step: of the journal that they follow from: evaluating again what was seen makes them again. None of what is
-        of its moment
+    :param step: of the journal that they follow from: a replay makes them again. None if they are of their moment
     """
     insert_rows(conn, events, [row_of(event, step) for event in new])
 
@@ -61,7 +60,7 @@ def between(conn: Connection, since: datetime, until: datetime) -> list[Event]:
 
 
 def derived(conn: Connection, since: datetime, until: datetime, *, after: int, last: int) -> Iterator[Event]:
-    """Those of them that follow from steps of the journal: later than ``after``, up to ``last``."""
+    """Events of a time that follow from steps of the journal, after one and up to another."""
     query = _between(since, until).where(events.c.step > after, events.c.step <= last)
     return map(event_of, conn.execute(query))
 
@@ -102,7 +101,7 @@ def expire(conn: Connection, before: datetime, *, most: int | None = None) -> in
 
 
 def columns(table: FromClause = events) -> list[ColumnElement[Any]]:
-    """What :func:`event_from` takes, of the table or of an alias of it."""
+    """The columns of an event, of the table or of an alias of it."""
     return [table.c[name] for name in FIELDS]
 
 
@@ -124,7 +123,7 @@ def event_of(row: Row[Any]) -> Event:
 
 
 def row_of(event: Event, step: int | None = None) -> dict[str, Any]:
-    """A row of the table; a note, which is sent to nobody, is dispatched."""
+    """A row of the table; a note, which is not sent, is dispatched."""
     return {name: getattr(event, name) for name in FIELDS} | {
         "alert_group": event.group,
         "dispatched": event.group is None,

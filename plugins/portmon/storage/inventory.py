@@ -52,7 +52,7 @@ def to_json(inventory: Inventory) -> bytes:
         "disabled": inventory.disabled,
         "source": inventory.source,
     }
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+    return contents.canonical(value)
 
 
 def load(conn: Connection, digest: str) -> Inventory:

@@ -1,4 +1,4 @@
-"""What changed the state of the fleet, step by step: what it takes to do it once more.
+"""The steps that changed the state of the fleet, so that a replay can do them again.
 
 A *prune* takes the host list over, an *evaluation* evaluates looks. Both are noted in the transaction that does them,
 under the lease, so their order is that in which they happened. The looks, host lists and settings are in the archive;
@@ -32,7 +32,7 @@ Named = tuple[str, datetime]
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What an evaluation went by, besides looks, rules and settings.
+    """Inputs of an evaluation besides looks, rules and settings.
 
     :param interval: time between scheduled runs
     :param besides: hosts that were evaluated although its host list has them not: not pruned yet
@@ -52,7 +52,7 @@ class Inputs:
         asked: dict[tuple[str, int], list[str]] = defaultdict(list)
         for host_id in sorted(self.planned):
             asked[self.planned[host_id]].append(host_id)
-        return _canonical(
+        return contents.canonical(
             {
                 "interval": self.interval.total_seconds(),
                 "besides": [
@@ -82,7 +82,7 @@ def inputs_from_json(data: bytes) -> Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a prune did, in this order.
+    """A prune, in this order.
 
     :param hide: ids of hosts that left
     :param purge: ids of hosts that were deleted
@@ -101,7 +101,7 @@ class Pruned:
 
     def to_json(self) -> bytes:
         """Canonical, as :meth:`Inputs.to_json`."""
-        return _canonical(dataclasses.asdict(self))
+        return contents.canonical(dataclasses.asdict(self))
 
 
 def pruned_from_json(data: bytes) -> Pruned:
@@ -187,7 +187,7 @@ def entries(conn: Connection) -> Iterator[JournalEntry]:
 
 
 def last_seq(conn: Connection) -> int:
-    """Of the newest step; 0 if there is none."""
+    """Number of the newest step; 0 if there is none."""
     return int(conn.execute(select(func.max(journal.c.seq))).scalar() or 0)
 
 
@@ -215,7 +215,7 @@ class EvaluatedLooks:
                 self._named |= dict.fromkeys(step.late, step.seq)
 
     def of(self, step: JournalEntry, found: Iterable[Observation]) -> list[Observation]:
-        """Those that an evaluation evaluated.
+        """The looks of one evaluation.
 
         :param found: looks of its run, and those that it names
         """
@@ -239,7 +239,3 @@ def _add(
     row = {"run_id": run_id, "kind": kind, "at": at, "inventory": inventory, "what": contents.put(conn, data, now=at)}
     row["late"] = [[host_id, look.isoformat()] for host_id, look in sorted(late)]
     return inserted_id(conn, journal, row)
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")

@@ -6,11 +6,11 @@ All in the caller's transaction, a portion at a time: only what differs is writt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, Row, Table, and_, delete, exists, or_, select, update
 
 from portmon.storage import alerts, checkpoints
 from portmon.storage.conditions import FLEET, HOST_KEY
@@ -40,9 +40,9 @@ def replace(conn: Connection, scratch: Connection, *, after: int, run_id: str, n
 
 
 def tell(conn: Connection, *, since: datetime, until: datetime) -> int:
-    """Let the next dispatch tell what evaluating again made of a time, if nobody was told of it before.
+    """Let the next dispatch send the events that a replay made of a time, if they have no deliveries yet.
 
-    What goes on and was told of as an alert goes on being that alert.
+    Not those of an alert that is open: it goes on.
 
     :returns: of how many events
     """
@@ -80,7 +80,7 @@ def _add_events(conn: Connection, scratch: Connection, run_id: str) -> tuple[int
             event, was = event_of(row), known.get(row.id)
             made = row_of(dataclasses.replace(event, replayed_by=run_id), row.step)
             if was is None:
-                # Nobody is told: see tell().
+                # No channel is told: see tell().
                 new.append(made | {"dispatched": True})
             elif was.retracted_by is not None or dataclasses.replace(event_of(was), replayed_by=None) != event:
                 gained += was.retracted_by is not None
@@ -132,45 +132,34 @@ def _replace_state(conn: Connection, scratch: Connection) -> tuple[int, int]:
 
     :returns: number of hosts and ports that differ
     """
-    ids = set(conn.execute(select(hosts.c.host_id)).scalars()) | set(scratch.execute(select(hosts.c.host_id)).scalars())
+    ids = {row.host_id for one in (conn, scratch) for row in one.execute(select(hosts.c.host_id))}
     changed_hosts = changed_ports = 0
     for part in chunks(sorted(ids)):
         were, are = _rows(conn, hosts, part), _rows(scratch, hosts, part)
         for key, row in are.items():
-            # Somebody decided something since the last step: the next look is to be compared.
+            # A person decided something since the last step: the next look is to be compared.
             if key in were and were[key]["fingerprint"] is None:
                 row["fingerprint"] = None
         changed_hosts += _write(conn, hosts, were, are)
         changed_ports += _write(conn, ports, _rows(conn, ports, part), _rows(scratch, ports, part))
-    conn.execute(delete(conditions).where(_follows))
-    rows = [dict(row._mapping) for row in scratch.execute(select(conditions).where(_follows))]
-    if rows:
-        conn.execute(insert(conditions), rows)
+    follow = or_(conditions.c.name == FLEET, conditions.c.name.startswith(f"{HOST_KEY}/", autoescape=True))
+    conn.execute(delete(conditions).where(follow))
+    insert_rows(conn, conditions, [dict(row._mapping) for row in scratch.execute(select(conditions).where(follow))])
     return changed_hosts, changed_ports
 
 
-_follows = or_(conditions.c.name == FLEET, conditions.c.name.startswith(f"{HOST_KEY}/", autoescape=True))
+def _rows(conn: Connection, table: Table, host_ids: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    rows = (dict(row._mapping) for row in rows_in(conn, select(table), table.c.host_id, host_ids))
+    return {tuple(row[column.name] for column in table.primary_key.columns): row for row in rows}
 
 
-def _rows(conn: Connection, table: Table, host_ids: Collection[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    primary = [column.name for column in table.primary_key.columns]
-    rows = (dict(row._mapping) for row in conn.execute(select(table).where(table.c.host_id.in_(list(host_ids)))))
-    return {tuple(row[name] for name in primary): row for row in rows}
-
-
-def _write(
-    conn: Connection,
-    table: Table,
-    were: Mapping[tuple[Any, ...], Mapping[str, Any]],
-    are: Mapping[tuple[Any, ...], Mapping[str, Any]],
-) -> int:
+def _write(conn: Connection, table: Table, were: Mapping[Any, Any], are: Mapping[Any, Any]) -> int:
     """Write rows that differ.
 
     :returns: how many, those that are gone included
     """
     changed = [row for key, row in are.items() if were.get(key) != row]
     gone = [key for key in were if key not in are]
-    names = [column.name for column in table.c if not column.primary_key]
-    upsert_rows(conn, table, names, changed)
+    upsert_rows(conn, table, [column.name for column in table.c if not column.primary_key], changed)
     delete_rows(conn, table, gone)
     return len(changed) + len(gone)

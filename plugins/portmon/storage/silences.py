@@ -91,7 +91,7 @@ def current(conn: Connection, now: datetime) -> list[Withholding]:
 
 
 def in_force(conn: Connection, now: datetime) -> InForce:
-    """What withholds messages now."""
+    """Silences and acknowledgements now, with the hosts that they are matched with."""
     return InForce(current(conn, now), stored_hosts.listed(conn), now)
 
 

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL both know, but SQLAlchemy spells apart."""
+"""Statements that SQLite and PostgreSQL both know, but SQLAlchemy spells apart."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def load_ports(conn: Connection, host_ids: Collection[str] | None = None) -> pd.
 def load_hosts(conn: Connection, *, light: bool = False) -> dict[str, dict[str, Any]]:
     """Stored state of all hosts.
 
-    :param light: without what listened on them, most of which nobody needs: see :func:`listening`
+    :param light: without what listened on them, which is seldom needed: see :func:`listening`
     """
     return _rows(conn, [name for name in HOST_COLUMNS if not light or name != LISTENING], None)
 
@@ -116,7 +116,7 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None)
         conn, hosts, [{"host_id": host_id, "last_evaluated_at": at, "last_ok_at": at} for host_id, at in unchanged]
     )
     save_ports(conn, verdict.ports, verdict.dropped)
-    # Whoever changes ports says what it means for their host.
+    # A change of ports without one of their host lets the host's next look be compared.
     touched = {*(port.host_id for port in verdict.ports), *(key[0] for key in verdict.dropped)}
     unsettle(conn, touched.difference(row["host_id"] for row in verdict.hosts))
     deliveries.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)

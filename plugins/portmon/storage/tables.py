@@ -128,7 +128,7 @@ contents = Table(
     Column("data", LargeBinary, nullable=False),
     Column("size", Integer, nullable=False),
     Column("used_at", UtcDateTime, nullable=False, index=True),
-    # Could not be read: stored again as soon as somebody has the same bytes.
+    # Could not be read: stored again as soon as the same bytes are seen.
     Column("damaged", Boolean, nullable=False, server_default=false()),
     comment="compressed bytes by SHA-256 of what they were before: raw answers, facts, inventories, settings",
 )
@@ -168,7 +168,7 @@ hosts = Table(
     Column("reader", Integer),
     Column("hung", String(32)),
     Column("hung_at", UtcDateTime),
-    comment="what is known of each server",
+    comment="what is known of each host",
 )
 
 ports = Table(
@@ -306,7 +306,7 @@ silences = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("lifted_at", UtcDateTime),
     Column("lifted_by", SafeText),
-    comment="what nobody is to be told of, and until when; with alert_id an acknowledgement of that alert",
+    comment="messages that are withheld, and until when; with alert_id an acknowledgement of that alert",
 )
 
 observations = Table(

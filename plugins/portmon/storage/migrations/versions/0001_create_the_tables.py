@@ -160,7 +160,7 @@ def upgrade() -> None:
         sa.Column("hung", sa.String(length=32), nullable=True),
         sa.Column("hung_at", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("host_id", name=op.f("pk_hosts")),
-        comment="what is known of each server",
+        comment="what is known of each host",
     )
     op.create_table(
         "inventories",
@@ -303,7 +303,7 @@ def upgrade() -> None:
         sa.Column("lifted_at", UtcDateTime(), nullable=True),
         sa.Column("lifted_by", SafeText(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_silences")),
-        comment="what nobody is to be told of, and until when; with alert_id an acknowledgement of that alert",
+        comment="messages that are withheld, and until when; with alert_id an acknowledgement of that alert",
     )
     op.create_index("ix_silences_alert_id", "silences", ["alert_id"])
     op.create_table(
