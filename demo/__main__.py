@@ -23,7 +23,8 @@ from demo.cmdb import Cmdb
 from demo.fleet import USER, Fleet, HostSpec
 from demo.story import CHAPTERS, SPECS, Chapter
 from portmon.model.event import Event
-from portmon.storage import outbox
+from portmon.storage import deliveries as stored_deliveries
+from portmon.storage import events as stored_events
 from portmon.storage.database import Database
 from portmon.text import plain
 
@@ -140,8 +141,9 @@ class Demo:
             state = self.airflow.wait_run(run_id, tell=tell)
         tasks = self.airflow.tasks(run_id)
         with self.database.begin() as conn:
-            events = outbox.recent(conn, run_id=run_id)
-            deliveries = outbox.states(conn, [event.id for event in events])
+            events = stored_events.recent(conn, run_id=run_id)
+            sent = stored_deliveries.of_events(conn, [event.id for event in events])
+        deliveries = {key: str(one.state) for key, one in sent.items()}
         self.show(events, deliveries, run_id, tasks)
         problems = [] if state == "success" else [f"the run ended {state}"]
         found = {(event.kind.value, event.host_name, event.port) for event in events}

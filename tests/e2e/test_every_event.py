@@ -30,14 +30,14 @@ from portmon.config import Config, load_config
 from portmon.errors import CmdbError, ScanError
 from portmon.model.event import AlertGroup, Event, EventKind
 from portmon.model.host import Host, Inventory
-from portmon.steps.deliver import deliver_group
+from portmon.steps.deliver import AlertTask
 from portmon.steps.dispatch import groups_to_alert
 from portmon.steps.evaluate import evaluate_run
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.plan import plan_hosts
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import outbox
+from portmon.storage import events
 from portmon.storage.database import Database
 from tests.e2e.lab import Lab, LabHost, await_condition, missing, unit_root
 
@@ -127,10 +127,10 @@ class Site:
         def send(_channel: object, message: Message, _done: tuple[str, ...]) -> None:
             self.messages.append(message.title)
 
-        deliver_group(
-            self.database,
-            self.config,
-            group,
+        AlertTask(
+            database=self.database,
+            config=self.config,
+            group=group,
             send=send,
             link=lambda _: None,
             page=None,
@@ -138,11 +138,11 @@ class Site:
             holder="test",
             clock=lambda: datetime.now(UTC),
             hold_until=datetime.now(UTC) + 4 * INTERVAL,
-        )
+        ).run()
 
     def events(self, run_id: str | None = None) -> list[Event]:
         with self.database.begin() as conn:
-            return outbox.recent(conn, run_id=run_id)
+            return events.recent(conn, run_id=run_id)
 
     def last(self, kind: EventKind) -> Event:
         """The last event of a kind."""
