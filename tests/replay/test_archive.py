@@ -171,7 +171,7 @@ def test_replaying_changes_nothing(database: Database, scratch: Database) -> Non
 
 
 def test_without_a_journal_there_is_nothing_to_go_by(database: Database, scratch: Database) -> None:
-    with database.begin() as source, pytest.raises(ReplayError, match="wait for it"):
+    with database.begin() as source, pytest.raises(ReplayError, match="wait for the next one"):
         evaluate_again(source, scratch, Config(), since=LONG_AGO, until=MONDAY)
 
 
