@@ -156,7 +156,7 @@ class Demo:
         if red != chapter.red:
             problems.append(f"failed netstat tasks: {sorted(map(str, red))}, told were {sorted(chapter.red)}")
         for event in events:
-            told = event.meaning.group is not None
+            told = event.group is not None
             if told and deliveries.get((event.id, "log")) != "delivered":
                 problems.append(f"not alerted: {event.kind} {event.host_name} {event.port or ''}")
         hidden = self.hidden(run_id)

@@ -100,7 +100,7 @@ class Site:
         now = datetime.now(UTC)
         evaluate_run(self.database, self.config, run, fetched.digest, planned=planned, interval=INTERVAL, now=now)
         events = self.events(run.run_id)
-        told = {group for event in events if (group := event.meaning.group)}
+        told = {group for event in events if (group := event.group)}
         groups = groups_to_alert(self.database, self.config, now=now, interval=INTERVAL)
         assert groups == told
         for group in sorted(groups):
@@ -381,7 +381,7 @@ def test_flapping_and_stable_up_and_down(site: Site) -> None:
         assert "It is flapping" not in story
         assert f" and is {state}.\n" in story
         (event,) = (event for event in site.events() if event.kind is EventKind.STABLE and event.port == port)
-        assert event.meaning.group is told_by
+        assert event.group is told_by
     host.start_service(9000, "nginx")
     assert site.run() == [("recovered", "web1", 9000)]
 
