@@ -23,7 +23,8 @@ from demo.cmdb import Cmdb
 from demo.fleet import USER, Fleet, HostSpec
 from demo.story import CHAPTERS, SPECS, Chapter
 from portmon.model.event import Event
-from portmon.storage import outbox
+from portmon.storage import deliveries as stored_deliveries
+from portmon.storage import events as stored_events
 from portmon.storage.database import Database
 from portmon.text import plain
 
@@ -140,8 +141,9 @@ class Demo:
             state = self.airflow.wait_run(run_id, tell=tell)
         tasks = self.airflow.tasks(run_id)
         with self.database.begin() as conn:
-            events = outbox.recent(conn, run_id=run_id)
-            deliveries = outbox.states(conn, [event.id for event in events])
+            events = stored_events.recent(conn, run_id=run_id)
+            sent = stored_deliveries.of_events(conn, [event.id for event in events])
+        deliveries = {key: str(one.state) for key, one in sent.items()}
         self.show(events, deliveries, run_id, tasks)
         problems = [] if state == "success" else [f"the run ended {state}"]
         found = {(event.kind.value, event.host_name, event.port) for event in events}
@@ -154,7 +156,7 @@ class Demo:
         if red != chapter.red:
             problems.append(f"failed netstat tasks: {sorted(map(str, red))}, told were {sorted(chapter.red)}")
         for event in events:
-            told = event.meaning.group is not None
+            told = event.group is not None
             if told and deliveries.get((event.id, "log")) != "delivered":
                 problems.append(f"not alerted: {event.kind} {event.host_name} {event.port or ''}")
         hidden = self.hidden(run_id)

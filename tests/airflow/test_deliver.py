@@ -20,16 +20,16 @@ from werkzeug import Response
 from portmon import timeouts
 from portmon.airflow import http
 from portmon.airflow.outside import deliver
-from portmon.alerting.queue import Queued
 from portmon.config import Config, parse_config
 from portmon.engine.events import monitor_event
 from portmon.errors import DeliveryError, PortmonError
+from portmon.model.alert import Delivery
 from portmon.model.event import AlertGroup, EventKind
 from portmon.model.host import Host
 from portmon.steps import deliver as delivering
-from portmon.steps.deliver import LEASE_TTL, deliver_group
+from portmon.steps.deliver import LEASE_TTL, AlertTask
 from portmon.steps.dispatch import groups_to_alert
-from portmon.storage import hosts, lease, outbox
+from portmon.storage import deliveries, events, hosts, lease
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
 
@@ -98,7 +98,7 @@ def happen(database: Database, *numbers: int) -> None:
     listed = [Host(f"h{number}", f"web{number}", "10.0.0.1") for number in numbers]
     with database.begin() as conn:
         hosts.sync(conn, listed)
-        outbox.add(
+        events.add(
             conn,
             [
                 monitor_event(
@@ -128,10 +128,10 @@ def send_all(
     groups_to_alert(database, settings, now=NOW, interval=FIVE)
     # As Airflow does it, though it should never come to that.
     with timeout(30):
-        return deliver_group(
-            database,
-            settings,
-            GROUP,
+        return AlertTask(
+            database=database,
+            config=settings,
+            group=GROUP,
             send=send or (lambda channel, message, done: deliver(channel, message, done=done)),
             link=lambda _: None,
             page=None,
@@ -139,12 +139,12 @@ def send_all(
             holder="test",
             clock=lambda: datetime.now(UTC) + later,
             hold_until=NOW + timedelta(days=1),
-        )
+        ).run()
 
 
-def waiting(database: Database, channel: str) -> list[Queued]:
+def waiting(database: Database, channel: str) -> list[Delivery]:
     with database.begin() as conn:
-        return outbox.queue(conn, channel)
+        return deliveries.unfinished(conn, channel)
 
 
 @pytest.mark.parametrize("names", [("hanging", "healthy"), ("healthy", "hanging")])
@@ -341,7 +341,7 @@ def test_who_was_replaced_neither_sends_nor_marks(database: Database) -> None:
         )
         assert other is not None
         with database.begin() as conn:
-            outbox.delivered(conn, "a", [one.event.id for one in outbox.queue(conn, "a")], NOW)
+            deliveries.delivered(conn, "a", [one.event.id for one in deliveries.unfinished(conn, "a")], NOW)
         other.release()
 
     assert send_all(database, config("a"), send) == 0

@@ -30,6 +30,7 @@ from portmon.scan import answer as scan
 from portmon.storage import archive, host_keys
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
+from tests.worlds.archived import with_frames
 from tests.worlds.sshd import (
     PythonServer,
     dropbear,
@@ -52,7 +53,7 @@ pytestmark = pytest.mark.usefixtures("home")
 def stored(database: Database) -> Callable[[], list[Observation]]:
     def read() -> list[Observation]:
         with database.begin() as conn:
-            return archive.observations_to_evaluate(conn, frames=True)
+            return with_frames(conn)
 
     return read
 

@@ -34,6 +34,7 @@ from portmon.steps.run import Run
 from portmon.storage import archive, contents, decisions, host_keys, hosts, inventory, tables
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
+from tests.worlds.archived import seen, with_frames
 from tests.worlds.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server, wait_until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -98,9 +99,7 @@ class Scene:
 
     def stored(self) -> dict[str, Observation]:
         with self.database.begin() as conn:
-            return {
-                observation.host_id: observation for observation in archive.observations_to_evaluate(conn, frames=True)
-            }
+            return {observation.host_id: observation for observation in with_frames(conn)}
 
 
 @pytest.fixture
@@ -277,7 +276,7 @@ def test_first_host_keys_are_kept_and_a_changed_one_is_reported(
     scene.sweep(listed)
     endpoint = f"[127.0.0.1]:{server.port}"
     with scene.database.begin() as conn:
-        (key,) = host_keys.get(conn, endpoint)
+        (key,) = host_keys.trusted(conn, [endpoint])[endpoint]
         assert key.key_base64 == host_key.get_base64()
         conn.exec_driver_sql("UPDATE host_keys SET key_base64 = 'AAAA'")
     scene.sweep(listed, run=dataclasses.replace(RUN, run_id="run-2"))
@@ -572,7 +571,7 @@ def test_an_answer_that_says_nothing_new_of_a_settled_host_is_not_read(
     assert parsed == []
     assert "the same sockets as last time, nothing missing" in caplog.text
     with scene.database.begin() as conn:
-        looks = archive.with_seen(conn, archive.looks_for(conn, "later"))
+        looks = seen(conn, archive.looks_for(conn, "later"))
         raw = [archive.latest_frames(conn, host.id) for host in listed]
     assert [ports_of(look) for look in looks] == [[22, 80]] * 3
     assert all(len(frames) == 1 and b"LISTEN" in frames[0] for frames in raw)
@@ -602,7 +601,7 @@ def test_it_is_read_if_anything_else_is_new(
         scene.config["declared"] = [{"port": 443}]
     elif change == "decision":
         with scene.database.begin() as conn:
-            decisions.promote(conn, "id-0", 80, at=NOW, author="ann")
+            decisions.decide(conn, decisions.DecisionKind.PROMOTED, "id-0", 80, at=NOW, author="ann")
     elif change == "another version":
         monkeypatch.setattr("portmon.engine.fingerprint.VERSION", "another one")
     scene.sweep(listed, run=LATER, dry_run=change == "dry run")

@@ -10,7 +10,7 @@ import pytest
 
 from portmon.airflow.tasks import log_link, route_alerts
 from portmon.model.event import Event, EventKind
-from portmon.storage import outbox
+from portmon.storage import events
 from portmon.storage.database import Database
 from tests.worlds.databases import start_run
 
@@ -43,4 +43,4 @@ def test_only_a_run_that_another_one_waits_for_is_overdue(
     dag_run = SimpleNamespace(run_id="run", run_type="scheduled", logical_date=None)
     route_alerts.function(params={}, dag_run=dag_run, ti=SimpleNamespace(try_number=1))
     with database.begin() as conn:
-        assert [event.kind for event in outbox.recent(conn)] == [EventKind.RUN_OVERDUE] * late
+        assert [event.kind for event in events.recent(conn)] == [EventKind.RUN_OVERDUE] * late

@@ -53,7 +53,7 @@ def event(kind: EventKind, host: str | None = "web01", port: int | None = None, 
 
 
 def alert(event: Event, *, untold: bool = False) -> Alert:
-    role = event.meaning.role or AlertRole.NOTICE
+    role = event.role or AlertRole.NOTICE
     return Alert(
         id=event.id,
         role=role,
@@ -74,7 +74,7 @@ def say(
     **given: Any,
 ) -> Message:
     alerts = [one if isinstance(one, Alert) else alert(one) for one in told]
-    group = alerts[0].event.meaning.group or AlertGroup.NEW
+    group = alerts[0].event.group or AlertGroup.NEW
     layout = Layout(language=language, max_lines=max_lines, templates=templates)
     return render(alerts, group, layout=layout, link=link, **given)
 

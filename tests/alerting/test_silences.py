@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from portmon.alerting.silences import Silence, parse_weekly, silenced, zone
+from portmon.alerting.silences import Acknowledgement, Silence, SilencesInForce, Withholding, parse_weekly, zone
 from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
 
@@ -23,20 +24,23 @@ DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 def silence(**values: Any) -> Silence:
     defaults = {
         "id": 7,
-        "alert_id": None,
-        "hosts": (),
-        "labels": {},
-        "ports": (),
-        "programs": (),
         "starts_at": NOW,
         "ends_at": None,
-        "weekly": (),
-        "timezone": "UTC",
         "author": "alice",
         "reason": "kernel updates",
         "created_at": NOW,
     }
     return Silence(**{**defaults, **values})
+
+
+def acknowledged(alert_id: str, **values: Any) -> Acknowledgement:
+    defaults: dict[str, Any] = {"id": 8, "starts_at": NOW, "ends_at": None, "author": "bob", "reason": "on it"}
+    return Acknowledgement(alert_id=alert_id, created_at=NOW, **{**defaults, **values})
+
+
+def first_of(*found: Withholding, now: datetime = NOW, hosts: tuple[Host, ...] = ()) -> Withholding | None:
+    """What withholds the event of an alert."""
+    return SilencesInForce(found, {host.id: host for host in hosts}, now).withholds(event(), "a")
 
 
 def event(**values: Any) -> Event:
@@ -102,16 +106,16 @@ def test_the_host_as_it_was_or_as_it_is_now(given: dict[str, Any], hit: bool) ->
     now = Host("1", "old-web01", "a", labels={"role": "gone"})
     made = silence(**given)
     assert made.matches(event(), "a", now) is hit
-    assert (silenced([made], event(), "a", NOW, now) is made) is hit
-    assert silence(alert_id="b", **given).matches(event(), "a", now) is False
+    assert (first_of(made, hosts=(now,)) is made) is hit
+    other = Host("2", "old-web01", "a", labels={"role": "gone"})
+    assert (first_of(made, hosts=(other,)) is made) is made.matches(event(), "a")
 
 
 def test_an_acknowledgement_is_of_one_alert() -> None:
-    made = silence(alert_id="a")
+    made = acknowledged("a")
     assert [made.matches(one, "a") for one in (event(), OF_HOST, MONITOR)] == [True] * 3
     assert not made.matches(event(), "b")
     assert not made.matches(event(), None)
-    assert not made.matches_host(Host("1", "web01", "a"))
 
 
 @pytest.mark.parametrize(
@@ -131,18 +135,18 @@ def test_hosts_that_are_concerned(given: dict[str, Any], hit: bool) -> None:
 def test_the_first_that_counts_and_matches() -> None:
     later = silence(id=1, hosts=("*",), starts_at=NOW + HOUR)
     other = silence(id=2, hosts=("db*",))
-    first, second = silence(id=3, hosts=("web*",)), silence(id=4, alert_id="a")
-    assert silenced([later, other, first, second], event(), "a", NOW) is first
-    assert silenced([later, other, second, first], event(), "a", NOW) is second
-    assert silenced([later, other, first, second], event(), "a", NOW + HOUR) is later
-    assert silenced([later, other], event(), "a", NOW) is None
+    first, second = silence(id=3, hosts=("web*",)), acknowledged("a")
+    assert first_of(later, other, first, second) is first
+    assert first_of(later, other, second, first) is second
+    assert first_of(later, other, first, second, now=NOW + HOUR) is later
+    assert first_of(later, other, acknowledged("b")) is None
 
 
 # ── when ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_from_start_to_end() -> None:
-    made = silence(starts_at=NOW, ends_at=NOW + HOUR)
+@pytest.mark.parametrize("made", [silence(ends_at=NOW + HOUR), acknowledged("a", ends_at=NOW + HOUR)])
+def test_from_start_to_end(made: Withholding) -> None:
     tick = timedelta(microseconds=1)
     moments = [NOW - tick, NOW, NOW + HOUR - tick, NOW + HOUR]
     assert [made.active(at) for at in moments] == [False, True, True, False]
@@ -150,8 +154,9 @@ def test_from_start_to_end() -> None:
     assert [made.next_start(at) for at in moments] == [NOW, NOW, NOW + HOUR - tick, None]
 
 
-def test_lifted_before_its_time() -> None:
-    made = silence(ends_at=NOW + HOUR, lifted_at=NOW + HOUR / 2, lifted_by="bob")
+@pytest.mark.parametrize("made", [silence(ends_at=NOW + HOUR), acknowledged("a", ends_at=NOW + HOUR)])
+def test_lifted_before_its_time(made: Withholding) -> None:
+    made = dataclasses.replace(made, lifted_at=NOW + HOUR / 2, lifted_by="bob")
     assert made.active(NOW)
     assert not made.active(NOW + HOUR / 2)
     assert made.next_start(NOW + HOUR / 2) is None
@@ -362,15 +367,18 @@ def test_any_schedule(
         ({"ends_at": NOW + 16 * HOUR}, "silenced by alice until 2026-01-02 04:00 UTC: kernel updates (silence 7)"),
         ({"weekly": ("Sun 02:00-04:00",), "timezone": "Europe/Berlin"}, "silenced by alice Sun 02:00-04:00 Europe/Berlin: kernel updates (silence 7)"),
         ({"weekly": ("Sun 02:00-04:00",), "ends_at": NOW, "reason": ""}, "silenced by alice Sun 02:00-04:00 UTC until 2026-01-01 12:00 UTC (silence 7)"),
-        ({"alert_id": "a", "author": "bob", "reason": "on it"}, "acknowledged by bob: on it"),
-        ({"alert_id": "a", "author": "bob", "reason": "", "ends_at": NOW}, "acknowledged by bob until 2026-01-01 12:00 UTC"),
     ],
 )  # fmt: skip
 def test_what_is_told_of_a_message_that_is_withheld(given: dict[str, Any], told: str) -> None:
     assert silence(**given).told() == told
 
 
+def test_what_is_told_of_a_message_that_is_acknowledged() -> None:
+    assert acknowledged("a").told() == "acknowledged by bob: on it"
+    assert acknowledged("a", reason="", ends_at=NOW).told() == "acknowledged by bob until 2026-01-01 12:00 UTC"
+
+
 def test_what_it_is_about() -> None:
     made = silence(hosts=("a*", "b"), labels={"role": ("web", "db")}, ports=((1, 1), (80, 90)), programs=("nginx",))
     assert made.what() == "host a*|b and label role=web|db and port 1,80-90 and program nginx"
-    assert silence(alert_id="x").what() == "alert x"
+    assert acknowledged("x").what() == "alert x"

@@ -15,13 +15,13 @@ from portmon.config import parse_config
 from portmon.errors import CommandError
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
-from portmon.steps.deliver import deliver_group
+from portmon.steps.deliver import AlertTask
 from portmon.steps.dispatch import groups_to_alert
 from portmon.steps.evaluate import evaluate_run
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import archive, decisions, outbox, silences
+from portmon.storage import archive, decisions, events, silences
 from tests.worlds.databases import migrated
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -77,7 +77,7 @@ class World:
         )
         self.number += 1
         with self.database.begin() as conn:
-            return [(event.kind.value, event.host_name, event.port) for event in outbox.recent(conn, run_id=run.run_id)]
+            return [(event.kind.value, event.host_name, event.port) for event in events.recent(conn, run_id=run.run_id)]
 
     def tell(self, wanted: str = "web1", port: int = 80) -> str:
         with self.database.begin() as conn:
@@ -291,7 +291,9 @@ def test_accepted_as_gone(world: World) -> None:
     world.see(listener(80))
     world.see()
     with world.database.begin() as conn:
-        decisions.accept(conn, "1", 80, at=world.now, author="ann", reason="moved to 81")
+        decisions.decide(
+            conn, decisions.DecisionKind.ACCEPTED, "1", 80, at=world.now, author="ann", reason="moved to 81"
+        )
     accepted = "Accepted as gone by ann: moved to 81: the next complete answer without it retires it.\n"
     assert accepted in world.tell()
     assert world.see(listener(80)) == [("recovered", "web1", 80)]
@@ -315,7 +317,7 @@ def test_declared(world: World, how: str) -> None:
         because = f"declared by {world.config.where('declared', 0)} (the shop)"
     else:
         with world.database.begin() as conn:
-            decisions.promote(conn, "1", 80, at=world.now, author="ann")
+            decisions.decide(conn, decisions.DecisionKind.PROMOTED, "1", 80, at=world.now, author="ann")
         because = "promoted by ann"
     world.see()
     story = world.tell()
@@ -385,10 +387,10 @@ def test_what_became_of_a_message(world: World) -> None:
 
     (group,) = groups_to_alert(world.database, world.config, now=world.now, interval=FIVE)
     with pytest.raises(KeyboardInterrupt):
-        deliver_group(
-            world.database,
-            world.config,
-            group,
+        AlertTask(
+            database=world.database,
+            config=world.config,
+            group=group,
             send=send,
             link=lambda _: None,
             page=None,
@@ -396,7 +398,7 @@ def test_what_became_of_a_message(world: World) -> None:
             holder="test",
             clock=lambda: world.now,
             hold_until=world.now + 4 * FIVE,
-        )
+        ).run()
     # Killed while it sent: it may have come through.
     assert world.tell().endswith("; row of the table: down; a: delivered; b: sending")
 

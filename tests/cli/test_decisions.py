@@ -19,7 +19,7 @@ from portmon.steps.evaluate import evaluate_run
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import archive, decisions, outbox
+from portmon.storage import archive, decisions, events
 from portmon.storage.database import Database
 from tests.worlds.shell import run_command
 
@@ -55,7 +55,7 @@ class Shell:
         evaluate_run(self.database, config, run, fetched.digest, planned={}, interval=FIVE, now=self.now)
         self.now += FIVE
         with self.database.begin() as conn:
-            found = outbox.recent(conn, run_id=run.run_id)
+            found = events.recent(conn, run_id=run.run_id)
         return [(event.kind.value, event.port) for event in found if event.host_id == "1"]
 
     def see_later(self, *ports: int) -> list[tuple[Any, ...]]:

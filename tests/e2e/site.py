@@ -13,7 +13,7 @@ from werkzeug import Request, Response
 
 from demo.airflow_env import EmbeddedAirflow
 from demo.cmdb import Cmdb
-from portmon.storage import outbox
+from portmon.storage import events
 from portmon.storage.database import Database
 from tests.e2e.lab import Lab
 from tests.worlds.databases import airflow_metadata
@@ -93,7 +93,7 @@ class LiveSite:
 
     def events(self, run_id: str) -> list[tuple[str, str | None, int | None]]:
         with self.database.begin() as conn:
-            return [(event.kind.value, event.host_name, event.port) for event in outbox.recent(conn, run_id=run_id)]
+            return [(event.kind.value, event.host_name, event.port) for event in events.recent(conn, run_id=run_id)]
 
     def look(self, run_id: str, name: str) -> dict[str, Any]:
         """The mapped task of one host."""

@@ -26,7 +26,7 @@ from bench.crowd import Crowd, missing
 from demo.airflow_env import DAG_ID, ROOT, EmbeddedAirflow, free_port
 from portmon.model.event import EventKind
 from portmon.steps.plan import batch_of
-from portmon.storage import outbox
+from portmon.storage import events
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
 from tests.e2e.lab import await_condition
@@ -181,7 +181,7 @@ class Site:
     def events(self, run_id: str) -> Counter[tuple[str, str | None, int | None]]:
         """Of a crowd all hosts are one machine: the notes that say so are left out."""
         with self.database.begin() as conn:
-            found = outbox.recent(conn, run_id=run_id, limit=10_000)
+            found = events.recent(conn, run_id=run_id, limit=10_000)
         notes = EventKind.DUPLICATE
         return Counter((event.kind.value, event.host_name, event.port) for event in found if event.kind is not notes)
 

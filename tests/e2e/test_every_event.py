@@ -30,14 +30,14 @@ from portmon.config import Config, load_config
 from portmon.errors import CmdbError, ScanError
 from portmon.model.event import AlertGroup, Event, EventKind
 from portmon.model.host import Host, Inventory
-from portmon.steps.deliver import deliver_group
+from portmon.steps.deliver import AlertTask
 from portmon.steps.dispatch import groups_to_alert
 from portmon.steps.evaluate import evaluate_run
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.plan import plan_hosts
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import outbox
+from portmon.storage import events
 from portmon.storage.database import Database
 from tests.e2e.lab import Lab, LabHost, await_condition, missing, unit_root
 
@@ -100,7 +100,7 @@ class Site:
         now = datetime.now(UTC)
         evaluate_run(self.database, self.config, run, fetched.digest, planned=planned, interval=INTERVAL, now=now)
         events = self.events(run.run_id)
-        told = {group for event in events if (group := event.meaning.group)}
+        told = {group for event in events if (group := event.group)}
         groups = groups_to_alert(self.database, self.config, now=now, interval=INTERVAL)
         assert groups == told
         for group in sorted(groups):
@@ -127,10 +127,10 @@ class Site:
         def send(_channel: object, message: Message, _done: tuple[str, ...]) -> None:
             self.messages.append(message.title)
 
-        deliver_group(
-            self.database,
-            self.config,
-            group,
+        AlertTask(
+            database=self.database,
+            config=self.config,
+            group=group,
             send=send,
             link=lambda _: None,
             page=None,
@@ -138,11 +138,11 @@ class Site:
             holder="test",
             clock=lambda: datetime.now(UTC),
             hold_until=datetime.now(UTC) + 4 * INTERVAL,
-        )
+        ).run()
 
     def events(self, run_id: str | None = None) -> list[Event]:
         with self.database.begin() as conn:
-            return outbox.recent(conn, run_id=run_id)
+            return events.recent(conn, run_id=run_id)
 
     def last(self, kind: EventKind) -> Event:
         """The last event of a kind."""
@@ -381,7 +381,7 @@ def test_flapping_and_stable_up_and_down(site: Site) -> None:
         assert "It is flapping" not in story
         assert f" and is {state}.\n" in story
         (event,) = (event for event in site.events() if event.kind is EventKind.STABLE and event.port == port)
-        assert event.meaning.group is told_by
+        assert event.group is told_by
     host.start_service(9000, "nginx")
     assert site.run() == [("recovered", "web1", 9000)]
 

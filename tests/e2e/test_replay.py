@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from portmon.config import load_config
 from portmon.model.event import EventKind
 from portmon.replay.archive import evaluate_again, scratch_database
-from portmon.storage import alerts, outbox, replays, tables
+from portmon.storage import alerts, events, replays, tables
 from tests.e2e.lab import missing
 from tests.e2e.site import LiveSite, collected
 from tests.worlds.eventful import derived, eventful, state_of, wipe
@@ -274,5 +274,5 @@ def test_8_the_next_live_run_goes_on_from_there(site: Site) -> None:
     assert ("down", "web2", 8080) in site.events(run_id)
     assert len(site.messages) > told
     with site.database.begin() as conn:
-        assert not outbox.undispatched(conn)
+        assert not events.undispatched(conn)
     assert site.everything() == site.by_todays_rules()

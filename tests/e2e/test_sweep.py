@@ -266,7 +266,7 @@ def test_2_those_that_failed_before_are_one_message_and_no_tasks(
     assert site.events(run_id) == Counter(("unreachable", name, None) for name in failing)
     assert site.ran(run_id, "alert_") == ["alert_unreachable"]
     assert len(site.messages(run_id, "alert_unreachable")) == 1
-    assert site.rows("SELECT DISTINCT state, attempts FROM deliveries") == [("delivered", 1)]
+    assert site.rows("SELECT DISTINCT state, tries FROM deliveries") == [("delivered", 1)]
 
     for kind, log_of in (("raw", _raw_log), ("api", _log_answer)):
         logs = [log_of(site, run_id, index) for index in range(4)]

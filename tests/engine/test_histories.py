@@ -26,7 +26,7 @@ from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.steps.evaluate import evaluate_run
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import archive, inventory, outbox
+from portmon.storage import archive, events, inventory
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
 from tests.worlds.reference import Reference, Told
@@ -126,7 +126,7 @@ def pipeline_told(name: str, database: Database, config: Config) -> Iterator[dic
         prune_inventory(database, config, forced, digest, stale=False, now=at)
         evaluate_run(database, config, this, digest, planned={}, interval=FIVE, now=at)
         with database.begin() as conn:
-            for event in outbox.recent(conn, run_id=this.run_id):
+            for event in events.recent(conn, run_id=this.run_id):
                 yield {
                     "at": event.at, "host_id": event.host_id, "kind": event.kind.value,
                     "protocol": event.protocol, "port": event.port,

@@ -254,7 +254,9 @@ class Machine(RuleBasedStateMachine):
             if host in self.stored and at >= self.accepted.get(key, START):
                 self.accepted[key] = at
                 with self.database.begin() as conn:
-                    decisions.accept(conn, host, port, at=at, author="somebody", reason="")
+                    decisions.decide(
+                        conn, decisions.DecisionKind.ACCEPTED, host, port, at=at, author="somebody", reason=""
+                    )
         self._changed(run)
 
     @rule(host=ANY_HOST, port=ANY_PORT, times=st.integers(3, 6), which=st.integers(0, 3))

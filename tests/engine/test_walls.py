@@ -30,7 +30,7 @@ from portmon.replay.archive import evaluate_again
 from portmon.steps import evaluate as evaluating
 from portmon.steps import housekeeping as retention
 from portmon.steps.run import Run
-from portmon.storage import archive, contents, outbox, tables
+from portmon.storage import archive, contents, events, tables
 from portmon.storage.database import Database
 from tests.worlds.eventful import LONG_AGO, derived, lived, small_fleet, state_of
 from tests.worlds.fleet import FIVE, MONDAY, Fleet, Machine
@@ -314,7 +314,7 @@ def test_one_damaged_row_is_one_host_without_evidence(
     )
     fleet.number += 1
     with database.begin() as conn:
-        assert kinds(outbox.recent(conn, run_id="run00001")) == [("down", 5432)]
+        assert kinds(events.recent(conn, run_id="run00001")) == [("down", 5432)]
         assert list(contents.damaged(conn)) == ([digest] if how == "damaged" else [])
     assert len([line for line in warnings(caplog) if "could not be evaluated" in line]) == 1
     assert "can't be read" in host_row(database, "id-web1").error
@@ -373,7 +373,7 @@ def test_what_fails_while_old_rows_are_deleted_undoes_no_verdict_and_keeps_nothi
     assert kinds(fleet.run()) == [("down", 80)]
     assert [line for line in warnings(caplog) if "Old observations could not be deleted" in line]
     with database.begin() as conn:
-        assert kinds(outbox.recent(conn)) == [("down", 80)], "the baselines are gone"
+        assert kinds(events.recent(conn)) == [("down", 80)], "the baselines are gone"
 
 
 def test_old_rows_are_deleted_some_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,7 +499,7 @@ def test_one_host_whose_programs_have_new_names_in_each_run_adds_little_and_is_t
     assert made[1] == made[2] == made[3] == made[4] == {"replaced": 200, "many_changes": 1}
     assert made[5:] == [Counter()] * 3
     with database.begin() as conn:
-        (told,) = [one for one in outbox.recent(conn, run_id="run00002") if one.kind is EventKind.MANY_CHANGES]
+        (told,) = [one for one in events.recent(conn, run_id="run00002") if one.kind is EventKind.MANY_CHANGES]
     assert told.details["counts"] == {"replaced": 200}
     assert "replaced 200; ports 1200 to 1399" in told.reason
     assert (told.port, told.alert_key) == (None, f"changes/{HOSTILE}")
@@ -523,8 +523,8 @@ def test_a_port_whose_program_changes_in_each_run_is_told_a_few_times_and_its_de
         told.append(kinds(fleet.run()))
     assert told == [[("replaced", 80)]] * 4 + [[]] * 6
     with database.begin() as conn:
-        events = [event for event in outbox.recent(conn) if event.kind is EventKind.REPLACED]
-    assert ["nothing more is told of it" in event.reason for event in events] == [False, False, False, True]
+        told_of = [event for event in events.recent(conn) if event.kind is EventKind.REPLACED]
+    assert ["nothing more is told of it" in event.reason for event in told_of] == [False, False, False, True]
     # Each kind by itself, and what is wrong however often the program changed.
     for _ in range(5):
         machine.restart(80)
@@ -651,7 +651,7 @@ def test_lost_binds_are_told_and_do_not_pile_up(database: Database) -> None:
         fleet.run()
     with database.begin() as conn:
         row = conn.execute(select(tables.ports).where(tables.ports.c.host_id == HOSTILE)).one()
-        told = [event for event in outbox.recent(conn) if event.kind is EventKind.REBOUND]
+        told = [event for event in events.recent(conn) if event.kind is EventKind.REBOUND]
     assert (len(row.addresses), len(row.lost)) == (64, 64)
     assert [event.severity for event in told] == ["critical", "warning", "warning"]
 

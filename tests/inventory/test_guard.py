@@ -21,7 +21,7 @@ from portmon.replay.archive import evaluate_again
 from portmon.steps.fetch import fetch_inventory
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import hosts, journal, outbox
+from portmon.storage import events, hosts, journal
 from portmon.storage.database import Database
 from portmon.storage.tables import hosts as hosts_table
 
@@ -152,7 +152,7 @@ class Site:
 
     def kinds(self) -> list[str]:
         with self.database.begin() as conn:
-            return [event.kind.value for event in outbox.recent(conn) if event.kind.value.startswith("prune")]
+            return [event.kind.value for event in events.recent(conn) if event.kind.value.startswith("prune")]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from portmon.model.host import Host
 from portmon.replay.archive import Difference, evaluate_again, what_if
 from portmon.steps import evaluate as evaluating
 from portmon.steps.run import Run
-from portmon.storage import archive, checkpoints, contents, journal, outbox, tables
+from portmon.storage import archive, checkpoints, contents, events, journal, tables
 from portmon.storage.database import Database
 from tests.worlds.eventful import LONG_AGO, derived, eventful, lived, small_fleet, state_of
 from tests.worlds.fleet import FIVE, MONDAY, Fleet
@@ -153,7 +153,7 @@ def test_what_a_later_run_made_of_the_time_is_left_out(database: Database, scrat
     end = fleet.now - timedelta(seconds=1)
     fleet.run()
     with database.begin() as source:
-        assert [event for event in outbox.between(source, MONDAY, end) if event.kind is EventKind.DOWN]
+        assert [event for event in events.between(source, MONDAY, end) if event.kind is EventKind.DOWN]
         found = what_if(source, scratch, fleet.config, since=MONDAY, until=end)
     assert (found.gained, found.lost, found.changed) == ((), (), ())
 
@@ -171,7 +171,7 @@ def test_replaying_changes_nothing(database: Database, scratch: Database) -> Non
 
 
 def test_without_a_journal_there_is_nothing_to_go_by(database: Database, scratch: Database) -> None:
-    with database.begin() as source, pytest.raises(ReplayError, match="wait for it"):
+    with database.begin() as source, pytest.raises(ReplayError, match="wait for the next one"):
         evaluate_again(source, scratch, Config(), since=LONG_AGO, until=MONDAY)
 
 
@@ -204,7 +204,7 @@ def test_checkpoints_are_daily_and_expire_with_the_archive(database: Database) -
         days = sorted(set(conn.execute(select(tables.checkpoints.c.at)).scalars()))
         oldest = next(iter(journal.entries(conn))).at
         wanted = conn.execute(select(tables.checkpoints.c.content)).scalars().all()
-        assert set(contents.get_many(conn, wanted)) == set(wanted)
+        assert set(contents.read_many(conn, wanted)[0]) == set(wanted)
         assert checkpoints.before(conn, days[0]) is not None
     assert [at.date() for at in days] == [(MONDAY + timedelta(days=day)).date() for day in (2, 3, 4)]
     assert oldest >= fleet.now - FIVE - timedelta(days=2)

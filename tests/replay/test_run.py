@@ -20,7 +20,7 @@ from portmon.steps import evaluate as evaluating
 from portmon.steps.plan import plan_hosts, plan_sweep
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import alerts, checkpoints, hosts, lease, outbox, replays, rewrite, runs, tables
+from portmon.storage import alerts, checkpoints, events, hosts, lease, replays, rewrite, runs, tables
 from portmon.storage.database import Database
 from tests.worlds.eventful import derived, eventful, lived, small_fleet, state_of, wipe
 from tests.worlds.fleet import FIVE, MONDAY, Fleet
@@ -54,7 +54,7 @@ def checkpoints_of(database: Database) -> list[Any]:
 
 def events_of(fleet: Fleet, *kinds: EventKind) -> list[tuple[str, str | None, int | None]]:
     with fleet.database.begin() as conn:
-        found = outbox.between(conn, MONDAY - DAY, fleet.now + DAY)
+        found = events.between(conn, MONDAY - DAY, fleet.now + DAY)
     return [(event.kind.value, event.host_name, event.port) for event in found if not kinds or event.kind in kinds]
 
 
@@ -230,7 +230,7 @@ def test_with_notify_what_is_still_wrong_is_told_once(database: Database) -> Non
     # It died and came back before anybody could be told.
     assert not [title for title in titles if "443" in title and "web2" in title and "down" in title]
     with database.begin() as conn:
-        assert [alert.host_id for alert in alerts.opened(conn).values()] == ["id-web1"]
+        assert [alert.first.host_id for alert in alerts.opened(conn).values()] == ["id-web1"]
     count = len(fleet.got)
     replay(fleet, MONDAY, notify=True, run_id="again told")
     fleet.alert()

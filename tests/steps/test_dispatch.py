@@ -14,8 +14,9 @@ from sqlalchemy.event import listen
 
 from portmon.alerting.message.render import Message
 from portmon.config import parse_config
+from portmon.model.alert import DeliveryState
 from portmon.model.event import AlertGroup, EventKind
-from portmon.storage import alerts, conditions, outbox, silences
+from portmon.storage import alerts, conditions, deliveries, events, silences
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import Fleet
@@ -46,10 +47,9 @@ def fleet_of(database: Database, count: int, config: str = TWO, ports: tuple[int
 def states(fleet: Fleet, kind: EventKind) -> dict[str, tuple[str, str | None]]:
     """Channel: state of its delivery of the last event of a kind, and the reason."""
     with fleet.database.begin() as conn:
-        event = [event for event in outbox.recent(conn) if event.kind is kind][-1]
-        found = outbox.states(conn, [event.id])
-        reasons = {one.channel: one.last_error for one in outbox.waiting(conn) if one.queued.event.id == event.id}
-    return {channel: (state, reasons.get(channel)) for (_, channel), state in found.items()}
+        event = [event for event in events.recent(conn) if event.kind is kind][-1]
+        found = deliveries.of_events(conn, [event.id])
+    return {channel: (one.state, one.reason) for (_, channel), one in found.items()}
 
 
 # ── storms ──────────────────────────────────────────────────────────────────────────────────────
@@ -131,18 +131,18 @@ def test_what_is_over_within_a_silence_is_told_to_nobody_and_recorded(database: 
     fleet.run()
     assert fleet.titles("chat") == ["[portmon] 1 port down on web001: tcp/80 nginx"]
     with database.begin() as conn:
-        (withheld,) = outbox.waiting(conn, ["chat"])
-    assert withheld.state == outbox.WITHHELD
-    assert withheld.last_error is not None
-    assert "silenced by alice" in withheld.last_error
-    assert "upgrade" in withheld.last_error
+        (withheld,) = deliveries.unfinished(conn, "chat")
+    assert withheld.state == DeliveryState.WITHHELD
+    assert withheld.reason is not None
+    assert "silenced by alice" in withheld.reason
+    assert "upgrade" in withheld.reason
     fleet.machines["web000"].start(80, "nginx")
     fleet.run()
     fleet.number += 12
     fleet.run()
     assert len(fleet.titles("chat")) == 1
     with database.begin() as conn:
-        assert outbox.waiting(conn) == []
+        assert deliveries.unfinished(conn) == []
 
 
 def test_what_is_still_wrong_when_a_silence_ends_is_told_then(database: Database) -> None:
@@ -170,7 +170,7 @@ def test_the_end_goes_to_whoever_got_the_beginning_silenced_or_not(database: Dat
         "[portmon] 1 port recovered on web000: tcp/80 nginx",
     ]
     # Nobody needs to hear later that something was new then.
-    assert states(fleet, EventKind.NEW)["chat"][0] == outbox.SILENCED
+    assert states(fleet, EventKind.NEW)["chat"][0] == DeliveryState.SILENCED
 
 
 def test_an_acknowledgement_ends_reminders_until_it_recovers(database: Database) -> None:
@@ -254,7 +254,8 @@ def test_what_is_given_up_is_logged_once_and_still_reminded_of(
     (record,) = [record for record in caplog.records if record.name == "portmon.steps.dispatch"]
     assert "'pager' did not take for 1h what is given up now: down web000 tcp/80." in record.getMessage()
     assert "connection refused" in record.getMessage()
-    assert states(fleet, EventKind.DOWN)["pager"] == (outbox.EXPIRED, None)
+    state, reason = states(fleet, EventKind.DOWN)["pager"]
+    assert (state, reason) == (DeliveryState.EXPIRED, "given up after 1h: channel 'pager': connection refused")
     fleet.dead = set()
     for _ in range(13):
         fleet.run()

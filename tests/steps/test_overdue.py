@@ -12,7 +12,7 @@ from portmon.config import Config
 from portmon.model.event import Event, EventKind
 from portmon.steps.overdue import OVERDUE, report_overdue
 from portmon.steps.run import Run
-from portmon.storage import alerts, conditions, outbox
+from portmon.storage import alerts, conditions, events
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated, start_run
 from tests.worlds.fleet import Fleet
@@ -55,7 +55,7 @@ class Clock:
 
     def events(self) -> list[Event]:
         with self.database.begin() as conn:
-            return outbox.recent(conn)
+            return events.recent(conn)
 
     def told(self) -> list[tuple[str, str]]:
         return [(event.kind.value, event.run_id) for event in self.events()]
@@ -146,7 +146,7 @@ def test_the_episode_and_its_event_are_one_transaction(clock: Clock, monkeypatch
         def fail(*_: object) -> None:
             raise OSError("disk full")
 
-        patch.setattr(outbox, "add", fail)
+        patch.setattr(events, "add", fail)
         clock.report(run)
     with clock.database.begin() as conn:
         assert conditions.since(conn, OVERDUE) is None

@@ -20,14 +20,14 @@ from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.scan.host import Expected
 from portmon.steps import deliver as deliver_step
-from portmon.steps.deliver import deliver_group
+from portmon.steps.deliver import AlertTask
 from portmon.steps.dispatch import groups_to_alert
 from portmon.steps.evaluate import evaluate_dry, evaluate_run
 from portmon.steps.fetch import Fetched, fetch_inventory
 from portmon.steps.plan import batch_of, expected, plan_hosts, plan_sweep, settings_of
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import archive, hosts, inventory, outbox, state
+from portmon.storage import archive, deliveries, events, hosts, inventory, state
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
 
@@ -101,10 +101,10 @@ class Site:
             self.deliver(group)
 
     def deliver(self, group: AlertGroup) -> int:
-        return deliver_group(
-            self.database,
-            self.config,
-            group,
+        return AlertTask(
+            database=self.database,
+            config=self.config,
+            group=group,
             send=self.send,
             link=lambda _: None,
             page=None,
@@ -112,7 +112,7 @@ class Site:
             holder="test",
             clock=lambda: self.now,
             hold_until=self.now + 4 * FIVE,
-        )
+        ).run()
 
     def run(self, **values: Any) -> list[tuple[Any, ...]]:
         """A whole run; the events that it gave."""
@@ -131,7 +131,7 @@ class Site:
 
     def all(self, run_id: str | None = None) -> list[Event]:
         with self.database.begin() as conn:
-            return outbox.recent(conn, run_id=run_id)
+            return events.recent(conn, run_id=run_id)
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_a_dead_channel_holds_no_other_and_gets_its_message_later(site: Site) ->
         site.run()
     assert [line.split(":")[0] for line in site.sent] == ["good"]
     with site.database.begin() as conn:
-        (waiting,) = outbox.queue(conn, "dead")
+        (waiting,) = deliveries.unfinished(conn, "dead")
     assert waiting.targets_done == ("target1",)
     site.fail = set()
     site.number += 1
@@ -325,7 +325,7 @@ def test_a_dead_channel_holds_no_other_and_gets_its_message_later(site: Site) ->
 def test_a_message_is_marked_only_after_it_was_sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.listening["h1"] = (22,)
     with monkeypatch.context() as patch:
-        patch.setattr(deliver_step.outbox, "delivered", lambda *_: 1 / 0)
+        patch.setattr(deliver_step.deliveries, "delivered", lambda *_: 1 / 0)
         with pytest.raises(DeliveryError, match="ZeroDivisionError"):
             site.run()
     assert site.deliver(AlertGroup.DOWN) == 1

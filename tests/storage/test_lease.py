@@ -20,7 +20,7 @@ from sqlalchemy import Connection, select, update
 from portmon.config import parse_config
 from portmon.errors import StorageError
 from portmon.model.event import AlertGroup
-from portmon.storage import lease, outbox, tables
+from portmon.storage import deliveries, lease, tables
 from portmon.storage.database import Database
 from tests.worlds.eventful import small_fleet
 
@@ -165,16 +165,16 @@ def test_alerts_of_a_try_that_lost_the_database_are_sent_by_the_next_one_at_once
     assert deliver(fleet, 2) == 1
     assert len({got.message.id for got in fleet.got}) == 1
     with database.begin() as conn:
-        assert outbox.queue(conn, "a") == []
+        assert deliveries.unfinished(conn, "a") == []
 
 
 def deliver(fleet: Any, try_number: int) -> int:
-    from portmon.steps.deliver import deliver_group
+    from portmon.steps.deliver import AlertTask
 
-    return deliver_group(
-        fleet.database,
-        fleet.config,
-        AlertGroup.DOWN,
+    return AlertTask(
+        database=fleet.database,
+        config=fleet.config,
+        group=AlertGroup.DOWN,
         send=fleet.send,
         link=lambda event: None,
         page=None,
@@ -183,7 +183,7 @@ def deliver(fleet: Any, try_number: int) -> int:
         try_number=try_number,
         clock=lambda: fleet.now,
         hold_until=fleet.now + DAY,
-    )
+    ).run()
 
 
 # ── what waits says for what ────────────────────────────────────────────────────────────────────

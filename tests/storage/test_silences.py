@@ -7,14 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert
 
-from portmon.alerting.silences import Silence
+from portmon.alerting.silences import Acknowledgement, Silence, Withholding
+from portmon.model.alert import DeliveryState, DeliveryStatus
 from portmon.model.event import Event, EventKind, Severity
-from portmon.storage import outbox, silences
-from portmon.storage.alerts_view import Told, open_alerts
+from portmon.storage import alerts, deliveries, events, silences, tables
 from portmon.storage.database import Database
-from portmon.storage.tables import alerts, deliveries, events
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -32,7 +31,7 @@ def add(conn: Connection, **values: Any) -> int:
     return silences.add(conn, **{**defaults, **values})
 
 
-def ids(found: list[Silence]) -> list[int]:
+def ids(found: list[Withholding]) -> list[int]:
     return [one.id for one in found]
 
 
@@ -56,7 +55,6 @@ def test_a_silence_comes_back_as_it_was(conn: Connection) -> None:
     assert silences.all_(conn) == [
         Silence(
             id=number,
-            alert_id=None,
             hosts=(NASTY, "b"),
             labels={NASTY: (NASTY, "x")},
             ports=((1, 2), (80, 80)),
@@ -127,6 +125,9 @@ def test_those_that_are_over_for_long_are_deleted(conn: Connection) -> None:
 
 def test_a_later_acknowledgement_replaces_the_earlier(conn: Connection) -> None:
     other = silences.acknowledge(conn, "b", author="bob", now=NOW)
+    assert silences.all_(conn) == [
+        Acknowledgement(id=other, alert_id="b", starts_at=NOW, ends_at=None, author="bob", reason="", created_at=NOW)
+    ]
     first = silences.acknowledge(conn, "a", author="bob", reason=NASTY, now=NOW)
     second = silences.acknowledge(conn, "a", author="eve", now=NOW + HOUR, ends_at=NOW + 2 * HOUR)
     assert ids(silences.current(conn, NOW + HOUR)) == [other, second]
@@ -165,13 +166,11 @@ def event(number: int, kind: EventKind = EventKind.DOWN, **values: Any) -> Event
 
 def open_one(conn: Connection, *story: Event, starts_at: datetime = NOW, ends_at: datetime | None = None) -> str:
     """An alert, from its first event to its newest."""
-    outbox.add(conn, story)
+    events.add(conn, story)
     first, last = story[0], story[-1]
+    events.dispatched(conn, {one.id: first.id for one in story})
     conn.execute(
-        update(events).where(events.c.id.in_([one.id for one in story])).values(alert_id=first.id, dispatched=True)
-    )
-    conn.execute(
-        insert(alerts).values(
+        insert(tables.alerts).values(
             id=first.id, key=first.alert_key, host_id=first.host_id, last_event_id=last.id, starts_at=starts_at,
             ends_at=ends_at,
         )
@@ -181,7 +180,7 @@ def open_one(conn: Connection, *story: Event, starts_at: datetime = NOW, ends_at
 
 def deliver(conn: Connection, one: Event, channel: str, state: str, reason: str | None = None) -> None:
     conn.execute(
-        insert(deliveries).values(
+        insert(tables.deliveries).values(
             event_id=one.id, channel=channel, route="r", state=state, tries=1, last_error=reason, targets_done=[],
             created_at=NOW, updated_at=NOW,
         )
@@ -197,22 +196,30 @@ def test_open_alerts(conn: Connection) -> None:
     deliver(conn, down, "mail", "delivered")
     deliver(conn, down, "log", "delivered")
     deliver(conn, flapping, "log", "withheld", NASTY)
-    found = open_alerts(conn, NOW)
-    assert [(one.id, one.key, one.starts_at, one.event) for one in found] == [
-        (first, "host/h2", NOW - HOUR, unreachable),
-        (second, "port/h1/tcp/80", NOW, flapping),
+    found = alerts.opened(conn)
+    assert [(key, one.id, one.starts_at, one.first, one.event) for key, one in found.items()] == [
+        ("host/h2", first, NOW - HOUR, unreachable, unreachable),
+        ("port/h1/tcp/80", second, NOW, down, flapping),
     ]
-    assert found[0].told == ()
-    assert found[1].told == (Told("log", "r", "withheld", NASTY), Told("mail", "r", "delivered", None))
-    assert [one.id for one in open_alerts(conn, NOW, host_id="h1")] == [second]
-    assert open_alerts(conn, NOW, host_id="h3") == []
-    assert outbox.by_ids(conn, [first, second, "gone"]) == {first: unreachable, second: down}
+    assert alerts.opened(conn, ["port/h1/tcp/80", "host/h3"]).keys() == {"port/h1/tcp/80"}
+    assert alerts.opened(conn, []) == {}
+    assert deliveries.of_alerts(conn, [first, second]) == {
+        second: [
+            DeliveryStatus("log", "r", DeliveryState.WITHHELD, NASTY),
+            DeliveryStatus("mail", "r", DeliveryState.DELIVERED, None),
+        ]
+    }
+    assert [one.id for one in alerts.opened(conn, host_id="h1").values()] == [second]
+    assert alerts.opened(conn, host_id="h3") == {}
+    assert events.by_ids(conn, [first, second, "gone"]) == {first: unreachable, second: down}
 
 
 def test_what_withholds_an_open_alert(conn: Connection) -> None:
     number = open_one(conn, event(1))
     add(conn, hosts=["*"], ports=[(81, 81)])
     add(conn, starts_at=NOW + HOUR, ends_at=NOW + 2 * HOUR)
-    assert [one.silenced for one in open_alerts(conn, NOW)] == [None]
+    assert silences.in_force(conn, NOW).withholds(event(1), number) is None
     acknowledged = silences.acknowledge(conn, number, author="bob", now=NOW)
-    assert [one.silenced and one.silenced.id for one in open_alerts(conn, NOW)] == [acknowledged]
+    withheld_by = silences.in_force(conn, NOW).withholds(event(1), number)
+    assert isinstance(withheld_by, Acknowledgement)
+    assert withheld_by.id == acknowledged

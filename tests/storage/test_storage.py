@@ -21,15 +21,29 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select, text, update
 
 from portmon.errors import LeaseLostError, StorageError
-from portmon.model.event import Event, EventKind
+from portmon.model.alert import DeliveryState, begun_by
+from portmon.model.event import AlertRole, Event, EventKind
 from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome, Owner
-from portmon.storage import alerts, archive, conditions, contents, host_keys, hosts, inventory, lease, outbox, runs
+from portmon.storage import (
+    alerts,
+    archive,
+    conditions,
+    contents,
+    deliveries,
+    events,
+    host_keys,
+    hosts,
+    inventory,
+    lease,
+    runs,
+)
 from portmon.storage.database import VERSION_TABLE, Database
 from portmon.storage.tables import contents as content_table
 from portmon.storage.tables import hosts as host_table
 from portmon.storage.tables import metadata
 from portmon.storage.tables import observations as observation_table
+from tests.worlds.archived import seen, with_frames
 from tests.worlds.databases import migrated_postgres
 from tests.worlds.postgres import Cluster
 
@@ -172,7 +186,7 @@ def test_a_transaction_that_is_killed_leaves_nothing(database: Database) -> None
         "from portmon.storage.database import Database\n"
         "from portmon.storage import conditions\n"
         "with Database(sys.argv[1]).begin() as conn:\n"
-        "    conditions.begin(conn, 'x', since=datetime.now(UTC), event_id='e')\n"
+        "    conditions.begin(conn, 'x', since=datetime.now(UTC))\n"
         "    print('written', flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -187,7 +201,7 @@ def test_a_transaction_that_is_killed_leaves_nothing(database: Database) -> None
     child.send_signal(signal.SIGKILL)
     child.communicate()
     with database.begin() as conn:
-        assert conditions.begin(conn, "x", since=NOW, event_id="e")
+        assert conditions.begin(conn, "x", since=NOW)
 
 
 # ── contents and archive ────────────────────────────────────────────────────────────────────────
@@ -213,7 +227,7 @@ def test_an_observation_comes_back_as_it_was(database: Database) -> None:
         digest = archive.save_observation(conn, good)
         assert archive.save_observation(conn, good) == digest
         archive.save_observation(conn, failed)
-        found = archive.observations_to_evaluate(conn)
+        found = seen(conn)
         assert [one.listing for one in found] == [good.listing, None]
         assert [one.error for one in found] == [None, NASTY]
         assert [one.observed_at for one in found] == [NOW, NOW + timedelta(minutes=5)]
@@ -236,7 +250,7 @@ def test_many_looks_are_stored_as_one_by_one(database: Database) -> None:
         digests = archive.save_observations(conn, looks)
         assert digests == {look.host_id: archive.save_observation(conn, look) for look in looks}
         assert digests["h3"] == "unreachable:timeout"
-        found = archive.observations_to_evaluate(conn, frames=True)
+        found = with_frames(conn)
         assert [one.facts or "unreachable:timeout" for one in found] == [digests[one.host_id] for one in found]
         assert [dataclasses.replace(one, facts=None) for one in found] == looks
         assert archive.save_observations(conn, []) == {}
@@ -313,11 +327,11 @@ def test_contents_live_as_long_as_whoever_refers_to_them(database: Database) -> 
     with database.begin() as conn:
         for number in range(72):
             now = NOW + number * hour
-            seen = [observation("h1", now, ports=(80,)), observation("h2", now, ports=(number // 20,))]
-            archive.save_observations(conn, [dataclasses.replace(look, frames=()) for look in seen])
+            looks = [observation("h1", now, ports=(80,)), observation("h2", now, ports=(number // 20,))]
+            archive.save_observations(conn, [dataclasses.replace(look, frames=()) for look in looks])
             archive.expire(conn, now - day)
             # Every look still has what it showed.
-            found = archive.observations_to_evaluate(conn)
+            found = seen(conn)
             assert {look.observed_at for look in found} == {now - back * hour for back in range(min(number, 24) + 1)}
             shown = {listener.port for look in found if look.host_id == "h2" for listener in look.listing.listeners}  # type: ignore[union-attr]
             assert contents.sizes(conn)[0] in (len(shown) + 1, len(shown) + 2)
@@ -335,7 +349,7 @@ def test_any_text_and_time_survive(value: str, at: datetime) -> None:
     database = Database("sqlite://")
     with database.engine.begin() as conn:
         metadata.create_all(conn)
-        conditions.begin(conn, value, since=at, event_id="e")
+        conditions.begin(conn, value, since=at)
         from portmon.storage.tables import conditions as table
 
         assert conn.execute(select(table.c.name, table.c.since)).one() == (value, at)
@@ -369,14 +383,11 @@ def test_the_last_good_list_is_the_one_fetched_last(database: Database) -> None:
 def test_hosts_are_hidden_resumed_and_purged(database: Database) -> None:
     with database.begin() as conn:
         hosts.sync(conn, [Host("h1", "n1", "a", 22, {"x": "y"}), Host("h2", "n2", "b")])
-        outbox.add(conn, [event(1), event(2, EventKind.RETIRED)])
+        events.add(conn, [event(1), event(2, EventKind.RETIRED)])
         enqueue(conn, "log")
         hosts.hide(conn, ["h1"], NOW)
         assert [one.removed_at for one in hosts.known(conn)] == [NOW, None]
-        assert outbox.states(conn, [event(1).id, event(2).id]) == {
-            (event(1).id, "log"): "cancelled",
-            (event(2).id, "log"): "pending",
-        }
+        assert states(conn, 1, 2) == [DeliveryState.CANCELLED, DeliveryState.PENDING]
         hosts.resume(conn, ["h1"])
         assert [one.removed_at for one in hosts.known(conn)] == [None, None]
         archive.save_observation(conn, observation())
@@ -416,115 +427,137 @@ def test_runs(database: Database) -> None:
         ]
 
 
-# ── outbox ──────────────────────────────────────────────────────────────────────────────────────
+# ── events and deliveries ───────────────────────────────────────────────────────────────────────────
 
 
 def test_an_event_comes_back_as_it_was_and_once(database: Database) -> None:
     one = event(1, details={"x": [1, NASTY]}, program=NASTY, since=NOW, last_seen=NOW)
     with database.begin() as conn:
-        outbox.add(conn, [one])
-        outbox.add(conn, [one])
-        assert outbox.recent(conn) == [one]
+        events.add(conn, [one])
+        events.add(conn, [one])
+        assert events.recent(conn) == [one]
 
 
 def enqueue(conn: Connection, *channels: str) -> None:
     """Everything that is new to some channels."""
-    new = outbox.undispatched(conn)
-    outbox.enqueue(conn, [(one.id, channel, "default") for one in new for channel in channels], NOW)
-    outbox.dispatched(conn, {one.id: one.id for one in new})
+    new = events.undispatched(conn)
+    deliveries.enqueue(conn, [(one.id, channel, "default") for one in new for channel in channels], NOW)
+    events.dispatched(conn, {one.id: one.id for one in new})
 
 
 def queued(conn: Connection, channel: str) -> list[str]:
-    return [one.event.id for one in outbox.queue(conn, channel)]
+    return [one.event.id for one in deliveries.unfinished(conn, channel) if one.state is not DeliveryState.WITHHELD]
+
+
+def states(conn: Connection, *numbers: int, channel: str = "log") -> list[DeliveryState]:
+    """Of the deliveries of some events."""
+    found = deliveries.of_events(conn, [event(number).id for number in numbers])
+    return [found[event(number).id, channel].state for number in numbers]
 
 
 def test_each_channel_gets_each_event_once(database: Database) -> None:
     ids = [event(1).id, event(2).id]
     with database.begin() as conn:
-        outbox.add(conn, [event(1), event(2, EventKind.NEW), event(3, EventKind.BASELINE)])
+        events.add(conn, [event(1), event(2, EventKind.NEW), event(3, EventKind.BASELINE)])
         # A note is for nobody.
-        assert [one.id for one in outbox.undispatched(conn)] == ids
+        assert [one.id for one in events.undispatched(conn)] == ids
         enqueue(conn, "log", "mail")
         enqueue(conn, "log", "mail", "later")
         assert (queued(conn, "log"), queued(conn, "mail"), queued(conn, "later")) == (ids, ids, [])
-        outbox.begin_sending(conn, "log", ids[:1], "m1", NOW)
-        outbox.delivered(conn, "log", ids[:1], NOW)
-        outbox.begin_sending(conn, "mail", ids[:1], "m2", NOW)
-        outbox.failed(conn, "mail", ids[:1], NASTY, ["target"], NOW)
+        deliveries.begin_sending(conn, "log", ids[:1], "m1", NOW)
+        deliveries.delivered(conn, "log", ids[:1], NOW)
+        deliveries.begin_sending(conn, "mail", ids[:1], "m2", NOW)
+        deliveries.failed(conn, "mail", ids[:1], NASTY, ["target"], NOW)
         assert queued(conn, "log") == ids[1:]
-        first = outbox.queue(conn, "mail")[0]
+        first = deliveries.unfinished(conn, "mail")[0]
         assert (first.targets_done, first.tries, first.message_id) == (("target",), 1, None)
 
 
 def test_what_may_have_come_through_is_known(database: Database) -> None:
     (one,) = [event(1)]
     with database.begin() as conn:
-        outbox.add(conn, [one])
+        events.add(conn, [one])
         enqueue(conn, "log")
-        outbox.begin_sending(conn, "log", [one.id], "m1", NOW)
-        (found,) = outbox.queue(conn, "log")
+        deliveries.begin_sending(conn, "log", [one.id], "m1", NOW)
+        (found,) = deliveries.unfinished(conn, "log")
         assert found.message_id == "m1"
-        (told,) = outbox.told(conn, [one.id])[one.id]
-        assert (told.at, told.unsure, told.hears_the_end) == (None, True, True)
-        # Only who sends next may take back what is under way.
-        outbox.cancel(conn, "log", {one.id: "over"}, NOW, also_sending=False)
-        assert outbox.states(conn, [one.id]) == {(one.id, "log"): outbox.SENDING}
-        outbox.cancel(conn, "log", {one.id: "over"}, NOW, also_sending=True)
-        assert outbox.states(conn, [one.id]) == {(one.id, "log"): outbox.CANCELLED}
-        assert outbox.told(conn, [one.id])[one.id][0].hears_the_end
+        receipt = deliveries.receipts(conn, [one.id])[one.id]["log"]
+        assert (receipt.at, receipt.message_id, receipt.notified, receipt.under_way) == (None, "m1", True, True)
+        deliveries.settle(conn, [(found, "over")], DeliveryState.CANCELLED, NOW)
+        assert states(conn, 1) == [DeliveryState.CANCELLED]
+        assert deliveries.receipts(conn, [one.id])[one.id]["log"].notified
+
+
+def test_what_another_task_moved_on_meanwhile_is_left_alone(database: Database) -> None:
+    with database.begin() as conn:
+        events.add(conn, [event(1), event(2, port=81)])
+        enqueue(conn, "log")
+        found = deliveries.unfinished(conn)
+        deliveries.begin_sending(conn, "log", [event(1).id], "m1", NOW)
+        deliveries.settle(conn, [(one, f"why {one.event.port}") for one in found], DeliveryState.CANCELLED, NOW)
+        assert states(conn, 1, 2) == [DeliveryState.SENDING, DeliveryState.CANCELLED]
+        assert deliveries.of_events(conn, [event(2).id])[event(2).id, "log"].reason == "why 81"
+        # Nothing to do is no statement.
+        deliveries.settle(conn, [], DeliveryState.CANCELLED, NOW)
 
 
 def test_what_is_withheld_waits_or_is_settled(database: Database) -> None:
+    later = NOW + timedelta(hours=1)
     with database.begin() as conn:
-        outbox.add(conn, [event(1), event(2, port=81)])
+        events.add(conn, [event(1), event(2, port=81)])
         enqueue(conn, "log")
-        both = [event(1).id, event(2).id]
-        outbox.withhold(conn, "log", both, "silenced", NOW, for_good=False)
+        both = deliveries.unfinished(conn)
+        deliveries.settle(conn, [(one, "silenced") for one in both], DeliveryState.WITHHELD, NOW)
         assert queued(conn, "log") == []
-        assert not outbox.told(conn, [event(1).id])[event(1).id][0].hears_the_end
-        first, second = outbox.waiting(conn)
-        outbox.release(conn, "log", [second.queued.event.id], NOW + timedelta(hours=1))
+        receipt = deliveries.receipts(conn, [event(1).id])[event(1).id]["log"]
+        assert not receipt.notified
+        assert not receipt.under_way
+        first, second = deliveries.unfinished(conn)
+        assert (first.state, first.reason) == (DeliveryState.WITHHELD, "silenced")
+        deliveries.settle(conn, [(second, None)], DeliveryState.PENDING, later, created_at=later)
         assert queued(conn, "log") == [event(2).id]
-        assert outbox.waiting(conn)[1].queued.since == NOW + timedelta(hours=1)
-        outbox.settle_withheld(conn, [first.queued.alert_id], NOW)
-        assert outbox.states(conn, [event(1).id]) == {(event(1).id, "log"): outbox.SILENCED}
+        assert deliveries.unfinished(conn)[1].since == later
+        deliveries.settle(conn, [(first, first.reason)], DeliveryState.SILENCED, NOW)
+        assert states(conn, 1) == [DeliveryState.SILENCED]
 
 
 def test_what_was_not_sent_of_a_dropped_port_is_cancelled(database: Database) -> None:
     with database.begin() as conn:
-        outbox.add(conn, [event(1), event(2, port=81)])
+        events.add(conn, [event(1), event(2, port=81)])
         enqueue(conn, "log")
-        outbox.add(conn, [event(3)])
-        outbox.cancel_ports(conn, [("h1", "tcp", 80)], reason="why", now=NOW)
-        assert outbox.undispatched(conn) == []
-        assert [one.event.port for one in outbox.queue(conn, "log")] == [81]
+        events.add(conn, [event(3)])
+        deliveries.cancel_ports(conn, [("h1", "tcp", 80)], reason="why", now=NOW)
+        assert events.undispatched(conn) == []
+        assert [one.event.port for one in deliveries.unfinished(conn, "log")] == [81]
 
 
 def test_events_expire_but_not_while_somebody_waits_for_them(database: Database) -> None:
     with database.begin() as conn:
-        outbox.add(conn, [event(1), event(2), event(3, EventKind.BASELINE)])
+        events.add(conn, [event(1), event(2), event(3, EventKind.BASELINE)])
         enqueue(conn, "log")
-        outbox.delivered(conn, "log", [event(1).id], NOW)
-        assert outbox.expire(conn, NOW) == 0
-        assert outbox.expire(conn, NOW + timedelta(days=1)) == 2
-        assert [one.id for one in outbox.recent(conn)] == [event(2).id]
+        deliveries.delivered(conn, "log", [event(1).id], NOW)
+        assert events.expire(conn, NOW) == 0
+        assert events.expire(conn, NOW + timedelta(days=1)) == 2
+        assert [one.id for one in events.recent(conn)] == [event(2).id]
 
 
 def test_the_events_of_an_alert_that_goes_on_stay(database: Database) -> None:
     later = NOW + timedelta(days=1)
     with database.begin() as conn:
-        outbox.add(conn, [event(1), event(2, EventKind.RECOVERED)])
-        alert = alerts.begun(event(1))
+        events.add(conn, [event(1), event(2, EventKind.RECOVERED)])
+        alert = begun_by(event(1))
         alerts.save(conn, [alert])
-        outbox.dispatched(conn, {event(1).id: alert.id})
-        assert outbox.expire(conn, later) == 0
-        alerts.save(conn, [dataclasses.replace(alert, ends_at=NOW, closed_by=event(2).id)])
-        outbox.dispatched(conn, {event(2).id: alert.id})
+        events.dispatched(conn, {event(1).id: alert.id})
+        assert events.expire(conn, later) == 0
+        assert alerts.opened(conn) == {alert.key: alert}
+        over = dataclasses.replace(alert, role=AlertRole.RESOLVED, event=event(2, EventKind.RECOVERED), ends_at=NOW)
+        alerts.save(conn, [over])
+        events.dispatched(conn, {event(2).id: alert.id})
         assert alerts.opened(conn) == {}
-        assert [one.closed_by for one in alerts.closed_since(conn, NOW)] == [event(2).id]
+        assert alerts.ended_since(conn, NOW) == [over]
         alerts.expire(conn, later)
-        assert outbox.expire(conn, later) == 2
-        assert alerts.of_ids(conn, [alert.id]) == {}
+        assert events.expire(conn, later) == 2
+        assert alerts.ended_since(conn, NOW) == []
 
 
 # ── leases, host keys, conditions ───────────────────────────────────────────────────────────────
@@ -555,12 +588,12 @@ def test_a_late_holder_writes_nothing(database: Database) -> None:
     second = lease.acquire(database, "state", "second", ttl=minute, now=NOW + minute)
     assert second is not None
     with pytest.raises(LeaseLostError, match="'first' was replaced by 'second'"), database.begin() as conn:
-        conditions.begin(conn, "x", since=NOW, event_id="e")
+        conditions.begin(conn, "x", since=NOW)
         first.check(conn)
     first.release()
     with database.begin() as conn:
         second.check(conn)
-        assert conditions.begin(conn, "x", since=NOW, event_id="e")
+        assert conditions.begin(conn, "x", since=NOW)
 
 
 def test_a_retry_replaces_its_dead_first_try(database: Database) -> None:
@@ -592,7 +625,7 @@ def test_host_keys(database: Database) -> None:
     with database.begin() as conn:
         host_keys.remember(conn, "[a]:22", "ssh-ed25519", "AAAA", "SHA256:a", NOW)
         host_keys.remember(conn, "[a]:22", "ssh-ed25519", "BBBB", "SHA256:b", NOW)
-        assert [key.key_base64 for key in host_keys.get(conn, "[a]:22")] == ["AAAA"]
+        assert [key.key_base64 for key in host_keys.trusted(conn, ["[a]:22"])["[a]:22"]] == ["AAAA"]
         assert not host_keys.accept(conn, "[a]:22", "SHA256:a")
         host_keys.report_change(conn, "[a]:22", "ssh-ed25519", "CCCC", "SHA256:c", NOW)
         host_keys.report_change(conn, "[a]:22", "ssh-rsa", "DDDD", "SHA256:d", NOW)
@@ -608,7 +641,7 @@ def test_host_keys(database: Database) -> None:
 
 def test_conditions(database: Database) -> None:
     with database.begin() as conn:
-        assert conditions.begin(conn, "x", since=NOW, event_id="e")
-        assert not conditions.begin(conn, "x", since=NOW, event_id="f")
+        assert conditions.begin(conn, "x", since=NOW)
+        assert not conditions.begin(conn, "x", since=NOW)
         assert conditions.end(conn, "x")
         assert not conditions.end(conn, "x")

@@ -16,9 +16,8 @@ from portmon.config import parse_config
 from portmon.errors import PortmonError
 from portmon.model.event import AlertGroup
 from portmon.steps import deliver as delivering
-from portmon.steps import dispatch
-from portmon.steps import reminders as repeats
-from portmon.storage import alerts, lease, outbox
+from portmon.steps import dispatch, reminders
+from portmon.storage import alerts, deliveries, events, lease
 from portmon.storage.database import Database
 
 FIVE = timedelta(minutes=5)
@@ -49,27 +48,27 @@ _WRAPPED: dict[str, tuple[Any, str, bool]] = {
     "dispatch: has the lease": (dispatch, "dispatch", False),
     "dispatch: before alerts are stored": (alerts, "save", False),
     "dispatch: alerts are stored": (alerts, "save", True),
-    "dispatch: deliveries are written": (outbox, "enqueue", True),
-    "dispatch: events are marked": (outbox, "dispatched", True),
+    "dispatch: deliveries are written": (deliveries, "enqueue", True),
+    "dispatch: events are marked": (events, "dispatched", True),
     "dispatch: what is superseded is cancelled": (dispatch, "_cancel_superseded", True),
     "dispatch: silences are applied": (dispatch, "_apply_silences", True),
-    "dispatch: repeats are looked up": (repeats, "groups", True),
+    "dispatch: repeats are looked up": (reminders.Book, "due", True),
     "dispatch: is committed": (dispatch, "groups_to_alert", True),
-    "deliver: channels are chosen": (delivering._Task, "channels", True),
-    "deliver: has the lease": (delivering._Delivery, "run", False),
-    "deliver: the queue is read": (outbox, "queue", True),
-    "deliver: batches are made": (delivering, "next_batches", True),
+    "deliver: channels are chosen": (delivering.AlertTask, "channels", True),
+    "deliver: has the lease": (delivering._Sender, "_send_all", False),
+    "deliver: the queue is read": (deliveries, "unfinished", True),
+    "deliver: messages are made": (delivering, "next_notifications", True),
     "deliver: the lease is renewed": (lease.Lease, "renew", True),
-    "deliver: sending is noted": (outbox, "begin_sending", True),
-    "deliver: the message is rendered": (delivering._Task, "message", True),
-    "deliver: before the message goes": (delivering._Delivery, "_within_limit", False),
-    "deliver: after the message went": (delivering._Delivery, "_within_limit", True),
-    "deliver: before it is marked": (outbox, "delivered", False),
-    "deliver: it is marked, not committed": (outbox, "delivered", True),
-    "deliver: it is committed": (delivering._Delivery, "_send_batch", True),
-    "deliver: a failure is marked, not committed": (outbox, "failed", True),
-    "deliver: before a result is noted": (delivering._Delivery, "_mark", False),
-    "dispatch: reminders are put into the queue": (repeats, "remind", True),
+    "deliver: sending is noted": (deliveries, "begin_sending", True),
+    "deliver: the message is rendered": (delivering.AlertTask, "message", True),
+    "deliver: before the message goes": (delivering._Sender, "_within_limit", False),
+    "deliver: after the message went": (delivering._Sender, "_within_limit", True),
+    "deliver: before it is marked": (deliveries, "delivered", False),
+    "deliver: it is marked, not committed": (deliveries, "delivered", True),
+    "deliver: it is committed": (delivering._Sender, "_send", True),
+    "deliver: a failure is marked, not committed": (deliveries, "failed", True),
+    "deliver: before a result is noted": (delivering._Sender, "_mark", False),
+    "dispatch: reminders are put into the queue": (dispatch, "remind", True),
     "deliver: the lease is given back": (lease.Lease, "release", True),
 }
 POINTS = tuple(_WRAPPED)
@@ -89,10 +88,10 @@ def work(job: Job) -> None:
     for group in AlertGroup:
         if group in groups:
             try:
-                delivering.deliver_group(
-                    database,
-                    config,
-                    group,
+                delivering.AlertTask(
+                    database=database,
+                    config=config,
+                    group=group,
                     send=lambda channel, message, done: deliver(channel, message, done=done),
                     link=lambda _: None,
                     page=None,
@@ -100,7 +99,7 @@ def work(job: Job) -> None:
                     holder=job.holder,
                     clock=lambda: job.now,
                     hold_until=job.now + 4 * FIVE,
-                )
+                ).run()
             except PortmonError:
                 # Red; the next run goes on.
                 pass

@@ -18,6 +18,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from portmon.config import parse_config
+from portmon.model.alert import DeliveryState
 from portmon.model.event import EventKind
 from portmon.storage import silences
 from tests.stories.crashes import POINTS, Job, work
@@ -150,21 +151,22 @@ def test_killed_at_every_point(tmp_path: Path, receiver: Receiver, seed: int) ->
 
 
 def _check(story: Story, receiver: Receiver) -> None:
-    from portmon.storage import outbox
+    from portmon.storage import deliveries
+    from portmon.storage import events as stored
 
     with story.database.begin() as conn:
-        events = outbox.recent(conn, limit=100_000)
-        assert outbox.waiting(conn, ["hook"]) == []
-        states = outbox.states(conn, [event.id for event in events])
+        events = stored.recent(conn, limit=100_000)
+        assert deliveries.unfinished(conn, "hook") == []
+        statuses = deliveries.of_events(conn, [event.id for event in events])
     told = Counter(event_id for ids in receiver.told().values() for event_id in ids)
     by_id = {event.id: event for event in events}
     # Nothing is lost: what is marked as delivered came, and what did not come was overtaken, or silenced.
     for event in events:
-        state = states.get((event.id, "hook"))
-        if state == outbox.DELIVERED:
+        status = statuses.get((event.id, "hook"))
+        if status and status.state is DeliveryState.DELIVERED:
             assert told[event.id] >= 1, event
-        elif state is not None:
-            assert state in (outbox.CANCELLED, outbox.SILENCED), (event, state)
+        elif status is not None:
+            assert status.state in (DeliveryState.CANCELLED, DeliveryState.SILENCED), (event, status)
     # A kill costs one duplicate message at most.
     documents = Counter(document["id"] for document in receiver.documents if not document["reminder"])
     assert sum(count - 1 for count in documents.values()) <= story.kills

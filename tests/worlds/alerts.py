@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection, insert
 
 from portmon.model.event import Event, EventKind, Severity
-from portmon.storage import outbox
+from portmon.storage import events
 from portmon.storage.tables import alerts, deliveries
 
 
@@ -46,11 +46,11 @@ def open_alert(
         program=program,
         labels=labels or {},
     )
-    outbox.add(conn, [event])
+    events.add(conn, [event])
     conn.execute(
         insert(alerts).values(id=event.id, key=event.alert_key, host_id=host, last_event_id=event.id, starts_at=at)
     )
-    outbox.dispatched(conn, {event.id: event.id})
+    events.dispatched(conn, {event.id: event.id})
     for channel, state in (channels or {}).items():
         told = {"last_error": error, "notified_at": at if state == "delivered" else None}
         row = {"event_id": event.id, "channel": channel, "state": state, "tries": 1, "targets_done": [], **told}

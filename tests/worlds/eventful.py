@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, select
 from portmon.config import Config
 from portmon.model.event import Event
 from portmon.model.host import Host
-from portmon.storage import conditions, decisions, outbox, tables
+from portmon.storage import conditions, decisions, events, tables
 from portmon.storage.database import Database
 from tests.worlds.fleet import MONDAY, Fleet
 
@@ -37,7 +37,7 @@ def derived(
     conn: Connection, since: datetime = LONG_AGO, until: datetime = MONDAY + timedelta(days=365)
 ) -> list[Event]:
     """In the order of their ids: what the same step derives has no other one."""
-    found = outbox.derived(conn, since, until, after=0, last=1 << 30)
+    found = events.derived(conn, since, until, after=0, last=1 << 30)
     return sorted(found, key=lambda event: (event.at, event.id))
 
 
@@ -85,7 +85,9 @@ def eventful(fleet: Fleet, runs: int, seed: int = 1) -> None:
                     one.trouble = None
             case 10:
                 with fleet.database.begin() as conn:
-                    decisions.accept(conn, machine.host.id, 443, at=fleet.now, author="ann")
+                    decisions.decide(
+                        conn, decisions.DecisionKind.ACCEPTED, machine.host.id, 443, at=fleet.now, author="ann"
+                    )
         fleet.run()
 
 

@@ -13,7 +13,7 @@ from portmon.errors import DeliveryError
 from portmon.model.event import AlertGroup, Event
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
-from portmon.steps.deliver import deliver_group
+from portmon.steps.deliver import AlertTask
 from portmon.steps.dispatch import groups_to_alert
 from portmon.steps.evaluate import evaluate_run
 from portmon.steps.fetch import fetch_inventory
@@ -21,7 +21,7 @@ from portmon.steps.overdue import report_overdue
 from portmon.steps.plan import plan_hosts
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import archive, outbox
+from portmon.storage import archive, events
 from portmon.storage.database import Database
 
 FIVE = timedelta(minutes=5)
@@ -136,7 +136,7 @@ class Fleet:
         self.alert()
         self.number += 1
         with self.database.begin() as conn:
-            return outbox.recent(conn, run_id=run.run_id)
+            return events.recent(conn, run_id=run.run_id)
 
     def route(self) -> set[AlertGroup]:
         """Which alert tasks are started."""
@@ -153,10 +153,10 @@ class Fleet:
 
     def deliver(self, group: AlertGroup) -> int:
         """One alert task."""
-        return deliver_group(
-            self.database,
-            self.config,
-            group,
+        return AlertTask(
+            database=self.database,
+            config=self.config,
+            group=group,
             send=self.send,
             link=lambda event: f"https://airflow.example.com/{event.run_id}/{event.host_name}",
             page="https://airflow.example.com/portmon",
@@ -164,7 +164,7 @@ class Fleet:
             holder="test",
             clock=lambda: self.now,
             hold_until=self.now + 4 * FIVE,
-        )
+        ).run()
 
     def send(self, channel: Any, message: Message, done: tuple[str, ...]) -> None:
         """A receiver that takes everything, unless it is dead."""

@@ -192,12 +192,12 @@ def alert(group: AlertGroup) -> Any:
     def send(*, dag_run: Any, ti: Any) -> int:
         """Send the undelivered events of this group through every channel, and note what was delivered."""
         from portmon.airflow.outside import deliver
-        from portmon.steps.deliver import deliver_group
+        from portmon.steps.deliver import AlertTask
 
-        return deliver_group(
-            settings.database(),
-            settings.config(),
-            group,
+        return AlertTask(
+            database=settings.database(),
+            config=settings.config(),
+            group=group,
             send=deliver,
             link=log_link,
             page=run_link(dag_run.run_id),
@@ -206,7 +206,7 @@ def alert(group: AlertGroup) -> Any:
             holder=f"{ti.task_id} {dag_run.run_id}",
             try_number=ti.try_number,
             clock=_now,
-        )
+        ).run()
 
     return send()
 

@@ -57,7 +57,7 @@ def find_outages(
     for alert in alerts:
         event = alert.event
         if event.host_id in site_of and event.meaning.folded_as:
-            over = event.meaning.role is AlertRole.RESOLVED
+            over = event.role is AlertRole.RESOLVED
             (back if over else gone)[site_of[event.host_id]].add(event.host_id)
     found: dict[str, Outage] = {}
     for site in {*gone, *back}:

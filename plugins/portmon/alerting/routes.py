@@ -148,9 +148,9 @@ class Routes:
 
 def _unrouted(event: Event) -> str | None:
     """Why an event has no route of its own; None if it has."""
-    if event.meaning.role is None:
+    if event.role is None:
         return f"{event.kind.value} is a note: kept, and sent to nobody"
-    if event.meaning.role is AlertRole.RESOLVED:
+    if event.role is AlertRole.RESOLVED:
         return f"{event.kind.value} has no route: it goes to whoever got what it ends"
     return None
 

@@ -1,4 +1,4 @@
-"""What nobody is to be told of: silences and acknowledgements. They withhold messages, never events.
+"""Silences and acknowledgements: they withhold messages, never events.
 
 A weekly schedule is a text such as ``Sun 02:00-04:00``, ``Mon-Fri 22:00-06:00`` (over midnight; it belongs to the day
 on which it starts) or ``Sat,Sun 00:00-24:00``. It is compared with what a clock on the wall of its time zone shows. So
@@ -10,10 +10,11 @@ and three hours on the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import ClassVar
 from zoneinfo import ZoneInfo
 
 from portmon.matching import any_glob, has_labels, in_ranges, is_named, match_text
@@ -75,7 +76,7 @@ def parse_weekly(text: str) -> Weekly:
 def zone(name: str) -> ZoneInfo:
     """A time zone by its IANA name.
 
-    :raises ValueError: if this machine knows none of that name
+    :raises ValueError: if there is none of that name here
     """
     try:
         return ZoneInfo(name)
@@ -83,32 +84,20 @@ def zone(name: str) -> ZoneInfo:
         raise ValueError(f"{name!r} is no time zone: give an IANA name such as Europe/Berlin, or UTC") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Silence:
-    """What nobody is to be told of, and when. Everything given must match; of a list, one item must.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Withholding:
+    """Keeps messages from channels for a time.
 
-    :param alert_id: an acknowledgement: only of this alert, and then nothing else is given
-    :param hosts: globs on the host's name; ``*`` matches the monitor's own events too
-    :param labels: of the host: name to globs on its value
-    :param ports: inclusive ranges
-    :param programs: globs; an unknown program matches none
-    :param ends_at: from when on it does not count any more; None: until somebody lifts it
-    :param weekly: schedules, see :func:`parse_weekly`: between start and end it counts only within one of them
-    :param timezone: IANA name, of the schedules
+    :param ends_at: from when on it does not count any more; None: until a person lifts it
     :param author: who wants it
     :param reason: why, in that person's words
     """
 
+    verb: ClassVar[str]
+
     id: int
-    alert_id: str | None
-    hosts: tuple[str, ...]
-    labels: Mapping[str, tuple[str, ...]] = field(hash=False)
-    ports: tuple[tuple[int, int], ...]
-    programs: tuple[str, ...]
     starts_at: datetime
     ends_at: datetime | None
-    weekly: tuple[str, ...]
-    timezone: str
     author: str
     reason: str
     created_at: datetime
@@ -120,13 +109,67 @@ class Silence:
         return any(end is not None and end <= now for end in (self.ends_at, self.lifted_at))
 
     def active(self, now: datetime) -> bool:
+        """Whether it counts."""
+        return self.starts_at <= now and not self.over(now)
+
+    def next_start(self, now: datetime) -> datetime | None:
+        """When it counts next; now if it does, None if it never will."""
+        return None if self.over(now) else max(now, self.starts_at)
+
+    def when(self) -> str:
+        """When it counts, for people who know when it began."""
+        return f"until {self.ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if self.ends_at is not None else ""
+
+    def told(self) -> str:
+        """Why a message is withheld, for people: who, until when, why."""
+        when = self.when()
+        return f"{self.verb} by {self.author}{f' {when}' if when else ''}{f': {self.reason}' if self.reason else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledgement(_Withholding):
+    """A person takes care of one alert. It ends with the alert, if not earlier."""
+
+    verb = "acknowledged"
+
+    alert_id: str
+
+    def matches(self, event: Event, alert_id: str | None, host: Host | None = None) -> bool:
+        """As :meth:`Silence.matches`."""
+        return alert_id == self.alert_id
+
+    def what(self) -> str:
+        """Its subject, for people: no more than the id of the alert is known here."""
+        return f"alert {self.alert_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence(_Withholding):
+    """Which events send no message, and when. Everything given must match; of a list, one item must.
+
+    :param hosts: globs on the host's name; ``*`` matches the monitor's own events too
+    :param labels: of the host: name to globs on its value
+    :param ports: inclusive ranges
+    :param programs: globs; an unknown program matches none
+    :param weekly: schedules, see :func:`parse_weekly`: between start and end it counts only within one of them
+    :param timezone: IANA name, of the schedules
+    """
+
+    verb = "silenced"
+
+    hosts: tuple[str, ...] = ()
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    ports: tuple[tuple[int, int], ...] = ()
+    programs: tuple[str, ...] = ()
+    weekly: tuple[str, ...] = ()
+    timezone: str = "UTC"
+
+    def active(self, now: datetime) -> bool:
         """Whether it counts.
 
         A schedule or time zone that can't be read here silences nothing: rather a message too many than one too few.
         """
-        if now < self.starts_at or self.over(now):
-            return False
-        return not self.weekly or self._scheduled(now)
+        return _Withholding.active(self, now) and (not self.weekly or self._scheduled(now))
 
     def next_start(self, now: datetime) -> datetime | None:
         """When it counts next, to the minute; now if it does, None if it never will."""
@@ -147,8 +190,6 @@ class Silence:
         :param alert_id: of the alert that the event is part of, if any
         :param host: as it is called and labelled now; what goes on may be silenced by that as well
         """
-        if self.alert_id is not None:
-            return alert_id == self.alert_id
         if not self._matches_host_of(event) and not (host is not None and self.matches_host(host)):
             return False
         if self.ports and (event.port is None or not in_ranges(event.port, self.ports)):
@@ -164,31 +205,21 @@ class Silence:
 
     def matches_host(self, host: Host) -> bool:
         """Whether some event of a host could be withheld."""
-        return (
-            self.alert_id is None
-            and has_labels(host.labels, self.labels)
-            and (not self.hosts or is_named(host.name, self.hosts))
-        )
+        return has_labels(host.labels, self.labels) and (not self.hosts or is_named(host.name, self.hosts))
 
     def what(self) -> str:
-        """What it is about, for people; of an acknowledgement nothing is known here but its alert."""
-        if self.alert_id is not None:
-            return f"alert {self.alert_id}"
+        """Its subject, for people."""
         given = {"host": self.hosts, "label": self.labels, "port": self.ports, "program": self.programs}
         return match_text((name, value or None) for name, value in given.items())
 
     def when(self) -> str:
         """When it counts, for people who know when it began."""
-        parts = [f"{', '.join(self.weekly)} {self.timezone}"] if self.weekly else []
-        if self.ends_at is not None:
-            parts.append(f"until {self.ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
-        return " ".join(parts)
+        weekly = f"{', '.join(self.weekly)} {self.timezone}" if self.weekly else ""
+        return f"{weekly} {_Withholding.when(self)}".strip()
 
     def told(self) -> str:
         """Why a message is withheld, for people: who, until when, why."""
-        verb, number = ("silenced", f" (silence {self.id})") if self.alert_id is None else ("acknowledged", "")
-        when = self.when()
-        return f"{verb} by {self.author}{f' {when}' if when else ''}{f': {self.reason}' if self.reason else ''}{number}"
+        return f"{_Withholding.told(self)} (silence {self.id})"
 
     def _scheduled(self, now: datetime) -> bool:
         try:
@@ -210,17 +241,28 @@ class Silence:
         return at + min(wait * _MINUTE, _HOUR) if steady else at + _MINUTE
 
 
-def silenced(
-    silences: Iterable[Silence], event: Event, alert_id: str | None, now: datetime, host: Host | None = None
-) -> Silence | None:
-    """The first silence that counts and is about an event.
+Withholding = Silence | Acknowledgement
 
-    :param alert_id: of the alert that the event is part of, if any
-    :param host: of the event, as it is called and labelled now
+
+@dataclass(frozen=True, slots=True)
+class SilencesInForce:
+    """Silences and acknowledgements at a moment.
+
+    :param found: those that do not count now included
+    :param listed: host id: host, as the CMDB has it now
     """
-    return next(
-        (silence for silence in silences if silence.active(now) and silence.matches(event, alert_id, host)), None
-    )
+
+    found: Sequence[Withholding]
+    listed: Mapping[str, Host]
+    now: datetime
+
+    def withholds(self, event: Event, alert_id: str | None) -> Withholding | None:
+        """The first that counts and is about an event.
+
+        :param alert_id: of the alert that the event is part of, if any
+        """
+        host = self.listed.get(event.host_id or "")
+        return next((one for one in self.found if one.active(self.now) and one.matches(event, alert_id, host)), None)
 
 
 def _minute_of_week(wall: datetime) -> int:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import Connection
 
 from portmon.alerting.routes import Routes
-from portmon.alerting.silences import Silence, silenced
+from portmon.alerting.silences import Acknowledgement, Silence, SilencesInForce, Withholding
 from portmon.api.hosts import find_host
 from portmon.api.view import Text, View, minute, place
 from portmon.config import Config
 from portmon.errors import CommandError
+from portmon.model.alert import Alert, DeliveryStatus
 from portmon.model.event import AlertRole, Event, EventKind, Severity
+from portmon.model.host import KnownHost
 from portmon.model.observation import PROTOCOL
-from portmon.storage import alerts_view, silences
-from portmon.storage.alerts_view import OpenAlert
-from portmon.storage.hosts import KnownHost
+from portmon.storage import alerts, deliveries, silences
 
 
 class DeliveryView(View):
@@ -60,23 +60,32 @@ class AlertView(View):
         return place(self.host, self.port)
 
 
-def alert_view_of(one: OpenAlert) -> AlertView:
-    """What is shown of an open alert."""
-    event, silence = one.event, one.silenced
+def list_alerts(conn: Connection, now: datetime, *, about: Silence | None = None) -> list[AlertView]:
+    """Open alerts, oldest first.
+
+    :param about: those only that a silence is about, whether it counts now or not
+    """
+    in_force = silences.in_force(conn, now)
+    opened = [
+        one
+        for one in alerts.opened(conn).values()
+        if about is None or about.matches(one.event, one.id, in_force.listed.get(one.event.host_id or ""))
+    ]
+    statuses = deliveries.of_alerts(conn, [one.id for one in opened])
+    return [_view(one, statuses.get(one.id, ()), in_force.withholds(one.event, one.id)) for one in opened]
+
+
+def _view(one: Alert, statuses: Sequence[DeliveryStatus], withheld: Withholding | None) -> AlertView:
+    event = one.event
     return AlertView(
         id=one.id,
         since=one.starts_at,
         host=event.host_name,
         **{name: getattr(event, name) for name in ("host_id", "port", "program", "unit", "kind", "severity", "reason")},
-        told=tuple(DeliveryView.model_validate(told) for told in one.told),
-        withheld=silence
-        and WithheldView(silence=silence.id, acknowledged=silence.alert_id is not None, told=silence.told()),
+        told=tuple(map(DeliveryView.model_validate, statuses)),
+        withheld=withheld
+        and WithheldView(silence=withheld.id, acknowledged=isinstance(withheld, Acknowledgement), told=withheld.told()),
     )
-
-
-def list_alerts(conn: Connection, now: datetime) -> list[AlertView]:
-    """Open alerts, oldest first."""
-    return [alert_view_of(one) for one in alerts_view.open_alerts(conn, now)]
 
 
 def acknowledge(
@@ -89,7 +98,7 @@ def acknowledge(
     """
     end = f"until {minute(until)}, or until it is over" if until else "until it is over"
     done = []
-    for one in _open_at(conn, find_host(conn, host), port, now):
+    for one in _open_at(conn, find_host(conn, host), port):
         number = silences.acknowledge(conn, one.id, author=author, reason=reason, ends_at=until, now=now)
         subject = place(one.event.host_name, one.event.port)
         done.append(f"{subject}: {one.event.kind.value} is acknowledged {end} (silence {number})")
@@ -99,8 +108,10 @@ def acknowledge(
 def withdraw_acknowledgement(conn: Connection, host: str, port: int | None, *, author: str, now: datetime) -> str:
     """Send messages about what is open at a port again; without a port, about the host itself."""
     found = find_host(conn, host)
-    ids = {one.id for one in _open_at(conn, found, port, now)}
-    acknowledgements = [one for one in silences.current(conn, now) if one.alert_id in ids]
+    ids = {one.id for one in _open_at(conn, found, port)}
+    acknowledgements = [
+        one for one in silences.current(conn, now) if isinstance(one, Acknowledgement) and one.alert_id in ids
+    ]
     if not acknowledgements:
         raise CommandError(f"{place(found.name, port)}: no open alert there is acknowledged")
     for one in acknowledgements:
@@ -108,8 +119,8 @@ def withdraw_acknowledgement(conn: Connection, host: str, port: int | None, *, a
     return f"{place(found.name, port)}: no longer acknowledged"
 
 
-def _open_at(conn: Connection, host: KnownHost, port: int | None, now: datetime) -> list[OpenAlert]:
-    opened = alerts_view.open_alerts(conn, now, host_id=host.id)
+def _open_at(conn: Connection, host: KnownHost, port: int | None) -> list[Alert]:
+    opened = list(alerts.opened(conn, host_id=host.id).values())
     wanted = [one for one in opened if one.event.port == port and one.event.protocol in (None, PROTOCOL)]
     if not wanted:
         others = ", ".join(
@@ -123,7 +134,7 @@ def _open_at(conn: Connection, host: KnownHost, port: int | None, now: datetime)
 
 def forgotten_channels(conn: Connection, config: Config) -> dict[str, int]:
     """Channel that is not configured any more: number of open alerts that it was, or may have been, notified of."""
-    return alerts_view.told_elsewhere(conn, {channel.name for channel in config.alerts.channels})
+    return deliveries.notified_elsewhere(conn, {channel.name for channel in config.alerts.channels})
 
 
 def explain_routes(
@@ -169,7 +180,7 @@ def explain_routes(
                 )
             except CommandError as error:
                 unknown = str(error)
-        withheld = _silence_of(conn, event)
+        withheld = _withholding(conn, event)
     about = [kind.value if event.host_name is None else f"{kind.value} of {event.host_name}"]
     about += [f"port {port}"] if port is not None else []
     about += [f"program {program}"] if program is not None else []
@@ -183,11 +194,10 @@ def explain_routes(
     return [*lines, f"  withheld now: {withheld.told() if withheld else 'no'}"]
 
 
-def _silence_of(conn: Connection, event: Event) -> Silence | None:
+def _withholding(conn: Connection, event: Event) -> Withholding | None:
     """What withholds an event; a resolved message is never withheld."""
-    role = event.meaning.role
-    if role in (None, AlertRole.RESOLVED):
+    if event.role in (None, AlertRole.RESOLVED):
         return None
-    opened = {one.key: one.id for one in alerts_view.open_alerts(conn, event.at, host_id=event.host_id)}
-    alert_id = opened.get(event.alert_key) if role is AlertRole.FIRING else None
-    return silenced(silences.current(conn, event.at), event, alert_id, event.at)
+    opened = alerts.opened(conn, [event.alert_key]).values() if event.role is AlertRole.FIRING else ()
+    in_force = SilencesInForce(silences.current(conn, event.at), {}, event.at)
+    return in_force.withholds(event, next((alert.id for alert in opened), None))

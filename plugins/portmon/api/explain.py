@@ -16,11 +16,12 @@ from portmon.engine.rules import RuleSet
 from portmon.engine.states import Port
 from portmon.engine.watched import decisions_on, subjects_of
 from portmon.fields import format_duration
+from portmon.model.alert import DeliveryStatus
 from portmon.model.event import Event, EventKind
+from portmon.model.host import KnownHost
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
-from portmon.storage import archive, conditions, decisions, outbox, state
-from portmon.storage.hosts import KnownHost
+from portmon.storage import archive, conditions, decisions, deliveries, events, state
 
 _WIDE = {EventKind.RETIRED} | {
     kind for kind in EventKind if kind.usual.subject in ("host", "fleet") and kind is not EventKind.PROBE_OUTDATED
@@ -42,8 +43,8 @@ def explain(conn: Connection, config: Config, wanted: str, number: int, *, now: 
     if looked is not None:
         error = f" ({looked.error})" if looked.error else ""
         lines.append(f"Last look: {_moment(looked.observed_at)}, run {looked.run_id}: {looked.outcome.value}{error}.")
-    story = outbox.of_port(conn, host.id, number, kinds=_WIDE)
-    sent = outbox.fates(conn, [event.id for event in story])
+    story = events.of_port(conn, host.id, number, kinds=_WIDE)
+    sent = deliveries.of_events(conn, [event.id for event in story])
     happened = [f"  {line}" for event in story for line in _event_lines(event, number, sent)]
     return [*lines, "", "What happened:", *(happened or ["  nothing so far."])]
 
@@ -179,7 +180,7 @@ _DETAILS = {
 """Details of an event that the story shows, in this order."""
 
 
-def _event_lines(event: Event, port: int, sent: Mapping[tuple[str, str], str]) -> Iterator[str]:
+def _event_lines(event: Event, port: int, sent: Mapping[tuple[str, str], DeliveryStatus]) -> Iterator[str]:
     subject = "" if event.port in (None, port) else f" of port {event.port}"
     owner = ", ".join(name for name in (event.program, event.unit) if name) if event.port is not None else ""
     names = f" ({owner})" if owner else ""
@@ -195,7 +196,11 @@ def _event_lines(event: Event, port: int, sent: Mapping[tuple[str, str], str]) -
             parts.append(text.format(", ".join(map(str, value)) if isinstance(value, list) else value))
     if event.replayed_by is not None:
         parts.append(f"evaluated again by run {event.replayed_by}")
-    parts += [f"{channel}: {fate}" for (event_id, channel), fate in sent.items() if event_id == event.id]
+    parts += [
+        f"{one.channel}: {one.state}{f' ({one.reason})' if one.reason else ''}"
+        for (event_id, _), one in sent.items()
+        if event_id == event.id
+    ]
     yield f"    {'; '.join(parts)}"
 
 

@@ -8,10 +8,11 @@ from sqlalchemy import Connection
 
 from portmon.api.view import View
 from portmon.errors import CommandError
+from portmon.model.host import KnownHost
 from portmon.storage import host_keys, hosts
 
 
-def find_host(conn: Connection, wanted: str) -> hosts.KnownHost:
+def find_host(conn: Connection, wanted: str) -> KnownHost:
     """A host by its id, or by its name without regard to case.
 
     :raises CommandError: no host or several hosts are named so

@@ -13,6 +13,7 @@ from portmon.engine.states import Port
 from portmon.errors import CommandError
 from portmon.model.state import PortStatus
 from portmon.storage import decisions, state
+from portmon.storage.decisions import DecisionKind
 
 
 class PortView(View):
@@ -65,20 +66,20 @@ def accept(conn: Connection, host: str, port: int, *, author: str, reason: str, 
         raise CommandError(
             f"{found.name}: port {port} is {known.declared}; take that back, or it is down again at once"
         )
-    decisions.accept(conn, found.id, port, at=now, author=author, reason=reason)
+    decisions.decide(conn, DecisionKind.ACCEPTED, found.id, port, at=now, author=author, reason=reason)
     return f"{found.name}: port {port} is accepted as gone; the next complete answer without it retires it"
 
 
 def promote(conn: Connection, host: str, port: int, *, author: str, reason: str, now: datetime) -> str:
     """Note that a port must listen from now on. It need not be known yet."""
     found = find_host(conn, host)
-    decisions.promote(conn, found.id, port, at=now, author=author, reason=reason)
+    decisions.decide(conn, DecisionKind.PROMOTED, found.id, port, at=now, author=author, reason=reason)
     return f"{found.name}: port {port} must listen from now on"
 
 
 def withdraw_promotion(conn: Connection, host: str, port: int) -> str:
     """Take the promotion of a port back."""
     found = find_host(conn, host)
-    if not decisions.withdraw(conn, decisions.Decision.PROMOTED, found.id, port):
+    if not decisions.withdraw(conn, DecisionKind.PROMOTED, found.id, port):
         raise CommandError(f"{found.name}: port {port} was not promoted")
     return f"{found.name}: port {port} is no longer promoted"

@@ -8,17 +8,17 @@ from datetime import datetime
 from pydantic import Field
 from sqlalchemy import Connection
 
-from portmon.alerting.silences import Silence
-from portmon.api.alerts import AlertView, alert_view_of
+from portmon.alerting.silences import Acknowledgement, Silence, Withholding
+from portmon.api.alerts import AlertView, list_alerts
 from portmon.api.view import Text, View, minute, place
 from portmon.errors import CommandError, RequestError
 from portmon.fields import parse_ports
-from portmon.storage import alerts_view, outbox, silences
+from portmon.storage import events, silences
 from portmon.storage import hosts as known_hosts
 
 
 class SilenceView(View):
-    """A silence or an acknowledgement, see :class:`portmon.alerting.silences.Silence`.
+    """A silence, or an acknowledgement, which has an alert and nothing else that it is about.
 
     :param what: what it is about, in words
     :param state: in words
@@ -28,15 +28,15 @@ class SilenceView(View):
     """
 
     id: int
-    alert_id: str | None
-    hosts: tuple[Text, ...]
-    labels: Mapping[Text, tuple[Text, ...]]
-    ports: tuple[tuple[int, int], ...]
-    programs: tuple[Text, ...]
+    alert_id: str | None = None
+    hosts: tuple[Text, ...] = ()
+    labels: Mapping[Text, tuple[Text, ...]] = {}
+    ports: tuple[tuple[int, int], ...] = ()
+    programs: tuple[Text, ...] = ()
     starts_at: datetime
     ends_at: datetime | None
-    weekly: tuple[str, ...]
-    timezone: str
+    weekly: tuple[str, ...] = ()
+    timezone: str = "UTC"
     author: Text
     reason: Text
     created_at: datetime
@@ -112,7 +112,7 @@ def silence(
         )
     except ValueError as error:
         raise RequestError(str(error)) from error
-    made = next(one for one in silences.current(conn, now) if one.id == number)
+    made = next(one for one in silences.current(conn, now) if isinstance(one, Silence) and one.id == number)
     if made.next_start(now) is None:
         raise CommandError("the weekly schedule does not come round before the end; nothing is silenced")
     fleet = known_hosts.listed(conn)
@@ -120,11 +120,7 @@ def silence(
         silence=_views(conn, [made], now)[0],
         matching=sum(made.matches_host(host) for host in fleet.values()),
         known=len(fleet),
-        alerts=tuple(
-            alert_view_of(one)
-            for one in alerts_view.open_alerts(conn, now)
-            if made.matches(one.event, one.id, fleet.get(one.event.host_id or ""))
-        ),
+        alerts=tuple(list_alerts(conn, now, about=made)),
     )
 
 
@@ -136,24 +132,24 @@ def lift(conn: Connection, number: int, *, author: str, now: datetime) -> str:
     return f"silence {number} is lifted"
 
 
-def _views(conn: Connection, found: Collection[Silence], now: datetime) -> list[SilenceView]:
-    acknowledged = outbox.by_ids(conn, [one.alert_id for one in found if one.alert_id is not None])
+def _views(conn: Connection, found: Collection[Withholding], now: datetime) -> list[SilenceView]:
+    acknowledged = events.by_ids(conn, [one.alert_id for one in found if isinstance(one, Acknowledgement)])
     views = []
     for one in found:
-        event = acknowledged.get(one.alert_id or "")
+        event = acknowledged.get(one.alert_id) if isinstance(one, Acknowledgement) else None
         active = one.active(now)
         told = {
             "what": f"{event.kind.value} of {place(event.host_name, event.port)}" if event else one.what(),
             "state": _state(one, now),
             "active": active,
             "next": None if active else one.next_start(now),
-            "when": one.when() or ("until it is over" if one.alert_id else ""),
+            "when": one.when() or ("until it is over" if isinstance(one, Acknowledgement) else ""),
         }
         views.append(SilenceView(**{name: getattr(one, name) for name in one.__dataclass_fields__}, **told))
     return views
 
 
-def _state(one: Silence, now: datetime) -> str:
+def _state(one: Withholding, now: datetime) -> str:
     if one.lifted_at is not None:
         return f"was lifted by {one.lifted_by} at {minute(one.lifted_at)}"
     if one.over(now):

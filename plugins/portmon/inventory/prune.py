@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from portmon.inventory.config import Cmdb
-from portmon.model.host import Inventory
+from portmon.model.host import AcceptedList, Inventory, KnownHost
 
 PRUNE_GUARD_ABOVE = 5
 """Up to this many hosts, any of them may leave: a share of so few says nothing."""
@@ -17,34 +16,6 @@ GUARDED = timedelta(days=1)
 loses many in a day."""
 MAX_EXCHANGED = 0.5
 """Share of hosts that may be replaced by as many new ones in one run: more are other ids for the same hosts."""
-
-
-class PrunableHost(Protocol):
-    """A host that is stored."""
-
-    @property
-    def id(self) -> str:
-        """Its id in the CMDB."""
-
-    @property
-    def removed_at(self) -> datetime | None:
-        """When it left; None while it is in."""
-
-
-class AcceptedList(Protocol):
-    """A host list that was taken over."""
-
-    @property
-    def at(self) -> datetime:
-        """When."""
-
-    @property
-    def hosts(self) -> int:
-        """Of the largest list in force until then, its own included."""
-
-    @property
-    def forced(self) -> bool:
-        """Those before it do not count any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +37,7 @@ class PrunePlan:
 
 
 def plan_prune(
-    known: Iterable[PrunableHost],
+    known: Iterable[KnownHost],
     inventory: Inventory,
     *,
     stale: bool,

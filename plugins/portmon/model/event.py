@@ -242,6 +242,16 @@ class Event:
         return self.kind.meaning(self.details)
 
     @property
+    def group(self) -> AlertGroup | None:
+        """The alert task that sends it; None for a note."""
+        return self.meaning.group
+
+    @property
+    def role(self) -> AlertRole | None:
+        """What it means for its alert; None for a note."""
+        return self.meaning.role
+
+    @property
     def alert_row(self) -> Meaning:
         """The row that names its alert: its own, but a ``retired`` of a whole host ends alerts of several kinds."""
         if "ends" in self.details:

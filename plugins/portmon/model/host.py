@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,20 @@ class Host:
     def shown(self) -> str:
         """Name and address for a message, the address only where it says more."""
         return self.name if self.name == self.address else f"{self.name} ({self.address})"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHost(Host):
+    """A host as it is stored: as the CMDB knew it last.
+
+    :param removed_at: when it left the CMDB; None while it is in
+    """
+
+    removed_at: datetime | None = None
+
+    def as_host(self) -> Host:
+        """The same without what the CMDB does not say."""
+        return Host(self.id, self.name, self.address, self.port, self.labels, tuple(self.declared))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +75,16 @@ class Inventory:
     invalid: tuple[InvalidHost, ...] = ()
     disabled: int = 0
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedList:
+    """A host list that was taken over.
+
+    :param hosts: of the largest list in force until then, its own included
+    :param forced: those before it do not count any more
+    """
+
+    at: datetime
+    hosts: int
+    forced: bool

@@ -2,7 +2,7 @@
 
 A port can't be looked at in the past. But every look is kept, and so is every step that changed the state
 (:mod:`portmon.storage.journal`). They are carried out again, in their order, on the state as it was at a checkpoint, in
-a database of its own: nobody else sees it, and the one that is in use is only read.
+a database of its own; the one that is in use is only read.
 """
 
 from __future__ import annotations
@@ -16,27 +16,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
 from portmon.config import Config
 from portmon.errors import ReplayError
 from portmon.model.event import Event
-from portmon.model.host import Host
 from portmon.steps.evaluate import evaluate_looks, fleet_of
 from portmon.steps.prune import carry_out
-from portmon.storage import archive, checkpoints, contents, inventory, journal, outbox
+from portmon.storage import archive, checkpoints, contents, events, inventory, journal
 from portmon.storage.database import Database
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What was evaluated again.
+    """The steps that were evaluated again.
 
-    :param after: the step of the journal whose state it began with
-    :param since: when that was kept
-    :param until: time of the last step
-    :param last: the last step
+    :param after: the step of the journal whose state it began with, kept at ``since``
+    :param last: the last step, of ``until``
     :param evaluations: how many
     """
 
@@ -66,7 +64,7 @@ def base_of(source: Connection, since: datetime) -> tuple[int, datetime]:
     base = checkpoints.before(source, since)
     if base is None:
         raise ReplayError(
-            "no run has kept what a replay of the archive takes, so there is nothing before the next run: wait for it"
+            "no run has kept what a replay needs, so there is nothing before the next run: wait for the next one"
         )
     return base
 
@@ -113,30 +111,23 @@ def carry_on(
     :param span: what was evaluated again so far
     """
     steps = list(journal.entries(source))
-    looks = journal.Looks(steps)
-    hosts_of = _HostLists(source)
+    looks = journal.EvaluatedLooks(steps)
+    # Host lists and inputs of steps that follow each other are mostly the same.
+    hosts_of = lru_cache(maxsize=2)(lambda digest: inventory.load(source, digest).hosts)
+    inputs_of = lru_cache(maxsize=2)(lambda digest: journal.inputs_from_json(contents.get(source, digest)))
     taken = checkpoints.taken(source, after=span.after)
     left = [step for step in steps if step.seq > span.last and (until is None or step.at <= until)]
     for number, step in enumerate(left, start=1):
+        named: dict[str, Any] = {"run_id": step.run_id, "now": step.at, "step": step.seq}
+        listed = hosts_of(step.inventory)
         with scratch.begin() as conn:
             if step.kind == journal.PRUNE:
-                pruned = journal.pruned_from_json(contents.get(source, step.what))
-                listed = hosts_of.listed(step.inventory)
-                carry_out(conn, pruned, listed, run_id=step.run_id, now=step.at, step=step.seq)
+                carry_out(conn, journal.pruned_from_json(contents.get(source, step.what)), listed, **named)
             else:
-                fleet, inputs = hosts_of.fleet(step.inventory, step.what)
-                found = (look for look in archive.looks_for(source, step.run_id, step.late) if look.host_id in fleet)
-                evaluate_looks(
-                    conn,
-                    looks.of(step, found),
-                    fleet,
-                    inputs,
-                    config,
-                    run_id=step.run_id,
-                    now=step.at,
-                    step=step.seq,
-                    source=source,
-                )
+                inputs = inputs_of(step.what)
+                fleet = fleet_of(listed, inputs)
+                found = [look for look in archive.looks_for(source, step.run_id, step.late) if look.host_id in fleet]
+                evaluate_looks(conn, looks.of(step, found), fleet, inputs, config, source=source, **named)
             if step.seq in taken:
                 checkpoints.take(conn, step.seq, taken[step.seq])
         if on_step is not None:
@@ -149,23 +140,6 @@ def carry_on(
     )
 
 
-class _HostLists:
-    """Host lists, and what evaluations went by, of which those that follow each other are mostly the same."""
-
-    def __init__(self, source: Connection) -> None:
-        self.listed = lru_cache(maxsize=2)(lambda digest: inventory.load(source, digest).hosts)
-        self._inputs = lru_cache(maxsize=2)(lambda digest: journal.inputs_from_json(contents.get(source, digest)))
-
-    def fleet(self, listed: str, inputs: str) -> tuple[dict[str, Host], journal.Inputs]:
-        """What may be evaluated, and by what.
-
-        :param listed: digest of the host list
-        :param inputs: digest
-        """
-        found = self._inputs(inputs)
-        return fleet_of(self.listed(listed), found), found
-
-
 # ── what if ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -173,7 +147,6 @@ class _HostLists:
 class Difference:
     """How events of a time differ from what was.
 
-    :param span: what was evaluated again
     :param gained: events that would have been
     :param lost: events that were, and would not have been
     :param changed: those that would have been told otherwise: as they were, and as they would have been
@@ -190,24 +163,23 @@ class Difference:
 
 
 def what_if(source: Connection, scratch: Database, config: Config, *, since: datetime, until: datetime) -> Difference:
-    """What a configuration would have made of the looks of a time, and what was made of them. Stores nothing.
+    """Compare the events that a configuration would have made of a time with those that there are. Stores nothing.
 
     :param source: of the state database, which is only read
     :param scratch: an empty database
-    :param since: events from then on are compared
-    :param until: and before this
+    :param until: events from ``since`` on and before this are compared
     :raises ReplayError: there is nothing to go by, or it begins later
     """
     span = evaluate_again(source, scratch, config, since=since, until=until)
     if span.since > since:
         raise ReplayError(
-            f"what a replay of the archive takes is kept from {span.since:%Y-%m-%d %H:%M} UTC on: give a later one"
+            f"what a replay needs is kept from {span.since:%Y-%m-%d %H:%M} UTC on: give a later beginning"
         )
     with scratch.begin() as conn:
-        would = {event.id: event for event in _of_time(conn, since, until, span)}
-    were = {event.id: event for event in _of_time(source, since, until, span)}
+        would = _events_of(conn, since, until, span)
+    were = _events_of(source, since, until, span)
     both = [(were[event_id], event) for event_id, event in would.items() if event_id in were]
-    numbers = [Counter(event.kind.value for event in events.values()) for events in (were, would)]
+    numbers = [Counter(event.kind.value for event in found.values()) for found in (were, would)]
     return Difference(
         span,
         gained=tuple(event for event_id, event in would.items() if event_id not in were),
@@ -218,7 +190,7 @@ def what_if(source: Connection, scratch: Database, config: Config, *, since: dat
     )
 
 
-def _of_time(conn: Connection, since: datetime, until: datetime, span: Span) -> Iterator[Event]:
+def _events_of(conn: Connection, since: datetime, until: datetime, span: Span) -> dict[str, Event]:
     """Events that follow from what was seen, without those of later steps, and without the mark of a replay."""
-    found = outbox.derived(conn, since, until, after=span.after, last=span.last)
-    return (dataclasses.replace(event, replayed_by=None) for event in found)
+    found = events.derived(conn, since, until, after=span.after, last=span.last)
+    return {event.id: dataclasses.replace(event, replayed_by=None) for event in found}

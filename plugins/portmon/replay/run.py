@@ -1,8 +1,8 @@
 """A run that replays: evaluate again what was seen in a time, and put what that gives in place.
 
 A replay goes on to now, whatever time it is asked for: what comes after rests on what was before. So each run *marks*
-its time, and whoever holds the lease evaluates for all marks at once; the others find theirs done. Runs that ask hosts
-go on meanwhile. Only at the end, for the steps that they added and for the change itself, they have to wait.
+its time, and the run that holds the lease evaluates for all marks at once; the others find theirs done. Runs that ask
+hosts go on meanwhile. Only at the end, for the steps that they added and for the change itself, they have to wait.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from portmon import timeouts
 from portmon.config import Config
 from portmon.errors import ParamError, ReplayError
 from portmon.model.event import port_alert_key
-from portmon.replay.archive import Difference, Span, base_of, carry_on, evaluate_again, scratch_database, what_if
+from portmon.replay.archive import Difference, base_of, carry_on, evaluate_again, scratch_database, what_if
 from portmon.steps.dispatch import DISPATCH_TTL, DISPATCHER
 from portmon.steps.prune import WRITER_WAIT, writer
 from portmon.steps.run import BACKFILL, REPLAY_FROM, Run
-from portmon.storage import alerts, contents, hosts, lease, outbox, replays, rewrite, runs
+from portmon.storage import alerts, contents, events, hosts, lease, replays, rewrite, runs
 from portmon.storage.database import Database
 from portmon.storage.lease import Lease
 from portmon.storage.replays import Mark
@@ -34,16 +34,16 @@ from portmon.text import REASON_LIMIT, plain
 log = logging.getLogger(__name__)
 
 REPLAY = "replay"
-"""Name of the lease that whoever evaluates again holds."""
+"""Name of the lease that a run holds while it evaluates again."""
 TTL = timedelta(minutes=10)
 RENEW = 60.0
 """Seconds after which the lease is made longer."""
 PROGRESS = 30.0
 """Seconds after which the log says how far it is."""
 POLL = 2.0
-"""Seconds between two looks at the lease: who waits for it waits for minutes."""
+"""Seconds between two looks at the lease: a run waits for it for minutes."""
 FORGOTTEN = timedelta(days=1)
-"""A mark that is this old is of a run that nobody will try again."""
+"""A mark that is this old is of a run that is not tried again."""
 SLOT = timedelta(minutes=5)
 """How long the time of a backfill run is if runs have no rhythm."""
 SHOWN = 20
@@ -72,7 +72,7 @@ def window_of(conn: Connection, config: Config, run: Run, *, interval: timedelta
 
     :param interval: time between scheduled runs; 0 if there is no rhythm
     :raises ParamError: it begins in the future
-    :raises ReplayError: nobody knows when the run was
+    :raises ReplayError: it is not known when the run was
     """
     slot = interval or SLOT
     own = runs.times(conn, run.run_id)
@@ -84,9 +84,11 @@ def window_of(conn: Connection, config: Config, run: Run, *, interval: timedelta
         since = run.logical_date or (own[0] if own else None)
         if since is None:
             raise ReplayError("this backfill run has no logical date: there is no time that it could evaluate again")
-        window = Window(since, since + slot)
-        # What is evaluated again is what the run of that time saw, even if it came late.
-        return window if own is None else _joined([window, _time_of(own, slot)])
+        if own is None:
+            return Window(since, since + slot)
+        # The run of that time may have come late: its looks are evaluated again.
+        seen = _time_of(own, slot)
+        return Window(min(since, seen.since), max(since + slot, seen.until))
     if own is not None and runs.superseded(conn, run.run_id):
         return _time_of(own, slot)
     if own is None and run.due is not None and run.due < now - config.retention.observations:
@@ -121,12 +123,12 @@ def replay_run(
     interval: timedelta,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> dict[str, int]:
-    """Evaluate a time again and put what that gives in place, unless somebody just did.
+    """Evaluate a time again and put what that gives in place, unless another run just did.
 
     :returns: counts for people: ``replayed`` (evaluations), ``gained``, ``lost`` and ``changed`` (events), ``hosts``
         and ``ports`` (whose state differs), ``to_tell`` (events)
     :raises ReplayError: nothing is kept of that time
-    :raises StorageError: a part of the archive is gone or damaged, or somebody took over
+    :raises StorageError: a part of the archive is gone or damaged, or another task took over
     """
     with database.begin() as conn:
         must_be_kept(conn, window, interval=interval)
@@ -140,21 +142,21 @@ def replay_run(
             marks = _marks(conn, clock())
             if own not in [mark.id for mark in marks]:
                 return _done_by_another(conn, run)
-            # Who asks for a time by hand gets it evaluated.
+            # A time that a person asks for is evaluated in any case.
             counts = None if run.replay_from else _nothing_new(conn, config, run, window, own, clock())
             if counts is not None:
                 return counts
         try:
             return _evaluate(database, config, run, marks, held, clock)
         except Exception:
-            # Another try makes a mark of its own; nobody else is to fail for this one.
+            # Another try makes a mark of its own; no other run is to fail for this one.
             with database.begin() as conn:
                 replays.drop(conn, [own])
             raise
 
 
 def replay_dry(database: Database, config: Config, window: Window, *, interval: timedelta) -> dict[str, int]:
-    """What :func:`replay_run` would change of the events of a time; nothing is kept."""
+    """Count the events of a time that :func:`replay_run` would change; nothing is kept."""
     with scratch_database() as scratch, database.look() as source:
         if source is None:
             raise ReplayError(f"{database} is empty: there is nothing to evaluate again")
@@ -203,16 +205,7 @@ def _nothing_new(
     if not runs.settings_after(conn, last.last_step) <= {contents.digest_of(config.to_json())}:
         return None
     told = rewrite.tell(conn, since=window.since, until=window.until) if run.notify else 0
-    replays.finish(
-        conn,
-        [own],
-        by=last.by,
-        now=now,
-        evaluated_from=last.evaluated_from,
-        last_step=last.last_step,
-        rules=last.rules,
-        summary={"to_tell": told},
-    )
+    replays.finish(conn, [own], dataclasses.replace(last, at=now, summary={"to_tell": told}))
     log.info(
         "Run %s evaluated this time again by these rules, and everything since then was: nothing to do", plain(last.by)
     )
@@ -237,59 +230,31 @@ def _evaluate(
         f"{since:%Y-%m-%d %H:%M:%S}",
         f", for {', '.join(others)} as well" if others else "",
     )
+    holder, try_number = f"replay {run.run_id}", run.try_number
     with scratch_database() as scratch:
         with database.look() as source:
             if source is None:
                 raise ReplayError(f"{database} is empty: there is nothing to evaluate again")
-            progress = _Progress(database, held)
-            span = evaluate_again(source, scratch, config, since=since, on_step=progress)
-        return _put_in_place(database, config, run, marks, held, scratch, span, clock)
-
-
-def _put_in_place(
-    database: Database,
-    config: Config,
-    run: Run,
-    marks: Sequence[Mark],
-    held: Lease,
-    scratch: Database,
-    span: Span,
-    clock: Callable[[], datetime],
-) -> dict[str, int]:
-    holder = f"replay {run.run_id}"
-    with (
-        writer(database, holder, run) as writing,
-        # Nobody is to be told just now of what is taken back.
-        lease.hold(
-            database,
-            DISPATCHER,
-            holder,
-            ttl=DISPATCH_TTL,
-            wait=WRITER_WAIT,
-            take_over=True,
-            try_number=run.try_number,
-        ) as dispatching,
-        database.begin() as conn,
-    ):
-        for one in (writing, dispatching, held):
-            one.check(conn)
-        span = carry_on(conn, scratch, config, span)
-        now = clock()
-        with scratch.begin() as evaluated:
-            changes = rewrite.replace(conn, evaluated, after=span.after, run_id=run.run_id, now=now)
-        told = sum(rewrite.tell(conn, since=mark.since, until=mark.until) for mark in marks if mark.notify)
-        summary = {"replayed": span.evaluations, **dataclasses.asdict(changes), "to_tell": told}
-        replays.finish(
-            conn,
-            [mark.id for mark in marks],
-            by=run.run_id,
-            now=now,
-            evaluated_from=span.since,
-            last_step=span.last,
-            rules=_rules(config),
-            summary=summary,
-        )
-        untold = _untold(conn)
+            span = evaluate_again(source, scratch, config, since=since, on_step=_Progress(database, held))
+        with (
+            writer(database, holder, run) as writing,
+            # No channel is to be told just now of what is taken back.
+            lease.hold(
+                database, DISPATCHER, holder, ttl=DISPATCH_TTL, wait=WRITER_WAIT, take_over=True, try_number=try_number
+            ) as dispatching,
+            database.begin() as conn,
+        ):
+            for one in (writing, dispatching, held):
+                one.check(conn)
+            span = carry_on(conn, scratch, config, span)
+            now = clock()
+            with scratch.begin() as evaluated:
+                changes = rewrite.replace(conn, evaluated, after=span.after, run_id=run.run_id, now=now)
+            told = sum(rewrite.tell(conn, since=mark.since, until=mark.until) for mark in marks if mark.notify)
+            summary = {"replayed": span.evaluations, **changes, "to_tell": told}
+            done = replays.Done(run.run_id, now, span.since, span.last, _rules(config), summary)
+            replays.finish(conn, [mark.id for mark in marks], done)
+            untold = _untold(conn)
     log.info("Summary: %s", ", ".join(f"{name} {count}" for name, count in summary.items()))
     if untold:
         more = f" and {len(untold) - SHOWN} more" if len(untold) > SHOWN else ""
@@ -303,7 +268,7 @@ def _put_in_place(
 
 def _untold(conn: Connection) -> list[str]:
     """Ports that something is wrong with, without an alert, now or with the next dispatch; for people."""
-    about_to = {event.alert_key for event in outbox.undispatched(conn)}
+    about_to = {event.alert_key for event in events.undispatched(conn)}
     known = about_to | set(alerts.opened(conn))
     keys = [key for key in hosts.open_ports(conn) if port_alert_key(*key) not in known]
     names = {host.id: host.name for host in hosts.known(conn, {host_id for host_id, _, _ in keys})}
@@ -332,10 +297,6 @@ class _Progress:
 def _time_of(own: tuple[datetime, datetime | None], slot: timedelta) -> Window:
     began, ended = own
     return Window(began, max(began + slot, (ended or began) + timedelta(seconds=1)))
-
-
-def _joined(windows: Sequence[Window]) -> Window:
-    return Window(min(window.since for window in windows), max(window.until for window in windows))
 
 
 def _log_difference(found: Difference) -> None:

@@ -1,19 +1,19 @@
-"""Send what the outbox holds, then mark it sent."""
+"""Send to each channel the events that it lacks, then mark them delivered."""
 
 from __future__ import annotations
 
 import contextvars
-import dataclasses
 import logging
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -22,15 +22,14 @@ from portmon.alerting.channels import Channel
 from portmon.alerting.channels.mail import MAX_REFERENCES
 from portmon.alerting.message.render import Layout, Message, render
 from portmon.alerting.outages import find_outages
-from portmon.alerting.queue import Batch, Queued, message_id, next_batches, rests, superseded
+from portmon.alerting.queue import Notification, message_id, next_notifications, rests_until, superseded
 from portmon.alerting.routes import Routes
 from portmon.config import Config
 from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
-from portmon.model.alert import Alert
+from portmon.model.alert import Alert, Delivery, DeliveryState
 from portmon.model.event import AlertGroup, AlertRole, Event
-from portmon.model.state import HostStatus
 from portmon.steps.reminders import Book
-from portmon.storage import alerts, hosts, lease, outbox, quiet
+from portmon.storage import deliveries, hosts, lease, quiet
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -45,55 +44,21 @@ Send = Callable[[Channel, Message, tuple[str, ...]], None]
 """Delivers to every target of a channel that is not named as done; raises DeliveryError."""
 
 
-def deliver_group(
-    database: Database,
-    config: Config,
-    group: AlertGroup,
-    *,
-    send: Send,
-    link: Callable[[Event], str | None],
-    page: str | None,
-    interval: timedelta,
-    holder: str,
-    clock: Callable[[], datetime],
-    hold_until: datetime,
-    try_number: int = 0,
-) -> int:
-    """Send the undelivered events of a group through every channel, and repeat what is due to be repeated.
+@dataclass(kw_only=True)
+class AlertTask:
+    """Sends the undelivered events of a group through every channel, and repeats what is due to be repeated.
 
     The channels are served side by side. What a channel took is marked at once, so that a crash repeats at most
     the message that was under way. A channel that fails, hangs, or is served by another copy of this task just now,
-    does not keep the others from theirs: a message has ``timeouts.SEND``, and who failed before comes last.
+    does not hold up the others: a message has ``timeouts.SEND``, and channels that failed before come last.
 
     :param link: an event to the address of its host's task log
     :param page: address of the page that has what does not fit into a message
     :param interval: between scheduled runs
-    :param holder: who, for people that wonder about a lease
+    :param holder: of the leases, for people
     :param try_number: of the task: it takes over at once what an earlier try of the same holder had in hand
     :param hold_until: until when what goes on holds unless a later run repeats it
-    :returns: number of events delivered, channels counted apart
-    :raises DeliveryError: after all channels were tried, if any failed
-    :raises StorageError: the same for a lease that somebody else kept
-    """
-    task = _Task(database, config, group, send, link, page, interval, holder, clock, hold_until, try_number)
-    channels = task.channels()
-    if not channels:
-        return 0
-    with ThreadPoolExecutor(CHANNELS_AT_ONCE, thread_name_prefix="channel") as workers:
-        # Each in a copy of this context, which Airflow's logging needs.
-        futures = [workers.submit(contextvars.copy_context().run, task.serve, channel) for channel in channels]
-    served = [future.result() for future in futures]
-    failures = [failure for _, found in served for failure in found]
-    if failures:
-        raise failures[0]
-    return sum(sent for sent, _ in served)
-
-
-@dataclass
-class _Task:
-    """One alert task: what its channels have in common.
-
-    :param last_start: after this no message is begun, so that the last one ends within the task's limit
+    :param last_start: by the monotonic clock: no message is begun later, so that the last one ends in time
     """
 
     database: Database
@@ -108,90 +73,69 @@ class _Task:
     hold_until: datetime
     try_number: int = 0
     last_start: float = field(
-        default_factory=lambda: time.monotonic() + (timeouts.ALERT - 1.5 * timeouts.SEND).total_seconds()
+        init=False, default_factory=lambda: time.monotonic() + (timeouts.ALERT - 1.5 * timeouts.SEND).total_seconds()
     )
+
+    def run(self) -> int:
+        """Serve every channel.
+
+        :returns: number of events delivered, channels counted apart
+        :raises DeliveryError: after all channels were tried, if any failed
+        :raises StorageError: the same for a lease that another task kept
+        """
+        senders = [_Sender(self, channel) for channel in self.channels()]
+        if not senders:
+            return 0
+        with ThreadPoolExecutor(CHANNELS_AT_ONCE, thread_name_prefix="channel") as workers:
+            # Each in a copy of this context, which Airflow's logging needs.
+            futures = [workers.submit(contextvars.copy_context().run, sender.serve) for sender in senders]
+        for future in futures:
+            future.result()
+        for failure in (failure for sender in senders for failure in sender.failures):
+            raise failure
+        return sum(sender.sent for sender in senders)
 
     def __post_init__(self) -> None:
         self.routes = Routes(self.config.alerts, where=self.config.where)
 
     def channels(self) -> list[Channel]:
-        """Those that lack something or are to be reminded, in their order but for those that failed before."""
-        tried: dict[str, int] = {}
+        """Those that lack events or are to be repeated to, in their order; those that failed before come last."""
+        channels = self.config.alerts.channels
+        repeating = [channel for channel in channels if channel.repeats_firing]
         with self.database.begin() as conn:
-            for one in outbox.waiting(conn):
-                if one.queued.group is self.group and one.state != outbox.WITHHELD:
-                    tried[one.channel] = max(tried.get(one.channel, 0), one.queued.tries)
-            book = self.book(conn)
-        due = [
-            channel for channel in self.config.alerts.channels if channel.name in tried or book.due(channel, self.group)
-        ]
-        return sorted(due, key=lambda channel: tried.get(channel.name, 0))
+            tries = deliveries.tries(conn, self.group)
+            if repeating:
+                book = self.book(conn)
+                tries |= {one.name: 0 for one in repeating if one.name not in tries and book.due(one, self.group)}
+        return sorted((one for one in channels if one.name in tries), key=lambda channel: tries[channel.name])
 
     def book(self, conn: Connection) -> Book:
-        """What goes on now."""
-        return Book.of(conn, now=self.clock(), interval=self.interval)
+        """The open alerts as they are now."""
+        return Book.read(conn, self.config, now=self.clock(), interval=self.interval)
 
     @property
     def seconds_left(self) -> float:
         """Until when a message may begin."""
         return self.last_start - time.monotonic()
 
-    def serve(self, channel: Channel) -> tuple[int, list[PortmonError]]:
-        """One channel: number of events that it took, and what went wrong."""
-        delivery = _Delivery(self, channel)
-        try:
-            try:
-                self._serve(delivery)
-            except LeaseLostError as error:
-                # Somebody thought that this one was dead. Whatever they left is still to be sent.
-                log.warning("%s", error)
-                self._serve(delivery)
-        except PortmonError as error:
-            log.warning("%s", error)
-            return delivery.sent, [*delivery.failures, error]
-        except Exception as error:
-            # Not with its text, which may hold an address with a token: nobody knows whose it is.
-            log.error("Serving channel %r failed in an unexpected way: %s", channel.name, _place_of(error))
-            wrapped = DeliveryError(f"failed in an unexpected way: {_place_of(error)}", channel=channel.name)
-            return delivery.sent, [*delivery.failures, wrapped]
-        return delivery.sent, list(delivery.failures)
-
-    def _serve(self, delivery: _Delivery) -> None:
-        """One lease per channel, not per group: what is told of one port comes in order. And two copies of one alert
-        task, a cleared one and its zombie, must not both send: a later try takes over, and the earlier one is refused
-        before its next message.
-        """
-        name = delivery.channel.name
-        left = timedelta(seconds=self.seconds_left)
-        if left < timedelta(0):
-            raise DeliveryError("not asked, the others took too long", channel=name)
-        wait = min(LEASE_TTL, left)
-        with lease.hold(
-            self.database, f"alert/{name}", self.holder, ttl=LEASE_TTL, wait=wait, try_number=self.try_number
-        ) as held:
-            delivery.run(held)
-
     @cached_property
-    def fleet(self) -> dict[str, hosts.Watched]:
-        """Every host that is watched, for the share of a site that is unreachable."""
+    def sites(self) -> tuple[Mapping[str, Mapping[str, str]], Collection[str]]:
+        """For the share of a site that is unreachable: see :func:`portmon.storage.hosts.sites`."""
         with self.database.begin() as conn:
-            return hosts.watched(conn)
+            return hosts.sites(conn)
 
     def message(
-        self, found: Sequence[Alert], group: AlertGroup, route: str, subject: str, *, reminder: bool
+        self, found: Sequence[Alert], group: AlertGroup, route: str, subject: str = "", *, reminder: bool, **more: Any
     ) -> Message:
-        """The message of one route."""
+        """The message of one route.
+
+        :param more: other fields of it
+        """
         settings = self.config.alerts
         style = self.routes.style(route)
         outages = None
         if group is AlertGroup.UNREACHABLE and len(found) > 1 and not reminder:
-            outages = find_outages(
-                found,
-                {host_id: host.labels for host_id, host in self.fleet.items()},
-                {host_id for host_id, host in self.fleet.items() if host.status == HostStatus.UNREACHABLE},
-                ratio=settings.outage_ratio,
-                label=settings.outage_label,
-            )
+            outages = find_outages(found, *self.sites, ratio=settings.outage_ratio, label=settings.outage_label)
         message = render(
             found,
             group,
@@ -202,127 +146,170 @@ class _Task:
             reminder=reminder,
             outages=outages,
         )
-        return dataclasses.replace(message, route=route, expires_at=self.hold_until)
+        return replace(message, route=route, expires_at=self.hold_until, **more)
 
 
-class _Delivery:
-    """The undelivered events of a group through one channel."""
+class _Sender:
+    """Sends what one channel lacks.
 
-    def __init__(self, task: _Task, channel: Channel) -> None:
+    :param sent: number of events that it took
+    :param failures: what went wrong
+    """
+
+    def __init__(self, task: AlertTask, channel: Channel) -> None:
         self.task = task
         self.channel = channel
         self.sent = 0
-        self.failures: list[DeliveryError] = []
+        self.failures: list[PortmonError] = []
         self._held: set[str] = set()
 
-    def run(self, held: lease.Lease) -> None:
+    def serve(self) -> None:
+        """Send; what goes wrong is logged and kept."""
+        try:
+            try:
+                self._serve()
+            except LeaseLostError as error:
+                # Another task thought that this one was dead. What it left is still to be sent.
+                log.warning("%s", error)
+                self._serve()
+        except PortmonError as error:
+            log.warning("%s", error)
+            self.failures.append(error)
+        except Exception as error:
+            # Not with its text, which may hold an address with a token.
+            log.error("Serving channel %r failed in an unexpected way: %s", self.channel.name, _place_of(error))
+            self._fail(f"failed in an unexpected way: {_place_of(error)}")
+
+    def _serve(self) -> None:
+        """One lease per channel, not per group: what is told of one port comes in order. And two copies of one alert
+        task, a cleared one and its zombie, must not both send: a later try takes over, and the earlier one is refused
+        before its next message.
+        """
+        task, name = self.task, self.channel.name
+        left = timedelta(seconds=task.seconds_left)
+        if left < timedelta(0):
+            raise DeliveryError("not asked, the others took too long", channel=name)
+        wait = min(LEASE_TTL, left)
+        with lease.hold(
+            task.database, f"alert/{name}", task.holder, ttl=LEASE_TTL, wait=wait, try_number=task.try_number
+        ) as held:
+            self._send_all(held)
+
+    def _send_all(self, held: lease.Lease) -> None:
         """Send message by message until nothing is left, then what Alertmanager is to be told again.
 
-        :raises LeaseLostError: if somebody took over; nothing is sent or marked from then on
+        :raises LeaseLostError: if another task took over; nothing is sent or marked from then on
         """
         told: set[str] = set()
-        while batches := self._next(held):
-            for batch in batches:
-                if not self._send_batch(held, batch):
+        while notifications := self._next(held):
+            for notification in notifications:
+                if not self._send(held, notification):
                     return
-                told |= {one.alert_id for one in batch.queued}
+                told |= {one.alert.id for one in notification.deliveries}
         if self.channel.repeats_firing:
             self._repeat(held, told)
 
-    def _next(self, held: lease.Lease) -> list[Batch]:
-        name, routes, now = self.channel.name, self.task.routes, self.task.clock()
+    def _next(self, held: lease.Lease) -> list[Notification]:
+        now = self.task.clock()
         with self.task.database.begin() as conn:
             held.check(conn)
-            queue = outbox.queue(conn, name)
-            # Whoever had them under way is gone: this is the only one who may send now.
-            reasons = superseded(queue)
-            outbox.cancel(conn, name, reasons, now, also_sending=True)
-        queue = [one for one in queue if one.event.id not in reasons]
+            queue = deliveries.unfinished(conn, self.channel.name)
+            queue = [one for one in queue if one.state is not DeliveryState.WITHHELD]
+            found = superseded(queue)
+            # Also those under way: the task that sent them is gone, since this one has the lease.
+            deliveries.settle(conn, found, DeliveryState.CANCELLED, now)
+        gone = {one for one, _ in found}
+        queue = [one for one in queue if one not in gone]
         self._tell_of_rest(queue, now)
-        group_by = {one.route: routes.style(one.route).group_by for one in queue}
-        return next_batches(
+        return next_notifications(
             queue,
             self.task.group,
-            group_by=group_by,
+            group_by={one.route: self.task.routes.style(one.route).group_by for one in queue},
             held=self._held,
             now=now,
             ids_are_seen=self.channel.knows_ids,
         )
 
-    def _tell_of_rest(self, queue: Sequence[Queued], now: datetime) -> None:
-        """What waits because it was not answered is undelivered all the same: the task is red."""
-        resting = [one for one in queue if one.group is self.task.group and rests(one, now)]
-        untold = [one for one in resting if one.event.alert_key not in self._held]
-        if untold:
-            until = min(one.rests_until for one in untold if one.rests_until)
-            message = f"was not answered, and may have come through; it is tried again after {until:%H:%M} UTC"
-            self.failures.append(DeliveryError(message, channel=self.channel.name))
-            self._held |= {one.event.alert_key for one in untold}
+    def _tell_of_rest(self, queue: Sequence[Delivery], now: datetime) -> None:
+        """Fail for messages that rest because they were not answered: they are undelivered all the same."""
+        own = [one for one in queue if one.group is self.task.group and one.event.alert_key not in self._held]
+        resting = [(until, one.event.alert_key) for one in own if (until := rests_until(one)) and now < until]
+        if resting:
+            until, _ = min(resting)
+            self._fail(f"was not answered, and may have come through; it is tried again after {until:%H:%M} UTC")
+            self._held |= {key for _, key in resting}
 
-    def _send_batch(self, held: lease.Lease, batch: Batch) -> bool:
+    def _send(self, held: lease.Lease, notification: Notification) -> bool:
         """Send one message.
 
         :returns: False if no other may be sent over this channel now
         """
-        if self.task.seconds_left < 0:
-            self.failures.append(DeliveryError("not all is sent, it took too long", channel=self.channel.name))
+        task, name, first = self.task, self.channel.name, notification.first
+        if task.seconds_left < 0:
+            self._fail("not all is sent, it took too long")
             return False
-        name = self.channel.name
-        identity = batch.message_id or message_id(name, batch)
-        with self.task.database.begin() as conn:
+        identity = notification.message_id or message_id(notification)
+        with task.database.begin() as conn:
             held.renew(conn, ttl=LEASE_TTL)
-            resting = quiet.until(conn, name, self.task.clock())
+            resting = quiet.until(conn, name, task.clock())
             if self._is_left_alone(resting):
                 return False
-            found = _alerts(conn, name, batch.queued)
+            found = _alerts(conn, notification)
             crowded = frozenset[str]()
             if self.channel.threads_mails:
                 runs = {alert.first.run_id for alert in found}
-                crowded = outbox.crowded(conn, name, runs, above=MAX_REFERENCES)
-            ids = outbox.begin_sending(conn, name, batch.event_ids, identity, self.task.clock())
+                crowded = deliveries.crowded(conn, name, runs, above=MAX_REFERENCES)
+            ids = deliveries.begin_sending(conn, name, notification.event_ids, identity, task.clock())
         # Without what was withheld or cancelled since the queue was read.
-        queued = [one for one in batch.queued if one.event.id in ids]
         found = [alert for alert in found if alert.event.id in ids]
-        if not queued:
+        if not found:
             return True
-        message = self.task.message(found, batch.group, batch.route, batch.subject, reminder=batch.reminder)
+        message = task.message(
+            found,
+            first.group,
+            first.route,
+            notification.subject,
+            reminder=first.reminder,
+            id=identity,
+            resting=resting,
+            crowded=crowded,
+        )
         try:
-            message = dataclasses.replace(message, id=identity, resting=resting, crowded=crowded)
-            self._within_limit(message, batch.targets_done)
+            self._within_limit(message, first.targets_done)
         except DeliveryError as error:
-            taken = tuple(dict.fromkeys((*batch.targets_done, *error.delivered)))
+            taken = tuple(dict.fromkeys((*first.targets_done, *error.delivered)))
             under_way = isinstance(error.__cause__, OverrunError)
             # An earlier try may have come through, whatever became of this one: it stays the same message.
-            unsure = under_way or error.unsure or any(one.message_id for one in queued)
-            now, reason = self.task.clock(), str(error)
-            waits = error.waits
+            unsure = under_way or error.unsure or any(one.message_id for one in notification.deliveries)
+            now, reason, waits = task.clock(), str(error), error.waits
 
             def note(conn: Connection) -> None:
-                outbox.failed(conn, name, sorted(ids), reason, taken, now, unsure=unsure)
+                deliveries.failed(conn, name, sorted(ids), reason, taken, now, unsure=unsure)
                 quiet.leave_alone(conn, name, waits, now)
 
             self._mark(held, note)
-            log.error("%s; what stays in the outbox: %d", error, len(ids))
+            log.error("%s; events that stay in the queue: %d", error, len(ids))
             self.failures.append(error)
-            self._held |= {one.event.alert_key for one in queued}
+            self._held |= {alert.event.alert_key for alert in found}
             # If it may still be under way: no second one beside it.
             return not under_way
-        self._mark(held, lambda conn: outbox.delivered(conn, name, sorted(ids), self.task.clock()))
+        self._mark(held, lambda conn: deliveries.delivered(conn, name, sorted(ids), task.clock()))
         self.sent += len(ids)
         log.info("%s: delivered %r (events: %d)", name, message.title, len(ids))
         return True
 
+    def _fail(self, reason: str) -> None:
+        self.failures.append(DeliveryError(reason, channel=self.channel.name))
+
     def _is_left_alone(self, resting: Mapping[str, datetime]) -> bool:
-        """Whether the channel asked to be: nothing is sent then, and the task is red."""
+        """Whether the channel asked for it: nothing is sent then, and the task is red."""
         until = resting.get("")
-        if until is None:
-            return False
-        message = f"asked to be left alone; it is tried again after {until:%H:%M:%S} UTC"
-        self.failures.append(DeliveryError(message, channel=self.channel.name))
-        return True
+        if until is not None:
+            self._fail(f"asked to be left alone; it is tried again after {until:%H:%M:%S} UTC")
+        return until is not None
 
     def _mark(self, held: lease.Lease, write: Callable[[Connection], None]) -> None:
-        """Note what became of a message. A database that is away for a moment must not make it come twice."""
+        """Note the result of a message. A database that is away for a moment must not make it come twice."""
         for patience in (1, 5, None):
             try:
                 with self.task.database.begin() as conn:
@@ -338,25 +325,26 @@ class _Delivery:
             else:
                 return
 
-    def _repeat(self, held: lease.Lease, told: Iterable[str]) -> None:
-        """Tell Alertmanager again of what goes on. What fails here is due again in the next try, or in the next run."""
+    def _repeat(self, held: lease.Lease, told: Collection[str]) -> None:
+        """Tell Alertmanager again of open alerts. If that fails, they are due again in the next try or run.
+
+        :param told: ids of alerts that it was told of just now
+        """
         task, name = self.task, self.channel.name
         with task.database.begin() as conn:
             held.renew(conn, ttl=LEASE_TTL)
             if self._is_left_alone(quiet.until(conn, name, task.clock())):
                 return
             due = task.book(conn).due(self.channel, task.group)
-        known = set(told)
         by_route: dict[str, list[Alert]] = defaultdict(list)
         for route, alert in due:
-            if alert.id not in known:
+            if alert.id not in told:
                 by_route[route].append(alert)
         for route, found in by_route.items():
             if task.seconds_left < 0:
                 return
-            message = task.message(found, task.group, route, "", reminder=True)
             try:
-                self._within_limit(message, ())
+                self._within_limit(task.message(found, task.group, route, reminder=True), ())
             except DeliveryError as error:
                 log.error("%s; not repeated: %d", error, len(found))
                 self.failures.append(error)
@@ -395,30 +383,10 @@ def templates_folder(config: Config) -> Path | None:
     return (config.path.parent if config.path else Path()) / folder
 
 
-def _alerts(conn: Connection, channel: str, queued: Sequence[Queued]) -> list[Alert]:
-    """What a message tells, as data."""
-    ids = {one.alert_id for one in queued}
-    stored = alerts.of_ids(conn, ids)
-    first = outbox.by_ids(conn, ids)
-    told = {
-        alert_id
-        for alert_id, known in outbox.told(conn, ids).items()
-        for one in known
-        if one.channel == channel and (one.at is not None or one.unsure)
-    }
-    found = []
-    for one in queued:
-        alert, event = stored.get(one.alert_id), one.event
-        over = one.role is AlertRole.RESOLVED
-        found.append(
-            Alert(
-                one.alert_id,
-                one.role,
-                event,
-                first.get(one.alert_id, event),
-                alert.starts_at if alert else event.at,
-                (alert.ends_at if alert else None) or event.at if over else None,
-                untold=over and one.alert_id not in told,
-            )
-        )
-    return found
+def _alerts(conn: Connection, notification: Notification) -> list[Alert]:
+    """The alerts of a message; each end knows whether the channel was notified of the beginning."""
+    found = [one.alert for one in notification.deliveries]
+    receipts = deliveries.receipts(conn, {alert.id for alert in found if alert.role is AlertRole.RESOLVED})
+    own = {alert_id: of.get(notification.first.channel) for alert_id, of in receipts.items()}
+    told = {alert_id for alert_id, receipt in own.items() if receipt is not None and receipt.notified}
+    return [replace(alert, untold=alert.role is AlertRole.RESOLVED and alert.id not in told) for alert in found]

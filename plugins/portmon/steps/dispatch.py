@@ -1,44 +1,38 @@
-"""Put new events into the outbox: which alert they belong to, which channels get them, what is withheld."""
+"""Make deliveries of new events: find their alert and their channels, and withhold what is silenced."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from portmon import timeouts
 from portmon.alerting.queue import rests, superseded
 from portmon.alerting.routes import Routes
-from portmon.alerting.silences import Silence, silenced
+from portmon.alerting.silences import SilencesInForce
 from portmon.config import Config
 from portmon.engine.events import closing_event
 from portmon.fields import format_duration
+from portmon.model.alert import Alert, Delivery, DeliveryState, Receipt, begun_by
 from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, port_alert_key
-from portmon.model.host import Host
-from portmon.steps import reminders as repeats
-from portmon.storage import alerts, hosts, lease, outbox, silences
-from portmon.storage.alerts import StoredAlert
+from portmon.steps.reminders import Book, remind
+from portmon.storage import alerts, deliveries, events, hosts, lease, silences
 from portmon.storage.database import Database
-from portmon.storage.outbox import Told, Waiting
 from portmon.text import plain
 
 log = logging.getLogger(__name__)
 
 DISPATCHER = "dispatch"
-"""Name of the lease that whoever fills the outbox holds."""
+"""Name of the lease that the task holds which makes deliveries."""
 DISPATCH_TTL = timeouts.SEND
-"""After a crash the next run waits no longer than this. Who is slower than that is refused, not doubled: the lease is
-checked in the transaction that writes, which holds it until its end."""
+"""After a crash the next run waits no longer than this. A task that is slower than that is refused, not doubled: the
+lease is checked in the transaction that writes, which holds it until its end."""
 SHOWN = 20
 """Events that one line of the log names."""
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 def groups_to_alert(
@@ -53,7 +47,7 @@ def groups_to_alert(
     """Dispatch what is new, and say which alert tasks have something to send, whichever run made it.
 
     :param interval: between scheduled runs
-    :param holder: who, for people that wonder about a lease
+    :param holder: of the lease, for people
     :param try_number: of the task: it replaces an earlier one
     """
     wait = 2 * DISPATCH_TTL
@@ -69,269 +63,227 @@ def groups_to_alert(
 
 def dispatch(conn: Connection, config: Config, *, now: datetime, interval: timedelta) -> set[AlertGroup]:
     """The same in the caller's transaction."""
-    in_force = _InForce(silences.current(conn, now), hosts.listed(conn), now)
-    _enqueue(conn, config, in_force)
-    if _close_orphans(conn, in_force.listed, now):
-        _enqueue(conn, config, in_force)
-    _tell_alertmanagers(conn, config, now)
-    repeats.remind(conn, config, in_force.withholds, now=now)
-    waiting = _cancel_unknown_channels(conn, outbox.waiting(conn), config, now)
-    waiting = _cancel_superseded(conn, waiting, now)
-    _apply_silences(conn, waiting, in_force)
-    left = _give_up(conn, outbox.waiting(conn), config, now)
-    groups = {one.queued.group for one in left if one.state != outbox.WITHHELD and not rests(one.queued, now)}
-    return groups | repeats.groups(conn, config, now=now, interval=interval)
-
-
-class _InForce:
-    """Silences and acknowledgements, and the hosts as the CMDB has them now."""
-
-    def __init__(self, in_force: Sequence[Silence], listed: Mapping[str, Host], now: datetime) -> None:
-        self._silences = in_force
-        self.listed = listed
-        self.now = now
-
-    def withholds(self, event: Event, alert_id: str) -> Silence | None:
-        """What withholds an event, None if nothing does."""
-        return silenced(self._silences, event, alert_id, self.now, self.listed.get(event.host_id or ""))
+    in_force = silences.in_force(conn, now)
+    book = Book.read(conn, config, now=now, interval=interval)
+    entries = _Entries(config, book, in_force)
+    entries.add(events.undispatched(conn))
+    entries.add(_ends_of_orphans(conn, book, in_force))
+    entries.add_lacking()
+    entries.save(conn)
+    remind(conn, config, book, in_force)
+    queue = entries.silence_ended(conn, deliveries.unfinished(conn))
+    queue = _cancel_unknown_channels(conn, queue, config, now)
+    queue = _cancel_superseded(conn, queue, now)
+    queue = _apply_silences(conn, queue, in_force)
+    queue = _give_up(conn, queue, config, now)
+    groups = {one.group for one in queue if not rests(one, now)}
+    return groups | {group for channel in config.alerts.channels for group in AlertGroup if book.due(channel, group)}
 
 
 # ── new events ──────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(slots=True)
-class _Book:
-    """Alerts while new events are entered.
+class _Entries:
+    """Enters new events into the book, and collects the rows to be written."""
 
-    :param opened: alert key: the alert that goes on
-    :param told: alert id: channel: what it knows, or will
-    :param changed: alert id: alert, to be stored
-    :param rows: event id, channel, route: deliveries to be made
-    :param unheard: (channel, reason): events whose end comes while they are silenced, and nobody heard of them
-    """
+    def __init__(self, config: Config, book: Book, in_force: SilencesInForce) -> None:
+        self._channels = config.alerts.channels
+        self._routes = Routes(config.alerts, where=config.where)
+        self._book = book
+        self._in_force = in_force
+        self._changed: dict[str, Alert] = {}
+        self._alert_ids: dict[str, str] = {}
+        self._rows: list[tuple[str, str, str]] = []
+        self._untold: dict[tuple[str, str], str] = {}
 
-    opened: dict[str, StoredAlert]
-    told: dict[str, dict[str, Told]]
-    changed: dict[str, StoredAlert] = field(default_factory=dict)
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
-    alert_ids: dict[str, str] = field(default_factory=dict)
-    unheard: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    def add(self, new: Iterable[Event]) -> None:
+        """Begin, go on with and end alerts, and route what is not an end."""
+        for event in new:
+            alert, alert_id = self._book.opened.get(event.alert_key), event.id
+            if event.role is AlertRole.RESOLVED:
+                if alert is not None:
+                    alert_id = alert.id
+                    self._end(alert, event)
+            else:
+                if event.role is AlertRole.FIRING:
+                    alert = replace(alert, event=event) if alert else begun_by(event)
+                    self._changed[alert.id] = self._book.opened[alert.key] = alert
+                    alert_id = alert.id
+                self._route(event, alert_id)
+            self._alert_ids[event.id] = alert_id
 
-    def put(self, alert: StoredAlert) -> StoredAlert:
-        """An alert as it is now."""
-        self.changed[alert.id] = alert
-        if alert.ends_at is None:
-            self.opened[alert.key] = alert
-        else:
-            del self.opened[alert.key]
-        return alert
+    def add_lacking(self) -> None:
+        """Alertmanager is told what is wrong, not what happened: a channel that is new, or has a new name, gets all."""
+        repeating = {channel.name for channel in self._channels if channel.repeats_firing}
+        for alert in self._book.opened.values():
+            lacking = repeating - self._book.receipts[alert.id].keys()
+            if lacking:
+                self._route(alert.event, alert.id, lacking)
 
-    def send(self, event: Event, alert_id: str, channel: str, route: str) -> None:
-        """One event to one channel."""
-        self.rows.append((event.id, channel, route))
-        known = self.told[alert_id]
-        known.setdefault(channel, Told(channel, route, None, states=frozenset({outbox.PENDING})))
+    def save(self, conn: Connection) -> None:
+        """Write alerts and deliveries."""
+        now = self._in_force.now
+        alerts.save(conn, list(self._changed.values()))
+        deliveries.enqueue(conn, self._rows, now)
+        events.dispatched(conn, self._alert_ids)
+        silences.end_acknowledgements(conn, self._ended, now)
 
+    def silence_ended(self, conn: Connection, queue: Sequence[Delivery]) -> list[Delivery]:
+        """Withhold for good what was withheld of alerts that ended just now, or ended silenced before a channel got it.
 
-def _enqueue(conn: Connection, config: Config, in_force: _InForce) -> None:
-    new = outbox.undispatched(conn)
-    if not new:
-        return
-    now = in_force.now
-    routes = Routes(config.alerts, where=config.where)
-    resolving = {channel.name for channel in config.alerts.channels if channel.send_resolved}
-    opened = alerts.opened(conn)
-    concerned = [opened[event.alert_key].id for event in new if event.alert_key in opened]
-    told: dict[str, dict[str, Told]] = defaultdict(dict)
-    for alert_id, known in outbox.told(conn, concerned).items():
-        told[alert_id] = {one.channel: one for one in known}
-    book = _Book(opened, told)
-    for event in new:
-        role = event.meaning.role
-        alert = book.opened.get(event.alert_key)
-        alert_id = event.id
-        if role is AlertRole.RESOLVED:
-            if alert is not None:
-                alert_id = alert.id
-                _end(book, event, alert, resolving, in_force)
-        elif role is not None:
-            if role is AlertRole.FIRING:
-                started = alert or alerts.begun(event)
-                alert_id = book.put(dataclasses.replace(started, last_event_id=event.id)).id
-            for routing in routes.of(event):
-                for channel in routing.channels:
-                    book.send(event, alert_id, channel, routing.route)
-        book.alert_ids[event.id] = alert_id
-    closed = [alert.id for alert in book.changed.values() if alert.ends_at is not None]
-    alerts.save(conn, list(book.changed.values()))
-    outbox.enqueue(conn, book.rows, now)
-    outbox.dispatched(conn, book.alert_ids)
-    outbox.settle_withheld(conn, closed, now)
-    _silence_unheard(conn, book, now)
-    silences.end_acknowledgements(conn, closed, now)
+        :returns: the others
+        """
+        silenced, left = [], []
+        for one in queue:
+            reason = self._untold.get((one.alert.id, one.channel))
+            if reason is None and one.state is DeliveryState.WITHHELD and one.alert.id in self._ended:
+                reason = one.reason
+            if reason is None:
+                left.append(one)
+            else:
+                silenced.append((one, reason))
+        deliveries.settle(conn, silenced, DeliveryState.SILENCED, self._in_force.now)
+        return left
 
+    @property
+    def _ended(self) -> set[str]:
+        return {alert.id for alert in self._changed.values() if alert.ends_at is not None}
 
-def _end(book: _Book, event: Event, alert: StoredAlert, resolving: set[str], in_force: _InForce) -> None:
-    """Close an alert, and tell whoever was told of it, or is just about to be."""
-    silence = in_force.withholds(event, alert.id)
-    for one in list(book.told[alert.id].values()):
-        if not one.hears_the_end:
-            continue
-        if silence is not None and not one.heard:
-            book.unheard[one.channel, silence.told()].append(alert.id)
-        elif one.channel in resolving:
-            book.send(event, alert.id, one.channel, one.route)
-    book.put(dataclasses.replace(alert, ends_at=event.at, closed_by=event.id))
+    def _end(self, alert: Alert, event: Event) -> None:
+        """End an alert, and notify the channels that were notified of it, or are just about to be."""
+        withheld = self._in_force.withholds(event, alert.id)
+        resolving = {channel.name for channel in self._channels if channel.send_resolved}
+        for receipt in list(self._book.receipts[alert.id].values()):
+            if not receipt.notified and not receipt.under_way:
+                continue
+            if withheld is not None and not receipt.notified:
+                self._untold[alert.id, receipt.channel] = withheld.told()
+            elif receipt.channel in resolving:
+                self._send(event, alert.id, receipt.channel, receipt.route)
+        del self._book.opened[alert.key]
+        over = replace(alert, role=AlertRole.RESOLVED, event=event, ends_at=event.at)
+        self._book.ended.append(over)
+        self._changed[alert.id] = over
 
+    def _route(self, event: Event, alert_id: str, among: Collection[str] | None = None) -> None:
+        for routing in self._routes.of(event):
+            for channel in routing.channels:
+                if among is None or channel in among:
+                    self._send(event, alert_id, channel, routing.route)
 
-def _silence_unheard(conn: Connection, book: _Book, now: datetime) -> None:
-    """It began and ended, a channel did not hear of it yet, and now it is silenced: then nobody needs to."""
-    if not book.unheard:
-        return
-    of_alert: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for one in outbox.waiting(conn):
-        of_alert[one.channel, one.queued.alert_id].append(one.queued.event.id)
-    for (channel, reason), alert_ids in book.unheard.items():
-        event_ids = [event_id for alert_id in alert_ids for event_id in of_alert[channel, alert_id]]
-        outbox.withhold(conn, channel, event_ids, reason, now, for_good=True)
+    def _send(self, event: Event, alert_id: str, channel: str, route: str) -> None:
+        self._rows.append((event.id, channel, route))
+        own = self._book.receipts[alert_id]
+        known = own.get(channel) or Receipt(channel, route)
+        own[channel] = replace(known, states=known.states | {DeliveryState.PENDING})
 
 
-def _close_orphans(conn: Connection, watched: Mapping[str, Host], now: datetime) -> bool:
-    """End the alerts that nothing will ever end: of hosts that are gone, and of ports that nothing is wrong with.
+def _ends_of_orphans(conn: Connection, book: Book, in_force: SilencesInForce) -> list[Event]:
+    """End the alerts that nothing else will end: of hosts that are gone, of ports that nothing is wrong with.
 
     It takes a run that died in the wrong place; but an alert that stays open reminds people for ever.
-
-    :param watched: host id: every server that is in the CMDB
-    :returns: whether there were any
     """
-    opened = alerts.opened(conn)
-    if not opened:
-        return False
-    wrong = {port_alert_key(*key) for key in hosts.open_ports(conn)}
-    orphans: dict[str, str] = {}
-    for alert in opened.values():
-        if alert.host_id is not None and alert.host_id not in watched:
-            orphans[alert.id] = "Its host left the CMDB"
-        elif alert.key.startswith("port/") and alert.key not in wrong:
-            orphans[alert.id] = "Nothing is wrong with it any more, as far as is known"
-    if not orphans:
-        return False
+    wrong = {port_alert_key(*key) for key in hosts.open_ports(conn)} if book.opened else set()
     ends = []
-    for first in outbox.by_ids(conn, orphans).values():
-        about = None if first.port is not None else {"ends": first.kind.value}
-        reason = orphans[first.id]
-        ends.append(closing_event(EventKind.RETIRED, first, at=now, run_id=first.run_id, reason=reason, details=about))
+    for alert in book.opened.values():
+        first = alert.first
+        if first.host_id is not None and first.host_id not in in_force.listed:
+            reason = "Its host left the CMDB"
+        elif alert.key.startswith("port/") and alert.key not in wrong:
+            reason = "Nothing is wrong with it any more, as far as is known"
+        else:
+            continue
         log.warning("Closed the alert of %s: %s", _shown(first), reason)
-    outbox.add(conn, ends)
-    return bool(ends)
-
-
-def _tell_alertmanagers(conn: Connection, config: Config, now: datetime) -> None:
-    """Alertmanager is told what is wrong, not what happened: one that is new, or has a new name, hears all of it."""
-    channels = [channel.name for channel in config.alerts.channels if channel.repeats_firing]
-    opened = alerts.opened(conn) if channels else {}
-    if not opened:
-        return
-    routes = Routes(config.alerts, where=config.where)
-    told = outbox.told(conn, [alert.id for alert in opened.values()])
-    lacking = [
-        (alert, channel)
-        for alert in opened.values()
-        for channel in channels
-        if channel not in {one.channel for one in told.get(alert.id, ())}
-    ]
-    events = outbox.by_ids(conn, [alert.last_event_id for alert, _ in lacking])
-    rows = [
-        (event.id, channel, routing.route)
-        for alert, channel in lacking
-        if (event := events.get(alert.last_event_id)) is not None
-        for routing in routes.of(event)
-        if channel in routing.channels
-    ]
-    outbox.enqueue(conn, rows, now)
+        about = None if first.port is not None else {"ends": first.kind.value}
+        ends.append(
+            closing_event(EventKind.RETIRED, first, at=in_force.now, run_id=first.run_id, reason=reason, details=about)
+        )
+    events.add(conn, ends)
+    return ends
 
 
 # ── what is not sent ────────────────────────────────────────────────────────────────────────────
 
 
 def _cancel_unknown_channels(
-    conn: Connection, waiting: Sequence[Waiting], config: Config, now: datetime
-) -> list[Waiting]:
+    conn: Connection, queue: Sequence[Delivery], config: Config, now: datetime
+) -> list[Delivery]:
     known = {channel.name for channel in config.alerts.channels}
-    gone = [one for one in waiting if one.channel not in known]
-    for channel, own in _by(gone, lambda one: one.channel).items():
-        outbox.cancel_channel(conn, channel, _ids(own), "the channel is not configured any more", now)
+    gone = [one for one in queue if one.channel not in known]
+    reason = "the channel is not configured any more"
+    deliveries.settle(conn, [(one, reason) for one in gone], DeliveryState.CANCELLED, now)
+    for channel, own in _by_channel(gone).items():
         log.warning("Channel %r is not configured any more; cancelled what waited for it: %s", channel, _shown_all(own))
-    return [one for one in waiting if one.channel in known]
+    return [one for one in queue if one.channel in known]
 
 
-def _cancel_superseded(conn: Connection, waiting: Iterable[Waiting], now: datetime) -> list[Waiting]:
-    """Cancel what is not worth telling any more, unless it is under way: that is for whoever sends next."""
-    left = []
-    for channel, own in _by(waiting, lambda one: one.channel).items():
-        reasons = superseded(one.queued for one in own if one.state != outbox.WITHHELD)
-        outbox.cancel(conn, channel, reasons, now, also_sending=False)
-        left += [one for one in own if one.queued.event.id not in reasons]
+def _cancel_superseded(conn: Connection, queue: Sequence[Delivery], now: datetime) -> list[Delivery]:
+    """Cancel deliveries that are not worth sending any more; of those under way the task that sends next does so."""
+    found = superseded(one for one in queue if one.state is not DeliveryState.WITHHELD)
+    found = [(one, reason) for one, reason in found if one.state is DeliveryState.PENDING]
+    deliveries.settle(conn, found, DeliveryState.CANCELLED, now)
+    gone = {one for one, _ in found}
+    return [one for one in queue if one not in gone]
+
+
+def _apply_silences(conn: Connection, queue: Sequence[Delivery], in_force: SilencesInForce) -> list[Delivery]:
+    """Withhold deliveries that are silenced or acknowledged, release those that are so no longer.
+
+    An end is never withheld: the channels that were notified of the beginning would wait for it.
+
+    :returns: those that may be sent
+    """
+    now = in_force.now
+    silenced, withheld, released, left = [], [], [], []
+    for one in queue:
+        is_settled = one.alert.role is AlertRole.RESOLVED or one.state is DeliveryState.SENDING
+        withholding = None if is_settled else in_force.withholds(one.event, one.alert.id)
+        if withholding is None:
+            if one.state is DeliveryState.WITHHELD:
+                released.append((one, None))
+                one = replace(one, state=DeliveryState.PENDING, since=now, tried_at=one.tried_at and now)
+            left.append(one)
+        elif one.alert.role is AlertRole.NOTICE:
+            silenced.append((one, withholding.told()))
+        elif one.state is DeliveryState.PENDING or one.reason != withholding.told():
+            withheld.append((one, withholding.told()))
+    deliveries.settle(conn, silenced, DeliveryState.SILENCED, now)
+    deliveries.settle(conn, withheld, DeliveryState.WITHHELD, now)
+    # The time after which it is given up begins now.
+    deliveries.settle(conn, released, DeliveryState.PENDING, now, created_at=now)
     return left
 
 
-def _apply_silences(conn: Connection, waiting: Iterable[Waiting], in_force: _InForce) -> None:
-    """Withhold what is silenced or acknowledged, release what is so no longer.
+def _give_up(conn: Connection, queue: Sequence[Delivery], config: Config, now: datetime) -> list[Delivery]:
+    """Give up deliveries that a channel did not take for too long; the task log says so, once.
 
-    The end of something is never withheld: whoever got its beginning would wait for it.
-    """
-    withheld: dict[tuple[str, str, bool], list[Waiting]] = defaultdict(list)
-    released = []
-    for one in waiting:
-        queued = one.queued
-        if queued.role is AlertRole.RESOLVED or one.state == outbox.SENDING:
-            continue
-        silence = in_force.withholds(queued.event, queued.alert_id)
-        if silence is not None:
-            for_good = queued.role is AlertRole.NOTICE
-            if for_good or one.state == outbox.PENDING or one.last_error != silence.told():
-                withheld[one.channel, silence.told(), for_good].append(one)
-        elif one.state == outbox.WITHHELD:
-            released.append(one)
-    for (channel, reason, for_good), own in withheld.items():
-        outbox.withhold(conn, channel, _ids(own), reason, in_force.now, for_good=for_good)
-    for channel, own in _by(released, lambda one: one.channel).items():
-        outbox.release(conn, channel, _ids(own), in_force.now)
+    But an open alert is never old news to Alertmanager.
 
-
-def _give_up(conn: Connection, waiting: Sequence[Waiting], config: Config, now: datetime) -> list[Waiting]:
-    """What a channel did not take for so long is old news; the task log is told of it, once.
-
-    But what goes on is never old news to Alertmanager.
-
-    :returns: what is not given up
+    :returns: the others
     """
     limit = config.alerts.give_up_after
-    states = {channel.name for channel in config.alerts.channels if channel.repeats_firing}
-    late: list[Waiting] = []
-    left: list[Waiting] = []
-    for one in waiting:
-        since = one.queued.since
-        old = one.state != outbox.WITHHELD and since is not None and now - since >= limit
-        goes_on = one.channel in states and one.queued.role is AlertRole.FIRING
-        (late if old and not goes_on else left).append(one)
+    repeating = {channel.name for channel in config.alerts.channels if channel.repeats_firing}
+    late: list[Delivery] = []
+    left: list[Delivery] = []
+    for one in queue:
+        goes_on = one.channel in repeating and one.alert.role is AlertRole.FIRING
+        (late if now - one.since >= limit and not goes_on else left).append(one)
     shown = format_duration(limit)
-    for channel, own in _by(late, lambda one: one.channel).items():
-        for error, alike in _by(own, lambda one: one.last_error).items():
-            reason = f"given up after {shown}: {error or 'never tried'}"
-            outbox.give_up(conn, channel, _ids(alike), reason, now)
+    found = [(one, f"given up after {shown}: {one.reason or 'never tried'}") for one in late]
+    deliveries.settle(conn, found, DeliveryState.EXPIRED, now)
+    for channel, own in _by_channel(late).items():
         log.error(
             "Channel %r did not take for %s what is given up now: %s. The last error: %s",
             channel,
             shown,
             _shown_all(own),
-            plain(own[-1].last_error or "none, it was never asked", 300),
+            plain(own[-1].reason or "none, it was never asked", 300),
         )
     return left
 
 
-def _shown_all(waiting: Sequence[Waiting]) -> str:
-    names = sorted({_shown(one.queued.event) for one in waiting})
+def _shown_all(found: Iterable[Delivery]) -> str:
+    names = sorted({_shown(one.event) for one in found})
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -341,12 +293,8 @@ def _shown(event: Event) -> str:
     return f"{event.kind} {plain(event.host_name or 'portmon')}{port}"
 
 
-def _ids(waiting: Iterable[Waiting]) -> list[str]:
-    return [one.queued.event.id for one in waiting]
-
-
-def _by(waiting: Iterable[Waiting], key: Callable[[Waiting], Key]) -> dict[Key, list[Waiting]]:
-    found: dict[Key, list[Waiting]] = defaultdict(list)
-    for one in waiting:
-        found[key(one)].append(one)
-    return found
+def _by_channel(found: Iterable[Delivery]) -> dict[str, list[Delivery]]:
+    of: dict[str, list[Delivery]] = defaultdict(list)
+    for one in found:
+        of[one.channel].append(one)
+    return of

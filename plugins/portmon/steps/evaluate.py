@@ -33,10 +33,10 @@ from portmon.storage import (
     checkpoints,
     conditions,
     decisions,
+    events,
     hosts,
     inventory,
     journal,
-    outbox,
     runs,
     state,
 )
@@ -74,7 +74,7 @@ def evaluate_run(
             runs.must_be_newest(conn, run.run_id)
             checkpoints.keep(conn, now)
             fleet, inputs = _goes_by(conn, digest, planned, interval)
-            observations = archive.observations_to_evaluate(conn, host_ids=fleet, seen=False)
+            observations = archive.observations_to_evaluate(conn, host_ids=fleet)
             step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, looks=observations)
             verdict = evaluate_looks(conn, observations, fleet, inputs, config, run_id=run.run_id, now=now, step=step)
             archive.settle(conn, observations)
@@ -127,8 +127,8 @@ def evaluate_looks(
     warn(own, names, broken)
     if source is None:
         archive.refuse(conn, own)
-    outbox.add(conn, _host_key_events(conn, observations, fleet, run_id), step=step)
-    outbox.add(conn, _unwatched(conn, verdict.unwatched, run_id, now))
+    events.add(conn, _host_key_events(conn, observations, fleet, run_id), step=step)
+    events.add(conn, _unwatched(conn, verdict.unwatched, run_id, now))
     return verdict
 
 
@@ -171,7 +171,10 @@ class _Pass:
             return None
         try:
             state.save(self._conn, verdict, now=self._now, step=self._step)
-            conditions.hold(self._conn, FLEET, since=verdict.failing_since)
+            if verdict.failing_since is None:
+                conditions.end(self._conn, FLEET)
+            else:
+                conditions.begin(self._conn, FLEET, since=verdict.failing_since)
         except NOT_THE_HOSTS:
             raise
         except Exception as error:
@@ -377,7 +380,7 @@ def _host_key_events(
                 evidence=evidence,
                 host=host,
             )
-            if conditions.begin(conn, condition, since=observation.observed_at, event_id=event.id):
+            if conditions.begin(conn, condition, since=observation.observed_at):
                 events.append(event)
             changed.add(condition)
         elif observation.outcome is Outcome.OK:
@@ -399,9 +402,10 @@ def _host_key_events(
 def _unwatched(conn: Connection, keys: Iterable[PortKey], run_id: str, now: datetime) -> list[Event]:
     """Close the open alerts of ports that no rule watches any more; other such ports have no event."""
     opened = alerts.opened(conn, [port_alert_key(*key) for key in keys])
-    first = outbox.by_ids(conn, [alert.id for alert in opened.values()])
-    reason = "No rule watches it any more"
-    return [closing_event(EventKind.UNWATCHED, event, at=now, run_id=run_id, reason=reason) for event in first.values()]
+    return [
+        closing_event(EventKind.UNWATCHED, alert.first, at=now, run_id=run_id, reason="No rule watches it any more")
+        for alert in opened.values()
+    ]
 
 
 def _summary(verdict: Verdict, scanned: Collection[str], planned: Collection[str]) -> dict[str, int]:

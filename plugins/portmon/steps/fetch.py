@@ -17,7 +17,7 @@ from portmon.inventory.scope import select
 from portmon.model.event import EventKind
 from portmon.model.host import Inventory
 from portmon.steps.run import Run
-from portmon.storage import conditions, contents, inventory, outbox, runs
+from portmon.storage import conditions, contents, events, inventory, runs
 from portmon.storage.database import Database
 from portmon.text import REASON_LIMIT, plain
 from portmon.untrusted.boundary import boundary
@@ -136,13 +136,13 @@ def _report_stale(conn: Connection, run: Run, now: datetime, fetched_at: datetim
         evidence=fetched_at.isoformat(),
         since=fetched_at,
     )
-    if conditions.begin(conn, STALE, since=now, event_id=event.id):
-        outbox.add(conn, [event])
+    if conditions.begin(conn, STALE, since=now):
+        events.add(conn, [event])
 
 
 def _report_fresh(conn: Connection, run: Run, now: datetime) -> None:
     if conditions.end(conn, STALE):
-        outbox.add(
+        events.add(
             conn,
             [
                 monitor_event(

@@ -1,7 +1,7 @@
 """Delete what is older than it is to be kept: after the evaluation, and apart from it.
 
 It has transactions of its own, each of which deletes so many rows and no more: what fails here does not undo a verdict,
-and nothing holds the tables for long. A part that fails does not keep the others from their work.
+and nothing holds the tables for long. A part that fails does not hold up the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from portmon.config import Retention
-from portmon.storage import alerts, archive, outbox, replays, silences
+from portmon.storage import alerts, archive, events, replays, silences
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -25,17 +25,17 @@ TIMES = 20
 
 
 def expire(database: Database, settings: Retention, now: datetime) -> None:
-    """Delete what is too old. What goes wrong is logged, and tried again by the next run.
+    """Delete what is too old; the next run tries again what fails.
 
-    Called by what holds the lease of the state. It is not checked: two that delete the same do no harm.
+    The run that holds the lease of the state calls it. The lease is not checked: two that delete the same do no harm.
     """
-    looks, events = now - settings.observations, now - settings.events
+    looks, rest = now - settings.observations, now - settings.events
     parts: dict[str, Callable[[Connection], int | None]] = {
         "observations": lambda conn: archive.expire(conn, looks, most=MOST),
-        "events": lambda conn: outbox.expire(conn, events, most=MOST),
-        "alerts": lambda conn: alerts.expire(conn, events),
-        "silences": lambda conn: silences.expire(conn, events),
-        "replays": lambda conn: replays.expire(conn, events),
+        "events": lambda conn: events.expire(conn, rest, most=MOST),
+        "alerts": lambda conn: alerts.expire(conn, rest),
+        "silences": lambda conn: silences.expire(conn, rest),
+        "replays": lambda conn: replays.expire(conn, rest),
     }
     left = list(parts)
     for _ in range(TIMES):

@@ -9,9 +9,9 @@ from sqlalchemy import Connection
 
 from portmon.engine.events import monitor_event
 from portmon.fields import format_duration
-from portmon.model.event import Event, EventKind
+from portmon.model.event import EventKind
 from portmon.steps.run import Run
-from portmon.storage import conditions, outbox, runs
+from portmon.storage import conditions, events, runs
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -46,20 +46,20 @@ def report_overdue(database: Database, run: Run, *, interval: timedelta, now: da
             "ssh.max_logins, give Airflow more workers, or set a longer [portmon] schedule"
         )
         log.warning("%s", reason)
-        event = _event(EventKind.RUN_OVERDUE, run, reason, now, started)
-        if conditions.begin(conn, OVERDUE, since=started, event_id=event.id):
-            outbox.add(conn, [event])
+        if conditions.begin(conn, OVERDUE, since=started):
+            _tell(conn, EventKind.RUN_OVERDUE, run, reason, now, started)
         return True
 
 
 def _end(conn: Connection, run: Run, reason: str, now: datetime) -> None:
     since = conditions.since(conn, OVERDUE)
     if conditions.end(conn, OVERDUE):
-        outbox.add(conn, [_event(EventKind.RUN_IN_TIME, run, reason, now, since)])
+        _tell(conn, EventKind.RUN_IN_TIME, run, reason, now, since)
 
 
-def _event(kind: EventKind, run: Run, reason: str, now: datetime, since: datetime | None) -> Event:
-    return monitor_event(kind, at=now, run_id=run.run_id, reason=reason, evidence=run.run_id, since=since)
+def _tell(conn: Connection, kind: EventKind, run: Run, reason: str, now: datetime, since: datetime | None) -> None:
+    event = monitor_event(kind, at=now, run_id=run.run_id, reason=reason, evidence=run.run_id, since=since)
+    events.add(conn, [event])
 
 
 def _shown(took: timedelta) -> str:

@@ -14,7 +14,7 @@ from portmon.inventory.prune import GUARDED, plan_prune
 from portmon.model.event import EventKind
 from portmon.model.host import Host, Inventory
 from portmon.steps.run import Run
-from portmon.storage import alerts, checkpoints, conditions, hosts, inventory, journal, lease, outbox, runs
+from portmon.storage import alerts, checkpoints, conditions, events, hosts, inventory, journal, lease, runs
 from portmon.storage.conditions import HOST_KEY
 from portmon.storage.database import Database
 from portmon.text import plain
@@ -128,13 +128,10 @@ def _close(conn: Any, host_ids: Any, run_id: str, now: datetime, step: int | Non
         conditions.end(conn, name)
         # The condition's alert has the same name.
         for alert in alerts.opened(conn, [name]).values():
-            for first in outbox.by_ids(conn, [alert.id]).values():
-                reason = "Its SSH host key had changed; it left the CMDB"
-                ends = {"ends": EventKind.HOST_KEY_CHANGED.value}
-                outbox.add(
-                    conn,
-                    [closing_event(EventKind.RETIRED, first, at=now, run_id=run_id, reason=reason, details=ends)],
-                )
+            reason = "Its SSH host key had changed; it left the CMDB"
+            ends = {"ends": EventKind.HOST_KEY_CHANGED.value}
+            closing = closing_event(EventKind.RETIRED, alert.first, at=now, run_id=run_id, reason=reason, details=ends)
+            events.add(conn, [closing])
 
 
 def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datetime) -> None:
@@ -150,10 +147,10 @@ def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datet
             reason=f"Nothing was pruned: {refused}. Trigger a run with force_prune if this is right",
             evidence=now.isoformat(),
         )
-        if conditions.begin(conn, REFUSED, since=now, event_id=event.id):
-            outbox.add(conn, [event])
+        if conditions.begin(conn, REFUSED, since=now):
+            events.add(conn, [event])
     elif not refused and conditions.end(conn, REFUSED):
-        outbox.add(
+        events.add(
             conn,
             [
                 monitor_event(

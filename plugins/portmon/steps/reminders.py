@@ -1,134 +1,89 @@
-"""What goes on and is told again: reminders for people, and what Alertmanager would forget."""
+"""Open alerts that are told again: reminders for people, and repetitions, without which Alertmanager forgets them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from portmon.alerting.channels import Channel
-from portmon.alerting.silences import Silence
+from portmon.alerting.silences import SilencesInForce
 from portmon.config import Config
-from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event
-from portmon.storage import alerts, outbox
-from portmon.storage.alerts import StoredAlert
-from portmon.storage.outbox import Told
+from portmon.model.alert import Alert, DeliveryState, Receipt
+from portmon.model.event import AlertGroup
+from portmon.storage import alerts, deliveries, events
 
 RESOLVED_FOR = timedelta(minutes=5)
-"""How long it is repeated that something is over, for a receiver that missed it."""
+"""How long an end is repeated, for a receiver that missed it."""
 
 
-# ── reminders ───────────────────────────────────────────────────────────────────────────────────
-
-
-def remind(
-    conn: Connection, config: Config, withholds: Callable[[Event, str], Silence | None], *, now: datetime
-) -> None:
-    """Put into the queue again what goes on and was told long ago, or given up; not what is withheld.
-
-    If one reminder is due, then also those that would be soon: one message instead of many.
-    """
-    every = config.alerts.repeat_every
-    channels = [channel.name for channel in config.alerts.channels if not channel.repeats_firing]
-    if not every or not channels:
-        return
-    opened = list(alerts.opened(conn).values())
-    told = outbox.told(conn, [alert.id for alert in opened])
-    known: dict[tuple[str, AlertGroup], list[tuple[timedelta, str]]] = defaultdict(list)
-    events = outbox.by_ids(conn, [one.event_id for own in told.values() for one in own])
-    for alert in opened:
-        for one in told.get(alert.id, ()):
-            event = events.get(one.event_id)
-            if event is None or one.channel not in channels or one.states & {outbox.PENDING, outbox.SENDING}:
-                continue
-            at = one.at or (event.at if outbox.EXPIRED in one.states else None)
-            group = event.meaning.group
-            if at is None or group is None or withholds(event, alert.id):
-                continue
-            known[one.channel, group].append((now - at, event.id))
-    for (channel, _), own in known.items():
-        if any(age >= every for age, _ in own):
-            outbox.remind(conn, channel, [event_id for age, event_id in own if age >= every / 2], now)
-
-
-# ── Alertmanager ────────────────────────────────────────────────────────────────────────────────
-
-
-def groups(conn: Connection, config: Config, *, now: datetime, interval: timedelta) -> set[AlertGroup]:
-    """The alert tasks that have something to repeat."""
-    channels = [channel for channel in config.alerts.channels if channel.repeats_firing]
-    if not channels:
-        return set()
-    book = Book.of(conn, now=now, interval=interval)
-    return {group for channel in channels for group in AlertGroup if book.due(channel, group)}
-
-
+@dataclass(frozen=True, slots=True)
 class Book:
-    """Alerts that go on, or have just ended, and who knows of them.
+    """Alerts that go on, those that ended just now, and what channels were notified of them.
 
-    :param going_on: with their newest event
-    :param ended: with the event that ended them
-    :param told: alert id: who knows
+    :param opened: alert key: alert
+    :param receipts: alert id: channel: receipt
     """
 
-    def __init__(
-        self,
-        going_on: list[tuple[StoredAlert, Alert]],
-        ended: list[tuple[StoredAlert, Alert]],
-        told: Mapping[str, list[Told]],
-    ) -> None:
-        self._going_on = going_on
-        self._ended = ended
-        self._told = told
+    opened: dict[str, Alert]
+    ended: list[Alert]
+    receipts: dict[str, dict[str, Receipt]]
 
     @classmethod
-    def of(cls, conn: Connection, *, now: datetime, interval: timedelta) -> Book:
-        """Read what is known now."""
-        opened = alerts.opened(conn)
-        # Half an interval more, so that it is repeated at least once, whatever the interval. But not the end of what
-        # goes on again: the labels are the same.
-        since = now - max(RESOLVED_FOR, 1.5 * interval)
-        ended = [alert for alert in alerts.closed_since(conn, since) if alert.key not in opened]
-        both = [*opened.values(), *ended]
-        wanted = {event_id for alert in both for event_id in (alert.id, alert.last_event_id)}
-        events = outbox.by_ids(conn, wanted | {alert.closed_by for alert in ended if alert.closed_by})
-        return cls(
-            [(alert, made) for alert in opened.values() if (made := going_on(alert, events))],
-            [(alert, made) for alert in ended if (made := over(alert, events))],
-            outbox.told(conn, [alert.id for alert in both]),
-        )
+    def read(cls, conn: Connection, config: Config, *, now: datetime, interval: timedelta) -> Book:
+        """Read it once.
+
+        :param interval: between scheduled runs
+        """
+        opened, ended = alerts.opened(conn), []
+        if any(channel.repeats_firing for channel in config.alerts.channels):
+            # Half an interval more, so that an end is repeated at least once, whatever the interval.
+            ended = alerts.ended_since(conn, now - max(RESOLVED_FOR, 1.5 * interval))
+        return cls(opened, ended, deliveries.receipts(conn, [alert.id for alert in (*opened.values(), *ended)]))
 
     def due(self, channel: Channel, group: AlertGroup) -> list[tuple[str, Alert]]:
-        """What an Alertmanager is to be told again now, of what it was told once.
+        """Alerts that an Alertmanager was notified of once and is to be told again now.
 
         :returns: route that it came by, and the alert
         """
         if not channel.repeats_firing:
             return []
-        repeated = [*self._going_on, *(self._ended if channel.send_resolved else ())]
+        # Not the end of what goes on again: the labels are the same.
+        ended = [alert for alert in self.ended if alert.key not in self.opened] if channel.send_resolved else []
         return [
-            (told.route, alert)
-            for stored, alert in repeated
-            if alert.event.meaning.group is group
-            for told in self._told.get(stored.id, ())
-            if told.channel == channel.name and told.at is not None
+            (receipt.route, alert)
+            for alert in (*self.opened.values(), *ended)
+            if alert.event.group is group
+            and (receipt := self.receipts[alert.id].get(channel.name)) is not None
+            and receipt.at is not None
         ]
 
 
-def going_on(stored: StoredAlert, events: Mapping[str, Event]) -> Alert | None:
-    """An alert that goes on; None if its events are gone."""
-    first, last = events.get(stored.id), events.get(stored.last_event_id)
-    if first is None or last is None:
-        return None
-    return Alert(stored.id, AlertRole.FIRING, last, first, stored.starts_at)
+def remind(conn: Connection, config: Config, book: Book, in_force: SilencesInForce) -> None:
+    """Put into the queue again open alerts that a channel was notified of long ago, or that were given up.
 
-
-def over(stored: StoredAlert, events: Mapping[str, Event]) -> Alert | None:
-    """An alert that ended; None if its events are gone."""
-    first, last = events.get(stored.id), events.get(stored.closed_by or "")
-    if first is None or last is None:
-        return None
-    return Alert(stored.id, AlertRole.RESOLVED, last, first, stored.starts_at, stored.ends_at)
+    Not those that are withheld. If one reminder is due, so are those that would be soon: one message instead of many.
+    """
+    every, now = config.alerts.repeat_every, in_force.now
+    channels = {channel.name for channel in config.alerts.channels if not channel.repeats_firing}
+    if not every or not channels:
+        return
+    found = [
+        (alert, receipt)
+        for alert in book.opened.values()
+        for receipt in book.receipts[alert.id].values()
+        if receipt.channel in channels and not receipt.under_way
+    ]
+    known = {event.id: event for alert, _ in found for event in (alert.first, alert.event)}
+    known |= events.by_ids(conn, {receipt.event_id for _, receipt in found} - set(known))
+    due: dict[tuple[str, AlertGroup | None], list[tuple[timedelta, str]]] = defaultdict(list)
+    for alert, receipt in found:
+        event = known[receipt.event_id]
+        at = receipt.at or (event.at if DeliveryState.EXPIRED in receipt.states else None)
+        if at is not None and in_force.withholds(event, alert.id) is None:
+            due[receipt.channel, event.group].append((now - at, event.id))
+    for (channel, _), own in due.items():
+        if any(age >= every for age, _ in own):
+            deliveries.remind(conn, channel, [event_id for age, event_id in own if age >= every / 2], now)

@@ -1,72 +1,61 @@
-"""Alerts: what went wrong, from the event that began it to the one that closed it."""
+"""Alerts: what went wrong, from the event that began it to the one that ended it."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from portmon.model.event import Event
-from portmon.storage.sql import chunks, upsert_rows
-from portmon.storage.tables import alerts
+from portmon.model.alert import Alert
+from portmon.model.event import AlertRole
+from portmon.storage.events import columns, pair_from
+from portmon.storage.sql import rows_in, upsert_rows
+from portmon.storage.tables import alerts, events
+
+_FIRST = events.alias("first")
+_ALERTS = (
+    select(alerts.c.starts_at, alerts.c.ends_at, *columns(_FIRST), *columns())
+    .join_from(alerts, _FIRST, _FIRST.c.id == alerts.c.id)
+    .join(events, events.c.id == alerts.c.last_event_id)
+    .order_by(alerts.c.starts_at, events.c.seq)
+)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredAlert:
-    """One alert.
-
-    :param id: of the event that began it
-    :param last_event_id: the newest that says something is wrong
-    :param closed_by: the event that ended it, None while it goes on
-    """
-
-    id: str
-    key: str
-    host_id: str | None
-    last_event_id: str
-    starts_at: datetime
-    ends_at: datetime | None = None
-    closed_by: str | None = None
-
-
-def opened(conn: Connection, keys: Collection[str] | None = None) -> dict[str, StoredAlert]:
-    """Alert key: the alert that goes on.
+def opened(conn: Connection, keys: Collection[str] | None = None, *, host_id: str | None = None) -> dict[str, Alert]:
+    """Alert key: the alert that goes on, oldest first.
 
     :param keys: of these only
+    :param host_id: of this host only
     """
-    query = select(alerts).where(alerts.c.ends_at.is_(None))
-    found = {row.key: _alert(row) for row in conn.execute(query)}
-    return found if keys is None else {key: found[key] for key in keys if key in found}
+    query = _ALERTS.where(alerts.c.ends_at.is_(None))
+    if host_id is not None:
+        query = query.where(alerts.c.host_id == host_id)
+    return {alert.key: alert for alert in map(_alert, rows_in(conn, query, alerts.c.key, keys))}
 
 
-def of_ids(conn: Connection, ids: Collection[str]) -> dict[str, StoredAlert]:
-    """Alerts by their ids."""
-    found: dict[str, StoredAlert] = {}
-    for part in chunks(sorted(ids)):
-        found |= {row.id: _alert(row) for row in conn.execute(select(alerts).where(alerts.c.id.in_(part)))}
-    return found
-
-
-def begun(event: Event) -> StoredAlert:
-    """The alert that an event begins."""
-    return StoredAlert(event.id, event.alert_key, event.host_id, event.id, event.since or event.at)
-
-
-def save(conn: Connection, changed: Sequence[StoredAlert]) -> None:
-    """Store alerts, new ones and changed ones; those that are over first, since one key has one open alert."""
-    columns = ["last_event_id", "ends_at", "closed_by"]
-    for over in (True, False):
-        rows = [dataclasses.asdict(alert) for alert in changed if (alert.ends_at is not None) == over]
-        upsert_rows(conn, alerts, columns, rows)
-
-
-def closed_since(conn: Connection, moment: datetime) -> list[StoredAlert]:
+def ended_since(conn: Connection, moment: datetime) -> list[Alert]:
     """Alerts that ended then or later."""
-    return [_alert(row) for row in conn.execute(select(alerts).where(alerts.c.ends_at >= moment))]
+    return [_alert(row) for row in conn.execute(_ALERTS.where(alerts.c.ends_at >= moment))]
+
+
+def save(conn: Connection, changed: Sequence[Alert]) -> None:
+    """Store alerts, new ones and changed ones; those that are over first, since one key has one open alert."""
+    for over in (True, False):
+        rows = [
+            {
+                "id": alert.id,
+                "key": alert.key,
+                "host_id": alert.first.host_id,
+                "last_event_id": alert.event.id,
+                "starts_at": alert.starts_at,
+                "ends_at": alert.ends_at,
+            }
+            for alert in changed
+            if (alert.ends_at is not None) == over
+        ]
+        upsert_rows(conn, alerts, ["last_event_id", "ends_at"], rows)
 
 
 def expire(conn: Connection, before: datetime) -> None:
@@ -74,5 +63,8 @@ def expire(conn: Connection, before: datetime) -> None:
     conn.execute(delete(alerts).where(alerts.c.ends_at < before))
 
 
-def _alert(row: Any) -> StoredAlert:
-    return StoredAlert(**{name: getattr(row, name) for name in StoredAlert.__dataclass_fields__})
+def _alert(row: Sequence[Any]) -> Alert:
+    starts_at, ends_at, *values = row
+    began, newest = pair_from(values)
+    role = AlertRole.FIRING if ends_at is None else AlertRole.RESOLVED
+    return Alert(began.id, role, newest, began, starts_at, ends_at)

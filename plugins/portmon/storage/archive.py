@@ -1,4 +1,4 @@
-"""Every look at a host: what was seen, as it was said, and what it came to."""
+"""Every look at a host: its raw answers, what was read from them, and its outcome."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import zstandard
-from sqlalchemy import ColumnElement, Connection, UnaryExpression, and_, delete, func, select, true
+from sqlalchemy import ColumnElement, Connection, Select, UnaryExpression, and_, delete, func, select, true
 from sqlalchemy.sql.operators import custom_op
 
 from portmon.errors import StorageError
@@ -18,10 +18,11 @@ from portmon.model import limits
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome, Owner, in_time
 from portmon.scan.answer import SettledAnswer
 from portmon.storage import checkpoints, contents, journal, tables
-from portmon.storage.sql import chunks, insert_rows, update_rows, upsert_rows
+from portmon.storage.sql import chunks, insert_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import hosts, inventories, runs, stored
 
 log = logging.getLogger(__name__)
+_looks = tables.observations
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Before every look."""
@@ -159,40 +160,20 @@ def refuse(conn: Connection, observations: Iterable[Observation]) -> None:
 
     :param observations: as they are to be read from now on
     """
-    rows = [
-        {
-            "host_id": one.host_id,
-            "observed_at": one.observed_at,
-            "outcome": one.outcome.value,
-            "error_class": one.error_class,
-            "error": one.error,
-        }
-        for one in observations
-    ]
-    update_rows(conn, tables.observations, rows)
+    names = ("host_id", "observed_at", "outcome", "error_class", "error")
+    update_rows(conn, _looks, [{name: getattr(one, name) for name in names} for one in observations])
     contents.doubt(conn, [one.facts for one in observations if one.facts])
 
 
 def settled(conn: Connection, host_ids: Collection[str]) -> dict[str, SettledAnswer]:
     """Host id: the last answer of hosts that are settled and were asked but once."""
     query = (
-        select(hosts.c.host_id, hosts.c.fingerprint, tables.observations.c.frame, tables.observations.c.facts)
-        .join(
-            tables.observations,
-            and_(
-                tables.observations.c.host_id == hosts.c.host_id,
-                tables.observations.c.observed_at == hosts.c.last_ok_at,
-            ),
-        )
-        .where(
-            hosts.c.fingerprint.is_not(None),
-            tables.observations.c.frame.is_not(None),
-            tables.observations.c.second_frame.is_(None),
-            tables.observations.c.facts.is_not(None),
-        )
+        select(hosts.c.host_id, hosts.c.fingerprint, _looks.c.frame, _looks.c.facts)
+        .join(_looks, and_(_looks.c.host_id == hosts.c.host_id, _looks.c.observed_at == hosts.c.last_ok_at))
+        .where(hosts.c.fingerprint.is_not(None), _looks.c.frame.is_not(None), _looks.c.facts.is_not(None))
+        .where(_looks.c.second_frame.is_(None))
     )
-    parts = chunks(sorted(set(host_ids)))
-    rows = (row for part in parts for row in conn.execute(query.where(hosts.c.host_id.in_(part))))
+    rows = rows_in(conn, query, hosts.c.host_id, host_ids)
     return {row.host_id: SettledAnswer(row.fingerprint, row.frame, row.facts) for row in rows}
 
 
@@ -216,58 +197,21 @@ def _row(observation: Observation, frames: Sequence[str], facts: str | None = No
     }
 
 
-def observations_to_evaluate(
-    conn: Connection, *, host_ids: Collection[str] | None = None, seen: bool = True, frames: bool = False
-) -> list[Observation]:
-    """Looks that are newer than the last one evaluated of their host, oldest first.
+def observations_to_evaluate(conn: Connection, *, host_ids: Collection[str] | None = None) -> list[Observation]:
+    """Looks that are newer than the last one evaluated of their host, oldest first, without what was seen.
 
     A provisional one counts only if its run did not look at its host again.
 
     :param host_ids: of these hosts only
-    :param seen: with what was seen; without, see :func:`with_seen`
-    :param frames: with the raw answers; what they say is in the observation already
-    :raises StorageError: if what was seen is gone or damaged
     """
-    everybody = select(tables.observations.c.host_id).distinct()
-    asked = set(conn.execute(everybody).scalars() if host_ids is None else host_ids)
-    columns = [*_LOOK_COLUMNS, *((tables.observations.c.frame, tables.observations.c.second_frame) if frames else ())]
-    rows = conn.execute(_unevaluated(conn, columns)).all()
-    found = [observation for observation in map(_observation, rows) if observation.host_id in asked]
+    asked = set(conn.execute(select(_looks.c.host_id).distinct()).scalars() if host_ids is None else host_ids)
+    found = [look for look in map(_observation, conn.execute(_unevaluated(conn))) if look.host_id in asked]
     # A host without a row was never evaluated: the list has gained it, and no pruning took that over yet.
-    for part in chunks(sorted(_without_row(conn, asked.difference(observation.host_id for observation in found)))):
-        live = tables.observations.c.live
-        more = conn.execute(select(*columns).where(tables.observations.c.host_id.in_(part), live)).all()
-        found += map(_observation, more)
-        rows = [*rows, *more]
+    unknown = _without_row(conn, asked.difference(look.host_id for look in found))
+    found += map(_observation, rows_in(conn, select(*_LOOK_COLUMNS).where(_looks.c.live), _looks.c.host_id, unknown))
     found.sort(key=in_time)
-    last = {(observation.host_id, observation.run_id): observation.observed_at for observation in found}
-    observations = [
-        observation
-        for observation in found
-        if not observation.provisional or observation.observed_at == last[observation.host_id, observation.run_id]
-    ]
-    if seen:
-        observations = with_seen(conn, observations)
-    if frames:
-        names = {(row.host_id, row.observed_at): (row.frame, row.second_frame) for row in rows}
-        wanted = [names[observation.host_id, observation.observed_at] for observation in observations]
-        raw = contents.get_many(conn, [name for pair in wanted for name in pair if name])
-        observations = [
-            dataclasses.replace(observation, frames=tuple(raw[name] for name in pair if name in raw))
-            for observation, pair in zip(observations, wanted, strict=True)
-        ]
-    return observations
-
-
-def with_seen(conn: Connection, observations: Sequence[Observation]) -> list[Observation]:
-    """Looks with what was seen.
-
-    :raises StorageError: if it is gone or damaged
-    """
-    found, broken = readable(conn, observations)
-    for error in broken.values():
-        raise error
-    return found
+    last = {(look.host_id, look.run_id): look.observed_at for look in found}
+    return [look for look in found if not look.provisional or look.observed_at == last[look.host_id, look.run_id]]
 
 
 def readable(
@@ -277,139 +221,109 @@ def readable(
 
     :returns: these, and what is wrong with the others, by host id and time
     """
-    data, damaged = contents.read_many(conn, [observation.facts for observation in observations if observation.facts])
+    data, damaged = contents.read_many(conn, [one.facts for one in observations if one.facts])
     seen: dict[str, Listing] = {}
     wrong: dict[str, str] = {digest: str(error) for digest, error in damaged.items()}
-    for digest, one in data.items():
+    for digest, facts in data.items():
         try:
-            seen[digest] = _checked(facts_from_json(one))
+            seen[digest] = _checked(facts_from_json(facts))
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             wrong[digest] = f"content {digest} is no observation: {error}"
     found, broken = [], {}
-    for observation in observations:
-        if not observation.facts:
-            found.append(observation)
-        elif observation.facts in seen:
-            found.append(dataclasses.replace(observation, listing=seen[observation.facts]))
+    for one in observations:
+        if not one.facts:
+            found.append(one)
+        elif one.facts in seen:
+            found.append(dataclasses.replace(one, listing=seen[one.facts]))
         else:
-            why = wrong.get(observation.facts, f"content {observation.facts} is not in the archive (expired?)")
-            broken[observation.host_id, observation.observed_at] = StorageError(
-                f"what {observation.host_id} showed at {observation.observed_at:%Y-%m-%d %H:%M:%S} UTC can't be "
-                f"read: {why}"
+            why = wrong.get(one.facts, f"content {one.facts} is not in the archive (expired?)")
+            broken[one.host_id, one.observed_at] = StorageError(
+                f"what {one.host_id} showed at {one.observed_at:%Y-%m-%d %H:%M:%S} UTC can't be read: {why}"
             )
     return found, broken
 
 
 def settle(conn: Connection, observations: Iterable[Observation]) -> None:
-    """Note that looks were evaluated: those that were provisional count for good, so that a replay counts them as
-    well.
-    """
-    evaluated = [one for one in observations if one.provisional]
-    rows = [{"host_id": one.host_id, "observed_at": one.observed_at, "provisional": False} for one in evaluated]
-    update_rows(conn, tables.observations, rows)
+    """Note that looks were evaluated: a provisional one counts for good, so that a replay counts it as well."""
+    rows = [
+        {"host_id": one.host_id, "observed_at": one.observed_at, "provisional": False}
+        for one in observations
+        if one.provisional
+    ]
+    update_rows(conn, _looks, rows)
 
 
 def looks_of(conn: Connection, run_id: str, *, unevaluated: bool = False) -> dict[str, bool]:
     """Host id: whether a run's newest look at it is final, not provisional.
 
-    :param unevaluated: only of hosts of which that look was not evaluated yet. One that was is of before somebody
-        cleared the task that made it, and who does that wants another one
+    :param unevaluated: only of hosts whose newest look was not evaluated yet: a person who clears the task that made it
+        wants another one
     """
     query = (
-        select(
-            tables.observations.c.host_id,
-            tables.observations.c.provisional,
-            tables.observations.c.observed_at,
-            hosts.c.last_evaluated_at,
-        )
-        .outerjoin(hosts, hosts.c.host_id == tables.observations.c.host_id)
-        .where(tables.observations.c.run_id == run_id)
-        .order_by(tables.observations.c.observed_at)
+        select(_looks.c.host_id, _looks.c.provisional, _looks.c.observed_at, hosts.c.last_evaluated_at)
+        .outerjoin(hosts, hosts.c.host_id == _looks.c.host_id)
+        .where(_looks.c.run_id == run_id)
+        .order_by(_looks.c.observed_at)
     )
-    found: dict[str, bool] = {}
-    for host_id, provisional, observed_at, evaluated_at in conn.execute(query):
-        if not unevaluated or evaluated_at is None or observed_at > evaluated_at:
-            found[host_id] = not provisional
-    return found
+    return {
+        host_id: not provisional
+        for host_id, provisional, observed_at, evaluated_at in conn.execute(query)
+        if not unevaluated or evaluated_at is None or observed_at > evaluated_at
+    }
 
 
 def looks_for(conn: Connection, run_id: str, named: Collection[tuple[str, datetime]] = ()) -> list[Observation]:
     """Every look of a run, and some others by host id and time, without what was seen, oldest first."""
-    rows = list(conn.execute(select(*_LOOK_COLUMNS).where(tables.observations.c.run_id == run_id)))
-    for part in chunks(sorted({host_id for host_id, _ in named})):
-        more = conn.execute(
-            select(*_LOOK_COLUMNS).where(
-                tables.observations.c.host_id.in_(part), tables.observations.c.run_id != run_id
-            )
-        )
-        rows += [row for row in more if (row.host_id, row.observed_at) in named]
+    query = select(*_LOOK_COLUMNS)
+    rows = list(conn.execute(query.where(_looks.c.run_id == run_id)))
+    others = rows_in(conn, query.where(_looks.c.run_id != run_id), _looks.c.host_id, {host_id for host_id, _ in named})
+    rows += [row for row in others if (row.host_id, row.observed_at) in named]
     return sorted(map(_observation, rows), key=in_time)
 
 
 def scanned(conn: Connection, run_id: str) -> set[str]:
     """Hosts that a run looked at, whatever came of it."""
-    return set(
-        conn.execute(select(tables.observations.c.host_id).where(tables.observations.c.run_id == run_id)).scalars()
-    )
+    return set(conn.execute(select(_looks.c.host_id).where(_looks.c.run_id == run_id)).scalars())
 
 
 def last_look(conn: Connection, host_id: str) -> Observation | None:
     """The last look at a host, without what was seen."""
-    row = conn.execute(
-        select(*_LOOK_COLUMNS)
-        .where(tables.observations.c.host_id == host_id)
-        .order_by(tables.observations.c.observed_at.desc())
-        .limit(1)
-    ).first()
+    row = conn.execute(_newest(host_id, *_LOOK_COLUMNS)).first()
     return None if row is None else _observation(row)
 
 
 def last_seen(conn: Connection, host_id: str) -> Listing | None:
-    """What the last complete answer of a host showed, None if there is none or it has expired."""
-    digest = conn.execute(
-        select(tables.observations.c.facts)
-        .where(
-            tables.observations.c.host_id == host_id,
-            tables.observations.c.facts.is_not(None),
-            tables.observations.c.outcome == Outcome.OK.value,
-        )
-        .order_by(tables.observations.c.observed_at.desc())
-        .limit(1)
-    ).scalar()
+    """The listing of the last complete answer of a host, None if there is none or it has expired."""
+    query = _newest(host_id, _looks.c.facts).where(_looks.c.facts.is_not(None), _looks.c.outcome == Outcome.OK)
+    digest = conn.execute(query).scalar()
     return facts_from_json(contents.get(conn, digest)) if digest else None
 
 
 def latest_frames(conn: Connection, host_id: str) -> tuple[bytes, ...]:
     """The raw answers of the last look at a host that got any."""
-    row = conn.execute(
-        select(tables.observations.c.frame, tables.observations.c.second_frame)
-        .where(tables.observations.c.host_id == host_id, tables.observations.c.frame.is_not(None))
-        .order_by(tables.observations.c.observed_at.desc())
-        .limit(1)
-    ).first()
-    return tuple(contents.get(conn, digest) for digest in row or () if digest)
+    query = _newest(host_id, _looks.c.frame, _looks.c.second_frame).where(_looks.c.frame.is_not(None))
+    return tuple(contents.get(conn, digest) for digest in conn.execute(query).first() or () if digest)
+
+
+def _newest(host_id: str, *columns: Any) -> Select[Any]:
+    query = select(*columns).where(_looks.c.host_id == host_id)
+    return query.order_by(_looks.c.observed_at.desc()).limit(1)
 
 
 def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:
     """Delete what is from before a moment: looks, runs, steps of the journal, checkpoints, old host lists, and contents
-    that nobody needs any more.
+    that nothing refers to any more.
 
     The newest host list stays, however old: it is what a run falls back to.
 
     :param most: about so many looks, and so many contents; the rest waits for them. None: all of them
     :returns: number of rows deleted, of whichever of the two were more
     """
-    old = tables.observations.c.observed_at < before
+    old = _looks.c.observed_at < before
     if most is not None:
-        first = (
-            select(tables.observations.c.observed_at)
-            .where(old)
-            .order_by(tables.observations.c.observed_at)
-            .limit(most)
-            .subquery()
-        )
-        old = tables.observations.c.observed_at <= select(func.max(first.c.observed_at)).scalar_subquery()
-    gone = conn.execute(delete(tables.observations).where(old)).rowcount
+        first = select(_looks.c.observed_at).where(old).order_by(_looks.c.observed_at).limit(most).subquery()
+        old = _looks.c.observed_at <= select(func.max(first.c.observed_at)).scalar_subquery()
+    gone = conn.execute(delete(_looks).where(old)).rowcount
     if most is not None and gone >= most:
         return int(gone)
     conn.execute(delete(runs).where(runs.c.started_at < before))
@@ -421,30 +335,26 @@ def expire(conn: Connection, before: datetime, *, most: int | None = None) -> in
     return int(gone) if most is None else max(int(gone), unused)
 
 
-def _unevaluated(conn: Connection, columns: Sequence[ColumnElement[Any]]) -> Any:
+def _unevaluated(conn: Connection) -> Any:
     """Looks that are newer than the last one evaluated of their host, of hosts that have a row.
 
     The archive has thousands of looks per host, and this wants the last one or two: one range of the primary key per
     host, whatever the planner thinks of it.
     """
-    newer = tables.observations.c.observed_at > func.coalesce(hosts.c.last_evaluated_at, EPOCH)
+    newer = _looks.c.observed_at > func.coalesce(hosts.c.last_evaluated_at, EPOCH)
     if conn.dialect.name == "postgresql":
         # The planner makes no join of a subquery with OFFSET: is_simple_subquery() in its prepjointree.c.
-        is_own = tables.observations.c.host_id == hosts.c.host_id
-        own = select(*columns).where(is_own, newer, tables.observations.c.live)
+        own = select(*_LOOK_COLUMNS).where(_looks.c.host_id == hosts.c.host_id, newer, _looks.c.live)
         looks = own.offset(0).lateral("looks")
         return select(looks).select_from(hosts.join(looks, true()))
     # The plus keeps the term from being of use for an index of hosts: https://www.sqlite.org/optoverview.html#uplus
     own_id: ColumnElement[str] = UnaryExpression(hosts.c.host_id, operator=custom_op("+"))
-    return select(*columns).where(tables.observations.c.host_id == own_id, newer, tables.observations.c.live)
+    return select(*_LOOK_COLUMNS).where(_looks.c.host_id == own_id, newer, _looks.c.live)
 
 
 def _without_row(conn: Connection, host_ids: Collection[str]) -> set[str]:
-    known = (
-        conn.execute(select(hosts.c.host_id).where(hosts.c.host_id.in_(part))).scalars()
-        for part in chunks(sorted(host_ids))
-    )
-    return set(host_ids).difference(*known)
+    known = rows_in(conn, select(hosts.c.host_id), hosts.c.host_id, host_ids)
+    return set(host_ids).difference(row.host_id for row in known)
 
 
 _LOOK = (
@@ -462,7 +372,7 @@ _LOOK = (
     "provisional",
 )
 """Columns that are fields of a look as well."""
-_LOOK_COLUMNS = [tables.observations.c[name] for name in _LOOK]
+_LOOK_COLUMNS = [_looks.c[name] for name in _LOOK]
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
@@ -521,7 +431,7 @@ def facts_from_json(data: bytes) -> Listing:
 
 
 _WHOLE = 2**63
-"""What both databases store as a number is smaller."""
+"""Numbers are smaller in both databases."""
 
 
 def _checked(listing: Listing) -> Listing:

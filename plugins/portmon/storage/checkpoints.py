@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,10 +17,7 @@ from portmon.storage.tables import UtcDateTime, checkpoints, conditions, hosts, 
 
 
 def keep(conn: Connection, now: datetime) -> None:
-    """Keep the state as it is before anything is changed, once a day (UTC).
-
-    Called by whoever is about to change it, in the same transaction.
-    """
+    """Keep the state as it is, once a day (UTC), in the transaction that is about to change it."""
     newest = conn.execute(select(func.max(checkpoints.c.at))).scalar()
     if newest is None or newest.date() < now.date():
         take(conn, journal.last_seq(conn), now)
@@ -29,7 +26,7 @@ def keep(conn: Connection, now: datetime) -> None:
 def take(conn: Connection, seq: int, now: datetime) -> None:
     """Keep the state as it is after a step of the journal, instead of what is kept of that step."""
     # One after the other: all of it would be a matter of gigabytes.
-    digests = [contents.put(conn, _pack(part), now=now) for part in _parts(conn)]
+    digests = [contents.put(conn, contents.canonical(part), now=now) for part in _parts(conn)]
     _replace(conn, seq, now, digests)
 
 
@@ -41,13 +38,11 @@ def taken(conn: Connection, *, after: int) -> dict[int, datetime]:
 
 def copy(source: Connection, conn: Connection) -> None:
     """Take over all checkpoints of another database, each instead of that of the same step."""
-    query = select(checkpoints.c.seq, checkpoints.c.at, checkpoints.c.content)
     found: dict[tuple[int, datetime], list[str]] = defaultdict(list)
-    for row in source.execute(query.order_by(checkpoints.c.seq, checkpoints.c.part)):
+    for row in source.execute(select(checkpoints).order_by(checkpoints.c.seq, checkpoints.c.part)).all():
+        contents.put(conn, contents.get(source, row.content), now=row.at)
         found[row.seq, row.at].append(row.content)
     for (seq, at), digests in found.items():
-        for digest in digests:
-            contents.put(conn, contents.get(source, digest), now=at)
         _replace(conn, seq, at, digests)
 
 
@@ -101,33 +96,21 @@ _TABLES: Mapping[str, Table] = {table.name: table for table in (hosts, ports, co
 
 
 def _parts(conn: Connection) -> Iterator[dict[str, list[dict[str, Any]]]]:
-    yield {"conditions": _rows(conn.execute(select(conditions).order_by(conditions.c.name)))}
-    ids = conn.execute(select(hosts.c.host_id).order_by(hosts.c.host_id)).scalars().all()
-    for part in chunks(ids, CHUNK):
-        query = select(ports).where(ports.c.host_id.in_(part))
-        yield {
-            "hosts": _rows(conn.execute(select(hosts).where(hosts.c.host_id.in_(part)).order_by(hosts.c.host_id))),
-            "ports": _rows(conn.execute(query.order_by(ports.c.host_id, ports.c.protocol, ports.c.port))),
-        }
+    yield {"conditions": _rows(conn, select(conditions).order_by(conditions.c.name))}
+    for part in chunks(conn.execute(select(hosts.c.host_id).order_by(hosts.c.host_id)).scalars().all(), CHUNK):
+        queries = {table: select(table).order_by(*table.primary_key.columns) for table in (hosts, ports)}
+        yield {table.name: _rows(conn, query.where(table.c.host_id.in_(part))) for table, query in queries.items()}
 
 
-def _rows(found: Iterable[Any]) -> list[dict[str, Any]]:
+def _rows(conn: Connection, query: Any) -> list[dict[str, Any]]:
     return [
         {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row._mapping.items()}
-        for row in found
+        for row in conn.execute(query)
     ]
 
 
 def _row(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        # Columns that a later version added stay empty.
-        column.name: datetime.fromisoformat(values[column.name])
-        if isinstance(column.type, UtcDateTime) and values[column.name] is not None
-        else values[column.name]
-        for column in table.c
-        if column.name in values
-    }
-
-
-def _pack(part: Mapping[str, Any]) -> bytes:
-    return json.dumps(part, sort_keys=True, separators=(",", ":")).encode("ascii")
+    # Columns that a later version added stay empty.
+    row = {column.name: values[column.name] for column in table.c if column.name in values}
+    times = {name for name, value in row.items() if value is not None and isinstance(table.c[name].type, UtcDateTime)}
+    return row | {name: datetime.fromisoformat(row[name]) for name in times}

@@ -1,4 +1,4 @@
-"""What is wrong with the monitoring itself just now, so that one episode makes one event."""
+"""Open conditions of the monitoring itself, so that one episode makes one event."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ HOST_KEY = "host_key"
 """Begins the name of the condition that a host shows another key; its alert is named alike."""
 
 
-def begin(conn: Connection, name: str, *, since: datetime, event_id: str) -> bool:
+def begin(conn: Connection, name: str, *, since: datetime) -> bool:
     """Note that something is wrong.
 
     :returns: False if that was noted before
     """
-    row = {"name": name, "since": since, "event_id": event_id}
-    return bool(conn.execute(insert_new(conn, conditions), row).rowcount)
+    return bool(conn.execute(insert_new(conn, conditions), {"name": name, "since": since}).rowcount)
 
 
 def end(conn: Connection, name: str) -> bool:
@@ -32,22 +31,10 @@ def end(conn: Connection, name: str) -> bool:
     return bool(conn.execute(delete(conditions).where(conditions.c.name == name)).rowcount)
 
 
-def hold(conn: Connection, name: str, *, since: datetime | None) -> None:
-    """Note that something is wrong since then, or that it is not.
-
-    :param since: None if nothing is wrong
-    """
-    if since is None:
-        end(conn, name)
-    else:
-        begin(conn, name, since=since, event_id="")
-
-
 def going_on(conn: Connection, prefix: str) -> set[str]:
     """Names of what is wrong that begin alike."""
-    return set(
-        conn.execute(select(conditions.c.name).where(conditions.c.name.startswith(prefix, autoescape=True))).scalars()
-    )
+    named = conditions.c.name.startswith(prefix, autoescape=True)
+    return set(conn.execute(select(conditions.c.name).where(named)).scalars())
 
 
 def since(conn: Connection, name: str) -> datetime | None:

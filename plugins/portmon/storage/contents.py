@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ import zstandard
 from sqlalchemy import Connection, and_, delete, func, select, union, update
 
 from portmon.errors import StorageError
-from portmon.storage.sql import chunks, update_rows, upsert_rows
+from portmon.storage.sql import change_in, chunks, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import checkpoints, contents, inventories, journal, runs
 
 FRESH = timedelta(hours=12)
@@ -62,8 +63,7 @@ def known(conn: Connection, digests: Iterable[str]) -> set[str]:
 
 def doubt(conn: Connection, digests: Iterable[str]) -> None:
     """Note bytes that can't be read: whatever is the same is stored anew."""
-    for part in chunks(sorted(set(digests))):
-        conn.execute(update(contents).where(contents.c.digest.in_(part)).values(damaged=True))
+    change_in(conn, update(contents).values(damaged=True), contents.c.digest, digests)
 
 
 def use(conn: Connection, used_at: Mapping[str, datetime]) -> None:
@@ -85,13 +85,15 @@ def _used_at(conn: Connection, digests: Iterable[str], *, readable: bool = False
 
     :param readable: without those that turned out to be damaged
     """
-    found: dict[str, datetime] = {}
-    for part in chunks(sorted(digests)):
-        query = select(contents.c.digest, contents.c.used_at).where(contents.c.digest.in_(part))
-        if readable:
-            query = query.where(~contents.c.damaged)
-        found |= {row.digest: row.used_at for row in conn.execute(query)}
-    return found
+    query = select(contents.c.digest, contents.c.used_at)
+    if readable:
+        query = query.where(~contents.c.damaged)
+    return {row.digest: row.used_at for row in rows_in(conn, query, contents.c.digest, digests)}
+
+
+def canonical(value: object) -> bytes:
+    """JSON of which equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def digest_of(data: bytes) -> str:
@@ -110,29 +112,15 @@ def get(conn: Connection, digest: str) -> bytes:
     return unpack(digest, data)
 
 
-def get_many(conn: Connection, digests: Iterable[str]) -> dict[str, bytes]:
-    """The bytes of several hashes; those that are gone are left out.
-
-    :raises StorageError: if any are damaged
-    """
-    found, broken = read_many(conn, digests)
-    for error in broken.values():
-        raise error
-    return found
-
-
 def read_many(conn: Connection, digests: Iterable[str]) -> tuple[dict[str, bytes], dict[str, StorageError]]:
     """The bytes of several hashes without those that are gone, and what is wrong with those that are damaged."""
     found: dict[str, bytes] = {}
     broken: dict[str, StorageError] = {}
-    for part in chunks(sorted(set(digests))):
-        for digest, data in conn.execute(
-            select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part))
-        ).all():
-            try:
-                found[digest] = unpack(digest, data)
-            except StorageError as error:
-                broken[digest] = error
+    for digest, data in rows_in(conn, select(contents.c.digest, contents.c.data), contents.c.digest, digests):
+        try:
+            found[digest] = unpack(digest, data)
+        except StorageError as error:
+            broken[digest] = error
     return found, broken
 
 
@@ -145,15 +133,8 @@ def expire(conn: Connection, before: datetime, *, most: int | None = None) -> in
     :param most: so many; None: all of them
     :returns: how many
     """
-    columns = (
-        inventories.c.digest,
-        runs.c.inventory,
-        runs.c.settings,
-        journal.c.inventory,
-        journal.c.what,
-        checkpoints.c.content,
-    )
-    referred = union(*map(select, columns))
+    columns = (inventories.c.digest, runs.c.inventory, runs.c.settings, journal.c.inventory, journal.c.what)
+    referred = union(*map(select, (*columns, checkpoints.c.content)))
     old = and_(contents.c.used_at < before - FRESH, contents.c.digest.not_in(referred))
     if most is not None:
         old = contents.c.digest.in_(select(contents.c.digest).where(old).limit(most))
@@ -162,13 +143,8 @@ def expire(conn: Connection, before: datetime, *, most: int | None = None) -> in
 
 def sizes(conn: Connection) -> tuple[int, int, int]:
     """Number of contents, bytes before and after compression."""
-    row = conn.execute(
-        select(
-            func.count(),
-            func.coalesce(func.sum(contents.c.size), 0),
-            func.coalesce(func.sum(func.length(contents.c.data)), 0),
-        )
-    ).one()
+    lengths = (func.sum(contents.c.size), func.sum(func.length(contents.c.data)))
+    row = conn.execute(select(func.count(), *(func.coalesce(length, 0) for length in lengths))).one()
     return int(row[0]), int(row[1]), int(row[2])
 
 
@@ -176,13 +152,7 @@ def damaged(conn: Connection) -> Iterator[str]:
     """Digests of contents that are not what they say: all of them are read."""
     digests = conn.execute(select(contents.c.digest).order_by(contents.c.digest)).scalars().all()
     for part in chunks(digests):
-        for digest, data in conn.execute(
-            select(contents.c.digest, contents.c.data).where(contents.c.digest.in_(part))
-        ).all():
-            try:
-                unpack(digest, data)
-            except StorageError:
-                yield digest
+        yield from read_many(conn, part)[1]
 
 
 def unpack(digest: str, data: bytes) -> bytes:

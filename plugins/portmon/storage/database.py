@@ -34,7 +34,7 @@ class Database:
     :param multi_machine: tasks run on several machines, each of which would have a SQLite file of its own
     :param keep_open: one transaction follows another: the connection stays open for the next one, until
         :meth:`dispose`
-    :param throwaway: a SQLite file that nobody needs after a crash, and nobody else uses
+    :param throwaway: a SQLite file of one process, of no use after a crash
     :raises StorageError: if such a database can't hold the state
     """
 
@@ -45,11 +45,11 @@ class Database:
         # Task processes live for seconds and use one connection: nothing to pool.
         options: dict[str, Any] = {"poolclass": NullPool}
         if keep_open or throwaway:
-            # One that is kept is looked at before it is used again: the server may have been restarted meanwhile.
+            # PostgreSQL may have been restarted since the connection was used last.
             options = {"poolclass": QueuePool, "pool_size": 1, "pool_pre_ping": True}
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg2")
-            # Of a type that no table has; to look for it is a query for every connection.
+            # No table has this type, and looking for it is a query for every connection.
             options["use_native_hstore"] = False
             arguments: dict[str, Any] = {"connect_timeout": BUSY_SECONDS, "application_name": "portmon"}
         elif self.url.get_backend_name() == "sqlite":
@@ -141,7 +141,7 @@ class Database:
             if not path.is_file():
                 yield None
                 return
-            # Not mode=ro: such a reader leaves the -wal and -shm files behind, as files of whoever looked.
+            # Not mode=ro: such a reader leaves the -wal and -shm files behind, as files of the user that looked.
             url = URL.create(
                 "sqlite", database=f"file:{quote(str(path.absolute()))}", query={"mode": "rw", "uri": "true"}
             )
@@ -195,7 +195,7 @@ class Database:
         path = Path(self.url.database)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Inventories and listings are nobody else's business.
+            # Inventories and listings are for no other user.
             path.touch(mode=0o600)
 
 
@@ -208,7 +208,7 @@ def _alembic_config() -> Config:
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     _set(connection, f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON")
-    # Of a new file only, and the one wait that SQLite leaves to us: while another process does the same.
+    # SQLite does not wait by itself if another process does this to a new file at the same moment.
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What people decided about ports: gone for good, or promoted to declared."""
+"""Decisions of people about ports: gone for good, or promoted to declared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from portmon.storage.sql import upsert
 from portmon.storage.tables import decisions
 
 
-class Decision(StrEnum):
+class DecisionKind(StrEnum):
     """Kinds of decisions."""
 
     ACCEPTED = "accepted"
@@ -24,42 +24,24 @@ class Decision(StrEnum):
 
 
 def decide(
-    conn: Connection, kind: Decision, host_id: str, port: int, *, at: datetime, author: str, reason: str = ""
+    conn: Connection, kind: DecisionKind, host_id: str, port: int, *, at: datetime, author: str, reason: str = ""
 ) -> None:
     """Note a decision; a later one of the same kind replaces it.
 
     :param at: when; an acceptance counts for a port that was down by then
-    :param author: who
     """
-    row = {
-        "host_id": host_id,
-        "protocol": PROTOCOL,
-        "port": port,
-        "kind": kind.value,
-        "at": at,
-        "author": author,
-        "reason": reason,
-    }
-    conn.execute(upsert(conn, decisions, ["at", "author", "reason"]), row)
+    said = {"at": at, "author": author, "reason": reason}
+    row = {"host_id": host_id, "protocol": PROTOCOL, "port": port, "kind": kind, **said}
+    conn.execute(upsert(conn, decisions, list(said)), row)
     unsettle(conn, [host_id])
 
 
-def accept(conn: Connection, host_id: str, port: int, *, at: datetime, author: str, reason: str = "") -> None:
-    """Note that a port that is down is gone for good."""
-    decide(conn, Decision.ACCEPTED, host_id, port, at=at, author=author, reason=reason)
-
-
-def promote(conn: Connection, host_id: str, port: int, *, at: datetime, author: str, reason: str = "") -> None:
-    """Note that a learned port must listen."""
-    decide(conn, Decision.PROMOTED, host_id, port, at=at, author=author, reason=reason)
-
-
-def withdraw(conn: Connection, kind: Decision, host_id: str, port: int) -> bool:
+def withdraw(conn: Connection, kind: DecisionKind, host_id: str, port: int) -> bool:
     """Take a decision back.
 
     :returns: False if there was none
     """
-    where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == kind.value)
+    where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == kind)
     unsettle(conn, [host_id])
     return bool(conn.execute(delete(decisions).where(*where)).rowcount)
 
@@ -67,13 +49,13 @@ def withdraw(conn: Connection, kind: Decision, host_id: str, port: int) -> bool:
 def accepted(conn: Connection) -> dict[PortKey, datetime]:
     """When ports were accepted as gone."""
     query = select(decisions.c.host_id, decisions.c.protocol, decisions.c.port, decisions.c.at)
-    rows = conn.execute(query.where(decisions.c.kind == Decision.ACCEPTED.value))
+    rows = conn.execute(query.where(decisions.c.kind == DecisionKind.ACCEPTED))
     return {(row.host_id, row.protocol, row.port): row.at for row in rows}
 
 
 def acceptance(conn: Connection, host_id: str, port: int) -> tuple[datetime, str] | None:
     """When a port was accepted as gone, and by whom and why."""
-    where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == Decision.ACCEPTED.value)
+    where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == DecisionKind.ACCEPTED)
     row = conn.execute(select(decisions.c.at, decisions.c.author, decisions.c.reason).where(*where)).first()
     return (row.at, _who(row)) if row else None
 
@@ -81,7 +63,7 @@ def acceptance(conn: Connection, host_id: str, port: int) -> tuple[datetime, str
 def promoted(conn: Connection) -> dict[tuple[str, int], str]:
     """Who promoted ports, and why."""
     query = select(decisions.c.host_id, decisions.c.port, decisions.c.author, decisions.c.reason)
-    rows = conn.execute(query.where(decisions.c.kind == Decision.PROMOTED.value))
+    rows = conn.execute(query.where(decisions.c.kind == DecisionKind.PROMOTED))
     return {(row.host_id, row.port): _who(row) for row in rows}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
-from portmon.storage.sql import chunks, insert_new
+from portmon.storage.sql import insert_new, rows_in
 from portmon.storage.tables import host_keys
 
 TRUSTED = "trusted"
@@ -34,18 +34,12 @@ class StoredKey:
     first_seen: datetime
 
 
-def get(conn: Connection, endpoint: str) -> list[StoredKey]:
-    """The trusted keys of an endpoint."""
-    return [key for key in list_all(conn, endpoint) if key.trusted]
-
-
 def trusted(conn: Connection, endpoints: Collection[str]) -> dict[str, list[StoredKey]]:
     """Endpoint: its trusted keys, of those that have any."""
     found: dict[str, list[StoredKey]] = {}
-    for part in chunks(sorted(set(endpoints))):
-        rows = conn.execute(select(host_keys).where(host_keys.c.endpoint.in_(part), host_keys.c.state == TRUSTED))
-        for row in rows:
-            found.setdefault(row.endpoint, []).append(_key(row))
+    query = select(host_keys).where(host_keys.c.state == TRUSTED)
+    for row in rows_in(conn, query, host_keys.c.endpoint, endpoints):
+        found.setdefault(row.endpoint, []).append(_key(row))
     return found
 
 
@@ -59,16 +53,15 @@ def list_all(conn: Connection, endpoint: str | None = None) -> list[StoredKey]:
 
 def remember(conn: Connection, endpoint: str, key_type: str, key_base64: str, fingerprint: str, now: datetime) -> None:
     """Trust a key, unless the endpoint has one of its type."""
-    conn.execute(insert_new(conn, host_keys), _row(endpoint, key_type, key_base64, fingerprint, TRUSTED, now))
+    _insert(conn, TRUSTED, endpoint, key_type, key_base64, fingerprint, now)
 
 
 def report_change(
     conn: Connection, endpoint: str, key_type: str, key_base64: str, fingerprint: str, now: datetime
 ) -> None:
     """Keep a refused key aside, so that a person can accept it. Only the last one offered is kept."""
-    offered = (host_keys.c.endpoint == endpoint, host_keys.c.state == OFFERED)
-    conn.execute(delete(host_keys).where(*offered, host_keys.c.key_base64 != key_base64))
-    conn.execute(insert_new(conn, host_keys), _row(endpoint, key_type, key_base64, fingerprint, OFFERED, now))
+    conn.execute(delete(host_keys).where(*_of(endpoint, OFFERED), host_keys.c.key_base64 != key_base64))
+    _insert(conn, OFFERED, endpoint, key_type, key_base64, fingerprint, now)
 
 
 def accept(conn: Connection, endpoint: str, fingerprint: str) -> bool:
@@ -77,30 +70,22 @@ def accept(conn: Connection, endpoint: str, fingerprint: str) -> bool:
     :param fingerprint: of the key that a person compared; another one may have been offered since
     :returns: False if another one was, or none
     """
-    offered = (
-        host_keys.c.endpoint == endpoint,
-        host_keys.c.state == OFFERED,
-        host_keys.c.fingerprint == fingerprint,
-    )
+    offered = (*_of(endpoint, OFFERED), host_keys.c.fingerprint == fingerprint)
     if conn.execute(select(host_keys.c.endpoint).where(*offered)).first() is None:
         return False
-    conn.execute(delete(host_keys).where(host_keys.c.endpoint == endpoint, host_keys.c.state == TRUSTED))
+    conn.execute(delete(host_keys).where(*_of(endpoint, TRUSTED)))
     conn.execute(update(host_keys).where(*offered).values(state=TRUSTED))
     return True
 
 
+def _of(endpoint: str, state: str) -> tuple[Any, Any]:
+    return host_keys.c.endpoint == endpoint, host_keys.c.state == state
+
+
+def _insert(conn: Connection, *values: object) -> None:
+    names = ("state", "endpoint", "key_type", "key_base64", "fingerprint", "first_seen")
+    conn.execute(insert_new(conn, host_keys), dict(zip(names, values, strict=True)))
+
+
 def _key(row: Any) -> StoredKey:
     return StoredKey(row.endpoint, row.key_type, row.key_base64, row.fingerprint, row.state == TRUSTED, row.first_seen)
-
-
-def _row(
-    endpoint: str, key_type: str, key_base64: str, fingerprint: str, state: str, now: datetime
-) -> dict[str, object]:
-    return {
-        "endpoint": endpoint,
-        "key_type": key_type,
-        "key_base64": key_base64,
-        "fingerprint": fingerprint,
-        "state": state,
-        "first_seen": now,
-    }

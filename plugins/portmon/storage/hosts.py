@@ -1,76 +1,43 @@
-"""The servers that are known: in the inventory, hidden, gone."""
+"""The hosts that are known: in the inventory, hidden, gone."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
 from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
 
-from portmon.model.host import Host
+from portmon.model.host import Host, KnownHost
 from portmon.model.observation import PROBE, PortKey, hung_tools
 from portmon.model.state import HostStatus, PortStatus
-from portmon.storage import outbox
-from portmon.storage.sql import chunks, upsert_rows
+from portmon.storage import deliveries
+from portmon.storage.sql import change_in, rows_in, upsert_rows
 from portmon.storage.tables import hosts, observations, ports
 
 
-@dataclass(frozen=True, slots=True)
-class KnownHost:
-    """A server as it is stored.
-
-    :param removed_at: when it left the CMDB; None while it is in
-    """
-
-    id: str
-    name: str
-    address: str
-    port: int | None
-    labels: Mapping[str, str]
-    declared: tuple[int, ...]
-    removed_at: datetime | None
-
-    def as_host(self) -> Host:
-        """As the CMDB knew it last."""
-        return Host(self.id, self.name, self.address, self.port, self.labels, tuple(self.declared))
-
-
 def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[KnownHost]:
-    """Every server that is stored, hidden ones included.
+    """Every host that is stored, hidden ones included.
 
     :param host_ids: of these only
     """
     names = ("host_id", "name", "address", "ssh_port", "labels", "declared", "removed_at")
     query = select(*(hosts.c[name] for name in names)).order_by(hosts.c.host_id)
-    if host_ids is None:
-        return [KnownHost(*row) for row in conn.execute(query)]
-    parts = chunks(sorted(set(host_ids)))
-    return [KnownHost(*row) for part in parts for row in conn.execute(query.where(hosts.c.host_id.in_(part)))]
+    return [KnownHost(*row) for row in rows_in(conn, query, hosts.c.host_id, host_ids)]
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """What is known of a server that is in the CMDB.
-
-    :param status: see :class:`portmon.model.state.HostStatus`
-    """
-
-    labels: Mapping[str, str]
-    status: str
-
-
-def watched(conn: Connection) -> dict[str, Watched]:
-    """Host id: every server that is in the CMDB."""
+def sites(conn: Connection) -> tuple[dict[str, Mapping[str, str]], set[str]]:
+    """Labels of every host that is in the CMDB, by its id, and the ids of those that are unreachable."""
     query = select(hosts.c.host_id, hosts.c.labels, hosts.c.status).where(hosts.c.removed_at.is_(None))
-    return {row.host_id: Watched(row.labels, row.status) for row in conn.execute(query)}
+    found = conn.execute(query).all()
+    unreachable = {row.host_id for row in found if row.status == HostStatus.UNREACHABLE}
+    return {row.host_id: row.labels for row in found}, unreachable
 
 
 def listed(conn: Connection, *, besides: Collection[str] = ()) -> dict[str, Host]:
-    """Host id: every server that is in the CMDB.
+    """Host id: every host that is in the CMDB.
 
     :param besides: but for these, which are known from elsewhere
     """
@@ -85,7 +52,7 @@ def open_ports(conn: Connection) -> list[PortKey]:
     """Ports that something is wrong with, see :func:`portmon.engine.states.is_open`."""
     keys = (ports.c.host_id, ports.c.protocol, ports.c.port)
     wrong = or_(
-        ports.c.status == PortStatus.DOWN.value,
+        ports.c.status == PortStatus.DOWN,
         ports.c.flapping_since.is_not(None),
         type_coerce(ports.c.lost, Text) != "[]",
     )
@@ -93,7 +60,7 @@ def open_ports(conn: Connection) -> list[PortKey]:
 
 
 def sync(conn: Connection, listed: Iterable[Host]) -> None:
-    """Take names, addresses and labels from the inventory; a server that is new there gets its row."""
+    """Take names, addresses and labels from the inventory; a host that is new there gets its row."""
     stored = {host.id: host.as_host() for host in known(conn)}
     rows = [
         {
@@ -103,7 +70,7 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
             "ssh_port": host.port,
             "labels": dict(host.labels),
             "declared": list(host.declared),
-            "status": HostStatus.NEW.value,
+            "status": HostStatus.NEW,
             "failures": 0,
         }
         for host in listed
@@ -118,24 +85,20 @@ def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[i
     # As the text they are stored as: most ports listen on one of a few lists of addresses.
     addresses = type_coerce(ports.c.addresses, Text)
     query = select(ports.c.host_id, ports.c.port, ports.c.status, addresses).order_by(ports.c.port)
-    for part in chunks(sorted(set(host_ids))):
-        for host_id, port, status, text in conn.execute(query.where(ports.c.host_id.in_(part))):
-            found[host_id][port] = (status, _texts(text))
+    for host_id, port, status, text in rows_in(conn, query, ports.c.host_id, host_ids):
+        found[host_id][port] = (status, _texts(text))
     return dict(found)
 
 
 def tools(conn: Connection, host_ids: Collection[str], now: datetime) -> dict[str, tuple[str | None, tuple[str, ...]]]:
     """Host id: the tool that answered last there, and those that hung not long ago."""
     query = select(hosts.c.host_id, hosts.c.tool, hosts.c.hung, hosts.c.hung_at)
-    found = {}
-    for part in chunks(sorted(set(host_ids))):
-        for host_id, tool, hung, hung_at in conn.execute(query.where(hosts.c.host_id.in_(part))):
-            found[host_id] = (tool, hung_tools(hung, hung_at, now))
-    return found
+    rows = rows_in(conn, query, hosts.c.host_id, host_ids)
+    return {host_id: (tool, hung_tools(hung, hung_at, now)) for host_id, tool, hung, hung_at in rows}
 
 
 def outdated(conn: Connection) -> list[str]:
-    """Names of the servers whose forced command is of an earlier version, in order."""
+    """Names of the hosts whose forced command is of an earlier version, in order."""
     query = select(hosts.c.name).where(hosts.c.removed_at.is_(None), hosts.c.probe < PROBE).order_by(hosts.c.name)
     return list(conn.execute(query).scalars())
 
@@ -147,39 +110,32 @@ def _texts(text: str) -> tuple[str, ...]:
 
 def failing(conn: Connection) -> dict[str, str | None]:
     """Host id: error class of the hosts whose last run that tried them got no evidence."""
-    without = or_(hosts.c.failures > 0, hosts.c.status == HostStatus.UNREACHABLE.value)
-    return {
-        row.host_id: row.error_class
-        for row in conn.execute(select(hosts.c.host_id, hosts.c.error_class).where(without))
-    }
+    without = or_(hosts.c.failures > 0, hosts.c.status == HostStatus.UNREACHABLE)
+    rows = conn.execute(select(hosts.c.host_id, hosts.c.error_class).where(without))
+    return {row.host_id: row.error_class for row in rows}
 
 
 def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
-    """Take servers out of sight; what is known of them stays, what was not sent of them is not sent any more."""
-    for part in chunks(sorted(host_ids)):
-        conn.execute(
-            update(hosts).where(hosts.c.host_id.in_(part), hosts.c.removed_at.is_(None)).values(removed_at=now)
-        )
-        outbox.cancel_hosts(conn, part, reason="the host left the CMDB", now=now)
+    """Take hosts out of sight; what is known of them stays, what was not sent of them is not sent any more."""
+    visible = update(hosts).where(hosts.c.removed_at.is_(None))
+    change_in(conn, visible.values(removed_at=now), hosts.c.host_id, host_ids)
+    deliveries.cancel_hosts(conn, host_ids, reason="the host left the CMDB", now=now)
     unsettle(conn, host_ids)
 
 
 def resume(conn: Connection, host_ids: Collection[str]) -> None:
-    """Servers that came back in time go on as they were."""
-    for part in chunks(sorted(host_ids)):
-        conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(removed_at=None))
+    """Hosts that came back in time go on as they were."""
+    change_in(conn, update(hosts).values(removed_at=None), hosts.c.host_id, host_ids)
     unsettle(conn, host_ids)
 
 
 def purge(conn: Connection, host_ids: Collection[str]) -> None:
-    """Delete servers and their ports. Events and archived looks stay; those looks are never evaluated again."""
-    for part in chunks(sorted(host_ids)):
-        conn.execute(delete(ports).where(ports.c.host_id.in_(part)))
-        conn.execute(delete(hosts).where(hosts.c.host_id.in_(part)))
-        conn.execute(update(observations).where(observations.c.host_id.in_(part)).values(live=False))
+    """Delete hosts and their ports. Events and archived looks stay; those looks are never evaluated again."""
+    change_in(conn, delete(ports), ports.c.host_id, host_ids)
+    change_in(conn, delete(hosts), hosts.c.host_id, host_ids)
+    change_in(conn, update(observations).values(live=False), observations.c.host_id, host_ids)
 
 
 def unsettle(conn: Connection, host_ids: Collection[str]) -> None:
-    """Let the next ok look at servers be compared with their ports, even if it shows nothing new."""
-    for part in chunks(sorted(host_ids)):
-        conn.execute(update(hosts).where(hosts.c.host_id.in_(part)).values(fingerprint=None))
+    """Let the next ok look at hosts be compared with their ports, even if it shows nothing new."""
+    change_in(conn, update(hosts).values(fingerprint=None), hosts.c.host_id, host_ids)

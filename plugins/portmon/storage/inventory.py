@@ -54,7 +54,7 @@ def to_json(inventory: Inventory) -> bytes:
         "disabled": inventory.disabled,
         "source": inventory.source,
     }
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+    return contents.canonical(value)
 
 
 def host_to_json(host: Host) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""What changed the state of the fleet, step by step: what it takes to do it once more.
+"""The steps that changed the state of the fleet, so that a replay can do them again.
 
-A *prune* takes the host list over, a *evaluation* evaluates looks. Both are noted in the transaction that does them, by
-whoever holds the lease, so their order is that in which they happened. The looks, host lists and settings are in the
-archive; what they leave open is here: whom pruning hid, which looks were evaluated together, what people had decided.
+A *prune* takes the host list over, an *evaluation* evaluates looks. Both are noted in the transaction that does them,
+under the lease, so their order is that in which they happened. The looks, host lists and settings are in the archive;
+what they leave open is here: which hosts pruning hid, which looks were evaluated together, what people had decided.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
 
-from portmon.model.host import Host
+from portmon.model.host import AcceptedList, Host
 from portmon.model.observation import Observation, PortKey
 from portmon.storage import contents
 from portmon.storage.sql import inserted_id
@@ -31,7 +32,7 @@ Named = tuple[str, datetime]
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What an evaluation went by, besides looks, rules and settings.
+    """Inputs of an evaluation besides looks, rules and settings.
 
     :param interval: time between scheduled runs
     :param besides: hosts that were evaluated although its host list has them not: not pruned yet
@@ -47,11 +48,11 @@ class Inputs:
     promoted: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """Canonical: equal terms give equal bytes, which are stored once."""
+        """Canonical: equal inputs give equal bytes, which are stored once."""
         asked: dict[tuple[str, int], list[str]] = defaultdict(list)
         for host_id in sorted(self.planned):
             asked[self.planned[host_id]].append(host_id)
-        return _canonical(
+        return contents.canonical(
             {
                 "interval": self.interval.total_seconds(),
                 "besides": [
@@ -81,7 +82,7 @@ def inputs_from_json(data: bytes) -> Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a prune did, in this order.
+    """A prune, in this order.
 
     :param hide: ids of hosts that left
     :param purge: ids of hosts that were deleted
@@ -100,38 +101,18 @@ class Pruned:
 
     def to_json(self) -> bytes:
         """Canonical, as :meth:`Inputs.to_json`."""
-        return _canonical(dataclasses.asdict(self))
+        return contents.canonical(dataclasses.asdict(self))
 
 
 def pruned_from_json(data: bytes) -> Pruned:
     """The inverse of :meth:`Pruned.to_json`."""
-    value = json.loads(data)
-    return Pruned(
-        tuple(value["hide"]),
-        tuple(value["purge"]),
-        value["sync"],
-        tuple(value["resume"]),
-        # Steps of earlier versions have none.
-        value.get("base"),
-        value.get("forced", False),
-    )
+    value: dict[str, Any] = json.loads(data)
+    lists: dict[str, Any] = {name: tuple(value[name]) for name in ("hide", "purge", "resume")}
+    return Pruned(**value | lists)
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """A host list that was taken over.
-
-    :param hosts: of the largest list in force until then, its own included
-    :param forced: those before it do not count any more
-    """
-
-    at: datetime
-    hosts: int
-    forced: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One step.
 
     :param seq: grows with every step
@@ -164,10 +145,10 @@ def pruned(conn: Connection, run_id: str, *, at: datetime, inventory: str, done:
     # Hosts that are hidden, deleted or back are so once.
     if same and not (done.hide or done.purge or done.resume):
         return None
-    return _add(conn, run_id, PRUNE, at=at, inventory=inventory, data=data)
+    return _add(conn, run_id, PRUNE, at, inventory, data)
 
 
-def accepted(conn: Connection, since: datetime | None = None) -> list[Accepted]:
+def accepted(conn: Connection, since: datetime | None = None) -> list[AcceptedList]:
     """Host lists that were taken over, oldest first.
 
     :param since: after that only
@@ -178,7 +159,7 @@ def accepted(conn: Connection, since: datetime | None = None) -> list[Accepted]:
     readable, _ = contents.read_many(conn, {one.what for one in steps})
     done = {digest: pruned_from_json(data) for digest, data in readable.items()}
     return [
-        Accepted(step.at, base, done[step.what].forced)
+        AcceptedList(step.at, base, done[step.what].forced)
         for step in steps
         if step.what in done and (base := done[step.what].base) is not None
     ]
@@ -194,19 +175,19 @@ def evaluated(
     mine = (journal.c.run_id == run_id, journal.c.kind == EVALUATE)
     since = conn.execute(select(func.max(journal.c.at)).where(*mine)).scalar()
     late = [(look.host_id, look.observed_at) for look in looks if not _is_own(look, run_id, since, at)]
-    return _add(conn, run_id, EVALUATE, at=at, inventory=inventory, data=inputs.to_json(), late=late)
+    return _add(conn, run_id, EVALUATE, at, inventory, inputs.to_json(), late)
 
 
-def entries(conn: Connection) -> Iterator[Entry]:
+def entries(conn: Connection) -> Iterator[JournalEntry]:
     """Steps in their order."""
     # As many as there are runs: some thousand short rows.
     for row in conn.execute(select(journal).order_by(journal.c.seq)).all():
         late = tuple((host_id, datetime.fromisoformat(at)) for host_id, at in row.late)
-        yield Entry(row.seq, row.run_id, row.kind, row.at, row.inventory, row.what, late)
+        yield JournalEntry(row.seq, row.run_id, row.kind, row.at, row.inventory, row.what, late)
 
 
 def last_seq(conn: Connection) -> int:
-    """Of the newest step; 0 if there is none."""
+    """Number of the newest step; 0 if there is none."""
     return int(conn.execute(select(func.max(journal.c.seq))).scalar() or 0)
 
 
@@ -215,7 +196,7 @@ def expire(conn: Connection, before: datetime) -> None:
     conn.execute(delete(journal).where(journal.c.at < before))
 
 
-class Looks:
+class EvaluatedLooks:
     """Which evaluation evaluated which looks.
 
     Those of its own run that were made since that run was evaluated before, and until then; and those that it names.
@@ -223,7 +204,7 @@ class Looks:
     :param steps: all that there are
     """
 
-    def __init__(self, steps: Iterable[Entry]) -> None:
+    def __init__(self, steps: Iterable[JournalEntry]) -> None:
         self._named: dict[Named, int] = {}
         self._since: dict[int, datetime | None] = {}
         before: dict[str, datetime] = {}
@@ -233,8 +214,8 @@ class Looks:
                 before[step.run_id] = step.at
                 self._named |= dict.fromkeys(step.late, step.seq)
 
-    def of(self, step: Entry, found: Iterable[Observation]) -> list[Observation]:
-        """Those that an evaluation evaluated.
+    def of(self, step: JournalEntry, found: Iterable[Observation]) -> list[Observation]:
+        """The looks of one evaluation.
 
         :param found: looks of its run, and those that it names
         """
@@ -253,25 +234,8 @@ def _is_own(look: Observation, run_id: str, since: datetime | None, until: datet
 
 
 def _add(
-    conn: Connection,
-    run_id: str,
-    kind: str,
-    *,
-    at: datetime,
-    inventory: str,
-    data: bytes,
-    late: Iterable[Named] = (),
+    conn: Connection, run_id: str, kind: str, at: datetime, inventory: str, data: bytes, late: Iterable[Named] = ()
 ) -> int:
-    row = {
-        "run_id": run_id,
-        "kind": kind,
-        "at": at,
-        "inventory": inventory,
-        "what": contents.put(conn, data, now=at),
-        "late": [[host_id, look.isoformat()] for host_id, look in sorted(late)],
-    }
+    row = {"run_id": run_id, "kind": kind, "at": at, "inventory": inventory, "what": contents.put(conn, data, now=at)}
+    row["late"] = [[host_id, look.isoformat()] for host_id, look in sorted(late)]
     return inserted_id(conn, journal, row)
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")

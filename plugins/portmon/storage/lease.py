@@ -1,8 +1,8 @@
 """One writer at a time: leases with fencing tokens.
 
-A lease says who may write. It expires, so that a crash blocks nobody for long; therefore its holder may
-wake up late and find itself replaced. Every holder has a higher token than the one before, and
-:meth:`Lease.check`, inside the transaction that writes, refuses a token that is not the newest.
+A lease expires, so that a crash blocks no task for long; therefore its holder may wake up late and find itself
+replaced. Every holder has a higher token than the one before, and :meth:`Lease.check`, inside the transaction that
+writes, refuses a token that is not the newest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, and_, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,9 +26,9 @@ from portmon.storage.tables import leases
 log = logging.getLogger(__name__)
 
 POLL = 0.2
-"""Seconds between two looks at a lease that somebody else holds."""
+"""Seconds between two looks at a lease that another task holds."""
 LOOK = 2.0
-"""Seconds after which what waits looks who has it now, for its log."""
+"""Seconds after which a task that waits looks which one has it now, for its log."""
 SKEW = timedelta(seconds=10)
 """How much the clocks of two machines may differ. An expiry that is further away than the lease's length and this was
 written by a clock that was wrong."""
@@ -46,9 +47,9 @@ class Lease:
     token: int
 
     def check(self, conn: Connection) -> None:
-        """Make sure, inside the transaction that writes, that nobody took over.
+        """Make sure, inside the transaction that writes, that no other task took over.
 
-        :raises LeaseLostError: if somebody did
+        :raises LeaseLostError: if one did
         """
         row = conn.execute(select(leases).where(leases.c.name == self.name).with_for_update()).first()
         if row is None or row.token != self.token:
@@ -58,27 +59,27 @@ class Lease:
             )
 
     def renew(self, conn: Connection, *, ttl: timedelta, now: datetime | None = None) -> None:
-        """Make sure that nobody took over, and that nobody may for ``ttl`` from now.
+        """Make sure that no other task took over, nor may for ``ttl`` from now.
 
         :param now: default: by the clock of this machine, as :func:`hold` goes by
-        :raises LeaseLostError: if somebody did
+        :raises LeaseLostError: if one did
         """
-        self.check(conn)
         now = now or datetime.now(UTC)
-        conn.execute(
-            update(leases)
-            .where(leases.c.name == self.name, leases.c.token == self.token)
-            .values(expires_at=now + ttl, ttl=ttl.total_seconds())
-        )
+        if not self._change(conn, expires_at=now + ttl, ttl=ttl.total_seconds()):
+            self.check(conn)
 
     def release(self) -> None:
-        """Let the next one in; harmless if somebody took over."""
+        """Let the next task in; harmless if one took over."""
         with self.database.begin() as conn:
-            conn.execute(
-                update(leases)
-                .where(leases.c.name == self.name, leases.c.token == self.token)
-                .values(holder=None, expires_at=_EPOCH)
-            )
+            self._change(conn, holder=None, expires_at=_EPOCH)
+
+    def _change(self, conn: Connection, **values: Any) -> bool:
+        """Change it unless another holder took over.
+
+        :returns: whether it was changed
+        """
+        own = (leases.c.name == self.name, leases.c.token == self.token)
+        return bool(conn.execute(update(leases).where(*own).values(values)).rowcount)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -94,30 +95,25 @@ def acquire(
     take_over: bool = False,
     try_number: int = 0,
 ) -> Lease | None:
-    """Get a lease, if nobody has it.
+    """Get a lease if it is free.
 
     An expiry further away than the lease is long is not believed: the clock of its holder was ahead, and it is free.
 
-    :param holder: who, for people
+    :param holder: name for people
     :param ttl: after this others may have it
     :param take_over: replace the same holder at once, unless that is a later try: a retry of the same task, whose
         first try is dead or will be refused by its token
     :param try_number: of the task, 1-based; an earlier try of the same holder is replaced at once, even without
         ``take_over``. 0 if it has none
-    :returns: None if somebody else has it
+    :returns: None if another holder has it
     """
     own = leases.c.try_number <= try_number if take_over else leases.c.try_number < try_number
     free = or_(leases.c.expires_at <= now, and_(leases.c.holder == holder, own))
     take = (
         update(leases)
         .where(leases.c.name == name)
-        .values(
-            holder=holder,
-            token=leases.c.token + 1,
-            expires_at=now + ttl,
-            ttl=ttl.total_seconds(),
-            try_number=try_number,
-        )
+        .values(holder=holder, token=leases.c.token + 1, try_number=try_number)
+        .values(expires_at=now + ttl, ttl=ttl.total_seconds())
         .returning(leases.c.token)
     )
     with database.begin() as conn:
@@ -152,13 +148,11 @@ def hold(
     poll: float = POLL,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[Lease]:
-    """A lease for the length of a block, given back however the block ends.
+    """A lease for the length of a block, given back however the block ends; see :func:`acquire`.
 
     :param wait: how long to wait for it
-    :param take_over: see :func:`acquire`
-    :param try_number: see :func:`acquire`
-    :param poll: seconds between two looks at one that somebody else holds
-    :raises StorageError: if somebody else still has it then, naming who
+    :param poll: seconds between two looks at one that another holder has
+    :raises StorageError: if another holder still has it then, naming it
     """
     deadline = time.monotonic() + wait.total_seconds()
     told: tuple[str | None, int] | None = None
@@ -167,7 +161,7 @@ def hold(
         try:
             lease = acquire(database, name, holder, ttl=ttl, now=clock(), take_over=take_over, try_number=try_number)
         except DatabaseBusyError:
-            # Somebody writes for longer than the driver waits: not yet, then.
+            # Another process writes for longer than the driver waits: not yet, then.
             if time.monotonic() >= deadline:
                 raise
             log.info("Waiting for the lease %r: somebody else writes to the database", name)
@@ -196,17 +190,13 @@ def hold(
     try:
         yield lease
     finally:
-        _give_back(lease)
-
-
-def _give_back(lease: Lease) -> None:
-    """Release a lease. What ended the block is what is to be told, not that the database is away."""
-    try:
-        lease.release()
-    except (StorageError, SQLAlchemyError) as error:
-        log.warning(
-            "The lease %r could not be given back (%s): the next try of this task takes it over, others wait until it "
-            "expires",
-            lease.name,
-            error,
-        )
+        try:
+            lease.release()
+        except (StorageError, SQLAlchemyError) as error:
+            # The error that ended the block is to be raised, not that the database is away.
+            log.warning(
+                "The lease %r could not be given back (%s): the next try of this task takes it over, others wait until "
+                "it expires",
+                name,
+                error,
+            )

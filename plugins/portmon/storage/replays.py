@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
@@ -17,10 +16,8 @@ from portmon.storage.tables import replays
 class Mark:
     """A time that is to be evaluated again.
 
-    :param id: of this mark
     :param run_id: of the run that wants it
-    :param since: its beginning
-    :param until: its end: what is told of it if ``notify`` is set lies before
+    :param until: what is told of it if ``notify`` is set lies before
     :param notify: tell what was not told
     """
 
@@ -43,7 +40,6 @@ class Done:
     :param summary: counts for people
     """
 
-    run_id: str
     by: str
     at: datetime
     evaluated_from: datetime
@@ -73,26 +69,17 @@ def drop(conn: Connection, ids: Collection[int]) -> None:
     conn.execute(delete(replays).where(replays.c.id.in_(list(ids)), replays.c.done_at.is_(None)))
 
 
-def finish(
-    conn: Connection,
-    ids: Collection[int],
-    *,
-    by: str,
-    now: datetime,
-    evaluated_from: datetime,
-    last_step: int,
-    rules: str,
-    summary: Mapping[str, int],
-) -> None:
-    """Note that times were evaluated again, see :class:`Done`."""
-    values: dict[str, Any] = {"done_at": now, "done_by": by, "evaluated_from": evaluated_from, "last_step": last_step}
-    conn.execute(update(replays).where(replays.c.id.in_(list(ids))).values(**values, rules=rules, summary=summary))
+def finish(conn: Connection, ids: Collection[int], done: Done) -> None:
+    """Note that times were evaluated again."""
+    values = {"done_at": done.at, "done_by": done.by, "evaluated_from": done.evaluated_from}
+    values |= {"last_step": done.last_step, "rules": done.rules, "summary": done.summary}
+    conn.execute(update(replays).where(replays.c.id.in_(list(ids))).values(values))
 
 
 def last(conn: Connection, *, run_id: str | None = None) -> Done | None:
     """The newest replay.
 
-    :param run_id: of this run's time, whoever did it
+    :param run_id: of this run's time, whichever run did it
     """
     done = select(replays).where(replays.c.done_at.is_not(None))
     if run_id is not None:
@@ -100,7 +87,7 @@ def last(conn: Connection, *, run_id: str | None = None) -> Done | None:
     row = conn.execute(done.order_by(replays.c.done_at.desc(), replays.c.id.desc()).limit(1)).first()
     if row is None:
         return None
-    return Done(row.run_id, row.done_by, row.done_at, row.evaluated_from, row.last_step, row.rules, row.summary)
+    return Done(row.done_by, row.done_at, row.evaluated_from, row.last_step, row.rules, row.summary)
 
 
 def expire(conn: Connection, before: datetime) -> None:

@@ -6,59 +6,43 @@ All in the caller's transaction, a portion at a time: only what differs is writt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, Row, Table, and_, delete, exists, or_, select, update
 
 from portmon.storage import alerts, checkpoints
 from portmon.storage.conditions import FLEET, HOST_KEY
-from portmon.storage.outbox import CANCELLED, PENDING, WITHHELD, event_of, row_of
-from portmon.storage.sql import chunks, delete_rows, insert_rows, update_rows, upsert_rows
+from portmon.storage.deliveries import cancel
+from portmon.storage.events import event_of, row_of
+from portmon.storage.sql import change_in, chunks, delete_rows, insert_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import conditions, deliveries, events, hosts, ports
 
 PORTION = 1000
 """Events that are compared at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What came of it.
-
-    :param gained: events that were not there
-    :param lost: events that were there, and are taken back
-    :param changed: events that say something else now
-    :param hosts: of which the state differs
-    :param ports: of which the state differs
-    """
-
-    gained: int
-    lost: int
-    changed: int
-    hosts: int
-    ports: int
-
-
-def replace(conn: Connection, scratch: Connection, *, after: int, run_id: str, now: datetime) -> Changes:
+def replace(conn: Connection, scratch: Connection, *, after: int, run_id: str, now: datetime) -> dict[str, int]:
     """Take over what evaluating again gave.
 
     :param scratch: of the database that it gave it in
     :param after: the step of the journal that it began after
     :param run_id: of the run that evaluated again
+    :returns: how many events there are now and were not (``gained``), were and are taken back (``lost``), say something
+        else (``changed``); of how many ``hosts`` and ``ports`` the state differs
     """
     gained, changed = _add_events(conn, scratch, run_id)
     lost = _retract_events(conn, scratch, after, run_id, now)
-    found = Changes(gained, lost, changed, *_replace_state(conn, scratch))
+    hosts, ports = _replace_state(conn, scratch)
     checkpoints.copy(scratch, conn)
-    return found
+    return {"gained": gained, "lost": lost, "changed": changed, "hosts": hosts, "ports": ports}
 
 
 def tell(conn: Connection, *, since: datetime, until: datetime) -> int:
-    """Let the next dispatch tell what evaluating again made of a time, if nobody was told of it before.
+    """Let the next dispatch send the events that a replay made of a time, if they have no deliveries yet.
 
-    What goes on and was told of as an alert goes on being that alert.
+    Not those of an alert that is open: it goes on.
 
     :returns: of how many events
     """
@@ -74,8 +58,7 @@ def tell(conn: Connection, *, since: datetime, until: datetime) -> int:
     told = 0
     for rows in _portions(conn, select(events).where(untold)):
         ids = [row.id for row in rows if event_of(row).alert_key not in opened]
-        for part in chunks(ids):
-            conn.execute(update(events).where(events.c.id.in_(part)).values(dispatched=False))
+        change_in(conn, update(events).values(dispatched=False), events.c.id, ids)
         told += len(ids)
     return told
 
@@ -90,15 +73,14 @@ def _add_events(conn: Connection, scratch: Connection, run_id: str) -> tuple[int
     """
     gained = changed = 0
     for rows in _portions(scratch, select(events).order_by(events.c.at, events.c.seq)):
-        known: dict[str, Row[Any]] = {}
-        for part in chunks([row.id for row in rows]):
-            known |= {row.id: row for row in conn.execute(select(events).where(events.c.id.in_(part)))}
+        ids = [row.id for row in rows]
+        known = {row.id: row for row in rows_in(conn, select(events), events.c.id, ids)}
         new, again = [], []
         for row in rows:
             event, was = event_of(row), known.get(row.id)
             made = row_of(dataclasses.replace(event, replayed_by=run_id), row.step)
             if was is None:
-                # Nobody is told: see tell().
+                # No channel is told: see tell().
                 new.append(made | {"dispatched": True})
             elif was.retracted_by is not None or dataclasses.replace(event_of(was), replayed_by=None) != event:
                 gained += was.retracted_by is not None
@@ -120,21 +102,12 @@ def _retract_events(conn: Connection, scratch: Connection, after: int, run_id: s
     lost = 0
     valid = select(events.c.seq, events.c.id).where(events.c.step > after, events.c.retracted_by.is_(None))
     for rows in _portions(conn, valid.order_by(events.c.seq)):
-        found: set[str] = set()
-        for part in chunks([row.id for row in rows]):
-            found |= set(scratch.execute(select(events.c.id).where(events.c.id.in_(part))).scalars())
-        gone = [row.id for row in rows if row.id not in found]
-        for part in chunks(gone):
-            conn.execute(
-                update(events)
-                .where(events.c.id.in_(part))
-                .values(retracted_by=run_id, replayed_by=None, dispatched=True)
-            )
-            conn.execute(
-                update(deliveries)
-                .where(deliveries.c.event_id.in_(part), deliveries.c.state.in_((PENDING, WITHHELD)))
-                .values(state=CANCELLED, last_error="evaluating again took it back", updated_at=now)
-            )
+        ids = {row.id for row in rows}
+        gone = ids.difference(row.id for row in rows_in(scratch, select(events.c.id), events.c.id, ids))
+        retracted = update(events).values(retracted_by=run_id, replayed_by=None, dispatched=True)
+        change_in(conn, retracted, events.c.id, gone)
+        for part in chunks(sorted(gone)):
+            cancel(conn, part, reason="evaluating again took it back", now=now)
         lost += len(gone)
     return lost
 
@@ -147,9 +120,7 @@ def _portions(conn: Connection, query: Any) -> Iterator[Sequence[Row[Any]]]:
     keys = conn.execute(query.with_only_columns(events.c.id, maintain_column_froms=True)).scalars().all()
     columns = list(query.selected_columns)
     for part in chunks(keys, PORTION):
-        rows: dict[str, Row[Any]] = {}
-        for few in chunks(part):
-            rows |= {row.id: row for row in conn.execute(select(*columns).where(events.c.id.in_(few)))}
+        rows = {row.id: row for row in rows_in(conn, select(*columns), events.c.id, part)}
         yield [rows[key] for key in part if key in rows]
 
 
@@ -161,45 +132,34 @@ def _replace_state(conn: Connection, scratch: Connection) -> tuple[int, int]:
 
     :returns: number of hosts and ports that differ
     """
-    ids = set(conn.execute(select(hosts.c.host_id)).scalars()) | set(scratch.execute(select(hosts.c.host_id)).scalars())
+    ids = {row.host_id for one in (conn, scratch) for row in one.execute(select(hosts.c.host_id))}
     changed_hosts = changed_ports = 0
     for part in chunks(sorted(ids)):
         were, are = _rows(conn, hosts, part), _rows(scratch, hosts, part)
         for key, row in are.items():
-            # Somebody decided something since the last step: the next look is to be compared.
+            # A person decided something since the last step: the next look is to be compared.
             if key in were and were[key]["fingerprint"] is None:
                 row["fingerprint"] = None
         changed_hosts += _write(conn, hosts, were, are)
         changed_ports += _write(conn, ports, _rows(conn, ports, part), _rows(scratch, ports, part))
-    conn.execute(delete(conditions).where(_follows))
-    rows = [dict(row._mapping) for row in scratch.execute(select(conditions).where(_follows))]
-    if rows:
-        conn.execute(insert(conditions), rows)
+    follow = or_(conditions.c.name == FLEET, conditions.c.name.startswith(f"{HOST_KEY}/", autoescape=True))
+    conn.execute(delete(conditions).where(follow))
+    insert_rows(conn, conditions, [dict(row._mapping) for row in scratch.execute(select(conditions).where(follow))])
     return changed_hosts, changed_ports
 
 
-_follows = or_(conditions.c.name == FLEET, conditions.c.name.startswith(f"{HOST_KEY}/", autoescape=True))
+def _rows(conn: Connection, table: Table, host_ids: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    rows = (dict(row._mapping) for row in rows_in(conn, select(table), table.c.host_id, host_ids))
+    return {tuple(row[column.name] for column in table.primary_key.columns): row for row in rows}
 
 
-def _rows(conn: Connection, table: Table, host_ids: Collection[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    primary = [column.name for column in table.primary_key.columns]
-    rows = (dict(row._mapping) for row in conn.execute(select(table).where(table.c.host_id.in_(list(host_ids)))))
-    return {tuple(row[name] for name in primary): row for row in rows}
-
-
-def _write(
-    conn: Connection,
-    table: Table,
-    were: Mapping[tuple[Any, ...], Mapping[str, Any]],
-    are: Mapping[tuple[Any, ...], Mapping[str, Any]],
-) -> int:
+def _write(conn: Connection, table: Table, were: Mapping[Any, Any], are: Mapping[Any, Any]) -> int:
     """Write rows that differ.
 
     :returns: how many, those that are gone included
     """
     changed = [row for key, row in are.items() if were.get(key) != row]
     gone = [key for key in were if key not in are]
-    names = [column.name for column in table.c if not column.primary_key]
-    upsert_rows(conn, table, names, changed)
+    upsert_rows(conn, table, [column.name for column in table.c if not column.primary_key], changed)
     delete_rows(conn, table, gone)
     return len(changed) + len(gone)

@@ -1,4 +1,4 @@
-"""What each run had to go by, and what it came to."""
+"""Runs: host list, settings and result of each."""
 
 from __future__ import annotations
 

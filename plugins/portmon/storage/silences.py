@@ -1,4 +1,4 @@
-"""What nobody is to be told of, and what somebody acknowledged. Texts of people are stored as they are."""
+"""Silences and acknowledgements, in one table: an acknowledgement is a row that has an alert."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
 
-from portmon.alerting.silences import Silence, parse_weekly, zone
-from portmon.storage.sql import chunks
+from portmon.alerting.silences import Acknowledgement, Silence, SilencesInForce, Withholding, parse_weekly, zone
+from portmon.storage import hosts as stored_hosts
+from portmon.storage.sql import change_in, inserted_id
 from portmon.storage.tables import silences
 
 
@@ -45,13 +46,13 @@ def add(
     for text in weekly:
         parse_weekly(text)
     row = {
-        "hosts": list(hosts),
-        "labels": {name: list(globs) for name, globs in (labels or {}).items()},
-        "ports": [list(pair) for pair in ports],
-        "programs": list(programs),
+        "hosts": hosts,
+        "labels": labels or {},
+        "ports": ports,
+        "programs": programs,
         "starts_at": begins,
         "ends_at": ends_at,
-        "weekly": list(weekly),
+        "weekly": weekly,
         "timezone": timezone,
     }
     return _insert(conn, row, author, reason, now)
@@ -60,32 +61,19 @@ def add(
 def acknowledge(
     conn: Connection, alert_id: str, *, author: str, now: datetime, reason: str = "", ends_at: datetime | None = None
 ) -> int:
-    """Note that somebody takes care of an alert; it replaces an earlier acknowledgement.
+    """Note that a person takes care of an alert; it replaces an earlier acknowledgement.
 
     :param ends_at: default: with the alert, see :func:`end_acknowledgements`
     :returns: its id
     """
-    conn.execute(
-        update(silences).where(silences.c.alert_id == alert_id, _in_force(now)).values(lifted_at=now, lifted_by=author)
-    )
-    row = {
-        "alert_id": alert_id,
-        "hosts": [],
-        "labels": {},
-        "ports": [],
-        "programs": [],
-        "starts_at": now,
-        "ends_at": ends_at,
-        "weekly": [],
-        "timezone": "UTC",
-    }
-    return _insert(conn, row, author, reason, now)
+    earlier = update(silences).where(silences.c.alert_id == alert_id, _in_force(now))
+    conn.execute(earlier.values(lifted_at=now, lifted_by=author))
+    return _insert(conn, {**_EMPTY, "alert_id": alert_id, "starts_at": now, "ends_at": ends_at}, author, reason, now)
 
 
 def end_acknowledgements(conn: Connection, alert_ids: Collection[str], now: datetime) -> None:
-    """Acknowledgements of alerts that are over are over."""
-    for part in chunks(sorted(alert_ids)):
-        conn.execute(update(silences).where(silences.c.alert_id.in_(part), _in_force(now)).values(ends_at=now))
+    """End the acknowledgements of alerts that are over."""
+    change_in(conn, update(silences).where(_in_force(now)).values(ends_at=now), silences.c.alert_id, alert_ids)
 
 
 def lift(conn: Connection, silence_id: int, *, by: str, now: datetime) -> bool:
@@ -97,15 +85,19 @@ def lift(conn: Connection, silence_id: int, *, by: str, now: datetime) -> bool:
     return bool(conn.execute(lifted).rowcount)
 
 
-def current(conn: Connection, now: datetime) -> list[Silence]:
+def current(conn: Connection, now: datetime) -> list[Withholding]:
     """Those that are not over, future ones included, oldest first."""
-    query = select(silences).where(_in_force(now)).order_by(silences.c.id)
-    return [_silence(row) for row in conn.execute(query)]
+    return [_read(row) for row in conn.execute(select(silences).where(_in_force(now)).order_by(silences.c.id))]
 
 
-def all_(conn: Connection) -> list[Silence]:
+def in_force(conn: Connection, now: datetime) -> SilencesInForce:
+    """Silences and acknowledgements now, with the hosts that they are matched with."""
+    return SilencesInForce(current(conn, now), stored_hosts.listed(conn), now)
+
+
+def all_(conn: Connection) -> list[Withholding]:
     """Every one that is stored, oldest first."""
-    return [_silence(row) for row in conn.execute(select(silences).order_by(silences.c.id))]
+    return [_read(row) for row in conn.execute(select(silences).order_by(silences.c.id))]
 
 
 def expire(conn: Connection, before: datetime) -> int:
@@ -113,36 +105,34 @@ def expire(conn: Connection, before: datetime) -> int:
 
     :returns: how many
     """
-    gone = delete(silences).where(or_(silences.c.ends_at < before, silences.c.lifted_at < before))
-    return int(conn.execute(gone).rowcount)
+    over = or_(silences.c.ends_at < before, silences.c.lifted_at < before)
+    return int(conn.execute(delete(silences).where(over)).rowcount)
 
 
 def _in_force(now: datetime) -> ColumnElement[bool]:
-    """Neither lifted nor over; it may be yet to begin."""
+    """Neither lifted nor over; it may begin later."""
     return and_(silences.c.lifted_at.is_(None), or_(silences.c.ends_at.is_(None), silences.c.ends_at > now))
 
 
+_EMPTY: Mapping[str, Any] = {"hosts": [], "labels": {}, "ports": [], "programs": [], "weekly": [], "timezone": "UTC"}
+"""Columns that say nothing of an acknowledgement."""
+
+
 def _insert(conn: Connection, row: Mapping[str, Any], author: str, reason: str, now: datetime) -> int:
-    made = conn.execute(insert(silences).values(**row, author=author, reason=reason, created_at=now))
-    (silence_id,) = made.inserted_primary_key or (0,)
-    return int(silence_id)
+    return inserted_id(conn, silences, {**row, "author": author, "reason": reason, "created_at": now})
 
 
-def _silence(row: Any) -> Silence:
+def _read(row: Any) -> Withholding:
+    both = ("id", "starts_at", "ends_at", "author", "reason", "created_at", "lifted_at", "lifted_by")
+    common = {name: getattr(row, name) for name in both}
+    if row.alert_id is not None:
+        return Acknowledgement(alert_id=row.alert_id, **common)
     return Silence(
-        id=row.id,
-        alert_id=row.alert_id,
         hosts=tuple(row.hosts),
         labels={name: tuple(globs) for name, globs in row.labels.items()},
         ports=tuple((low, high) for low, high in row.ports),
         programs=tuple(row.programs),
-        starts_at=row.starts_at,
-        ends_at=row.ends_at,
         weekly=tuple(row.weekly),
         timezone=row.timezone,
-        author=row.author,
-        reason=row.reason,
-        created_at=row.created_at,
-        lifted_at=row.lifted_at,
-        lifted_by=row.lifted_by,
+        **common,
     )

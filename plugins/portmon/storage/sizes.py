@@ -19,16 +19,11 @@ class Sizes:
 
     :param hosts: in the CMDB
     :param hidden: that left it not long ago
-    :param looks: at hosts, whatever came of them
     :param steps: of the journal
     :param checkpoints: states of the fleet that are kept
-    :param contents: of the archive
-    :param bytes: of these
-    :param stored_bytes: compressed
+    :param contents: of the archive: ``bytes``, compressed ``stored_bytes``
     :param replayable_from: from when on the archive can be evaluated again
-    :param last_replay: when what was seen was evaluated again last
-    :param waiting_replays: times that are still to be
-    :param last_run: start of the newest run, and when it was evaluated
+    :param last_run: start of the newest run
     """
 
     hosts: int
@@ -52,7 +47,7 @@ class Sizes:
 
 
 def measure(conn: Connection) -> Sizes:
-    """What there is now."""
+    """Count."""
     number, size, stored = archive.sizes(conn)
     looked = conn.execute(select(func.min(observations.c.observed_at), func.max(observations.c.observed_at))).one()
     last = conn.execute(select(runs.c.started_at, runs.c.finished_at).order_by(runs.c.started_at.desc()).limit(1))

@@ -1,8 +1,8 @@
-"""What SQLite and PostgreSQL both know, but SQLAlchemy spells apart."""
+"""Statements that SQLite and PostgreSQL both know, but SQLAlchemy spells apart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, Text, bindparam, cast, delete, func, insert, select, update
@@ -76,25 +76,29 @@ def upsert_rows(
         conn.execute(_or_update(_insert(conn)(table), table, columns, keep), rows)
 
 
-def update_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, key: Sequence[str] = ()) -> None:
+def update_rows(
+    conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, key: Sequence[str] = (), where: Any = None
+) -> None:
     """Change many rows, each in its own way, in a few statements.
 
     :param rows: what names a row and what changes, the same columns in each
     :param key: columns that name a row; default: the primary key
+    :param where: only rows of which this is true
     """
     if not rows:
         return
     key = key or [column.name for column in table.primary_key.columns]
     names = [name for name in rows[0] if name not in key]
+    statement = update(table) if where is None else update(table).where(where)
     if _as_arrays(conn, rows):
         for part in chunks(rows, ROWS):
             given = _given(conn, table, part)
             same = (table.c[name] == given.c[name] for name in key)
-            conn.execute(update(table).where(*same).values({name: given.c[name] for name in names}))
+            conn.execute(statement.where(*same).values({name: given.c[name] for name in names}))
         return
     # A column's name as that of a value would be taken for one that is set.
     same = (table.c[name] == bindparam(f"row_{name}") for name in key)
-    statement = update(table).where(*same).values({name: bindparam(f"row_{name}") for name in names})
+    statement = statement.where(*same).values({name: bindparam(f"row_{name}") for name in names})
     conn.execute(statement, [{f"row_{name}": value for name, value in row.items()} for row in rows])
 
 
@@ -153,6 +157,21 @@ def _or_update(statement: Any, table: Table, columns: Sequence[str], keep: Seque
     new = {name: statement.excluded[name] for name in columns}
     new |= {name: func.coalesce(new[name], table.c[name]) for name in keep}
     return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new)
+
+
+def rows_in(conn: Connection, query: Any, column: Any, values: Iterable[Any] | None) -> Iterator[Any]:
+    """Rows of a query in which a column has one of some values; None: all of them."""
+    if values is None:
+        yield from conn.execute(query)
+    else:
+        for part in chunks(sorted(set(values))):
+            yield from conn.execute(query.where(column.in_(part)))
+
+
+def change_in(conn: Connection, statement: Any, column: Any, values: Iterable[Any]) -> None:
+    """Update or delete the rows in which a column has one of some values."""
+    for part in chunks(sorted(set(values))):
+        conn.execute(statement.where(column.in_(part)))
 
 
 def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:

@@ -16,9 +16,9 @@ from portmon.engine.diff import Verdict
 from portmon.engine.frames import HOST_COLUMNS, PORT_COLUMNS, frame
 from portmon.engine.states import Port
 from portmon.model.observation import PortKey
-from portmon.storage import outbox
+from portmon.storage import deliveries, events
 from portmon.storage.hosts import unsettle
-from portmon.storage.sql import ROWS, chunks, delete_rows, update_rows, upsert_rows
+from portmon.storage.sql import ROWS, chunks, delete_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import hosts, ports
 
 
@@ -43,7 +43,7 @@ def load_ports(conn: Connection, host_ids: Collection[str] | None = None) -> pd.
 def load_hosts(conn: Connection, *, light: bool = False) -> dict[str, dict[str, Any]]:
     """Stored state of all hosts.
 
-    :param light: without what listened on them, most of which nobody needs: see :func:`listening`
+    :param light: without what listened on them, which is seldom needed: see :func:`listening`
     """
     return _rows(conn, [name for name in HOST_COLUMNS if not light or name != LISTENING], None)
 
@@ -67,11 +67,7 @@ def _read(
     """Columns of a table as plain values."""
     # Lists come as the text they are stored as: most are among a few, which are kept once.
     query = select(*(type_coerce(table.c[name], Text) if name in _LISTS else table.c[name] for name in names))
-    if host_ids is None:
-        rows = list(conn.execute(query))
-    else:
-        parts = chunks(sorted(set(host_ids)))
-        rows = [row for part in parts for row in conn.execute(query.where(table.c.host_id.in_(part)))]
+    rows = list(rows_in(conn, query, table.c.host_id, host_ids))
     columns = zip(*rows, strict=True) if rows else ([] for _ in names)
     return {
         name: list(map(_LISTS[name], values)) if name in _LISTS else values
@@ -120,11 +116,11 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None)
         conn, hosts, [{"host_id": host_id, "last_evaluated_at": at, "last_ok_at": at} for host_id, at in unchanged]
     )
     save_ports(conn, verdict.ports, verdict.dropped)
-    # Whoever changes ports says what it means for their host.
+    # A change of ports without one of their host lets the host's next look be compared.
     touched = {*(port.host_id for port in verdict.ports), *(key[0] for key in verdict.dropped)}
     unsettle(conn, touched.difference(row["host_id"] for row in verdict.hosts))
-    outbox.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)
-    outbox.add(conn, verdict.events, step=step)
+    deliveries.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)
+    events.add(conn, verdict.events, step=step)
 
 
 def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[PortKey]) -> None:

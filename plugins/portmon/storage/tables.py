@@ -28,6 +28,8 @@ from sqlalchemy import (
     true,
 )
 
+from portmon.model.alert import UNFINISHED
+
 ESCAPE = "\x1a"
 _STORED = re.compile("[\x00\x1a\ud800-\udfff]")
 _READ = re.compile("\x1a([0-9a-f]{4})")
@@ -126,7 +128,7 @@ contents = Table(
     Column("data", LargeBinary, nullable=False),
     Column("size", Integer, nullable=False),
     Column("used_at", UtcDateTime, nullable=False, index=True),
-    # Could not be read: stored again as soon as somebody has the same bytes.
+    # Could not be read: stored again as soon as the same bytes are seen.
     Column("damaged", Boolean, nullable=False, server_default=false()),
     comment="compressed bytes by SHA-256 of what they were before: raw answers, facts, inventories, settings",
 )
@@ -166,7 +168,7 @@ hosts = Table(
     Column("reader", Integer),
     Column("hung", String(32)),
     Column("hung_at", UtcDateTime),
-    comment="what is known of each server",
+    comment="what is known of each host",
 )
 
 ports = Table(
@@ -252,8 +254,7 @@ alerts = Table(
     Column("last_event_id", String(32), nullable=False),
     Column("starts_at", UtcDateTime, nullable=False),
     Column("ends_at", UtcDateTime),
-    Column("closed_by", String(32)),
-    comment="what went wrong, from the event that began it (whose id it has) to the one that closed it",
+    comment="what went wrong, from the event that began it (whose id it has) to the one that ended it",
 )
 Index(
     "ix_alerts_open",
@@ -262,9 +263,6 @@ Index(
     postgresql_where=alerts.c.ends_at.is_(None),
     sqlite_where=alerts.c.ends_at.is_(None),
 )
-
-UNFINISHED = ("pending", "sending", "withheld")
-"""States of deliveries that may still be sent."""
 
 deliveries = Table(
     "deliveries",
@@ -281,7 +279,7 @@ deliveries = Table(
     Column("notified_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
-    comment="the outbox: one row per event and channel",
+    comment="one row per event and channel",
 )
 Index(
     "ix_deliveries_unfinished",
@@ -308,7 +306,7 @@ silences = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("lifted_at", UtcDateTime),
     Column("lifted_by", SafeText),
-    comment="what nobody is to be told of, and until when; with alert_id an acknowledgement of that alert",
+    comment="messages that are withheld, and until when; with alert_id an acknowledgement of that alert",
 )
 
 observations = Table(
@@ -440,6 +438,5 @@ conditions = Table(
     metadata,
     Column("name", SafeText, primary_key=True),
     Column("since", UtcDateTime, nullable=False),
-    Column("event_id", String(32), nullable=False),
     comment="what is wrong with the monitoring itself just now: one event per episode",
 )

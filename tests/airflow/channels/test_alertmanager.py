@@ -208,7 +208,7 @@ texts = st.text(st.characters(), max_size=40) | st.sampled_from(
 @real
 @pytest.mark.slow
 def test_nothing_that_a_host_says_makes_it_refuse_an_alert(server: Alertmanager) -> None:
-    """One request with one alert that is invalid gets 400 or 422, and would stay in the outbox for ever."""
+    """One request with one alert that is invalid gets 400 or 422, and would stay in the queue for ever."""
 
     @settings(max_examples=150, suppress_health_check=list(HealthCheck))
     @given(

@@ -22,9 +22,9 @@ from portmon.alerting.channels.mail import folded, recipient_id
 from portmon.alerting.message.render import Layout, Message, render
 from portmon.config import parse_config
 from portmon.errors import DeliveryError
-from portmon.model.alert import Alert
+from portmon.model.alert import Alert, DeliveryState
 from portmon.model.event import AlertGroup, AlertRole, EventKind
-from portmon.storage import outbox
+from portmon.storage import deliveries
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import Fleet
 from tests.worlds.messages import NOW, alert, event, message
@@ -195,7 +195,7 @@ class Sending(Fleet):
 
     def waiting(self, channel: str = "mail") -> list[Any]:
         with self.database.begin() as conn:
-            return outbox.waiting(conn, [channel])
+            return deliveries.unfinished(conn, channel)
 
 
 def _ids(mail: EmailMessage) -> set[str]:
@@ -245,8 +245,8 @@ def test_a_refused_recipient_is_told_and_asked_again_alone(server: Server, tmp_p
     assert said in fleet.errors[0]
     assert "ops@example.com" not in fleet.errors[0]
     (one,) = fleet.waiting()
-    assert one.state == outbox.PENDING
-    assert said in one.last_error
+    assert one.state == DeliveryState.PENDING
+    assert said in one.reason
 
     fleet.run()
     assert server.recipients() == [["ops@example.com"]]

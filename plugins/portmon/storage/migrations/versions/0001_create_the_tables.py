@@ -23,20 +23,18 @@ def upgrade() -> None:
         sa.Column("last_event_id", sa.String(length=32), nullable=False),
         sa.Column("starts_at", UtcDateTime(), nullable=False),
         sa.Column("ends_at", UtcDateTime(), nullable=True),
-        sa.Column("closed_by", sa.String(length=32), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_alerts")),
-        comment="what went wrong, from the event that began it (whose id it has) to the one that closed it",
+        comment="what went wrong, from the event that began it (whose id it has) to the one that ended it",
     )
-    with op.batch_alter_table("alerts", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_alerts_key"), ["key"], unique=False)
-        batch_op.create_index(
-            "ix_alerts_open",
-            ["key"],
-            unique=True,
-            postgresql_where=sa.text("ends_at IS NULL"),
-            sqlite_where=sa.text("ends_at IS NULL"),
-        )
-
+    op.create_index("ix_alerts_key", "alerts", ["key"])
+    op.create_index(
+        "ix_alerts_open",
+        "alerts",
+        ["key"],
+        unique=True,
+        postgresql_where=sa.text("ends_at IS NULL"),
+        sqlite_where=sa.text("ends_at IS NULL"),
+    )
     op.create_table(
         "checkpoints",
         sa.Column("seq", sa.Integer(), autoincrement=False, nullable=False),
@@ -46,14 +44,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", "part", name=op.f("pk_checkpoints")),
         comment="the state as it was after a step of the journal, in parts; 0 is before all of them",
     )
-    with op.batch_alter_table("checkpoints", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_checkpoints_at"), ["at"], unique=False)
-
+    op.create_index("ix_checkpoints_at", "checkpoints", ["at"])
     op.create_table(
         "conditions",
         sa.Column("name", SafeText(), nullable=False),
         sa.Column("since", UtcDateTime(), nullable=False),
-        sa.Column("event_id", sa.String(length=32), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_conditions")),
         comment="what is wrong with the monitoring itself just now: one event per episode",
     )
@@ -67,9 +62,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_contents")),
         comment="compressed bytes by SHA-256 of what they were before: raw answers, facts, inventories, settings",
     )
-    with op.batch_alter_table("contents", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_contents_used_at"), ["used_at"], unique=False)
-
+    op.create_index("ix_contents_used_at", "contents", ["used_at"])
     op.create_table(
         "decisions",
         sa.Column("host_id", SafeText(), nullable=False),
@@ -111,20 +104,18 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_events_id")),
         comment="what happened; dispatched once its deliveries exist",
     )
-    with op.batch_alter_table("events", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_events_alert_id"), ["alert_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_events_at"), ["at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_events_host_id"), ["host_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_events_run_id"), ["run_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_events_step"), ["step"], unique=False)
-        batch_op.create_index(
-            "ix_events_undispatched",
-            ["seq"],
-            unique=False,
-            postgresql_where=sa.text("NOT dispatched"),
-            sqlite_where=sa.text("NOT dispatched"),
-        )
-
+    op.create_index("ix_events_alert_id", "events", ["alert_id"])
+    op.create_index("ix_events_at", "events", ["at"])
+    op.create_index("ix_events_host_id", "events", ["host_id"])
+    op.create_index("ix_events_run_id", "events", ["run_id"])
+    op.create_index("ix_events_step", "events", ["step"])
+    op.create_index(
+        "ix_events_undispatched",
+        "events",
+        ["seq"],
+        postgresql_where=sa.text("NOT dispatched"),
+        sqlite_where=sa.text("NOT dispatched"),
+    )
     op.create_table(
         "host_keys",
         sa.Column("endpoint", SafeText(), nullable=False),
@@ -169,7 +160,7 @@ def upgrade() -> None:
         sa.Column("hung", sa.String(length=32), nullable=True),
         sa.Column("hung_at", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("host_id", name=op.f("pk_hosts")),
-        comment="what is known of each server",
+        comment="what is known of each host",
     )
     op.create_table(
         "inventories",
@@ -179,9 +170,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_inventories")),
         comment="good host lists by content, with the last time each was fetched",
     )
-    with op.batch_alter_table("inventories", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_inventories_fetched_at"), ["fetched_at"], unique=False)
-
+    op.create_index("ix_inventories_fetched_at", "inventories", ["fetched_at"])
     op.create_table(
         "journal",
         sa.Column("seq", sa.Integer(), autoincrement=True, nullable=False),
@@ -194,10 +183,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_journal")),
         comment="what changed the state, step by step: prunes and evaluations",
     )
-    with op.batch_alter_table("journal", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_journal_at"), ["at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_journal_run_id"), ["run_id"], unique=False)
-
+    op.create_index("ix_journal_at", "journal", ["at"])
+    op.create_index("ix_journal_run_id", "journal", ["run_id"])
     op.create_table(
         "leases",
         sa.Column("name", SafeText(), nullable=False),
@@ -229,10 +216,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("host_id", "observed_at", name=op.f("pk_observations")),
         comment="the archive: every look at a host; live unless the host was deleted since",
     )
-    with op.batch_alter_table("observations", schema=None) as batch_op:
-        batch_op.create_index("ix_observations_observed_at", ["observed_at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_observations_run_id"), ["run_id"], unique=False)
-
+    op.create_index("ix_observations_observed_at", "observations", ["observed_at"])
+    op.create_index("ix_observations_run_id", "observations", ["run_id"])
     op.create_table(
         "ports",
         sa.Column("host_id", SafeText(), nullable=False),
@@ -280,10 +265,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_replays")),
         comment="times that are to be evaluated again, and what came of those that were",
     )
-    with op.batch_alter_table("replays", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_replays_asked_at"), ["asked_at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_replays_run_id"), ["run_id"], unique=False)
-
+    op.create_index("ix_replays_asked_at", "replays", ["asked_at"])
+    op.create_index("ix_replays_run_id", "replays", ["run_id"])
     op.create_table(
         "runs",
         sa.Column("run_id", SafeText(), nullable=False),
@@ -301,9 +284,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_id", name=op.f("pk_runs")),
         comment="what each run had to go by, and what it came to",
     )
-    with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_runs_started_at"), ["started_at"], unique=False)
-
+    op.create_index("ix_runs_started_at", "runs", ["started_at"])
     op.create_table(
         "silences",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -322,11 +303,9 @@ def upgrade() -> None:
         sa.Column("lifted_at", UtcDateTime(), nullable=True),
         sa.Column("lifted_by", SafeText(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_silences")),
-        comment="what nobody is to be told of, and until when; with alert_id an acknowledgement of that alert",
+        comment="messages that are withheld, and until when; with alert_id an acknowledgement of that alert",
     )
-    with op.batch_alter_table("silences", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_silences_alert_id"), ["alert_id"], unique=False)
-
+    op.create_index("ix_silences_alert_id", "silences", ["alert_id"])
     op.create_table(
         "stored",
         sa.Column("host_id", SafeText(), nullable=False),
@@ -353,16 +332,15 @@ def upgrade() -> None:
             ["event_id"], ["events.id"], name=op.f("fk_deliveries_event_id_events"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("event_id", "channel", name=op.f("pk_deliveries")),
-        comment="the outbox: one row per event and channel",
+        comment="one row per event and channel",
     )
-    with op.batch_alter_table("deliveries", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_deliveries_unfinished",
-            ["channel"],
-            unique=False,
-            postgresql_where=sa.text("state IN ('pending', 'sending', 'withheld')"),
-            sqlite_where=sa.text("state IN ('pending', 'sending', 'withheld')"),
-        )
+    op.create_index(
+        "ix_deliveries_unfinished",
+        "deliveries",
+        ["channel"],
+        postgresql_where=sa.text("state IN ('pending', 'sending', 'withheld')"),
+        sqlite_where=sa.text("state IN ('pending', 'sending', 'withheld')"),
+    )
 
     # A new version of a row that fits beside the old one concerns no index, and is logged by what is new of it:
     # https://www.postgresql.org/docs/current/storage-hot.html
@@ -372,71 +350,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take back."""
-    with op.batch_alter_table("deliveries", schema=None) as batch_op:
-        batch_op.drop_index(
-            "ix_deliveries_unfinished",
-            postgresql_where=sa.text("state IN ('pending', 'sending', 'withheld')"),
-            sqlite_where=sa.text("state IN ('pending', 'sending', 'withheld')"),
-        )
-
-    op.drop_table("deliveries")
-    op.drop_table("stored")
-    with op.batch_alter_table("silences", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_silences_alert_id"))
-
-    op.drop_table("silences")
-    with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_runs_started_at"))
-
-    op.drop_table("runs")
-    with op.batch_alter_table("replays", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_replays_run_id"))
-        batch_op.drop_index(batch_op.f("ix_replays_asked_at"))
-
-    op.drop_table("replays")
-    op.drop_table("ports")
-    with op.batch_alter_table("observations", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_observations_run_id"))
-        batch_op.drop_index("ix_observations_observed_at")
-
-    op.drop_table("observations")
-    op.drop_table("leases")
-    with op.batch_alter_table("journal", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_journal_run_id"))
-        batch_op.drop_index(batch_op.f("ix_journal_at"))
-
-    op.drop_table("journal")
-    with op.batch_alter_table("inventories", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_inventories_fetched_at"))
-
-    op.drop_table("inventories")
-    op.drop_table("hosts")
-    op.drop_table("host_keys")
-    with op.batch_alter_table("events", schema=None) as batch_op:
-        batch_op.drop_index(
-            "ix_events_undispatched", postgresql_where=sa.text("NOT dispatched"), sqlite_where=sa.text("NOT dispatched")
-        )
-        batch_op.drop_index(batch_op.f("ix_events_step"))
-        batch_op.drop_index(batch_op.f("ix_events_run_id"))
-        batch_op.drop_index(batch_op.f("ix_events_host_id"))
-        batch_op.drop_index(batch_op.f("ix_events_at"))
-        batch_op.drop_index(batch_op.f("ix_events_alert_id"))
-
-    op.drop_table("events")
-    op.drop_table("decisions")
-    with op.batch_alter_table("contents", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_contents_used_at"))
-
-    op.drop_table("contents")
-    op.drop_table("conditions")
-    with op.batch_alter_table("checkpoints", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_checkpoints_at"))
-
-    op.drop_table("checkpoints")
-    with op.batch_alter_table("alerts", schema=None) as batch_op:
-        batch_op.drop_index(
-            "ix_alerts_open", postgresql_where=sa.text("ends_at IS NULL"), sqlite_where=sa.text("ends_at IS NULL")
-        )
-        batch_op.drop_index(batch_op.f("ix_alerts_key"))
-
-    op.drop_table("alerts")
+    first = "deliveries events alerts silences observations stored runs journal checkpoints replays"
+    for name in f"{first} inventories contents hosts ports decisions conditions host_keys leases".split():
+        op.drop_table(name)

@@ -1,0 +1,144 @@
+"""Events as they are derived."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_, delete, or_, select
+
+from portmon.model.alert import UNFINISHED
+from portmon.model.event import Event, EventKind, Severity
+from portmon.storage.sql import insert_rows, rows_in, update_rows
+from portmon.storage.tables import alerts, deliveries, events
+
+FIELDS = tuple(field.name for field in fields(Event))
+"""Columns that are fields of an event as well."""
+
+
+def add(conn: Connection, new: Iterable[Event], *, step: int | None = None) -> None:
+    """Store events; those that are there stay as they are.
+
+    :param step: of the journal that they follow from: a replay makes them again. None if they are of their moment
+    """
+    insert_rows(conn, events, [row_of(event, step) for event in new])
+
+
+def undispatched(conn: Connection) -> list[Event]:
+    """Events that have no deliveries yet, in the order in which they were derived."""
+    return _found(conn, _valid().where(~events.c.dispatched).order_by(events.c.seq))
+
+
+def dispatched(conn: Connection, alert_ids: Mapping[str, str]) -> None:
+    """Note that events have their deliveries.
+
+    :param alert_ids: event id: the alert that it tells of
+    """
+    rows = [{"id": event_id, "alert_id": alert_id, "dispatched": True} for event_id, alert_id in alert_ids.items()]
+    update_rows(conn, events, rows, key=["id"])
+
+
+def by_ids(conn: Connection, event_ids: Iterable[str]) -> dict[str, Event]:
+    """Event id: event."""
+    return {row.id: event_of(row) for row in rows_in(conn, select(events), events.c.id, event_ids)}
+
+
+def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) -> list[Event]:
+    """The newest events, in the order in which they were derived.
+
+    :param run_id: of this run only
+    """
+    query = _valid().order_by(events.c.seq.desc()).limit(limit)
+    return _found(conn, query if run_id is None else query.where(events.c.run_id == run_id))[::-1]
+
+
+def between(conn: Connection, since: datetime, until: datetime) -> list[Event]:
+    """Events from a moment on and before another, in the order in which they happened."""
+    return _found(conn, _between(since, until))
+
+
+def derived(conn: Connection, since: datetime, until: datetime, *, after: int, last: int) -> Iterator[Event]:
+    """Events of a time that follow from steps of the journal, after one and up to another."""
+    query = _between(since, until).where(events.c.step > after, events.c.step <= last)
+    return map(event_of, conn.execute(query))
+
+
+def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[EventKind]) -> list[Event]:
+    """The events of one port in order, with the moves to it, and those of some kinds of its host and of the monitor.
+
+    :param kinds: of events without a port
+    """
+    own = and_(events.c.host_id == host_id, or_(events.c.port == port, events.c.kind == EventKind.MOVED))
+    wide = and_(
+        events.c.port.is_(None), or_(events.c.host_id == host_id, events.c.host_id.is_(None)), events.c.kind.in_(kinds)
+    )
+    found = _found(conn, _valid().where(or_(own, wide)).order_by(events.c.at, events.c.seq))
+    return [event for event in found if event.port in (None, port) or event.details.get("to") == port]
+
+
+def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:
+    """Delete events from before a moment, but none that a channel still has to get, or whose alert was open then.
+
+    :param most: so many; None: all of them
+    :returns: how many
+    """
+    waiting = select(deliveries.c.event_id).where(deliveries.c.state.in_(UNFINISHED))
+    kept = (
+        select(alerts.c.id).where(or_(alerts.c.ends_at.is_(None), alerts.c.ends_at >= before)),
+        select(events.c.alert_id).where(events.c.id.in_(waiting), events.c.alert_id.is_not(None)),
+    )
+    old = and_(
+        events.c.at < before,
+        events.c.dispatched,
+        events.c.id.not_in(waiting),
+        or_(events.c.alert_id.is_(None), and_(*(events.c.alert_id.not_in(ids) for ids in kept))),
+    )
+    if most is not None:
+        old = events.c.seq.in_(select(events.c.seq).where(old).order_by(events.c.at).limit(most))
+    return int(conn.execute(delete(events).where(old)).rowcount)
+
+
+def columns(table: FromClause = events) -> list[ColumnElement[Any]]:
+    """The columns of an event, of the table or of an alias of it."""
+    return [table.c[name] for name in FIELDS]
+
+
+def event_from(values: Sequence[Any]) -> Event:
+    """An event from the values of :func:`columns`."""
+    given = dict(zip(FIELDS, values, strict=True))
+    return Event(**given | {"kind": EventKind(given["kind"]), "severity": Severity(given["severity"])})
+
+
+def pair_from(values: Sequence[Any]) -> tuple[Event, Event]:
+    """Two events from the values of both's :func:`columns`; without a second one, twice the first."""
+    one, other = event_from(values[: len(FIELDS)]), values[len(FIELDS) :]
+    return one, one if other[0] in (None, one.id) else event_from(other)
+
+
+def event_of(row: Row[Any]) -> Event:
+    """An event from a row of the table."""
+    return event_from([getattr(row, name) for name in FIELDS])
+
+
+def row_of(event: Event, step: int | None = None) -> dict[str, Any]:
+    """A row of the table; a note, which is not sent, is dispatched."""
+    return {name: getattr(event, name) for name in FIELDS} | {
+        "alert_group": event.group,
+        "dispatched": event.group is None,
+        "step": step,
+    }
+
+
+def _valid() -> Select[Any]:
+    """Events without those that evaluating again took back."""
+    return select(events).where(events.c.retracted_by.is_(None))
+
+
+def _between(since: datetime, until: datetime) -> Select[Any]:
+    return _valid().where(events.c.at >= since, events.c.at < until).order_by(events.c.at, events.c.seq)
+
+
+def _found(conn: Connection, query: Select[Any]) -> list[Event]:
+    return list(map(event_of, conn.execute(query)))
