@@ -113,12 +113,13 @@ def test_a_machine_that_was_not_quiet_is_mentioned() -> None:
 
 def test_every_section_of_the_last_measurement_has_its_figures_and_ratios() -> None:
     sections = latest()
-    assert list(sections) == list(report.ABOUT)
+    # The large fleet is measured for itself: docs/roadmap.md.
+    assert [name for name in report.ABOUT if name != "large" or name in sections] == list(sections)
     for name, section in sections.items():
         labels = set(report.LABELS.get(name, ()))
         assert labels <= set(section.figures), name
     found = {ratio.label for ratio in report.ratios(sections)}
-    assert found >= {ratio.label for ratio in report.RATIOS}
+    assert found >= {ratio.label for ratio in report.RATIOS if ratio.section in sections}
     for fleet, _ in report.fleets(sections["diff"]):
         assert {f"{fleet}_{figure}" for figure in report.DIFF_LABELS} <= set(sections["diff"].figures)
 
