@@ -70,10 +70,10 @@ ALERTS: dict[str, Any] = {
 POLICY = """
 from datetime import timedelta
 
-from portmon import delivery
+from portmon.alerting import queue
 
 # Nor do they wait until a message that was not answered goes again.
-delivery.FIRST_REST = timedelta(0)
+queue.FIRST_REST = timedelta(0)
 
 
 def task_policy(task):

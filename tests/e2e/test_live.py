@@ -32,7 +32,7 @@ DAG_FILE = """
 # A DAG of Airflow: without these two words it would read nothing more of the file.
 from datetime import timedelta
 from pathlib import Path
-from portmon import limits
+from portmon import timeouts
 
 shorter = Path({shorter!r})
 if shorter.exists():
