@@ -36,7 +36,7 @@ from portmon import timeouts
 
 shorter = Path({shorter!r})
 if shorter.exists():
-    limits.RUN = timedelta(seconds=float(shorter.read_text()))
+    timeouts.RUN = timedelta(seconds=float(shorter.read_text()))
 file = Path({file!r})
 exec(compile(file.read_text(), file, "exec"))
 """
