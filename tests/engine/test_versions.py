@@ -12,6 +12,7 @@ from sqlalchemy import update
 
 from portmon.config import parse_config
 from portmon.engine.rules import Rule
+from portmon.engine.watched import KnownOwner, subjects_of
 from portmon.model.observation import PROBE, READER, Listener
 from portmon.steps.plan import expected
 from portmon.storage import hosts, tables
@@ -236,3 +237,16 @@ def _as_an_earlier_reader_left_it(database: Database) -> None:
     with database.begin() as conn:
         conn.execute(update(tables.hosts).values(probe=None, reader=None, hung=None, hung_at=None))
         conn.execute(update(tables.ports).values(comms=(), notices=()))
+
+
+# ── what rules may know a listener by ───────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("shown", "expected"), [(None, ("last.service",)), ("now.service", ("now.service",))])
+@pytest.mark.parametrize("program", [None, "nginx"])
+def test_a_unit_that_is_not_shown_is_the_last_known_one(
+    shown: str | None, expected: tuple[str, ...], program: str | None
+) -> None:
+    known = KnownOwner(("nginx",), (), ("last.service",))
+    subjects = subjects_of(listener(80, program=program, unit=shown), known)
+    assert [(subject.programs, subject.units) for subject in subjects] == [(("nginx",), expected)]
