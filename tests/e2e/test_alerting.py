@@ -417,7 +417,7 @@ def test_8_the_dead_mans_switch_is_pinged_once_after_each_good_run(site: Site) -
     site.hosts["web1"].kill_service(8080)
     dry = site.run(dry_run=True)
     assert "'web1' tcp/8080" in site.airflow.log(dry, "diff_ports")
-    assert "no ping" in site.airflow.log(dry, "heartbeat")
+    assert "No ping" in site.airflow.log(dry, "heartbeat")
     assert site.receivers.counts() == before
     # Not in the run of test 5, whose alert task failed, and not now.
     assert site.receivers.pings == [f"portmon: {run_id}" for run_id in site.good]
