@@ -9,7 +9,7 @@ from bench.figures import Section
 from bench.processes import peak_memory
 from bench.sizes import Sizes
 from bench.stage import MAX_LOGINS, Stage
-from bench.sweep import bare_loop, measured_run
+from bench.sweep import SETTLED_AFTER, bare_loop, measured_run
 from portmon import probe
 
 
@@ -27,7 +27,7 @@ def measure(stage: Stage, sizes: Sizes, section: Section, tell: Callable[[str], 
         stage.site(f"large-{hosts}", hosts, sweep_above=1, batch_hosts=sizes.batch_hosts) for hosts in (many, few, 0)
     )
     tell("baseline runs, which are not measured")
-    for site in (large, small, empty):
+    for site in (*[large, small] * SETTLED_AFTER, empty):
         stage.run_portmon(site)
     rounds = min(sizes.repeat, sizes.large_repeat)
     for number in range(rounds):

@@ -16,6 +16,8 @@ from portmon import probe
 NETSTAT = "netstat -nltp"
 UNREACHABLE_AFTER = 2
 """Default of ``states.unreachable_after``."""
+SETTLED_AFTER = 2
+"""Runs after which the answers of a quiet fleet need not be read any more."""
 
 
 def measure(stage: Stage, sizes: Sizes, section: Section, tell: Callable[[str], None]) -> None:
@@ -32,7 +34,7 @@ def measure(stage: Stage, sizes: Sizes, section: Section, tell: Callable[[str], 
     empty = stage.site("empty", 0, sweep_above=1, batch_hosts=sizes.batch_hosts)
     partly = stage.site("partly", hosts, dead=sizes.dead_hosts, sweep_above=1, batch_hosts=sizes.batch_hosts)
     tell("baseline runs, which are not measured")
-    for site in (fleet, empty):
+    for site in (*[fleet] * SETTLED_AFTER, empty):
         stage.run_portmon(site)
     # Until they are known as unreachable: what is measured is what they cost from then on.
     for _ in range(UNREACHABLE_AFTER):

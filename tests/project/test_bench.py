@@ -18,6 +18,10 @@ from bench.processes import cpu_seconds, machine_cpu_seconds, memory_mib
 from bench.sizes import FULL, QUICK
 
 
+NOT_MEASURED_YET = {"large"}
+"""Takes the whole machine for most of an hour."""
+
+
 def latest() -> dict[str, Section]:
     return from_json(json.loads(docs.LATEST.read_text()))
 
@@ -113,8 +117,8 @@ def test_a_machine_that_was_not_quiet_is_mentioned() -> None:
 
 def test_every_section_of_the_last_measurement_has_its_figures_and_ratios() -> None:
     sections = latest()
-    # The large fleet is measured for itself: docs/roadmap.md.
-    assert [name for name in report.ABOUT if name != "large" or name in sections] == list(sections)
+    assert list(sections) == [name for name in report.ABOUT if name in sections]
+    assert set(report.ABOUT) - set(sections) <= NOT_MEASURED_YET
     for name, section in sections.items():
         labels = set(report.LABELS.get(name, ()))
         assert labels <= set(section.figures), name

@@ -286,6 +286,12 @@ class Transport(paramiko.Transport):
         if self.logger.isEnabledFor(level):
             super()._log(level, msg, *args)  # type: ignore[misc]
 
+    def _filter_algorithm(self, type_: str) -> Any:
+        # Sixteen times in a handshake.
+        if self.disabled_algorithms:
+            return super()._filter_algorithm(type_)  # type: ignore[misc]
+        return getattr(self, f"_preferred_{type_}")
+
     def _parse_debug(self, m: paramiko.Message) -> None:
         # sshd sends one for each option of a key. paramiko goes through it byte by byte, even if nothing is logged.
         if self.logger.isEnabledFor(logging.DEBUG):
