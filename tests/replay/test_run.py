@@ -548,12 +548,3 @@ def test_a_run_that_is_replayed_does_not_make_a_later_one_past(database: Databas
 def derived_of(fleet: Fleet) -> list[Event]:
     with fleet.database.begin() as conn:
         return derived(conn)
-
-
-def test_an_old_database_tells_old_runs_by_their_time(database: Database) -> None:
-    fleet = small_fleet(database)
-    fleet.run()
-    fleet.run()
-    with database.begin() as conn:
-        conn.execute(update(tables.runs).values(after_step=None))
-        assert [runs.superseded(conn, f"run0000{number}") for number in range(2)] == [True, False]

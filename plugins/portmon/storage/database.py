@@ -84,17 +84,16 @@ class Database:
         try:
             with self.engine.begin() as conn:
                 yield conn
-        except OperationalError as error:
-            if "no such table" in str(error.orig):
+        except DBAPIError as error:
+            said = str(error.orig)
+            if "no such table" in said or "UndefinedTable" in type(error.orig).__name__:
                 raise StorageError(f"{self} is not migrated: run `python -m portmon db upgrade`") from error
-            if "database is locked" in str(error.orig):
+            if "database is locked" in said:
                 raise DatabaseBusyError(
                     f"{self}: somebody else writes for more than {BUSY_SECONDS} s; with many hosts use PostgreSQL"
                 ) from error
-            raise StorageError(f"{self}: {_first_line(error)}") from error
-        except DBAPIError as error:
-            if "UndefinedTable" in type(error.orig).__name__:
-                raise StorageError(f"{self} is not migrated: run `python -m portmon db upgrade`") from error
+            if isinstance(error, OperationalError):
+                raise StorageError(f"{self}: {_first_line(error)}") from error
             raise
 
     def migrate(self) -> list[str]:

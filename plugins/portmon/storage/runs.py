@@ -49,14 +49,9 @@ def start(
 
 
 def superseded(conn: Connection, run_id: str) -> bool:
-    """Whether a later run was evaluated since a run began: what this one did is past, and it is to be evaluated again
-    instead of being done again.
-    """
-    row = conn.execute(select(runs.c.started_at, runs.c.after_step).where(runs.c.run_id == run_id)).first()
-    if row is None:
-        return False
-    later = journal.c.at > row.started_at if row.after_step is None else journal.c.seq > row.after_step
-    others = select(journal.c.seq).where(journal.c.kind == EVALUATE, journal.c.run_id != run_id, later)
+    """Whether a later run was evaluated since a run began: then its time is evaluated again, not its hosts asked."""
+    began = select(runs.c.after_step).where(runs.c.run_id == run_id).scalar_subquery()
+    others = select(journal.c.seq).where(journal.c.kind == EVALUATE, journal.c.run_id != run_id, journal.c.seq > began)
     return conn.execute(others.limit(1)).first() is not None
 
 

@@ -55,11 +55,7 @@ def measure(conn: Connection) -> Sizes:
     return Sizes(
         hosts=_count(conn, hosts, hosts.c.removed_at.is_(None)),
         hidden=_count(conn, hosts, hosts.c.removed_at.is_not(None)),
-        ports=_count(conn, ports),
-        events=_count(conn, events),
-        looks=_count(conn, observations),
-        runs=_count(conn, runs),
-        steps=_count(conn, journal),
+        **{name: _count(conn, table) for name, table in _WHOLE.items()},
         checkpoints=_count(conn, checkpoints, checkpoints.c.part == 0),
         contents=number,
         bytes=size,
@@ -72,6 +68,9 @@ def measure(conn: Connection) -> Sizes:
         last_run=run.started_at if run else None,
         last_run_finished=run.finished_at if run else None,
     )
+
+
+_WHOLE = {"ports": ports, "events": events, "looks": observations, "runs": runs, "steps": journal}
 
 
 def _count(conn: Connection, table: Table, *where: Any) -> int:

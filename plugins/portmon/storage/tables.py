@@ -355,7 +355,7 @@ runs = Table(
     Column("inventory_stale", Boolean, nullable=False),
     Column("settings", String(64), nullable=False),
     Column("summary", SafeJson),
-    Column("after_step", Integer),
+    Column("after_step", Integer, nullable=False),
     comment="what each run had to go by, and what it came to",
 )
 

@@ -280,7 +280,7 @@ def upgrade() -> None:
         sa.Column("inventory_stale", sa.Boolean(), nullable=False),
         sa.Column("settings", sa.String(length=64), nullable=False),
         sa.Column("summary", SafeJson(), nullable=True),
-        sa.Column("after_step", sa.Integer(), nullable=True),
+        sa.Column("after_step", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("run_id", name=op.f("pk_runs")),
         comment="what each run had to go by, and what it came to",
     )
