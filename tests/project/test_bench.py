@@ -17,7 +17,6 @@ from bench.fleet import Fleet
 from bench.processes import cpu_seconds, machine_cpu_seconds, memory_mib
 from bench.sizes import FULL, QUICK
 
-
 NOT_MEASURED_YET = {"large"}
 """Takes the whole machine for most of an hour."""
 
