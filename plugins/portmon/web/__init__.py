@@ -11,9 +11,10 @@ from typing import Any
 
 @cache
 def _application() -> Any:
-    from portmon.web.app import make
+    from portmon.web.app import application
+    from portmon.web.gate import Gate
 
-    return make()
+    return Gate(application())
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

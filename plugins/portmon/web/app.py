@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from portmon.errors import CommandError, ConfigError, NoDatabaseError, PortmonError, RequestError, TooSlowError
 from portmon.text import REASON_LIMIT, plain
 from portmon.web import json_api, metrics, pages
-from portmon.web.gate import Gate, refuse
+from portmon.web.answers import refuse
 from portmon.web.render import FOLDER, page
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
-def make() -> Gate:
-    """The whole page, ready to be mounted."""
+def application() -> FastAPI:
+    """Pages, JSON API and metrics, open to anyone."""
     # FastAPI's own pages of documentation would be open to anyone and load scripts from elsewhere.
     made = FastAPI(title="portmon", docs_url=None, redoc_url=None, openapi_url=None, version="1")
     made.include_router(json_api.router, prefix="/api/v1")
@@ -42,7 +42,7 @@ def make() -> Gate:
         made.add_exception_handler(kind, _failed)
     made.add_exception_handler(HTTPException, _http)
     made.add_exception_handler(RequestValidationError, _invalid)
-    return Gate(made)
+    return made
 
 
 async def _failed(request: Request, error: Exception) -> Response:

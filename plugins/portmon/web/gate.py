@@ -19,11 +19,12 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
 from airflow.api_fastapi.core_api.security import get_user, is_safe_url
 from fastapi import HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from portmon.airflow import settings
 from portmon.errors import PortmonError
+from portmon.web.answers import airflow_root, refuse
 from portmon.web.reading import CONNECTIONS, kept
 
 DAG_ID = "portmon"
@@ -91,18 +92,6 @@ class Gate:
         request.state.portmon_user = user
         request.state.portmon_may_edit = allowed["PUT"]
         return None
-
-
-def refuse(status: int, detail: str, **more: Any) -> JSONResponse:
-    """A problem document of RFC 9457."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": int(status), "detail": detail, **more}
-    return JSONResponse(body, status_code=status, media_type="application/problem+json")
-
-
-def airflow_root(request: Request) -> str:
-    """Path below which Airflow is, without a slash at its end."""
-    root: str = request.scope.get("app_root_path", "")
-    return root.rstrip("/")
 
 
 def _bearer(request: Request) -> HTTPAuthorizationCredentials | None:

@@ -44,6 +44,13 @@ def kept(name: str, read: Callable[[], Value], seconds: float = _KEPT) -> Value:
     return found
 
 
+def forget() -> None:
+    """Read settings and counts anew."""
+    with _lock:
+        _kept.clear()
+        _counts.clear()
+
+
 @lru_cache(maxsize=2)
 def _reader(url: str) -> Reader:
     return Reader(Database(url, multi_machine=settings.multi_machine()), seconds=SECONDS, connections=CONNECTIONS)

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse
 
 from portmon.api.catalogue import KINDS
 from portmon.text import plain
-from portmon.web.gate import airflow_root
+from portmon.web.answers import airflow_root
 from portmon.web.words import LANGUAGES, Words
 
 FOLDER = Path(__file__).parent
