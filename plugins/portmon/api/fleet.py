@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from pydantic import Field
+from pydantic import Field, computed_field
 from sqlalchemy import Connection
 
 from portmon.api.catalogue import KINDS
@@ -27,13 +27,18 @@ Row = TypeVar("Row", bound=View)
 class Page(View, Generic[Row]):
     """Some rows of a list.
 
-    :param total: of the whole list
+    :param total: of the whole list, counted up to 10,000; ``more``: there are more than that
     """
 
     rows: tuple[Row, ...]
     total: int
     offset: int
     limit: int
+
+    @computed_field
+    def more(self) -> bool:
+        """Whether there are more than were counted."""
+        return self.total > lookups.MOST_COUNTED
 
 
 # ── at a glance ─────────────────────────────────────────────────────────────────────────────────
@@ -81,39 +86,47 @@ class GlanceView(View):
     changes: tuple[tuple[datetime, int, int], ...]
 
 
-def glance(
-    conn: Connection, now: datetime, *, interval: timedelta, counts: Mapping[str, Any] | None = None
-) -> GlanceView:
+class Counts(NamedTuple):
+    """What is counted of the fleet; it changes with the journal, the events and the hour.
+
+    :param per_hour: (kind, hour): number of events of the last 24 hours
+    """
+
+    hosts: Mapping[str, int]
+    ports: Mapping[str, int]
+    per_hour: Mapping[tuple[str, datetime], int]
+
+
+def count(conn: Connection, now: datetime) -> Counts:
+    """Hosts and ports by their state, and events by their hour."""
+    return Counts(lookups.host_counts(conn), lookups.port_counts(conn), lookups.count_events(conn, _first_hour(now)))
+
+
+def _first_hour(now: datetime) -> datetime:
+    return (now - timedelta(hours=23)).replace(minute=0, second=0, microsecond=0)
+
+
+def glance(conn: Connection, now: datetime, counts: Counts, *, interval: timedelta) -> GlanceView:
     """The fleet at a glance.
 
     :param interval: between scheduled runs; 0 if there is no rhythm
-    :param counts: what :func:`count_states` found, if that is known
     """
-    counts = counts or count_states(conn)
     newest = list_runs(conn, limit=30)
     done = next((run for run in newest if run.finished_at is not None), None)
     late = now - done.started_at if done is not None and interval else None
-    begin = (now - timedelta(hours=23)).replace(minute=0, second=0, microsecond=0)
-    per_hour = {begin + timedelta(hours=hour): [0, 0] for hour in range(24)}
-    new = 0
-    for (kind, hour), count in lookups.count_events(conn, begin).items():
+    per_hour = {_first_hour(now) + timedelta(hours=hour): [0, 0] for hour in range(24)}
+    for (kind, hour), count in counts.per_hour.items():
         if hour in per_hour:
             per_hour[hour][0 if KINDS[kind].role == AlertRole.FIRING else 1] += count
-        new += count if kind == EventKind.NEW else 0
     return GlanceView(
-        hosts=counts["hosts"],
-        ports=counts["ports"],
-        new=new,
+        hosts=counts.hosts,
+        ports=counts.ports,
+        new=sum(count for (kind, _), count in counts.per_hour.items() if kind == EventKind.NEW),
         last_run=done,
         overdue=late if late is not None and late > OVERDUE_AFTER * interval else None,
         runs=tuple(newest),
         changes=tuple((hour, *values) for hour, values in per_hour.items()),
     )
-
-
-def count_states(conn: Connection) -> dict[str, dict[str, int]]:
-    """Counts of hosts and ports by their state; they change only with the journal."""
-    return {"hosts": lookups.host_counts(conn), "ports": lookups.port_counts(conn)}
 
 
 def list_runs(conn: Connection, *, limit: int = 100, before: datetime | None = None) -> list[RunView]:

@@ -8,9 +8,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Text, and_, case, false, func, or_, select, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    Text,
+    and_,
+    case,
+    cast,
+    false,
+    func,
+    not_,
+    or_,
+    select,
+    type_coerce,
+)
 
-from portmon.matching import bind_scopes
+from portmon.matching import WILDCARDS, bind_scopes
 from portmon.model.event import Event, EventKind
 from portmon.model.observation import Outcome
 from portmon.model.state import HostStatus, PortStatus
@@ -22,6 +37,10 @@ FLAPPING, LOST, FAILING, QUARANTINED = "flapping", "lost", "failing", "quarantin
 """What people call a state besides the stored ones."""
 REACHES = ("loopback", "addresses", "everywhere")
 """From where a port is reached: its host alone, some of its addresses, all of them."""
+_WILDCARDS = (*WILDCARDS, "::ffff:0.0.0.0")
+_LOOPBACKS = ('"127.', '"::1"', '"::ffff:127.')
+MOST_COUNTED = 10_000
+"""A list is counted up to so many: counting 300,000 ports takes longer than showing a hundred of them."""
 _IN_CMDB = hosts.c.removed_at.is_(None)
 _LISTED = ports.join(hosts, hosts.c.host_id == ports.c.host_id)
 
@@ -133,11 +152,11 @@ HOST_SORTS = tuple(_HOST_SORTS)
 def find_hosts(
     conn: Connection, wanted: HostFilter, *, sort: str = "name", limit: int, offset: int = 0
 ) -> tuple[list[Mapping[str, Any]], int]:
-    """Rows of ``hosts``, and how many there are in all."""
+    """Rows of ``hosts``, and how many there are in all, see :data:`MOST_COUNTED`."""
     where = and_(_IN_CMDB, *_host_terms(conn, wanted))
     found = conn.execute(select(hosts).where(where).order_by(*_HOST_SORTS[sort]).limit(limit).offset(offset))
     rows: list[Mapping[str, Any]] = [dict(row._mapping) for row in found]
-    return rows, _total(conn, select(func.count()).select_from(hosts).where(where), rows, limit, offset)
+    return rows, _total(conn, select(hosts.c.host_id).where(where), rows, limit, offset)
 
 
 def neighbours(conn: Connection, wanted: HostFilter, name: str, host_id: str) -> tuple[str | None, str | None]:
@@ -180,12 +199,12 @@ PORT_GROUPS = ("unit", "port")
 def find_ports(
     conn: Connection, wanted: PortFilter, *, sort: str = "host", limit: int, offset: int = 0
 ) -> tuple[list[Mapping[str, Any]], int]:
-    """Rows of ``ports`` with ``host_name`` and ``labels``, and how many there are in all."""
-    where = and_(_IN_CMDB, *_port_terms(conn, wanted))
+    """Rows of ``ports`` with ``host_name`` and ``labels``, and how many there are in all, see :data:`MOST_COUNTED`."""
+    where = and_(_IN_CMDB, *_port_terms(wanted))
     own = select(ports, hosts.c.name.label("host_name"), hosts.c.labels.label("labels")).select_from(_LISTED)
     found = conn.execute(own.where(where).order_by(*_PORT_SORTS[sort]).limit(limit).offset(offset))
     rows: list[Mapping[str, Any]] = [dict(row._mapping) for row in found]
-    return rows, _total(conn, select(func.count()).select_from(_LISTED).where(where), rows, limit, offset)
+    return rows, _total(conn, select(ports.c.port).select_from(_LISTED).where(where), rows, limit, offset)
 
 
 def group_ports(
@@ -195,21 +214,26 @@ def group_ports(
     and how many there are in all.
     """
     column = ports.c.units if by == "unit" else ports.c.port
-    where = and_(_IN_CMDB, *_port_terms(conn, wanted))
-    counted = (
+    where = and_(_IN_CMDB, *_port_terms(wanted))
+    of_host = (
         select(
             column.label("of"),
-            func.count(ports.c.host_id.distinct()).label("hosts"),
+            ports.c.host_id,
             func.count().label("ports"),
             func.sum(_as_int(ports.c.status == PortStatus.DOWN)).label("down"),
         )
         .select_from(_LISTED)
         .where(where)
-        .group_by(column)
+        .group_by(column, ports.c.host_id)
+        .subquery()
     )
-    found = conn.execute(counted.order_by(func.count().desc(), column).limit(limit).offset(offset)).all()
-    total = select(func.count()).select_from(counted.subquery())
-    return [tuple(row) for row in found], _total(conn, total, found, limit, offset)
+    # In two steps: counting distinct hosts sorts all ports.
+    whole = func.sum(of_host.c.ports)
+    counted = select(
+        of_host.c.of, func.count(), cast(whole, Integer), cast(func.sum(of_host.c.down), Integer)
+    ).group_by(of_host.c.of)
+    found = conn.execute(counted.order_by(whole.desc(), of_host.c.of).limit(limit).offset(offset)).all()
+    return [tuple(row) for row in found], _total(conn, counted, found, limit, offset)
 
 
 # ── events, runs, evidence ──────────────────────────────────────────────────────────────────────
@@ -295,7 +319,7 @@ def _host_terms(conn: Connection, wanted: HostFilter) -> list[ColumnElement[bool
     return terms
 
 
-def _port_terms(conn: Connection, wanted: PortFilter) -> list[ColumnElement[bool]]:
+def _port_terms(wanted: PortFilter) -> list[ColumnElement[bool]]:
     terms = _label_terms(wanted.labels)
     if wanted.host:
         terms.append(
@@ -310,7 +334,7 @@ def _port_terms(conn: Connection, wanted: PortFilter) -> list[ColumnElement[bool
             # Stored as a list in ASCII JSON.
             terms.append(type_coerce(column, Text).icontains(json.dumps(text)[1:-1], autoescape=True))
     if wanted.reach:
-        terms.append(_reach_term(conn, wanted.reach))
+        terms.append(_reach_term(wanted.reach))
     if wanted.state == FLAPPING:
         terms.append(ports.c.flapping_since.is_not(None))
     elif wanted.state == LOST:
@@ -328,10 +352,19 @@ def _label_terms(labels: Mapping[str, str]) -> list[ColumnElement[bool]]:
     ]
 
 
-def _reach_term(conn: Connection, reach: str) -> ColumnElement[bool]:
-    # Most ports listen on one of a few lists of addresses.
-    lists = conn.execute(select(ports.c.addresses).distinct()).scalars()
-    return ports.c.addresses.in_([addresses for addresses in lists if reach_of(addresses) == reach])
+def _reach_term(reach: str) -> ColumnElement[bool]:
+    """What :func:`reach_of` says, of the list as it is stored."""
+    stored = type_coerce(ports.c.addresses, Text)
+    everywhere = or_(*(stored.contains(f'"{address}"', autoescape=True) for address in _WILDCARDS))
+    left: ColumnElement[str] = stored
+    for begin in _LOOPBACKS:
+        left = func.replace(left, begin, "~")
+    others = or_(left.contains('["'), left.contains(',"'))
+    if reach == "everywhere":
+        return everywhere
+    if reach == "loopback":
+        return and_(not_(everywhere), not_(others), stored != "[]")
+    return and_(not_(everywhere), others)
 
 
 def reach_of(addresses: Sequence[str]) -> str:
@@ -346,8 +379,9 @@ def _as_int(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return case((condition, 1), else_=0)
 
 
-def _total(conn: Connection, count: Select[Any], rows: Sequence[Any], limit: int, offset: int) -> int:
-    """How many rows there are in all; a page that is not full says so by itself."""
+def _total(conn: Connection, query: Select[Any], rows: Sequence[Any], limit: int, offset: int) -> int:
+    """How many rows a query has, counted up to :data:`MOST_COUNTED`; a page that is not full says so by itself."""
     if len(rows) < limit and (rows or not offset):
         return offset + len(rows)
-    return int(conn.execute(count).scalar() or 0)
+    counted = select(func.count()).select_from(query.limit(MOST_COUNTED + 1).subquery())
+    return max(int(conn.execute(counted).scalar() or 0), offset + len(rows))

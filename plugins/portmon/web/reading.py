@@ -28,7 +28,7 @@ _KEPT = 30.0
 Value = TypeVar("Value")
 _lock = Lock()
 _kept: dict[str, tuple[float, Any]] = {}
-_counts: dict[str, tuple[int, Any]] = {}
+_counts: dict[str, tuple[Any, Any]] = {}
 
 
 def kept(name: str, read: Callable[[], Value], seconds: float = _KEPT) -> Value:
@@ -80,10 +80,10 @@ def interval() -> timedelta:
 
 
 def glance(conn: Connection, now: datetime) -> fleet.GlanceView:
-    """The fleet at a glance; states are counted anew after each step of the journal only."""
-    step = lookups.last_step(conn)
-    known, counts = _counts.get("states", (-1, None))
-    if known != step:
-        counts = fleet.count_states(conn)
-        _counts["states"] = (step, counts)
-    return fleet.glance(conn, now, interval=interval(), counts=counts)
+    """The fleet at a glance; counted anew only after something happened."""
+    key = (lookups.last_step(conn), lookups.newest_event(conn), now.replace(minute=0, second=0, microsecond=0))
+    known, counts = _counts.get("fleet", (None, None))
+    if known != key:
+        counts = fleet.count(conn, now)
+        _counts["fleet"] = (key, counts)
+    return fleet.glance(conn, now, counts, interval=interval())

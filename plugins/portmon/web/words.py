@@ -137,6 +137,7 @@ _ZH = {
     "Labels": "标签",
     "Evidence": "证据",
     "{from_} to {to} of {total}": "第 {from_} 到 {to} 项，共 {total} 项",
+    "more than 10,000": "10,000 以上",
     "Previous": "上一页",
     "Next": "下一页",
     "Older": "更早",
