@@ -183,7 +183,7 @@ def test_a_wrong_deny_rule_is_corrected_and_nobody_gets_a_message(
         ("recovered", "web2", 443),
     ]
     assert counts["gained"] >= 3
-    assert "nobody was told: web1 tcp/80. A run with replay_from and notify" in caplog.text
+    assert "no channel was notified: web1 tcp/80. A run with replay_from and notify" in caplog.text
     for _ in range(3):
         fleet.run()
     assert len(fleet.got) == told

@@ -127,7 +127,7 @@ def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(t
             StorageError, match=r"has revision 0008, .*nothing was changed.*python -m portmon db upgrade"
         ):
             use()
-    with pytest.raises(StorageError, match="has revision 0008"), database.look():
+    with pytest.raises(StorageError, match="has revision 0008"), database.reading():
         pass
     database.dispose()
     with closing(sqlite3.connect(path)) as conn:

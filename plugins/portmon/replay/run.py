@@ -155,7 +155,7 @@ def replay_run(
 
 def replay_dry(database: Database, config: Config, window: Window, *, interval: timedelta) -> dict[str, int]:
     """Count the events of a time that :func:`replay_run` would change; nothing is kept."""
-    with scratch_database() as scratch, database.look() as source:
+    with scratch_database() as scratch, database.reading() as source:
         if source is None:
             raise ReplayError(f"{database} is empty: there is nothing to evaluate again")
         kept = must_be_kept(source, window, interval=interval)
@@ -229,7 +229,7 @@ def _evaluate(
         f", for {', '.join(others)} as well" if others else "",
     )
     with scratch_database() as scratch:
-        with database.look() as source:
+        with database.reading() as source:
             if source is None:
                 raise ReplayError(f"{database} is empty: there is nothing to evaluate again")
             span = evaluate_again(source, scratch, config, since=since, on_step=_Progress(database, held))
@@ -254,7 +254,7 @@ def _evaluate(
     if untold:
         more = f" and {len(untold) - SHOWN} more" if len(untold) > SHOWN else ""
         log.warning(
-            "Wrong by these rules, and nobody was told: %s%s. A run with replay_from and notify tells them",
+            "Open by these rules, and no channel was notified: %s%s. A run with replay_from and notify sends them",
             ", ".join(untold[:SHOWN]),
             more,
         )
@@ -305,6 +305,4 @@ def _log_difference(found: Difference) -> None:
         log.info("%s %s %s: %s%s: %s", sign, at, event.kind, host, port, reason)
     if len(signs) > LINES:
         log.info("and %d more; `python -m portmon replay` shows all of them", len(signs) - LINES)
-    log.info(
-        "Dry run: nothing of this was kept, nobody is told. `+` would be new, `-` would be taken back, `~` changed"
-    )
+    log.info("Dry run: nothing of this was kept, no channel is notified. `+` would be new, `-` retracted, `~` changed")

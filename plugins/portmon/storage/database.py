@@ -126,7 +126,7 @@ class Database:
             self._must_be_current(self._current(conn))
 
     @contextmanager
-    def look(self) -> Iterator[Connection | None]:
+    def reading(self) -> Iterator[Connection | None]:
         """A transaction that can only read; None if there is no database, or nothing in it.
 
         :raises StorageError: if it can't be reached, or its tables are not the ones that this portmon needs

@@ -22,8 +22,6 @@ from portmon.storage.tables import SafeJson, SafeText, UtcDateTime
 
 revision = "r0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -304,10 +302,3 @@ def upgrade() -> None:
     # https://www.postgresql.org/docs/current/storage-hot.html
     if op.get_bind().dialect.name == "postgresql":
         op.execute("ALTER TABLE hosts SET (fillfactor = 50)")
-
-
-def downgrade() -> None:
-    """Take back."""
-    first = "deliveries events alerts silences observations stored runs journal checkpoints replays"
-    for name in f"{first} inventories contents hosts ports decisions conditions host_keys leases".split():
-        op.drop_table(name)
