@@ -189,7 +189,7 @@ def _done_by_another(conn: Connection, run: Run) -> dict[str, int]:
     done = replays.last(conn, run_id=run.run_id)
     if done is None:
         raise ReplayError("another task of this run took over and evaluates again")
-    log.info("Run %s evaluated this time again with its own", plain(done.by))
+    log.info("Run %s evaluated this time again with its own", plain(done.done_by))
     return {"replayed": 0}
 
 
@@ -203,9 +203,10 @@ def _nothing_new(
     if not runs.settings_after(conn, last.last_step) <= {contents.digest_of(config.to_json())}:
         return None
     told = rewrite.tell(conn, since=window.since, until=window.until) if run.notify else 0
-    replays.finish(conn, [own], dataclasses.replace(last, at=now, summary={"to_tell": told}))
+    replays.finish(conn, [own], dataclasses.replace(last, done_at=now, summary={"to_tell": told}))
     log.info(
-        "Run %s evaluated this time again by these rules, and everything since then was: nothing to do", plain(last.by)
+        "Run %s evaluated this time again by these rules, and everything since then was: nothing to do",
+        plain(last.done_by),
     )
     return {"replayed": 0, "to_tell": told}
 

@@ -48,15 +48,10 @@ def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) ->
     return _found(conn, query if run_id is None else query.where(events.c.run_id == run_id))[::-1]
 
 
-def between(conn: Connection, since: datetime, until: datetime) -> list[Event]:
-    """Events from ``since`` on and before ``until``, in the order in which they happened."""
-    return _found(conn, _between(since, until))
-
-
 def derived(conn: Connection, since: datetime, until: datetime, *, after: int, last: int) -> Iterator[Event]:
-    """Events of a time that follow from steps of the journal, after one and up to another."""
-    rows = conn.execute(_between(since, until).where(events.c.step > after, events.c.step <= last))
-    return map(event_of, rows)
+    """Events from ``since`` on and before ``until`` that follow from steps of the journal, after one, up to another."""
+    query = _valid().where(events.c.at >= since, events.c.at < until, events.c.step > after, events.c.step <= last)
+    return map(event_of, conn.execute(query.order_by(events.c.at, events.c.seq)))
 
 
 def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[EventKind]) -> list[Event]:
@@ -125,10 +120,6 @@ def row_of(event: Event, step: int | None = None) -> dict[str, Any]:
 def _valid() -> Select[Any]:
     """Events without those that a replay retracted."""
     return select(events).where(events.c.retracted_by.is_(None))
-
-
-def _between(since: datetime, until: datetime) -> Select[Any]:
-    return _valid().where(events.c.at >= since, events.c.at < until).order_by(events.c.at, events.c.seq)
 
 
 def _found(conn: Connection, query: Select[Any]) -> list[Event]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
@@ -33,19 +34,23 @@ class Mark:
 class Done:
     """A time that was evaluated again.
 
-    :param by: the run that did it, maybe for others as well
+    :param done_by: the run that did it, maybe for others as well
     :param evaluated_from: time of the checkpoint that it began with
     :param last_step: the last step of the journal that it carried out
     :param rules: digest of the version and the settings
     :param summary: counts for people
     """
 
-    by: str
-    at: datetime
+    done_by: str
+    done_at: datetime
     evaluated_from: datetime
     last_step: int
     rules: str
     summary: Mapping[str, int]
+
+
+def _columns(kind: type[Mark] | type[Done]) -> list[Any]:
+    return [replays.c[name] for name in kind.__slots__]
 
 
 def mark(conn: Connection, run_id: str, *, since: datetime, until: datetime, notify: bool, now: datetime) -> int:
@@ -57,8 +62,7 @@ def mark(conn: Connection, run_id: str, *, since: datetime, until: datetime, not
 
 def marks(conn: Connection) -> list[Mark]:
     """Marks that no replay has finished yet."""
-    columns = (replays.c[name] for name in Mark.__dataclass_fields__)
-    return [Mark(*row) for row in conn.execute(select(*columns).where(replays.c.done_at.is_(None)))]
+    return [Mark(*row) for row in conn.execute(select(*_columns(Mark)).where(replays.c.done_at.is_(None)))]
 
 
 def drop(conn: Connection, ids: Collection[int]) -> None:
@@ -68,20 +72,16 @@ def drop(conn: Connection, ids: Collection[int]) -> None:
 
 def finish(conn: Connection, ids: Collection[int], done: Done) -> None:
     """Note the result of a replay at its marks."""
-    values = {"done_at": done.at, "done_by": done.by, "evaluated_from": done.evaluated_from}
-    values |= {"last_step": done.last_step, "rules": done.rules, "summary": done.summary}
-    conn.execute(update(replays).where(replays.c.id.in_(list(ids))).values(values))
+    conn.execute(update(replays).where(replays.c.id.in_(list(ids))).values(asdict(done)))
 
 
 def last(conn: Connection, *, run_id: str | None = None) -> Done | None:
     """The newest replay, or the newest one that finished the mark of a run."""
-    done = select(replays).where(replays.c.done_at.is_not(None))
+    done = select(*_columns(Done)).where(replays.c.done_at.is_not(None))
     if run_id is not None:
         done = done.where(replays.c.run_id == run_id)
     row = conn.execute(done.order_by(replays.c.done_at.desc(), replays.c.id.desc()).limit(1)).first()
-    if row is None:
-        return None
-    return Done(row.done_by, row.done_at, row.evaluated_from, row.last_step, row.rules, row.summary)
+    return None if row is None else Done(*row)
 
 
 def expire(conn: Connection, before: datetime) -> None:
