@@ -34,7 +34,7 @@ from portmon.steps.run import Run
 from portmon.storage import archive, contents, decisions, host_keys, hosts, inventory, tables
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
-from tests.worlds.archived import seen, with_frames
+from tests.worlds.archived import latest_frames, seen, with_frames
 from tests.worlds.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server, wait_until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -571,8 +571,8 @@ def test_an_answer_that_says_nothing_new_of_a_settled_host_is_not_read(
     assert parsed == []
     assert "the same sockets as last time, nothing missing" in caplog.text
     with scene.database.begin() as conn:
-        looks = seen(conn, archive.looks_for(conn, "later"))
-        raw = [archive.latest_frames(conn, host.id) for host in listed]
+        looks = seen(conn, archive.observations_of(conn, "later"))
+        raw = [latest_frames(conn, host.id) for host in listed]
     assert [ports_of(look) for look in looks] == [[22, 80]] * 3
     assert all(len(frames) == 1 and b"LISTEN" in frames[0] for frames in raw)
     # It is evidence as any other.
@@ -640,4 +640,4 @@ def test_what_is_known_and_gone_from_the_archive_fails_the_task_instead_of_being
     with pytest.raises(StorageError, match="not in the archive"):
         operator.execute(scene.context(LATER))
     with scene.database.begin() as conn:
-        assert archive.looks_for(conn, "later") == []
+        assert archive.observations_of(conn, "later") == []

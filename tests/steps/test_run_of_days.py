@@ -30,6 +30,7 @@ from portmon.steps.run import Run
 from portmon.storage import archive, deliveries, events, hosts, inventory, state
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
+from tests.worlds.archived import latest_frames
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIVE = timedelta(minutes=5)
@@ -287,7 +288,7 @@ def test_a_late_look_leaves_what_was_evaluated_before_it_as_it_was(site: Site) -
     again = dataclasses.replace(site.observation("h1"), observed_at=site.now + timedelta(minutes=1))
     with site.database.begin() as conn:
         archive.save_observation(conn, again)
-        assert archive.looks_of(conn, run.run_id) == {"h1": True}
+        assert archive.observed(conn, run.run_id) == {"h1": True}
         assert [look.outcome for look in archive.observations_to_evaluate(conn)] == [Outcome.OK]
         # Whoever reads the archive later sees both, as they were evaluated.
         rows = conn.execute(select(observations.c.provisional).where(observations.c.run_id == run.run_id))
@@ -629,11 +630,11 @@ def test_a_sweep_that_is_cleared_looks_again(site: Site) -> None:
     assert sweep(site, run) == []
     fetched = site.fetch(run)
     with site.database.begin() as conn:
-        assert len(archive.looks_of(conn, run.run_id, unevaluated=True)) == 6
+        assert len(archive.observed(conn, run.run_id, unevaluated=True)) == 6
     site.evaluate(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
     with site.database.begin() as conn:
-        assert archive.looks_of(conn, run.run_id, unevaluated=True) == {}
-        assert len(archive.looks_of(conn, run.run_id)) == 6
+        assert archive.observed(conn, run.run_id, unevaluated=True) == {}
+        assert len(archive.observed(conn, run.run_id)) == 6
     # What is seen by then counts, also if it is worse.
     site.number += 1
     assert sweep(site, run, fail={"h4"}) == ["h4"]
@@ -666,4 +667,4 @@ def test_the_archive_says_what_a_run_went_by(site: Site) -> None:
         (run,) = runs.last(conn, 1)
         assert [host.id for host in inventory.load(conn, run["inventory"]).hosts] == [f"h{n}" for n in range(6)]
         assert b'"down_after":1' in contents.get(conn, run["settings"])
-        assert archive.latest_frames(conn, "h1") == (b"raw",)
+        assert latest_frames(conn, "h1") == (b"raw",)

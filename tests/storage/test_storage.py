@@ -43,7 +43,7 @@ from portmon.storage.tables import contents as content_table
 from portmon.storage.tables import hosts as host_table
 from portmon.storage.tables import metadata
 from portmon.storage.tables import observations as observation_table
-from tests.worlds.archived import seen, with_frames
+from tests.worlds.archived import latest_frames, seen, with_frames
 from tests.worlds.databases import migrated_postgres
 from tests.worlds.postgres import Cluster
 
@@ -127,7 +127,7 @@ def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(t
             StorageError, match=r"has revision 0008, .*nothing was changed.*python -m portmon db upgrade"
         ):
             use()
-    with pytest.raises(StorageError, match="has revision 0008"), database.look():
+    with pytest.raises(StorageError, match="has revision 0008"), database.reading():
         pass
     database.dispose()
     with closing(sqlite3.connect(path)) as conn:
@@ -231,7 +231,7 @@ def test_an_observation_comes_back_as_it_was(database: Database) -> None:
         assert [one.listing for one in found] == [good.listing, None]
         assert [one.error for one in found] == [None, NASTY]
         assert [one.observed_at for one in found] == [NOW, NOW + timedelta(minutes=5)]
-        assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
+        assert latest_frames(conn, "h1") == (b"frame one", b"frame two")
         assert archive.scanned(conn, "r1") == {"h1"}
         assert archive.observations_to_evaluate(conn, host_ids=["other"]) == []
 
@@ -294,12 +294,12 @@ def test_a_provisional_look_counts_only_if_nothing_follows_in_its_run(database: 
         assert sorted((one.host_id, (one.observed_at - NOW).seconds // 60) for one in found) == [
             ("again", 1), ("alone", 0), ("before", 0), ("before", 1), ("later run", 0), ("later run", 1), ("twice", 1),
         ]  # fmt: skip
-        assert archive.looks_of(conn, "r1") == {
+        assert archive.observed(conn, "r1") == {
             "alone": False, "again": True, "twice": False, "later run": False, "before": False,
         }  # fmt: skip
-        assert archive.looks_of(conn, "r2") == {"later run": True}
+        assert archive.observed(conn, "r2") == {"later run": True}
         archive.settle(conn, found)
-        assert archive.looks_of(conn, "r1") == dict.fromkeys(archive.looks_of(conn, "r1"), True)
+        assert archive.observed(conn, "r1") == dict.fromkeys(archive.observed(conn, "r1"), True)
         # What was superseded stays so.
         table = observation_table
         assert sorted(conn.execute(select(table.c.host_id).where(table.c.provisional)).scalars()) == ["again", "twice"]
@@ -313,7 +313,7 @@ def test_what_is_older_than_the_retention_goes_with_its_contents(database: Datab
         archive.save_observation(conn, observation(at=later, ports=(81,), run="r2"))
         assert archive.expire(conn, later - timedelta(days=14)) == 1
         assert len(archive.observations_to_evaluate(conn)) == 1
-        assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
+        assert latest_frames(conn, "h1") == (b"frame one", b"frame two")
         # The newest host list stays, however old: it is what a run falls back to.
         assert inventory.load(conn, digest).hosts[0].id == "h1"
         assert conn.execute(select(observation_table.c.run_id)).scalars().all() == ["r2"]

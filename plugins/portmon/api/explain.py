@@ -39,7 +39,7 @@ def explain(conn: Connection, config: Config, wanted: str, number: int, *, now: 
     host = known.as_host()
     present = _Present(conn, config, known, number, now)
     lines = [f"{host.shown()}, id {host.id}, port {number}", "", *present.host_lines(), *present.port_lines()]
-    looked = archive.last_look(conn, host.id)
+    looked = archive.last_observation(conn, host.id)
     if looked is not None:
         error = f" ({looked.error})" if looked.error else ""
         lines.append(f"Last look: {_moment(looked.observed_at)}, run {looked.run_id}: {looked.outcome.value}{error}.")
@@ -65,7 +65,7 @@ class _Present:
         self.declared = must.get(host.id, {}).get(number)
         self.accepted = decisions.acceptance(conn, host.id, number)
         self.rules = RuleSet(config.rules, where=config.where).for_host(host)
-        self.seen = archive.last_seen(conn, host.id)
+        self.seen = archive.last_listing(conn, host.id)
 
     def host_lines(self) -> Iterator[str]:
         row = self.row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -15,7 +14,14 @@ from portmon.storage import contents, sizes
 
 
 class StatusView(View):
-    """How much the state database holds, and since when, see :class:`portmon.storage.sizes.Sizes`."""
+    """How much the state database holds, and since when.
+
+    :param hosts: in the CMDB; ``hidden`` ones left it not long ago
+    :param looks: observations
+    :param steps: of the journal
+    :param replayable_from: from when on the archive can be evaluated again
+    :param last_run: start of the newest run
+    """
 
     hosts: int
     hidden: int
@@ -37,9 +43,7 @@ class StatusView(View):
 
 def status(conn: Connection) -> StatusView:
     """What there is now."""
-    found = sizes.measure(conn)
-    archive = {"number": found.contents, "bytes": found.bytes, "stored_bytes": found.stored_bytes}
-    return StatusView(**asdict(found) | {"contents": archive})
+    return StatusView(**sizes.measure(conn))
 
 
 def damaged(conn: Connection) -> list[str]:

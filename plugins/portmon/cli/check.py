@@ -88,7 +88,7 @@ def _from_database(config: Config, example: dict[str, Any] | None) -> list[str]:
 
     lines, unknown, now = [], "there is no state database yet", datetime.now(UTC)
     try:
-        with settings.database().look() as conn:
+        with settings.database().reading() as conn:
             if conn is not None:
                 lines = [f"warning: {text}" for text in warnings(conn, config)]
                 return lines + (alerts.explain_routes(conn, config, **example, now=now) if example else [])

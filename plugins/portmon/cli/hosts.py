@@ -30,7 +30,7 @@ def list_hosts(config: ConfigOption = None, output: FormatOption = Format.TABLE)
     with logs_to_stderr():
         inventory = get_inventory(found.cmdb, settings.folder_of(found))
         try:
-            with settings.database().look() as conn:
+            with settings.database().reading() as conn:
                 shown = preview(conn, found, inventory, now=now)
         except (ConfigError, StorageError, UnansweredError) as error:
             complain(f"not compared with known hosts: {error}")

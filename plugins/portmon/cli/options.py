@@ -56,7 +56,7 @@ def reading(*, quiet: bool) -> Iterator[Connection]:
     :raises StorageError: it can't be used as it is
     """
     database = open_database(quiet=quiet)
-    with logs_to_stderr(), database.look() as conn:
+    with logs_to_stderr(), database.reading() as conn:
         if conn is None:
             raise StorageError(f"{database} does not exist yet: run `python -m portmon db upgrade`")
         yield conn

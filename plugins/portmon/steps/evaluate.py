@@ -75,7 +75,7 @@ def evaluate_run(
             checkpoints.keep(conn, now)
             fleet, inputs = _goes_by(conn, digest, planned, interval)
             observations = archive.observations_to_evaluate(conn, host_ids=fleet)
-            step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, looks=observations)
+            step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, observed=observations)
             verdict = evaluate_looks(conn, observations, fleet, inputs, config, run_id=run.run_id, now=now, step=step)
             archive.settle(conn, observations)
             scanned = archive.scanned(conn, run.run_id)

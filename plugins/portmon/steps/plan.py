@@ -135,7 +135,7 @@ def plan_hosts(
     :param digest: of this run's inventory
     :param max_hosts: more than this can't be mapped over (``[core] max_map_length``)
     :param swept: None without a sweep; else, for observations that are not in the database, host id: whether it is
-        final, as of :func:`portmon.storage.archive.looks_of`
+        final, as of :func:`portmon.storage.archive.observed`
     :returns: see :class:`portmon.airflow.operators.netstat.NetstatOperator` for the fields
     :raises RunError: if there are more hosts than can be mapped over
     """
@@ -232,7 +232,7 @@ def _after_sweep(
     conn: Connection, config: Config, run: Run, asked: Sequence[Host], swept: Mapping[str, bool], max_hosts: int | None
 ) -> list[Host]:
     """Those of some hosts that need a task of their own although they are in a batch."""
-    looks = {**archive.looks_of(conn, run.run_id), **swept}
+    looks = {**archive.observed(conn, run.run_id), **swept}
     missed = [host for host in asked if host.id not in looks]
     failed = [host for host in asked if looks.get(host.id) is False]
     most = config.scan.max_host_tasks if max_hosts is None else min(config.scan.max_host_tasks, max_hosts)

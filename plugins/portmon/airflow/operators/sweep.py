@@ -134,7 +134,7 @@ class SweepOperator(StateMixin, BaseOperator):
         with self.transaction() as conn:
             runs.must_be_newest(conn, run.run_id)
             batch = batch_of(conn, self.batch)
-            done = archive.looks_of(conn, run.run_id, unevaluated=True) if ti.try_number > 1 else {}
+            done = archive.observed(conn, run.run_id, unevaluated=True) if ti.try_number > 1 else {}
             failing = hosts.failing(conn)
             left = in_order([host for host in batch.hosts if host.id not in done], failing)
             must = declared_of(conn, config, left)
