@@ -76,6 +76,11 @@ class AlertTask:
         init=False, default_factory=lambda: time.monotonic() + (timeouts.ALERT - 1.5 * timeouts.SEND).total_seconds()
     )
 
+    def __post_init__(self) -> None:
+        self.routes = Routes(self.config.alerts, where=self.config.where)
+        folder, path = self.config.alerts.templates, self.config.path
+        self.templates = (path.parent if path else Path()) / folder if folder else None
+
     def run(self) -> int:
         """Serve every channel.
 
@@ -91,12 +96,10 @@ class AlertTask:
             futures = [workers.submit(contextvars.copy_context().run, sender.serve) for sender in senders]
         for future in futures:
             future.result()
-        for failure in (failure for sender in senders for failure in sender.failures):
-            raise failure
+        for sender in senders:
+            for failure in sender.failures:
+                raise failure
         return sum(sender.sent for sender in senders)
-
-    def __post_init__(self) -> None:
-        self.routes = Routes(self.config.alerts, where=self.config.where)
 
     def channels(self) -> list[Channel]:
         """Those that lack events or are to be repeated to, in their order; those that failed before come last."""
@@ -131,15 +134,14 @@ class AlertTask:
 
         :param more: other fields of it
         """
-        settings = self.config.alerts
-        style = self.routes.style(route)
-        outages = None
+        settings, style, outages = self.config.alerts, self.routes.style(route), None
+        layout = Layout(style.language, style.max_lines, self.templates)
         if group is AlertGroup.UNREACHABLE and len(found) > 1 and not reminder:
             outages = find_outages(found, *self.sites, ratio=settings.outage_ratio, label=settings.outage_label)
         message = render(
             found,
             group,
-            layout=Layout(style.language, style.max_lines, templates_folder(self.config)),
+            layout=layout,
             link=self.link,
             page=self.page,
             subject=subject,
@@ -176,15 +178,14 @@ class _Sender:
             log.warning("%s", error)
             self.failures.append(error)
         except Exception as error:
-            # Not with its text, which may hold an address with a token.
-            log.error("Serving channel %r failed in an unexpected way: %s", self.channel.name, _place_of(error))
-            self._fail(f"failed in an unexpected way: {_place_of(error)}")
+            reason = f"failed in an unexpected way: {_place_of(error)}"
+            log.error("Serving channel %r %s", self.channel.name, reason)
+            self._fail(reason)
 
     def _serve(self) -> None:
-        """One lease per channel, not per group: what is told of one port comes in order. And two copies of one alert
-        task, a cleared one and its zombie, must not both send: a later try takes over, and the earlier one is refused
-        before its next message.
-        """
+        # One lease per channel, not per group: what is told of one port comes in order. And two copies of one alert
+        # task, a cleared one and its zombie, must not both send: a later try takes over, and the earlier one is refused
+        # before its next message.
         task, name = self.task, self.channel.name
         left = timedelta(seconds=task.seconds_left)
         if left < timedelta(0):
@@ -213,21 +214,18 @@ class _Sender:
         now = self.task.clock()
         with self.task.database.begin() as conn:
             held.check(conn)
-            queue = deliveries.unfinished(conn, self.channel.name)
-            queue = [one for one in queue if one.state is not DeliveryState.WITHHELD]
+            waiting = deliveries.unfinished(conn, self.channel.name)
+            queue = [one for one in waiting if one.state is not DeliveryState.WITHHELD]
             found = superseded(queue)
             # Also those under way: the task that sent them is gone, since this one has the lease.
             deliveries.settle(conn, found, DeliveryState.CANCELLED, now)
-        gone = {one for one, _ in found}
-        queue = [one for one in queue if one not in gone]
+        gone = {id(one) for one, _ in found}
+        queue = [one for one in queue if id(one) not in gone]
         self._tell_of_rest(queue, now)
+        group_by = {one.route: self.task.routes.style(one.route).group_by for one in queue}
+        seen = self.channel.knows_ids
         return next_notifications(
-            queue,
-            self.task.group,
-            group_by={one.route: self.task.routes.style(one.route).group_by for one in queue},
-            held=self._held,
-            now=now,
-            ids_are_seen=self.channel.knows_ids,
+            queue, self.task.group, group_by=group_by, held=self._held, now=now, ids_are_seen=seen
         )
 
     def _tell_of_rest(self, queue: Sequence[Delivery], now: datetime) -> None:
@@ -264,16 +262,9 @@ class _Sender:
         found = [alert for alert in found if alert.event.id in ids]
         if not found:
             return True
-        message = task.message(
-            found,
-            first.group,
-            first.route,
-            notification.subject,
-            reminder=first.reminder,
-            id=identity,
-            resting=resting,
-            crowded=crowded,
-        )
+        more: dict[str, Any] = {"id": identity, "resting": resting, "crowded": crowded}
+        subject, reminder = notification.subject, first.reminder
+        message = task.message(found, first.group, first.route, subject, reminder=reminder, **more)
         try:
             self._within_limit(message, first.targets_done)
         except DeliveryError as error:
@@ -373,14 +364,6 @@ def _place_of(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}"
-
-
-def templates_folder(config: Config) -> Path | None:
-    """Where the user's own templates are."""
-    folder = config.alerts.templates
-    if folder is None:
-        return None
-    return (config.path.parent if config.path else Path()) / folder
 
 
 def _alerts(conn: Connection, notification: Notification) -> list[Alert]:
