@@ -329,7 +329,7 @@ def test_killing_it_hangs_up_and_keeps_what_is_stored(scene: Scene, host_key: pa
         assert not thread.is_alive()
         over.set()
     # Not green, and nobody is blamed for what a person ended.
-    assert results == ["somebody ended this task: what was seen so far is stored"]
+    assert results == ["the task was ended by hand: what was seen so far is stored"]
     assert scene.stored() == {}
 
 

@@ -89,10 +89,8 @@ class HttpClient(HttpHook):
         self.headers = self._session.headers
         self.shown = f"{showable(self.base_url)} (connection {conn_id})"
 
-    # An instance method instead of BaseHook's class method: it tells a connection that is not there from one that can't
-    # be looked up.
     def get_connection(self, conn_id: str) -> Any:
-        """The Airflow connection; raises HttpError if there is none."""
+        """The Airflow connection; raises HttpError if there is none, and another error if it can't be looked up."""
         found = settings.connection(conn_id)
         if found is None:
             raise HttpError(f"there is no such Airflow connection: {NeededConnection(conn_id).hint}")
@@ -206,7 +204,6 @@ def _why(error: Exception) -> str:
 
 
 def _may_have_arrived(error: Exception) -> bool:
-    """Whether a request was under way when it failed, as far as the error shows."""
     if isinstance(error, requests.ConnectionError):
         return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ProtocolError)
     return isinstance(error, requests.ReadTimeout)

@@ -128,10 +128,7 @@ class HostSSHHook(SSHHook):
         return self._shared.once(("key", private_key, passphrase), lambda: read(private_key, passphrase=passphrase))
 
     def get_conn(self) -> paramiko.SSHClient:
-        """A client of the session, as SSHHook has it; here nothing needs one.
-
-        :raises ScanError: of the class that says what went wrong
-        """
+        """A client of the session, as SSHHook has it; here nothing needs one."""
         client = paramiko.SSHClient()
         client._transport = self.login().transport  # type: ignore[attr-defined]
         return client

@@ -26,8 +26,9 @@ from portmon.alerting.queue import Notification, message_id, next_notifications,
 from portmon.alerting.routes import Routes
 from portmon.config import Config
 from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
-from portmon.model.alert import Alert, Delivery, DeliveryState
+from portmon.model.alert import Alert, DeliveryState
 from portmon.model.event import AlertGroup, AlertRole, Event
+from portmon.steps.dispatch import settle
 from portmon.steps.reminders import Book
 from portmon.storage import deliveries, hosts, lease, quiet
 from portmon.storage.database import Database
@@ -40,9 +41,6 @@ and after a crash another run waits no longer than this. A retry of the same tas
 CHANNELS_AT_ONCE = 8
 """One that hangs must not keep the others waiting."""
 
-Send = Callable[[Channel, Message, tuple[str, ...]], None]
-"""Delivers to every target of a channel that is not named as done; raises DeliveryError."""
-
 
 @dataclass(kw_only=True)
 class AlertTask:
@@ -52,6 +50,7 @@ class AlertTask:
     the message that was under way. A channel that fails, hangs, or is served by another copy of this task just now,
     does not hold up the others: a message has ``timeouts.SEND``, and channels that failed before come last.
 
+    :param send: delivers to every target of a channel that is not named as done; raises DeliveryError
     :param link: an event to the address of its host's task log
     :param page: address of the page that has what does not fit into a message
     :param interval: between scheduled runs
@@ -64,7 +63,7 @@ class AlertTask:
     database: Database
     config: Config
     group: AlertGroup
-    send: Send
+    send: Callable[[Channel, Message, tuple[str, ...]], None]
     link: Callable[[Event], str | None]
     page: str | None
     interval: timedelta
@@ -151,19 +150,18 @@ class AlertTask:
         return replace(message, route=route, expires_at=self.hold_until, **more)
 
 
+@dataclass
 class _Sender:
     """Sends what one channel lacks.
 
     :param sent: number of events that it took
-    :param failures: what went wrong
     """
 
-    def __init__(self, task: AlertTask, channel: Channel) -> None:
-        self.task = task
-        self.channel = channel
-        self.sent = 0
-        self.failures: list[PortmonError] = []
-        self._held: set[str] = set()
+    task: AlertTask
+    channel: Channel
+    sent: int = 0
+    failures: list[PortmonError] = field(default_factory=list)
+    _held: set[str] = field(default_factory=set)
 
     def serve(self) -> None:
         """Send; what goes wrong is logged and kept."""
@@ -211,31 +209,23 @@ class _Sender:
             self._repeat(held, told)
 
     def _next(self, held: lease.Lease) -> list[Notification]:
-        now = self.task.clock()
+        now, group = self.task.clock(), self.task.group
         with self.task.database.begin() as conn:
             held.check(conn)
             waiting = deliveries.unfinished(conn, self.channel.name)
             queue = [one for one in waiting if one.state is not DeliveryState.WITHHELD]
-            found = superseded(queue)
             # Also those under way: the task that sent them is gone, since this one has the lease.
-            deliveries.settle(conn, found, DeliveryState.CANCELLED, now)
-        gone = {id(one) for one, _ in found}
-        queue = [one for one in queue if id(one) not in gone]
-        self._tell_of_rest(queue, now)
+            queue = settle(conn, queue, superseded(queue), DeliveryState.CANCELLED, now)
+        own = [one for one in queue if one.group is group and one.event.alert_key not in self._held]
+        resting = {one.event.alert_key: until for one in own if (until := rests_until(one)) and now < until}
+        if resting:
+            # Messages that rest because they were not answered are undelivered all the same.
+            until = min(resting.values())
+            self._fail(f"was not answered, and may have come through; it is tried again after {until:%H:%M} UTC")
+            self._held |= resting.keys()
         group_by = {one.route: self.task.routes.style(one.route).group_by for one in queue}
         seen = self.channel.knows_ids
-        return next_notifications(
-            queue, self.task.group, group_by=group_by, held=self._held, now=now, ids_are_seen=seen
-        )
-
-    def _tell_of_rest(self, queue: Sequence[Delivery], now: datetime) -> None:
-        """Fail for messages that rest because they were not answered: they are undelivered all the same."""
-        own = [one for one in queue if one.group is self.task.group and one.event.alert_key not in self._held]
-        resting = [(until, one.event.alert_key) for one in own if (until := rests_until(one)) and now < until]
-        if resting:
-            until, _ = min(resting)
-            self._fail(f"was not answered, and may have come through; it is tried again after {until:%H:%M} UTC")
-            self._held |= {key for _, key in resting}
+        return next_notifications(queue, group, group_by=group_by, held=self._held, now=now, ids_are_seen=seen)
 
     def _send(self, held: lease.Lease, notification: Notification) -> bool:
         """Send one message.

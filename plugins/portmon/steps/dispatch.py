@@ -139,7 +139,7 @@ class _Entries:
                 reason = one.reason
             if reason is not None:
                 silenced.append((one, reason))
-        return _settle(conn, queue, silenced, DeliveryState.SILENCED, self._in_force.now)
+        return settle(conn, queue, silenced, DeliveryState.SILENCED, self._in_force.now)
 
     @property
     def _ended(self) -> set[str]:
@@ -207,14 +207,14 @@ def _cancel_unknown_channels(
     found = [(one, "the channel is not configured any more") for one in queue if one.channel not in known]
     for channel, own in _by_channel(found).items():
         log.warning("Channel %r is not configured any more; cancelled what waited for it: %s", channel, _shown_all(own))
-    return _settle(conn, queue, found, DeliveryState.CANCELLED, now)
+    return settle(conn, queue, found, DeliveryState.CANCELLED, now)
 
 
 def _cancel_superseded(conn: Connection, queue: Sequence[Delivery], now: datetime) -> list[Delivery]:
     """Cancel deliveries that are not worth sending any more; of those under way the task that sends next does so."""
     found = superseded(one for one in queue if one.state is not DeliveryState.WITHHELD)
     found = [(one, reason) for one, reason in found if one.state is DeliveryState.PENDING]
-    return _settle(conn, queue, found, DeliveryState.CANCELLED, now)
+    return settle(conn, queue, found, DeliveryState.CANCELLED, now)
 
 
 def _apply_silences(conn: Connection, queue: Sequence[Delivery], in_force: SilencesInForce) -> list[Delivery]:
@@ -263,10 +263,10 @@ def _give_up(conn: Connection, queue: Sequence[Delivery], config: Config, now: d
         text = "Channel %r did not take for %s what is given up now: %s. The last error: %s"
         last = plain(own[-1].reason or "none, it was never asked", 300)
         log.error(text, channel, shown, _shown_all(own), last)
-    return _settle(conn, queue, found, DeliveryState.EXPIRED, now)
+    return settle(conn, queue, found, DeliveryState.EXPIRED, now)
 
 
-def _settle(
+def settle(
     conn: Connection, queue: Sequence[Delivery], found: Settled, state: DeliveryState, now: datetime
 ) -> list[Delivery]:
     """Settle some deliveries of the queue, and return the others."""

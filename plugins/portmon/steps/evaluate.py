@@ -21,7 +21,7 @@ from portmon.engine.rules import RuleSet
 from portmon.errors import HostKeyChangedError
 from portmon.model.event import Event, EventKind, port_alert_key
 from portmon.model.host import Host
-from portmon.model.observation import Observation, Outcome, PortKey
+from portmon.model.observation import Observation, Outcome
 from portmon.steps import housekeeping
 from portmon.steps.prune import writer
 from portmon.steps.run import Run, TaskOf
@@ -85,9 +85,8 @@ def evaluate_run(
     _log(verdict.events, summary)
     missing = sorted(plain(fleet[host_id].name) for host_id in set(planned) - set(scanned) if host_id in fleet)
     if missing:
-        log.warning(
-            "Not scanned, so neither up nor down (their tasks were killed or never ran): %s", ", ".join(missing)
-        )
+        text = "Not scanned, so neither up nor down (their tasks were killed or never ran): %s"
+        log.warning(text, ", ".join(missing))
     return summary
 
 
@@ -127,7 +126,10 @@ def evaluate_looks(
     if source is None:
         archive.refuse(conn, own)
     events.add(conn, _host_key_events(conn, observations, fleet, run_id), step=step)
-    events.add(conn, _unwatched(conn, verdict.unwatched, run_id, now))
+    # Of the ports that no rule watches any more, those with an open alert have an event.
+    opened = alerts.opened(conn, [port_alert_key(*key) for key in verdict.unwatched])
+    named: dict[str, Any] = {"at": now, "run_id": run_id, "reason": "No rule watches it any more"}
+    events.add(conn, [closing_event(EventKind.UNWATCHED, alert.first, **named) for alert in opened.values()])
     return verdict
 
 
@@ -155,20 +157,21 @@ class _Pass:
             them as well
         """
         verdict = self._evaluate()
-        if verdict is not None:
-            error = error_of(lambda: self._save(verdict))
-            if error is None:
-                if self.savepoint is not None:
-                    self.savepoint.commit()
-                return verdict
-            if self.savepoint is None:
-                # Without a savepoint no listing was compared, so no host is at fault.
+        if verdict is None:
+            if self.savepoint is not None:
+                self.savepoint.rollback()
+            return None
+        error = error_of(lambda: self._save(verdict))
+        if self.savepoint is None:
+            if error is not None:
+                # No listing was compared, so no host is at fault.
                 raise error
-        if self.savepoint is not None:
+        elif error is None:
+            self.savepoint.commit()
+        else:
             self.savepoint.rollback()
-        if verdict is not None:
             self._find_unwritable(verdict, error)
-        return None
+        return verdict if error is None else None
 
     def _evaluate(self) -> Verdict | None:
         """Evaluate some hosts at a time, and write at once what changed of their ports."""
@@ -347,15 +350,6 @@ def _host_key_events(
             host, evidence = fleet[look.host_id], at.isoformat()
             events.append(monitor_event(kind, at=at, run_id=run_id, reason=reason, evidence=evidence, host=host))
     return events
-
-
-def _unwatched(conn: Connection, keys: Iterable[PortKey], run_id: str, now: datetime) -> list[Event]:
-    """Close the open alerts of ports that no rule watches any more; other such ports have no event."""
-    opened = alerts.opened(conn, [port_alert_key(*key) for key in keys])
-    return [
-        closing_event(EventKind.UNWATCHED, alert.first, at=now, run_id=run_id, reason="No rule watches it any more")
-        for alert in opened.values()
-    ]
 
 
 def _summary(verdict: Verdict, scanned: Collection[str], planned: Collection[str]) -> dict[str, int]:

@@ -29,7 +29,7 @@ ERROR_CLASS = "evaluation"
 FEW = 10
 """If so many observations, and more than half of all, make this program fail, no host is at fault."""
 NOT_THE_HOSTS = (MemoryError, OperationalError, InterfaceError)
-"""Errors that no host can cause: of this machine and of the database."""
+"""Errors that no host can cause: this computer's and the database's."""
 
 
 def error_of(work: Callable[[], object]) -> Exception | None:

@@ -109,7 +109,7 @@ class SweepOperator(StateMixin, BaseOperator):
                     report.tell(visit.scan, observation, error)
                     visit.forget()
             if pool.stopped:
-                raise AirflowException("somebody ended this task: what was seen so far is stored")
+                raise AirflowException("the task was ended by hand: what was seen so far is stored")
         untried = len(pool.untried())
         report.end(untried)
         result = {"hosts": len(visits), "ok": report.ok, "failed": report.failed, "untried": untried}
