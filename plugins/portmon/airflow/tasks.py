@@ -79,8 +79,7 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str
         return get_inventory(config.cmdb, settings.folder_of(config))
 
     with _fails_for_good(ConfigError, ParamError):
-        fetched = fetch_inventory(database, config, run, load, now=_now())
-    return {"digest": fetched.digest, "stale": fetched.stale, "fetched_at": fetched.fetched_at.isoformat()}
+        return fetch_inventory(database, config, run, load, now=_now())._asdict()
 
 
 @task(task_id=PRUNE_INVENTORY, multiple_outputs=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from portmon.config import Config
 from portmon.errors import CmdbError
@@ -25,18 +25,15 @@ log = logging.getLogger(__name__)
 STALE = "cmdb_stale"
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(NamedTuple):
     """What the other tasks of the run need to know.
 
     :param digest: of the stored inventory
     :param stale: the CMDB gave no usable list, so this is the last good one
-    :param fetched_at: when the CMDB gave it
     """
 
     digest: str
     stale: bool
-    fetched_at: datetime
 
 
 def fetch_inventory(
@@ -99,7 +96,7 @@ def fetch_inventory(
                 report(conn, EventKind.CMDB_STALE, run.run_id, told, now, evidence=evidence, since=fetched_at)
             elif not stale and conditions.end(conn, STALE):
                 report(conn, EventKind.CMDB_FRESH, run.run_id, "The CMDB gives a usable host list again", now)
-    return Fetched(digest, stale, fetched_at)
+    return Fetched(digest, stale)
 
 
 def must_be_plausible(found: Inventory, good: Inventory | None) -> None:
