@@ -57,7 +57,6 @@ class AlertTask:
     :param holder: of the leases, for people
     :param try_number: of the task: it takes over at once what an earlier try of the same holder had in hand
     :param hold_until: until when what goes on holds unless a later run repeats it
-    :param last_start: by the monotonic clock: no message is begun later, so that the last one ends in time
     """
 
     database: Database
@@ -71,14 +70,12 @@ class AlertTask:
     clock: Callable[[], datetime]
     hold_until: datetime
     try_number: int = 0
-    last_start: float = field(
-        init=False, default_factory=lambda: time.monotonic() + (timeouts.ALERT - 1.5 * timeouts.SEND).total_seconds()
-    )
 
     def __post_init__(self) -> None:
         self.routes = Routes(self.config.alerts, where=self.config.where)
         folder, path = self.config.alerts.templates, self.config.path
         self.templates = (path.parent if path else Path()) / folder if folder else None
+        self.last_start = time.monotonic() + (timeouts.ALERT - 1.5 * timeouts.SEND).total_seconds()
 
     def run(self) -> int:
         """Serve every channel.
@@ -117,7 +114,7 @@ class AlertTask:
 
     @property
     def seconds_left(self) -> float:
-        """Until when a message may begin."""
+        """Seconds for which a message may still begin: the last one shall end in time."""
         return self.last_start - time.monotonic()
 
     @cached_property
