@@ -16,7 +16,7 @@ from portmon.inventory.sources.pages import PageRequest, json_body, read_pages
 from portmon.model.host import Inventory
 from portmon.text import plain
 from portmon.untrusted.boundary import boundary
-from portmon.untrusted.documents import MAX_SIZE, DocumentError, parse_json
+from portmon.untrusted.documents import MAX_SIZE, DocumentError
 from portmon.untrusted.urls import address_of, showable
 
 MAX_LIST = 4 * MAX_SIZE
@@ -103,15 +103,15 @@ class CmdbHook:
         self._received += len(answer.body)
         if self._received > MAX_LIST:
             raise CmdbError(f"its pages have more than {MAX_LIST >> 20} MiB together", source=shown)
-        help_text = f"the credentials of connection {self.source.conn_id} are refused: {self.source.refused}"
-        return _decode(answer, shown, help_text)
+        return _decode(answer, self.source, shown)
 
 
-def _decode(answer: Answer, shown: str, refused: str) -> Any:
+def _decode(answer: Answer, source: OverHttp, shown: str) -> Any:
     kind = plain(answer.headers.get("Content-Type", "no content type"), 60)
     begins = plain(answer.body[:300].decode("utf-8", "replace"), 100)
     found = f"HTTP {answer.status}, {kind}, {len(answer.body)} bytes beginning {begins!r}"
     if answer.status in (401, 403):
+        refused = f"the credentials of connection {source.conn_id} are refused: {source.refused}"
         raise CmdbError(f"{refused} ({found})", source=shown)
     if 300 <= answer.status < 400:
         raise CmdbError(f"{REDIRECT} ({found})", source=shown)
@@ -120,6 +120,6 @@ def _decode(answer: Answer, shown: str, refused: str) -> Any:
     if answer.status != 200:
         raise CmdbError(found, source=shown)
     try:
-        return parse_json(answer.body)
+        return source.decode(answer.body)
     except DocumentError as error:
-        raise CmdbError(f"no JSON: {found}: {error}", source=shown) from None
+        raise CmdbError(f"no {source.answer_format}: {found}: {error}", source=shown) from None
