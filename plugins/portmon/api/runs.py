@@ -48,14 +48,10 @@ def damaged(conn: Connection) -> list[str]:
 
 
 class ReplayView(View):
-    """How the events of a time would differ from what they were.
+    """How the events of a time would differ from what they were, see :class:`portmon.replay.archive.Difference`.
 
     :param since: time of the checkpoint from which on observations were evaluated again
-    :param evaluations: how many runs were
-    :param gained: events that would have been, ``lost`` ones that would not
-    :param changed: events as they were, and as they would have been
-    :param same: number of events that are alike
-    :param counts: kind: number of events that were, and that would have been
+    :param evaluations: number of runs that were evaluated again
     """
 
     since: datetime
