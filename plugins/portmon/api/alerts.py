@@ -31,7 +31,7 @@ class DeliveryView(View):
 
 
 class WithheldView(View):
-    """What withholds the messages of an alert: the id of a silence, and who wants it, until when and why."""
+    """The silence or acknowledgement that withholds an alert's messages: its id; author, end and reason in words."""
 
     silence: int
     acknowledged: bool
@@ -56,7 +56,7 @@ class AlertView(View):
 
     @property
     def subject(self) -> str:
-        """What it is about."""
+        """The host and port that it is about."""
         return place(self.host, self.port)
 
 
@@ -188,7 +188,7 @@ def explain_routes(
 
 
 def _withholding(conn: Connection, event: Event) -> Withholding | None:
-    """What withholds an event; a resolved message is never withheld."""
+    """The silence or acknowledgement that withholds an event; a resolved message is never withheld."""
     if event.role in (None, AlertRole.RESOLVED):
         return None
     opened = alerts.opened(conn, [event.alert_key]).values() if event.role is AlertRole.FIRING else ()

@@ -59,7 +59,7 @@ def describe(config: Config, *, folder: Path) -> Iterator[str]:
 
 
 def problems(config: Config, *, folder: Path) -> Iterator[str]:
-    """What is wrong with a configuration, as far as its own files show. ``folder`` is as for :func:`describe`."""
+    """Mistakes of a configuration, as far as its own files show. ``folder`` is as for :func:`describe`."""
     alerts = config.alerts
     for field, problem in config.cmdb.source.problems(folder):
         yield f"{config.where('cmdb', 'source', field)}: {problem}"
@@ -70,7 +70,7 @@ def problems(config: Config, *, folder: Path) -> Iterator[str]:
 
 
 def warnings(conn: Connection, config: Config) -> Iterator[str]:
-    """What in the state database does not fit this configuration and version, with what to do."""
+    """Hosts and channels in the state database that do not fit this configuration and version, with what to do."""
     if names := hosts.outdated(conn):
         more = f" and {len(names) - OUTDATED_SHOWN} more" if len(names) > OUTDATED_SHOWN else ""
         yield (

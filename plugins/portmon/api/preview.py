@@ -44,7 +44,7 @@ class HostName(View):
 
 
 class PruneView(View):
-    """What would follow for known hosts.
+    """What the next run would do with hosts.
 
     :param known: how many hosts are known
     :param refused: why nothing would be pruned
@@ -74,7 +74,7 @@ class PreviewView(View):
 
 
 def preview(conn: Connection | None, config: Config, found: Inventory, *, now: datetime) -> PreviewView:
-    """What a run would make of a host list; without a database, as far as the list itself shows."""
+    """Try a host list without using it; without a database, only the list itself is checked."""
     last = inventory.last_good(conn) if conn else None
     problem = None
     try:

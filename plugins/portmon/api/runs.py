@@ -1,4 +1,4 @@
-"""Runs: what they have left in the state database, and what other settings would have made of it."""
+"""The content of the state database, and the events that other settings would have made of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StatusView(View):
 
 
 def status(conn: Connection) -> StatusView:
-    """What there is now."""
+    """Count what the state database holds now."""
     found = sizes.measure(conn)
     archive = {"number": found.contents, "bytes": found.bytes, "stored_bytes": found.stored_bytes}
     return StatusView(**asdict(found) | {"contents": archive})

@@ -79,7 +79,7 @@ def _describe(config: Config, example: dict[str, Any] | None) -> list[str]:
 
 
 def _from_database(config: Config, example: dict[str, Any] | None) -> list[str]:
-    """What only the state database knows: hosts and channels that do not fit, and the host of an example."""
+    """Lines that need the state database: hosts and channels that do not fit, and the host of an example."""
     from portmon.airflow import settings
     from portmon.api import alerts
     from portmon.api.check import warnings

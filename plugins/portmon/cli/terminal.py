@@ -22,7 +22,7 @@ Shown = TypeVar("Shown", bound="View")
 
 
 class Format(StrEnum):
-    """How a command prints its result."""
+    """The format in which a command prints its result."""
 
     TABLE = "table"
     JSON = "json"

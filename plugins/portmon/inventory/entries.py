@@ -1,4 +1,4 @@
-"""Entries of a host list, whatever it came from: validated one by one."""
+"""Entries of a host list from any source, validated one by one."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class _HostBuilder:
 
 
 class _InvalidEntryError(Exception):
-    """Why an entry can't be used."""
+    """An entry can't be used."""
 
 
 class _YesNoInterpreter(TreeInterpreter):
@@ -175,7 +175,7 @@ class _YesNoInterpreter(TreeInterpreter):
 
 
 def is_no(value: Any) -> bool:
-    """Whether a value says no: JMESPath's false values, 0, and what a text says that is one of these words."""
+    """True for JMESPath's false values, 0, and texts such as ``no``, ``off`` and ``false``."""
     return value.strip().lower() in _NO if isinstance(value, str) else not value
 
 
@@ -189,7 +189,7 @@ def _search(
 
 
 def kind_of(value: object) -> str:
-    """What a value is, for people."""
+    """The type of a value, for people."""
     return "null" if value is None else f"a {type(value).__name__}"
 
 

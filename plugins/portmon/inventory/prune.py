@@ -1,4 +1,4 @@
-"""Which hosts left the inventory, which are back, and when a list is too odd to conclude either from it."""
+"""Decides which hosts left the inventory, which are back, and when a list is too odd to believe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_EXCHANGED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What to do with hosts that are not in the list, or are again.
+    """Ids of hosts to ``hide`` (they left just now) and to ``resume`` (they are back).
 
     :param purge: left long enough ago to delete
     :param refused: why nothing is concluded from missing hosts, for people; None if it is
@@ -96,7 +96,7 @@ def _largest(accepted: Iterable[AcceptedList], now: datetime) -> int:
 
 
 def _implausible(*, listed: int, missing: int, visible: int, largest: int, nameless: int, limit: float) -> str | None:
-    """Why hosts that are missing from a list may be there none the less. All numbers count hosts or entries."""
+    """The reason not to believe that missing hosts have left. All numbers count hosts or entries."""
     if not missing:
         return None
     if not listed:

@@ -283,7 +283,7 @@ def _run(command: list[str], home: Path, limit: timedelta) -> int | None:
 
 
 def _told(printed: bytes) -> list[str]:
-    """What the command says went wrong, without its excerpts of the inventory, which may hold secrets."""
+    """Errors and warnings of the command, without its excerpts of the inventory, which may hold secrets."""
     text = printed.decode("utf-8", "replace")
     if "MemoryError" in text:
         return ["MemoryError"]

@@ -38,11 +38,11 @@ class Source:
         raise NotImplementedError
 
     def described(self, base: Path) -> Iterator[tuple[str, str | None]]:
-        """What is asked, for people, and what is recommended for it."""
+        """Each list that is asked for, in words, with a recommendation or None."""
         raise NotImplementedError
 
     def problems(self, base: Path) -> Iterator[tuple[str, str]]:
-        """Why the source can't be read on this machine, each with the name of the setting to correct."""
+        """Reasons why the source can't be read here, each after the name of the setting to correct."""
         yield from ()
 
 
@@ -55,7 +55,7 @@ def usable(shown: str) -> AbstractContextManager[None]:
 
 
 def reading_files(shown: str, work: Callable[[], Result], limit: timedelta | None = None) -> Result:
-    """What ``work`` makes of files, unless a file system hangs.
+    """The result of ``work``, which reads files. A file system that hangs is an error.
 
     :param limit: default: that of a host list
     :raises CmdbError: for every failure

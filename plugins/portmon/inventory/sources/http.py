@@ -28,7 +28,7 @@ class OverHttp(Source):
     """A source whose lists are asked for through an Airflow HTTP connection."""
 
     answer_format: ClassVar[str] = "JSON"
-    """What an answer must be."""
+    """The format of answers, for errors."""
     refused: ClassVar[str] = (
         'put its token into the extra of the connection, for instance `{"Authorization": "Bearer …"}`'
     )

@@ -43,10 +43,10 @@ Send = Callable[[PageRequest], Any]
 
 
 class PagingStyle:
-    """How the pages of a list are asked for."""
+    """Asks for the pages of a list."""
 
     ends_with_404: ClassVar[bool] = False
-    """Whether an API says by a page that is not there that the one before was the last."""
+    """Whether a 404 after the first page means that the page before it was the last."""
 
     def params(self, number: int, offset: int) -> Params:
         """Parameters of a page; the same for every ``number`` if there is one page only.
@@ -228,7 +228,7 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
 
 
 def _message(answer: Any) -> str:
-    """What an answer that is no list says about itself."""
+    """The error message in an answer that is no list."""
     for name in ("message", "detail", "error"):
         text = answer.get(name) if isinstance(answer, Mapping) else None
         if isinstance(text, str) and text.strip():
