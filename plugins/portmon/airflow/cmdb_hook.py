@@ -17,7 +17,7 @@ from portmon.inventory.sources.pages import PageRequest, json_body, read_pages
 from portmon.model.host import Inventory
 from portmon.text import plain
 from portmon.untrusted.boundary import boundary
-from portmon.untrusted.documents import MAX_SIZE, DocumentError, parse_json
+from portmon.untrusted.documents import MAX_SIZE, DocumentError
 from portmon.untrusted.urls import address_of, showable
 
 MAX_LIST = 4 * MAX_SIZE
@@ -95,23 +95,23 @@ class CmdbHook:
         self._received += len(response.body)
         if self._received > MAX_LIST:
             raise CmdbError(f"its pages have more than {MAX_LIST >> 20} MiB together", source=shown)
-        return self._decoded(response, shown)
+        return _decode(response, self.source, shown)
 
-    def _decoded(self, response: Response, shown: str) -> Any:
-        status = response.status
-        kind = plain(response.headers.get("Content-Type", "no content type"), 60)
-        begins = plain(response.body[:300].decode("utf-8", "replace"), 100)
-        found = f"HTTP {status}, {kind}, {len(response.body)} bytes beginning {begins!r}"
-        if status in (401, 403):
-            refused = f"the credentials of connection {self.source.conn_id} are refused: {self.source.refused}"
-            raise CmdbError(f"{refused} ({found})", source=shown)
-        if 300 <= status < 400:
-            raise CmdbError(f"{REDIRECT} ({found})", source=shown)
-        if status == 404:
-            raise NoSuchPageError(found, source=shown)
-        if status != 200:
-            raise CmdbError(found, source=shown)
-        try:
-            return parse_json(response.body)
-        except DocumentError as error:
-            raise CmdbError(f"no JSON: {found}: {error}", source=shown) from None
+
+def _decode(response: Response, source: OverHttp, shown: str) -> Any:
+    kind = plain(response.headers.get("Content-Type", "no content type"), 60)
+    begins = plain(response.body[:300].decode("utf-8", "replace"), 100)
+    found = f"HTTP {response.status}, {kind}, {len(response.body)} bytes beginning {begins!r}"
+    if response.status in (401, 403):
+        refused = f"the credentials of connection {source.conn_id} are refused: {source.refused}"
+        raise CmdbError(f"{refused} ({found})", source=shown)
+    if 300 <= response.status < 400:
+        raise CmdbError(f"{REDIRECT} ({found})", source=shown)
+    if response.status == 404:
+        raise NoSuchPageError(found, source=shown)
+    if response.status != 200:
+        raise CmdbError(found, source=shown)
+    try:
+        return source.decode(response.body)
+    except DocumentError as error:
+        raise CmdbError(f"no {source.answer_format}: {found}: {error}", source=shown) from None

@@ -1,4 +1,4 @@
-"""Runs: what they have left in the state database, and what other settings would have made of it."""
+"""The content of the state database, and the events that other settings would have made of it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StatusView(View):
 
 
 def status(conn: Connection) -> StatusView:
-    """What there is now."""
+    """Count what the state database holds now."""
     return StatusView(**sizes.measure(conn))
 
 
@@ -52,14 +52,10 @@ def damaged(conn: Connection) -> list[str]:
 
 
 class ReplayView(View):
-    """How the events of a time would differ from what they were.
+    """How the events of a time would differ from what they were, see :class:`portmon.replay.archive.Difference`.
 
     :param since: time of the checkpoint from which on observations were evaluated again
-    :param evaluations: how many runs were
-    :param gained: events that would have been, ``lost`` ones that would not
-    :param changed: events as they were, and as they would have been
-    :param same: number of events that are alike
-    :param counts: kind: number of events that were, and that would have been
+    :param evaluations: number of runs that were evaluated again
     """
 
     since: datetime
