@@ -120,7 +120,7 @@ class Fleet:
             checkpoints.keep(conn, _at(number))
             inputs = journal.Inputs(INTERVAL, planned=planned.asked(conn))
             journal.evaluated(
-                conn, f"round-{number}", at=_at(number), inventory=planned.digest, inputs=inputs, looks=()
+                conn, f"round-{number}", at=_at(number), inventory=planned.digest, inputs=inputs, observed=()
             )
 
     def replay(self, database: Database, rounds: int) -> dict[str, int]:

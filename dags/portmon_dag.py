@@ -75,7 +75,6 @@ with DAG(
         pool=pool,
         max_active_tis_per_dagrun=given.max_logins,
         retries=1,
-        retry_delay=timedelta(seconds=10),
         execution_timeout=timeouts.LOOK,
     )
     batches = tasks.plan_sweep()

@@ -24,6 +24,8 @@ from portmon.ssh.config import Ssh, SshGroup, SshSettings
 from portmon.untrusted.boundary import boundary
 from portmon.untrusted.documents import DocumentError, compose_yaml, read_text
 
+Location = tuple[str | int, ...]
+
 
 class Retention(Section):
     """How long things are kept."""
@@ -51,7 +53,7 @@ class Config(Section):
     retention: Retention = Field(default_factory=Retention, description="how long things are kept")
 
     _path: Path | None = PrivateAttr(None)
-    _lines: dict[tuple[str | int, ...], int] = PrivateAttr(default_factory=dict)
+    _lines: dict[Location, int] = PrivateAttr(default_factory=dict)
 
     @property
     def path(self) -> Path | None:
@@ -75,14 +77,20 @@ def load_config(path: Path) -> Config:
     :raises InvalidConfigError: with every mistake, each with file, line and field
     :raises ConfigError: if the file can't be read or is no YAML
     """
-    shown = str(path)
     if not path.exists():
-        raise ConfigError("no such file", file=shown)
+        raise ConfigError("no such file", file=str(path))
     try:
         text = read_text(path)
     except DocumentError as error:
-        raise ConfigError(error.message, file=shown) from error
+        raise ConfigError(error.message, file=str(path)) from error
     return _parsed(text, path)
+
+
+@lru_cache(maxsize=1)
+def _parsed(text: str, path: Path) -> Config:
+    # A Config never changes, so one object serves all callers. Tasks inherit it from the process that forked them, see
+    # portmon.airflow.preload.
+    return parse_config(text, path=path)
 
 
 def parse_config(text: str, *, path: Path | None = None) -> Config:
@@ -104,41 +112,26 @@ def _validated(text: str, path: Path | None, shown: str) -> Config:
     except DocumentError as error:
         message = error.message if error.line else f"is no YAML: {error.message}"
         raise ConfigError(message, file=shown, line=error.line) from error
-    if doubles:
-        raise InvalidConfigError(
-            tuple(
-                ConfigError("is given twice", file=shown, line=line, field=_dotted(location))
-                for location, line in doubles
-            )
-        )
-    if data is None:
-        data = {}
+
+    def refuse(mistakes: Iterable[tuple[str, Location, int | None]]) -> None:
+        errors = [ConfigError(told, file=shown, line=line, field=_dotted(at)) for told, at, line in mistakes]
+        if errors:
+            raise InvalidConfigError(tuple(errors))
+
+    refuse(("is given twice", at, line) for at, line in doubles)
+    data = {} if data is None else data
     if not isinstance(data, dict):
         raise ConfigError("must be a mapping of sections such as cmdb, ssh, rules", file=shown, line=1)
     try:
         config = Config.model_validate({key: value for key, value in data.items() if value is not None})
     except ValidationError as error:
-        raise InvalidConfigError(tuple(_explain(error, lines, shown))) from error
-    config._path = path
-    config._lines = lines
-    at_odds = [
-        ConfigError(message, file=shown, line=lines.get(location), field=_dotted(location))
-        for location, message in (
-            *_too_long(config),
-            *_doubled_groups(config),
-            *((("alerts", *place), message) for place, message in config.alerts.mistakes()),
-        )
-    ]
-    if at_odds:
-        raise InvalidConfigError(tuple(at_odds))
+        refuse(sorted(_explained(error, lines), key=lambda one: (one[2] or 0, _dotted(one[1]))))
+        raise
+    config._path, config._lines = path, lines
+    alerts = ((("alerts", *place), told) for place, told in config.alerts.mistakes())
+    at_odds = (*_too_long(config), *_doubled_groups(config), *alerts)
+    refuse((told, at, lines.get(at)) for at, told in at_odds)
     return config
-
-
-@lru_cache(maxsize=1)
-def _parsed(text: str, path: Path) -> Config:
-    # A Config never changes, so one object serves all callers. Tasks inherit it from the process that forked them, see
-    # portmon.airflow.preload.
-    return parse_config(text, path=path)
 
 
 def _too_long(config: Config) -> Iterable[tuple[Location, str]]:
@@ -168,14 +161,10 @@ def _too_long(config: Config) -> Iterable[tuple[Location, str]]:
 
 def _doubled_groups(config: Config) -> Iterable[tuple[Location, str]]:
     # A plan names the group of a host, so names must be unique.
-    names: set[str] = set()
-    for number, group in enumerate(config.ssh.groups):
-        if group.name in names:
-            yield ("ssh", "groups", number, "name"), f"another group is named {group.name!r} as well"
-        names.add(group.name)
-
-
-Location = tuple[str | int, ...]
+    names = [group.name for group in config.ssh.groups]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            yield ("ssh", "groups", number, "name"), f"another group is named {name!r} as well"
 
 
 def _index(node: yaml.Node | None) -> tuple[dict[Location, int], list[tuple[Location, int]]]:
@@ -211,28 +200,24 @@ def _dotted(location: Iterable[str | int]) -> str:
     return text
 
 
-def _explain(error: ValidationError, lines: Mapping[Location, int], file: str) -> Iterable[ConfigError]:
-    found = []
+def _explained(error: ValidationError, lines: Mapping[Location, int]) -> Iterable[tuple[str, Location, int | None]]:
     for item in error.errors(include_url=False, include_input=False):
-        location = _known_part(item["loc"], lines)
+        location, _ = _in_file(item["loc"])
+        # The longest part that the file has.
+        known = next((location[:size] for size in range(len(location), 0, -1) if location[:size] in lines), None)
         message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         if item["type"] == "extra_forbidden":
-            location, _ = _in_file(item["loc"])
             message = f"unknown field{_suggestion(item['loc'])}"
         elif item["type"] == "missing":
-            location, _ = _in_file(item["loc"])
             message = "is missing"
-        elif item["type"] == "union_tag_not_found":
+        else:
+            # Inner levels of a union do not show.
+            location = known or location
+        if item["type"] == "union_tag_not_found":
             message = f"{item['ctx']['discriminator'].strip(chr(39))} is missing: it says which kind this is"
         elif item["type"] == "model_type":
             message = "must be a mapping of fields"
-        line = None
-        for size in range(len(location), 0, -1):
-            line = lines.get(location[:size])
-            if line:
-                break
-        found.append(ConfigError(message, file=file, line=line, field=_dotted(location)))
-    return sorted(found, key=lambda one: (one.line or 0, one.field or ""))
+        yield message, location, lines[known] if known else None
 
 
 def _in_file(location: Location) -> tuple[Location, list[str]]:
@@ -268,16 +253,9 @@ def _below(schema: Any, part: str | int) -> Any:
     return inner[0] if isinstance(inner, list) else inner
 
 
-def _known_part(location: Location, lines: Mapping[Location, int]) -> Location:
-    """The longest part of a location that the file has, so that inner union levels do not show."""
-    clean, _ = _in_file(location)
-    return next((clean[:size] for size in range(len(clean), 0, -1) if clean[:size] in lines), clean)
-
-
 def _suggestion(location: Location) -> str:
     _, names = _in_file(location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    if close:
+    if close := difflib.get_close_matches(str(location[-1]), names, n=1):
         return f"; did you mean {close[0]!r}?"
     return f"; known here: {', '.join(names)}" if names else ""
 

@@ -14,18 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 
 from portmon.untrusted.boundary import reason
 
-_UNITS = {
-    "ms": 0.001,
-    "s": 1,
-    "sec": 1,
-    "m": 60,
-    "min": 60,
-    "h": 3600,
-    "d": 86400,
-    "day": 86400,
-    "days": 86400,
-    "w": 604800,
-}
+_SHOWN = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_UNITS = {**_SHOWN, "ms": 0.001, "sec": 1, "min": 60, "day": 86400, "days": 86400, "w": 604800}
 MAX_SECONDS = 1e10
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 _DURATION_PATTERN = r"^\s*(\d+(\.\d+)?\s*(ms|s|sec|m|min|h|d|day|days|w)\s*)+$"
@@ -41,21 +31,17 @@ def parse_duration(value: object) -> timedelta:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("give a duration such as 15s, 10min, 1h or 14d, or a number of seconds")
     if isinstance(value, int | float):
-        return _seconds(value)
-    text = value.strip().lower()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return _seconds(float(text))
-    parts = _DURATION.findall(text)
-    left = _DURATION.sub("", text).strip()
-    if not parts or left or any(unit not in _UNITS for _, unit in parts):
-        raise ValueError(f"{value!r} is not a duration: give for instance 15s, 10min, 1h or 14d")
-    return _seconds(sum(float(number) * _UNITS[unit] for number, unit in parts))
-
-
-def _seconds(value: float) -> timedelta:
-    if not 0 <= value < MAX_SECONDS:
+        seconds: float = value
+    elif re.fullmatch(r"\d+(\.\d+)?", text := value.strip().lower()):
+        seconds = float(text)
+    else:
+        parts = _DURATION.findall(text)
+        if not parts or _DURATION.sub("", text).strip() or any(unit not in _UNITS for _, unit in parts):
+            raise ValueError(f"{value!r} is not a duration: give for instance 15s, 10min, 1h or 14d")
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not 0 <= seconds < MAX_SECONDS:
         raise ValueError("a duration must not be negative, nor longer than 300 years")
-    return timedelta(seconds=value)
+    return timedelta(seconds=seconds)
 
 
 def parse_moment(text: object, zone: tzinfo) -> datetime:
@@ -65,14 +51,10 @@ def parse_moment(text: object, zone: tzinfo) -> datetime:
     :raises ValueError: for anything else
     """
     try:
-        if not isinstance(text, str):
-            raise ValueError
-        at = datetime.fromisoformat(text.strip())
+        at = datetime.fromisoformat(text.strip() if isinstance(text, str) else "")
     except ValueError:
-        shown = str(text)[:100]
-        raise ValueError(
-            f"{shown!r} is no time: give ISO 8601, for instance 2026-01-02T04:00 or 2026-01-02T04:00+01:00"
-        ) from None
+        right = "give ISO 8601, for instance 2026-01-02T04:00 or 2026-01-02T04:00+01:00"
+        raise ValueError(f"{str(text)[:100]!r} is no time: {right}") from None
     return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
 
 
@@ -83,24 +65,24 @@ def format_duration(value: timedelta) -> str:
         return f"{seconds:g}s"
     parts = []
     rest = int(seconds)
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+    for unit, size in _SHOWN.items():
         count, rest = divmod(rest, size)
         if count:
             parts.append(f"{count}{unit}")
     return " ".join(parts) or "0s"
 
 
+def _any_of(*types: dict[str, object], **more: object) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": list(types), **more})
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0},
-                {"type": "string", "pattern": _DURATION_PATTERN},
-            ],
-            "examples": ["15s", "10min", "1h", "14d"],
-        }
+    _any_of(
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": _DURATION_PATTERN},
+        examples=["15s", "10min", "1h", "14d"],
     ),
 ]
 
@@ -132,14 +114,10 @@ def parse_size(value: object) -> int:
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1},
-                {"type": "string", "pattern": r"^\s*\d+\s*([kKmM]([iI]?[bB])?|[bB])?\s*$"},
-            ],
-            "examples": ["4MiB"],
-        }
+    _any_of(
+        {"type": "integer", "minimum": 1},
+        {"type": "string", "pattern": r"^\s*\d+\s*([kKmM]([iI]?[bB])?|[bB])?\s*$"},
+        examples=["4MiB"],
     ),
 ]
 PortNumber = Annotated[int, Field(ge=1, le=65535)]
@@ -212,8 +190,7 @@ QueryValue = Annotated[
     Discriminator(lambda value: "many" if isinstance(value, list | tuple) else "one"),
 ]
 """A query parameter; one with a list is repeated for each item."""
-Glob = Annotated[str, AfterValidator(_no_empty)]
-Globs = Annotated[tuple[Glob, ...], BeforeValidator(one_or_many), Field(min_length=1)]
+Globs = Annotated[Texts, Field(min_length=1)]
 BindScopes = Annotated[
     tuple[Annotated[str, AfterValidator(_bind_scope)], ...], BeforeValidator(one_or_many), Field(min_length=1)
 ]
@@ -221,27 +198,19 @@ PortRanges = Annotated[
     tuple[tuple[int, int], ...],
     BeforeValidator(parse_ports),
     Field(min_length=1),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": 65535},
-                {"type": "string"},
-                {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}},
-            ],
-            "examples": [443, "8000-8100", [22, "8000-8100"]],
-        }
+    _any_of(
+        {"type": "integer", "minimum": 1, "maximum": 65535},
+        {"type": "string"},
+        {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}},
+        examples=[443, "8000-8100", [22, "8000-8100"]],
     ),
 ]
 
 
 def globs_schema(description: str) -> WithJsonSchema:
     """JSON schema of a text or a list of texts."""
-    return WithJsonSchema(
-        {
-            "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}],
-            "description": description,
-        }
-    )
+    many = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+    return _any_of({"type": "string"}, many, description=description)
 
 
 class Section(BaseModel):

@@ -63,6 +63,8 @@ def follow(database: Database) -> Callable[[str], None]:
         with database.begin() as conn:
             start_run(conn, run_id, at, logical_date=at)
             inputs = journal.Inputs(timedelta(minutes=5))
-            journal.evaluated(conn, "a later run", at=at + timedelta(minutes=5), inventory="", inputs=inputs, looks=())
+            journal.evaluated(
+                conn, "a later run", at=at + timedelta(minutes=5), inventory="", inputs=inputs, observed=()
+            )
 
     return follow

@@ -219,7 +219,7 @@ TRICKS = {
         accepted=True,
         alike=True,
     ),
-    # Bytes that compress as badly as they can, where nobody looks.
+    # Bytes that compress as badly as they can, in a part that is not read.
     "two answers of 4 MiB in turn": Trick(
         "random.seed(calls)\n"
         "sys.stdout.reconfigure(encoding='latin-1')\n"
@@ -479,7 +479,7 @@ def test_one_hostile_host(
 def honest_are_told_of(database: Database, run: str, victim: str) -> None:
     """Of the honest hosts one death is told, and nothing else; all of them gave evidence."""
     with database.begin() as conn:
-        looks = {look.host_id: look for look in archive.looks_for(conn, run)}
+        looks = {look.host_id: look for look in archive.observations_of(conn, run)}
         rows = conn.execute(
             sql(tables.events.c.host_id, tables.events.c.kind, tables.events.c.port).where(
                 tables.events.c.run_id == run, tables.events.c.kind != "duplicate"
@@ -493,7 +493,7 @@ def honest_are_told_of(database: Database, run: str, victim: str) -> None:
 def look_of(database: Database, run: str) -> Observation:
     """What came of the hostile host's look."""
     with database.begin() as conn:
-        return next(look for look in archive.looks_for(conn, run) if look.host_id == HOSTILE)
+        return next(look for look in archive.observations_of(conn, run) if look.host_id == HOSTILE)
 
 
 def events_of(database: Database, run: str, host_id: str) -> int:
@@ -520,7 +520,7 @@ def stored(database: Database) -> int:
 def damage(database: Database, run: str) -> None:
     """Flip a bit in the middle of what the hostile host showed."""
     with database.begin() as conn:
-        digest = next(look.facts for look in archive.looks_for(conn, run) if look.host_id == HOSTILE)
+        digest = next(look.facts for look in archive.observations_of(conn, run) if look.host_id == HOSTILE)
         data = bytearray(
             conn.execute(sql(tables.contents.c.data).where(tables.contents.c.digest == digest)).scalar_one()
         )

@@ -23,6 +23,7 @@ from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.config import parse_config
 from portmon.errors import ConfigError, SetupError, StorageError, UnansweredError
 from portmon.model.host import Host
+from portmon.ssh.config import Ssh
 
 
 def say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -423,7 +424,7 @@ def test_channels_of_a_connection_that_is_malformed(monkeypatch: pytest.MonkeyPa
 def test_an_ssh_connection_that_is_malformed_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SSH_DEFAULT", '{"s3cret": 1}')
     with pytest.raises(SetupError, match="the environment variable AIRFLOW_CONN_SSH_DEFAULT is no Airflow") as caught:
-        HostSSHHook(host=Host("1", "web", "127.0.0.1"))
+        HostSSHHook(Host("1", "web", "127.0.0.1"), Ssh(), Ssh(), None)
     assert "s3cret" not in str(caught.value)
 
 

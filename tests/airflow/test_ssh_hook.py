@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from portmon.errors import (
     SetupError,
 )
 from portmon.model.host import Host
+from portmon.ssh.config import Ssh
 from portmon.ssh.trust import HostKey
 from tests.worlds.sshd import (
     banner_only,
@@ -73,7 +75,7 @@ class Keys:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nobody's ~/.ssh has a part in this."""
+    """No file of a real ~/.ssh is read."""
     home = tmp_path / "worker"
     (home / ".ssh").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
@@ -98,8 +100,9 @@ def make_hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., HostSSH
         ) -> HostSSHHook:
             connection = {"conn_type": "ssh", "login": login, "password": password, "extra": extra or {}}
             monkeypatch.setenv("AIRFLOW_CONN_SSH_TEST", json.dumps(connection))
-            kwargs = {"connect_timeout": 5.0, "store": Keys(), "ssh_conn_id": "ssh_test", **kwargs}
-            hook = HostSSHHook(host=Host("1", name, address, at), **kwargs)
+            store, timeout = kwargs.pop("store", Keys()), timedelta(seconds=kwargs.pop("connect_timeout", 5.0))
+            ssh = Ssh(**{"conn_id": "ssh_test", "connect_timeout": timeout, **kwargs})
+            hook = HostSSHHook(Host("1", name, address, at), ssh, ssh, store)
             stack.callback(hook.close)
             return hook
 
@@ -229,7 +232,7 @@ def test_unusable_connection(make_hook: Any, extra: dict[str, Any], message: str
 
 def test_connection_that_does_not_exist(make_hook: Any) -> None:
     with pytest.raises(SetupError, match="SSH connection 'ssh_missing': The conn_id `ssh_missing` isn't defined"):
-        make_hook(22, ssh_conn_id="ssh_missing")
+        make_hook(22, conn_id="ssh_missing")
 
 
 def test_host_settings_win_over_the_connection(make_hook: Any, host_key: paramiko.PKey, user_key: Path) -> None:
@@ -331,7 +334,7 @@ def test_strict_refuses_an_unknown_key_and_says_what_to_add(
     with python_server(host_key=host_key, authorized=user_key) as server:
         store.remember(f"[127.0.0.1]:{server.port}", HostKey(host_key.get_name(), host_key.get_base64()))
         with pytest.raises(HostKeyError) as caught:
-            make_hook(server.port, extra=with_key(user_key), store=store, strict=True).login()
+            make_hook(server.port, extra=with_key(user_key), store=store, host_keys="strict").login()
         assert not isinstance(caught.value, HostKeyChangedError)
         assert host_key.fingerprint in str(caught.value)
         line = f"ssh-keyscan -t ed25519 -p {server.port} 127.0.0.1 >> {home}/.ssh/known_hosts"
@@ -348,8 +351,8 @@ def test_known_hosts_is_read_and_wins_over_the_store(
         endpoint = f"[127.0.0.1]:{server.port}"
         (home / ".ssh" / "known_hosts").write_text(f"{endpoint} {host_key.get_name()} {host_key.get_base64()}\n")
         store.remember(endpoint, HostKey(other.get_name(), other.get_base64()))
-        for strict in (True, False):
-            hook = make_hook(server.port, extra=with_key(user_key), store=store, strict=strict)
+        for trust in ("strict", "accept-new"):
+            hook = make_hook(server.port, extra=with_key(user_key), store=store, host_keys=trust)
             assert hook.login().trusted == "known_hosts"
         own = tmp_path / "own_known_hosts"
         own.write_text(f"{endpoint} {other.get_name()} {other.get_base64()}\n")
@@ -368,7 +371,10 @@ def test_host_key_of_the_connection_is_the_only_one_trusted(
     other = paramiko.PKey.from_path(make_key(tmp_path / "other"))
     with python_server(host_key=host_key, authorized=user_key) as server:
         pinned = with_key(user_key, host_key=f"{host_key.get_name()} {host_key.get_base64()}")
-        assert make_hook(server.port, extra=pinned, strict=True).login().trusted == "host_key of connection 'ssh_test'"
+        assert (
+            make_hook(server.port, extra=pinned, host_keys="strict").login().trusted
+            == "host_key of connection 'ssh_test'"
+        )
         pinned = with_key(user_key, host_key=f"{other.get_name()} {other.get_base64()}")
         with pytest.raises(HostKeyChangedError, match="correct host_key in connection 'ssh_test'"):
             make_hook(server.port, extra=pinned).login()
@@ -383,7 +389,7 @@ def test_a_connection_can_not_switch_the_check_off(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with python_server(host_key=host_key, authorized=user_key) as server:
-        hook = make_hook(server.port, extra=with_key(user_key, **{extra: True}), strict=True)
+        hook = make_hook(server.port, extra=with_key(user_key, **{extra: True}), host_keys="strict")
         with pytest.raises(HostKeyError):
             hook.login()
 
@@ -406,7 +412,7 @@ def test_address_that_is_none_meets_no_resolver(make_hook: Any, address: str, mo
         make_hook(22, address=address)
 
 
-def test_nobody_listens(make_hook: Any, user_key: Path) -> None:
+def test_no_process_listens(make_hook: Any, user_key: Path) -> None:
     with pytest.raises(RefusedError, match=r"nobody listens on port \d+.*127\.0\.0\.1: Connection refused") as caught:
         make_hook(free_port(), extra=with_key(user_key)).login()
     assert caught.value.retry
@@ -436,7 +442,7 @@ def test_full_backlog_is_a_timeout(make_hook: Any, user_key: Path) -> None:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        # The kernel drops further SYNs while nobody accepts.
+        # The kernel drops further SYNs while no process accepts.
         for _ in range(3):
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
@@ -620,7 +626,7 @@ def test_command_that_a_signal_ended(connect: Any) -> None:
     assert (result.stdout, result.exit_status) == (b"half", -1)
 
 
-def test_command_whose_output_somebody_holds_open(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_whose_output_a_child_holds_open(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("portmon.ssh.session.QUIET", 0.1)
 
     def leave_a_child(channel: paramiko.Channel, command: str) -> None:
@@ -651,7 +657,7 @@ def test_closed_hook_says_so(connect: Any) -> None:
         session.run("true", deadline=5, max_output=LIMIT)
 
 
-def test_nobody_reads_any_more_after_the_end(connect: Any) -> None:
+def test_no_thread_reads_after_the_end(connect: Any) -> None:
     """What is closed has a descriptor whose number is another host's a moment later."""
     for _ in range(5):
         hook = connect()
@@ -660,7 +666,7 @@ def test_nobody_reads_any_more_after_the_end(connect: Any) -> None:
         assert not transport.is_alive()
 
 
-def test_nobody_reads_any_more_after_a_failed_login(
+def test_no_thread_reads_after_a_failed_login(
     make_hook: Any, host_key: paramiko.PKey, user_key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transports: list[paramiko.Transport] = []

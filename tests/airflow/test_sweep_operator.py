@@ -248,7 +248,7 @@ def test_hosts_that_wait_to_confirm_hold_no_login(scene: Scene, server: PythonSe
     assert scene.stored() == {}
 
 
-def test_silent_and_unusable_hosts_hold_up_nobody(scene: Scene, server: PythonServer) -> None:
+def test_silent_and_unusable_hosts_hold_up_no_other_one(scene: Scene, server: PythonServer) -> None:
     with tcp_server(silent) as port:
         odd = [
             *(at(port, number) for number in range(10, 20)),
@@ -328,8 +328,8 @@ def test_killing_it_hangs_up_and_keeps_what_is_stored(scene: Scene, host_key: pa
         thread.join(30)
         assert not thread.is_alive()
         over.set()
-    # Not green, and nobody is blamed for what a person ended.
-    assert results == ["somebody ended this task: what was seen so far is stored"]
+    # Not green, and no host is blamed for what a person ended.
+    assert results == ["the task was ended by hand: what was seen so far is stored"]
     assert scene.stored() == {}
 
 
@@ -362,14 +362,14 @@ def test_what_a_dry_run_saw_goes_from_task_to_task(scene: Scene, server: PythonS
     assert scene.own_tasks(swept={host_id: not look.provisional for host_id, look in found.items()}) == ["id-1"]
 
 
-def test_a_backfill_asks_nobody(scene: Scene, server: PythonServer) -> None:
+def test_a_backfill_asks_no_host(scene: Scene, server: PythonServer) -> None:
     operator = scene.operator([at(server.port)])
     with pytest.raises(AirflowFailException, match="can't be looked at in the past"):
         operator.execute(scene.context(dataclasses.replace(RUN, run_type="backfill")))
     assert server.connections == 0
 
 
-def test_an_old_run_that_is_cleared_asks_nobody(
+def test_an_old_run_that_is_cleared_asks_no_host(
     scene: Scene, server: PythonServer, follow: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     operator = scene.operator([at(server.port)])
@@ -460,7 +460,7 @@ def test_a_host_that_sends_a_bomb_is_the_only_one_that_fails(
     assert "since the server sent a packet that inflates to more than 262,144 bytes" in (failed.error or "")
 
 
-def test_nobody_asks_the_system_for_the_worker_for_each_host(
+def test_the_system_is_not_asked_for_the_worker_for_each_host(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pwd
@@ -571,7 +571,7 @@ def test_an_answer_that_says_nothing_new_of_a_settled_host_is_not_read(
     assert parsed == []
     assert "the same sockets as last time, nothing missing" in caplog.text
     with scene.database.begin() as conn:
-        looks = seen(conn, archive.looks_for(conn, "later"))
+        looks = seen(conn, archive.observations_of(conn, "later"))
         raw = [archive.latest_frames(conn, host.id) for host in listed]
     assert [ports_of(look) for look in looks] == [[22, 80]] * 3
     assert all(len(frames) == 1 and b"LISTEN" in frames[0] for frames in raw)
@@ -640,4 +640,4 @@ def test_what_is_known_and_gone_from_the_archive_fails_the_task_instead_of_being
     with pytest.raises(StorageError, match="not in the archive"):
         operator.execute(scene.context(LATER))
     with scene.database.begin() as conn:
-        assert archive.looks_for(conn, "later") == []
+        assert archive.observations_of(conn, "later") == []

@@ -41,7 +41,7 @@ class Site:
         prune_inventory(self.database, Config(), run, fetched.digest, stale=False, now=at)
 
     def preview(self, found: Inventory, **values: Any) -> PreviewView:
-        with self.database.look() as conn:
+        with self.database.reading() as conn:
             return preview(conn, Config(**values), found, now=NOW)
 
 
@@ -103,12 +103,12 @@ def test_without_a_state_database(tmp_path: Path) -> None:
 
 def test_an_empty_database_is_none(database_url: str) -> None:
     assert Site(Database(database_url)).preview(listed(1)).state is None
-    with Database(database_url).look() as conn:
+    with Database(database_url).reading() as conn:
         assert conn is None
 
 
 def test_looking_can_only_read(site: Site) -> None:
-    with pytest.raises((StorageError, SQLAlchemyError)), site.database.look() as conn:
+    with pytest.raises((StorageError, SQLAlchemyError)), site.database.reading() as conn:
         assert conn is not None
         conn.execute(text("DELETE FROM hosts"))
 

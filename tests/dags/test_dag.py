@@ -114,7 +114,7 @@ def test_a_dead_mans_switch_is_pinged_last_and_only_if_nothing_failed(tmp_path: 
     tasks = load(AIRFLOW__PORTMON__CONFIG=str(config))["tasks"]
     ends = {name for name, task in tasks.items() if task["down"] == ["heartbeat"]}
     assert ends == {"alert_down", "alert_new", "alert_recovered", "alert_unreachable", "no_change"}
-    # Most of them are skipped in every run; one that failed told somebody nothing.
+    # Most of them are skipped in every run; one that failed left people without a message.
     assert tasks["heartbeat"]["rule"] == "none_failed_min_one_success"
     assert tasks["heartbeat"]["down"] == []
 
@@ -163,7 +163,7 @@ def test_a_run_that_never_ends_does_not_hold_back_the_others_for_ever(dag: dict[
     assert "logical date" in dag["params"]["replay_from"][1]
 
 
-def test_whoever_writes_has_time_to_wait_for_another_writer() -> None:
+def test_a_task_that_writes_has_time_to_wait_for_another_writer() -> None:
     from portmon import timeouts
     from portmon.steps.prune import WRITER_TTL, WRITER_WAIT
 

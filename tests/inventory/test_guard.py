@@ -169,7 +169,7 @@ def test_a_list_that_loses_some_in_every_run(site: Site) -> None:
     assert site.visible() == 162
     assert site.kinds() == ["prune_refused"]
     site.ids = [f"h{n:03}" for n in range(150)]
-    with site.database.look() as conn:
+    with site.database.reading() as conn:
         shown = preview(conn, site.config, site.load(), now=site.now)
     assert shown.state is not None
     assert "200 within the last day" in str(shown.state.refused)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from portmon.errors import CmdbError, NoSuchPageError, ParamError
 from portmon.inventory.config import Cmdb
-from portmon.inventory.entries import EntryList, read_hosts
+from portmon.inventory.entries import read_hosts
 from portmon.inventory.entry_fields import CmdbFields
 from portmon.inventory.prune import plan_prune
 from portmon.inventory.scope import select
@@ -27,7 +27,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def read(*entries: Any, **fields: str) -> Inventory:
-    return read_hosts(EntryList(entries, CmdbFields(**fields)), source="test")
+    return read_hosts((entries, CmdbFields(**fields)), source="test")
 
 
 # ── entries ─────────────────────────────────────────────────────────────────────────────────────

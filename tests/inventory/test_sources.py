@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from portmon.config import parse_config
 from portmon.errors import CmdbError
-from portmon.inventory.entries import EntryList, read_hosts
+from portmon.inventory.entries import read_hosts
 from portmon.inventory.entry_fields import CmdbFields
 from portmon.inventory.sources.file import FileSource
 from portmon.inventory.sources.http import HttpSource
@@ -434,7 +434,7 @@ def test_the_ports_of_targets_make_no_difference(targets: list[tuple[str, int]])
 
 
 def read(entry: Any, **fields: Any) -> Inventory:
-    return read_hosts(EntryList([{"id": 1, "address": "a", **entry}], CmdbFields(**fields)), source="test")
+    return read_hosts(([{"id": 1, "address": "a", **entry}], CmdbFields(**fields)), source="test")
 
 
 @pytest.mark.parametrize(
@@ -502,7 +502,7 @@ def test_an_entry_keeps_its_id_whatever_expression_fails(field: str) -> None:
 
 
 def test_of_several_addresses_the_first_counts() -> None:
-    found = read_hosts(EntryList([{"id": 1, "address": "10.0.0.1, 10.0.0.2"}], CmdbFields()), source="test")
+    found = read_hosts(([{"id": 1, "address": "10.0.0.1, 10.0.0.2"}], CmdbFields()), source="test")
     assert found.hosts[0].address == "10.0.0.1"
 
 
@@ -524,7 +524,7 @@ def test_the_examples_are_all_there() -> None:
 
 def test_the_example_for_netbox() -> None:
     source = example("netbox")
-    assert list(source.queries())[1].http.params["role"] == ("web", "db")
+    assert list(source.lists())[1].params["role"] == ("web", "db")
     web = recorded().read(source).hosts[0]
     assert (web.declared, web.labels["tier"], "rack" in web.labels) == ((22, 443), "gold", False)
 
@@ -580,6 +580,6 @@ def test_a_target_in_very_many_groups_is_read_in_time_that_grows_with_them() -> 
     (entry,) = read_targets(groups)
     assert time.process_time() - began < 10
     assert len(entry["labels"]["job"]) == 1000
-    fields = next(HttpSdSource(type="http_sd").queries()).http.fields
-    found = read_hosts(EntryList([entry], fields), source="test")
+    fields = next(HttpSdSource(type="http_sd").lists()).fields
+    found = read_hosts(([entry], fields), source="test")
     assert "more than 1000 characters" in found.invalid[0].reason

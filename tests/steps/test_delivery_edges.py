@@ -306,7 +306,7 @@ def test_a_database_that_is_busy_once_after_a_message_makes_no_duplicate(
 # ── 5 silences ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_end_of_what_nobody_heard_of_is_silenced_too(database: Database) -> None:
+def test_the_end_of_what_no_channel_got_is_silenced_too(database: Database) -> None:
     fleet = fleet_of(database, 2)
     fleet.dead = {"pager", "chat"}
     fleet.machines["web000"].kill(80)

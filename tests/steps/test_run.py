@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from portmon.errors import ParamError, RunError
-from portmon.steps.run import Run, run_from
+from portmon.steps.run import Run, run_of
 
 
-def parse(**params: Any) -> Run:
-    return run_from(params, run_id="r", run_type="manual", logical_date=None)
+def parse(run_type: str = "manual", **params: Any) -> Run:
+    return run_of(SimpleNamespace(run_id="r", run_type=run_type, logical_date=None), params)
 
 
 def test_nothing_given_is_a_run_over_every_host() -> None:
     run = parse()
-    assert (run.hosts, run.dry_run, run.force_prune, run.scoped) == ((), False, False, False)
+    assert (run.hosts, run.dry_run, run.force_prune) == ((), False, False)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,6 @@ def test_nothing_given_is_a_run_over_every_host() -> None:
 def test_hosts_come_as_list_or_text(hosts: Any) -> None:
     run = parse(hosts=hosts)
     assert run.hosts == ("web*", "env=prod")
-    assert run.scoped
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_wrong_parameter_is_named(params: dict[str, Any], field: str) -> None:
     assert caught.value.field == field
 
 
-def test_a_run_that_evaluates_again_asks_nobody() -> None:
+def test_a_run_that_evaluates_again_asks_no_host() -> None:
     for run in (Run("r", run_type="backfill"), parse(replay_from="2026-01-01T00:00:00Z")):
         assert run.replays
         with pytest.raises(RunError, match="no host is asked"):
@@ -78,7 +78,6 @@ def test_times_of_a_replay_are_utc_unless_they_say_otherwise() -> None:
 
 
 def test_a_backfill_run_may_be_told_to_notify() -> None:
-    run = run_from({"notify": True}, run_id="r", run_type="backfill", logical_date=datetime(2026, 1, 2, tzinfo=UTC))
-    assert run.notify
+    assert parse("backfill", notify=True).notify
     with pytest.raises(ParamError, match="'hosts'"):
-        run_from({"hosts": ["a"]}, run_id="r", run_type="backfill", logical_date=None)
+        parse("backfill", hosts=["a"])

@@ -167,7 +167,7 @@ def test_an_unreachable_host_loses_no_port(site: Site) -> None:
     assert site.run() == [("reachable", "h1", None)]
 
 
-def test_a_host_that_nobody_scanned_is_neither_up_nor_down(site: Site) -> None:
+def test_a_host_that_was_not_scanned_is_neither_up_nor_down(site: Site) -> None:
     run = site.run_of()
     fetched = site.fetch(run)
     plan = plan_hosts(site.database, site.config, run, fetched.digest)
@@ -287,9 +287,9 @@ def test_a_late_look_leaves_what_was_evaluated_before_it_as_it_was(site: Site) -
     again = dataclasses.replace(site.observation("h1"), observed_at=site.now + timedelta(minutes=1))
     with site.database.begin() as conn:
         archive.save_observation(conn, again)
-        assert archive.looks_of(conn, run.run_id) == {"h1": True}
+        assert archive.observed(conn, run.run_id) == {"h1": True}
         assert [look.outcome for look in archive.observations_to_evaluate(conn)] == [Outcome.OK]
-        # Whoever reads the archive later sees both, as they were evaluated.
+        # Readers of the archive see both later, as they were evaluated.
         rows = conn.execute(select(observations.c.provisional).where(observations.c.run_id == run.run_id))
         assert rows.scalars().all() == [False, False]
 
@@ -438,7 +438,7 @@ def test_names_of_the_cmdb_forge_no_line_of_a_log(site: Site, caplog: pytest.Log
         run = site.run_of()
         fetched = site.fetch(run)
         plan = plan_hosts(site.database, site.config, run, fetched.digest)
-        # Nobody scanned it.
+        # It was not scanned.
         site.evaluate(run, fetched, plan)
         site.number += 1
         site.invalid = ()
@@ -457,7 +457,7 @@ def test_names_of_the_cmdb_forge_no_line_of_a_log(site: Site, caplog: pytest.Log
 # ── manual runs ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_scoped_run_touches_nobody_else(site: Site) -> None:
+def test_a_scoped_run_touches_no_other_host(site: Site) -> None:
     site.listed.pop(0)
     site.listening |= {"h1": (22,), "h2": (22,)}
     assert site.run(hosts=("h1",)) == [("down", "h1", 80)]
@@ -560,7 +560,7 @@ def test_what_is_expected_of_a_host(site: Site) -> None:
     assert of("h1").ports == [22, 80, 50000]
     site.listening["h1"] = (22, 80)
     assert ("down", "h1", 50000) in site.run()
-    # Nobody has to ask twice for what is down.
+    # A port that is down is not asked for twice.
     assert of("h1").ports == [22, 80]
 
 
@@ -629,11 +629,11 @@ def test_a_sweep_that_is_cleared_looks_again(site: Site) -> None:
     assert sweep(site, run) == []
     fetched = site.fetch(run)
     with site.database.begin() as conn:
-        assert len(archive.looks_of(conn, run.run_id, unevaluated=True)) == 6
+        assert len(archive.observed(conn, run.run_id, unevaluated=True)) == 6
     site.evaluate(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
     with site.database.begin() as conn:
-        assert archive.looks_of(conn, run.run_id, unevaluated=True) == {}
-        assert len(archive.looks_of(conn, run.run_id)) == 6
+        assert archive.observed(conn, run.run_id, unevaluated=True) == {}
+        assert len(archive.observed(conn, run.run_id)) == 6
     # What is seen by then counts, also if it is worse.
     site.number += 1
     assert sweep(site, run, fail={"h4"}) == ["h4"]

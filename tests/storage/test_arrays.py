@@ -15,8 +15,7 @@ from sqlalchemy import Boolean, Column, Connection, Float, Integer, LargeBinary,
 from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 from sqlalchemy.types import TypeEngine
 
-from portmon.storage.arrays import array_text
-from portmon.storage.sql import delete_rows, insert_rows, update_rows, upsert_rows
+from portmon.storage.sql import array_text, delete_rows, insert_rows, update_rows, upsert_rows
 from portmon.storage.tables import SafeJson, SafeText, UtcDateTime
 from tests.worlds.databases import migrated_postgres
 from tests.worlds.postgres import Cluster
@@ -101,9 +100,8 @@ def test_any_rows_come_back_as_they_were(
 
     insert_rows(conn, TABLE, rows)
     assert stored() == rows
-    names = [column.name for column in TABLE.c if not column.primary_key]
     others = [{"id": row["id"], **data.draw(VALUES)} for row in rows]
-    upsert_rows(conn, TABLE, names, others)
+    upsert_rows(conn, TABLE, others)
     assert stored() == others
     update_rows(conn, TABLE, rows)
     assert stored() == rows

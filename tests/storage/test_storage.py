@@ -127,7 +127,7 @@ def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(t
             StorageError, match=r"has revision 0008, .*nothing was changed.*python -m portmon db upgrade"
         ):
             use()
-    with pytest.raises(StorageError, match="has revision 0008"), database.look():
+    with pytest.raises(StorageError, match="has revision 0008"), database.reading():
         pass
     database.dispose()
     with closing(sqlite3.connect(path)) as conn:
@@ -294,12 +294,12 @@ def test_a_provisional_look_counts_only_if_nothing_follows_in_its_run(database: 
         assert sorted((one.host_id, (one.observed_at - NOW).seconds // 60) for one in found) == [
             ("again", 1), ("alone", 0), ("before", 0), ("before", 1), ("later run", 0), ("later run", 1), ("twice", 1),
         ]  # fmt: skip
-        assert archive.looks_of(conn, "r1") == {
+        assert archive.observed(conn, "r1") == {
             "alone": False, "again": True, "twice": False, "later run": False, "before": False,
         }  # fmt: skip
-        assert archive.looks_of(conn, "r2") == {"later run": True}
+        assert archive.observed(conn, "r2") == {"later run": True}
         archive.settle(conn, found)
-        assert archive.looks_of(conn, "r1") == dict.fromkeys(archive.looks_of(conn, "r1"), True)
+        assert archive.observed(conn, "r1") == dict.fromkeys(archive.observed(conn, "r1"), True)
         # What was superseded stays so.
         table = observation_table
         assert sorted(conn.execute(select(table.c.host_id).where(table.c.provisional)).scalars()) == ["again", "twice"]

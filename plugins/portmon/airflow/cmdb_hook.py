@@ -1,14 +1,15 @@
-"""The host list, wherever it comes from."""
+"""The host list of a CMDB."""
 
 from __future__ import annotations
 
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from portmon import timeouts
-from portmon.airflow.http import REDIRECT, Answer, HttpClient
+from portmon.airflow.http import REDIRECT, HttpClient, Response
 from portmon.errors import CmdbError, HttpError, NoSuchPageError, OverrunError
 from portmon.inventory.config import Cmdb
 from portmon.inventory.sources.http import HttpSource, OverHttp
@@ -16,7 +17,7 @@ from portmon.inventory.sources.pages import PageRequest, json_body, read_pages
 from portmon.model.host import Inventory
 from portmon.text import plain
 from portmon.untrusted.boundary import boundary
-from portmon.untrusted.documents import MAX_SIZE, DocumentError, parse_json
+from portmon.untrusted.documents import MAX_SIZE, DocumentError
 from portmon.untrusted.urls import address_of, showable
 
 MAX_LIST = 4 * MAX_SIZE
@@ -24,7 +25,7 @@ MAX_LIST = 4 * MAX_SIZE
 
 
 def get_inventory(cmdb: Cmdb, base: Path) -> Inventory:
-    """The host list, wherever it comes from.
+    """The host list, through HTTP or from a file.
 
     :param base: folder that a relative path starts from
     :raises CmdbError: it can't be had whole
@@ -36,8 +37,6 @@ class CmdbHook:
     """The host list of a CMDB, through an Airflow HTTP connection.
 
     One try per page: Airflow retries the task, and until then there is the last good list.
-
-    :param source: its paths, and the names of pages and fields
     """
 
     def __init__(self, source: OverHttp) -> None:
@@ -62,26 +61,19 @@ class CmdbHook:
 
             def read(http: HttpSource) -> list[Any]:
                 shown = place(http.endpoint)
-                return read_pages(
-                    http,
-                    lambda request: self._page(client, http, request, end, shown),
-                    base_url=client.base_url,
-                    shown=shown,
-                )
+                page = partial(self._page, client, http, end, shown)
+                return read_pages(http, page, base_url=client.base_url, shown=shown)
 
             return self.source.gather(read, shown=place(getattr(self.source, "endpoint", "")))
 
-    def _page(self, client: HttpClient, source: HttpSource, request: PageRequest, end: float, shown: str) -> Any:
-        """One page, decoded.
-
-        :param end: for all pages together, on the monotonic clock
-        """
+    def _page(self, client: HttpClient, source: HttpSource, end: float, shown: str, request: PageRequest) -> Any:
+        """One page, decoded; ``end`` is that of all pages together, on the monotonic clock."""
         body = json_body(source, request)
         content: dict[str, Any] = {"params": dict(request.params)} if body is None else {"json": body}
         seconds = source.timeout.total_seconds()
         left = max(end - time.monotonic(), 0)
         try:
-            answer = client.request(
+            response = client.request(
                 source.method,
                 request.url or address_of(client.base_url, source.endpoint),
                 limit=timedelta(seconds=min(seconds, left)),
@@ -96,30 +88,30 @@ class CmdbHook:
             raise CmdbError(why, source=shown) from None
         except HttpError as error:
             raise CmdbError(str(error), source=shown) from None
-        if answer.broken is not None:
-            raise CmdbError(f"no answer: {answer.broken}", source=shown)
-        if len(answer.body) > MAX_SIZE:
+        if response.broken is not None:
+            raise CmdbError(f"no answer: {response.broken}", source=shown)
+        if len(response.body) > MAX_SIZE:
             raise CmdbError(f"a page has more than {MAX_SIZE >> 20} MiB", source=shown)
-        self._received += len(answer.body)
+        self._received += len(response.body)
         if self._received > MAX_LIST:
             raise CmdbError(f"its pages have more than {MAX_LIST >> 20} MiB together", source=shown)
-        help_text = f"the credentials of connection {self.source.conn_id} are refused: {self.source.refused}"
-        return _decode(answer, shown, help_text)
+        return _decode(response, self.source, shown)
 
 
-def _decode(answer: Answer, shown: str, refused: str) -> Any:
-    kind = plain(answer.headers.get("Content-Type", "no content type"), 60)
-    begins = plain(answer.body[:300].decode("utf-8", "replace"), 100)
-    found = f"HTTP {answer.status}, {kind}, {len(answer.body)} bytes beginning {begins!r}"
-    if answer.status in (401, 403):
+def _decode(response: Response, source: OverHttp, shown: str) -> Any:
+    kind = plain(response.headers.get("Content-Type", "no content type"), 60)
+    begins = plain(response.body[:300].decode("utf-8", "replace"), 100)
+    found = f"HTTP {response.status}, {kind}, {len(response.body)} bytes beginning {begins!r}"
+    if response.status in (401, 403):
+        refused = f"the credentials of connection {source.conn_id} are refused: {source.refused}"
         raise CmdbError(f"{refused} ({found})", source=shown)
-    if 300 <= answer.status < 400:
+    if 300 <= response.status < 400:
         raise CmdbError(f"{REDIRECT} ({found})", source=shown)
-    if answer.status == 404:
+    if response.status == 404:
         raise NoSuchPageError(found, source=shown)
-    if answer.status != 200:
+    if response.status != 200:
         raise CmdbError(found, source=shown)
     try:
-        return parse_json(answer.body)
+        return source.decode(response.body)
     except DocumentError as error:
-        raise CmdbError(f"no JSON: {found}: {error}", source=shown) from None
+        raise CmdbError(f"no {source.answer_format}: {found}: {error}", source=shown) from None

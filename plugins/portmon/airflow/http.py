@@ -42,8 +42,8 @@ REDIRECT = "a redirect, which is not followed: correct the connection's host"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Answer to a request.
+class Response:
+    """The response to a request.
 
     :param headers: names in any case
     :param body: its beginning, unpacked
@@ -89,10 +89,8 @@ class HttpClient(HttpHook):
         self.headers = self._session.headers
         self.shown = f"{showable(self.base_url)} (connection {conn_id})"
 
-    # An instance method instead of BaseHook's class method: it tells a connection that is not there from one that can't
-    # be looked up.
     def get_connection(self, conn_id: str) -> Any:
-        """The Airflow connection; raises HttpError if there is none."""
+        """The Airflow connection; raises HttpError if there is none, and another error if it can't be looked up."""
         found = settings.connection(conn_id)
         if found is None:
             raise HttpError(f"there is no such Airflow connection: {NeededConnection(conn_id).hint}")
@@ -106,7 +104,7 @@ class HttpClient(HttpHook):
 
     def request(
         self, method: str, url: str, *, limit: timedelta, silence: float, size: Callable[[int], int], **content: Any
-    ) -> Answer:
+    ) -> Response:
         """Send one request.
 
         :param limit: for all of it, the answer included: a time-out of requests restarts with every byte
@@ -117,21 +115,21 @@ class HttpClient(HttpHook):
         :raises OverrunError: ``limit`` is over; the request may still be under way
         """
 
-        def send() -> Answer:
+        def send() -> Response:
             body, broken = bytearray(), None
             # A redirect could carry the credentials to another server.
             with self._session.request(
                 method, url, timeout=silence, allow_redirects=False, stream=True, verify=self._session.verify, **content
-            ) as answer:
-                wanted = size(answer.status_code)
+            ) as response:
+                wanted = size(response.status_code)
                 try:
-                    for chunk in answer.iter_content(min(wanted, CHUNK)) if wanted else ():
+                    for chunk in response.iter_content(min(wanted, CHUNK)) if wanted else ():
                         body += chunk
                         if len(body) >= wanted:
                             break
                 except requests.RequestException as error:
                     broken = _why(error)
-                return Answer(answer.status_code, answer.headers, bytes(body), broken)
+                return Response(response.status_code, response.headers, bytes(body), broken)
 
         try:
             if (origin := origin_of(url)) != self._origin:
@@ -153,7 +151,7 @@ def send(request: HttpRequest, redact: Callable[[str], str]) -> None:
         with HttpClient(request.conn_id) as client:
             shown = client.shown
             secret = client.headers.pop(SECRET, None)
-            answer = client.request(
+            response = client.request(
                 request.method,
                 address_of(client.base_url, request.endpoint) if request.endpoint else client.base_url,
                 headers={**request.headers, **({} if secret is None else request.sign(str(secret)))},
@@ -164,30 +162,26 @@ def send(request: HttpRequest, redact: Callable[[str], str]) -> None:
                 size=lambda status: 0 if request.ok(status) else ANSWER_LIMIT,
             )
     except OverrunError as error:
-        # As its cause: the request may still be under way, and the next one must not be sent beside it.
-        raise DeliveryError(
-            f"{shown}: no answer within {limit.total_seconds():g} s", channel=request.channel
-        ) from error
+        reason = f"{shown}: no answer within {limit.total_seconds():g} s"
+        # With its cause: the request may still be under way, and the next one must not be sent beside it.
+        raise DeliveryError(reason, channel=request.channel) from error
     except HttpError as error:
         raise DeliveryError(f"{shown}: {error}", channel=request.channel, unsure=error.unsure) from None
-    if request.ok(answer.status):
+    status = response.status
+    if request.ok(status):
         return
-    parts = [f"HTTP {answer.status}"]
-    if retry := answer.headers.get("Retry-After"):
+    parts = [f"HTTP {status}"]
+    if retry := response.headers.get("Retry-After"):
         parts.append(f"Retry-After {plain(retry, 40)}")
-    if 300 <= answer.status < 400:
+    if 300 <= status < 400:
         parts.append(REDIRECT)
-    if answer.status in (401, 403):
+    if status in (401, 403):
         parts.append("the connection's credentials are refused")
-    if text := redact(answer.body[:ANSWER_LIMIT].decode("utf-8", "replace").strip()):
+    if text := redact(response.body[:ANSWER_LIMIT].decode("utf-8", "replace").strip()):
         parts.append(f"it says {text!r}")
-    wait = wait_of(answer.status, answer.headers)
-    raise DeliveryError(
-        f"{shown}: {', '.join(parts)}",
-        channel=request.channel,
-        unsure=answer.status in PROXY_GAVE_UP,
-        waits={} if wait is None else {"": wait},
-    )
+    wait = wait_of(status, response.headers)
+    waits, unsure = {} if wait is None else {"": wait}, status in PROXY_GAVE_UP
+    raise DeliveryError(f"{shown}: {', '.join(parts)}", channel=request.channel, unsure=unsure, waits=waits)
 
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
@@ -210,7 +204,6 @@ def _why(error: Exception) -> str:
 
 
 def _may_have_arrived(error: Exception) -> bool:
-    """Whether a request was under way when it failed, as far as the error shows."""
     if isinstance(error, requests.ConnectionError):
         return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ProtocolError)
     return isinstance(error, requests.ReadTimeout)

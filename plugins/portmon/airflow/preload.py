@@ -65,24 +65,18 @@ def on_load() -> None:
     # How Airflow itself distinguishes task processes.
     if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
         forget_if_stale()
-    elif _preloaded is None and forks_tasks(sys.argv) and is_wanted():
-        preload()
-
-
-def is_wanted() -> bool:
-    """The value of ``[portmon] preload``; one that is no boolean is logged and counts as yes."""
-    try:
-        return bool(conf.getboolean("portmon", "preload", fallback=True))
-    except AirflowConfigException as error:
-        log.error("[portmon] preload in airflow.cfg must be True or False: %s", error)
-        return True
+    elif _preloaded is None and forks_tasks(sys.argv):
+        try:
+            wanted = conf.getboolean("portmon", "preload", fallback=True)
+        except AirflowConfigException as error:
+            log.error("[portmon] preload in airflow.cfg must be True or False: %s", error)
+            wanted = True
+        if wanted:
+            preload()
 
 
 def forks_tasks(arguments: Sequence[str]) -> bool:
-    """Whether a process forks tasks, or the workers that do.
-
-    :param arguments: its command line
-    """
+    """Whether the process of a command line forks tasks, or the workers that do."""
     command = [argument for argument in arguments[1:] if not argument.startswith("-")]
     if command[:1] == ["scheduler"]:
         executors = conf.get("core", "executor", fallback="LocalExecutor")
@@ -102,40 +96,32 @@ def preload() -> None:
             importlib.import_module(name)
         except Exception:
             log.exception("%s could not be imported for the tasks", name)
-    _warm_up()
-    log.info(
-        "portmon imported %d modules for the tasks to come, in %.2f s of CPU",
-        len(sys.modules) - before,
-        time.process_time() - started,
-    )
+    try:
+        _warm_up()
+    except Exception:
+        log.exception("Not everything could be prepared for the tasks, which will take longer to start")
+    count, seconds = len(sys.modules) - before, time.process_time() - started
+    log.info("portmon imported %d modules for the tasks to come, in %.2f s of CPU", count, seconds)
 
 
 def _warm_up() -> None:
-    """Fill caches: the validated portmon.yaml, Jinja's regular expressions, the schemas of DAG parameters, SQLAlchemy's
-    compiled statements.
+    """Fill caches: the validated portmon.yaml, Jinja's regular expressions, the schemas of DAG parameters, and parts of
+    the statements of a ``netstat`` task as SQLAlchemy compiles them for PostgreSQL.
     """
-    try:
-        from airflow.sdk import DAG, Param
-        from jinja2.sandbox import SandboxedEnvironment
+    from airflow.sdk import DAG, Param
+    from jinja2.sandbox import SandboxedEnvironment
 
-        from portmon.airflow import settings
-
-        settings.config()
-        settings.for_dag()
-        settings.schedule_for_parsing()
-        SandboxedEnvironment(cache_size=0).from_string("{{ task }}")
-        DAG("warm_up", schedule="* * * * *", params={"any": Param([], type="array", items={"type": "string"})})
-        _compile()
-    except Exception:
-        log.exception("Not everything could be prepared for the tasks, which will take longer to start")
-
-
-def _compile() -> None:
-    """Compile the statements of a ``netstat`` task for PostgreSQL, so that SQLAlchemy has parts of them cached."""
+    from portmon.airflow import settings
     from portmon.model.observation import Listing, Observation, Outcome
     from portmon.steps.plan import expected
     from portmon.storage import archive, host_keys
     from portmon.storage.database import Database
+
+    settings.config()
+    settings.for_dag()
+    settings.schedule_for_parsing()
+    SandboxedEnvironment(cache_size=0).from_string("{{ task }}")
+    DAG("warm_up", schedule="* * * * *", params={"any": Param([], type="array", items={"type": "string"})})
 
     class Compiler:
         """A connection that compiles statements and returns no rows."""
@@ -157,9 +143,8 @@ def forget_if_stale() -> None:
     """Let a task import the package anew if a file of it has changed since it was imported."""
     if _preloaded is None or fingerprint() == _preloaded:
         return
-    log.warning(
-        "portmon's files have changed since this process's parent imported them: restart the scheduler or worker"
-    )
+    text = "portmon's files have changed since this process's parent imported them: restart the scheduler or worker"
+    log.warning(text)
     for name in [name for name in sys.modules if name.split(".")[0] == "portmon"]:
         del sys.modules[name]
 

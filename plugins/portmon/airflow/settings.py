@@ -45,13 +45,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SECTION = "portmon"
 DB_CONN_ID = "portmon_db"
 DEFAULT_SCHEDULE = "*/5 * * * *"
 DEFAULT_CONFIG = Path(__file__).parents[3] / "config" / "portmon.yaml"
 
-
-_WITHOUT_RHYTHM = frozenset({None, "@once", "@continuous"})
+_WITHOUT_RHYTHM = (None, "@once", "@continuous")
 _GAPS = 60
 """No field of a cron expression takes more values, so that as many equal gaps in a row are the commonest."""
 _GAPS_IN_ALL = 4 * _GAPS
@@ -71,14 +69,13 @@ def schedule() -> str | timedelta | None:
 
     :raises ConfigError: the option is none of these
     """
-    text = conf.get(SECTION, "schedule", fallback=DEFAULT_SCHEDULE).strip()
+    text = conf.get("portmon", "schedule", fallback=DEFAULT_SCHEDULE).strip()
     if not text or text.lower() in ("none", "@never"):
         return None
-    is_cron = text.startswith("@") or len(text.split()) >= 5
+    if text in _WITHOUT_RHYTHM:
+        return str(text)
     try:
-        if text in _WITHOUT_RHYTHM:
-            return text
-        if is_cron:
+        if text.startswith("@") or len(text.split()) >= 5:
             # A well formed expression may still never come true, such as February 30th.
             next(_cron_runs(text, datetime.now(UTC)))
             return text
@@ -88,11 +85,8 @@ def schedule() -> str | timedelta | None:
         return length
     except (AirflowException, ValueError) as error:
         kind = "cron expression or preset" if text.startswith("@") or " " in text else "duration"
-        raise ConfigError(
-            f"{text!r} is no cron expression, preset or duration (as a {kind}: {error})",
-            file="airflow.cfg",
-            field="[portmon] schedule",
-        ) from error
+        reason = f"{text!r} is no cron expression, preset or duration (as a {kind}: {error})"
+        raise ConfigError(reason, file="airflow.cfg", field="[portmon] schedule") from error
 
 
 def schedule_for_parsing() -> str | timedelta | None:
@@ -135,14 +129,14 @@ def _cron_runs(cron: str, at: datetime) -> Iterator[datetime]:
         yield datetime.fromtimestamp(run.run_after.timestamp(), UTC)
 
 
-def _runs_after(value: str | timedelta, at: datetime) -> Iterator[datetime]:
-    """When the scheduler starts the runs of a schedule with a rhythm that follow a time."""
+def _runs_after(value: str | timedelta | None, at: datetime) -> Iterator[datetime]:
+    """When the scheduler starts the runs of a schedule that follow a time; none if it has no rhythm."""
     try:
-        if isinstance(value, str):
-            yield from _cron_runs(value, at)
-        else:
+        if isinstance(value, timedelta):
             while True:
                 yield (at := at + value)
+        elif value is not None and value not in _WITHOUT_RHYTHM:
+            yield from _cron_runs(value, at)
     except (ValueError, OverflowError):  # an expression with a year comes to an end, and so does the calendar
         return
 
@@ -153,13 +147,10 @@ def interval() -> timedelta:
 
     :raises ConfigError: the schedule is wrong
     """
-    value = schedule()
-    if value is None or value in _WITHOUT_RHYTHM:
-        return timedelta(0)
     # A Monday in whose week no clock is changed.
     start = datetime(2024, 1, 1, tzinfo=UTC)
     gaps: Counter[timedelta] = Counter()
-    for last, following in itertools.pairwise(_runs_after(value, start)):
+    for last, following in itertools.pairwise(_runs_after(schedule(), start)):
         gaps[following - last] += 1
         enough = len(gaps) == 1 or following - start > timedelta(days=1)
         if gaps.total() >= (_GAPS if enough else _GAPS_IN_ALL):
@@ -175,20 +166,17 @@ def hold_until(now: datetime) -> datetime:
 
     :raises ConfigError: the schedule is wrong
     """
-    value = schedule()
-    if value is None or value in _WITHOUT_RHYTHM:
-        return now + HOLD_WITHOUT_RHYTHM
     # Where data intervals follow each other, the one in which the clock skips an hour is an hour longer. That is seen
     # only if one comes from the interval before.
     begin = now - CLOCK_CHANGE if _has_data_intervals() else now
-    following = (run for run in _runs_after(value, begin) if run > now)
+    following = (run for run in _runs_after(schedule(), begin) if run > now)
     runs = list(itertools.islice(following, HOLD_RUNS))
     return max(runs[-1], runs[0] + HOLD_SLOW) if runs else now + HOLD_WITHOUT_RHYTHM
 
 
 def config_path() -> Path:
     """Where portmon.yaml is."""
-    given = conf.get(SECTION, "config", fallback="").strip()
+    given = conf.get("portmon", "config", fallback="").strip()
     return Path(os.path.expandvars(given)).expanduser() if given else DEFAULT_CONFIG
 
 
@@ -211,12 +199,7 @@ def config() -> Config:
 
 
 class DagSettings(NamedTuple):
-    """What the DAG file takes from portmon.yaml.
-
-    :param max_logins: ``ssh.max_logins``
-    :param pool: ``scan.pool``
-    :param heartbeat: whether there is an ``alerts.heartbeat``
-    """
+    """``ssh.max_logins``, ``scan.pool``, and whether there is an ``alerts.heartbeat``."""
 
     max_logins: int
     pool: str | None
@@ -252,12 +235,6 @@ def _for_dag(text: str) -> DagSettings:
     )
 
 
-def multi_machine() -> bool:
-    """Whether tasks may run on other machines than this one."""
-    executors = conf.get("core", "executor", fallback="LocalExecutor").split(",")
-    return any("LocalExecutor" not in executor for executor in executors)
-
-
 def database_url() -> str:
     """SQLAlchemy URL of the state database, password included: not for logs.
 
@@ -266,42 +243,35 @@ def database_url() -> str:
     :raises ConfigError: the connection can't be read, or is of another type
     :raises UnansweredError: Airflow can't be asked for it
     """
+    from sqlalchemy.engine import URL
+
     home = Path(os.path.expandvars(os.environ.get("AIRFLOW_HOME", "~/airflow"))).expanduser()
     found = connection(DB_CONN_ID)
     if found is None:
         return f"sqlite:///{home / 'portmon.db'}"
+
+    def wrong(why: str) -> ConfigError:
+        return ConfigError(f"the Airflow connection can't be used: {why}", field=DB_CONN_ID)
+
     # A field that can't be read must not become another database either.
-    with boundary(
-        lambda why: ConfigError(f"the Airflow connection can't be used: {why}", field=DB_CONN_ID),
-        passing=ConfigError,
-        secret=True,
-    ):
-        return _database_url(found, home)
-
-
-def _database_url(connection: Any, home: Path) -> str:
-    from sqlalchemy.engine import URL
-
-    if connection.conn_type == "sqlite":
-        # Relative to $AIRFLOW_HOME: a task's working directory is arbitrary.
-        return f"sqlite:///{home / (connection.host or connection.schema or 'portmon.db')}"
-    if connection.conn_type not in ("postgres", "postgresql"):
-        raise ConfigError(
-            f"connection {DB_CONN_ID!r} is of type {connection.conn_type!r}; use postgres or sqlite",
-            field=DB_CONN_ID,
-        )
-    # Airflow reads an extra field that is no JSON as an empty one: `sslmode` would be lost without a word.
-    extra = parse_json(connection.extra) if connection.extra else {}
-    query = {key: str(value) for key, value in extra.items() if isinstance(value, str | int | bool)}
-    return URL.create(
-        "postgresql+psycopg2",
-        username=connection.login or None,
-        password=connection.password or None,
-        host=connection.host or None,
-        port=connection.port,
-        database=connection.schema or None,
-        query=query,
-    ).render_as_string(hide_password=False)
+    with boundary(wrong, passing=ConfigError, secret=True):
+        if found.conn_type == "sqlite":
+            # Relative to $AIRFLOW_HOME: a task's working directory is arbitrary.
+            return f"sqlite:///{home / (found.host or found.schema or 'portmon.db')}"
+        if found.conn_type not in ("postgres", "postgresql"):
+            reason = f"connection {DB_CONN_ID!r} is of type {found.conn_type!r}; use postgres or sqlite"
+            raise ConfigError(reason, field=DB_CONN_ID)
+        # Airflow reads an extra field that is no JSON as an empty one: `sslmode` would be lost without a word.
+        extra = parse_json(found.extra) if found.extra else {}
+        return URL.create(
+            "postgresql+psycopg2",
+            username=found.login or None,
+            password=found.password or None,
+            host=found.host or None,
+            port=found.port,
+            database=found.schema or None,
+            query={key: str(value) for key, value in extra.items() if isinstance(value, str | int | bool)},
+        ).render_as_string(hide_password=False)
 
 
 def proxy_command(conn_id: str) -> str | None:
@@ -332,9 +302,8 @@ def connection(conn_id: str) -> Any | None:
         return None
     except Exception as error:
         # Its text may hold the connection.
-        raise UnansweredError(
-            f"Airflow can't be asked for the connection {conn_id!r}: {type(error).__name__}"
-        ) from None
+        reason = f"Airflow can't be asked for the connection {conn_id!r}: {type(error).__name__}"
+        raise UnansweredError(reason) from None
 
 
 def must_be_absent(conn_id: str) -> None:
@@ -386,4 +355,6 @@ def database(*, keep_open: bool = False) -> Database:
     """
     from portmon.storage.database import Database
 
-    return Database(database_url(), multi_machine=multi_machine(), keep_open=keep_open)
+    executors = conf.get("core", "executor", fallback="LocalExecutor").split(",")
+    multi_machine = any("LocalExecutor" not in executor for executor in executors)
+    return Database(database_url(), multi_machine=multi_machine, keep_open=keep_open)

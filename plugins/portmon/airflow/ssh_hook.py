@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import paramiko
 from airflow.providers.ssh.hooks.ssh import SSHHook
@@ -17,15 +17,14 @@ from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 from portmon.airflow import settings as airflow_settings
 from portmon.errors import PortmonError, SetupError
 from portmon.model.host import Host
-from portmon.ssh.config import SshSettings
+from portmon.ssh.config import Ssh, SshSettings
 from portmon.ssh.connect import connect
 from portmon.ssh.dial import Link, await_banner, dial
 from portmon.ssh.session import Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
 
-if TYPE_CHECKING:
-    from portmon.config import Config
+Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
 
@@ -38,45 +37,13 @@ class SharedSettings:
         self._lock = threading.Lock()
         self._made: dict[tuple[str | None, ...], Any] = {}
 
-    def _once(self, name: tuple[str | None, ...], make: Callable[[], Any]) -> Any:
+    def once(self, name: tuple[str | None, ...], make: Callable[[], Made]) -> Made:
+        """The thing of a name, which is made when it is first asked for."""
         with self._lock:
             if name not in self._made:
                 self._made[name] = make()
-            return self._made[name]
-
-    def connection(self, conn_id: str, read: Callable[[str], Any]) -> Any:
-        """The fields of an Airflow connection that a hook asks for."""
-
-        def fields() -> SimpleNamespace:
-            found = read(conn_id)
-            # Airflow decodes the extras anew each time, and masks them in logs anew.
-            names = ("login", "password", "host", "port", "extra", "extra_dejson")
-            return SimpleNamespace(**{name: getattr(found, name) for name in names})
-
-        return self._once(("connection", conn_id), fields)
-
-    def private_key(self, text: str, passphrase: str | None, read: Callable[..., paramiko.PKey]) -> paramiko.PKey:
-        """A key that a connection holds."""
-        found: paramiko.PKey = self._once(("key", text, passphrase), lambda: read(text, passphrase=passphrase))
-        return found
-
-    def known_hosts(self, named: str | None) -> tuple[Path, KnownHosts | None]:
-        """A known_hosts file: where it is, and what is in it.
-
-        :param named: it has to be there; None for ``~/.ssh/known_hosts``, if there is one
-        :raises OSError: it can't be read
-        """
-
-        def load() -> tuple[Path, KnownHosts | None]:
-            path = Path(os.path.expandvars(named or "~/.ssh/known_hosts")).expanduser()
-            return path, KnownHosts.load(path) if named or path.is_file() else None
-
-        found: tuple[Path, KnownHosts | None] = self._once(("known_hosts", named), load)
-        return found
-
-    def warn(self, text: str) -> None:
-        """Warn, once."""
-        self._once(("warning", text), lambda: log.warning("%s", text))
+            made: Made = self._made[name]
+            return made
 
 
 class HostSSHHook(SSHHook):
@@ -100,101 +67,68 @@ class HostSSHHook(SSHHook):
     and ``allow_host_key_change`` are not honoured: ``accept-new`` (the default) needs neither, and a key
     that changes is what the check is for.
 
-    :param host: whom to ask
-    :param port: SSH port for a host without one; None for the connection's, or 22
-    :param user: login name; None for the connection's
-    :param connect_timeout: seconds for TCP, for banner and key exchange, and for authentication, each
-    :param strict: trust only ``known_hosts`` and the connection's ``host_key``
-    :param known_hosts: file; None for ``~/.ssh/known_hosts`` of the worker's user, if there is one
+    :param settings: in force for the host: connection, port, user, time-outs
+    :param ssh: section of portmon.yaml: how host keys are checked
     :param store: keys that were trusted on first use; None trusts no first key
-    :param shared: what the hooks of one task have in common; default: nothing
+    :param shared: by the hooks of one task; default: nothing
     :raises SetupError: connection, key or known_hosts file is missing or unusable
     :raises ResolveError: the host's address is none
     """
 
     def __init__(
         self,
-        *,
         host: Host,
-        ssh_conn_id: str = "ssh_default",
-        port: int | None = None,
-        user: str | None = None,
-        connect_timeout: float = 10.0,
-        strict: bool = False,
-        known_hosts: str | None = None,
-        store: HostKeyStore | None = None,
+        settings: SshSettings,
+        ssh: Ssh,
+        store: HostKeyStore | None,
         shared: SharedSettings | None = None,
     ) -> None:
-        self._shared = shared or SharedSettings()
+        self._ssh, self._store, self._shared = ssh, store, shared or SharedSettings()
+        self.session: Session | None = None
+        self._link: Link | None = None
+        self._extra: dict[str, Any] = {}
+        self._timeout = settings.connect_timeout.total_seconds()
         # Checks the address before SSHHook looks it up in ssh configurations.
         target = Target(host.shown(), host.address)
-        self._extra: dict[str, Any] = {}
+        conn_id = settings.conn_id
         try:
             super().__init__(
-                ssh_conn_id=ssh_conn_id,
+                ssh_conn_id=conn_id,
                 remote_host=host.address,
-                username=user,
-                port=host.port or port,
+                username=settings.user,
+                port=host.port or settings.port,
                 conn_retry_attempts=1,
                 no_host_key_check=False,
             )
         except (AirflowException, ValueError, OSError, paramiko.SSHException) as error:
-            raise SetupError(
-                f"SSH connection {ssh_conn_id!r}: {_why(error, ssh_conn_id)}", host=target.shown
-            ) from error
+            raise SetupError(f"SSH connection {conn_id!r}: {_why(error, conn_id)}", host=target.shown) from error
         self.target = Target(host.shown(), host.address, self.port)
-        self.connect_timeout = connect_timeout
-        self.strict = strict
-        self.session: Session | None = None
-        self._link: Link | None = None
-        self._known_hosts = known_hosts
-        self._store = store
         unchecked = ("no_host_key_check", "ignore_hostkey_verification")
         if any(map(self._is_on, unchecked)) or self.allow_host_key_change:
-            self._shared.warn(
-                f"Connection {ssh_conn_id} asks for no host key check. That is not honoured: the host's key is checked"
-            )
-
-    @classmethod
-    def of(
-        cls,
-        host: Host,
-        settings: SshSettings,
-        config: Config,
-        store: HostKeyStore,
-        shared: SharedSettings | None = None,
-    ) -> HostSSHHook:
-        """The hook for a host, as portmon.yaml has it asked.
-
-        :param settings: in force for the host
-        """
-        return cls(
-            host=host,
-            ssh_conn_id=settings.conn_id,
-            port=settings.port,
-            user=settings.user,
-            connect_timeout=settings.connect_timeout.total_seconds(),
-            strict=config.ssh.host_keys == "strict",
-            known_hosts=config.ssh.known_hosts,
-            store=store,
-            shared=shared,
-        )
+            text = "Connection %s asks for no host key check. That is not honoured: the host's key is checked"
+            self._shared.once(("warning", conn_id), lambda: log.warning(text, conn_id))
 
     # An instance method instead of SSHHook's class method: every reading is a request to the API server.
     def get_connection(self, conn_id: str) -> Any:
-        """The Airflow connection."""
-        connection = self._shared.connection(conn_id, super().get_connection)
+        """The fields of the Airflow connection that SSHHook asks for."""
+        read = super().get_connection
+
+        def fields() -> SimpleNamespace:
+            found = read(conn_id)
+            # Airflow decodes the extras anew each time, and masks them in logs anew.
+            names = ("login", "password", "host", "port", "extra", "extra_dejson")
+            return SimpleNamespace(**{name: getattr(found, name) for name in names})
+
+        connection = self._shared.once(("connection", conn_id), fields)
         self._extra = connection.extra_dejson
         return connection
 
     def _pkey_from_private_key(self, private_key: str, passphrase: str | None = None) -> paramiko.PKey:
-        return self._shared.private_key(private_key, passphrase, super()._pkey_from_private_key)
+        read = super()._pkey_from_private_key
+        return self._shared.once(("key", private_key, passphrase), lambda: read(private_key, passphrase=passphrase))
 
     def get_conn(self) -> paramiko.SSHClient:
-        """A client of the session, as SSHHook has it; here nothing needs one.
-
-        :raises ScanError: of the class that says what went wrong
-        """
+        """A client of the session, as SSHHook has it; here nothing needs one."""
         client = paramiko.SSHClient()
         client._transport = self.login().transport  # type: ignore[attr-defined]
         return client
@@ -208,7 +142,7 @@ class HostSSHHook(SSHHook):
         # Known before it is waited for, so that close() ends the wait.
         self._link = link
         try:
-            await_banner(self.target, link, self.connect_timeout)
+            await_banner(self.target, link, self._timeout)
         except BaseException:
             self.close()
             raise
@@ -251,7 +185,7 @@ class HostSSHHook(SSHHook):
 
     def _options(self) -> Options:
         return Options(
-            timeout=self.connect_timeout,
+            timeout=self._timeout,
             compress=self._is_on("compress"),
             ciphers=self.ciphers,
             disabled_algorithms=self.disabled_algorithms,
@@ -262,12 +196,19 @@ class HostSSHHook(SSHHook):
         return str(self._extra.get(extra)).lower() == "true"
 
     def _trust(self) -> Trust:
+        named = self._ssh.known_hosts
+
+        def load() -> tuple[Path, KnownHosts | None]:
+            path = Path(os.path.expandvars(named or "~/.ssh/known_hosts")).expanduser()
+            # One that is named has to be there.
+            return path, KnownHosts.load(path) if named or path.is_file() else None
+
         try:
-            path, known = self._shared.known_hosts(self._known_hosts)
+            path, known = self._shared.once(("known_hosts", named), load)
         except OSError as error:
             raise SetupError(f"known_hosts file {error.filename}: {error.strerror}", host=self.target.shown) from error
         return Trust(
-            strict=self.strict,
+            strict=self._ssh.host_keys == "strict",
             pinned=HostKey(self.host_key.get_name(), self.host_key.get_base64()) if self.host_key else None,
             pinned_by=self.ssh_conn_id or "",
             known_hosts=known,

@@ -7,7 +7,6 @@ Tasks that return a dict have ``multiple_outputs=False``: else each key would be
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -22,12 +21,11 @@ from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 
 from portmon import timeouts
 from portmon.airflow import settings
-from portmon.airflow.context import result_of, run_of
-from portmon.errors import ConfigError, ParamError, PastRunError, PortmonError, ReplayError, RunError, StorageError
+from portmon.errors import ConfigError, ParamError, PastRunError, PortmonError, ReplayError, StorageError
 from portmon.model.event import AlertGroup, Event
 from portmon.model.host import Inventory
 from portmon.model.observation import Observation
-from portmon.steps.run import Run
+from portmon.steps.run import Run, run_of
 
 if TYPE_CHECKING:
     from portmon.config import Config
@@ -59,8 +57,8 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str
     """Fetch all hosts from the CMDB, or the last good list; nothing in a run that replays."""
     from portmon.steps.fetch import fetch_inventory
 
-    run = _run(params, dag_run)
-    with _fails_for_good(ConfigError, StorageError):
+    with _fails_for_good(ConfigError, ParamError, StorageError):
+        run = run_of(dag_run, params)
         config = settings.config()
         # With a wrong schedule the DAG file takes the default; the reason is reported here.
         interval = settings.interval()
@@ -81,8 +79,7 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str
         return get_inventory(config.cmdb, settings.folder_of(config))
 
     with _fails_for_good(ConfigError, ParamError):
-        fetched = fetch_inventory(database, config, run, load, now=_now())
-    return {"digest": fetched.digest, "stale": fetched.stale, "fetched_at": fetched.fetched_at.isoformat()}
+        return fetch_inventory(database, config, run, load, now=_now())._asdict()
 
 
 @task(task_id=PRUNE_INVENTORY, multiple_outputs=False)
@@ -92,8 +89,7 @@ def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict
     from portmon.steps.prune import prune_inventory as prune
 
     def live(fetched: Mapping[str, Any]) -> dict[str, int]:
-        state = settings.database(), settings.config(), _run(params, dag_run, ti)
-        return prune(*state, fetched["digest"], stale=fetched["stale"], now=_now())
+        return prune(*_state(params, dag_run, ti), fetched["digest"], stale=fetched["stale"], now=_now())
 
     return _unless_past(ti, live, counts())
 
@@ -104,8 +100,7 @@ def plan_sweep(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
     from portmon.steps.plan import plan_sweep as plan
 
     def live(fetched: Mapping[str, Any]) -> list[dict[str, Any]]:
-        state = settings.database(), settings.config(), _run(params, dag_run)
-        return plan(*state, fetched["digest"], proxy_of=settings.proxy_command)
+        return plan(*_state(params, dag_run, ti), fetched["digest"], proxy_of=settings.proxy_command)
 
     return _unless_past(ti, live, [])
 
@@ -117,7 +112,7 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
 
     def live(fetched: Mapping[str, Any]) -> list[dict[str, Any]]:
         batches = _result(ti, PLAN_SWEEP)
-        database, config, run = settings.database(), settings.config(), _run(params, dag_run)
+        database, config, run = _state(params, dag_run, ti)
         swept = {look.host_id: not look.provisional for look in _dry_looks(database, ti)} if batches else None
         most = conf.getint("core", "max_map_length", fallback=1024)
         return plan(database, config, run, fetched["digest"], max_hosts=most, swept=swept)
@@ -128,19 +123,16 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
 @task(task_id=DIFF_PORTS, trigger_rule="all_done", multiple_outputs=False)
 def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
     """Evaluate the observations. Runs even if hosts failed, but never without a host list and both plans."""
+    from portmon.scan.answer import observation_from_xcom
     from portmon.steps.evaluate import evaluate_dry, evaluate_run
     from portmon.steps.plan import asked_by
 
-    fetched = _result(ti, FETCH_HOSTS)
-    run = _run(params, dag_run, ti)
-    interval = settings.interval()
-    database, config = settings.database(), settings.config()
+    fetched, interval = _result(ti, FETCH_HOSTS), settings.interval()
+    database, config, run = _state(params, dag_run, ti)
     if REPLAYS in fetched:
         return _replay(database, config, run, interval)
     batches, plan = _result(ti, PLAN_SWEEP), _result(ti, PLAN_HOSTS)
     if run.dry_run:
-        from portmon.scan.answer import observation_from_xcom
-
         # A list even for one task; a host that failed returned none.
         answers = ti.xcom_pull(task_ids=[NETSTAT])
         own = {answer["host_id"]: observation_from_xcom(answer) for answer in answers if answer}
@@ -162,11 +154,11 @@ def route_alerts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[st
     from portmon.steps.dispatch import groups_to_alert
     from portmon.steps.overdue import report_overdue
 
-    run = _run(params, dag_run)
+    database, config, run = _state(params, dag_run, ti)
+    interval, now = settings.interval(), _now()
     if run.dry_run:
         log.info("Dry run: no message is sent")
         return [NO_CHANGE]
-    database, config, interval, now = settings.database(), settings.config(), settings.interval(), _now()
     replayed = _has_replayed(database, run)
     if replayed and not run.notify:
         log.info("This run replayed without `notify`: no message is sent. The next run sends what is undelivered")
@@ -212,27 +204,25 @@ def alert(group: AlertGroup) -> Any:
 
 
 @task(task_id=HEARTBEAT, trigger_rule="none_failed_min_one_success")
-def heartbeat(*, params: Mapping[str, Any], dag_run: Any) -> None:
+def heartbeat(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> None:
     """Ping the dead-man's switch after a good run: hosts were asked, observations evaluated, messages delivered."""
     from portmon.airflow.outside import OUTSIDE
 
-    run = _run(params, dag_run)
-    if run.dry_run or run.scoped or _has_replayed(settings.database(), run):
+    database, config, run = _state(params, dag_run, ti)
+    if run.dry_run or run.hosts or _has_replayed(database, run):
         log.info("No ping: a dry run, a replay or a run of some hosts does not prove that every host is watched")
-        return
-    config = settings.config()
-    if config.alerts.heartbeat is None:
+    elif config.alerts.heartbeat is None:
         log.info("No ping: alerts.heartbeat is not set any more")
-        return
-    config.alerts.heartbeat.ping(f"portmon: {dag_run.run_id}", OUTSIDE)
+    else:
+        config.alerts.heartbeat.ping(f"portmon: {dag_run.run_id}", OUTSIDE)
 
 
 def log_link(event: Event) -> str | None:
     """URL of the log of the mapped task that saw an event, None if it is not known."""
     run, details = run_link(event.run_id), event.details
-    return (
-        None if run is None or "task" not in details else f"{run}/tasks/{details['task']}/mapped/{details['map_index']}"
-    )
+    if run is None or "task" not in details:
+        return None
+    return f"{run}/tasks/{details['task']}/mapped/{details['map_index']}"
 
 
 def run_link(run_id: str) -> str | None:
@@ -252,11 +242,19 @@ def _fails_for_good(*errors: type[PortmonError]) -> Iterator[None]:
         raise AirflowFailException(str(error)) from error
 
 
-def _run(params: Mapping[str, Any], dag_run: Any, ti: Any = None) -> Run:
-    """The run of a task; ``ti`` is given by tasks that take a lease."""
+def _state(params: Mapping[str, Any], dag_run: Any, ti: Any) -> tuple[Database, Config, Run]:
+    """The database, the configuration and the run of a task."""
     with _fails_for_good(ParamError):
-        run = run_of(dag_run, params)
-    return run if ti is None else dataclasses.replace(run, try_number=ti.try_number)
+        run = run_of(dag_run, params, try_number=ti.try_number)
+    return settings.database(), settings.config(), run
+
+
+def _result(ti: Any, task_id: str) -> Any:
+    """The result of an earlier task, without which nothing may be pruned, planned or evaluated."""
+    result = ti.xcom_pull(task_ids=task_id)
+    if result is None:
+        raise AirflowFailException(f"{task_id} did not succeed, and this task needs its result. Clear it to go on")
+    return result
 
 
 def _unless_past(ti: Any, live: Callable[[Mapping[str, Any]], Result], nothing: Result) -> Result:
@@ -306,12 +304,7 @@ def _has_replayed(database: Database, run: Run) -> bool:
         return replays.last(conn, run_id=run.run_id) is not None
 
 
-def _result(ti: Any, task_id: str) -> Any:
-    with _fails_for_good(RunError):
-        return result_of(ti, task_id)
-
-
-def _dry_looks(database: Any, ti: Any) -> list[Observation]:
+def _dry_looks(database: Database, ti: Any) -> list[Observation]:
     """Observations of a dry run's sweep; those of any other run are in the database."""
     from portmon.scan.answer import observation_from_xcom
     from portmon.storage import contents

@@ -31,7 +31,7 @@ class DeliveryView(View):
 
 
 class WithheldView(View):
-    """What withholds the messages of an alert: the id of a silence, and who wants it, until when and why."""
+    """The silence or acknowledgement that withholds an alert's messages: its id; author, end and reason in words."""
 
     silence: int
     acknowledged: bool
@@ -56,7 +56,7 @@ class AlertView(View):
 
     @property
     def subject(self) -> str:
-        """What it is about."""
+        """The host and port that it is about."""
         return place(self.host, self.port)
 
 
@@ -75,16 +75,15 @@ def list_alerts(conn: Connection, now: datetime, *, about: Silence | None = None
     return [_view(one, statuses.get(one.id, ()), in_force.withholds(one.event, one.id)) for one in opened]
 
 
-def _view(one: Alert, statuses: Sequence[DeliveryStatus], withheld: Withholding | None) -> AlertView:
-    event = one.event
+def _view(one: Alert, statuses: Sequence[DeliveryStatus], by: Withholding | None) -> AlertView:
+    names = ("host_id", "port", "program", "unit", "kind", "severity", "reason")
     return AlertView(
         id=one.id,
         since=one.starts_at,
-        host=event.host_name,
-        **{name: getattr(event, name) for name in ("host_id", "port", "program", "unit", "kind", "severity", "reason")},
+        host=one.event.host_name,
+        **{name: getattr(one.event, name) for name in names},
         told=tuple(map(DeliveryView.model_validate, statuses)),
-        withheld=withheld
-        and WithheldView(silence=withheld.id, acknowledged=isinstance(withheld, Acknowledgement), told=withheld.told()),
+        withheld=by and WithheldView(silence=by.id, acknowledged=isinstance(by, Acknowledgement), told=by.told()),
     )
 
 
@@ -109,12 +108,10 @@ def withdraw_acknowledgement(conn: Connection, host: str, port: int | None, *, a
     """Send messages about what is open at a port again; without a port, about the host itself."""
     found = find_host(conn, host)
     ids = {one.id for one in _open_at(conn, found, port)}
-    acknowledgements = [
-        one for one in silences.current(conn, now) if isinstance(one, Acknowledgement) and one.alert_id in ids
-    ]
-    if not acknowledgements:
+    current = [one for one in silences.current(conn, now) if isinstance(one, Acknowledgement) and one.alert_id in ids]
+    if not current:
         raise CommandError(f"{place(found.name, port)}: no open alert there is acknowledged")
-    for one in acknowledgements:
+    for one in current:
         silences.lift(conn, one.id, by=author, now=now)
     return f"{place(found.name, port)}: no longer acknowledged"
 
@@ -123,11 +120,11 @@ def _open_at(conn: Connection, host: KnownHost, port: int | None) -> list[Alert]
     opened = list(alerts.opened(conn, host_id=host.id).values())
     wanted = [one for one in opened if one.event.port == port and one.event.protocol in (None, PROTOCOL)]
     if not wanted:
-        others = ", ".join(
+        others = [
             f"{one.event.kind.value} of {f'port {one.event.port}' if one.event.port else 'the host itself'}"
             for one in opened
-        )
-        there = f"; open there: {others}" if others else ""
+        ]
+        there = f"; open there: {', '.join(others)}" if others else ""
         raise CommandError(f"{place(host.name, port)}: no alert is open{there}")
     return wanted
 
@@ -170,24 +167,20 @@ def explain_routes(
         program=program,
         labels=labels or {},
     )
-    withheld = None
-    if conn is not None:
-        if host is not None:
-            try:
-                known = find_host(conn, host)
-                event = replace(
-                    event, host_id=known.id, host_name=known.name, labels=known.labels if labels is None else labels
-                )
-            except CommandError as error:
-                unknown = str(error)
-        withheld = _withholding(conn, event)
+    if conn is not None and host is not None:
+        try:
+            known = find_host(conn, host)
+            own = known.labels if labels is None else labels
+            event = replace(event, host_id=known.id, host_name=known.name, labels=own)
+        except CommandError as error:
+            unknown = str(error)
+    withheld = _withholding(conn, event) if conn is not None else None
     about = [kind.value if event.host_name is None else f"{kind.value} of {event.host_name}"]
-    about += [f"port {port}"] if port is not None else []
-    about += [f"program {program}"] if program is not None else []
+    about += [f"{name} {value}" for name, value in (("port", port), ("program", program)) if value is not None]
     lines = [f"example        {', '.join(about)}, {event.severity.value}"]
     if unknown is not None:
         lines.append(f"  not looked up: {unknown}")
-    if event.host_name is not None:
+    if host is not None:
         shown = " ".join(f"{name}={value}" for name, value in sorted(event.labels.items()))
         lines.append(f"  labels of the host: {shown or 'none'}")
     lines += [f"  {line}" for line in Routes(config.alerts, where=config.where).explain(event)]
@@ -195,7 +188,7 @@ def explain_routes(
 
 
 def _withholding(conn: Connection, event: Event) -> Withholding | None:
-    """What withholds an event; a resolved message is never withheld."""
+    """The silence or acknowledgement that withholds an event; a resolved message is never withheld."""
     if event.role in (None, AlertRole.RESOLVED):
         return None
     opened = alerts.opened(conn, [event.alert_key]).values() if event.role is AlertRole.FIRING else ()

@@ -38,15 +38,11 @@ def describe(config: Config, *, folder: Path) -> Iterator[str]:
     for group in ssh.groups:
         conn_id = ssh_settings(config, group=group).conn_id
         yield f"  group {group.name}: {match_text(group.match)} -> connection {conn_id}"
-    yield (
-        f"rules          {len(config.rules)}, first match wins"
-        if config.rules
-        else ("rules          none: every listening TCP port is watched")
-    )
+    rules = f"{len(config.rules)}, first match wins" if config.rules else "none: every listening TCP port is watched"
+    yield f"rules          {rules}"
     for number, rule in enumerate(config.rules):
         yield f"  {config.where('rules', number)}: {rule.action} {match_text(rule)}{_comment(rule.comment)}"
-    restricted = _restricted(config)
-    if restricted:
+    if restricted := _restricted(config):
         yield f"  only what is allowed is watched on: {restricted}"
     for number, item in enumerate(config.declared):
         yield f"must listen    {config.where('declared', number)}: {match_text(item)}{_comment(item.comment)}"
@@ -63,10 +59,7 @@ def describe(config: Config, *, folder: Path) -> Iterator[str]:
 
 
 def problems(config: Config, *, folder: Path) -> Iterator[str]:
-    """What is wrong with a configuration, as far as its own files show.
-
-    :param folder: where relative paths in it start from
-    """
+    """Mistakes of a configuration, as far as its own files show. ``folder`` is as for :func:`describe`."""
     alerts = config.alerts
     for field, problem in config.cmdb.source.problems(folder):
         yield f"{config.where('cmdb', 'source', field)}: {problem}"
@@ -77,16 +70,14 @@ def problems(config: Config, *, folder: Path) -> Iterator[str]:
 
 
 def warnings(conn: Connection, config: Config) -> Iterator[str]:
-    """What in the state database does not fit this configuration and version, with what to do."""
-    names = hosts.outdated(conn)
-    if names:
+    """Hosts and channels in the state database that do not fit this configuration and version, with what to do."""
+    if names := hosts.outdated(conn):
         more = f" and {len(names) - OUTDATED_SHOWN} more" if len(names) > OUTDATED_SHOWN else ""
         yield (
             "forced commands of an earlier version do not say how a tool ended: install the script that "
             f"`python -m portmon probe` prints on {', '.join(names[:OUTDATED_SHOWN])}{more}"
         )
-    forgotten = forgotten_channels(conn, config)
-    if forgotten:
+    if forgotten := forgotten_channels(conn, config):
         counts = ", ".join(f"{channel} ({count})" for channel, count in forgotten.items())
         yield f"channels that are gone were notified of open alerts and will get no resolved message: {counts}"
 

@@ -30,16 +30,12 @@ _WIDE = {EventKind.RETIRED} | {
 
 
 def explain(conn: Connection, config: Config, wanted: str, number: int, *, now: datetime) -> list[str]:
-    """Lines for people.
-
-    :param wanted: name or id of the host
-    :param number: of the port
-    """
+    """Lines for people about the port ``number`` of the host whose name or id is ``wanted``."""
     known = find_host(conn, wanted)
     host = known.as_host()
     present = _Present(conn, config, known, number, now)
     lines = [f"{host.shown()}, id {host.id}, port {number}", "", *present.host_lines(), *present.port_lines()]
-    looked = archive.last_look(conn, host.id)
+    looked = archive.last_observation(conn, host.id)
     if looked is not None:
         error = f" ({looked.error})" if looked.error else ""
         lines.append(f"Last look: {_moment(looked.observed_at)}, run {looked.run_id}: {looked.outcome.value}{error}.")
@@ -65,15 +61,13 @@ class _Present:
         self.declared = must.get(host.id, {}).get(number)
         self.accepted = decisions.acceptance(conn, host.id, number)
         self.rules = RuleSet(config.rules, where=config.where).for_host(host)
-        self.seen = archive.last_seen(conn, host.id)
+        self.seen = archive.last_listing(conn, host.id)
 
     def host_lines(self) -> Iterator[str]:
         row = self.row
         if self.removed_at is not None:
-            yield (
-                f"The host left the CMDB at {_moment(self.removed_at)}: it is not asked, and none of its ports is "
-                "watched until it is back."
-            )
+            left = f"The host left the CMDB at {_moment(self.removed_at)}"
+            yield f"{left}: it is not asked, and none of its ports is watched until it is back."
             return
         if self.fleet_since is not None:
             since = _moment(self.fleet_since)
@@ -94,13 +88,7 @@ class _Present:
             return
         if self.removed_at is None:
             yield from self._state(port)
-        owner = {
-            "program": port.programs,
-            "unit": port.units,
-            "uid": port.uids,
-            "pid": port.pids,
-            "on": port.addresses,
-        }
+        owner = {"program": port.programs, "unit": port.units, "uid": port.uids, "pid": port.pids, "on": port.addresses}
         shown = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in owner.items() if values)
         yield f"Last known of it: {shown or 'nothing'}."
         if self.removed_at is None:
@@ -126,11 +114,9 @@ class _Present:
         ago = timedelta(seconds=max(0, int((self.now - port.status_since).total_seconds())))
         since = f"since {_moment(port.status_since)} ({format_duration(ago)})"
         if port.status == PortStatus.CANDIDATE:
-            yield (
-                f"It is a candidate: inside the host's ephemeral range ({self.row['ephemeral_low']} to "
-                f"{self.row['ephemeral_high']}), seen {port.streak} of {self.states.ephemeral_after} times in "
-                "a row."
-            )
+            span = f"{self.row['ephemeral_low']} to {self.row['ephemeral_high']}"
+            seen = f"{port.streak} of {self.states.ephemeral_after} times in a row"
+            yield f"It is a candidate: inside the host's ephemeral range ({span}), seen {seen}."
         elif port.status == PortStatus.DOWN:
             last = f"last seen {_moment(port.last_seen_at)}" if port.last_seen_at else "never seen"
             yield f"It is down {since}, {last}."
@@ -141,10 +127,8 @@ class _Present:
             if port.grace_until:
                 yield f"It is missing since the host's reboot and has until {_moment(port.grace_until)} to come back."
             elif port.misses:
-                yield (
-                    f"It is missing in {port.misses} of {self.states.down_after} runs in a row, last seen "
-                    f"{_moment(port.last_seen_at)}."
-                )
+                missing = f"{port.misses} of {self.states.down_after} runs in a row"
+                yield f"It is missing in {missing}, last seen {_moment(port.last_seen_at)}."
         if port.lost:
             yield f"It does not listen on {', '.join(port.lost)} any more, since {_moment(port.lost_since)}."
         if port.flapping_since:
@@ -196,11 +180,8 @@ def _event_lines(event: Event, port: int, sent: Mapping[tuple[str, str], Deliver
             parts.append(text.format(", ".join(map(str, value)) if isinstance(value, list) else value))
     if event.replayed_by is not None:
         parts.append(f"evaluated again by run {event.replayed_by}")
-    parts += [
-        f"{one.channel}: {one.state}{f' ({one.reason})' if one.reason else ''}"
-        for (event_id, _), one in sent.items()
-        if event_id == event.id
-    ]
+    own = [one for (event_id, _), one in sent.items() if event_id == event.id]
+    parts += [f"{one.channel}: {one.state}{f' ({one.reason})' if one.reason else ''}" for one in own]
     yield f"    {'; '.join(parts)}"
 
 

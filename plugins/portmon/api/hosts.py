@@ -18,15 +18,14 @@ def find_host(conn: Connection, wanted: str) -> KnownHost:
     :raises CommandError: no host or several hosts are named so
     """
     known = hosts.known(conn)
-    found = [host for host in known if host.id == wanted] or [
-        host for host in known if host.name.lower() == wanted.lower()
-    ]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    named = [host for host in known if host.name.lower() == wanted.lower()]
+    found = [host for host in known if host.id == wanted] or named
+    if not found:
+        raise CommandError(f"no host has the name or id {wanted!r}; the CMDB's list of the last run counts")
+    if len(found) > 1:
         ids = ", ".join(repr(host.id) + (" (left the CMDB)" if host.removed_at else "") for host in found)
         raise CommandError(f"{len(found)} hosts are named {wanted!r}; give one of their ids: {ids}")
-    raise CommandError(f"no host has the name or id {wanted!r}; the CMDB's list of the last run counts")
+    return found[0]
 
 
 class HostKeyView(View):
@@ -58,8 +57,7 @@ def accept_host_key(conn: Connection, endpoint: str, fingerprint: str) -> str:
     if host_keys.accept(conn, endpoint, fingerprint):
         return f"{endpoint} is trusted with its new key {fingerprint}"
     offered = [key.fingerprint for key in host_keys.list_all(conn, endpoint) if not key.trusted]
-    if offered:
-        raise CommandError(
-            f"{endpoint} does not show that key; it shows {', '.join(offered)} now. Nothing was accepted: compare again"
-        )
-    raise CommandError(f"{endpoint} shows no other key than the trusted one; see hostkeys list")
+    if not offered:
+        raise CommandError(f"{endpoint} shows no other key than the trusted one; see hostkeys list")
+    shown = f"{endpoint} does not show that key; it shows {', '.join(offered)} now"
+    raise CommandError(f"{shown}. Nothing was accepted: compare again")

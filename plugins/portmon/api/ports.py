@@ -63,9 +63,8 @@ def accept(conn: Connection, host: str, port: int, *, author: str, reason: str, 
     if known is None or known.status != PortStatus.DOWN:
         raise CommandError(f"{found.name}: port {port} is not down; there is nothing to accept")
     if known.declared:
-        raise CommandError(
-            f"{found.name}: port {port} is {known.declared}; take that back, or it is down again at once"
-        )
+        told = f"port {port} is {known.declared}; take that back, or it is down again at once"
+        raise CommandError(f"{found.name}: {told}")
     decisions.decide(conn, DecisionKind.ACCEPTED, found.id, port, at=now, author=author, reason=reason)
     return f"{found.name}: port {port} is accepted as gone; the next complete answer without it retires it"
 

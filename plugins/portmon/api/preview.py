@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -16,7 +16,7 @@ from portmon.steps.fetch import must_be_plausible
 from portmon.storage import hosts, inventory, journal
 
 
-class HostView(View):
+class HostPreview(View):
     """A host as the CMDB lists it."""
 
     id: Text
@@ -37,16 +37,16 @@ class InvalidHostView(View):
 
 
 class HostName(View):
-    """Which host."""
+    """A host in a list."""
 
     id: Text
     name: Text
 
 
 class PruneView(View):
-    """What would follow for known hosts.
+    """What the next run would do with hosts.
 
-    :param known: how many there are
+    :param known: how many hosts are known
     :param refused: why nothing would be pruned
     """
 
@@ -66,7 +66,7 @@ class PreviewView(View):
     """
 
     source: Text
-    hosts: tuple[HostView, ...]
+    hosts: tuple[HostPreview, ...]
     invalid: tuple[InvalidHostView, ...]
     disabled: int
     problem: Text | None
@@ -74,7 +74,7 @@ class PreviewView(View):
 
 
 def preview(conn: Connection | None, config: Config, found: Inventory, *, now: datetime) -> PreviewView:
-    """What a run would make of a host list; without a database, as far as the list itself shows."""
+    """Try a host list without using it; without a database, only the list itself is checked."""
     last = inventory.last_good(conn) if conn else None
     problem = None
     try:
@@ -94,21 +94,12 @@ def preview(conn: Connection | None, config: Config, found: Inventory, *, now: d
 
 
 def _prune_view(conn: Connection, config: Config, found: Inventory, *, stale: bool, now: datetime) -> PruneView:
-    stored = hosts.known(conn)
-    plan = plan_prune(
-        stored, found, stale=stale, forced=False, now=now, settings=config.cmdb, accepted=journal.accepted(conn)
-    )
+    stored, accepted = hosts.known(conn), journal.accepted(conn)
+    plan = plan_prune(stored, found, stale=stale, forced=False, now=now, settings=config.cmdb, accepted=accepted)
     known = {host.id: host.name for host in stored}
-    names = known | {host.id: host.name for host in found.hosts}
-
-    def named(ids: Iterable[str]) -> tuple[HostName, ...]:
-        return tuple(HostName(id=one, name=names[one]) for one in ids)
-
-    return PruneView(
-        known=len(known),
-        new=named(host.id for host in found.hosts if host.id not in known),
-        hide=named(plan.hide),
-        resume=named(plan.resume),
-        purge=named(plan.purge),
-        refused=plan.refused,
-    )
+    listed = {host.id: host.name for host in found.hosts}
+    names = known | listed
+    ids = {"new": [one for one in listed if one not in known], "hide": plan.hide, "resume": plan.resume}
+    ids["purge"] = plan.purge
+    named = {field: tuple(HostName(id=one, name=names[one]) for one in given) for field, given in ids.items()}
+    return PruneView(known=len(known), refused=plan.refused, **named)

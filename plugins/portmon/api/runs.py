@@ -1,8 +1,7 @@
-"""Runs: what they have left in the state database, and what other settings would have made of it."""
+"""The content of the state database, and the events that other settings would have made of it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -15,7 +14,14 @@ from portmon.storage import contents, sizes
 
 
 class StatusView(View):
-    """How much the state database holds, and since when, see :class:`portmon.storage.sizes.Sizes`."""
+    """How much the state database holds, and since when.
+
+    :param hosts: in the CMDB; ``hidden`` ones left it not long ago
+    :param looks: observations
+    :param steps: of the journal
+    :param replayable_from: from when on the archive can be evaluated again
+    :param last_run: start of the newest run
+    """
 
     hosts: int
     hidden: int
@@ -36,10 +42,8 @@ class StatusView(View):
 
 
 def status(conn: Connection) -> StatusView:
-    """What there is now."""
-    found = sizes.measure(conn)
-    archive = {"number": found.contents, "bytes": found.bytes, "stored_bytes": found.stored_bytes}
-    return StatusView(**asdict(found) | {"contents": archive})
+    """Count what the state database holds now."""
+    return StatusView(**sizes.measure(conn))
 
 
 def damaged(conn: Connection) -> list[str]:
@@ -48,14 +52,10 @@ def damaged(conn: Connection) -> list[str]:
 
 
 class ReplayView(View):
-    """How the events of a time would differ from what they were.
+    """How the events of a time would differ from what they were, see :class:`portmon.replay.archive.Difference`.
 
     :param since: time of the checkpoint from which on observations were evaluated again
-    :param evaluations: how many runs were
-    :param gained: events that would have been, ``lost`` ones that would not
-    :param changed: events as they were, and as they would have been
-    :param same: number of events that are alike
-    :param counts: kind: number of events that were, and that would have been
+    :param evaluations: number of runs that were evaluated again
     """
 
     since: datetime

@@ -21,7 +21,6 @@ class SilenceView(View):
     """A silence, or an acknowledgement, which has an alert and nothing else that it is about.
 
     :param what: what it is about, in words
-    :param state: in words
     :param active: whether it withholds messages now
     :param next: when it begins to; None: now, or never again
     :param when: when it counts, in words for people who know when it began; not part of the JSON
@@ -167,14 +166,15 @@ def _views(conn: Connection, found: Collection[Withholding], now: datetime) -> l
     for one in found:
         event = acknowledged.get(one.alert_id) if isinstance(one, Acknowledgement) else None
         active = one.active(now)
-        told = {
-            "what": f"{event.kind.value} of {place(event.host_name, event.port)}" if event else one.what(),
-            "state": _state(one, now),
-            "active": active,
-            "next": None if active else one.next_start(now),
-            "when": one.when() or ("until it is over" if isinstance(one, Acknowledgement) else ""),
-        }
-        views.append(SilenceView(**{name: getattr(one, name) for name in one.__dataclass_fields__}, **told))
+        view = SilenceView(
+            **{name: getattr(one, name) for name in one.__dataclass_fields__},
+            what=f"{event.kind.value} of {place(event.host_name, event.port)}" if event else one.what(),
+            state=_state(one, now),
+            active=active,
+            next=None if active else one.next_start(now),
+            when=one.when() or ("until it is over" if isinstance(one, Acknowledgement) else ""),
+        )
+        views.append(view)
     return views
 
 

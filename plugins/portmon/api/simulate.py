@@ -13,7 +13,7 @@ A history is JSON lines, one final observation each; lines of the same ``at`` ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any, Literal
@@ -72,35 +72,29 @@ class HistoryLine(_Line):
 
     def observation(self) -> Observation:
         """As the scan would have stored it."""
-        outcome = Outcome(self.outcome)
-        listing = None
-        if outcome is Outcome.OK:
-            listing = Listing(
-                tool=self.tool,
-                uid=0,
-                boot_id=self.boot_id,
-                netns=self.netns,
-                ephemeral=self.ephemeral,
-                listeners=tuple(Listener(**listener.model_dump()) for listener in self.listeners),
-            )
+        listing = Listing(
+            tool=self.tool,
+            uid=0,
+            boot_id=self.boot_id,
+            netns=self.netns,
+            ephemeral=self.ephemeral,
+            listeners=tuple(Listener(**listener.model_dump()) for listener in self.listeners),
+        )
+        ok = self.outcome == "ok"
         return Observation(
             host_id=self.host_id,
             run_id=self.at.isoformat(),
             try_number=1,
             observed_at=self.at,
-            outcome=outcome,
-            listing=listing,
-            error_class=None if listing else self.error_class or outcome.value,
+            outcome=Outcome(self.outcome),
+            listing=listing if ok else None,
+            error_class=None if ok else self.error_class or self.outcome,
             error=None,
         )
 
 
 class SimulatedEvent(View):
-    """An event of a simulation.
-
-    :param at: ISO 8601, UTC
-    :param port: None for an event of a host
-    """
+    """An event of a simulation; ``at`` is ISO 8601 in UTC, and an event of a host has no port."""
 
     at: str
     host_id: Text | None
@@ -141,10 +135,7 @@ class Simulation:
     failing_since: datetime | None = None
 
     def run(self, at: datetime, lines: Iterable[HistoryLine]) -> tuple[Event, ...]:
-        """The events of one run.
-
-        :param lines: its observations, all of ``at``
-        """
+        """The events of one run, whose observations are all of ``at``."""
         lines = list(lines)
         events = self._leave(at, [line.host_id for line in lines if line.outcome == LEFT])
         looks = [line for line in lines if line.outcome != LEFT]
@@ -163,39 +154,36 @@ class Simulation:
             declared=declared_ports(self.fleet, config.declared, {}, where=config.where),
             failing_since=self.failing_since,
         )
-        self._take(verdict)
         self.failing_since = verdict.failing_since
-        return events + verdict.events
+        return events + self._take(verdict)
 
     def _leave(self, at: datetime, leaving: list[str]) -> tuple[Event, ...]:
         events: tuple[Event, ...] = ()
         leaving = [host_id for host_id in leaving if self.fleet.pop(host_id, None)]
         if leaving:
-            closed = close_hosts(
-                self.hosts, self.ports, leaving, reason="it left the CMDB", run_id=at.isoformat(), now=at
-            )
-            self._take(closed)
-            events = closed.events
+            run_id, reason = at.isoformat(), "it left the CMDB"
+            events = self._take(close_hosts(self.hosts, self.ports, leaving, reason=reason, run_id=run_id, now=at))
             self.left |= dict.fromkeys(leaving, at)
         gone = [host_id for host_id, since in self.left.items() if at - since >= self.config.cmdb.prune_after]
         for host_id in gone:
             del self.left[host_id]
+            self.hosts.pop(host_id, None)
         if gone:
-            self.hosts = {host_id: row for host_id, row in self.hosts.items() if host_id not in gone}
             self.ports = self.ports[~self.ports["host_id"].isin(gone)]
         return events
 
     def _list(self, line: HistoryLine) -> None:
         self.left.pop(line.host_id, None)
-        before = self.fleet.get(line.host_id)
-        name = line.name or (before.name if before else line.host_id)
-        labels = line.labels if line.labels is not None else before.labels if before else {}
-        declared = line.declared if line.declared is not None else before.declared if before else ()
-        self.fleet[line.host_id] = Host(line.host_id, name, line.host_id, None, dict(labels), tuple(sorted(declared)))
+        before = self.fleet.get(line.host_id) or Host(line.host_id, line.host_id, line.host_id)
+        labels = before.labels if line.labels is None else dict(line.labels)
+        declared = before.declared if line.declared is None else tuple(sorted(line.declared))
+        name = line.name or before.name
+        self.fleet[line.host_id] = replace(before, name=name, labels=labels, declared=declared)
 
-    def _take(self, verdict: Verdict) -> None:
+    def _take(self, verdict: Verdict) -> tuple[Event, ...]:
         self.ports = merged(self.ports, verdict.ports, verdict.dropped)
         self.hosts |= {row["host_id"]: row for row in verdict.hosts}
+        return verdict.events
 
 
 def simulate(lines: Iterable[str], config: Config, *, interval: timedelta) -> Iterator[SimulatedEvent]:
@@ -208,11 +196,6 @@ def simulate(lines: Iterable[str], config: Config, *, interval: timedelta) -> It
     simulation = Simulation(config, interval)
     for at, run in groupby(read_history(lines), key=lambda line: line.at):
         for event in simulation.run(at, run):
-            yield SimulatedEvent(
-                at=event.at.strftime("%Y-%m-%dT%H:%M:%S" + (".%f" if event.at.microsecond else "") + "Z"),
-                host_id=event.host_id,
-                kind=event.kind.value,
-                protocol=event.protocol,
-                port=event.port,
-                reason=event.reason,
-            )
+            at_text = event.at.strftime("%Y-%m-%dT%H:%M:%S" + (".%f" if event.at.microsecond else "") + "Z")
+            own = {name: getattr(event, name) for name in ("host_id", "protocol", "port", "reason")}
+            yield SimulatedEvent(at=at_text, kind=event.kind.value, **own)

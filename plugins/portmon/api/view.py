@@ -27,5 +27,5 @@ def minute(at: datetime) -> str:
 
 
 def place(host: str | None, port: int | None = None) -> str:
-    """What an alert or an event is about; without a host it is the monitor itself."""
+    """The subject of an alert or an event; without a host it is the monitor itself."""
     return "the monitor" if host is None else host if port is None else f"{host} port {port}"

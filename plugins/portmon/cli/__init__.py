@@ -7,33 +7,27 @@ commands, and imports what a command needs only when it is called.
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from portmon.cli import (
-    alerts,
-    check,
-    database,
-    host_keys,
-    hosts,
-    parsing,
-    ports,
-    replaying,
-    silences,
-    simulation,
-    status,
-)
-from portmon.cli.terminal import exit_on_error
+from portmon.cli import alerts, check, database, hosts, parsing, ports, silences, what_if
+from portmon.cli.terminal import visible
+from portmon.errors import PortmonError, RequestError
 
 
 class _Commands(TyperGroup):
-    """All commands, which end with one message where portmon raises an error on purpose."""
+    """Commands that an error of portmon ends with a message and exit code 1, or 2 if the request was incomplete."""
 
     def invoke(self, ctx: Any) -> Any:
-        with exit_on_error():
+        try:
             return super().invoke(ctx)
+        except PortmonError as error:
+            # An error may have several lines, and hold what a CMDB sent.
+            print("error: " + "\n".join(map(visible, str(error).splitlines())), file=sys.stderr)
+            raise SystemExit(2 if isinstance(error, RequestError) else 1) from error
 
 
 app = typer.Typer(
@@ -48,9 +42,9 @@ app.command()(parsing.parse)
 app.command()(parsing.probe)
 app.command()(check.check)
 app.command("hosts")(hosts.list_hosts)
-app.command()(simulation.simulate)
-app.command()(replaying.replay)
-app.command()(status.status)
+app.command()(what_if.simulate)
+app.command()(what_if.replay)
+app.command()(database.status)
 app.command()(ports.explain)
 app.command()(ports.accept)
 app.command()(ports.promote)
@@ -66,7 +60,7 @@ app.command("mute", hidden=True)(silences.silence)
 app.command("unmute", hidden=True)(silences.unsilence)
 app.command("mutes", hidden=True)(silences.list_silences)
 app.add_typer(database.db, name="db")
-app.add_typer(host_keys.hostkeys, name="hostkeys")
+app.add_typer(hosts.hostkeys, name="hostkeys")
 
 
 def main() -> None:

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from portmon.api.view import minute
-from portmon.cli.options import AuthorOption, FormatOption, HostArgument, ReasonOption, reading, writing
-from portmon.cli.terminal import Format, print_views, say
-from portmon.cli.times import ForOption, UntilOption, end_of
+from portmon.cli.options import (
+    AuthorOption,
+    FormatOption,
+    ForOption,
+    HostArgument,
+    ReasonOption,
+    UntilOption,
+    act,
+    end_of,
+    reading,
+)
+from portmon.cli.terminal import Format, print_views
 
 if TYPE_CHECKING:
     from portmon.api.alerts import AlertView, DeliveryView
@@ -47,19 +56,14 @@ def ack(
 
     now = datetime.now(UTC)
     ends = end_of(until, duration, "UTC", now, now)
-    with writing() as conn:
-        lines = alerts.acknowledge(conn, host, port, until=ends, author=author, reason=reason, now=now)
-    for line in lines:
-        say(line)
+    act(alerts.acknowledge, host, port, until=ends, author=author, reason=reason, now=now)
 
 
 def unack(host: HostArgument, author: AuthorOption, port: SomePortArgument = None) -> None:
     """Take an acknowledgement back."""
     from portmon.api import alerts
 
-    with writing() as conn:
-        done = alerts.withdraw_acknowledgement(conn, host, port, author=author, now=datetime.now(UTC))
-    say(done)
+    act(alerts.withdraw_acknowledgement, host, port, author=author, now=datetime.now(UTC))
 
 
 def _row(one: AlertView) -> tuple[object, ...]:

@@ -13,6 +13,8 @@ from portmon.errors import PortmonError
 from portmon.model.event import EventKind, Severity
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from portmon.config import Config
 
 
@@ -38,10 +40,10 @@ def check(
         raise typer.BadParameter(f"an example needs a kind: one of {', '.join(EventKind)}", param_hint="--kind")
     if host is None and (port is not None or labels is not None):
         raise typer.BadParameter("a port and labels are those of a host; give --host too", param_hint="--host")
-    settings, shown = config_of(config)
-    say(f"configuration  {shown}")
+    found = config_of(config)
+    say(f"configuration  {found.path or 'defaults (no portmon.yaml)'}")
     example = {"kind": kind, "host": host, "port": port, "program": program, "labels": labels, "severity": severity}
-    problems = describe(settings, example if kind else None)
+    problems = _describe(found, example if kind else None)
     for problem in problems:
         complain(f"problem: {problem}")
     if problems:
@@ -49,12 +51,8 @@ def check(
     say("ok")
 
 
-def describe(config: Config, example: dict[str, Any] | None = None) -> list[str]:
-    """Print what a configuration means.
-
-    :param example: of an event, see :func:`portmon.api.alerts.explain_routes`
-    :returns: what is wrong with the configuration
-    """
+def _describe(config: Config, example: dict[str, Any] | None) -> list[str]:
+    """Print what a configuration means, and return what is wrong with it."""
     from portmon.airflow import settings
     from portmon.airflow.outside import OUTSIDE
     from portmon.api import check as api
@@ -81,18 +79,18 @@ def describe(config: Config, example: dict[str, Any] | None = None) -> list[str]
 
 
 def _from_database(config: Config, example: dict[str, Any] | None) -> list[str]:
-    """What only the state database knows: hosts and channels that do not fit, and the host of an example."""
+    """Lines that need the state database: hosts and channels that do not fit, and the host of an example."""
     from portmon.airflow import settings
     from portmon.api import alerts
     from portmon.api.check import warnings
 
-    lines, unknown, now = [], "there is no state database yet", datetime.now(UTC)
+    def explained(conn: Connection | None, unknown: str | None = None) -> list[str]:
+        return alerts.explain_routes(conn, config, **example, now=datetime.now(UTC), unknown=unknown) if example else []
+
     try:
-        with settings.database().look() as conn:
+        with settings.database().reading() as conn:
             if conn is not None:
-                lines = [f"warning: {text}" for text in warnings(conn, config)]
-                return lines + (alerts.explain_routes(conn, config, **example, now=now) if example else [])
+                return [*(f"warning: {text}" for text in warnings(conn, config)), *explained(conn)]
+            return explained(None, "there is no state database yet")
     except PortmonError as error:
-        unknown = str(error)
-        lines = [f"the state database can't be read here: {error}"]
-    return lines + (alerts.explain_routes(None, config, **example, now=now, unknown=unknown) if example else [])
+        return [f"the state database can't be read here: {error}", *explained(None, str(error))]

@@ -1,11 +1,19 @@
-"""``db``: the state database."""
+"""``db`` and ``status``: the state database, and how much it holds."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-from portmon.cli.options import open_database
-from portmon.cli.terminal import logs_to_stderr, say
+from portmon.api.view import minute
+from portmon.cli.options import FormatOption, open_database, reading
+from portmon.cli.terminal import Format, logs_to_stderr, print_json, print_table, say
+from portmon.errors import CommandError
+
+if TYPE_CHECKING:
+    from portmon.api.runs import StatusView
 
 db = typer.Typer(help="The state database (Airflow connection portmon_db).", no_args_is_help=True)
 
@@ -26,3 +34,63 @@ def db_check() -> None:
     with logs_to_stderr():
         database.check()
     say("ok")
+
+
+def status(
+    output: FormatOption = Format.TABLE,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all of the archive, and compare it with its hashes.")
+    ] = False,
+) -> None:
+    """Show how much the state database holds, and since when. Exits with 1 if `--verify` finds damage.
+
+    The JSON is one object: `hosts`, `hidden`, `ports`, `events`, `looks`, `runs`, `steps` (of the journal),
+    `checkpoints` and `waiting_replays`, numbers; `contents` with `number`, `bytes` and `stored_bytes` (compressed);
+    `oldest_look`, `newest_look`, `replayable_from`, `last_replay`, `last_run` and `last_run_finished`, times or null;
+    with `--verify` also `damaged`, a list of digests.
+    """
+    from portmon.api import runs
+
+    with reading(quiet=True) as conn:
+        found = runs.status(conn)
+        damaged = runs.damaged(conn) if verify else None
+    if output is Format.JSON:
+        print_json(found.model_dump() | ({"damaged": damaged} if verify else {}), times=datetime.isoformat)
+    else:
+        rows = _rows(found) if damaged is None else [*_rows(found), ("damaged", ", ".join(damaged) or "nothing")]
+        print_table(("what", "how much"), rows)
+    if damaged:
+        total = found.contents["number"]
+        raise CommandError(f"{len(damaged)} of {total} contents are damaged: restore the state database from a backup")
+
+
+def _rows(found: StatusView) -> list[tuple[str, str]]:
+    kept = f", from {minute(found.oldest_look)}" if found.oldest_look else ""
+    replayable = f", to be evaluated again from {minute(found.replayable_from)}" if found.replayable_from else ""
+    archive = found.contents
+    replays = "never yet" if found.last_replay is None else f"last at {minute(found.last_replay)}"
+    if found.waiting_replays:
+        replays += f"; {found.waiting_replays} asked for and not done"
+    last = "none yet"
+    if found.last_run is not None:
+        minutes = (datetime.now(UTC) - found.last_run).total_seconds() / 60
+        ended = "evaluated" if found.last_run_finished else "not evaluated yet"
+        last = f"{minute(found.last_run)}, {minutes:,.0f} min ago, {ended}"
+    return [
+        ("hosts", f"{found.hosts:,}, hidden: {found.hidden:,}"),
+        ("ports", f"{found.ports:,}"),
+        ("events", f"{found.events:,}"),
+        ("looks", f"{found.looks:,}{kept}"),
+        ("archive", f"{archive['number']:,} contents, {_size(archive['stored_bytes'])} for {_size(archive['bytes'])}"),
+        ("journal", f"{found.steps:,} steps of {found.runs:,} runs, {found.checkpoints:,} checkpoints{replayable}"),
+        ("evaluated again", replays),
+        ("last run", last),
+    ]
+
+
+def _size(count: int) -> str:
+    size, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:,.0f} {units[0]}" if units[0] == "bytes" else f"{size:,.1f} {units[0]}"

@@ -1,15 +1,17 @@
-"""Options that several commands have, and what they stand for."""
+"""Options that several commands have, what they stand for, and how commands reach the state database."""
 
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 
+from portmon.api.view import minute
 from portmon.cli.terminal import Format, logs_to_stderr, say
 from portmon.errors import StorageError
 
@@ -19,11 +21,15 @@ if TYPE_CHECKING:
     from portmon.config import Config
     from portmon.storage.database import Database
 
+Value = TypeVar("Value")
+Given = ParamSpec("Given")
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Path of portmon.yaml; default: the one that the DAG uses.")
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
 HostArgument = Annotated[str, typer.Argument(help="Name or id of the host.")]
+UntilOption = Annotated[str | None, typer.Option("--until", help="End, ISO 8601 such as 2026-01-02T04:00.")]
+ForOption = Annotated[str | None, typer.Option("--for", help="Instead of --until: how long, such as 2h or 1d.")]
 PortArgument = Annotated[int, typer.Argument(help="TCP port.", min=1, max=65535)]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; recorded and shown.")]
 AuthorOption = Annotated[
@@ -32,31 +38,26 @@ AuthorOption = Annotated[
 ]
 
 
-def config_of(path: Path | None) -> tuple[Config, str]:
-    """The configuration, and where it came from.
-
-    :raises ConfigError: it is wrong
-    """
+def config_of(path: Path | None) -> Config:
+    """The configuration in a file; None: the one that the DAG uses."""
     if path is not None:
         from portmon.config import load_config
 
-        return load_config(path), str(path)
+        return load_config(path)
     with logs_to_stderr():
         from portmon.airflow import settings
 
-        found = settings.config()
-    return found, str(found.path) if found.path else "defaults (no portmon.yaml)"
+        return settings.config()
 
 
 @contextmanager
 def reading(*, quiet: bool) -> Iterator[Connection]:
     """A transaction on the state database that can only read, and waits for no writer. Logs go to stderr meanwhile.
 
-    :param quiet: do not name the database
-    :raises StorageError: it can't be used as it is
+    :param quiet: do not print the database's name
     """
     database = open_database(quiet=quiet)
-    with logs_to_stderr(), database.look() as conn:
+    with logs_to_stderr(), database.reading() as conn:
         if conn is None:
             raise StorageError(f"{database} does not exist yet: run `python -m portmon db upgrade`")
         yield conn
@@ -64,10 +65,7 @@ def reading(*, quiet: bool) -> Iterator[Connection]:
 
 @contextmanager
 def writing() -> Iterator[Connection]:
-    """A transaction on the state database. Logs go to stderr meanwhile.
-
-    :raises StorageError: the database can't be used as it is
-    """
+    """A transaction on the state database. Logs go to stderr meanwhile."""
     database = open_database()
     with logs_to_stderr():
         database.check()
@@ -75,11 +73,18 @@ def writing() -> Iterator[Connection]:
             yield conn
 
 
-def open_database(*, quiet: bool = False) -> Database:
-    """The state database, as it is.
+def act(
+    action: Callable[Concatenate[Connection, Given], str | list[str]], *args: Given.args, **kwargs: Given.kwargs
+) -> None:
+    """Carry out an action on the state database, and print what it did."""
+    with writing() as conn:
+        done = action(conn, *args, **kwargs)
+    for line in [done] if isinstance(done, str) else done:
+        say(line)
 
-    :param quiet: do not name it
-    """
+
+def open_database(*, quiet: bool = False) -> Database:
+    """The state database, as it is; ``quiet`` is as for :func:`reading`."""
     with logs_to_stderr():
         from portmon.airflow import settings
 
@@ -90,10 +95,7 @@ def open_database(*, quiet: bool = False) -> Database:
 
 
 def label_options(given: Iterable[str] | None) -> dict[str, tuple[str, ...]]:
-    """Values of ``--label NAME=VALUE`` by name.
-
-    :raises BadParameter: for one that is none
-    """
+    """Values of ``--label NAME=VALUE`` by name."""
     found: dict[str, tuple[str, ...]] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
@@ -101,3 +103,42 @@ def label_options(given: Iterable[str] | None) -> dict[str, tuple[str, ...]]:
             raise typer.BadParameter(f"{text!r} is no label: give NAME=VALUE", param_hint="--label")
         found[name] = (*found.get(name, ()), value)
     return found
+
+
+def end_of(until: str | None, duration: str | None, timezone: str, begins: datetime, now: datetime) -> datetime | None:
+    """The end that ``--until`` or ``--for`` gives; None if neither is given.
+
+    :param timezone: of a time without an offset
+    """
+    from portmon.fields import parse_duration
+
+    if duration is None:
+        return None if until is None else time_of(until, "--until", now, past=False, timezone=timezone)
+    if until is not None:
+        raise typer.BadParameter("give --until or --for, not both", param_hint="--for")
+    length = read_option(parse_duration, duration, "--for")
+    if length <= timedelta(0):
+        raise typer.BadParameter("must be longer than 0", param_hint="--for")
+    return read_option(begins.__add__, length, "--for")
+
+
+def time_of(text: str, option: str, now: datetime, *, past: bool, timezone: str = "UTC") -> datetime:
+    """A time that must be past, or must not be; ``timezone`` is as for :func:`end_of`."""
+    from portmon.alerting.silences import zone
+    from portmon.fields import parse_moment
+
+    at = read_option(lambda value: parse_moment(value, zone(timezone)), text, option)
+    if (at > now) if past else (at < now):
+        told = "still to come" if past else "in the past"
+        raise typer.BadParameter(f"{text} ({minute(at)}) is {told}", param_hint=option)
+    return at
+
+
+def read_option(read: Callable[[Any], Value], value: Any, option: str) -> Value:
+    """The value of an option; the command ends with an error where ``read`` raises ValueError."""
+    try:
+        return read(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+    except OverflowError as error:
+        raise typer.BadParameter(f"{value} is too far away", param_hint=option) from error

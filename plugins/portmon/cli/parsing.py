@@ -31,13 +31,9 @@ def parse(
     if output is Format.JSON:
         print_json([asdict(listener) for listener in listeners])
         return
-    print_table(
-        ("proto", "address", "port", "pid", "program"),
-        (
-            (one.protocol, f"{one.address}%{one.zone}" if one.zone else one.address, one.port, one.pid, one.program)
-            for one in listeners
-        ),
-    )
+    places = [f"{one.address}%{one.zone}" if one.zone else one.address for one in listeners]
+    rows = [(one.protocol, at, one.port, one.pid, one.program) for one, at in zip(listeners, places, strict=True)]
+    print_table(("proto", "address", "port", "pid", "program"), rows)
     say(f"{len(listeners)} listening")
 
 

@@ -14,9 +14,9 @@ from portmon.cli.options import (
     HostArgument,
     PortArgument,
     ReasonOption,
+    act,
     config_of,
     reading,
-    writing,
 )
 from portmon.cli.terminal import Format, print_views, say
 
@@ -28,7 +28,7 @@ def explain(host: HostArgument, port: PortArgument, config: ConfigOption = None)
     """Tell the story of one port: what it is now, why it is watched, what happened and why."""
     from portmon.api.explain import explain as lines_of
 
-    settings, _ = config_of(config)
+    settings = config_of(config)
     with reading(quiet=False) as conn:
         lines = lines_of(conn, settings, host, port, now=datetime.now(UTC))
     for line in lines:
@@ -39,9 +39,7 @@ def accept(host: HostArgument, port: PortArgument, author: AuthorOption, reason:
     """Accept that a port which is down is gone for good: the next complete answer without it retires it."""
     from portmon.api import ports
 
-    with writing() as conn:
-        done = ports.accept(conn, host, port, author=author, reason=reason, now=datetime.now(UTC))
-    say(done)
+    act(ports.accept, host, port, author=author, reason=reason, now=datetime.now(UTC))
 
 
 def promote(
@@ -54,12 +52,10 @@ def promote(
     """Declare that a learned port must listen from now on, as if the CMDB had listed it."""
     from portmon.api import ports
 
-    with writing() as conn:
-        if withdraw:
-            done = ports.withdraw_promotion(conn, host, port)
-        else:
-            done = ports.promote(conn, host, port, author=author, reason=reason, now=datetime.now(UTC))
-    say(done)
+    if withdraw:
+        act(ports.withdraw_promotion, host, port)
+    else:
+        act(ports.promote, host, port, author=author, reason=reason, now=datetime.now(UTC))
 
 
 def list_ports(host: HostArgument, output: FormatOption = Format.TABLE) -> None:

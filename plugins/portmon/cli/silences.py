@@ -8,9 +8,19 @@ from typing import Annotated
 import typer
 
 from portmon.api.view import minute
-from portmon.cli.options import AuthorOption, FormatOption, label_options, reading, writing
+from portmon.cli.options import (
+    AuthorOption,
+    FormatOption,
+    ForOption,
+    UntilOption,
+    act,
+    end_of,
+    label_options,
+    reading,
+    time_of,
+    writing,
+)
 from portmon.cli.terminal import Format, print_views, say
-from portmon.cli.times import ForOption, UntilOption, end_of, time_of
 
 Texts = list[str] | None
 
@@ -72,9 +82,7 @@ def unsilence(
     """End a silence or an acknowledgement before its time."""
     from portmon.api import silences
 
-    with writing() as conn:
-        done = silences.lift(conn, number, author=author, now=datetime.now(UTC))
-    say(done)
+    act(silences.lift, number, author=author, now=datetime.now(UTC))
 
 
 def list_silences(
@@ -90,9 +98,5 @@ def list_silences(
 
     with reading(quiet=output is Format.JSON) as conn:
         found = silences.list_silences(conn, datetime.now(UTC), everything=everything)
-    print_views(
-        found,
-        output,
-        ("id", "what", "when", "", "author", "reason"),
-        lambda one: (one.id, one.what, one.when, one.state, one.author, one.reason),
-    )
+    columns = ("id", "what", "when", "", "author", "reason")
+    print_views(found, output, columns, lambda one: (one.id, one.what, one.when, one.state, one.author, one.reason))

@@ -1,4 +1,4 @@
-"""How commands print: tables, JSON, one line for an error, and no text of a host that a terminal would obey."""
+"""How commands print: tables, JSON, and no text of a host that a terminal would obey."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from portmon.errors import PortmonError, RequestError
-
 if TYPE_CHECKING:
     from portmon.api.view import View
 
@@ -24,21 +22,10 @@ Shown = TypeVar("Shown", bound="View")
 
 
 class Format(StrEnum):
-    """How a command prints its result."""
+    """The format in which a command prints its result."""
 
     TABLE = "table"
     JSON = "json"
-
-
-@contextmanager
-def exit_on_error() -> Iterator[None]:
-    """An error of portmon ends the process with one message and exit code 1, or 2 if the request was incomplete."""
-    try:
-        yield
-    except PortmonError as error:
-        # An error may have several lines, and hold what a CMDB sent.
-        print("error: " + "\n".join(map(visible, str(error).splitlines())), file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, RequestError) else 1) from error
 
 
 @contextmanager
@@ -84,20 +71,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Non
 
 
 def print_json(value: Any, *, times: Callable[[Any], str] = str) -> None:
-    """Print JSON: ASCII only, since names of hosts may hold what a terminal would obey.
-
-    :param times: how a time is written
-    """
+    """Print JSON: ASCII only, since names of hosts may hold what a terminal would obey. ``times`` writes a time."""
     print(json.dumps(value, default=times, indent=2))
 
 
 def print_views(
     views: Sequence[Shown], output: Format, columns: Sequence[str], row: Callable[[Shown], Iterable[object]]
 ) -> None:
-    """Print views as a table or as a list in JSON.
-
-    :param row: the cells of one view
-    """
+    """Print views as a list in JSON, or as a table with a ``row`` for each."""
     if output is Format.JSON:
         print_json([view.model_dump() for view in views])
     else:

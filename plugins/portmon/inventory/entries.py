@@ -1,4 +1,4 @@
-"""Entries of a host list, whatever it came from: validated one by one."""
+"""Entries of a host list from any source, validated one by one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import ipaddress
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 import jmespath
@@ -32,51 +31,47 @@ _INVISIBLE = re.compile(r"[\x00-\x1f\x7f]")
 escaped wherever a name is shown, see :func:`portmon.text.plain`."""
 
 
-@dataclass(frozen=True, slots=True)
-class EntryList:
-    """Entries of a host list that have their fields in the same places.
+class TextRow(dict[str, Any]):
+    """An entry that was a row of text: all of its values are texts, ``false`` too.
 
-    :param entries: anything
-    :param places: file and line of entries that were rows of text, whose values are all texts, ``false`` too
+    :param place: its file and line, for people
     """
 
-    entries: Iterable[Any]
-    fields: CmdbFields
-    places: Sequence[str] = ()
+    def __init__(self, values: Mapping[str, Any], place: str) -> None:
+        super().__init__(values)
+        self.place = place
 
 
 @dataclass(frozen=True, slots=True)
 class UnusableValue:
-    """Stands in an entry for a value that there is but that can't be used.
-
-    :param reason: why, for people
-    """
+    """Stands in an entry for a value that can't be used, for a reason."""
 
     reason: str
 
 
-def read_hosts(*lists: EntryList, source: str) -> Inventory:
+def read_hosts(*lists: tuple[Iterable[Any], CmdbFields], source: str) -> Inventory:
     """Validate the entries of a host list.
 
     An entry that can't be used is listed with the reason, and the rest goes on. Entries that say the same are
     one. Of those with one id that differ none is used, since any of them may be the wrong one.
 
-    :param lists: in the order of the host list
+    :param lists: entries, and where their fields are; in the order of the host list
     :param source: what was asked, for people
     """
     hosts: list[tuple[int, Host]] = []
     invalid: list[InvalidHost] = []
-    disabled = 0
-    builders = ((_HostBuilder(one.fields), zip_longest(one.entries, one.places)) for one in lists)
-    listed = ((build, entry, place) for build, entries in builders for entry, place in entries)
-    for position, (build, entry, place) in enumerate(listed, start=1):
-        found = build(entry, position, place)
-        if isinstance(found, InvalidHost):
-            invalid.append(found)
-        elif found is None:
-            disabled += 1
-        else:
-            hosts.append((position, found))
+    disabled = position = 0
+    for entries, fields in lists:
+        build = _HostBuilder(fields)
+        for entry in entries:
+            position += 1
+            found = build(entry, position)
+            if isinstance(found, InvalidHost):
+                invalid.append(found)
+            elif found is None:
+                disabled += 1
+            else:
+                hosts.append((position, found))
     times = Counter(host.id for _, host in hosts)
     first: dict[str, Host] = {}
     differ = {host.id for _, host in hosts if first.setdefault(host.id, host) != host}
@@ -99,11 +94,10 @@ class _HostBuilder:
     def __init__(self, fields: CmdbFields) -> None:
         self._fields = {name: jmespath.compile(text) for name, text in fields if isinstance(text, str)}
         self._enabled = fields.enabled
-        self._labels: dict[str, ParsedResult] = {}
-        if isinstance(fields.labels, Mapping):
-            self._labels = {name: jmespath.compile(text) for name, text in fields.labels.items() if text is not None}
+        labels = fields.labels if isinstance(fields.labels, Mapping) else {}
+        self._labels = {name: jmespath.compile(text) for name, text in labels.items() if text is not None}
 
-    def __call__(self, entry: Any, position: int, place: str | None) -> Host | InvalidHost | None:
+    def __call__(self, entry: Any, position: int) -> Host | InvalidHost | None:
         """The host of an entry, why it is none, or None if it is disabled."""
         host_id = name = None
         try:
@@ -115,11 +109,11 @@ class _HostBuilder:
                     found = self._value("name", entry)
                     name = found[:NAME_LIMIT] if isinstance(found, str) else None
                 with suppress(_InvalidEntryError):
-                    host_id = _id(self._value("id", entry))
-                if not self._is_enabled(entry, place):
+                    host_id = self._id(entry)
+                if not self._is_enabled(entry):
                     return None
-                host_id = _id(self._value("id", entry))
-                name = _name(self._value("name", entry))
+                host_id = self._id(entry)
+                name = _text(self._value("name", entry), "name", NAME_LIMIT)
                 address = _address(self._value("address", entry))
                 return Host(
                     host_id,
@@ -132,17 +126,22 @@ class _HostBuilder:
         except _InvalidEntryError as error:
             return InvalidHost(position, host_id, name, str(error))
 
-    def _is_enabled(self, entry: Mapping[str, Any], place: str | None) -> bool:
+    def _id(self, entry: Mapping[str, Any]) -> str:
+        if text := _text(self._value("id", entry), "id", ID_LIMIT):
+            return text
+        raise _InvalidEntryError("it has no id")
+
+    def _is_enabled(self, entry: Mapping[str, Any]) -> bool:
         if "enabled" not in self._fields:
             return True
         expression = self._fields["enabled"]
         value = _must_be_usable(_search(expression, entry, "enabled", _YesNoInterpreter()))
-        is_field = expression.parsed["type"] in ("field", "subexpression")
         # Where all values are texts, one that is neither yes nor no is a mistake.
-        if place is not None and is_field and isinstance(value, str) and value.strip().lower() not in _NO | _YES:
+        is_field = expression.parsed["type"] in ("field", "subexpression") and isinstance(value, str)
+        if isinstance(entry, TextRow) and is_field and value.strip().lower() not in _NO | _YES:
             raise _InvalidEntryError(
-                f"{place}: the field enabled ({self._enabled}) is {_cut(value)}: write true, yes, on or 1, or false, "
-                "no, off, 0 or nothing"
+                f"{entry.place}: the field enabled ({self._enabled}) is {cut(repr(value))}: write true, yes, on or 1, "
+                "or false, no, off, 0 or nothing"
             )
         return not is_no(value)
 
@@ -161,7 +160,7 @@ class _HostBuilder:
 
 
 class _InvalidEntryError(Exception):
-    """Why an entry can't be used."""
+    """An entry can't be used."""
 
 
 class _YesNoInterpreter(TreeInterpreter):
@@ -176,7 +175,7 @@ class _YesNoInterpreter(TreeInterpreter):
 
 
 def is_no(value: Any) -> bool:
-    """Whether a value says no: JMESPath's false values, 0, and what a text says that is one of these words."""
+    """True for JMESPath's false values, 0, and texts such as ``no``, ``off`` and ``false``."""
     return value.strip().lower() in _NO if isinstance(value, str) else not value
 
 
@@ -190,13 +189,13 @@ def _search(
 
 
 def kind_of(value: object) -> str:
-    """What a value is, for people."""
+    """The type of a value, for people."""
     return "null" if value is None else f"a {type(value).__name__}"
 
 
-def _cut(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+def cut(text: str, limit: int = 60) -> str:
+    """The beginning of a text that is longer than ``limit``."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _must_be_usable(value: Any) -> Any:
@@ -206,6 +205,8 @@ def _must_be_usable(value: Any) -> Any:
 
 
 def _text(value: Any, name: str, limit: int) -> str:
+    if value is None:
+        return ""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -218,21 +219,10 @@ def _text(value: Any, name: str, limit: int) -> str:
     return text
 
 
-def _id(value: Any) -> str:
-    text = "" if value is None else _text(value, "id", ID_LIMIT)
-    if not text:
-        raise _InvalidEntryError("it has no id")
-    return text
-
-
-def _name(value: Any) -> str | None:
-    return None if value is None else _text(value, "name", NAME_LIMIT) or None
-
-
 def _address(value: Any) -> str:
-    if value is None or value == "":
-        raise _InvalidEntryError("it has no address")
     text = _text(value, "address", 300)
+    if not text:
+        raise _InvalidEntryError("it has no address")
     text = next((part.strip() for part in text.split(",") if part.strip()), text)
     bare = text.partition("/")[0].removeprefix("[").removesuffix("]")
     try:
@@ -251,27 +241,23 @@ def _port(value: Any, what: str = "port") -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
-        raise _InvalidEntryError(f"the {what} {_cut(value)} is not 1 to 65535")
+        raise _InvalidEntryError(f"the {what} {cut(repr(value))} is not 1 to 65535")
     return value
 
 
 def _declared(value: Any) -> tuple[int, ...]:
     """Ports in order, each once."""
-    if value is None or value == "":
-        return ()
-    items = value if isinstance(value, list) else [value]
     ports = set()
-    for item in items:
+    for item in value if isinstance(value, list) else [value]:
         for part in re.split(r"[\s,;]+", item.strip()) if isinstance(item, str) else [item]:
-            port = _port(part, "declared port") if part is not None else None
-            if port is not None:
+            if (port := _port(part, "declared port")) is not None:
                 ports.add(port)
     return tuple(sorted(ports))
 
 
 def _pairs(value: Any) -> list[tuple[str, Any]]:
     """A mapping, or a list of ``key=value`` texts, plain tags, or objects with a name or slug."""
-    if _must_be_usable(value) is None or value == "":
+    if _must_be_usable(value) is None:
         return []
     if isinstance(value, str):
         value = [part for part in value.split(",") if part.strip()]
@@ -294,15 +280,12 @@ def _tag(item: Any) -> tuple[str, Any]:
 def _labels(pairs: Iterable[tuple[str, Any]]) -> dict[str, str]:
     labels = {}
     for key, value in pairs:
-        inner = _label_value(value, key)
-        if inner is None:
+        found = _label_value(value, key)
+        if found is None:
             continue
-        if isinstance(inner, list):
-            text = ",".join(
-                _label_text(item) for item in (_label_value(item, key) for item in inner) if item is not None
-            )
-        else:
-            text = _label_text(inner)
+        items = [_label_value(item, key) for item in found] if isinstance(found, list) else [found]
+        texts = [str(one).lower() if isinstance(one, bool) else str(one) for one in items if one is not None]
+        text = ",".join(texts)
         if len(text) > LABEL_LIMIT or len(key) > LABEL_LIMIT:
             raise _InvalidEntryError(f"the label {key[:50]!r} has more than {LABEL_LIMIT} characters")
         labels[key] = text
@@ -317,7 +300,3 @@ def _label_value(value: Any, key: str) -> Any:
     if isinstance(value, UnusableValue):
         raise _InvalidEntryError(f"the label {key[:50]!r}: {value.reason}")
     return value
-
-
-def _label_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Which hosts left the inventory, which are back, and when a list is too odd to conclude either from it."""
+"""Decides which hosts left the inventory, which are back, and when a list is too odd to believe."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ MAX_EXCHANGED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What to do with hosts that are not in the list, or are again.
+    """Ids of hosts to ``hide`` (they left just now) and to ``resume`` (they are back).
 
-    :param hide: left just now
-    :param resume: are back
     :param purge: left long enough ago to delete
     :param refused: why nothing is concluded from missing hosts, for people; None if it is
     :param base: hosts of the largest list that was in force so far, this one included; None if it is refused
@@ -57,16 +55,14 @@ def plan_prune(
     :param forced: believe the list, however many hosts are missing
     :param accepted: lists that were taken over, oldest first, of at least :data:`GUARDED`
     """
-    known = list(known)
     listed = {host.id for host in inventory.hosts}
     present = listed | {entry.id for entry in inventory.invalid if entry.id is not None}
-    nameless = sum(entry.id is None for entry in inventory.invalid)
-    back = {host.id: host.removed_at for host in known if host.removed_at is not None and host.id in listed}
-    late = {one for one, since in back.items() if now - since >= settings.prune_after and not stale}
-    resume = tuple(sorted(set(back) - late))
-    visible = [host.id for host in known if host.removed_at is None]
-    missing = sorted(set(visible) - present)
-    hidden = {host.id: host.removed_at for host in known if host.removed_at is not None and host.id not in present}
+    away = {host.id: host.removed_at for host in known}
+    visible = {one for one, since in away.items() if since is None}
+    missing = sorted(visible - present)
+    long_ago = {one for one, since in away.items() if since is not None and now - since >= settings.prune_after}
+    late = set() if stale else long_ago & listed
+    resume = tuple(sorted((away.keys() - visible) & listed - late))
     refused = None
     if stale:
         refused = "the host list is an old one, the CMDB gave none"
@@ -76,17 +72,16 @@ def plan_prune(
             missing=len(missing),
             visible=len(visible),
             largest=_largest(accepted, now),
-            nameless=nameless,
+            nameless=sum(entry.id is None for entry in inventory.invalid),
             limit=settings.max_prune_ratio,
         )
     if refused:
         return PrunePlan(resume=resume, purge=tuple(sorted(late)), refused=refused)
-    leaving = {**hidden, **dict.fromkeys(missing, now)}
-    gone = {one for one, since in leaving.items() if since and now - since >= settings.prune_after}
+    at_once = set() if settings.prune_after else set(missing)
     return PrunePlan(
         hide=tuple(missing),
         resume=resume,
-        purge=tuple(sorted(gone | late)),
+        purge=tuple(sorted(long_ago - present | at_once | late)),
         base=len(present) if forced else max(len(present), len(visible)),
     )
 
@@ -101,12 +96,7 @@ def _largest(accepted: Iterable[AcceptedList], now: datetime) -> int:
 
 
 def _implausible(*, listed: int, missing: int, visible: int, largest: int, nameless: int, limit: float) -> str | None:
-    """Why hosts that are missing from a list may be there none the less.
-
-    :param listed: entries with an id
-    :param missing: hosts that are visible, and not listed
-    :param nameless: entries without one
-    """
+    """The reason not to believe that missing hosts have left. All numbers count hosts or entries."""
     if not missing:
         return None
     if not listed:

@@ -1,1 +1,1 @@
-"""Evaluating the archive again, through the rules and settings of today or of another configuration."""
+"""Evaluating archived observations again, by the rules and settings of today or of another configuration."""

@@ -1,8 +1,8 @@
-"""Evaluate the archive again: what was seen, through the rules and settings of today or of another configuration.
+"""Evaluate archived observations again, by the rules and settings of today or of another configuration.
 
-A port can't be looked at in the past. But every look is kept, and so is every step that changed the state
-(:mod:`portmon.storage.journal`). They are carried out again, in their order, on the state as it was at a checkpoint, in
-a database of its own; the one that is in use is only read.
+Every observation is kept, and so is every step that changed the state (:mod:`portmon.storage.journal`). A replay
+carries the steps out again, in their order, on the state of a checkpoint, in a scratch database; the state database is
+only read.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from portmon.storage.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The steps that were evaluated again.
+    """The steps that were carried out again.
 
     :param after: the step of the journal whose state it began with, kept at ``since``
     :param last: the last step, of ``until``
-    :param evaluations: how many
+    :param evaluations: how many of the steps are evaluations
     """
 
     after: int
@@ -47,7 +47,7 @@ class Span:
 
 @contextmanager
 def scratch_database() -> Iterator[Database]:
-    """An empty database for :func:`evaluate_again`, which is gone after the block."""
+    """An empty database for :func:`evaluate_again`, which is deleted after the block."""
     with tempfile.TemporaryDirectory(prefix="portmon-replay-") as folder:
         made = Database(f"sqlite:///{Path(folder) / 'state.db'}", throwaway=True)
         try:
@@ -57,7 +57,7 @@ def scratch_database() -> Iterator[Database]:
 
 
 def base_of(source: Connection, since: datetime) -> tuple[int, datetime]:
-    """The checkpoint from which on a time is evaluated again: the step that it was taken after, and when that was.
+    """The checkpoint with which a replay of a time begins: the step that it was taken after, and when that was.
 
     :raises ReplayError: there is none
     """
@@ -78,16 +78,16 @@ def evaluate_again(
     until: datetime | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Span:
-    """Carry out again what changed the state, from the checkpoint before a moment on.
+    """Carry the steps of the journal out again, from the checkpoint before a moment on.
 
     Takes the memory of one run, however long the time is: state, events and checkpoints are in the scratch database.
 
     :param source: of the state database, which is only read
     :param scratch: an empty database, which has state and events afterwards
-    :param config: its rules, declared ports and states count
-    :param until: steps after this are left out; None: none is
-    :param on_step: called after each step with its number and how many there are
-    :raises ReplayError: there is nothing to go by
+    :param config: whose rules, declared ports and states are used
+    :param until: steps after this are left out
+    :param on_step: called after each step with its number and the number of steps
+    :raises ReplayError: there is no checkpoint
     :raises StorageError: a part of the archive is gone or damaged
     """
     seq, at = base_of(source, since)
@@ -106,12 +106,12 @@ def carry_on(
     until: datetime | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Span:
-    """The same from where it ended on: what happened since.
+    """Go on where a replay ended, with the steps since.
 
-    :param span: what was evaluated again so far
+    :param span: the steps that were carried out so far
     """
     steps = list(journal.entries(source))
-    looks = journal.EvaluatedLooks(steps)
+    evaluated = journal.EvaluatedObservations(steps)
     # Host lists and inputs of steps that follow each other are mostly the same.
     hosts_of = lru_cache(maxsize=2)(lambda digest: inventory.load(source, digest).hosts)
     inputs_of = lru_cache(maxsize=2)(lambda digest: journal.inputs_from_json(contents.get(source, digest)))
@@ -126,8 +126,9 @@ def carry_on(
             else:
                 inputs = inputs_of(step.what)
                 fleet = fleet_of(listed, inputs)
-                found = [look for look in archive.looks_for(source, step.run_id, step.late) if look.host_id in fleet]
-                evaluate_looks(conn, looks.of(step, found), fleet, inputs, config, source=source, **named)
+                found = archive.observations_of(source, step.run_id, step.late)
+                own = evaluated.of(step, (one for one in found if one.host_id in fleet))
+                evaluate_looks(conn, own, fleet, inputs, config, source=source, **named)
             if step.seq in taken:
                 checkpoints.take(conn, step.seq, taken[step.seq])
         if on_step is not None:
@@ -145,13 +146,13 @@ def carry_on(
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How events of a time differ from what was.
+    """How the events of a replay differ from the stored ones.
 
-    :param gained: events that would have been
-    :param lost: events that were, and would not have been
-    :param changed: those that would have been told otherwise: as they were, and as they would have been
-    :param same: how many are alike
-    :param counts: kind: number of events that were, and that would have been
+    :param gained: events of the replay alone
+    :param lost: stored events that the replay lacks
+    :param changed: events that differ: as stored, and of the replay
+    :param same: number of events that are alike
+    :param counts: kind: number of stored events, and of those of the replay
     """
 
     span: Span
@@ -163,12 +164,12 @@ class Difference:
 
 
 def what_if(source: Connection, scratch: Database, config: Config, *, since: datetime, until: datetime) -> Difference:
-    """Compare the events that a configuration would have made of a time with those that there are. Stores nothing.
+    """Compare the events that a configuration would have derived of a time with the stored ones. Stores nothing.
 
     :param source: of the state database, which is only read
     :param scratch: an empty database
     :param until: events from ``since`` on and before this are compared
-    :raises ReplayError: there is nothing to go by, or it begins later
+    :raises ReplayError: there is no checkpoint from before ``since``
     """
     span = evaluate_again(source, scratch, config, since=since, until=until)
     if span.since > since:
@@ -191,6 +192,6 @@ def what_if(source: Connection, scratch: Database, config: Config, *, since: dat
 
 
 def _events_of(conn: Connection, since: datetime, until: datetime, span: Span) -> dict[str, Event]:
-    """Events that follow from what was seen, without those of later steps, and without the mark of a replay."""
+    # Without the mark of a replay, so that events compare equal.
     found = events.derived(conn, since, until, after=span.after, last=span.last)
     return {event.id: dataclasses.replace(event, replayed_by=None) for event in found}

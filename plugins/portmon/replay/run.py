@@ -1,8 +1,8 @@
-"""A run that replays: evaluate again what was seen in a time, and put what that gives in place.
+"""A run that replays: evaluate the observations of a time again, and put the result in place.
 
-A replay goes on to now, whatever time it is asked for: what comes after rests on what was before. So each run *marks*
-its time, and the run that holds the lease evaluates for all marks at once; the others find theirs done. Runs that ask
-hosts go on meanwhile. Only at the end, for the steps that they added and for the change itself, they have to wait.
+Later state rests on earlier state, so a replay always goes on to now. Each run *marks* its time, and the run that holds
+the lease evaluates for all marks at once; the others find theirs done. Runs that ask hosts go on meanwhile; they wait
+only at the end, while the replay takes over the steps that they added and changes the state.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -37,17 +39,17 @@ REPLAY = "replay"
 """Name of the lease that a run holds while it evaluates again."""
 TTL = timedelta(minutes=10)
 RENEW = 60.0
-"""Seconds after which the lease is made longer."""
+"""Seconds after which the lease is renewed."""
 PROGRESS = 30.0
-"""Seconds after which the log says how far it is."""
+"""Seconds between two log lines about the progress."""
 POLL = 2.0
-"""Seconds between two looks at the lease: a run waits for it for minutes."""
+"""Seconds between two tries to get the lease, for which a run waits minutes."""
 FORGOTTEN = timedelta(days=1)
-"""A mark that is this old is of a run that is not tried again."""
+"""The run of a mark that is this old is not tried again."""
 SLOT = timedelta(minutes=5)
-"""How long the time of a backfill run is if runs have no rhythm."""
+"""Length of the time of a backfill run if runs have no rhythm."""
 SHOWN = 20
-"""Ports that one line of the log names."""
+"""Ports that one log line names."""
 LINES = 200
 """Events that the log of a dry run shows."""
 
@@ -56,8 +58,7 @@ LINES = 200
 class Window:
     """The time that a run is to evaluate again.
 
-    :param since: its beginning
-    :param until: its end; what was seen later is evaluated again as well, but it is not told of
+    :param until: later observations are evaluated again as well, but their events are not sent
     """
 
     since: datetime
@@ -86,25 +87,25 @@ def window_of(conn: Connection, config: Config, run: Run, *, interval: timedelta
             raise ReplayError("this backfill run has no logical date: there is no time that it could evaluate again")
         if own is None:
             return Window(since, since + slot)
-        # The run of that time may have come late: its looks are evaluated again.
+        # The run of that time may have come late: its observations are evaluated again.
         seen = _time_of(own, slot)
         return Window(min(since, seen.since), max(since + slot, seen.until))
     if own is not None and runs.superseded(conn, run.run_id):
         return _time_of(own, slot)
     if own is None and run.due is not None and run.due < now - config.retention.observations:
-        # Cleared so late that nothing tells it apart from one that never ran, but for this.
+        # A run that was cleared so late that its row has expired.
         return Window(run.due, run.due + slot)
     return None
 
 
 def must_be_kept(conn: Connection, window: Window, *, interval: timedelta) -> datetime:
-    """Refuse a time of which nothing is kept.
+    """Refuse a time of which no checkpoint is kept.
 
-    :returns: from when on there is something: the window may begin earlier, but by no more than nothing happened in
-    :raises ReplayError: saying from when on there is something
+    :returns: time of the checkpoint; the window may begin up to one interval earlier
+    :raises ReplayError: the message says from when on there are checkpoints
     """
     seq, kept = base_of(conn, window.since)
-    # Before step 1 there was nothing to see. Else one slot may be missing: days begin with their first run.
+    # Before step 1 there are no observations. Else one slot may be missing: the first run of a day keeps a checkpoint.
     early = seq > 0 and kept - window.since > (interval or SLOT)
     if window.until <= kept or early:
         raise ReplayError(
@@ -123,33 +124,30 @@ def replay_run(
     interval: timedelta,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> dict[str, int]:
-    """Evaluate a time again and put what that gives in place, unless another run just did.
+    """Evaluate a time again and put the result in place, unless another run just did.
 
     :returns: counts for people: ``replayed`` (evaluations), ``gained``, ``lost`` and ``changed`` (events), ``hosts``
         and ``ports`` (whose state differs), ``to_tell`` (events)
-    :raises ReplayError: nothing is kept of that time
+    :raises ReplayError: no checkpoint of that time is kept
     :raises StorageError: a part of the archive is gone or damaged, or another task took over
     """
     with database.begin() as conn:
         must_be_kept(conn, window, interval=interval)
         own = replays.mark(conn, run.run_id, since=window.since, until=window.until, notify=run.notify, now=clock())
-    wait, holder = timeouts.REPLAY, f"replay {run.run_id}"
-    with lease.hold(
-        database, REPLAY, holder, ttl=TTL, wait=wait, take_over=True, try_number=run.try_number, poll=POLL
-    ) as held:
+    with _hold(database, REPLAY, run, ttl=TTL, wait=timeouts.REPLAY, poll=POLL) as held:
         with database.begin() as conn:
             held.check(conn)
             marks = _marks(conn, clock())
             if own not in [mark.id for mark in marks]:
                 return _done_by_another(conn, run)
-            # A time that a person asks for is evaluated in any case.
+            # A time that a person asks for is always evaluated.
             counts = None if run.replay_from else _nothing_new(conn, config, run, window, own, clock())
             if counts is not None:
                 return counts
         try:
             return _evaluate(database, config, run, marks, held, clock)
         except Exception:
-            # Another try makes a mark of its own; no other run is to fail for this one.
+            # Another try makes its own mark; no other run must fail because of this one.
             with database.begin() as conn:
                 replays.drop(conn, [own])
             raise
@@ -157,21 +155,21 @@ def replay_run(
 
 def replay_dry(database: Database, config: Config, window: Window, *, interval: timedelta) -> dict[str, int]:
     """Count the events of a time that :func:`replay_run` would change; nothing is kept."""
-    with scratch_database() as scratch, database.look() as source:
+    with scratch_database() as scratch, database.reading() as source:
         if source is None:
             raise ReplayError(f"{database} is empty: there is nothing to evaluate again")
         kept = must_be_kept(source, window, interval=interval)
         found = what_if(source, scratch, config, since=max(window.since, kept), until=window.until)
     _log_difference(found)
-    return {
-        "replayed": found.span.evaluations,
-        "gained": len(found.gained),
-        "lost": len(found.lost),
-        "changed": len(found.changed),
-    }
+    counts = {"gained": len(found.gained), "lost": len(found.lost), "changed": len(found.changed)}
+    return {"replayed": found.span.evaluations, **counts}
 
 
-# ── who evaluates for whom ─────────────────────────────────────────────────────────────────────────
+def _hold(database: Database, name: str, run: Run, **times: Any) -> AbstractContextManager[Lease]:
+    return lease.hold(database, name, f"replay {run.run_id}", take_over=True, try_number=run.try_number, **times)
+
+
+# ── marks ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _marks(conn: Connection, now: datetime) -> list[Mark]:
@@ -191,29 +189,30 @@ def _done_by_another(conn: Connection, run: Run) -> dict[str, int]:
     done = replays.last(conn, run_id=run.run_id)
     if done is None:
         raise ReplayError("another task of this run took over and evaluates again")
-    log.info("Run %s evaluated this time again with its own", plain(done.by))
+    log.info("Run %s evaluated this time again with its own", plain(done.done_by))
     return {"replayed": 0}
 
 
 def _nothing_new(
     conn: Connection, config: Config, run: Run, window: Window, own: int, now: datetime
 ) -> dict[str, int] | None:
-    """Whether everything since then was evaluated by these very rules already, so that a replay changes nothing."""
+    """Counts, if everything since then was evaluated by these rules already, so that a replay would change nothing."""
     last, (_, kept) = replays.last(conn), base_of(conn, window.since)
     if last is None or last.rules != _rules(config) or last.evaluated_from > kept:
         return None
     if not runs.settings_after(conn, last.last_step) <= {contents.digest_of(config.to_json())}:
         return None
     told = rewrite.tell(conn, since=window.since, until=window.until) if run.notify else 0
-    replays.finish(conn, [own], dataclasses.replace(last, at=now, summary={"to_tell": told}))
+    replays.finish(conn, [own], dataclasses.replace(last, done_at=now, summary={"to_tell": told}))
     log.info(
-        "Run %s evaluated this time again by these rules, and everything since then was: nothing to do", plain(last.by)
+        "Run %s evaluated this time again by these rules, and everything since then was: nothing to do",
+        plain(last.done_by),
     )
     return {"replayed": 0, "to_tell": told}
 
 
 def _rules(config: Config) -> str:
-    """Names by what is evaluated: the same name, the same verdicts."""
+    # The same digest, the same verdicts.
     return contents.digest_of(portmon.__version__.encode() + b"\n" + config.to_json())
 
 
@@ -230,18 +229,15 @@ def _evaluate(
         f"{since:%Y-%m-%d %H:%M:%S}",
         f", for {', '.join(others)} as well" if others else "",
     )
-    holder, try_number = f"replay {run.run_id}", run.try_number
     with scratch_database() as scratch:
-        with database.look() as source:
+        with database.reading() as source:
             if source is None:
                 raise ReplayError(f"{database} is empty: there is nothing to evaluate again")
             span = evaluate_again(source, scratch, config, since=since, on_step=_Progress(database, held))
         with (
-            writer(database, holder, run) as writing,
-            # No channel is to be told just now of what is taken back.
-            lease.hold(
-                database, DISPATCHER, holder, ttl=DISPATCH_TTL, wait=WRITER_WAIT, take_over=True, try_number=try_number
-            ) as dispatching,
+            writer(database, f"replay {run.run_id}", run) as writing,
+            # No channel may be notified just now of an event that is retracted.
+            _hold(database, DISPATCHER, run, ttl=DISPATCH_TTL, wait=WRITER_WAIT) as dispatching,
             database.begin() as conn,
         ):
             for one in (writing, dispatching, held):
@@ -259,7 +255,7 @@ def _evaluate(
     if untold:
         more = f" and {len(untold) - SHOWN} more" if len(untold) > SHOWN else ""
         log.warning(
-            "Wrong by these rules, and nobody was told: %s%s. A run with replay_from and notify tells them",
+            "Open by these rules, and no channel was notified: %s%s. A run with replay_from and notify sends them",
             ", ".join(untold[:SHOWN]),
             more,
         )
@@ -267,7 +263,7 @@ def _evaluate(
 
 
 def _untold(conn: Connection) -> list[str]:
-    """Ports that something is wrong with, without an alert, now or with the next dispatch; for people."""
+    # Names of open ports without an alert, now or with the next dispatch.
     about_to = {event.alert_key for event in events.undispatched(conn)}
     known = about_to | set(alerts.opened(conn))
     keys = [key for key in hosts.open_ports(conn) if port_alert_key(*key) not in known]
@@ -276,7 +272,7 @@ def _untold(conn: Connection) -> list[str]:
 
 
 class _Progress:
-    """Says how far it is, and keeps the lease."""
+    """Logs the progress, and renews the lease."""
 
     def __init__(self, database: Database, held: Lease) -> None:
         self._database = database
@@ -310,6 +306,4 @@ def _log_difference(found: Difference) -> None:
         log.info("%s %s %s: %s%s: %s", sign, at, event.kind, host, port, reason)
     if len(signs) > LINES:
         log.info("and %d more; `python -m portmon replay` shows all of them", len(signs) - LINES)
-    log.info(
-        "Dry run: nothing of this was kept, nobody is told. `+` would be new, `-` would be taken back, `~` changed"
-    )
+    log.info("Dry run: nothing of this was kept, no channel is notified. `+` would be new, `-` retracted, `~` changed")

@@ -26,8 +26,9 @@ from portmon.alerting.queue import Notification, message_id, next_notifications,
 from portmon.alerting.routes import Routes
 from portmon.config import Config
 from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
-from portmon.model.alert import Alert, Delivery, DeliveryState
+from portmon.model.alert import Alert, DeliveryState
 from portmon.model.event import AlertGroup, AlertRole, Event
+from portmon.steps.dispatch import settle
 from portmon.steps.reminders import Book
 from portmon.storage import deliveries, hosts, lease, quiet
 from portmon.storage.database import Database
@@ -40,9 +41,6 @@ and after a crash another run waits no longer than this. A retry of the same tas
 CHANNELS_AT_ONCE = 8
 """One that hangs must not keep the others waiting."""
 
-Send = Callable[[Channel, Message, tuple[str, ...]], None]
-"""Delivers to every target of a channel that is not named as done; raises DeliveryError."""
-
 
 @dataclass(kw_only=True)
 class AlertTask:
@@ -52,19 +50,19 @@ class AlertTask:
     the message that was under way. A channel that fails, hangs, or is served by another copy of this task just now,
     does not hold up the others: a message has ``timeouts.SEND``, and channels that failed before come last.
 
+    :param send: delivers to every target of a channel that is not named as done; raises DeliveryError
     :param link: an event to the address of its host's task log
     :param page: address of the page that has what does not fit into a message
     :param interval: between scheduled runs
     :param holder: of the leases, for people
     :param try_number: of the task: it takes over at once what an earlier try of the same holder had in hand
     :param hold_until: until when what goes on holds unless a later run repeats it
-    :param last_start: by the monotonic clock: no message is begun later, so that the last one ends in time
     """
 
     database: Database
     config: Config
     group: AlertGroup
-    send: Send
+    send: Callable[[Channel, Message, tuple[str, ...]], None]
     link: Callable[[Event], str | None]
     page: str | None
     interval: timedelta
@@ -72,9 +70,12 @@ class AlertTask:
     clock: Callable[[], datetime]
     hold_until: datetime
     try_number: int = 0
-    last_start: float = field(
-        init=False, default_factory=lambda: time.monotonic() + (timeouts.ALERT - 1.5 * timeouts.SEND).total_seconds()
-    )
+
+    def __post_init__(self) -> None:
+        self.routes = Routes(self.config.alerts, where=self.config.where)
+        folder, path = self.config.alerts.templates, self.config.path
+        self.templates = (path.parent if path else Path()) / folder if folder else None
+        self.last_start = time.monotonic() + (timeouts.ALERT - 1.5 * timeouts.SEND).total_seconds()
 
     def run(self) -> int:
         """Serve every channel.
@@ -91,12 +92,10 @@ class AlertTask:
             futures = [workers.submit(contextvars.copy_context().run, sender.serve) for sender in senders]
         for future in futures:
             future.result()
-        for failure in (failure for sender in senders for failure in sender.failures):
-            raise failure
+        for sender in senders:
+            for failure in sender.failures:
+                raise failure
         return sum(sender.sent for sender in senders)
-
-    def __post_init__(self) -> None:
-        self.routes = Routes(self.config.alerts, where=self.config.where)
 
     def channels(self) -> list[Channel]:
         """Those that lack events or are to be repeated to, in their order; those that failed before come last."""
@@ -115,7 +114,7 @@ class AlertTask:
 
     @property
     def seconds_left(self) -> float:
-        """Until when a message may begin."""
+        """Seconds for which a message may still begin: the last one shall end in time."""
         return self.last_start - time.monotonic()
 
     @cached_property
@@ -131,15 +130,14 @@ class AlertTask:
 
         :param more: other fields of it
         """
-        settings = self.config.alerts
-        style = self.routes.style(route)
-        outages = None
+        settings, style, outages = self.config.alerts, self.routes.style(route), None
+        layout = Layout(style.language, style.max_lines, self.templates)
         if group is AlertGroup.UNREACHABLE and len(found) > 1 and not reminder:
             outages = find_outages(found, *self.sites, ratio=settings.outage_ratio, label=settings.outage_label)
         message = render(
             found,
             group,
-            layout=Layout(style.language, style.max_lines, templates_folder(self.config)),
+            layout=layout,
             link=self.link,
             page=self.page,
             subject=subject,
@@ -149,19 +147,18 @@ class AlertTask:
         return replace(message, route=route, expires_at=self.hold_until, **more)
 
 
+@dataclass
 class _Sender:
     """Sends what one channel lacks.
 
     :param sent: number of events that it took
-    :param failures: what went wrong
     """
 
-    def __init__(self, task: AlertTask, channel: Channel) -> None:
-        self.task = task
-        self.channel = channel
-        self.sent = 0
-        self.failures: list[PortmonError] = []
-        self._held: set[str] = set()
+    task: AlertTask
+    channel: Channel
+    sent: int = 0
+    failures: list[PortmonError] = field(default_factory=list)
+    _held: set[str] = field(default_factory=set)
 
     def serve(self) -> None:
         """Send; what goes wrong is logged and kept."""
@@ -176,15 +173,14 @@ class _Sender:
             log.warning("%s", error)
             self.failures.append(error)
         except Exception as error:
-            # Not with its text, which may hold an address with a token.
-            log.error("Serving channel %r failed in an unexpected way: %s", self.channel.name, _place_of(error))
-            self._fail(f"failed in an unexpected way: {_place_of(error)}")
+            reason = f"failed in an unexpected way: {_place_of(error)}"
+            log.error("Serving channel %r %s", self.channel.name, reason)
+            self._fail(reason)
 
     def _serve(self) -> None:
-        """One lease per channel, not per group: what is told of one port comes in order. And two copies of one alert
-        task, a cleared one and its zombie, must not both send: a later try takes over, and the earlier one is refused
-        before its next message.
-        """
+        # One lease per channel, not per group: what is told of one port comes in order. And two copies of one alert
+        # task, a cleared one and its zombie, must not both send: a later try takes over, and the earlier one is refused
+        # before its next message.
         task, name = self.task, self.channel.name
         left = timedelta(seconds=task.seconds_left)
         if left < timedelta(0):
@@ -210,34 +206,23 @@ class _Sender:
             self._repeat(held, told)
 
     def _next(self, held: lease.Lease) -> list[Notification]:
-        now = self.task.clock()
+        now, group = self.task.clock(), self.task.group
         with self.task.database.begin() as conn:
             held.check(conn)
-            queue = deliveries.unfinished(conn, self.channel.name)
-            queue = [one for one in queue if one.state is not DeliveryState.WITHHELD]
-            found = superseded(queue)
+            waiting = deliveries.unfinished(conn, self.channel.name)
+            queue = [one for one in waiting if one.state is not DeliveryState.WITHHELD]
             # Also those under way: the task that sent them is gone, since this one has the lease.
-            deliveries.settle(conn, found, DeliveryState.CANCELLED, now)
-        gone = {one for one, _ in found}
-        queue = [one for one in queue if one not in gone]
-        self._tell_of_rest(queue, now)
-        return next_notifications(
-            queue,
-            self.task.group,
-            group_by={one.route: self.task.routes.style(one.route).group_by for one in queue},
-            held=self._held,
-            now=now,
-            ids_are_seen=self.channel.knows_ids,
-        )
-
-    def _tell_of_rest(self, queue: Sequence[Delivery], now: datetime) -> None:
-        """Fail for messages that rest because they were not answered: they are undelivered all the same."""
-        own = [one for one in queue if one.group is self.task.group and one.event.alert_key not in self._held]
-        resting = [(until, one.event.alert_key) for one in own if (until := rests_until(one)) and now < until]
+            queue = settle(conn, queue, superseded(queue), DeliveryState.CANCELLED, now)
+        own = [one for one in queue if one.group is group and one.event.alert_key not in self._held]
+        resting = {one.event.alert_key: until for one in own if (until := rests_until(one)) and now < until}
         if resting:
-            until, _ = min(resting)
+            # Messages that rest because they were not answered are undelivered all the same.
+            until = min(resting.values())
             self._fail(f"was not answered, and may have come through; it is tried again after {until:%H:%M} UTC")
-            self._held |= {key for _, key in resting}
+            self._held |= resting.keys()
+        group_by = {one.route: self.task.routes.style(one.route).group_by for one in queue}
+        seen = self.channel.knows_ids
+        return next_notifications(queue, group, group_by=group_by, held=self._held, now=now, ids_are_seen=seen)
 
     def _send(self, held: lease.Lease, notification: Notification) -> bool:
         """Send one message.
@@ -264,16 +249,9 @@ class _Sender:
         found = [alert for alert in found if alert.event.id in ids]
         if not found:
             return True
-        message = task.message(
-            found,
-            first.group,
-            first.route,
-            notification.subject,
-            reminder=first.reminder,
-            id=identity,
-            resting=resting,
-            crowded=crowded,
-        )
+        more: dict[str, Any] = {"id": identity, "resting": resting, "crowded": crowded}
+        subject, reminder = notification.subject, first.reminder
+        message = task.message(found, first.group, first.route, subject, reminder=reminder, **more)
         try:
             self._within_limit(message, first.targets_done)
         except DeliveryError as error:
@@ -373,14 +351,6 @@ def _place_of(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}"
-
-
-def templates_folder(config: Config) -> Path | None:
-    """Where the user's own templates are."""
-    folder = config.alerts.templates
-    if folder is None:
-        return None
-    return (config.path.parent if config.path else Path()) / folder
 
 
 def _alerts(conn: Connection, notification: Notification) -> list[Alert]:

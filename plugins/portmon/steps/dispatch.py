@@ -34,6 +34,9 @@ lease is checked in the transaction that writes, which holds it until its end.""
 SHOWN = 20
 """Events that one line of the log names."""
 
+Settled = Sequence[tuple[Delivery, str]]
+"""Deliveries that leave the queue, and why, for people."""
+
 
 def groups_to_alert(
     database: Database,
@@ -50,18 +53,14 @@ def groups_to_alert(
     :param holder: of the lease, for people
     :param try_number: of the task: it replaces an earlier one
     """
-    wait = 2 * DISPATCH_TTL
-    with (
-        lease.hold(
-            database, DISPATCHER, holder, ttl=DISPATCH_TTL, wait=wait, take_over=True, try_number=try_number
-        ) as held,
-        database.begin() as conn,
-    ):
-        held.check(conn)
-        return dispatch(conn, config, now=now, interval=interval)
+    ttl, wait = DISPATCH_TTL, 2 * DISPATCH_TTL
+    held = lease.hold(database, DISPATCHER, holder, ttl=ttl, wait=wait, take_over=True, try_number=try_number)
+    with held as own, database.begin() as conn:
+        own.check(conn)
+        return dispatch(conn, config, now, interval)
 
 
-def dispatch(conn: Connection, config: Config, *, now: datetime, interval: timedelta) -> set[AlertGroup]:
+def dispatch(conn: Connection, config: Config, now: datetime, interval: timedelta) -> set[AlertGroup]:
     """The same in the caller's transaction."""
     in_force = silences.in_force(conn, now)
     book = Book.read(conn, config, now=now, interval=interval)
@@ -133,17 +132,14 @@ class _Entries:
 
         :returns: the others
         """
-        silenced, left = [], []
+        silenced, ended = [], self._ended
         for one in queue:
             reason = self._untold.get((one.alert.id, one.channel))
-            if reason is None and one.state is DeliveryState.WITHHELD and one.alert.id in self._ended:
+            if reason is None and one.state is DeliveryState.WITHHELD and one.alert.id in ended:
                 reason = one.reason
-            if reason is None:
-                left.append(one)
-            else:
+            if reason is not None:
                 silenced.append((one, reason))
-        deliveries.settle(conn, silenced, DeliveryState.SILENCED, self._in_force.now)
-        return left
+        return settle(conn, queue, silenced, DeliveryState.SILENCED, self._in_force.now)
 
     @property
     def _ended(self) -> set[str]:
@@ -181,7 +177,7 @@ class _Entries:
 def _ends_of_orphans(conn: Connection, book: Book, in_force: SilencesInForce) -> list[Event]:
     """End the alerts that nothing else will end: of hosts that are gone, of ports that nothing is wrong with.
 
-    It takes a run that died in the wrong place; but an alert that stays open reminds people for ever.
+    A run that died in the wrong place leaves them; an alert that stays open reminds people for ever.
     """
     wrong = {port_alert_key(*key) for key in hosts.open_ports(conn)} if book.opened else set()
     ends = []
@@ -195,9 +191,8 @@ def _ends_of_orphans(conn: Connection, book: Book, in_force: SilencesInForce) ->
             continue
         log.warning("Closed the alert of %s: %s", _shown(first), reason)
         about = None if first.port is not None else {"ends": first.kind.value}
-        ends.append(
-            closing_event(EventKind.RETIRED, first, at=in_force.now, run_id=first.run_id, reason=reason, details=about)
-        )
+        run_id, at = first.run_id, in_force.now
+        ends.append(closing_event(EventKind.RETIRED, first, at=at, run_id=run_id, reason=reason, details=about))
     events.add(conn, ends)
     return ends
 
@@ -209,21 +204,17 @@ def _cancel_unknown_channels(
     conn: Connection, queue: Sequence[Delivery], config: Config, now: datetime
 ) -> list[Delivery]:
     known = {channel.name for channel in config.alerts.channels}
-    gone = [one for one in queue if one.channel not in known]
-    reason = "the channel is not configured any more"
-    deliveries.settle(conn, [(one, reason) for one in gone], DeliveryState.CANCELLED, now)
-    for channel, own in _by_channel(gone).items():
+    found = [(one, "the channel is not configured any more") for one in queue if one.channel not in known]
+    for channel, own in _by_channel(found).items():
         log.warning("Channel %r is not configured any more; cancelled what waited for it: %s", channel, _shown_all(own))
-    return [one for one in queue if one.channel in known]
+    return settle(conn, queue, found, DeliveryState.CANCELLED, now)
 
 
 def _cancel_superseded(conn: Connection, queue: Sequence[Delivery], now: datetime) -> list[Delivery]:
     """Cancel deliveries that are not worth sending any more; of those under way the task that sends next does so."""
     found = superseded(one for one in queue if one.state is not DeliveryState.WITHHELD)
     found = [(one, reason) for one, reason in found if one.state is DeliveryState.PENDING]
-    deliveries.settle(conn, found, DeliveryState.CANCELLED, now)
-    gone = {one for one, _ in found}
-    return [one for one in queue if one not in gone]
+    return settle(conn, queue, found, DeliveryState.CANCELLED, now)
 
 
 def _apply_silences(conn: Connection, queue: Sequence[Delivery], in_force: SilencesInForce) -> list[Delivery]:
@@ -263,23 +254,25 @@ def _give_up(conn: Connection, queue: Sequence[Delivery], config: Config, now: d
     """
     limit = config.alerts.give_up_after
     repeating = {channel.name for channel in config.alerts.channels if channel.repeats_firing}
-    late: list[Delivery] = []
-    left: list[Delivery] = []
+    shown, found = format_duration(limit), []
     for one in queue:
         goes_on = one.channel in repeating and one.alert.role is AlertRole.FIRING
-        (late if now - one.since >= limit and not goes_on else left).append(one)
-    shown = format_duration(limit)
-    found = [(one, f"given up after {shown}: {one.reason or 'never tried'}") for one in late]
-    deliveries.settle(conn, found, DeliveryState.EXPIRED, now)
-    for channel, own in _by_channel(late).items():
-        log.error(
-            "Channel %r did not take for %s what is given up now: %s. The last error: %s",
-            channel,
-            shown,
-            _shown_all(own),
-            plain(own[-1].reason or "none, it was never asked", 300),
-        )
-    return left
+        if now - one.since >= limit and not goes_on:
+            found.append((one, f"given up after {shown}: {one.reason or 'never tried'}"))
+    for channel, own in _by_channel(found).items():
+        text = "Channel %r did not take for %s what is given up now: %s. The last error: %s"
+        last = plain(own[-1].reason or "none, it was never asked", 300)
+        log.error(text, channel, shown, _shown_all(own), last)
+    return settle(conn, queue, found, DeliveryState.EXPIRED, now)
+
+
+def settle(
+    conn: Connection, queue: Sequence[Delivery], found: Settled, state: DeliveryState, now: datetime
+) -> list[Delivery]:
+    """Settle some deliveries of the queue, and return the others."""
+    deliveries.settle(conn, found, state, now)
+    gone = {id(one) for one, _ in found}
+    return [one for one in queue if id(one) not in gone]
 
 
 def _shown_all(found: Iterable[Delivery]) -> str:
@@ -293,8 +286,8 @@ def _shown(event: Event) -> str:
     return f"{event.kind} {plain(event.host_name or 'portmon')}{port}"
 
 
-def _by_channel(found: Iterable[Delivery]) -> dict[str, list[Delivery]]:
+def _by_channel(found: Settled) -> dict[str, list[Delivery]]:
     of: dict[str, list[Delivery]] = defaultdict(list)
-    for one in found:
+    for one, _ in found:
         of[one.channel].append(one)
     return of

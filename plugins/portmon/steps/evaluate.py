@@ -6,27 +6,26 @@ import dataclasses
 import gc
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-import pandas as pd
 from sqlalchemy import Connection, NestedTransaction
 
 from portmon.config import Config
 from portmon.engine.declared import declared_ports
-from portmon.engine.diff import Evaluation, HostRow, Verdict, evaluate
+from portmon.engine.diff import Evaluation, Verdict, evaluate
 from portmon.engine.events import closing_event, monitor_event
 from portmon.engine.rules import RuleSet
 from portmon.errors import HostKeyChangedError
 from portmon.model.event import Event, EventKind, port_alert_key
 from portmon.model.host import Host
-from portmon.model.observation import Observation, Outcome, PortKey
-from portmon.steps import housekeeping as retention
+from portmon.model.observation import Observation, Outcome
+from portmon.steps import housekeeping
 from portmon.steps.prune import writer
 from portmon.steps.run import Run, TaskOf
-from portmon.steps.walls import NOT_THE_HOSTS, Named, culprits, refused, tried, warn
+from portmon.steps.walls import Named, culprits, error_of, refused, tried, warn
 from portmon.storage import (
     alerts,
     archive,
@@ -75,20 +74,19 @@ def evaluate_run(
             checkpoints.keep(conn, now)
             fleet, inputs = _goes_by(conn, digest, planned, interval)
             observations = archive.observations_to_evaluate(conn, host_ids=fleet)
-            step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, looks=observations)
+            step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, observed=observations)
             verdict = evaluate_looks(conn, observations, fleet, inputs, config, run_id=run.run_id, now=now, step=step)
             archive.settle(conn, observations)
             scanned = archive.scanned(conn, run.run_id)
             summary = _summary(verdict, scanned, planned)
             runs.finish(conn, run.run_id, finished_at=now, summary=summary)
         # After the commit: if this fails, the verdict of the run stands.
-        retention.expire(database, config.retention, now)
+        housekeeping.expire(database, config.retention, now)
     _log(verdict.events, summary)
     missing = sorted(plain(fleet[host_id].name) for host_id in set(planned) - set(scanned) if host_id in fleet)
     if missing:
-        log.warning(
-            "Not scanned, so neither up nor down (their tasks were killed or never ran): %s", ", ".join(missing)
-        )
+        text = "Not scanned, so neither up nor down (their tasks were killed or never ran): %s"
+        log.warning(text, ", ".join(missing))
     return summary
 
 
@@ -117,7 +115,7 @@ def evaluate_looks(
     broken: dict[Named, Exception] = {}
     own: list[Observation] = []
     while True:
-        made = _Pass(conn, observations, arguments, source=source, now=now, step=step, planned=inputs.planned)
+        made = _Pass(conn, observations, arguments, source, now, step, inputs.planned)
         verdict = made.evaluate()
         if verdict is not None:
             break
@@ -128,36 +126,29 @@ def evaluate_looks(
     if source is None:
         archive.refuse(conn, own)
     events.add(conn, _host_key_events(conn, observations, fleet, run_id), step=step)
-    events.add(conn, _unwatched(conn, verdict.unwatched, run_id, now))
+    # Of the ports that no rule watches any more, those with an open alert have an event.
+    opened = alerts.opened(conn, [port_alert_key(*key) for key in verdict.unwatched])
+    named: dict[str, Any] = {"at": now, "run_id": run_id, "reason": "No rule watches it any more"}
+    events.add(conn, [closing_event(EventKind.UNWATCHED, alert.first, **named) for alert in opened.values()])
     return verdict
 
 
+@dataclasses.dataclass
 class _Pass:
     """One try to evaluate observations.
 
     :param broken: observations that can't be evaluated, and the error of each
     """
 
-    def __init__(
-        self,
-        conn: Connection,
-        observations: Sequence[Observation],
-        arguments: Mapping[str, Any],
-        *,
-        source: Connection | None,
-        now: datetime,
-        step: int,
-        planned: Mapping[str, TaskOf],
-    ) -> None:
-        self._conn = conn
-        self._observations = observations
-        self._arguments = arguments
-        self._source = source
-        self._now = now
-        self._step = step
-        self._planned = planned
-        self.broken: dict[Named, Exception] = {}
-        self._savepoint: NestedTransaction | None = None
+    conn: Connection
+    observations: Sequence[Observation]
+    arguments: Mapping[str, Any]
+    source: Connection | None
+    now: datetime
+    step: int
+    planned: Mapping[str, TaskOf]
+    broken: dict[Named, Exception] = dataclasses.field(default_factory=dict)
+    savepoint: NestedTransaction | None = None
 
     def evaluate(self) -> Verdict | None:
         """Evaluate all observations, and write what follows.
@@ -167,74 +158,69 @@ class _Pass:
         """
         verdict = self._evaluate()
         if verdict is None:
-            self._roll_back()
+            if self.savepoint is not None:
+                self.savepoint.rollback()
             return None
-        try:
-            state.save(self._conn, verdict, now=self._now, step=self._step)
-            if verdict.failing_since is None:
-                conditions.end(self._conn, FLEET)
-            else:
-                conditions.begin(self._conn, FLEET, since=verdict.failing_since)
-        except NOT_THE_HOSTS:
-            raise
-        except Exception as error:
-            if self._savepoint is None:
-                # Without a savepoint no listing was compared, so no host is at fault.
-                raise
-            self._roll_back()
+        error = error_of(lambda: self._save(verdict))
+        if self.savepoint is None:
+            if error is not None:
+                # No listing was compared, so no host is at fault.
+                raise error
+        elif error is None:
+            self.savepoint.commit()
+        else:
+            self.savepoint.rollback()
             self._find_unwritable(verdict, error)
-            return None
-        if self._savepoint is not None:
-            self._savepoint.commit()
-        return verdict
-
-    def _roll_back(self) -> None:
-        if self._savepoint is not None:
-            self._savepoint.rollback()
+        return verdict if error is None else None
 
     def _evaluate(self) -> Verdict | None:
         """Evaluate some hosts at a time, and write at once what changed of their ports."""
-        conn = self._conn
-        evaluation = Evaluation(state.load_hosts(conn, light=True), **self._arguments)
-        for looks in evaluation.looks(self._observations):
-            found, unreadable = archive.readable(self._source or conn, looks)
-            if self._source is not None:
+        evaluation = Evaluation(state.load_hosts(self.conn, light=True), **self.arguments)
+        for looks in evaluation.looks(self.observations):
+            found, unreadable = archive.readable(self.source or self.conn, looks)
+            if self.source is not None:
                 # A replay must come to what the run came to, and the run could read them.
                 for wrong in unreadable.values():
                     raise wrong
             self.broken |= unreadable
             if found:
                 # A quiet run needs no savepoint, and saves the statement.
-                self._savepoint = self._savepoint or conn.begin_nested()
+                self.savepoint = self.savepoint or self.conn.begin_nested()
                 self._compare(evaluation, found)
         if self.broken:
             return None
-        evaluation.find_duplicates(state.listening(conn, evaluation.sharing()))
+        evaluation.find_duplicates(state.listening(self.conn, evaluation.sharing()))
         verdict = evaluation.verdict()
-        events = _with_task(verdict.events, self._observations, self._arguments["run_id"], self._planned)
-        return dataclasses.replace(verdict, events=tuple(events))
+        return dataclasses.replace(verdict, events=tuple(map(self._with_task(), verdict.events)))
+
+    def _save(self, verdict: Verdict) -> None:
+        state.save(self.conn, verdict, now=self.now, step=self.step)
+        if verdict.failing_since is None:
+            conditions.end(self.conn, FLEET)
+        else:
+            conditions.begin(self.conn, FLEET, since=verdict.failing_since)
 
     def _compare(self, evaluation: Evaluation, looks: Sequence[Observation]) -> None:
         rows = {look.host_id: dict(evaluation.hosts[look.host_id]) for look in looks}
 
         def compare(evaluating: Evaluation, some: Sequence[Observation]) -> None:
             ids = [look.host_id for look in some]
-            changes = evaluating.compare(some, state.load_ports(self._conn, ids), state.listening(self._conn, ids))
-            state.save_ports(self._conn, changes.ports, changes.dropped)
+            changes = evaluating.compare(some, state.load_ports(self.conn, ids), state.listening(self.conn, ids))
+            state.save_ports(self.conn, changes.ports, changes.dropped)
 
         def alone(some: Sequence[Observation]) -> None:
-            evaluating = Evaluation({look.host_id: dict(rows[look.host_id]) for look in some}, **self._arguments)
+            evaluating = Evaluation({look.host_id: dict(rows[look.host_id]) for look in some}, **self.arguments)
             compare(evaluating, some)
-            state.save(self._conn, evaluating.verdict(), now=self._now, step=self._step)
+            state.save(self.conn, evaluating.verdict(), now=self.now, step=self.step)
 
-        error = tried(self._conn, lambda: compare(evaluation, looks))
+        error = tried(self.conn, lambda: compare(evaluation, looks))
         if error is not None:
             evaluation.hosts |= rows
-            self.broken |= culprits(looks, error, lambda some: tried(self._conn, lambda: alone(some), keep=False))
+            self.broken |= culprits(looks, error, lambda some: tried(self.conn, lambda: alone(some), keep=False))
 
     def _find_unwritable(self, verdict: Verdict, error: Exception) -> None:
         """Find the observations whose rows or events the database refuses."""
-        looks = [look for look in self._observations if look.outcome is Outcome.OK]
+        looks = [look for look in self.observations if look.outcome is Outcome.OK]
 
         def write(some: Sequence[Observation]) -> None:
             ids = {look.host_id for look in some}
@@ -243,11 +229,24 @@ class _Pass:
                 hosts=tuple(row for row in verdict.hosts if row["host_id"] in ids),
                 events=tuple(event for event in verdict.events if event.host_id in ids),
             )
-            state.save(self._conn, part, now=self._now, step=self._step)
+            state.save(self.conn, part, now=self.now, step=self.step)
 
         if not looks:
             raise error
-        self.broken |= culprits(looks, error, lambda some: tried(self._conn, lambda: write(some), keep=False))
+        self.broken |= culprits(looks, error, lambda some: tried(self.conn, lambda: write(some), keep=False))
+
+    def _with_task(self) -> Callable[[Event], Event]:
+        """Name the mapped task in an event, for the link to its log, unless an earlier run made the observation."""
+        run_id = self.arguments["run_id"]
+        looks = {(look.host_id, look.observed_at) for look in self.observations if look.run_id == run_id}
+
+        def named(event: Event) -> Event:
+            asked = self.planned.get(event.host_id or "") if (event.host_id, event.at) in looks else None
+            if asked is None:
+                return event
+            return dataclasses.replace(event, details={**event.details, "task": asked[0], "map_index": asked[1]})
+
+        return named
 
 
 @contextmanager
@@ -277,34 +276,19 @@ def evaluate_dry(
         ports = state.load_ports(conn, {observation.host_id for observation in observations})
         rows = state.load_hosts(conn)
         arguments = _arguments(conn, fleet, config, inputs, run.run_id)
-    verdict = _evaluate_dry(rows, ports, observations, arguments)
-    summary = _summary(verdict, {observation.host_id for observation in observations}, ())
-    _log(verdict.events, summary)
+    verdicts: list[Verdict] = []
+
+    def try_out(some: Sequence[Observation]) -> Exception | None:
+        return error_of(lambda: verdicts.append(evaluate(rows, ports, some, **arguments)))
+
+    while (error := try_out(observations)) is not None:
+        broken = culprits(observations, error, try_out)
+        observations, own = refused(observations, broken)
+        warn(own, {host_id: host.name for host_id, host in fleet.items()}, broken)
+    summary = _summary(verdicts[-1], {observation.host_id for observation in observations}, ())
+    _log(verdicts[-1].events, summary)
     log.info("Dry run: nothing of this was kept, no message is sent")
     return summary
-
-
-def _evaluate_dry(
-    rows: Mapping[str, HostRow], ports: pd.DataFrame, observations: Sequence[Observation], arguments: Mapping[str, Any]
-) -> Verdict:
-    def error_of(some: Sequence[Observation]) -> Exception | None:
-        try:
-            evaluate(rows, ports, some, **arguments)
-        except NOT_THE_HOSTS:
-            raise
-        except Exception as error:
-            return error
-        return None
-
-    while True:
-        try:
-            return evaluate(rows, ports, observations, **arguments)
-        except NOT_THE_HOSTS:
-            raise
-        except Exception as error:
-            broken = culprits(observations, error, error_of)
-        observations, own = refused(observations, broken)
-        warn(own, {host_id: host.name for host_id, host in arguments["inventory"].items()}, broken)
 
 
 def _goes_by(
@@ -343,69 +327,29 @@ def _arguments(
     }
 
 
-def _with_task(
-    events: Iterable[Event], observations: Iterable[Observation], run_id: str, planned: Mapping[str, TaskOf]
-) -> Iterable[Event]:
-    """Name the mapped task in each event, for the link to its log, unless an earlier run made the observation."""
-    looks = {
-        (observation.host_id, observation.observed_at) for observation in observations if observation.run_id == run_id
-    }
-    for event in events:
-        asked = planned.get(event.host_id or "") if (event.host_id, event.at) in looks else None
-        if asked is None:
-            yield event
-        else:
-            task, index = asked
-            yield dataclasses.replace(event, details={**event.details, "task": task, "map_index": index})
-
-
 def _host_key_events(
     conn: Any, observations: Sequence[Observation], fleet: Mapping[str, Host], run_id: str
 ) -> list[Event]:
     """One event when a host begins to show another key, and one when it shows a trusted one again."""
     events = []
     changed = conditions.going_on(conn, f"{HOST_KEY}/")
-    for observation in observations:
-        condition = f"{HOST_KEY}/{observation.host_id}"
-        shows_another = observation.error_class == HostKeyChangedError.error_class
-        if not shows_another and condition not in changed:
-            continue
-        host, evidence = fleet[observation.host_id], observation.observed_at.isoformat()
-        if shows_another:
-            event = monitor_event(
-                EventKind.HOST_KEY_CHANGED,
-                at=observation.observed_at,
-                run_id=run_id,
-                reason=observation.error or "",
-                evidence=evidence,
-                host=host,
-            )
-            if conditions.begin(conn, condition, since=observation.observed_at):
-                events.append(event)
+    for look in observations:
+        condition, at = f"{HOST_KEY}/{look.host_id}", look.observed_at
+        if look.error_class == HostKeyChangedError.error_class:
+            kind, reason = EventKind.HOST_KEY_CHANGED, look.error or ""
             changed.add(condition)
-        elif observation.outcome is Outcome.OK:
-            conditions.end(conn, condition)
+            is_news = conditions.begin(conn, condition, since=at)
+        elif condition in changed and look.outcome is Outcome.OK:
+            kind, reason = EventKind.HOST_KEY_RESTORED, "The host shows a trusted key again"
             changed.remove(condition)
-            events.append(
-                monitor_event(
-                    EventKind.HOST_KEY_RESTORED,
-                    at=observation.observed_at,
-                    run_id=run_id,
-                    reason="The host shows a trusted key again",
-                    evidence=evidence,
-                    host=host,
-                )
-            )
+            conditions.end(conn, condition)
+            is_news = True
+        else:
+            continue
+        if is_news:
+            host, evidence = fleet[look.host_id], at.isoformat()
+            events.append(monitor_event(kind, at=at, run_id=run_id, reason=reason, evidence=evidence, host=host))
     return events
-
-
-def _unwatched(conn: Connection, keys: Iterable[PortKey], run_id: str, now: datetime) -> list[Event]:
-    """Close the open alerts of ports that no rule watches any more; other such ports have no event."""
-    opened = alerts.opened(conn, [port_alert_key(*key) for key in keys])
-    return [
-        closing_event(EventKind.UNWATCHED, alert.first, at=now, run_id=run_id, reason="No rule watches it any more")
-        for alert in opened.values()
-    ]
 
 
 def _summary(verdict: Verdict, scanned: Collection[str], planned: Collection[str]) -> dict[str, int]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-
-from sqlalchemy import Connection
+from typing import NamedTuple
 
 from portmon.config import Config
-from portmon.engine.events import monitor_event
 from portmon.errors import CmdbError
 from portmon.fields import format_duration
 from portmon.inventory.scope import select
 from portmon.model.event import EventKind
 from portmon.model.host import Inventory
+from portmon.steps.report import report
 from portmon.steps.run import Run
-from portmon.storage import conditions, contents, events, inventory, runs
+from portmon.storage import conditions, contents, inventory, runs
 from portmon.storage.database import Database
 from portmon.text import REASON_LIMIT, plain
 from portmon.untrusted.boundary import boundary
@@ -27,18 +25,15 @@ log = logging.getLogger(__name__)
 STALE = "cmdb_stale"
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(NamedTuple):
     """What the other tasks of the run need to know.
 
     :param digest: of the stored inventory
     :param stale: the CMDB gave no usable list, so this is the last good one
-    :param fetched_at: when the CMDB gave it
     """
 
     digest: str
     stale: bool
-    fetched_at: datetime
 
 
 def fetch_inventory(
@@ -53,24 +48,22 @@ def fetch_inventory(
     """
     with database.begin() as conn:
         good = inventory.last_good(conn)
-    reason = ""
+    stale, fetched_at, reason = False, now, ""
     try:
         with boundary(lambda why: CmdbError(f"can't be read: {why}", source="CMDB"), passing=CmdbError):
             found = load()
         if not run.force_prune:
             must_be_plausible(found, good.inventory if good else None)
-        stale, fetched_at = False, now
     except CmdbError as error:
         if good is None:
             raise
-        found, stale, fetched_at = good.inventory, True, good.fetched_at
-        log.warning("%s", plain(str(error), 1000))
+        found, stale, fetched_at, reason = good.inventory, True, good.fetched_at, str(error)
+        log.warning("%s", plain(reason, 1000))
         log.warning(
             "The CMDB gave no usable list: going on with the last good one, %s old (%d hosts); nothing is pruned",
             format_duration(timedelta(seconds=int((now - fetched_at).total_seconds()))),
             len(found.hosts),
         )
-        reason = str(error)
     for invalid in found.invalid:
         log.warning(
             "Invalid entry %d (%s): %s",
@@ -78,7 +71,7 @@ def fetch_inventory(
             plain(invalid.name or invalid.id or "-"),
             plain(invalid.reason, REASON_LIMIT),
         )
-    if run.scoped:
+    if run.hosts:
         select(found.hosts, run.hosts)
     with database.begin() as conn:
         # The tasks of a dry run read its list from the database, but no later run may fall back to it.
@@ -97,11 +90,13 @@ def fetch_inventory(
                 inventory_stale=stale,
                 settings=contents.put(conn, config.to_json(), now=now),
             )
-            if not stale:
-                _report_fresh(conn, run, now)
-            elif now - fetched_at >= config.cmdb.stale_after:
-                _report_stale(conn, run, now, fetched_at, reason)
-    return Fetched(digest, stale, fetched_at)
+            if stale and now - fetched_at >= config.cmdb.stale_after and conditions.begin(conn, STALE, since=now):
+                evidence, of = fetched_at.isoformat(), f"{fetched_at:%Y-%m-%d %H:%M} UTC"
+                told = f"The host list is from {of}; the CMDB gave no usable one since: {reason}"
+                report(conn, EventKind.CMDB_STALE, run.run_id, told, now, evidence=evidence, since=fetched_at)
+            elif not stale and conditions.end(conn, STALE):
+                report(conn, EventKind.CMDB_FRESH, run.run_id, "The CMDB gives a usable host list again", now)
+    return Fetched(digest, stale)
 
 
 def must_be_plausible(found: Inventory, good: Inventory | None) -> None:
@@ -114,43 +109,13 @@ def must_be_plausible(found: Inventory, good: Inventory | None) -> None:
     """
     if found.hosts or good is None or not good.hosts:
         return
-    if found.invalid:
-        raise CmdbError(
-            f"none of its {len(found.invalid)} entries is valid, the first because {found.invalid[0].reason}; "
-            "check cmdb.source.fields in portmon.yaml",
-            source=found.source,
-        )
-    raise CmdbError(
+    reason = (
         f"gave an empty list where there were {len(good.hosts)} hosts; if they are really gone, trigger a run with "
-        "force_prune",
-        source=found.source,
+        "force_prune"
     )
-
-
-def _report_stale(conn: Connection, run: Run, now: datetime, fetched_at: datetime, reason: str) -> None:
-    event = monitor_event(
-        EventKind.CMDB_STALE,
-        at=now,
-        run_id=run.run_id,
-        reason=f"The host list is from {fetched_at:%Y-%m-%d %H:%M} UTC; the CMDB gave no usable one since: {reason}",
-        evidence=fetched_at.isoformat(),
-        since=fetched_at,
-    )
-    if conditions.begin(conn, STALE, since=now):
-        events.add(conn, [event])
-
-
-def _report_fresh(conn: Connection, run: Run, now: datetime) -> None:
-    if conditions.end(conn, STALE):
-        events.add(
-            conn,
-            [
-                monitor_event(
-                    EventKind.CMDB_FRESH,
-                    at=now,
-                    run_id=run.run_id,
-                    reason="The CMDB gives a usable host list again",
-                    evidence=now.isoformat(),
-                )
-            ],
+    if found.invalid:
+        reason = (
+            f"none of its {len(found.invalid)} entries is valid, the first because {found.invalid[0].reason}; "
+            "check cmdb.source.fields in portmon.yaml"
         )
+    raise CmdbError(reason, source=found.source)

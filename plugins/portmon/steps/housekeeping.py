@@ -27,7 +27,7 @@ TIMES = 20
 def expire(database: Database, settings: Retention, now: datetime) -> None:
     """Delete what is too old; the next run tries again what fails.
 
-    The run that holds the lease of the state calls it. The lease is not checked: two that delete the same do no harm.
+    The lease of the state is not checked: two runs that delete the same do no harm.
     """
     looks, rest = now - settings.observations, now - settings.events
     parts: dict[str, Callable[[Connection], int | None]] = {
@@ -52,9 +52,5 @@ def expire(database: Database, settings: Retention, now: datetime) -> None:
             with database.begin() as conn:
                 parts[name](conn)
         except Exception as error:
-            log.warning(
-                "Old %s could not be deleted, the next run tries again. What was evaluated is kept: %s: %s",
-                name,
-                type(error).__name__,
-                next(iter(str(error).splitlines()), ""),
-            )
+            text = "Old %s could not be deleted, the next run tries again. What was evaluated is kept: %s: %s"
+            log.warning(text, name, type(error).__name__, next(iter(str(error).splitlines()), ""))

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from portmon.engine.events import monitor_event
 from portmon.fields import format_duration
 from portmon.model.event import EventKind
+from portmon.steps.report import report
 from portmon.steps.run import Run
-from portmon.storage import conditions, events, runs
+from portmon.storage import conditions, runs
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -37,30 +37,21 @@ def report_overdue(database: Database, run: Run, *, interval: timedelta, now: da
         started = runs.newest_started_at(conn, run.run_id)
         if started is None:
             return False
-        took = now - started
-        if took <= interval:
-            _end(conn, run, f"A run took {_shown(took)}, within its interval of {format_duration(interval)}", now)
+        took = format_duration(timedelta(seconds=int((now - started).total_seconds())))
+        if now - started <= interval:
+            _end(conn, run, f"A run took {took}, within its interval of {format_duration(interval)}", now)
             return False
         reason = (
-            f"A run took {_shown(took)}, its interval is {format_duration(interval)}: what it tells comes late. Raise "
+            f"A run took {took}, its interval is {format_duration(interval)}: what it tells comes late. Raise "
             "ssh.max_logins, give Airflow more workers, or set a longer [portmon] schedule"
         )
         log.warning("%s", reason)
         if conditions.begin(conn, OVERDUE, since=started):
-            _tell(conn, EventKind.RUN_OVERDUE, run, reason, now, started)
+            report(conn, EventKind.RUN_OVERDUE, run.run_id, reason, now, evidence=run.run_id, since=started)
         return True
 
 
 def _end(conn: Connection, run: Run, reason: str, now: datetime) -> None:
     since = conditions.since(conn, OVERDUE)
     if conditions.end(conn, OVERDUE):
-        _tell(conn, EventKind.RUN_IN_TIME, run, reason, now, since)
-
-
-def _tell(conn: Connection, kind: EventKind, run: Run, reason: str, now: datetime, since: datetime | None) -> None:
-    event = monitor_event(kind, at=now, run_id=run.run_id, reason=reason, evidence=run.run_id, since=since)
-    events.add(conn, [event])
-
-
-def _shown(took: timedelta) -> str:
-    return format_duration(timedelta(seconds=int(took.total_seconds())))
+        report(conn, EventKind.RUN_IN_TIME, run.run_id, reason, now, evidence=run.run_id, since=since)

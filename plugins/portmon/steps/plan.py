@@ -61,7 +61,7 @@ def plan_sweep(
             proxies=_proxies(asked.values(), config, proxy_of),
             per_proxy=config.ssh.per_proxy,
         )
-        stored = [contents.put(conn, _to_json(batch), now=now or datetime.now(UTC), sound=True) for batch in batches]
+        stored = [_store(conn, batch, now or datetime.now(UTC)) for batch in batches]
     log.info(
         "%d hosts to ask in %d batches, %s logins each at a time",
         len(asked),
@@ -74,14 +74,12 @@ def plan_sweep(
     ]
 
 
-def _to_json(batch: HostBatch) -> bytes:
-    """Equal batches give equal bytes."""
-    value = {
-        "hosts": [inventory.host_to_json(host) for host in batch.hosts],
-        "logins": batch.logins,
-        "lanes": dict(batch.lanes),
-    }
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+def _store(conn: Connection, batch: HostBatch, now: datetime) -> str:
+    """Store a batch; equal ones as equal bytes."""
+    listed = [inventory.host_to_json(host) for host in batch.hosts]
+    value = {"hosts": listed, "logins": batch.logins, "lanes": dict(batch.lanes)}
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return contents.put(conn, text.encode("ascii"), now=now, sound=True)
 
 
 def batch_of(conn: Connection, item: Mapping[str, Any]) -> HostBatch:
@@ -135,7 +133,7 @@ def plan_hosts(
     :param digest: of this run's inventory
     :param max_hosts: more than this can't be mapped over (``[core] max_map_length``)
     :param swept: None without a sweep; else, for observations that are not in the database, host id: whether it is
-        final, as of :func:`portmon.storage.archive.looks_of`
+        final, as of :func:`portmon.storage.archive.observed`
     :returns: see :class:`portmon.airflow.operators.netstat.NetstatOperator` for the fields
     :raises RunError: if there are more hosts than can be mapped over
     """
@@ -143,7 +141,8 @@ def plan_hosts(
         asked = _asked(conn, config, run, digest)
         left = list(asked.values())
         if swept is not None:
-            left = _after_sweep(conn, config, run, left, swept, max_hosts)
+            most = config.scan.max_host_tasks if max_hosts is None else min(config.scan.max_host_tasks, max_hosts)
+            left = _after_sweep(left, {**archive.observed(conn, run.run_id), **swept}, most)
         if max_hosts is not None and len(left) > max_hosts:
             raise RunError(
                 f"{len(left)} hosts, but Airflow maps over {max_hosts} at most: lower scan.sweep_above, or raise "
@@ -152,9 +151,8 @@ def plan_hosts(
         must = declared_of(conn, config, left)
     if swept is None:
         log.info("%d hosts to ask, each in a task of its own", len(left))
-    return sorted(
-        (_item(host, config, must.get(host.id, {}), run) for host in left), key=lambda item: (item["name"], item["id"])
-    )
+    left.sort(key=lambda host: (host.name, host.id))
+    return [_item(host, config, must.get(host.id, {}), run) for host in left]
 
 
 def expected(
@@ -166,10 +164,16 @@ def expected(
     """
     known = hosts.known_ports(conn, host_ids)
     tools = hosts.tools(conn, host_ids, now or datetime.now(UTC))
-    return {
-        host_id: _expected(known.get(host_id, {}), must.get(host_id, ()), *tools.get(host_id, (None, ())))
-        for host_id in host_ids
-    }
+    found = {}
+    for host_id in host_ids:
+        own, (tool, hung) = known.get(host_id, {}), tools.get(host_id, (None, ()))
+        up = {port: addresses for port, (status, addresses) in own.items() if status == PortStatus.UP}
+        # A port that is down already is not asked for twice.
+        declared = (port for port in must.get(host_id, ()) if port not in own or own[port][0] != PortStatus.DOWN)
+        # A bind that others could reach is missed like a port.
+        binds = {port: lost for port, addresses in up.items() if (lost := _reachable(addresses))}
+        found[host_id] = Expected(sorted({*up, *declared}), binds, tool, hung)
+    return found
 
 
 def settled_answers(
@@ -210,7 +214,7 @@ def _asked(conn: Connection, config: Config, run: Run, digest: str) -> dict[str,
     found = inventory.load(conn, digest)
     listed = {host.id for host in found.hosts} | {invalid.id for invalid in found.invalid if invalid.id is not None}
     asked: Sequence[Host] = [*found.hosts, *hosts.listed(conn, besides=listed).values()]
-    if run.scoped:
+    if run.hosts:
         asked = select(asked, run.hosts)
     return {host.id: host for host in asked}
 
@@ -224,50 +228,22 @@ def declared_of(conn: Connection, config: Config, asked: Sequence[Host]) -> dict
 def _proxies(asked: Collection[Host], config: Config, proxy_of: Callable[[str], str | None]) -> dict[str, str]:
     """Id of hosts whose connection has a proxy command: that command."""
     command_of = cache(proxy_of)
-    found = {host.id: command_of(ssh_settings(config, group=group_of(host, config)).conn_id) for host in asked}
-    return {host_id: command for host_id, command in found.items() if command is not None}
+    found = ((host.id, command_of(ssh_settings(config, group=group_of(host, config)).conn_id)) for host in asked)
+    return {host_id: command for host_id, command in found if command is not None}
 
 
-def _after_sweep(
-    conn: Connection, config: Config, run: Run, asked: Sequence[Host], swept: Mapping[str, bool], max_hosts: int | None
-) -> list[Host]:
-    """Those of some hosts that need a task of their own although they are in a batch."""
-    looks = {**archive.looks_of(conn, run.run_id), **swept}
+def _after_sweep(asked: Sequence[Host], looks: Mapping[str, bool], most: int) -> list[Host]:
+    """Those of some hosts that need a task of their own although they are in a batch, ``most`` at most."""
     missed = [host for host in asked if host.id not in looks]
     failed = [host for host in asked if looks.get(host.id) is False]
-    most = config.scan.max_host_tasks if max_hosts is None else min(config.scan.max_host_tasks, max_hosts)
-    log.info(
-        "%d of %d hosts need no task of their own; %d fail since this run, %d were not swept",
-        len(asked) - len(failed) - len(missed),
-        len(asked),
-        len(failed),
-        len(missed),
-    )
     # Those first of which nothing is known: of the others counts what the sweep saw.
-    left = [*missed, *failed]
+    left, count = [*missed, *failed], len(asked)
+    text = "%d of %d hosts need no task of their own; %d fail since this run, %d were not swept"
+    log.info(text, count - len(left), count, len(failed), len(missed))
     if len(left) > most:
-        log.warning(
-            "%d hosts would need a task of their own, %d get one (scan.max_host_tasks); of the others counts what the "
-            "sweep saw",
-            len(left),
-            most,
-        )
+        text = "%d hosts would need a task of their own, %d get one (scan.max_host_tasks). The sweep counts for others"
+        log.warning(text, len(left), most)
     return left[:most]
-
-
-def _expected(
-    known: Mapping[int, tuple[str, tuple[str, ...]]], must: Collection[int], tool: str | None, hung: Sequence[str]
-) -> Expected:
-    up = {port: addresses for port, (status, addresses) in known.items() if status == PortStatus.UP}
-    # A port that is down already is not asked for twice.
-    declared = (port for port in must if port not in known or known[port][0] != PortStatus.DOWN)
-    return Expected(
-        ports=sorted({*up, *declared}),
-        # A bind that others could reach is missed like a port.
-        binds={port: binds for port, addresses in up.items() if (binds := _reachable(addresses))},
-        tool=tool,
-        hung=hung,
-    )
 
 
 @lru_cache(maxsize=4096)
@@ -277,16 +253,14 @@ def _reachable(addresses: tuple[str, ...]) -> tuple[str, ...]:
 
 def _item(host: Host, config: Config, must: Collection[int], run: Run) -> dict[str, Any]:
     group = group_of(host, config)
-    given = {
+    item = {
+        "id": host.id,
+        "name": host.name,
+        "address": host.address,
         "port": host.port,
         "group": group.name if group else None,
         "must": sorted(must) or None,
         "dry_run": run.dry_run or None,
     }
     # Every mapped task gets the whole list through Airflow's API: what is not said takes no room.
-    return {
-        "id": host.id,
-        "name": host.name,
-        "address": host.address,
-        **{name: value for name, value in given.items() if value is not None},
-    }
+    return {name: value for name, value in item.items() if value is not None}

@@ -8,11 +8,14 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import Connection
+
 from portmon.config import Config
-from portmon.engine.events import closing_event, monitor_event
-from portmon.inventory.prune import GUARDED, plan_prune
+from portmon.engine.events import closing_event
+from portmon.inventory.prune import GUARDED, PrunePlan, plan_prune
 from portmon.model.event import EventKind
 from portmon.model.host import Host, Inventory
+from portmon.steps.report import report
 from portmon.steps.run import Run
 from portmon.storage import alerts, checkpoints, conditions, events, hosts, inventory, journal, lease, runs
 from portmon.storage.conditions import HOST_KEY
@@ -38,12 +41,20 @@ def prune_inventory(
     :returns: how many hosts were hidden, resumed and purged, and whether pruning was refused
     :raises PastRunError: a later run was evaluated since
     """
-    if run.scoped:
+    if run.hosts:
         log.info("This run asks some hosts only: nothing is pruned")
         return counts()
+
+    def planned(conn: Connection) -> tuple[Inventory, PrunePlan]:
+        listed, accepted = inventory.load(conn, digest), journal.accepted(conn, now - GUARDED)
+        settings, forced, known = config.cmdb, run.force_prune, hosts.known(conn)
+        return listed, plan_prune(
+            known, listed, stale=stale, forced=forced, now=now, settings=settings, accepted=accepted
+        )
+
     if run.dry_run:
         with database.begin() as conn:
-            plan = _plan(conn, config, run, inventory.load(conn, digest), stale, now)
+            _, plan = planned(conn)
         hide, resume, purge = (", ".join(map(plain, ids)) or "no host" for ids in (plan.hide, plan.resume, plan.purge))
         log.info("Dry run: would hide %s; resume %s; purge %s", hide, resume, purge)
         if plan.refused:
@@ -52,8 +63,7 @@ def prune_inventory(
     with writer(database, f"prune {run.run_id}", run) as held, database.begin() as conn:
         held.check(conn)
         runs.must_be_newest(conn, run.run_id)
-        listed = inventory.load(conn, digest)
-        plan = _plan(conn, config, run, listed, stale, now)
+        listed, plan = planned(conn)
         names = {known.id: known.name for known in hosts.known(conn)}
         checkpoints.keep(conn, now)
         done = journal.Pruned(
@@ -66,7 +76,12 @@ def prune_inventory(
         )
         step = journal.pruned(conn, run.run_id, at=now, inventory=digest, done=done)
         carry_out(conn, done, listed.hosts, run_id=run.run_id, now=now, step=step)
-        _report(conn, plan.refused, run, stale=stale, now=now)
+        # A stale list is refused as well, but has an event of its own after cmdb.stale_after.
+        if plan.refused and not stale and conditions.begin(conn, REFUSED, since=now):
+            told = f"Nothing was pruned: {plan.refused}. Trigger a run with force_prune if this is right"
+            report(conn, EventKind.PRUNE_REFUSED, run.run_id, told, now)
+        elif not plan.refused and conditions.end(conn, REFUSED):
+            report(conn, EventKind.PRUNE_RESUMED, run.run_id, "The host list is plausible again", now)
     for verb, ids in (("hidden", plan.hide), ("resumed", plan.resume), ("deleted", plan.purge)):
         for host_id in ids:
             log.info("%s (%s) %s", plain(names.get(host_id, host_id)), plain(host_id), verb)
@@ -103,18 +118,6 @@ def carry_out(
     hosts.resume(conn, done.resume)
 
 
-def _plan(conn: Any, config: Config, run: Run, listed: Inventory, stale: bool, now: datetime) -> Any:
-    return plan_prune(
-        hosts.known(conn),
-        listed,
-        stale=stale,
-        forced=run.force_prune,
-        now=now,
-        settings=config.cmdb,
-        accepted=journal.accepted(conn, now - GUARDED),
-    )
-
-
 def _close(conn: Any, host_ids: Any, run_id: str, now: datetime, step: int | None) -> None:
     # Imported here, since pandas is needed only if a host left.
     from portmon.engine.diff import close_hosts
@@ -134,41 +137,8 @@ def _close(conn: Any, host_ids: Any, run_id: str, now: datetime, step: int | Non
             events.add(conn, [closing])
 
 
-def _report(conn: Any, refused: str | None, run: Run, *, stale: bool, now: datetime) -> None:
-    """Write one event when pruning begins to be refused, and one when it resumes.
-
-    A stale list is refused as well, but has an event of its own after ``cmdb.stale_after``.
-    """
-    if refused and not stale:
-        event = monitor_event(
-            EventKind.PRUNE_REFUSED,
-            at=now,
-            run_id=run.run_id,
-            reason=f"Nothing was pruned: {refused}. Trigger a run with force_prune if this is right",
-            evidence=now.isoformat(),
-        )
-        if conditions.begin(conn, REFUSED, since=now):
-            events.add(conn, [event])
-    elif not refused and conditions.end(conn, REFUSED):
-        events.add(
-            conn,
-            [
-                monitor_event(
-                    EventKind.PRUNE_RESUMED,
-                    at=now,
-                    run_id=run.run_id,
-                    reason="The host list is plausible again",
-                    evidence=now.isoformat(),
-                )
-            ],
-        )
-
-
-def counts(plan: Any = None) -> dict[str, int]:
+def counts(plan: PrunePlan | None = None) -> dict[str, int]:
     """The result of pruning for the task log; all 0 without a plan."""
-    return {
-        "hidden": len(plan.hide) if plan else 0,
-        "resumed": len(plan.resume) if plan else 0,
-        "purged": len(plan.purge) if plan else 0,
-        "refused": int(bool(plan and plan.refused)),
-    }
+    plan = plan or PrunePlan()
+    found = {"hidden": plan.hide, "resumed": plan.resume, "purged": plan.purge}
+    return {**{name: len(ids) for name, ids in found.items()}, "refused": int(plan.refused is not None)}

@@ -30,7 +30,8 @@ class Run:
 
     :param run_type: ``scheduled``, ``manual``, ``backfill`` or another of Airflow's
     :param logical_date: None for manual runs
-    :param hosts: names, globs, ids or ``label=value``: only these are scanned; empty: all
+    :param hosts: names, globs, ids or ``label=value``: only these are scanned, the others are neither missing nor
+        pruned; empty: all
     :param dry_run: nothing is stored, nothing is sent
     :param force_prune: prune even if too many hosts are missing
     :param notify: send messages about events that a replay finds and that were not sent before
@@ -57,11 +58,6 @@ class Run:
         """Whether it was started as a replay. A cleared run may have to replay as well."""
         return self.run_type == BACKFILL or self.replay_from is not None
 
-    @property
-    def scoped(self) -> bool:
-        """Whether only some hosts are asked; the others are neither missing nor pruned."""
-        return bool(self.hosts)
-
     def must_be_live(self) -> None:
         """Refuse to ask a host in a replay.
 
@@ -73,20 +69,15 @@ class Run:
             )
 
 
-def run_from(
-    params: Mapping[str, Any],
-    *,
-    run_id: str,
-    run_type: str,
-    logical_date: datetime | None,
-    due: datetime | None = None,
-) -> Run:
-    """Validate the parameters of the trigger form; for the others see :class:`Run`.
+def run_of(dag_run: Any, params: Mapping[str, Any] | None = None, *, try_number: int = 0) -> Run:
+    """The run of a task.
 
+    :param dag_run: as Airflow's tasks get it
+    :param params: of the trigger form; None for a task that does not use them
     :raises ParamError: naming the parameter
     """
-    unknown = sorted(set(params) - set(NAMES))
-    if unknown:
+    params = params or {}
+    if unknown := sorted(set(params) - set(NAMES)):
         raise ParamError(f"is unknown; there are {', '.join(NAMES[:-1])} and {NAMES[-1]}", field=unknown[0])
     hosts = params.get(HOSTS) or []
     if isinstance(hosts, str):
@@ -98,46 +89,54 @@ def run_from(
     for name in (DRY_RUN, FORCE_PRUNE, NOTIFY):
         if not isinstance(params.get(name, False), bool):
             raise ParamError("must be true or false", field=name)
-    patterns = tuple(dict.fromkeys(item.strip() for item in hosts if item.strip()))
-    if params.get(HOSTS) and not patterns:
-        raise ParamError("holds only blanks; leave it empty to scan every host", field=HOSTS)
-    if patterns and params.get(FORCE_PRUNE):
-        raise ParamError(f"prunes hosts, a run with {HOSTS} never does: use one of them", field=FORCE_PRUNE)
-    begin, end = _moment(params, REPLAY_FROM), _moment(params, REPLAY_TO)
     run = Run(
-        run_id=run_id,
-        run_type=run_type,
-        logical_date=logical_date,
-        hosts=patterns,
+        run_id=dag_run.run_id,
+        run_type=str(getattr(dag_run.run_type, "value", dag_run.run_type)),
+        logical_date=dag_run.logical_date,
+        hosts=tuple(dict.fromkeys(item.strip() for item in hosts if item.strip())),
         dry_run=params.get(DRY_RUN, False),
         force_prune=params.get(FORCE_PRUNE, False),
         notify=params.get(NOTIFY, False),
-        replay_from=begin,
-        replay_to=end,
-        due=due,
+        replay_from=_moment(params, REPLAY_FROM),
+        replay_to=_moment(params, REPLAY_TO),
+        due=getattr(dag_run, "run_after", None),
+        try_number=try_number,
     )
-    _must_agree(run)
-    return run
-
-
-def _must_agree(run: Run) -> None:
-    """Refuse parameters that contradict each other."""
-    if run.replay_to is not None and run.replay_from is None:
-        raise ParamError(f"is the end of a time: give its beginning as {REPLAY_FROM}", field=REPLAY_TO)
-    if run.replay_from is not None and run.replay_to is not None and run.replay_to <= run.replay_from:
-        raise ParamError(f"must be later than {REPLAY_FROM}", field=REPLAY_TO)
-    if run.notify and not run.replays:
-        raise ParamError(
+    contradictions = (
+        (params.get(HOSTS) and not run.hosts, HOSTS, "holds only blanks; leave it empty to scan every host"),
+        (
+            run.hosts and run.force_prune,
+            FORCE_PRUNE,
+            f"prunes hosts, a run with {HOSTS} never does: use one of them",
+        ),
+        (
+            run.replay_to and not run.replay_from,
+            REPLAY_TO,
+            f"is the end of a time: give its beginning as {REPLAY_FROM}",
+        ),
+        (
+            run.replay_from and run.replay_to and run.replay_to <= run.replay_from,
+            REPLAY_TO,
+            f"must be later than {REPLAY_FROM}",
+        ),
+        (
+            run.notify and not run.replays,
+            NOTIFY,
             f"is for runs that evaluate again what was seen: give {REPLAY_FROM}. A run that asks hosts tells what it "
             f"finds, unless it is a {DRY_RUN}",
-            field=NOTIFY,
-        )
-    if run.notify and run.dry_run:
-        raise ParamError(f"tells people, a {DRY_RUN} never does: use one of them", field=NOTIFY)
-    if run.replays and run.hosts:
-        raise ParamError("what was seen is evaluated again of every host: leave it empty", field=HOSTS)
-    if run.replays and run.force_prune:
-        raise ParamError("a run that evaluates again what was seen does not prune: leave it off", field=FORCE_PRUNE)
+        ),
+        (run.notify and run.dry_run, NOTIFY, f"tells people, a {DRY_RUN} never does: use one of them"),
+        (run.replays and run.hosts, HOSTS, "what was seen is evaluated again of every host: leave it empty"),
+        (
+            run.replays and run.force_prune,
+            FORCE_PRUNE,
+            "a run that evaluates again what was seen does not prune: leave it off",
+        ),
+    )
+    for wrong, field, message in contradictions:
+        if wrong:
+            raise ParamError(message, field=field)
+    return run
 
 
 def _moment(params: Mapping[str, Any], name: str) -> datetime | None:

@@ -29,55 +29,51 @@ ERROR_CLASS = "evaluation"
 FEW = 10
 """If so many observations, and more than half of all, make this program fail, no host is at fault."""
 NOT_THE_HOSTS = (MemoryError, OperationalError, InterfaceError)
-"""Errors that no host can cause: of this machine and of the database."""
+"""Errors that no host can cause: this computer's and the database's."""
 
 
-def name_of(look: Observation) -> Named:
-    """What identifies an observation."""
-    return look.host_id, look.observed_at
-
-
-def tried(conn: Connection, work: Callable[[], object], *, keep: bool = True) -> Exception | None:
-    """Do something with the database inside a savepoint.
-
-    :param keep: whether to keep what was written
-    :returns: the error, if a host can be at fault; then nothing is written
-    """
-    savepoint = conn.begin_nested()
+def error_of(work: Callable[[], object]) -> Exception | None:
+    """Do something, and return its error if a host can be at fault; other errors are raised."""
     try:
         work()
     except NOT_THE_HOSTS:
         raise
     except Exception as error:
-        savepoint.rollback()
         return error
-    if keep:
-        savepoint.commit()
-    else:
-        savepoint.rollback()
     return None
 
 
+def tried(conn: Connection, work: Callable[[], object], *, keep: bool = True) -> Exception | None:
+    """Do the same inside a savepoint; what it writes is kept only if it succeeds, and if ``keep`` is set."""
+    savepoint = conn.begin_nested()
+    error = error_of(work)
+    if keep and error is None:
+        savepoint.commit()
+    else:
+        savepoint.rollback()
+    return error
+
+
 def culprits(
-    looks: Sequence[Observation], error: Exception, error_of: Callable[[Sequence[Observation]], Exception | None]
+    looks: Sequence[Observation], error: Exception, evaluate: Callable[[Sequence[Observation]], Exception | None]
 ) -> dict[Named, Exception]:
     """The observations that can't be evaluated, found by halving.
 
     :param error: of evaluating all of them
-    :param error_of: evaluates some of them and returns the error
+    :param evaluate: evaluates some of them and returns the error
     :raises Exception: the error, if each observation alone can be evaluated
     """
     found: dict[Named, Exception] = {}
-    failed_last_time: list[tuple[Sequence[Observation], Exception]] = [(looks, error)]
-    while failed_last_time:
-        some, raised = failed_last_time.pop()
+    suspects: list[tuple[Sequence[Observation], Exception]] = [(looks, error)]
+    while suspects:
+        some, raised = suspects.pop()
         if len(some) == 1:
-            found[name_of(some[0])] = raised
+            found[_name_of(some[0])] = raised
             continue
         for part in (some[: len(some) // 2], some[len(some) // 2 :]):
-            again = error_of(part)
+            again = evaluate(part)
             if again is not None:
-                failed_last_time.append((part, again))
+                suspects.append((part, again))
     if not found:
         raise error
     return found
@@ -98,16 +94,10 @@ def refused(
         raise faults[0]
     now, own = [], []
     for look in looks:
-        error = broken.get(name_of(look))
+        error = broken.get(_name_of(look))
         if error is not None:
-            said = plain(_said(error), REASON_LIMIT)
-            look = dataclasses.replace(
-                look,
-                outcome=Outcome.INVALID,
-                listing=None,
-                error_class=ERROR_CLASS,
-                error=f"Its answer could not be evaluated, so it is no evidence: {said}",
-            )
+            said = f"Its answer could not be evaluated, so it is no evidence: {plain(_said(error), REASON_LIMIT)}"
+            look = dataclasses.replace(look, outcome=Outcome.INVALID, listing=None, error_class=ERROR_CLASS, error=said)
             own.append(look)
         now.append(look)
     return now, own
@@ -116,7 +106,7 @@ def refused(
 def warn(looks: Iterable[Observation], names: Mapping[str, str], broken: Mapping[Named, Exception]) -> None:
     """Log one line for each observation that could not be evaluated; with a traceback if this program is at fault."""
     for look in looks:
-        error = broken.get(name_of(look))
+        error = broken.get(_name_of(look))
         log.warning(
             "%s: the answer of %s UTC could not be evaluated, so it is no evidence. Other hosts are not affected. %s",
             plain(names.get(look.host_id, look.host_id)),
@@ -124,6 +114,10 @@ def warn(looks: Iterable[Observation], names: Mapping[str, str], broken: Mapping
             plain(_said(error), REASON_LIMIT) if error else look.error,
             exc_info=None if error is None or isinstance(error, PortmonError) else error,
         )
+
+
+def _name_of(look: Observation) -> Named:
+    return look.host_id, look.observed_at
 
 
 def _said(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Alerts: what went wrong, from the event that began it to the one that ended it."""
+"""Alerts, from the event that began one to the event that ended it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ _ALERTS = (
 
 
 def opened(conn: Connection, keys: Collection[str] | None = None, *, host_id: str | None = None) -> dict[str, Alert]:
-    """Alert key: the alert that goes on, oldest first.
-
-    :param keys: of these only
-    :param host_id: of this host only
-    """
+    """Alert key: open alert, oldest first; of some keys, of one host."""
     query = _ALERTS.where(alerts.c.ends_at.is_(None))
     if host_id is not None:
         query = query.where(alerts.c.host_id == host_id)
@@ -41,7 +37,7 @@ def ended_since(conn: Connection, moment: datetime) -> list[Alert]:
 
 
 def save(conn: Connection, changed: Sequence[Alert]) -> None:
-    """Store alerts, new ones and changed ones; those that are over first, since one key has one open alert."""
+    """Store new and changed alerts; resolved ones first, since one key has one open alert."""
     for over in (True, False):
         rows = [
             {
@@ -55,7 +51,7 @@ def save(conn: Connection, changed: Sequence[Alert]) -> None:
             for alert in changed
             if (alert.ends_at is not None) == over
         ]
-        upsert_rows(conn, alerts, ["last_event_id", "ends_at"], rows)
+        upsert_rows(conn, alerts, rows, columns=["last_event_id", "ends_at"])
 
 
 def expire(conn: Connection, before: datetime) -> None:

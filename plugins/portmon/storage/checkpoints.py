@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table, delete, func, insert, select
 
 from portmon.errors import StorageError
 from portmon.storage import contents, journal
-from portmon.storage.sql import CHUNK, chunks, insert_rows
+from portmon.storage.sql import chunks, insert_rows
 from portmon.storage.tables import UtcDateTime, checkpoints, conditions, hosts, ports
 
 
@@ -24,8 +24,8 @@ def keep(conn: Connection, now: datetime) -> None:
 
 
 def take(conn: Connection, seq: int, now: datetime) -> None:
-    """Keep the state as it is after a step of the journal, instead of what is kept of that step."""
-    # One after the other: all of it would be a matter of gigabytes.
+    """Keep the state as it is after a step of the journal; replaces the checkpoint of that step."""
+    # One part after the other: the whole state would take gigabytes.
     digests = [contents.put(conn, contents.canonical(part), now=now) for part in _parts(conn)]
     _replace(conn, seq, now, digests)
 
@@ -37,7 +37,7 @@ def taken(conn: Connection, *, after: int) -> dict[int, datetime]:
 
 
 def copy(source: Connection, conn: Connection) -> None:
-    """Take over all checkpoints of another database, each instead of that of the same step."""
+    """Take over all checkpoints of another database, each in place of that of the same step."""
     found: dict[tuple[int, datetime], list[str]] = defaultdict(list)
     for row in source.execute(select(checkpoints).order_by(checkpoints.c.seq, checkpoints.c.part)).all():
         contents.put(conn, contents.get(source, row.content), now=row.at)
@@ -64,10 +64,9 @@ def oldest(conn: Connection) -> datetime | None:
 
 
 def restore(source: Connection, seq: int, conn: Connection) -> None:
-    """Bring the state back as it was.
+    """Bring the state of a checkpoint back.
 
-    :param source: where the checkpoint is
-    :param conn: of a state database that has none yet
+    :param conn: of a state database without state
     :raises StorageError: if a part of it is gone or damaged
     """
     query = select(checkpoints.c.content).where(checkpoints.c.seq == seq).order_by(checkpoints.c.part)
@@ -86,18 +85,16 @@ def expire(conn: Connection, before: datetime) -> None:
 
 def _replace(conn: Connection, seq: int, at: datetime, digests: Sequence[str]) -> None:
     conn.execute(delete(checkpoints).where(checkpoints.c.seq == seq))
-    conn.execute(
-        insert(checkpoints),
-        [{"seq": seq, "part": part, "at": at, "content": digest} for part, digest in enumerate(digests)],
-    )
+    rows = [{"seq": seq, "part": part, "at": at, "content": digest} for part, digest in enumerate(digests)]
+    conn.execute(insert(checkpoints), rows)
 
 
-_TABLES: Mapping[str, Table] = {table.name: table for table in (hosts, ports, conditions)}
+_TABLES = {table.name: table for table in (hosts, ports, conditions)}
 
 
 def _parts(conn: Connection) -> Iterator[dict[str, list[dict[str, Any]]]]:
     yield {"conditions": _rows(conn, select(conditions).order_by(conditions.c.name))}
-    for part in chunks(conn.execute(select(hosts.c.host_id).order_by(hosts.c.host_id)).scalars().all(), CHUNK):
+    for part in chunks(conn.execute(select(hosts.c.host_id).order_by(hosts.c.host_id)).scalars().all()):
         queries = {table: select(table).order_by(*table.primary_key.columns) for table in (hosts, ports)}
         yield {table.name: _rows(conn, query.where(table.c.host_id.in_(part))) for table, query in queries.items()}
 

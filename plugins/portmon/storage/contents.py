@@ -16,15 +16,15 @@ from portmon.storage.sql import change_in, chunks, rows_in, update_rows, upsert_
 from portmon.storage.tables import checkpoints, contents, inventories, journal, runs
 
 FRESH = timedelta(hours=12)
-"""What is used again within this time is not written again: its time of use may lag behind by as much."""
+"""Contents that are used again within this time are not written again: their time of use may lag behind by as much."""
 MAX_SIZE = 64 * 1024**2
 
 
 def put(conn: Connection, data: bytes, *, now: datetime | None = None, sound: bool = False) -> str:
     """Store bytes unless they are there.
 
-    :param sound: make sure that they can be read, since a run that can't do so stops
-    :returns: their SHA-256
+    :param sound: make sure that they can be read
+    :returns: their digest
     """
     digest = digest_of(data)
     items, used_at = {digest: data}, {digest: now or datetime.now(UTC)}
@@ -38,38 +38,38 @@ def put(conn: Connection, data: bytes, *, now: datetime | None = None, sound: bo
 def put_many(conn: Connection, items: Mapping[str, bytes], used_at: Mapping[str, datetime]) -> None:
     """Store bytes unless they are there, many in a few statements.
 
-    :param items: by their hash
-    :param used_at: hash: when whatever refers to it was made
+    :param items: digest: bytes
+    :param used_at: digest: the time of what refers to it
     """
     known = _used_at(conn, items, readable=True)
     compress = zstandard.ZstdCompressor(level=9).compress
     new: list[dict[str, Any]] = []
     old: list[dict[str, Any]] = []
-    # In order, so that two who write the same ones wait for each other instead of blocking each other.
+    # In order, so that two transactions that write the same contents wait for each other without a deadlock.
     for digest in sorted(items):
         if digest not in known or used_at[digest] - known[digest] > FRESH:
             data = items[digest]
             row = {"digest": digest, "data": compress(data), "size": len(data), "used_at": used_at[digest]}
             (old if digest in known else new).append(row | {"damaged": False})
-    # Not an update of those that are there: one that expires just now would be missed.
-    upsert_rows(conn, contents, ["used_at"], old)
-    upsert_rows(conn, contents, ["data", "size", "used_at", "damaged"], new)
+    # Not an update of the old ones: one that another transaction deletes just now would be missed.
+    upsert_rows(conn, contents, old, columns=["used_at"])
+    upsert_rows(conn, contents, new)
 
 
 def known(conn: Connection, digests: Iterable[str]) -> set[str]:
-    """Those of some hashes whose bytes are there, as far as is known undamaged."""
+    """The digests whose bytes are stored and not known to be damaged."""
     return set(_used_at(conn, digests, readable=True))
 
 
 def doubt(conn: Connection, digests: Iterable[str]) -> None:
-    """Note bytes that can't be read: whatever is the same is stored anew."""
+    """Note that bytes can't be read: the same bytes are then stored anew."""
     change_in(conn, update(contents).values(damaged=True), contents.c.digest, digests)
 
 
 def use(conn: Connection, used_at: Mapping[str, datetime]) -> None:
-    """Keep bytes that are there for as long as if they were stored again.
+    """Keep stored bytes for as long as if they were stored again.
 
-    :param used_at: hash: when whatever refers to it was made
+    :param used_at: digest: the time of what refers to it
     :raises StorageError: if some are gone
     """
     known = _used_at(conn, used_at)
@@ -81,10 +81,7 @@ def use(conn: Connection, used_at: Mapping[str, datetime]) -> None:
 
 
 def _used_at(conn: Connection, digests: Iterable[str], *, readable: bool = False) -> dict[str, datetime]:
-    """Hash: when bytes that are there were used last.
-
-    :param readable: without those that turned out to be damaged
-    """
+    # Digest: when stored bytes were used last; without damaged ones if they must be readable.
     query = select(contents.c.digest, contents.c.used_at)
     if readable:
         query = query.where(~contents.c.damaged)
@@ -92,17 +89,17 @@ def _used_at(conn: Connection, digests: Iterable[str], *, readable: bool = False
 
 
 def canonical(value: object) -> bytes:
-    """JSON of which equal values give equal bytes."""
+    """JSON in a form in which equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def digest_of(data: bytes) -> str:
-    """What names bytes: their SHA-256."""
+    """The SHA-256 that names bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def get(conn: Connection, digest: str) -> bytes:
-    """The bytes of a hash.
+    """The bytes of a digest.
 
     :raises StorageError: if they are gone or damaged
     """
@@ -113,7 +110,7 @@ def get(conn: Connection, digest: str) -> bytes:
 
 
 def read_many(conn: Connection, digests: Iterable[str]) -> tuple[dict[str, bytes], dict[str, StorageError]]:
-    """The bytes of several hashes without those that are gone, and what is wrong with those that are damaged."""
+    """Digest: bytes, of those that are not gone; digest: error, of those that are damaged."""
     found: dict[str, bytes] = {}
     broken: dict[str, StorageError] = {}
     for digest, data in rows_in(conn, select(contents.c.digest, contents.c.data), contents.c.digest, digests):
@@ -125,10 +122,10 @@ def read_many(conn: Connection, digests: Iterable[str]) -> tuple[dict[str, bytes
 
 
 def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:
-    """Delete what nothing refers to any more, once the looks from before a moment are gone.
+    """Delete contents that nothing refers to any more, once the observations from before a moment are gone.
 
-    What was last used more than :data:`FRESH` before it belonged to no later look: the archive need not be searched.
-    Host lists, runs, the journal and checkpoints, of which there are few, may refer to what is older than they are.
+    Contents that were last used more than :data:`FRESH` before it belong to no later observation, so the archive need
+    not be searched. Host lists, runs, the journal and checkpoints, which are few, may refer to older contents.
 
     :param most: so many; None: all of them
     :returns: how many
@@ -144,21 +141,21 @@ def expire(conn: Connection, before: datetime, *, most: int | None = None) -> in
 def sizes(conn: Connection) -> tuple[int, int, int]:
     """Number of contents, bytes before and after compression."""
     lengths = (func.sum(contents.c.size), func.sum(func.length(contents.c.data)))
-    row = conn.execute(select(func.count(), *(func.coalesce(length, 0) for length in lengths))).one()
-    return int(row[0]), int(row[1]), int(row[2])
+    number, size, stored = conn.execute(select(func.count(), *(func.coalesce(length, 0) for length in lengths))).one()
+    return int(number), int(size), int(stored)
 
 
 def damaged(conn: Connection) -> Iterator[str]:
-    """Digests of contents that are not what they say: all of them are read."""
+    """Digests of damaged contents: reads all contents."""
     digests = conn.execute(select(contents.c.digest).order_by(contents.c.digest)).scalars().all()
     for part in chunks(digests):
         yield from read_many(conn, part)[1]
 
 
 def unpack(digest: str, data: bytes) -> bytes:
-    """Decompress, and check that it is what it says.
+    """Decompress bytes, and check their digest.
 
-    :raises StorageError: if it is not
+    :raises StorageError: if they are damaged
     """
     try:
         found = zstandard.decompress(bytes(data), max_output_size=MAX_SIZE)

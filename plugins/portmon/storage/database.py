@@ -32,8 +32,7 @@ class Database:
 
     :param url: SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg2
     :param multi_machine: tasks run on several machines, each of which would have a SQLite file of its own
-    :param keep_open: one transaction follows another: the connection stays open for the next one, until
-        :meth:`dispose`
+    :param keep_open: the connection stays open for the next transaction, until :meth:`dispose`
     :param throwaway: a SQLite file of one process, of no use after a crash
     :raises StorageError: if such a database can't hold the state
     """
@@ -42,14 +41,14 @@ class Database:
         self, url: str | URL, *, multi_machine: bool = False, keep_open: bool = False, throwaway: bool = False
     ) -> None:
         self.url = make_url(str(url).replace("postgres://", "postgresql://", 1) if isinstance(url, str) else url)
-        # Task processes live for seconds and use one connection: nothing to pool.
+        # Task processes live for seconds and use one connection: a pool is of no use.
         options: dict[str, Any] = {"poolclass": NullPool}
         if keep_open or throwaway:
             # PostgreSQL may have been restarted since the connection was used last.
             options = {"poolclass": QueuePool, "pool_size": 1, "pool_pre_ping": True}
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg2")
-            # No table has this type, and looking for it is a query for every connection.
+            # No table has this type, and the driver would query for it on every connection.
             options["use_native_hstore"] = False
             arguments: dict[str, Any] = {"connect_timeout": BUSY_SECONDS, "application_name": "portmon"}
         elif self.url.get_backend_name() == "sqlite":
@@ -64,7 +63,8 @@ class Database:
         self.engine = sqlalchemy.create_engine(self.url, **options, connect_args=arguments)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_throwaway if throwaway else _prepare_sqlite)
-            event.listen(self.engine, "begin", _begin_immediate)
+            # A transaction that begins by reading can't become a writer while another one writes: lock at once.
+            event.listen(self.engine, "begin", lambda conn: conn.exec_driver_sql("BEGIN IMMEDIATE"))
 
     def __str__(self) -> str:
         return self.url.render_as_string(hide_password=True)
@@ -90,14 +90,14 @@ class Database:
                 raise StorageError(f"{self} is not migrated: run `python -m portmon db upgrade`") from error
             if "database is locked" in said:
                 raise DatabaseBusyError(
-                    f"{self}: somebody else writes for more than {BUSY_SECONDS} s; with many hosts use PostgreSQL"
+                    f"{self}: another process writes for more than {BUSY_SECONDS} s; with many hosts use PostgreSQL"
                 ) from error
             if isinstance(error, OperationalError):
                 raise StorageError(f"{self}: {_first_line(error)}") from error
             raise
 
     def migrate(self) -> list[str]:
-        """Create or update the tables, in one transaction; processes that try at once wait for each other.
+        """Create or update the tables, in one transaction; processes that do so at once wait for each other.
 
         :returns: revisions that were applied, oldest first
         :raises StorageError: if it was written by a newer portmon, or by one from before the first release
@@ -110,26 +110,23 @@ class Database:
                 conn.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('portmon migrations'))"))
             before = self._current(conn)
             self._must_be_released(before)
-            revisions = list(self._script.iterate_revisions("head", "base"))[::-1]
+            config = _alembic_config()
+            revisions = list(ScriptDirectory.from_config(config).iterate_revisions("head", "base"))[::-1]
             names = [revision.revision for revision in revisions]
             if before is not None and before not in names:
                 raise StorageError(f"{self} has revision {before}, which a newer portmon made: upgrade portmon")
-            config = _alembic_config()
             config.attributes["connection"] = conn
             command.upgrade(config, "head")
             start = 0 if before is None else names.index(before) + 1
             return [f"{revision.revision} {revision.doc}" for revision in revisions[start:]]
 
     def check(self) -> None:
-        """Say whether the tables are the ones that this portmon needs.
-
-        :raises StorageError: if not, with what to do
-        """
+        """:raises StorageError: if the tables are not those of this portmon; the message says what to do"""
         with self.begin() as conn:
             self._must_be_current(self._current(conn))
 
     @contextmanager
-    def look(self) -> Iterator[Connection | None]:
+    def reading(self) -> Iterator[Connection | None]:
         """A transaction that can only read; None if there is no database, or nothing in it.
 
         :raises StorageError: if it can't be reached, or its tables are not the ones that this portmon needs
@@ -143,8 +140,8 @@ class Database:
             engine = sqlalchemy.create_engine(
                 _reading_url(self.url), poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS}
             )
-            event.listen(engine, "connect", _prepare_reading)
-            event.listen(engine, "begin", _begin_reading)
+            event.listen(engine, "connect", _only_reads)
+            event.listen(engine, "begin", lambda conn: conn.exec_driver_sql("BEGIN"))
         try:
             with engine.begin() as conn:
                 if not self.is_sqlite:
@@ -184,26 +181,20 @@ class Database:
             )
 
     def dispose(self) -> None:
-        """Close what is open."""
+        """Close the open connection."""
         self.engine.dispose()
 
     def _current(self, conn: Connection) -> str | None:
         return MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
-    @property
-    def _script(self) -> ScriptDirectory:
-        return ScriptDirectory.from_config(_alembic_config())
-
     def _head(self) -> str | None:
-        return self._script.get_current_head()
+        return ScriptDirectory.from_config(_alembic_config()).get_current_head()
 
     def _prepare_folder(self) -> None:
-        if not self.is_sqlite or not self.url.database or self.url.database == ":memory:":
-            return
-        path = Path(self.url.database)
-        if not path.exists():
+        path = Path(self.url.database or ":memory:")
+        if self.is_sqlite and str(path) != ":memory:" and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Inventories and listings are for no other user.
+            # No other user may read inventories and listings.
             path.touch(mode=0o600)
 
 
@@ -222,7 +213,7 @@ class Reader:
             self._engine = sqlalchemy.create_engine(
                 _reading_url(database.url), **pool, connect_args={"timeout": seconds, "check_same_thread": False}
             )
-            event.listen(self._engine, "connect", _prepare_reading)
+            event.listen(self._engine, "connect", _only_reads)
             event.listen(self._engine, "begin", self._begin_in_time)
         else:
             milliseconds = int(seconds * 1000)
@@ -295,32 +286,21 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 
 
 def _prepare_throwaway(connection: Any, _: Any) -> None:
-    # Written over and over: a log of that would grow to gigabytes, and nothing would ever need it. What one transaction
-    # changes is kept in memory, for its savepoints.
+    # A write-ahead log would grow to gigabytes and be of no use. MEMORY, not OFF: savepoints need a journal.
     _set(connection, "journal_mode=MEMORY", "synchronous=OFF", "cache_size=-65536")
 
 
+def _only_reads(connection: Any, _: Any) -> None:
+    _set(connection, "query_only=ON")
+
+
 def _set(connection: Any, *pragmas: str) -> None:
-    # The driver's own idea of when a transaction begins leaves DDL and reads outside of it.
+    # Or else the driver begins transactions by itself, without DDL and reads.
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _prepare_reading(connection: Any, _: Any) -> None:
-    connection.isolation_level = None
-    connection.execute("PRAGMA query_only=ON")
-
-
-def _begin_reading(conn: Connection) -> None:
-    conn.exec_driver_sql("BEGIN")
-
-
-def _begin_immediate(conn: Connection) -> None:
-    # A transaction that starts by reading can't become a writer while another one writes: take the lock at once.
-    conn.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _first_line(error: DBAPIError) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, select
 
 from portmon.model.observation import PROTOCOL, PortKey
 from portmon.storage.hosts import unsettle
-from portmon.storage.sql import upsert
+from portmon.storage.sql import upsert_rows
 from portmon.storage.tables import decisions
 
 
@@ -18,9 +18,9 @@ class DecisionKind(StrEnum):
     """Kinds of decisions."""
 
     ACCEPTED = "accepted"
-    """That it is gone is as it should be: a port that is down is not watched any more."""
+    """A port that is down may stay so: it is not watched any more."""
     PROMOTED = "promoted"
-    """It must listen from now on, as if the CMDB had declared it."""
+    """The port must listen from now on, as if the CMDB had declared it."""
 
 
 def decide(
@@ -30,17 +30,13 @@ def decide(
 
     :param at: when; an acceptance counts for a port that was down by then
     """
-    said = {"at": at, "author": author, "reason": reason}
-    row = {"host_id": host_id, "protocol": PROTOCOL, "port": port, "kind": kind, **said}
-    conn.execute(upsert(conn, decisions, list(said)), row)
+    row = {"host_id": host_id, "protocol": PROTOCOL, "port": port, "kind": kind}
+    upsert_rows(conn, decisions, [{**row, "at": at, "author": author, "reason": reason}])
     unsettle(conn, [host_id])
 
 
 def withdraw(conn: Connection, kind: DecisionKind, host_id: str, port: int) -> bool:
-    """Take a decision back.
-
-    :returns: False if there was none
-    """
+    """Take a decision back; False if there was none."""
     where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == kind)
     unsettle(conn, [host_id])
     return bool(conn.execute(delete(decisions).where(*where)).rowcount)

@@ -1,4 +1,4 @@
-"""Which channel has which event: one row per event and channel."""
+"""Deliveries of events to channels: one row per event and channel."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ UNSENT = (DeliveryState.PENDING, DeliveryState.SENDING)
 
 
 def enqueue(conn: Connection, rows: Iterable[tuple[str, str, str]], now: datetime) -> None:
-    """Make deliveries; those that are there stay as they are.
-
-    :param rows: event id, channel, route
-    """
+    """Add deliveries, each an event id, a channel and a route; existing ones stay as they are."""
     common = {"state": DeliveryState.PENDING, "tries": 0, "targets_done": [], "created_at": now, "updated_at": now}
     made = [{"event_id": event_id, "channel": channel, "route": route, **common} for event_id, channel, route in rows]
     insert_rows(conn, deliveries, made)
@@ -41,11 +38,13 @@ def unfinished(conn: Connection, channel: str | None = None) -> list[Delivery]:
         .where(deliveries.c.state.in_(UNFINISHED), events.c.alert_group.is_not(None))
         .order_by(events.c.seq)
     )
-    return [_delivery(row) for row in conn.execute(query if channel is None else query.where(_to(channel)))]
+    if channel is not None:
+        query = query.where(deliveries.c.channel == channel)
+    return [_delivery(row) for row in conn.execute(query)]
 
 
 def tries(conn: Connection, group: AlertGroup) -> dict[str, int]:
-    """Channel that lacks events of a group, whatever is withheld left out: how often the most tried one was tried."""
+    """Channel: the most tries of an event of a group that waits for it; withheld events do not count."""
     query = (
         select(deliveries.c.channel, func.max(deliveries.c.tries).label("tries"))
         .join(events, events.c.id == deliveries.c.event_id)
@@ -55,20 +54,20 @@ def tries(conn: Connection, group: AlertGroup) -> dict[str, int]:
     return {row.channel: row.tries for row in conn.execute(query)}
 
 
-# ── what becomes of them ────────────────────────────────────────────────────────────────────────
+# ── changes ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def begin_sending(conn: Connection, channel: str, event_ids: Sequence[str], message_id: str, now: datetime) -> set[str]:
-    """Note that a message is about to go: if nothing follows, it may have come through.
+    """Note that a message is about to be sent: if nothing follows, it may have come through.
 
-    :returns: those that are still to be sent; the others were withheld or cancelled meanwhile
+    :returns: ids of events that are still to be sent; the others were withheld or cancelled meanwhile
     """
     values = {"state": DeliveryState.SENDING, "message_id": message_id, "tries": deliveries.c.tries + 1}
     return _change(conn, channel, event_ids, UNSENT, now, values)
 
 
 def delivered(conn: Connection, channel: str, event_ids: Sequence[str], now: datetime) -> None:
-    """Note that a channel has events."""
+    """Note that a channel took events."""
     values = {"state": DeliveryState.DELIVERED, "notified_at": now, "last_error": None}
     _change(conn, channel, event_ids, UNSENT, now, values)
 
@@ -83,14 +82,13 @@ def failed(
     *,
     unsure: bool = False,
 ) -> None:
-    """Note that a channel did not take events, and which of its targets did.
-
-    :param unsure: they may have come through none the less
-    """
-    values = {"state": DeliveryState.PENDING, "last_error": error, "targets_done": list(targets_done)}
-    notified = {"notified_at": now} if targets_done else {}
-    refused = {} if unsure else {"message_id": None}
-    _change(conn, channel, event_ids, UNSENT, now, {**values, **notified, **refused})
+    """Note that a channel did not take events, and which of its targets did; if ``unsure``, it may have taken them."""
+    values: dict[str, Any] = {"state": DeliveryState.PENDING, "last_error": error, "targets_done": list(targets_done)}
+    if targets_done:
+        values["notified_at"] = now
+    if not unsure:
+        values["message_id"] = None
+    _change(conn, channel, event_ids, UNSENT, now, values)
 
 
 def settle(
@@ -98,7 +96,7 @@ def settle(
 ) -> None:
     """Cancel, withhold, release or give up deliveries, unless another task moved them on since they were read.
 
-    :param found: each with its reason, for people
+    :param found: each with the reason
     :param more: other columns
     """
     common = {"state": state, "updated_at": now, **more}
@@ -108,39 +106,36 @@ def settle(
 
 
 def remind(conn: Connection, channel: str, event_ids: Sequence[str], now: datetime) -> None:
-    """Notify a channel again of what it was notified of, or what was given up: from the beginning, each target."""
+    """Send delivered or expired events again, to each target of a channel."""
     values = {"state": DeliveryState.PENDING, "reminder": True, "tries": 0, "targets_done": [], "message_id": None}
     states = (DeliveryState.DELIVERED, DeliveryState.EXPIRED)
     _change(conn, channel, event_ids, states, now, {**values, "last_error": None, "created_at": now})
 
 
 def cancel(conn: Connection, event_ids: Any, *, reason: str, now: datetime) -> None:
-    """Cancel what was not sent yet.
-
-    :param event_ids: ids, or a query for them
-    """
+    """Cancel deliveries that were not sent yet, of event ids or a query for them."""
     unsent = deliveries.c.state.in_((DeliveryState.PENDING, DeliveryState.WITHHELD))
     query = update(deliveries).where(deliveries.c.event_id.in_(event_ids), unsent)
     conn.execute(query.values(state=DeliveryState.CANCELLED, last_error=reason, updated_at=now))
 
 
 def cancel_ports(conn: Connection, keys: Iterable[tuple[str, str, int]], *, reason: str, now: datetime) -> None:
-    """Cancel what was not sent yet of ports that are not watched any more, but for ends."""
+    """Cancel what was not sent yet of ports that are not watched any more, except resolved events."""
     for host_id, protocol, port in keys:
         _cancel(conn, (events.c.host_id == host_id, events.c.protocol == protocol, events.c.port == port), reason, now)
 
 
 def cancel_hosts(conn: Connection, host_ids: Collection[str], *, reason: str, now: datetime) -> None:
-    """The same for everything about hosts."""
+    """Cancel what was not sent yet of hosts, except resolved events."""
     for part in chunks(sorted(host_ids)):
         _cancel(conn, (events.c.host_id.in_(part),), reason, now)
 
 
-# ── what channels know ──────────────────────────────────────────────────────────────────────────
+# ── receipts ────────────────────────────────────────────────────────────────────────────────────
 
 
 def receipts(conn: Connection, alert_ids: Collection[str]) -> dict[str, dict[str, Receipt]]:
-    """Alert id: channel: what it was notified of, channels to which it is still to go or was given up included."""
+    """Alert id: channel: its receipt; channels that wait for the alert, or for which it expired, have one too."""
     found: dict[str, dict[str, Receipt]] = defaultdict(dict)
     for row in _of_alerts(conn, alert_ids):
         before = found[row.alert_id].get(row.channel) or Receipt(row.channel, row.route)
@@ -156,14 +151,14 @@ def receipts(conn: Connection, alert_ids: Collection[str]) -> dict[str, dict[str
 
 
 def notified_elsewhere(conn: Connection, channels: Collection[str]) -> dict[str, int]:
-    """Channel that is none of these: how many open alerts it was notified of, or may have been."""
+    """Channel, other than these: the number of open alerts that it was or may have been notified of."""
     opened = conn.execute(select(alerts.c.id).where(alerts.c.ends_at.is_(None))).scalars().all()
     known = (one for own in receipts(conn, opened).values() for one in own.values())
     return dict(sorted(Counter(one.channel for one in known if one.notified and one.channel not in channels).items()))
 
 
 def of_alerts(conn: Connection, alert_ids: Collection[str]) -> dict[str, list[DeliveryStatus]]:
-    """Alert id: what became of its newest event for each channel, in the order of their names."""
+    """Alert id: the status of its newest event for each channel, in the order of their names."""
     found: dict[str, dict[str, DeliveryStatus]] = defaultdict(dict)
     for row in _of_alerts(conn, alert_ids):
         found[row.alert_id][row.channel] = _status(row)
@@ -171,7 +166,7 @@ def of_alerts(conn: Connection, alert_ids: Collection[str]) -> dict[str, list[De
 
 
 def of_events(conn: Connection, event_ids: Sequence[str]) -> dict[tuple[str, str], DeliveryStatus]:
-    """(event id, channel): what became of the event."""
+    """(event id, channel): the status of the event."""
     rows = rows_in(conn, select(deliveries), deliveries.c.event_id, event_ids)
     return {(row.event_id, row.channel): _status(row) for row in rows}
 
@@ -181,7 +176,7 @@ def crowded(conn: Connection, channel: str, run_ids: Collection[str], *, above: 
     query = (
         select(events.c.run_id)
         .join(deliveries, deliveries.c.event_id == events.c.id)
-        .where(_to(channel))
+        .where(deliveries.c.channel == channel)
         .group_by(events.c.run_id)
         .having(func.count() > above)
     )
@@ -215,32 +210,26 @@ def _status(row: Row[Any]) -> DeliveryStatus:
 
 
 def _of_alerts(conn: Connection, alert_ids: Collection[str]) -> Iterator[Row[Any]]:
-    """Deliveries of alerts, in the order of their events."""
+    # In the order of their events.
     query = select(deliveries, events.c.alert_id).join(events, events.c.id == deliveries.c.event_id)
     return rows_in(conn, query.order_by(events.c.seq), events.c.alert_id, alert_ids)
-
-
-def _to(channel: str) -> Any:
-    return deliveries.c.channel == channel
 
 
 def _change(
     conn: Connection, channel: str, event_ids: Sequence[str], states: Any, now: datetime, values: Mapping[str, Any]
 ) -> set[str]:
-    """Change deliveries that are in some states.
-
-    :returns: ids of their events
-    """
+    """Change deliveries that are in some states; returns the ids of their events."""
     changed: set[str] = set()
+    statement = update(deliveries).where(deliveries.c.channel == channel, deliveries.c.state.in_(states))
+    statement = statement.values(**values, updated_at=now)
     for part in chunks(event_ids):
-        mine = (_to(channel), deliveries.c.event_id.in_(part), deliveries.c.state.in_(states))
-        statement = update(deliveries).where(*mine).values(**values, updated_at=now)
-        changed |= set(conn.execute(statement.returning(deliveries.c.event_id)).scalars())
+        mine = statement.where(deliveries.c.event_id.in_(part)).returning(deliveries.c.event_id)
+        changed |= set(conn.execute(mine).scalars())
     return changed
 
 
 def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datetime) -> None:
-    # A channel that was notified of something is also notified of its end.
+    # A channel that was notified of an alert is also notified that it is resolved.
     over = tuple_(events.c.kind, events.c.alert_group).in_(
         [(kind.value, str(kind.usual.group)) for kind in EventKind if kind.usual.role is AlertRole.RESOLVED]
     )

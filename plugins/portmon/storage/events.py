@@ -19,9 +19,9 @@ FIELDS = tuple(field.name for field in fields(Event))
 
 
 def add(conn: Connection, new: Iterable[Event], *, step: int | None = None) -> None:
-    """Store events; those that are there stay as they are.
+    """Store events; those that are stored already stay as they are.
 
-    :param step: of the journal that they follow from: a replay makes them again. None if they are of their moment
+    :param step: of the journal that they follow from: a replay derives them again. None: no replay does
     """
     insert_rows(conn, events, [row_of(event, step) for event in new])
 
@@ -32,10 +32,7 @@ def undispatched(conn: Connection) -> list[Event]:
 
 
 def dispatched(conn: Connection, alert_ids: Mapping[str, str]) -> None:
-    """Note that events have their deliveries.
-
-    :param alert_ids: event id: the alert that it tells of
-    """
+    """Note that events (event id: alert id) have their deliveries."""
     rows = [{"id": event_id, "alert_id": alert_id, "dispatched": True} for event_id, alert_id in alert_ids.items()]
     update_rows(conn, events, rows, key=["id"])
 
@@ -46,23 +43,15 @@ def by_ids(conn: Connection, event_ids: Iterable[str]) -> dict[str, Event]:
 
 
 def recent(conn: Connection, *, run_id: str | None = None, limit: int = 1000) -> list[Event]:
-    """The newest events, in the order in which they were derived.
-
-    :param run_id: of this run only
-    """
+    """The newest events, of all runs or one, in the order in which they were derived."""
     query = _valid().order_by(events.c.seq.desc()).limit(limit)
     return _found(conn, query if run_id is None else query.where(events.c.run_id == run_id))[::-1]
 
 
-def between(conn: Connection, since: datetime, until: datetime) -> list[Event]:
-    """Events from a moment on and before another, in the order in which they happened."""
-    return _found(conn, _between(since, until))
-
-
 def derived(conn: Connection, since: datetime, until: datetime, *, after: int, last: int) -> Iterator[Event]:
-    """Events of a time that follow from steps of the journal, after one and up to another."""
-    query = _between(since, until).where(events.c.step > after, events.c.step <= last)
-    return map(event_of, conn.execute(query))
+    """Events from ``since`` on and before ``until`` that follow from steps of the journal, after one, up to another."""
+    query = _valid().where(events.c.at >= since, events.c.at < until, events.c.step > after, events.c.step <= last)
+    return map(event_of, conn.execute(query.order_by(events.c.at, events.c.seq)))
 
 
 def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[EventKind]) -> list[Event]:
@@ -89,7 +78,7 @@ def changes_of(conn: Connection, host_id: str, since: datetime, *, port: int | N
 
 
 def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:
-    """Delete events from before a moment, but none that a channel still has to get, or whose alert was open then.
+    """Delete events from before a moment, except those that wait for a channel, or whose alert was open then.
 
     :param most: so many; None: all of them
     :returns: how many
@@ -133,21 +122,14 @@ def event_of(row: Row[Any]) -> Event:
 
 
 def row_of(event: Event, step: int | None = None) -> dict[str, Any]:
-    """A row of the table; a note, which is not sent, is dispatched."""
-    return {name: getattr(event, name) for name in FIELDS} | {
-        "alert_group": event.group,
-        "dispatched": event.group is None,
-        "step": step,
-    }
+    """A row of the table. An event without a group is sent to no channel, so it counts as dispatched."""
+    row = {name: getattr(event, name) for name in FIELDS}
+    return row | {"alert_group": event.group, "dispatched": event.group is None, "step": step}
 
 
 def _valid() -> Select[Any]:
-    """Events without those that evaluating again took back."""
+    """Events without those that a replay retracted."""
     return select(events).where(events.c.retracted_by.is_(None))
-
-
-def _between(since: datetime, until: datetime) -> Select[Any]:
-    return _valid().where(events.c.at >= since, events.c.at < until).order_by(events.c.at, events.c.seq)
 
 
 def _found(conn: Connection, query: Select[Any]) -> list[Event]:

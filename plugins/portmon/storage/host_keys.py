@@ -59,16 +59,16 @@ def remember(conn: Connection, endpoint: str, key_type: str, key_base64: str, fi
 def report_change(
     conn: Connection, endpoint: str, key_type: str, key_base64: str, fingerprint: str, now: datetime
 ) -> None:
-    """Keep a refused key aside, so that a person can accept it. Only the last one offered is kept."""
+    """Keep the last refused key of an endpoint, so that a person can accept it."""
     conn.execute(delete(host_keys).where(*_of(endpoint, OFFERED), host_keys.c.key_base64 != key_base64))
     _insert(conn, OFFERED, endpoint, key_type, key_base64, fingerprint, now)
 
 
 def accept(conn: Connection, endpoint: str, fingerprint: str) -> bool:
-    """Trust the key that was offered last, and no other.
+    """Trust the key that was offered last.
 
-    :param fingerprint: of the key that a person compared; another one may have been offered since
-    :returns: False if another one was, or none
+    :param fingerprint: of the key that a person compared
+    :returns: False if no key or another one was offered last
     """
     offered = (*_of(endpoint, OFFERED), host_keys.c.fingerprint == fingerprint)
     if conn.execute(select(host_keys.c.endpoint).where(*offered)).first() is None:

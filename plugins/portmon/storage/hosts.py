@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
 
@@ -19,17 +20,14 @@ from portmon.storage.tables import hosts, observations, ports
 
 
 def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[KnownHost]:
-    """Every host that is stored, hidden ones included.
-
-    :param host_ids: of these only
-    """
+    """Every stored host, or some of them, hidden ones included."""
     names = ("host_id", "name", "address", "ssh_port", "labels", "declared", "removed_at")
     query = select(*(hosts.c[name] for name in names)).order_by(hosts.c.host_id)
     return [KnownHost(*row) for row in rows_in(conn, query, hosts.c.host_id, host_ids)]
 
 
 def sites(conn: Connection) -> tuple[dict[str, Mapping[str, str]], set[str]]:
-    """Labels of every host that is in the CMDB, by its id, and the ids of those that are unreachable."""
+    """Host id: labels, of every host that is in the CMDB; and the ids of those that are unreachable."""
     query = select(hosts.c.host_id, hosts.c.labels, hosts.c.status).where(hosts.c.removed_at.is_(None))
     found = conn.execute(query).all()
     unreachable = {row.host_id for row in found if row.status == HostStatus.UNREACHABLE}
@@ -37,10 +35,7 @@ def sites(conn: Connection) -> tuple[dict[str, Mapping[str, str]], set[str]]:
 
 
 def listed(conn: Connection, *, besides: Collection[str] = ()) -> dict[str, Host]:
-    """Host id: every host that is in the CMDB.
-
-    :param besides: but for these, which are known from elsewhere
-    """
+    """Host id: host, of every one that is in the CMDB, without ``besides``."""
     wanted = None
     if besides:
         ids = conn.execute(select(hosts.c.host_id).where(hosts.c.removed_at.is_(None))).scalars()
@@ -50,13 +45,10 @@ def listed(conn: Connection, *, besides: Collection[str] = ()) -> dict[str, Host
 
 def open_ports(conn: Connection) -> list[PortKey]:
     """Ports that something is wrong with, see :func:`portmon.engine.states.is_open`."""
-    keys = (ports.c.host_id, ports.c.protocol, ports.c.port)
-    wrong = or_(
-        ports.c.status == PortStatus.DOWN,
-        ports.c.flapping_since.is_not(None),
-        type_coerce(ports.c.lost, Text) != "[]",
-    )
-    return [(row.host_id, row.protocol, row.port) for row in conn.execute(select(*keys).where(wrong))]
+    down, flapping = ports.c.status == PortStatus.DOWN, ports.c.flapping_since.is_not(None)
+    wrong = or_(down, flapping, type_coerce(ports.c.lost, Text) != "[]")
+    keys = select(ports.c.host_id, ports.c.protocol, ports.c.port)
+    return [(row.host_id, row.protocol, row.port) for row in conn.execute(keys.where(wrong))]
 
 
 def sync(conn: Connection, listed: Iterable[Host]) -> None:
@@ -76,22 +68,22 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
         for host in listed
         if stored.get(host.id) != host
     ]
-    upsert_rows(conn, hosts, ["name", "address", "ssh_port", "labels", "declared"], rows)
+    upsert_rows(conn, hosts, rows, columns=["name", "address", "ssh_port", "labels", "declared"])
 
 
 def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[int, tuple[str, tuple[str, ...]]]]:
     """Host id: its TCP ports, each with its status and its bind addresses."""
     found: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = defaultdict(dict)
-    # As the text they are stored as: most ports listen on one of a few lists of addresses.
+    # As text: most ports listen on one of a few lists of addresses, which tuple_of() reads once.
     addresses = type_coerce(ports.c.addresses, Text)
     query = select(ports.c.host_id, ports.c.port, ports.c.status, addresses).order_by(ports.c.port)
     for host_id, port, status, text in rows_in(conn, query, ports.c.host_id, host_ids):
-        found[host_id][port] = (status, _texts(text))
+        found[host_id][port] = (status, tuple_of(text))
     return dict(found)
 
 
 def tools(conn: Connection, host_ids: Collection[str], now: datetime) -> dict[str, tuple[str | None, tuple[str, ...]]]:
-    """Host id: the tool that answered last there, and those that hung not long ago."""
+    """Host id: the tool that answered last there, and the tools that hung not long ago."""
     query = select(hosts.c.host_id, hosts.c.tool, hosts.c.hung, hosts.c.hung_at)
     rows = rows_in(conn, query, hosts.c.host_id, host_ids)
     return {host_id: (tool, hung_tools(hung, hung_at, now)) for host_id, tool, hung, hung_at in rows}
@@ -103,20 +95,21 @@ def outdated(conn: Connection) -> list[str]:
     return list(conn.execute(query).scalars())
 
 
-@lru_cache(maxsize=4096)
-def _texts(text: str) -> tuple[str, ...]:
+@lru_cache(maxsize=1 << 16)
+def tuple_of(text: str) -> tuple[Any, ...]:
+    """The items of a JSON list."""
     return tuple(json.loads(text))
 
 
 def failing(conn: Connection) -> dict[str, str | None]:
-    """Host id: error class of the hosts whose last run that tried them got no evidence."""
+    """Host id: error class, of hosts of which the last run that tried them got no evidence."""
     without = or_(hosts.c.failures > 0, hosts.c.status == HostStatus.UNREACHABLE)
     rows = conn.execute(select(hosts.c.host_id, hosts.c.error_class).where(without))
     return {row.host_id: row.error_class for row in rows}
 
 
 def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
-    """Take hosts out of sight; what is known of them stays, what was not sent of them is not sent any more."""
+    """Hide hosts: their state stays, and what was not sent of them yet is cancelled."""
     visible = update(hosts).where(hosts.c.removed_at.is_(None))
     change_in(conn, visible.values(removed_at=now), hosts.c.host_id, host_ids)
     deliveries.cancel_hosts(conn, host_ids, reason="the host left the CMDB", now=now)
@@ -124,18 +117,18 @@ def hide(conn: Connection, host_ids: Collection[str], now: datetime) -> None:
 
 
 def resume(conn: Connection, host_ids: Collection[str]) -> None:
-    """Hosts that came back in time go on as they were."""
+    """Show hosts again that came back in time; they go on with their state."""
     change_in(conn, update(hosts).values(removed_at=None), hosts.c.host_id, host_ids)
     unsettle(conn, host_ids)
 
 
 def purge(conn: Connection, host_ids: Collection[str]) -> None:
-    """Delete hosts and their ports. Events and archived looks stay; those looks are never evaluated again."""
+    """Delete hosts and their ports. Their events stay, and their observations, which are never evaluated again."""
     change_in(conn, delete(ports), ports.c.host_id, host_ids)
     change_in(conn, delete(hosts), hosts.c.host_id, host_ids)
     change_in(conn, update(observations).values(live=False), observations.c.host_id, host_ids)
 
 
 def unsettle(conn: Connection, host_ids: Collection[str]) -> None:
-    """Let the next ok look at hosts be compared with their ports, even if it shows nothing new."""
+    """Let the next ok observation of hosts be compared with their ports, even if it shows nothing new."""
     change_in(conn, update(hosts).values(fingerprint=None), hosts.c.host_id, host_ids)

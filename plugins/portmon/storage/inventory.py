@@ -14,13 +14,13 @@ from sqlalchemy import Connection, select
 from portmon.errors import StorageError
 from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.storage import contents
-from portmon.storage.sql import upsert
+from portmon.storage.sql import upsert_rows
 from portmon.storage.tables import inventories
 
 log = logging.getLogger(__name__)
 
 TRIED = 20
-"""Host lists that are tried for one that can be read."""
+"""So many stored host lists are tried for one that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +35,19 @@ class StoredInventory:
 def save(conn: Connection, inventory: Inventory, *, run_id: str, fetched_at: datetime, stale: bool) -> str:
     """Store a host list; the same list again only gets the new time.
 
-    :param stale: it is an old one, or not to be relied on later: only its content is stored
+    :param stale: an old list, or one that no later run may fall back to: only its content is stored
     :returns: its digest
     """
-    data = to_json(inventory)
-    digest = contents.put(conn, data, now=fetched_at, sound=True)
+    digest = contents.put(conn, to_json(inventory), now=fetched_at, sound=True)
     if not stale:
-        row = {"digest": digest, "fetched_at": fetched_at, "run_id": run_id}
-        conn.execute(upsert(conn, inventories, ["fetched_at", "run_id"]), row)
+        upsert_rows(conn, inventories, [{"digest": digest, "fetched_at": fetched_at, "run_id": run_id}])
     return digest
 
 
 def to_json(inventory: Inventory) -> bytes:
-    """As it is archived: equal lists give equal bytes."""
-    value = {
-        "hosts": [host_to_json(host) for host in inventory.hosts],
-        "invalid": [asdict(entry) for entry in inventory.invalid],
-        "disabled": inventory.disabled,
-        "source": inventory.source,
-    }
+    """A host list as it is archived: equal lists give equal bytes."""
+    hosts, invalid = list(map(host_to_json, inventory.hosts)), list(map(asdict, inventory.invalid))
+    value = {"hosts": hosts, "invalid": invalid, "disabled": inventory.disabled, "source": inventory.source}
     return contents.canonical(value)
 
 

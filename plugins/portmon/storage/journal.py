@@ -1,8 +1,9 @@
 """The steps that changed the state of the fleet, so that a replay can do them again.
 
-A *prune* takes the host list over, an *evaluation* evaluates looks. Both are noted in the transaction that does them,
-under the lease, so their order is that in which they happened. The looks, host lists and settings are in the archive;
-what they leave open is here: which hosts pruning hid, which looks were evaluated together, what people had decided.
+A *prune* takes the host list over, an *evaluation* evaluates observations. Both are noted in the transaction that does
+them, under the lease, so their order is that in which they happened. The archive has the observations, host lists and
+settings; the journal has the rest: which hosts a prune hid, which observations were evaluated together, what people
+had decided.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sqlalchemy import Connection, delete, func, select
 from portmon.model.host import AcceptedList, Host
 from portmon.model.observation import Observation, PortKey
 from portmon.storage import contents
+from portmon.storage.inventory import host_from_json, host_to_json
 from portmon.storage.sql import inserted_id
 from portmon.storage.tables import journal
 
@@ -27,15 +29,15 @@ PRUNE = "prune"
 EVALUATE = "evaluate"
 
 Named = tuple[str, datetime]
-"""A look: host id, and when it was."""
+"""An observation: host id, and its time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Inputs of an evaluation besides looks, rules and settings.
+    """Inputs of an evaluation besides observations, rules and settings.
 
     :param interval: time between scheduled runs
-    :param besides: hosts that were evaluated although its host list has them not: not pruned yet
+    :param besides: hosts that were evaluated although the host list lacks them: not pruned yet
     :param planned: host id: which mapped task asked it, by id and map index
     :param accepted: ports that were accepted as gone, and when
     :param promoted: learned ports that must listen, by host id and port, and who says so
@@ -55,10 +57,7 @@ class Inputs:
         return contents.canonical(
             {
                 "interval": self.interval.total_seconds(),
-                "besides": [
-                    dataclasses.asdict(host) | {"labels": dict(host.labels)}
-                    for host in sorted(self.besides, key=lambda host: host.id)
-                ],
+                "besides": [host_to_json(host) for host in sorted(self.besides, key=lambda host: host.id)],
                 "planned": [[task, index, ids] for (task, index), ids in sorted(asked.items())],
                 "accepted": [[*key, at.isoformat()] for key, at in sorted(self.accepted.items())],
                 "promoted": [[*key, who] for key, who in sorted(self.promoted.items())],
@@ -71,25 +70,23 @@ def inputs_from_json(data: bytes) -> Inputs:
     value = json.loads(data)
     return Inputs(
         interval=timedelta(seconds=value["interval"]),
-        besides=tuple(Host(**host | {"declared": tuple(host["declared"])}) for host in value["besides"]),
+        besides=tuple(map(host_from_json, value["besides"])),
         planned={host_id: (task, index) for task, index, ids in value["planned"] for host_id in ids},
-        accepted={
-            (host_id, protocol, port): datetime.fromisoformat(at) for host_id, protocol, port, at in value["accepted"]
-        },
+        accepted={(host_id, proto, port): datetime.fromisoformat(at) for host_id, proto, port, at in value["accepted"]},
         promoted={(host_id, port): who for host_id, port, who in value["promoted"]},
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """A prune, in this order.
+    """What a prune did, in this order.
 
     :param hide: ids of hosts that left
     :param purge: ids of hosts that were deleted
     :param sync: names, addresses and labels were taken from the host list
     :param resume: ids of hosts that came back
-    :param base: hosts of the largest list in force until then, its own included; None if it was refused
-    :param forced: its list is the base from then on, however large those before were
+    :param base: number of hosts of the largest list in force until then, this one included; None if it was refused
+    :param forced: this list is the base from then on, however large those before were
     """
 
     hide: Sequence[str] = ()
@@ -117,11 +114,11 @@ class JournalEntry:
 
     :param seq: grows with every step
     :param kind: :data:`PRUNE` or :data:`EVALUATE`
-    :param at: the time by which it was done
+    :param at: the step's ``now``
     :param inventory: digest of the host list
     :param what: digest of :class:`Pruned` or :class:`Inputs`
-    :param late: looks that an evaluation evaluated although they are not of its own run, or were not there in time for
-        the evaluation that they belong to
+    :param late: observations that were evaluated although they are of another run, or came too late for the evaluation
+        that they belong to
     """
 
     seq: int
@@ -134,7 +131,7 @@ class JournalEntry:
 
 
 def pruned(conn: Connection, run_id: str, *, at: datetime, inventory: str, done: Pruned) -> int | None:
-    """Note what a prune is about to do; not what the one before did as well, which changes nothing.
+    """Note what a prune is about to do, unless it repeats the prune before it and so changes nothing.
 
     :returns: the number of the step, None if it is not noted
     """
@@ -142,20 +139,17 @@ def pruned(conn: Connection, run_id: str, *, at: datetime, inventory: str, done:
     query = select(journal.c.inventory, journal.c.what).where(journal.c.kind == PRUNE)
     last = conn.execute(query.order_by(journal.c.seq.desc()).limit(1)).first()
     same = last is not None and (last.inventory, last.what) == (inventory, contents.digest_of(data))
-    # Hosts that are hidden, deleted or back are so once.
+    # A host is hidden, deleted or back only once: such a step is never a repetition.
     if same and not (done.hide or done.purge or done.resume):
         return None
     return _add(conn, run_id, PRUNE, at, inventory, data)
 
 
 def accepted(conn: Connection, since: datetime | None = None) -> list[AcceptedList]:
-    """Host lists that were taken over, oldest first.
-
-    :param since: after that only
-    """
+    """Host lists that were taken over (after ``since``), oldest first."""
     query = select(journal.c.at, journal.c.what).where(journal.c.kind == PRUNE).order_by(journal.c.seq)
     steps = conn.execute(query if since is None else query.where(journal.c.at > since)).all()
-    # A step that is damaged is passed over: the others of the day still say how many hosts there were.
+    # A damaged step is left out: the others of the day still say how many hosts there were.
     readable, _ = contents.read_many(conn, {one.what for one in steps})
     done = {digest: pruned_from_json(data) for digest, data in readable.items()}
     return [
@@ -166,21 +160,18 @@ def accepted(conn: Connection, since: datetime | None = None) -> list[AcceptedLi
 
 
 def evaluated(
-    conn: Connection, run_id: str, *, at: datetime, inventory: str, inputs: Inputs, looks: Iterable[Observation]
+    conn: Connection, run_id: str, *, at: datetime, inventory: str, inputs: Inputs, observed: Iterable[Observation]
 ) -> int:
-    """Note that looks are about to be evaluated.
-
-    :returns: the number of the step
-    """
+    """Note that observations are about to be evaluated, and return the number of the step."""
     mine = (journal.c.run_id == run_id, journal.c.kind == EVALUATE)
     since = conn.execute(select(func.max(journal.c.at)).where(*mine)).scalar()
-    late = [(look.host_id, look.observed_at) for look in looks if not _is_own(look, run_id, since, at)]
+    late = [(one.host_id, one.observed_at) for one in observed if not _is_own(one, run_id, since, at)]
     return _add(conn, run_id, EVALUATE, at, inventory, inputs.to_json(), late)
 
 
 def entries(conn: Connection) -> Iterator[JournalEntry]:
     """Steps in their order."""
-    # As many as there are runs: some thousand short rows.
+    # Some thousand short rows, as many as there are runs.
     for row in conn.execute(select(journal).order_by(journal.c.seq)).all():
         late = tuple((host_id, datetime.fromisoformat(at)) for host_id, at in row.late)
         yield JournalEntry(row.seq, row.run_id, row.kind, row.at, row.inventory, row.what, late)
@@ -196,12 +187,12 @@ def expire(conn: Connection, before: datetime) -> None:
     conn.execute(delete(journal).where(journal.c.at < before))
 
 
-class EvaluatedLooks:
-    """Which evaluation evaluated which looks.
+class EvaluatedObservations:
+    """Which evaluation evaluated which observations.
 
-    Those of its own run that were made since that run was evaluated before, and until then; and those that it names.
+    It evaluated those of its run, from the run's evaluation before it on and until its own time, and those it names.
 
-    :param steps: all that there are
+    :param steps: all steps of the journal
     """
 
     def __init__(self, steps: Iterable[JournalEntry]) -> None:
@@ -215,27 +206,26 @@ class EvaluatedLooks:
                 self._named |= dict.fromkeys(step.late, step.seq)
 
     def of(self, step: JournalEntry, found: Iterable[Observation]) -> list[Observation]:
-        """The looks of one evaluation.
+        """The observations of one evaluation.
 
-        :param found: looks of its run, and those that it names
+        :param found: those of its run, and those that it names
         """
         wanted = []
-        for look in found:
-            named = self._named.get((look.host_id, look.observed_at))
-            # A provisional look is one that another one of its run followed, whose word counted.
-            own = named is None and not look.provisional and _is_own(look, step.run_id, self._since[step.seq], step.at)
+        for one in found:
+            named = self._named.get((one.host_id, one.observed_at))
+            # Another observation of the same run followed a provisional one, and counted instead.
+            own = named is None and not one.provisional and _is_own(one, step.run_id, self._since[step.seq], step.at)
             if own or named == step.seq:
-                wanted.append(look)
+                wanted.append(one)
         return wanted
 
 
-def _is_own(look: Observation, run_id: str, since: datetime | None, until: datetime) -> bool:
-    return look.run_id == run_id and (since is None or since < look.observed_at) and look.observed_at <= until
+def _is_own(one: Observation, run_id: str, since: datetime | None, until: datetime) -> bool:
+    return one.run_id == run_id and (since is None or since < one.observed_at) and one.observed_at <= until
 
 
 def _add(
     conn: Connection, run_id: str, kind: str, at: datetime, inventory: str, data: bytes, late: Iterable[Named] = ()
 ) -> int:
     row = {"run_id": run_id, "kind": kind, "at": at, "inventory": inventory, "what": contents.put(conn, data, now=at)}
-    row["late"] = [[host_id, look.isoformat()] for host_id, look in sorted(late)]
-    return inserted_id(conn, journal, row)
+    return inserted_id(conn, journal, row | {"late": [[host_id, time.isoformat()] for host_id, time in sorted(late)]})

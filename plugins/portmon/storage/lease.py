@@ -1,15 +1,15 @@
 """One writer at a time: leases with fencing tokens.
 
-A lease expires, so that a crash blocks no task for long; therefore its holder may wake up late and find itself
-replaced. Every holder has a higher token than the one before, and :meth:`Lease.check`, inside the transaction that
-writes, refuses a token that is not the newest.
+A lease expires, so that a crash blocks no task for long; a holder that wakes up late may have been replaced. Every
+holder has a higher token than the one before, and :meth:`Lease.check`, inside the transaction that writes, refuses a
+token that is not the newest.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,25 +21,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from portmon.errors import DatabaseBusyError, LeaseLostError, StorageError
 from portmon.storage.database import Database
 from portmon.storage.sql import insert_new
-from portmon.storage.tables import leases
+from portmon.storage.tables import EPOCH, leases
 
 log = logging.getLogger(__name__)
 
 POLL = 0.2
-"""Seconds between two looks at a lease that another task holds."""
-LOOK = 2.0
-"""Seconds after which a task that waits looks which one has it now, for its log."""
+"""Seconds between two tries to get a lease that another task holds."""
+SHOW_HOLDER = 2.0
+"""Seconds after which a task that waits reads the holder again, for its log."""
 SKEW = timedelta(seconds=10)
-"""How much the clocks of two machines may differ. An expiry that is further away than the lease's length and this was
-written by a clock that was wrong."""
+"""How much the clocks of two machines may differ. An expiry further away than the lease's length plus this was written
+by a wrong clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write.
-
-    :param token: higher than that of every earlier holder
-    """
+    """The right to write."""
 
     database: Database
     name: str
@@ -49,7 +46,7 @@ class Lease:
     def check(self, conn: Connection) -> None:
         """Make sure, inside the transaction that writes, that no other task took over.
 
-        :raises LeaseLostError: if one did
+        :raises LeaseLostError: if another task did
         """
         row = conn.execute(select(leases).where(leases.c.name == self.name).with_for_update()).first()
         if row is None or row.token != self.token:
@@ -59,30 +56,23 @@ class Lease:
             )
 
     def renew(self, conn: Connection, *, ttl: timedelta, now: datetime | None = None) -> None:
-        """Make sure that no other task took over, nor may for ``ttl`` from now.
+        """Make sure that no other task took over, nor may for ``ttl`` from now (default: the clock of this machine).
 
-        :param now: default: by the clock of this machine, as :func:`hold` goes by
-        :raises LeaseLostError: if one did
+        :raises LeaseLostError: if another task did
         """
         now = now or datetime.now(UTC)
         if not self._change(conn, expires_at=now + ttl, ttl=ttl.total_seconds()):
             self.check(conn)
 
     def release(self) -> None:
-        """Let the next task in; harmless if one took over."""
+        """Give the lease back; harmless if another task took over."""
         with self.database.begin() as conn:
-            self._change(conn, holder=None, expires_at=_EPOCH)
+            self._change(conn, holder=None, expires_at=EPOCH)
 
     def _change(self, conn: Connection, **values: Any) -> bool:
-        """Change it unless another holder took over.
-
-        :returns: whether it was changed
-        """
+        """Change the lease unless another holder took over; returns whether it did."""
         own = (leases.c.name == self.name, leases.c.token == self.token)
         return bool(conn.execute(update(leases).where(*own).values(values)).rowcount)
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def acquire(
@@ -97,14 +87,12 @@ def acquire(
 ) -> Lease | None:
     """Get a lease if it is free.
 
-    An expiry further away than the lease is long is not believed: the clock of its holder was ahead, and it is free.
+    A lease that expires later than its length allows counts as free: the clock of its holder was ahead.
 
     :param holder: name for people
     :param ttl: after this others may have it
-    :param take_over: replace the same holder at once, unless that is a later try: a retry of the same task, whose
-        first try is dead or will be refused by its token
-    :param try_number: of the task, 1-based; an earlier try of the same holder is replaced at once, even without
-        ``take_over``. 0 if it has none
+    :param take_over: replace the same try of the same holder at once as well: its token refuses it if it still lives
+    :param try_number: of the task, 1-based, 0 if it has none; an earlier try of the same holder is replaced at once
     :returns: None if another holder has it
     """
     own = leases.c.try_number <= try_number if take_over else leases.c.try_number < try_number
@@ -119,7 +107,7 @@ def acquire(
     with database.begin() as conn:
         token = conn.execute(take.where(free)).scalar()
         if token is None:
-            conn.execute(insert_new(conn, leases), {"name": name, "token": 0, "expires_at": _EPOCH})
+            conn.execute(insert_new(conn, leases), {"name": name, "token": 0, "expires_at": EPOCH})
             row = conn.execute(select(leases).where(leases.c.name == name)).one()
             its_ttl = ttl if row.ttl is None else timedelta(seconds=row.ttl)
             if row.expires_at > now + its_ttl + SKEW:
@@ -146,30 +134,30 @@ def hold(
     take_over: bool = False,
     try_number: int = 0,
     poll: float = POLL,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[Lease]:
     """A lease for the length of a block, given back however the block ends; see :func:`acquire`.
 
     :param wait: how long to wait for it
-    :param poll: seconds between two looks at one that another holder has
-    :raises StorageError: if another holder still has it then, naming it
+    :param poll: seconds between two tries
+    :raises StorageError: if another holder still has it then; the message names that holder
     """
     deadline = time.monotonic() + wait.total_seconds()
     told: tuple[str | None, int] | None = None
-    look_at = 0.0
+    show_at = 0.0
     while True:
+        now = datetime.now(UTC)
         try:
-            lease = acquire(database, name, holder, ttl=ttl, now=clock(), take_over=take_over, try_number=try_number)
+            lease = acquire(database, name, holder, ttl=ttl, now=now, take_over=take_over, try_number=try_number)
         except DatabaseBusyError:
-            # Another process writes for longer than the driver waits: not yet, then.
+            # Another process writes for longer than the driver waits.
             if time.monotonic() >= deadline:
                 raise
-            log.info("Waiting for the lease %r: somebody else writes to the database", name)
+            log.info("Waiting for the lease %r: another process writes to the database", name)
             continue
         if lease is not None:
             break
         is_over = time.monotonic() >= deadline
-        if is_over or time.monotonic() >= look_at:
+        if is_over or time.monotonic() >= show_at:
             with database.begin() as conn:
                 columns = (leases.c.holder, leases.c.expires_at, leases.c.token)
                 other = conn.execute(select(*columns).where(leases.c.name == name)).one()
@@ -185,7 +173,7 @@ def hold(
                     f"{other.expires_at:%Y-%m-%d %H:%M:%S}",
                 )
                 told = (other.holder, other.token)
-            look_at = time.monotonic() + LOOK
+            show_at = time.monotonic() + SHOW_HOLDER
         time.sleep(poll)
     try:
         yield lease
@@ -193,7 +181,7 @@ def hold(
         try:
             lease.release()
         except (StorageError, SQLAlchemyError) as error:
-            # The error that ended the block is to be raised, not that the database is away.
+            # The error that ended the block must be raised, not this one.
             log.warning(
                 "The lease %r could not be given back (%s): the next try of this task takes it over, others wait until "
                 "it expires",

@@ -1,4 +1,4 @@
-"""Receivers that asked to be left alone for some time: an HTTP 429, "too many messages".
+"""Receivers that take no messages for some time, since they answered "too many messages" (HTTP 429).
 
 Kept as leases without a holder: of a target of a channel, or of the whole channel.
 """
@@ -15,9 +15,9 @@ from portmon.storage.tables import leases
 
 
 def leave_alone(conn: Connection, channel: str, waits: Mapping[str, float], now: datetime) -> None:
-    """Note that targets are to be left alone.
+    """Note that targets get no messages for some time.
 
-    :param waits: target: for how many seconds from now; the target "" is the whole channel
+    :param waits: target: seconds from now; the target "" is the whole channel
     """
     if waits:
         conn.execute(delete(leases).where(_own(channel), leases.c.expires_at <= now))
@@ -25,11 +25,11 @@ def leave_alone(conn: Connection, channel: str, waits: Mapping[str, float], now:
         {"name": f"{_prefix(channel)}{target}", "token": 0, "expires_at": now + timedelta(seconds=seconds)}
         for target, seconds in waits.items()
     ]
-    upsert_rows(conn, leases, ["expires_at"], rows)
+    upsert_rows(conn, leases, rows, columns=["expires_at"])
 
 
 def until(conn: Connection, channel: str, now: datetime) -> dict[str, datetime]:
-    """Targets of a channel that are to be left alone now, and until when."""
+    """Target of a channel: until when it gets no messages."""
     found = conn.execute(select(leases.c.name, leases.c.expires_at).where(_own(channel), leases.c.expires_at > now))
     return {name.removeprefix(_prefix(channel)): moment for name, moment in found}
 

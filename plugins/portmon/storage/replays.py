@@ -1,10 +1,11 @@
-"""Times that are to be evaluated again, and what came of those that were."""
+"""Times that a replay is to evaluate again, and the results of replays."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
@@ -16,9 +17,9 @@ from portmon.storage.tables import replays
 class Mark:
     """A time that is to be evaluated again.
 
-    :param run_id: of the run that wants it
-    :param until: what is told of it if ``notify`` is set lies before
-    :param notify: tell what was not told
+    :param run_id: of the run that asks for it
+    :param until: events before this are sent if ``notify`` is set
+    :param notify: send the events that the replay derives
     """
 
     id: int
@@ -33,61 +34,54 @@ class Mark:
 class Done:
     """A time that was evaluated again.
 
-    :param by: the run that did it, maybe for others as well
-    :param evaluated_from: the checkpoint that it began with
+    :param done_by: the run that did it, maybe for others as well
+    :param evaluated_from: time of the checkpoint that it began with
     :param last_step: the last step of the journal that it carried out
-    :param rules: names what it went by
+    :param rules: digest of the version and the settings
     :param summary: counts for people
     """
 
-    by: str
-    at: datetime
+    done_by: str
+    done_at: datetime
     evaluated_from: datetime
     last_step: int
     rules: str
     summary: Mapping[str, int]
 
 
-def mark(conn: Connection, run_id: str, *, since: datetime, until: datetime, notify: bool, now: datetime) -> int:
-    """Note that a time is to be evaluated again; a run that tries once more has one mark.
+def _columns(kind: type[Mark] | type[Done]) -> list[Any]:
+    return [replays.c[name] for name in kind.__slots__]
 
-    :returns: the mark's id
-    """
+
+def mark(conn: Connection, run_id: str, *, since: datetime, until: datetime, notify: bool, now: datetime) -> int:
+    """Add the mark of a run in place of its earlier one, and return its id."""
     drop(conn, [one.id for one in marks(conn) if one.run_id == run_id])
     row = {"run_id": run_id, "since": since, "until": until, "notify": notify, "asked_at": now}
     return inserted_id(conn, replays, row)
 
 
 def marks(conn: Connection) -> list[Mark]:
-    """Times that are still to be evaluated again."""
-    columns = (replays.c[name] for name in Mark.__dataclass_fields__)
-    return [Mark(*row) for row in conn.execute(select(*columns).where(replays.c.done_at.is_(None)))]
+    """Marks that no replay has finished yet."""
+    return [Mark(*row) for row in conn.execute(select(*_columns(Mark)).where(replays.c.done_at.is_(None)))]
 
 
 def drop(conn: Connection, ids: Collection[int]) -> None:
-    """Take marks back."""
+    """Delete marks that no replay has finished."""
     conn.execute(delete(replays).where(replays.c.id.in_(list(ids)), replays.c.done_at.is_(None)))
 
 
 def finish(conn: Connection, ids: Collection[int], done: Done) -> None:
-    """Note that times were evaluated again."""
-    values = {"done_at": done.at, "done_by": done.by, "evaluated_from": done.evaluated_from}
-    values |= {"last_step": done.last_step, "rules": done.rules, "summary": done.summary}
-    conn.execute(update(replays).where(replays.c.id.in_(list(ids))).values(values))
+    """Note the result of a replay at its marks."""
+    conn.execute(update(replays).where(replays.c.id.in_(list(ids))).values(asdict(done)))
 
 
 def last(conn: Connection, *, run_id: str | None = None) -> Done | None:
-    """The newest replay.
-
-    :param run_id: of this run's time, whichever run did it
-    """
-    done = select(replays).where(replays.c.done_at.is_not(None))
+    """The newest replay, or the newest one that finished the mark of a run."""
+    done = select(*_columns(Done)).where(replays.c.done_at.is_not(None))
     if run_id is not None:
         done = done.where(replays.c.run_id == run_id)
     row = conn.execute(done.order_by(replays.c.done_at.desc(), replays.c.id.desc()).limit(1)).first()
-    if row is None:
-        return None
-    return Done(row.done_by, row.done_at, row.evaluated_from, row.last_step, row.rules, row.summary)
+    return None if row is None else Done(*row)
 
 
 def expire(conn: Connection, before: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Put in place what evaluating again gave: state, checkpoints, and the events that follow from what was seen.
+"""Put the result of a replay in place: state, checkpoints, and the events that follow from observations.
 
 All in the caller's transaction, a portion at a time: only what differs is written.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, delete, exists, or_, select, update
+from sqlalchemy import Connection, Row, Table, delete, exists, or_, select, update
 
 from portmon.storage import alerts, checkpoints
 from portmon.storage.conditions import FLEET, HOST_KEY
@@ -24,13 +24,13 @@ PORTION = 1000
 
 
 def replace(conn: Connection, scratch: Connection, *, after: int, run_id: str, now: datetime) -> dict[str, int]:
-    """Take over what evaluating again gave.
+    """Take over the result of a replay.
 
-    :param scratch: of the database that it gave it in
+    :param scratch: of the database of the replay
     :param after: the step of the journal that it began after
-    :param run_id: of the run that evaluated again
-    :returns: how many events there are now and were not (``gained``), were and are taken back (``lost``), say something
-        else (``changed``); of how many ``hosts`` and ``ports`` the state differs
+    :param run_id: of the run that replays
+    :returns: number of events that are new (``gained``), retracted (``lost``) or different (``changed``), and of
+        ``hosts`` and ``ports`` whose state differs
     """
     gained, changed = _add_events(conn, scratch, run_id)
     lost = _retract_events(conn, scratch, after, run_id, now)
@@ -40,23 +40,20 @@ def replace(conn: Connection, scratch: Connection, *, after: int, run_id: str, n
 
 
 def tell(conn: Connection, *, since: datetime, until: datetime) -> int:
-    """Let the next dispatch send the events that a replay made of a time, if they have no deliveries yet.
+    """Let the next dispatch send the events that a replay derived of a time, if they have no deliveries yet.
 
-    Not those of an alert that is open: it goes on.
+    Events of an open alert are not sent: the alert goes on.
 
-    :returns: of how many events
+    :returns: number of events
     """
-    untold = and_(
-        events.c.replayed_by.is_not(None),
-        events.c.retracted_by.is_(None),
-        events.c.alert_group.is_not(None),
-        events.c.at >= since,
-        events.c.at < until,
-        ~exists().where(deliveries.c.event_id == events.c.id),
+    untold = (
+        select(events)
+        .where(events.c.replayed_by.is_not(None), events.c.retracted_by.is_(None), events.c.alert_group.is_not(None))
+        .where(events.c.at >= since, events.c.at < until, ~exists().where(deliveries.c.event_id == events.c.id))
     )
     opened = alerts.opened(conn)
     told = 0
-    for rows in _portions(conn, select(events).where(untold)):
+    for rows in _portions(conn, untold):
         ids = [row.id for row in rows if event_of(row).alert_key not in opened]
         change_in(conn, update(events).values(dispatched=False), events.c.id, ids)
         told += len(ids)
@@ -67,10 +64,7 @@ def tell(conn: Connection, *, since: datetime, until: datetime) -> int:
 
 
 def _add_events(conn: Connection, scratch: Connection, run_id: str) -> tuple[int, int]:
-    """Insert and change events, in the order in which they happened.
-
-    :returns: how many are new, and how many differ
-    """
+    """Insert and change events, in the order in which they happened; returns how many are new and how many differ."""
     gained = changed = 0
     for rows in _portions(scratch, select(events).order_by(events.c.at, events.c.seq)):
         ids = [row.id for row in rows]
@@ -80,12 +74,12 @@ def _add_events(conn: Connection, scratch: Connection, run_id: str) -> tuple[int
             event, was = event_of(row), known.get(row.id)
             made = row_of(dataclasses.replace(event, replayed_by=run_id), row.step)
             if was is None:
-                # No channel is told: see tell().
+                # Not sent unless tell() is called.
                 new.append(made | {"dispatched": True})
             elif was.retracted_by is not None or dataclasses.replace(event_of(was), replayed_by=None) != event:
                 gained += was.retracted_by is not None
                 changed += was.retracted_by is None
-                # Whether it was told, and as part of which alert, stays as it is.
+                # Whether it was dispatched stays as it is.
                 del made["dispatched"]
                 again.append(made | {"retracted_by": None})
         insert_rows(conn, events, new)
@@ -95,10 +89,7 @@ def _add_events(conn: Connection, scratch: Connection, run_id: str) -> tuple[int
 
 
 def _retract_events(conn: Connection, scratch: Connection, after: int, run_id: str, now: datetime) -> int:
-    """Take back what does not follow any more. It stays, since an alert or a delivery may be of it.
-
-    :returns: how many
-    """
+    """Mark events that do not follow any more as retracted; alerts and deliveries may refer to them."""
     lost = 0
     valid = select(events.c.seq, events.c.id).where(events.c.step > after, events.c.retracted_by.is_(None))
     for rows in _portions(conn, valid.order_by(events.c.seq)):
@@ -113,14 +104,11 @@ def _retract_events(conn: Connection, scratch: Connection, after: int, run_id: s
 
 
 def _portions(conn: Connection, query: Any) -> Iterator[Sequence[Row[Any]]]:
-    """Rows of a query, some at a time, those that change meanwhile included once.
-
-    The keys are read first, since a cursor does not outlive what is written through its connection.
-    """
+    # The keys are read first, since a cursor does not outlive writes of its connection.
     keys = conn.execute(query.with_only_columns(events.c.id, maintain_column_froms=True)).scalars().all()
-    columns = list(query.selected_columns)
+    wanted = select(*query.selected_columns)
     for part in chunks(keys, PORTION):
-        rows = {row.id: row for row in rows_in(conn, select(*columns), events.c.id, part)}
+        rows = {row.id: row for row in rows_in(conn, wanted, events.c.id, part)}
         yield [rows[key] for key in part if key in rows]
 
 
@@ -128,16 +116,13 @@ def _portions(conn: Connection, query: Any) -> Iterator[Sequence[Row[Any]]]:
 
 
 def _replace_state(conn: Connection, scratch: Connection) -> tuple[int, int]:
-    """State of hosts, ports and of what is wrong with the monitoring.
-
-    :returns: number of hosts and ports that differ
-    """
+    """Replace hosts, ports and conditions; returns the number of hosts and of ports that differ."""
     ids = {row.host_id for one in (conn, scratch) for row in one.execute(select(hosts.c.host_id))}
     changed_hosts = changed_ports = 0
     for part in chunks(sorted(ids)):
         were, are = _rows(conn, hosts, part), _rows(scratch, hosts, part)
         for key, row in are.items():
-            # A person decided something since the last step: the next look is to be compared.
+            # A person decided something since the last step: the next observation is to be compared.
             if key in were and were[key]["fingerprint"] is None:
                 row["fingerprint"] = None
         changed_hosts += _write(conn, hosts, were, are)
@@ -154,12 +139,9 @@ def _rows(conn: Connection, table: Table, host_ids: Sequence[str]) -> dict[tuple
 
 
 def _write(conn: Connection, table: Table, were: Mapping[Any, Any], are: Mapping[Any, Any]) -> int:
-    """Write rows that differ.
-
-    :returns: how many, those that are gone included
-    """
+    """Write rows that differ; returns how many, deleted ones included."""
     changed = [row for key, row in are.items() if were.get(key) != row]
     gone = [key for key in were if key not in are]
-    upsert_rows(conn, table, [column.name for column in table.c if not column.primary_key], changed)
+    upsert_rows(conn, table, changed)
     delete_rows(conn, table, gone)
     return len(changed) + len(gone)

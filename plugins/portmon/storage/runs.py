@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select, update
 
 from portmon.errors import PastRunError
 from portmon.storage.journal import EVALUATE, last_seq
-from portmon.storage.sql import upsert
+from portmon.storage.sql import upsert_rows
 from portmon.storage.tables import journal, runs
 
 
@@ -27,7 +27,7 @@ def start(
     inventory_stale: bool,
     settings: str,
 ) -> None:
-    """Note what a run goes by; a run that is cleared and starts again goes by what is newer.
+    """Note the inputs of a run; a run that is cleared and starts again gets newer ones.
 
     :param scope: patterns of the hosts it is limited to, None for all
     :param inventory: digest of its host list
@@ -45,27 +45,24 @@ def start(
         "settings": settings,
         "after_step": last_seq(conn),
     }
-    conn.execute(upsert(conn, runs, [name for name in row if name != "run_id"]), row)
+    upsert_rows(conn, runs, [row])
 
 
 def superseded(conn: Connection, run_id: str) -> bool:
-    """Whether a later run was evaluated since a run began: then its time is evaluated again, not its hosts asked."""
+    """Whether another run was evaluated since a run began: then it replays its time instead of asking its hosts."""
     began = select(runs.c.after_step).where(runs.c.run_id == run_id).scalar_subquery()
     others = select(journal.c.seq).where(journal.c.kind == EVALUATE, journal.c.run_id != run_id, journal.c.seq > began)
     return conn.execute(others.limit(1)).first() is not None
 
 
 def must_be_newest(conn: Connection, run_id: str) -> None:
-    """Refuse to do again what is past.
-
-    :raises PastRunError: if a later run was evaluated since a run began
-    """
+    """:raises PastRunError: if the run is superseded"""
     if superseded(conn, run_id):
         raise PastRunError(run_id)
 
 
 def times(conn: Connection, run_id: str) -> tuple[datetime, datetime | None] | None:
-    """When a run began, and when it was evaluated; None if nothing is known of it."""
+    """When a run began, and when it was evaluated; None if the run is unknown."""
     row = conn.execute(select(runs.c.started_at, runs.c.finished_at).where(runs.c.run_id == run_id)).first()
     return None if row is None else (row.started_at, row.finished_at)
 
@@ -83,12 +80,12 @@ def settings_after(conn: Connection, step: int) -> set[str | None]:
 
 
 def finish(conn: Connection, run_id: str, *, finished_at: datetime, summary: Mapping[str, Any]) -> None:
-    """Note what it came to."""
+    """Note the result of a run."""
     conn.execute(update(runs).where(runs.c.run_id == run_id).values(finished_at=finished_at, summary=summary))
 
 
 def newest_started_at(conn: Connection, run_id: str) -> datetime | None:
-    """When a run began; None if a later one began since, or it is not known."""
+    """When a run began; None if a later one began since, or the run is unknown."""
     row = conn.execute(select(runs.c.run_id, runs.c.started_at).order_by(runs.c.started_at.desc()).limit(1)).first()
     return row.started_at if row is not None and row.run_id == run_id else None
 

@@ -1,4 +1,4 @@
-"""Silences and acknowledgements, in one table: an acknowledgement is a row that has an alert."""
+"""Silences and acknowledgements, in one table: the row of an acknowledgement has an alert."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def add(
     weekly: Sequence[str] = (),
     timezone: str = "UTC",
 ) -> int:
-    """Note a silence; for its fields see :class:`portmon.alerting.silences.Silence`.
+    """Add a silence; for its fields see :class:`portmon.alerting.silences.Silence`.
 
     :param starts_at: default: now
     :returns: its id
-    :raises ValueError: if it is about nothing, never ends, is over before it begins, or has a wrong schedule
+    :raises ValueError: if it matches nothing, never ends, ends before it begins, or has a wrong schedule
     """
     if not (hosts or labels or ports or programs):
         raise ValueError("a silence needs a host, a label, a port or a program; host '*' is everything")
@@ -61,10 +61,10 @@ def add(
 def acknowledge(
     conn: Connection, alert_id: str, *, author: str, now: datetime, reason: str = "", ends_at: datetime | None = None
 ) -> int:
-    """Note that a person takes care of an alert; it replaces an earlier acknowledgement.
+    """Acknowledge an alert, in place of an earlier acknowledgement.
 
     :param ends_at: default: with the alert, see :func:`end_acknowledgements`
-    :returns: its id
+    :returns: the id of the acknowledgement
     """
     earlier = update(silences).where(silences.c.alert_id == alert_id, _in_force(now))
     conn.execute(earlier.values(lifted_at=now, lifted_by=author))
@@ -72,15 +72,12 @@ def acknowledge(
 
 
 def end_acknowledgements(conn: Connection, alert_ids: Collection[str], now: datetime) -> None:
-    """End the acknowledgements of alerts that are over."""
+    """End the acknowledgements of resolved alerts."""
     change_in(conn, update(silences).where(_in_force(now)).values(ends_at=now), silences.c.alert_id, alert_ids)
 
 
 def lift(conn: Connection, silence_id: int, *, by: str, now: datetime) -> bool:
-    """End a silence or an acknowledgement before its time.
-
-    :returns: False if there is none of that id, or it is over
-    """
+    """End a silence or an acknowledgement early; False if there is none of that id, or it is over."""
     lifted = update(silences).where(silences.c.id == silence_id, _in_force(now)).values(lifted_at=now, lifted_by=by)
     return bool(conn.execute(lifted).rowcount)
 
@@ -101,10 +98,7 @@ def all_(conn: Connection) -> list[Withholding]:
 
 
 def expire(conn: Connection, before: datetime) -> int:
-    """Delete what was over before a moment.
-
-    :returns: how many
-    """
+    """Delete those that were over before a moment, and return how many."""
     over = or_(silences.c.ends_at < before, silences.c.lifted_at < before)
     return int(conn.execute(delete(silences).where(over)).rowcount)
 
@@ -115,7 +109,7 @@ def _in_force(now: datetime) -> ColumnElement[bool]:
 
 
 _EMPTY: Mapping[str, Any] = {"hosts": [], "labels": {}, "ports": [], "programs": [], "weekly": [], "timezone": "UTC"}
-"""Columns that say nothing of an acknowledgement."""
+"""Columns that an acknowledgement leaves empty."""
 
 
 def _insert(conn: Connection, row: Mapping[str, Any], author: str, reason: str, now: datetime) -> int:

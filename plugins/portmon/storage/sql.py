@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, Text, bindparam, cast, delete, func, insert, select, update
-
-from portmon.storage.arrays import array_text
+from sqlalchemy import Connection, Dialect, Table, Text, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy.types import TypeEngine
 
 Item = TypeVar("Item")
 CHUNK = 500
@@ -21,59 +21,40 @@ def insert_new(conn: Connection, table: Table) -> Any:
     return _insert(conn)(table).on_conflict_do_nothing()
 
 
-def upsert(conn: Connection, table: Table, columns: Sequence[str]) -> Any:
-    """``INSERT … ON CONFLICT (primary key) DO UPDATE``.
-
-    :param columns: to overwrite where the row exists
-    """
-    return _or_update(_insert(conn)(table), table, columns)
-
-
 def inserted_id(conn: Connection, table: Table, row: Mapping[str, Any]) -> int:
-    """Insert one row into a table that numbers its rows.
-
-    :returns: its number
-    """
+    """Insert one row into a table that numbers its rows, and return its number."""
     key = conn.execute(insert(table), row).inserted_primary_key
     assert key is not None  # noqa: S101 - for the type checker: the table has one
     return int(key[0])
 
 
 def insert_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert many rows in a few statements; those that are there stay as they are.
-
-    :param rows: the same columns in each
-    """
-    if not rows:
-        return
-    if _as_arrays(conn, rows):
-        for part in chunks(rows, ROWS):
-            conn.execute(_insert_given(conn, table, part).on_conflict_do_nothing())
-    else:
-        conn.execute(insert_new(conn, table), rows)
+    """Insert many rows, with the same columns each, in a few statements; rows that exist stay as they are."""
+    _insert_many(conn, table, rows, lambda statement: statement.on_conflict_do_nothing())
 
 
 def upsert_rows(
     conn: Connection,
     table: Table,
-    columns: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     *,
+    columns: Sequence[str] = (),
     keep: Sequence[str] = (),
 ) -> None:
     """Insert or overwrite many rows in a few statements.
 
-    :param columns: to overwrite where the row exists
     :param rows: the same columns in each; of each primary key one
+    :param columns: to overwrite where the row exists; default: all but the primary key
     :param keep: those of the columns that NULL does not overwrite
     """
-    if not rows:
-        return
-    if _as_arrays(conn, rows):
-        for part in chunks(rows, ROWS):
-            conn.execute(_or_update(_insert_given(conn, table, part), table, columns, keep))
-    else:
-        conn.execute(_or_update(_insert(conn)(table), table, columns, keep), rows)
+
+    def resolve(statement: Any) -> Any:
+        names = columns or [name for name in rows[0] if not table.c[name].primary_key]
+        new = {name: statement.excluded[name] for name in names}
+        new |= {name: func.coalesce(new[name], table.c[name]) for name in keep}
+        return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new)
+
+    _insert_many(conn, table, rows, resolve)
 
 
 def update_rows(
@@ -85,41 +66,57 @@ def update_rows(
     :param key: columns that name a row; default: the primary key
     :param where: only rows of which this is true
     """
-    if not rows:
-        return
-    key = key or [column.name for column in table.primary_key.columns]
-    names = [name for name in rows[0] if name not in key]
-    statement = update(table) if where is None else update(table).where(where)
-    if _as_arrays(conn, rows):
-        for part in chunks(rows, ROWS):
-            given = _given(conn, table, part)
-            same = (table.c[name] == given.c[name] for name in key)
-            conn.execute(statement.where(*same).values({name: given.c[name] for name in names}))
-        return
-    # A column's name as that of a value would be taken for one that is set.
-    same = (table.c[name] == bindparam(f"row_{name}") for name in key)
-    statement = statement.where(*same).values({name: bindparam(f"row_{name}") for name in names})
-    conn.execute(statement, [{f"row_{name}": value for name, value in row.items()} for row in rows])
+    if rows:
+        key = key or _primary(table)
+        changed = [name for name in rows[0] if name not in key]
+        statement = update(table) if where is None else update(table).where(where)
+        _change_many(conn, table, rows, key, lambda given: statement.values({name: given(name) for name in changed}))
 
 
 def delete_rows(conn: Connection, table: Table, keys: Sequence[Sequence[Any]]) -> None:
-    """Delete many rows in a few statements.
-
-    :param keys: primary keys
-    """
-    if not keys:
-        return
-    primary = [column.name for column in table.primary_key.columns]
+    """Delete many rows, named by their primary keys, in a few statements."""
+    primary = _primary(table)
     rows = [dict(zip(primary, key, strict=True)) for key in keys]
+    _change_many(conn, table, rows, primary, lambda _: delete(table))
+
+
+def _insert_many(
+    conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], resolve: Callable[[Any], Any]
+) -> None:
+    """:param resolve: adds what is done on a conflict"""
     if _as_arrays(conn, rows):
-        for part in chunks(rows, ROWS):
-            given = _given(conn, table, part)
-            conn.execute(delete(table).where(*(table.c[name] == given.c[name] for name in primary)))
-        return
-    conn.execute(
-        delete(table).where(*(table.c[name] == bindparam(f"row_{name}") for name in primary)),
-        [{f"row_{name}": value for name, value in row.items()} for row in rows],
-    )
+        names = list(rows[0])
+        for given in _given(conn, table, rows):
+            # In their order, which is that of the numbers that they may get.
+            query = select(*(given.c[name] for name in names)).order_by(given.c[_NUMBER])
+            conn.execute(resolve(_insert(conn)(table).from_select(names, query)))
+    elif rows:
+        conn.execute(resolve(_insert(conn)(table)), rows)
+
+
+def _change_many(
+    conn: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    key: Sequence[str],
+    statement: Callable[[Callable[[str], Any]], Any],
+) -> None:
+    """:param statement: makes it, given a function from a column's name to the value in the row"""
+
+    def execute(given: Callable[[str], Any], *parameters: Any) -> None:
+        conn.execute(statement(given).where(*(table.c[name] == given(name) for name in key)), *parameters)
+
+    if _as_arrays(conn, rows):
+        for given in _given(conn, table, rows):
+            execute(given.c.__getitem__)
+    elif rows:
+        # A column's name as that of a value would be taken for one that is set.
+        values = [{f"row_{name}": value for name, value in row.items()} for row in rows]
+        execute(lambda name: bindparam(f"row_{name}"), values)
+
+
+def _primary(table: Table) -> list[str]:
+    return [column.name for column in table.primary_key.columns]
 
 
 def _as_arrays(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -128,35 +125,21 @@ def _as_arrays(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:
     return conn.dialect.name == "postgresql" and len(rows) > 1
 
 
-def _given(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Rows that a statement brings along, as PostgreSQL takes them: one array per column."""
-    from sqlalchemy.dialects.postgresql import ARRAY
-
-    arrays = []
-    for name in rows[0]:
-        type_ = table.c[name].type
-        text = array_text([row[name] for row in rows], type_, conn.dialect)
-        arrays.append(cast(bindparam(None, text, type_=Text), ARRAY(type_, dimensions=1)))
-    given = func.unnest(*arrays).table_valued(*(table.c[name] for name in rows[0]), with_ordinality=_NUMBER)
-    return given.render_derived(name="given")
-
-
 _NUMBER = "row_number"
 
 
-def _insert_given(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
-    given = _given(conn, table, rows)
-    names = list(rows[0])
-    # In their order, which is that of the numbers that they may get.
-    return _insert(conn)(table).from_select(
-        names, select(*(given.c[name] for name in names)).order_by(given.c[_NUMBER])
-    )
+def _given(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """Rows that a statement brings along, as PostgreSQL takes them: one array per column; in portions."""
+    from sqlalchemy.dialects.postgresql import ARRAY
 
-
-def _or_update(statement: Any, table: Table, columns: Sequence[str], keep: Sequence[str] = ()) -> Any:
-    new = {name: statement.excluded[name] for name in columns}
-    new |= {name: func.coalesce(new[name], table.c[name]) for name in keep}
-    return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new)
+    for part in chunks(rows, ROWS):
+        arrays = []
+        for name in part[0]:
+            type_ = table.c[name].type
+            text = array_text([row[name] for row in part], type_, conn.dialect)
+            arrays.append(cast(bindparam(None, text, type_=Text), ARRAY(type_, dimensions=1)))
+        given = func.unnest(*arrays).table_valued(*(table.c[name] for name in part[0]), with_ordinality=_NUMBER)
+        yield given.render_derived(name="given")
 
 
 def rows_in(conn: Connection, query: Any, column: Any, values: Iterable[Any] | None) -> Iterator[Any]:
@@ -188,3 +171,34 @@ def _insert(conn: Connection) -> Any:
     from sqlalchemy.dialects import sqlite
 
     return sqlite.insert
+
+
+def array_text(values: Iterable[Any], type_: TypeEngine[Any], dialect: Dialect) -> str:
+    """Values as PostgreSQL's text of an array: https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO.
+
+    The server parses a text at once. An array of the driver is an expression of as many terms as it has values.
+
+    :raises TypeError: if there is no text for one of them
+    """
+    # Bytes would become the driver's own.
+    process = None if type_.python_type is bytes else type_.dialect_impl(dialect).bind_processor(dialect)
+    stored = values if process is None else map(process, values)
+    return f"{{{','.join(map(_element, stored))}}}"
+
+
+def _element(value: Any) -> str:
+    for kind in type(value).__mro__:
+        if kind in _WRITE:
+            return _WRITE[kind](value)
+    raise TypeError(f"no text of an array for {value!r}")
+
+
+_WRITE: dict[type, Callable[[Any], str]] = {
+    type(None): lambda _: "NULL",
+    bool: lambda value: "t" if value else "f",
+    int: str,
+    float: str,
+    str: lambda text: '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"',
+    bytes: lambda value: f'"\\\\x{value.hex()}"',
+    datetime: lambda value: f'"{value.isoformat()}"',
+}

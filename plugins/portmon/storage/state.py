@@ -17,7 +17,7 @@ from portmon.engine.frames import HOST_COLUMNS, PORT_COLUMNS, frame
 from portmon.engine.states import Port
 from portmon.model.observation import PortKey
 from portmon.storage import deliveries, events
-from portmon.storage.hosts import unsettle
+from portmon.storage.hosts import tuple_of, unsettle
 from portmon.storage.sql import ROWS, chunks, delete_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import hosts, ports
 
@@ -25,47 +25,37 @@ from portmon.storage.tables import hosts, ports
 def load(conn: Connection, host_ids: Collection[str] | None = None) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
     """Stored state of hosts and ports.
 
-    :param host_ids: of these only
     :returns: host id to row with the columns of :data:`portmon.engine.frames.HOST_COLUMNS`, and a frame with those of
         :data:`portmon.engine.frames.PORT_COLUMNS`
     """
-    return _rows(conn, HOST_COLUMNS, host_ids), load_ports(conn, host_ids)
+    return load_hosts(conn, host_ids), load_ports(conn, host_ids)
 
 
 def load_ports(conn: Connection, host_ids: Collection[str] | None = None) -> pd.DataFrame:
-    """Stored state of ports.
-
-    :param host_ids: of these hosts only
-    """
+    """Stored state of ports, of all hosts or some."""
     return frame(_read(conn, ports, list(PORT_COLUMNS), host_ids), PORT_COLUMNS)
 
 
-def load_hosts(conn: Connection, *, light: bool = False) -> dict[str, dict[str, Any]]:
-    """Stored state of all hosts.
-
-    :param light: without what listened on them, which is seldom needed: see :func:`listening`
-    """
-    return _rows(conn, [name for name in HOST_COLUMNS if not light or name != LISTENING], None)
+def load_hosts(
+    conn: Connection, host_ids: Collection[str] | None = None, *, light: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Stored state of all hosts or some; ``light`` leaves out their listeners, see :func:`listening`."""
+    data = _read(conn, hosts, [name for name in HOST_COLUMNS if not light or name != LISTENING], host_ids)
+    # Columns that are left out are None in every row.
+    rows = zip(*(data.get(name, repeat(None)) for name in HOST_COLUMNS), strict=False)
+    return {row[0]: dict(zip(HOST_COLUMNS, row, strict=True)) for row in rows}
 
 
 def listening(conn: Connection, host_ids: Collection[str]) -> dict[str, tuple[str, ...] | None]:
-    """Host id: what listened there in its last ok look."""
+    """Host id: its listeners in its last ok observation."""
     data = _read(conn, hosts, ["host_id", LISTENING], host_ids)
     return dict(zip(data["host_id"], data[LISTENING], strict=True))
-
-
-def _rows(conn: Connection, names: Sequence[str], host_ids: Collection[str] | None) -> dict[str, dict[str, Any]]:
-    data = _read(conn, hosts, names, host_ids)
-    # What is not asked for is None, in every row.
-    rows = zip(*(data.get(name, repeat(None)) for name in HOST_COLUMNS), strict=False)
-    return {row[0]: dict(zip(HOST_COLUMNS, row, strict=True)) for row in rows}
 
 
 def _read(
     conn: Connection, table: Table, names: Sequence[str], host_ids: Collection[str] | None
 ) -> dict[str, Sequence[Any]]:
-    """Columns of a table as plain values."""
-    # Lists come as the text they are stored as: most are among a few, which are kept once.
+    # Lists come as text: most are among a few, which are read once.
     query = select(*(type_coerce(table.c[name], Text) if name in _LISTS else table.c[name] for name in names))
     rows = list(rows_in(conn, query, table.c.host_id, host_ids))
     columns = zip(*rows, strict=True) if rows else ([] for _ in names)
@@ -73,11 +63,6 @@ def _read(
         name: list(map(_LISTS[name], values)) if name in _LISTS else values
         for name, values in zip(names, columns, strict=True)
     }
-
-
-@lru_cache(maxsize=1 << 16)
-def _tuple(text: str) -> tuple[Any, ...]:
-    return tuple(json.loads(text))
 
 
 def _listening(text: str | None) -> tuple[str, ...] | None:
@@ -96,7 +81,7 @@ def _notices(text: str) -> tuple[tuple[str, datetime], ...]:
 
 LISTENING = "listening"
 _LISTS: Mapping[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("addresses", "programs", "pids", "uids", "units", "comms", "lost"), _tuple),
+    **dict.fromkeys(("addresses", "programs", "pids", "uids", "units", "comms", "lost"), tuple_of),
     LISTENING: _listening,
     "changes": _times,
     "notices": _notices,
@@ -110,13 +95,12 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None)
 
     :param step: of the journal
     """
-    _save(conn, hosts, verdict.hosts, keep=[LISTENING])
+    upsert_rows(conn, hosts, verdict.hosts, keep=[LISTENING])
     unchanged = verdict.unchanged.items()
-    update_rows(
-        conn, hosts, [{"host_id": host_id, "last_evaluated_at": at, "last_ok_at": at} for host_id, at in unchanged]
-    )
+    rows = [{"host_id": host_id, "last_evaluated_at": at, "last_ok_at": at} for host_id, at in unchanged]
+    update_rows(conn, hosts, rows)
     save_ports(conn, verdict.ports, verdict.dropped)
-    # A change of ports without one of their host lets the host's next look be compared.
+    # A change of ports without one of their host lets the host's next observation be compared.
     touched = {*(port.host_id for port in verdict.ports), *(key[0] for key in verdict.dropped)}
     unsettle(conn, touched.difference(row["host_id"] for row in verdict.hosts))
     deliveries.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)
@@ -124,8 +108,8 @@ def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None)
 
 
 def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[PortKey]) -> None:
-    """Write what an evaluation made of some ports."""
-    # A host may have as many as it likes: their rows are not all made at once.
+    """Write what an evaluation changed of ports."""
+    # The number of ports has no bound: their rows are not all made at once.
     for part in chunks(list(changed), ROWS):
         rows = [
             {name: getattr(port, name) for name in PORT_COLUMNS}
@@ -135,11 +119,5 @@ def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[Port
             }
             for port in part
         ]
-        _save(conn, ports, rows)
+        upsert_rows(conn, ports, rows)
     delete_rows(conn, ports, dropped)
-
-
-def _save(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, keep: Sequence[str] = ()) -> None:
-    if rows:
-        primary = {column.name for column in table.primary_key.columns}
-        upsert_rows(conn, table, [name for name in rows[0] if name not in primary], rows, keep=keep)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Float,
@@ -30,6 +31,8 @@ from sqlalchemy import (
 
 from portmon.model.alert import UNFINISHED
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""Before anything that is stored."""
 ESCAPE = "\x1a"
 _STORED = re.compile("[\x00\x1a\ud800-\udfff]")
 _READ = re.compile("\x1a([0-9a-f]{4})")
@@ -121,6 +124,11 @@ metadata = MetaData(
     }
 )
 
+
+def _partial_index(name: str, column: Column[Any], where: ColumnElement[bool], *, unique: bool = False) -> None:
+    Index(name, column, unique=unique, postgresql_where=where, sqlite_where=where)
+
+
 contents = Table(
     "contents",
     metadata,
@@ -161,9 +169,9 @@ hosts = Table(
     Column("error_class", SafeText),
     Column("error", SafeText),
     Column("listening", SafeJson),
-    # What its last ok look was evaluated by, as long as nothing about its ports is pending.
+    # By what its last ok observation was evaluated, as long as nothing about its ports is pending.
     Column("fingerprint", String(32)),
-    # Versions of the last ok look's frame and of what read it; tools that hung there, with commas.
+    # Versions of the last ok observation's frame and of its reader; tools that hung there, with commas.
     Column("probe", Integer),
     Column("reader", Integer),
     Column("hung", String(32)),
@@ -243,7 +251,7 @@ events = Table(
     Column("retracted_by", SafeText),
     comment="what happened; dispatched once its deliveries exist",
 )
-Index("ix_events_undispatched", events.c.seq, postgresql_where=~events.c.dispatched, sqlite_where=~events.c.dispatched)
+_partial_index("ix_events_undispatched", events.c.seq, ~events.c.dispatched)
 
 alerts = Table(
     "alerts",
@@ -256,13 +264,7 @@ alerts = Table(
     Column("ends_at", UtcDateTime),
     comment="what went wrong, from the event that began it (whose id it has) to the one that ended it",
 )
-Index(
-    "ix_alerts_open",
-    alerts.c.key,
-    unique=True,
-    postgresql_where=alerts.c.ends_at.is_(None),
-    sqlite_where=alerts.c.ends_at.is_(None),
-)
+_partial_index("ix_alerts_open", alerts.c.key, alerts.c.ends_at.is_(None), unique=True)
 
 deliveries = Table(
     "deliveries",
@@ -281,12 +283,7 @@ deliveries = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     comment="one row per event and channel",
 )
-Index(
-    "ix_deliveries_unfinished",
-    deliveries.c.channel,
-    postgresql_where=deliveries.c.state.in_(UNFINISHED),
-    sqlite_where=deliveries.c.state.in_(UNFINISHED),
-)
+_partial_index("ix_deliveries_unfinished", deliveries.c.channel, deliveries.c.state.in_(UNFINISHED))
 
 silences = Table(
     "silences",
@@ -313,7 +310,7 @@ observations = Table(
     "observations",
     metadata,
     Column("host_id", SafeText, primary_key=True),
-    Column("observed_at", UtcDateTime, primary_key=True),
+    Column("observed_at", UtcDateTime, primary_key=True, index=True),
     Column("run_id", SafeText, nullable=False, index=True),
     Column("try_number", Integer, nullable=False),
     Column("logical_date", UtcDateTime),
@@ -326,9 +323,8 @@ observations = Table(
     Column("duration", Float, nullable=False),
     Column("confirmed", Boolean, nullable=False),
     Column("live", Boolean, nullable=False, server_default=true()),
-    # A failed look of the sweep: counts only if no other look of its run and host follows.
+    # Failed in the sweep: counts only if no other observation of its run and host follows.
     Column("provisional", Boolean, nullable=False, server_default=false()),
-    Index("ix_observations_observed_at", "observed_at"),
     comment="the archive: every look at a host; live unless the host was deleted since",
 )
 

@@ -10,18 +10,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.ssh.operators.ssh import SSHOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from portmon.airflow import settings
-from portmon.airflow.context import run_of
 from portmon.airflow.operators.store import NAME_LIMIT, StateMixin, StoredHostKeys
 from portmon.airflow.ssh_hook import HostSSHHook
-from portmon.errors import PastRunError, RunError, ScanError, ScanTimeoutError
+from portmon.errors import RunError, ScanError, ScanTimeoutError
 from portmon.model.host import Host
 from portmon.model.observation import Observation
 from portmon.scan.answer import Recorder, table, to_xcom
-from portmon.scan.host import Expected, HostScan, Stopwatch, ports_text
+from portmon.scan.host import HostScan, Stopwatch, ports_text
 from portmon.ssh.config import SshSettings
+from portmon.steps.run import run_of
 from portmon.text import plain
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ class NetstatOperator(StateMixin, SSHOperator):
     def __init__(self, *, host: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.host = host
+        self._target = Host(host["id"], host["name"], host["address"], host.get("port"))
+        self._shown = plain(self._target.shown(), 300)
+        self._dry_run = bool(host.get("dry_run"))
         self._killed: threading.Event | None = None
 
     @property
@@ -76,7 +79,7 @@ class NetstatOperator(StateMixin, SSHOperator):
     @cached_property
     def ssh_hook(self) -> HostSSHHook:
         """The hook for this host."""
-        return HostSSHHook.of(self._target, self._ssh, self._config, self._keys)
+        return HostSSHHook(self._target, self._ssh, self._config.ssh, self._keys)
 
     def execute(self, context: Any) -> dict[str, Any] | None:
         """Visit the host.
@@ -85,24 +88,23 @@ class NetstatOperator(StateMixin, SSHOperator):
         :raises AirflowFailException: another try would not help
         :raises AirflowSkipException: a later run was evaluated since
         """
-        run, ti = run_of(context["dag_run"]), context["ti"]
-        try:
+        with self.task_errors():
+            run, ti = run_of(context["dag_run"]), context["ti"]
             run.must_be_live()
-        except RunError as error:
-            raise AirflowFailException(str(error)) from None
-        self._killed = threading.Event()
-        recorder = Recorder(self.host["id"], run.run_id, ti.try_number, run.logical_date)
-        try:
-            if ti.try_number > 1 and not self._dry_run:
-                self._must_be_newest(run.run_id)
-            return self._visit(recorder, last_try=ti.try_number > (ti.max_tries or 0))
-        except PastRunError as error:
-            # Airflow's page folds up the message of the exception.
-            log.warning("Skipped: %s", error)
-            raise AirflowSkipException(str(error)) from None
-        finally:
-            self._hang_up()
-            self.disconnect()
+            self._killed = threading.Event()
+            recorder = Recorder(self.host["id"], run.run_id, ti.try_number, run.logical_date)
+            try:
+                if ti.try_number > 1 and not self._dry_run:
+                    self._must_be_newest(run.run_id)
+                return self._visit(recorder, last_try=ti.try_number > (ti.max_tries or 0))
+            finally:
+                self._hang_up()
+
+    def on_kill(self) -> None:
+        """Hang up, so that the task ends at once. A task that a person ended is no evidence and no failure."""
+        if self._killed is not None:
+            self._killed.set()
+        self._hang_up()
 
     def _visit(self, recorder: Recorder, *, last_try: bool) -> dict[str, Any] | None:
         watch = Stopwatch()
@@ -116,8 +118,8 @@ class NetstatOperator(StateMixin, SSHOperator):
                 raise AirflowFailException(str(error)) from None
             # The message says it all; what paramiko said, and where, would bury it.
             raise error.with_traceback(None) from None
-        except RunError as error:
-            raise AirflowFailException(str(error)) from None
+        except RunError:
+            raise
         except AirflowTaskTimeout:
             limit = self.execution_timeout.total_seconds() if self.execution_timeout else 0
             text = f"the whole look took longer than {limit:g} s (the task's time limit)"
@@ -134,12 +136,6 @@ class NetstatOperator(StateMixin, SSHOperator):
         log.info("Done after %.2f s", observation.duration)
         return None
 
-    def on_kill(self) -> None:
-        """Hang up, so that the task ends at once. A task that a person ended is no evidence and no failure."""
-        if self._killed is not None:
-            self._killed.set()
-        self._hang_up()
-
     def _must_be_newest(self, run_id: str) -> None:
         # A task that is cleared may be of long ago. One that never ran then is not told apart: what it sees now is
         # evidence of now, for the next run that evaluates.
@@ -152,18 +148,18 @@ class NetstatOperator(StateMixin, SSHOperator):
     # ── the visit ───────────────────────────────────────────────────────────────────────────────
 
     def _ask(self, recorder: Recorder, watch: Stopwatch) -> Observation:
-        hook = self.ssh_hook
-        log.info(
-            "Asking %s, port %d, as user %r with connection %r",
-            self._shown,
-            hook.target.port,
-            plain(hook.username),
-            hook.ssh_conn_id,
-        )
+        from portmon.steps.plan import expected
+
+        hook, host_id = self.ssh_hook, self.host["id"]
+        place = self._shown, hook.target.port, plain(hook.username), hook.ssh_conn_id
+        log.info("Asking %s, port %d, as user %r with connection %r", *place)
         if hook.proxy_command is None:
             # Before the database is asked: what waits for a host that is off should keep no connection to it.
             hook.dial()
-        scan = HostScan(recorder, self._shown, self._expected(hook), self._ssh)
+        with self.transaction() as conn:
+            self._keys.load(conn, [hook.target.endpoint])
+            wanted = expected(conn, [host_id], {host_id: self.host.get("must", ())})[host_id]
+        scan = HostScan(recorder, self._shown, wanted, self._ssh)
         session = hook.login()
         log.info(
             "Logged in after %.2f s: %s, host key %s (%s), with %s; %d ports expected",
@@ -172,72 +168,48 @@ class NetstatOperator(StateMixin, SSHOperator):
             session.key,
             session.trusted,
             session.method,
-            len(scan.expected.ports),
+            len(wanted.ports),
         )
         command = scan.command("nonce")
         log.info("Running (%d characters): %s", len(command), plain(command, COMMAND_SHOWN))
         scan.ask(session)
-        self._tell(scan)
+        self._log_answer(scan)
         log.info("Listening:\n%s", table(scan.answers[0].listing))
-        self._tell_of_nameless(scan)
+        self._log_what_is_not_shown(scan)
         if scan.gone:
             self._wait(scan.gone)
             scan.ask_again(session)
-            self._tell(scan)
+            self._log_answer(scan)
             if scan.back:
                 log.info("Back in the second answer: %s", ports_text(scan.back))
             if scan.still:
                 log.warning("Missing in both answers: %s", ports_text(scan.still))
         return scan.success(duration=watch.seconds)
 
-    def _expected(self, hook: HostSSHHook) -> Expected:
-        """Read what to expect of the host, and its host keys."""
-        from portmon.steps.plan import expected
-
-        host_id = self.host["id"]
-        with self.transaction() as conn:
-            self._keys.load(conn, [hook.target.endpoint])
-            return expected(conn, [host_id], {host_id: self.host.get("must", ())})[host_id]
-
-    def _tell(self, scan: HostScan) -> None:
+    def _log_answer(self, scan: HostScan) -> None:
         result, found = scan.result, scan.answers[-1].listing
         assert result is not None  # noqa: S101 - for the type checker: there is an answer
-        log.info(
-            "%s answered as uid %d%s after %.2f s: %d listening sockets, %d bytes",
-            found.tool,
-            found.uid,
-            f" through {plain(found.via)}" if found.via else "",
-            result.seconds,
-            len(found.listeners),
-            len(result.stdout),
-        )
+        asked = f"{found.tool} answered as uid {found.uid}{f' through {plain(found.via)}' if found.via else ''}"
+        count, size = len(found.listeners), len(result.stdout)
+        log.info("%s after %.2f s: %d listening sockets, %d bytes", asked, result.seconds, count, size)
 
-    def _tell_of_nameless(self, scan: HostScan) -> None:
+    def _log_what_is_not_shown(self, scan: HostScan) -> None:
         listing = scan.answers[0].listing
-        nameless = sum(listener.program is None for listener in listing.listeners)
+        nameless, count = sum(listener.program is None for listener in listing.listeners), len(listing.listeners)
         if nameless and listing.uid != 0 and listing.via is None:
-            log.info(
-                "%d of %d sockets show no program: uid %d may not see other users' processes; %s",
-                nameless,
-                len(listing.listeners),
-                listing.uid,
-                "`sudo: true` is set, but sudoers allows none of the listings there (docs/security.md)"
-                if self._ssh.sudo
-                else "`sudo: true` in ssh or in this host's group shows them",
-            )
+            advice = "`sudo: true` in ssh or in this host's group shows them"
+            if self._ssh.sudo:
+                advice = "`sudo: true` is set, but sudoers allows none of the listings there (docs/security.md)"
+            text = "%d of %d sockets show no program: uid %d may not see other users' processes; %s"
+            log.info(text, nameless, count, listing.uid, advice)
         if listing.hung:
-            log.warning(
-                "Did not end within their limit there: %s. They are not tried on this host for a day",
-                ", ".join(listing.hung),
-            )
+            text = "Did not end within their limit there: %s. They are not tried on this host for a day"
+            log.warning(text, ", ".join(listing.hung))
 
     def _wait(self, gone: Sequence[int]) -> None:
         seconds = self._config.scan.confirm_after.total_seconds()
-        log.warning(
-            "Missing: %s. Asking once more in %g s over the same connection, in case of a restart",
-            ports_text(gone),
-            seconds,
-        )
+        text = "Missing: %s. Asking once more in %g s over the same connection, in case of a restart"
+        log.warning(text, ports_text(gone), seconds)
         self.disconnect()
         if self._killed is not None:
             self._killed.wait(seconds)
@@ -268,8 +240,6 @@ class NetstatOperator(StateMixin, SSHOperator):
             if observation is not None:
                 log.info("Stored as %s (%s): no evidence about any port", observation.outcome, observation.error_class)
 
-    # ── small things ────────────────────────────────────────────────────────────────────────────
-
     @cached_property
     def _config(self) -> Config:
         return settings.config()
@@ -284,21 +254,8 @@ class NetstatOperator(StateMixin, SSHOperator):
     def _keys(self) -> StoredHostKeys:
         return StoredHostKeys(read_only=self._dry_run)
 
-    @property
-    def _target(self) -> Host:
-        host = self.host
-        return Host(host["id"], host["name"], host["address"], host.get("port"))
-
-    @property
-    def _shown(self) -> str:
-        return plain(self._target.shown(), 300)
-
-    @property
-    def _dry_run(self) -> bool:
-        return bool(self.host.get("dry_run"))
-
     def _hang_up(self) -> None:
-        # Never made here: making it reads the connection.
+        # The hook is never made here: making it reads the connection.
         hook = self.__dict__.get("ssh_hook")
         if hook is not None:
             hook.close()

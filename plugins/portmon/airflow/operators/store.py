@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
 from portmon.airflow import settings
+from portmon.errors import ParamError, PastRunError, RunError
 from portmon.ssh.trust import HostKey
 
 if TYPE_CHECKING:
     from portmon.storage.database import Database
+
+log = logging.getLogger(__name__)
 
 MAP_INDEX_TEMPLATE = "{{ task.shown_name }}"
 """Names a mapped task by its operator's word. That is a value here, so nothing in it is rendered."""
@@ -25,6 +31,20 @@ class StateMixin:
     """The state database of an operator. Its Airflow connection is read once: that is a request to the API server."""
 
     _state: Database | None = None
+
+    @contextmanager
+    def task_errors(self) -> Iterator[None]:
+        """Skip the task if a later run was evaluated since, fail it if another try would not help."""
+        try:
+            yield
+        except PastRunError as error:
+            # Airflow's page folds up the message of the exception.
+            log.warning("Skipped: %s", error)
+            raise AirflowSkipException(str(error)) from None
+        except (ParamError, RunError) as error:
+            raise AirflowFailException(str(error)) from None
+        finally:
+            self.disconnect()
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
@@ -62,8 +82,7 @@ class StoredHostKeys:
         found = host_keys.trusted(conn, endpoints)
         with self._lock:
             for endpoint in endpoints:
-                keys = found.get(endpoint, ())
-                self._keys[endpoint] = [HostKey(key.key_type, key.key_base64) for key in keys]
+                self._keys[endpoint] = [HostKey(key.key_type, key.key_base64) for key in found.get(endpoint, ())]
 
     def get(self, endpoint: str) -> Sequence[HostKey]:
         """The trusted keys of an endpoint."""

@@ -10,20 +10,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException
 
 from portmon import timeouts
 from portmon.airflow import settings
-from portmon.airflow.context import run_of
 from portmon.airflow.operators.store import StateMixin, StoredHostKeys
 from portmon.airflow.ssh_hook import HostSSHHook, SharedSettings
-from portmon.errors import OverrunError, ParamError, PastRunError, RunError, ScanError, ScanTimeoutError
+from portmon.errors import OverrunError, ScanError, ScanTimeoutError
 from portmon.model.host import Host
 from portmon.model.observation import Observation
 from portmon.scan.answer import Recorder, to_xcom
 from portmon.scan.batches import HostBatch, in_order
 from portmon.scan.host import HostScan, Stopwatch, ports_text
 from portmon.scan.pool import LoginPool
+from portmon.steps.run import run_of
 from portmon.text import REASON_LIMIT, plain
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class SweepOperator(StateMixin, BaseOperator):
     def __init__(self, *, batch: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.batch = batch
+        self._dry_run = bool(batch.get("dry_run"))
         self._pool: LoginPool[HostVisit] | None = None
 
     @property
@@ -76,18 +77,12 @@ class SweepOperator(StateMixin, BaseOperator):
         :raises AirflowSkipException: a later run was evaluated since
         :raises StorageError: the state database can't be used
         """
-        try:
+        with self.task_errors():
             return self._sweep(context, settings.config())
-        except PastRunError as error:
-            # Airflow's page folds up the message of the exception.
-            log.warning("Skipped: %s", error)
-            raise AirflowSkipException(str(error)) from None
-        except (ParamError, RunError) as error:
-            raise AirflowFailException(str(error)) from None
-        finally:
-            self.disconnect()
 
     def _sweep(self, context: Any, config: Config) -> dict[str, Any]:
+        from portmon.storage import archive, contents
+
         batch, visits, keys = self._prepare(context, config)
         log.info("%s; %d to ask, %d at a time", self.shown_name, len(visits), batch.logins)
         report = _Report(len(visits))
@@ -108,16 +103,22 @@ class SweepOperator(StateMixin, BaseOperator):
                 if self._dry_run:
                     dry_looks += map(to_xcom, observations)
                 elif observations:
-                    self._store(observations, keys, config.retention.per_host)
+                    with self.transaction() as conn, keys.saved(conn):
+                        archive.save_observations(conn, observations, per_host=config.retention.per_host)
                 for (visit, error), observation in zip(ended, observations, strict=True):
-                    report.tell(visit, observation, error)
+                    report.tell(visit.scan, observation, error)
                     visit.forget()
             if pool.stopped:
-                raise AirflowException("somebody ended this task: what was seen so far is stored")
+                raise AirflowException("the task was ended by hand: what was seen so far is stored")
         untried = len(pool.untried())
         report.end(untried)
         result = {"hosts": len(visits), "ok": report.ok, "failed": report.failed, "untried": untried}
-        return {**result, "looks": self._keep(dry_looks)} if self._dry_run else result
+        if not self._dry_run:
+            return result
+        # Its other tasks find the observations there. They expire as all contents do.
+        with self.transaction() as conn:
+            looks = contents.put(conn, json.dumps(dry_looks).encode("ascii"), now=datetime.now(UTC))
+        return {**result, "looks": looks}
 
     def on_kill(self) -> None:
         """Hang up on all hosts, so that the task ends at once. What was stored stays."""
@@ -134,7 +135,7 @@ class SweepOperator(StateMixin, BaseOperator):
         with self.transaction() as conn:
             runs.must_be_newest(conn, run.run_id)
             batch = batch_of(conn, self.batch)
-            done = archive.looks_of(conn, run.run_id, unevaluated=True) if ti.try_number > 1 else {}
+            done = archive.observed(conn, run.run_id, unevaluated=True) if ti.try_number > 1 else {}
             failing = hosts.failing(conn)
             left = in_order([host for host in batch.hosts if host.id not in done], failing)
             must = declared_of(conn, config, left)
@@ -145,34 +146,13 @@ class SweepOperator(StateMixin, BaseOperator):
             log.info("%d hosts of the batch were looked at by an earlier try", len(batch.hosts) - len(left))
         keys, shared, visits = StoredHostKeys(read_only=self._dry_run), SharedSettings(), []
         for host in left:
-            scan = HostScan(
-                Recorder(host.id, run.run_id, ti.try_number, run.logical_date),
-                plain(host.shown(), 300),
-                wanted[host.id],
-                ssh_settings(config, group=group_of(host, config)),
-                settled.get(host.id),
-            )
+            recorder = Recorder(host.id, run.run_id, ti.try_number, run.logical_date)
+            ssh = ssh_settings(config, group=group_of(host, config))
+            scan = HostScan(recorder, plain(host.shown(), 300), wanted[host.id], ssh, settled.get(host.id))
             visits.append(HostVisit(host, config, scan, keys, shared, provisional=host.id not in failing))
         with self.transaction() as conn:
             keys.load(conn, [visit.hook.target.endpoint for visit in visits if visit.hook is not None])
         return batch, visits, keys
-
-    def _store(self, observations: Sequence[Observation], keys: StoredHostKeys, per_host: int) -> None:
-        from portmon.storage import archive
-
-        with self.transaction() as conn, keys.saved(conn):
-            archive.save_observations(conn, observations, per_host=per_host)
-
-    def _keep(self, looks: Sequence[Mapping[str, Any]]) -> str:
-        """Put the observations of a dry run where its other tasks find them. They expire as all contents do."""
-        from portmon.storage import contents
-
-        with self.transaction() as conn:
-            return contents.put(conn, json.dumps(looks).encode("ascii"), now=datetime.now(UTC))
-
-    @property
-    def _dry_run(self) -> bool:
-        return bool(self.batch.get("dry_run"))
 
 
 class HostVisit:
@@ -199,7 +179,7 @@ class HostVisit:
         self._watch = Stopwatch()
         self._seconds: float | None = None
         try:
-            self.hook = HostSSHHook.of(host, scan.settings, config, keys, shared)
+            self.hook = HostSSHHook(host, scan.settings, config.ssh, keys, shared)
         except ScanError as error:
             # Its turn to fail comes with the others'.
             self._broken = error
@@ -238,20 +218,16 @@ class HostVisit:
         """The problem that ended a visit, as an error of its host if the visit was given up."""
         if not isinstance(problem, OverrunError):
             return problem
-        return ScanTimeoutError(
-            f"the look did not come back in time, although each of its steps has a limit: it was given up after "
-            f"{self._watch.seconds:.0f} s",
-            host=self.scan.shown,
-        )
+        text = "the look did not come back in time, although each of its steps has a limit: it was given up after"
+        return ScanTimeoutError(f"{text} {self._watch.seconds:.0f} s", host=self.scan.shown)
 
     def observation(self, error: BaseException | None) -> Observation:
         """The observation of a visit that is over; ``error`` is what ended it, None if it gave evidence."""
         seconds = self._watch.seconds if self._seconds is None else self._seconds
         if error is None:
             return self.scan.success(duration=seconds)
-        return self.scan.recorder.failure(
-            error, observed_at=datetime.now(UTC), duration=seconds, provisional=self.provisional
-        )
+        now = datetime.now(UTC)
+        return self.scan.recorder.failure(error, observed_at=now, duration=seconds, provisional=self.provisional)
 
     def forget(self) -> None:
         """Let go of what the host said: a batch may be long."""
@@ -267,9 +243,7 @@ class HostVisit:
 
 @dataclass(slots=True)
 class _Report:
-    """The log of a batch: a line for each host. That of a healthy one, of which there are thousands in every run, is
-    told at level DEBUG.
-    """
+    """The log of a batch: a line for each host, of a healthy one at level DEBUG: they are thousands in every run."""
 
     hosts: int
     ok: int = 0
@@ -277,15 +251,7 @@ class _Report:
     _watch: Stopwatch = field(default_factory=Stopwatch)
     _told_at: float = 0.0
 
-    def tell(self, visit: HostVisit, observation: Observation, error: BaseException | None) -> None:
-        self._tell(visit, observation, error)
-        seconds = self._watch.seconds
-        if seconds - self._told_at >= PROGRESS:
-            log.info("%d of %d after %.0f s, %d failed", self.ok + self.failed, self.hosts, seconds, self.failed)
-            self._told_at = seconds
-
-    def _tell(self, visit: HostVisit, observation: Observation, error: BaseException | None) -> None:
-        scan = visit.scan
+    def tell(self, scan: HostScan, observation: Observation, error: BaseException | None) -> None:
         if error is not None:
             self.failed += 1
             if not isinstance(error, ScanError):
@@ -293,26 +259,25 @@ class _Report:
             again = "" if observation.provisional else ". It failed last time as well"
             told = plain(observation.error or scan.shown, REASON_LIMIT)
             log.warning("%s (%s)%s", told, observation.error_class, again)
-            return
-        self.ok += 1
-        if scan.gone:
-            parts = [f"missing in both answers: {ports_text(scan.still)}"] if scan.still else []
-            parts += [f"back in the second answer: {ports_text(scan.back)}"] if scan.back else []
-            log.warning("%s: %s", scan.shown, "; ".join(parts))
-        elif log.isEnabledFor(logging.DEBUG):
-            seen = "the same sockets as last time"
-            if scan.answers:
-                seen = f"{len(scan.answers[0].listing.listeners)} sockets"
-            log.debug("%s: %s, nothing missing, %.2f s", scan.shown, seen, observation.duration)
+        else:
+            self.ok += 1
+            if scan.gone:
+                parts = [f"missing in both answers: {ports_text(scan.still)}"] if scan.still else []
+                parts += [f"back in the second answer: {ports_text(scan.back)}"] if scan.back else []
+                log.warning("%s: %s", scan.shown, "; ".join(parts))
+            elif log.isEnabledFor(logging.DEBUG):
+                same = "the same sockets as last time"
+                seen = f"{len(scan.answers[0].listing.listeners)} sockets" if scan.answers else same
+                log.debug("%s: %s, nothing missing, %.2f s", scan.shown, seen, observation.duration)
+        seconds = self._watch.seconds
+        if seconds - self._told_at >= PROGRESS:
+            log.info("%d of %d after %.0f s, %d failed", self.ok + self.failed, self.hosts, seconds, self.failed)
+            self._told_at = seconds
 
     def end(self, untried: int) -> None:
         seconds = self._watch.seconds
-        log.info(
-            "Done after %.1f s, %.1f hosts/s: %d gave evidence, %d failed",
-            seconds,
-            (self.ok + self.failed) / max(seconds, 0.001),
-            self.ok,
-            self.failed,
-        )
+        rate = (self.ok + self.failed) / max(seconds, 0.001)
+        text = "Done after %.1f s, %.1f hosts/s: %d gave evidence, %d failed"
+        log.info(text, seconds, rate, self.ok, self.failed)
         if untried:
             log.warning("%d hosts were not asked, since the time of this task is over", untried)

@@ -30,13 +30,12 @@ import portmon
 from portmon import timeouts
 from portmon.errors import CmdbError
 from portmon.fields import PositiveDuration, Section, Text, one_or_many
-from portmon.inventory.entries import EntryList, UnusableValue, kind_of, read_hosts
+from portmon.inventory.entries import UnusableValue, cut, kind_of, read_hosts
 from portmon.inventory.entry_fields import PresetFields
-from portmon.inventory.sources.base import reading_files, text_of
-from portmon.inventory.sources.http import HttpQuery, HttpSource, OverHttp
+from portmon.inventory.sources.base import reading_files, text_of, usable
+from portmon.inventory.sources.http import HttpSource, OverHttp
 from portmon.model.host import Inventory
 from portmon.text import plain
-from portmon.untrusted.boundary import boundary
 from portmon.untrusted.documents import MAX_SIZE, DocumentError, parse_json
 
 log = logging.getLogger(__name__)
@@ -119,22 +118,23 @@ class AnsibleSource(Section, OverHttp):
             raise ValueError("give either path or conn_id: the inventory is in a file, or is asked for over HTTP")
         return self
 
-    def queries(self) -> Iterator[HttpQuery]:
-        """See :meth:`OverHttp.queries`."""
+    def lists(self) -> Iterator[HttpSource]:
+        """See :meth:`OverHttp.lists`. The whole answer is the only entry of its list."""
         given = self.model_dump(include={"conn_id", "endpoint", "timeout"})
-        # The whole answer is the only entry of its list.
-        http = HttpSource(**given, items="[@]", fields=self.fields.over(_PRESET))
-        yield HttpQuery(http, lambda answers: read_printed(answers[0]))
+        yield HttpSource(**given, items="[@]", fields=self.fields.over(_PRESET))
+
+    def unpack(self, listed: list[Any]) -> list[Any]:
+        """See :meth:`OverHttp.unpack`."""
+        return read_printed(listed[0])
 
     def described(self, base: Path) -> Iterator[tuple[str, str | None]]:
-        """See :meth:`portmon.inventory.sources.base.Source.described`."""
-        if self.path is None:
-            yield from super().described(base)
-        else:
-            yield f"{(base / self.path).resolve()} (Ansible inventory)", None
+        """See :meth:`OverHttp.described`."""
+        if self.path is not None:
+            return iter([(f"{(base / self.path).resolve()} (Ansible inventory)", None)])
+        return super().described(base)
 
     def problems(self, base: Path) -> Iterator[tuple[str, str]]:
-        """See :meth:`portmon.inventory.sources.base.Source.problems`."""
+        """See :meth:`OverHttp.problems`."""
         if self.path is None:
             return
         path = (base / self.path).resolve()
@@ -144,9 +144,7 @@ class AnsibleSource(Section, OverHttp):
             yield "path", f"{path}: {NOT_INSTALLED}"
 
     def read(self, base: Path, ask: Callable[[OverHttp], Inventory]) -> Inventory:
-        """See :meth:`portmon.inventory.sources.base.Source.read`. The command's answer about the same files is kept for
-        an hour.
-        """
+        """See :meth:`OverHttp.read`. The command's answer about the same files is kept for an hour."""
         if self.path is None:
             return ask(self)
         path = (base / self.path).absolute()
@@ -158,14 +156,17 @@ class AnsibleSource(Section, OverHttp):
         def left() -> timedelta:
             return timedelta(seconds=max(0.0, end - time.monotonic()))
 
-        digest = reading_files(shown, lambda: self._digest(path), left())
-        found = None if self.plugins else _load(shown, digest)
+        def digest() -> str:
+            return reading_files(shown, lambda: self._digest(path), left())
+
+        before = digest()
+        found = None if self.plugins else _load(shown, before)
         if found is None:
-            with boundary(lambda why: CmdbError(f"can't be used: {why}", source=shown), passing=CmdbError):
+            with usable(shown):
                 found = self._hosts(self._printed(path, min(self.timeout, left())), shown)
             # What plugins asked changes without the files, and files may have changed while the command read them.
-            if not self.plugins and digest == reading_files(shown, lambda: self._digest(path), left()):
-                _save(shown, digest, found)
+            if not self.plugins and digest() == before:
+                _save(shown, before, found)
         return found
 
     def _is_printed(self, path: Path) -> bool:
@@ -173,41 +174,33 @@ class AnsibleSource(Section, OverHttp):
 
     def _hosts(self, printed: str, shown: str) -> Inventory:
         try:
-            entries = read_printed(parse_json(printed))
+            return read_hosts((read_printed(parse_json(printed)), self.fields.over(_PRESET)), source=shown)
         except DocumentError as error:
             raise CmdbError(f"is no JSON: {error}", source=shown) from error
         except ValueError as error:
             raise CmdbError(str(error), source=shown) from error
-        return read_hosts(EntryList(entries, self.fields.over(_PRESET)), source=shown)
 
     def _printed(self, path: Path, limit: timedelta) -> str:
-        """What the command prints of an inventory."""
-        command = _command()
+        shown, command = str(path), _command()
         if command is None:
-            raise CmdbError(NOT_INSTALLED, source=str(path))
+            raise CmdbError(NOT_INSTALLED, source=shown)
         with tempfile.TemporaryDirectory(prefix="portmon-ansible-", ignore_cleanup_errors=True) as folder:
             home = Path(folder)
             (home / "ansible.cfg").write_text(self._settings(home), encoding="utf-8")
-            environment = {
-                "PATH": os.environ.get("PATH", os.defpath),
-                "HOME": folder,
-                "LANG": "C.UTF-8",
-                "ANSIBLE_CONFIG": str(home / "ansible.cfg"),
-            }
-            status = _run([command, "--list", "-i", str(path)], home, environment, limit)
+            status = _run([command, "--list", "-i", shown], home, limit)
             if status is None:
-                raise CmdbError(f"{COMMAND} took longer than {limit.total_seconds():.3g} s", source=str(path))
+                raise CmdbError(f"{COMMAND} took longer than {limit.total_seconds():.3g} s", source=shown)
             if (home / "out").stat().st_size > MAX_SIZE:
-                raise CmdbError(f"{COMMAND} printed more than {MAX_SIZE >> 20} MiB", source=str(path))
+                raise CmdbError(f"{COMMAND} printed more than {MAX_SIZE >> 20} MiB", source=shown)
             with (home / "err").open("rb") as errors:
                 told = _told(errors.read(ERRORS_READ))
             lacking = told if status else [line for line in told if line.startswith(_LEFT_OUT)]
             if status or lacking:
                 said = "; ".join(lacking) or f"it ended with exit status {status}"
                 remedy = "".join(f": {remedy}" for sign, remedy in _REMEDIES.items() if sign in said)
-                raise CmdbError(f"{COMMAND} can't read it: {plain(said, 600)}{remedy}", source=str(path))
+                raise CmdbError(f"{COMMAND} can't read it: {plain(said, 600)}{remedy}", source=shown)
             for line in told:
-                log.warning("%s: %s", plain(str(path)), plain(line, 300))
+                log.warning("%s: %s", plain(shown), plain(line, 300))
             return text_of(home / "out")
 
     def _settings(self, home: Path) -> str:
@@ -225,10 +218,7 @@ any_unparsed_is_failed = True
 """
 
     def _digest(self, path: Path) -> str:
-        """Hash of everything that the answer follows from: names and contents of the inventory's files, and settings.
-
-        :raises CmdbError: one of them can't be read, or is a script; or they are too many
-        """
+        """Hash of all that the answer follows from: names and contents of the inventory's files, and settings."""
         found = hashlib.sha256(f"{portmon.__version__}\n{self.model_dump_json()}".encode())
         size = 0
         try:
@@ -263,27 +253,21 @@ def _command() -> str | None:
     return shutil.which(COMMAND, path=os.pathsep.join(folders))
 
 
-def _run(command: list[str], home: Path, environment: Mapping[str, str], limit: timedelta) -> int | None:
+def _run(command: list[str], home: Path, limit: timedelta) -> int | None:
     """Exit status of a command whose output goes to ``out`` and ``err`` in its home; None if it is not over in time.
 
     Its whole process group ends with it.
     """
+    path, config = os.environ.get("PATH", os.defpath), str(home / "ansible.cfg")
+    environment = {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "ANSIBLE_CONFIG": config}
+    limits = {resource.RLIMIT_AS: MEMORY, resource.RLIMIT_FSIZE: MAX_SIZE + 1}
+    limits[resource.RLIMIT_CPU] = math.ceil(limit.total_seconds())
     with (home / "out").open("wb") as out, (home / "err").open("wb") as err:
         process = subprocess.Popen(
-            command,
-            cwd=home,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
+            command, cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
         )
     try:
-        for kind, most in (
-            (resource.RLIMIT_AS, MEMORY),
-            (resource.RLIMIT_FSIZE, MAX_SIZE + 1),
-            (resource.RLIMIT_CPU, math.ceil(limit.total_seconds())),
-        ):
+        for kind, most in limits.items():
             hard = resource.prlimit(process.pid, kind)[1]
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.prlimit(process.pid, kind, (most, most))
@@ -299,14 +283,13 @@ def _run(command: list[str], home: Path, environment: Mapping[str, str], limit: 
 
 
 def _told(printed: bytes) -> list[str]:
-    """What the command says went wrong, without its excerpts of the inventory, which may hold secrets."""
+    """Errors and warnings of the command, without its excerpts of the inventory, which may hold secrets."""
     text = printed.decode("utf-8", "replace")
     if "MemoryError" in text:
         return ["MemoryError"]
     lines = [line for line in text.split("\n") if line.strip()]
     told = [found[1] for found in map(_TOLD.match, lines) if found] or lines[-1:]
-    short = (_MAY_BE_SECRET.sub("…", _FAILED_PLUGIN.sub(r"\1: ", line)) for line in told)
-    return list(dict.fromkeys(short))
+    return list(dict.fromkeys(_MAY_BE_SECRET.sub("…", _FAILED_PLUGIN.sub(r"\1: ", line)) for line in told))
 
 
 def _parts(path: Path, *, variables: bool) -> Iterator[Path]:
@@ -417,13 +400,11 @@ def _names(group: Mapping[str, Any], kind: str, name: str) -> list[str]:
 
 def _entry(host: str, groups: list[str], variables: Mapping[str, Any]) -> dict[str, Any]:
     usable = {name: _usable(name, value, host) for name, value in variables.items()}
-
-    def first(*names: str) -> Any:
-        return next((usable[name] for name in names if usable.get(name) is not None), None)
-
     # The older names count more, as in Ansible's SSH plugin, and null is as good as nothing.
-    address, port = first("ansible_ssh_host", "ansible_host"), first("ansible_ssh_port", "ansible_port")
-    connection = first("ansible_connection")
+    given = {name: value for name, value in usable.items() if value is not None}
+    address = given.get("ansible_ssh_host", given.get("ansible_host"))
+    port = given.get("ansible_ssh_port", given.get("ansible_port"))
+    connection = given.get("ansible_connection")
     if isinstance(connection, UnusableValue):
         address = connection
     elif connection is not None and (not isinstance(connection, str) or connection not in _SSH):
@@ -454,5 +435,4 @@ def _usable(name: str, value: Any, host: str) -> Any:
 
 
 def _shown(value: object) -> str:
-    text = repr(value) if isinstance(value, str) else kind_of(value)
-    return text if len(text) <= 100 else f"{text[:100]}…"
+    return cut(repr(value), 100) if isinstance(value, str) else kind_of(value)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jmespath
 
 from portmon import timeouts
 from portmon.errors import CmdbError, OverrunError
@@ -20,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class Source:
-    """Where hosts come from. A kind of source is its settings, how it is asked, and how its entries become hosts.
+    """Where hosts come from: settings, how the source is asked, and how its entries become hosts.
 
     No model itself: each model costs every task that parses the DAG file some milliseconds.
     """
@@ -35,22 +38,29 @@ class Source:
         raise NotImplementedError
 
     def described(self, base: Path) -> Iterator[tuple[str, str | None]]:
-        """What is asked, for people, and what is recommended for it."""
+        """Each list that is asked for, in words, with a recommendation or None."""
         raise NotImplementedError
 
     def problems(self, base: Path) -> Iterator[tuple[str, str]]:
-        """Why the source can't be read on this machine, each with the name of the setting to correct."""
+        """Reasons why the source can't be read here, each after the name of the setting to correct."""
         yield from ()
 
 
-def reading_files(shown: str, work: Callable[[], Result], limit: timedelta | None = None) -> Result:
-    """What ``work`` makes of files, unless a file system hangs.
+def usable(shown: str) -> AbstractContextManager[None]:
+    """Turns every exception into CmdbError.
 
-    :param shown: the file, for errors
-    :param limit: default: that of a host list
-    :raises CmdbError: for whatever it fails with
+    :param shown: the source, for people
     """
-    with boundary(lambda why: CmdbError(f"can't be used: {why}", source=shown), passing=CmdbError):
+    return boundary(lambda why: CmdbError(f"can't be used: {why}", source=shown), passing=CmdbError)
+
+
+def reading_files(shown: str, work: Callable[[], Result], limit: timedelta | None = None) -> Result:
+    """The result of ``work``, which reads files. A file system that hangs is an error.
+
+    :param limit: default: that of a host list
+    :raises CmdbError: for every failure
+    """
+    with usable(shown):
         try:
             return timeouts.within(timeouts.HOST_LIST if limit is None else limit, work)
         except OverrunError as error:
@@ -58,11 +68,25 @@ def reading_files(shown: str, work: Callable[[], Result], limit: timedelta | Non
 
 
 def text_of(path: Path) -> str:
-    """The text of a file.
+    """The text of a UTF-8 file.
 
-    :raises CmdbError: it can't be read, is too large, or is no UTF-8
+    :raises CmdbError: it can't be read or is too large
     """
     try:
         return read_text(path)
     except DocumentError as error:
         raise CmdbError(error.message, source=str(path)) from error
+
+
+def finder(field: str, expression: str, shown: str, *, on: str = "the answer") -> Callable[[Any], Any]:
+    """A function that finds a value by a JMESPath expression, the ``field`` of cmdb.source; it raises CmdbError."""
+    compiled = jmespath.compile(expression)
+
+    def failed(why: str) -> CmdbError:
+        return CmdbError(f"cmdb.source.{field} {expression!r} fails on {on}: {why}", source=shown)
+
+    def find(data: Any) -> Any:
+        with boundary(failed, passing=CmdbError):
+            return compiled.search(data)
+
+    return find

@@ -8,17 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import jmespath
 from pydantic import Field
 
 from portmon.errors import CmdbError
 from portmon.fields import Expression, Section, Text
-from portmon.inventory.entries import EntryList, kind_of, read_hosts
+from portmon.inventory.entries import TextRow, kind_of, read_hosts
 from portmon.inventory.entry_fields import CmdbFields
-from portmon.inventory.sources.base import Source, reading_files, text_of
+from portmon.inventory.sources.base import Source, finder, reading_files, text_of
 from portmon.inventory.sources.http import OverHttp
 from portmon.model.host import Inventory
-from portmon.untrusted.boundary import boundary
 from portmon.untrusted.documents import DocumentError, parse_yaml
 
 
@@ -57,50 +55,47 @@ class FileSource(Section, Source):
 
     def _read(self, path: Path) -> Inventory:
         shown, text, kind = str(path), text_of(path), path.suffix.lower()
-        if kind == ".csv":
-            rows = _csv(text, shown)
-            return read_hosts(EntryList(list(rows.values()), self.fields, list(rows)), source=shown)
-        if kind not in (".yaml", ".yml"):
+        if kind not in (".yaml", ".yml", ".csv"):
             raise CmdbError("its name must end in .yaml, .yml or .csv", source=shown)
         try:
-            data = parse_yaml(text)
+            if kind == ".csv":
+                entries: Any = read_csv(text, shown)
+            else:
+                entries = finder("items", self.items, shown, on="it")(parse_yaml(text))
         except DocumentError as error:
             where = f"line {error.line}: " if error.line else ""
-            raise CmdbError(f"{where}is no YAML: {error.message}", source=shown) from error
-        with boundary(
-            lambda why: CmdbError(f"cmdb.source.items {self.items!r} fails on it: {why}", source=shown),
-            passing=CmdbError,
-        ):
-            entries = jmespath.compile(self.items).search(data)
+            what = "" if kind == ".csv" else "is no YAML: "
+            raise CmdbError(f"{where}{what}{error.message}", source=shown) from error
         if not isinstance(entries, list):
             raise CmdbError(f"{self.items!r} is {kind_of(entries)}, not a list of hosts", source=shown)
-        return read_hosts(EntryList(entries, self.fields), source=shown)
+        return read_hosts((entries, self.fields), source=shown)
 
 
-def _csv(text: str, shown: str) -> dict[str, dict[str, Any]]:
-    """Each row by its file and line, as a mapping; columns ``label.x`` become labels.
+def read_csv(text: str, shown: str) -> list[TextRow]:
+    """The rows below the header, as mappings; columns ``label.x`` become labels.
 
     The separator is the one of comma, semicolon and tab that the header has most of.
+
+    :param shown: what the text comes from, for the place of each row
+    :raises DocumentError: with the line
     """
     header = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    rows = {}
+    rows = []
     try:
         names = [name.strip() for name in reader.fieldnames or ()]
         if twice := sorted(name for name in set(names) if names.count(name) > 1):
-            raise CmdbError(f"line 1: the column {twice[0]!r} is there twice", source=shown)
+            raise DocumentError(f"the column {twice[0]!r} is there twice", line=1)
         for row in reader:
             if None in row or None in row.values():
-                raise CmdbError(f"line {reader.line_num}: has another number of columns than the header", source=shown)
-            entry: dict[str, Any] = {}
-            labels = {}
-            for name, value in zip(names, row.values(), strict=True):
-                if not name.startswith("label."):
-                    entry[name] = value
-                elif value:
-                    labels[name.removeprefix("label.")] = value
-            rows[f"{shown}:{reader.line_num}"] = entry | ({"labels": labels} if labels else {})
+                raise DocumentError("has another number of columns than the header", line=reader.line_num)
+            values = dict(zip(names, row.values(), strict=True))
+            entry: dict[str, Any] = {name: value for name, value in values.items() if not name.startswith("label.")}
+            named = ((name.removeprefix("label."), values[name]) for name in values if name not in entry)
+            if labels := {name: value for name, value in named if value}:
+                entry["labels"] = labels
+            rows.append(TextRow(entry, f"{shown}:{reader.line_num}"))
     except csv.Error as error:
-        raise CmdbError(f"line {reader.line_num}: is no CSV: {error}", source=shown) from error
+        raise DocumentError(f"is no CSV: {error}", line=reader.line_num) from error
     return rows

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,12 +11,12 @@ from pydantic import Field
 
 from portmon.errors import CmdbError
 from portmon.fields import Expression, PositiveDuration, QueryValue, Section, Text
-from portmon.inventory.entries import EntryList, read_hosts
+from portmon.inventory.entries import read_hosts
 from portmon.inventory.entry_fields import CmdbFields
-from portmon.inventory.sources.base import Source
+from portmon.inventory.sources.base import Source, usable
 from portmon.inventory.sources.pages import NoPagination, Pagination
 from portmon.model.host import Inventory
-from portmon.untrusted.boundary import boundary
+from portmon.untrusted.documents import parse_json
 
 RECOMMENDED = (
     "cmdb.source.total, if an answer tells the number of entries; without it a list that lost some on the way is "
@@ -25,33 +24,37 @@ RECOMMENDED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class HttpQuery:
-    """One list to ask for.
-
-    :param http: endpoint, pages, fields
-    :param unpack: turns what is listed into entries; raises ValueError if it can't be
-    """
-
-    http: HttpSource
-    unpack: Callable[[list[Any]], Iterable[Any]] = iter
-
-
 class OverHttp(Source):
     """A source whose lists are asked for through an Airflow HTTP connection."""
 
-    if TYPE_CHECKING:
-        type: str
-        conn_id: str | None
-
+    answer_format: ClassVar[str] = "JSON"
+    """The format of answers, for errors."""
     refused: ClassVar[str] = (
         'put its token into the extra of the connection, for instance `{"Authorization": "Bearer …"}`'
     )
     """What to do when the CMDB refuses the credentials."""
 
-    def queries(self) -> Iterator[HttpQuery]:
-        """Everything that has to be asked for one host list."""
+    if TYPE_CHECKING:
+        type: str
+        conn_id: str | None
+
+    def lists(self) -> Iterator[HttpSource]:
+        """Every list that has to be asked for: its endpoint, pages and fields."""
         raise NotImplementedError
+
+    def decode(self, body: bytes) -> Any:
+        """The value of one answer.
+
+        :raises DocumentError: it has another format
+        """
+        return parse_json(body)
+
+    def unpack(self, listed: list[Any]) -> list[Any]:
+        """The entries of one list.
+
+        :raises ValueError: there is something else in it
+        """
+        return listed
 
     def read(self, base: Path, ask: Callable[[OverHttp], Inventory]) -> Inventory:
         """See :meth:`Source.read`."""
@@ -64,20 +67,20 @@ class OverHttp(Source):
         :param shown: what is asked, for people, without credentials
         :raises CmdbError: one of the lists is not complete and plausible
         """
-        with boundary(lambda why: CmdbError(f"can't be used: {why}", source=shown), passing=CmdbError):
-            lists = []
-            for query in self.queries():
-                entries = read(query.http)
+        lists = []
+        with usable(shown):
+            for http in self.lists():
+                listed = read(http)
                 try:
-                    lists.append(EntryList(list(query.unpack(entries)), query.http.fields))
+                    lists.append((self.unpack(listed), http.fields))
                 except ValueError as error:
                     raise CmdbError(str(error), source=shown) from error
             return read_hosts(*lists, source=shown)
 
     def described(self, base: Path) -> Iterator[tuple[str, str | None]]:
         """See :meth:`Source.described`."""
-        for query in self.queries():
-            http, paging = query.http, query.http.pagination.style
+        for http in self.lists():
+            paging = http.pagination.style
             asked = f"HTTP connection {self.conn_id}, {http.endpoint or '/'} ({self.type}, paging: {paging})"
             yield asked, RECOMMENDED if paging != "none" and http.total is None else None
 
@@ -122,6 +125,6 @@ class HttpSource(Section, OverHttp):
     max_pages: Annotated[int, Field(ge=1)] = Field(1000, description="more pages than this are an error, not a list")
     fields: CmdbFields = Field(default_factory=CmdbFields, description="where the fields of an entry are")
 
-    def queries(self) -> Iterator[HttpQuery]:
-        """See :meth:`OverHttp.queries`."""
-        yield HttpQuery(self)
+    def lists(self) -> Iterator[HttpSource]:
+        """See :meth:`OverHttp.lists`."""
+        yield self

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from pydantic import Field
 from portmon.fields import PositiveDuration, QueryValue, Section, Text, Texts
 from portmon.inventory.entries import LABEL_LIMIT, UnusableValue, kind_of
 from portmon.inventory.entry_fields import PresetFields
-from portmon.inventory.sources.http import HttpQuery, HttpSource, OverHttp
+from portmon.inventory.sources.http import HttpSource, OverHttp
 
 _PRESET = {"id": "address", "name": "address", "address": "address", "port": "port", "labels": {"*": "labels"}}
 _HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:/\[\]]+))(?::([0-9]{1,5}))?")
@@ -37,16 +38,14 @@ class HttpSdSource(Section, OverHttp):
     meta_labels: Texts = Field((), description="globs: labels that begin with `__` and are labels of the host too")
     fields: PresetFields = Field(default_factory=PresetFields, description="where fields are, if not where usual")
 
-    def queries(self) -> Iterator[HttpQuery]:
-        """See :meth:`OverHttp.queries`."""
-        http = HttpSource(
-            conn_id=self.conn_id,
-            endpoint=self.endpoint,
-            params=self.params,
-            timeout=self.timeout,
-            fields=self.fields.over(_PRESET),
-        )
-        yield HttpQuery(http, lambda groups: read_targets(groups, target_port=self.target_port, meta=self.meta_labels))
+    def lists(self) -> Iterator[HttpSource]:
+        """See :meth:`OverHttp.lists`."""
+        given = self.model_dump(include={"conn_id", "endpoint", "params", "timeout"})
+        yield HttpSource(**given, fields=self.fields.over(_PRESET))
+
+    def unpack(self, listed: list[Any]) -> list[Any]:
+        """See :meth:`OverHttp.unpack`."""
+        return read_targets(listed, target_port=self.target_port, meta=self.meta_labels)
 
 
 def read_targets(groups: Iterable[Any], *, target_port: bool = False, meta: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -58,7 +57,7 @@ def read_targets(groups: Iterable[Any], *, target_port: bool = False, meta: Sequ
     :param groups: ``{"targets": ["10.0.0.1:9100"], "labels": {"role": "web"}}``
     :param target_port: the targets' port is SSH's
     :param meta: globs on labels that begin with ``__``: those that count as labels of the host too
-    :raises ValueError: a group is malformed, with its number
+    :raises ValueError: with the number of a malformed group
     """
     entries: dict[str, dict[str, Any]] = {}
     broken = []
@@ -100,21 +99,16 @@ def _group(group: Any, number: int) -> tuple[list[Any], Mapping[str, Any]]:
 
 
 def _host_port(target: Any) -> tuple[str | None, int | None]:
-    if not isinstance(target, str):
-        return None, None
-    try:
+    text = target.strip() if isinstance(target, str) else ""
+    with suppress(ValueError):
         # An IPv6 address without brackets can't have a port.
-        return str(ipaddress.ip_address(target.strip())), None
-    except ValueError:
-        match = _HOST_PORT.fullmatch(target.strip())
-    if match is None:
-        return None, None
-    try:
-        # Lower case: a host that is also written in capitals is still one host, with one id.
-        host = str(ipaddress.ip_address(match[1])) if match[1] else match[2].lower()
-    except ValueError:
-        return None, None
-    return host, int(match[3]) if match[3] else None
+        return str(ipaddress.ip_address(text)), None
+    with suppress(ValueError):
+        if match := _HOST_PORT.fullmatch(text):
+            # Lower case: a host that is also written in capitals is still one host, with one id.
+            host = str(ipaddress.ip_address(match[1])) if match[1] else match[2].lower()
+            return host, int(match[3]) if match[3] else None
+    return None, None
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from portmon.fields import PositiveDuration, QueryValue, Section, Text, Texts
 from portmon.inventory.entry_fields import PresetFields
-from portmon.inventory.sources.http import HttpQuery, HttpSource, OverHttp
+from portmon.inventory.sources.http import HttpSource, OverHttp
+from portmon.inventory.sources.pages import OffsetPagination
 
 
 class NetboxSource(Section, OverHttp):
@@ -48,14 +49,14 @@ class NetboxSource(Section, OverHttp):
             raise ValueError("devices and virtual_machines are both off: nothing is left to read")
         return self
 
-    def queries(self) -> Iterator[HttpQuery]:
-        """See :meth:`OverHttp.queries`."""
+    def lists(self) -> Iterator[HttpSource]:
+        """See :meth:`OverHttp.lists`."""
         if self.devices:
-            yield self._query("device", "api/dcim/devices/", self.device_params)
+            yield self._list("device", "api/dcim/devices/", self.device_params)
         if self.virtual_machines:
-            yield self._query("vm", "api/virtualization/virtual-machines/", self.virtual_machine_params)
+            yield self._list("vm", "api/virtualization/virtual-machines/", self.virtual_machine_params)
 
-    def _query(self, kind: str, endpoint: str, params: Mapping[str, QueryValue]) -> HttpQuery:
+    def _list(self, kind: str, endpoint: str, params: Mapping[str, QueryValue]) -> HttpSource:
         preset = {
             # Devices and virtual machines are numbered apart: 7 is one of each.
             "id": f"id && join('-', ['{kind}', to_string(id)])",
@@ -65,36 +66,22 @@ class NetboxSource(Section, OverHttp):
             "port": None,
             "labels": {
                 "kind": f"'{kind}'",
-                "site": "site.slug",
-                "location": "location.slug",
-                "rack": "rack.name",
-                "role": "role.slug",
-                "tenant": "tenant.slug",
-                "platform": "platform.slug",
-                "cluster": "cluster.name",
+                **{name: f"{name}.slug" for name in ("site", "location", "role", "tenant", "platform")},
+                **{name: f"{name}.name" for name in ("rack", "cluster")},
                 "tag_*": "tags[].slug",
             },
         }
-        asked = {
-            **({"status": self.status} if self.status else {}),
-            # By id, so that a renamed entry does not change its page; contexts are large and may hold secrets.
-            "ordering": "id",
-            "exclude": "config_context",
-            **self.params,
-            **params,
-        }
-        return HttpQuery(
-            HttpSource.model_validate(
-                {
-                    **self.model_dump(include={"conn_id", "timeout", "max_pages", "attempts"}),
-                    "endpoint": endpoint,
-                    "params": asked,
-                    "items": "results",
-                    "total": "count",
-                    "unique": "id",
-                    # Not by its links: behind a proxy they may lead to a server that only the proxy knows.
-                    "pagination": {"style": "offset", "size": self.page_size},
-                    "fields": self.fields.over(preset),
-                }
-            )
+        status = {"status": self.status} if self.status else {}
+        # By id, so that a renamed entry does not change its page; contexts are large and may hold secrets.
+        usual = {"ordering": "id", "exclude": "config_context"}
+        return HttpSource(
+            **self.model_dump(include={"conn_id", "timeout", "max_pages", "attempts"}),
+            endpoint=endpoint,
+            params={**status, **usual, **self.params, **params},
+            items="results",
+            total="count",
+            unique="id",
+            # Not by its links: behind a proxy they may lead to a server that only the proxy knows.
+            pagination=OffsetPagination(style="offset", size=self.page_size),
+            fields=self.fields.over(preset),
         )

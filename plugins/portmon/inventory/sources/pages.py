@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urljoin
 
-import jmespath
 from pydantic import Field
 
 from portmon.errors import CmdbError, NoSuchPageError
 from portmon.fields import Expression, Section, Text
 from portmon.inventory.entries import kind_of
-from portmon.untrusted.boundary import boundary
+from portmon.inventory.sources.base import finder
 from portmon.untrusted.urls import address_of, origin_of, origin_text, split_login
 
 if TYPE_CHECKING:
@@ -42,22 +43,18 @@ Send = Callable[[PageRequest], Any]
 
 
 class PagingStyle:
-    """How the pages of a list are asked for."""
+    """Asks for the pages of a list."""
 
     ends_with_404: ClassVar[bool] = False
-    """Whether an API says by a page that is not there that the one before was the last."""
+    """Whether a 404 after the first page means that the page before it was the last."""
 
-    def start(self) -> Params:
-        """Parameters of the first page."""
-        return {}
+    def params(self, number: int, offset: int) -> Params:
+        """Parameters of a page; the same for every ``number`` if there is one page only.
 
-    def after(self, asked: Params, offset: int) -> Params | None:
-        """Parameters of the next page; None if all was asked for at once.
-
-        :param asked: those of the page before
-        :param offset: where the next page starts
+        :param number: from 1
+        :param offset: of its first entry
         """
-        return None
+        return {}
 
 
 class NoPagination(Section, PagingStyle):
@@ -84,13 +81,9 @@ class PagePagination(Section, PagingStyle):
 
     ends_with_404: ClassVar[bool] = True
 
-    def start(self) -> Params:
-        """See :meth:`PagingStyle.start`."""
-        return {self.param: self.first, **({self.size_param: self.size} if self.size_param else {})}
-
-    def after(self, asked: Params, offset: int) -> Params:
-        """See :meth:`PagingStyle.after`."""
-        return {**asked, self.param: asked[self.param] + 1}
+    def params(self, number: int, offset: int) -> Params:
+        """See :meth:`PagingStyle.params`."""
+        return {self.param: self.first + number - 1, **({self.size_param: self.size} if self.size_param else {})}
 
 
 class OffsetPagination(Section, PagingStyle):
@@ -101,13 +94,9 @@ class OffsetPagination(Section, PagingStyle):
     limit_param: Text = Field("limit", description="query parameter with the page size")
     size: Annotated[int, Field(ge=1)] = Field(100, description="entries per page to ask for")
 
-    def start(self) -> Params:
-        """See :meth:`PagingStyle.start`."""
-        return {self.offset_param: 0, self.limit_param: self.size}
-
-    def after(self, asked: Params, offset: int) -> Params:
-        """See :meth:`PagingStyle.after`."""
-        return {**asked, self.offset_param: offset}
+    def params(self, number: int, offset: int) -> Params:
+        """See :meth:`PagingStyle.params`."""
+        return {self.offset_param: offset, self.limit_param: self.size}
 
 
 Pagination = Annotated[
@@ -122,13 +111,13 @@ def json_body(source: HttpSource, request: PageRequest) -> dict[str, Any] | None
     """
     if source.method != "POST" or source.json_body is None:
         return None
-    body: dict[str, Any] = json.loads(json.dumps(dict(source.json_body)))
+    body = copy.deepcopy(dict(source.json_body))
     for name, value in request.params.items():
         *outer, last = name.split(".")
         inside = body
         for key in outer:
-            below = inside.get(key)
-            inside[key] = below if isinstance(below, dict) else {}
+            if not isinstance(inside.get(key), dict):
+                inside[key] = {}
             inside = inside[key]
         inside[last] = value
     return body
@@ -160,15 +149,16 @@ def read_pages(source: HttpSource, send: Send, *, base_url: str, shown: str) -> 
 
 
 def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> list[Any]:
+    wrong = partial(CmdbError, source=shown)
     paging = source.pagination
-    items = _expression("items", source.items, shown)
-    total = _expression("total", source.total, shown) if source.total else None
-    unique = _expression("unique", source.unique, shown) if source.unique else None
+    items = finder("items", source.items, shown)
+    total = finder("total", source.total, shown) if source.total else None
+    unique = finder("unique", source.unique, shown) if source.unique else None
     # If entries have a key, the last entry of a page is asked for again with the next one: whatever was deleted or
     # added before it in the meantime has moved this seam, even if the number of entries is the same again.
     overlap = int(unique is not None and isinstance(paging, OffsetPagination) and paging.size > 1)
     entries: list[Any] = []
-    request = PageRequest(params={**source.params, **paging.start()})
+    request = PageRequest(params={**source.params, **paging.params(1, 0)})
     asked: set[str] = set()
     keys: set[str] = set()
     previous: Any = None
@@ -182,23 +172,20 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
             raise
         page = items(answer)
         if not isinstance(page, list):
-            raise CmdbError(
-                f"page {number}: {source.items!r} is {kind_of(page)}, not a list{_message(answer)}", source=shown
-            )
+            raise wrong(f"page {number}: {source.items!r} is {kind_of(page)}, not a list{_message(answer)}")
         if page and page == previous and not isinstance(paging, NextLinkPagination):
-            raise CmdbError(
+            raise wrong(
                 f"page {number} is the same as the one before: the server ignores the paging parameters, or repeats "
                 "its last page. Correct cmdb.source.pagination, or say in cmdb.source.total where it tells the number "
-                "of entries",
-                source=shown,
+                "of entries"
             )
         previous = page
         if total is not None:
             count = total(answer)
             if isinstance(count, bool) or not isinstance(count, int):
-                raise CmdbError(f"page {number}: {source.total!r} is {kind_of(count)}, not a number", source=shown)
+                raise wrong(f"page {number}: {source.total!r} is {kind_of(count)}, not a number")
             if not 0 <= count <= MAX_ENTRIES:
-                raise CmdbError(f"page {number}: {source.total!r} is not 0 to {MAX_ENTRIES}", source=shown)
+                raise wrong(f"page {number}: {source.total!r} is not 0 to {MAX_ENTRIES}")
             if expected is not None and count != expected:
                 raise _ChangedError(f"page {number} says that there are {count} entries, the one before {expected}")
             expected = count
@@ -214,36 +201,34 @@ def _read_once(source: HttpSource, send: Send, base_url: str, shown: str) -> lis
             keys |= found
         entries += fresh
         if len(entries) > MAX_ENTRIES:
-            raise CmdbError(f"has more than {MAX_ENTRIES} entries", source=shown)
+            raise wrong(f"has more than {MAX_ENTRIES} entries")
         if isinstance(paging, NextLinkPagination):
             url = _linked(source, paging, answer, request, base_url, shown)
             if url is None:
                 break
             if url in asked:
-                raise CmdbError(f"page {number} names a page that was read before: a loop", source=shown)
+                raise wrong(f"page {number} names a page that was read before: a loop")
             asked.add(url)
             request = PageRequest(url=url)
             continue
         # A page that is shorter than asked for may be the last one, or all that the server ever gives at once.
         complete = not fresh or (expected is not None and len(entries) >= expected)
-        params = None if complete else paging.after(request.params, len(entries) - overlap)
-        # The same parameters again: there is one entry in all, which is the seam.
-        if params is None or params == request.params:
+        following = PageRequest(params={**source.params, **paging.params(number + 1, len(entries) - overlap)})
+        # The same parameters again: there is one page only, or one entry in all, which is the seam.
+        if complete or following == request:
             break
-        request = PageRequest(params=params)
+        request = following
     else:
-        raise CmdbError(
-            f"more than {source.max_pages} pages; raise cmdb.source.max_pages if that is right", source=shown
-        )
+        raise wrong(f"more than {source.max_pages} pages; raise cmdb.source.max_pages if that is right")
     if expected is not None and expected != len(entries):
         told = f"{len(entries)} entries, but it says that there are {expected}"
         # One page can't have changed between two requests.
-        raise CmdbError(told, source=shown) if number == 1 else _ChangedError(told)
+        raise wrong(told) if number == 1 else _ChangedError(told)
     return entries
 
 
 def _message(answer: Any) -> str:
-    """What an answer that is no list says about itself."""
+    """The error message in an answer that is no list."""
     for name in ("message", "detail", "error"):
         text = answer.get(name) if isinstance(answer, Mapping) else None
         if isinstance(text, str) and text.strip():
@@ -251,43 +236,26 @@ def _message(answer: Any) -> str:
     return ""
 
 
-def _expression(field: str, text: str, shown: str) -> Callable[[Any], Any]:
-    """What a JMESPath expression finds in an answer.
-
-    :param field: below cmdb.source, for errors
-    """
-    found = jmespath.compile(text)
-
-    def search(answer: Any) -> Any:
-        with boundary(
-            lambda why: CmdbError(f"cmdb.source.{field} {text!r} fails on the answer: {why}", source=shown),
-            passing=CmdbError,
-        ):
-            return found.search(answer)
-
-    return search
-
-
 def _linked(
     source: HttpSource, paging: NextLinkPagination, answer: Any, request: PageRequest, base_url: str, shown: str
 ) -> str | None:
-    link = _expression("pagination.next", paging.next, shown)(answer)
+    wrong = partial(CmdbError, source=shown)
+    link = finder("pagination.next", paging.next, shown)(answer)
     if link is None or link == "":
         return None
     if not isinstance(link, str):
-        raise CmdbError(f"{paging.next!r} is {kind_of(link)}, not a link", source=shown)
+        raise wrong(f"{paging.next!r} is {kind_of(link)}, not a link")
     try:
         url = urljoin(request.url or address_of(base_url, source.endpoint), link)
         origin, own = origin_of(url), origin_of(base_url)
         with_login = split_login(url)[1] is not None
     except ValueError as error:
-        raise CmdbError(f"{paging.next!r} is no link to a page: {error}", source=shown) from None
+        raise wrong(f"{paging.next!r} is no link to a page: {error}") from None
     if origin != own:
-        raise CmdbError(
+        raise wrong(
             f"the next page is on {origin_text(origin)}, another server than the connection's {origin_text(own)}: "
-            "not followed; if a proxy is between, use pagination style page or offset",
-            source=shown,
+            "not followed; if a proxy is between, use pagination style page or offset"
         )
     if with_login:
-        raise CmdbError("the link to the next page holds a login: not followed", source=shown)
+        raise wrong("the link to the next page holds a login: not followed")
     return url

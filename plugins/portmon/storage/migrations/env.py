@@ -9,8 +9,6 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     version_table=VERSION_TABLE,
-    compare_server_default=True,
-    render_as_batch=True,
     transactional_ddl=True,
 )
 with context.begin_transaction():

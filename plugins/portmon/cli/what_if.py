@@ -1,20 +1,39 @@
-"""``replay``: the events that other settings would have made of what was observed."""
+"""``simulate`` and ``replay``: the events that other settings would make of what was recorded."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from itertools import starmap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from portmon.api.view import minute
-from portmon.cli.options import ConfigOption, FormatOption, config_of, reading
+from portmon.cli.options import ConfigOption, FormatOption, config_of, read_option, reading, time_of
 from portmon.cli.terminal import Format, print_json, print_table, say
-from portmon.cli.times import time_of
 
 if TYPE_CHECKING:
     from portmon.api.runs import ReplayView
     from portmon.model.event import Event
+
+
+def simulate(
+    history: Annotated[
+        typer.FileText,
+        typer.Argument(encoding="utf-8", errors="surrogateescape", help="JSON lines, one observation each, or -."),
+    ],
+    config: ConfigOption = None,
+    interval: Annotated[str, typer.Option(help="Time between scheduled runs.")] = "5min",
+) -> None:
+    """Print the events that a recorded history gives, one JSON object a line. Use it to tune thresholds."""
+    from portmon.api.simulate import simulate as run
+    from portmon.fields import parse_duration
+
+    length = read_option(parse_duration, interval, "--interval")
+    settings = config_of(config)
+    for event in run(history, settings, interval=length):
+        print(json.dumps(event.model_dump()))
 
 
 def replay(
@@ -34,7 +53,7 @@ def replay(
     """
     from portmon.api.runs import compare
 
-    settings, _ = config_of(config)
+    settings = config_of(config)
     now = datetime.now(UTC)
     since = time_of(begin, "--from", now, past=True)
     until = now if end is None else time_of(end, "--to", now, past=True)
@@ -54,23 +73,15 @@ def _print(found: ReplayView) -> None:
     lines += [("~", now, _difference(was, now)) for was, now in found.changed]
     lines.sort(key=lambda line: (line[1].at, line[1].host_id or "", line[1].port or 0))
     if lines:
-        print_table(
-            ("", "at", "event", "host", "port", "reason"),
-            (
-                (
-                    sign,
-                    minute(event.at),
-                    event.kind.value,
-                    event.host_name,
-                    f"{event.protocol}/{event.port}" if event.port else None,
-                    reason,
-                )
-                for sign, event, reason in lines
-            ),
-        )
+        print_table(("", "at", "event", "host", "port", "reason"), starmap(_row, lines))
     if found.counts:
         print_table(("event", "was", "would be"), ((kind, *counts) for kind, counts in found.counts.items()))
     say(f"replayed: {found.evaluations} runs from {minute(found.since)} to {minute(found.until)}; same: {found.same}")
+
+
+def _row(sign: str, event: Event, reason: str) -> tuple[object, ...]:
+    port = f"{event.protocol}/{event.port}" if event.port else None
+    return (sign, minute(event.at), event.kind.value, event.host_name, port, reason)
 
 
 def _difference(was: Event, now: Event) -> str:
