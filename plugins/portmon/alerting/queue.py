@@ -73,7 +73,7 @@ def next_notifications(
     :param group_by: route: the label of hosts that makes messages of their own
     :param held: alert keys that wait, because a message about them failed just now
     :param now: a message that was not answered rests until its time; None: it does not
-    :param ids_are_seen: a receiver knows a message that comes again by its id: then it must stay as it was
+    :param ids_are_seen: the receiver knows a message that comes again by its id, so it must stay as it was
     """
 
     def message(one: Delivery, *more: object) -> tuple[object, ...]:
@@ -88,7 +88,7 @@ def next_notifications(
     for key, own in by_key.items():
         if key in held or (now and rests(own[0], now)):
             continue
-        # The first of one key, as far as they go into one message: two messages would have no order.
+        # The first of one key, as far as they go into one message: two messages of one key could arrive in any order.
         heads += next(groupby(own, lambda one: message(one, one.event.labels)))[1]
         if any(one.group is group for one in own):
             groups.add(own[0].group)
