@@ -54,11 +54,9 @@ def find_outages(
     now = Counter(site_of[host_id] for host_id in set(unreachable) if host_id in site_of)
     gone: dict[str, set[str]] = defaultdict(set)
     back: dict[str, set[str]] = defaultdict(set)
-    for alert in alerts:
-        event = alert.event
+    for event in (alert.event for alert in alerts):
         if event.host_id in site_of and event.meaning.folded_as:
-            over = event.role is AlertRole.RESOLVED
-            (back if over else gone)[site_of[event.host_id]].add(event.host_id)
+            (back if event.role is AlertRole.RESOLVED else gone)[site_of[event.host_id]].add(event.host_id)
     found: dict[str, Outage] = {}
     for site in {*gone, *back}:
         outage = Outage(site, hosts[site], now[site])

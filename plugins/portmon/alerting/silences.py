@@ -168,7 +168,12 @@ class Silence(_Withholding):
 
         A schedule or time zone that can't be read here silences nothing: a message too many is better than one too few.
         """
-        return _Withholding.active(self, now) and (not self.weekly or self._scheduled(now))
+        if not _Withholding.active(self, now):
+            return False
+        try:
+            return not self.weekly or any(parse_weekly(text).covers(self._wall(now)) for text in self.weekly)
+        except ValueError:
+            return False
 
     def next_start(self, now: datetime) -> datetime | None:
         """When it counts next, to the minute; now if it does, None if it never will."""
@@ -217,23 +222,19 @@ class Silence(_Withholding):
         """As that of an acknowledgement, with the id of the silence."""
         return f"{_Withholding.told(self)} (silence {self.id})"
 
-    def _scheduled(self, now: datetime) -> bool:
-        try:
-            wall = now.astimezone(zone(self.timezone))
-            return any(parse_weekly(text).covers(wall) for text in self.weekly)
-        except ValueError:
-            return False
+    def _wall(self, at: datetime) -> datetime:
+        """What the clock shows in the time zone of the schedules."""
+        return at.astimezone(zone(self.timezone))
 
     def _step(self, at: datetime) -> datetime:
         """The next moment that may be the first of a schedule."""
         at = at.replace(second=0, microsecond=0)
         try:
-            tz = zone(self.timezone)
-            wait = min(parse_weekly(text).wait(at.astimezone(tz)) for text in self.weekly)
+            wait = min(parse_weekly(text).wait(self._wall(at)) for text in self.weekly)
+            steady = self._wall(at).utcoffset() == self._wall(at + _HOUR).utcoffset()
         except ValueError:
             return at + _HOUR
         # Near a change of the clock each minute is tried.
-        steady = at.astimezone(tz).utcoffset() == (at + _HOUR).astimezone(tz).utcoffset()
         return at + min(wait * _MINUTE, _HOUR) if steady else at + _MINUTE
 
 
