@@ -1,4 +1,4 @@
-"""The first route that matches counts, and whoever asks is told why."""
+"""The first route that matches counts, and a command shows why an event goes where it goes."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ def test_what_ends_something_has_no_route(kind: EventKind) -> None:
     assert made.of(one) == ()
     (told,) = made.explain(one)
     assert told.startswith(f"{kind.value} ")
-    assert ("goes to whoever got what it ends" in told) is (kind in CLOSING)
-    assert ("sent to nobody" in told) is (kind in NOTES)
+    assert ("goes to the channels that got the alert it ends" in told) is (kind in CLOSING)
+    assert ("no channel gets it" in told) is (kind in NOTES)
 
 
 def test_a_port_that_is_stable_but_down_has_a_route() -> None:

@@ -54,7 +54,7 @@ class Meaning:
     :param name: the kind, or the variant's own name. The macros ``counted_<name>`` and ``what_<name>`` of
         alerting/message/templates have its words
     :param subject: what it is about; ``fleet`` is every host at once
-    :param role: None for a note, which is kept and sent to nobody
+    :param role: None for a note, which is stored and goes to no channel
     :param group: the alert task that sends it; None for a note
     :param alertname: what Alertmanager calls its alert
     :param summary: one sentence for Alertmanager about ``{port}`` and ``{host}``
