@@ -1,7 +1,4 @@
-"""The facts about a host and its processes in an answer.
-
-Each field has a type and a range here, so that what a host says of itself fits everything behind this module.
-"""
+"""The facts about a host and its processes in an answer. Each field is checked for its type and range here."""
 
 from __future__ import annotations
 
@@ -16,19 +13,16 @@ from portmon.probe import rows
 from portmon.probe.cgroup import unit_of
 from portmon.probe.frame import Frame
 
-_MAX_NETNS = 2**32 - 1
-_MAX_TICKS = 2**53
 _RANGE = re.compile(r"(\d{1,5})[-\s]+(\d{1,5})")
 _BOOT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _PROC_LINE = re.compile(rb"/proc/(\d{1,10}|self)/(status|cgroup):(.*)")
 _SYS_LINE = re.compile(rb"/proc/sys/([a-z0-9_/]{1,60}):(.*)")
 _ESCAPED = re.compile(rb"\\(n|\\)")
-_PART = re.compile(rb"[^,]+")
 
 
 @dataclass(slots=True)
 class HostFacts:
-    """Facts about a host besides its sockets, see :class:`portmon.model.observation.Listing`."""
+    """Facts about a host besides its sockets, as in :class:`portmon.model.observation.Listing`."""
 
     uid: int
     boot_id: str | None = None
@@ -42,10 +36,10 @@ class HostFacts:
 def facts_of(frame: Frame) -> HostFacts:
     """The facts in a frame.
 
-    :raises ProbeError: a value is outside of its range
+    :raises ProbeError: a value is out of its range, or the user is missing
     """
     fields = frame.fields
-    facts = HostFacts(-1, netns=_ranged(fields, "netns", _MAX_NETNS), pid1_start=_ranged(fields, "pid1", _MAX_TICKS))
+    facts = HostFacts(-1, netns=_ranged(fields, "netns", 2**32 - 1), pid1_start=_ranged(fields, "pid1", 2**53))
     own_uid: int | None = None
     if frame.version == "1":
         own_uid = _ranged(fields, "uid", rows.MAX_UID)
@@ -95,13 +89,13 @@ def _boot_id(text: str) -> str:
 
 
 def _uid(value: bytes) -> int | None:
-    """The effective one of a ``Uid:`` line."""
+    """The effective uid of a ``Uid:`` line."""
     uids = value.split()
     return rows.number(uids[2], rows.MAX_UID) if len(uids) > 2 else None
 
 
 def _comm(name: bytes) -> str:
-    """A process name as /proc/PID/status writes it: a newline and a backslash are escaped."""
+    """A process name of /proc/PID/status, which escapes newlines and backslashes."""
     # Twice as many as are kept, since two may stand for one.
     return rows.text(_ESCAPED.sub(lambda match: b"\n" if match[1] == b"n" else b"\\", name[: 2 * limits.NAME]))
 
@@ -120,7 +114,7 @@ def _ports(text: bytes) -> tuple[tuple[int, int], ...]:
     Ranges that touch are one, as the kernel prints them, so that there are no more than ports allow.
     """
     found: set[tuple[int, int]] = set()
-    for match in _PART.finditer(text):
+    for match in re.finditer(rb"[^,]+", text):
         low, _, high = match[0].strip().partition(b"-")
         first, last = rows.number(low, 65535), rows.number(high or low, 65535)
         if first and last and first <= last:
@@ -131,7 +125,6 @@ def _ports(text: bytes) -> tuple[tuple[int, int], ...]:
 
 
 def _united(ranges: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges of which no two touch, in order."""
     apart: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if apart and first <= apart[-1][1] + 1:

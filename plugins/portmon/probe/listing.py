@@ -15,9 +15,11 @@ from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.model import limits
 from portmon.model.observation import EPHEMERAL_DEFAULT, READER, Listener, Listing
 from portmon.probe import netstat, procfs, rows, ss
-from portmon.probe.contradiction import contradiction
 from portmon.probe.facts import facts_of
 from portmon.probe.frame import ARCHIVE_NONCE, Frame, cut_out, ended
+
+COMPARED = 10
+"""Sockets of the longer listing from which on it is counted how many the two have in common."""
 
 _ANY_SOCKET = re.compile(rb":\d")
 _VERSION = re.compile(r"iproute2-[\w.-]{1,60}", re.ASCII)
@@ -35,7 +37,7 @@ def parse_listeners(output: bytes, *, version: str | None = None) -> list[Listen
 
 
 def read_frame(output: bytes, nonce: str) -> Listing:
-    """The listing in an answer, see :func:`portmon.probe.frame.cut_out`.
+    """The listing in an answer.
 
     :raises ProbeError: there is not one complete frame, or it proves nothing
     """
@@ -43,7 +45,7 @@ def read_frame(output: bytes, nonce: str) -> Listing:
 
 
 def read_any(output: bytes) -> Listing:
-    """The listing in the only frame of an answer, whatever its nonce, see :func:`read_frame`."""
+    """The listing in the only frame of an answer, see :func:`read_frame`."""
     return read_frame(output, "")
 
 
@@ -63,12 +65,12 @@ def listing_of(frame: Frame) -> Listing:
         raise ProbeError(f"{frame.tool} did not end by itself (exit status {fields.get('ended', '-')[:20]})")
     facts = facts_of(frame)
     version = _VERSION.search(fields.get("ver", ""))
-    # ``iproute2-6.1.0``, whatever else a loader or a wrapper printed.
+    # ``iproute2-6.1.0``, without what a loader or a wrapper printed.
     ss_version = version[0].rstrip(".,") if version else None
     sockets = _sockets(frame.body, ss_version)
     _must_be_whole(frame, sockets)
     by_ss = sockets if frame.tool == "ss" else _second(frame, sockets)
-    if by_ss is not None and (differ := contradiction(sockets, by_ss)) is not None:
+    if by_ss is not None and (differ := _contradiction(sockets, by_ss)) is not None:
         raise ContradictionError(f"its two listings contradict each other: {differ}")
     beside = {(socket.address, socket.port): socket for socket in by_ss or ()}
     kept, beyond = _capped(sockets)
@@ -124,19 +126,18 @@ def _sockets(output: bytes, version: str | None) -> list[rows.Socket]:
 def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
     """Refuse a listing without what proves that the kernel's tables were read."""
     if frame.version == "1":
-        # It does not say what it could read. A listing without any socket may be one of nothing: a host that is asked
-        # over SSH has a socket as a rule.
+        # It does not say what it could read, and a host that is asked over SSH has a socket as a rule.
         if not sockets:
             raise ProbeError(
                 f"{frame.tool} lists nothing, and the old forced command does not say whether /proc/net/tcp could be "
                 "read: install the script that `python -m portmon probe` prints"
             )
         return
-    four, six = frame.fields.get("tcp"), frame.fields.get("tcp6")
-    unread = [name for name, state in (("tcp", four), ("tcp6", six)) if state == "0"] + (["tcp"] if not four else [])
+    four, six = frame.fields.get("tcp", "0"), frame.fields.get("tcp6")
     if frame.tool == "ss" and not sockets:
         # Up to 4.3 it prints its header alone, and ends with 0, where the kernel does not answer it.
         raise ProbeError("ss lists nothing at all, which another tool would have to confirm")
+    unread = [name for name, state in (("tcp", four), ("tcp6", six)) if state == "0"]
     if unread and frame.tool != "ss":
         raise ProbeError(f"/proc/net/{' and '.join(unread)} can't be read there: {frame.tool} may lack sockets")
     if frame.tool == "proc" and not (
@@ -158,6 +159,28 @@ def _second(frame: Frame, sockets: Sequence[rows.Socket]) -> list[rows.Socket] |
         return None
 
 
+def _contradiction(by_netstat: Sequence[rows.Socket], by_ss: Sequence[rows.Socket]) -> str | None:
+    """How two listings of one host contradict each other so grossly that one is not whole; None if they do not.
+
+    A service that starts or ends between them is no contradiction: that concerns some of the sockets. A table that
+    could not be read concerns all of a family, or most of all.
+    """
+    # Family and port: how an address is printed differs between tools.
+    first, second = ({(one.protocol == "tcp6", one.port) for one in listed} for listed in (by_netstat, by_ss))
+    for six, name in ((False, "IPv4"), (True, "IPv6")):
+        ours, theirs = (sum(family == six for family, _ in sockets) for sockets in (first, second))
+        if bool(ours) != bool(theirs):
+            return f"netstat lists {_count(ours)} of {name}, ss {_count(theirs)}"
+    longer, common = max(len(first), len(second)), len(first & second)
+    if longer >= COMPARED and common * 2 < longer:
+        return f"netstat lists {_count(len(first))}, ss {_count(len(second))}, and only {common} are the same"
+    return None
+
+
+def _count(number: int) -> str:
+    return f"{number} listening port{'' if number == 1 else 's'}" if number else "no listening port"
+
+
 def _capped(sockets: Sequence[rows.Socket]) -> tuple[Sequence[rows.Socket], tuple[tuple[int, int], ...]]:
     """The sockets, and per port how many more there are than are told apart."""
     by_port: dict[int, list[rows.Socket]] = defaultdict(list)
@@ -171,5 +194,5 @@ def _capped(sockets: Sequence[rows.Socket]) -> tuple[Sequence[rows.Socket], tupl
         # The same ones each time, in whatever order the kernel lists them.
         own.sort(key=lambda one: (one.address, one.zone or "", one.inode or 0, one.owners[0].pid if one.owners else 0))
         kept.update(map(id, own[: limits.OWNERS]))
-    told_apart = [one for one in sockets if one.port not in beyond or id(one) in kept]
-    return told_apart, tuple(sorted((port, len(own) - limits.OWNERS) for port, own in beyond.items()))
+    shown = [one for one in sockets if one.port not in beyond or id(one) in kept]
+    return shown, tuple(sorted((port, len(own) - limits.OWNERS) for port, own in beyond.items()))
