@@ -14,7 +14,6 @@ from portmon.model.limits import bytes_of
 
 CUTTING_TOOL = "netstat"
 """Reports IPv6 addresses cut to 22 characters; ``netstat-W`` does not."""
-
 _PID_AND_NAME = 19
 """Bytes of net-tools' and busybox' ``PID/name`` column."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 
 from portmon.errors import ProbeError
 from portmon.model import limits
+from portmon.model.observation import EPHEMERAL_DEFAULT, Listing
 from portmon.probe import rows
 from portmon.probe.cgroup import unit_of
 from portmon.probe.frame import Frame
@@ -20,39 +20,30 @@ _SYS_LINE = re.compile(rb"/proc/sys/([a-z0-9_/]{1,60}):(.*)")
 _ESCAPED = re.compile(rb"\\(n|\\)")
 
 
-@dataclass(slots=True)
-class HostFacts:
-    """Facts about a host besides its sockets, as in :class:`portmon.model.observation.Listing`."""
-
-    uid: int
-    boot_id: str | None = None
-    netns: int | None = None
-    ephemeral: tuple[int, int] | None = None
-    reserved: tuple[tuple[int, int], ...] = ()
-    pid1_start: int | None = None
-    processes: dict[int, rows.Process] = field(default_factory=lambda: defaultdict(rows.Process))
-
-
-def facts_of(frame: Frame) -> HostFacts:
-    """The facts in a frame.
+def facts_of(frame: Frame) -> tuple[Listing, Mapping[int, rows.Process]]:
+    """The listing in a frame without its listeners, and facts about processes by pid.
 
     :raises ProbeError: a value is out of its range, or the user is missing
     """
     fields = frame.fields
-    facts = HostFacts(-1, netns=_ranged(fields, "netns", 2**32 - 1), pid1_start=_ranged(fields, "pid1", 2**53))
-    own_uid: int | None = None
+    netns, pid1_start = _ranged(fields, "netns", 2**32 - 1), _ranged(fields, "pid1", 2**53)
+    uid: int | None = None
+    boot_id: str | None = None
+    ephemeral: tuple[int, int] | None = None
+    reserved: tuple[tuple[int, int], ...] = ()
+    processes: dict[int, rows.Process] = defaultdict(rows.Process)
     if frame.version == "1":
-        own_uid = _ranged(fields, "uid", rows.MAX_UID)
-        facts.boot_id = _boot_id(fields["boot"]) if "boot" in fields else None
-        facts.ephemeral = _range(fields.get("range", ""))
+        uid = _ranged(fields, "uid", rows.MAX_UID)
+        boot_id = _boot_id(fields["boot"]) if "boot" in fields else None
+        ephemeral = _range(fields.get("range", ""))
     for line in frame.proc.split(b"\n"):
         if match := _PROC_LINE.fullmatch(line):
             value = match[3]
             if match[1] == b"self":
                 if value.startswith(b"Uid:"):
-                    own_uid = _uid(value)
+                    uid = _uid(value)
                 continue
-            process = facts.processes[int(match[1])]
+            process = processes[int(match[1])]
             if match[2] == b"cgroup":
                 process.unit = unit_of(rows.text(value.split(b":", 2)[-1])) or process.unit
             elif value.startswith(b"Uid:"):
@@ -62,15 +53,25 @@ def facts_of(frame: Frame) -> HostFacts:
         elif match := _SYS_LINE.fullmatch(line):
             text = rows.text(match[2]).strip()
             if match[1] == b"kernel/random/boot_id":
-                facts.boot_id = _boot_id(text)
+                boot_id = _boot_id(text)
             elif match[1] == b"net/ipv4/ip_local_port_range":
-                facts.ephemeral = _range(text)
+                ephemeral = _range(text)
             elif match[1] == b"net/ipv4/ip_local_reserved_ports":
-                facts.reserved = _ports(match[2])
-    if own_uid is None:
+                reserved = _ports(match[2])
+    if uid is None:
         raise ProbeError("the answer does not say as which user it was made")
-    facts.uid = own_uid
-    return facts
+    listing = Listing(
+        tool=frame.tool,
+        uid=uid,
+        via="sudo" if fields.get("via") == "sudo" else None,
+        boot_id=boot_id,
+        netns=netns,
+        ephemeral=ephemeral or EPHEMERAL_DEFAULT,
+        probe=int(frame.version),
+        pid1_start=pid1_start,
+        reserved=reserved,
+    )
+    return listing, processes
 
 
 def _ranged(fields: Mapping[str, str], name: str, highest: int) -> int | None:

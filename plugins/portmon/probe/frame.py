@@ -28,8 +28,8 @@ name of a process makes a marker. Earlier versions wrote ``archived``."""
 
 _ARCHIVED = ARCHIVE_NONCE.encode("ascii")
 _ENDED = 124
-"""The lowest exit status of a tool that did not end by itself: ``timeout`` says 124, a program that can't be run 126 or
-127, a signal more than 128: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_08_02"""
+"""The lowest exit status of a tool that did not end by itself: 124 of ``timeout``, 126 or 127 of a program that can't
+run, over 128 of a signal: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_08_02"""
 
 _ANY_BEGIN = re.compile(rb"^@@([A-Za-z0-9]{4,64}) BEGIN v=[12] ", re.MULTILINE)
 _MARKER = re.compile(rb"^@@([A-Za-z0-9]{4,64})(?: ([^\n]*))?(\n|\Z)", re.MULTILINE)
@@ -163,9 +163,9 @@ def _markers(output: bytes, nonce: bytes) -> list[re.Match[bytes]]:
 
 
 def _without_version(block: bytes, fields: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-    """The listing of an old frame without what ``ss -V`` printed in more lines than one, and the version in it.
+    """The listing of an old frame, and the version of ss.
 
-    Version 1 kept all that it printed, complaints of the loader included, and the last line is the version.
+    Version 1 kept all lines that ``ss -V`` printed, complaints of the loader included; the last one is the version.
     """
     size = rows.number(fields.get("bytes", "").encode("ascii", "replace"), len(block))
     if fields.get("tool") != "ss" or size is None or size + 1 >= len(block):

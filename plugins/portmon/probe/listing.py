@@ -1,19 +1,21 @@
 """The sockets that listen on a host, read from a frame or from the output of a tool.
 
-Works on bytes, split on newlines only: names may hold any other separator, and newlines themselves. What a tool prints
-is recognised by its rows and headers, not by words that are translated. A line that fits nothing, and a row that is
-cut, are errors: a listing that was not understood proves nothing.
+Works on bytes, split on newlines only: names may hold any other separator, and newlines themselves. Rows and headers
+tell the tool, not words that are translated. An unknown line, and a row that is cut, are errors: a listing that was not
+understood proves nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 
 from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.model import limits
-from portmon.model.observation import EPHEMERAL_DEFAULT, READER, Listener, Listing
+from portmon.model.observation import Listener, Listing
 from portmon.probe import netstat, procfs, rows, ss
 from portmon.probe.facts import facts_of
 from portmon.probe.frame import ARCHIVE_NONCE, Frame, cut_out, ended
@@ -63,7 +65,7 @@ def listing_of(frame: Frame) -> Listing:
     fields = frame.fields
     if frame.version == "2" and not ended(fields.get("ended")):
         raise ProbeError(f"{frame.tool} did not end by itself (exit status {fields.get('ended', '-')[:20]})")
-    facts = facts_of(frame)
+    listing, processes = facts_of(frame)
     version = _VERSION.search(fields.get("ver", ""))
     # ``iproute2-6.1.0``, without what a loader or a wrapper printed.
     ss_version = version[0].rstrip(".,") if version else None
@@ -79,26 +81,12 @@ def listing_of(frame: Frame) -> Listing:
         if socket.protocol == "tcp6" and ":" not in socket.address:
             # net-tools prints IPv4's form of it alone: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
             socket.address = f"::ffff:{socket.address}"
-        process = facts.processes.get(socket.owners[0].pid) if socket.owners else None
+        process = processes.get(socket.owners[0].pid) if socket.owners else None
         listeners.append(socket.listener(process, beside.get((socket.address, socket.port))))
     tried = {tuple(part.split(":", 1)) for part in fields.get("tried", "").split(",")}
-    return Listing(
-        tool=frame.tool,
-        uid=facts.uid,
-        via="sudo" if fields.get("via") == "sudo" else None,
-        boot_id=facts.boot_id,
-        netns=facts.netns,
-        version=ss_version,
-        ephemeral=facts.ephemeral or EPHEMERAL_DEFAULT,
-        listeners=tuple(listeners),
-        probe=int(frame.version),
-        reader=READER,
-        pid1_start=facts.pid1_start,
-        reserved=facts.reserved,
-        # The limit ends a family of tools, as Question.skip names it.
-        hung=tuple(tool for tool in ("netstat", "proc", "ss") if (tool, "limit") in tried),
-        beyond=beyond,
-    )
+    # The limit ends a family of tools, as Question.skip names it.
+    hung = tuple(tool for tool in ("netstat", "proc", "ss") if (tool, "limit") in tried)
+    return dataclasses.replace(listing, version=ss_version, listeners=tuple(listeners), hung=hung, beyond=beyond)
 
 
 def _sockets(output: bytes, version: str | None) -> list[rows.Socket]:
@@ -148,15 +136,12 @@ def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
 
 def _second(frame: Frame, sockets: Sequence[rows.Socket]) -> list[rows.Socket] | None:
     """The sockets in the second listing; None if ss was not asked, or not understood."""
-    if frame.ssx is None or _ANY_SOCKET.search(frame.ssx) is None:
-        # No socket at all is not what a host shows beside a listing, but an ss that the kernel did not answer.
-        return None
-    six = frozenset(socket.port for socket in sockets if socket.address == "::")
-    try:
-        return ss.read(frame.ssx, 0, six=six)
-    except NetstatParseError:
-        # An ss that is older than any known must not cost the listing: it is only an addition.
-        return None
+    # Without any socket it is of an ss that the kernel did not answer.
+    if frame.ssx is not None and _ANY_SOCKET.search(frame.ssx):
+        # An unknown version of ss must not cost the listing: this is only an addition.
+        with contextlib.suppress(NetstatParseError):
+            return ss.read(frame.ssx, 0, six=frozenset(one.port for one in sockets if one.address == "::"))
+    return None
 
 
 def _contradiction(by_netstat: Sequence[rows.Socket], by_ss: Sequence[rows.Socket]) -> str | None:
@@ -182,7 +167,7 @@ def _count(number: int) -> str:
 
 
 def _capped(sockets: Sequence[rows.Socket]) -> tuple[Sequence[rows.Socket], tuple[tuple[int, int], ...]]:
-    """The sockets, and per port how many more there are than are told apart."""
+    """The sockets, at most a number for each port, and port by port how many more there are."""
     by_port: dict[int, list[rows.Socket]] = defaultdict(list)
     for socket in sockets:
         by_port[socket.port].append(socket)

@@ -44,7 +44,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
     # Line, socket, and the owner's column as it stands there, with what follows of a name that holds newlines.
     found: list[tuple[int, rows.Socket, bytearray | None]] = []
     columns: _Columns | None = None
-    # Of the row before, if its name may go on.
+    # The owner's column of the row before, if its name may go on.
     owner: bytearray | None = None
     padded = _is_padded(lines, start)
     note = False
@@ -52,7 +52,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
     for number in range(start, len(lines)):
         line = lines[number]
         if padded and owner is not None and len(owner) < PADDED:
-            # The column is filled up behind a name, newlines in it included: until it is full, nothing else begins.
+            # The column is filled up behind a name, newlines in it included: no row begins until it is full.
             owner += b"\n" + line
             continue
         if ROW.match(line):
@@ -76,7 +76,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
             continue
         if note or line.startswith(b"("):
             # "(Not all processes could be identified, …" of stderr, in any language, over several lines; longer than
-            # what can be left of a name
+            # the rest of a name can be
             note = not _NOTE_END.search(line[-80:])
             continue
         if HEADER.match(line):

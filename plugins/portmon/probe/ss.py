@@ -1,8 +1,8 @@
 """Listings of ss, from iproute2 3.2 on.
 
-A row is a state (left out where only one is listed), two queues, two endpoints, and what was asked for besides: the
-processes, and with ``-e`` fields such as ``uid:`` and ``ino:``. A program's name may hold anything, newlines and what
-stands around names included, so that a row is read by offsets, and each of them is tried once.
+A row is a state (left out where only one is listed), two queues, two endpoints, the processes, and with ``-e`` fields
+such as ``uid:`` and ``ino:``. A program's name may hold newlines and the characters that stand around names, so a row
+is read by offsets, and each of them is tried once.
 """
 
 from __future__ import annotations

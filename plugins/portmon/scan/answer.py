@@ -84,9 +84,6 @@ def merge(answers: Sequence[Listing]) -> Listing:
 _socket = attrgetter("protocol", "address", "port", "zone")
 
 
-# ── the observation ─────────────────────────────────────────────────────────────────────────────
-
-
 @dataclass(frozen=True, slots=True)
 class Recorder:
     """Makes the observations of one task's visit to a host, with these fields.
@@ -140,8 +137,6 @@ class Recorder:
         )
 
 
-# ── XComs ───────────────────────────────────────────────────────────────────────────────────────
-
 _PLAIN = ("host_id", "run_id", "try_number", "duration", "error_class", "error", "provisional")
 """Fields of an observation that are of JSON types."""
 
@@ -170,9 +165,6 @@ def observation_from_xcom(value: Mapping[str, Any]) -> Observation:
         return recorder.success(answers, observed_at=observed_at, duration=value["duration"])
     rest = {name: value[name] for name in ("duration", "error_class", "error", "provisional")}
     return recorder.record(observed_at=observed_at, outcome=Outcome(value["outcome"]), **rest)
-
-
-# ── for people ──────────────────────────────────────────────────────────────────────────────────
 
 
 def table(listing: Listing) -> str:

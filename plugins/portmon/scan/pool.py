@@ -167,8 +167,6 @@ class LoginPool(Generic[Own]):
             self._worker().start()
         self._notify_all()
 
-    # ── threads ─────────────────────────────────────────────────────────────────────────────────
-
     def _worker(self) -> threading.Thread:
         return threading.Thread(target=self._work, name="login", daemon=True)
 

@@ -84,8 +84,6 @@ class Schedule(Generic[AnyVisit]):
                 queue = self._by_lane.setdefault(lane, deque())
             queue.append(number)
 
-    # ── next steps ──────────────────────────────────────────────────────────────────────────────
-
     def dials(self, now: float) -> list[AnyVisit]:
         """Visits whose host is dialled now. Each is :meth:`dialled` or :meth:`done` later.
 
@@ -111,7 +109,7 @@ class Schedule(Generic[AnyVisit]):
     def _fresh(self, now: float) -> list[float]:
         """When the dials began that may end any moment. Those to hosts that failed last time are not among them."""
         dials = self.dialling.items()
-        return [begun for number, begun in dials if now - begun < FRESH and not self._has_failed(number)]
+        return [begun for number, begun in dials if now < begun + FRESH and not self._has_failed(number)]
 
     def next(self, now: float) -> tuple[Turn, AnyVisit] | None:
         """The use of the next free slot, which is taken until the visit is parked or done.
@@ -144,8 +142,6 @@ class Schedule(Generic[AnyVisit]):
             times.append(self.closes_at)
         return min(times, default=None)
 
-    # ── results ─────────────────────────────────────────────────────────────────────────────────
-
     def dialled(self, visit: AnyVisit) -> None:
         """The first bytes of the host came."""
         number = self._numbers[id(visit)]
@@ -177,8 +173,6 @@ class Schedule(Generic[AnyVisit]):
         for visit in given_up:
             self.done(visit)
         return given_up
-
-    # ── state ───────────────────────────────────────────────────────────────────────────────────
 
     def is_under_way(self, visit: AnyVisit) -> bool:
         """Whether the host is dialled or asked just now."""
