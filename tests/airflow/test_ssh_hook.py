@@ -413,7 +413,7 @@ def test_address_that_is_none_meets_no_resolver(make_hook: Any, address: str, mo
 
 
 def test_no_process_listens(make_hook: Any, user_key: Path) -> None:
-    with pytest.raises(RefusedError, match=r"nobody listens on port \d+.*127\.0\.0\.1: Connection refused") as caught:
+    with pytest.raises(RefusedError, match=r"nothing listens on port \d+.*127\.0\.0\.1: Connection refused") as caught:
         make_hook(free_port(), extra=with_key(user_key)).login()
     assert caught.value.retry
 
