@@ -27,11 +27,12 @@ from portmon.model.alert import Delivery
 from portmon.model.event import AlertGroup, EventKind
 from portmon.model.host import Host
 from portmon.steps import deliver as delivering
-from portmon.steps.deliver import LEASE_TTL, AlertTask
+from portmon.steps.deliver import LEASE_TTL
 from portmon.steps.dispatch import groups_to_alert
 from portmon.storage import deliveries, events, hosts, lease
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
+from tests.worlds.runs import alert_task
 
 HTTP = "airflow.providers.http.notifications.http.HttpNotifier"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -128,15 +129,11 @@ def send_all(
     groups_to_alert(database, settings, now=NOW, interval=FIVE)
     # As Airflow does it, though it should never come to that.
     with timeout(30):
-        return AlertTask(
-            database=database,
-            config=settings,
-            group=GROUP,
+        return alert_task(
+            database,
+            settings,
+            GROUP,
             send=send or (lambda channel, message, done: deliver(channel, message, done=done)),
-            link=lambda _: None,
-            page=None,
-            interval=FIVE,
-            holder="test",
             clock=lambda: datetime.now(UTC) + later,
             hold_until=NOW + timedelta(days=1),
         ).run()

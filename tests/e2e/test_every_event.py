@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,40 +30,36 @@ from portmon.config import Config, load_config
 from portmon.errors import CmdbError, ScanError
 from portmon.model.event import AlertGroup, Event, EventKind
 from portmon.model.host import Host, Inventory
-from portmon.steps.deliver import AlertTask
-from portmon.steps.dispatch import groups_to_alert
-from portmon.steps.evaluate import evaluate_run
-from portmon.steps.fetch import fetch_inventory
-from portmon.steps.plan import plan_hosts
-from portmon.steps.prune import prune_inventory
-from portmon.steps.run import Run
-from portmon.storage import events
 from portmon.storage.database import Database
 from tests.e2e.lab import Lab, LabHost, await_condition, missing, unit_root
+from tests.worlds.runs import Runs
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-INTERVAL = timedelta(milliseconds=20)
-"""Between runs, so short that each run counts."""
-
 Told = list[tuple[str, str | None, int | None]]
 """Events as kind, name of the host, port."""
 
 
-class Site:
-    """Hosts of the lab under watch."""
+class Site(Runs):
+    """Hosts of the lab under watch, in real time."""
+
+    interval = timedelta(milliseconds=20)
+    """So short that each run counts."""
+    run_id = "run-{}"
 
     def __init__(self, lab: Lab, folder: Path, database: Database) -> None:
+        super().__init__(database, Config(), start=datetime.now(UTC))
         self.lab = lab
-        self.database = database
         self.listed: list[Host] = []
         self.path = folder / "portmon.yaml"
-        self.config = Config()
         self.messages: list[str] = []
-        self.number = 0
         self.broken = False
         self.configure()
+
+    @property
+    def now(self) -> datetime:
+        return datetime.now(UTC)
 
     def configure(self, **sections: Any) -> None:
         """Write portmon.yaml: the test's own sections over short times."""
@@ -87,30 +83,28 @@ class Site:
     def run(self, *, force_prune: bool = False) -> Told:
         """One run; what it told, in order."""
         self.number += 1
-        run = Run(f"run-{self.number}", force_prune=force_prune)
-        now = datetime.now(UTC)
-        fetched = fetch_inventory(self.database, self.config, run, self._load, now=now)
-        prune_inventory(self.database, self.config, run, fetched.digest, stale=fetched.stale, now=now)
-        # Through JSON, as an XCom goes.
-        plan = json.loads(json.dumps(plan_hosts(self.database, self.config, run, fetched.digest)))
-        operators = [NetstatOperator(task_id="netstat", host=item) for item in plan]
-        with ThreadPoolExecutor(max(len(operators), 1)) as pool:
-            list(pool.map(lambda operator: _execute(operator, run.run_id), operators))
-        planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
-        now = datetime.now(UTC)
-        evaluate_run(self.database, self.config, run, fetched.digest, planned=planned, interval=INTERVAL, now=now)
+        run = self.run_of(force_prune=force_prune)
+        self.scan_and_evaluate(run)
         events = self.events(run.run_id)
-        told = {group for event in events if (group := event.group)}
-        groups = groups_to_alert(self.database, self.config, now=now, interval=INTERVAL)
-        assert groups == told
+        groups = self.route()
+        assert groups == {group for event in events if (group := event.group)}
         for group in sorted(groups):
-            self._deliver(group)
+            self.deliver(group)
         return [(event.kind.value, event.host_name, event.port) for event in events]
 
-    def _load(self) -> Inventory:
+    def scan(self, plan: Sequence[Mapping[str, Any]]) -> None:
+        # Through JSON, as an XCom goes.
+        operators = [NetstatOperator(task_id="netstat", host=json.loads(json.dumps(item))) for item in plan]
+        with ThreadPoolExecutor(max(len(operators), 1)) as pool:
+            list(pool.map(lambda operator: _execute(operator, self.run_of().run_id), operators))
+
+    def load(self) -> Inventory:
         if self.broken:
             raise CmdbError("HTTP 500", source="test")
         return Inventory(tuple(self.listed), source="test")
+
+    def send(self, channel: object, message: Message, done: tuple[str, ...]) -> None:
+        self.messages.append(message.title)
 
     def run_until(self, kind: EventKind) -> Told:
         """Runs until one tells something of a kind; what they told, which is nothing before that."""
@@ -122,27 +116,6 @@ class Site:
 
         await_condition(done, what=kind)
         return told
-
-    def _deliver(self, group: AlertGroup) -> None:
-        def send(_channel: object, message: Message, _done: tuple[str, ...]) -> None:
-            self.messages.append(message.title)
-
-        AlertTask(
-            database=self.database,
-            config=self.config,
-            group=group,
-            send=send,
-            link=lambda _: None,
-            page=None,
-            interval=INTERVAL,
-            holder="test",
-            clock=lambda: datetime.now(UTC),
-            hold_until=datetime.now(UTC) + 4 * INTERVAL,
-        ).run()
-
-    def events(self, run_id: str | None = None) -> list[Event]:
-        with self.database.begin() as conn:
-            return events.recent(conn, run_id=run_id)
 
     def last(self, kind: EventKind) -> Event:
         """The last event of a kind."""

@@ -120,7 +120,7 @@ class FleetMaker(Protocol):
 
 @pytest.fixture
 def evaluated(database: Database, monkeypatch: pytest.MonkeyPatch) -> FleetMaker:
-    from tests.worlds import fleet as module
+    from tests.worlds import runs as module
 
     evaluate_run = module.evaluate_run
 
