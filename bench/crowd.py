@@ -3,7 +3,7 @@
 One sshd, listening on every address, is all hosts but a few: a host is an address of its own (127.1.0.1, 127.1.0.2
 …), with its own login, host key check and row in portmon's database, but all of them are this machine. So each of
 them shows the same sockets: those of the services that are started here, and whatever else listens on this
-machine. That is fine for counting logins and measuring them. Where hosts must differ, ``tests/e2e/lab.py`` has
+machine. That is fine for counting logins and measuring them. Where hosts must differ, ``tests/worlds/lab.py`` has
 hosts with a network of their own.
 
 Besides those that answer there are hosts that do not:

@@ -16,6 +16,7 @@ from pytest_httpserver import HTTPServer
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated, migrated_postgres
 from tests.worlds.postgres import Cluster, missing
+from tests.worlds.waiting import skip_without
 
 # Airflow reads its environment once, at import: tests get a home of their own before that.
 _home = tempfile.mkdtemp(prefix="portmon-airflow-")
@@ -61,9 +62,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(scope="session")
 def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A PostgreSQL server of our own."""
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     cluster = Cluster(tmp_path_factory.mktemp("postgres"))
     yield cluster
     cluster.close()

@@ -32,12 +32,12 @@ from portmon.steps.dispatch import groups_to_alert
 from portmon.storage import deliveries, events, hosts, lease
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
-from tests.worlds.runs import alert_task
+from tests.worlds.runs import FIVE, alert_task
+from tests.worlds.sshd import tcp_server
 
 HTTP = "airflow.providers.http.notifications.http.HttpNotifier"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GROUP = AlertGroup.UNREACHABLE
-FIVE = timedelta(minutes=5)
 RESTED = timedelta(minutes=2)
 """Until a message that was not answered goes again."""
 
@@ -56,21 +56,14 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
     """A receiver that accepts and never answers; the connections it got."""
     got: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def accept() -> None:
-            while True:
-                try:
-                    got.append(server.accept()[0])
-                except OSError:
-                    return
+    def serve(connection: socket.socket, over: threading.Event) -> None:
+        got.append(connection)
+        over.wait()
 
-        threading.Thread(target=accept, daemon=True).start()
-        _connect(monkeypatch, "hanging", server.getsockname()[1])
+    with tcp_server(serve) as port:
+        _connect(monkeypatch, "hanging", port)
         yield got
-        server.shutdown(socket.SHUT_RDWR)
-    for connection in got:
-        connection.close()
 
 
 @pytest.fixture

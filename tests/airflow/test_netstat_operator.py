@@ -43,8 +43,8 @@ from tests.worlds.sshd import (
     python_server,
     silent,
     tcp_server,
-    wait_until,
 )
+from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -457,7 +457,7 @@ def test_kill_hangs_up_and_stores_nothing(make: Any, host_key: paramiko.PKey, us
 
         thread = threading.Thread(target=execute)
         thread.start()
-        wait_until(running.is_set, "the command to run")
+        until(running.is_set, "the command to run")
         operator.on_kill()
         thread.join(10)
         assert not thread.is_alive()

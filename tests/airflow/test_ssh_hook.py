@@ -10,7 +10,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from portmon.errors import (
 from portmon.model.host import Host
 from portmon.ssh.trust import HostKey
 from tests.worlds.sshd import (
+    Keys,
     banner_only,
     dripping,
     dropbear,
@@ -48,32 +49,15 @@ from tests.worlds.sshd import (
     saying,
     silent,
     tcp_server,
-    wait_until,
 )
+from tests.worlds.waiting import until
 
 LIMIT = 1024**2
 
 
-class Keys:
-    """A store of host keys in memory."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, list[HostKey]] = {}
-        self.changes: list[tuple[str, HostKey]] = []
-
-    def get(self, endpoint: str) -> Sequence[HostKey]:
-        return self.known.get(endpoint, [])
-
-    def remember(self, endpoint: str, key: HostKey) -> None:
-        self.known.setdefault(endpoint, []).append(key)
-
-    def report_change(self, endpoint: str, key: HostKey) -> None:
-        self.changes.append((endpoint, key))
-
-
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nobody's ~/.ssh has a part in this."""
+    """A home without any ~/.ssh of the user who runs the tests."""
     home = tmp_path / "worker"
     (home / ".ssh").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
@@ -751,7 +735,7 @@ def test_openssh_refuses_another_key(make_hook: Any, tmp_path: Path) -> None:
         key = make_key(tmp_path / "other")
         with pytest.raises(AuthenticationError, match=f"refused user '{server.user}' with key ssh-ed25519"):
             make_hook(server.port, login=server.user, extra=with_key(key)).login()
-        wait_until(lambda: "Connection closed by authenticating user" in server.said(), "sshd to see us go")
+        until(lambda: "Connection closed by authenticating user" in server.said(), "sshd to see us go")
         assert server.said().count("Failed publickey") <= 1
 
 

@@ -35,7 +35,8 @@ from portmon.storage import archive, contents, decisions, host_keys, hosts, inve
 from portmon.storage.database import Database
 from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
 from tests.worlds.archived import seen, with_frames
-from tests.worlds.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server, wait_until
+from tests.worlds.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server
+from tests.worlds.waiting import until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = Run("run-1", "scheduled", NOW)
@@ -240,7 +241,7 @@ def test_hosts_that_wait_to_confirm_hold_no_login(scene: Scene, server: PythonSe
     operator = scene.operator([at(server.port, number) for number in range(4)])
     results: list[Any] = []
     thread = in_background(operator, scene, results)
-    wait_until(lambda: operator._pool is not None and operator._pool.parked() == 4, "four parked hosts")
+    until(lambda: operator._pool is not None and operator._pool.parked() == 4, "four parked hosts")
     assert (server.connections, len(server.commands)) == (4, 4)
     operator.on_kill()
     thread.join(30)

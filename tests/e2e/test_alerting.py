@@ -19,12 +19,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from demo.airflow_env import ROOT
-from tests.e2e.lab import missing
-from tests.e2e.receivers import Receivers
-from tests.e2e.site import NASTY, SECRET, LiveSite
 from tests.worlds.alertmanager import missing as alertmanager_missing
-from tests.worlds.alertmanager import until
+from tests.worlds.lab import missing
+from tests.worlds.live import NASTY, SECRET, LiveSite
 from tests.worlds.postgres import Cluster
+from tests.worlds.receivers import Receivers
+from tests.worlds.waiting import skip_without, until
 
 pytestmark = pytest.mark.slow
 
@@ -156,9 +156,7 @@ class Site(LiveSite):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
-    lacking = missing() or alertmanager_missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing() or alertmanager_missing())
     folder = tmp_path_factory.mktemp("alerting")
     with (
         HTTPServer(threaded=True) as server,

@@ -19,10 +19,11 @@ from tools import docs
 
 from demo.airflow_env import DAG_ID
 from tests.airflow.test_operations import documented
-from tests.e2e.api_calls import ApiCalls, kinds
-from tests.e2e.lab import missing
-from tests.e2e.site import LiveSite
+from tests.worlds.api_calls import ApiCalls, kinds
+from tests.worlds.lab import missing
+from tests.worlds.live import LiveSite
 from tests.worlds.postgres import Cluster
+from tests.worlds.waiting import skip_without
 
 pytestmark = pytest.mark.slow
 
@@ -126,9 +127,7 @@ class Site(LiveSite):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
     """Has made its baseline."""
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     with ApiCalls() as calls:
         made = Site(tmp_path_factory.mktemp("calls"), postgres_cluster, calls)
         try:

@@ -29,9 +29,9 @@ from portmon.steps.plan import batch_of
 from portmon.storage import events
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
-from tests.e2e.lab import await_condition
 from tests.worlds.databases import airflow_metadata
 from tests.worlds.postgres import Cluster
+from tests.worlds.waiting import skip_without, until
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ class Broker:
             stderr=self._out,
         )
         try:
-            await_condition(self._answers, what="Redis", seconds=30)
+            until(self._answers, what="Redis", seconds=30)
         except BaseException:
             self.close()
             raise
@@ -188,9 +188,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
-    lacking = missing() or (None if shutil.which("redis-server") else "redis-server is not installed")
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing() or (None if shutil.which("redis-server") else "redis-server is not installed"))
     folder = tmp_path_factory.mktemp("celery")
     with Crowd(folder / "crowd", HOSTS, services=5, switchable=SWITCHABLE) as crowd:
         broker = Broker(folder)

@@ -31,8 +31,9 @@ from portmon.errors import CmdbError, ScanError
 from portmon.model.event import AlertGroup, Event, EventKind
 from portmon.model.host import Host, Inventory
 from portmon.storage.database import Database
-from tests.e2e.lab import Lab, LabHost, await_condition, missing, unit_root
+from tests.worlds.lab import Lab, LabHost, missing, unit_root
 from tests.worlds.runs import Runs
+from tests.worlds.waiting import skip_without, until
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +115,7 @@ class Site(Runs):
             told.extend(self.run())
             return any(event[0] == kind for event in told)
 
-        await_condition(done, what=kind)
+        until(done, what=kind)
         return told
 
     def last(self, kind: EventKind) -> Event:
@@ -143,9 +144,7 @@ def _execute(operator: NetstatOperator, run_id: str) -> None:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     made = Lab(["web1", "web2", "db1"])
     yield made
     made.close()

@@ -19,10 +19,11 @@ from pytest_httpserver import HTTPServer
 
 from demo.airflow_env import ROOT
 from portmon.storage import archive, hosts
-from tests.e2e.lab import Lab, await_condition, missing
-from tests.e2e.site import NASTY, SECRET, LiveSite, collected
+from tests.worlds.lab import Lab, missing
+from tests.worlds.live import NASTY, SECRET, LiveSite, collected
 from tests.worlds.postgres import Cluster
 from tests.worlds.processes import kill_with_descendants
+from tests.worlds.waiting import skip_without, until
 
 pytestmark = pytest.mark.slow
 
@@ -80,9 +81,7 @@ class Site(LiveSite):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     folder = tmp_path_factory.mktemp("live")
     with HTTPServer() as server:
         made = Site(folder, postgres_cluster, server)
@@ -277,14 +276,12 @@ def test_10_a_run_with_a_future_logical_date_does_not_stop_the_watch(site: Site)
 
 
 def test_nothing_of_the_lab_is_left_behind() -> None:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     made = Lab(["a"])
     made.hosts["a"].start_service(8080)
     made.close()
     netns = made.hosts["a"].netns
-    await_condition(
+    until(
         lambda: netns not in subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout,
         what="the namespace",
     )

@@ -18,11 +18,12 @@ from portmon.config import load_config
 from portmon.model.event import EventKind
 from portmon.replay.archive import evaluate_again, scratch_database
 from portmon.storage import alerts, events, replays, tables
-from tests.e2e.lab import missing
-from tests.e2e.site import LiveSite, collected
 from tests.worlds.eventful import derived, eventful, state_of, wipe
 from tests.worlds.fleet import FIVE, Fleet
+from tests.worlds.lab import missing
+from tests.worlds.live import LiveSite, collected
 from tests.worlds.postgres import Cluster
+from tests.worlds.waiting import skip_without
 
 pytestmark = pytest.mark.slow
 
@@ -130,9 +131,7 @@ def _derived(conn: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     with HTTPServer() as server:
         made = Site(tmp_path_factory.mktemp("replay"), postgres_cluster, server)
         try:

@@ -30,10 +30,10 @@ from bench.crowd import Crowd, CrowdHost, missing
 from demo.airflow_env import EmbeddedAirflow
 from portmon.airflow.operators.sweep import STORE_MOST
 from portmon.storage.database import Database
-from tests.e2e.lab import await_condition
 from tests.worlds.databases import airflow_metadata
 from tests.worlds.postgres import Cluster
 from tests.worlds.processes import connected, kill_with_descendants
+from tests.worlds.waiting import skip_without, until
 
 pytestmark = pytest.mark.slow
 
@@ -138,7 +138,7 @@ class Site:
     def standing_still(self) -> Iterator[str]:
         """A run in the middle of whose sweep the block is: some hosts are stored, and no other one answers."""
         run_id = self.airflow.trigger()
-        await_condition(lambda: self.looks(run_id) >= FLEET // 3, what="the first looks", seconds=300)
+        until(lambda: self.looks(run_id) >= FLEET // 3, what="the first looks", seconds=300)
         self.crowd.stand_still()
         try:
             yield run_id
@@ -208,9 +208,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     folder = tmp_path_factory.mktemp("sweep")
     states = Cluster(folder)
     try:
@@ -397,7 +395,7 @@ def test_7_the_scheduler_with_its_workers_and_their_tasks_killed_in_the_middle(s
         kill_with_descendants(scheduler.pid)
         scheduler.wait()
         # Whoever is killed is not gone at once, and only the scheduler is ours to wait for.
-        await_condition(lambda: not site.task_processes(), what="the end of the killed tasks")
+        until(lambda: not site.task_processes(), what="the end of the killed tasks")
         lost = site.crowd.logins() - before - stored
     site.airflow.start_process("scheduler", "--skip-serve-logs")
     site.must_end_green(run_id)

@@ -22,6 +22,7 @@ from portmon.storage import alerts, deliveries, silences
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import TWO, Fleet, web_fleet
+from tests.worlds.sshd import tcp_server
 
 AM = "alerts:\n  channels:\n    - {type: alertmanager}\n"
 
@@ -341,20 +342,13 @@ def test_a_request_whose_answer_does_not_come_may_have_come_through(
 ) -> None:
     """The server took the request and said nothing for SILENCE seconds."""
     monkeypatch.setattr(http, "SILENCE", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        taken: list[socket.socket] = []
+    taken: list[bytes] = []
 
-        def accept() -> None:
-            while True:
-                try:
-                    connection = server.accept()[0]
-                except OSError:
-                    return
-                connection.recv(65536)
-                taken.append(connection)
+    def serve(connection: socket.socket, over: threading.Event) -> None:
+        taken.append(connection.recv(65536))
+        over.wait()
 
-        threading.Thread(target=accept, daemon=True).start()
-        port = server.getsockname()[1]
+    with tcp_server(serve) as port:
         monkeypatch.setenv("AIRFLOW_CONN_HOOK", json.dumps({"conn_type": "http", "host": "127.0.0.1", "port": port}))
         fleet = web_fleet(database, 2, "alerts:\n  channels:\n    - {type: webhook, name: hook, conn_id: hook}\n")
 
@@ -365,7 +359,6 @@ def test_a_request_whose_answer_does_not_come_may_have_come_through(
         fleet.on_send = real
         fleet.machines["web000"].kill(80)
         fleet.run()
-        server.shutdown(socket.SHUT_RDWR)
     assert taken
     with database.begin() as conn:
         (one,) = deliveries.unfinished(conn, "hook")

@@ -23,8 +23,9 @@ from portmon.errors import DeliveryError
 from portmon.model.alert import Alert
 from portmon.model.event import AlertRole, EventKind
 from tests.airflow.channels.samples import connect, printed
-from tests.worlds.alertmanager import Alertmanager, missing, until
+from tests.worlds.alertmanager import Alertmanager, missing
 from tests.worlds.messages import LINK, alert, event, message
+from tests.worlds.waiting import until
 
 CHANNEL = AlertmanagerChannel(type="alertmanager")
 CONFIG = """

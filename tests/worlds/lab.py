@@ -18,14 +18,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.crowd import locked
 from tests.worlds.processes import connected
+from tests.worlds.waiting import until
 
 LISTEN = """
 import ctypes, os, signal, socket, sys
@@ -78,14 +77,6 @@ def unit_root() -> Path | None:
                 trial.rmdir()
                 return root
     return None
-
-
-def await_condition(condition: Callable[[], object], *, what: str, seconds: float = 60) -> None:
-    """Poll until a condition holds; the limit only ends what would never end."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"still waiting for: {what}"
-        time.sleep(0.05)
 
 
 def _sh(*command: str) -> None:
@@ -162,7 +153,7 @@ class LabHost:
                 ["ip", "netns", "exec", self.netns, "sh", "-c", show, str(self.folder / "sshd_config")],
                 stderr=log,
             )
-        await_condition(lambda: _answers(self.address), what=f"sshd of {self.name}")
+        until(lambda: _answers(self.address), what=f"sshd of {self.name}")
 
     def restart_sshd(self) -> None:
         """End sshd alone, and start it."""
@@ -216,7 +207,7 @@ class LabHost:
         root = unit_root()
         if root is not None and (root / self.netns).is_dir():
             for folder in (*(root / self.netns).glob("*.service"), root / self.netns):
-                await_condition(lambda folder=folder: _removed(folder), what=f"the end of {folder}", seconds=10)
+                until(lambda folder=folder: _removed(folder), what=f"the end of {folder}", seconds=10)
 
     def hang(self) -> None:
         """Stop sshd: connections stand, and nothing is ever said on them."""
