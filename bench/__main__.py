@@ -88,7 +88,7 @@ def _go_apart(arguments: list[str]) -> None:
     """Start again in a network of our own, with nothing but loopback, where this machine allows it.
 
     Every host shows whatever listens on this machine: what others start and stop meanwhile would change the answers.
-    And nobody from outside reaches the hosts.
+    And no process outside reaches the hosts.
     """
     if os.environ.get(APART):
         loopback_up()

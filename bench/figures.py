@@ -53,7 +53,7 @@ class Section:
 
 
 def to_json(sections: Mapping[str, Section]) -> dict[str, Any]:
-    """As it is written to ``benchmarks/latest.json``, medians included for whoever reads that."""
+    """As it is written to ``benchmarks/latest.json``, medians included."""
     return {
         name: {
             "made_at": section.made_at,

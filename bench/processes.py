@@ -56,7 +56,7 @@ def below_a_reaper() -> None:
 
 
 def machine_cpu_seconds() -> float:
-    """CPU time that everybody on this machine used so far, and that the hypervisor took."""
+    """CPU time that all processes of this machine used so far, and that the hypervisor took."""
     # user nice system idle iowait irq softirq steal; what guests use is in the first two.
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     return sum(int(field) for number, field in enumerate(fields) if number not in (3, 4)) / _TICKS

@@ -202,7 +202,7 @@ class Stage:
 
         :param preload: import beforehand what tasks need, portmon's and the plain DAG's alike
         """
-        # In good order: what its workers used counts for whoever waits for them.
+        # In good order: the CPU time of its workers counts for the process that waits for them.
         self.airflow.end("scheduler")
         self.airflow.env["AIRFLOW__PORTMON__PRELOAD"] = str(preload)
         self.airflow.start_process("scheduler", "--skip-serve-logs")

@@ -156,7 +156,7 @@ def test_the_pages_together_have_a_deadline(server: HTTPServer, monkeypatch: pyt
         ask(pagination={"style": "page", "size": 1}, max_pages=30)
 
 
-def test_nobody_answers(server: HTTPServer) -> None:
+def test_a_port_without_a_listener(server: HTTPServer) -> None:
     server.stop()
     with pytest.raises(CmdbError, match="the connection failed"):
         ask(timeout=2)

@@ -1,4 +1,4 @@
-"""Delivery with real notifiers: receivers that hang, are slow or crash hold nobody else."""
+"""Delivery with real notifiers: receivers that hang, are slow or crash hold up no other."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_receiver_that_hangs_holds_no_other(
 
     with pytest.raises(PortmonError, match="hanging"):
         send_all(database, config(*names), send)
-    # Served side by side: nobody waits for the time-out of another one.
+    # Served side by side: no channel waits for the time-out of another one.
     assert ended[:1] == ["healthy"]
     assert len(hanging) == 1
     assert len(healthy.log) == 1

@@ -219,7 +219,7 @@ TRICKS = {
         accepted=True,
         alike=True,
     ),
-    # Bytes that compress as badly as they can, where nobody looks.
+    # Bytes that compress as badly as they can, in a field that no rule reads.
     "two answers of 4 MiB in turn": Trick(
         "random.seed(calls)\n"
         "sys.stdout.reconfigure(encoding='latin-1')\n"

@@ -117,7 +117,7 @@ def test_what_a_host_may_add_in_a_day_is_bounded(
 
 def test_looks_and_stores(make: Any, server: PythonServer, stored: Any) -> None:
     before = datetime.now(UTC)
-    # What was seen is in the database; an XCom per host would be read by nobody.
+    # The observation is in the database; no task would read an XCom per host.
     assert make(server.port, ports=[22, 80]).execute(context()) is None
     [observation] = stored()
     assert observation.outcome is Outcome.OK

@@ -390,7 +390,7 @@ def test_address_that_is_none_meets_no_resolver(make_hook: Any, address: str, mo
         make_hook(22, address=address)
 
 
-def test_nobody_listens(make_hook: Any, user_key: Path) -> None:
+def test_a_port_without_a_listener(make_hook: Any, user_key: Path) -> None:
     with pytest.raises(RefusedError, match=r"nobody listens on port \d+.*127\.0\.0\.1: Connection refused") as caught:
         make_hook(free_port(), extra=with_key(user_key)).login()
     assert caught.value.retry
@@ -420,7 +420,7 @@ def test_full_backlog_is_a_timeout(make_hook: Any, user_key: Path) -> None:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        # The kernel drops further SYNs while nobody accepts.
+        # The kernel drops further SYNs while no process accepts.
         for _ in range(3):
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
@@ -635,7 +635,7 @@ def test_closed_hook_says_so(connect: Any) -> None:
         session.run("true", deadline=5, max_output=LIMIT)
 
 
-def test_nobody_reads_any_more_after_the_end(connect: Any) -> None:
+def test_no_thread_reads_any_more_after_the_end(connect: Any) -> None:
     """What is closed has a descriptor whose number is another host's a moment later."""
     for _ in range(5):
         hook = connect()
@@ -644,7 +644,7 @@ def test_nobody_reads_any_more_after_the_end(connect: Any) -> None:
         assert not transport.is_alive()
 
 
-def test_nobody_reads_any_more_after_a_failed_login(
+def test_no_thread_reads_any_more_after_a_failed_login(
     make_hook: Any, host_key: paramiko.PKey, user_key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transports: list[paramiko.Transport] = []

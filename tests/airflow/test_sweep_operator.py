@@ -249,7 +249,7 @@ def test_hosts_that_wait_to_confirm_hold_no_login(scene: Scene, server: PythonSe
     assert scene.stored() == {}
 
 
-def test_silent_and_unusable_hosts_hold_up_nobody(scene: Scene, server: PythonServer) -> None:
+def test_silent_and_unusable_hosts_hold_up_no_other(scene: Scene, server: PythonServer) -> None:
     with tcp_server(silent) as port:
         odd = [
             *(at(port, number) for number in range(10, 20)),
@@ -329,7 +329,7 @@ def test_killing_it_hangs_up_and_keeps_what_is_stored(scene: Scene, host_key: pa
         thread.join(30)
         assert not thread.is_alive()
         over.set()
-    # Not green, and nobody is blamed for what a person ended.
+    # Not green, and no host is blamed for a task that a person ended.
     assert results == ["somebody ended this task: what was seen so far is stored"]
     assert scene.stored() == {}
 
@@ -363,14 +363,14 @@ def test_what_a_dry_run_saw_goes_from_task_to_task(scene: Scene, server: PythonS
     assert scene.own_tasks(swept={host_id: not look.provisional for host_id, look in found.items()}) == ["id-1"]
 
 
-def test_a_backfill_asks_nobody(scene: Scene, server: PythonServer) -> None:
+def test_a_backfill_asks_no_host(scene: Scene, server: PythonServer) -> None:
     operator = scene.operator([at(server.port)])
     with pytest.raises(AirflowFailException, match="can't be looked at in the past"):
         operator.execute(scene.context(dataclasses.replace(RUN, run_type="backfill")))
     assert server.connections == 0
 
 
-def test_an_old_run_that_is_cleared_asks_nobody(
+def test_an_old_run_that_is_cleared_asks_no_host(
     scene: Scene, server: PythonServer, follow: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     operator = scene.operator([at(server.port)])
@@ -461,7 +461,7 @@ def test_a_host_that_sends_a_bomb_is_the_only_one_that_fails(
     assert "since the server sent a packet that inflates to more than 262,144 bytes" in (failed.error or "")
 
 
-def test_nobody_asks_the_system_for_the_worker_for_each_host(
+def test_the_worker_is_not_looked_up_for_each_host(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pwd

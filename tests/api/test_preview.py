@@ -122,7 +122,7 @@ def test_looking_changes_no_file(tmp_path: Path) -> None:
     folder.mkdir()
     site = Site(migrated(folder / "p.db"))
     site.run(listed(1), at=NOW)
-    # Files beside it are there as long as somebody is connected.
+    # SQLite keeps files beside it as long as a connection is open.
     site.database.dispose()
 
     def files() -> dict[str, tuple[int, bytes]]:

@@ -139,7 +139,7 @@ def test_promote_and_withdraw(shell: Decisions) -> None:
     assert "promoted" not in shell("ports", "web1")[1]
 
 
-def test_a_port_that_nobody_saw_can_be_promoted(shell: Decisions) -> None:
+def test_a_port_that_was_never_seen_can_be_promoted(shell: Decisions) -> None:
     shell.see(443)
     shell("promote", "web1", "80", "--author", "ann")
     assert shell.see(443) == [("down", 80)]

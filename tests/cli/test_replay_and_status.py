@@ -102,7 +102,7 @@ def test_replay_says_what_is_wrong(shell: Replayed, arguments: list[str], told: 
     assert told in " ".join(err.replace("│", " ").split())
 
 
-def test_replay_of_a_time_that_nobody_has_kept(shell: Replayed) -> None:
+def test_replay_of_a_time_that_is_not_kept(shell: Replayed) -> None:
     shell.died()
     code, _, err = shell("replay", "--from", "2026-01-01")
     assert code == 1

@@ -114,7 +114,7 @@ def test_a_dead_mans_switch_is_pinged_last_and_only_if_nothing_failed(tmp_path: 
     tasks = load(AIRFLOW__PORTMON__CONFIG=str(config))["tasks"]
     ends = {name for name, task in tasks.items() if task["down"] == ["heartbeat"]}
     assert ends == {"alert_down", "alert_new", "alert_recovered", "alert_unreachable", "no_change"}
-    # Most of them are skipped in every run; one that failed told somebody nothing.
+    # Most of them are skipped in every run; after one that failed, a channel lacks its message.
     assert tasks["heartbeat"]["rule"] == "none_failed_min_one_success"
     assert tasks["heartbeat"]["down"] == []
 

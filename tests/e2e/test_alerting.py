@@ -84,7 +84,7 @@ def task_policy(task):
 
 
 class Site(LiveSite):
-    """The hosts, and those who are told.
+    """The hosts, and the receivers of their alerts.
 
     :param good: runs that succeeded, dry ones left out
     """
@@ -305,7 +305,7 @@ def test_5_receivers_that_refuse_or_hang_hold_no_other(site: Site) -> None:
     site.hosts["web1"].start_service(9100, "node_exporter")
     run_id = site.run(expected="failed")
     assert sorted(site.events(run_id)) == [("down", "web2", FRAGILE), ("new", "web1", 9100)]
-    # The dead-man's switch is not pinged: somebody was not told.
+    # The dead-man's switch is not pinged: a channel was not notified.
     assert site.told(run_id, ended=True) == ({"alert_new"}, {"alert_down", "heartbeat"})
     (task,) = (one for one in site.airflow.tasks(run_id) if one["task_id"] == "alert_down")
     assert (task["state"], task["try_number"]) == ("failed", 3)

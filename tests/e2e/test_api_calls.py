@@ -103,7 +103,7 @@ class Site(LiveSite):
                 name: conn.scalar(sqlalchemy.text(f"SELECT count(*) FROM {name} WHERE dag_id = '{DAG_ID}'"))
                 for name in ("task_instance", "xcom", "log")
             }
-            # Somebody triggers these runs, nobody a scheduled one.
+            # These runs are triggered, which adds a row to the log; scheduled ones are not.
             rows["log"] -= conn.scalar(sqlalchemy.text("SELECT count(*) FROM log WHERE event = 'trigger_dag_run'"))
         files = (self.airflow.home / "logs" / f"dag_id={DAG_ID}").rglob("attempt=*.log")
         return {**rows, "files": sum(1 for _ in files)}

@@ -182,8 +182,8 @@ def test_7_a_run_for_some_hosts_and_a_dry_run(site: Site) -> None:
     scoped = site.run(hosts=["web1"])
     assert site.events(scoped) == [("down", "web1", 8080)]
     assert site.events(site.run()) == [("down", "web2", 8080)]
-    wrong = site.run(expected="failed", hosts=["nobody*"])
-    assert "'nobody*': no host of the CMDB" in site.airflow.log(wrong, "fetch_hosts")
+    wrong = site.run(expected="failed", hosts=["absent*"])
+    assert "'absent*': no host of the CMDB" in site.airflow.log(wrong, "fetch_hosts")
     for name in ("web1", "web2"):
         site.hosts[name].start_service(8080, "nginx: master")
     site.run()
@@ -228,7 +228,7 @@ def test_9_the_process_of_one_look_killed_in_the_middle(site: Site) -> None:
     site.hosts["db1"].go_on()
     assert site.airflow.wait_run(run_id) == "success"
     look = site.look(run_id, "db1")
-    # Airflow gives it its other try, unless it can't; a host that nobody saw is red and not evaluated.
+    # Airflow gives it its other try, unless it can't; a host that no try reached is red and not evaluated.
     assert (look["state"], look["try_number"]) == ("success", 2) or look["state"] == "failed", look
     assert {site.look(run_id, name)["state"] for name in NAMES if name != "db1"} == {"success"}
     with site.database.begin() as conn:

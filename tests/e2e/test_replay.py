@@ -252,7 +252,7 @@ def test_7_a_backfill_of_two_hours_evaluates_by_other_rules_once_and_tells_nobod
         evaluated = conn.execute(
             select(tables.replays.c.done_by).where(tables.replays.c.run_id.startswith("backfill")).distinct()
         ).all()
-    # Of what was seen before the earliest of them nobody asked; each time is evaluated once, not 24 times.
+    # No backfill covers the times before the earliest of them; each time is evaluated once, not 24 times.
     assert len(evaluated) <= 4
     # The same once more: they exist now, are cleared, and have nothing to do.
     site.backfill(begin, begin + FIVE, 2)

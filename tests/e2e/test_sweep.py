@@ -85,7 +85,7 @@ class Site:
             "cmdb": {"source": {"type": "file", "path": "hosts.csv"}},
             "ssh": {"connect_timeout": connect_timeout, "max_logins": LOGINS},
             "scan": {"confirm_after": f"{CONFIRM_AFTER}s", "batch_hosts": 250},
-            # Whatever else listens on this machine is nobody's business.
+            # Other listeners of this machine do not count.
             "rules": [{"action": "allow", "port": self.crowd.services}],
         }
         (self.folder / "portmon.yaml").write_text(yaml.safe_dump(settings))
@@ -394,7 +394,7 @@ def test_7_the_scheduler_with_its_workers_and_their_tasks_killed_in_the_middle(s
         scheduler = site.airflow.processes.pop("scheduler")
         kill_with_descendants(scheduler.pid)
         scheduler.wait()
-        # Whoever is killed is not gone at once, and only the scheduler is ours to wait for.
+        # Killed processes are not gone at once, and only the scheduler is our child, which wait() takes.
         until(lambda: not site.task_processes(), what="the end of the killed tasks")
         lost = site.crowd.logins() - before - stored
     site.airflow.start_process("scheduler", "--skip-serve-logs")

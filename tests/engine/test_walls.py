@@ -1,4 +1,4 @@
-"""One host, one answer, one row stops nobody else: each host is evaluated within a wall, and what it can add is bounded."""
+"""One host, one answer, one row stops no other host: each is evaluated within a wall, and what it can add is bounded."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ def test_an_archive_that_lost_everything_holds_up_one_run(database: Database) ->
     fleet.run(evaluate=False)
     with database.begin() as conn:
         conn.execute(update(tables.contents).values(data=b"lost"))
-    # The looks of this run find the same contents, which nobody has tried to read yet.
+    # The looks of this run find the same contents, which no evaluation has tried to read yet.
     assert [kind for kind, _ in kinds(fleet.run())] == ["fleet_unreachable"]
     told = Counter(kind for kind, _ in kinds(fleet.run()))
     assert told == {"fleet_reachable": 1, "new": 12, "down": 1}
@@ -460,7 +460,7 @@ def test_what_a_host_may_add_in_a_day_is_bounded_and_said(
     assert sizes[-1] - sizes[-5] < 8_000
     assert sizes[-1] < archive.FACTS_TIMES * 64 * 1024 + 48 * 1024
     assert [line for line in warnings(caplog) if line.startswith(HOSTILE)]
-    # Nobody else is concerned.
+    # No other host is concerned.
     fleet.machines["web1"].kill(80)
     assert ("down", 80) in kinds(fleet.run(), "web1")
     # The next day begins anew.

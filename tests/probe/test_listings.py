@@ -159,7 +159,7 @@ WHOLE = {
 
 
 def in_free_text(kind: str, row: bytes, at: int) -> bool:
-    """Whether a row that is cut there is a whole one with a shorter last word, as far as anybody can tell."""
+    """Whether a row that is cut there is a whole one with a shorter last word, as far as its bytes tell."""
     if kind == "busybox":
         return at > row.rfind(b"/")
     # The blanks of ss and /proc around a row say nothing.

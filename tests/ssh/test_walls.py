@@ -97,7 +97,7 @@ def little_memory() -> Iterator[None]:
 
 
 def attacking(attack: Attack) -> type[paramiko.Transport]:
-    """A server that does something to its client as soon as keys are agreed on, before anybody logs in."""
+    """A server that does something to its client as soon as keys are agreed on, before the login."""
 
     class Attacking(paramiko.Transport):
         def _parse_newkeys(self, m: paramiko.Message) -> None:

@@ -18,7 +18,7 @@ FIRST = "2026-03-03 00:10"
 
 @pytest.fixture
 def fleet(database: Database) -> Fleet:
-    """Two runs, then nobody looks for a day."""
+    """Two runs, then none for a day."""
     made = Fleet(database, Config(states={"down_after": 1}))
     for number in range(40):
         made.add(f"web{number:02}", {22: "sshd", 80: "nginx", 443: "nginx"})
@@ -30,7 +30,7 @@ def fleet(database: Database) -> Fleet:
 
 
 def test_what_changed_and_changed_back_is_not_told(fleet: Fleet) -> None:
-    """It is as it was, with another pid: a note, which nobody is sent."""
+    """It is as it was, with another pid: a note, which goes to no channel."""
     for machine in fleet.machines.values():
         machine.restart(80)
     events = fleet.run()

@@ -108,7 +108,7 @@ def silence(fleet: Fleet, minutes: int, **match: Any) -> int:
         )
 
 
-def test_what_is_over_within_a_silence_is_told_to_nobody_and_recorded(database: Database) -> None:
+def test_what_is_over_within_a_silence_goes_to_no_channel_and_is_recorded(database: Database) -> None:
     fleet = web_fleet(database, 2)
     silence(fleet, 30, hosts=("web000",))
     fleet.machines["web000"].kill(80)
@@ -154,7 +154,7 @@ def test_the_end_goes_to_whoever_got_the_beginning_silenced_or_not(database: Dat
         "[portmon] 1 port down on web000: tcp/80 nginx",
         "[portmon] 1 port recovered on web000: tcp/80 nginx",
     ]
-    # Nobody needs to hear later that something was new then.
+    # No channel is told later that a port was new then.
     assert states(fleet, EventKind.NEW)["chat"][0] == DeliveryState.SILENCED
 
 
@@ -197,7 +197,7 @@ def test_what_stays_wrong_is_told_again_in_one_message(database: Database) -> No
     assert "still down since 03-02 00:05 UTC" in fleet.got[-1].message.text
 
 
-def test_nobody_is_reminded_where_it_is_switched_off(database: Database) -> None:
+def test_no_reminder_goes_out_where_it_is_switched_off(database: Database) -> None:
     fleet = web_fleet(database, 1, TWO + "  repeat_every: 0\n")
     fleet.machines["web000"].kill(80)
     fleet.run()

@@ -57,7 +57,7 @@ def test_a_wrong_parameter_is_named(params: dict[str, Any], field: str) -> None:
     assert caught.value.field == field
 
 
-def test_a_run_that_evaluates_again_asks_nobody() -> None:
+def test_a_run_that_evaluates_again_asks_no_host() -> None:
     for run in (Run("r", run_type="backfill"), parse(replay_from="2026-01-01T00:00:00Z")):
         assert run.replays
         with pytest.raises(RunError, match="no host is asked"):

@@ -114,7 +114,7 @@ def test_an_unreachable_host_loses_no_port(site: Site) -> None:
     assert site.run() == [("reachable", "h1", None)]
 
 
-def test_a_host_that_nobody_scanned_is_neither_up_nor_down(site: Site) -> None:
+def test_a_host_that_was_not_scanned_is_neither_up_nor_down(site: Site) -> None:
     run = site.run_of()
     fetched = site.fetch(run)
     plan = site.plan(run, fetched)
@@ -240,7 +240,7 @@ def test_a_late_look_leaves_what_was_evaluated_before_it_as_it_was(site: Site) -
         archive.save_observation(conn, again)
         assert archive.looks_of(conn, run.run_id) == {"h1": True}
         assert [look.outcome for look in archive.observations_to_evaluate(conn)] == [Outcome.OK]
-        # Whoever reads the archive later sees both, as they were evaluated.
+        # The archive shows both, as they were evaluated.
         rows = conn.execute(select(observations.c.provisional).where(observations.c.run_id == run.run_id))
         assert rows.scalars().all() == [False, False]
 
@@ -389,7 +389,7 @@ def test_names_of_the_cmdb_forge_no_line_of_a_log(site: Site, caplog: pytest.Log
         run = site.run_of()
         fetched = site.fetch(run)
         plan = site.plan(run, fetched)
-        # Nobody scanned it.
+        # No task scanned it.
         site.evaluate(run, fetched, plan)
         site.number += 1
         site.invalid = ()
@@ -408,14 +408,14 @@ def test_names_of_the_cmdb_forge_no_line_of_a_log(site: Site, caplog: pytest.Log
 # ── manual runs ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_scoped_run_touches_nobody_else(site: Site) -> None:
+def test_a_scoped_run_touches_no_other_host(site: Site) -> None:
     site.listed.pop(0)
     site.listening |= {"h1": (22,), "h2": (22,)}
     assert site.run(hosts=("h1",)) == [("down", "h1", 80)]
     with site.database.begin() as conn:
         assert all(host.removed_at is None for host in hosts.known(conn))
-    with pytest.raises(ParamError, match="nobody"):
-        site.run(hosts=("nobody*",))
+    with pytest.raises(ParamError, match="absent"):
+        site.run(hosts=("absent*",))
 
 
 def test_a_dry_run_keeps_nothing(site: Site) -> None:
@@ -509,7 +509,7 @@ def test_what_is_expected_of_a_host(site: Site) -> None:
     assert of("h1").ports == [22, 80, 50000]
     site.listening["h1"] = (22, 80)
     assert ("down", "h1", 50000) in site.run()
-    # Nobody has to ask twice for what is down.
+    # A host is not asked twice for a port that is down.
     assert of("h1").ports == [22, 80]
 
 

@@ -160,7 +160,7 @@ def test_alerts_of_a_try_that_lost_the_database_are_sent_by_the_next_one_at_once
         deliver(fleet, 1)
     away_now.__exit__(None, None, None)
     assert row(database, "alert/a").holder == "alert_down r"
-    # The second one waits for nobody, and sends the same message.
+    # The second one does not wait, and sends the same message.
     fleet.on_send = lambda channel, message: None
     assert deliver(fleet, 2) == 1
     assert len({got.message.id for got in fleet.got}) == 1

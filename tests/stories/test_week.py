@@ -119,7 +119,7 @@ class Week:
         # A service dies at night and is started again.
         yield at("Mon", "03:00"), lambda: machine["web01"].kill(80)
         yield at("Mon", "03:40"), lambda: machine["web01"].start(80, "nginx")
-        # Deployments: restarts that nobody need hear of.
+        # Deployments: restarts, which are no alerts.
         yield at("Mon", "10:00"), lambda: [machine[name].restart(8080) for name in ("app01", "app02")]
         # Something new listens, and stays.
         yield at("Mon", "14:00"), lambda: machine["web03"].start(9999, "debug-shell")
@@ -143,7 +143,7 @@ class Week:
         yield at("Thu", "13:30"), lambda: [setattr(machine[name], "trouble", None) for name in edges[:-1]]
         yield at("Thu", "13:50"), lambda: setattr(machine["edge08"], "trouble", None)
 
-        # A reboot after which one service does not come back; somebody takes care of it.
+        # A reboot after which one service does not come back; an operator acknowledges it.
         yield at("Thu", "15:00"), self._reboot
         yield at("Thu", "15:05"), lambda: machine["web02"].start(80, "nginx")
         yield at("Thu", "16:00"), self._acknowledge

@@ -1,8 +1,8 @@
 """Hosts for the end-to-end tests: a network namespace each, with its own sshd and real netstat. Needs root.
 
 A host's services are real processes with real sockets; cutting a host off takes its link down, as
-a pulled cable would. The kernel is everybody's, so that the boot id of a host, which only a reboot of the
-kernel changes, is a file of its own that its sshd sees in the kernel's place.
+a pulled cable would. All hosts share one kernel, and the boot id changes only when that reboots:
+each host has a boot id file of its own, which its sshd sees in the kernel's place.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ class Lab:
 
     def __init__(self, names: list[str]) -> None:
         # Not below pytest's folder: the login user must reach its keys, and each pytest that starts on this machine
-        # locks that folder for everybody but its owner.
+        # locks that folder for all users but its owner.
         self.folder = Path(tempfile.mkdtemp(prefix="portmon-lab-"))
         self.folder.chmod(0o755)
         self.tag = secrets.token_hex(2)
@@ -295,7 +295,7 @@ class Lab:
 
 
 def _free_network() -> int:
-    """Second number of a network 10.x that nobody uses: other labs may be on this machine."""
+    """Second number of a network 10.x that is free: other labs may be on this machine."""
     shown = subprocess.run(["ip", "-oneline", "address"], capture_output=True, text=True, check=True).stdout
     used = {int(number) for number in re.findall(r"\b10\.(\d+)\.", shown)}
     return secrets.choice([number for number in range(20, 220) if number not in used])

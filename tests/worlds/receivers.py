@@ -1,4 +1,4 @@
-"""Those who are told: an HTTP server with a webhook, an Apprise target and a dead-man's switch; mail; Alertmanager."""
+"""Receivers of alerts: an HTTP server with a webhook, an Apprise target and a dead-man's switch; mail; Alertmanager."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Receivers:
     :param pings: of the dead-man's switch
     :param broken: documents that the broken receiver took, once ``mended``
     :param refused: idempotency keys of what it did not take
-    :param times: when whoever was told something, by its name
+    :param times: when each receiver was told something, by its name
     """
 
     def __init__(self, folder: Path, server: HTTPServer) -> None:
@@ -159,7 +159,7 @@ class Receivers:
 
 
 class Stuck:
-    """A receiver that lets the first request hang until whoever asks has enough of it, and then works.
+    """A receiver that lets the first request hang until the client gives up, and then works.
 
     :param gave_up: when that was; None before
     """

@@ -204,7 +204,7 @@ def _running(
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     if shell:
         entry = f"tester:x:{os.getuid()}:{os.getgid()}:test:{home}:{shell}"
-        # All of /etc: a mount on the file alone is gone as soon as somebody else's useradd replaces the file beneath.
+        # All of /etc: a mount on the file alone is gone as soon as another useradd replaces the file beneath.
         etc = folder / "etc"
         etc.mkdir()
         mount = (

@@ -295,5 +295,5 @@ def test_batch_that_fails_is_sent_again_with_all_others(
     assert sizes == [2, 2, 2, 2, 1]
 
 
-def test_message_without_alerts_asks_nobody() -> None:
+def test_message_without_alerts_makes_no_request() -> None:
     deliver(CHANNEL, message())

@@ -91,7 +91,7 @@ def test_apprise_error_and_target_ids_hold_no_secret(targets: Targets, caplog: p
     assert "s3cret" not in caplog.text + str(failure.value.delivered) + printed(failure.value)
 
 
-def test_apprise_target_that_nobody_answers_fails_alone(
+def test_apprise_target_that_does_not_answer_fails_alone(
     targets: Targets, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
     _connect_apprise(monkeypatch, [{"path": f"json://localhost:{free_port}/"}, {"path": targets.url("/two")}])
@@ -106,7 +106,7 @@ def test_apprise_targets_that_hang_hold_no_other(
     monkeypatch.setattr("portmon.alerting.channels.apprise.TARGET_TIMEOUT", 2.0)
     monkeypatch.setattr(timeouts, "SEND", timedelta(seconds=8))
     with socket.create_server(("127.0.0.1", free_port)):
-        # Nobody accepts: the connections stand, and no answer comes.
+        # No process accepts: the connections stand, and no answer comes.
         dead = [{"path": f"json://localhost:{free_port}/{n}?rto=1"} for n in range(8)]
         _connect_apprise(monkeypatch, [*dead, {"path": targets.url("/two")}])
         with pytest.raises(DeliveryError, match=r"8 of 9 targets") as failure:

@@ -272,7 +272,7 @@ def test_a_recipient_that_is_never_taken_is_given_up_with_the_reason(
     assert any("did not take for 10m" in text and "no such user" in text for text in caplog.messages)
 
 
-def test_a_mail_that_nobody_gets_is_sent_once_per_try_and_again(server: Server) -> None:
+def test_a_mail_without_a_recipient_is_sent_once_per_try_and_again(server: Server) -> None:
     server.refused = {"ops@example.com": "550 no", "oncall@example.com": "450 later"}
     with pytest.raises(DeliveryError, match=r"2 recipients .*none got it.*450 later.*550 no") as failure:
         deliver(mail_to("ops@example.com", "oncall@example.com"), message(alert()))
@@ -288,7 +288,7 @@ def test_a_refused_sender_is_the_failure_of_all(server: Server, said: str) -> No
     assert failure.value.delivered == ()
 
 
-def test_a_mail_that_is_refused_after_its_recipients_were_taken_is_nobodys(server: Server) -> None:
+def test_a_mail_that_is_refused_after_its_recipients_were_taken_reached_none(server: Server) -> None:
     server.answer = "451 disk is full"
     with pytest.raises(DeliveryError, match="disk is full") as failure:
         deliver(mail_to("ops@example.com"), message(alert()))

@@ -147,7 +147,7 @@ def test_whether_it_may_have_come_through(receiver: HTTPServer, status: int, uns
     assert failure.value.unsure == unsure
 
 
-def test_nobody_answers(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+def test_a_port_without_a_listener(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     connect(monkeypatch, "hook", f"http://localhost:{free_port}")
     with pytest.raises(
         DeliveryError, match=rf"http://localhost:{free_port} \(connection hook\): no answer: the conn"
