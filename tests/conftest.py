@@ -94,8 +94,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 
 @pytest.fixture
-def other_database(tmp_path: Path) -> Iterator[Database]:
-    """Another migrated one, of SQLite."""
-    made = migrated(tmp_path / "other.db")
+def scratch(tmp_path: Path) -> Iterator[Database]:
+    """Another migrated one, of SQLite, as for a replay."""
+    made = migrated(tmp_path / "scratch.db")
     yield made
     made.dispose()

@@ -31,7 +31,9 @@ from portmon.errors import CmdbError, ScanError
 from portmon.model.event import AlertGroup, Event, EventKind
 from portmon.model.host import Host, Inventory
 from portmon.storage.database import Database
+from tests.worlds.databases import migrated, migrated_postgres
 from tests.worlds.lab import Lab, LabHost, missing, unit_root
+from tests.worlds.postgres import Cluster
 from tests.worlds.runs import Runs
 from tests.worlds.waiting import skip_without, until
 
@@ -151,15 +153,14 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def start(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Site]]:
+def start(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Database], Site]]:
     """Makes a site with its state in a database."""
     databases = []
 
-    def make(url: str) -> Site:
-        sqlite = {"conn_type": "sqlite", "host": url.removeprefix("sqlite:///")}
-        monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", json.dumps(sqlite) if "sqlite" in url else url)
-        database = Database(url)
-        database.migrate()
+    def make(database: Database) -> Site:
+        sqlite = json.dumps({"conn_type": "sqlite", "host": database.url.database})
+        url = sqlite if database.is_sqlite else database.url.render_as_string(hide_password=False)
+        monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", url)
         databases.append(database)
         made = Site(lab, tmp_path, database)
         # The tasks read it themselves, as they do in Airflow.
@@ -179,8 +180,8 @@ def start(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.fixture
-def site(start: Callable[[str], Site], tmp_path: Path) -> Site:
-    return start(f"sqlite:///{tmp_path / 'state.db'}")
+def site(start: Callable[[Database], Site], tmp_path: Path) -> Site:
+    return start(migrated(tmp_path / "state.db"))
 
 
 def replace(host: LabHost, port: int, name: str, addresses: Sequence[str] = ("0.0.0.0",)) -> int:
@@ -612,8 +613,8 @@ def test_the_real_command_tells_the_same(site: Site) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_on_postgresql(start: Callable[[str], Site], postgres_url: str) -> None:
-    site = start(postgres_url)
+def test_on_postgresql(start: Callable[[Database], Site], postgres_cluster: Cluster) -> None:
+    site = start(migrated_postgres(postgres_cluster))
     site.configure(states={"flap_threshold": 3, "flap_window": "10s"})
     site.lab.hosts["web1"].start_service(8080, "nginx")
     host = site.watch("web1", "web2", "db1")[0]

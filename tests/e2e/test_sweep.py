@@ -30,7 +30,7 @@ from bench.crowd import Crowd, CrowdHost, missing
 from demo.airflow_env import EmbeddedAirflow
 from portmon.airflow.operators.sweep import STORE_MOST
 from portmon.storage.database import Database
-from tests.worlds.databases import airflow_metadata
+from tests.worlds.databases import airflow_metadata, migrated_url
 from tests.worlds.postgres import Cluster
 from tests.worlds.processes import connected, kill_with_descendants
 from tests.worlds.waiting import skip_without, until
@@ -98,8 +98,7 @@ class Site:
             rows.writerow(("id", "name", "address", "port"))
             rows.writerows((host.id, host.name, host.address, host.port) for host in hosts)
         method, path = ("PATCH", "connections/portmon_db") if self._database else ("POST", "connections")
-        self._database = Database(self.states.new_database())
-        self._database.migrate()
+        self._database = Database(migrated_url(self.states))
         url = self._database.url
         connection = {"login": url.username, "password": url.password, "host": url.host, "port": url.port}
         # Not in the environment: it changes while Airflow is up.

@@ -7,9 +7,8 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,7 +38,7 @@ HOSTILE = "id-evil"
 
 
 class Evil(Machine):
-    """A server that shows what no server shows.
+    """A host that shows what no host shows.
 
     :param change: makes of an honest look what is seen
     """
@@ -72,13 +71,6 @@ def seen_as(**fields: Any) -> Callable[[Observation], Observation]:
 
 def listeners(*rows: dict[str, Any]) -> tuple[Listener, ...]:
     return tuple(Listener(**{"protocol": "tcp", "address": "0.0.0.0", "port": 80} | row) for row in rows)
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'scratch.db'}", throwaway=True)
-    yield made
-    made.dispose()
 
 
 def host_row(database: Database, host_id: str = HOSTILE) -> Any:

@@ -80,11 +80,11 @@ def test_what_is_wiped_comes_back_as_it_was(database: Database, number: int) -> 
 
 @pytest.mark.parametrize("number", [32, pytest.param(80, marks=pytest.mark.full)])
 def test_pieces_in_any_order_end_as_the_runs_would_have_by_those_rules(
-    database: Database, other_database: Database, number: int
+    database: Database, scratch: Database, number: int
 ) -> None:
     """Two fleets to which the same happens: one always had the rules, the other got them later."""
     rules = {"rules": [{"action": "deny", "port": 443}], "states": {"down_after": 2}, "cmdb": {"max_prune_ratio": 1}}
-    always, later = small_fleet(other_database, **rules), small_fleet(database, cmdb={"max_prune_ratio": 1})
+    always, later = small_fleet(scratch, **rules), small_fleet(database, cmdb={"max_prune_ratio": 1})
     for fleet in (always, later):
         # Midnight, and a checkpoint, is among them.
         fleet.start = MONDAY - number * 9 // 20 * FIVE
@@ -98,9 +98,7 @@ def test_pieces_in_any_order_end_as_the_runs_would_have_by_those_rules(
     (state, events), (wanted_state, wanted_events) = lived(later), lived(always)
     assert unmarked(events) == wanted_events
     assert state == wanted_state
-    assert [row.content for row in checkpoints_of(database)][1:] == [
-        row.content for row in checkpoints_of(other_database)
-    ][1:]
+    assert [row.content for row in checkpoints_of(database)][1:] == [row.content for row in checkpoints_of(scratch)][1:]
 
 
 def test_the_same_rules_change_nothing(database: Database) -> None:

@@ -53,15 +53,23 @@ def start_run(
     )
 
 
-def migrated_postgres(cluster: Cluster) -> Database:
-    """A new database of a server, with all tables in it."""
+def migrated_url(cluster: Cluster) -> str:
+    """A new database of a server, with all tables in it.
+
+    :returns: its URL
+    """
 
     def fill(url: str) -> None:
         template = Database(url)
         template.migrate()
         template.dispose()
 
-    return Database(cluster.copy_of("migrated", fill), keep_open=True)
+    return cluster.copy_of("migrated", fill)
+
+
+def migrated_postgres(cluster: Cluster) -> Database:
+    """A new database of a server, with all tables in it."""
+    return Database(migrated_url(cluster), keep_open=True)
 
 
 def airflow_metadata(cluster: Cluster) -> str:
