@@ -29,8 +29,8 @@ from portmon.model.observation import Observation, Outcome
 from portmon.scan import answer as scan
 from portmon.storage import archive, host_keys
 from portmon.storage.database import Database
-from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
 from tests.worlds.archived import with_frames
+from tests.worlds.netstat import HOSTILE, FakeNetstat, listing
 from tests.worlds.sshd import (
     PythonServer,
     dropbear,

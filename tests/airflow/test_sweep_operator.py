@@ -33,8 +33,8 @@ from portmon.steps.plan import plan_hosts, plan_sweep
 from portmon.steps.run import Run
 from portmon.storage import archive, contents, decisions, host_keys, hosts, inventory, tables
 from portmon.storage.database import Database
-from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
 from tests.worlds.archived import seen, with_frames
+from tests.worlds.netstat import HOSTILE, FakeNetstat, listing
 from tests.worlds.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server
 from tests.worlds.waiting import until
 

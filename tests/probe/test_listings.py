@@ -15,7 +15,7 @@ from portmon.model.limits import OWNERS, ROWS
 from portmon.model.observation import Listener
 from portmon.probe.listing import parse_listeners
 from portmon.probe.rows import MAX_OWNERS
-from tests.airflow.fake_netstat import HEADER, listing
+from tests.worlds.netstat import HEADER, listing
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "netstat"
 SS = sorted(path for path in (FIXTURES / "ss").glob("*.txt") if not path.name.startswith("manyfds"))
