@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from portmon.model.event import EventKind
-from portmon.model.host import Host
-from portmon.storage import hosts, silences
-from tests.worlds.alerts import open_alert
+from portmon.storage import silences
+from tests.worlds.alerts import list_hosts, open_alert
 from tests.worlds.shell import Shell
 
 NASTY = "[red]\x1b[31m\u202eevil\n{{ conn.x.password }}[/]"
@@ -29,16 +28,7 @@ class Silences(Shell):
 
     def fill(self) -> None:
         with self.database.begin() as conn:
-            hosts.sync(
-                conn,
-                [
-                    Host("1", "web1", "10.0.0.1", labels={"role": "web"}),
-                    Host("2", NASTY, "10.0.0.2", labels={"role": "web"}),
-                    Host("3", "db1", "10.0.0.3"),
-                    Host("4", "web4", "10.0.0.4"),
-                ],
-            )
-            hosts.hide(conn, ["4"], NOW)
+            list_hosts(conn, NASTY, left_at=NOW)
 
     def open(self, number: int, host: str, name: str, port: int | None, kind: EventKind = EventKind.DOWN) -> str:
         """An alert that the channel ``mail`` was told of."""

@@ -9,6 +9,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -128,14 +129,11 @@ class Site(LiveSite):
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
     """Has made its baseline."""
     skip_without(missing())
-    with ApiCalls() as calls:
-        made = Site(tmp_path_factory.mktemp("calls"), postgres_cluster, calls)
-        try:
-            made.start()
-            made.run()
-            yield made
-        finally:
-            made.close()
+    folder = tmp_path_factory.mktemp("calls")
+    with ApiCalls() as calls, closing(Site(folder, postgres_cluster, calls)) as made:
+        made.start()
+        made.run()
+        yield made
 
 
 def test_1_a_quiet_run_asks_little_and_leaves_behind_what_is_documented(site: Site) -> None:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -158,6 +159,9 @@ class Site:
         """Ids of the messages that a worker took from Redis."""
         return set(re.findall(r"execute_workload\[([0-9a-f-]+)\] received", self.said(name)))
 
+    def close(self) -> None:
+        self.airflow.stop()
+
     def end_of(self, run_id: str) -> None:
         assert self.airflow.wait_run(run_id, seconds=240) == "success", self.airflow.tasks(run_id)
 
@@ -190,17 +194,13 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
     skip_without(missing() or (None if shutil.which("redis-server") else "redis-server is not installed"))
     folder = tmp_path_factory.mktemp("celery")
-    with Crowd(folder / "crowd", HOSTS, services=5, switchable=SWITCHABLE) as crowd:
-        broker = Broker(folder)
-        try:
-            made = Site(folder, crowd, postgres_cluster, broker)
-            try:
-                made.start()
-                yield made
-            finally:
-                made.airflow.stop()
-        finally:
-            broker.close()
+    with (
+        Crowd(folder / "crowd", HOSTS, services=5, switchable=SWITCHABLE) as crowd,
+        closing(Broker(folder)) as broker,
+        closing(Site(folder, crowd, postgres_cluster, broker)) as made,
+    ):
+        made.start()
+        yield made
 
 
 def test_1_batches_run_on_both_workers(site: Site) -> None:

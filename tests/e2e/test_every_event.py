@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,9 +148,8 @@ def _execute(operator: NetstatOperator, run_id: str) -> None:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     skip_without(missing())
-    made = Lab(["web1", "web2", "db1"])
-    yield made
-    made.close()
+    with closing(Lab(["web1", "web2", "db1"])) as made:
+        yield made
 
 
 @pytest.fixture

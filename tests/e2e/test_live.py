@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -83,13 +84,9 @@ class Site(LiveSite):
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
     skip_without(missing())
     folder = tmp_path_factory.mktemp("live")
-    with HTTPServer() as server:
-        made = Site(folder, postgres_cluster, server)
-        try:
-            made.airflow.start(migrated=True)
-            yield made
-        finally:
-            made.close()
+    with HTTPServer() as server, closing(Site(folder, postgres_cluster, server)) as made:
+        made.airflow.start(migrated=True)
+        yield made
 
 
 def test_1_the_baseline_has_a_named_task_with_a_log_per_host(site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -132,18 +133,15 @@ def _derived(conn: Any) -> list[Any]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
     skip_without(missing())
-    with HTTPServer() as server:
-        made = Site(tmp_path_factory.mktemp("replay"), postgres_cluster, server)
-        try:
-            eventful(made.fleet, SIMULATED)
-            # From here on they are real.
-            for machine in made.fleet.machines.values():
-                machine.trouble = None
-            made.fleet.listed = set(NAMES)
-            made.airflow.start(migrated=True)
-            yield made
-        finally:
-            made.close()
+    folder = tmp_path_factory.mktemp("replay")
+    with HTTPServer() as server, closing(Site(folder, postgres_cluster, server)) as made:
+        eventful(made.fleet, SIMULATED)
+        # From here on they are real.
+        for machine in made.fleet.machines.values():
+            machine.trouble = None
+        made.fleet.listed = set(NAMES)
+        made.airflow.start(migrated=True)
+        yield made
 
 
 def test_1_five_live_runs_follow_the_scripted_ones(site: Site) -> None:

@@ -14,7 +14,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
@@ -209,16 +209,9 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
     skip_without(missing())
     folder = tmp_path_factory.mktemp("sweep")
-    states = Cluster(folder)
-    try:
-        made = Site(folder, postgres_cluster, states)
-        try:
-            made.airflow.start(migrated=True)
-            yield made
-        finally:
-            made.close()
-    finally:
-        states.close()
+    with closing(Cluster(folder)) as states, closing(Site(folder, postgres_cluster, states)) as made:
+        made.airflow.start(migrated=True)
+        yield made
 
 
 @pytest.fixture(scope="module")
