@@ -142,7 +142,7 @@ class Crowd:
         self.key = self.folder / "id_ed25519"
         self.log = self.folder / "sshd.log"
         self.services: list[int] = []
-        # What the login user must reach is apart: the folder may be one that only root may enter.
+        # Files for the login user are elsewhere: only root may be able to enter the folder.
         self._shared = Path(tempfile.mkdtemp(prefix="portmon-crowd-"))
         self._sshds: dict[str, subprocess.Popen[bytes]] = {}
         self._stopped: set[str] = set()
@@ -314,7 +314,7 @@ class Crowd:
             user = pwd.getpwnam(self.user)
         except KeyError:
             return
-        # Sessions end with their connections; what is left of them would keep the user from being removed.
+        # Sessions end with their connections; one that is left would keep the user from being removed.
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if place.stat().st_uid == user.pw_uid:
@@ -329,7 +329,7 @@ class Crowd:
             "hanging": hanging,
         }
         kinds = [kind for kind, number in counts.items() for _ in range(number)]
-        # Spread evenly, so that no batch of hosts has all those that do not answer; always the same way.
+        # Dead hosts are spread evenly over the batches, always in the same way.
         random.Random(1).shuffle(kinds)
         ports: dict[Kind, int] = {kind: free_port() for kind in ("alive", "switchable")}
         if dead:

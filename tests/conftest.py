@@ -35,15 +35,13 @@ settings.register_profile("soak", max_examples=3000, deadline=None, suppress_hea
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
-# To end, a server of a test waits until this one looks whether it is to: half a second unless it is told otherwise.
+# A server notices that it is to end when it polls: by default every half second, for which each test would wait.
 HTTPServer.thread_target = lambda self: self.server.serve_forever(poll_interval=0.02)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with those that take minutes: with several processes none of them is left to one in the end. What only the
-    full run takes is slow, said or not.
-    """
+    """Begin with the long tests, so that no process is left with one at the end. A test marked ``full`` is slow too."""
     for item in items:
         if item.get_closest_marker("full"):
             item.add_marker("slow")
@@ -52,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where everything is installed that the tests need, one that is skipped is one that proves nothing any more."""
+    """With PORTMON_SKIP_NOTHING a skipped test fails: where everything is installed, a skip hides a missing proof."""
     report = yield
     if report.skipped and os.environ.get("PORTMON_SKIP_NOTHING") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"

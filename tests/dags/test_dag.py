@@ -148,7 +148,7 @@ def test_every_task_ends(dag: dict[str, Any]) -> None:
 def test_a_run_that_never_ends_does_not_hold_back_the_others_for_ever(dag: dict[str, Any]) -> None:
     from portmon import timeouts
 
-    # What works has its time, with all its tries: a run that looks, even if its tasks ran one after the other …
+    # The limit leaves time for all tries of a run that visits hosts, even if its tasks ran one after the other …
     tries = {
         name: (task["limit"] + task["delay"]) * (task["retries"] + 1)
         for name, task in dag["tasks"].items()

@@ -39,7 +39,7 @@ NETSTAT = Counter(
         # The whole list that is mapped over, of which it takes one item.
         "GET xcoms/{dag}/{run}/plan_hosts/return_value": 1,
         "GET connections/ssh_default": 1,
-        # For what is expected and for the record.
+        # For the expected ports and for the observation.
         "GET connections/portmon_db": 1,
     }
 )
@@ -113,7 +113,7 @@ class Site(LiveSite):
         """One run, and what it left behind."""
         before = self.kept()
         run_id = self.run()
-        # The scheduler may still be about to say so in the audit log.
+        # The scheduler may write its last row of the audit log a moment later.
         after = self.kept()
         return run_id, {name: count - before[name] for name, count in after.items()}
 

@@ -56,7 +56,7 @@ class Broker:
         command = [re.sub(r"^\$\{REDIS_PASSWORD.*\}$", self.password, part) for part in SERVICES["redis"]["command"]]
         self._out = (folder / "redis.out").open("wb")
         self._server = subprocess.Popen(
-            # One that can't save does not end.
+            # A Redis that can't save does not end.
             [*command, "--port", str(self.port), "--bind", "127.0.0.1", "--appendonly", "no", "--save", ""],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
@@ -101,7 +101,7 @@ class Site:
                     # Of the dead hosts three get a task of their own: more of them take time and show nothing new.
                     "scan": {"sweep_above": 50, "batch_hosts": 20, "max_host_tasks": 3, "confirm_after": "1s"},
                     "states": {"unreachable_after": 1},
-                    # Whatever else listens on this machine comes and goes.
+                    # Other listeners of this machine come and go.
                     "rules": [{"action": "allow", "port": list(crowd.services)}],
                 }
             )
@@ -207,7 +207,7 @@ def test_1_batches_run_on_both_workers(site: Site) -> None:
     run_id = site.airflow.trigger()
     site.end_of(run_id)
     sweeps = site.sweeps(run_id)
-    # As many as fill each round of those that run at the same time.
+    # As many batches as fill every round of the tasks that run at the same time.
     assert len(sweeps) == len(site.batches(run_id)) == 8
     assert {task["state"] for task in sweeps.values()} == {"success"}
     assert {task["hostname"] for task in sweeps.values()} == set(WORKERS)
@@ -254,7 +254,7 @@ def test_2_a_worker_is_lost_while_its_batches_run(site: Site) -> None:
     assert {host_id for host_id, outcome, _ in looks if outcome != "ok"} == {crowd.host(name).id for name in dead}
     downs = {("down", name, port): 1 for name in alive.values()}
     assert site.events(run_id) == {**downs, **{("unreachable", name, None): 1 for name in dead}}
-    # And the next run finds nothing that was lost.
+    # The next run finds that nothing was lost.
     crowd.start_service(port)
     for name in dead:
         crowd.revive(name)
@@ -263,8 +263,8 @@ def test_2_a_worker_is_lost_while_its_batches_run(site: Site) -> None:
     assert {task["hostname"] for task in site.sweeps(later).values()} == {left}
     assert site.events(later) == {
         **{("recovered", name, port): 1 for name in alive.values()},
-        # What was dead missed the change: there, the service was only restarted.
+        # Dead hosts missed the change: there, the service was only restarted.
         **{(kind, name, where): 1 for name in dead for kind, where in (("reachable", None), ("restarted", port))},
     }
-    # Meanwhile Redis handed out again what the lost worker had not confirmed, and that did no harm.
+    # Meanwhile Redis handed out again the tasks that the lost worker had not confirmed, which did no harm.
     assert site.received(lost) & site.received(left)

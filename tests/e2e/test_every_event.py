@@ -537,7 +537,7 @@ def test_a_host_that_leaves_the_cmdb_and_comes_back(site: Site) -> None:
         assert "Last known of it: program nginx; " in story
     assert "retired (nginx): Was down; it left the CMDB." in site.explain("web1", 8080)
     site.listed = [entry]
-    # Its alert was closed: what is still down is told again.
+    # Its alert was closed: a port that is still down makes a new one.
     assert site.run() == [("down", "web1", 8080)]
     story = site.explain("web1", 8080)
     assert "left the CMDB at" not in story
@@ -632,7 +632,7 @@ def test_on_postgresql(start: Callable[[Database], Site], postgres_cluster: Clus
 
 
 def test_no_kind_of_event_is_left_out() -> None:
-    # Whether runs are late is no matter of hosts: tests/steps/test_overdue.py. Hundreds of changes at once take hundreds
+    # Late runs are tested in tests/steps/test_overdue.py. Hundreds of changes at once take hundreds
     # of services: tests/engine/test_walls.py. An old forced command is one of an earlier version: tests/engine/test_versions.py.
     others = {EventKind.RUN_OVERDUE, EventKind.RUN_IN_TIME, EventKind.MANY_CHANGES, EventKind.PROBE_OUTDATED}
     ours = {kind.value for kind in EventKind} - others

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 NAMES = ["web1", "web2", "db1", NASTY]
 
 DAG_FILE = """
-# A DAG of Airflow: without these two words it would read nothing more of the file.
+# A DAG of Airflow: it reads only files with these two words.
 from datetime import timedelta
 from pathlib import Path
 from portmon import timeouts
@@ -204,7 +204,7 @@ def test_8_scheduler_and_workers_killed_in_the_middle_of_a_run(site: Site) -> No
     site.hosts["db1"].reconnect()
     site.airflow.start_process("scheduler")
     assert site.airflow.wait_run(run_id, seconds=600) == "success"
-    # Whatever the killed look came to, the next run has seen everything.
+    # Whatever became of the killed visit, the next run has observed every host.
     later = site.run()
     found = site.events(run_id) + site.events(later)
     assert [event for event in found if event[0] == "down"] == [("down", "web1", 8080)]

@@ -54,7 +54,7 @@ class Site(LiveSite):
         )
         self.path = folder / "portmon.yaml"
         self.database.migrate()
-        # Whole slots, the last of which is over.
+        # Whole intervals, the last of which is over.
         now = datetime.now(UTC)
         last = now.replace(minute=now.minute // 5 * 5, second=0, microsecond=0) - FIVE
         self.fleet = Fleet(self.database, load_config(self.path), start=last - SIMULATED * FIVE)
@@ -99,7 +99,7 @@ class Site(LiveSite):
 
     def backfill(self, begin: datetime, end: datetime, number: int) -> list[dict[str, Any]]:
         """``airflow backfill create``, waited for."""
-        # Airflow allows one at a time, and takes a while to say that the last one is over.
+        # Airflow allows one backfill at a time, and shows its end late.
         self.airflow.wait(self._no_backfill, "the end of the last backfill", seconds=180)
         before = {run["dag_run_id"]: run["end_date"] for run in self._backfill_runs()}
         command = self.airflow.airflow(
@@ -136,7 +136,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) ->
     folder = tmp_path_factory.mktemp("replay")
     with HTTPServer() as server, closing(Site(folder, postgres_cluster, server)) as made:
         eventful(made.fleet, SIMULATED)
-        # From here on they are real.
+        # From here on the hosts are real.
         for machine in made.fleet.machines.values():
             machine.trouble = None
         made.fleet.listed = set(NAMES)

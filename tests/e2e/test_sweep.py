@@ -101,7 +101,7 @@ class Site:
         self._database = Database(migrated_url(self.states))
         url = self._database.url
         connection = {"login": url.username, "password": url.password, "host": url.host, "port": url.port}
-        # Not in the environment: it changes while Airflow is up.
+        # Not in the environment, since it changes while Airflow is up.
         body = {"connection_id": "portmon_db", "conn_type": "postgres", "schema": url.database, **connection}
         self.airflow.call(method, path, body)
 
@@ -260,7 +260,7 @@ def test_2_those_that_failed_before_are_one_message_and_no_tasks(
 
     for kind, log_of in (("raw", _raw_log), ("api", _log_answer)):
         logs = [log_of(site, run_id, index) for index in range(4)]
-        # Each of them has a line, and no more than that.
+        # Each of them has exactly one line.
         assert Counter(name for log in logs for line in log for name in failing if name in line) == Counter(failing)
         for index, lines in enumerate(logs):
             told = [line for line in lines if any(name in line for name in failing)]

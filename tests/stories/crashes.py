@@ -24,10 +24,10 @@ from tests.worlds.runs import FIVE, alert_task
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the process is to do.
+    """The task of the process.
 
     :param crash_at: name of a point of :data:`POINTS`; None to live
-    :param number: die at the so-manieth time that it comes there
+    :param number: die when it comes there for this time, counted from 1
     :param lease: how long a channel is its own, so that the task after a crash does not wait for minutes; None:
         as long as it really is
     """
@@ -96,7 +96,7 @@ def work(job: Job) -> None:
                     clock=lambda: job.now,
                 ).run()
             except PortmonError:
-                # Red; the next run goes on.
+                # The task is red; the next run goes on.
                 pass
 
 

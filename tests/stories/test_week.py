@@ -1,4 +1,4 @@
-"""A week of a scripted fleet: exactly the messages that a person would want, and no other.
+"""A week of a scripted fleet: exactly the messages that an operator wants.
 
 The list is a golden file that reads like a diary; ``UPDATE_MESSAGES=1`` writes it anew.
 """
@@ -46,7 +46,7 @@ WITHOUT_BATCH = CONFIG.replace("alerts:", "  - {action: deny, host: app02, port:
 
 
 class ImitatedAlertmanager:
-    """What Alertmanager would notify of: real ones can't live through a week in a minute.
+    """Imitates what Alertmanager notifies of: real ones can't live through a week in a minute.
 
     Alerts are known by their labels. They resolve when they say so, or when they are not repeated until they end; a
     restart forgets them, but not what was notified.
@@ -90,7 +90,7 @@ def at(day: str, time: str) -> datetime:
 
 
 class Week:
-    """The fleet, what happens to it when, and who heard what."""
+    """The fleet, the times of its events, and the messages of each channel."""
 
     def __init__(self, database: Database) -> None:
         self.fleet = fleet = Fleet(database, parse_config(CONFIG))
@@ -160,7 +160,7 @@ class Week:
         yield at("Sat", "12:00"), lambda: machine["app01"].kill(8080)
         yield at("Sat", "12:30"), lambda: fleet.listed.discard("app01")
 
-        # What is down since Friday was retired, says a rule at last.
+        # A rule excludes the port that is down since Friday.
         yield at("Sun", "12:00"), lambda: setattr(fleet, "config", parse_config(WITHOUT_BATCH))
 
     def _plan_maintenance(self) -> None:
@@ -204,7 +204,7 @@ class Week:
 
     def diary(self) -> str:
         """Who heard what, in order."""
-        # Channels are served side by side: in which order is no matter.
+        # Channels are served side by side, in any order.
         entries = [
             (got.at, got.channel, f"{got.message.title}\n{textwrap.indent(got.message.text, '    ')}")
             for got in self.fleet.got

@@ -23,7 +23,7 @@ MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Machine:
-    """One host as it is just now.
+    """One host in its present state.
 
     :param services: port: program and pid
     :param trouble: error class of what a login fails with, None if it does not

@@ -34,7 +34,7 @@ os.setgid(gid)
 os.setuid(uid)
 # A process that changed its user hides its descriptors even from that user, until it is dumpable again.
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
-# The kernel's name of it, which is that of a program's file as a rule: here argv[0] up to a title.
+# The kernel's name (comm) is usually the program's file name: here argv[0] up to a colon.
 with open("/proc/self/cmdline", "rb") as cmdline, open("/proc/self/comm", "wb") as comm:
     comm.write(cmdline.read().split(b"\\0")[0].split(b":")[0][:15])
 listening = [
@@ -122,8 +122,8 @@ class LabHost:
             group.mkdir(parents=True, exist_ok=True)
             join = f"echo $$ > '{group}/cgroup.procs' && "
         user = pwd.getpwnam(self.user)
-        # A new mount namespace comes with a new /sys: the cgroup is joined before. And with a PATH the interpreter
-        # would look for its own files beside a program that has the name.
+        # The cgroup is joined first: a new mount namespace has a new /sys. PATH leads nowhere, or the interpreter would look
+        # for its files beside a program with the service's name.
         enter = f'{join}exec ip netns exec {self.netns} bash -c \'PATH=/none exec -a "$0" "$@"\' "$0" "$@"'
         process = subprocess.Popen(
             ["bash", "-c", enter, name, sys.executable, "-c", LISTEN]

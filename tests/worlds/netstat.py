@@ -59,9 +59,9 @@ def script(path: Path, text: str) -> None:
 
 
 class FakeNetstat:
-    """A ``netstat`` that comes first in PATH and prints what it is told, call by call.
+    """A ``netstat`` that comes first in PATH and prints the given texts, call by call.
 
-    Beside it is an ``ss`` that says nothing: the real one knows of this machine, and would contradict it.
+    Beside it is an ``ss`` without output: the real one would list the sockets of this machine, and contradict it.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -91,7 +91,7 @@ class Cluster:
 
     @property
     def pid(self) -> int:
-        """Of the server; whatever serves a connection is its child."""
+        """The server's process; those that serve connections are its children."""
         return self._server.pid
 
     def crash(self) -> None:

@@ -51,7 +51,7 @@ class Mails(Mailbox):
 
 
 class Receivers:
-    """All of them, each with what it was told.
+    """All receivers, each with the messages that it got.
 
     :param hook: documents of the webhook whose signature is right
     :param chat: what the Apprise target was told

@@ -333,7 +333,7 @@ class Reference:
         for number in sorted(ports.keys() | seen.keys() | declared):
             port = ports.get(number)
             is_declared = number in declared
-            # What is watched is another thing now: what differs between two looks may be due to that alone.
+            # The set of watched ports has changed, and may be the only reason why two visits differ.
             other_view = (
                 learning
                 or host.rules not in (None, self._rules_of(host_id))

@@ -224,7 +224,7 @@ def _running(
         assert process.poll() is None, log.read_text("utf-8", "replace")
         yield process, log
     finally:
-        # The sessions too: each is in the listener's process group or has its own and ends with its connection.
+        # Sessions end too: they are in the listener's process group, or end with their connection.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(PATIENCE)
@@ -404,7 +404,7 @@ def bombing(base: type[paramiko.Transport], algorithm: str, mebibytes: int) -> t
 
 @contextlib.contextmanager
 def tcp_server(serve: Callable[[socket.socket, threading.Event], None]) -> Iterator[int]:
-    """A server that does to every connection what it is told; yields its port.
+    """A server that calls a function for every connection; yields its port.
 
     :param serve: gets the connection, and an event that is set at the end of the test
     """
@@ -465,7 +465,7 @@ def saying(text: bytes) -> Callable[[socket.socket, threading.Event], None]:
     def serve(sock: socket.socket, over: threading.Event) -> None:
         sock.sendall(text)
         sock.shutdown(socket.SHUT_WR)
-        # Read what comes until the client gives up: closing early would reset the connection.
+        # Read until the client gives up: closing early would reset the connection.
         while sock.recv(4096):
             pass
 
