@@ -13,13 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from aiosmtpd.controller import Controller
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from demo.airflow_env import free_port
-from tests.airflow.channels.samples import Mailbox
 from tests.worlds.alertmanager import Alertmanager
+from tests.worlds.mailbox import Mailbox
 
 KEY = "a long random text"
 """Of the webhook's signature."""
@@ -36,18 +34,6 @@ receivers:
       - url: {url}
         send_resolved: true
 """
-
-
-class Mails(Mailbox):
-    """A mail server's, with the time at which each came."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.times: list[float] = []
-
-    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802
-        self.times.append(time.monotonic())
-        return await super().handle_DATA(server, session, envelope)
 
 
 class Receivers:
@@ -81,9 +67,7 @@ class Receivers:
             server.expect_request(path, method="POST").respond_with_handler(take)
         self._server = server
         self.stuck = Stuck()
-        self.mails = Mails()
-        self._smtp = Controller(self.mails, hostname="127.0.0.1", port=free_port())
-        self._smtp.start()
+        self.mails = Mailbox()
         folder.mkdir()
         self.alertmanager = Alertmanager(folder, ROUTING.format(url=server.url_for("/told")))
         self.alertmanager.start()
@@ -92,10 +76,9 @@ class Receivers:
         """Of Airflow, to all of them."""
         host = self._server.url_for("").rstrip("/")
         chat = f"{host.replace('http://', 'json://')}/chat"
-        mail = {"disable_tls": True, "disable_ssl": True, "retry_limit": 0, "from_email": "portmon@example.com"}
         return {
             "alertmanager_default": {"conn_type": "http", "host": self.alertmanager.url},
-            "smtp_default": {"conn_type": "smtp", "host": "127.0.0.1", "port": self._smtp.port, "extra": mail},
+            "smtp_default": self.mails.connection(retry_limit=0),
             "chat": {"conn_type": "apprise", "extra": {"config": [{"path": chat}]}},
             "receiver": {"conn_type": "http", "host": host, "extra": {"secret": KEY}},
             "stuck": {"conn_type": "http", "host": f"http://127.0.0.1:{self.stuck.port}"},
@@ -119,7 +102,7 @@ class Receivers:
 
     def close(self) -> None:
         self.alertmanager.close()
-        self._smtp.stop()
+        self.mails.close()
         self.stuck.close()
 
     def _note(self, name: str) -> None:
