@@ -1341,28 +1341,32 @@ def history(steps: Iterable[tuple[str, frozenset[int] | None]]) -> list[Observat
     ]
 
 
-@given(looks)
-def test_evaluating_again_changes_nothing(steps: list[tuple[str, frozenset[int] | None]]) -> None:
-    world, observations = World(), history(steps)
-    for observation in observations:
-        world.see(observation)
-    assert world.see(*observations) == []
-    assert world.last.hosts == ()
-    assert world.last.ports == ()
-    assert world.last.dropped == ()
-
-
 @given(looks, st.randoms())
-def test_all_at_once_in_any_order_is_one_by_one(steps: list[tuple[str, frozenset[int] | None]], random: Any) -> None:
+def test_what_holds_for_every_history(steps: list[tuple[str, frozenset[int] | None]], random: Any) -> None:
+    """No down without evidence, no recovery without a down; evaluating again, or all at once, changes nothing."""
     single, together, observations = World(), World(), history(steps)
+    down = set()
     for observation in observations:
         single.see(observation)
+        for event in single.last.events:
+            key = (event.host_id, event.port)
+            if event.kind == "down":
+                assert observation.listing is not None
+                assert event.port not in {one.port for one in observation.listing.listeners}
+                assert key not in down
+                down.add(key)
+            elif event.kind == "recovered":
+                down.remove(key)
+    ids = {event.id for event in single.events}
+    assert len(ids) == len(single.events)
+    assert single.see(*observations) == []
+    assert (single.last.hosts, single.last.ports, single.last.dropped) == ((), (), ())
     random.shuffle(observations)
     together.see(*observations)
-    assert {event.id for event in single.events} == {event.id for event in together.events}
-    key = ["host_id", "port"]
+    assert ids == {event.id for event in together.events}
+    order = ["host_id", "port"]
     pd.testing.assert_frame_equal(
-        single.ports.sort_values(key).reset_index(drop=True), together.ports.sort_values(key).reset_index(drop=True)
+        single.ports.sort_values(order).reset_index(drop=True), together.ports.sort_values(order).reset_index(drop=True)
     )
 
 
@@ -1421,25 +1425,6 @@ def test_what_is_not_read_would_change_nothing(shapes: list[Any], steps: list[An
         twins.see(*batch)
         batch = []
     twins.see(*batch)
-
-
-@given(looks)
-def test_no_down_without_evidence_and_no_recovery_without_a_down(
-    steps: list[tuple[str, frozenset[int] | None]],
-) -> None:
-    world, down = World(), set()
-    for observation in history(steps):
-        world.see(observation)
-        for event in world.last.events:
-            key = (event.host_id, event.port)
-            if event.kind == "down":
-                assert observation.listing is not None
-                assert event.port not in {one.port for one in observation.listing.listeners}
-                assert key not in down
-                down.add(key)
-            elif event.kind == "recovered":
-                down.remove(key)
-    assert len({event.id for event in world.events}) == len(world.events)
 
 
 def test_a_frame_has_the_columns_and_types_it_says() -> None:

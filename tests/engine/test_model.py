@@ -679,7 +679,7 @@ def test_the_engine_agrees_with_its_naive_twin(sqlite_database: Database) -> Non
     if steps:
         run_steps(machine_on(sqlite_database), steps)
     else:
-        run_steps(machine_on(sqlite_database), 60, length=12)
+        run_steps(machine_on(sqlite_database), 40, length=12)
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def events_of(fleet: Fleet, *kinds: EventKind) -> list[tuple[str, str | None, in
 # ── equivalence ─────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", [60, pytest.param(200, marks=pytest.mark.full)])
+@pytest.mark.parametrize("number", [40, pytest.param(200, marks=pytest.mark.full)])
 def test_what_is_wiped_comes_back_as_it_was(database: Database, number: int) -> None:
     fleet = small_fleet(database, cmdb={"max_prune_ratio": 1, "prune_after": "1h"})
     eventful(fleet, number)
@@ -78,7 +78,7 @@ def test_what_is_wiped_comes_back_as_it_was(database: Database, number: int) -> 
     assert checkpoints_of(database) == kept
 
 
-@pytest.mark.parametrize("number", [32, pytest.param(80, marks=pytest.mark.full)])
+@pytest.mark.parametrize("number", [24, pytest.param(80, marks=pytest.mark.full)])
 def test_pieces_in_any_order_end_as_the_runs_would_have_by_those_rules(
     database: Database, scratch: Database, number: int
 ) -> None:

@@ -393,7 +393,7 @@ def test_an_unexpected_error_of_a_channel_is_logged_without_addresses(
 
 
 def test_a_dead_apprise_target_does_not_make_a_storm_of_reminders_for_the_others(database: Database) -> None:
-    fleet = web_fleet(database, 2, TWO + "  repeat_every: 1h\n")
+    fleet = web_fleet(database, 2, TWO + "  repeat_every: 30m\n")
     took: list[str] = []
     targets = {"slack", "dead"}
 
@@ -408,7 +408,7 @@ def test_a_dead_apprise_target_does_not_make_a_storm_of_reminders_for_the_others
     fleet.run()
     fleet.on_send = apprise
     fleet.dead = {"another"}  # failures are allowed
-    for _ in range(3 * 12):
+    for _ in range(3 * 6):
         fleet.run()  # one try each; Airflow makes three of it
     assert len(took) <= 3
 

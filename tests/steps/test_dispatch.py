@@ -229,12 +229,12 @@ def test_a_dead_channel_hears_one_line_of_what_is_over(database: Database) -> No
 def test_what_is_given_up_is_logged_once_and_still_reminded_of(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fleet = web_fleet(database, 2, TWO + "  give_up_after: 1h\n  repeat_every: 3h\n")
+    fleet = web_fleet(database, 2, TWO + "  give_up_after: 1h\n  repeat_every: 90m\n")
     fleet.dead = {"pager"}
     fleet.machines["web000"].kill(80)
     fleet.run()
     with caplog.at_level(logging.ERROR, logger="portmon.steps.dispatch"):
-        for _ in range(24):
+        for _ in range(14):
             fleet.run()
     (record,) = [record for record in caplog.records if record.name == "portmon.steps.dispatch"]
     assert "'pager' did not take for 1h what is given up now: down web000 tcp/80." in record.getMessage()
@@ -242,9 +242,9 @@ def test_what_is_given_up_is_logged_once_and_still_reminded_of(
     state, reason = states(fleet, EventKind.DOWN)["pager"]
     assert (state, reason) == (DeliveryState.EXPIRED, "given up after 1h: channel 'pager': connection refused")
     fleet.dead = set()
-    for _ in range(13):
+    for _ in range(6):
         fleet.run()
-    # It goes on: the next reminder is the first that the pager hears of it. Then it hears the end as well.
+    # It goes on: the next reminder is the pager's first message about it. Then the pager gets the end as well.
     assert fleet.titles("pager") == ["[portmon] still: 1 port down on web000: tcp/80 nginx"]
     fleet.machines["web000"].start(80, "nginx")
     fleet.run()
