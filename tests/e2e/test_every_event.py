@@ -159,7 +159,11 @@ def start(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
     def make(database: Database) -> Site:
         sqlite = json.dumps({"conn_type": "sqlite", "host": database.url.database})
-        url = sqlite if database.is_sqlite else database.url.render_as_string(hide_password=False)
+        url = (
+            sqlite
+            if database.is_sqlite
+            else database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        )
         monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", url)
         databases.append(database)
         made = Site(lab, tmp_path, database)
