@@ -1,4 +1,4 @@
-"""The first route that matches counts, and a command shows why an event goes where it goes."""
+"""The first route that matches counts, and ``explain`` says why."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ def test_continue_tries_those_after_it() -> None:
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
-def test_a_route_to_nobody_ends_the_search(goes_on: bool) -> None:
-    nobody = {"channels": [], "continue": goes_on}
-    assert found(nobody, {"channels": ["mail"]}) == []
-    assert found({"channels": ["chat"], "continue": True}, nobody, {"channels": ["mail"]}) == [("route 1", ("chat",))]
+def test_a_route_without_channels_ends_the_search(goes_on: bool) -> None:
+    silent = {"channels": [], "continue": goes_on}
+    assert found(silent, {"channels": ["mail"]}) == []
+    assert found({"channels": ["chat"], "continue": True}, silent, {"channels": ["mail"]}) == [("route 1", ("chat",))]
 
 
 def test_a_channel_that_is_named_twice_gets_it_once() -> None:

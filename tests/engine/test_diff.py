@@ -128,7 +128,7 @@ UNSEEN = "it happened between 2026-01-01 00:00 and"
         (ok(4, 22, 80, address="127.0.0.1"), "rebound", True),
     ],
 )
-def test_what_happened_while_nobody_looked_says_so(then: Observation, kind: str, told: bool) -> None:
+def test_what_happened_between_distant_visits_says_so(then: Observation, kind: str, told: bool) -> None:
     """For more than three intervals, and fifteen minutes."""
     world = World()
     world.see(ok(0, 22, 80))
@@ -391,7 +391,7 @@ def test_a_known_port_whose_program_is_suddenly_unknown_stays_watched() -> None:
 def test_a_watched_program_whose_port_another_one_took_is_down() -> None:
     world = World(rules=[Rule(action="allow", program="nginx")])
     world.see(ok(0, 80))
-    # Nobody asked twice: somebody listens on the port.
+    # The host was not asked twice: another program listens on the port.
     assert world.see(dataclasses.replace(ok(1, 80, program="apache2"), confirmed=False)) == [("down", 80)]
     assert world.see(ok(2, 80)) == [("recovered", 80)]
 
@@ -478,7 +478,7 @@ def test_an_event_says_whose_port_it_is_and_why_it_is_watched() -> None:
     assert event.details["row"] == "down"
 
 
-def test_an_event_of_a_port_of_nobody_says_so() -> None:
+def test_an_event_of_a_port_without_an_owner_says_so() -> None:
     world = World()
     world.fleet = {"1": Host("1", "web1", "10.0.0.1")}
     world.see(ok(0, 80, program=None))
@@ -599,7 +599,7 @@ def test_an_answer_that_may_show_something_new_has_to_be_read(other: str) -> Non
         world.see(unread(ok(1, 22, 80, pid=8 if other == "facts" else 7)))
 
 
-def test_comments_of_rules_and_rules_of_others_unsettle_nobody() -> None:
+def test_comments_of_rules_and_rules_of_others_unsettle_no_host() -> None:
     world = World(rules=[Rule(action="deny", port=443)])
     world.see(stored(ok(0, 22, 80)))
     world.rules = RuleSet([Rule(action="deny", port=443, comment="why"), Rule(action="allow", host="db*", port=1)])
@@ -667,7 +667,7 @@ def test_a_listener_without_a_name_may_be_evaluated_otherwise_once_its_port_has_
         world.see(stored(dataclasses.replace(ok(at), listing=seen)))
         assert (world.host()["fingerprint"] is not None) == settled
     assert world.port(80)["addresses"] == ("0.0.0.0",)
-    # Without rules, and with names for all, nobody has to wait.
+    # Without rules, and with names for all, no host waits.
     for own, listeners in (((), (WILD, LOOP)), (rules, (WILD, dataclasses.replace(LOOP, program="java")))):
         other = World(rules=own)
         other.see(stored(dataclasses.replace(ok(0), listing=dataclasses.replace(seen, listeners=listeners))))
@@ -1341,28 +1341,32 @@ def history(steps: Iterable[tuple[str, frozenset[int] | None]]) -> list[Observat
     ]
 
 
-@given(looks)
-def test_evaluating_again_changes_nothing(steps: list[tuple[str, frozenset[int] | None]]) -> None:
-    world, observations = World(), history(steps)
-    for observation in observations:
-        world.see(observation)
-    assert world.see(*observations) == []
-    assert world.last.hosts == ()
-    assert world.last.ports == ()
-    assert world.last.dropped == ()
-
-
 @given(looks, st.randoms())
-def test_all_at_once_in_any_order_is_one_by_one(steps: list[tuple[str, frozenset[int] | None]], random: Any) -> None:
+def test_what_holds_for_every_history(steps: list[tuple[str, frozenset[int] | None]], random: Any) -> None:
+    """No down without evidence, no recovery without a down; evaluating again, or all at once, changes nothing."""
     single, together, observations = World(), World(), history(steps)
+    down = set()
     for observation in observations:
         single.see(observation)
+        for event in single.last.events:
+            key = (event.host_id, event.port)
+            if event.kind == "down":
+                assert observation.listing is not None
+                assert event.port not in {one.port for one in observation.listing.listeners}
+                assert key not in down
+                down.add(key)
+            elif event.kind == "recovered":
+                down.remove(key)
+    ids = {event.id for event in single.events}
+    assert len(ids) == len(single.events)
+    assert single.see(*observations) == []
+    assert (single.last.hosts, single.last.ports, single.last.dropped) == ((), (), ())
     random.shuffle(observations)
     together.see(*observations)
-    assert {event.id for event in single.events} == {event.id for event in together.events}
-    key = ["host_id", "port"]
+    assert ids == {event.id for event in together.events}
+    order = ["host_id", "port"]
     pd.testing.assert_frame_equal(
-        single.ports.sort_values(key).reset_index(drop=True), together.ports.sort_values(key).reset_index(drop=True)
+        single.ports.sort_values(order).reset_index(drop=True), together.ports.sort_values(order).reset_index(drop=True)
     )
 
 
@@ -1421,25 +1425,6 @@ def test_what_is_not_read_would_change_nothing(shapes: list[Any], steps: list[An
         twins.see(*batch)
         batch = []
     twins.see(*batch)
-
-
-@given(looks)
-def test_no_down_without_evidence_and_no_recovery_without_a_down(
-    steps: list[tuple[str, frozenset[int] | None]],
-) -> None:
-    world, down = World(), set()
-    for observation in history(steps):
-        world.see(observation)
-        for event in world.last.events:
-            key = (event.host_id, event.port)
-            if event.kind == "down":
-                assert observation.listing is not None
-                assert event.port not in {one.port for one in observation.listing.listeners}
-                assert key not in down
-                down.add(key)
-            elif event.kind == "recovered":
-                down.remove(key)
-    assert len({event.id for event in world.events}) == len(world.events)
 
 
 def test_a_frame_has_the_columns_and_types_it_says() -> None:

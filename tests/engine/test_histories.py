@@ -1,7 +1,7 @@
 """Histories of small fleets and what must be told of them, one per row of the table of states and per bullet below it.
 
 ``<name>.jsonl`` holds one final observation per line, those of one time being one run; ``<name>.events.jsonl`` what
-follows, with a reason for whoever reads it; ``<name>.yaml``, if there is one, the configuration. A new history is
+follows, with a reason for the reader; ``<name>.yaml``, if there is one, the configuration. A new history is
 two files and no code.
 """
 

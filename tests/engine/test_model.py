@@ -232,7 +232,7 @@ class Machine(RuleBasedStateMachine):
         self._changed(run)
 
     @rule(which=st.integers(0, 5), run=MOSTLY)
-    def everybody(self, which: int, run: bool) -> None:
+    def all_hosts(self, which: int, run: bool) -> None:
         """The network fails, or all is well again."""
         for server in self.servers.values():
             server.fails = ERRORS[0] if which <= 1 else ERRORS[1] if which == 2 and server.fails else None
@@ -240,7 +240,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(host=ANY_HOST, port=ANY_PORT, what=st.integers(0, 7), which=st.integers(0, 99), run=MOSTLY)
     def people(self, host: str, port: int, what: int, which: int, run: bool) -> None:
-        """Somebody edits rules, declarations or the CMDB, or accepts that a port is gone."""
+        """An operator edits rules, declarations or the CMDB, or accepts that a port is gone."""
         if what <= 1:
             self.policy = RULES[which % len(RULES)]
         elif what <= 3:
@@ -254,9 +254,7 @@ class Machine(RuleBasedStateMachine):
             if host in self.stored and at >= self.accepted.get(key, START):
                 self.accepted[key] = at
                 with self.database.begin() as conn:
-                    decisions.decide(
-                        conn, decisions.DecisionKind.ACCEPTED, host, port, at=at, author="somebody", reason=""
-                    )
+                    decisions.decide(conn, decisions.DecisionKind.ACCEPTED, host, port, at=at, author="ann", reason="")
         self._changed(run)
 
     @rule(host=ANY_HOST, port=ANY_PORT, times=st.integers(3, 6), which=st.integers(0, 3))
@@ -293,7 +291,7 @@ class Machine(RuleBasedStateMachine):
     def run(self, step: timedelta, skipped: int, late: int, end: str) -> None:
         """A run, and perhaps what becomes of it.
 
-        :param skipped: bits of hosts that nobody looks at
+        :param skipped: bits of hosts that the run does not ask
         :param late: bits of hosts whose look is stored later
         :param end: ``killed`` before it evaluates
         """
@@ -423,7 +421,7 @@ class Machine(RuleBasedStateMachine):
         self._prune_only(digest)
         leaving = self.stored - self.listed - self.hidden.keys()
         self.hidden |= dict.fromkeys(leaving, self.now)
-        # Whoever comes back too late starts anew, even if nobody deleted him in time.
+        # A host that comes back too late starts anew, even if no run deleted it in time.
         purged = {host for host, at in self.hidden.items() if self.now - at >= self._config.cmdb.prune_after}
         self.hidden = {host: at for host, at in self.hidden.items() if host not in purged | self.listed}
         self.stored = self.stored - purged | self.listed
@@ -681,7 +679,7 @@ def test_the_engine_agrees_with_its_naive_twin(sqlite_database: Database) -> Non
     if steps:
         run_steps(machine_on(sqlite_database), steps)
     else:
-        run_steps(machine_on(sqlite_database), 60, length=12)
+        run_steps(machine_on(sqlite_database), 40, length=12)
 
 
 @pytest.mark.slow

@@ -186,7 +186,7 @@ def test_half_of_the_fleet_may_be_unreachable() -> None:
     ]
 
 
-def test_in_an_episode_nobody_becomes_unreachable_until_somebody_answers() -> None:
+def test_in_an_episode_no_host_becomes_unreachable_until_one_answers() -> None:
     world = World(hosts=("h1", "h2", "h3"))
     world.see(*(ok(0, host=host, boot_id=host, run="0") for host in world.hosts))
     for minutes, told in ((5, []), (10, [("fleet_unreachable",)]), (15, [])):

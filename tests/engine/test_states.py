@@ -192,13 +192,13 @@ CASES: dict[str, tuple[Callable[[], Step], Row, str | None, list[str]]] = {
     "other pid, declared now": (lambda: again(port(), seen(pids=(8,)), declared=CMDB), Row.SEEN, UP, []),
     "other pid, declared no more": (lambda: again(port(declared=CMDB), seen(pids=(8,)), declared=None), Row.SEEN, UP, []),
     "other pid, declared as before": (lambda: again(port(declared=CMDB), seen(pids=(8,))), Row.SEEN, UP, ["restarted"]),
-    "other pid, declared by somebody else": (lambda: again(port(declared=CMDB), seen(pids=(8,)), declared="promoted by me"), Row.SEEN, UP, ["restarted"]),
+    "other pid, declared by another decision": (lambda: again(port(declared=CMDB), seen(pids=(8,)), declared="promoted by me"), Row.SEEN, UP, ["restarted"]),
     # up, not seen
     "gone": (lambda: gone(port()), Row.DOWN, DOWN, ["down"]),
     "gone, asked once": (lambda: gone(port(), confirmed=False), Row.UNCONFIRMED, UP, []),
-    "gone, asked once, somebody else listens": (lambda: gone(port(), confirmed=False, listening=frozenset({80})), Row.DOWN, DOWN, ["down"]),
+    "gone, asked once, another process listens": (lambda: gone(port(), confirmed=False, listening=frozenset({80})), Row.DOWN, DOWN, ["down"]),
     "gone, asked once, others listen": (lambda: gone(port(), confirmed=False, listening=frozenset({22, 81})), Row.UNCONFIRMED, UP, []),
-    "gone, asked twice, somebody else listens": (lambda: gone(port(), listening=frozenset({80})), Row.DOWN, DOWN, ["down"]),
+    "gone, asked twice, another process listens": (lambda: gone(port(), listening=frozenset({80})), Row.DOWN, DOWN, ["down"]),
     "gone, one of two": (lambda: gone(port(), down_after=2), Row.MISSED, UP, []),
     "gone, two of two": (lambda: gone(port(misses=1, counted_at=NOW - FIVE), down_after=2), Row.DOWN, DOWN, ["down"]),
     "gone, two of two too soon": (lambda: gone(port(misses=1, counted_at=NOW - HALF + TICK), down_after=2), Row.MISSED, UP, []),
@@ -490,13 +490,13 @@ def test_a_bind_that_is_gained_while_another_one_is_lost_is_told() -> None:
     assert event.reason == "It listens on 10.0.0.1, 127.0.0.1 now, before on 127.0.0.1"
 
 
-def test_a_loss_that_nobody_asked_twice_for_is_no_loss_yet() -> None:
+def test_a_loss_that_was_not_confirmed_is_no_loss_yet() -> None:
     unconfirmed = kept(again(port(addresses=(V4, LOCAL)), seen(LOCAL), confirmed=False))
     assert (unconfirmed.addresses, unconfirmed.lost, unconfirmed.lost_since) == ((V4, LOCAL), (), None)
     assert told(again(unconfirmed, seen(LOCAL))) == ["rebound"]
 
 
-def test_a_port_nobody_was_asked_twice_about_has_its_grace_as_well() -> None:
+def test_a_port_whose_loss_was_not_confirmed_has_its_grace_as_well() -> None:
     first = kept(gone(port(), rebooted=True, confirmed=False))
     assert (first.grace_until, first.last_seen_at) == (NOW + 2 * FIVE, NOW - FIVE)
     assert told(gone(first, at=NOW + FIVE)) == []

@@ -92,7 +92,7 @@ def test_an_old_forced_command_is_noted_once() -> None:
     assert world.see(seen(0, listener(22), probe=1)) == [("baseline",), ("probe_outdated",)]
     assert world.see(seen(1, listener(22), probe=1)) == []
     assert world.see(seen(2, listener(22))) == []
-    # Somebody copied the old script back.
+    # The old script was copied back.
     assert world.see(seen(3, listener(22), probe=1)) == [("probe_outdated",)]
 
 

@@ -1,4 +1,4 @@
-"""One host, one answer, one row stops nobody else: each host is evaluated within a wall, and what it can add is bounded."""
+"""One host, one answer, one row stops no other host: each is evaluated within a wall, and what it can add is bounded."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,7 +38,7 @@ HOSTILE = "id-evil"
 
 
 class Evil(Machine):
-    """A server that shows what no server shows.
+    """A host that shows what no host shows.
 
     :param change: makes of an honest look what is seen
     """
@@ -72,13 +71,6 @@ def seen_as(**fields: Any) -> Callable[[Observation], Observation]:
 
 def listeners(*rows: dict[str, Any]) -> tuple[Listener, ...]:
     return tuple(Listener(**{"protocol": "tcp", "address": "0.0.0.0", "port": 80} | row) for row in rows)
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'scratch.db'}", throwaway=True)
-    yield made
-    made.dispose()
 
 
 def host_row(database: Database, host_id: str = HOSTILE) -> Any:
@@ -336,7 +328,7 @@ def test_an_archive_that_lost_everything_holds_up_one_run(database: Database) ->
     fleet.run(evaluate=False)
     with database.begin() as conn:
         conn.execute(update(tables.contents).values(data=b"lost"))
-    # The looks of this run find the same contents, which nobody has tried to read yet.
+    # The looks of this run find the same contents, which no evaluation has tried to read yet.
     assert [kind for kind, _ in kinds(fleet.run())] == ["fleet_unreachable"]
     told = Counter(kind for kind, _ in kinds(fleet.run()))
     assert told == {"fleet_reachable": 1, "new": 12, "down": 1}
@@ -460,7 +452,7 @@ def test_what_a_host_may_add_in_a_day_is_bounded_and_said(
     assert sizes[-1] - sizes[-5] < 8_000
     assert sizes[-1] < archive.FACTS_TIMES * 64 * 1024 + 48 * 1024
     assert [line for line in warnings(caplog) if line.startswith(HOSTILE)]
-    # Nobody else is concerned.
+    # No other host is concerned.
     fleet.machines["web1"].kill(80)
     assert ("down", 80) in kinds(fleet.run(), "web1")
     # The next day begins anew.

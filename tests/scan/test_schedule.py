@@ -215,7 +215,7 @@ def test_the_second_question_comes_before_the_next_host() -> None:
 
 
 def test_few_connections_are_opened_ahead() -> None:
-    """sshd may count a connection that waits for our login as an attack."""
+    """A connection that waits long for its login looks like an attack to the host."""
     hosts = crowd(100)
     schedule = Schedule([(one, None) for one in hosts], slots=4)
     dialled = schedule.dials(0.0)
