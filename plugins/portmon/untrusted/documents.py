@@ -1,7 +1,6 @@
 """Read JSON and YAML of bounded size and depth. Larger documents are refused before values are made of them.
 
-A document of a few hundred bytes can stand for gigabytes (aliases), and one of 100 KB can exhaust the stack of
-everything that walks through it (nesting).
+A few hundred bytes of YAML can stand for gigabytes (aliases), and 100 KB of nesting can exhaust the stack.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class DocumentError(Exception):
 
 
 class NestingError(DocumentError):
-    """It is nested too deeply, or within itself."""
+    """A document is nested too deeply, or within itself."""
 
 
 def read_text(path: Path) -> str:
@@ -68,24 +67,6 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKET = bytes(sign for sign in range(256) if sign not in b"[]{}")
 
 
-def parse_json(data: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The value of a JSON document.
-
-    :param data: bytes may be UTF-8, UTF-16 or UTF-32
-    :param pairs: makes a value of the names and values of an object; default: a dict, and a name twice is an error
-    :raises DocumentError: with the line, if it is no JSON
-    """
-    with boundary(DocumentError, passing=DocumentError):
-        try:
-            text = data if isinstance(data, str) else data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
-            _must_be_bounded(text)
-            return json.loads(text, object_pairs_hook=pairs or unique)
-        except json.JSONDecodeError as error:
-            raise DocumentError(error.msg, line=error.lineno) from None
-        except ValueError as error:
-            raise DocumentError(str(error)) from None
-
-
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A dict of names and values.
 
@@ -96,6 +77,24 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"{twice[:100]!r} is given twice")
     return value
+
+
+def parse_json(data: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] = unique) -> Any:
+    """The value of a JSON document.
+
+    :param data: bytes may be UTF-8, UTF-16 or UTF-32
+    :param pairs: makes a value of the names and values of an object; by default :func:`unique`
+    :raises DocumentError: with the line, if it is no JSON
+    """
+    with boundary(DocumentError, passing=DocumentError):
+        try:
+            text = data if isinstance(data, str) else data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
+            _must_be_bounded(text)
+            return json.loads(text, object_pairs_hook=pairs)
+        except json.JSONDecodeError as error:
+            raise DocumentError(error.msg, line=error.lineno) from None
+        except ValueError as error:
+            raise DocumentError(str(error)) from None
 
 
 def _must_be_bounded(text: str) -> None:
@@ -111,7 +110,7 @@ def _must_be_bounded(text: str) -> None:
 
 
 class _TooDeepError(yaml.composer.ComposerError):
-    """See :class:`NestingError`."""
+    pass
 
 
 class Loader(yaml.SafeLoader):
@@ -127,7 +126,7 @@ class Loader(yaml.SafeLoader):
         self._deepest = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose one node, and count the values that its aliases stand for."""
+        """Count the values that the aliases of a node stand for."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         mark = event.start_mark
         outer_size, outer_deepest = self._size, self._deepest
@@ -161,7 +160,7 @@ class Loader(yaml.SafeLoader):
             raise _TooDeepError(None, None, f"is nested more than {MAX_DEPTH} levels deep", mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Construct one value; a text that does not fit its tag is an error with a line."""
+        """Give a line to the error of a text that does not fit its tag."""
 
         def wrong(_: str) -> Exception:
             # The text is left out: in an Ansible inventory it may be a password.
@@ -173,10 +172,10 @@ class Loader(yaml.SafeLoader):
 
 
 class UniqueLoader(Loader):
-    """Refuses a key that is given twice; YAML would keep only the last."""
+    """Of a key that is given twice, YAML would keep only the last value."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose one mapping."""
+        """Refuse a key that is given twice."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -190,16 +189,15 @@ class UniqueLoader(Loader):
 def parse_yaml(text: str, *, loader: type[Loader] = UniqueLoader) -> Any:
     """The value of a YAML document.
 
-    :param loader: one that knows more tags
     :raises DocumentError: with the line
     """
     return compose_yaml(text, loader=loader)[1]()
 
 
 def compose_yaml(text: str, *, loader: type[Loader] = Loader) -> tuple[yaml.Node | None, Callable[[], Any]]:
-    """The nodes of a YAML document, with their lines, and a function that makes the value of them.
+    """The nodes of a YAML document, with their lines, and a function that makes its value.
 
-    :raises DocumentError: with the line; the function raises it as well
+    :raises DocumentError: with the line, as the function does
     """
     with _yaml_errors():
         made = loader(text)
