@@ -101,10 +101,7 @@ class ParamError(PortmonError):
 
 
 class CmdbError(PortmonError):
-    """The CMDB gave no complete host list.
-
-    :param source: its address or file, without credentials
-    """
+    """The CMDB gave no complete host list. ``source`` is its address or file, without credentials."""
 
     def __init__(self, message: str, *, source: str) -> None:
         self.message, self.source = message, source
@@ -132,10 +129,7 @@ class ContradictionError(ProbeError):
 
 
 class ScanError(PortmonError):
-    """A login or command failed, or its answer is no evidence.
-
-    :param host: name and address for messages
-    """
+    """A login or command failed, or its answer is no evidence. ``host`` is its name and address."""
 
     error_class: ClassVar[str] = "error"
     """Name that is stored with the observation and never changes."""
@@ -233,7 +227,7 @@ class DeliveryError(PortmonError):
     """A channel did not take a message.
 
     :param delivered: targets of the channel that took it; the next try leaves them out
-    :param unsure: the message was sent and only the answer is missing: the channel may have it
+    :param unsure: the message was sent and only the answer is missing
     :param waits: target to the seconds for which it wants no message; "" is the whole channel
     """
 
@@ -251,10 +245,7 @@ class DeliveryError(PortmonError):
 
 
 class HttpError(PortmonError):
-    """An HTTP request got no usable answer. The message holds no secret.
-
-    :param unsure: the request was sent, and only the answer is missing
-    """
+    """An HTTP request got no usable answer; ``unsure`` if it was sent. The message holds no secret."""
 
     def __init__(self, message: str, *, unsure: bool = False) -> None:
         self.unsure = unsure

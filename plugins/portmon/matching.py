@@ -63,7 +63,7 @@ def match_text(match: Iterable[tuple[str, Any]], *, empty: str = "every host") -
 
 @lru_cache(maxsize=4096)
 def bind_scopes(address: str) -> tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Address | None]:
-    """``loopback``, ``wildcard`` or ``other``, and the parsed address: None for a wildcard or an address that was cut."""
+    """``loopback``, ``wildcard`` or ``other``, and the parsed address: None for a wildcard or a cut address."""
     if address in WILDCARDS:
         return "wildcard", None
     try:

@@ -138,7 +138,7 @@ def test_reading_takes_time_that_grows_with_the_size(read: Callable[[str], Any],
             best = min(best, time.process_time() - began)
         return best
 
-    # Eight times the size: a square would be 64 times the time. Times below some milliseconds say nothing.
+    # Eight times the size: quadratic time would be 64 times as long. Times below some milliseconds are noise.
     assert seconds(160_000) < 25 * max(seconds(20_000), 0.01)
 
 

@@ -44,13 +44,10 @@ class DeliveryState(StrEnum):
     """State of the delivery of one event to one channel."""
 
     PENDING = "pending"
-    SENDING = "sending"
-    """If the task that sends it died, the channel may have it."""
+    SENDING = "sending"  # if the task that sends it died, the channel may have it
     DELIVERED = "delivered"
-    WITHHELD = "withheld"
-    """Silenced or acknowledged: sent if that ends before the alert does."""
-    SILENCED = "silenced"
-    """Withheld for good."""
+    WITHHELD = "withheld"  # silenced or acknowledged: sent if that ends before the alert does
+    SILENCED = "silenced"  # withheld for good
     CANCELLED = "cancelled"
     EXPIRED = "expired"
 
@@ -94,10 +91,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStatus:
-    """State of the delivery of an alert's newest event to one channel.
-
-    :param reason: why it is not delivered
-    """
+    """State of the delivery of an alert's newest event to one channel, and why it is not delivered."""
 
     channel: str
     route: str

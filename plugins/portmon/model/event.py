@@ -33,14 +33,11 @@ class AlertGroup(StrEnum):
 
 
 class AlertRole(StrEnum):
-    """What an event means for the alert that it is about."""
+    """What an event does to its alert."""
 
-    FIRING = "firing"
-    """Something is wrong: begins an alert, or says more of one."""
-    RESOLVED = "resolved"
-    """It is over: ends the alert."""
-    NOTICE = "notice"
-    """Worth a message of its own; no alert begins or ends."""
+    FIRING = "firing"  # begins an alert, or says more of one
+    RESOLVED = "resolved"  # ends the alert
+    NOTICE = "notice"  # a message of its own; no alert begins or ends
 
 
 CRITICAL, WARNING, INFO = Severity
@@ -237,12 +234,12 @@ class Event:
 
     @property
     def group(self) -> AlertGroup | None:
-        """The alert task that sends it; None for a note."""
+        """The alert task that sends it."""
         return self.meaning.group
 
     @property
     def role(self) -> AlertRole | None:
-        """What it means for its alert; None for a note."""
+        """What it does to its alert."""
         return self.meaning.role
 
     @property

@@ -12,7 +12,6 @@ class Host:
     """A host as the CMDB knows it.
 
     :param id: the CMDB's stable id, by which everything about the host is stored
-    :param name: shown to people
     :param address: what to connect to, a name or an IP address
     :param port: SSH port, None for the one of the host's connection
     :param labels: from the CMDB, for rules, groups and routes
@@ -33,10 +32,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class KnownHost(Host):
-    """A stored host, as the CMDB knew it last.
-
-    :param removed_at: when it left the CMDB; None while it is there
-    """
+    """A stored host, as the CMDB knew it last; ``removed_at`` is when it left the CMDB."""
 
     removed_at: datetime | None = None
 
@@ -47,11 +43,9 @@ class KnownHost(Host):
 
 @dataclass(frozen=True, slots=True)
 class InvalidHost:
-    """An entry of the CMDB that cannot be used.
+    """An entry of the CMDB that cannot be used. Its host, if it has an id, is not pruned.
 
     :param position: 1-based place in the list, all pages counted
-    :param id: a host of this id is not pruned
-    :param reason: for people
     """
 
     position: int

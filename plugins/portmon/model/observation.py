@@ -24,10 +24,8 @@ class Outcome(StrEnum):
     """How a visit to a host ended. Only ``OK`` is evidence."""
 
     OK = "ok"
-    UNREACHABLE = "unreachable"
-    """TCP, SSH or the login failed."""
-    INVALID = "invalid"
-    """The host answered, but not with a complete frame."""
+    UNREACHABLE = "unreachable"  # TCP, SSH or the login failed
+    INVALID = "invalid"  # the host answered, but not with a complete frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +138,7 @@ class Observation:
 
 
 def hung_tools(hung: str | None, hung_at: datetime | None, now: datetime) -> tuple[str, ...]:
-    """Tools that hung on a host within HUNG.
-
-    :param hung: their names with commas, None if there are none
-    :param hung_at: when the last one was noticed
-    """
+    """Tools that hung on a host within HUNG, from the columns of its row."""
     return tuple(hung.split(",")) if hung and hung_at is not None and now - hung_at < HUNG else ()
 
 

@@ -24,26 +24,16 @@ MAX_DEPTH = 100
 """Levels of nesting. Host lists and configurations have some ten."""
 MAX_VALUES = 4_000_000
 """Values of one JSON document: a short value, such as ``[]``, takes 20 times its text in memory."""
-MAX_EXPANDED = 100_000
-"""Values of a YAML document once its aliases are written out, …"""
-EXPANSION = 10
-"""… or this many times the values that the document has itself, if that is more."""
+MAX_EXPANDED, EXPANSION = 100_000, 10
+"""Values of a YAML document with its aliases written out, or this many times its own values if that is more."""
 
 
 class DocumentError(Exception):
-    """A document can't be read.
-
-    :param line: 1-based, if known
-    """
+    """A document can't be read. ``line`` is 1-based."""
 
     def __init__(self, message: str, *, line: int | None = None) -> None:
-        self.message = message
-        self.line = line
+        self.message, self.line = message, line
         super().__init__(f"line {line}: {message}" if line else message)
-
-
-class NestingError(DocumentError):
-    """A document is nested too deeply, or within itself."""
 
 
 def read_text(path: Path) -> str:
@@ -109,21 +99,14 @@ def _must_be_bounded(text: str) -> None:
 # ── YAML ────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _TooDeepError(yaml.composer.ComposerError):
-    pass
-
-
 class Loader(yaml.SafeLoader):
     """SafeLoader within limits, whose errors all have a line."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._depth = 0
-        self._nodes = 0
-        self._size = 0
+        self._depth = self._nodes = self._size = self._deepest = 0
+        # Anchored nodes: number of values that they stand for, and their depth.
         self._anchored: dict[yaml.Node, tuple[int, int]] = {}
-        """Anchored nodes: number of values that they stand for, and their depth."""
-        self._deepest = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Count the values that the aliases of a node stand for."""
@@ -135,7 +118,7 @@ class Loader(yaml.SafeLoader):
             # A node is not anchored before it is composed, so an alias within itself finds nothing.
             found = self._anchored.get(node) if node is not None else None
             if found is None:
-                raise _TooDeepError(None, None, f"{event.anchor!r} contains itself", mark)
+                raise yaml.composer.ComposerError(None, None, f"{event.anchor!r} contains itself", mark)
             size, depth = found
         else:
             self._depth += 1
@@ -157,7 +140,7 @@ class Loader(yaml.SafeLoader):
     @staticmethod
     def _must_be_shallow(depth: int, mark: Any) -> None:
         if depth > MAX_DEPTH:
-            raise _TooDeepError(None, None, f"is nested more than {MAX_DEPTH} levels deep", mark)
+            raise yaml.composer.ComposerError(None, None, f"is nested more than {MAX_DEPTH} levels deep", mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Give a line to the error of a text that does not fit its tag."""
@@ -218,7 +201,6 @@ def _yaml_errors() -> Iterator[None]:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             told = " ".join(filter(None, (error.problem, error.context))) or "is no YAML"
-            kind = NestingError if isinstance(error, _TooDeepError) else DocumentError
-            raise kind(told, line=mark.line + 1 if mark else None) from None
+            raise DocumentError(told, line=mark.line + 1 if mark else None) from None
         except yaml.reader.ReaderError as error:
             raise DocumentError(f"{error.reason} at character {error.position}") from None

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 Origin = tuple[str, str, int]
 """Scheme, host and port."""
-
 DEFAULT_PORTS = {"http": 80, "https": 443}
 AMBIGUOUS = (
     "there is an @ behind the first /, ? or # of its address: of a login in it write these signs as %2F, %3F and %23, "
