@@ -57,11 +57,8 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKET = bytes(sign for sign in range(256) if sign not in b"[]{}")
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dict of names and values.
-
-    :raises ValueError: a name comes twice, of which a dict would keep only the last
-    """
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of a name that comes twice, a dict would keep only the last value.
     value = dict(pairs)
     if len(value) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
@@ -69,18 +66,17 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def parse_json(data: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] = unique) -> Any:
+def parse_json(data: str | bytes) -> Any:
     """The value of a JSON document.
 
     :param data: bytes may be UTF-8, UTF-16 or UTF-32
-    :param pairs: makes a value of the names and values of an object; by default :func:`unique`
-    :raises DocumentError: with the line, if it is no JSON
+    :raises DocumentError: with the line, if it is no JSON, or a name comes twice
     """
     with boundary(DocumentError, passing=DocumentError):
         try:
             text = data if isinstance(data, str) else data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
             _must_be_bounded(text)
-            return json.loads(text, object_pairs_hook=pairs)
+            return json.loads(text, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             raise DocumentError(error.msg, line=error.lineno) from None
         except ValueError as error:
@@ -154,11 +150,9 @@ class Loader(yaml.SafeLoader):
             return super().construct_object(node, deep=deep)
 
 
-class UniqueLoader(Loader):
-    """Of a key that is given twice, YAML would keep only the last value."""
-
+class _UniqueLoader(Loader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Refuse a key that is given twice."""
+        # Of a key that is given twice, YAML would keep only the last value.
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -169,12 +163,12 @@ class UniqueLoader(Loader):
         return node
 
 
-def parse_yaml(text: str, *, loader: type[Loader] = UniqueLoader) -> Any:
+def parse_yaml(text: str) -> Any:
     """The value of a YAML document.
 
-    :raises DocumentError: with the line
+    :raises DocumentError: with the line, also if a key comes twice
     """
-    return compose_yaml(text, loader=loader)[1]()
+    return compose_yaml(text, loader=_UniqueLoader)[1]()
 
 
 def compose_yaml(text: str, *, loader: type[Loader] = Loader) -> tuple[yaml.Node | None, Callable[[], Any]]:
