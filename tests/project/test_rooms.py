@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,27 @@ def test_a_module_fails_that_imports_upward_or_is_in_no_room(tmp_path: Path) -> 
     _, found, roomless = done.stdout.partition("not listed as layers")
     assert found
     assert "stray" in roomless.partition("exhaustive")[0]
+
+
+def twice_named(package: Path) -> dict[str, list[str]]:
+    """Names that several classes of a package have, and the files of these classes."""
+    files = defaultdict(list)
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                files[node.name].append(str(path.relative_to(package)))
+    return {name: found for name, found in files.items() if len(found) > 1}
+
+
+def test_no_two_classes_have_one_name() -> None:
+    assert twice_named(PLUGINS / "portmon") == {}
+
+
+def test_a_class_name_that_occurs_twice_is_found(tmp_path: Path) -> None:
+    (tmp_path / "room").mkdir()
+    (tmp_path / "one.py").write_text("class View: ...\nclass Host: ...\n")
+    (tmp_path / "room" / "two.py").write_text("def inner():\n    class View: ...\n")
+    assert twice_named(tmp_path) == {"View": ["one.py", "room/two.py"]}
 
 
 # ── what imports bring along ────────────────────────────────────────────────────────────────────

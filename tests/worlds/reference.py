@@ -457,8 +457,9 @@ class Reference:
         if not shown and known is not None:
             programs = self._owner_names(known)
         watched, named = listener.port in self.inventory[host_id].declared, False
+        rules = self.rules.for_host(self.inventory[host_id])
         for program in programs:
-            decision = self.rules.evaluate(self.inventory[host_id], Subject(listener.port, listener.address, program))
+            decision = rules.evaluate(Subject(listener.port, listener.address, program))
             if decision.watched:
                 watched = True
                 named = named or decision.rule is not None
@@ -470,13 +471,12 @@ class Reference:
 
     def _watched_still(self, host_id: str, number: int, port: PortRow, addresses: frozenset[str]) -> frozenset[str]:
         """Those addresses that the rules in force watch."""
-        host = self.inventory[host_id]
+        rules = self.rules.for_host(self.inventory[host_id])
+        names = list(self._owner_names(port))
         return frozenset(
             address
             for address in addresses
-            if any(
-                self.rules.evaluate(host, Subject(number, address, names)).watched for names in self._owner_names(port)
-            )
+            if any(rules.evaluate(Subject(number, address, one)).watched for one in names)
         )
 
     @staticmethod
