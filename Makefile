@@ -44,7 +44,7 @@ test: .venv/.tools ## the fast tests: offline, no other software needed
 	@$(BIN)/python -m pytest -m "not slow" -q -n auto --dist worksteal
 
 test-slow: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, long stories
-	@# One at a time to whoever is free: the longest are the first.
+	@# One at a time to each free worker: the longest are the first.
 	@$(BIN)/python -m pytest -q -m "$$SLOW" -n auto --maxschedchunk 1 --ignore=tests/e2e
 
 test-live: .venv/.tools ## those against a live Airflow: as root, for its hosts are network namespaces

@@ -40,7 +40,7 @@ QUICK_FILE = docs.ROOT / ".run" / "bench-quick.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks.
+    """Run the sections that the command line names.
 
     :returns: exit code
     """
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if told:
         print(f"bench: {told}", file=sys.stderr)
         return 2
-    # Hosts, servers and the login user go with us, however we end.
+    # Hosts, servers and the login user are removed, however the process ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))
     out = options.out or (QUICK_FILE if options.quick else docs.LATEST)
     try:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BenchError, CrowdError, AirflowError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    # As it is written, so that what is printed is what the file's readers compute.
+    # As it is written, so that the printed table is the one that readers of the file compute.
     print(report.as_text(from_json(to_json(measured))))
     print(f"\nwritten to {out}")
     return 0
@@ -87,8 +87,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _go_apart(arguments: list[str]) -> None:
     """Start again in a network of our own, with nothing but loopback, where this machine allows it.
 
-    Every host shows whatever listens on this machine: what others start and stop meanwhile would change the answers.
-    And nobody from outside reaches the hosts.
+    Every host shows whatever listens on this machine: processes that start and stop meanwhile would change the answers.
+    And no process outside reaches the hosts.
     """
     if os.environ.get(APART):
         loopback_up()
@@ -163,7 +163,7 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str], out: Path) -> di
 
 @dataclass(slots=True)
 class _Others:
-    """What others on this machine used of it meanwhile: much of it makes the figures worthless."""
+    """CPU share that other processes of this machine used meanwhile: a large one makes the figures worthless."""
 
     percent: int = 0
 

@@ -25,7 +25,7 @@ from bench.workers import answer
 
 @dataclass(frozen=True, slots=True)
 class Bare:
-    """What one loop came to.
+    """The result of one loop.
 
     :param seconds: from the first connect to the last close; the start of the interpreter is not counted
     :param cpu_seconds: in the same time
@@ -76,7 +76,7 @@ def loop(order: dict[str, Any]) -> Bare:
                 raise RuntimeError(f"{address} ran no command")
             return count
         finally:
-            # Its thread ends first: else it may read from what has the same descriptor a moment later.
+            # Its thread ends first, or it might read from another file that gets the same descriptor.
             with contextlib.suppress(OSError):
                 transport.sock.shutdown(socket.SHUT_RDWR)
             transport.join()

@@ -3,7 +3,7 @@
 One sshd, listening on every address, is all hosts but a few: a host is an address of its own (127.1.0.1, 127.1.0.2
 …), with its own login, host key check and row in portmon's database, but all of them are this machine. So each of
 them shows the same sockets: those of the services that are started here, and whatever else listens on this
-machine. That is fine for counting logins and measuring them. Where hosts must differ, ``tests/e2e/lab.py`` has
+machine. That is fine for counting logins and measuring them. Where hosts must differ, ``tests/worlds/lab.py`` has
 hosts with a network of their own.
 
 Besides those that answer there are hosts that do not:
@@ -142,7 +142,7 @@ class Crowd:
         self.key = self.folder / "id_ed25519"
         self.log = self.folder / "sshd.log"
         self.services: list[int] = []
-        # What the login user must reach is apart: the folder may be one that only root may enter.
+        # Files for the login user are elsewhere: only root may be able to enter the folder.
         self._shared = Path(tempfile.mkdtemp(prefix="portmon-crowd-"))
         self._sshds: dict[str, subprocess.Popen[bytes]] = {}
         self._stopped: set[str] = set()
@@ -314,7 +314,7 @@ class Crowd:
             user = pwd.getpwnam(self.user)
         except KeyError:
             return
-        # Sessions end with their connections; what is left of them would keep the user from being removed.
+        # Sessions end with their connections; one that is left would keep the user from being removed.
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if place.stat().st_uid == user.pw_uid:
@@ -329,7 +329,7 @@ class Crowd:
             "hanging": hanging,
         }
         kinds = [kind for kind, number in counts.items() for _ in range(number)]
-        # Spread evenly, so that no batch of hosts has all those that do not answer; always the same way.
+        # Dead hosts are spread evenly over the batches, always in the same way.
         random.Random(1).shuffle(kinds)
         ports: dict[Kind, int] = {kind: free_port() for kind in ("alive", "switchable")}
         if dead:

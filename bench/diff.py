@@ -91,7 +91,7 @@ def _settle(url: str) -> None:
 
 
 def _wal(url: str) -> int | None:
-    """Bytes that PostgreSQL wrote to its log so far; nobody else uses the server."""
+    """Bytes that PostgreSQL wrote to its log so far; nothing else uses the server."""
     if url.startswith("sqlite"):
         return None
     return int(_ask(url, "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"))

@@ -57,7 +57,7 @@ def merge(fleet: Fleet, changes: int) -> dict[str, float]:
         columns=["host_id", "protocol", "port"],
     )
     database = fleet.open()
-    # What a first connection costs is not counted in an evaluation either.
+    # The first connection is not counted in an evaluation either.
     database.engine.connect().close()
     started = time.monotonic()
     with database.engine.connect() as conn:
@@ -74,7 +74,7 @@ def history(fleet: Fleet, runs: int, change_every: int) -> dict[str, float]:
     database = fleet.open()
     planned = fleet.plan(database, 0)
     for number in range(1, runs + 1):
-        # By turns something changes, and is as it was again: who is down for ever is compared in every run.
+        # Ports change and change back by turns: one that stays down is compared in every run.
         fleet.look(number, changes=number // change_every % 2, changed_now=number % change_every == 0)
         fleet.note(database, number, planned)
     database.dispose()

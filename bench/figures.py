@@ -1,4 +1,4 @@
-"""What was measured: every single value, medians, ratios. Pure.
+"""Measured values, their medians and ratios. Pure.
 
 A figure is something that was measured several times, ``sweep.run_seconds``. A section is what was measured
 together, interleaved, on one machine in one go: figures of different sections are never divided.
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Figure:
-    """One thing that was measured several times.
+    """A figure that was measured several times.
 
     :param unit: ``s``, ``MiB``, ``bytes``, or what is counted
     :param values: in the order of time
@@ -31,7 +31,7 @@ class Figure:
 
 @dataclass(slots=True)
 class Section:
-    """What was measured together.
+    """Figures that were measured together.
 
     :param sizes: numbers of hosts and the like, for people and for the arithmetic
     :param facts: about the machine and the software
@@ -53,7 +53,7 @@ class Section:
 
 
 def to_json(sections: Mapping[str, Section]) -> dict[str, Any]:
-    """As it is written to ``benchmarks/latest.json``, medians included for whoever reads that."""
+    """As it is written to ``benchmarks/latest.json``, medians included."""
     return {
         name: {
             "made_at": section.made_at,

@@ -80,7 +80,7 @@ class Fleet:
         :param changed_now: the last of these changes is this round's
         """
         database = self.open()
-        # Back to none: the first change is taken back.
+        # At 0 changes the first change is taken back.
         affected = [host for host in range(self.hosts) if changed_now and self._changes_in(host, changes or 1)]
         with database.begin() as conn:
             self._start(conn, number)

@@ -17,7 +17,7 @@ PACKAGES = ("apache-airflow", "apache-airflow-providers-ssh", "paramiko", "panda
 
 
 def facts() -> dict[str, Any]:
-    """Of the machine and the software, for whoever reads the figures."""
+    """The machine and the software that the figures were measured with."""
     found: dict[str, Any] = {
         "cores": len(os.sched_getaffinity(0)),
         "cpu": _cpu(),

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-# For what it imports: a task has that anyway.
+# For its imports, which a task has anyway.
 import airflow.sdk.execution_time.task_runner  # noqa: F401
 from airflow.dag_processing.dagbag import BundleDagBag
 

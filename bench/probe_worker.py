@@ -1,4 +1,4 @@
-"""One host of the section ``probe``: it holds sockets, is looked at, and prints what the looks cost.
+"""One host of the section ``probe``: it holds sockets, is visited, and prints what the visits cost.
 
 A process of its own, the first one in process and network namespaces of its own: no socket is there but those of this
 host, and processes have consecutive numbers. Needs root.
@@ -39,7 +39,7 @@ HOLDERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one look cost.
+    """The cost of one visit.
 
     :param forks: processes besides the login shell
     :param cpu_ms: of the login shell and of all of them, user and system
@@ -171,7 +171,7 @@ def _look(command: str) -> tuple[Cost, bytes]:
     ) as shell:
         assert shell.stdout is not None
         answer = shell.stdout.read()
-        # Its own time, and that of what it waited for.
+        # Its own time, and that of its children.
         _, status, used = os.wait4(shell.pid, 0)
         shell.returncode = os.waitstatus_to_exitcode(status)
     following = os.fork()

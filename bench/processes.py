@@ -20,7 +20,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def cpu_seconds(roots: Iterable[int]) -> float:
-    """CPU time that some processes, what they started and what of that has ended used so far.
+    """CPU time that some processes and their descendants used so far, those that have ended included.
 
     What has ended counts for the process that waited for it (``cutime``); an orphan's time is lost, unless there is a
     reaper, see :func:`below_a_reaper`.
@@ -37,14 +37,14 @@ def below_a_reaper() -> None:
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signals = (signal.SIGINT, signal.SIGTERM)
-    # None is lost between the fork and the handlers.
+    # No signal is lost between the fork and the handlers.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     child = os.fork()
     if child == 0:
         die_with_parent()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
-    # Ctrl-C the terminal sends to both.
+    # The terminal sends Ctrl-C to both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -56,7 +56,7 @@ def below_a_reaper() -> None:
 
 
 def machine_cpu_seconds() -> float:
-    """CPU time that everybody on this machine used so far, and that the hypervisor took."""
+    """CPU time that all processes of this machine used so far, and that the hypervisor took."""
     # user nice system idle iowait irq softirq steal; what guests use is in the first two.
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     return sum(int(field) for number, field in enumerate(fields) if number not in (3, 4)) / _TICKS
@@ -113,7 +113,7 @@ def paused(pids: Iterable[int]) -> Iterator[None]:
     for pid in stopped:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
-    # What they had begun in the kernel, or had others do, comes to its end.
+    # Work that they began in the kernel or in other processes comes to its end.
     time.sleep(0.5)
     try:
         yield

@@ -295,7 +295,7 @@ def as_markdown(sections: Mapping[str, Section]) -> str:
 
 
 def about(name: str, section: Section) -> str:
-    """What a section measured, and whether the machine was anybody else's meanwhile."""
+    """What a section measured, and whether other processes used the machine meanwhile."""
     told = _sized(ABOUT[name], section)
     others = section.facts.get("others_cpu_percent", 0)
     return f"{told}; others used {others} % of the machine" if others >= QUIET_PERCENT else told

@@ -1,4 +1,4 @@
-"""What 100,000 hosts would need, worked out from what was measured. Pure.
+"""What 100,000 hosts would need, computed from the figures. Pure.
 
 Every number in it is measured, a product of measured numbers, or an assumption that is named as one.
 """
@@ -62,7 +62,7 @@ class Needs:
 
 
 def needs(sections: Mapping[str, Section], interval: int, hosts: int = HOSTS) -> Needs:
-    """Work it out.
+    """Compute the needs of a fleet.
 
     :param interval: seconds between two runs
     """

@@ -1,8 +1,8 @@
-"""What the measures on a live Airflow share: a crowd of hosts, PostgreSQL, and one Airflow with several sites.
+"""Shared by the measures on a live Airflow: a crowd of hosts, PostgreSQL, and one Airflow with several sites.
 
 A site is a host list, a state database and a portmon.yaml. The DAG of one Airflow works for one site at a time:
 before each run :meth:`Stage.select` puts the site's portmon.yaml in place and points the connection ``portmon_db`` at
-its database. So runs of different sites can alternate, and what drifts on the machine meets all of them.
+its database. So runs of different sites can alternate, and a change of the machine's speed meets all of them.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Stage:
             "cmdb": {"source": {"type": "file", "path": str(listed)}},
             "ssh": {"max_logins": MAX_LOGINS},
             "scan": {"sweep_above": sweep_above, "batch_hosts": batch_hosts},
-            # Whatever else happens to listen on this machine is every host's as well.
+            # All other listeners of this machine are every host's as well.
             "rules": [{"action": "allow", "port": f"{services[0]}-{services[-1]}"}],
         }
         config = self.folder / f"{name}.yaml"
@@ -183,7 +183,7 @@ class Stage:
         run_id = str(made["dag_run_id"])
         path = f"dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id)}"
         deadline = time.monotonic() + PATIENCE
-        # Seldom, and no list of tasks: the API server is busy with the tasks' own questions.
+        # Asked seldom, and without the tasks: the API server is busy with the requests of the tasks.
         while (run := self.airflow.call("GET", path))["state"] not in ("success", "failed"):
             if time.monotonic() > deadline:
                 raise BenchError(f"{run_id} of {dag_id} did not end; see the logs in {self.airflow.home}")
@@ -202,7 +202,7 @@ class Stage:
 
         :param preload: import beforehand what tasks need, portmon's and the plain DAG's alike
         """
-        # In good order: what its workers used counts for whoever waits for them.
+        # In good order: the CPU time of its workers counts for the process that waits for them.
         self.airflow.end("scheduler")
         self.airflow.env["AIRFLOW__PORTMON__PRELOAD"] = str(preload)
         self.airflow.start_process("scheduler", "--skip-serve-logs")

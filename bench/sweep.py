@@ -36,7 +36,7 @@ def measure(stage: Stage, sizes: Sizes, section: Section, tell: Callable[[str], 
     tell("baseline runs, which are not measured")
     for site in (*[fleet] * SETTLED_AFTER, empty):
         stage.run_portmon(site)
-    # Until they are known as unreachable: what is measured is what they cost from then on.
+    # Until they count as unreachable: their cost is measured from then on.
     for _ in range(UNREACHABLE_AFTER):
         stage.run_portmon(partly, clean=False)
     for number in range(sizes.repeat):

@@ -246,7 +246,7 @@ def main(arguments: list[str]) -> int:
         keep = [False]
         stack.callback(lambda: None if keep[0] else shutil.rmtree(folder, ignore_errors=True))
         try:
-            console.print("[bold]portmon[/bold]: which service processes died on my servers?")
+            console.print("[bold]portmon[/bold]: which service processes died on my hosts?")
             demo = Demo(folder, stack)
             console.print(f"Six hosts with real SSH servers and sockets, {demo.fleet.how}.")
             if demo.shift:

@@ -219,8 +219,8 @@ class EmbeddedAirflow:
     def kill(self, name: str) -> None:
         """Send SIGKILL to one of the processes and everything that it started, as if its computer lost power."""
         process = self.processes.pop(name)
-        # All are stopped first, or some would notice that others died. Again until there are no new ones: a process may
-        # fork meanwhile. Dead ones may stay listed for a while.
+        # All processes are stopped first, or some would notice that others died. Repeated until there are no new ones,
+        # since a process may fork meanwhile. Dead ones may stay listed for a while.
         stopped: set[int] = set()
         while found := set(self.pids({process.pid})) - stopped:
             _signal(found, signal.SIGSTOP)
@@ -328,7 +328,7 @@ class EmbeddedAirflow:
             state = self.run_state(run_id)
             return state if state in FINAL else None
 
-        # Not more often: the API server is busy with the requests of the tasks.
+        # Polled seldom: the API server is busy with the requests of the tasks.
         every = 0.5 if tell is None else 1.0
         return str(self.wait(finished, f"the end of run {run_id}", seconds=seconds, every=every))
 

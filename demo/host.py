@@ -132,7 +132,7 @@ def loopback_up() -> None:
 
 
 def main() -> None:
-    # The kernel ends this process with its parent, even if that was killed.
+    # The kernel ends this process with its parent, even if the parent was killed.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
     settings = json.loads(sys.argv[1])
     if settings["own_network"]:

@@ -46,7 +46,7 @@ def main() -> None:
     print("Active Internet connections (only servers)")
     print("Proto Recv-Q Send-Q Local Address           Foreign Address         State       PID/Program name    ")
     for line in rows(sys.argv[1], Path("/proc/net/tcp").read_text(), owners()):
-        # Without the SSH server, which is the demo's own.
+        # Not the SSH server, which belongs to the demo.
         if not line.split()[3].endswith(f":{os.environ.get('DEMO_SSH_PORT', '')}"):
             print(line)
 

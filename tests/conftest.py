@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pytest_httpserver import HTTPServer
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated, migrated_postgres
 from tests.worlds.postgres import Cluster, missing
+from tests.worlds.waiting import skip_without
 
 # Airflow reads its environment once, at import: tests get a home of their own before that.
 _home = tempfile.mkdtemp(prefix="portmon-airflow-")
@@ -33,15 +35,13 @@ settings.register_profile("soak", max_examples=3000, deadline=None, suppress_hea
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
-# To end, a server of a test waits until this one looks whether it is to: half a second unless it is told otherwise.
+# A server notices that it is to end when it polls: by default every half second, for which each test would wait.
 HTTPServer.thread_target = lambda self: self.server.serve_forever(poll_interval=0.02)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with those that take minutes: with several processes none of them is left to one in the end. What only the
-    full run takes is slow, said or not.
-    """
+    """Begin with the long tests, so that no process is left with one at the end. A test marked ``full`` is slow too."""
     for item in items:
         if item.get_closest_marker("full"):
             item.add_marker("slow")
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where everything is installed that the tests need, one that is skipped is one that proves nothing any more."""
+    """With PORTMON_SKIP_NOTHING a skipped test fails: where everything is installed, a skip hides a missing proof."""
     report = yield
     if report.skipped and os.environ.get("PORTMON_SKIP_NOTHING") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
@@ -61,12 +61,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(scope="session")
 def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A PostgreSQL server of our own."""
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
-    cluster = Cluster(tmp_path_factory.mktemp("postgres"))
-    yield cluster
-    cluster.close()
+    skip_without(missing())
+    with closing(Cluster(tmp_path_factory.mktemp("postgres"))) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -95,8 +92,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 
 @pytest.fixture
-def other_database(tmp_path: Path) -> Iterator[Database]:
-    """Another migrated one, of SQLite."""
-    made = migrated(tmp_path / "other.db")
+def scratch(tmp_path: Path) -> Iterator[Database]:
+    """Another migrated one, of SQLite, as for a replay."""
+    made = migrated(tmp_path / "scratch.db")
     yield made
     made.dispose()

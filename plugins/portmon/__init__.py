@@ -1,3 +1,3 @@
-"""portmon: which service processes died on my servers, seen from their listening ports over SSH."""
+"""portmon: which service processes died on my hosts, seen from their listening ports over SSH."""
 
 __version__ = "0.1.0"

@@ -1,12 +1,12 @@
-"""The errors of portmon, one tree.
+"""The errors of portmon, one tree. Messages say what happened and what to do next, for the reader of a task log.
 
 ::
 
     PortmonError
     ├── ConfigError              portmon.yaml or airflow.cfg: file, line, field
     │   └── InvalidConfigError   several of them
-    ├── CommandError             a person asks for something that is not there, or can't be done
-    │   └── RequestError         ... or does not say all of it
+    ├── CommandError             a person's request is for something that is not there, or can't be done
+    │   └── RequestError         ... or is incomplete
     ├── HistoryError             a history for ``simulate``: line
     ├── ParamError               a run parameter: field
     ├── CmdbError                no usable host list: source
@@ -26,20 +26,18 @@
     │   │   └── HostKeyChangedError  ... and differs from the one known before
     │   ├── AuthenticationError  sshd refused the key or password
     │   └── AnswerError          the command answered, but not with a usable frame (its cause is a ProbeError)
-    ├── StorageError             the state database refused something
+    ├── StorageError             the state database can't be used as it is
     │   ├── LeaseLostError       another task took the lease over; nothing was written
     │   ├── DatabaseBusyError    another process writes for too long
     │   ├── NoDatabaseError      there is no state yet
     │   └── TooSlowError         a query of the page was cut
     ├── DeliveryError            a channel did not take a message: channel, targets
     ├── HttpError                an HTTP request got no usable answer: unsure
-    ├── UnansweredError          Airflow does not answer the question for a connection: another try may help
-    ├── OverrunError             something took longer than it may; the caller goes on without it
+    ├── UnansweredError          Airflow does not say whether a connection exists: another try may help
+    ├── OverrunError             work took longer than its limit; the caller goes on without it
     ├── RunError                 an earlier task of the run did not produce what this one needs
     │   └── PastRunError         a later run was evaluated since
-    └── ReplayError              the archive can't be evaluated again as it was asked for
-
-Messages say what happened and what to do next. They are read at night, in a task log.
+    └── ReplayError              the archive can't be replayed as requested
 """
 
 from __future__ import annotations
@@ -49,36 +47,27 @@ from typing import ClassVar
 
 
 class PortmonError(Exception):
-    """Root of everything that portmon raises on purpose."""
+    """Root of the errors that portmon raises on purpose."""
 
 
 class ConfigError(PortmonError):
-    """Something in a configuration file is wrong.
+    """A configuration file is wrong.
 
-    :param message: what is wrong and what would be right
     :param file: path as the user gave it
-    :param line: 1-based line, if known
+    :param line: 1-based
     :param field: dotted path, for instance ``ssh.groups[0].port``
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        file: str | None = None,
-        line: int | None = None,
-        field: str | None = None,
+        self, message: str, *, file: str | None = None, line: int | None = None, field: str | None = None
     ) -> None:
-        self.message = message
-        self.file = file
-        self.line = line
-        self.field = field
+        self.message, self.file, self.line, self.field = message, file, line, field
         place = f"{file}:{line}" if file and line else file
         super().__init__(": ".join(part for part in (place, field, message) if part))
 
 
 class InvalidConfigError(ConfigError):
-    """Several things are wrong with one file; ``errors`` has each, in file order."""
+    """Several errors of one file, in its order."""
 
     def __init__(self, errors: tuple[ConfigError, ...]) -> None:
         self.errors = errors
@@ -90,18 +79,15 @@ class InvalidConfigError(ConfigError):
 
 
 class CommandError(PortmonError):
-    """A person asks for something that is not there, or can't be done."""
+    """A person's request is for something that is not there, or can't be done."""
 
 
 class RequestError(CommandError):
-    """What a person asks for is incomplete or can't be read."""
+    """A person's request is incomplete or can't be read."""
 
 
 class HistoryError(PortmonError):
-    """A line of a history is wrong.
-
-    :param line: 1-based
-    """
+    """A line (1-based) of a history is wrong."""
 
     def __init__(self, message: str, *, line: int) -> None:
         self.line = line
@@ -109,10 +95,7 @@ class HistoryError(PortmonError):
 
 
 class ParamError(PortmonError):
-    """A parameter of a manual run is wrong.
-
-    :param field: name in the trigger form
-    """
+    """A parameter (a field of the trigger form) of a manual run is wrong."""
 
     def __init__(self, message: str, *, field: str) -> None:
         self.field = field
@@ -120,19 +103,15 @@ class ParamError(PortmonError):
 
 
 class CmdbError(PortmonError):
-    """The CMDB gave no complete host list.
-
-    :param source: the address or file that was asked, without credentials
-    """
+    """The CMDB gave no complete host list. ``source`` is its address or file, without credentials."""
 
     def __init__(self, message: str, *, source: str) -> None:
-        self.message = message
-        self.source = source
+        self.message, self.source = message, source
         super().__init__(f"{source}: {message}")
 
 
 class NoSuchPageError(CmdbError):
-    """A page is not there (HTTP 404). After the last of numbered pages this is the end of the list, not an error."""
+    """A page is not there (HTTP 404). After the last of numbered pages this is the end of the list."""
 
 
 class ProbeError(PortmonError):
@@ -140,10 +119,7 @@ class ProbeError(PortmonError):
 
 
 class NetstatParseError(ProbeError):
-    """A listing has an unknown layout, or is cut.
-
-    :param line: 1-based line of the listing that can't be read, if it is one
-    """
+    """A listing has an unknown layout, or is cut. ``line`` is 1-based; None if no single line is wrong."""
 
     def __init__(self, message: str, *, line: int | None = None) -> None:
         self.line = line
@@ -151,19 +127,16 @@ class NetstatParseError(ProbeError):
 
 
 class ContradictionError(ProbeError):
-    """Two listings of one answer contradict each other grossly. A second answer, asked for at once, usually agrees."""
+    """Two listings of one answer contradict each other grossly. A second answer usually agrees."""
 
 
 class ScanError(PortmonError):
-    """A host could not be asked, or its answer is no evidence.
-
-    :param host: name and address for messages
-    """
+    """A login or command failed, or its answer is no evidence. ``host`` is its name and address."""
 
     error_class: ClassVar[str] = "error"
-    """Short name that is stored with the observation and does not change."""
+    """Name that is stored with the observation and never changes."""
     retry: ClassVar[bool] = True
-    """Whether a second try, seconds later, can help. False where a second try could lock an account."""
+    """Whether a second try, seconds later, can help. False where it could lock an account."""
 
     def __init__(self, message: str, *, host: str) -> None:
         self.host = host
@@ -184,7 +157,7 @@ class ResolveError(ScanError):
 
 
 class RefusedError(ScanError):
-    """The host is there, but no process listens on its SSH port."""
+    """No process listens on the host's SSH port."""
 
     error_class = "refused"
 
@@ -241,7 +214,7 @@ class AnswerError(ScanError):
 
 
 class StorageError(PortmonError):
-    """The state database can't be used as it is; the message says what to do."""
+    """The state database can't be used as it is."""
 
 
 class LeaseLostError(StorageError):
@@ -263,10 +236,9 @@ class TooSlowError(StorageError):
 class DeliveryError(PortmonError):
     """A channel did not take a message.
 
-    :param channel: name in the configuration
     :param delivered: targets of the channel that took it; the next try leaves them out
-    :param unsure: the message was sent and only the answer is missing: the channel may have it
-    :param waits: target to the number of seconds for which it asked to be left alone; "" is the whole channel
+    :param unsure: the message was sent and only the answer is missing
+    :param waits: target to the seconds for which it wants no message; "" is the whole channel
     """
 
     def __init__(
@@ -278,18 +250,12 @@ class DeliveryError(PortmonError):
         unsure: bool = False,
         waits: Mapping[str, float] | None = None,
     ) -> None:
-        self.channel = channel
-        self.delivered = delivered
-        self.unsure = unsure
-        self.waits = waits or {}
+        self.channel, self.delivered, self.unsure, self.waits = channel, delivered, unsure, waits or {}
         super().__init__(f"channel {channel!r}: {message}")
 
 
 class HttpError(PortmonError):
-    """No answer came over an Airflow HTTP connection, or the connection can't be used. Its text holds no secret.
-
-    :param unsure: the request was sent, and only the answer is missing
-    """
+    """An HTTP request got no usable answer; ``unsure`` if it was sent. The message holds no secret."""
 
     def __init__(self, message: str, *, unsure: bool = False) -> None:
         self.unsure = unsure
@@ -297,11 +263,11 @@ class HttpError(PortmonError):
 
 
 class UnansweredError(PortmonError):
-    """Airflow, or its secrets backend, does not answer, so it is not known whether a connection exists."""
+    """Airflow or its secrets backend does not say whether a connection exists."""
 
 
 class OverrunError(PortmonError):
-    """Something took longer than its limit. It may still go on."""
+    """Work took longer than its limit. It may still go on."""
 
 
 class RunError(PortmonError):
@@ -309,7 +275,7 @@ class RunError(PortmonError):
 
 
 class PastRunError(RunError):
-    """A later run was evaluated since. Observations of this run can be evaluated again, but it may make no new ones."""
+    """A later run was evaluated since. This run can be evaluated again, but may make no new observations."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__(
@@ -319,4 +285,4 @@ class PastRunError(RunError):
 
 
 class ReplayError(PortmonError):
-    """The archive can't be evaluated again as it was asked for."""
+    """The archive can't be replayed as requested."""

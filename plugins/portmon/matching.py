@@ -6,40 +6,18 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from portmon.model.host import Host
+
+if TYPE_CHECKING:
+    from portmon.fields import HostMatch
 
 WILDCARDS = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - names of addresses, nothing is bound
 
 
-class HostPattern(Protocol):
-    """The host part of a rule, a route or a group; None matches every host."""
-
-    @property
-    def host(self) -> Iterable[str] | None:
-        """Globs on the host's name."""
-
-    @property
-    def label(self) -> Mapping[str, Iterable[str]] | None:
-        """Globs on the value of each label."""
-
-
-class NamedHost(Protocol):
-    """What a host part is matched with."""
-
-    @property
-    def name(self) -> str:
-        """The host's name."""
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """The host's labels."""
-
-
-def matches_host(match: HostPattern, host: NamedHost) -> bool:
-    """Whether the host part of a rule, a route or a group matches a host.
-
-    Host names are compared without regard to case, labels with regard to it.
-    """
+def matches_host(match: HostMatch, host: Host) -> bool:
+    """Whether the host part of a rule, a declaration or a group matches a host: names without regard to case."""
     return (match.host is None or is_named(host.name, match.host)) and has_labels(host.labels, match.label or {})
 
 
@@ -85,10 +63,7 @@ def match_text(match: Iterable[tuple[str, Any]], *, empty: str = "every host") -
 
 @lru_cache(maxsize=4096)
 def bind_scopes(address: str) -> tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Address | None]:
-    """``loopback``, ``wildcard`` or ``other``, and the parsed address.
-
-    The parsed address is None for a wildcard, and for an address that the tool cut: that one belongs to no network.
-    """
+    """``loopback``, ``wildcard`` or ``other``, and the parsed address: None for a wildcard or a cut address."""
     if address in WILDCARDS:
         return "wildcard", None
     try:

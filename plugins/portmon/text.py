@@ -18,9 +18,8 @@ _UNSEEN_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and signs that are drawn as nothing."""
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _FOLDS = re.compile(r":(?=:(?:end)?group::)|\#(?=\#\[(?:end)?group\])")
-"""Wherever it stands in a line, Airflow's page of a task log folds all lines below it:
-https://github.com/apache/airflow/blob/3.3.2/airflow-core/src/airflow/ui/src/queries/useLogs.tsx;
-the second form is that of Airflow 2."""
+"""Airflow's page of a task log folds all lines below such a text (the second form is that of Airflow 2):
+https://github.com/apache/airflow/blob/3.3.2/airflow-core/src/airflow/ui/src/queries/useLogs.tsx"""
 
 
 def plain(text: str, limit: int = VALUE_LIMIT) -> str:
@@ -95,9 +94,8 @@ _NUMBERED = re.compile(r"\A(\d{1,9})([.)])(?=\s|\Z)")
 
 
 def escape_markdown(text: str) -> str:
-    """One line that Markdown shows as it is, wherever in a line it stands.
+    """One line that Markdown shows as it is. Text of a host goes through :func:`plain` and :func:`inert` before.
 
-    Only what has an effect gets a backslash, since some chat programs show backslashes. Text of a host goes through
-    :func:`plain` and :func:`inert` before.
+    Only signs that have an effect get a backslash, since some chat programs show backslashes.
     """
     return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", text.strip()))

@@ -17,39 +17,22 @@ from portmon.errors import OverrunError
 
 Result = TypeVar("Result")
 
-
 STEP = timedelta(minutes=15)
 """A try of any task without a limit of its own. A task that writes the state may wait 5 minutes for the lease,
 and then hold it for 10."""
-
-
 LOOK = timedelta(seconds=90)
 """One visit, and so one try of a ``netstat`` task. Settings of ``ssh`` and ``scan`` that do not fit are refused."""
-
-
 SWEEP = timedelta(minutes=10)
 """One try of a ``sweep`` task. It begins no visit that could not take its whole time."""
-
-
 HOST_LIST = timedelta(minutes=5)
-"""All pages of the host list together. Shorter than the task's limit, so that there is time left to go on with the last
-good list."""
-
-
+"""All pages of the host list together. The rest of the task's limit is for going on with the last good list."""
 REPLAY = timedelta(hours=6)
 """A replay, instead of the limit of its task; and how long a run waits for the replay of another run."""
-
-
 RUN = 2 * REPLAY
-"""A whole run, from its start. A run that works stays below: a replay may take its whole time, and once more after a
-crash. The limit ends runs that Airflow starts without starting a task, such as one whose logical date is in the future;
-they would hold back all later runs until then."""
-
-
+"""A whole run, from its start: a replay may take its whole time, and once more after a crash. The limit ends runs that
+Airflow starts without starting a task, such as one whose logical date is in the future."""
 SEND = timedelta(minutes=1)
 """One message over one channel."""
-
-
 ALERT = timedelta(minutes=5)
 """One alert task: several channels that hang one after the other."""
 

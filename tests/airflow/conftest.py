@@ -13,8 +13,8 @@ import pytest
 
 from portmon.storage import journal
 from portmon.storage.database import Database
-from tests.airflow.fake_netstat import FakeNetstat, listing
 from tests.worlds.databases import migrated, start_run
+from tests.worlds.netstat import FakeNetstat, listing
 from tests.worlds.sshd import PythonServer, make_key, python_server
 
 

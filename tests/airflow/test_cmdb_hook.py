@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import threading
@@ -21,6 +20,7 @@ from portmon import timeouts
 from portmon.errors import CmdbError
 from portmon.inventory.config import Cmdb
 from portmon.inventory.sources.http import HttpSource
+from tests.worlds.sshd import tcp_server
 
 TOKEN = "s3cret-t0ken"
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "cmdb"
@@ -123,27 +123,17 @@ def dripping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         "body": (head + b"Content-Length: 1000000\r\n\r\n[", b" "),
         "chunks": (head + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
     }[request.param]
-    over = threading.Event()
 
-    def serve(connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            connection.recv(65536)
-            connection.sendall(start)
-            while not over.wait(0.1):
-                connection.sendall(drop)
+    def serve(connection: socket.socket, over: threading.Event) -> None:
+        connection.recv(65536)
+        connection.sendall(start)
+        while not over.wait(0.1):
+            connection.sendall(drop)
 
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=accept, daemon=True).start()
-        connection = {"conn_type": "http", "host": f"http://127.0.0.1:{server.getsockname()[1]}"}
+    with tcp_server(serve) as port:
+        connection = {"conn_type": "http", "host": f"http://127.0.0.1:{port}"}
         monkeypatch.setenv("AIRFLOW_CONN_CMDB_DEFAULT", json.dumps(connection))
         yield
-        over.set()
-        server.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.usefixtures("dripping")
@@ -166,7 +156,7 @@ def test_the_pages_together_have_a_deadline(server: HTTPServer, monkeypatch: pyt
         ask(pagination={"style": "page", "size": 1}, max_pages=30)
 
 
-def test_no_server_answers(server: HTTPServer) -> None:
+def test_a_port_without_a_listener(server: HTTPServer) -> None:
     server.stop()
     with pytest.raises(CmdbError, match="the connection failed"):
         ask(timeout=2)

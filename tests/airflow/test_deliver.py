@@ -1,4 +1,4 @@
-"""Delivery with real notifiers: receivers that hang, are slow or crash hold up no other one."""
+"""Delivery with real notifiers: receivers that hang, are slow or crash hold up no other."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from portmon.model.alert import Delivery
 from portmon.model.event import AlertGroup, EventKind
 from portmon.model.host import Host
 from portmon.steps import deliver as delivering
-from portmon.steps.deliver import LEASE_TTL, AlertTask
+from portmon.steps.deliver import LEASE_TTL
 from portmon.steps.dispatch import groups_to_alert
 from portmon.storage import deliveries, events, hosts, lease
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
+from tests.worlds.runs import FIVE, alert_task
+from tests.worlds.sshd import tcp_server
 
 HTTP = "airflow.providers.http.notifications.http.HttpNotifier"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GROUP = AlertGroup.UNREACHABLE
-FIVE = timedelta(minutes=5)
 RESTED = timedelta(minutes=2)
 """Until a message that was not answered goes again."""
 
@@ -55,21 +56,14 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
     """A receiver that accepts and never answers; the connections it got."""
     got: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def accept() -> None:
-            while True:
-                try:
-                    got.append(server.accept()[0])
-                except OSError:
-                    return
+    def serve(connection: socket.socket, over: threading.Event) -> None:
+        got.append(connection)
+        over.wait()
 
-        threading.Thread(target=accept, daemon=True).start()
-        _connect(monkeypatch, "hanging", server.getsockname()[1])
+    with tcp_server(serve) as port:
+        _connect(monkeypatch, "hanging", port)
         yield got
-        server.shutdown(socket.SHUT_RDWR)
-    for connection in got:
-        connection.close()
 
 
 @pytest.fixture
@@ -128,15 +122,11 @@ def send_all(
     groups_to_alert(database, settings, now=NOW, interval=FIVE)
     # As Airflow does it, though it should never come to that.
     with timeout(30):
-        return AlertTask(
-            database=database,
-            config=settings,
-            group=GROUP,
+        return alert_task(
+            database,
+            settings,
+            GROUP,
             send=send or (lambda channel, message, done: deliver(channel, message, done=done)),
-            link=lambda _: None,
-            page=None,
-            interval=FIVE,
-            holder="test",
             clock=lambda: datetime.now(UTC) + later,
             hold_until=NOW + timedelta(days=1),
         ).run()

@@ -31,8 +31,8 @@ from portmon.config import Retention
 from portmon.model.observation import Observation, Outcome
 from portmon.storage import archive, contents, tables
 from portmon.storage.database import Database
-from tests.airflow.fake_netstat import HEADER, listing
 from tests.worlds.databases import migrated
+from tests.worlds.netstat import HEADER, listing, script
 from tests.worlds.postgres import Cluster
 from tests.worlds.sshd import Server, free_port, needs_sshd, openssh, python_server
 
@@ -66,11 +66,11 @@ class Hosts:
         self.bin = folder / "bin"
         self.bin.mkdir()
         for tool in ("netstat", "ss"):
-            self._script(
+            script(
                 self.bin / tool,
                 f"#!/bin/sh\nset -- $SSH_CONNECTION; f={folder}/$3/{tool}; [ -x $f ] && exec $f; cat $f.txt 2>/dev/null\n",
             )
-        self._script(
+        script(
             self.bin / "login",
             f'#!/bin/sh\nset -- $SSH_CONNECTION; f={folder}/$3/login; [ -x $f ] && exec $f; exec sh -c "$SSH_ORIGINAL_COMMAND"\n',
         )
@@ -87,18 +87,13 @@ class Hosts:
 
     def runs(self, name: str, tool: str, text: str) -> None:
         """Give a host a tool of its own; ``login`` for what it runs instead of what it is asked."""
-        self._script(self.of(name) / tool, f"#!{sys.executable} -ES\n{PRELUDE}\n{text}")
+        script(self.of(name) / tool, f"#!{sys.executable} -ES\n{PRELUDE}\n{text}")
 
     def all_honest(self) -> None:
         for name in self.addresses:
             for path in self.of(name).iterdir():
                 path.unlink()
             self.shows(name, *PORTS)
-
-    @staticmethod
-    def _script(path: Path, text: str) -> None:
-        path.write_text(text)
-        path.chmod(0o755)
 
 
 PRELUDE = '''
@@ -219,7 +214,7 @@ TRICKS = {
         accepted=True,
         alike=True,
     ),
-    # Bytes that compress as badly as they can, in a part that is not read.
+    # Bytes that compress as badly as they can, in a field that no rule reads.
     "two answers of 4 MiB in turn": Trick(
         "random.seed(calls)\n"
         "sys.stdout.reconfigure(encoding='latin-1')\n"

@@ -29,8 +29,8 @@ from portmon.model.observation import Observation, Outcome
 from portmon.scan import answer as scan
 from portmon.storage import archive, host_keys
 from portmon.storage.database import Database
-from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
 from tests.worlds.archived import with_frames
+from tests.worlds.netstat import HOSTILE, FakeNetstat, listing
 from tests.worlds.sshd import (
     PythonServer,
     dropbear,
@@ -43,8 +43,8 @@ from tests.worlds.sshd import (
     python_server,
     silent,
     tcp_server,
-    wait_until,
 )
+from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -117,7 +117,7 @@ def test_what_a_host_may_add_in_a_day_is_bounded(
 
 def test_looks_and_stores(make: Any, server: PythonServer, stored: Any) -> None:
     before = datetime.now(UTC)
-    # What was seen is in the database; no task would read an XCom per host.
+    # The observation is in the database; no task would read an XCom per host.
     assert make(server.port, ports=[22, 80]).execute(context()) is None
     [observation] = stored()
     assert observation.outcome is Outcome.OK
@@ -457,7 +457,7 @@ def test_kill_hangs_up_and_stores_nothing(make: Any, host_key: paramiko.PKey, us
 
         thread = threading.Thread(target=execute)
         thread.start()
-        wait_until(running.is_set, "the command to run")
+        until(running.is_set, "the command to run")
         operator.on_kill()
         thread.join(10)
         assert not thread.is_alive()

@@ -10,7 +10,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from portmon.model.host import Host
 from portmon.ssh.config import Ssh
 from portmon.ssh.trust import HostKey
 from tests.worlds.sshd import (
+    Keys,
     banner_only,
     dripping,
     dropbear,
@@ -50,32 +51,15 @@ from tests.worlds.sshd import (
     saying,
     silent,
     tcp_server,
-    wait_until,
 )
+from tests.worlds.waiting import until
 
 LIMIT = 1024**2
 
 
-class Keys:
-    """A store of host keys in memory."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, list[HostKey]] = {}
-        self.changes: list[tuple[str, HostKey]] = []
-
-    def get(self, endpoint: str) -> Sequence[HostKey]:
-        return self.known.get(endpoint, [])
-
-    def remember(self, endpoint: str, key: HostKey) -> None:
-        self.known.setdefault(endpoint, []).append(key)
-
-    def report_change(self, endpoint: str, key: HostKey) -> None:
-        self.changes.append((endpoint, key))
-
-
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No file of a real ~/.ssh is read."""
+    """A home without any ~/.ssh of the user who runs the tests."""
     home = tmp_path / "worker"
     (home / ".ssh").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
@@ -412,8 +396,8 @@ def test_address_that_is_none_meets_no_resolver(make_hook: Any, address: str, mo
         make_hook(22, address=address)
 
 
-def test_no_process_listens(make_hook: Any, user_key: Path) -> None:
-    with pytest.raises(RefusedError, match=r"nobody listens on port \d+.*127\.0\.0\.1: Connection refused") as caught:
+def test_a_port_without_a_listener(make_hook: Any, user_key: Path) -> None:
+    with pytest.raises(RefusedError, match=r"nothing listens on port \d+.*127\.0\.0\.1: Connection refused") as caught:
         make_hook(free_port(), extra=with_key(user_key)).login()
     assert caught.value.retry
 
@@ -657,7 +641,7 @@ def test_closed_hook_says_so(connect: Any) -> None:
         session.run("true", deadline=5, max_output=LIMIT)
 
 
-def test_no_thread_reads_after_the_end(connect: Any) -> None:
+def test_no_thread_reads_any_more_after_the_end(connect: Any) -> None:
     """What is closed has a descriptor whose number is another host's a moment later."""
     for _ in range(5):
         hook = connect()
@@ -666,7 +650,7 @@ def test_no_thread_reads_after_the_end(connect: Any) -> None:
         assert not transport.is_alive()
 
 
-def test_no_thread_reads_after_a_failed_login(
+def test_no_thread_reads_any_more_after_a_failed_login(
     make_hook: Any, host_key: paramiko.PKey, user_key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transports: list[paramiko.Transport] = []
@@ -757,7 +741,7 @@ def test_openssh_refuses_another_key(make_hook: Any, tmp_path: Path) -> None:
         key = make_key(tmp_path / "other")
         with pytest.raises(AuthenticationError, match=f"refused user '{server.user}' with key ssh-ed25519"):
             make_hook(server.port, login=server.user, extra=with_key(key)).login()
-        wait_until(lambda: "Connection closed by authenticating user" in server.said(), "sshd to see us go")
+        until(lambda: "Connection closed by authenticating user" in server.said(), "sshd to see us go")
         assert server.said().count("Failed publickey") <= 1
 
 

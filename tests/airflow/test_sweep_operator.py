@@ -33,9 +33,10 @@ from portmon.steps.plan import plan_hosts, plan_sweep
 from portmon.steps.run import Run
 from portmon.storage import archive, contents, decisions, host_keys, hosts, inventory, tables
 from portmon.storage.database import Database
-from tests.airflow.fake_netstat import HOSTILE, FakeNetstat, listing
 from tests.worlds.archived import seen, with_frames
-from tests.worlds.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server, wait_until
+from tests.worlds.netstat import HOSTILE, FakeNetstat, listing
+from tests.worlds.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server
+from tests.worlds.waiting import until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = Run("run-1", "scheduled", NOW)
@@ -240,7 +241,7 @@ def test_hosts_that_wait_to_confirm_hold_no_login(scene: Scene, server: PythonSe
     operator = scene.operator([at(server.port, number) for number in range(4)])
     results: list[Any] = []
     thread = in_background(operator, scene, results)
-    wait_until(lambda: operator._pool is not None and operator._pool.parked() == 4, "four parked hosts")
+    until(lambda: operator._pool is not None and operator._pool.parked() == 4, "four parked hosts")
     assert (server.connections, len(server.commands)) == (4, 4)
     operator.on_kill()
     thread.join(30)
@@ -248,7 +249,7 @@ def test_hosts_that_wait_to_confirm_hold_no_login(scene: Scene, server: PythonSe
     assert scene.stored() == {}
 
 
-def test_silent_and_unusable_hosts_hold_up_no_other_one(scene: Scene, server: PythonServer) -> None:
+def test_silent_and_unusable_hosts_hold_up_no_other(scene: Scene, server: PythonServer) -> None:
     with tcp_server(silent) as port:
         odd = [
             *(at(port, number) for number in range(10, 20)),
@@ -328,7 +329,7 @@ def test_killing_it_hangs_up_and_keeps_what_is_stored(scene: Scene, host_key: pa
         thread.join(30)
         assert not thread.is_alive()
         over.set()
-    # Not green, and no host is blamed for what a person ended.
+    # Not green, and no host is blamed for a task that a person ended.
     assert results == ["the task was ended by hand: what was seen so far is stored"]
     assert scene.stored() == {}
 
@@ -460,7 +461,7 @@ def test_a_host_that_sends_a_bomb_is_the_only_one_that_fails(
     assert "since the server sent a packet that inflates to more than 262,144 bytes" in (failed.error or "")
 
 
-def test_the_system_is_not_asked_for_the_worker_for_each_host(
+def test_the_worker_is_not_looked_up_for_each_host(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pwd

@@ -21,7 +21,7 @@ from portmon.alerting.config import Language
 from portmon.alerting.message.bodies import BUILT_IN
 from portmon.alerting.message.check import check_templates
 from portmon.alerting.message.render import Layout, Message, render
-from portmon.alerting.message.view import Count, HostView, MessageLine, Site, View
+from portmon.alerting.message.view import Count, MessageHost, MessageLine, MessageView, Site
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
 from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Severity
@@ -851,10 +851,10 @@ def test_subject_is_in_the_title() -> None:
 
 def test_the_document_names_every_field() -> None:
     text = (MESSAGES.parents[2] / "docs" / "messages.md").read_text(encoding="utf-8")
-    for name, view in (("view", View), ("line", MessageLine)):
+    for name, view in (("view", MessageView), ("line", MessageLine)):
         columns = "".join(re.findall(rf"^\| (`{name}\..*?) \|", text, flags=re.M))
         assert set(re.findall(rf"`{name}\.(\w+)`", columns)) == {field.name for field in fields(view)}
-    for row, inner in (("view.counts", Count), ("view.listed", HostView), ("line.site", Site)):
+    for row, inner in (("view.counts", Count), ("view.listed", MessageHost), ("line.site", Site)):
         (said,) = re.findall(rf"^\| `{row}` \| (.*) \|$", text, flags=re.M)
         assert {field.name for field in fields(inner)} <= set(re.findall(r"`(\w+)`", said))
 

@@ -177,7 +177,7 @@ def test_what_was_not_answered_rests_longer_each_time() -> None:
         assert rests_until(other) is None
 
 
-def test_where_nobody_sees_an_id_what_was_not_answered_joins_the_rest() -> None:
+def test_where_no_receiver_knows_ids_what_was_not_answered_joins_the_rest() -> None:
     queue = [queued(1, DOWN, 1, message="m"), queued(2, DOWN, 2)]
     (batch,) = next_notifications(queue, AlertGroup.DOWN, group_by=SAME, ids_are_seen=False)
     assert (batch.event_ids, batch.message_id) == (["e1", "e2"], None)

@@ -1,4 +1,4 @@
-"""The first route that matches counts, and whoever asks is told why."""
+"""The first route that matches counts, and ``explain`` says why."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ def test_continue_tries_those_after_it() -> None:
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
-def test_a_route_to_nobody_ends_the_search(goes_on: bool) -> None:
-    nobody = {"channels": [], "continue": goes_on}
-    assert found(nobody, {"channels": ["mail"]}) == []
-    assert found({"channels": ["chat"], "continue": True}, nobody, {"channels": ["mail"]}) == [("route 1", ("chat",))]
+def test_a_route_without_channels_ends_the_search(goes_on: bool) -> None:
+    silent = {"channels": [], "continue": goes_on}
+    assert found(silent, {"channels": ["mail"]}) == []
+    assert found({"channels": ["chat"], "continue": True}, silent, {"channels": ["mail"]}) == [("route 1", ("chat",))]
 
 
 def test_a_channel_that_is_named_twice_gets_it_once() -> None:
@@ -152,8 +152,8 @@ def test_what_ends_something_has_no_route(kind: EventKind) -> None:
     assert made.of(one) == ()
     (told,) = made.explain(one)
     assert told.startswith(f"{kind.value} ")
-    assert ("goes to whoever got what it ends" in told) is (kind in CLOSING)
-    assert ("sent to nobody" in told) is (kind in NOTES)
+    assert ("goes to the channels that got the alert it ends" in told) is (kind in CLOSING)
+    assert ("no channel gets it" in told) is (kind in NOTES)
 
 
 def test_a_port_that_is_stable_but_down_has_a_route() -> None:

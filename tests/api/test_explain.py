@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from portmon.api.explain import explain
-from portmon.config import parse_config
+from portmon.config import Config, parse_config
 from portmon.errors import CommandError
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
-from portmon.steps.deliver import AlertTask
-from portmon.steps.dispatch import groups_to_alert
-from portmon.steps.evaluate import evaluate_run
-from portmon.steps.fetch import fetch_inventory
-from portmon.steps.prune import prune_inventory
-from portmon.steps.run import Run
-from portmon.storage import archive, decisions, events, silences
+from portmon.storage import archive, decisions, silences
 from tests.worlds.databases import migrated
+from tests.worlds.runs import FIVE, Runs
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-FIVE = timedelta(minutes=5)
 WEB1 = Host("1", "web1", "10.0.0.1")
 WEB2 = Host("2", "web2", "10.0.0.2")
 
@@ -34,50 +29,40 @@ def listener(port: int, program: str | None = "nginx", address: str = "0.0.0.0",
     return Listener("tcp", address, port, program=program, **{"pid": 7, "uid": 33, **more})
 
 
-class World:
+class World(Runs):
     """Two hosts; the first one answers what it is told, the second one always listens on 22."""
 
     def __init__(self, folder: Path) -> None:
-        self.database = migrated(folder / "state.db")
+        super().__init__(migrated(folder / "state.db"), Config(), start=START)
         self.listed = [WEB1, WEB2]
-        self.number = 0
-        self.configure("")
+        self.looks: dict[str, Observation] = {}
 
     def configure(self, text: str) -> None:
         self.config = parse_config(textwrap.dedent(text))
 
-    @property
-    def now(self) -> datetime:
-        return START + self.number * FIVE
+    def load(self) -> Inventory:
+        return Inventory(tuple(self.listed), source="test")
+
+    def observation(self, host_id: str) -> Observation:
+        return self.looks[host_id]
 
     def see(
         self, *listeners: Listener, fails: str | None = None, boot: str = "b", all_fail: bool = False
     ) -> list[tuple[Any, ...]]:
         """A run; the events it gave."""
-        run = Run(f"run{self.number}")
-        fetched = fetch_inventory(
-            self.database, self.config, run, lambda: Inventory(tuple(self.listed), source="test"), now=self.now
-        )
-        prune_inventory(self.database, self.config, run, fetched.digest, stale=False, now=self.now)
-        common: dict[str, Any] = {"run_id": run.run_id, "try_number": 1, "observed_at": self.now}
-        with self.database.begin() as conn:
-            for host in self.listed:
-                if all_fail or (fails and host.id == WEB1.id):
-                    error = fails or "no answer"
-                    observation = Observation(
-                        host.id, outcome=Outcome.UNREACHABLE, error_class="timeout", error=error, **common
-                    )
-                else:
-                    mine = listeners if host.id == WEB1.id else (listener(22, "sshd"),)
-                    seen = Listing("netstat", 0, boot_id=boot + host.id, netns=1, listeners=mine)
-                    observation = Observation(host.id, outcome=Outcome.OK, listing=seen, **common)
-                archive.save_observation(conn, observation)
-        evaluate_run(
-            self.database, self.config, run, fetched.digest, planned={"1": ("netstat", 0)}, interval=FIVE, now=self.now
-        )
+        run = self.run_of()
+        for host in self.listed:
+            look = Observation(host.id, run.run_id, 1, self.now, Outcome.OK)
+            if all_fail or (fails and host.id == WEB1.id):
+                failed = {"error_class": "timeout", "error": fails or "no answer"}
+                self.looks[host.id] = dataclasses.replace(look, outcome=Outcome.UNREACHABLE, **failed)
+            else:
+                mine = listeners if host.id == WEB1.id else (listener(22, "sshd"),)
+                seen = Listing("netstat", 0, boot_id=boot + host.id, netns=1, listeners=mine)
+                self.looks[host.id] = dataclasses.replace(look, listing=seen)
+        self.scan_and_evaluate(run)
         self.number += 1
-        with self.database.begin() as conn:
-            return [(event.kind.value, event.host_name, event.port) for event in events.recent(conn, run_id=run.run_id)]
+        return [(event.kind.value, event.host_name, event.port) for event in self.events(run.run_id)]
 
     def tell(self, wanted: str = "web1", port: int = 80) -> str:
         with self.database.begin() as conn:
@@ -147,9 +132,9 @@ def test_a_host_that_never_answered(world: World, asked: bool) -> None:
     if asked:
         world.see(fails="no route")
     else:
-        run = Run("run")
-        fetched = fetch_inventory(world.database, world.config, run, lambda: Inventory((WEB1,)), now=world.now)
-        prune_inventory(world.database, world.config, run, fetched.digest, stale=False, now=world.now)
+        run = world.run_of()
+        world.listed.remove(WEB2)
+        world.prune(run, world.fetch(run))
     story = world.tell()
     assert "The host never gave a complete answer: nothing is known of its ports.\n" in story
     assert "nothing listened" not in story
@@ -385,20 +370,9 @@ def test_what_became_of_a_message(world: World) -> None:
         if channel.name == "b":
             raise KeyboardInterrupt
 
-    (group,) = groups_to_alert(world.database, world.config, now=world.now, interval=FIVE)
+    (group,) = world.route()
     with pytest.raises(KeyboardInterrupt):
-        AlertTask(
-            database=world.database,
-            config=world.config,
-            group=group,
-            send=send,
-            link=lambda _: None,
-            page=None,
-            interval=FIVE,
-            holder="test",
-            clock=lambda: world.now,
-            hold_until=world.now + 4 * FIVE,
-        ).run()
+        world.deliver(group, send=send)
     # Killed while it sent: it may have come through.
     assert world.tell().endswith("; row of the table: down; a: delivered; b: sending")
 
@@ -416,7 +390,7 @@ def test_why_a_message_was_withheld(world: World) -> None:
             now=world.now,
         )
     world.see()
-    assert groups_to_alert(world.database, world.config, now=world.now, interval=FIVE) == set()
+    assert world.route() == set()
     assert world.tell().endswith(": upgrade (silence 1))")
     assert "; log: withheld (silenced by alice until " in world.tell()
 

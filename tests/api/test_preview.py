@@ -14,11 +14,10 @@ from portmon.api.preview import PreviewView, preview
 from portmon.config import Config
 from portmon.errors import CmdbError, StorageError
 from portmon.model.host import Host, InvalidHost, Inventory
-from portmon.steps.fetch import fetch_inventory
-from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
+from tests.worlds.runs import take
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -36,9 +35,7 @@ class Site:
 
     def run(self, found: Inventory, *, at: datetime) -> None:
         self.runs += 1
-        run = Run(f"run{self.runs}")
-        fetched = fetch_inventory(self.database, Config(), run, lambda: found, now=at)
-        prune_inventory(self.database, Config(), run, fetched.digest, stale=False, now=at)
+        take(self.database, Config(), Run(f"run{self.runs}"), found, now=at)
 
     def preview(self, found: Inventory, **values: Any) -> PreviewView:
         with self.database.reading() as conn:
@@ -125,7 +122,7 @@ def test_looking_changes_no_file(tmp_path: Path) -> None:
     folder.mkdir()
     site = Site(migrated(folder / "p.db"))
     site.run(listed(1), at=NOW)
-    # Files beside it are there as long as somebody is connected.
+    # SQLite keeps files beside it as long as a connection is open.
     site.database.dispose()
 
     def files() -> dict[str, tuple[int, bytes]]:

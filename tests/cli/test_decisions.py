@@ -6,80 +6,73 @@ import getpass
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from portmon.config import parse_config
+from portmon.config import Config, parse_config
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
-from portmon.steps.evaluate import evaluate_run
-from portmon.steps.fetch import fetch_inventory
-from portmon.steps.prune import prune_inventory
-from portmon.steps.run import Run
-from portmon.storage import archive, decisions, events
+from portmon.storage import decisions
 from portmon.storage.database import Database
-from tests.worlds.shell import run_command
+from tests.worlds.runs import Runs
+from tests.worlds.shell import Shell
 
-FIVE = timedelta(minutes=5)
 NASTY = "[red]\x1b[31m\u202eevil\n{{ conn.x.password }}[/]"
 
 
-class Shell:
-    """Runs commands in this process, as ``python -m portmon`` would, on the state of two hosts."""
+class TwoHosts(Runs):
+    """Runs that began five hours ago: decisions are made now, and count for observations that are not older."""
 
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-        self.database = Database(f"sqlite:///{folder / 'state.db'}")
-        self.config = folder / "portmon.yaml"
-        self.config.write_text("")
-        self.listed = [Host("1", "web1", "10.0.0.1", declared=(443,)), Host("2", NASTY, "10.0.0.2")]
-        # Decisions are made now, and count for observations that are not older.
-        self.now = datetime.now(UTC) - timedelta(hours=5)
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, Config(), start=datetime.now(UTC) - timedelta(hours=5))
+        self.listeners: tuple[Listener, ...] = ()
+
+    def load(self) -> Inventory:
+        return Inventory((Host("1", "web1", "10.0.0.1", declared=(443,)), Host("2", NASTY, "10.0.0.2")))
+
+    def observation(self, host_id: str) -> Observation:
+        seen = Listing("netstat", 0, boot_id=host_id, listeners=self.listeners)
+        return Observation(host_id, self.run_of().run_id, 1, self.now, Outcome.OK, listing=seen)
+
+
+class Decisions(Shell):
+    """Commands on the state of two hosts."""
+
+    @cached_property
+    def runs(self) -> TwoHosts:
+        return TwoHosts(self.database)
 
     def see(self, *ports: int, program: str = "nginx", **settings: int) -> list[tuple[Any, ...]]:
         """A run; what it told."""
-        self.database.migrate()
-        config = parse_config(json.dumps({"states": settings}))
-        run = Run(f"run-{self.now}")
-        fetched = fetch_inventory(self.database, config, run, lambda: Inventory(tuple(self.listed)), now=self.now)
-        prune_inventory(self.database, config, run, fetched.digest, stale=False, now=self.now)
-        listeners = tuple(Listener("tcp", "0.0.0.0", port, 7, program) for port in ports)
-        with self.database.begin() as conn:
-            for host in self.listed:
-                seen = Listing("netstat", 0, boot_id=host.id, listeners=listeners)
-                observation = Observation(host.id, run.run_id, 1, self.now, Outcome.OK, listing=seen)
-                archive.save_observation(conn, observation)
-        evaluate_run(self.database, config, run, fetched.digest, planned={}, interval=FIVE, now=self.now)
-        self.now += FIVE
-        with self.database.begin() as conn:
-            found = events.recent(conn, run_id=run.run_id)
-        return [(event.kind.value, event.port) for event in found if event.host_id == "1"]
+        self.runs.config = parse_config(json.dumps({"states": settings}))
+        self.runs.listeners = tuple(Listener("tcp", "0.0.0.0", port, 7, program) for port in ports)
+        run = self.runs.run_of()
+        self.runs.scan_and_evaluate(run)
+        self.runs.number += 1
+        return [(event.kind.value, event.port) for event in self.runs.events(run.run_id) if event.host_id == "1"]
 
     def see_later(self, *ports: int) -> list[tuple[Any, ...]]:
         """A run after all decisions."""
-        self.now = max(self.now, datetime.now(UTC))
+        self.runs.start += max(timedelta(0), datetime.now(UTC) - self.runs.now)
         return self.see(*ports)
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        return run_command(self.capsys, *arguments)
 
 
 @pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
-    connection = {"conn_type": "sqlite", "host": str(tmp_path / "state.db")}
-    monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", json.dumps(connection))
-    made = Shell(tmp_path, capsys)
-    yield made
-    made.database.dispose()
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Decisions]:
+    with closing(Decisions(tmp_path, capsys, monkeypatch)) as made:
+        (tmp_path / "portmon.yaml").write_text("")
+        yield made
 
 
 # ── accept ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_accept_retires_what_is_down(shell: Shell) -> None:
+def test_accept_retires_what_is_down(shell: Decisions) -> None:
     shell.see(80, 443)
     assert shell.see(443) == [("down", 80)]
     code, out, err = shell("accept", "WEB1", "80", "--reason", "moved", "--author", "ann")
@@ -93,7 +86,7 @@ def test_accept_retires_what_is_down(shell: Shell) -> None:
     assert shell("accept", "web1", "80")[0] == 1
 
 
-def test_accept_is_over_when_the_port_comes_back(shell: Shell) -> None:
+def test_accept_is_over_when_the_port_comes_back(shell: Decisions) -> None:
     shell.see(80, 443)
     shell.see(443)
     shell("accept", "web1", "80")
@@ -102,7 +95,7 @@ def test_accept_is_over_when_the_port_comes_back(shell: Shell) -> None:
     assert shell.see(443) == []
 
 
-def test_the_author_is_the_system_user_by_default(shell: Shell) -> None:
+def test_the_author_is_the_system_user_by_default(shell: Decisions) -> None:
     shell.see(80, 443)
     shell.see(443)
     shell("accept", "1", "80")
@@ -119,7 +112,7 @@ def test_the_author_is_the_system_user_by_default(shell: Shell) -> None:
         (("web9", "80"), "no host has the name or id 'web9'; the CMDB's list of the last run counts"),
     ],
 )
-def test_what_can_not_be_accepted(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
+def test_what_can_not_be_accepted(shell: Decisions, arguments: tuple[str, ...], message: str) -> None:
     shell.see(80)
     code, _, err = shell("accept", *arguments)
     assert (code, err) == (1, f"error: {message}\n")
@@ -130,7 +123,7 @@ def test_what_can_not_be_accepted(shell: Shell, arguments: tuple[str, ...], mess
 # ── promote ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_promote_and_withdraw(shell: Shell) -> None:
+def test_promote_and_withdraw(shell: Decisions) -> None:
     shell.see(80, 443)
     _, out, _ = shell("promote", "web1", "80", "--reason", "the shop", "--author", "ann")
     assert out.endswith("web1: port 80 must listen from now on\n")
@@ -146,7 +139,7 @@ def test_promote_and_withdraw(shell: Shell) -> None:
     assert "promoted" not in shell("ports", "web1")[1]
 
 
-def test_a_port_that_nobody_saw_can_be_promoted(shell: Shell) -> None:
+def test_a_port_that_was_never_seen_can_be_promoted(shell: Decisions) -> None:
     shell.see(443)
     shell("promote", "web1", "80", "--author", "ann")
     assert shell.see(443) == [("down", 80)]
@@ -158,7 +151,7 @@ def test_a_port_that_nobody_saw_can_be_promoted(shell: Shell) -> None:
 # ── ports ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ports(shell: Shell) -> None:
+def test_ports(shell: Decisions) -> None:
     shell.see(80, 443, 50000)
     shell.see(443, 50000)
     code, out, err = shell("ports", "web1")
@@ -169,13 +162,13 @@ def test_ports(shell: Shell) -> None:
     assert rows[1][-5:] == ["0.0.0.0", "declared", "by", "the", "CMDB"]
 
 
-def test_a_port_that_flaps(shell: Shell) -> None:
+def test_a_port_that_flaps(shell: Decisions) -> None:
     for ports in ((80, 443), (443,), (80, 443)):
         shell.see(*ports, flap_threshold=2)
     assert "up, flapping" in shell("ports", "web1")[1]
 
 
-def test_ports_as_json(shell: Shell) -> None:
+def test_ports_as_json(shell: Decisions) -> None:
     shell.see(80, 443)
     code, out, err = shell("ports", "web1", "--format", "json")
     assert (code, err) == (0, "")
@@ -190,26 +183,26 @@ def test_ports_as_json(shell: Shell) -> None:
 
 @pytest.mark.parametrize("command", ["accept", "promote", "explain"])
 @pytest.mark.parametrize("port", ["0", "65536", "http"])
-def test_what_is_no_port(shell: Shell, command: str, port: str) -> None:
+def test_what_is_no_port(shell: Decisions, command: str, port: str) -> None:
     assert shell(command, "web1", port)[0] == 2
 
 
 @pytest.mark.parametrize(
     "arguments", [("accept", "w", "1"), ("promote", "w", "1"), ("explain", "w", "1"), ("ports", "w")]
 )
-def test_without_a_state_database(shell: Shell, arguments: tuple[str, ...]) -> None:
+def test_without_a_state_database(shell: Decisions, arguments: tuple[str, ...]) -> None:
     code, _, err = shell(*arguments)
     assert code == 1
     assert "python -m portmon db upgrade" in err
 
 
-def test_hostile_text_is_harmless(shell: Shell) -> None:
+def test_hostile_text_is_harmless(shell: Decisions) -> None:
     shell.see(80, 443, program=NASTY)
     shell.see(443, program=NASTY)
     said = [
-        shell("explain", "2", "80", "--config", str(shell.config)),
+        shell("explain", "2", "80", "--config", str(shell.folder / "portmon.yaml")),
         shell("accept", "2", "80", "--author", NASTY, "--reason", NASTY),
-        shell("explain", "2", "80", "--config", str(shell.config)),
+        shell("explain", "2", "80", "--config", str(shell.folder / "portmon.yaml")),
         shell("promote", "2", "80", "--author", NASTY, "--reason", NASTY),
         shell("ports", "2"),
         shell("ports", "2", "--format", "json"),

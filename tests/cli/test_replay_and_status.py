@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
 from portmon.config import Config
 from portmon.model.host import Host
-from portmon.storage.database import Database
 from portmon.storage.tables import contents, observations
-from tests.worlds.databases import migrated
 from tests.worlds.fleet import FIVE, Fleet
-from tests.worlds.shell import run_command
+from tests.worlds.shell import Shell
 
 NASTY = "[red]\x1b[31m\u202eevil"
 
 
-class Shell:
-    """Runs commands in this process, as ``python -m portmon`` would."""
+class Replayed(Shell):
+    """Commands on the state of a fleet."""
 
-    def __init__(self, database: Database, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.database = database
-        self.folder = folder
-        self.capsys = capsys
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         now = datetime.now(UTC).replace(microsecond=0)
-        self.fleet = Fleet(database, Config(), start=now - timedelta(hours=2))
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        return run_command(self.capsys, *arguments)
+        self.fleet = Fleet(self.database, Config(), start=now - timedelta(hours=2))
 
     def config(self, text: str) -> str:
         path = self.folder / "other.yaml"
@@ -52,14 +48,13 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    database = migrated(tmp_path / "state.db")
-    monkeypatch.setattr("portmon.airflow.settings.database", lambda: database)
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Replayed]:
     monkeypatch.setattr("portmon.airflow.settings.config", Config)
-    return Shell(database, tmp_path, capsys)
+    with closing(Replayed(tmp_path, capsys, monkeypatch)) as made:
+        yield made
 
 
-def test_replay_shows_what_other_rules_would_have_told(shell: Shell) -> None:
+def test_replay_shows_what_other_rules_would_have_told(shell: Replayed) -> None:
     shell.died()
     begin = shell.fleet.start.isoformat()
     rules = shell.config("rules:\n- {action: deny, port: 5432}\n")
@@ -76,7 +71,7 @@ def test_replay_shows_what_other_rules_would_have_told(shell: Shell) -> None:
     assert [event["port"] for event in told["lost"] if event["kind"] == "down"] == [5432]
 
 
-def test_replay_shows_what_would_have_been_told_otherwise(shell: Shell) -> None:
+def test_replay_shows_what_would_have_been_told_otherwise(shell: Replayed) -> None:
     shell.died()
     slower = shell.config("states: {down_after: 2}\n")
     code, out, _ = shell("replay", "--from", shell.fleet.start.isoformat(), "--config", slower)
@@ -84,7 +79,7 @@ def test_replay_shows_what_would_have_been_told_otherwise(shell: Shell) -> None:
     assert {line.split()[0] for line in out.splitlines() if " down " in line and "tcp/" in line} <= {"+", "-", "~"}
 
 
-def test_the_same_configuration_tells_the_same(shell: Shell) -> None:
+def test_the_same_configuration_tells_the_same(shell: Replayed) -> None:
     shell.died()
     code, out, _ = shell("replay", "--from", shell.fleet.start.isoformat())
     assert code == 0
@@ -100,21 +95,21 @@ def test_the_same_configuration_tells_the_same(shell: Shell) -> None:
         (["--from", "2026-01-01"], "wait for"),
     ],
 )
-def test_replay_says_what_is_wrong(shell: Shell, arguments: list[str], told: str) -> None:
+def test_replay_says_what_is_wrong(shell: Replayed, arguments: list[str], told: str) -> None:
     code, out, err = shell("replay", *arguments)
     assert code != 0
     assert out == ""
     assert told in " ".join(err.replace("│", " ").split())
 
 
-def test_replay_of_a_time_that_nobody_has_kept(shell: Shell) -> None:
+def test_replay_of_a_time_that_is_not_kept(shell: Replayed) -> None:
     shell.died()
     code, _, err = shell("replay", "--from", "2026-01-01")
     assert code == 1
     assert "give a later" in err
 
 
-def test_status_of_an_empty_database(shell: Shell) -> None:
+def test_status_of_an_empty_database(shell: Replayed) -> None:
     code, out, err = shell("status")
     assert (code, err) == (0, "")
     assert "none yet" in out
@@ -123,7 +118,7 @@ def test_status_of_an_empty_database(shell: Shell) -> None:
     assert (told["hosts"], told["oldest_look"], told["last_run"], told["damaged"]) == (0, None, None, [])
 
 
-def test_status_shows_how_much_there_is(shell: Shell) -> None:
+def test_status_shows_how_much_there_is(shell: Replayed) -> None:
     shell.died()
     shell.fleet.listed.discard("web")
     shell.fleet.run()
@@ -142,7 +137,7 @@ def test_status_shows_how_much_there_is(shell: Shell) -> None:
     assert told["last_run"] == told["last_run_finished"] == (shell.fleet.now - FIVE).isoformat()
 
 
-def test_status_finds_what_is_damaged(shell: Shell) -> None:
+def test_status_finds_what_is_damaged(shell: Replayed) -> None:
     shell.died()
     with shell.database.begin() as conn:
         digest = conn.execute(select(observations.c.facts).limit(1)).scalar()
@@ -156,7 +151,7 @@ def test_status_finds_what_is_damaged(shell: Shell) -> None:
     assert (code, json.loads(out)["damaged"]) == (1, [digest])
 
 
-def test_host_names_are_no_commands_for_a_terminal(shell: Shell) -> None:
+def test_host_names_are_no_commands_for_a_terminal(shell: Replayed) -> None:
     machine = shell.fleet.add("evil", {80: NASTY})
     machine.host = Host(machine.host.id, NASTY, machine.host.address)
     shell.fleet.run()

@@ -6,6 +6,7 @@ import getpass
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,39 +14,21 @@ from typing import Any
 import pytest
 
 from portmon.model.event import EventKind
-from portmon.model.host import Host
-from portmon.storage import hosts, silences
-from portmon.storage.database import Database
-from tests.worlds.alerts import open_alert
-from tests.worlds.databases import migrated
-from tests.worlds.shell import run_command
+from portmon.storage import silences
+from tests.worlds.alerts import list_hosts, open_alert
+from tests.worlds.shell import Shell
 
 NASTY = "[red]\x1b[31m\u202eevil\n{{ conn.x.password }}[/]"
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR = timedelta(hours=1)
 
 
-class Shell:
-    """Runs commands in this process, as ``python -m portmon`` would, on the state of three hosts."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-        self.folder = folder
-        self.database = Database(f"sqlite:///{folder / 'state.db'}")
+class Silences(Shell):
+    """Commands on the state of three hosts."""
 
     def fill(self) -> None:
-        self.database = migrated(self.folder / "state.db")
         with self.database.begin() as conn:
-            hosts.sync(
-                conn,
-                [
-                    Host("1", "web1", "10.0.0.1", labels={"role": "web"}),
-                    Host("2", NASTY, "10.0.0.2", labels={"role": "web"}),
-                    Host("3", "db1", "10.0.0.3"),
-                    Host("4", "web4", "10.0.0.4"),
-                ],
-            )
-            hosts.hide(conn, ["4"], NOW)
+            list_hosts(conn, NASTY, left_at=NOW)
 
     def open(self, number: int, host: str, name: str, port: int | None, kind: EventKind = EventKind.DOWN) -> str:
         """An alert that the channel ``mail`` was told of."""
@@ -69,25 +52,22 @@ class Shell:
             return silences.all_(conn)
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        code, out, err = run_command(self.capsys, *arguments)
+        code, out, err = super().__call__(*arguments)
         # Errors in arguments come in a box.
         return code, out, re.sub(r"[\s│]+", " ", err)
 
 
 @pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
-    connection = {"conn_type": "sqlite", "host": str(tmp_path / "state.db")}
-    monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", json.dumps(connection))
-    made = Shell(tmp_path, capsys)
-    made.fill()
-    yield made
-    made.database.dispose()
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Silences]:
+    with closing(Silences(tmp_path, capsys, monkeypatch)) as made:
+        made.fill()
+        yield made
 
 
 # ── silence ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_silence_says_what_it_does(shell: Shell) -> None:
+def test_a_silence_says_what_it_does(shell: Silences) -> None:
     shell.open(1, "1", "web1", 80)
     shell.open(2, "1", "web1", 22)
     shell.open(3, "3", "db1", 80)
@@ -112,7 +92,7 @@ def test_a_silence_says_what_it_does(shell: Shell) -> None:
     ]
 
 
-def test_a_silence_that_begins_later(shell: Shell) -> None:
+def test_a_silence_that_begins_later(shell: Silences) -> None:
     shell.open(1, "1", "web1", 80)
     start, end = NOW + 24 * HOUR, NOW + 30 * HOUR
     _, out, _ = shell(
@@ -134,7 +114,7 @@ def test_a_silence_that_begins_later(shell: Shell) -> None:
     assert "known hosts that match: 3 of 3" in out
 
 
-def test_times_without_an_offset_are_those_of_the_time_zone(shell: Shell) -> None:
+def test_times_without_an_offset_are_those_of_the_time_zone(shell: Silences) -> None:
     arguments = ("silence", "--program", "nginx", "--reason", "r")
     shell(*arguments, "--from", "2090-07-01T02:00", "--until", "2090-07-02", "--timezone", "Asia/Shanghai")
     shell(*arguments, "--from", "2090-07-01T02:00", "--for", "1h 30m")
@@ -145,7 +125,7 @@ def test_times_without_an_offset_are_those_of_the_time_zone(shell: Shell) -> Non
     assert times[2][1] == "2090-06-30T21:00:00+00:00"
 
 
-def test_a_weekly_silence_needs_no_end(shell: Shell) -> None:
+def test_a_weekly_silence_needs_no_end(shell: Silences) -> None:
     weekly = ("Sun 02:00-04:00", "Mon-Fri 22:00-06:00")
     code, out, _ = shell(
         "silence", "--label", "role=web", "--weekly", weekly[0], "--weekly", weekly[1], "--timezone", "Europe/Berlin",
@@ -178,20 +158,20 @@ def test_a_weekly_silence_needs_no_end(shell: Shell) -> None:
         (("--host", "*", "--for", "1h", "--reason", " "), "say why"),
     ],
 )
-def test_what_is_no_silence(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
+def test_what_is_no_silence(shell: Silences, arguments: tuple[str, ...], message: str) -> None:
     code, _, err = shell("silence", "--reason", "r", *arguments)
     assert code == 2
     assert message in err
     assert shell.kept() == []
 
 
-def test_a_silence_needs_a_reason(shell: Shell) -> None:
+def test_a_silence_needs_a_reason(shell: Silences) -> None:
     code, _, err = shell("silence", "--host", "*", "--for", "1h")
     assert code == 2
     assert "--reason" in err
 
 
-def test_a_schedule_that_does_not_come_round(shell: Shell) -> None:
+def test_a_schedule_that_does_not_come_round(shell: Silences) -> None:
     day = f"{NOW + 72 * HOUR:%a}"
     code, _, err = shell("silence", "--host", "*", "--weekly", f"{day} 02:00-04:00", "--for", "1h", "--reason", "r")
     assert code == 1
@@ -202,7 +182,7 @@ def test_a_schedule_that_does_not_come_round(shell: Shell) -> None:
 # ── silences, unsilence ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_silences_lists_what_counts_and_what_will(shell: Shell) -> None:
+def test_silences_lists_what_counts_and_what_will(shell: Silences) -> None:
     begun = datetime.now(UTC).replace(second=0, microsecond=0)
     shell("silence", "--host", "web*", "--for", "2h", "--reason", "one", "--author", "ann")
     made = datetime.now(UTC)
@@ -222,7 +202,7 @@ def test_silences_lists_what_counts_and_what_will(shell: Shell) -> None:
     assert "was lifted by bob at" in third
 
 
-def test_silences_as_json(shell: Shell) -> None:
+def test_silences_as_json(shell: Silences) -> None:
     shell("silence", "--label", f"a={NASTY}", "--port", "1-2", "--for", "2h", "--reason", NASTY, "--author", NASTY)
     shell("silence", "--host", "a", "--from", "2090-01-01", "--until", "2090-01-02", "--reason", "r")
     code, out, err = shell("silences", "--format", "json")
@@ -239,7 +219,7 @@ def test_silences_as_json(shell: Shell) -> None:
     assert (second["active"], second["next"]) == (False, "2090-01-01 00:00:00+00:00")
 
 
-def test_what_can_not_be_lifted(shell: Shell) -> None:
+def test_what_can_not_be_lifted(shell: Silences) -> None:
     assert shell("unsilence", "7")[::2] == (1, "error: there is no silence 7 ")
     shell("silence", "--host", "web*", "--for", "2h", "--reason", "r")
     shell("unsilence", "1", "--author", "bob")
@@ -253,7 +233,7 @@ def test_what_can_not_be_lifted(shell: Shell) -> None:
 # ── ack, unack ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_acknowledge_a_port(shell: Shell) -> None:
+def test_acknowledge_a_port(shell: Silences) -> None:
     number = shell.open(1, "1", "web1", 80)
     shell.open(2, "1", "web1", 22)
     code, out, err = shell("ack", "WEB1", "80", "--reason", "on it", "--author", "bob")
@@ -277,7 +257,7 @@ def test_acknowledge_a_port(shell: Shell) -> None:
     assert (code, err) == (1, "error: web1 port 80: no open alert there is acknowledged ")
 
 
-def test_acknowledge_for_some_time(shell: Shell) -> None:
+def test_acknowledge_for_some_time(shell: Silences) -> None:
     shell.open(1, "1", "web1", 80)
     _, out, _ = shell("ack", "1", "80", "--for", "2h")
     first, end = shell.kept()[0], shell.kept()[0].ends_at
@@ -287,7 +267,7 @@ def test_acknowledge_for_some_time(shell: Shell) -> None:
     assert [one.lifted_at is None for one in shell.kept()] == [False, True]
 
 
-def test_acknowledge_what_is_wrong_with_a_host(shell: Shell) -> None:
+def test_acknowledge_what_is_wrong_with_a_host(shell: Silences) -> None:
     shell.open(1, "1", "web1", 80)
     unreachable = shell.open(2, "1", "web1", None, EventKind.UNREACHABLE)
     key = shell.open(3, "1", "web1", None, EventKind.HOST_KEY_CHANGED)
@@ -300,7 +280,7 @@ def test_acknowledge_what_is_wrong_with_a_host(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("command", ["ack", "unack"])
-def test_where_nothing_is_open(shell: Shell, command: str) -> None:
+def test_where_nothing_is_open(shell: Silences, command: str) -> None:
     assert shell(command, "db1")[::2] == (1, "error: db1: no alert is open ")
     shell.open(1, "1", "web1", 80)
     shell.open(2, "1", "web1", None, EventKind.UNREACHABLE)
@@ -315,7 +295,7 @@ def test_where_nothing_is_open(shell: Shell, command: str) -> None:
 # ── alerts ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_alerts(shell: Shell) -> None:
+def test_alerts(shell: Silences) -> None:
     shell.open(1, "1", "web1", 80)
     shell.open(3, "3", "db1", None, EventKind.UNREACHABLE)
     shell("ack", "db1", "--author", "bob")
@@ -330,7 +310,7 @@ def test_alerts(shell: Shell) -> None:
     ]
 
 
-def test_alerts_as_json(shell: Shell) -> None:
+def test_alerts_as_json(shell: Silences) -> None:
     number = shell.open(2, "2", NASTY, 80)
     shell("silence", "--host", "*", "--for", "2h", "--reason", NASTY, "--author", "ann")
     code, out, err = shell("alerts", "--format", "json")
@@ -362,7 +342,7 @@ def test_alerts_as_json(shell: Shell) -> None:
 # ── all of them ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_hostile_text_is_harmless(shell: Shell) -> None:
+def test_hostile_text_is_harmless(shell: Silences) -> None:
     shell.open(2, "2", NASTY, 80)
     said = [
         shell("silence", "--host", NASTY, "--program", NASTY, "--for", "1h", "--reason", NASTY, "--author", NASTY),
@@ -398,8 +378,6 @@ def test_hostile_text_is_harmless(shell: Shell) -> None:
 def test_without_a_state_database(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    connection = {"conn_type": "sqlite", "host": str(tmp_path / "none.db")}
-    monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", json.dumps(connection))
-    code, _, err = Shell(tmp_path, capsys)(*arguments)
+    code, _, err = Shell(tmp_path, capsys, monkeypatch)(*arguments)
     assert code == 1
     assert "python -m portmon db upgrade" in err

@@ -68,7 +68,7 @@ def test_the_image_holds_what_the_services_run() -> None:
 
 
 def test_secrets_are_in_neither_repository_nor_image() -> None:
-    # With "*" first, only what is named after it is sent to the builder at all.
+    # With "*" first, only the files named after it are sent to the builder.
     assert (ROOT / ".dockerignore").read_text().startswith("*\n")
     assert "**/secrets" in (ROOT / ".dockerignore").read_text().splitlines()
     for path in ("secrets/portmon_key", ".env"):
@@ -111,7 +111,7 @@ class Stack(EmbeddedAirflow):
     def env_of(self, name: str) -> dict[str, str]:
         own = {key: self.native(str(value)) for key, value in SERVICES[name].get("environment", {}).items()}
         extra = {key: value for key, value in self.values.items() if key.startswith("AIRFLOW_CONN_")}
-        # Not in the file: what would collide on one machine, or slow the test down.
+        # Differs from the file where services would collide on one machine, or slow the test down.
         local = {
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(self.worker_port),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
@@ -157,7 +157,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -
     )
     env = {name: secrets.token_hex(12) for name in names}
     env["AIRFLOW_FERNET_KEY"] = __import__("base64").urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    # What the postgres image makes of POSTGRES_USER and POSTGRES_PASSWORD.
+    # The postgres image does the same with POSTGRES_USER and POSTGRES_PASSWORD.
     postgres_cluster._execute(f"CREATE ROLE airflow SUPERUSER LOGIN PASSWORD '{env['POSTGRES_PASSWORD']}'")
     postgres_cluster._execute("CREATE DATABASE airflow OWNER airflow")
     for name in ("dags", "plugins", "docker"):

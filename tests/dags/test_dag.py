@@ -114,7 +114,7 @@ def test_a_dead_mans_switch_is_pinged_last_and_only_if_nothing_failed(tmp_path: 
     tasks = load(AIRFLOW__PORTMON__CONFIG=str(config))["tasks"]
     ends = {name for name, task in tasks.items() if task["down"] == ["heartbeat"]}
     assert ends == {"alert_down", "alert_new", "alert_recovered", "alert_unreachable", "no_change"}
-    # Most of them are skipped in every run; one that failed left people without a message.
+    # Most of them are skipped in every run; after one that failed, a channel lacks its message.
     assert tasks["heartbeat"]["rule"] == "none_failed_min_one_success"
     assert tasks["heartbeat"]["down"] == []
 
@@ -148,7 +148,7 @@ def test_every_task_ends(dag: dict[str, Any]) -> None:
 def test_a_run_that_never_ends_does_not_hold_back_the_others_for_ever(dag: dict[str, Any]) -> None:
     from portmon import timeouts
 
-    # What works has its time, with all its tries: a run that looks, even if its tasks ran one after the other …
+    # The limit leaves time for all tries of a run that visits hosts, even if its tasks ran one after the other …
     tries = {
         name: (task["limit"] + task["delay"]) * (task["retries"] + 1)
         for name, task in dag["tasks"].items()

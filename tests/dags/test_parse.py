@@ -33,15 +33,15 @@ print(json.dumps({{"modules": sorted(set(sys.modules) - before), "hashes": hashe
 """
 
 NOT_FOR_PARSING = {
-    # pandas is diff_ports', Alembic and the storage are of the tasks that write.
+    # Only diff_ports needs pandas; only tasks that write need Alembic and the storage.
     *("pandas", "numpy", "alembic", "portmon.storage", "portmon.api"),
     # The HTTP provider brings aiohttp along: 0.1 s of CPU.
     *("requests", "aiohttp", "airflow.providers.http", "portmon.airflow.cmdb_hook"),
     # portmon.yaml as a whole, which is composed of the rooms: the DAG takes three values of it.
     *("portmon.config", "portmon.inventory", "portmon.alerting", "portmon.engine"),
-    # Of the tasks that ask hosts.
+    # Only for the tasks that ask hosts.
     "portmon.probe",
-    # Of the alert tasks alone.
+    # Only for the alert tasks.
     *(
         "apprise",
         "airflow.providers.apprise",

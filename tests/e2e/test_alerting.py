@@ -1,4 +1,4 @@
-"""Who is told what, by a live Airflow on PostgreSQL that watches real hosts, with real receivers.
+"""Which receivers get which messages, from a live Airflow on PostgreSQL that watches real hosts, with real receivers.
 
 Alertmanager, a mail server, a signed webhook, an Apprise target and the task log hear of everything that is critical,
 the webhook alone of the rest. One story: each test starts from what the one before left.
@@ -19,12 +19,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from demo.airflow_env import ROOT
-from tests.e2e.lab import missing
-from tests.e2e.receivers import Receivers
-from tests.e2e.site import NASTY, SECRET, LiveSite
 from tests.worlds.alertmanager import missing as alertmanager_missing
-from tests.worlds.alertmanager import until
+from tests.worlds.lab import missing
+from tests.worlds.live import NASTY, SECRET, LiveSite
 from tests.worlds.postgres import Cluster
+from tests.worlds.receivers import Receivers
+from tests.worlds.waiting import skip_without, until
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ DEATH = "[portmon] 1 port down on web1: tcp/8080 nginx: master"
 
 ALERTS: dict[str, Any] = {
     "channels": [
-        # Those that are in trouble come first, where they would be in the way.
+        # Receivers in trouble come first, where they would hold up the others.
         {"type": "webhook", "name": "stuck", "conn_id": "stuck"},
         {"type": "webhook", "name": "broken", "conn_id": "receiver", "endpoint": "broken"},
         {"type": "log"},
@@ -72,7 +72,7 @@ from datetime import timedelta
 
 from portmon.alerting import queue
 
-# Nor do they wait until a message that was not answered goes again.
+# A message that was not answered goes again at once.
 queue.FIRST_REST = timedelta(0)
 
 
@@ -84,7 +84,7 @@ def task_policy(task):
 
 
 class Site(LiveSite):
-    """The hosts, and those who are told.
+    """The hosts, and the receivers of their alerts.
 
     :param good: runs that succeeded, dry ones left out
     """
@@ -156,9 +156,7 @@ class Site(LiveSite):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
-    lacking = missing() or alertmanager_missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing() or alertmanager_missing())
     folder = tmp_path_factory.mktemp("alerting")
     with (
         HTTPServer(threaded=True) as server,
@@ -222,7 +220,7 @@ def test_1_a_killed_service_is_one_message_per_channel(site: Site) -> None:
     assert alert["generatorURL"] == link
     until(lambda: got.told, "Alertmanager's own receiver")
     assert [one["fingerprint"] for one in site.heard("firing")] == [alert["fingerprint"]]
-    # Where the link leads: what the host answered.
+    # The link leads to the log with the host's answer.
     log = site.airflow.log(run_id, "netstat", map_index=index)
     assert "Logged in after" in log
     site.first = alert
@@ -267,7 +265,7 @@ def test_4_its_recovery_is_told_once_and_in_the_thread_of_its_death(site: Site) 
     before = got.counts()
     death = got.mail()
     site.hosts["web1"].start_service(8080, "nginx: master")
-    # What is not critical, for the webhook alone.
+    # Events that are not critical go to the webhook alone.
     site.hosts["web2"].start_service(FRAGILE, "haproxy")
     site.hosts[NASTY].start_service(9000, NASTY_PROGRAM)
     site.hosts[NASTY].start_service(9001, LONE)
@@ -307,11 +305,11 @@ def test_5_receivers_that_refuse_or_hang_hold_no_other(site: Site) -> None:
     site.hosts["web1"].start_service(9100, "node_exporter")
     run_id = site.run(expected="failed")
     assert sorted(site.events(run_id)) == [("down", "web2", FRAGILE), ("new", "web1", 9100)]
-    # The dead-man's switch is not pinged: somebody was not told.
+    # The dead-man's switch is not pinged: a channel was not notified.
     assert site.told(run_id, ended=True) == ({"alert_new"}, {"alert_down", "heartbeat"})
     (task,) = (one for one in site.airflow.tasks(run_id) if one["task_id"] == "alert_down")
     assert (task["state"], task["try_number"]) == ("failed", 3)
-    # One message each, the one that hung included, which took it in a later try.
+    # One message each, also to the receiver that hung: it took the message in a later try.
     assert _grown(before, got.counts()) == {"hook": 2, "mail": 1, "chat": 1, "stuck": 1}
     assert len(got.stuck.keys) == 2
     assert len(set(got.stuck.keys)) == 1
@@ -343,7 +341,7 @@ def test_6_a_silenced_death_is_withheld_and_shown_and_an_acknowledged_one_as_wel
     site.hosts[NASTY].kill_service(9001)
     run_id = site.run()
     assert sorted(site.events(run_id)) == [("down", NASTY, 9000), ("down", NASTY, 9001)]
-    # And the receiver that was broken has what it lacked.
+    # The receiver that was broken has got the messages that it lacked.
     assert _grown(before, got.counts()) == {"broken": 1}
     assert got.broken[0]["id"] == got.refused[0]
     assert [(one["host"], one["port"]) for one in got.broken[0]["alerts"]] == [("web2", FRAGILE)]

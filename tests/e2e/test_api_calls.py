@@ -9,6 +9,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,10 +20,11 @@ from tools import docs
 
 from demo.airflow_env import DAG_ID
 from tests.airflow.test_operations import documented
-from tests.e2e.api_calls import ApiCalls, kinds
-from tests.e2e.lab import missing
-from tests.e2e.site import LiveSite
+from tests.worlds.api_calls import ApiCalls, kinds
+from tests.worlds.lab import missing
+from tests.worlds.live import LiveSite
 from tests.worlds.postgres import Cluster
+from tests.worlds.waiting import skip_without
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +39,7 @@ NETSTAT = Counter(
         # The whole list that is mapped over, of which it takes one item.
         "GET xcoms/{dag}/{run}/plan_hosts/return_value": 1,
         "GET connections/ssh_default": 1,
-        # For what is expected and for the record.
+        # For the expected ports and for the observation.
         "GET connections/portmon_db": 1,
     }
 )
@@ -102,7 +104,7 @@ class Site(LiveSite):
                 name: conn.scalar(sqlalchemy.text(f"SELECT count(*) FROM {name} WHERE dag_id = '{DAG_ID}'"))
                 for name in ("task_instance", "xcom", "log")
             }
-            # Somebody triggers these runs, nobody a scheduled one.
+            # These runs are triggered, which adds a row to the log; scheduled ones are not.
             rows["log"] -= conn.scalar(sqlalchemy.text("SELECT count(*) FROM log WHERE event = 'trigger_dag_run'"))
         files = (self.airflow.home / "logs" / f"dag_id={DAG_ID}").rglob("attempt=*.log")
         return {**rows, "files": sum(1 for _ in files)}
@@ -111,7 +113,7 @@ class Site(LiveSite):
         """One run, and what it left behind."""
         before = self.kept()
         run_id = self.run()
-        # The scheduler may still be about to say so in the audit log.
+        # The scheduler may write its last row of the audit log a moment later.
         after = self.kept()
         return run_id, {name: count - before[name] for name, count in after.items()}
 
@@ -126,17 +128,12 @@ class Site(LiveSite):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
     """Has made its baseline."""
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
-    with ApiCalls() as calls:
-        made = Site(tmp_path_factory.mktemp("calls"), postgres_cluster, calls)
-        try:
-            made.start()
-            made.run()
-            yield made
-        finally:
-            made.close()
+    skip_without(missing())
+    folder = tmp_path_factory.mktemp("calls")
+    with ApiCalls() as calls, closing(Site(folder, postgres_cluster, calls)) as made:
+        made.start()
+        made.run()
+        yield made
 
 
 def test_1_a_quiet_run_asks_little_and_leaves_behind_what_is_documented(site: Site) -> None:

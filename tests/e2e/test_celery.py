@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,9 +30,9 @@ from portmon.steps.plan import batch_of
 from portmon.storage import events
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
-from tests.e2e.lab import await_condition
 from tests.worlds.databases import airflow_metadata
 from tests.worlds.postgres import Cluster
+from tests.worlds.waiting import skip_without, until
 
 pytestmark = pytest.mark.slow
 
@@ -55,14 +56,14 @@ class Broker:
         command = [re.sub(r"^\$\{REDIS_PASSWORD.*\}$", self.password, part) for part in SERVICES["redis"]["command"]]
         self._out = (folder / "redis.out").open("wb")
         self._server = subprocess.Popen(
-            # One that can't save does not end.
+            # A Redis that can't save does not end.
             [*command, "--port", str(self.port), "--bind", "127.0.0.1", "--appendonly", "no", "--save", ""],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._out,
         )
         try:
-            await_condition(self._answers, what="Redis", seconds=30)
+            until(self._answers, what="Redis", seconds=30)
         except BaseException:
             self.close()
             raise
@@ -100,7 +101,7 @@ class Site:
                     # Of the dead hosts three get a task of their own: more of them take time and show nothing new.
                     "scan": {"sweep_above": 50, "batch_hosts": 20, "max_host_tasks": 3, "confirm_after": "1s"},
                     "states": {"unreachable_after": 1},
-                    # Whatever else listens on this machine comes and goes.
+                    # Other listeners of this machine come and go.
                     "rules": [{"action": "allow", "port": list(crowd.services)}],
                 }
             )
@@ -158,6 +159,9 @@ class Site:
         """Ids of the messages that a worker took from Redis."""
         return set(re.findall(r"execute_workload\[([0-9a-f-]+)\] received", self.said(name)))
 
+    def close(self) -> None:
+        self.airflow.stop()
+
     def end_of(self, run_id: str) -> None:
         assert self.airflow.wait_run(run_id, seconds=240) == "success", self.airflow.tasks(run_id)
 
@@ -188,28 +192,22 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
-    lacking = missing() or (None if shutil.which("redis-server") else "redis-server is not installed")
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing() or (None if shutil.which("redis-server") else "redis-server is not installed"))
     folder = tmp_path_factory.mktemp("celery")
-    with Crowd(folder / "crowd", HOSTS, services=5, switchable=SWITCHABLE) as crowd:
-        broker = Broker(folder)
-        try:
-            made = Site(folder, crowd, postgres_cluster, broker)
-            try:
-                made.start()
-                yield made
-            finally:
-                made.airflow.stop()
-        finally:
-            broker.close()
+    with (
+        Crowd(folder / "crowd", HOSTS, services=5, switchable=SWITCHABLE) as crowd,
+        closing(Broker(folder)) as broker,
+        closing(Site(folder, crowd, postgres_cluster, broker)) as made,
+    ):
+        made.start()
+        yield made
 
 
 def test_1_batches_run_on_both_workers(site: Site) -> None:
     run_id = site.airflow.trigger()
     site.end_of(run_id)
     sweeps = site.sweeps(run_id)
-    # As many as fill each round of those that run at the same time.
+    # As many batches as fill every round of the tasks that run at the same time.
     assert len(sweeps) == len(site.batches(run_id)) == 8
     assert {task["state"] for task in sweeps.values()} == {"success"}
     assert {task["hostname"] for task in sweeps.values()} == set(WORKERS)
@@ -256,7 +254,7 @@ def test_2_a_worker_is_lost_while_its_batches_run(site: Site) -> None:
     assert {host_id for host_id, outcome, _ in looks if outcome != "ok"} == {crowd.host(name).id for name in dead}
     downs = {("down", name, port): 1 for name in alive.values()}
     assert site.events(run_id) == {**downs, **{("unreachable", name, None): 1 for name in dead}}
-    # And the next run finds nothing that was lost.
+    # The next run finds that nothing was lost.
     crowd.start_service(port)
     for name in dead:
         crowd.revive(name)
@@ -265,8 +263,8 @@ def test_2_a_worker_is_lost_while_its_batches_run(site: Site) -> None:
     assert {task["hostname"] for task in site.sweeps(later).values()} == {left}
     assert site.events(later) == {
         **{("recovered", name, port): 1 for name in alive.values()},
-        # What was dead missed the change: there, the service was only restarted.
+        # Dead hosts missed the change: there, the service was only restarted.
         **{(kind, name, where): 1 for name in dead for kind, where in (("reachable", None), ("restarted", port))},
     }
-    # Meanwhile Redis handed out again what the lost worker had not confirmed, and that did no harm.
+    # Meanwhile Redis handed out again the tasks that the lost worker had not confirmed, which did no harm.
     assert site.received(lost) & site.received(left)

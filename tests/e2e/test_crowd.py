@@ -17,6 +17,7 @@ from portmon.errors import ContradictionError, RefusedError, ScanTimeoutError
 from portmon.ssh.connect import connect
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, Trust
+from tests.worlds.waiting import skip_without
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +26,7 @@ TIMEOUT = 1.5
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     with Crowd(tmp_path_factory.mktemp("crowd"), 6, dead=2, hanging=2, services=5, switchable=1) as made:
         yield made
 
@@ -116,9 +115,7 @@ def test_a_host_list_for_the_file_source(crowd: Crowd, tmp_path: Path) -> None:
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     with Crowd(tmp_path, 1, dead=1, hanging=1, services=1) as made:
         ask(made, made.named("alive")[0])
         pids = made.pids()

@@ -11,8 +11,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,40 +31,39 @@ from portmon.config import Config, load_config
 from portmon.errors import CmdbError, ScanError
 from portmon.model.event import AlertGroup, Event, EventKind
 from portmon.model.host import Host, Inventory
-from portmon.steps.deliver import AlertTask
-from portmon.steps.dispatch import groups_to_alert
-from portmon.steps.evaluate import evaluate_run
-from portmon.steps.fetch import fetch_inventory
-from portmon.steps.plan import plan_hosts
-from portmon.steps.prune import prune_inventory
-from portmon.steps.run import Run
-from portmon.storage import events
 from portmon.storage.database import Database
-from tests.e2e.lab import Lab, LabHost, await_condition, missing, unit_root
+from tests.worlds.databases import migrated, migrated_postgres
+from tests.worlds.lab import Lab, LabHost, missing, unit_root
+from tests.worlds.postgres import Cluster
+from tests.worlds.runs import Runs
+from tests.worlds.waiting import skip_without, until
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-INTERVAL = timedelta(milliseconds=20)
-"""Between runs, so short that each run counts."""
-
 Told = list[tuple[str, str | None, int | None]]
 """Events as kind, name of the host, port."""
 
 
-class Site:
-    """Hosts of the lab under watch."""
+class Site(Runs):
+    """Hosts of the lab under watch, in real time."""
+
+    interval = timedelta(milliseconds=20)
+    """So short that each run counts."""
+    run_id = "run-{}"
 
     def __init__(self, lab: Lab, folder: Path, database: Database) -> None:
+        super().__init__(database, Config(), start=datetime.now(UTC))
         self.lab = lab
-        self.database = database
         self.listed: list[Host] = []
         self.path = folder / "portmon.yaml"
-        self.config = Config()
         self.messages: list[str] = []
-        self.number = 0
         self.broken = False
         self.configure()
+
+    @property
+    def now(self) -> datetime:
+        return datetime.now(UTC)
 
     def configure(self, **sections: Any) -> None:
         """Write portmon.yaml: the test's own sections over short times."""
@@ -87,30 +87,28 @@ class Site:
     def run(self, *, force_prune: bool = False) -> Told:
         """One run; what it told, in order."""
         self.number += 1
-        run = Run(f"run-{self.number}", force_prune=force_prune)
-        now = datetime.now(UTC)
-        fetched = fetch_inventory(self.database, self.config, run, self._load, now=now)
-        prune_inventory(self.database, self.config, run, fetched.digest, stale=fetched.stale, now=now)
-        # Through JSON, as an XCom goes.
-        plan = json.loads(json.dumps(plan_hosts(self.database, self.config, run, fetched.digest)))
-        operators = [NetstatOperator(task_id="netstat", host=item) for item in plan]
-        with ThreadPoolExecutor(max(len(operators), 1)) as pool:
-            list(pool.map(lambda operator: _execute(operator, run.run_id), operators))
-        planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
-        now = datetime.now(UTC)
-        evaluate_run(self.database, self.config, run, fetched.digest, planned=planned, interval=INTERVAL, now=now)
+        run = self.run_of(force_prune=force_prune)
+        self.scan_and_evaluate(run)
         events = self.events(run.run_id)
-        told = {group for event in events if (group := event.group)}
-        groups = groups_to_alert(self.database, self.config, now=now, interval=INTERVAL)
-        assert groups == told
+        groups = self.route()
+        assert groups == {group for event in events if (group := event.group)}
         for group in sorted(groups):
-            self._deliver(group)
+            self.deliver(group)
         return [(event.kind.value, event.host_name, event.port) for event in events]
 
-    def _load(self) -> Inventory:
+    def scan(self, plan: Sequence[Mapping[str, Any]]) -> None:
+        # Through JSON, as an XCom goes.
+        operators = [NetstatOperator(task_id="netstat", host=json.loads(json.dumps(item))) for item in plan]
+        with ThreadPoolExecutor(max(len(operators), 1)) as pool:
+            list(pool.map(lambda operator: _execute(operator, self.run_of().run_id), operators))
+
+    def load(self) -> Inventory:
         if self.broken:
             raise CmdbError("HTTP 500", source="test")
         return Inventory(tuple(self.listed), source="test")
+
+    def send(self, channel: object, message: Message, done: tuple[str, ...]) -> None:
+        self.messages.append(message.title)
 
     def run_until(self, kind: EventKind) -> Told:
         """Runs until one tells something of a kind; what they told, which is nothing before that."""
@@ -120,29 +118,8 @@ class Site:
             told.extend(self.run())
             return any(event[0] == kind for event in told)
 
-        await_condition(done, what=kind)
+        until(done, what=kind)
         return told
-
-    def _deliver(self, group: AlertGroup) -> None:
-        def send(_channel: object, message: Message, _done: tuple[str, ...]) -> None:
-            self.messages.append(message.title)
-
-        AlertTask(
-            database=self.database,
-            config=self.config,
-            group=group,
-            send=send,
-            link=lambda _: None,
-            page=None,
-            interval=INTERVAL,
-            holder="test",
-            clock=lambda: datetime.now(UTC),
-            hold_until=datetime.now(UTC) + 4 * INTERVAL,
-        ).run()
-
-    def events(self, run_id: str | None = None) -> list[Event]:
-        with self.database.begin() as conn:
-            return events.recent(conn, run_id=run_id)
 
     def last(self, kind: EventKind) -> Event:
         """The last event of a kind."""
@@ -170,24 +147,24 @@ def _execute(operator: NetstatOperator, run_id: str) -> None:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
-    made = Lab(["web1", "web2", "db1"])
-    yield made
-    made.close()
+    skip_without(missing())
+    with closing(Lab(["web1", "web2", "db1"])) as made:
+        yield made
 
 
 @pytest.fixture
-def start(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Site]]:
+def start(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Database], Site]]:
     """Makes a site with its state in a database."""
     databases = []
 
-    def make(url: str) -> Site:
-        sqlite = {"conn_type": "sqlite", "host": url.removeprefix("sqlite:///")}
-        monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", json.dumps(sqlite) if "sqlite" in url else url)
-        database = Database(url)
-        database.migrate()
+    def make(database: Database) -> Site:
+        sqlite = json.dumps({"conn_type": "sqlite", "host": database.url.database})
+        url = (
+            sqlite
+            if database.is_sqlite
+            else database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        )
+        monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", url)
         databases.append(database)
         made = Site(lab, tmp_path, database)
         # The tasks read it themselves, as they do in Airflow.
@@ -207,8 +184,8 @@ def start(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.fixture
-def site(start: Callable[[str], Site], tmp_path: Path) -> Site:
-    return start(f"sqlite:///{tmp_path / 'state.db'}")
+def site(start: Callable[[Database], Site], tmp_path: Path) -> Site:
+    return start(migrated(tmp_path / "state.db"))
 
 
 def replace(host: LabHost, port: int, name: str, addresses: Sequence[str] = ("0.0.0.0",)) -> int:
@@ -564,7 +541,7 @@ def test_a_host_that_leaves_the_cmdb_and_comes_back(site: Site) -> None:
         assert "Last known of it: program nginx; " in story
     assert "retired (nginx): Was down; it left the CMDB." in site.explain("web1", 8080)
     site.listed = [entry]
-    # Its alert was closed: what is still down is told again.
+    # Its alert was closed: a port that is still down makes a new one.
     assert site.run() == [("down", "web1", 8080)]
     story = site.explain("web1", 8080)
     assert "left the CMDB at" not in story
@@ -640,8 +617,8 @@ def test_the_real_command_tells_the_same(site: Site) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_on_postgresql(start: Callable[[str], Site], postgres_url: str) -> None:
-    site = start(postgres_url)
+def test_on_postgresql(start: Callable[[Database], Site], postgres_cluster: Cluster) -> None:
+    site = start(migrated_postgres(postgres_cluster))
     site.configure(states={"flap_threshold": 3, "flap_window": "10s"})
     site.lab.hosts["web1"].start_service(8080, "nginx")
     host = site.watch("web1", "web2", "db1")[0]
@@ -659,7 +636,7 @@ def test_on_postgresql(start: Callable[[str], Site], postgres_url: str) -> None:
 
 
 def test_no_kind_of_event_is_left_out() -> None:
-    # Whether runs are late is no matter of hosts: tests/steps/test_overdue.py. Hundreds of changes at once take hundreds
+    # Late runs are tested in tests/steps/test_overdue.py. Hundreds of changes at once take hundreds
     # of services: tests/engine/test_walls.py. An old forced command is one of an earlier version: tests/engine/test_versions.py.
     others = {EventKind.RUN_OVERDUE, EventKind.RUN_IN_TIME, EventKind.MANY_CHANGES, EventKind.PROBE_OUTDATED}
     ours = {kind.value for kind in EventKind} - others

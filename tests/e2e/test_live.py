@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,17 +20,18 @@ from pytest_httpserver import HTTPServer
 
 from demo.airflow_env import ROOT
 from portmon.storage import archive, hosts
-from tests.e2e.lab import Lab, await_condition, missing
-from tests.e2e.site import NASTY, SECRET, LiveSite, collected
+from tests.worlds.lab import Lab, missing
+from tests.worlds.live import NASTY, SECRET, LiveSite, collected
 from tests.worlds.postgres import Cluster
 from tests.worlds.processes import kill_with_descendants
+from tests.worlds.waiting import skip_without, until
 
 pytestmark = pytest.mark.slow
 
 NAMES = ["web1", "web2", "db1", NASTY]
 
 DAG_FILE = """
-# A DAG of Airflow: without these two words it would read nothing more of the file.
+# A DAG of Airflow: it reads only files with these two words.
 from datetime import timedelta
 from pathlib import Path
 from portmon import timeouts
@@ -80,17 +82,11 @@ class Site(LiveSite):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     folder = tmp_path_factory.mktemp("live")
-    with HTTPServer() as server:
-        made = Site(folder, postgres_cluster, server)
-        try:
-            made.airflow.start(migrated=True)
-            yield made
-        finally:
-            made.close()
+    with HTTPServer() as server, closing(Site(folder, postgres_cluster, server)) as made:
+        made.airflow.start(migrated=True)
+        yield made
 
 
 def test_1_the_baseline_has_a_named_task_with_a_log_per_host(site: Site) -> None:
@@ -183,8 +179,8 @@ def test_7_a_run_for_some_hosts_and_a_dry_run(site: Site) -> None:
     scoped = site.run(hosts=["web1"])
     assert site.events(scoped) == [("down", "web1", 8080)]
     assert site.events(site.run()) == [("down", "web2", 8080)]
-    wrong = site.run(expected="failed", hosts=["nobody*"])
-    assert "'nobody*': no host of the CMDB" in site.airflow.log(wrong, "fetch_hosts")
+    wrong = site.run(expected="failed", hosts=["absent*"])
+    assert "'absent*': no host of the CMDB" in site.airflow.log(wrong, "fetch_hosts")
     for name in ("web1", "web2"):
         site.hosts[name].start_service(8080, "nginx: master")
     site.run()
@@ -208,7 +204,7 @@ def test_8_scheduler_and_workers_killed_in_the_middle_of_a_run(site: Site) -> No
     site.hosts["db1"].reconnect()
     site.airflow.start_process("scheduler")
     assert site.airflow.wait_run(run_id, seconds=600) == "success"
-    # Whatever the killed look came to, the next run has seen everything.
+    # Whatever became of the killed visit, the next run has observed every host.
     later = site.run()
     found = site.events(run_id) + site.events(later)
     assert [event for event in found if event[0] == "down"] == [("down", "web1", 8080)]
@@ -229,7 +225,7 @@ def test_9_the_process_of_one_look_killed_in_the_middle(site: Site) -> None:
     site.hosts["db1"].go_on()
     assert site.airflow.wait_run(run_id) == "success"
     look = site.look(run_id, "db1")
-    # Airflow gives it its other try, unless it can't; a host that nobody saw is red and not evaluated.
+    # Airflow gives it its other try, unless it can't; a host that no try reached is red and not evaluated.
     assert (look["state"], look["try_number"]) == ("success", 2) or look["state"] == "failed", look
     assert {site.look(run_id, name)["state"] for name in NAMES if name != "db1"} == {"success"}
     with site.database.begin() as conn:
@@ -277,14 +273,12 @@ def test_10_a_run_with_a_future_logical_date_does_not_stop_the_watch(site: Site)
 
 
 def test_nothing_of_the_lab_is_left_behind() -> None:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     made = Lab(["a"])
     made.hosts["a"].start_service(8080)
     made.close()
     netns = made.hosts["a"].netns
-    await_condition(
+    until(
         lambda: netns not in subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout,
         what="the namespace",
     )

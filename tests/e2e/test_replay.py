@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from portmon.config import load_config
 from portmon.model.event import EventKind
 from portmon.replay.archive import evaluate_again, scratch_database
 from portmon.storage import alerts, events, replays, tables
-from tests.e2e.lab import missing
-from tests.e2e.site import LiveSite, collected
 from tests.worlds.eventful import derived, eventful, state_of, wipe
 from tests.worlds.fleet import FIVE, Fleet
+from tests.worlds.lab import missing
+from tests.worlds.live import LiveSite, collected
 from tests.worlds.postgres import Cluster
+from tests.worlds.waiting import skip_without
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +54,7 @@ class Site(LiveSite):
         )
         self.path = folder / "portmon.yaml"
         self.database.migrate()
-        # Whole slots, the last of which is over.
+        # Whole intervals, the last of which is over.
         now = datetime.now(UTC)
         last = now.replace(minute=now.minute // 5 * 5, second=0, microsecond=0) - FIVE
         self.fleet = Fleet(self.database, load_config(self.path), start=last - SIMULATED * FIVE)
@@ -97,7 +99,7 @@ class Site(LiveSite):
 
     def backfill(self, begin: datetime, end: datetime, number: int) -> list[dict[str, Any]]:
         """``airflow backfill create``, waited for."""
-        # Airflow allows one at a time, and takes a while to say that the last one is over.
+        # Airflow allows one backfill at a time, and shows its end late.
         self.airflow.wait(self._no_backfill, "the end of the last backfill", seconds=180)
         before = {run["dag_run_id"]: run["end_date"] for run in self._backfill_runs()}
         command = self.airflow.airflow(
@@ -130,21 +132,16 @@ def _derived(conn: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
-    with HTTPServer() as server:
-        made = Site(tmp_path_factory.mktemp("replay"), postgres_cluster, server)
-        try:
-            eventful(made.fleet, SIMULATED)
-            # From here on they are real.
-            for machine in made.fleet.machines.values():
-                machine.trouble = None
-            made.fleet.listed = set(NAMES)
-            made.airflow.start(migrated=True)
-            yield made
-        finally:
-            made.close()
+    skip_without(missing())
+    folder = tmp_path_factory.mktemp("replay")
+    with HTTPServer() as server, closing(Site(folder, postgres_cluster, server)) as made:
+        eventful(made.fleet, SIMULATED)
+        # From here on the hosts are real.
+        for machine in made.fleet.machines.values():
+            machine.trouble = None
+        made.fleet.listed = set(NAMES)
+        made.airflow.start(migrated=True)
+        yield made
 
 
 def test_1_five_live_runs_follow_the_scripted_ones(site: Site) -> None:
@@ -253,7 +250,7 @@ def test_7_a_backfill_of_two_hours_evaluates_by_other_rules_once_and_tells_nobod
         evaluated = conn.execute(
             select(tables.replays.c.done_by).where(tables.replays.c.run_id.startswith("backfill")).distinct()
         ).all()
-    # Of what was seen before the earliest of them nobody asked; each time is evaluated once, not 24 times.
+    # No backfill covers the times before the earliest of them; each time is evaluated once, not 24 times.
     assert len(evaluated) <= 4
     # The same once more: they exist now, are cleared, and have nothing to do.
     site.backfill(begin, begin + FIVE, 2)

@@ -14,7 +14,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,10 +30,10 @@ from bench.crowd import Crowd, CrowdHost, missing
 from demo.airflow_env import EmbeddedAirflow
 from portmon.airflow.operators.sweep import STORE_MOST
 from portmon.storage.database import Database
-from tests.e2e.lab import await_condition
-from tests.worlds.databases import airflow_metadata
+from tests.worlds.databases import airflow_metadata, migrated_url
 from tests.worlds.postgres import Cluster
 from tests.worlds.processes import connected, kill_with_descendants
+from tests.worlds.waiting import skip_without, until
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ class Site:
             "cmdb": {"source": {"type": "file", "path": "hosts.csv"}},
             "ssh": {"connect_timeout": connect_timeout, "max_logins": LOGINS},
             "scan": {"confirm_after": f"{CONFIRM_AFTER}s", "batch_hosts": 250},
-            # Whatever else listens on this machine is nobody's business.
+            # Other listeners of this machine do not count.
             "rules": [{"action": "allow", "port": self.crowd.services}],
         }
         (self.folder / "portmon.yaml").write_text(yaml.safe_dump(settings))
@@ -98,11 +98,10 @@ class Site:
             rows.writerow(("id", "name", "address", "port"))
             rows.writerows((host.id, host.name, host.address, host.port) for host in hosts)
         method, path = ("PATCH", "connections/portmon_db") if self._database else ("POST", "connections")
-        self._database = Database(self.states.new_database())
-        self._database.migrate()
+        self._database = Database(migrated_url(self.states))
         url = self._database.url
         connection = {"login": url.username, "password": url.password, "host": url.host, "port": url.port}
-        # Not in the environment: it changes while Airflow is up.
+        # Not in the environment, since it changes while Airflow is up.
         body = {"connection_id": "portmon_db", "conn_type": "postgres", "schema": url.database, **connection}
         self.airflow.call(method, path, body)
 
@@ -138,7 +137,7 @@ class Site:
     def standing_still(self) -> Iterator[str]:
         """A run in the middle of whose sweep the block is: some hosts are stored, and no other one answers."""
         run_id = self.airflow.trigger()
-        await_condition(lambda: self.looks(run_id) >= FLEET // 3, what="the first looks", seconds=300)
+        until(lambda: self.looks(run_id) >= FLEET // 3, what="the first looks", seconds=300)
         self.crowd.stand_still()
         try:
             yield run_id
@@ -208,20 +207,11 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster) -> Iterator[Site]:
-    lacking = missing()
-    if lacking:
-        pytest.skip(lacking)
+    skip_without(missing())
     folder = tmp_path_factory.mktemp("sweep")
-    states = Cluster(folder)
-    try:
-        made = Site(folder, postgres_cluster, states)
-        try:
-            made.airflow.start(migrated=True)
-            yield made
-        finally:
-            made.close()
-    finally:
-        states.close()
+    with closing(Cluster(folder)) as states, closing(Site(folder, postgres_cluster, states)) as made:
+        made.airflow.start(migrated=True)
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +260,7 @@ def test_2_those_that_failed_before_are_one_message_and_no_tasks(
 
     for kind, log_of in (("raw", _raw_log), ("api", _log_answer)):
         logs = [log_of(site, run_id, index) for index in range(4)]
-        # Each of them has a line, and no more than that.
+        # Each of them has exactly one line.
         assert Counter(name for log in logs for line in log for name in failing if name in line) == Counter(failing)
         for index, lines in enumerate(logs):
             told = [line for line in lines if any(name in line for name in failing)]
@@ -396,8 +386,8 @@ def test_7_the_scheduler_with_its_workers_and_their_tasks_killed_in_the_middle(s
         scheduler = site.airflow.processes.pop("scheduler")
         kill_with_descendants(scheduler.pid)
         scheduler.wait()
-        # Whoever is killed is not gone at once, and only the scheduler is ours to wait for.
-        await_condition(lambda: not site.task_processes(), what="the end of the killed tasks")
+        # Killed processes are not gone at once, and only the scheduler is our child, which wait() takes.
+        until(lambda: not site.task_processes(), what="the end of the killed tasks")
         lost = site.crowd.logins() - before - stored
     site.airflow.start_process("scheduler", "--skip-serve-logs")
     site.must_end_green(run_id)

@@ -1,4 +1,4 @@
-"""Who says that a port must listen, and who comes first."""
+"""The sources that declare ports, and their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of states, row by row, and what holds for every history."""
+"""Evaluations of small fleets, and properties of every history."""
 
 from __future__ import annotations
 
@@ -128,8 +128,10 @@ UNSEEN = "it happened between 2026-01-01 00:00 and"
         (ok(4, 22, 80, address="127.0.0.1"), "rebound", True),
     ],
 )
-def test_what_happened_while_nobody_looked_says_so(then: Observation, kind: str, told: bool) -> None:
-    """For more than three intervals, and fifteen minutes."""
+def test_an_event_after_a_long_pause_says_between_which_observations_it_happened(
+    then: Observation, kind: str, told: bool
+) -> None:
+    """A long pause is more than three intervals and more than fifteen minutes."""
     world = World()
     world.see(ok(0, 22, 80))
     assert kind in [event[0] for event in world.see(then)]
@@ -155,7 +157,7 @@ def test_three_intervals_may_be_longer_than_fifteen_minutes() -> None:
 
 
 def test_what_began_before_or_is_only_proven_now_did_not_happen_then() -> None:
-    """A port that was missing already, one that has to be seen several times, and what is told of flapping."""
+    """A port that was missing already, one that has to be seen several times, and a flapping one."""
     world = World(down_after=2)
     world.see(ok(0, 22, 80))
     world.see(ok(1, 22, 40_000))
@@ -176,7 +178,7 @@ def test_a_declared_port_that_listens_is_quiet() -> None:
     world.declared = {"1": {80: "declared by the CMDB"}}
     assert world.see(ok(0, 22, 80)) == [("baseline",)]
     assert world.port(80)["status"] == "up"
-    # Another one is missing, so that the answer is a confirmed one.
+    # Another port is missing, so that the answer is a confirmed one.
     assert world.see(ok(1, 80)) == [("down", 22)]
     assert world.see(ok(2, 22)) == [("recovered", 22), ("down", 80)]
     assert world.see(ok(3, 22)) == []
@@ -320,7 +322,7 @@ def test_a_host_that_still_fails_when_the_first_one_answers_is_told_at_once() ->
     world.see(ok(0, 22), ok(0, 22, host="2"), ok(0, 22, host="3"))
     world.see(*(bad(1, host=host) for host in "123"))
     assert world.see(*(bad(2, host=host) for host in "123")) == [("fleet_unreachable",)]
-    # Too soon to count as one more failure, but enough of them have been counted.
+    # Too soon to count as one more failure, but enough failures were counted before.
     assert world.see(ok(2.1, 22), ok(2.1, 22, host="3"), bad(2.1, host="2")) == [("fleet_reachable",), ("unreachable",)]
 
 
@@ -354,7 +356,7 @@ def test_hosts_that_left_close_their_alerts() -> None:
         ("retired", "2", None),
     }
     world.take(closed)
-    # What still is when they come back is told again.
+    # Troubles that last when the hosts come back are told again.
     assert world.see(ok(3, 22), bad(3, host="2")) == [("down", 80), ("unreachable",)]
 
 
@@ -391,7 +393,7 @@ def test_a_known_port_whose_program_is_suddenly_unknown_stays_watched() -> None:
 def test_a_watched_program_whose_port_another_one_took_is_down() -> None:
     world = World(rules=[Rule(action="allow", program="nginx")])
     world.see(ok(0, 80))
-    # Nobody asked twice: somebody listens on the port.
+    # The host was not asked twice: another program listens on the port.
     assert world.see(dataclasses.replace(ok(1, 80, program="apache2"), confirmed=False)) == [("down", 80)]
     assert world.see(ok(2, 80)) == [("recovered", 80)]
 
@@ -478,7 +480,7 @@ def test_an_event_says_whose_port_it_is_and_why_it_is_watched() -> None:
     assert event.details["row"] == "down"
 
 
-def test_an_event_of_a_port_of_nobody_says_so() -> None:
+def test_an_event_of_a_port_without_an_owner_names_none() -> None:
     world = World()
     world.fleet = {"1": Host("1", "web1", "10.0.0.1")}
     world.see(ok(0, 80, program=None))
@@ -542,7 +544,7 @@ def test_how_often_a_port_was_missing_is_a_whole_number_whatever_else_is_seen() 
 def test_when_a_port_was_last_seen_is_known_from_the_last_answer_that_had_it() -> None:
     world = World()
     world.see(ok(0, 22, 80))
-    # A look that was not told of it is no evidence; then it is there again.
+    # An unconfirmed observation without it is no evidence; then it is there again.
     assert world.see(ok(1, 22, confirmed=False)) == []
     assert world.see(ok(2, 22, 80)) == []
     assert world.see(ok(3, 22)) == [("down", 80)]
@@ -553,17 +555,17 @@ def test_when_a_port_was_last_seen_is_known_from_the_last_answer_that_had_it() -
 
 
 def stored(observation: Observation) -> Observation:
-    """As the archive knows it: what was seen has a name."""
+    """The observation as the archive stores it: its listing has a digest."""
     return dataclasses.replace(observation, facts=repr(observation.listing) if observation.listing else None)
 
 
 def unread(observation: Observation) -> Observation:
-    """As the archive gives it, before what was seen is read."""
+    """The observation as the archive gives it, before its listing is read."""
     return dataclasses.replace(stored(observation), listing=None)
 
 
 def state_of(world: World) -> tuple[Any, ...]:
-    """All that is known, but for what says that nothing is pending."""
+    """The whole state, except the fingerprints."""
     hosts = {host_id: row | {"fingerprint": None} for host_id, row in world.hosts.items()}
     return hosts, sorted(map(repr, ports_of(world.ports))), world.failing_since
 
@@ -595,11 +597,11 @@ def test_an_answer_that_may_show_something_new_has_to_be_read(other: str) -> Non
         world.declared = {"1": {80: "declared by the CMDB"}}
     elif other == "not settled":
         world.see(stored(ok(0.5, 22)))
-    with pytest.raises(ValueError, match=r"what '1' showed at .* is not given"):
+    with pytest.raises(ValueError, match=r"the observation of '1' at .* lacks its listing"):
         world.see(unread(ok(1, 22, 80, pid=8 if other == "facts" else 7)))
 
 
-def test_comments_of_rules_and_rules_of_others_unsettle_nobody() -> None:
+def test_comments_of_rules_and_rules_of_other_hosts_unsettle_no_host() -> None:
     world = World(rules=[Rule(action="deny", port=443)])
     world.see(stored(ok(0, 22, 80)))
     world.rules = RuleSet([Rule(action="deny", port=443, comment="why"), Rule(action="allow", host="db*", port=1)])
@@ -636,7 +638,7 @@ def test_a_host_is_settled_if_nothing_is_pending(history: list[Observation], set
     for look in history:
         world.see(stored(look))
     assert (world.host()["fingerprint"] is not None) == settled
-    # Which means: whatever the time, and whether the answer is confirmed, the same again makes nothing of it.
+    # The same observation at any later time, confirmed or not, changes nothing.
     (last,) = [look for look in history if look.outcome is Outcome.OK][-1:]
     for days in (0, 1, 31):
         again = World()
@@ -659,7 +661,7 @@ def test_a_port_that_must_listen_and_is_not_there_is_pending() -> None:
 
 
 def test_a_listener_without_a_name_may_be_evaluated_otherwise_once_its_port_has_one() -> None:
-    """Its port has no program yet, then it has one that a rule denies there."""
+    """Its port has no known program first, and then one that a rule denies."""
     rules = [Rule(action="deny", program="nginx", bind="loopback")]
     seen = dataclasses.replace(ok(0).listing, listeners=(WILD, LOOP))  # type: ignore[type-var]
     world = World(rules=rules)
@@ -667,7 +669,7 @@ def test_a_listener_without_a_name_may_be_evaluated_otherwise_once_its_port_has_
         world.see(stored(dataclasses.replace(ok(at), listing=seen)))
         assert (world.host()["fingerprint"] is not None) == settled
     assert world.port(80)["addresses"] == ("0.0.0.0",)
-    # Without rules, and with names for all, nobody has to wait.
+    # Without rules, and with names for all listeners, the host is settled.
     for own, listeners in (((), (WILD, LOOP)), (rules, (WILD, dataclasses.replace(LOOP, program="java")))):
         other = World(rules=own)
         other.see(stored(dataclasses.replace(ok(0), listing=dataclasses.replace(seen, listeners=listeners))))
@@ -675,7 +677,7 @@ def test_a_listener_without_a_name_may_be_evaluated_otherwise_once_its_port_has_
 
 
 class Twins:
-    """One history, once with what was seen of every look and once as the archive gives it."""
+    """One history, once with the listing of every observation and once as the archive gives it."""
 
     def __init__(self, **settings: Any) -> None:
         self.all, self.few = World(**settings), World(**settings)
@@ -764,7 +766,7 @@ def test_a_settled_host_is_a_duplicate_as_soon_as_another_one_shows_the_same() -
     assert twins.few.host("2")["duplicate_of"] == "1"
     assert twins.see(ok(2, 22, 80, **two), ok(2, 22, 80, host="2", **two)) == []
     assert twins.see(ok(3, 22, **two), ok(3, 22, 80, host="2", **two)) == [("down", 80)]
-    # It still is that machine, until it shows something else.
+    # It stays a duplicate until it shows something else.
     assert twins.see(ok(4, 22, 80, **one), ok(4, 22, 80, host="2", **two)) == [("rebooted",), ("recovered", 80)]
     assert twins.few.host("2")["duplicate_of"] is None
 
@@ -782,7 +784,7 @@ def test_what_listens_on_hosts_is_asked_for_only_where_it_may_be_the_same_machin
     assert evaluation.sharing() == set()
     assert list(evaluation.looks(later[1:2])) == []
     assert evaluation.sharing() == {"2", "3"}
-    with pytest.raises(ValueError, match=r"what listened on '[23]' is not given"):
+    with pytest.raises(ValueError, match=r"the row of '[23]' lacks its listening ports"):
         hosts["3"]["duplicate_of"] = None
         list(evaluation.looks(later[2:]))
         evaluation.find_duplicates()
@@ -794,7 +796,7 @@ def test_several_looks_at_a_settled_host_in_one_evaluation() -> None:
     assert twins.see(ok(1, 22, 80), bad(2), ok(3, 22, 80), ok(4, 22), ok(5, 22, 80), ok(6, 22, 80)) == [
         ("down", 80), ("recovered", 80),
     ]  # fmt: skip
-    # The last one again shows nothing new.
+    # The last observation again shows nothing new.
     assert twins.unread == 3
     assert twins.see(bad(8), ok(7, 22, 80)) == []
     assert twins.few.host()["failures"] == 1
@@ -914,7 +916,7 @@ def test_two_hosts_must_fail_newly(known: str, told: list[str]) -> None:
     """:param known: hosts that were unreachable before"""
     world = World(unreachable_after=1)
     world.see(*answer(0))
-    # One by one, lest they are the fleet.
+    # One run each: together they would be an episode of the fleet.
     for number, host in enumerate(known):
         world.see(*fail(1 + number / 10, host))
     assert [kind for kind, *_ in world.see(*fail(2))] == told
@@ -1044,7 +1046,7 @@ def test_two_entries_of_one_machine_are_noted_once() -> None:
     assert "The same machine as web1 (id 1)" in event.reason
     assert (world.host("1")["duplicate_of"], world.host("2")["duplicate_of"]) == (None, "1")
     assert world.see(twin(1, "1", 22), twin(1, "2", 22)) == []
-    # What one of them is seen to open a moment earlier makes it no other machine.
+    # A port that one of them opens a moment earlier makes it no other machine.
     assert world.see(twin(2, "1", 22, 80), twin(2, "2", 22)) == [("new", 80)]
     assert world.host("2")["duplicate_of"] == "1"
 
@@ -1248,7 +1250,7 @@ def test_each_port_moves_to_one_of_its_own() -> None:
 
 
 def close(*ports: Port, host: Observation | None = None) -> Verdict:
-    """Close host 1, which saw nothing but what is said here."""
+    """Close host 1 with these ports and at most one observation."""
     world = World(unreachable_after=1)
     world.see(ok(0, 22), ok(0, 22, host="2"))
     if host is not None:
@@ -1341,28 +1343,32 @@ def history(steps: Iterable[tuple[str, frozenset[int] | None]]) -> list[Observat
     ]
 
 
-@given(looks)
-def test_evaluating_again_changes_nothing(steps: list[tuple[str, frozenset[int] | None]]) -> None:
-    world, observations = World(), history(steps)
-    for observation in observations:
-        world.see(observation)
-    assert world.see(*observations) == []
-    assert world.last.hosts == ()
-    assert world.last.ports == ()
-    assert world.last.dropped == ()
-
-
 @given(looks, st.randoms())
-def test_all_at_once_in_any_order_is_one_by_one(steps: list[tuple[str, frozenset[int] | None]], random: Any) -> None:
+def test_what_holds_for_every_history(steps: list[tuple[str, frozenset[int] | None]], random: Any) -> None:
+    """No down without evidence, no recovery without a down; evaluating again, or all at once, changes nothing."""
     single, together, observations = World(), World(), history(steps)
+    down = set()
     for observation in observations:
         single.see(observation)
+        for event in single.last.events:
+            key = (event.host_id, event.port)
+            if event.kind == "down":
+                assert observation.listing is not None
+                assert event.port not in {one.port for one in observation.listing.listeners}
+                assert key not in down
+                down.add(key)
+            elif event.kind == "recovered":
+                down.remove(key)
+    ids = {event.id for event in single.events}
+    assert len(ids) == len(single.events)
+    assert single.see(*observations) == []
+    assert (single.last.hosts, single.last.ports, single.last.dropped) == ((), (), ())
     random.shuffle(observations)
     together.see(*observations)
-    assert {event.id for event in single.events} == {event.id for event in together.events}
-    key = ["host_id", "port"]
+    assert ids == {event.id for event in together.events}
+    order = ["host_id", "port"]
     pd.testing.assert_frame_equal(
-        single.ports.sort_values(key).reset_index(drop=True), together.ports.sort_values(key).reset_index(drop=True)
+        single.ports.sort_values(order).reset_index(drop=True), together.ports.sort_values(order).reset_index(drop=True)
     )
 
 
@@ -1387,7 +1393,7 @@ POLICIES = st.sampled_from(
     st.lists(
         st.tuples(
             st.sampled_from("123"),
-            # Mostly something that was seen before.
+            # Mostly ports that were seen before.
             st.one_of(st.none(), st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)),
             st.sampled_from([1, 1, 1, 0.2, 13]),
             st.booleans(),
@@ -1421,25 +1427,6 @@ def test_what_is_not_read_would_change_nothing(shapes: list[Any], steps: list[An
         twins.see(*batch)
         batch = []
     twins.see(*batch)
-
-
-@given(looks)
-def test_no_down_without_evidence_and_no_recovery_without_a_down(
-    steps: list[tuple[str, frozenset[int] | None]],
-) -> None:
-    world, down = World(), set()
-    for observation in history(steps):
-        world.see(observation)
-        for event in world.last.events:
-            key = (event.host_id, event.port)
-            if event.kind == "down":
-                assert observation.listing is not None
-                assert event.port not in {one.port for one in observation.listing.listeners}
-                assert key not in down
-                down.add(key)
-            elif event.kind == "recovered":
-                down.remove(key)
-    assert len({event.id for event in world.events}) == len(world.events)
 
 
 def test_a_frame_has_the_columns_and_types_it_says() -> None:

@@ -1,8 +1,8 @@
-"""Histories of small fleets and what must be told of them, one per row of the table of states and per bullet below it.
+"""Histories of small fleets and their events, one per row of the table of states and per bullet below it.
 
-``<name>.jsonl`` holds one final observation per line, those of one time being one run; ``<name>.events.jsonl`` what
-follows, with a reason for whoever reads it; ``<name>.yaml``, if there is one, the configuration. A new history is
-two files and no code.
+``<name>.jsonl`` holds one final observation per line, those of one time being one run; ``<name>.events.jsonl`` the
+events, each with a reason for the reader; ``<name>.yaml``, if there is one, the configuration. A new history is two
+files and no code.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def observed(line: dict[str, Any]) -> Observation:
 
 
 def replayed(lines: list[dict[str, Any]], config: Config) -> Iterator[Told]:
-    """What the naive implementation makes of a history."""
+    """The events of a history by the naive implementation."""
     reference = Reference()
     present: dict[str, Host] = {}
     left: dict[str, datetime] = {}
@@ -105,7 +105,7 @@ def replayed(lines: list[dict[str, Any]], config: Config) -> Iterator[Told]:
 
 
 def pipeline_told(name: str, database: Database, config: Config) -> Iterator[dict[str, Any]]:
-    """What the pipeline makes of a history: with its archive, its state in a database, and what it does not read."""
+    """The events of a history by the pipeline, with its archive and its state in a database."""
     present: dict[str, Host] = {}
     for number, (text, run) in enumerate(groupby(read(FOLDER / f"{name}.jsonl"), lambda line: line["at"])):
         at = datetime.fromisoformat(text)
@@ -137,7 +137,7 @@ def pipeline_told(name: str, database: Database, config: Config) -> Iterator[dic
 def test_the_pipeline_tells_it(name: str, tmp_path: Path) -> None:
     path = config_of(name)
     database = migrated(tmp_path / "state.db")
-    # The archive is not what this is about: histories may be months long.
+    # Histories may be months long, and the archive is tested elsewhere.
     config = parse_config(path.read_text()) if path else Config()
     year = timedelta(days=365)
     kept = config.retention.model_copy(update={"observations": year, "events": year})

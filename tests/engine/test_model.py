@@ -1,8 +1,8 @@
 """The engine against its naive twin, over random histories of small fleets.
 
-The same looks go through the real pipeline (archive, pruning, evaluation, on a real database) and through
-:class:`tests.worlds.reference.Reference`; after each run events and state must be the same. What holds whatever the
-semantics (no down without evidence, nothing told twice, a crash loses nothing) is checked on its own.
+The same observations go through the real pipeline (archive, pruning, evaluation, on a real database) and through
+:class:`tests.worlds.reference.Reference`; after each run events and state must be the same. Invariants (no down without
+evidence, nothing told twice, a crash loses nothing) are checked on their own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TICK = timedelta(microseconds=1)
 
 HOSTS = ("h1", "h2", "h3", "h4")
 PORTS = (22, 80, 40000, 40001, 50000)
-"""The last three are in the ephemeral range, or one of them is."""
+"""Depending on the range, the last three or only the last one are ephemeral."""
 ADDRESSES = ("0.0.0.0", "::", "127.0.0.1", "10.0.0.5")
 PROGRAMS = ("nginx", "java")
 UNITS = ("a.service", None)
@@ -86,7 +86,7 @@ KINDS = frozenset(
 
 @dataclasses.dataclass
 class Service:
-    """What really listens on a port."""
+    """A service that really listens on a port."""
 
     addresses: set[str]
     program: str
@@ -95,8 +95,8 @@ class Service:
 
 
 @dataclasses.dataclass
-class Server:
-    """What really is the case on a host."""
+class Condition:
+    """The real condition of a host."""
 
     boot_id: str | None
     netns: int | None
@@ -105,7 +105,7 @@ class Server:
     ephemeral: tuple[int, int] = EPHEMERAL_DEFAULT
     privileged: bool = True
     versions: tuple[int, int] = (2, 2)
-    """Of the probe there, and of the reader here."""
+    """Of the probe and of the reader."""
     fails: tuple[Outcome, str] | None = None
 
 
@@ -121,7 +121,7 @@ class Machine(RuleBasedStateMachine):
     runs: ClassVar[int] = 0
     told: ClassVar[Counter[str]]
     unchanged: ClassVar[Counter[str]]
-    """Looks that were evaluated without what they showed, by what their host had been before."""
+    """Observations that were evaluated without their listing, by the status of their host before."""
     crash: ClassVar[list[Any]]
     """Not empty: the next transaction that writes more than a lease fails."""
 
@@ -156,7 +156,7 @@ class Machine(RuleBasedStateMachine):
         self.states = states
         self.listed = set(HOSTS[:count])
         self.servers = {
-            host_id: Server(
+            host_id: Condition(
                 f"{host_id}-1",
                 4026531840,
                 {
@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
         self.settled = False
 
     def _changed(self, run: bool) -> None:
-        """Something is the case now, and a scheduled run sees it, or not yet."""
+        """Something changed, and a scheduled run sees it, or not yet."""
         self._step()
         if run:
             self._scheduled(STEPS[0])
@@ -185,7 +185,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(host=ANY_HOST, port=ANY_PORT, what=st.integers(0, 10), which=st.integers(0, 3), run=MOSTLY)
     def service(self, host: str, port: int, what: int, which: int, run: bool) -> None:
-        """A service comes, goes, restarts, is another one, binds elsewhere, or moves."""
+        """A service comes, goes, restarts, is replaced, binds elsewhere, or moves."""
         services = self.servers[host].services
         service = services.get(port)
         if service is None:
@@ -206,7 +206,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(host=ANY_HOST, what=st.integers(0, 10), which=st.integers(0, 2), dead=st.integers(0, 31), run=MOSTLY)
     def server(self, host: str, what: int, which: int, dead: int, run: bool) -> None:
-        """A host reboots, fails, is mended, is looked at with another tool or from another account, is cloned."""
+        """A host reboots, fails, answers again, shows another tool or other owners, or is cloned."""
         server = self.servers[host]
         if what <= 3:
             server.boot_id = f"{host}-{self._pid()}" if what else None
@@ -232,21 +232,21 @@ class Machine(RuleBasedStateMachine):
         self._changed(run)
 
     @rule(which=st.integers(0, 5), run=MOSTLY)
-    def everybody(self, which: int, run: bool) -> None:
-        """The network fails, or all is well again."""
+    def every_host(self, which: int, run: bool) -> None:
+        """All hosts fail, or all answer again."""
         for server in self.servers.values():
             server.fails = ERRORS[0] if which <= 1 else ERRORS[1] if which == 2 and server.fails else None
         self._changed(run)
 
     @rule(host=ANY_HOST, port=ANY_PORT, what=st.integers(0, 7), which=st.integers(0, 99), run=MOSTLY)
     def people(self, host: str, port: int, what: int, which: int, run: bool) -> None:
-        """Somebody edits rules, declarations or the CMDB, or accepts that a port is gone."""
+        """A person edits rules, declarations or the CMDB, or accepts that a port is gone."""
         if what <= 1:
             self.policy = RULES[which % len(RULES)]
         elif what <= 3:
             self.declared[host] = tuple(sorted({*self.declared.get(host, ())} ^ {port}))
         elif what <= 5:
-            # An empty list is never believed.
+            # An empty list is never accepted.
             self.listed = self.listed ^ {host} or {host}
         else:
             at = self.now + (which % 3 - 1) * timedelta(minutes=3)
@@ -255,13 +255,13 @@ class Machine(RuleBasedStateMachine):
                 self.accepted[key] = at
                 with self.database.begin() as conn:
                     decisions.decide(
-                        conn, decisions.DecisionKind.ACCEPTED, host, port, at=at, author="somebody", reason=""
+                        conn, decisions.DecisionKind.ACCEPTED, host, port, at=at, author="a person", reason=""
                     )
         self._changed(run)
 
     @rule(host=ANY_HOST, port=ANY_PORT, times=st.integers(3, 6), which=st.integers(0, 3))
     def flap(self, host: str, port: int, times: int, which: int) -> None:
-        """A service dies and comes back, run by run; or one of its binds does, or it is another program each time."""
+        """In each run a service dies or comes back, or one of its binds does, or its program changes."""
         services = self.servers[host].services
         self.servers[host].fails = None
         usual = services.get(port) or Service({ADDRESSES[0], ADDRESSES[2]}, PROGRAMS[0], UNITS[0], self._pid())
@@ -277,7 +277,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(minutes=st.sampled_from((58, 60, 61, 31 * 24 * 60)), which=st.integers(1, 3))
     def nothing(self, minutes: int, which: int) -> None:
-        """Time passes without any run, then there are some."""
+        """Some runs after a long pause."""
         self.now += timedelta(minutes=minutes)
         for _ in range(which):
             self._changed(True)
@@ -291,10 +291,10 @@ class Machine(RuleBasedStateMachine):
         end=st.sampled_from(("", "", "", "", "", "retry", "crash", "crash of pruning", "killed")),
     )
     def run(self, step: timedelta, skipped: int, late: int, end: str) -> None:
-        """A run, and perhaps what becomes of it.
+        """A run, and perhaps its end.
 
-        :param skipped: bits of hosts that nobody looks at
-        :param late: bits of hosts whose look is stored later
+        :param skipped: bits of hosts that the run does not visit
+        :param late: bits of hosts whose observation is stored later
         :param end: ``killed`` before it evaluates
         """
         self._step()
@@ -321,15 +321,15 @@ class Machine(RuleBasedStateMachine):
             self._crashes(lambda: self._evaluate_only(digest))
         self._evaluate(digest)
         if end == "retry":
-            # Pruning as well, as when the whole run is cleared.
+            # Pruning runs as well, as when the whole run is cleared.
             self._prune(digest)
             self._nothing_more(digest)
-        # Nothing is due that only waits for another look.
+        # No change waits for another observation only.
         self.settled = not skipped and not held and all(look.outcome is Outcome.OK for look in looks)
 
     @rule(host=st.sampled_from(HOSTS), order=st.booleans())
     def afterwards(self, host: str, order: bool) -> None:
-        """A task of the last run is cleared and looks again, or looks arrive late; then the run evaluates again."""
+        """Tasks of the last run are cleared, or their observations arrive late; then the run evaluates again."""
         self._step()
         if not self.number:
             return
@@ -346,7 +346,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.settled)
     @rule()
     def quiet(self) -> None:
-        """The same once more, at once: no event."""
+        """The same observations at once again make no event."""
         type(self).steps += 1
         self.now += TICK
         self.number += 1
@@ -359,7 +359,7 @@ class Machine(RuleBasedStateMachine):
 
     def _look(self, host_id: str) -> Observation:
         server, run_id = self.servers[host_id], f"run{self.number}"
-        # Not all at once, and not in the order of their names.
+        # At different times, which do not follow the order of their names.
         at = self.now + HOSTS[::-1].index(host_id) * timedelta(seconds=1)
         if server.fails is not None:
             outcome, error_class = server.fails
@@ -423,7 +423,7 @@ class Machine(RuleBasedStateMachine):
         self._prune_only(digest)
         leaving = self.stored - self.listed - self.hidden.keys()
         self.hidden |= dict.fromkeys(leaving, self.now)
-        # Whoever comes back too late starts anew, even if nobody deleted him in time.
+        # A host that comes back too late starts anew, even if it was not deleted in time.
         purged = {host for host, at in self.hidden.items() if self.now - at >= self._config.cmdb.prune_after}
         self.hidden = {host: at for host, at in self.hidden.items() if host not in purged | self.listed}
         self.stored = self.stored - purged | self.listed
@@ -449,7 +449,7 @@ class Machine(RuleBasedStateMachine):
         oldest = self.now - self._config.retention.observations
         self.archive = {key: look for key, look in self.archive.items() if look.observed_at >= oldest}
         self._compare(expected)
-        # Each of them costs as much as the evaluation itself.
+        # Each check costs as much as the evaluation itself.
         if self.number % 2:
             self._settled_stay()
         else:
@@ -468,7 +468,7 @@ class Machine(RuleBasedStateMachine):
                 type(self).unchanged[kind] += 1
 
     def _settled_stay(self) -> None:
-        """The same again, whenever and however it is asked, makes nothing of the ports of a settled host."""
+        """The same observation again, at any time and confirmed or not, changes no port of a settled host."""
         rules = RuleSet(self.policy)
         declared = declared_ports(self._hosts(), (), {}, where=str)
         self.later = LATER[(LATER.index(self.later) + 1) % len(LATER)]
@@ -479,7 +479,7 @@ class Machine(RuleBasedStateMachine):
             if seen is None:
                 continue
             facts = contents.digest_of(archive.facts_to_json(seen.listing))
-            # Unless the rules or what is declared changed since.
+            # Unless rules or declarations changed since.
             own = rules.for_host(self._hosts()[host_id]).digest
             if row.fingerprint == fingerprint(facts, own, declared.get(host_id, {})):
                 looks.append(dataclasses.replace(seen, run_id="later", observed_at=at, confirmed=self.later > INTERVAL))
@@ -496,7 +496,7 @@ class Machine(RuleBasedStateMachine):
         assert {event.kind.value for event in verdict.events} <= {"reachable", "duplicate"}
 
     def _crashes(self, action: Any) -> None:
-        """The transaction is lost, and with it nothing else."""
+        """Only the transaction is lost."""
         before = self._dump()
         self.crash.append(self)
         try:
@@ -539,7 +539,7 @@ class Machine(RuleBasedStateMachine):
         return found
 
     def _is_sound(self, event: Told) -> None:
-        """What holds whatever the semantics."""
+        """The invariants."""
         at, kind, host_id, port, extra = event
         if port is None or host_id is None:
             return
@@ -589,13 +589,13 @@ class Machine(RuleBasedStateMachine):
         return found
 
     def _snapshot(self) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-        """The stored state; what was told is kept in line with it."""
+        """The stored state, to which the alerts correspond."""
         found = self._stored_rows()
         for key, row in found.items():
             if len(key) == 2:
                 assert row[0] in ("candidate", "up", "down")
                 assert not (row[0] == "candidate" and row[2])
-        # What ended without a word (a rule excludes it, its host is gone) is over.
+        # Alerts that ended without an event (a rule excludes the port, the host is gone) are over.
         up = {key for key, row in found.items() if len(key) == 2}
         for kept in (self.down, self.lost, self.flapping):
             kept &= up
@@ -617,7 +617,7 @@ def _only(some: list[Told], others: list[Told]) -> list[Told]:
 
 
 def machine_on(database: Database) -> type[Machine]:
-    """A class of its own, with its own counts."""
+    """A subclass with counts of its own."""
     made = type(
         "Machine",
         (Machine,),
@@ -638,7 +638,7 @@ def machine_on(database: Database) -> type[Machine]:
 
 
 def run_steps(machine: type[Machine], steps: int, *, length: int = 40, first_seed: int | None = None) -> None:
-    """Histories until there are enough steps: things that happen, runs, and what becomes of them.
+    """Histories until there are enough steps: changes, runs, and their ends.
 
     :param length: rules in each of them; some are several steps
     :param first_seed: always the same histories; None: others each time
@@ -658,7 +658,7 @@ def run_steps(machine: type[Machine], steps: int, *, length: int = 40, first_see
         if number is not None:
             seed(number)(machine)
             number += 1
-        # The first one of them is always the simplest there is.
+        # The first history is always the simplest one.
         number_of = min(40, 2 + (steps - machine.steps) // length)
         run_state_machine_as_test(machine, settings=settings(some, max_examples=number_of))
     assert machine.runs >= steps // 4
@@ -668,7 +668,7 @@ def run_steps(machine: type[Machine], steps: int, *, length: int = 40, first_see
 
 @pytest.fixture
 def sqlite_database() -> Iterator[Database]:
-    """In memory as far as there is such a folder: no history is meant to outlive the test."""
+    """In memory if there is such a folder, since the database is not needed after the test."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         database = migrated(Path(folder) / "portmon.db")
@@ -681,7 +681,7 @@ def test_the_engine_agrees_with_its_naive_twin(sqlite_database: Database) -> Non
     if steps:
         run_steps(machine_on(sqlite_database), steps)
     else:
-        run_steps(machine_on(sqlite_database), 60, length=12)
+        run_steps(machine_on(sqlite_database), 40, length=12)
 
 
 @pytest.mark.slow
@@ -693,7 +693,7 @@ def test_the_engine_agrees_with_its_naive_twin(sqlite_database: Database) -> Non
 def test_ten_thousand_steps_reach_every_kind_of_event(
     sqlite_database: Database, first_seed: int, rare: set[EventKind]
 ) -> None:
-    """Two halves, for there may be two processors.
+    """Two halves, since there may be two processors.
 
     :param rare: what this half need not reach
     """
@@ -701,7 +701,7 @@ def test_ten_thousand_steps_reach_every_kind_of_event(
     run_steps(machine, 5_000, first_seed=first_seed)
     assert machine.steps >= 5_000
     assert {EventKind(name.split()[0]) for name in machine.told} | rare == KINDS
-    # By what their host had been before: most looks show nothing new, also of hosts that come back.
+    # By the status of their host before: most observations show nothing new, also of hosts that come back.
     assert all(machine.unchanged[kind] for kind in ("failed", "unreachable"))
     assert machine.unchanged["ok"] >= 500
     assert {"rebound severe", "flapping up", "flapping down", "stable up", "stable down"} <= set(machine.told)

@@ -48,7 +48,7 @@ class World:
         self.settings = Defaults(**settings)
 
     def see(self, *looks: Observation) -> list[tuple[Any, ...]]:
-        """What is told of looks, as far as it says something."""
+        """The kinds and ports of the events of some observations."""
         told = self.reference.run(
             looks,
             inventory={host: Host(host, host, host, declared=self.declared) for host in self.hosts},
@@ -186,7 +186,7 @@ def test_half_of_the_fleet_may_be_unreachable() -> None:
     ]
 
 
-def test_in_an_episode_nobody_becomes_unreachable_until_somebody_answers() -> None:
+def test_in_an_episode_no_host_becomes_unreachable_until_one_answers() -> None:
     world = World(hosts=("h1", "h2", "h3"))
     world.see(*(ok(0, host=host, boot_id=host, run="0") for host in world.hosts))
     for minutes, told in ((5, []), (10, [("fleet_unreachable",)]), (15, [])):
@@ -304,7 +304,7 @@ def test_of_each_kind_of_notice_the_first_few_are_told() -> None:
     assert world.see(ok(45, bind(80, program="p8", pid=8))) == [("restarted", 80)]
     assert world.see(ok(50)) == [("down", 80)]
     assert world.see(ok(55, bind(80, program="p8", pid=8))) == [("recovered", 80)]
-    # The last one, told or not, was at 40 minutes; the window is an hour.
+    # The last notice, sent or not, was at 40 minutes; the window is an hour.
     assert world.see(ok(100, bind(80, program="other", pid=8))) == []
     assert world.see(ok(161, bind(80, program="another", pid=8))) == [("replaced", 80)]
 

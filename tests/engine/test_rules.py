@@ -16,7 +16,7 @@ WEB = Host("1", "Web01.example", "10.0.0.1", None, {"role": "web", "env": "prod"
 
 def watched(*rules: dict[str, Any], port: int = 80, address: str = "0.0.0.0", program: str | None = "nginx") -> bool:
     subject = Subject(port, address, (program,) if program else ())
-    return RuleSet([Rule(**rule) for rule in rules]).evaluate(WEB, subject).watched
+    return RuleSet([Rule(**rule) for rule in rules]).for_host(WEB).evaluate(subject).watched
 
 
 def test_without_rules_everything_is_watched() -> None:
@@ -88,7 +88,7 @@ def test_an_allow_rule_that_names_the_host_makes_it_strict() -> None:
 
 def test_a_decision_names_its_rule() -> None:
     rules = RuleSet([Rule(action="deny", port=80, comment="noise")], where=lambda *at: f"portmon.yaml:7: {at}")
-    decision = rules.evaluate(WEB, Subject(80, "::"))
+    decision = rules.for_host(WEB).evaluate(Subject(80, "::"))
     assert decision.reason == "portmon.yaml:7: ('rules', 0) denys it (noise)".replace("denys", "denies")
 
 

@@ -1,4 +1,4 @@
-"""What one observation makes of one port: each row of the table of states, and each of its boundaries from both sides."""
+"""One observation of one port: each row of the table of states, and each of its boundaries from both sides."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def candidate(number: int = EPHEMERAL, **fields: Any) -> Port:
 
 
 def flapping(status: str = "up", **fields: Any) -> Port:
-    """A port that flaps since half a day and changed last half an hour ago."""
+    """A port that has flapped for half a day and last changed half an hour ago."""
     return port(**{"status": status, "flapping_since": NOW - DAY / 2, "changes": (NOW - HOUR / 2,)} | fields)
 
 
 def seen(*addresses: str, **fields: Any) -> Seen:
-    """As :func:`port` is known."""
+    """An observation of the port that :func:`port` makes."""
     return Seen(**{"addresses": tuple(sorted(addresses)) or (V4,), "programs": ("nginx",), "pids": (7,)} | fields)
 
 
 def look(*, rebooted: bool = False, **fields: Any) -> Look:
-    """Five minutes after the last one, at a host that answers since a week."""
+    """An observation five minutes after the last one, of a host that has answered for a week."""
     known: dict[str, Any] = {
         "at": NOW, "first": False, "before": frozenset(), "seen_at": NOW - FIVE, "ok_since": NOW - 7 * DAY,
         "ephemeral": (32768, 60999), "tool": "ss", "tool_before": "ss", "rebooted": rebooted,
@@ -113,7 +113,7 @@ def kept(step: Step) -> Port:
 UP, DOWN, CANDIDATE, REMOVED = "up", "down", "candidate", None
 CMDB = "declared by the CMDB"
 CHANGES = (NOW - 3 * FIVE, NOW - 2 * FIVE, NOW - FIVE)
-"""One less than make a port flap."""
+"""One change fewer than make a port flap."""
 
 CASES: dict[str, tuple[Callable[[], Step], Row, str | None, list[str]]] = {
     # nothing known, seen
@@ -182,7 +182,7 @@ CASES: dict[str, tuple[Callable[[], Step], Row, str | None, list[str]]] = {
     "lost bind served by a wildcard": (lambda: again(port(addresses=(LOCAL,), lost=(LAN,)), seen(V4, LOCAL)), Row.BIND_RECOVERED, UP, ["recovered"]),
     "other pid and a bind less": (lambda: again(port(), seen(LOCAL, pids=(8,))), Row.LOST_BIND, UP, ["restarted", "rebound"]),
     "back within down_after": (lambda: again(port(misses=1, last_seen_at=NOW - FIVE), down_after=2), Row.SEEN, UP, []),
-    # up, seen, with other rules or another declaration: what they show or hide is no event
+    # up, seen, with other rules or another declaration, which make no event
     "other pid, other rules": (lambda: again(port(), seen(pids=(8,)), rules_changed=True), Row.SEEN, UP, []),
     "other program, other rules": (lambda: again(port(), seen(programs=("apache2",)), rules_changed=True), Row.SEEN, UP, []),
     "a bind more, other rules": (lambda: again(port(), seen(V4, V6), rules_changed=True), Row.SEEN, UP, []),
@@ -192,13 +192,13 @@ CASES: dict[str, tuple[Callable[[], Step], Row, str | None, list[str]]] = {
     "other pid, declared now": (lambda: again(port(), seen(pids=(8,)), declared=CMDB), Row.SEEN, UP, []),
     "other pid, declared no more": (lambda: again(port(declared=CMDB), seen(pids=(8,)), declared=None), Row.SEEN, UP, []),
     "other pid, declared as before": (lambda: again(port(declared=CMDB), seen(pids=(8,))), Row.SEEN, UP, ["restarted"]),
-    "other pid, declared by somebody else": (lambda: again(port(declared=CMDB), seen(pids=(8,)), declared="promoted by me"), Row.SEEN, UP, ["restarted"]),
+    "other pid, declared by another source": (lambda: again(port(declared=CMDB), seen(pids=(8,)), declared="promoted by me"), Row.SEEN, UP, ["restarted"]),
     # up, not seen
     "gone": (lambda: gone(port()), Row.DOWN, DOWN, ["down"]),
     "gone, asked once": (lambda: gone(port(), confirmed=False), Row.UNCONFIRMED, UP, []),
-    "gone, asked once, somebody else listens": (lambda: gone(port(), confirmed=False, listening=frozenset({80})), Row.DOWN, DOWN, ["down"]),
+    "gone, asked once, another program listens": (lambda: gone(port(), confirmed=False, listening=frozenset({80})), Row.DOWN, DOWN, ["down"]),
     "gone, asked once, others listen": (lambda: gone(port(), confirmed=False, listening=frozenset({22, 81})), Row.UNCONFIRMED, UP, []),
-    "gone, asked twice, somebody else listens": (lambda: gone(port(), listening=frozenset({80})), Row.DOWN, DOWN, ["down"]),
+    "gone, asked twice, another program listens": (lambda: gone(port(), listening=frozenset({80})), Row.DOWN, DOWN, ["down"]),
     "gone, one of two": (lambda: gone(port(), down_after=2), Row.MISSED, UP, []),
     "gone, two of two": (lambda: gone(port(misses=1, counted_at=NOW - FIVE), down_after=2), Row.DOWN, DOWN, ["down"]),
     "gone, two of two too soon": (lambda: gone(port(misses=1, counted_at=NOW - HALF + TICK), down_after=2), Row.MISSED, UP, []),
@@ -250,7 +250,7 @@ CASES: dict[str, tuple[Callable[[], Step], Row, str | None, list[str]]] = {
     "lost bind back, fourth change": (lambda: again(port(changes=CHANGES, addresses=(LOCAL,), lost=(V4,)), seen(V4)), Row.FLAPPING, UP, ["flapping"]),
     "other pid is no change": (lambda: again(port(changes=CHANGES), seen(pids=(8,))), Row.SEEN, UP, ["restarted"]),
     "a bind more is no change": (lambda: again(port(changes=CHANGES), seen(V4, V6)), Row.SEEN, UP, ["rebound"]),
-    # while it flaps nothing is told
+    # while it flaps there is no event
     "flapping, seen": (lambda: again(flapping()), Row.SEEN, UP, []),
     "flapping, gone": (lambda: gone(flapping()), Row.DOWN, DOWN, []),
     "flapping, back": (lambda: again(flapping("down")), Row.RECOVERED, UP, []),
@@ -286,7 +286,7 @@ def test_an_observation_takes_a_row_of_the_table(
 
 
 def test_every_row_is_taken() -> None:
-    # Without evidence no port is looked at: portmon.engine.diff counts a failure of the host, and test_diff.py sees to it.
+    # Without evidence no port is evaluated: the host counts a failure, which test_diff.py tests.
     assert {row for _, row, _, _ in CASES.values()} == set(Row) - {Row.NO_EVIDENCE}
 
 
@@ -490,13 +490,13 @@ def test_a_bind_that_is_gained_while_another_one_is_lost_is_told() -> None:
     assert event.reason == "It listens on 10.0.0.1, 127.0.0.1 now, before on 127.0.0.1"
 
 
-def test_a_loss_that_nobody_asked_twice_for_is_no_loss_yet() -> None:
+def test_an_unconfirmed_loss_is_no_loss_yet() -> None:
     unconfirmed = kept(again(port(addresses=(V4, LOCAL)), seen(LOCAL), confirmed=False))
     assert (unconfirmed.addresses, unconfirmed.lost, unconfirmed.lost_since) == ((V4, LOCAL), (), None)
     assert told(again(unconfirmed, seen(LOCAL))) == ["rebound"]
 
 
-def test_a_port_nobody_was_asked_twice_about_has_its_grace_as_well() -> None:
+def test_a_port_that_is_not_confirmed_missing_has_its_grace_as_well() -> None:
     first = kept(gone(port(), rebooted=True, confirmed=False))
     assert (first.grace_until, first.last_seen_at) == (NOW + 2 * FIVE, NOW - FIVE)
     assert told(gone(first, at=NOW + FIVE)) == []
@@ -582,7 +582,7 @@ def test_the_window_of_flapping_is_at_least_twelve_intervals(minutes: int, windo
         (port(lost=(V4,)), True),
     ],
 )
-def test_a_port_is_open_if_somebody_was_told_of_something_that_is_not_over(one: Port, is_open: bool) -> None:
+def test_a_port_is_open_if_an_alert_of_it_may_be_open(one: Port, is_open: bool) -> None:
     assert states.is_open(one) is is_open
 
 

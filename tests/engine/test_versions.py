@@ -1,4 +1,4 @@
-"""Another version of probe or reader, another tool, a tool that hung: none of it is an event of a port."""
+"""Another version of probe or reader, another tool, or a tool that hung makes no event of a port."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def listener(port: int, address: str = "0.0.0.0", **fields: Any) -> Listener:
 
 
 def test_the_first_look_of_another_reader_learns_in_silence() -> None:
-    """As on a host whose ss prints * for every address of IPv4, which an earlier reader took for ::."""
+    """ss of an old host prints * for every address of IPv4, which an earlier reader took for ::."""
     world = World()
     before = [listener(22, "::", pid=1, program="sshd"), listener(25, "127.0.0.1", pid=2, program="master")]
     now = [
@@ -50,7 +50,7 @@ def test_the_first_look_of_another_reader_learns_in_silence() -> None:
     assert world.host()["probe"] == PROBE
     assert world.port(22)["addresses"] == ("0.0.0.0",)
     assert world.port(81)["status"] == "up"
-    # From then on as always.
+    # Later observations are compared as usual.
     assert world.see(seen(3, *now[:2], listener(82), tool="ss")) == [("down", 81), ("new", 82)]
 
 
@@ -73,7 +73,7 @@ def test_a_wildcard_that_another_reader_lost_is_not_lost_any_more() -> None:
     both = [listener(22, "::"), listener(22, "0.0.0.0")]
     world.see(seen(0, *both, tool="ss", **OLD))
     assert world.see(seen(1, listener(22, "0.0.0.0"), tool="ss", **OLD)) == [("rebound", 22)]
-    # Its alert is open: it ends with a word.
+    # Its open alert ends with an event.
     assert world.see(seen(2, listener(22, "0.0.0.0"), tool="ss")) == [("recovered", 22)]
     assert world.see(seen(3, listener(22, "0.0.0.0"), tool="ss")) == []
 
@@ -92,7 +92,7 @@ def test_an_old_forced_command_is_noted_once() -> None:
     assert world.see(seen(0, listener(22), probe=1)) == [("baseline",), ("probe_outdated",)]
     assert world.see(seen(1, listener(22), probe=1)) == []
     assert world.see(seen(2, listener(22))) == []
-    # Somebody copied the old script back.
+    # The old script is installed again.
     assert world.see(seen(3, listener(22), probe=1)) == [("probe_outdated",)]
 
 
@@ -134,7 +134,7 @@ def test_another_program_is_seen_across_tools() -> None:
         ("deny", "nginx", SS),
         ("allow", "nginx", NETSTAT),
         ("allow", "nginx", SS),
-        # A name that only netstat prints is remembered of a port that is watched.
+        # A watched port keeps a name that only netstat prints.
         ("allow", "nginx: *", NETSTAT),
         ("deny", "other: *", NETSTAT),
     ],
@@ -167,7 +167,7 @@ def test_a_tool_that_hung_is_left_alone_for_a_day() -> None:
 
 
 class OddMachine(Machine):
-    """One whose looks are of a version, a tool, and with tools that hang."""
+    """A host with a version of the probe, a tool, and tools that hang."""
 
     def __init__(self, machine: Machine, **says: Any) -> None:
         Machine.__init__(self, machine.host, machine.services)
@@ -197,14 +197,14 @@ def test_the_next_look_is_told_of_it(database: Database) -> None:
 
 
 def test_an_upgrade_of_a_filled_archive_makes_no_event(database: Database) -> None:
-    """A fleet as the version before left it, and its first runs after that: silent, but for the notes of old probes."""
+    """The first runs of a fleet after the upgrade make no event but the notes of old probes."""
     fleet = Fleet(database, parse_config("{}"))
     for number in range(12):
         machine = fleet.add(f"web{number}", {22: "sshd", 80: "nginx", 5432: "postgres"})
         fleet.machines[machine.host.name] = odd = OddMachine(machine, probe=1, reader=1)
         if number % 3 == 0:
             odd.says |= {"tool": "ss"}
-            # What the reader before made of a lone *.
+            # The former reader took a lone * for this address.
             odd.shows = lambda found: [dataclasses.replace(one, address="::", protocol="tcp6") for one in found]
     for _ in range(3):
         fleet.run()
@@ -223,7 +223,7 @@ def test_an_upgrade_of_a_filled_archive_makes_no_event(database: Database) -> No
     with database.begin() as conn:
         assert hosts.outdated(conn) == ["web5"]
     assert fleet.run() == []
-    # And what was open is closed, what dies is told.
+    # Open alerts end, and a death is an event.
     down.start(5432, program)
     fleet.machines["web3"].kill(80)
     assert sorted((event.kind.value, event.host_name) for event in fleet.run()) == [
@@ -233,7 +233,7 @@ def test_an_upgrade_of_a_filled_archive_makes_no_event(database: Database) -> No
 
 
 def _as_an_earlier_reader_left_it(database: Database) -> None:
-    """Without what only later versions store: which versions of probe and reader it was, and the kernel's names."""
+    """Remove what only later versions store: the versions of probe and reader, and the kernel's names."""
     with database.begin() as conn:
         conn.execute(update(tables.hosts).values(probe=None, reader=None, hung=None, hung_at=None))
         conn.execute(update(tables.ports).values(comms=(), notices=()))

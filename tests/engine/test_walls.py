@@ -1,4 +1,4 @@
-"""One host, one answer, one row stops nobody else: each host is evaluated within a wall, and what it can add is bounded."""
+"""A fault of one host, answer or row stops no other host, and the data that a host can add is bounded."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +24,9 @@ from portmon.model import limits
 from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Observation
-from portmon.probe import compare as identity
+from portmon.probe import compare
 from portmon.replay.archive import evaluate_again
-from portmon.steps import evaluate as evaluating
-from portmon.steps import housekeeping as retention
+from portmon.steps import evaluate, housekeeping
 from portmon.steps.run import Run
 from portmon.storage import archive, contents, events, tables
 from portmon.storage.database import Database
@@ -39,20 +37,16 @@ HOSTILE = "id-evil"
 
 
 class Evil(Machine):
-    """A server that shows what no server shows.
-
-    :param change: makes of an honest look what is seen
-    """
+    """A host whose listings ``change`` falsifies."""
 
     change: Callable[[Observation], Observation] = staticmethod(lambda look: look)
 
     def look(self, run_id: str, at: datetime) -> Observation:
-        """What a login comes to."""
         return self.change(super().look(run_id, at))
 
 
 def with_evil(fleet: Fleet) -> Evil:
-    """Add one to a fleet."""
+    """Add a hostile host to a fleet."""
     evil = Evil(Host(HOSTILE, "evil", "evil.example.com", None, {"env": "prod"}))
     evil.start(80, "nginx")
     fleet.machines["evil"] = evil
@@ -61,7 +55,7 @@ def with_evil(fleet: Fleet) -> Evil:
 
 
 def seen_as(**fields: Any) -> Callable[[Observation], Observation]:
-    """A look whose observation is another one."""
+    """Replace fields of an observation's listing."""
 
     def change(look: Observation) -> Observation:
         assert look.listing is not None
@@ -72,13 +66,6 @@ def seen_as(**fields: Any) -> Callable[[Observation], Observation]:
 
 def listeners(*rows: dict[str, Any]) -> tuple[Listener, ...]:
     return tuple(Listener(**{"protocol": "tcp", "address": "0.0.0.0", "port": 80} | row) for row in rows)
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'scratch.db'}", throwaway=True)
-    yield made
-    made.dispose()
 
 
 def host_row(database: Database, host_id: str = HOSTILE) -> Any:
@@ -95,7 +82,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def replays_alike(fleet: Fleet, scratch: Database) -> None:
-    """Evaluating all of it again gives the same state and events."""
+    """A replay of the whole history gives the same state and events."""
     wanted = lived(fleet)
     with fleet.database.begin() as source:
         evaluate_again(source, scratch, fleet.config, since=LONG_AGO, until=fleet.now)
@@ -139,7 +126,7 @@ def test_what_can_not_be_evaluated_is_no_evidence_of_its_host_and_the_others_are
     row = host_row(database)
     assert (row.failures, row.error_class, row.last_evaluated_at) == (1, "evaluation", fleet.now - FIVE)
     assert "could not be evaluated" in row.error
-    # It is evaluated, once and for all: neither again in the next run, nor otherwise in a replay.
+    # It is evaluated once: not again in the next run, and with the same result in a replay.
     with database.begin() as conn:
         assert archive.observations_to_evaluate(conn, host_ids=[HOSTILE]) == []
     evil.change = lambda look: look
@@ -183,7 +170,7 @@ def test_a_fault_of_this_program_concerns_the_hosts_that_meet_it(
     told = [line for line in warnings(caplog) if "could not be evaluated" in line]
     assert len(told) == hosts
     assert all(f"KeyError: 'id-{name}'" in line for name, line in zip(names, sorted(told), strict=True))
-    # It is mended, and what was refused stays refused.
+    # After the repair, a refused observation stays refused.
     monkeypatch.setattr(states, "again", again)
     fleet.run()
     replays_alike(fleet, scratch)
@@ -235,7 +222,7 @@ def test_what_no_host_is_to_blame_for_ends_the_evaluation(
 def test_what_the_database_does_not_take_is_found_by_halves(
     database: Database, scratch: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should a value slip through, it is the database that refuses it, in the statement that writes all hosts."""
+    """A value that passes the checks is refused by the database, in the statement that writes all hosts."""
     monkeypatch.setattr(archive, "_checked", lambda listing: listing)
     fleet = small_fleet(database)
     evil = with_evil(fleet)
@@ -258,7 +245,7 @@ def test_a_dry_run_has_the_same_walls(database: Database, monkeypatch: pytest.Mo
     looks = [machine.look("dry", fleet.now) for machine in fleet.machines.values()]
     with database.begin() as conn:
         digest = conn.execute(select(tables.inventories.c.digest)).scalar_one()
-    found = evaluating.evaluate_dry(
+    found = evaluate.evaluate_dry(
         database, fleet.config, Run("dry", dry_run=True), digest, observations=looks, interval=FIVE
     )
     assert (found["down"], found["evaluated"]) == (1, 6)
@@ -268,7 +255,7 @@ def test_a_dry_run_has_the_same_walls(database: Database, monkeypatch: pytest.Mo
 
 
 def facts_of(database: Database, host_id: str) -> str:
-    """Digest of what was seen last."""
+    """Digest of the last listing."""
     query = select(tables.observations.c.facts).where(tables.observations.c.host_id == host_id)
     with database.begin() as conn:
         found: str = conn.execute(query.order_by(tables.observations.c.observed_at.desc())).scalars().first()
@@ -276,7 +263,7 @@ def facts_of(database: Database, host_id: str) -> str:
 
 
 def flip(database: Database, digest: str) -> None:
-    """One bit of what is stored."""
+    """Change one bit of the stored contents."""
     with database.begin() as conn:
         data = bytearray(
             conn.execute(select(tables.contents.c.data).where(tables.contents.c.digest == digest)).scalar()
@@ -306,12 +293,10 @@ def test_one_damaged_row_is_one_host_without_evidence(
                 .values(facts="0" * 64 if how == "gone" else contents.put(conn, said, now=fleet.now))
             )
     fleet.number -= 1
-    # The run is evaluated as its looks are.
+    # The run is evaluated with its observations.
     with database.begin() as conn:
         inventory = conn.execute(select(tables.inventories.c.digest)).scalar_one()
-    evaluating.evaluate_run(
-        database, fleet.config, Run("run00001"), inventory, planned={}, interval=FIVE, now=fleet.now
-    )
+    evaluate.evaluate_run(database, fleet.config, Run("run00001"), inventory, planned={}, interval=FIVE, now=fleet.now)
     fleet.number += 1
     with database.begin() as conn:
         assert kinds(events.recent(conn, run_id="run00001")) == [("down", 5432)]
@@ -336,7 +321,7 @@ def test_an_archive_that_lost_everything_holds_up_one_run(database: Database) ->
     fleet.run(evaluate=False)
     with database.begin() as conn:
         conn.execute(update(tables.contents).values(data=b"lost"))
-    # The looks of this run find the same contents, which nobody has tried to read yet.
+    # The observations of this run have the same contents, which no run tried to read yet.
     assert [kind for kind, _ in kinds(fleet.run())] == ["fleet_unreachable"]
     told = Counter(kind for kind, _ in kinds(fleet.run()))
     assert told == {"fleet_reachable": 1, "new": 12, "down": 1}
@@ -368,7 +353,7 @@ def test_what_fails_while_old_rows_are_deleted_undoes_no_verdict_and_keeps_nothi
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(retention.archive, "expire", fails)
+    monkeypatch.setattr(housekeeping.archive, "expire", fails)
     fleet.number += 3
     assert kinds(fleet.run()) == [("down", 80)]
     assert [line for line in warnings(caplog) if "Old observations could not be deleted" in line]
@@ -377,8 +362,8 @@ def test_what_fails_while_old_rows_are_deleted_undoes_no_verdict_and_keeps_nothi
 
 
 def test_old_rows_are_deleted_some_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "MOST", 5)
-    monkeypatch.setattr(retention, "TIMES", 2)
+    monkeypatch.setattr(housekeeping, "MOST", 5)
+    monkeypatch.setattr(housekeeping, "TIMES", 2)
     fleet = small_fleet(database, retention={"observations": "1h"})
     for _ in range(6):
         fleet.run()
@@ -401,12 +386,12 @@ def test_old_rows_are_deleted_some_at_a_time(database: Database, monkeypatch: py
 
 
 def noise(bytes_: int) -> str:
-    """Text that no compression makes shorter than half."""
+    """Text that compression makes at most half as long."""
     return os.urandom(bytes_ // 2).hex()
 
 
 def wordy(number: int) -> Callable[[Observation], Observation]:
-    """An answer that is never the same, some of which is in what is read."""
+    """An answer that always differs, in part in its listing."""
 
     def change(look: Observation) -> Observation:
         rows = listeners(*({"port": port, "program": noise(200)} for port in range(1, number)))
@@ -456,14 +441,14 @@ def test_what_a_host_may_add_in_a_day_is_bounded_and_said(
     assert "retention.per_host" in raw[0].error
     late = rows[-counts["too_much"] :]
     assert all((row.outcome, row.facts, row.frame) == ("invalid", None, None) for row in late)
-    # Bounded: what other hosts add, and checkpoints, are a matter of kilobytes.
+    # Other hosts and checkpoints add only kilobytes.
     assert sizes[-1] - sizes[-5] < 8_000
     assert sizes[-1] < archive.FACTS_TIMES * 64 * 1024 + 48 * 1024
     assert [line for line in warnings(caplog) if line.startswith(HOSTILE)]
-    # Nobody else is concerned.
+    # The other hosts are not affected.
     fleet.machines["web1"].kill(80)
     assert ("down", 80) in kinds(fleet.run(), "web1")
-    # The next day begins anew.
+    # The limit counts anew on the next day.
     fleet.number = 12 * 5
     fleet.run()
     assert look_rows(database)[-1].frame
@@ -476,7 +461,7 @@ def test_two_answers_that_are_alike_count_once(database: Database) -> None:
     look = dataclasses.replace(look, frames=(frame, frame), digests=(contents.digest_of(frame),) * 2)
     with database.begin() as conn:
         archive.save_observation(conn, look, per_host=1024)
-        # What was read from them is all that is stored.
+        # Only the listings are stored, without the raw answers.
         assert 0 < conn.execute(select(tables.stored.c.bytes)).scalar_one() < 1024
     (kept,) = look_rows(database)
     assert (kept.error_class, kept.frame, kept.second_frame) == ("raw_left_out", None, None)
@@ -503,7 +488,7 @@ def test_one_host_whose_programs_have_new_names_in_each_run_adds_little_and_is_t
     assert told.details["counts"] == {"replaced": 200}
     assert "replaced 200; ports 1200 to 1399" in told.reason
     assert (told.port, told.alert_key) == (None, f"changes/{HOSTILE}")
-    # What dies is told port by port, however many they are.
+    # Each death is an event of its own, however many there are.
     evil.services = {port: owner for port, owner in evil.services.items() if port < 1100}
     assert Counter(kind for kind, _ in kinds(fleet.run(), "evil")) == {"down": 300}
 
@@ -525,7 +510,7 @@ def test_a_port_whose_program_changes_in_each_run_is_told_a_few_times_and_its_de
     with database.begin() as conn:
         told_of = [event for event in events.recent(conn) if event.kind is EventKind.REPLACED]
     assert ["nothing more is told of it" in event.reason for event in told_of] == [False, False, False, True]
-    # Each kind by itself, and what is wrong however often the program changed.
+    # Each kind counts by itself, and a death is told however often the program changed.
     for _ in range(5):
         machine.restart(80)
         told.append(kinds(fleet.run()))
@@ -534,7 +519,7 @@ def test_a_port_whose_program_changes_in_each_run_is_told_a_few_times_and_its_de
     assert kinds(fleet.run()) == [("down", 80)]
     machine.start(80, "program9")
     assert kinds(fleet.run()) == [("recovered", 80)]
-    # After a window without one it is told again.
+    # After a window without a notice the next one is told.
     for _ in range(13):
         assert fleet.run() == []
     machine.start(80, "other")
@@ -550,15 +535,15 @@ NAMES = st.one_of(CUT, CUT, st.text(alphabet="ab: \udc80é", max_size=20))
 
 
 def naive_replaced(before: list[str], now: list[str], pids: list[int]) -> bool:
-    lost = any(not any(identity.same_program(old, new, pids=pids) for new in now) for old in before)
-    return lost and any(not any(identity.same_program(old, new, pids=pids) for old in before) for new in now)
+    lost = any(not any(compare.same_program(old, new, pids=pids) for new in now) for old in before)
+    return lost and any(not any(compare.same_program(old, new, pids=pids) for old in before) for new in now)
 
 
 @given(
     st.lists(NAMES, max_size=5), st.lists(NAMES, max_size=5), st.lists(st.sampled_from((1, 99_999, 2**32)), max_size=2)
 )
 def test_many_names_are_compared_as_pairs_would_be(before: list[str], now: list[str], pids: list[int]) -> None:
-    assert identity.replaced(before, now, pids=pids) == naive_replaced(before, now, pids)
+    assert compare.replaced(before, now, pids=pids) == naive_replaced(before, now, pids)
 
 
 def test_names_are_read_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -569,9 +554,9 @@ def test_names_are_read_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
         read[name] += 1
         return limits.bytes_of(name)
 
-    monkeypatch.setattr(identity, "bytes_of", counted)
+    monkeypatch.setattr(compare, "bytes_of", counted)
     before, now = [f"p{number}" for number in range(8000)], [f"q{number}" for number in range(8000)]
-    assert identity.replaced(before, now, pids=(1,))
+    assert compare.replaced(before, now, pids=(1,))
     assert sum(read.values()) <= 5 * 8000
 
 
@@ -618,7 +603,7 @@ def test_a_port_with_very_many_owners_is_quiet_while_they_come_and_go(database: 
     for change in (without(0), without(0, 1, 2, fresh=50), without(299), without(*range(3, 60), fresh=64)):
         evil.change = change
         assert kinds(fleet.run()) == []
-    # All of them are others: that is a restart whatever is left out, and it is said that something is.
+    # All pids differ: that is a restart, and the event says that some owners are left out.
     evil.change = seen_as(listeners=listeners(*({"pid": 5000 + n, "program": "worker0001"} for n in range(200))))
     (event,) = [event for event in fleet.run() if event.kind is EventKind.RESTARTED]
     assert "136 more are not" in event.reason

@@ -36,7 +36,7 @@ def must_be_in_range(seen: Listing) -> None:
     assert seen.version is None or (len(seen.version) <= 80 and seen.version.isascii())
     for low, high in (seen.ephemeral, *seen.reserved):
         assert 1 <= low <= high <= 65535
-    # No two of them touch: more there can't be.
+    # The most that there can be: no two of them touch.
     assert len(seen.reserved) <= 32768
     assert set(seen.hung) <= {"netstat", "ss", "proc"}
     assert len(set(seen.hung)) == len(seen.hung)

@@ -62,7 +62,7 @@ LONGEST = 1 << 16
 
 
 class Mutator:
-    """Breaks what it is given.
+    """Breaks bytes.
 
     :param seed: the same one breaks alike
     """

@@ -1,4 +1,4 @@
-"""What is broken, and what reads it: frames, listings, inventories and configurations.
+"""Inputs to break, each with its reader: frames, listings, inventories and configurations.
 
 ``case(kind, number)`` makes the same input for the same number, in any process.
 """
@@ -124,7 +124,7 @@ def _frame(mutator: Mutator, _: Path) -> Case:
         data = mutator.broken(mutator.pick(frames()), frames())
     else:
         body = mutator.broken(mutator.pick(listings()), listings())
-        # Most often one part is broken, and what reads the others sees what it knows.
+        # Usually one part is broken, and the readers of the other parts see valid input.
         proc = mutator.pick(processes())
         proc = mutator.broken(proc, processes()) if chance.random() < 0.5 else proc
         ssx = mutator.broken(mutator.pick(listings()), listings()) if chance.random() < 0.4 else None
@@ -178,7 +178,7 @@ def _inventory(mutator: Mutator, folder: Path) -> Case:
 
 
 def _config(mutator: Mutator, folder: Path) -> Case:
-    # The example takes ten times as long to read.
+    # The example file takes ten times as long to read.
     kind = mutator.random.choice((*CONFIGS, "config", "config", "config"))
     return document(mutator, kind, mutator.broken(documents()[kind], [documents()[one] for one in CONFIGS]), folder)
 

@@ -171,7 +171,7 @@ SMALL = 64 << 10
 
 
 def amplified(kind: str, number: int, folder: Path) -> tuple[str, Callable[[int], Case]]:
-    """An input of which a part comes again and again: what reads it in the square of its length shows it.
+    """An input of which a part comes again and again: a reader that takes quadratic time shows it.
 
     :returns: which part, and what makes the input of a size
     """
@@ -198,7 +198,7 @@ def amplified(kind: str, number: int, folder: Path) -> tuple[str, Callable[[int]
         data = whole[:start] + part * (size // len(part)) + whole[start:]
         if kind == "inventory":
             return document(Mutator(number), own_kind, data, folder)
-        # Made before the clock runs: only what reads it is measured.
+        # Made before the clock runs: only the reader is measured.
         output = counted(data) if kind == "listing" else recounted(data)
         return Case(data, lambda: read(output))
 
@@ -239,7 +239,7 @@ def must_be_linear(about: str, made: Callable[[int], Case], sizes: Sequence[int]
     base = max(seconds(made(SMALL)), 0.02)
     for size in sizes:
         times = size // SMALL
-        # A law of squares takes as many times longer again; other work on this machine does not.
+        # Quadratic time grows by the same factor again; other work on this machine does not.
         spent = seconds(made(size))
         if spent >= base * times * 6:
             spent = min(spent, seconds(made(size)))

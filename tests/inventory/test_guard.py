@@ -243,7 +243,7 @@ def test_a_quiet_day_notes_nothing(site: Site) -> None:
         assert journal.last_seq(conn) <= before + 1
 
 
-def test_evaluating_again_prunes_alike(site: Site, other_database: Database) -> None:
+def test_evaluating_again_prunes_alike(site: Site, scratch: Database) -> None:
     """Whatever the guard would say of it by then: what was done is in the journal."""
     for share in (0.81, 0.81, 0.81, 1.2):
         site.ids = [f"h{n:03}" for n in range(round(len(site.ids) * share))]
@@ -257,8 +257,8 @@ def test_evaluating_again_prunes_alike(site: Site, other_database: Database) -> 
 
     expected = state(site.database)
     with site.database.begin() as source:
-        evaluate_again(source, other_database, site.config, since=START)
-    assert state(other_database) == expected
+        evaluate_again(source, scratch, site.config, since=START)
+    assert state(scratch) == expected
 
 
 def test_steps_of_an_earlier_version_say_no_size() -> None:

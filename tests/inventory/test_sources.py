@@ -318,7 +318,7 @@ def test_whatever_happens_in_between_the_list_is_one_that_there_was(
     except CmdbError:
         return
     ids = [int(host.id.removeprefix("device-")) for host in found.hosts]
-    # Nobody that was there all the time is missing.
+    # No host that was listed all the time is missing.
     assert set.intersection(*map(set, versions)) <= set(ids)
     assert len(ids) == len(set(ids))
 

@@ -134,7 +134,7 @@ def test_a_tool_that_cuts_addresses_compares_with_itself_only(before: str | None
         ("0.0.0.0", "", "0.0.0.0"),
         ("10.0.0.1 10.0.0.2", "10.0.0.2", "10.0.0.1"),
         ("10.0.0.2 10.0.0.1", "127.0.0.1", "10.0.0.1 10.0.0.2"),
-        # nobody else's loss
+        # the lost port is no other listener's
         ("127.0.0.1", "10.0.0.1", ""),
         ("127.8.8.8", "", ""),
         ("::1", "", ""),

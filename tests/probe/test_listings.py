@@ -15,7 +15,7 @@ from portmon.model.limits import OWNERS, ROWS
 from portmon.model.observation import Listener
 from portmon.probe.listing import parse_listeners
 from portmon.probe.rows import MAX_OWNERS
-from tests.airflow.fake_netstat import HEADER, listing
+from tests.worlds.netstat import HEADER, listing
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "netstat"
 SS = sorted(path for path in (FIXTURES / "ss").glob("*.txt") if not path.name.startswith("manyfds"))
@@ -159,7 +159,7 @@ WHOLE = {
 
 
 def in_free_text(kind: str, row: bytes, at: int) -> bool:
-    """Whether a row that is cut there is a whole one with a shorter last word, as far as anybody can tell."""
+    """Whether a row that is cut there is a whole one with a shorter last word, as far as its bytes tell."""
     if kind == "busybox":
         return at > row.rfind(b"/")
     # The blanks of ss and /proc around a row say nothing.

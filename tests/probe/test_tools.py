@@ -19,6 +19,7 @@ from portmon import probe
 from portmon.errors import ContradictionError, ProbeError
 from portmon.model.observation import Listing
 from portmon.probe import Question
+from tests.worlds.netstat import frame, netstat, script, ss_of
 
 SHORT = Question(limit=2)
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -40,9 +41,7 @@ class Host:
             pytest.skip(f"{' and '.join(lacking)} of net-tools and iproute2 are not installed")
         self.folder = folder
         for name, text in tools.items():
-            path = folder / name
-            path.write_text(f"#!/bin/sh\n{text}\n")
-            path.chmod(0o755)
+            script(folder / name, f"#!/bin/sh\n{text}\n")
 
     def run(self, question: Question = SHORT, **env: str) -> tuple[bytes, str]:
         """What the command prints, and its nonce."""
@@ -256,7 +255,7 @@ def test_the_pid_of_a_row_whose_name_holds_a_slash(tmp_path: Path) -> None:
         "tcp        0      0 127.0.0.1:7071          0.0.0.0:*               LISTEN      90004//usr/bin/x    ",
         "tcp        0      0 127.0.0.1:7072          0.0.0.0:*               LISTEN      -                   ",
     ]
-    (tmp_path / "listing").write_text("\n".join([HEADER, *rows]) + "\n")
+    (tmp_path / "listing").write_text("\n".join([netstat(), *rows]) + "\n")
     grep = f'printf "%s\\n" "$@" >{tmp_path}/asked; exec /usr/bin/grep "$@"'
     Host(tmp_path, {"netstat": f"cat {tmp_path}/listing", "ss": "true", "grep": grep}).run()
     asked = (tmp_path / "asked").read_text()
@@ -338,42 +337,6 @@ def test_the_real_netstat_killed_at_its_second_write(tmp_path: Path) -> None:
         for server in servers:
             server.close()
     assert seen.tool == "ss"
-
-
-def frame(body: str, *, tool: str = "netstat-W", ended: int = 0, ssx: str | None = None, **fields: str) -> bytes:
-    """A frame of version 2."""
-    known = {"tcp": "1", "tcp6": "1", "netns": "4026531840", "pid1": "12", "tried": "-"} | fields
-    proc = "/proc/sys/kernel/random/boot_id:b1\n/proc/self/status:Uid:\t0\t0\t0\t0"
-    proc = known.pop("proc", proc)
-    payload = f"@@n0n0 LIST tool={tool} ended={ended} via=- bytes={len(body)} ver={known.pop('ver', '-')}\n{body}\n"
-    payload += f"@@n0n0 PROC bytes={len(proc)}\n{proc}\n"
-    if ssx is not None:
-        payload += f"@@n0n0 SSX ended={known.pop('ssx_ended', '0')} bytes={len(ssx)}\n{ssx}\n"
-    payload = payload[:-1]
-    said = " ".join(f"{name}={value}" for name, value in known.items())
-    end = "@@n0n0 END volatile uptime=1.0 clock=- sockets=3\n"
-    return f"\n@@n0n0 BEGIN v=2 bytes={len(payload)} {said}\n{payload}\n{end}".encode()
-
-
-HEADER = (
-    "Active Internet connections (only servers)\n"
-    "Proto Recv-Q Send-Q Local Address           Foreign Address         State       PID/Program name    "
-)
-
-
-def netstat(*ports: int, six: bool = False) -> str:
-    address = ":::" if six else "0.0.0.0:"
-    proto = "tcp6" if six else "tcp "
-    rows = [f"{proto}       0      0 {f'{address}{port}':<23} {'*:*':<23} LISTEN      {'7/app':<20}" for port in ports]
-    return "\n".join([HEADER, *rows])
-
-
-def ss_of(*ports: int, six: bool = False) -> str:
-    address = "[::]" if six else "0.0.0.0"
-    rows = [
-        f"0 128 {address}:{port} {address}:* uid:9 ino:{port} sk:1 cgroup:/system.slice/a.service <->" for port in ports
-    ]
-    return "\n".join(["Recv-Q Send-Q Local Address:Port Peer Address:PortProcess", *rows])
 
 
 @pytest.mark.parametrize("ended", [124, 126, 127, 128, 137, 139, 255, 265, 387])
@@ -535,7 +498,7 @@ def test_listings_that_contradict_each_other_grossly(listing: str, second: str, 
 def test_addresses_of_ipv4_in_the_form_of_ipv6_are_no_contradiction() -> None:
     row = f"tcp6       0      0 {'127.0.0.1:8005':<23} {':::*':<23} LISTEN      {'7/java':<20}"
     second = ss_of() + "\n0 50 [::ffff:127.0.0.1]:8005 *:* ino:9 sk:1 v6only:0 <->"
-    seen = probe.read_frame(frame(f"{HEADER}\n{row}", ssx=second), "n0n0")
+    seen = probe.read_frame(frame(f"{netstat()}\n{row}", ssx=second), "n0n0")
     assert [(one.address, one.inode) for one in seen.listeners] == [("::ffff:127.0.0.1", 9)]
 
 
@@ -651,8 +614,8 @@ def test_more_sockets_of_a_port_than_are_told_apart() -> None:
         f"tcp        0      0 {f'10.0.{i // 250}.{i % 250}:80':<23} {'*:*':<23} LISTEN      {'7/app':<20}"
         for i in range(300)
     ]
-    seen = probe.read_frame(frame("\n".join([HEADER, *rows[::-1], netstat(22).split("\n")[-1]])), "n0n0")
-    again = probe.read_frame(frame("\n".join([HEADER, *rows, netstat(22).split("\n")[-1]])), "n0n0")
+    seen = probe.read_frame(frame("\n".join([netstat(), *rows[::-1], netstat(22).split("\n")[-1]])), "n0n0")
+    again = probe.read_frame(frame("\n".join([netstat(), *rows, netstat(22).split("\n")[-1]])), "n0n0")
     assert (len(seen.listeners), seen.beyond) == (65, ((80, 236),))
     assert set(seen.listeners) == set(again.listeners)
 

@@ -65,7 +65,7 @@ def test_the_code_of_a_function_is_exchanged_wherever_it_is_called_from(
     some, outer = module["Some"](), module["outer"]
     small = some.small
     made = {mutant.after: mutate.exchange(mutant, mutate.live_functions()) for mutant in mutate.mutants("sample")}
-    # What runs at import is over.
+    # Code that runs at import has run.
     assert made == {
         "LIMIT = 3 >= 4": False,
         "LIMIT = 3 <= 4": False,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +19,6 @@ from portmon.storage import archive, checkpoints, contents, events, journal, tab
 from portmon.storage.database import Database
 from tests.worlds.eventful import LONG_AGO, derived, eventful, lived, small_fleet, state_of
 from tests.worlds.fleet import FIVE, MONDAY, Fleet
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'scratch.db'}")
-    yield made
-    made.dispose()
 
 
 def replayed(fleet: Fleet, scratch: Database, since: datetime = LONG_AGO) -> tuple[Any, list[Event]]:

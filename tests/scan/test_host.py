@@ -12,7 +12,7 @@ from portmon.scan import answer as scan
 from portmon.scan.host import Expected, HostScan
 from portmon.ssh.config import SshSettings
 from portmon.ssh.session import CommandResult
-from tests.probe.test_tools import frame, netstat, ss_of
+from tests.worlds.netstat import frame, netstat, ss_of
 
 
 class Answers:

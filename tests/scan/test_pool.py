@@ -154,7 +154,7 @@ def test_hosts_that_are_to_be_dialled_when_it_stops_are_not() -> None:
 
 
 def test_hosts_that_wait_for_a_dial_when_it_stops_wait_in_vain() -> None:
-    """Whoever would have dialled them next ends instead."""
+    """The thread that would have dialled them next ends instead."""
     visits = [Scripted(str(number)) for number in range(3)]
     pool = LoginPool(visits, slots=1)
     pool._to_dial += visits
@@ -164,7 +164,7 @@ def test_hosts_that_wait_for_a_dial_when_it_stops_wait_in_vain() -> None:
 
 
 def test_comes_back_for_so_many_at_once() -> None:
-    """Not for each: whoever takes them stores them together, and waking it up is part of what a host costs."""
+    """Not for each: the sweep stores them together, and waking it up is part of what a host costs."""
     visits = [Scripted(str(number)) for number in range(30)]
     with LoginPool(visits, slots=4) as pool:
         taken = [len(pool.take(most=10, seconds=PATIENCE) or []) for _ in range(3)]
@@ -198,7 +198,7 @@ def test_stopping_hangs_up_on_everybody_and_begins_nothing() -> None:
         begun.set()
         assert hung_up.wait(PATIENCE)
         ended.set()
-        raise OSError("somebody hung up")
+        raise OSError("the peer hung up")
 
     class Busy(Scripted):
         def close(self) -> None:

@@ -19,7 +19,7 @@ PAUSE = 15.0
 
 
 @dataclass(eq=False, slots=True)
-class Machine:
+class Host:
     """A host, by how long things take there, in seconds.
 
     :param dial: until it says something; more than the time-out: never
@@ -42,7 +42,7 @@ class Simulation:
 
     def __init__(
         self,
-        servers: Sequence[Machine],
+        hosts: Sequence[Host],
         *,
         slots: int,
         closes_at: float = float("inf"),
@@ -50,7 +50,7 @@ class Simulation:
         **lanes: int,
     ) -> None:
         self.schedule = Schedule(
-            [(one, one.lane) for one in servers],
+            [(one, one.lane) for one in hosts],
             slots=slots,
             lanes=lanes,
             closes_at=closes_at,
@@ -58,9 +58,9 @@ class Simulation:
         )
         self.slots = slots
         self.now = 0.0
-        self.events: list[tuple[float, int, str, Machine]] = []
+        self.events: list[tuple[float, int, str, Host]] = []
         self.count = itertools.count()
-        self.asking: dict[str, Machine] = {}
+        self.asking: dict[str, Host] = {}
         self.most = Counter[str]()
 
     def run(self) -> float:
@@ -78,52 +78,52 @@ class Simulation:
             assert times, "nothing would ever happen again"
             self.now = max(self.now, min(times))
             while self.events and self.events[0][0] <= self.now:
-                _, _, what, server = heapq.heappop(self.events)
-                self.end(what, server)
+                _, _, what, host = heapq.heappop(self.events)
+                self.end(what, host)
         raise AssertionError("no end")
 
     def begin(self) -> None:
-        for server in self.schedule.dials(self.now):
-            assert server.lane is None
-            server.began = self.now
-            self.later(min(server.dial, CONNECT), "dialled" if server.dial <= CONNECT else "failed", server)
+        for host in self.schedule.dials(self.now):
+            assert host.lane is None
+            host.began = self.now
+            self.later(min(host.dial, CONNECT), "dialled" if host.dial <= CONNECT else "failed", host)
         while (job := self.schedule.next(self.now)) is not None:
-            turn, server = job
+            turn, host = job
             assert len(self.asking) < self.slots
-            server.began = self.now if server.began is None else server.began
-            server.steps += 1
-            self.asking[server.name] = server
+            host.began = self.now if host.began is None else host.began
+            host.steps += 1
+            self.asking[host.name] = host
             self.most["asking"] = max(self.most["asking"], len(self.asking))
             # To ask once more needs no new login.
             for lane, count in Counter(one.lane for one in self.asking.values() if one.steps < 2).items():
                 self.most[str(lane)] = max(self.most[str(lane)], count)
-            assert turn is (Turn.ASK if server.steps == 1 else Turn.ASK_AGAIN)
-            self.later(server.ask, "answered", server)
+            assert turn is (Turn.ASK if host.steps == 1 else Turn.ASK_AGAIN)
+            self.later(host.ask, "answered", host)
 
-    def later(self, seconds: float, what: str, server: Machine) -> None:
-        heapq.heappush(self.events, (self.now + seconds, next(self.count), what, server))
+    def later(self, seconds: float, what: str, host: Host) -> None:
+        heapq.heappush(self.events, (self.now + seconds, next(self.count), what, host))
 
-    def end(self, what: str, server: Machine) -> None:
+    def end(self, what: str, host: Host) -> None:
         if what == "dialled":
-            self.schedule.dialled(server)
+            self.schedule.dialled(host)
             return
-        self.asking.pop(server.name, None)
-        if what == "answered" and server.parks and server.steps == 1:
-            self.schedule.park(server, self.now + PAUSE)
+        self.asking.pop(host.name, None)
+        if what == "answered" and host.parks and host.steps == 1:
+            self.schedule.park(host, self.now + PAUSE)
             return
-        self.schedule.done(server)
-        assert server.ended is None
-        server.ended = self.now
+        self.schedule.done(host)
+        assert host.ended is None
+        host.ended = self.now
 
 
-def crowd(count: int, **values: object) -> list[Machine]:
-    return [Machine(f"{count}-{values}-{number}", **values) for number in range(count)]  # type: ignore[arg-type]
+def crowd(count: int, **values: object) -> list[Host]:
+    return [Host(f"{count}-{values}-{number}", **values) for number in range(count)]  # type: ignore[arg-type]
 
 
 @given(
-    servers=st.lists(
+    hosts=st.lists(
         st.builds(
-            Machine,
+            Host,
             dial=st.sampled_from([0.01, 0.5, 3.0, 11.0]),
             ask=st.sampled_from([0.1, 1.0, 20.0]),
             parks=st.booleans(),
@@ -136,20 +136,20 @@ def crowd(count: int, **values: object) -> list[Machine]:
     failed_last_time=st.integers(0, 60),
 )
 def test_every_host_is_visited_once_and_limits_hold(
-    servers: list[Machine], slots: int, a: int, failed_last_time: int
+    hosts: list[Host], slots: int, a: int, failed_last_time: int
 ) -> None:
-    for number, server in enumerate(servers):
-        server.name = str(number)
-    run = Simulation(servers, slots=slots, a=a, failed_last_time=min(failed_last_time, len(servers)))
+    for number, host in enumerate(hosts):
+        host.name = str(number)
+    run = Simulation(hosts, slots=slots, a=a, failed_last_time=min(failed_last_time, len(hosts)))
     run.run()
-    assert all(server.ended is not None for server in servers)
+    assert all(host.ended is not None for host in hosts)
     assert run.most["asking"] <= slots
     assert run.most["a"] <= a
-    for server in servers:
-        if server.lane is None and server.dial > CONNECT:
-            assert server.steps == 0
+    for host in hosts:
+        if host.lane is None and host.dial > CONNECT:
+            assert host.steps == 0
         else:
-            assert server.steps == 1 + server.parks
+            assert host.steps == 1 + host.parks
     assert run.schedule.untried() == []
 
 
@@ -165,7 +165,7 @@ def test_a_tenth_of_dead_hosts_costs_their_time_out_and_little_more(dead: str) -
     together = Simulation(order, slots=4).run()
     assert together <= 1.2 * alone + CONNECT
     # Who is there does not wait for who is not.
-    assert max(server.ended or 0 for server in healthy) <= 1.2 * alone + 1
+    assert max(host.ended or 0 for host in healthy) <= 1.2 * alone + 1
 
 
 def test_what_was_dead_last_time_costs_nothing_beside_the_others() -> None:
@@ -174,7 +174,7 @@ def test_what_was_dead_last_time_costs_nothing_beside_the_others() -> None:
     assert alone > CONNECT
     healthy, gone = crowd(225), crowd(25, dial=99.0)
     assert Simulation([*healthy, *gone], slots=4, failed_last_time=25).run() <= alone + 0.5
-    assert max(server.ended or 0 for server in healthy) <= alone + 0.5
+    assert max(host.ended or 0 for host in healthy) <= alone + 0.5
 
 
 @pytest.mark.parametrize("known", [MAX_FAILED_LAST_TIME, 3 * MAX_DIALS])
@@ -183,13 +183,13 @@ def test_however_many_were_dead_last_time_the_others_do_not_wait_for_them(known:
     healthy, gone = crowd(100), crowd(known, dial=99.0)
     run = Simulation([*healthy, *gone], slots=4, failed_last_time=known)
     assert run.run() <= alone + CONNECT * -(-known // MAX_FAILED_LAST_TIME) + 1
-    assert max(server.ended or 0 for server in healthy) <= alone + 0.5
+    assert max(host.ended or 0 for host in healthy) <= alone + 0.5
 
 
 def test_who_is_back_is_asked_as_others_are() -> None:
-    servers = crowd(3 * MAX_FAILED_LAST_TIME)
-    run = Simulation(servers, slots=4, failed_last_time=len(servers))
-    assert run.run() == pytest.approx(len(servers) * 0.2 / 4, abs=1.0)
+    hosts = crowd(3 * MAX_FAILED_LAST_TIME)
+    run = Simulation(hosts, slots=4, failed_last_time=len(hosts))
+    assert run.run() == pytest.approx(len(hosts) * 0.2 / 4, abs=1.0)
 
 
 def test_a_dead_rack_and_more_than_can_be_dialled_at_once() -> None:
@@ -202,12 +202,12 @@ def test_a_parked_host_holds_no_slot() -> None:
     waiting, others = crowd(40, parks=True), crowd(40, ask=0.2)
     run = Simulation([*waiting, *others], slots=4)
     together = run.run()
-    assert max(server.ended or 0 for server in others) < PAUSE
+    assert max(host.ended or 0 for host in others) < PAUSE
     assert together <= PAUSE + 40 * 0.2 / 4 * 2 + 1
 
 
 def test_the_second_question_comes_before_the_next_host() -> None:
-    first = Machine("first", parks=True)
+    first = Host("first", parks=True)
     run = Simulation([first, *crowd(1000)], slots=1)
     run.run()
     assert first.ended is not None
@@ -215,27 +215,27 @@ def test_the_second_question_comes_before_the_next_host() -> None:
 
 
 def test_few_connections_are_opened_ahead() -> None:
-    """A server that waits for our login is one that somebody may take for an attack."""
-    servers = crowd(100)
-    schedule = Schedule([(one, None) for one in servers], slots=4)
+    """A connection that waits long for its login looks like an attack to the host."""
+    hosts = crowd(100)
+    schedule = Schedule([(one, None) for one in hosts], slots=4)
     dialled = schedule.dials(0.0)
-    assert dialled == servers[:4]
-    for server in dialled:
-        schedule.dialled(server)
+    assert dialled == hosts[:4]
+    for host in dialled:
+        schedule.dialled(host)
     assert schedule.dials(0.1) == []
-    assert schedule.next(0.1) == (Turn.ASK, servers[0])
-    assert schedule.dials(0.1) == [servers[4]]
+    assert schedule.next(0.1) == (Turn.ASK, hosts[0])
+    assert schedule.dials(0.1) == [hosts[4]]
 
 
 def test_nothing_begins_after_the_end_of_its_time() -> None:
-    servers = crowd(100, ask=1.0)
-    servers[0].parks = True
-    run = Simulation(servers, slots=2, closes_at=5.0)
+    hosts = crowd(100, ask=1.0)
+    hosts[0].parks = True
+    run = Simulation(hosts, slots=2, closes_at=5.0)
     assert run.run() >= PAUSE
-    assert servers[0].ended is not None
-    begun = [server for server in servers if server.began is not None]
-    assert all(server.ended is not None for server in begun)
-    assert run.schedule.untried() == [server for server in servers if server.began is None]
+    assert hosts[0].ended is not None
+    begun = [host for host in hosts if host.began is not None]
+    assert all(host.ended is not None for host in begun)
+    assert run.schedule.untried() == [host for host in hosts if host.began is None]
     assert 10 <= len(begun) <= 16
 
 
@@ -244,4 +244,14 @@ def test_a_lane_that_is_full_holds_up_no_other() -> None:
     run = Simulation([*behind, *direct], slots=8, bastion=2)
     assert run.run() == pytest.approx(10.0, abs=1.0)
     assert run.most["bastion"] == 2
-    assert max(server.ended or 0 for server in direct) < 3
+    assert max(host.ended or 0 for host in direct) < 3
+
+
+def test_a_wake_up_has_a_next_step() -> None:
+    """However the times are rounded: a thread that wakes up for nothing would wait for no time, again and again."""
+    for begun in (number / 100 for number in range(1000)):
+        schedule = Schedule([(one, None) for one in crowd(2)], slots=1)
+        schedule.dials(begun)
+        wake_at = schedule.wake_at(begun)
+        assert wake_at is not None
+        assert len(schedule.dials(wake_at)) == 1

@@ -239,7 +239,7 @@ def test_only_the_store_hears_of_a_change_it_can_accept() -> None:
 
 
 @pytest.mark.parametrize("trust", [Trust(True, store=Store(key(3))), Trust(True), Trust(False)])
-def test_without_known_hosts_strict_trusts_nobody(trust: Trust) -> None:
+def test_without_known_hosts_strict_trusts_no_key(trust: Trust) -> None:
     with pytest.raises(HostKeyError, match="unknown host key") as caught:
         check(trust, key(3))
     assert not isinstance(caught.value, HostKeyChangedError)

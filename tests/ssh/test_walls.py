@@ -22,9 +22,10 @@ from portmon.ssh.connect import connect
 from portmon.ssh.dial import Link
 from portmon.ssh.session import Session
 from portmon.ssh.target import Credentials, Options, Target
-from portmon.ssh.trust import HostKey, Trust
+from portmon.ssh.trust import Trust
 from tests.worlds.sshd import (
     PATIENCE,
+    Keys,
     PythonServer,
     bombing,
     make_key,
@@ -32,26 +33,13 @@ from tests.worlds.sshd import (
     openssh,
     python_server,
     tcp_server,
-    wait_until,
 )
+from tests.worlds.waiting import until
 
 MIB = 1024**2
 LATIN = "Zugang nur f\xfcr Befugte\r\n\r\n\xc4nderungen werden aufgezeichnet\n".encode("latin-1")
 VERSION = b"SSH-2.0-OpenSSH_9.9\r\n"
 Attack = Callable[[Any], None]
-
-
-class Keys:
-    """Trusts each first key, and keeps none."""
-
-    def get(self, endpoint: str) -> list[HostKey]:
-        return []
-
-    def remember(self, endpoint: str, key: HostKey) -> None:
-        pass
-
-    def report_change(self, endpoint: str, key: HostKey) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +97,7 @@ def little_memory() -> Iterator[None]:
 
 
 def attacking(attack: Attack) -> type[paramiko.Transport]:
-    """A server that does something to its client as soon as keys are agreed on, before anybody logs in."""
+    """A server that does something to its client as soon as keys are agreed on, before the login."""
 
     class Attacking(paramiko.Transport):
         def _parse_newkeys(self, m: paramiko.Message) -> None:
@@ -431,7 +419,7 @@ def test_a_server_that_disregards_the_window(login: Any, serve: Any) -> None:
         channel = transport.open_session()
         channel.exec_command("netstat")
         channel.shutdown_write()
-        wait_until(lambda: not transport.is_active(), "the end of the connection")
+        until(lambda: not transport.is_active(), "the end of the connection")
     with pytest.raises(AnswerError, match="since the server sent more than its window"):
         session.run("netstat", deadline=1, max_output=MIB)
 
@@ -451,7 +439,7 @@ def test_what_is_sent_between_two_commands(login: Any, serve: Any) -> None:
     assert session.run("netstat", deadline=PATIENCE, max_output=MIB).stdout == b"answer"
     with little_memory():
         over.set()
-        wait_until(lambda: not session.active, "the end of the connection")
+        until(lambda: not session.active, "the end of the connection")
     with pytest.raises(AnswerError, match="sent more than 524,288 bytes although no command ran"):
         session.run("netstat", deadline=1, max_output=MIB)
 
@@ -473,7 +461,7 @@ def test_a_server_that_reads_nothing_has_the_deadline_of_the_command(login: Any,
         session.run("netstat", deadline=1, max_output=MIB)
     # Its reader is not caught in what it can't send.
     transport = session.transport
-    wait_until(lambda: not transport.is_alive(), "the end of the thread that reads")
+    until(lambda: not transport.is_alive(), "the end of the thread that reads")
 
 
 @pytest.mark.parametrize("kind", [2, 4, 93])

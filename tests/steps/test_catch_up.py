@@ -30,7 +30,7 @@ def fleet(database: Database) -> Fleet:
 
 
 def test_what_changed_and_changed_back_is_not_told(fleet: Fleet) -> None:
-    """It is as it was, with another pid: a note, which no channel gets."""
+    """It is as it was, with another pid: a note, which goes to no channel."""
     for machine in fleet.machines.values():
         machine.restart(80)
     events = fleet.run()

@@ -120,7 +120,7 @@ class FleetMaker(Protocol):
 
 @pytest.fixture
 def evaluated(database: Database, monkeypatch: pytest.MonkeyPatch) -> FleetMaker:
-    from tests.worlds import fleet as module
+    from tests.worlds import runs as module
 
     evaluate_run = module.evaluate_run
 
@@ -247,7 +247,7 @@ def test_nothing_of_the_archive_is_read_from_end_to_end(evaluated: FleetMaker, d
             else not searched_whole(plan)
         )
         with recorded(database) as looked:
-            found = archive.observations_to_evaluate(conn, host_ids=["id-h1", "nobody"])
+            found = archive.observations_to_evaluate(conn, host_ids=["id-h1", "unknown"])
         assert found == []
         assert searched_whole(plans(conn, looked)) == set()
 
@@ -302,7 +302,7 @@ def test_the_ports_of_a_few_hosts_are_not_searched_in_those_of_all(database: Dat
     fleet.run()
     with database.begin() as conn:
         with recorded(database) as statements:
-            found = hosts.known_ports(conn, ["id-h1", "id-h2", "nobody"])
+            found = hosts.known_ports(conn, ["id-h1", "id-h2", "unknown"])
         assert found == {host: {22: ("up", ("0.0.0.0",)), 80: ("up", ("0.0.0.0",))} for host in ("id-h1", "id-h2")}
         if database.is_sqlite:
             assert searched_whole(plans(conn, statements)) == set()

@@ -21,14 +21,9 @@ from portmon.errors import DeliveryError, OverrunError, StorageError
 from portmon.storage import alerts, deliveries, silences
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
-from tests.worlds.fleet import Fleet
+from tests.worlds.fleet import TWO, Fleet, web_fleet
+from tests.worlds.sshd import tcp_server
 
-TWO = """
-alerts:
-  channels:
-    - {type: log, name: chat}
-    - {type: log, name: pager}
-"""
 AM = "alerts:\n  channels:\n    - {type: alertmanager}\n"
 
 
@@ -37,14 +32,6 @@ def database(tmp_path: Path) -> Iterator[Database]:
     made = migrated(tmp_path / "state.db")
     yield made
     made.dispose()
-
-
-def fleet_of(database: Database, count: int, config: str = TWO) -> Fleet:
-    fleet = Fleet(database, parse_config(config))
-    for number in range(count):
-        fleet.add(f"web{number:03}", {22: "sshd", 80: "nginx"}, role="web")
-    fleet.run()
-    return fleet
 
 
 class FakeAlertmanager:
@@ -83,7 +70,7 @@ class FakeAlertmanager:
 
 
 def test_the_repeated_end_of_an_old_alert_does_not_resolve_the_new_one(database: Database) -> None:
-    fleet = fleet_of(database, 1, AM)
+    fleet = web_fleet(database, 1, AM)
     am = FakeAlertmanager(fleet)
     fleet.on_send = am.take
     fleet.machines["web000"].kill(80)
@@ -98,7 +85,7 @@ def test_the_repeated_end_of_an_old_alert_does_not_resolve_the_new_one(database:
 
 
 def test_alertmanager_hears_of_what_goes_on_after_it_was_away_for_long(database: Database) -> None:
-    fleet = fleet_of(database, 1, AM + "  give_up_after: 1h\n")
+    fleet = web_fleet(database, 1, AM + "  give_up_after: 1h\n")
     am = FakeAlertmanager(fleet)
 
     def take(channel: Any, message: Any) -> None:
@@ -117,7 +104,7 @@ def test_alertmanager_hears_of_what_goes_on_after_it_was_away_for_long(database:
 
 
 def test_a_renamed_alertmanager_channel_does_not_resolve_what_goes_on(database: Database) -> None:
-    fleet = fleet_of(database, 1, AM)
+    fleet = web_fleet(database, 1, AM)
     am = FakeAlertmanager(fleet)
     fleet.on_send = am.take
     fleet.machines["web000"].kill(80)
@@ -129,7 +116,7 @@ def test_a_renamed_alertmanager_channel_does_not_resolve_what_goes_on(database: 
 
 
 def test_alertmanager_without_send_resolved_gets_no_end(database: Database) -> None:
-    fleet = fleet_of(database, 1, AM.replace("{type: alertmanager}", "{type: alertmanager, send_resolved: false}"))
+    fleet = web_fleet(database, 1, AM.replace("{type: alertmanager}", "{type: alertmanager, send_resolved: false}"))
     fleet.machines["web000"].kill(80)
     fleet.run()
     fleet.machines["web000"].start(80, "nginx")
@@ -140,7 +127,7 @@ def test_alertmanager_without_send_resolved_gets_no_end(database: Database) -> N
 
 
 def test_the_end_has_the_labels_of_the_beginning_whatever_is_expired(database: Database) -> None:
-    fleet = fleet_of(database, 1, AM + "retention: {events: 1h}\n")
+    fleet = web_fleet(database, 1, AM + "retention: {events: 1h}\n")
     am = FakeAlertmanager(fleet)
 
     def take(channel: Any, message: Any) -> None:
@@ -165,7 +152,7 @@ def test_the_end_has_the_labels_of_the_beginning_whatever_is_expired(database: D
 
 
 def test_an_end_that_is_still_to_be_sent_survives_a_rule_that_excludes_the_port(database: Database) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
     fleet.machines["web000"].kill(80)
     fleet.run()
     assert len(fleet.titles("pager")) == 1
@@ -180,7 +167,7 @@ def test_an_end_that_is_still_to_be_sent_survives_a_rule_that_excludes_the_port(
 
 
 def test_an_end_that_is_still_to_be_sent_survives_that_its_host_leaves(database: Database) -> None:
-    fleet = fleet_of(database, 8)
+    fleet = web_fleet(database, 8)
     fleet.machines["web000"].kill(80)
     fleet.run()
     fleet.dead = {"pager"}
@@ -196,7 +183,7 @@ def test_an_end_that_is_still_to_be_sent_survives_that_its_host_leaves(database:
 def test_no_alert_stays_open_for_a_host_that_left_before_its_recovery_was_routed(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet = fleet_of(database, 8)
+    fleet = web_fleet(database, 8)
     fleet.machines["web000"].kill(80)
     fleet.run()
     fleet.machines["web000"].start(80, "nginx")
@@ -214,7 +201,7 @@ def test_no_alert_stays_open_for_a_host_that_left_before_its_recovery_was_routed
 
 
 def test_what_was_under_way_to_a_channel_that_is_gone_ends(database: Database) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
 
     def crash(channel: Any, message: Any) -> None:
         if channel.name == "pager":
@@ -233,7 +220,7 @@ def test_what_was_under_way_to_a_channel_that_is_gone_ends(database: Database) -
 
 
 def test_a_message_whose_sender_dies_each_time_is_given_up_too(database: Database) -> None:
-    fleet = fleet_of(database, 2, TWO + "  give_up_after: 1h\n")
+    fleet = web_fleet(database, 2, TWO + "  give_up_after: 1h\n")
 
     def crash(channel: Any, message: Any) -> None:
         if channel.name == "pager":
@@ -256,7 +243,7 @@ def test_a_message_whose_sender_dies_each_time_is_given_up_too(database: Databas
 
 def test_what_was_withheld_meanwhile_is_not_sent_or_is_known_as_sent(database: Database) -> None:
     """alert_down of a run lives on (timed out, or its heartbeat was lost) while route_alerts of the next one runs."""
-    fleet = fleet_of(database, 2, TWO.replace("    - {type: log, name: chat}\n", "") + "  group_by: host\n")
+    fleet = web_fleet(database, 2, TWO.replace("    - {type: log, name: chat}\n", "") + "  group_by: host\n")
     for name, machine in fleet.machines.items():
         fleet.machines[name].host.labels["host"] = name  # type: ignore[index]
         machine.kill(80)
@@ -284,7 +271,7 @@ def test_what_was_withheld_meanwhile_is_not_sent_or_is_known_as_sent(database: D
 def test_a_database_that_is_busy_once_after_a_message_makes_no_duplicate(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
     original, busy = deliveries.delivered, [1]
 
     def delivered(*args: Any, **kwargs: Any) -> None:
@@ -307,7 +294,7 @@ def test_a_database_that_is_busy_once_after_a_message_makes_no_duplicate(
 
 
 def test_the_end_of_what_no_channel_got_is_silenced_too(database: Database) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
     fleet.dead = {"pager", "chat"}
     fleet.machines["web000"].kill(80)
     fleet.run()
@@ -324,7 +311,7 @@ def test_the_end_of_what_no_channel_got_is_silenced_too(database: Database) -> N
 
 @pytest.mark.slow
 def test_a_receiver_that_is_slow_to_answer_does_not_get_a_message_hundreds_of_times_a_day(database: Database) -> None:
-    fleet = fleet_of(database, 2, TWO + "  repeat_every: 6h\n  give_up_after: 2h\n")
+    fleet = web_fleet(database, 2, TWO + "  repeat_every: 6h\n  give_up_after: 2h\n")
     took = []
 
     def late(channel: Any, message: Any) -> None:
@@ -341,7 +328,7 @@ def test_a_receiver_that_is_slow_to_answer_does_not_get_a_message_hundreds_of_ti
 
 
 def test_two_reminders_within_an_hour_are_two_messages(database: Database) -> None:
-    fleet = fleet_of(database, 2, TWO + "  repeat_every: 20m\n")
+    fleet = web_fleet(database, 2, TWO + "  repeat_every: 20m\n")
     fleet.machines["web000"].kill(80)
     for _ in range(11):
         fleet.run()
@@ -355,22 +342,15 @@ def test_a_request_whose_answer_does_not_come_may_have_come_through(
 ) -> None:
     """The server took the request and said nothing for SILENCE seconds."""
     monkeypatch.setattr(http, "SILENCE", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        taken: list[socket.socket] = []
+    taken: list[bytes] = []
 
-        def accept() -> None:
-            while True:
-                try:
-                    connection = server.accept()[0]
-                except OSError:
-                    return
-                connection.recv(65536)
-                taken.append(connection)
+    def serve(connection: socket.socket, over: threading.Event) -> None:
+        taken.append(connection.recv(65536))
+        over.wait()
 
-        threading.Thread(target=accept, daemon=True).start()
-        port = server.getsockname()[1]
+    with tcp_server(serve) as port:
         monkeypatch.setenv("AIRFLOW_CONN_HOOK", json.dumps({"conn_type": "http", "host": "127.0.0.1", "port": port}))
-        fleet = fleet_of(database, 2, "alerts:\n  channels:\n    - {type: webhook, name: hook, conn_id: hook}\n")
+        fleet = web_fleet(database, 2, "alerts:\n  channels:\n    - {type: webhook, name: hook, conn_id: hook}\n")
 
         def real(channel: Any, message: Any) -> None:
             deliver(channel, message)
@@ -379,7 +359,6 @@ def test_a_request_whose_answer_does_not_come_may_have_come_through(
         fleet.on_send = real
         fleet.machines["web000"].kill(80)
         fleet.run()
-        server.shutdown(socket.SHUT_RDWR)
     assert taken
     with database.begin() as conn:
         (one,) = deliveries.unfinished(conn, "hook")
@@ -393,7 +372,7 @@ def test_a_request_whose_answer_does_not_come_may_have_come_through(
 def test_an_unexpected_error_of_a_channel_is_logged_without_addresses(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
 
     def fail(channel: Any, message: Any) -> None:
         if channel.name == "pager":
@@ -414,7 +393,7 @@ def test_an_unexpected_error_of_a_channel_is_logged_without_addresses(
 
 
 def test_a_dead_apprise_target_does_not_make_a_storm_of_reminders_for_the_others(database: Database) -> None:
-    fleet = fleet_of(database, 2, TWO + "  repeat_every: 1h\n")
+    fleet = web_fleet(database, 2, TWO + "  repeat_every: 30m\n")
     took: list[str] = []
     targets = {"slack", "dead"}
 
@@ -428,14 +407,14 @@ def test_a_dead_apprise_target_does_not_make_a_storm_of_reminders_for_the_others
     fleet.machines["web000"].kill(80)
     fleet.run()
     fleet.on_send = apprise
-    fleet.dead = {"somebody"}  # failures are allowed
-    for _ in range(3 * 12):
+    fleet.dead = {"another"}  # failures are allowed
+    for _ in range(3 * 6):
         fleet.run()  # one try each; Airflow makes three of it
     assert len(took) <= 3
 
 
 def test_a_reminder_that_is_refused_holds_no_reminder_of_another_team(database: Database) -> None:
-    fleet = fleet_of(
+    fleet = web_fleet(
         database, 2, TWO.replace("    - {type: log, name: chat}\n", "") + "  repeat_every: 1h\n  group_by: team\n"
     )
     for number, machine in enumerate(fleet.machines.values()):
@@ -444,7 +423,7 @@ def test_a_reminder_that_is_refused_holds_no_reminder_of_another_team(database: 
     for machine in fleet.machines.values():
         machine.kill(80)
     fleet.run()
-    fleet.dead = {"somebody"}
+    fleet.dead = {"another"}
 
     def refuse(channel: Any, message: Any) -> None:
         if message.reminder and "t0" in message.title:
@@ -459,7 +438,7 @@ def test_a_reminder_that_is_refused_holds_no_reminder_of_another_team(database: 
 def test_a_silence_of_the_new_name_of_a_host_counts_for_its_open_alert(database: Database) -> None:
     import dataclasses
 
-    fleet = fleet_of(database, 2, TWO + "  repeat_every: 1h\n")
+    fleet = web_fleet(database, 2, TWO + "  repeat_every: 1h\n")
     machine = fleet.machines["web000"]
     machine.kill(80)
     fleet.run()
@@ -483,7 +462,7 @@ def test_a_silence_of_the_new_name_of_a_host_counts_for_its_open_alert(database:
 
 
 def test_a_channel_that_hung_for_an_hour_gets_no_message_per_run_afterwards(database: Database) -> None:
-    fleet = fleet_of(database, 14)
+    fleet = web_fleet(database, 14)
 
     def hang(channel: Any, message: Any) -> None:
         if channel.name == "pager" and "pager" in fleet.dead:
@@ -501,7 +480,7 @@ def test_a_channel_that_hung_for_an_hour_gets_no_message_per_run_afterwards(data
 
 
 def test_what_waits_for_a_channel_that_was_taken_out_is_cancelled_and_says_so(database: Database) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
     fleet.dead = {"pager"}
     fleet.machines["web000"].kill(80)
     fleet.run()

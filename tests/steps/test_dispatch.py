@@ -19,14 +19,7 @@ from portmon.model.event import AlertGroup, EventKind
 from portmon.storage import alerts, conditions, deliveries, events, silences
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
-from tests.worlds.fleet import Fleet
-
-TWO = """
-alerts:
-  channels:
-    - {type: log, name: chat}
-    - {type: log, name: pager}
-"""
+from tests.worlds.fleet import TWO, Fleet, web_fleet
 
 
 @pytest.fixture
@@ -34,14 +27,6 @@ def database(tmp_path: Path) -> Iterator[Database]:
     made = migrated(tmp_path / "state.db")
     yield made
     made.dispose()
-
-
-def fleet_of(database: Database, count: int, config: str = TWO, ports: tuple[int, ...] = (80,)) -> Fleet:
-    fleet = Fleet(database, parse_config(config))
-    for number in range(count):
-        fleet.add(f"web{number:03}", {22: "sshd", **dict.fromkeys(ports, "nginx")}, role="web", team=f"t{number % 2}")
-    fleet.run()
-    return fleet
 
 
 def states(fleet: Fleet, kind: EventKind) -> dict[str, tuple[str, str | None]]:
@@ -56,7 +41,7 @@ def states(fleet: Fleet, kind: EventKind) -> dict[str, tuple[str, str | None]]:
 
 
 def test_300_hosts_unreachable_at_once_are_one_message(database: Database) -> None:
-    fleet = fleet_of(database, 500)
+    fleet = web_fleet(database, 500)
     for machine in list(fleet.machines.values())[:300]:
         machine.trouble = "timeout"
     fleet.run()
@@ -77,7 +62,7 @@ def test_300_ports_down_on_60_hosts_are_one_message_per_route_with_the_worst_fir
     - {name: night, match: {severity: critical}, channels: [pager], language: zh, max_lines: 10, continue: true}
     - {name: all, channels: [chat]}
 """
-    fleet = fleet_of(database, 80, TWO + routes, ports=(80, 443, 8080, 8081, 8082))
+    fleet = web_fleet(database, 80, TWO + routes, ports=(80, 443, 8080, 8081, 8082))
     names = list(fleet.machines)
     for name in names[:60]:
         for port in (80, 443, 8080, 8081, 8082):
@@ -97,7 +82,7 @@ def test_300_ports_down_on_60_hosts_are_one_message_per_route_with_the_worst_fir
 
 
 def test_a_label_makes_messages_of_their_own(database: Database) -> None:
-    fleet = fleet_of(database, 4, TWO + "  group_by: team\n")
+    fleet = web_fleet(database, 4, TWO + "  group_by: team\n")
     for machine in fleet.machines.values():
         machine.kill(80)
     fleet.run()
@@ -124,7 +109,7 @@ def silence(fleet: Fleet, minutes: int, **match: Any) -> int:
 
 
 def test_what_is_over_within_a_silence_goes_to_no_channel_and_is_recorded(database: Database) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
     silence(fleet, 30, hosts=("web000",))
     fleet.machines["web000"].kill(80)
     fleet.machines["web001"].kill(80)
@@ -146,7 +131,7 @@ def test_what_is_over_within_a_silence_goes_to_no_channel_and_is_recorded(databa
 
 
 def test_what_is_still_wrong_when_a_silence_ends_is_told_then(database: Database) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
     silence(fleet, 10, ports=((80, 80),))
     fleet.machines["web000"].kill(80)
     fleet.run()
@@ -158,7 +143,7 @@ def test_what_is_still_wrong_when_a_silence_ends_is_told_then(database: Database
 
 
 def test_the_end_goes_to_the_channels_that_got_the_beginning_silenced_or_not(database: Database) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
     fleet.machines["web000"].kill(80)
     fleet.run()
     silence(fleet, 60, labels={"role": ("web",)})
@@ -169,12 +154,12 @@ def test_the_end_goes_to_the_channels_that_got_the_beginning_silenced_or_not(dat
         "[portmon] 1 port down on web000: tcp/80 nginx",
         "[portmon] 1 port recovered on web000: tcp/80 nginx",
     ]
-    # It is of no use later that something was new then.
+    # No channel is told later that a port was new then.
     assert states(fleet, EventKind.NEW)["chat"][0] == DeliveryState.SILENCED
 
 
 def test_an_acknowledgement_ends_reminders_until_it_recovers(database: Database) -> None:
-    fleet = fleet_of(database, 2, TWO + "  repeat_every: 1h\n")
+    fleet = web_fleet(database, 2, TWO + "  repeat_every: 1h\n")
     fleet.machines["web000"].kill(80)
     fleet.machines["web001"].kill(80)
     fleet.run()
@@ -197,7 +182,7 @@ def test_an_acknowledgement_ends_reminders_until_it_recovers(database: Database)
 
 
 def test_what_stays_wrong_is_told_again_in_one_message(database: Database) -> None:
-    fleet = fleet_of(database, 3, TWO + "  repeat_every: 2h\n")
+    fleet = web_fleet(database, 3, TWO + "  repeat_every: 2h\n")
     for name, after in (("web000", 0), ("web001", 6), ("web002", 15)):
         fleet.number += after
         fleet.machines[name].kill(80)
@@ -212,8 +197,8 @@ def test_what_stays_wrong_is_told_again_in_one_message(database: Database) -> No
     assert "still down since 03-02 00:05 UTC" in fleet.got[-1].message.text
 
 
-def test_there_are_no_reminders_where_they_are_switched_off(database: Database) -> None:
-    fleet = fleet_of(database, 1, TWO + "  repeat_every: 0\n")
+def test_no_reminder_goes_out_where_it_is_switched_off(database: Database) -> None:
+    fleet = web_fleet(database, 1, TWO + "  repeat_every: 0\n")
     fleet.machines["web000"].kill(80)
     fleet.run()
     fleet.number += 1000
@@ -224,7 +209,7 @@ def test_there_are_no_reminders_where_they_are_switched_off(database: Database) 
 
 
 def test_a_dead_channel_hears_one_line_of_what_is_over(database: Database) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
     fleet.dead = {"pager"}
     for machine in fleet.machines.values():
         machine.kill(80)
@@ -244,12 +229,12 @@ def test_a_dead_channel_hears_one_line_of_what_is_over(database: Database) -> No
 def test_what_is_given_up_is_logged_once_and_still_reminded_of(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fleet = fleet_of(database, 2, TWO + "  give_up_after: 1h\n  repeat_every: 3h\n")
+    fleet = web_fleet(database, 2, TWO + "  give_up_after: 1h\n  repeat_every: 90m\n")
     fleet.dead = {"pager"}
     fleet.machines["web000"].kill(80)
     fleet.run()
     with caplog.at_level(logging.ERROR, logger="portmon.steps.dispatch"):
-        for _ in range(24):
+        for _ in range(14):
             fleet.run()
     (record,) = [record for record in caplog.records if record.name == "portmon.steps.dispatch"]
     assert "'pager' did not take for 1h what is given up now: down web000 tcp/80." in record.getMessage()
@@ -257,9 +242,9 @@ def test_what_is_given_up_is_logged_once_and_still_reminded_of(
     state, reason = states(fleet, EventKind.DOWN)["pager"]
     assert (state, reason) == (DeliveryState.EXPIRED, "given up after 1h: channel 'pager': connection refused")
     fleet.dead = set()
-    for _ in range(13):
+    for _ in range(6):
         fleet.run()
-    # It goes on: the next reminder is the first that the pager hears of it. Then it hears the end as well.
+    # It goes on: the next reminder is the pager's first message about it. Then the pager gets the end as well.
     assert fleet.titles("pager") == ["[portmon] still: 1 port down on web000: tcp/80 nginx"]
     fleet.machines["web000"].start(80, "nginx")
     fleet.run()
@@ -267,7 +252,7 @@ def test_what_is_given_up_is_logged_once_and_still_reminded_of(
 
 
 def test_who_never_heard_of_it_does_not_hear_of_its_end(database: Database) -> None:
-    fleet = fleet_of(database, 2, TWO + "  give_up_after: 1h\n  repeat_every: 0\n")
+    fleet = web_fleet(database, 2, TWO + "  give_up_after: 1h\n  repeat_every: 0\n")
     fleet.dead = {"pager"}
     fleet.machines["web000"].kill(80)
     for _ in range(15):
@@ -280,7 +265,7 @@ def test_who_never_heard_of_it_does_not_hear_of_its_end(database: Database) -> N
 
 
 def test_a_channel_that_does_not_want_the_end(database: Database) -> None:
-    fleet = fleet_of(database, 1, TWO.replace("name: pager", "name: pager, send_resolved: false"))
+    fleet = web_fleet(database, 1, TWO.replace("name: pager", "name: pager, send_resolved: false"))
     fleet.machines["web000"].kill(80)
     fleet.run()
     fleet.machines["web000"].start(80, "nginx")
@@ -289,7 +274,7 @@ def test_a_channel_that_does_not_want_the_end(database: Database) -> None:
 
 
 def test_a_message_that_may_have_come_through_comes_again_as_the_same(database: Database) -> None:
-    fleet = fleet_of(database, 2, TWO.replace("{type: log, name: pager}", "{type: webhook, name: pager, conn_id: x}"))
+    fleet = web_fleet(database, 2, TWO.replace("{type: log, name: pager}", "{type: webhook, name: pager, conn_id: x}"))
     ids: list[str] = []
 
     def crash(channel: Any, message: Message) -> None:
@@ -314,7 +299,7 @@ def test_a_message_that_may_have_come_through_comes_again_as_the_same(database: 
 
 
 def test_a_rule_that_excludes_a_port_closes_its_alert_for_those_who_got_it(database: Database) -> None:
-    fleet = fleet_of(database, 2)
+    fleet = web_fleet(database, 2)
     fleet.machines["web000"].kill(80)
     fleet.run()
     fleet.config = parse_config("rules:\n  - {action: deny, port: 80}\n" + TWO)
@@ -326,7 +311,7 @@ def test_a_rule_that_excludes_a_port_closes_its_alert_for_those_who_got_it(datab
 
 
 def test_the_host_key_alert_of_a_host_that_left_is_closed(database: Database) -> None:
-    fleet = fleet_of(database, 8)
+    fleet = web_fleet(database, 8)
     fleet.machines["web000"].trouble = "host_key_changed"
     fleet.run()
     assert fleet.titles("chat") == ["[portmon] host key changed on 1 host: web000"]
@@ -339,7 +324,7 @@ def test_the_host_key_alert_of_a_host_that_left_is_closed(database: Database) ->
 
 
 def test_alertmanager_is_told_again_and_of_the_end_for_a_while(database: Database) -> None:
-    fleet = fleet_of(database, 2, "alerts:\n  channels:\n    - {type: alertmanager}\n")
+    fleet = web_fleet(database, 2, "alerts:\n  channels:\n    - {type: alertmanager}\n")
     posts: list[tuple[str, ...]] = []
     fleet.on_send = lambda channel, message: posts.append(
         tuple(f"{alert.role}/{alert.event.kind}" for alert in message.alerts)
@@ -358,7 +343,7 @@ def test_alertmanager_is_told_again_and_of_the_end_for_a_while(database: Databas
 
 
 def test_a_down_that_is_open_is_not_opened_again(database: Database) -> None:
-    fleet = fleet_of(database, 1)
+    fleet = web_fleet(database, 1)
     fleet.machines["web000"].kill(80)
     fleet.run()
     assert fleet.route() == set()
@@ -370,7 +355,7 @@ def test_a_down_that_is_open_is_not_opened_again(database: Database) -> None:
 def test_what_routing_and_sending_cost_does_not_grow_with_the_events(database: Database) -> None:
     def cost(count: int) -> list[int]:
         own = migrated(Path(f"{database.url.database}{count}"))
-        fleet = fleet_of(own, count)
+        fleet = web_fleet(own, count)
         for machine in fleet.machines.values():
             machine.kill(80)
         fleet.alert = lambda groups=None: None  # type: ignore[method-assign]

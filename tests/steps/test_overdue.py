@@ -107,7 +107,7 @@ def test_the_task_may_be_tried_again(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("run_type", ["manual", "backfill", "asset_triggered"])
-def test_a_run_that_is_not_scheduled_is_neither_late_nor_in_time(clock: Clock, run_type: str) -> None:
+def test_a_run_without_a_schedule_is_neither_late_nor_in_time(clock: Clock, run_type: str) -> None:
     assert not clock.run(2 * FIVE, run_type=run_type)
     assert clock.told() == []
     assert clock.run(2 * FIVE)

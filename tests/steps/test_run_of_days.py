@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,55 +15,39 @@ from sqlalchemy import select
 from portmon.alerting.message.render import Message
 from portmon.config import Config, parse_config
 from portmon.errors import CmdbError, DeliveryError, ParamError, RunError
-from portmon.model.event import AlertGroup, Event
+from portmon.model.event import AlertGroup
 from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.scan.host import Expected
 from portmon.steps import deliver as deliver_step
-from portmon.steps.deliver import AlertTask
-from portmon.steps.dispatch import groups_to_alert
-from portmon.steps.evaluate import evaluate_dry, evaluate_run
-from portmon.steps.fetch import Fetched, fetch_inventory
+from portmon.steps.evaluate import evaluate_dry
 from portmon.steps.plan import batch_of, expected, plan_hosts, plan_sweep, settings_of
-from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
-from portmon.storage import archive, deliveries, events, hosts, inventory, state
+from portmon.storage import archive, deliveries, hosts, inventory, state
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
+from tests.worlds.runs import FIVE, Runs
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-FIVE = timedelta(minutes=5)
 NASTY = "{{ conn.x.password }}\x00\udcff{{"
 
 
-class Site:
-    """A fleet, its CMDB and its runs, without SSH and Airflow."""
+class Site(Runs):
+    """Six hosts and their CMDB."""
 
-    def __init__(self, database: Database, count: int = 6) -> None:
-        self.database = database
-        self.config = Config()
-        self.listed = [Host(f"h{n}", f"web{n} {NASTY}", f"10.0.0.{n}", None, {"role": "web"}) for n in range(count)]
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, Config(), start=START)
+        self.listed = [Host(f"h{n}", f"web{n} {NASTY}", f"10.0.0.{n}", None, {"role": "web"}) for n in range(6)]
         self.listening: dict[str, tuple[int, ...] | None] = {host.id: (22, 80) for host in self.listed}
         self.broken: CmdbError | None = None
         self.invalid: tuple[InvalidHost, ...] = ()
         self.sent: list[str] = []
         self.fail: set[str] = set()
-        self.number = 0
-
-    @property
-    def now(self) -> datetime:
-        return START + self.number * FIVE
-
-    def run_of(self, **values: Any) -> Run:
-        return Run(f"run{self.number}", **values)
 
     def load(self) -> Inventory:
         if self.broken:
             raise self.broken
         return Inventory(tuple(self.listed), self.invalid, source="test")
-
-    def fetch(self, run: Run) -> Fetched:
-        return fetch_inventory(self.database, self.config, run, self.load, now=self.now)
 
     def observation(self, host_id: str) -> Observation:
         ports = self.listening.get(host_id)
@@ -80,58 +64,21 @@ class Site:
             outcome=Outcome.OK, listing=Listing("netstat", 0, listeners=listeners), frames=(b"raw",), **common
         )
 
-    def scan(self, plan: list[dict[str, Any]]) -> None:
-        with self.database.begin() as conn:
-            for item in plan:
-                archive.save_observation(conn, self.observation(item["id"]))
-
-    def evaluate(self, run: Run, fetched: Fetched, plan: list[dict[str, Any]]) -> Mapping[str, int]:
-        planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
-        return evaluate_run(
-            self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now
-        )
-
     def send(self, channel: Any, message: Message, done: tuple[str, ...]) -> None:
         if channel.name in self.fail:
             raise DeliveryError("dead", channel=channel.name, delivered=("target1",))
         self.sent.append(f"{channel.name}: {message.title}")
 
-    def alert(self) -> None:
-        for group in sorted(groups_to_alert(self.database, self.config, now=self.now, interval=FIVE)):
-            self.deliver(group)
-
-    def deliver(self, group: AlertGroup) -> int:
-        return AlertTask(
-            database=self.database,
-            config=self.config,
-            group=group,
-            send=self.send,
-            link=lambda _: None,
-            page=None,
-            interval=FIVE,
-            holder="test",
-            clock=lambda: self.now,
-            hold_until=self.now + 4 * FIVE,
-        ).run()
-
     def run(self, **values: Any) -> list[tuple[Any, ...]]:
         """A whole run; the events that it gave."""
         run = self.run_of(**values)
-        fetched = self.fetch(run)
-        prune_inventory(self.database, self.config, run, fetched.digest, stale=fetched.stale, now=self.now)
-        plan = plan_hosts(self.database, self.config, run, fetched.digest)
-        self.scan(plan)
-        self.evaluate(run, fetched, plan)
+        self.scan_and_evaluate(run)
         self.alert()
         self.number += 1
-        return self.events(run.run_id)
+        return self.told(run.run_id)
 
-    def events(self, run_id: str | None = None) -> list[tuple[Any, ...]]:
-        return [(event.kind.value, event.host_id, event.port) for event in self.all(run_id)]
-
-    def all(self, run_id: str | None = None) -> list[Event]:
-        with self.database.begin() as conn:
-            return events.recent(conn, run_id=run_id)
+    def told(self, run_id: str | None = None) -> list[tuple[Any, ...]]:
+        return [(event.kind.value, event.host_id, event.port) for event in self.events(run_id)]
 
 
 @pytest.fixture
@@ -156,7 +103,7 @@ def test_a_death_is_one_event_and_one_message(site: Site) -> None:
         "log: [portmon] 1 port recovered ",
     ]
     assert "{{ conn.x.password }}" in site.sent[0]
-    assert site.all()[-1].program == NASTY
+    assert site.events()[-1].program == NASTY
 
 
 def test_an_unreachable_host_loses_no_port(site: Site) -> None:
@@ -170,29 +117,33 @@ def test_an_unreachable_host_loses_no_port(site: Site) -> None:
 def test_a_host_that_was_not_scanned_is_neither_up_nor_down(site: Site) -> None:
     run = site.run_of()
     fetched = site.fetch(run)
-    plan = plan_hosts(site.database, site.config, run, fetched.digest)
+    plan = site.plan(run, fetched)
     site.scan([item for item in plan if item["id"] != "h1"])
     summary = site.evaluate(run, fetched, plan)
     assert (summary["scanned"], summary["not_scanned"]) == (5, 1)
-    assert site.events(run.run_id) == []
+    assert site.told(run.run_id) == []
 
 
 def test_events_name_the_task_that_saw_them(site: Site) -> None:
     site.listening["h3"] = (22,)
     site.run()
-    assert {name: site.all()[-1].details[name] for name in ("task", "map_index")} == {"task": "netstat", "map_index": 3}
+    assert {name: site.events()[-1].details[name] for name in ("task", "map_index")} == {
+        "task": "netstat",
+        "map_index": 3,
+    }
 
 
 def test_events_from_a_look_of_an_earlier_run_name_no_task(site: Site) -> None:
     """Its diff was killed. Which of that run's tasks it was is not known any more, and this run's saw nothing of it."""
     site.listening |= {"h3": (22,), "h4": (22,)}
     run = site.run_of()
-    site.scan(plan_hosts(site.database, site.config, run, site.fetch(run).digest))
+    site.scan(site.plan(run, site.fetch(run)))
     site.number += 1
     site.listening["h4"] = (22, 80)
     assert sorted(site.run()) == [("down", "h3", 80), ("down", "h4", 80), ("recovered", "h4", 80)]
     tasks = {
-        (event.kind.value, event.host_id): event.details.get("map_index") for event in site.all(f"run{site.number - 1}")
+        (event.kind.value, event.host_id): event.details.get("map_index")
+        for event in site.events(f"run{site.number - 1}")
     }
     assert tasks == {("down", "h3"): None, ("down", "h4"): None, ("recovered", "h4"): 4}
 
@@ -204,7 +155,7 @@ def test_evaluating_twice_changes_nothing(site: Site) -> None:
     site.listening["h1"] = (22,)
     run = site.run_of()
     fetched = site.fetch(run)
-    plan = plan_hosts(site.database, site.config, run, fetched.digest)
+    plan = site.plan(run, fetched)
     site.scan(plan)
     site.evaluate(run, fetched, plan)
     with site.database.begin() as conn:
@@ -214,7 +165,7 @@ def test_evaluating_twice_changes_nothing(site: Site) -> None:
         after = state.load(conn)
     assert before[0] == after[0]
     assert before[1].equals(after[1])
-    assert site.events(run.run_id) == [("down", "h1", 80)]
+    assert site.told(run.run_id) == [("down", "h1", 80)]
 
 
 def test_a_crash_within_the_diff_leaves_nothing_and_the_retry_everything(
@@ -223,22 +174,22 @@ def test_a_crash_within_the_diff_leaves_nothing_and_the_retry_everything(
     site.listening["h1"] = (22,)
     run = site.run_of()
     fetched = site.fetch(run)
-    plan = plan_hosts(site.database, site.config, run, fetched.digest)
+    plan = site.plan(run, fetched)
     site.scan(plan)
     with monkeypatch.context() as patch:
         patch.setattr("portmon.storage.runs.finish", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             site.evaluate(run, fetched, plan)
-    assert site.events(run.run_id) == []
+    assert site.told(run.run_id) == []
     site.evaluate(run, fetched, plan)
-    assert site.events(run.run_id) == [("down", "h1", 80)]
+    assert site.told(run.run_id) == [("down", "h1", 80)]
 
 
 def test_a_provisional_failure_counts_only_without_another_look_of_its_run(site: Site) -> None:
     def run(*looks: Observation, crash: bool = False) -> list[tuple[Any, ...]]:
         run = site.run_of()
         fetched = site.fetch(run)
-        plan = plan_hosts(site.database, site.config, run, fetched.digest)
+        plan = site.plan(run, fetched)
         with site.database.begin() as conn:
             archive.save_observations(conn, looks)
         if crash:
@@ -248,7 +199,7 @@ def test_a_provisional_failure_counts_only_without_another_look_of_its_run(site:
                     site.evaluate(run, fetched, plan)
         site.evaluate(run, fetched, plan)
         site.number += 1
-        return site.events(run.run_id)
+        return site.told(run.run_id)
 
     def failed(host_id: str) -> Observation:
         made = dataclasses.replace(site.observation(host_id), outcome=Outcome.UNREACHABLE, listing=None, frames=())
@@ -277,7 +228,7 @@ def test_a_provisional_failure_counts_only_without_another_look_of_its_run(site:
 def test_a_late_look_leaves_what_was_evaluated_before_it_as_it_was(site: Site) -> None:
     run = site.run_of()
     fetched = site.fetch(run)
-    plan = plan_hosts(site.database, site.config, run, fetched.digest)
+    plan = site.plan(run, fetched)
     failed = Observation(
         "h1", run.run_id, 1, site.now, Outcome.UNREACHABLE, error_class="timeout", error="x", provisional=True
     )
@@ -289,7 +240,7 @@ def test_a_late_look_leaves_what_was_evaluated_before_it_as_it_was(site: Site) -
         archive.save_observation(conn, again)
         assert archive.observed(conn, run.run_id) == {"h1": True}
         assert [look.outcome for look in archive.observations_to_evaluate(conn)] == [Outcome.OK]
-        # Readers of the archive see both later, as they were evaluated.
+        # The archive shows both, as they were evaluated.
         rows = conn.execute(select(observations.c.provisional).where(observations.c.run_id == run.run_id))
         assert rows.scalars().all() == [False, False]
 
@@ -406,7 +357,7 @@ def test_without_any_list_the_run_fails(database: Database) -> None:
     site.broken = CmdbError("HTTP 500", source="test")
     with pytest.raises(CmdbError):
         site.run()
-    assert site.all() == []
+    assert site.events() == []
 
 
 def test_force_prune_believes_the_list(site: Site) -> None:
@@ -421,8 +372,8 @@ def test_an_invalid_entry_is_not_scanned_and_not_pruned(site: Site) -> None:
     site.invalid = (InvalidHost(2, "h1", "web1", "it has no address"),)
     run = site.run_of()
     fetched = site.fetch(run)
-    prune_inventory(site.database, site.config, run, fetched.digest, stale=False, now=site.now)
-    assert "h1" not in {item["id"] for item in plan_hosts(site.database, site.config, run, fetched.digest)}
+    site.prune(run, fetched)
+    assert "h1" not in {item["id"] for item in site.plan(run, fetched)}
     with site.database.begin() as conn:
         assert all(host.removed_at is None for host in hosts.known(conn))
 
@@ -437,14 +388,14 @@ def test_names_of_the_cmdb_forge_no_line_of_a_log(site: Site, caplog: pytest.Log
         site.run()
         run = site.run_of()
         fetched = site.fetch(run)
-        plan = plan_hosts(site.database, site.config, run, fetched.digest)
-        # It was not scanned.
+        plan = site.plan(run, fetched)
+        # No task scanned it.
         site.evaluate(run, fetched, plan)
         site.number += 1
         site.invalid = ()
         site.listed.pop()
         dry = site.run_of(dry_run=True)
-        prune_inventory(site.database, site.config, dry, site.fetch(dry).digest, stale=False, now=site.now)
+        site.prune(dry, site.fetch(dry))
         site.run()
         site.broken = CmdbError(f"says {FORGED}", source="test")
         site.run()
@@ -463,8 +414,8 @@ def test_a_scoped_run_touches_no_other_host(site: Site) -> None:
     assert site.run(hosts=("h1",)) == [("down", "h1", 80)]
     with site.database.begin() as conn:
         assert all(host.removed_at is None for host in hosts.known(conn))
-    with pytest.raises(ParamError, match="nobody"):
-        site.run(hosts=("nobody*",))
+    with pytest.raises(ParamError, match="absent"):
+        site.run(hosts=("absent*",))
 
 
 def test_a_dry_run_keeps_nothing(site: Site) -> None:
@@ -472,12 +423,12 @@ def test_a_dry_run_keeps_nothing(site: Site) -> None:
     site.listed.pop()
     run = site.run_of(dry_run=True)
     fetched = site.fetch(run)
-    prune_inventory(site.database, site.config, run, fetched.digest, stale=False, now=site.now)
+    site.prune(run, fetched)
     summary = evaluate_dry(
         site.database, site.config, run, fetched.digest, observations=[site.observation("h1")], interval=FIVE
     )
     assert summary["down"] == 1
-    assert site.events(run.run_id) == []
+    assert site.told(run.run_id) == []
     with site.database.begin() as conn:
         assert all(host.removed_at is None for host in hosts.known(conn))
         assert archive.observations_to_evaluate(conn) == []
@@ -533,7 +484,7 @@ def test_the_plan_says_how_to_log_in(site: Site) -> None:
         "ssh:\n  user: a\n  groups:\n  - {name: g, match: {label: {role: w*}}, user: b, sudo: true, conn_id: c}\n"
     )
     run = site.run_of()
-    (first, *_) = plan_hosts(site.database, site.config, run, site.fetch(run).digest)
+    (first, *_) = site.plan(run, site.fetch(run))
     # What is not said takes no room: every mapped task gets the whole list.
     assert first == {"id": "h0", "name": f"web0 {NASTY}", "address": "10.0.0.0", "group": "g"}
     settings = settings_of(site.config, first["group"])
@@ -546,9 +497,7 @@ def test_the_plan_says_how_to_log_in(site: Site) -> None:
 def test_what_is_expected_of_a_host(site: Site) -> None:
     def of(host_id: str) -> Expected:
         run = site.run_of()
-        (item,) = (
-            one for one in plan_hosts(site.database, site.config, run, site.fetch(run).digest) if one["id"] == host_id
-        )
+        (item,) = (one for one in site.plan(run, site.fetch(run)) if one["id"] == host_id)
         with site.database.begin() as conn:
             return expected(conn, [host_id], {host_id: item.get("must", ())})[host_id]
 
@@ -560,7 +509,7 @@ def test_what_is_expected_of_a_host(site: Site) -> None:
     assert of("h1").ports == [22, 80, 50000]
     site.listening["h1"] = (22, 80)
     assert ("down", "h1", 50000) in site.run()
-    # A port that is down is not asked for twice.
+    # A host is not asked twice for a port that is down.
     assert of("h1").ports == [22, 80]
 
 
@@ -601,15 +550,15 @@ def test_only_what_fails_newly_gets_a_task_after_a_sweep(site: Site) -> None:
     with site.database.begin() as conn:
         own = dataclasses.replace(site.observation("h1"), observed_at=site.now + timedelta(seconds=10))
         archive.save_observation(conn, own)
-    site.evaluate(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+    site.evaluate(run, fetched, site.plan(run, fetched))
     with site.database.begin() as conn:
         assert hosts.failing(conn) == {"h2": "timeout"}
     site.number += 1
     # The second time it is no news.
     run = site.run_of()
     assert sweep(site, run, fail={"h2", "h3"}) == ["h3"]
-    site.evaluate(run, site.fetch(run), plan_hosts(site.database, site.config, run, fetched.digest))
-    assert [(kind, host) for kind, host, _ in site.events(run.run_id)] == [("unreachable", "h2")]
+    site.evaluate(run, site.fetch(run), site.plan(run, fetched))
+    assert [(kind, host) for kind, host, _ in site.told(run.run_id)] == [("unreachable", "h2")]
 
 
 def test_what_no_task_is_left_for_counts_as_the_sweep_saw_it(site: Site) -> None:
@@ -618,8 +567,8 @@ def test_what_no_task_is_left_for_counts_as_the_sweep_saw_it(site: Site) -> None
     # Those come first of which nothing is known at all.
     assert sweep(site, run, fail={"h1", "h2"}, miss={"h5"}) == ["h1", "h5"]
     fetched = site.fetch(run)
-    summary = site.evaluate(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
-    assert {host for kind, host, _ in site.events(run.run_id) if kind == "unreachable"} == {"h1", "h2"}
+    summary = site.evaluate(run, fetched, site.plan(run, fetched))
+    assert {host for kind, host, _ in site.told(run.run_id) if kind == "unreachable"} == {"h1", "h2"}
     assert summary["not_scanned"] == 1
 
 
@@ -630,7 +579,7 @@ def test_a_sweep_that_is_cleared_looks_again(site: Site) -> None:
     fetched = site.fetch(run)
     with site.database.begin() as conn:
         assert len(archive.observed(conn, run.run_id, unevaluated=True)) == 6
-    site.evaluate(run, fetched, plan_hosts(site.database, site.config, run, fetched.digest))
+    site.evaluate(run, fetched, site.plan(run, fetched))
     with site.database.begin() as conn:
         assert archive.observed(conn, run.run_id, unevaluated=True) == {}
         assert len(archive.observed(conn, run.run_id)) == 6
@@ -643,7 +592,7 @@ def test_a_changed_host_key_is_one_event_until_it_is_trusted_again(site: Site) -
     def scan(error_class: str | None) -> list[tuple[Any, ...]]:
         run = site.run_of()
         fetched = site.fetch(run)
-        plan = plan_hosts(site.database, site.config, run, fetched.digest)
+        plan = site.plan(run, fetched)
         with site.database.begin() as conn:
             good = site.observation("h1")
             bad = Observation(
@@ -652,7 +601,7 @@ def test_a_changed_host_key_is_one_event_until_it_is_trusted_again(site: Site) -
             archive.save_observation(conn, bad if error_class else good)
         site.evaluate(run, fetched, plan)
         site.number += 1
-        return [event for event in site.events(run.run_id) if event[0].startswith("host_key")]
+        return [event for event in site.told(run.run_id) if event[0].startswith("host_key")]
 
     assert scan("host_key_changed") == [("host_key_changed", "h1", None)]
     assert scan("host_key_changed") == []

@@ -166,7 +166,7 @@ def test_sqlite_is_refused_for_several_machines(tmp_path: Path) -> None:
         Database(f"sqlite:///{tmp_path / 'x.db'}", multi_machine=True)
 
 
-def test_nobody_else_reads_the_sqlite_file(tmp_path: Path) -> None:
+def test_no_other_user_reads_the_sqlite_file(tmp_path: Path) -> None:
     Database(f"sqlite:///{tmp_path / 'new' / 'x.db'}").migrate()
     assert (tmp_path / "new" / "x.db").stat().st_mode & 0o077 == 0
 
@@ -459,7 +459,7 @@ def test_each_channel_gets_each_event_once(database: Database) -> None:
     ids = [event(1).id, event(2).id]
     with database.begin() as conn:
         events.add(conn, [event(1), event(2, EventKind.NEW), event(3, EventKind.BASELINE)])
-        # A note is for nobody.
+        # No channel gets a note.
         assert [one.id for one in events.undispatched(conn)] == ids
         enqueue(conn, "log", "mail")
         enqueue(conn, "log", "mail", "later")

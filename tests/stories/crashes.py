@@ -19,17 +19,16 @@ from portmon.steps import deliver as delivering
 from portmon.steps import dispatch, reminders
 from portmon.storage import alerts, deliveries, events, lease
 from portmon.storage.database import Database
-
-FIVE = timedelta(minutes=5)
+from tests.worlds.runs import FIVE, alert_task
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the process is to do.
+    """The task of the process.
 
     :param crash_at: name of a point of :data:`POINTS`; None to live
-    :param number: die at the so-manieth time that it comes there
-    :param lease: how long a channel is its own, so that whoever comes after a crash does not wait for minutes; None:
+    :param number: die when it comes there for this time, counted from 1
+    :param lease: how long a channel is its own, so that the task after a crash does not wait for minutes; None:
         as long as it really is
     """
 
@@ -88,20 +87,16 @@ def work(job: Job) -> None:
     for group in AlertGroup:
         if group in groups:
             try:
-                delivering.AlertTask(
-                    database=database,
-                    config=config,
-                    group=group,
+                alert_task(
+                    database,
+                    config,
+                    group,
                     send=lambda channel, message, done: deliver(channel, message, done=done),
-                    link=lambda _: None,
-                    page=None,
-                    interval=FIVE,
                     holder=job.holder,
                     clock=lambda: job.now,
-                    hold_until=job.now + 4 * FIVE,
                 ).run()
             except PortmonError:
-                # Red; the next run goes on.
+                # The task is red; the next run goes on.
                 pass
 
 

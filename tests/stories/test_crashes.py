@@ -141,7 +141,7 @@ def test_killed_at_every_point(tmp_path: Path, receiver: Receiver, seed: int) ->
             number = story.random.choice((1, 2))
     receiver.busy = False
     for _ in range(3):
-        # What was not answered rests for an hour at most.
+        # A message that was not answered rests for an hour at most.
         story.fleet.number += 13
         story.fleet.run()
         story.tasks()
@@ -160,7 +160,7 @@ def _check(story: Story, receiver: Receiver) -> None:
         statuses = deliveries.of_events(conn, [event.id for event in events])
     told = Counter(event_id for ids in receiver.told().values() for event_id in ids)
     by_id = {event.id: event for event in events}
-    # Nothing is lost: what is marked as delivered came, and what did not come was overtaken, or silenced.
+    # Nothing is lost: deliveries marked as delivered came, all others were overtaken or silenced.
     for event in events:
         status = statuses.get((event.id, "hook"))
         if status and status.state is DeliveryState.DELIVERED:
@@ -170,7 +170,7 @@ def _check(story: Story, receiver: Receiver) -> None:
     # A kill costs one duplicate message at most.
     documents = Counter(document["id"] for document in receiver.documents if not document["reminder"])
     assert sum(count - 1 for count in documents.values()) <= story.kills
-    # Whatever came twice had the same key, by which a receiver knows it.
+    # A message that came twice had the same key, by which a receiver recognises it.
     for event_id, count in told.items():
         keys = {
             document["id"]
@@ -178,7 +178,7 @@ def _check(story: Story, receiver: Receiver) -> None:
             if not document["reminder"] and any(alert["event_id"] == event_id for alert in document["alerts"])
         }
         assert len(keys) == 1 or count == 1, by_id[event_id]
-    # In the order in which it happened, and the last that was told of a port is what it is.
+    # Messages came in the order of events, and the last one about a port says its present state.
     order = {event.id: number for number, event in enumerate(events)}
     for ids in receiver.told().values():
         first = list(dict.fromkeys(ids))

@@ -1,4 +1,4 @@
-"""A week of a scripted fleet: exactly the messages that a person would want, and no other.
+"""A week of a scripted fleet: exactly the messages that an operator wants.
 
 The list is a golden file that reads like a diary; ``UPDATE_MESSAGES=1`` writes it anew.
 """
@@ -46,7 +46,7 @@ WITHOUT_BATCH = CONFIG.replace("alerts:", "  - {action: deny, host: app02, port:
 
 
 class ImitatedAlertmanager:
-    """What Alertmanager would notify of: real ones can't live through a week in a minute.
+    """Imitates what Alertmanager notifies of: real ones can't live through a week in a minute.
 
     Alerts are known by their labels. They resolve when they say so, or when they are not repeated until they end; a
     restart forgets them, but not what was notified.
@@ -90,7 +90,7 @@ def at(day: str, time: str) -> datetime:
 
 
 class Week:
-    """The fleet, what happens to it when, and who heard what."""
+    """The fleet, the times of its events, and the messages of each channel."""
 
     def __init__(self, database: Database) -> None:
         self.fleet = fleet = Fleet(database, parse_config(CONFIG))
@@ -119,7 +119,7 @@ class Week:
         # A service dies at night and is started again.
         yield at("Mon", "03:00"), lambda: machine["web01"].kill(80)
         yield at("Mon", "03:40"), lambda: machine["web01"].start(80, "nginx")
-        # Deployments: restarts that nobody need hear of.
+        # Deployments: restarts, which are no alerts.
         yield at("Mon", "10:00"), lambda: [machine[name].restart(8080) for name in ("app01", "app02")]
         # Something new listens, and stays.
         yield at("Mon", "14:00"), lambda: machine["web03"].start(9999, "debug-shell")
@@ -143,7 +143,7 @@ class Week:
         yield at("Thu", "13:30"), lambda: [setattr(machine[name], "trouble", None) for name in edges[:-1]]
         yield at("Thu", "13:50"), lambda: setattr(machine["edge08"], "trouble", None)
 
-        # A reboot after which one service does not come back; somebody takes care of it.
+        # A reboot after which one service does not come back; an operator acknowledges it.
         yield at("Thu", "15:00"), self._reboot
         yield at("Thu", "15:05"), lambda: machine["web02"].start(80, "nginx")
         yield at("Thu", "16:00"), self._acknowledge
@@ -160,7 +160,7 @@ class Week:
         yield at("Sat", "12:00"), lambda: machine["app01"].kill(8080)
         yield at("Sat", "12:30"), lambda: fleet.listed.discard("app01")
 
-        # What is down since Friday was retired, says a rule at last.
+        # A rule excludes the port that is down since Friday.
         yield at("Sun", "12:00"), lambda: setattr(fleet, "config", parse_config(WITHOUT_BATCH))
 
     def _plan_maintenance(self) -> None:
@@ -204,7 +204,7 @@ class Week:
 
     def diary(self) -> str:
         """Who heard what, in order."""
-        # Channels are served side by side: in which order is no matter.
+        # Channels are served side by side, in any order.
         entries = [
             (got.at, got.channel, f"{got.message.title}\n{textwrap.indent(got.message.text, '    ')}")
             for got in self.fleet.got

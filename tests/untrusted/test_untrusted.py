@@ -128,18 +128,16 @@ def test_what_the_bomb_stood_for_was_never_made() -> None:
 def test_reading_takes_time_that_grows_with_the_size(read: Callable[[str], Any], unit: str) -> None:
     def seconds(size: int) -> float:
         text = unit * (size // len(unit))
-        best = float("inf")
-        for _ in range(3):
-            began = time.process_time()
-            try:
-                read(text)
-            except DocumentError:
-                pass
-            best = min(best, time.process_time() - began)
-        return best
+        began = time.process_time()
+        try:
+            read(text)
+        except DocumentError:
+            pass
+        return time.process_time() - began
 
-    # Eight times the size: a square would be 64 times the time. Times below some milliseconds say nothing.
-    assert seconds(160_000) < 25 * max(seconds(20_000), 0.01)
+    # Eight times the size: a square would be 64 times the time. Times below some milliseconds say nothing, and one
+    # measurement may be disturbed.
+    assert any(seconds(160_000) < 25 * max(seconds(20_000), 0.01) for _ in range(3))
 
 
 def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import requests
+
+from tests.worlds.waiting import until
 
 _NAMES = ("alertmanager", "prometheus-alertmanager")
 
@@ -22,15 +22,6 @@ def _binary() -> str | None:
 def missing() -> str | None:
     """What this machine lacks; None if nothing."""
     return None if _binary() else "Alertmanager is not installed"
-
-
-def until(true: Callable[[], Any], what: str) -> Any:
-    """Wait for something, and return it."""
-    deadline = time.monotonic() + 60
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.05)
-    return found
 
 
 class Alertmanager:

@@ -1,4 +1,4 @@
-"""Open alerts, written straight into a database."""
+"""Hosts and open alerts, written straight into a database."""
 
 from __future__ import annotations
 
@@ -8,8 +8,23 @@ from datetime import datetime
 from sqlalchemy import Connection, insert
 
 from portmon.model.event import Event, EventKind, Severity
-from portmon.storage import events
+from portmon.model.host import Host
+from portmon.storage import events, hosts
 from portmon.storage.tables import alerts, deliveries
+
+
+def list_hosts(conn: Connection, nasty: str, *, left_at: datetime) -> None:
+    """Three hosts that are listed, one of them with a nasty name, and one that left."""
+    hosts.sync(
+        conn,
+        [
+            Host("1", "web1", "10.0.0.1", labels={"role": "web"}),
+            Host("2", nasty, "10.0.0.2", labels={"role": "web"}),
+            Host("3", "db1", "10.0.0.3"),
+            Host("4", "web4", "10.0.0.4"),
+        ],
+    )
+    hosts.hide(conn, ["4"], left_at)
 
 
 def open_alert(

@@ -1,4 +1,4 @@
-"""Looks as the archive has them, with what they showed."""
+"""Observations of the archive, with their listings and raw answers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from portmon.storage.tables import observations as table
 
 
 def seen(conn: Connection, looks: Sequence[Observation] | None = None) -> list[Observation]:
-    """With what they showed.
+    """Observations with their listings.
 
-    :param looks: default: those that are to be evaluated
+    :param looks: default: the observations that wait for evaluation
     """
     found, broken = archive.readable(conn, archive.observations_to_evaluate(conn) if looks is None else looks)
     for error in broken.values():
@@ -24,7 +24,7 @@ def seen(conn: Connection, looks: Sequence[Observation] | None = None) -> list[O
 
 
 def with_frames(conn: Connection) -> list[Observation]:
-    """Those that are to be evaluated with what they showed and their raw answers."""
+    """The observations that wait for evaluation, with listings and raw answers."""
     found = []
     for look in seen(conn):
         own = (table.c.host_id == look.host_id, table.c.observed_at == look.observed_at)

@@ -53,15 +53,23 @@ def start_run(
     )
 
 
-def migrated_postgres(cluster: Cluster) -> Database:
-    """A new database of a server, with all tables in it."""
+def migrated_url(cluster: Cluster) -> str:
+    """A new database of a server, with all tables in it.
+
+    :returns: its URL
+    """
 
     def fill(url: str) -> None:
         template = Database(url)
         template.migrate()
         template.dispose()
 
-    return Database(cluster.copy_of("migrated", fill), keep_open=True)
+    return cluster.copy_of("migrated", fill)
+
+
+def migrated_postgres(cluster: Cluster) -> Database:
+    """A new database of a server, with all tables in it."""
+    return Database(migrated_url(cluster), keep_open=True)
 
 
 def airflow_metadata(cluster: Cluster) -> str:
@@ -74,14 +82,14 @@ def airflow_metadata(cluster: Cluster) -> str:
         home = Path(tempfile.mkdtemp(prefix="portmon-airflow-"))
         env = {**inherited(), "AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": for_airflow(url)}
         migrate_airflow(env, home / "migrate.out")
-        # If it failed, what it said is there.
+        # Not reached if it failed: its output stays there.
         shutil.rmtree(home)
 
     return for_airflow(cluster.copy_of("airflow", fill))
 
 
 def _do_not_wait_for_the_disk(connection: Any, _: Any) -> None:
-    # Tests kill processes; none takes the machine's power away.
+    # Tests kill processes, which loses nothing without fsync; none simulates a power failure.
     connection.execute("PRAGMA synchronous=OFF")
 
 
@@ -92,7 +100,7 @@ def _template() -> Path:
     path = Path(folder) / "state.db"
     made = Database(f"sqlite:///{path}")
     made.migrate()
-    # Closing the last connection moves what is in the log beside it into the file.
+    # Closing the last connection moves the write-ahead log into the file.
     made.dispose()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     return path

@@ -28,7 +28,7 @@ def state_of(conn: Connection) -> dict[str, list[dict[str, Any]]]:
         found[table.name] = [dict(row._mapping) for row in rows]
     for row in found["hosts"]:
         del row["fingerprint"]
-    # Stale, refused and overdue are of the moment.
+    # A replay does not restore stale, refused and overdue.
     found["conditions"] = [row for row in found["conditions"] if "/" in row["name"] or row["name"] == conditions.FLEET]
     return found
 

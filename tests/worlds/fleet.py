@@ -1,36 +1,29 @@
-"""A scripted fleet and its runs in simulated time: every step of a run but SSH and Airflow."""
+"""A scripted fleet and its runs in simulated time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from portmon.alerting.message.render import Message
-from portmon.config import Config
+from portmon.config import Config, parse_config
 from portmon.errors import DeliveryError
 from portmon.model.event import AlertGroup, Event
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
-from portmon.steps.deliver import AlertTask
-from portmon.steps.dispatch import groups_to_alert
-from portmon.steps.evaluate import evaluate_run
-from portmon.steps.fetch import fetch_inventory
 from portmon.steps.overdue import report_overdue
-from portmon.steps.plan import plan_hosts
-from portmon.steps.prune import prune_inventory
-from portmon.steps.run import Run
-from portmon.storage import archive, events
+from portmon.storage import archive
 from portmon.storage.database import Database
+from tests.worlds.runs import FIVE, Runs
 
-FIVE = timedelta(minutes=5)
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 
 
 @dataclass(slots=True)
 class Machine:
-    """One server as it is just now.
+    """One host in its present state.
 
     :param services: port: program and pid
     :param trouble: error class of what a login fails with, None if it does not
@@ -77,8 +70,8 @@ class Got:
     message: Message
 
 
-class Fleet:
-    """Servers, their CMDB, and runs every 5 minutes.
+class Fleet(Runs):
+    """Hosts, their CMDB, and runs every 5 minutes.
 
     :param dead: names of channels that take nothing just now
     :param got: messages that receivers took, in order
@@ -86,11 +79,10 @@ class Fleet:
     :param done: targets that had the message that is just being sent
     """
 
+    run_id = "run{:05}"
+
     def __init__(self, database: Database, config: Config, *, start: datetime = MONDAY) -> None:
-        self.database = database
-        self.config = config
-        self.start = start
-        self.number = 0
+        super().__init__(database, config, start=start)
         self.machines: dict[str, Machine] = {}
         self.listed: set[str] = set()
         self.dead: set[str] = set()
@@ -99,13 +91,8 @@ class Fleet:
         self.done: tuple[str, ...] = ()
         self.on_send: Callable[[Any, Message], None] = lambda channel, message: None
 
-    @property
-    def now(self) -> datetime:
-        """Start of the next run."""
-        return self.start + self.number * FIVE
-
     def add(self, name: str, services: dict[int, str], **labels: str) -> Machine:
-        """A server that the CMDB has."""
+        """A host that the CMDB has."""
         machine = Machine(Host(f"id-{name}", name, f"{name}.example.com", None, labels))
         for port, program in services.items():
             machine.start(port, program)
@@ -113,34 +100,28 @@ class Fleet:
         self.listed.add(name)
         return machine
 
+    def load(self) -> Inventory:
+        listed = (machine.host for name, machine in self.machines.items() if name in self.listed)
+        return Inventory(tuple(listed), source="test")
+
+    def scan(self, plan: Sequence[Mapping[str, Any]]) -> None:
+        run_id = self.run_of().run_id
+        by_id = {machine.host.id: machine for machine in self.machines.values()}
+        with self.database.begin() as conn:
+            archive.save_observations(conn, [by_id[item["id"]].look(run_id, self.now) for item in plan])
+
     def run(self, *, evaluate: bool = True) -> list[Event]:
         """One whole run.
 
         :param evaluate: False if ``diff_ports`` was killed
         :returns: the events that it made
         """
-        run = Run(f"run{self.number:05}", run_type=self.run_type)
-        listed = tuple(machine.host for name, machine in self.machines.items() if name in self.listed)
-        fetched = fetch_inventory(
-            self.database, self.config, run, lambda: Inventory(listed, source="test"), now=self.now
-        )
-        prune_inventory(self.database, self.config, run, fetched.digest, stale=fetched.stale, now=self.now)
-        plan = plan_hosts(self.database, self.config, run, fetched.digest)
-        by_id = {machine.host.id: machine for machine in self.machines.values()}
-        with self.database.begin() as conn:
-            archive.save_observations(conn, [by_id[item["id"]].look(run.run_id, self.now) for item in plan])
-        planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
-        if evaluate:
-            evaluate_run(self.database, self.config, run, fetched.digest, planned=planned, interval=FIVE, now=self.now)
+        run = self.run_of(run_type=self.run_type)
+        self.scan_and_evaluate(run, evaluate=evaluate)
         report_overdue(self.database, run, interval=FIVE, now=self.now)
         self.alert()
         self.number += 1
-        with self.database.begin() as conn:
-            return events.recent(conn, run_id=run.run_id)
-
-    def route(self) -> set[AlertGroup]:
-        """Which alert tasks are started."""
-        return groups_to_alert(self.database, self.config, now=self.now, interval=FIVE)
+        return self.events(run.run_id)
 
     def alert(self, groups: Collection[AlertGroup] | None = None) -> None:
         """The alert tasks of a run, one after the other; their failures are for the next run."""
@@ -151,20 +132,14 @@ class Fleet:
                 if not self.dead and "tried again after" not in str(error):
                     raise
 
-    def deliver(self, group: AlertGroup) -> int:
-        """One alert task."""
-        return AlertTask(
-            database=self.database,
-            config=self.config,
-            group=group,
-            send=self.send,
-            link=lambda event: f"https://airflow.example.com/{event.run_id}/{event.host_name}",
-            page="https://airflow.example.com/portmon",
-            interval=FIVE,
-            holder="test",
-            clock=lambda: self.now,
-            hold_until=self.now + 4 * FIVE,
-        ).run()
+    def deliver(self, group: AlertGroup, **values: Any) -> int:
+        """One alert task, whose messages have links."""
+        given = {
+            "link": lambda event: f"https://airflow.example.com/{event.run_id}/{event.host_name}",
+            "page": "https://airflow.example.com/portmon",
+            **values,
+        }
+        return super().deliver(group, **given)
 
     def send(self, channel: Any, message: Message, done: tuple[str, ...]) -> None:
         """A receiver that takes everything, unless it is dead."""
@@ -177,3 +152,20 @@ class Fleet:
     def titles(self, channel: str | None = None) -> list[str]:
         """Titles of what receivers got so far."""
         return [got.message.title for got in self.got if channel in (None, got.channel)]
+
+
+TWO = """
+alerts:
+  channels:
+    - {type: log, name: chat}
+    - {type: log, name: pager}
+"""
+
+
+def web_fleet(database: Database, count: int, config: str = TWO, ports: tuple[int, ...] = (80,)) -> Fleet:
+    """Web servers of two teams, after their first run."""
+    fleet = Fleet(database, parse_config(config))
+    for number in range(count):
+        fleet.add(f"web{number:03}", {22: "sshd", **dict.fromkeys(ports, "nginx")}, role="web", team=f"t{number % 2}")
+    fleet.run()
+    return fleet

@@ -134,7 +134,7 @@ def samples() -> dict[str, str]:
     return {
         "csv": CSV,
         "yaml": HOSTS,
-        # What Ansible itself reads is not ours to break.
+        # Ansible inventories are read by Ansible, not by portmon.
         "ansible json": recorded["ansible.json"],
         "ansible http": recorded["ansible.json"],
         "http": json.dumps(PAGE),
@@ -168,7 +168,7 @@ def broken(chance: random.Random, text: str) -> str:
             case 1:
                 text = text[:at] + text[min(end, at + 40) :]
             case 2:
-                # Tokens are exchanged, so that what is left is well formed more often.
+                # Tokens are exchanged, so that more of the documents stay well formed.
                 tokens = re.findall(r"\w+|\W", text)
                 if tokens:
                     one, other = chance.randrange(len(tokens)), chance.randrange(len(tokens))

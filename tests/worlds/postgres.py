@@ -91,7 +91,7 @@ class Cluster:
 
     @property
     def pid(self) -> int:
-        """Of the server; whatever serves a connection is its child."""
+        """The server's process; those that serve connections are its children."""
         return self._server.pid
 
     def crash(self) -> None:
@@ -107,7 +107,7 @@ class Cluster:
         """Make a database, and return its URL.
 
         :param name: default: one that no other has
-        :param template: another database to which nobody is connected; default: an empty one
+        :param template: another database without connections; default: an empty one
         """
         name = name or f"t{secrets.token_hex(6)}"
         self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
@@ -118,7 +118,7 @@ class Cluster:
         """Make a database like another one, and return its URL.
 
         :param name: of the other one
-        :param fill: fills that one, the first time, by its URL; then nobody may be connected to it any more
+        :param fill: fills that one, the first time, by its URL, and leaves no connection open
         """
         if name not in self.databases:
             fill(self.new_database(name))

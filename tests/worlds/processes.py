@@ -1,4 +1,4 @@
-"""Which processes belong to one, and which of them talk to somebody: what tests that kill them ask /proc."""
+"""The children and connections of processes, from /proc, for tests that kill them."""
 
 from __future__ import annotations
 

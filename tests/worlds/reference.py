@@ -333,7 +333,7 @@ class Reference:
         for number in sorted(ports.keys() | seen.keys() | declared):
             port = ports.get(number)
             is_declared = number in declared
-            # What is watched is another thing now: what differs between two looks may be due to that alone.
+            # The set of watched ports has changed, and may be the only reason why two visits differ.
             other_view = (
                 learning
                 or host.rules not in (None, self._rules_of(host_id))
@@ -457,8 +457,9 @@ class Reference:
         if not shown and known is not None:
             programs = self._owner_names(known)
         watched, named = listener.port in self.inventory[host_id].declared, False
+        rules = self.rules.for_host(self.inventory[host_id])
         for program in programs:
-            decision = self.rules.evaluate(self.inventory[host_id], Subject(listener.port, listener.address, program))
+            decision = rules.evaluate(Subject(listener.port, listener.address, program))
             if decision.watched:
                 watched = True
                 named = named or decision.rule is not None
@@ -470,13 +471,12 @@ class Reference:
 
     def _watched_still(self, host_id: str, number: int, port: PortRow, addresses: frozenset[str]) -> frozenset[str]:
         """Those addresses that the rules in force watch."""
-        host = self.inventory[host_id]
+        rules = self.rules.for_host(self.inventory[host_id])
+        names = list(self._owner_names(port))
         return frozenset(
             address
             for address in addresses
-            if any(
-                self.rules.evaluate(host, Subject(number, address, names)).watched for names in self._owner_names(port)
-            )
+            if any(rules.evaluate(Subject(number, address, one)).watched for one in names)
         )
 
     @staticmethod
@@ -702,7 +702,7 @@ class Reference:
                 host.counted_at = None
             for number, port in sorted(self.ports[host_id].items()):
                 if not (port.status == "down" or port.flapping or port.lost):
-                    continue  # nobody was told of anything: it waits and counts as before
+                    continue  # no event was made: it waits and counts as before
                 self._tell(now, "retired", host_id, number)
                 if not port.seen_once:
                     del self.ports[host_id][number]
@@ -725,7 +725,7 @@ class Reference:
     # ── to compare ──────────────────────────────────────────────────────────────────────────────
 
     def snapshot(self) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-        """State of hosts and ports, as far as it is anybody else's business."""
+        """State of hosts and ports, as far as the engine must have the same."""
         found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         for host_id, host in self.hosts.items():
             found[(host_id,)] = (host.status, host.status_since, host.failures, host.last_ok_at, host.duplicate_of)
@@ -749,5 +749,5 @@ def _is_notice(event: Told) -> bool:
 
 
 def _up_or_down(port: PortRow) -> str:
-    """A port that listens without an address that it lost is as good as down to whoever used that."""
+    """A port that still listens but lost an address counts as down: clients of that address can't reach it."""
     return "down" if port.status == "down" or port.lost else "up"

@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from portmon.ssh.trust import HostKey
+from tests.worlds.waiting import until
+
 SSHD = "/usr/sbin/sshd"
 LOG_CHANNEL = "tests.worlds.sshd"
 PATIENCE = 15.0
@@ -38,14 +40,6 @@ logging.getLogger(LOG_CHANNEL).setLevel(logging.CRITICAL + 1)
 
 needs_sshd = pytest.mark.skipif(not os.access(SSHD, os.X_OK), reason="no OpenSSH server here")
 needs_dropbear = pytest.mark.skipif(not shutil.which("dropbear"), reason="no dropbear here")
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition, a failed assertion if it does not come true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s in vain: {what}"
-        time.sleep(0.01)
 
 
 def free_port() -> int:
@@ -68,6 +62,23 @@ def make_key(path: Path, kind: str = "ed25519") -> Path:
     loaded = paramiko.PKey.from_path(path)
     path.with_name(path.name + ".pub").write_text(f"{loaded.get_name()} {loaded.get_base64()} test\n")
     return path
+
+
+class Keys:
+    """A store of host keys in memory."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, list[HostKey]] = {}
+        self.changes: list[tuple[str, HostKey]] = []
+
+    def get(self, endpoint: str) -> Sequence[HostKey]:
+        return self.known.get(endpoint, [])
+
+    def remember(self, endpoint: str, key: HostKey) -> None:
+        self.known.setdefault(endpoint, []).append(key)
+
+    def report_change(self, endpoint: str, key: HostKey) -> None:
+        self.changes.append((endpoint, key))
 
 
 # ── real servers ────────────────────────────────────────────────────────────────────────────────
@@ -172,7 +183,7 @@ def dropbear(folder: Path, *, host_key_kinds: Sequence[str] = ("ed25519",), shel
     for key in host_keys:
         command += ["-r", str(key)]
     with _running(folder, command, home, shell, "Not backgrounding") as (process, log):
-        wait_until(lambda: _accepts(port), "dropbear to listen")
+        until(lambda: _accepts(port), "dropbear to listen")
         yield Server(port, "tester", home, user_key, host_keys, log, process)
 
 
@@ -193,7 +204,7 @@ def _running(
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     if shell:
         entry = f"tester:x:{os.getuid()}:{os.getgid()}:test:{home}:{shell}"
-        # All of /etc: a mount on the file alone is gone as soon as somebody else's useradd replaces the file beneath.
+        # All of /etc: a mount on the file alone is gone as soon as another useradd replaces the file beneath.
         etc = folder / "etc"
         etc.mkdir()
         mount = (
@@ -207,13 +218,13 @@ def _running(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd=folder
         )
     try:
-        wait_until(
+        until(
             lambda: ready in log.read_text("utf-8", "replace") or process.poll() is not None, f"{command[-1]} to start"
         )
         assert process.poll() is None, log.read_text("utf-8", "replace")
         yield process, log
     finally:
-        # The sessions too: each is in the listener's process group or has its own and ends with its connection.
+        # Sessions end too: they are in the listener's process group, or end with their connection.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(PATIENCE)
@@ -393,7 +404,7 @@ def bombing(base: type[paramiko.Transport], algorithm: str, mebibytes: int) -> t
 
 @contextlib.contextmanager
 def tcp_server(serve: Callable[[socket.socket, threading.Event], None]) -> Iterator[int]:
-    """A server that does to every connection what it is told; yields its port.
+    """A server that calls a function for every connection; yields its port.
 
     :param serve: gets the connection, and an event that is set at the end of the test
     """
@@ -454,7 +465,7 @@ def saying(text: bytes) -> Callable[[socket.socket, threading.Event], None]:
     def serve(sock: socket.socket, over: threading.Event) -> None:
         sock.sendall(text)
         sock.shutdown(socket.SHUT_WR)
-        # Read what comes until the client gives up: closing early would reset the connection.
+        # Read until the client gives up: closing early would reset the connection.
         while sock.recv(4096):
             pass
 

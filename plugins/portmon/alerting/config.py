@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import timedelta
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -32,25 +33,23 @@ DEFAULT_ROUTE = "default"
 _AUTOMATIC = re.compile(r"route (\d+)", re.ASCII)
 """As :meth:`Alerts.route_name` names a route without a name."""
 PING = timedelta(seconds=10)
-"""A ping is worth no more waiting: the next run sends another one."""
-
-# ── routes ──────────────────────────────────────────────────────────────────────────────────────
+"""Time for a ping and its answer: short, since the next run sends another one."""
 
 
 def _routable(kinds: tuple[EventKind, ...]) -> tuple[EventKind, ...]:
     for kind in kinds:
         if kind not in _ROUTABLE and kind.usual.role is None:
-            raise ValueError(f"{kind.value!r} is a note: kept, and sent to nobody")
+            raise ValueError(f"{kind.value!r} is a note: it is stored, and no channel gets it")
         if kind not in _ROUTABLE:
             raise ValueError(
-                f"{kind.value!r} goes to whoever got what it ends and has no route of its own; `send_resolved: false` "
-                "keeps it from a channel"
+                f"{kind.value!r} goes to the channels that got the alert it ends; it has no route of its own. "
+                "`send_resolved: false` keeps it from a channel"
             )
     return kinds
 
 
-def _enum_schema(values: Iterable[str]) -> WithJsonSchema:
-    one = {"type": "string", "enum": list(values)}
+def _enum_schema(values: Iterable[StrEnum]) -> WithJsonSchema:
+    one = {"type": "string", "enum": [value.value for value in values]}
     return WithJsonSchema({"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]})
 
 
@@ -62,14 +61,9 @@ Kinds = Annotated[
     BeforeValidator(one_or_many),
     Field(min_length=1),
     AfterValidator(_routable),
-    _enum_schema(kind.value for kind in _ROUTABLE),
+    _enum_schema(_ROUTABLE),
 ]
-Severities = Annotated[
-    tuple[Severity, ...],
-    BeforeValidator(one_or_many),
-    Field(min_length=1),
-    _enum_schema([severity.value for severity in Severity]),
-]
+Severities = Annotated[tuple[Severity, ...], BeforeValidator(one_or_many), Field(min_length=1), _enum_schema(Severity)]
 
 
 class EventMatch(HostMatch):
@@ -111,22 +105,15 @@ class Heartbeat(Section):
         return endpoint_problems(self.endpoint, self.conn_id)
 
     def ping(self, summary: str, outside: Outside) -> None:
-        """Say that a run was good.
+        """Tell the switch that a run was good.
 
         :param summary: shown by the switch; sent only with POST
         :raises DeliveryError: unless the answer is 2xx. It holds no path, which may be the switch's secret
         """
         posts = self.method == "POST"
-        request = HttpRequest(
-            "heartbeat",
-            self.conn_id,
-            self.endpoint,
-            self.method,
-            body=summary.encode("utf-8", "backslashreplace") if posts else None,
-            headers={"Content-Type": "text/plain; charset=utf-8"} if posts else {},
-            limit=PING,
-        )
-        outside.send(request)
+        body = summary.encode("utf-8", "backslashreplace") if posts else None
+        headers = {"Content-Type": "text/plain; charset=utf-8"} if posts else {}
+        outside.send(HttpRequest("heartbeat", self.conn_id, self.endpoint, self.method, body, headers, limit=PING))
 
 
 class Alerts(Section):
@@ -176,9 +163,9 @@ class Alerts(Section):
         return self
 
     def missing_connections(self, outside: Outside) -> tuple[list[str], str | None]:
-        """Airflow connections that channels and heartbeat need and that are not there.
+        """Sentences about Airflow connections that channels and heartbeat need and that do not exist.
 
-        :returns: sentences for people; and why connections could not be looked up, None if they could
+        :returns: these; and why connections could not be looked up, None if they could
         """
         needed = [(f"channel {channel.name!r}", one) for channel in self.channels for one in channel.connections()]
         if self.heartbeat is not None:
@@ -195,10 +182,7 @@ class Alerts(Section):
         return problems, None
 
     def route_name(self, number: int) -> str:
-        """Name of a route in logs and in the database.
-
-        :param number: its place, from 0
-        """
+        """Name of a route in logs and in the database, by its place from 0."""
         return self.routes[number].name or f"route {number + 1}"
 
     def mistakes(self) -> Iterable[tuple[tuple[str | int, ...], str]]:

@@ -1,4 +1,4 @@
-"""Outages: a message tells of most hosts of a site in one line, instead of 300 names if a switch dies."""
+"""Outages: if most hosts of a site fail at once, a message has one line for the site instead of one per host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from portmon.model.event import AlertRole
 LEAST_HOSTS = 5
 """Fewer hosts are no outage, whatever share of their site they are."""
 LEAST_EVENTS = 2
-"""Fewer events of a site need no folding."""
+"""Fewer events of a site are not folded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Outage:
     """Most hosts of a site are unreachable, or come back, at once.
 
     :param site: value of the label that names the site; empty for the whole fleet
-    :param hosts: of the site
-    :param unreachable: of these, now
+    :param hosts: number of hosts of the site
+    :param unreachable: number of these that are unreachable now
     """
 
     site: str
@@ -44,7 +44,7 @@ def find_outages(
     :param unreachable: ids of the hosts that are unreachable now
     :param ratio: share of a site's hosts that makes an outage
     :param label: names the site of a host; a host without it belongs to none. None: all hosts are one site
-    :return: host id -> outage that its event is folded into; the others are told one by one
+    :return: host id -> outage that its event is folded into; the other hosts keep lines of their own
     """
     if label is None:
         site_of = dict.fromkeys(labels, "")
@@ -54,11 +54,9 @@ def find_outages(
     now = Counter(site_of[host_id] for host_id in set(unreachable) if host_id in site_of)
     gone: dict[str, set[str]] = defaultdict(set)
     back: dict[str, set[str]] = defaultdict(set)
-    for alert in alerts:
-        event = alert.event
+    for event in (alert.event for alert in alerts):
         if event.host_id in site_of and event.meaning.folded_as:
-            over = event.role is AlertRole.RESOLVED
-            (back if over else gone)[site_of[event.host_id]].add(event.host_id)
+            (back if event.role is AlertRole.RESOLVED else gone)[site_of[event.host_id]].add(event.host_id)
     found: dict[str, Outage] = {}
     for site in {*gone, *back}:
         outage = Outage(site, hosts[site], now[site])

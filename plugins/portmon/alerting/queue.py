@@ -1,8 +1,8 @@
 """The messages that a channel gets next, of the events that it does not have yet. Pure.
 
-A channel gets the events of one port, host or monitor condition in the order in which they happened: one that is
-unfinished holds the later ones of its own, and nothing else. An event that is not worth sending any more is left out: a
-down that was over, or became another trouble, before the channel took it.
+A channel gets the events of one port, host or monitor condition in the order in which they happened: an unfinished
+delivery holds the later events of the same alert key, and nothing else. An event that is not worth sending any more is
+left out: a down that was over, or became another trouble, before the channel took it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONGEST_REST = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Deliveries that go into one message: they share group, route and targets, and are all reminders or none is.
+    """Deliveries of one message: all have the same group, route, ``targets_done`` and ``reminder``.
 
     :param subject: value of the label that its route groups by; empty without
     :param message_id: of an earlier try of the same message, which may have come through
@@ -36,7 +36,7 @@ class Notification:
 
     @property
     def first(self) -> Delivery:
-        """The first: group, route, targets that are done and whether it is a reminder are those of all."""
+        """The first delivery, which stands for all in what they have in common."""
         return self.deliveries[0]
 
     @property
@@ -73,7 +73,7 @@ def next_notifications(
     :param group_by: route: the label of hosts that makes messages of their own
     :param held: alert keys that wait, because a message about them failed just now
     :param now: a message that was not answered rests until its time; None: it does not
-    :param ids_are_seen: a receiver knows a message that comes again by its id: then it must stay as it was
+    :param ids_are_seen: the receiver knows a message that comes again by its id, so it must stay as it was
     """
 
     def message(one: Delivery, *more: object) -> tuple[object, ...]:
@@ -88,7 +88,7 @@ def next_notifications(
     for key, own in by_key.items():
         if key in held or (now and rests(own[0], now)):
             continue
-        # The first of one key, as far as they go into one message: two messages would have no order.
+        # The first of one key, as far as they go into one message: two messages of one key could arrive in any order.
         heads += next(groupby(own, lambda one: message(one, one.event.labels)))[1]
         if any(one.group is group for one in own):
             groups.add(own[0].group)
@@ -97,12 +97,11 @@ def next_notifications(
     for one in sorted((one for one in heads if one.group in groups), key=lambda one: one.seq):
         label = group_by.get(one.route)
         messages[message(one, one.event.labels.get(label, "") if label else "")].append(one)
-    made = [
-        Notification(tuple(own), str(key[-1]), own[0].message_id if ids_are_seen else None)
-        for key, own in messages.items()
-    ]
     # A message that was tried often comes last: it may be the one that the channel does not take.
-    return sorted(made, key=lambda notification: max(one.tries for one in notification.deliveries))
+    return [
+        Notification(tuple(own), str(key[-1]), own[0].message_id if ids_are_seen else None)
+        for key, own in sorted(messages.items(), key=lambda message: max(one.tries for one in message[1]))
+    ]
 
 
 def rests_until(one: Delivery) -> datetime | None:

@@ -39,14 +39,14 @@ class Routes:
     def __init__(self, alerts: Alerts, *, where: Callable[..., str] | None = None) -> None:
         self._alerts = alerts
         self._where = where or (lambda *location: f"{'.'.join(map(str, location[:-1]))}[{location[-1]}]")
-        self._numbers = {alerts.route_name(number): number for number in range(len(alerts.routes))}
+        self._routes = {alerts.route_name(number): route for number, route in enumerate(alerts.routes)}
         every = tuple(channel.name for channel in alerts.channels)
         self._default = tuple(dict.fromkeys(every if alerts.default is None else alerts.default))
 
     def of(self, event: Event) -> tuple[Routing, ...]:
         """The channels that get an event, by route; empty if there are none.
 
-        An event that ends an alert goes to the channels that got its beginning, and a note to none: they have no route.
+        An event that ends an alert has no route: it goes to the channels that got the alert. A note goes to no channel.
         """
         if _unrouted(event) is not None:
             return ()
@@ -63,11 +63,9 @@ class Routes:
 
     def style(self, route: str) -> Style:
         """How the messages of a route look; those of a route that is gone look like those of the default."""
-        general = self._alerts
-        number = self._numbers.get(route)
-        if number is None:
+        general, own = self._alerts, self._routes.get(route)
+        if own is None:
             return Style(general.language, general.max_lines, general.group_by)
-        own = general.routes[number]
         return Style(
             own.language or general.language, own.max_lines or general.max_lines, own.group_by or general.group_by
         )
@@ -80,15 +78,14 @@ class Routes:
     def unreachable(self) -> list[tuple[int, str]]:
         """Places of routes that no event ever comes to, and why."""
         found = []
-        for number, route in enumerate(self._alerts.routes):
+        for number, (name, route) in enumerate(self._routes.items()):
             before = next((one for one in range(number) if self._takes_all_of(one, route.match)), None)
             if before is not None:
-                name = self._alerts.route_name(number)
                 found.append((number, f"nothing reaches the route {name!r}: {self._place(before)} takes all of it"))
         return found
 
     def unused_channels(self) -> list[str]:
-        """Names of channels that get nothing: no route that is reached names them, nor the default if that is."""
+        """Names of channels that get nothing: no route that events reach names them, nor does a default in use."""
         routes = self._alerts.routes
         dead = {number for number, _ in self.unreachable()}
         used = {name for number, route in enumerate(routes) if number not in dead for name in route.channels}
@@ -98,8 +95,7 @@ class Routes:
 
     def explain(self, event: Event) -> list[str]:
         """Why an event goes where it goes: each route in order, then the channels. Not escaped."""
-        unrouted = _unrouted(event)
-        if unrouted is not None:
+        if unrouted := _unrouted(event):
             return [unrouted]
         lines = []
         matching = self._matching(event)
@@ -114,8 +110,8 @@ class Routes:
             lines.append(f"{self._place(number)}: {told}")
         if not matching:
             lines.append(f"no route matches: {DEFAULT_ROUTE} -> {_names(self._default)}")
-        who = [f"{channel} (route {one.route})" for one in self.of(event) for channel in one.channels]
-        return [*lines, f"goes to: {_names(who)}"]
+        taken = [f"{channel} (route {one.route})" for one in self.of(event) for channel in one.channels]
+        return [*lines, f"goes to: {_names(taken)}"]
 
     def _matching(self, event: Event) -> Sequence[int]:
         """Places of the routes that count for an event."""
@@ -149,9 +145,9 @@ class Routes:
 def _unrouted(event: Event) -> str | None:
     """Why an event has no route of its own; None if it has."""
     if event.role is None:
-        return f"{event.kind.value} is a note: kept, and sent to nobody"
+        return f"{event.kind.value} is a note: it is stored, and no channel gets it"
     if event.role is AlertRole.RESOLVED:
-        return f"{event.kind.value} has no route: it goes to whoever got what it ends"
+        return f"{event.kind.value} has no route: it goes to the channels that got the alert it ends"
     return None
 
 

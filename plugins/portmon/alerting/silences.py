@@ -1,10 +1,9 @@
 """Silences and acknowledgements: they withhold messages, never events.
 
 A weekly schedule is a text such as ``Sun 02:00-04:00``, ``Mon-Fri 22:00-06:00`` (over midnight; it belongs to the day
-on which it starts) or ``Sat,Sun 00:00-24:00``. It is compared with what a clock on the wall of its time zone shows. So
-an hour that the clock skips in spring is no part of any schedule, and what was to begin in it begins right after it. An
-hour that the clock shows twice in autumn counts both times. ``Sun 02:00-04:00`` lasts one hour on the one of these days
-and three hours on the other.
+on which it starts) or ``Sat,Sun 00:00-24:00``, in the local time of its zone. An hour that the clock skips in spring is
+no part of any schedule, and a schedule that would start in it starts right after it. An hour that the clock shows twice
+in autumn counts both times.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _DAY = 24 * 60
 _WEEK = 7 * _DAY
 _MINUTE = timedelta(minutes=1)
-_HOUR = timedelta(hours=1)
+_HOUR = 60 * _MINUTE
 _SCHEDULE = re.compile(r"([A-Za-z, -]+?)\s+(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})")
 _RIGHT = "give days and times, for instance 'Sun 02:00-04:00', 'Mon-Fri 22:00-06:00' or 'Sat,Sun 00:00-24:00'"
 
@@ -88,8 +87,8 @@ def zone(name: str) -> ZoneInfo:
 class _Withholding:
     """Keeps messages from channels for a time.
 
-    :param ends_at: from when on it does not count any more; None: until a person lifts it
-    :param author: who wants it
+    :param ends_at: it does not count from then on; None: it counts until a person lifts it
+    :param author: the person who made it
     :param reason: why, in that person's words
     """
 
@@ -121,7 +120,7 @@ class _Withholding:
         return f"until {self.ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if self.ends_at is not None else ""
 
     def told(self) -> str:
-        """Why a message is withheld, for people: who, until when, why."""
+        """Why a message is withheld, for people: by whom, until when, and the reason given."""
         when = self.when()
         return f"{self.verb} by {self.author}{f' {when}' if when else ''}{f': {self.reason}' if self.reason else ''}"
 
@@ -135,11 +134,11 @@ class Acknowledgement(_Withholding):
     alert_id: str
 
     def matches(self, event: Event, alert_id: str | None, host: Host | None = None) -> bool:
-        """As :meth:`Silence.matches`."""
+        """Whether it is about the alert; see :meth:`Silence.matches`."""
         return alert_id == self.alert_id
 
     def what(self) -> str:
-        """Its subject, for people: no more than the id of the alert is known here."""
+        """Its subject, for people."""
         return f"alert {self.alert_id}"
 
 
@@ -167,16 +166,19 @@ class Silence(_Withholding):
     def active(self, now: datetime) -> bool:
         """Whether it counts.
 
-        A schedule or time zone that can't be read here silences nothing: rather a message too many than one too few.
+        A schedule or time zone that can't be read here silences nothing: a message too many is better than one too few.
         """
-        return _Withholding.active(self, now) and (not self.weekly or self._scheduled(now))
+        if not _Withholding.active(self, now):
+            return False
+        try:
+            return not self.weekly or any(parse_weekly(text).covers(self._wall(now)) for text in self.weekly)
+        except ValueError:
+            return False
 
     def next_start(self, now: datetime) -> datetime | None:
         """When it counts next, to the minute; now if it does, None if it never will."""
-        if self.active(now):
-            return now
         at = max(now, self.starts_at)
-        # The same schedule comes round every week, but for one that the skipped hour swallows.
+        # A schedule comes round every week, unless it lies in the hour that the clock skips.
         last = at + timedelta(weeks=2, days=1)
         while at < last and not self.over(at):
             if self.active(at):
@@ -188,24 +190,23 @@ class Silence(_Withholding):
         """Whether it is about an event.
 
         :param alert_id: of the alert that the event is part of, if any
-        :param host: as it is called and labelled now; what goes on may be silenced by that as well
+        :param host: with its name and labels of now, which may match as well as those of the event
         """
-        if not self._matches_host_of(event) and not (host is not None and self.matches_host(host)):
+        name = None if event.host_id is None else event.host_name or ""
+        if not self._matches_name(name, event.labels) and not (host is not None and self.matches_host(host)):
             return False
         if self.ports and (event.port is None or not in_ranges(event.port, self.ports)):
             return False
         return not self.programs or any(any_glob(program, self.programs) for program in programs_of(event))
 
-    def _matches_host_of(self, event: Event) -> bool:
-        if event.host_id is None:
-            named = not self.hosts or EVERYTHING in self.hosts
-        else:
-            named = not self.hosts or is_named(event.host_name or "", self.hosts)
-        return named and has_labels(event.labels, self.labels)
-
     def matches_host(self, host: Host) -> bool:
         """Whether some event of a host could be withheld."""
-        return has_labels(host.labels, self.labels) and (not self.hosts or is_named(host.name, self.hosts))
+        return self._matches_name(host.name, host.labels)
+
+    def _matches_name(self, name: str | None, labels: Mapping[str, str]) -> bool:
+        """Whether it is about a host of this name; None is the monitor itself."""
+        named = EVERYTHING in self.hosts if name is None else is_named(name, self.hosts)
+        return (named or not self.hosts) and has_labels(labels, self.labels)
 
     def what(self) -> str:
         """Its subject, for people."""
@@ -218,26 +219,22 @@ class Silence(_Withholding):
         return f"{weekly} {_Withholding.when(self)}".strip()
 
     def told(self) -> str:
-        """Why a message is withheld, for people: who, until when, why."""
+        """As that of an acknowledgement, with the id of the silence."""
         return f"{_Withholding.told(self)} (silence {self.id})"
 
-    def _scheduled(self, now: datetime) -> bool:
-        try:
-            wall = now.astimezone(zone(self.timezone))
-            return any(parse_weekly(text).covers(wall) for text in self.weekly)
-        except ValueError:
-            return False
+    def _wall(self, at: datetime) -> datetime:
+        """What the clock shows in the time zone of the schedules."""
+        return at.astimezone(zone(self.timezone))
 
     def _step(self, at: datetime) -> datetime:
         """The next moment that may be the first of a schedule."""
         at = at.replace(second=0, microsecond=0)
         try:
-            tz = zone(self.timezone)
-            wait = min(parse_weekly(text).wait(at.astimezone(tz)) for text in self.weekly)
+            wait = min(parse_weekly(text).wait(self._wall(at)) for text in self.weekly)
+            steady = self._wall(at).utcoffset() == self._wall(at + _HOUR).utcoffset()
         except ValueError:
             return at + _HOUR
-        # Where the clock is changed, the way is gone minute by minute.
-        steady = at.astimezone(tz).utcoffset() == (at + _HOUR).astimezone(tz).utcoffset()
+        # Near a change of the clock each minute is tried.
         return at + min(wait * _MINUTE, _HOUR) if steady else at + _MINUTE
 
 

@@ -1,4 +1,4 @@
-"""Ports that must listen, as the CMDB, portmon.yaml or a person who promoted a learned port declares them."""
+"""Ports that must listen: declared by the CMDB, portmon.yaml or a person."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def declared_ports(
     If several sources declare a port, the CMDB is named before portmon.yaml, and that before a person.
 
     :param promoted: (host id, port) to the person who promoted it
-    :param where: names an item of portmon.yaml: :meth:`portmon.config.Config.where`
+    :param where: :meth:`portmon.config.Config.where`
     """
     found: dict[str, dict[int, str]] = {}
     for host_id, host in fleet.items():

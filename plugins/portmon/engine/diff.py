@@ -1,9 +1,8 @@
 """Evaluate observations: stored state in, changed state and events out. Pure: the clock is an argument.
 
-The state is one row per host and one per watched port. :mod:`portmon.engine.states` decides about one port; this module
-handles hosts and the fleet, and finds the few ports that are not as they were: it compares stored and seen ports as
-frames (:mod:`portmon.engine.frames`), some hosts at a time. An observation that shows nothing new of a settled host
-(:mod:`portmon.engine.fingerprint`) is evaluated without its ports.
+:mod:`portmon.engine.states` decides about one port. This module handles hosts and the fleet, and finds the few ports
+that changed: it compares stored and seen ports as frames, some hosts at a time. An observation with the fingerprint of
+a settled host (:mod:`portmon.engine.fingerprint`) is evaluated without its ports.
 """
 
 from __future__ import annotations
@@ -35,9 +34,8 @@ from portmon.probe.compare import program_of, same_program
 HostRow = dict[str, Any]
 """The stored state of a host, see :data:`portmon.engine.frames.HOST_COLUMNS`."""
 UNSEEN = timedelta(minutes=15)
-"""After a pause between two observations that is longer than this and than …"""
 UNSEEN_INTERVALS = 3
-"""… intervals, events say between which two observations the change happened."""
+"""After a longer pause between two observations than both, events say between which two the change happened."""
 PAIRS = 100_000
 """Up to this many pairs of names are compared to find ports that moved; with more, only equal names are found."""
 NOTICES = 200
@@ -52,11 +50,10 @@ class Verdict:
 
     :param hosts: changed and new rows; ``listening`` is None if it was not loaded, and then unchanged
     :param unchanged: host id to the time of its last ok observation, for hosts of which nothing else changed
-    :param ports: changed and new ports
     :param dropped: keys of ports that are not watched any more: forgotten, moved, retired, or excluded by a rule
-    :param unwatched: those of ``dropped`` that a rule excludes: their open alerts end without an event of the engine
+    :param unwatched: those of ``dropped`` that a rule excludes. The engine makes no event that ends their alerts
     :param events: by time, the monitor's own first, then by host, and by port number
-    :param failing_since: start of the episode in which every host fails; None without one
+    :param failing_since: start of the episode in which every host fails
     :param summary: counts for the log
     """
 
@@ -72,7 +69,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class PortChanges:
-    """Changed and new ports of some hosts, and the keys of those that are not watched any more."""
+    """Changed and new ports of some hosts, and the keys of ports that are not watched any more."""
 
     ports: tuple[Port, ...]
     dropped: tuple[PortKey, ...]
@@ -92,11 +89,10 @@ def evaluate(
     accepted: Mapping[PortKey, datetime] | None = None,
     failing_since: datetime | None = None,
 ) -> Verdict:
-    """Evaluate observations with the whole state in memory. :class:`Evaluation` loads ports as they are needed.
+    """Evaluate observations with the whole state in memory. The parameters are those of :class:`Evaluation`, and:
 
-    :param hosts: host id to row, columns of :data:`portmon.engine.frames.HOST_COLUMNS`
     :param ports: see :data:`portmon.engine.frames.PORT_COLUMNS`; hosts without an observation may be left out
-    :param observations: in any order, see :meth:`Evaluation.looks`; the other parameters are those of the class
+    :param observations: see :meth:`Evaluation.looks`
     """
     evaluation = Evaluation(
         {host_id: dict(row) for host_id, row in hosts.items()},
@@ -113,7 +109,7 @@ def evaluate(
     for looks in evaluation.looks(observations):
         known = ports[ports["host_id"].isin([look.host_id for look in looks])]
         changes = evaluation.compare(looks, known)
-        # A later observation of the same host needs the ports as they are now.
+        # A later observation of the same host is compared with the ports after this one.
         ports = merged(ports, changes.ports, changes.dropped)
         for key in changes.dropped:
             changed.pop(key, None)
@@ -134,15 +130,14 @@ def close_hosts(
 ) -> Verdict:
     """End the alerts of hosts that left, by ``retired`` events.
 
-    Their state goes on as if nothing were wrong, so that what still is wrong when they come back makes a new alert.
+    Their troubles are removed from the state: if they last when the hosts come back, they make new alerts.
 
-    :param reason: why they are gone, as the end of a sentence
+    :param reason: why the hosts left, as the end of a sentence
     """
     rows = {host_id: dict(hosts[host_id]) for host_id in host_ids if host_id in hosts}
-    events, changed, dropped = [], [], []
-    told_hosts = []
+    events, changed_hosts, changed, dropped = [], [], [], []
 
-    def retired(host: Mapping[str, Any], port: Port | None, what: str, since: datetime | None) -> Event:
+    def retired(host: HostRow, port: Port | None, what: str, since: datetime | None) -> Event:
         told = Told(EventKind.RETIRED, f"{what}; {reason}", since=since)
         return _event(told, host, port, at=now, run_id=run_id)
 
@@ -151,38 +146,26 @@ def close_hosts(
             events.append(retired(row, None, "Was unreachable", row["status_since"]))
             row |= {"status": HostStatus.OK.value if row["last_ok_at"] else HostStatus.NEW.value, "status_since": now}
             row |= {"failures": 0, "failing_since": None, "counted_at": None, "fingerprint": None}
-            told_hosts.append(row)
+            changed_hosts.append(row)
     for port in ports_of(ports[ports["host_id"].isin(list(rows))]):
         if states.is_open(port):
-            what = (
-                "Was down"
-                if port.status == PortStatus.DOWN
-                else "Was flapping"
-                if port.flapping_since
-                else "Lost a bind"
-            )
+            what = "Was flapping" if port.flapping_since else "Lost a bind"
+            if port.status == PortStatus.DOWN:
+                what = "Was down"
             events.append(retired(rows[port.host_id], port, what, port.lost_since or port.status_since))
             forgiven = states.forgive(port)
             if forgiven is None:
                 dropped.append(key_of(port))
             else:
                 changed.append(forgiven)
-    return Verdict(hosts=tuple(told_hosts), ports=tuple(changed), dropped=tuple(dropped), events=tuple(events))
+    return Verdict(hosts=tuple(changed_hosts), ports=tuple(changed), dropped=tuple(dropped), events=tuple(events))
 
 
 # ── one evaluation ───────────────────────────────────────────────────────────────────────────────
 
 
-def _runs(observations: Sequence[Observation]) -> list[list[Observation]]:
-    """Observations by the run that made them, in the order of time."""
-    by_run: dict[str, list[Observation]] = defaultdict(list)
-    for observation in sorted(observations, key=in_time):
-        by_run[observation.run_id].append(observation)
-    return list(by_run.values())
-
-
 def _waves(observations: Sequence[Observation]) -> Iterable[list[Observation]]:
-    """Observations in waves: at most one per host in each, those of a host in the order of time."""
+    """Observations in waves with at most one per host, those of a host in the order of time."""
     by_host: dict[str, list[Observation]] = defaultdict(list)
     for observation in observations:
         own = by_host[observation.host_id]
@@ -206,7 +189,7 @@ class Evaluation:
     :param interval: time between scheduled runs: counters grow at most once in half of it
     :param run_id: of the run that evaluates
     :param accepted: when a person accepted a port as gone
-    :param failing_since: start of an episode in which every host fails, None without one
+    :param failing_since: start of an episode in which every host fails
     """
 
     def __init__(
@@ -245,13 +228,18 @@ class Evaluation:
         self._counted: list[tuple[EventKind, int]] = []
 
     def looks(self, observations: Sequence[Observation]) -> Iterator[list[Observation]]:
-        """Evaluate observations, except those that :meth:`compare` has to compare with the ports of their hosts.
+        """Evaluate observations, except those that have to be compared with the ports of their hosts.
 
         :param observations: in any order. Ok ones may lack the listing if they have its digest
         :returns: portions for :meth:`compare`, each to be compared before the next is taken; one observation per host
         """
-        for run in _runs(observations):
-            yield from self._run([observation for observation in run if self._is_news(observation)])
+        by_run: dict[str, list[Observation]] = defaultdict(list)
+        for observation in sorted(observations, key=in_time):
+            by_run[observation.run_id].append(observation)
+        for run in by_run.values():
+            news = [observation for observation in run if self._is_news(observation)]
+            if news:
+                yield from self._run(news)
 
     def compare(
         self,
@@ -268,34 +256,27 @@ class Evaluation:
         """
         self._take_listening(listening or {})
         self.changed_ports, self.gone_ports = {}, {}
-        rules = {
-            observation.host_id: self.rules.for_host(self.inventory[observation.host_id])
-            for observation in observations
-        }
-        looks = {
-            observation.host_id: self._look(observation, rules[observation.host_id].digest)
-            for observation in observations
-        }
+        rules = {one.host_id: self.rules.for_host(self.inventory[one.host_id]) for one in observations}
+        looks = {one.host_id: self._look(one, rules[one.host_id].digest) for one in observations}
         settled = self._ports(observations, ports, looks, rules)
-        for observation in observations:
-            own = rules[observation.host_id]
-            host = self.hosts[observation.host_id]
-            self._evidence(host, observation, looks[observation.host_id])
-            is_settled = observation.host_id in settled
-            host |= {"rules": own.digest, "fingerprint": self._fingerprint(observation) if is_settled else None}
-            self.changed_hosts.add(observation.host_id)
+        for one in observations:
+            host = self.hosts[one.host_id]
+            self._evidence(host, one, looks[one.host_id])
+            host["rules"] = rules[one.host_id].digest
+            host["fingerprint"] = self._fingerprint(one) if one.host_id in settled else None
+            self.changed_hosts.add(one.host_id)
         for key in self.changed_ports:
             self.dropped.pop(key, None)
         self.dropped |= self.gone_ports
         return PortChanges(tuple(self.changed_ports.values()), tuple(self.gone_ports))
 
     def sharing(self) -> set[str]:
-        """Hosts whose ``listening`` :meth:`find_duplicates` needs and that do not have it yet."""
+        """Hosts whose ``listening`` :meth:`find_duplicates` needs and whose rows lack it."""
         shared = (ids for ids in self._machines().values() if not self.answered.isdisjoint(ids))
         return {host_id for ids in shared for host_id in ids if self.hosts[host_id]["listening"] is None}
 
     def find_duplicates(self, listening: Mapping[str, tuple[str, ...] | None] | None = None) -> None:
-        """Find hosts whose boot id, network namespace and ports are those of another entry: ``duplicate``.
+        """Make a ``duplicate`` event of each host with the boot id, network namespace and ports of another entry.
 
         :param listening: of the hosts of :meth:`sharing`
         """
@@ -313,13 +294,11 @@ class Evaluation:
                 self.changed_hosts.add(host_id)
             if first is not None and before is None:
                 other = self.hosts[first]
-                told = Told(
-                    EventKind.DUPLICATE,
+                reason = (
                     f"The same machine as {other['name']} (id {first}): same boot, network namespace and ports. "
-                    "Both are watched",
-                    details={"duplicate_of": first},
+                    "Both are watched"
                 )
-                self._tell(told, row, None, row["last_ok_at"])
+                self._tell_of_host(row, row["last_ok_at"], EventKind.DUPLICATE, reason, {"duplicate_of": first})
 
     def verdict(self) -> Verdict:
         """All changes except those of ports, which :meth:`compare` returned."""
@@ -328,21 +307,21 @@ class Evaluation:
             hosts=tuple(self.hosts[host_id] for host_id in sorted(self.changed_hosts)),
             unchanged={host_id: at for host_id, at in self.unchanged.items() if host_id not in self.changed_hosts},
             unwatched=tuple(key for key, unwatched in self.dropped.items() if unwatched),
-            events=tuple(sorted(self.events, key=_order)),
+            events=tuple(
+                sorted(self.events, key=lambda one: (one.at, one.host_id or "", one.port is not None, one.port or 0))
+            ),
             failing_since=self.failing_since,
             summary={"evaluated": self.evaluated, **dict(sorted(counts.items()))},
         )
 
     def _is_news(self, observation: Observation) -> bool:
-        """Whether an observation is of a host of the inventory and newer than the last one evaluated of it."""
+        """Whether an observation of a listed host is newer than the last one that was evaluated."""
         if observation.host_id not in self.inventory:
             return False
         evaluated = self.hosts.get(observation.host_id, {}).get("last_evaluated_at")
         return evaluated is None or observation.observed_at > evaluated
 
     def _run(self, observations: Sequence[Observation]) -> Iterator[list[Observation]]:
-        if not observations:
-            return
         self.evaluated += len(observations)
         fresh = self._fresh_failures(observations)
         self.silent = fresh is not None
@@ -369,73 +348,56 @@ class Evaluation:
         # An observation that is not stored has no digest.
         if observation.facts is None:
             return None
-        host_id = observation.host_id
-        return fingerprint(
-            observation.facts, self.rules.for_host(self.inventory[host_id]).digest, self.declared.get(host_id, {})
-        )
+        rules = self.rules.for_host(self.inventory[observation.host_id])
+        return fingerprint(observation.facts, rules.digest, self.declared.get(observation.host_id, {}))
 
     # ── the fleet ───────────────────────────────────────────────────────────────────────────────
 
     def _fresh_failures(self, observations: Sequence[Observation]) -> set[str] | None:
-        """Newly failing hosts of a run in which every host fails; None if each failing host has its own event.
-
-        If all hosts fail in the same way, the fault is with the monitor or its network.
-        """
-        if any(observation.outcome is Outcome.OK for observation in observations):
+        """Newly failing hosts of a run in which all hosts fail alike; None if each failing host has its own event."""
+        if any(one.outcome is Outcome.OK for one in observations):
             return None
-        tried = {observation.host_id for observation in observations}
-        fresh = {
-            host_id for host_id in tried if self.hosts.get(host_id, {}).get("status") != HostStatus.UNREACHABLE.value
-        }
+        tried = {one.host_id for one in observations}
+        fresh = {one for one in tried if self.hosts.get(one, {}).get("status") != HostStatus.UNREACHABLE.value}
         if self.failing_since is not None:
             return fresh
-        alike = len({(observation.outcome, observation.error_class) for observation in observations}) == 1
+        alike = len({(one.outcome, one.error_class) for one in observations}) == 1
         most = 2 * len(tried) > len(self.inventory)
         return fresh if alike and most and len(fresh) > 1 else None
 
     def _tell_of_fleet(self, observations: Sequence[Observation], fresh: set[str] | None) -> None:
         last = observations[-1]
         at = last.observed_at
+        details: dict[str, Any]
         if fresh is None:
-            if self.failing_since is not None and any(
-                observation.outcome is Outcome.OK for observation in observations
-            ):
-                since, self.failing_since = self.failing_since, None
-                self.events.append(
-                    monitor_event(
-                        EventKind.FLEET_REACHABLE,
-                        at=at,
-                        run_id=self.run_id,
-                        reason="Hosts give evidence again",
-                        evidence=at.isoformat(),
-                        since=since,
-                        details={"unreachable_for": (at - since).total_seconds()},
-                    )
-                )
-            return
-        failures = [self.hosts[host_id]["failures"] for host_id in fresh]
-        if self.failing_since is not None or max(failures, default=0) < self.settings.unreachable_after:
-            return
-        self.failing_since = min(self.hosts[host_id]["failing_since"] for host_id in fresh)
-        tried = len({observation.host_id for observation in observations})
-        what = last.error_class or last.outcome.value
+            if self.failing_since is None or all(one.outcome is not Outcome.OK for one in observations):
+                return
+            kind, reason = EventKind.FLEET_REACHABLE, "Hosts give evidence again"
+            since, self.failing_since = self.failing_since, None
+            details = {"unreachable_for": (at - since).total_seconds()}
+        else:
+            failures = [self.hosts[host_id]["failures"] for host_id in fresh]
+            if self.failing_since is not None or max(failures, default=0) < self.settings.unreachable_after:
+                return
+            since = self.failing_since = min(self.hosts[host_id]["failing_since"] for host_id in fresh)
+            tried = len({one.host_id for one in observations})
+            what = last.error_class or last.outcome.value
+            kind = EventKind.FLEET_UNREACHABLE
+            reason = (
+                f"All {tried} hosts that were asked fail alike ({what}): look at the monitor and its network first. "
+                f"The last one says: {last.error or what}"
+            )
+            details = {"error_class": last.error_class, "hosts": tried}
         self.events.append(
             monitor_event(
-                EventKind.FLEET_UNREACHABLE,
-                at=at,
-                run_id=self.run_id,
-                reason=f"All {tried} hosts that were asked fail alike ({what}): look at the monitor and its network "
-                f"first. The last one says: {last.error or what}",
-                evidence=at.isoformat(),
-                since=self.failing_since,
-                details={"error_class": last.error_class, "hosts": tried},
+                kind, at=at, run_id=self.run_id, reason=reason, evidence=at.isoformat(), since=since, details=details
             )
         )
 
     # ── duplicates ──────────────────────────────────────────────────────────────────────────────
 
     def _machines(self) -> dict[tuple[str, int], list[str]]:
-        """Boot id and network namespace to the ids of the hosts that show them, where there are several."""
+        """Boot id and network namespace to the sorted ids of the hosts that show them, if there are several."""
         found: dict[tuple[str, int], list[str]] = defaultdict(list)
         for host_id, row in self.hosts.items():
             if row["boot_id"] and row["netns"] is not None and host_id in self.inventory:
@@ -451,7 +413,7 @@ class Evaluation:
     def _listening(self, host_id: str) -> tuple[str, ...]:
         listening: tuple[str, ...] | None = self.hosts[host_id]["listening"]
         if listening is None:
-            raise ValueError(f"what listened on {host_id!r} is not given")
+            raise ValueError(f"the row of {host_id!r} lacks its listening ports")
         return listening
 
     # ── hosts ───────────────────────────────────────────────────────────────────────────────────
@@ -480,21 +442,14 @@ class Evaluation:
             return
         host |= {"status": HostStatus.UNREACHABLE.value, "status_since": at}
         times = "1 run" if failures == 1 else f"{failures} runs in a row"
-        told = Told(
-            EventKind.UNREACHABLE,
-            f"No evidence in {times}: {observation.error or observation.error_class or observation.outcome}",
-            since=host["failing_since"],
-            last_seen=host["last_ok_at"],
-            details={
-                "error_class": observation.error_class,
-                "outcome": observation.outcome.value,
-                "failures": failures,
-            },
-        )
-        self._tell(told, host, None, at)
+        error_class, outcome, since = observation.error_class, observation.outcome, host["failing_since"]
+        reason = f"No evidence in {times}: {observation.error or error_class or outcome}"
+        details = {"error_class": error_class, "outcome": outcome.value, "failures": failures}
+        last_seen = host["last_ok_at"]
+        self._tell_of_host(host, at, EventKind.UNREACHABLE, reason, details, since=since, last_seen=last_seen)
 
     def _nothing_new(self, host: dict[str, Any], observation: Observation) -> None:
-        """Evaluate an observation with the fingerprint of its host: no port can have changed."""
+        """Evaluate an observation with the fingerprint of its host: no port changed."""
         interrupted = self._is_interrupted(host)
         if interrupted or host["failures"]:
             self.changed_hosts.add(observation.host_id)
@@ -502,20 +457,17 @@ class Evaluation:
         self._answered(host, observation.observed_at, interrupted=interrupted)
 
     def _is_interrupted(self, host: Mapping[str, Any]) -> bool:
-        """Whether a host has been without evidence for long enough to be unreachable."""
+        """Whether a host has given no evidence for long enough to be unreachable."""
         return bool(host["status"] != HostStatus.OK or host["failures"] >= self.settings.unreachable_after)
 
     def _look(self, observation: Observation, rules: str) -> Look:
-        """What all ports of a host have in common in this observation.
-
-        :param rules: digest of those in force
-        """
+        """What all ports of a host share in this observation, given the digest of the rules in force."""
         host, seen, at = self.hosts[observation.host_id], observation.listing, observation.observed_at
         if seen is None:
-            raise ValueError(f"what {observation.host_id!r} showed at {at} is not given")
+            raise ValueError(f"the observation of {observation.host_id!r} at {at} lacks its listing")
         rebooted = bool(host["boot_id"] and seen.boot_id and host["boot_id"] != seen.boot_id)
         if rebooted and (host["grace_until"] is None or at >= host["grace_until"]):
-            # A second reboot does not extend the grace, or a host that boots again and again would hide every death.
+            # A second reboot does not extend the grace: a host that boots again and again would never have a port down.
             host["grace_until"] = at + self.settings.reboot_grace
         first = host["last_ok_at"] is None
         before = () if first else self._listening(observation.host_id)
@@ -531,7 +483,8 @@ class Evaluation:
             rebooted=rebooted,
             grace_until=host["grace_until"],
             rules_changed=host["rules"] is not None and host["rules"] != rules,
-            learning=not first and _versions(host) != (seen.probe, seen.reader),
+            # 1 stands for versions that were not stored.
+            learning=not first and (host["probe"] or 1, host["reader"] or 1) != (seen.probe, seen.reader),
             confirmed=observation.confirmed,
             listening=frozenset(listener.port for listener in seen.listeners),
             half_interval=self.half_interval,
@@ -540,34 +493,24 @@ class Evaluation:
         )
 
     def _evidence(self, host: dict[str, Any], observation: Observation, look: Look) -> None:
-        """Update the host. Called after its ports, which are evaluated by what was known of the host before."""
+        """Update the host, after its ports were evaluated by its last state."""
         seen, at = observation.listing, observation.observed_at
         assert seen is not None  # noqa: S101 - for the type checker; _look() has checked it
         listening = {listener.port for listener in seen.listeners}
         if look.first:
             count = len(listening)
-            told = Told(
-                EventKind.BASELINE,
-                f"First complete answer: {count} listening port{'' if count == 1 else 's'}",
-                details={"ports": count},
-            )
-            self._tell(told, host, None, at)
+            reason = f"First complete answer: {count} listening port{'' if count == 1 else 's'}"
+            self._tell_of_host(host, at, EventKind.BASELINE, reason, {"ports": count})
         if look.rebooted:
-            told = Told(
-                EventKind.REBOOTED,
-                f"Its boot id changed; ports that are not back yet have until {look.grace_until:%Y-%m-%d %H:%M:%S} UTC",
-                last_seen=host["last_ok_at"],
-                details={"boot_id": seen.boot_id, "before": host["boot_id"]},
-            )
-            self._tell(told, host, None, at)
+            until = f"{look.grace_until:%Y-%m-%d %H:%M:%S} UTC"
+            reason = f"Its boot id changed; ports that are not back yet have until {until}"
+            boots = {"boot_id": seen.boot_id, "before": host["boot_id"]}
+            self._tell_of_host(host, at, EventKind.REBOOTED, reason, boots, last_seen=host["last_ok_at"])
         self._answered(host, at, interrupted=look.ok_since is None)
         if seen.probe < PROBE and (host["probe"] or PROBE) >= PROBE:
-            told = Told(
-                EventKind.PROBE_OUTDATED,
-                "Its forced command is of an earlier version: install the script that `python -m portmon probe` prints",
-                details={"probe": seen.probe},
-            )
-            self._tell(told, host, None, at)
+            script = "the script that `python -m portmon probe` prints"
+            reason = f"Its forced command is of an earlier version: install {script}"
+            self._tell_of_host(host, at, EventKind.PROBE_OUTDATED, reason, {"probe": seen.probe})
         host |= _hung(host, seen, at)
         host |= {
             "probe": seen.probe,
@@ -582,14 +525,9 @@ class Evaluation:
 
     def _answered(self, host: dict[str, Any], at: datetime, *, interrupted: bool) -> None:
         if host["status"] == HostStatus.UNREACHABLE:
-            told = Told(
-                EventKind.REACHABLE,
-                "It answered completely again",
-                since=host["failing_since"],
-                last_seen=host["last_ok_at"],
-                details={"unreachable_for": (at - host["failing_since"]).total_seconds()},
-            )
-            self._tell(told, host, None, at)
+            since, last_seen, reason = host["failing_since"], host["last_ok_at"], "It answered completely again"
+            details = {"unreachable_for": (at - since).total_seconds()}
+            self._tell_of_host(host, at, EventKind.REACHABLE, reason, details, since=since, last_seen=last_seen)
         if interrupted:
             host |= {"status": HostStatus.OK.value, "status_since": at}
         host |= {"failures": 0, "failing_since": None, "counted_at": None, "error_class": None, "error": None}
@@ -605,10 +543,7 @@ class Evaluation:
         looks: Mapping[str, Look],
         rules: Mapping[str, HostRules],
     ) -> set[str]:
-        """Compare stored and seen ports: one merge of frames, then row by row what differs.
-
-        :returns: ids of the hosts that are settled now
-        """
+        """Compare stored and seen ports in one merge, evaluate those that differ, and return the settled hosts."""
         seen = fold(observations, rules, self.declared, known_owners(known, rules), known)
         both = _side_by_side(known, seen)
         other = both[~self._is_quiet(both)]
@@ -621,7 +556,7 @@ class Evaluation:
         pending = set()
         for host_id, look in looks.items():
             must = self.declared.get(host_id, {})
-            self._host_ports(host_id, _taken_from(by_host.pop(host_id, [])), look, rules[host_id])
+            self._host_ports(host_id, by_host.pop(host_id, []), look, rules[host_id])
             for port in sorted(must):
                 if (host_id, port) not in there:
                     pending.add(host_id)
@@ -642,9 +577,8 @@ class Evaluation:
     ) -> set[str]:
         """Hosts of which the same observation, evaluated once more, would change something.
 
-        :param other: keys of the ports that were not quiet; all others stay quiet
+        :param other: keys of the ports that were not quiet; the others stay quiet
         :param now: the ports after this evaluation
-        :param seen: all ports that the observations show
         """
         again = _side_by_side(now.merge(other, on=KEY), seen.merge(other, on=KEY))
         pending = set(again["host_id"][~self._is_quiet(again)])
@@ -652,26 +586,21 @@ class Evaluation:
         for observation in observations:
             if observation.host_id in differ and not rules[observation.host_id].watches_all:
                 assert observation.listing is not None  # noqa: S101 - for the type checker; _look() has checked it
-                # Rules match these by the programs that were known before, and those may have changed now.
+                # Rules match such a listener by the last known programs of its port, which may have changed.
                 if any(listener.program is None for listener in observation.listing.listeners):
                     pending.add(observation.host_id)
         return pending
 
     def _is_quiet(self, both: pd.DataFrame) -> pd.Series:
-        """Which rows need no evaluation: up before, seen now, nothing different, nothing pending."""
+        """Which rows need no evaluation: up before, seen now, without a difference or a pending change."""
         quiet = (both["found"] == "both") & (both["status"] == PortStatus.UP.value) & (both["misses"] == 0)
         for name in ("flapping_since", "grace_until", "last_seen_at"):
             quiet &= both[name].isna()
         quiet &= both["tool"] == both["tool_seen"]
-        must = [
-            self.declared.get(host_id, {}).get(port)
-            for host_id, port in zip(both["host_id"], both["port"], strict=True)
-        ]
+        declared = both["declared"].where(both["declared"].notna(), None)
         same = [
-            declared == wanted and not lost
-            for declared, wanted, lost in zip(
-                both["declared"].where(both["declared"].notna(), None), must, both["lost"], strict=True
-            )
+            source == self.declared.get(host_id, {}).get(port) and not lost
+            for host_id, port, source, lost in zip(both["host_id"], both["port"], declared, both["lost"], strict=True)
         ]
         quiet &= pd.Series(same, index=both.index, dtype="bool")
         for name in SETS:
@@ -686,12 +615,15 @@ class Evaluation:
             quiet &= pd.Series(same, index=both.index, dtype="bool")
         return quiet
 
-    def _host_ports(self, host_id: str, rows: Iterable[Mapping[str, Any]], look: Look, rules: HostRules) -> None:
+    def _host_ports(self, host_id: str, rows: list[dict[str, Any]], look: Look, rules: HostRules) -> None:
         """Evaluate the ports of one host that are not quiet."""
         must = self.declared.get(host_id, {})
         arrivals: dict[int, Seen] = {}
         missing: list[Port] = []
-        for row in rows:
+        rows.reverse()
+        while rows:
+            # Each row is freed once it is evaluated: one host may have very many.
+            row = rows.pop()
             key = (host_id, row["protocol"], row["port"])
             declared = must.get(key[2])
             if row["found"] == "right_only":
@@ -723,7 +655,7 @@ class Evaluation:
             self._keep(key, None, step)
 
     def _keep(self, key: PortKey, before: Port | None, step: Step) -> None:
-        """Keep the next state of a port, and its events until all ports of the host are evaluated."""
+        """Keep the next state of a port. Its events are made once all ports of the host are evaluated."""
         if step.port is None:
             self.gone_ports[key] = False
         elif step.port != before:
@@ -738,7 +670,7 @@ class Evaluation:
     def _count_most(self) -> None:
         """Keep the notices of the lowest ports of a host, and count the others.
 
-        They are counted while they come: 20,000 notices of one host would take the memory of all others.
+        Called while notices come in: 20,000 of one host would take too much memory.
         """
         lasting = (AlertRole.FIRING, AlertRole.RESOLVED)
         notices = [one for one in self._to_tell if one[1].kind.meaning(one[1].details).role not in lasting]
@@ -759,60 +691,49 @@ class Evaluation:
         counts = Counter(kind.value for kind, _ in counted)
         what = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
         numbers = [port for _, port in counted]
-        many = Told(
-            EventKind.MANY_CHANGES,
+        reason = (
             f"{len(counted) + NOTICES} ports changed in one look: {NOTICES} of them are told one by one, the rest is "
-            f"counted here ({what}; ports {min(numbers)} to {max(numbers)})",
-            details={"counts": dict(sorted(counts.items())), "ports": len(counted)},
+            f"counted here ({what}; ports {min(numbers)} to {max(numbers)})"
         )
-        self._tell(many, self.hosts[host_id], None, look.at)
+        details = {"counts": dict(sorted(counts.items())), "ports": len(counted)}
+        self._tell_of_host(self.hosts[host_id], look.at, EventKind.MANY_CHANGES, reason, details)
 
     def _tell_of_port(self, row: states.Row, told: Told, port: Port, look: Look, rules: HostRules) -> None:
-        details: dict[str, Any] = {
-            "watched": why_watched(port, rules),
-            "row": row.name.lower(),
-            "looked_with": look.tool,
-        }
+        watched = why_watched(port, rules)
+        details: dict[str, Any] = {"watched": watched, "row": row.name.lower(), "looked_with": look.tool}
         unseen = self._unseen(told, look)
         if unseen is not None:
             details["between"] = [at.isoformat() for at in unseen]
             begin, end = (f"{at:%Y-%m-%d %H:%M}" for at in unseen)
             reason = f"{told.reason}; it happened between {begin} and {end} UTC, while nobody looked"
             told = dataclasses.replace(told, reason=reason)
-        self._tell(told, self.hosts[port.host_id], port, look.at, details)
+        host = self.hosts[port.host_id]
+        self.events.append(_event(told, host, port, at=look.at, run_id=self.run_id, details=details))
 
     def _unseen(self, told: Told, look: Look) -> tuple[datetime, datetime] | None:
-        """The times of the two observations around a change, if there was a long pause between them."""
+        """The times of the two observations around a change, after a long pause."""
         if look.seen_at is None or look.at - look.seen_at <= max(UNSEEN_INTERVALS * 2 * self.half_interval, UNSEEN):
             return None
         began = {EventKind.NEW: told.since == look.at, EventKind.DOWN: told.last_seen == look.seen_at}
         return (look.seen_at, look.at) if began.get(told.kind, told.kind.usual.between_looks) else None
 
-    def _tell(
+    def _tell_of_host(
         self,
-        told: Told,
-        host: Mapping[str, Any],
-        port: Port | None,
+        host: HostRow,
         at: datetime,
-        details: Mapping[str, Any] | None = None,
+        kind: EventKind,
+        reason: str,
+        details: Mapping[str, Any],
+        *,
+        since: datetime | None = None,
+        last_seen: datetime | None = None,
     ) -> None:
-        self.events.append(_event(told, host, port, at=at, run_id=self.run_id, details=details))
-
-
-def _taken_from(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows in their order; each is freed when the next one is taken, since one host may have many."""
-    rows.reverse()
-    while rows:
-        yield rows.pop()
-
-
-def _versions(host: Mapping[str, Any]) -> tuple[int, int]:
-    """Versions of probe and reader of the last ok observation; 1 stands for those that were not stored."""
-    return host["probe"] or 1, host["reader"] or 1
+        told = Told(kind, reason, since, last_seen, details)
+        self.events.append(_event(told, host, None, at=at, run_id=self.run_id))
 
 
 def _hung(host: Mapping[str, Any], seen: Listing, at: datetime) -> dict[str, Any]:
-    """The columns of tools that hung on a host: for a day they are not tried there."""
+    """The columns of tools that hung on a host, which are not tried there for a day."""
     known = set(hung_tools(host["hung"], host["hung_at"], at))
     news = set(seen.hung) - known
     if not known and not news:
@@ -830,7 +751,7 @@ def _side_by_side(known: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
 def _heirs(
     missing: Sequence[Port], arrivals: Mapping[int, Seen], look: Look, must: Mapping[int, str]
 ) -> dict[int, int]:
-    """Missing ports of the ephemeral range, each with the port to which its program moved there."""
+    """Missing port to the port to which its program moved, both in the ephemeral range."""
     if not look.confirmed:
         return {}
     free = [number for number in sorted(arrivals) if look.is_ephemeral(number) and number not in must]
@@ -871,18 +792,16 @@ def _is_same_program(port: Port, seen: Seen, look: Look) -> bool:
 def _heirs_by_name(
     gone: Sequence[Port], free: Sequence[int], arrivals: Mapping[int, Seen], look: Look
 ) -> dict[int, int]:
-    """As :func:`_heirs_by_pair`, but names that a tool cut are not found. Linear, for hosts with very many ports."""
+    """As :func:`_heirs_by_pair`, in linear time for hosts with very many ports. Names that a tool cut are not found."""
     by_name: dict[tuple[Any, str, str], list[int]] = defaultdict(list)
     for number in reversed(free):
         seen = arrivals[number]
-        for kind, name in {*_kernel_names(seen.comms), *_tool_names(seen.programs)}:
+        for kind, name in _names(seen.comms, seen.programs):
             by_name[seen.units, kind, name].append(number)
     found: dict[int, int] = {}
     taken: set[int] = set()
     for port in gone:
-        names = _kernel_names(port.comms)
-        if port.tool == look.tool:
-            names |= _tool_names(port.programs)
+        names = _names(port.comms, port.programs if port.tool == look.tool else ())
         waiting = [by_name[port.units, kind, name] for kind, name in names]
         for numbers in waiting:
             while numbers and numbers[-1] in taken:
@@ -894,12 +813,8 @@ def _heirs_by_name(
     return found
 
 
-def _kernel_names(comms: Sequence[str]) -> set[tuple[str, str]]:
-    return {("comm", comm) for comm in comms}
-
-
-def _tool_names(programs: Sequence[str]) -> set[tuple[str, str]]:
-    return {("program", program_of(program)) for program in programs}
+def _names(comms: Sequence[str], programs: Sequence[str]) -> set[tuple[str, str]]:
+    return {("comm", comm) for comm in comms} | {("program", program_of(program)) for program in programs}
 
 
 # ── events ──────────────────────────────────────────────────────────────────────────────────────
@@ -920,21 +835,16 @@ def _event(
         if port.declared:
             extra["declared"] = port.declared
     extra |= {**(details or {}), **told.details}
+    protocol, number = (port.protocol, port.port) if port else (None, None)
     return Event(
-        id=event_id(
-            told.kind,
-            host["host_id"],
-            port.protocol if port else None,
-            port.port if port else None,
-            at.isoformat(),
-        ),
+        id=event_id(told.kind, host["host_id"], protocol, number, at.isoformat()),
         kind=told.kind,
         at=at,
         run_id=run_id,
         host_id=host["host_id"],
         host_name=host["name"],
-        protocol=port.protocol if port else None,
-        port=port.port if port else None,
+        protocol=protocol,
+        port=number,
         severity=told.kind.meaning(extra).severity,
         reason=told.reason,
         program=", ".join(port.programs) or None if port else None,
@@ -944,7 +854,3 @@ def _event(
         labels=dict(host["labels"] or {}),
         details=extra,
     )
-
-
-def _order(event: Event) -> tuple[Any, ...]:
-    return (event.at, event.host_id or "", event.port is not None, event.port or 0)

@@ -12,11 +12,11 @@ from portmon.model.event import Event, EventKind
 from portmon.model.host import Host
 
 CLOSES = "closes"
-"""Detail of an event that follows from no observation: the id of the event whose alert it ends."""
+"""Detail of an event that no observation made: the id of the event whose alert it ends."""
 
 
 def event_id(kind: EventKind, host_id: str | None, protocol: str | None, port: int | None, evidence: str) -> str:
-    """The id of an event: 32 hex digits that depend on its kind, its subject and its evidence alone.
+    """The id of an event: 32 hex digits.
 
     :param evidence: names what was evaluated; the same evidence evaluated again gives the same id
     """
@@ -36,9 +36,9 @@ def monitor_event(
     since: datetime | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Event:
-    """An event of the monitoring itself, such as a stale host list, a refused prune or a changed host key.
+    """An event of the monitor itself, such as a stale host list, a refused prune or a changed host key.
 
-    :param host: that the event is about, if it is about one
+    :param evidence: see :func:`event_id`
     :param since: start of the episode
     """
     return Event(
@@ -59,14 +59,11 @@ def monitor_event(
 def closing_event(
     kind: EventKind, first: Event, *, at: datetime, run_id: str, reason: str, details: Mapping[str, Any] | None = None
 ) -> Event:
-    """An event that ends an alert and follows from no observation. It goes to the channels that got the beginning.
-
-    :param first: the event that began the alert
-    """
-    told = {**first.details, **(details or {}), CLOSES: first.id}
-    # The link to the task log would lead to the task that saw the beginning.
+    """An event that ends the alert of ``first`` without an observation."""
+    details = {**first.details, **(details or {}), CLOSES: first.id}
+    # The link to the task log would lead to the task that saw the first event.
     for name in ("task", "map_index"):
-        told.pop(name, None)
+        details.pop(name, None)
     return dataclasses.replace(
         first,
         id=event_id(kind, first.host_id, first.protocol, first.port, f"{first.id}/{kind}"),
@@ -76,5 +73,5 @@ def closing_event(
         severity=kind.usual.severity,
         reason=reason,
         since=first.since or first.at,
-        details=told,
+        details=details,
     )

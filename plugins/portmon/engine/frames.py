@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from portmon.engine.states import Port
 from portmon.model.observation import PortKey
 
 _TIME = "datetime64[us, UTC]"
+_DTYPES = {"int": "int64", "bool": "bool", "datetime": _TIME, "datetime | None": _TIME}
+"""Annotation of a field of Port to the dtype of its column; other columns hold objects."""
 
 HOST_COLUMNS = (
     "host_id",
@@ -44,52 +47,17 @@ HOST_COLUMNS = (
 """A host is a mapping of these names to plain Python values.
 
 ``failures`` counts tried runs in a row without evidence, since ``failing_since``; ``counted_at`` is when it last grew.
-``grace_until`` is the end of the grace after the last reboot, ``rules`` the digest of the rules in force at the last ok
-observation, ``duplicate_of`` the id of another entry for the same computer. ``listening`` is the sorted tuple of
-``tcp/80`` keys of the last ok observation, before rules; None if there is none, or if it was not loaded.
-``fingerprint`` is that of the last ok observation, see :mod:`portmon.engine.fingerprint`; None unless the host is
-settled. ``probe`` and ``reader`` are the versions of the probe and of the reader that made the last ok observation,
-None for versions that had no number. ``hung`` are the tools that hung on the host, with commas, noticed at ``hung_at``.
+``grace_until`` is the end of the grace after the last reboot, ``duplicate_of`` the id of another entry for the same
+machine. Of the last ok observation are ``rules`` (digest of the rules in force), ``listening`` (sorted tuple of
+``tcp/80`` keys, before rules; None if it was not loaded), ``fingerprint`` (see :mod:`portmon.engine.fingerprint`; None
+unless the host is settled), ``probe`` and ``reader`` (versions; None for those without a number). ``hung`` are the
+tools that hung on the host, with commas, noticed at ``hung_at``.
 """
 
 PORT_COLUMNS: Mapping[str, str] = {
-    "host_id": "object",
-    "protocol": "object",
-    "port": "int64",
-    "status": "object",
-    "status_since": _TIME,
-    "misses": "int64",
-    "streak": "int64",
-    "counted_at": _TIME,
-    "first_seen_at": _TIME,
-    "last_seen_at": _TIME,
-    "addresses": "object",
-    "programs": "object",
-    "pids": "object",
-    "uids": "object",
-    "units": "object",
-    "tool": "object",
-    "at_baseline": "bool",
-    "declared": "object",
-    "grace_until": _TIME,
-    "flapping_since": _TIME,
-    "changes": "object",
-    "lost": "object",
-    "lost_since": _TIME,
-    "comms": "object",
-    "notices": "object",
+    field.name: _DTYPES.get(str(field.type), "object") for field in dataclasses.fields(Port)
 }
-"""Columns of the frame of ports, name to dtype: the fields of :class:`portmon.engine.states.Port`.
-
-``misses`` counts observations in a row without the port, ``streak`` those with a candidate; ``counted_at`` is when they
-last grew. ``last_seen_at`` is NaT while the last ok observation of the host shows the port, so that a quiet run changes
-no row. ``addresses``, ``programs``, ``pids``, ``uids``, ``units`` and ``comms`` are sorted tuples of the last known
-values; ``programs`` are names as ``tool`` prints them, ``comms`` the kernel's, which no tool changes. ``declared`` is
-the source of the declaration, None for a learned port. ``grace_until`` is set while the port is missing after a reboot.
-``changes`` are the times of its changes within the window of flapping; while it flaps, only of the last one. ``lost``
-are binds that others could reach and that are missing since ``lost_since`` while others remain. ``notices`` are kind
-and time of recent notices.
-"""
+"""Columns of the frame of ports, name to dtype: the fields of :class:`portmon.engine.states.Port`."""
 
 KEY = ["host_id", "protocol", "port"]
 SETS = ("addresses", "programs", "pids", "uids", "units", "comms")
@@ -111,12 +79,12 @@ def empty_ports() -> pd.DataFrame:
 
 
 def ports_frame(ports: Sequence[Port]) -> pd.DataFrame:
-    """A frame of some ports."""
+    """The frame of some ports."""
     return frame({name: [getattr(port, name) for port in ports] for name in PORT_COLUMNS}, PORT_COLUMNS)
 
 
 def key_of(port: Port) -> PortKey:
-    """The key of a port: host id, protocol, number."""
+    """The key of a port."""
     return (port.host_id, port.protocol, port.port)
 
 
@@ -129,13 +97,13 @@ def port_of(row: Mapping[str, Any]) -> Port:
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain Python values, with None where pandas has a missing value."""
-    names = [str(name) for name in rows.columns]
-    columns = [_plain_column(rows[name]) for name in rows.columns]
+    names = list(rows.columns)
+    columns = [_plain_column(rows[name]) for name in names]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _plain_column(column: pd.Series) -> list[Any]:
-    # By columns this is several times faster than value by value.
+    # This is several times faster than value by value.
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         values = column.array.to_pydatetime()
         return [None if value is pd.NaT else value for value in values]
@@ -170,8 +138,4 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         # A merge puts NaN where it found no match; NaN is not equal to itself.
         return None if value != value else value
-    if isinstance(value, tuple | list | dict | str):
-        return value
-    if pd.isna(value):
-        return None
-    return value.item() if hasattr(value, "item") else value
+    return None if pd.isna(value) else value.item() if hasattr(value, "item") else value

@@ -1,8 +1,4 @@
-"""Which ports are watched: one ordered list of allow and deny rules, of which the first match counts.
-
-A port that no rule matches is watched, unless the host part (``host``, ``label``) of an allow rule matches its host:
-there, only allowed ports are watched.
-"""
+"""Which ports are watched: one ordered list of allow and deny rules, of which the first match counts."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from portmon.model.host import Host
 
 
 class Subject(NamedTuple):
-    """What rules are asked about: a listener, with everything by which a rule could know it.
+    """A listener, as rules match it.
 
     :param programs: names of its program, one of which has to match; without any no glob matches
     :param units: systemd units or containers, likewise
@@ -57,7 +53,7 @@ class Rule(HostMatch):
         return self
 
     def matches(self, subject: Subject) -> bool:
-        """Whether a listener is meant; the host part is :func:`portmon.matching.matches_host`'s."""
+        """Whether a listener matches. :func:`portmon.matching.matches_host` compares the host part."""
         given = ((getattr(self, name), test) for name, test in _ATTRIBUTES.items())
         return all(value is None or test(value, subject) for value, test in given)
 
@@ -67,18 +63,12 @@ _ATTRIBUTES: Mapping[str, Callable[[Any, Subject], bool]] = {
     "program": lambda globs, subject: any(any_glob(name, globs) for name in subject.programs),
     "bind": lambda scopes, subject: any(in_scope(subject.address, scope) for scope in scopes),
 }
-"""What a rule may name of a listener besides its host: field of :class:`Rule`, and how its value is compared."""
-
-
-_VERBS = {"allow": "allows", "deny": "denies"}
+"""Fields of :class:`Rule` that name something of a listener, and how their values are compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a port is watched, and the reason, for people.
-
-    :param rule: index of the rule that decided, None if no rule matched
-    """
+    """Whether a port is watched, why, and the index of the rule that decided."""
 
     watched: bool
     reason: str
@@ -91,7 +81,7 @@ class HostRules:
 
     :param rules: with their index in the list
     :param only_allowed: a port that no rule matches is not watched
-    :param digest: the same for equal rules in the same order, whatever their comments and index
+    :param digest: the same for equal rules in the same order; comments and indices do not count
     """
 
     rules: tuple[tuple[int, Rule], ...]
@@ -108,10 +98,9 @@ class HostRules:
         """Whether a listener is watched: the first rule that matches decides."""
         for index, rule in self.rules:
             if rule.matches(subject):
+                verb = "allows" if rule.action == "allow" else "denies"
                 comment = f" ({rule.comment})" if rule.comment else ""
-                return Decision(
-                    rule.action == "allow", f"{self.where('rules', index)} {_VERBS[rule.action]} it{comment}", index
-                )
+                return Decision(rule.action == "allow", f"{self.where('rules', index)} {verb} it{comment}", index)
         if self.only_allowed:
             return Decision(False, "no allow rule of this host matches it")
         return Decision(True, "no rule matches it")
@@ -126,7 +115,7 @@ class RuleSet:
     def __init__(self, rules: Sequence[Rule], *, where: Callable[..., str] | None = None) -> None:
         self._rules = tuple(rules)
         self._where = where or (lambda section, index: f"{section}[{index}]")
-        # Most rules are for every host, and similar hosts have the same ones: 100,000 hosts need few sets of rules.
+        # Similar hosts share their rules: 100,000 hosts need few HostRules.
         self._of_hosts = any(rule.host is not None for rule in rules)
         self._labels = tuple(sorted({name for rule in rules for name in rule.label or ()}))
         self._by_kind: dict[tuple[Any, ...], HostRules] = {}
@@ -138,16 +127,10 @@ class RuleSet:
         if kind not in self._by_kind:
             indices = tuple(index for index, rule in enumerate(self._rules) if matches_host(rule, host))
             if indices not in self._by_rules:
-                self._by_rules[indices] = self._made(indices)
+                rules = tuple((index, self._rules[index]) for index in indices)
+                parts = [rule.model_dump_json(exclude={"comment"}) for _, rule in rules]
+                digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+                only_allowed = any(rule.action == "allow" for _, rule in rules)
+                self._by_rules[indices] = HostRules(rules, only_allowed, self._where, digest)
             self._by_kind[kind] = self._by_rules[indices]
         return self._by_kind[kind]
-
-    def _made(self, indices: tuple[int, ...]) -> HostRules:
-        rules = tuple((index, self._rules[index]) for index in indices)
-        parts = [rule.model_dump_json(exclude={"comment"}) for _, rule in rules]
-        digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return HostRules(rules, any(rule.action == "allow" for _, rule in rules), self._where, digest)
-
-    def evaluate(self, host: Host, subject: Subject) -> Decision:
-        """Whether one listener of a host is watched."""
-        return self.for_host(host).evaluate(subject)

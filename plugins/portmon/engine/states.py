@@ -17,13 +17,14 @@ from typing import Any
 from portmon.engine.config import States
 from portmon.model import limits
 from portmon.model.event import EventKind
+from portmon.model.observation import PortKey
 from portmon.model.state import PortStatus
 from portmon.probe.compare import comparable_addresses, is_wildcard, lost_binds, replaced, without_zone
 
 FLAP_INTERVALS = 12
-"""The window of flapping is at least this many intervals, or flapping could never show with a slow schedule."""
+"""The window of flapping is at least this many intervals, or a port could never flap with a slow schedule."""
 TOLD_AT_LEAST = timedelta(days=1)
-"""A port is down for at least this long before it is retired, however long ago it was last seen."""
+"""A port is down for at least this long before it is retired, even if it was last seen long ago."""
 
 
 class Row(Enum):
@@ -95,25 +96,8 @@ class Row(Enum):
     )
     STABLE = ("up or down, flapping", "still for `states.flap_window`, with evidence", "unchanged", "`stable`")
 
-    @property
-    def stored(self) -> str:
-        """The stored state."""
-        return self.value[0]
-
-    @property
-    def observed(self) -> str:
-        """What the observation shows."""
-        return self.value[1]
-
-    @property
-    def then(self) -> str:
-        """The state that follows."""
-        return self.value[2]
-
-    @property
-    def event(self) -> str:
-        """The event, or none."""
-        return self.value[3]
+    def __init__(self, stored: str, observed: str, then: str, event: str) -> None:
+        self.stored, self.observed, self.then, self.event = stored, observed, then, event
 
 
 TABLE = tuple(Row)[: tuple(Row).index(Row.NO_EVIDENCE) + 1]
@@ -122,7 +106,20 @@ TABLE = tuple(Row)[: tuple(Row).index(Row.NO_EVIDENCE) + 1]
 
 @dataclass(slots=True)
 class Port:
-    """A watched port: one row of the stored state, see :data:`portmon.engine.frames.PORT_COLUMNS`."""
+    """A watched port: one row of the stored state. Tuples of last known values are sorted.
+
+    :param misses: observations in a row without it
+    :param streak: observations in a row that show it as a candidate
+    :param counted_at: when one of these counters last grew
+    :param last_seen_at: None while the last ok observation of the host shows it, so that a quiet run changes no row
+    :param programs: names as ``tool`` prints them
+    :param declared: source of the declaration, None for a learned port
+    :param grace_until: set while it is missing after a reboot
+    :param changes: times of its changes within the window of flapping; while it flaps, only of the last one
+    :param lost: binds that others could reach and that are missing since ``lost_since`` while others remain
+    :param comms: the kernel's names of the programs, the same for every tool
+    :param notices: kind and time of recent notices
+    """
 
     host_id: str
     protocol: str
@@ -153,10 +150,10 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A port as one observation shows it: the values of all its watched listeners, sorted.
+    """A port as one observation shows it: the sorted values of all its watched listeners.
 
-    :param listed: an allow rule named one of the listeners
-    :param more: number of owners or binds beyond :data:`portmon.model.limits.OWNERS`, which are left out
+    :param listed: an allow rule names one of the listeners
+    :param more: number of owners or binds beyond :data:`portmon.model.limits.OWNERS`
     """
 
     addresses: tuple[str, ...]
@@ -171,25 +168,21 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One ok observation of a host and what was known of the host before: the same for each of its ports.
+    """One ok observation of a host, and what its last ok observation showed: the same for each of its ports.
 
-    :param at: time of the observation
     :param first: it is the host's first ok observation
     :param before: TCP ports of the last ok observation, before rules
     :param seen_at: time of the last ok observation
-    :param ok_since: since when the host has given evidence without interruption; None if it was interrupted just now
+    :param ok_since: since when the host has given evidence without interruption; None if this one ends an interruption
     :param ephemeral: the host's ephemeral range, both ends inclusive
-    :param tool: that listed the sockets
-    :param tool_before: that of the last ok observation
-    :param rebooted: the boot id is another one than in the last ok observation
+    :param rebooted: the boot id changed
     :param grace_until: end of the grace after a reboot
-    :param rules_changed: the rules in force are not those of the last ok observation
-    :param learning: another version of reader or probe made the last ok observation: attributes are taken over without
-        events, and only missing ports are evaluated
-    :param confirmed: ports that are missing are missing in two answers
+    :param confirmed: a missing port is missing in two answers
     :param listening: TCP ports of this observation, before rules
     :param half_interval: a counter grows at most once in this time
     :param window: of flapping
+    :param learning: another version of reader or probe made the last ok observation: attributes are taken over without
+        events, and only missing ports are evaluated
     """
 
     at: datetime
@@ -211,7 +204,7 @@ class Look:
     learning: bool = False
 
     def counts(self, counted_at: datetime | None) -> bool:
-        """Whether a counter that grew last at ``counted_at`` may grow again."""
+        """Whether a counter that last grew at ``counted_at`` may grow again."""
         return counted_at is None or self.at - counted_at >= self.half_interval
 
     @property
@@ -226,11 +219,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One event, without the fields that all events of its port or host share.
-
-    :param reason: one sentence for people
-    :param since: start of the state that the event ends or continues
-    """
+    """An event without the fields that all events of its port or host share."""
 
     kind: EventKind
     reason: str
@@ -241,12 +230,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The result for one port.
-
-    :param port: its next state; None if it is not watched any more
-    :param row: the row of the table that applied
-    :param told: its events, in order
-    """
+    """The next state of a port (None if it is not watched any more), the row of the table, and the events."""
 
     port: Port | None
     row: Row
@@ -254,21 +238,18 @@ class Step:
 
 
 def flap_window(settings: States, interval: timedelta) -> timedelta:
-    """The time within which changes add up to flapping.
-
-    :param interval: time between scheduled runs
-    """
+    """The time within which changes add up to flapping, given the time between scheduled runs."""
     return max(settings.flap_window, FLAP_INTERVALS * interval)
 
 
-def appear(key: tuple[str, str, int], seen: Seen, look: Look, *, declared: str | None, heir: bool = False) -> Step:
+def appear(key: PortKey, seen: Seen, look: Look, *, declared: str | None, heir: bool = False) -> Step:
     """Evaluate a port that is not known and listens.
 
     :param declared: the source of the declaration, None without one
-    :param heir: a watched port moved here
+    :param heir: a watched port moved to it
     """
     was_there = look.first or look.learning or key[2] in look.before
-    port = _new_port(key, look, PortStatus.UP, at_baseline=was_there, declared=declared)
+    port = Port(*key, PortStatus.UP, look.at, first_seen_at=look.at, at_baseline=was_there, declared=declared)
     _take(port, seen, look)
     row = Row.BASELINE if look.first else Row.DECLARED_SEEN if declared else Row.NEW
     unproven = look.is_ephemeral(key[2]) and not declared and not heir and (look.first or not seen.listed)
@@ -278,9 +259,9 @@ def appear(key: tuple[str, str, int], seen: Seen, look: Look, *, declared: str |
     return Step(port, row, () if heir else _welcome(port, look))
 
 
-def absent(key: tuple[str, str, int], look: Look, *, declared: str) -> Step:
+def absent(key: PortKey, look: Look, *, declared: str) -> Step:
     """Evaluate a port that is declared, not known, and does not listen."""
-    port = _new_port(key, look, PortStatus.UP, at_baseline=False, declared=declared)
+    port = Port(*key, PortStatus.UP, look.at, first_seen_at=look.at, declared=declared)
     return Step(port, Row.DECLARED, _goes_down(port, look, f"It must listen ({declared}) and does not"))
 
 
@@ -288,7 +269,7 @@ def again(port: Port, seen: Seen, look: Look, *, declared: str | None, is_watche
     """Evaluate a port that is known and listens.
 
     :param declared: the source of the declaration, None without one
-    :param is_watched: says whether the rules in force watch a bind address of the port
+    :param is_watched: whether the rules in force watch a bind address of the port
     """
     quiet = look.learning or look.rules_changed or (port.declared is None) != (declared is None)
     port = dataclasses.replace(
@@ -307,17 +288,9 @@ def again(port: Port, seen: Seen, look: Look, *, declared: str | None, is_watche
         row = Row.RECOVERED
         changed = True
         port.status, port.status_since = PortStatus.UP, look.at
-        told += _change(
-            port,
-            look,
-            Told(
-                EventKind.RECOVERED,
-                "It listens again",
-                since=before.status_since,
-                last_seen=before.last_seen_at,
-                details={"down_for": _seconds(look.at, before.status_since)},
-            ),
-        )
+        since, details = before.status_since, {"down_for": (look.at - before.status_since).total_seconds()}
+        back = Told(EventKind.RECOVERED, "It listens again", since, before.last_seen_at, details)
+        told += _change(port, look, back)
     elif not quiet:
         told += _owner_events(before, port, seen, look)
     _take(port, seen, look)
@@ -329,7 +302,7 @@ def again(port: Port, seen: Seen, look: Look, *, declared: str | None, is_watche
     if row is Row.SEEN:
         row = bind_row or (Row.BRAKED if _is_braked(port, look) else row)
     if not changed and _is_still(port, look):
-        return Step(port, Row.STABLE, _settle(port, look))
+        return _settle(port)
     if changed and not before.flapping_since and port.flapping_since:
         row = Row.FLAPPING
     return Step(port, row, tuple(told))
@@ -357,17 +330,13 @@ def gone(port: Port, look: Look, *, declared: str | None, accepted: datetime | N
     if look.rebooted and port.grace_until is None:
         port.grace_until = look.grace_until
     if not look.confirmed and port.port not in look.listening:
-        # If an excluded program listens there, the port was not missing and the host was not asked twice.
+        # A port on which an excluded program listens did not seem missing, so the host was not asked twice.
         return Step(port, Row.UNCONFIRMED)
     if heir is not None:
-        moved = Told(
-            # `moved` is a note, and a note ends no alert.
-            EventKind.RETIRED if is_open(port) else EventKind.MOVED,
-            f"Its program listens on port {heir} instead",
-            since=port.status_since,
-            last_seen=port.last_seen_at,
-            details={"to": heir},
-        )
+        # `moved` is a note, and a note ends no alert.
+        kind = EventKind.RETIRED if is_open(port) else EventKind.MOVED
+        reason = f"Its program listens on port {heir} instead"
+        moved = Told(kind, reason, port.status_since, port.last_seen_at, {"to": heir})
         return Step(None, Row.MOVED, (moved,))
     if port.grace_until is not None:
         if look.at < port.grace_until:
@@ -383,10 +352,7 @@ def gone(port: Port, look: Look, *, declared: str | None, accepted: datetime | N
 
 
 def forgive(port: Port) -> Port | None:
-    """The state of a port whose host left the CMDB: well, so that what is still wrong later makes a new alert.
-
-    :returns: None for a port that was never seen
-    """
+    """The port without its troubles, which make a new alert if they last; None for one that was never seen."""
     if not port.addresses:
         return None
     port = dataclasses.replace(port, misses=0, grace_until=None, flapping_since=None, changes=())
@@ -397,35 +363,20 @@ def forgive(port: Port) -> Port | None:
 
 
 def is_open(port: Port) -> bool:
-    """Whether something is wrong with a port, so that an alert may be open."""
+    """Whether a port is down, flaps or has lost a bind, so that an alert may be open."""
     return port.status == PortStatus.DOWN or port.flapping_since is not None or bool(port.lost)
 
 
 # ── parts of a step ─────────────────────────────────────────────────────────────────────────────
 
 
-def _new_port(
-    key: tuple[str, str, int], look: Look, status: PortStatus, *, at_baseline: bool, declared: str | None
-) -> Port:
-    return Port(
-        host_id=key[0],
-        protocol=key[1],
-        port=key[2],
-        status=status,
-        status_since=look.at,
-        first_seen_at=look.at,
-        at_baseline=at_baseline,
-        declared=declared,
-    )
-
-
 def _take(port: Port, seen: Seen, look: Look) -> None:
-    # Values that are not shown now (no privilege) stay as they were known.
+    # Values that are not shown (without privileges) stay as they were known.
     port.addresses = seen.addresses
     if seen.programs or not port.programs:
         port.tool = look.tool
     if not (port.programs and seen.comms and seen.comms == port.comms and seen.programs == seen.comms):
-        # A tool that shows only the kernel's names, unchanged, does not replace the other names: rules may use those.
+        # Unchanged names of the kernel do not replace a tool's names, which rules may use.
         port.programs = seen.programs or port.programs
     port.pids = seen.pids or port.pids
     port.uids = seen.uids or port.uids
@@ -453,35 +404,23 @@ def _candidate(port: Port, seen: Seen, look: Look) -> Step:
 def _owner_events(before: Port, port: Port, seen: Seen, look: Look) -> tuple[Told, ...]:
     if before.flapping_since:
         return ()
-    # If there were more owners than are kept, an unknown one may have been there before.
-    if _has_replaced(before, seen, look):
-        return _notice(
-            port,
-            look,
-            Told(
-                EventKind.REPLACED,
-                f"Another program listens on it now{_left_out(seen.more)}",
-                since=before.status_since,
-                details={"before": list(before.programs)},
-            ),
-        )
     known = bool(before.pids and seen.pids)
-    if known and not set(before.pids) & set(seen.pids) and not look.rebooted and before.grace_until is None:
-        return _notice(
-            port,
-            look,
-            Told(
-                EventKind.RESTARTED,
-                f"The same program listens on it with another pid{_left_out(seen.more)}",
-                since=before.status_since,
-                details={"before": list(before.pids)},
-            ),
-        )
-    return ()
+    details: dict[str, Any]
+    if _has_replaced(before, seen, look):
+        kind, reason = EventKind.REPLACED, "Another program listens on it now"
+        details = {"before": list(before.programs)}
+    elif known and not set(before.pids) & set(seen.pids) and not look.rebooted and before.grace_until is None:
+        kind, reason = EventKind.RESTARTED, "The same program listens on it with another pid"
+        details = {"before": list(before.pids)}
+    else:
+        return ()
+    told = Told(kind, f"{reason}{_left_out(seen.more)}", since=before.status_since, details=details)
+    return _notice(port, look, told)
 
 
 def _has_replaced(before: Port, seen: Seen, look: Look) -> bool:
     # Only names of one kind are compared: the kernel's with the kernel's, a tool's with those of the same tool.
+    # With OWNERS names before, the program may have been one of those that were left out.
     if before.comms and seen.comms:
         return len(before.comms) < limits.OWNERS and replaced(before.comms, seen.comms)
     if seen.programs and before.tool == look.tool and 0 < len(before.programs) < limits.OWNERS:
@@ -494,7 +433,7 @@ def _left_out(more: int) -> str:
 
 
 def _notice(port: Port, look: Look, told: Told) -> tuple[Told, ...]:
-    """The notice, unless there were too many of its kind lately. Losses do not pass through here."""
+    """The notice, unless there were too many of its kind within the window."""
     kind, most = told.kind.value, look.settings.flap_threshold
     own = [at for name, at in port.notices if name == kind]
     silent = len(own) >= most and look.at - own[-1] <= look.window
@@ -508,14 +447,14 @@ def _notice(port: Port, look: Look, told: Told) -> tuple[Told, ...]:
     if len(own) >= most:
         reason = (
             f"{told.reason}. That is change {len(own)} of this kind since {own[0]:%Y-%m-%d %H:%M:%S} UTC: nothing more "
-            f"is told of it until there was none for {_minutes(look.window)}"
+            f"is told of it until there was none for {look.window.total_seconds() / 60:g} min"
         )
         told = dataclasses.replace(told, reason=reason)
     return (told,)
 
 
 def _is_braked(port: Port, look: Look) -> bool:
-    """Whether a notice of this observation was the last one for a while, or was left out."""
+    """Whether a notice of this observation was the last one for the window, or was left out."""
     counts = Counter(kind for kind, _ in port.notices)
     return any(counts[kind] >= look.settings.flap_threshold for kind, at in port.notices if at == look.at)
 
@@ -526,18 +465,17 @@ def _bind_events(
     """The row and the events of changed binds, and whether they count as a change for flapping.
 
     :param quiet: only losses and their ends make events
-    :param more: number of binds or owners that are left out
     """
     if not look.learning and not comparable_addresses(look.tool_before, look.tool):
         return None, [], False
     known, seen = set(before.addresses), set(port.addresses)
     were_lost = before.lost
     if look.tool_before != look.tool:
-        # Not every tool prints the interface of an address.
+        # Some tools do not print the interface of an address.
         known, seen = set(map(without_zone, known)), set(map(without_zone, seen))
     if look.learning:
-        # Another reader may name a bind differently, so no bind is newly lost. One that was lost before stays lost,
-        # unless it was a wildcard and a wildcard is there now.
+        # Another reader may name a bind differently, so no bind is newly lost. A lost one stays lost, unless it and one
+        # of the binds shown are wildcards.
         any_wildcard = any(is_wildcard(address) for address in seen)
         known = seen
         missed = [address for address in were_lost if not (any_wildcard and is_wildcard(address))]
@@ -546,7 +484,7 @@ def _bind_events(
     lost, _ = limits.few_of(lost_binds({*missed, *(known - seen)}, seen), were_lost)
     fresh = tuple(address for address in lost if address not in were_lost)
     if fresh and (not look.confirmed or look.in_grace):
-        # Keep the bind as known: if it stays away, the first observation that counts makes the event.
+        # Keep the bind as known: the first observation after the grace, or the first confirmed one, makes the event.
         port.addresses = before.addresses
         return None, [], False
     port.lost = lost
@@ -562,14 +500,10 @@ def _bind_events(
         return Row.LOST_BIND, _change(port, look, told), True
     if before.lost and not lost:
         since, port.lost_since = port.lost_since, None
-        told = Told(
-            EventKind.RECOVERED,
-            f"It listens on {', '.join(before.lost)} again",
-            since=since,
-            details={"down_for": _seconds(look.at, since), "lost": list(before.lost)},
-        )
+        details = {"down_for": since and (look.at - since).total_seconds(), "lost": list(before.lost)}
+        told = Told(EventKind.RECOVERED, f"It listens on {', '.join(before.lost)} again", since, details=details)
         return Row.BIND_RECOVERED, _change(port, look, told), True
-    # If there were more binds than are kept, an unknown one may have been there before.
+    # With OWNERS binds before, one that is new may have been left out then.
     differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(were_lost)
     if quiet or before.flapping_since or not differ:
         return None, [], False
@@ -595,14 +529,12 @@ def _goes_down(port: Port, look: Look, reason: str) -> tuple[Told, ...]:
     _forget_loss(port)
     last = port.last_seen_at
     seen = f"; last seen {last:%Y-%m-%d %H:%M:%S} UTC" if last else "; never seen"
-    told = Told(
-        EventKind.DOWN, reason + seen, since=look.at, last_seen=last, details={"misses": misses} if misses else {}
-    )
+    told = Told(EventKind.DOWN, reason + seen, look.at, last, {"misses": misses} if misses else {})
     return tuple(_change(port, look, told))
 
 
 def _forget_loss(port: Port) -> None:
-    # All binds are expected again, so that one that does not come back with the others makes an event.
+    # All binds are expected again: one that does not come back with the others makes an event.
     port.addresses, _ = limits.few_of((*port.addresses, *port.lost), port.addresses)
     port.lost, port.lost_since = (), None
 
@@ -611,17 +543,13 @@ def _still_down(port: Port, look: Look, accepted: datetime | None) -> Step:
     unseen_since = port.last_seen_at or port.status_since
     was_accepted = accepted is not None and port.status_since <= accepted <= look.at
     limit = look.settings.retire_after
-    # A port that died in a month without observations is down for a while before it is retired.
+    # A port that died during a month without observations is down for TOLD_AT_LEAST before it is retired.
     too_long = look.at - unseen_since >= limit and look.at - port.status_since >= min(limit, TOLD_AT_LEAST)
     if not port.declared and (was_accepted or too_long):
         reason = "Accepted as gone by a person" if was_accepted else f"Not seen since {unseen_since:%Y-%m-%d %H:%M} UTC"
-        told = Told(
-            EventKind.RETIRED, f"{reason}; it is not watched any more", since=port.status_since, last_seen=unseen_since
-        )
+        told = Told(EventKind.RETIRED, f"{reason}; it is not watched any more", port.status_since, unseen_since)
         return Step(None, Row.RETIRED, (told,))
-    if _is_still(port, look):
-        return Step(port, Row.STABLE, _settle(port, look))
-    return Step(port, Row.STILL_DOWN)
+    return _settle(port) if _is_still(port, look) else Step(port, Row.STILL_DOWN)
 
 
 def _change(port: Port, look: Look, told: Told) -> list[Told]:
@@ -634,16 +562,11 @@ def _change(port: Port, look: Look, told: Told) -> list[Told]:
         port.changes = recent
         return [told]
     port.flapping_since, port.changes = look.at, (look.at,)
-    return [
-        Told(
-            EventKind.FLAPPING,
-            f"{len(recent)} changes between up and down since {recent[0]:%Y-%m-%d %H:%M:%S} UTC: nothing more is told "
-            "of it until it holds still",
-            since=recent[0],
-            last_seen=port.last_seen_at,
-            details={"state": _state(port)},
-        )
-    ]
+    reason = (
+        f"{len(recent)} changes between up and down since {recent[0]:%Y-%m-%d %H:%M:%S} UTC: nothing more is told of "
+        "it until it holds still"
+    )
+    return [Told(EventKind.FLAPPING, reason, recent[0], port.last_seen_at, {"state": _state(port)})]
 
 
 def _is_still(port: Port, look: Look) -> bool:
@@ -652,27 +575,14 @@ def _is_still(port: Port, look: Look) -> bool:
     return look.at - max(port.changes[-1], look.ok_since) >= look.window
 
 
-def _settle(port: Port, look: Look) -> tuple[Told, ...]:
+def _settle(port: Port) -> Step:
     since, last = port.flapping_since, port.changes[-1]
     port.flapping_since, port.changes = None, ()
     state = _state(port)
-    told = Told(
-        EventKind.STABLE,
-        f"It held still since {last:%Y-%m-%d %H:%M:%S} UTC and is {state}",
-        since=since,
-        last_seen=port.last_seen_at,
-        details={"state": state.value} | ({"lost": list(port.lost)} if port.lost else {}),
-    )
-    return (told,)
+    reason = f"It held still since {last:%Y-%m-%d %H:%M:%S} UTC and is {state}"
+    details: dict[str, Any] = {"state": state.value} | ({"lost": list(port.lost)} if port.lost else {})
+    return Step(port, Row.STABLE, (Told(EventKind.STABLE, reason, since, port.last_seen_at, details),))
 
 
 def _state(port: Port) -> PortStatus:
     return PortStatus.DOWN if port.status == PortStatus.DOWN or port.lost else PortStatus.UP
-
-
-def _minutes(time: timedelta) -> str:
-    return f"{time.total_seconds() / 60:g} min"
-
-
-def _seconds(end: datetime, start: datetime | None) -> float | None:
-    return (end - start).total_seconds() if start else None

@@ -1,4 +1,4 @@
-"""From listeners to watched ports: apply the rules, then fold listeners into one row per port. Loads pandas."""
+"""From listeners to watched ports: apply the rules, then fold listeners into one row per port."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ from portmon.scan.answer import bind_of
 
 
 class KnownOwner(NamedTuple):
-    """Who holds a port, as far as it was ever shown.
-
-    :param comms: the kernel's names of the programs
-    """
+    """The last known owners of a port; ``comms`` are the kernel's names of the programs."""
 
     programs: tuple[str, ...] = ()
     comms: tuple[str, ...] = ()
@@ -33,7 +30,7 @@ UNKNOWN = KnownOwner()
 
 
 def known_owners(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], KnownOwner]:
-    """Last known owners of ports, where rules may ask for them."""
+    """The last known owners of ports, if rules may need them."""
     if all(own.watches_all for own in rules.values()):
         return {}
     keys = zip(known["host_id"], known["port"], strict=True)
@@ -50,13 +47,12 @@ def fold(
 ) -> pd.DataFrame:
     """The watched listeners of some hosts, one row per port.
 
-    A listener without a program is matched as the programs last known on its port, so that a name that is not shown
-    this time changes nothing. One whose kernel's name is known there has all names known there, so that another tool
-    changes nothing either.
+    A listener without a program is matched by the last known programs of its port, and one whose kernel's name is known
+    there by all names known there. So neither a missing name nor another tool changes which ports are watched.
 
     :param owners: of :func:`known_owners`
-    :param known: stored ports: if there are too many owners or binds, those that are stored are kept
-    :returns: columns of KEY; those of SETS and ``tool`` with the suffix ``_seen``; ``listed`` (an allow rule named the
+    :param known: stored ports: of too many owners or binds, those that are stored are kept
+    :returns: columns of KEY; those of SETS and ``tool`` with the suffix ``_seen``; ``listed`` (an allow rule names the
         port) and ``more`` (number of owners or binds that are left out)
     """
     before = _Before(known)
@@ -103,7 +99,7 @@ def fold(
 
 
 def subjects_of(listener: Listener, known: KnownOwner = UNKNOWN) -> list[Subject]:
-    """What rules may know a listener by, one subject for each program that it may be."""
+    """A listener as rules match it, one subject for each program that it may be."""
     units = known.units if listener.unit is None else (listener.unit,)
     if listener.program is None and listener.comm is None:
         return _of_owner(listener.port, listener.address, KnownOwner(known.programs, known.comms, units))
@@ -114,7 +110,7 @@ def subjects_of(listener: Listener, known: KnownOwner = UNKNOWN) -> list[Subject
 
 
 def _of_owner(port: int, address: str, owner: KnownOwner) -> list[Subject]:
-    """One subject for each program of a port. Which of the kernel's names is whose is not known: each has them all."""
+    """One subject for each program of a port, with all of the kernel's names, since its own is not known."""
     names = [(program, *owner.comms) for program in owner.programs] or [(comm,) for comm in owner.comms] or [()]
     return [Subject(port, address, programs, owner.units) for programs in names]
 
@@ -152,12 +148,12 @@ class _Before:
 
 
 def seen_of(row: Mapping[str, Any]) -> Seen:
-    """A row of :func:`fold` as the table of states takes it."""
+    """A row of :func:`fold` for the table of states."""
     return Seen(**{name: row[f"{name}_seen"] for name in SETS}, listed=row["listed"], more=row["more"])
 
 
 def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iterator[Decision]:
-    """What the rules in force say of a port, address by address, as far as its programs are known."""
+    """The decisions of the rules in force on a port, address by address, by its last known programs."""
     owner = KnownOwner(port.programs, port.comms, port.units)
     for address in addresses:
         for subject in _of_owner(port.port, address, owner):
@@ -171,7 +167,5 @@ def any_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:
 
 def why_watched(port: Port, rules: HostRules) -> str:
     """The declaration or rule because of which a port is watched, for people."""
-    if port.declared:
-        return port.declared
-    decisions = decisions_on(port, port.addresses, rules)
-    return next((decision.reason for decision in decisions if decision.watched), "no rule matches it")
+    reasons = (decision.reason for decision in decisions_on(port, port.addresses, rules) if decision.watched)
+    return port.declared or next(reasons, "no rule matches it")

@@ -1,4 +1,4 @@
-"""Alerts, their deliveries to channels, and the receipts of these."""
+"""Alerts, their deliveries to channels, and the receipts of the deliveries."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from portmon.model.event import AlertGroup, AlertRole, Event
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A trouble that goes on or is over, or a notice: an event that stands for itself.
+    """An alert that is firing or resolved, or a notice, which is an event by itself.
 
-    :param id: of the event that began it; of a notice, its own
+    :param id: of ``first``
     :param role: what ``event`` means for it
     :param event: the newest, or the one that a message tells
-    :param first: the event that began it: what identifies it elsewhere is taken from there, and so never changes
-    :param ends_at: None while it goes on
-    :param untold: it ends, and the channel was not notified of its beginning
+    :param first: the event that began it. Other systems know the alert by its fields, which never change
+    :param ends_at: None while it is firing
+    :param untold: it is resolved, and the channel was not notified that it was firing
     """
 
     id: str
@@ -31,7 +31,7 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """Names its subject; at most one alert is open for each key."""
+        """At most one alert is open for each key."""
         return self.first.alert_key
 
 
@@ -41,16 +41,13 @@ def begun_by(event: Event) -> Alert:
 
 
 class DeliveryState(StrEnum):
-    """How far an event is on its way to one channel."""
+    """State of the delivery of one event to one channel."""
 
     PENDING = "pending"
-    SENDING = "sending"
-    """Under way. If the task that sends it died, it may have come through."""
+    SENDING = "sending"  # if the task that sends it died, the channel may have it
     DELIVERED = "delivered"
-    WITHHELD = "withheld"
-    """Silenced or acknowledged: sent if that ends before the alert does."""
-    SILENCED = "silenced"
-    """Withheld for good."""
+    WITHHELD = "withheld"  # silenced or acknowledged: sent if that ends before the alert does
+    SILENCED = "silenced"  # withheld for good
     CANCELLED = "cancelled"
     EXPIRED = "expired"
 
@@ -63,13 +60,12 @@ UNFINISHED = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.WITHHE
 class Delivery:
     """An event that a channel does not have yet.
 
-    :param alert: of which the event tells
     :param seq: place of the event among all events
-    :param targets_done: targets of the channel that have it
-    :param message_id: of a message that may have come through
-    :param reminder: the channel was notified before, and the alert goes on
     :param since: when it was put into the queue
-    :param tried_at: when it was last tried; None before that
+    :param targets_done: targets of the channel that have it
+    :param message_id: of a message that the channel may have
+    :param reminder: the channel was notified before, and the alert is still firing
+    :param tried_at: when it was last tried
     :param reason: the last error, or why it is withheld
     """
 
@@ -95,10 +91,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStatus:
-    """How far the newest event of an alert is on its way to one channel.
-
-    :param reason: why it is not delivered, as far as there is a reason
-    """
+    """State of the delivery of an alert's newest event to one channel, and why it is not delivered."""
 
     channel: str
     route: str
@@ -110,10 +103,10 @@ class DeliveryStatus:
 class Receipt:
     """The notifications of one alert that a channel got.
 
-    :param at: time of the last one; None if there is none as far as is known
-    :param message_id: of a message that was sent at least once and may have come through
+    :param at: time of the last one
+    :param message_id: of a message that was sent at least once; the channel may have it
     :param states: of its deliveries
-    :param event_id: the newest event that it was notified of, or that was given up
+    :param event_id: the newest event that the channel was notified of, or that was given up
     """
 
     channel: str
@@ -130,5 +123,5 @@ class Receipt:
 
     @property
     def under_way(self) -> bool:
-        """Whether one is still to be sent."""
+        """Whether a notification is still to be sent."""
         return not self.states.isdisjoint((DeliveryState.PENDING, DeliveryState.SENDING))

@@ -1,7 +1,7 @@
-"""Events: what a run can derive, and the catalogue of what each kind of it means.
+"""Events that a run can derive, and the catalogue of what each kind of them means.
 
-Times are aware ``datetime`` in UTC. Text that came from a host or the CMDB is hostile: it may hold
-anything, surrogates (``surrogateescape``) included, and is escaped where it is shown.
+Times are aware ``datetime`` in UTC. Text of a host or the CMDB is hostile: it may hold anything, surrogates
+(``surrogateescape``) included, and is escaped where it is shown.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from portmon.model.state import PortStatus
 
 
 class Severity(StrEnum):
-    """How loud an event is, worst first."""
+    """How urgent an event is, worst first."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -33,14 +33,11 @@ class AlertGroup(StrEnum):
 
 
 class AlertRole(StrEnum):
-    """What an event means for the alert that it is about."""
+    """What an event does to its alert."""
 
-    FIRING = "firing"
-    """Something is wrong: begins an alert, or says more of one."""
-    RESOLVED = "resolved"
-    """It is over: ends the alert."""
-    NOTICE = "notice"
-    """Worth a message of its own; no alert begins or ends."""
+    FIRING = "firing"  # begins an alert, or says more of one
+    RESOLVED = "resolved"  # ends the alert
+    NOTICE = "notice"  # a message of its own; no alert begins or ends
 
 
 CRITICAL, WARNING, INFO = Severity
@@ -53,16 +50,16 @@ class Meaning:
 
     :param name: the kind, or the variant's own name. The macros ``counted_<name>`` and ``what_<name>`` of
         alerting/message/templates have its words
-    :param subject: what it is about; ``fleet`` is every host at once
-    :param role: None for a note, which is kept and sent to nobody
+    :param subject: ``fleet`` is every host at once
+    :param role: None for a note, which is stored and not sent
     :param group: the alert task that sends it; None for a note
-    :param alertname: what Alertmanager calls its alert
+    :param alertname: the alert's name in Alertmanager
     :param summary: one sentence for Alertmanager about ``{port}`` and ``{host}``
     :param key: begins the key of its alert, if it is not about a port: at most one alert is open for each key
     :param counted_as: the title of a message counts it as the events of this name
     :param folded_as: name of the line that tells of most hosts of a site at once; empty if each has a line of its own
-    :param between_looks: it is a difference between two looks, and may have happened at any time between them
-    :param variant: what the events with a certain detail mean instead
+    :param between_looks: it happened at any time between two observations
+    :param variant: the row of events with a certain detail
     :param when: of a variant: that detail, and its value
     """
 
@@ -81,17 +78,11 @@ class Meaning:
     when: tuple[str, Any] = ("", None)
 
     def like(self, name: str, summary: str, **other: Any) -> Meaning:
-        """A row that differs in some fields only.
-
-        :param other: further fields that differ
-        """
+        """A row that differs in some fields only."""
         return replace(self, name=name, summary=summary, **other)
 
     def ended_by(self, name: str, summary: str, **other: Any) -> Meaning:
-        """The row of what ends an alert of this one: it is about the same, and Alertmanager knows it by the same name.
-
-        :param other: further fields that differ
-        """
+        """The row of events that end an alert of this row; its subject and Alertmanager's name are the same."""
         group = AlertGroup.RECOVERED if self.subject == "port" else self.group
         return self.like(name, summary, severity=INFO, role=RESOLVED, group=group, **other)
 
@@ -101,14 +92,14 @@ _OF_MONITOR = Meaning("", "monitor", WARNING, FIRING, AlertGroup.UNREACHABLE)
 
 
 class EventKind(StrEnum):
-    """The catalogue: what a run can derive. A new kind is one row here, and its words in en.j2 and zh.j2."""
+    """The catalogue. A new kind is one row here, and its words in en.j2 and zh.j2."""
 
     _value_: str
     usual: Meaning
     """The row; it may have a variant."""
 
     def __new__(cls, usual: Meaning) -> EventKind:
-        """The name of the row is the kind's value."""
+        """The value is the name of the row."""
         kind = str.__new__(cls, usual.name)
         kind._value_ = usual.name
         kind.usual = usual
@@ -198,24 +189,24 @@ def port_alert_key(host_id: str, protocol: str, port: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened. Derived, immutable, with a deterministic id.
+    """Something that happened.
 
     :param id: 32 hex digits; the same evidence evaluated again gives the same id
     :param at: time of the evidence, not of the writing
     :param run_id: run that derived it
     :param host_id: None for the monitor's own events; name and labels of the host are as of then
     :param port: None, like the protocol, unless it is about one
-    :param reason: why this verdict, one sentence for people
+    :param reason: one sentence for people
     :param program: of the port's owner, like the unit, last known
-    :param since: start of what this event ends or continues (down since, unreachable since)
+    :param since: start of the state that this event ends or continues (down since, unreachable since)
     :param last_seen: when the port or host was last seen well
-    :param details: what else the kind has to say, JSON types only. Of a port: ``addresses``, ``programs``,
+    :param details: further facts, JSON types only. Of a port: ``addresses``, ``programs``,
         ``pids``, ``uids``, ``units``, ``watched`` (which rule or declaration), ``declared``, ``tool``; by kind
         ``down_for`` and ``unreachable_for`` (seconds), ``misses``, ``severe`` and ``lost`` (addresses) of a rebound,
         ``state`` of flapping and stable, ``before`` of replaced, restarted and rebound, ``to`` of moved, ``ports`` of
-        a baseline, ``error_class``; ``between`` (two times) of what happened while no run looked; ``task`` and
-        ``map_index`` of the task that saw it; ``ends``, the kind that began the alert, of a retired that is of no port
-    :param replayed_by: the run that made it, or made it what it is, by evaluating again what was seen
+        a baseline, ``error_class``; ``between`` (two times) of changes in a pause between runs; ``task`` and
+        ``map_index`` of the task that saw it; ``ends``, the kind that began the alert, of a retired without a port
+    :param replayed_by: the replay that made or changed it
     """
 
     id: str
@@ -243,24 +234,24 @@ class Event:
 
     @property
     def group(self) -> AlertGroup | None:
-        """The alert task that sends it; None for a note."""
+        """The alert task that sends it."""
         return self.meaning.group
 
     @property
     def role(self) -> AlertRole | None:
-        """What it means for its alert; None for a note."""
+        """What it does to its alert."""
         return self.meaning.role
 
     @property
     def alert_row(self) -> Meaning:
-        """The row that names its alert: its own, but a ``retired`` of a whole host ends alerts of several kinds."""
+        """The row of the alert's kind. A ``retired`` of a whole host ends alerts of several kinds."""
         if "ends" in self.details:
             return EventKind(self.details["ends"]).usual
         return EventKind.UNREACHABLE.usual if self.kind is EventKind.RETIRED and self.port is None else self.meaning
 
     @property
     def alert_key(self) -> str:
-        """What its alert is about: at most one is open for each key. Events of one key are told in order."""
+        """The key of its alert: at most one is open for each key. Events of one key are sent in order."""
         if self.host_id is not None and self.protocol is not None and self.port is not None:
             return port_alert_key(self.host_id, self.protocol, self.port)
         key = self.alert_row.key
@@ -268,6 +259,6 @@ class Event:
 
 
 def programs_of(event: Event) -> tuple[str, ...]:
-    """The programs of the port that an event is about, each by itself; empty if they are not known."""
+    """The programs of an event's port; empty if they are not known."""
     programs = event.details.get("programs") or ([event.program] if event.program else [])
     return tuple(map(str, programs))

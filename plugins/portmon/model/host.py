@@ -9,10 +9,9 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A server as the CMDB knows it.
+    """A host as the CMDB knows it.
 
-    :param id: the CMDB's stable id; the key of everything
-    :param name: shown to people
+    :param id: the CMDB's stable id, by which everything about the host is stored
     :param address: what to connect to, a name or an IP address
     :param port: SSH port, None for the one of the host's connection
     :param labels: from the CMDB, for rules, groups and routes
@@ -27,32 +26,26 @@ class Host:
     declared: tuple[int, ...] = ()
 
     def shown(self) -> str:
-        """Name and address for a message, the address only where it says more."""
+        """Name and address for a message, or one of them if they are equal."""
         return self.name if self.name == self.address else f"{self.name} ({self.address})"
 
 
 @dataclass(frozen=True, slots=True)
 class KnownHost(Host):
-    """A host as it is stored: as the CMDB knew it last.
-
-    :param removed_at: when it left the CMDB; None while it is in
-    """
+    """A stored host, as the CMDB knew it last; ``removed_at`` is when it left the CMDB."""
 
     removed_at: datetime | None = None
 
     def as_host(self) -> Host:
-        """The same without what the CMDB does not say."""
+        """The host without ``removed_at``."""
         return Host(self.id, self.name, self.address, self.port, self.labels, tuple(self.declared))
 
 
 @dataclass(frozen=True, slots=True)
 class InvalidHost:
-    """An entry of the CMDB that cannot be used.
+    """An entry of the CMDB that cannot be used. Its host, if it has an id, is not pruned.
 
     :param position: 1-based place in the list, all pages counted
-    :param id: its id as far as it has one; a host of this id is not pruned
-    :param name: its name as far as it has one
-    :param reason: what is wrong, for people
     """
 
     position: int
@@ -68,7 +61,7 @@ class Inventory:
     :param hosts: valid, enabled entries; ids are unique
     :param invalid: entries that are present but unusable; not scanned, never pruned
     :param disabled: number of entries that the ``enabled`` filter left out
-    :param source: what was asked, for people, without credentials
+    :param source: for people, without credentials
     """
 
     hosts: tuple[Host, ...]
@@ -79,10 +72,10 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedList:
-    """A host list that was taken over.
+    """A host list that was accepted.
 
-    :param hosts: of the largest list in force until then, its own included
-    :param forced: those before it do not count any more
+    :param hosts: size of the largest list accepted until then, this one included
+    :param forced: the lists before it do not count any more
     """
 
     at: datetime

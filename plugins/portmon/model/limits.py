@@ -1,6 +1,6 @@
 """How much of what a host shows counts.
 
-Counts and never seconds: the same answer is evaluated alike everywhere, and in a replay.
+The limits are counts and never seconds: the same answer is evaluated alike everywhere, and in a replay.
 """
 
 from __future__ import annotations
@@ -9,27 +9,19 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 ROWS = 131_070
-"""Listening sockets of one answer: every port, of both families. More are no evidence."""
-
-
+"""Listening sockets of one answer: every port, of both families. An answer with more is no evidence."""
 OWNERS = 64
 """Owners, and as many binds, of one port that are kept and compared; the rest is counted."""
-
-
 NAME = 256
 """Bytes of a name that are kept and compared."""
 
 
-def name_within(name: str, most: int = NAME) -> str:
-    """A name, cut to so many bytes.
-
-    :param name: as it was decoded; what is no UTF-8 is lone surrogates
-    :param most: bytes
-    """
-    if 4 * len(name) <= most:
+def name_within(name: str) -> str:
+    """A name, cut to NAME bytes. Bytes that are no UTF-8 are lone surrogates in it."""
+    if 4 * len(name) <= NAME:
         return name
     data = bytes_of(name)
-    return name if len(data) <= most else data[:most].decode("utf-8", "surrogateescape")
+    return name if len(data) <= NAME else data[:NAME].decode("utf-8", "surrogateescape")
 
 
 def bytes_of(name: str) -> bytes:
@@ -37,18 +29,17 @@ def bytes_of(name: str) -> bytes:
     try:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        # Of no reader here, but JSON can say it.
+        # No reader makes such a name, but JSON can hold one.
         return name.encode("utf-8", "surrogatepass")
 
 
 def few_of(found: Iterable[Any], known: Collection[Any] = (), most: int = OWNERS) -> tuple[tuple[Any, ...], int]:
-    """At most so many of what belongs to one port, in order, and how many are left out.
+    """At most ``most`` of the different values of one port, sorted, and how many are left out.
 
-    What is known stays, so that nothing is lost because others sort before it; nor because an earlier version, which
-    had no such bound, knew more.
+    Known values stay, even if others sort before them, or if an earlier version without this limit kept more.
 
-    :param found: without what is missing
-    :param known: of the port, from the look before
+    :param found: without None
+    :param known: those of the observation before
     """
     different = set(found)
     if len(different) <= most:

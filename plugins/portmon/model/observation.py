@@ -1,4 +1,4 @@
-"""What one look at one host showed."""
+"""What one visit to one host showed."""
 
 from __future__ import annotations
 
@@ -6,38 +6,26 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+PortKey = tuple[str, str, int]
+"""Host id, protocol and port."""
 PROTOCOL = "tcp"
 """tcp and tcp6 are one port: a dual-stack socket shows as either."""
-
-
 PROBE = 2
 """Version of the frame that the probe prints, see :mod:`portmon.probe.command`."""
-
-
 READER = 2
-"""Version of what is made of an answer: another one as soon as the same bytes are read otherwise."""
-
-
+"""Version of the reading of answers. It rises as soon as the same bytes are read differently."""
 HUNG = timedelta(days=1)
-"""A tool that hung on a host is not tried there for so long."""
-
-
-PortKey = tuple[str, str, int]
-"""Host id, protocol and port: what a port is known by."""
-
-
+"""A tool that hung on a host is not tried there for this long."""
 EPHEMERAL_DEFAULT = (32768, 60999)
-"""Linux' ``net.ipv4.ip_local_port_range`` unless somebody changed it."""
+"""Linux' default ``net.ipv4.ip_local_port_range``."""
 
 
 class Outcome(StrEnum):
-    """What became of one look at one host. Only ``OK`` is evidence."""
+    """How a visit to a host ended. Only ``OK`` is evidence."""
 
     OK = "ok"
-    UNREACHABLE = "unreachable"
-    """TCP, SSH or the login failed."""
-    INVALID = "invalid"
-    """The host answered, but not with a complete frame."""
+    UNREACHABLE = "unreachable"  # TCP, SSH or the login failed
+    INVALID = "invalid"  # the host answered, but not with a complete frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +38,18 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One listening socket, as one tool reported it.
+    """One listening socket, as one tool reported it. None is what the tool did not show.
 
     :param protocol: ``tcp`` or ``tcp6`` as the row says; folded to ``tcp`` only where ports are keyed
     :param address: bind address as printed, without brackets and zone
-    :param port: 1 to 65535
-    :param pid: of the lowest owner, None if not shown
-    :param program: its name as printed by the tool, cut as the tool cuts; None if not shown
+    :param pid: the lowest of its owners
+    :param program: name of that process as printed by the tool, cut as the tool cuts
     :param zone: interface of a link-local or bound address
     :param owners: every owner, if the tool shows several
-    :param uid: of the socket's owner
     :param inode: of the socket, unique within a network namespace
     :param unit: systemd unit or container that the process belongs to
-    :param comm: the kernel's name of the process, at most 15 bytes, the same whatever tool listed; None if not shown
-    :param more_owners: how many there are besides ``owners``
+    :param comm: the kernel's name of the process, at most 15 bytes, the same for every tool
+    :param more_owners: number of owners that are not in ``owners``
     """
 
     protocol: str
@@ -82,22 +68,21 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One complete answer of a host: evidence.
+    """One complete answer of a host: evidence. None is what could not be read.
 
     :param tool: ``netstat-W``, ``netstat``, ``ss`` or ``proc``
     :param uid: numeric user that ran the tool's command
     :param via: ``sudo``, or None without
-    :param boot_id: of the running kernel, None if unreadable
-    :param netns: inode of the network namespace, None if unreadable
+    :param netns: inode of the network namespace
     :param version: of ``ss``, None for other tools
     :param ephemeral: lowest and highest local port, both inclusive
     :param listeners: every listening TCP socket, before any rule, in the order of the tool
     :param probe: version of the frame; 1 of a forced command that was installed with an earlier version
-    :param reader: version of what made this of the frame, see :data:`READER`
-    :param pid1_start: start of process 1, in clock ticks since the boot; None if unreadable
-    :param reserved: ports that the kernel never hands out by itself, as ranges, both ends inclusive
+    :param reader: version of the reading, see :data:`READER`
+    :param pid1_start: start of process 1, in clock ticks since the boot
+    :param reserved: ranges of ports that the kernel never hands out by itself, both ends inclusive
     :param hung: tools that did not end in their time: ``netstat``, ``ss``, ``proc``
-    :param beyond: port and number of its sockets that ``listeners`` lacks, since it has too many to tell apart
+    :param beyond: ports with too many sockets, each with the number of those that ``listeners`` lacks
     """
 
     tool: str
@@ -118,23 +103,21 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the scan of one host in one run came to: the stored record.
+    """The stored record of one visit to a host in one run.
 
-    :param host_id: whose
-    :param run_id: Airflow's, of the run that asked
+    :param run_id: Airflow's id of the run that made it
     :param try_number: 1-based, of the task instance
     :param observed_at: when the (first) answer was complete, or the failure final
     :param logical_date: of the run; None for a manual run
-    :param outcome: only ``ok`` comes with a listing
-    :param listing: effective evidence: of two answers, whatever listened in either
+    :param listing: only of an ok one; of two answers, with every listener of either
     :param error_class: see :class:`portmon.errors.ScanError`; None if ok, unless its raw answer is not kept
     :param error: message for people; None likewise
     :param frames: raw answers, at most two, kept for replay; empty if none came
-    :param digests: SHA-256 of each of them, so that it is worked out once; empty if it was not
-    :param confirmed: what is missing is missing in two answers; with one, nothing that is missing is evidence
+    :param digests: SHA-256 of each frame, so that it is computed once; empty if it was not
+    :param confirmed: a missing port is missing in two answers; otherwise its absence is no evidence
     :param duration: seconds from connect to the last byte
     :param facts: digest of the listing as it is stored; None if there is none, or it is not stored yet
-    :param provisional: counts only if no other look of its run and host follows
+    :param provisional: counts only if no other observation of its run and host follows
     """
 
     host_id: str
@@ -155,14 +138,10 @@ class Observation:
 
 
 def hung_tools(hung: str | None, hung_at: datetime | None, now: datetime) -> tuple[str, ...]:
-    """Tools that hung on a host not long ago, from what is stored of it.
-
-    :param hung: their names with commas, None if there are none
-    :param hung_at: when the last one was noticed
-    """
+    """Tools that hung on a host within HUNG, from the columns of its row."""
     return tuple(hung.split(",")) if hung and hung_at is not None and now - hung_at < HUNG else ()
 
 
 def in_time(observation: Observation) -> tuple[datetime, str]:
-    """What looks are sorted by."""
+    """The key that sorts observations by time."""
     return observation.observed_at, observation.host_id

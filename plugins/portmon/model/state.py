@@ -1,4 +1,4 @@
-"""States that are stored of hosts and ports."""
+"""Stored states of hosts and ports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ class PortStatus(StrEnum):
 class HostStatus(StrEnum):
     """Stored state of a host."""
 
-    NEW = "new"
-    """No ok observation yet, not unreachable for long enough either."""
+    NEW = "new"  # no ok observation yet, and not unreachable for long enough
     OK = "ok"
     UNREACHABLE = "unreachable"

@@ -1,4 +1,4 @@
-"""Which systemd unit or container a process belongs to, from the path of its cgroup."""
+"""The systemd unit or container of a process, from the path of its cgroup."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CONTAINER = re.compile(
 _RUNTIMES = {"libpod": "podman", "cri-containerd": "containerd", "nerdctl": "containerd"}
 _LXC = re.compile(r"/(?:lxc\.payload\.|lxc/|machine\.slice/machine-lxc-)([^/]+)")
 _NO_UNITS = ("session-", "init")
-"""Scopes that say nothing of a service."""
+"""Scopes that belong to no service."""
 
 
 @lru_cache(maxsize=4096)

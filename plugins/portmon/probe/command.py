@@ -1,9 +1,8 @@
-r"""The remote command: one line of POSIX shell that lists the listening TCP sockets and frames what it found.
+r"""The remote command: one line of POSIX shell that prints a frame with the listening TCP sockets.
 
-It asks the best tool that works on the host, and after it whatever else says who owns the sockets. Everything is done
-by a second ``sh`` that runs below a limit, so that a tool that hangs can neither hold this one nor what it prints: the
-second shell is killed, whatever still holds its pipes, and the next tool has its turn. What the second one prints is
-the payload of the frame (:mod:`portmon.probe.frame`)::
+It asks the best tool that works on the host, then the sources that name the owners of sockets. A second ``sh`` does it
+below a limit: if a tool hangs, the second shell is killed, even if its pipes are still held, and the next tool has its
+turn. The output of the second shell is the payload of the frame (:mod:`portmon.probe.frame`)::
 
     @@NONCE BEGIN v=2 bytes=N tcp=1 tcp6=1 netns=4026531840 pid1=12 tried=-
     @@NONCE LIST tool=netstat-W ended=0 via=- bytes=N ver=-
@@ -14,13 +13,13 @@ the payload of the frame (:mod:`portmon.probe.frame`)::
     (N bytes of `ss -tne state listening`: uid, inode and cgroup of each socket; only beside netstat)
     @@NONCE END volatile uptime=4711.02 clock=2026-01-01T00:00:00.000000000+0000 sockets=40
 
-``tcp`` and ``tcp6`` tell whether the kernel's tables could be read: ``1`` for one whose header came, and for a ``tcp6``
-that can be opened and of which the kernel counts no socket; ``0`` for one that is there and unreadable, ``-`` for one
-that is not there, as in a kernel without IPv6. ``ended`` is the exit status as the shell says it; ``tried`` names what
-was asked before, and how that ended: ``netstat-W:139`` was killed by a signal, ``netstat:limit`` by the limit. The
-lengths are what the shell's ``${#…}`` counts: bytes, or characters in a shell that knows no bytes.
+``tcp`` and ``tcp6`` tell whether the kernel's tables could be read: ``1`` for a table whose header came, and for a
+``tcp6`` that opens and of which the kernel counts no socket; ``0`` for an unreadable table, ``-`` for an absent one, as
+in a kernel without IPv6. ``ended`` is the exit status as the shell says it; ``tried`` names the tools that failed
+before: ``netstat-W:139`` was killed by a signal, ``netstat:limit`` by the limit. The lengths are those of the shell's
+``${#…}``: bytes, or characters in a shell that knows no bytes.
 
-An unprivileged look at a host with netstat and ss costs six processes besides the login shell: the limit, the second
+Without privileges, a host with netstat and ss starts six processes besides the login shell: the limit, the second
 shell, netstat, grep, ss and ls.
 """
 
@@ -33,10 +32,8 @@ from dataclasses import dataclass
 
 LIMIT = 0.3
 """Share of the time for the whole command that one tool may take: three of them may hang one after the other."""
-
 NETSTAT_UP_TO = 5000
 """Sockets of a host that netstat walks in milliseconds."""
-
 FAMILIES = ("netstat", "ss", "proc")
 """Tools that are asked; ``netstat`` has two variants."""
 
@@ -72,7 +69,7 @@ _INNER = " ".join(
     (
         # $1: what to ask, $2: the nonce, $3: sudo or nothing
         "n=$2; w=$3; y=; h=Recv-Q;",
-        # Its header says that a tool worked, and its exit status that nothing ended it halfway.
+        # The header proves that a tool worked, and its exit status that it ended by itself.
         'run() {{ b=$1; shift; if [ -n "$w" ]; then sudo -n -l "$@" >/dev/null 2>&1 || return 1;',
         'o=$(sudo -n "$@" 2>/dev/null); else o=$("$@" 2>/dev/null); fi; r=$?;',
         'if [ "$r" -lt 124 ]; then case $o in *"$h"*) return 0;; esac; fi; y=$y,$b:$r; return 1; }};',
@@ -80,8 +77,8 @@ _INNER = " ".join(
         # toybox cuts a row with -W and -p within the pid
         'netstat) run netstat-W netstat -nltpW && case $o in *"Program Name"*) y=,netstat-W:cut; false;; esac ||',
         "run netstat netstat -nltp;;",
-        # sudoers may name the line that earlier versions ran. An old ss whose question the kernel refuses prints its
-        # header alone: that nothing listens is for others to say.
+        # sudoers may name the line that earlier versions ran. An old ss that the kernel does not answer prints its
+        # header alone: then the next tool is asked.
         'ss) {{ run ss ss -tnpe state listening || {{ [ -n "$w" ] && run ss ss -ltnpe; }}; }} &&',
         "case $o in *:[0-9]*) ;; *) y=$y,ss:empty; o=; false;; esac &&",
         "for i in $(ss -V 2>&1); do case $i in iproute2-*) v=${{i%,}};; esac; done;;",
@@ -118,7 +115,7 @@ _OUTER = " ".join(
         "*) read -r a </proc/net/tcp6;; esac; }} 2>/dev/null; case $a in *local_address*) u=1;; esac; fi;",
         '[ "$l" = ss ] && m=$((m/2));',
         'o="netstat ss proc"; if [ $j -gt $m ]; then o="ss netstat proc"; fi;',
-        # what reads the tables of /proc can't know more than they tell
+        # netstat and proc read these tables
         "case $t$u in *0*) o=ss;; esac; p=;",
         'if [ $s = 1 ] && command -v sudo >/dev/null 2>&1 && [ "$(id -u)" -gt 0 ]; then',
         'for i in $o; do [ $i = proc ] || p="$p sudo,$i"; done; fi;',
@@ -133,15 +130,15 @@ _OUTER = " ".join(
         r'{{ sleep $k && kill -9 $b; }} </dev/null >/dev/null 2>&1 & eval "c=\$$e"; wait $b; r=$?; kill $c; exit $r);',
         "r=$?;; esac;",
         "case $r in 40) break;; 41) y=$y$a; a=; continue;; esac;",
-        # Whatever the tool started is killed: it began after this shell, is not this shell, and has its nonce in
-        # its environment. Older processes are not looked into, since one of them may be what the tool hangs on.
-        # A name with a newline leaves too few fields, and is none of ours.
+        # Processes of the tool are killed: they began after this shell and have its nonce in their environment.
+        # Older processes are not read, since the tool may hang on one of them. A name with a newline leaves too few
+        # fields, and is none of ours.
         "{{ read -r b </proc/$$/stat; b=${{b##*\\) }}; set -- $b; g=; [ $# -gt 19 ] && shift 19 && g=$1; set +f;",
         "set -- /proc/[0-9]*; set -f; for d do [ ${{d#/proc/}} -gt $$ ] || continue; b=;",
         "read -r b <$d/stat || continue;",
         "b=${{b##*\\) }}; set -- $b; [ $# -gt 19 ] || continue; shift 19; if [ $1 -ge $g ]; then",
         'if grep -qs "n=$n" $d/environ; then kill -9 ${{d#/proc/}}; fi; fi; done; }} 2>/dev/null;',
-        # Whatever listed before it hung is complete: what hung is what is asked besides.
+        # After PROC the listing is complete: the ss that is asked besides hung.
         'case $a in *"@@$n PROC "*) y=$y,ss:limit; r=40; break;; esac;',
         # Neither with sudo nor without is it asked again.
         "y=$y,$i:limit; x=$x,$i; a=; done;",
@@ -162,10 +159,10 @@ _BODY = f"{_PREAMBLE} if [ $# -gt 0 ]; then {_INNER} fi; {_OUTER}"
 
 _FORCED = " ".join(
     (
-        # Not od, which small systems lack; each time that this is read there is another one.
+        # Not od, which small systems lack. This file has another value each time.
         "n=$(cat /proc/sys/kernel/random/uuid 2>/dev/null); IFS=-; set -- $n; unset IFS; n=$1$2$3$4$5;",
         "n=${n:-pid$$}; set --;",
-        # The client's command, which sshd ran this script instead of, holds what the client knows of this host.
+        # sshd ran this script instead of the client's command, which holds facts about this host.
         'case $SSH_ORIGINAL_COMMAND in *" l=ss;"*) l=ss;; esac;',
         'case $SSH_ORIGINAL_COMMAND in *" x=netstat;"*) x=netstat;; *" x=ss;"*) x=ss;;',
         '*" x=netstat,ss;"*) x=netstat,ss;; esac;',
@@ -176,7 +173,7 @@ _NONCE = re.compile(r"[A-Za-z0-9]{4,64}")
 
 
 def new_nonce() -> str:
-    """16 hex digits that no program on the host can know before."""
+    """16 hex digits that no program on the host can guess."""
     return secrets.token_hex(8)
 
 

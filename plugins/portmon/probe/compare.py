@@ -1,7 +1,7 @@
 """Whether two observations of a port show the same program, and which of its binds are lost.
 
-Programs and bind addresses are attributes of a port, never part of its key, and the tools that report
-them cut, rename and omit. Every comparison here errs on the side of "no change".
+The tools that report programs and bind addresses cut, rename and omit them, so every comparison here errs on the side
+of "no change".
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from portmon.model.limits import bytes_of
 
 CUTTING_TOOL = "netstat"
 """Reports IPv6 addresses cut to 22 characters; ``netstat-W`` does not."""
-
 _PID_AND_NAME = 19
 """Bytes of net-tools' and busybox' ``PID/name`` column."""
 
@@ -22,9 +21,8 @@ _PID_AND_NAME = 19
 def same_program(one: str, other: str, *, pids: Collection[int] = ()) -> bool:
     """Whether two names, reported by one tool, are of one program.
 
-    A process may set its title (``nginx: master process``, ``nginx: worker process``): what stands before the
-    colon is the program. And netstat cuts: 19 bytes hold the pid, a slash and the name, so that a longer pid
-    leaves less of it.
+    A process may set its title (``nginx: master process``): the program stands before the colon. netstat cuts: 19 bytes
+    hold the pid, a slash and the name, so that a longer pid leaves less of it.
 
     :param pids: of either, as far as known
     """
@@ -76,22 +74,22 @@ class _Names:
 
 
 def comparable_addresses(before: str | None, now: str) -> bool:
-    """Whether bind addresses that two tools reported can be compared; ``before`` is None if there are none."""
+    """Whether bind addresses that two tools reported can be compared; ``before`` is None without earlier ones."""
     return before is None or before == now or CUTTING_TOOL not in (before, now)
 
 
 def lost_binds(lost: Iterable[str], seen: Collection[str]) -> tuple[str, ...]:
-    """Which addresses other hosts could reach, and can reach no more, in order.
+    """The addresses that other hosts could reach and no longer can, in order.
 
     A loopback address is none. An address that a remaining wildcard bind of its family serves is not lost; a wildcard
     bind itself is, even if the other family's remains (whether ``::`` serves IPv4 as well is the socket's own choice),
     unless it was bound to one interface and one for all of them remains.
 
-    :param lost: bind addresses that are not seen any more
-    :param seen: those that are
+    :param lost: earlier bind addresses
+    :param seen: the present ones
     """
     wildcards = list(filter(is_wildcard, seen))
-    return tuple(sorted(address for address in set(lost) - set(seen) if _reachable(address, wildcards)))
+    return tuple(sorted(address for address in set(lost) - set(seen) if _is_lost(address, wildcards)))
 
 
 def without_zone(address: str) -> str:
@@ -104,15 +102,14 @@ def is_wildcard(address: str) -> bool:
     return bind_scopes(address)[0] == "wildcard"
 
 
-def _reachable(address: str, remaining: Collection[str]) -> bool:
-    """Whether other hosts could reach an address, and can't by one of the wildcards that remain."""
+def _is_lost(address: str, remaining: Collection[str]) -> bool:
     kind, parsed = bind_scopes(address)
     if kind == "loopback":
         return False
     six = ":" in address if parsed is None else parsed.version == 6
     wildcards = [other for other in remaining if (":" in other) == six]
     if kind == "wildcard":
-        # One that is bound to an interface serves no other one.
+        # A bind to one interface serves no other one.
         return all("%" in other for other in wildcards)
     return not wildcards
 

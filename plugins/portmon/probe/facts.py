@@ -1,64 +1,49 @@
-"""The facts about a host and its processes in an answer.
-
-Each field has a type and a range here, so that what a host says of itself fits everything behind this module.
-"""
+"""The facts about a host and its processes in an answer. Each field is checked for its type and range here."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 
 from portmon.errors import ProbeError
 from portmon.model import limits
+from portmon.model.observation import EPHEMERAL_DEFAULT, Listing
 from portmon.probe import rows
 from portmon.probe.cgroup import unit_of
 from portmon.probe.frame import Frame
 
-_MAX_NETNS = 2**32 - 1
-_MAX_TICKS = 2**53
 _RANGE = re.compile(r"(\d{1,5})[-\s]+(\d{1,5})")
 _BOOT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _PROC_LINE = re.compile(rb"/proc/(\d{1,10}|self)/(status|cgroup):(.*)")
 _SYS_LINE = re.compile(rb"/proc/sys/([a-z0-9_/]{1,60}):(.*)")
 _ESCAPED = re.compile(rb"\\(n|\\)")
-_PART = re.compile(rb"[^,]+")
 
 
-@dataclass(slots=True)
-class HostFacts:
-    """Facts about a host besides its sockets, see :class:`portmon.model.observation.Listing`."""
+def facts_of(frame: Frame) -> tuple[Listing, Mapping[int, rows.Process]]:
+    """The listing in a frame without its listeners, and facts about processes by pid.
 
-    uid: int
-    boot_id: str | None = None
-    netns: int | None = None
-    ephemeral: tuple[int, int] | None = None
-    reserved: tuple[tuple[int, int], ...] = ()
-    pid1_start: int | None = None
-    processes: dict[int, rows.Process] = field(default_factory=lambda: defaultdict(rows.Process))
-
-
-def facts_of(frame: Frame) -> HostFacts:
-    """The facts in a frame.
-
-    :raises ProbeError: a value is outside of its range
+    :raises ProbeError: a value is out of its range, or the user is missing
     """
     fields = frame.fields
-    facts = HostFacts(-1, netns=_ranged(fields, "netns", _MAX_NETNS), pid1_start=_ranged(fields, "pid1", _MAX_TICKS))
-    own_uid: int | None = None
+    netns, pid1_start = _ranged(fields, "netns", 2**32 - 1), _ranged(fields, "pid1", 2**53)
+    uid: int | None = None
+    boot_id: str | None = None
+    ephemeral: tuple[int, int] | None = None
+    reserved: tuple[tuple[int, int], ...] = ()
+    processes: dict[int, rows.Process] = defaultdict(rows.Process)
     if frame.version == "1":
-        own_uid = _ranged(fields, "uid", rows.MAX_UID)
-        facts.boot_id = _boot_id(fields["boot"]) if "boot" in fields else None
-        facts.ephemeral = _range(fields.get("range", ""))
+        uid = _ranged(fields, "uid", rows.MAX_UID)
+        boot_id = _boot_id(fields["boot"]) if "boot" in fields else None
+        ephemeral = _range(fields.get("range", ""))
     for line in frame.proc.split(b"\n"):
         if match := _PROC_LINE.fullmatch(line):
             value = match[3]
             if match[1] == b"self":
                 if value.startswith(b"Uid:"):
-                    own_uid = _uid(value)
+                    uid = _uid(value)
                 continue
-            process = facts.processes[int(match[1])]
+            process = processes[int(match[1])]
             if match[2] == b"cgroup":
                 process.unit = unit_of(rows.text(value.split(b":", 2)[-1])) or process.unit
             elif value.startswith(b"Uid:"):
@@ -68,15 +53,25 @@ def facts_of(frame: Frame) -> HostFacts:
         elif match := _SYS_LINE.fullmatch(line):
             text = rows.text(match[2]).strip()
             if match[1] == b"kernel/random/boot_id":
-                facts.boot_id = _boot_id(text)
+                boot_id = _boot_id(text)
             elif match[1] == b"net/ipv4/ip_local_port_range":
-                facts.ephemeral = _range(text)
+                ephemeral = _range(text)
             elif match[1] == b"net/ipv4/ip_local_reserved_ports":
-                facts.reserved = _ports(match[2])
-    if own_uid is None:
+                reserved = _ports(match[2])
+    if uid is None:
         raise ProbeError("the answer does not say as which user it was made")
-    facts.uid = own_uid
-    return facts
+    listing = Listing(
+        tool=frame.tool,
+        uid=uid,
+        via="sudo" if fields.get("via") == "sudo" else None,
+        boot_id=boot_id,
+        netns=netns,
+        ephemeral=ephemeral or EPHEMERAL_DEFAULT,
+        probe=int(frame.version),
+        pid1_start=pid1_start,
+        reserved=reserved,
+    )
+    return listing, processes
 
 
 def _ranged(fields: Mapping[str, str], name: str, highest: int) -> int | None:
@@ -95,13 +90,13 @@ def _boot_id(text: str) -> str:
 
 
 def _uid(value: bytes) -> int | None:
-    """The effective one of a ``Uid:`` line."""
+    """The effective uid of a ``Uid:`` line."""
     uids = value.split()
     return rows.number(uids[2], rows.MAX_UID) if len(uids) > 2 else None
 
 
 def _comm(name: bytes) -> str:
-    """A process name as /proc/PID/status writes it: a newline and a backslash are escaped."""
+    """A process name of /proc/PID/status, which escapes newlines and backslashes."""
     # Twice as many as are kept, since two may stand for one.
     return rows.text(_ESCAPED.sub(lambda match: b"\n" if match[1] == b"n" else b"\\", name[: 2 * limits.NAME]))
 
@@ -120,7 +115,7 @@ def _ports(text: bytes) -> tuple[tuple[int, int], ...]:
     Ranges that touch are one, as the kernel prints them, so that there are no more than ports allow.
     """
     found: set[tuple[int, int]] = set()
-    for match in _PART.finditer(text):
+    for match in re.finditer(rb"[^,]+", text):
         low, _, high = match[0].strip().partition(b"-")
         first, last = rows.number(low, 65535), rows.number(high or low, 65535)
         if first and last and first <= last:
@@ -131,7 +126,6 @@ def _ports(text: bytes) -> tuple[tuple[int, int], ...]:
 
 
 def _united(ranges: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges of which no two touch, in order."""
     apart: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if apart and first <= apart[-1][1] + 1:

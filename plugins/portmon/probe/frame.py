@@ -1,4 +1,4 @@
-"""The frame of the probe's answer: what is complete is cut out, everything else is refused.
+"""The frame of the probe's answer: a complete one is cut out, any other is refused.
 
 :mod:`portmon.probe.command` shows what an answer of version 2 looks like. Forced commands that were installed earlier
 print version 1, which lacks how the tools ended and what could be read::
@@ -23,13 +23,13 @@ from portmon.errors import ProbeError
 from portmon.probe import rows
 
 ARCHIVE_NONCE = "archivedByPortmonAsItCame"
-"""Stands in the markers of a stored frame, so that equal answers are equal bytes. Longer than any name that netstat and
-ss print: what a process is called makes no marker. Earlier versions wrote ``archived``."""
+"""The nonce of stored frames, so that equal answers are equal bytes. Longer than any name that netstat and ss print: no
+name of a process makes a marker. Earlier versions wrote ``archived``."""
 
 _ARCHIVED = ARCHIVE_NONCE.encode("ascii")
 _ENDED = 124
-"""The lowest exit status of a tool that did not end by itself: ``timeout`` says 124, a program that can't be run 126 or
-127, a signal more than 128: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_08_02"""
+"""The lowest exit status of a tool that did not end by itself: 124 of ``timeout``, 126 or 127 of a program that can't
+run, over 128 of a signal: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_08_02"""
 
 _ANY_BEGIN = re.compile(rb"^@@([A-Za-z0-9]{4,64}) BEGIN v=[12] ", re.MULTILINE)
 _MARKER = re.compile(rb"^@@([A-Za-z0-9]{4,64})(?: ([^\n]*))?(\n|\Z)", re.MULTILINE)
@@ -37,8 +37,7 @@ _PARTS = {
     "1": frozenset({(b"BEGIN", b"SSX", b"PROC", b"END")}),
     "2": frozenset({(b"BEGIN", b"LIST", b"PROC", b"END"), (b"BEGIN", b"LIST", b"PROC", b"SSX", b"END")}),
 }
-_MOST_MARKERS = max(len(parts) for versions in _PARTS.values() for parts in versions)
-_NOTHING_WORKED = (b"BEGIN", b"END")
+_MOST_MARKERS = 5
 _TOOLS = frozenset({"netstat-W", "netstat", "ss", "proc"})
 _TOTAL = re.compile(rb" bytes=(\d{1,12})")
 
@@ -49,12 +48,11 @@ class Frame:
 
     :param version: ``1`` or ``2``
     :param tool: ``netstat-W``, ``netstat``, ``ss`` or ``proc``
-    :param nonce: of its markers
     :param parts: from each marker up to the next one, bytes as they came
     :param fields: of all markers; absent where the value is ``-``
-    :param body: what the tool printed
-    :param ssx: what ss printed besides; None if it printed nothing or did not end by itself
-    :param proc: what the kernel says of the host and its processes
+    :param body: output of the tool
+    :param ssx: output of ss besides; None if it printed nothing or did not end by itself
+    :param proc: lines of the kernel about the host and its processes
     """
 
     version: str
@@ -67,12 +65,10 @@ class Frame:
     proc: bytes
 
     def archived(self) -> bytes:
-        """The frame alone, with the nonce of the archive and without what changes by itself: equal answers are equal
-        bytes.
-        """
+        """The frame with the nonce of the archive, without uptime and clock: equal answers are equal bytes."""
         parts = [b"@@" + _ARCHIVED + part[2 + len(self.nonce) :] for part in self.parts]
         if self.version == "2":
-            # The whole is counted with the nonces inside.
+            # The count of the whole includes the nonces inside.
             shorter = (len(self.nonce) - len(_ARCHIVED)) * (len(parts) - 2)
             parts[0] = _TOTAL.sub(lambda match: b" bytes=%d" % (int(match[1]) - shorter), parts[0], count=1)
             parts[-1] = b"@@" + _ARCHIVED + b" END\n"
@@ -85,20 +81,17 @@ def is_frame(output: bytes) -> bool:
 
 
 def cut_out(output: bytes, nonce: str) -> Frame:
-    """The frame in an answer. What a login shell prints before and after it is skipped.
+    """The frame in an answer. The output of a login shell before and after it is skipped.
 
     A frame with another nonce is accepted if it is the only one and there is none with ours: a forced command on the
-    host ignores what we send, and chooses its own.
+    host chooses its own.
 
     :raises ProbeError: there is not one complete frame, or no tool worked
     """
     used = nonce.encode("ascii")
     markers = _markers(output, used)
     if not any(marker[2] is not None for marker in markers):
-        others = {match[1] for match in _ANY_BEGIN.finditer(output)}
-        if len(others) != 1:
-            raise ProbeError(_no_frame(output, len(others)))
-        used = others.pop()
+        used = _only_nonce(output)
         markers = _markers(output, used)
     first, last = markers[0], markers[-1]
     # A line that starts like a marker of ours but is none would be a cut or forged one.
@@ -108,14 +101,14 @@ def cut_out(output: bytes, nonce: str) -> Frame:
         raise ProbeError(f"the answer holds a line that begins with @@{ARCHIVE_NONCE}: it can't be stored")
     fields = _fields(first[2] or b"") if kinds[:1] == (b"BEGIN",) else {}
     version = fields.get("v", "")
-    if version == "2" and kinds == _NOTHING_WORKED and last[3]:
+    if version == "2" and kinds == (b"BEGIN", b"END") and last[3]:
         raise ProbeError(_nothing_worked(fields))
     if version not in _PARTS or kinds not in _PARTS[version] or not last[3]:
         shown = ", ".join(kind.decode("ascii", "replace")[:10] for kind in kinds[:6])
+        expected = "BEGIN, LIST, PROC, SSX and END" if version == "2" else "BEGIN, SSX, PROC and END"
         raise ProbeError(
-            "the answer is cut or mixed with another one: "
-            f"{'BEGIN, SSX, PROC and END are' if version != '2' else 'BEGIN, LIST, PROC, SSX and END are'} expected "
-            f"once each, found were {shown or 'none'}"
+            f"the answer is cut or mixed with another one: {expected} are expected once each, found were "
+            f"{shown or 'none'}"
         )
     blocks = {
         kind: output[marker.end() : following.start()]
@@ -158,21 +151,21 @@ def cut_out(output: bytes, nonce: str) -> Frame:
 
 
 def ended(status: str | None) -> bool:
-    """Whether a tool ended by itself. One that did not is no evidence, whatever it printed."""
+    """Whether a tool ended by itself. The output of one that did not is no evidence."""
     value = rows.number((status or "").encode("ascii", "replace"), 2**31)
     return value is not None and value < _ENDED
 
 
 def _markers(output: bytes, nonce: bytes) -> list[re.Match[bytes]]:
-    """The markers with a nonce, in order, no more than show that there are too many."""
+    """The markers with a nonce, in order, at most one too many."""
     # One pattern for every nonce: compiling one for each answer costs more than reading it.
     return list(islice((marker for marker in _MARKER.finditer(output) if marker[1] == nonce), _MOST_MARKERS + 1))
 
 
 def _without_version(block: bytes, fields: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-    """The listing of an old frame without what ``ss -V`` printed in more lines than one, and the version in it.
+    """The listing of an old frame, and the version of ss.
 
-    Version 1 kept all that it printed, complaints of the loader included, and the last line is the version.
+    Version 1 kept all lines that ``ss -V`` printed, complaints of the loader included; the last one is the version.
     """
     size = rows.number(fields.get("bytes", "").encode("ascii", "replace"), len(block))
     if fields.get("tool") != "ss" or size is None or size + 1 >= len(block):
@@ -184,33 +177,32 @@ def _without_version(block: bytes, fields: Mapping[str, str]) -> tuple[bytes, di
     return block[len(before) :], {"ver": rows.text(last)}
 
 
-def _no_frame(output: bytes, others: int) -> str:
-    if others:
-        return f"the answer holds {others} frames, none of them the one that was asked for"
+def _only_nonce(output: bytes) -> bytes:
+    found = {match[1] for match in _ANY_BEGIN.finditer(output)}
+    if len(found) > 1:
+        raise ProbeError(f"the answer holds {len(found)} frames, none of them the one that was asked for")
+    if found:
+        return found.pop()
     if not output.strip():
-        return "there is no answer at all; does the account have a shell?"
-    return "the answer holds no frame: the command did not run, or its output was cut before it"
+        raise ProbeError("there is no answer at all; does the account have a shell?")
+    raise ProbeError("the answer holds no frame: the command did not run, or its output was cut before it")
 
 
 def _nothing_worked(fields: Mapping[str, str]) -> str:
     text = "neither netstat nor ss works there, and /proc/net/tcp can't be read"
     if "0" in (fields.get("tcp"), fields.get("tcp6")):
         text += "; what is there of /proc/net/tcp and tcp6 has no header"
-    if fields.get("tried", "-") != "-":
-        text += f". Tried were {_tried(fields['tried'])}"
-    return text
-
-
-def _tried(text: str) -> str:
-    """``,netstat-W:139,netstat:limit`` for people."""
+    if fields.get("tried", "-") == "-":
+        return text
     told = []
-    for part in text.strip(",").split(",")[:10]:
+    # ,netstat-W:139,netstat:limit
+    for part in fields["tried"].strip(",").split(",")[:10]:
         tool, _, how = part[:40].partition(":")
         if how.isdigit() and int(how) > 128:
             told.append(f"{tool} (killed by signal {int(how) - 128})")
         else:
             told.append(f"{tool} ({'hung' if how == 'limit' else f'exit status {how}'})")
-    return ", ".join(told)
+    return f"{text}. Tried were {', '.join(told)}"
 
 
 def _fields(line: bytes) -> dict[str, str]:
@@ -220,18 +212,18 @@ def _fields(line: bytes) -> dict[str, str]:
     return fields | {"ver": version.strip()} if version else fields
 
 
-def _counted(block: bytes, count: str | None, what: str) -> bytes:
+def _counted(block: bytes, count: str | None, name: str) -> bytes:
     """A block without its final newline, if it is as long as it says."""
     if not block and count == "0":
         # The last one, from whose end a shell takes every newline.
         return block
     if not block.endswith(b"\n"):
-        raise ProbeError(f"{what} does not end as it must")
+        raise ProbeError(f"{name} does not end as it must")
     body = block[:-1]
     announced = rows.number((count or "").encode("ascii", "replace"), 2**40)
     if announced is None or (announced != len(body) and announced != len(body.decode("utf-8", "surrogateescape"))):
         raise ProbeError(
-            f"{what} has {len(body)} bytes, {(count or 'none')[:20]} were announced: "
+            f"{name} has {len(body)} bytes, {(count or 'none')[:20]} were announced: "
             "it was cut or mixed with other output"
         )
     return body

@@ -1,23 +1,27 @@
 """The sockets that listen on a host, read from a frame or from the output of a tool.
 
-Works on bytes, split on newlines only: names may hold any other separator, and newlines themselves. What a tool prints
-is recognised by its rows and headers, not by words that are translated. A line that fits nothing, and a row that is
-cut, are errors: a listing that was not understood proves nothing.
+Works on bytes, split on newlines only: names may hold any other separator, and newlines themselves. Rows and headers
+tell the tool, not words that are translated. An unknown line, and a row that is cut, are errors: a listing that was not
+understood proves nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 
 from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.model import limits
-from portmon.model.observation import EPHEMERAL_DEFAULT, READER, Listener, Listing
+from portmon.model.observation import Listener, Listing
 from portmon.probe import netstat, procfs, rows, ss
-from portmon.probe.contradiction import contradiction
 from portmon.probe.facts import facts_of
 from portmon.probe.frame import ARCHIVE_NONCE, Frame, cut_out, ended
+
+COMPARED = 10
+"""Sockets of the longer listing from which on it is counted how many the two have in common."""
 
 _ANY_SOCKET = re.compile(rb":\d")
 _VERSION = re.compile(r"iproute2-[\w.-]{1,60}", re.ASCII)
@@ -35,7 +39,7 @@ def parse_listeners(output: bytes, *, version: str | None = None) -> list[Listen
 
 
 def read_frame(output: bytes, nonce: str) -> Listing:
-    """The listing in an answer, see :func:`portmon.probe.frame.cut_out`.
+    """The listing in an answer.
 
     :raises ProbeError: there is not one complete frame, or it proves nothing
     """
@@ -43,7 +47,7 @@ def read_frame(output: bytes, nonce: str) -> Listing:
 
 
 def read_any(output: bytes) -> Listing:
-    """The listing in the only frame of an answer, whatever its nonce, see :func:`read_frame`."""
+    """The listing in the only frame of an answer, see :func:`read_frame`."""
     return read_frame(output, "")
 
 
@@ -61,14 +65,14 @@ def listing_of(frame: Frame) -> Listing:
     fields = frame.fields
     if frame.version == "2" and not ended(fields.get("ended")):
         raise ProbeError(f"{frame.tool} did not end by itself (exit status {fields.get('ended', '-')[:20]})")
-    facts = facts_of(frame)
+    listing, processes = facts_of(frame)
     version = _VERSION.search(fields.get("ver", ""))
-    # ``iproute2-6.1.0``, whatever else a loader or a wrapper printed.
+    # ``iproute2-6.1.0``, without what a loader or a wrapper printed.
     ss_version = version[0].rstrip(".,") if version else None
     sockets = _sockets(frame.body, ss_version)
     _must_be_whole(frame, sockets)
     by_ss = sockets if frame.tool == "ss" else _second(frame, sockets)
-    if by_ss is not None and (differ := contradiction(sockets, by_ss)) is not None:
+    if by_ss is not None and (differ := _contradiction(sockets, by_ss)) is not None:
         raise ContradictionError(f"its two listings contradict each other: {differ}")
     beside = {(socket.address, socket.port): socket for socket in by_ss or ()}
     kept, beyond = _capped(sockets)
@@ -77,26 +81,12 @@ def listing_of(frame: Frame) -> Listing:
         if socket.protocol == "tcp6" and ":" not in socket.address:
             # net-tools prints IPv4's form of it alone: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
             socket.address = f"::ffff:{socket.address}"
-        process = facts.processes.get(socket.owners[0].pid) if socket.owners else None
+        process = processes.get(socket.owners[0].pid) if socket.owners else None
         listeners.append(socket.listener(process, beside.get((socket.address, socket.port))))
     tried = {tuple(part.split(":", 1)) for part in fields.get("tried", "").split(",")}
-    return Listing(
-        tool=frame.tool,
-        uid=facts.uid,
-        via="sudo" if fields.get("via") == "sudo" else None,
-        boot_id=facts.boot_id,
-        netns=facts.netns,
-        version=ss_version,
-        ephemeral=facts.ephemeral or EPHEMERAL_DEFAULT,
-        listeners=tuple(listeners),
-        probe=int(frame.version),
-        reader=READER,
-        pid1_start=facts.pid1_start,
-        reserved=facts.reserved,
-        # The limit ends a family of tools, as Question.skip names it.
-        hung=tuple(tool for tool in ("netstat", "proc", "ss") if (tool, "limit") in tried),
-        beyond=beyond,
-    )
+    # The limit ends a family of tools, as Question.skip names it.
+    hung = tuple(tool for tool in ("netstat", "proc", "ss") if (tool, "limit") in tried)
+    return dataclasses.replace(listing, version=ss_version, listeners=tuple(listeners), hung=hung, beyond=beyond)
 
 
 def _sockets(output: bytes, version: str | None) -> list[rows.Socket]:
@@ -124,19 +114,18 @@ def _sockets(output: bytes, version: str | None) -> list[rows.Socket]:
 def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
     """Refuse a listing without what proves that the kernel's tables were read."""
     if frame.version == "1":
-        # It does not say what it could read. A listing without any socket may be one of nothing: a host that is asked
-        # over SSH has a socket as a rule.
+        # It does not say what it could read, and a host that is asked over SSH has a socket as a rule.
         if not sockets:
             raise ProbeError(
                 f"{frame.tool} lists nothing, and the old forced command does not say whether /proc/net/tcp could be "
                 "read: install the script that `python -m portmon probe` prints"
             )
         return
-    four, six = frame.fields.get("tcp"), frame.fields.get("tcp6")
-    unread = [name for name, state in (("tcp", four), ("tcp6", six)) if state == "0"] + (["tcp"] if not four else [])
+    four, six = frame.fields.get("tcp", "0"), frame.fields.get("tcp6")
     if frame.tool == "ss" and not sockets:
         # Up to 4.3 it prints its header alone, and ends with 0, where the kernel does not answer it.
         raise ProbeError("ss lists nothing at all, which another tool would have to confirm")
+    unread = [name for name, state in (("tcp", four), ("tcp6", six)) if state == "0"]
     if unread and frame.tool != "ss":
         raise ProbeError(f"/proc/net/{' and '.join(unread)} can't be read there: {frame.tool} may lack sockets")
     if frame.tool == "proc" and not (
@@ -147,19 +136,38 @@ def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
 
 def _second(frame: Frame, sockets: Sequence[rows.Socket]) -> list[rows.Socket] | None:
     """The sockets in the second listing; None if ss was not asked, or not understood."""
-    if frame.ssx is None or _ANY_SOCKET.search(frame.ssx) is None:
-        # No socket at all is not what a host shows beside a listing, but an ss that the kernel did not answer.
-        return None
-    six = frozenset(socket.port for socket in sockets if socket.address == "::")
-    try:
-        return ss.read(frame.ssx, 0, six=six)
-    except NetstatParseError:
-        # An ss that is older than any known must not cost the listing: it is only an addition.
-        return None
+    # Without any socket it is of an ss that the kernel did not answer.
+    if frame.ssx is not None and _ANY_SOCKET.search(frame.ssx):
+        # An unknown version of ss must not cost the listing: this is only an addition.
+        with contextlib.suppress(NetstatParseError):
+            return ss.read(frame.ssx, 0, six=frozenset(one.port for one in sockets if one.address == "::"))
+    return None
+
+
+def _contradiction(by_netstat: Sequence[rows.Socket], by_ss: Sequence[rows.Socket]) -> str | None:
+    """How two listings of one host contradict each other so grossly that one is not whole; None if they do not.
+
+    A service that starts or ends between them is no contradiction: that concerns some of the sockets. A table that
+    could not be read concerns all of a family, or most of all.
+    """
+    # Family and port: how an address is printed differs between tools.
+    first, second = ({(one.protocol == "tcp6", one.port) for one in listed} for listed in (by_netstat, by_ss))
+    for six, name in ((False, "IPv4"), (True, "IPv6")):
+        ours, theirs = (sum(family == six for family, _ in sockets) for sockets in (first, second))
+        if bool(ours) != bool(theirs):
+            return f"netstat lists {_count(ours)} of {name}, ss {_count(theirs)}"
+    longer, common = max(len(first), len(second)), len(first & second)
+    if longer >= COMPARED and common * 2 < longer:
+        return f"netstat lists {_count(len(first))}, ss {_count(len(second))}, and only {common} are the same"
+    return None
+
+
+def _count(number: int) -> str:
+    return f"{number} listening port{'' if number == 1 else 's'}" if number else "no listening port"
 
 
 def _capped(sockets: Sequence[rows.Socket]) -> tuple[Sequence[rows.Socket], tuple[tuple[int, int], ...]]:
-    """The sockets, and per port how many more there are than are told apart."""
+    """The sockets, at most a number for each port, and port by port how many more there are."""
     by_port: dict[int, list[rows.Socket]] = defaultdict(list)
     for socket in sockets:
         by_port[socket.port].append(socket)
@@ -171,5 +179,5 @@ def _capped(sockets: Sequence[rows.Socket]) -> tuple[Sequence[rows.Socket], tupl
         # The same ones each time, in whatever order the kernel lists them.
         own.sort(key=lambda one: (one.address, one.zone or "", one.inode or 0, one.owners[0].pid if one.owners else 0))
         kept.update(map(id, own[: limits.OWNERS]))
-    told_apart = [one for one in sockets if one.port not in beyond or id(one) in kept]
-    return told_apart, tuple(sorted((port, len(own) - limits.OWNERS) for port, own in beyond.items()))
+    shown = [one for one in sockets if one.port not in beyond or id(one) in kept]
+    return shown, tuple(sorted((port, len(own) - limits.OWNERS) for port, own in beyond.items()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from portmon.errors import NetstatParseError
 from portmon.model.observation import Owner
@@ -27,11 +27,8 @@ _TIMERS = frozenset({b"off", b"on", b"keepalive", b"timewait", b"probe"})
 _NOTE_END = re.compile(rb"\)\.?\s*\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """Which columns a listing has besides those that every one has: ``PID/Program name``, ``User`` and ``Inode``,
-    ``Timer``.
-    """
+class _Columns(NamedTuple):
+    """Which optional columns a listing has: ``PID/Program name``, ``User`` and ``Inode``, ``Timer``."""
 
     owner: bool
     extended: bool
@@ -47,7 +44,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
     # Line, socket, and the owner's column as it stands there, with what follows of a name that holds newlines.
     found: list[tuple[int, rows.Socket, bytearray | None]] = []
     columns: _Columns | None = None
-    # Of the row before, if its name may go on.
+    # The owner's column of the row before, if its name may go on.
     owner: bytearray | None = None
     padded = _is_padded(lines, start)
     note = False
@@ -55,7 +52,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
     for number in range(start, len(lines)):
         line = lines[number]
         if padded and owner is not None and len(owner) < PADDED:
-            # The column is filled up behind a name, newlines in it included: until it is full, nothing else begins.
+            # The column is filled up behind a name, newlines in it included: no row begins until it is full.
             owner += b"\n" + line
             continue
         if ROW.match(line):
@@ -63,7 +60,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
                 raise rows.refused(line, number)
             owner = None
             if line.startswith(b"tcp"):
-                columns = columns or _columns_of(line, number)
+                columns = columns or _shown(line, number)
                 read = _read_row(line, number, columns)
                 if read is None:
                     others += 1
@@ -79,20 +76,16 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
             continue
         if note or line.startswith(b"("):
             # "(Not all processes could be identified, …" of stderr, in any language, over several lines; longer than
-            # what can be left of a name
+            # the rest of a name can be
             note = not _NOTE_END.search(line[-80:])
             continue
         if HEADER.match(line):
             columns = _named(line)
             continue
-        if not rows.is_noise(line):
-            raise rows.refused(line, number)
+        rows.refuse_unless_noise(line, number)
     if note:
         raise NetstatParseError("it ends within a note in parentheses")
-    if others and not found:
-        raise NetstatParseError(
-            f"{others} connections and no listening socket: the listing was made without -l, or for something else"
-        )
+    rows.refuse_others(len(found), others)
     for number, socket, owner in found:
         if owner is not None:
             if padded and len(owner) < PADDED:
@@ -103,14 +96,15 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
 
 
 def _named(header: bytes) -> _Columns | None:
-    """The columns that a header names; None for a translated one, whose first row says it."""
+    """The columns that a header names; None for a translated one, whose first row shows them."""
     if b"Local Address" not in header or b"Foreign Address" not in header:
         return None
     return _Columns(owner=b"PID/Program" in header, extended=b"Inode" in header, timer=b"Timer" in header)
 
 
-def _columns_of(line: bytes, number: int) -> _Columns:
-    rest = _split(line, number)[-1]
+def _shown(row: bytes, number: int) -> _Columns:
+    """The columns that a row shows."""
+    rest = _split(row, number)[-1]
     words = rest.split(None, 3)
     timer = rest.rstrip().endswith(b")") and b" (" in rest
     extended = len(words) > 2 and words[2].isdigit() and _OWNER.match(b" " + words[1]) is None
@@ -126,7 +120,7 @@ def _split(line: bytes, number: int) -> list[bytes]:
 
 
 def _read_row(line: bytes, number: int, columns: _Columns) -> tuple[rows.Socket, bytearray | None] | None:
-    """Socket and owner's column of a TCP row; None if the socket does not listen."""
+    """The socket and its owner's column; None if the socket does not listen."""
     protocol, _, _, local, foreign, rest = _split(line, number)
     if not foreign.endswith(b":*"):
         if b":" not in foreign:

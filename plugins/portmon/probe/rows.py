@@ -20,13 +20,12 @@ ADDRESS_BYTES = 100
 """More than the longest address with an interface has."""
 
 _ADDRESS = frozenset(b"0123456789abcdefABCDEF:.*")
-_SHOWN = 120
 _IGNORED = re.compile(rb"[ \t\r\f\v]*\Z|\(|Active |unix |netstat: |ss: |warning|WARNING|ERROR: ld\.so: ")
 
 
 @dataclass(slots=True)
 class Process:
-    """The kernel's facts about a process."""
+    """Facts of the kernel about a process."""
 
     uid: int | None = None
     comm: str | None = None
@@ -67,21 +66,10 @@ class Socket:
             unit, comm = process.unit, process.comm or comm
         if unit is None and other is not None and other.cgroup is not None:
             unit = unit_of(other.cgroup)
-        first = self.owners[0] if self.owners else None
-        return Listener(
-            self.protocol,
-            self.address,
-            self.port,
-            first.pid if first else None,
-            first.program if first else None,
-            self.zone,
-            self.owners if len(self.owners) > 1 else (),
-            uid,
-            inode,
-            unit,
-            comm,
-            self.more_owners,
-        )
+        pid, program = (self.owners[0].pid, self.owners[0].program) if self.owners else (None, None)
+        owners = self.owners if len(self.owners) > 1 else ()
+        place = self.protocol, self.address, self.port
+        return Listener(*place, pid, program, self.zone, owners, uid, inode, unit, comm, self.more_owners)
 
 
 def text(raw: bytes) -> str:
@@ -97,16 +85,15 @@ def number(raw: bytes, highest: int) -> int | None:
     return value if value <= highest else None
 
 
-def ranged(raw: bytes, highest: int, what: str, line: int) -> int:
+def ranged(raw: bytes, highest: int, name: str, line: int) -> int:
     """A number from 0 to ``highest``.
 
-    :param what: its name, for the message
-    :param line: 0-based line that it stands in
+    :param line: 0-based
     :raises NetstatParseError: it is none
     """
     found = number(raw, highest)
     if found is None:
-        raise NetstatParseError(f"{text(raw)[:40]!r} is no {what}", line=line + 1)
+        raise NetstatParseError(f"{text(raw)[:40]!r} is no {name}", line=line + 1)
     return found
 
 
@@ -140,9 +127,16 @@ def endpoint(raw: bytes, line: int) -> tuple[str, str | None, int]:
 
 def refused(row: bytes, line: int) -> NetstatParseError:
     """The error of a row that is cut, or of no known layout; ``line`` is 0-based."""
-    return NetstatParseError(f"a cut or unknown row: {text(row)[:_SHOWN]!r}", line=line + 1)
+    return NetstatParseError(f"a cut or unknown row: {text(row)[:120]!r}", line=line + 1)
 
 
-def is_noise(line: bytes) -> bool:
-    """Whether a line says nothing about a socket: empty ones, headings, complaints of tools and of the loader."""
-    return _IGNORED.match(line) is not None
+def refuse_unless_noise(row: bytes, line: int) -> None:
+    """Raise :func:`refused`, except of an empty line, a heading, a complaint of a tool or of the loader."""
+    if _IGNORED.match(row) is None:
+        raise refused(row, line)
+
+
+def refuse_others(found: int, listed: int) -> None:
+    """Refuse a listing of connections without any listening socket: it was not made to show these."""
+    if listed and not found:
+        raise NetstatParseError(f"{listed} connections and no listening socket: the listing was made without -l")

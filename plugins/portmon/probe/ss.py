@@ -1,8 +1,8 @@
 """Listings of ss, from iproute2 3.2 on.
 
-A row is a state (left out where only one is listed), two queues, two endpoints, and what was asked for besides: the
-processes, and with ``-e`` fields such as ``uid:`` and ``ino:``. A program's name may hold anything, newlines and what
-stands around names included, so that a row is read by offsets, and each of them is tried once.
+A row is a state (left out where only one is listed), two queues, two endpoints, the processes, and with ``-e`` fields
+such as ``uid:`` and ``ino:``. A program's name may hold newlines and the characters that stand around names, so a row
+is read by offsets, and each of them is tried once.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import groupby
+from itertools import groupby, islice
 
 from portmon.errors import NetstatParseError
 from portmon.model import limits
 from portmon.model.observation import Owner
 from portmon.probe import rows
+
+_Owners = tuple[tuple[Owner, ...], int]
 
 COMM_LIMIT = 15
 """Bytes of a process name: the kernel's ``TASK_COMM_LEN`` less the final NUL."""
@@ -49,18 +51,12 @@ _SNAPSHOT_4_14 = 171112
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A listening socket's row.
-
-    :param fields: ``name:value`` of what follows the processes
-    :param arrow: whether the row ends with one, as ``<->``
-    :param shortened: ss itself left out processes, and what follows them, since there are too many
-    """
+    """A listening socket's row; ``shortened`` if ss itself left out processes, and what follows them."""
 
     line: int
     local: bytes
     peer: bytes
-    owners: tuple[Owner, ...]
-    more_owners: int
+    owners: _Owners
     fields: dict[bytes, bytes]
     arrow: bool
     shortened: bool
@@ -78,8 +74,7 @@ def read(
     """
     listed = list(_rows(data, start))
     found = [row for row in listed if row is not None]
-    if listed and not found:
-        raise NetstatParseError(f"{len(listed)} connections and no listening socket: the listing was made without -l")
+    rows.refuse_others(len(found), len(listed))
     _refuse_cut(found)
     era = _era(found, data[start : _line_end(data, start)], version)
     return [_socket(row, era, six) for row in found]
@@ -102,9 +97,8 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
             continue
         state = ROW.match(line)
         if state is None and not line.lstrip()[:1].isdigit():
-            if rows.is_noise(line):
-                continue
-            raise rows.refused(line, first)
+            rows.refuse_unless_noise(line, first)
+            continue
         if state is not None and state[1] != b"LISTEN":
             yield None
             continue
@@ -117,8 +111,7 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
             yield None
             continue
         tail = line[peer.end() :]
-        owners: tuple[Owner, ...] = ()
-        more_owners = 0
+        owners: _Owners = (), 0
         shortened = False
         users = end - len(tail.lstrip())
         if data.startswith(_USERS, users):
@@ -128,14 +121,13 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
                 read, shortened = _read_some(data, users + len(_USERS), end), True
             if read is None:
                 raise rows.refused(line, first)
-            few, after = read
-            owners, more_owners = few.few()
+            owners, after = read
             end = _line_end(data, after)
             tail = data[after:end]
             number += data.count(b"\n", at, end + 1)
             at = end + 1
         fields, arrow = _fields(tail)
-        yield _Row(first, local[0], peer[0], owners, more_owners, fields, arrow, shortened)
+        yield _Row(first, local[0], peer[0], owners, fields, arrow, shortened)
 
 
 def _line_end(data: bytes, at: int) -> int:
@@ -147,8 +139,7 @@ class _Queues:
     """Where the two queues of a row end, which may touch what stands beside them: the header has the rows' widths."""
 
     def __init__(self, header: bytes = b"") -> None:
-        self._first = header.find(b"Recv-Q")
-        self._second = header.find(b"Send-Q")
+        self._first, self._second = header.find(b"Recv-Q"), header.find(b"Send-Q")
         self._width = len(b"Send-Q")
 
     def end(self, line: bytes, begin: int) -> int | None:
@@ -168,88 +159,41 @@ class _Queues:
         return _BLANKS.match(line, self._second + len(size)).end()  # type: ignore[union-attr]
 
 
-class _Owners:
-    """The owners of one list, as offsets: a host may print hundreds of thousands of them."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._begins = array("q")
-        self._ends = array("q")
-
-    def __len__(self) -> int:
-        return len(self._begins)
-
-    def begin(self, at: int) -> None:
-        """Go on with an owner that begins at an offset, whose name may end anywhere."""
-        self._begins.append(at)
-        self._ends.append(at + 1)
-
-    def pop(self) -> int:
-        """Forget the last one, and say where it began."""
-        self._ends.pop()
-        return self._begins.pop()
-
-    def end(self) -> int | None:
-        """Let the last name end at the next quote that can be its end; where its owner ends, None without such one."""
-        data, begin = self._data, self._begins[-1]
-        if not data.startswith(b'("', begin):
-            return None
-        quote = self._ends[-1]
-        while (quote := data.find(b'"', quote + 1, begin + 2 + COMM_LIMIT + 1)) >= 0:
-            match = _OWNER.match(data, quote)
-            if match is not None and rows.number(match[1] or match[2], rows.MAX_PID) is not None:
-                self._ends[-1] = quote
-                return match.end()
+def _name_end(data: bytes, begin: int, tried: int) -> re.Match[bytes] | None:
+    """The fields behind the name of the owner at ``begin``, which ends at the first possible quote behind ``tried``."""
+    if not data.startswith(b'("', begin):
         return None
-
-    def few(self) -> tuple[tuple[Owner, ...], int]:
-        """Those that are told apart, by pid, and how many there are besides.
-
-        Where there are many, each process counts once, since one may hold a socket a thousand times.
-        """
-        pids = array("q", (self._pid(index) for index in range(len(self))))
-        order = sorted(range(len(self)), key=pids.__getitem__)
-        if len(self) <= limits.OWNERS:
-            return tuple(Owner(pids[index], self._name(index)) for index in order), 0
-        kept: list[Owner] = []
-        count = 0
-        for pid, group in groupby(order, key=pids.__getitem__):
-            for name in dict.fromkeys(map(self._name, group)):
-                count += 1
-                if count <= limits.OWNERS:
-                    kept.append(Owner(pid, name))
-        return tuple(kept), count - len(kept)
-
-    def _pid(self, index: int) -> int:
-        match = _OWNER.match(self._data, self._ends[index])
-        assert match is not None  # noqa: S101 - for the type checker: end() has found it
-        return int(match[1] or match[2])
-
-    def _name(self, index: int) -> str:
-        return rows.text(self._data[self._begins[index] + 2 : self._ends[index]])
+    while (tried := data.find(b'"', tried + 1, begin + 2 + COMM_LIMIT + 1)) >= 0:
+        match = _OWNER.match(data, tried)
+        if match is not None and rows.number(match[1] or match[2], rows.MAX_PID) is not None:
+            return match
+    return None
 
 
 def _read_owners(data: bytes, start: int, failed: bytearray) -> tuple[_Owners, int] | None:
     """The owners from ``("name",pid=1,fd=2),("name",…))`` and where they end.
 
-    None if there is no such list, or it is longer than a host's can be. A name may hold whatever stands around names,
-    and the list has to end as it must: the shortest names are tried first. An offset at which that was in vain is noted
-    in ``failed`` and not tried again, so that the time grows with the bytes.
+    None if there is no such list, or it is longer than a host's can be. A name may hold the characters that stand
+    around names, and the list has to end as it must: the shortest names are tried first. An offset at which that was in
+    vain is noted in ``failed`` and not tried again, so that the time grows with the bytes.
     """
-    found = _Owners(data)
-    found.begin(start)
-    while found:
-        after = found.end()
-        if after is None:
-            failed[found.pop()] = 1
+    # Offsets, since a host may print hundreds of thousands of owners.
+    begins, ends = array("q", (start,)), array("q", (start + 1,))
+    while begins:
+        match = _name_end(data, begins[-1], ends[-1])
+        if match is None:
+            failed[begins.pop()] = 1
+            ends.pop()
             continue
+        ends[-1], after = match.span()
         following = data[after : after + 2]
         if following[:1] == b")" and following[1:] in (b"", b" ", b"\t", b"\n"):
-            return found, after + 1
+            return _few(data, begins, ends), after + 1
         if following == b",(" and not failed[after + 1]:
-            if len(found) == rows.MAX_OWNERS:
+            if len(begins) == rows.MAX_OWNERS:
                 return None
-            found.begin(after + 1)
+            begins.append(after + 1)
+            ends.append(after + 2)
     return None
 
 
@@ -257,21 +201,44 @@ def _read_some(data: bytes, start: int, end: int) -> tuple[_Owners, int] | None:
     """The whole owners of a list that ss cut by itself, after some 4 KB up to 3.10, after 64 KB since 4.15; and where
     the details go on. None if the list is too short for that, or too long.
     """
-    found = _Owners(data)
+    begins, ends = array("q"), array("q")
     at = start
-    while True:
-        found.begin(at)
-        after = found.end()
-        if after is None or after >= end:
-            found.pop()
-            break
-        if len(found) == rows.MAX_OWNERS:
+    while (match := _name_end(data, at, at + 1)) is not None and match.end() < end:
+        if len(begins) == rows.MAX_OWNERS:
             return None
-        at = after + 1
+        begins.append(at)
+        ends.append(match.start())
+        at = match.end() + 1
     details = data.find(b" ino:", at, end)
     if at - start < (_COLUMN_3_2 if details >= 0 else _COLUMN_4_15):
         return None
-    return found, details if details >= 0 else end
+    return _few(data, begins, ends), details if details >= 0 else end
+
+
+def _few(data: bytes, begins: Sequence[int], ends: Sequence[int]) -> _Owners:
+    """The owners that are told apart, by pid, and how many there are besides.
+
+    Where there are many, each process counts once, since one may hold a socket a thousand times.
+    """
+    pids = array("q")
+    for end in ends:
+        match = _OWNER.match(data, end)
+        assert match is not None  # noqa: S101 - for the type checker: _name_end() has found it
+        pids.append(int(match[1] or match[2]))
+    order = sorted(range(len(pids)), key=pids.__getitem__)
+
+    def name(index: int) -> str:
+        return rows.text(data[begins[index] + 2 : ends[index]])
+
+    if len(pids) <= limits.OWNERS:
+        return tuple(Owner(pids[index], name(index)) for index in order), 0
+    kept: list[Owner] = []
+    count = 0
+    for pid, group in groupby(order, key=pids.__getitem__):
+        names = dict.fromkeys(map(name, group))
+        kept += (Owner(pid, one) for one in islice(names, limits.OWNERS - len(kept)))
+        count += len(names)
+    return tuple(kept), count - len(kept)
 
 
 def _fields(tail: bytes) -> tuple[dict[bytes, bytes], bool]:
@@ -317,12 +284,11 @@ def _era(found: Sequence[_Row], header: bytes, version: str | None) -> _Era:
     ``0.0.0.0``, that of a socket for IPv6 alone ``[::]``, and ``*`` is one for both.
     """
     peers = {row.peer.rpartition(b":")[0] for row in found}
-    locals_ = [row.local for row in found]
     if peers & {b"0.0.0.0", b"[::]"} or b"Process" in header:
         return _Era.SIX
     if b"::" in peers:
         return _Era.FOUR
-    if any(local.startswith(b"[") for local in locals_):
+    if any(row.local.startswith(b"[") for row in found):
         return _Era.EITHER
     match = _VERSION.match(version or "")
     if match is not None:
@@ -332,7 +298,7 @@ def _era(found: Sequence[_Row], header: bytes, version: str | None) -> _Era:
     if any(b"v6only" in row.fields for row in found):
         return _Era.EITHER
     # Since 4.14 an address of IPv4 has 0.0.0.0 for its peer.
-    return _Era.FOUR if any(_DOTTED.match(local) for local in locals_) else _Era.UNKNOWN
+    return _Era.FOUR if any(_DOTTED.match(row.local) for row in found) else _Era.UNKNOWN
 
 
 def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> rows.Socket:
@@ -343,6 +309,7 @@ def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> rows.Socket:
             # With -e every socket of IPv6 says v6only:, in each version in which * can be one.
             is_six = b"sk" not in row.fields if six is None else port in six
         address = "::" if is_six or era is _Era.SIX else "0.0.0.0"  # noqa: S104 - nothing is bound
+    owners, more = row.owners
     inode = row.fields.get(b"ino")
     uid = row.fields.get(b"uid")
     cgroup = row.fields.get(b"cgroup", b"")
@@ -351,11 +318,11 @@ def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> rows.Socket:
         address,
         zone,
         port,
-        row.owners,
+        owners,
         # ss does not say that a socket is root's: https://github.com/iproute2/iproute2/blob/main/misc/ss.c
         uid=rows.ranged(uid, rows.MAX_UID, "uid", row.line) if uid is not None else 0 if inode is not None else None,
         inode=rows.ranged(inode, rows.MAX_INODE, "inode", row.line) if inode is not None else None,
-        comm=row.owners[0].program if row.owners else None,
-        more_owners=row.more_owners,
+        comm=owners[0].program if owners else None,
+        more_owners=more,
         cgroup=rows.text(cgroup) if cgroup.startswith(b"/") else None,
     )

@@ -1,4 +1,4 @@
-"""One visit to one host, without the login: what an answer lacks, how answers merge, the observation that is stored.
+"""The answers of one host: the ports that they lack, their merged listing, and the observation that is stored.
 
 The DAG file imports this module at every parse, so the readers are imported where they are used.
 """
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from portmon.errors import AnswerError, ScanError
@@ -20,16 +21,12 @@ from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.text import plain
 
 TABLE_ROWS = 40
-"""Ports that a host's table in a log shows."""
+"""Ports of a host that its table in a log shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One complete answer of a host.
-
-    :param frame: as it is archived
-    :param digest: SHA-256 of the frame
-    """
+    """One complete answer of a host: the frame as it is archived, and its SHA-256."""
 
     frame: bytes
     digest: str
@@ -38,11 +35,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SettledAnswer:
-    """The last answer of a host that is settled: given again, nothing is missing, and nothing about it is news.
+    """The last answer of a host, if it is settled: the same answer again misses nothing and changes nothing.
 
-    :param fingerprint: what it was evaluated by
-    :param frame: SHA-256 of it, as it is archived
-    :param facts: digest of the listing that was read from it
+    :param fingerprint: of the configuration that it was evaluated by
+    :param frame: SHA-256 of the archived frame
+    :param facts: digest of its listing
     """
 
     fingerprint: str
@@ -53,7 +50,7 @@ class SettledAnswer:
 def missing(
     listing: Listing, expected: Collection[int], binds: Mapping[int, Collection[str]] | None = None
 ) -> list[int]:
-    """Which of the expected TCP ports have no listener, or lack one on an address that others could reach, in order.
+    """The expected TCP ports without a listener, or without one on an address that others could reach, in order.
 
     :param binds: port: the addresses on which it listened
     """
@@ -77,25 +74,19 @@ def merge(answers: Sequence[Listing]) -> Listing:
     :param answers: at least one, in the order they came
     """
     first = answers[0]
-    seen = {_socket(listener) for listener in first.listeners}
     listeners = list(first.listeners)
     for answer in answers[1:]:
-        gained = [listener for listener in answer.listeners if _socket(listener) not in seen]
-        seen |= {_socket(listener) for listener in gained}
-        listeners += gained
+        seen = set(map(_socket, listeners))
+        listeners += [listener for listener in answer.listeners if _socket(listener) not in seen]
     return dataclasses.replace(first, listeners=tuple(listeners))
 
 
-def _socket(listener: Listener) -> tuple[str, str, int, str | None]:
-    return listener.protocol, listener.address, listener.port, listener.zone
-
-
-# ── the observation ─────────────────────────────────────────────────────────────────────────────
+_socket = attrgetter("protocol", "address", "port", "zone")
 
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """Makes the observations of one task's visit to a host: what all of them say is here.
+    """Makes the observations of one task's visit to a host, with these fields.
 
     :param try_number: 1-based, of the task instance
     :param logical_date: of the run; None for a manual run
@@ -107,14 +98,8 @@ class Recorder:
     logical_date: datetime | None = None
 
     def record(self, **values: Any) -> Observation:
-        """An observation with these other fields of :class:`portmon.model.observation.Observation`."""
-        return Observation(
-            host_id=self.host_id,
-            run_id=self.run_id,
-            try_number=self.try_number,
-            logical_date=self.logical_date,
-            **values,
-        )
+        """An observation with these other fields."""
+        return Observation(self.host_id, self.run_id, self.try_number, logical_date=self.logical_date, **values)
 
     def success(self, answers: Sequence[Answer], *, observed_at: datetime, duration: float) -> Observation:
         """The observation of one or two answers.
@@ -135,16 +120,15 @@ class Recorder:
     def failure(
         self, error: BaseException, *, observed_at: datetime, duration: float, provisional: bool = False
     ) -> Observation:
-        """The observation of a visit that came to nothing.
+        """The observation of a visit without evidence.
 
-        :param error: what ended it; anything but a ScanError is a fault of this program, told as ``internal``
-        :param observed_at: when it was final
-        :param provisional: a task of the host's own follows, whose word counts
+        :param error: its cause; any but a ScanError is a fault of this program, of class ``internal``
+        :param provisional: the observation of the host's own task, which follows, replaces it
         """
         known = isinstance(error, ScanError)
         return self.record(
             observed_at=observed_at,
-            # Whether the host was reached: its answer was no good, or there was none.
+            # Whether the host answered.
             outcome=Outcome.UNREACHABLE if known and not isinstance(error, AnswerError) else Outcome.INVALID,
             error_class=error.error_class if isinstance(error, ScanError) else "internal",
             error=str(error) if known else plain(f"{type(error).__name__}: {error}", 500),
@@ -153,21 +137,18 @@ class Recorder:
         )
 
 
-# ── XComs ───────────────────────────────────────────────────────────────────────────────────────
-
-_ALIKE = ("run_id", "try_number", "duration", "error_class", "error", "provisional")
-"""Fields of an observation that JSON has as well."""
+_PLAIN = ("host_id", "run_id", "try_number", "duration", "error_class", "error", "provisional")
+"""Fields of an observation that are of JSON types."""
 
 
 def to_xcom(observation: Observation) -> dict[str, Any]:
-    """The observation of a dry run, JSON types only: it goes from task to task, and nowhere else."""
+    """The observation of a dry run, which goes from task to task only, as JSON types."""
     return {
-        "host_id": observation.host_id,
         "outcome": str(observation.outcome),
         "logical_date": observation.logical_date.isoformat() if observation.logical_date else None,
         "observed_at": observation.observed_at.isoformat(),
         "frames": [base64.b64encode(zlib.compress(frame)).decode("ascii") for frame in observation.frames],
-        **{name: getattr(observation, name) for name in _ALIKE},
+        **{name: getattr(observation, name) for name in _PLAIN},
     }
 
 
@@ -175,23 +156,15 @@ def observation_from_xcom(value: Mapping[str, Any]) -> Observation:
     """The observation that a dry run's task returned."""
     from portmon.probe import read_archived
 
-    logical_date = value["logical_date"]
+    logical_date = datetime.fromisoformat(value["logical_date"]) if value["logical_date"] else None
     observed_at = datetime.fromisoformat(value["observed_at"])
     frames = [zlib.decompress(base64.b64decode(frame)) for frame in value["frames"]]
     answers = [Answer(frame, hashlib.sha256(frame).hexdigest(), read_archived(frame)) for frame in frames]
-    recorder = Recorder(
-        value["host_id"],
-        value["run_id"],
-        value["try_number"],
-        datetime.fromisoformat(logical_date) if logical_date else None,
-    )
+    recorder = Recorder(value["host_id"], value["run_id"], value["try_number"], logical_date)
     if answers:
         return recorder.success(answers, observed_at=observed_at, duration=value["duration"])
     rest = {name: value[name] for name in ("duration", "error_class", "error", "provisional")}
     return recorder.record(observed_at=observed_at, outcome=Outcome(value["outcome"]), **rest)
-
-
-# ── for people ──────────────────────────────────────────────────────────────────────────────────
 
 
 def table(listing: Listing) -> str:

@@ -1,4 +1,4 @@
-"""Deal hosts into batches, so that what fails together does not wait together."""
+"""Deal hosts into batches, so that hosts that fail together do not wait together."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from portmon.model.host import Host
 MAX_BATCHES = 64
 """Mapped tasks of one sweep: more of them cost Airflow more than they save."""
 LOGINS = 8
-"""Parallel logins that a batch has at least, if there are so many: one hanging host must not stop a batch, and each
-batch that runs beside others is a process more."""
+"""Parallel logins of a batch, at least, if there are so many: one hanging host must not stop a batch, and each batch
+that runs beside others is a process more."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostBatch:
-    """The hosts of one sweep task.
+    """The hosts of one sweep task, as the run's host list has them, without their state: it changes with them only.
 
-    :param hosts: as the run's host list has them. Nothing says how they are just now: a batch stays the same as long as
-        its hosts do
-    :param logins: how many at a time
-    :param lanes: proxy command: how many logins through it at a time
+    :param logins: at a time
+    :param lanes: proxy command: logins through it at a time
     """
 
     hosts: tuple[Host, ...]
@@ -34,7 +32,7 @@ class HostBatch:
 
 
 def batches_at_once(max_logins: int) -> int:
-    """How many batches may run at the same time, with so many parallel logins of a run."""
+    """How many batches may run at the same time, given the parallel logins of a run."""
     return max(1, max_logins // LOGINS)
 
 
@@ -48,7 +46,7 @@ def deal(
 
     :param size: hosts of a batch, as long as there are no more than :data:`MAX_BATCHES`
     :param max_logins: parallel logins over all batches
-    :param proxies: id of hosts that are reached through a proxy command: that command
+    :param proxies: host id: its proxy command
     :param per_proxy: parallel logins through one such command, over all batches
     """
     count = min(MAX_BATCHES, -(-len(hosts) // size))
@@ -59,8 +57,8 @@ def deal(
     count = min(-(-count // at_once), MAX_BATCHES // at_once) * at_once
     of_lane = max(1, min(count, per_proxy))
     dealt: list[list[Host]] = [[] for _ in range(count)]
-    # Neighbours go to different batches. Every n-th host would not do: with as many networks as batches that would make
-    # a batch of each network.
+    # Neighbours go to different batches. Dealing every n-th host would make a batch of each network, with as many
+    # networks as batches.
     for host in sorted(hosts, key=lambda host: (network_of(host.address), host.id)):
         open_to = dealt[:of_lane] if host.id in proxies else dealt
         min(open_to, key=len).append(host)
@@ -79,8 +77,8 @@ def deal(
 
 
 def in_order(hosts: Sequence[Host], failing: Mapping[str, str | None]) -> list[Host]:
-    """The hosts of a batch as they are asked: one of each network in turn, so that a dead rack does not come in one
-    piece. Those that failed last time come last, those that timed out at the very end.
+    """The hosts of a batch in the order of their visits: one of each network in turn, so that a dead rack does not come
+    in one piece. Those that failed last time come last, those that timed out at the very end.
 
     :param failing: id of hosts that gave no evidence last time: its error class
     """
@@ -92,7 +90,7 @@ def in_order(hosts: Sequence[Host], failing: Mapping[str, str | None]) -> list[H
             if (host.id in failing) + (failing.get(host.id) == "timeout") == patience:
                 networks[network_of(host.address)].append(host)
         rounds = zip_longest(*(networks[name] for name in sorted(networks)))
-        order += [host for one in rounds for host in one if host is not None]
+        order += [host for turn in rounds for host in turn if host is not None]
     return order
 
 

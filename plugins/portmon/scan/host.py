@@ -1,4 +1,4 @@
-"""One visit over a connection that is logged in: ask, and ask once more for what is missing."""
+"""One visit over a connection that is logged in: ask, and ask once more if ports are missing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Expected:
     """The listeners that a host is expected to have.
 
     :param ports: known as up, or declared
-    :param binds: port: addresses that others could reach; one that is missing is missed like a port
-    :param tool: the one that answered last, None if that is not known
+    :param binds: port: addresses that others could reach; a missing one counts like a missing port
+    :param tool: the one that answered last
     :param hung: tools that hung there not long ago: they are not asked
     """
 
@@ -38,9 +38,8 @@ class HostScan:
     pause.
 
     :param shown: the host, for people
-    :param settings: of its login
-    :param settled: the answer that needs not be read, if there is one
-    :param unchanged: the frame of the first answer, if it was that one
+    :param settled: an answer that needs not be read
+    :param unchanged: the frame of the first answer, if it is the settled one
     :param answers: those that were read
     :param gone: ports that the first answer lacks
     :param still: ports that all answers lack
@@ -73,7 +72,7 @@ class HostScan:
         return probe.command(nonce, question)
 
     def ask(self, session: Session) -> None:
-        """Get the first answer; :attr:`gone` is what it lacks.
+        """Get the first answer.
 
         :raises ScanError: there is none, or it proves nothing
         """
@@ -83,10 +82,10 @@ class HostScan:
             self.gone = self.still = missing(answer.listing, self.expected.ports, self.expected.binds)
 
     def ask_again(self, session: Session) -> None:
-        """Get the second answer; :attr:`still` is what both lack.
+        """Get the second answer.
 
-        :raises AnswerError: there is none: the host did answer once, so it is not unreachable, but half a visit
-            proves nothing
+        :raises AnswerError: there is none: the host answered once, so it is not unreachable, but one answer that lacks
+            ports proves nothing
         """
         try:
             answer = self._answer(session)
@@ -107,14 +106,14 @@ class HostScan:
         return sorted(set(self.gone) - set(self.still))
 
     def success(self, *, duration: float) -> Observation:
-        """The observation of a visit whose answers are there.
+        """The observation of a visit whose answers are complete.
 
         :param duration: seconds from connect to the last byte
         """
         assert self.observed_at is not None  # noqa: S101 - for the type checker: ask() has set it
         if self.unchanged is None or self.settled is None:
             return self.recorder.success(self.answers, observed_at=self.observed_at, duration=duration)
-        # Without its listing, which is stored already.
+        # Its listing is stored already.
         return self.recorder.record(
             observed_at=self.observed_at,
             outcome=Outcome.OK,
@@ -166,14 +165,14 @@ class HostScan:
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """Measures seconds since it was made."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """So far."""
+        """Until now."""
         return time.monotonic() - self._started
 
 

@@ -1,4 +1,4 @@
-"""A batch at work: threads that carry out what :class:`portmon.scan.schedule.Schedule` says."""
+"""Threads that carry out the steps of :class:`portmon.scan.schedule.Schedule`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from portmon.errors import OverrunError
@@ -16,7 +15,7 @@ from portmon.scan.schedule import Schedule, Turn
 from portmon.timeouts import within
 
 HANG_UP = timedelta(seconds=10)
-"""How long hanging up on all hosts may take; what is left then ends with the process."""
+"""How long hanging up on all hosts may take; the rest ends with the process."""
 
 
 class Visit(Protocol):
@@ -24,15 +23,15 @@ class Visit(Protocol):
 
     @property
     def lane(self) -> str | None:
-        """The proxy command that leads to the host, None without."""
+        """The proxy command that leads to the host, if there is one."""
 
     def dial(self) -> None:
-        """Connect, and wait until the host says something. Not called of a host behind a proxy command."""
+        """Connect, and wait for the host's first bytes. Not called for a host behind a proxy command."""
 
     def ask(self) -> float | None:
         """Log in and ask.
 
-        :returns: None if that is all; else after how many seconds to ask once more
+        :returns: seconds after which to ask once more; None if the visit is complete
         """
 
     def ask_again(self) -> None:
@@ -46,19 +45,19 @@ Own = TypeVar("Own", bound=Visit)
 
 
 class LoginPool(Generic[Own]):
-    """Threads that make visits. Those that are over come out of :meth:`take`.
+    """Threads that make visits; :meth:`take` returns those that are over.
 
-    The threads of logins are as many as there are slots and stay. Every dial has one as well, since some take until
-    their time-out; one that is over takes the next: to start a thread costs more than most dials. A thread that does
-    not come back is left alone, and another one takes its place: none is ever waited for, all are daemons.
+    There is a login thread for each slot, and a thread for each dial, since some take until their time-out. A dial
+    thread goes on with the next dial: starting a thread costs more than most dials. Another thread takes the place of
+    one that hangs. All are daemons, and the pool waits for none.
 
     :param visits: in the order in which they shall begin
     :param slots: logins at the same time
     :param lanes: proxy command: logins through it at the same time
-    :param seconds: after these nothing begins any more
-    :param failed_last_time: how many of the visits, the last ones, are to hosts that failed last time
-    :param patience: seconds that a step of a visit may take, and that all may take after ``seconds``: more than any
-        step that keeps to its own deadlines. A visit that takes longer ends with :class:`OverrunError`
+    :param seconds: after these no visit begins
+    :param failed_last_time: number of the visits, the last ones, to hosts that failed last time
+    :param patience: seconds that a step of a visit may take, and that all may take after ``seconds``: more than the
+        deadlines of any step. A visit that takes longer ends with :class:`OverrunError`
     """
 
     def __init__(
@@ -82,10 +81,10 @@ class LoginPool(Generic[Own]):
             patience=patience,
         )
         self._visits = visits
-        # One thread may take it twice: a signal that ends the task may come at any time.
+        # Reentrant: the signal that ends the task may come while its thread holds the lock.
         lock = threading.RLock()
-        # Several conditions, so that each change wakes the threads that it concerns: waking all of them for every host
-        # would cost more than the logins.
+        # Several conditions, so that each change wakes only the threads that it concerns: waking all of them for every
+        # host would cost more than the logins.
         self._changed = threading.Condition(lock)
         self._ended = threading.Condition(lock)
         self._wanted = threading.Condition(lock)
@@ -94,7 +93,6 @@ class LoginPool(Generic[Own]):
         self._done: list[tuple[Own, BaseException | None]] = []
         self._awaited = 1
         self.stopped = False
-        """Whether it was stopped before it was over."""
         self._threads = [self._worker() for _ in range(min(slots, len(visits)))]
 
     def __enter__(self) -> LoginPool[Own]:
@@ -102,24 +100,22 @@ class LoginPool(Generic[Own]):
             thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:
-        """Begin nothing any more, and hang up on all hosts. Threads end by themselves."""
+        """Begin no more visits, and hang up on all hosts. Threads end by themselves."""
         with self._changed:
             self.stopped = True
             self._notify_all()
         with contextlib.suppress(OverrunError):
-            within(HANG_UP, self._close_all)
+            within(HANG_UP, lambda: _close(*self._visits))
 
     def take(self, *, most: int, seconds: float) -> list[tuple[Own, BaseException | None]] | None:
-        """Visits that ended since the last call, each with what ended it; None if there will be no more.
+        """Visits that ended since the last call, each with the error that ended it; None if there will be no more.
 
         :param most: return as soon as there are so many
-        :param seconds: return after this, with what there is
+        :param seconds: return after these, with fewer
         """
         until = self._clock() + seconds
         with self._ended:
@@ -129,9 +125,9 @@ class LoginPool(Generic[Own]):
                 left = until - self._clock()
                 if len(self._done) >= most or self._is_over() or left <= 0:
                     break
-                # The batch may also be over because its time is: no thread notifies then.
+                # No thread notifies when the time of the batch is over.
                 self._ended.wait(min(left, 1.0))
-            # A visit that fails since it was hung up on here says nothing of its host.
+            # A visit that failed because of stop() says nothing about its host.
             if self.stopped or (not self._done and self._is_over()):
                 return None
             taken, self._done = self._done[:most], self._done[most:]
@@ -143,9 +139,9 @@ class LoginPool(Generic[Own]):
             return self._schedule.untried()
 
     def parked(self) -> int:
-        """How many hosts wait to be asked once more."""
+        """The number of hosts that wait to be asked once more."""
         with self._changed:
-            return self._schedule.parked()
+            return len(self._schedule.parked)
 
     def _notify_all(self) -> None:
         for condition in (self._changed, self._ended, self._wanted):
@@ -156,26 +152,20 @@ class LoginPool(Generic[Own]):
 
     def _give_up(self) -> None:
         # The caller holds the lock.
-        dialling, asking = self._schedule.dialling(), self._schedule.asking()
+        dialling, asking = len(self._schedule.dialling), len(self._schedule.asking)
         overdue = self._schedule.give_up(self._clock())
         if not overdue:
             return
         for visit in overdue:
             self._done.append((visit, OverrunError("not over in time, and given up")))
-            # Closing may take as long as what is closed.
+            # Closing may hang too.
             threading.Thread(target=_close, args=(visit,), name="hang-up", daemon=True).start()
-        # Threads that are lost, unless they come back: then they end.
-        self._dialers -= dialling - self._schedule.dialling()
+        # Threads that hang; one that returns ends.
+        self._dialers -= dialling - len(self._schedule.dialling)
         self._to_dial = deque(visit for visit in self._to_dial if self._schedule.is_under_way(visit))
-        for _ in range(asking - self._schedule.asking()):
+        for _ in range(asking - len(self._schedule.asking)):
             self._worker().start()
         self._notify_all()
-
-    def _close_all(self) -> None:
-        for visit in self._visits:
-            _close(visit)
-
-    # ── threads ─────────────────────────────────────────────────────────────────────────────────
 
     def _worker(self) -> threading.Thread:
         return threading.Thread(target=self._work, name="login", daemon=True)
@@ -201,8 +191,8 @@ class LoginPool(Generic[Own]):
             while not self._is_over():
                 now = self._clock()
                 job = self._schedule.next(now)
-                # After that: what is taken from the hosts that are ready makes room.
-                self._have_dialled(self._schedule.dials(now))
+                # After next(): a host that is no longer ready makes room for a dial.
+                self._begin_dials(self._schedule.dials(now))
                 if job is not None:
                     return job
                 wake_at = self._schedule.wake_at(now)
@@ -210,11 +200,11 @@ class LoginPool(Generic[Own]):
             self._notify_all()
             return None
 
-    def _have_dialled(self, visits: Sequence[Own]) -> None:
+    def _begin_dials(self, visits: Sequence[Own]) -> None:
         # The caller holds the lock.
         self._to_dial += visits
         self._wanted.notify(len(visits))
-        while self._dialers < self._schedule.dialling():
+        while self._dialers < len(self._schedule.dialling):
             self._dialers += 1
             threading.Thread(target=self._dial_all, name="dial", daemon=True).start()
 
@@ -241,7 +231,7 @@ class LoginPool(Generic[Own]):
         return self._move(visit, lambda visit: self._schedule.park(visit, self._clock() + pause))
 
     def _end(self, visit: Own, error: BaseException | None) -> bool:
-        # Hanging up talks to the host once more: not while other threads wait for the lock.
+        # Before the lock is taken: hanging up talks to the host once more.
         _close(visit)
 
         def end(visit: Own) -> None:
@@ -253,9 +243,9 @@ class LoginPool(Generic[Own]):
         return self._move(visit, end)
 
     def _move(self, visit: Own, change: Callable[[Own], None]) -> bool:
-        """Note how far a visit is.
+        """Record a step of a visit.
 
-        :returns: whether it was under way: one that was given up is told already, and another thread is in our place
+        :returns: whether it was under way; if it was given up, another thread has taken the place of this one
         """
         with self._changed:
             if not self._schedule.is_under_way(visit):
@@ -265,6 +255,7 @@ class LoginPool(Generic[Own]):
             return True
 
 
-def _close(visit: Visit) -> None:
-    with contextlib.suppress(Exception):
-        visit.close()
+def _close(*visits: Visit) -> None:
+    for visit in visits:
+        with contextlib.suppress(Exception):
+            visit.close()

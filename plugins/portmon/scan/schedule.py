@@ -3,20 +3,20 @@
 A visit to a host goes through these steps; *slots* are logins that may go on at the same time:
 
 ==========  =====================================================================  ====
-dialling    TCP is connected, the host's first bytes are waited for                none
-ready       it has said something: an SSH server is there                          none
+dialling    TCP connects, the host's first bytes are awaited                       none
+ready       the first bytes came                                                   none
 asking      login, command                                                         one
 parked      a port is missing: the connection stands, the host is asked once more  none
 asking      the second command                                                     one
 done
 ==========  =====================================================================  ====
 
-So a dead or silent host costs time, but no slot: others go on. Hosts that failed last time are dialled from the start,
-beside the others: their time-outs pass while the others are asked, instead of after that. Hosts behind a proxy command
-are not dialled ahead, since that command logs in by itself: they need a slot from the start, and one of their lane.
+So a dead or silent host costs time, but no slot. Hosts that failed last time are dialled from the start, beside the
+others: their time-outs pass while the others are asked. Hosts behind a proxy command are not dialled ahead, since that
+command logs in by itself: they need a slot from the start, and one of their lane.
 
-Each step has its own deadlines. One that is not over long after these, since what it calls does not come back, is
-*overdue*: the visit is given up, and its slot is free for others.
+Each step has its own deadlines. A step that goes on long after these, since a call does not return, is *overdue*: the
+visit is given up, and its slot is free for others.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 FRESH = 0.25
-"""Seconds after which a host that is dialled is not expected to be ready any moment, and others are dialled beside it.
-Long beside a way to the other side of the world; short beside a time-out, of which there may be many in a row."""
+"""Seconds after which a dial is no longer expected to end soon, and other hosts are dialled beside it. Longer than the
+way to the other side of the world; short beside a time-out, of which there may be many in a row."""
 MAX_DIALS = 200
-"""Hosts that are dialled at the same time. A process may open 1,024 files, as Linux has it."""
+"""Hosts that are dialled at the same time. A process may open 1,024 files by default on Linux."""
 MAX_FAILED_LAST_TIME = 100
-"""Those of them that failed last time, as long as there are others: hosts that are off now must not wait for these."""
+"""Those of them that failed last time, as long as there are others, which must not wait for these."""
 
 AnyVisit = TypeVar("AnyVisit")
 
@@ -50,13 +50,15 @@ class Turn(Enum):
 class Schedule(Generic[AnyVisit]):
     """Visits of one batch, from the first dial to the last answer. Times are seconds of one clock.
 
-    :param visits: in the order in which they shall begin, each with its lane: None for a host that is dialled
-        directly, else the proxy command
+    :param visits: in the order in which they shall begin, each with its lane: the proxy command, None without
     :param slots: logins at the same time
     :param lanes: proxy command: logins through it at the same time
-    :param closes_at: after this nothing begins; what is under way ends
-    :param failed_last_time: how many of the visits, the last ones, are to hosts that failed last time
-    :param patience: seconds after which a step is overdue; and everything, so long after ``closes_at``
+    :param closes_at: after this no visit begins; those under way end
+    :param failed_last_time: number of the visits, the last ones, to hosts that failed last time
+    :param patience: seconds after which a step is overdue; so long after ``closes_at`` every step is
+    :ivar dialling: number of a visit: when its dial began
+    :ivar asking: number of a visit: its lane, and when it got its slot
+    :ivar parked: heap of when to ask again, and number of a visit
     """
 
     visits: Sequence[tuple[AnyVisit, str | None]]
@@ -65,14 +67,13 @@ class Schedule(Generic[AnyVisit]):
     closes_at: float = float("inf")
     failed_last_time: int = 0
     patience: float = float("inf")
-    # Visits go by their number, except to the caller.
+    dialling: dict[int, float] = field(init=False, default_factory=dict)
+    asking: dict[int, tuple[str | None, float]] = field(init=False, default_factory=dict)
+    parked: list[tuple[float, int]] = field(init=False, default_factory=list)
     _direct: deque[int] = field(init=False, default_factory=deque)
     _failed: deque[int] = field(init=False, default_factory=deque)
     _by_lane: dict[str, deque[int]] = field(init=False, default_factory=dict)
-    _dialling: dict[int, float] = field(init=False, default_factory=dict)
     _ready: deque[int] = field(init=False, default_factory=deque)
-    _parked: list[tuple[float, int]] = field(init=False, default_factory=list)
-    _asking: dict[int, tuple[str | None, float]] = field(init=False, default_factory=dict)
     _numbers: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,48 +84,44 @@ class Schedule(Generic[AnyVisit]):
                 queue = self._by_lane.setdefault(lane, deque())
             queue.append(number)
 
-    # ── what to do ──────────────────────────────────────────────────────────────────────────────
-
     def dials(self, now: float) -> list[AnyVisit]:
         """Visits whose host is dialled now. Each is :meth:`dialled` or :meth:`done` later.
 
-        As many connections are opened ahead as there are slots: no healthy host waits long for a login, and none is
-        waited for. A dial that takes long does not count, or dead hosts would stop it.
+        As many connections are opened ahead as there are slots: no host waits long for a login, and no slot for a host.
+        A dial that takes long does not count, or dead hosts would stop it.
         """
         found: list[AnyVisit] = []
-        while now < self.closes_at and len(self._dialling) < MAX_DIALS and (queue := self._to_dial(now)) is not None:
+        while now < self.closes_at and len(self.dialling) < MAX_DIALS and (queue := self._to_dial(now)) is not None:
             number = queue.popleft()
-            self._dialling[number] = now
+            self.dialling[number] = now
             found.append(self.visits[number][0])
         return found
 
     def _to_dial(self, now: float) -> deque[int] | None:
-        """The queue whose next host is dialled now."""
         if len(self._ready) >= self.slots:
             return None
-        failed = sum(map(self._has_failed, self._dialling))
+        failed = sum(map(self._has_failed, self.dialling))
         if self._failed and (failed < MAX_FAILED_LAST_TIME or not self._direct):
             return self._failed
         is_room = len(self._fresh(now)) + len(self._ready) < self.slots
         return self._direct if self._direct and is_room else None
 
     def _fresh(self, now: float) -> list[float]:
-        """When dials began that may be over any moment, as those to hosts that failed last time are not."""
-        return [
-            begun for number, begun in self._dialling.items() if now - begun < FRESH and not self._has_failed(number)
-        ]
+        """When the dials began that may end any moment. Those to hosts that failed last time are not among them."""
+        dials = self.dialling.items()
+        return [begun for number, begun in dials if now < begun + FRESH and not self._has_failed(number)]
 
     def next(self, now: float) -> tuple[Turn, AnyVisit] | None:
         """The use of the next free slot, which is taken until the visit is parked or done.
 
-        A host that waits for the second question comes first: its connection is open, and its time is what confirms a
-        loss.
+        A host that waits for the second question comes first: its connection is open, and that question confirms a loss
+        only if it comes in time.
         """
-        if len(self._asking) >= self.slots:
+        if len(self.asking) >= self.slots:
             return None
-        if self._parked and self._parked[0][0] <= now:
-            _, number = heapq.heappop(self._parked)
-            self._asking[number] = None, now
+        if self.parked and self.parked[0][0] <= now:
+            _, number = heapq.heappop(self.parked)
+            self.asking[number] = None, now
             return Turn.ASK_AGAIN, self.visits[number][0]
         heads: list[tuple[int, str | None]] = [(self._ready[0], None)] if self._ready else []
         if now < self.closes_at:
@@ -133,75 +130,58 @@ class Schedule(Generic[AnyVisit]):
             return None
         number, lane = min(heads, key=lambda head: head[0])
         (self._ready if lane is None else self._by_lane[lane]).popleft()
-        self._asking[number] = lane, now
+        self.asking[number] = lane, now
         return Turn.ASK, self.visits[number][0]
 
     def wake_at(self, now: float) -> float | None:
-        """When there may be something to do without anything else happening; None if there is no such time."""
-        times = [self._parked[0][0]] if self._parked and len(self._asking) < self.slots else []
-        if self._direct and len(self._dialling) < MAX_DIALS:
-            # Dials do not stay fresh.
+        """When there may be a next step although no visit changes until then; None if there is no such time."""
+        times = [self.parked[0][0]] if self.parked and len(self.asking) < self.slots else []
+        if self._direct and len(self.dialling) < MAX_DIALS:
             times += [begun + FRESH for begun in self._fresh(now)]
         if self._waiting() and now < self.closes_at < float("inf"):
             times.append(self.closes_at)
         return min(times, default=None)
 
-    # ── what came of it ─────────────────────────────────────────────────────────────────────────
-
     def dialled(self, visit: AnyVisit) -> None:
-        """The host has said something."""
+        """The first bytes of the host came."""
         number = self._numbers[id(visit)]
-        del self._dialling[number]
+        del self.dialling[number]
         self._ready.append(number)
 
     def park(self, visit: AnyVisit, until: float) -> None:
-        """The host is to be asked once more then. The slot is free."""
+        """Free the slot until the host is asked once more."""
         number = self._numbers[id(visit)]
-        del self._asking[number]
-        heapq.heappush(self._parked, (until, number))
+        del self.asking[number]
+        heapq.heappush(self.parked, (until, number))
 
     def done(self, visit: AnyVisit) -> None:
-        """A visit is over, whatever came of it."""
+        """A visit is over."""
         number = self._numbers[id(visit)]
-        self._dialling.pop(number, None)
-        self._asking.pop(number, None)
+        self.dialling.pop(number, None)
+        self.asking.pop(number, None)
 
     def give_up(self, now: float) -> list[AnyVisit]:
-        """End the visits that are overdue; what comes of them later is not to be told."""
+        """End the visits that are overdue and return them; their later results do not count."""
         if now >= self.closes_at + self.patience:
-            found = [*self._dialling, *self._asking, *self._ready, *(number for _, number in self._parked)]
+            found = [*self.dialling, *self.asking, *self._ready, *(number for _, number in self.parked)]
             self._ready.clear()
-            self._parked.clear()
+            self.parked.clear()
         else:
-            begun = self._dialling | {number: since for number, (_, since) in self._asking.items()}
+            begun = self.dialling | {number: since for number, (_, since) in self.asking.items()}
             found = [number for number, since in begun.items() if now - since >= self.patience]
         given_up = [self.visits[number][0] for number in sorted(found)]
         for visit in given_up:
             self.done(visit)
         return given_up
 
-    # ── how far it is ───────────────────────────────────────────────────────────────────────────
-
-    def dialling(self) -> int:
-        """How many hosts are dialled."""
-        return len(self._dialling)
-
-    def asking(self) -> int:
-        """How many hosts are asked."""
-        return len(self._asking)
-
-    def parked(self) -> int:
-        """How many hosts wait to be asked once more."""
-        return len(self._parked)
-
     def is_under_way(self, visit: AnyVisit) -> bool:
-        """Whether that host is dialled or asked just now."""
+        """Whether the host is dialled or asked just now."""
         number = self._numbers[id(visit)]
-        return number in self._dialling or number in self._asking
+        return number in self.dialling or number in self.asking
 
     def is_over(self, now: float) -> bool:
-        """Whether nothing is under way and nothing will begin."""
-        under_way = self._dialling or self._ready or self._parked or self._asking
+        """Whether no visit is under way and none will begin."""
+        under_way = self.dialling or self._ready or self.parked or self.asking
         return not under_way and (not self._waiting() or now >= self.closes_at)
 
     def untried(self) -> list[AnyVisit]:
@@ -216,4 +196,4 @@ class Schedule(Generic[AnyVisit]):
         return number >= len(self.visits) - self.failed_last_time
 
     def _has_room(self, lane: str) -> bool:
-        return sum(1 for other, _ in self._asking.values() if other == lane) < self.lanes.get(lane, self.slots)
+        return sum(1 for other, _ in self.asking.values() if other == lane) < self.lanes.get(lane, self.slots)

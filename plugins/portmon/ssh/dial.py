@@ -50,14 +50,14 @@ class Link:
     stderr: IO[bytes] | None = None
 
     def hang_up(self) -> None:
-        """Let nothing pass any more: a thread that reads from it or writes to it gets an error at once."""
+        """Shut the connection down: a thread that reads from it or writes to it gets an error at once."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> str:
-        """End it; more than once is fine.
+        """Close the connection; more than once is fine.
 
-        :returns: how the proxy command ended and its last words, as the end of a sentence
+        :returns: exit status and last line of the proxy command, as the end of a sentence
         """
         self.sock.close()
         if self.process is None or self.stderr is None or self.stderr.closed:
@@ -71,7 +71,7 @@ class Link:
                 self.process.wait(timeout=2)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                # One in uninterruptible sleep does not even end by that.
+                # A process in uninterruptible sleep survives even that.
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(timeout=2)
         self.stderr.seek(max(0, self.stderr.seek(0, os.SEEK_END) - 400))
@@ -83,7 +83,7 @@ class Link:
 def dial(target: Target, credentials: Credentials, options: Options) -> Link:
     """Connect to the host.
 
-    :raises ScanError: there is no way to it
+    :raises ScanError: it can't be reached
     """
     if options.proxy_command:
         return _open_proxy(target, credentials, options.proxy_command)
@@ -91,9 +91,9 @@ def dial(target: Target, credentials: Credentials, options: Options) -> Link:
 
 
 def await_banner(target: Target, link: Link, timeout: float) -> None:
-    """Wait until the host says something, and read nothing of it.
+    """Wait until the host sends its first bytes, and read none of them.
 
-    :raises ScanTimeoutError: it says nothing
+    :raises ScanTimeoutError: it sends none
     """
     # Not select(), which takes no descriptor beyond 1023.
     poll = select.poll()
@@ -103,7 +103,7 @@ def await_banner(target: Target, link: Link, timeout: float) -> None:
 
 
 def no_banner(target: Target, timeout: float, *, said: str = "") -> ScanTimeoutError:
-    """The error of a host that accepts a connection and does not begin to speak SSH but said something else."""
+    """The error of a host that accepts a connection and sends no SSH banner; ``said`` ends the sentence."""
     return ScanTimeoutError(
         f"connected, but no SSH banner within {timeout:g} s: an overloaded host, or no SSH server{said}",
         host=target.shown,
@@ -138,30 +138,28 @@ def _open_tcp(target: Target, timeout: float) -> socket.socket:
 def _tcp_error(target: Target, errors: Sequence[tuple[str, OSError]], timeout: float) -> ScanError:
     told = "; ".join(f"{address}: {error.strerror or error}" for address, error in errors)
     failures = [error for _, error in errors]
-    place = f"port {target.port}"
+    host, port = target.shown, target.port
     # The strongest proof comes first: the host answered, there was no answer, there is no route.
     if any(isinstance(error, ConnectionRefusedError) for error in failures):
-        return RefusedError(f"nobody listens on {place}, or a firewall says so ({told})", host=target.shown)
+        return RefusedError(f"nothing listens on port {port}, or a firewall says so ({told})", host=host)
     if any(isinstance(error, TimeoutError) for error in failures):
-        return ScanTimeoutError(
-            f"no TCP connection to {place} within {timeout:g} s: host off, or a firewall drops it ({told})",
-            host=target.shown,
-        )
+        text = f"no TCP connection to port {port} within {timeout:g} s: host off, or a firewall drops it ({told})"
+        return ScanTimeoutError(text, host=host)
     if any(isinstance(error, ConnectionError) for error in failures):
-        return ConnectionLostError(f"{place} hung up at once ({told})", host=target.shown)
+        return ConnectionLostError(f"port {port} hung up at once ({told})", host=host)
     if all(error.errno in _NO_ROUTE for error in failures):
-        return NoRouteError(f"no way to the host ({told})", host=target.shown)
-    return SetupError(f"this worker can't open a connection ({told})", host=target.shown)
+        return NoRouteError(f"no way to the host ({told})", host=host)
+    return SetupError(f"this worker can't open a connection ({told})", host=host)
 
 
 def _open_proxy(target: Target, credentials: Credentials, command: str) -> Link:
-    """Through a command that talks on its standard input and output, without a shell.
+    """Connect through a command that talks on its standard input and output.
 
     paramiko's ``ProxyCommand`` spins when the command has ended; a socket pair shows the end at once.
     """
     tokens = {"%h": target.address, "%p": str(target.port), "%r": credentials.user, "%%": "%"}
     ours, theirs = socket.socketpair()
-    # Not a pipe: it is not read while the command runs, and it must not block.
+    # Not a pipe, which would block the command when it is full: it is read when the command has ended.
     stderr = tempfile.TemporaryFile()  # noqa: SIM115 - the Link closes it
     try:
         words = [re.sub("%[hpr%]", lambda match: tokens[match[0]], word) for word in shlex.split(command)]

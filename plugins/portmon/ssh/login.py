@@ -12,14 +12,12 @@ import paramiko
 from paramiko.ssh_exception import BadAuthenticationType
 
 from portmon.errors import AuthenticationError, ConnectionLostError, NegotiationError, ScanTimeoutError, SetupError
-from portmon.ssh.target import Credentials, KeyFiles, Target, software, why
+from portmon.ssh.target import Credentials, Target, software, why
 from portmon.text import plain
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A private key, and where it is from."""
-
     pkey: paramiko.PKey
     origin: str
 
@@ -28,7 +26,7 @@ class _Key:
 
 
 class Login:
-    """Offer what the credentials name and nothing else, and say what became of it.
+    """Offers the keys and the password of the credentials and nothing else.
 
     :param timeout: seconds for each offer
     :raises SetupError: a key file can't be used
@@ -39,21 +37,21 @@ class Login:
         self._user = credentials.user
         self._shown_user = repr(plain(credentials.user))
         self._timeout = timeout
-        # Taken away once it unlocks a key file: it must not be shown to a server that refuses the key.
+        # None once it unlocked a key file: a host that refuses the key must not see it.
         self._password = credentials.password
-        self._key_files: KeyFiles = {} if credentials.key_files is None else credentials.key_files
+        self._key_files = credentials.key_files
         self._keys = list(self._load(credentials))
         self._methods: Sequence[str] = ()
         self._accepted: list[_Key | str] = []
 
     @property
     def method(self) -> str:
-        """The keys and passwords that the server accepted, for people."""
+        """The key and password that the host accepted, for people."""
         return " and ".join(map(str, self._accepted))
 
     @property
     def offers(self) -> int:
-        """How many things there are to offer."""
+        """How many keys and passwords there are to offer."""
         return len(self._keys) + (self._password is not None)
 
     def authenticate(self, transport: paramiko.Transport) -> None:
@@ -65,17 +63,16 @@ class Login:
         demanded: tuple[str, ...] | None = None
         for key in self._keys:
             demanded = self._offer(transport, transport.auth_publickey, key.pkey)
-            if demanded is None:
-                refused.append(key)
-                continue
-            self._accepted.append(key)
-            break
+            if demanded is not None:
+                self._accepted.append(key)
+                break
+            refused.append(key)
         if self._password is not None and demanded != ():
             demanded = self._offer(transport, transport.auth_password, self._password)
-            if demanded is None:
-                refused.append("the password")
-            else:
+            if demanded is not None:
                 self._accepted.append("password")
+            else:
+                refused.append("the password")
         if demanded != ():
             raise AuthenticationError(self._explain(transport, refused, demanded), host=self._target.shown)
 
@@ -88,13 +85,12 @@ class Login:
                 'private_key or password. Add one, or "look_for_keys": true to offer the worker\'s ~/.ssh/id_* keys'
             )
         if demanded:
-            return (
-                f"the server accepted {self.method} of user {self._shown_user}, but demands {_names(demanded)} as well"
-            )
+            more = _names(demanded)
+            return f"the server accepted {self.method} of user {self._shown_user}, but demands {more} as well"
         takes = f"; it takes {_names(self._methods)}" if self._methods else ""
         text = (
             f"the server refused user {self._shown_user} with {' and '.join(map(str, refused))}{takes}. Check the "
-            "user's authorized_keys and sshd's AllowUsers. There is no second try, so that nobody is locked out"
+            "user's authorized_keys and sshd's AllowUsers. portmon does not try again, so that it locks no account"
         )
         extensions: Any = getattr(transport, "server_extensions", {})
         if any(key.pkey.get_name() == "ssh-rsa" for key in self._keys) and "server-sig-algs" not in extensions:
@@ -107,9 +103,9 @@ class Login:
     def _offer(
         self, transport: paramiko.Transport, method: Callable[[str, Any], list[str]], secret: Any
     ) -> tuple[str, ...] | None:
-        """Offer one thing.
+        """Offer one key or password.
 
-        :returns: the methods that the server demands besides, none if the login is complete; None if it refused
+        :returns: the methods that the host demands besides, none if the login is complete; None if it refused
         """
         started = time.monotonic()
         try:
@@ -133,11 +129,11 @@ class Login:
             if isinstance(error, paramiko.AuthenticationException):
                 if transport.is_active() or "transport shut down" not in str(error):
                     return None
-                # Not a lost connection: another try would be one more failure in the server's books.
+                # Not a lost connection: the host would count another try as one more failure.
                 raise AuthenticationError(
                     f"{software(transport.remote_version)} hung up on the login as {self._shown_user}. A forbidden "
-                    "user, too many failures (MaxAuthTries) or a ban do that. There is no second try, so that nobody "
-                    "is locked out",
+                    "user, too many failures (MaxAuthTries) or a ban do that. portmon does not try again, so that it "
+                    "locks no account",
                     host=self._target.shown,
                 ) from error
             raise ConnectionLostError(f"the login broke{why(error)}", host=self._target.shown) from error
@@ -160,47 +156,34 @@ class Login:
         """The key in a file; the password is used up if it unlocks it."""
         place = (name, self._password)
         if place not in self._key_files:
-            key = self._open(name)
-            self._key_files[place] = key.pkey, self._password is None and place[1] is not None
-            return key
+            self._key_files[place] = self._open(name)
         pkey, unlocked = self._key_files[place]
         if unlocked:
             self._password = None
         return _Key(pkey, name)
 
-    def _open(self, name: str) -> _Key:
-        path = Path(name).expanduser()
+    def _open(self, name: str) -> tuple[paramiko.PKey, bool]:
+        path, host = Path(name).expanduser(), self._target.shown
         try:
-            return _Key(paramiko.PKey.from_path(path), name)
+            return paramiko.PKey.from_path(path), False
         except OSError as error:
-            raise SetupError(f"key file {name}: {error.strerror}", host=self._target.shown) from error
+            raise SetupError(f"key file {name}: {error.strerror}", host=host) from error
         # Every layer below has its own exceptions for a key that it does not like.
         except Exception as error:
-            if not _wants_password(error):
-                raise SetupError(
-                    f"key file {name} is no private key that can be used{why(error)}", host=self._target.shown
-                ) from error
+            # cryptography raises TypeError, or ValueError, paramiko PasswordRequiredException; all say `password`.
+            if "password" not in str(error).lower():
+                text = f"key file {name} is no private key that can be used{why(error)}"
+                raise SetupError(text, host=host) from error
         if self._password is None:
-            raise SetupError(
-                f"key file {name} has a passphrase: put it into the connection's password", host=self._target.shown
-            )
+            raise SetupError(f"key file {name} has a passphrase: put it into the connection's password", host=host)
         try:
-            # Bytes, whatever its signature says: it hands them to cryptography.
-            key = _Key(paramiko.PKey.from_path(path, self._password.encode()), name)  # type: ignore[arg-type]
+            # Bytes, unlike its signature: it hands them to cryptography.
+            return paramiko.PKey.from_path(path, self._password.encode()), True  # type: ignore[arg-type]
         except Exception as error:
-            raise SetupError(
-                f"key file {name} can't be opened with the connection's password as its passphrase",
-                host=self._target.shown,
-            ) from error
-        self._password = None
-        return key
+            text = f"key file {name} can't be opened with the connection's password as its passphrase"
+            raise SetupError(text, host=host) from error
 
 
 def _names(methods: Sequence[str]) -> str:
-    """Names that a server gave, of which there may be any number."""
+    """Names that a host gave, of which there may be any number."""
     return plain(", ".join(methods), 300)
-
-
-def _wants_password(error: Exception) -> bool:
-    """cryptography raises TypeError, or ValueError, paramiko PasswordRequiredException; all say `password`."""
-    return "password" in str(error).lower()

@@ -20,16 +20,13 @@ from portmon.text import plain
 
 MAX_STDERR = 16 * 1024
 """Bytes of stderr that are kept; the rest is read and dropped, so that it can't block the command."""
-
 QUIET = 2.0
 """Seconds without output after which a command that has exited is over, although a process that a login script started
 still holds its output open."""
-
 SLACK = 1.0
 """Seconds beyond the deadline of a command after which its connection is hung up."""
-
 READER_ENDS = 2.0
-"""Seconds that the reader of a connection may take to notice its end: more than it needs, and no reason to hang."""
+"""Seconds that the reader of a connection may take to notice its end: more than it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +48,9 @@ class CommandResult:
 class Session:
     """A connection that is logged in.
 
-    :param server: version of its software, ``OpenSSH_9.2p1``
-    :param key: its host key
-    :param trusted: why that key is trusted
-    :param method: which key was accepted, or ``password``
+    :param server: version of the host's SSH server, ``OpenSSH_9.2p1``
+    :param trusted: why the host key is trusted
+    :param method: the key that was accepted, or ``password``
     """
 
     target: Target
@@ -81,15 +77,14 @@ class Session:
         :param max_output: bytes of stdout
         :raises ScanTimeoutError: it was not over in time
         :raises ConnectionLostError: the connection broke
-        :raises AnswerError: it printed too much, or the server runs no commands
+        :raises AnswerError: it printed too much, or the host runs no commands
         """
         started = time.monotonic()
         if not self.active:
             self._tell_of_flood()
             raise ConnectionLostError("the connection broke before the command was sent", host=self.target.shown)
         self.transport.packetizer.allowance = float("inf")
-        # paramiko waits for ever for a server that neither accepts nor refuses a command, and for one that reads
-        # nothing of what is sent to it.
+        # paramiko waits for ever for a host that neither accepts nor refuses a command, or that reads nothing.
         with WATCHDOG.alarm(deadline + SLACK, self.link.hang_up) as overdue:
             channel = self._start(command, deadline)
             try:
@@ -101,7 +96,7 @@ class Session:
                     ) from error
                 raise
             finally:
-                # On a connection that broke meanwhile this fails as well, and would hide what happened.
+                # On a connection that broke meanwhile this fails as well, and would hide the first error.
                 with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
                     channel.close()
                 self.transport.packetizer.allowance = ALLOWANCE
@@ -136,13 +131,13 @@ class Session:
     def _read(self, channel: paramiko.Channel, started: float, deadline: float, max_output: int) -> CommandResult:
         out, err = bytearray(), bytearray()
         latest = started
-        # Of both streams; not the channel's descriptor, which is a pipe, and a system call for each packet. Only a read
-        # clears it, and after a read both are looked at anew before it is waited for.
+        # One event for both streams; the channel's descriptor, a pipe, would cost a system call for each packet.
+        # Only a read clears the event, and after a read both streams are checked again before the next wait.
         something = threading.Event()
         channel.in_buffer.set_event(something)
         channel.in_stderr_buffer.set_event(something)
         while True:
-            # Asked before reading: what came before the end is then certainly in the buffers.
+            # Read before the buffers: they then hold all that came before the end.
             ended = channel.eof_received or channel.closed
             read = b""
             if channel.recv_ready():
@@ -153,9 +148,10 @@ class Session:
                 err += read[: MAX_STDERR - len(err)]
             now = time.monotonic()
             if len(out) > max_output:
+                limit = f"{max_output / 1024**2:g} MiB" if max_output >= 1024**2 else f"{max_output / 1024:g} KiB"
                 raise AnswerError(
-                    f"the answer is over the limit of {_size(max_output)} (max_output); what is printed there "
-                    "is hardly a list of ports",
+                    f"the answer is over the limit of {limit} (max_output); what is printed there is hardly a list of "
+                    "ports",
                     host=self.target.shown,
                 )
             if read:
@@ -169,8 +165,8 @@ class Session:
                     host=self.target.shown,
                 )
             if not read:
-                # As a rule the command exits and all is there: to wake up for each packet before that would be in vain.
-                # More than the channel's window of 2 MiB, which makes the server wait, is read every half second.
+                # As a rule the command exits and all is there: waking up for each packet before that would be in vain.
+                # More than the channel's window of 2 MiB, which makes the host wait, is read every half second.
                 news = something if channel.exit_status_ready() else channel.status_event
                 news.wait(min(0.5, started + deadline - now))
         channel.status_event.wait(max(0.0, min(QUIET, started + deadline - time.monotonic())))
@@ -189,20 +185,12 @@ class Session:
 
 
 def end(transport: Transport | None, link: Link) -> str:
-    """Close a connection; more than once is fine.
-
-    :param transport: None if there is none yet
-    :returns: as of :meth:`Link.close`
-    """
+    """Close a connection as :meth:`Link.close` does, with its transport if there is one."""
     link.hang_up()
     # Its thread has to be gone before the descriptor is closed: the number may be that of another host's connection a
-    # moment later, and the thread would read what is meant for that one.
+    # moment later, and the thread would read that one's bytes.
     if transport is not None:
         if transport.is_alive():
             transport.join(READER_ENDS)
         transport.close()
     return link.close()
-
-
-def _size(count: int) -> str:
-    return f"{count / 1024**2:g} MiB" if count >= 1024**2 else f"{count / 1024:g} KiB"

@@ -1,4 +1,4 @@
-"""Where to log in, with which credentials and options: plain values."""
+"""The address, credentials and options of a login: plain values."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _ADDRESS_UNICODE = re.compile(r"\w[\w.-]{0,254}")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to log in.
+    """The SSH port of a host.
 
-    :param shown: name and address for people; anything, is escaped
+    :param shown: name and address for people; any text, is escaped
     :param address: name or IP address; ASCII that a shell would not interpret, or an international name
-    :param port: SSH port
     :raises ResolveError: for an address that is none: it must never reach a resolver, a proxy command or
         ``Match exec`` of an ssh configuration
     """
@@ -45,15 +44,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What is offered to the host: one key, then the password if there is one, since sshd counts attempts.
+    """A login offers one key, then the password if there is one, since sshd counts attempts.
 
-    :param pkey: key that is loaded already; then ``key_file`` is not used
-    :param key_file: path of a private key
+    :param pkey: instead of ``key_file``
     :param password: for the login; or for the key file, if it needs one, and then for nothing else
     :param look_for_keys: offer ``~/.ssh/id_*`` as well
     :param allow_agent: offer the agent's keys as well
-    :param key_files: what was read already, shared by the logins of one task: path and password to key, and whether
-        the password unlocked it
+    :param key_files: read by earlier logins of the task: path and password to key, and whether the password unlocked it
     """
 
     user: str
@@ -62,12 +59,12 @@ class Credentials:
     password: str | None = field(default=None, repr=False)
     look_for_keys: bool = False
     allow_agent: bool = False
-    key_files: KeyFiles | None = field(default=None, repr=False, compare=False)
+    key_files: KeyFiles = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The rest of a connection.
+    """The other options of a connection.
 
     :param timeout: seconds for TCP, for banner and key exchange, and for authentication, each
     :param proxy_command: connect through this command instead of TCP; ``%h``, ``%p``, ``%r`` and ``%%`` are
@@ -83,13 +80,13 @@ class Options:
 
 
 def why(error: BaseException) -> str:
-    """The reason that an exception gives, as the end of a sentence."""
+    """The text of an exception, as the end of a sentence."""
     text = plain(str(error), 200)
     return f" ({text})" if text else ""
 
 
 def quoted(said: bytes, *, last: bool = False) -> str:
-    """Words of the other side, as the end of a sentence: their first or last line that is not empty."""
+    """The first or last line of a text from the host that is not empty, as the end of a sentence."""
     lines = [line.strip() for line in said.split(b"\n") if line.strip()]
     if not lines:
         return ""

@@ -1,8 +1,8 @@
-"""paramiko's transport, with walls around what a server can make this process hold or compute.
+"""paramiko's transport, with limits on the memory and computing that a host can cause in this process.
 
-A server may send what it likes, before the login too. Every packet has a length that it must not exceed, compressed or
-not; what comes outside a command is bounded in sum, and what comes within one by the window that the server was given.
-Time is bounded elsewhere: each phase has its deadline.
+A host may send any bytes, before the login too. Every packet has a length that it must not exceed, compressed or not;
+data outside a command is bounded in sum, and data within one by the window that the host was given. Each phase has its
+deadline elsewhere.
 """
 
 from __future__ import annotations
@@ -25,40 +25,29 @@ from portmon.ssh.trust import KnownKeys
 
 LOG_CHANNEL = "portmon.ssh.paramiko"
 """paramiko logs here, tracebacks of its threads included. Silent unless its level is set."""
-
 READ = 65536
 """Bytes that are read at once."""
-
 HEAD = 8192
 """First bytes of a connection that are kept to explain a failed handshake."""
-
 MAX_LINES = 1024
 """Lines that may stand before the version (RFC 4253, section 4.2); as many as OpenSSH's client reads …"""
 MAX_LINE = 8192
 """… and bytes of one of them, or of the version."""
-
 MAX_PACKET = 256 * 1024
-"""Bytes of a packet, and of what it inflates to: OpenSSH's limit."""
-
+"""Bytes of a packet, compressed or not: OpenSSH's limit."""
 MAX_KEX_PACKET = 35_000
 """Bytes of a packet of the key exchange: as many as RFC 4253 demands (section 6.1). paramiko reads a number in
 quadratic time, 3.7 s for one of 256 KiB."""
-
 MAX_GROUP = 4096
-"""Bits of a Diffie-Hellman group that the server chooses. One of 8,192 holds all threads for a second, twice."""
-
+"""Bits of a Diffie-Hellman group that the host chooses. One of 8,192 holds all threads for a second, twice."""
 MAX_EXCHANGES = 20
 """Key exchanges of one connection."""
-
 MAX_EXTENSIONS = 1000
-"""Extensions that a server names. paramiko loops over the number that is announced, up to 2**32."""
-
+"""Extensions that a host names. paramiko loops over the number that is announced, up to 2**32."""
 ALLOWANCE = 512 * 1024
-"""Bytes that a server may send until a command is run, and after one: more than twice the longest greeting."""
-
+"""Bytes that a host may send until a command is run, and after one: more than twice the longest greeting."""
 PACKET_COST = 32
 """Bytes that each packet counts for besides its content: about what surrounds it on the wire."""
-
 
 _paramiko_log = logging.getLogger(LOG_CHANNEL)
 if _paramiko_log.level == logging.NOTSET:
@@ -70,12 +59,12 @@ _CHANNEL: Any = Channel
 
 
 class FloodError(paramiko.SSHException):
-    """A server sends more than there is a reason for. The message goes on after "the server"."""
+    """A host sends too much. The message goes on after "the server"."""
 
 
 class Tap:
     """A socket that reads all there is at once, since paramiko asks for a few bytes at a time. It keeps the first
-    bytes, which hold the server's version and algorithms.
+    bytes, which hold the host's SSH version and algorithms.
     """
 
     def __init__(self, sock: Any) -> None:
@@ -111,10 +100,7 @@ class Tap:
 
 
 class Packetizer(PlainPacketizer):
-    """Packets of bounded size, and a bounded number of them.
-
-    :ivar allowance: bytes that the server may still send
-    """
+    """Packets of bounded size and number; ``allowance`` is the bytes that the host may still send."""
 
     def __init__(self, tap: Tap) -> None:
         super().__init__(tap)  # type: ignore[arg-type]
@@ -125,7 +111,7 @@ class Packetizer(PlainPacketizer):
         """Start no timer, which would be one more thread: :class:`Transport` has a deadline for the handshake."""
 
     def readline(self, timeout: float) -> str:
-        """The server's version; whatever text stands before it, in whatever encoding, is passed over.
+        """The host's SSH version, without the text before it, which may have any encoding.
 
         :param timeout: not used: it would restart with every byte, and the handshake has a deadline
         :raises FloodError: there is too much text
@@ -155,7 +141,7 @@ class Packetizer(PlainPacketizer):
         return bytes(line)
 
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
-        """So many bytes of a packet.
+        """Read bytes of a packet.
 
         :raises FloodError: no packet is that long
         """
@@ -179,7 +165,7 @@ class Packetizer(PlainPacketizer):
 
 
 class Inflate:
-    """zlib's other half, without end for no packet."""
+    """Decompression for paramiko, of packets of bounded size."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj()
@@ -196,7 +182,7 @@ class Inflate:
 
 
 class _Gex(KexGexSHA256):
-    """A key exchange in a group that the server chooses."""
+    """A key exchange in a group that the host chooses."""
 
     max_bits = MAX_GROUP
 
@@ -208,8 +194,8 @@ class _Gex(KexGexSHA256):
 
 
 def _within_window(feed: Callable[[Channel, Any], None]) -> Callable[[Channel, Any], None]:
-    """Refuse data of a channel beyond the window that the server was given: paramiko keeps whatever comes, also for a
-    channel that is closed.
+    """Refuse data of a channel beyond the window that the host was given: paramiko keeps it all, also for a channel
+    that is closed.
     """
 
     def bounded(channel: Channel, message: Any) -> None:
@@ -221,19 +207,14 @@ def _within_window(feed: Callable[[Channel, Any], None]) -> Callable[[Channel, A
 
 
 class Transport(paramiko.Transport):
-    """A transport whose start has a deadline, whatever the server drips, and which asks for the host key
-    that is known.
-    """
+    """A transport that prefers the known host key, and whose start has a deadline, however slowly the host drips."""
 
     _compression_info: ClassVar[dict[str, Any]] = {
         **_PLAIN._compression_info,
         "zlib@openssh.com": (ZlibCompressor, Inflate),
         "zlib": (ZlibCompressor, Inflate),
     }
-    _kex_info: ClassVar[dict[str, Any]] = {
-        **_PLAIN._kex_info,
-        KexGexSHA256.name: _Gex,
-    }
+    _kex_info: ClassVar[dict[str, Any]] = {**_PLAIN._kex_info, KexGexSHA256.name: _Gex}
     _channel_handler_table: ClassVar[dict[int, Any]] = {
         **_PLAIN._channel_handler_table,
         MSG_CHANNEL_DATA: _within_window(_CHANNEL._feed),
@@ -250,14 +231,17 @@ class Transport(paramiko.Transport):
         self.set_log_channel(LOG_CHANNEL)
         self.use_compression(options.compress)
         self.auth_timeout = options.timeout
-        # So long a send waits for the end of a key exchange that the server began.
+        # A send waits this long for the end of a key exchange that the host began.
         self.clear_to_send_timeout = options.timeout
         self._exchanges = 0
         security = self.get_security_options()
         if options.ciphers:
             security.ciphers = tuple(options.ciphers)
         types = {key.type for key in known.keys}
-        security.key_types = tuple(sorted(security.key_types, key=lambda name: _key_type(name) not in types))
+        if "ssh-rsa" in types:
+            # RSA keys have two algorithms.
+            types |= {"rsa-sha2-256", "rsa-sha2-512"}
+        security.key_types = tuple(sorted(security.key_types, key=lambda name: name not in types))
 
     def start_client(self, event: threading.Event | None = None, timeout: float | None = None) -> None:
         """Agree on keys.
@@ -272,8 +256,8 @@ class Transport(paramiko.Transport):
             raise self.get_exception() or EOFError()
 
     def get_exception(self) -> Exception | None:
-        """The error that ended the connection, told once: an SSHException, EOFError or OSError, although paramiko's
-        readers raise whatever their input makes them stumble over.
+        """The error that ended the connection, told once: an SSHException, EOFError or OSError. paramiko's readers
+        raise other errors too, which are wrapped.
         """
         error: Exception | None = super().get_exception()
         if error is None or isinstance(error, paramiko.SSHException | EOFError | OSError):
@@ -308,8 +292,3 @@ class Transport(paramiko.Transport):
         if number > MAX_EXTENSIONS:
             raise FloodError(f"announced {number:,} extensions; the limit is {MAX_EXTENSIONS:,}")
         super()._parse_ext_info(msg)  # type: ignore[misc]
-
-
-def _key_type(algorithm: str) -> str:
-    """The key type of a host key algorithm: RSA keys have two."""
-    return "ssh-rsa" if algorithm.startswith("rsa-sha2-") else algorithm

@@ -1,4 +1,4 @@
-"""Which host keys are trusted."""
+"""The host keys that are trusted."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ SALT_SIZE = 20
 
 @dataclass(frozen=True, slots=True)
 class HostKey:
-    """The public key of a server.
-
-    :param type: ``ssh-ed25519``, ``ssh-rsa``, ``ecdsa-sha2-nistp256`` …
-    :param base64: the key
-    """
+    """The public key of a host; its type is ``ssh-ed25519``, ``ssh-rsa``, ``ecdsa-sha2-nistp256`` …"""
 
     type: str
     base64: str
@@ -45,7 +41,7 @@ class HostKeyStore(Protocol):
     """Keys that were trusted on first use. Endpoints are written ``[address]:port``."""
 
     def get(self, endpoint: str) -> Sequence[HostKey]:
-        """The trusted keys of an endpoint; empty if it was never seen."""
+        """The trusted keys of an endpoint; empty for an unknown one."""
 
     def remember(self, endpoint: str, key: HostKey) -> None:
         """Trust the first key of an endpoint."""
@@ -57,9 +53,9 @@ class HostKeyStore(Protocol):
 class KnownHosts:
     """A ``known_hosts`` file: plain, hashed and wildcard names, ``@revoked`` keys.
 
-    paramiko's reader knows neither wildcards nor markers, and one key per type only. Lines of plain names alone are
-    found by their names; only the others are gone through, once for a login: a worker's file may have thousands. Lines
-    that OpenSSH would skip are skipped.
+    paramiko's reader knows neither wildcards nor markers, and one key per type only. A worker's file may have thousands
+    of lines: those of plain names are found by name, and a login goes through the others once. Lines that OpenSSH would
+    skip are skipped.
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -73,10 +69,7 @@ class KnownHosts:
 
     @classmethod
     def load(cls, path: Path) -> KnownHosts:
-        """Read a file.
-
-        :raises OSError: it can't be read
-        """
+        """Read a file; OSError if it can't be read."""
         return cls(path.read_text("utf-8", "surrogateescape").splitlines())
 
     def find(self, target: Target) -> tuple[list[HostKey], list[HostKey]]:
@@ -96,7 +89,7 @@ class KnownHosts:
         number = len(self._lines)
         self._lines.append((marker, key))
         if any(name.startswith("!") for name in names):
-            # One name takes away what another one allows.
+            # A negated name takes away what another one allows.
             self._patterns.append((names, number))
             return
         for name in names:
@@ -122,7 +115,7 @@ def _entry(line: str) -> tuple[str, Sequence[str], HostKey] | None:
 
 
 def _unhash(name: str) -> tuple[bytes, bytes] | None:
-    """Salt and digest of a hashed name; None for what is not written as OpenSSH writes it."""
+    """Salt and digest of a hashed name; None for one that is not written as OpenSSH writes it."""
     try:
         salt, digest = (base64.b64decode(part, validate=True) for part in name.removeprefix("|1|").split("|"))
     except ValueError:
@@ -132,29 +125,25 @@ def _unhash(name: str) -> tuple[bytes, bytes] | None:
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a line of several patterns is about a name: some pattern matches, and none that is negated."""
+    """Whether a line is about a name: one of its patterns matches, and no negated one."""
     found = False
     for pattern in patterns:
         if pattern.startswith("|1|"):
             hashed = _unhash(pattern)
             found |= hashed is not None and hmac.digest(hashed[0], name.encode(), "sha1") == hashed[1]
-        elif _glob(name, pattern.removeprefix("!")):
+        # Brackets are part of `[address]:port`, not a set of characters.
+        elif fnmatch.fnmatchcase(name, pattern.removeprefix("!").lower().replace("[", "[[]")):
             if pattern.startswith("!"):
                 return False
             found = True
     return found
 
 
-def _glob(name: str, pattern: str) -> bool:
-    # Brackets are part of `[address]:port`, not a set of characters.
-    return fnmatch.fnmatchcase(name, pattern.lower().replace("[", "[[]"))
-
-
 @dataclass(frozen=True, slots=True)
 class KnownKeys:
     """The keys that one target may show, and those that it must not.
 
-    :param source: where ``keys`` are from: ``connection``, ``known_hosts`` or ``first use``; empty without any
+    :param source: of ``keys``: ``connection``, ``known_hosts`` or ``first use``; empty without any
     """
 
     keys: Sequence[HostKey] = ()
@@ -164,17 +153,15 @@ class KnownKeys:
 
 @dataclass(slots=True)
 class Trust:
-    """Which host keys are trusted: the pinned one, else what known_hosts says, else what the store says,
-    else, without ``strict``, the first one, which the store then keeps.
+    """Trusts the pinned key, else those of known_hosts, else those of the store, else, without ``strict``, the first
+    one, which the store then keeps.
 
-    A host that shows a key of a type it was not known by is *changed*, not new: a machine in the middle would
+    A host that shows a key of a type it was not known by is *changed*, not new: an attacker in the middle would
     otherwise only need to offer another type. A host that merely gained a type is asked for the old one.
 
     :param strict: trust no first key, neither a new nor a stored one
-    :param pinned: from the connection's ``host_key``
-    :param pinned_by: name of the connection
-    :param known_hosts: None without such a file
-    :param known_hosts_path: of that file, or where it would be
+    :param pinned: from ``host_key`` of the connection ``pinned_by``
+    :param known_hosts_path: of that file, also if there is none
     """
 
     strict: bool = True
@@ -185,7 +172,7 @@ class Trust:
     store: HostKeyStore | None = field(default=None, repr=False)
 
     def known(self, target: Target) -> KnownKeys:
-        """The keys that are known of a target before it is asked."""
+        """The known keys of a target."""
         keys, revoked = self.known_hosts.find(target) if self.known_hosts else ([], [])
         if self.pinned:
             return KnownKeys([self.pinned], "connection", revoked)
@@ -196,7 +183,7 @@ class Trust:
         return KnownKeys(revoked=revoked)
 
     def check(self, target: Target, known: KnownKeys, shown: HostKey) -> str:
-        """Decide about the key that a server proved to have.
+        """Decide about the key that a host proved to have.
 
         :returns: why it is trusted, for the log
         :raises HostKeyError: it is unknown or revoked
@@ -212,8 +199,8 @@ class Trust:
                 self.store.report_change(target.endpoint, shown)
             raise HostKeyChangedError(
                 f"the host key changed: the server shows {shown}, known is {' and '.join(map(str, known.keys))}. No "
-                f"login was tried. Was the host reinstalled? Then: {self._remedy(target, known, shown)}. If nobody "
-                "knows why, somebody may sit between",
+                f"login was tried. Was the host reinstalled? Then: {self._remedy(target, known, shown)}. If it was "
+                "not, an attacker may answer in its place",
                 host=target.shown,
             )
         if self.strict or not self.store:
@@ -223,8 +210,8 @@ class Trust:
                 f"{self._keyscan(target, shown)}",
                 host=target.shown,
             )
-        # The key exchange has proved that the host owns the key. Waiting for the login would prove nothing more: a
-        # machine in the middle can let any login succeed.
+        # The key exchange has proved that the host owns the key. Waiting for the login would prove nothing more: an
+        # attacker in the middle can let any login succeed.
         self.store.remember(target.endpoint, shown)
         return "first use, trusted from now on"
 

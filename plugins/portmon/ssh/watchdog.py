@@ -1,4 +1,4 @@
-"""Calls that are made after a time-out, unless they are called off before."""
+"""Calls that are made after a time-out, unless they are cancelled before."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass(order=True, slots=True)
 class Alarm:
-    """One such call.
-
-    :param at: when it is made, of :func:`time.monotonic`
-    :param call: None once it is called off
-    :param rang: whether it was made
-    """
+    """One such call at a time of :func:`time.monotonic`; ``call`` is None once it is cancelled, ``rang`` once made."""
 
     at: float
     number: int
@@ -27,7 +22,7 @@ class Alarm:
 
 
 class Watchdog:
-    """One thread that waits for all: a timer each, which is a thread, would cost more than most of a login."""
+    """One thread that waits for all alarms: a timer each, which is a thread, would cost more than most of a login."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -37,10 +32,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def alarm(self, seconds: float, call: Callable[[], object]) -> Iterator[Alarm]:
-        """Make a call after so many seconds, unless the block is over by then.
-
-        It is made in a thread of its own, so that none waits for another.
-        """
+        """Make a call in a thread of its own after so many seconds, unless the block is over by then."""
         alarm = Alarm(time.monotonic() + seconds, next(self._numbers), call)
         with self._changed:
             heapq.heappush(self._alarms, alarm)
@@ -74,4 +66,3 @@ class Watchdog:
 
 
 WATCHDOG = Watchdog()
-"""That of this process."""

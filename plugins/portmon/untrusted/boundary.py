@@ -16,19 +16,18 @@ REASON_LIMIT = 200
 def boundary(make: Callable[[str], Exception], *, passing: type[Exception], secret: bool = False) -> Iterator[None]:
     """Turn every exception of the block into one kind of error.
 
-    A list of expected exceptions is never complete: libraries raise AttributeError, KeyError, OverflowError or
-    RecursionError on data that they did not expect.
+    Libraries raise AttributeError, KeyError, OverflowError or RecursionError on data that they did not expect.
 
     :param make: makes the error, given the reason
     :param passing: errors of this kind are raised as they are
-    :param secret: the block handles addresses or logins: another library's error text may hold one and is left out
+    :param secret: the block handles addresses or logins: the text of another library's error is left out
     """
     try:
         yield
     except passing:
         raise
     except Exception as error:
-        # Without the cause: a traceback in a task log would show its text.
+        # Without the cause, whose text would be in the traceback in the task log.
         raise make(reason(error, secret=secret)) from None
 
 
@@ -43,9 +42,9 @@ def reason(error: Exception, *, secret: bool = False) -> str:
         return "it is nested too deeply"
     if isinstance(error, MemoryError):
         return "it is too large for this machine's memory"
-    return describe(error, (lambda _: "") if secret else _on_one_line)
 
+    def on_one_line(text: str) -> str:
+        text = "" if secret else " ".join(text.split())
+        return text if len(text) <= REASON_LIMIT else f"{text[:REASON_LIMIT]}…"
 
-def _on_one_line(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= REASON_LIMIT else f"{text[:REASON_LIMIT]}…"
+    return describe(error, on_one_line)

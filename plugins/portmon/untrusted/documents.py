@@ -1,7 +1,6 @@
 """Read JSON and YAML of bounded size and depth. Larger documents are refused before values are made of them.
 
-A document of a few hundred bytes can stand for gigabytes (aliases), and one of 100 KB can exhaust the stack of
-everything that walks through it (nesting).
+A few hundred bytes of YAML can stand for gigabytes (aliases), and 100 KB of nesting can exhaust the stack.
 """
 
 from __future__ import annotations
@@ -25,26 +24,16 @@ MAX_DEPTH = 100
 """Levels of nesting. Host lists and configurations have some ten."""
 MAX_VALUES = 4_000_000
 """Values of one JSON document: a short value, such as ``[]``, takes 20 times its text in memory."""
-MAX_EXPANDED = 100_000
-"""Values of a YAML document once its aliases are written out, …"""
-EXPANSION = 10
-"""… or this many times the values that the document has itself, if that is more."""
+MAX_EXPANDED, EXPANSION = 100_000, 10
+"""Values of a YAML document with its aliases written out, or this many times its own values if that is more."""
 
 
 class DocumentError(Exception):
-    """A document can't be read.
-
-    :param line: 1-based, if known
-    """
+    """A document can't be read. ``line`` is 1-based."""
 
     def __init__(self, message: str, *, line: int | None = None) -> None:
-        self.message = message
-        self.line = line
+        self.message, self.line = message, line
         super().__init__(f"line {line}: {message}" if line else message)
-
-
-class NestingError(DocumentError):
-    """It is nested too deeply, or within itself."""
 
 
 def read_text(path: Path) -> str:
@@ -68,34 +57,30 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKET = bytes(sign for sign in range(256) if sign not in b"[]{}")
 
 
-def parse_json(data: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The value of a JSON document.
-
-    :param data: bytes may be UTF-8, UTF-16 or UTF-32
-    :param pairs: makes a value of the names and values of an object; default: a dict, and a name twice is an error
-    :raises DocumentError: with the line, if it is no JSON
-    """
-    with boundary(DocumentError, passing=DocumentError):
-        try:
-            text = data if isinstance(data, str) else data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
-            _must_be_bounded(text)
-            return json.loads(text, object_pairs_hook=pairs or unique)
-        except json.JSONDecodeError as error:
-            raise DocumentError(error.msg, line=error.lineno) from None
-        except ValueError as error:
-            raise DocumentError(str(error)) from None
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dict of names and values.
-
-    :raises ValueError: a name comes twice, of which a dict would keep only the last
-    """
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of a name that comes twice, a dict would keep only the last value.
     value = dict(pairs)
     if len(value) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"{twice[:100]!r} is given twice")
     return value
+
+
+def parse_json(data: str | bytes) -> Any:
+    """The value of a JSON document.
+
+    :param data: bytes may be UTF-8, UTF-16 or UTF-32
+    :raises DocumentError: with the line, if it is no JSON, or a name comes twice
+    """
+    with boundary(DocumentError, passing=DocumentError):
+        try:
+            text = data if isinstance(data, str) else data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
+            _must_be_bounded(text)
+            return json.loads(text, object_pairs_hook=_unique)
+        except json.JSONDecodeError as error:
+            raise DocumentError(error.msg, line=error.lineno) from None
+        except ValueError as error:
+            raise DocumentError(str(error)) from None
 
 
 def _must_be_bounded(text: str) -> None:
@@ -110,24 +95,17 @@ def _must_be_bounded(text: str) -> None:
 # ── YAML ────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _TooDeepError(yaml.composer.ComposerError):
-    """See :class:`NestingError`."""
-
-
 class Loader(yaml.SafeLoader):
     """SafeLoader within limits, whose errors all have a line."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._depth = 0
-        self._nodes = 0
-        self._size = 0
+        self._depth = self._nodes = self._size = self._deepest = 0
+        # Anchored nodes: number of values that they stand for, and their depth.
         self._anchored: dict[yaml.Node, tuple[int, int]] = {}
-        """Anchored nodes: number of values that they stand for, and their depth."""
-        self._deepest = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose one node, and count the values that its aliases stand for."""
+        """Count the values that the aliases of a node stand for."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         mark = event.start_mark
         outer_size, outer_deepest = self._size, self._deepest
@@ -136,7 +114,7 @@ class Loader(yaml.SafeLoader):
             # A node is not anchored before it is composed, so an alias within itself finds nothing.
             found = self._anchored.get(node) if node is not None else None
             if found is None:
-                raise _TooDeepError(None, None, f"{event.anchor!r} contains itself", mark)
+                raise yaml.composer.ComposerError(None, None, f"{event.anchor!r} contains itself", mark)
             size, depth = found
         else:
             self._depth += 1
@@ -158,10 +136,10 @@ class Loader(yaml.SafeLoader):
     @staticmethod
     def _must_be_shallow(depth: int, mark: Any) -> None:
         if depth > MAX_DEPTH:
-            raise _TooDeepError(None, None, f"is nested more than {MAX_DEPTH} levels deep", mark)
+            raise yaml.composer.ComposerError(None, None, f"is nested more than {MAX_DEPTH} levels deep", mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Construct one value; a text that does not fit its tag is an error with a line."""
+        """Give a line to the error of a text that does not fit its tag."""
 
         def wrong(_: str) -> Exception:
             # The text is left out: in an Ansible inventory it may be a password.
@@ -172,11 +150,9 @@ class Loader(yaml.SafeLoader):
             return super().construct_object(node, deep=deep)
 
 
-class UniqueLoader(Loader):
-    """Refuses a key that is given twice; YAML would keep only the last."""
-
+class _UniqueLoader(Loader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose one mapping."""
+        # Of a key that is given twice, YAML would keep only the last value.
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -187,19 +163,18 @@ class UniqueLoader(Loader):
         return node
 
 
-def parse_yaml(text: str, *, loader: type[Loader] = UniqueLoader) -> Any:
+def parse_yaml(text: str) -> Any:
     """The value of a YAML document.
 
-    :param loader: one that knows more tags
-    :raises DocumentError: with the line
+    :raises DocumentError: with the line, also if a key comes twice
     """
-    return compose_yaml(text, loader=loader)[1]()
+    return compose_yaml(text, loader=_UniqueLoader)[1]()
 
 
 def compose_yaml(text: str, *, loader: type[Loader] = Loader) -> tuple[yaml.Node | None, Callable[[], Any]]:
-    """The nodes of a YAML document, with their lines, and a function that makes the value of them.
+    """The nodes of a YAML document, with their lines, and a function that makes its value.
 
-    :raises DocumentError: with the line; the function raises it as well
+    :raises DocumentError: with the line, as the function does
     """
     with _yaml_errors():
         made = loader(text)
@@ -220,7 +195,6 @@ def _yaml_errors() -> Iterator[None]:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             told = " ".join(filter(None, (error.problem, error.context))) or "is no YAML"
-            kind = NestingError if isinstance(error, _TooDeepError) else DocumentError
-            raise kind(told, line=mark.line + 1 if mark else None) from None
+            raise DocumentError(told, line=mark.line + 1 if mark else None) from None
         except yaml.reader.ReaderError as error:
             raise DocumentError(f"{error.reason} at character {error.position}") from None

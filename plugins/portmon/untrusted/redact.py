@@ -12,8 +12,8 @@ from portmon.text import plain
 ERROR_LIMIT = 300
 """Characters of a text that are kept."""
 
-# A login may hold more than one @. After a host comes no colon but that of a port: in ``//user:pa/ss@host`` it begins
-# a password.
+# A login may hold more than one @. A colon after a host that is not followed by a port begins a password, as in
+# ``//user:pa/ss@host``.
 _ADDRESS = (
     r"(?i)(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/\s?#'\")]*@)?"
     r"(?P<host>(?:\[[0-9a-f:.%]*\]|[^/\s?#'\")@:\[]*)(?::\d+(?=[/\s?#'\")]|$))?)(?P<rest>[^\s'\")]*)"
@@ -21,9 +21,7 @@ _ADDRESS = (
 
 
 def redact(text: str) -> str:
-    """One line without all but the host of addresses: webhooks have their token in the path, and HTTP clients put the
-    path into their errors.
-    """
+    """One line in which only the host of an address is left: the path of a webhook holds its token."""
     return plain(re.sub(r"(?<=with url: )\S+", "…", re.sub(_ADDRESS, _host_only, text)), ERROR_LIMIT)
 
 
@@ -33,10 +31,7 @@ def _host_only(address: re.Match[str]) -> str:
 
 
 def describe(error: Exception, redact: Callable[[str], str] = redact) -> str:
-    """Class, text and place of an error, on one line.
-
-    :param redact: makes its text fit for a log
-    """
+    """Class, redacted text, and place of an error, on one line."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" [{Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
     try:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 Origin = tuple[str, str, int]
 """Scheme, host and port."""
-
 DEFAULT_PORTS = {"http": 80, "https": 443}
 AMBIGUOUS = (
     "there is an @ behind the first /, ? or # of its address: of a login in it write these signs as %2F, %3F and %23, "
@@ -25,13 +24,12 @@ _PLACE = re.compile(r"(?P<host>[^@:\[\]\s'\"<>]+|\[[0-9A-Fa-f:.%]+\])(?::(?P<por
 
 
 def origin_of(url: str) -> Origin:
-    """Where a request for a URL goes, as the client that sends it reads the URL.
+    """Where a request for a URL goes, as requests, which sends it, reads the URL.
 
-    Libraries read some URLs differently: of ``http://evil\\@cmdb/`` the standard library takes ``cmdb`` for the host,
-    requests connects to ``evil``. A check is worth something only if it reads the URL as the connection does.
+    In ``http://evil\\@cmdb/`` the standard library takes ``cmdb`` for the host, but requests connects to ``evil``.
 
-    :raises ValueError: it is no address of an HTTP server, or the client's own parts read it differently. The text of
-        the error holds nothing of the URL
+    :raises ValueError: it is no address of an HTTP server, or requests and urllib3 read it differently. The text of the
+        error holds nothing of the URL
     """
     import requests
     from urllib3.util import parse_url
@@ -44,16 +42,13 @@ def origin_of(url: str) -> Origin:
         found = _origin(chosen["scheme"], chosen["host"], chosen["port"])
         if found != _origin(read.scheme, read.host, read.port):
             raise ValueError("it can be read in several ways")
-    except requests.RequestException as error:
-        raise ValueError(f"it is no address of an HTTP server ({type(error).__name__})") from None
-    except (ValueError, AttributeError) as error:
-        known = (
-            str(error)
-            if str(error).startswith("it ")
-            else f"it is no address of an HTTP server ({type(error).__name__})"
-        )
-        raise ValueError(known) from None
+    except (requests.RequestException, ValueError, AttributeError) as error:
+        raise ValueError(str(error) if str(error).startswith("it ") else _no_address(error)) from None
     return found
+
+
+def _no_address(error: Exception) -> str:
+    return f"it is no address of an HTTP server ({type(error).__name__})"
 
 
 def address_of(base_url: str, endpoint: str) -> str:
@@ -71,7 +66,7 @@ def split_login(url: str) -> tuple[str, tuple[str, str] | None]:
     try:
         parts = parse_url(url)
     except ValueError as error:
-        raise ValueError(f"it is no address of an HTTP server ({type(error).__name__})") from None
+        raise ValueError(_no_address(error)) from None
     if parts.auth is None:
         return url, None
     login, _, password = parts.auth.partition(":")
@@ -79,7 +74,7 @@ def split_login(url: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def origin_text(origin: Origin) -> str:
-    """``http://cmdb:80``: always with the port, since two that differ only in the port must not look alike."""
+    """``http://cmdb:80``: always with the port, so that two that differ only in the port look different."""
     scheme, host, port = origin
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -87,8 +82,7 @@ def origin_text(origin: Origin) -> str:
 def showable(url: str, *, path: bool = False) -> str:
     """An address for messages: scheme, host and port, without login, query and fragment.
 
-    In doubt it shows less. In ``http://user:pass/word@host`` every part may belong to the password, and clients take
-    ``user`` for the host.
+    In ``http://user:pass/word@host`` every part may belong to the password, and so nothing of it is shown.
 
     :param path: also show the path, where it is no secret
     """
@@ -100,14 +94,14 @@ def showable(url: str, *, path: bool = False) -> str:
     place = _PLACE.fullmatch(found["place"].rpartition("@")[2])
     if place is None or "@" in behind:
         return f"{scheme}://…"
-    # What stands in the place of a port and is no number may be the beginning of a password.
+    # Text in the place of a port may be the beginning of a password.
     port = f":{place['port']}" if re.fullmatch("[0-9]{1,5}", place["port"] or "") else ""
     shown = f"{scheme}://{place['host']}{port}"
     return shown + quote(found["path"], safe="/%:!$&'()*+,;=~") if path else shown
 
 
 def is_ambiguous(url: str) -> bool:
-    """Whether a part of a login may stand where clients look for a path."""
+    """Whether a client may take a part of a login for a path, see AMBIGUOUS."""
     found = _PARTS.match(url.strip())
     return found is not None and "@" in f"{found['path']}{found['rest']}"
 

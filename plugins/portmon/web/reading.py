@@ -53,7 +53,7 @@ def forget() -> None:
 
 @lru_cache(maxsize=2)
 def _reader(url: str) -> Reader:
-    return Reader(Database(url, multi_machine=settings.multi_machine()), seconds=SECONDS, connections=CONNECTIONS)
+    return Reader(Database(url), seconds=SECONDS, connections=CONNECTIONS)
 
 
 @contextmanager

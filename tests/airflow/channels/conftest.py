@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
-from aiosmtpd.controller import Controller
 
-from tests.airflow.channels.samples import SECRET, Mailbox
+from tests.airflow.channels.samples import SECRET
+from tests.worlds import sshd
+from tests.worlds.mailbox import Mailbox
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,18 +27,11 @@ def _connection_x(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return sshd.free_port()
 
 
 @pytest.fixture
-def mailbox(monkeypatch: pytest.MonkeyPatch, free_port: int) -> Iterator[Mailbox]:
-    box = Mailbox()
-    controller = Controller(box, hostname="127.0.0.1", port=free_port)
-    controller.start()
-    extra = {"disable_tls": True, "disable_ssl": True, "retry_limit": 0, "from_email": "portmon@example.com"}
-    connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": free_port, "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(connection))
-    yield box
-    controller.stop()
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
+    with closing(Mailbox()) as box:
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(box.connection(retry_limit=0)))
+        yield box

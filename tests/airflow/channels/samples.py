@@ -1,10 +1,7 @@
-"""What the tests of channels share: hostile messages, a mailbox."""
+"""Hostile messages, and connections, for the tests of channels."""
 
 from __future__ import annotations
 
-import email
-import email.message
-import email.policy
 import json
 import traceback
 from typing import Any
@@ -25,19 +22,6 @@ MESSAGE = Message(
 def printed(error: Exception) -> str:
     """What a task log shows of an error, whatever it was raised from included."""
     return "".join(traceback.format_exception(error))
-
-
-class Mailbox:
-    """Keeps what an SMTP server is given."""
-
-    def __init__(self) -> None:
-        self.mails: list[email.message.EmailMessage] = []
-        self.answer = "250 OK"
-
-    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802
-        if self.answer.startswith("250"):
-            self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
-        return self.answer
 
 
 def connect(monkeypatch: Any, conn_id: str, host: str, **fields: Any) -> None:

@@ -23,8 +23,9 @@ from portmon.errors import DeliveryError
 from portmon.model.alert import Alert
 from portmon.model.event import AlertRole, EventKind
 from tests.airflow.channels.samples import connect, printed
-from tests.worlds.alertmanager import Alertmanager, missing, until
+from tests.worlds.alertmanager import Alertmanager, missing
 from tests.worlds.messages import LINK, alert, event, message
+from tests.worlds.waiting import until
 
 CHANNEL = AlertmanagerChannel(type="alertmanager")
 CONFIG = """
@@ -294,5 +295,5 @@ def test_batch_that_fails_is_sent_again_with_all_others(
     assert sizes == [2, 2, 2, 2, 1]
 
 
-def test_message_without_alerts_sends_no_request() -> None:
+def test_message_without_alerts_makes_no_request() -> None:
     deliver(CHANNEL, message())

@@ -14,7 +14,7 @@ from portmon.alerting import config
 from portmon.alerting.config import Heartbeat
 from portmon.errors import DeliveryError
 from tests.airflow.channels.samples import connect, printed
-from tests.worlds.alertmanager import until
+from tests.worlds.waiting import until
 
 SECRET_PATH = "/ping/0b5e8a7e-s3cret"
 

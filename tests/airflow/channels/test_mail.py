@@ -6,13 +6,13 @@ import email
 import email.policy
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +27,7 @@ from portmon.model.event import AlertGroup, AlertRole, EventKind
 from portmon.storage import deliveries
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import Fleet
+from tests.worlds.mailbox import Mailbox
 from tests.worlds.messages import NOW, alert, event, message
 
 SMTP = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
@@ -34,59 +35,15 @@ LONGEST = 998
 """Octets of a line: https://www.rfc-editor.org/rfc/rfc5322#section-2.1.1"""
 
 
-class Server:
-    """A mail server; aiosmtpd refuses lines of more than 1,000 octets, their end included.
-
-    :param refused: address: what is answered to it
-    :param sender: what is answered to the sender
-    :param answer: to the mail
-    """
-
-    def __init__(self) -> None:
-        self.got: list[tuple[list[str], bytes]] = []
-        self.refused: dict[str, str] = {}
-        self.sender = "250 OK"
-        self.answer = "250 OK"
-
-    async def handle_MAIL(self, server: object, session: object, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
-        if self.sender.startswith("250"):
-            envelope.mail_from = address
-        return self.sender
-
-    async def handle_RCPT(self, server: object, session: object, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
-        if address in self.refused:
-            return self.refused[address]
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802
-        if self.answer.startswith("250"):
-            self.got.append((list(envelope.rcpt_tos), envelope.content))
-        return self.answer
-
-    def recipients(self) -> list[list[str]]:
-        """Of each mail."""
-        return [recipients for recipients, _ in self.got]
-
-    def mails(self) -> list[EmailMessage]:
-        """Parsed."""
-        return [email.message_from_bytes(raw, policy=email.policy.default) for _, raw in self.got]
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, free_port: int) -> Iterator[Server]:
-    box = Server()
-    controller = Controller(box, hostname="127.0.0.1", port=free_port)
-    controller.start()
-    # With the hook's default: it would try again five times, at once.
-    extra = {"disable_tls": True, "disable_ssl": True, "from_email": "portmon@example.com"}
-    connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": free_port, "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(connection))
-    target = f"mailto://127.0.0.1:{free_port}/?from=portmon@example.com&to=ops@example.com&mode=insecure"
-    apprise = {"conn_type": "apprise", "extra": {"config": {"path": target}}}
-    monkeypatch.setenv("AIRFLOW_CONN_APPRISE_DEFAULT", json.dumps(apprise))
-    yield box
-    controller.stop()
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
+    with closing(Mailbox()) as box:
+        # With the hook's default: it would try again five times, at once.
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(box.connection()))
+        target = f"mailto://127.0.0.1:{box.port}/?from=portmon@example.com&to=ops@example.com&mode=insecure"
+        apprise = {"conn_type": "apprise", "extra": {"config": {"path": target}}}
+        monkeypatch.setenv("AIRFLOW_CONN_APPRISE_DEFAULT", json.dumps(apprise))
+        yield box
 
 
 def mail_to(*to: str, **arguments: Any) -> NotifierChannel:
@@ -115,7 +72,7 @@ _TEXT = st.lists(_LINES, min_size=1, max_size=4).map(" ".join)
     charset=st.sampled_from(["utf-8", "us-ascii"]),
     number=st.integers(0, 60),
 )
-def test_no_line_of_any_mail_is_too_long(server: Server, title: str, html: str, charset: str, number: int) -> None:
+def test_no_line_of_any_mail_is_too_long(server: Mailbox, title: str, html: str, charset: str, number: int) -> None:
     if charset == "us-ascii":
         html = html.encode("ascii", "xmlcharrefreplace").decode()
     alerts = [alert(event(host=f"web{one}", port=one + 1)) for one in range(number)]
@@ -123,7 +80,7 @@ def test_no_line_of_any_mail_is_too_long(server: Server, title: str, html: str, 
     to = [f"recipient-number-{one}@department.example.com" for one in range(1 + number // 12)]
     before = len(server.got)
     deliver(mail_to(*to, mime_charset=charset, cc=[f"cc-{one}@example.com" for one in range(number // 12)]), sent)
-    (recipients, raw), mail = server.got[before], server.mails()[before]
+    (recipients, raw), mail = server.got[before], server.mails[before]
     assert_lines(raw)
     assert len(recipients) == 1 + 2 * (number // 12)
     assert mail["Bcc"] is None
@@ -134,7 +91,7 @@ def test_no_line_of_any_mail_is_too_long(server: Server, title: str, html: str, 
 
 
 @pytest.mark.parametrize("form", ["text", "html"])
-def test_no_line_of_a_mail_of_apprise_is_too_long(server: Server, form: Any) -> None:
+def test_no_line_of_a_mail_of_apprise_is_too_long(server: Mailbox, form: Any) -> None:
     sent = message(title="x" * 3000, text="y" * 3000, html=f"<p>{'z' * 3000}</p>")
     deliver(AppriseChannel(type="apprise", format=form), sent)
     ((_, raw),) = server.got
@@ -202,7 +159,7 @@ def _ids(mail: EmailMessage) -> set[str]:
     return {*str(mail["References"] or "").split(), *str(mail["In-Reply-To"] or "").split(), str(mail["Message-ID"])}
 
 
-def test_one_port_that_comes_back_joins_the_mail_about_many(server: Server, tmp_path: Path) -> None:
+def test_one_port_that_comes_back_joins_the_mail_about_many(server: Mailbox, tmp_path: Path) -> None:
     fleet = Sending(tmp_path, CONFIG, 20)
     for machine in fleet.machines.values():
         machine.kill(80)
@@ -210,7 +167,7 @@ def test_one_port_that_comes_back_joins_the_mail_about_many(server: Server, tmp_
     fleet.machines["web010"].start(80, "nginx")
     fleet.run()
     assert fleet.errors == []
-    down, up = server.mails()
+    down, up = server.mails
     assert "20 ports down" in str(down["Subject"])
     assert "recovered" in str(up["Subject"])
     assert len(str(down["References"]).split()) <= 12
@@ -219,13 +176,13 @@ def test_one_port_that_comes_back_joins_the_mail_about_many(server: Server, tmp_
         assert_lines(raw)
 
 
-def test_ports_that_went_one_by_one_are_threads_of_their_own(server: Server, tmp_path: Path) -> None:
+def test_ports_that_went_one_by_one_are_threads_of_their_own(server: Mailbox, tmp_path: Path) -> None:
     fleet = Sending(tmp_path, CONFIG, 2)
     for step in ("kill", "start"):
         for machine in fleet.machines.values():
             machine.kill(80) if step == "kill" else machine.start(80, "nginx")
             fleet.run()
-    first, second, first_up, second_up = server.mails()
+    first, second, first_up, second_up = server.mails
     assert _ids(first) & _ids(first_up)
     assert _ids(second) & _ids(second_up)
     assert not (_ids(first) | _ids(first_up)) & (_ids(second) | _ids(second_up))
@@ -235,7 +192,7 @@ def test_ports_that_went_one_by_one_are_threads_of_their_own(server: Server, tmp
 
 
 @pytest.mark.parametrize("said", ["550 5.1.1 no such user", "451 4.7.1 greylisted, come again"])
-def test_a_refused_recipient_is_told_and_asked_again_alone(server: Server, tmp_path: Path, said: str) -> None:
+def test_a_refused_recipient_is_told_and_asked_again_alone(server: Mailbox, tmp_path: Path, said: str) -> None:
     fleet = Sending(tmp_path, CONFIG, 1)
     server.refused = {"oncall@example.com": said}
     fleet.machines["web000"].kill(80)
@@ -256,12 +213,12 @@ def test_a_refused_recipient_is_told_and_asked_again_alone(server: Server, tmp_p
     fleet.run()
     assert server.recipients() == [["ops@example.com"], ["oncall@example.com"]]
     assert fleet.waiting() == []
-    first, second = server.mails()
+    first, second = server.mails
     assert first["Message-ID"] == second["Message-ID"]
 
 
 def test_a_recipient_that_is_never_taken_is_given_up_with_the_reason(
-    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: Mailbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fleet = Sending(tmp_path, f"{CONFIG}  give_up_after: 10m\n", 1)
     server.refused = {"oncall@example.com": "550 5.1.1 no such user"}
@@ -272,7 +229,7 @@ def test_a_recipient_that_is_never_taken_is_given_up_with_the_reason(
     assert any("did not take for 10m" in text and "no such user" in text for text in caplog.messages)
 
 
-def test_a_mail_without_a_taker_is_sent_once_per_try_and_again(server: Server) -> None:
+def test_a_mail_without_a_recipient_is_sent_once_per_try_and_again(server: Mailbox) -> None:
     server.refused = {"ops@example.com": "550 no", "oncall@example.com": "450 later"}
     with pytest.raises(DeliveryError, match=r"2 recipients .*none got it.*450 later.*550 no") as failure:
         deliver(mail_to("ops@example.com", "oncall@example.com"), message(alert()))
@@ -281,26 +238,26 @@ def test_a_mail_without_a_taker_is_sent_once_per_try_and_again(server: Server) -
 
 
 @pytest.mark.parametrize("said", ["553 sender not allowed", "451 sender greylisted"])
-def test_a_refused_sender_is_the_failure_of_all(server: Server, said: str) -> None:
+def test_a_refused_sender_is_the_failure_of_all(server: Mailbox, said: str) -> None:
     server.sender = said
     with pytest.raises(DeliveryError, match=said.partition(" ")[2]) as failure:
         deliver(mail_to("ops@example.com", "oncall@example.com"), message(alert()))
     assert failure.value.delivered == ()
 
 
-def test_a_mail_that_is_refused_after_its_recipients_were_taken_counts_for_none(server: Server) -> None:
+def test_a_mail_that_is_refused_after_its_recipients_were_taken_reached_none(server: Mailbox) -> None:
     server.answer = "451 disk is full"
     with pytest.raises(DeliveryError, match="disk is full") as failure:
         deliver(mail_to("ops@example.com"), message(alert()))
     assert failure.value.delivered == ()
 
 
-def test_an_address_that_is_named_twice_gets_one_mail(server: Server) -> None:
+def test_an_address_that_is_named_twice_gets_one_mail(server: Mailbox) -> None:
     deliver(mail_to("ops@example.com", cc=["ops@example.com"], bcc=["boss@example.com"]), message(alert()))
     assert server.recipients() == [["ops@example.com", "boss@example.com"]]
 
 
-def test_recipients_who_have_it_are_not_asked_and_a_mail_to_none_is_none(server: Server) -> None:
+def test_recipients_who_have_it_are_not_asked_and_a_mail_to_none_is_none(server: Mailbox) -> None:
     done = (recipient_id("Ops@example.com"),)
     deliver(mail_to("ops@example.com", "new@example.com"), message(alert()), done=done)
     assert server.recipients() == [["new@example.com"]]
@@ -312,7 +269,7 @@ def _downs(number: int) -> list[Alert]:
     return [alert(event(host=f"{'名' * 40}{one}", port=80)) for one in range(number)]
 
 
-def test_a_real_message_with_hostile_names_arrives(server: Server) -> None:
+def test_a_real_message_with_hostile_names_arrives(server: Mailbox) -> None:
     sent = render(
         _downs(60), AlertGroup.DOWN, layout=Layout(), link=lambda _: "https://airflow.example.com/" + "x" * 900
     )

@@ -28,8 +28,9 @@ from portmon.alerting.channels import (
 )
 from portmon.alerting.message.render import Message
 from portmon.model.event import AlertRole, EventKind
-from tests.airflow.channels.samples import HOSTILE, SECRET, Mailbox, connect
+from tests.airflow.channels.samples import HOSTILE, SECRET, connect
 from tests.worlds.alertmanager import Alertmanager, missing
+from tests.worlds.mailbox import Mailbox
 from tests.worlds.messages import LINK, NOW, alert, event, message
 
 FILES = Path(__file__).resolve().parents[2] / "fixtures" / "channels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -23,6 +24,7 @@ from portmon.alerting.channels.webhook import document
 from portmon.errors import DeliveryError, OverrunError
 from tests.airflow.channels.samples import connect, printed
 from tests.worlds.messages import alert, event, message
+from tests.worlds.sshd import tcp_server
 
 CHANNEL = WebhookChannel(type="webhook", name="hook", conn_id="hook", endpoint="in/s3cret-in-path")
 KEY = "s3cret-key-of-the-signature"
@@ -145,7 +147,7 @@ def test_whether_it_may_have_come_through(receiver: HTTPServer, status: int, uns
     assert failure.value.unsure == unsure
 
 
-def test_no_server_answers(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+def test_a_port_without_a_listener(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     connect(monkeypatch, "hook", f"http://localhost:{free_port}")
     with pytest.raises(
         DeliveryError, match=rf"http://localhost:{free_port} \(connection hook\): no answer: the conn"
@@ -158,47 +160,23 @@ def test_no_server_answers(monkeypatch: pytest.MonkeyPatch, free_port: int) -> N
 # ── servers that take their time ────────────────────────────────────────────────────────────────
 
 
-class Slow:
-    """A server that accepts, and sends what it is told to, a byte at a time."""
-
-    def __init__(self, answer: bytes, pause: float) -> None:
-        self._answer, self._pause = answer, pause
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        peer, _ = self._listener.accept()
-        with peer:
-            peer.recv(1 << 16)
-            for byte in self._answer:
-                if self._over.wait(self._pause):
-                    return
-                try:
-                    peer.sendall(bytes([byte]))
-                except OSError:
-                    return
-            self._over.wait()
-
-    def close(self) -> None:
-        self._over.set()
-        self._thread.join(30)
-        self._listener.close()
-
-
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    servers = []
+    """Starts a server that sends what it is told to, a byte at a time."""
+    with contextlib.ExitStack() as stack:
 
-    def serve(answer: bytes, pause: float) -> None:
-        servers.append(Slow(answer, pause))
-        connect(monkeypatch, "hook", f"http://127.0.0.1:{servers[-1].port}")
+        def start(answer: bytes, pause: float) -> None:
+            def serve(peer: socket.socket, over: threading.Event) -> None:
+                peer.recv(1 << 16)
+                for byte in answer:
+                    if over.wait(pause):
+                        return
+                    peer.sendall(bytes([byte]))
+                over.wait()
 
-    yield serve
-    for server in servers:
-        server.close()
+            connect(monkeypatch, "hook", f"http://127.0.0.1:{stack.enter_context(tcp_server(serve))}")
+
+        yield start
 
 
 def test_server_that_hangs_is_given_up(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def test_hosts_that_differ_only_where_it_is_cut_or_hidden_are_two() -> None:
         assert labels(alert(event(host_id=one))) != labels(alert(event(host_id=two)))
 
 
-def test_annotations_notify_nobody() -> None:
+def test_annotations_cause_no_notification() -> None:
     (sent,) = payload(message(alert(event(program="<!channel> @everyone", reason="see https://evil.example"))))
     assert "<!channel>" not in sent["annotations"]["summary"]
     assert "@everyone" not in sent["annotations"]["summary"]

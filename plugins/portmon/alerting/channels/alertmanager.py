@@ -1,8 +1,8 @@
 """Prometheus' Alertmanager, v2 API.
 
 Alertmanager knows an alert by its labels alone, so they come from the event that began it and never change. It
-refuses alerts with a label that has no valid name or that end before they begin, and a whole request for one
-``generatorURL`` that is no URI (HTTP 422). Nothing of the kind can leave here, whatever a host is called:
+refuses an alert that has a label without a valid name or ends before it begins, and a whole request for one
+``generatorURL`` that is no URI (HTTP 422). This module sends none of these:
 https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 """
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 """Alerts of one request. Sent again, they are the same alerts: a delivery that fails halfway is repeated whole."""
-JOB = "portmon"
-"""Value of the label ``job``."""
 LABEL_LIMIT = 200
 """Characters of a label's value."""
 NAME_LIMIT = 100
@@ -56,15 +54,13 @@ class AlertmanagerChannel(BaseChannel):
         """Send the alerts; only 200 is a success. Alertmanager keeps the valid ones of a request that it calls bad."""
         alerts = payload(message)
         for begin in range(0, len(alerts), BATCH):
-            request = HttpRequest(
-                self.name,
-                self.conn_id,
-                "api/v2/alerts",
-                body=json.dumps(alerts[begin : begin + BATCH]).encode(),
-                headers={"Content-Type": "application/json"},
-                ok=lambda status: status == 200,
-            )
-            outside.send(request)
+            body = json.dumps(alerts[begin : begin + BATCH]).encode()
+            headers = {"Content-Type": "application/json"}
+            outside.send(HttpRequest(self.name, self.conn_id, "api/v2/alerts", "POST", body, headers, ok=_is_ok))
+
+
+def _is_ok(status: int) -> bool:
+    return status == 200
 
 
 def payload(message: Message) -> list[dict[str, Any]]:
@@ -72,8 +68,7 @@ def payload(message: Message) -> list[dict[str, Any]]:
 
     An alert that fires, and a notice, ends by itself at ``expires_at`` unless it is sent again.
     """
-    links = message.links or (None,) * len(message.alerts)
-    pairs = sorted(zip(message.alerts, links, strict=True), key=lambda pair: (_begin(pair[0]), pair[0].id))
+    pairs = sorted(message.linked(), key=lambda pair: (_begin(pair[0]), pair[0].id))
     # The end of an old alert after the beginning of the next one of the same port would end that as well.
     newest = {tuple(sorted(labels(alert).items())): (alert, link) for alert, link in pairs}
     return [_posted(alert, link, message.expires_at) for alert, link in newest.values()]
@@ -83,12 +78,12 @@ def labels(alert: Alert) -> dict[str, str]:
     """The labels that identify an alert, from its first event: the same for as long as it lives."""
     first = alert.first
     host_id = _value(first.host_id)
-    if host_id != (first.host_id or ""):
+    if first.host_id and host_id != first.host_id:
         # It was cut or changed, and must not be that of another host.
-        host_id = f"{host_id}~{_digest(first.host_id or '')}"
+        host_id = f"{host_id}~{_digest(first.host_id)}"
     own = {
         "alertname": first.alert_row.alertname,
-        "job": JOB,
+        "job": "portmon",
         "host": _value(first.host_name or first.host_id),
         "host_id": host_id,
         "port": str(first.port or ""),
@@ -104,16 +99,13 @@ def labels(alert: Alert) -> dict[str, str]:
 def _posted(alert: Alert, link: str | None, expires_at: datetime | None) -> dict[str, Any]:
     begin = _begin(alert)
     end = (alert.ends_at or alert.event.at) if alert.role is AlertRole.RESOLVED else expires_at
-    posted: dict[str, Any] = {
+    return {
         "labels": labels(alert),
         "annotations": _annotations(alert.event),
         "startsAt": _moment(begin),
+        **({"endsAt": _moment(max(begin, end))} if end else {}),
+        **({"generatorURL": link} if link and is_uri(link) else {}),
     }
-    if end is not None:
-        posted["endsAt"] = _moment(max(begin, end))
-    if link is not None and is_uri(link):
-        posted["generatorURL"] = link
-    return posted
 
 
 def _begin(alert: Alert) -> datetime:
@@ -121,35 +113,27 @@ def _begin(alert: Alert) -> datetime:
 
 
 def _annotations(event: Event) -> dict[str, str]:
-    port = f"{event.protocol or 'tcp'}/{event.port}"
-    if event.program:
-        port = f"{port} ({event.program})"
+    port = f"{event.protocol or 'tcp'}/{event.port}" + (f" ({event.program})" if event.program else "")
+    host = event.host_name or event.host_id or ""
     sentence = event.meaning.summary or event.kind.value.replace("_", " ")
     if event.kind is EventKind.RETIRED and event.port is None:
         sentence = "{host} is not watched any more"
     found = {
         # Chat programs show it: nothing in it may notify or link.
-        "summary": sentence.format(port=_shown(port), host=_shown(event.host_name or event.host_id)),
+        "summary": sentence.format(port=inert(plain(port.strip())), host=inert(plain(host.strip()))),
         "description": inert(plain(event.reason.strip(), REASON_LIMIT)),
         "kind": event.kind.value,
         "severity": event.severity.value,
         "at": _moment(event.at),
-        "since": _moment(event.since) if event.since else "",
-        "last_seen": _moment(event.last_seen) if event.last_seen else "",
+        "since": _moment(event.since),
+        "last_seen": _moment(event.last_seen),
     }
     return {name: value for name, value in found.items() if value}
 
 
-def _shown(text: str | None) -> str:
-    return inert(plain((text or "").strip()))
-
-
-def _moment(moment: datetime) -> str:
+def _moment(moment: datetime | None) -> str:
     """RFC 3339 in UTC. Alertmanager keeps milliseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-# ── labels ──────────────────────────────────────────────────────────────────────────────────────
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else ""
 
 
 def _value(text: str | None) -> str:
@@ -157,7 +141,7 @@ def _value(text: str | None) -> str:
 
 
 def _valid_names(given: Iterable[str]) -> dict[str, str]:
-    """A host's label names to names that Alertmanager takes, each its own whatever the order."""
+    """A host's label names to names that Alertmanager takes: no two the same, and independent of their order."""
     made = {name: _name(name) for name in given}
     counts = Counter(made.values())
     return {
@@ -176,8 +160,6 @@ def _name(name: str) -> str:
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
-
-# ── links ───────────────────────────────────────────────────────────────────────────────────────
 
 _URI = (
     r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?"

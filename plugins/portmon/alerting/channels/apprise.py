@@ -17,7 +17,7 @@ from portmon.untrusted.redact import describe
 
 if TYPE_CHECKING:
     from portmon.alerting.channels.apprise_services import Refusal
-    from portmon.alerting.channels.apprise_targets import Target
+    from portmon.alerting.channels.apprise_targets import AppriseTarget
     from portmon.alerting.message.render import Message
 
 TARGET_TIMEOUT = 20.0
@@ -41,11 +41,10 @@ class AppriseChannel(BaseChannel):
     )
 
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
-        """Send to each target by itself, and look at its result: Airflow's hook throws all results away.
+        """Send to each target by itself and read its result: Airflow's hook throws all results away.
 
-        Several at once, and none after most of the channel's time is over: targets that hang must not keep the
-        message from those after them, nor us from telling which have it. A target that asked to be left alone gets
-        nothing before its time.
+        Several targets are asked at once, and none after most of the channel's time is over: a target that hangs must
+        not keep the message from the others, nor this channel from telling which targets have it.
         """
         from portmon.alerting.channels.apprise_services import Refusal
         from portmon.alerting.channels.apprise_targets import targets_of
@@ -53,9 +52,8 @@ class AppriseChannel(BaseChannel):
         targets = list(targets_of(self._paths(outside), f"connection {self.conn_id!r}"))
         last_start = time.monotonic() + timeouts.SEND.total_seconds() - TARGET_TIMEOUT - 1
 
-        def ask(target: Target) -> Refusal | None:
-            until = message.resting.get(target.id)
-            if until is not None:
+        def ask(target: AppriseTarget) -> Refusal | None:
+            if until := message.resting.get(target.id):
                 return Refusal(f"it asked to be left alone; it is tried again after {until:%H:%M:%S} UTC")
             if time.monotonic() > last_start:
                 return Refusal("not asked, others took too long")
@@ -73,10 +71,7 @@ class AppriseChannel(BaseChannel):
             )
 
     def _paths(self, outside: Outside) -> list[Any]:
-        """The ``path`` of each entry of the connection, None where an entry has none.
-
-        :raises DeliveryError: if there is no usable connection or it names no target
-        """
+        """The ``path`` of each entry of the connection, None where an entry has none."""
         needed = NeededConnection(self.conn_id, self.conn_type)
         try:
             found = outside.connection(self.conn_id)

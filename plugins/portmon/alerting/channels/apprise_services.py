@@ -1,7 +1,8 @@
 """The services behind Apprise: how long a request may be, and which answers are refusals.
 
-Apprise counts characters where many count bytes, cuts before it escapes, and takes HTTP 200 for a yes, which several
-services answer to a message that they refuse. So the request is measured as it goes out, and the answer is read.
+Apprise counts characters where many services count bytes, cuts before it escapes, and takes HTTP 200 for success,
+which several services answer to a message that they refuse. So the request is measured as it is sent, and the answer
+is read.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class ChatService:
     """A service that docs/alerts.md shows.
 
     :param schema: of its Apprise URLs
-    :param source: the vendor's documentation of all this
-    :param codes: fields of an answer of which one that is not 0 is a refusal, whatever the HTTP status
-    :param throttled: values of these that mean too often
-    :param wait: seconds to leave it alone then
+    :param source: the vendor's documentation of limits and answers
+    :param codes: fields of an answer; a value other than 0 in one of them is a refusal, whatever the HTTP status
+    :param throttled: values of these fields that mean too often
+    :param wait: seconds to leave it alone after that
     """
 
     name: str
@@ -112,12 +113,7 @@ SERVICES = (
         throttled=frozenset({"45009", "45033"}),
     ),
     _FEISHU,
-    replace(
-        _FEISHU,
-        name="Lark",
-        schema="lark",
-        source="https://open.larksuite.com/document/client-docs/bot-v3/add-custom-bot",
-    ),
+    replace(_FEISHU, name="Lark", schema="lark", source=_FEISHU.source.replace("feishu.cn", "larksuite.com")),
     ChatService(
         "Discord",
         "discord",
@@ -139,15 +135,13 @@ SERVICES = (
 )
 BY_SCHEMA: Mapping[str, ChatService] = {service.schema: service for service in SERVICES}
 
-# ── answers ─────────────────────────────────────────────────────────────────────────────────────
-
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a target did not take a message.
 
     :param reason: for people, without secrets
-    :param wait: seconds for which it wants to be left alone, if it does
+    :param wait: seconds for which the target wants to be left alone, if it does
     :param in_success: the HTTP status was one of success
     """
 
@@ -176,20 +170,20 @@ def refusal(answer: requests.Response, service: ChatService | None, redact: Call
     is_page = bool(service and service.codes) and answer.content[:100].lstrip().startswith(b"<")
     if success and code is None and not is_page:
         return None
-    value = next((fields[name] for name in _TEXTS if fields.get(name)), "")
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if not fields:
+    if fields:
+        value = next((fields[name] for name in _TEXTS if fields.get(name)), "")
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    else:
         text = answer.content[:TEXT_LIMIT].decode("utf-8", "replace").strip()
     parts = [] if success else [f"HTTP {answer.status_code}"]
     if code:
         parts.append(code)
     if text := redact(text):
         parts.append(f"it says {text!r}")
-    parameters = fields.get("parameters")
     wait = wait_of(
         answer.status_code,
         answer.headers,
-        more=(fields.get("retry_after"), parameters.get("retry_after") if isinstance(parameters, Mapping) else None),
+        more=(fields.get("retry_after"), jmespath.search("parameters.retry_after", fields)),
         too_often=bool(_TOO_OFTEN.search(f"{code or ''} {text}"))
         or (service is not None and not service.throttled.isdisjoint(str(fields.get(name)) for name in service.codes)),
         default=service.wait if service else WAIT,

@@ -1,4 +1,4 @@
-"""One target of Apprise: a body that its service takes, sent, and the service's answer read."""
+"""One target of Apprise: a body that its service takes is sent, and the service's answer is read."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import apprise
 
 from portmon.alerting.channels.apprise_services import BY_SCHEMA, Refusal
-from portmon.alerting.channels.apprise_wire import Exchange, unheard
+from portmon.alerting.channels.apprise_wire import Exchange
 from portmon.alerting.channels.fitting import fitted
 from portmon.alerting.message.render import Message
 from portmon.model.event import Severity
 from portmon.untrusted.urls import is_ambiguous
 
 MEASURE_TIMEOUT = 5.0
-"""Seconds that measuring a message may take, which sends nothing: more only if Apprise's workers all hang."""
+"""Seconds that measuring a message may take. Nothing is sent, so only Apprise workers that all hang take longer."""
 _NOTIFY_TYPES = {
     Severity.CRITICAL: apprise.NotifyType.FAILURE,
     Severity.WARNING: apprise.NotifyType.WARNING,
@@ -33,10 +33,10 @@ markup."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class AppriseTarget:
     """One URL of an Apprise connection.
 
-    :param id: stored with a delivery; made of the masked URL, so that it tells nothing of the secrets
+    :param id: stored with a delivery; a digest of the masked URL, so that it holds no secret
     :param shown: the URL with its secrets masked
     :param plugin: Apprise's object, None if it does not understand the URL
     """
@@ -56,16 +56,13 @@ class Target:
             return Refusal("Apprise does not understand this URL")
         service = next((BY_SCHEMA[schema] for schema in plugin.schemas() if schema in BY_SCHEMA), None)
         form = _form(plugin, wanted)
-        given: dict[str, Any] = {
-            "notify_type": _NOTIFY_TYPES[message.severity],
-            "body_format": apprise.NotifyFormat(form),
-        }
+        types = {"notify_type": _NOTIFY_TYPES[message.severity], "body_format": apprise.NotifyFormat(form)}
         if service is not None:
             # A text that is too long is cut here, where the service counts.
             plugin.overflow_mode = apprise.OverflowMode.UPSTREAM
 
             def fits(title: str, body: str) -> bool:
-                request = _measured(plugin, title=title, body=body, **given)
+                request = _measured(plugin, title=title, body=body, **types)
                 return request is None or not service.exceeded(request)
 
             title, body = fitted(message, form, fits)
@@ -75,7 +72,7 @@ class Target:
             if plugin.overflow_mode == apprise.OverflowMode.UPSTREAM:
                 plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
         exchange = Exchange(service, redact)
-        result = _notify(plugin, exchange, title=title, body=body, timeout=timeout, **given)
+        result = _notify(plugin, exchange, title=title, body=body, timeout=timeout, **types)
         if exchange.refusal is not None and (exchange.refusal.in_success or not result):
             return exchange.refusal
         if result:
@@ -84,39 +81,33 @@ class Target:
         return Refusal(redact(reasons[-1]) if reasons else str(result.status.name).lower())
 
 
-def targets_of(paths: Iterable[Any], connection: str) -> Iterator[Target]:
+def targets_of(paths: Iterable[Any], connection: str) -> Iterator[AppriseTarget]:
     """The targets of a connection: usually one for each path, several if a path lists several URLs.
 
-    :param paths: Apprise URLs; any that is no text gives a target that can't be asked
+    :param paths: Apprise URLs; one that is no text gives a target that can't be asked
     :param connection: for people
     """
     seen: dict[str, int] = {}
     for number, path in enumerate(paths, start=1):
         loaded = apprise.Apprise()
         # Apprise logs a URL that it does not understand, and masks only what it takes for a secret.
-        with unheard():
+        with Exchange(None, str, measuring=True).watched():
             understood = isinstance(path, str) and loaded.add(path)
         for plugin in loaded if understood else [None]:
             shown = f"target {number} of {connection}"
-            if plugin and not _may_show_a_password(path):
+            # Apprise may take a password with a / or # in it for host and path, which it does not mask. Mail addresses
+            # have an @ where others have none.
+            if plugin and (path.lower().startswith("mailto") or not is_ambiguous(path.partition("?")[0])):
                 # The query may hold headers and tokens that are not masked.
                 shown = plugin.url(privacy=True).partition("?")[0]
             # Two tokens can look alike once masked: count them.
             seen[shown] = seen.get(shown, 0) + 1
             key = hashlib.sha256(f"{shown} {seen[shown]}".encode()).hexdigest()[:16]
-            yield Target(id=key, shown=shown, plugin=plugin)
-
-
-def _may_show_a_password(path: str) -> bool:
-    """Whether Apprise may take a password with a / or # in it for host and path, which it does not mask.
-
-    Mail addresses have an @ where others have none.
-    """
-    return not path.lower().startswith("mailto") and is_ambiguous(path.partition("?")[0])
+            yield AppriseTarget(id=key, shown=shown, plugin=plugin)
 
 
 def _form(plugin: Any, wanted: str) -> str:
-    """Which body a target gets: the one that was asked for, or the next one that it can show."""
+    """Which body a target gets: the one that was asked for, or the next simpler one that it can show."""
     markdown = apprise.NotifyFormat.MARKDOWN
     if wanted == "html" and _DOCUMENTS.isdisjoint(plugin.schemas()):
         wanted = "markdown"

@@ -1,7 +1,7 @@
 """Requests of Apprise's plugins: measured before they are sent, their answers read.
 
-A plugin calls the functions of ``requests`` and keeps the answer to itself. In their place it gets those of this
-module, which do the same unless an :class:`Exchange` is under way.
+A plugin calls the functions of ``requests`` and does not hand on the answer. It gets the functions of this module in
+their place, which do the same unless an :class:`Exchange` is under way.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import contextvars
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 
 from portmon.alerting.channels.apprise_services import ChatService, Refusal, refusal
-
-Value = TypeVar("Value")
 
 
 class MeasuredError(Exception):
@@ -40,14 +38,17 @@ class Exchange:
         self.refusal: Refusal | None = None
 
     @contextlib.contextmanager
-    def watched(self, plugin: Any) -> Iterator[None]:
-        """See the requests of an Apprise object within this block, in threads that Apprise begins for it too."""
+    def watched(self, plugin: Any = None) -> Iterator[None]:
+        """See the requests of an Apprise object within this block, also those of threads that Apprise begins for it."""
         for cls in type(plugin).__mro__:
             module = sys.modules.get(cls.__module__)
             if cls.__module__.startswith("apprise.plugins") and getattr(module, "requests", None) is requests:
                 setattr(module, "requests", _IN_PLACE)  # noqa: B010 - mypy knows no such attribute
-        with _setting(_exchange, self), unheard() if self.measuring else contextlib.nullcontext():
+        token = _exchange.set(self)
+        try:
             yield
+        finally:
+            _exchange.reset(token)
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send one request.
@@ -57,9 +58,9 @@ class Exchange:
             which plugins try again at once
         """
         if self.measuring:
-            parts = {name: options.get(name) for name in ("data", "json", "params")}
-            body = requests.Request(method, "http://localhost/", **parts).prepare().body or b""
             if self.measured is None:
+                parts = {name: options.get(name) for name in ("data", "json", "params")}
+                body = requests.Request(method, "http://localhost/", **parts).prepare().body or b""
                 self.measured = body if isinstance(body, bytes) else str(body).encode()
             raise MeasuredError("not sent, only measured")
         if self.refusal is not None and self.refusal.wait is not None:
@@ -73,22 +74,7 @@ class Exchange:
 
 
 _exchange: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("portmon_exchange", default=None)
-_unheard: contextvars.ContextVar[bool] = contextvars.ContextVar("portmon_unheard", default=False)
-logging.getLogger("apprise").addFilter(lambda record: not _unheard.get())
-
-
-@contextlib.contextmanager
-def _setting(variable: contextvars.ContextVar[Value], value: Value) -> Iterator[None]:
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
-
-
-def unheard() -> contextlib.AbstractContextManager[None]:
-    """Apprise logs nothing within this block."""
-    return _setting(_unheard, True)
+logging.getLogger("apprise").addFilter(lambda record: (exchange := _exchange.get()) is None or not exchange.measuring)
 
 
 class _InPlace:

@@ -36,13 +36,13 @@ class NeededConnection(NamedTuple):
 
     @property
     def hint(self) -> str:
-        """How to make it."""
+        """How to add the connection."""
         options = OPTIONS.get(self.type, "…")
         return f"add it with `airflow connections add {self.id} --conn-type {self.type} {options}`"
 
     @property
     def missing(self) -> str:
-        """That it is not there, and how to make it."""
+        """The error if the connection does not exist, with the command that adds it."""
         return f"there is no Airflow connection {self.id!r}: {self.hint}"
 
 
@@ -94,7 +94,7 @@ class BaseChannel(Section):
     """
 
     repeats_firing: ClassVar[bool] = False
-    """The receiver forgets an alert that is not sent again: alerts that fire are repeated each run, never given up."""
+    """The receiver forgets an alert that is not sent again: each run repeats a firing alert, and none is given up."""
     knows_ids: ClassVar[bool] = False
     """The receiver recognizes a message that comes twice by its id."""
     threads_mails: ClassVar[bool] = False
@@ -136,12 +136,11 @@ class BaseChannel(Section):
 
 def endpoint_problems(endpoint: str, conn_id: str) -> list[str]:
     """Sentences about what is wrong with an endpoint, as far as it shows."""
-    if "://" not in endpoint:
-        return []
-    return [
+    problem = (
         f"endpoint is a whole address, but it is a path below the host of the connection {conn_id!r}: put scheme and "
         "host there"
-    ]
+    )
+    return [problem] if "://" in endpoint else []
 
 
 def wait_of(

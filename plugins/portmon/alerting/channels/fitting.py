@@ -7,17 +7,15 @@ from collections.abc import Callable
 
 from portmon.alerting.message.render import Message
 
-Fits = Callable[[str, str], bool]
-"""Whether a receiver takes a title with a body."""
-
 _SHORT = 16
 """Characters below which nothing is shortened."""
 
 
-def fitted(message: Message, form: str, fits: Fits) -> tuple[str, str]:
+def fitted(message: Message, form: str, fits: Callable[[str, str], bool]) -> tuple[str, str]:
     """Title and body that a receiver takes: all of it, else with as many of its lines as fit and the rest counted.
 
     :param form: which body: ``text``, ``markdown`` or ``html``
+    :param fits: whether the receiver takes a title with a body
     """
     title, whole = message.title, getattr(message, form) or message.text
     if fits(title, whole):
@@ -28,9 +26,7 @@ def fitted(message: Message, form: str, fits: Fits) -> tuple[str, str]:
     cut, split = message.cut, whole.split("\n")
 
     def body_of(lines: int) -> str:
-        if cut is not None:
-            return str(getattr(cut(lines), form))
-        return "\n".join([*split[:lines], f"… (+{len(split) - lines})"])
+        return getattr(cut(lines), form) if cut else "\n".join([*split[:lines], f"… (+{len(split) - lines})"])
 
     # The largest number below that of all lines that fits, 0 if none does.
     fewer = range(1, len(split) if cut is None else message.lines)
@@ -45,15 +41,12 @@ def fitted(message: Message, form: str, fits: Fits) -> tuple[str, str]:
 
 
 def _smaller(body: str) -> str:
-    """A body with its longest line shortened, addresses last: a part of one leads nowhere."""
+    """A body with its longest line shortened; lines with addresses, of which a part leads nowhere, are removed last."""
     lines = body.split("\n")
     words = [line for line in lines if "://" not in line and len(line) > _SHORT]
     longest = max(words or lines, key=len)
     place = lines.index(longest)
-    if words:
-        lines[place] = _shortened(longest)
-    else:
-        del lines[place]
+    lines[place : place + 1] = [_shortened(longest)] if words else []
     return "\n".join(lines)
 
 

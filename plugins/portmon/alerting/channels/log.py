@@ -24,7 +24,7 @@ class LogChannel(BaseChannel):
     name: Text = Field("log", description="unique name")
 
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
-        """Log title and lines, each as an entry of its own; good news as information, the rest as a warning."""
+        """Log title and lines, each as an entry of its own: as information if nothing is wrong, else as a warning."""
         level = logging.INFO if message.severity is Severity.INFO else logging.WARNING
         _log.log(level, "%s", message.title)
         for line in message.text.splitlines():

@@ -2,7 +2,7 @@
 
 Mail programs join mails by the ids that they refer to, whether or not they have the mail of that id
 (https://www.rfc-editor.org/rfc/rfc5322#section-3.6.4). So every alert has an id that is known beforehand, its
-anchor: the mail that tells of it first, and alone, has that id, and all others refer to it.
+anchor: the first mail about this alert alone has that id, and all other mails about it refer to it.
 
 The hook sends its message unfolded, though a line may have 998 octets at most
 (https://www.rfc-editor.org/rfc/rfc5322#section-2.1.1), and throws away which recipients the server refused.
@@ -37,14 +37,15 @@ _POLICY = email.policy.SMTP.clone(cte_type="7bit")
 
 
 def headers(message: Message, channel: str) -> dict[str, str]:
-    """Headers of a mail, by name. Each holds printable ASCII only, whatever the alerts are about.
+    """Headers of a mail, by name, in printable ASCII.
 
-    :param channel: its name; two channels have threads of their own
+    :param channel: its name; each channel has threads of its own
     """
     channel_id = _digest(channel)[:8]
     message_id = _word(message.id or _digest(f"{message.title}\0{message.text}"))
     found = {"Message-ID": f"<m.{message_id}.{channel_id}@{DOMAIN}>"}
-    if _is_anchor(message):
+    is_first = [alert.role is AlertRole.FIRING and alert.event.id == alert.first.id for alert in message.alerts]
+    if is_first == [True] and not message.reminder:
         found["Message-ID"] = _anchor(message.alerts[0].id, channel_id)
     elif anchors := _references(message, channel_id):
         found["In-Reply-To"] = anchors[0]
@@ -52,18 +53,10 @@ def headers(message: Message, channel: str) -> dict[str, str]:
     return {**found, "Auto-Submitted": "auto-generated", "X-Portmon-Id": message_id}
 
 
-def _is_anchor(message: Message) -> bool:
-    """Whether a message tells of one alert for the first time, and of nothing else."""
-    if message.reminder or len(message.alerts) != 1:
-        return False
-    (alert,) = message.alerts
-    return alert.role is AlertRole.FIRING and alert.event.id == alert.first.id
-
-
 def _references(message: Message, channel_id: str) -> list[str]:
     """Ids that a mail refers to.
 
-    A mail about many alerts can't name them all, and a later one about few of them must find it: so a mail that leaves
+    A mail about many alerts can't name them all, yet later mails about some of them must join it. So a mail that leaves
     alerts out also refers to the runs in which they began, and so does every later mail about an alert of such a run.
     """
     anchors = list(dict.fromkeys(_anchor(alert.id, channel_id) for alert in message.alerts))
@@ -76,7 +69,7 @@ def _references(message: Message, channel_id: str) -> list[str]:
 
 
 def _ends(ids: list[str], size: int) -> list[str]:
-    """The first and the last ones, each once."""
+    """The first and the last of the ids, each once."""
     known = list(dict.fromkeys(ids))
     return known if len(known) <= size else known[: size // 2] + known[-(size // 2) :]
 
@@ -86,7 +79,7 @@ def _anchor(alert_id: str, channel_id: str) -> str:
 
 
 def _word(text: str) -> str:
-    """An id as it is, if it is one: short and without anything that could end it."""
+    """An id as it is if it is short and only letters and digits, else its digest."""
     return text if re.fullmatch(r"[0-9A-Za-z]{1,32}", text) else _digest(text)[:32]
 
 
@@ -94,13 +87,10 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-# ── sending ─────────────────────────────────────────────────────────────────────────────────────
+class MailTransaction:
+    """Lets an SMTP hook send one mail once, to the recipients that do not have it, and keeps the server's answers.
 
-
-class Recorder:
-    """Lets an SMTP hook send one mail once, to those recipients who do not have it, and keeps the server's answers.
-
-    :param hook: gets a client that does so in place of its own
+    :param hook: its client is exchanged for one that does so
     :param done: recipients that have the mail, by :func:`recipient_id`
     :ivar taken: recipients that got it now
     :ivar refused: recipients that the server refused, with the code and text of its answer
@@ -149,10 +139,7 @@ def recipient_id(address: str) -> str:
 
 
 def folded(text: str | bytes) -> bytes:
-    """A mail with no line that is too long: headers folded at blanks or encoded, bodies encoded.
-
-    :param text: a whole mail
-    """
+    """A whole mail with no line that is too long: headers folded at blanks or encoded, bodies encoded."""
     source = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     mail = email.message_from_bytes(source, policy=_POLICY)
     for part in mail.walk():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _MESSAGE = ("$title", "$text", "$markdown", "$html")
 _VARIABLES = (*_MESSAGE, "$id", "$headers")
-"""Argument values that stand for a part of the message. Without one of the first ones it says nothing of the event."""
+"""Argument values that stand for a part of the message. At least one of ``_MESSAGE`` must be used."""
 _DEFAULTS = {"subject": "$title", "html_content": "$html", "custom_headers": "$headers"}
 """Arguments of mail notifiers, which fill them from templates about a task if they are left out."""
 
@@ -43,13 +43,13 @@ class NotifierChannel(BaseChannel):
     )
 
     def connections(self) -> Iterable[NeededConnection]:
-        """Those that arguments name."""
+        """The connections that arguments name."""
         for name, value in self.arguments.items():
             if name.endswith("conn_id") and isinstance(value, str):
                 yield NeededConnection(value, name.removesuffix("conn_id").rstrip("_") or "…")
 
     def check(self, outside: Outside) -> list[str]:
-        """Whether the class is there and takes the arguments, and whether a part of the message is among them."""
+        """What is wrong with the class or its arguments, and whether a part of the message is among them."""
         from portmon.alerting.message.render import Message
 
         try:
@@ -75,11 +75,11 @@ class NotifierChannel(BaseChannel):
         :param done: recipients of a mail that have it
         :raises DeliveryError: if there is no such class, or it fails; of a mail, also if one recipient was refused
         """
-        from portmon.alerting.channels.mail import Recorder, recipient_id
+        from portmon.alerting.channels.mail import MailTransaction, recipient_id
 
         notifier = self._build(message, outside)
         hook = outside.mail_hook(notifier)
-        mail = None if hook is None else Recorder(hook, done)
+        mail = None if hook is None else MailTransaction(hook, done)
         try:
             notifier.notify({})
             if mail is not None and mail.error is not None:
@@ -96,10 +96,7 @@ class NotifierChannel(BaseChannel):
             )
 
     def _build(self, message: Message, outside: Outside) -> Any:
-        """The notifier, ready to notify.
-
-        :raises DeliveryError: if the class is not there, is no notifier, or refuses its arguments
-        """
+        """The notifier, ready to notify."""
         module, _, name = self.notifier.rpartition(".")
         try:
             cls = getattr(importlib.import_module(module), name)
@@ -144,7 +141,7 @@ class _Verbatim:
 
 
 def parts(message: Message, channel: str) -> dict[str, Any]:
-    """Variables to the parts of a message that they stand for, for the channel of a name."""
+    """The part of a message that each variable stands for; a channel's name goes into the headers of mails."""
     from portmon.alerting.channels.mail import headers
 
     return {

@@ -37,31 +37,27 @@ class WebhookChannel(BaseChannel):
     endpoint: str = Field("", description="path below the connection's host")
 
     def check(self, outside: Outside) -> list[str]:
-        """Whether the endpoint can be one."""
+        """What is wrong with the endpoint."""
         return [f"channel {self.name!r}: {text}" for text in endpoint_problems(self.endpoint, self.conn_id)]
 
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
         """Send the document; any 2xx says that the receiver has it."""
         body = json.dumps(document(message), ensure_ascii=False, allow_nan=False).encode()
         now = str(int(time.time()))
-        request = HttpRequest(
-            self.name,
-            self.conn_id,
-            self.endpoint,
-            body=body,
-            headers={"Content-Type": "application/json", "Idempotency-Key": message.id},
-            sign=lambda key: {"X-Portmon-Timestamp": now, "X-Portmon-Signature": sign(key, now, body)},
-        )
-        outside.send(request)
+        headers = {"Content-Type": "application/json", "Idempotency-Key": message.id}
+
+        def signature(key: str) -> dict[str, str]:
+            return {"X-Portmon-Timestamp": now, "X-Portmon-Signature": sign(key, now, body)}
+
+        outside.send(HttpRequest(self.name, self.conn_id, self.endpoint, "POST", body, headers, signature))
 
 
 def document(message: Message) -> dict[str, Any]:
     """A message as JSON types.
 
-    Texts of hosts and of the CMDB are in it as they were: a program that shows them must escape them. Only lone
+    It has the texts of hosts and of the CMDB as they were: a program that shows them must escape them. Only lone
     surrogates, which no UTF-8 can hold, are written as the escapes of :func:`portmon.text.plain`.
     """
-    links = message.links or (None,) * len(message.alerts)
     return {
         "version": VERSION,
         "id": message.id,
@@ -71,7 +67,7 @@ def document(message: Message) -> dict[str, Any]:
         "severity": message.severity.value,
         "title": _valid(message.title),
         "text": _valid(message.text),
-        "alerts": [_alert(alert, link) for alert, link in zip(message.alerts, links, strict=True)],
+        "alerts": [_alert(alert, link) for alert, link in message.linked()],
     }
 
 

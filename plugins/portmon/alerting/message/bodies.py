@@ -1,6 +1,6 @@
 """The bodies of a message from its templates: the user's own, else the built-in ones.
 
-A template of the user's that fails must not cost an alert: the message is made with the built-in ones then.
+If a template of the user's fails, the message is made with the built-in ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from portmon.alerting.config import Language
-from portmon.alerting.message.view import Address, View
+from portmon.alerting.message.view import Address, MessageView
 from portmon.text import TITLE_LIMIT, escape_markdown, inert, plain
 
 BUILT_IN = Path(__file__).parent / "templates"
@@ -29,18 +29,23 @@ _log = logging.getLogger("portmon.alerts")
 
 @dataclass(frozen=True, slots=True)
 class Bodies:
-    """Final text of a message."""
+    """Final text of a message.
+
+    :param title: one short line, counts first
+    :param text: lines for chat and logs; like ``markdown`` without the title
+    :param html: a complete document for mail, with the title
+    """
 
     title: str
     text: str
-    markdown: str
     html: str
+    markdown: str = ""
 
 
-def fill(view: View, language: Language, folder: Path | None, *, again: bool = False) -> Bodies:
-    """Title and bodies, whatever is wrong with the templates in the folder.
+def fill(view: MessageView, language: Language, folder: Path | None, *, again: bool = False) -> Bodies:
+    """Title and bodies, made with the built-in templates if one in the folder fails.
 
-    :param again: of the same message: what is wrong was logged
+    :param again: the same message was made before, and what is wrong was logged then
     """
     if folder is not None:
         try:
@@ -57,8 +62,8 @@ def fill(view: View, language: Language, folder: Path | None, *, again: bool = F
 class Templates:
     """The templates of one language, ready for use.
 
-    :param folder: its templates win over the built-in ones; None: only these
-    :raises Exception: whatever a template of the folder raises
+    :param folder: its templates take the place of the built-in ones
+    :raises Exception: what a template of the folder raises
     """
 
     def __init__(self, language: Language, folder: Path | None = None) -> None:
@@ -67,10 +72,10 @@ class Templates:
         self._text = _environment(folder, language, html=False)
         self._html = _environment(folder, language, html=True)
 
-    def fill(self, view: View) -> Bodies:
+    def fill(self, view: MessageView) -> Bodies:
         """Title and bodies, the view escaped for each medium.
 
-        :raises Exception: whatever a template of the folder raises
+        :raises Exception: what a template of the folder raises
         """
         text = _escaped(view, inert, str)
         markdown = _escaped(view, lambda value: escape_markdown(inert(value)), _in_markdown_link)
@@ -78,13 +83,13 @@ class Templates:
         return Bodies(
             title=_some("title", plain(title.strip(), TITLE_LIMIT)),
             text=_render(self._text, "message.txt.j2", text),
-            markdown=_render(self._text, "message.md.j2", markdown),
             html=_render(self._html, "message.html.j2", view),
+            markdown=_render(self._text, "message.md.j2", markdown),
         )
 
 
 def _escaped(value: Any, text: Callable[[str], str], address: Callable[[str], str]) -> Any:
-    """A view, or a value in one, with all of its strings escaped."""
+    """A view, or a value in one, with its strings escaped."""
     if isinstance(value, str):
         return address(value) if isinstance(value, Address) else text(value)
     if isinstance(value, tuple):
@@ -100,12 +105,10 @@ def _in_markdown_link(address: str) -> str:
     return "".join(f"%{ord(char):02X}" if char in "()[]\\|*;" else char for char in address)
 
 
-@lru_cache(maxsize=2)
-def _built_in(language: Language) -> Templates:
-    return Templates(language)
+_built_in = lru_cache(maxsize=2)(Templates)
 
 
-def _render(environment: ImmutableSandboxedEnvironment, name: str, view: View) -> str:
+def _render(environment: ImmutableSandboxedEnvironment, name: str, view: MessageView) -> str:
     return _some(name, environment.get_template(name).render(view=view).strip("\n"))
 
 
@@ -129,7 +132,7 @@ def problem(error: Exception, folder: Path) -> str:
 class _Words:
     """``say`` of the templates: a macro of the user's own, else the built-in one of that name.
 
-    The macros call each other through it too: other words for one thing take one macro.
+    The macros call each other through it, so a user replaces the words for one thing with one macro.
     """
 
     _modules: tuple[Any, ...] = ()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from portmon.alerting.message.order import Block, Bundle, rank, worst
-from portmon.alerting.message.view import Address, Count, HostView, MessageLine, Site, Span, View
+from portmon.alerting.message.view import Address, Count, MessageHost, MessageLine, MessageView, Site, Span
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
 from portmon.model.event import AlertGroup, AlertRole, Event
@@ -32,7 +33,7 @@ def view_of(
     page: Address,
     subject: str,
     reminder: bool,
-) -> View:
+) -> MessageView:
     """What the templates see.
 
     :param blocks: at least one, in order
@@ -41,25 +42,25 @@ def view_of(
     """
     bundles = [bundle for block in blocks for bundle in block]
     alerts = [alert for bundle in bundles for alert in bundle.alerts]
-    lines = _Lines(max(alert.event.at for alert in alerts), reminder)
-    listed: list[HostView] = []
+    line_of = partial(_line, newest=max(alert.event.at for alert in alerts), reminder=reminder)
+    listed: list[MessageHost] = []
     room = max_lines
     for block in blocks:
-        shown = block[: max(room, 0)]
-        room -= len(shown)
-        if shown:
-            own = tuple(map(lines.line, shown))
-            found = (links.get(alert.event.id) for one in shown if not one.outage for alert in one.alerts)
-            listed.append(HostView(own[0].host, next(filter(None, found), Address()), own))
+        shown, room = block[:room], max(room - len(block), 0)
+        if not shown:
+            break
+        lines = tuple(map(line_of, shown))
+        found = (links.get(alert.event.id) for one in shown if not one.outage for alert in one.alerts)
+        listed.append(MessageHost(lines[0].host, next(filter(None, found), Address()), lines))
     left = [alert for bundle in bundles[max_lines:] for alert in bundle.alerts]
     unnamed = any(line.counts or (line.site and line.site.unnamed) for host in listed for line in host.lines)
-    return View(
+    return MessageView(
         group=group.value,
         severity=worst(alerts).value,
         reminder=reminder,
         subject=plain(subject.strip(), SUBJECT_LIMIT),
         counts=_counts(bundles),
-        first=lines.line(bundles[0]),
+        first=line_of(bundles[0]),
         events=len(alerts),
         hosts=_hosts(alerts),
         listed=tuple(listed),
@@ -81,60 +82,51 @@ def _hosts(alerts: Iterable[Alert]) -> int:
     return len({alert.event.host_id for alert in alerts if alert.event.host_id is not None})
 
 
-# ── lines ───────────────────────────────────────────────────────────────────────────────────────
+def _line(bundle: Bundle, *, newest: datetime, reminder: bool) -> MessageLine:
+    alerts, outage, event = bundle.alerts, bundle.outage, bundle.alerts[0].event
+    time_of = partial(_time, newest=newest, reminder=reminder)
+    line = MessageLine(
+        kind=bundle.kind,
+        severity=event.severity.value,
+        host=_shown(outage.site) if outage else _name(event),
+        at=time_of(max(alert.event.at for alert in alerts)),
+        since=time_of(min(alert.event.since or alert.starts_at for alert in alerts)),
+        started=time_of(min(alert.starts_at for alert in alerts)),
+        untold=all(alert.untold for alert in alerts),
+        still=reminder and any(alert.role is AlertRole.FIRING for alert in alerts),
+    )
+    if bundle.crowd:
+        return replace(line, counts=_counts([bundle]))
+    seconds = _seconds(alerts)
+    return replace(
+        line,
+        port=f"{event.protocol or 'tcp'}/{event.port}" if event.port is not None else "",
+        program=_shown(event.program),
+        unit=_shown(event.unit),
+        addresses=_joined(event, "addresses"),
+        before=_joined(event, "before"),
+        lost=_joined(event, "lost"),
+        state=_shown(event.details.get("state")),
+        last_seen=time_of(event.last_seen),
+        lasted=_span(seconds[-1]) if seconds else (),
+        error_class=_shown(event.details.get("error_class")),
+        reason=plain(event.reason.strip(), REASON_LIMIT),
+        site=_site(alerts, outage) if outage else None,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    newest: datetime
-    reminder: bool
-
-    def line(self, bundle: Bundle) -> MessageLine:
-        alerts, outage, event = bundle.alerts, bundle.outage, bundle.alerts[0].event
-        line = MessageLine(
-            kind=bundle.kind,
-            severity=event.severity.value,
-            host=_shown(outage.site) if outage else _name(event),
-            at=self.moment(max(alert.event.at for alert in alerts)),
-            since=self.moment(min(alert.event.since or alert.starts_at for alert in alerts)),
-            started=self.moment(min(alert.starts_at for alert in alerts)),
-            untold=all(alert.untold for alert in alerts),
-            still=self.reminder and any(alert.role is AlertRole.FIRING for alert in alerts),
-        )
-        if bundle.crowd:
-            return replace(line, counts=_counts([bundle]))
-        seconds = _seconds(alerts)
-        return replace(
-            line,
-            port=f"{event.protocol or 'tcp'}/{event.port}" if event.port is not None else "",
-            program=_shown(event.program),
-            unit=_shown(event.unit),
-            addresses=_listed(event, "addresses"),
-            before=_listed(event, "before"),
-            lost=_listed(event, "lost"),
-            state=_shown(event.details.get("state")),
-            last_seen=self.moment(event.last_seen),
-            lasted=_span(seconds[-1]) if seconds else (),
-            error_class=_shown(event.details.get("error_class")),
-            reason=plain(event.reason.strip(), REASON_LIMIT),
-            site=_site(alerts, outage) if outage else None,
-        )
-
-    def moment(self, moment: datetime | None) -> str:
-        """Time of day, with as much of the date as the newest event does not share; a reminder may come days later."""
-        if moment is None:
-            return ""
-        if moment.year != self.newest.year:
-            return f"{moment:%Y-%m-%d %H:%M}"
-        if self.reminder or moment.date() != self.newest.date():
-            return f"{moment:%m-%d %H:%M}"
-        return f"{moment:%H:%M}"
+def _time(moment: datetime | None, *, newest: datetime, reminder: bool) -> str:
+    """Time of day, with as much of the date as the newest event does not share; a reminder may come days later."""
+    if moment is None:
+        return ""
+    if moment.year != newest.year:
+        return f"{moment:%Y-%m-%d %H:%M}"
+    return f"{moment:%m-%d %H:%M}" if reminder or moment.date() != newest.date() else f"{moment:%H:%M}"
 
 
 def _site(alerts: Sequence[Alert], outage: Outage) -> Site:
     hosts = {alert.event.host_id: alert.event for alert in alerts}
-    errors = Counter(str(event.details.get("error_class") or "") for event in hosts.values())
-    del errors[""]
+    errors = Counter(str(event.details["error_class"]) for event in hosts.values() if event.details.get("error_class"))
     seconds = _seconds(alerts)
     return Site(
         name=_shown(outage.site),
@@ -156,7 +148,7 @@ def _name(event: Event) -> str:
     return _shown(event.host_name) or _shown(event.host_id)
 
 
-def _listed(event: Event, detail: str) -> str:
+def _joined(event: Event, detail: str) -> str:
     values = event.details.get(detail)
     return _shown(", ".join(map(str, values))) if isinstance(values, list | tuple) else ""
 
@@ -175,51 +167,44 @@ def _counts(bundles: Iterable[Bundle]) -> tuple[Count, ...]:
         alerts = [alert for bundle in by_kind[key] for alert in bundle.alerts]
         return min(rank(alert.event) for alert in alerts), by_kind[key][0].outage is None, -len(alerts), key
 
-    counts: list[Count] = []
-    for kind, site in sorted(by_kind, key=place):
+    def count(kind: str, site: str) -> Count:
         alerts = [alert for bundle in by_kind[kind, site] for alert in bundle.alerts]
         outages = [bundle.outage for bundle in by_kind[kind, site] if bundle.outage]
-        counts.append(
-            Count(
-                kind=kind,
-                events=len(alerts),
-                hosts=_hosts(alerts),
-                site=_shown(site),
-                sites=len(outages),
-                of=sum(outage.hosts for outage in outages),
-                unreachable=sum(outage.unreachable for outage in outages),
-                besides=bool(sites) and not outages,
-            )
+        return Count(
+            kind=kind,
+            events=len(alerts),
+            hosts=_hosts(alerts),
+            site=_shown(site),
+            sites=len(outages),
+            of=sum(outage.hosts for outage in outages),
+            unreachable=sum(outage.unreachable for outage in outages),
+            besides=bool(sites) and not outages,
         )
-    return tuple(counts)
 
-
-# ── durations ───────────────────────────────────────────────────────────────────────────────────
+    return tuple(count(*key) for key in sorted(by_kind, key=place))
 
 
 def _seconds(alerts: Iterable[Alert]) -> list[float]:
-    """How long what is over went on, shortest first."""
-    return sorted(lasted for lasted in map(_lasted, alerts) if lasted is not None and lasted >= 0)
-
-
-def _lasted(alert: Alert) -> float | None:
-    details = alert.event.details
-    seconds = details.get("down_for", details.get("unreachable_for"))
-    if isinstance(seconds, int | float):
-        return seconds
-    began = alert.event.since or (alert.starts_at if alert.role is AlertRole.RESOLVED else None)
-    return (alert.event.at - began).total_seconds() if began else None
+    """How long each alert lasted, shortest first; alerts of unknown length are left out."""
+    found: list[float] = []
+    for alert in alerts:
+        event = alert.event
+        seconds = event.details.get("down_for", event.details.get("unreachable_for"))
+        began = event.since or (alert.starts_at if alert.role is AlertRole.RESOLVED else None)
+        if isinstance(seconds, int | float):
+            found.append(seconds)
+        elif began:
+            found.append((event.at - began).total_seconds())
+    return sorted(seconds for seconds in found if seconds >= 0)
 
 
 def _span(seconds: float) -> Span:
     if seconds < 60:
         return ((round(seconds), "s"),)
     minutes = round(seconds / 60)
-    if minutes < 60:
-        return ((minutes, "min"),)
     if minutes < 48 * 60:
-        large, small = (minutes // 60, "h"), (minutes % 60, "min")
+        units = (minutes // 60, "h"), (minutes % 60, "min")
     else:
         hours = round(minutes / 60)
-        large, small = (hours // 24, "d"), (hours % 24, "h")
-    return (large, small) if small[0] else (large,)
+        units = (hours // 24, "d"), (hours % 24, "h")
+    return tuple(unit for unit in units if unit[0])

@@ -1,4 +1,4 @@
-"""Whether a folder of templates works, before the night it is needed."""
+"""Check a folder with templates of the user's own before a message needs them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from portmon.alerting.config import Language
 from portmon.alerting.message.bodies import NAMES, Templates, problem
 from portmon.alerting.message.build import checked, view_of
 from portmon.alerting.message.order import CROWD, in_order
-from portmon.alerting.message.view import View
+from portmon.alerting.message.view import MessageView
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
 from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Meaning
@@ -24,7 +24,7 @@ _KNOWN = (*NAMES, *(f"builtin/{name}" for name in NAMES))
 
 
 def check_templates(folder: Path) -> list[str]:
-    """What is wrong with templates of the user's own: everything is read, and every kind of message made of it.
+    """What is wrong with templates of the user's own: each file is read, and every kind of message is made with them.
 
     :param folder: ``alerts.templates``
     :return: sentences with file and line; empty if nothing was found
@@ -32,15 +32,13 @@ def check_templates(folder: Path) -> list[str]:
     if not folder.is_dir():
         return [f"{folder}: there is no such folder; create it, or take `alerts.templates` out"]
     problems, used = [], set(NAMES)
-    sources: dict[str, Path] = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = file.relative_to(folder).as_posix()
-        sources[name] = file
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    for name, file in files.items():
         if name.endswith(".j2"):
             found, names = _read(folder, file, name)
             problems += found
             used |= names
-    for name, file in sources.items():
+    for name, file in files.items():
         # A README is not meant as a template.
         is_meant = name.endswith((".j2", ".jinja", ".jinja2")) or get_close_matches(name, NAMES, cutoff=0.75)
         if name not in used and is_meant:
@@ -72,29 +70,27 @@ def _meant(name: str, names: tuple[str, ...]) -> str:
 
 
 def _try(folder: Path) -> list[str]:
-    problems: dict[str, None] = {}
+    problems = []
     for language in get_args(Language):
         try:
             templates = Templates(language, folder)
         except Exception as error:
-            problems[problem(error, folder)] = None
+            problems.append(problem(error, folder))
             continue
         for view in _samples():
             try:
                 templates.fill(view)
             except Exception as error:
-                problems[problem(error, folder)] = None
-    return list(problems)
+                problems.append(problem(error, folder))
+    return list(dict.fromkeys(problems))
 
-
-# ── samples ─────────────────────────────────────────────────────────────────────────────────────
 
 _AT = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
 _PAGE = checked("https://airflow.example.com/portmon")
 _SAMPLE_HOSTS = 6
 
 
-def _samples() -> Iterator[View]:
+def _samples() -> Iterator[MessageView]:
     """Messages of every group: all kinds at once, each alone, cut, grouped, reminders, outages."""
     rows = [(kind, row) for kind in EventKind for row in (kind.usual, kind.usual.variant) if row is not None]
     for group in AlertGroup:
@@ -102,44 +98,28 @@ def _samples() -> Iterator[View]:
         full = [_alert(*one) for one in own]
         yield _view(full, group)
         yield _view(full, group, max_lines=1, subject="team-a")
-        going_on = [alert for alert in full if alert.role is AlertRole.FIRING]
-        if going_on:
-            yield _view(going_on, group, reminder=True, subject="team-a")
-            yield _view(going_on, group, reminder=True)
+        if firing := [alert for alert in full if alert.role is AlertRole.FIRING]:
+            yield _view(firing, group, reminder=True, subject="team-a")
+            yield _view(firing, group, reminder=True)
         for one in own:
             yield _view([_alert(*one, bare=True)], group)
-    crowd = [_alert(number, EventKind.DOWN) for number in range(CROWD + 1)]
+    crowd = [_alert(number, EventKind.DOWN, EventKind.DOWN.usual) for number in range(CROWD + 1)]
     one_host = [replace(alert, event=replace(alert.event, host_id="id0", host_name="web00")) for alert in crowd]
     yield _view(one_host, AlertGroup.DOWN)
     for site in ("dc1", ""):
-        for kind in EventKind:
-            alerts = [_alert(number, kind) for number in range(_SAMPLE_HOSTS)]
-            for unreachable in (0, _SAMPLE_HOSTS, _SAMPLE_HOSTS + 1) if kind.usual.folded_as else ():
+        for kind in (kind for kind in EventKind if kind.usual.folded_as):
+            alerts = [_alert(number, kind, kind.usual) for number in range(_SAMPLE_HOSTS)]
+            for unreachable in (0, _SAMPLE_HOSTS, _SAMPLE_HOSTS + 1):
                 outage = Outage(site, 2 * _SAMPLE_HOSTS, unreachable)
                 yield _view(alerts, AlertGroup.UNREACHABLE, outage=outage)
 
 
-def _alert(number: int, kind: EventKind, row: Meaning | None = None, *, bare: bool = False) -> Alert:
-    """An alert that has everything that its kind can have, or only what it must have.
+def _alert(number: int, kind: EventKind, row: Meaning, *, bare: bool = False) -> Alert:
+    """An alert with everything that its kind can have, or only with what it must have.
 
     :param row: of the kind, or of its variant
     """
-    row = row or kind.usual
-    is_variant = row is not kind.usual
-    details: dict[str, Any] = {row.when[0]: row.when[1], "lost": ["192.0.2.1"]} if is_variant else {}
-    full: dict[str, Any] = {
-        "reason": "A reason",
-        "since": _AT - timedelta(hours=1),
-        "last_seen": _AT - timedelta(days=1),
-        "details": {
-            "addresses": ["127.0.0.1"],
-            "before": ["nginx"],
-            "state": "up",
-            "error_class": "timeout",
-            "down_for": 600,
-            **details,
-        },
-    }
+    variant: dict[str, Any] = {row.when[0]: row.when[1], "lost": ["192.0.2.1"]} if row is not kind.usual else {}
     of_port = row.subject == "port"
     of_host = of_port or row.subject == "host"
     event = Event(
@@ -152,10 +132,19 @@ def _alert(number: int, kind: EventKind, row: Meaning | None = None, *, bare: bo
         protocol="tcp" if of_port else None,
         port=8000 + number if of_port else None,
         severity=row.severity,
-        program="nginx" if of_port and not bare else None,
-        unit="nginx.service" if of_port and not bare else None,
-        **({"details": details} if bare else full),
+        details=variant,
     )
+    if not bare:
+        details = {"addresses": ["127.0.0.1"], "before": ["nginx"], "state": "up", "error_class": "timeout"}
+        event = replace(
+            event,
+            reason="A reason",
+            program="nginx" if of_port else None,
+            unit="nginx.service" if of_port else None,
+            since=_AT - timedelta(hours=1),
+            last_seen=_AT - timedelta(days=1),
+            details={**details, "down_for": 600, **variant},
+        )
     over = row.role is AlertRole.RESOLVED
     return Alert(
         id=event.id,
@@ -168,7 +157,7 @@ def _alert(number: int, kind: EventKind, row: Meaning | None = None, *, bare: bo
     )
 
 
-def _view(alerts: list[Alert], group: AlertGroup, *, outage: Outage | None = None, **given: Any) -> View:
+def _view(alerts: list[Alert], group: AlertGroup, *, outage: Outage | None = None, **given: Any) -> MessageView:
     outages = {alert.event.host_id: outage for alert in alerts if outage and alert.event.host_id}
     links = {alert.event.id: _PAGE for alert in alerts}
     usual = {"max_lines": 50, "subject": "", "reminder": False}

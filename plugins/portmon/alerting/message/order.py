@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Any
 
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
@@ -13,7 +13,7 @@ from portmon.model.event import Event, Severity
 
 CROWD = 200
 """More alerts than these of one host and run are one line: one host must not fill a whole message."""
-_WORST_FIRST = tuple(Severity)
+_SEVERITIES = tuple(Severity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ Block = tuple[Bundle, ...]
 
 
 def rank(event: Event) -> int:
-    """0 is worst."""
-    return _WORST_FIRST.index(event.severity)
+    """Place of an event by severity: 0 is the worst."""
+    return _SEVERITIES.index(event.severity)
 
 
 def worst(alerts: Iterable[Alert]) -> Severity:
     """The highest severity of at least one alert."""
-    return _WORST_FIRST[min(rank(alert.event) for alert in alerts)]
+    return _SEVERITIES[min(rank(alert.event) for alert in alerts)]
 
 
 def in_order(alerts: Iterable[Alert], outages: Mapping[str, Outage]) -> list[Block]:
@@ -66,7 +66,7 @@ def in_order(alerts: Iterable[Alert], outages: Mapping[str, Outage]) -> list[Blo
         else:
             hosts[event.host_id or ""].append(alert)
     blocks: list[Block] = [tuple(_lines_of_host(sorted(own, key=_by_port))) for own in hosts.values()]
-    blocks += [(Bundle(tuple(sorted(own, key=_by_name)), outage),) for (outage, _), own in folded.items()]
+    blocks += [(Bundle(tuple(sorted(own, key=_by_port)), outage),) for (outage, _), own in folded.items()]
     return sorted(blocks, key=_place)
 
 
@@ -83,17 +83,13 @@ def _lines_of_host(own: Sequence[Alert]) -> Iterator[Bundle]:
             yield Bundle(tuple(alike))
 
 
-def _by_port(alert: Alert) -> tuple[int, str, int, datetime, str]:
+def _by_port(alert: Alert) -> tuple[Any, ...]:
     event = alert.event
-    return rank(event), event.protocol or "", event.port or 0, event.at, event.id
+    host = event.host_name or "", event.host_id or ""
+    return rank(event), event.protocol or "", event.port or 0, host, event.at, event.id
 
 
-def _by_name(alert: Alert) -> tuple[int, str, str, str]:
-    event = alert.event
-    return rank(event), event.host_name or "", event.host_id or "", event.id
-
-
-def _place(block: Block) -> tuple[int, bool, int, str, str]:
+def _place(block: Block) -> tuple[Any, ...]:
     outage, event = block[0].outage, block[0].alerts[0].event
     size = sum(len(bundle.alerts) for bundle in block)
     return rank(event), outage is None, -size, outage.site if outage else event.host_name or "", event.host_id or ""

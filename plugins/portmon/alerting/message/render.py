@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from portmon.model.event import AlertGroup, Event, Severity
 class Layout:
     """How messages look.
 
-    :param language: of everything that portmon says; reasons are English in both
+    :param language: of all texts but the reasons of events, which are English
     :param max_lines: lines listed; the rest is counted
     :param templates: folder with templates of the user's own
     """
@@ -32,29 +32,22 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """What one channel is to be told at once. All of it is final text: nothing in it may be rendered again.
+class Message(Bodies):
+    """What a channel sends at once. All of it is final text: nothing in it may be rendered again.
 
-    :param title: one short line, counts first
-    :param text: lines for chat and logs; like ``markdown`` without the title
-    :param html: a complete document for mail, with the title
     :param severity: of the worst event
     :param id: 32 hex digits, the same for the same message sent again: an idempotency key
-    :param reminder: it repeats what goes on
-    :param alerts: worst first, those that did not fit into the lines too
+    :param reminder: it repeats alerts that still fire
+    :param alerts: worst first, also those that did not fit into the lines
     :param links: of the task log of each alert
-    :param expires_at: until when what goes on holds unless it is repeated, for receivers that forget
-    :param lines: how many are listed
+    :param expires_at: when a receiver that forgets drops a firing alert, unless it is sent again
+    :param lines: number of lines listed
     :param cut: the same message with at most so many lines, for receivers that take less; None if it was not rendered
     :param resting: targets of the channel that asked to be left alone, and until when
-    :param crowded: runs of which the channel was told so much that one message could not name it all
+    :param crowded: runs with more alerts than one message to the channel could name
     """
 
-    title: str
-    text: str
-    html: str
     severity: Severity = Severity.INFO
-    markdown: str = ""
     id: str = ""
     group: AlertGroup = AlertGroup.DOWN
     route: str = ""
@@ -66,6 +59,10 @@ class Message:
     cut: Callable[[int], Bodies] | None = field(default=None, repr=False, compare=False)
     resting: Mapping[str, datetime] = field(default_factory=dict)
     crowded: frozenset[str] = frozenset()
+
+    def linked(self) -> Iterator[tuple[Alert, str | None]]:
+        """Each alert with the address of its task log, None if it has none."""
+        return zip(self.alerts, self.links or (None,) * len(self.alerts), strict=True)
 
 
 def render(
@@ -85,7 +82,7 @@ def render(
     :param link: an event to the address of its host's task log, None if it has none
     :param page: address of the page that has what the message leaves out
     :param subject: value of the label that the message is grouped by
-    :param reminder: it repeats what goes on
+    :param reminder: it repeats alerts that still fire
     :param outages: host id -> outage that its event is folded into, see :func:`portmon.alerting.outages.find_outages`
     :raises ValueError: without alerts
     """
@@ -97,10 +94,7 @@ def render(
     view = partial(view_of, blocks, group, links=links, page=checked(page), subject=subject, reminder=reminder)
     bodies = fill(view(max_lines=layout.max_lines), layout.language, layout.templates)
     return Message(
-        title=bodies.title,
-        text=bodies.text,
-        html=bodies.html,
-        markdown=bodies.markdown,
+        **asdict(bodies),
         severity=worst(told),
         group=group,
         reminder=reminder,

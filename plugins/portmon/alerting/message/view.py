@@ -73,7 +73,7 @@ class MessageLine:
 
 
 @dataclass(frozen=True, slots=True)
-class HostView:
+class MessageHost:
     """The lines of one host, or the line of one site; the monitor's own and the whole fleet have no name."""
 
     name: str
@@ -82,7 +82,7 @@ class HostView:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class MessageView:
     """Everything that a template may use."""
 
     group: str
@@ -93,7 +93,7 @@ class View:
     first: MessageLine
     events: int
     hosts: int
-    listed: tuple[HostView, ...]
+    listed: tuple[MessageHost, ...]
     more: int
     more_hosts: int
     page: Address

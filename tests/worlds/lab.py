@@ -1,8 +1,8 @@
 """Hosts for the end-to-end tests: a network namespace each, with its own sshd and real netstat. Needs root.
 
 A host's services are real processes with real sockets; cutting a host off takes its link down, as
-a pulled cable would. The kernel is everybody's, so that the boot id of a host, which only a reboot of the
-kernel changes, is a file of its own that its sshd sees in the kernel's place.
+a pulled cable would. All hosts share one kernel, and the boot id changes only when that reboots:
+each host has a boot id file of its own, which its sshd sees in the kernel's place.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.crowd import locked
 from tests.worlds.processes import connected
+from tests.worlds.waiting import until
 
 LISTEN = """
 import ctypes, os, signal, socket, sys
@@ -35,7 +34,7 @@ os.setgid(gid)
 os.setuid(uid)
 # A process that changed its user hides its descriptors even from that user, until it is dumpable again.
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
-# The kernel's name of it, which is that of a program's file as a rule: here argv[0] up to a title.
+# The kernel's name (comm) is usually the program's file name: here argv[0] up to a colon.
 with open("/proc/self/cmdline", "rb") as cmdline, open("/proc/self/comm", "wb") as comm:
     comm.write(cmdline.read().split(b"\\0")[0].split(b":")[0][:15])
 listening = [
@@ -78,14 +77,6 @@ def unit_root() -> Path | None:
                 trial.rmdir()
                 return root
     return None
-
-
-def await_condition(condition: Callable[[], object], *, what: str, seconds: float = 60) -> None:
-    """Poll until a condition holds; the limit only ends what would never end."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"still waiting for: {what}"
-        time.sleep(0.05)
 
 
 def _sh(*command: str) -> None:
@@ -131,8 +122,8 @@ class LabHost:
             group.mkdir(parents=True, exist_ok=True)
             join = f"echo $$ > '{group}/cgroup.procs' && "
         user = pwd.getpwnam(self.user)
-        # A new mount namespace comes with a new /sys: the cgroup is joined before. And with a PATH the interpreter
-        # would look for its own files beside a program that has the name.
+        # The cgroup is joined first: a new mount namespace has a new /sys. PATH leads nowhere, or the interpreter would look
+        # for its files beside a program with the service's name.
         enter = f'{join}exec ip netns exec {self.netns} bash -c \'PATH=/none exec -a "$0" "$@"\' "$0" "$@"'
         process = subprocess.Popen(
             ["bash", "-c", enter, name, sys.executable, "-c", LISTEN]
@@ -162,7 +153,7 @@ class LabHost:
                 ["ip", "netns", "exec", self.netns, "sh", "-c", show, str(self.folder / "sshd_config")],
                 stderr=log,
             )
-        await_condition(lambda: _answers(self.address), what=f"sshd of {self.name}")
+        until(lambda: _answers(self.address), what=f"sshd of {self.name}")
 
     def restart_sshd(self) -> None:
         """End sshd alone, and start it."""
@@ -216,7 +207,7 @@ class LabHost:
         root = unit_root()
         if root is not None and (root / self.netns).is_dir():
             for folder in (*(root / self.netns).glob("*.service"), root / self.netns):
-                await_condition(lambda folder=folder: _removed(folder), what=f"the end of {folder}", seconds=10)
+                until(lambda folder=folder: _removed(folder), what=f"the end of {folder}", seconds=10)
 
     def hang(self) -> None:
         """Stop sshd: connections stand, and nothing is ever said on them."""
@@ -246,7 +237,7 @@ class Lab:
 
     def __init__(self, names: list[str]) -> None:
         # Not below pytest's folder: the login user must reach its keys, and each pytest that starts on this machine
-        # locks that folder for everybody but its owner.
+        # locks that folder for all users but its owner.
         self.folder = Path(tempfile.mkdtemp(prefix="portmon-lab-"))
         self.folder.chmod(0o755)
         self.tag = secrets.token_hex(2)
@@ -304,7 +295,7 @@ class Lab:
 
 
 def _free_network() -> int:
-    """Second number of a network 10.x that nobody uses: other labs may be on this machine."""
+    """Second number of a network 10.x that is free: other labs may be on this machine."""
     shown = subprocess.run(["ip", "-oneline", "address"], capture_output=True, text=True, check=True).stdout
     used = {int(number) for number in re.findall(r"\b10\.(\d+)\.", shown)}
     return secrets.choice([number for number in range(20, 220) if number not in used])

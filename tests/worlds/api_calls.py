@@ -65,7 +65,7 @@ class ApiCalls:
     def env(self) -> dict[str, str]:
         """Sends an Airflow's tasks here."""
         url = f"http://127.0.0.1:{self._server.server_address[1]}/execution/"
-        # Whoever gives up asks again, which would be counted.
+        # A task that gives up asks again, which would be counted.
         return {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": url, "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60"}
 
     def watch(self, airflow: EmbeddedAirflow) -> None:
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = answer.read()
         finally:
             upstream.close()
-        # Before the answer: whoever waits for the task's end has its last request already.
+        # Before the answer: then the last request is counted by the time the task has ended.
         self.owner.calls.append(
             Call(
                 _instance(self.headers.get("Authorization", "")),

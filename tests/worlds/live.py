@@ -15,8 +15,8 @@ from demo.airflow_env import EmbeddedAirflow
 from demo.cmdb import Cmdb
 from portmon.storage import events
 from portmon.storage.database import Database
-from tests.e2e.lab import Lab
 from tests.worlds.databases import airflow_metadata
+from tests.worlds.lab import Lab
 from tests.worlds.postgres import Cluster
 
 NASTY = "{{ conn.x.password }} {{"

@@ -1,4 +1,4 @@
-"""Those who are told: an HTTP server with a webhook, an Apprise target and a dead-man's switch; mail; Alertmanager."""
+"""Receivers of alerts: an HTTP server with a webhook, an Apprise target and a dead-man's switch; mail; Alertmanager."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from aiosmtpd.controller import Controller
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from demo.airflow_env import free_port
-from tests.airflow.channels.samples import Mailbox
 from tests.worlds.alertmanager import Alertmanager
+from tests.worlds.mailbox import Mailbox
 
 KEY = "a long random text"
 """Of the webhook's signature."""
@@ -38,20 +36,8 @@ receivers:
 """
 
 
-class Mails(Mailbox):
-    """A mail server's, with the time at which each came."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.times: list[float] = []
-
-    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802
-        self.times.append(time.monotonic())
-        return await super().handle_DATA(server, session, envelope)
-
-
 class Receivers:
-    """All of them, each with what it was told.
+    """All receivers, each with the messages that it got.
 
     :param hook: documents of the webhook whose signature is right
     :param chat: what the Apprise target was told
@@ -59,7 +45,7 @@ class Receivers:
     :param pings: of the dead-man's switch
     :param broken: documents that the broken receiver took, once ``mended``
     :param refused: idempotency keys of what it did not take
-    :param times: when whoever was told something, by its name
+    :param times: when each receiver was told something, by its name
     """
 
     def __init__(self, folder: Path, server: HTTPServer) -> None:
@@ -81,9 +67,7 @@ class Receivers:
             server.expect_request(path, method="POST").respond_with_handler(take)
         self._server = server
         self.stuck = Stuck()
-        self.mails = Mails()
-        self._smtp = Controller(self.mails, hostname="127.0.0.1", port=free_port())
-        self._smtp.start()
+        self.mails = Mailbox()
         folder.mkdir()
         self.alertmanager = Alertmanager(folder, ROUTING.format(url=server.url_for("/told")))
         self.alertmanager.start()
@@ -92,10 +76,9 @@ class Receivers:
         """Of Airflow, to all of them."""
         host = self._server.url_for("").rstrip("/")
         chat = f"{host.replace('http://', 'json://')}/chat"
-        mail = {"disable_tls": True, "disable_ssl": True, "retry_limit": 0, "from_email": "portmon@example.com"}
         return {
             "alertmanager_default": {"conn_type": "http", "host": self.alertmanager.url},
-            "smtp_default": {"conn_type": "smtp", "host": "127.0.0.1", "port": self._smtp.port, "extra": mail},
+            "smtp_default": self.mails.connection(retry_limit=0),
             "chat": {"conn_type": "apprise", "extra": {"config": [{"path": chat}]}},
             "receiver": {"conn_type": "http", "host": host, "extra": {"secret": KEY}},
             "stuck": {"conn_type": "http", "host": f"http://127.0.0.1:{self.stuck.port}"},
@@ -119,7 +102,7 @@ class Receivers:
 
     def close(self) -> None:
         self.alertmanager.close()
-        self._smtp.stop()
+        self.mails.close()
         self.stuck.close()
 
     def _note(self, name: str) -> None:
@@ -159,7 +142,7 @@ class Receivers:
 
 
 class Stuck:
-    """A receiver that lets the first request hang until whoever asks has enough of it, and then works.
+    """A receiver that lets the first request hang until the client gives up, and then works.
 
     :param gave_up: when that was; None before
     """
