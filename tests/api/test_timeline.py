@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.api.timeline import Span, blind, spans, uptime
+from portmon.api.timeline import Stretch, blind, spans, uptime
 from portmon.model.event import Event, EventKind
 from portmon.model.state import PortStatus
 
@@ -26,7 +26,7 @@ def event(kind: EventKind, hours: float, **fields: Any) -> Event:
     return Event("0" * 32, kind, at(hours), "run", "h", "h", "tcp", 80, **fields)
 
 
-def shown(found: list[Span]) -> list[tuple[float, float, str]]:
+def shown(found: list[Stretch]) -> list[tuple[float, float, str]]:
     return [((span.start - BEGIN) / HOUR, (span.end - BEGIN) / HOUR, span.state) for span in found]
 
 
@@ -102,11 +102,11 @@ def test_a_gap_between_visits_is_no_evidence() -> None:
 
 def test_uptime_never_rounds_up() -> None:
     second = timedelta(seconds=1)
-    found = [Span(start=BEGIN, end=DAY - second, state="up"), Span(start=DAY - second, end=DAY, state="down")]
+    found = [Stretch(start=BEGIN, end=DAY - second, state="up"), Stretch(start=DAY - second, end=DAY, state="down")]
     assert uptime(found).percent == 99.99
     assert uptime(found[:1]).percent == 100
     assert uptime([]).percent is None
-    assert uptime([Span(start=BEGIN, end=DAY, state="none")]).percent is None
+    assert uptime([Stretch(start=BEGIN, end=DAY, state="none")]).percent is None
 
 
 MOMENTS = st.floats(-5, 29).map(at)

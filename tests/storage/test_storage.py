@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given
@@ -38,7 +39,7 @@ from portmon.storage import (
     lease,
     runs,
 )
-from portmon.storage.database import VERSION_TABLE, Database
+from portmon.storage.database import VERSION_TABLE, Database, _alembic_config
 from portmon.storage.tables import contents as content_table
 from portmon.storage.tables import hosts as host_table
 from portmon.storage.tables import metadata
@@ -92,7 +93,7 @@ def test_pages_of_hosts_keep_room_for_the_times_of_the_next_run(postgres_cluster
     database.dispose()
 
 
-ALL = ["r0001 Create the tables."]
+ALL = ["r0001 Create the tables.", "r0002 Add indexes for the page."]
 
 
 @pytest.mark.parametrize("_", range(5))
@@ -113,6 +114,20 @@ def test_migrations_at_once(database_url: str, _: int) -> None:
     for thread in threads:
         thread.join()
     assert sorted(map(str, results)) == sorted([str(ALL), "[]", "[]", "[]"])
+
+
+def test_each_revision_is_applied_to_a_database_with_data(database_url: str) -> None:
+    database = Database(database_url)
+    with database.begin() as conn:
+        config = _alembic_config()
+        config.attributes["connection"] = conn
+        command.upgrade(config, "r0001")
+        hosts.sync(conn, [Host("h1", "web1", "192.0.2.1")])
+        before = hosts.known(conn)
+    assert database.migrate() == ALL[1:]
+    with database.begin() as conn:
+        assert hosts.known(conn) == before != []
+    database.dispose()
 
 
 def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

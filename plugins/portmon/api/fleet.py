@@ -10,7 +10,7 @@ from pydantic import Field, computed_field
 from sqlalchemy import Connection
 
 from portmon.api.catalogue import KINDS
-from portmon.api.timeline import Span, Uptime, blind, spans, uptime
+from portmon.api.timeline import Stretch, Uptime, blind, spans, uptime
 from portmon.api.view import Text, View
 from portmon.errors import CommandError
 from portmon.model.event import AlertRole, Event, EventKind, Severity
@@ -337,7 +337,7 @@ class PortTimeline(View):
     """One port over a time."""
 
     port: PortRow
-    spans: tuple[Span, ...]
+    spans: tuple[Stretch, ...]
     uptime: Uptime
 
 

@@ -21,7 +21,7 @@ GAP = 2.5
 SHORTEST_GAP = timedelta(minutes=15)
 
 
-class Span(View):
+class Stretch(View):
     """A time in which a port was the same.
 
     :param state: ``none``: it is not known, or the port was not watched
@@ -71,7 +71,7 @@ def spans(
     first_seen: datetime | None,
     since: datetime,
     until: datetime,
-) -> list[Span]:
+) -> list[Stretch]:
     """What a port was, in order and without a gap from ``since`` to ``until``.
 
     :param story: events of the port in order, those before ``since`` included as far as there are any
@@ -98,7 +98,7 @@ def spans(
         | {at for at, _ in changes if since < at < until}
         | {edge for span in dark for edge in span if since < edge < until}
     )
-    found: list[Span] = []
+    found: list[Stretch] = []
     for start, end in pairwise(cuts):
         now: State = NONE
         for at, value in changes:
@@ -107,9 +107,9 @@ def spans(
         if any(begin <= start and end <= over for begin, over in dark):
             now = NONE
         if found and found[-1].state == now:
-            found[-1] = Span(start=found[-1].start, end=end, state=now)
+            found[-1] = Stretch(start=found[-1].start, end=end, state=now)
         else:
-            found.append(Span(start=start, end=end, state=now))
+            found.append(Stretch(start=start, end=end, state=now))
     return found
 
 
@@ -132,7 +132,7 @@ def _after(event: Event) -> State | None:
     return UP if event.kind is EventKind.RECOVERED and meaning.name == event.kind.value else None
 
 
-def uptime(found: Iterable[Span]) -> Uptime:
+def uptime(found: Iterable[Stretch]) -> Uptime:
     """How long it was what."""
     lasted = dict.fromkeys((UP, DOWN, NONE), timedelta(0))
     for span in found:
