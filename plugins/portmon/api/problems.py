@@ -93,9 +93,10 @@ def list_problems(
     :param group: a label by whose value the rows are sorted first
     :param withheld: only those that are, or are not, withheld
     """
-    in_force = silences.in_force(conn, now)
+    opened = _open(conn, host_id)
+    in_force = silences.in_force(conn, now, {alert.event.host_id for alert, _ in opened if alert.event.host_id})
     found = []
-    for alert, dispatched in _open(conn, host_id):
+    for alert, dispatched in opened:
         event, host = alert.event, in_force.listed.get(alert.event.host_id or "")
         own = host.labels if host is not None else event.labels
         if (kind and event.meaning.name != kind) or not _is_named(event, text.lower()):

@@ -65,7 +65,11 @@ def show_ports(
     """Ports of the whole fleet, or how many each unit or number has."""
     with connection() as conn:
         if group:
-            found: Any = fleet.group_ports(conn, wanted, group, limit=LIMIT, offset=offset)
+            found: Any = reading.unchanged(
+                conn,
+                (repr(wanted), group, offset),
+                lambda: fleet.group_ports(conn, wanted, group, limit=LIMIT, offset=offset),
+            )
         else:
             found = fleet.list_ports(conn, wanted, sort=sort or "host", limit=LIMIT, offset=offset)
         labels = lookups.label_values(conn)

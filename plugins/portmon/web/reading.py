@@ -22,13 +22,15 @@ SECONDS = 5.0
 """A query of the page is cut after so long: the API server answers the tasks' heartbeats too."""
 CONNECTIONS = 8
 """Most requests that are served at a time, each with a connection to the database."""
+_REMEMBERED = 64
+"""Most lists whose counts are kept."""
 _KEPT = 30.0
 """How long settings and the address of the database are believed, in seconds."""
 
 Value = TypeVar("Value")
 _lock = Lock()
 _kept: dict[str, tuple[float, Any]] = {}
-_counts: dict[str, tuple[Any, Any]] = {}
+_counts: dict[Any, tuple[Any, Any]] = {}
 
 
 def kept(name: str, read: Callable[[], Value], seconds: float = _KEPT) -> Value:
@@ -77,6 +79,21 @@ def config() -> Config:
 def interval() -> timedelta:
     """Time between scheduled runs; 0 if there is no rhythm."""
     return kept("interval", settings.interval)
+
+
+def unchanged(conn: Connection, name: Any, read: Callable[[], Value]) -> Value:
+    """What was read after the newest step of the journal, or is read now: the state changes with the journal only."""
+    step = lookups.last_step(conn)
+    with _lock:
+        known, value = _counts.pop(name, (None, None))
+    if known != step:
+        value = read()
+    with _lock:
+        _counts[name] = (step, value)
+        for old in list(_counts)[:-_REMEMBERED]:
+            del _counts[old]
+    found: Value = value
+    return found
 
 
 def glance(conn: Connection, now: datetime) -> fleet.GlanceView:
