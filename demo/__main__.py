@@ -282,7 +282,7 @@ def tell_story(demo: Demo, keep: list[bool], folder: Path) -> int:
         return 1
     seconds = time.monotonic() - demo.started
     console.print(f"All {len(CHAPTERS)} chapters came out as told, in {seconds:.0f} s.", style="bold green")
-    console.print("`make up` starts the same and stays: look at it in Airflow's page.")
+    console.print("`make up` starts the same and stays: portmon's page is the entry `portmon` in Airflow's navigation.")
     return 0
 
 
@@ -290,6 +290,7 @@ def stay(demo: Demo) -> int:
     """Run until Ctrl-C."""
     demo.airflow.wait_run(demo.airflow.trigger())
     console.print()
+    console.print(f"portmon:  {demo.airflow.url}/portmon/")
     console.print(f"Airflow:  {demo.airflow.url}/dags/portmon")
     console.print(f"login:    {ADMIN}")
     console.print(f"password: {demo.airflow.password}", markup=False)

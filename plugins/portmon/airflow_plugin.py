@@ -5,15 +5,29 @@ Every process of Airflow executes this file, each task process included: nothing
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
+
+from portmon import web
 
 
 class PortmonPlugin(AirflowPlugin):
     """portmon's place in Airflow."""
 
     name = "portmon"
+    fastapi_apps: ClassVar = [{"name": "portmon", "app": web.app, "url_prefix": "/portmon"}]
+    # The address is relative, so that it is right below a base path too.
+    external_views: ClassVar = [
+        {
+            "name": "portmon",
+            "href": "portmon/",
+            "url_route": "portmon",
+            "destination": "nav",
+            "nav_top_level": True,
+            "icon": "/portmon/icon.svg",
+        }
+    ]
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:

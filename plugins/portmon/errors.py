@@ -28,7 +28,9 @@
     │   └── AnswerError          the command answered, but not with a usable frame (its cause is a ProbeError)
     ├── StorageError             the state database can't be used as it is
     │   ├── LeaseLostError       another task took the lease over; nothing was written
-    │   └── DatabaseBusyError    another process writes for too long
+    │   ├── DatabaseBusyError    another process writes for too long
+    │   ├── NoDatabaseError      there is no state yet
+    │   └── TooSlowError         a query of the page was cut
     ├── DeliveryError            a channel did not take a message: channel, targets
     ├── HttpError                an HTTP request got no usable answer: unsure
     ├── UnansweredError          Airflow does not say whether a connection exists: another try may help
@@ -221,6 +223,14 @@ class LeaseLostError(StorageError):
 
 class DatabaseBusyError(StorageError):
     """Another process wrote for longer than the driver waits (SQLite)."""
+
+
+class NoDatabaseError(StorageError):
+    """There is no state yet: no run has made the database, or filled it."""
+
+
+class TooSlowError(StorageError):
+    """A query of the page took longer than it may, and was cut."""
 
 
 class DeliveryError(PortmonError):

@@ -33,7 +33,7 @@ from portmon.steps.plan import plan_hosts, plan_sweep
 from portmon.steps.run import Run
 from portmon.storage import archive, contents, decisions, host_keys, hosts, inventory, tables
 from portmon.storage.database import Database
-from tests.worlds.archived import latest_frames, seen, with_frames
+from tests.worlds.archived import seen, with_frames
 from tests.worlds.netstat import HOSTILE, FakeNetstat, listing
 from tests.worlds.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server
 from tests.worlds.waiting import until
@@ -573,7 +573,7 @@ def test_an_answer_that_says_nothing_new_of_a_settled_host_is_not_read(
     assert "the same sockets as last time, nothing missing" in caplog.text
     with scene.database.begin() as conn:
         looks = seen(conn, archive.observations_of(conn, "later"))
-        raw = [latest_frames(conn, host.id) for host in listed]
+        raw = [archive.latest_frames(conn, host.id) for host in listed]
     assert [ports_of(look) for look in looks] == [[22, 80]] * 3
     assert all(len(frames) == 1 and b"LISTEN" in frames[0] for frames in raw)
     # It is evidence as any other.

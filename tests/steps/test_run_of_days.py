@@ -26,7 +26,6 @@ from portmon.steps.run import Run
 from portmon.storage import archive, deliveries, hosts, inventory, state
 from portmon.storage.database import Database
 from portmon.storage.tables import observations
-from tests.worlds.archived import latest_frames
 from tests.worlds.runs import FIVE, Runs
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -616,4 +615,4 @@ def test_the_archive_says_what_a_run_went_by(site: Site) -> None:
         (run,) = runs.last(conn, 1)
         assert [host.id for host in inventory.load(conn, run["inventory"]).hosts] == [f"h{n}" for n in range(6)]
         assert b'"down_after":1' in contents.get(conn, run["settings"])
-        assert latest_frames(conn, "h1") == (b"raw",)
+        assert archive.latest_frames(conn, "h1") == (b"raw",)

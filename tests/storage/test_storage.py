@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given
@@ -38,12 +39,12 @@ from portmon.storage import (
     lease,
     runs,
 )
-from portmon.storage.database import VERSION_TABLE, Database
+from portmon.storage.database import VERSION_TABLE, Database, _alembic_config
 from portmon.storage.tables import contents as content_table
 from portmon.storage.tables import hosts as host_table
 from portmon.storage.tables import metadata
 from portmon.storage.tables import observations as observation_table
-from tests.worlds.archived import latest_frames, seen, with_frames
+from tests.worlds.archived import seen, with_frames
 from tests.worlds.databases import migrated_postgres
 from tests.worlds.postgres import Cluster
 
@@ -92,7 +93,7 @@ def test_pages_of_hosts_keep_room_for_the_times_of_the_next_run(postgres_cluster
     database.dispose()
 
 
-ALL = ["r0001 Create the tables."]
+ALL = ["r0001 Create the tables.", "r0002 Add indexes for the page."]
 
 
 @pytest.mark.parametrize("_", range(5))
@@ -113,6 +114,20 @@ def test_migrations_at_once(database_url: str, _: int) -> None:
     for thread in threads:
         thread.join()
     assert sorted(map(str, results)) == sorted([str(ALL), "[]", "[]", "[]"])
+
+
+def test_each_revision_is_applied_to_a_database_with_data(database_url: str) -> None:
+    database = Database(database_url)
+    with database.begin() as conn:
+        config = _alembic_config()
+        config.attributes["connection"] = conn
+        command.upgrade(config, "r0001")
+        hosts.sync(conn, [Host("h1", "web1", "192.0.2.1")])
+        before = hosts.known(conn)
+    assert database.migrate() == ALL[1:]
+    with database.begin() as conn:
+        assert hosts.known(conn) == before != []
+    database.dispose()
 
 
 def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -231,7 +246,7 @@ def test_an_observation_comes_back_as_it_was(database: Database) -> None:
         assert [one.listing for one in found] == [good.listing, None]
         assert [one.error for one in found] == [None, NASTY]
         assert [one.observed_at for one in found] == [NOW, NOW + timedelta(minutes=5)]
-        assert latest_frames(conn, "h1") == (b"frame one", b"frame two")
+        assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
         assert archive.scanned(conn, "r1") == {"h1"}
         assert archive.observations_to_evaluate(conn, host_ids=["other"]) == []
 
@@ -313,7 +328,7 @@ def test_what_is_older_than_the_retention_goes_with_its_contents(database: Datab
         archive.save_observation(conn, observation(at=later, ports=(81,), run="r2"))
         assert archive.expire(conn, later - timedelta(days=14)) == 1
         assert len(archive.observations_to_evaluate(conn)) == 1
-        assert latest_frames(conn, "h1") == (b"frame one", b"frame two")
+        assert archive.latest_frames(conn, "h1") == (b"frame one", b"frame two")
         # The newest host list stays, however old: it is what a run falls back to.
         assert inventory.load(conn, digest).hosts[0].id == "h1"
         assert conn.execute(select(observation_table.c.run_id)).scalars().all() == ["r2"]

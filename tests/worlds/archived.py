@@ -31,10 +31,3 @@ def with_frames(conn: Connection) -> list[Observation]:
         names = conn.execute(select(table.c.frame, table.c.second_frame).where(*own)).one()
         found.append(dataclasses.replace(look, frames=tuple(contents.get(conn, name) for name in names if name)))
     return found
-
-
-def latest_frames(conn: Connection, host_id: str) -> tuple[bytes, ...]:
-    """The raw answers of the last look at a host that got any."""
-    query = select(table.c.frame, table.c.second_frame).where(table.c.host_id == host_id, table.c.frame.is_not(None))
-    names = conn.execute(query.order_by(table.c.observed_at.desc()).limit(1)).first() or ()
-    return tuple(contents.get(conn, name) for name in names if name)

@@ -17,9 +17,7 @@ def find_host(conn: Connection, wanted: str) -> KnownHost:
 
     :raises CommandError: no host or several hosts are named so
     """
-    known = hosts.known(conn)
-    named = [host for host in known if host.name.lower() == wanted.lower()]
-    found = [host for host in known if host.id == wanted] or named
+    found = hosts.named(conn, wanted)
     if not found:
         raise CommandError(f"no host has the name or id {wanted!r}; the CMDB's list of the last run counts")
     if len(found) > 1:

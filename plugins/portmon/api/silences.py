@@ -13,7 +13,7 @@ from portmon.api.alerts import AlertView, list_alerts
 from portmon.api.view import Text, View, minute, place
 from portmon.errors import CommandError, RequestError
 from portmon.fields import parse_ports
-from portmon.storage import events, silences
+from portmon.storage import alerts, events, silences
 from portmon.storage import hosts as known_hosts
 
 
@@ -121,6 +121,35 @@ def silence(
         known=len(fleet),
         alerts=tuple(list_alerts(conn, now, about=made)),
     )
+
+
+class SilenceHits(View):
+    """A silence and what it withholds at the moment.
+
+    :param hosts: of the CMDB that it is about; 0 of an acknowledgement
+    :param alerts: open alerts that it is about
+    """
+
+    silence: SilenceView
+    hosts: int
+    alerts: int
+
+
+def list_with_hits(conn: Connection, now: datetime) -> list[SilenceHits]:
+    """Silences and acknowledgements that are not over, and what each is about now."""
+    current = silences.current(conn, now)
+    views = {view.id: view for view in _views(conn, current, now)}
+    fleet = known_hosts.listed(conn) if current else {}
+    opened = list(alerts.opened(conn).values()) if current else []
+    found = []
+    for one in current:
+        if isinstance(one, Acknowledgement):
+            hosts, hit = 0, sum(alert.id == one.alert_id for alert in opened)
+        else:
+            hosts = sum(one.matches_host(host) for host in fleet.values())
+            hit = sum(one.matches(alert.event, alert.id, fleet.get(alert.event.host_id or "")) for alert in opened)
+        found.append(SilenceHits(silence=views[one.id], hosts=hosts, alerts=hit))
+    return found
 
 
 def lift(conn: Connection, number: int, *, author: str, now: datetime) -> str:

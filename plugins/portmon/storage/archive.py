@@ -319,6 +319,12 @@ def last_listing(conn: Connection, host_id: str) -> Listing | None:
     return facts_from_json(contents.get(conn, digest)) if digest else None
 
 
+def latest_frames(conn: Connection, host_id: str) -> tuple[bytes, ...]:
+    """The raw answers of the last observation of a host that got any."""
+    query = _newest(host_id, archived.c.frame, archived.c.second_frame).where(archived.c.frame.is_not(None))
+    return tuple(contents.get(conn, digest) for digest in conn.execute(query).first() or () if digest)
+
+
 def _newest(host_id: str, *columns: Any) -> Select[Any]:
     query = select(*columns).where(archived.c.host_id == host_id)
     return query.order_by(archived.c.observed_at.desc()).limit(1)

@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from portmon.errors import DatabaseBusyError, StorageError
+from portmon.errors import DatabaseBusyError, NoDatabaseError, StorageError, TooSlowError
 
 VERSION_TABLE = "portmon_alembic_version"
 BUSY_SECONDS = 30
@@ -137,11 +137,10 @@ class Database:
             if not path.is_file():
                 yield None
                 return
-            # Not mode=ro: such a reader leaves the -wal and -shm files behind, owned by its user.
-            file = f"file:{quote(str(path.absolute()))}"
-            url = URL.create("sqlite", database=file, query={"mode": "rw", "uri": "true"})
-            engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
-            event.listen(engine, "connect", lambda connection, _: _set(connection, "query_only=ON"))
+            engine = sqlalchemy.create_engine(
+                _reading_url(self.url), poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS}
+            )
+            event.listen(engine, "connect", _only_reads)
             event.listen(engine, "begin", lambda conn: conn.exec_driver_sql("BEGIN"))
         try:
             with engine.begin() as conn:
@@ -153,6 +152,17 @@ class Database:
                 yield conn if current is not None else None
         except DBAPIError as error:
             raise StorageError(f"{self}: {_first_line(error)}") from error
+
+    def must_be_current(self, conn: Connection) -> None:
+        """Say whether the tables are the ones that this portmon needs, to a transaction that reads.
+
+        :raises NoDatabaseError: there are none
+        :raises StorageError: they are others
+        """
+        current = self._current(conn)
+        if current is None:
+            raise NoDatabaseError(f"{self} is empty: the first run of the DAG fills it")
+        self._must_be_current(current)
 
     def _must_be_released(self, current: str | None) -> None:
         if current is not None and current.isdecimal():
@@ -188,6 +198,73 @@ class Database:
             path.touch(mode=0o600)
 
 
+class Reader:
+    """The same database for many short readers, such as requests: a small pool, no right to write, and a time limit.
+
+    :param seconds: that a query may take
+    :param connections: most at a time
+    """
+
+    def __init__(self, database: Database, *, seconds: float, connections: int) -> None:
+        self._database, self._seconds = database, seconds
+        self._checked = False
+        pool: dict[str, Any] = {"poolclass": QueuePool, "pool_size": connections, "max_overflow": 0}
+        if database.is_sqlite:
+            self._engine = sqlalchemy.create_engine(
+                _reading_url(database.url), **pool, connect_args={"timeout": seconds, "check_same_thread": False}
+            )
+            event.listen(self._engine, "connect", _only_reads)
+            event.listen(self._engine, "begin", self._begin_in_time)
+        else:
+            milliseconds = int(seconds * 1000)
+            options = (
+                f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} "
+                "-c default_transaction_read_only=on -c idle_in_transaction_session_timeout=60000"
+            )
+            arguments = {"connect_timeout": int(seconds), "application_name": "portmon page", "options": options}
+            self._engine = sqlalchemy.create_engine(
+                database.url, **pool, pool_pre_ping=True, use_native_hstore=False, connect_args=arguments
+            )
+
+    def _begin_in_time(self, conn: Connection) -> None:
+        deadline = time.monotonic() + self._seconds
+        raw: Any = conn.connection.dbapi_connection
+        raw.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+        conn.exec_driver_sql("BEGIN")
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction that can only read.
+
+        :raises NoDatabaseError: there is none yet, or nothing in it
+        :raises TooSlowError: a query was cut
+        :raises StorageError: it can't be reached, or its tables are not the ones that this portmon needs
+        """
+        database = self._database
+        if database.is_sqlite and not Path(database.url.database or "").is_file():
+            raise NoDatabaseError(f"{database} is not there yet: the first run of the DAG makes it")
+        try:
+            with self._engine.begin() as conn:
+                if not self._checked:
+                    database.must_be_current(conn)
+                    self._checked = True
+                yield conn
+        except DBAPIError as error:
+            self._checked = False
+            said = str(error.orig)
+            if "statement timeout" in said or "interrupted" in said:
+                raise TooSlowError(f"{database}: a query took more than {self._seconds:g} s and was cut") from error
+            raise StorageError(f"{database}: {_first_line(error)}") from error
+        except sqlalchemy.exc.TimeoutError as error:
+            raise TooSlowError(f"{database}: no connection was free") from error
+
+
+def _reading_url(url: URL) -> URL:
+    # Not mode=ro: such a reader leaves the -wal and -shm files behind, as files of the user that looked.
+    path = quote(str(Path(url.database or "").absolute()))
+    return URL.create("sqlite", database=f"file:{path}", query={"mode": "rw", "uri": "true"})
+
+
 def _alembic_config() -> Config:
     config = Config()
     # Alembic interpolates this option: a % in a path would be an error.
@@ -211,6 +288,10 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 def _prepare_throwaway(connection: Any, _: Any) -> None:
     # A write-ahead log would grow to gigabytes and be of no use. MEMORY, not OFF: savepoints need a journal.
     _set(connection, "journal_mode=MEMORY", "synchronous=OFF", "cache_size=-65536")
+
+
+def _only_reads(connection: Any, _: Any) -> None:
+    _set(connection, "query_only=ON")
 
 
 def _set(connection: Any, *pragmas: str) -> None:

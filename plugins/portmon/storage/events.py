@@ -67,6 +67,16 @@ def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[Even
     return [event for event in found if event.port in (None, port) or event.details.get("to") == port]
 
 
+def changes_of(conn: Connection, host_id: str, since: datetime, *, port: int | None = None) -> list[Event]:
+    """The events of the ports of one host from a moment on, in order.
+
+    :param port: of this port only
+    """
+    own = _valid().where(events.c.host_id == host_id, events.c.port.is_not(None), events.c.at >= since)
+    query = own if port is None else own.where(events.c.port == port)
+    return _found(conn, query.order_by(events.c.at, events.c.seq))
+
+
 def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:
     """Delete events from before a moment, except those that wait for a channel, or whose alert was open then.
 

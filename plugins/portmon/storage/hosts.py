@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Text, delete, or_, select, type_coerce, update
+from sqlalchemy import Connection, Text, delete, func, or_, select, type_coerce, update
 
 from portmon.model.host import Host, KnownHost
 from portmon.model.observation import PROBE, PortKey, hung_tools
@@ -34,9 +34,19 @@ def sites(conn: Connection) -> tuple[dict[str, Mapping[str, str]], set[str]]:
     return {row.host_id: row.labels for row in found}, unreachable
 
 
-def listed(conn: Connection, *, besides: Collection[str] = ()) -> dict[str, Host]:
-    """Host id: host, of every one that is in the CMDB, without ``besides``."""
-    wanted = None
+def named(conn: Connection, wanted: str) -> list[KnownHost]:
+    """The stored host that has an id, else those that have it as their name, without regard to case."""
+    ids = conn.execute(select(hosts.c.host_id).where(func.lower(hosts.c.name) == wanted.lower())).scalars()
+    found = known(conn, [wanted]) or known(conn, ids.all())
+    # SQLite knows upper and lower case of ASCII only.
+    return found or ([] if wanted.isascii() else [host for host in known(conn) if host.name.lower() == wanted.lower()])
+
+
+def listed(
+    conn: Connection, host_ids: Collection[str] | None = None, *, besides: Collection[str] = ()
+) -> dict[str, Host]:
+    """Host id: host, of every one that is in the CMDB, or of some of them, without ``besides``."""
+    wanted = host_ids
     if besides:
         ids = conn.execute(select(hosts.c.host_id).where(hosts.c.removed_at.is_(None))).scalars()
         wanted = [host_id for host_id in ids if host_id not in besides]

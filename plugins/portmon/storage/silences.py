@@ -87,9 +87,9 @@ def current(conn: Connection, now: datetime) -> list[Withholding]:
     return [_read(row) for row in conn.execute(select(silences).where(_in_force(now)).order_by(silences.c.id))]
 
 
-def in_force(conn: Connection, now: datetime) -> SilencesInForce:
-    """Silences and acknowledgements now, with the hosts that they are matched with."""
-    return SilencesInForce(current(conn, now), stored_hosts.listed(conn), now)
+def in_force(conn: Connection, now: datetime, host_ids: Collection[str] | None = None) -> SilencesInForce:
+    """Silences and acknowledgements now, with the hosts that they are matched with: all of the CMDB, or some."""
+    return SilencesInForce(current(conn, now), stored_hosts.listed(conn, host_ids), now)
 
 
 def all_(conn: Connection) -> list[Withholding]:

@@ -436,3 +436,8 @@ conditions = Table(
     Column("since", UtcDateTime, nullable=False),
     comment="what is wrong with the monitoring itself just now: one event per episode",
 )
+
+# For the page's lists, see portmon.storage.lookups.
+Index("ix_hosts_name_host_id", hosts.c.name, hosts.c.host_id)
+Index("ix_ports_port_host_id", ports.c.port, ports.c.host_id)
+Index("ix_events_kind_at", events.c.kind, events.c.at)

@@ -1,0 +1,386 @@
+"""The whole fleet at a glance, and its hosts, ports, events and runs as searched and paged lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pydantic import Field, computed_field
+from sqlalchemy import Connection
+
+from portmon.api.catalogue import KINDS
+from portmon.api.timeline import Stretch, Uptime, blind, spans, uptime
+from portmon.api.view import Text, View
+from portmon.errors import CommandError
+from portmon.model.event import AlertRole, Event, EventKind, Severity
+from portmon.storage import archive, conditions, deliveries, events, lookups
+from portmon.storage.lookups import EventFilter, HostFilter, PortFilter, reach_of
+
+RANGES = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+"""Times that a timeline shows."""
+OVERDUE_AFTER = 2
+"""A run that began so many intervals ago is overdue: the fleet is not watched."""
+Row = TypeVar("Row", bound=View)
+
+
+class Page(View, Generic[Row]):
+    """Some rows of a list.
+
+    :param total: of the whole list, counted up to 10,000; ``more``: there are more than that
+    """
+
+    rows: tuple[Row, ...]
+    total: int
+    offset: int
+    limit: int
+
+    @computed_field
+    def more(self) -> bool:
+        """Whether there are more than were counted."""
+        return self.total > lookups.MOST_COUNTED
+
+
+# ── at a glance ─────────────────────────────────────────────────────────────────────────────────
+
+
+class RunView(View):
+    """One run.
+
+    :param duration: seconds from its start to its evaluation; None while it is not evaluated
+    :param summary: counts: hosts that were scanned, events of each kind
+    :param errors: error class: number of hosts
+    :param rate: hosts per second
+    """
+
+    run_id: Text
+    run_type: str
+    logical_date: datetime | None
+    started_at: datetime
+    finished_at: datetime | None
+    scope: tuple[Text, ...] | None
+    inventory_stale: bool
+    duration: float | None
+    rate: float | None
+    summary: Mapping[str, Any]
+    errors: Mapping[str, int]
+
+
+class GlanceView(View):
+    """Counts of the fleet.
+
+    :param hosts: state: number; ``failing`` and ``quarantined`` ones are counted besides their state
+    :param ports: state: number; ``flapping`` ones are counted besides their state
+    :param new: ports that were new in the last 24 hours
+    :param last_run: the newest one that was evaluated
+    :param overdue: for how long no run was evaluated, if that is too long
+    :param changes: hour: how many events of the last 24 hours tell that something went wrong, and how many others
+    """
+
+    hosts: Mapping[str, int]
+    ports: Mapping[str, int]
+    new: int
+    last_run: RunView | None
+    overdue: timedelta | None
+    runs: tuple[RunView, ...]
+    changes: tuple[tuple[datetime, int, int], ...]
+
+
+class Counts(NamedTuple):
+    """What is counted of the fleet; it changes with the journal, the events and the hour.
+
+    :param per_hour: (kind, hour): number of events of the last 24 hours
+    """
+
+    hosts: Mapping[str, int]
+    ports: Mapping[str, int]
+    per_hour: Mapping[tuple[str, datetime], int]
+
+
+def count(conn: Connection, now: datetime) -> Counts:
+    """Hosts and ports by their state, and events by their hour."""
+    return Counts(lookups.host_counts(conn), lookups.port_counts(conn), lookups.count_events(conn, _first_hour(now)))
+
+
+def _first_hour(now: datetime) -> datetime:
+    return (now - timedelta(hours=23)).replace(minute=0, second=0, microsecond=0)
+
+
+def glance(conn: Connection, now: datetime, counts: Counts, *, interval: timedelta) -> GlanceView:
+    """The fleet at a glance.
+
+    :param interval: between scheduled runs; 0 if there is no rhythm
+    """
+    newest = list_runs(conn, limit=30)
+    done = next((run for run in newest if run.finished_at is not None), None)
+    late = now - done.started_at if done is not None and interval else None
+    per_hour = {_first_hour(now) + timedelta(hours=hour): [0, 0] for hour in range(24)}
+    for (kind, hour), count in counts.per_hour.items():
+        if hour in per_hour:
+            per_hour[hour][0 if KINDS[kind].role == AlertRole.FIRING else 1] += count
+    return GlanceView(
+        hosts=counts.hosts,
+        ports=counts.ports,
+        new=sum(count for (kind, _), count in counts.per_hour.items() if kind == EventKind.NEW),
+        last_run=done,
+        overdue=late if late is not None and late > OVERDUE_AFTER * interval else None,
+        runs=tuple(newest),
+        changes=tuple((hour, *values) for hour, values in per_hour.items()),
+    )
+
+
+def list_runs(conn: Connection, *, limit: int = 100, before: datetime | None = None) -> list[RunView]:
+    """Runs, newest first."""
+    rows = lookups.find_runs(conn, limit=limit, before=before)
+    return [_run(row, {}) for row in rows]
+
+
+def runs_with_errors(conn: Connection, *, limit: int = 50, before: datetime | None = None) -> list[RunView]:
+    """The same, with how many hosts gave no evidence, and why."""
+    rows = lookups.find_runs(conn, limit=limit, before=before)
+    counts = lookups.visit_counts(conn, [row["run_id"] for row in rows])
+    return [
+        _run(row, {name: count for name, count in counts.get(row["run_id"], {}).items() if name != "ok"})
+        for row in rows
+    ]
+
+
+def _run(row: Mapping[str, Any], errors: Mapping[str, int]) -> RunView:
+    done, summary = row["finished_at"], row["summary"] or {}
+    duration = (done - row["started_at"]).total_seconds() if done is not None else None
+    scanned = summary.get("scanned", 0)
+    return RunView(
+        **{**row, "summary": summary},
+        duration=duration,
+        rate=scanned / duration if duration and scanned else None,
+        errors=dict(sorted(errors.items())),
+    )
+
+
+# ── hosts ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class HostRow(View):
+    """One host as it is stored.
+
+    :param failures: runs in a row without evidence
+    :param evidence_at: of its last complete answer
+    :param quarantined: it shows another host key than the trusted one
+    """
+
+    id: Text = Field(validation_alias="host_id")
+    name: Text
+    address: Text
+    ssh_port: int | None
+    labels: Mapping[Text, Text]
+    status: str
+    status_since: datetime | None
+    failures: int
+    failing_since: datetime | None
+    evidence_at: datetime | None = Field(validation_alias="last_ok_at")
+    removed_at: datetime | None
+    error_class: str | None
+    error: Text | None
+    tool: str | None
+    duplicate_of: Text | None
+    quarantined: bool = False
+
+
+def list_hosts(
+    conn: Connection, wanted: HostFilter, *, sort: str = "name", limit: int = 100, offset: int = 0
+) -> Page[HostRow]:
+    """Hosts of the CMDB."""
+    rows, total = lookups.find_hosts(conn, wanted, sort=sort, limit=limit, offset=offset)
+    return Page[HostRow](rows=tuple(_hosts(conn, rows)), total=total, offset=offset, limit=limit)
+
+
+def _hosts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[HostRow]:
+    prefix = f"{conditions.HOST_KEY}/"
+    quarantined = {name[len(prefix) :] for name in conditions.going_on(conn, prefix)}
+    return [HostRow.model_validate({**row, "quarantined": row["host_id"] in quarantined}) for row in rows]
+
+
+def one_host(conn: Connection, host_id: str) -> HostRow:
+    """A host by its id.
+
+    :raises CommandError: it is not known
+    """
+    row = lookups.host_row(conn, host_id)
+    if row is None:
+        raise CommandError(f"no host has the id {host_id!r}")
+    return _hosts(conn, [row])[0]
+
+
+# ── ports ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class PortRow(View):
+    """One port as it is stored.
+
+    :param host: name of its host
+    :param reach: ``loopback``, ``addresses`` or ``everywhere``
+    :param lost: bind addresses that it does not listen on any more
+    """
+
+    host_id: Text
+    host: Text = Field(validation_alias="host_name")
+    labels: Mapping[Text, Text]
+    protocol: str
+    port: int
+    status: str
+    status_since: datetime | None
+    first_seen_at: datetime | None
+    last_seen_at: datetime | None
+    programs: tuple[Text, ...]
+    units: tuple[Text, ...]
+    pids: tuple[int, ...]
+    addresses: tuple[Text, ...]
+    reach: str
+    declared: Text | None
+    flapping_since: datetime | None
+    lost: tuple[Text, ...]
+    grace_until: datetime | None
+
+
+class PortGroup(View):
+    """The ports of one unit, or of one number.
+
+    :param name: the names of the units, or the number
+    """
+
+    name: tuple[Text, ...] | int
+    hosts: int
+    ports: int
+    down: int
+
+
+def list_ports(
+    conn: Connection, wanted: PortFilter, *, sort: str = "host", limit: int = 100, offset: int = 0
+) -> Page[PortRow]:
+    """Ports of hosts of the CMDB."""
+    rows, total = lookups.find_ports(conn, wanted, sort=sort, limit=limit, offset=offset)
+    views = tuple(PortRow.model_validate({**row, "reach": reach_of(row["addresses"])}) for row in rows)
+    return Page[PortRow](rows=views, total=total, offset=offset, limit=limit)
+
+
+def group_ports(conn: Connection, wanted: PortFilter, by: str, *, limit: int = 100, offset: int = 0) -> Page[PortGroup]:
+    """The same ports counted by ``unit`` or by ``port``, the largest groups first."""
+    rows, total = lookups.group_ports(conn, wanted, by, limit=limit, offset=offset)
+    groups = (PortGroup(name=of, hosts=hosts, ports=ports, down=down) for of, hosts, ports, down in rows)
+    return Page[PortGroup](rows=tuple(groups), total=total, offset=offset, limit=limit)
+
+
+# ── events ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class EventRow(View):
+    """One event.
+
+    :param seq: its number
+    :param kind: name of its row in the catalogue
+    :param role: ``firing``, ``resolved`` or ``notice``; None for a note
+    :param told: channel: what became of its message
+    """
+
+    seq: int
+    id: str
+    kind: str
+    role: str | None
+    severity: Severity
+    at: datetime
+    run_id: Text
+    host_id: Text | None
+    host: Text | None
+    protocol: str | None
+    port: int | None
+    program: Text | None
+    unit: Text | None
+    reason: Text
+    task: str | None
+    map_index: int | None
+    told: Mapping[Text, str]
+
+
+def list_events(
+    conn: Connection, wanted: EventFilter, *, limit: int = 100, before: int | None = None
+) -> list[EventRow]:
+    """Events, newest first.
+
+    :param before: older ones than the event of this number
+    """
+    found = lookups.find_events(conn, wanted, limit=limit, before=before)
+    sent = deliveries.of_events(conn, [event.id for _, event in found])
+    told: dict[str, dict[str, str]] = {}
+    for (event_id, channel), status in sent.items():
+        told.setdefault(event_id, {})[channel] = str(status.state)
+    return [_event_row(seq, event, told.get(event.id, {})) for seq, event in found]
+
+
+def _event_row(seq: int, event: Event, told: Mapping[str, str]) -> EventRow:
+    same = ("id", "severity", "at", "run_id", "host_id", "protocol", "port", "program", "unit", "reason")
+    return EventRow(
+        seq=seq,
+        kind=event.meaning.name,
+        role=event.role,
+        host=event.host_name,
+        task=event.details.get("task"),
+        map_index=event.details.get("map_index"),
+        told=told,
+        **{name: getattr(event, name) for name in same},
+    )
+
+
+# ── one host over time ──────────────────────────────────────────────────────────────────────────
+
+
+class PortTimeline(View):
+    """One port over a time."""
+
+    port: PortRow
+    spans: tuple[Stretch, ...]
+    uptime: Uptime
+
+
+class HostTimeline(View):
+    """The ports of one host over a time, in the order of their numbers.
+
+    :param dark: times without evidence
+    """
+
+    since: datetime
+    until: datetime
+    dark: tuple[tuple[datetime, datetime], ...]
+    ports: tuple[PortTimeline, ...]
+
+
+def host_timeline(
+    conn: Connection, host_id: str, *, length: timedelta, now: datetime, port: int | None = None, limit: int = 1000
+) -> HostTimeline:
+    """What the ports of a host were over a time.
+
+    :param port: of this one only
+    """
+    since = now - length
+    dark = blind(lookups.visits(conn, host_id, since, now), since, now)
+    numbers = ((port, port),) if port is not None else ()
+    found = list_ports(conn, PortFilter(host_id=host_id, numbers=numbers), limit=limit).rows
+    story: dict[int, list[Event]] = {}
+    for event in events.changes_of(conn, host_id, since, port=port):
+        story.setdefault(event.port or 0, []).append(event)
+    lines = []
+    for one in found:
+        own = spans(
+            story.get(one.port, ()),
+            dark,
+            now_state=one.status,
+            first_seen=one.first_seen_at,
+            since=since,
+            until=now,
+        )
+        lines.append(PortTimeline(port=one, spans=tuple(own), uptime=uptime(own)))
+    return HostTimeline(since=since, until=now, dark=tuple(dark), ports=tuple(lines))
+
+
+def raw_answers(conn: Connection, host_id: str) -> list[str]:
+    """The last raw answers of a host, as text."""
+    return [frame.decode("utf-8", "backslashreplace") for frame in archive.latest_frames(conn, host_id)]

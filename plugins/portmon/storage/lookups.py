@@ -1,0 +1,387 @@
+"""What people look up: counts of the fleet, and searched, sorted and paged lists of hosts, ports and events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    Text,
+    and_,
+    case,
+    cast,
+    false,
+    func,
+    not_,
+    or_,
+    select,
+    type_coerce,
+)
+
+from portmon.matching import WILDCARDS, bind_scopes
+from portmon.model.event import Event, EventKind
+from portmon.model.observation import Outcome
+from portmon.model.state import HostStatus, PortStatus
+from portmon.storage import conditions
+from portmon.storage.events import columns, event_from
+from portmon.storage.tables import events, hosts, journal, observations, ports, runs
+
+FLAPPING, LOST, FAILING, QUARANTINED = "flapping", "lost", "failing", "quarantined"
+"""What people call a state besides the stored ones."""
+REACHES = ("loopback", "addresses", "everywhere")
+"""From where a port is reached: its host alone, some of its addresses, all of them."""
+_WILDCARDS = (*WILDCARDS, "::ffff:0.0.0.0")
+_LOOPBACKS = ('"127.', '"::1"', '"::ffff:127.')
+MOST_COUNTED = 10_000
+"""A list is counted up to so many: counting 300,000 ports takes longer than showing a hundred of them."""
+_IN_CMDB = hosts.c.removed_at.is_(None)
+_LISTED = ports.join(hosts, hosts.c.host_id == ports.c.host_id)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFilter:
+    """Which hosts.
+
+    :param text: part of the name, the address or the id
+    :param labels: name to value, all of which must be equal
+    :param state: a :class:`~portmon.model.state.HostStatus`, ``failing`` or ``quarantined``
+    """
+
+    text: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PortFilter:
+    """Which ports; host and labels as of :class:`HostFilter`.
+
+    :param host_id: of this host only
+    :param numbers: ranges, both ends inclusive
+    :param program: part of the name of a program, and ``unit`` of a unit
+    :param reach: one of :data:`REACHES`
+    :param state: a :class:`~portmon.model.state.PortStatus`, ``flapping`` or ``lost``
+    """
+
+    host: str = ""
+    host_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    numbers: tuple[tuple[int, int], ...] = ()
+    program: str = ""
+    unit: str = ""
+    reach: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events.
+
+    :param host_id: of this host only
+    :param since: from then on
+    :param until: before then
+    """
+
+    kinds: tuple[EventKind, ...] = ()
+    host_id: str = ""
+    port: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def last_step(conn: Connection) -> int:
+    """Number of the newest step of the journal: as long as it is the same, so are all states."""
+    return conn.execute(select(func.max(journal.c.seq))).scalar() or 0
+
+
+def newest_event(conn: Connection) -> int:
+    """Number of the newest event, 0 without any."""
+    return conn.execute(select(func.max(events.c.seq))).scalar() or 0
+
+
+def count_since(conn: Connection, seq: int, most: int = 1000) -> int:
+    """How many events are newer than one, counted up to ``most``."""
+    newer = select(events.c.seq).where(events.c.seq > seq, events.c.retracted_by.is_(None)).limit(most).subquery()
+    return int(conn.execute(select(func.count()).select_from(newer)).scalar() or 0)
+
+
+def host_counts(conn: Connection) -> dict[str, int]:
+    """State: number of hosts of the CMDB; ``failing`` ones are counted besides their state."""
+    query = select(hosts.c.status, func.count(), func.sum(_as_int(hosts.c.failures > 0))).where(_IN_CMDB)
+    found = conn.execute(query.group_by(hosts.c.status)).all()
+    counts = {status.value: 0 for status in HostStatus} | {row[0]: row[1] for row in found}
+    quarantined = conditions.going_on(conn, f"{conditions.HOST_KEY}/")
+    return counts | {FAILING: sum(row[2] for row in found), QUARANTINED: len(quarantined)}
+
+
+def port_counts(conn: Connection) -> dict[str, int]:
+    """State: number of ports of hosts of the CMDB; flapping ones are counted besides their state."""
+    query = select(ports.c.status, func.count(), func.count(ports.c.flapping_since)).select_from(_LISTED)
+    found = conn.execute(query.where(_IN_CMDB).group_by(ports.c.status)).all()
+    counts = {status.value: 0 for status in PortStatus} | {row[0]: row[1] for row in found}
+    return counts | {FLAPPING: sum(row[2] for row in found)}
+
+
+def count_events(conn: Connection, since: datetime) -> dict[tuple[str, datetime], int]:
+    """(kind, hour): number of events from a moment on."""
+    if conn.dialect.name == "postgresql":
+        hour: Any = func.date_trunc("hour", events.c.at, "UTC", type_=events.c.at.type)
+    else:
+        hour = func.strftime("%Y-%m-%d %H:00:00.000000", events.c.at, type_=events.c.at.type)
+    query = select(events.c.kind, hour, func.count()).where(events.c.at >= since, events.c.retracted_by.is_(None))
+    return {(kind, at): count for kind, at, count in conn.execute(query.group_by(events.c.kind, hour))}
+
+
+# ── hosts ───────────────────────────────────────────────────────────────────────────────────────
+
+_HOST_SORTS = {
+    "name": (hosts.c.name, hosts.c.host_id),
+    "state": (hosts.c.status.desc(), hosts.c.failures.desc(), hosts.c.name),
+    "evidence": (hosts.c.last_ok_at, hosts.c.name),
+}
+HOST_SORTS = tuple(_HOST_SORTS)
+
+
+def find_hosts(
+    conn: Connection, wanted: HostFilter, *, sort: str = "name", limit: int, offset: int = 0
+) -> tuple[list[Mapping[str, Any]], int]:
+    """Rows of ``hosts``, and how many there are in all, see :data:`MOST_COUNTED`."""
+    where = and_(_IN_CMDB, *_host_terms(conn, wanted))
+    found = conn.execute(select(hosts).where(where).order_by(*_HOST_SORTS[sort]).limit(limit).offset(offset))
+    rows: list[Mapping[str, Any]] = [dict(row._mapping) for row in found]
+    return rows, _total(conn, select(hosts.c.host_id).where(where), rows, limit, offset)
+
+
+def neighbours(conn: Connection, wanted: HostFilter, name: str, host_id: str) -> tuple[str | None, str | None]:
+    """Ids of the hosts before and after one, by name, among those of a filter."""
+    where = and_(_IN_CMDB, *_host_terms(conn, wanted))
+    before = or_(hosts.c.name < name, and_(hosts.c.name == name, hosts.c.host_id < host_id))
+    after = or_(hosts.c.name > name, and_(hosts.c.name == name, hosts.c.host_id > host_id))
+    own = select(hosts.c.host_id).where(where)
+    previous = own.where(before).order_by(hosts.c.name.desc(), hosts.c.host_id.desc()).limit(1)
+    following = own.where(after).order_by(hosts.c.name, hosts.c.host_id).limit(1)
+    return conn.execute(previous).scalar(), conn.execute(following).scalar()
+
+
+def host_row(conn: Connection, host_id: str) -> Mapping[str, Any] | None:
+    """The row of one host, whether the CMDB has it still or not."""
+    row = conn.execute(select(hosts).where(hosts.c.host_id == host_id)).first()
+    return None if row is None else dict(row._mapping)
+
+
+def label_values(conn: Connection, most: int = 50) -> dict[str, list[str]]:
+    """Label: its values in the CMDB, in order; without labels of more than ``most`` values, which group nothing."""
+    found: dict[str, set[str]] = {}
+    for labels in conn.execute(select(hosts.c.labels).where(_IN_CMDB).distinct()).scalars():
+        for name, value in labels.items():
+            found.setdefault(name, set()).add(value)
+    return {name: sorted(found[name]) for name in sorted(found) if len(found[name]) <= most}
+
+
+# ── ports ───────────────────────────────────────────────────────────────────────────────────────
+
+_PORT_SORTS = {
+    "host": (hosts.c.name, ports.c.host_id, ports.c.port),
+    "port": (ports.c.port, hosts.c.name, ports.c.host_id),
+    "state": (ports.c.status_since.desc(), hosts.c.name, ports.c.port),
+}
+PORT_SORTS = tuple(_PORT_SORTS)
+PORT_GROUPS = ("unit", "port")
+
+
+def find_ports(
+    conn: Connection, wanted: PortFilter, *, sort: str = "host", limit: int, offset: int = 0
+) -> tuple[list[Mapping[str, Any]], int]:
+    """Rows of ``ports`` with ``host_name`` and ``labels``, and how many there are in all, see :data:`MOST_COUNTED`."""
+    where = and_(_IN_CMDB, *_port_terms(wanted))
+    own = select(ports, hosts.c.name.label("host_name"), hosts.c.labels.label("labels")).select_from(_LISTED)
+    found = conn.execute(own.where(where).order_by(*_PORT_SORTS[sort]).limit(limit).offset(offset))
+    rows: list[Mapping[str, Any]] = [dict(row._mapping) for row in found]
+    return rows, _total(conn, select(ports.c.port).select_from(_LISTED).where(where), rows, limit, offset)
+
+
+def group_ports(
+    conn: Connection, wanted: PortFilter, by: str, *, limit: int, offset: int = 0
+) -> tuple[list[tuple[Any, int, int, int]], int]:
+    """Units (lists of names) or numbers of ports, each with how many hosts and ports, and ports that are down, it has;
+    and how many there are in all.
+    """
+    column = ports.c.units if by == "unit" else ports.c.port
+    where = and_(_IN_CMDB, *_port_terms(wanted))
+    of_host = (
+        select(
+            column.label("of"),
+            ports.c.host_id,
+            func.count().label("ports"),
+            func.sum(_as_int(ports.c.status == PortStatus.DOWN)).label("down"),
+        )
+        .select_from(_LISTED)
+        .where(where)
+        .group_by(column, ports.c.host_id)
+        .subquery()
+    )
+    # In two steps: counting distinct hosts sorts all ports.
+    whole = func.sum(of_host.c.ports)
+    counted = select(
+        of_host.c.of, func.count(), cast(whole, Integer), cast(func.sum(of_host.c.down), Integer)
+    ).group_by(of_host.c.of)
+    found = conn.execute(counted.order_by(whole.desc(), of_host.c.of).limit(limit).offset(offset)).all()
+    return [tuple(row) for row in found], _total(conn, counted, found, limit, offset)
+
+
+# ── events, runs, evidence ──────────────────────────────────────────────────────────────────────
+
+
+def find_events(
+    conn: Connection, wanted: EventFilter, *, limit: int, before: int | None = None
+) -> list[tuple[int, Event]]:
+    """Events with their numbers, newest first.
+
+    :param before: older ones than the event of this number
+    """
+    terms: list[ColumnElement[bool]] = [events.c.retracted_by.is_(None)]
+    if wanted.kinds:
+        terms.append(events.c.kind.in_(wanted.kinds))
+    if wanted.host_id:
+        terms.append(events.c.host_id == wanted.host_id)
+    if wanted.port is not None:
+        terms.append(events.c.port == wanted.port)
+    if wanted.since is not None:
+        terms.append(events.c.at >= wanted.since)
+    if wanted.until is not None:
+        terms.append(events.c.at < wanted.until)
+    if before is not None:
+        edge = select(events.c.at).where(events.c.seq == before).scalar_subquery()
+        terms.append(or_(events.c.at < edge, and_(events.c.at == edge, events.c.seq < before)))
+    query = select(events.c.seq, *columns()).where(*terms).order_by(events.c.at.desc(), events.c.seq.desc())
+    return [(row[0], event_from(row[1:])) for row in conn.execute(query.limit(limit))]
+
+
+def visits(conn: Connection, host_id: str, since: datetime, until: datetime) -> list[tuple[datetime, bool]]:
+    """When a host was visited, in order, and whether that gave evidence."""
+    seen = observations.c
+    query = (
+        select(seen.observed_at, seen.outcome, seen.run_id, seen.provisional)
+        .where(seen.host_id == host_id, seen.observed_at >= since, seen.observed_at < until, seen.live)
+        .order_by(seen.observed_at)
+    )
+    rows = conn.execute(query).all()
+    # A provisional visit counts only if no other one of its run follows.
+    last = {row.run_id: row.observed_at for row in rows}
+    return [
+        (row.observed_at, row.outcome == Outcome.OK)
+        for row in rows
+        if not row.provisional or last[row.run_id] == row.observed_at
+    ]
+
+
+def find_runs(conn: Connection, *, limit: int, before: datetime | None = None) -> list[Mapping[str, Any]]:
+    """Runs, newest first, as rows without their host list and settings."""
+    names = ("run_id", "run_type", "logical_date", "started_at", "finished_at", "scope", "inventory_stale", "summary")
+    query = select(*(runs.c[name] for name in names)).order_by(runs.c.started_at.desc()).limit(limit)
+    if before is not None:
+        query = query.where(runs.c.started_at < before)
+    return [dict(row._mapping) for row in conn.execute(query)]
+
+
+def visit_counts(conn: Connection, run_ids: Collection[str]) -> dict[str, dict[str, int]]:
+    """Run id: error class, or ``ok``: number of hosts."""
+    what = func.coalesce(observations.c.error_class, observations.c.outcome)
+    query = select(observations.c.run_id, what, func.count()).where(observations.c.run_id.in_(run_ids))
+    found: dict[str, dict[str, int]] = {}
+    for run_id, name, count in conn.execute(query.group_by(observations.c.run_id, what)):
+        found.setdefault(run_id, {})[name] = count
+    return found
+
+
+# ── terms ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _host_terms(conn: Connection, wanted: HostFilter) -> list[ColumnElement[bool]]:
+    terms = _label_terms(wanted.labels)
+    if wanted.text:
+        named = (hosts.c.name, hosts.c.address, hosts.c.host_id)
+        terms.append(or_(*(column.icontains(wanted.text, autoescape=True) for column in named)))
+    if wanted.state == FAILING:
+        terms.append(hosts.c.failures > 0)
+    elif wanted.state == QUARANTINED:
+        prefix = f"{conditions.HOST_KEY}/"
+        terms.append(hosts.c.host_id.in_([name[len(prefix) :] for name in conditions.going_on(conn, prefix)]))
+    elif wanted.state:
+        terms.append(hosts.c.status == wanted.state)
+    return terms
+
+
+def _port_terms(wanted: PortFilter) -> list[ColumnElement[bool]]:
+    terms = _label_terms(wanted.labels)
+    if wanted.host:
+        terms.append(
+            or_(*(column.icontains(wanted.host, autoescape=True) for column in (hosts.c.name, hosts.c.host_id)))
+        )
+    if wanted.host_id:
+        terms.append(ports.c.host_id == wanted.host_id)
+    if wanted.numbers:
+        terms.append(or_(false(), *(ports.c.port.between(low, high) for low, high in wanted.numbers)))
+    for text, column in ((wanted.program, ports.c.programs), (wanted.unit, ports.c.units)):
+        if text:
+            # Stored as a list in ASCII JSON.
+            terms.append(type_coerce(column, Text).icontains(json.dumps(text)[1:-1], autoescape=True))
+    if wanted.reach:
+        terms.append(_reach_term(wanted.reach))
+    if wanted.state == FLAPPING:
+        terms.append(ports.c.flapping_since.is_not(None))
+    elif wanted.state == LOST:
+        terms.append(type_coerce(ports.c.lost, Text) != "[]")
+    elif wanted.state:
+        terms.append(ports.c.status == wanted.state)
+    return terms
+
+
+def _label_terms(labels: Mapping[str, str]) -> list[ColumnElement[bool]]:
+    # Within JSON text the quotes of any value are escaped, so that only a pair itself matches.
+    stored = type_coerce(hosts.c.labels, Text)
+    return [
+        stored.contains(f"{json.dumps(name)}:{json.dumps(value)}", autoescape=True) for name, value in labels.items()
+    ]
+
+
+def _reach_term(reach: str) -> ColumnElement[bool]:
+    """What :func:`reach_of` says, of the list as it is stored."""
+    stored = type_coerce(ports.c.addresses, Text)
+    everywhere = or_(*(stored.contains(f'"{address}"', autoescape=True) for address in _WILDCARDS))
+    left: ColumnElement[str] = stored
+    for begin in _LOOPBACKS:
+        left = func.replace(left, begin, "~")
+    others = or_(left.contains('["'), left.contains(',"'))
+    if reach == "everywhere":
+        return everywhere
+    if reach == "loopback":
+        return and_(not_(everywhere), not_(others), stored != "[]")
+    return and_(not_(everywhere), others)
+
+
+def reach_of(addresses: Sequence[str]) -> str:
+    """From where a port is reached, one of :data:`REACHES`; empty without any bind address."""
+    kinds = {bind_scopes(address)[0] for address in addresses}
+    if not kinds:
+        return ""
+    return "everywhere" if "wildcard" in kinds else "loopback" if kinds == {"loopback"} else "addresses"
+
+
+def _as_int(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return case((condition, 1), else_=0)
+
+
+def _total(conn: Connection, query: Select[Any], rows: Sequence[Any], limit: int, offset: int) -> int:
+    """How many rows a query has, counted up to :data:`MOST_COUNTED`; a page that is not full says so by itself."""
+    if len(rows) < limit and (rows or not offset):
+        return offset + len(rows)
+    counted = select(func.count()).select_from(query.limit(MOST_COUNTED + 1).subquery())
+    return max(int(conn.execute(counted).scalar() or 0), offset + len(rows))

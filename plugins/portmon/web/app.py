@@ -1,0 +1,69 @@
+"""The application behind the gate: pages, the JSON API, metrics, static files, and one form for every error."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from portmon.errors import CommandError, ConfigError, NoDatabaseError, PortmonError, RequestError, TooSlowError
+from portmon.text import REASON_LIMIT, plain
+from portmon.web import json_api, metrics, pages
+from portmon.web.answers import refuse
+from portmon.web.render import FOLDER, page
+
+log = logging.getLogger(__name__)
+
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (RequestError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (CommandError, HTTPStatus.NOT_FOUND),
+    (NoDatabaseError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (TooSlowError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (ConfigError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (PortmonError, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+
+
+def application() -> FastAPI:
+    """Pages, JSON API and metrics, open to anyone."""
+    # FastAPI's own pages of documentation would be open to anyone and load scripts from elsewhere.
+    made = FastAPI(title="portmon", docs_url=None, redoc_url=None, openapi_url=None, version="1")
+    made.include_router(json_api.router, prefix="/api/v1")
+    made.include_router(metrics.router)
+    made.include_router(pages.router)
+    made.mount("/static", StaticFiles(directory=FOLDER / "static"))
+    for kind, _ in _STATUS:
+        made.add_exception_handler(kind, _failed)
+    made.add_exception_handler(HTTPException, _http)
+    made.add_exception_handler(RequestValidationError, _invalid)
+    return made
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("portmon's page: %s", plain(str(error), REASON_LIMIT))
+    return _answer(request, status, plain(str(error), REASON_LIMIT))
+
+
+async def _http(request: Request, error: Any) -> Response:
+    return _answer(request, error.status_code, str(error.detail))
+
+
+async def _invalid(request: Request, error: Any) -> Response:
+    wrong = [{"field": ".".join(map(str, one["loc"])), "detail": plain(one["msg"])} for one in error.errors()]
+    detail = "; ".join(f"{one['field']}: {one['detail']}" for one in wrong)
+    return _answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=wrong)
+
+
+def _answer(request: Request, status: int, detail: str, **more: Any) -> Response:
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    if "text/html" in request.headers.get("accept", "") and not path.startswith("/api/"):
+        return page(request, "error", status=status, detail=detail)
+    return refuse(status, detail, **more)

@@ -1,0 +1,167 @@
+"""The gate in front of the page: who may pass, which changes are the user's own, and what every answer carries.
+
+It stands in front of routing, so that nothing is reached around it: no static file, no unknown path, no method.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import MutableMapping
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
+from airflow.api_fastapi.core_api.security import get_user, is_safe_url
+from fastapi import HTTPException, Request
+from fastapi.security import HTTPAuthorizationCredentials
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from portmon.airflow import settings
+from portmon.errors import PortmonError
+from portmon.web.answers import airflow_root, refuse
+from portmon.web.reading import CONNECTIONS, kept
+
+DAG_ID = "portmon"
+METRICS_CONN_ID = "portmon_metrics"
+"""Airflow connection whose password is the bearer token that reads /metrics, and nothing else."""
+READ = frozenset({"GET", "HEAD"})
+BODY_LIMIT = 256 * 1024
+"""Bytes of a request."""
+HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class Gate:
+    """Lets through what Airflow's auth manager allows: reading with GET on the DAG, changes with PUT on it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._limit: anyio.CapacityLimiter | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        sending = partial(_send_with_headers, send)
+        request = Request(scope, receive)
+        if self._limit is None:
+            self._limit = anyio.CapacityLimiter(CONNECTIONS)
+        async with self._limit:
+            refusal = await self._refusal(request)
+            if refusal is not None:
+                await refusal(scope, receive, sending)
+                return
+            await self._app(scope, _limited(receive), sending)
+
+    async def _refusal(self, request: Request) -> Response | None:
+        """What is answered instead, None if the request may pass."""
+        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+        bearer = _bearer(request)
+        if path == "/metrics" and bearer and await anyio.to_thread.run_sync(_is_metrics_token, bearer.credentials):
+            return None
+        try:
+            user = await get_user(request, None, bearer)
+        except HTTPException as error:
+            return _unknown(request, path, error)
+        details = DagDetails(id=DAG_ID)
+        allowed = await anyio.to_thread.run_sync(
+            lambda: {
+                method: get_auth_manager().is_authorized_dag(method=method, details=details, user=user)
+                for method in ("GET", "PUT")
+            }
+        )
+        if not allowed["GET"]:
+            return refuse(HTTPStatus.FORBIDDEN, "you may not read the DAG `portmon`; ask an admin of this Airflow")
+        if request.method not in READ:
+            wrong = _foreign(request)
+            if wrong:
+                return refuse(HTTPStatus.FORBIDDEN, wrong)
+            if not allowed["PUT"]:
+                return refuse(HTTPStatus.FORBIDDEN, "you may read the DAG `portmon`, but not edit it")
+        request.state.portmon_user = user
+        request.state.portmon_may_edit = allowed["PUT"]
+        return None
+
+
+def _bearer(request: Request) -> HTTPAuthorizationCredentials | None:
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not credentials:
+        return None
+    return HTTPAuthorizationCredentials(scheme=scheme, credentials=credentials.strip())
+
+
+def _is_metrics_token(token: str) -> bool:
+    try:
+        found = kept(METRICS_CONN_ID, lambda: settings.connection(METRICS_CONN_ID))
+    except PortmonError:
+        return False
+    secret = found.password if found is not None else None
+    return bool(secret) and hmac.compare_digest(str(secret).encode(), token.encode())
+
+
+def _unknown(request: Request, path: str, error: HTTPException) -> Response:
+    """A person is led to the login, a program is told."""
+    wants_page = request.method in READ and "text/html" in request.headers.get("accept", "")
+    if not wants_page or path.startswith(("/api/", "/static/")):
+        return refuse(error.status_code, str(error.detail))
+    if request.headers.get("sec-fetch-dest") == "iframe":
+        # The login page would be shown within the frame.
+        script = f'<script src="{request.scope.get("root_path", "")}/static/reload.js"></script>'
+        return HTMLResponse(f"<!doctype html><title>portmon</title>{script}", status_code=HTTPStatus.UNAUTHORIZED)
+    query = f"?{request.url.query}" if request.url.query else ""
+    back = quote(request.url.path + query, safe="")
+    return RedirectResponse(f"{airflow_root(request)}/api/v2/auth/login?next={back}", HTTPStatus.SEE_OTHER)
+
+
+def _foreign(request: Request) -> str | None:
+    """Why a change may come from another site than this one. The cookie travels with a request from anywhere."""
+    headers = request.headers
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return "a change is JSON: set Content-Type to application/json"
+    # Sent by browsers over https and to localhost only.
+    if headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        return "this request comes from another site"
+    if _bearer(request) is not None and "cookie" not in headers:
+        return None
+    origin = headers.get("origin", "")
+    outer = Request({**request.scope, "root_path": airflow_root(request)})
+    if not origin or origin == "null" or not is_safe_url(f"{origin}{airflow_root(request)}/", outer):
+        return "this request has no Origin of this site"
+    return None
+
+
+async def _send_with_headers(send: Send, message: Message) -> None:
+    if message["type"] == "http.response.start":
+        headers = [*message.get("headers", ())]
+        given = {name.lower() for name, _ in headers}
+        for name, value in HEADERS.items():
+            if name.encode() not in given:
+                headers.append((name.encode(), value.encode()))
+        message = {**message, "headers": headers}
+    await send(message)
+
+
+def _limited(receive: Receive) -> Receive:
+    """No more than :data:`BODY_LIMIT` of a request."""
+    size = 0
+
+    async def limited() -> MutableMapping[str, Any]:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > BODY_LIMIT:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request has at most {BODY_LIMIT} bytes")
+        return message
+
+    return limited

@@ -1,0 +1,214 @@
+"""The pages: each view and each filter of it is an address."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request
+from fastapi import Path as PathParam
+from starlette.responses import RedirectResponse, Response
+
+from portmon.api import fleet, hosts, problems, rules, silences
+from portmon.api.explain import explain
+from portmon.storage import lookups
+from portmon.text import plain
+from portmon.web import reading
+from portmon.web.queries import LIMIT, MOST, Events, Hosts, Labels, Limit, Number, Offset, Ports, Text, labels_of
+from portmon.web.reading import reading as connection
+from portmon.web.render import page
+
+router = APIRouter()
+Range = Literal["24h", "7d", "30d"]
+
+
+@router.get("/")
+def show_problems(
+    request: Request,
+    q: Text = "",
+    label: Labels = [],  # noqa: B006 - FastAPI copies it
+    kind: Text = "",
+    group: Text = "",
+    offset: Offset = 0,
+) -> Response:
+    """What is wrong now, worst first; the first screen."""
+    now = datetime.now(UTC)
+    with connection() as conn:
+        found = problems.list_problems(
+            conn, now, text=q.strip(), labels=labels_of(label), kind=kind, group=group, limit=LIMIT, offset=offset
+        )
+        return page(
+            request,
+            "problems",
+            found=found,
+            glance=reading.glance(conn, now),
+            groups=lookups.label_values(conn),
+            group=group,
+            offset=offset,
+            limit=LIMIT,
+            newest=lookups.newest_event(conn),
+        )
+
+
+@router.get("/ports")
+def show_ports(
+    request: Request,
+    wanted: Ports,
+    group: Literal["", "unit", "port"] = "",
+    sort: Literal["", "host", "port", "state"] = "",
+    offset: Offset = 0,
+) -> Response:
+    """Ports of the whole fleet, or how many each unit or number has."""
+    with connection() as conn:
+        if group:
+            found: Any = reading.unchanged(
+                conn,
+                (repr(wanted), group, offset),
+                lambda: fleet.group_ports(conn, wanted, group, limit=LIMIT, offset=offset),
+            )
+        else:
+            found = fleet.list_ports(conn, wanted, sort=sort or "host", limit=LIMIT, offset=offset)
+        labels = lookups.label_values(conn)
+    return page(request, "ports", found=found, wanted=wanted, group=group, sort=sort, labels=labels)
+
+
+@router.get("/ports.csv")
+def download_ports(wanted: Ports, limit: Limit = MOST, offset: Offset = 0) -> Response:
+    """The same as CSV."""
+    with connection() as conn:
+        rows = fleet.list_ports(conn, wanted, limit=limit, offset=offset).rows
+    names = ("host", "host_id", "protocol", "port", "status", "status_since", "programs", "units", "addresses", "reach")
+    return _csv("ports", names, ({name: getattr(row, name) for name in names} for row in rows))
+
+
+@router.get("/hosts")
+def show_hosts(
+    request: Request, wanted: Hosts, sort: Literal["", "name", "state", "evidence"] = "", offset: Offset = 0
+) -> Response:
+    """Hosts of the CMDB."""
+    with connection() as conn:
+        found = fleet.list_hosts(conn, wanted, sort=sort or "name", limit=LIMIT, offset=offset)
+        labels = lookups.label_values(conn)
+    return page(request, "hosts", found=found, wanted=wanted, sort=sort, labels=labels)
+
+
+@router.get("/hosts/{host_id:path}/ports/{port}")
+def show_port(
+    request: Request, host_id: str, port: Annotated[int, PathParam(ge=1, le=65535)], range: Range = "7d"
+) -> Response:
+    """One port: its story, its timeline, who was notified."""
+    now = datetime.now(UTC)
+    with connection() as conn:
+        host = fleet.one_host(conn, host_id)
+        line = fleet.host_timeline(conn, host_id, length=fleet.RANGES[range], now=now, port=port)
+        story = explain(conn, reading.config(), host_id, port, now=now)
+        wrong = problems.list_problems(conn, now, host_id=host_id).rows
+        happened = fleet.list_events(conn, lookups.EventFilter(host_id=host_id, port=port), limit=LIMIT)
+    own = [one for one in wrong if one.port in (None, port)]
+    return page(request, "port", host=host, port=port, line=line, story=story, wrong=own, events=happened, range=range)
+
+
+@router.get("/hosts/{host_id:path}")
+def show_host(request: Request, host_id: str, wanted: Hosts, range: Range = "24h") -> Response:
+    """One host: its ports with timelines, its events, its last raw answer."""
+    now = datetime.now(UTC)
+    with connection() as conn:
+        host = fleet.one_host(conn, host_id)
+        line = fleet.host_timeline(conn, host_id, length=fleet.RANGES[range], now=now)
+        previous, following = lookups.neighbours(conn, wanted, host.name, host.id)
+        return page(
+            request,
+            "host",
+            host=host,
+            line=line,
+            range=range,
+            previous=previous,
+            following=following,
+            wrong=problems.list_problems(conn, now, host_id=host_id).rows,
+            events=fleet.list_events(conn, lookups.EventFilter(host_id=host_id), limit=LIMIT),
+            answers=fleet.raw_answers(conn, host_id),
+            keys=[key for key in hosts.list_host_keys(conn, changed=True) if host.quarantined],
+        )
+
+
+@router.get("/events")
+def show_events(request: Request, wanted: Events) -> Response:
+    """What happened, newest first."""
+    with connection() as conn:
+        found = fleet.list_events(conn, wanted.filter(conn), limit=LIMIT, before=wanted.before)
+    return page(request, "events", found=found, wanted=wanted, limit=LIMIT)
+
+
+@router.get("/events.csv")
+def download_events(wanted: Events, limit: Limit = MOST) -> Response:
+    """The same as CSV."""
+    with connection() as conn:
+        rows = fleet.list_events(conn, wanted.filter(conn), limit=limit, before=wanted.before)
+    names = ("at", "kind", "severity", "host", "host_id", "protocol", "port", "program", "unit", "reason", "run_id")
+    return _csv("events", names, ({name: getattr(row, name) for name in names} for row in rows))
+
+
+@router.get("/runs")
+def show_runs(request: Request, before: datetime | None = None) -> Response:
+    """The runs with their durations and what failed."""
+    with connection() as conn:
+        found = fleet.runs_with_errors(conn, limit=LIMIT // 2, before=before)
+    return page(request, "runs", found=found, limit=LIMIT // 2)
+
+
+@router.get("/silences")
+def show_silences(request: Request) -> Response:
+    """Silences and rules: what is in force, from where, and what each hits now."""
+    now = datetime.now(UTC)
+    with connection() as conn:
+        current = silences.list_with_hits(conn, now)
+        in_force = rules.list_rules(conn, reading.config())
+    return page(request, "silences", silences=current, rules=in_force)
+
+
+@router.get("/port")
+def find_port(request: Request, host: Text, port: Number = None) -> Response:
+    """The page of a host or of its port by the host's name: what a link in a message leads to."""
+    with connection() as conn:
+        found = hosts.find_host(conn, host)
+    below = f"/ports/{port}" if port is not None else ""
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/hosts/{quote(found.id, safe='')}{below}", 303)
+
+
+@router.get("/icon.svg")
+def draw_icon(n: Annotated[int, Query(ge=0, le=10_000_000)] = 0) -> Response:
+    """The page's sign, with the number of problems."""
+    colour, sign = ("#c4314b", "99+" if n > 99 else str(n)) if n else ("#0f7b4f", "✓")
+    drawn = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><circle cx="16" cy="16" r="16" '
+        f'fill="{colour}"/><text x="16" y="22" font-family="sans-serif" font-size="{14 if n > 99 else 17}" '
+        f'font-weight="bold" text-anchor="middle" fill="#fff">{sign}</text></svg>'
+    )
+    return Response(drawn, media_type="image/svg+xml")
+
+
+def _csv(name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Response:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row[column]) for column in columns])
+    return Response(
+        out.getvalue(),
+        media_type="text/csv; charset=utf-8",
+        headers={"content-disposition": f'attachment; filename="portmon-{name}.csv"'},
+    )
+
+
+def _cell(value: Any) -> str:
+    """A value that no spreadsheet takes for a formula."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    text = plain(" ".join(map(str, value)) if isinstance(value, tuple) else str(value), 1000)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text

@@ -1,0 +1,135 @@
+"""Templates of the page: every text is made visible and escaped, whatever a host put into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from fastapi import Request
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.responses import HTMLResponse
+
+from portmon.api.catalogue import KINDS
+from portmon.text import plain
+from portmon.web.answers import airflow_root
+from portmon.web.words import LANGUAGES, Words
+
+FOLDER = Path(__file__).parent
+TEXT_LIMIT = 400
+"""Characters of a text that the page shows."""
+LANGUAGE_COOKIE = "portmon_language"
+
+
+def page(request: Request, name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+    """One page."""
+    words = Words(language_of(request))
+    query = {key: value for key, value in request.query_params.multi_items() if value}
+    html = (
+        _environment()
+        .get_template(f"{name}.html.j2")
+        .render(
+            **values,
+            name=name,
+            t=words,
+            root=request.scope.get("root_path", ""),
+            airflow=airflow_root(request),
+            query=query,
+            link=Links(request.scope.get("root_path", ""), query, request.url.path).to,
+            user=getattr(request.state, "portmon_user", None),
+            may_edit=getattr(request.state, "portmon_may_edit", False),
+            now=datetime.now(UTC),
+        )
+    )
+    return HTMLResponse(html, status_code=status)
+
+
+def language_of(request: Request) -> str:
+    """Airflow's own choice, which a script keeps in a cookie, else the browser's."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE, "")
+    wanted = [chosen, *request.headers.get("accept-language", "").split(",")]
+    for one in wanted:
+        short = one.partition(";")[0].strip()[:2].lower()
+        if short in LANGUAGES:
+            return short
+    return LANGUAGES[0]
+
+
+class Links:
+    """Addresses of the page's views."""
+
+    def __init__(self, root: str, query: Mapping[str, str], path: str) -> None:
+        self._root, self._query, self._path = root, query, path
+
+    def to(self, path: str | None = None, /, **query: Any) -> str:
+        """A view, or this one with other filters.
+
+        :param path: None: this view, whose filters stay but for those given; an empty value drops one
+        """
+        if path is None:
+            given = {**self._query, **query}
+            path = self._path
+        else:
+            given = query
+            path = f"{self._root}/{path}"
+        kept = [(name, str(value)) for name, value in given.items() if value not in (None, "", 0)]
+        return f"{path}?{urlencode(kept)}" if kept else path
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+    made.filters |= {"at": at, "lasted": lasted, "path": lambda text: quote(str(text), safe=""), "iso": _iso}
+    made.globals |= {"KINDS": KINDS}
+    return made
+
+
+def _visible(value: Any) -> Any:
+    """Text without what can't be seen; what a template wrote itself stays."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return "" if value is None else value
+    return plain(value, TEXT_LIMIT) if not value.isprintable() or len(value) > TEXT_LIMIT else value
+
+
+def _iso(value: datetime) -> str:
+    return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def at(value: datetime | None, form: str = "") -> Markup:
+    """A time, which a script turns into the reader's zone; UTC without scripts.
+
+    :param form: ``ago``: how long it is ago comes first
+    """
+    if value is None:
+        return Markup("–")
+    stamp = f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
+    return Markup('<time datetime="{}" title="{} UTC"{}>{} UTC</time>').format(
+        _iso(value), stamp, Markup(' data-form="{}"').format(form) if form else "", stamp
+    )
+
+
+def lasted(value: timedelta | float | None, t: Words) -> str:
+    """How long something took, in the two largest units."""
+    if value is None:
+        return "–"
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if seconds < 60:
+        return f"{seconds:.0f} {t('s')}" if seconds >= 10 else f"{seconds:.1f} {t('s')}"
+    whole = int(seconds)
+    parts: list[str] = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        count, whole = divmod(whole, size)
+        if count or parts:
+            parts.append(f"{count} {t(unit)}")
+    return " ".join(parts[:2])

@@ -1,0 +1,2 @@
+// The frame has no login: the page around it shows one.
+window.parent.location.reload();

@@ -1,0 +1,339 @@
+"""The page in a live API server, below a base path: its gate, and what a person with a browser does at 3 a.m."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from demo.airflow_env import EmbeddedAirflow, migrate_airflow
+from portmon.config import Config
+from portmon.storage.database import Database
+from portmon.web.app import application
+from tests.worlds.databases import migrated
+from tests.worlds.fleet import FIVE, Fleet
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
+
+BASE = "/af"
+USERS = {"admin": "admin", "ann": "viewer", "joe": "user", "ops": "op"}
+TOKEN = "metricsTokenOfTheTests"
+PAGES = ("/", "/ports", "/hosts", "/hosts/id-web1", "/hosts/id-web1/ports/80", "/events", "/runs", "/silences")
+SECRET = "secretprogram"
+"""Name of a program: data that no stranger may get."""
+
+
+class Answer:
+    """One answer over HTTP, redirects not followed."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: str) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
+
+
+class Site:
+    """An API server whose page reads what a fleet left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database: Database = migrated(folder / "state.db")
+        self.fleet = Fleet(self.database, Config())
+        self.fleet.start = datetime.now(UTC).replace(microsecond=0) - 4 * FIVE
+        self.fleet.add("web1", {22: "sshd", 80: SECRET}, site="fra1")
+        self.fleet.add("web2", {22: "sshd", 80: "nginx"}, site="ams1")
+        for _ in range(3):
+            self.fleet.run()
+        self.fleet.machines["web1"].kill(80)
+        self.fleet.run()
+        config = folder / "portmon.yaml"
+        config.write_text("")
+        self.airflow = EmbeddedAirflow(
+            folder / "airflow",
+            config=config,
+            connections={
+                "portmon_db": json.dumps({"conn_type": "sqlite", "host": str(folder / "state.db")}),
+                "portmon_metrics": json.dumps({"conn_type": "generic", "password": TOKEN}),
+            },
+        )
+        self.root = f"{self.airflow.url}{BASE}"
+        self.airflow.env |= {
+            "AIRFLOW__API__BASE_URL": self.root,
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in USERS.items()),
+        }
+        (self.airflow.home / "passwords.json").write_text(json.dumps({name: name for name in USERS}))
+        migrate_airflow(self.airflow.env, folder / "migrate.out")
+        self.airflow.start_process("api-server")
+        self.airflow.wait(lambda: self.ask("/", accept="text/html").status == 303, "the page", seconds=180)
+
+    def ask(
+        self, path: str, method: str = "GET", *, user: str = "", cookie: str = "", body: Any = None, **headers: str
+    ) -> Answer:
+        """One request to the page.
+
+        :param user: who asks, with a bearer token
+        """
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.root}/portmon{path}", data=data, method=method)
+        for name, value in headers.items():
+            request.add_header(name.replace("_", "-"), value)
+        if body is not None and "content_type" not in headers:
+            request.add_header("Content-Type", "application/json")
+        if user:
+            request.add_header("Authorization", f"Bearer {self.token(user)}")
+        if cookie:
+            request.add_header("Cookie", f"_token={self.token(cookie)}")
+        try:
+            with _OPENER.open(request, timeout=30) as answer:
+                return Answer(answer.status, answer.headers, answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, error.headers, error.read().decode())
+
+    def token(self, user: str) -> str:
+        """What Airflow knows a user by."""
+        body = json.dumps({"username": user, "password": user}).encode()
+        request = urllib.request.Request(
+            f"{self.root}/auth/token", data=body, headers={"Content-Type": "application/json"}
+        )
+        with _OPENER.open(request, timeout=30) as answer:
+            return str(json.load(answer)["access_token"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(tmp_path_factory.mktemp("page"))
+    yield made
+    made.airflow.stop()
+    made.database.dispose()
+
+
+# ── the gate ────────────────────────────────────────────────────────────────────────────────────
+
+
+def every_path() -> list[str]:
+    """Each route of the page, with values in place of its parameters, and paths that are none."""
+    paths = {
+        re.sub(r"\{port\}", "80", re.sub(r"\{host_id:path\}", "id-web1", route.path))  # type: ignore[attr-defined]
+        for route in application().routes
+        if route.path != "/static"  # type: ignore[attr-defined]
+    }
+    return sorted(
+        paths | {"/docs", "/redoc", "/openapi.json", "/static/page.css", "/nothing", "/api/v1/nothing", "/../"}
+    )
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
+def test_a_stranger_gets_no_byte_of_data(site: Site, method: str) -> None:
+    paths = every_path()
+    assert len(paths) > 25
+    for path in paths:
+        for accept in ("text/html", "application/json"):
+            answer = site.ask(path, method, accept=accept, body={} if method in ("POST", "PUT", "PATCH") else None)
+            assert answer.status in (303, 401), (method, path, answer.status)
+            assert not {"web1", SECRET, "portmon_", "paths"} & set(re.findall(r"\w+", answer.body)), (method, path)
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
+
+
+def test_a_wrong_token_is_no_login(site: Site) -> None:
+    assert site.ask("/", authorization="Bearer nonsense").status == 403
+    page = site.ask("/", accept="text/html", cookie_="_token=nonsense")
+    assert page.status in (303, 401)
+    assert site.ask("/hosts", authorization=f"Bearer {TOKEN}").status == 403
+
+
+def test_a_stranger_is_led_to_the_login_and_back(site: Site) -> None:
+    answer = site.ask("/hosts?q=web&state=ok", accept="text/html")
+    assert answer.status == 303
+    wanted = f"{BASE}/api/v2/auth/login?next=%2Faf%2Fportmon%2Fhosts%3Fq%3Dweb%26state%3Dok"
+    assert answer.headers["location"] == wanted
+    framed = site.ask("/hosts", accept="text/html", sec_fetch_dest="iframe")
+    assert framed.status == 401
+    assert f'src="{BASE}/portmon/static/reload.js"' in framed.body
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_each_role_reads(site: Site, user: str) -> None:
+    answer = site.ask("/", user=user, accept="text/html")
+    assert answer.status == 200
+    assert SECRET in answer.body
+
+
+def test_a_viewer_may_not_change(site: Site) -> None:
+    refused = site.ask("/api/v1/problems", "POST", user="ann", body={})
+    assert refused.status == 403
+    assert json.loads(refused.body)["detail"] == "you may read the DAG `portmon`, but not edit it"
+    # Others come as far as the routes, none of which takes this.
+    assert site.ask("/api/v1/problems", "POST", user="joe", body={}).status == 405
+
+
+def test_another_site_can_change_nothing(site: Site) -> None:
+    def post(**headers: str) -> int:
+        return site.ask("/api/v1/problems", "POST", cookie="admin", body={}, **headers).status
+
+    own = site.airflow.url
+    assert post(origin=own) == 405, "plain http sends no Sec-Fetch headers"
+    assert post(origin=own, sec_fetch_site="same-origin") == 405
+    assert post(origin=own, sec_fetch_site="cross-site") == 403
+    assert post(origin=own, sec_fetch_site="same-site") == 403
+    assert post(origin="https://evil.example.com") == 403
+    assert post(origin=f"{own}.evil.example.com") == 403
+    assert post(origin="null") == 403
+    assert post() == 403
+    assert post(origin=own, content_type="text/plain") == 403
+    assert post(origin=own, content_type="application/x-www-form-urlencoded") == 403
+
+
+def test_metrics_are_read_by_their_own_token(site: Site) -> None:
+    answer = site.ask("/metrics", authorization=f"Bearer {TOKEN}")
+    assert answer.status == 200
+    assert 'portmon_open_alerts{severity="critical"} 1.0' in answer.body
+    assert site.ask("/metrics", user="ann").status == 200
+    assert site.ask("/api/v1/problems", authorization=f"Bearer {TOKEN}").status == 403
+
+
+def test_the_description_of_the_api_is_for_users(site: Site) -> None:
+    described = json.loads(site.ask("/api/v1/openapi.json", user="ann").body)
+    assert "/api/v1/problems" in described["paths"]
+
+
+# ── a person ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Reader:
+    """A person with a browser; whatever the browser complains of is kept."""
+
+    def __init__(self, site: Site, browser: Browser, user: str = "ann", **options: Any) -> None:
+        self.site = site
+        self.context: BrowserContext = browser.new_context(**options)
+        self.context.set_default_timeout(30_000)
+        self.context.add_cookies([{"name": "_token", "value": site.token(user), "url": site.root}])
+        self.complaints: list[str] = []
+
+    def open(self, path: str, root: str = "/portmon") -> Page:
+        page = self.context.new_page()
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        page.goto(f"{self.site.root}{root}{path}")
+        return page
+
+
+def test_a_death_is_found_in_two_clicks(site: Site, chromium: Browser) -> None:
+    reader = Reader(site, chromium, timezone_id="Asia/Tokyo")
+    page = reader.open("/")
+    expect(page).to_have_title("1 problem · portmon")
+    row = page.get_by_role("row").filter(has_text=SECRET)
+    expect(row).to_contain_text("▲ down")
+    expect(row).to_contain_text(f"{SECRET}.service")
+    expect(page.locator("#zone")).to_have_text("Asia/Tokyo")
+    died = site.fleet.now - FIVE
+    tokyo = died.astimezone(ZoneInfo("Asia/Tokyo"))
+    expect(row.locator("time")).to_contain_text(f"{tokyo:%Y-%m-%d %H:%M}")
+    expect(row.locator("time")).to_have_attribute("title", f"{died:%Y-%m-%d %H:%M} UTC")
+    row.get_by_role("link", name="80/tcp").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("web1 80/tcp")
+    expect(page.locator("svg.timeline rect.down")).to_have_count(1)
+    assert not reader.complaints
+
+
+def test_a_filter_is_an_address_without_what_is_empty(site: Site, chromium: Browser) -> None:
+    page = Reader(site, chromium).open("/ports")
+    page.get_by_label("Program").fill("nginx")
+    page.get_by_role("button", name="Filter").click()
+    page.wait_for_url("**/ports?program=nginx")
+    expect(page.get_by_text("1 to 1 of 1")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_text("1 to 4 of 4")).to_be_visible()
+
+
+def test_the_keyboard_alone_reaches_a_death(site: Site, chromium: Browser) -> None:
+    page = Reader(site, chromium).open("/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "80/tcp":
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/hosts/id-web1/ports/80")
+
+
+def test_it_follows_theme_language_and_zone_of_airflow(site: Site, chromium: Browser) -> None:
+    reader = Reader(site, chromium)
+    page = reader.open("/")
+    page.evaluate("localStorage.setItem('theme', 'dark'); localStorage.setItem('i18nextLng', 'zh-CN')")
+    page.evaluate("localStorage.setItem('timezone', 'Europe/Berlin')")
+    page.goto(f"{site.root}/portmon/")
+    expect(page.locator("html")).to_have_attribute("lang", "zh")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    expect(page.locator("#zone")).to_have_text("Europe/Berlin")
+    expect(page).to_have_title("1 个问题 · portmon")
+    assert not reader.complaints
+
+
+def test_it_is_in_airflows_own_navigation(site: Site, chromium: Browser) -> None:
+    reader = Reader(site, chromium, user="admin")
+    page = reader.open("", root="/")
+    page.get_by_role("link", name="portmon").first.click()
+    frame = page.frame_locator("iframe")
+    expect(frame.get_by_role("row").filter(has_text=SECRET)).to_contain_text("▲ down")
+    frame.get_by_role("link", name="task log").first.click()
+    page.wait_for_url("**/dags/portmon/runs/run00003/tasks/netstat/mapped/*")
+
+
+def test_it_says_that_something_changed_and_moves_nothing(site: Site, chromium: Browser) -> None:
+    reader = Reader(site, chromium)
+    page = reader.context.new_page()
+    page.clock.install()
+    page.goto(f"{site.root}/portmon/")
+    expect(page.locator("#changes")).to_be_hidden()
+    site.fleet.machines["web2"].start(9100, "node_exporter")
+    site.fleet.run()
+    page.clock.run_for(31_000)
+    expect(page.locator("#changes")).to_have_text("1 changes since, reload")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_has_no_serious_barrier(site: Site, chromium: Browser, theme: str) -> None:
+    reader = Reader(site, chromium, color_scheme=theme)
+    for path in PAGES:
+        found = Axe().run(reader.open(path)).response["violations"]
+        assert not [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+    assert not reader.complaints
+
+
+def test_a_phone_needs_no_sideways_scrolling(site: Site, chromium: Browser) -> None:
+    reader = Reader(site, chromium, viewport={"width": 375, "height": 800})
+    for path in PAGES:
+        page = reader.open(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
+
+
+def test_it_is_readable_without_scripts(site: Site, chromium: Browser) -> None:
+    page = Reader(site, chromium, java_script_enabled=False).open("/")
+    expect(page.get_by_role("row").filter(has_text=SECRET)).to_contain_text("UTC")
