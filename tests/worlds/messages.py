@@ -12,6 +12,7 @@ from portmon.model.event import AlertRole, Event, EventKind, Severity
 
 NOW = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
 LINK = "https://airflow.example.com/dags/portmon/runs/manual__2026-03-09T12%3A00/tasks/netstat/mapped/7"
+PAGE = "https://airflow.example.com/portmon/hosts/id-of-web01/ports/8080"
 
 
 def event(

@@ -53,6 +53,7 @@ class AlertTask:
     :param send: delivers to every target of a channel that is not named as done; raises DeliveryError
     :param link: an event to the address of its host's task log
     :param page: address of the page that has what does not fit into a message
+    :param page_of: an event to the address of the page of its port or host
     :param interval: between scheduled runs
     :param holder: of the leases, for people
     :param try_number: of the task: it takes over at once what an earlier try of the same holder had in hand
@@ -65,6 +66,7 @@ class AlertTask:
     send: Callable[[Channel, Message, tuple[str, ...]], None]
     link: Callable[[Event], str | None]
     page: str | None
+    page_of: Callable[[Event], str | None]
     interval: timedelta
     holder: str
     clock: Callable[[], datetime]
@@ -140,6 +142,7 @@ class AlertTask:
             layout=layout,
             link=self.link,
             page=self.page,
+            page_of=self.page_of,
             subject=subject,
             reminder=reminder,
             outages=outages,
