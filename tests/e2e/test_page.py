@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from demo.airflow_env import EmbeddedAirflow, migrate_airflow
 from portmon.config import Config
+from portmon.storage import host_keys
 from portmon.storage.database import Database
 from portmon.web.app import application
 from tests.worlds.databases import migrated
@@ -337,3 +340,138 @@ def test_a_phone_needs_no_sideways_scrolling(site: Site, chromium: Browser) -> N
 def test_it_is_readable_without_scripts(site: Site, chromium: Browser) -> None:
     page = Reader(site, chromium, java_script_enabled=False).open("/")
     expect(page.get_by_role("row").filter(has_text=SECRET)).to_contain_text("UTC")
+
+
+# ── what people do; these tests come last, since each leaves its traces ─────────────────────────
+
+
+def alert_of(site: Site, host: str, port: int) -> str:
+    found = json.loads(site.ask("/api/v1/problems", user="ann").body)["rows"]
+    (one,) = [row for row in found if (row["host"], row["port"]) == (host, port)]
+    return str(one["id"])
+
+
+def test_a_request_that_is_wrong_says_what_and_changes_nothing(site: Site) -> None:
+    def refused(path: str, body: Any) -> str:
+        answer = site.ask(f"/api/v1/{path}", "POST", user="joe", body=body)
+        assert answer.status in (404, 422), answer.body
+        assert answer.headers["content-type"] == "application/problem+json"
+        return str(json.loads(answer.body)["detail"])
+
+    alert = alert_of(site, "web1", 80)
+    assert "reason" in refused("acknowledgements", {"alerts": [alert]})
+    assert "other" in refused("acknowledgements", {"alerts": [alert], "reason": "x", "other": 1})
+    assert "are over" in refused("acknowledgements", {"alerts": ["gone"], "reason": "x"})
+    assert "lasts" in refused("acknowledgements", {"alerts": [alert], "reason": "x", "lasts": "soon"})
+    assert "until when" in refused("silences", {"hosts": ["web1"], "reason": "x"})
+    assert "not down" in refused("ports/accept", {"ports": [["id-web2", 22]], "reason": "x"})
+    # All or nothing.
+    refused("ports/accept", {"ports": [["id-web1", 80], ["id-web2", 22]], "reason": "x"})
+    refused("silences/4711/lift", {})
+    assert json.loads(site.ask("/api/v1/silences", user="ann").body) == []
+    assert json.loads(site.ask("/api/v1/actions", user="ann").body) == []
+
+
+def test_a_preview_changes_nothing(site: Site) -> None:
+    alert = alert_of(site, "web1", 80)
+    body = {"alerts": [alert], "reason": "x", "lasts": "4h"}
+    said = json.loads(site.ask("/api/v1/acknowledgements?preview=true", "POST", user="joe", body=body).body)
+    assert said["preview"]
+    assert "web1 port 80: down is acknowledged until" in said["done"][0]
+    assert json.loads(site.ask("/api/v1/silences", user="ann").body) == []
+    assert json.loads(site.ask("/api/v1/actions", user="ann").body) == []
+
+
+def test_a_viewer_sees_no_button(site: Site, chromium: Browser) -> None:
+    page = Reader(site, chromium, user="ann").open("/")
+    expect(page.get_by_role("row").filter(has_text=SECRET)).to_be_visible()
+    expect(page.get_by_role("button", name="Acknowledge")).to_have_count(0)
+    expect(page.get_by_role("button", name="Scan now")).to_have_count(0)
+
+
+def test_a_death_is_acknowledged(site: Site, chromium: Browser) -> None:
+    """Over plain HTTP, as in a company's network, where the browser sends no Sec-Fetch headers."""
+    reader = Reader(site, chromium, user="joe")
+    page = reader.open("/")
+    page.get_by_role("row").filter(has_text=SECRET).get_by_role("button", name="Acknowledge").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("web1 port 80: down is acknowledged until it is over")
+    dialog.get_by_role("button", name="Do it").click()
+    expect(dialog).to_be_visible()  # a reason is required
+    dialog.get_by_label("Reason").fill("I restart it")
+    dialog.get_by_role("button", name="Do it").click()
+    expect(dialog).to_contain_text("it counts at once")
+    dialog.get_by_role("button", name="Close").click()
+    expect(page).to_have_title("Nothing is wrong · portmon")
+    page.get_by_text("1 acknowledged or silenced").click()
+    row = page.get_by_role("row").filter(has_text=SECRET)
+    expect(row).to_contain_text("joe")
+    assert not reader.complaints
+    (action,) = json.loads(site.ask("/api/v1/actions", user="ann").body)
+    assert (action["author"], action["kind"], action["reason"]) == ("joe", "acknowledge", "I restart it")
+    row.get_by_role("button", name="Lift").click()
+    page.get_by_role("dialog").get_by_role("button", name="Do it").click()
+    page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(page).to_have_title("1 problem · portmon")
+
+
+def test_it_is_silenced_from_the_link_of_a_message(site: Site, chromium: Browser) -> None:
+    page = Reader(site, chromium, user="joe").open("/silence?host=web1&port=80")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("1 of 2 hosts, 1 open alerts")
+    dialog.get_by_label("For how long").select_option("1h")
+    dialog.get_by_label("Reason").fill("moving")
+    dialog.get_by_role("button", name="Do it").click()
+    expect(dialog).to_contain_text("1 of 2 hosts")
+    dialog.get_by_role("button", name="Close").click()
+    page.goto(f"{site.root}/portmon/silences")
+    expect(page.get_by_role("row").filter(has_text="moving").first).to_contain_text("1 hosts, 1 open alerts")
+    expect(page.get_by_role("row").filter(has_text="moving").last).to_contain_text("joe")
+
+
+def test_a_port_is_accepted_as_gone_and_the_next_run_retires_it(site: Site, chromium: Browser) -> None:
+    page = Reader(site, chromium, user="joe").open("/hosts/id-web1")
+    page.get_by_role("row").filter(has_text="80/tcp").get_by_role("button", name="Accept as gone").last.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("the next complete answer without it retires it")
+    dialog.get_by_label("Reason").fill("it moved")
+    dialog.get_by_role("button", name="Do it").click()
+    expect(dialog).to_contain_text("it counts from the next run on")
+    assert ("retired", 80) in [(event.kind.value, event.port) for event in site.fleet.run()]
+
+
+def test_a_host_key_is_released_by_an_operator_only(site: Site, chromium: Browser) -> None:
+    machine = site.fleet.machines["web2"]
+    machine.trouble = "host_key_changed"
+    for _ in range(3):
+        site.fleet.run()
+    endpoint = "[web2.example.com]:22"
+    with site.database.begin() as conn:
+        host_keys.remember(conn, endpoint, "ssh-ed25519", "AAAA", "SHA256:old", site.fleet.now)
+        host_keys.report_change(conn, endpoint, "ssh-ed25519", "BBBB", "SHA256:new", site.fleet.now)
+    body = {"endpoint": endpoint, "fingerprint": "SHA256:new", "reason": "reinstalled"}
+    assert site.ask("/api/v1/hosts/keys/release", "POST", user="joe", body=body).status == 403
+    expect(Reader(site, chromium, user="joe").open("/hosts/id-web2").get_by_text("SHA256:new")).to_be_visible()
+    page = Reader(site, chromium, user="ops").open("/hosts/id-web2")
+    page.get_by_role("button", name="Release the key").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Reason").fill("reinstalled")
+    dialog.get_by_role("button", name="Do it").click()
+    expect(dialog).to_contain_text("is trusted with its new key SHA256:new")
+    with site.database.begin() as conn:
+        assert [key.fingerprint for key in host_keys.list_all(conn, endpoint)] == ["SHA256:new"]
+
+
+def test_airflows_own_audit_log_has_what_was_done_and_not_what_was_refused(site: Site) -> None:
+    # Airflow shows it with the DAG's rights; this site has no DAG.
+    with closing(sqlite3.connect(site.airflow.home / "airflow.db")) as conn:
+        found = conn.execute(
+            "SELECT event, owner FROM log WHERE event LIKE 'portmon.%' AND dag_id = 'portmon'"
+        ).fetchall()
+    assert sorted(found) == [
+        ("portmon.accept", "joe"),
+        ("portmon.acknowledge", "joe"),
+        ("portmon.lift", "joe"),
+        ("portmon.release_key", "ops"),
+        ("portmon.silence", "joe"),
+    ]

@@ -124,6 +124,7 @@ def alert_task(
     given: dict[str, Any] = {
         "link": lambda _: None,
         "page": None,
+        "page_of": lambda _: None,
         "interval": FIVE,
         "holder": "test",
         "hold_until": clock() + 4 * values.get("interval", FIVE),

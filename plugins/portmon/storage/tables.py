@@ -437,6 +437,20 @@ conditions = Table(
     comment="what is wrong with the monitoring itself just now: one event per episode",
 )
 
+actions = Table(
+    "actions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("author", SafeText, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("subject", SafeText, nullable=False),
+    Column("reason", SafeText, nullable=False),
+    Column("before", SafeJson),
+    Column("after", SafeJson),
+    comment="what people did: who, when, why, what was before and what is after",
+)
+
 # For the page's lists, see portmon.storage.lookups.
 Index("ix_hosts_name_host_id", hosts.c.name, hosts.c.host_id)
 Index("ix_ports_port_host_id", ports.c.port, ports.c.host_id)

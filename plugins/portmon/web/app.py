@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from portmon.errors import CommandError, ConfigError, NoDatabaseError, PortmonError, RequestError, TooSlowError
 from portmon.text import REASON_LIMIT, plain
-from portmon.web import json_api, metrics, pages
+from portmon.web import actions, json_api, metrics, pages
 from portmon.web.answers import refuse
 from portmon.web.render import FOLDER, page
 
@@ -35,6 +35,7 @@ def application() -> FastAPI:
     # FastAPI's own pages of documentation would be open to anyone and load scripts from elsewhere.
     made = FastAPI(title="portmon", docs_url=None, redoc_url=None, openapi_url=None, version="1")
     made.include_router(json_api.router, prefix="/api/v1")
+    made.include_router(actions.router, prefix="/api/v1")
     made.include_router(metrics.router)
     made.include_router(pages.router)
     made.mount("/static", StaticFiles(directory=FOLDER / "static"))

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
+from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails, VariableDetails
 from airflow.api_fastapi.core_api.security import get_user, is_safe_url
 from fastapi import HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials
@@ -91,6 +91,11 @@ class Gate:
                 return refuse(HTTPStatus.FORBIDDEN, "you may read the DAG `portmon`, but not edit it")
         request.state.portmon_user = user
         request.state.portmon_may_edit = allowed["PUT"]
+        # Rules and host keys are for those who may also change what all DAGs share.
+        request.state.portmon_may_operate = lambda: (
+            allowed["PUT"]
+            and get_auth_manager().is_authorized_variable(method="PUT", details=VariableDetails(), user=user)
+        )
         return None
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 
 from portmon.api import catalogue, fleet, problems, rules, silences
+from portmon.api.actions import ActionView, list_actions
 from portmon.api.fleet import EventRow, GlanceView, HostRow, HostTimeline, Page, PortGroup, PortRow, RunView
 from portmon.api.problems import ProblemsView
 from portmon.api.rules import RuleView
@@ -139,6 +140,13 @@ def get_rules() -> list[RuleView]:
     """The rules in force."""
     with connection() as conn:
         return rules.list_rules(conn, reading.config())
+
+
+@router.get("/actions")
+def get_actions(limit: Limit = LIMIT, before: Annotated[int | None, Query(ge=0, le=2**62)] = None) -> list[ActionView]:
+    """What people did, newest first."""
+    with connection() as conn:
+        return list_actions(conn, limit=limit, before=before)
 
 
 @router.get("/changes")

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathParam
 from starlette.responses import RedirectResponse, Response
 
-from portmon.api import fleet, hosts, problems, rules, silences
+from portmon.api import actions, fleet, hosts, problems, rules, silences
 from portmon.api.explain import explain
 from portmon.storage import lookups
 from portmon.text import plain
@@ -160,14 +160,26 @@ def show_runs(request: Request, before: datetime | None = None) -> Response:
     return page(request, "runs", found=found, limit=LIMIT // 2)
 
 
+@router.get("/silence")
+def prepare_silence(request: Request, host: Text = "", port: Number = None) -> Response:
+    """A form for a silence that is filled in: what a link in a message leads to."""
+    return show_silences(request, {"host": host, "port": port})
+
+
 @router.get("/silences")
-def show_silences(request: Request) -> Response:
-    """Silences and rules: what is in force, from where, and what each hits now."""
+def list_silences(request: Request) -> Response:
+    """Silences and rules: what is in force, from where, and what each hits now; and what people did."""
+    return show_silences(request, None)
+
+
+def show_silences(request: Request, wanted: Mapping[str, Any] | None) -> Response:
+    """The page of both."""
     now = datetime.now(UTC)
     with connection() as conn:
         current = silences.list_with_hits(conn, now)
         in_force = rules.list_rules(conn, reading.config())
-    return page(request, "silences", silences=current, rules=in_force)
+        done = actions.list_actions(conn)
+    return page(request, "silences", silences=current, rules=in_force, actions=done, wanted=wanted)
 
 
 @router.get("/port")

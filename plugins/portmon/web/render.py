@@ -42,6 +42,7 @@ def page(request: Request, name: str, *, status: int = 200, **values: Any) -> HT
             link=Links(request.scope.get("root_path", ""), query, request.url.path).to,
             user=getattr(request.state, "portmon_user", None),
             may_edit=getattr(request.state, "portmon_may_edit", False),
+            may_operate=getattr(request.state, "portmon_may_operate", bool)(),
             now=datetime.now(UTC),
         )
     )
