@@ -32,6 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="nee
 
 BASE = "/af"
 USERS = {"admin": "admin", "ann": "viewer", "joe": "user", "ops": "op"}
+expect.set_options(timeout=30_000)
+
 TOKEN = "metricsTokenOfTheTests"
 PAGES = ("/", "/ports", "/hosts", "/hosts/id-web1", "/hosts/id-web1/ports/80", "/events", "/runs", "/silences")
 SECRET = "secretprogram"
