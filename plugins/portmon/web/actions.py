@@ -70,7 +70,7 @@ class ReleaseKey(Wanted):
     reason: Reason
 
 
-class Done(View):
+class ActionResult(View):
     """What was done, in sentences, or would be done.
 
     :param effect: when it counts
@@ -130,13 +130,13 @@ def _end(lasts: str, now: datetime) -> datetime | None:
 
 
 @router.post("/acknowledgements")
-def acknowledge(request: Request, wanted: Acknowledge, preview: Preview = False) -> Done:
+def acknowledge(request: Request, wanted: Acknowledge, preview: Preview = False) -> ActionResult:
     """Take care of open alerts: their messages are withheld, but for their end."""
 
-    def act(conn: Connection, user: str, now: datetime) -> Done:
+    def act(conn: Connection, user: str, now: datetime) -> ActionResult:
         until = _end(wanted.lasts, now)
         done = alerts.acknowledge_alerts(conn, wanted.alerts, until=until, author=user, reason=wanted.reason, now=now)
-        return Done(done=tuple(done), preview=preview, effect="it counts at once")
+        return ActionResult(done=tuple(done), preview=preview, effect="it counts at once")
 
     return _do(request, "acknowledge", act, preview=preview)
 
@@ -156,46 +156,48 @@ def add_silence(request: Request, wanted: AddSilence, preview: Preview = False) 
 
 
 @router.post("/silences/{number}/lift")
-def lift_silence(request: Request, number: int, preview: Preview = False) -> Done:
+def lift_silence(request: Request, number: int, preview: Preview = False) -> ActionResult:
     """End a silence or an acknowledgement before its time."""
 
-    def act(conn: Connection, user: str, now: datetime) -> Done:
+    def act(conn: Connection, user: str, now: datetime) -> ActionResult:
         said = silences.lift(conn, number, author=user, now=now)
-        return Done(done=(said,), preview=preview, effect="it counts at once")
+        return ActionResult(done=(said,), preview=preview, effect="it counts at once")
 
     return _do(request, "lift", act, preview=preview)
 
 
 @router.post("/ports/accept")
-def accept_ports(request: Request, wanted: OfPorts, preview: Preview = False) -> Done:
+def accept_ports(request: Request, wanted: OfPorts, preview: Preview = False) -> ActionResult:
     """Accept that ports which are down are gone for good."""
     return _each_port(request, "accept", ports.accept, wanted, preview=preview)
 
 
 @router.post("/ports/promote")
-def promote_ports(request: Request, wanted: OfPorts, preview: Preview = False) -> Done:
+def promote_ports(request: Request, wanted: OfPorts, preview: Preview = False) -> ActionResult:
     """Declare that ports must listen."""
     return _each_port(request, "promote", ports.promote, wanted, preview=preview)
 
 
-def _each_port(request: Request, kind: str, change: Callable[..., str], wanted: OfPorts, *, preview: bool) -> Done:
-    def act(conn: Connection, user: str, now: datetime) -> Done:
+def _each_port(
+    request: Request, kind: str, change: Callable[..., str], wanted: OfPorts, *, preview: bool
+) -> ActionResult:
+    def act(conn: Connection, user: str, now: datetime) -> ActionResult:
         done = [change(conn, host, port, author=user, reason=wanted.reason, now=now) for host, port in wanted.ports]
-        return Done(done=tuple(done), preview=preview)
+        return ActionResult(done=tuple(done), preview=preview)
 
     return _do(request, kind, act, preview=preview)
 
 
 @router.post("/hosts/keys/release")
-def release_key(request: Request, wanted: ReleaseKey, preview: Preview = False) -> Done:
+def release_key(request: Request, wanted: ReleaseKey, preview: Preview = False) -> ActionResult:
     """Trust the host key that a host shows now. For those who may edit Airflow's variables."""
     if not request.state.portmon_may_operate():
         raise HTTPException(HTTPStatus.FORBIDDEN, "only users who may edit Airflow's variables release host keys")
 
-    def act(conn: Connection, user: str, now: datetime) -> Done:
+    def act(conn: Connection, user: str, now: datetime) -> ActionResult:
         said = hosts.accept_host_key(
             conn, wanted.endpoint, wanted.fingerprint, author=user, reason=wanted.reason, now=now
         )
-        return Done(done=(said,), preview=preview, effect="the next run asks the host again")
+        return ActionResult(done=(said,), preview=preview, effect="the next run asks the host again")
 
     return _do(request, "release_key", act, preview=preview)
