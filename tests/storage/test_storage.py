@@ -93,7 +93,12 @@ def test_pages_of_hosts_keep_room_for_the_times_of_the_next_run(postgres_cluster
     database.dispose()
 
 
-ALL = ["r0001 Create the tables.", "r0002 Add indexes for the page.", "r0003 Keep what people did."]
+ALL = [
+    "r0001 Create the tables.",
+    "r0002 Add indexes for the page.",
+    "r0003 Keep what people did.",
+    "r0005 Keep notes of people.",
+]
 
 
 @pytest.mark.parametrize("_", range(5))

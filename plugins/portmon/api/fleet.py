@@ -10,11 +10,12 @@ from pydantic import Field, computed_field
 from sqlalchemy import Connection
 
 from portmon.api.catalogue import KINDS
+from portmon.api.notes import NoteView
 from portmon.api.timeline import Stretch, Uptime, blind, spans, uptime
 from portmon.api.view import Text, View
 from portmon.errors import CommandError
 from portmon.model.event import AlertRole, Event, EventKind, Severity
-from portmon.storage import archive, conditions, deliveries, events, lookups
+from portmon.storage import archive, conditions, deliveries, events, lookups, notes
 from portmon.storage.lookups import EventFilter, HostFilter, PortFilter, reach_of
 
 RANGES = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -240,6 +241,7 @@ class PortRow(View):
     flapping_since: datetime | None
     lost: tuple[Text, ...]
     grace_until: datetime | None
+    notes: tuple[NoteView, ...] = ()
 
 
 class PortGroup(View):
@@ -259,7 +261,20 @@ def list_ports(
 ) -> Page[PortRow]:
     """Ports of hosts of the CMDB."""
     rows, total = lookups.find_ports(conn, wanted, sort=sort, limit=limit, offset=offset)
-    views = tuple(PortRow.model_validate({**row, "reach": reach_of(row["addresses"])}) for row in rows)
+    written = notes.all_(conn)
+    views = tuple(
+        PortRow.model_validate(
+            {
+                **row,
+                "reach": reach_of(row["addresses"]),
+                "notes": [
+                    NoteView.model_validate(one)
+                    for one in written.of(row["host_id"], row["protocol"], row["port"], row["units"], row["labels"])
+                ],
+            }
+        )
+        for row in rows
+    )
     return Page[PortRow](rows=views, total=total, offset=offset, limit=limit)
 
 

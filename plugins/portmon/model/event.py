@@ -262,3 +262,9 @@ def programs_of(event: Event) -> tuple[str, ...]:
     """The programs of an event's port; empty if they are not known."""
     programs = event.details.get("programs") or ([event.program] if event.program else [])
     return tuple(map(str, programs))
+
+
+def units_of(event: Event) -> tuple[str, ...]:
+    """The units of the port that an event is about; empty if they are not known."""
+    units = event.details.get("units") or ([event.unit] if event.unit else [])
+    return tuple(map(str, units))

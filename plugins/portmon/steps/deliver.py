@@ -27,11 +27,12 @@ from portmon.alerting.routes import Routes
 from portmon.config import Config
 from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
 from portmon.model.alert import Alert, DeliveryState
-from portmon.model.event import AlertGroup, AlertRole, Event
+from portmon.model.event import AlertGroup, AlertRole, Event, units_of
 from portmon.steps.dispatch import settle
 from portmon.steps.reminders import Book
-from portmon.storage import deliveries, hosts, lease, quiet
+from portmon.storage import deliveries, hosts, lease, notes, quiet
 from portmon.storage.database import Database
+from portmon.storage.notes import Notes
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,17 @@ class AlertTask:
         with self.database.begin() as conn:
             return hosts.sites(conn)
 
+    @cached_property
+    def notes(self) -> Notes:
+        """What people wrote about ports and units."""
+        with self.database.begin() as conn:
+            return notes.all_(conn)
+
+    def note(self, event: Event) -> str:
+        """What people wrote about the port of an event."""
+        found = self.notes.of(event.host_id or "", event.protocol, event.port, units_of(event), event.labels)
+        return "; ".join(f"{note.text} ({note.author})" for note in found)
+
     def message(
         self, found: Sequence[Alert], group: AlertGroup, route: str, subject: str = "", *, reminder: bool, **more: Any
     ) -> Message:
@@ -143,6 +155,7 @@ class AlertTask:
             link=self.link,
             page=self.page,
             page_of=self.page_of,
+            note_of=self.note,
             subject=subject,
             reminder=reminder,
             outages=outages,

@@ -451,6 +451,21 @@ actions = Table(
     comment="what people did: who, when, why, what was before and what is after",
 )
 
+notes = Table(
+    "notes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("host_id", SafeText, nullable=False),
+    Column("protocol", String(8), nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("unit", SafeText, nullable=False),
+    Column("label", SafeText, nullable=False),
+    Column("text", SafeText, nullable=False),
+    Column("author", SafeText, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    comment="what people wrote about a port of a host, or about a unit of the hosts with a label",
+)
+
 # For the page's lists, see portmon.storage.lookups.
 Index("ix_hosts_name_host_id", hosts.c.name, hosts.c.host_id)
 Index("ix_ports_port_host_id", ports.c.port, ports.c.host_id)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from portmon.airflow import settings
-from portmon.api import alerts, hosts, ports, silences
+from portmon.api import alerts, hosts, notes, ports, silences
 from portmon.api.silences import NewSilence
 from portmon.api.view import View
 from portmon.errors import RequestError
@@ -60,6 +60,16 @@ class OfPorts(Wanted):
 
     ports: Annotated[list[tuple[str, Annotated[int, Field(ge=1, le=65535)]]], Field(min_length=1, max_length=MOST)]
     reason: Reason
+
+
+class WriteNote(Wanted):
+    """What runs at a port of a host, or what a unit is, and whom to ask."""
+
+    text: str = Field("", max_length=notes.LIMIT)
+    host: str = Field("", max_length=300)
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    unit: str = Field("", max_length=300)
+    label: str = Field("", max_length=300, description="name=value of the hosts whose unit is meant")
 
 
 class ReleaseKey(Wanted):
@@ -186,6 +196,17 @@ def _each_port(
         return ActionResult(done=tuple(done), preview=preview)
 
     return _do(request, kind, act, preview=preview)
+
+
+@router.post("/notes")
+def write_note(request: Request, wanted: WriteNote, preview: Preview = False) -> ActionResult:
+    """Write a note on a port or a unit; an empty text removes it."""
+
+    def act(conn: Connection, user: str, now: datetime) -> ActionResult:
+        said = notes.write_note(conn, **wanted.model_dump(), author=user, now=now)
+        return ActionResult(done=(said,), preview=preview, effect="messages have it from now on")
+
+    return _do(request, "note", act, preview=preview)
 
 
 @router.post("/hosts/keys/release")

@@ -31,6 +31,7 @@ def view_of(
     max_lines: int,
     links: Mapping[str, Address],
     pages: Mapping[str, Address],
+    notes: Mapping[str, str],
     page: Address,
     subject: str,
     reminder: bool,
@@ -40,11 +41,14 @@ def view_of(
     :param blocks: at least one, in order
     :param links: id of an event -> address of its task log
     :param pages: id of an event -> address of the page of its port or host
+    :param notes: id of an event -> what people wrote about its port
     :param page: has what the lines leave out
     """
     bundles = [bundle for block in blocks for bundle in block]
     alerts = [alert for bundle in bundles for alert in bundle.alerts]
-    line_of = partial(_line, pages=pages, newest=max(alert.event.at for alert in alerts), reminder=reminder)
+    line_of = partial(
+        _line, pages=pages, notes=notes, newest=max(alert.event.at for alert in alerts), reminder=reminder
+    )
     listed: list[MessageHost] = []
     room = max_lines
     for block in blocks:
@@ -86,7 +90,9 @@ def _hosts(alerts: Iterable[Alert]) -> int:
     return len({alert.event.host_id for alert in alerts if alert.event.host_id is not None})
 
 
-def _line(bundle: Bundle, *, pages: Mapping[str, Address], newest: datetime, reminder: bool) -> MessageLine:
+def _line(
+    bundle: Bundle, *, pages: Mapping[str, Address], notes: Mapping[str, str], newest: datetime, reminder: bool
+) -> MessageLine:
     alerts, outage, event = bundle.alerts, bundle.outage, bundle.alerts[0].event
     time_of = partial(_time, newest=newest, reminder=reminder)
     line = MessageLine(
@@ -99,6 +105,7 @@ def _line(bundle: Bundle, *, pages: Mapping[str, Address], newest: datetime, rem
         untold=all(alert.untold for alert in alerts),
         still=reminder and any(alert.role is AlertRole.FIRING for alert in alerts),
         page=Address() if outage else pages.get(event.id, Address()),
+        note="" if outage else plain(notes.get(event.id, ""), REASON_LIMIT),
     )
     if bundle.crowd:
         return replace(line, counts=_counts([bundle]))

@@ -161,4 +161,6 @@ def _view(alerts: list[Alert], group: AlertGroup, *, outage: Outage | None = Non
     outages = {alert.event.host_id: outage for alert in alerts if outage and alert.event.host_id}
     links = {alert.event.id: _PAGE for alert in alerts}
     usual = {"max_lines": 50, "subject": "", "reminder": False}
-    return view_of(in_order(alerts, outages), group, links=links, pages=links, page=_PAGE, **{**usual, **given})
+    return view_of(
+        in_order(alerts, outages), group, links=links, pages=links, notes={}, page=_PAGE, **{**usual, **given}
+    )

@@ -76,6 +76,7 @@ def render(
     link: Callable[[Event], str | None],
     page: str | None = None,
     page_of: Callable[[Event], str | None] = lambda _: None,
+    note_of: Callable[[Event], str] = lambda _: "",
     subject: str = "",
     reminder: bool = False,
     outages: Mapping[str, Outage] | None = None,
@@ -86,6 +87,7 @@ def render(
     :param link: an event to the address of its host's task log, None if it has none
     :param page: address of the page that has what the message leaves out
     :param page_of: an event to the address of the page of its port or host
+    :param note_of: an event to what people wrote about its port
     :param subject: value of the label that the message is grouped by
     :param reminder: it repeats alerts that still fire
     :param outages: host id -> outage that its event is folded into, see :func:`portmon.alerting.outages.find_outages`
@@ -97,7 +99,8 @@ def render(
     told = tuple(alert for block in blocks for bundle in block for alert in bundle.alerts)
     links = {alert.event.id: checked(link(alert.event)) for alert in told}
     pages = {alert.event.id: checked(page_of(alert.event)) for alert in told}
-    addresses = partial(view_of, blocks, group, links=links, pages=pages, page=checked(page))
+    notes = {alert.event.id: note_of(alert.event) for alert in told}
+    addresses = partial(view_of, blocks, group, links=links, pages=pages, notes=notes, page=checked(page))
     view = partial(addresses, subject=subject, reminder=reminder)
     bodies = fill(view(max_lines=layout.max_lines), layout.language, layout.templates)
     return Message(

@@ -74,6 +74,7 @@ class MessageLine:
     site: Site | None = None
     counts: tuple[Count, ...] = ()
     page: Address = NO_ADDRESS
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

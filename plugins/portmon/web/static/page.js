@@ -102,8 +102,11 @@
     lasts.querySelector("[data-open]").hidden = button.dataset.lasts !== "open";
     lasts.value = button.dataset.lasts === "open" ? "" : "4h";
     reason.value = "";
+    const field = button.dataset.text || "reason";
+    const label = document.getElementById("act-text");
+    label.textContent = label.dataset[field];
     reason.parentElement.hidden = button.dataset.url.endsWith("/lift");
-    reason.required = !reason.parentElement.hidden;
+    reason.required = !reason.parentElement.hidden && field === "reason";
     submit.hidden = false;
     function body(text) {
       const given = JSON.parse(button.dataset.body);
@@ -115,7 +118,7 @@
           } else if (parts.length) given[field.name] = parts;
         }
       }
-      if (reason.required) given.reason = text;
+      if (!reason.parentElement.hidden) given[field] = text;
       if (button.dataset.lasts) given.lasts = lasts.value;
       return given;
     }
