@@ -43,7 +43,7 @@ up: .venv/.installed ## start the same and stay: prints the URL and the login of
 test: .venv/.tools ## the fast tests: offline, no other software needed
 	@$(BIN)/python -m pytest -m "not slow" -q -n auto --dist worksteal
 
-test-slow: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, long stories
+test-slow: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, promtool, long stories
 	@# One at a time to each free worker: the longest are the first.
 	@$(BIN)/python -m pytest -q -m "$$SLOW" -n auto --maxschedchunk 1 --ignore=tests/e2e
 

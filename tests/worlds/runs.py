@@ -76,7 +76,14 @@ class Runs:
     def evaluate(self, run: Run, fetched: Fetched, plan: Sequence[Mapping[str, Any]]) -> Mapping[str, int]:
         planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
         return evaluate_run(
-            self.database, self.config, run, fetched.digest, planned=planned, interval=self.interval, now=self.now
+            self.database,
+            self.config,
+            run,
+            fetched.digest,
+            planned=planned,
+            interval=self.interval,
+            now=self.now,
+            fetching=fetched.seconds,
         )
 
     def scan_and_evaluate(self, run: Run, *, evaluate: bool = True) -> None:

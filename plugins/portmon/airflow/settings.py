@@ -10,6 +10,8 @@ Options of ``[portmon]`` in airflow.cfg, or ``AIRFLOW__PORTMON__<OPTION>`` in th
 ``preload``
     whether the scheduler and Celery's workers import what tasks need before they fork them, see
     :mod:`portmon.airflow.preload`. Default: True.
+``metrics_per_port``
+    whether Prometheus gets a series for each host and port as well, see :mod:`portmon.web.metrics`. Default: False.
 
 The connection ``portmon_db`` is the state database (default: SQLite in ``$AIRFLOW_HOME/portmon.db``); those of the CMDB
 and of SSH are named in portmon.yaml.
@@ -31,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowConfigException, AirflowException, AirflowNotFoundException
 
 from portmon.errors import ConfigError, UnansweredError
 from portmon.fields import parse_duration
@@ -196,6 +198,17 @@ def config() -> Config:
     if path == DEFAULT_CONFIG and not path.exists():
         return Config()
     return load_config(path)
+
+
+def metrics_per_port() -> bool:
+    """Whether Prometheus gets a series for each host and port as well.
+
+    :raises ConfigError: the option is neither true nor false
+    """
+    try:
+        return bool(conf.getboolean("portmon", "metrics_per_port", fallback=False))
+    except AirflowConfigException as error:
+        raise ConfigError(str(error), file="airflow.cfg", field="[portmon] metrics_per_port") from error
 
 
 class DagSettings(NamedTuple):

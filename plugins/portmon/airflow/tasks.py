@@ -142,7 +142,17 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
     with database.begin() as conn:
         planned = asked_by(conn, batches, plan, sweep=SWEEP, own=NETSTAT)
     try:
-        return evaluate_run(database, config, run, fetched["digest"], planned=planned, interval=interval, now=_now())
+        return evaluate_run(
+            database,
+            config,
+            run,
+            fetched["digest"],
+            planned=planned,
+            interval=interval,
+            now=_now(),
+            # A run that an earlier version began does not have it.
+            fetching=fetched.get("seconds"),
+        )
     except PastRunError as error:
         log.warning("%s", error)
         return _replay(database, config, run, interval)

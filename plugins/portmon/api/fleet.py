@@ -15,7 +15,7 @@ from portmon.api.timeline import Stretch, Uptime, blind, spans, uptime
 from portmon.api.view import Text, View
 from portmon.errors import CommandError
 from portmon.model.event import AlertRole, Event, EventKind, Severity
-from portmon.storage import archive, conditions, deliveries, events, lookups, notes
+from portmon.storage import archive, conditions, deliveries, events, lookups, notes, runs
 from portmon.storage.lookups import EventFilter, HostFilter, PortFilter, reach_of
 
 RANGES = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -51,6 +51,7 @@ class RunView(View):
     :param duration: seconds from its start to its evaluation; None while it is not evaluated
     :param summary: counts: hosts that were scanned, events of each kind
     :param errors: error class: number of hosts
+    :param phases: ``fetch``, ``scan`` and ``diff``: seconds
     :param rate: hosts per second
     """
 
@@ -62,6 +63,7 @@ class RunView(View):
     scope: tuple[Text, ...] | None
     inventory_stale: bool
     duration: float | None
+    phases: Mapping[str, float]
     rate: float | None
     summary: Mapping[str, Any]
     errors: Mapping[str, int]
@@ -147,12 +149,14 @@ def runs_with_errors(conn: Connection, *, limit: int = 50, before: datetime | No
 
 
 def _run(row: Mapping[str, Any], errors: Mapping[str, int]) -> RunView:
-    done, summary = row["finished_at"], row["summary"] or {}
+    done, summary = row["finished_at"], dict(row["summary"] or {})
+    phases = summary.pop(runs.SECONDS, {})
     duration = (done - row["started_at"]).total_seconds() if done is not None else None
     scanned = summary.get("scanned", 0)
     return RunView(
         **{**row, "summary": summary},
         duration=duration,
+        phases=phases,
         rate=scanned / duration if duration and scanned else None,
         errors=dict(sorted(errors.items())),
     )

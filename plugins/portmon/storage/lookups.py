@@ -129,6 +129,20 @@ def port_counts(conn: Connection) -> dict[str, int]:
     return counts | {FLAPPING: sum(row[2] for row in found)}
 
 
+def host_series(conn: Connection, most: int) -> list[tuple[str, str, str]]:
+    """Id, name and state of the first hosts of the CMDB in the order of their ids."""
+    query = select(hosts.c.host_id, hosts.c.name, hosts.c.status).where(_IN_CMDB).order_by(hosts.c.host_id)
+    return [tuple(row) for row in conn.execute(query.limit(most))]
+
+
+def port_series(conn: Connection, most: int) -> list[tuple[str, str, str, int, str]]:
+    """Host's id and name, protocol, number and state of the first ports in the order of their hosts' ids."""
+    names = (ports.c.host_id, hosts.c.name, ports.c.protocol, ports.c.port, ports.c.status)
+    query = select(*names).select_from(_LISTED).where(_IN_CMDB)
+    query = query.order_by(ports.c.host_id, ports.c.protocol, ports.c.port)
+    return [tuple(row) for row in conn.execute(query.limit(most))]
+
+
 def count_events(conn: Connection, since: datetime) -> dict[tuple[str, datetime], int]:
     """(kind, hour): number of events from a moment on."""
     if conn.dialect.name == "postgresql":

@@ -253,6 +253,14 @@ events = Table(
 )
 _partial_index("ix_events_undispatched", events.c.seq, ~events.c.dispatched)
 
+event_counts = Table(
+    "event_counts",
+    metadata,
+    Column("kind", String(32), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    comment="how many events of each kind there ever were; it never falls, whatever expires or is retracted",
+)
+
 alerts = Table(
     "alerts",
     metadata,

@@ -8,7 +8,7 @@ from sqlalchemy import Column, Integer, String
 from portmon.storage.tables import SafeText, UtcDateTime
 
 revision = "r0005"
-down_revision = "r0003"
+down_revision = "r0004"
 
 
 def upgrade() -> None:
