@@ -139,7 +139,7 @@ def photograph(site: Site, folder: Path) -> None:
                 folded.evaluate("one => { one.open = true }")
             page.screenshot(path=folder / name, full_page="viewport" not in options)
             with Image.open(folder / name) as picture:
-                small = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+                small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
             small.save(folder / name, optimize=True)
         browser.close()
 

@@ -281,7 +281,7 @@ def test_a_death_is_acknowledged(site: Site, chromium: Browser) -> None:
     (action,) = json.loads(site.ask("/api/v1/actions", user="ann").body)
     assert (action["author"], action["kind"], action["reason"]) == ("joe", "acknowledge", "I restart it")
     held: list[Route] = []
-    page.route("**/lift", held.append)
+    page.route("**/lift", lambda route: held.append(route))
     row.get_by_role("button", name="Lift").click()
     with page.expect_request("**/lift"):
         dialog.get_by_role("button", name="Do it").click()
