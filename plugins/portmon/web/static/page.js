@@ -31,7 +31,7 @@
       const at = new Date(time.dateTime);
       const form = time.dataset.form;
       const text = format.format(at);
-      time.textContent = form === "age" ? ago(at) : form ? ago(at) + " · " + text : text;
+      time.textContent = form === "age" ? ago(at) : form ? ago(at) + ",\n" + text : text;
     }
   }
   tell();
@@ -124,6 +124,7 @@
     }
     async function look() {
       preview.textContent = preview.dataset.wait;
+      submit.disabled = true;
       try {
         preview.textContent = told(await post(url + "?preview=true", body("preview")), preview);
         submit.disabled = false;
@@ -141,6 +142,8 @@
         preview.textContent = told(await post(url, body(reason.value)), preview);
         submit.hidden = true;
         done = true;
+        // It was closed before the answer came.
+        if (!dialog.open) window.location.reload();
       } catch (error) {
         preview.textContent = error.message;
         submit.disabled = false;
