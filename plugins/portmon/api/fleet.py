@@ -141,11 +141,8 @@ def list_runs(conn: Connection, *, limit: int = 100, before: datetime | None = N
 def runs_with_errors(conn: Connection, *, limit: int = 50, before: datetime | None = None) -> list[RunView]:
     """The same, with how many hosts gave no evidence, and why."""
     rows = lookups.find_runs(conn, limit=limit, before=before)
-    counts = lookups.visit_counts(conn, [row["run_id"] for row in rows])
-    return [
-        _run(row, {name: count for name, count in counts.get(row["run_id"], {}).items() if name != "ok"})
-        for row in rows
-    ]
+    failures = lookups.failure_counts(conn, [row["run_id"] for row in rows])
+    return [_run(row, failures.get(row["run_id"], {})) for row in rows]
 
 
 def _run(row: Mapping[str, Any], errors: Mapping[str, int]) -> RunView:

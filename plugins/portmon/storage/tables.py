@@ -478,3 +478,4 @@ notes = Table(
 Index("ix_hosts_name_host_id", hosts.c.name, hosts.c.host_id)
 Index("ix_ports_port_host_id", ports.c.port, ports.c.host_id)
 Index("ix_events_kind_at", events.c.kind, events.c.at)
+_partial_index("ix_observations_failed", observations.c.run_id, observations.c.outcome != "ok")
