@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from portmon.airflow.tasks import log_link, page_link, route_alerts
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.storage import events
 from portmon.storage.database import Database
 from tests.worlds.databases import start_run

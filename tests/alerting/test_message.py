@@ -24,7 +24,8 @@ from portmon.alerting.message.render import Layout, Message, render
 from portmon.alerting.message.view import Count, MessageHost, MessageLine, MessageView, Site
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind, Severity
 from portmon.text import REASON_LIMIT, TITLE_LIMIT, VALUE_LIMIT, escape_markdown, inert, plain
 
 MESSAGES = Path(__file__).parents[1] / "fixtures" / "messages"

@@ -13,7 +13,8 @@ from sqlalchemy import select, update
 
 from portmon.config import Config
 from portmon.errors import ParamError, PastRunError, ReplayError, StorageError
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.replay import run as replaying
 from portmon.replay.run import Window, must_be_kept, replay_dry, replay_run, window_of
 from portmon.steps import evaluate as evaluating

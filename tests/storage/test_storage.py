@@ -23,7 +23,8 @@ from sqlalchemy import Connection, select, text, update
 
 from portmon.errors import LeaseLostError, StorageError
 from portmon.model.alert import DeliveryState, begun_by
-from portmon.model.event import AlertRole, Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind
 from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome, Owner
 from portmon.storage import (

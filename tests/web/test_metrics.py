@@ -18,7 +18,7 @@ from sqlalchemy import update
 
 from portmon.errors import ConfigError
 from portmon.model.alert import DeliveryState
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.storage import alerts, archive, deliveries, events
 from portmon.storage.tables import runs
 from portmon.web import metrics, reading

@@ -10,7 +10,8 @@ from typing import Any
 from portmon.alerting.message.render import Message
 from portmon.config import Config, parse_config
 from portmon.errors import DeliveryError
-from portmon.model.event import AlertGroup, Event
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.steps.overdue import report_overdue

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from portmon.config import Config
-from portmon.model.event import AlertGroup, Event
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup
 from portmon.model.host import Inventory
 from portmon.model.observation import Observation
 from portmon.steps.deliver import AlertTask

@@ -22,7 +22,8 @@ from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 from portmon import timeouts
 from portmon.airflow import settings
 from portmon.errors import ConfigError, ParamError, PastRunError, PortmonError, ReplayError, StorageError
-from portmon.model.event import AlertGroup, Event
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup
 from portmon.model.host import Inventory
 from portmon.model.observation import Observation
 from portmon.steps.run import Run, run_of

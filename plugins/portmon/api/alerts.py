@@ -15,7 +15,8 @@ from portmon.api.view import Text, View, minute, place
 from portmon.config import Config
 from portmon.errors import CommandError
 from portmon.model.alert import Alert, DeliveryStatus
-from portmon.model.event import AlertRole, Event, EventKind, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind, Severity
 from portmon.model.host import KnownHost
 from portmon.model.observation import PROTOCOL
 from portmon.storage import actions, alerts, deliveries, silences

@@ -17,7 +17,8 @@ from portmon.engine.states import Port
 from portmon.engine.watched import decisions_on, subjects_of
 from portmon.fields import format_duration
 from portmon.model.alert import DeliveryStatus
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import KnownHost
 from portmon.model.observation import PROTOCOL
 from portmon.model.state import HostStatus, PortStatus

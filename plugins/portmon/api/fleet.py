@@ -9,12 +9,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pydantic import Field, computed_field
 from sqlalchemy import Connection
 
-from portmon.api.catalogue import KINDS
+from portmon.api.event_kinds import KINDS
 from portmon.api.notes import NoteView
 from portmon.api.timeline import Stretch, Uptime, blind, spans, uptime
 from portmon.api.view import Text, View
 from portmon.errors import CommandError
-from portmon.model.event import AlertRole, Event, EventKind, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind, Severity
 from portmon.storage import archive, conditions, deliveries, events, lookups, notes, runs
 from portmon.storage.lookups import EventFilter, HostFilter, PortFilter, reach_of
 

@@ -14,7 +14,8 @@ from portmon.api.alerts import DeliveryView
 from portmon.api.notes import NoteView
 from portmon.api.view import Text, View
 from portmon.model.alert import Alert, DeliveryStatus, begun_by
-from portmon.model.event import AlertRole, Event, Severity, units_of
+from portmon.model.event import Event, units_of
+from portmon.model.event_kinds import AlertRole, Severity
 from portmon.storage import alerts, deliveries, events, notes, silences
 from portmon.storage.notes import Notes
 

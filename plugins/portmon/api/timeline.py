@@ -9,7 +9,8 @@ from statistics import median
 from typing import Final, Literal
 
 from portmon.api.view import View
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.state import PortStatus
 
 State = Literal["up", "down", "none"]

@@ -27,7 +27,8 @@ from portmon.alerting.routes import Routes
 from portmon.config import Config
 from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
 from portmon.model.alert import Alert, DeliveryState
-from portmon.model.event import AlertGroup, AlertRole, Event, units_of
+from portmon.model.event import Event, units_of
+from portmon.model.event_kinds import AlertGroup, AlertRole
 from portmon.steps.dispatch import settle
 from portmon.steps.reminders import Book
 from portmon.storage import deliveries, hosts, lease, notes, quiet

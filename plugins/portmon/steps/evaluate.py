@@ -20,7 +20,8 @@ from portmon.engine.diff import Evaluation, Verdict, evaluate
 from portmon.engine.events import closing_event, monitor_event
 from portmon.engine.rules import RuleSet
 from portmon.errors import HostKeyChangedError
-from portmon.model.event import Event, EventKind, port_alert_key
+from portmon.model.event import Event, port_alert_key
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host
 from portmon.model.observation import Observation, Outcome
 from portmon.steps import housekeeping

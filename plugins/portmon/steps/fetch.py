@@ -12,7 +12,7 @@ from portmon.config import Config
 from portmon.errors import CmdbError
 from portmon.fields import format_duration
 from portmon.inventory.scope import select
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Inventory
 from portmon.steps.report import report
 from portmon.steps.run import Run

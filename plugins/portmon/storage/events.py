@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_, delete, or_, select
 
 from portmon.model.alert import UNFINISHED
-from portmon.model.event import Event, EventKind, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind, Severity
 from portmon.storage.sql import insert_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import alerts, deliveries, event_counts, events
 

@@ -28,7 +28,8 @@ from sqlalchemy import (
 )
 
 from portmon.matching import WILDCARDS, bind_scopes
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.observation import Outcome
 from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import conditions

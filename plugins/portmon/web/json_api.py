@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 
-from portmon.api import catalogue, fleet, problems, rules, silences
+from portmon.api import event_kinds, fleet, problems, rules, silences
 from portmon.api.actions import ActionView, list_actions
 from portmon.api.fleet import EventRow, GlanceView, HostRow, HostTimeline, Page, PortGroup, PortRow, RunView
 from portmon.api.problems import ProblemsView
@@ -58,9 +58,9 @@ def get_fleet() -> GlanceView:
 
 
 @router.get("/kinds")
-def get_kinds() -> list[catalogue.KindView]:
+def get_kinds() -> list[event_kinds.KindView]:
     """The catalogue of events."""
-    return list(catalogue.KINDS.values())
+    return list(event_kinds.KINDS.values())
 
 
 @router.get("/ports")

@@ -16,7 +16,7 @@ from portmon import __version__
 from portmon.airflow import settings
 from portmon.api import problems
 from portmon.model.alert import DeliveryState
-from portmon.model.event import EventKind, Severity
+from portmon.model.event_kinds import EventKind, Severity
 from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import deliveries, events, lookups
 from portmon.web import reading

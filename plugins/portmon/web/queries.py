@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import Depends, Query
 from sqlalchemy import Connection
 
-from portmon.api.catalogue import KINDS
+from portmon.api.event_kinds import KINDS
 from portmon.api.hosts import find_host
 from portmon.errors import RequestError
 from portmon.fields import parse_ports

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
-from portmon.api.catalogue import KINDS
+from portmon.api.event_kinds import KINDS
 from portmon.text import plain
 from portmon.web.answers import airflow_root
 from portmon.web.words import LANGUAGES, Words

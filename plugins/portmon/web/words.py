@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from portmon.api.catalogue import KINDS
+from portmon.api.event_kinds import KINDS
 
 LANGUAGES = ("en", "zh")
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.alerting.channels.alertmanager import OWN_LABELS, is_uri, labels, payload
-from portmon.model.event import AlertRole, EventKind
+from portmon.model.event_kinds import AlertRole, EventKind
 from portmon.text import plain
 from tests.worlds.messages import LINK, NOW, alert, event, message
 

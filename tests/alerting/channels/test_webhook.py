@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.alerting.channels.webhook import TEXT_LIMIT, document, sign
-from portmon.model.event import AlertRole, EventKind
+from portmon.model.event_kinds import AlertRole, EventKind
 from tests.worlds.messages import LINK, NOW, PAGE, alert, event, message
 
 HOSTILE = "a\ud800b\udcff\n\x00{{ conn.x.password }}<!channel>\u202e"

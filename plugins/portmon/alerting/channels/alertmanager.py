@@ -21,7 +21,8 @@ from pydantic import Field
 
 from portmon.alerting.channels.base import BaseChannel, HttpRequest, Outside
 from portmon.fields import Text
-from portmon.model.event import AlertRole, Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind
 from portmon.text import REASON_LIMIT, inert, plain
 
 if TYPE_CHECKING:

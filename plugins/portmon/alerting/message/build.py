@@ -13,7 +13,8 @@ from portmon.alerting.message.order import Block, Bundle, rank, worst
 from portmon.alerting.message.view import Address, Count, MessageHost, MessageLine, MessageView, Site, Span
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, AlertRole
 from portmon.text import REASON_LIMIT, VALUE_LIMIT, plain
 
 SUBJECT_LIMIT = 40

@@ -18,7 +18,8 @@ from portmon.alerting.message.order import CROWD, in_order
 from portmon.alerting.message.view import MessageView
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Meaning
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind, Meaning
 
 _KNOWN = (*NAMES, *(f"builtin/{name}" for name in NAMES))
 

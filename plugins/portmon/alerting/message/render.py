@@ -14,7 +14,8 @@ from portmon.alerting.message.build import checked, view_of
 from portmon.alerting.message.order import in_order, worst
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, Event, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, Severity
 
 
 @dataclass(frozen=True, slots=True)
