@@ -361,7 +361,7 @@ def _execution_api_error(conn_id: str) -> str | None:
     return "it has one now"
 
 
-def database(*, keep_open: bool = False) -> Database:
+def database(*, keep_open: bool = False, patience: int | None = None) -> Database:
     """The state database, see :class:`portmon.storage.database.Database`.
 
     :raises StorageError: it can't be used by this executor
@@ -370,4 +370,4 @@ def database(*, keep_open: bool = False) -> Database:
 
     executors = conf.get("core", "executor", fallback="LocalExecutor").split(",")
     multi_machine = any("LocalExecutor" not in executor for executor in executors)
-    return Database(database_url(), multi_machine=multi_machine, keep_open=keep_open)
+    return Database(database_url(), multi_machine=multi_machine, keep_open=keep_open, patience=patience)

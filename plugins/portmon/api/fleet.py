@@ -121,7 +121,7 @@ def glance(conn: Connection, now: datetime, counts: Counts, *, interval: timedel
     per_hour = {_first_hour(now) + timedelta(hours=hour): [0, 0] for hour in range(24)}
     for (kind, hour), count in counts.per_hour.items():
         if hour in per_hour:
-            per_hour[hour][0 if KINDS[kind].role == AlertRole.FIRING else 1] += count
+            per_hour[hour][0 if kind in KINDS and KINDS[kind].role == AlertRole.FIRING else 1] += count
     return GlanceView(
         hosts=counts.hosts,
         ports=counts.ports,
@@ -149,7 +149,8 @@ def runs_with_errors(conn: Connection, *, limit: int = 50, before: datetime | No
 def _run(row: Mapping[str, Any], errors: Mapping[str, int]) -> RunView:
     done, summary = row["finished_at"], dict(row["summary"] or {})
     phases = summary.pop(runs.SECONDS, {})
-    duration = (done - row["started_at"]).total_seconds() if done is not None else None
+    # The clocks of two workers differ.
+    duration = max((done - row["started_at"]).total_seconds(), 0.0) if done is not None else None
     scanned = summary.get("scanned", 0)
     return RunView(
         **{**row, "summary": summary},

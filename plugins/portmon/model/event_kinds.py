@@ -169,6 +169,17 @@ class EventKind(StrEnum):
     RUN_OVERDUE = _OF_MONITOR.like("run_overdue", "a run is overdue", alertname="RunOverdue", key="run")
     RUN_IN_TIME = RUN_OVERDUE.ended_by("run_in_time", "runs are in time again")
 
+    @classmethod
+    def stored(cls, name: str) -> EventKind:
+        """A kind by its name. One that only another version of portmon knows is a note."""
+        known = cls._value2member_map_.get(name)
+        if isinstance(known, cls):
+            return known
+        kind = str.__new__(cls, name)
+        kind._name_ = kind._value_ = name
+        kind.usual = Meaning(name, "host")
+        return kind
+
     def meaning(self, details: Mapping[str, Any]) -> Meaning:
         """What an event of this kind with these details means."""
         variant = self.usual.variant

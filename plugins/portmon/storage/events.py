@@ -119,7 +119,7 @@ def columns(table: FromClause = events) -> list[ColumnElement[Any]]:
 def event_from(values: Sequence[Any]) -> Event:
     """An event from the values of :func:`columns`."""
     given = dict(zip(FIELDS, values, strict=True))
-    return Event(**given | {"kind": EventKind(given["kind"]), "severity": Severity(given["severity"])})
+    return Event(**given | {"kind": EventKind.stored(given["kind"]), "severity": Severity(given["severity"])})
 
 
 def pair_from(values: Sequence[Any]) -> tuple[Event, Event]:

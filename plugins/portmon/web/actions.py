@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,17 +10,21 @@ from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import Path as PathParam
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from portmon.airflow import settings
 from portmon.api import alerts, hosts, notes, ports, silences
 from portmon.api.silences import NewSilence
-from portmon.api.view import View
+from portmon.api.view import Text, View
 from portmon.errors import RequestError
 from portmon.fields import parse_duration
 from portmon.web import reading
-from portmon.web.queries import utc
+from portmon.web.queries import Moment, Name
+
+log = logging.getLogger(__name__)
 
 router = APIRouter()
 Result = TypeVar("Result")
@@ -27,6 +32,8 @@ Reason = Annotated[str, Field(min_length=1, max_length=1000, description="why; r
 Preview = Annotated[bool, Query(description="say what it would do, and change nothing")]
 MOST = 1000
 """Rows of one request."""
+PATIENCE = 5
+"""Seconds to wait for another writer: a person would rather try again, and others wait for the same few places."""
 
 
 class Wanted(BaseModel):
@@ -46,19 +53,19 @@ class Acknowledge(Wanted):
 class AddSilence(Wanted):
     """Messages that are to be withheld."""
 
-    hosts: list[Annotated[str, Field(max_length=300)]] = Field([], max_length=MOST)
+    hosts: list[Name] = Field([], max_length=MOST)
     labels: dict[str, list[str]] = {}
     ports: list[str] = Field([], max_length=MOST)
     programs: list[str] = Field([], max_length=MOST)
     lasts: str = Field("", max_length=30, description="such as 4h or 2d")
-    ends_at: datetime | None = None
+    ends_at: Moment | None = None
     reason: Reason
 
 
 class OfPorts(Wanted):
     """Ports, by the id of their host."""
 
-    ports: Annotated[list[tuple[str, Annotated[int, Field(ge=1, le=65535)]]], Field(min_length=1, max_length=MOST)]
+    ports: Annotated[list[tuple[Name, Annotated[int, Field(ge=1, le=65535)]]], Field(min_length=1, max_length=MOST)]
     reason: Reason
 
 
@@ -75,8 +82,8 @@ class WriteNote(Wanted):
 class ReleaseKey(Wanted):
     """A host key that a person compared with the host's own."""
 
-    endpoint: str = Field(max_length=300)
-    fingerprint: str = Field(max_length=200)
+    endpoint: str = Field(max_length=300, pattern=r"^[^\x00]+$")
+    fingerprint: str = Field(max_length=200, pattern=r"^[^\x00]+$")
     reason: Reason
 
 
@@ -86,7 +93,7 @@ class ActionResult(View):
     :param effect: when it counts
     """
 
-    done: tuple[str, ...]
+    done: tuple[Text, ...]
     preview: bool
     effect: str = "it counts from the next run on"
 
@@ -97,8 +104,11 @@ class _UndoneError(Exception):
 
 @contextmanager
 def _writing(*, preview: bool) -> Iterator[Connection]:
+    # Says what is wrong with the database before a connection that writes would make an empty one.
+    with reading.reading():
+        pass
     try:
-        with settings.database().begin() as conn:
+        with settings.database(patience=PATIENCE).begin() as conn:
             yield conn
             if preview:
                 raise _UndoneError
@@ -123,8 +133,13 @@ def _audit(user: str, kind: str, result: Any) -> None:
     from airflow.utils.session import create_session
 
     said = result.model_dump_json() if isinstance(result, BaseModel) else str(result)
-    with create_session() as session:
-        session.add(Log(event=f"portmon.{kind}", owner=user, owner_display_name=user, dag_id="portmon", extra=said))
+    row = Log(event=f"portmon.{kind}", owner=user, owner_display_name=user, dag_id="portmon", extra=said)
+    try:
+        with create_session() as session:
+            session.add(row)
+    except SQLAlchemyError:
+        # It is done, and portmon's own list has it.
+        log.exception("portmon's page: Airflow's audit log does not have that %s did %s", user, said)
 
 
 def _end(lasts: str, now: datetime) -> datetime | None:
@@ -157,7 +172,7 @@ def add_silence(request: Request, wanted: AddSilence, preview: Preview = False) 
 
     def act(conn: Connection, user: str, now: datetime) -> NewSilence:
         given = wanted.model_dump(exclude={"lasts", "ends_at"})
-        ends_at = utc(wanted.ends_at) or _end(wanted.lasts, now)
+        ends_at = wanted.ends_at or _end(wanted.lasts, now)
         if ends_at is None:
             raise RequestError("say until when: lasts or ends_at")
         return silences.silence(conn, **given, ends_at=ends_at, author=user, now=now)
@@ -166,7 +181,9 @@ def add_silence(request: Request, wanted: AddSilence, preview: Preview = False) 
 
 
 @router.post("/silences/{number}/lift")
-def lift_silence(request: Request, number: int, preview: Preview = False) -> ActionResult:
+def lift_silence(
+    request: Request, number: Annotated[int, PathParam(ge=1, le=2**31 - 1)], preview: Preview = False
+) -> ActionResult:
     """End a silence or an acknowledgement before its time."""
 
     def act(conn: Connection, user: str, now: datetime) -> ActionResult:

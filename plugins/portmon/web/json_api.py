@@ -16,7 +16,7 @@ from portmon.api.silences import SilenceHits
 from portmon.api.view import View
 from portmon.storage import lookups
 from portmon.web import reading
-from portmon.web.queries import LIMIT, Events, Hosts, Labels, Limit, Number, Offset, Ports, Text, labels_of
+from portmon.web.queries import LIMIT, Events, Hosts, Labels, Limit, Moment, Number, Offset, Ports, Text, labels_of
 from portmon.web.reading import reading as connection
 
 router = APIRouter()
@@ -91,16 +91,14 @@ def get_hosts(
 
 
 @router.get("/host")
-def get_host(id: Annotated[str, Query(max_length=300)]) -> HostRow:
+def get_host(id: Text) -> HostRow:
     """One host."""
     with connection() as conn:
         return fleet.one_host(conn, id)
 
 
 @router.get("/host/timeline")
-def get_timeline(
-    id: Annotated[str, Query(max_length=300)], port: Number = None, range: Literal["24h", "7d", "30d"] = "24h"
-) -> HostTimeline:
+def get_timeline(id: Text, port: Number = None, range: Literal["24h", "7d", "30d"] = "24h") -> HostTimeline:
     """What the ports of a host were over a time."""
     with connection() as conn:
         host = fleet.one_host(conn, id)
@@ -108,7 +106,7 @@ def get_timeline(
 
 
 @router.get("/host/answers")
-def get_answers(id: Annotated[str, Query(max_length=300)]) -> list[str]:
+def get_answers(id: Text) -> list[str]:
     """The last raw answers of a host."""
     with connection() as conn:
         return fleet.raw_answers(conn, fleet.one_host(conn, id).id)
@@ -122,7 +120,7 @@ def get_events(wanted: Events, limit: Limit = LIMIT) -> list[EventRow]:
 
 
 @router.get("/runs")
-def get_runs(limit: Limit = LIMIT, before: datetime | None = None) -> list[RunView]:
+def get_runs(limit: Limit = LIMIT, before: Moment | None = None) -> list[RunView]:
     """Runs, newest first."""
     with connection() as conn:
         return fleet.runs_with_errors(conn, limit=limit, before=before)

@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathParam
@@ -18,9 +17,22 @@ from portmon.api.explain import explain
 from portmon.storage import lookups
 from portmon.text import plain
 from portmon.web import reading
-from portmon.web.queries import LIMIT, MOST, Events, Hosts, Labels, Limit, Number, Offset, Ports, Text, labels_of
+from portmon.web.queries import (
+    LIMIT,
+    MOST,
+    Events,
+    Hosts,
+    Labels,
+    Limit,
+    Moment,
+    Number,
+    Offset,
+    Ports,
+    Text,
+    labels_of,
+)
 from portmon.web.reading import reading as connection
-from portmon.web.render import page
+from portmon.web.render import host_path, page
 
 router = APIRouter()
 Range = Literal["24h", "7d", "30d"]
@@ -96,6 +108,16 @@ def show_hosts(
     return page(request, "hosts", found=found, wanted=wanted, sort=sort, labels=labels)
 
 
+@router.get("/host")
+def show_by_id(
+    request: Request, wanted: Hosts, id: Text, port: Number = None, range: Literal["", "24h", "7d", "30d"] = ""
+) -> Response:
+    """A host, or its port, whose id no path can hold, see :func:`portmon.web.render.host_path`."""
+    if port is not None:
+        return show_port(request, id, port, range or "7d")
+    return show_host(request, id, wanted, range or "24h")
+
+
 @router.get("/hosts/{host_id:path}/ports/{port}")
 def show_port(
     request: Request, host_id: str, port: Annotated[int, PathParam(ge=1, le=65535)], range: Range = "7d"
@@ -153,7 +175,7 @@ def download_events(wanted: Events, limit: Limit = MOST) -> Response:
 
 
 @router.get("/runs")
-def show_runs(request: Request, before: datetime | None = None) -> Response:
+def show_runs(request: Request, before: Moment | None = None) -> Response:
     """The runs with their durations and what failed."""
     with connection() as conn:
         found = fleet.runs_with_errors(conn, limit=LIMIT // 2, before=before)
@@ -187,8 +209,7 @@ def find_port(request: Request, host: Text, port: Number = None) -> Response:
     """The page of a host or of its port by the host's name: what a link in a message leads to."""
     with connection() as conn:
         found = hosts.find_host(conn, host)
-    below = f"/ports/{port}" if port is not None else ""
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/hosts/{quote(found.id, safe='')}{below}", 303)
+    return RedirectResponse(f"{request.scope.get('root_path', '')}{host_path(found.id, port)}", 303)
 
 
 @router.get("/icon.svg")
@@ -223,4 +244,4 @@ def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     text = plain(" ".join(map(str, value)) if isinstance(value, tuple) else str(value), 1000)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text
+    return f"'{text}" if text[:1] in set("=+-@＝＋－＠") else text
