@@ -48,7 +48,7 @@ def write_note(
         raise RequestError(f"a note has at most {LIMIT} characters")
     if bool(unit) == (port is not None) or bool(host) != (port is not None):
         raise RequestError("say what the note is about: a host and a port, or a unit")
-    if label and not all(label.partition("=")):
+    if label and "=" not in label:
         raise RequestError("a label is given as name=value")
     if port is not None:
         found = find_host(conn, host)

@@ -67,12 +67,14 @@ class Notes:
         labels: Mapping[str, str],
     ) -> list[Note]:
         """The note on a port, then those on its units that are meant for a host with these labels."""
+        # A name may hold an equals sign too.
+        own_labels = {f"{name}={value}" for name, value in labels.items()}
         own = self._ports.get((host_id, protocol or "", port or 0))
         wide = [
             note
             for unit in units
             for note in self._units.get(unit or "", ())
-            if not note.label or labels.get(note.label.partition("=")[0]) == note.label.partition("=")[2]
+            if not note.label or note.label in own_labels
         ]
         return [own, *wide] if own is not None else wide
 

@@ -73,10 +73,10 @@ class WriteNote(Wanted):
     """What runs at a port of a host, or what a unit is, and whom to ask."""
 
     text: str = Field("", max_length=notes.LIMIT)
-    host: str = Field("", max_length=300)
+    host: Name = ""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    unit: str = Field("", max_length=300)
-    label: str = Field("", max_length=300, description="name=value of the hosts whose unit is meant")
+    unit: Name = ""
+    label: Annotated[Name, Field(description="name=value of the hosts whose unit is meant")] = ""
 
 
 class ReleaseKey(Wanted):
