@@ -1,7 +1,7 @@
 # portmon: `make` alone says what there is. Needs Linux, Python 3.11 to 3.13, git and make.
 
 .DEFAULT_GOAL := help
-TARGETS := help demo up test test-slow test-live test-all ci-full soak mutate bench lint lock clean
+TARGETS := help demo up test test-slow test-live test-all ci-full soak mutate bench screenshots lint lock clean
 .PHONY: $(TARGETS)
 SHELL := /bin/sh
 
@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	&& { command -v "$$p"; break; }; done)
 BIN := .venv/bin
 # Made anew if its interpreter is gone or another one, as after an upgrade of the system.
-$(shell [ ! -d .venv ] || $(BIN)/python -c 'import pip' 2>/dev/null || rm -f .venv/.python .venv/.installed .venv/.tools)
+$(shell [ ! -d .venv ] || $(BIN)/python -c 'import pip' 2>/dev/null || rm -f .venv/.python .venv/.installed .venv/.tools .venv/.fab)
 # Whatever the user's shell says, Airflow without compiled bytecode starts four times slower.
 unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
@@ -32,7 +32,7 @@ PIP := $(BIN)/python -m pip $(PIP_OPTIONS)
 export SLOW ?= slow and not full
 
 help: ## say what there is
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
 
 demo: .venv/.installed ## play a story on six hosts: a service dies, recovers, a host is cut off, one leaves
 	@$(BIN)/python -m demo play
@@ -43,11 +43,11 @@ up: .venv/.installed ## start the same and stay: prints the URL and the login of
 test: .venv/.tools ## the fast tests: offline, no other software needed
 	@$(BIN)/python -m pytest -m "not slow" -q -n auto --dist worksteal
 
-test-slow: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, long stories
+test-slow: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertmanager, promtool, long stories
 	@# One at a time to each free worker: the longest are the first.
 	@$(BIN)/python -m pytest -q -m "$$SLOW" -n auto --maxschedchunk 1 --ignore=tests/e2e
 
-test-live: .venv/.tools ## those against a live Airflow: as root, for its hosts are network namespaces
+test-live: .venv/.tools $(if $(findstring not full,$(SLOW)),,.venv/.fab) ## those against a live Airflow: as root, for its hosts are network namespaces
 	@# One file has one Airflow.
 	@$(BIN)/python -m pytest -q -m "$$SLOW" -n 2 --dist loadfile tests/e2e
 
@@ -70,6 +70,9 @@ mutate: .venv/.tools ## whether some test fails for each comparison of the state
 bench: .venv/.installed .venv-bench/.installed ## measure against bare loops, Ansible, SSHOperator and pandas: as root, over an hour; ARGS=--quick: 3 minutes
 	@$(BIN)/python -m bench $(ARGS)
 
+screenshots: .venv/.tools ## write docs/images: the page over a made-up fleet, as Chromium shows it
+	@$(BIN)/python tools/screenshots.py
+
 lint: .venv/.tools ## what CI checks besides the tests; changes nothing
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
@@ -86,6 +89,9 @@ lock: .venv/.tools ## pin every requirements*.in anew, with hashes
 		--custom-compile-command "make lock" requirements-dev.in -o requirements-dev.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" requirements-bench.in -o requirements-bench.txt
+	@# Flask-AppBuilder wants an older python-dateutil than Airflow's own, and works with this one.
+	@echo 'python-dateutil>=4' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --override /dev/stdin requirements-fab.in -o requirements-fab.txt
 
 clean: ## remove what the other targets made
 	@rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -115,6 +121,11 @@ clean: ## remove what the other targets made
 .venv/.tools: requirements-dev.txt .venv/.installed
 	@echo "Installing tools for tests and lint"
 	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+.venv/.fab: requirements-fab.txt .venv/.tools
+	@echo "Installing the FAB auth manager for the tests of the page with it"
+	@$(PIP) -r requirements-fab.txt
 	@touch $@
 
 # Apart: the versions of what the benchmark compares with need not fit.

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from bench import ansible, diff, docs, known_hosts, large, machine, parse, per_host, probe, replay, report, sweep
+from bench import ansible, diff, docs, known_hosts, large, machine, page, parse, per_host, probe, replay, report, sweep
 from bench.crowd import CrowdError
 from bench.errors import BenchError
 from bench.figures import Section, from_json, to_json
@@ -31,9 +31,9 @@ from demo.airflow_env import AirflowError
 from demo.host import loopback_up
 from tests.worlds import postgres
 
-SECTIONS = ("sweep", "large", "tasks", "parse", "ansible", "diff", "replay", "known_hosts", "probe")
-ALONE = ("parse", "diff", "replay", "known_hosts", "probe")
-"""Those that need no host and no Airflow."""
+SECTIONS = ("sweep", "large", "tasks", "parse", "ansible", "diff", "replay", "known_hosts", "probe", "page")
+ALONE = ("parse", "diff", "replay", "known_hosts", "probe", "page")
+"""Those that need no host, and no Airflow that runs DAGs."""
 APART = "PORTMON_BENCH_APART"
 """Set in the environment of a bench that has a network of its own."""
 QUICK_FILE = docs.ROOT / ".run" / "bench-quick.json"
@@ -154,7 +154,14 @@ def _measure(folder: Path, sizes: Sizes, chosen: Sequence[str], out: Path) -> di
         on_stage = {"sweep": sweep, "large": large, "tasks": per_host, "ansible": ansible}
         for name in live:
             section(name, partial(on_stage[name].measure, stage, sizes))
-    alone = {"parse": parse, "diff": diff, "replay": replay, "known_hosts": known_hosts, "probe": probe}
+    alone = {
+        "parse": parse,
+        "diff": diff,
+        "replay": replay,
+        "known_hosts": known_hosts,
+        "probe": probe,
+        "page": page,
+    }
     for name in (name for name in chosen if name in ALONE):
         section(name, partial(alone[name].measure, sizes))
     _tell(started, "done")

@@ -49,7 +49,7 @@ def _fleet(url: str, name: str, hosts: int, sizes: Sizes, section: Section, tell
     baseline = one("build")
     section.add(f"{name}_baseline_seconds", "s", baseline["seconds"])
     section.add(f"{name}_baseline_memory", "MiB", baseline["memory_mib"])
-    _settle(url)
+    settle(url)
     number = 0
     for kind in ("quiet", "changed"):
         for round_ in range(1, repeat + 1):
@@ -82,7 +82,7 @@ def step(order: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _settle(url: str) -> None:
+def settle(url: str) -> None:
     """Let PostgreSQL do at once what it would do in the background of the rounds that follow, of either side."""
     if not url.startswith("sqlite"):
         for what in ("VACUUM ANALYZE", "CHECKPOINT"):

@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
-from bench.fleet import Fleet
+from bench.fleet import START, Fleet
 from portmon.storage.database import Database
 
 
@@ -93,10 +94,25 @@ def replay(fleet: Fleet, runs: int) -> dict[str, float]:
 
 @contextmanager
 def _counted(database: Database) -> Iterator[dict[str, float]]:
-    """Count what is written: statements sent to the database, and rows that these insert, update or delete."""
+    """Count statements sent to the database, rows that these write, and the seconds until it answered."""
     from sqlalchemy import event
 
-    counts = {"statements": 0.0, "rows_written": 0.0}
+    counts = {"statements": 0.0, "rows_written": 0.0, "database_seconds": 0.0}
+
+    def timed(do: Callable[..., Any]) -> Callable[..., Any]:
+        def timing(*arguments: Any, **named: Any) -> Any:
+            started = time.monotonic()
+            try:
+                return do(*arguments, **named)
+            finally:
+                counts["database_seconds"] += time.monotonic() - started
+
+        return timing
+
+    # No event follows a commit.
+    dialect = database.engine.dialect
+    for name in ("do_execute", "do_execute_no_params", "do_executemany", "do_commit"):
+        setattr(dialect, name, timed(getattr(dialect, name)))
 
     @event.listens_for(database.engine, "after_cursor_execute")
     def count(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
@@ -112,7 +128,8 @@ def main(order: dict[str, Any]) -> dict[str, float]:
     known = (build, look, evaluate, merge, history, replay)
     steps: dict[str, Callable[..., dict[str, float]]] = {step.__name__: step for step in known}
     step = steps[order.pop("step")]
-    fleet = Fleet(order.pop("url"), order.pop("hosts"), order.pop("ports"))
+    start = datetime.fromisoformat(order.pop("start", START.isoformat()))
+    fleet = Fleet(order.pop("url"), order.pop("hosts"), order.pop("ports"), start)
     found = step(fleet, **order)
     return {**found, "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 

@@ -52,15 +52,21 @@ class Fleet:
     :param url: of the state database
     :param hosts: how many
     :param ports: on each
+    :param start: when round 0 is
     """
 
     url: str
     hosts: int
     ports: int
+    start: datetime = START
 
     def open(self) -> Database:
         """The database."""
         return Database(self.url)
+
+    def at(self, number: int) -> datetime:
+        """When a round is."""
+        return self.start + number * INTERVAL
 
     def build(self) -> None:
         """Create the tables, list the hosts, and note a first complete answer of each: round 0."""
@@ -94,7 +100,7 @@ class Fleet:
         with database.begin() as conn:
             good = inventory.last_good(conn)
         assert good is not None
-        batches = plan_sweep(database, Config(), run, good.digest, proxy_of=lambda _: None, now=_at(number))
+        batches = plan_sweep(database, Config(), run, good.digest, proxy_of=lambda _: None, now=self.at(number))
         return Planned(run, good.digest, batches)
 
     def evaluate(self, database: Database, number: int, planned: Planned) -> dict[str, int]:
@@ -108,7 +114,7 @@ class Fleet:
             planned.digest,
             planned=asked,
             interval=INTERVAL,
-            now=_at(number),
+            now=self.at(number),
         )
 
     def note(self, database: Database, number: int, planned: Planned) -> None:
@@ -117,17 +123,17 @@ class Fleet:
         :param planned: of any round: batches stay what they are
         """
         with database.begin() as conn:
-            checkpoints.keep(conn, _at(number))
+            checkpoints.keep(conn, self.at(number))
             inputs = journal.Inputs(INTERVAL, planned=planned.asked(conn))
             journal.evaluated(
-                conn, f"round-{number}", at=_at(number), inventory=planned.digest, inputs=inputs, observed=()
+                conn, f"round-{number}", at=self.at(number), inventory=planned.digest, inputs=inputs, observed=()
             )
 
     def replay(self, database: Database, rounds: int) -> dict[str, int]:
         """Evaluate rounds again, as the task ``diff_ports`` of a run with ``replay_from`` does."""
-        end = _at(rounds)
-        run = Run(f"replay-{rounds}", replay_from=START)
-        return replay_run(database, Config(), run, Window(START, end), interval=INTERVAL)
+        end = self.at(rounds)
+        run = Run(f"replay-{rounds}", replay_from=self.start)
+        return replay_run(database, Config(), run, Window(self.start, end), interval=INTERVAL)
 
     def listeners(self, host: int, changes: int) -> Iterator[Listener]:
         """What listens on a host.
@@ -162,7 +168,7 @@ class Fleet:
         return Inventory(tuple(listed), source="made up")
 
     def _start(self, conn: Connection, number: int) -> None:
-        at = _at(number)
+        at = self.at(number)
         digest = inventory.save(conn, self._inventory(), run_id=f"round-{number}", fetched_at=at, stale=False)
         runs.start(
             conn,
@@ -180,9 +186,9 @@ class Fleet:
     def _repeat(self, conn: Connection, number: int, without: set[str]) -> None:
         """Rows of hosts that show what they showed the round before."""
         new: Mapping[str, Any] = {
-            "observed_at": literal(_at(number), observations.c.observed_at.type),
+            "observed_at": literal(self.at(number), observations.c.observed_at.type),
             "run_id": literal(f"round-{number}"),
-            "logical_date": literal(_at(number), observations.c.observed_at.type),
+            "logical_date": literal(self.at(number), observations.c.observed_at.type),
         }
         names = [column.name for column in observations.columns]
         before = select(*(new.get(name, observations.c[name]) for name in names)).where(
@@ -191,7 +197,7 @@ class Fleet:
         conn.execute(insert(observations).from_select(names, before))
         # By the primary key: the index of runs, which a planner may prefer, has every host of the round.
         gone = observations.delete().where(
-            observations.c.host_id == bindparam("gone"), observations.c.observed_at == _at(number)
+            observations.c.host_id == bindparam("gone"), observations.c.observed_at == self.at(number)
         )
         if without:
             conn.execute(gone, [{"gone": host_id} for host_id in sorted(without)])
@@ -208,8 +214,8 @@ class Fleet:
                 host_id=f"id-{host}",
                 run_id=f"round-{number}",
                 try_number=1,
-                observed_at=_at(number),
-                logical_date=_at(number),
+                observed_at=self.at(number),
+                logical_date=self.at(number),
                 outcome=Outcome.OK,
                 listing=Listing(
                     tool="netstat-W",
@@ -237,10 +243,6 @@ def _frame(listeners: Iterable[Listener]) -> bytes:
         for one in listeners
     )
     return rows.encode()
-
-
-def _at(number: int) -> datetime:
-    return START + number * INTERVAL
 
 
 def _address(host: int) -> str:

@@ -22,10 +22,32 @@ ABOUT = {
     "known_hosts": "one look-up of a host at the end of a known_hosts file; CPU time",
     "probe": "a host with {services} services, looked at by portmon's probe and by that of the version before; without "
     "SSH; {many} or {most} sockets besides, where that is said",
+    "page": "{hosts} hosts, {ports} ports and {events} events in PostgreSQL, {few} hosts with "
+    "as many ports and events each in SQLite; {requests} requests in each round, {readers} readers, where that is said",
 }
 """Section: what its sizes mean. The order is that of the table."""
 
 _PROBED = {"idle": "idle", "many": "{many} sockets", "most": "{most} sockets"}
+_STORES = {"postgres": "{hosts} hosts, PostgreSQL", "sqlite": "{few} hosts, SQLite"}
+_PAGES = {
+    "problems": "problems",
+    "problems_by_site": "problems by a label",
+    "ports": "ports",
+    "ports_number": "ports of a number",
+    "ports_program": "ports of a program, the last changes first",
+    "ports_reach": "ports of a site that only their host reaches",
+    "ports_by_unit": "ports by unit",
+    "ports_csv": "ports as CSV, 1,000 rows",
+    "hosts": "hosts, the oldest evidence first",
+    "host": "a host, 7 days",
+    "port": "a port, 30 days",
+    "events": "events",
+    "events_host": "deaths of a host",
+    "runs": "runs",
+    "silences": "silences and rules",
+    "metrics": "metrics",
+    "json": "problems as JSON",
+}
 _LOOKED_AS = {"user": "unprivileged", "root": "root"}
 
 LABELS = {
@@ -119,6 +141,23 @@ LABELS = {
             _PROBED.items(), _LOOKED_AS.items(), (("new", "portmon"), ("old", "version before"))
         )
     },
+    "page": {
+        f"{store}_{figure}": f"{of}: {what}"
+        for store, of in _STORES.items()
+        for figure, what in (
+            *((f"{page}_ms", what) for page, what in _PAGES.items()),
+            ("slowest_ms", "the slowest page"),
+            ("slowest_p95_ms", "the highest 95th percentile of a page"),
+            ("query_ms", "the first 100 ports, a bare query"),
+            ("airflow_ms", "an empty list of Airflow's API"),
+            ("read_ms", "a page, with {readers} readers"),
+            ("read_p95_ms", "a page, with {readers} readers, 95th percentile"),
+            ("alone_evaluate_seconds", "evaluation, 1 % of ports changed"),
+            ("read_evaluate_seconds", "the same with {readers} readers"),
+            ("alone_database_seconds", "evaluation, its wait for the database"),
+            ("read_database_seconds", "the same with {readers} readers"),
+        )
+    },
 }
 """Section: figure: what it is called. Figures that are not named here are in the file only."""
 
@@ -198,6 +237,22 @@ RATIOS = (
             f"{setting}_{user}_old_cpu_ms",
         )
         for (setting, host), (user, whose) in product(_PROBED.items(), _LOOKED_AS.items())
+    ),
+    *(
+        Ratio("page", f"{what}, {of}", f"{store}_{over}", f"{store}_{under}")
+        for (store, of), (what, over, under) in product(
+            _STORES.items(),
+            (
+                ("page of ports / its bare query", "ports_ms", "query_ms"),
+                ("page of ports / an empty list of Airflow's API", "ports_ms", "airflow_ms"),
+                ("evaluation with {readers} readers / without", "read_evaluate_seconds", "alone_evaluate_seconds"),
+                (
+                    "its wait for the database with {readers} readers / without",
+                    "read_database_seconds",
+                    "alone_database_seconds",
+                ),
+            ),
+        )
     ),
 )
 

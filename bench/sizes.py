@@ -25,6 +25,12 @@ class Sizes:
     :param replay_change_every: after so many of them one port in a hundred changes, or is as it was again
     :param probe_sockets: of hosts with many, and with even more
     :param probe_looks: of either probe, in each round
+    :param page_hosts: of the made-up fleet in PostgreSQL that the page shows
+    :param page_hosts_sqlite: of the one in SQLite
+    :param page_events: of the one in PostgreSQL; the other one has as many per host
+    :param page_runs: so many runs have left visits and events
+    :param page_requests: to each page, in each round
+    :param page_readers: people who read at a time, a page each in two seconds
     :param quick: the figures mean nothing
     :param large: made-up fleets of more hosts than this are evaluated no more than ``large_repeat`` times, and so often
         are ``large_hosts`` asked
@@ -46,6 +52,12 @@ class Sizes:
     replay_change_every: int
     probe_sockets: tuple[int, int]
     probe_looks: int
+    page_hosts: int
+    page_hosts_sqlite: int
+    page_events: int
+    page_runs: int
+    page_requests: int
+    page_readers: int
     quick: bool = False
     large: int = 50_000
     large_repeat: int = 3
@@ -77,6 +89,12 @@ FULL = Sizes(
     replay_change_every=24,
     probe_sockets=(10_000, 30_000),
     probe_looks=11,
+    page_hosts=10_000,
+    page_hosts_sqlite=500,
+    page_events=1_000_000,
+    page_runs=13 * 24 * 12,
+    page_requests=20,
+    page_readers=20,
 )
 
 QUICK = Sizes(
@@ -96,6 +114,12 @@ QUICK = Sizes(
     replay_change_every=4,
     probe_sockets=(400, 800),
     probe_looks=2,
+    page_hosts=40,
+    page_hosts_sqlite=20,
+    page_events=2_000,
+    page_runs=60,
+    page_requests=3,
+    page_readers=3,
     quick=True,
 )
 """To see that everything works: the figures mean nothing."""

@@ -38,7 +38,7 @@ from portmon.airflow import settings, tasks
 from portmon.airflow.operators.netstat import NetstatOperator
 from portmon.airflow.operators.store import MAP_INDEX_TEMPLATE
 from portmon.airflow.operators.sweep import SweepOperator
-from portmon.model.event import AlertGroup
+from portmon.model.event_kinds import AlertGroup
 from portmon.scan.batches import batches_at_once
 from portmon.steps.run import DRY_RUN, FORCE_PRUNE, HOSTS, NOTIFY, REPLAY_FROM, REPLAY_TO
 

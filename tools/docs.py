@@ -41,6 +41,7 @@ Editors that know the YAML language server complete and check it by [`portmon.sc
 | `[portmon] schedule` | `*/5 * * * *` | cron expression, preset or duration; empty for manual runs only |
 | `[portmon] config` | | path of portmon.yaml |
 | `[portmon] preload` | `True` | a scheduler with the LocalExecutor, and a Celery worker, import what tasks need before they fork them: without it a task costs about twice as much |
+| `[portmon] metrics_per_port` | `False` | Prometheus gets a series for each host and port as well, see [page.md](page.md#metrics) |
 
 The Airflow connection `portmon_db` is the state database; without it, SQLite in `$AIRFLOW_HOME/portmon.db`.
 """

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from airflow.plugins_manager import AirflowPlugin
 
 from portmon import web
+from portmon.web.links import HostPage
 
 
 class PortmonPlugin(AirflowPlugin):
@@ -17,6 +18,7 @@ class PortmonPlugin(AirflowPlugin):
 
     name = "portmon"
     fastapi_apps: ClassVar = [{"name": "portmon", "app": web.app, "url_prefix": "/portmon"}]
+    operator_extra_links: ClassVar = [HostPage()]
     # The address is relative, so that it is right below a base path too.
     external_views: ClassVar = [
         {

@@ -24,7 +24,7 @@ from portmon.config import Config, parse_config
 from portmon.engine.events import monitor_event
 from portmon.errors import DeliveryError, PortmonError
 from portmon.model.alert import Delivery
-from portmon.model.event import AlertGroup, EventKind
+from portmon.model.event_kinds import AlertGroup, EventKind
 from portmon.model.host import Host
 from portmon.steps import deliver as delivering
 from portmon.steps.deliver import LEASE_TTL

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from portmon.airflow.tasks import log_link, route_alerts
-from portmon.model.event import Event, EventKind
+from portmon.airflow.tasks import log_link, page_link, route_alerts
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.storage import events
 from portmon.storage.database import Database
 from tests.worlds.databases import start_run
@@ -30,6 +31,26 @@ def test_the_link_to_the_log_of_the_task_that_saw_it(
     event = Event("e", EventKind.DOWN, datetime(2026, 1, 1, tzinfo=UTC), "manual__1", details=details)
     run = "https://airflow.example.com/dags/portmon/runs/manual__1"
     assert log_link(event) == (path and f"{run}/tasks/{path}")
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "path"),
+    [
+        (None, None, ""),
+        ("id-1", None, "hosts/id-1"),
+        ("id-1", 80, "hosts/id-1/ports/80"),
+        ("a/b ?#é", 80, "hosts/a%2Fb%20%3F%23%C3%A9/ports/80"),
+    ],
+)
+def test_the_link_to_the_page_of_a_port(
+    host: str | None, port: int | None, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.com/af/")
+    event = Event("e", EventKind.DOWN, datetime(2026, 1, 1, tzinfo=UTC), "manual__1", host_id=host, port=port)
+    assert page_link(event) == f"https://airflow.example.com/af/portmon/{path}"
+    assert page_link() == "https://airflow.example.com/af/portmon/"
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "")
+    assert page_link(event) is None
 
 
 @pytest.mark.parametrize(("schedule", "late"), [("*/5 * * * *", True), ("@continuous", False), ("@once", False)])

@@ -24,7 +24,8 @@ from portmon.alerting.message.render import Layout, Message, render
 from portmon.alerting.message.view import Count, MessageHost, MessageLine, MessageView, Site
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind, Severity
 from portmon.text import REASON_LIMIT, TITLE_LIMIT, VALUE_LIMIT, escape_markdown, inert, plain
 
 MESSAGES = Path(__file__).parents[1] / "fixtures" / "messages"
@@ -402,6 +403,38 @@ def test_link_is_once_per_host_and_from_the_first_event_that_has_one() -> None:
     assert message.text.count("http://airflow/") == 1
     assert "task log: http://airflow/2" in message.text
     assert re.findall(r'href="([^"]*)"', message.html) == ["http://airflow/2"]
+
+
+def _page_of(event: Event) -> str:
+    return f"http://airflow/portmon/hosts/{event.host_name}/ports/{event.port}"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_message_leads_to_the_page_of_its_port(language: Language) -> None:
+    told = say(event(EventKind.DOWN, port=80), language=language, link=_log_of, page_of=_page_of)
+    (address,) = told.pages
+    assert address is not None
+    assert address.endswith("/ports/80")
+    assert address in told.text
+    assert f"]({address})" in told.markdown
+    assert told.html.count(f'href="{address}"') == 2
+    assert told.links[0] in told.text
+
+
+def test_a_host_with_several_ports_has_one_page_and_each_port_its_own() -> None:
+    told = say(*(event(EventKind.DOWN, port=port) for port in (80, 443)), page_of=_page_of)
+    host = str(told.pages[0]).partition("/ports/")[0]
+    assert told.text.count("http://") == told.markdown.count("http://") == 1
+    assert f"details: {host}\n" in f"{told.text}\n"
+    assert re.findall(r'href="([^"]*)"', told.html) == [host, f"{host}/ports/80", f"{host}/ports/443"]
+
+
+@pytest.mark.parametrize("address", ["javascript:alert(1)", 'http://a/" onclick="x', "http://a/ b"])
+def test_what_is_no_plain_page_is_left_out(address: str) -> None:
+    told = say(event(EventKind.DOWN, port=80), page_of=lambda _: address)
+    assert told.pages == (None,)
+    assert "details" not in told.text
+    assert "href" not in told.html
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from portmon.alerting.outages import LEAST_EVENTS, LEAST_HOSTS, Outage, find_outages
 from portmon.model.alert import Alert
-from portmon.model.event import AlertRole, Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind
 
 NOON = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
 GONE, BACK = EventKind.UNREACHABLE, EventKind.REACHABLE

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from portmon.alerting.queue import Notification, message_id, next_notifications, rests_until, superseded
 from portmon.model.alert import Alert, Delivery, DeliveryState
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from portmon.alerting.config import Alerts
 from portmon.alerting.routes import Routes, Routing, Style
 from portmon.config import parse_config
-from portmon.model.event import AlertRole, Event, EventKind, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind, Severity
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("log", "mail", "chat")

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from portmon.alerting.silences import Acknowledgement, Silence, SilencesInForce, Withholding, parse_weekly, zone
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -18,7 +18,7 @@ from portmon.api.alerts import (
 )
 from portmon.config import Config, parse_config
 from portmon.errors import CommandError
-from portmon.model.event import EventKind, Severity
+from portmon.model.event_kinds import EventKind, Severity
 from portmon.storage import silences
 from tests.api.conftest import NASTY
 from tests.worlds.alerts import open_alert

@@ -31,14 +31,17 @@ def test_the_key_that_was_compared_is_trusted(keys: Connection) -> None:
     offers = [("[a]:22", "SHA256:a", True), ("[a]:22", "SHA256:b", False)]
     assert shown(keys) == [*offers, ("[b]:22", "SHA256:a", True)]
     assert shown(keys, changed=True) == offers
-    assert accept_host_key(keys, "[a]:22", "SHA256:b") == "[a]:22 is trusted with its new key SHA256:b"
+    assert (
+        accept_host_key(keys, "[a]:22", "SHA256:b", author="ann", now=NOW)
+        == "[a]:22 is trusted with its new key SHA256:b"
+    )
     assert shown(keys) == [("[a]:22", "SHA256:b", True), ("[b]:22", "SHA256:a", True)]
     with pytest.raises(CommandError, match="no other key than the trusted one"):
-        accept_host_key(keys, "[a]:22", "SHA256:b")
+        accept_host_key(keys, "[a]:22", "SHA256:b", author="ann", now=NOW)
 
 
 def test_a_key_that_came_in_between_is_not(keys: Connection) -> None:
     host_keys.report_change(keys, "[a]:22", "ssh-ed25519", "CCCC", "SHA256:c", NOW)
     with pytest.raises(CommandError, match=r"it shows SHA256:c now\. Nothing was accepted"):
-        accept_host_key(keys, "[a]:22", "SHA256:b")
+        accept_host_key(keys, "[a]:22", "SHA256:b", author="ann", now=NOW)
     assert ("[a]:22", "SHA256:a", True) in shown(keys)

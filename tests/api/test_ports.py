@@ -54,9 +54,9 @@ def test_a_port_that_is_down_can_be_accepted(conn: Connection) -> None:
 def test_a_promotion_can_be_withdrawn(conn: Connection) -> None:
     assert promote(conn, "web", 443, author="ann", reason="", now=START) == "web: port 443 must listen from now on"
     assert list(decisions.promoted(conn).values()) == ["ann"]
-    assert withdraw_promotion(conn, "web", 443) == "web: port 443 is no longer promoted"
+    assert withdraw_promotion(conn, "web", 443, author="ann", now=START) == "web: port 443 is no longer promoted"
     with pytest.raises(CommandError, match="web: port 443 was not promoted"):
-        withdraw_promotion(conn, "web", 443)
+        withdraw_promotion(conn, "web", 443, author="ann", now=START)
 
 
 def test_what_runs_have_left(conn: Connection) -> None:

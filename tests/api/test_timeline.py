@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.api.timeline import Stretch, blind, spans, uptime
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.state import PortStatus
 
 BEGIN = datetime(2026, 3, 2, tzinfo=UTC)

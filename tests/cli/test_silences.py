@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.storage import silences
 from tests.worlds.alerts import list_hosts, open_alert
 from tests.worlds.shell import Shell

@@ -22,8 +22,8 @@ def test_every_figure_is_there(tmp_path: Path) -> None:
     told = lacking() or probe.lacking()
     if told:
         pytest.skip(told)
-    # What starts no Airflow and needs no Ansible; `make bench ARGS=--quick` is the same for all sections.
-    chosen = ["diff", "probe"]
+    # What runs no DAG and needs no Ansible; `make bench ARGS=--quick` is the same for all sections.
+    chosen = ["diff", "probe", "page"]
     out = tmp_path / "figures.json"
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--only", ",".join(chosen), "--out", str(out)],

@@ -25,7 +25,7 @@ from sqlalchemy import select
 
 from bench.crowd import Crowd, missing
 from demo.airflow_env import DAG_ID, ROOT, EmbeddedAirflow, free_port
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.steps.plan import batch_of
 from portmon.storage import events
 from portmon.storage.database import Database

@@ -29,7 +29,8 @@ from portmon.airflow.operators.netstat import NetstatOperator
 from portmon.alerting.message.render import Message
 from portmon.config import Config, load_config
 from portmon.errors import CmdbError, ScanError
-from portmon.model.event import AlertGroup, Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, EventKind
 from portmon.model.host import Host, Inventory
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated, migrated_postgres

@@ -99,6 +99,12 @@ def test_1_the_baseline_has_a_named_task_with_a_log_per_host(site: Site) -> None
     assert "8080" in log
     assert "nginx: master" in log
     assert site.look(run_id, NASTY)["state"] == "success"
+    # Airflow's page of the task leads to portmon's page of the host, without an XCom of the task.
+    path = f"dags/portmon/dagRuns/{run_id}/taskInstances/netstat"
+    links = site.airflow.call("GET", f"{path}/links", query={"map_index": task["map_index"]})["extra_links"]
+    assert links == {"portmon": f"{site.airflow.url}/portmon/port?host=web1"}
+    xcoms = site.airflow.call("GET", f"{path}/xcomEntries", query={"map_index": task["map_index"]})["xcom_entries"]
+    assert xcoms == []
 
 
 def test_2_a_killed_process_is_one_event_and_one_alert(site: Site) -> None:

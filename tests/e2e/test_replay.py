@@ -16,7 +16,7 @@ from pytest_httpserver import HTTPServer
 from sqlalchemy import func, select
 
 from portmon.config import load_config
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.replay.archive import evaluate_again, scratch_database
 from portmon.storage import alerts, events, replays, tables
 from tests.worlds.eventful import derived, eventful, state_of, wipe

@@ -29,7 +29,7 @@ from portmon.engine.declared import declared_ports
 from portmon.engine.diff import evaluate
 from portmon.engine.fingerprint import fingerprint
 from portmon.engine.rules import Rule, RuleSet
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome
 from portmon.steps.evaluate import evaluate_run

@@ -13,7 +13,7 @@ import pytest
 from portmon.engine import states
 from portmon.engine.config import States
 from portmon.engine.states import TABLE, Look, Port, Row, Seen, Step, Told
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.model.state import PortStatus
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -21,7 +21,8 @@ from portmon.config import Config
 from portmon.engine import states
 from portmon.errors import StorageError
 from portmon.model import limits
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Observation
 from portmon.probe import compare

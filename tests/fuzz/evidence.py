@@ -14,7 +14,7 @@ from portmon.engine.diff import HostRow, evaluate
 from portmon.engine.frames import empty_ports, merged
 from portmon.engine.rules import RuleSet
 from portmon.errors import ProbeError
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host
 from portmon.model.limits import NAME, OWNERS, ROWS
 from portmon.model.observation import Listener, Listing, Observation, Outcome

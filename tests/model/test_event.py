@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Meaning, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind, Meaning, Severity
 from tests.worlds.messages import event
 
 ROWS = [row for kind in EventKind for row in (kind.usual, kind.usual.variant) if row is not None]

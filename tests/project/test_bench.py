@@ -6,19 +6,23 @@ import argparse
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from bench import docs, report, scale
+from bench import diff_worker, docs, page, past, report, scale
 from bench.__main__ import _names
 from bench.figures import Ratio, Section, from_json, to_json
 from bench.fleet import Fleet
 from bench.processes import cpu_seconds, machine_cpu_seconds, memory_mib
 from bench.sizes import FULL, QUICK
+from portmon.api import fleet as lists
+from portmon.api.problems import list_problems
+from portmon.storage import lookups
 
-NOT_MEASURED_YET = {"large"}
-"""Takes the whole machine for most of an hour."""
+NOT_MEASURED_YET = {"large", "page"}
+"""They want a machine that does nothing else: the first one takes all of it for most of an hour."""
 
 
 def latest() -> dict[str, Section]:
@@ -237,6 +241,53 @@ def test_a_made_up_fleet_is_quiet_until_ports_change(tmp_path: Path) -> None:
     fleet.look(3, changes=2, changed_now=True)
     assert sum(evaluated(3).values()) == 2
     database.dispose()
+
+
+def test_the_past_of_a_made_up_fleet_is_as_portmon_would_have_written_it(database_url: str) -> None:
+    fleet = Fleet(database_url, 40, 30, datetime(2026, 11, 20, 12, tzinfo=UTC))
+    fleet.build()
+    database = fleet.open()
+    fleet.evaluate(database, 0, fleet.plan(database, 0))
+    with database.begin() as conn:
+        past.make(conn, fleet, events=2000, runs=60)
+        hosts, _ = lookups.find_hosts(conn, lookups.HostFilter(labels={"site": "site-3"}), limit=100)
+        assert len(hosts) == 8
+        rows = lists.list_events(conn, lookups.EventFilter(until=fleet.at(0)), limit=1000)
+        assert {row.host_id for row in rows} == {f"id-{number}" for number in range(40)}
+        assert all(row.host == f"host-{int((row.host_id or '')[3:]):06}" for row in rows)
+        assert fleet.at(-60) < rows[-1].at < rows[0].at < fleet.at(0)
+        problems = list_problems(conn, fleet.at(0))
+        assert problems.firing == 1
+        assert problems.rows[0].told[0].channel == "mail"
+        ran = lists.runs_with_errors(conn, limit=50, before=fleet.at(0))
+        assert [run.run_id for run in ran[:2]] == ["past-1", "past-2"]
+        assert ran[0].summary["scanned"] == 40
+        assert ran[0].duration == 70
+        assert set().union(*(run.errors for run in ran)) == {"ConnectTimeoutError"}
+        assert len(lookups.visits(conn, "id-20", fleet.at(-60), fleet.at(0))) == 60
+        assert len(lookups.visits(conn, "id-21", fleet.at(-60), fleet.at(0))) == 50
+    # Nothing of it waits for an evaluation.
+    fleet.look(1, changes=0, changed_now=False)
+    assert fleet.evaluate(database, 1, fleet.plan(database, 1)) == {"scanned": 40, "not_scanned": 0, "evaluated": 40}
+    database.dispose()
+
+
+def test_the_time_within_the_database_is_part_of_an_evaluation(database_url: str) -> None:
+    fleet = Fleet(database_url, 20, 10)
+    fleet.build()
+    found = diff_worker.evaluate(fleet, 0)
+    assert 0 < found["database_seconds"] < found["seconds"]
+
+
+def test_ninety_five_of_a_hundred_are_not_above_the_percentile() -> None:
+    assert page.percentile(list(range(1, 101))) == 95
+    assert page.percentile(list(range(1, 21))) == 19
+    assert page.percentile([3, 1, 2]) == 3
+
+
+def test_every_page_has_a_label() -> None:
+    labels = set(report.LABELS["page"])
+    assert labels >= {f"{store}_{name}_ms" for store in ("postgres", "sqlite") for name in page.PAGES}
 
 
 def test_large_fleets_are_evaluated_less_often() -> None:

@@ -57,6 +57,16 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(page), f"{path.name} links to {target}#{anchor}"
 
 
+@pytest.mark.parametrize("path", ["README.md", "README.zh-CN.md", "docs/page.md"])
+def test_pictures_are_shown_and_small(path: str) -> None:
+    pictures = sorted((ROOT / "docs" / "images").iterdir())
+    shown = re.findall(r"images/([\w-]+\.png)", (ROOT / path).read_text(encoding="utf-8"))
+    assert sorted(shown) == [picture.name for picture in pictures]
+    for picture in pictures:
+        assert picture.read_bytes().startswith(b"\x89PNG"), picture.name
+        assert picture.stat().st_size < 200_000, picture.name
+
+
 @pytest.mark.parametrize("path", DOCS, ids=named)
 def test_make_targets_and_commands_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ from sqlalchemy import select, update
 
 from portmon.config import Config
 from portmon.errors import ReplayError, StorageError
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host
 from portmon.replay.archive import Difference, evaluate_again, what_if
 from portmon.steps import evaluate as evaluating

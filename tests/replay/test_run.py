@@ -13,7 +13,8 @@ from sqlalchemy import select, update
 
 from portmon.config import Config
 from portmon.errors import ParamError, PastRunError, ReplayError, StorageError
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.replay import run as replaying
 from portmon.replay.run import Window, must_be_kept, replay_dry, replay_run, window_of
 from portmon.steps import evaluate as evaluating
@@ -287,6 +288,9 @@ def test_what_was_told_and_never_was_is_taken_back(database: Database) -> None:
     assert [title for title in fleet.titles() if "down" in title]
     count = len(fleet.got)
     fleet.config = Config(rules=[{"action": "deny", "port": 80}])
+    with database.begin() as conn:
+        counted = events.counts(conn)
+    assert counted["down"] == 1
     assert replay(fleet, MONDAY)["lost"] >= 1
     assert events_of(fleet, EventKind.DOWN) == []
     assert len(fleet.got) == count
@@ -299,6 +303,9 @@ def test_what_was_told_and_never_was_is_taken_back(database: Database) -> None:
     fleet.config = Config()
     replay(fleet, MONDAY, run_id="back")
     assert events_of(fleet, EventKind.DOWN) == down
+    # A counter neither falls nor counts twice.
+    with database.begin() as conn:
+        assert events.counts(conn)["down"] == 1
 
 
 def test_what_waits_to_be_sent_and_never_was_is_not_sent(database: Database) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from portmon.config import Config
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.storage.database import Database
 from tests.worlds.fleet import MONDAY, Fleet
 

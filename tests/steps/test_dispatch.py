@@ -15,7 +15,7 @@ from sqlalchemy.event import listen
 from portmon.alerting.message.render import Message
 from portmon.config import parse_config
 from portmon.model.alert import DeliveryState
-from portmon.model.event import AlertGroup, EventKind
+from portmon.model.event_kinds import AlertGroup, EventKind
 from portmon.storage import alerts, conditions, deliveries, events, silences
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from portmon.config import Config
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.steps.overdue import OVERDUE, report_overdue
 from portmon.steps.run import Run
 from portmon.storage import alerts, conditions, events

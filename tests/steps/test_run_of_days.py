@@ -15,7 +15,7 @@ from sqlalchemy import select
 from portmon.alerting.message.render import Message
 from portmon.config import Config, parse_config
 from portmon.errors import CmdbError, DeliveryError, ParamError, RunError
-from portmon.model.event import AlertGroup
+from portmon.model.event_kinds import AlertGroup
 from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.scan.host import Expected

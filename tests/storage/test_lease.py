@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select, update
 
 from portmon.config import parse_config
 from portmon.errors import StorageError
-from portmon.model.event import AlertGroup
+from portmon.model.event_kinds import AlertGroup
 from portmon.storage import deliveries, lease, tables
 from portmon.storage.database import Database
 from tests.worlds.eventful import small_fleet

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, insert
 
 from portmon.alerting.silences import Acknowledgement, Silence, Withholding
 from portmon.model.alert import DeliveryState, DeliveryStatus
-from portmon.model.event import Event, EventKind, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind, Severity
 from portmon.storage import alerts, deliveries, events, silences, tables
 from portmon.storage.database import Database
 

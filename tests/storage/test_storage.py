@@ -23,7 +23,8 @@ from sqlalchemy import Connection, select, text, update
 
 from portmon.errors import LeaseLostError, StorageError
 from portmon.model.alert import DeliveryState, begun_by
-from portmon.model.event import AlertRole, Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind
 from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome, Owner
 from portmon.storage import (
@@ -40,7 +41,10 @@ from portmon.storage import (
     runs,
 )
 from portmon.storage.database import VERSION_TABLE, Database, _alembic_config
+from portmon.storage.events import row_of
+from portmon.storage.sql import insert_rows
 from portmon.storage.tables import contents as content_table
+from portmon.storage.tables import events as event_table
 from portmon.storage.tables import hosts as host_table
 from portmon.storage.tables import metadata
 from portmon.storage.tables import observations as observation_table
@@ -93,7 +97,13 @@ def test_pages_of_hosts_keep_room_for_the_times_of_the_next_run(postgres_cluster
     database.dispose()
 
 
-ALL = ["r0001 Create the tables.", "r0002 Add indexes for the page."]
+ALL = [
+    "r0001 Create the tables.",
+    "r0002 Add indexes for the page.",
+    "r0003 Keep what people did.",
+    "r0004 Count events by kind.",
+    "r0005 Keep notes of people.",
+]
 
 
 @pytest.mark.parametrize("_", range(5))
@@ -124,9 +134,11 @@ def test_each_revision_is_applied_to_a_database_with_data(database_url: str) -> 
         command.upgrade(config, "r0001")
         hosts.sync(conn, [Host("h1", "web1", "192.0.2.1")])
         before = hosts.known(conn)
+        insert_rows(conn, event_table, [row_of(one) for one in (event(1), event(2), event(3, EventKind.NEW))])
     assert database.migrate() == ALL[1:]
     with database.begin() as conn:
         assert hosts.known(conn) == before != []
+        assert events.counts(conn) == {"down": 2, "new": 1}
     database.dispose()
 
 
@@ -451,6 +463,45 @@ def test_an_event_comes_back_as_it_was_and_once(database: Database) -> None:
         events.add(conn, [one])
         events.add(conn, [one])
         assert events.recent(conn) == [one]
+
+
+def test_events_are_counted_once_and_stay_counted(database: Database) -> None:
+    with database.begin() as conn:
+        assert events.counts(conn) == {}
+        events.add(conn, [])
+        events.add(conn, [event(1), event(2, EventKind.NEW), event(1), event(3)])
+        # One alone, and several: PostgreSQL takes these in another way.
+        events.add(conn, [event(3)])
+        events.add(conn, [event(4), event(3), event(2, EventKind.NEW)])
+        assert events.counts(conn) == {"down": 3, "new": 1}
+        conn.execute(update(event_table).values(dispatched=True))
+        assert events.expire(conn, NOW + timedelta(days=1)) == 4
+        assert events.counts(conn) == {"down": 3, "new": 1}
+        events.add(conn, [event(number) for number in range(10, 2510)])
+        assert [one.id for one in events.undispatched(conn)] == [event(number).id for number in range(10, 2510)]
+        assert events.counts(conn) == {"down": 2503, "new": 1}
+    with pytest.raises(ZeroDivisionError), database.begin() as conn:
+        events.add(conn, [event(5000)])
+        raise ZeroDivisionError
+    with database.begin() as conn:
+        assert events.counts(conn) == {"down": 2503, "new": 1}
+
+
+def test_an_event_that_two_tasks_store_at_once_is_counted_once(database: Database) -> None:
+    begin = threading.Barrier(4)
+
+    def add() -> None:
+        begin.wait()
+        with database.begin() as conn:
+            events.add(conn, [event(1), event(2, EventKind.NEW)])
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.begin() as conn:
+        assert events.counts(conn) == {"down": 1, "new": 1}
 
 
 def enqueue(conn: Connection, *channels: str) -> None:

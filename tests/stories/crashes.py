@@ -14,7 +14,7 @@ from typing import Any
 from portmon.airflow.outside import deliver
 from portmon.config import parse_config
 from portmon.errors import PortmonError
-from portmon.model.event import AlertGroup
+from portmon.model.event_kinds import AlertGroup
 from portmon.steps import deliver as delivering
 from portmon.steps import dispatch, reminders
 from portmon.storage import alerts, deliveries, events, lease

@@ -19,7 +19,7 @@ from werkzeug import Request, Response
 
 from portmon.config import parse_config
 from portmon.model.alert import DeliveryState
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.storage import silences
 from tests.stories.crashes import POINTS, Job, work
 from tests.worlds.databases import migrated

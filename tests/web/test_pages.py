@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from portmon.api import catalogue
-from portmon.api.catalogue import KindView
-from portmon.model.event import EventKind, Severity
+from portmon.api import event_kinds
+from portmon.api.event_kinds import KindView
+from portmon.model.event_kinds import EventKind, Severity
 from portmon.model.host import Host
 from portmon.storage import host_keys, silences
 from portmon.storage.database import Database
@@ -296,7 +296,7 @@ def test_a_new_kind_appears_by_itself(browser: Browser, fleet: Fleet, monkeypatc
         role="firing",
         task="alert_down",
     )
-    monkeypatch.setitem(catalogue.KINDS, "disk_full", trial)  # type: ignore[arg-type]
+    monkeypatch.setitem(event_kinds.KINDS, "disk_full", trial)  # type: ignore[arg-type]
     render._environment.cache_clear()
     assert '<option value="disk_full">disk full</option>' in browser.get("/events").text
 

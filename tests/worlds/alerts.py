@@ -7,7 +7,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, insert
 
-from portmon.model.event import Event, EventKind, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind, Severity
 from portmon.model.host import Host
 from portmon.storage import events, hosts
 from portmon.storage.tables import alerts, deliveries

@@ -10,7 +10,8 @@ from typing import Any
 from portmon.alerting.message.render import Message
 from portmon.config import Config, parse_config
 from portmon.errors import DeliveryError
-from portmon.model.event import AlertGroup, Event
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.steps.overdue import report_overdue
@@ -27,12 +28,14 @@ class Machine:
 
     :param services: port: program and pid
     :param trouble: error class of what a login fails with, None if it does not
+    :param units: of programs whose unit has another name than theirs
     """
 
     host: Host
     services: dict[int, tuple[str, int]] = field(default_factory=dict)
     boot: int = 1
     trouble: str | None = None
+    units: dict[str, str] = field(default_factory=dict)
 
     def start(self, port: int, program: str) -> None:
         """Begin to listen, as a new process."""
@@ -54,7 +57,7 @@ class Machine:
             error = {"timeout": "no answer on port 22 within 10 s"}.get(self.trouble, self.trouble)
             return Observation(outcome=Outcome.UNREACHABLE, error_class=self.trouble, error=error, **common)
         listeners = tuple(
-            Listener("tcp", "0.0.0.0", port, pid, program, unit=f"{program}.service")
+            Listener("tcp", "0.0.0.0", port, pid, program, unit=f"{self.units.get(program, program)}.service")
             for port, (program, pid) in sorted(self.services.items())
         )
         seen = Listing("netstat-W", 0, boot_id=f"{self.host.id}-{self.boot}", netns=1, listeners=listeners)

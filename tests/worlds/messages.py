@@ -8,10 +8,12 @@ from typing import Any
 
 from portmon.alerting.message.render import Message
 from portmon.model.alert import Alert
-from portmon.model.event import AlertRole, Event, EventKind, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind, Severity
 
 NOW = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
 LINK = "https://airflow.example.com/dags/portmon/runs/manual__2026-03-09T12%3A00/tasks/netstat/mapped/7"
+PAGE = "https://airflow.example.com/portmon/hosts/id-of-web01/ports/8080"
 
 
 def event(

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from portmon.config import Config
-from portmon.model.event import AlertGroup, Event
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup
 from portmon.model.host import Inventory
 from portmon.model.observation import Observation
 from portmon.steps.deliver import AlertTask
@@ -76,7 +77,14 @@ class Runs:
     def evaluate(self, run: Run, fetched: Fetched, plan: Sequence[Mapping[str, Any]]) -> Mapping[str, int]:
         planned = {item["id"]: ("netstat", index) for index, item in enumerate(plan)}
         return evaluate_run(
-            self.database, self.config, run, fetched.digest, planned=planned, interval=self.interval, now=self.now
+            self.database,
+            self.config,
+            run,
+            fetched.digest,
+            planned=planned,
+            interval=self.interval,
+            now=self.now,
+            fetching=fetched.seconds,
         )
 
     def scan_and_evaluate(self, run: Run, *, evaluate: bool = True) -> None:
@@ -124,6 +132,7 @@ def alert_task(
     given: dict[str, Any] = {
         "link": lambda _: None,
         "page": None,
+        "page_of": lambda _: None,
         "interval": FIVE,
         "holder": "test",
         "hold_until": clock() + 4 * values.get("interval", FIVE),

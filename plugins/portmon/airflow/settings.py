@@ -10,6 +10,8 @@ Options of ``[portmon]`` in airflow.cfg, or ``AIRFLOW__PORTMON__<OPTION>`` in th
 ``preload``
     whether the scheduler and Celery's workers import what tasks need before they fork them, see
     :mod:`portmon.airflow.preload`. Default: True.
+``metrics_per_port``
+    whether Prometheus gets a series for each host and port as well, see :mod:`portmon.web.metrics`. Default: False.
 
 The connection ``portmon_db`` is the state database (default: SQLite in ``$AIRFLOW_HOME/portmon.db``); those of the CMDB
 and of SSH are named in portmon.yaml.
@@ -31,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowConfigException, AirflowException, AirflowNotFoundException
 
 from portmon.errors import ConfigError, UnansweredError
 from portmon.fields import parse_duration
@@ -198,6 +200,17 @@ def config() -> Config:
     return load_config(path)
 
 
+def metrics_per_port() -> bool:
+    """Whether Prometheus gets a series for each host and port as well.
+
+    :raises ConfigError: the option is neither true nor false
+    """
+    try:
+        return bool(conf.getboolean("portmon", "metrics_per_port", fallback=False))
+    except AirflowConfigException as error:
+        raise ConfigError(str(error), file="airflow.cfg", field="[portmon] metrics_per_port") from error
+
+
 class DagSettings(NamedTuple):
     """``ssh.max_logins``, ``scan.pool``, and whether there is an ``alerts.heartbeat``."""
 
@@ -348,7 +361,7 @@ def _execution_api_error(conn_id: str) -> str | None:
     return "it has one now"
 
 
-def database(*, keep_open: bool = False) -> Database:
+def database(*, keep_open: bool = False, patience: int | None = None) -> Database:
     """The state database, see :class:`portmon.storage.database.Database`.
 
     :raises StorageError: it can't be used by this executor
@@ -357,4 +370,4 @@ def database(*, keep_open: bool = False) -> Database:
 
     executors = conf.get("core", "executor", fallback="LocalExecutor").split(",")
     multi_machine = any("LocalExecutor" not in executor for executor in executors)
-    return Database(database_url(), multi_machine=multi_machine, keep_open=keep_open)
+    return Database(database_url(), multi_machine=multi_machine, keep_open=keep_open, patience=patience)

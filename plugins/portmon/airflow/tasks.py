@@ -22,7 +22,8 @@ from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 from portmon import timeouts
 from portmon.airflow import settings
 from portmon.errors import ConfigError, ParamError, PastRunError, PortmonError, ReplayError, StorageError
-from portmon.model.event import AlertGroup, Event
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup
 from portmon.model.host import Inventory
 from portmon.model.observation import Observation
 from portmon.steps.run import Run, run_of
@@ -142,7 +143,17 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
     with database.begin() as conn:
         planned = asked_by(conn, batches, plan, sweep=SWEEP, own=NETSTAT)
     try:
-        return evaluate_run(database, config, run, fetched["digest"], planned=planned, interval=interval, now=_now())
+        return evaluate_run(
+            database,
+            config,
+            run,
+            fetched["digest"],
+            planned=planned,
+            interval=interval,
+            now=_now(),
+            # A run that an earlier version began does not have it.
+            fetching=fetched.get("seconds"),
+        )
     except PastRunError as error:
         log.warning("%s", error)
         return _replay(database, config, run, interval)
@@ -192,7 +203,8 @@ def alert(group: AlertGroup) -> Any:
             group=group,
             send=deliver,
             link=log_link,
-            page=run_link(dag_run.run_id),
+            page=page_link(),
+            page_of=page_link,
             interval=settings.interval(),
             hold_until=settings.hold_until(_now()),
             holder=f"{ti.task_id} {dag_run.run_id}",
@@ -223,6 +235,23 @@ def log_link(event: Event) -> str | None:
     if run is None or "task" not in details:
         return None
     return f"{run}/tasks/{details['task']}/mapped/{details['map_index']}"
+
+
+def page_link(event: Event | None = None) -> str | None:
+    """URL of portmon's page of the port or host that an event is about, or of its problems; None without an address.
+
+    It is the page's own address: some roles see no plugins, and so not the one within Airflow's frame.
+    """
+    from urllib.parse import quote
+
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    if not base.startswith("http"):
+        return None
+    if event is None or event.host_id is None:
+        return f"{base}/portmon/"
+    # A host without UTF-8 in its id has no address.
+    host = f"{base}/portmon/hosts/{quote(event.host_id, safe='', errors='replace')}"
+    return host if event.port is None else f"{host}/ports/{event.port}"
 
 
 def run_link(run_id: str) -> str | None:

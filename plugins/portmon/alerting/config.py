@@ -25,7 +25,7 @@ from portmon.fields import (
     globs_schema,
     one_or_many,
 )
-from portmon.model.event import AlertRole, EventKind, Severity
+from portmon.model.event_kinds import AlertRole, EventKind, Severity
 
 Language = Literal["en", "zh"]
 DEFAULT_ROUTE = "default"

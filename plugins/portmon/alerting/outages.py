@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from portmon.model.alert import Alert
-from portmon.model.event import AlertRole
+from portmon.model.event_kinds import AlertRole
 
 LEAST_HOSTS = 5
 """Fewer hosts are no outage, whatever share of their site they are."""

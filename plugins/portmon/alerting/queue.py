@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 
 from portmon.model.alert import Delivery, DeliveryState
-from portmon.model.event import AlertGroup, AlertRole
+from portmon.model.event_kinds import AlertGroup, AlertRole
 
 FIRST_REST = timedelta(minutes=2)
 """After the first try that was not answered; twice as long after each further one."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from portmon.alerting.config import DEFAULT_ROUTE, Alerts, EventMatch, Language
 from portmon.matching import any_glob, has_labels, in_ranges, is_named, match_text
-from portmon.model.event import AlertRole, Event, programs_of
+from portmon.model.event import Event, programs_of
+from portmon.model.event_kinds import AlertRole
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -15,10 +15,12 @@ from portmon.api.view import Text, View, minute, place
 from portmon.config import Config
 from portmon.errors import CommandError
 from portmon.model.alert import Alert, DeliveryStatus
-from portmon.model.event import AlertRole, Event, EventKind, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind, Severity
 from portmon.model.host import KnownHost
 from portmon.model.observation import PROTOCOL
-from portmon.storage import alerts, deliveries, silences
+from portmon.storage import actions, alerts, deliveries, silences
+from portmon.storage.actions import Action
 
 
 class DeliveryView(View):
@@ -95,12 +97,37 @@ def acknowledge(
     :param port: None: what is wrong with the host itself
     :param until: None: as long as the alert is open
     """
+    opened = _open_at(conn, find_host(conn, host), port)
+    return _acknowledge(conn, opened, until=until, author=author, reason=reason, now=now)
+
+
+def acknowledge_alerts(
+    conn: Connection, alert_ids: Collection[str], *, until: datetime | None, author: str, reason: str, now: datetime
+) -> list[str]:
+    """The same of open alerts by their ids.
+
+    :raises CommandError: one of them is not open
+    """
+    opened = {one.id: one for one in alerts.opened(conn).values()}
+    over = [alert_id for alert_id in alert_ids if alert_id not in opened]
+    if over:
+        raise CommandError(f"{len(over)} of these alerts are over; nothing was acknowledged: look again")
+    wanted = [opened[alert_id] for alert_id in dict.fromkeys(alert_ids)]
+    return _acknowledge(conn, wanted, until=until, author=author, reason=reason, now=now)
+
+
+def _acknowledge(
+    conn: Connection, opened: Sequence[Alert], *, until: datetime | None, author: str, reason: str, now: datetime
+) -> list[str]:
     end = f"until {minute(until)}, or until it is over" if until else "until it is over"
     done = []
-    for one in _open_at(conn, find_host(conn, host), port):
+    for one in opened:
         number = silences.acknowledge(conn, one.id, author=author, reason=reason, ends_at=until, now=now)
-        subject = place(one.event.host_name, one.event.port)
-        done.append(f"{subject}: {one.event.kind.value} is acknowledged {end} (silence {number})")
+        subject = f"{one.event.kind.value} of {place(one.event.host_name, one.event.port)}"
+        after = {"silence": number, "alert": one.id, "until": until and until.isoformat()}
+        actions.record(conn, Action(now, author, "acknowledge", subject, reason, after=after))
+        what = place(one.event.host_name, one.event.port)
+        done.append(f"{what}: {one.event.kind.value} is acknowledged {end} (silence {number})")
     return done
 
 
@@ -113,6 +140,8 @@ def withdraw_acknowledgement(conn: Connection, host: str, port: int | None, *, a
         raise CommandError(f"{place(found.name, port)}: no open alert there is acknowledged")
     for one in current:
         silences.lift(conn, one.id, by=author, now=now)
+        before = {"silence": one.id, "alert": one.alert_id}
+        actions.record(conn, Action(now, author, "lift", place(found.name, port), before=before))
     return f"{place(found.name, port)}: no longer acknowledged"
 
 

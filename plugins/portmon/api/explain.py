@@ -17,11 +17,13 @@ from portmon.engine.states import Port
 from portmon.engine.watched import decisions_on, subjects_of
 from portmon.fields import format_duration
 from portmon.model.alert import DeliveryStatus
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import KnownHost
+from portmon.model.observation import PROTOCOL
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
-from portmon.storage import archive, conditions, decisions, deliveries, events, state
+from portmon.storage import archive, conditions, decisions, deliveries, events, notes, state
 
 _WIDE = {EventKind.RETIRED} | {
     kind for kind in EventKind if kind.usual.subject in ("host", "fleet") and kind is not EventKind.PROBE_OUTDATED
@@ -35,6 +37,10 @@ def explain(conn: Connection, config: Config, wanted: str, number: int, *, now: 
     host = known.as_host()
     present = _Present(conn, config, known, number, now)
     lines = [f"{host.shown()}, id {host.id}, port {number}", "", *present.host_lines(), *present.port_lines()]
+    units = present.port.units if present.port is not None else ()
+    for note in notes.all_(conn).of(host.id, PROTOCOL, number, units, host.labels):
+        about = f" on {note.unit}{f' of {note.label}' if note.label else ''}" if note.unit else ""
+        lines.append(f"Note{about} by {note.author}, {_moment(note.at)}: {note.text}")
     looked = archive.last_observation(conn, host.id)
     if looked is not None:
         error = f" ({looked.error})" if looked.error else ""

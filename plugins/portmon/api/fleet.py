@@ -9,12 +9,14 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pydantic import Field, computed_field
 from sqlalchemy import Connection
 
-from portmon.api.catalogue import KINDS
+from portmon.api.event_kinds import KINDS
+from portmon.api.notes import NoteView
 from portmon.api.timeline import Stretch, Uptime, blind, spans, uptime
 from portmon.api.view import Text, View
 from portmon.errors import CommandError
-from portmon.model.event import AlertRole, Event, EventKind, Severity
-from portmon.storage import archive, conditions, deliveries, events, lookups
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind, Severity
+from portmon.storage import archive, conditions, deliveries, events, lookups, notes, runs
 from portmon.storage.lookups import EventFilter, HostFilter, PortFilter, reach_of
 
 RANGES = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -50,6 +52,7 @@ class RunView(View):
     :param duration: seconds from its start to its evaluation; None while it is not evaluated
     :param summary: counts: hosts that were scanned, events of each kind
     :param errors: error class: number of hosts
+    :param phases: ``fetch``, ``scan`` and ``diff``: seconds
     :param rate: hosts per second
     """
 
@@ -61,6 +64,7 @@ class RunView(View):
     scope: tuple[Text, ...] | None
     inventory_stale: bool
     duration: float | None
+    phases: Mapping[str, float]
     rate: float | None
     summary: Mapping[str, Any]
     errors: Mapping[str, int]
@@ -117,7 +121,7 @@ def glance(conn: Connection, now: datetime, counts: Counts, *, interval: timedel
     per_hour = {_first_hour(now) + timedelta(hours=hour): [0, 0] for hour in range(24)}
     for (kind, hour), count in counts.per_hour.items():
         if hour in per_hour:
-            per_hour[hour][0 if KINDS[kind].role == AlertRole.FIRING else 1] += count
+            per_hour[hour][0 if kind in KINDS and KINDS[kind].role == AlertRole.FIRING else 1] += count
     return GlanceView(
         hosts=counts.hosts,
         ports=counts.ports,
@@ -138,20 +142,20 @@ def list_runs(conn: Connection, *, limit: int = 100, before: datetime | None = N
 def runs_with_errors(conn: Connection, *, limit: int = 50, before: datetime | None = None) -> list[RunView]:
     """The same, with how many hosts gave no evidence, and why."""
     rows = lookups.find_runs(conn, limit=limit, before=before)
-    counts = lookups.visit_counts(conn, [row["run_id"] for row in rows])
-    return [
-        _run(row, {name: count for name, count in counts.get(row["run_id"], {}).items() if name != "ok"})
-        for row in rows
-    ]
+    failures = lookups.failure_counts(conn, [row["run_id"] for row in rows])
+    return [_run(row, failures.get(row["run_id"], {})) for row in rows]
 
 
 def _run(row: Mapping[str, Any], errors: Mapping[str, int]) -> RunView:
-    done, summary = row["finished_at"], row["summary"] or {}
-    duration = (done - row["started_at"]).total_seconds() if done is not None else None
+    done, summary = row["finished_at"], dict(row["summary"] or {})
+    phases = summary.pop(runs.SECONDS, {})
+    # The clocks of two workers differ.
+    duration = max((done - row["started_at"]).total_seconds(), 0.0) if done is not None else None
     scanned = summary.get("scanned", 0)
     return RunView(
         **{**row, "summary": summary},
         duration=duration,
+        phases=phases,
         rate=scanned / duration if duration and scanned else None,
         errors=dict(sorted(errors.items())),
     )
@@ -240,6 +244,7 @@ class PortRow(View):
     flapping_since: datetime | None
     lost: tuple[Text, ...]
     grace_until: datetime | None
+    notes: tuple[NoteView, ...] = ()
 
 
 class PortGroup(View):
@@ -259,7 +264,20 @@ def list_ports(
 ) -> Page[PortRow]:
     """Ports of hosts of the CMDB."""
     rows, total = lookups.find_ports(conn, wanted, sort=sort, limit=limit, offset=offset)
-    views = tuple(PortRow.model_validate({**row, "reach": reach_of(row["addresses"])}) for row in rows)
+    written = notes.all_(conn)
+    views = tuple(
+        PortRow.model_validate(
+            {
+                **row,
+                "reach": reach_of(row["addresses"]),
+                "notes": [
+                    NoteView.model_validate(one)
+                    for one in written.of(row["host_id"], row["protocol"], row["port"], row["units"], row["labels"])
+                ],
+            }
+        )
+        for row in rows
+    )
     return Page[PortRow](rows=views, total=total, offset=offset, limit=limit)
 
 

@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 from portmon.api.view import View
 from portmon.errors import CommandError
 from portmon.model.host import KnownHost
-from portmon.storage import host_keys, hosts
+from portmon.storage import actions, host_keys, hosts
+from portmon.storage.actions import Action
 
 
 def find_host(conn: Connection, wanted: str) -> KnownHost:
@@ -47,12 +48,17 @@ def list_host_keys(conn: Connection, *, changed: bool = False) -> list[HostKeyVi
     return [key for key in keys if not changed or key.endpoint in refused]
 
 
-def accept_host_key(conn: Connection, endpoint: str, fingerprint: str) -> str:
+def accept_host_key(
+    conn: Connection, endpoint: str, fingerprint: str, *, author: str, reason: str = "", now: datetime
+) -> str:
     """Trust the key that an endpoint offers, unless it offers another one by now.
 
     :param fingerprint: of the key that a person compared with the host's own
     """
+    trusted = [key.fingerprint for key in host_keys.list_all(conn, endpoint) if key.trusted]
     if host_keys.accept(conn, endpoint, fingerprint):
+        before, after = {"fingerprints": trusted}, {"fingerprint": fingerprint}
+        actions.record(conn, Action(now, author, "release_key", endpoint, reason, before, after))
         return f"{endpoint} is trusted with its new key {fingerprint}"
     offered = [key.fingerprint for key in host_keys.list_all(conn, endpoint) if not key.trusted]
     if not offered:

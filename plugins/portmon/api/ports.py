@@ -7,12 +7,13 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from portmon.api.hosts import find_host
-from portmon.api.view import Text, View
+from portmon.api.view import Text, View, place
 from portmon.engine.frames import ports_of
 from portmon.engine.states import Port
 from portmon.errors import CommandError
 from portmon.model.state import PortStatus
-from portmon.storage import decisions, state
+from portmon.storage import actions, decisions, state
+from portmon.storage.actions import Action
 from portmon.storage.decisions import DecisionKind
 
 
@@ -66,6 +67,8 @@ def accept(conn: Connection, host: str, port: int, *, author: str, reason: str, 
         told = f"port {port} is {known.declared}; take that back, or it is down again at once"
         raise CommandError(f"{found.name}: {told}")
     decisions.decide(conn, DecisionKind.ACCEPTED, found.id, port, at=now, author=author, reason=reason)
+    before = {"status": known.status, "since": known.status_since.isoformat()}
+    actions.record(conn, Action(now, author, "accept", place(found.name, port), reason, before, {"status": "accepted"}))
     return f"{found.name}: port {port} is accepted as gone; the next complete answer without it retires it"
 
 
@@ -73,12 +76,14 @@ def promote(conn: Connection, host: str, port: int, *, author: str, reason: str,
     """Note that a port must listen from now on. It need not be known yet."""
     found = find_host(conn, host)
     decisions.decide(conn, DecisionKind.PROMOTED, found.id, port, at=now, author=author, reason=reason)
+    actions.record(conn, Action(now, author, "promote", place(found.name, port), reason, after={"declared": True}))
     return f"{found.name}: port {port} must listen from now on"
 
 
-def withdraw_promotion(conn: Connection, host: str, port: int) -> str:
+def withdraw_promotion(conn: Connection, host: str, port: int, *, author: str, reason: str = "", now: datetime) -> str:
     """Take the promotion of a port back."""
     found = find_host(conn, host)
     if not decisions.withdraw(conn, DecisionKind.PROMOTED, found.id, port):
         raise CommandError(f"{found.name}: port {port} was not promoted")
+    actions.record(conn, Action(now, author, "unpromote", place(found.name, port), reason, {"declared": True}))
     return f"{found.name}: port {port} is no longer promoted"

@@ -11,10 +11,13 @@ from sqlalchemy import Connection
 
 from portmon.alerting.silences import Acknowledgement, Withholding
 from portmon.api.alerts import DeliveryView
+from portmon.api.notes import NoteView
 from portmon.api.view import Text, View
 from portmon.model.alert import Alert, DeliveryStatus, begun_by
-from portmon.model.event import AlertRole, Event, Severity
-from portmon.storage import alerts, deliveries, events, silences
+from portmon.model.event import Event, units_of
+from portmon.model.event_kinds import AlertRole, Severity
+from portmon.storage import alerts, deliveries, events, notes, silences
+from portmon.storage.notes import Notes
 
 _WORST = list(Severity)
 
@@ -55,6 +58,7 @@ class ProblemView(View):
     withheld: Text | None = None
     acknowledged_by: Text | None = None
     silence: int | None = None
+    notes: tuple[NoteView, ...] = ()
 
 
 class ProblemsView(View):
@@ -108,13 +112,13 @@ def list_problems(
     wanted = found if withheld is None else [one for one in found if (one.by is not None) == withheld]
     wanted.sort(key=lambda one: one.alert.starts_at, reverse=True)
     wanted.sort(key=lambda one: (one.by is not None, one.labels.get(group, ""), _WORST.index(one.alert.event.severity)))
-    shown = wanted[offset : offset + limit]
+    shown, written = wanted[offset : offset + limit], notes.all_(conn)
     statuses = deliveries.of_alerts(conn, [one.alert.id for one in shown])
     return ProblemsView(
         firing=len(firing),
         withheld=len(found) - len(firing),
         by_kind=dict(sorted(by_kind.items())),
-        rows=tuple(one.view(statuses.get(one.alert.id, ())) for one in shown),
+        rows=tuple(one.view(statuses.get(one.alert.id, ()), written) for one in shown),
     )
 
 
@@ -125,8 +129,9 @@ class _Found:
     labels: Mapping[str, str]
     by: Withholding | None
 
-    def view(self, statuses: Sequence[DeliveryStatus]) -> ProblemView:
+    def view(self, statuses: Sequence[DeliveryStatus], written: Notes) -> ProblemView:
         event = self.alert.event
+        own = written.of(event.host_id or "", event.protocol, event.port, units_of(event), self.labels)
         return ProblemView(
             id=self.alert.id,
             kind=event.meaning.name,
@@ -142,6 +147,7 @@ class _Found:
             withheld=self.by and self.by.told(),
             acknowledged_by=self.by.author if isinstance(self.by, Acknowledgement) else None,
             silence=self.by and self.by.id,
+            notes=tuple(map(NoteView.model_validate, own)),
         )
 
 

@@ -13,8 +13,9 @@ from portmon.api.alerts import AlertView, list_alerts
 from portmon.api.view import Text, View, minute, place
 from portmon.errors import CommandError, RequestError
 from portmon.fields import parse_ports
-from portmon.storage import alerts, events, silences
+from portmon.storage import actions, alerts, events, silences
 from portmon.storage import hosts as known_hosts
+from portmon.storage.actions import Action
 
 
 class SilenceView(View):
@@ -115,6 +116,8 @@ def silence(
     if made.next_start(now) is None:
         raise CommandError("the weekly schedule does not come round before the end; nothing is silenced")
     fleet = known_hosts.listed(conn)
+    after = {"silence": number, "until": ends_at and ends_at.isoformat(), "weekly": list(weekly)}
+    actions.record(conn, Action(now, author, "silence", made.what(), reason, after=after))
     return NewSilence(
         silence=_views(conn, [made], now)[0],
         matching=sum(made.matches_host(host) for host in fleet.values()),
@@ -154,9 +157,12 @@ def list_with_hits(conn: Connection, now: datetime) -> list[SilenceHits]:
 
 def lift(conn: Connection, number: int, *, author: str, now: datetime) -> str:
     """End a silence or an acknowledgement before its time."""
+    found = next((one for one in silences.all_(conn) if one.id == number), None)
     if not silences.lift(conn, number, by=author, now=now):
-        found = next((one for one in silences.all_(conn) if one.id == number), None)
         raise CommandError(f"silence {number} {_state(found, now)}" if found else f"there is no silence {number}")
+    if found is not None:
+        what = _views(conn, [found], now)[0].what
+        actions.record(conn, Action(now, author, "lift", what, before={"silence": number}))
     return f"silence {number} is lifted"
 
 

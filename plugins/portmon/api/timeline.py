@@ -9,7 +9,8 @@ from statistics import median
 from typing import Final, Literal
 
 from portmon.api.view import View
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.state import PortStatus
 
 State = Literal["up", "down", "none"]
@@ -99,13 +100,17 @@ def spans(
         | {edge for span in dark for edge in span if since < edge < until}
     )
     found: list[Stretch] = []
+    last: State = NONE
+    changed = passed = 0
+    # One way through all of them: a port that flaps for a month has thousands.
     for start, end in pairwise(cuts):
-        now: State = NONE
-        for at, value in changes:
-            if at <= start:
-                now = value
-        if any(begin <= start and end <= over for begin, over in dark):
-            now = NONE
+        while changed < len(changes) and changes[changed][0] <= start:
+            last = changes[changed][1]
+            changed += 1
+        while passed < len(dark) and dark[passed][1] <= start:
+            passed += 1
+        # The edges of the dark are cuts: it covers the whole stretch or nothing of it.
+        now = NONE if passed < len(dark) and dark[passed][0] <= start else last
         if found and found[-1].state == now:
             found[-1] = Stretch(start=found[-1].start, end=end, state=now)
         else:

@@ -10,7 +10,7 @@ import typer
 from portmon.cli.options import ConfigOption, config_of, label_options
 from portmon.cli.terminal import complain, logs_to_stderr, say
 from portmon.errors import PortmonError
-from portmon.model.event import EventKind, Severity
+from portmon.model.event_kinds import EventKind, Severity
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from portmon.cli.options import ConfigOption, FormatOption, act, config_of, reading
+from portmon.cli.options import AuthorOption, ConfigOption, FormatOption, ReasonOption, act, config_of, reading
 from portmon.cli.terminal import Format, complain, logs_to_stderr, print_json, print_table, print_views, say
 from portmon.errors import CmdbError, ConfigError, StorageError, UnansweredError
 
@@ -90,11 +90,13 @@ def hostkeys_list(
 def hostkeys_accept(
     endpoint: Annotated[str, typer.Argument(help="As `hostkeys list` shows it, for instance '[10.0.0.7]:22'.")],
     fingerprint: Annotated[str, typer.Argument(help="Of the key that you compared, as `hostkeys list` shows it.")],
+    author: AuthorOption,
+    reason: ReasonOption = "",
 ) -> None:
     """Trust the key that a host offers now. Compare the fingerprint with the host's own first."""
     from portmon.api.hosts import accept_host_key
 
-    act(accept_host_key, endpoint, fingerprint)
+    act(accept_host_key, endpoint, fingerprint, author=author, reason=reason, now=datetime.now(UTC))
 
 
 def _key_row(key: HostKeyView) -> tuple[object, ...]:

@@ -53,7 +53,7 @@ def promote(
     from portmon.api import ports
 
     if withdraw:
-        act(ports.withdraw_promotion, host, port)
+        act(ports.withdraw_promotion, host, port, author=author, reason=reason, now=datetime.now(UTC))
     else:
         act(ports.promote, host, port, author=author, reason=reason, now=datetime.now(UTC))
 

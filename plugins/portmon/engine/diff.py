@@ -25,7 +25,8 @@ from portmon.engine.frames import HOST_COLUMNS, KEY, SETS, key_of, merged, port_
 from portmon.engine.rules import HostRules, RuleSet
 from portmon.engine.states import Look, Port, Seen, Step, Told
 from portmon.engine.watched import any_watched, fold, known_owners, seen_of, why_watched
-from portmon.model.event import AlertRole, Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind
 from portmon.model.host import Host
 from portmon.model.observation import PROBE, PROTOCOL, Listing, Observation, Outcome, PortKey, hung_tools, in_time
 from portmon.model.state import HostStatus, PortStatus

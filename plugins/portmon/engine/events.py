@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from portmon.model.event import Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host
 
 CLOSES = "closes"

@@ -16,7 +16,7 @@ from typing import Any
 
 from portmon.engine.config import States
 from portmon.model import limits
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.model.observation import PortKey
 from portmon.model.state import PortStatus
 from portmon.probe.compare import comparable_addresses, is_wildcard, lost_binds, replaced, without_zone

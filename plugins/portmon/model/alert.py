@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from portmon.model.event import AlertGroup, AlertRole, Event
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, AlertRole
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,185 +1,17 @@
-"""Events that a run can derive, and the catalogue of what each kind of them means.
+"""Events: what a run can derive.
 
-Times are aware ``datetime`` in UTC. Text of a host or the CMDB is hostile: it may hold anything, surrogates
-(``surrogateescape``) included, and is escaped where it is shown.
+Times are aware ``datetime`` in UTC. Text that came from a host or the CMDB is hostile: it may hold
+anything, surrogates (``surrogateescape``) included, and is escaped where it is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
-from portmon.model.state import PortStatus
-
-
-class Severity(StrEnum):
-    """How urgent an event is, worst first."""
-
-    CRITICAL = "critical"
-    WARNING = "warning"
-    INFO = "info"
-
-
-class AlertGroup(StrEnum):
-    """The alert tasks of the DAG, ``alert_<value>``."""
-
-    NEW = "new"
-    DOWN = "down"
-    RECOVERED = "recovered"
-    UNREACHABLE = "unreachable"
-
-
-class AlertRole(StrEnum):
-    """What an event does to its alert."""
-
-    FIRING = "firing"  # begins an alert, or says more of one
-    RESOLVED = "resolved"  # ends the alert
-    NOTICE = "notice"  # a message of its own; no alert begins or ends
-
-
-CRITICAL, WARNING, INFO = Severity
-FIRING, RESOLVED, NOTICE = AlertRole
-
-
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """A row of the catalogue: what the events of one kind, or of a variant of it, mean.
-
-    :param name: the kind, or the variant's own name. The macros ``counted_<name>`` and ``what_<name>`` of
-        alerting/message/templates have its words
-    :param subject: ``fleet`` is every host at once
-    :param role: None for a note, which is stored and not sent
-    :param group: the alert task that sends it; None for a note
-    :param alertname: the alert's name in Alertmanager
-    :param summary: one sentence for Alertmanager about ``{port}`` and ``{host}``
-    :param key: begins the key of its alert, if it is not about a port: at most one alert is open for each key
-    :param counted_as: the title of a message counts it as the events of this name
-    :param folded_as: name of the line that tells of most hosts of a site at once; empty if each has a line of its own
-    :param between_looks: it happened at any time between two observations
-    :param variant: the row of events with a certain detail
-    :param when: of a variant: that detail, and its value
-    """
-
-    name: str
-    subject: Literal["port", "host", "fleet", "monitor"]
-    severity: Severity = INFO
-    role: AlertRole | None = None
-    group: AlertGroup | None = None
-    alertname: str = "PortmonEvent"
-    summary: str = ""
-    key: str = "host"
-    counted_as: str = ""
-    folded_as: str = ""
-    between_looks: bool = False
-    variant: Meaning | None = None
-    when: tuple[str, Any] = ("", None)
-
-    def like(self, name: str, summary: str, **other: Any) -> Meaning:
-        """A row that differs in some fields only."""
-        return replace(self, name=name, summary=summary, **other)
-
-    def ended_by(self, name: str, summary: str, **other: Any) -> Meaning:
-        """The row of events that end an alert of this row; its subject and Alertmanager's name are the same."""
-        group = AlertGroup.RECOVERED if self.subject == "port" else self.group
-        return self.like(name, summary, severity=INFO, role=RESOLVED, group=group, **other)
-
-
-_OF_HOSTS = Meaning("", "host", CRITICAL, FIRING, AlertGroup.UNREACHABLE)
-_OF_MONITOR = Meaning("", "monitor", WARNING, FIRING, AlertGroup.UNREACHABLE)
-
-
-class EventKind(StrEnum):
-    """The catalogue. A new kind is one row here, and its words in en.j2 and zh.j2."""
-
-    _value_: str
-    usual: Meaning
-    """The row; it may have a variant."""
-
-    def __new__(cls, usual: Meaning) -> EventKind:
-        """The value is the name of the row."""
-        kind = str.__new__(cls, usual.name)
-        kind._value_ = usual.name
-        kind.usual = usual
-        return kind
-
-    # Ports.
-    NEW = Meaning("new", "port", WARNING, NOTICE, AlertGroup.NEW, "PortNew", "{port} on {host} is new")
-    DOWN = Meaning("down", "port", CRITICAL, FIRING, AlertGroup.DOWN, "PortDown", "{port} on {host} is down")
-    RECOVERED = DOWN.ended_by("recovered", "{port} on {host} listens again", between_looks=True)
-    RETIRED = DOWN.ended_by("retired", "{port} on {host} is not expected any more")
-    REPLACED = NEW.like(
-        "replaced", "{port} on {host} is another program now", alertname="PortReplaced", between_looks=True
-    )
-    REBOUND = NEW.like(
-        "rebound",
-        "{port} on {host} listens on other addresses",
-        alertname="PortRebound",
-        between_looks=True,
-        variant=DOWN.like("lost_bind", "{port} on {host} lost an address that others reach", when=("severe", True)),
-    )
-    FLAPPING = DOWN.like("flapping", "{port} on {host} comes and goes")
-    STABLE = DOWN.ended_by(
-        "stable",
-        "{port} on {host} holds still again",
-        variant=DOWN.like("stable_down", "{port} on {host} stays down", when=("state", PortStatus.DOWN)),
-    )
-    RESTARTED = Meaning("restarted", "port", between_looks=True)
-    MOVED = Meaning("moved", "port", between_looks=True)
-    UNWATCHED = DOWN.ended_by("unwatched", "{port} on {host} is not watched any more", counted_as="retired")
-
-    # Hosts.
-    BASELINE = Meaning("baseline", "host")
-    UNREACHABLE = _OF_HOSTS.like(
-        "unreachable", "{host} is unreachable", alertname="HostUnreachable", folded_as="outage"
-    )
-    REACHABLE = UNREACHABLE.ended_by("reachable", "{host} is reachable again", folded_as="outage_over")
-    REBOOTED = _OF_HOSTS.like(
-        "rebooted", "{host} was rebooted", alertname="HostRebooted", severity=WARNING, role=NOTICE
-    )
-    DUPLICATE = Meaning("duplicate", "host")
-    PROBE_OUTDATED = Meaning("probe_outdated", "host")
-    MANY_CHANGES = NEW.like(
-        "many_changes",
-        "very many ports of {host} changed at once",
-        subject="host",
-        alertname="ManyChanges",
-        key="changes",
-    )
-
-    # All hosts at once, and the monitor itself.
-    FLEET_UNREACHABLE = _OF_HOSTS.like(
-        "fleet_unreachable",
-        "most hosts are unreachable at once",
-        subject="fleet",
-        alertname="FleetUnreachable",
-        key="fleet",
-    )
-    FLEET_REACHABLE = FLEET_UNREACHABLE.ended_by("fleet_reachable", "most hosts are reachable again")
-    CMDB_STALE = _OF_MONITOR.like("cmdb_stale", "the CMDB gives no usable host list", alertname="CmdbStale", key="cmdb")
-    CMDB_FRESH = CMDB_STALE.ended_by("cmdb_fresh", "the CMDB gives a host list again")
-    PRUNE_REFUSED = _OF_MONITOR.like(
-        "prune_refused",
-        "too many hosts left the CMDB at once, none was removed",
-        alertname="PruneRefused",
-        key="prune",
-    )
-    PRUNE_RESUMED = PRUNE_REFUSED.ended_by("prune_resumed", "hosts that leave the CMDB are removed again")
-    HOST_KEY_CHANGED = _OF_HOSTS.like(
-        "host_key_changed", "{host} shows another host key", alertname="HostKeyChanged", key="host_key"
-    )
-    HOST_KEY_RESTORED = HOST_KEY_CHANGED.ended_by("host_key_restored", "{host} shows a host key that is trusted")
-    RUN_OVERDUE = _OF_MONITOR.like("run_overdue", "a run is overdue", alertname="RunOverdue", key="run")
-    RUN_IN_TIME = RUN_OVERDUE.ended_by("run_in_time", "runs are in time again")
-
-    def meaning(self, details: Mapping[str, Any]) -> Meaning:
-        """What an event of this kind with these details means."""
-        variant = self.usual.variant
-        if variant is not None and details.get(variant.when[0]) == variant.when[1]:
-            return variant
-        return self.usual
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind, Meaning, Severity
 
 
 def port_alert_key(host_id: str, protocol: str, port: int) -> str:
@@ -262,3 +94,9 @@ def programs_of(event: Event) -> tuple[str, ...]:
     """The programs of an event's port; empty if they are not known."""
     programs = event.details.get("programs") or ([event.program] if event.program else [])
     return tuple(map(str, programs))
+
+
+def units_of(event: Event) -> tuple[str, ...]:
+    """The units of the port that an event is about; empty if they are not known."""
+    units = event.details.get("units") or ([event.unit] if event.unit else [])
+    return tuple(map(str, units))

@@ -27,11 +27,13 @@ from portmon.alerting.routes import Routes
 from portmon.config import Config
 from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
 from portmon.model.alert import Alert, DeliveryState
-from portmon.model.event import AlertGroup, AlertRole, Event
+from portmon.model.event import Event, units_of
+from portmon.model.event_kinds import AlertGroup, AlertRole
 from portmon.steps.dispatch import settle
 from portmon.steps.reminders import Book
-from portmon.storage import deliveries, hosts, lease, quiet
+from portmon.storage import deliveries, hosts, lease, notes, quiet
 from portmon.storage.database import Database
+from portmon.storage.notes import Notes
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class AlertTask:
     :param send: delivers to every target of a channel that is not named as done; raises DeliveryError
     :param link: an event to the address of its host's task log
     :param page: address of the page that has what does not fit into a message
+    :param page_of: an event to the address of the page of its port or host
     :param interval: between scheduled runs
     :param holder: of the leases, for people
     :param try_number: of the task: it takes over at once what an earlier try of the same holder had in hand
@@ -65,6 +68,7 @@ class AlertTask:
     send: Callable[[Channel, Message, tuple[str, ...]], None]
     link: Callable[[Event], str | None]
     page: str | None
+    page_of: Callable[[Event], str | None]
     interval: timedelta
     holder: str
     clock: Callable[[], datetime]
@@ -123,6 +127,17 @@ class AlertTask:
         with self.database.begin() as conn:
             return hosts.sites(conn)
 
+    @cached_property
+    def notes(self) -> Notes:
+        """What people wrote about ports and units."""
+        with self.database.begin() as conn:
+            return notes.all_(conn)
+
+    def note(self, event: Event) -> str:
+        """What people wrote about the port of an event."""
+        found = self.notes.of(event.host_id or "", event.protocol, event.port, units_of(event), event.labels)
+        return "; ".join(f"{note.text} ({note.author})" for note in found)
+
     def message(
         self, found: Sequence[Alert], group: AlertGroup, route: str, subject: str = "", *, reminder: bool, **more: Any
     ) -> Message:
@@ -140,6 +155,8 @@ class AlertTask:
             layout=layout,
             link=self.link,
             page=self.page,
+            page_of=self.page_of,
+            note_of=self.note,
             subject=subject,
             reminder=reminder,
             outages=outages,

@@ -18,7 +18,8 @@ from portmon.config import Config
 from portmon.engine.events import closing_event
 from portmon.fields import format_duration
 from portmon.model.alert import Alert, Delivery, DeliveryState, Receipt, begun_by
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, port_alert_key
+from portmon.model.event import Event, port_alert_key
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind
 from portmon.steps.reminders import Book, remind
 from portmon.storage import alerts, deliveries, events, hosts, lease, silences
 from portmon.storage.database import Database

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from portmon.engine.diff import Evaluation, Verdict, evaluate
 from portmon.engine.events import closing_event, monitor_event
 from portmon.engine.rules import RuleSet
 from portmon.errors import HostKeyChangedError
-from portmon.model.event import Event, EventKind, port_alert_key
+from portmon.model.event import Event, port_alert_key
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host
 from portmon.model.observation import Observation, Outcome
 from portmon.steps import housekeeping
@@ -45,6 +47,8 @@ from portmon.text import REASON_LIMIT, plain
 
 log = logging.getLogger(__name__)
 
+FETCH, SCAN, DIFF = "fetch", "scan", "diff"
+"""Phases of a run, whose seconds its summary has."""
 LOGGED = 200
 """So many events of one host and run have a line each in the log; the rest is counted."""
 
@@ -58,15 +62,18 @@ def evaluate_run(
     planned: Mapping[str, TaskOf],
     interval: timedelta,
     now: datetime,
+    fetching: float | None = None,
 ) -> dict[str, int]:
     """Evaluate every observation that was not evaluated yet, in one transaction.
 
     :param digest: of this run's inventory
     :param planned: host id: the task of this run that asks it
     :param interval: time between scheduled runs
+    :param fetching: seconds that it took to fetch the inventory, if that is known
     :returns: counts for people: scanned, not_scanned, and one per kind of event
     :raises PastRunError: a later run was evaluated since
     """
+    began = time.monotonic()
     with _uncollected(), writer(database, f"diff {run.run_id}", run) as held:
         with database.begin() as conn:
             held.check(conn)
@@ -79,7 +86,9 @@ def evaluate_run(
             archive.settle(conn, observations)
             scanned = archive.scanned(conn, run.run_id)
             summary = _summary(verdict, scanned, planned)
-            runs.finish(conn, run.run_id, finished_at=now, summary=summary)
+            phases = {FETCH: fetching, SCAN: _scanning(observations, run), DIFF: round(time.monotonic() - began, 3)}
+            seconds = {phase: took for phase, took in phases.items() if took is not None}
+            runs.finish(conn, run.run_id, finished_at=now, summary={**summary, runs.SECONDS: seconds})
         # After the commit: if this fails, the verdict of the run stands.
         housekeeping.expire(database, config.retention, now)
     _log(verdict.events, summary)
@@ -350,6 +359,15 @@ def _host_key_events(
             host, evidence = fleet[look.host_id], at.isoformat()
             events.append(monitor_event(kind, at=at, run_id=run_id, reason=reason, evidence=evidence, host=host))
     return events
+
+
+def _scanning(observations: Iterable[Observation], run: Run) -> float | None:
+    """Seconds from the first login of a run to its last answer, None without any."""
+    own = [look for look in observations if look.run_id == run.run_id]
+    if not own:
+        return None
+    first = min(look.observed_at - timedelta(seconds=look.duration) for look in own)
+    return round((max(look.observed_at for look in own) - first).total_seconds(), 3)
 
 
 def _summary(verdict: Verdict, scanned: Collection[str], planned: Collection[str]) -> dict[str, int]:

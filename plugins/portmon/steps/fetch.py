@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from portmon.config import Config
 from portmon.errors import CmdbError
 from portmon.fields import format_duration
 from portmon.inventory.scope import select
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Inventory
 from portmon.steps.report import report
 from portmon.steps.run import Run
@@ -30,10 +31,12 @@ class Fetched(NamedTuple):
 
     :param digest: of the stored inventory
     :param stale: the CMDB gave no usable list, so this is the last good one
+    :param seconds: how long it took
     """
 
     digest: str
     stale: bool
+    seconds: float
 
 
 def fetch_inventory(
@@ -46,6 +49,7 @@ def fetch_inventory(
     :raises CmdbError: there is no last good list either
     :raises ParamError: a pattern of a scoped run matches no host
     """
+    began = time.monotonic()
     with database.begin() as conn:
         good = inventory.last_good(conn)
     stale, fetched_at, reason = False, now, ""
@@ -96,7 +100,7 @@ def fetch_inventory(
                 report(conn, EventKind.CMDB_STALE, run.run_id, told, now, evidence=evidence, since=fetched_at)
             elif not stale and conditions.end(conn, STALE):
                 report(conn, EventKind.CMDB_FRESH, run.run_id, "The CMDB gives a usable host list again", now)
-    return Fetched(digest, stale)
+    return Fetched(digest, stale, round(time.monotonic() - began, 3))
 
 
 def must_be_plausible(found: Inventory, good: Inventory | None) -> None:

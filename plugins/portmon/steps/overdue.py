@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from portmon.fields import format_duration
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.steps.report import report
 from portmon.steps.run import Run
 from portmon.storage import conditions, runs

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from portmon.config import Config
 from portmon.engine.events import closing_event
 from portmon.inventory.prune import GUARDED, PrunePlan, plan_prune
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host, Inventory
 from portmon.steps.report import report
 from portmon.steps.run import Run

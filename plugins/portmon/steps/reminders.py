@@ -12,7 +12,7 @@ from portmon.alerting.channels import Channel
 from portmon.alerting.silences import SilencesInForce
 from portmon.config import Config
 from portmon.model.alert import Alert, DeliveryState, Receipt
-from portmon.model.event import AlertGroup
+from portmon.model.event_kinds import AlertGroup
 from portmon.storage import alerts, deliveries, events
 
 RESOLVED_FOR = timedelta(minutes=5)

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from portmon.engine.events import monitor_event
-from portmon.model.event import EventKind
+from portmon.model.event_kinds import EventKind
 from portmon.storage import events
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, select
 
 from portmon.model.alert import Alert
-from portmon.model.event import AlertRole
+from portmon.model.event_kinds import AlertRole
 from portmon.storage.events import columns, pair_from
 from portmon.storage.sql import rows_in, upsert_rows
 from portmon.storage.tables import alerts, events

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +26,11 @@ from portmon.errors import DatabaseBusyError, NoDatabaseError, StorageError, Too
 VERSION_TABLE = "portmon_alembic_version"
 BUSY_SECONDS = 30
 """How long SQLite waits for another writer, and PostgreSQL for a connection."""
+_CANCELED, _LOCKED = "57014", "55P03"
+"""Of a query that was cut, and of one that waited too long for a lock. The texts are in the server's language:
+https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+_BELIEVED = 10.0
+"""Seconds for which a reader takes the tables to be those that it saw."""
 
 
 class Database:
@@ -34,12 +40,20 @@ class Database:
     :param multi_machine: tasks run on several machines, each of which would have a SQLite file of its own
     :param keep_open: the connection stays open for the next transaction, until :meth:`dispose`
     :param throwaway: a SQLite file of one process, of no use after a crash
+    :param patience: seconds to wait for other writers; default: 30 with SQLite, as long as it takes with PostgreSQL
     :raises StorageError: if such a database can't hold the state
     """
 
     def __init__(
-        self, url: str | URL, *, multi_machine: bool = False, keep_open: bool = False, throwaway: bool = False
+        self,
+        url: str | URL,
+        *,
+        multi_machine: bool = False,
+        keep_open: bool = False,
+        throwaway: bool = False,
+        patience: int | None = None,
     ) -> None:
+        self._patience = patience or BUSY_SECONDS
         self.url = make_url(str(url).replace("postgres://", "postgresql://", 1) if isinstance(url, str) else url)
         # Task processes live for seconds and use one connection: a pool is of no use.
         options: dict[str, Any] = {"poolclass": NullPool}
@@ -50,19 +64,22 @@ class Database:
             self.url = self.url.set(drivername="postgresql+psycopg2")
             # No table has this type, and the driver would query for it on every connection.
             options["use_native_hstore"] = False
-            arguments: dict[str, Any] = {"connect_timeout": BUSY_SECONDS, "application_name": "portmon"}
+            arguments: dict[str, Any] = {"connect_timeout": self._patience, "application_name": "portmon"}
+            if patience is not None:
+                arguments["options"] = f"-c lock_timeout={patience}s -c statement_timeout={patience}s"
         elif self.url.get_backend_name() == "sqlite":
             if multi_machine:
                 raise StorageError(
                     "this executor runs tasks on several machines, and each of them would keep a SQLite state of its "
                     "own: point the Airflow connection portmon_db at a PostgreSQL database"
                 )
-            arguments = {"timeout": BUSY_SECONDS}
+            arguments = {"timeout": self._patience}
         else:
             raise StorageError(f"{self.url.get_backend_name()!r} is not supported: use PostgreSQL or SQLite")
         self.engine = sqlalchemy.create_engine(self.url, **options, connect_args=arguments)
         if self.is_sqlite:
-            event.listen(self.engine, "connect", _prepare_throwaway if throwaway else _prepare_sqlite)
+            prepare = _prepare_throwaway if throwaway else partial(_prepare_sqlite, patience=self._patience)
+            event.listen(self.engine, "connect", prepare)
             # A transaction that begins by reading can't become a writer while another one writes: lock at once.
             event.listen(self.engine, "begin", lambda conn: conn.exec_driver_sql("BEGIN IMMEDIATE"))
 
@@ -90,8 +107,10 @@ class Database:
                 raise StorageError(f"{self} is not migrated: run `python -m portmon db upgrade`") from error
             if "database is locked" in said:
                 raise DatabaseBusyError(
-                    f"{self}: another process writes for more than {BUSY_SECONDS} s; with many hosts use PostgreSQL"
+                    f"{self}: another process writes for more than {self._patience} s; with many hosts use PostgreSQL"
                 ) from error
+            if _code(error) in (_CANCELED, _LOCKED):
+                raise DatabaseBusyError(f"{self}: another process writes for more than {self._patience} s") from error
             if isinstance(error, OperationalError):
                 raise StorageError(f"{self}: {_first_line(error)}") from error
             raise
@@ -207,8 +226,11 @@ class Reader:
 
     def __init__(self, database: Database, *, seconds: float, connections: int) -> None:
         self._database, self._seconds = database, seconds
-        self._checked = False
+        # When the tables were looked at last, and the file that they were in.
+        self._checked = -_BELIEVED
+        self._file: tuple[int, int] | None = None
         pool: dict[str, Any] = {"poolclass": QueuePool, "pool_size": connections, "max_overflow": 0}
+        pool["pool_timeout"] = seconds
         if database.is_sqlite:
             self._engine = sqlalchemy.create_engine(
                 _reading_url(database.url), **pool, connect_args={"timeout": seconds, "check_same_thread": False}
@@ -241,22 +263,33 @@ class Reader:
         :raises StorageError: it can't be reached, or its tables are not the ones that this portmon needs
         """
         database = self._database
-        if database.is_sqlite and not Path(database.url.database or "").is_file():
-            raise NoDatabaseError(f"{database} is not there yet: the first run of the DAG makes it")
+        if database.is_sqlite:
+            self._must_be_the_same_file()
         try:
             with self._engine.begin() as conn:
-                if not self._checked:
+                if time.monotonic() - self._checked > _BELIEVED:
                     database.must_be_current(conn)
-                    self._checked = True
+                    self._checked = time.monotonic()
                 yield conn
         except DBAPIError as error:
-            self._checked = False
-            said = str(error.orig)
-            if "statement timeout" in said or "interrupted" in said:
+            self._checked = -_BELIEVED
+            if _code(error) == _CANCELED or str(error.orig) == "interrupted":
                 raise TooSlowError(f"{database}: a query took more than {self._seconds:g} s and was cut") from error
             raise StorageError(f"{database}: {_first_line(error)}") from error
         except sqlalchemy.exc.TimeoutError as error:
             raise TooSlowError(f"{database}: no connection was free") from error
+
+    def _must_be_the_same_file(self) -> None:
+        # An open connection would go on to read a file that was deleted, or replaced by a backup.
+        try:
+            found = Path(self._database.url.database or "").stat()
+        except OSError:
+            raise NoDatabaseError(f"{self._database} is not there yet: the first run of the DAG makes it") from None
+        file = (found.st_dev, found.st_ino)
+        if self._file not in (None, file):
+            self._engine.dispose()
+            self._checked = -_BELIEVED
+        self._file = file
 
 
 def _reading_url(url: URL) -> URL:
@@ -272,10 +305,10 @@ def _alembic_config() -> Config:
     return config
 
 
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    _set(connection, f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON")
+def _prepare_sqlite(connection: Any, _: Any, *, patience: int) -> None:
+    _set(connection, f"busy_timeout={patience * 1000}", "synchronous=FULL", "foreign_keys=ON")
     # SQLite does not wait by itself if another process does this to a new file at the same moment.
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + patience
     while True:
         try:
             return _set(connection, "journal_mode=WAL")
@@ -301,6 +334,12 @@ def _set(connection: Any, *pragmas: str) -> None:
     for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _code(error: DBAPIError) -> str | None:
+    """What PostgreSQL calls the error."""
+    code: str | None = getattr(error.orig, "pgcode", None)
+    return code
 
 
 def _first_line(error: DBAPIError) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, false, func, or_, select, tuple_, update
 
 from portmon.model.alert import UNFINISHED, Alert, Delivery, DeliveryState, DeliveryStatus, Receipt
-from portmon.model.event import AlertGroup, AlertRole, EventKind
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind
 from portmon.storage.events import columns, pair_from
 from portmon.storage.sql import chunks, insert_rows, rows_in, update_rows
 from portmon.storage.tables import alerts, deliveries, events

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -10,20 +11,31 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_, delete, or_, select
 
 from portmon.model.alert import UNFINISHED
-from portmon.model.event import Event, EventKind, Severity
-from portmon.storage.sql import insert_rows, rows_in, update_rows
-from portmon.storage.tables import alerts, deliveries, events
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind, Severity
+from portmon.storage.sql import insert_rows, rows_in, update_rows, upsert_rows
+from portmon.storage.tables import alerts, deliveries, event_counts, events
 
 FIELDS = tuple(field.name for field in fields(Event))
 """Columns that are fields of an event as well."""
 
 
 def add(conn: Connection, new: Iterable[Event], *, step: int | None = None) -> None:
-    """Store events; those that are stored already stay as they are.
+    """Store events and count them; those that are stored already stay as they are.
 
     :param step: of the journal that they follow from: a replay derives them again. None: no replay does
     """
-    insert_rows(conn, events, [row_of(event, step) for event in new])
+    found = Counter(insert_rows(conn, events, [row_of(event, step) for event in new], returning=events.c.kind))
+    upsert_rows(conn, event_counts, [{"kind": kind, "count": found[kind]} for kind in sorted(found)], add=["count"])
+
+
+def counts(conn: Connection) -> dict[str, int]:
+    """Kind: how many events of it runs ever made, for a counter that never falls.
+
+    One that a replay took back stays counted. One that a replay found is not counted: it happened when no run saw it,
+    and a rate would show it as of now.
+    """
+    return dict(map(tuple, conn.execute(select(event_counts))))
 
 
 def undispatched(conn: Connection) -> list[Event]:
@@ -107,7 +119,7 @@ def columns(table: FromClause = events) -> list[ColumnElement[Any]]:
 def event_from(values: Sequence[Any]) -> Event:
     """An event from the values of :func:`columns`."""
     given = dict(zip(FIELDS, values, strict=True))
-    return Event(**given | {"kind": EventKind(given["kind"]), "severity": Severity(given["severity"])})
+    return Event(**given | {"kind": EventKind.stored(given["kind"]), "severity": Severity(given["severity"])})
 
 
 def pair_from(values: Sequence[Any]) -> tuple[Event, Event]:

@@ -36,7 +36,9 @@ def sites(conn: Connection) -> tuple[dict[str, Mapping[str, str]], set[str]]:
 
 def named(conn: Connection, wanted: str) -> list[KnownHost]:
     """The stored host that has an id, else those that have it as their name, without regard to case."""
-    ids = conn.execute(select(hosts.c.host_id).where(func.lower(hosts.c.name) == wanted.lower())).scalars()
+    # The type of the column: it takes what the database would refuse.
+    lower = type_coerce(wanted.lower(), hosts.c.name.type)
+    ids = conn.execute(select(hosts.c.host_id).where(func.lower(hosts.c.name) == lower)).scalars()
     found = known(conn, [wanted]) or known(conn, ids.all())
     # SQLite knows upper and lower case of ASCII only.
     return found or ([] if wanted.isascii() else [host for host in known(conn) if host.name.lower() == wanted.lower()])

@@ -13,6 +13,9 @@ from portmon.storage.journal import EVALUATE, last_seq
 from portmon.storage.sql import upsert_rows
 from portmon.storage.tables import journal, runs
 
+SECONDS = "seconds"
+"""Key in the summary of a run, beside its counts: phase: how long it took."""
+
 
 def start(
     conn: Connection,

@@ -6,7 +6,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Dialect, Table, Text, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    CursorResult,
+    Dialect,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.types import TypeEngine
 
 Item = TypeVar("Item")
@@ -28,9 +42,21 @@ def inserted_id(conn: Connection, table: Table, row: Mapping[str, Any]) -> int:
     return int(key[0])
 
 
-def insert_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert many rows, with the same columns each, in a few statements; rows that exist stay as they are."""
-    _insert_many(conn, table, rows, lambda statement: statement.on_conflict_do_nothing())
+def insert_rows(
+    conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, returning: Column[Any] | None = None
+) -> list[Any]:
+    """Insert many rows, with the same columns each, in a few statements; rows that exist stay as they are.
+
+    :param returning: a column of the table
+    :returns: its values in the rows that did not exist; nothing without it
+    """
+
+    def resolve(statement: Any) -> Any:
+        statement = statement.on_conflict_do_nothing()
+        return statement if returning is None else statement.returning(returning)
+
+    results = _insert_many(conn, table, rows, resolve)
+    return [] if returning is None else [value for result in results for value in result.scalars()]
 
 
 def upsert_rows(
@@ -40,18 +66,21 @@ def upsert_rows(
     *,
     columns: Sequence[str] = (),
     keep: Sequence[str] = (),
+    add: Sequence[str] = (),
 ) -> None:
     """Insert or overwrite many rows in a few statements.
 
     :param rows: the same columns in each; of each primary key one
     :param columns: to overwrite where the row exists; default: all but the primary key
     :param keep: those of the columns that NULL does not overwrite
+    :param add: those of the columns that grow by the new value
     """
 
     def resolve(statement: Any) -> Any:
         names = columns or [name for name in rows[0] if not table.c[name].primary_key]
         new = {name: statement.excluded[name] for name in names}
         new |= {name: func.coalesce(new[name], table.c[name]) for name in keep}
+        new |= {name: table.c[name] + new[name] for name in add}
         return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new)
 
     _insert_many(conn, table, rows, resolve)
@@ -82,16 +111,18 @@ def delete_rows(conn: Connection, table: Table, keys: Sequence[Sequence[Any]]) -
 
 def _insert_many(
     conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], resolve: Callable[[Any], Any]
-) -> None:
-    """:param resolve: adds what is done on a conflict"""
+) -> list[CursorResult[Any]]:
+    """:param resolve: adds what is done on a conflict
+    :returns: what each statement returned
+    """
     if _as_arrays(conn, rows):
-        names = list(rows[0])
+        names, results = list(rows[0]), []
         for given in _given(conn, table, rows):
             # In their order, which is that of the numbers that they may get.
             query = select(*(given.c[name] for name in names)).order_by(given.c[_NUMBER])
-            conn.execute(resolve(_insert(conn)(table).from_select(names, query)))
-    elif rows:
-        conn.execute(resolve(_insert(conn)(table)), rows)
+            results.append(conn.execute(resolve(_insert(conn)(table).from_select(names, query))))
+        return results
+    return [conn.execute(resolve(_insert(conn)(table)), rows)] if rows else []
 
 
 def _change_many(

@@ -253,6 +253,14 @@ events = Table(
 )
 _partial_index("ix_events_undispatched", events.c.seq, ~events.c.dispatched)
 
+event_counts = Table(
+    "event_counts",
+    metadata,
+    Column("kind", String(32), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    comment="how many events of each kind there ever were; it never falls, whatever expires or is retracted",
+)
+
 alerts = Table(
     "alerts",
     metadata,
@@ -437,7 +445,37 @@ conditions = Table(
     comment="what is wrong with the monitoring itself just now: one event per episode",
 )
 
+actions = Table(
+    "actions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("author", SafeText, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("subject", SafeText, nullable=False),
+    Column("reason", SafeText, nullable=False),
+    Column("before", SafeJson),
+    Column("after", SafeJson),
+    comment="what people did: who, when, why, what was before and what is after",
+)
+
+notes = Table(
+    "notes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("host_id", SafeText, nullable=False),
+    Column("protocol", String(8), nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("unit", SafeText, nullable=False),
+    Column("label", SafeText, nullable=False),
+    Column("text", SafeText, nullable=False),
+    Column("author", SafeText, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    comment="what people wrote about a port of a host, or about a unit of the hosts with a label",
+)
+
 # For the page's lists, see portmon.storage.lookups.
 Index("ix_hosts_name_host_id", hosts.c.name, hosts.c.host_id)
 Index("ix_ports_port_host_id", ports.c.port, ports.c.host_id)
 Index("ix_events_kind_at", events.c.kind, events.c.at)
+_partial_index("ix_observations_failed", observations.c.run_id, observations.c.outcome != "ok")

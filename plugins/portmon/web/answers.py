@@ -15,6 +15,12 @@ def refuse(status: int, detail: str, **more: Any) -> JSONResponse:
     return JSONResponse(body, status_code=status, media_type="application/problem+json")
 
 
+def path_of(request: Request) -> str:
+    """The path below the page's own address, as routing sees it: the URL is made of the Host header as well."""
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", ""))
+
+
 def airflow_root(request: Request) -> str:
     """Path below which Airflow is, without a slash at its end."""
     root: str = request.scope.get("app_root_path", "")

@@ -14,8 +14,8 @@ from starlette.staticfiles import StaticFiles
 
 from portmon.errors import CommandError, ConfigError, NoDatabaseError, PortmonError, RequestError, TooSlowError
 from portmon.text import REASON_LIMIT, plain
-from portmon.web import json_api, metrics, pages
-from portmon.web.answers import refuse
+from portmon.web import actions, json_api, metrics, pages
+from portmon.web.answers import path_of, refuse
 from portmon.web.render import FOLDER, page
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def application() -> FastAPI:
     # FastAPI's own pages of documentation would be open to anyone and load scripts from elsewhere.
     made = FastAPI(title="portmon", docs_url=None, redoc_url=None, openapi_url=None, version="1")
     made.include_router(json_api.router, prefix="/api/v1")
+    made.include_router(actions.router, prefix="/api/v1")
     made.include_router(metrics.router)
     made.include_router(pages.router)
     made.mount("/static", StaticFiles(directory=FOLDER / "static"))
@@ -45,25 +46,25 @@ def application() -> FastAPI:
     return made
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+# No coroutines: a page asks the auth manager, which may wait for its database.
+def _failed(request: Request, error: Exception) -> Response:
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("portmon's page: %s", plain(str(error), REASON_LIMIT))
     return _answer(request, status, plain(str(error), REASON_LIMIT))
 
 
-async def _http(request: Request, error: Any) -> Response:
+def _http(request: Request, error: Any) -> Response:
     return _answer(request, error.status_code, str(error.detail))
 
 
-async def _invalid(request: Request, error: Any) -> Response:
-    wrong = [{"field": ".".join(map(str, one["loc"])), "detail": plain(one["msg"])} for one in error.errors()]
+def _invalid(request: Request, error: Any) -> Response:
+    wrong = [{"field": plain(".".join(map(str, one["loc"]))), "detail": plain(one["msg"])} for one in error.errors()]
     detail = "; ".join(f"{one['field']}: {one['detail']}" for one in wrong)
     return _answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=wrong)
 
 
 def _answer(request: Request, status: int, detail: str, **more: Any) -> Response:
-    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-    if "text/html" in request.headers.get("accept", "") and not path.startswith("/api/"):
+    if "text/html" in request.headers.get("accept", "") and not path_of(request).startswith("/api/"):
         return page(request, "error", status=status, detail=detail)
     return refuse(status, detail, **more)

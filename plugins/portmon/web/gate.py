@@ -6,7 +6,9 @@ It stands in front of routing, so that nothing is reached around it: no static f
 from __future__ import annotations
 
 import hmac
-from collections.abc import MutableMapping
+import logging
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -15,17 +17,20 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
+from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails, VariableDetails
 from airflow.api_fastapi.core_api.security import get_user, is_safe_url
 from fastapi import HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from portmon.airflow import settings
 from portmon.errors import PortmonError
-from portmon.web.answers import airflow_root, refuse
+from portmon.web.answers import airflow_root, path_of, refuse
 from portmon.web.reading import CONNECTIONS, kept
+
+log = logging.getLogger(__name__)
 
 DAG_ID = "portmon"
 METRICS_CONN_ID = "portmon_metrics"
@@ -33,6 +38,10 @@ METRICS_CONN_ID = "portmon_metrics"
 READ = frozenset({"GET", "HEAD"})
 BODY_LIMIT = 256 * 1024
 """Bytes of a request."""
+BODY_SECONDS = 10.0
+"""A request has arrived whole after so long."""
+WAIT_SECONDS = 10.0
+"""A request waits so long for others to be answered."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
@@ -51,22 +60,71 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
             return
         sending = partial(_send_with_headers, send)
+        answer: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            answer.append(message)
+
+        try:
+            await self._answer(scope, receive, keep)
+        finally:
+            # After the request has left its place to the next one: a client may read as slowly as it likes.
+            for message in answer:
+                await sending(message)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have one request answered; ``send`` does not wait for the client."""
         request = Request(scope, receive)
+        try:
+            async with self._place():
+                refusal = await self._checked(request)
+            body = b""
+            if refusal is None and request.method not in READ:
+                body = await _body(request)
+            if refusal is None:
+                async with self._place():
+                    await self._app(scope, _replayed(body, receive), send)
+                return
+        except HTTPException as error:
+            refusal = refuse(error.status_code, error.detail)
+        except ClientDisconnect:
+            return
+        await refusal(scope, receive, send)
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the few places of requests that are being answered.
+
+        :raises HTTPException: none was free for :data:`WAIT_SECONDS`
+        """
         if self._limit is None:
             self._limit = anyio.CapacityLimiter(CONNECTIONS)
-        async with self._limit:
-            refusal = await self._refusal(request)
-            if refusal is not None:
-                await refusal(scope, receive, sending)
-                return
-            await self._app(scope, _limited(receive), sending)
+        with anyio.move_on_after(WAIT_SECONDS) as waiting:
+            await self._limit.acquire()
+        if waiting.cancelled_caught:
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "the page is busy with other requests: try again")
+        try:
+            yield
+        finally:
+            self._limit.release()
+
+    async def _checked(self, request: Request) -> Response | None:
+        """The same as :meth:`_refusal`, if the auth manager can say anything at all."""
+        try:
+            return await self._refusal(request)
+        except Exception:
+            log.exception("portmon's page: Airflow's auth manager failed")
+            detail = "Airflow's auth manager failed: the log of the API server says why"
+            return refuse(HTTPStatus.SERVICE_UNAVAILABLE, detail)
 
     async def _refusal(self, request: Request) -> Response | None:
         """What is answered instead, None if the request may pass."""
-        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+        path = path_of(request)
         bearer = _bearer(request)
         if path == "/metrics" and bearer and await anyio.to_thread.run_sync(_is_metrics_token, bearer.credentials):
             return None
@@ -91,6 +149,11 @@ class Gate:
                 return refuse(HTTPStatus.FORBIDDEN, "you may read the DAG `portmon`, but not edit it")
         request.state.portmon_user = user
         request.state.portmon_may_edit = allowed["PUT"]
+        # Rules and host keys are for those who may also change what all DAGs share.
+        request.state.portmon_may_operate = lambda: (
+            allowed["PUT"]
+            and get_auth_manager().is_authorized_variable(method="PUT", details=VariableDetails(), user=user)
+        )
         return None
 
 
@@ -120,7 +183,7 @@ def _unknown(request: Request, path: str, error: HTTPException) -> Response:
         script = f'<script src="{request.scope.get("root_path", "")}/static/reload.js"></script>'
         return HTMLResponse(f"<!doctype html><title>portmon</title>{script}", status_code=HTTPStatus.UNAUTHORIZED)
     query = f"?{request.url.query}" if request.url.query else ""
-    back = quote(request.url.path + query, safe="")
+    back = quote(request.scope["path"] + query, safe="")
     return RedirectResponse(f"{airflow_root(request)}/api/v2/auth/login?next={back}", HTTPStatus.SEE_OTHER)
 
 
@@ -152,16 +215,27 @@ async def _send_with_headers(send: Send, message: Message) -> None:
     await send(message)
 
 
-def _limited(receive: Receive) -> Receive:
-    """No more than :data:`BODY_LIMIT` of a request."""
-    size = 0
+async def _body(request: Request) -> bytes:
+    """The body of a request.
 
-    async def limited() -> MutableMapping[str, Any]:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > BODY_LIMIT:
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request has at most {BODY_LIMIT} bytes")
-        return message
+    :raises HTTPException: it has more than :data:`BODY_LIMIT`, or did not arrive within :data:`BODY_SECONDS`
+    """
+    read = bytearray()
+    with anyio.move_on_after(BODY_SECONDS):
+        async for part in request.stream():
+            read += part
+            if len(read) > BODY_LIMIT:
+                detail = f"a request has at most {BODY_LIMIT} bytes"
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+        return bytes(read)
+    raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive within {BODY_SECONDS:g} s")
 
-    return limited
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A body that was read already; then what the client sends."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> MutableMapping[str, Any]:
+        return messages.pop() if messages else await receive()
+
+    return replayed

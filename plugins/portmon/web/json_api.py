@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 
-from portmon.api import catalogue, fleet, problems, rules, silences
+from portmon.api import event_kinds, fleet, problems, rules, silences
+from portmon.api.actions import ActionView, list_actions
 from portmon.api.fleet import EventRow, GlanceView, HostRow, HostTimeline, Page, PortGroup, PortRow, RunView
 from portmon.api.problems import ProblemsView
 from portmon.api.rules import RuleView
@@ -15,7 +16,7 @@ from portmon.api.silences import SilenceHits
 from portmon.api.view import View
 from portmon.storage import lookups
 from portmon.web import reading
-from portmon.web.queries import LIMIT, Events, Hosts, Labels, Limit, Number, Offset, Ports, Text, labels_of
+from portmon.web.queries import LIMIT, Events, Hosts, Labels, Limit, Moment, Number, Offset, Ports, Text, labels_of
 from portmon.web.reading import reading as connection
 
 router = APIRouter()
@@ -57,9 +58,9 @@ def get_fleet() -> GlanceView:
 
 
 @router.get("/kinds")
-def get_kinds() -> list[catalogue.KindView]:
+def get_kinds() -> list[event_kinds.KindView]:
     """The catalogue of events."""
-    return list(catalogue.KINDS.values())
+    return list(event_kinds.KINDS.values())
 
 
 @router.get("/ports")
@@ -90,16 +91,14 @@ def get_hosts(
 
 
 @router.get("/host")
-def get_host(id: Annotated[str, Query(max_length=300)]) -> HostRow:
+def get_host(id: Text) -> HostRow:
     """One host."""
     with connection() as conn:
         return fleet.one_host(conn, id)
 
 
 @router.get("/host/timeline")
-def get_timeline(
-    id: Annotated[str, Query(max_length=300)], port: Number = None, range: Literal["24h", "7d", "30d"] = "24h"
-) -> HostTimeline:
+def get_timeline(id: Text, port: Number = None, range: Literal["24h", "7d", "30d"] = "24h") -> HostTimeline:
     """What the ports of a host were over a time."""
     with connection() as conn:
         host = fleet.one_host(conn, id)
@@ -107,7 +106,7 @@ def get_timeline(
 
 
 @router.get("/host/answers")
-def get_answers(id: Annotated[str, Query(max_length=300)]) -> list[str]:
+def get_answers(id: Text) -> list[str]:
     """The last raw answers of a host."""
     with connection() as conn:
         return fleet.raw_answers(conn, fleet.one_host(conn, id).id)
@@ -121,7 +120,7 @@ def get_events(wanted: Events, limit: Limit = LIMIT) -> list[EventRow]:
 
 
 @router.get("/runs")
-def get_runs(limit: Limit = LIMIT, before: datetime | None = None) -> list[RunView]:
+def get_runs(limit: Limit = LIMIT, before: Moment | None = None) -> list[RunView]:
     """Runs, newest first."""
     with connection() as conn:
         return fleet.runs_with_errors(conn, limit=limit, before=before)
@@ -139,6 +138,13 @@ def get_rules() -> list[RuleView]:
     """The rules in force."""
     with connection() as conn:
         return rules.list_rules(conn, reading.config())
+
+
+@router.get("/actions")
+def get_actions(limit: Limit = LIMIT, before: Annotated[int | None, Query(ge=0, le=2**62)] = None) -> list[ActionView]:
+    """What people did, newest first."""
+    with connection() as conn:
+        return list_actions(conn, limit=limit, before=before)
 
 
 @router.get("/changes")

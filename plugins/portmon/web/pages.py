@@ -7,20 +7,32 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathParam
 from starlette.responses import RedirectResponse, Response
 
-from portmon.api import fleet, hosts, problems, rules, silences
+from portmon.api import actions, fleet, hosts, problems, rules, silences
 from portmon.api.explain import explain
 from portmon.storage import lookups
 from portmon.text import plain
 from portmon.web import reading
-from portmon.web.queries import LIMIT, MOST, Events, Hosts, Labels, Limit, Number, Offset, Ports, Text, labels_of
+from portmon.web.queries import (
+    LIMIT,
+    MOST,
+    Events,
+    Hosts,
+    Labels,
+    Limit,
+    Moment,
+    Number,
+    Offset,
+    Ports,
+    Text,
+    labels_of,
+)
 from portmon.web.reading import reading as connection
-from portmon.web.render import page
+from portmon.web.render import host_path, page
 
 router = APIRouter()
 Range = Literal["24h", "7d", "30d"]
@@ -96,6 +108,16 @@ def show_hosts(
     return page(request, "hosts", found=found, wanted=wanted, sort=sort, labels=labels)
 
 
+@router.get("/host")
+def show_by_id(
+    request: Request, wanted: Hosts, id: Text, port: Number = None, range: Literal["", "24h", "7d", "30d"] = ""
+) -> Response:
+    """A host, or its port, whose id no path can hold, see :func:`portmon.web.render.host_path`."""
+    if port is not None:
+        return show_port(request, id, port, range or "7d")
+    return show_host(request, id, wanted, range or "24h")
+
+
 @router.get("/hosts/{host_id:path}/ports/{port}")
 def show_port(
     request: Request, host_id: str, port: Annotated[int, PathParam(ge=1, le=65535)], range: Range = "7d"
@@ -153,21 +175,33 @@ def download_events(wanted: Events, limit: Limit = MOST) -> Response:
 
 
 @router.get("/runs")
-def show_runs(request: Request, before: datetime | None = None) -> Response:
+def show_runs(request: Request, before: Moment | None = None) -> Response:
     """The runs with their durations and what failed."""
     with connection() as conn:
         found = fleet.runs_with_errors(conn, limit=LIMIT // 2, before=before)
     return page(request, "runs", found=found, limit=LIMIT // 2)
 
 
+@router.get("/silence")
+def prepare_silence(request: Request, host: Text = "", port: Number = None) -> Response:
+    """A form for a silence that is filled in: what a link in a message leads to."""
+    return show_silences(request, {"host": host, "port": port})
+
+
 @router.get("/silences")
-def show_silences(request: Request) -> Response:
-    """Silences and rules: what is in force, from where, and what each hits now."""
+def list_silences(request: Request) -> Response:
+    """Silences and rules: what is in force, from where, and what each hits now; and what people did."""
+    return show_silences(request, None)
+
+
+def show_silences(request: Request, wanted: Mapping[str, Any] | None) -> Response:
+    """The page of both."""
     now = datetime.now(UTC)
     with connection() as conn:
         current = silences.list_with_hits(conn, now)
         in_force = rules.list_rules(conn, reading.config())
-    return page(request, "silences", silences=current, rules=in_force)
+        done = actions.list_actions(conn)
+    return page(request, "silences", silences=current, rules=in_force, actions=done, wanted=wanted)
 
 
 @router.get("/port")
@@ -175,8 +209,7 @@ def find_port(request: Request, host: Text, port: Number = None) -> Response:
     """The page of a host or of its port by the host's name: what a link in a message leads to."""
     with connection() as conn:
         found = hosts.find_host(conn, host)
-    below = f"/ports/{port}" if port is not None else ""
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/hosts/{quote(found.id, safe='')}{below}", 303)
+    return RedirectResponse(f"{request.scope.get('root_path', '')}{host_path(found.id, port)}", 303)
 
 
 @router.get("/icon.svg")
@@ -211,4 +244,4 @@ def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     text = plain(" ".join(map(str, value)) if isinstance(value, tuple) else str(value), 1000)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text
+    return f"'{text}" if text[:1] in set("=+-@＝＋－＠") else text

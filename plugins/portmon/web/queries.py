@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from fastapi import Depends, Query
+from pydantic import AfterValidator, WithJsonSchema
 from sqlalchemy import Connection
 
-from portmon.api.catalogue import KINDS
+from portmon.api.event_kinds import KINDS
 from portmon.api.hosts import find_host
 from portmon.errors import RequestError
 from portmon.fields import parse_ports
@@ -18,7 +21,45 @@ LIMIT = 100
 MOST = 1000
 """Rows of one answer."""
 
-Text = Annotated[str, Query(max_length=300)]
+_UNCARRIED = re.compile("[\x00\x1a\ud800-\udfff]")
+_CARRIED = re.compile("\x1a([0-9a-f]{4})")
+
+
+def carried(text: str) -> str:
+    """Text as an address can carry it: what no UTF-8 has, and NUL, are written as four digits behind U+001A."""
+    return _UNCARRIED.sub(lambda found: f"\x1a{ord(found[0]):04x}", text)
+
+
+def _as_it_was(text: str) -> str:
+    return _CARRIED.sub(lambda found: chr(int(found[1], 16)), text)
+
+
+def label_query(name: str, value: str) -> str:
+    """A label as ``name=value``: what of the name would end it is escaped."""
+    return f"{name.replace('%', '%25').replace('=', '%3D')}={value}"
+
+
+def _utc(value: datetime) -> datetime:
+    """A time of a form has no zone: it is UTC."""
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a time has a year from 1 to 9999 in UTC") from error
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST:
+        raise ValueError(f"give a text of at most {LONGEST} characters")
+    return value
+
+
+LONGEST = 2000
+"""Characters of a text in an address: names of 250 characters, each of which may be carried as five."""
+Text = Annotated[str, Query(max_length=LONGEST), AfterValidator(_as_it_was)]
+Moment = Annotated[datetime, AfterValidator(_utc)]
+# Lone surrogates included, which pydantic refuses in a text.
+Name = Annotated[Any, AfterValidator(_name), WithJsonSchema({"type": "string", "maxLength": LONGEST})]
+"""Of a host or its id, within JSON."""
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Number = Annotated[int | None, Query(ge=1, le=65535)]
@@ -34,10 +75,9 @@ def labels_of(given: list[str]) -> dict[str, str]:
     :raises RequestError: there is no ``=``
     """
     pairs = [text.partition("=") for text in given if text]
-    for name, equals, _ in pairs:
-        if not name or not equals:
-            raise RequestError("a label is given as name=value")
-    return {name: value for name, _, value in pairs}
+    if not all(equals for _, equals, _ in pairs):
+        raise RequestError("a label is given as name=value")
+    return {_as_it_was(unquote(name)): _as_it_was(value) for name, _, value in pairs}
 
 
 def _hosts(q: Text = "", state: HostState = "", label: Labels = []) -> HostFilter:  # noqa: B006 - FastAPI copies it
@@ -69,11 +109,6 @@ def _ports(
     )
 
 
-def utc(value: datetime | None) -> datetime | None:
-    """A time of a form, which has no zone: UTC."""
-    return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
-
-
 class EventQuery:
     """Which events; the host may be given by its name."""
 
@@ -82,15 +117,15 @@ class EventQuery:
         kind: Text = "",
         host: Text = "",
         port: Number | Literal[""] = None,
-        since: datetime | Literal[""] | None = None,
-        until: datetime | Literal[""] | None = None,
+        since: Moment | Literal[""] | None = None,
+        until: Moment | Literal[""] | None = None,
         before: Annotated[int | None, Query(ge=0, le=2**62)] = None,
     ) -> None:
         if kind and kind not in KINDS:
             raise RequestError(f"there is no kind of events {kind!r}")
         self.kind, self.host, self.before = kind, host.strip(), before
         self.port = port or None
-        self.since, self.until = utc(since or None), utc(until or None)
+        self.since, self.until = since or None, until or None
 
     def filter(self, conn: Connection) -> EventFilter:
         """What to look for.

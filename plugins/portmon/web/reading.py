@@ -29,6 +29,8 @@ _KEPT = 30.0
 
 Value = TypeVar("Value")
 _lock = Lock()
+_counting = Lock()
+"""One request counts and the others wait for it: after a run all of them would count the whole fleet at once."""
 _kept: dict[str, tuple[float, Any]] = {}
 _counts: dict[Any, tuple[Any, Any]] = {}
 
@@ -83,15 +85,22 @@ def interval() -> timedelta:
 
 def unchanged(conn: Connection, name: Any, read: Callable[[], Value]) -> Value:
     """What was read after the newest step of the journal, or is read now: the state changes with the journal only."""
-    step = lookups.last_step(conn)
-    with _lock:
-        known, value = _counts.pop(name, (None, None))
-    if known != step:
-        value = read()
-    with _lock:
-        _counts[name] = (step, value)
-        for old in list(_counts)[:-_REMEMBERED]:
-            del _counts[old]
+    return _unchanged(conn, name, lookups.last_step(conn), read)
+
+
+def _unchanged(conn: Connection, name: Any, state: Any, read: Callable[[], Value]) -> Value:
+    # The pool stands for the database: another one has other counts at the same step.
+    name = (conn.engine.pool, name)
+    # After a run all requests want to count the same: one does, the others wait for it.
+    with _counting:
+        with _lock:
+            known, value = _counts.pop(name, (None, None))
+        if known != state:
+            value = read()
+        with _lock:
+            _counts[name] = (state, value)
+            for old in list(_counts)[:-_REMEMBERED]:
+                del _counts[old]
     found: Value = value
     return found
 
@@ -99,8 +108,5 @@ def unchanged(conn: Connection, name: Any, read: Callable[[], Value]) -> Value:
 def glance(conn: Connection, now: datetime) -> fleet.GlanceView:
     """The fleet at a glance; counted anew only after something happened."""
     key = (lookups.last_step(conn), lookups.newest_event(conn), now.replace(minute=0, second=0, microsecond=0))
-    known, counts = _counts.get("fleet", (None, None))
-    if known != key:
-        counts = fleet.count(conn, now)
-        _counts["fleet"] = (key, counts)
+    counts = _unchanged(conn, "fleet", key, lambda: fleet.count(conn, now))
     return fleet.glance(conn, now, counts, interval=interval())

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from fastapi import Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
-from portmon.api.catalogue import KINDS
+from portmon.api.event_kinds import KINDS
 from portmon.text import plain
 from portmon.web.answers import airflow_root
+from portmon.web.queries import carried, label_query
 from portmon.web.words import LANGUAGES, Words
 
 FOLDER = Path(__file__).parent
 TEXT_LIMIT = 400
 """Characters of a text that the page shows."""
+_PATH = re.compile(r"(?!\.+\Z)[\w.~:@+-]+")
 LANGUAGE_COOKIE = "portmon_language"
 
 
 def page(request: Request, name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     """One page."""
     words = Words(language_of(request))
-    query = {key: value for key, value in request.query_params.multi_items() if value}
+    query = [(key, value) for key, value in request.query_params.multi_items() if value]
     html = (
         _environment()
         .get_template(f"{name}.html.j2")
@@ -38,10 +42,11 @@ def page(request: Request, name: str, *, status: int = 200, **values: Any) -> HT
             t=words,
             root=request.scope.get("root_path", ""),
             airflow=airflow_root(request),
-            query=query,
-            link=Links(request.scope.get("root_path", ""), query, request.url.path).to,
+            query=dict(query),
+            link=Links(request.scope.get("root_path", ""), query, quote(request.scope["path"], errors="replace")).to,
             user=getattr(request.state, "portmon_user", None),
             may_edit=getattr(request.state, "portmon_may_edit", False),
+            may_operate=getattr(request.state, "portmon_may_operate", bool)(),
             now=datetime.now(UTC),
         )
     )
@@ -62,22 +67,38 @@ def language_of(request: Request) -> str:
 class Links:
     """Addresses of the page's views."""
 
-    def __init__(self, root: str, query: Mapping[str, str], path: str) -> None:
+    def __init__(self, root: str, query: Sequence[tuple[str, str]], path: str) -> None:
         self._root, self._query, self._path = root, query, path
 
-    def to(self, path: str | None = None, /, **query: Any) -> str:
+    def to(self, path: str | None = None, /, **query: Any) -> Markup:
         """A view, or this one with other filters.
 
         :param path: None: this view, whose filters stay but for those given; an empty value drops one
         """
+        kept = [(name, carried(str(value))) for name, value in query.items() if value not in (None, "", 0)]
         if path is None:
-            given = {**self._query, **query}
             path = self._path
+            kept = [pair for pair in self._query if pair[0] not in query] + kept
         else:
-            given = query
             path = f"{self._root}/{path}"
-        kept = [(name, str(value)) for name, value in given.items() if value not in (None, "", 0)]
-        return f"{path}?{urlencode(kept)}" if kept else path
+        return _whole(f"{path}?{urlencode(kept)}" if kept else path)
+
+
+def host_path(host_id: str, port: int | None = None) -> str:
+    """Where a host or its port is. Browsers and proxies change a path with slashes or dots in it, but no query."""
+    if _PATH.fullmatch(host_id):
+        return f"/hosts/{quote(host_id, safe='')}" + (f"/ports/{port}" if port is not None else "")
+    return f"/host?id={quote(carried(host_id), safe='')}" + (f"&port={port}" if port is not None else "")
+
+
+def _of_label(rows: Iterable[Any], name: str) -> list[tuple[str, list[Any]]]:
+    """Rows that are in the order of a label's values, by these."""
+    return [(value, list(own)) for value, own in groupby(rows, key=lambda row: row.labels.get(name, ""))]
+
+
+def _whole(value: str) -> Markup:
+    """An address, or a value that a form sends back: nothing is cut or made visible."""
+    return Markup(str(escape(value)).encode("ascii", "xmlcharrefreplace").decode())  # noqa: S704 - escaped here
 
 
 @lru_cache(maxsize=1)
@@ -90,8 +111,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_visible,
     )
-    made.filters |= {"at": at, "lasted": lasted, "path": lambda text: quote(str(text), safe=""), "iso": _iso}
-    made.globals |= {"KINDS": KINDS}
+    made.filters |= {"at": at, "lasted": lasted, "iso": _iso, "of_label": _of_label, "whole": _whole}
+    made.filters["path"] = lambda text: _whole(quote(str(text), safe="", errors="replace"))
+    made.globals |= {"KINDS": KINDS, "host_path": host_path, "label_query": label_query, "carried": carried}
     return made
 
 
@@ -123,7 +145,8 @@ def lasted(value: timedelta | float | None, t: Words) -> str:
     """How long something took, in the two largest units."""
     if value is None:
         return "–"
-    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    # Clocks differ: what ended before it began took no time.
+    seconds = max(value.total_seconds() if isinstance(value, timedelta) else float(value), 0.0)
     if seconds < 60:
         return f"{seconds:.0f} {t('s')}" if seconds >= 10 else f"{seconds:.1f} {t('s')}"
     whole = int(seconds)

@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 from portmon.alerting.message.render import Message
-from portmon.model.event import Severity
+from portmon.model.event_kinds import Severity
 
 HOSTILE = "{{ conn.x.password }} and a lone {{ and {% if %}"
 SECRET = "hunter2-of-connection-x"

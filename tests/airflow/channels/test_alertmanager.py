@@ -21,7 +21,7 @@ from portmon.alerting.channels import AlertmanagerChannel, alertmanager
 from portmon.alerting.channels.alertmanager import payload
 from portmon.errors import DeliveryError
 from portmon.model.alert import Alert
-from portmon.model.event import AlertRole, EventKind
+from portmon.model.event_kinds import AlertRole, EventKind
 from tests.airflow.channels.samples import connect, printed
 from tests.worlds.alertmanager import Alertmanager, missing
 from tests.worlds.messages import LINK, alert, event, message

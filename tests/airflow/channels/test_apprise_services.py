@@ -21,7 +21,7 @@ from portmon.alerting.channels.apprise_services import BY_SCHEMA, SERVICES
 from portmon.alerting.channels.fitting import fitted
 from portmon.alerting.message.render import Layout, Message, render
 from portmon.errors import DeliveryError
-from portmon.model.event import AlertGroup
+from portmon.model.event_kinds import AlertGroup
 from tests.airflow.channels.samples import connect
 from tests.airflow.channels.test_mail import Sending
 from tests.airflow.channels.vendors import VENDORS, Service, connection

@@ -13,7 +13,7 @@ from portmon.airflow.outside import deliver
 from portmon.alerting.channels import LogChannel
 from portmon.alerting.message.render import Message
 from portmon.errors import DeliveryError
-from portmon.model.event import Severity
+from portmon.model.event_kinds import Severity
 from portmon.model.observation import Listener, Listing
 from portmon.scan.answer import table
 from tests.airflow.channels.samples import MESSAGE

@@ -23,7 +23,7 @@ from portmon.alerting.message.render import Layout, Message, render
 from portmon.config import parse_config
 from portmon.errors import DeliveryError
 from portmon.model.alert import Alert, DeliveryState
-from portmon.model.event import AlertGroup, AlertRole, EventKind
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind
 from portmon.storage import deliveries
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import Fleet

@@ -19,7 +19,7 @@ from portmon.alerting.channels.mail import headers
 from portmon.alerting.channels.notifier import fill, parts
 from portmon.alerting.message.render import Message
 from portmon.errors import DeliveryError
-from portmon.model.event import AlertRole, EventKind
+from portmon.model.event_kinds import AlertRole, EventKind
 from tests.airflow.channels.samples import MESSAGE, SECRET, printed
 from tests.worlds.mailbox import Mailbox
 from tests.worlds.messages import alert, event, message

@@ -27,7 +27,7 @@ from portmon.alerting.channels import (
     WebhookChannel,
 )
 from portmon.alerting.message.render import Message
-from portmon.model.event import AlertRole, EventKind
+from portmon.model.event_kinds import AlertRole, EventKind
 from tests.airflow.channels.samples import HOSTILE, SECRET, connect
 from tests.worlds.alertmanager import Alertmanager, missing
 from tests.worlds.mailbox import Mailbox

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.alerting.channels.alertmanager import OWN_LABELS, is_uri, labels, payload
-from portmon.model.event import AlertRole, EventKind
+from portmon.model.event_kinds import AlertRole, EventKind
 from portmon.text import plain
 from tests.worlds.messages import LINK, NOW, alert, event, message
 
@@ -208,3 +208,9 @@ def test_order_is_that_of_the_beginnings() -> None:
     assert [one["labels"]["port"] for one in payload(message(*told))] == ["3", "2", "1"]
     assert payload(message(*told)) == payload(message(*reversed(told)))
     assert payload(replace(message(), alerts=(), links=())) == []
+
+
+def test_the_page_of_the_port_is_an_annotation_beside_the_task_log() -> None:
+    (sent,) = payload(message(alert(event()), links=(LINK,), pages=("https://airflow.example.com/portmon/hosts/h",)))
+    assert sent["generatorURL"] == LINK
+    assert sent["annotations"]["page"] == "https://airflow.example.com/portmon/hosts/h"

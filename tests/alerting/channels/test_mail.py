@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from portmon.alerting.channels.mail import headers
 from portmon.model.alert import Alert
-from portmon.model.event import AlertRole, EventKind
+from portmon.model.event_kinds import AlertRole, EventKind
 from tests.worlds.messages import NOW, alert, event, message
 
 DOWN = alert(id="a" * 32)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.alerting.channels.webhook import TEXT_LIMIT, document, sign
-from portmon.model.event import AlertRole, EventKind
-from tests.worlds.messages import LINK, NOW, alert, event, message
+from portmon.model.event_kinds import AlertRole, EventKind
+from tests.worlds.messages import LINK, NOW, PAGE, alert, event, message
 
 HOSTILE = "a\ud800b\udcff\n\x00{{ conn.x.password }}<!channel>\u202e"
 
@@ -28,7 +28,7 @@ def test_document_tells_the_newest_event_and_the_life_of_the_alert() -> None:
         starts_at=NOW,
         ends_at=NOW + timedelta(hours=1),
     )
-    told = document(message(alert(down), ended, links=(LINK, None), route="web", reminder=True))
+    told = document(message(alert(down), ended, links=(LINK, None), pages=(None, PAGE), route="web", reminder=True))
     assert {name: told[name] for name in ("version", "group", "route", "reminder", "severity")} == {
         "version": 1,
         "group": "down",
@@ -40,6 +40,7 @@ def test_document_tells_the_newest_event_and_the_life_of_the_alert() -> None:
     assert (first["status"], first["link"], first["port"], first["ends_at"]) == ("firing", LINK, 8080, None)
     assert (first["labels"], first["details"], first["unit"]) == ({"site": "fra1"}, {"misses": 2}, "app.service")
     assert (second["status"], second["kind"], second["link"]) == ("resolved", "recovered", None)
+    assert (first["page"], second["page"]) == (None, PAGE)
     assert (second["starts_at"], second["ends_at"]) == ("2026-03-09T12:00:00Z", "2026-03-09T13:00:00Z")
 
 

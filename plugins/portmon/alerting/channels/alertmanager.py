@@ -21,7 +21,8 @@ from pydantic import Field
 
 from portmon.alerting.channels.base import BaseChannel, HttpRequest, Outside
 from portmon.fields import Text
-from portmon.model.event import AlertRole, Event, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertRole, EventKind
 from portmon.text import REASON_LIMIT, inert, plain
 
 if TYPE_CHECKING:
@@ -68,10 +69,10 @@ def payload(message: Message) -> list[dict[str, Any]]:
 
     An alert that fires, and a notice, ends by itself at ``expires_at`` unless it is sent again.
     """
-    pairs = sorted(message.linked(), key=lambda pair: (_begin(pair[0]), pair[0].id))
+    pairs = sorted(message.linked(), key=lambda linked: (_begin(linked[0]), linked[0].id))
     # The end of an old alert after the beginning of the next one of the same port would end that as well.
-    newest = {tuple(sorted(labels(alert).items())): (alert, link) for alert, link in pairs}
-    return [_posted(alert, link, message.expires_at) for alert, link in newest.values()]
+    newest = {tuple(sorted(labels(linked[0]).items())): linked for linked in pairs}
+    return [_posted(*linked, message.expires_at) for linked in newest.values()]
 
 
 def labels(alert: Alert) -> dict[str, str]:
@@ -96,12 +97,12 @@ def labels(alert: Alert) -> dict[str, str]:
     return {name: value for name, value in {**others, **own}.items() if value}
 
 
-def _posted(alert: Alert, link: str | None, expires_at: datetime | None) -> dict[str, Any]:
+def _posted(alert: Alert, link: str | None, page: str | None, expires_at: datetime | None) -> dict[str, Any]:
     begin = _begin(alert)
     end = (alert.ends_at or alert.event.at) if alert.role is AlertRole.RESOLVED else expires_at
     return {
         "labels": labels(alert),
-        "annotations": _annotations(alert.event),
+        "annotations": _annotations(alert.event) | ({"page": page} if page else {}),
         "startsAt": _moment(begin),
         **({"endsAt": _moment(max(begin, end))} if end else {}),
         **({"generatorURL": link} if link and is_uri(link) else {}),

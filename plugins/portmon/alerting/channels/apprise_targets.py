@@ -13,7 +13,7 @@ from portmon.alerting.channels.apprise_services import BY_SCHEMA, Refusal
 from portmon.alerting.channels.apprise_wire import Exchange
 from portmon.alerting.channels.fitting import fitted
 from portmon.alerting.message.render import Message
-from portmon.model.event import Severity
+from portmon.model.event_kinds import Severity
 from portmon.untrusted.urls import is_ambiguous
 
 MEASURE_TIMEOUT = 5.0

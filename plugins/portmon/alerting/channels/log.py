@@ -9,7 +9,7 @@ from pydantic import Field
 
 from portmon.alerting.channels.base import BaseChannel, Outside
 from portmon.fields import Text
-from portmon.model.event import Severity
+from portmon.model.event_kinds import Severity
 
 if TYPE_CHECKING:
     from portmon.alerting.message.render import Message

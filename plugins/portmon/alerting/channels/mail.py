@@ -21,7 +21,7 @@ from email.message import EmailMessage
 from typing import Any
 
 from portmon.alerting.message.render import Message
-from portmon.model.event import AlertRole
+from portmon.model.event_kinds import AlertRole
 
 DOMAIN = "portmon.invalid"
 """Right-hand side of the ids: not the name of a machine, since the next mail may come from another worker, and one that

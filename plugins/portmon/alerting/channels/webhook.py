@@ -67,7 +67,7 @@ def document(message: Message) -> dict[str, Any]:
         "severity": message.severity.value,
         "title": _valid(message.title),
         "text": _valid(message.text),
-        "alerts": [_alert(alert, link) for alert, link in message.linked()],
+        "alerts": [_alert(*linked) for linked in message.linked()],
     }
 
 
@@ -79,7 +79,7 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
     return f"sha256={hmac.digest(secret.encode(), f'{timestamp}.'.encode() + body, 'sha256').hex()}"
 
 
-def _alert(alert: Alert, link: str | None) -> dict[str, Any]:
+def _alert(alert: Alert, link: str | None, page: str | None) -> dict[str, Any]:
     event = alert.event
     fields = {
         "id": alert.id,
@@ -100,6 +100,7 @@ def _alert(alert: Alert, link: str | None) -> dict[str, Any]:
         "ends_at": _moment(alert.ends_at),
         "last_seen": _moment(event.last_seen),
         "link": link,
+        "page": page,
         "untold": alert.untold,
         "event_id": event.id,
         "details": dict(event.details),

@@ -13,7 +13,8 @@ from portmon.alerting.message.order import Block, Bundle, rank, worst
 from portmon.alerting.message.view import Address, Count, MessageHost, MessageLine, MessageView, Site, Span
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, AlertRole
 from portmon.text import REASON_LIMIT, VALUE_LIMIT, plain
 
 SUBJECT_LIMIT = 40
@@ -30,6 +31,8 @@ def view_of(
     *,
     max_lines: int,
     links: Mapping[str, Address],
+    pages: Mapping[str, Address],
+    notes: Mapping[str, str],
     page: Address,
     subject: str,
     reminder: bool,
@@ -38,11 +41,15 @@ def view_of(
 
     :param blocks: at least one, in order
     :param links: id of an event -> address of its task log
+    :param pages: id of an event -> address of the page of its port or host
+    :param notes: id of an event -> what people wrote about its port
     :param page: has what the lines leave out
     """
     bundles = [bundle for block in blocks for bundle in block]
     alerts = [alert for bundle in bundles for alert in bundle.alerts]
-    line_of = partial(_line, newest=max(alert.event.at for alert in alerts), reminder=reminder)
+    line_of = partial(
+        _line, pages=pages, notes=notes, newest=max(alert.event.at for alert in alerts), reminder=reminder
+    )
     listed: list[MessageHost] = []
     room = max_lines
     for block in blocks:
@@ -51,7 +58,9 @@ def view_of(
             break
         lines = tuple(map(line_of, shown))
         found = (links.get(alert.event.id) for one in shown if not one.outage for alert in one.alerts)
-        listed.append(MessageHost(lines[0].host, next(filter(None, found), Address()), lines))
+        log = next(filter(None, found), Address())
+        own = lines[0].page if len(lines) == 1 else Address(lines[0].page.partition("/ports/")[0])
+        listed.append(MessageHost(lines[0].host, log, own, lines))
     left = [alert for bundle in bundles[max_lines:] for alert in bundle.alerts]
     unnamed = any(line.counts or (line.site and line.site.unnamed) for host in listed for line in host.lines)
     return MessageView(
@@ -82,7 +91,9 @@ def _hosts(alerts: Iterable[Alert]) -> int:
     return len({alert.event.host_id for alert in alerts if alert.event.host_id is not None})
 
 
-def _line(bundle: Bundle, *, newest: datetime, reminder: bool) -> MessageLine:
+def _line(
+    bundle: Bundle, *, pages: Mapping[str, Address], notes: Mapping[str, str], newest: datetime, reminder: bool
+) -> MessageLine:
     alerts, outage, event = bundle.alerts, bundle.outage, bundle.alerts[0].event
     time_of = partial(_time, newest=newest, reminder=reminder)
     line = MessageLine(
@@ -94,6 +105,8 @@ def _line(bundle: Bundle, *, newest: datetime, reminder: bool) -> MessageLine:
         started=time_of(min(alert.starts_at for alert in alerts)),
         untold=all(alert.untold for alert in alerts),
         still=reminder and any(alert.role is AlertRole.FIRING for alert in alerts),
+        page=Address() if outage else pages.get(event.id, Address()),
+        note="" if outage else plain(notes.get(event.id, ""), REASON_LIMIT),
     )
     if bundle.crowd:
         return replace(line, counts=_counts([bundle]))

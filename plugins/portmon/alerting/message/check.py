@@ -18,7 +18,8 @@ from portmon.alerting.message.order import CROWD, in_order
 from portmon.alerting.message.view import MessageView
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, AlertRole, Event, EventKind, Meaning
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind, Meaning
 
 _KNOWN = (*NAMES, *(f"builtin/{name}" for name in NAMES))
 
@@ -161,4 +162,6 @@ def _view(alerts: list[Alert], group: AlertGroup, *, outage: Outage | None = Non
     outages = {alert.event.host_id: outage for alert in alerts if outage and alert.event.host_id}
     links = {alert.event.id: _PAGE for alert in alerts}
     usual = {"max_lines": 50, "subject": "", "reminder": False}
-    return view_of(in_order(alerts, outages), group, links=links, page=_PAGE, **{**usual, **given})
+    return view_of(
+        in_order(alerts, outages), group, links=links, pages=links, notes={}, page=_PAGE, **{**usual, **given}
+    )

@@ -9,7 +9,8 @@ from typing import Any
 
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import Event, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import Severity
 
 CROWD = 200
 """More alerts than these of one host and run are one line: one host must not fill a whole message."""
@@ -30,7 +31,7 @@ class Bundle:
 
     @property
     def kind(self) -> str:
-        """Which words tell it: :attr:`portmon.model.event.Meaning.name`, that of an outage, or ``many``."""
+        """Which words tell it: :attr:`portmon.model.event_kinds.Meaning.name`, that of an outage, or ``many``."""
         meaning = self.alerts[0].event.meaning
         return "many" if self.crowd else meaning.folded_as if self.outage else meaning.name
 

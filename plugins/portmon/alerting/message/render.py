@@ -14,7 +14,8 @@ from portmon.alerting.message.build import checked, view_of
 from portmon.alerting.message.order import in_order, worst
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
-from portmon.model.event import AlertGroup, Event, Severity
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Message(Bodies):
     :param reminder: it repeats alerts that still fire
     :param alerts: worst first, also those that did not fit into the lines
     :param links: of the task log of each alert
+    :param pages: of the page of its port or host
     :param expires_at: when a receiver that forgets drops a firing alert, unless it is sent again
     :param lines: number of lines listed
     :param cut: the same message with at most so many lines, for receivers that take less; None if it was not rendered
@@ -54,15 +56,17 @@ class Message(Bodies):
     reminder: bool = False
     alerts: tuple[Alert, ...] = ()
     links: tuple[str | None, ...] = ()
+    pages: tuple[str | None, ...] = ()
     expires_at: datetime | None = None
     lines: int = 0
     cut: Callable[[int], Bodies] | None = field(default=None, repr=False, compare=False)
     resting: Mapping[str, datetime] = field(default_factory=dict)
     crowded: frozenset[str] = frozenset()
 
-    def linked(self) -> Iterator[tuple[Alert, str | None]]:
-        """Each alert with the address of its task log, None if it has none."""
-        return zip(self.alerts, self.links or (None,) * len(self.alerts), strict=True)
+    def linked(self) -> Iterator[tuple[Alert, str | None, str | None]]:
+        """Each alert with the addresses of its task log and of its page, None if it has none."""
+        nothing = (None,) * len(self.alerts)
+        return zip(self.alerts, self.links or nothing, self.pages or nothing, strict=True)
 
 
 def render(
@@ -72,6 +76,8 @@ def render(
     layout: Layout,
     link: Callable[[Event], str | None],
     page: str | None = None,
+    page_of: Callable[[Event], str | None] = lambda _: None,
+    note_of: Callable[[Event], str] = lambda _: "",
     subject: str = "",
     reminder: bool = False,
     outages: Mapping[str, Outage] | None = None,
@@ -81,6 +87,8 @@ def render(
     :param alerts: at least one, all of ``group``
     :param link: an event to the address of its host's task log, None if it has none
     :param page: address of the page that has what the message leaves out
+    :param page_of: an event to the address of the page of its port or host
+    :param note_of: an event to what people wrote about its port
     :param subject: value of the label that the message is grouped by
     :param reminder: it repeats alerts that still fire
     :param outages: host id -> outage that its event is folded into, see :func:`portmon.alerting.outages.find_outages`
@@ -91,7 +99,10 @@ def render(
     blocks = in_order(alerts, outages or {})
     told = tuple(alert for block in blocks for bundle in block for alert in bundle.alerts)
     links = {alert.event.id: checked(link(alert.event)) for alert in told}
-    view = partial(view_of, blocks, group, links=links, page=checked(page), subject=subject, reminder=reminder)
+    pages = {alert.event.id: checked(page_of(alert.event)) for alert in told}
+    notes = {alert.event.id: note_of(alert.event) for alert in told}
+    addresses = partial(view_of, blocks, group, links=links, pages=pages, notes=notes, page=checked(page))
+    view = partial(addresses, subject=subject, reminder=reminder)
     bodies = fill(view(max_lines=layout.max_lines), layout.language, layout.templates)
     return Message(
         **asdict(bodies),
@@ -100,6 +111,7 @@ def render(
         reminder=reminder,
         alerts=told,
         links=tuple(links[alert.event.id] or None for alert in told),
+        pages=tuple(pages[alert.event.id] or None for alert in told),
         lines=min(layout.max_lines, sum(map(len, blocks))),
         cut=lambda lines: fill(view(max_lines=lines), layout.language, layout.templates, again=True),
     )

@@ -17,6 +17,9 @@ class Address(str):
     __slots__ = ()
 
 
+NO_ADDRESS = Address()
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """The hosts of an outage. The fleet as a whole has no name; ``told`` are the hosts that the line tells of."""
@@ -70,14 +73,20 @@ class MessageLine:
     reason: str = ""
     site: Site | None = None
     counts: tuple[Count, ...] = ()
+    page: Address = NO_ADDRESS
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageHost:
-    """The lines of one host, or the line of one site; the monitor's own and the whole fleet have no name."""
+    """The lines of one host, or the line of one site; the monitor's own and the whole fleet have no name.
+
+    ``page`` is of its port if there is one line, else of the host.
+    """
 
     name: str
     link: Address
+    page: Address
     lines: tuple[MessageLine, ...]
 
 

@@ -31,7 +31,7 @@
       const at = new Date(time.dateTime);
       const form = time.dataset.form;
       const text = format.format(at);
-      time.textContent = form === "age" ? ago(at) : form ? ago(at) + " · " + text : text;
+      time.textContent = form === "age" ? ago(at) : form ? ago(at) + ",\n" + text : text;
     }
   }
   tell();
@@ -72,5 +72,119 @@
       note.firstElementChild.href = window.location.href;
       note.firstElementChild.textContent = note.dataset.text.replace("{count}", count);
     }, 30000);
+  }
+
+  // ── actions: a dialog with a preview, a reason, and JSON ─────────────────────────────────────
+  const dialog = document.getElementById("act");
+  async function post(url, body) {
+    const answer = await fetch(url, {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+    });
+    const said = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new Error(said.detail || String(answer.status));
+    return said;
+  }
+  function told(said, preview) {
+    if (said.done) return said.done.join("\n") + (said.preview ? "" : "\n" + said.effect);
+    return preview.dataset.hits.replace("{hosts}", said.matching).replace("{known}", said.known)
+      .replace("{alerts}", said.alerts.length);
+  }
+  function prepare(button) {
+    const preview = document.getElementById("act-preview");
+    const lasts = document.getElementById("act-lasts");
+    const reason = document.getElementById("act-reason");
+    const submit = document.getElementById("act-do");
+    const form = dialog.querySelector("form");
+    const url = meta.root + "/api/v1/" + button.dataset.url;
+    let done = false;
+    document.getElementById("act-title").textContent = button.dataset.title;
+    document.getElementById("act-lasts-row").hidden = !button.dataset.lasts;
+    lasts.querySelector("[data-open]").hidden = button.dataset.lasts !== "open";
+    lasts.value = button.dataset.lasts === "open" ? "" : "4h";
+    reason.value = "";
+    const field = button.dataset.text || "reason";
+    const label = document.getElementById("act-text");
+    label.textContent = label.dataset[field];
+    reason.parentElement.hidden = button.dataset.url.endsWith("/lift");
+    reason.required = !reason.parentElement.hidden && field === "reason";
+    submit.hidden = false;
+    function body(text) {
+      const given = JSON.parse(button.dataset.body);
+      if (button.dataset.form) {
+        for (const field of document.getElementById(button.dataset.form).elements) {
+          const parts = field.name ? field.value.split(/[\s,]+/).filter(Boolean) : [];
+          if (field.name === "labels") {
+            given.labels = Object.fromEntries(parts.map((one) => [one.split("=")[0], [one.split("=").slice(1).join("=")]]));
+          } else if (parts.length) given[field.name] = parts;
+        }
+      }
+      if (!reason.parentElement.hidden) given[field] = text;
+      if (button.dataset.lasts) given.lasts = lasts.value;
+      return given;
+    }
+    async function look() {
+      preview.textContent = preview.dataset.wait;
+      submit.disabled = true;
+      try {
+        preview.textContent = told(await post(url + "?preview=true", body("preview")), preview);
+        submit.disabled = false;
+      } catch (error) {
+        preview.textContent = error.message;
+        submit.disabled = true;
+      }
+    }
+    lasts.onchange = look;
+    form.onsubmit = async function (event) {
+      if (event.submitter !== submit) return;
+      event.preventDefault();
+      submit.disabled = true;
+      try {
+        preview.textContent = told(await post(url, body(reason.value)), preview);
+        submit.hidden = true;
+        done = true;
+        // It was closed before the answer came.
+        if (!dialog.open) window.location.reload();
+      } catch (error) {
+        preview.textContent = error.message;
+        submit.disabled = false;
+      }
+    };
+    dialog.onclose = function () { if (done) window.location.reload(); };
+    dialog.showModal();
+    look();
+  }
+  if (dialog) {
+    document.addEventListener("click", function (event) {
+      const button = event.target.closest("button.act");
+      if (button) prepare(button);
+    });
+    const opened = document.querySelector("form[data-open] button.act");
+    if (opened) prepare(opened);
+  }
+
+  // ── a run, started by the reader's own request to Airflow ────────────────────────────────────
+  const scan = document.getElementById("scan");
+  if (scan) {
+    scan.addEventListener("click", async function () {
+      const line = document.getElementById("scanned");
+      scan.disabled = true;
+      try {
+        const api = meta.airflow + "/api/v2/dags/portmon/dagRuns";
+        const busy = await (await fetch(api + "?state=running&limit=1")).json();
+        const run = await post(api, { logical_date: null, conf: {} });
+        const waits = busy.total_entries > 0;
+        line.textContent = (waits ? scan.dataset.waits : scan.dataset.begun) + ": ";
+        for (const one of waits ? [busy.dag_runs[0], run] : [run]) {
+          const link = document.createElement("a");
+          link.href = meta.airflow + "/dags/portmon/runs/" + encodeURIComponent(one.dag_run_id);
+          link.dataset.top = "";
+          link.textContent = one.dag_run_id;
+          line.append(link, " ");
+        }
+      } catch (error) {
+        line.textContent = scan.dataset.refused + ": " + error.message;
+        scan.disabled = false;
+      }
+    });
   }
 })();

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from portmon.api.view import View
-from portmon.model.event import EventKind, Meaning, Severity
+from portmon.model.event_kinds import EventKind, Meaning, Severity
 
 
 class KindView(View):
