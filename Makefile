@@ -65,7 +65,7 @@ soak: .venv/.tools ## property tests with many more examples, 200,000 broken inp
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q tests/stories/test_crashes.py
 
 mutate: .venv/.tools ## whether some test fails for each comparison of the state engine that is turned around
-	@$(BIN)/python tools/mutate.py
+	@$(BIN)/python tools/mutate.py $(ARGS)
 
 bench: .venv/.installed .venv-bench/.installed ## measure against bare loops, Ansible, SSHOperator and pandas: as root, over an hour; ARGS=--quick: 3 minutes
 	@$(BIN)/python -m bench $(ARGS)

@@ -103,7 +103,7 @@ def person(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Per
     return Person()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=[pytest.mark.slow, pytest.mark.full])])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """Either kind: PostgreSQL refuses more."""
     if request.param == "sqlite":
