@@ -39,7 +39,7 @@ def test_the_link_to_the_log_of_the_task_that_saw_it(
         (None, None, ""),
         ("id-1", None, "hosts/id-1"),
         ("id-1", 80, "hosts/id-1/ports/80"),
-        ("a/b ?#é", 80, "hosts/a%2Fb%20%3F%23%C3%A9/ports/80"),
+        ("a/b ?#é", 80, "host?id=a%2Fb%20%3F%23%C3%A9&port=80"),
     ],
 )
 def test_the_link_to_the_page_of_a_port(

@@ -242,16 +242,12 @@ def page_link(event: Event | None = None) -> str | None:
 
     It is the page's own address: some roles see no plugins, and so not the one within Airflow's frame.
     """
-    from urllib.parse import quote
+    from portmon.api.addresses import host_path
 
     base = conf.get("api", "base_url", fallback="").rstrip("/")
     if not base.startswith("http"):
         return None
-    if event is None or event.host_id is None:
-        return f"{base}/portmon/"
-    # A host without UTF-8 in its id has no address.
-    host = f"{base}/portmon/hosts/{quote(event.host_id, safe='', errors='replace')}"
-    return host if event.port is None else f"{host}/ports/{event.port}"
+    return f"{base}/portmon{host_path(event.host_id, event.port) if event and event.host_id is not None else '/'}"
 
 
 def run_link(run_id: str) -> str | None:

@@ -13,6 +13,7 @@ from fastapi import Path as PathParam
 from starlette.responses import RedirectResponse, Response
 
 from portmon.api import actions, fleet, hosts, problems, rules, silences
+from portmon.api.addresses import host_path
 from portmon.api.explain import explain
 from portmon.storage import lookups
 from portmon.text import plain
@@ -32,7 +33,7 @@ from portmon.web.queries import (
     labels_of,
 )
 from portmon.web.reading import reading as connection
-from portmon.web.render import host_path, page
+from portmon.web.render import page
 
 router = APIRouter()
 Range = Literal["24h", "7d", "30d"]
@@ -112,7 +113,7 @@ def show_hosts(
 def show_by_id(
     request: Request, wanted: Hosts, id: Text, port: Number = None, range: Literal["", "24h", "7d", "30d"] = ""
 ) -> Response:
-    """A host, or its port, whose id no path can hold, see :func:`portmon.web.render.host_path`."""
+    """A host, or its port, whose id no path can hold, see :func:`portmon.api.addresses.host_path`."""
     if port is not None:
         return show_port(request, id, port, range or "7d")
     return show_host(request, id, wanted, range or "24h")

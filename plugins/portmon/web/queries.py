@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
@@ -11,6 +10,7 @@ from fastapi import Depends, Query
 from pydantic import AfterValidator, WithJsonSchema
 from sqlalchemy import Connection
 
+from portmon.api.addresses import as_it_was
 from portmon.api.event_kinds import KINDS
 from portmon.api.hosts import find_host
 from portmon.errors import RequestError
@@ -20,18 +20,6 @@ from portmon.storage.lookups import EventFilter, HostFilter, PortFilter
 LIMIT = 100
 MOST = 1000
 """Rows of one answer."""
-
-_UNCARRIED = re.compile("[\x00\x1a\ud800-\udfff]")
-_CARRIED = re.compile("\x1a([0-9a-f]{4})")
-
-
-def carried(text: str) -> str:
-    """Text as an address can carry it: what no UTF-8 has, and NUL, are written as four digits behind U+001A."""
-    return _UNCARRIED.sub(lambda found: f"\x1a{ord(found[0]):04x}", text)
-
-
-def _as_it_was(text: str) -> str:
-    return _CARRIED.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def label_query(name: str, value: str) -> str:
@@ -55,7 +43,7 @@ def _name(value: Any) -> str:
 
 LONGEST = 2000
 """Characters of a text in an address: names of 250 characters, each of which may be carried as five."""
-Text = Annotated[str, Query(max_length=LONGEST), AfterValidator(_as_it_was)]
+Text = Annotated[str, Query(max_length=LONGEST), AfterValidator(as_it_was)]
 Moment = Annotated[datetime, AfterValidator(_utc)]
 # Lone surrogates included, which pydantic refuses in a text.
 Name = Annotated[Any, AfterValidator(_name), WithJsonSchema({"type": "string", "maxLength": LONGEST})]
@@ -77,7 +65,7 @@ def labels_of(given: list[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in given if text]
     if not all(equals for _, equals, _ in pairs):
         raise RequestError("a label is given as name=value")
-    return {_as_it_was(unquote(name)): _as_it_was(value) for name, _, value in pairs}
+    return {as_it_was(unquote(name)): as_it_was(value) for name, _, value in pairs}
 
 
 def _hosts(q: Text = "", state: HostState = "", label: Labels = []) -> HostFilter:  # noqa: B006 - FastAPI copies it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -16,16 +15,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
+from portmon.api.addresses import carried, host_path
 from portmon.api.event_kinds import KINDS
 from portmon.text import plain
 from portmon.web.answers import airflow_root
-from portmon.web.queries import carried, label_query
+from portmon.web.queries import label_query
 from portmon.web.words import LANGUAGES, Words
 
 FOLDER = Path(__file__).parent
 TEXT_LIMIT = 400
 """Characters of a text that the page shows."""
-_PATH = re.compile(r"(?!\.+\Z)[\w.~:@+-]+")
 LANGUAGE_COOKIE = "portmon_language"
 
 
@@ -82,13 +81,6 @@ class Links:
         else:
             path = f"{self._root}/{path}"
         return _whole(f"{path}?{urlencode(kept)}" if kept else path)
-
-
-def host_path(host_id: str, port: int | None = None) -> str:
-    """Where a host or its port is. Browsers and proxies change a path with slashes or dots in it, but no query."""
-    if _PATH.fullmatch(host_id):
-        return f"/hosts/{quote(host_id, safe='')}" + (f"/ports/{port}" if port is not None else "")
-    return f"/host?id={quote(carried(host_id), safe='')}" + (f"&port={port}" if port is not None else "")
 
 
 def _of_label(rows: Iterable[Any], name: str) -> list[tuple[str, list[Any]]]:

@@ -59,7 +59,7 @@ def view_of(
         lines = tuple(map(line_of, shown))
         found = (links.get(alert.event.id) for one in shown if not one.outage for alert in one.alerts)
         log = next(filter(None, found), Address())
-        own = lines[0].page if len(lines) == 1 else Address(lines[0].page.partition("/ports/")[0])
+        own = lines[0].page if len(lines) == 1 else Address(_OF_PORT.sub("", lines[0].page))
         listed.append(MessageHost(lines[0].host, log, own, lines))
     left = [alert for bundle in bundles[max_lines:] for alert in bundle.alerts]
     unnamed = any(line.counts or (line.site and line.site.unnamed) for host in listed for line in host.lines)
@@ -79,6 +79,8 @@ def view_of(
     )
 
 
+_OF_PORT = re.compile(r"(?:/ports/|&port=)\d+\Z")
+"""What the address of a port has behind that of its host."""
 _ADDRESS = re.compile(r"https?://(?:(?![<>\"'`])[!-~])+")
 
 
