@@ -685,10 +685,10 @@ def test_the_engine_agrees_with_its_naive_twin(sqlite_database: Database) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("first_seed", "rare"),
-    [(1, set()), pytest.param(500_001, {EventKind.MOVED, EventKind.REPLACED}, marks=pytest.mark.full)],
+    ("first_seed", "rare"), [(1, set()), (500_001, {EventKind.MOVED, EventKind.REPLACED})], ids=["first", "second"]
 )
 def test_ten_thousand_steps_reach_every_kind_of_event(
     sqlite_database: Database, first_seed: int, rare: set[EventKind]
