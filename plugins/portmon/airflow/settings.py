@@ -361,6 +361,11 @@ def _execution_api_error(conn_id: str) -> str | None:
     return "it has one now"
 
 
+def base_url() -> str:
+    """Address of Airflow's page without a slash at its end; empty if it has none."""
+    return str(conf.get("api", "base_url", fallback="")).rstrip("/")
+
+
 def database(*, keep_open: bool = False, patience: int | None = None) -> Database:
     """The state database, see :class:`portmon.storage.database.Database`.
 

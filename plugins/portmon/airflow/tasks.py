@@ -244,7 +244,7 @@ def page_link(event: Event | None = None) -> str | None:
     """
     from portmon.api.addresses import host_path
 
-    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    base = settings.base_url()
     if not base.startswith("http"):
         return None
     return f"{base}/portmon{host_path(event.host_id, event.port) if event and event.host_id is not None else '/'}"
@@ -254,7 +254,7 @@ def run_link(run_id: str) -> str | None:
     """URL of a run in Airflow's page, None if that has no address."""
     from urllib.parse import quote
 
-    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    base = settings.base_url()
     return f"{base}/dags/{DAG_ID}/runs/{quote(run_id, safe='')}" if base.startswith("http") else None
 
 

@@ -199,8 +199,7 @@ def list_hosts(
 
 
 def _hosts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[HostRow]:
-    prefix = f"{conditions.HOST_KEY}/"
-    quarantined = {name[len(prefix) :] for name in conditions.going_on(conn, prefix)}
+    quarantined = conditions.hosts_with(conn, conditions.HOST_KEY)
     return [HostRow.model_validate({**row, "quarantined": row["host_id"] in quarantined}) for row in rows]
 
 

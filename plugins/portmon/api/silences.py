@@ -157,7 +157,7 @@ def list_with_hits(conn: Connection, now: datetime) -> list[SilenceHits]:
 
 def lift(conn: Connection, number: int, *, author: str, now: datetime) -> str:
     """End a silence or an acknowledgement before its time."""
-    found = next((one for one in silences.all_(conn) if one.id == number), None)
+    found = silences.by_id(conn, number)
     if not silences.lift(conn, number, by=author, now=now):
         raise CommandError(f"silence {number} {_state(found, now)}" if found else f"there is no silence {number}")
     if found is not None:

@@ -341,16 +341,16 @@ def _host_key_events(
 ) -> list[Event]:
     """One event when a host begins to show another key, and one when it shows a trusted one again."""
     events = []
-    changed = conditions.going_on(conn, f"{HOST_KEY}/")
+    changed = conditions.hosts_with(conn, HOST_KEY)
     for look in observations:
-        condition, at = f"{HOST_KEY}/{look.host_id}", look.observed_at
+        condition, at = conditions.of_host(HOST_KEY, look.host_id), look.observed_at
         if look.error_class == HostKeyChangedError.error_class:
             kind, reason = EventKind.HOST_KEY_CHANGED, look.error or ""
-            changed.add(condition)
+            changed.add(look.host_id)
             is_news = conditions.begin(conn, condition, since=at)
-        elif condition in changed and look.outcome is Outcome.OK:
+        elif look.host_id in changed and look.outcome is Outcome.OK:
             kind, reason = EventKind.HOST_KEY_RESTORED, "The host shows a trusted key again"
-            changed.remove(condition)
+            changed.remove(look.host_id)
             conditions.end(conn, condition)
             is_news = True
         else:

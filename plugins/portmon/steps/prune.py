@@ -127,7 +127,7 @@ def _close(conn: Any, host_ids: Any, run_id: str, now: datetime, step: int | Non
     closed = close_hosts(known, ports, host_ids, reason="it left the CMDB", run_id=run_id, now=now)
     state.save(conn, closed, now=now, step=step)
     for host_id in host_ids:
-        name = f"{HOST_KEY}/{host_id}"
+        name = conditions.of_host(HOST_KEY, host_id)
         conditions.end(conn, name)
         # The condition's alert has the same name.
         for alert in alerts.opened(conn, [name]).values():

@@ -25,10 +25,16 @@ def end(conn: Connection, name: str) -> bool:
     return bool(conn.execute(delete(conditions).where(conditions.c.name == name)).rowcount)
 
 
-def going_on(conn: Connection, prefix: str) -> set[str]:
-    """Names of the open conditions that begin with a prefix."""
-    named = conditions.c.name.startswith(prefix, autoescape=True)
-    return set(conn.execute(select(conditions.c.name).where(named)).scalars())
+def of_host(name: str, host_id: str) -> str:
+    """The name of a condition that each host has for itself."""
+    return f"{name}/{host_id}"
+
+
+def hosts_with(conn: Connection, name: str) -> set[str]:
+    """Ids of the hosts that have an open condition, see :func:`of_host`."""
+    prefix = of_host(name, "")
+    query = select(conditions.c.name).where(conditions.c.name.startswith(prefix, autoescape=True))
+    return {found[len(prefix) :] for found in conn.execute(query).scalars()}
 
 
 def since(conn: Connection, name: str) -> datetime | None:

@@ -120,7 +120,7 @@ def host_counts(conn: Connection) -> dict[str, int]:
     query = select(hosts.c.status, func.count(), func.sum(_as_int(hosts.c.failures > 0))).where(_IN_CMDB)
     found = conn.execute(query.group_by(hosts.c.status)).all()
     counts = {status.value: 0 for status in HostStatus} | {row[0]: row[1] for row in found}
-    quarantined = conditions.going_on(conn, f"{conditions.HOST_KEY}/")
+    quarantined = conditions.hosts_with(conn, conditions.HOST_KEY)
     return counts | {FAILING: sum(row[2] for row in found), QUARANTINED: len(quarantined)}
 
 
@@ -163,7 +163,6 @@ _HOST_SORTS = {
     "state": (hosts.c.status.desc(), hosts.c.failures.desc(), hosts.c.name),
     "evidence": (hosts.c.last_ok_at, hosts.c.name),
 }
-HOST_SORTS = tuple(_HOST_SORTS)
 
 
 def find_hosts(
@@ -209,8 +208,6 @@ _PORT_SORTS = {
     "port": (ports.c.port, hosts.c.name, ports.c.host_id),
     "state": (ports.c.status_since.desc(), hosts.c.name, ports.c.port),
 }
-PORT_SORTS = tuple(_PORT_SORTS)
-PORT_GROUPS = ("unit", "port")
 
 
 def find_ports(
@@ -331,8 +328,7 @@ def _host_terms(conn: Connection, wanted: HostFilter) -> list[ColumnElement[bool
     if wanted.state == FAILING:
         terms.append(hosts.c.failures > 0)
     elif wanted.state == QUARANTINED:
-        prefix = f"{conditions.HOST_KEY}/"
-        terms.append(hosts.c.host_id.in_([name[len(prefix) :] for name in conditions.going_on(conn, prefix)]))
+        terms.append(hosts.c.host_id.in_(conditions.hosts_with(conn, conditions.HOST_KEY)))
     elif wanted.state:
         terms.append(hosts.c.status == wanted.state)
     return terms

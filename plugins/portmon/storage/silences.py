@@ -97,6 +97,12 @@ def all_(conn: Connection) -> list[Withholding]:
     return [_read(row) for row in conn.execute(select(silences).order_by(silences.c.id))]
 
 
+def by_id(conn: Connection, silence_id: int) -> Withholding | None:
+    """A silence or an acknowledgement, over or not; None if there is none of that id."""
+    row = conn.execute(select(silences).where(silences.c.id == silence_id)).first()
+    return None if row is None else _read(row)
+
+
 def expire(conn: Connection, before: datetime) -> int:
     """Delete those that were over before a moment, and return how many."""
     over = or_(silences.c.ends_at < before, silences.c.lifted_at < before)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from portmon.errors import CommandError, ConfigError, NoDatabaseError, PortmonError, RequestError, TooSlowError
+from portmon.errors import CommandError, PortmonError, RequestError
 from portmon.text import REASON_LIMIT, plain
 from portmon.web import actions, json_api, metrics, pages
 from portmon.web.answers import path_of, refuse
@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (RequestError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (CommandError, HTTPStatus.NOT_FOUND),
-    (NoDatabaseError, HTTPStatus.SERVICE_UNAVAILABLE),
-    (TooSlowError, HTTPStatus.SERVICE_UNAVAILABLE),
-    (ConfigError, HTTPStatus.SERVICE_UNAVAILABLE),
     (PortmonError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 
@@ -39,8 +36,7 @@ def application() -> FastAPI:
     made.include_router(metrics.router)
     made.include_router(pages.router)
     made.mount("/static", StaticFiles(directory=FOLDER / "static"))
-    for kind, _ in _STATUS:
-        made.add_exception_handler(kind, _failed)
+    made.add_exception_handler(PortmonError, _failed)
     made.add_exception_handler(HTTPException, _http)
     made.add_exception_handler(RequestValidationError, _invalid)
     return made

@@ -16,7 +16,20 @@ from portmon.api.silences import SilenceHits
 from portmon.api.view import View
 from portmon.storage import lookups
 from portmon.web import reading
-from portmon.web.queries import LIMIT, Events, Hosts, Labels, Limit, Moment, Number, Offset, Ports, Text, labels_of
+from portmon.web.queries import (
+    LIMIT,
+    Events,
+    Hosts,
+    Labels,
+    Limit,
+    Moment,
+    Number,
+    Offset,
+    Ports,
+    Range,
+    Text,
+    labels_of,
+)
 from portmon.web.reading import reading as connection
 
 router = APIRouter()
@@ -98,7 +111,7 @@ def get_host(id: Text) -> HostRow:
 
 
 @router.get("/host/timeline")
-def get_timeline(id: Text, port: Number = None, range: Literal["24h", "7d", "30d"] = "24h") -> HostTimeline:
+def get_timeline(id: Text, port: Number = None, range: Range = "24h") -> HostTimeline:
     """What the ports of a host were over a time."""
     with connection() as conn:
         host = fleet.one_host(conn, id)

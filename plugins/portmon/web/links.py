@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
-from airflow.sdk.configuration import conf
 
 
 def _named(module: str, name: str) -> type:
@@ -18,11 +17,6 @@ def _named(module: str, name: str) -> type:
     https://github.com/apache/airflow/blob/3.3.2/airflow-core/src/airflow/serialization/serialized_objects.py
     """
     return type(name, (), {"__module__": module})
-
-
-def page_root() -> str:
-    """Address of portmon's page without a slash at its end."""
-    return f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/portmon"
 
 
 class HostPage(BaseOperatorLink):  # type: ignore[misc]
@@ -36,8 +30,11 @@ class HostPage(BaseOperatorLink):  # type: ignore[misc]
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """The address."""
+        from portmon.airflow import settings
+
+        page = f"{settings.base_url()}/portmon"
         if ti_key.task_id != "netstat":
-            return f"{page_root()}/runs"
+            return f"{page}/runs"
         from airflow.models.taskinstance import TaskInstance
         from airflow.utils.session import create_session
 
@@ -45,4 +42,4 @@ class HostPage(BaseOperatorLink):  # type: ignore[misc]
         with create_session() as session:
             found = session.query(TaskInstance).filter_by(**own, map_index=ti_key.map_index).one_or_none()
             name = found.rendered_map_index if found is not None else None
-        return f"{page_root()}/port?host={quote(name, safe='')}" if name else f"{page_root()}/hosts"
+        return f"{page}/port?host={quote(name, safe='')}" if name else f"{page}/hosts"

@@ -29,6 +29,7 @@ from portmon.web.queries import (
     Number,
     Offset,
     Ports,
+    Range,
     Text,
     labels_of,
 )
@@ -36,7 +37,6 @@ from portmon.web.reading import reading as connection
 from portmon.web.render import page
 
 router = APIRouter()
-Range = Literal["24h", "7d", "30d"]
 
 
 @router.get("/")
@@ -54,17 +54,12 @@ def show_problems(
         found = problems.list_problems(
             conn, now, text=q.strip(), labels=labels_of(label), kind=kind, group=group, limit=LIMIT, offset=offset
         )
-        return page(
-            request,
-            "problems",
-            found=found,
-            glance=reading.glance(conn, now),
-            groups=lookups.label_values(conn),
-            group=group,
-            offset=offset,
-            limit=LIMIT,
-            newest=lookups.newest_event(conn),
-        )
+        shown: dict[str, Any] = {
+            "glance": reading.glance(conn, now),
+            "groups": lookups.label_values(conn),
+            "newest": lookups.newest_event(conn),
+        }
+    return page(request, "problems", found=found, group=group, offset=offset, limit=LIMIT, **shown)
 
 
 @router.get("/ports")
@@ -143,19 +138,13 @@ def show_host(request: Request, host_id: str, wanted: Hosts, range: Range = "24h
         host = fleet.one_host(conn, host_id)
         line = fleet.host_timeline(conn, host_id, length=fleet.RANGES[range], now=now)
         previous, following = lookups.neighbours(conn, wanted, host.name, host.id)
-        return page(
-            request,
-            "host",
-            host=host,
-            line=line,
-            range=range,
-            previous=previous,
-            following=following,
-            wrong=problems.list_problems(conn, now, host_id=host_id).rows,
-            events=fleet.list_events(conn, lookups.EventFilter(host_id=host_id), limit=LIMIT),
-            answers=fleet.raw_answers(conn, host_id),
-            keys=[key for key in hosts.list_host_keys(conn, changed=True) if host.quarantined],
-        )
+        shown: dict[str, Any] = {
+            "wrong": problems.list_problems(conn, now, host_id=host_id).rows,
+            "events": fleet.list_events(conn, lookups.EventFilter(host_id=host_id), limit=LIMIT),
+            "answers": fleet.raw_answers(conn, host_id),
+            "keys": hosts.list_host_keys(conn, changed=True) if host.quarantined else [],
+        }
+    return page(request, "host", host=host, line=line, range=range, previous=previous, following=following, **shown)
 
 
 @router.get("/events")

@@ -54,6 +54,8 @@ Number = Annotated[int | None, Query(ge=1, le=65535)]
 HostState = Literal["", "ok", "unreachable", "new", "failing", "quarantined"]
 PortState = Literal["", "up", "down", "candidate", "flapping", "lost"]
 Reach = Literal["", "everywhere", "addresses", "loopback"]
+Range = Literal["24h", "7d", "30d"]
+"""Keys of :data:`portmon.api.fleet.RANGES`."""
 Labels = Annotated[list[str], Query(alias="label", max_length=20)]
 
 

@@ -91,7 +91,6 @@ _ZH = {
     "new in 24 h": "24 小时内新增",
     "last run": "上次巡检",
     "took {time}": "用时 {time}",
-    "overdue": "已超时",
     "No run was evaluated for {time}: the fleet is not watched. Look at the DAG's runs.": (
         "{time} 没有完成巡检：主机无人看守。请查看 DAG 的运行记录。"
     ),
@@ -127,7 +126,6 @@ _ZH = {
     "failing": "没有证据",
     "firing": "告警中",
     "resolved": "已结束",
-    "notice": "提示",
     "critical": "严重",
     "warning": "警告",
     "info": "信息",
@@ -159,7 +157,6 @@ _ZH = {
     "Open problems": "未结束的问题",
     "Previous host": "上一台主机",
     "Next host": "下一台主机",
-    "looked {ago}": "{ago}查看",
     "this host left the CMDB": "该主机已不在 CMDB 中",
     "it shows another host key than the trusted one": "它出示的主机密钥与可信密钥不同",
     "no evidence for {count} runs": "连续 {count} 次巡检没有证据",
@@ -227,7 +224,6 @@ _ZH = {
     "Times are in": "时区",
     "ports": "端口数",
     "hosts": "主机数",
-    "unknown program": "未知程序",
     "s": "秒",
     "min": "分",
     "h": "时",
