@@ -20,6 +20,7 @@ from portmon.errors import AnswerError, AuthenticationError, ConnectionLostError
 from portmon.ssh import transport as walls
 from portmon.ssh.connect import connect
 from portmon.ssh.dial import Link
+from portmon.ssh.login import Login
 from portmon.ssh.session import Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import Trust
@@ -279,6 +280,22 @@ def test_an_inflate_bomb_before_the_login(login: Any, serve: Any, mebibytes: int
 def test_what_is_sent_before_the_login(login: Any, serve: Any, attack: Attack, message: str) -> None:
     server = serve(transport_class=attacking(attack))
     with little_memory(), pytest.raises(ScanError, match=message):
+        login(server.port)
+
+
+def test_what_ended_the_connection_is_told_however_late_the_login_begins(
+    login: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy worker the wall stops a flood before the first key is offered."""
+    authenticate = Login.authenticate
+
+    def late(own: Login, transport: paramiko.Transport) -> None:
+        until(lambda: not transport.is_active(), "the wall")
+        authenticate(own, transport)
+
+    monkeypatch.setattr(Login, "authenticate", late)
+    server = serve(transport_class=attacking(without_end(IGNORE)))
+    with pytest.raises(ConnectionLostError, match="sent more than 524,288 bytes although no command ran"):
         login(server.port)
 
 

@@ -136,7 +136,9 @@ class Login:
                     "locks no account",
                     host=self._target.shown,
                 ) from error
-            raise ConnectionLostError(f"the login broke{why(error)}", host=self._target.shown) from error
+            # What ended the connection says more than the failure to use it, and is told once.
+            cause = transport.get_exception() or error
+            raise ConnectionLostError(f"the login broke{why(cause)}", host=self._target.shown) from cause
 
     def _load(self, credentials: Credentials) -> Iterator[_Key]:
         if credentials.pkey is not None:
