@@ -47,13 +47,13 @@ def test_a_port_that_is_down_can_be_accepted(conn: Connection) -> None:
         accept(conn, "web", 22, author="ann", reason="", now=START)
     done = accept(conn, "web", 80, author="ann", reason="moved", now=START)
     assert done == "web: port 80 is accepted as gone; the next complete answer without it retires it"
-    (one,) = decisions.accepted(conn)
+    (one,) = decisions.in_force(conn, START).accepted
     assert decisions.acceptance(conn, one[0], 80) == (START, "ann: moved")
 
 
 def test_a_promotion_can_be_withdrawn(conn: Connection) -> None:
     assert promote(conn, "web", 443, author="ann", reason="", now=START) == "web: port 443 must listen from now on"
-    assert list(decisions.promoted(conn).values()) == ["ann"]
+    assert list(decisions.in_force(conn, START).promoted.values()) == ["ann"]
     assert withdraw_promotion(conn, "web", 443, author="ann", now=START) == "web: port 443 is no longer promoted"
     with pytest.raises(CommandError, match="web: port 443 was not promoted"):
         withdraw_promotion(conn, "web", 443, author="ann", now=START)

@@ -95,6 +95,20 @@ def test_accept_is_over_when_the_port_comes_back(shell: Decisions) -> None:
     assert shell.see(443) == []
 
 
+def test_ignore_ends_an_alert_until_the_port_is_watched_again(shell: Decisions) -> None:
+    shell.see(80, 443)
+    code, out, err = shell("ignore", "web1", "80", "--for", "30d", "--author", "ann", "--reason", "a trial")
+    assert (code, err) == (0, "")
+    assert "web1: port 80 is ignored until " in out
+    assert shell.see_later(443) == []
+    assert shell("ignore", "web1", "80", "--author", "ann")[0] == 2
+    assert shell("ignore", "web1", "443", "--for", "1d")[2].startswith("error: web1: port 443 is declared by the CMDB")
+    assert shell("ignore", "web1", "80", "--withdraw")[0] == 0
+    assert shell("ignore", "web1", "80", "--withdraw")[0] == 1
+    # Nothing is known of it any more: it is learned like any other.
+    assert shell.see_later(80, 443) == [("new", 80)]
+
+
 def test_the_author_is_the_system_user_by_default(shell: Decisions) -> None:
     shell.see(80, 443)
     shell.see(443)
@@ -117,7 +131,7 @@ def test_what_can_not_be_accepted(shell: Decisions, arguments: tuple[str, ...], 
     code, _, err = shell("accept", *arguments)
     assert (code, err) == (1, f"error: {message}\n")
     with shell.database.begin() as conn:
-        assert decisions.accepted(conn) == {}
+        assert decisions.in_force(conn, datetime.now(UTC)).accepted == {}
 
 
 # ── promote ─────────────────────────────────────────────────────────────────────────────────────

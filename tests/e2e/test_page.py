@@ -348,6 +348,45 @@ def test_a_host_key_is_released_by_an_operator_only(site: Site, chromium: Browse
         assert [key.fingerprint for key in host_keys.list_all(conn, endpoint)] == ["SHA256:new"]
 
 
+def test_ports_are_ignored_by_an_operator_only(site: Site, chromium: Browser) -> None:
+    machine = site.fleet.machines["web2"]
+    # The tests before have left it without evidence.
+    machine.trouble = None
+    site.fleet.run()
+    body: dict[str, Any] = {"ports": [["id-web2", 22]], "lasts": "1d", "reason": "x"}
+    assert site.ask("/api/v1/ports/ignore", "POST", user="joe", body=body).status == 403
+    del body["lasts"]
+    assert site.ask("/api/v1/ports/watch", "POST", user="joe", body=body).status == 403
+    page = Reader(site, chromium, user="joe").open("/ports?host=web2")
+    expect(page.get_by_role("row").filter(has_text="22/tcp")).to_be_visible()
+    expect(page.get_by_role("button", name="Ignore")).to_have_count(0)
+    page = Reader(site, chromium, user="ops").open("/ports?host=web2&port=22,80")
+    page.get_by_role("button", name="Ignore all 2 shown").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("2 ports on 1 hosts, 0 open alerts")
+    dialog.get_by_label("For how long").select_option("30d")
+    expect(dialog).to_contain_text("web2: port 22 is ignored until")
+    dialog.get_by_label("Reason").fill("it is a trial")
+    do_it(dialog)
+    expect(dialog).to_contain_text("it counts from the next run on")
+    site.fleet.run()
+    machine.kill(80)
+    assert site.fleet.run() == []
+    machine.start(80, "nginx")
+    site.fleet.run()
+    close_dialog(page)
+    page.goto(f"{site.root}/portmon/silences")
+    row = page.get_by_role("row").filter(has_text="80/tcp").filter(has_text="it is a trial")
+    row.get_by_role("button", name="Watch again").click()
+    dialog.get_by_label("Reason").fill("it is over")
+    do_it(dialog)
+    assert site.fleet.run() == []
+    machine.kill(80)
+    assert [(event.kind.value, event.port) for event in site.fleet.run()] == [("down", 80)]
+    machine.start(80, "nginx")
+    site.fleet.run()
+
+
 def test_airflows_own_audit_log_has_what_was_done_and_not_what_was_refused(site: Site) -> None:
     # Airflow shows it with the DAG's rights; this site has no DAG.
     with closing(sqlite3.connect(site.airflow.home / "airflow.db")) as conn:
@@ -357,7 +396,9 @@ def test_airflows_own_audit_log_has_what_was_done_and_not_what_was_refused(site:
     assert sorted(found) == [
         ("portmon.accept", "joe"),
         ("portmon.acknowledge", "joe"),
+        ("portmon.ignore", "ops"),
         ("portmon.lift", "joe"),
         ("portmon.release_key", "ops"),
         ("portmon.silence", "joe"),
+        ("portmon.watch", "ops"),
     ]

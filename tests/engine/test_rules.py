@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -67,6 +68,21 @@ def test_deny(match: dict[str, Any], hit: bool) -> None:
 )
 def test_bind(address: str, scope: str, hit: bool) -> None:
     assert watched({"action": "deny", "bind": scope}, address=address) is not hit
+
+
+def test_a_port_that_people_ignore_comes_before_the_rules() -> None:
+    rules = [Rule(action="allow", port=80)]
+    ignoring = RuleSet(rules, ignored={("1", 80): "until 2026-01-02 00:00 UTC by ann: noise", ("2", 81): "until …"})
+    own = ignoring.for_host(WEB)
+    decision = own.evaluate(Subject(80, "0.0.0.0", ("nginx",)))
+    assert (decision.watched, decision.reason) == (False, "ignored until 2026-01-02 00:00 UTC by ann: noise")
+    assert not RuleSet([], ignored={("1", 80): "until …"}).for_host(WEB).watches_all
+    # An answer that was settled by other rules is read again; on other hosts nothing changes.
+    plain = RuleSet(rules)
+    assert own.digest != plain.for_host(WEB).digest
+    other = dataclasses.replace(WEB, id="3")
+    assert ignoring.for_host(other).digest == plain.for_host(other).digest
+    assert ignoring.for_host(other).evaluate(Subject(80, "0.0.0.0")).watched
 
 
 def test_an_unknown_program_matches_no_glob() -> None:

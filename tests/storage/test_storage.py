@@ -103,6 +103,7 @@ ALL = [
     "r0003 Keep what people did.",
     "r0004 Count events by kind.",
     "r0005 Keep notes of people.",
+    "r0006 Let people ignore ports for some time.",
 ]
 
 

@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
-from portmon.api import event_kinds
+from portmon.api import event_kinds, ignored
 from portmon.api.event_kinds import KindView
 from portmon.model.event_kinds import EventKind, Severity
 from portmon.model.host import Host
-from portmon.storage import host_keys, silences
+from portmon.storage import host_keys, silences, tables
 from portmon.storage.database import Database
 from portmon.web import render
 from portmon.web.app import application
@@ -215,12 +216,56 @@ def test_events_are_filtered_and_paged(browser: Browser, fleet: Fleet) -> None:
     assert newest[0]["seq"] not in {one["seq"] for one in older}
 
 
+def test_a_variant_of_a_kind_is_a_filter_of_its_own(browser: Browser, fleet: Fleet) -> None:
+    named = {"run_id": "r", "host_id": "id-web1", "host_name": "web1", "protocol": "tcp", "severity": "warning"}
+    said = [
+        (EventKind.REBOUND, {"severe": True}),
+        (EventKind.REBOUND, {"severe": False, "note": '"severe":true'}),
+        (EventKind.STABLE, {"state": "down"}),
+        (EventKind.STABLE, {"state": "up"}),
+    ]
+    with fleet.database.begin() as conn:
+        for port, (kind, details) in enumerate(said, 1):
+            row = {"kind": kind, "port": port, "details": details, "id": str(port), "at": fleet.now, "reason": "x"}
+            conn.execute(insert(tables.events).values(labels={}, **named, **row))
+    found = {
+        kind: [one["port"] for one in browser.json(f"/events?kind={kind}")]
+        for kind in ("rebound", "lost_bind", "stable", "stable_down")
+    }
+    assert found == {"lost_bind": [1], "rebound": [2], "stable_down": [3], "stable": [4]}
+
+
+def test_the_hosts_before_and_after_are_those_of_the_filter(browser: Browser) -> None:
+    listed = browser.get("/hosts?label=site%3Dfra1").text
+    assert '/portmon/hosts/id-web1?label=site%3Dfra1"' in listed
+    page = browser.get("/hosts/id-web1?label=site%3Dfra1&range=7d").text
+    # web2 is of another site.
+    assert 'rel="prev" href="/portmon/hosts/id-db?label=site%3Dfra1&amp;range=7d"' in page
+    assert 'rel="next"' not in page
+
+
+def test_ignored_ports_are_listed_with_their_end(browser: Browser, fleet: Fleet) -> None:
+    assert "no port is ignored" in body_of(browser, "/silences")
+    now = datetime.now(UTC)
+    with fleet.database.begin() as conn:
+        ignored.ignore(conn, "web1", 80, until=now + timedelta(days=1), author="ann", reason="a trial", now=now)
+    assert f"web1 80/tcp {now + timedelta(days=1):%Y-%m-%d %H:%M} UTC ann" in body_of(browser, "/silences")
+    (one,) = browser.json("/ignored")["rows"]
+    assert (one["host"], one["port"], one["author"], one["reason"]) == ("web1", 80, "ann", "a trial")
+    assert "ignored until" in body_of(browser, "/hosts/id-web1/ports/80")
+    fleet.run()
+    fleet.machines["web1"].kill(80)
+    fleet.run()
+    assert "Nothing is wrong" in body_of(browser, "/")
+
+
 def test_runs_have_their_durations_and_errors(browser: Browser, fleet: Fleet) -> None:
     fleet.machines["db"].trouble = "timeout"
     fleet.run()
     seen = body_of(browser, "/runs")
     assert "run00003" in seen
     assert "timeout 1" in seen
+    assert "diff 0." in seen
 
 
 def test_silences_and_rules_say_what_they_hit(

@@ -56,7 +56,8 @@ class _Present:
 
     def __init__(self, conn: Connection, config: Config, known: KnownHost, number: int, now: datetime) -> None:
         host = known.as_host()
-        must = declared_ports({host.id: host}, config.declared, decisions.promoted(conn), where=config.where)
+        decided = decisions.in_force(conn, now)
+        must = declared_ports({host.id: host}, config.declared, decided.promoted, where=config.where)
         self.number, self.now, self.states = number, now, config.states
         self.removed_at = known.removed_at
         self.fleet_since = conditions.since(conn, conditions.FLEET)
@@ -66,7 +67,7 @@ class _Present:
         self.port = next((port for port in known_ports(conn, host.id) if port.port == number), None)
         self.declared = must.get(host.id, {}).get(number)
         self.accepted = decisions.acceptance(conn, host.id, number)
-        self.rules = RuleSet(config.rules, where=config.where).for_host(host)
+        self.rules = RuleSet(config.rules, where=config.where, ignored=decided.ignored).for_host(host)
         self.seen = archive.last_listing(conn, host.id)
 
     def host_lines(self) -> Iterator[str]:

@@ -245,6 +245,11 @@ class PortRow(View):
     grace_until: datetime | None
     notes: tuple[NoteView, ...] = ()
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """The port as requests name it."""
+        return self.host_id, self.port
+
 
 class PortGroup(View):
     """The ports of one unit, or of one number.

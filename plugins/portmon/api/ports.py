@@ -76,6 +76,8 @@ def promote(conn: Connection, host: str, port: int, *, author: str, reason: str,
     """Note that a port must listen from now on. It need not be known yet."""
     found = find_host(conn, host)
     decisions.decide(conn, DecisionKind.PROMOTED, found.id, port, at=now, author=author, reason=reason)
+    # A port that must listen is watched whatever the rules say.
+    decisions.withdraw(conn, DecisionKind.IGNORED, found.id, port)
     actions.record(conn, Action(now, author, "promote", place(found.name, port), reason, after={"declared": True}))
     return f"{found.name}: port {port} must listen from now on"
 

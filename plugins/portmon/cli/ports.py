@@ -1,4 +1,4 @@
-"""``explain``, ``accept``, ``promote`` and ``ports``: what is known of ports, and what people decide about them."""
+"""``explain``, ``ports``, ``accept``, ``promote``, ``ignore``: what is known of ports, and decided about them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from portmon.cli.options import (
     AuthorOption,
     ConfigOption,
     FormatOption,
+    ForOption,
     HostArgument,
     PortArgument,
     ReasonOption,
+    UntilOption,
     act,
     config_of,
+    end_of,
     reading,
 )
 from portmon.cli.terminal import Format, print_views, say
+from portmon.errors import RequestError
 
 if TYPE_CHECKING:
     from portmon.api.ports import PortView
@@ -56,6 +60,28 @@ def promote(
         act(ports.withdraw_promotion, host, port, author=author, reason=reason, now=datetime.now(UTC))
     else:
         act(ports.promote, host, port, author=author, reason=reason, now=datetime.now(UTC))
+
+
+def ignore(
+    host: HostArgument,
+    port: PortArgument,
+    author: AuthorOption,
+    reason: ReasonOption = "",
+    until: UntilOption = None,
+    duration: ForOption = None,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Watch the port again.")] = False,
+) -> None:
+    """Do not watch a port until a time, whatever the rules say. An open alert of it ends with the next run."""
+    from portmon.api import ignored
+
+    now = datetime.now(UTC)
+    if withdraw:
+        act(ignored.watch_again, host, port, author=author, reason=reason, now=now)
+        return
+    end = end_of(until, duration, "UTC", now, now)
+    if end is None:
+        raise RequestError("say until when: --for or --until")
+    act(ignored.ignore, host, port, until=end, author=author, reason=reason, now=now)
 
 
 def list_ports(host: HostArgument, output: FormatOption = Format.TABLE) -> None:

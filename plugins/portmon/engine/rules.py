@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
@@ -82,20 +84,24 @@ class HostRules:
     :param rules: with their index in the list
     :param only_allowed: a port that no rule matches is not watched
     :param digest: the same for equal rules in the same order; comments and indices do not count
+    :param ignored: ports that people ignore, which come before the list: until when, by whom and why
     """
 
     rules: tuple[tuple[int, Rule], ...]
     only_allowed: bool
     where: Callable[..., str]
     digest: str
+    ignored: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     @property
     def watches_all(self) -> bool:
         """Whether no rule can match on the host, so that every port is watched."""
-        return not self.rules
+        return not self.rules and not self.ignored
 
     def evaluate(self, subject: Subject) -> Decision:
         """Whether a listener is watched: the first rule that matches decides."""
+        if subject.port in self.ignored:
+            return Decision(False, f"ignored {self.ignored[subject.port]}")
         for index, rule in self.rules:
             if rule.matches(subject):
                 verb = "allows" if rule.action == "allow" else "denies"
@@ -107,12 +113,19 @@ class HostRules:
 
 
 class RuleSet:
-    """All rules of portmon.yaml.
+    """All rules of portmon.yaml, after the ports that people ignore.
 
     :param where: names a rule with its line: :meth:`portmon.config.Config.where`
+    :param ignored: by host id and port: until when, by whom and why
     """
 
-    def __init__(self, rules: Sequence[Rule], *, where: Callable[..., str] | None = None) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        *,
+        where: Callable[..., str] | None = None,
+        ignored: Mapping[tuple[str, int], str] | None = None,
+    ) -> None:
         self._rules = tuple(rules)
         self._where = where or (lambda section, index: f"{section}[{index}]")
         # Similar hosts share their rules: 100,000 hosts need few HostRules.
@@ -120,6 +133,9 @@ class RuleSet:
         self._labels = tuple(sorted({name for rule in rules for name in rule.label or ()}))
         self._by_kind: dict[tuple[Any, ...], HostRules] = {}
         self._by_rules: dict[tuple[int, ...], HostRules] = {}
+        self._ignored: dict[str, dict[int, str]] = defaultdict(dict)
+        for (host_id, port), how in (ignored or {}).items():
+            self._ignored[host_id][port] = how
 
     def for_host(self, host: Host) -> HostRules:
         """The rules that can match on a host."""
@@ -133,4 +149,8 @@ class RuleSet:
                 only_allowed = any(rule.action == "allow" for _, rule in rules)
                 self._by_rules[indices] = HostRules(rules, only_allowed, self._where, digest)
             self._by_kind[kind] = self._by_rules[indices]
-        return self._by_kind[kind]
+        shared, ignored = self._by_kind[kind], self._ignored.get(host.id)
+        if not ignored:
+            return shared
+        digest = f"{shared.digest} without {','.join(map(str, sorted(ignored)))}"
+        return dataclasses.replace(shared, ignored=ignored, digest=digest)

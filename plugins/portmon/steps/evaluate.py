@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, NestedTransaction
@@ -79,7 +79,7 @@ def evaluate_run(
             held.check(conn)
             runs.must_be_newest(conn, run.run_id)
             checkpoints.keep(conn, now)
-            fleet, inputs = _goes_by(conn, digest, planned, interval)
+            fleet, inputs = _goes_by(conn, digest, planned, interval, now)
             observations = archive.observations_to_evaluate(conn, host_ids=fleet)
             step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, observed=observations)
             verdict = evaluate_looks(conn, observations, fleet, inputs, config, run_id=run.run_id, now=now, step=step)
@@ -281,7 +281,7 @@ def evaluate_dry(
 ) -> dict[str, int]:
     """Log what :func:`evaluate_run` would conclude from these observations; nothing is stored."""
     with database.begin() as conn:
-        fleet, inputs = _goes_by(conn, digest, {}, interval)
+        fleet, inputs = _goes_by(conn, digest, {}, interval, datetime.now(UTC))
         ports = state.load_ports(conn, {observation.host_id for observation in observations})
         rows = state.load_hosts(conn)
         arguments = _arguments(conn, fleet, config, inputs, run.run_id)
@@ -301,16 +301,18 @@ def evaluate_dry(
 
 
 def _goes_by(
-    conn: Connection, digest: str, planned: Mapping[str, TaskOf], interval: timedelta
+    conn: Connection, digest: str, planned: Mapping[str, TaskOf], interval: timedelta, now: datetime
 ) -> tuple[dict[str, Host], journal.Inputs]:
     """The hosts that may be evaluated (listed ones, and those that pruning has not hidden), and the inputs."""
     named = {host.id: host for host in inventory.load(conn, digest).hosts}
+    decided = decisions.in_force(conn, now)
     inputs = journal.Inputs(
         interval=interval,
         besides=tuple(host for host_id, host in hosts.listed(conn, besides=named).items() if host_id not in named),
         planned=planned,
-        accepted=decisions.accepted(conn),
-        promoted=decisions.promoted(conn),
+        accepted=decided.accepted,
+        promoted=decided.promoted,
+        ignored=decided.ignored,
     )
     return fleet_of(list(named.values()), inputs), inputs
 
@@ -326,7 +328,7 @@ def _arguments(
     """The arguments of a :class:`portmon.engine.diff.Evaluation`."""
     return {
         "inventory": fleet,
-        "rules": RuleSet(config.rules, where=config.where),
+        "rules": RuleSet(config.rules, where=config.where, ignored=inputs.ignored),
         "settings": config.states,
         "interval": inputs.interval,
         "run_id": run_id,

@@ -13,7 +13,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from portmon.config import Retention
-from portmon.storage import actions, alerts, archive, events, replays, silences
+from portmon.storage import actions, alerts, archive, decisions, events, replays, silences
 from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def expire(database: Database, settings: Retention, now: datetime) -> None:
         "alerts": lambda conn: alerts.expire(conn, rest),
         "silences": lambda conn: silences.expire(conn, rest),
         "actions": lambda conn: actions.expire(conn, rest),
+        "ignored ports": lambda conn: decisions.expire(conn, rest),
         "replays": lambda conn: replays.expire(conn, rest),
     }
     left = list(parts)

@@ -148,7 +148,7 @@ def plan_hosts(
                 f"{len(left)} hosts, but Airflow maps over {max_hosts} at most: lower scan.sweep_above, or raise "
                 "[core] max_map_length"
             )
-        must = declared_of(conn, config, left)
+        must = declared_of(config, left, decisions.in_force(conn, datetime.now(UTC)).promoted)
     if swept is None:
         log.info("%d hosts to ask, each in a task of its own", len(left))
     left.sort(key=lambda host: (host.name, host.id))
@@ -177,13 +177,18 @@ def expected(
 
 
 def settled_answers(
-    conn: Connection, config: Config, asked: Sequence[Host], must: Mapping[str, Mapping[int, str]]
+    conn: Connection,
+    config: Config,
+    asked: Sequence[Host],
+    must: Mapping[str, Mapping[int, str]],
+    ignored: Mapping[tuple[str, int], str],
 ) -> dict[str, SettledAnswer]:
     """Host id: the answer that needs not be read, of hosts that are settled, see :mod:`portmon.engine.fingerprint`.
 
     :param must: host id: declared ports, as of :func:`declared_of`
+    :param ignored: as :attr:`portmon.storage.decisions.Decided.ignored`
     """
-    rules = RuleSet(config.rules, where=config.where)
+    rules = RuleSet(config.rules, where=config.where, ignored=ignored)
     by_id = {host.id: host for host in asked}
     return {
         host_id: last
@@ -219,10 +224,15 @@ def _asked(conn: Connection, config: Config, run: Run, digest: str) -> dict[str,
     return {host.id: host for host in asked}
 
 
-def declared_of(conn: Connection, config: Config, asked: Sequence[Host]) -> dict[str, dict[int, str]]:
-    """Host id: its declared ports, each with what declares it."""
+def declared_of(
+    config: Config, asked: Sequence[Host], promoted: Mapping[tuple[str, int], str]
+) -> dict[str, dict[int, str]]:
+    """Host id: its declared ports, each with what declares it.
+
+    :param promoted: as :attr:`portmon.storage.decisions.Decided.promoted`
+    """
     by_id = {host.id: host for host in asked}
-    return declared_ports(by_id, config.declared, decisions.promoted(conn), where=config.where)
+    return declared_ports(by_id, config.declared, promoted, where=config.where)
 
 
 def _proxies(asked: Collection[Host], config: Config, proxy_of: Callable[[str], str | None]) -> dict[str, str]:

@@ -1,12 +1,13 @@
-"""Decisions of people about ports: gone for good, or promoted to declared."""
+"""Decisions of people about ports: gone for good, promoted to declared, or ignored until a time."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, or_, select
 
 from portmon.model.observation import PROTOCOL, PortKey
 from portmon.storage.hosts import unsettle
@@ -21,17 +22,45 @@ class DecisionKind(StrEnum):
     """A port that is down may stay so: it is not watched any more."""
     PROMOTED = "promoted"
     """The port must listen from now on, as if the CMDB had declared it."""
+    IGNORED = "ignored"
+    """No listener of the port is watched until a time, whatever portmon.yaml says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A port that is ignored until a time."""
+
+    host_id: str
+    protocol: str
+    port: int
+    at: datetime
+    author: str
+    reason: str
+    ends_at: datetime
+
+    def __str__(self) -> str:
+        who = f"{self.author}: {self.reason}" if self.reason else self.author
+        return f"until {self.ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by {who}"
 
 
 def decide(
-    conn: Connection, kind: DecisionKind, host_id: str, port: int, *, at: datetime, author: str, reason: str = ""
+    conn: Connection,
+    kind: DecisionKind,
+    host_id: str,
+    port: int,
+    *,
+    at: datetime,
+    author: str,
+    reason: str = "",
+    ends_at: datetime | None = None,
 ) -> None:
     """Note a decision; a later one of the same kind replaces it.
 
     :param at: when; an acceptance counts for a port that was down by then
+    :param ends_at: of :attr:`DecisionKind.IGNORED`
     """
     row = {"host_id": host_id, "protocol": PROTOCOL, "port": port, "kind": kind}
-    upsert_rows(conn, decisions, [{**row, "at": at, "author": author, "reason": reason}])
+    upsert_rows(conn, decisions, [{**row, "at": at, "author": author, "reason": reason, "ends_at": ends_at}])
     unsettle(conn, [host_id])
 
 
@@ -42,11 +71,30 @@ def withdraw(conn: Connection, kind: DecisionKind, host_id: str, port: int) -> b
     return bool(conn.execute(delete(decisions).where(*where)).rowcount)
 
 
-def accepted(conn: Connection) -> dict[PortKey, datetime]:
-    """When ports were accepted as gone."""
-    query = select(decisions.c.host_id, decisions.c.protocol, decisions.c.port, decisions.c.at)
-    rows = conn.execute(query.where(decisions.c.kind == DecisionKind.ACCEPTED))
-    return {(row.host_id, row.protocol, row.port): row.at for row in rows}
+class Decided(NamedTuple):
+    """The decisions in force.
+
+    :param accepted: when ports were accepted as gone
+    :param promoted: who promoted ports, by host id and port, and why
+    :param ignored: until when ports are ignored, by host id and port, and by whom and why
+    """
+
+    accepted: dict[PortKey, datetime]
+    promoted: dict[tuple[str, int], str]
+    ignored: dict[tuple[str, int], str]
+
+
+def in_force(conn: Connection, now: datetime) -> Decided:
+    """The decisions that count at a time."""
+    found = Decided({}, {}, {})
+    for row in conn.execute(select(decisions).where(or_(decisions.c.ends_at.is_(None), decisions.c.ends_at > now))):
+        if row.kind == DecisionKind.ACCEPTED:
+            found.accepted[row.host_id, row.protocol, row.port] = row.at
+        elif row.kind == DecisionKind.PROMOTED:
+            found.promoted[row.host_id, row.port] = _who(row)
+        else:
+            found.ignored[row.host_id, row.port] = str(_ignored(row))
+    return found
 
 
 def acceptance(conn: Connection, host_id: str, port: int) -> tuple[datetime, str] | None:
@@ -56,11 +104,22 @@ def acceptance(conn: Connection, host_id: str, port: int) -> tuple[datetime, str
     return (row.at, _who(row)) if row else None
 
 
-def promoted(conn: Connection) -> dict[tuple[str, int], str]:
-    """Who promoted ports, and why."""
-    query = select(decisions.c.host_id, decisions.c.port, decisions.c.author, decisions.c.reason)
-    rows = conn.execute(query.where(decisions.c.kind == DecisionKind.PROMOTED))
-    return {(row.host_id, row.port): _who(row) for row in rows}
+def newest_ignored(conn: Connection, now: datetime, *, limit: int, offset: int = 0) -> tuple[list[Ignored], int]:
+    """Ports that are ignored, the latest decision first, and how many there are."""
+    order = (decisions.c.at.desc(), decisions.c.host_id, decisions.c.port)
+    where = (decisions.c.kind == DecisionKind.IGNORED, decisions.c.ends_at > now)
+    rows = conn.execute(select(decisions).where(*where).order_by(*order).limit(limit).offset(offset))
+    total = conn.execute(select(func.count()).select_from(decisions).where(*where)).scalar_one()
+    return [_ignored(row) for row in rows], total
+
+
+def expire(conn: Connection, before: datetime) -> int:
+    """Delete what ended before a moment, and return how much that was."""
+    return int(conn.execute(delete(decisions).where(decisions.c.ends_at < before)).rowcount)
+
+
+def _ignored(row: Any) -> Ignored:
+    return Ignored(row.host_id, row.protocol, row.port, row.at, row.author, row.reason, row.ends_at)
 
 
 def _who(row: Any) -> str:

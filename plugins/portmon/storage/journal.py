@@ -41,6 +41,7 @@ class Inputs:
     :param planned: host id: which mapped task asked it, by id and map index
     :param accepted: ports that were accepted as gone, and when
     :param promoted: learned ports that must listen, by host id and port, and who says so
+    :param ignored: ports that are not watched, by host id and port, and until when, by whom and why
     """
 
     interval: timedelta
@@ -48,6 +49,7 @@ class Inputs:
     planned: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     accepted: Mapping[PortKey, datetime] = field(default_factory=dict)
     promoted: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    ignored: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Canonical: equal inputs give equal bytes, which are stored once."""
@@ -61,6 +63,7 @@ class Inputs:
                 "planned": [[task, index, ids] for (task, index), ids in sorted(asked.items())],
                 "accepted": [[*key, at.isoformat()] for key, at in sorted(self.accepted.items())],
                 "promoted": [[*key, who] for key, who in sorted(self.promoted.items())],
+                "ignored": [[*key, how] for key, how in sorted(self.ignored.items())],
             }
         )
 
@@ -74,6 +77,8 @@ def inputs_from_json(data: bytes) -> Inputs:
         planned={host_id: (task, index) for task, index, ids in value["planned"] for host_id in ids},
         accepted={(host_id, proto, port): datetime.fromisoformat(at) for host_id, proto, port, at in value["accepted"]},
         promoted={(host_id, port): who for host_id, port, who in value["promoted"]},
+        # Steps of earlier versions have none.
+        ignored={(host_id, port): how for host_id, port, how in value.get("ignored", ())},
     )
 
 

@@ -34,7 +34,7 @@ from portmon.model.observation import Outcome
 from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import conditions
 from portmon.storage.events import columns, event_from
-from portmon.storage.tables import events, hosts, journal, observations, ports, runs
+from portmon.storage.tables import as_json, events, hosts, journal, observations, ports, runs
 
 FLAPPING, LOST, FAILING, QUARANTINED = "flapping", "lost", "failing", "quarantined"
 """What people call a state besides the stored ones."""
@@ -87,12 +87,14 @@ class PortFilter:
 class EventFilter:
     """Which events.
 
+    :param variant: of a kind that has one, whether those of the variant are meant
     :param host_id: of this host only
     :param since: from then on
     :param until: before then
     """
 
-    kinds: tuple[EventKind, ...] = ()
+    kind: EventKind | None = None
+    variant: bool = False
     host_id: str = ""
     port: int | None = None
     since: datetime | None = None
@@ -261,8 +263,12 @@ def find_events(
     :param before: older ones than the event of this number
     """
     terms: list[ColumnElement[bool]] = [events.c.retracted_by.is_(None)]
-    if wanted.kinds:
-        terms.append(events.c.kind.in_(wanted.kinds))
+    if wanted.kind is not None:
+        terms.append(events.c.kind == wanted.kind)
+        if (row := wanted.kind.usual.variant) is not None and row.when is not None:
+            # As the column has it: quotes within a text are escaped there.
+            has = type_coerce(events.c.details, Text).contains(as_json(dict([row.when]))[1:-1], autoescape=True)
+            terms.append(has if wanted.variant else ~has)
     if wanted.host_id:
         terms.append(events.c.host_id == wanted.host_id)
     if wanted.port is not None:

@@ -38,7 +38,8 @@ _STORED = re.compile("[\x00\x1a\ud800-\udfff]")
 _READ = re.compile("\x1a([0-9a-f]{4})")
 
 # json.dumps() would make an encoder for each value.
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""What a column of :class:`SafeJson` has for a value."""
 
 
 def _utc(value: datetime | None) -> datetime | None:
@@ -108,7 +109,7 @@ class SafeJson(TypeDecorator[Any]):
             return "[]"
         if not isinstance(value, dict | tuple | list) and isinstance(value, Mapping):
             value = dict(value)
-        return _encode(value)
+        return as_json(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Out of the database."""
@@ -220,7 +221,8 @@ decisions = Table(
     Column("at", UtcDateTime, nullable=False),
     Column("author", SafeText, nullable=False),
     Column("reason", SafeText, nullable=False),
-    comment="what people decided about ports: accepted as gone, promoted to declared",
+    Column("ends_at", UtcDateTime),
+    comment="what people decided about ports: accepted as gone, promoted to declared, ignored until a time",
 )
 
 events = Table(

@@ -16,11 +16,14 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from portmon.airflow import settings
-from portmon.api import alerts, hosts, notes, ports, silences
+from portmon.api import alerts, hosts, ignored, notes, ports, silences
 from portmon.api.silences import NewSilence
 from portmon.api.view import Text, View
 from portmon.errors import RequestError
 from portmon.fields import parse_duration
+from portmon.model.event import port_alert_key
+from portmon.model.observation import PROTOCOL
+from portmon.storage import alerts as open_alerts
 from portmon.web import reading
 from portmon.web.queries import Moment, Name
 
@@ -69,6 +72,13 @@ class OfPorts(Wanted):
     reason: Reason
 
 
+class IgnorePorts(OfPorts):
+    """Ports that are not to be watched for some time."""
+
+    lasts: str = Field("", max_length=30, description="such as 4h or 30d")
+    ends_at: Moment | None = None
+
+
 class WriteNote(Wanted):
     """What runs at a port of a host, or what a unit is, and whom to ask."""
 
@@ -87,6 +97,14 @@ class ReleaseKey(Wanted):
     reason: Reason
 
 
+class Hits(View):
+    """What is hit: numbers of ports, of their hosts, and of open alerts of these ports."""
+
+    ports: int
+    hosts: int
+    alerts: int
+
+
 class ActionResult(View):
     """What was done, in sentences, or would be done.
 
@@ -96,6 +114,7 @@ class ActionResult(View):
     done: tuple[Text, ...]
     preview: bool
     effect: str = "it counts from the next run on"
+    hits: Hits | None = None
 
 
 class _UndoneError(Exception):
@@ -154,6 +173,18 @@ def _end(lasts: str, now: datetime) -> datetime | None:
     return now + length
 
 
+def _until(wanted: AddSilence | IgnorePorts, now: datetime) -> datetime:
+    end = wanted.ends_at or _end(wanted.lasts, now)
+    if end is None:
+        raise RequestError("say until when: lasts or ends_at")
+    return end
+
+
+def _must_operate(request: Request, what: str) -> None:
+    if not request.state.portmon_may_operate():
+        raise HTTPException(HTTPStatus.FORBIDDEN, f"only users who may edit Airflow's variables {what}")
+
+
 @router.post("/acknowledgements")
 def acknowledge(request: Request, wanted: Acknowledge, preview: Preview = False) -> ActionResult:
     """Take care of open alerts: their messages are withheld, but for their end."""
@@ -172,10 +203,7 @@ def add_silence(request: Request, wanted: AddSilence, preview: Preview = False) 
 
     def act(conn: Connection, user: str, now: datetime) -> NewSilence:
         given = wanted.model_dump(exclude={"lasts", "ends_at"})
-        ends_at = wanted.ends_at or _end(wanted.lasts, now)
-        if ends_at is None:
-            raise RequestError("say until when: lasts or ends_at")
-        return silences.silence(conn, **given, ends_at=ends_at, author=user, now=now)
+        return silences.silence(conn, **given, ends_at=_until(wanted, now), author=user, now=now)
 
     return _do(request, "silence", act, preview=preview)
 
@@ -205,12 +233,33 @@ def promote_ports(request: Request, wanted: OfPorts, preview: Preview = False) -
     return _each_port(request, "promote", ports.promote, wanted, preview=preview)
 
 
+@router.post("/ports/ignore")
+def ignore_ports(request: Request, wanted: IgnorePorts, preview: Preview = False) -> ActionResult:
+    """Watch ports no more until a time. It is a rule: for those who may edit Airflow's variables."""
+    _must_operate(request, "ignore ports")
+
+    def change(conn: Connection, host: str, port: int, *, now: datetime, **given: str) -> str:
+        return ignored.ignore(conn, host, port, until=_until(wanted, now), now=now, **given)
+
+    return _each_port(request, "ignore", change, wanted, preview=preview)
+
+
+@router.post("/ports/watch")
+def watch_ports(request: Request, wanted: OfPorts, preview: Preview = False) -> ActionResult:
+    """Watch ports again that are ignored. For those who may edit Airflow's variables."""
+    _must_operate(request, "change which ports are ignored")
+    return _each_port(request, "watch", ignored.watch_again, wanted, preview=preview)
+
+
 def _each_port(
     request: Request, kind: str, change: Callable[..., str], wanted: OfPorts, *, preview: bool
 ) -> ActionResult:
     def act(conn: Connection, user: str, now: datetime) -> ActionResult:
         done = [change(conn, host, port, author=user, reason=wanted.reason, now=now) for host, port in wanted.ports]
-        return ActionResult(done=tuple(done), preview=preview)
+        ids = {host: hosts.find_host(conn, host).id for host, _ in wanted.ports}
+        keys = {port_alert_key(ids[host], PROTOCOL, port) for host, port in wanted.ports}
+        hits = Hits(ports=len(keys), hosts=len(set(ids.values())), alerts=len(open_alerts.opened(conn, keys)))
+        return ActionResult(done=tuple(done), preview=preview, hits=hits)
 
     return _do(request, kind, act, preview=preview)
 
@@ -229,8 +278,7 @@ def write_note(request: Request, wanted: WriteNote, preview: Preview = False) ->
 @router.post("/hosts/keys/release")
 def release_key(request: Request, wanted: ReleaseKey, preview: Preview = False) -> ActionResult:
     """Trust the host key that a host shows now. For those who may edit Airflow's variables."""
-    if not request.state.portmon_may_operate():
-        raise HTTPException(HTTPStatus.FORBIDDEN, "only users who may edit Airflow's variables release host keys")
+    _must_operate(request, "release host keys")
 
     def act(conn: Connection, user: str, now: datetime) -> ActionResult:
         said = hosts.accept_host_key(

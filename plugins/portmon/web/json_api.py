@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from portmon.api import event_kinds, fleet, problems, rules, silences
 from portmon.api.actions import ActionView, list_actions
 from portmon.api.fleet import EventRow, GlanceView, HostRow, HostTimeline, Page, PortGroup, PortRow, RunView
+from portmon.api.ignored import IgnoredView, list_ignored
 from portmon.api.problems import ProblemsView
 from portmon.api.rules import RuleView
 from portmon.api.silences import SilenceHits
@@ -151,6 +152,13 @@ def get_rules() -> list[RuleView]:
     """The rules in force."""
     with connection() as conn:
         return rules.list_rules(conn, reading.config())
+
+
+@router.get("/ignored")
+def get_ignored(limit: Limit = LIMIT, offset: Offset = 0) -> Page[IgnoredView]:
+    """Ports that people ignore, the latest decision first."""
+    with connection() as conn:
+        return list_ignored(conn, datetime.now(UTC), limit=limit, offset=offset)
 
 
 @router.get("/actions")

@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from portmon.api import actions, fleet, hosts, problems, rules, silences
 from portmon.api.addresses import host_path
 from portmon.api.explain import explain
+from portmon.api.ignored import list_ignored
 from portmon.storage import lookups
 from portmon.text import plain
 from portmon.web import reading
@@ -179,19 +180,25 @@ def prepare_silence(request: Request, host: Text = "", port: Number = None) -> R
 
 
 @router.get("/silences")
-def list_silences(request: Request) -> Response:
+def list_silences(request: Request, offset: Offset = 0) -> Response:
     """Silences and rules: what is in force, from where, and what each hits now; and what people did."""
-    return show_silences(request, None)
+    return show_silences(request, None, offset)
 
 
-def show_silences(request: Request, wanted: Mapping[str, Any] | None) -> Response:
-    """The page of both."""
+def show_silences(request: Request, wanted: Mapping[str, Any] | None, offset: int = 0) -> Response:
+    """The page of both.
+
+    :param offset: of the first port that is ignored
+    """
     now = datetime.now(UTC)
     with connection() as conn:
-        current = silences.list_with_hits(conn, now)
-        in_force = rules.list_rules(conn, reading.config())
-        done = actions.list_actions(conn)
-    return page(request, "silences", silences=current, rules=in_force, actions=done, wanted=wanted)
+        shown: dict[str, Any] = {
+            "silences": silences.list_with_hits(conn, now),
+            "ignored": list_ignored(conn, now, limit=LIMIT, offset=offset),
+            "rules": rules.list_rules(conn, reading.config()),
+            "actions": actions.list_actions(conn),
+        }
+    return page(request, "silences", wanted=wanted, **shown)
 
 
 @router.get("/port")

@@ -122,8 +122,10 @@ class EventQuery:
 
         :raises CommandError: there is no such host
         """
+        row = KINDS[self.kind] if self.kind else None
         return EventFilter(
-            kinds=(KINDS[self.kind].kind,) if self.kind else (),
+            kind=row.kind if row is not None else None,
+            variant=row is not None and row.name != row.kind,
             host_id=find_host(conn, self.host).id if self.host else "",
             port=self.port,
             since=self.since,

@@ -25,6 +25,8 @@ from portmon.web.words import LANGUAGES, Words
 FOLDER = Path(__file__).parent
 TEXT_LIMIT = 400
 """Characters of a text that the page shows."""
+_AMONG = ("q", "state", "label", "range")
+"""Filters of the list of hosts that a host's page keeps, for the hosts before and after it."""
 LANGUAGE_COOKIE = "portmon_language"
 
 
@@ -42,6 +44,7 @@ def page(request: Request, name: str, *, status: int = 200, **values: Any) -> HT
             root=request.scope.get("root_path", ""),
             airflow=airflow_root(request),
             query=dict(query),
+            among=_whole(urlencode([pair for pair in query if pair[0] in _AMONG])),
             link=Links(request.scope.get("root_path", ""), query, quote(request.scope["path"], errors="replace")).to,
             user=getattr(request.state, "portmon_user", None),
             may_edit=getattr(request.state, "portmon_may_edit", False),

@@ -128,7 +128,7 @@ class SweepOperator(StateMixin, BaseOperator):
     def _prepare(self, context: Any, config: Config) -> tuple[HostBatch, list[HostVisit], StoredHostKeys]:
         from portmon.config import ssh_settings
         from portmon.steps.plan import batch_of, declared_of, expected, group_of, settled_answers
-        from portmon.storage import archive, hosts, runs
+        from portmon.storage import archive, decisions, hosts, runs
 
         run, ti = run_of(context["dag_run"], context["params"]), context["ti"]
         run.must_be_live()
@@ -138,10 +138,11 @@ class SweepOperator(StateMixin, BaseOperator):
             done = archive.observed(conn, run.run_id, unevaluated=True) if ti.try_number > 1 else {}
             failing = hosts.failing(conn)
             left = in_order([host for host in batch.hosts if host.id not in done], failing)
-            must = declared_of(conn, config, left)
+            decided = decisions.in_force(conn, datetime.now(UTC))
+            must = declared_of(config, left, decided.promoted)
             wanted = expected(conn, [host.id for host in left], must)
             # A dry run says what was seen.
-            settled = {} if self._dry_run else settled_answers(conn, config, left, must)
+            settled = {} if self._dry_run else settled_answers(conn, config, left, must, decided.ignored)
         if len(left) < len(batch.hosts):
             log.info("%d hosts of the batch were looked at by an earlier try", len(batch.hosts) - len(left))
         keys, shared, visits = StoredHostKeys(read_only=self._dry_run), SharedSettings(), []

@@ -85,7 +85,15 @@
     return said;
   }
   function told(said, preview) {
-    if (said.done) return said.done.join("\n") + (said.preview ? "" : "\n" + said.effect);
+    if (said.done) {
+      const lines = said.done.slice(0, 10);
+      if (said.done.length > lines.length) lines.push(preview.dataset.more.replace("{count}", said.done.length - lines.length));
+      if (said.hits && said.hits.ports > 1) {
+        lines.unshift(preview.dataset.ports.replace("{ports}", said.hits.ports).replace("{hosts}", said.hits.hosts)
+          .replace("{alerts}", said.hits.alerts));
+      }
+      return lines.join("\n") + (said.preview ? "" : "\n" + said.effect);
+    }
     return preview.dataset.hits.replace("{hosts}", said.matching).replace("{known}", said.known)
       .replace("{alerts}", said.alerts.length);
   }
