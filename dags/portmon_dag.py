@@ -97,27 +97,28 @@ dag.params = ParamsDict(
             type=["array", "null"],
             items={"type": "string"},
             title="Hosts",
-            description="Names, globs (`web*`), ids or `label=value`, one per line: only these are scanned. "
+            description_md="Names, globs (`web*`), ids or `label=value`, one per line: only these are scanned. "
             "Other hosts are neither missing nor pruned. Empty: every host.",
         ),
         DRY_RUN: Param(
             False,
             type="boolean",
             title="Dry run",
-            description="Scan and log what would follow. Nothing is stored and nothing is sent.",
+            description_md="Scan, and log what would follow: `netstat` what each host answers, `diff_ports` the "
+            "events. Nothing is stored and nothing is sent. A paused DAG can be triggered so as well.",
         ),
         FORCE_PRUNE: Param(
             False,
             type="boolean",
             title="Force prune",
-            description="Hide hosts that left the CMDB even if the guard refuses because they are too many.",
+            description_md="Hide hosts that left the CMDB even if the guard refuses because they are too many.",
         ),
         REPLAY_FROM: Param(
             None,
             type=["null", "string"],
             format="date-time",
             title="Replay from",
-            description="Ask no host; evaluate the observations from then on again, by today's rules, and correct "
+            description_md="Ask no host; evaluate the observations from then on again, by today's rules, and correct "
             "events and state. Nothing is sent. This is not the logical date: a run with one in the future waits for "
             "it, and no host is watched meanwhile.",
         ),
@@ -126,14 +127,14 @@ dag.params = ParamsDict(
             type=["null", "string"],
             format="date-time",
             title="Replay to",
-            description="End of that time: `notify` sends events from before it. Empty: now. Later observations are "
+            description_md="End of that time: `notify` sends events from before it. Empty: now. Later observations are "
             "evaluated again as well, since they rest on the earlier ones.",
         ),
         NOTIFY: Param(
             False,
             type="boolean",
             title="Notify",
-            description="Send the alerts that a replay finds in that time and that were not sent before.",
+            description_md="Send the alerts that a replay finds in that time and that were not sent before.",
         ),
     }
 )

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "plugins"))
 
+from portmon.airflow.provider import OPTIONS  # noqa: E402
 from portmon.config import Config, json_schema  # noqa: E402
 from portmon.engine.states import TABLE, Row  # noqa: E402
 from portmon.fields import format_duration  # noqa: E402
@@ -29,22 +30,26 @@ from portmon.scan.batches import MAX_BATCHES  # noqa: E402
 HEAD = """# Configuration
 
 Every field of `portmon.yaml`, generated from the models that validate it. Durations are texts such as `15s`, `10min`, `1h`
-or `14d`, or numbers of seconds. Where the file is: `[portmon] config` in airflow.cfg (`AIRFLOW__PORTMON__CONFIG`), by default
-`config/portmon.yaml` beside the `plugins` folder. `python -m portmon check` validates it and shows what it means.
+or `14d`, or numbers of seconds. Where the file is: `[portmon] config` in airflow.cfg (`AIRFLOW__PORTMON__CONFIG`), see below.
+`portmon check` validates it and shows what it means.
 
 Editors that know the YAML language server complete and check it by [`portmon.schema.json`](../config/portmon.schema.json).
 
 ## airflow.cfg
 
-| option | default | |
-| --- | --- | --- |
-| `[portmon] schedule` | `*/5 * * * *` | cron expression, preset or duration; empty for manual runs only |
-| `[portmon] config` | | path of portmon.yaml |
-| `[portmon] preload` | `True` | a scheduler with the LocalExecutor, and a Celery worker, import what tasks need before they fork them: without it a task costs about twice as much |
-| `[portmon] metrics_per_port` | `False` | Prometheus gets a series for each host and port as well, see [page.md](page.md#metrics) |
+{options}
 
 The Airflow connection `portmon_db` is the state database; without it, SQLite in `$AIRFLOW_HOME/portmon.db`.
 """
+
+
+def options() -> list[str]:
+    """Rows of the options in airflow.cfg."""
+    rows = ["| option | default | |", "| --- | --- | --- |"]
+    for name, option in OPTIONS.items():
+        default = f"`{option['default']}`" if option["default"] else ""
+        rows.append(f"| `[portmon] {name}` | {default} | {option['description']} |")
+    return rows
 
 
 def models(annotation: Any) -> list[type[BaseModel]]:
@@ -108,7 +113,7 @@ def sections(model: type[BaseModel], path: str, level: int) -> Iterator[str]:
 
 def reference() -> str:
     """docs/configuration.md."""
-    lines = [HEAD]
+    lines = [HEAD.format(options="\n".join(options()))]
     for name, field in Config.model_fields.items():
         for model in models(field.annotation):
             suffix = "[]" if get_origin(field.annotation) is tuple else ""

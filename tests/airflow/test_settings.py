@@ -19,6 +19,7 @@ from airflow.timetables.trigger import CronTriggerTimetable
 
 from portmon.airflow import settings, tasks
 from portmon.airflow.outside import OUTSIDE
+from portmon.airflow.provider import DEFAULT_SCHEDULE
 from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.config import parse_config
 from portmon.errors import ConfigError, SetupError, StorageError, UnansweredError
@@ -83,7 +84,7 @@ def test_a_wrong_schedule_says_what_is_wrong_and_leaves_the_dag_visible(
         settings.schedule()
     assert "[portmon] schedule" in str(caught.value)
     assert text in str(caught.value)
-    assert settings.schedule_for_parsing() == settings.DEFAULT_SCHEDULE
+    assert settings.schedule_for_parsing() == DEFAULT_SCHEDULE
 
 
 @pytest.mark.parametrize(

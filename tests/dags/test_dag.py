@@ -31,7 +31,7 @@ def load():
         "max_active_tasks": dag and dag.max_active_tasks,
         "limit": dag and dag.dagrun_timeout.total_seconds(),
         "doc": dag and dag.doc_md,
-        "params": {{k: [dag.params.get_param(k).value, dag.params.get_param(k).description] for k in dag.params}} if dag else None,
+        "params": {{k: [dag.params.get_param(k).value, dag.params.get_param(k).schema["description_md"]] for k in dag.params}} if dag else None,
         "tasks": {{t.task_id: {{
             "down": sorted(t.downstream_task_ids), "rule": t.trigger_rule.value, "retries": t.retries,
             "mapped": t.is_mapped, "pool": t.pool, "fields": list(t.template_fields or ()) if t.is_mapped else [],

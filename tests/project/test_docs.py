@@ -98,7 +98,8 @@ def test_every_command_has_help(command: str) -> None:
 
 def test_there_is_one_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["project"]["version"] == portmon.__version__
+    assert project["project"]["dynamic"] == ["version"]
+    assert (ROOT / project["tool"]["hatch"]["version"]["path"]).resolve() == Path(portmon.__file__).resolve()
 
 
 # ── the page of the rooms ────────────────────────────────────────────────────────────────────────
@@ -210,7 +211,7 @@ def broken_roles(code: Code, source: str, module: str) -> list[str]:
 def broken_names(code: Code, text: str, page: Path) -> set[str]:
     """Names of modules, files and folders in a document that there are not."""
     names = set(re.findall(r"(?<![\w/.-])portmon(?:\.\w+)+", text))
-    files = {name for name in names if name.split(".")[1] in ("yaml", "db", "schema")}
+    files = {name for name in names if name.split(".")[1] in ("yaml", "db", "schema", "env")}
     paths = set(re.findall(r"(?<![\w/.:*-])[\w.-]+(?:/[\w.-]+)*\.py\b", text))
     paths |= set(re.findall(r"`((?:plugins|tests|tools|bench|demo|dags|docs)/[\w./-]*|(?:[\w-]+/)+)`", text))
     # Written in full, or as seen from the package or from the page.

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,7 @@ MODULES = (
     "portmon.storage.archive",
     "portmon.storage.database",
     "portmon.storage.host_keys",
-    # The driver is imported with the first connection.
-    "sqlalchemy.dialects.postgresql.psycopg2",
     "sqlalchemy.dialects.sqlite.pysqlite",
-    "psycopg2",
     # What Airflow itself imports in each task process.
     "airflow.dag_processing.bundles.local",
     "airflow.providers.standard.operators.empty",
@@ -52,6 +50,9 @@ MODULES = (
 """What a ``netstat`` task imports. Not pandas: only ``diff_ports`` needs it, and numpy starts threads, which do not
 survive a fork. Nothing here opens a connection or a file.
 """
+
+POSTGRES = ("sqlalchemy.dialects.postgresql.psycopg2", "psycopg2")
+"""The driver, where it is installed: it is imported with the first connection."""
 
 Fingerprint = frozenset[tuple[str, int, int]]
 
@@ -91,22 +92,25 @@ def preload() -> None:
     # Taken before the imports, so that a change meanwhile is noticed.
     _preloaded = fingerprint()
     started, before = time.process_time(), len(sys.modules)
-    for name in MODULES:
+    driver = POSTGRES if find_spec("psycopg2") else ()
+    for name in (*MODULES, *driver):
         try:
             importlib.import_module(name)
         except Exception:
             log.exception("%s could not be imported for the tasks", name)
     try:
-        _warm_up()
+        _warm_up(compiling=bool(driver))
     except Exception:
         log.exception("Not everything could be prepared for the tasks, which will take longer to start")
     count, seconds = len(sys.modules) - before, time.process_time() - started
     log.info("portmon imported %d modules for the tasks to come, in %.2f s of CPU", count, seconds)
 
 
-def _warm_up() -> None:
+def _warm_up(*, compiling: bool) -> None:
     """Fill caches: the validated portmon.yaml, Jinja's regular expressions, the schemas of DAG parameters, and parts of
     the statements of a ``netstat`` task as SQLAlchemy compiles them for PostgreSQL.
+
+    :param compiling: there is a driver for that
     """
     from airflow.sdk import DAG, Param
     from jinja2.sandbox import SandboxedEnvironment
@@ -122,6 +126,9 @@ def _warm_up() -> None:
     settings.schedule_for_parsing()
     SandboxedEnvironment(cache_size=0).from_string("{{ task }}")
     DAG("warm_up", schedule="* * * * *", params={"any": Param([], type="array", items={"type": "string"})})
+
+    if not compiling:
+        return
 
     class Compiler:
         """A connection that compiles statements and returns no rows."""

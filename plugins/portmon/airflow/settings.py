@@ -1,17 +1,7 @@
 """What Airflow's own configuration says about portmon.
 
-Options of ``[portmon]`` in airflow.cfg, or ``AIRFLOW__PORTMON__<OPTION>`` in the environment:
-
-``schedule``
-    cron expression, preset (``@hourly``) or duration (``10min``); empty for manual runs only. With a wrong one the DAG
-    runs every 5 minutes, and its first task fails with the reason. Default: every 5 minutes.
-``config``
-    path of portmon.yaml. Default: ``config/portmon.yaml`` beside the ``plugins`` folder.
-``preload``
-    whether the scheduler and Celery's workers import what tasks need before they fork them, see
-    :mod:`portmon.airflow.preload`. Default: True.
-``metrics_per_port``
-    whether Prometheus gets a series for each host and port as well, see :mod:`portmon.web.metrics`. Default: False.
+Options of ``[portmon]`` in airflow.cfg, or ``AIRFLOW__PORTMON__<OPTION>`` in the environment, are those of
+:data:`portmon.airflow.provider.OPTIONS`.
 
 The connection ``portmon_db`` is the state database (default: SQLite in ``$AIRFLOW_HOME/portmon.db``); those of the CMDB
 and of SSH are named in portmon.yaml.
@@ -35,6 +25,8 @@ from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowConfigException, AirflowException, AirflowNotFoundException
 
+from portmon.airflow import installation
+from portmon.airflow.provider import DEFAULT_SCHEDULE
 from portmon.errors import ConfigError, UnansweredError
 from portmon.fields import parse_duration
 from portmon.text import plain
@@ -48,8 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DB_CONN_ID = "portmon_db"
-DEFAULT_SCHEDULE = "*/5 * * * *"
-DEFAULT_CONFIG = Path(__file__).parents[3] / "config" / "portmon.yaml"
 
 _WITHOUT_RHYTHM = (None, "@once", "@continuous")
 _GAPS = 60
@@ -179,7 +169,7 @@ def hold_until(now: datetime) -> datetime:
 def config_path() -> Path:
     """Where portmon.yaml is."""
     given = conf.get("portmon", "config", fallback="").strip()
-    return Path(os.path.expandvars(given)).expanduser() if given else DEFAULT_CONFIG
+    return Path(os.path.expandvars(given)).expanduser() if given else installation.default_config()
 
 
 def folder_of(config: Config) -> Path:
@@ -195,7 +185,7 @@ def config() -> Config:
     from portmon.config import Config, load_config
 
     path = config_path()
-    if path == DEFAULT_CONFIG and not path.exists():
+    if path == installation.default_config() and not path.exists():
         return Config()
     return load_config(path)
 
@@ -258,7 +248,7 @@ def database_url() -> str:
     """
     from sqlalchemy.engine import URL
 
-    home = Path(os.path.expandvars(os.environ.get("AIRFLOW_HOME", "~/airflow"))).expanduser()
+    home = installation.home()
     found = connection(DB_CONN_ID)
     if found is None:
         return f"sqlite:///{home / 'portmon.db'}"

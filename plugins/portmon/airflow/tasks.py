@@ -19,8 +19,8 @@ from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 
-from portmon import timeouts
-from portmon.airflow import settings
+from portmon import __version__, timeouts
+from portmon.airflow import installation, settings
 from portmon.errors import ConfigError, ParamError, PastRunError, PortmonError, ReplayError, StorageError
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertGroup
@@ -59,8 +59,10 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str
     from portmon.steps.fetch import fetch_inventory
 
     with _fails_for_good(ConfigError, ParamError, StorageError):
+        installation.must_be_one()
         run = run_of(dag_run, params)
         config = settings.config()
+        log.info("portmon %s of %s, with %s", __version__, installation.PACKAGE, config.path or "the defaults")
         # With a wrong schedule the DAG file takes the default; the reason is reported here.
         interval = settings.interval()
         # Opens no connection yet, but refuses a kind of database that can't be used.
@@ -139,7 +141,9 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
         own = {answer["host_id"]: observation_from_xcom(answer) for answer in answers if answer}
         # The observation of a host's own task replaces that of the sweep.
         observations = list(({look.host_id: look for look in _dry_looks(database, ti)} | own).values())
-        return evaluate_dry(database, config, run, fetched["digest"], observations=observations, interval=interval)
+        found = evaluate_dry(database, config, run, fetched["digest"], observations=observations, interval=interval)
+        log.info("Dry run: nothing of this was kept, no message is sent")
+        return found
     with database.begin() as conn:
         planned = asked_by(conn, batches, plan, sweep=SWEEP, own=NETSTAT)
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from portmon.cli import alerts, check, database, hosts, parsing, ports, silences, what_if
+from portmon.cli import alerts, check, database, doctor, hosts, init, parsing, ports, scan, silences, what_if
 from portmon.cli.terminal import visible
 from portmon.errors import PortmonError, RequestError
 
@@ -40,7 +40,10 @@ app = typer.Typer(
 )
 app.command()(parsing.parse)
 app.command()(parsing.probe)
+app.command()(init.init)
 app.command()(check.check)
+app.command()(scan.scan)
+app.command()(doctor.doctor)
 app.command("hosts")(hosts.list_hosts)
 app.command()(what_if.simulate)
 app.command()(what_if.replay)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +30,6 @@ class Format(StrEnum):
 @contextmanager
 def logs_to_stderr() -> Iterator[None]:
     """Airflow's loggers write to stdout, where a log line would break the JSON."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)

@@ -176,7 +176,11 @@ class Stopwatch:
         return time.monotonic() - self._started
 
 
-def ports_text(ports: Sequence[int]) -> str:
-    """Port numbers for people, the first 20."""
-    shown = ", ".join(map(str, ports[:20]))
+def ports_text(ports: Sequence[int], owners: Mapping[int, str] | None = None) -> str:
+    """Port numbers for people, the first 20.
+
+    :param owners: port: its last known program and unit
+    """
+    known = owners or {}
+    shown = ", ".join(f"{port} ({known[port]})" if known.get(port) else str(port) for port in ports[:20])
     return shown if len(ports) <= 20 else f"{shown} and {len(ports) - 20} more"

@@ -23,7 +23,7 @@ from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind
 from portmon.steps.reminders import Book, remind
 from portmon.storage import alerts, deliveries, events, hosts, lease, silences
 from portmon.storage.database import Database
-from portmon.text import plain
+from portmon.text import REASON_LIMIT, plain
 
 log = logging.getLogger(__name__)
 
@@ -239,6 +239,11 @@ def _apply_silences(conn: Connection, queue: Sequence[Delivery], in_force: Silen
             silenced.append((one, withholding.told()))
         elif one.state is DeliveryState.PENDING or one.reason != withholding.told():
             withheld.append((one, withholding.told()))
+    reasons: dict[str, list[Delivery]] = defaultdict(list)
+    for one, reason in (*silenced, *withheld):
+        reasons[reason].append(one)
+    for reason, own in reasons.items():
+        log.info("Withheld, %s: %s", plain(reason, REASON_LIMIT), _shown_all(own))
     deliveries.settle(conn, silenced, DeliveryState.SILENCED, now)
     deliveries.settle(conn, withheld, DeliveryState.WITHHELD, now)
     # The time after which it is given up begins now.

@@ -279,7 +279,7 @@ def evaluate_dry(
     observations: Sequence[Observation],
     interval: timedelta,
 ) -> dict[str, int]:
-    """Log what :func:`evaluate_run` would conclude from these observations; nothing is stored."""
+    """Log what :func:`evaluate_run` would conclude from these observations; nothing is stored, no message is sent."""
     with database.begin() as conn:
         fleet, inputs = _goes_by(conn, digest, {}, interval, datetime.now(UTC))
         ports = state.load_ports(conn, {observation.host_id for observation in observations})
@@ -296,7 +296,6 @@ def evaluate_dry(
         warn(own, {host_id: host.name for host_id, host in fleet.items()}, broken)
     summary = _summary(verdicts[-1], {observation.host_id for observation in observations}, ())
     _log(verdicts[-1].events, summary)
-    log.info("Dry run: nothing of this was kept, no message is sent")
     return summary
 
 
@@ -383,6 +382,8 @@ def _log(events: Iterable[Event], summary: Mapping[str, int]) -> None:
         if told[event.host_id] > LOGGED:
             continue
         port = f" {event.protocol}/{event.port}" if event.port else ""
+        if owner := ", ".join(plain(name) for name in (event.program, event.unit) if name):
+            port += f" ({owner})"
         host = repr(plain(event.host_name)) if event.host_name else None
         log.info("%s: %s%s: %s", event.kind, host, port, plain(event.reason, REASON_LIMIT))
     for host_id, count in told.items():

@@ -68,6 +68,14 @@ def fetch_inventory(
             format_duration(timedelta(seconds=int((now - fetched_at).total_seconds()))),
             len(found.hosts),
         )
+    else:
+        log.info(
+            "%s lists %d host%s%s",
+            plain(found.source, 300),
+            len(found.hosts),
+            "" if len(found.hosts) == 1 else "s",
+            f", and {len(found.invalid)} entries that can't be used" if found.invalid else "",
+        )
     for invalid in found.invalid:
         log.warning(
             "Invalid entry %d (%s): %s",

@@ -152,7 +152,7 @@ def plan_hosts(
     if swept is None:
         log.info("%d hosts to ask, each in a task of its own", len(left))
     left.sort(key=lambda host: (host.name, host.id))
-    return [_item(host, config, must.get(host.id, {}), run) for host in left]
+    return [item_of(host, config, must.get(host.id, {}), dry_run=run.dry_run) for host in left]
 
 
 def expected(
@@ -261,7 +261,11 @@ def _reachable(addresses: tuple[str, ...]) -> tuple[str, ...]:
     return lost_binds(addresses, ())
 
 
-def _item(host: Host, config: Config, must: Collection[int], run: Run) -> dict[str, Any]:
+def item_of(host: Host, config: Config, must: Collection[int], *, dry_run: bool = False) -> dict[str, Any]:
+    """What the task of a host is mapped over, see :class:`portmon.airflow.operators.netstat.NetstatOperator`.
+
+    :param must: declared ports
+    """
     group = group_of(host, config)
     item = {
         "id": host.id,
@@ -270,7 +274,7 @@ def _item(host: Host, config: Config, must: Collection[int], run: Run) -> dict[s
         "port": host.port,
         "group": group.name if group else None,
         "must": sorted(must) or None,
-        "dry_run": run.dry_run or None,
+        "dry_run": dry_run or None,
     }
     # Every mapped task gets the whole list through Airflow's API: what is not said takes no room.
     return {name: value for name, value in item.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -22,6 +23,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from portmon.errors import DatabaseBusyError, NoDatabaseError, StorageError, TooSlowError
+
+# A replay migrates a scratch database: its lines would read as if the state moved there. Who migrates names the
+# revisions.
+logging.getLogger("alembic.runtime").setLevel(logging.WARNING)
 
 VERSION_TABLE = "portmon_alembic_version"
 BUSY_SECONDS = 30

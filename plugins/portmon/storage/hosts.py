@@ -94,6 +94,13 @@ def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[i
     return dict(found)
 
 
+def owners(conn: Connection, host_id: str, numbers: Collection[int]) -> dict[int, str]:
+    """Port of a host: the names of its last known programs and units."""
+    query = select(ports.c.port, ports.c.programs, ports.c.units).where(ports.c.host_id == host_id)
+    found = rows_in(conn, query, ports.c.port, numbers)
+    return {row.port: ", ".join((*row.programs, *row.units)) for row in found}
+
+
 def tools(conn: Connection, host_ids: Collection[str], now: datetime) -> dict[str, tuple[str | None, tuple[str, ...]]]:
     """Host id: the tool that answered last there, and the tools that hung not long ago."""
     query = select(hosts.c.host_id, hosts.c.tool, hosts.c.hung, hosts.c.hung_at)

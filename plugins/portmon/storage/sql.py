@@ -11,6 +11,7 @@ from sqlalchemy import (
     Connection,
     CursorResult,
     Dialect,
+    LargeBinary,
     Table,
     Text,
     bindparam,
@@ -212,7 +213,7 @@ def array_text(values: Iterable[Any], type_: TypeEngine[Any], dialect: Dialect) 
     :raises TypeError: if there is no text for one of them
     """
     # Bytes would become the driver's own.
-    process = None if type_.python_type is bytes else type_.dialect_impl(dialect).bind_processor(dialect)
+    process = None if isinstance(type_, LargeBinary) else type_.dialect_impl(dialect).bind_processor(dialect)
     stored = values if process is None else map(process, values)
     return f"{{{','.join(map(_element, stored))}}}"
 

@@ -177,13 +177,14 @@ class NetstatOperator(StateMixin, SSHOperator):
         log.info("Listening:\n%s", table(scan.answers[0].listing))
         self._log_what_is_not_shown(scan)
         if scan.gone:
-            self._wait(scan.gone)
+            owners = self._owners(scan.gone)
+            self._wait(ports_text(scan.gone, owners))
             scan.ask_again(session)
             self._log_answer(scan)
             if scan.back:
-                log.info("Back in the second answer: %s", ports_text(scan.back))
+                log.info("Back in the second answer: %s", ports_text(scan.back, owners))
             if scan.still:
-                log.warning("Missing in both answers: %s", ports_text(scan.still))
+                log.warning("Missing in both answers: %s", ports_text(scan.still, owners))
         return scan.success(duration=watch.seconds)
 
     def _log_answer(self, scan: HostScan) -> None:
@@ -206,10 +207,18 @@ class NetstatOperator(StateMixin, SSHOperator):
             text = "Did not end within their limit there: %s. They are not tried on this host for a day"
             log.warning(text, ", ".join(listing.hung))
 
-    def _wait(self, gone: Sequence[int]) -> None:
+    def _owners(self, numbers: Sequence[int]) -> dict[int, str]:
+        """What is known of missing ports, so that the log says what died."""
+        from portmon.storage import hosts
+
+        with self.transaction() as conn:
+            found = hosts.owners(conn, self.host["id"], numbers)
+        return {port: plain(names, 300) for port, names in found.items()}
+
+    def _wait(self, gone: str) -> None:
         seconds = self._config.scan.confirm_after.total_seconds()
         text = "Missing: %s. Asking once more in %g s over the same connection, in case of a restart"
-        log.warning(text, ports_text(gone), seconds)
+        log.warning(text, gone, seconds)
         self.disconnect()
         if self._killed is not None:
             self._killed.wait(seconds)

@@ -1,0 +1,405 @@
+"""What is wrong with an installation, and what to do about it: everything that a run needs, looked at beforehand.
+
+Runs beside Airflow's own database, as the command line does; a task could not read it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shlex
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import sqlalchemy
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowException
+
+from portmon import __version__
+from portmon.airflow import installation, settings
+from portmon.airflow.cmdb_hook import get_inventory
+from portmon.airflow.outside import OUTSIDE
+from portmon.airflow.provider import BUNDLES, DAG_FILE
+from portmon.config import Config, ssh_settings
+from portmon.errors import PortmonError
+from portmon.fields import format_duration
+from portmon.model.host import Inventory
+from portmon.replay.archive import scratch_database
+from portmon.storage.database import Database
+from portmon.text import plain
+
+MIN_AIRFLOW = (3, 3, 2)
+CLOCKS_APART = timedelta(seconds=30)
+"""More than that between this machine and the database's, and times on the page make no sense."""
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    :param about: what, in a word
+    :param cure: what to do; empty if nothing is wrong
+    """
+
+    level: Level
+    about: str
+    text: str
+    cure: str = ""
+
+
+def examine(*, host: str | None = None, login: bool = True) -> Iterator[Finding]:
+    """Look at everything; a look that fails is a finding as well.
+
+    :param host: name or id of the host that is asked; default: the first one of the CMDB
+    :param login: whether a host is asked
+    """
+    patient = _Patient(host)
+    looks = [one for one in _LOOKS if login or one is not _Patient.ssh]
+    for look in looks:
+        about = look.__name__.replace("_", " ")
+        try:
+            for level, text, cure in look(patient):
+                yield Finding(level, about, text, cure)
+        except PortmonError as error:
+            yield Finding(Level.PROBLEM, about, str(error))
+        except Exception as error:
+            yield Finding(
+                Level.PROBLEM, about, f"could not be looked at: {type(error).__name__}: {plain(str(error), 300)}"
+            )
+
+
+Found = Iterator[tuple[Level, str, str]]
+OK, NOTE, WARNING, PROBLEM = Level
+
+
+class _Patient:
+    """An installation; each method is a look at a part of it."""
+
+    def __init__(self, host: str | None) -> None:
+        self._host = host
+
+    @cached_property
+    def _config(self) -> Config:
+        return settings.config()
+
+    @cached_property
+    def _inventory(self) -> Inventory:
+        return get_inventory(self._config.cmdb, settings.folder_of(self._config))
+
+    @contextmanager
+    def _state(self) -> Iterator[Database]:
+        """The state database; an empty one for a moment if there is none yet."""
+        database = settings.database()
+        with database.reading() as conn:
+            there = conn is not None
+        if there:
+            yield database
+        else:
+            with scratch_database() as scratch:
+                scratch.migrate()
+                yield scratch
+
+    # ── Airflow ─────────────────────────────────────────────────────────────────────────────────
+
+    def airflow(self) -> Found:
+        from airflow import __version__ as version
+
+        numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+        if numbers < MIN_AIRFLOW:
+            wanted = ".".join(map(str, MIN_AIRFLOW))
+            yield PROBLEM, f"Airflow {version} is older than {wanted}", f"upgrade Airflow to {wanted} or later"
+        else:
+            yield OK, f"Airflow {version}, {conf.get('core', 'executor')}, AIRFLOW_HOME {installation.home()}", ""
+
+    def portmon(self) -> Found:
+        installation.must_be_one()
+        yield OK, f"portmon {__version__} of {installation.PACKAGE}", ""
+
+    def plugin(self) -> Found:
+        from airflow import plugins_manager
+
+        plugins, errors = plugins_manager._get_plugins()
+        own = [one for one in plugins if one.name == "portmon"]
+        for source, why in errors.items():
+            if "portmon" in source or "portmon" in why:
+                yield (
+                    PROBLEM,
+                    f"Airflow can't load {source}: {plain(why, 300)}",
+                    "see the traceback of `airflow plugins`",
+                )
+        if own:
+            # An entry point's own text follows the package and its version.
+            yield OK, f"loaded from {str(own[0].source).partition(': ')[0]}", ""
+            return
+        folder = conf.get("core", "plugins_folder", fallback="")
+        yield (
+            PROBLEM,
+            f"Airflow loads no plugin of portmon, neither from its folder {folder} nor from an installed package",
+            "install portmon as a package into Airflow's environment, or point [core] plugins_folder to its `plugins`",
+        )
+
+    def dag(self) -> Found:
+        bundles = conf.getjson("dag_processor", "dag_bundle_config_list", fallback=[]) or []
+        own = [one for one in bundles if str(one.get("classpath", "")).endswith(".PortmonDagBundle")]
+        for one in own:
+            module, _, name = one["classpath"].rpartition(".")
+            bundle = getattr(importlib.import_module(module), name)(name=one.get("name", "portmon"))
+            if not (bundle.path / DAG_FILE).is_file():
+                yield (
+                    PROBLEM,
+                    f"bundle {one.get('name')}: there is no {DAG_FILE} in {bundle.path}",
+                    "install portmon anew",
+                )
+                return
+        folder = Path(conf.get("core", "dags_folder", fallback=""))
+        files = sorted(folder.rglob(DAG_FILE)) if folder.is_dir() else []
+        places = [*(f"bundle {one.get('name')}" for one in own), *map(str, files)]
+        if not places:
+            yield (
+                PROBLEM,
+                f"no bundle of Airflow has the DAG, and {folder} has no {DAG_FILE}",
+                f"airflow.cfg, [dag_processor]: dag_bundle_config_list = {json.dumps(BUNDLES)}",
+            )
+        elif len(places) > 1:
+            yield WARNING, f"the DAG is there {len(places)} times: {', '.join(places)}", "remove all but one"
+        else:
+            yield OK, places[0], ""
+        yield from self._paused()
+
+    def _paused(self) -> Found:
+        from airflow.models.dag import DagModel
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            known = session.get(DagModel, "portmon")
+        if known is None:
+            yield NOTE, "Airflow has not read the DAG yet", "start `airflow dag-processor`, or wait for a minute"
+        elif known.is_paused:
+            yield NOTE, "the DAG is paused: no host is asked", "`airflow dags unpause portmon`, when the rest is fine"
+
+    def scheduler(self) -> Found:
+        """Its heartbeat, and whether it runs older code than that which is installed."""
+        from airflow.jobs.job import Job
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        newest = max((file.stat().st_mtime for file in installation.PACKAGE.rglob("*.py")), default=0.0)
+        with create_session() as session:
+            query = select(Job).where(Job.job_type == "SchedulerJob", Job.state == "running")
+            jobs = session.scalars(query.order_by(Job.latest_heartbeat.desc())).all()
+            begun = [(job.start_date, job.latest_heartbeat) for job in jobs]
+        alive = [start for start, beat in begun if beat and datetime.now(UTC) - beat < timedelta(minutes=2)]
+        if not alive:
+            yield PROBLEM, "no scheduler is running", "start `airflow scheduler`, or `airflow standalone`"
+        elif min(alive) < datetime.fromtimestamp(newest, UTC):
+            text = "portmon's files are newer than the scheduler that runs: its tasks may use the code of before"
+            yield WARNING, text, "restart the scheduler, and Celery's workers"
+        else:
+            yield OK, f"running since {min(alive):%Y-%m-%d %H:%M} UTC", ""
+
+    def base_url(self) -> Found:
+        given = settings.base_url()
+        if not given.startswith("http"):
+            yield (
+                WARNING,
+                "[api] base_url is not set: messages have no links",
+                "set it to the address by which people reach Airflow, such as https://airflow.example.com",
+            )
+            return
+        address, port = urlsplit(given), conf.getint("api", "port", fallback=8080)
+        local = address.hostname in ("localhost", "127.0.0.1", "::1")
+        if local and (address.port or {"http": 80, "https": 443}[address.scheme]) != port:
+            yield WARNING, f"[api] base_url is {given}, but the API server listens on port {port}", "make both agree"
+        elif local:
+            yield NOTE, f"{given}: links in messages work on this machine only", "set it to the address that people use"
+        else:
+            yield OK, given, ""
+
+    def roles(self) -> Found:
+        """Roles that see no plugins in Airflow's navigation."""
+        if "Fab" not in conf.get("core", "auth_manager", fallback=""):
+            return
+        from airflow.utils.session import create_session
+        from sqlalchemy import text
+
+        query = text(
+            "SELECT r.name FROM ab_role r WHERE r.name IN ('Viewer', 'User') AND NOT EXISTS (SELECT 1 "
+            "FROM ab_permission_view_role pvr JOIN ab_permission_view pv ON pv.id = pvr.permission_view_id "
+            "JOIN ab_permission p ON p.id = pv.permission_id JOIN ab_view_menu v ON v.id = pv.view_menu_id "
+            "WHERE pvr.role_id = r.id AND p.name = 'can_read' AND v.name = 'Plugins') ORDER BY r.name"
+        )
+        with create_session() as session:
+            names = list(session.scalars(query))
+        for name in names:
+            yield (
+                NOTE,
+                f"role {name} sees no entry of portmon in the navigation, only {settings.base_url()}/portmon/",
+                f"airflow roles add-perms {name} -a can_read -r Plugins",
+            )
+
+    # ── portmon ─────────────────────────────────────────────────────────────────────────────────
+
+    def configuration(self) -> Found:
+        path = settings.config_path()
+        config = self._config
+        if config.path is None:
+            yield PROBLEM, f"there is no {path}: the defaults know no hosts", "`portmon init` writes one"
+            return
+        settings.schedule()
+        yield OK, f"{config.path}; schedule {settings.schedule() or 'manual runs only'}", ""
+
+    def connections(self) -> Found:
+        config = self._config
+        source = getattr(config.cmdb.source, "conn_id", None)
+        needed = [] if source is None else [(source, "cmdb.source", "http", "--conn-host https://cmdb.example.com")]
+        for group in (None, *config.ssh.groups):
+            own = ssh_settings(config, group=group)
+            name = "ssh" if group is None else f"ssh group {group.name}"
+            extra = shlex.quote('{"key_file": "/etc/portmon/key"}')
+            needed.append((own.conn_id, name, "ssh", f"--conn-login portmon --conn-extra {extra}"))
+        for conn_id, name, kind, arguments in {one[0]: one for one in reversed(needed)}.values():
+            found = settings.connection(conn_id)
+            if found is None:
+                cure = f"airflow connections add {shlex.quote(conn_id)} --conn-type {kind} {arguments}"
+                yield PROBLEM, f"{name}: there is no Airflow connection {conn_id!r}", cure
+            else:
+                yield OK, f"{name}: {conn_id}", ""
+                if kind == "ssh":
+                    yield from _key_file(conn_id, found)
+        missing, unread = config.alerts.missing_connections(OUTSIDE)
+        for text in [*missing, *([unread] if unread else [])]:
+            yield PROBLEM, text, "`airflow connections add`, see docs/alerts.md"
+
+    def database(self) -> Found:
+        database = settings.database()
+        with database.reading() as conn:
+            if conn is None:
+                yield NOTE, f"{database} is not there yet", "the first run makes it, or `portmon db upgrade`"
+                return
+        database.check()
+        yield OK, f"{database}, its tables are current", ""
+        if not database.is_sqlite:
+            with database.begin() as conn:
+                theirs = conn.execute(sqlalchemy.select(sqlalchemy.func.clock_timestamp())).scalar_one()
+            apart = abs(datetime.now(UTC) - theirs)
+            if apart > CLOCKS_APART:
+                length = format_duration(timedelta(seconds=int(apart.total_seconds())))
+                yield (
+                    PROBLEM,
+                    f"the clocks of this machine and of the database's are {length} apart",
+                    "let NTP set both",
+                )
+
+    def pool(self) -> Found:
+        from airflow.models.pool import Pool
+        from airflow.utils.session import create_session
+
+        wanted = self._config.scan.pool or "default_pool"
+        with create_session() as session:
+            found = Pool.get_pool(wanted, session=session)
+            slots = None if found is None else found.slots
+        if slots is None:
+            cure = f"airflow pools set {shlex.quote(wanted)} 32 portmon"
+            yield PROBLEM, f"scan.pool: there is no pool {wanted!r}, so that no task would ever start", cure
+        else:
+            yield OK, f"{wanted}, {slots} slots", ""
+
+    def hosts(self) -> Found:
+        found = self._inventory
+        count = len(found.hosts)
+        if not count:
+            first = f"; the first entry: {plain(found.invalid[0].reason, 300)}" if found.invalid else ""
+            yield (
+                PROBLEM,
+                f"{found.source} lists no host that can be used{first}",
+                "`portmon hosts` shows what it gives",
+            )
+        else:
+            yield OK, f"{found.source} lists {count} host{'s' if count != 1 else ''}", ""
+        for invalid in found.invalid[:3]:
+            name = plain(invalid.name or invalid.id or "-")
+            yield (
+                WARNING,
+                f"entry {invalid.position} ({name}): {plain(invalid.reason, 300)}",
+                "`portmon hosts` shows all",
+            )
+
+    def ssh(self) -> Found:
+        """One login, through the operator, that keeps nothing."""
+        from portmon.airflow import by_hand
+
+        name = self._host or next((host.id for host in self._inventory.hosts), None)
+        if name is None:
+            return
+        with self._state() as database:
+            try:
+                host, shown = by_hand.visit(database, self._config, self._inventory, name, dry_run=True)
+            except AirflowException as error:
+                yield PROBLEM, str(error), "`portmon scan` shows what the log of its task would say"
+                return
+        seen = shown.listing
+        count = len(seen.listeners) if seen else 0
+        yield OK, f"{plain(host.name)}: {count} listening sockets", ""
+        nameless = sum(one.program is None for one in seen.listeners) if seen else 0
+        # Root sees all that there is to see, such as sockets of other containers.
+        if nameless and seen is not None and seen.uid != 0 and seen.via is None:
+            yield (
+                WARNING,
+                f"{plain(host.name)}: {nameless} of {count} sockets show no program, as another user's do",
+                "the sudo rule of docs/security.md, and `sudo: true` in section ssh",
+            )
+
+
+def _key_file(conn_id: str, found: Any) -> Found:
+    extra = found.extra_dejson
+    given = extra.get("key_file")
+    if not given:
+        if not (extra.get("private_key") or found.password or extra.get("look_for_keys") or extra.get("allow_agent")):
+            yield PROBLEM, f"{conn_id} has neither a key nor a password", "give it a `key_file` as an extra"
+        return
+    path = Path(given).expanduser()
+    try:
+        mode = path.stat().st_mode
+        readable = os.access(path, os.R_OK)
+    except OSError as error:
+        yield PROBLEM, f"{conn_id}: key file {path}: {error.strerror}", "correct `key_file`; each worker needs the file"
+        return
+    if not readable:
+        yield PROBLEM, f"{conn_id}: this user may not read {path}", f"chown it to the user of Airflow's workers: {path}"
+    elif stat.S_IMODE(mode) & 0o077:
+        yield WARNING, f"{conn_id}: others may read {path}", f"chmod 600 {shlex.quote(str(path))}"
+
+
+_LOOKS: Sequence[Callable[[_Patient], Found]] = (
+    _Patient.airflow,
+    _Patient.portmon,
+    _Patient.plugin,
+    _Patient.dag,
+    _Patient.scheduler,
+    _Patient.base_url,
+    _Patient.roles,
+    _Patient.configuration,
+    _Patient.connections,
+    _Patient.database,
+    _Patient.pool,
+    _Patient.hosts,
+    _Patient.ssh,
+)

@@ -1,0 +1,84 @@
+"""``python -m portmon init``: the first files of a new installation."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from portmon.airflow.provider import BUNDLES
+from portmon.cli import init
+from portmon.config import load_config
+from tests.worlds.shell import run_command
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def run(capsys: pytest.CaptureFixture[str], folder: Path, hosts: str, *more: str) -> tuple[int, str, str]:
+    given = ("--key", str(folder / "key"), "--user", "watcher", "--hosts", hosts, "--folder", str(folder))
+    return run_command(capsys, "init", *given, *more)
+
+
+def test_what_it_writes_can_be_used_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = run(capsys, tmp_path, "web1=192.0.2.1, db=db.example.com:2222,plain,v6=[2001:db8::1]:23")
+    assert (code, err) == (0, "")
+    config = load_config(tmp_path / "portmon.yaml")
+    found = config.cmdb.source.read(tmp_path, lambda _: pytest.fail("it is no HTTP source"))
+    assert [(host.name, host.address, host.port) for host in found.hosts] == [
+        ("web1", "192.0.2.1", None),
+        ("db", "db.example.com", 2222),
+        ("plain", "plain", None),
+        ("v6", "2001:db8::1", 23),
+    ]
+    (connection,) = json.loads((tmp_path / "portmon-connections.json").read_text()).values()
+    assert (connection["conn_type"], connection["login"]) == ("ssh", "watcher")
+    assert json.loads(connection["extra"]) == {"key_file": str(tmp_path / "key")}
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+    public = (tmp_path / "key.pub").read_text().strip()
+    # Each line can be pasted: what the servers need, then what Airflow does.
+    assert f"echo 'restrict {public}' >> ~watcher/.ssh/authorized_keys" in out
+    assert f"echo '{init.SUDO_RULE.replace('portmon', 'watcher', 1)}' > /etc/sudoers.d/portmon" in out
+    assert f"airflow connections import {tmp_path}/portmon-connections.json" in out
+    assert f". {tmp_path}/portmon.env" in out
+    shown = subprocess.run(["sh", "-c", f". {tmp_path}/portmon.env; env"], capture_output=True, text=True, check=True)
+    assert f"AIRFLOW__PORTMON__CONFIG={tmp_path}/portmon.yaml\n" in shown.stdout
+    assert f"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST={json.dumps(BUNDLES)}\n" in shown.stdout
+    lines = out[out.index("useradd") :].splitlines()
+    subprocess.run(["sh", "-n"], input="\n".join(line for line in lines if line != "Here:"), text=True, check=True)
+
+
+def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "portmon.yaml").write_text("mine")
+    code, _, err = run(capsys, tmp_path, "web1")
+    assert (code, (tmp_path / "portmon.yaml").read_text()) == (1, "mine")
+    assert "portmon.yaml: there already" in err
+    # All or nothing.
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["portmon.yaml"]
+    assert run(capsys, tmp_path, "web1", "--force")[0] == 0
+    assert (tmp_path / "portmon.yaml").read_text() != "mine"
+
+
+def test_a_host_list_that_is_there_is_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    listed = tmp_path / "my servers.csv"
+    listed.write_text("id,name,address\n1,web1,192.0.2.1\n")
+    assert run(capsys, tmp_path, str(listed))[0] == 0
+    config = load_config(tmp_path / "portmon.yaml")
+    assert len(config.cmdb.source.read(tmp_path, lambda _: pytest.fail("it is no HTTP source")).hosts) == 1
+    assert not (tmp_path / "portmon-hosts.csv").exists()
+
+
+@pytest.mark.parametrize("hosts", ["gone.csv", "web1,web1", "web1=192.0.2.1:99999", ",", "=192.0.2.1"])
+def test_a_wrong_host_is_named_and_nothing_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, hosts: str
+) -> None:
+    code, _, err = run(capsys, tmp_path, hosts)
+    assert code == 2
+    assert err.startswith("error: --hosts: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_documents_have_the_same_rule_for_sudo() -> None:
+    assert init.SUDO_RULE in (DOCS / "security.md").read_text()
