@@ -1,8 +1,9 @@
-"""``python -m portmon replay`` and ``status``: what the archive holds, and what else it could have told."""
+"""``portmon replay``, ``db usage``, ``status`` and ``events``: what is stored, and what it tells."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from sqlalchemy import select, update
 
 from portmon.config import Config
 from portmon.model.host import Host
+from portmon.storage import silences
 from portmon.storage.tables import contents, observations
 from tests.worlds.fleet import FIVE, Fleet
 from tests.worlds.shell import Shell
@@ -109,25 +111,25 @@ def test_replay_of_a_time_that_is_not_kept(shell: Replayed) -> None:
     assert "give a later" in err
 
 
-def test_status_of_an_empty_database(shell: Replayed) -> None:
-    code, out, err = shell("status")
+def test_usage_of_an_empty_database(shell: Replayed) -> None:
+    code, out, err = shell("db", "usage")
     assert (code, err) == (0, "")
     assert "none yet" in out
-    code, out, _ = shell("status", "--format", "json", "--verify")
+    code, out, _ = shell("db", "usage", "--format", "json", "--verify")
     told = json.loads(out)
     assert (told["hosts"], told["oldest_look"], told["last_run"], told["damaged"]) == (0, None, None, [])
 
 
-def test_status_shows_how_much_there_is(shell: Replayed) -> None:
+def test_usage_shows_how_much_there_is(shell: Replayed) -> None:
     shell.died()
     shell.fleet.listed.discard("web")
     shell.fleet.run()
-    code, out, _ = shell("status", "--verify")
+    code, out, _ = shell("db", "usage", "--verify")
     assert code == 0
     lines = {line.split("  ")[0]: line for line in out.splitlines()}
     assert "hidden: 1" in lines["hosts"]
     assert lines["damaged"].split() == ["damaged", "nothing"]
-    _, out, _ = shell("status", "--format", "json")
+    _, out, _ = shell("db", "usage", "--format", "json")
     told = json.loads(out)
     assert (told["hosts"], told["hidden"], told["looks"], told["runs"]) == (1, 1, 9, 5)
     assert told["steps"] == 7
@@ -137,18 +139,88 @@ def test_status_shows_how_much_there_is(shell: Replayed) -> None:
     assert told["last_run"] == told["last_run_finished"] == (shell.fleet.now - FIVE).isoformat()
 
 
-def test_status_finds_what_is_damaged(shell: Replayed) -> None:
+def test_usage_finds_what_is_damaged(shell: Replayed) -> None:
     shell.died()
     with shell.database.begin() as conn:
         digest = conn.execute(select(observations.c.facts).limit(1)).scalar()
         conn.execute(update(contents).where(contents.c.digest == digest).values(data=b"x"))
-    code, out, err = shell("status", "--verify")
+    code, out, err = shell("db", "usage", "--verify")
     assert code == 1
     assert str(digest) in out.replace("\n", "").replace(" ", "")
     assert "1 of " in err
     assert "restore the state database from a backup" in err
-    code, out, _ = shell("status", "--verify", "--format", "json")
+    code, out, _ = shell("db", "usage", "--verify", "--format", "json")
     assert (code, json.loads(out)["damaged"]) == (1, [digest])
+
+
+def test_status_of_nothing(shell: Replayed) -> None:
+    code, out, err = shell("status")
+    assert (code, err) == (0, "")
+    assert "last run     none was evaluated yet: unpause the DAG" in out
+    assert "open alerts  0" in out
+    assert "nothing is known yet" in shell("ports")[1]
+
+
+def test_status_is_the_page_for_a_terminal(shell: Replayed) -> None:
+    shell.died()
+    code, out, err = shell("status")
+    assert (code, err) == (0, "")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "hosts 2 ok" in lines
+    assert "ports 2 up, 1 down" in lines
+    assert "open alerts 1" in lines
+    assert any(re.fullmatch(r"last run 20.* UTC, .* ago, took .*", line) for line in lines)
+    (row,) = (line for line in lines if "5432/tcp" in line)
+    assert "db 5432/tcp down postgres postgres.service" in row
+    told = json.loads(shell("status", "--format", "json")[1])
+    assert [one["port"] for one in told["problems"]["rows"]] == [5432]
+    assert told["fleet"]["ports"]["down"] == 1
+    with shell.database.begin() as conn:
+        now = datetime.now(UTC)
+        silences.add(conn, hosts=["db"], ends_at=now + timedelta(hours=1), author="ann", reason="x", now=now)
+    assert "open alerts  0, and 1 acknowledged or silenced" in shell("status")[1]
+
+
+def test_a_run_that_is_overdue_is_the_first_thing_that_status_says(
+    shell: Replayed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.died()
+    monkeypatch.setattr("portmon.airflow.settings.interval", lambda: FIVE)
+    assert shell("status")[1].splitlines()[1].startswith("overdue      no run was evaluated for 1h ")
+
+
+def test_events_are_those_of_last_night(shell: Replayed) -> None:
+    shell.died()
+    code, out, err = shell("events", "--kind", "down", "--since", "12h")
+    assert (code, err) == (0, "")
+    assert out.count("tcp") == 2
+    assert shell("events", "--kind", "down", "--until", "12h")[1].count("tcp") == 0
+    found = json.loads(shell("events", "--host", "DB", "--port", "5432", "--format", "json")[1])
+    assert [(one["kind"], one["host"]) for one in found] == [("down", "db")]
+    assert found[0]["at"].endswith(("Z", "+00:00"))
+    code, _, err = shell("events", "--kind", "dead")
+    assert code == 2
+    assert "there is no kind 'dead'" in " ".join(err.replace("│", " ").split())
+
+
+def test_ports_and_stories_without_a_host_or_a_port(shell: Replayed) -> None:
+    shell.died()
+    _, out, _ = shell("ports")
+    assert [line.split()[:3] for line in out.splitlines()[2:]] == [
+        ["db", "5432/tcp", "down"],
+        ["web", "22/tcp", "up"],
+        ["web", "80/tcp", "up"],
+    ]
+    assert "and more: --limit 3" in shell("ports", "--limit", "1")[1]
+    code, out, _ = shell("explain", "db")
+    assert code == 0
+    assert "Its ports: 1 down." in out
+    assert "down of port 5432 (postgres, postgres.service)" in out
+    # The ports of a host that does not answer are not what they seem.
+    shell.fleet.machines["db"].trouble = "timeout"
+    shell.fleet.run()
+    shell.fleet.run()
+    assert "The host is unreachable since" in shell("ports", "db")[1]
 
 
 def test_host_names_are_no_commands_for_a_terminal(shell: Replayed) -> None:

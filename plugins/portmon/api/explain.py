@@ -1,7 +1,8 @@
-"""The story of one port in plain words: what it is now, why it is watched, what happened. Loads pandas."""
+"""The story of a port or a host in plain words: what it is now, why it is watched, what happened. Loads pandas."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,16 +25,26 @@ from portmon.model.observation import PROTOCOL
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
 from portmon.storage import archive, conditions, decisions, deliveries, events, notes, state
+from portmon.storage.lookups import EventFilter, find_events
 
 _WIDE = {EventKind.RETIRED} | {
     kind for kind in EventKind if kind.usual.subject in ("host", "fleet") and kind is not EventKind.PROBE_OUTDATED
 }
 """Kinds of events of a host, or of all of them, that are part of the story of each port."""
+_HOST_EVENTS = 50
+"""So many events are part of the story of a host."""
 
 
-def explain(conn: Connection, config: Config, wanted: str, number: int, *, now: datetime) -> list[str]:
-    """Lines for people about the port ``number`` of the host whose name or id is ``wanted``."""
+def host_lines(conn: Connection, config: Config, wanted: str, *, now: datetime) -> list[str]:
+    """Lines for people about a host whose ports are not what they seem: it is unreachable, left, or never answered."""
+    return list(_Present(conn, config, find_host(conn, wanted), 0, now).host_lines())
+
+
+def explain(conn: Connection, config: Config, wanted: str, number: int | None, *, now: datetime) -> list[str]:
+    """Lines for people about the port ``number`` of the host whose name or id is ``wanted``; None: about the host."""
     known = find_host(conn, wanted)
+    if number is None:
+        return _explain_host(conn, config, known, now)
     host = known.as_host()
     present = _Present(conn, config, known, number, now)
     lines = [f"{host.shown()}, id {host.id}, port {number}", "", *present.host_lines(), *present.port_lines()]
@@ -41,14 +52,35 @@ def explain(conn: Connection, config: Config, wanted: str, number: int, *, now: 
     for note in notes.all_(conn).of(host.id, PROTOCOL, number, units, host.labels):
         about = f" on {note.unit}{f' of {note.label}' if note.label else ''}" if note.unit else ""
         lines.append(f"Note{about} by {note.author}, {_moment(note.at)}: {note.text}")
-    looked = archive.last_observation(conn, host.id)
-    if looked is not None:
-        error = f" ({looked.error})" if looked.error else ""
-        lines.append(f"Last look: {_moment(looked.observed_at)}, run {looked.run_id}: {looked.outcome.value}{error}.")
+    lines += _last_look(conn, host.id)
     story = events.of_port(conn, host.id, number, kinds=_WIDE)
     sent = deliveries.of_events(conn, [event.id for event in story])
     happened = [f"  {line}" for event in story for line in _event_lines(event, number, sent)]
     return [*lines, "", "What happened:", *(happened or ["  nothing so far."])]
+
+
+def _explain_host(conn: Connection, config: Config, known: KnownHost, now: datetime) -> list[str]:
+    host = known.as_host()
+    labels = ", ".join(f"{name}={value}" for name, value in sorted(host.labels.items()))
+    lines = [f"{host.shown()}, id {host.id}{f', {labels}' if labels else ''}", ""]
+    lines += _Present(conn, config, known, 0, now).host_lines()
+    count = Counter(port.status for port in known_ports(conn, host.id))
+    lines.append(f"Its ports: {', '.join(f'{number} {status}' for status, number in sorted(count.items())) or 'none'}.")
+    lines += _last_look(conn, host.id)
+    own = EventFilter(host_id=host.id)
+    story = [event for _, event in find_events(conn, own, limit=_HOST_EVENTS)][::-1]
+    sent = deliveries.of_events(conn, [event.id for event in story])
+    happened = [f"  {line}" for event in story for line in _event_lines(event, None, sent)]
+    more = [f"  the last {_HOST_EVENTS} events:"] if len(story) == _HOST_EVENTS else []
+    return [*lines, "", "What happened:", *more, *(happened or ["  nothing so far."])]
+
+
+def _last_look(conn: Connection, host_id: str) -> list[str]:
+    looked = archive.last_observation(conn, host_id)
+    if looked is None:
+        return []
+    error = f" ({looked.error})" if looked.error else ""
+    return [f"Last look: {_moment(looked.observed_at)}, run {looked.run_id}: {looked.outcome.value}{error}."]
 
 
 class _Present:
@@ -171,7 +203,7 @@ _DETAILS = {
 """Details of an event that the story shows, in this order."""
 
 
-def _event_lines(event: Event, port: int, sent: Mapping[tuple[str, str], DeliveryStatus]) -> Iterator[str]:
+def _event_lines(event: Event, port: int | None, sent: Mapping[tuple[str, str], DeliveryStatus]) -> Iterator[str]:
     subject = "" if event.port in (None, port) else f" of port {event.port}"
     owner = ", ".join(name for name in (event.program, event.unit) if name) if event.port is not None else ""
     names = f" ({owner})" if owner else ""

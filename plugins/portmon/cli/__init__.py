@@ -13,7 +13,21 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from portmon.cli import alerts, check, database, doctor, hosts, init, parsing, ports, scan, silences, what_if
+from portmon.cli import (
+    alerts,
+    check,
+    database,
+    doctor,
+    hosts,
+    init,
+    notify_test,
+    parsing,
+    ports,
+    scan,
+    silences,
+    status,
+    what_if,
+)
 from portmon.cli.terminal import visible
 from portmon.errors import PortmonError, RequestError
 
@@ -44,10 +58,12 @@ app.command()(init.init)
 app.command()(check.check)
 app.command()(scan.scan)
 app.command()(doctor.doctor)
+app.command("notify-test")(notify_test.notify_test)
 app.command("hosts")(hosts.list_hosts)
 app.command()(what_if.simulate)
 app.command()(what_if.replay)
-app.command()(database.status)
+app.command()(status.status)
+app.command()(status.events)
 app.command()(ports.explain)
 app.command()(ports.accept)
 app.command()(ports.promote)

@@ -1,4 +1,4 @@
-"""``db`` and ``status``: the state database, and how much it holds."""
+"""``db``: the state database, and how much it holds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def db_check() -> None:
     say("ok")
 
 
-def status(
+@db.command("usage")
+def db_usage(
     output: FormatOption = Format.TABLE,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read all of the archive, and compare it with its hashes.")
@@ -55,7 +56,7 @@ def status(
         found = runs.status(conn)
         damaged = runs.damaged(conn) if verify else None
     if output is Format.JSON:
-        print_json(found.model_dump() | ({"damaged": damaged} if verify else {}), times=datetime.isoformat)
+        print_json(found.model_dump() | ({"damaged": damaged} if verify else {}))
     else:
         rows = _rows(found) if damaged is None else [*_rows(found), ("damaged", ", ".join(damaged) or "nothing")]
         print_table(("what", "how much"), rows)

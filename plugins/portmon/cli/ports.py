@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from portmon.api.view import minute
 from portmon.cli.options import (
     AuthorOption,
     ConfigOption,
@@ -27,9 +28,12 @@ from portmon.errors import RequestError
 if TYPE_CHECKING:
     from portmon.api.ports import PortView
 
+SomeHostArgument = Annotated[str | None, typer.Argument(help="Name or id of the host; default: all.")]
+SomePortArgument = Annotated[int | None, typer.Argument(help="TCP port; default: the host itself.", min=1, max=65535)]
 
-def explain(host: HostArgument, port: PortArgument, config: ConfigOption = None) -> None:
-    """Tell the story of one port: what it is now, why it is watched, what happened and why."""
+
+def explain(host: HostArgument, port: SomePortArgument = None, config: ConfigOption = None) -> None:
+    """Tell the story of a port: what it is now, why it is watched, what happened and why. Without a port: of a host."""
     from portmon.api.explain import explain as lines_of
 
     settings = config_of(config)
@@ -84,20 +88,58 @@ def ignore(
     act(ignored.ignore, host, port, until=end, author=author, reason=reason, now=now)
 
 
-def list_ports(host: HostArgument, output: FormatOption = Format.TABLE) -> None:
-    """List what is known of the ports of one host, learned and declared."""
-    from portmon.api import ports
+def list_ports(
+    host: SomeHostArgument = None,
+    limit: Annotated[int, typer.Option("--limit", help="Without a host: so many at most.", min=1, max=100_000)] = 1000,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """List what is known of the ports of one host, or of all hosts, learned and declared.
+
+    The JSON is a list of objects, one per port; of all hosts with the fields of `/portmon/api/v1/ports` of the page.
+    """
+    if host is None:
+        _list_all(limit, output)
+        return
+    from portmon.api import explain, ports
 
     with reading(quiet=output is Format.JSON) as conn:
         found = ports.list_ports(conn, host)
+        about = explain.host_lines(conn, config_of(None), host, now=datetime.now(UTC))
+    if output is Format.TABLE:
+        for line in about:
+            say(line)
     print_views(found, output, ("port", "state", "since", "program", "unit", "addresses", "because"), _row)
+
+
+def _list_all(limit: int, output: Format) -> None:
+    from portmon.api import fleet
+    from portmon.storage.lookups import PortFilter
+
+    with reading(quiet=output is Format.JSON) as conn:
+        found = fleet.list_ports(conn, PortFilter(), limit=limit)
+    print_views(
+        found.rows,
+        output,
+        ("host", "port", "state", "since", "program", "unit", "addresses"),
+        lambda one: (
+            one.host,
+            f"{one.port}/{one.protocol}",
+            f"{one.status}, flapping" if one.flapping_since else one.status,
+            minute(one.status_since) if one.status_since else None,
+            *(", ".join(values) or None for values in (one.programs, one.units, one.addresses)),
+        ),
+    )
+    if output is Format.TABLE and found.total > len(found.rows):
+        say(f"and more: --limit {found.total} or the page")
+    elif output is Format.TABLE and not found.rows:
+        say("nothing is known yet: no run was evaluated, or no host gave a complete answer")
 
 
 def _row(port: PortView) -> tuple[object, ...]:
     return (
         port.port,
         f"{port.status}, flapping" if port.flapping_since else port.status,
-        f"{port.status_since:%Y-%m-%d %H:%M}",
+        minute(port.status_since),
         *(", ".join(values) or None for values in (port.programs, port.units, port.addresses)),
         port.declared or "learned",
     )

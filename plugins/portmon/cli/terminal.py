@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,9 +69,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Non
     _console(soft_wrap=False).print(table)
 
 
-def print_json(value: Any, *, times: Callable[[Any], str] = str) -> None:
-    """Print JSON: ASCII only, since names of hosts may hold what a terminal would obey. ``times`` writes a time."""
-    print(json.dumps(value, default=times, indent=2))
+def print_json(value: Any) -> None:
+    """Print JSON: ASCII only, since names of hosts may hold what a terminal would obey; times as ISO 8601."""
+    print(json.dumps(value, default=_plain_json, indent=2))
+
+
+def _plain_json(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def print_views(

@@ -62,7 +62,7 @@ def replay(
     with reading(quiet=True) as conn:
         found = compare(conn, settings, since=since, until=until)
     if output is Format.JSON:
-        print_json(found.model_dump(), times=datetime.isoformat)
+        print_json(found.model_dump())
     else:
         _print(found)
 

@@ -1,0 +1,131 @@
+"""``status`` and ``events``: what is wrong now, and what happened, as the page says it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from portmon.api.view import minute
+from portmon.cli.options import FormatOption, read_option, reading, time_of
+from portmon.cli.terminal import Format, print_json, print_table, print_views, say
+
+if TYPE_CHECKING:
+    from portmon.api.fleet import EventRow, GlanceView
+    from portmon.api.problems import ProblemView
+
+SinceOption = Annotated[str | None, typer.Option("--since", help="From then on: ISO 8601, or how long ago, as 12h.")]
+SHOWN = 50
+"""Problems that `status` lists."""
+
+
+def status(output: FormatOption = Format.TABLE) -> None:
+    """Show what is wrong now, how many hosts and ports are well, and when the last run was.
+
+    The JSON has `problems` and `fleet`, as `/portmon/api/v1/problems` and `fleet` of the page have them. `db usage`
+    shows how much is stored.
+    """
+    from portmon.airflow import settings
+    from portmon.api import fleet, problems
+
+    now = datetime.now(UTC)
+    with reading(quiet=output is Format.JSON) as conn:
+        found = problems.list_problems(conn, now, limit=SHOWN)
+        seen = fleet.glance(conn, now, fleet.count(conn, now), interval=settings.interval())
+    if output is Format.JSON:
+        views = {"problems": found.model_dump(mode="json"), "fleet": seen.model_dump(mode="json", exclude={"runs"})}
+        print_json(views)
+        return
+    for line in _fleet_lines(seen, now):
+        say(line)
+    withheld = f", and {found.withheld} acknowledged or silenced" if found.withheld else ""
+    say(f"open alerts  {found.firing}{withheld}")
+    if found.rows:
+        say("")
+        print_table(("since", "host", "port", "what", "program", "unit", "told"), map(_problem_row, found.rows))
+    left = found.firing + found.withheld - len(found.rows)
+    if left > 0:
+        say(f"and {left} more: the page has all of them")
+
+
+def _fleet_lines(seen: GlanceView, now: datetime) -> list[str]:
+    hosts = ", ".join(f"{count} {name}" for name, count in seen.hosts.items() if count) or "none is known yet"
+    ports = ", ".join(f"{count} {name}" for name, count in seen.ports.items() if count) or "none is known yet"
+    last = seen.last_run
+    if last is None or last.finished_at is None:
+        run = "none was evaluated yet: unpause the DAG `portmon`, or trigger it"
+    else:
+        age = timedelta(seconds=int((now - last.finished_at).total_seconds()))
+        run = f"{minute(last.started_at)}, {_length(age)} ago, took {_length(timedelta(seconds=last.duration or 0))}"
+    late = (
+        [f"overdue      no run was evaluated for {_length(seen.overdue)}: look at the DAG's runs"]
+        if seen.overdue
+        else []
+    )
+    return [*late, f"last run     {run}", f"hosts        {hosts}", f"ports        {ports}"]
+
+
+def _length(length: timedelta) -> str:
+    from portmon.fields import format_duration
+
+    return format_duration(timedelta(seconds=int(max(length, timedelta(0)).total_seconds())))
+
+
+def _problem_row(one: ProblemView) -> tuple[object, ...]:
+    told = ", ".join(f"{sent.channel}: {sent.state}" for sent in one.told) or "no channel"
+    how = one.withheld or (told if one.dispatched else "not dispatched yet")
+    port = f"{one.port}/{one.protocol}" if one.port else None
+    return (minute(one.since), one.host, port, one.kind.replace("_", " "), one.program, one.unit, how)
+
+
+def events(
+    kind: Annotated[str, typer.Option("--kind", help="Such as down; see docs/states.md.")] = "",
+    host: Annotated[str, typer.Option("--host", help="Name or id of the host.")] = "",
+    port: Annotated[int | None, typer.Option("--port", help="TCP port.", min=1, max=65535)] = None,
+    since: SinceOption = None,
+    until: Annotated[str | None, typer.Option("--until", help="Before then, likewise.")] = None,
+    limit: Annotated[int, typer.Option("--limit", help="So many at most.", min=1, max=10_000)] = 100,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """List what happened, newest first: `events --kind down --since 12h` is what died last night.
+
+    The JSON has for each `id`, `seq`, `kind`, `role`, `severity`, `at`, `run_id`, `host_id`, `host`, `protocol`,
+    `port`, `program`, `unit`, `reason`, `task`, `map_index`, and `told`: channel and what became of its message.
+    """
+    from portmon.api import fleet
+    from portmon.api.event_kinds import KINDS
+    from portmon.api.hosts import find_host
+    from portmon.storage.lookups import EventFilter
+
+    if kind and kind not in KINDS:
+        raise typer.BadParameter(f"there is no kind {kind!r}; there are: {', '.join(KINDS)}", param_hint="--kind")
+    now = datetime.now(UTC)
+    row = KINDS[kind] if kind else None
+    with reading(quiet=output is Format.JSON) as conn:
+        wanted = EventFilter(
+            kind=row.kind if row is not None else None,
+            variant=row is not None and row.name != row.kind,
+            host_id=find_host(conn, host).id if host else "",
+            port=port,
+            since=_moment(since, "--since", now),
+            until=_moment(until, "--until", now),
+        )
+        found = fleet.list_events(conn, wanted, limit=limit)
+    print_views(found, output, ("at", "kind", "host", "port", "program", "unit", "reason", "told"), _event_row)
+
+
+def _moment(text: str | None, option: str, now: datetime) -> datetime | None:
+    from portmon.fields import parse_duration
+
+    if text is None:
+        return None
+    if text[:1].isdigit() and text[-1:].isalpha() and "T" not in text:
+        return now - read_option(parse_duration, text, option)
+    return time_of(text, option, now, past=True)
+
+
+def _event_row(one: EventRow) -> tuple[object, ...]:
+    told = ", ".join(f"{channel}: {state}" for channel, state in one.told.items()) or None
+    port = f"{one.port}/{one.protocol}" if one.port else None
+    return (minute(one.at), one.kind.replace("_", " "), one.host, port, one.program, one.unit, one.reason, told)
