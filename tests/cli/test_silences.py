@@ -216,7 +216,7 @@ def test_silences_as_json(shell: Silences) -> None:
         NASTY,
     )
     assert (first["state"], first["active"], first["next"]) == ("active", True, None)
-    assert (second["active"], second["next"]) == (False, "2090-01-01 00:00:00+00:00")
+    assert (second["active"], second["next"]) == (False, "2090-01-01T00:00:00+00:00")
 
 
 def test_what_can_not_be_lifted(shell: Silences) -> None:
@@ -320,7 +320,7 @@ def test_alerts_as_json(shell: Silences) -> None:
     told = one["withheld"].pop("told")
     assert one == {
         "id": number,
-        "since": str(NOW - HOUR),
+        "since": (NOW - HOUR).isoformat(),
         "host_id": "2",
         "host": NASTY,
         "port": 80,

@@ -143,6 +143,23 @@ def test_one_host_is_asked_by_hand_and_the_next_run_goes_on_from_there(user: New
     assert "baseline" in user("explain", "web1", "8080")
 
 
+def test_a_mistake_in_the_configuration_is_said_once_and_fails_the_run(user: Newcomer) -> None:
+    file = user.airflow.home / "portmon.yaml"
+    before = file.read_text()
+    file.write_text(before + "statess: {}\n")
+    try:
+        run_id = user.airflow.trigger()
+        assert user.airflow.wait_run(run_id) == "failed"
+    finally:
+        file.write_text(before)
+    states = {task["task_id"]: task["state"] for task in user.airflow.tasks(run_id)}
+    red = {name for name, state in states.items() if state == "failed"}
+    assert red == {"fetch_hosts", "diff_ports"}, states
+    assert (states["plan_sweep"], states["plan_hosts"], states["netstat"]) == ("skipped",) * 3
+    assert "portmon.yaml:" in user.airflow.log(run_id, "fetch_hosts")
+    assert "Clear it to go on" in user.airflow.log(run_id, "diff_ports")
+
+
 def _error(user: Newcomer, *arguments: str) -> str:
     command = [sys.executable, "-m", "portmon", *arguments]
     done = subprocess.run(command, env=user.airflow.env, cwd=user.folder, capture_output=True, text=True, check=False)

@@ -303,14 +303,14 @@ def test_a_death_is_acknowledged(site: Site, chromium: Browser) -> None:
 def test_it_is_silenced_from_the_link_of_a_message(site: Site, chromium: Browser) -> None:
     page = Reader(site, chromium, user="joe").open("/silence?host=web1&port=80")
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("1 of 2 hosts, 1 open alerts")
+    expect(dialog).to_contain_text("hosts: 1 of 2, open alerts: 1")
     dialog.get_by_label("For how long").select_option("1h")
     dialog.get_by_label("Reason").fill("moving")
     do_it(dialog)
-    expect(dialog).to_contain_text("1 of 2 hosts")
+    expect(dialog).to_contain_text("hosts: 1 of 2")
     close_dialog(page)
     page.goto(f"{site.root}/portmon/silences")
-    expect(page.get_by_role("row").filter(has_text="moving").first).to_contain_text("1 hosts, 1 open alerts")
+    expect(page.get_by_role("row").filter(has_text="moving").first).to_contain_text("hosts: 1, open alerts: 1")
     expect(page.get_by_role("row").filter(has_text="moving").last).to_contain_text("joe")
 
 
@@ -363,7 +363,7 @@ def test_ports_are_ignored_by_an_operator_only(site: Site, chromium: Browser) ->
     page = Reader(site, chromium, user="ops").open("/ports?host=web2&port=22,80")
     page.get_by_role("button", name="Ignore all 2 shown").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("2 ports on 1 hosts, 0 open alerts")
+    expect(dialog).to_contain_text("ports: 2, hosts: 1, open alerts: 0")
     dialog.get_by_label("For how long").select_option("30d")
     expect(dialog).to_contain_text("web2: port 22 is ignored until")
     dialog.get_by_label("Reason").fill("it is a trial")

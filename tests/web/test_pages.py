@@ -282,11 +282,11 @@ def test_silences_and_rules_say_what_they_hit(
         silences.add(conn, hosts=["web*"], ends_at=now + timedelta(minutes=30), author="ann", reason="x", now=now)
         silences.add(conn, hosts=["gone*"], ends_at=now + timedelta(hours=30), author="bob", reason="y", now=now)
     seen = body_of(browser, "/silences")
-    assert "2 hosts, 0 open alerts" in seen
+    assert "hosts: 2, open alerts: 0" in seen
     assert "ends within an hour" in seen
     assert seen.count("hits nothing") == 2
     assert "portmon.yaml:2: rules[0] deny label site=nowhere" in seen
-    assert "3 hosts" in seen.partition("Rules")[2]
+    assert "hosts: 3" in seen.partition("Rules")[2]
 
 
 def test_a_host_is_found_by_its_name(browser: Browser) -> None:

@@ -27,9 +27,10 @@ from airflow.sdk.exceptions import AirflowException
 from portmon import __version__
 from portmon.airflow import installation, settings
 from portmon.airflow.cmdb_hook import get_inventory
+from portmon.airflow.needed import needed_connections
 from portmon.airflow.outside import OUTSIDE
 from portmon.airflow.provider import BUNDLES, DAG_FILE
-from portmon.config import Config, ssh_settings
+from portmon.config import Config
 from portmon.errors import PortmonError
 from portmon.fields import format_duration
 from portmon.model.host import Inventory
@@ -268,22 +269,14 @@ class _Patient:
 
     def connections(self) -> Found:
         config = self._config
-        source = getattr(config.cmdb.source, "conn_id", None)
-        needed = [] if source is None else [(source, "cmdb.source", "http", "--conn-host https://cmdb.example.com")]
-        for group in (None, *config.ssh.groups):
-            own = ssh_settings(config, group=group)
-            name = "ssh" if group is None else f"ssh group {group.name}"
-            extra = shlex.quote('{"key_file": "/etc/portmon/key"}')
-            needed.append((own.conn_id, name, "ssh", f"--conn-login portmon --conn-extra {extra}"))
-        for conn_id, name, kind, arguments in {one[0]: one for one in reversed(needed)}.values():
-            found = settings.connection(conn_id)
+        for one in needed_connections(config):
+            found = settings.connection(one.id)
             if found is None:
-                cure = f"airflow connections add {shlex.quote(conn_id)} --conn-type {kind} {arguments}"
-                yield PROBLEM, f"{name}: there is no Airflow connection {conn_id!r}", cure
+                yield PROBLEM, f"{one.section}: there is no Airflow connection {one.id!r}", one.add
             else:
-                yield OK, f"{name}: {conn_id}", ""
-                if kind == "ssh":
-                    yield from _key_file(conn_id, found)
+                yield OK, f"{one.section}: {one.id}", ""
+                if one.kind == "ssh":
+                    yield from _key_file(one.id, found)
         missing, unread = config.alerts.missing_connections(OUTSIDE)
         for text in [*missing, *([unread] if unread else [])]:
             yield PROBLEM, text, "`airflow connections add`, see docs/alerts.md"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import task
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
 from portmon import __version__, timeouts
 from portmon.airflow import installation, settings
@@ -288,7 +288,10 @@ def _result(ti: Any, task_id: str) -> Any:
 
 def _unless_past(ti: Any, live: Callable[[Mapping[str, Any]], Result], nothing: Result) -> Result:
     """The result of a step, given what ``fetch_hosts`` returned; ``nothing`` in a run that replays."""
-    fetched = _result(ti, FETCH_HOSTS)
+    fetched = ti.xcom_pull(task_ids=FETCH_HOSTS)
+    if fetched is None:
+        # That task says why, and diff_ports fails, so that the run does: this one would say it once more.
+        raise AirflowSkipException(f"{FETCH_HOSTS} did not succeed, so there is nothing to plan")
     if REPLAYS in fetched:
         return nothing
     try:

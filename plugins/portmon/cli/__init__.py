@@ -48,7 +48,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Find service processes that died on your hosts, by their listening ports.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )

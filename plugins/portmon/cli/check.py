@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from portmon.cli.options import ConfigOption, config_of, label_options
 from portmon.cli.terminal import complain, logs_to_stderr, say
-from portmon.errors import PortmonError
+from portmon.errors import ConfigError, PortmonError, UnansweredError
 from portmon.model.event_kinds import EventKind, Severity
 
 if TYPE_CHECKING:
@@ -72,10 +73,27 @@ def _describe(config: Config, example: dict[str, Any] | None) -> list[str]:
         problems += [f"{config.where('alerts', 'heartbeat')}: {text}" for text in heartbeat.check()]
     with logs_to_stderr():
         missing, unread = config.alerts.missing_connections(OUTSIDE)
-        lines = [*([unread] if unread else []), *_from_database(config, example)]
+        own = [unread] if unread else _connections(config)
+        lines = [*own, *_from_database(config, example)]
     for line in lines:
         say(line)
     return problems + missing
+
+
+def _connections(config: Config) -> Iterator[str]:
+    """Warnings about connections of hosts and their list that are not there, with the line that would add them."""
+    from portmon.airflow import settings
+    from portmon.airflow.needed import needed_connections
+
+    for one in needed_connections(config):
+        try:
+            if settings.connection(one.id) is None:
+                yield f"warning: {one.section}: there is no Airflow connection {one.id!r}: {one.add}"
+        except ConfigError as error:
+            yield f"warning: {one.section}: {error}"
+        except UnansweredError as error:
+            yield f"connections can't be looked up here: {error}"
+            return
 
 
 def _from_database(config: Config, example: dict[str, Any] | None) -> list[str]:

@@ -1,0 +1,43 @@
+"""The Airflow connections that a configuration names for hosts and their list; those of channels say so themselves."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from portmon.config import Config, ssh_settings
+
+
+class Needed(NamedTuple):
+    """A connection.
+
+    :param section: of portmon.yaml that names it
+    :param kind: of Airflow
+    :param add: the command that would add one
+    """
+
+    id: str
+    section: str
+    kind: str
+    add: str
+
+
+def needed_connections(config: Config) -> Iterator[Needed]:
+    """Each connection once."""
+    source = getattr(config.cmdb.source, "conn_id", None)
+    if source is not None:
+        yield _needed(source, "cmdb.source", "http", "--conn-host https://cmdb.example.com")
+    seen = set()
+    for group in (None, *config.ssh.groups):
+        conn_id = ssh_settings(config, group=group).conn_id
+        if conn_id not in seen:
+            extra = shlex.quote('{"key_file": "/etc/portmon/key"}')
+            section = "ssh" if group is None else f"ssh group {group.name}"
+            yield _needed(conn_id, section, "ssh", f"--conn-login portmon --conn-extra {extra}")
+        seen.add(conn_id)
+
+
+def _needed(conn_id: str, section: str, kind: str, arguments: str) -> Needed:
+    add = f"airflow connections add {shlex.quote(conn_id)} --conn-type {kind} {arguments}"
+    return Needed(conn_id, section, kind, add)
