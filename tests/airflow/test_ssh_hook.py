@@ -278,7 +278,7 @@ def test_changed_key_is_refused_without_a_login(
             make_hook(server.port, extra=with_key(user_key), store=store).login()
         assert old.fingerprint in str(caught.value)
         assert host_key.fingerprint in str(caught.value)
-        assert f"python -m portmon hostkeys accept '{endpoint}' {host_key.fingerprint}`" in str(caught.value)
+        assert f"portmon hostkeys accept '{endpoint}' {host_key.fingerprint}`" in str(caught.value)
         assert not caught.value.retry
         assert server.offered == []
         assert store.changes == [(endpoint, HostKey(host_key.get_name(), host_key.get_base64()))]

@@ -239,7 +239,7 @@ def test_check_warns_of_what_does_not_fit_the_state_database(fleet: Database, tm
         "warning: channels that are gone were notified of open alerts and will get no resolved message: pager (1)"
         in (result.stdout)
     )
-    assert "`python -m portmon probe` prints on web01, web02\n" in result.stdout
+    assert "`portmon probe` prints on web01, web02\n" in result.stdout
 
 
 # ── hostkeys ────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""``python -m portmon accept``, ``promote``, ``ports`` and ``explain``: what people say about ports."""
+"""``portmon accept``, ``promote``, ``ports`` and ``explain``: what people say about ports."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_what_is_no_port(shell: Decisions, command: str, port: str) -> None:
 def test_without_a_state_database(shell: Decisions, arguments: tuple[str, ...]) -> None:
     code, _, err = shell(*arguments)
     assert code == 1
-    assert "python -m portmon db upgrade" in err
+    assert "portmon db upgrade" in err
 
 
 def test_hostile_text_is_harmless(shell: Decisions) -> None:

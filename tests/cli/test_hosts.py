@@ -1,4 +1,4 @@
-"""``python -m portmon hosts``."""
+"""``portmon hosts``."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_database_that_can_not_be_compared(shell: Hosts) -> None:
 
 
 def test_the_real_command(shell: Hosts) -> None:
-    """``python -m portmon`` in a process of its own: what is logged on the way is not part of its JSON."""
+    """``portmon`` in a process of its own: what is logged on the way is not part of its JSON."""
     (shell.folder / "hosts.csv").write_text(CSV)
     shell.know(1)
     shell.database.dispose()

@@ -1,4 +1,4 @@
-"""``python -m portmon init``: the first files of a new installation."""
+"""``portmon init``: the first files of a new installation."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ def test_what_it_writes_can_be_used_at_once(capsys: pytest.CaptureFixture[str], 
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
     public = (tmp_path / "key.pub").read_text().strip()
     # Each line can be pasted: what the servers need, then what Airflow does.
-    assert f"echo 'restrict {public}' >> ~watcher/.ssh/authorized_keys" in out
-    assert f"echo '{init.SUDO_RULE.replace('portmon', 'watcher', 1)}' > /etc/sudoers.d/portmon" in out
-    assert f"airflow connections import {tmp_path}/portmon-connections.json" in out
+    server = (tmp_path / "portmon-server.sh").read_text()
+    assert f"|| echo 'restrict {public}' >> ~watcher/.ssh/authorized_keys" in server
+    assert f"echo '{init.SUDO_RULE.replace('portmon', 'watcher', 1)}' > /etc/sudoers.d/portmon" in server
+    subprocess.run(["sh", "-n"], input=server, text=True, check=True)
+    assert f"ssh root@SERVER sh -s < {tmp_path}/portmon-server.sh" in out
+    assert f"airflow connections import --overwrite {tmp_path}/portmon-connections.json" in out
     assert f". {tmp_path}/portmon.env" in out
     shown = subprocess.run(["sh", "-c", f". {tmp_path}/portmon.env; env"], capture_output=True, text=True, check=True)
     assert f"AIRFLOW__PORTMON__CONFIG={tmp_path}/portmon.yaml\n" in shown.stdout
     assert f"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST={json.dumps(BUNDLES)}\n" in shown.stdout
-    lines = out[out.index("useradd") :].splitlines()
-    subprocess.run(["sh", "-n"], input="\n".join(line for line in lines if line != "Here:"), text=True, check=True)
 
 
 def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -70,7 +71,23 @@ def test_a_host_list_that_is_there_is_used(capsys: pytest.CaptureFixture[str], t
     assert not (tmp_path / "portmon-hosts.csv").exists()
 
 
-@pytest.mark.parametrize("hosts", ["gone.csv", "web1,web1", "web1=192.0.2.1:99999", ",", "=192.0.2.1"])
+WRONG = (
+    "gone.csv",
+    "~no-such-user/servers.csv",
+    "web1,web1",
+    "web1=192.0.2.1:99999",
+    "web1=192.0.2.1:²",
+    "web1=192.0.2.1:abc",
+    "web1:2222",
+    "web1 web2",
+    "web1;web2",
+    "web1=2001:db8::1",
+    ",",
+    "=192.0.2.1",
+)
+
+
+@pytest.mark.parametrize("hosts", WRONG)
 def test_a_wrong_host_is_named_and_nothing_is_written(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, hosts: str
 ) -> None:
@@ -78,6 +95,31 @@ def test_a_wrong_host_is_named_and_nothing_is_written(
     assert code == 2
     assert err.startswith("error: --hosts: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_servers_are_a_list_and_no_file_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(capsys, tmp_path, ",".join(f"web{number}=192.0.2.{number}" for number in range(200)))[0] == 0
+    assert len((tmp_path / "portmon-hosts.csv").read_text().splitlines()) == 201
+
+
+def test_the_public_half_of_a_key_is_made_of_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run(capsys, tmp_path, "web1")
+    public = (tmp_path / "key.pub").read_text().split()[1]
+    (tmp_path / "key.pub").unlink()
+    assert run(capsys, tmp_path, "web1", "--force")[0] == 0
+    assert public in (tmp_path / "portmon-server.sh").read_text()
+
+
+def test_what_can_not_be_written_is_an_error_that_names_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    common = ("--user", "watcher", "--hosts", "web1", "--key")
+    code, _, err = run_command(capsys, "init", *common, str(tmp_path / "key"), "--folder", str(tmp_path / "file"))
+    assert (code, err.startswith(f"error: {tmp_path}/file: ")) == (1, True)
+    code, _, err = run_command(capsys, "init", *common, str(tmp_path), "--folder", str(tmp_path / "new"))
+    assert (code, err) == (1, f"error: --key: {tmp_path} is no file\n")
+    assert not (tmp_path / "new" / "portmon.yaml").exists()
+    code, _, err = run(capsys, tmp_path, "web1", "--user", "a b")
+    assert (code, err.startswith("error: --user: 'a b' can't be the name")) == (2, True)
 
 
 def test_the_documents_have_the_same_rule_for_sudo() -> None:

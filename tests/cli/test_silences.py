@@ -1,4 +1,4 @@
-"""``python -m portmon silence``, ``unsilence``, ``silences``, ``ack``, ``unack`` and ``alerts``."""
+"""``portmon silence``, ``unsilence``, ``silences``, ``ack``, ``unack`` and ``alerts``."""
 
 from __future__ import annotations
 
@@ -380,4 +380,4 @@ def test_without_a_state_database(
 ) -> None:
     code, _, err = Shell(tmp_path, capsys, monkeypatch)(*arguments)
     assert code == 1
-    assert "python -m portmon db upgrade" in err
+    assert "portmon db upgrade" in err

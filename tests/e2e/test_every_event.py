@@ -133,7 +133,7 @@ class Site(Runs):
         return done.output
 
     def explain(self, host: str, port: int) -> str:
-        """What ``python -m portmon explain`` prints."""
+        """What ``portmon explain`` prints."""
         return self.command("explain", host, str(port), "--config", str(self.path))
 
 

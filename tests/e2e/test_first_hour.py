@@ -124,7 +124,7 @@ def test_the_doctor_finds_nothing_wrong(user: Newcomer) -> None:
     assert "sudo" in nameless["cure"]
     assert found["portmon"][0]["text"].endswith(str(user.package / "portmon"))
     assert found["plugin"][0]["text"].startswith("loaded from portmon")
-    assert found["dag"][0]["text"] == "bundle portmon"
+    assert found["dag"][0]["text"] == f"bundle portmon, {user.package}/portmon/dags/portmon_dag.py"
     assert "web1: " in found["ssh"][0]["text"]
 
 

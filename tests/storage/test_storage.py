@@ -152,7 +152,7 @@ def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(t
     database = Database(f"sqlite:///{path}")
     for use in (database.migrate, database.check):
         with pytest.raises(
-            StorageError, match=r"has revision 0008, .*nothing was changed.*python -m portmon db upgrade"
+            StorageError, match=r"has revision 0008, .*nothing was changed.*portmon db upgrade"
         ):
             use()
     with pytest.raises(StorageError, match="has revision 0008"), database.reading():
@@ -176,9 +176,9 @@ def test_every_kind_of_old_revision_is_refused(database_url: str) -> None:
 
 def test_a_database_without_tables_says_what_to_do(database_url: str) -> None:
     empty = Database(database_url)
-    with pytest.raises(StorageError, match="python -m portmon db upgrade"):
+    with pytest.raises(StorageError, match="portmon db upgrade"):
         empty.check()
-    with pytest.raises(StorageError, match="python -m portmon db upgrade"), empty.begin() as conn:
+    with pytest.raises(StorageError, match="portmon db upgrade"), empty.begin() as conn:
         hosts.known(conn)
 
 

@@ -509,7 +509,7 @@ def test_tables_that_another_version_migrated_are_noticed(
     monkeypatch.setattr(storage, "_BELIEVED", 0.0)
     answer = person.get("/hosts")
     assert answer.status_code == 503
-    assert "run `python -m portmon db upgrade`" in html.unescape(answer.text)
+    assert "run `portmon db upgrade`" in html.unescape(answer.text)
     assert promote(person).status_code == 503
 
 

@@ -1,4 +1,4 @@
-"""Commands of ``python -m portmon``, run in this process."""
+"""Commands of ``portmon``, run in this process."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _named(inventory: Inventory, name: str) -> Host:
     found = found or [one for one in inventory.hosts if one.name.lower() == name.lower()]
     if not found:
         wrong = next((one for one in inventory.invalid if name in (one.id, one.name)), None)
-        why = f"its entry can't be used: {plain(wrong.reason, 300)}" if wrong else "`hosts` lists those that there are"
+        why = f"its entry can't be used: {plain(wrong.reason, 300)}" if wrong else "`portmon hosts` lists them"
         raise CommandError(f"{inventory.source} has no host with the name or id {name!r}: {why}")
     if len(found) > 1:
         raise CommandError(f"{len(found)} hosts are named {name!r}; give one of their ids: {[one.id for one in found]}")

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy
+from airflow.dag_processing.bundles.local import LocalDagBundle
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException
 
@@ -30,11 +31,12 @@ from portmon.airflow.cmdb_hook import get_inventory
 from portmon.airflow.needed import needed_connections
 from portmon.airflow.outside import OUTSIDE
 from portmon.airflow.provider import BUNDLES, DAG_FILE
-from portmon.config import Config
+from portmon.config import Config, ssh_settings
 from portmon.errors import PortmonError
 from portmon.fields import format_duration
 from portmon.model.host import Inventory
 from portmon.replay.archive import scratch_database
+from portmon.steps.plan import group_of
 from portmon.storage.database import Database
 from portmon.text import plain
 
@@ -79,12 +81,18 @@ def examine(*, host: str | None = None, login: bool = True) -> Iterator[Finding]
         try:
             for level, text, cure in look(patient):
                 yield Finding(level, about, text, cure)
+        except _UnseenError as error:
+            yield Finding(Level.NOTE, about, f"not looked at: {error}")
         except PortmonError as error:
-            yield Finding(Level.PROBLEM, about, str(error))
+            yield Finding(Level.PROBLEM, about, str(error), "see `portmon check` and `portmon hosts`")
         except Exception as error:
             yield Finding(
                 Level.PROBLEM, about, f"could not be looked at: {type(error).__name__}: {plain(str(error), 300)}"
             )
+
+
+class _UnseenError(Exception):
+    """What a look needs is not there, which another look has said."""
 
 
 Found = Iterator[tuple[Level, str, str]]
@@ -98,12 +106,30 @@ class _Patient:
         self._host = host
 
     @cached_property
+    def _read(self) -> Config | PortmonError:
+        try:
+            return settings.config()
+        except PortmonError as error:
+            return error
+
+    @property
     def _config(self) -> Config:
-        return settings.config()
+        if isinstance(self._read, PortmonError):
+            raise _UnseenError("there is no configuration that can be used")
+        return self._read
 
     @cached_property
+    def _listed(self) -> Inventory | PortmonError:
+        try:
+            return get_inventory(self._config.cmdb, settings.folder_of(self._config))
+        except PortmonError as error:
+            return error
+
+    @property
     def _inventory(self) -> Inventory:
-        return get_inventory(self._config.cmdb, settings.folder_of(self._config))
+        if isinstance(self._listed, PortmonError):
+            raise _UnseenError("there is no host list")
+        return self._listed
 
     @contextmanager
     def _state(self) -> Iterator[Database]:
@@ -158,31 +184,27 @@ class _Patient:
         )
 
     def dag(self) -> Found:
-        bundles = conf.getjson("dag_processor", "dag_bundle_config_list", fallback=[]) or []
-        own = [one for one in bundles if str(one.get("classpath", "")).endswith(".PortmonDagBundle")]
-        for one in own:
-            module, _, name = one["classpath"].rpartition(".")
-            bundle = getattr(importlib.import_module(module), name)(name=one.get("name", "portmon"))
-            if not (bundle.path / DAG_FILE).is_file():
-                yield (
-                    PROBLEM,
-                    f"bundle {one.get('name')}: there is no {DAG_FILE} in {bundle.path}",
-                    "install portmon anew",
-                )
-                return
-        folder = Path(conf.get("core", "dags_folder", fallback=""))
-        files = sorted(folder.rglob(DAG_FILE)) if folder.is_dir() else []
-        places = [*(f"bundle {one.get('name')}" for one in own), *map(str, files)]
-        if not places:
+        places, closed = [], []
+        for one in conf.getjson("dag_processor", "dag_bundle_config_list", fallback=[]) or []:
+            module, _, name = str(one.get("classpath")).rpartition(".")
+            kind = getattr(importlib.import_module(module), name)
+            if issubclass(kind, LocalDagBundle):
+                path = kind(name=one.get("name"), **(one.get("kwargs") or {})).path
+                places += [f"bundle {one.get('name')}, {file}" for file in sorted(path.rglob(DAG_FILE))]
+            else:
+                closed.append(f"{one.get('name')} ({name})")
+        if len(places) > 1:
+            yield WARNING, f"the DAG is there {len(places)} times: {'; '.join(places)}", "remove all but one"
+        elif places:
+            yield OK, places[0], ""
+        elif closed:
+            yield NOTE, f"these bundles may have the DAG, it can't be seen from here: {', '.join(closed)}", ""
+        else:
             yield (
                 PROBLEM,
-                f"no bundle of Airflow has the DAG, and {folder} has no {DAG_FILE}",
+                f"no bundle of Airflow has the DAG: there is no {DAG_FILE} in any of them",
                 f"airflow.cfg, [dag_processor]: dag_bundle_config_list = {json.dumps(BUNDLES)}",
             )
-        elif len(places) > 1:
-            yield WARNING, f"the DAG is there {len(places)} times: {', '.join(places)}", "remove all but one"
-        else:
-            yield OK, places[0], ""
         yield from self._paused()
 
     def _paused(self) -> Found:
@@ -211,7 +233,7 @@ class _Patient:
         if not alive:
             yield PROBLEM, "no scheduler is running", "start `airflow scheduler`, or `airflow standalone`"
         elif min(alive) < datetime.fromtimestamp(newest, UTC):
-            text = "portmon's files are newer than the scheduler that runs: its tasks may use the code of before"
+            text = "portmon's files are newer than the scheduler that runs: its tasks may still run the old code"
             yield WARNING, text, "restart the scheduler, and Celery's workers"
         else:
             yield OK, f"running since {min(alive):%Y-%m-%d %H:%M} UTC", ""
@@ -259,8 +281,9 @@ class _Patient:
     # ── portmon ─────────────────────────────────────────────────────────────────────────────────
 
     def configuration(self) -> Found:
-        path = settings.config_path()
-        config = self._config
+        path, config = settings.config_path(), self._read
+        if isinstance(config, PortmonError):
+            raise config
         if config.path is None:
             yield PROBLEM, f"there is no {path}: the defaults know no hosts", "`portmon init` writes one"
             return
@@ -316,7 +339,9 @@ class _Patient:
             yield OK, f"{wanted}, {slots} slots", ""
 
     def hosts(self) -> Found:
-        found = self._inventory
+        found = self._listed
+        if isinstance(found, PortmonError):
+            raise found
         count = len(found.hosts)
         if not count:
             first = f"; the first entry: {plain(found.invalid[0].reason, 300)}" if found.invalid else ""
@@ -350,15 +375,18 @@ class _Patient:
                 return
         seen = shown.listing
         count = len(seen.listeners) if seen else 0
-        yield OK, f"{plain(host.name)}: {count} listening sockets", ""
+        of = len(self._inventory.hosts)
+        others = f" (one host of {of}; --host asks another)" if of > 1 else ""
+        yield OK, f"{plain(host.name)}: {count} listening sockets{others}", ""
         nameless = sum(one.program is None for one in seen.listeners) if seen else 0
         # Root sees all that there is to see, such as sockets of other containers.
         if nameless and seen is not None and seen.uid != 0 and seen.via is None:
-            yield (
-                WARNING,
-                f"{plain(host.name)}: {nameless} of {count} sockets show no program, as another user's do",
-                "the sudo rule of docs/security.md, and `sudo: true` in section ssh",
-            )
+            cure = "the sudo rule of docs/security.md, and `sudo: true` in section ssh"
+            if ssh_settings(self._config, group=group_of(host, self._config)).sudo:
+                cure = (
+                    "`sudo: true` is set, but the sudoers of that server allow none of the listings: docs/security.md"
+                )
+            yield WARNING, f"{plain(host.name)}: {nameless} of {count} sockets show no program", cure
 
 
 def _key_file(conn_id: str, found: Any) -> Found:
@@ -373,10 +401,14 @@ def _key_file(conn_id: str, found: Any) -> Found:
         mode = path.stat().st_mode
         readable = os.access(path, os.R_OK)
     except OSError as error:
-        yield PROBLEM, f"{conn_id}: key file {path}: {error.strerror}", "correct `key_file`; each worker needs the file"
+        yield (
+            PROBLEM,
+            f"{conn_id}: key file {path}: {error.strerror}",
+            "correct `key_file`; each worker needs the file, and its user to enter the folder",
+        )
         return
     if not readable:
-        yield PROBLEM, f"{conn_id}: this user may not read {path}", f"chown it to the user of Airflow's workers: {path}"
+        yield PROBLEM, f"{conn_id}: this user may not read {path}", "chown it to the user of Airflow's workers"
     elif stat.S_IMODE(mode) & 0o077:
         yield WARNING, f"{conn_id}: others may read {path}", f"chmod 600 {shlex.quote(str(path))}"
 

@@ -75,7 +75,7 @@ def warnings(conn: Connection, config: Config) -> Iterator[str]:
         more = f" and {len(names) - OUTDATED_SHOWN} more" if len(names) > OUTDATED_SHOWN else ""
         yield (
             "forced commands of an earlier version do not say how a tool ended: install the script that "
-            f"`python -m portmon probe` prints on {', '.join(names[:OUTDATED_SHOWN])}{more}"
+            f"`portmon probe` prints on {', '.join(names[:OUTDATED_SHOWN])}{more}"
         )
     if forgotten := forgotten_channels(conn, config):
         counts = ", ".join(f"{channel} ({count})" for channel, count in forgotten.items())

@@ -1,4 +1,4 @@
-"""``python -m portmon``: what operators look at and do outside a run.
+"""``portmon``, or ``python -m portmon``: what operators look at and do outside a run.
 
 ``parse`` and ``probe`` need no configuration and no Airflow; the other commands read both. Each module holds some
 commands, and imports what a command needs only when it is called.
@@ -86,4 +86,4 @@ def main() -> None:
     """Run the command line."""
     # Without this, Airflow finds connections in the environment only, not those in its database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    app()
+    app(prog_name="portmon")

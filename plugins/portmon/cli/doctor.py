@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from portmon.cli.options import FormatOption
-from portmon.cli.terminal import Format, logs_to_stderr, print_json, say
+from portmon.cli.terminal import Format, print_json, say, shown_at_once
 
 
 def doctor(
@@ -23,19 +23,19 @@ def doctor(
     Changes nothing. Run it as the user of Airflow's workers, with their environment. Exits with 1 if there is a
     problem. The JSON is a list of objects: `level` (`ok`, `note`, `warning` or `problem`), `about`, `text`, `cure`.
     """
-    with logs_to_stderr():
-        from portmon.airflow.doctor import Level, examine
+    from portmon.airflow.doctor import Level, examine
 
-        # What goes wrong is a finding.
-        logging.getLogger("portmon").setLevel(logging.CRITICAL)
-        found = list(examine(host=host, login=login))
-    if output is Format.JSON:
-        names = ("level", "about", "text", "cure")
-        print_json([{name: str(getattr(one, name)) for name in names} for one in found])
-    else:
-        for one in found:
+    # What goes wrong is a finding.
+    logging.getLogger("portmon").setLevel(logging.CRITICAL)
+    found = []
+    for one in shown_at_once(examine(host=host, login=login)):
+        found.append(one)
+        if output is Format.TABLE:
             say(f"{one.level.value:8} {one.about}: {one.text}")
             if one.cure:
                 say(f"         to do: {one.cure}")
+    if output is Format.JSON:
+        names = ("level", "about", "text", "cure")
+        print_json([{name: str(getattr(one, name)) for name in names} for one in found])
     if any(one.level is Level.PROBLEM for one in found):
         raise SystemExit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,9 +18,14 @@ from portmon.cli.terminal import say
 from portmon.errors import CommandError, RequestError
 
 SUDO_RULE = (
-    "portmon ALL=(root) NOPASSWD: /usr/bin/netstat -nltpW, /usr/bin/netstat -nltp, /usr/bin/ss -tnpe state listening"
+    "portmon ALL=(root) NOPASSWD: /usr/bin/netstat -nltpW, /usr/bin/netstat -nltp, "
+    "/usr/bin/ss -tnpe state listening, /usr/sbin/ss -tnpe state listening"
 )
 """What lets portmon see the programs of other users, and nothing else."""
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_HOST = re.compile(
+    r"(?P<name>[^\s=,;:\[\]]+)(=(\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<address>[^\s=,;:\[\]]+))(:(?P<port>[0-9]{1,5}))?)?"
+)
 _YAML = """\
 # portmon's configuration, see docs/configuration.md for every field. `portmon check` says what it means.
 # Secrets do not belong here, but into Airflow connections.
@@ -50,53 +56,93 @@ ssh:
 #     - {{type: notifier, name: mail, notifier: airflow.providers.smtp.notifications.smtp.SmtpNotifier,
 #        arguments: {{to: ops@example.com, smtp_conn_id: smtp_default, subject: $title, html_content: $html}}}}
 """
+_SERVER = """\
+#!/bin/sh
+# Makes the account {user} that portmon logs in as. Run it as root on each server, as often as you like.
+set -eu
+id {user} >/dev/null 2>&1 || {{
+    useradd --create-home --shell /bin/sh {user}
+    # Without a password the account is locked, and an sshd without PAM refuses its keys too.
+    usermod --password '*' {user}
+}}
+install -d -m 700 -o {user} ~{user}/.ssh
+grep -qxF {key} ~{user}/.ssh/authorized_keys 2>/dev/null || echo {key} >> ~{user}/.ssh/authorized_keys
+chown {user} ~{user}/.ssh/authorized_keys
+if [ -d /etc/sudoers.d ]; then
+    echo {rule} > /etc/sudoers.d/portmon
+    chmod 440 /etc/sudoers.d/portmon
+else
+    echo "There is no sudo here: portmon sees the ports, but not the names of other users' programs"
+fi
+"""
 
 
 def init(
     key: Annotated[
-        str | None, typer.Option("--key", help="SSH key for portmon alone; made if it is not there.")
+        str | None, typer.Option("--key", help="SSH key for portmon alone; it is made if it is not there.")
     ] = None,
-    user: Annotated[str | None, typer.Option("--user", help="User on the servers.")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", help="Account for portmon on the servers; portmon-server.sh makes it.")
+    ] = None,
     hosts: Annotated[
         str | None,
         typer.Option(
-            "--hosts", help="Path of a CSV file, or hosts as NAME, NAME=ADDRESS or NAME=ADDRESS:PORT, with commas."
+            "--hosts",
+            help="NAME, NAME=ADDRESS or NAME=ADDRESS:PORT, with commas; or a CSV file (id,name,address,port).",
         ),
     ] = None,
-    port: Annotated[int, typer.Option("--port", help="Of Airflow's page, in portmon.env.", min=1, max=65535)] = 8080,
+    port: Annotated[
+        int, typer.Option("--port", help="Port of Airflow's page (written to portmon.env).", min=1, max=65535)
+    ] = 8080,
     folder: Annotated[Path | None, typer.Option("--folder", help="Where to write; default: $AIRFLOW_HOME.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
 ) -> None:
     """Write a first portmon.yaml, a host list, an Airflow connection and settings, and say what is left to do.
 
-    portmon.env has what an Airflow that is made for portmon needs in its environment; one that is there needs only the
-    bundle of it. Asks for what no option gives. Nothing is written if something is wrong, and no file is written over.
+    Asks for what no option gives. portmon-server.sh is what to run on each server. portmon.env has the settings of an
+    Airflow that is made for portmon; an Airflow that you have already needs only its `dag_bundle_config_list`.
     """
-    into = (folder or _home()).expanduser().absolute()
-    key = key or typer.prompt("SSH key for portmon alone (made if it is not there)", default=str(into / "portmon_key"))
-    user = user or typer.prompt("User on the servers", default="portmon")
-    hosts = hosts or typer.prompt("Hosts (a CSV file, or NAME=ADDRESS,…)")
-    key_file = Path(key).expanduser().absolute()
-    listed, path = _host_list(hosts)
-    config, connections, env = (into / f"portmon{rest}" for rest in (".yaml", "-connections.json", ".env"))
+    into = _path(str(folder or _home()), "--folder")
+    given = key or typer.prompt(
+        "SSH key for portmon alone (made if it is not there)", default=str(into / "portmon_key")
+    )
+    key_file = _path(given, "--key")
+    user = user or typer.prompt("Account for portmon on the servers (portmon-server.sh makes it)", default="portmon")
+    if not _USER.fullmatch(user):
+        raise RequestError(f"--user: {user!r} can't be the name of an account: give small letters, digits, - and _")
+    listed, path = _host_list(hosts or typer.prompt("Hosts (NAME=ADDRESS,… or a CSV file)"))
+    config, connections, env, server = (
+        into / f"portmon{rest}" for rest in (".yaml", "-connections.json", ".env", "-server.sh")
+    )
     extra = json.dumps({"key_file": str(key_file)})
     made = {
         config: _YAML.format(hosts=json.dumps(str(path or "portmon-hosts.csv"))),
         connections: json.dumps({"ssh_default": {"conn_type": "ssh", "login": user, "extra": extra}}, indent=2) + "\n",
+        env: "".join(f"export {name}={shlex.quote(text)}\n" for name, text in _settings(into, config, port).items()),
     }
-    made[env] = "".join(
-        f"export {name}={shlex.quote(value)}\n" for name, value in _settings(into, config, port).items()
-    )
     if listed:
         made[into / "portmon-hosts.csv"] = listed
-    if there := [str(file) for file in made if file.exists() and not force]:
+    if there := [str(file) for file in (*made, server) if file.exists() and not force]:
         raise CommandError(f"{', '.join(there)}: there already; --force writes over, --folder writes elsewhere")
-    into.mkdir(parents=True, exist_ok=True)
-    _make_key(key_file)
-    for file, text in made.items():
-        file.write_text(text)
-        say(f"wrote {file}")
-    _say_what_is_left(env, connections, key_file, user)
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        public = _public_key(key_file)
+        rule = SUDO_RULE.replace("portmon ", f"{user} ", 1)
+        line = shlex.quote(f"restrict {public}")
+        made[server] = _SERVER.format(user=user, key=line, rule=shlex.quote(rule))
+        for file, text in made.items():
+            file.write_text(text)
+            say(f"wrote {file}")
+    except OSError as error:
+        raise CommandError(f"{error.filename or into}: {error.strerror}") from error
+    _say_what_is_left(env, connections, server)
+
+
+def _path(given: str, option: str) -> Path:
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError as error:
+        raise RequestError(f"{option}: {given[:80]!r}: {error}") from error
 
 
 def _settings(home: Path, config: Path, port: int) -> dict[str, str]:
@@ -122,71 +168,77 @@ def _home() -> Path:
 
 def _host_list(given: str) -> tuple[str, Path | None]:
     """Lines of a host list to write, or the path of one that is there."""
-    file = Path(given).expanduser()
-    if file.suffix == ".csv" or file.is_file():
+    if given.strip().endswith(".csv") or "/" in given:
+        file = _path(given.strip(), "--hosts")
         if not file.is_file():
-            raise RequestError(f"--hosts: there is no file {file}")
-        return "", file.absolute()
+            raise RequestError(f"--hosts: there is no file {str(file)[:200]}")
+        return "", file
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("id", "name", "address", "port"))
     seen: set[str] = set()
     for part in filter(None, (one.strip() for one in given.split(","))):
-        name, _, address = part.partition("=")
-        name, address = name.strip(), address.strip()
-        host, colon, port = address.rpartition(":")
-        if not (colon and port.isdigit() and ":" not in host.strip("[]")) and not address.startswith("["):
-            host, port = address, ""
-        if not name or name in seen or (port and not 1 <= int(port) <= 65535):
-            raise RequestError(f"--hosts: {part!r} is no NAME=ADDRESS:PORT, or is named twice")
+        found = _HOST.fullmatch(part)
+        if found is None or not 1 <= int(found["port"] or 22) <= 65535:
+            raise RequestError(f"--hosts: {part[:80]!r} is not NAME, NAME=ADDRESS or NAME=ADDRESS:PORT")
+        name = found["name"]
+        if name in seen:
+            raise RequestError(f"--hosts: {name} is named twice")
         seen.add(name)
-        writer.writerow((name, name, host.strip("[]") or name, port))
+        writer.writerow((name, name, found["v6"] or found["address"] or name, found["port"] or ""))
     if not seen:
         raise RequestError("--hosts: name at least one host")
     return out.getvalue(), None
 
 
-def _make_key(file: Path) -> None:
-    if file.exists():
-        return
+def _public_key(file: Path) -> str:
+    """The public half of a key, which is made if it is not there."""
     keygen = shutil.which("ssh-keygen")
+    if file.exists() and not file.is_file():
+        raise CommandError(f"--key: {file} is no file")
+    if not file.exists():
+        if keygen is None:
+            raise CommandError(
+                f"there is no {file}, and no ssh-keygen here that could make it (Debian: openssh-client)"
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", "portmon", "-f", str(file)])
+        say(f"made {file}")
+    public = file.with_name(f"{file.name}.pub")
+    if public.is_file():
+        return public.read_text().strip()
     if keygen is None:
-        raise CommandError(f"there is no {file}, and no ssh-keygen here that could make it (Debian: openssh-client)")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    command = [keygen, "-q", "-t", "ed25519", "-N", "", "-C", "portmon", "-f", str(file)]
+        raise CommandError(f"there is no {public}, and no ssh-keygen here that could make it (Debian: openssh-client)")
+    return _run([keygen, "-y", "-P", "", "-f", str(file)]).strip()
+
+
+def _run(command: list[str]) -> str:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CommandError(f"{shlex.join(command)}: {done.stderr.strip() or done.returncode}")
-    say(f"made {file}")
+    return done.stdout
 
 
-def _say_what_is_left(env: Path, connections: Path, key: Path, user: str) -> None:
-    try:
-        public = key.with_name(f"{key.name}.pub").read_text().strip()
-    except OSError:
-        public = f"<the public half of {key}>"
-    home = f"~{user}"
-    rule = SUDO_RULE.replace("portmon ", f"{user} ", 1)
+def _say_what_is_left(env: Path, connections: Path, server: Path) -> None:
+    quoted = {name: shlex.quote(str(file)) for name, file in (("env", env), ("conn", connections), ("server", server))}
     lines = [
         "",
-        "On every server, as root:",
+        f"On every server, as root: {server}. For instance",
         "",
-        f"useradd --create-home --shell /bin/sh {shlex.quote(user)}",
-        # Without a password the account is locked, and an sshd without PAM refuses its keys too.
-        f"usermod --password '*' {shlex.quote(user)}",
-        f"install -d -m 700 -o {shlex.quote(user)} {home}/.ssh",
-        f"echo {shlex.quote(f'restrict {public}')} >> {home}/.ssh/authorized_keys",
-        f"chown {shlex.quote(user)} {home}/.ssh/authorized_keys",
-        f"echo {shlex.quote(rule)} > /etc/sudoers.d/portmon",
+        f"ssh root@SERVER sh -s < {quoted['server']}",
         "",
-        "Here:",
+        "Here, for an Airflow of portmon's own:",
         "",
-        f". {shlex.quote(str(env))}",
+        f". {quoted['env']}",
         "airflow db migrate",
-        f"airflow connections import {shlex.quote(str(connections))}",
-        "airflow standalone    # prints the login of its page and stays; what follows in another terminal",
-        f". {shlex.quote(str(env))}",
+        f"airflow connections import --overwrite {quoted['conn']}",
+        "airflow standalone    # prints the login of its page, and stays: go on in another terminal",
+        "",
+        f". {quoted['env']}",
         "portmon doctor",
+        "",
+        "In an Airflow that you have already, do not load portmon.env: set its dag_bundle_config_list as README says,",
+        f"import {connections} without --overwrite, restart it, and call portmon doctor.",
     ]
     for line in lines:
         say(line)

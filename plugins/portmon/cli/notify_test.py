@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from portmon.cli.options import AuthorOption, ConfigOption, config_of, label_options
-from portmon.cli.terminal import logs_to_stderr, say
+from portmon.cli.terminal import say, shown_at_once
 from portmon.errors import CommandError
 
 
@@ -26,11 +26,11 @@ def notify_test(
     """
     found = config_of(config)
     labels = {name: values[-1] for name, values in label_options(label).items()}
-    with logs_to_stderr():
-        from portmon.airflow.notify_test import send_tests
+    from portmon.airflow.notify_test import send_tests
 
-        sent = list(send_tests(found, only=channel, labels=labels, author=author, now=datetime.now(UTC)))
-    for one in sent:
+    sent = []
+    for one in shown_at_once(send_tests(found, only=channel, labels=labels, author=author, now=datetime.now(UTC))):
+        sent.append(one)
         say(f"{'failed' if one.error else 'sent'}: {one.kind.value} to {one.channel} ({one.route}){_why(one.error)}")
     if not sent:
         raise CommandError("no route leads such events to a channel: `portmon check` shows the routes")

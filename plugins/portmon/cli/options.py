@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -31,10 +32,20 @@ HostArgument = Annotated[str, typer.Argument(help="Name or id of the host.")]
 UntilOption = Annotated[str | None, typer.Option("--until", help="End, ISO 8601 such as 2026-01-02T04:00.")]
 ForOption = Annotated[str | None, typer.Option("--for", help="Instead of --until: how long, such as 2h or 1d.")]
 PortArgument = Annotated[int, typer.Argument(help="TCP port.", min=1, max=65535)]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # In a container with a user id of its own.
+        return f"uid {os.getuid()}"
+
+
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; recorded and shown.")]
 AuthorOption = Annotated[
     str,
-    typer.Option("--author", help="Who decides.", default_factory=getpass.getuser, show_default="the system user"),
+    typer.Option("--author", help="Your name, for the record.", default_factory=_user, show_default="the system user"),
 ]
 
 
@@ -59,7 +70,7 @@ def reading(*, quiet: bool) -> Iterator[Connection]:
     database = open_database(quiet=quiet)
     with logs_to_stderr(), database.reading() as conn:
         if conn is None:
-            raise StorageError(f"{database} does not exist yet: run `python -m portmon db upgrade`")
+            raise StorageError(f"{database} does not exist yet: run `portmon db upgrade`")
         yield conn
 
 

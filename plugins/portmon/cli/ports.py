@@ -90,7 +90,9 @@ def ignore(
 
 def list_ports(
     host: SomeHostArgument = None,
-    limit: Annotated[int, typer.Option("--limit", help="Without a host: so many at most.", min=1, max=100_000)] = 1000,
+    limit: Annotated[
+        int, typer.Option("--limit", help="Without a host: at most this many.", min=1, max=100_000)
+    ] = 1000,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """List what is known of the ports of one host, or of all hosts, learned and declared.

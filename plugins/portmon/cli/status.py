@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,7 +86,7 @@ def events(
     port: Annotated[int | None, typer.Option("--port", help="TCP port.", min=1, max=65535)] = None,
     since: SinceOption = None,
     until: Annotated[str | None, typer.Option("--until", help="Before then, likewise.")] = None,
-    limit: Annotated[int, typer.Option("--limit", help="So many at most.", min=1, max=10_000)] = 100,
+    limit: Annotated[int, typer.Option("--limit", help="At most this many.", min=1, max=10_000)] = 100,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """List what happened, newest first: `events --kind down --since 12h` is what died last night.
@@ -113,6 +114,8 @@ def events(
         )
         found = fleet.list_events(conn, wanted, limit=limit)
     print_views(found, output, ("at", "kind", "host", "port", "program", "unit", "reason", "told"), _event_row)
+    if output is Format.TABLE and len(found) == limit:
+        say(f"the newest {limit} only: --limit shows more")
 
 
 def _moment(text: str | None, option: str, now: datetime) -> datetime | None:
@@ -120,7 +123,7 @@ def _moment(text: str | None, option: str, now: datetime) -> datetime | None:
 
     if text is None:
         return None
-    if text[:1].isdigit() and text[-1:].isalpha() and "T" not in text:
+    if re.fullmatch(r"[\d.]+\s*[a-z]+", text):
         return now - read_option(parse_duration, text, option)
     return time_of(text, option, now, past=True)
 

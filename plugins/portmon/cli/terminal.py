@@ -18,6 +18,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from portmon.api.view import View
 
+Item = TypeVar("Item")
 Shown = TypeVar("Shown", bound="View")
 
 
@@ -40,6 +41,16 @@ def logs_to_stderr() -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
+
+
+def shown_at_once(found: Iterator[Item]) -> Iterator[Item]:
+    """What takes its time, item by item; logs go to stderr while one is awaited."""
+    while True:
+        with logs_to_stderr():
+            item = next(found, None)
+        if item is None:
+            return
+        yield item
 
 
 def visible(value: object) -> str:

@@ -509,7 +509,7 @@ class Evaluation:
             self._tell_of_host(host, at, EventKind.REBOOTED, reason, boots, last_seen=host["last_ok_at"])
         self._answered(host, at, interrupted=look.ok_since is None)
         if seen.probe < PROBE and (host["probe"] or PROBE) >= PROBE:
-            script = "the script that `python -m portmon probe` prints"
+            script = "the script that `portmon probe` prints"
             reason = f"Its forced command is of an earlier version: install {script}"
             self._tell_of_host(host, at, EventKind.PROBE_OUTDATED, reason, {"probe": seen.probe})
         host |= _hung(host, seen, at)

@@ -34,7 +34,7 @@ class Rule(HostMatch):
 
     A port that no rule matches is watched, unless the host part (`host`, `label`) of some `allow` rule matches
     its host: there, only what is allowed is watched. An `allow` rule without a host part matches every host, so
-    that nothing but what is allowed is watched anywhere; `python -m portmon check` says which hosts these are.
+    that nothing but what is allowed is watched anywhere; `portmon check` says which hosts these are.
     """
 
     action: Literal["allow", "deny"] = Field(description="`allow` watches what matches, `deny` ignores it")

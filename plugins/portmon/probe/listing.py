@@ -118,7 +118,7 @@ def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
         if not sockets:
             raise ProbeError(
                 f"{frame.tool} lists nothing, and the old forced command does not say whether /proc/net/tcp could be "
-                "read: install the script that `python -m portmon probe` prints"
+                "read: install the script that `portmon probe` prints"
             )
         return
     four, six = frame.fields.get("tcp", "0"), frame.fields.get("tcp6")

@@ -305,5 +305,5 @@ def _log_difference(found: Difference) -> None:
         host = repr(plain(event.host_name)) if event.host_name else None
         log.info("%s %s %s: %s%s: %s", sign, at, event.kind, host, port, reason)
     if len(signs) > LINES:
-        log.info("and %d more; `python -m portmon replay` shows all of them", len(signs) - LINES)
+        log.info("and %d more; `portmon replay` shows all of them", len(signs) - LINES)
     log.info("Dry run: nothing of this was kept, no channel is notified. `+` would be new, `-` retracted, `~` changed")

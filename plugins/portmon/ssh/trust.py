@@ -221,7 +221,7 @@ class Trust:
         if known.source == "first use":
             return (
                 f"compare it with `ssh-keygen -lf /etc/ssh/ssh_host_{_short_type(shown)}_key.pub` on the host, and "
-                f"`python -m portmon hostkeys accept {shlex.quote(target.endpoint)} {shown.fingerprint}`"
+                f"`portmon hostkeys accept {shlex.quote(target.endpoint)} {shown.fingerprint}`"
             )
         name = target.address if target.port == 22 else target.endpoint
         return f"ssh-keygen -R {shlex.quote(name)} -f {self.known_hosts_path}; {self._keyscan(target, shown)}"

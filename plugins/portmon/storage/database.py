@@ -109,7 +109,7 @@ class Database:
         except DBAPIError as error:
             said = str(error.orig)
             if "no such table" in said or "UndefinedTable" in type(error.orig).__name__:
-                raise StorageError(f"{self} is not migrated: run `python -m portmon db upgrade`") from error
+                raise StorageError(f"{self} is not migrated: run `portmon db upgrade`") from error
             if "database is locked" in said:
                 raise DatabaseBusyError(
                     f"{self}: another process writes for more than {self._patience} s; with many hosts use PostgreSQL"
@@ -193,7 +193,7 @@ class Database:
             raise StorageError(
                 f"{self} has revision {current}, which a development version of portmon made before the first release. "
                 "No upgrade leads from there, and nothing was changed. Keep that database aside, give the connection a "
-                "new, empty one, and run `python -m portmon db upgrade`: the next run learns every host anew"
+                "new, empty one, and run `portmon db upgrade`: the next run learns every host anew"
             )
 
     def _must_be_current(self, current: str | None) -> None:
@@ -201,7 +201,7 @@ class Database:
         if current != self._head():
             raise StorageError(
                 f"{self} has revision {current or 'none'}, this portmon needs {self._head()}: "
-                "run `python -m portmon db upgrade`"
+                "run `portmon db upgrade`"
             )
 
     def dispose(self) -> None:

@@ -53,7 +53,7 @@ def fill(view: MessageView, language: Language, folder: Path | None, *, again: b
         except Exception as error:
             if not again:
                 _log.error(
-                    "%s; the built-in templates are used instead. `python -m portmon check` tells whether it is mended",
+                    "%s; the built-in templates are used instead. `portmon check` tells whether it is mended",
                     problem(error, folder),
                 )
     return _built_in(language).fill(view)
