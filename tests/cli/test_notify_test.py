@@ -63,7 +63,7 @@ def test_routes_and_a_name_say_who_gets_it(
     assert (code, err) == (1, "error: no route leads such events to a channel: `portmon check` shows the routes\n")
     code, _, err = run(capsys, tmp_path, CHANNELS, "hok")
     assert (code, err) == (1, "error: there is no channel 'hok'; there are: hook, chat\n")
-    assert "alerts.channels is empty" in run(capsys, tmp_path, "")[2]
+    assert "alerts.channels is empty" in run(capsys, tmp_path, "alerts: {channels: []}")[2]
 
 
 def test_a_channel_that_does_not_take_it_is_named(

@@ -151,9 +151,7 @@ def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(t
     before = path.read_bytes()
     database = Database(f"sqlite:///{path}")
     for use in (database.migrate, database.check):
-        with pytest.raises(
-            StorageError, match=r"has revision 0008, .*nothing was changed.*portmon db upgrade"
-        ):
+        with pytest.raises(StorageError, match=r"has revision 0008, .*nothing was changed.*portmon db upgrade"):
             use()
     with pytest.raises(StorageError, match="has revision 0008"), database.reading():
         pass

@@ -200,8 +200,7 @@ class Database:
         self._must_be_released(current)
         if current != self._head():
             raise StorageError(
-                f"{self} has revision {current or 'none'}, this portmon needs {self._head()}: "
-                "run `portmon db upgrade`"
+                f"{self} has revision {current or 'none'}, this portmon needs {self._head()}: run `portmon db upgrade`"
             )
 
     def dispose(self) -> None:
