@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
+import shlex
 import shutil
 import signal
 import sys
@@ -236,8 +238,9 @@ def main(arguments: list[str]) -> int:
     :returns: exit code
     """
     if arguments not in (["play"], ["up"], []):
-        console.print("usage: python -m demo [play|up]")
-        return 2
+        console.print("usage: python -m demo [play|up]\n", markup=False)
+        console.print("play: a story on six hosts, which is checked (default). up: the same hosts, and they stay.")
+        return 0 if arguments in (["--help"], ["-h"]) else 2
     # A SIGTERM and a closed terminal end the demo as Ctrl-C does: nothing may be left running.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -252,7 +255,7 @@ def main(arguments: list[str]) -> int:
             if demo.shift:
                 console.print(f"Their services use the ports that are told here, plus {demo.shift}.")
             demo.start()
-            return stay(demo) if arguments == ["up"] else tell_story(demo, keep, folder)
+            return stay(demo, folder) if arguments == ["up"] else tell_story(demo, keep, folder)
         except KeyboardInterrupt:
             console.print("\nstopping")
             return 0 if arguments == ["up"] else 130
@@ -286,17 +289,76 @@ def tell_story(demo: Demo, keep: list[bool], folder: Path) -> int:
     return 0
 
 
-def stay(demo: Demo) -> int:
-    """Run until Ctrl-C."""
+HELP = """\
+Commands: kill HOST PORT, start HOST PORT, cut HOST, join HOST, look (a run; there is no schedule), quit"""
+
+
+def stay(demo: Demo, folder: Path) -> int:
+    """Obey a person until Ctrl-C."""
     demo.airflow.wait_run(demo.airflow.trigger())
+    env = folder / "portmon.env"
+    names = {name: text for name, text in demo.airflow.env.items() if name.startswith("AIRFLOW")}
+    names["PYTHONPATH"] = str(ROOT / "plugins")
+    env.write_text("".join(f"export {name}={shlex.quote(text)}\n" for name, text in names.items()))
+    env.chmod(0o600)
     console.print()
     console.print(f"portmon:  {demo.airflow.url}/portmon/")
     console.print(f"Airflow:  {demo.airflow.url}/dags/portmon")
     console.print(f"login:    {ADMIN}")
     console.print(f"password: {demo.airflow.password}", markup=False)
-    console.print("The baseline run is done. Trigger the DAG there to look again; Ctrl-C ends everything.")
-    demo.airflow.wait(lambda: False, "Ctrl-C", seconds=10**9)
+    console.print(f"terminal: . {env} && .venv/bin/python -m portmon status", markup=False, soft_wrap=True)
+    console.print()
+    for host in demo.fleet.hosts.values():
+        services = ", ".join(f"{port} {name}" for port, name in host.spec.services.items())
+        console.print(f"{host.spec.name:8}  {services}", markup=False)
+    console.print(f"\nThe baseline run is done. Ctrl-C ends everything. {HELP}", markup=False)
+    lines = _Lines() if sys.stdin.isatty() else None
+    demo.airflow.wait(lambda: lines is not None and _obey(demo, lines.next()), "Ctrl-C", seconds=10**9)
     return 0
+
+
+class _Lines:
+    """What a person types, line by line, without waiting for it."""
+
+    def next(self) -> list[str]:
+        ready, _, _ = select.select([sys.stdin], [], [], 0)
+        if not ready:
+            return []
+        line = sys.stdin.readline()
+        return line.split() or ["help"] if line else ["quit"]
+
+
+def _obey(demo: Demo, words: list[str]) -> bool:
+    """Carry out a command.
+
+    :returns: whether everything is to end
+    """
+    if not words:
+        return False
+    try:
+        match words:
+            case ["quit" | "exit"]:
+                return True
+            case ["look"]:
+                console.print(f"began {demo.airflow.trigger()}", markup=False)
+            case ["kill", host, port]:
+                demo.host(host).kill(int(port))
+                console.print("killed; `look` finds it")
+            case ["start", host, port]:
+                spec = demo.host(host).spec
+                demo.host(host).start(int(port), spec.services.get(int(port), "python3"))
+                console.print("started")
+            case ["cut", host]:
+                demo.host(host).cut_off()
+                console.print("the host does not answer any more")
+            case ["join", host]:
+                demo.host(host).reconnect()
+                console.print("the host answers again")
+            case _:
+                console.print(HELP, markup=False)
+    except (KeyError, ValueError, RuntimeError) as error:
+        console.print(f"that did not work: {error}. {HELP}", markup=False)
+    return False
 
 
 if __name__ == "__main__":

@@ -474,7 +474,7 @@ def test_a_fleet_that_is_cut_off_is_one_event(site: Site) -> None:
     story = site.explain("web1", 8080)
     assert "Every host that is asked fails since " in story
     assert "look at the monitor and its network first." in story
-    assert "The host gave no evidence in its last 2 run(s), since " in story
+    assert "The host gave no evidence in its last 2 runs, since " in story
     assert "It is up since " in story
     assert "  fleet_unreachable: All 3 hosts that were asked fail alike (" in story
     for host in hosts:

@@ -113,12 +113,14 @@ class _Present:
             yield f"Every host that is asked fails since {since}: look at the monitor and its network first."
         if row.get("last_ok_at") is None:
             yield "The host never gave a complete answer: nothing is known of its ports."
-        kept = f"its ports keep the state of its last complete answer, {_moment(row.get('last_ok_at'))}"
+        kept = ""
+        if row.get("last_ok_at") is not None:
+            kept = f": its ports keep the state of its last complete answer, {_moment(row['last_ok_at'])}"
         if row.get("status") == HostStatus.UNREACHABLE:
-            yield f"The host is unreachable since {_moment(row['failing_since'])}: {kept}."
-        elif row.get("failures"):
-            since = _moment(row["failing_since"])
-            yield f"The host gave no evidence in its last {row['failures']} run(s), since {since}: {kept}."
+            yield f"The host is unreachable since {_moment(row['failing_since'])}{kept}."
+        elif count := row.get("failures"):
+            runs = "its last run" if count == 1 else f"its last {count} runs"
+            yield f"The host gave no evidence in {runs}, since {_moment(row['failing_since'])}{kept}."
 
     def port_lines(self) -> Iterator[str]:
         port = self.port
