@@ -204,7 +204,12 @@ BROKEN: dict[str, tuple[dict[str, str], str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
+SOME = ("two portmons", "wrong configuration", "no key", "a refused login")
+
+
+@pytest.mark.parametrize(
+    "what", [name if name in SOME else pytest.param(name, marks=pytest.mark.full) for name in BROKEN]
+)
 def test_the_doctor_finds_what_is_broken_and_names_the_cure(user: Newcomer, tmp_path: Path, what: str) -> None:
     env, about, text, cure = BROKEN[what]
     wrong, other, empty = tmp_path / "wrong" / "portmon.yaml", tmp_path / "other" / "portmon.yaml", tmp_path / "empty"
