@@ -166,7 +166,7 @@ def test_a_fleet_that_fails(world: World) -> None:
     failing = "Every host that is asked fails since 2026-01-01 00:05:00 UTC: look at the monitor and its network first."
     story = world.tell()
     assert failing in story
-    assert "The host gave no evidence in its last 2 run(s), " in story
+    assert "The host gave no evidence in its last 2 runs, " in story
     assert "fleet_unreachable: All 2 hosts that were asked fail alike (timeout): " in story
     world.see(listener(80))
     story = world.tell()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import stat
 import subprocess
@@ -49,6 +50,22 @@ def test_what_it_writes_can_be_used_at_once(capsys: pytest.CaptureFixture[str], 
     shown = subprocess.run(["sh", "-c", f". {tmp_path}/portmon.env; env"], capture_output=True, text=True, check=True)
     assert f"AIRFLOW__PORTMON__CONFIG={tmp_path}/portmon.yaml\n" in shown.stdout
     assert f"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST={json.dumps(BUNDLES)}\n" in shown.stdout
+
+
+def test_only_the_hosts_have_to_be_given(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is asked: what is pasted after it would be the answer.
+    assert run_command(capsys, "init", "--hosts", "web1", "--folder", str(tmp_path))[0] == 0
+    (connection,) = json.loads((tmp_path / "portmon-connections.json").read_text()).values()
+    assert (connection["login"], json.loads(connection["extra"])["key_file"]) == (
+        "portmon",
+        str(tmp_path / "portmon_key"),
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{tmp_path}/new/mine\nwatcher\nweb1,web2\n"))
+    assert run_command(capsys, "init", "--folder", str(tmp_path / "new"))[0] == 0
+    assert (tmp_path / "new" / "mine.pub").exists()
+    assert len((tmp_path / "new" / "portmon-hosts.csv").read_text().splitlines()) == 3
 
 
 def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

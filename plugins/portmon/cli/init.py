@@ -79,10 +79,12 @@ fi
 
 def init(
     key: Annotated[
-        str | None, typer.Option("--key", help="SSH key for portmon alone; it is made if it is not there.")
+        str | None,
+        typer.Option("--key", help="SSH key for portmon alone, made if it is not there; default: in --folder."),
     ] = None,
     user: Annotated[
-        str | None, typer.Option("--user", help="Account for portmon on the servers; portmon-server.sh makes it.")
+        str | None,
+        typer.Option("--user", help="Account on the servers, which portmon-server.sh makes; default: portmon."),
     ] = None,
     hosts: Annotated[
         str | None,
@@ -99,15 +101,17 @@ def init(
 ) -> None:
     """Write a first portmon.yaml, a host list, an Airflow connection and settings, and say what is left to do.
 
-    Asks for what no option gives. portmon-server.sh is what to run on each server. portmon.env has the settings of an
-    Airflow that is made for portmon; an Airflow that you have already needs only its `dag_bundle_config_list`.
+    Without --hosts it asks for what no option gives. portmon-server.sh is what to run on each server. portmon.env has
+    the settings of an Airflow that is made for portmon; an Airflow that you have already needs only its
+    `dag_bundle_config_list`.
     """
     into = _path(str(folder or _home()), "--folder")
-    given = key or typer.prompt(
-        "SSH key for portmon alone (made if it is not there)", default=str(into / "portmon_key")
-    )
-    key_file = _path(given, "--key")
-    user = user or typer.prompt("Account for portmon on the servers (portmon-server.sh makes it)", default="portmon")
+    asks, default = hosts is None, str(into / "portmon_key")
+    if asks and key is None:
+        key = typer.prompt("SSH key for portmon alone (made if it is not there)", default=default)
+    if asks and user is None:
+        user = typer.prompt("Account for portmon on the servers (portmon-server.sh makes it)", default="portmon")
+    key_file, user = _path(key or default, "--key"), user or "portmon"
     if not _USER.fullmatch(user):
         raise RequestError(f"--user: {user!r} can't be the name of an account: give small letters, digits, - and _")
     listed, path = _host_list(hosts or typer.prompt("Hosts (NAME=ADDRESS,… or a CSV file)"))
