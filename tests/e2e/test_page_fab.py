@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from demo.airflow_env import ROOT
 from portmon.storage import host_keys
 from tests.worlds.page_site import (
     METHODS,
@@ -119,3 +122,12 @@ def test_op_and_admin_release_a_host_key(site: Site) -> None:
         return site.ask("/api/v1/hosts/keys/release", "POST", user=user, body=body).status
 
     assert {user: release(user) for user in USERS} == {"ann": 403, "joe": 403, "ops": 200, "admin": 200}
+
+
+def test_the_doctor_names_the_roles_that_see_no_plugins(site: Site) -> None:
+    env = {**site.airflow.env, "PYTHONPATH": str(ROOT / "plugins")}
+    command = [sys.executable, "-m", "portmon", "doctor", "--no-login", "--format", "json"]
+    found = json.loads(subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout)
+    assert [one["cure"] for one in found if one["about"] == "roles"] == [
+        f"airflow roles add-perms {role} -a can_read -r Plugins" for role in ("User", "Viewer")
+    ]
