@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import select
-import shlex
 import shutil
 import signal
 import sys
@@ -24,6 +23,7 @@ from demo.airflow_env import ADMIN, ROOT, AirflowError, EmbeddedAirflow
 from demo.cmdb import Cmdb
 from demo.fleet import USER, Fleet, HostSpec
 from demo.story import CHAPTERS, SPECS, Chapter
+from portmon.cli.init import exports
 from portmon.model.event import Event
 from portmon.storage import deliveries as stored_deliveries
 from portmon.storage import events as stored_events
@@ -299,7 +299,7 @@ def stay(demo: Demo, folder: Path) -> int:
     env = folder / "portmon.env"
     names = {name: text for name, text in demo.airflow.env.items() if name.startswith("AIRFLOW")}
     names["PYTHONPATH"] = str(ROOT / "plugins")
-    env.write_text("".join(f"export {name}={shlex.quote(text)}\n" for name, text in names.items()))
+    env.write_text(exports(names))
     env.chmod(0o600)
     console.print()
     console.print(f"portmon:  {demo.airflow.url}/portmon/")
@@ -312,20 +312,18 @@ def stay(demo: Demo, folder: Path) -> int:
         services = ", ".join(f"{port} {name}" for port, name in host.spec.services.items())
         console.print(f"{host.spec.name:8}  {services}", markup=False)
     console.print(f"\nThe baseline run is done. Ctrl-C ends everything. {HELP}", markup=False)
-    lines = _Lines() if sys.stdin.isatty() else None
-    demo.airflow.wait(lambda: lines is not None and _obey(demo, lines.next()), "Ctrl-C", seconds=10**9)
+    is_typed = sys.stdin.isatty()
+    demo.airflow.wait(lambda: is_typed and _obey(demo, _typed()), "Ctrl-C", seconds=10**9)
     return 0
 
 
-class _Lines:
-    """What a person types, line by line, without waiting for it."""
-
-    def next(self) -> list[str]:
-        ready, _, _ = select.select([sys.stdin], [], [], 0)
-        if not ready:
-            return []
-        line = sys.stdin.readline()
-        return line.split() or ["help"] if line else ["quit"]
+def _typed() -> list[str]:
+    """The words of the next line that a person typed, without waiting for it."""
+    ready, _, _ = select.select([sys.stdin], [], [], 0)
+    if not ready:
+        return []
+    line = sys.stdin.readline()
+    return line.split() or ["help"] if line else ["quit"]
 
 
 def _obey(demo: Demo, words: list[str]) -> bool:

@@ -60,6 +60,12 @@ class Config(Section):
         """The file that it was read from, None for the defaults."""
         return self._path
 
+    @property
+    def templates(self) -> Path | None:
+        """The folder with templates of messages of the user's own."""
+        folder = self.alerts.templates
+        return None if folder is None else (self._path.parent if self._path else Path()) / folder
+
     def to_json(self) -> bytes:
         """The archived form: equal settings give equal bytes."""
         return self.model_dump_json().encode()

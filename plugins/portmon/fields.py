@@ -72,6 +72,11 @@ def format_duration(value: timedelta) -> str:
     return " ".join(parts) or "0s"
 
 
+def format_seconds(value: timedelta) -> str:
+    """The same without fractions of a second."""
+    return format_duration(timedelta(seconds=int(value.total_seconds())))
+
+
 def _any_of(*types: dict[str, object], **more: object) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": list(types), **more})
 

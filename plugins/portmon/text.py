@@ -1,4 +1,4 @@
-"""Text that came from a host or the CMDB, made harmless for the medium it goes to."""
+"""Text that came from a host or the CMDB, made harmless for the medium it goes to; and numbers with their noun."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _FOLDS = re.compile(r":(?=:(?:end)?group::)|\#(?=\#\[(?:end)?group\])")
 """Airflow's page of a task log folds all lines below such a text (the second form is that of Airflow 2):
 https://github.com/apache/airflow/blob/3.3.2/airflow-core/src/airflow/ui/src/queries/useLogs.tsx"""
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 host``, ``2 hosts``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def plain(text: str, limit: int = VALUE_LIMIT) -> str:

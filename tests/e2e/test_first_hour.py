@@ -59,8 +59,8 @@ class Newcomer:
         )
         del self.airflow.env["AIRFLOW__PORTMON__CONFIG"]
 
-    def __call__(self, *arguments: str, code: int = 0, **env: str) -> str:
-        """A command of portmon; what it prints."""
+    def run(self, *arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        """A command of portmon."""
         done = subprocess.run(
             [sys.executable, "-m", "portmon", *arguments],
             env={**self.airflow.env, **env},
@@ -70,7 +70,11 @@ class Newcomer:
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
+        return done
+
+    def __call__(self, *arguments: str, **more: Any) -> str:
+        """What a command prints."""
+        return self.run(*arguments, **more).stdout
 
     def doctor(self, *, code: int = 1, **env: str) -> dict[str, list[dict[str, str]]]:
         """What the doctor finds, by what it is about."""
@@ -134,7 +138,7 @@ def test_one_host_is_asked_by_hand_and_the_next_run_goes_on_from_there(user: New
     said = user("scan", "web1")
     for text in ("Asking web1", "Logged in after", "8080", "nginx", "baseline: 'web1'", "the next run evaluates it"):
         assert text in said
-    assert "no host with the name or id 'web2'" in _error(user, "scan", "web2")
+    assert "no host with the name or id 'web2'" in user.run("scan", "web2", code=1).stderr
     run_id = user.airflow.trigger()
     assert user.airflow.wait_run(run_id) == "success"
     log = user.airflow.log(run_id, "fetch_hosts")
@@ -158,13 +162,6 @@ def test_a_mistake_in_the_configuration_is_said_once_and_fails_the_run(user: New
     assert (states["plan_sweep"], states["plan_hosts"], states["netstat"]) == ("skipped",) * 3
     assert "portmon.yaml:" in user.airflow.log(run_id, "fetch_hosts")
     assert "Clear it to go on" in user.airflow.log(run_id, "diff_ports")
-
-
-def _error(user: Newcomer, *arguments: str) -> str:
-    command = [sys.executable, "-m", "portmon", *arguments]
-    done = subprocess.run(command, env=user.airflow.env, cwd=user.folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    return done.stderr
 
 
 BROKEN: dict[str, tuple[dict[str, str], str, str, str]] = {

@@ -10,7 +10,7 @@ from typing import Any
 from portmon.airflow import installation, settings
 from portmon.airflow.cmdb_hook import get_inventory
 from portmon.airflow.operators.netstat import NetstatOperator
-from portmon.airflow.tasks import NETSTAT
+from portmon.airflow.tasks import NETSTAT, migrate
 from portmon.config import Config
 from portmon.errors import CommandError
 from portmon.model.host import Host, Inventory
@@ -67,8 +67,7 @@ def scan(config: Config, name: str, *, dry_run: bool) -> dict[str, int]:
     """
     installation.must_be_one()
     database, now = settings.database(), datetime.now(UTC)
-    for revision in database.migrate():
-        log.info("State database migrated to %s", revision)
+    migrate(database)
     inventory = get_inventory(config.cmdb, settings.folder_of(config))
     run = Run(f"by_hand__{now.isoformat()}", dry_run=True)
     fetched = fetch_inventory(database, config, run, lambda: inventory, now=now)
@@ -91,7 +90,8 @@ def visit(
     """
     host = _named(inventory, name)
     with database.begin() as conn:
-        must = declared_of(config, [host], decisions.in_force(conn, datetime.now(UTC)).promoted)
+        promoted = decisions.in_force(conn, datetime.now(UTC), host_id=host.id).promoted
+    must = declared_of(config, [host], promoted)
     operator = _Visit(
         database=database, task_id=NETSTAT, host=item_of(host, config, must.get(host.id, {}), dry_run=dry_run)
     )

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import sqlalchemy
@@ -26,20 +26,22 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException
 
 from portmon import __version__
-from portmon.airflow import installation, settings
+from portmon.airflow import installation, preload, settings
 from portmon.airflow.cmdb_hook import get_inventory
 from portmon.airflow.needed import needed_connections
 from portmon.airflow.outside import OUTSIDE
 from portmon.airflow.provider import BUNDLES, DAG_FILE
+from portmon.airflow.tasks import DAG_ID
 from portmon.config import Config, ssh_settings
 from portmon.errors import PortmonError
-from portmon.fields import format_duration
+from portmon.fields import format_seconds
 from portmon.model.host import Inventory
 from portmon.replay.archive import scratch_database
 from portmon.steps.plan import group_of
 from portmon.storage.database import Database
-from portmon.text import plain
+from portmon.text import counted, plain
 
+Value = TypeVar("Value")
 MIN_AIRFLOW = (3, 3, 2)
 CLOCKS_APART = timedelta(seconds=30)
 """More than that between this machine and the database's, and times on the page make no sense."""
@@ -95,6 +97,20 @@ class _UnseenError(Exception):
     """What a look needs is not there, which another look has said."""
 
 
+def _tried(make: Callable[[], Value]) -> Value | PortmonError:
+    try:
+        return make()
+    except PortmonError as error:
+        return error
+
+
+def _there(found: Value | PortmonError, otherwise: Exception | None = None) -> Value:
+    """What was made; raises ``otherwise``, or the error that there is instead."""
+    if isinstance(found, PortmonError):
+        raise otherwise or found
+    return found
+
+
 Found = Iterator[tuple[Level, str, str]]
 OK, NOTE, WARNING, PROBLEM = Level
 
@@ -107,29 +123,20 @@ class _Patient:
 
     @cached_property
     def _read(self) -> Config | PortmonError:
-        try:
-            return settings.config()
-        except PortmonError as error:
-            return error
+        return _tried(settings.config)
 
     @property
     def _config(self) -> Config:
-        if isinstance(self._read, PortmonError):
-            raise _UnseenError("there is no configuration that can be used")
-        return self._read
+        return _there(self._read, _UnseenError("there is no configuration that can be used"))
 
     @cached_property
     def _listed(self) -> Inventory | PortmonError:
-        try:
-            return get_inventory(self._config.cmdb, settings.folder_of(self._config))
-        except PortmonError as error:
-            return error
+        config = self._config
+        return _tried(lambda: get_inventory(config.cmdb, settings.folder_of(config)))
 
     @property
     def _inventory(self) -> Inventory:
-        if isinstance(self._listed, PortmonError):
-            raise _UnseenError("there is no host list")
-        return self._listed
+        return _there(self._listed, _UnseenError("there is no host list"))
 
     @contextmanager
     def _state(self) -> Iterator[Database]:
@@ -212,7 +219,7 @@ class _Patient:
         from airflow.utils.session import create_session
 
         with create_session() as session:
-            known = session.get(DagModel, "portmon")
+            known = session.get(DagModel, DAG_ID)
         if known is None:
             yield NOTE, "Airflow has not read the DAG yet", "start `airflow dag-processor`, or wait for a minute"
         elif known.is_paused:
@@ -224,7 +231,7 @@ class _Patient:
         from airflow.utils.session import create_session
         from sqlalchemy import select
 
-        newest = max((file.stat().st_mtime for file in installation.PACKAGE.rglob("*.py")), default=0.0)
+        newest = max(changed for _, _, changed in preload.fingerprint()) / 1e9
         with create_session() as session:
             query = select(Job).where(Job.job_type == "SchedulerJob", Job.state == "running")
             jobs = session.scalars(query.order_by(Job.latest_heartbeat.desc())).all()
@@ -281,13 +288,11 @@ class _Patient:
     # ── portmon ─────────────────────────────────────────────────────────────────────────────────
 
     def configuration(self) -> Found:
-        path, config = settings.config_path(), self._read
-        if isinstance(config, PortmonError):
-            raise config
+        config = _there(self._read)
         if config.path is None:
+            path = settings.config_path()
             yield PROBLEM, f"there is no {path}: the defaults know no hosts", "`portmon init` writes one"
             return
-        settings.schedule()
         yield OK, f"{config.path}; schedule {settings.schedule() or 'manual runs only'}", ""
 
     def connections(self) -> Found:
@@ -317,12 +322,8 @@ class _Patient:
                 theirs = conn.execute(sqlalchemy.select(sqlalchemy.func.clock_timestamp())).scalar_one()
             apart = abs(datetime.now(UTC) - theirs)
             if apart > CLOCKS_APART:
-                length = format_duration(timedelta(seconds=int(apart.total_seconds())))
-                yield (
-                    PROBLEM,
-                    f"the clocks of this machine and of the database's are {length} apart",
-                    "let NTP set both",
-                )
+                text = f"the clocks of this machine and of the database's are {format_seconds(apart)} apart"
+                yield PROBLEM, text, "let NTP set both"
 
     def pool(self) -> Found:
         from airflow.models.pool import Pool
@@ -339,11 +340,8 @@ class _Patient:
             yield OK, f"{wanted}, {slots} slots", ""
 
     def hosts(self) -> Found:
-        found = self._listed
-        if isinstance(found, PortmonError):
-            raise found
-        count = len(found.hosts)
-        if not count:
+        found = _there(self._listed)
+        if not found.hosts:
             first = f"; the first entry: {plain(found.invalid[0].reason, 300)}" if found.invalid else ""
             yield (
                 PROBLEM,
@@ -351,7 +349,7 @@ class _Patient:
                 "`portmon hosts` shows what it gives",
             )
         else:
-            yield OK, f"{found.source} lists {count} host{'s' if count != 1 else ''}", ""
+            yield OK, f"{found.source} lists {counted(len(found.hosts), 'host')}", ""
         for invalid in found.invalid[:3]:
             name = plain(invalid.name or invalid.id or "-")
             yield (

@@ -6,11 +6,11 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from portmon.airflow import settings
 from portmon.airflow.outside import deliver
 from portmon.airflow.tasks import page_link
+from portmon.alerting.channels import Channel
 from portmon.alerting.message.render import Layout, render
 from portmon.alerting.routes import Routes
 from portmon.config import Config
@@ -58,8 +58,8 @@ def send_tests(
     routes = Routes(config.alerts, where=config.where)
     for begin, end in PAIRS:
         event = _event(begin, labels or {}, author, now)
-        began = begun_by(event) if event.role is AlertRole.FIRING else replace(begun_by(event), role=AlertRole.NOTICE)
-        alerts = [began]
+        began = begun_by(event)
+        alerts = [began if end is not None else replace(began, role=AlertRole.NOTICE)]
         if end is not None:
             over = _event(end, labels or {}, author, now + timedelta(seconds=1))
             alerts.append(Alert(began.id, AlertRole.RESOLVED, over, event, began.starts_at, over.at))
@@ -67,15 +67,13 @@ def send_tests(
             for name in routing.channels:
                 if only in (None, name):
                     for alert in alerts:
-                        yield _send(config, routes, routing.route, name, alert, now)
+                        yield _send(config, routes, routing.route, channels[name], alert, now)
 
 
-def _send(config: Config, routes: Routes, route: str, name: str, alert: Alert, now: datetime) -> Sent:
-    style, folder = routes.style(route), config.alerts.templates
-    templates = (config.path.parent if config.path else Path()) / folder if folder else None
-    group = alert.event.group
+def _send(config: Config, routes: Routes, route: str, channel: Channel, alert: Alert, now: datetime) -> Sent:
+    style, group = routes.style(route), alert.event.group
     assert group is not None  # noqa: S101 - for the type checker: notes are not in PAIRS
-    layout = Layout(style.language, style.max_lines, templates)
+    layout = Layout(style.language, style.max_lines, config.templates)
     message = render([alert], group, layout=layout, link=lambda _: None, page=page_link())
     message = replace(
         message,
@@ -84,12 +82,12 @@ def _send(config: Config, routes: Routes, route: str, name: str, alert: Alert, n
         expires_at=settings.hold_until(now),
         title=f"[TEST] {message.title}",
     )
-    channel = next(one for one in config.alerts.channels if one.name == name)
+    error = None
     try:
         deliver(channel, message)
-    except DeliveryError as error:
-        return Sent(name, route, alert.event.kind, str(error))
-    return Sent(name, route, alert.event.kind, None)
+    except DeliveryError as failure:
+        error = str(failure)
+    return Sent(channel.name, route, alert.event.kind, error)
 
 
 def _event(kind: EventKind, labels: Mapping[str, str], author: str, now: datetime) -> Event:

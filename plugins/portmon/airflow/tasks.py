@@ -67,8 +67,7 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str
         interval = settings.interval()
         # Opens no connection yet, but refuses a kind of database that can't be used.
         database = settings.database()
-    for revision in database.migrate():
-        log.info("State database migrated to %s", revision)
+    migrate(database)
     window = _window(database, config, run, interval)
     if window is not None:
         log.info("No host is asked: this run evaluates again what was observed from %s", window)
@@ -231,6 +230,12 @@ def heartbeat(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> None:
         log.info("No ping: alerts.heartbeat is not set any more")
     else:
         config.alerts.heartbeat.ping(f"portmon: {dag_run.run_id}", OUTSIDE)
+
+
+def migrate(database: Database) -> None:
+    """Create or update the tables of the state database, and log what that took."""
+    for revision in database.migrate():
+        log.info("State database migrated to %s", revision)
 
 
 def log_link(event: Event) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from portmon.engine.declared import declared_ports
 from portmon.engine.rules import RuleSet
 from portmon.engine.states import Port
 from portmon.engine.watched import decisions_on, subjects_of
-from portmon.fields import format_duration
+from portmon.fields import format_duration, format_seconds
 from portmon.model.alert import DeliveryStatus
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind
@@ -35,44 +35,73 @@ _HOST_EVENTS = 50
 """So many events are part of the story of a host."""
 
 
-def host_lines(conn: Connection, config: Config, wanted: str, *, now: datetime) -> list[str]:
-    """Lines for people about a host whose ports are not what they seem: it is unreachable, left, or never answered."""
-    return list(_Present(conn, config, find_host(conn, wanted), 0, now).host_lines())
-
-
 def explain(conn: Connection, config: Config, wanted: str, number: int | None, *, now: datetime) -> list[str]:
     """Lines for people about the port ``number`` of the host whose name or id is ``wanted``; None: about the host."""
     known = find_host(conn, wanted)
     if number is None:
-        return _explain_host(conn, config, known, now)
+        return _explain_host(conn, known)
     host = known.as_host()
     present = _Present(conn, config, known, number, now)
-    lines = [f"{host.shown()}, id {host.id}, port {number}", "", *present.host_lines(), *present.port_lines()]
+    lines = [f"{host.shown()}, id {host.id}, port {number}", "", *_host_lines(conn, known, present.row)]
+    lines += present.port_lines()
     units = present.port.units if present.port is not None else ()
     for note in notes.all_(conn).of(host.id, PROTOCOL, number, units, host.labels):
         about = f" on {note.unit}{f' of {note.label}' if note.label else ''}" if note.unit else ""
         lines.append(f"Note{about} by {note.author}, {_moment(note.at)}: {note.text}")
     lines += _last_look(conn, host.id)
-    story = events.of_port(conn, host.id, number, kinds=_WIDE)
-    sent = deliveries.of_events(conn, [event.id for event in story])
-    happened = [f"  {line}" for event in story for line in _event_lines(event, number, sent)]
-    return [*lines, "", "What happened:", *(happened or ["  nothing so far."])]
+    return [*lines, *_happened(conn, events.of_port(conn, host.id, number, kinds=_WIDE), number)]
 
 
-def _explain_host(conn: Connection, config: Config, known: KnownHost, now: datetime) -> list[str]:
+def host_lines(conn: Connection, wanted: str) -> list[str]:
+    """Lines for people about a host whose ports are not what they seem: it is unreachable, left, or never answered."""
+    known = find_host(conn, wanted)
+    return list(_host_lines(conn, known, _row_of(conn, known.id)))
+
+
+def _explain_host(conn: Connection, known: KnownHost) -> list[str]:
     host = known.as_host()
     labels = ", ".join(f"{name}={value}" for name, value in sorted(host.labels.items()))
     lines = [f"{host.shown()}, id {host.id}{f', {labels}' if labels else ''}", ""]
-    lines += _Present(conn, config, known, 0, now).host_lines()
+    lines += _host_lines(conn, known, _row_of(conn, host.id))
     count = Counter(port.status for port in known_ports(conn, host.id))
     lines.append(f"Its ports: {', '.join(f'{number} {status}' for status, number in sorted(count.items())) or 'none'}.")
     lines += _last_look(conn, host.id)
-    own = EventFilter(host_id=host.id)
-    story = [event for _, event in find_events(conn, own, limit=_HOST_EVENTS)][::-1]
+    story = [event for _, event in find_events(conn, EventFilter(host_id=host.id), limit=_HOST_EVENTS)][::-1]
+    more = f"the last {_HOST_EVENTS} events:" if len(story) == _HOST_EVENTS else None
+    return [*lines, *_happened(conn, story, None, first=more)]
+
+
+def _happened(conn: Connection, story: Sequence[Event], port: int | None, *, first: str | None = None) -> list[str]:
     sent = deliveries.of_events(conn, [event.id for event in story])
-    happened = [f"  {line}" for event in story for line in _event_lines(event, None, sent)]
-    more = [f"  the last {_HOST_EVENTS} events:"] if len(story) == _HOST_EVENTS else []
-    return [*lines, "", "What happened:", *more, *(happened or ["  nothing so far."])]
+    told = [line for event in story for line in _event_lines(event, port, sent)] or ["nothing so far."]
+    return ["", "What happened:", *(f"  {line}" for line in ([first] if first else []) + told)]
+
+
+def _row_of(conn: Connection, host_id: str) -> Mapping[str, Any]:
+    """The stored state of a host; empty before its first run."""
+    return state.load_hosts(conn, [host_id]).get(host_id, {})
+
+
+def _host_lines(conn: Connection, known: KnownHost, row: Mapping[str, Any]) -> Iterator[str]:
+    """:param row: of :func:`_row_of`"""
+    if known.removed_at is not None:
+        left = f"The host left the CMDB at {_moment(known.removed_at)}"
+        yield f"{left}: it is not asked, and none of its ports is watched until it is back."
+        return
+    fleet_since = conditions.since(conn, conditions.FLEET)
+    if fleet_since is not None:
+        since = _moment(fleet_since)
+        yield f"Every host that is asked fails since {since}: look at the monitor and its network first."
+    kept = ""
+    if row.get("last_ok_at") is None:
+        yield "The host never gave a complete answer: nothing is known of its ports."
+    else:
+        kept = f": its ports keep the state of its last complete answer, {_moment(row['last_ok_at'])}"
+    if row.get("status") == HostStatus.UNREACHABLE:
+        yield f"The host is unreachable since {_moment(row['failing_since'])}{kept}."
+    elif count := row.get("failures"):
+        runs = "its last run" if count == 1 else f"its last {count} runs"
+        yield f"The host gave no evidence in {runs}, since {_moment(row['failing_since'])}{kept}."
 
 
 def _last_look(conn: Connection, host_id: str) -> list[str]:
@@ -88,39 +117,17 @@ class _Present:
 
     def __init__(self, conn: Connection, config: Config, known: KnownHost, number: int, now: datetime) -> None:
         host = known.as_host()
-        decided = decisions.in_force(conn, now)
+        decided = decisions.in_force(conn, now, host_id=host.id)
         must = declared_ports({host.id: host}, config.declared, decided.promoted, where=config.where)
         self.number, self.now, self.states = number, now, config.states
         self.removed_at = known.removed_at
-        self.fleet_since = conditions.since(conn, conditions.FLEET)
-        # Empty before the first run of the host.
-        self.row: Mapping[str, Any] = state.load(conn, [host.id])[0].get(host.id, {})
+        self.row = _row_of(conn, host.id)
         # None if it is not watched.
         self.port = next((port for port in known_ports(conn, host.id) if port.port == number), None)
         self.declared = must.get(host.id, {}).get(number)
         self.accepted = decisions.acceptance(conn, host.id, number)
         self.rules = RuleSet(config.rules, where=config.where, ignored=decided.ignored).for_host(host)
         self.seen = archive.last_listing(conn, host.id)
-
-    def host_lines(self) -> Iterator[str]:
-        row = self.row
-        if self.removed_at is not None:
-            left = f"The host left the CMDB at {_moment(self.removed_at)}"
-            yield f"{left}: it is not asked, and none of its ports is watched until it is back."
-            return
-        if self.fleet_since is not None:
-            since = _moment(self.fleet_since)
-            yield f"Every host that is asked fails since {since}: look at the monitor and its network first."
-        if row.get("last_ok_at") is None:
-            yield "The host never gave a complete answer: nothing is known of its ports."
-        kept = ""
-        if row.get("last_ok_at") is not None:
-            kept = f": its ports keep the state of its last complete answer, {_moment(row['last_ok_at'])}"
-        if row.get("status") == HostStatus.UNREACHABLE:
-            yield f"The host is unreachable since {_moment(row['failing_since'])}{kept}."
-        elif count := row.get("failures"):
-            runs = "its last run" if count == 1 else f"its last {count} runs"
-            yield f"The host gave no evidence in {runs}, since {_moment(row['failing_since'])}{kept}."
 
     def port_lines(self) -> Iterator[str]:
         port = self.port
@@ -217,7 +224,7 @@ def _event_lines(event: Event, port: int | None, sent: Mapping[tuple[str, str], 
         value = event.details.get(name)
         if value is not None and value != []:
             if name.endswith("_for"):
-                value = format_duration(timedelta(seconds=int(value)))
+                value = format_seconds(timedelta(seconds=value))
             parts.append(text.format(", ".join(map(str, value)) if isinstance(value, list) else value))
     if event.replayed_by is not None:
         parts.append(f"evaluated again by run {event.replayed_by}")

@@ -10,6 +10,7 @@ from pydantic import Field, computed_field
 from sqlalchemy import Connection
 
 from portmon.api.event_kinds import KINDS
+from portmon.api.hosts import find_host
 from portmon.api.notes import NoteView
 from portmon.api.timeline import Stretch, Uptime, blind, spans, uptime
 from portmon.api.view import Text, View
@@ -321,6 +322,23 @@ class EventRow(View):
     task: str | None
     map_index: int | None
     told: Mapping[Text, str]
+
+
+def event_filter(conn: Connection, *, kind: str = "", host: str = "", **more: Any) -> EventFilter:
+    """Which events, by what people call a kind and a host.
+
+    :param kind: name of a row of the catalogue; empty: all
+    :param host: name or id; empty: all
+    :param more: other fields of the filter
+    :raises CommandError: there is no such host
+    """
+    row = KINDS[kind] if kind else None
+    return EventFilter(
+        kind=row.kind if row is not None else None,
+        variant=row is not None and row.name != row.kind,
+        host_id=find_host(conn, host).id if host else "",
+        **more,
+    )
 
 
 def list_events(

@@ -1,14 +1,14 @@
-"""Ports that people ignore until a time: rules of their own, before those of portmon.yaml. Loads pandas."""
+"""Ports that people ignore until a time: rules of their own, before those of portmon.yaml."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import Connection
 
 from portmon.api.fleet import Page
 from portmon.api.hosts import find_host
-from portmon.api.ports import known_ports
 from portmon.api.view import Text, View, minute, place
 from portmon.errors import CommandError, RequestError
 from portmon.model.event import port_alert_key
@@ -38,8 +38,7 @@ def list_ignored(conn: Connection, now: datetime, *, limit: int = 100, offset: i
     """Ports that are ignored, the latest decision first."""
     found, total = decisions.newest_ignored(conn, now, limit=limit, offset=offset)
     names = {host.id: host.name for host in hosts.known(conn, {one.host_id for one in found})}
-    fields = ("host_id", "protocol", "port", "at", "author", "reason", "ends_at")
-    rows = (IgnoredView(host=names.get(one.host_id), **{name: getattr(one, name) for name in fields}) for one in found)
+    rows = (IgnoredView(host=names.get(one.host_id), **asdict(one)) for one in found)
     return Page(rows=tuple(rows), total=total, offset=offset, limit=limit)
 
 
@@ -52,10 +51,9 @@ def ignore(conn: Connection, host: str, port: int, *, until: datetime, author: s
     if until <= now:
         raise RequestError("it must end in the future")
     found = find_host(conn, host)
-    known = next((one for one in known_ports(conn, found.id) if one.port == port), None)
-    decided = decisions.in_force(conn, now)
+    decided = decisions.in_force(conn, now, host_id=found.id)
     promoted = decided.promoted.get((found.id, port))
-    must = f"promoted by {promoted}" if promoted else known and known.declared
+    must = f"promoted by {promoted}" if promoted else hosts.declaration(conn, found.id, port)
     if must:
         raise CommandError(f"{found.name}: port {port} is {must}, so no rule applies to it; take that back first")
     before = decided.ignored.get((found.id, port))
@@ -77,7 +75,7 @@ def ignore(conn: Connection, host: str, port: int, *, until: datetime, author: s
 def watch_again(conn: Connection, host: str, port: int, *, author: str, reason: str = "", now: datetime) -> str:
     """End the ignoring of a port before its time."""
     found = find_host(conn, host)
-    before = decisions.in_force(conn, now).ignored.get((found.id, port))
+    before = decisions.in_force(conn, now, host_id=found.id).ignored.get((found.id, port))
     if before is None:
         raise CommandError(f"{found.name}: port {port} is not ignored")
     decisions.withdraw(conn, DecisionKind.IGNORED, found.id, port)

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -122,7 +123,7 @@ def init(
     made = {
         config: _YAML.format(hosts=json.dumps(str(path or "portmon-hosts.csv"))),
         connections: json.dumps({"ssh_default": {"conn_type": "ssh", "login": user, "extra": extra}}, indent=2) + "\n",
-        env: "".join(f"export {name}={shlex.quote(text)}\n" for name, text in _settings(into, config, port).items()),
+        env: exports(_settings(into, config, port)),
     }
     if listed:
         made[into / "portmon-hosts.csv"] = listed
@@ -140,6 +141,11 @@ def init(
     except OSError as error:
         raise CommandError(f"{error.filename or into}: {error.strerror}") from error
     _say_what_is_left(env, connections, server)
+
+
+def exports(values: Mapping[str, str]) -> str:
+    """Lines that a shell reads to have variables in its environment."""
+    return "".join(f"export {name}={shlex.quote(text)}\n" for name, text in values.items())
 
 
 def _path(given: str, option: str) -> Path:
@@ -197,26 +203,22 @@ def _host_list(given: str) -> tuple[str, Path | None]:
 
 def _public_key(file: Path) -> str:
     """The public half of a key, which is made if it is not there."""
-    keygen = shutil.which("ssh-keygen")
     if file.exists() and not file.is_file():
         raise CommandError(f"--key: {file} is no file")
     if not file.exists():
-        if keygen is None:
-            raise CommandError(
-                f"there is no {file}, and no ssh-keygen here that could make it (Debian: openssh-client)"
-            )
         file.parent.mkdir(parents=True, exist_ok=True)
-        _run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", "portmon", "-f", str(file)])
+        _keygen(file, "-q", "-t", "ed25519", "-N", "", "-C", "portmon", "-f", str(file))
         say(f"made {file}")
     public = file.with_name(f"{file.name}.pub")
-    if public.is_file():
-        return public.read_text().strip()
-    if keygen is None:
-        raise CommandError(f"there is no {public}, and no ssh-keygen here that could make it (Debian: openssh-client)")
-    return _run([keygen, "-y", "-P", "", "-f", str(file)]).strip()
+    return public.read_text().strip() if public.is_file() else _keygen(public, "-y", "-P", "", "-f", str(file)).strip()
 
 
-def _run(command: list[str]) -> str:
+def _keygen(wanted: Path, *arguments: str) -> str:
+    """Run ``ssh-keygen``, which is to make a file or its text."""
+    tool = shutil.which("ssh-keygen")
+    if tool is None:
+        raise CommandError(f"there is no {wanted}, and no ssh-keygen here that could make it (Debian: openssh-client)")
+    command = [tool, *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CommandError(f"{shlex.join(command)}: {done.stderr.strip() or done.returncode}")

@@ -26,6 +26,7 @@ from portmon.cli.terminal import Format, print_views, say
 from portmon.errors import RequestError
 
 if TYPE_CHECKING:
+    from portmon.api.fleet import PortRow
     from portmon.api.ports import PortView
 
 SomeHostArgument = Annotated[str | None, typer.Argument(help="Name or id of the host; default: all.")]
@@ -106,7 +107,7 @@ def list_ports(
 
     with reading(quiet=output is Format.JSON) as conn:
         found = ports.list_ports(conn, host)
-        about = explain.host_lines(conn, config_of(None), host, now=datetime.now(UTC))
+        about = explain.host_lines(conn, host)
     if output is Format.TABLE:
         for line in about:
             say(line)
@@ -123,13 +124,7 @@ def _list_all(limit: int, output: Format) -> None:
         found.rows,
         output,
         ("host", "port", "state", "since", "program", "unit", "addresses"),
-        lambda one: (
-            one.host,
-            f"{one.port}/{one.protocol}",
-            f"{one.status}, flapping" if one.flapping_since else one.status,
-            minute(one.status_since) if one.status_since else None,
-            *(", ".join(values) or None for values in (one.programs, one.units, one.addresses)),
-        ),
+        lambda one: (one.host, f"{one.port}/{one.protocol}", *_state_and_owner(one)),
     )
     if output is Format.TABLE and found.total > len(found.rows):
         say(f"and more: --limit {found.total} or the page")
@@ -138,10 +133,12 @@ def _list_all(limit: int, output: Format) -> None:
 
 
 def _row(port: PortView) -> tuple[object, ...]:
+    return (port.port, *_state_and_owner(port), port.declared or "learned")
+
+
+def _state_and_owner(port: PortView | PortRow) -> tuple[object, ...]:
     return (
-        port.port,
         f"{port.status}, flapping" if port.flapping_since else port.status,
-        minute(port.status_since),
+        minute(port.status_since) if port.status_since else None,
         *(", ".join(values) or None for values in (port.programs, port.units, port.addresses)),
-        port.declared or "learned",
     )

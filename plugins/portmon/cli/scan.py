@@ -10,7 +10,7 @@ import typer
 
 from portmon.cli.options import HostArgument, config_of
 from portmon.cli.terminal import say, visible
-from portmon.errors import CommandError
+from portmon.errors import CommandError, ScanError
 
 
 def scan(
@@ -26,11 +26,10 @@ def scan(
     """
     found = config_of(None)
     say(f"configuration {found.path or 'defaults (no portmon.yaml)'}")
-    with_logs()
+    _show_logs()
     from airflow.sdk.exceptions import AirflowException
 
     from portmon.airflow import by_hand
-    from portmon.errors import ScanError
 
     try:
         by_hand.scan(found, host, dry_run=dry_run)
@@ -39,7 +38,7 @@ def scan(
         raise CommandError(f"{host} could not be asked") from error
 
 
-def with_logs() -> None:
+def _show_logs() -> None:
     """Print what portmon logs, as its tasks would."""
 
     class Lines(logging.StreamHandler):  # type: ignore[type-arg]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,33 +52,36 @@ def status(output: FormatOption = Format.TABLE) -> None:
 
 
 def _fleet_lines(seen: GlanceView, now: datetime) -> list[str]:
-    hosts = ", ".join(f"{count} {name}" for name, count in seen.hosts.items() if count) or "none is known yet"
-    ports = ", ".join(f"{count} {name}" for name, count in seen.ports.items() if count) or "none is known yet"
     last = seen.last_run
     if last is None or last.finished_at is None:
         run = "none was evaluated yet: unpause the DAG `portmon`, or trigger it"
     else:
-        age = timedelta(seconds=int((now - last.finished_at).total_seconds()))
-        run = f"{minute(last.started_at)}, {_length(age)} ago, took {_length(timedelta(seconds=last.duration or 0))}"
-    late = (
-        [f"overdue      no run was evaluated for {_length(seen.overdue)}: look at the DAG's runs"]
-        if seen.overdue
-        else []
-    )
-    return [*late, f"last run     {run}", f"hosts        {hosts}", f"ports        {ports}"]
+        age, took = now - last.finished_at, timedelta(seconds=last.duration or 0)
+        run = f"{minute(last.started_at)}, {_length(age)} ago, took {_length(took)}"
+    lines = [f"last run     {run}", f"hosts        {_counts(seen.hosts)}", f"ports        {_counts(seen.ports)}"]
+    if seen.overdue:
+        lines.insert(0, f"overdue      no run was evaluated for {_length(seen.overdue)}: look at the DAG's runs")
+    return lines
 
 
 def _length(length: timedelta) -> str:
-    from portmon.fields import format_duration
+    from portmon.fields import format_seconds
 
-    return format_duration(timedelta(seconds=int(max(length, timedelta(0)).total_seconds())))
+    return format_seconds(max(length, timedelta(0)))
+
+
+def _counts(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in found.items() if count) or "none is known yet"
+
+
+def _port(one: ProblemView | EventRow) -> str | None:
+    return f"{one.port}/{one.protocol}" if one.port else None
 
 
 def _problem_row(one: ProblemView) -> tuple[object, ...]:
     told = ", ".join(f"{sent.channel}: {sent.state}" for sent in one.told) or "no channel"
     how = one.withheld or (told if one.dispatched else "not dispatched yet")
-    port = f"{one.port}/{one.protocol}" if one.port else None
-    return (minute(one.since), one.host, port, one.kind.replace("_", " "), one.program, one.unit, how)
+    return (minute(one.since), one.host, _port(one), one.kind.replace("_", " "), one.program, one.unit, how)
 
 
 def events(
@@ -96,22 +100,13 @@ def events(
     """
     from portmon.api import fleet
     from portmon.api.event_kinds import KINDS
-    from portmon.api.hosts import find_host
-    from portmon.storage.lookups import EventFilter
 
     if kind and kind not in KINDS:
         raise typer.BadParameter(f"there is no kind {kind!r}; there are: {', '.join(KINDS)}", param_hint="--kind")
     now = datetime.now(UTC)
-    row = KINDS[kind] if kind else None
+    times = {"since": _moment(since, "--since", now), "until": _moment(until, "--until", now)}
     with reading(quiet=output is Format.JSON) as conn:
-        wanted = EventFilter(
-            kind=row.kind if row is not None else None,
-            variant=row is not None and row.name != row.kind,
-            host_id=find_host(conn, host).id if host else "",
-            port=port,
-            since=_moment(since, "--since", now),
-            until=_moment(until, "--until", now),
-        )
+        wanted = fleet.event_filter(conn, kind=kind, host=host, port=port, **times)
         found = fleet.list_events(conn, wanted, limit=limit)
     print_views(found, output, ("at", "kind", "host", "port", "program", "unit", "reason", "told"), _event_row)
     if output is Format.TABLE and len(found) == limit:
@@ -130,5 +125,4 @@ def _moment(text: str | None, option: str, now: datetime) -> datetime | None:
 
 def _event_row(one: EventRow) -> tuple[object, ...]:
     told = ", ".join(f"{channel}: {state}" for channel, state in one.told.items()) or None
-    port = f"{one.port}/{one.protocol}" if one.port else None
-    return (minute(one.at), one.kind.replace("_", " "), one.host, port, one.program, one.unit, one.reason, told)
+    return (minute(one.at), one.kind.replace("_", " "), one.host, _port(one), one.program, one.unit, one.reason, told)

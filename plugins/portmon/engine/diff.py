@@ -31,6 +31,7 @@ from portmon.model.host import Host
 from portmon.model.observation import PROBE, PROTOCOL, Listing, Observation, Outcome, PortKey, hung_tools, in_time
 from portmon.model.state import HostStatus, PortStatus
 from portmon.probe.compare import program_of, same_program
+from portmon.text import counted
 
 HostRow = dict[str, Any]
 """The stored state of a host, see :data:`portmon.engine.frames.HOST_COLUMNS`."""
@@ -500,7 +501,7 @@ class Evaluation:
         listening = {listener.port for listener in seen.listeners}
         if look.first:
             count = len(listening)
-            reason = f"First complete answer: {count} listening port{'' if count == 1 else 's'}"
+            reason = f"First complete answer: {counted(count, 'listening port')}"
             self._tell_of_host(host, at, EventKind.BASELINE, reason, {"ports": count})
         if look.rebooted:
             until = f"{look.grace_until:%Y-%m-%d %H:%M:%S} UTC"

@@ -19,6 +19,7 @@ from portmon.model.observation import Listener, Listing
 from portmon.probe import netstat, procfs, rows, ss
 from portmon.probe.facts import facts_of
 from portmon.probe.frame import ARCHIVE_NONCE, Frame, cut_out, ended
+from portmon.text import counted
 
 COMPARED = 10
 """Sockets of the longer listing from which on it is counted how many the two have in common."""
@@ -163,7 +164,7 @@ def _contradiction(by_netstat: Sequence[rows.Socket], by_ss: Sequence[rows.Socke
 
 
 def _count(number: int) -> str:
-    return f"{number} listening port{'' if number == 1 else 's'}" if number else "no listening port"
+    return counted(number, "listening port") if number else "no listening port"
 
 
 def _capped(sockets: Sequence[rows.Socket]) -> tuple[Sequence[rows.Socket], tuple[tuple[int, int], ...]]:

@@ -77,8 +77,6 @@ class AlertTask:
 
     def __post_init__(self) -> None:
         self.routes = Routes(self.config.alerts, where=self.config.where)
-        folder, path = self.config.alerts.templates, self.config.path
-        self.templates = (path.parent if path else Path()) / folder if folder else None
         self.last_start = time.monotonic() + (timeouts.ALERT - 1.5 * timeouts.SEND).total_seconds()
 
     def run(self) -> int:
@@ -146,7 +144,7 @@ class AlertTask:
         :param more: other fields of it
         """
         settings, style, outages = self.config.alerts, self.routes.style(route), None
-        layout = Layout(style.language, style.max_lines, self.templates)
+        layout = Layout(style.language, style.max_lines, self.config.templates)
         if group is AlertGroup.UNREACHABLE and len(found) > 1 and not reminder:
             outages = find_outages(found, *self.sites, ratio=settings.outage_ratio, label=settings.outage_label)
         message = render(

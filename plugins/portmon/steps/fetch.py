@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from portmon.config import Config
 from portmon.errors import CmdbError
-from portmon.fields import format_duration
+from portmon.fields import format_seconds
 from portmon.inventory.scope import select
 from portmon.model.event_kinds import EventKind
 from portmon.model.host import Inventory
@@ -18,7 +18,7 @@ from portmon.steps.report import report
 from portmon.steps.run import Run
 from portmon.storage import conditions, contents, inventory, runs
 from portmon.storage.database import Database
-from portmon.text import REASON_LIMIT, plain
+from portmon.text import REASON_LIMIT, counted, plain
 from portmon.untrusted.boundary import boundary
 
 log = logging.getLogger(__name__)
@@ -65,15 +65,14 @@ def fetch_inventory(
         log.warning("%s", plain(reason, 1000))
         log.warning(
             "The CMDB gave no usable list: going on with the last good one, %s old (%d hosts); nothing is pruned",
-            format_duration(timedelta(seconds=int((now - fetched_at).total_seconds()))),
+            format_seconds(now - fetched_at),
             len(found.hosts),
         )
     else:
         log.info(
-            "%s lists %d host%s%s",
+            "%s lists %s%s",
             plain(found.source, 300),
-            len(found.hosts),
-            "" if len(found.hosts) == 1 else "s",
+            counted(len(found.hosts), "host"),
             f", and {len(found.invalid)} entries that can't be used" if found.invalid else "",
         )
     for invalid in found.invalid:

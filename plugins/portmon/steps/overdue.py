@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from portmon.fields import format_duration
+from portmon.fields import format_duration, format_seconds
 from portmon.model.event_kinds import EventKind
 from portmon.steps.report import report
 from portmon.steps.run import Run
@@ -37,7 +37,7 @@ def report_overdue(database: Database, run: Run, *, interval: timedelta, now: da
         started = runs.newest_started_at(conn, run.run_id)
         if started is None:
             return False
-        took = format_duration(timedelta(seconds=int((now - started).total_seconds())))
+        took = format_seconds(now - started)
         if now - started <= interval:
             _end(conn, run, f"A run took {took}, within its interval of {format_duration(interval)}", now)
             return False

@@ -84,10 +84,11 @@ class Decided(NamedTuple):
     ignored: dict[tuple[str, int], str]
 
 
-def in_force(conn: Connection, now: datetime) -> Decided:
-    """The decisions that count at a time."""
+def in_force(conn: Connection, now: datetime, *, host_id: str | None = None) -> Decided:
+    """The decisions that count at a time, about all hosts or one."""
     found = Decided({}, {}, {})
-    for row in conn.execute(select(decisions).where(or_(decisions.c.ends_at.is_(None), decisions.c.ends_at > now))):
+    query = select(decisions).where(or_(decisions.c.ends_at.is_(None), decisions.c.ends_at > now))
+    for row in conn.execute(query if host_id is None else query.where(decisions.c.host_id == host_id)):
         if row.kind == DecisionKind.ACCEPTED:
             found.accepted[row.host_id, row.protocol, row.port] = row.at
         elif row.kind == DecisionKind.PROMOTED:

@@ -94,6 +94,11 @@ def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[i
     return dict(found)
 
 
+def declaration(conn: Connection, host_id: str, number: int) -> str | None:
+    """Why a port of a host must listen, as of its last evaluation; None if it need not."""
+    return conn.execute(select(ports.c.declared).where(ports.c.host_id == host_id, ports.c.port == number)).scalar()
+
+
 def owners(conn: Connection, host_id: str, numbers: Collection[int]) -> dict[int, str]:
     """Port of a host: the names of its last known programs and units."""
     query = select(ports.c.port, ports.c.programs, ports.c.units).where(ports.c.host_id == host_id)

@@ -256,7 +256,7 @@ def _each_port(
 ) -> ActionResult:
     def act(conn: Connection, user: str, now: datetime) -> ActionResult:
         done = [change(conn, host, port, author=user, reason=wanted.reason, now=now) for host, port in wanted.ports]
-        ids = {host: hosts.find_host(conn, host).id for host, _ in wanted.ports}
+        ids = {host: hosts.find_host(conn, host).id for host in {host for host, _ in wanted.ports}}
         keys = {port_alert_key(ids[host], PROTOCOL, port) for host, port in wanted.ports}
         hits = Hits(ports=len(keys), hosts=len(set(ids.values())), alerts=len(open_alerts.opened(conn, keys)))
         return ActionResult(done=tuple(done), preview=preview, hits=hits)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from portmon.api.addresses import as_it_was
 from portmon.api.event_kinds import KINDS
-from portmon.api.hosts import find_host
+from portmon.api.fleet import event_filter
 from portmon.errors import RequestError
 from portmon.fields import parse_ports
 from portmon.storage.lookups import EventFilter, HostFilter, PortFilter
@@ -122,15 +122,7 @@ class EventQuery:
 
         :raises CommandError: there is no such host
         """
-        row = KINDS[self.kind] if self.kind else None
-        return EventFilter(
-            kind=row.kind if row is not None else None,
-            variant=row is not None and row.name != row.kind,
-            host_id=find_host(conn, self.host).id if self.host else "",
-            port=self.port,
-            since=self.since,
-            until=self.until,
-        )
+        return event_filter(conn, kind=self.kind, host=self.host, port=self.port, since=self.since, until=self.until)
 
 
 Hosts = Annotated[HostFilter, Depends(_hosts)]

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from portmon.alerting.channels.base import BaseChannel, NeededConnection, Outside, wait_of
 from portmon.errors import DeliveryError
+from portmon.text import counted
 from portmon.untrusted.redact import describe
 
 if TYPE_CHECKING:
@@ -87,9 +88,8 @@ class NotifierChannel(BaseChannel):
         except Exception as error:
             raise self.failure(f"{self.notifier}: {describe(error, outside.redact)}", waits=_waits(error)) from None
         if mail is not None and mail.refused:
-            number = len(mail.refused)
             raise self.failure(
-                f"the mail server refused {number} recipient{'' if number == 1 else 's'} of the mail, "
+                f"the mail server refused {counted(len(mail.refused), 'recipient')} of the mail, "
                 f"{len(mail.taken) or 'none'} got it: {mail.refusals(outside.redact)}. The refused are tried again; "
                 "correct or remove an address that is wrong",
                 delivered=tuple(map(recipient_id, mail.taken)),
