@@ -25,9 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 unexport PYTHONHOME
 export PIP_USER := 0
-# The lock is complete: no dependency has to be worked out. An old pip (Debian's) fails at extras if it tries.
-PIP_OPTIONS := --disable-pip-version-check --quiet install --no-deps --require-hashes
-PIP := $(BIN)/python -m pip $(PIP_OPTIONS)
+INSTALL := tools/install.py
 # Of the slow tests those that CI runs: one path through each feature. SLOW=slow: whole matrices.
 export SLOW ?= slow and not full
 
@@ -113,19 +111,19 @@ clean: ## remove what the other targets made
 
 .venv/.installed: requirements.txt | .venv/.python
 	@echo "Installing what requirements.txt pins (a minute or two, once)"
-	@$(PIP) -r requirements.txt
+	@$(BIN)/python $(INSTALL) requirements.txt
 	@$(BIN)/python -c 'import pathlib, sysconfig; \
 		pathlib.Path(sysconfig.get_path("purelib"), "portmon.pth").write_text("../../../../plugins\n")'
 	@touch $@
 
 .venv/.tools: requirements-dev.txt .venv/.installed
 	@echo "Installing tools for tests and lint"
-	@$(PIP) -r requirements-dev.txt
+	@$(BIN)/python $(INSTALL) requirements-dev.txt
 	@touch $@
 
 .venv/.fab: requirements-fab.txt .venv/.tools
 	@echo "Installing the FAB auth manager for the tests of the page with it"
-	@$(PIP) -r requirements-fab.txt
+	@$(BIN)/python $(INSTALL) requirements-fab.txt
 	@touch $@
 
 # Apart: the versions of what the benchmark compares with need not fit.
@@ -133,6 +131,6 @@ clean: ## remove what the other targets made
 	@echo "Setting up .venv-bench with what the benchmark compares with"
 	@rm -rf .venv-bench
 	@$(BIN)/python -m venv .venv-bench
-	@.venv-bench/bin/python -m pip $(PIP_OPTIONS) -r requirements-bench.txt
+	@.venv-bench/bin/python $(INSTALL) requirements-bench.txt
 	@touch $@
 endif

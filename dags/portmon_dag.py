@@ -82,8 +82,11 @@ with DAG(
     diff = tasks.diff_ports()
     route = tasks.route_alerts()
 
-    tasks.fetch_hosts() >> tasks.prune_inventory() >> batches >> sweep.expand(batch=batches) >> hosts
-    scan.expand(host=hosts) >> diff >> route
+    fetched = tasks.fetch_hosts()
+    fetched >> tasks.prune_inventory() >> batches >> sweep.expand(batch=batches) >> hosts
+    scan.expand(host=hosts) >> diff
+    # Whatever this needs that fails, fails the run; the hosts may.
+    [fetched, batches, hosts, diff] >> route
     ends = [*(tasks.alert(group) for group in AlertGroup), EmptyOperator(task_id=tasks.NO_CHANGE)]
     route >> ends
     if given.heartbeat:

@@ -210,7 +210,8 @@ def test_more_hanging_receivers_than_there_is_time_for_take_turns(
             time.sleep(5)
 
     happen(database, 1)
-    for _ in range(5):
+    # Two or three in each run; on a busy machine fewer.
+    for _ in range(len(names)):
         with pytest.raises(DeliveryError):
             send_all(database, config(*names), send)
         if "c7" in asked:

@@ -62,6 +62,6 @@ def test_only_a_run_that_another_one_waits_for_is_overdue(
     with database.begin() as conn:
         start_run(conn, "run", began)
     dag_run = SimpleNamespace(run_id="run", run_type="scheduled", logical_date=None)
-    route_alerts.function(params={}, dag_run=dag_run, ti=SimpleNamespace(try_number=1))
+    route_alerts.function(params={}, dag_run=dag_run, ti=SimpleNamespace(try_number=1, xcom_pull=lambda **_: {}))
     with database.begin() as conn:
         assert [event.kind for event in events.recent(conn)] == [EventKind.RUN_OVERDUE] * late

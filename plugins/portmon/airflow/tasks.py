@@ -113,7 +113,7 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
     from portmon.steps.plan import plan_hosts as plan
 
     def live(fetched: Mapping[str, Any]) -> list[dict[str, Any]]:
-        batches = _result(ti, PLAN_SWEEP)
+        batches = _needed(ti, PLAN_SWEEP)
         database, config, run = _state(params, dag_run, ti)
         swept = {look.host_id: not look.provisional for look in _dry_looks(database, ti)} if batches else None
         most = conf.getint("core", "max_map_length", fallback=1024)
@@ -129,11 +129,11 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
     from portmon.steps.evaluate import evaluate_dry, evaluate_run
     from portmon.steps.plan import asked_by
 
-    fetched, interval = _result(ti, FETCH_HOSTS), settings.interval()
+    fetched, interval = _needed(ti, FETCH_HOSTS), settings.interval()
     database, config, run = _state(params, dag_run, ti)
     if REPLAYS in fetched:
         return _replay(database, config, run, interval)
-    batches, plan = _result(ti, PLAN_SWEEP), _result(ti, PLAN_HOSTS)
+    batches, plan = _needed(ti, PLAN_SWEEP), _needed(ti, PLAN_HOSTS)
     if run.dry_run:
         # A list even for one task; a host that failed returned none.
         answers = ti.xcom_pull(task_ids=[NETSTAT])
@@ -162,12 +162,16 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
         return _replay(database, config, run, interval)
 
 
-@task.branch(task_id=ROUTE_ALERTS)
+# Follows fetch_hosts and both plans as well: if one failed, diff_ports is skipped, and this is what the run fails by.
+@task.branch(task_id=ROUTE_ALERTS, trigger_rule="none_failed_min_one_success")
 def route_alerts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[str]:
     """Start the alert tasks that have something to send, from this run or an earlier one."""
     from portmon.steps.dispatch import groups_to_alert
     from portmon.steps.overdue import report_overdue
 
+    if ti.xcom_pull(task_ids=DIFF_PORTS) is None:
+        # As when a person marked a task as a success that has none.
+        raise AirflowFailException(f"{DIFF_PORTS} evaluated nothing, its log says why. Clear what it names to go on")
     database, config, run = _state(params, dag_run, ti)
     interval, now = settings.interval(), _now()
     if run.dry_run:
@@ -283,20 +287,21 @@ def _state(params: Mapping[str, Any], dag_run: Any, ti: Any) -> tuple[Database, 
     return settings.database(), settings.config(), run
 
 
-def _result(ti: Any, task_id: str) -> Any:
-    """The result of an earlier task, without which nothing may be pruned, planned or evaluated."""
+def _needed(ti: Any, task_id: str) -> Any:
+    """The result of an earlier task. Without it this task is skipped: that one is red and says why, one red is enough.
+
+    :raises AirflowSkipException: there is none
+    """
     result = ti.xcom_pull(task_ids=task_id)
     if result is None:
-        raise AirflowFailException(f"{task_id} did not succeed, and this task needs its result. Clear it to go on")
+        log.warning("Skipped: %s left no result, which this task needs. Clear %s to go on", task_id, task_id)
+        raise AirflowSkipException(f"{task_id} left no result")
     return result
 
 
 def _unless_past(ti: Any, live: Callable[[Mapping[str, Any]], Result], nothing: Result) -> Result:
     """The result of a step, given what ``fetch_hosts`` returned; ``nothing`` in a run that replays."""
-    fetched = ti.xcom_pull(task_ids=FETCH_HOSTS)
-    if fetched is None:
-        # That task says why, and diff_ports fails, so that the run does: this one would say it once more.
-        raise AirflowSkipException(f"{FETCH_HOSTS} did not succeed, so there is nothing to plan")
+    fetched = _needed(ti, FETCH_HOSTS)
     if REPLAYS in fetched:
         return nothing
     try:
