@@ -279,17 +279,25 @@ class EmbeddedAirflow:
 
     # ── the API ─────────────────────────────────────────────────────────────────────────────────
 
-    def call(self, method: str, path: str, body: Any = None, *, query: Mapping[str, Any] | None = None) -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        api: str = "/api/v2/",
+    ) -> Any:
         """One request to the REST API.
 
-        :param path: below ``/api/v2/``
+        :param path: below ``api``
         :raises AirflowError: if it is refused
         """
         for retry in (True, True, True, False):
             if not self._token:
                 answer = self._request("POST", "/auth/token", {"username": ADMIN, "password": self.password})
                 self._token = answer["access_token"]
-            url = f"/api/v2/{path}" + (f"?{urllib.parse.urlencode(query, doseq=True)}" if query else "")
+            url = f"{api}{path}" + (f"?{urllib.parse.urlencode(query, doseq=True)}" if query else "")
             try:
                 return self._request(method, url, body)
             except urllib.error.HTTPError as error:

@@ -11,14 +11,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from demo.airflow_env import ROOT, EmbeddedAirflow
+from demo.airflow_env import ROOT, EmbeddedAirflow, migrate_airflow
 from portmon.airflow.provider import BUNDLES
 from tests.worlds import lab
+from tests.worlds.fab import FAB, create_admin, needs_fab
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -30,9 +32,10 @@ class Newcomer:
     """A user with an Airflow, who installs portmon as a package and has one server.
 
     :param folder: their home
+    :param fab: users of Airflow are those of the FAB auth manager; default: of its simple one
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fab: bool = False) -> None:
         self.folder = folder
         self.package = folder / "package"
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -55,6 +58,7 @@ class Newcomer:
                 "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
                 "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
                 "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(BUNDLES),
+                **(FAB if fab else {}),
             },
         )
         del self.airflow.env["AIRFLOW__PORTMON__CONFIG"]
@@ -99,9 +103,11 @@ def _source(folder: Path) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module")
-def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
-    made = Newcomer(tmp_path_factory.mktemp("newcomer"))
+@contextmanager
+def moved_in(folder: Path, *, fab: bool = False) -> Iterator[Newcomer]:
+    """A newcomer who did what the README says, up to a started Airflow."""
+    made = Newcomer(folder, fab=fab)
+    airflow = made.airflow
     try:
         said = made(
             "init",
@@ -109,15 +115,24 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
             *("--hosts", f"web1={made.host.address}"),
         )
         # `sudo` would need a rule of this machine; the lab's login user sees its own services.
-        config = made.airflow.home / "portmon.yaml"
+        config = airflow.home / "portmon.yaml"
         config.write_text(config.read_text().replace("sudo: true ", "sudo: false "))
         assert "airflow connections import" in said
-        made.airflow.start(migrated=False)
-        imported = made.airflow.airflow("connections", "import", str(made.airflow.home / "portmon-connections.json"))
-        subprocess.run(imported, env=made.airflow.env, check=True, capture_output=True)
+        migrate_airflow(airflow.env, airflow.home / "migrate.out")
+        if fab:
+            create_admin(airflow, airflow.password)
+        airflow.start(migrated=True)
+        imported = airflow.airflow("connections", "import", str(airflow.home / "portmon-connections.json"))
+        subprocess.run(imported, env=airflow.env, check=True, capture_output=True)
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
+    with moved_in(tmp_path_factory.mktemp("newcomer")) as made:
+        yield made
 
 
 def test_the_doctor_finds_nothing_wrong(user: Newcomer) -> None:
@@ -158,10 +173,11 @@ def test_a_mistake_in_the_configuration_is_said_once_and_fails_the_run(user: New
         file.write_text(before)
     states = {task["task_id"]: task["state"] for task in user.airflow.tasks(run_id)}
     red = {name for name, state in states.items() if state == "failed"}
-    assert red == {"fetch_hosts", "diff_ports"}, states
+    assert red == {"fetch_hosts"}, states
     assert (states["plan_sweep"], states["plan_hosts"], states["netstat"]) == ("skipped",) * 3
+    assert (states["diff_ports"], states["route_alerts"]) == ("skipped", "upstream_failed")
     assert "portmon.yaml:" in user.airflow.log(run_id, "fetch_hosts")
-    assert "Clear it to go on" in user.airflow.log(run_id, "diff_ports")
+    assert "Clear fetch_hosts to go on" in user.airflow.log(run_id, "diff_ports")
 
 
 BROKEN: dict[str, tuple[dict[str, str], str, str, str]] = {
@@ -241,3 +257,18 @@ def test_a_scheduler_that_is_older_than_the_code_is_found(user: Newcomer) -> Non
     finally:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (one["level"], one["cure"]) == ("warning", "restart the scheduler, and Celery's workers")
+
+
+@pytest.mark.full
+@needs_fab
+def test_the_whole_road_with_the_fab_auth_manager(tmp_path: Path) -> None:
+    with moved_in(tmp_path, fab=True) as user:
+        found = user.doctor(code=0)
+        assert not [one for ones in found.values() for one in ones if one["level"] == "problem"]
+        assert found["plugin"][0]["text"].startswith("loaded from portmon")
+        assert user.airflow.wait_run(user.airflow.trigger()) == "success"
+        user.host.kill_service(8080)
+        assert user.airflow.wait_run(user.airflow.trigger()) == "success"
+        ports = json.loads(user("ports", "web1", "--format", "json"))
+        assert [one["state"] for one in ports if one["port"] == 8080] == ["down"]
+        assert '"port": 8080' in json.dumps(user.airflow.call("GET", "problems", api="/portmon/api/v1/"))

@@ -192,16 +192,6 @@ def test_7_a_run_for_some_hosts_and_a_dry_run(site: Site) -> None:
     site.run()
 
 
-def test_7_one_mistake_is_one_red_task_that_says_it(site: Site) -> None:
-    run_id = site.run(hosts=["nosuch"], expected="failed")
-    tasks = site.airflow.call("GET", f"dags/portmon/dagRuns/{run_id}/taskInstances")["task_instances"]
-    states = {task["task_id"]: task["state"] for task in tasks}
-    assert [name for name, state in states.items() if state == "failed"] == ["fetch_hosts"], states
-    assert "run parameter 'hosts'" in site.airflow.log(run_id, "fetch_hosts")
-    assert states["diff_ports"] == "skipped"
-    assert states["route_alerts"] == "upstream_failed"
-
-
 def test_8_scheduler_and_workers_killed_in_the_middle_of_a_run(site: Site) -> None:
     site.hosts["web1"].kill_service(8080)
     before = len(site.messages)

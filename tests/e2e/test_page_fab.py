@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from demo.airflow_env import ROOT
 from portmon.storage import host_keys
+from tests.worlds.fab import needs_fab
 from tests.worlds.page_site import (
     METHODS,
     SECRET,
@@ -29,9 +29,7 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.full,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("airflow.providers.fab") is None, reason="needs requirements-fab.txt: make .venv/.fab"
-    ),
+    needs_fab,
 ]
 EDITORS = ("joe", "ops", "admin")
 OPERATORS = ("ops", "admin")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from portmon.config import Config
 from portmon.storage.database import Database
 from portmon.web.app import application
 from tests.worlds.databases import migrated
+from tests.worlds.fab import FAB, create_admin
 from tests.worlds.fleet import FIVE, Fleet
 
 BASE = "/af"
@@ -28,7 +28,6 @@ TOKEN = "metricsTokenOfTheTests"
 SECRET = "secretprogram"
 """Name of a program: data that no stranger may get."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 
 
 class Answer:
@@ -85,12 +84,12 @@ class Site:
         self.airflow.env |= {
             "AIRFLOW__API__BASE_URL": self.root,
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in USERS.items()),
-            **({"AIRFLOW__CORE__AUTH_MANAGER": FAB} if fab else {}),
+            **(FAB if fab else {}),
         }
         (self.airflow.home / "passwords.json").write_text(json.dumps({name: name for name in USERS}))
         migrate_airflow(self.airflow.env, folder / "migrate.out")
         if fab:
-            self._create_admin(folder / "users.out")
+            create_admin(self.airflow, "admin")
         self.airflow.start_process("api-server")
         self.airflow.wait(lambda: self.ask("/", accept="text/html").status == 303, "the page", seconds=180)
         if fab:
@@ -134,18 +133,6 @@ class Site:
         """What Airflow knows a user by."""
         answer = self.call("/auth/token", "POST", body={"username": user, "password": user})
         return str(json.loads(answer.body)["access_token"])
-
-    def _create_admin(self, log: Path) -> None:
-        names = ("--username", "--password", "--firstname", "--lastname", "--email")
-        given = [text for name in names for text in (name, "admin")]
-        with log.open("wb") as out:
-            subprocess.run(
-                EmbeddedAirflow.airflow("users", "create", "--role", "Admin", *given),
-                env=self.airflow.env,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                check=True,
-            )
 
     def _create_others(self) -> None:
         for name, role in USERS.items():
