@@ -270,5 +270,5 @@ def test_the_whole_road_with_the_fab_auth_manager(tmp_path: Path) -> None:
         user.host.kill_service(8080)
         assert user.airflow.wait_run(user.airflow.trigger()) == "success"
         ports = json.loads(user("ports", "web1", "--format", "json"))
-        assert [one["state"] for one in ports if one["port"] == 8080] == ["down"]
+        assert [one["status"] for one in ports if one["port"] == 8080] == ["down"]
         assert '"port": 8080' in json.dumps(user.airflow.call("GET", "problems", api="/portmon/api/v1/"))
