@@ -22,7 +22,7 @@ def create_admin(airflow: EmbeddedAirflow, password: str) -> None:
     given = [text for name in names for text in (name, ADMIN)]
     with (airflow.home / "users.out").open("wb") as out:
         subprocess.run(
-            EmbeddedAirflow.airflow("users", "create", "--role", "Admin", "--password", password, *given),
+            EmbeddedAirflow.airflow("users", "create", "--role", "Admin", f"--password={password}", *given),
             env=airflow.env,
             stdout=out,
             stderr=subprocess.STDOUT,
