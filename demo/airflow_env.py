@@ -397,7 +397,7 @@ class EmbeddedAirflow:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "Accept": "application/json"},
         )
-        if self._token and path.startswith("/api/"):
+        if self._token and not path.startswith("/auth/"):
             request.add_header("Authorization", f"Bearer {self._token}")
         with _OPENER.open(request, timeout=30) as answer:
             return json.loads(answer.read() or b"null")
