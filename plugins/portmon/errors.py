@@ -131,16 +131,21 @@ class ContradictionError(ProbeError):
 
 
 class ScanError(PortmonError):
-    """A login or command failed, or its answer is no evidence. ``host`` is its name and address."""
+    """A login or command failed, or its answer is no evidence.
+
+    :param host: its name and address
+    :param remedy: what a person can do about it, in sentences; a task log has it on a line of its own
+    """
 
     error_class: ClassVar[str] = "error"
     """Name that is stored with the observation and never changes."""
     retry: ClassVar[bool] = True
     """Whether a second try, seconds later, can help. False where it could lock an account."""
 
-    def __init__(self, message: str, *, host: str) -> None:
-        self.host = host
-        super().__init__(f"{host}: {message}")
+    def __init__(self, message: str, *, host: str, remedy: str = "") -> None:
+        self.host, self.remedy = host, remedy
+        self.problem = f"{host}: {message}"
+        super().__init__(f"{self.problem}. {remedy}" if remedy else self.problem)
 
 
 class SetupError(ScanError):

@@ -363,7 +363,9 @@ def test_without_retries_the_first_try_is_the_last(make: Any, stored: Any) -> No
     assert len(stored()) == 1
 
 
-def test_refused_login_is_final_at_once(make: Any, host_key: paramiko.PKey, stored: Any) -> None:
+def test_refused_login_is_final_at_once(
+    make: Any, host_key: paramiko.PKey, stored: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         python_server(host_key=host_key) as server,
         pytest.raises(AirflowFailException, match="refused user 'monitor'"),
@@ -371,6 +373,10 @@ def test_refused_login_is_final_at_once(make: Any, host_key: paramiko.PKey, stor
         make(server.port).execute(context(try_number=1, max_tries=1))
     [observation] = stored()
     assert (observation.outcome, observation.error_class) == (Outcome.UNREACHABLE, "authentication")
+    # What to do has a line of its own, in full.
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert errors[0].endswith("so that it locks no account (authentication). No other try")
+    assert errors[1:] == ["What to do: Check the user's authorized_keys and sshd's AllowUsers"]
 
 
 def test_missing_connection_is_final_at_once(make: Any, stored: Any) -> None:

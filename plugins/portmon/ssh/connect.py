@@ -83,7 +83,8 @@ def _handshake_error(
             return ConnectionLostError(f"the server {cause}{told}", host=host)
     server = software(version)
     if isinstance(error, IncompatiblePeer):
-        return NegotiationError(_explain(str(error), server, transport, offers), host=host)
+        text, remedy = _explain(str(error), server, transport, offers)
+        return NegotiationError(text, host=host, remedy=remedy)
     if not version:
         if any(isinstance(cause, TimeoutError) for cause in causes):
             return no_banner(target, timeout, said=told)
@@ -131,11 +132,13 @@ _KINDS = {
 _OLD = re.compile("sha1|ssh-rsa$|ssh-dss|cbc|md5|arcfour|^none$|ext-info|kex-strict")
 
 
-def _explain(reason: str, server: str, transport: paramiko.Transport, offers: Mapping[str, Sequence[str]]) -> str:
+def _explain(
+    reason: str, server: str, transport: paramiko.Transport, offers: Mapping[str, Sequence[str]]
+) -> tuple[str, str]:
     """Why there is no algorithm in common, and what to do."""
     kind = next((kind for kind in _KINDS if kind in reason), None)
     if kind is None or not offers.get(kind):
-        return f"{server} and this client do not understand each other ({plain(reason, 200)})"
+        return f"{server} and this client do not understand each other ({plain(reason, 200)})", ""
     name, directive, field = _KINDS[kind]
     if all(_OLD.search(offer) for offer in offers[kind]):
         advice = (
@@ -145,7 +148,5 @@ def _explain(reason: str, server: str, transport: paramiko.Transport, offers: Ma
         )
     else:
         advice = f"The server allows too little: let it offer one of ours too ({directive} in sshd_config)"
-    return (
-        f"no {name} in common: {server} offers {plain(', '.join(offers[kind]), 400)}; here there are "
-        f"{', '.join(getattr(transport.get_security_options(), field))}. {advice}"
-    )
+    ours = ", ".join(getattr(transport.get_security_options(), field))
+    return f"no {name} in common: {server} offers {plain(', '.join(offers[kind]), 400)}; here there are {ours}", advice

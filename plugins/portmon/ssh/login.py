@@ -74,31 +74,35 @@ class Login:
             else:
                 refused.append("the password")
         if demanded != ():
-            raise AuthenticationError(self._explain(transport, refused, demanded), host=self._target.shown)
+            text, remedy = self._explain(transport, refused, demanded)
+            raise AuthenticationError(text, host=self._target.shown, remedy=remedy)
 
     def _explain(
         self, transport: paramiko.Transport, refused: Sequence[_Key | str], demanded: Sequence[str] | None
-    ) -> str:
+    ) -> tuple[str, str]:
+        """Why the login failed, and what to do."""
         if not refused and not self._accepted:
             return (
                 f"there is nothing to log in with as {self._shown_user}: the connection has no key_file, "
-                'private_key or password. Add one, or "look_for_keys": true to offer the worker\'s ~/.ssh/id_* keys'
+                "private_key or password",
+                'Add one, or "look_for_keys": true to offer the worker\'s ~/.ssh/id_* keys',
             )
         if demanded:
             more = _names(demanded)
-            return f"the server accepted {self.method} of user {self._shown_user}, but demands {more} as well"
+            return f"the server accepted {self.method} of user {self._shown_user}, but demands {more} as well", ""
         takes = f"; it takes {_names(self._methods)}" if self._methods else ""
         text = (
-            f"the server refused user {self._shown_user} with {' and '.join(map(str, refused))}{takes}. Check the "
-            "user's authorized_keys and sshd's AllowUsers. portmon does not try again, so that it locks no account"
+            f"the server refused user {self._shown_user} with {' and '.join(map(str, refused))}{takes}. portmon does "
+            "not try again, so that it locks no account"
         )
+        remedy = "Check the user's authorized_keys and sshd's AllowUsers"
         extensions: Any = getattr(transport, "server_extensions", {})
         if any(key.pkey.get_name() == "ssh-rsa" for key in self._keys) and "server-sig-algs" not in extensions:
-            text += (
+            remedy += (
                 ". The server does not say that it knows RSA with SHA-2, and SHA-1 is not spoken any more (paramiko "
                 "5): an ed25519 key may help"
             )
-        return text
+        return text, remedy
 
     def _offer(
         self, transport: paramiko.Transport, method: Callable[[str, Any], list[str]], secret: Any
@@ -117,8 +121,9 @@ class Login:
             if "pubkey algorithm" in str(error):
                 raise NegotiationError(
                     "the server takes no signature that this client can make with its RSA key: SHA-1 is not spoken "
-                    "any more (paramiko 5). Use an ed25519 key, or update the server",
+                    "any more (paramiko 5)",
                     host=self._target.shown,
+                    remedy="Use an ed25519 key, or update the server",
                 ) from error
             if transport.is_active() and time.monotonic() - started >= self._timeout:
                 raise ScanTimeoutError(

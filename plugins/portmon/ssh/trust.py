@@ -199,16 +199,17 @@ class Trust:
                 self.store.report_change(target.endpoint, shown)
             raise HostKeyChangedError(
                 f"the host key changed: the server shows {shown}, known is {' and '.join(map(str, known.keys))}. No "
-                f"login was tried. Was the host reinstalled? Then: {self._remedy(target, known, shown)}. If it was "
-                "not, an attacker may answer in its place",
+                "login was tried",
                 host=target.shown,
+                remedy=f"Was the host reinstalled? Then: {self._remedy(target, known, shown)}. If it was not, an "
+                "attacker may answer in its place",
             )
         if self.strict or not self.store:
             raise HostKeyError(
-                f"unknown host key {shown}, and only known keys are trusted here (host_keys: strict). Compare it with "
-                f"`ssh-keygen -lf /etc/ssh/ssh_host_{_short_type(shown)}_key.pub` on the host, then: "
-                f"{self._keyscan(target, shown)}",
+                f"unknown host key {shown}, and only known keys are trusted here (host_keys: strict)",
                 host=target.shown,
+                remedy=f"Compare it with `ssh-keygen -lf /etc/ssh/ssh_host_{_short_type(shown)}_key.pub` on the host, "
+                f"then: {self._keyscan(target, shown)}",
             )
         # The key exchange has proved that the host owns the key. Waiting for the login would prove nothing more: an
         # attacker in the middle can let any login succeed.

@@ -112,7 +112,10 @@ class NetstatOperator(StateMixin, SSHOperator):
             observation = self._ask(recorder, watch)
         except ScanError as error:
             final = last_try or not error.retry
-            log.error("%s (%s). %s", error, error.error_class, "No other try" if final else "Another try follows")
+            what_next = "No other try" if final else "Another try follows"
+            log.error("%s (%s). %s", error.problem, error.error_class, what_next)
+            if error.remedy:
+                log.error("What to do: %s", error.remedy)
             self._store_failure(recorder, error, watch, final=final)
             if not error.retry:
                 raise AirflowFailException(str(error)) from None
@@ -201,8 +204,9 @@ class NetstatOperator(StateMixin, SSHOperator):
             advice = "`sudo: true` in ssh or in this host's group shows them"
             if self._ssh.sudo:
                 advice = "`sudo: true` is set, but sudoers allows none of the listings there (docs/security.md)"
-            text = "%d of %d sockets show no program: uid %d may not see other users' processes; %s"
-            log.info(text, nameless, count, listing.uid, advice)
+            text = "%d of %d sockets show no program: uid %d may not see other users' processes"
+            log.info(text, nameless, count, listing.uid)
+            log.info("What to do: %s", advice)
         if listing.hung:
             text = "Did not end within their limit there: %s. They are not tried on this host for a day"
             log.warning(text, ", ".join(listing.hung))
