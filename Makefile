@@ -1,7 +1,7 @@
 # portmon: `make` alone says what there is. Needs Linux, Python 3.11 to 3.13, git and make.
 
 .DEFAULT_GOAL := help
-TARGETS := help demo up test test-slow test-live test-all ci-full soak mutate bench screenshots lint lock clean
+TARGETS := help demo up test test-slow test-live test-all ci-full soak mutate bench screenshots docs lint lock clean
 .PHONY: $(TARGETS)
 SHELL := /bin/sh
 
@@ -71,6 +71,10 @@ bench: .venv/.installed .venv-bench/.installed ## measure against bare loops, An
 screenshots: .venv/.tools ## write docs/images: the page over a made-up fleet, as Chromium shows it
 	@$(BIN)/python tools/screenshots.py
 
+docs: .venv-docs/.installed ## build the site of these documents in .site, and check its links and anchors
+	@.venv-docs/bin/mkdocs --quiet build --strict
+	@echo "The site is in .site: index.html is its front page"
+
 lint: .venv/.tools ## what CI checks besides the tests; changes nothing
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
@@ -87,12 +91,14 @@ lock: .venv/.tools ## pin every requirements*.in anew, with hashes
 		--custom-compile-command "make lock" requirements-dev.in -o requirements-dev.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" requirements-bench.in -o requirements-bench.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" requirements-docs.in -o requirements-docs.txt
 	@# Flask-AppBuilder wants an older python-dateutil than Airflow's own, and works with this one.
 	@echo 'python-dateutil>=4' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --override /dev/stdin requirements-fab.in -o requirements-fab.txt
 
 clean: ## remove what the other targets made
-	@rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-bench .venv-docs .site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python:
@@ -132,5 +138,12 @@ clean: ## remove what the other targets made
 	@rm -rf .venv-bench
 	@$(BIN)/python -m venv .venv-bench
 	@.venv-bench/bin/python $(INSTALL) requirements-bench.txt
+	@touch $@
+
+.venv-docs/.installed: requirements-docs.txt | .venv/.python
+	@echo "Setting up .venv-docs with what builds the site of the documents"
+	@rm -rf .venv-docs
+	@$(BIN)/python -m venv .venv-docs
+	@.venv-docs/bin/python -m pip $(PIP_OPTIONS) -r requirements-docs.txt
 	@touch $@
 endif
