@@ -1,5 +1,5 @@
 """Write what follows from the code: config/portmon.schema.json, docs/configuration.md, tables of docs/states.md and
-docs/operations.md.
+docs/operations.md, the message of both READMEs.
 
 ``python tools/docs.py`` writes them; with ``--check`` it only says whether they are up to date.
 """
@@ -10,9 +10,9 @@ import json
 import sys
 import types
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -21,10 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "plugins"))
 
 from portmon.airflow.provider import OPTIONS  # noqa: E402
+from portmon.alerting.message.render import Layout, render  # noqa: E402
 from portmon.config import Config, json_schema  # noqa: E402
 from portmon.engine.states import TABLE, Row  # noqa: E402
 from portmon.fields import format_duration  # noqa: E402
-from portmon.model.event import EventKind  # noqa: E402
+from portmon.model.alert import Alert  # noqa: E402
+from portmon.model.event import Event  # noqa: E402
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind  # noqa: E402
 from portmon.scan.batches import MAX_BATCHES  # noqa: E402
 
 HEAD = """# Configuration
@@ -166,12 +169,15 @@ def left_behind(*, netstat: int = 0, sweep: int = 0) -> dict[str, int]:
     }
 
 
-def daily() -> str:
+DAILY = {
+    "en": ("hosts", "every", "mapped tasks of a run", "task instances", "XComs", "audit log", "log files"),
+    "zh": ("主机数", "间隔", "一次运行的映射任务", "任务实例", "XCom", "审计日志", "日志文件"),
+}
+
+
+def daily(language: Literal["en", "zh"]) -> str:
     """What Airflow accumulates in a day, by hosts and interval."""
-    lines = [
-        "| hosts | every | mapped tasks of a run | task instances | XComs | audit log | log files |",
-        "| --: | --: | --- | --: | --: | --: | --: |",
-    ]
+    lines = [f"| {' | '.join(DAILY[language])} |", "| --: | --: | --- | --: | --: | --: | --: |"]
     scan = Config().scan
     for hosts, alone in ((50, True), (200, True), (1000, False), (10_000, False)):
         batches = 0 if alone else min(MAX_BATCHES, -(-hosts // scan.batch_hosts))
@@ -184,6 +190,34 @@ def daily() -> str:
             cells += [f"{count * 24 * 60 // minutes:,}" for count in one.values()]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def message(language: Literal["en", "zh"]) -> str:
+    """A mail about two services that died in one run, as portmon renders it."""
+    at = datetime(2026, 3, 9, 3, 10, tzinfo=UTC)
+    died = (
+        ("web1", 443, "nginx", "nginx.service"),
+        ("web1", 9100, "node_exporter", "node_exporter.service"),
+        ("db1", 5432, "postgres", "postgresql@17-main.service"),
+    )
+    events = [
+        Event(
+            id=f"{number:032x}", kind=EventKind.DOWN, at=at, run_id="", host_id=host, host_name=host, protocol="tcp", port=port,
+            severity=EventKind.DOWN.usual.severity, program=program, unit=unit, last_seen=at - timedelta(minutes=5),
+        )
+        for number, (host, port, program, unit) in enumerate(died)
+    ]  # fmt: skip
+    alerts = [Alert(id=one.id, role=AlertRole.FIRING, event=one, first=one, starts_at=at) for one in events]
+    site = "https://airflow.example.com/portmon"
+    sent = render(
+        alerts,
+        AlertGroup.DOWN,
+        layout=Layout(language=language),
+        link=lambda _: None,
+        page=f"{site}/",
+        page_of=lambda event: f"{site}/hosts/{event.host_id}",
+    )
+    return f"```text\nSubject: {sent.title}\n\n{sent.text.strip()}\n```"
 
 
 def filled(text: str, **tables: str) -> str:
@@ -200,10 +234,16 @@ def main(arguments: list[str]) -> int:
 
     :returns: exit code
     """
-    page, operations = ROOT / "docs" / "states.md", ROOT / "docs" / "operations.md"
+    page = ROOT / "docs" / "states.md"
+    operations: dict[Path, Literal["en", "zh"]] = {
+        ROOT / "docs" / "operations.md": "en",
+        ROOT / "docs" / "zh" / "operations.md": "zh",
+    }
+    readmes: dict[Path, Literal["en", "zh"]] = {ROOT / "README.md": "en", ROOT / "README.zh-CN.md": "zh"}
     wanted = {
         page: states(page.read_text(encoding="utf-8")),
-        operations: filled(operations.read_text(encoding="utf-8"), daily=daily()),
+        **{page: filled(page.read_text(encoding="utf-8"), daily=daily(told)) for page, told in operations.items()},
+        **{page: filled(page.read_text(encoding="utf-8"), message=message(told)) for page, told in readmes.items()},
         ROOT / "config" / "portmon.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         ROOT / "docs" / "configuration.md": reference(),
     }
