@@ -32,7 +32,9 @@ def on_config(config: Any) -> Any:
             shutil.copytree(ROOT / name, _stage / name)
         else:
             shutil.copy(ROOT / name, _stage / name)
-    pages = [page for name in PAGES for page in ([ROOT / name] if name.endswith(".md") else (ROOT / name).rglob("*.md"))]
+    pages = [
+        page for name in PAGES for page in ([ROOT / name] if name.endswith(".md") else (ROOT / name).rglob("*.md"))
+    ]
     for file in {file for page in pages for file in linked(page)}:
         into = _stage / file.relative_to(ROOT)
         into.parent.mkdir(parents=True, exist_ok=True)

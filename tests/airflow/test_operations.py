@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.worlds.blocks import shell_blocks
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
 
 def documented(start: str) -> list[list[str]]:
     """The commands in code blocks that begin so, as a shell reads them."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
-    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines() if line.startswith(start)]
+    texts = [block.text.replace("\\\n", "") for block in shell_blocks(PAGE)]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith(start)]
     read = 'eval "set -- $1"; printf "%s\\0" "$@"'
     return [
         subprocess.run(["sh", "-c", read, "sh", line], capture_output=True, text=True, check=True).stdout.split("\0")[

@@ -34,7 +34,9 @@ def test_every_line_of_the_road_can_be_pasted(servers: lab.Lab, tmp_path: Path) 
     port = free_port()
     web1, web2 = servers.hosts.values()
     # Not those of this test's own interpreter: pip and airflow are to be those of the road.
-    kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "http", "HTTP", "no_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "http", "HTTP", "no_"))
+    }
     # portmon-server.sh would make an account and a sudo rule of this very computer.
     account = "; ".join(f"cat ~/airflow/portmon_key.pub >> {host.folder}/authorized_keys" for host in (web1, web2))
     page = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/api/v2/version')"
@@ -49,7 +51,9 @@ def test_every_line_of_the_road_can_be_pasted(servers: lab.Lab, tmp_path: Path) 
             "--user portmon": f"--user {servers.user}",
             "portmon init": f"portmon init --port {port}",
         },
-        instead={"for server in 10.0.0.11 10.0.0.12; do ssh root@$server sh -s < ~/airflow/portmon-server.sh; done": account},
+        instead={
+            "for server in 10.0.0.11 10.0.0.12; do ssh root@$server sh -s < ~/airflow/portmon-server.sh; done": account
+        },
         ready=f'python3 -c "{page}" 2>/dev/null',
         after=f"for i in $(seq 90); do {run} && break; sleep 4; done; {run}; portmon explain web2 8080",
         seconds=1500,

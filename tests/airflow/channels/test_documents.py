@@ -21,6 +21,7 @@ from portmon.airflow.outside import OUTSIDE
 from portmon.alerting.channels.webhook import document, sign
 from portmon.config import parse_config
 from tests.worlds.alertmanager import Alertmanager, missing
+from tests.worlds.blocks import blocks
 from tests.worlds.messages import alert, message
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "alerts.md").read_text(encoding="utf-8")
@@ -28,7 +29,7 @@ TEXT = (Path(__file__).resolve().parents[3] / "docs" / "alerts.md").read_text(en
 
 def _blocks(language: str) -> list[str]:
     """Of the sections about channels; what the others show names channels that are not set up there."""
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT[TEXT.index("## Channels") :], flags=re.M | re.S)
+    return [block.text for block in blocks(TEXT[TEXT.index("## Channels") :]) if block.language == language]
 
 
 OURS = [block for block in _blocks("yaml") if "receivers" not in yaml.safe_load(block)]
