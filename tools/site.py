@@ -44,8 +44,9 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Leave of what a fence says the language: the other words are for tests."""
-    return re.sub(r"^( *```\w+) .*$", r"\1", markdown, flags=re.MULTILINE)
+    """Leave of what a fence says the language: the other words are for tests. Join lines of Chinese without a space."""
+    markdown = re.sub(r"^( *```\w+) .*$", r"\1", markdown, flags=re.MULTILINE)
+    return re.sub(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n *(?=[\u4e00-\u9fff])", "", markdown)
 
 
 def on_post_build(**_: Any) -> None:
