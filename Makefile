@@ -144,6 +144,6 @@ clean: ## remove what the other targets made
 	@echo "Setting up .venv-docs with what builds the site of the documents"
 	@rm -rf .venv-docs
 	@$(BIN)/python -m venv .venv-docs
-	@.venv-docs/bin/python -m pip $(PIP_OPTIONS) -r requirements-docs.txt
+	@.venv-docs/bin/python $(INSTALL) requirements-docs.txt
 	@touch $@
 endif
