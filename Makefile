@@ -72,7 +72,7 @@ screenshots: .venv/.tools ## write docs/images: the page over a made-up fleet, a
 	@$(BIN)/python tools/screenshots.py
 
 docs: .venv-docs/.installed ## build the site of these documents in .site, and check its links and anchors
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs --quiet build --strict
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "The site is in .site: index.html is its front page"
 
 lint: .venv/.tools ## what CI checks besides the tests; changes nothing

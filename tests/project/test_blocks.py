@@ -107,7 +107,12 @@ def environment(folder: Path, plugins: Path = ROOT / "plugins") -> dict[str, str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    # Thirteen connections of Airflow, five seconds each.
+    [pytest.param(page, marks=pytest.mark.long) if page.name == "alerts.md" else page for page in RUN],
+    ids=lambda page: page.name,
+)
 def test_what_is_marked_as_runnable_runs(page: Path, home: Path, tmp_path: Path) -> None:
     mine = tmp_path / "home"
     shutil.copytree(home, mine)
