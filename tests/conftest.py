@@ -25,6 +25,8 @@ atexit.register(shutil.rmtree, _home, ignore_errors=True)
 for name in [name for name in os.environ if name.startswith(("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_"))]:
     del os.environ[name]
 os.environ["AIRFLOW_HOME"] = _home
+# Tables are as wide as it says.
+os.environ.pop("COLUMNS", None)
 os.environ["XDG_CACHE_HOME"] = str(Path(_home, "cache"))
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__FERNET_KEY"] = ""

@@ -221,6 +221,11 @@ def test_ports_and_stories_without_a_host_or_a_port(shell: Replayed) -> None:
     shell.fleet.run()
     shell.fleet.run()
     assert "The host is unreachable since" in shell("ports", "db")[1]
+    assert "down, host unreachable" in " ".join(shell("ports", "db")[1].split())
+    shell.fleet.machines["web"].trouble = "timeout"
+    shell.fleet.run()
+    shell.fleet.run()
+    assert " ".join(shell("ports")[1].split()).count("up, host unreachable") == 2
 
 
 def test_host_names_are_no_commands_for_a_terminal(shell: Replayed) -> None:

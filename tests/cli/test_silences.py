@@ -59,6 +59,8 @@ class Silences(Shell):
 
 @pytest.fixture
 def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Silences]:
+    # Rows that stand on one line.
+    monkeypatch.setenv("COLUMNS", "250")
     with closing(Silences(tmp_path, capsys, monkeypatch)) as made:
         made.fill()
         yield made

@@ -222,12 +222,14 @@ class PortRow(View):
     """One port as it is stored.
 
     :param host: name of its host
+    :param host_status: state of its host: ports of an unreachable one keep the state that was last seen
     :param reach: ``loopback``, ``addresses`` or ``everywhere``
     :param lost: bind addresses that it does not listen on any more
     """
 
     host_id: Text
     host: Text = Field(validation_alias="host_name")
+    host_status: str
     labels: Mapping[Text, Text]
     protocol: str
     port: int

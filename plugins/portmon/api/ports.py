@@ -57,6 +57,12 @@ def list_ports(conn: Connection, host: str) -> list[PortView]:
     return [PortView.model_validate(port) for port in known_ports(conn, find_host(conn, host).id)]
 
 
+def host_status(conn: Connection, host: str) -> str:
+    """The stored state of a host, see :class:`portmon.model.state.HostStatus`."""
+    found = find_host(conn, host).id
+    return str(state.load_hosts(conn, [found], light=True)[found]["status"])
+
+
 def accept(conn: Connection, host: str, port: int, *, author: str, reason: str, now: datetime) -> str:
     """Note that a port which is down is gone for good."""
     found = find_host(conn, host)

@@ -7,7 +7,6 @@ commands, and imports what a command needs only when it is called.
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import typer
@@ -28,7 +27,7 @@ from portmon.cli import (
     status,
     what_if,
 )
-from portmon.cli.terminal import visible
+from portmon.cli.terminal import complain
 from portmon.errors import PortmonError, RequestError
 
 
@@ -40,7 +39,8 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except PortmonError as error:
             # An error may have several lines, and hold what a CMDB sent.
-            print("error: " + "\n".join(map(visible, str(error).splitlines())), file=sys.stderr)
+            for line in f"error: {error}".splitlines():
+                complain(line)
             raise SystemExit(2 if isinstance(error, RequestError) else 1) from error
 
 

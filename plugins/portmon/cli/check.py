@@ -76,7 +76,8 @@ def _describe(config: Config, example: dict[str, Any] | None) -> list[str]:
         own = [unread] if unread else _connections(config)
         lines = [*own, *_from_database(config, example)]
     for line in lines:
-        say(line)
+        # Some end with a command to copy.
+        say(line, whole=True)
     return problems + missing
 
 

@@ -247,4 +247,4 @@ def _say_what_is_left(env: Path, connections: Path, server: Path) -> None:
         f"import {connections} without --overwrite, restart it, and call portmon doctor.",
     ]
     for line in lines:
-        say(line)
+        say(line, whole=True)

@@ -98,6 +98,7 @@ def list_ports(
 ) -> None:
     """List what is known of the ports of one host, or of all hosts, learned and declared.
 
+    A port of an unreachable host shows the state that was last seen, and that its host is unreachable. Times are UTC.
     The JSON is a list of objects, one per port; of all hosts with the fields of `/portmon/api/v1/ports` of the page.
     """
     if host is None:
@@ -107,11 +108,17 @@ def list_ports(
 
     with reading(quiet=output is Format.JSON) as conn:
         found = ports.list_ports(conn, host)
+        status = ports.host_status(conn, host)
         about = explain.host_lines(conn, host)
     if output is Format.TABLE:
         for line in about:
             say(line)
-    print_views(found, output, ("port", "state", "since", "program", "unit", "addresses", "because"), _row)
+    print_views(
+        found,
+        output,
+        ("port", "state", "since", "program", "unit", "addresses", "because"),
+        lambda one: (one.port, *_state_and_owner(one, status), one.declared or "learned"),
+    )
 
 
 def _list_all(limit: int, output: Format) -> None:
@@ -124,7 +131,7 @@ def _list_all(limit: int, output: Format) -> None:
         found.rows,
         output,
         ("host", "port", "state", "since", "program", "unit", "addresses"),
-        lambda one: (one.host, f"{one.port}/{one.protocol}", *_state_and_owner(one)),
+        lambda one: (one.host, f"{one.port}/{one.protocol}", *_state_and_owner(one, one.host_status)),
     )
     if output is Format.TABLE and found.total > len(found.rows):
         say(f"and more: --limit {found.total} or the page")
@@ -132,13 +139,14 @@ def _list_all(limit: int, output: Format) -> None:
         say("nothing is known yet: no run was evaluated, or no host gave a complete answer")
 
 
-def _row(port: PortView) -> tuple[object, ...]:
-    return (port.port, *_state_and_owner(port), port.declared or "learned")
+def _state_and_owner(port: PortView | PortRow, host_status: str) -> tuple[object, ...]:
+    from portmon.model.state import HostStatus
 
-
-def _state_and_owner(port: PortView | PortRow) -> tuple[object, ...]:
+    flapping = ", flapping" if port.flapping_since else ""
+    # What was last seen of an unreachable host need not be so now.
+    unsure = ", host unreachable" if host_status == HostStatus.UNREACHABLE else ""
     return (
-        f"{port.status}, flapping" if port.flapping_since else port.status,
+        f"{port.status}{flapping}{unsure}",
         minute(port.status_since) if port.status_since else None,
         *(", ".join(values) or None for values in (port.programs, port.units, port.addresses)),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Shown = TypeVar("Shown", bound="View")
+PIPE_WIDTH = 120
+"""Columns of a table that goes to no terminal."""
+_PIECES = re.compile(r"`[^`]*`\S*|\S+")
+"""Words; a command between backticks is one, so that it can be copied."""
 
 
 class Format(StrEnum):
@@ -60,14 +67,48 @@ def visible(value: object) -> str:
     )
 
 
-def say(line: object) -> None:
-    """Print one line."""
-    _console(soft_wrap=True).print(Text(visible(line)))
+def say(line: object, *, whole: bool = False) -> None:
+    """Print one line. A terminal gets it wrapped at words, a pipe as it is.
+
+    :param whole: never wrap it: it is to be copied
+    """
+    text = visible(line)
+    print(text if whole else wrapped(text, sys.stdout.isatty()))
 
 
 def complain(line: object) -> None:
-    """Print one line to stderr."""
-    print(visible(line), file=sys.stderr)
+    """Print one line to stderr, likewise."""
+    print(wrapped(visible(line), sys.stderr.isatty()), file=sys.stderr)
+
+
+def width() -> int:
+    """Columns that a table may take: ``COLUMNS``, or those of the terminal, or :data:`PIPE_WIDTH`."""
+    return max(shutil.get_terminal_size((PIPE_WIDTH, 24)).columns, 20)
+
+
+def wrapped(line: str, terminal: bool) -> str:
+    """A line as several of at most :func:`width` columns, if it goes to a terminal or ``COLUMNS`` says how wide it is.
+
+    What follows the first line is indented by two more columns. A word that is wider is broken, but for a command
+    between backticks.
+    """
+    most = width()
+    if not (terminal or os.environ.get("COLUMNS")) or cell_len(line) <= most:
+        return line
+    indent = " " * min(len(line) - len(line.lstrip()), most // 2)
+    lines, left = [], indent
+    # With the spaces before each word: those in columns stay.
+    for found in re.finditer(rf"(\s*)({_PIECES.pattern})", line.lstrip()):
+        space, word = found[1], found[2]
+        if left.strip() and cell_len(left + space + word) > most:
+            lines.append(left)
+            left, space = indent + "  ", ""
+        if not word.startswith("`") and cell_len(left + space + word) > most:
+            first, *more = chop_cells(word, most - cell_len(indent) - 2)
+            lines += [left + space + first, *(f"{indent}  {piece}" for piece in more[:-1])] if more else []
+            left, space, word = (indent + "  ", "", more[-1]) if more else (left, space, word)
+        left += space + word
+    return "\n".join([*lines, left])
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
@@ -77,7 +118,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Non
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text("-" if value is None else visible(value)) for value in row))
-    _console(soft_wrap=False).print(table)
+    Console(highlight=False, width=width()).print(table)
 
 
 def print_json(value: Any) -> None:
@@ -97,7 +138,3 @@ def print_views(
         print_json([view.model_dump() for view in views])
     else:
         print_table(columns, map(row, views))
-
-
-def _console(*, soft_wrap: bool) -> Console:
-    return Console(highlight=False, soft_wrap=soft_wrap, width=None if sys.stdout.isatty() else 200)

@@ -210,15 +210,19 @@ _PORT_SORTS = {
     "port": (ports.c.port, hosts.c.name, ports.c.host_id),
     "state": (ports.c.status_since.desc(), hosts.c.name, ports.c.port),
 }
+_OF_PORT = select(
+    ports, hosts.c.name.label("host_name"), hosts.c.status.label("host_status"), hosts.c.labels.label("labels")
+).select_from(_LISTED)
 
 
 def find_ports(
     conn: Connection, wanted: PortFilter, *, sort: str = "host", limit: int, offset: int = 0
 ) -> tuple[list[Mapping[str, Any]], int]:
-    """Rows of ``ports`` with ``host_name`` and ``labels``, and how many there are in all, see :data:`MOST_COUNTED`."""
+    """Rows of ``ports`` with ``host_name``, ``host_status`` and ``labels``; and how many there are in all, see
+    :data:`MOST_COUNTED`.
+    """
     where = and_(_IN_CMDB, *_port_terms(conn, wanted))
-    own = select(ports, hosts.c.name.label("host_name"), hosts.c.labels.label("labels")).select_from(_LISTED)
-    found = conn.execute(own.where(where).order_by(*_PORT_SORTS[sort]).limit(limit).offset(offset))
+    found = conn.execute(_OF_PORT.where(where).order_by(*_PORT_SORTS[sort]).limit(limit).offset(offset))
     rows: list[Mapping[str, Any]] = [dict(row._mapping) for row in found]
     return rows, _total(conn, select(ports.c.port).select_from(_LISTED).where(where), rows, limit, offset)
 
