@@ -17,6 +17,7 @@ from portmon.cli import (
     check,
     database,
     doctor,
+    export,
     hosts,
     init,
     notify_test,
@@ -78,6 +79,7 @@ app.command("silences")(silences.list_silences)
 app.command("mute", hidden=True)(silences.silence)
 app.command("unmute", hidden=True)(silences.unsilence)
 app.command("mutes", hidden=True)(silences.list_silences)
+app.add_typer(export.export, name="export")
 app.add_typer(database.db, name="db")
 app.add_typer(hosts.hostkeys, name="hostkeys")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +14,16 @@ from portmon.cli.options import FormatOption, read_option, reading, time_of
 from portmon.cli.terminal import Format, print_json, print_table, print_views, say
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from portmon.api.fleet import EventRow, GlanceView
     from portmon.api.problems import ProblemView
+    from portmon.storage.lookups import EventFilter
 
+KindOption = Annotated[str, typer.Option("--kind", help="Such as down; see docs/states.md.")]
+OfHostOption = Annotated[str, typer.Option("--host", help="Name or id of the host; default: all.")]
+OfPortOption = Annotated[int | None, typer.Option("--port", help="TCP port; default: all.", min=1, max=65535)]
+BeforeOption = Annotated[str | None, typer.Option("--until", help="Before then, likewise.")]
 SinceOption = Annotated[str | None, typer.Option("--since", help="From then on: ISO 8601, or how long ago, as 12h.")]
 SHOWN = 50
 """Problems that `status` lists."""
@@ -85,11 +92,11 @@ def _problem_row(one: ProblemView) -> tuple[object, ...]:
 
 
 def events(
-    kind: Annotated[str, typer.Option("--kind", help="Such as down; see docs/states.md.")] = "",
-    host: Annotated[str, typer.Option("--host", help="Name or id of the host.")] = "",
-    port: Annotated[int | None, typer.Option("--port", help="TCP port.", min=1, max=65535)] = None,
+    kind: KindOption = "",
+    host: OfHostOption = "",
+    port: OfPortOption = None,
     since: SinceOption = None,
-    until: Annotated[str | None, typer.Option("--until", help="Before then, likewise.")] = None,
+    until: BeforeOption = None,
     limit: Annotated[int, typer.Option("--limit", help="At most this many.", min=1, max=10_000)] = 100,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -99,18 +106,28 @@ def events(
     `port`, `program`, `unit`, `reason`, `task`, `map_index`, and `told`: channel and what became of its message.
     """
     from portmon.api import fleet
+
+    wanted_of = event_filter(kind, host, port, since, until)
+    with reading(quiet=output is Format.JSON) as conn:
+        wanted = wanted_of(conn)
+        found = fleet.list_events(conn, wanted, limit=limit)
+    print_views(found, output, ("at", "kind", "host", "port", "program", "unit", "reason", "told"), _event_row)
+    if output is Format.TABLE and len(found) == limit:
+        say(f"the newest {limit} only: --limit shows more")
+
+
+def event_filter(
+    kind: str, host: str, port: int | None, since: str | None, until: str | None
+) -> Callable[[Connection], EventFilter]:
+    """What the options of `events` mean, to be asked once the database is open: a host is looked up there."""
+    from portmon.api import fleet
     from portmon.api.event_kinds import KINDS
 
     if kind and kind not in KINDS:
         raise typer.BadParameter(f"there is no kind {kind!r}; there are: {', '.join(KINDS)}", param_hint="--kind")
     now = datetime.now(UTC)
     times = {"since": _moment(since, "--since", now), "until": _moment(until, "--until", now)}
-    with reading(quiet=output is Format.JSON) as conn:
-        wanted = fleet.event_filter(conn, kind=kind, host=host, port=port, **times)
-        found = fleet.list_events(conn, wanted, limit=limit)
-    print_views(found, output, ("at", "kind", "host", "port", "program", "unit", "reason", "told"), _event_row)
-    if output is Format.TABLE and len(found) == limit:
-        say(f"the newest {limit} only: --limit shows more")
+    return lambda conn: fleet.event_filter(conn, kind=kind, host=host, port=port, **times)
 
 
 def _moment(text: str | None, option: str, now: datetime) -> datetime | None:

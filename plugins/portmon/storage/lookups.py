@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    CursorResult,
     Integer,
     Select,
     Text,
@@ -177,6 +178,12 @@ def find_hosts(
     return rows, _total(conn, select(hosts.c.host_id).where(where), rows, limit, offset)
 
 
+def each_host(conn: Connection, wanted: HostFilter) -> Iterator[Mapping[str, Any]]:
+    """The same rows, all of them by name; they are read as they are asked for."""
+    query = select(hosts).where(_IN_CMDB, *_host_terms(conn, wanted)).order_by(*_HOST_SORTS["name"])
+    return (dict(row._mapping) for row in _stream(conn, query))
+
+
 def neighbours(conn: Connection, wanted: HostFilter, name: str, host_id: str) -> tuple[str | None, str | None]:
     """Ids of the hosts before and after one, by name, among those of a filter."""
     where = and_(_IN_CMDB, *_host_terms(conn, wanted))
@@ -227,6 +234,12 @@ def find_ports(
     return rows, _total(conn, select(ports.c.port).select_from(_LISTED).where(where), rows, limit, offset)
 
 
+def each_port(conn: Connection, wanted: PortFilter) -> Iterator[Mapping[str, Any]]:
+    """The same rows, all of them by host; they are read as they are asked for."""
+    query = _OF_PORT.where(_IN_CMDB, *_port_terms(conn, wanted)).order_by(*_PORT_SORTS["host"])
+    return (dict(row._mapping) for row in _stream(conn, query))
+
+
 def group_ports(
     conn: Connection, wanted: PortFilter, by: str, *, limit: int, offset: int = 0
 ) -> tuple[list[tuple[Any, int, int, int]], int]:
@@ -266,6 +279,16 @@ def find_events(
 
     :param before: older ones than the event of this number
     """
+    found = conn.execute(_events(wanted, before).limit(limit))
+    return [(row[0], event_from(row[1:])) for row in found]
+
+
+def each_event(conn: Connection, wanted: EventFilter) -> Iterator[Event]:
+    """The same events, all of them; they are read as they are asked for."""
+    return (event_from(row[1:]) for row in _stream(conn, _events(wanted, None)))
+
+
+def _events(wanted: EventFilter, before: int | None) -> Select[Any]:
     terms: list[ColumnElement[bool]] = [events.c.retracted_by.is_(None)]
     if wanted.kind is not None:
         terms.append(events.c.kind == wanted.kind)
@@ -284,8 +307,7 @@ def find_events(
     if before is not None:
         edge = select(events.c.at).where(events.c.seq == before).scalar_subquery()
         terms.append(or_(events.c.at < edge, and_(events.c.at == edge, events.c.seq < before)))
-    query = select(events.c.seq, *columns()).where(*terms).order_by(events.c.at.desc(), events.c.seq.desc())
-    return [(row[0], event_from(row[1:])) for row in conn.execute(query.limit(limit))]
+    return select(events.c.seq, *columns()).where(*terms).order_by(events.c.at.desc(), events.c.seq.desc())
 
 
 def visits(conn: Connection, host_id: str, since: datetime, until: datetime) -> list[tuple[datetime, bool]]:
@@ -404,6 +426,11 @@ def reach_of(addresses: Sequence[str]) -> str:
 
 def _as_int(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return case((condition, 1), else_=0)
+
+
+def _stream(conn: Connection, query: Select[Any]) -> CursorResult[Any]:
+    """Rows in the memory of a thousand of them: PostgreSQL's driver would otherwise take all of them at once."""
+    return conn.execute(query, execution_options={"stream_results": True, "yield_per": 1000})
 
 
 def _total(conn: Connection, query: Select[Any], rows: Sequence[Any], limit: int, offset: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,9 +14,9 @@ from starlette.responses import RedirectResponse, Response
 from portmon.api import actions, fleet, hosts, problems, rules, silences
 from portmon.api.addresses import host_path
 from portmon.api.explain import explain
+from portmon.api.export import write_csv
 from portmon.api.ignored import list_ignored
 from portmon.storage import lookups
-from portmon.text import plain
 from portmon.web import reading
 from portmon.web.queries import (
     LIMIT,
@@ -223,22 +222,9 @@ def draw_icon(n: Annotated[int, Query(ge=0, le=10_000_000)] = 0) -> Response:
 
 def _csv(name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Response:
     out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row[column]) for column in columns])
+    write_csv(out, columns, rows)
     return Response(
         out.getvalue(),
         media_type="text/csv; charset=utf-8",
         headers={"content-disposition": f'attachment; filename="portmon-{name}.csv"'},
     )
-
-
-def _cell(value: Any) -> str:
-    """A value that no spreadsheet takes for a formula."""
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    text = plain(" ".join(map(str, value)) if isinstance(value, tuple) else str(value), 1000)
-    return f"'{text}" if text[:1] in set("=+-@＝＋－＠") else text
