@@ -216,6 +216,10 @@ def test_ports_and_stories_without_a_host_or_a_port(shell: Replayed) -> None:
     assert code == 0
     assert "Its ports: 1 down." in out
     assert "down of port 5432 (postgres, postgres.service)" in out
+    told = json.loads(shell("explain", "db", "5432", "--format", "json")[1])
+    assert (told["host"]["name"], [port["status"] for port in told["ports"]]) == ("db", ["down"])
+    assert [event["kind"] for event in told["events"]] == ["down"]
+    assert any("is down since" in line for line in told["story"])
     # The ports of a host that does not answer are not what they seem.
     shell.fleet.machines["db"].trouble = "timeout"
     shell.fleet.run()

@@ -1,15 +1,22 @@
-"""Where portmon is installed: as folders that Airflow reads, or as a package. Two in one Airflow are refused."""
+"""Where portmon is installed: as folders that Airflow reads, or as a package. Two in one Airflow are refused.
+
+What can be said without Airflow is: importing it takes longer than most commands.
+"""
 
 from __future__ import annotations
 
 import os
+from configparser import ConfigParser, Error
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from airflow.sdk.configuration import conf
-
+from portmon.airflow.provider import OPTIONS
 from portmon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from portmon.config import Config
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """The folder of the package that is imported."""
@@ -27,8 +34,49 @@ def default_config() -> Path:
     return home() / "portmon.yaml"
 
 
+def config_at(given: str) -> Path:
+    """Where portmon.yaml is if ``[portmon] config`` is ``given``."""
+    return Path(os.path.expandvars(given)).expanduser() if given else default_config()
+
+
+def read_config(given: str) -> Config:
+    """portmon.yaml as it is there; the defaults if there is neither the option nor the file.
+
+    :raises ConfigError: with file, line and field
+    """
+    from portmon.config import Config, load_config
+
+    path = config_at(given)
+    if path == default_config() and not path.exists():
+        return Config()
+    return load_config(path)
+
+
+def option(name: str) -> str | None:
+    """``[portmon] name`` as Airflow reads it from its environment and airflow.cfg; None if only Airflow can tell."""
+    text = os.environ.get(f"AIRFLOW__PORTMON__{name.upper()}")
+    if text is None:
+        file = os.environ.get("AIRFLOW_CONFIG") or str(home() / "airflow.cfg")
+        parser = ConfigParser(strict=False, allow_no_value=True)
+        try:
+            parser.read(_expanded(file), encoding="utf-8")
+            text = parser.get("portmon", name, fallback=OPTIONS[name]["default"])
+        except (Error, OSError, UnicodeDecodeError):
+            return None
+    return None if text is None else _expanded(text).strip()
+
+
+def _expanded(text: str) -> str:
+    """https://github.com/apache/airflow/blob/3.3.2/shared/configuration/src/airflow_shared/configuration/parser.py"""
+    while (more := os.path.expanduser(os.path.expandvars(text))) != text:  # noqa: PTH111
+        text = more
+    return text
+
+
 def copies() -> list[Path]:
     """Folders of every portmon that this Airflow can reach, that of the imported one first."""
+    from airflow.sdk.configuration import conf
+
     found = [PACKAGE]
     plugins = conf.get("core", "plugins_folder", fallback="")
     if plugins:

@@ -168,8 +168,11 @@ def hold_until(now: datetime) -> datetime:
 
 def config_path() -> Path:
     """Where portmon.yaml is."""
-    given = conf.get("portmon", "config", fallback="").strip()
-    return Path(os.path.expandvars(given)).expanduser() if given else installation.default_config()
+    return installation.config_at(_config_option())
+
+
+def _config_option() -> str:
+    return str(conf.get("portmon", "config", fallback="")).strip()
 
 
 def folder_of(config: Config) -> Path:
@@ -182,12 +185,7 @@ def config() -> Config:
 
     :raises ConfigError: with file, line and field
     """
-    from portmon.config import Config, load_config
-
-    path = config_path()
-    if path == installation.default_config() and not path.exists():
-        return Config()
-    return load_config(path)
+    return installation.read_config(_config_option())
 
 
 def metrics_per_port() -> bool:

@@ -7,7 +7,7 @@ commands, and imports what a command needs only when it is called.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -28,6 +28,7 @@ from portmon.cli import (
     status,
     what_if,
 )
+from portmon.cli.options import given_database
 from portmon.cli.terminal import complain
 from portmon.errors import PortmonError, RequestError
 
@@ -47,11 +48,32 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="Find service processes that died on your hosts, by their listening ports.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+_ASK_AIRFLOW = ("init", "check", "scan", "doctor", "notify-test", "hosts")
+"""Commands that show what Airflow's configuration comes to."""
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            help="State database: a SQLite file or postgresql://USER@HOST/NAME. Needs no Airflow, and answers at once; "
+            "default: Airflow's connection portmon_db.",
+        ),
+    ] = None,
+) -> None:
+    """Find service processes that died on your hosts, by their listening ports."""
+    if database is not None and ctx.invoked_subcommand in _ASK_AIRFLOW:
+        raise typer.BadParameter(f"{ctx.invoked_subcommand} asks Airflow for its database", param_hint="--database")
+    given_database.set(database)
+
+
 app.command()(parsing.parse)
 app.command()(parsing.probe)
 app.command()(init.init)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
@@ -14,7 +15,7 @@ import typer
 
 from portmon.api.view import minute
 from portmon.cli.terminal import Format, logs_to_stderr, say
-from portmon.errors import StorageError
+from portmon.errors import RequestError, StorageError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from portmon.config import Config
     from portmon.storage.database import Database
 
+given_database: ContextVar[str | None] = ContextVar("given_database", default=None)
+"""What ``portmon --database`` names: such a command asks Airflow for nothing."""
 Value = TypeVar("Value")
 Given = ParamSpec("Given")
 ConfigOption = Annotated[
@@ -49,12 +52,21 @@ AuthorOption = Annotated[
 ]
 
 
-def config_of(path: Path | None) -> Config:
-    """The configuration in a file; None: the one that the DAG uses."""
+def config_of(path: Path | None, *, light: bool = False) -> Config:
+    """The configuration in a file; None: the one that the DAG uses.
+
+    :param light: the command needs nothing else of Airflow, whose import takes a second
+    """
     if path is not None:
         from portmon.config import load_config
 
         return load_config(path)
+    if light or given_database.get() is not None:
+        from portmon.airflow import installation
+
+        option = installation.option("config")
+        if option is not None:
+            return installation.read_config(option)
     with logs_to_stderr():
         from portmon.airflow import settings
 
@@ -96,13 +108,47 @@ def act(
 
 def open_database(*, quiet: bool = False) -> Database:
     """The state database, as it is; ``quiet`` is as for :func:`reading`."""
-    with logs_to_stderr():
-        from portmon.airflow import settings
+    given = given_database.get()
+    if given is not None:
+        database = _database_at(given)
+    else:
+        with logs_to_stderr():
+            from portmon.airflow import settings
 
-        database = settings.database()
+            database = settings.database()
     if not quiet:
         say(f"database {database}")
     return database
+
+
+def _database_at(given: str) -> Database:
+    from sqlalchemy.exc import ArgumentError
+
+    from portmon.storage.database import Database
+
+    try:
+        return Database(given if "://" in given else f"sqlite:///{Path(given).expanduser().absolute()}")
+    except ArgumentError:
+        # Its text may hold a password.
+        raise RequestError("--database: give the file of a SQLite database, or postgresql://USER@HOST/NAME") from None
+
+
+def interval() -> timedelta:
+    """The time between two scheduled runs, 0 without a rhythm; without Airflow where that can be told without it."""
+    from portmon.airflow import installation
+    from portmon.airflow.provider import DEFAULT_SCHEDULE
+    from portmon.fields import parse_duration
+
+    text = installation.option("schedule") if given_database.get() is not None else None
+    if text == DEFAULT_SCHEDULE:
+        return timedelta(minutes=5)
+    if text is not None:
+        with suppress(ValueError):
+            return parse_duration(text)
+    with logs_to_stderr():
+        from portmon.airflow import settings
+
+        return settings.interval()
 
 
 def label_options(given: Iterable[str] | None) -> dict[str, tuple[str, ...]]:

@@ -22,7 +22,7 @@ from portmon.cli.options import (
     end_of,
     reading,
 )
-from portmon.cli.terminal import Format, print_views, say
+from portmon.cli.terminal import Format, print_json, print_views, say
 from portmon.errors import RequestError
 
 if TYPE_CHECKING:
@@ -33,13 +33,39 @@ SomeHostArgument = Annotated[str | None, typer.Argument(help="Name or id of the 
 SomePortArgument = Annotated[int | None, typer.Argument(help="TCP port; default: the host itself.", min=1, max=65535)]
 
 
-def explain(host: HostArgument, port: SomePortArgument = None, config: ConfigOption = None) -> None:
-    """Tell the story of a port: what it is now, why it is watched, what happened and why. Without a port: of a host."""
+def explain(
+    host: HostArgument,
+    port: SomePortArgument = None,
+    config: ConfigOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Tell the story of a port: what it is now, why it is watched, what happened and why. Without a port: of a host.
+
+    The JSON is one object: `host`, `ports` and `events` (the newest 100) with the fields of `/portmon/api/v1` of the
+    page, and `story`, a list of lines.
+    """
+    from portmon.api import fleet
     from portmon.api.explain import explain as lines_of
+    from portmon.api.hosts import find_host
+    from portmon.storage.lookups import EventFilter, PortFilter
 
     settings = config_of(config)
-    with reading(quiet=False) as conn:
+    with reading(quiet=output is Format.JSON) as conn:
         lines = lines_of(conn, settings, host, port, now=datetime.now(UTC))
+        if output is Format.JSON:
+            host_id = find_host(conn, host).id
+            numbers = () if port is None else ((port, port),)
+            ports = fleet.list_ports(conn, PortFilter(host_id=host_id, numbers=numbers), limit=1000).rows
+            events = fleet.list_events(conn, EventFilter(host_id=host_id, port=port), limit=100)
+            found = {
+                "host": fleet.one_host(conn, host_id).model_dump(),
+                "ports": [one.model_dump() for one in ports],
+                "events": [one.model_dump() for one in events],
+                "story": lines,
+            }
+    if output is Format.JSON:
+        print_json(found)
+        return
     for line in lines:
         say(line)
 

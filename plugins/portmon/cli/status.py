@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from portmon.api.view import minute
-from portmon.cli.options import FormatOption, read_option, reading, time_of
+from portmon.cli.options import FormatOption, interval, read_option, reading, time_of
 from portmon.cli.terminal import Format, print_json, print_table, print_views, say
 
 if TYPE_CHECKING:
@@ -35,13 +35,12 @@ def status(output: FormatOption = Format.TABLE) -> None:
     The JSON has `problems` and `fleet`, as `/portmon/api/v1/problems` and `fleet` of the page have them. `db usage`
     shows how much is stored.
     """
-    from portmon.airflow import settings
     from portmon.api import fleet, problems
 
     now = datetime.now(UTC)
     with reading(quiet=output is Format.JSON) as conn:
         found = problems.list_problems(conn, now, limit=SHOWN)
-        seen = fleet.glance(conn, now, fleet.count(conn, now), interval=settings.interval())
+        seen = fleet.glance(conn, now, fleet.count(conn, now), interval=interval())
     if output is Format.JSON:
         views = {"problems": found.model_dump(mode="json"), "fleet": seen.model_dump(mode="json", exclude={"runs"})}
         print_json(views)

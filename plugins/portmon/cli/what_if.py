@@ -31,7 +31,7 @@ def simulate(
     from portmon.fields import parse_duration
 
     length = read_option(parse_duration, interval, "--interval")
-    settings = config_of(config)
+    settings = config_of(config, light=True)
     for event in run(history, settings, interval=length):
         print(json.dumps(event.model_dump()))
 
