@@ -149,7 +149,7 @@ def test_log_is_short_and_says_what_happened(make: Any, server: PythonServer, ca
     assert f"Asking web01 (127.0.0.1), port {server.port}, as user 'monitor' with connection 'ssh_test'" in text
     assert "Logged in after" in text
     assert "first use, trusted from now on" in text
-    assert "; 1 ports expected" in text
+    assert "; 1 port expected" in text
     assert "answered as uid" in text
     assert "2 listening sockets" in text
     assert "80    0.0.0.0    nginx: master  2007" in text

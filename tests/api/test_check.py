@@ -86,7 +86,7 @@ alerts: {repeat_every: 0s, outage_label: site, channels: []}
         "rules          1, first match wins",
         "  portmon.yaml:3: rules[0]: deny port 25  # mail",
         "must listen    portmon.yaml:4: declared[0]: host web1 and port 443  # the shop",
-        "states         port down after 1 run(s), host unreachable after 2, ephemeral port watched after 3; flapping from "
+        "states         port down after 1 run, host unreachable after 2, ephemeral port watched after 3; flapping from "
         "4 changes in 1h; 10m of grace after a reboot; retired after 30d",
         "channels       none: events are kept, but not sent",
         "routes         none",

@@ -93,7 +93,7 @@ def test_a_death_in_full(world: World) -> None:
               run run0; task netstat[0]
           2026-01-01 00:05:00 UTC  down (nginx, nginx.service): Missing in the complete answers of 1 run, confirmed; last \
 seen 2026-01-01 00:00:00 UTC.
-              run run1; task netstat[0]; pid 7; uid 33; missing in 1 run(s); watched: no rule matches it; looked \
+              run run1; task netstat[0]; pid 7; uid 33; missing in 1 run; watched: no rule matches it; looked \
 with netstat; row of the table: down"""
     )
 

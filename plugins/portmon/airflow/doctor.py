@@ -375,7 +375,7 @@ class _Patient:
         count = len(seen.listeners) if seen else 0
         of = len(self._inventory.hosts)
         others = f" (one host of {of}; --host asks another)" if of > 1 else ""
-        yield OK, f"{plain(host.name)}: {count} listening sockets{others}", ""
+        yield OK, f"{plain(host.name)}: {counted(count, 'listening socket')}{others}", ""
         nameless = sum(one.program is None for one in seen.listeners) if seen else 0
         # Root sees all that there is to see, such as sockets of other containers.
         if nameless and seen is not None and seen.uid != 0 and seen.via is None:
@@ -384,7 +384,7 @@ class _Patient:
                 cure = (
                     "`sudo: true` is set, but the sudoers of that server allow none of the listings: docs/security.md"
                 )
-            yield WARNING, f"{plain(host.name)}: {nameless} of {count} sockets show no program", cure
+            yield WARNING, f"{plain(host.name)}: {nameless} of {counted(count, 'socket')} show no program", cure
 
 
 def _key_file(conn_id: str, found: Any) -> Found:

@@ -111,7 +111,8 @@ def acknowledge_alerts(
     opened = {one.id: one for one in alerts.opened(conn).values()}
     over = [alert_id for alert_id in alert_ids if alert_id not in opened]
     if over:
-        raise CommandError(f"{len(over)} of these alerts are over; nothing was acknowledged: look again")
+        are = "is" if len(over) == 1 else "are"
+        raise CommandError(f"{len(over)} of these alerts {are} over; nothing was acknowledged: look again")
     wanted = [opened[alert_id] for alert_id in dict.fromkeys(alert_ids)]
     return _acknowledge(conn, wanted, until=until, author=author, reason=reason, now=now)
 

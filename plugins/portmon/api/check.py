@@ -15,6 +15,7 @@ from portmon.config import Config, ssh_settings
 from portmon.fields import format_duration
 from portmon.matching import match_text
 from portmon.storage import hosts
+from portmon.text import counted
 
 OUTDATED_SHOWN = 20
 """Hosts that one line names."""
@@ -47,7 +48,7 @@ def describe(config: Config, *, folder: Path) -> Iterator[str]:
     for number, item in enumerate(config.declared):
         yield f"must listen    {config.where('declared', number)}: {match_text(item)}{_comment(item.comment)}"
     yield (
-        f"states         port down after {states.down_after} run(s), host unreachable after "
+        f"states         port down after {counted(states.down_after, 'run')}, host unreachable after "
         f"{states.unreachable_after}, ephemeral port watched after {states.ephemeral_after}; flapping from "
         f"{states.flap_threshold} changes in {format_duration(states.flap_window)}; "
         f"{format_duration(states.reboot_grace)} of grace after a reboot; retired after "

@@ -26,6 +26,7 @@ from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
 from portmon.storage import archive, conditions, decisions, deliveries, events, notes, state
 from portmon.storage.lookups import EventFilter, find_events
+from portmon.text import counted
 
 _WIDE = {EventKind.RETIRED} | {
     kind for kind in EventKind if kind.usual.subject in ("host", "fleet") and kind is not EventKind.PROBE_OUTDATED
@@ -90,18 +91,18 @@ def _host_lines(conn: Connection, known: KnownHost, row: Mapping[str, Any]) -> I
         return
     fleet_since = conditions.since(conn, conditions.FLEET)
     if fleet_since is not None:
-        since = _moment(fleet_since)
-        yield f"Every host that is asked fails since {since}: look at the monitor and its network first."
+        yield f"Every host that is asked fails since {_moment(fleet_since)}: look at the monitor and its network first."
     kept = ""
     if row.get("last_ok_at") is None:
         yield "The host never gave a complete answer: nothing is known of its ports."
     else:
         kept = f": its ports keep the state of its last complete answer, {_moment(row['last_ok_at'])}"
+    since = f" since {_moment(row['failing_since'])}" if row.get("failing_since") else ""
     if row.get("status") == HostStatus.UNREACHABLE:
-        yield f"The host is unreachable since {_moment(row['failing_since'])}{kept}."
+        yield f"The host is unreachable{since}{kept}."
     elif count := row.get("failures"):
         runs = "its last run" if count == 1 else f"its last {count} runs"
-        yield f"The host gave no evidence in {runs}, since {_moment(row['failing_since'])}{kept}."
+        yield f"The host gave no evidence in {runs}{f',{since}' if since else ''}{kept}."
 
 
 def _last_look(conn: Connection, host_id: str) -> list[str]:
@@ -204,7 +205,7 @@ _DETAILS = {
     "down_for": "down for {}",
     "unreachable_for": "unreachable for {}",
     "state": "it is {}",
-    "misses": "missing in {} run(s)",
+    "misses": "missing in {}",
     "watched": "watched: {}",
     "looked_with": "looked with {}",
     "row": "row of the table: {}",
@@ -225,6 +226,8 @@ def _event_lines(event: Event, port: int | None, sent: Mapping[tuple[str, str], 
         if value is not None and value != []:
             if name.endswith("_for"):
                 value = format_seconds(timedelta(seconds=value))
+            elif name == "misses":
+                value = counted(value, "run")
             parts.append(text.format(", ".join(map(str, value)) if isinstance(value, list) else value))
     if event.replayed_by is not None:
         parts.append(f"evaluated again by run {event.replayed_by}")
@@ -233,5 +236,5 @@ def _event_lines(event: Event, port: int | None, sent: Mapping[tuple[str, str], 
     yield f"    {'; '.join(parts)}"
 
 
-def _moment(at: object) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if isinstance(at, datetime) else "an unknown time"
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -82,8 +82,8 @@ def _rows(found: StatusView) -> list[tuple[str, str]]:
         ("ports", f"{found.ports:,}"),
         ("events", f"{found.events:,}"),
         ("looks", f"{found.looks:,}{kept}"),
-        ("archive", f"{archive['number']:,} contents, {_size(archive['stored_bytes'])} for {_size(archive['bytes'])}"),
-        ("journal", f"{found.steps:,} steps of {found.runs:,} runs, {found.checkpoints:,} checkpoints{replayable}"),
+        ("archive", f"contents: {archive['number']:,}, {_size(archive['stored_bytes'])} for {_size(archive['bytes'])}"),
+        ("journal", f"steps: {found.steps:,} of runs: {found.runs:,}, checkpoints: {found.checkpoints:,}{replayable}"),
         ("evaluated again", replays),
         ("last run", last),
     ]

@@ -64,9 +64,9 @@ def fetch_inventory(
         found, stale, fetched_at, reason = good.inventory, True, good.fetched_at, str(error)
         log.warning("%s", plain(reason, 1000))
         log.warning(
-            "The CMDB gave no usable list: going on with the last good one, %s old (%d hosts); nothing is pruned",
+            "The CMDB gave no usable list: going on with the last good one, %s old (%s); nothing is pruned",
             format_seconds(now - fetched_at),
-            len(found.hosts),
+            counted(len(found.hosts), "host"),
         )
     else:
         log.info(
@@ -121,8 +121,8 @@ def must_be_plausible(found: Inventory, good: Inventory | None) -> None:
     if found.hosts or good is None or not good.hosts:
         return
     reason = (
-        f"gave an empty list where there were {len(good.hosts)} hosts; if they are really gone, trigger a run with "
-        "force_prune"
+        f"gave an empty list where there were {counted(len(good.hosts), 'host')}; if they are really gone, "
+        "trigger a run with force_prune"
     )
     if found.invalid:
         reason = (

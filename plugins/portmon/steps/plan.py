@@ -28,6 +28,7 @@ from portmon.ssh.config import SshGroup, SshSettings
 from portmon.steps.run import Run, TaskOf
 from portmon.storage import archive, contents, decisions, hosts, inventory, runs
 from portmon.storage.database import Database
+from portmon.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ def plan_sweep(
     with database.begin() as conn:
         asked = _asked(conn, config, run, digest)
         if len(asked) <= config.scan.sweep_above:
-            log.info("%d hosts to ask: no more than scan.sweep_above, each gets a task of its own", len(asked))
+            text = "%s to ask: no more than scan.sweep_above, each gets a task of its own"
+            log.info(text, counted(len(asked), "host"))
             return []
         batches = deal(
             list(asked.values()),
@@ -63,8 +65,8 @@ def plan_sweep(
         )
         stored = [_store(conn, batch, now or datetime.now(UTC)) for batch in batches]
     log.info(
-        "%d hosts to ask in %d batches, %s logins each at a time",
-        len(asked),
+        "%s to ask in batches: %d, with %s logins each at a time",
+        counted(len(asked), "host"),
         len(batches),
         "/".join(sorted({str(batch.logins) for batch in batches})),
     )
@@ -150,7 +152,7 @@ def plan_hosts(
             )
         must = declared_of(config, left, decisions.in_force(conn, datetime.now(UTC)).promoted)
     if swept is None:
-        log.info("%d hosts to ask, each in a task of its own", len(left))
+        log.info("%s to ask, each in a task of its own", counted(len(left), "host"))
     left.sort(key=lambda host: (host.name, host.id))
     return [item_of(host, config, must.get(host.id, {}), dry_run=run.dry_run) for host in left]
 

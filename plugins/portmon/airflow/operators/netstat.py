@@ -22,7 +22,7 @@ from portmon.scan.answer import Recorder, table, to_xcom
 from portmon.scan.host import HostScan, Stopwatch, ports_text
 from portmon.ssh.config import SshSettings
 from portmon.steps.run import run_of
-from portmon.text import plain
+from portmon.text import counted, plain
 
 if TYPE_CHECKING:
     from portmon.config import Config
@@ -165,13 +165,13 @@ class NetstatOperator(StateMixin, SSHOperator):
         scan = HostScan(recorder, self._shown, wanted, self._ssh)
         session = hook.login()
         log.info(
-            "Logged in after %.2f s: %s, host key %s (%s), with %s; %d ports expected",
+            "Logged in after %.2f s: %s, host key %s (%s), with %s; %s expected",
             watch.seconds,
             session.server,
             session.key,
             session.trusted,
             session.method,
-            len(wanted.ports),
+            counted(len(wanted.ports), "port"),
         )
         command = scan.command("nonce")
         log.info("Running (%d characters): %s", len(command), plain(command, COMMAND_SHOWN))

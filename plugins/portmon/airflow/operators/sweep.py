@@ -24,7 +24,7 @@ from portmon.scan.batches import HostBatch, in_order
 from portmon.scan.host import HostScan, Stopwatch, ports_text
 from portmon.scan.pool import LoginPool
 from portmon.steps.run import run_of
-from portmon.text import REASON_LIMIT, plain
+from portmon.text import REASON_LIMIT, counted, plain
 
 if TYPE_CHECKING:
     from portmon.config import Config
@@ -144,7 +144,7 @@ class SweepOperator(StateMixin, BaseOperator):
             # A dry run says what was seen.
             settled = {} if self._dry_run else settled_answers(conn, config, left, must, decided.ignored)
         if len(left) < len(batch.hosts):
-            log.info("%d hosts of the batch were looked at by an earlier try", len(batch.hosts) - len(left))
+            log.info("Looked at by an earlier try: %s of the batch", counted(len(batch.hosts) - len(left), "host"))
         keys, shared, visits = StoredHostKeys(read_only=self._dry_run), SharedSettings(), []
         for host in left:
             recorder = Recorder(host.id, run.run_id, ti.try_number, run.logical_date)
@@ -281,4 +281,4 @@ class _Report:
         text = "Done after %.1f s, %.1f hosts/s: %d gave evidence, %d failed"
         log.info(text, seconds, rate, self.ok, self.failed)
         if untried:
-            log.warning("%d hosts were not asked, since the time of this task is over", untried)
+            log.warning("Not asked, since the time of this task is over: %s", counted(untried, "host"))
