@@ -60,6 +60,8 @@ def test_check_lists_the_routes(tmp_path: Path) -> None:
         "  default: what no route matches -> log",
     ]
     assert "\nexample " not in result.stdout
+    told = json.loads(run("check", "--config", str(tmp_path / "portmon.yaml"), "--format", "json").stdout)
+    assert (told["problems"], told["lines"][1:]) == ([], shown[2:-1])
     nothing = check(tmp_path, "alerts: {channels: []}").stdout
     assert "channels       none: events are kept, but not sent" in nothing
     assert "default: what no route matches -> nobody" in nothing

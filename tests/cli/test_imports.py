@@ -11,6 +11,7 @@ import pytest
 
 from portmon.airflow import installation
 from tests.cli.test_width import world
+from tests.worlds.shell import run_command
 
 __all__ = ["world"]
 HEAVY = ("airflow", "pandas", "numpy", "paramiko", "cryptography", "fastapi", "jinja2", "requests")
@@ -69,6 +70,22 @@ def test_what_evaluates_needs_pandas_and_no_airflow(
     given = {"HOST": "北京数据中心第三机房核心交易数据库服务器", "EMPTY": str(empty)}
     _, imported = run("--database", str(world[0]), *(given.get(one, one) for one in command), home=tmp_path)
     assert imported.isdisjoint({"airflow", "paramiko", "fastapi", "requests"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--database", "x.db", "doctor"), "doctor asks Airflow for its database"),
+        (("--database", "oracle://scott:s3cret@db/x", "status"), "is not supported: use PostgreSQL or SQLite"),
+        (("--database", "http://s3cret:x:y", "status"), "give the file of a SQLite database, or postgresql://"),
+        (("--database", "/none/x.db", "status"), "does not exist yet"),
+    ],
+)
+def test_what_can_be_no_database(arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run_command(capsys, *arguments)
+    assert code in (1, 2)
+    assert told in " ".join(err.replace("│", " ").split())
+    assert "s3cret" not in err
 
 
 @pytest.mark.parametrize(

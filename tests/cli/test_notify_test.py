@@ -47,6 +47,9 @@ def test_a_message_of_each_kind_says_that_it_is_a_test(
     assert all(one["title"].startswith("[TEST] ") for one in posted)
     alerts = [alert for one in posted for alert in one["alerts"]]
     assert [one["kind"] for one in alerts] == kinds
+    _, out, _ = run(capsys, tmp_path, CHANNELS, "--format", "json")
+    listed = json.loads(out[out.index("[\n") :])
+    assert [(one["kind"], one["channel"], one["error"]) for one in listed] == [(kind, "hook", None) for kind in kinds]
     # What fires is ended by the message after it.
     assert alerts[0]["id"] == alerts[1]["id"]
     assert [one["status"] for one in alerts] == ["firing", "resolved", "firing", "resolved", "notice"]

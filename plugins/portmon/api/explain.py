@@ -162,12 +162,12 @@ class _Present:
     def _state(self, port: Port) -> Iterator[str]:
         ago = timedelta(seconds=max(0, int((self.now - port.status_since).total_seconds())))
         since = f"since {_moment(port.status_since)} ({format_duration(ago)})"
+        last = f"last seen {_moment(port.last_seen_at)}" if port.last_seen_at else "never seen"
         if port.status == PortStatus.CANDIDATE:
             span = f"{self.row['ephemeral_low']} to {self.row['ephemeral_high']}"
             seen = f"{port.streak} of {self.states.ephemeral_after} times in a row"
             yield f"It is a candidate: inside the host's ephemeral range ({span}), seen {seen}."
         elif port.status == PortStatus.DOWN:
-            last = f"last seen {_moment(port.last_seen_at)}" if port.last_seen_at else "never seen"
             yield f"It is down {since}, {last}."
             if self.accepted and self.accepted[0] >= port.status_since and not self.declared:
                 yield f"Accepted as gone by {self.accepted[1]}: the next complete answer without it retires it."
@@ -177,9 +177,10 @@ class _Present:
                 yield f"It is missing since the host's reboot and has until {_moment(port.grace_until)} to come back."
             elif port.misses:
                 missing = f"{port.misses} of {self.states.down_after} runs in a row"
-                yield f"It is missing in {missing}, last seen {_moment(port.last_seen_at)}."
+                yield f"It is missing in {missing}, {last}."
         if port.lost:
-            yield f"It does not listen on {', '.join(port.lost)} any more, since {_moment(port.lost_since)}."
+            lost = f", since {_moment(port.lost_since)}" if port.lost_since else ""
+            yield f"It does not listen on {', '.join(port.lost)} any more{lost}."
         if port.flapping_since:
             yield (
                 f"It is flapping since {_moment(port.flapping_since)}; its last change was at "

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from portmon.cli.options import ConfigOption, config_of, label_options
-from portmon.cli.terminal import complain, logs_to_stderr, say
+from portmon.cli.options import ConfigOption, FormatOption, config_of, label_options
+from portmon.cli.terminal import Format, complain, logs_to_stderr, print_json, say
 from portmon.errors import ConfigError, PortmonError, UnansweredError
 from portmon.model.event_kinds import EventKind, Severity
 
@@ -30,11 +30,13 @@ def check(
         typer.Option("--label", help="NAME=VALUE, label of the example's host; default: those that are known of it."),
     ] = None,
     severity: Annotated[Severity | None, typer.Option("--severity", help="Default: that of the kind.")] = None,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Validate portmon.yaml and show what it means: sources, logins, rules, routes, channels.
 
     With --kind, also show which channels would get such an event, by which route, and whether a silence withholds it
-    now.
+    now. Exits with 1 if there is a problem. The JSON is one object: `configuration`, `lines` (what it means, and
+    warnings) and `problems`, lists of texts.
     """
     labels = {name: values[-1] for name, values in label_options(label).items()} if label else None
     if kind is None and (host, port, program, labels, severity) != (None,) * 5:
@@ -42,26 +44,40 @@ def check(
     if host is None and (port is not None or labels is not None):
         raise typer.BadParameter("a port and labels are those of a host; give --host too", param_hint="--host")
     found = config_of(config)
-    say(f"configuration  {found.path or 'defaults (no portmon.yaml)'}")
+    path = f"{found.path or 'defaults (no portmon.yaml)'}"
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        if output is Format.TABLE:
+            # Some end with a command to copy.
+            say(line, whole=line.startswith("warning: "))
+
+    if output is Format.TABLE:
+        say(f"configuration  {path}")
     example = {"kind": kind, "host": host, "port": port, "program": program, "labels": labels, "severity": severity}
-    problems = _describe(found, example if kind else None)
-    for problem in problems:
-        complain(f"problem: {problem}")
+    problems = _describe(found, example if kind else None, tell)
+    if output is Format.JSON:
+        print_json({"configuration": path, "lines": lines, "problems": problems})
+    else:
+        for problem in problems:
+            complain(f"problem: {problem}")
     if problems:
         raise SystemExit(1)
-    say("ok")
+    if output is Format.TABLE:
+        say("ok")
 
 
-def _describe(config: Config, example: dict[str, Any] | None) -> list[str]:
-    """Print what a configuration means, and return what is wrong with it."""
+def _describe(config: Config, example: dict[str, Any] | None, tell: Callable[[str], None]) -> list[str]:
+    """Tell what a configuration means, and return what is wrong with it."""
     from portmon.airflow import settings
     from portmon.airflow.outside import OUTSIDE
     from portmon.api import check as api
 
     folder = settings.folder_of(config)
-    say(f"schedule       {settings.schedule() or 'manual runs only'}")
+    tell(f"schedule       {settings.schedule() or 'manual runs only'}")
     for line in api.describe(config, folder=folder):
-        say(line)
+        tell(line)
     problems = list(api.problems(config, folder=folder))
     problems += [
         f"{config.where('alerts', 'channels', number)}: {text}"
@@ -76,8 +92,7 @@ def _describe(config: Config, example: dict[str, Any] | None) -> list[str]:
         own = [unread] if unread else _connections(config)
         lines = [*own, *_from_database(config, example)]
     for line in lines:
-        # Some end with a command to copy.
-        say(line, whole=True)
+        tell(line)
     return problems + missing
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from portmon.cli.options import AuthorOption, ConfigOption, config_of, label_options
-from portmon.cli.terminal import say, shown_at_once
+from portmon.cli.options import AuthorOption, ConfigOption, FormatOption, config_of, label_options
+from portmon.cli.terminal import Format, print_json, say, shown_at_once
 from portmon.errors import CommandError
 
 
@@ -19,10 +19,12 @@ def notify_test(
         list[str] | None, typer.Option("--label", help="NAME=VALUE, label of the host that the test is about.")
     ] = None,
     config: ConfigOption = None,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Send a message of each kind, marked as a test, through the routes: down and recovered, unreachable and back, new.
 
     Nothing is stored. Exits with 1 if a channel did not take one, or no route leads to a channel.
+    The JSON is a list of objects: `kind`, `channel`, `route`, and `error`, null if the message was taken.
     """
     found = config_of(config)
     labels = {name: values[-1] for name, values in label_options(label).items()}
@@ -31,7 +33,12 @@ def notify_test(
     sent = []
     for one in shown_at_once(send_tests(found, only=channel, labels=labels, author=author, now=datetime.now(UTC))):
         sent.append(one)
-        say(f"{'failed' if one.error else 'sent'}: {one.kind.value} to {one.channel} ({one.route}){_why(one.error)}")
+        if output is Format.TABLE:
+            say(
+                f"{'failed' if one.error else 'sent'}: {one.kind.value} to {one.channel} ({one.route}){_why(one.error)}"
+            )
+    if output is Format.JSON:
+        print_json([{name: getattr(one, name) for name in ("kind", "channel", "route", "error")} for one in sent])
     if not sent:
         raise CommandError("no route leads such events to a channel: `portmon check` shows the routes")
     if failed := {one.channel for one in sent if one.error}:

@@ -128,7 +128,7 @@ def _database_at(given: str) -> Database:
 
     try:
         return Database(given if "://" in given else f"sqlite:///{Path(given).expanduser().absolute()}")
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # Its text may hold a password.
         raise RequestError("--database: give the file of a SQLite database, or postgresql://USER@HOST/NAME") from None
 
