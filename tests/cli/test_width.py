@@ -115,13 +115,25 @@ def test_a_pipe_gets_tables_of_120_columns_and_whole_lines(capsys: pytest.Captur
     assert wrapped("word " * 60, False) == "word " * 60
 
 
+def test_times_and_numbers_stay_whole_beside_long_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    print_table(("at", "host", "port", "unit"), [("2026-01-02 04:00 UTC", LONG, "5432/tcp", f"{LONG}.service")])
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("2026-01-02", "5432/tcp"))
+    assert max(map(len, out.splitlines())) <= 50
+    # Nothing is cut.
+    assert out.count("r") == 2 * LONG.count("r") + 1 + 1
+
+
 def test_lines_are_wrapped_at_words_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("COLUMNS", "40")
     told = wrapped("  one two three four five: run `portmon explain web01 443 --config x` then", True)
     assert told.splitlines() == [
         "  one two three four five: run",
         "    `portmon explain web01 443 --config x`",
         "    then",
     ]
-    assert wrapped("服务器" * 6, True).splitlines() == ["服务器服务器服务器服务器服务", "  器服务器"]
+    assert wrapped("服务器" * 8, True).splitlines() == ["服务器" * 6 + "服", "  务器服务器"]
     assert wrapped("last run     a b c", True) == "last run     a b c"

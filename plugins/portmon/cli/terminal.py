@@ -25,6 +25,8 @@ Item = TypeVar("Item")
 Shown = TypeVar("Shown", bound="View")
 PIPE_WIDTH = 120
 """Columns of a table that goes to no terminal."""
+UNBROKEN = 11
+"""Columns of a word that a table breaks only if nothing else makes it fit."""
 _PIECES = re.compile(r"`[^`]*`\S*|\S+")
 """Words; a command between backticks is one, so that it can be copied."""
 
@@ -82,8 +84,8 @@ def complain(line: object) -> None:
 
 
 def width() -> int:
-    """Columns that a table may take: ``COLUMNS``, or those of the terminal, or :data:`PIPE_WIDTH`."""
-    return max(shutil.get_terminal_size((PIPE_WIDTH, 24)).columns, 20)
+    """Columns that a table may take: ``COLUMNS``, or those of the terminal, or :data:`PIPE_WIDTH`; at least 40."""
+    return max(shutil.get_terminal_size((PIPE_WIDTH, 24)).columns, 40)
 
 
 def wrapped(line: str, terminal: bool) -> str:
@@ -113,12 +115,30 @@ def wrapped(line: str, terminal: bool) -> str:
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table; None is a dash."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("-" if value is None else visible(value)) for value in row))
+    cells = [["-" if value is None else visible(value) for value in row] for row in rows]
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    texts = zip(columns, *cells, strict=True)
+    for name, size in zip(columns, _widths([list(column) for column in texts], width()), strict=True):
+        table.add_column(name, overflow="fold", width=size)
+    for row in cells:
+        table.add_row(*map(Text, row))
     Console(highlight=False, width=width()).print(table)
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Widths of columns of texts: numbers, times and states stay whole beside long names if that is possible."""
+    room -= 2 * (len(columns) - 1)
+    whole = [max(map(cell_len, texts)) for texts in columns]
+    if sum(whole) <= room:
+        return whole
+    words = [max(cell_len(word) for text in texts for word in text.split() or [""]) for texts in columns]
+    widths = [size if size <= UNBROKEN else UNBROKEN // 2 for size in words]
+    if sum(widths) > room:
+        widths = [min(size, 2) for size in whole]
+    for _ in range(room - sum(widths)):
+        narrowest = min((size, index) for index, size in enumerate(widths) if size < whole[index])[1]
+        widths[narrowest] += 1
+    return widths
 
 
 def print_json(value: Any) -> None:
