@@ -21,15 +21,18 @@ class Mailbox:
     :param refused: address: the answer to it
     :param sender: the answer to the sender
     :param answer: to the mail
+    :param hangs_up: after the mail, before it answers; or after it answered
+    :param utf8: whether it takes addresses that are not ASCII
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, utf8: bool = True) -> None:
         self.got: list[tuple[list[str], bytes]] = []
         self.times: list[float] = []
         self.refused: dict[str, str] = {}
         self.sender = "250 OK"
         self.answer = "250 OK"
-        self._controller = Controller(self, hostname="127.0.0.1", port=free_port())
+        self.hangs_up = ""
+        self._controller = Controller(self, hostname="127.0.0.1", port=free_port(), enable_SMTPUTF8=utf8)
         self._controller.start()
         self.port = self._controller.port
 
@@ -61,8 +64,15 @@ class Mailbox:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802
+    async def handle_DATA(self, server: Any, session: object, envelope: Any) -> str:  # noqa: N802
         self.times.append(time.monotonic())
         if self.answer.startswith("250"):
             self.got.append((list(envelope.rcpt_tos), envelope.content))
+        if self.hangs_up == "before it answers":
+            server.transport.close()
         return self.answer
+
+    async def handle_QUIT(self, server: Any, session: object, envelope: object) -> str:  # noqa: N802
+        if self.hangs_up == "after it answered":
+            server.transport.close()
+        return "221 Bye"

@@ -118,6 +118,29 @@ def test_a_whole_mail_is_folded_without_change() -> None:
     assert mail.get_content().splitlines() == ["short", "long " * 500]
 
 
+@pytest.mark.parametrize(
+    "line", ["x" * 600 + end + "y" * 600 for end in ("\x0b", "\x0c", "\x1c", "\x1d", "\x1e")] + ["z" * 999]
+)
+def test_what_ends_a_line_only_for_python_ends_none_of_a_mail(line: str) -> None:
+    head = "Content-Type: text/plain; charset=us-ascii\nContent-Transfer-Encoding: 7bit\n\n"
+    made = folded(f"{head}{line}\n")
+    assert_lines(made)
+    mail = email.message_from_bytes(made, policy=email.policy.default)
+    assert mail.get_content() == f"{line}\n"
+
+
+@pytest.mark.parametrize("kind", ["", "Content-Type: text/plain; charset=utf-8\n"])
+def test_octets_are_counted_and_sent_as_ascii(kind: str) -> None:
+    body = "名" * 900
+    made = folded(f"{kind}Content-Transfer-Encoding: 8bit\n\n{body}\n".encode())
+    assert_lines(made)
+    assert made.isascii()
+    (part,) = email.message_from_bytes(made).walk()
+    content = part.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    assert content.decode().split() == [body]
+
+
 # ── threads ─────────────────────────────────────────────────────────────────────────────────────
 
 CONFIG = f"""
@@ -250,6 +273,63 @@ def test_a_mail_that_is_refused_after_its_recipients_were_taken_reached_none(ser
     with pytest.raises(DeliveryError, match="disk is full") as failure:
         deliver(mail_to("ops@example.com"), message(alert()))
     assert failure.value.delivered == ()
+
+
+def test_an_answer_that_is_lost_leaves_it_open_whether_the_mail_arrived(server: Mailbox, tmp_path: Path) -> None:
+    fleet = Sending(tmp_path, CONFIG, 1)
+    server.hangs_up = "before it answers"
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    assert len(server.got) == 1
+    # It rests, or the recipients would get it with every try; and it is the same mail then. Airflow's own second try:
+    fleet.number -= 1
+    fleet.alert()
+    fleet.number += 1
+    assert len(server.got) == 1
+    server.hangs_up = ""
+    fleet.run()
+    first, second = server.mails
+    assert first["Message-ID"] == second["Message-ID"]
+    assert fleet.waiting() == []
+
+
+def test_a_server_that_hangs_up_after_its_answer_has_the_mail(server: Mailbox) -> None:
+    server.hangs_up = "after it answered"
+    deliver(mail_to("ops@example.com"), message(alert()))
+    assert server.recipients() == [["ops@example.com"]]
+
+
+def test_a_refusal_leaves_nothing_open(server: Mailbox) -> None:
+    server.answer = "554 no"
+    with pytest.raises(DeliveryError) as failure:
+        deliver(mail_to("ops@example.com"), message(alert()))
+    assert not failure.value.unsure
+
+
+@pytest.mark.parametrize("utf8", [True, False])
+def test_an_address_that_can_not_be_given_to_the_server_keeps_the_mail_from_no_other(
+    monkeypatch: pytest.MonkeyPatch, *, utf8: bool
+) -> None:
+    to = ["ops@example.com", "müller@example.com", "ops@münchen.example", "a@example.com\r\nDATA"]
+    taken = ["ops@example.com", "müller@example.com", "ops@münchen.example"]
+    if not utf8:
+        taken = ["ops@example.com", "ops@xn--mnchen-3ya.example"]
+    with closing(Mailbox(utf8=utf8)) as box:
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(box.connection()))
+        with pytest.raises(DeliveryError, match="not sent: it is no address") as failure:
+            deliver(mail_to(to[0], bcc=to[1:]), message(alert()))
+        assert box.recipients() == [taken]
+        assert len(failure.value.delivered) == len(taken)
+        assert f"refused {4 - len(taken)} recipient" in str(failure.value)
+
+
+def test_a_sender_that_can_not_be_given_to_the_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Mailbox(utf8=False)) as box:
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(box.connection(from_email="wächter@example.com")))
+        with pytest.raises(DeliveryError, match="characters other than ASCII") as failure:
+            deliver(mail_to("ops@example.com"), message(alert()))
+        assert not failure.value.unsure
+        assert box.got == []
 
 
 def test_an_address_that_is_named_twice_gets_one_mail(server: Mailbox) -> None:

@@ -33,6 +33,8 @@ MAX_RUNS = 4
 """Runs that a mail refers to, see :func:`_references`."""
 LONGEST = 998
 """Octets of a line, without its end."""
+NO_ADDRESS = b"not sent: it is no address, or has characters other than ASCII, which this mail server can't take"
+"""In place of the server's answer to an address that can't be given to it."""
 _POLICY = email.policy.SMTP.clone(cte_type="7bit")
 
 
@@ -95,6 +97,7 @@ class MailTransaction:
     :ivar taken: recipients that got it now
     :ivar refused: recipients that the server refused, with the code and text of its answer
     :ivar error: why no recipient got it
+    :ivar unsure: the mail was sent and only the answer is missing
     """
 
     def __init__(self, hook: Any, done: Sequence[str]) -> None:
@@ -103,26 +106,50 @@ class MailTransaction:
         self.taken: tuple[str, ...] = ()
         self.refused: Mapping[str, tuple[int, bytes]] = {}
         self.error: Exception | None = None
+        self.unsure = False
         hook._build_client = self._client
 
     def _client(self) -> smtplib.SMTP:
         client = self._build()
-        send = client.sendmail
+        send, data = client.sendmail, client.data
 
         def sendmail(from_addr: str, to_addrs: Sequence[str], msg: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
             left = [address for address in dict.fromkeys(to_addrs) if recipient_id(address) not in self._done]
             try:
-                self.refused = send(from_addr, left, folded(msg)) if left else {}
-                self.taken = tuple(address for address in left if address not in self.refused)
-            except smtplib.SMTPRecipientsRefused as error:
-                self.refused = error.recipients
+                self._send(client, send, from_addr, left, msg)
             except Exception as error:
                 # Kept, not raised: the hook would send it five times more, at once.
                 self.error = error
+                self.unsure = self.unsure and not isinstance(error, smtplib.SMTPResponseException)
             return {}
 
+        def counted_data(msg: Any) -> tuple[int, bytes]:
+            self.unsure = True
+            answer = data(msg)
+            self.unsure = False
+            return answer
+
         client.sendmail = sendmail  # type: ignore[method-assign, assignment]
+        client.data = counted_data  # type: ignore[method-assign]
         return client
+
+    def _send(self, client: smtplib.SMTP, send: Callable[..., Any], sender: str, left: list[str], msg: str) -> None:
+        client.ehlo_or_helo_if_needed()
+        takes_utf8 = client.has_extn("smtputf8")
+        # What the library would raise for one address must not keep the mail from the others.
+        envelope = {address: _on_the_wire(address, takes_utf8=takes_utf8) for address in left}
+        wrong = {address: (553, NO_ADDRESS) for address, sent in envelope.items() if sent is None}
+        by_sent = {sent: address for address, sent in envelope.items() if sent is not None}
+        from_addr = _on_the_wire(sender, takes_utf8=takes_utf8)
+        if from_addr is None:
+            raise smtplib.SMTPSenderRefused(553, NO_ADDRESS, sender)
+        options = [] if all(map(str.isascii, (from_addr, *by_sent))) else ["SMTPUTF8", "BODY=8BITMIME"]
+        try:
+            refused = send(from_addr, list(by_sent), folded(msg), options) if by_sent else {}
+            self.taken = tuple(address for sent, address in by_sent.items() if sent not in refused)
+        except smtplib.SMTPRecipientsRefused as error:
+            refused = error.recipients
+        self.refused = {**wrong, **{by_sent[sent]: answer for sent, answer in refused.items()}}
 
     def refusals(self, redact: Callable[[str], str]) -> str:
         """Recipients that were refused and the server's answers, for people."""
@@ -131,6 +158,23 @@ class MailTransaction:
             for address, (code, text) in self.refused.items()
         }
         return "; ".join(f"{address} ({answer})" for address, answer in sorted(answers.items()))
+
+
+def _on_the_wire(address: str, *, takes_utf8: bool) -> str | None:
+    """An address as it is given to the mail server; None if it takes no such address.
+
+    :param takes_utf8: the server does SMTPUTF8 (https://www.rfc-editor.org/rfc/rfc6531)
+    """
+    if any(char in address for char in "\r\n\0"):
+        return None
+    if address.isascii() or takes_utf8:
+        return address
+    local, _, domain = address.rpartition("@")
+    try:
+        ascii_domain = domain.encode("idna").decode("ascii")
+    except UnicodeError:
+        return None
+    return f"{local}@{ascii_domain}" if local.isascii() else None
 
 
 def recipient_id(address: str) -> str:
@@ -145,10 +189,12 @@ def folded(text: str | bytes) -> bytes:
     for part in mail.walk():
         if not isinstance(part, EmailMessage) or part.is_multipart():
             continue
-        body = part.get_payload()
-        encoded = str(part.get("Content-Transfer-Encoding", "7bit")).lower() not in ("7bit", "8bit", "binary")
-        if not encoded and isinstance(body, str) and any(len(line) > LONGEST for line in body.splitlines()):
-            content = part.get_payload(decode=True)
+        encoded = str(part.get("Content-Transfer-Encoding", "7bit")).strip().lower() not in ("7bit", "8bit", "binary")
+        # Bytes: a text has more ends of lines than a mail, and characters of several octets.
+        content = part.get_payload(decode=True)
+        if encoded or not isinstance(content, bytes):
+            continue
+        if not content.isascii() or any(len(line) > LONGEST for line in content.splitlines()):
             del part["Content-Transfer-Encoding"]
             part.set_payload(content)
             email.encoders.encode_base64(part)

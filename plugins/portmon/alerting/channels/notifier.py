@@ -86,7 +86,13 @@ class NotifierChannel(BaseChannel):
             if mail is not None and mail.error is not None:
                 raise mail.error
         except Exception as error:
-            raise self.failure(f"{self.notifier}: {describe(error, outside.redact)}", waits=_waits(error)) from None
+            # After the server took the mail, what goes wrong concerns the connection only.
+            if mail is None or not mail.taken:
+                raise self.failure(
+                    f"{self.notifier}: {describe(error, outside.redact)}",
+                    waits=_waits(error),
+                    unsure=mail is not None and mail.unsure,
+                ) from None
         if mail is not None and mail.refused:
             raise self.failure(
                 f"the mail server refused {counted(len(mail.refused), 'recipient')} of the mail, "
