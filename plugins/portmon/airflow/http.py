@@ -20,6 +20,7 @@ from requests.exceptions import InvalidHeader, InvalidProxyURL, InvalidURL, SSLE
 
 from portmon import timeouts
 from portmon.airflow import settings
+from portmon.alerting.channels.answers import says_too_often
 from portmon.alerting.channels.base import HttpRequest, NeededConnection, wait_of
 from portmon.errors import DeliveryError, HttpError, OverrunError
 from portmon.text import plain
@@ -158,8 +159,8 @@ def send(request: HttpRequest, redact: Callable[[str], str]) -> None:
                 data=request.body,
                 limit=limit,
                 silence=min(SILENCE, limit.total_seconds()),
-                # A success is one without its text.
-                size=lambda status: 0 if request.ok(status) else ANSWER_LIMIT,
+                # A success is one without its text, unless the receiver may refuse in it.
+                size=lambda status: ANSWER_LIMIT if request.denied or not request.ok(status) else 0,
             )
     except OverrunError as error:
         reason = f"{shown}: no answer within {limit.total_seconds():g} s"
@@ -168,9 +169,12 @@ def send(request: HttpRequest, redact: Callable[[str], str]) -> None:
     except HttpError as error:
         raise DeliveryError(f"{shown}: {error}", channel=request.channel, unsure=error.unsure) from None
     status = response.status
+    code = None
     if request.ok(status):
-        return
-    parts = [f"HTTP {status}"]
+        code = request.denied(response.body) if request.denied else None
+        if code is None:
+            return
+    parts = [f"HTTP {status}, but it refuses", *([code] if code else [])] if code is not None else [f"HTTP {status}"]
     if retry := response.headers.get("Retry-After"):
         parts.append(f"Retry-After {plain(retry, 40)}")
     if 300 <= status < 400:
@@ -179,7 +183,7 @@ def send(request: HttpRequest, redact: Callable[[str], str]) -> None:
         parts.append("the connection's credentials are refused")
     if text := redact(response.body[:ANSWER_LIMIT].decode("utf-8", "replace").strip()):
         parts.append(f"it says {text!r}")
-    wait = wait_of(status, response.headers)
+    wait = wait_of(status, response.headers, too_often=code is not None and says_too_often(f"{code} {text}"))
     waits, unsure = {} if wait is None else {"": wait}, status in PROXY_GAVE_UP
     raise DeliveryError(f"{shown}: {', '.join(parts)}", channel=request.channel, unsure=unsure, waits=waits)
 

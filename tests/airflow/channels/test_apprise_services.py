@@ -225,6 +225,99 @@ def test_a_refusal_is_told_with_its_reason_whatever_its_status(
     deliver(_channel(), _downs("web{}", 1))
 
 
+NO_ANSWERS: dict[str, Any] = {
+    "empty": "",
+    "page": "<html><body>Sign in</body></html>",
+    "text": "gateway: queued",
+    "list": [0],
+    "number": 0,
+    "null": "null",
+    "empty object": {},
+    "no code": {"errcode": None, "code": None, "ok": None, "status": None},
+    "gateway of Alibaba": {"status": 1111, "wait": 5, "source": "x5", "punish": "deny", "uuid": "0"},
+    "very long": f"[{'1,' * 100_000}1]",
+    "very deep": "[" * 50_000,
+    "cut": '{"errcode": 0, "code": 0, "ok": true, "status": "succ',
+}
+
+
+@pytest.mark.parametrize("name", ["dingtalk", "wecom", "feishu", "lark", "telegram", "pagerduty", "slack"])
+def test_an_answer_that_is_none_of_the_service_is_no_success(
+    name: str, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = _service(name, httpserver, monkeypatch)
+    for kind, answer in NO_ANSWERS.items():
+        service.answers = [(200, answer, {})]
+        with pytest.raises(DeliveryError) as failure:
+            deliver(_channel(), _downs("web{}", 1))
+        assert failure.value.delivered == (), kind
+        assert service.answers == [], kind
+    service.got.clear()
+    deliver(_channel(), _downs("web{}", 1))
+    assert len(service.got) == 1
+
+
+def test_a_page_is_no_success_of_discord_either(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = _service("discord", httpserver, monkeypatch)
+    service.answers = [(200, NO_ANSWERS["page"], {}), (200, {"id": "1", "type": 0, "content": "x"}, {})]
+    with pytest.raises(DeliveryError, match="Sign in"):
+        deliver(_channel(), _downs("web{}", 1))
+    deliver(_channel(), _downs("web{}", 1))
+
+
+DENIALS: list[tuple[Any, str, dict[str, float]]] = [
+    ({"success": False, "message": "no such room"}, "no such room", {}),
+    ({"ok": False, "error": "channel_not_found"}, "channel_not_found", {}),
+    ({"errcode": 40035, "errmsg": "param invalid"}, "errcode 40035", {}),
+    ({"errcode": "M_LIMIT_EXCEEDED", "error": "Too many requests"}, "M_LIMIT_EXCEEDED", {"": 60.0}),
+    ({"result": "error", "msg": "Invalid API key"}, "Invalid API key", {}),
+    ({"status": "fail", "reason": "no such topic"}, "no such topic", {}),
+    (
+        "Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 429 with ContextId 1",
+        "HTTP 429",
+        {"": 60.0},
+    ),
+]
+TAKEN: list[Any] = [
+    "",
+    "ok",
+    "1",
+    "<html>thanks</html>",
+    [1],
+    7,
+    {},
+    {"success": True},
+    {"status": "success", "code": 200},
+    {"errcode": 0, "errmsg": "ok"},
+    {"result": "success", "errors": []},
+    "null",
+    "[" * 50_000,
+]
+
+
+@pytest.mark.parametrize("kind", ["webhook", "apprise"])
+def test_any_receiver_that_says_that_it_refuses_is_believed_and_no_other(
+    kind: str, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Any] = []
+    httpserver.expect_request("/in").respond_with_handler(
+        lambda _: Response(said[0] if isinstance(said[0], str) else json.dumps(said[0]))
+    )
+    connect(monkeypatch, "hook", f"http://localhost:{httpserver.port}")
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", connection(f"json://localhost:{httpserver.port}/in"))
+    hook = WebhookChannel(type="webhook", name="hook", conn_id="hook", endpoint="in")
+    channel = hook if kind == "webhook" else _channel()
+    for answer, shown, waits in DENIALS:
+        said[:] = [answer]
+        with pytest.raises(DeliveryError) as failure:
+            deliver(channel, _downs("web{}", 1))
+        assert shown in str(failure.value)
+        assert list(failure.value.waits.values()) == list(waits.values())
+    for answer in TAKEN:
+        said[:] = [answer]
+        deliver(channel, _downs("web{}", 1))
+
+
 def test_what_is_taken_is_delivered_once(service: Service) -> None:
     deliver(_channel(), _downs("web{}", 1))
     assert len(service.got) == 1
@@ -257,6 +350,11 @@ def test_any_service_that_says_that_it_failed_is_believed(
 
 TOO_OFTEN = [
     ("dingtalk", (200, {"errcode": 130101, "errmsg": "send too fast, exceed 20 times per minute"}, {}), 600),
+    ("dingtalk", (200, {"errcode": 410100, "errmsg": "x"}, {}), 600),
+    ("wecom", (200, {"errcode": 45011, "errmsg": "x"}, {}), 60),
+    ("discord", (429, '{"retry_after": 1' + "0" * 400 + "}", {}), 60),
+    ("telegram", (429, "x", {"Retry-After": "1 Jan 99999999999999999999 00:00:00 GMT"}), 60),
+    ("telegram", (429, {"ok": False, "retry_after_ms": 2500}, {}), 2.5),
     ("wecom", (200, {"errcode": 45009, "errmsg": "api freq out of limit"}, {}), 60),
     ("feishu", (200, {"code": 9499, "msg": "too many request", "data": {}}, {}), 60),
     ("feishu", (400, {"code": 11232, "msg": "frequency limited", "data": {}}, {}), 60),

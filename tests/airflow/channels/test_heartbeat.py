@@ -38,6 +38,15 @@ def test_endpoint_is_below_the_host(switch: HTTPServer) -> None:
     Heartbeat(endpoint="0").ping("fine", OUTSIDE)
 
 
+def test_a_check_that_is_not_there_is_no_success(switch: HTTPServer) -> None:
+    switch.expect_request(SECRET_PATH).respond_with_data("OK (not found)")
+    with pytest.raises(DeliveryError, match=r"HTTP 200, but it refuses.*not found"):
+        Heartbeat().ping("fine", OUTSIDE)
+    switch.clear()
+    switch.expect_request(SECRET_PATH).respond_with_data("OK (rate limited)")
+    Heartbeat().ping("fine", OUTSIDE)
+
+
 @pytest.mark.parametrize("answer", [Response("no such check", status=404), Response(status=302), Response(status=500)])
 def test_switch_that_refuses(switch: HTTPServer, answer: Response, caplog: pytest.LogCaptureFixture) -> None:
     switch.expect_request(SECRET_PATH).respond_with_response(answer)

@@ -123,6 +123,17 @@ def test_an_endpoint_is_a_path() -> None:
         (400, {}, {"more": (None, 5)}, 5),
         (200, {}, {"too_often": True}, 60),
         (429, {"Retry-After": "-1"}, {}, 60),
+        (429, {"Retry-After": "nan"}, {}, 60),
+        (429, {"Retry-After": "inf"}, {}, 60),
+        (429, {"Retry-After": "9" * 5000}, {}, 60),
+        (429, {}, {"more": (10**400, True)}, 1),
+        (429, {"Retry-After": "Mon, 30 Nov 1998 06:00:00 GMT"}, {}, 60),
+        (503, {"Retry-After": "Mon, 30 Nov 9998 06:00:00 GMT"}, {}, None),
+        (429, {"Retry-After": "1 Jan 99999999999999999999 00:00:00 GMT"}, {}, 60),
+        (429, {"Retry-After": "Mon, 30 Nov 2026 06:00:00 +99999999999999999"}, {}, 60),
+        (429, {"Retry-After": "Fri, 31 Dec 9999 23:59:59 -2359"}, {}, 60),
+        (429, {"Retry-After": "Mon, 01 Jan 0001 00:00:00 +2359"}, {}, 60),
+        (429, {"Retry-After": ", "}, {}, 60),
     ],
 )
 def test_how_long_a_receiver_wants_to_be_left_alone(

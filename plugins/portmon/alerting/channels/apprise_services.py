@@ -7,22 +7,18 @@ is read.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs
 
 import jmespath
 import requests
 
+from portmon.alerting.channels.answers import parsed_answer, refused_by, says_too_often, text_of_answer
 from portmon.alerting.channels.base import WAIT, wait_of
 
 ANSWER_LIMIT = 65536
-"""Bytes of an answer that are read as JSON."""
-TEXT_LIMIT = 1024
-"""Bytes of any other answer that an error shows."""
+"""Bytes of an answer that are looked at."""
 
 UNITS: Mapping[str, Callable[[str], int]] = {
     "bytes": lambda text: len(text.encode("utf-8", "surrogatepass")),
@@ -49,7 +45,9 @@ class ChatService:
 
     :param schema: of its Apprise URLs
     :param source: the vendor's documentation of limits and answers
-    :param codes: fields of an answer; a value other than 0 in one of them is a refusal, whatever the HTTP status
+    :param taken: fields of an answer, each with its value if the service took the message: one of them must be there.
+        Without any, each answer that is neither a page nor says otherwise is a success.
+    :param codes: those of them that are numbers; another value than 0 is a refusal, whatever the HTTP status
     :param throttled: values of these fields that mean too often
     :param wait: seconds to leave it alone after that
     """
@@ -58,13 +56,18 @@ class ChatService:
     schema: str
     limits: tuple[Limit, ...]
     source: str
-    codes: tuple[str, ...] = ()
+    taken: tuple[tuple[str, str], ...] = ()
     throttled: frozenset[str] = frozenset()
     wait: float = WAIT
 
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Names of the fields that hold a number."""
+        return tuple(name for name, value in self.taken if value == "0")
+
     def exceeded(self, body: bytes) -> bool:
         """Whether a request is too long for the service."""
-        parsed = _json(body)
+        parsed = parsed_answer(body)
         for limit in self.limits:
             found = jmespath.search(limit.part, parsed) if limit.part else body.decode("utf-8", "replace")
             texts = found if isinstance(found, list) else [found]
@@ -79,7 +82,7 @@ _FEISHU = ChatService(
     # 20 KB may be 20,480 bytes; the smaller number is right either way.
     (Limit("", 20_000, "bytes"),),
     "https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot",
-    codes=("code", "StatusCode"),
+    taken=(("code", "0"), ("StatusCode", "0")),
     throttled=frozenset({"11232", "11247", "230020", "99991400"}),
 )
 SERVICES = (
@@ -99,8 +102,8 @@ SERVICES = (
         "dingtalk",
         (Limit("", 20_000, "bytes"),),
         "https://open.dingtalk.com/document/robots/custom-robot-access",
-        codes=("errcode",),
-        throttled=frozenset({"130101", "90018", "90030"}),
+        taken=(("errcode", "0"),),
+        throttled=frozenset({"130101", "410100", "90018", "90030"}),
         # More than 20 messages a minute: it takes none for 10 minutes.
         wait=600.0,
     ),
@@ -109,8 +112,8 @@ SERVICES = (
         "wecombot",
         (Limit("text.content", 2_048, "bytes"), Limit("markdown.content", 4_096, "bytes")),
         "https://developer.work.weixin.qq.com/document/path/91770",
-        codes=("errcode",),
-        throttled=frozenset({"45009", "45033"}),
+        taken=(("errcode", "0"),),
+        throttled=frozenset({"45009", "45011", "45033"}),
     ),
     _FEISHU,
     replace(_FEISHU, name="Lark", schema="lark", source=_FEISHU.source.replace("feishu.cn", "larksuite.com")),
@@ -125,12 +128,19 @@ SERVICES = (
         ),
         "https://discord.com/developers/docs/resources/webhook#execute-webhook",
     ),
-    ChatService("Telegram", "tgram", (Limit("text", 4_096),), "https://core.telegram.org/bots/api#sendmessage"),
+    ChatService(
+        "Telegram",
+        "tgram",
+        (Limit("text", 4_096),),
+        "https://core.telegram.org/bots/api#sendmessage",
+        taken=(("ok", "true"),),
+    ),
     ChatService(
         "PagerDuty",
         "pagerduty",
         (Limit("payload.summary", 1_024), Limit("", 512_000, "bytes")),
         "https://developer.pagerduty.com/docs/send-alert-event",
+        taken=(("status", "success"),),
     ),
 )
 BY_SCHEMA: Mapping[str, ChatService] = {service.schema: service for service in SERVICES}
@@ -150,41 +160,32 @@ class Refusal:
     in_success: bool = False
 
 
-_TOO_OFTEN = re.compile(
-    r"too (?:fast|often|many requests?|frequent)|rate.?limit|frequency.{0,10}limit|频率|频繁|限流", re.I
-)
-_TEXTS = ("errmsg", "msg", "message", "description", "error", "StatusMessage", "errors", "detail")
-
-
 def refusal(answer: requests.Response, service: ChatService | None, redact: Callable[[str], str]) -> Refusal | None:
     """Why the service refused a message, None if it took it.
 
     :param service: None if it is none of ``SERVICES``
     :param redact: makes one line without secrets of the service's text
     """
-    found = _json(answer.content[:ANSWER_LIMIT])
+    body = answer.content[:ANSWER_LIMIT]
+    found = parsed_answer(body)
     fields: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     success = 200 <= answer.status_code < 300
-    code = _refused(fields, service)
-    # A proxy's page for people in place of a service's answer.
-    is_page = bool(service and service.codes) and answer.content[:100].lstrip().startswith(b"<")
-    if success and code is None and not is_page:
+    code = _refused(body, fields, service)
+    if success and code is None:
         return None
-    if fields:
-        value = next((fields[name] for name in _TEXTS if fields.get(name)), "")
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    else:
-        text = answer.content[:TEXT_LIMIT].decode("utf-8", "replace").strip()
+    text = text_of_answer(body, fields)
     parts = [] if success else [f"HTTP {answer.status_code}"]
     if code:
         parts.append(code)
-    if text := redact(text):
-        parts.append(f"it says {text!r}")
+    if shown := redact(text):
+        parts.append(f"it says {shown!r}")
+    elif success:
+        parts.append("it says nothing")
     wait = wait_of(
         answer.status_code,
         answer.headers,
-        more=(fields.get("retry_after"), jmespath.search("parameters.retry_after", fields)),
-        too_often=bool(_TOO_OFTEN.search(f"{code or ''} {text}"))
+        more=(fields.get("retry_after"), jmespath.search("parameters.retry_after", fields), _in_thousandths(fields)),
+        too_often=says_too_often(f"{code or ''} {text}")
         or (service is not None and not service.throttled.isdisjoint(str(fields.get(name)) for name in service.codes)),
         default=service.wait if service else WAIT,
     )
@@ -194,17 +195,24 @@ def refusal(answer: requests.Response, service: ChatService | None, redact: Call
     return Refusal(f"{name} refused it: {', '.join(parts)}", wait, success)
 
 
-def _refused(fields: Mapping[str, Any], service: ChatService | None) -> str | None:
+def _refused(body: bytes, fields: Mapping[str, Any], service: ChatService | None) -> str | None:
     """The code of a refusal; empty if it has none, None if it is no refusal."""
-    for name in service.codes if service else ("errcode",):
-        if str(fields.get(name) or 0) != "0":
-            return f"{name} {str(fields[name])[:40]}"
-    return "" if any(fields.get(name) is False for name in ("ok", "success")) else None
+    for name in service.codes if service else ():
+        value = fields.get(name)
+        if value is not None and str(value) != "0":
+            return f"{name} {str(value)[:40]}"
+    if (code := refused_by(body, fields)) is not None or service is None:
+        return code
+    if service.taken:
+        # What comes from a proxy, or was cut, is no answer of the service.
+        wanted = " or ".join(f"{name} {value}" for name, value in service.taken)
+        says = any(str(fields.get(name)).lower() == value for name, value in service.taken)
+        return None if says else f"the answer has no {wanted}"
+    # A proxy's page for people in place of a service's answer.
+    return "" if body[:100].lstrip().startswith(b"<") else None
 
 
-def _json(body: bytes) -> Any:
-    """A body as JSON; a form's fields are like those of an object. None if it is neither."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()} or None
+def _in_thousandths(fields: Mapping[str, Any]) -> float | None:
+    """Seconds of the wait that Matrix asks for."""
+    value = fields.get("retry_after_ms")
+    return value / 1000 if isinstance(value, int) and 0 <= value < 1e12 else None

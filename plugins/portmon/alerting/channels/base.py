@@ -54,6 +54,8 @@ class HttpRequest:
     :param endpoint: path below the connection's host, which may have a path as well
     :param sign: makes headers of the connection's extra field ``secret``, if there is one
     :param ok: which HTTP statuses say that the receiver took it
+    :param denied: reads the beginning of an answer of success: the code of a refusal, empty if it has none, None if it is
+        none. Without it the answer is not read.
     :param limit: for all of it, the answer included; None: 30 s
     """
 
@@ -65,6 +67,7 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     sign: Callable[[str], Mapping[str, str]] = lambda _: {}
     ok: Callable[[int], bool] = lambda status: 200 <= status < 300
+    denied: Callable[[bytes], str | None] | None = None
     limit: timedelta | None = None
 
 
@@ -162,10 +165,11 @@ def _seconds(value: Any) -> float | None:
     """A ``Retry-After``: a number, or the moment itself (https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)."""
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         try:
-            until = parsedate_to_datetime(str(value))
-        except ValueError:
+            until = parsedate_to_datetime(str(value)[:100])
+            seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            # What the library raises of a text that is no date, or one out of range.
             return None
-        seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return seconds if 0 <= seconds < 1e9 else None

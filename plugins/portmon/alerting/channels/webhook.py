@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from portmon.alerting.channels.answers import denied
 from portmon.alerting.channels.base import BaseChannel, HttpRequest, Outside, endpoint_problems
 from portmon.fields import Text
 from portmon.text import plain
@@ -41,7 +42,7 @@ class WebhookChannel(BaseChannel):
         return [f"channel {self.name!r}: {text}" for text in endpoint_problems(self.endpoint, self.conn_id)]
 
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
-        """Send the document; any 2xx says that the receiver has it."""
+        """Send the document; any 2xx whose answer does not say otherwise means that the receiver has it."""
         body = json.dumps(document(message), ensure_ascii=False, allow_nan=False).encode()
         now = str(int(time.time()))
         headers = {"Content-Type": "application/json", "Idempotency-Key": message.id}
@@ -49,7 +50,8 @@ class WebhookChannel(BaseChannel):
         def signature(key: str) -> dict[str, str]:
             return {"X-Portmon-Timestamp": now, "X-Portmon-Signature": sign(key, now, body)}
 
-        outside.send(HttpRequest(self.name, self.conn_id, self.endpoint, "POST", body, headers, signature))
+        request = HttpRequest(self.name, self.conn_id, self.endpoint, "POST", body, headers, signature, denied=denied)
+        outside.send(request)
 
 
 def document(message: Message) -> dict[str, Any]:
