@@ -16,6 +16,11 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Categories of control and format characters (bidi and zero-width ones too), lone surrogates, unassigned."""
 _UNSEEN_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and signs that are drawn as nothing."""
+_TONES = "".join(map(chr, range(0x1F3FB, 0x1F400)))
+"""Skin tones, which change the emoji before them."""
+_FLAG_HALVES = "".join(map(chr, range(0x1F1E6, 0x1F200)))
+_LONGEST_CHARACTER = 16
+"""Code points of what is drawn as one character, but for what is made to be long."""
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _FOLDS = re.compile(r":(?=:(?:end)?group::)|\#(?=\#\[(?:end)?group\])")
 """Airflow's page of a task log folds all lines below such a text (the second form is that of Airflow 2):
@@ -47,9 +52,30 @@ def plain(text: str, limit: int = VALUE_LIMIT) -> str:
         if size > limit:
             while size > limit - 1:
                 size -= len(pieces.pop())
+            del pieces[whole(text, len(pieces)) :]
             pieces.append("…")
             break
     return "".join(pieces)
+
+
+def whole(text: str, size: int) -> int:
+    """A number of characters, at most ``size``, after which no character loses its accent, tone or second half.
+
+    A mark that stands on very many others is no language's, and is cut anywhere.
+    """
+    if not 0 < size < len(text):
+        return size
+    for end in range(size, max(size - _LONGEST_CHARACTER, 0), -1):
+        flags = len(text[:end]) - len(text[:end].rstrip(_FLAG_HALVES))
+        joined = (
+            unicodedata.category(text[end]).startswith("M")
+            or text[end] in _TONES
+            or "\u200d" in text[end - 1 : end + 1]
+            or (flags % 2 and text[end] in _FLAG_HALVES)
+        )
+        if not joined:
+            return end
+    return size
 
 
 def _visible(char: str) -> str:

@@ -26,7 +26,7 @@ from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind, Severity
-from portmon.text import REASON_LIMIT, TITLE_LIMIT, VALUE_LIMIT, escape_markdown, inert, plain
+from portmon.text import REASON_LIMIT, TITLE_LIMIT, VALUE_LIMIT, escape_markdown, inert, plain, whole
 
 MESSAGES = Path(__file__).parents[1] / "fixtures" / "messages"
 LANGUAGES = get_args(Language)
@@ -1024,3 +1024,20 @@ def test_check_renders_every_kind(kind: EventKind, tmp_path: Path) -> None:
 def test_check_renders_every_shape(condition: str, tmp_path: Path) -> None:
     (tmp_path / "message.html.j2").write_text(f"x{{{{ view.nope if {condition} }}}}")
     assert len(check_templates(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("character", ["e\u0301", "\U0001f44d\U0001f3fd", "\U0001f1e9\U0001f1ea", "नि", "x\ufe0f"])
+def test_no_character_is_cut_in_the_middle(character: str) -> None:
+    for before in ("", "a"):
+        text = before + character * 20
+        for limit in range(4, len(text)):
+            kept = plain(text, limit)
+            assert len(kept) <= limit
+            assert kept.endswith("…")
+            assert kept.removeprefix(before)[:-1] == character * (len(kept[:-1]) // len(character))
+    joined = "\u200d".join("👩💻")
+    assert [whole(joined * 3, size) for size in range(10)] == [0, 1, 2, 3, 3, 3, 6, 6, 6, 9]
+
+
+def test_a_letter_with_very_many_marks_is_cut_anywhere() -> None:
+    assert plain("a" + "\u0301" * 500, 100) == "a" + "\u0301" * 98 + "…"

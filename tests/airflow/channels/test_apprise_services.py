@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,36 @@ def test_the_table_is_in_the_docs_and_names_what_apprise_knows() -> None:
         assert set(plugin.schemas()) & set(BY_SCHEMA)
 
 
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+@pytest.mark.parametrize("schema", ["json", "rocket"])
+def test_what_any_other_service_gets_is_cut_at_lines_with_a_count(
+    schema: str, form: str, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[dict[str, Any]] = []
+    httpserver.expect_request(re.compile("/.*")).respond_with_handler(
+        lambda request: got.append(request.get_json()) or Response('{"success": true}')
+    )
+    where = {"json": "json://localhost:{}/in", "rocket": "rocket://a/b@localhost:{}/#ops"}[schema]
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", connection(where.format(httpserver.port)))
+    deliver(_channel(form), _downs("&" * 100 + "{:03}", 300))
+    (sent,) = got
+    text = sent["message"] if schema == "json" else sent["text"]
+    assert re.search(r"and \d+ more", text)
+    assert "300 ports down" in json.dumps(sent)
+    if (schema, form) == ("json", "html"):
+        assert text.endswith("</html>")
+
+
+def test_embeds_of_discord_have_a_limit_in_all() -> None:
+    def request(field: int) -> bytes:
+        fields = [{"name": "n", "value": "v" * field}] * 5
+        return json.dumps({"embeds": [{"title": "t", "description": "d" * 900, "fields": fields}]}).encode()
+
+    assert not BY_SCHEMA["discord"].exceeded(request(1_018))
+    assert BY_SCHEMA["discord"].exceeded(request(1_019))
+    assert not BY_SCHEMA["discord"].exceeded(b'{"content": "x"}')
+
+
 # ── refusals ────────────────────────────────────────────────────────────────────────────────────
 
 REFUSALS: dict[str, list[tuple[int, Any]]] = {
@@ -255,6 +286,22 @@ def test_an_answer_that_is_none_of_the_service_is_no_success(
     service.got.clear()
     deliver(_channel(), _downs("web{}", 1))
     assert len(service.got) == 1
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, sent = _service("dingtalk", httpserver, monkeypatch), []
+
+    def endless() -> Iterator[bytes]:
+        while len(sent) < 4_000:
+            sent.append(1)
+            yield b" " * 65_536
+
+    httpserver.clear()
+    httpserver.expect_request(re.compile("/service.*")).respond_with_handler(lambda _: Response(endless()))
+    with pytest.raises(DeliveryError, match="no errcode 0"):
+        deliver(_channel(), _downs("web{}", 1))
+    assert service.got == []
+    assert len(sent) < 1_000
 
 
 def test_a_page_is_no_success_of_discord_either(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,9 @@ _FEISHU = ChatService(
     taken=(("code", "0"), ("StatusCode", "0")),
     throttled=frozenset({"11232", "11247", "230020", "99991400"}),
 )
+_OF_ALL_EMBEDS = (
+    "join('', (embeds || `[]`)[].[[title, description, author.name, footer.text], fields[].[name, value][]][][])"
+)
 SERVICES = (
     ChatService(
         "Slack",
@@ -125,6 +128,7 @@ SERVICES = (
             Limit("embeds[].description", 4_096),
             Limit("embeds[].title", 256),
             Limit("embeds[].fields[].value", 1_024),
+            Limit(_OF_ALL_EMBEDS, 6_000),
         ),
         "https://discord.com/developers/docs/resources/webhook#execute-webhook",
     ),

@@ -65,12 +65,17 @@ class AppriseTarget:
                 request = _measured(plugin, title=title, body=body, **types)
                 return request is None or not service.exceeded(request)
 
-            title, body = fitted(message, form, fits)
         else:
-            title, body = message.title, getattr(message, form) or message.text
-            # Over the limit that Apprise knows of it loses its tail; left alone, the service would refuse it all.
+
+            def fits(title: str, body: str) -> bool:
+                # As Apprise counts before it cuts; it does so in the middle of a line, or of a document's tag.
+                with_title = 0 if plugin.title_maxlen > 0 and not plugin.overflow_amalgamate_title else len(title) + 2
+                return plugin.body_maxlen <= 0 or len(body) + with_title <= plugin.body_maxlen
+
+            # What Apprise adds may still be too long; left alone, the service would refuse it all.
             if plugin.overflow_mode == apprise.OverflowMode.UPSTREAM:
                 plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
+        title, body = fitted(message, form, fits)
         exchange = Exchange(service, redact)
         result = _notify(plugin, exchange, title=title, body=body, timeout=timeout, **types)
         if exchange.refusal is not None and (exchange.refusal.in_success or not result):

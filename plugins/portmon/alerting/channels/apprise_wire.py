@@ -17,6 +17,10 @@ import requests
 
 from portmon.alerting.channels.apprise_services import ChatService, Refusal, refusal
 
+BODY_LIMIT = 1 << 20
+"""Bytes of an answer, unpacked. A proxy in place of a service may send any number."""
+CHUNK = 1 << 14
+
 
 class MeasuredError(Exception):
     """A plugin was about to send."""
@@ -65,12 +69,24 @@ class Exchange:
             raise MeasuredError("not sent, only measured")
         if self.refusal is not None and self.refusal.wait is not None:
             raise requests.RequestException("it asked to be left alone")
-        answer = requests.request(method, url, **options)  # noqa: S113 - the plugin gives one
+        answer = _read(requests.request(method, url, **{**options, "stream": True}))  # noqa: S113 - the plugin gives one
         found = refusal(answer, self.service, self.redact)
         # Of several, the one in a success: the plugin does not see it.
         if found is not None and not (self.refusal and self.refusal.in_success):
             self.refusal = found
         return answer
+
+
+def _read(answer: requests.Response) -> requests.Response:
+    """A response with its body, as requests gives it, but not more than ``BODY_LIMIT`` of it."""
+    body = bytearray()
+    with answer:
+        for chunk in answer.iter_content(CHUNK):
+            body += chunk
+            if len(body) >= BODY_LIMIT:
+                break
+    answer._content, answer._content_consumed = bytes(body[:BODY_LIMIT]), True  # type: ignore[attr-defined]
+    return answer
 
 
 _exchange: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("portmon_exchange", default=None)

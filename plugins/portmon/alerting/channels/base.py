@@ -54,8 +54,8 @@ class HttpRequest:
     :param endpoint: path below the connection's host, which may have a path as well
     :param sign: makes headers of the connection's extra field ``secret``, if there is one
     :param ok: which HTTP statuses say that the receiver took it
-    :param denied: reads the beginning of an answer of success: the code of a refusal, empty if it has none, None if it is
-        none. Without it the answer is not read.
+    :param denied: reads the beginning of an answer of success: the code of a refusal, empty if it has none, None if it
+        is no refusal. Without it the answer is not read.
     :param limit: for all of it, the answer included; None: 30 s
     """
 

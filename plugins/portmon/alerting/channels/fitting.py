@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from portmon.alerting.message.render import Message
+from portmon.text import whole
 
 _SHORT = 16
 """Characters below which nothing is shortened."""
@@ -51,6 +52,6 @@ def _smaller(body: str) -> str:
 
 
 def _shortened(line: str) -> str:
-    kept = line[: len(line) * 3 // 4].rstrip("…")
+    kept = line[: whole(line, len(line) * 3 // 4)].rstrip("…")
     # A backslash that lost what it escapes would escape the ellipsis.
     return kept.rstrip("\\").rstrip() + "…"
