@@ -384,6 +384,26 @@ def test_one_target_that_refuses_in_a_200_is_asked_again_alone(
     assert len(other) == 1
 
 
+@pytest.mark.parametrize("refused", [(403, "bot was kicked"), (200, "chat not found")])
+def test_a_chat_of_a_target_that_took_it_is_not_asked_again(
+    refused: tuple[int, str], httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = _service("telegram", httpserver, monkeypatch)
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", connection(f"{service.vendor.url}-1005678/"))
+    taken = (*service.vendor.taken, {})
+    denied = (refused[0], {"ok": False, "description": refused[1]}, {})
+    service.answers = [taken, denied]
+    with pytest.raises(DeliveryError, match=refused[1]) as failure:
+        deliver(_channel(), _downs("web{}", 1))
+    service.answers = [denied]
+    with pytest.raises(DeliveryError, match=refused[1]):
+        deliver(_channel(), _downs("web{}", 1), done=failure.value.delivered)
+    deliver(_channel(), _downs("web{}", 1), done=failure.value.delivered)
+    chats = [str(json.loads(body)["chat_id"]) for body in service.got]
+    assert chats[2:] == [chats[1]] * 2
+    assert chats[0] != chats[1]
+
+
 def test_any_service_that_says_that_it_failed_is_believed(
     httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -332,6 +332,25 @@ def test_a_sender_that_can_not_be_given_to_the_server_is_named(monkeypatch: pyte
         assert box.got == []
 
 
+def test_a_recipient_whom_apprise_reached_gets_no_second_mail(server: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    to = "to=ops@example.com,gone@example.com"
+    target = f"mailto://127.0.0.1:{server.port}/?from=portmon@example.com&{to}&mode=insecure"
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_APPRISE_DEFAULT", json.dumps({"conn_type": "apprise", "extra": {"config": {"path": target}}})
+    )
+    server.refused = {"gone@example.com": "550 5.1.1 no such user"}
+    with pytest.raises(DeliveryError, match="1 of 1 targets") as failure:
+        deliver(AppriseChannel(type="apprise"), message(alert()))
+    assert server.recipients() == [["ops@example.com"]]
+    done = failure.value.delivered
+    with pytest.raises(DeliveryError) as failure:
+        deliver(AppriseChannel(type="apprise"), message(alert()), done=done)
+    assert len(server.got) == 1
+    server.refused = {}
+    deliver(AppriseChannel(type="apprise"), message(alert()), done=(*done, *failure.value.delivered))
+    assert server.recipients() == [["ops@example.com"], ["gone@example.com"]]
+
+
 def test_an_address_that_is_named_twice_gets_one_mail(server: Mailbox) -> None:
     deliver(mail_to("ops@example.com", cc=["ops@example.com"], bcc=["boss@example.com"]), message(alert()))
     assert server.recipients() == [["ops@example.com", "boss@example.com"]]

@@ -57,7 +57,7 @@ class AppriseChannel(BaseChannel):
                 return Refusal(f"it asked to be left alone; it is tried again after {until:%H:%M:%S} UTC")
             if time.monotonic() > last_start:
                 return Refusal("not asked, others took too long")
-            return target.send(message, self.format, outside.redact, TARGET_TIMEOUT)
+            return target.send(message, self.format, outside.redact, TARGET_TIMEOUT, done)
 
         asked = [target for target in targets if target.id not in done]
         with ThreadPoolExecutor(TARGETS_AT_ONCE) as workers:
@@ -66,7 +66,11 @@ class AppriseChannel(BaseChannel):
         if failed:
             raise self.failure(
                 f"{len(failed)} of {len(targets)} targets did not take the message: {'; '.join(failed)}",
-                delivered=tuple(target.id for target, refusal in refusals if not refusal),
+                delivered=tuple(
+                    taken
+                    for target, refusal in refusals
+                    for taken in ((target.id,) if refusal is None else refusal.taken)
+                ),
                 waits={target.id: one.wait for target, one in refusals if one and one.wait is not None},
             )
 

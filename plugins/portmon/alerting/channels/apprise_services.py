@@ -157,11 +157,13 @@ class Refusal:
     :param reason: for people, without secrets
     :param wait: seconds for which the target wants to be left alone, if it does
     :param in_success: the HTTP status was one of success
+    :param taken: parts of the target that took it all the same, such as one of several recipients or rooms of a URL
     """
 
     reason: str
     wait: float | None = None
     in_success: bool = False
+    taken: tuple[str, ...] = ()
 
 
 def refusal(answer: requests.Response, service: ChatService | None, redact: Callable[[str], str]) -> Refusal | None:

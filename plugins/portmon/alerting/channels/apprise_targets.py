@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apprise
@@ -45,10 +45,13 @@ class AppriseTarget:
     shown: str
     plugin: Any
 
-    def send(self, message: Message, wanted: str, redact: Callable[[str], str], timeout: float) -> Refusal | None:
+    def send(
+        self, message: Message, wanted: str, redact: Callable[[str], str], timeout: float, done: Collection[str] = ()
+    ) -> Refusal | None:
         """Send a message.
 
         :param wanted: which body: ``text``, ``markdown`` or ``html``
+        :param done: parts of the target that have it, see :attr:`Refusal.taken`; left out now
         :returns: why the target did not take it, None if it did
         """
         plugin = self.plugin
@@ -77,13 +80,38 @@ class AppriseTarget:
                 plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
         title, body = fitted(message, form, fits)
         exchange = Exchange(service, redact)
+        taken = self._remember_parts(exchange, done)
         result = _notify(plugin, exchange, title=title, body=body, timeout=timeout, **types)
         if exchange.refusal is not None and (exchange.refusal.in_success or not result):
-            return exchange.refusal
+            return replace(exchange.refusal, taken=tuple(taken))
         if result:
             return None
         reasons = [entry.message for entry in result.logs()]
-        return Refusal(redact(reasons[-1]) if reasons else str(result.status.name).lower())
+        return Refusal(redact(reasons[-1]) if reasons else str(result.status.name).lower(), taken=tuple(taken))
+
+    def _remember_parts(self, exchange: Exchange, done: Collection[str]) -> list[str]:
+        """Keep which recipients or rooms of the URL take the message; a list that grows while it is sent.
+
+        Apprise's plugins ask for each whether an earlier try reached it, but remember that within one call only.
+        """
+        plugin, taken = self.plugin, list[str]()
+        has, mark = plugin.is_delivered, plugin.mark_delivered
+
+        def part(key: Any) -> str:
+            return f"{self.id}.{hashlib.sha256(repr(key).encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+        def is_delivered(key: Any, per_message: bool = False) -> bool:
+            return part(key) in done or has(key, per_message)
+
+        def mark_delivered(key: Any, per_message: bool = False) -> None:
+            if not exchange.refused_last:
+                mark(key, per_message)
+                # Of other types is what stands for the whole target, under an address in memory.
+                if isinstance(key, str | tuple):
+                    taken.append(part(key))
+
+        plugin.is_delivered, plugin.mark_delivered = is_delivered, mark_delivered
+        return taken
 
 
 def targets_of(paths: Iterable[Any], connection: str) -> Iterator[AppriseTarget]:

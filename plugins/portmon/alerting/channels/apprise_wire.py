@@ -32,6 +32,7 @@ class Exchange:
     :param service: None if it is not in the table of services
     :param measuring: nothing is sent, and nothing is logged
     :ivar measured: body of the first request, if nothing is sent
+    :ivar refused_last: the last answer was a refusal
     """
 
     def __init__(self, service: ChatService | None, redact: Callable[[str], str], *, measuring: bool = False) -> None:
@@ -40,6 +41,7 @@ class Exchange:
         self.measuring = measuring
         self.measured: bytes | None = None
         self.refusal: Refusal | None = None
+        self.refused_last = False
 
     @contextlib.contextmanager
     def watched(self, plugin: Any = None) -> Iterator[None]:
@@ -71,6 +73,7 @@ class Exchange:
             raise requests.RequestException("it asked to be left alone")
         answer = _read(requests.request(method, url, **{**options, "stream": True}))  # noqa: S113 - the plugin gives one
         found = refusal(answer, self.service, self.redact)
+        self.refused_last = found is not None
         # Of several, the one in a success: the plugin does not see it.
         if found is not None and not (self.refusal and self.refusal.in_success):
             self.refusal = found
