@@ -73,7 +73,7 @@ class AppriseTarget:
             def fits(title: str, body: str) -> bool:
                 # As Apprise counts before it cuts; it does so in the middle of a line, or of a document's tag.
                 with_title = 0 if plugin.title_maxlen > 0 and not plugin.overflow_amalgamate_title else len(title) + 2
-                return plugin.body_maxlen <= 0 or len(body) + with_title <= plugin.body_maxlen
+                return bool(plugin.body_maxlen <= 0 or len(body) + with_title <= plugin.body_maxlen)
 
             # What Apprise adds may still be too long; left alone, the service would refuse it all.
             if plugin.overflow_mode == apprise.OverflowMode.UPSTREAM:

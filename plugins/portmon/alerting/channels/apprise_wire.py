@@ -88,7 +88,7 @@ def _read(answer: requests.Response) -> requests.Response:
             body += chunk
             if len(body) >= BODY_LIMIT:
                 break
-    answer._content, answer._content_consumed = bytes(body[:BODY_LIMIT]), True  # type: ignore[attr-defined]
+    answer._content, answer._content_consumed = bytes(body[:BODY_LIMIT]), True
     return answer
 
 
