@@ -90,12 +90,14 @@ def test_no_line_of_any_mail_is_too_long(server: Mailbox, title: str, html: str,
     assert [address.addr_spec for address in mail["To"].addresses] == to
 
 
-@pytest.mark.parametrize("form", ["text", "html"])
-def test_no_line_of_a_mail_of_apprise_is_too_long(server: Mailbox, form: Any) -> None:
-    sent = message(title="x" * 3000, text="y" * 3000, html=f"<p>{'z' * 3000}</p>")
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+@pytest.mark.parametrize("letter", ["x", "名", "😀"])
+def test_no_line_of_a_mail_of_apprise_is_too_long(server: Mailbox, letter: str, form: Any) -> None:
+    sent = message(title=letter * 160, text="y" * 3000, markdown="y" * 3000, html=f"<p>{letter * 3000}</p>")
     deliver(AppriseChannel(type="apprise", format=form), sent)
     ((_, raw),) = server.got
     assert_lines(raw)
+    assert letter * 160 in str(server.mails[0]["Subject"]).replace(" ", "")
 
 
 def test_a_whole_mail_is_folded_without_change() -> None:

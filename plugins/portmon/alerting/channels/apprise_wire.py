@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import requests
 
 from portmon.alerting.channels.apprise_services import ChatService, Refusal, refusal
+from portmon.alerting.channels.mail import LONGEST, folded
 
 BODY_LIMIT = 1 << 20
 """Bytes of an answer, unpacked. A proxy in place of a service may send any number."""
@@ -50,6 +52,8 @@ class Exchange:
             module = sys.modules.get(cls.__module__)
             if cls.__module__.startswith("apprise.plugins") and getattr(module, "requests", None) is requests:
                 setattr(module, "requests", _IN_PLACE)  # noqa: B010 - mypy knows no such attribute
+            if cls.__module__.startswith("apprise.plugins.email"):
+                _fold_mails()
         token = _exchange.set(self)
         try:
             yield
@@ -78,6 +82,22 @@ class Exchange:
         if found is not None and not (self.refusal and self.refusal.in_success):
             self.refusal = found
         return answer
+
+
+@functools.cache
+def _fold_mails() -> None:
+    """Let Apprise send no line of a mail that is too long: its Subject is one line, three times as long in Chinese."""
+    from apprise.plugins.email.smtp import AppriseSMTPController
+
+    send = AppriseSMTPController.sendmail
+
+    def sendmail(self: Any, from_addr: str, to_addrs: list[str], message: Any) -> bool:
+        raw = message.encode("utf-8", "surrogateescape") if isinstance(message, str) else message
+        # What is short enough stays as it is: it may be signed.
+        long = _exchange.get() is not None and any(len(line) > LONGEST for line in raw.splitlines())
+        return bool(send(self, from_addr, to_addrs, folded(raw) if long else message))
+
+    AppriseSMTPController.sendmail = sendmail
 
 
 def _read(answer: requests.Response) -> requests.Response:
