@@ -121,8 +121,10 @@ def test_addresses(address: str, expected: str) -> None:
     assert read({"id": 1, "address": address}).hosts[0].address == expected
 
 
-@pytest.mark.parametrize("enabled", [False, None, "", [], 0])
+@pytest.mark.parametrize("enabled", [False, None, "", [], 0, {"value": "no", "label": "No"}, {"value": 0, "label": ""}])
 def test_disabled_entries_are_left_out(enabled: Any) -> None:
+    assert len(read({"id": 1, "address": "a", "on": {"value": "yes", "label": "no"}}, enabled="on").hosts) == 1
+    assert len(read({"id": 1, "address": "a", "on": {"value": "no"}}, enabled="on").hosts) == 1
     found = read({"id": 1, "address": "a", "on": enabled}, {"id": 2, "address": "b", "on": "yes"}, enabled="on")
     assert [host.id for host in found.hosts] == ["2"]
     assert found.disabled == 1

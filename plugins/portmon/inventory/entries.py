@@ -175,7 +175,11 @@ class _YesNoInterpreter(TreeInterpreter):
 
 
 def is_no(value: Any) -> bool:
-    """True for JMESPath's false values, 0, and texts such as ``no``, ``off`` and ``false``."""
+    """True for JMESPath's false values, 0, and texts such as ``no``, ``off`` and ``false``; also within a choice of
+    NetBox, an object with ``value`` and ``label``.
+    """
+    if isinstance(value, Mapping) and value.keys() == {"value", "label"}:
+        value = value["value"]
     return value.strip().lower() in _NO if isinstance(value, str) else not value
 
 

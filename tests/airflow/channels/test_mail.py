@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from email.message import EmailMessage
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,16 @@ def test_a_recipient_whom_apprise_reached_gets_no_second_mail(server: Mailbox, m
     server.refused = {}
     deliver(AppriseChannel(type="apprise"), message(alert()), done=(*done, *failure.value.delivered))
     assert server.recipients() == [["ops@example.com"], ["gone@example.com"]]
+
+
+@pytest.mark.parametrize("charset", ["us-ascii", "iso-8859-1", "gbk"])
+def test_a_name_that_the_charset_lacks_does_not_keep_the_mail_back(server: Mailbox, charset: str) -> None:
+    sent = message(alert(), title="😀 é", html="<p>😀 é</p>")
+    deliver(mail_to("ops@example.com", mime_charset=charset), sent)
+    (mail,) = server.mails
+    body = mail.get_body(("html",))
+    assert body is not None
+    assert unescape(body.get_content()).strip() == "<p>😀 é</p>"
 
 
 def test_an_address_that_is_named_twice_gets_one_mail(server: Mailbox) -> None:

@@ -119,7 +119,12 @@ class NotifierChannel(BaseChannel):
             raise self.failure(f"{self.notifier} can only notify asynchronously; it needs a plain `notify` method")
         verbatim = type(cls.__name__, (_Verbatim, cls), {"__module__": cls.__module__})
         try:
-            return verbatim(**fill(self._arguments(cls), parts(message, self.name)))
+            values = parts(message, self.name)
+            if isinstance(charset := self.arguments.get("mime_charset"), str):
+                # One name that the charset lacks must not keep the whole mail from being sent.
+                for name in ("$text", "$markdown", "$html"):
+                    values[name] = values[name].encode(charset, "xmlcharrefreplace").decode(charset)
+            return verbatim(**fill(self._arguments(cls), values))
         except Exception as error:
             why = describe(error, outside.redact)
             raise self.failure(f"{self.notifier} does not accept its arguments: {why}") from None
