@@ -7,14 +7,15 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from portmon.config import Config
@@ -31,6 +32,7 @@ from portmon.steps import evaluate, housekeeping
 from portmon.steps.run import Run
 from portmon.storage import archive, contents, events, tables
 from portmon.storage.database import Database
+from tests.worlds.databases import migrated
 from tests.worlds.eventful import LONG_AGO, derived, lived, small_fleet, state_of
 from tests.worlds.fleet import FIVE, MONDAY, Fleet, Machine
 
@@ -309,6 +311,107 @@ def test_one_damaged_row_is_one_host_without_evidence(
     with database.begin() as conn:
         assert list(contents.damaged(conn)) == []
     replays_alike(fleet, scratch)
+
+
+def after_damage(fleet: Fleet, table: str, column: str, value: object, where: str) -> list[tuple[str, int | None]]:
+    """What a run tells after web1 and db lost a service, and a value of the row of web1 was changed since."""
+    fleet.run()
+    fleet.machines["web1"].kill(80)
+    fleet.machines["db"].kill(5432)
+    fleet.run(evaluate=False)
+    if isinstance(value, datetime) and fleet.database.is_sqlite:
+        value = value.replace(tzinfo=None).isoformat(" ")
+    with fleet.database.begin() as conn:
+        # As a damaged file does, which knows nothing of types.
+        change = conn.execute(text(f"UPDATE {table} SET {column} = :value WHERE {where}"), {"value": value})  # noqa: S608
+        assert change.rowcount == 1
+        inventory = conn.execute(select(tables.inventories.c.digest)).scalar_one()
+    run, now = Run("run00001"), fleet.now
+    evaluate.evaluate_run(fleet.database, fleet.config, run, inventory, planned={}, interval=FIVE, now=now)
+    with fleet.database.begin() as conn:
+        return kinds(events.recent(conn, run_id="run00001"))
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Iterator[Database]:
+    """Of SQLite, which takes values of any type."""
+    made = migrated(tmp_path / "on-disk.db")
+    yield made
+    made.dispose()
+
+
+NEWEST = "host_id = 'id-web1' AND observed_at = (SELECT max(observed_at) FROM observations)"
+LATER = datetime(9999, 12, 31).isoformat(" ")
+DAMAGE = [
+    *[("observed_at", value) for value in ("garbage", "9999-99-99", b"\xff", LATER, "2026-03-05 00:00:00.000000")],
+    *[("logical_date", value) for value in ("garbage", b"\xff", 5)],
+    *[("try_number", value) for value in ("x", b"\xff", -1, 2**62)],
+    *[("outcome", value) for value in ("", "OK", "oj", b"ok", 5)],
+    *[("duration", value) for value in ("x", b"\xff", float("inf"), -1e300)],
+    *[(name, value) for name in ("facts", "run_id", "error_class", "error") for value in (b"\xff\xfe", 5, "\0" * 100)],
+]
+
+
+def one_row_is_damaged(
+    database: Database, scratch: Database, column: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are told, its host with the next look, and a replay comes to the same."""
+    fleet = small_fleet(database)
+    told = after_damage(fleet, "observations", column, value, NEWEST)
+    assert ("down", 5432) in told
+    later = kinds(fleet.run()) + kinds(fleet.run())
+    assert (told + later).count(("down", 80)) == 1
+    said = [line for line in warnings(caplog) if "evidence" in line]
+    # What a text says, or in which run a look was made, can't be wrong in itself.
+    assert len(said) == (("down", 80) not in told)
+    fleet.machines["web1"].start(80, "nginx")
+    assert ("recovered", 80) in kinds(fleet.run())
+    replays_alike(fleet, scratch)
+
+
+@pytest.mark.parametrize(("column", "value"), DAMAGE, ids=map(repr, DAMAGE))
+def test_whatever_a_row_of_the_archive_holds_the_others_are_told(
+    on_disk: Database, scratch: Database, column: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    one_row_is_damaged(on_disk, scratch, column, value, caplog)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("outcome", "oj"), ("duration", float("inf")), ("try_number", -1), ("observed_at", datetime(9999, 12, 31, 1, tzinfo=UTC))],
+    ids=repr,
+)
+def test_a_row_of_the_right_types_may_be_damaged_too(
+    database: Database, scratch: Database, column: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    one_row_is_damaged(database, scratch, column, value, caplog)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("data", "text"), ("data", b""), ("data", 5), ("used_at", "garbage"), ("used_at", b"\xff"), ("size", "x")],
+    ids=repr,
+)
+def test_whatever_a_stored_content_holds_the_others_are_told(
+    on_disk: Database, column: str, value: object
+) -> None:
+    fleet = small_fleet(on_disk)
+    digest = f"digest = (SELECT facts FROM observations WHERE {NEWEST})"
+    told = after_damage(fleet, "contents", column, value, digest)
+    assert ("down", 5432) in told
+    assert (told + kinds(fleet.run())).count(("down", 80)) == 1
+    housekeeping.expire(fleet.database, fleet.config.retention, fleet.now)
+
+
+def test_times_ahead_of_a_clock_that_is_behind_are_no_damage(database: Database) -> None:
+    fleet = Fleet(database, Config())
+    for number in range(12):
+        fleet.add(f"web{number}", {80: "nginx"})
+    fleet.run()
+    fleet.run(evaluate=False)
+    with database.begin() as conn:
+        found = archive.observations_to_evaluate(conn, now=fleet.now - timedelta(days=3))
+        assert len(found) == len(archive.observations_to_evaluate(conn)) == 12
 
 
 def test_an_archive_that_lost_everything_holds_up_one_run(database: Database) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DB_CONN_ID = "portmon_db"
+_HOST = re.compile(r"[\w.-]*|(?=[^:]*:[^:]*:)[0-9A-Fa-f:.]+(?:%\w+)?|[/@][^@:?#]*")
+"""Of a PostgreSQL server; or the folder of its socket, which may be abstract."""
 
 _WITHOUT_RHYTHM = (None, "@once", "@continuous")
 _GAPS = 60
@@ -262,6 +265,9 @@ def database_url() -> str:
         if found.conn_type not in ("postgres", "postgresql"):
             reason = f"connection {DB_CONN_ID!r} is of type {found.conn_type!r}; use postgres or sqlite"
             raise ConfigError(reason, field=DB_CONN_ID)
+        if not all(map(_HOST.fullmatch, (found.host or "").split(","))):
+            # The driver's own error would show it.
+            raise wrong("its host is no host name, IP address or folder: login, password and port have their own fields")
         # Airflow reads an extra field that is no JSON as an empty one: `sslmode` would be lost without a word.
         extra = parse_json(found.extra) if found.extra else {}
         return URL.create(

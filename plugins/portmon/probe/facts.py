@@ -13,7 +13,7 @@ from portmon.probe import rows
 from portmon.probe.cgroup import unit_of
 from portmon.probe.frame import Frame
 
-_RANGE = re.compile(r"(\d{1,5})[-\s]+(\d{1,5})")
+_RANGE = re.compile(r"(\d{1,5})[-\s]+(\d{1,5})", re.ASCII)
 _BOOT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _PROC_LINE = re.compile(rb"/proc/(\d{1,10}|self)/(status|cgroup):(.*)")
 _SYS_LINE = re.compile(rb"/proc/sys/([a-z0-9_/]{1,60}):(.*)")
@@ -35,7 +35,7 @@ def facts_of(frame: Frame) -> tuple[Listing, Mapping[int, rows.Process]]:
     if frame.version == "1":
         uid = _ranged(fields, "uid", rows.MAX_UID)
         boot_id = _boot_id(fields["boot"]) if "boot" in fields else None
-        ephemeral = _range(fields.get("range", ""))
+        ephemeral = _range(fields["range"]) if "range" in fields else None
     for line in frame.proc.split(b"\n"):
         if match := _PROC_LINE.fullmatch(line):
             value = match[3]
@@ -101,12 +101,12 @@ def _comm(name: bytes) -> str:
     return rows.text(_ESCAPED.sub(lambda match: b"\n" if match[1] == b"n" else b"\\", name[: 2 * limits.NAME]))
 
 
-def _range(text: str) -> tuple[int, int] | None:
+def _range(text: str) -> tuple[int, int]:
     match = _RANGE.fullmatch(text)
-    if match is None:
-        return None
-    low, high = int(match[1]), int(match[2])
-    return (low, high) if 1 <= low <= high <= 65535 else None
+    low, high = (int(match[1]), int(match[2])) if match is not None else (0, 0)
+    if not 1 <= low <= high <= 65535:
+        raise ProbeError(f"{text[:40]!r} in the answer is no range of ports")
+    return low, high
 
 
 def _ports(text: bytes) -> tuple[tuple[int, int], ...]:

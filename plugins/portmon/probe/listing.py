@@ -123,6 +123,8 @@ def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
             )
         return
     four, six = frame.fields.get("tcp", "0"), frame.fields.get("tcp6")
+    if not {four, six or "0"} <= {"0", "1"}:
+        raise ProbeError(f"tcp={four[:20]!r} or tcp6={(six or '')[:20]!r} in the answer is neither 0 nor 1")
     if frame.tool == "ss" and not sockets:
         # Up to 4.3 it prints its header alone, and ends with 0, where the kernel does not answer it.
         raise ProbeError("ss lists nothing at all, which another tool would have to confirm")

@@ -80,7 +80,7 @@ def evaluate_run(
             runs.must_be_newest(conn, run.run_id)
             checkpoints.keep(conn, now)
             fleet, inputs = _goes_by(conn, digest, planned, interval, now)
-            observations = archive.observations_to_evaluate(conn, host_ids=fleet)
+            observations = archive.observations_to_evaluate(conn, host_ids=fleet, now=now)
             step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, observed=observations)
             verdict = evaluate_looks(conn, observations, fleet, inputs, config, run_id=run.run_id, now=now, step=step)
             archive.settle(conn, observations)

@@ -6,11 +6,11 @@ import dataclasses
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import zstandard
-from sqlalchemy import ColumnElement, Connection, Select, UnaryExpression, and_, delete, func, select, true
+from sqlalchemy import ColumnElement, Connection, Select, Text, UnaryExpression, and_, cast, delete, func, select, true
 from sqlalchemy.sql.operators import custom_op
 
 from portmon.errors import StorageError
@@ -18,9 +18,10 @@ from portmon.model import limits
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome, Owner, in_time
 from portmon.scan.answer import SettledAnswer
 from portmon.storage import checkpoints, contents, journal
-from portmon.storage.sql import chunks, insert_rows, rows_in, update_rows, upsert_rows
+from portmon.storage.sql import change_in, chunks, insert_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import EPOCH, hosts, inventories, runs, stored
 from portmon.storage.tables import observations as archived
+from portmon.text import plain
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,28 @@ RAW_LEFT_OUT = "raw_left_out"
 """Error class of an ok observation whose raw answer is not kept."""
 TOO_MUCH = "too_much"
 """Error class of an observation whose answer was not stored at all."""
+DAMAGED = "damaged"
+"""Error class of an observation whose row can't be read."""
+AHEAD = timedelta(days=1)
+"""An observation that is further ahead of the evaluation than this has a wrong time."""
+FEW = 10
+"""If so many, and more than half of all, are ahead, their times are right and the evaluation's clock is wrong."""
+SHOWN = 20
+"""Hosts that a warning names."""
 ERROR_LENGTH = 2000
 
 _FIELDS = tuple(name for name in Observation.__slots__ if name in archived.c)
 _COLUMNS = [archived.c[name] for name in _FIELDS]
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+_OPTIONAL = {"logical_date": datetime} | dict.fromkeys(("error_class", "error", "facts"), str)
+_TYPES = tuple(
+    {"observed_at": datetime, "try_number": int, "duration": float, "confirmed": bool, "provisional": bool}.get(name)
+    or ((_OPTIONAL[name], type(None)) if name in _OPTIONAL else str)
+    for name in _FIELDS
+)
+"""Of the values of a row, in the order of its columns. SQLite takes values of any type into any column."""
+_LONGEST = 1e9
+"""Seconds that no look takes."""
 
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -223,12 +241,16 @@ def settled(conn: Connection, host_ids: Collection[str]) -> dict[str, SettledAns
     return {row.host_id: SettledAnswer(row.fingerprint, row.frame, row.facts) for row in rows}
 
 
-def observations_to_evaluate(conn: Connection, *, host_ids: Collection[str] | None = None) -> list[Observation]:
+def observations_to_evaluate(
+    conn: Connection, *, host_ids: Collection[str] | None = None, now: datetime | None = None
+) -> list[Observation]:
     """Observations that are newer than the last one evaluated of their host, oldest first, without listings.
 
-    A provisional one counts only if its run did not observe its host again.
+    A provisional one counts only if its run did not observe its host again. What can't be read of the archive is no
+    evidence, see :data:`DAMAGED`; an observation without a time, or with one far ahead, is deleted.
 
     :param host_ids: of these hosts only
+    :param now: to tell what is far ahead; None: nothing is
     """
     asked = set(conn.execute(select(archived.c.host_id).distinct()).scalars() if host_ids is None else host_ids)
     found = [one for one in map(_observation, conn.execute(_unevaluated(conn))) if one.host_id in asked]
@@ -237,9 +259,45 @@ def observations_to_evaluate(conn: Connection, *, host_ids: Collection[str] | No
     known = {row.host_id for row in rows_in(conn, select(hosts.c.host_id), hosts.c.host_id, others)}
     query = select(*_COLUMNS).where(archived.c.live)
     found += map(_observation, rows_in(conn, query, archived.c.host_id, others - known))
+    found = _mended(conn, found, now)
     found.sort(key=in_time)
     last = {(one.host_id, one.run_id): one.observed_at for one in found}
     return [one for one in found if not one.provisional or one.observed_at == last[one.host_id, one.run_id]]
+
+
+def _mended(conn: Connection, observations: Sequence[Observation], now: datetime | None) -> list[Observation]:
+    """Write rows that can't be read as what they count as, so that each is told once and a replay reads the same.
+
+    :returns: the observations that have a time that can be
+    """
+    kept = [one for one in observations if one.observed_at != EPOCH]
+    if len(kept) < len(observations):
+        ids = sorted({one.host_id for one in observations if one.observed_at == EPOCH})
+        _warn_of_time(ids, "can't be read")
+        if conn.dialect.name == "sqlite":
+            # No other database takes what is no time. SQLite's calendar has no day for it.
+            timeless = delete(archived).where(func.julianday(cast(archived.c.observed_at, Text)).is_(None))
+            change_in(conn, timeless, archived.c.host_id, ids)
+    limit = datetime.max.replace(tzinfo=UTC) if now is None else now + AHEAD
+    ahead = [one for one in kept if one.observed_at > limit]
+    # If most are ahead, the clock of this machine is behind.
+    if ahead and (len(ahead) < FEW or 2 * len(ahead) <= len(kept)):
+        # If they were evaluated, nothing of their hosts would be until then.
+        ids = sorted({one.host_id for one in ahead})
+        _warn_of_time(ids, "is more than a day ahead")
+        change_in(conn, delete(archived).where(archived.c.observed_at > limit), archived.c.host_id, ids)
+        kept = [one for one in kept if one.observed_at <= limit]
+    damaged = [one for one in kept if one.error_class == DAMAGED]
+    for one in damaged:
+        log.warning("%s: %s. Other hosts are not affected", plain(one.host_id), one.error)
+    update_rows(conn, archived, [_row(one, ()) for one in damaged])
+    return kept
+
+
+def _warn_of_time(host_ids: Sequence[str], why: str) -> None:
+    shown = ", ".join(plain(host_id) for host_id in host_ids[:SHOWN])
+    more = f" and {len(host_ids) - SHOWN} more" if len(host_ids) > SHOWN else ""
+    log.warning("The time of an observation of %s%s %s: it is deleted, and no evidence", shown, more, why)
 
 
 def readable(
@@ -350,7 +408,36 @@ def _unevaluated(conn: Connection) -> Any:
 def _observation(row: Sequence[Any]) -> Observation:
     # By position, from a row that begins with _COLUMNS: a run makes as many as there are hosts.
     fields = dict(zip(_FIELDS, row, strict=False))
+    if not all(map(isinstance, row, _TYPES)) or _wrong_of(fields) is not None:
+        return _damaged(fields)
     return Observation(**fields | {"outcome": _OUTCOMES[fields["outcome"]]})
+
+
+def _wrong_of(fields: Mapping[str, Any]) -> str | None:
+    """The first field of a row whose value no observation has, if the types are right."""
+    if fields["outcome"] not in _OUTCOMES:
+        return "outcome"
+    if not 0 <= fields["duration"] < _LONGEST:
+        return "duration"
+    if not 0 <= fields["try_number"] < 2**31:
+        return "try_number"
+    return next((name for name in ("observed_at", "logical_date") if fields[name] == EPOCH), None)
+
+
+def _damaged(fields: Mapping[str, Any]) -> Observation:
+    """What a row that can't be read counts as: no evidence of its host."""
+    wrong = [name for name, right in zip(_FIELDS, _TYPES, strict=True) if not isinstance(fields[name], right)]
+    wrong = wrong or [_wrong_of(fields) or ""]
+    at, run_id = fields["observed_at"], fields["run_id"]
+    return Observation(
+        str(fields["host_id"]),
+        run_id if isinstance(run_id, str) else "",
+        0,
+        at if isinstance(at, datetime) else EPOCH,
+        Outcome.INVALID,
+        error_class=DAMAGED,
+        error=f"Its row in the archive is damaged, so it is no evidence: {wrong[0]} can't be read",
+    )
 
 
 # ── listings as JSON ────────────────────────────────────────────────────────────────────────────

@@ -159,7 +159,7 @@ def unpack(digest: str, data: bytes) -> bytes:
     """
     try:
         found = zstandard.decompress(bytes(data), max_output_size=MAX_SIZE)
-    except zstandard.ZstdError as error:
+    except (zstandard.ZstdError, TypeError) as error:
         raise StorageError(f"content {digest} is damaged: {error}") from error
     if digest_of(found) != digest:
         raise StorageError(f"content {digest} is damaged: its hash differs")

@@ -89,7 +89,8 @@ class Database:
             event.listen(self.engine, "begin", lambda conn: conn.exec_driver_sql("BEGIN IMMEDIATE"))
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        # Options of the driver may hold another password, as sslpassword does.
+        return self.url.set(query={}).render_as_string(hide_password=True)
 
     @property
     def is_sqlite(self) -> bool:

@@ -48,7 +48,10 @@ def _utc(value: datetime | None) -> datetime | None:
     return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-def _text(value: str | None) -> str | None:
+def _text(value: str | bytes | None) -> str | None:
+    if isinstance(value, bytes):
+        # SQLite takes them into any column; only a damaged row has some.
+        value = value.decode("utf-8", "backslashreplace")
     if value is None or ESCAPE not in value:
         return value
     return _READ.sub(lambda match: chr(int(match[1], 16)), value)
@@ -77,6 +80,27 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Out of the database: a function of the value alone, which is called ten thousand times in a run."""
         read = self.impl_instance.result_processor(dialect, coltype)
         return _utc if read is None else lambda value: _utc(read(value))
+
+
+class ArchivedDateTime(UtcDateTime):
+    """The same in the archive, whose rows are read one by one: a time that can't be read is EPOCH, which no look has.
+
+    SQLite takes any text for a time.
+    """
+
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
+        """Out of the database: as of :class:`UtcDateTime`."""
+        read = super().result_processor(dialect, coltype)
+
+        def read_or_epoch(value: Any) -> datetime | None:
+            try:
+                return read(value)
+            except (ValueError, TypeError, OverflowError):
+                return EPOCH
+
+        return read_or_epoch
 
 
 class SafeText(TypeDecorator[str]):
@@ -136,7 +160,7 @@ contents = Table(
     Column("digest", String(64), primary_key=True),
     Column("data", LargeBinary, nullable=False),
     Column("size", Integer, nullable=False),
-    Column("used_at", UtcDateTime, nullable=False, index=True),
+    Column("used_at", ArchivedDateTime, nullable=False, index=True),
     # Could not be read: stored again as soon as the same bytes are seen.
     Column("damaged", Boolean, nullable=False, server_default=false()),
     comment="compressed bytes by SHA-256 of what they were before: raw answers, facts, inventories, settings",
@@ -320,10 +344,10 @@ observations = Table(
     "observations",
     metadata,
     Column("host_id", SafeText, primary_key=True),
-    Column("observed_at", UtcDateTime, primary_key=True, index=True),
+    Column("observed_at", ArchivedDateTime, primary_key=True, index=True),
     Column("run_id", SafeText, nullable=False, index=True),
     Column("try_number", Integer, nullable=False),
-    Column("logical_date", UtcDateTime),
+    Column("logical_date", ArchivedDateTime),
     Column("outcome", String(16), nullable=False),
     Column("error_class", SafeText),
     Column("error", SafeText),

@@ -24,6 +24,8 @@ MAX_DEPTH = 100
 """Levels of nesting. Host lists and configurations have some ten."""
 MAX_VALUES = 4_000_000
 """Values of one JSON document: a short value, such as ``[]``, takes 20 times its text in memory."""
+MAX_DIGITS = 4300
+"""Characters of a whole number: as many digits as Python reads."""
 MAX_EXPANDED, EXPANSION = 100_000, 10
 """Values of a YAML document with its aliases written out, or this many times its own values if that is more."""
 
@@ -146,6 +148,9 @@ class Loader(yaml.SafeLoader):
             tag = str(node.tag).replace("tag:yaml.org,2002:", "!!")
             return yaml.constructor.ConstructorError(None, None, f"the value is no {tag}", node.start_mark)
 
+        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
+            # PyYAML reads 1:1:1…, a number to the base of 60, in quadratic time.
+            raise wrong("")
         with boundary(wrong, passing=yaml.YAMLError):
             return super().construct_object(node, deep=deep)
 

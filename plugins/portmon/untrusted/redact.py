@@ -12,10 +12,11 @@ from portmon.text import plain
 ERROR_LIMIT = 300
 """Characters of a text that are kept."""
 
+# A scheme of any length would be looked for from each letter of a long text on, in quadratic time.
 # A login may hold more than one @. A colon after a host that is not followed by a port begins a password, as in
 # ``//user:pa/ss@host``.
 _ADDRESS = (
-    r"(?i)(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/\s?#'\")]*@)?"
+    r"(?i)(?P<scheme>[a-z][a-z0-9+.-]{0,30}://)(?:[^/\s?#'\")]*@)?"
     r"(?P<host>(?:\[[0-9a-f:.%]*\]|[^/\s?#'\")@:\[]*)(?::\d+(?=[/\s?#'\")]|$))?)(?P<rest>[^\s'\")]*)"
 )
 
