@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -16,6 +17,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.timetables.base import TimeRestriction
 from airflow.timetables.interval import CronDataIntervalTimetable
 from airflow.timetables.trigger import CronTriggerTimetable
+from sqlalchemy.engine import make_url
 
 from portmon.airflow import settings, tasks
 from portmon.airflow.outside import OUTSIDE
@@ -25,6 +27,7 @@ from portmon.config import parse_config
 from portmon.errors import ConfigError, SetupError, StorageError, UnansweredError
 from portmon.model.host import Host
 from portmon.ssh.config import Ssh
+from portmon.storage.database import Database
 
 
 def say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -330,6 +333,17 @@ def test_without_a_connection_there_is_a_file(monkeypatch: pytest.MonkeyPatch, t
         '{"conn_type": "postgres", "host": "h", "extra": "{s3cret"}',
         '{"conn_type": "postgres", "host": "h", "extra": "[1]"}',
         '{"conn_type": "postgres", "host": ["h"], "schema": {"s3cret": 1}}',
+        *(
+            json.dumps({"conn_type": "postgres", "host": host, "schema": "portmon"})
+            for host in (
+                "postgresql://u:s3cret@h/db",
+                "u:s3cret@h",
+                "u:s3cret",
+                "//u:s3cret@h/",
+                "h?password=s3cret",
+                "h,u:s3cret@h2",
+            )
+        ),
     ],
 )
 def test_a_connection_that_can_not_be_read_is_no_new_file(
@@ -345,6 +359,19 @@ def test_a_connection_that_can_not_be_read_is_no_new_file(
     with pytest.raises(AirflowFailException, match=r"(?i)portmon_db"):
         tasks.fetch_hosts.function(params={}, dag_run=run, ti=None)
     assert list(tmp_path.glob("**/portmon.db")) == []
+
+
+@pytest.mark.parametrize(
+    "host", ["db", "db-1.example.com", "10.0.0.1", "::1", "fe80::1%eth0", "/run/pg", "@pg", "a,b", ""]
+)
+def test_a_host_of_postgresql_and_no_password_of_an_option_in_its_name(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    given = {"conn_type": "postgres", "host": host, "password": "s3cret", "extra": {"sslpassword": "s3cret"}}
+    monkeypatch.setenv("AIRFLOW_CONN_PORTMON_DB", json.dumps(given | {"extra": json.dumps(given["extra"])}))
+    url = make_url(settings.database_url())
+    assert (url.host or url.query.get("host", ""), url.query["sslpassword"]) == (host, "s3cret")
+    assert "s3cret" not in str(Database(url))
 
 
 @pytest.mark.parametrize("place", [0, 1])

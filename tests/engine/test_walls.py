@@ -19,7 +19,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from portmon.config import Config
-from portmon.engine import states
+from portmon.engine import diff, states
 from portmon.errors import StorageError
 from portmon.model import limits
 from portmon.model.event import Event
@@ -323,7 +323,7 @@ def after_damage(fleet: Fleet, table: str, column: str, value: object, where: st
         value = value.replace(tzinfo=None).isoformat(" ")
     with fleet.database.begin() as conn:
         # As a damaged file does, which knows nothing of types.
-        change = conn.execute(text(f"UPDATE {table} SET {column} = :value WHERE {where}"), {"value": value})  # noqa: S608
+        change = conn.execute(text(f"UPDATE {table} SET {column} = :value WHERE {where}"), {"value": value})
         assert change.rowcount == 1
         inventory = conn.execute(select(tables.inventories.c.digest)).scalar_one()
     run, now = Run("run00001"), fleet.now
@@ -341,7 +341,7 @@ def on_disk(tmp_path: Path) -> Iterator[Database]:
 
 
 NEWEST = "host_id = 'id-web1' AND observed_at = (SELECT max(observed_at) FROM observations)"
-LATER = datetime(9999, 12, 31).isoformat(" ")
+LATER = "9999-12-31 00:00:00"
 DAMAGE = [
     *[("observed_at", value) for value in ("garbage", "9999-99-99", b"\xff", LATER, "2026-03-05 00:00:00.000000")],
     *[("logical_date", value) for value in ("garbage", b"\xff", 5)],
@@ -378,7 +378,12 @@ def test_whatever_a_row_of_the_archive_holds_the_others_are_told(
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("outcome", "oj"), ("duration", float("inf")), ("try_number", -1), ("observed_at", datetime(9999, 12, 31, 1, tzinfo=UTC))],
+    [
+        ("outcome", "oj"),
+        ("duration", float("inf")),
+        ("try_number", -1),
+        ("observed_at", datetime(9999, 12, 31, 1, tzinfo=UTC)),
+    ],
     ids=repr,
 )
 def test_a_row_of_the_right_types_may_be_damaged_too(
@@ -392,9 +397,7 @@ def test_a_row_of_the_right_types_may_be_damaged_too(
     [("data", "text"), ("data", b""), ("data", 5), ("used_at", "garbage"), ("used_at", b"\xff"), ("size", "x")],
     ids=repr,
 )
-def test_whatever_a_stored_content_holds_the_others_are_told(
-    on_disk: Database, column: str, value: object
-) -> None:
+def test_whatever_a_stored_content_holds_the_others_are_told(on_disk: Database, column: str, value: object) -> None:
     fleet = small_fleet(on_disk)
     digest = f"digest = (SELECT facts FROM observations WHERE {NEWEST})"
     told = after_damage(fleet, "contents", column, value, digest)
@@ -743,6 +746,22 @@ def test_lost_binds_are_told_and_do_not_pile_up(database: Database) -> None:
         told = [event for event in events.recent(conn) if event.kind is EventKind.REBOUND]
     assert (len(row.addresses), len(row.lost)) == (64, 64)
     assert [event.severity for event in told] == ["critical", "warning", "warning"]
+
+
+def test_very_many_ports_that_die_at_once_are_counted_through_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(database, Config())
+    evil = with_evil(fleet)
+    ports = range(1, 951)
+    evil.change = seen_as(listeners=listeners(*({"port": port, "pid": port} for port in ports)))
+    fleet.run()
+    evil.change = seen_as(listeners=listeners({"port": 1, "pid": 1}))
+    counted = []
+    count_most = diff.Evaluation._count_most
+    monkeypatch.setattr(diff.Evaluation, "_count_most", lambda self: (counted.append(1), count_most(self)))
+    assert Counter(kind for kind, _ in kinds(fleet.run())) == {"down": 949}
+    assert len(counted) == 1
 
 
 def test_very_many_ports_that_move_are_paired_by_name(database: Database) -> None:

@@ -16,6 +16,7 @@ from portmon.untrusted.redact import ERROR_LIMIT, describe, redact
         "https://user:SECRET/SECRET@hooks.example.com",
         "http://user:SECRET@[::1]:80/SECRET",
         "slack://SECRET@/",
+        "x" * 50 + "://user:SECRET@host/SECRET",
     ],
 )
 def test_no_secret_of_an_address_is_told(address: str) -> None:

@@ -18,6 +18,7 @@ from portmon.inventory.sources.ansible import _told
 from portmon.untrusted import documents
 from portmon.untrusted.boundary import boundary
 from portmon.untrusted.documents import DocumentError, compose_yaml, parse_json, parse_yaml
+from portmon.untrusted.redact import redact
 from portmon.untrusted.urls import address_of, is_ambiguous, origin_of, showable, split_login
 from tests.worlds import mutated
 
@@ -119,6 +120,10 @@ def test_what_the_bomb_stood_for_was_never_made() -> None:
         (parse_yaml, "'a\n "),
         (parse_json, "[],"),
         (parse_json, '"\\" '),
+        (parse_yaml, "1:"),
+        (redact, "a"),
+        (redact, "a+"),
+        (redact, "http://a:"),
         (parse_json, '{"a":'),
         (lambda text: _told(text.encode()), "[WARNING]: Failed to parse inventory with 'a."),
         (lambda text: _told(text.encode()), "[ERROR]: got: \n"),
@@ -157,6 +162,7 @@ def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("cmdb: {source: {type: http, items: '" + "(" * 5000 + "'}}\n", "cmdb.source.items: "),
         ("? [a, b]\n: c\n", "portmon.yaml"),
         ("rules: &a [*a]\n", "portmon.yaml:1: 'a' contains itself"),
+        ("ssh: {max_logins: " + "1:" * 5000 + "1}\n", "portmon.yaml:1: the value is no !!int"),
         ("\x00", "is no YAML: special characters are not allowed"),
     ],
 )

@@ -267,17 +267,22 @@ def database_url() -> str:
             raise ConfigError(reason, field=DB_CONN_ID)
         if not all(map(_HOST.fullmatch, (found.host or "").split(","))):
             # The driver's own error would show it.
-            raise wrong("its host is no host name, IP address or folder: login, password and port have their own fields")
+            raise wrong("its host is no host name, IP address or folder: write login, password and port elsewhere")
         # Airflow reads an extra field that is no JSON as an empty one: `sslmode` would be lost without a word.
         extra = parse_json(found.extra) if found.extra else {}
+        options = {key: str(value) for key, value in extra.items() if isinstance(value, str | int | bool)}
+        host = found.host or ""
+        if host.startswith(("/", "@")):
+            # In the place of a URL's host it would be read as another part.
+            options["host"], host = host, ""
         return URL.create(
             "postgresql+psycopg2",
             username=found.login or None,
             password=found.password or None,
-            host=found.host or None,
+            host=host or None,
             port=found.port,
             database=found.schema or None,
-            query={key: str(value) for key, value in extra.items() if isinstance(value, str | int | bool)},
+            query=options,
         ).render_as_string(hide_password=False)
 
 

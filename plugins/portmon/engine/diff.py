@@ -227,6 +227,8 @@ class Evaluation:
         self.dropped: dict[PortKey, bool] = {}
         self.events: list[Event] = []
         self._to_tell: list[tuple[states.Row, Told, Port]] = []
+        # How many of them are notices.
+        self._notices = 0
         self._counted: list[tuple[EventKind, int]] = []
 
     def looks(self, observations: Sequence[Observation]) -> Iterator[list[Observation]]:
@@ -666,7 +668,9 @@ class Evaluation:
         for told in step.told:
             assert port is not None  # noqa: S101 - for the type checker: an event has a port
             self._to_tell.append((step.row, told, port))
-            if len(self._to_tell) > 4 * NOTICES:
+            # Not what lasts, which stays: each one more would begin the count anew.
+            self._notices += _is_notice(told)
+            if self._notices > 4 * NOTICES:
                 self._count_most()
 
     def _count_most(self) -> None:
@@ -674,17 +678,17 @@ class Evaluation:
 
         Called while notices come in: 20,000 of one host would take too much memory.
         """
-        lasting = (AlertRole.FIRING, AlertRole.RESOLVED)
-        notices = [one for one in self._to_tell if one[1].kind.meaning(one[1].details).role not in lasting]
+        notices = [one for one in self._to_tell if _is_notice(one[1])]
         most = sorted(notices, key=lambda one: one[2].port)[NOTICES:]
         counted = set(map(id, most))
         self._to_tell = [one for one in self._to_tell if id(one) not in counted]
         self._counted += [(told.kind, port.port) for _, told, port in most]
+        self._notices = len(notices) - len(most)
 
     def _tell_of_ports(self, host_id: str, look: Look, rules: HostRules) -> None:
         """Make the events of the ports of one host."""
         self._count_most()
-        waiting, self._to_tell = self._to_tell, []
+        waiting, self._to_tell, self._notices = self._to_tell, [], 0
         counted, self._counted = self._counted, []
         for one in waiting:
             self._tell_of_port(*one, look, rules)
@@ -732,6 +736,11 @@ class Evaluation:
     ) -> None:
         told = Told(kind, reason, since, last_seen, details)
         self.events.append(_event(told, host, None, at=at, run_id=self.run_id))
+
+
+def _is_notice(told: Told) -> bool:
+    """Whether an event neither opens nor closes an alert."""
+    return told.kind.meaning(told.details).role not in (AlertRole.FIRING, AlertRole.RESOLVED)
 
 
 def _hung(host: Mapping[str, Any], seen: Listing, at: datetime) -> dict[str, Any]:
