@@ -77,7 +77,10 @@ def read(
     rows.refuse_others(len(found), len(listed))
     _refuse_cut(found)
     era = _era(found, data[start : _line_end(data, start)], version)
-    return [_socket(row, era, six) for row in found]
+    # Each row is freed once it is read: a host may print 65,000.
+    listed.clear()
+    found.reverse()
+    return [_socket(found.pop(), era, six) for _ in range(len(found))]
 
 
 # ── rows ────────────────────────────────────────────────────────────────────────────────────────
