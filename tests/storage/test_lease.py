@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select, text, update
 
 from portmon.config import parse_config
 from portmon.errors import StorageError
 from portmon.model.event_kinds import AlertGroup
 from portmon.storage import deliveries, lease, tables
 from portmon.storage.database import Database
+from tests.worlds.databases import migrated
 from tests.worlds.eventful import small_fleet
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -65,6 +66,26 @@ def test_a_lease_of_before_that_says_no_length_is_believed_for_as_long_as_one_is
         with database.begin() as conn:
             conn.execute(update(tables.leases).values(expires_at=expires_at, ttl=None, holder="first"))
         assert (lease.acquire(database, "state", "second", ttl=MINUTE, now=NOW) is not None) is is_free
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("ttl", 1e18),
+        ("ttl", -5),
+        ("ttl", float("inf")),
+        ("ttl", "x"),
+        ("expires_at", "garbage"),
+        ("expires_at", b"\xff"),
+    ],
+)
+def test_a_lease_whose_row_is_damaged_is_not_believed(tmp_path: Path, column: str, value: object) -> None:
+    database = migrated(tmp_path / "portmon.db")
+    lease.acquire(database, "state", "first", ttl=10 * MINUTE, now=NOW + DAY)
+    with database.begin() as conn:
+        conn.execute(text(f"UPDATE leases SET {column} = :value"), {"value": value})
+    assert lease.acquire(database, "state", "second", ttl=MINUTE, now=NOW) is not None
+    assert lease.acquire(database, "state", "third", ttl=MINUTE, now=NOW) is None
 
 
 @pytest.mark.parametrize("ahead", [timedelta(0), timedelta(seconds=5)])

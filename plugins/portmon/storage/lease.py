@@ -33,6 +33,9 @@ SKEW = timedelta(seconds=10)
 """How much the clocks of two machines may differ. An expiry further away than the lease's length plus this was written
 by a wrong clock."""
 
+LONGEST = timedelta(days=1)
+"""No lease is longer: a length beyond it is damaged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -87,7 +90,8 @@ def acquire(
 ) -> Lease | None:
     """Get a lease if it is free.
 
-    A lease that expires later than its length allows counts as free: the clock of its holder was ahead.
+    A lease that expires later than its length allows counts as free: the clock of its holder was ahead. So does one whose
+    row is damaged.
 
     :param holder: name for people
     :param ttl: after this others may have it
@@ -109,8 +113,11 @@ def acquire(
         if token is None:
             conn.execute(insert_new(conn, leases), {"name": name, "token": 0, "expires_at": EPOCH})
             row = conn.execute(select(leases).where(leases.c.name == name)).one()
-            its_ttl = ttl if row.ttl is None else timedelta(seconds=row.ttl)
-            if row.expires_at > now + its_ttl + SKEW:
+            its_ttl = ttl
+            if isinstance(row.ttl, int | float) and 0 <= row.ttl <= LONGEST.total_seconds():
+                its_ttl = timedelta(seconds=row.ttl)
+            # One that is given back is free above; here EPOCH is a time that can't be read.
+            if row.expires_at > now + its_ttl + SKEW or row.expires_at == EPOCH:
                 log.warning(
                     "The lease %r of %r ends at %s UTC, later than it can: the clock that wrote it was wrong. It is "
                     "taken over",

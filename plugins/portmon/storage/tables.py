@@ -82,8 +82,8 @@ class UtcDateTime(TypeDecorator[datetime]):
         return _utc if read is None else lambda value: _utc(read(value))
 
 
-class ArchivedDateTime(UtcDateTime):
-    """The same in the archive, whose rows are read one by one: a time that can't be read is EPOCH, which no look has.
+class LenientDateTime(UtcDateTime):
+    """The same where one damaged row must stop nothing: a time that can't be read is EPOCH, which no look has.
 
     SQLite takes any text for a time.
     """
@@ -160,7 +160,7 @@ contents = Table(
     Column("digest", String(64), primary_key=True),
     Column("data", LargeBinary, nullable=False),
     Column("size", Integer, nullable=False),
-    Column("used_at", ArchivedDateTime, nullable=False, index=True),
+    Column("used_at", LenientDateTime, nullable=False, index=True),
     # Could not be read: stored again as soon as the same bytes are seen.
     Column("damaged", Boolean, nullable=False, server_default=false()),
     comment="compressed bytes by SHA-256 of what they were before: raw answers, facts, inventories, settings",
@@ -344,10 +344,10 @@ observations = Table(
     "observations",
     metadata,
     Column("host_id", SafeText, primary_key=True),
-    Column("observed_at", ArchivedDateTime, primary_key=True, index=True),
+    Column("observed_at", LenientDateTime, primary_key=True, index=True),
     Column("run_id", SafeText, nullable=False, index=True),
     Column("try_number", Integer, nullable=False),
-    Column("logical_date", ArchivedDateTime),
+    Column("logical_date", LenientDateTime),
     Column("outcome", String(16), nullable=False),
     Column("error_class", SafeText),
     Column("error", SafeText),
@@ -445,7 +445,7 @@ leases = Table(
     Column("name", SafeText, primary_key=True),
     Column("holder", SafeText),
     Column("token", BigInteger, nullable=False),
-    Column("expires_at", UtcDateTime, nullable=False),
+    Column("expires_at", LenientDateTime, nullable=False),
     Column("try_number", Integer, nullable=False, server_default="0"),
     Column("ttl", Float),
     comment="who may write; the token grows with every holder",
