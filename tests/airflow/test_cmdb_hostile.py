@@ -174,6 +174,32 @@ def test_whatever_a_source_raises_it_is_no_end_of_the_run(database: Database, er
     assert fetch_inventory(database, config, Run("r2"), load, now=NOW + timedelta(minutes=5)).stale
 
 
+def test_what_a_cmdb_says_is_inert_and_of_bounded_length_in_logs(
+    server: Server, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = Config(cmdb=Cmdb.model_validate({"source": {"type": "http", "endpoint": "api/hosts"}}))
+
+    def fetch(run_id: str) -> None:
+        from portmon.airflow.cmdb_hook import get_inventory
+
+        fetch_inventory(database, config, Run(run_id), lambda: get_inventory(config.cmdb, Path()), now=NOW)
+
+    server.says(json.dumps({"message": "::group::x \x1b[2J\u202e"}))
+    with pytest.raises(CmdbError) as caught:
+        fetch("first")
+    assert "it says" in str(caught.value)
+    assert "::group::" not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert caught.value.__cause__ is None
+    good = {"id": "a", "address": "a"}
+    server.says(json.dumps([good, *({"id": f"::group::{number}"} for number in range(5000))]))
+    caplog.clear()
+    fetch("second")
+    assert 200 <= len(caplog.records) < 210
+    assert "and 4800 more invalid entries" in caplog.text
+    assert "::group::" not in caplog.text
+
+
 @pytest.mark.parametrize("nested", [1, 2])
 def test_an_answer_that_unpacks_to_a_multiple(server: Server, nested: int) -> None:
     body = packed(1 << 28)

@@ -23,6 +23,9 @@ from portmon.untrusted.boundary import boundary
 
 log = logging.getLogger(__name__)
 
+LOGGED = 200
+"""So many invalid entries of a list have a line each in the log; the rest is counted."""
+
 STALE = "cmdb_stale"
 
 
@@ -60,7 +63,8 @@ def fetch_inventory(
             must_be_plausible(found, good.inventory if good else None)
     except CmdbError as error:
         if good is None:
-            raise
+            # It may repeat what the CMDB says, and the log of the task will have it.
+            raise CmdbError(plain(error.message, 1000), source=plain(error.source, REASON_LIMIT)) from None
         found, stale, fetched_at, reason = good.inventory, True, good.fetched_at, str(error)
         log.warning("%s", plain(reason, 1000))
         log.warning(
@@ -75,13 +79,15 @@ def fetch_inventory(
             counted(len(found.hosts), "host"),
             f", and {len(found.invalid)} entries that can't be used" if found.invalid else "",
         )
-    for invalid in found.invalid:
+    for invalid in found.invalid[:LOGGED]:
         log.warning(
             "Invalid entry %d (%s): %s",
             invalid.position,
             plain(invalid.name or invalid.id or "-"),
             plain(invalid.reason, REASON_LIMIT),
         )
+    if len(found.invalid) > LOGGED:
+        log.warning("… and %d more invalid entries", len(found.invalid) - LOGGED)
     if run.hosts:
         select(found.hosts, run.hosts)
     with database.begin() as conn:

@@ -151,7 +151,7 @@ def _bounded(packed: _Packed, cost: Mapping[str, int], used: int, per_host: int)
     if used + whole <= per_host:
         return packed, whole
     said = f"{used / 1024**2:.1f} MiB of its answers are stored of this day already (retention.per_host)"
-    log.warning("%s: the raw answer is not kept: %s", observation.host_id, said)
+    log.warning("%s: the raw answer is not kept: %s", plain(observation.host_id), said)
     observation = dataclasses.replace(observation, frames=(), digests=())
     if observation.listing is None:
         return (observation, [], {}), 0
@@ -163,7 +163,7 @@ def _bounded(packed: _Packed, cost: Mapping[str, int], used: int, per_host: int)
         f"Its answer is not stored, so it is no evidence: {said}, and it says something new again. Look at what "
         "listens there, or raise the bound"
     )
-    log.warning("%s: %s", observation.host_id, error)
+    log.warning("%s: %s", plain(observation.host_id), error)
     none = dataclasses.replace(observation, outcome=Outcome.INVALID, listing=None, error_class=TOO_MUCH, error=error)
     return (none, [], {}), 0
 

@@ -90,8 +90,8 @@ def acquire(
 ) -> Lease | None:
     """Get a lease if it is free.
 
-    A lease that expires later than its length allows counts as free: the clock of its holder was ahead. So does one whose
-    row is damaged.
+    A lease that expires later than its length allows counts as free: the clock of its holder was ahead. So does a
+    damaged one.
 
     :param holder: name for people
     :param ttl: after this others may have it
