@@ -90,6 +90,24 @@ def test_the_line_of_the_listing_says_nothing_of_the_first_line_again(field: byt
         probe.read_frame(forged, "n0n0")
 
 
+@pytest.mark.parametrize("value", [b"2", b"-1", b"01", b"yes", b"1" * 100_000, "\u0661".encode()])
+@pytest.mark.parametrize("name", [b"tcp", b"tcp6"])
+def test_whether_a_table_was_read_is_told_by_0_or_1(name: bytes, value: bytes) -> None:
+    whole = V2.read_bytes()
+    told = whole.replace(b" %s=1" % name, b" %s=%s" % (name, value), 1)
+    assert told != whole
+    with pytest.raises(ProbeError, match="is neither 0 nor 1"):
+        probe.read_frame(told, "n0n0")
+
+
+@pytest.mark.parametrize("shown", [b"0-60999", b"60999-32768", b"32768-65536", b"x", b"1", b"9" * 100_000])
+def test_a_range_that_no_kernel_has_is_no_evidence(shown: bytes) -> None:
+    told = DEFAULT.replace(b" ver=", b" range=" + shown + b" ver=", 1)
+    assert told != DEFAULT
+    with pytest.raises(ProbeError, match="is no range of ports"):
+        probe.read_frame(told, NONCE)
+
+
 def test_a_forced_command_has_a_nonce_of_its_own() -> None:
     assert probe.read_frame(DEFAULT, "somethingElse") == probe.read_frame(DEFAULT, NONCE)
     with pytest.raises(ProbeError, match="2 frames"):
