@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +187,73 @@ def test_a_cut_anywhere_in_a_row_is_refused(kind: str) -> None:
             continue
         read += 1
     assert read == 0
+
+
+SECOND = "tcp        0      0 0.0.0.0:81              0.0.0.0:*               "
+CUT = {
+    "the state": f"{SECOND}LIST",
+    "the inode": f"{SECOND}LISTEN      0          284",
+    "a connection": f"{SECOND.replace('0.0.0.0:* ', '10.0.0.9:7')}ESTABLISHED",
+}
+
+
+@pytest.mark.parametrize("place", sorted(CUT))
+def test_a_cut_in_the_last_column_of_a_netstat_without_owners(place: str) -> None:
+    extended = "0          28450     " if place == "the inode" else ""
+    owner = "7/relay             " if place == "a connection" else ""
+    header = HEADER if owner else HEADER.replace("PID/Program name    ", "User       Inode     " if extended else "")
+    whole = f"{header}{SECOND.replace('81', '80')}LISTEN      {extended}{owner}\n"
+    assert places(parse_listeners(whole.encode())) == [(WILD, 80)]
+    with pytest.raises(NetstatParseError, match="cut or unknown row"):
+        parse_listeners((whole + CUT[place]).encode())
+
+
+def test_a_cut_row_is_no_part_of_the_name_before_it() -> None:
+    with pytest.raises(NetstatParseError, match="cut or unknown row"):
+        parse_listeners(HEADER.encode() + BUSYBOX.splitlines(True)[2].replace(b"2007/python", b"7/a") + b"tcp       12")
+
+
+@pytest.mark.parametrize("tail", ["us", "users:(", "uid:33 in", "ino:28450", "uid:33", "ino:28450 sk"])
+def test_a_cut_in_the_only_row_of_ss(tail: str) -> None:
+    row = "State Recv-Q Send-Q Local Address:Port Peer Address:Port\nLISTEN 0 128 127.0.0.1:80 0.0.0.0:* "
+    assert places(parse_listeners(f"{row}uid:33 ino:28450 sk:1 <->".encode())) == [("127.0.0.1", 80)]
+    with pytest.raises(NetstatParseError, match="cut"):
+        parse_listeners((row + tail).encode())
+
+
+# ── what editors, terminals and other options add ───────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", sorted(WHOLE))
+def test_a_file_of_an_editor(kind: str) -> None:
+    whole = WHOLE[kind]
+    seen = parse_listeners(whole)
+    assert parse_listeners(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n")) == seen
+
+
+@pytest.mark.skipif(not shutil.which("ss"), reason="needs ss")
+@pytest.mark.parametrize("options", ["-ltnpeim", "-ltnpe", "-ltnpeom"])
+def test_details_below_a_row(options: str) -> None:
+    """-i and -m add a line that begins with a tab."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        raw = subprocess.run(["ss", options], capture_output=True, check=True).stdout
+        assert (b"\n\t" in raw) == ("m" in options)
+        (found,) = (one for one in parse_listeners(raw) if one.port == server.getsockname()[1])
+    assert found.pid == os.getpid()
+
+
+def test_a_long_interface_of_ss_4_1() -> None:
+    """It prints blanks between the address and an interface whose name is longer than its column."""
+    raw = (
+        "State      Recv-Q Send-Q Local Address:Port               Peer Address:Port              \n"
+        "LISTEN     0      32     *    %br-12345678:53                       *:*                   ino:64 sk:2 <->\n"
+        "LISTEN     0      32     ::   %br-12345678:53                      :::*                   ino:65 sk:3 <->\n"
+    )
+    found = parse_listeners(raw.encode())
+    assert [(one.address, one.zone, one.port) for one in found] == [
+        (WILD, "br-12345678", 53),
+        ("::", "br-12345678", 53),
+    ]
 
 
 def test_every_row_has_the_columns_of_the_header() -> None:

@@ -21,7 +21,8 @@ PADDED = OWNER_LIMIT + 1
 
 HEADER = re.compile(rb"Proto\s.*\S")
 ROW = re.compile(rb"(?:tcp|udp|udplite|raw|sctp|icmp|dccp)[46L]*\s+\d+\s+\d+\s+\S")
-_BEGUN = (b"tcp        0      0 ", b"tcp6       0      0 ")
+_BEGUN = re.compile(rb"t(?:c(?:p6?(?:\s+(?:\d+(?:\s+(?:\d+\s*)?)?)?)?)?)?")
+"""The beginning of a row that is cut before its endpoints."""
 _OWNER = re.compile(rb"[ \t](?:(\d{1,10})/|-[ ]*\Z)")
 _TIMERS = frozenset({b"off", b"on", b"keepalive", b"timewait", b"probe"})
 _NOTE_END = re.compile(rb"\)\.?\s*\Z")
@@ -69,7 +70,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
                     found.append((number, *read))
             continue
         if not padded and owner is not None and _goes_on(owner, line):
-            if any(begun.startswith(line) for begun in _BEGUN) and not any(map(bytes.strip, lines[number + 1 :])):
+            if _BEGUN.fullmatch(line) and not any(map(bytes.strip, lines[number + 1 :])):
                 # The last line, and a row begins like that: more likely a cut one than the rest of a name.
                 raise rows.refused(line, number)
             owner += b"\n" + line
@@ -86,6 +87,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
     if note:
         raise NetstatParseError("it ends within a note in parentheses")
     rows.refuse_others(len(found), others)
+    _refuse_cut(lines, [number for number, _, owner in found if owner is None])
     for number, socket, owner in found:
         if owner is not None:
             if padded and len(owner) < PADDED:
@@ -93,6 +95,21 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
                 raise NetstatParseError(f"the row of port {socket.port} is cut in its last column", line=number + 1)
             socket.owners = _owners(bytes(owner), number)
     return [socket for _, socket, _ in found]
+
+
+def _refuse_cut(lines: Sequence[bytes], numbers: Sequence[int]) -> None:
+    """Refuse a row that is shorter than the others; for rows that do not end with an owner.
+
+    Their last column is the state, which all of them share, or an inode; tools fill it with blanks, or do not.
+    """
+    states = {number: lines[number].split(None, 6)[5] for number in numbers}
+    filled = any(lines[number].endswith(b" ") for number in numbers)
+    for number, state in states.items():
+        line = lines[number]
+        # An inode of ten digits fills the column.
+        cut = filled and not line.endswith(b" ") and not line[-10:].isdigit()
+        if cut or any(other != state and other.startswith(state) for other in {*states.values(), b"LISTEN"}):
+            raise rows.refused(line, number)
 
 
 def _named(header: bytes) -> _Columns | None:
@@ -122,10 +139,8 @@ def _split(line: bytes, number: int) -> list[bytes]:
 def _read_row(line: bytes, number: int, columns: _Columns) -> tuple[rows.Socket, bytearray | None] | None:
     """The socket and its owner's column; None if the socket does not listen."""
     protocol, _, _, local, foreign, rest = _split(line, number)
-    if not foreign.endswith(b":*"):
-        if b":" not in foreign:
-            raise rows.refused(line, number)
-        return None
+    if b":" not in foreign:
+        raise rows.refused(line, number)
     if columns.timer:
         rest = _without_timer(rest, line, number)
     uid = inode = None
@@ -144,6 +159,8 @@ def _read_row(line: bytes, number: int, columns: _Columns) -> tuple[rows.Socket,
         if match is None or not rest[: match.start()].strip():
             raise rows.refused(line, number)
         owner = rest[match.start() + 1 :]
+    if not foreign.endswith(b":*"):
+        return None
     address, zone, port = rows.endpoint(local, number)
     family = "tcp6" if protocol == b"tcp6" or ":" in address else "tcp"
     socket = rows.Socket(family, address, zone, port, uid=uid, inode=inode)

@@ -31,10 +31,13 @@ _STATES = rb"LISTEN|UNCONN|ESTAB|SYN-SENT|SYN-RECV|FIN-WAIT-[12]|TIME-WAIT|CLOSE
 ROW = re.compile(rb"(?:(?:tcp|udp|mptcp|sctp|dccp)\s+)?(" + _STATES + rb")(?=[\s\d])")
 _BLANKS = re.compile(rb"\s*")
 _QUEUES = re.compile(rb"\s*(\d{1,10})\s+(\d{1,10})(?=[\s*\[])\s*")
-_END = re.compile(rb"[^\s]{1,100}:(\*|\d{1,5})(?=\s|\Z)")
+# Before a long name of an interface, 4.0 and 4.1 print blanks: ``*    %br-12345678:53``.
+_END = re.compile(rb"[^\s]{1,100}(?: {1,60}%[^\s]{1,40})?:(\*|\d{1,5})(?=\s|\Z)")
 _USERS = b"users:("
 _OWNER = re.compile(rb"\",(?:pid=(\d{1,10}),(?:tid=\d{1,10},)?fd=|(\d{1,10}),)\d{1,10}\)")
 """The fields behind a name, in new and old versions."""
+_CUT = [[word[:size]] for word in (b"users:((", b"uid:", b"ino:", b"sk:") for size in range(1, len(word) + 1)]
+"""What the last of a row's words may be, if it is cut there."""
 _ARROW = re.compile(rb" [<-]-[->]")
 _DOTTED = re.compile(rb"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}[%:]")
 
@@ -90,6 +93,7 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
     """Rows, in order; None for a socket that does not listen."""
     at, number = start, data.count(b"\n", 0, start)
     queues = _Queues()
+    begun = False
     failed = bytearray(len(data) + 2 if _USERS in data else 0)
     while at < len(data):
         end = _line_end(data, at)
@@ -98,10 +102,14 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
         if HEADER.match(line):
             queues = _Queues(line)
             continue
+        if begun and line.startswith(b"\t"):
+            # What -i, -m and -b say of the socket in the row above.
+            continue
         state = ROW.match(line)
         if state is None and not line.lstrip()[:1].isdigit():
             rows.refuse_unless_noise(line, first)
             continue
+        begun = True
         if state is not None and state[1] != b"LISTEN":
             yield None
             continue
@@ -130,6 +138,8 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
             number += data.count(b"\n", at, end + 1)
             at = end + 1
         fields, arrow = _fields(tail)
+        if tail.rsplit(None, 1)[-1:] in _CUT:
+            raise rows.refused(line, first)
         yield _Row(first, local[0], peer[0], owners, fields, arrow, shortened)
 
 
@@ -260,9 +270,10 @@ def _fields(tail: bytes) -> tuple[dict[bytes, bytes], bool]:
 
 
 def _refuse_cut(found: Sequence[_Row]) -> None:
-    """Every row shows the same fields of its socket: one that lacks some is cut."""
+    """Every row shows the same fields of its socket, in this order: one that lacks some is cut."""
     arrows = any(row.arrow for row in found)
-    wanted = {name for name in (b"ino", b"sk") if any(name in row.fields for row in found)}
+    extended = any(row.fields.keys() & {b"uid", b"ino", b"sk"} for row in found)
+    wanted = {b"ino", b"sk"} if extended else set()
     for row in found:
         if row.shortened:
             continue
@@ -305,7 +316,7 @@ def _era(found: Sequence[_Row], header: bytes, version: str | None) -> _Era:
 
 
 def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> rows.Socket:
-    address, zone, port = rows.endpoint(row.local, row.line)
+    address, zone, port = rows.endpoint(row.local.replace(b" ", b""), row.line)
     if address == "*":
         is_six = b"v6only" in row.fields
         if not is_six and era is _Era.UNKNOWN:
