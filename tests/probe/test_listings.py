@@ -325,6 +325,7 @@ def test_a_path_of_a_cgroup_may_hold_what_ends_a_row() -> None:
 
 # ── time ────────────────────────────────────────────────────────────────────────────────────────
 
+BARE = HEADER.replace("PID/Program name    ", "").encode()
 WORST: dict[str, Callable[[int], bytes]] = {
     "blanks behind a timer": lambda size: (
         HEADER.replace("name    ", "name     Timer").encode()
@@ -344,6 +345,12 @@ WORST: dict[str, Callable[[int], bytes]] = {
         b'LISTEN 0 1 *:80 *:* users:(("' + b'a\n",pid=1,fd=2),("' * (size // 18) + b"\n"
     ),
     "many rows": lambda size: HEADER.encode() + b"tcp 0 0 1.2.3.4:5 0.0.0.0:* LISTEN -\n" * (size // 37),
+    "many rows, none with an owner": lambda size: (
+        BARE + b"".join(b"tcp 0 0 1.2.3.4:5 0.0.0.0:* %x \n" % number for number in range(size // 33))
+    ),
+    "a row that begins at the end": lambda size: BUSYBOX + b"tcp" + b" " * size,
+    "blanks before an interface": lambda size: b"LISTEN 0 1 " + b"* %" * (size // 3) + b":80 *:*\n",
+    "details below a row": lambda size: b"LISTEN 0 1 *:80 *:*\n" + b"\t a:1\n" * (size // 6),
     "many notes": lambda size: HEADER.encode() + b"(a\n" * (size // 3),
     "a header again and again": lambda size: b"Proto   " * (size // 8),
     "colons": lambda size: b"LISTEN 0 1 " + b":" * size + b"80 *:*\n",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from portmon.errors import NetstatParseError
@@ -103,12 +104,13 @@ def _refuse_cut(lines: Sequence[bytes], numbers: Sequence[int]) -> None:
     Their last column is the state, which all of them share, or an inode; tools fill it with blanks, or do not.
     """
     states = {number: lines[number].split(None, 6)[5] for number in numbers}
+    # In order, what begins with another one follows it.
+    cut = {one for one, other in pairwise(sorted({*states.values(), b"LISTEN"})) if other.startswith(one)}
     filled = any(lines[number].endswith(b" ") for number in numbers)
     for number, state in states.items():
         line = lines[number]
         # An inode of ten digits fills the column.
-        cut = filled and not line.endswith(b" ") and not line[-10:].isdigit()
-        if cut or any(other != state and other.startswith(state) for other in {*states.values(), b"LISTEN"}):
+        if state in cut or (filled and not line.endswith(b" ") and not line[-10:].isdigit()):
             raise rows.refused(line, number)
 
 
