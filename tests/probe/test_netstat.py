@@ -59,7 +59,7 @@ def test_the_first_example() -> None:
     assert (found[8080].pid, found[8080].program) == (2007, "nginx: master")
 
 
-@pytest.mark.parametrize("raw", [b"", b"\n", b" \n \n"])
+@pytest.mark.parametrize("raw", [b"", b"\n", b" \n \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])
 def test_nothing_proves_nothing(raw: bytes) -> None:
     with pytest.raises(NetstatParseError, match="no output"):
         parse_listeners(raw)

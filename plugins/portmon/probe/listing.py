@@ -92,12 +92,12 @@ def listing_of(frame: Frame) -> Listing:
 
 
 def _sockets(output: bytes, version: str | None) -> list[rows.Socket]:
+    output = output.removeprefix(codecs.BOM_UTF8)
     if not output.strip():
         raise NetstatParseError("there is no output: not even a header says that the tool worked")
     if output.count(b"\r\n") == output.count(b"\n"):
         # A terminal or an editor put them in. A name that ends with one does not do so on every line.
         output = output.replace(b"\r\n", b"\n")
-    output = output.removeprefix(codecs.BOM_UTF8)
     lines = output.split(b"\n")
     offset = 0
     for number, line in enumerate(lines):
