@@ -28,8 +28,10 @@ https://github.com/apache/airflow/blob/3.3.2/airflow-core/src/airflow/ui/src/que
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 host``, ``2 hosts``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """``1 host``, ``2 hosts``; ``1 entry``, ``2 entries``."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun.removesuffix('y')}ies" if noun.endswith("ry") else f"{number} {noun}s"
 
 
 def plain(text: str, limit: int = VALUE_LIMIT) -> str:

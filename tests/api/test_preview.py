@@ -85,7 +85,7 @@ def test_a_list_that_a_run_would_not_use(site: Site) -> None:
     assert shown.state is not None
     assert "an old one" in str(shown.state.refused)
     broken = listed(invalid=(InvalidHost(1, "1", "h1", "it has no address"),))
-    assert "none of its 1 entries is valid" in str(site.preview(broken).problem)
+    assert "it has no valid entry of 1" in str(site.preview(broken).problem)
 
 
 def test_without_a_state_database(tmp_path: Path) -> None:

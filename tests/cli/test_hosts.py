@@ -106,7 +106,7 @@ def test_the_documented_json_is_the_real_one(shell: Hosts) -> None:
     ("text", "message"),
     [
         ("id,name\n1\n", "hosts.csv: line 2: has another number of columns"),
-        ("id,address\n1,\n2,a b\n", "none of its 2 entries is valid, the first because it has no address"),
+        ("id,address\n1,\n2,a b\n", "it has no valid entry of 2, the first is invalid because it has no address"),
     ],
 )
 @pytest.mark.parametrize("output", ["table", "json"])

@@ -82,7 +82,9 @@ def preview(conn: Connection | None, config: Config, found: Inventory, *, now: d
     except CmdbError as error:
         problem = error.message
     if problem is None and found.invalid and not found.hosts:
-        problem = f"none of its {len(found.invalid)} entries is valid, the first because {found.invalid[0].reason}"
+        problem = (
+            f"it has no valid entry of {len(found.invalid)}, the first is invalid because {found.invalid[0].reason}"
+        )
     return PreviewView(
         source=found.source,
         hosts=found.hosts,

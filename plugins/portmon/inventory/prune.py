@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from portmon.inventory.config import Cmdb
 from portmon.model.host import AcceptedList, Inventory, KnownHost
+from portmon.text import counted
 
 PRUNE_GUARD_ABOVE = 5
 """Up to this many hosts, any of them may leave: a share of so few says nothing."""
@@ -100,9 +101,9 @@ def _implausible(*, listed: int, missing: int, visible: int, largest: int, namel
     if not missing:
         return None
     if not listed:
-        return f"the host list is empty, {visible} hosts are known"
+        return f"the host list is empty, where there were {counted(visible, 'host')}"
     if nameless:
-        return f"{missing} hosts are missing, but {nameless} entries have no readable id and may be these"
+        return f"missing: {counted(missing, 'host')}; no readable id: {counted(nameless, 'entry')}, which may be these"
     # New entries fill gaps: a group of hosts that are replaced all day long keeps its size.
     if visible > PRUNE_GUARD_ABOVE and visible - listed > visible * limit:
         return f"{missing} of {visible} hosts are missing, more than {limit:.0%} (cmdb.max_prune_ratio)"

@@ -77,7 +77,7 @@ def fetch_inventory(
             "%s lists %s%s",
             plain(found.source, 300),
             counted(len(found.hosts), "host"),
-            f", and {len(found.invalid)} entries that can't be used" if found.invalid else "",
+            f", and {counted(len(found.invalid), 'entry')} that can't be used" if found.invalid else "",
         )
     for invalid in found.invalid[:LOGGED]:
         log.warning(
@@ -87,7 +87,7 @@ def fetch_inventory(
             plain(invalid.reason, REASON_LIMIT),
         )
     if len(found.invalid) > LOGGED:
-        log.warning("… and %d more invalid entries", len(found.invalid) - LOGGED)
+        log.warning("… and more that are invalid: %d", len(found.invalid) - LOGGED)
     if run.hosts:
         select(found.hosts, run.hosts)
     with database.begin() as conn:
@@ -132,7 +132,7 @@ def must_be_plausible(found: Inventory, good: Inventory | None) -> None:
     )
     if found.invalid:
         reason = (
-            f"none of its {len(found.invalid)} entries is valid, the first because {found.invalid[0].reason}; "
+            f"it has no valid entry of {len(found.invalid)}, the first is invalid because {found.invalid[0].reason}; "
             "check cmdb.source.fields in portmon.yaml"
         )
     raise CmdbError(reason, source=found.source)
