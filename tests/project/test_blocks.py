@@ -32,11 +32,11 @@ NOT_RUN = {
     "forced-command.md": {"scp portmon-probe": "needs a server"},
     "operations.md": {
         "pip install": "the road of README installs the package",
-        "createuser": "needs a PostgreSQL server with a role for it",
+        "sudo -u postgres": "needs a PostgreSQL server with a role for it",
         "sudo chown": "needs root, and gives the key away",
         "docker compose": "needs Docker: tests/compose runs what its services run",
         "airflow backfill create": "needs a scheduler: tests/e2e/test_replay.py has one",
-        "echo 'UPDATE backfill": "is for a database with a backfill; a test of it is below",
+        'echo "UPDATE backfill': "is for a database with a backfill; a test of it is below",
     },
     "page.md": {"curl": "needs the page and a token"},
     "security.md": {
