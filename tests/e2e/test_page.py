@@ -232,7 +232,7 @@ def test_a_request_that_is_wrong_says_what_and_changes_nothing(site: Site) -> No
     alert = alert_of(site, "web1", 80)
     assert "reason" in refused("acknowledgements", {"alerts": [alert]})
     assert "other" in refused("acknowledgements", {"alerts": [alert], "reason": "x", "other": 1})
-    assert "are over" in refused("acknowledgements", {"alerts": ["gone"], "reason": "x"})
+    assert "is over" in refused("acknowledgements", {"alerts": ["gone"], "reason": "x"})
     assert "lasts" in refused("acknowledgements", {"alerts": [alert], "reason": "x", "lasts": "soon"})
     assert "until when" in refused("silences", {"hosts": ["web1"], "reason": "x"})
     assert "not down" in refused("ports/accept", {"ports": [["id-web2", 22]], "reason": "x"})
