@@ -110,7 +110,10 @@ def environment(folder: Path, plugins: Path = ROOT / "plugins") -> dict[str, str
 @pytest.mark.parametrize(
     "page",
     # Thirteen connections of Airflow, five seconds each.
-    [pytest.param(page, marks=pytest.mark.long) if page.name == "alerts.md" else page for page in RUN],
+    [
+        pytest.param(page, marks=[pytest.mark.long, pytest.mark.full]) if page.name == "alerts.md" else page
+        for page in RUN
+    ],
     ids=lambda page: page.name,
 )
 def test_what_is_marked_as_runnable_runs(page: Path, home: Path, tmp_path: Path) -> None:
