@@ -26,6 +26,8 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 export PIP_USER := 0
 INSTALL := tools/install.py
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock"
 # Of the slow tests those that CI runs: one path through each feature. SLOW=slow: whole matrices.
 export SLOW ?= slow and not full
 
@@ -85,17 +87,12 @@ lint: .venv/.tools ## what CI checks besides the tests; changes nothing
 
 lock: .venv/.tools ## pin every requirements*.in anew, with hashes
 	@$(BIN)/python -m pip --disable-pip-version-check --quiet install uv
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" requirements.in -o requirements.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" requirements-dev.in -o requirements-dev.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" requirements-bench.in -o requirements-bench.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" requirements-docs.in -o requirements-docs.txt
+	@$(COMPILE) requirements.in -o requirements.txt
+	@$(COMPILE) requirements-dev.in -o requirements-dev.txt
+	@$(COMPILE) requirements-bench.in -o requirements-bench.txt
+	@$(COMPILE) requirements-docs.in -o requirements-docs.txt
 	@# Flask-AppBuilder wants an older python-dateutil than Airflow's own, and works with this one.
-	@echo 'python-dateutil>=4' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --override /dev/stdin requirements-fab.in -o requirements-fab.txt
+	@echo 'python-dateutil>=4' | $(COMPILE) --override /dev/stdin requirements-fab.in -o requirements-fab.txt
 
 clean: ## remove what the other targets made
 	@rm -rf .venv .venv-bench .venv-docs .site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -132,18 +129,11 @@ clean: ## remove what the other targets made
 	@$(BIN)/python $(INSTALL) requirements-fab.txt
 	@touch $@
 
-# Apart: the versions of what the benchmark compares with need not fit.
-.venv-bench/.installed: requirements-bench.txt | .venv/.python
-	@echo "Setting up .venv-bench with what the benchmark compares with"
-	@rm -rf .venv-bench
-	@$(BIN)/python -m venv .venv-bench
-	@.venv-bench/bin/python $(INSTALL) requirements-bench.txt
-	@touch $@
-
-.venv-docs/.installed: requirements-docs.txt | .venv/.python
-	@echo "Setting up .venv-docs with what builds the site of the documents"
-	@rm -rf .venv-docs
-	@$(BIN)/python -m venv .venv-docs
-	@.venv-docs/bin/python $(INSTALL) requirements-docs.txt
+# Apart: the versions of what the benchmark compares with, and of what builds the site, need not fit.
+.venv-%/.installed: requirements-%.txt | .venv/.python
+	@echo "Setting up .venv-$* with what requirements-$*.txt pins"
+	@rm -rf .venv-$*
+	@$(BIN)/python -m venv .venv-$*
+	@.venv-$*/bin/python $(INSTALL) requirements-$*.txt
 	@touch $@
 endif

@@ -12,7 +12,7 @@ from portmon.config import Config
 from portmon.errors import CmdbError
 from portmon.inventory.prune import plan_prune
 from portmon.model.host import Inventory
-from portmon.steps.fetch import must_be_plausible
+from portmon.steps.fetch import must_be_plausible, no_valid_entry
 from portmon.storage import hosts, inventory, journal
 
 
@@ -82,9 +82,7 @@ def preview(conn: Connection | None, config: Config, found: Inventory, *, now: d
     except CmdbError as error:
         problem = error.message
     if problem is None and found.invalid and not found.hosts:
-        problem = (
-            f"it has no valid entry of {len(found.invalid)}, the first is invalid because {found.invalid[0].reason}"
-        )
+        problem = no_valid_entry(found)
     return PreviewView(
         source=found.source,
         hosts=found.hosts,

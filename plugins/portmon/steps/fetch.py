@@ -131,8 +131,10 @@ def must_be_plausible(found: Inventory, good: Inventory | None) -> None:
         "trigger a run with force_prune"
     )
     if found.invalid:
-        reason = (
-            f"it has no valid entry of {len(found.invalid)}, the first is invalid because {found.invalid[0].reason}; "
-            "check cmdb.source.fields in portmon.yaml"
-        )
+        reason = f"{no_valid_entry(found)}; check cmdb.source.fields in portmon.yaml"
     raise CmdbError(reason, source=found.source)
+
+
+def no_valid_entry(found: Inventory) -> str:
+    """What is wrong with a list whose entries are all invalid, of which there are some."""
+    return f"it has no valid entry of {len(found.invalid)}, the first is invalid because {found.invalid[0].reason}"
