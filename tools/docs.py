@@ -135,7 +135,7 @@ def kinds() -> str:
     """Kinds of events, how loud they are, and which alert task sends them."""
     lines = ["| event | severity | sent by |", "| --- | --- | --- |"]
     for kind in EventKind:
-        for row in filter(None, (kind.usual, kind.usual.variant)):
+        for row in kind.rows:
             name = f"`{kind}`" if row is kind.usual else f"`{kind}` with `{row.when[0]}: {str(row.when[1]).lower()}`"
             lines.append(f"| {name} | {row.severity} | {f'`alert_{row.group}`' if row.group else 'none: a note'} |")
     return "\n".join(lines)

@@ -268,7 +268,7 @@ def test_no_message_on_file_is_left_over() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_row_of_the_catalogue_has_words(language: Language) -> None:
     """And no words are left over. Too many of one host are only a line, three outages only a count."""
-    rows = [row for kind in EventKind for row in (kind.usual, kind.usual.variant) if row and row.role]
+    rows = [row for kind in EventKind for row in kind.rows if row.role]
     folded = {row.folded_as for row in rows} - {""}
     expected = {f"what_{name}" for name in {row.name for row in rows} | folded | {"many"}}
     expected |= {f"counted_{name}" for name in {row.counted_as or row.name for row in rows} | folded | {"outages"}}

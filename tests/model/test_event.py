@@ -11,7 +11,7 @@ from portmon.model.event import Event
 from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind, Meaning, Severity
 from tests.worlds.messages import event
 
-ROWS = [row for kind in EventKind for row in (kind.usual, kind.usual.variant) if row is not None]
+ROWS = [row for kind in EventKind for row in kind.rows]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

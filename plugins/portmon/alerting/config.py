@@ -54,7 +54,7 @@ def _enum_schema(values: Iterable[StrEnum]) -> WithJsonSchema:
 
 
 _ROUTABLE = [
-    kind for kind in EventKind if kind.usual.role in (AlertRole.FIRING, AlertRole.NOTICE) or kind.usual.variant
+    kind for kind in EventKind if kind.usual.role in (AlertRole.FIRING, AlertRole.NOTICE) or kind.usual.variants
 ]
 Kinds = Annotated[
     tuple[EventKind, ...],

@@ -37,7 +37,5 @@ def _view(kind: EventKind, row: Meaning) -> KindView:
     )
 
 
-KINDS: Mapping[str, KindView] = {
-    row.name: _view(kind, row) for kind in EventKind for row in (kind.usual, kind.usual.variant) if row is not None
-}
+KINDS: Mapping[str, KindView] = {row.name: _view(kind, row) for kind in EventKind for row in kind.rows}
 """Name of a row, variants included: the row."""

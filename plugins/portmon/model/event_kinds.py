@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
-from portmon.model.state import PortStatus
+from portmon.model.state import HostStatus, PortStatus
 
 
 class Severity(StrEnum):
@@ -54,7 +54,7 @@ class Meaning:
     :param counted_as: the title of a message counts it as the events of this name
     :param folded_as: name of the line that tells of most hosts of a site at once; empty if each has a line of its own
     :param between_looks: it happened at any time between two observations
-    :param variant: the row of events with a certain detail
+    :param variants: rows of events with a certain detail
     :param when: of a variant: that detail, and its value
     """
 
@@ -69,7 +69,7 @@ class Meaning:
     counted_as: str = ""
     folded_as: str = ""
     between_looks: bool = False
-    variant: Meaning | None = None
+    variants: tuple[Meaning, ...] = ()
     when: tuple[str, Any] = ("", None)
 
     def like(self, name: str, summary: str, **other: Any) -> Meaning:
@@ -83,6 +83,7 @@ class Meaning:
 
 
 _OF_HOSTS = Meaning("", "host", CRITICAL, FIRING, AlertGroup.UNREACHABLE)
+_UNREACHABLE = _OF_HOSTS.like("unreachable", "{host} is unreachable", alertname="HostUnreachable")
 _OF_MONITOR = Meaning("", "monitor", WARNING, FIRING, AlertGroup.UNREACHABLE)
 
 
@@ -91,7 +92,7 @@ class EventKind(StrEnum):
 
     _value_: str
     usual: Meaning
-    """The row; it may have a variant."""
+    """The row; it may have variants."""
 
     def __new__(cls, usual: Meaning) -> EventKind:
         """The value is the name of the row."""
@@ -113,13 +114,26 @@ class EventKind(StrEnum):
         "{port} on {host} listens on other addresses",
         alertname="PortRebound",
         between_looks=True,
-        variant=DOWN.like("lost_bind", "{port} on {host} lost an address that others reach", when=("severe", True)),
+        variants=(DOWN.like("lost_bind", "{port} on {host} lost an address that others reach", when=("severe", True)),),
     )
-    FLAPPING = DOWN.like("flapping", "{port} on {host} comes and goes")
+    FLAPPING = DOWN.like(
+        "flapping",
+        "{port} on {host} comes and goes",
+        variants=(_UNREACHABLE.like("host_flapping", "{host} comes and goes", when=("subject", "host"), folded_as=""),),
+    )
     STABLE = DOWN.ended_by(
         "stable",
         "{port} on {host} holds still again",
-        variant=DOWN.like("stable_down", "{port} on {host} stays down", when=("state", PortStatus.DOWN)),
+        variants=(
+            DOWN.like("stable_down", "{port} on {host} stays down", when=("state", PortStatus.DOWN)),
+            _UNREACHABLE.ended_by("host_stable", "{host} answers steadily again", when=("state", HostStatus.OK)),
+            _UNREACHABLE.like(
+                "host_stable_unreachable",
+                "{host} stays unreachable",
+                when=("state", HostStatus.UNREACHABLE),
+                folded_as="",
+            ),
+        ),
     )
     RESTARTED = Meaning("restarted", "port", between_looks=True)
     MOVED = Meaning("moved", "port", between_looks=True)
@@ -127,13 +141,33 @@ class EventKind(StrEnum):
 
     # Hosts.
     BASELINE = Meaning("baseline", "host")
-    UNREACHABLE = _OF_HOSTS.like(
-        "unreachable", "{host} is unreachable", alertname="HostUnreachable", folded_as="outage"
+    UNREACHABLE = replace(
+        _UNREACHABLE,
+        folded_as="outage",
+        variants=(
+            _UNREACHABLE.like(
+                "never_reachable", "{host} has never answered yet", severity=WARNING, when=("never", True)
+            ),
+        ),
     )
-    REACHABLE = UNREACHABLE.ended_by("reachable", "{host} is reachable again", folded_as="outage_over")
+    REACHABLE = _UNREACHABLE.ended_by("reachable", "{host} is reachable again", folded_as="outage_over")
     REBOOTED = _OF_HOSTS.like(
         "rebooted", "{host} was rebooted", alertname="HostRebooted", severity=WARNING, role=NOTICE
     )
+    FOREIGN_MACHINE = _OF_HOSTS.like(
+        "foreign_machine",
+        "another machine answers at the address of {host}",
+        severity=WARNING,
+        alertname="ForeignMachine",
+        key="machine",
+    )
+    OWN_MACHINE = FOREIGN_MACHINE.ended_by("own_machine", "{host} answers itself again")
+    ANSWERS_DISCARDED = Meaning("answers_discarded", "host")
+    UNSCANNED = _OF_HOSTS.like(
+        "unscanned", "{host} is not scanned", severity=WARNING, alertname="HostUnscanned", key="scan"
+    )
+    SCANNED = UNSCANNED.ended_by("scanned", "{host} is scanned again")
+    TAKEN_OVER = Meaning("taken_over", "host")
     DUPLICATE = Meaning("duplicate", "host")
     PROBE_OUTDATED = Meaning("probe_outdated", "host")
     MANY_CHANGES = NEW.like(
@@ -153,6 +187,16 @@ class EventKind(StrEnum):
         key="fleet",
     )
     FLEET_REACHABLE = FLEET_UNREACHABLE.ended_by("fleet_reachable", "most hosts are reachable again")
+    FLEET_UNSCANNED = _OF_MONITOR.like(
+        "fleet_unscanned",
+        "many hosts are not scanned",
+        subject="fleet",
+        alertname="FleetUnscanned",
+        key="fleet_scan",
+    )
+    FLEET_SCANNED = FLEET_UNSCANNED.ended_by("fleet_scanned", "most hosts are scanned again")
+    CLOCK_BACK = _OF_MONITOR.like("clock_back", "the monitor's clock went back", alertname="ClockBack", key="clock")
+    CLOCK_BELIEVED = CLOCK_BACK.ended_by("clock_believed", "the monitor's clock is believed again")
     CMDB_STALE = _OF_MONITOR.like("cmdb_stale", "the CMDB gives no usable host list", alertname="CmdbStale", key="cmdb")
     CMDB_FRESH = CMDB_STALE.ended_by("cmdb_fresh", "the CMDB gives a host list again")
     PRUNE_REFUSED = _OF_MONITOR.like(
@@ -182,7 +226,10 @@ class EventKind(StrEnum):
 
     def meaning(self, details: Mapping[str, Any]) -> Meaning:
         """What an event of this kind with these details means."""
-        variant = self.usual.variant
-        if variant is not None and details.get(variant.when[0]) == variant.when[1]:
-            return variant
-        return self.usual
+        usual = self.usual
+        return next((row for row in usual.variants if details.get(row.when[0]) == row.when[1]), usual)
+
+    @property
+    def rows(self) -> tuple[Meaning, ...]:
+        """Its row of the catalogue, and those of its variants."""
+        return (self.usual, *self.usual.variants)

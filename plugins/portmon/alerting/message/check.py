@@ -93,7 +93,7 @@ _SAMPLE_HOSTS = 6
 
 def _samples() -> Iterator[MessageView]:
     """Messages of every group: all kinds at once, each alone, cut, grouped, reminders, outages."""
-    rows = [(kind, row) for kind in EventKind for row in (kind.usual, kind.usual.variant) if row is not None]
+    rows = [(kind, row) for kind in EventKind for row in kind.rows]
     for group in AlertGroup:
         own = [(number, kind, row) for number, (kind, row) in enumerate(rows) if row.group is group]
         full = [_alert(*one) for one in own]
