@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "plugins"))
 from portmon.airflow.provider import OPTIONS  # noqa: E402
 from portmon.alerting.message.render import Layout, render  # noqa: E402
 from portmon.config import Config, json_schema  # noqa: E402
-from portmon.engine.states import TABLE, Row  # noqa: E402
+from portmon.engine.transitions import TABLE, Row  # noqa: E402
 from portmon.fields import format_duration  # noqa: E402
 from portmon.model.alert import Alert  # noqa: E402
 from portmon.model.event import Event  # noqa: E402

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from portmon.api.ports import known_ports
 from portmon.config import Config
 from portmon.engine.declared import declared_ports
 from portmon.engine.rules import RuleSet
-from portmon.engine.states import Port
+from portmon.engine.state import Port
 from portmon.engine.watched import decisions_on, subjects_of
 from portmon.fields import format_duration, format_seconds
 from portmon.model.alert import DeliveryStatus
@@ -80,7 +81,8 @@ def _happened(conn: Connection, story: Sequence[Event], port: int | None, *, fir
 
 def _row_of(conn: Connection, host_id: str) -> Mapping[str, Any]:
     """The stored state of a host; empty before its first run."""
-    return state.load_hosts(conn, [host_id]).get(host_id, {})
+    found = state.load_hosts(conn, [host_id]).get(host_id)
+    return {} if found is None else {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
 
 
 def _host_lines(conn: Connection, known: KnownHost, row: Mapping[str, Any]) -> Iterator[str]:
@@ -181,10 +183,12 @@ class _Present:
         if port.lost:
             lost = f", since {_moment(port.lost_since)}" if port.lost_since else ""
             yield f"It does not listen on {', '.join(port.lost)} any more{lost}."
+        if port.hidden_since:
+            yield f"No rule watches it since {_moment(port.hidden_since)}: its state is kept for cmdb.prune_after."
         if port.flapping_since:
             yield (
                 f"It is flapping since {_moment(port.flapping_since)}; its last change was at "
-                f"{_moment(port.changes[-1])}, and nothing more is told of it until it holds still."
+                f"{_moment(port.changed_at or port.flapping_since)}, and nothing more is told of it until it holds still."
             )
 
     def _why_watched(self, port: Port) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from portmon.api.hosts import find_host
 from portmon.api.view import Text, View, place
 from portmon.engine.frames import ports_of
-from portmon.engine.states import Port
+from portmon.engine.state import Port
 from portmon.errors import CommandError
 from portmon.model.state import PortStatus
 from portmon.storage import actions, decisions, state
@@ -18,7 +18,7 @@ from portmon.storage.decisions import DecisionKind
 
 
 class PortView(View):
-    """One port as it is stored, see :class:`portmon.engine.states.Port`."""
+    """One port as it is stored, see :class:`portmon.engine.state.Port`."""
 
     host_id: str
     protocol: str
@@ -40,11 +40,12 @@ class PortView(View):
     declared: Text | None
     grace_until: datetime | None
     flapping_since: datetime | None
-    changes: tuple[datetime, ...]
+    changed_at: datetime | None
     lost: tuple[Text, ...]
     lost_since: datetime | None
     comms: tuple[Text, ...]
-    notices: tuple[tuple[str, datetime], ...]
+    hidden_since: datetime | None
+    paused: bool
 
 
 def known_ports(conn: Connection, host_id: str) -> list[Port]:
@@ -60,21 +61,24 @@ def list_ports(conn: Connection, host: str) -> list[PortView]:
 def host_status(conn: Connection, host: str) -> str:
     """The stored state of a host, see :class:`portmon.model.state.HostStatus`."""
     found = find_host(conn, host).id
-    return str(state.load_hosts(conn, [found], light=True)[found]["status"])
+    return str(state.load_hosts(conn, [found], light=True)[found].status)
 
 
 def accept(conn: Connection, host: str, port: int, *, author: str, reason: str, now: datetime) -> str:
-    """Note that a port which is down is gone for good."""
+    """Note that a port which is down, or an address that it lost, is gone for good."""
     found = find_host(conn, host)
     known = next((one for one in known_ports(conn, found.id) if one.port == port), None)
-    if known is None or known.status != PortStatus.DOWN:
+    if known is None or (known.status != PortStatus.DOWN and not known.lost):
         raise CommandError(f"{found.name}: port {port} is not down; there is nothing to accept")
-    if known.declared:
+    if known.declared and known.status == PortStatus.DOWN:
         told = f"port {port} is {known.declared}; take that back, or it is down again at once"
         raise CommandError(f"{found.name}: {told}")
     decisions.decide(conn, DecisionKind.ACCEPTED, found.id, port, at=now, author=author, reason=reason)
     before = {"status": known.status, "since": known.status_since.isoformat()}
     actions.record(conn, Action(now, author, "accept", place(found.name, port), reason, before, {"status": "accepted"}))
+    if known.status != PortStatus.DOWN:
+        where = ", ".join(known.lost)
+        return f"{found.name}: port {port} is accepted without {where}; the next complete answer ends its alert"
     return f"{found.name}: port {port} is accepted as gone; the next complete answer without it retires it"
 
 

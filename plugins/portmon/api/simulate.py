@@ -5,9 +5,10 @@ A history is JSON lines, one final observation each; lines of the same ``at`` ar
     {"at": "2026-01-01T00:00:00Z", "host_id": "h1", "outcome": "ok", "boot_id": "b1", "ephemeral": [32768, 60999],
      "listeners": [{"protocol": "tcp", "address": "0.0.0.0", "port": 80, "pid": 10, "program": "nginx"}]}
 
-``outcome`` is ``ok``, ``unreachable``, ``invalid`` or ``removed`` (the host left the CMDB). Optional are ``name``,
-``labels`` and ``declared`` (ports) of the host, kept until a later line says otherwise; ``error_class`` of a failure;
-``tool``, ``netns`` of an ok one; ``uid``, ``unit``, ``zone``, ``inode`` and ``comm`` of a listener.
+``outcome`` is ``ok``, ``unreachable``, ``invalid``, ``removed`` (the host left the CMDB) or ``invalid_entry`` (its entry
+there can't be used in this run, for the reason in ``error_class``). Optional are ``name``, ``labels`` and ``declared``
+(ports) of the host, kept until a later line says otherwise; ``error_class`` of a failure; ``tool``, ``netns`` and
+``pid1_start`` (clock ticks) of an ok one; ``uid``, ``unit``, ``zone``, ``inode`` and ``comm`` of a listener.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from portmon.api.view import Text, View
 from portmon.config import Config
+from portmon.engine import clocks
+from portmon.engine.conditions import Open, judged_at
 from portmon.engine.declared import declared_ports
-from portmon.engine.diff import HostRow, Verdict, close_hosts, evaluate
-from portmon.engine.frames import empty_ports, merged
+from portmon.engine.evaluate import Inputs, Verdict, evaluate
+from portmon.engine.frames import empty_ports, merged, of_hosts, ports_frame, ports_of
+from portmon.engine.leaving import leave
 from portmon.engine.rules import RuleSet
+from portmon.engine.state import HostState
 from portmon.errors import HistoryError
 from portmon.fields import PortNumber
 from portmon.model.event import Event
@@ -33,6 +38,7 @@ from portmon.model.host import Host
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome
 
 LEFT = "removed"
+ENTRY = "invalid_entry"
 
 
 class _Line(BaseModel):
@@ -59,16 +65,22 @@ class HistoryLine(_Line):
 
     at: datetime
     host_id: str = Field(min_length=1)
-    outcome: Literal["ok", "unreachable", "invalid", "removed"]
+    outcome: Literal["ok", "unreachable", "invalid", "removed", "invalid_entry"]
     boot_id: str | None = None
     ephemeral: tuple[PortNumber, PortNumber] = EPHEMERAL_DEFAULT
     listeners: tuple[ListenerLine, ...] = ()
     netns: int | None = None
+    pid1_start: int | None = None
     tool: str = "netstat-W"
     error_class: str | None = None
     name: str | None = None
     labels: Mapping[str, str] | None = None
     declared: tuple[PortNumber, ...] | None = None
+
+    @property
+    def is_entry(self) -> bool:
+        """Whether it says that the host's entry in the CMDB can't be used, instead of an observation."""
+        return self.outcome == ENTRY
 
     def observation(self) -> Observation:
         """As the scan would have stored it."""
@@ -77,6 +89,7 @@ class HistoryLine(_Line):
             uid=0,
             boot_id=self.boot_id,
             netns=self.netns,
+            pid1_start=self.pid1_start,
             ephemeral=self.ephemeral,
             listeners=tuple(Listener(**listener.model_dump()) for listener in self.listeners),
         )
@@ -99,6 +112,7 @@ class SimulatedEvent(View):
     at: str
     host_id: Text | None
     kind: str
+    severity: str
     protocol: str | None
     port: int | None
     reason: Text
@@ -130,9 +144,10 @@ class Simulation:
     interval: timedelta
     fleet: dict[str, Host] = field(default_factory=dict)
     left: dict[str, datetime] = field(default_factory=dict)
-    hosts: dict[str, HostRow] = field(default_factory=dict)
+    hosts: dict[str, HostState] = field(default_factory=dict)
     ports: Any = field(default_factory=empty_ports)
-    failing_since: datetime | None = None
+    conditions: Mapping[str, Open] = field(default_factory=dict)
+    runs: int = 0
 
     def run(self, at: datetime, lines: Iterable[HistoryLine]) -> tuple[Event, ...]:
         """The events of one run, whose observations are all of ``at``."""
@@ -141,29 +156,35 @@ class Simulation:
         looks = [line for line in lines if line.outcome != LEFT]
         for line in looks:
             self._list(line)
-        config = self.config
-        verdict = evaluate(
-            self.hosts,
-            self.ports,
-            [line.observation() for line in looks],
+        self.runs += 1
+        config, invalid = self.config, {line.host_id: line.error_class or "invalid" for line in lines if line.is_entry}
+        inputs = Inputs(
             inventory=self.fleet,
             rules=RuleSet(config.rules, where=config.where),
             settings=config.states,
             interval=self.interval,
             run_id=at.isoformat(),
+            now=at,
+            step=self.runs,
             declared=declared_ports(self.fleet, config.declared, {}, where=config.where),
-            failing_since=self.failing_since,
+            invalid=invalid,
+            forget_after=config.cmdb.prune_after,
         )
-        self.failing_since = verdict.failing_since
-        return events + self._take(verdict)
+        observations = [line.observation() for line in looks if not line.is_entry]
+        return events + self._take(evaluate(self.hosts, self.ports, observations, inputs, self.conditions))
 
     def _leave(self, at: datetime, leaving: list[str]) -> tuple[Event, ...]:
         events: tuple[Event, ...] = ()
         leaving = [host_id for host_id in leaving if self.fleet.pop(host_id, None)]
         if leaving:
             run_id, reason = at.isoformat(), "it left the CMDB"
-            events = self._take(close_hosts(self.hosts, self.ports, leaving, reason=reason, run_id=run_id, now=at))
+            ports = ports_of(of_hosts(self.ports, leaving))
+            left = leave(self.hosts, ports, leaving, self.conditions, reason=reason, run_id=run_id, now=at)
+            self.ports, self.conditions, events = merged(self.ports, left.ports, ()), left.conditions, left.events
+            self.hosts |= {host.host_id: host for host in left.hosts}
             self.left |= dict.fromkeys(leaving, at)
+        if self._jumped(at):
+            return events
         gone = [host_id for host_id, since in self.left.items() if at - since >= self.config.cmdb.prune_after]
         for host_id in gone:
             del self.left[host_id]
@@ -171,6 +192,10 @@ class Simulation:
         if gone:
             self.ports = self.ports[~self.ports["host_id"].isin(gone)]
         return events
+
+    def _jumped(self, at: datetime) -> bool:
+        judged = judged_at(self.conditions)
+        return clocks.jumped(judged, at, self.interval)
 
     def _list(self, line: HistoryLine) -> None:
         self.left.pop(line.host_id, None)
@@ -181,8 +206,14 @@ class Simulation:
         self.fleet[line.host_id] = replace(before, name=name, labels=labels, declared=declared)
 
     def _take(self, verdict: Verdict) -> tuple[Event, ...]:
+        if verdict.mended is not None:
+            self.ports = ports_frame([clocks.mended(port, verdict.mended) for port in ports_of(self.ports)])
         self.ports = merged(self.ports, verdict.ports, verdict.dropped)
-        self.hosts |= {row["host_id"]: row for row in verdict.hosts}
+        self.hosts |= {host.host_id: host for host in (*verdict.hosts, *verdict.ticked)}
+        for old in verdict.taken_over.values():
+            del self.hosts[old]
+            self.left.pop(old, None)
+        self.conditions = verdict.conditions
         return verdict.events
 
 
@@ -198,4 +229,4 @@ def simulate(lines: Iterable[str], config: Config, *, interval: timedelta) -> It
         for event in simulation.run(at, run):
             at_text = event.at.strftime("%Y-%m-%dT%H:%M:%S" + (".%f" if event.at.microsecond else "") + "Z")
             own = {name: getattr(event, name) for name in ("host_id", "protocol", "port", "reason")}
-            yield SimulatedEvent(at=at_text, kind=event.kind.value, **own)
+            yield SimulatedEvent(at=at_text, kind=event.kind.value, severity=event.severity.value, **own)

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from portmon.engine import lifecycle
+from portmon.engine.state import Draft, HostState, Port
 from portmon.model.event import Event
-from portmon.model.event_kinds import EventKind
+from portmon.model.event_kinds import AlertRole, EventKind
 from portmon.model.host import Host
 
 CLOSES = "closes"
@@ -24,6 +26,78 @@ def event_id(kind: EventKind, host_id: str | None, protocol: str | None, port: i
     parts = (kind.value, host_id, protocol, port, evidence)
     text = "\x00".join("\x01" if part is None else f"\x02{part}" for part in parts)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+class Report:
+    """The events of one evaluation.
+
+    :param run_id: of the run that evaluates
+    :param step: of the journal, if ids are to tell it: one time can come twice after the monitor's clock went back
+    """
+
+    def __init__(self, run_id: str, step: int | None = None) -> None:
+        self.events: list[Event] = []
+        self._run_id = run_id
+        self._mark = "" if step is None else f"/{step}"
+
+    def mark(self, step: int) -> None:
+        """Let the ids of further events tell the step."""
+        self._mark = f"/{step}"
+
+    def of_host(self, host: HostState, at: datetime, draft: Draft) -> None:
+        """Add an event of a host. A notice is left out if the host had too many messages."""
+        if draft.is_message:
+            notice = draft.kind.meaning(draft.details).role is AlertRole.NOTICE
+            if notice and not lifecycle.may_note(host.told, at):
+                return
+            host.told = (*lifecycle.messages(host.told, at), at)
+        self.events.append(self._event(draft, host, None, at, {}))
+
+    def of_port(self, port: Port, host: HostState, at: datetime, draft: Draft, details: Mapping[str, Any]) -> None:
+        """Add an event of a port."""
+        names = ("addresses", "programs", "pids", "uids", "units")
+        own: dict[str, Any] = {name: list(getattr(port, name)) for name in names if getattr(port, name)}
+        if port.declared:
+            own["declared"] = port.declared
+        self.events.append(self._event(draft, host, port, at, {**own, **details}))
+
+    def of_monitor(self, draft: Draft, at: datetime) -> None:
+        """Add an event of the monitor itself."""
+        self.events.append(
+            monitor_event(
+                draft.kind,
+                at=at,
+                run_id=self._run_id,
+                reason=draft.reason,
+                evidence=f"{at.isoformat()}{self._mark}",
+                since=draft.since,
+                details=draft.details,
+            )
+        )
+
+    def _event(
+        self, draft: Draft, host: HostState, port: Port | None, at: datetime, details: Mapping[str, Any]
+    ) -> Event:
+        protocol, number = (port.protocol, port.port) if port else (None, None)
+        extra = {**details, **draft.details}
+        return Event(
+            id=event_id(draft.kind, host.host_id, protocol, number, f"{at.isoformat()}{self._mark}"),
+            kind=draft.kind,
+            at=at,
+            run_id=self._run_id,
+            host_id=host.host_id,
+            host_name=host.name,
+            protocol=protocol,
+            port=number,
+            severity=draft.kind.meaning(extra).severity,
+            reason=draft.reason,
+            program=", ".join(port.programs) or None if port else None,
+            unit=", ".join(port.units) or None if port else None,
+            since=draft.since,
+            last_seen=draft.last_seen,
+            labels=dict(host.labels or {}),
+            details=extra,
+        )
 
 
 def monitor_event(

@@ -1,66 +1,59 @@
-"""The shape of the stored state: a mapping per host, and a pandas frame of ports."""
+"""The comparison of stored and seen ports as pandas frames: the only module of the engine that knows pandas.
+
+A fleet has millions of ports, of which a run changes a few. One merge finds these; all else speaks of
+:class:`portmon.engine.state.Port` and :class:`portmon.engine.state.Seen`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from portmon.engine.states import Port
+from portmon.engine.declared import Declared
+from portmon.engine.lifecycle import Changes
+from portmon.engine.state import Port, Seen
+from portmon.engine.watched import SETS, KnownOwner, SeenPort
 from portmon.model.observation import PortKey
+from portmon.model.state import PortStatus
 
 _TIME = "datetime64[us, UTC]"
 _DTYPES = {"int": "int64", "bool": "bool", "datetime": _TIME, "datetime | None": _TIME}
 """Annotation of a field of Port to the dtype of its column; other columns hold objects."""
-
-HOST_COLUMNS = (
-    "host_id",
-    "name",
-    "address",
-    "labels",
-    "status",
-    "status_since",
-    "failures",
-    "failing_since",
-    "counted_at",
-    "last_evaluated_at",
-    "last_ok_at",
-    "boot_id",
-    "grace_until",
-    "netns",
-    "ephemeral_low",
-    "ephemeral_high",
-    "tool",
-    "rules",
-    "duplicate_of",
-    "error_class",
-    "error",
-    "listening",
-    "fingerprint",
-    "probe",
-    "reader",
-    "hung",
-    "hung_at",
-)
-"""A host is a mapping of these names to plain Python values.
-
-``failures`` counts tried runs in a row without evidence, since ``failing_since``; ``counted_at`` is when it last grew.
-``grace_until`` is the end of the grace after the last reboot, ``duplicate_of`` the id of another entry for the same
-machine. Of the last ok observation are ``rules`` (digest of the rules in force), ``listening`` (sorted tuple of
-``tcp/80`` keys, before rules; None if it was not loaded), ``fingerprint`` (see :mod:`portmon.engine.fingerprint`; None
-unless the host is settled), ``probe`` and ``reader`` (versions; None for those without a number). ``hung`` are the
-tools that hung on the host, with commas, noticed at ``hung_at``.
-"""
-
-PORT_COLUMNS: Mapping[str, str] = {
-    field.name: _DTYPES.get(str(field.type), "object") for field in dataclasses.fields(Port)
+CHANGES = {
+    "presence": ("changes", "flapping_since", "changed_at"),
+    "binds": ("bind_changes", "bind_flapping_since", "bind_changed_at"),
 }
-"""Columns of the frame of ports, name to dtype: the fields of :class:`portmon.engine.states.Port`."""
+"""Fields of Port that are :class:`portmon.engine.lifecycle.Changes`, and the columns of their parts."""
+
+
+def _columns() -> Iterator[tuple[str, str]]:
+    for field in dataclasses.fields(Port):
+        if field.name in CHANGES:
+            yield from zip(CHANGES[field.name], ("object", _TIME, _TIME), strict=True)
+        else:
+            yield field.name, _DTYPES.get(str(field.type), "object")
+
+
+PORT_COLUMNS: Mapping[str, str] = dict(_columns())
+"""Columns of the frame of ports, name to dtype: the fields of :class:`portmon.engine.state.Port`."""
 
 KEY = ["host_id", "protocol", "port"]
-SETS = ("addresses", "programs", "pids", "uids", "units", "comms")
+
+
+class Pair(NamedTuple):
+    """A port as it is stored and as an observation shows it; None where it is not."""
+
+    protocol: str
+    number: int
+    known: Port | None
+    seen: Seen | None
+
+
+# ── frames and ports ────────────────────────────────────────────────────────────────────────────
 
 
 def frame(data: Mapping[str, Sequence[Any]], columns: Mapping[str, str]) -> pd.DataFrame:
@@ -78,9 +71,33 @@ def empty_ports() -> pd.DataFrame:
     return frame({}, PORT_COLUMNS)
 
 
+def row_of(port: Port) -> dict[str, Any]:
+    """The columns of a port."""
+    row = {name: getattr(port, name, None) for name in PORT_COLUMNS}
+    for name, (recent, flapping_since, at) in CHANGES.items():
+        changes: Changes = getattr(port, name)
+        row |= {recent: changes.recent, flapping_since: changes.flapping_since, at: changes.at}
+    return row
+
+
+def port_of(row: Mapping[str, Any]) -> Port:
+    """The port of a row of plain values, see :func:`_records`."""
+    values = {field.name: row[field.name] for field in dataclasses.fields(Port) if field.name not in CHANGES}
+    # A merge turns the integers of rows without a match into floats, and booleans into objects.
+    values |= {"misses": int(row["misses"]), "streak": int(row["streak"])}
+    values |= {name: Changes(*(row[part] for part in parts)) for name, parts in CHANGES.items()}
+    return Port(**values)
+
+
 def ports_frame(ports: Sequence[Port]) -> pd.DataFrame:
     """The frame of some ports."""
-    return frame({name: [getattr(port, name) for port in ports] for name in PORT_COLUMNS}, PORT_COLUMNS)
+    rows = [row_of(port) for port in ports]
+    return frame({name: [row[name] for row in rows] for name in PORT_COLUMNS}, PORT_COLUMNS)
+
+
+def ports_of(rows: pd.DataFrame) -> list[Port]:
+    """The ports of a frame."""
+    return [port_of(row) for row in _records(rows)]
 
 
 def key_of(port: Port) -> PortKey:
@@ -88,14 +105,35 @@ def key_of(port: Port) -> PortKey:
     return (port.host_id, port.protocol, port.port)
 
 
-def port_of(row: Mapping[str, Any]) -> Port:
-    """The port of a row of plain values, see :func:`records`."""
-    # A merge turns the integers of rows without a match into floats.
-    whole = {name: int(row[name]) for name in ("misses", "streak")}
-    return Port(**{name: row[name] for name in PORT_COLUMNS} | whole)
+def of_hosts(ports: pd.DataFrame, host_ids: Collection[str]) -> pd.DataFrame:
+    """The ports of some hosts."""
+    return ports[ports["host_id"].isin(list(host_ids))]
 
 
-def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def instead(ports: pd.DataFrame, of: Collection[str], others: Mapping[str, Sequence[Port]]) -> pd.DataFrame:
+    """A frame with other ports in place of those of some hosts.
+
+    :param others: host id to its ports
+    """
+    if not of:
+        return ports
+    new = ports_frame([port for own in others.values() for port in own])
+    kept = ports[~ports["host_id"].isin(list(of))]
+    return pd.concat([part for part in (kept, new) if len(part)] or [empty_ports()], ignore_index=True)
+
+
+def merged(ports: pd.DataFrame, changed: Iterable[Port], dropped: Iterable[PortKey]) -> pd.DataFrame:
+    """A frame of ports after some changed and some were dropped."""
+    new = list(changed)
+    stale = [*map(key_of, new), *dropped]
+    if not stale:
+        return ports
+    gone = pd.MultiIndex.from_tuples(stale, names=KEY)
+    kept = ports[~pd.MultiIndex.from_frame(ports[KEY]).isin(gone)] if len(ports) else ports
+    return pd.concat([part for part in (kept, ports_frame(new)) if len(part)] or [empty_ports()], ignore_index=True)
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain Python values, with None where pandas has a missing value."""
     names = list(rows.columns)
     columns = [_plain_column(rows[name]) for name in names]
@@ -113,29 +151,105 @@ def _plain_column(column: pd.Series) -> list[Any]:
 _PLAIN = frozenset({str, tuple, list, dict, int, bool, type(None)})
 
 
-def ports_of(rows: pd.DataFrame) -> list[Port]:
-    """The ports of a frame."""
-    return [port_of(row) for row in records(rows)]
-
-
-def without(ports: pd.DataFrame, keys: Iterable[PortKey]) -> pd.DataFrame:
-    """A frame of ports without some of them."""
-    gone = pd.MultiIndex.from_tuples(list(keys), names=KEY)
-    return ports[~pd.MultiIndex.from_frame(ports[KEY]).isin(gone)]
-
-
-def merged(ports: pd.DataFrame, changed: Iterable[Port], dropped: Iterable[PortKey]) -> pd.DataFrame:
-    """A frame of ports after some changed and some were dropped."""
-    new = list(changed)
-    stale = [*map(key_of, new), *dropped]
-    if not stale:
-        return ports
-    kept = without(ports, stale) if len(ports) else ports
-    return pd.concat([part for part in (kept, ports_frame(new)) if len(part)] or [empty_ports()], ignore_index=True)
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
         # A merge puts NaN where it found no match; NaN is not equal to itself.
         return None if value != value else value
     return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
+
+
+# ── known owners ────────────────────────────────────────────────────────────────────────────────
+
+
+def known_owners(known: pd.DataFrame) -> dict[tuple[str, int], KnownOwner]:
+    """The last known owners of ports."""
+    keys = zip(known["host_id"], known["port"], strict=True)
+    owners = map(KnownOwner, known["programs"], known["comms"], known["units"])
+    return {key: owner for key, owner in zip(keys, owners, strict=True) if any(owner)}
+
+
+def known_values(known: pd.DataFrame) -> dict[tuple[str, int], Mapping[str, tuple[Any, ...]]]:
+    """Stored owners and binds of ports. Binds that are lost count as known."""
+    rows = known[[*KEY, *SETS, "lost"]].to_dict("records")
+    return {
+        (row["host_id"], row["port"]): {
+            **{name: row[name] for name in SETS},
+            "addresses": (*row["addresses"], *row["lost"]),
+        }
+        for row in rows
+    }
+
+
+# ── the comparison ──────────────────────────────────────────────────────────────────────────────
+
+
+class Comparison:
+    """Stored ports and those of one observation per host, side by side.
+
+    :param known: stored ports of these hosts
+    :param seen: as :func:`portmon.engine.watched.fold` returns them
+    :param declared: declared ports of these hosts
+    """
+
+    def __init__(self, known: pd.DataFrame, seen: Sequence[SeenPort], declared: Declared) -> None:
+        names = [*KEY, *(f"{name}_seen" for name in (*SETS, "tool")), "listed", "more"]
+        columns = list(zip(*seen, strict=True)) or [()] * len(names)
+        columned = zip(names, columns, strict=True)
+        self._declared = declared
+        self._seen = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in columned})
+        self._seen["port"] = self._seen["port"].astype("int64")
+        both = self._beside(known, self._seen)
+        differs = both[~self._is_quiet(both)]
+        self.listed = set(zip(both["host_id"], both["port"], strict=True)) if declared else set()
+        """Host id and port of all that is known or seen, if there are declared ports."""
+        self._keys = differs[KEY]
+        self._rows = differs
+
+    def differing(self) -> dict[str, list[Pair]]:
+        """Host id: its ports that were not up before, are not seen as they were, or wait for something."""
+        found: dict[str, list[Pair]] = defaultdict(list)
+        for row in _records(self._rows):
+            known = None if row["found"] == "right_only" else port_of(row)
+            seen = None
+            if row["found"] != "left_only":
+                seen = Seen(**{name: row[f"{name}_seen"] for name in SETS}, listed=row["listed"], more=row["more"])
+            found[row["host_id"]].append(Pair(row["protocol"], row["port"], known, seen))
+        # Not needed any more: one host may have very many.
+        self._rows = self._rows[:0]
+        return found
+
+    def pending(self, now: pd.DataFrame) -> tuple[set[str], set[str]]:
+        """Hosts of which the same observation, evaluated once more, would change something; and all that differed.
+
+        :param now: the ports after the evaluation. Those that did not differ stay as they are
+        """
+        again = self._beside(now.merge(self._keys, on=KEY), self._seen.merge(self._keys, on=KEY))
+        return set(again["host_id"][~self._is_quiet(again)]), set(self._keys["host_id"])
+
+    @staticmethod
+    def _beside(known: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
+        return known.merge(seen, on=KEY, how="outer", suffixes=("", "_seen"), indicator="found")
+
+    def _is_quiet(self, both: pd.DataFrame) -> pd.Series:
+        """Which rows need no evaluation: up before, seen now, without a difference or a pending change."""
+        quiet = (both["found"] == "both") & (both["status"] == PortStatus.UP.value) & (both["misses"] == 0)
+        for name in ("flapping_since", "bind_flapping_since", "grace_until", "last_seen_at", "hidden_since"):
+            quiet &= both[name].isna()
+        quiet &= (both["tool"] == both["tool_seen"]) & (both["paused"] != True)  # noqa: E712 - a column of objects
+        declared = both["declared"].where(both["declared"].notna(), None)
+        same = [
+            source == self._declared.get(host_id, {}).get(port) and not lost
+            for host_id, port, source, lost in zip(both["host_id"], both["port"], declared, both["lost"], strict=True)
+        ]
+        quiet &= pd.Series(same, index=both.index, dtype="bool")
+        for name in SETS:
+            same = [
+                new == old or (not new and name != "addresses")
+                for old, new in zip(both[name], both[f"{name}_seen"], strict=True)
+            ]
+            if name == "programs":
+                # A tool that shows only the kernel's names changes nothing if these are the known ones.
+                shown = zip(same, both["programs_seen"], both["comms"], both["comms_seen"], strict=True)
+                same = [one or (new == comms and known == comms) for one, new, known, comms in shown]
+            quiet &= pd.Series(same, index=both.index, dtype="bool")
+        return quiet

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from portmon.engine.declared import Declared
-from portmon.engine.frames import KEY, SETS
 from portmon.engine.rules import Decision, HostRules, Subject
-from portmon.engine.states import Port, Seen
+from portmon.engine.state import Port
 from portmon.model import limits
 from portmon.model.observation import PROTOCOL, Listener, Observation
 from portmon.scan.answer import bind_of
+
+SETS = ("addresses", "programs", "pids", "uids", "units", "comms", "inodes")
+"""Attributes of a port that are sorted tuples of what its listeners show."""
+SeenPort = tuple[Any, ...]
+"""Host id, protocol, port, the values of SETS, the tool, whether an allow rule names the port, and how many owners or
+binds are left out."""
+Values = Mapping[tuple[str, int], Mapping[str, tuple[Any, ...]]]
+"""Host id and port to the stored values of SETS."""
 
 
 class KnownOwner(NamedTuple):
@@ -29,34 +33,22 @@ class KnownOwner(NamedTuple):
 UNKNOWN = KnownOwner()
 
 
-def known_owners(known: pd.DataFrame, rules: Mapping[str, HostRules]) -> dict[tuple[str, int], KnownOwner]:
-    """The last known owners of ports, if rules may need them."""
-    if all(own.watches_all for own in rules.values()):
-        return {}
-    keys = zip(known["host_id"], known["port"], strict=True)
-    owners = map(KnownOwner, known["programs"], known["comms"], known["units"])
-    return {key: owner for key, owner in zip(keys, owners, strict=True) if owner != UNKNOWN}
-
-
 def fold(
     observations: Sequence[Observation],
     rules: Mapping[str, HostRules],
     declared: Declared,
     owners: Mapping[tuple[str, int], KnownOwner],
-    known: pd.DataFrame | None = None,
-) -> pd.DataFrame:
+    stored: Callable[[], Values],
+) -> list[SeenPort]:
     """The watched listeners of some hosts, one row per port.
 
     A listener without a program is matched by the last known programs of its port, and one whose kernel's name is known
     there by all names known there. So neither a missing name nor another tool changes which ports are watched.
 
-    :param owners: of :func:`known_owners`
-    :param known: stored ports: of too many owners or binds, those that are stored are kept
-    :returns: columns of KEY; those of SETS and ``tool`` with the suffix ``_seen``; ``listed`` (an allow rule names the
-        port) and ``more`` (number of owners or binds that are left out)
+    :param owners: last known owners of ports
+    :param stored: what is stored of ports, asked for when a port has too many owners or binds: stored ones are kept
     """
-    before = _Before(known)
-    rows: list[tuple[Any, ...]] = []
+    rows: list[SeenPort] = []
     for observation in observations:
         seen = observation.listing
         assert seen is not None  # noqa: S101 - for the type checker
@@ -82,20 +74,17 @@ def fold(
                 [one.uid for one in listeners],
                 [one.unit and limits.name_within(one.unit) for one in listeners],
                 [one.comm and limits.name_within(one.comm) for one in listeners],
+                [one.inode for one in listeners],
             )
             if len(listeners) == 1:
                 # Most ports have one listener, and a large fleet has millions of ports.
                 kept: list[tuple[Any, ...]] = [() if values[0] is None else (values[0],) for values in shown]
                 more = listeners[0].more_owners
             else:
-                kept, more = _few(shown, (observation.host_id, port), before)
+                kept, more = _few(shown, (observation.host_id, port), stored)
                 more = max(more, beyond.get(port, 0), *(one.more_owners for one in listeners))
             rows.append((observation.host_id, PROTOCOL, port, *kept, seen.tool, port in listed, more))
-    names = [*KEY, *SETS, "tool", "listed", "more"]
-    columns = list(zip(*rows, strict=True)) or [()] * len(names)
-    found = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in zip(names, columns, strict=True)})
-    found["port"] = found["port"].astype("int64")
-    return found.rename(columns={name: f"{name}_seen" for name in (*SETS, "tool")})
+    return rows
 
 
 def subjects_of(listener: Listener, known: KnownOwner = UNKNOWN) -> list[Subject]:
@@ -115,41 +104,17 @@ def _of_owner(port: int, address: str, owner: KnownOwner) -> list[Subject]:
     return [Subject(port, address, programs, owner.units) for programs in names]
 
 
-def _few(columns: Iterable[Sequence[Any]], key: tuple[str, int], before: _Before) -> tuple[list[tuple[Any, ...]], int]:
+def _few(
+    columns: Iterable[Sequence[Any]], key: tuple[str, int], stored: Callable[[], Values]
+) -> tuple[list[tuple[Any, ...]], int]:
     kept, more = [], 0
     for name, values in zip(SETS, columns, strict=True):
         shown = {value for value in values if value is not None}
-        few, left = limits.few_of(shown, before.of(key, name) if len(shown) > limits.OWNERS else ())
+        known = stored().get(key, {}).get(name, ()) if len(shown) > limits.OWNERS else ()
+        few, left = limits.few_of(shown, known)
         kept.append(few)
         more = max(more, left)
     return kept, more
-
-
-class _Before:
-    """Stored owners and binds of ports, looked up only when a port has too many of them."""
-
-    def __init__(self, known: pd.DataFrame | None) -> None:
-        self._known = known
-
-    def of(self, key: tuple[str, int], name: str) -> tuple[Any, ...]:
-        # Binds that are lost count as known.
-        row = self._rows.get(key)
-        if row is None:
-            return ()
-        values: tuple[Any, ...] = row[name]
-        return (*values, *row["lost"]) if name == "addresses" else values
-
-    @cached_property
-    def _rows(self) -> dict[tuple[str, int], Any]:
-        if self._known is None:
-            return {}
-        rows = self._known[[*KEY, *SETS, "lost"]].to_dict("records")
-        return {(row["host_id"], row["port"]): row for row in rows}
-
-
-def seen_of(row: Mapping[str, Any]) -> Seen:
-    """A row of :func:`fold` for the table of states."""
-    return Seen(**{name: row[f"{name}_seen"] for name in SETS}, listed=row["listed"], more=row["more"])
 
 
 def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iterator[Decision]:

@@ -10,40 +10,37 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, NestedTransaction
 
 from portmon.config import Config
 from portmon.engine.declared import declared_ports
-from portmon.engine.diff import Evaluation, Verdict, evaluate
-from portmon.engine.events import closing_event, monitor_event
+from portmon.engine.evaluate import Evaluation, Inputs, Verdict, evaluate
 from portmon.engine.rules import RuleSet
-from portmon.errors import HostKeyChangedError
-from portmon.model.event import Event, port_alert_key
-from portmon.model.event_kinds import EventKind
-from portmon.model.host import Host
+from portmon.model.event import Event
+from portmon.model.host import Host, Inventory
 from portmon.model.observation import Observation, Outcome
 from portmon.steps import housekeeping
 from portmon.steps.prune import writer
 from portmon.steps.run import Run, TaskOf
 from portmon.steps.walls import Named, culprits, error_of, refused, tried, warn
 from portmon.storage import (
-    alerts,
     archive,
     checkpoints,
     conditions,
     decisions,
-    events,
     hosts,
     inventory,
     journal,
     runs,
     state,
 )
-from portmon.storage.conditions import FLEET, HOST_KEY
 from portmon.storage.database import Database
 from portmon.text import REASON_LIMIT, plain
+
+if TYPE_CHECKING:
+    from portmon.engine.conditions import Open
 
 log = logging.getLogger(__name__)
 
@@ -119,12 +116,12 @@ def evaluate_looks(
     :param source: of the database that holds the archive, if that is another one
     :returns: what changed; its events name the task that saw them
     """
-    arguments = _arguments(conn, fleet, config, inputs, run_id)
+    goes_by = _inputs(fleet, config, inputs, run_id, now, step)
     names = {host_id: host.name for host_id, host in fleet.items()}
     broken: dict[Named, Exception] = {}
     own: list[Observation] = []
     while True:
-        made = _Pass(conn, observations, arguments, source, now, step, inputs.planned)
+        made = _Pass(conn, observations, goes_by, source, inputs.planned)
         verdict = made.evaluate()
         if verdict is not None:
             break
@@ -134,11 +131,6 @@ def evaluate_looks(
     warn(own, names, broken)
     if source is None:
         archive.refuse(conn, own)
-    events.add(conn, _host_key_events(conn, observations, fleet, run_id), step=step)
-    # Of the ports that no rule watches any more, those with an open alert have an event.
-    opened = alerts.opened(conn, [port_alert_key(*key) for key in verdict.unwatched])
-    named: dict[str, Any] = {"at": now, "run_id": run_id, "reason": "No rule watches it any more"}
-    events.add(conn, [closing_event(EventKind.UNWATCHED, alert.first, **named) for alert in opened.values()])
     return verdict
 
 
@@ -151,10 +143,8 @@ class _Pass:
 
     conn: Connection
     observations: Sequence[Observation]
-    arguments: Mapping[str, Any]
+    inputs: Inputs
     source: Connection | None
-    now: datetime
-    step: int
     planned: Mapping[str, TaskOf]
     broken: dict[Named, Exception] = dataclasses.field(default_factory=dict)
     savepoint: NestedTransaction | None = None
@@ -165,12 +155,13 @@ class _Pass:
         :returns: what changed; None if some can't be evaluated. Then nothing is written: the verdict would rest on
             them as well
         """
-        verdict = self._evaluate()
+        before = conditions.load(self.conn)
+        verdict = self._evaluate(before)
         if verdict is None:
             if self.savepoint is not None:
                 self.savepoint.rollback()
             return None
-        error = error_of(lambda: self._save(verdict))
+        error = error_of(lambda: self._save(verdict, before))
         if self.savepoint is None:
             if error is not None:
                 # No listing was compared, so no host is at fault.
@@ -179,12 +170,16 @@ class _Pass:
             self.savepoint.commit()
         else:
             self.savepoint.rollback()
-            self._find_unwritable(verdict, error)
+            self._find_unwritable(verdict, before, error)
         return verdict if error is None else None
 
-    def _evaluate(self) -> Verdict | None:
+    def _evaluate(self, before: Mapping[str, Open]) -> Verdict | None:
         """Evaluate some hosts at a time, and write at once what changed of their ports."""
-        evaluation = Evaluation(state.load_hosts(self.conn, light=True), **self.arguments)
+        evaluation = Evaluation(state.load_hosts(self.conn, light=True), self.inputs, before)
+        mended = evaluation.check_clock(self.observations)
+        if mended is not None:
+            self.savepoint = self.savepoint or self.conn.begin_nested()
+            state.mend_ports(self.conn, mended)
         for looks in evaluation.looks(self.observations):
             found, unreadable = archive.readable(self.source or self.conn, looks)
             if self.source is not None:
@@ -198,36 +193,33 @@ class _Pass:
                 self._compare(evaluation, found)
         if self.broken:
             return None
-        evaluation.find_duplicates(state.listening(self.conn, evaluation.sharing()))
+        evaluation.finish()
         verdict = evaluation.verdict()
         return dataclasses.replace(verdict, events=tuple(map(self._with_task(), verdict.events)))
 
-    def _save(self, verdict: Verdict) -> None:
-        state.save(self.conn, verdict, now=self.now, step=self.step)
-        if verdict.failing_since is None:
-            conditions.end(self.conn, FLEET)
-        else:
-            conditions.begin(self.conn, FLEET, since=verdict.failing_since)
+    def _save(self, verdict: Verdict, before: Mapping[str, Open]) -> None:
+        state.save(self.conn, verdict, before=before, now=self.inputs.now, step=self.inputs.step)
 
     def _compare(self, evaluation: Evaluation, looks: Sequence[Observation]) -> None:
-        rows = {look.host_id: dict(evaluation.hosts[look.host_id]) for look in looks}
+        rows = {look.host_id: dataclasses.replace(evaluation.hosts[look.host_id]) for look in looks}
 
         def compare(evaluating: Evaluation, some: Sequence[Observation]) -> None:
-            ids = [look.host_id for look in some]
+            ids = evaluating.involved(some)
             changes = evaluating.compare(some, state.load_ports(self.conn, ids), state.listening(self.conn, ids))
             state.save_ports(self.conn, changes.ports, changes.dropped)
 
         def alone(some: Sequence[Observation]) -> None:
-            evaluating = Evaluation({look.host_id: dict(rows[look.host_id]) for look in some}, **self.arguments)
+            own = {look.host_id: dataclasses.replace(rows[look.host_id]) for look in some}
+            evaluating = Evaluation(own, self.inputs, {})
             compare(evaluating, some)
-            state.save(self.conn, evaluating.verdict(), now=self.now, step=self.step)
+            self._save(evaluating.verdict(), {})
 
         error = tried(self.conn, lambda: compare(evaluation, looks))
         if error is not None:
             evaluation.hosts |= rows
             self.broken |= culprits(looks, error, lambda some: tried(self.conn, lambda: alone(some), keep=False))
 
-    def _find_unwritable(self, verdict: Verdict, error: Exception) -> None:
+    def _find_unwritable(self, verdict: Verdict, before: Mapping[str, Open], error: Exception) -> None:
         """Find the observations whose rows or events the database refuses."""
         looks = [look for look in self.observations if look.outcome is Outcome.OK]
 
@@ -235,10 +227,11 @@ class _Pass:
             ids = {look.host_id for look in some}
             part = dataclasses.replace(
                 verdict,
-                hosts=tuple(row for row in verdict.hosts if row["host_id"] in ids),
+                hosts=tuple(host for host in verdict.hosts if host.host_id in ids),
+                conditions=before,
                 events=tuple(event for event in verdict.events if event.host_id in ids),
             )
-            state.save(self.conn, part, now=self.now, step=self.step)
+            self._save(part, before)
 
         if not looks:
             raise error
@@ -246,7 +239,7 @@ class _Pass:
 
     def _with_task(self) -> Callable[[Event], Event]:
         """Name the mapped task in an event, for the link to its log, unless an earlier run made the observation."""
-        run_id = self.arguments["run_id"]
+        run_id = self.inputs.run_id
         looks = {(look.host_id, look.observed_at) for look in self.observations if look.run_id == run_id}
 
         def named(event: Event) -> Event:
@@ -281,14 +274,16 @@ def evaluate_dry(
 ) -> dict[str, int]:
     """Log what :func:`evaluate_run` would conclude from these observations; nothing is stored, no message is sent."""
     with database.begin() as conn:
-        fleet, inputs = _goes_by(conn, digest, {}, interval, datetime.now(UTC))
-        ports = state.load_ports(conn, {observation.host_id for observation in observations})
-        rows = state.load_hosts(conn)
-        arguments = _arguments(conn, fleet, config, inputs, run.run_id)
+        now = datetime.now(UTC)
+        fleet, inputs = _goes_by(conn, digest, {}, interval, now)
+        rows, opened = state.load_hosts(conn), conditions.load(conn)
+        # An entry that left may be needed as well: its machine may answer under another id.
+        ports = state.load_ports(conn, {observation.host_id for observation in observations} | (rows.keys() - fleet))
+        goes_by = _inputs(fleet, config, inputs, run.run_id, now, step=0)
     verdicts: list[Verdict] = []
 
     def try_out(some: Sequence[Observation]) -> Exception | None:
-        return error_of(lambda: verdicts.append(evaluate(rows, ports, some, **arguments)))
+        return error_of(lambda: verdicts.append(evaluate(rows, ports, some, goes_by, opened)))
 
     while (error := try_out(observations)) is not None:
         broken = culprits(observations, error, try_out)
@@ -303,7 +298,8 @@ def _goes_by(
     conn: Connection, digest: str, planned: Mapping[str, TaskOf], interval: timedelta, now: datetime
 ) -> tuple[dict[str, Host], journal.Inputs]:
     """The hosts that may be evaluated (listed ones, and those that pruning has not hidden), and the inputs."""
-    named = {host.id: host for host in inventory.load(conn, digest).hosts}
+    found = inventory.load(conn, digest)
+    named = {host.id: host for host in found.hosts}
     decided = decisions.in_force(conn, now)
     inputs = journal.Inputs(
         interval=interval,
@@ -312,6 +308,7 @@ def _goes_by(
         accepted=decided.accepted,
         promoted=decided.promoted,
         ignored=decided.ignored,
+        invalid=_invalid(found),
     )
     return fleet_of(list(named.values()), inputs), inputs
 
@@ -321,45 +318,28 @@ def fleet_of(listed: Sequence[Host], inputs: journal.Inputs) -> dict[str, Host]:
     return {host.id: host for host in (*inputs.besides, *listed)}
 
 
-def _arguments(
-    conn: Connection, fleet: Mapping[str, Host], config: Config, inputs: journal.Inputs, run_id: str
-) -> dict[str, Any]:
-    """The arguments of a :class:`portmon.engine.diff.Evaluation`."""
-    return {
-        "inventory": fleet,
-        "rules": RuleSet(config.rules, where=config.where, ignored=inputs.ignored),
-        "settings": config.states,
-        "interval": inputs.interval,
-        "run_id": run_id,
-        "declared": declared_ports(fleet, config.declared, inputs.promoted, where=config.where),
-        "accepted": inputs.accepted,
-        "failing_since": conditions.since(conn, FLEET),
-    }
+def _invalid(found: Inventory) -> dict[str, str]:
+    """Host id: what is wrong with its entry, of entries that can't be used."""
+    return {entry.id: plain(entry.reason, REASON_LIMIT) for entry in found.invalid if entry.id is not None}
 
 
-def _host_key_events(
-    conn: Any, observations: Sequence[Observation], fleet: Mapping[str, Host], run_id: str
-) -> list[Event]:
-    """One event when a host begins to show another key, and one when it shows a trusted one again."""
-    events = []
-    changed = conditions.hosts_with(conn, HOST_KEY)
-    for look in observations:
-        condition, at = conditions.of_host(HOST_KEY, look.host_id), look.observed_at
-        if look.error_class == HostKeyChangedError.error_class:
-            kind, reason = EventKind.HOST_KEY_CHANGED, look.error or ""
-            changed.add(look.host_id)
-            is_news = conditions.begin(conn, condition, since=at)
-        elif look.host_id in changed and look.outcome is Outcome.OK:
-            kind, reason = EventKind.HOST_KEY_RESTORED, "The host shows a trusted key again"
-            changed.remove(look.host_id)
-            conditions.end(conn, condition)
-            is_news = True
-        else:
-            continue
-        if is_news:
-            host, evidence = fleet[look.host_id], at.isoformat()
-            events.append(monitor_event(kind, at=at, run_id=run_id, reason=reason, evidence=evidence, host=host))
-    return events
+def _inputs(
+    fleet: Mapping[str, Host], config: Config, inputs: journal.Inputs, run_id: str, now: datetime, step: int
+) -> Inputs:
+    """What the evaluation of a step goes by."""
+    return Inputs(
+        inventory=fleet,
+        rules=RuleSet(config.rules, where=config.where, ignored=inputs.ignored),
+        settings=config.states,
+        interval=inputs.interval,
+        run_id=run_id,
+        now=now,
+        step=step,
+        declared=declared_ports(fleet, config.declared, inputs.promoted, where=config.where),
+        accepted=inputs.accepted,
+        invalid=inputs.invalid,
+        forget_after=config.cmdb.prune_after,
+    )
 
 
 def _scanning(observations: Iterable[Observation], run: Run) -> float | None:

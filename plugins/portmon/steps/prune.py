@@ -11,14 +11,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from portmon.config import Config
-from portmon.engine.events import closing_event
 from portmon.inventory.prune import GUARDED, PrunePlan, plan_prune
 from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host, Inventory
 from portmon.steps.report import report
 from portmon.steps.run import Run
-from portmon.storage import alerts, checkpoints, conditions, events, hosts, inventory, journal, lease, runs
-from portmon.storage.conditions import HOST_KEY
+from portmon.storage import checkpoints, conditions, hosts, inventory, journal, lease, runs
 from portmon.storage.database import Database
 from portmon.text import plain
 
@@ -120,21 +118,13 @@ def carry_out(
 
 def _close(conn: Any, host_ids: Any, run_id: str, now: datetime, step: int | None) -> None:
     # Imported here, since pandas is needed only if a host left.
-    from portmon.engine.diff import close_hosts
+    from portmon.engine.frames import ports_of
+    from portmon.engine.leaving import leave
     from portmon.storage import state
 
-    known, ports = state.load(conn, host_ids)
-    closed = close_hosts(known, ports, host_ids, reason="it left the CMDB", run_id=run_id, now=now)
-    state.save(conn, closed, now=now, step=step)
-    for host_id in host_ids:
-        name = conditions.of_host(HOST_KEY, host_id)
-        conditions.end(conn, name)
-        # The condition's alert has the same name.
-        for alert in alerts.opened(conn, [name]).values():
-            reason = "Its SSH host key had changed; it left the CMDB"
-            ends = {"ends": EventKind.HOST_KEY_CHANGED.value}
-            closing = closing_event(EventKind.RETIRED, alert.first, at=now, run_id=run_id, reason=reason, details=ends)
-            events.add(conn, [closing])
+    (known, ports), before = state.load(conn, host_ids), conditions.load(conn)
+    named: dict[str, Any] = {"reason": "it left the CMDB", "run_id": run_id, "now": now}
+    state.save_left(conn, leave(known, ports_of(ports), host_ids, before, **named), before=before, step=step)
 
 
 def counts(plan: PrunePlan | None = None) -> dict[str, int]:

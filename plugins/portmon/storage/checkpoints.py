@@ -14,6 +14,7 @@ from portmon.errors import StorageError
 from portmon.storage import contents, journal
 from portmon.storage.sql import chunks, insert_rows
 from portmon.storage.tables import UtcDateTime, checkpoints, conditions, hosts, ports
+from portmon.storage.upgrade import upgrade_state
 
 
 def keep(conn: Connection, now: datetime) -> None:
@@ -69,13 +70,18 @@ def restore(source: Connection, seq: int, conn: Connection) -> None:
     :param conn: of a state database without state
     :raises StorageError: if a part of it is gone or damaged
     """
-    query = select(checkpoints.c.content).where(checkpoints.c.seq == seq).order_by(checkpoints.c.part)
-    for digest in source.execute(query).scalars().all():
+    query = select(checkpoints.c.content, checkpoints.c.at).where(checkpoints.c.seq == seq)
+    earlier: datetime | None = None
+    for digest, at in source.execute(query.order_by(checkpoints.c.part)).all():
         for name, rows in json.loads(contents.get(source, digest)).items():
             table = _TABLES.get(name)
             if table is None:
                 raise StorageError(f"checkpoint {seq} has a table {name!r}: a newer portmon made it")
+            if table is hosts and rows and "evidence" not in rows[0]:
+                earlier = at
             insert_rows(conn, table, [_row(table, row) for row in rows])
+    if earlier is not None:
+        upgrade_state(conn, earlier)
 
 
 def expire(conn: Connection, before: datetime) -> None:

@@ -1,18 +1,22 @@
-"""Open conditions of the monitoring itself, so that one episode makes one event."""
+"""Open conditions of hosts and of the monitor, so that one episode makes one event."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import ColumnElement, Connection, delete, or_, select
 
-from portmon.storage.sql import insert_new
+from portmon.engine.conditions import EVALUATED, MONITORED, RUNS, Condition, Open
+from portmon.storage.sql import chunks, insert_new, upsert_rows
 from portmon.storage.tables import conditions
 
-FLEET = "fleet_unreachable"
+FLEET = Condition.FLEET.key()
 """Every host that is asked fails."""
-HOST_KEY = "host_key"
+HOST_KEY = Condition.HOST_KEY.key()
 """Begins the name of the condition that a host shows another key, and that of its alert."""
+UNREACHABLE = Condition.UNREACHABLE.key()
+"""Begins the name of the condition that a host is unreachable, and a channel is to know it."""
 
 
 def begin(conn: Connection, name: str, *, since: datetime) -> bool:
@@ -41,3 +45,24 @@ def since(conn: Connection, name: str) -> datetime | None:
     """Since when a condition is open, None if it is not."""
     value: datetime | None = conn.execute(select(conditions.c.since).where(conditions.c.name == name)).scalar()
     return value
+
+
+def evaluated() -> ColumnElement[bool]:
+    """Conditions that only an evaluation changes: a replay brings them to what it comes to."""
+    own = conditions.c.name.in_([RUNS, *(condition.key() for condition in MONITORED)])
+    return or_(own, *(conditions.c.name.startswith(one.key(""), autoescape=True) for one in EVALUATED))
+
+
+def load(conn: Connection) -> dict[str, Open]:
+    """The open conditions that evaluations change, by their names."""
+    rows = conn.execute(select(conditions).where(evaluated()))
+    return {row.name: Open(row.since, row.details) for row in rows}
+
+
+def save(conn: Connection, before: Mapping[str, Open], after: Mapping[str, Open]) -> None:
+    """Write what an evaluation changed of the conditions that :func:`load` gave."""
+    for part in chunks(sorted(before.keys() - after.keys())):
+        conn.execute(delete(conditions).where(conditions.c.name.in_(part)))
+    changed = {name: one for name, one in after.items() if before.get(name) != one}
+    rows = [{"name": name, "since": one.since, "details": dict(one.details)} for name, one in changed.items()]
+    upsert_rows(conn, conditions, rows)

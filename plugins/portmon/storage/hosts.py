@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Text, delete, func, or_, select, type_coerce, update
+from sqlalchemy import Connection, Text, and_, delete, func, or_, select, type_coerce, update
 
 from portmon.model.host import Host, KnownHost
 from portmon.model.observation import PROBE, PortKey, hung_tools
@@ -56,9 +56,10 @@ def listed(
 
 
 def open_ports(conn: Connection) -> list[PortKey]:
-    """Ports that something is wrong with, see :func:`portmon.engine.states.is_open`."""
-    down, flapping = ports.c.status == PortStatus.DOWN, ports.c.flapping_since.is_not(None)
-    wrong = or_(down, flapping, type_coerce(ports.c.lost, Text) != "[]")
+    """Ports that something is wrong with, see :func:`portmon.engine.transitions.is_open`."""
+    flapping = or_(ports.c.flapping_since.is_not(None), ports.c.bind_flapping_since.is_not(None))
+    down, known = ports.c.status == PortStatus.DOWN, ports.c.paused.is_(False)
+    wrong = and_(known, or_(down, flapping, type_coerce(ports.c.lost, Text) != "[]"))
     keys = select(ports.c.host_id, ports.c.protocol, ports.c.port)
     return [(row.host_id, row.protocol, row.port) for row in conn.execute(keys.where(wrong))]
 

@@ -42,6 +42,7 @@ class Inputs:
     :param accepted: ports that were accepted as gone, and when
     :param promoted: learned ports that must listen, by host id and port, and who says so
     :param ignored: ports that are not watched, by host id and port, and until when, by whom and why
+    :param invalid: host id to reason, of entries of the CMDB that can't be used
     """
 
     interval: timedelta
@@ -50,6 +51,7 @@ class Inputs:
     accepted: Mapping[PortKey, datetime] = field(default_factory=dict)
     promoted: Mapping[tuple[str, int], str] = field(default_factory=dict)
     ignored: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    invalid: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Canonical: equal inputs give equal bytes, which are stored once."""
@@ -64,6 +66,7 @@ class Inputs:
                 "accepted": [[*key, at.isoformat()] for key, at in sorted(self.accepted.items())],
                 "promoted": [[*key, who] for key, who in sorted(self.promoted.items())],
                 "ignored": [[*key, how] for key, how in sorted(self.ignored.items())],
+                "invalid": dict(self.invalid),
             }
         )
 
@@ -79,6 +82,7 @@ def inputs_from_json(data: bytes) -> Inputs:
         promoted={(host_id, port): who for host_id, port, who in value["promoted"]},
         # Steps of earlier versions have none.
         ignored={(host_id, port): how for host_id, port, how in value.get("ignored", ())},
+        invalid=value.get("invalid", {}),
     )
 
 

@@ -127,9 +127,12 @@ def host_counts(conn: Connection) -> dict[str, int]:
     return counts | {FAILING: sum(row[2] for row in found), QUARANTINED: len(quarantined)}
 
 
+_FLAPPING_SINCE = func.coalesce(ports.c.flapping_since, ports.c.bind_flapping_since)
+
+
 def port_counts(conn: Connection) -> dict[str, int]:
     """State: number of ports of hosts of the CMDB; flapping ones are counted besides their state."""
-    query = select(ports.c.status, func.count(), func.count(ports.c.flapping_since)).select_from(_LISTED)
+    query = select(ports.c.status, func.count(), func.count(_FLAPPING_SINCE)).select_from(_LISTED)
     found = conn.execute(query.where(_IN_CMDB).group_by(ports.c.status)).all()
     counts = {status.value: 0 for status in PortStatus} | {row[0]: row[1] for row in found}
     return counts | {FLAPPING: sum(row[2] for row in found)}
@@ -385,7 +388,7 @@ def _port_terms(conn: Connection, wanted: PortFilter) -> list[ColumnElement[bool
     if wanted.reach:
         terms.append(_reach_term(wanted.reach))
     if wanted.state == FLAPPING:
-        terms.append(ports.c.flapping_since.is_not(None))
+        terms.append(_FLAPPING_SINCE.is_not(None))
     elif wanted.state == LOST:
         terms.append(type_coerce(ports.c.lost, Text) != "[]")
     elif wanted.state:

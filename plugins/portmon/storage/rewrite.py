@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, exists, or_, select, update
+from sqlalchemy import Connection, Row, Table, delete, exists, select, update
 
 from portmon.storage import alerts, checkpoints
-from portmon.storage.conditions import FLEET, HOST_KEY, of_host
+from portmon.storage.conditions import evaluated
 from portmon.storage.deliveries import cancel
 from portmon.storage.events import event_of, row_of
 from portmon.storage.sql import change_in, chunks, delete_rows, insert_rows, rows_in, update_rows, upsert_rows
@@ -127,7 +127,7 @@ def _replace_state(conn: Connection, scratch: Connection) -> tuple[int, int]:
                 row["fingerprint"] = None
         changed_hosts += _write(conn, hosts, were, are)
         changed_ports += _write(conn, ports, _rows(conn, ports, part), _rows(scratch, ports, part))
-    follow = or_(conditions.c.name == FLEET, conditions.c.name.startswith(of_host(HOST_KEY, ""), autoescape=True))
+    follow = evaluated()
     conn.execute(delete(conditions).where(follow))
     insert_rows(conn, conditions, [dict(row._mapping) for row in scratch.execute(select(conditions).where(follow))])
     return changed_hosts, changed_ports

@@ -1,33 +1,42 @@
-"""State of hosts and ports, as :mod:`portmon.engine.diff` takes it. Loads pandas."""
+"""State of hosts and ports, as :mod:`portmon.engine.evaluate` takes it. Loads pandas."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import repeat
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
-from sqlalchemy import Connection, Table, Text, select, type_coerce
+from sqlalchemy import Connection, Table, Text, or_, select, type_coerce, update
 
-from portmon.engine.diff import Verdict
-from portmon.engine.frames import HOST_COLUMNS, PORT_COLUMNS, frame
-from portmon.engine.states import Port
+from portmon.engine import clocks
+from portmon.engine.evaluate import Verdict
+from portmon.engine.frames import CHANGES, PORT_COLUMNS, frame, ports_of, row_of
+from portmon.engine.leaving import Left
+from portmon.engine.lifecycle import Changes
+from portmon.engine.machines import Kept
+from portmon.engine.state import HostState, Port
+from portmon.model.event_kinds import EventKind
 from portmon.model.observation import PortKey
-from portmon.storage import deliveries, events
-from portmon.storage.hosts import tuple_of, unsettle
-from portmon.storage.sql import ROWS, chunks, delete_rows, rows_in, update_rows, upsert_rows
-from portmon.storage.tables import hosts, ports
+from portmon.storage import conditions, deliveries, events
+from portmon.storage.hosts import tuple_of
+from portmon.storage.sql import ROWS, change_in, chunks, delete_rows, rows_in, update_rows, upsert_rows
+from portmon.storage.tables import UtcDateTime, hosts, observations, ports
+
+LISTENING = "listening"
+TICKING = ("host_id", "last_evaluated_at", "last_ok_at", "evidence", "tried")
+"""Columns of a host that change in a quiet run."""
 
 
-def load(conn: Connection, host_ids: Collection[str] | None = None) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
-    """Stored state of hosts and ports.
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────
 
-    :returns: host id to row with the columns of :data:`portmon.engine.frames.HOST_COLUMNS`, and a frame with those of
-        :data:`portmon.engine.frames.PORT_COLUMNS`
-    """
+
+def load(conn: Connection, host_ids: Collection[str] | None = None) -> tuple[dict[str, HostState], pd.DataFrame]:
+    """Stored state of hosts and ports, by host id and as a frame with PORT_COLUMNS."""
     return load_hosts(conn, host_ids), load_ports(conn, host_ids)
 
 
@@ -38,12 +47,12 @@ def load_ports(conn: Connection, host_ids: Collection[str] | None = None) -> pd.
 
 def load_hosts(
     conn: Connection, host_ids: Collection[str] | None = None, *, light: bool = False
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, HostState]:
     """Stored state of all hosts or some; ``light`` leaves out their listeners, see :func:`listening`."""
-    data = _read(conn, hosts, [name for name in HOST_COLUMNS if not light or name != LISTENING], host_ids)
+    data = _read(conn, hosts, [name for name in _HOST_COLUMNS if not light or name != LISTENING], host_ids)
     # Columns that are left out are None in every row.
-    rows = zip(*(data.get(name, repeat(None)) for name in HOST_COLUMNS), strict=False)
-    return {row[0]: dict(zip(HOST_COLUMNS, row, strict=True)) for row in rows}
+    rows = zip(*(data.get(name, repeat(None)) for name in _HOST_COLUMNS), strict=False)
+    return {row[0]: _host_of(dict(zip(_HOST_COLUMNS, row, strict=True))) for row in rows}
 
 
 def listening(conn: Connection, host_ids: Collection[str]) -> dict[str, tuple[str, ...] | None]:
@@ -75,49 +84,123 @@ def _times(text: str) -> tuple[datetime, ...]:
 
 
 @lru_cache(maxsize=1 << 10)
-def _notices(text: str) -> tuple[tuple[str, datetime], ...]:
-    return tuple((kind, datetime.fromisoformat(at)) for kind, at in json.loads(text))
+def _notices(text: str) -> tuple[tuple[str, float], ...]:
+    return tuple((kind, clock) for kind, clock in json.loads(text))
 
 
-LISTENING = "listening"
+_SETS = ("addresses", "programs", "pids", "uids", "units", "comms", "inodes", "lost", "changes", "bind_changes")
 _LISTS: Mapping[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("addresses", "programs", "pids", "uids", "units", "comms", "lost"), tuple_of),
+    **dict.fromkeys(_SETS, tuple_of),
     LISTENING: _listening,
-    "changes": _times,
+    "told": _times,
     "notices": _notices,
 }
+_HOST_FIELDS = [field.name for field in dataclasses.fields(HostState) if field.name not in CHANGES]
+_HOST_COLUMNS = [*_HOST_FIELDS, *CHANGES["presence"]]
 
 
-def save(conn: Connection, verdict: Verdict, *, now: datetime, step: int | None) -> None:
-    """Write what an evaluation changed, in the caller's transaction.
+def _host_of(row: dict[str, Any]) -> HostState:
+    kept = row["kept"]
+    own: dict[str, Any] = {name: row[name] for name in _HOST_FIELDS} | {"kept": kept and _kept_of(kept)}
+    return HostState(**own, presence=Changes(*(row[name] for name in CHANGES["presence"])))
 
-    What was not sent yet of a dropped port is cancelled.
 
+def _row_of_host(host: HostState) -> dict[str, Any]:
+    parts = (host.presence.recent, host.presence.flapping_since, host.presence.at)
+    row = {name: getattr(host, name) for name in _HOST_FIELDS} | dict(zip(CHANGES["presence"], parts, strict=True))
+    return row | {"told": [at.isoformat() for at in host.told], "kept": host.kept and plain(host.kept)}
+
+
+# ── state from before a reboot ────────────────────────────────────────────────────────────────────
+
+
+def plain(value: Any) -> Any:
+    """A dataclass of the state as JSON has it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return [plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _kept_of(value: Mapping[str, Any]) -> Kept:
+    own = tuple(_revived(Port, port) for port in value["ports"])
+    return Kept(_revived(HostState, value["host"]), own, value["clock"])
+
+
+def _revived(cls: Any, value: Mapping[str, Any]) -> Any:
+    """The inverse of :func:`plain`. Fields of later versions have their defaults."""
+    hints = _hints(cls)
+    return cls(**{name: _field(hints[name], one) for name, one in value.items() if name in hints})
+
+
+def _field(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    if hint is Changes:
+        return _revived(Changes, value)
+    if datetime in (hint, *get_args(hint)) and isinstance(value, str):
+        return datetime.fromisoformat(value)
+    if isinstance(value, list):
+        inner = get_args(hint)[0] if get_args(hint) else Any
+        return tuple(_field(inner, one) for one in value)
+    return value
+
+
+@lru_cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, {**vars(dataclasses), "Kept": Kept})
+
+
+# ── writing ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def save(conn: Connection, verdict: Verdict, *, before: Mapping[str, Any], now: datetime, step: int | None) -> None:
+    """Write what an evaluation changed, in the caller's transaction; ports are written already.
+
+    :param before: the conditions that were open before
     :param step: of the journal
     """
-    upsert_rows(conn, hosts, verdict.hosts, keep=[LISTENING])
-    unchanged = verdict.unchanged.items()
-    rows = [{"host_id": host_id, "last_evaluated_at": at, "last_ok_at": at} for host_id, at in unchanged]
-    update_rows(conn, hosts, rows)
+    _take_over(conn, verdict.taken_over)
+    upsert_rows(conn, hosts, list(map(_row_of_host, verdict.hosts)), keep=[LISTENING])
+    update_rows(conn, hosts, [{name: getattr(host, name) for name in TICKING} for host in verdict.ticked])
     save_ports(conn, verdict.ports, verdict.dropped)
-    # A change of ports without one of their host lets the host's next observation be compared.
-    touched = {*(port.host_id for port in verdict.ports), *(key[0] for key in verdict.dropped)}
-    unsettle(conn, touched.difference(row["host_id"] for row in verdict.hosts))
-    deliveries.cancel_ports(conn, verdict.unwatched, reason="the port is not watched any more", now=now)
+    conditions.save(conn, before, verdict.conditions)
+    unwatched = [event for event in verdict.events if event.kind is EventKind.UNWATCHED]
+    keys = [(event.host_id or "", event.protocol or "", event.port or 0) for event in unwatched]
+    deliveries.cancel_ports(conn, keys, reason="the port is not watched any more", now=now)
     events.add(conn, verdict.events, step=step)
+
+
+def save_left(conn: Connection, left: Left, *, before: Mapping[str, Any], step: int | None) -> None:
+    """Write what changed when hosts left, in the caller's transaction."""
+    upsert_rows(conn, hosts, list(map(_row_of_host, left.hosts)), keep=[LISTENING])
+    save_ports(conn, left.ports, ())
+    conditions.save(conn, before, left.conditions)
+    events.add(conn, left.events, step=step)
 
 
 def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[PortKey]) -> None:
     """Write what an evaluation changed of ports."""
     # The number of ports has no bound: their rows are not all made at once.
     for part in chunks(list(changed), ROWS):
-        rows = [
-            {name: getattr(port, name) for name in PORT_COLUMNS}
-            | {
-                "changes": [at.isoformat() for at in port.changes],
-                "notices": [[kind, at.isoformat()] for kind, at in port.notices],
-            }
-            for port in part
-        ]
-        upsert_rows(conn, ports, rows)
+        upsert_rows(conn, ports, [row_of(port) | {"told": [at.isoformat() for at in port.told]} for port in part])
     delete_rows(conn, ports, dropped)
+
+
+def mend_ports(conn: Connection, at: datetime) -> None:
+    """Put a moment in place of every later time of ports, which a wrong clock wrote."""
+    names = [column.name for column in ports.c if isinstance(column.type, UtcDateTime)]
+    wrong = or_(*(ports.c[name] > at for name in names))
+    ids = conn.execute(select(ports.c.host_id).where(wrong).distinct()).scalars().all()
+    for part in chunks(ids):
+        mended = [clocks.mended(port, at) for port in ports_of(load_ports(conn, part))]
+        save_ports(conn, mended, ())
+
+
+def _take_over(conn: Connection, taken_over: Mapping[str, str]) -> None:
+    """Forget entries that left and whose state another entry goes on with."""
+    for old in taken_over.values():
+        change_in(conn, hosts.delete(), hosts.c.host_id, [old])
+        change_in(conn, ports.delete(), ports.c.host_id, [old])
+        change_in(conn, update(observations).values(live=False), observations.c.host_id, [old])

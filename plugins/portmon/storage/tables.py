@@ -201,6 +201,17 @@ hosts = Table(
     Column("reader", Integer),
     Column("hung", String(32)),
     Column("hung_at", UtcDateTime),
+    # Clocks in seconds, of observations with evidence and of runs that tried the host.
+    Column("evidence", Float, nullable=False, server_default="0"),
+    Column("tried", Float, nullable=False, server_default="0"),
+    Column("pid1_start", BigInteger),
+    Column("boot_looks", Integer),
+    Column("shared", Boolean, nullable=False, server_default=false()),
+    Column("kept", SafeJson),
+    Column("changes", SafeJson, nullable=False, server_default="[]"),
+    Column("flapping_since", UtcDateTime),
+    Column("changed_at", UtcDateTime),
+    Column("told", SafeJson, nullable=False, server_default="[]"),
     comment="what is known of each host",
 )
 
@@ -232,6 +243,17 @@ ports = Table(
     Column("lost_since", UtcDateTime),
     Column("comms", SafeJson, nullable=False, server_default="[]"),
     Column("notices", SafeJson, nullable=False, server_default="[]"),
+    # Clocks are the evidence clock of the host, in seconds; so are the changes.
+    Column("seen_clock", Float),
+    Column("lost_clock", Float),
+    Column("inodes", SafeJson, nullable=False, server_default="[]"),
+    Column("changed_at", UtcDateTime),
+    Column("bind_changes", SafeJson, nullable=False, server_default="[]"),
+    Column("bind_flapping_since", UtcDateTime),
+    Column("bind_changed_at", UtcDateTime),
+    Column("told", SafeJson, nullable=False, server_default="[]"),
+    Column("hidden_since", UtcDateTime),
+    Column("paused", Boolean, nullable=False, server_default=false()),
     comment="state of each port; last_seen_at is null while it is seen, so that a quiet run writes nothing here",
 )
 
@@ -468,7 +490,8 @@ conditions = Table(
     metadata,
     Column("name", SafeText, primary_key=True),
     Column("since", UtcDateTime, nullable=False),
-    comment="what is wrong with the monitoring itself just now: one event per episode",
+    Column("details", SafeJson, nullable=False, server_default="{}"),
+    comment="what is wrong with hosts and with the monitor just now: one event per episode",
 )
 
 actions = Table(

@@ -1,0 +1,173 @@
+"""The catalogue of everything that can be wrong, and the conditions that are open now.
+
+A condition has a kind and a subject. Detectors, pure functions over evidence in the modules beside this one, say which
+hold; :mod:`portmon.engine.lifecycle` says what follows. A new thing that can be wrong is a row here, a detector, and
+the words of its two events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, Literal
+
+from portmon.model.event_kinds import EventKind
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row of the catalogue.
+
+    :param name: of the condition where it is stored
+    :param subject: what it is about
+    :param opens: kind of the event of its start, which says severity and alert task
+    :param ends: kind of the event of its end
+    :param detector: the module of the engine, or of the steps of a run, that says whether it holds
+    :param accepted: what it means that a person accepts it; empty if that is not possible
+    :param retires: it ends by itself after ``states.retire_after`` of evidence
+    :param flaps: many changes become one `flapping`
+    :param includes: names of lesser conditions of its subject, which are not told beside it
+    """
+
+    name: str
+    subject: Literal["port", "host", "monitor"]
+    opens: EventKind
+    ends: EventKind
+    detector: str
+    accepted: str = ""
+    retires: bool = False
+    flaps: bool = False
+    includes: tuple[str, ...] = ()
+
+
+_PORT: dict[str, Any] = {"subject": "port", "ends": EventKind.RECOVERED, "retires": True, "flaps": True}
+
+
+class Condition(Enum):
+    """The catalogue, the greater conditions of a subject first."""
+
+    DOWN = Kind(
+        "down",
+        opens=EventKind.DOWN,
+        detector="transitions",
+        accepted="the port is not watched any more",
+        includes=("lost_bind",),
+        **_PORT,
+    )
+    LOST_BIND = Kind(
+        "lost_bind", opens=EventKind.REBOUND, detector="transitions", accepted="the address is not expected", **_PORT
+    )
+    HOST_KEY = Kind(
+        "host_key",
+        "host",
+        EventKind.HOST_KEY_CHANGED,
+        EventKind.HOST_KEY_RESTORED,
+        "hosts",
+        includes=("foreign_machine", "unreachable", "unscanned"),
+    )
+    FOREIGN = Kind(
+        "foreign_machine",
+        "host",
+        EventKind.FOREIGN_MACHINE,
+        EventKind.OWN_MACHINE,
+        "machines",
+        accepted="the entry is this machine from then on",
+        includes=("unreachable", "unscanned"),
+    )
+    UNREACHABLE = Kind(
+        "unreachable",
+        "host",
+        EventKind.UNREACHABLE,
+        EventKind.REACHABLE,
+        "hosts",
+        flaps=True,
+        includes=("unscanned",),
+    )
+    UNSCANNED = Kind("unscanned", "host", EventKind.UNSCANNED, EventKind.SCANNED, "fleet")
+    FLEET = Kind(
+        "fleet_unreachable",
+        "monitor",
+        EventKind.FLEET_UNREACHABLE,
+        EventKind.FLEET_REACHABLE,
+        "fleet",
+        includes=("unreachable",),
+    )
+    FLEET_UNSCANNED = Kind(
+        "fleet_unscanned",
+        "monitor",
+        EventKind.FLEET_UNSCANNED,
+        EventKind.FLEET_SCANNED,
+        "fleet",
+        includes=("unscanned",),
+    )
+    CLOCK = Kind("clock_back", "monitor", EventKind.CLOCK_BACK, EventKind.CLOCK_BELIEVED, "clocks")
+    CMDB_STALE = Kind("cmdb_stale", "monitor", EventKind.CMDB_STALE, EventKind.CMDB_FRESH, "steps.fetch")
+    PRUNE_REFUSED = Kind("prune_refused", "monitor", EventKind.PRUNE_REFUSED, EventKind.PRUNE_RESUMED, "steps.prune")
+    OVERDUE = Kind("run_overdue", "monitor", EventKind.RUN_OVERDUE, EventKind.RUN_IN_TIME, "steps.overdue")
+
+    def key(self, host_id: str | None = None) -> str:
+        """The name under which it is stored, for one host or for the monitor."""
+        return self.value.name if host_id is None else f"{self.value.name}/{host_id}"
+
+
+EVALUATED = (Condition.HOST_KEY, Condition.FOREIGN, Condition.UNREACHABLE, Condition.UNSCANNED)
+"""Conditions of hosts that an evaluation opens and ends, the greatest first."""
+MONITORED = (Condition.FLEET, Condition.FLEET_UNSCANNED, Condition.CLOCK)
+"""Those of the monitor."""
+RUNS = "runs"
+"""Under this name is stored, beside the conditions, since when runs have come without a pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An open condition."""
+
+    since: datetime
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class OpenConditions:
+    """The conditions of hosts and the monitor that are open.
+
+    :param found: as stored, by :meth:`Condition.key`
+    """
+
+    def __init__(self, found: Mapping[str, Open] | None = None) -> None:
+        self.now: dict[str, Open] = dict(found or {})
+
+    def get(self, condition: Condition, host_id: str | None = None) -> Open | None:
+        """An open condition, None if it is not open."""
+        return self.now.get(condition.key(host_id))
+
+    def open(self, condition: Condition, host_id: str | None, since: datetime, **details: Any) -> bool:
+        """Open a condition, or change the details of an open one; whether it is new."""
+        before = self.get(condition, host_id)
+        self.now[condition.key(host_id)] = Open(before.since if before else since, details)
+        return before is None
+
+    def end(self, condition: Condition, host_id: str | None = None) -> Open | None:
+        """End a condition; None if it was not open."""
+        return self.now.pop(condition.key(host_id), None)
+
+    def of_hosts(self, condition: Condition) -> dict[str, Open]:
+        """Host id: an open condition of that host."""
+        prefix = condition.key("")
+        return {name[len(prefix) :]: one for name, one in self.now.items() if name.startswith(prefix)}
+
+    def lesser(self, condition: Condition, host_id: str) -> list[Condition]:
+        """The open conditions of a host that one includes."""
+        own = condition.value.includes
+        return [one for one in EVALUATED if one.value.name in own and self.get(one, host_id)]
+
+    def includes(self, condition: Condition, host_id: str) -> bool:
+        """Whether a greater condition of the host is open, so that this one is not told."""
+        name = condition.value.name
+        return any(name in one.value.includes and self.get(one, host_id) for one in EVALUATED)
+
+
+def judged_at(conditions: Mapping[str, Open]) -> datetime | None:
+    """When the last run was evaluated, as stored with the conditions."""
+    runs = conditions.get(RUNS)
+    return None if runs is None else datetime.fromisoformat(runs.details["judged_at"])

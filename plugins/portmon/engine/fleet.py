@@ -1,0 +1,110 @@
+"""What is wrong with many hosts at once is wrong with the monitor: fleet episodes, hosts that are not scanned. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from portmon.engine.clocks import pause_of
+from portmon.engine.state import HostState
+from portmon.errors import HostKeyChangedError
+from portmon.model.observation import Observation, Outcome
+from portmon.model.state import HostStatus
+
+SHARE = 0.9
+"""Of the hosts that answered before, so many fail at once when the monitor is at fault."""
+FEW = 5
+"""Up to this many hosts that are not scanned have an event each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Hosts that began to fail in one run.
+
+    :param runs: runs in which they failed, counted at most once per half interval, the last time at ``counted_at``
+    :param told: there were enough of these runs
+    """
+
+    since: datetime
+    hosts: frozenset[str]
+    runs: int
+    counted_at: datetime
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a run says about an episode: the episode from now on, and whether it opens or ends in this run."""
+
+    episode: Episode | None
+    opens: bool = False
+    ends: bool = False
+
+
+def outlook(
+    before: Episode | None,
+    looks: Collection[Observation],
+    hosts: Mapping[str, HostState],
+    *,
+    fleet: int,
+    enough: int,
+    half_interval: timedelta,
+) -> Outlook:
+    """Evaluate the observations of one run.
+
+    :param before: the episode that is suspected or open
+    :param hosts: their state before this run
+    :param fleet: number of hosts of the inventory
+    :param enough: ``states.unreachable_after``
+    """
+    final = {look.host_id: look for look in looks}
+    failing = {host_id for host_id, look in final.items() if _fails(look)}
+    at = max(look.observed_at for look in final.values())
+    began = {host_id for host_id in final if _answered_before(hosts.get(host_id))}
+    if before is None:
+        fresh = failing & began
+        if len(fresh) < 2 or len(fresh) < SHARE * len(began) or 2 * len(final) <= fleet:
+            return Outlook(None)
+        episode = Episode(at, frozenset(fresh), 1, at)
+    else:
+        tried = before.hosts & final.keys()
+        if 2 * len(tried) <= len(before.hosts):
+            return Outlook(before)
+        still = tried & failing
+        if 2 * len(still) < len(tried):
+            return Outlook(None, ends=before.told)
+        if not before.told and len(still) < SHARE * len(tried):
+            return Outlook(None)
+        counts = at - before.counted_at >= half_interval
+        runs, counted_at = (before.runs + 1, at) if counts else (before.runs, before.counted_at)
+        episode = Episode(before.since, before.hosts | (failing & began), runs, counted_at, before.told)
+    if episode.told or episode.runs < enough:
+        return Outlook(episode)
+    told = Episode(episode.since, episode.hosts, episode.runs, episode.counted_at, told=True)
+    return Outlook(told, opens=True)
+
+
+def _fails(look: Observation) -> bool:
+    return look.outcome is Outcome.UNREACHABLE and look.error_class != HostKeyChangedError.error_class
+
+
+def _answered_before(host: HostState | None) -> bool:
+    answers = host is not None and host.last_ok_at is not None and host.failures == 0
+    return answers and host is not None and host.status != HostStatus.UNREACHABLE
+
+
+def unscanned(
+    hosts: Iterable[HostState], *, now: datetime, since: datetime | None, interval: timedelta
+) -> dict[str, datetime | None]:
+    """Host id: when it was last tried, of the hosts that no run tried for too long.
+
+    :param since: since when runs have come without a pause: before that no host could be tried
+    """
+    found = {}
+    for host in hosts:
+        last = host.last_evaluated_at
+        waits = max(filter(None, (last or host.status_since, since)), default=now)
+        if now - waits >= pause_of(interval):
+            found[host.host_id] = last
+    return found

@@ -1,0 +1,231 @@
+"""Whose answers the answers of a run are, and what follows: reboots, foreign answers, entries that are one machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from portmon.engine import clocks, hosts, machines, transitions
+from portmon.engine.conditions import Condition
+from portmon.engine.hosts import Fleet
+from portmon.engine.machines import Answer, Answerer, Kept, Machine
+from portmon.engine.state import Draft, HostState, Port
+from portmon.model.event_kinds import EventKind
+from portmon.model.host import Host
+from portmon.model.observation import Observation, PortKey
+
+ACCEPTED = ("host", 0)
+"""Protocol and port under which a person accepts that an entry is another machine now."""
+
+
+@dataclass(slots=True)
+class Sorted:
+    """The answers of some hosts after it is known whose they are.
+
+    :param own: answers of the hosts themselves, which are evidence
+    :param new_boots: ids of hosts of which it is the first answer of a boot
+    :param instead: host id: the ports that it has instead of those that are stored
+    :param foreign: answers of other machines
+    """
+
+    own: list[Observation] = field(default_factory=list)
+    new_boots: set[str] = field(default_factory=set)
+    instead: dict[str, list[Port]] = field(default_factory=dict)
+    foreign: list[Observation] = field(default_factory=list)
+
+
+class Identities:
+    """Tells whose answers are whose, and goes on with the state of the machine that answered.
+
+    :param known: all stored hosts; those that the inventory lacks left it not long ago
+    :param accepted: under ACCEPTED, when a person accepted the machine of an entry
+    """
+
+    def __init__(
+        self,
+        known: dict[str, HostState],
+        inventory: Mapping[str, Host],
+        accepted: Mapping[PortKey, datetime],
+        fleet: Fleet,
+        forget_after: float,
+    ) -> None:
+        self._hosts = known
+        self._inventory = inventory
+        self._accepted = accepted
+        self._fleet = fleet
+        self._forget_after = forget_after
+        self._left: dict[str, list[str]] = defaultdict(list)
+        self._by_boot: dict[str, set[str]] = defaultdict(set)
+        for host_id, host in known.items():
+            if host.boot_id is None:
+                continue
+            if host_id in inventory:
+                self._by_boot[host.boot_id].add(host_id)
+            else:
+                self._left[host.boot_id].append(host_id)
+        self.taken_over: dict[str, str] = {}
+
+    def predecessor(self, host: HostState, machine: Machine) -> str | None:
+        """The entry that left and whose state a host goes on with: it is the same machine, and the host is new."""
+        for host_id in self._left.get(machine.boot_id or "", ()):
+            old = self._hosts.get(host_id)
+            is_new = host.last_ok_at is None or (host_id == host.duplicate_of and host.evidence < self._forget_after)
+            if old is not None and is_new and machines.is_one(machine, machines.known_of(old)):
+                return host_id
+        return None
+
+    def sort_out(self, looks: Sequence[Observation], ports: Mapping[str, Sequence[Port]]) -> Sorted:
+        """Say whose the answers of one run are, one per host.
+
+        :param ports: of these hosts, and of those whose state they take over
+        """
+        found = Sorted()
+        shown = {look.host_id: machines.shown_by(look.listing) for look in looks if look.listing is not None}
+        changed = {
+            look.host_id
+            for look in looks
+            if look.listing is not None
+            and machines.changed(self._hosts[look.host_id], look.listing, ports.get(look.host_id, ()))
+        }
+        twice = Counter(shown[host_id] for host_id in changed if not self._hosts[host_id].shared)
+        for look in looks:
+            host, machine = self._hosts[look.host_id], shown[look.host_id]
+            old = self.predecessor(host, machine)
+            if old is not None:
+                host = self._take_over(host, old, ports, found, look.observed_at)
+            elif look.host_id in changed:
+                answer = self._answer(host, machine, shown, changed, look.observed_at)
+                both = answer.who is Answerer.REBOOTED and twice[machine] > 1 and not host.shared
+                if both and machines.is_one(machine, machine):
+                    answer = Answer(Answerer.FOREIGN)
+                if answer.who is Answerer.FOREIGN:
+                    found.foreign.append(look)
+                    self._is_foreign(host, machine, answer.other, look.observed_at)
+                    continue
+                self._changes(host, answer, look.observed_at, ports.get(look.host_id, ()), found)
+            hosts.end(host, Condition.FOREIGN, look.observed_at, "It answers itself again", self._fleet)
+            found.own.append(look)
+        return found
+
+    def answered(self, host: HostState, machine: Machine, at: datetime) -> None:
+        """Note the machine of a host after its answer, and whether another entry is that machine as well."""
+        first = host.last_ok_at is None
+        if machine.boot_id is not None:
+            if host.boot_id is not None:
+                self._by_boot[host.boot_id].discard(host.host_id)
+            self._by_boot[machine.boot_id].add(host.host_id)
+        host.boot_id = machine.boot_id or host.boot_id
+        host.netns = host.netns if machine.netns is None else machine.netns
+        host.pid1_start = host.pid1_start if machine.pid1_start is None else machine.pid1_start
+        if first:
+            self._find_twin(host, at)
+
+    def _find_twin(self, host: HostState, at: datetime) -> None:
+        own = machines.known_of(host)
+        others = sorted(self._by_boot.get(own.boot_id or "", set()) - {host.host_id})
+        for other in map(self._hosts.__getitem__, others):
+            if machines.is_one(own, machines.known_of(other)):
+                host.duplicate_of, host.shared, other.shared = other.host_id, True, True
+                reason = f"The same machine as {other.name} (id {other.host_id}). Both are watched"
+                details = {"duplicate_of": other.host_id}
+                self._fleet.report.of_host(host, at, Draft(EventKind.DUPLICATE, reason, details=details))
+                return
+
+    def _answer(
+        self, host: HostState, machine: Machine, shown: Mapping[str, Machine], changed: Collection[str], at: datetime
+    ) -> Answer:
+        # Its answer of this run first, else its last identity; another machine's answer is not its identity.
+        foreign_now = self._fleet.conditions.of_hosts(Condition.FOREIGN)
+        candidates = self._by_boot.get(machine.boot_id or "", set()) | {
+            other for other, its in shown.items() if its.boot_id == machine.boot_id
+        }
+        others = {
+            other: machines.known_of(self._hosts[other])
+            if other in foreign_now
+            else shown.get(other, machines.known_of(self._hosts[other]))
+            for other in candidates - {host.host_id} - set(changed)
+        }
+        clock = clocks.evidence_at(host, at, self._fleet.interval)
+        answer = machines.answerer(host, machine, others, clock=clock)
+        accepted = self._accepted.get((host.host_id, *ACCEPTED))
+        foreign = foreign_now.get(host.host_id)
+        if answer.who is Answerer.FOREIGN and foreign and accepted and foreign.since <= accepted <= at:
+            host.shared = True
+            return Answer(Answerer.REBOOTED)
+        return answer
+
+    def _changes(self, host: HostState, answer: Answer, at: datetime, ports: Sequence[Port], found: Sorted) -> None:
+        """Go on with a host in another boot, or in the one before."""
+        if answer.who is Answerer.BACK:
+            self._is_back(host, at, ports, found)
+            return
+        before = dataclasses.replace(host, kept=None)
+        clock = clocks.evidence_at(host, at, self._fleet.interval)
+        host.kept = None if host.shared else Kept(before, tuple(map(dataclasses.replace, ports)), clock)
+        host.boot_looks = 0
+        found.new_boots.add(host.host_id)
+
+    def _is_foreign(self, host: HostState, machine: Machine, other: str | None, at: datetime) -> None:
+        name = self._hosts[other].name if other else None
+        details = {"boot_id": machine.boot_id} | ({"machine": other, "machine_name": name} if other else {})
+        who = f"{name} (id {other})" if other else "A machine that answers for several hosts"
+        reason = f"{who} answers at its address: what it shows is not counted"
+        draft = Draft(EventKind.FOREIGN_MACHINE, reason, last_seen=host.last_ok_at, details=details)
+        hosts.opens(host, Condition.FOREIGN, draft, at, self._fleet)
+
+    def _is_back(self, host: HostState, at: datetime, ports: Sequence[Port], found: Sorted) -> None:
+        """The machine from before a reboot answers again: what answered since was another one."""
+        kept, since = host.kept, host.last_ok_at
+        assert kept is not None  # noqa: S101 - for the type checker
+        first = kept.host.last_ok_at
+        machines.back_to(host, kept.host)
+        reason = (
+            f"Its boot before ({host.boot_id}) answers again: what answered after {first:%Y-%m-%d %H:%M:%S} UTC was "
+            "another machine, and is not counted"
+        )
+        details = {"boot_id": host.boot_id, "since": first.isoformat() if first else None}
+        draft = Draft(EventKind.ANSWERS_DISCARDED, reason, first, since, details)
+        self._fleet.report.of_host(host, at, draft)
+        before = {(port.protocol, port.port): dataclasses.replace(port) for port in kept.ports}
+        now = {(port.protocol, port.port): port for port in ports}
+        for key, port in now.items():
+            if _is_told(port) and not (key in before and _is_told(before[key])):
+                ended = Draft(
+                    EventKind.RETIRED, "Another machine's answers opened it, which are not counted", port.status_since
+                )
+                self._fleet.report.of_port(port, host, at, ended, {})
+        for key, port in before.items():
+            if _is_told(port) and not (key in now and _is_told(now[key])):
+                before[key] = transitions.pause(port)
+        found.instead[host.host_id] = list(before.values())
+
+    def _take_over(
+        self, host: HostState, old_id: str, ports: Mapping[str, Sequence[Port]], found: Sorted, at: datetime
+    ) -> HostState:
+        """Go on with the state of an entry that left, under the id of a new one."""
+        old, host_id = self._hosts.pop(old_id), host.host_id
+        self.taken_over[host_id] = old_id
+        new = machines.renamed(host, old)
+        if host.duplicate_of == old_id:
+            new.duplicate_of, new.shared = None, False
+        self._hosts[host_id] = new
+        reason = f"It is the machine of {old.name} (id {old_id}), which left the CMDB: its state goes on"
+        details = {"from": old_id, "from_name": old.name}
+        self._fleet.report.of_host(new, at, Draft(EventKind.TAKEN_OVER, reason, details=details))
+        found.instead[host_id] = [dataclasses.replace(port, host_id=host_id) for port in ports.get(old_id, ())]
+        return new
+
+
+def _is_told(port: Port) -> bool:
+    return transitions.is_open(port) and not port.paused
+
+
+def by_host(ports: Iterable[Port]) -> dict[str, list[Port]]:
+    """Host id: its ports."""
+    found: dict[str, list[Port]] = defaultdict(list)
+    for port in ports:
+        found[port.host_id].append(port)
+    return found

@@ -1,0 +1,136 @@
+"""The lifecycle that all conditions share: when a change is told, when a condition flaps and is stable again.
+
+Pure: times are arguments. Clocks are the evidence clocks of :mod:`portmon.engine.clocks`, in seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from portmon.engine.config import States
+
+FLAP_INTERVALS = 12
+"""The window of flapping is at least this many intervals, or nothing could flap with a slow schedule."""
+MESSAGES = 10
+"""Messages of one subject within :data:`DAY`; the change whose message would be the next one is told as flapping."""
+MOST_MESSAGES = 12
+"""After so many nothing more is told of the subject until the day is over: `flapping` and `stable` come after
+:data:`MESSAGES`."""
+DAY = timedelta(days=1)
+
+
+class Row(Enum):
+    """Rows of the lifecycle: the stored state, what the evidence shows, the state that follows, what is told."""
+
+    WAITS = ("clear", "the fault, in fewer runs in a row than it takes", "clear, counting", "nothing")
+    OPENS = ("clear", "the fault, in enough runs in a row", "open", "its event")
+    CLOSES = ("open", "no fault", "clear", "the event of its end")
+    FLAPS = (
+        "open or clear",
+        f"the change that makes `states.flap_threshold` (4) within the window, or whose message would be number "
+        f"{MESSAGES + 1} of its subject in a day",
+        "as the change says, flapping",
+        "`flapping`, with its state, instead of the change's own event",
+    )
+    SILENT = ("flapping", "a change", "as the change says, flapping", "nothing")
+    SETTLES = (
+        "flapping",
+        "no change for the window, all of it with evidence",
+        "as it is",
+        "`stable`, with its state: it ends the alert, or goes on with it",
+    )
+    FULL = ("any", f"a change after {MOST_MESSAGES} messages in a day", "as the change says, flapping", "nothing")
+    INCLUDED = (
+        "open",
+        "a greater condition of its subject",
+        "open",
+        "the event of its end; again, if it outlasts that",
+    )
+    ACCEPTED = ("open", "whatever a person accepted before it", "clear", "`retired`")
+    RETIRES = ("open", "the fault, for `states.retire_after` (30 days) of evidence", "clear", "`retired`")
+    HIDDEN = ("any", "a rule, label or field of the CMDB hides its subject: first run", "unchanged", "nothing")
+    PAUSES = ("open", "the same, second run in a row", "paused", "`unwatched`; `retired` if its host left the CMDB")
+    RESUMES = ("paused", "the fault", "open", "its event again, since when it was open")
+    FORGOTTEN = ("paused", "no fault", "clear", "nothing")
+    NO_EVIDENCE = ("any", "no evidence", "unchanged", "nothing")
+
+    def __init__(self, stored: str, observed: str, then: str, event: str) -> None:
+        self.stored, self.observed, self.then, self.event = stored, observed, then, event
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The last changes of one condition: its starts and ends, told or not.
+
+    :param recent: when they were, by the subject's evidence clock; while it flaps, only the last one
+    :param flapping_since: None while it does not flap
+    :param at: when the last one was, if it flaps
+    """
+
+    recent: tuple[float, ...] = ()
+    flapping_since: datetime | None = None
+    at: datetime | None = None
+
+
+NONE = Changes()
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What counts as often: :attr:`window` is in seconds of evidence."""
+
+    threshold: int
+    window: float
+
+
+def pace(settings: States, interval: timedelta) -> Pace:
+    """The pace of a fleet, given the time between scheduled runs."""
+    window = max(settings.flap_window, FLAP_INTERVALS * interval)
+    return Pace(settings.flap_threshold, window.total_seconds())
+
+
+def messages(told: Sequence[datetime], at: datetime) -> tuple[datetime, ...]:
+    """Of the times of messages, those of the last day. Later ones are of a clock that went back."""
+    return tuple(one for one in told if timedelta(0) <= at - one < DAY)
+
+
+def change(
+    before: Changes, pace: Pace, *, clock: float, at: datetime, told: Sequence[datetime]
+) -> tuple[Row, Changes, int]:
+    """A condition starts or ends.
+
+    :param told: times of the messages of its subject
+    :returns: FLAPS, SILENT or FULL; else OPENS, which stands for CLOSES as well. The changes from now on, and how many
+        there were within the window, this one included
+    """
+    flapping = Changes((clock,), before.flapping_since or at, at)
+    if before.flapping_since:
+        return Row.SILENT, flapping, 1
+    recent = (*(one for one in before.recent if clock - one < pace.window), clock)
+    count = len(messages(told, at))
+    if count >= MOST_MESSAGES:
+        return Row.FULL, flapping, len(recent)
+    if len(recent) >= pace.threshold or count >= MESSAGES:
+        return Row.FLAPS, flapping, len(recent)
+    return Row.OPENS, Changes(recent), len(recent)
+
+
+def settles(changes: Changes, pace: Pace, *, clock: float, at: datetime, told: Sequence[datetime]) -> bool:
+    """Whether a condition that flapped is stable: unchanged for the window, and its end may be told."""
+    if not changes.flapping_since or clock - changes.recent[-1] < pace.window:
+        return False
+    return len(messages(told, at)) < MOST_MESSAGES
+
+
+def may_note(told: Sequence[datetime], at: datetime) -> bool:
+    """Whether a notice may be told: `flapping` and `stable` have room after the last one."""
+    return len(messages(told, at)) < MESSAGES
+
+
+def since(changes: Changes, clock: float, at: datetime) -> Changes:
+    """The same as if the last change were now: the evidence before it does not count."""
+    return dataclasses.replace(changes, recent=(clock,), at=at)

@@ -1,0 +1,246 @@
+"""The ports of one host in one observation: their transitions, which of them moved, and what is counted instead."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from portmon.engine import transitions
+from portmon.engine.events import Report
+from portmon.engine.frames import Pair
+from portmon.engine.rules import HostRules
+from portmon.engine.state import Draft, Evidence, HostState, Port, Seen
+from portmon.engine.transitions import Transition
+from portmon.engine.watched import any_watched, why_watched
+from portmon.model.event_kinds import AlertRole, EventKind
+from portmon.model.observation import PROTOCOL, PortKey
+from portmon.model.state import PortStatus
+from portmon.probe.compare import program_of, same_program
+
+PAIRS = 100_000
+"""Up to this many pairs of names are compared to find ports that moved; with more, only equal names are found."""
+NOTICES = 200
+"""Notices of one host and observation that are events of their own; the rest is one ``many_changes``."""
+
+
+class HostPorts:
+    """The changes of the ports of one host, and their events.
+
+    :param must: declared ports, each with what declares it
+    :param accepted: when a person accepted what is wrong with a port
+    """
+
+    def __init__(
+        self, host: HostState, evidence: Evidence, rules: HostRules, must: Mapping[int, str],
+        accepted: Mapping[PortKey, datetime],
+    ) -> None:  # fmt: skip
+        self.changed: dict[PortKey, Port] = {}
+        self.gone: list[PortKey] = []
+        self._host = host
+        self._evidence = evidence
+        self._rules = rules
+        self._must = must
+        self._accepted = accepted
+        self._told: list[tuple[transitions.Row, Draft, Port]] = []
+        # How many of them are notices.
+        self._notices = 0
+        self._counted: list[tuple[EventKind, int]] = []
+
+    def evaluate(self, pairs: list[Pair]) -> None:
+        """Evaluate the ports that are not as they were."""
+        arrivals: dict[int, Seen] = {}
+        missing: list[Port] = []
+        pairs.reverse()
+        while pairs:
+            # Each one is freed once it is evaluated: one host may have very many.
+            protocol, number, port, seen = pairs.pop()
+            if port is None:
+                assert seen is not None  # noqa: S101 - for the type checker
+                arrivals[number] = seen
+            elif seen is not None:
+                self._keep((self._host.host_id, protocol, number), port, self._again(port, seen))
+            elif number in self._must or (port.addresses and any_watched(port, port.addresses, self._rules)):
+                missing.append(port)
+            else:
+                key = (self._host.host_id, protocol, number)
+                self._keep(key, port, transitions.hidden(port, self._evidence))
+        heirs = _heirs(missing, arrivals, self._evidence, self._must)
+        taken = set(heirs.values())
+        for port in missing:
+            key = (self._host.host_id, port.protocol, port.port)
+            declared, accepted, heir = self._must.get(port.port), self._accepted.get(key), heirs.get(port.port)
+            step = transitions.gone(port, self._evidence, declared=declared, accepted=accepted, heir=heir)
+            self._keep(key, port, step)
+        for number, seen in arrivals.items():
+            if self._evidence.new_boot and number not in taken:
+                # What is new is told in the second observation of a boot, when services have started.
+                continue
+            key, declared = (self._host.host_id, PROTOCOL, number), self._must.get(number)
+            step = transitions.appear(key, seen, self._evidence, declared=declared, heir=number in taken)
+            self._keep(key, None, step)
+
+    def absent(self, number: int) -> None:
+        """Evaluate a port that is declared, not known, and does not listen."""
+        key = (self._host.host_id, PROTOCOL, number)
+        self._keep(key, None, transitions.absent(key, self._evidence, declared=self._must[number]))
+
+    def tell(self, report: Report) -> None:
+        """Make the events."""
+        self._count_most()
+        for row, draft, port in self._told:
+            self._tell_of(row, draft, port, report)
+        if self._counted:
+            counts = Counter(kind.value for kind, _ in self._counted)
+            what = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+            numbers = [port for _, port in self._counted]
+            reason = (
+                f"{len(numbers) + NOTICES} ports changed in one look: {NOTICES} of them are told one by one, the rest "
+                f"is counted here ({what}; ports {min(numbers)} to {max(numbers)})"
+            )
+            details = {"counts": dict(sorted(counts.items())), "ports": len(numbers)}
+            report.of_host(self._host, self._evidence.at, Draft(EventKind.MANY_CHANGES, reason, details=details))
+
+    def _again(self, port: Port, seen: Seen) -> Transition:
+        declared = self._must.get(port.port)
+
+        def is_watched(address: str) -> bool:
+            return bool(declared) or any_watched(port, (address,), self._rules)
+
+        accepted = self._accepted.get((self._host.host_id, port.protocol, port.port))
+        return transitions.again(
+            port, seen, self._evidence, declared=declared, accepted=accepted, is_watched=is_watched
+        )
+
+    def _keep(self, key: PortKey, before: Port | None, step: Transition) -> None:
+        """Keep the next state of a port. Its events are made once all ports of the host are evaluated."""
+        if step.port is None:
+            self.gone.append(key)
+        elif step.port != before:
+            self.changed[key] = step.port
+        port = step.port or before
+        for draft in step.drafts:
+            assert port is not None  # noqa: S101 - for the type checker: an event has a port
+            self._told.append((step.row, draft, port))
+            # Not what lasts, which stays: each one more would begin the count anew.
+            self._notices += _is_notice(draft)
+            if self._notices > 4 * NOTICES:
+                self._count_most()
+
+    def _count_most(self) -> None:
+        """Keep the notices of the lowest ports, and count the others.
+
+        Called while notices come in: 20,000 of one host would take too much memory.
+        """
+        notices = [one for one in self._told if _is_notice(one[1])]
+        most = sorted(notices, key=lambda one: one[2].port)[NOTICES:]
+        counted = set(map(id, most))
+        self._told = [one for one in self._told if id(one) not in counted]
+        self._counted += [(draft.kind, port.port) for _, draft, port in most]
+        self._notices = len(notices) - len(most)
+
+    def _tell_of(self, row: transitions.Row, draft: Draft, port: Port, report: Report) -> None:
+        evidence = self._evidence
+        watched = why_watched(port, self._rules)
+        details: dict[str, Any] = {"watched": watched, "row": row.name.lower(), "looked_with": evidence.tool}
+        between = _between(draft, evidence)
+        if between is not None:
+            details["between"] = [at.isoformat() for at in between]
+            begin, end = (f"{at:%Y-%m-%d %H:%M}" for at in between)
+            reason = f"{draft.reason}; it happened between {begin} and {end} UTC, while nobody looked"
+            draft = dataclasses.replace(draft, reason=reason)
+        report.of_port(port, self._host, evidence.at, draft, details)
+
+
+def _is_notice(draft: Draft) -> bool:
+    """Whether an event neither opens nor closes an alert."""
+    return draft.kind.meaning(draft.details).role not in (AlertRole.FIRING, AlertRole.RESOLVED)
+
+
+def _between(draft: Draft, evidence: Evidence) -> tuple[datetime, datetime] | None:
+    """The times of the two observations around a change, after a pause."""
+    if evidence.seen_at is None or evidence.at - evidence.seen_at <= evidence.pause:
+        return None
+    began = {EventKind.NEW: draft.since == evidence.at, EventKind.DOWN: draft.last_seen == evidence.seen_at}
+    happened = began.get(draft.kind, draft.kind.usual.between_looks)
+    return (evidence.seen_at, evidence.at) if happened else None
+
+
+# ── ports that moved ────────────────────────────────────────────────────────────────────────────
+
+
+def _heirs(
+    missing: Sequence[Port], arrivals: Mapping[int, Seen], evidence: Evidence, must: Mapping[int, str]
+) -> dict[int, int]:
+    """Missing port to the port to which its program moved, both in the ephemeral range."""
+    if not evidence.confirmed:
+        return {}
+    free = [number for number in sorted(arrivals) if evidence.is_ephemeral(number) and number not in must]
+    gone = [
+        port
+        for port in sorted(missing, key=lambda port: port.port)
+        if port.status == PortStatus.UP
+        and port.port not in must
+        and evidence.is_ephemeral(port.port)
+        and (port.comms or port.tool == evidence.tool)
+    ]
+    pairs = sum(len(port.programs) for port in gone) * sum(len(arrivals[number].programs) for number in free)
+    return (
+        _heirs_by_name(gone, free, arrivals, evidence)
+        if pairs > PAIRS
+        else _heirs_by_pair(gone, free, arrivals, evidence)
+    )
+
+
+def _heirs_by_pair(
+    gone: Sequence[Port], free: list[int], arrivals: Mapping[int, Seen], evidence: Evidence
+) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for port in gone:
+        for number in free:
+            seen = arrivals[number]
+            if seen.units == port.units and _is_same_program(port, seen, evidence):
+                found[port.port] = number
+                free.remove(number)
+                break
+    return found
+
+
+def _is_same_program(port: Port, seen: Seen, evidence: Evidence) -> bool:
+    # Only names of one kind are compared: the kernel's with the kernel's, a tool's with those of the same tool.
+    if port.comms and seen.comms:
+        return not set(port.comms).isdisjoint(seen.comms)
+    if port.tool != evidence.tool:
+        return False
+    pids = (*port.pids, *seen.pids)
+    return any(same_program(old, new, pids=pids) for old in port.programs for new in seen.programs)
+
+
+def _heirs_by_name(
+    gone: Sequence[Port], free: Sequence[int], arrivals: Mapping[int, Seen], evidence: Evidence
+) -> dict[int, int]:
+    """As :func:`_heirs_by_pair`, in linear time for hosts with very many ports. Names that a tool cut are not found."""
+    by_name: dict[tuple[Any, str, str], list[int]] = defaultdict(list)
+    for number in reversed(free):
+        seen = arrivals[number]
+        for kind, name in _names(seen.comms, seen.programs):
+            by_name[seen.units, kind, name].append(number)
+    found: dict[int, int] = {}
+    taken: set[int] = set()
+    for port in gone:
+        names = _names(port.comms, port.programs if port.tool == evidence.tool else ())
+        waiting = [by_name[port.units, kind, name] for kind, name in names]
+        for numbers in waiting:
+            while numbers and numbers[-1] in taken:
+                numbers.pop()
+        first = min((numbers[-1] for numbers in waiting if numbers), default=None)
+        if first is not None:
+            found[port.port] = first
+            taken.add(first)
+    return found
+
+
+def _names(comms: Sequence[str], programs: Sequence[str]) -> set[tuple[str, str]]:
+    return {("comm", comm) for comm in comms} | {("program", program_of(program)) for program in programs}

@@ -1,0 +1,235 @@
+"""What is stored of hosts and ports, and what one ok observation says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from portmon.engine.config import States
+from portmon.engine.lifecycle import NONE, Changes, Pace
+from portmon.model.event_kinds import EventKind
+from portmon.model.state import HostStatus
+
+if TYPE_CHECKING:
+    from portmon.engine.machines import Kept
+
+
+@dataclass(slots=True)
+class Port:
+    """A watched port: one row of the stored state. Tuples of last known values are sorted.
+
+    :param misses: observations in a row without it
+    :param streak: observations in a row that show it as a candidate
+    :param counted_at: when one of these counters last grew
+    :param last_seen_at: None while the last ok observation of the host shows it, so that a quiet run changes no row
+    :param seen_clock: evidence clock of its host at that time, in seconds
+    :param programs: names as ``tool`` prints them
+    :param inodes: of its sockets
+    :param declared: source of the declaration, None for a learned port
+    :param grace_until: set while it is missing after a reboot
+    :param presence: changes between up and down
+    :param lost: binds that others could reach and that are missing since ``lost_since`` while others remain
+    :param lost_clock: evidence clock at that time
+    :param binds: changes between lost and not lost
+    :param comms: the kernel's names of the programs, the same for every tool
+    :param notices: kind and evidence clock of recent notices
+    :param told: times of its messages within the last day
+    :param hidden_since: since when no rule watches it any more
+    :param paused: something was wrong with it, and its alert ended without evidence
+    """
+
+    host_id: str
+    protocol: str
+    port: int
+    status: str
+    status_since: datetime
+    misses: int = 0
+    streak: int = 0
+    counted_at: datetime | None = None
+    first_seen_at: datetime | None = None
+    last_seen_at: datetime | None = None
+    seen_clock: float | None = None
+    addresses: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    pids: tuple[int, ...] = ()
+    uids: tuple[int, ...] = ()
+    units: tuple[str, ...] = ()
+    comms: tuple[str, ...] = ()
+    inodes: tuple[int, ...] = ()
+    tool: str | None = None
+    at_baseline: bool = False
+    declared: str | None = None
+    grace_until: datetime | None = None
+    presence: Changes = NONE
+    lost: tuple[str, ...] = ()
+    lost_since: datetime | None = None
+    lost_clock: float | None = None
+    binds: Changes = NONE
+    notices: tuple[tuple[str, float], ...] = ()
+    told: tuple[datetime, ...] = ()
+    hidden_since: datetime | None = None
+    paused: bool = False
+
+    @property
+    def flapping_since(self) -> datetime | None:
+        """Since when it, or one of its binds, flaps."""
+        return self.presence.flapping_since or self.binds.flapping_since
+
+    @property
+    def changed_at(self) -> datetime | None:
+        """When it last changed, while it flaps."""
+        return self.presence.at or self.binds.at
+
+
+@dataclass(slots=True)
+class HostState:
+    """One row of the stored state of hosts.
+
+    :param failures: tried runs in a row without evidence, since ``failing_since``; ``counted_at`` is when it last grew
+    :param last_evaluated_at: of its newest observation, with evidence or without
+    :param evidence: the evidence clock: seconds in which it was seen, see :mod:`portmon.engine.clocks`
+    :param tried: seconds in which runs tried it
+    :param pid1_start: start of process 1, in clock ticks since the boot
+    :param boot_looks: ok observations of this boot, counted up to 12; 1 is the first one. None before any reboot
+    :param shared: it was one machine with another entry
+    :param duplicate_of: id of that entry, while it is
+    :param kept: state from before the last reboot, see :class:`portmon.engine.machines.Kept`
+    :param grace_until: end of the grace after the last reboot
+    :param presence: its changes: unreachable, reachable, rebooted
+    :param told: times of its messages within the last day
+    :param rules: digest of the rules in force in its last ok observation
+    :param listening: sorted ``tcp/80`` keys of that observation, before rules; None if it was not loaded
+    :param fingerprint: see :mod:`portmon.engine.fingerprint`; None unless the host is settled
+    :param probe: version of the frame of that observation, like ``reader``; None for those without a number
+    :param hung: tools that hung on the host, with commas, noticed at ``hung_at``
+    """
+
+    host_id: str
+    name: str = ""
+    address: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    status: str = HostStatus.NEW.value
+    status_since: datetime | None = None
+    failures: int = 0
+    failing_since: datetime | None = None
+    counted_at: datetime | None = None
+    last_evaluated_at: datetime | None = None
+    last_ok_at: datetime | None = None
+    evidence: float = 0.0
+    tried: float = 0.0
+    boot_id: str | None = None
+    netns: int | None = None
+    pid1_start: int | None = None
+    boot_looks: int | None = None
+    shared: bool = False
+    duplicate_of: str | None = None
+    kept: Kept | None = None
+    grace_until: datetime | None = None
+    presence: Changes = NONE
+    told: tuple[datetime, ...] = ()
+    ephemeral_low: int | None = None
+    ephemeral_high: int | None = None
+    tool: str | None = None
+    rules: str | None = None
+    error_class: str | None = None
+    error: str | None = None
+    listening: tuple[str, ...] | None = None
+    fingerprint: str | None = None
+    probe: int | None = None
+    reader: int | None = None
+    hung: str | None = None
+    hung_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A port as one observation shows it: the sorted values of all its watched listeners.
+
+    :param listed: an allow rule names one of the listeners
+    :param more: number of owners or binds beyond :data:`portmon.model.limits.OWNERS`
+    """
+
+    addresses: tuple[str, ...]
+    programs: tuple[str, ...] = ()
+    pids: tuple[int, ...] = ()
+    uids: tuple[int, ...] = ()
+    units: tuple[str, ...] = ()
+    comms: tuple[str, ...] = ()
+    inodes: tuple[int, ...] = ()
+    listed: bool = False
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One ok observation of a host, and what its last ok observation showed: the same for each of its ports.
+
+    :param clock: evidence clock of the host, in seconds
+    :param first: it is the host's first ok observation
+    :param before: TCP ports of the last ok observation, before rules
+    :param seen_at: time of the last ok observation, and ``seen_clock`` the evidence clock then
+    :param ephemeral: the host's ephemeral range, both ends inclusive
+    :param new_boot: it is the first ok observation of a boot
+    :param grace_until: end of the grace after a reboot
+    :param confirmed: a missing port is missing in two answers
+    :param listening: TCP ports of this observation, before rules
+    :param half_interval: a counter grows at most once in this time
+    :param pause: the longest time between two observations that counts as a whole
+    :param learning: another version of reader or probe made the last ok observation: attributes are taken over without
+        events, and only missing ports are evaluated
+    :param jumped: the monitor's clock may be wrong: nothing retires
+    :param forget_after: a port that is hidden for this long is forgotten
+    """
+
+    at: datetime
+    clock: float
+    first: bool
+    before: frozenset[int]
+    seen_at: datetime | None
+    seen_clock: float
+    ephemeral: tuple[int, int]
+    tool: str
+    tool_before: str | None
+    new_boot: bool
+    grace_until: datetime | None
+    rules_changed: bool
+    confirmed: bool
+    listening: frozenset[int]
+    half_interval: timedelta
+    pause: timedelta
+    pace: Pace
+    settings: States
+    learning: bool = False
+    jumped: bool = False
+    forget_after: timedelta = timedelta(days=1)
+
+    def counts(self, counted_at: datetime | None) -> bool:
+        """Whether a counter that last grew at ``counted_at`` may grow again."""
+        return counted_at is None or self.at - counted_at >= self.half_interval
+
+    @property
+    def in_grace(self) -> bool:
+        """Whether missing ports still have time to come back after a reboot: at least until its second observation."""
+        return self.grace_until is not None and (self.new_boot or self.at < self.grace_until)
+
+    def is_ephemeral(self, port: int) -> bool:
+        """Whether the host may have picked the port at random."""
+        return self.ephemeral[0] <= port <= self.ephemeral[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event without the fields that all events of its port or host share."""
+
+    kind: EventKind
+    reason: str
+    since: datetime | None = None
+    last_seen: datetime | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_message(self) -> bool:
+        """Whether it is sent; else it is a note."""
+        return self.kind.meaning(self.details).group is not None

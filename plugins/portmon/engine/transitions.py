@@ -1,0 +1,585 @@
+"""The table of states: the next state and the events of one port, given one ok observation of its host. Pure.
+
+A port is new (:func:`appear`), declared and never seen (:func:`absent`), known and seen (:func:`again`), or known and
+missing (:func:`gone`), or not watched any more (:func:`hidden`). The :class:`Transition` that follows names its row of
+the table; ``docs/states.md`` shows these rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from portmon.engine import lifecycle
+from portmon.engine.lifecycle import NONE
+from portmon.engine.state import Draft, Evidence, Port, Seen
+from portmon.model import limits
+from portmon.model.event_kinds import EventKind
+from portmon.model.observation import PortKey
+from portmon.model.state import PortStatus
+from portmon.probe.compare import comparable_addresses, is_wildcard, lost_binds, replaced, without_zone
+
+
+class Row(Enum):
+    """Rows of the table: the stored state, what an observation shows, the state that follows, the event."""
+
+    BASELINE = (
+        "nothing, first ok observation of this host",
+        "seen",
+        "up; inside the host's ephemeral range: candidate",
+        "none (one `baseline` event for the host, with a count)",
+    )
+    NEW = (
+        "nothing",
+        "seen, outside the ephemeral range, or allow-listed or declared",
+        "up",
+        "`new` (none if the host's last ok observation had it before filtering)",
+    )
+    CANDIDATE = ("nothing", "seen, inside the ephemeral range", "candidate (1)", "none")
+    PROVEN = (
+        "candidate",
+        "seen `states.ephemeral_after` (3) times in a row, the first included",
+        "up",
+        "`new`; none if it was there at the baseline",
+    )
+    FORGOTTEN = ("candidate", "not seen", "forgotten", "none")
+    SEEN = (
+        "up",
+        "seen",
+        "up",
+        "`restarted`, `replaced` (other program), `rebound` (bind addresses changed), or none",
+    )
+    DOWN = ("up", "not seen, confirmed, `states.down_after` (1) runs in a row", "down", "`down`")
+    RECOVERED = ("down", "seen", "up", "`recovered` (with the time it was down)")
+    RETIRED = (
+        "down",
+        "not seen for `states.retire_after` (30 days) of evidence, or accepted by a person",
+        "removed",
+        "`retired`",
+    )
+    NO_EVIDENCE = ("any", "no evidence", "unchanged", "none: the host counts a failure")
+    # From here on: rows of the second table, which makes the first one exact.
+    WAITING = ("candidate", "seen, not often enough yet", "candidate", "none")
+    DECLARED = ("nothing or candidate, declared", "not seen", "down", "`down`, from the first observation")
+    DECLARED_SEEN = ("nothing or candidate, declared", "seen", "up", "as for any other port")
+    MISSED = ("up", "not seen, fewer than `states.down_after` runs in a row", "up", "none")
+    MOVED = (
+        "up, inside the ephemeral range",
+        "not seen, while its program and unit gained another port there",
+        "removed; the other one is up",
+        "`moved`; `retired` if it was flapping or had lost a bind",
+    )
+    UNCONFIRMED = ("up", "not seen in an observation that asked only once", "up", "none")
+    GRACE = ("up", "not seen since the host's boot, before `states.reboot_grace` (10 min) is over", "up", "none")
+    STILL_DOWN = ("down", "not seen", "down", "none")
+    LOST_BIND = ("up", "a bind that others could reach is lost, others remain", "up", "severe `rebound`")
+    BIND_RECOVERED = ("up, a bind is lost", "the bind is back", "up", "`recovered`")
+    BIND_RETIRED = (
+        "up, a bind is lost",
+        "for `states.retire_after` (30 days) of evidence, or accepted by a person",
+        "up, without it",
+        "`retired`",
+    )
+    HIDDEN = ("up or down", "a rule, label or field of the CMDB hides it", "unchanged", "none")
+    PAUSED = (
+        "up or down, something is wrong with it",
+        "hidden, second observation in a row",
+        "unchanged, paused",
+        "`unwatched`",
+    )
+    HIDDEN_LONG = ("up or down", "hidden for `cmdb.prune_after` (1 day)", "forgotten", "none")
+    RESUMED = ("down, paused", "not seen, watched again", "down", "`down`, since it was down")
+    FLAPPING = (
+        "up or down",
+        "the change that makes `states.flap_threshold` (4) within `states.flap_window` (1 h) of evidence, or whose "
+        f"message would be number {lifecycle.MESSAGES + 1} of the port in a day",
+        "as the change says",
+        "`flapping` instead of the change's own, then silence",
+    )
+    BRAKED = (
+        "up",
+        "seen, its `states.flap_threshold`th (4) `replaced`, `restarted` or note of a `rebound` within "
+        "`states.flap_window` (1 h), each kind by itself",
+        "up",
+        "the same, and that it is the last; then silence until none came for `states.flap_window`",
+    )
+    STABLE = ("up or down, flapping", "still for `states.flap_window`, with evidence", "unchanged", "`stable`")
+
+    def __init__(self, stored: str, observed: str, then: str, event: str) -> None:
+        self.stored, self.observed, self.then, self.event = stored, observed, then, event
+
+
+TABLE = tuple(Row)[: tuple(Row).index(Row.NO_EVIDENCE) + 1]
+"""Rows of the first table in docs/states.md; all others are in the second one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The next state of a port (None if it is not watched any more), the row of the table, and the events."""
+
+    port: Port | None
+    row: Row
+    drafts: tuple[Draft, ...] = ()
+
+
+def appear(key: PortKey, seen: Seen, evidence: Evidence, *, declared: str | None, heir: bool = False) -> Transition:
+    """Evaluate a port that is not known and listens.
+
+    :param declared: the source of the declaration, None without one
+    :param heir: a watched port moved to it
+    """
+    was_there = evidence.first or evidence.learning or key[2] in evidence.before
+    port = Port(*key, PortStatus.UP, evidence.at, first_seen_at=evidence.at, at_baseline=was_there, declared=declared)
+    _take(port, seen, evidence)
+    row = Row.BASELINE if evidence.first else Row.DECLARED_SEEN if declared else Row.NEW
+    unproven = evidence.is_ephemeral(key[2]) and not declared and not heir and (evidence.first or not seen.listed)
+    if unproven and evidence.settings.ephemeral_after > 1:
+        port.status, port.streak, port.counted_at = PortStatus.CANDIDATE, 1, evidence.at
+        return Transition(port, Row.BASELINE if evidence.first else Row.CANDIDATE)
+    return Transition(port, row, () if heir else _welcome(port, evidence))
+
+
+def absent(key: PortKey, evidence: Evidence, *, declared: str) -> Transition:
+    """Evaluate a port that is declared, not known, and does not listen."""
+    port = Port(*key, PortStatus.UP, evidence.at, first_seen_at=evidence.at, declared=declared)
+    return Transition(port, Row.DECLARED, _goes_down(port, evidence, f"It must listen ({declared}) and does not"))
+
+
+def again(
+    port: Port,
+    seen: Seen,
+    evidence: Evidence,
+    *,
+    declared: str | None,
+    accepted: datetime | None,
+    is_watched: Callable[[str], bool],
+) -> Transition:
+    """Evaluate a port that is known and listens.
+
+    :param declared: the source of the declaration, None without one
+    :param accepted: when a person accepted what is wrong with it
+    :param is_watched: whether the rules in force watch a bind address of the port
+    """
+    shown_anew = port.hidden_since is not None or (port.declared is None) != (declared is None)
+    quiet = evidence.learning or evidence.rules_changed or shown_anew
+    before = port
+    port = dataclasses.replace(port, declared=declared, hidden_since=None)
+    if port.status == PortStatus.CANDIDATE:
+        return _candidate(port, seen, evidence)
+    drafts: list[Draft] = []
+    row = Row.SEEN
+    if port.status == PortStatus.DOWN:
+        row = Row.RECOVERED
+        drafts += _recovers(port, evidence)
+    elif not quiet and not evidence.new_boot:
+        drafts += _owner_events(before, port, seen, evidence)
+    _take(port, seen, evidence)
+    port.misses, port.counted_at, port.last_seen_at, port.seen_clock, port.grace_until = 0, None, None, None, None
+    lost_before = before.lost
+    if not evidence.new_boot:
+        bind_row, told = _bind_events(
+            before, port, evidence, is_watched, quiet=quiet or row is Row.RECOVERED, more=seen.more
+        )
+        drafts += told
+        if row is Row.SEEN:
+            row = bind_row or (Row.BRAKED if _is_braked(port, evidence) else row)
+    flaps = [part for part in PARTS if not getattr(before, part).flapping_since and getattr(port, part).flapping_since]
+    if flaps:
+        row = Row.FLAPPING
+    if row not in (Row.RECOVERED, Row.FLAPPING) and port.lost == lost_before:
+        ended, told = _retires_binds(port, evidence, accepted)
+        drafts += told
+        row = ended or row
+    if port.paused and not port.lost:
+        port.paused = False
+    return Transition(port, row, tuple(drafts))
+
+
+def gone(
+    port: Port, evidence: Evidence, *, declared: str | None, accepted: datetime | None, heir: int | None = None
+) -> Transition:
+    """Evaluate a port that is known and does not listen.
+
+    :param declared: the source of the declaration, None without one
+    :param accepted: when a person accepted the port as gone
+    :param heir: the port to which its program moved
+    """
+    was_hidden = port.hidden_since is not None
+    port = dataclasses.replace(port, declared=declared, hidden_since=None)
+    confirmed = evidence.confirmed or was_hidden
+    if port.status == PortStatus.CANDIDATE:
+        if not declared:
+            return Transition(None, Row.FORGOTTEN)
+        if not confirmed:
+            return Transition(port, Row.UNCONFIRMED)
+        told = _goes_down(port, evidence, f"It must listen ({declared}) and does not")
+        return Transition(port, Row.DECLARED, told)
+    if port.status == PortStatus.DOWN:
+        return _still_down(port, evidence, accepted)
+    if not port.last_seen_at:
+        port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
+    if evidence.new_boot and port.grace_until is None:
+        port.grace_until = evidence.grace_until
+    if not confirmed and port.port not in evidence.listening:
+        # A port on which an excluded program listens did not seem missing, so the host was not asked twice.
+        return Transition(port, Row.UNCONFIRMED)
+    if heir is not None:
+        # `moved` is a note, and a note ends no alert.
+        kind = EventKind.RETIRED if is_open(port) else EventKind.MOVED
+        reason = f"Its program listens on port {heir} instead"
+        moved = Draft(kind, reason, port.status_since, port.last_seen_at, {"to": heir})
+        return Transition(None, Row.MOVED, (moved,))
+    if port.grace_until is not None:
+        if evidence.in_grace or evidence.at < port.grace_until:
+            return Transition(port, Row.GRACE)
+        return _down(port, evidence, "Not back after the reboot of its host, whose time of grace is over")
+    if port.misses and not evidence.counts(port.counted_at):
+        return Transition(port, Row.MISSED)
+    port.misses, port.counted_at = port.misses + 1, evidence.at
+    if port.misses < evidence.settings.down_after:
+        return Transition(port, Row.MISSED)
+    runs = "1 run" if port.misses == 1 else f"{port.misses} runs in a row"
+    return _down(port, evidence, f"Missing in the complete answers of {runs}, confirmed")
+
+
+def hidden(port: Port, evidence: Evidence) -> Transition:
+    """Evaluate a port that no rule and no declaration watches any more, whether it listens or not."""
+    if port.status == PortStatus.CANDIDATE:
+        return Transition(None, Row.FORGOTTEN)
+    port = dataclasses.replace(port, declared=None)
+    if port.port not in evidence.listening and not port.last_seen_at:
+        port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
+    if port.hidden_since is None:
+        port.hidden_since = evidence.at
+        return Transition(port, Row.HIDDEN)
+    if evidence.at - port.hidden_since >= evidence.forget_after and not evidence.jumped:
+        return Transition(None, Row.HIDDEN_LONG)
+    if port.paused or not is_open(port):
+        return Transition(port, Row.HIDDEN)
+    unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", port.lost_since or port.status_since)
+    return Transition(pause(port), Row.PAUSED, _tell(port, evidence, unwatched))
+
+
+def pause(port: Port) -> Port:
+    """The port after its alert ended without evidence: what is still wrong when it is watched again is told again."""
+    return dataclasses.replace(port, paused=True, presence=NONE, binds=NONE, grace_until=None)
+
+
+def is_open(port: Port) -> bool:
+    """Whether a port is down, flaps or has lost a bind, so that an alert may be open."""
+    flaps = port.presence.flapping_since or port.binds.flapping_since
+    return port.status == PortStatus.DOWN or flaps is not None or bool(port.lost)
+
+
+# ── parts of a transition ───────────────────────────────────────────────────────────────────────
+
+PARTS = ("presence", "binds")
+"""What flaps of a port, each by itself: the port, and the binds that it loses while others remain."""
+
+
+def _take(port: Port, seen: Seen, evidence: Evidence) -> None:
+    # Values that are not shown (without privileges) stay as they were known.
+    port.pids = seen.pids or port.pids
+    port.inodes = seen.inodes or port.inodes
+    if evidence.new_boot and port.addresses:
+        # Owners and binds are evaluated in the second observation of a boot, when services have started.
+        return
+    port.addresses = seen.addresses
+    if seen.programs or not port.programs:
+        port.tool = evidence.tool
+    if not (port.programs and seen.comms and seen.comms == port.comms and seen.programs == seen.comms):
+        # Unchanged names of the kernel do not replace a tool's names, which rules may use.
+        port.programs = seen.programs or port.programs
+    port.uids = seen.uids or port.uids
+    port.units = seen.units or port.units
+    port.comms = seen.comms or port.comms
+
+
+def _tell(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
+    if draft.is_message:
+        port.told = (*lifecycle.messages(port.told, evidence.at), evidence.at)
+    return (draft,)
+
+
+def _welcome(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
+    if port.at_baseline:
+        return ()
+    reason = "It was not there before" if port.first_seen_at == evidence.at else "It was not there before, and it stays"
+    return _tell(port, evidence, Draft(EventKind.NEW, reason, since=port.first_seen_at))
+
+
+def _candidate(port: Port, seen: Seen, evidence: Evidence) -> Transition:
+    _take(port, seen, evidence)
+    if evidence.counts(port.counted_at):
+        port.streak, port.counted_at = port.streak + 1, evidence.at
+    if not port.declared and port.streak < evidence.settings.ephemeral_after:
+        return Transition(port, Row.WAITING)
+    port.status, port.status_since, port.streak, port.counted_at = PortStatus.UP, evidence.at, 0, None
+    return Transition(port, Row.DECLARED_SEEN if port.declared else Row.PROVEN, _welcome(port, evidence))
+
+
+def _recovers(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
+    since = port.status_since
+    port.status, port.status_since = PortStatus.UP, evidence.at
+    if port.paused:
+        port.paused = False
+        return ()
+    details = {"down_for": (evidence.at - since).total_seconds()}
+    back = Draft(EventKind.RECOVERED, "It listens again", since, port.last_seen_at, details)
+    return _change(port, evidence, "presence", back)
+
+
+def _owner_events(before: Port, port: Port, seen: Seen, evidence: Evidence) -> tuple[Draft, ...]:
+    if any(getattr(before, part).flapping_since for part in PARTS):
+        return ()
+    known = bool(before.pids and seen.pids)
+    details: dict[str, Any]
+    if _has_replaced(before, seen, evidence):
+        kind, reason = EventKind.REPLACED, "Another program listens on it now"
+        details = {"before": list(before.programs)}
+    elif known and not set(before.pids) & set(seen.pids) and before.grace_until is None:
+        kind, reason = EventKind.RESTARTED, "The same program listens on it with another pid"
+        details = {"before": list(before.pids)}
+    else:
+        return ()
+    told = Draft(kind, f"{reason}{_left_out(seen.more)}", since=before.status_since, details=details)
+    return _notice(port, evidence, told)
+
+
+def _has_replaced(before: Port, seen: Seen, evidence: Evidence) -> bool:
+    # Only names of one kind are compared: the kernel's with the kernel's, a tool's with those of the same tool.
+    # With OWNERS names before, the program may have been one of those that were left out.
+    if before.comms and seen.comms:
+        return len(before.comms) < limits.OWNERS and replaced(before.comms, seen.comms)
+    if seen.programs and before.tool == evidence.tool and 0 < len(before.programs) < limits.OWNERS:
+        return replaced(before.programs, seen.programs, pids=(*before.pids, *seen.pids))
+    return False
+
+
+def _left_out(more: int) -> str:
+    return f" ({limits.OWNERS} of its owners and binds are compared, {more} more are not)" if more else ""
+
+
+def _notice(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
+    """The notice, unless there were too many of its kind within the window."""
+    kind, most, window = draft.kind.value, evidence.settings.flap_threshold, evidence.pace.window
+    own = [clock for name, clock in port.notices if name == kind]
+    silent = len(own) >= most and evidence.clock - own[-1] < window
+    if not silent:
+        own = [clock for clock in own if evidence.clock - clock < window]
+    own.append(evidence.clock)
+    others = [notice for notice in port.notices if notice[0] != kind]
+    port.notices = tuple(sorted((*others, *((kind, clock) for clock in own[-most:]))))
+    if silent or not lifecycle.may_note(port.told, evidence.at):
+        return ()
+    if len(own) >= most:
+        reason = (
+            f"{draft.reason}. That is change {len(own)} of this kind within {window / 60:g} min: nothing more is told "
+            f"of it until there was none for so long"
+        )
+        draft = dataclasses.replace(draft, reason=reason)
+    return _tell(port, evidence, draft)
+
+
+def _is_braked(port: Port, evidence: Evidence) -> bool:
+    """Whether a notice of this observation was the last one for the window, or was left out."""
+    counts = Counter(kind for kind, _ in port.notices)
+    most = evidence.settings.flap_threshold
+    return any(counts[kind] >= most for kind, clock in port.notices if clock == evidence.clock)
+
+
+def _bind_events(
+    before: Port, port: Port, evidence: Evidence, is_watched: Callable[[str], bool], *, quiet: bool, more: int
+) -> tuple[Row | None, tuple[Draft, ...]]:
+    """The row and the events of changed binds.
+
+    :param is_watched: whether the rules in force watch a bind
+    :param quiet: only losses and their ends make events
+    """
+    if not evidence.learning and not comparable_addresses(evidence.tool_before, evidence.tool):
+        return None, ()
+    seen, unwatched = set(port.addresses), {address for address in before.addresses if not is_watched(address)}
+    known, were_lost = set(before.addresses) - unwatched, tuple(filter(is_watched, before.lost))
+    missed, known, seen = _missed(known, seen, were_lost, evidence)
+    lost, _ = limits.few_of(lost_binds({*missed, *(known - seen)}, seen), were_lost)
+    fresh = tuple(address for address in lost if address not in before.lost)
+    if fresh and (not evidence.confirmed or evidence.in_grace):
+        # Keep the bind as known: the first observation after the grace, or the first confirmed one, makes the event.
+        port.addresses = before.addresses
+        return None, ()
+    if evidence.rules_changed:
+        # What a rule hides is not forgotten at once: the rule may be gone in the next run.
+        port.addresses, _ = limits.few_of({*port.addresses, *unwatched}, port.addresses)
+        lost = tuple(sorted({*lost, *(address for address in before.lost if not is_watched(address))}))
+    port.lost = lost
+    if not lost:
+        port.lost_since = port.lost_clock = None
+    if fresh or (lost and port.paused):
+        return Row.LOST_BIND, _loses(before, port, evidence, fresh, more)
+    if before.lost and not lost:
+        return Row.BIND_RECOVERED, _finds(before, port, evidence, hidden=not were_lost)
+    # With OWNERS binds before, one that is new may have been left out then.
+    differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(were_lost)
+    if quiet or any(getattr(before, part).flapping_since for part in PARTS) or not differ:
+        return None, ()
+    draft = Draft(
+        EventKind.REBOUND,
+        f"It listens on {', '.join(port.addresses)} now, before on {', '.join(before.addresses)}{_left_out(more)}",
+        since=evidence.at,
+        details={"severe": False, "before": list(before.addresses)},
+    )
+    return None, _notice(port, evidence, draft)
+
+
+def _missed(
+    known: set[str], seen: set[str], were_lost: tuple[str, ...], evidence: Evidence
+) -> tuple[list[str], set[str], set[str]]:
+    """Lost binds that are not there by their name, known binds, and those shown, in names that compare."""
+    if evidence.tool_before != evidence.tool:
+        # Some tools do not print the interface of an address.
+        known, seen = set(map(without_zone, known)), set(map(without_zone, seen))
+    if not evidence.learning:
+        return [*were_lost], known, seen
+    # Another reader may name a bind differently, so no bind is newly lost. A lost one stays lost, unless it and one
+    # of the binds shown are wildcards.
+    any_wildcard = any(is_wildcard(address) for address in seen)
+    return [address for address in were_lost if not (any_wildcard and is_wildcard(address))], seen, seen
+
+
+def _loses(before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...], more: int) -> tuple[Draft, ...]:
+    """Binds are lost, or still are after a pause."""
+    if port.lost_since is None:
+        port.lost_since, port.lost_clock = evidence.at, evidence.clock
+    what = f"It does not listen on {', '.join(fresh or port.lost)} any more, only on {', '.join(port.addresses)}"
+    draft = Draft(
+        EventKind.REBOUND,
+        f"{what}{_left_out(more)}",
+        since=evidence.at if fresh else port.lost_since,
+        last_seen=evidence.seen_at if fresh else None,
+        details={"severe": True, "lost": list(port.lost), "before": list(before.addresses)},
+    )
+    if port.paused:
+        port.paused = False
+        return _tell(port, evidence, draft)
+    return _change(port, evidence, "binds", draft)
+
+
+def _finds(before: Port, port: Port, evidence: Evidence, *, hidden: bool) -> tuple[Draft, ...]:
+    """No bind is lost any more."""
+    if before.paused:
+        return ()
+    since = before.lost_since
+    if hidden:
+        draft = Draft(EventKind.UNWATCHED, f"No rule watches {', '.join(before.lost)} any more", since)
+        port.binds = NONE
+        return _tell(port, evidence, draft)
+    details = {"down_for": since and (evidence.at - since).total_seconds(), "lost": list(before.lost)}
+    draft = Draft(EventKind.RECOVERED, f"It listens on {', '.join(before.lost)} again", since, details=details)
+    return _change(port, evidence, "binds", draft)
+
+
+def _retires_binds(port: Port, evidence: Evidence, accepted: datetime | None) -> tuple[Row | None, tuple[Draft, ...]]:
+    """Of a port whose lost binds did not change: they retire, or what flapped is stable."""
+    since, began = port.lost_since, port.lost_clock
+    if since is not None and began is not None and not port.paused:
+        was_accepted = accepted is not None and since <= accepted <= evidence.at
+        limit = evidence.settings.retire_after.total_seconds()
+        if was_accepted or (evidence.clock - began >= limit and not evidence.jumped):
+            lost, port.lost, port.lost_since, port.lost_clock, port.binds = port.lost, (), None, None, NONE
+            reason = "Accepted by a person" if was_accepted else f"Lost since {since:%Y-%m-%d %H:%M} UTC"
+            reason += f"; {', '.join(lost)} is not expected any more"
+            draft = Draft(EventKind.RETIRED, reason, since, details={"lost": list(lost)})
+            return Row.BIND_RETIRED, _tell(port, evidence, draft)
+    settled = _settle(port, evidence)
+    return (Row.STABLE, settled) if settled else (None, ())
+
+
+def _down(port: Port, evidence: Evidence, reason: str) -> Transition:
+    before = port.presence.flapping_since
+    told = _goes_down(port, evidence, reason)
+    return Transition(port, Row.FLAPPING if port.presence.flapping_since and not before else Row.DOWN, told)
+
+
+def _goes_down(port: Port, evidence: Evidence, reason: str) -> tuple[Draft, ...]:
+    misses, port.misses = port.misses, 0
+    port.status, port.status_since = PortStatus.DOWN, evidence.at
+    port.streak, port.counted_at, port.grace_until = 0, None, None
+    # All binds are expected again: one that does not come back with the others makes an event.
+    port.addresses, _ = limits.few_of((*port.addresses, *port.lost), port.addresses)
+    port.lost, port.lost_since, port.lost_clock, port.binds = (), None, None, NONE
+    if port.seen_clock is None:
+        port.seen_clock = evidence.clock
+    last = port.last_seen_at
+    seen = f"; last seen {last:%Y-%m-%d %H:%M:%S} UTC" if last else "; never seen"
+    draft = Draft(EventKind.DOWN, reason + seen, evidence.at, last, {"misses": misses} if misses else {})
+    if port.paused:
+        port.paused = False
+        return _tell(port, evidence, draft)
+    return _change(port, evidence, "presence", draft)
+
+
+def _still_down(port: Port, evidence: Evidence, accepted: datetime | None) -> Transition:
+    unseen_since = port.last_seen_at or port.status_since
+    was_accepted = accepted is not None and port.status_since <= accepted <= evidence.at
+    unseen = evidence.clock - (evidence.clock if port.seen_clock is None else port.seen_clock)
+    too_long = unseen >= evidence.settings.retire_after.total_seconds() and not evidence.jumped
+    if not port.declared and (was_accepted or too_long):
+        reason = "Accepted as gone by a person" if was_accepted else f"Not seen since {unseen_since:%Y-%m-%d %H:%M} UTC"
+        draft = Draft(EventKind.RETIRED, f"{reason}; it is not watched any more", port.status_since, unseen_since)
+        return Transition(None, Row.RETIRED, () if port.paused else (draft,))
+    if port.paused:
+        port.paused = False
+        seen = f"last seen {unseen_since:%Y-%m-%d %H:%M:%S} UTC"
+        draft = Draft(EventKind.DOWN, f"Still missing; {seen}", port.status_since, port.last_seen_at)
+        return Transition(port, Row.RESUMED, _tell(port, evidence, draft))
+    settled = _settle(port, evidence)
+    return Transition(port, Row.STABLE, settled) if settled else Transition(port, Row.STILL_DOWN)
+
+
+def _change(port: Port, evidence: Evidence, part: str, draft: Draft) -> tuple[Draft, ...]:
+    """The event of a change, or `flapping` instead, or none while the port flaps."""
+    before = getattr(port, part)
+    row, changes, count = lifecycle.change(before, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told)
+    setattr(port, part, changes)
+    if part == "binds" and port.presence.flapping_since:
+        return ()
+    if row is lifecycle.Row.OPENS:
+        return _tell(port, evidence, draft)
+    if row is not lifecycle.Row.FLAPS:
+        return ()
+    what = "up and down" if part == "presence" else "lost and found addresses"
+    reason = (
+        f"{count} changes between {what} within {evidence.pace.window / 60:g} min: nothing more is told of it until it "
+        "holds still"
+    )
+    if count < evidence.pace.threshold:
+        reason = f"{lifecycle.MESSAGES} messages within a day: nothing more is told of it until it holds still"
+    flapping = Draft(EventKind.FLAPPING, reason, evidence.at, port.last_seen_at, {"state": _state(port)})
+    return _tell(port, evidence, flapping)
+
+
+def _settle(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
+    """`stable` of what flapped and did not change for long enough."""
+    for part in PARTS:
+        changes = getattr(port, part)
+        if lifecycle.settles(changes, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told):
+            setattr(port, part, NONE)
+            state = _state(port)
+            reason = f"It held still since {changes.at:%Y-%m-%d %H:%M:%S} UTC and is {state}"
+            if port.lost:
+                where = ", ".join(port.addresses)
+                reason = f"It held still since {changes.at:%Y-%m-%d %H:%M:%S} UTC: it listens on {where}, and not on "
+                reason += ", ".join(port.lost)
+            details: dict[str, Any] = {"state": state.value} | ({"lost": list(port.lost)} if port.lost else {})
+            draft = Draft(EventKind.STABLE, reason, changes.flapping_since, port.last_seen_at, details)
+            return _tell(port, evidence, draft)
+    return ()
+
+
+def _state(port: Port) -> PortStatus:
+    return PortStatus.DOWN if port.status == PortStatus.DOWN or port.lost else PortStatus.UP
