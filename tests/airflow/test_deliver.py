@@ -119,7 +119,7 @@ def send_all(
 
     :param later: than now
     """
-    groups_to_alert(database, settings, now=NOW, interval=FIVE)
+    groups_to_alert(database, settings, run_id="r", now=NOW, interval=FIVE)
     # As Airflow does it, though it should never come to that.
     with timeout(30):
         return alert_task(

@@ -7,12 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
 
-from portmon.airflow.tasks import log_link, page_link, route_alerts
+from portmon.airflow.tasks import heartbeat, log_link, page_link, route_alerts
+from portmon.config import parse_config
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind
-from portmon.storage import events
+from portmon.storage import conditions, events
 from portmon.storage.database import Database
+from tests.airflow.channels.samples import connect
 from tests.worlds.databases import start_run
 
 
@@ -65,3 +68,22 @@ def test_only_a_run_that_another_one_waits_for_is_overdue(
     route_alerts.function(params={}, dag_run=dag_run, ti=SimpleNamespace(try_number=1, xcom_pull=lambda **_: {}))
     with database.begin() as conn:
         assert [event.kind for event in events.recent(conn)] == [EventKind.RUN_OVERDUE] * late
+
+
+@pytest.mark.parametrize("went_back", [False, True])
+def test_no_sign_of_life_while_the_clock_is_wrong(
+    went_back: bool, database: Database, monkeypatch: pytest.MonkeyPatch, httpserver: HTTPServer
+) -> None:
+    config = parse_config("alerts: {heartbeat: {}}")
+    monkeypatch.setattr("portmon.airflow.settings.config", lambda: config)
+    connect(monkeypatch, "portmon_heartbeat", f"http://localhost:{httpserver.port}/ping")
+    httpserver.expect_request("/ping").respond_with_data("OK")
+    now = datetime.now(UTC)
+    with database.begin() as conn:
+        start_run(conn, "run", now)
+        conditions.begin(conn, "fleet_unreachable", since=now)
+        if went_back:
+            conditions.begin(conn, "clock_back", since=now)
+    dag_run = SimpleNamespace(run_id="run", run_type="scheduled", logical_date=None)
+    heartbeat.function(params={}, dag_run=dag_run, ti=SimpleNamespace(try_number=1))
+    assert len(httpserver.log) == (not went_back)

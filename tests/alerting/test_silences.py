@@ -155,6 +155,29 @@ def test_from_start_to_end(made: Withholding) -> None:
     assert [made.next_start(at) for at in moments] == [NOW, NOW, NOW + HOUR - tick, None]
 
 
+@pytest.mark.parametrize(
+    ("made", "since", "now", "expected"),
+    [
+        (silence(ends_at=NOW + HOUR), NOW - HOUR, NOW + 2 * HOUR, True),
+        (silence(ends_at=NOW + HOUR), NOW + HOUR, NOW + 2 * HOUR, False),
+        (silence(ends_at=NOW + HOUR, starts_at=NOW), NOW - HOUR, NOW, False),
+        (acknowledged("a", ends_at=NOW + HOUR), NOW, NOW + 2 * HOUR, True),
+        (acknowledged("a", ends_at=NOW + HOUR), NOW + HOUR, NOW + 2 * HOUR, False),
+        (acknowledged("a", lifted_at=NOW + HOUR), NOW + HOUR, NOW + 2 * HOUR, False),
+        (acknowledged("a", lifted_at=NOW + HOUR), NOW, NOW + 2 * HOUR, True),
+        (acknowledged("a", starts_at=NOW + 2 * HOUR, lifted_at=NOW + HOUR), NOW, NOW + 9 * HOUR, False),
+    ],
+)
+def test_whether_it_counted_within_a_time(made: Withholding, since: datetime, now: datetime, expected: bool) -> None:
+    assert made.counted(since, now) is expected
+
+
+@pytest.mark.parametrize(("hour", "expected"), [(3, True), (4, False), (5, False)])
+def test_whether_a_schedule_counted_within_a_time(hour: int, expected: bool) -> None:
+    weekly = silence(weekly=("Sun 02:00-04:00",), ends_at=None)
+    assert weekly.counted(datetime(2026, 1, 4, hour, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC)) is expected
+
+
 @pytest.mark.parametrize("made", [silence(ends_at=NOW + HOUR), acknowledged("a", ends_at=NOW + HOUR)])
 def test_lifted_before_its_time(made: Withholding) -> None:
     made = dataclasses.replace(made, lifted_at=NOW + HOUR / 2, lifted_by="bob")

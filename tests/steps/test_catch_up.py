@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import func, select
 
 from portmon.config import Config
+from portmon.model.alert import DeliveryState
 from portmon.model.event_kinds import EventKind
+from portmon.storage import deliveries, tables
 from portmon.storage.database import Database
-from tests.worlds.fleet import MONDAY, Fleet
+from tests.worlds.fleet import MONDAY, TWO, Fleet, web_fleet
 
 RUNS_OF_A_DAY = 288
 LAST = "2026-03-02 00:05"
@@ -111,3 +114,25 @@ def test_a_day_of_changes_is_no_flood(fleet: Fleet) -> None:
     count = len(fleet.got)
     assert fleet.run() == []
     assert len(fleet.got) == count
+
+
+def test_the_first_run_after_a_long_pause_deletes_and_gives_up_nothing(database: Database) -> None:
+    fleet = web_fleet(database, 2, TWO + "  give_up_after: 1h\nretention: {observations: 12h, events: 12h}\n")
+    fleet.dead = {"pager"}
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    fleet.number += RUNS_OF_A_DAY + 3
+
+    def kept() -> tuple[int, list[DeliveryState]]:
+        """Observations from before the pause, and deliveries of the down."""
+        with database.begin() as conn:
+            old = select(func.count()).select_from(tables.observations)
+            count = conn.execute(
+                old.where(tables.observations.c.observed_at < MONDAY + timedelta(hours=1))
+            ).scalar_one()
+            return count, [one.state for one in deliveries.unfinished(conn)]
+
+    fleet.run()
+    assert kept() == (4, [DeliveryState.PENDING])
+    fleet.run()
+    assert kept() == (0, [])

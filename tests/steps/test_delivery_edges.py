@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import socket
@@ -12,19 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from portmon.airflow import http
 from portmon.airflow.outside import deliver
 from portmon.alerting.channels.alertmanager import payload
 from portmon.config import parse_config
+from portmon.engine.events import monitor_event
 from portmon.errors import DeliveryError, OverrunError, StorageError
-from portmon.storage import alerts, deliveries, silences
+from portmon.model.alert import DeliveryState
+from portmon.model.event_kinds import EventKind
+from portmon.storage import alerts, deliveries, events, hosts, silences, tables
 from portmon.storage.database import Database
+from portmon.storage.sql import insert_rows
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import TWO, Fleet, web_fleet
 from tests.worlds.sshd import tcp_server
 
 AM = "alerts:\n  channels:\n    - {type: alertmanager}\n"
+ALL = TWO + "    - {type: alertmanager}\n"
 
 
 @pytest.fixture
@@ -195,6 +202,106 @@ def test_no_alert_stays_open_for_a_host_that_left_before_its_recovery_was_routed
         fleet.run()
     with database.begin() as conn:
         assert alerts.opened(conn) == {}
+
+
+def test_the_end_that_a_prune_wrote_waits_for_the_evaluation(database: Database) -> None:
+    fleet = web_fleet(database, 12)
+    fleet.machines["web000"].kill(80)
+    fleet.machines["web001"].trouble = "host_key_changed"
+    fleet.run()
+    told = len(fleet.titles("chat"))
+    fleet.listed -= {"web000", "web001"}
+    # Whatever dispatches: a cleared route_alerts of an earlier run, a replay with `notify`.
+    fleet.run(evaluate=False)
+    assert len(fleet.titles("chat")) == told
+    with database.begin() as conn:
+        assert {alert.first.host_name for alert in alerts.opened(conn).values()} == {"web000", "web001"}
+    fleet.run()
+    # The end of web000 and of the key of web001, in one message.
+    assert len(fleet.titles("chat")) == told + 1
+    with database.begin() as conn:
+        assert alerts.opened(conn) == {}
+
+
+@pytest.mark.parametrize("was_away", [False, True], ids=["at once", "while a channel is away"])
+def test_the_end_of_what_another_host_took_over_goes_to_no_chat(database: Database, was_away: bool) -> None:
+    fleet = web_fleet(database, 12, ALL)
+    am = FakeAlertmanager(fleet)
+    fleet.on_send = am.take
+    for name in ("web000", "web001"):
+        fleet.machines[name].kill(80)
+    fleet.run()
+    assert len(am.firing(fleet.now)) == 2
+    told = len(fleet.titles("chat"))
+    fleet.listed -= {"web000", "web001"}
+    fleet.dead = {"chat", "pager"} if was_away else set()
+    if was_away:
+        fleet.run()
+    run = fleet.run_of()
+    fleet.scan_and_evaluate(run)
+    with database.begin() as conn:
+        new, details = hosts.listed(conn)["id-web002"], {"from": "id-web000"}
+        own = {"at": fleet.now, "run_id": run.run_id, "reason": "why", "evidence": "x", "host": new}
+        events.add(conn, [monitor_event(EventKind.TAKEN_OVER, details=details, **own)])
+    fleet.dead = set()
+    fleet.alert()
+    assert am.firing(fleet.now) == []
+    for channel in ("chat", "pager"):
+        assert fleet.titles(channel)[told:] == ["[portmon] 1 port no longer watched on web001: tcp/80 nginx"]
+    with database.begin() as conn:
+        ends = {one.id: one.host_name for one in events.recent(conn) if one.kind is EventKind.RETIRED}
+        found = {(ends[own], channel): one for (own, channel), one in deliveries.of_events(conn, [*ends]).items()}
+    assert found["web000", "alertmanager"].state == DeliveryState.DELIVERED
+    assert found["web000", "chat"].reason == "it goes on as web002, which took the host over"
+    # Another host of the same id that leaves much later is none that was taken over.
+    fleet.number += 1
+    fleet.listed.add("web000")
+    fleet.run()
+    fleet.machines["web000"].start(80, "nginx")
+    fleet.run()
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    fleet.listed.discard("web000")
+    fleet.run()
+    assert fleet.titles("chat")[-1] == "[portmon] 1 port no longer watched on web000: tcp/80 nginx"
+
+
+def test_what_is_watched_again_and_still_down_fires_again(database: Database) -> None:
+    fleet = web_fleet(database, 2, ALL)
+    am = FakeAlertmanager(fleet)
+    fleet.on_send = am.take
+    fleet.dead = {"pager"}
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    with database.begin() as conn:
+        first = alerts.opened(conn)["port/id-web000/tcp/80"]
+        port = conn.execute(
+            select(tables.ports).where(tables.ports.c.host_id == "id-web000", tables.ports.c.port == 80)
+        )
+        row = dict(port.one()._mapping)
+    watching, fleet.config = fleet.config, parse_config("rules:\n  - {action: deny, port: 80}\n" + ALL)
+    fleet.run()
+    fleet.dead = set()
+    fleet.run()
+    unwatched = "[portmon] 1 port no longer watched on web000: tcp/80 nginx"
+    assert (fleet.titles("chat")[-1], fleet.titles("pager")) == (unwatched, [])
+    assert am.firing(fleet.now) == []
+    fleet.config = watching
+    with database.begin() as conn:
+        again = dataclasses.replace(first.event, id=32 * "f", at=fleet.now, run_id="r")
+        insert_rows(conn, tables.ports, [row])
+        events.add(conn, [again])
+    fleet.alert()
+    assert fleet.titles("chat")[-1] == fleet.titles("pager")[-1] == "[portmon] 1 port down on web000: tcp/80 nginx"
+    assert am.firing(fleet.now) == ["PortDown"]
+    ((start, _),) = am.kept.values()
+    assert start == am.stamp(first.starts_at)
+    with database.begin() as conn:
+        second = alerts.opened(conn)["port/id-web000/tcp/80"]
+    assert (second.id, second.starts_at) == (again.id, first.starts_at)
+    # The end of the first alert is not repeated over the second.
+    fleet.alert()
+    assert am.firing(fleet.now) == ["PortDown"]
 
 
 # ── 3 states that get stuck ─────────────────────────────────────────────────────────────────────
@@ -436,8 +543,6 @@ def test_a_reminder_that_is_refused_holds_no_reminder_of_another_team(database: 
 
 
 def test_a_silence_of_the_new_name_of_a_host_counts_for_its_open_alert(database: Database) -> None:
-    import dataclasses
-
     fleet = web_fleet(database, 2, TWO + "  repeat_every: 1h\n")
     machine = fleet.machines["web000"]
     machine.kill(80)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 from sqlalchemy.event import listen
 
 from portmon.alerting.message.render import Message
 from portmon.config import parse_config
+from portmon.engine.events import monitor_event
 from portmon.model.alert import DeliveryState
 from portmon.model.event_kinds import AlertGroup, EventKind
-from portmon.storage import alerts, conditions, deliveries, events, silences
+from portmon.model.state import HostStatus, PortStatus
+from portmon.storage import alerts, conditions, deliveries, events, hosts, silences, tables
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import TWO, Fleet, web_fleet
@@ -176,6 +180,145 @@ def test_an_acknowledgement_ends_reminders_until_it_recovers(database: Database)
     fleet.machines["web000"].kill(80)
     fleet.run()
     assert fleet.titles("chat")[3:] == ["[portmon] 1 port down on web000: tcp/80 nginx"]
+
+
+# ── flapping when a silence ends ────────────────────────────────────────────────────────────────
+
+
+def happens(fleet: Fleet, kind: EventKind, port: int | None, **details: Any) -> None:
+    """An event of web000 or of a port of it, whatever the engine would say."""
+    if port is None:
+        details["subject"] = "host"
+    with fleet.database.begin() as conn:
+        host = hosts.listed(conn)["id-web000"]
+        made = monitor_event(
+            kind, at=fleet.now, run_id="r", reason="why", evidence=str(fleet.number), host=host, details=details
+        )
+        subject = {} if port is None else {"protocol": "tcp", "port": port}
+        events.add(conn, [replace(made, id=f"{fleet.number:032}", **subject)])
+
+
+def becomes(fleet: Fleet, port: int | None, *, well: bool, at: datetime | None) -> None:
+    """What is stored of web000 or of a port of it, which flaps."""
+    if port is None:
+        status = HostStatus.OK if well else HostStatus.UNREACHABLE
+        change = update(tables.hosts).where(tables.hosts.c.host_id == "id-web000").values(status=status, changed_at=at)
+    else:
+        own = (tables.ports.c.host_id == "id-web000", tables.ports.c.port == port)
+        state = {"status": PortStatus.UP if well else PortStatus.DOWN, "flapping_since": fleet.start}
+        change = update(tables.ports).where(*own).values(**state, changed_at=at)
+    with fleet.database.begin() as conn:
+        conn.execute(change)
+
+
+def silenced_flapping(database: Database, port: int | None) -> tuple[Fleet, datetime]:
+    """A maintenance of an hour in which a port or its host flaps, just before its end, and when it changed last."""
+    fleet = web_fleet(database, 2)
+    silence(fleet, 60, hosts=("web000",))
+    happens(fleet, EventKind.FLAPPING, port)
+    becomes(fleet, port, well=False, at=fleet.now)
+    assert fleet.route() == set()
+    fleet.number += 10
+    return fleet, fleet.now
+
+
+@pytest.mark.parametrize("port", [80, None])
+def test_flapping_that_was_over_before_its_silence_ended_is_never_told(database: Database, port: int | None) -> None:
+    fleet, last = silenced_flapping(database, port)
+    becomes(fleet, port, well=True, at=last)
+    for _ in range(10):
+        assert fleet.route() == set()
+        fleet.number += 1
+    state, reason = states(fleet, EventKind.FLAPPING)["chat"]
+    assert state == DeliveryState.WITHHELD
+    assert reason is not None
+    assert reason.startswith("well and unchanged since before this ended: silenced by alice")
+    happens(fleet, EventKind.STABLE, port, state="up" if port else "ok")
+    becomes(fleet, port, well=True, at=None)
+    assert fleet.route() == set()
+    assert states(fleet, EventKind.FLAPPING)["chat"] == (DeliveryState.SILENCED, reason)
+    assert states(fleet, EventKind.STABLE) == {}
+
+
+@pytest.mark.parametrize("port", [80, None])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_flapping_of_what_is_not_known_to_be_well_is_told_when_its_silence_ends(
+    database: Database, port: int | None, unknown: bool
+) -> None:
+    fleet, last = silenced_flapping(database, port)
+    becomes(fleet, port, well=unknown, at=None if unknown else last)
+    assert fleet.route() == set()
+    fleet.number += 2
+    assert fleet.route() == {AlertGroup.DOWN if port else AlertGroup.UNREACHABLE}
+    assert states(fleet, EventKind.FLAPPING)["chat"] == (DeliveryState.PENDING, None)
+
+
+@pytest.mark.parametrize("port", [80, None])
+def test_what_changes_again_after_a_silence_is_told_then_with_its_end(database: Database, port: int | None) -> None:
+    fleet, last = silenced_flapping(database, port)
+    becomes(fleet, port, well=True, at=last)
+    fleet.number += 4
+    assert fleet.route() == set()
+    # Down and up again between two looks.
+    becomes(fleet, port, well=True, at=fleet.now)
+    assert len(fleet.route()) == 1
+    assert states(fleet, EventKind.FLAPPING)["chat"] == (DeliveryState.PENDING, None)
+    fleet.number += 1
+    happens(fleet, EventKind.STABLE, port, state="up" if port else "ok")
+    fleet.route()
+    assert states(fleet, EventKind.STABLE)["chat"][0] == DeliveryState.PENDING
+
+
+def test_flapping_within_an_acknowledgement_is_over_too_and_the_end_of_what_was_told_is_told(
+    database: Database,
+) -> None:
+    fleet = web_fleet(database, 2)
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    with database.begin() as conn:
+        (alert,) = alerts.opened(conn).values()
+        until = fleet.now + timedelta(minutes=30)
+        silences.acknowledge(conn, alert.id, author="bob", now=fleet.now, ends_at=until)
+    happens(fleet, EventKind.FLAPPING, 80)
+    becomes(fleet, 80, well=True, at=fleet.now)
+    for _ in range(8):
+        assert fleet.route() == set()
+        fleet.number += 1
+    assert states(fleet, EventKind.FLAPPING)["chat"][0] == DeliveryState.WITHHELD
+    happens(fleet, EventKind.STABLE, 80, state="up")
+    becomes(fleet, 80, well=True, at=None)
+    fleet.alert()
+    # The channels know it as down: they would wait for its end.
+    assert [title.split(":")[0] for title in fleet.titles("chat")] == [
+        "[portmon] 1 port down on web000",
+        "[portmon] 1 port stable again on web000",
+    ]
+
+
+def test_a_service_that_is_restarted_often_within_a_silence_and_is_up_for_good_is_not_told(database: Database) -> None:
+    fleet = web_fleet(database, 1)
+    silence(fleet, 60, hosts=("web000",))
+    machine = fleet.machines["web000"]
+    route = fleet.route
+
+    def noted() -> set[AlertGroup]:
+        """With the times of the last changes."""
+        with database.begin() as conn:
+            for row in conn.execute(select(tables.ports).where(tables.ports.c.flapping_since.is_not(None))).all():
+                becomes_at = datetime.fromisoformat(row.changes[-1])
+                own = (tables.ports.c.host_id == row.host_id, tables.ports.c.port == row.port)
+                conn.execute(update(tables.ports).where(*own).values(changed_at=becomes_at))
+        return route()
+
+    fleet.route = noted  # type: ignore[method-assign]
+    for _ in range(5):
+        machine.kill(80)
+        fleet.run()
+        machine.start(80, "nginx")
+        fleet.run()
+    found = [event.kind for _ in range(30) for event in fleet.run()]
+    assert found == [EventKind.STABLE]
+    assert fleet.titles() == []
 
 
 # ── reminders ───────────────────────────────────────────────────────────────────────────────────

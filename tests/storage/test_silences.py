@@ -13,6 +13,7 @@ from portmon.alerting.silences import Acknowledgement, Silence, Withholding
 from portmon.model.alert import DeliveryState, DeliveryStatus
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind, Severity
+from portmon.model.host import Host
 from portmon.storage import alerts, deliveries, events, silences, tables
 from portmon.storage.database import Database
 
@@ -119,6 +120,27 @@ def test_those_that_are_over_for_long_are_deleted(conn: Connection) -> None:
     assert silences.expire(conn, NOW + HOUR) == 0
     assert silences.expire(conn, NOW + 2 * HOUR) == 2
     assert ids(silences.all_(conn)) == [2, kept, acknowledged]
+
+
+def test_silences_that_name_a_host_count_for_the_host_that_took_it_over(conn: Connection) -> None:
+    by_name = add(conn, hosts=["web9", "DB01"], ports=[(80, 80)])
+    by_id = add(conn, hosts=["4711"], ends_at=None, weekly=["Sun 02:00-04:00"])
+    for other in (["db*"], ["db01", "new*"], ["*"], ["db010"], []):
+        add(conn, hosts=other, labels={"site": ["x"]})
+    add(conn, hosts=["db01"], ends_at=NOW + timedelta(minutes=1))
+    silences.acknowledge(conn, "a", author="bob", now=NOW)
+    before = {one.id: one for one in silences.all_(conn)}
+    later = NOW + timedelta(minutes=1)
+    assert silences.take_over(conn, ["db01", "4711"], "New[1]", later) == [by_name, by_id]
+    assert silences.take_over(conn, ["db01", "4711"], "New[1]", later) == []
+    after = {one.id: one for one in silences.all_(conn)}
+    changed = [after[number] for number in after if after[number] != before[number]]
+    assert [one.id for one in changed] == [by_name, by_id]
+    for one in changed:
+        assert isinstance(one, Silence)
+        assert one.matches_host(Host("x", "new[1]", "10.0.0.1"))
+        assert not one.matches_host(Host("x", "new1", "10.0.0.1"))
+    assert after[by_name].hosts[:2] == ("web9", "DB01")  # type: ignore[union-attr]
 
 
 # ── acknowledgements ────────────────────────────────────────────────────────────────────────────

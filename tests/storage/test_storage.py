@@ -104,6 +104,7 @@ ALL = [
     "r0004 Count events by kind.",
     "r0005 Keep notes of people.",
     "r0006 Let people ignore ports for some time.",
+    "r0007 Keep clocks of evidence, and what a condition needs to be told once.",
 ]
 
 

@@ -83,7 +83,9 @@ def work(job: Job) -> None:
         _arm(job.crash_at, job.number)
     database = Database(job.url)
     config = parse_config(job.config)
-    groups = dispatch.groups_to_alert(database, config, now=job.now, interval=FIVE, holder=job.holder)
+    groups = dispatch.groups_to_alert(
+        database, config, run_id=job.holder, now=job.now, interval=FIVE, holder=job.holder
+    )
     for group in AlertGroup:
         if group in groups:
             try:

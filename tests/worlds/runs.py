@@ -101,7 +101,8 @@ class Runs:
 
     def route(self) -> set[AlertGroup]:
         """Which alert tasks are started."""
-        return groups_to_alert(self.database, self.config, now=self.now, interval=self.interval)
+        run_id = self.run_of().run_id
+        return groups_to_alert(self.database, self.config, run_id=run_id, now=self.now, interval=self.interval)
 
     def alert(self) -> None:
         """The alert tasks of a run, one after the other."""

@@ -183,8 +183,8 @@ def route_alerts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[st
         return [NO_CHANGE]
     if not replayed:
         report_overdue(database, run, interval=interval, now=now)
-    holder = f"{ROUTE_ALERTS} {run.run_id}"
-    groups = groups_to_alert(database, config, now=now, interval=interval, holder=holder, try_number=ti.try_number)
+    own = {"run_id": run.run_id, "holder": f"{ROUTE_ALERTS} {run.run_id}", "try_number": ti.try_number}
+    groups = groups_to_alert(database, config, now=now, interval=interval, **own)
     return [ALERT_TASKS[group] for group in AlertGroup if group in groups] or [NO_CHANGE]
 
 
@@ -232,6 +232,8 @@ def heartbeat(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> None:
         log.info("No ping: a dry run, a replay or a run of some hosts does not prove that every host is watched")
     elif config.alerts.heartbeat is None:
         log.info("No ping: alerts.heartbeat is not set any more")
+    elif _clock_went_back(database):
+        log.warning("No ping: the monitor's clock went back, so nothing that hosts show now is evaluated")
     else:
         config.alerts.heartbeat.ping(f"portmon: {dag_run.run_id}", OUTSIDE)
 
@@ -344,6 +346,13 @@ def _has_replayed(database: Database, run: Run) -> bool:
         return True
     with database.begin() as conn:
         return replays.last(conn, run_id=run.run_id) is not None
+
+
+def _clock_went_back(database: Database) -> bool:
+    from portmon.storage import conditions
+
+    with database.begin() as conn:
+        return conditions.since(conn, conditions.CLOCK_BACK) is not None
 
 
 def _dry_looks(database: Database, ti: Any) -> list[Observation]:

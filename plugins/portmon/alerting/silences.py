@@ -115,6 +115,11 @@ class _Withholding:
         """When it counts next; now if it does, None if it never will."""
         return None if self.over(now) else max(now, self.starts_at)
 
+    def counted(self, since: datetime, now: datetime) -> bool:
+        """Whether it counted at some time from ``since`` on and before ``now``."""
+        at = self.next_start(since)
+        return at is not None and at < now and self.active(at)
+
     def when(self) -> str:
         """When it counts, for people who know when it began."""
         return f"until {self.ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if self.ends_at is not None else ""

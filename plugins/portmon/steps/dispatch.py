@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -20,8 +20,9 @@ from portmon.fields import format_duration
 from portmon.model.alert import Alert, Delivery, DeliveryState, Receipt, begun_by
 from portmon.model.event import Event, port_alert_key
 from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind
+from portmon.model.pause import jumped
 from portmon.steps.reminders import Book, remind
-from portmon.storage import alerts, deliveries, events, hosts, lease, silences
+from portmon.storage import alerts, deliveries, events, hosts, journal, lease, silences
 from portmon.storage.database import Database
 from portmon.text import REASON_LIMIT, plain
 
@@ -43,6 +44,7 @@ def groups_to_alert(
     database: Database,
     config: Config,
     *,
+    run_id: str,
     now: datetime,
     interval: timedelta,
     holder: str = "route_alerts",
@@ -50,6 +52,7 @@ def groups_to_alert(
 ) -> set[AlertGroup]:
     """Dispatch what is new, and say which alert tasks have something to send, whichever run made it.
 
+    :param run_id: of the run that dispatches
     :param interval: between scheduled runs
     :param holder: of the lease, for people
     :param try_number: of the task: it replaces an earlier one
@@ -58,24 +61,28 @@ def groups_to_alert(
     held = lease.hold(database, DISPATCHER, holder, ttl=ttl, wait=wait, take_over=True, try_number=try_number)
     with held as own, database.begin() as conn:
         own.check(conn)
-        return dispatch(conn, config, now, interval)
+        return dispatch(conn, config, run_id, now, interval)
 
 
-def dispatch(conn: Connection, config: Config, now: datetime, interval: timedelta) -> set[AlertGroup]:
+def dispatch(conn: Connection, config: Config, run_id: str, now: datetime, interval: timedelta) -> set[AlertGroup]:
     """The same in the caller's transaction."""
-    in_force = silences.in_force(conn, now)
+    in_force, unjudged = silences.in_force(conn, now), journal.hidden_unjudged(conn)
     book = Book.read(conn, config, now=now, interval=interval)
     entries = _Entries(config, book, in_force)
-    entries.add(events.undispatched(conn))
-    entries.add(_ends_of_orphans(conn, book, in_force))
+    # The run that hid these hosts was not evaluated: whether another host took their alerts over is not known yet.
+    entries.add(
+        one for one in events.undispatched(conn) if one.kind is not EventKind.RETIRED or one.host_id not in unjudged
+    )
+    entries.add(_ends_of_orphans(conn, book, in_force, unjudged))
     entries.add_lacking()
     entries.save(conn)
     remind(conn, config, book, in_force)
     queue = entries.silence_ended(conn, deliveries.unfinished(conn))
     queue = _cancel_unknown_channels(conn, queue, config, now)
+    queue = _cancel_taken_over(conn, queue, config, now)
     queue = _cancel_superseded(conn, queue, now)
-    queue = _apply_silences(conn, queue, in_force)
-    queue = _give_up(conn, queue, config, now)
+    queue = _apply_silences(conn, queue, in_force, _over(conn, queue, in_force, book.opened))
+    queue = _give_up(conn, queue, config, now, lambda: jumped(journal.last_judged(conn, besides=run_id), now, interval))
     groups = {one.group for one in queue if not rests(one, now)}
     return groups | {group for channel in config.alerts.channels for group in AlertGroup if book.due(channel, group)}
 
@@ -175,15 +182,19 @@ class _Entries:
         own[channel] = replace(known, states=known.states | {DeliveryState.PENDING})
 
 
-def _ends_of_orphans(conn: Connection, book: Book, in_force: SilencesInForce) -> list[Event]:
+def _ends_of_orphans(conn: Connection, book: Book, in_force: SilencesInForce, unjudged: Collection[str]) -> list[Event]:
     """End the alerts that nothing else will end: of hosts that are gone, of ports that nothing is wrong with.
 
     A run that died in the wrong place leaves them; an alert that stays open reminds people for ever.
+
+    :param unjudged: ids of hosts whose ends wait for an evaluation
     """
     wrong = {port_alert_key(*key) for key in hosts.open_ports(conn)} if book.opened else set()
     ends = []
     for alert in book.opened.values():
         first = alert.first
+        if first.host_id in unjudged:
+            continue
         if first.host_id is not None and first.host_id not in in_force.listed:
             reason = "Its host left the CMDB"
         elif alert.key.startswith("port/") and alert.key not in wrong:
@@ -211,6 +222,21 @@ def _cancel_unknown_channels(
     return settle(conn, queue, found, DeliveryState.CANCELLED, now)
 
 
+def _cancel_taken_over(conn: Connection, queue: Sequence[Delivery], config: Config, now: datetime) -> list[Delivery]:
+    """Cancel the ends of what goes on under the name of another host; Alertmanager gets them, since labels differ."""
+    by_state = {channel.name for channel in config.alerts.channels if channel.repeats_firing}
+    ends = [one for one in queue if one.event.kind is EventKind.RETIRED and one.state is DeliveryState.PENDING]
+    taken = events.takeovers(conn, after=ends[0].seq) if ends else {}
+    found = []
+    for one in ends:
+        seq, name = taken.get(one.event.host_id or "", (0, ""))
+        if one.seq < seq and one.channel not in by_state:
+            found.append((one, f"it goes on as {plain(name)}, which took the host over"))
+    if found:
+        log.info("Not sent, since other hosts took them over: %s", _shown_all(one for one, _ in found))
+    return settle(conn, queue, found, DeliveryState.CANCELLED, now)
+
+
 def _cancel_superseded(conn: Connection, queue: Sequence[Delivery], now: datetime) -> list[Delivery]:
     """Cancel deliveries that are not worth sending any more; of those under way the task that sends next does so."""
     found = superseded(one for one in queue if one.state is not DeliveryState.WITHHELD)
@@ -218,11 +244,41 @@ def _cancel_superseded(conn: Connection, queue: Sequence[Delivery], now: datetim
     return settle(conn, queue, found, DeliveryState.CANCELLED, now)
 
 
-def _apply_silences(conn: Connection, queue: Sequence[Delivery], in_force: SilencesInForce) -> list[Delivery]:
+def _over(
+    conn: Connection, queue: Sequence[Delivery], in_force: SilencesInForce, opened: Mapping[str, Alert]
+) -> dict[str, str]:
+    """Alerts of which nothing is told although their silence ended: their subject flapped, and did not change since.
+
+    It is well; should it change again, it is told.
+
+    :param opened: alert key: alert
+    :returns: alert id: why, for people
+    """
+    flapping = {alert.id: alert for alert in opened.values() if alert.event.kind is EventKind.FLAPPING}
+    waiting = {one.alert.id for one in queue if one.state is DeliveryState.WITHHELD} & flapping.keys()
+    if not waiting:
+        return {}
+    known, now, found = silences.all_(conn), in_force.now, {}
+    well = hosts.well_since(conn, {flapping[alert_id].event.host_id or "" for alert_id in waiting})
+    for alert_id in waiting:
+        event = flapping[alert_id].event
+        host_id = event.host_id or ""
+        since, host = well.get((host_id, event.protocol, event.port)), in_force.listed.get(host_id)
+        for one in known:
+            if since is not None and one.counted(since, now) and one.matches(event, alert_id, host):
+                found[alert_id] = f"well and unchanged since before this ended: {one.told()}"
+                break
+    return found
+
+
+def _apply_silences(
+    conn: Connection, queue: Sequence[Delivery], in_force: SilencesInForce, over: Mapping[str, str]
+) -> list[Delivery]:
     """Withhold deliveries that are silenced or acknowledged, release those that are so no longer.
 
     An end is never withheld: the channels that were notified of the beginning would wait for it.
 
+    :param over: alert id: why it stays withheld although nothing in force withholds it
     :returns: those that may be sent
     """
     now = in_force.now
@@ -230,15 +286,17 @@ def _apply_silences(conn: Connection, queue: Sequence[Delivery], in_force: Silen
     for one in queue:
         is_settled = one.alert.role is AlertRole.RESOLVED or one.state is DeliveryState.SENDING
         withholding = None if is_settled else in_force.withholds(one.event, one.alert.id)
-        if withholding is None:
+        why = over.get(one.alert.id) if one.state is DeliveryState.WITHHELD else None
+        reason = why if withholding is None else withholding.told()
+        if reason is None:
             if one.state is DeliveryState.WITHHELD:
                 released.append((one, None))
                 one = replace(one, state=DeliveryState.PENDING, since=now, tried_at=one.tried_at and now)
             left.append(one)
         elif one.alert.role is AlertRole.NOTICE:
-            silenced.append((one, withholding.told()))
-        elif one.state is DeliveryState.PENDING or one.reason != withholding.told():
-            withheld.append((one, withholding.told()))
+            silenced.append((one, reason))
+        elif one.state is DeliveryState.PENDING or one.reason != reason:
+            withheld.append((one, reason))
     reasons: dict[str, list[Delivery]] = defaultdict(list)
     for one, reason in (*silenced, *withheld):
         reasons[reason].append(one)
@@ -251,11 +309,14 @@ def _apply_silences(conn: Connection, queue: Sequence[Delivery], in_force: Silen
     return left
 
 
-def _give_up(conn: Connection, queue: Sequence[Delivery], config: Config, now: datetime) -> list[Delivery]:
+def _give_up(
+    conn: Connection, queue: Sequence[Delivery], config: Config, now: datetime, jumps: Callable[[], bool]
+) -> list[Delivery]:
     """Give up deliveries that a channel did not take for too long; the task log says so, once.
 
     But an open alert is never old news to Alertmanager.
 
+    :param jumps: whether this run came so late that it gives up nothing
     :returns: the others
     """
     limit = config.alerts.give_up_after
@@ -265,6 +326,8 @@ def _give_up(conn: Connection, queue: Sequence[Delivery], config: Config, now: d
         goes_on = one.channel in repeating and one.alert.role is AlertRole.FIRING
         if now - one.since >= limit and not goes_on:
             found.append((one, f"given up after {shown}: {one.reason or 'never tried'}"))
+    if found and jumps():
+        return list(queue)
     for channel, own in _by_channel(found).items():
         text = "Channel %r did not take for %s what is given up now: %s. The last error: %s"
         last = plain(own[-1].reason or "none, it was never asked", 300)

@@ -21,6 +21,7 @@ from portmon.engine.rules import RuleSet
 from portmon.model.event import Event
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Observation, Outcome
+from portmon.model.pause import jumped
 from portmon.steps import housekeeping
 from portmon.steps.prune import writer
 from portmon.steps.run import Run, TaskOf
@@ -81,13 +82,16 @@ def evaluate_run(
             step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, observed=observations)
             verdict = evaluate_looks(conn, observations, fleet, inputs, config, run_id=run.run_id, now=now, step=step)
             archive.settle(conn, observations)
-            scanned = archive.scanned(conn, run.run_id)
+            scanned, last = archive.scanned(conn, run.run_id), journal.last_judged(conn, besides=run.run_id)
             summary = _summary(verdict, scanned, planned)
             phases = {FETCH: fetching, SCAN: _scanning(observations, run), DIFF: round(time.monotonic() - began, 3)}
             seconds = {phase: took for phase, took in phases.items() if took is not None}
             runs.finish(conn, run.run_id, finished_at=now, summary={**summary, runs.SECONDS: seconds})
-        # After the commit: if this fails, the verdict of the run stands.
-        housekeeping.expire(database, config.retention, now)
+        if jumped(last, now, interval):
+            log.warning("Nothing old is deleted in this run: the one before it was evaluated at %s", last)
+        else:
+            # After the commit: if this fails, the verdict of the run stands.
+            housekeeping.expire(database, config.retention, now)
     _log(verdict.events, summary)
     missing = sorted(plain(fleet[host_id].name) for host_id in set(planned) - set(scanned) if host_id in fleet)
     if missing:

@@ -13,6 +13,8 @@ from portmon.storage.tables import conditions
 
 FLEET = Condition.FLEET.key()
 """Every host that is asked fails."""
+CLOCK_BACK = Condition.CLOCK.key()
+"""The monitor's clock went back: what hosts are seen like now is older than what was evaluated."""
 HOST_KEY = Condition.HOST_KEY.key()
 """Begins the name of the condition that a host shows another key, and that of its alert."""
 UNREACHABLE = Condition.UNREACHABLE.key()

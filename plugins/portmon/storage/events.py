@@ -79,6 +79,15 @@ def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[Even
     return [event for event in found if event.port in (None, port) or event.details.get("to") == port]
 
 
+def takeovers(conn: Connection, after: int) -> dict[str, tuple[int, str]]:
+    """Host id: the newest note that another host took it over, by its place among all events, and that host's name.
+
+    :param after: place of an event: of newer notes only
+    """
+    query = _valid().where(events.c.kind == EventKind.TAKEN_OVER, events.c.seq > after).order_by(events.c.seq)
+    return {str(row.details.get("from")): (row.seq, row.host_name or "") for row in conn.execute(query)}
+
+
 def changes_of(conn: Connection, host_id: str, since: datetime, *, port: int | None = None) -> list[Event]:
     """The events of the ports of one host from a moment on, in order.
 

@@ -64,6 +64,23 @@ def open_ports(conn: Connection) -> list[PortKey]:
     return [(row.host_id, row.protocol, row.port) for row in conn.execute(keys.where(wrong))]
 
 
+def well_since(conn: Connection, host_ids: Collection[str]) -> dict[tuple[str, str | None, int | None], datetime]:
+    """Since when what flaps is well and unchanged: of hosts that answer, and ports that listen on all their binds.
+
+    :returns: host id, protocol and port (None of a host): time of its last change; nothing of what is down
+    """
+    hosts_ok = select(hosts.c.host_id, hosts.c.changed_at).where(hosts.c.status == HostStatus.OK)
+    changed_at = func.coalesce(ports.c.changed_at, ports.c.bind_changed_at)
+    names = (ports.c.host_id, ports.c.protocol, ports.c.port, changed_at.label("changed_at"))
+    ports_up = select(*names).where(ports.c.status == PortStatus.UP, type_coerce(ports.c.lost, Text) == "[]")
+    found: dict[tuple[str, str | None, int | None], datetime] = {}
+    for row in rows_in(conn, hosts_ok.where(hosts.c.changed_at.is_not(None)), hosts.c.host_id, host_ids):
+        found[row.host_id, None, None] = row.changed_at
+    for row in rows_in(conn, ports_up.where(changed_at.is_not(None)), ports.c.host_id, host_ids):
+        found[row.host_id, row.protocol, row.port] = row.changed_at
+    return found
+
+
 def sync(conn: Connection, listed: Iterable[Host]) -> None:
     """Take names, addresses and labels from the inventory; a host that is new there gets its row."""
     stored = {host.id: host.as_host() for host in known(conn)}

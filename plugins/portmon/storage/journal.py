@@ -186,6 +186,21 @@ def entries(conn: Connection) -> Iterator[JournalEntry]:
         yield JournalEntry(row.seq, row.run_id, row.kind, row.at, row.inventory, row.what, late)
 
 
+def last_judged(conn: Connection, *, besides: str) -> datetime | None:
+    """Time of the newest evaluation, without those of one run; None if there was none."""
+    query = select(journal.c.at).where(journal.c.kind == EVALUATE, journal.c.run_id != besides)
+    found: datetime | None = conn.execute(query.order_by(journal.c.seq.desc()).limit(1)).scalar()
+    return found
+
+
+def hidden_unjudged(conn: Connection) -> set[str]:
+    """Ids of the hosts that prunes hid and no evaluation followed: it may find that other hosts took them over."""
+    judged = select(func.coalesce(func.max(journal.c.seq), 0)).where(journal.c.kind == EVALUATE).scalar_subquery()
+    digests = conn.execute(select(journal.c.what).where(journal.c.kind == PRUNE, journal.c.seq > judged)).scalars()
+    readable, _ = contents.read_many(conn, set(digests))
+    return {host_id for data in readable.values() for host_id in pruned_from_json(data).hide}
+
+
 def last_seq(conn: Connection) -> int:
     """Number of the newest step; 0 if there is none."""
     return int(conn.execute(select(func.max(journal.c.seq))).scalar() or 0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from glob import escape
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
 
 from portmon.alerting.silences import Acknowledgement, Silence, SilencesInForce, Withholding, parse_weekly, zone
+from portmon.matching import is_named
 from portmon.storage import hosts as stored_hosts
 from portmon.storage.sql import change_in, inserted_id
 from portmon.storage.tables import silences
@@ -80,6 +82,24 @@ def lift(conn: Connection, silence_id: int, *, by: str, now: datetime) -> bool:
     """End a silence or an acknowledgement early; False if there is none of that id, or it is over."""
     lifted = update(silences).where(silences.c.id == silence_id, _in_force(now)).values(lifted_at=now, lifted_by=by)
     return bool(conn.execute(lifted).rowcount)
+
+
+def take_over(conn: Connection, old: Collection[str], new_name: str, now: datetime) -> list[int]:
+    """Let silences that name a host count for the host that took it over as well; silences by glob stay as they are.
+
+    :param old: name and id of the host that was taken over
+    :param new_name: of the other host
+    :returns: ids of the silences
+    """
+    names, changed = {name.lower() for name in old}, []
+    for one in current(conn, now):
+        if not isinstance(one, Silence) or is_named(new_name, one.hosts):
+            continue
+        if any(glob.lower() in names for glob in one.hosts):
+            hosts = [*one.hosts, escape(new_name)]
+            conn.execute(update(silences).where(silences.c.id == one.id).values(hosts=hosts))
+            changed.append(one.id)
+    return changed
 
 
 def current(conn: Connection, now: datetime) -> list[Withholding]:
