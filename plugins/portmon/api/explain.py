@@ -186,9 +186,10 @@ class _Present:
         if port.hidden_since:
             yield f"No rule watches it since {_moment(port.hidden_since)}: its state is kept for cmdb.prune_after."
         if port.flapping_since:
+            last_change = _moment(port.changed_at or port.flapping_since)
             yield (
-                f"It is flapping since {_moment(port.flapping_since)}; its last change was at "
-                f"{_moment(port.changed_at or port.flapping_since)}, and nothing more is told of it until it holds still."
+                f"It is flapping since {_moment(port.flapping_since)}; its last change was at {last_change}, and "
+                "nothing more is told of it until it holds still."
             )
 
     def _why_watched(self, port: Port) -> str:

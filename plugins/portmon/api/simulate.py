@@ -5,9 +5,9 @@ A history is JSON lines, one final observation each; lines of the same ``at`` ar
     {"at": "2026-01-01T00:00:00Z", "host_id": "h1", "outcome": "ok", "boot_id": "b1", "ephemeral": [32768, 60999],
      "listeners": [{"protocol": "tcp", "address": "0.0.0.0", "port": 80, "pid": 10, "program": "nginx"}]}
 
-``outcome`` is ``ok``, ``unreachable``, ``invalid``, ``removed`` (the host left the CMDB) or ``invalid_entry`` (its entry
-there can't be used in this run, for the reason in ``error_class``). Optional are ``name``, ``labels`` and ``declared``
-(ports) of the host, kept until a later line says otherwise; ``error_class`` of a failure; ``tool``, ``netns`` and
+``outcome`` is ``ok``, ``unreachable``, ``invalid``, ``removed`` (the host left the CMDB) or ``invalid_entry`` (its
+entry there can't be used in this run, for the reason in ``error_class``). Optional are ``name``, ``labels`` and
+``declared`` (ports) of the host, kept until a later line says otherwise; ``error_class`` of a failure; ``tool``, ``netns`` and
 ``pid1_start`` (clock ticks) of an ok one; ``uid``, ``unit``, ``zone``, ``inode`` and ``comm`` of a listener.
 """
 
@@ -36,6 +36,7 @@ from portmon.fields import PortNumber
 from portmon.model.event import Event
 from portmon.model.host import Host
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome
+from portmon.model.pause import jumped
 
 LEFT = "removed"
 ENTRY = "invalid_entry"
@@ -195,7 +196,7 @@ class Simulation:
 
     def _jumped(self, at: datetime) -> bool:
         judged = judged_at(self.conditions)
-        return clocks.jumped(judged, at, self.interval)
+        return jumped(judged, at, self.interval)
 
     def _list(self, line: HistoryLine) -> None:
         self.left.pop(line.host_id, None)

@@ -17,8 +17,6 @@ PAUSE_INTERVALS = 3
 """A longer time than both without a look is a pause, in which anything may have happened."""
 WITHOUT_SCHEDULE = timedelta(minutes=5)
 """The interval where there is no schedule."""
-JUMP = timedelta(days=1)
-"""A run that comes so much (and a pause) after the one before it may have a wrong clock."""
 
 
 def pause_of(interval: timedelta) -> timedelta:
@@ -41,11 +39,6 @@ def evidence_at(host: HostState, at: datetime, interval: timedelta) -> float:
 def tried_at(host: HostState, at: datetime, interval: timedelta) -> float:
     """The clock of the runs that tried a host, in seconds: evidence for what can be wrong with the host itself."""
     return _grown(host.tried, host.last_evaluated_at, at, interval, broken=False)
-
-
-def jumped(judged: datetime | None, now: datetime, interval: timedelta) -> bool:
-    """Whether the monitor's clock may have jumped forward since the last run that was judged."""
-    return judged is not None and now - judged > JUMP + PAUSE_INTERVALS * interval
 
 
 @dataclass(frozen=True, slots=True)

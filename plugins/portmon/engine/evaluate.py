@@ -34,6 +34,7 @@ from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host
 from portmon.model.observation import PROBE, PROTOCOL, Listing, Observation, Outcome, PortKey, hung_tools, in_time
+from portmon.model.pause import jumped
 from portmon.model.state import HostStatus
 from portmon.text import counted
 
@@ -172,7 +173,7 @@ class Evaluation:
             lifecycle.pace(inputs.settings, self._interval),
             self._conditions,
             self._report,
-            jumped=clocks.jumped(self._judged_at, inputs.now, self._interval),
+            jumped=jumped(self._judged_at, inputs.now, self._interval),
         )
         forget_after = inputs.forget_after.total_seconds()
         self._identities = Identities(hosts, inputs.inventory, inputs.accepted, self._fleet, forget_after)
