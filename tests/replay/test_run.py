@@ -68,7 +68,7 @@ def test_what_is_wiped_comes_back_as_it_was(database: Database, number: int) -> 
     eventful(fleet, number)
     state, events = lived(fleet)
     kept = checkpoints_of(database)
-    assert len(events) > number / 2
+    assert len(events) > number / 3
     wipe(database)
     counts = replay(fleet, MONDAY)
     assert (counts["replayed"], counts["gained"], counts["lost"]) == (number, len(events), 0)
@@ -201,7 +201,8 @@ def test_a_week_of_a_wrong_rule_is_put_right(database: Database) -> None:
     assert len({row.at for row in checkpoints_of(database)}) == 7
     assert events_of(fleet, EventKind.DOWN, EventKind.RECOVERED) == []
     told = len(fleet.got)
-    fleet.config = Config(states={"flap_window": "1h"})
+    # Observations that are far apart are little evidence: by its clock the port changes often.
+    fleet.config = Config(states={"flap_threshold": 100})
     assert replay(fleet, MONDAY)["replayed"] == 42
     assert (
         events_of(fleet, EventKind.DOWN, EventKind.RECOVERED)

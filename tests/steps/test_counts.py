@@ -151,7 +151,8 @@ def test_a_quiet_run_writes_one_row_per_host_and_reads_no_port(evaluated: FleetM
     world.run()
     quiet = world.run()
     assert alone(quiet) == []
-    assert quiet.written() == {"hosts": count, "runs": 1, "journal": 1}
+    # The condition is when the last run was evaluated.
+    assert quiet.written() == {"hosts": count, "runs": 1, "journal": 1, "conditions": 1}
     assert quiet.naming("ports") == []
     assert quiet.of("INSERT", "hosts") == []
     (update,) = quiet.of("UPDATE", "hosts")
@@ -195,12 +196,12 @@ def test_hosts_that_fail_cost_no_statement_each(evaluated: FleetMaker) -> None:
     world.run()
     failed = world.run()
     assert alone(failed) == []
-    assert failed.written() == quiet.written() | {"events": 40, "event_counts": 1}
+    assert failed.written() == quiet.written() | {"events": 40, "event_counts": 1, "conditions": 41}
     assert len(failed.found) <= len(quiet.found) + 3
     for number in range(40):
         world.fleet.machines[f"h{number}"].trouble = None
     back = world.run()
-    assert back.written() == quiet.written() | {"events": 40, "event_counts": 1}
+    assert back.written() == quiet.written() | {"events": 40, "event_counts": 1, "conditions": 41}
     assert back.naming("ports") == []
 
 
@@ -213,10 +214,14 @@ def test_a_first_run_writes_its_ports_in_few_statements(evaluated: FleetMaker) -
     assert len(first.of("INSERT", "hosts")) == 1
 
 
-def test_ports_that_no_rule_watches_any_more_are_dropped_at_once(evaluated: FleetMaker) -> None:
+def test_ports_that_no_rule_watches_any_more_are_hidden_and_dropped_in_few_statements(evaluated: FleetMaker) -> None:
     world = evaluated(60)
     world.run()
-    world.fleet.config = parse_config("rules: [{action: deny, port: 443}]")
+    world.fleet.config = parse_config("rules: [{action: deny, port: 443}]\ncmdb: {prune_after: 10min}")
+    hidden = world.run()
+    assert alone(hidden) == []
+    assert hidden.written()["ports"] == 60
+    world.run()
     dropped = world.run()
     assert alone(dropped) == []
     assert [one.rows for one in dropped.of("DELETE", "ports")] == [60]

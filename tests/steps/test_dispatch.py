@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.event import listen
 
 from portmon.alerting.message.render import Message
@@ -299,18 +299,6 @@ def test_a_service_that_is_restarted_often_within_a_silence_and_is_up_for_good_i
     fleet = web_fleet(database, 1)
     silence(fleet, 60, hosts=("web000",))
     machine = fleet.machines["web000"]
-    route = fleet.route
-
-    def noted() -> set[AlertGroup]:
-        """With the times of the last changes."""
-        with database.begin() as conn:
-            for row in conn.execute(select(tables.ports).where(tables.ports.c.flapping_since.is_not(None))).all():
-                becomes_at = datetime.fromisoformat(row.changes[-1])
-                own = (tables.ports.c.host_id == row.host_id, tables.ports.c.port == row.port)
-                conn.execute(update(tables.ports).where(*own).values(changed_at=becomes_at))
-        return route()
-
-    fleet.route = noted  # type: ignore[method-assign]
     for _ in range(5):
         machine.kill(80)
         fleet.run()
@@ -446,8 +434,9 @@ def test_a_rule_that_excludes_a_port_closes_its_alert_for_those_who_got_it(datab
     fleet.machines["web000"].kill(80)
     fleet.run()
     fleet.config = parse_config("rules:\n  - {action: deny, port: 80}\n" + TWO)
-    events = fleet.run()
-    assert [event.kind for event in events] == [EventKind.UNWATCHED]
+    # The rule may be a mistake of one run.
+    assert fleet.run() == []
+    assert [event.kind for event in fleet.run()] == [EventKind.UNWATCHED]
     assert fleet.titles("chat")[1:] == ["[portmon] 1 port no longer watched on web000: tcp/80 nginx"]
     with database.begin() as conn:
         assert alerts.opened(conn) == {}

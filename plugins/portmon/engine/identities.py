@@ -112,7 +112,7 @@ class Identities:
 
     def answered(self, host: HostState, machine: Machine, at: datetime) -> None:
         """Note the machine of a host after its answer, and whether another entry is that machine as well."""
-        first = host.last_ok_at is None
+        before = machines.known_of(host)
         if machine.boot_id is not None:
             if host.boot_id is not None:
                 self._by_boot[host.boot_id].discard(host.host_id)
@@ -120,7 +120,8 @@ class Identities:
         host.boot_id = machine.boot_id or host.boot_id
         host.netns = host.netns if machine.netns is None else machine.netns
         host.pid1_start = host.pid1_start if machine.pid1_start is None else machine.pid1_start
-        if first:
+        if not machines.is_one(before, before):
+            # Only now it is known which machine the entry is.
             self._find_twin(host, at)
 
     def _find_twin(self, host: HostState, at: datetime) -> None:
@@ -162,7 +163,7 @@ class Identities:
         if answer.who is Answerer.BACK:
             self._is_back(host, at, ports, found)
             return
-        before = dataclasses.replace(host, kept=None)
+        before = dataclasses.replace(machines.of_boot(host), kept=None)
         clock = clocks.evidence_at(host, at, self._fleet.interval)
         host.kept = None if host.shared else Kept(before, tuple(map(dataclasses.replace, ports)), clock)
         host.boot_looks = 0

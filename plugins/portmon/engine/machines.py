@@ -134,6 +134,11 @@ OF_BOOT = (
 """Fields of a host that say what its last ok observation showed."""
 
 
+def of_boot(host: HostState) -> HostState:
+    """The part of a host's state that is of its boot; what is known of the host itself is left out."""
+    return HostState(host.host_id, **{name: getattr(host, name) for name in OF_BOOT})
+
+
 def back_to(host: HostState, kept: HostState) -> None:
     """Give a host the fields from before a reboot that was none."""
     for name in OF_BOOT:

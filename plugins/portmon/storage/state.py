@@ -149,7 +149,7 @@ def _field(hint: Any, value: Any) -> Any:
 
 @lru_cache
 def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls, {**vars(dataclasses), "Kept": Kept})
+    return get_type_hints(cls, localns={"Kept": Kept})
 
 
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────
