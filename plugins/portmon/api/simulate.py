@@ -7,8 +7,9 @@ A history is JSON lines, one final observation each; lines of the same ``at`` ar
 
 ``outcome`` is ``ok``, ``unreachable``, ``invalid``, ``removed`` (the host left the CMDB) or ``invalid_entry`` (its
 entry there can't be used in this run, for the reason in ``error_class``). Optional are ``name``, ``labels`` and
-``declared`` (ports) of the host, kept until a later line says otherwise; ``error_class`` of a failure; ``tool``, ``netns`` and
-``pid1_start`` (clock ticks) of an ok one; ``uid``, ``unit``, ``zone``, ``inode`` and ``comm`` of a listener.
+``declared`` (ports) of the host, kept until a later line says otherwise; ``error_class`` of a failure; ``tool``,
+``netns`` and ``pid1_start`` (clock ticks) of an ok one; ``uid``, ``unit``, ``zone``, ``inode`` and ``comm`` of a
+listener.
 """
 
 from __future__ import annotations
