@@ -25,10 +25,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from portmon.api.view import Text, View
 from portmon.config import Config
 from portmon.engine import clocks
-from portmon.engine.conditions import Open, judged_at
+from portmon.engine.conditions import RUNS, Open, runs_until
 from portmon.engine.declared import declared_ports
-from portmon.engine.evaluate import Inputs, Verdict, evaluate
+from portmon.engine.evaluate import Verdict, evaluate
 from portmon.engine.frames import empty_ports, merged, of_hosts, ports_frame, ports_of
+from portmon.engine.inputs import Inputs
 from portmon.engine.leaving import leave
 from portmon.engine.rules import RuleSet
 from portmon.engine.state import HostState
@@ -196,8 +197,8 @@ class Simulation:
         return events
 
     def _jumped(self, at: datetime) -> bool:
-        judged = judged_at(self.conditions)
-        return jumped(judged, at, self.interval)
+        runs = self.conditions.get(RUNS)
+        return runs is not None and jumped(runs_until(runs), at, self.interval)
 
     def _list(self, line: HistoryLine) -> None:
         self.left.pop(line.host_id, None)

@@ -27,7 +27,8 @@ def pause_of(interval: timedelta) -> timedelta:
 def _grown(clock: float, last: datetime | None, at: datetime, interval: timedelta, *, broken: bool) -> float:
     if last is None:
         return clock
-    gap = at - last
+    # A clock that went back does not take evidence away.
+    gap = max(at - last, timedelta(0))
     return clock + (interval if broken or gap > pause_of(interval) else gap).total_seconds()
 
 

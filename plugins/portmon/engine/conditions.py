@@ -167,7 +167,6 @@ class OpenConditions:
         return any(name in one.value.includes and self.get(one, host_id) for one in EVALUATED)
 
 
-def judged_at(conditions: Mapping[str, Open]) -> datetime | None:
-    """When the last run was evaluated, as stored with the conditions."""
-    runs = conditions.get(RUNS)
-    return None if runs is None else datetime.fromisoformat(runs.details["judged_at"])
+def runs_until(runs: Open) -> datetime:
+    """When the last run was evaluated, as stored under RUNS."""
+    return datetime.fromisoformat(runs.details["judged_at"])

@@ -9,8 +9,8 @@ from typing import Any
 
 from portmon.engine import clocks, lifecycle
 from portmon.engine.conditions import Condition, OpenConditions
-from portmon.engine.config import States
 from portmon.engine.events import Report
+from portmon.engine.inputs import Inputs
 from portmon.engine.lifecycle import NONE, Pace
 from portmon.engine.state import Draft, HostState
 from portmon.errors import HostKeyChangedError
@@ -25,12 +25,12 @@ _FLAPPING = {"subject": "host"}
 class Fleet:
     """What all hosts of an evaluation share.
 
-    :param interval: between scheduled runs
+    :param interval: between scheduled runs, or what stands for it
     :param silent: most hosts fail at once, so no host becomes unreachable in this run
     :param jumped: the monitor's clock may be wrong: nothing retires
     """
 
-    settings: States
+    inputs: Inputs
     interval: timedelta
     pace: Pace
     conditions: OpenConditions
@@ -46,6 +46,14 @@ def tried(host: HostState, observation: Observation, fleet: Fleet) -> None:
     end(host, Condition.UNSCANNED, at, "A run tried it again", fleet)
 
 
+def tick(host: HostState, observation: Observation, fleet: Fleet) -> None:
+    """Advance the clocks of a host that gave evidence."""
+    at = observation.observed_at
+    host.evidence = clocks.evidence_at(host, at, fleet.interval)
+    host.tried = clocks.tried_at(host, at, fleet.interval)
+    tried(host, observation, fleet)
+
+
 def failed(host: HostState, observation: Observation, fleet: Fleet) -> None:
     """A run got no evidence of the host."""
     at = observation.observed_at
@@ -58,7 +66,7 @@ def failed(host: HostState, observation: Observation, fleet: Fleet) -> None:
         host.failures, host.counted_at = host.failures + 1, at
     if observation.error_class == HostKeyChangedError.error_class:
         opens(host, Condition.HOST_KEY, Draft(EventKind.HOST_KEY_CHANGED, observation.error or ""), at, fleet)
-    enough = host.failures >= fleet.settings.unreachable_after
+    enough = host.failures >= fleet.inputs.settings.unreachable_after
     if enough and host.status != HostStatus.UNREACHABLE and not fleet.silent:
         _becomes_unreachable(host, observation, fleet)
     else:

@@ -14,8 +14,7 @@ from portmon.engine.hosts import Fleet
 from portmon.engine.machines import Answer, Answerer, Kept, Machine
 from portmon.engine.state import Draft, HostState, Port
 from portmon.model.event_kinds import EventKind
-from portmon.model.host import Host
-from portmon.model.observation import Observation, PortKey
+from portmon.model.observation import Observation
 
 ACCEPTED = ("host", 0)
 """Protocol and port under which a person accepts that an entry is another machine now."""
@@ -41,28 +40,19 @@ class Identities:
     """Tells whose answers are whose, and goes on with the state of the machine that answered.
 
     :param known: all stored hosts; those that the inventory lacks left it not long ago
-    :param accepted: under ACCEPTED, when a person accepted the machine of an entry
     """
 
-    def __init__(
-        self,
-        known: dict[str, HostState],
-        inventory: Mapping[str, Host],
-        accepted: Mapping[PortKey, datetime],
-        fleet: Fleet,
-        forget_after: float,
-    ) -> None:
+    def __init__(self, known: dict[str, HostState], fleet: Fleet) -> None:
         self._hosts = known
-        self._inventory = inventory
-        self._accepted = accepted
         self._fleet = fleet
-        self._forget_after = forget_after
+        self._accepted = fleet.inputs.accepted
+        self._forget_after = fleet.inputs.forget_after.total_seconds()
         self._left: dict[str, list[str]] = defaultdict(list)
         self._by_boot: dict[str, set[str]] = defaultdict(set)
         for host_id, host in known.items():
             if host.boot_id is None:
                 continue
-            if host_id in inventory:
+            if host_id in fleet.inputs.inventory:
                 self._by_boot[host.boot_id].add(host_id)
             else:
                 self._left[host.boot_id].append(host_id)

@@ -111,6 +111,14 @@ def is_kept(host: HostState, clock: float) -> bool:
     return clock - host.kept.clock < KEPT_SECONDS or (host.boot_looks or 0) < KEPT_LOOKS
 
 
+def count_look(host: HostState) -> None:
+    """Count an ok observation of a boot, and drop what is kept long enough."""
+    if host.boot_looks is not None and host.boot_looks < KEPT_LOOKS:
+        host.boot_looks += 1
+    if host.kept is not None and not is_kept(host, host.evidence):
+        host.kept = None
+
+
 def answerer(host: HostState, shown: Machine, others: Mapping[str, Machine], *, clock: float) -> Answer:
     """Who gave an answer that is :func:`changed`.
 

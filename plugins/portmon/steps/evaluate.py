@@ -16,7 +16,8 @@ from sqlalchemy import Connection, NestedTransaction
 
 from portmon.config import Config
 from portmon.engine.declared import declared_ports
-from portmon.engine.evaluate import Evaluation, Inputs, Verdict, evaluate
+from portmon.engine.evaluate import Evaluation, Verdict, evaluate
+from portmon.engine.inputs import Inputs
 from portmon.engine.rules import RuleSet
 from portmon.model.event import Event
 from portmon.model.host import Host, Inventory

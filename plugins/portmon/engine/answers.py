@@ -1,0 +1,193 @@
+"""Answers that have to be compared with the stored ports of their hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+from portmon.engine import clocks, frames, machines
+from portmon.engine import hosts as single
+from portmon.engine.fingerprint import fingerprint
+from portmon.engine.hosts import Fleet
+from portmon.engine.identities import Identities
+from portmon.engine.inputs import Inputs
+from portmon.engine.ports import HostPorts
+from portmon.engine.rules import HostRules
+from portmon.engine.state import Draft, Evidence, HostState, Port
+from portmon.engine.watched import fold
+from portmon.model.event_kinds import EventKind
+from portmon.model.observation import PROBE, PROTOCOL, Listing, Observation, PortKey, hung_tools
+from portmon.text import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Changes:
+    """The changes of the ports of some hosts."""
+
+    def __init__(self) -> None:
+        self.changed: dict[PortKey, Port] = {}
+        self.gone: dict[PortKey, None] = {}
+
+    def replace(self, own: Sequence[Port], stored: Sequence[Port]) -> None:
+        """The ports of a host instead of those that are stored."""
+        self.changed |= {frames.key_of(port): port for port in own}
+        self.gone |= {frames.key_of(port): None for port in stored if frames.key_of(port) not in self.changed}
+
+    def add(self, ports: HostPorts) -> None:
+        """The changes of one host."""
+        self.changed |= ports.changed
+        for key in ports.gone:
+            self.changed.pop(key, None)
+            self.gone[key] = None
+
+
+class Answers:
+    """Compares the answers of hosts, each of the host itself, with their ports.
+
+    :param hosts: host id to state; they are changed in place
+    """
+
+    def __init__(self, hosts: Mapping[str, HostState], fleet: Fleet, identities: Identities) -> None:
+        self._hosts = hosts
+        self._fleet = fleet
+        self._inputs = fleet.inputs
+        self._identities = identities
+
+    def compare(self, looks: Sequence[Observation], ports: pd.DataFrame, new_boots: set[str], changes: Changes) -> None:
+        """Compare stored and seen ports in one merge, evaluate those that differ, and update their hosts."""
+        rules = {look.host_id: self._inputs.rules.for_host(self._inputs.inventory[look.host_id]) for look in looks}
+        evidence = {
+            look.host_id: self._evidence(look, rules[look.host_id].digest, new_boot=look.host_id in new_boots)
+            for look in looks
+        }
+        declared = self._inputs.declared
+        owners = {} if all(own.watches_all for own in rules.values()) else frames.known_owners(ports)
+        seen = fold(looks, rules, declared, owners, cache(lambda: frames.known_values(ports)))
+        comparison = frames.Comparison(ports, seen, declared)
+        differing, absent = comparison.differing(), set()
+        for look in looks:
+            host, must = self._hosts[look.host_id], declared.get(look.host_id, {})
+            own = HostPorts(host, evidence[look.host_id], rules[look.host_id], must, self._inputs.accepted)
+            own.evaluate(differing.pop(look.host_id, []))
+            for number in sorted(must):
+                if (look.host_id, number) not in comparison.listed:
+                    absent.add(look.host_id)
+                    if look.confirmed:
+                        own.absent(number)
+            changes.add(own)
+            self._take_evidence(host, look, evidence[look.host_id], own)
+        now = frames.merged(ports, changes.changed.values(), changes.gone)
+        unsettled = self._unsettled(looks, rules, comparison, now) | absent | new_boots
+        for look in looks:
+            host = self._hosts[look.host_id]
+            host.fingerprint = None if look.host_id in unsettled else fingerprint_of(look, self._inputs)
+
+    def _unsettled(
+        self,
+        looks: Sequence[Observation],
+        rules: Mapping[str, HostRules],
+        comparison: frames.Comparison,
+        now: pd.DataFrame,
+    ) -> set[str]:
+        """Hosts of which the same observation, evaluated once more, would change something."""
+        pending, differed = comparison.pending(now)
+        for look in looks:
+            listeners = look.listing.listeners if look.listing else ()
+            nameless = look.host_id in differed and any(listener.program is None for listener in listeners)
+            if nameless and not rules[look.host_id].watches_all:
+                # Rules match such a listener by the last known programs of its port, which may have changed.
+                pending.add(look.host_id)
+        return pending
+
+    def _evidence(self, look: Observation, rules: str, *, new_boot: bool) -> Evidence:
+        """What all ports of a host share in this observation, given the digest of the rules in force."""
+        host, seen, at = self._hosts[look.host_id], look.listing, look.observed_at
+        assert seen is not None  # noqa: S101 - for the type checker; compare() has checked it
+        if new_boot and (host.grace_until is None or at >= host.grace_until):
+            # A second reboot does not extend the grace: a host that boots again and again would never have a port down.
+            host.grace_until = at + self._inputs.settings.reboot_grace
+        first = host.last_ok_at is None
+        if not first and host.listening is None:
+            raise ValueError(f"the row of {look.host_id!r} lacks its listening ports")
+        before = () if first else host.listening or ()
+        return Evidence(
+            at=at,
+            clock=clocks.evidence_at(host, at, self._fleet.interval),
+            first=first,
+            before=frozenset(int(key.rpartition("/")[2]) for key in before),
+            seen_at=host.last_ok_at,
+            seen_clock=host.evidence,
+            ephemeral=seen.ephemeral,
+            tool=seen.tool,
+            tool_before=host.tool if host.last_ok_at else None,
+            new_boot=new_boot,
+            grace_until=host.grace_until,
+            rules_changed=host.rules is not None and host.rules != rules,
+            confirmed=look.confirmed,
+            listening=frozenset(listener.port for listener in seen.listeners),
+            half_interval=self._fleet.interval / 2,
+            pause=clocks.pause_of(self._fleet.interval),
+            pace=self._fleet.pace,
+            settings=self._inputs.settings,
+            # 1 stands for versions that were not stored.
+            learning=not first and (host.probe or 1, host.reader or 1) != (seen.probe, seen.reader),
+            jumped=self._fleet.jumped,
+            forget_after=self._inputs.forget_after,
+        )
+
+    def _take_evidence(self, host: HostState, look: Observation, evidence: Evidence, ports: HostPorts) -> None:
+        """Update the host, after its ports were evaluated by its last state."""
+        seen, at, report = look.listing, look.observed_at, self._fleet.report
+        assert seen is not None  # noqa: S101 - for the type checker; compare() has checked it
+        boot = None
+        if evidence.first:
+            count = len(evidence.listening)
+            reason = f"First complete answer: {counted(count, 'listening port')}"
+            report.of_host(host, at, Draft(EventKind.BASELINE, reason, details={"ports": count}))
+        if evidence.new_boot:
+            boot = _rebooted(host, seen, evidence)
+        single.tick(host, look, self._fleet)
+        self._identities.answered(host, machines.shown_by(seen), at)
+        single.answered(host, at, self._fleet, boot)
+        ports.tell(report)
+        machines.count_look(host)
+        host.ephemeral_low, host.ephemeral_high = seen.ephemeral
+        host.hung, host.hung_at = _hung(host, seen, at)
+        if evidence.new_boot:
+            # The next observation is compared with what was there before the boot.
+            return
+        if seen.probe < PROBE and (host.probe or PROBE) >= PROBE:
+            reason = "Its forced command is of an earlier version: install the script that `portmon probe` prints"
+            report.of_host(host, at, Draft(EventKind.PROBE_OUTDATED, reason, details={"probe": seen.probe}))
+        host.rules = self._inputs.rules.for_host(self._inputs.inventory[look.host_id]).digest
+        host.probe, host.reader, host.tool = seen.probe, seen.reader, seen.tool
+        host.listening = tuple(f"{PROTOCOL}/{port}" for port in sorted(evidence.listening))
+
+
+def fingerprint_of(look: Observation, inputs: Inputs) -> str | None:
+    """What an observation is evaluated by; None if it is not stored, and so has no digest."""
+    if look.facts is None:
+        return None
+    rules = inputs.rules.for_host(inputs.inventory[look.host_id])
+    return fingerprint(look.facts, rules.digest, inputs.declared.get(look.host_id, {}))
+
+
+def _rebooted(host: HostState, seen: Listing, evidence: Evidence) -> Draft:
+    until = f"{evidence.grace_until:%Y-%m-%d %H:%M:%S} UTC"
+    what = "Its boot id changed" if seen.boot_id != host.boot_id else "Its container was started again"
+    reason = f"{what}; ports that are not back yet have until {until}"
+    boots = {"boot_id": seen.boot_id, "before": host.boot_id}
+    return Draft(EventKind.REBOOTED, reason, last_seen=host.last_ok_at, details=boots)
+
+
+def _hung(host: HostState, seen: Listing, at: datetime) -> tuple[str | None, datetime | None]:
+    """The tools that hung on a host, which are not tried there for a day, and when that was noticed."""
+    known = set(hung_tools(host.hung, host.hung_at, at))
+    news = set(seen.hung) - known
+    if not known and not news:
+        return None, None
+    return ",".join(sorted(known | news)), at if news else host.hung_at

@@ -1,0 +1,197 @@
+"""What is wrong with the monitor itself: its clock, hosts that fail all at once, hosts that no run tries."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from portmon.engine import clocks
+from portmon.engine import fleet as fleets
+from portmon.engine import hosts as single
+from portmon.engine.conditions import Condition, Open, runs_until
+from portmon.engine.fleet import Episode, Outlook
+from portmon.engine.hosts import Fleet
+from portmon.engine.state import Draft, HostState
+from portmon.model.event_kinds import EventKind
+from portmon.model.observation import Observation
+from portmon.model.state import HostStatus
+from portmon.text import counted
+
+NAMES = 10
+"""Hosts that are not scanned, of which an event of the monitor has the names."""
+
+
+class Monitor:
+    """The conditions of the monitor, in one evaluation.
+
+    :param hosts: host id to state, of all stored hosts; they are changed in place
+    :param runs: since when runs have come without a pause, as it is stored
+    """
+
+    def __init__(self, hosts: dict[str, HostState], fleet: Fleet, runs: Open | None) -> None:
+        self.changed: set[str] = set()
+        self.mended: datetime | None = None
+        self.ignores_run = False
+        self._hosts = hosts
+        self._fleet = fleet
+        now, pause = fleet.inputs.now, clocks.pause_of(fleet.interval)
+        goes_on = runs is not None and now - runs_until(runs) <= pause
+        self._runs = runs if runs is not None and goes_on else Open(now, runs.details if runs else {})
+        self._judged_at = runs_until(runs) if runs else now
+
+    def check_clock(self, observations: Sequence[Observation]) -> datetime | None:
+        """See whether the monitor's clock went back, before anything else.
+
+        :returns: if its new time is believed: every stored time later than this has to become this
+        """
+        run_id = self._fleet.inputs.run_id
+        own = [look for look in observations if look.run_id == run_id and look.host_id in self._hosts]
+        before = self._fleet.conditions.get(Condition.CLOCK)
+        runs = before.details["runs"] if before else 0
+        found = clocks.check(own, self._hosts, runs=runs, enough=self._fleet.inputs.settings.unreachable_after)
+        if found is None:
+            return None
+        if found.behind is None or found.believed:
+            self.mended = found.at if found.believed else None
+            if self.mended is not None:
+                for host_id, host in self._hosts.items():
+                    self._hosts[host_id] = clocks.mended(host, found.at)
+                self.changed |= self._hosts.keys()
+                self._fleet.conditions.now = {
+                    name: clocks.mended(one, found.at) for name, one in self._fleet.conditions.now.items()
+                }
+            if before or found.believed:
+                self._clock_is_believed(found)
+            return self.mended
+        self.ignores_run = True
+        if self._fleet.conditions.open(Condition.CLOCK, None, found.at, runs=found.runs):
+            self._clock_went_back(found)
+        return None
+
+    def _clock_went_back(self, found: clocks.ClockCheck) -> None:
+        behind = found.behind or timedelta()
+        reason = (
+            f"The monitor's clock went back by {behind}: nothing is evaluated until "
+            f"{counted(self._fleet.inputs.settings.unreachable_after, 'run')} show the same"
+        )
+        details = {"behind": behind.total_seconds()}
+        self._fleet.report.of_monitor(Draft(EventKind.CLOCK_BACK, reason, found.at, details=details), found.at)
+
+    def _clock_is_believed(self, found: clocks.ClockCheck) -> None:
+        before = self._fleet.conditions.end(Condition.CLOCK)
+        reason = "The monitor's clock goes on where it was"
+        if found.believed:
+            reason = "The monitor's clock is believed: later times in the state were wrong"
+            self._fleet.report.mark(self._fleet.inputs.step)
+            if before is None:
+                self._clock_went_back(found)
+        since = before.since if before else found.at
+        self._fleet.report.of_monitor(Draft(EventKind.CLOCK_BELIEVED, reason, since), found.at)
+
+    def begin(self, looks: Sequence[Observation]) -> Outlook:
+        """Evaluate the observations of one run before each of its hosts is."""
+        stored = self._fleet.conditions.get(Condition.FLEET)
+        outlook = fleets.outlook(
+            None if stored is None else _episode(stored),
+            looks,
+            self._hosts,
+            fleet=len(self._fleet.inputs.inventory),
+            enough=self._fleet.inputs.settings.unreachable_after,
+            half_interval=self._fleet.interval / 2,
+        )
+        self._fleet.silent = outlook.episode is not None or outlook.ends
+        return outlook
+
+    def end(self, looks: Sequence[Observation], outlook: Outlook) -> None:
+        """Tell what the observations of one run say about all hosts at once, after each of them is evaluated."""
+        self._fleet.silent = False
+        at, last = looks[-1].observed_at, looks[-1]
+        before = self._fleet.conditions.get(Condition.FLEET)
+        if outlook.episode is None:
+            self._fleet.conditions.end(Condition.FLEET)
+        else:
+            self._fleet.conditions.now[Condition.FLEET.key()] = _stored(outlook.episode)
+        if outlook.opens and outlook.episode is not None:
+            tried = len({look.host_id for look in looks})
+            what = last.error_class or last.outcome.value
+            reason = (
+                f"{len(outlook.episode.hosts)} of {tried} hosts that were asked began to fail at once (the last one: "
+                f"{what}): look at the monitor and its network first. It says: {last.error or what}"
+            )
+            details = {"error_class": last.error_class, "hosts": tried}
+            since = outlook.episode.since
+            self._fleet.report.of_monitor(Draft(EventKind.FLEET_UNREACHABLE, reason, since, details=details), at)
+        if outlook.ends and before is not None:
+            lasted = {"unreachable_for": (at - before.since).total_seconds()}
+            reason = "Hosts give evidence again"
+            self._fleet.report.of_monitor(Draft(EventKind.FLEET_REACHABLE, reason, before.since, details=lasted), at)
+            for host in self._hosts.values():
+                # Those that still fail are unreachable after enough runs of their own.
+                if host.failures and host.status != HostStatus.UNREACHABLE:
+                    host.failures, host.failing_since, host.counted_at = 0, None, None
+                    self.changed.add(host.host_id)
+
+    def find_unscanned(self, watched: Collection[HostState]) -> None:
+        """Tell which hosts no run tries: one by one, or as one event of the monitor if they are many."""
+        now, report = self._fleet.inputs.now, self._fleet.report
+        self.changed |= {host.host_id for host in watched if host.last_evaluated_at is None}
+        since = now if self.mended is not None else self._runs.since
+        waiting = fleets.unscanned(watched, now=now, since=since, interval=self._fleet.interval)
+        invalid = [host for host in watched if host.host_id in self._fleet.inputs.invalid]
+        waiting |= {host.host_id: host.last_evaluated_at for host in invalid}
+        included = {one for one in waiting if self._fleet.conditions.includes(Condition.UNSCANNED, one)}
+        waiting = {host_id: last for host_id, last in waiting.items() if host_id not in included}
+        is_open = self._fleet.conditions.get(Condition.FLEET_UNSCANNED)
+        fresh = [host_id for host_id in waiting if not self._fleet.conditions.get(Condition.UNSCANNED, host_id)]
+        names = sorted(self._hosts[host_id].name for host_id in waiting)
+        if len(fresh) > fleets.FEW:
+            if is_open is None:
+                self._fleet.conditions.open(Condition.FLEET_UNSCANNED, None, now)
+                reason = f"{len(waiting)} hosts were not tried for too long: {', '.join(names[:NAMES])}"
+                details = {"hosts": len(waiting), "names": names[:NAMES]}
+                report.of_monitor(Draft(EventKind.FLEET_UNSCANNED, reason, now, details=details), now)
+            return
+        if is_open is not None:
+            self._fleet.conditions.end(Condition.FLEET_UNSCANNED)
+            reason = f"Runs try all but {counted(len(waiting), 'host')} again"
+            report.of_monitor(Draft(EventKind.FLEET_SCANNED, reason, is_open.since), now)
+        for host_id in fresh:
+            host, last = self._hosts[host_id], waiting[host_id]
+            draft = _unscanned(host, last, self._fleet.inputs.invalid.get(host_id))
+            single.opens(host, Condition.UNSCANNED, draft, now, self._fleet)
+            self.changed.add(host_id)
+
+    def runs(self) -> Open:
+        """Since when runs have come without a pause, to be stored."""
+        now, inputs = self._fleet.inputs.now, self._fleet.inputs
+        last = self._judged_at if self.ignores_run else now
+        details = {**self._runs.details, "judged_at": last.isoformat()}
+        if self.mended is not None:
+            return Open(now, {**details, "mended": inputs.step})
+        return Open(self._runs.since, details)
+
+
+def _unscanned(host: HostState, last: datetime | None, invalid: str | None) -> Draft:
+    """The event of a host that no run tries.
+
+    :param last: when it was tried last
+    :param invalid: what is wrong with its entry in the CMDB
+    """
+    reason = f"No run tried it since {last:%Y-%m-%d %H:%M} UTC" if last else "No run tried it so far"
+    details: dict[str, Any] = {"last_tried": last.isoformat() if last else None}
+    if invalid is not None:
+        reason, details = f"Its entry in the CMDB can't be used: {invalid}", {"invalid": invalid}
+    return Draft(EventKind.UNSCANNED, reason, last, host.last_ok_at, details)
+
+
+def _episode(stored: Open) -> Episode:
+    """A fleet episode as :func:`_stored` gave it."""
+    its = stored.details
+    counted_at = datetime.fromisoformat(its["counted_at"])
+    return Episode(stored.since, frozenset(its["hosts"]), its["runs"], counted_at, told=its["told"])
+
+
+def _stored(episode: Episode) -> Open:
+    details = {"hosts": sorted(episode.hosts), "runs": episode.runs, "told": episode.told}
+    return Open(episode.since, {**details, "counted_at": episode.counted_at.isoformat()})
