@@ -43,7 +43,7 @@ def tried(host: HostState, observation: Observation, fleet: Fleet) -> None:
     """A run tried the host, whatever came of it."""
     at = observation.observed_at
     host.last_evaluated_at = at
-    end(host, Condition.UNSCANNED, at, "A run tried it again", fleet)
+    end(host, Condition.UNSCANNED, fleet.inputs.now, "A run tried it again", fleet)
 
 
 def tick(host: HostState, observation: Observation, fleet: Fleet) -> None:
@@ -67,10 +67,17 @@ def failed(host: HostState, observation: Observation, fleet: Fleet) -> None:
     if observation.error_class == HostKeyChangedError.error_class:
         opens(host, Condition.HOST_KEY, Draft(EventKind.HOST_KEY_CHANGED, observation.error or ""), at, fleet)
     enough = host.failures >= fleet.inputs.settings.unreachable_after
-    if enough and host.status != HostStatus.UNREACHABLE and not fleet.silent:
-        _becomes_unreachable(host, observation, fleet)
-    else:
+    if fleet.silent or not enough:
         settle(host, at, fleet)
+    elif host.status != HostStatus.UNREACHABLE:
+        host.status, host.status_since = HostStatus.UNREACHABLE.value, at
+        changes(host, at, _is_unreachable(host, observation, fleet), fleet)
+    elif host.presence.flapping_since:
+        settle(host, at, fleet)
+    else:
+        # It is told again after it was not told for a while.
+        for draft in _is_unreachable(host, observation, fleet):
+            fleet.report.of_host(host, at, draft)
 
 
 def answered(host: HostState, at: datetime, fleet: Fleet, boot: Draft | None = None) -> None:
@@ -147,21 +154,21 @@ def end(host: HostState, condition: Condition, at: datetime, reason: str, fleet:
     return True
 
 
-def _becomes_unreachable(host: HostState, observation: Observation, fleet: Fleet) -> None:
+def _is_unreachable(host: HostState, observation: Observation, fleet: Fleet) -> list[Draft]:
+    """Open the condition, and the event of it; nothing if it is open, or a greater one is."""
     at, error_class, outcome = observation.observed_at, observation.error_class, observation.outcome
-    host.status, host.status_since = HostStatus.UNREACHABLE.value, at
+    conditions = fleet.conditions
+    if conditions.get(Condition.UNREACHABLE, host.host_id) or conditions.includes(Condition.UNREACHABLE, host.host_id):
+        return []
+    for one in conditions.lesser(Condition.UNREACHABLE, host.host_id):
+        end(host, one, at, "Unreachable is told instead", fleet)
+    conditions.open(Condition.UNREACHABLE, host.host_id, host.failing_since or at)
     times = "1 run" if host.failures == 1 else f"{host.failures} runs in a row"
     details: dict[str, Any] = {"error_class": error_class, "outcome": outcome.value, "failures": host.failures}
     reason = f"No evidence in {times}: {observation.error or error_class or outcome}"
     if host.last_ok_at is None:
         details["never"] = True
-    draft = Draft(EventKind.UNREACHABLE, reason, host.failing_since, host.last_ok_at, details)
-    included = fleet.conditions.includes(Condition.UNREACHABLE, host.host_id)
-    if not included:
-        for one in fleet.conditions.lesser(Condition.UNREACHABLE, host.host_id):
-            end(host, one, at, "Unreachable is told instead", fleet)
-        fleet.conditions.open(Condition.UNREACHABLE, host.host_id, host.failing_since or at)
-    changes(host, at, [] if included else [draft], fleet)
+    return [Draft(EventKind.UNREACHABLE, reason, host.failing_since, host.last_ok_at, details)]
 
 
 def _state(host: HostState) -> str:

@@ -54,8 +54,6 @@ def leave(
             details = {"ends": EventKind.UNREACHABLE.value}
             since = host.presence.flapping_since
             report.of_host(host, now, Draft(EventKind.RETIRED, f"Was flapping; {reason}", since, details=details))
-        if host.status == HostStatus.UNREACHABLE:
-            host.status, host.status_since = (HostStatus.OK if host.last_ok_at else HostStatus.NEW).value, now
         host.presence, host.fingerprint = NONE, None
     changed = []
     for port in ports:

@@ -65,18 +65,18 @@ class Monitor:
                 self._clock_is_believed(found)
             return self.mended
         self.ignores_run = True
-        if self._fleet.conditions.open(Condition.CLOCK, None, found.at, runs=found.runs):
+        if self._fleet.conditions.open(Condition.CLOCK, None, self._fleet.inputs.now, runs=found.runs):
             self._clock_went_back(found)
         return None
 
     def _clock_went_back(self, found: clocks.ClockCheck) -> None:
-        behind = found.behind or timedelta()
+        behind, now = found.behind or timedelta(), self._fleet.inputs.now
         reason = (
             f"The monitor's clock went back by {behind}: nothing is evaluated until "
             f"{counted(self._fleet.inputs.settings.unreachable_after, 'run')} show the same"
         )
         details = {"behind": behind.total_seconds()}
-        self._fleet.report.of_monitor(Draft(EventKind.CLOCK_BACK, reason, found.at, details=details), found.at)
+        self._fleet.report.of_monitor(Draft(EventKind.CLOCK_BACK, reason, now, details=details), now)
 
     def _clock_is_believed(self, found: clocks.ClockCheck) -> None:
         before = self._fleet.conditions.end(Condition.CLOCK)
@@ -86,8 +86,9 @@ class Monitor:
             self._fleet.report.mark(self._fleet.inputs.step)
             if before is None:
                 self._clock_went_back(found)
-        since = before.since if before else found.at
-        self._fleet.report.of_monitor(Draft(EventKind.CLOCK_BELIEVED, reason, since), found.at)
+        now = self._fleet.inputs.now
+        since = before.since if before else now
+        self._fleet.report.of_monitor(Draft(EventKind.CLOCK_BELIEVED, reason, since), now)
 
     def begin(self, looks: Sequence[Observation]) -> Outlook:
         """Evaluate the observations of one run before each of its hosts is."""

@@ -315,6 +315,8 @@ def _welcome(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
 
 def _candidate(port: Port, seen: Seen, evidence: Evidence) -> Transition:
     _take(port, seen, evidence)
+    if evidence.new_boot and not port.declared:
+        return Transition(port, Row.WAITING)
     if evidence.counts(port.counted_at):
         port.streak, port.counted_at = port.streak + 1, evidence.at
     if not port.declared and port.streak < evidence.settings.ephemeral_after:
