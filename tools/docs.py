@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT / "plugins"))
 from portmon.airflow.provider import OPTIONS  # noqa: E402
 from portmon.alerting.message.render import Layout, render  # noqa: E402
 from portmon.config import Config, json_schema  # noqa: E402
-from portmon.engine.transitions import TABLE, Row  # noqa: E402
+from portmon.engine import lifecycle, transitions  # noqa: E402
+from portmon.engine.conditions import Condition  # noqa: E402
 from portmon.fields import format_duration  # noqa: E402
 from portmon.model.alert import Alert  # noqa: E402
 from portmon.model.event import Event  # noqa: E402
@@ -124,9 +125,12 @@ def reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def rows(table: Iterable[Row]) -> str:
-    """Rows of the table of states."""
-    lines = ["| stored | this observation | then | event |", "| --- | --- | --- | --- |"]
+def rows(table: Iterable[transitions.Row | lifecycle.Row], shown: str = "this observation") -> str:
+    """Rows of a table of states.
+
+    :param shown: title of the column that says what is seen
+    """
+    lines = [f"| stored | {shown} | then | event |", "| --- | --- | --- | --- |"]
     lines += [f"| {row.stored} | {row.observed} | {row.then} | {row.event} |" for row in table]
     return "\n".join(lines)
 
@@ -141,10 +145,36 @@ def kinds() -> str:
     return "\n".join(lines)
 
 
+def conditions() -> str:
+    """The catalogue of conditions, with severity and alert task of the event that opens each."""
+    lines = [
+        "| condition | of | begins and ends with | severity | sent by | if a person accepts it | besides | includes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for condition in Condition:
+        one = condition.value
+        opens = next(row for row in one.opens.rows if row.role is AlertRole.FIRING)
+        name = f"`{one.opens}`" if opens is one.opens.usual else f"`{one.opens}` (`{opens.when[0]}`)"
+        besides = ", ".join(word for word, holds in (("retires", one.retires), ("flaps", one.flaps)) if holds)
+        includes = ", ".join(f"`{name}`" for name in one.includes)
+        lines.append(
+            f"| `{one.name}` | {one.subject} | {name}, `{one.ends}` | {opens.severity} | `alert_{opens.group}` | "
+            f"{one.accepted} | {besides} | {includes} |"
+        )
+    return "\n".join(lines)
+
+
 def states(text: str) -> str:
     """docs/states.md with its tables as the code has them."""
-    more = [row for row in Row if row not in TABLE]
-    return filled(text, table=rows(TABLE), more=rows(more), kinds=kinds())
+    more = [row for row in transitions.Row if row not in transitions.TABLE]
+    return filled(
+        text,
+        table=rows(transitions.TABLE),
+        more=rows(more),
+        lifecycle=rows(lifecycle.Row, "the evidence shows"),
+        conditions=conditions(),
+        kinds=kinds(),
+    )
 
 
 def left_behind(*, netstat: int = 0, sweep: int = 0) -> dict[str, int]:

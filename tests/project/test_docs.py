@@ -296,7 +296,7 @@ def test_what_leads_nowhere_is_found(code: Code) -> None:
     for target in ("portmon.ssh.session.Login", "portmon.gone", "Session.gone", "portmon.engine.diff.States", "no"):
         assert broken_roles(code, good.format(f":class:`{target}`"), "portmon.ssh.session") == [target]
     page = ROOT / "docs" / "states.md"
-    assert broken_names(code, "`portmon.steps`, portmon.yaml, `engine/states.py`, dags/portmon_dag.py", page) == set()
+    assert broken_names(code, "`portmon.steps`, portmon.yaml, `engine/hosts.py`, dags/portmon_dag.py", page) == set()
     for name in ("portmon.pipeline", "portmon.steps.none", "engine/none.py", "diff.py", "tests/none.py"):
         assert broken_names(code, f"text `{name}`.", page) == {name}
     assert broken_names(code, "`tests/none`, `none/`", page) == {"tests/none", "none/"}

@@ -102,7 +102,7 @@ def ignore(
     duration: ForOption = None,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Watch the port again.")] = False,
 ) -> None:
-    """Do not watch a port until a time, whatever the rules say. An open alert of it ends with the next run."""
+    """Do not watch a port until a time, whatever the rules say. An open alert of it ends after two complete answers."""
     from portmon.api import ignored
 
     now = datetime.now(UTC)

@@ -30,22 +30,27 @@ class States(Section):
         1, description="runs in a row in which a port is missing (each one confirmed) before it is down"
     )
     unreachable_after: Annotated[int, Field(ge=1)] = Field(
-        2, description="tried runs in a row without evidence before a host is unreachable"
+        2,
+        description="tried runs in a row without evidence before a host is unreachable; also runs after which a clock "
+        "that went back is believed",
     )
     ephemeral_after: Annotated[int, Field(ge=1)] = Field(
         3, description="observations in a row before a port in the host's ephemeral range is watched"
     )
     flap_threshold: Annotated[int, Field(ge=2)] = Field(
         4,
-        description="changes (down or back) within `flap_window` that make a port flapping: one message, then silence",
+        description="changes (a fault begins or ends) within `flap_window` that make a port or a host flapping: one "
+        "message, then silence",
     )
     flap_window: PositiveDuration = Field(
         timedelta(hours=1),
-        description="see `flap_threshold`; at least 12 intervals. A port that held still for it is stable",
+        description="see `flap_threshold`; time with evidence, at least 12 intervals. What held still for it is stable",
     )
     reboot_grace: Duration = Field(
         timedelta(minutes=10), description="time that services have to come back after a reboot of their host"
     )
     retire_after: PositiveDuration = Field(
-        timedelta(days=30), description="a port that is down for this long is not watched any more"
+        timedelta(days=30),
+        description="a port that was not seen for so much time with evidence is not watched any more; a lost address "
+        "is not expected any more",
     )

@@ -50,7 +50,7 @@ class Row(Enum):
         "open",
         "the event of its end; again, if it outlasts that",
     )
-    ACCEPTED = ("open", "whatever a person accepted before it", "clear", "`retired`")
+    ACCEPTED = ("open", "the fault, which a person accepted", "clear", "`retired`")
     RETIRES = ("open", "the fault, for `states.retire_after` (30 days) of evidence", "clear", "`retired`")
     HIDDEN = ("any", "a rule, label or field of the CMDB hides its subject: first run", "unchanged", "nothing")
     PAUSES = ("open", "the same, second run in a row", "paused", "`unwatched`; `retired` if its host left the CMDB")

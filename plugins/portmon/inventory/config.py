@@ -30,7 +30,8 @@ class Cmdb(Section):
     )
     prune_after: Duration = Field(
         timedelta(days=1),
-        description="a host that left is hidden at once; its port data is deleted after this. 0 is at once",
+        description="a host that left is hidden at once; its data is deleted after this, and so is what is known of a "
+        "port that no rule watches any more. 0 is at once",
     )
     max_prune_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         0.2,
