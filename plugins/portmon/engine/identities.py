@@ -11,11 +11,13 @@ from datetime import datetime
 from portmon.engine import clocks, hosts, machines, transitions
 from portmon.engine.conditions import Condition
 from portmon.engine.hosts import Fleet
+from portmon.engine.lifecycle import NONE
 from portmon.engine.machines import Answer, Answerer, Kept, Machine
 from portmon.engine.state import Draft, HostState, Port
 from portmon.model.event_kinds import EventKind
 from portmon.model.observation import Observation
 
+_DISCARDED = "Another machine's answers opened it, which are not counted"
 ACCEPTED = ("host", 0)
 """Protocol and port under which a person accepts that an entry is another machine now."""
 
@@ -128,17 +130,11 @@ class Identities:
     def _answer(
         self, host: HostState, machine: Machine, shown: Mapping[str, Machine], changed: Collection[str], at: datetime
     ) -> Answer:
-        # Its answer of this run first, else its last identity; another machine's answer is not its identity.
         foreign_now = self._fleet.conditions.of_hosts(Condition.FOREIGN)
-        candidates = self._by_boot.get(machine.boot_id or "", set()) | {
-            other for other, its in shown.items() if its.boot_id == machine.boot_id
-        }
-        others = {
-            other: machines.known_of(self._hosts[other])
-            if other in foreign_now
-            else shown.get(other, machines.known_of(self._hosts[other]))
-            for other in candidates - {host.host_id} - set(changed)
-        }
+        # An entry that answers for the first time is what it shows; another machine's answer is not an identity.
+        new = {other: its for other, its in shown.items() if other not in changed and other not in foreign_now}
+        candidates = self._by_boot.get(machine.boot_id or "", set()) | new.keys()
+        others = {other: new.get(other, machines.known_of(self._hosts[other])) for other in candidates - {host.host_id}}
         clock = clocks.evidence_at(host, at, self._fleet.interval)
         answer = machines.answerer(host, machine, others, clock=clock)
         accepted = self._accepted.get((host.host_id, *ACCEPTED))
@@ -171,7 +167,7 @@ class Identities:
         """The machine from before a reboot answers again: what answered since was another one."""
         kept, since = host.kept, host.last_ok_at
         assert kept is not None  # noqa: S101 - for the type checker
-        first = kept.host.last_ok_at
+        first, flapped = kept.host.last_ok_at, host.presence.flapping_since
         machines.back_to(host, kept.host)
         reason = (
             f"Its boot before ({host.boot_id}) answers again: what answered after {first:%Y-%m-%d %H:%M:%S} UTC was "
@@ -180,13 +176,17 @@ class Identities:
         details = {"boot_id": host.boot_id, "since": first.isoformat() if first else None}
         draft = Draft(EventKind.ANSWERS_DISCARDED, reason, first, since, details)
         self._fleet.report.of_host(host, at, draft)
+        if flapped and not host.presence.flapping_since:
+            ends = {"ends": EventKind.UNREACHABLE.value, "discarded": True}
+            self._fleet.report.of_host(host, at, Draft(EventKind.RETIRED, _DISCARDED, flapped, details=ends))
+        elif not flapped and host.presence.flapping_since:
+            host.presence = NONE
         before = {(port.protocol, port.port): dataclasses.replace(port) for port in kept.ports}
         now = {(port.protocol, port.port): port for port in ports}
         for key, port in now.items():
             if _is_told(port) and not (key in before and _is_told(before[key])):
-                ended = Draft(
-                    EventKind.RETIRED, "Another machine's answers opened it, which are not counted", port.status_since
-                )
+                since, details = port.lost_since or port.status_since, {"discarded": True}
+                ended = Draft(EventKind.RETIRED, _DISCARDED, since, details=details)
                 self._fleet.report.of_port(port, host, at, ended, {})
         for key, port in before.items():
             if _is_told(port) and not (key in now and _is_told(now[key])):

@@ -136,10 +136,21 @@ def answerer(host: HostState, shown: Machine, others: Mapping[str, Machine], *, 
 
 
 OF_BOOT = (
-    *("evidence", "last_ok_at", "boot_id", "netns", "pid1_start", "boot_looks", "kept", "grace_until"),
+    *(
+        "evidence",
+        "tried",
+        "presence",
+        "last_ok_at",
+        "boot_id",
+        "netns",
+        "pid1_start",
+        "boot_looks",
+        "kept",
+        "grace_until",
+    ),
     *("ephemeral_low", "ephemeral_high", "tool", "rules", "listening", "probe", "reader", "hung", "hung_at"),
 )
-"""Fields of a host that say what its last ok observation showed."""
+"""Fields of a host that say what its last ok observation showed, and what followed from those before."""
 
 
 def of_boot(host: HostState) -> HostState:

@@ -146,7 +146,7 @@ class Monitor:
         is_open = self._fleet.conditions.get(Condition.FLEET_UNSCANNED)
         fresh = [host_id for host_id in waiting if not self._fleet.conditions.get(Condition.UNSCANNED, host_id)]
         names = sorted(self._hosts[host_id].name for host_id in waiting)
-        if len(fresh) > fleets.FEW:
+        if len(waiting) > fleets.FEW:
             if is_open is None:
                 self._fleet.conditions.open(Condition.FLEET_UNSCANNED, None, now)
                 reason = f"{len(waiting)} hosts were not tried for too long: {', '.join(names[:NAMES])}"

@@ -254,15 +254,18 @@ def hidden(port: Port, evidence: Evidence) -> Transition:
     port = dataclasses.replace(port, declared=None)
     if port.port not in evidence.listening and not port.last_seen_at:
         port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
-    if port.hidden_since is None:
+    since = port.hidden_since
+    if since is None:
         port.hidden_since = evidence.at
         return Transition(port, Row.HIDDEN)
-    if evidence.at - port.hidden_since >= evidence.forget_after and not evidence.jumped:
-        return Transition(None, Row.HIDDEN_LONG)
-    if port.paused or not is_open(port):
-        return Transition(port, Row.HIDDEN)
-    unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", port.lost_since or port.status_since)
-    return Transition(pause(port), Row.PAUSED, _tell(port, evidence, unwatched))
+    unwatched: tuple[Draft, ...] = ()
+    if is_open(port) and not port.paused:
+        reason = "No rule watches it any more"
+        unwatched = _tell(port, evidence, Draft(EventKind.UNWATCHED, reason, port.lost_since or port.status_since))
+        port = pause(port)
+    if evidence.at - since >= evidence.forget_after and not evidence.jumped:
+        return Transition(None, Row.HIDDEN_LONG, unwatched)
+    return Transition(port, Row.PAUSED if unwatched else Row.HIDDEN, unwatched)
 
 
 def pause(port: Port) -> Port:
