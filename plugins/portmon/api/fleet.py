@@ -12,12 +12,13 @@ from sqlalchemy import Connection
 from portmon.api.event_kinds import KINDS
 from portmon.api.hosts import find_host
 from portmon.api.notes import NoteView
-from portmon.api.timeline import Stretch, Uptime, blind, spans, uptime
+from portmon.api.timeline import FOREIGN_KINDS, Stretch, Uptime, blind, foreign, joined, spans, uptime
 from portmon.api.view import Text, View
 from portmon.errors import CommandError
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertRole, EventKind, Severity
-from portmon.storage import archive, conditions, deliveries, events, lookups, notes, runs
+from portmon.model.state import HostStatus
+from portmon.storage import alerts, archive, conditions, deliveries, events, lookups, notes, runs
 from portmon.storage.lookups import EventFilter, HostFilter, PortFilter, reach_of
 
 RANGES = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -171,6 +172,9 @@ class HostRow(View):
     :param failures: runs in a row without evidence
     :param evidence_at: of its last complete answer
     :param quarantined: it shows another host key than the trusted one
+    :param foreign: another machine answers at its address
+    :param flapping: it comes and goes
+    :param unscanned: no run tried it for too long
     """
 
     id: Text = Field(validation_alias="host_id")
@@ -189,6 +193,17 @@ class HostRow(View):
     tool: str | None
     duplicate_of: Text | None
     quarantined: bool = False
+    foreign: bool = False
+    flapping: bool = False
+    unscanned: bool = False
+
+    @computed_field
+    def state(self) -> str:
+        """What people call its state: where several hold, the one that explains the others."""
+        named = next((name for name in ("quarantined", "foreign", "flapping") if getattr(self, name)), None)
+        if named or self.status == HostStatus.UNREACHABLE:
+            return named or self.status
+        return "unscanned" if self.unscanned else "failing" if self.failures else self.status
 
 
 def list_hosts(
@@ -200,8 +215,12 @@ def list_hosts(
 
 
 def _hosts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[HostRow]:
-    quarantined = conditions.hosts_with(conn, conditions.HOST_KEY)
-    return [HostRow.model_validate({**row, "quarantined": row["host_id"] in quarantined}) for row in rows]
+    marked = {name: alerts.hosts_with(conn, kind) for name, kind in lookups.OF_ALERTS.items()}
+    marked["quarantined"] = conditions.hosts_with(conn, conditions.HOST_KEY)
+    return [
+        HostRow.model_validate({**row, **{name: row["host_id"] in found for name, found in marked.items()}})
+        for row in rows
+    ]
 
 
 def one_host(conn: Connection, host_id: str) -> HostRow:
@@ -337,7 +356,7 @@ def event_filter(conn: Connection, *, kind: str = "", host: str = "", **more: An
     row = KINDS[kind] if kind else None
     return EventFilter(
         kind=row.kind if row is not None else None,
-        variant=row is not None and row.name != row.kind,
+        row=kind,
         host_id=find_host(conn, host).id if host else "",
         **more,
     )
@@ -386,7 +405,7 @@ class PortTimeline(View):
 class HostTimeline(View):
     """The ports of one host over a time, in the order of their numbers.
 
-    :param dark: times without evidence
+    :param dark: times without evidence, or with that of another machine
     """
 
     since: datetime
@@ -403,7 +422,8 @@ def host_timeline(
     :param port: of this one only
     """
     since = now - length
-    dark = blind(lookups.visits(conn, host_id, since, now), since, now)
+    visits, of_host = lookups.visits(conn, host_id, since, now), events.of_host(conn, host_id, FOREIGN_KINDS)
+    dark = joined([*blind(visits, since, now), *foreign(of_host, since, now)])
     numbers = ((port, port),) if port is not None else ()
     found = list_ports(conn, PortFilter(host_id=host_id, numbers=numbers), limit=limit).rows
     story: dict[int, list[Event]] = {}
