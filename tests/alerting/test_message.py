@@ -280,6 +280,15 @@ def _cases() -> Mapping[str, Sequence[Event | Alert]]:
             event(EventKind.REBOOTED, "web02", reason="Its boot id changed"),
         ],
         "reminder": _going_on(),
+        "hosts-left": [
+            event(
+                EventKind.RETIRED, f"web{number:02}", reason="Its host left the CMDB", details={"ends": "unreachable"}
+            )
+            for number in (1, 2)
+        ],
+        "host-left": [
+            event(EventKind.RETIRED, "web03", reason="Its host left the CMDB", details={"ends": "unscanned"})
+        ],
         "reminder-hosts": [_machines()[0], _machines()[2], _unscanned()[1], _flapping_hosts()[0]],
         "reminder-monitor": [_flapping_hosts()[2], _clock()[0], _clock()[2]],
         "machines": _machines(),
