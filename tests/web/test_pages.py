@@ -213,6 +213,19 @@ def test_what_is_wrong_with_a_host_is_a_problem_and_its_state(
     assert browser.json("/host?id=id-web1")[state] is True
 
 
+def test_what_another_machine_answers_is_no_evidence_in_a_timeline(browser: Browser, fleet: Fleet) -> None:
+    def uptime() -> dict[str, str]:
+        (ssh, _) = browser.json("/host/timeline?id=id-web1&range=24h")["ports"]
+        return {name: ssh["uptime"][name] for name in ("up", "percent")}
+
+    assert uptime()["percent"] == 100
+    details = {"machine": "id-web2", "machine_name": "web2"}
+    told = Event("e" * 32, EventKind.FOREIGN_MACHINE, fleet.now, "r", "id-web1", since=fleet.start, details=details)
+    with fleet.database.begin() as conn:
+        events.add(conn, [told])
+    assert uptime() == {"up": "PT0S", "percent": None}
+
+
 def test_the_state_of_a_host_is_the_one_that_explains_the_others(browser: Browser, fleet: Fleet) -> None:
     """Host key > foreign > flapping > unreachable > unscanned > no evidence."""
 
