@@ -232,8 +232,8 @@ class EventKind(StrEnum):
 
     def meaning(self, details: Mapping[str, Any]) -> Meaning:
         """What an event of this kind with these details means."""
-        usual = self.usual
-        return next((row for row in usual.variants if details.get(row.when[0]) == row.when[1]), usual)
+        holds = (row for row in self.usual.variants if details.get(row.when[0]) == row.when[1])
+        return next(holds, self.usual)
 
     @property
     def rows(self) -> tuple[Meaning, ...]:
