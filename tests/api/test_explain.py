@@ -165,11 +165,11 @@ def test_a_fleet_that_fails(world: World) -> None:
     world.see(listener(80))
     world.see(all_fail=True)
     world.see(all_fail=True)
-    failing = "Every host that is asked fails since 2026-01-01 00:05:00 UTC: look at the monitor and its network first."
+    failing = "Nearly every host fails since 2026-01-01 00:05:00 UTC: look at the monitor and its network first."
     story = world.tell()
     assert failing in story
     assert "The host gave no evidence in its last 2 runs, " in story
-    assert "fleet_unreachable: All 2 hosts that were asked fail alike (timeout): " in story
+    assert "fleet_unreachable: 2 of 2 hosts that were asked began to fail at once (the last one: timeout): " in story
     world.see(listener(80))
     story = world.tell()
     assert failing not in story
@@ -185,7 +185,7 @@ GONE = {"subject": "host", "state": "unreachable"}
         (
             EventKind.FOREIGN_MACHINE,
             {"machine": "2", "machine_name": "web2", "boot_id": "b2"},
-            "Another machine answers at the host's address since 2026-01-01 00:00:00 UTC: its answers count for nothing",
+            "Another machine answers at its address since 2026-01-01 00:00:00 UTC: what it shows counts for nothing",
         ),
         (EventKind.UNSCANNED, {"last_tried": None}, "The host is not scanned since 2026-01-01 00:00:00 UTC"),
         (

@@ -12,7 +12,6 @@ import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from alembic import command
@@ -616,34 +615,6 @@ def test_the_end_of_an_alert_is_not_cancelled(database: Database) -> None:
         enqueue(conn, "log")
         deliveries.cancel_hosts(conn, ["h1"], reason="why", now=NOW)
         assert queued(conn, "log") == [told[at].id for at in (0, 2, 4, 6)]
-
-
-def test_hosts_with_an_open_alert_of_a_kind(database: Database) -> None:
-    """Dispatched or not; of the host itself, as its newest event says."""
-    of_host: dict[str, Any] = {"protocol": None, "port": None}
-    flaps = {"details": {"subject": "host", "state": "unreachable"}}
-
-    def flapping(host_id: str, number: int) -> Event:
-        return event(number, EventKind.FLAPPING, host_id=host_id, **of_host, **flaps)
-
-    with database.begin() as conn:
-        gone = event(1, EventKind.UNREACHABLE, **of_host)
-        events.add(conn, [gone, flapping("h1", 2), event(3, EventKind.FLAPPING, host_id="port")])
-        events.dispatched(conn, {gone.id: gone.id, flapping("h1", 2).id: gone.id, event(3).id: event(3).id})
-        begun = begun_by(gone)
-        alerts.save(conn, [begun, begun_by(event(3, EventKind.FLAPPING, host_id="port"))])
-        assert alerts.hosts_with(conn, EventKind.FLAPPING) == set()
-        alerts.save(conn, [dataclasses.replace(begun, event=flapping("h1", 2))])
-        assert alerts.hosts_with(conn, EventKind.FLAPPING) == {"h1"}
-        events.add(conn, [flapping("h2", 4), event(5, EventKind.REBOOTED, host_id="h1", **of_host)])
-        assert alerts.hosts_with(conn, EventKind.FLAPPING) == {"h1", "h2"}
-        events.add(conn, [event(6, EventKind.REACHABLE, host_id="h2", **of_host)])
-        assert alerts.hosts_with(conn, EventKind.FLAPPING) == {"h1"}
-        assert alerts.hosts_with(conn, EventKind.UNREACHABLE) == set()
-        over = dataclasses.replace(begun, role=AlertRole.RESOLVED, event=event(5, EventKind.STABLE), ends_at=NOW)
-        events.add(conn, [over.event])
-        alerts.save(conn, [over])
-        assert alerts.hosts_with(conn, EventKind.FLAPPING) == set()
 
 
 def test_events_expire_but_not_while_somebody_waits_for_them(database: Database) -> None:

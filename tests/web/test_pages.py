@@ -10,14 +10,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert, update
 
 from portmon.api import event_kinds, ignored
 from portmon.api.event_kinds import KindView
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind, Severity
 from portmon.model.host import Host
-from portmon.storage import events, host_keys, silences, tables
+from portmon.storage import conditions, events, host_keys, lookups, silences, tables
 from portmon.storage.database import Database
 from portmon.web import render
 from portmon.web.app import application
@@ -179,6 +179,14 @@ WRONG = (
 )
 
 
+def _holds(conn: Connection, state: str, since: datetime) -> None:
+    """What an evaluation stores of a host in such a state."""
+    if state == "flapping":
+        conn.execute(update(tables.hosts).where(tables.hosts.c.name == "web1").values(flapping_since=since))
+    else:
+        conditions.begin(conn, conditions.of_host(lookups.OF_CONDITIONS[state], "id-web1"), since=since)
+
+
 @pytest.mark.parametrize("dispatched", [True, False])
 @pytest.mark.parametrize(("kind", "details", "state", "english", "chinese"), WRONG)
 def test_what_is_wrong_with_a_host_is_a_problem_and_its_state(
@@ -197,6 +205,7 @@ def test_what_is_wrong_with_a_host_is_a_problem_and_its_state(
     )
     with fleet.database.begin() as conn:
         events.add(conn, [told])
+        _holds(conn, state, fleet.now)
     if dispatched:
         fleet.alert()
     assert f"{english} web1" in body_of(browser, "/")
@@ -210,7 +219,10 @@ def test_what_is_wrong_with_a_host_is_a_problem_and_its_state(
     assert english in body_of(browser, "/hosts/id-web1").partition("Open problems")[2]
     assert [one["id"] for one in browser.json(f"/hosts?state={state}")["rows"]] == ["id-web1"]
     assert [one["state"] for one in browser.json("/hosts")["rows"]] == ["ok", state, "ok"]
-    assert browser.json("/host?id=id-web1")[state] is True
+    one = browser.json("/host?id=id-web1")
+    assert [name for name in ("foreign", "unscanned", "flapping_since") if one[name]] == [
+        "flapping_since" if state == "flapping" else state
+    ]
 
 
 def test_what_another_machine_answers_is_no_evidence_in_a_timeline(browser: Browser, fleet: Fleet) -> None:
@@ -232,23 +244,22 @@ def test_the_state_of_a_host_is_the_one_that_explains_the_others(browser: Browse
     def state() -> str:
         return str(browser.json("/host?id=id-web1")["state"])
 
-    def tell(kind: EventKind, number: int, **details: str) -> None:
+    def holds(name: str) -> None:
         with fleet.database.begin() as conn:
-            events.add(conn, [Event(f"{number:032}", kind, fleet.now, "r", "id-web1", "web1", details=details)])
+            _holds(conn, name, fleet.now)
 
     fleet.machines["web1"].trouble = "timeout"
     fleet.run()
     assert state() == "failing"
-    tell(EventKind.UNSCANNED, 1)
+    holds("unscanned")
     assert state() == "unscanned"
     fleet.run()
     assert state() == "unreachable"
-    tell(EventKind.FLAPPING, 2, subject="host", state="unreachable")
+    holds("flapping")
     assert state() == "flapping"
-    tell(EventKind.FOREIGN_MACHINE, 3)
+    holds("foreign")
     assert state() == "foreign"
-    fleet.machines["web1"].trouble = "host_key_changed"
-    fleet.run()
+    holds("quarantined")
     assert state() == "quarantined"
 
 

@@ -25,7 +25,7 @@ from portmon.model.host import KnownHost
 from portmon.model.observation import PROTOCOL
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
-from portmon.storage import alerts, archive, conditions, decisions, deliveries, events, notes, state
+from portmon.storage import alerts, archive, decisions, deliveries, events, notes, state
 from portmon.storage.lookups import EventFilter, find_events
 from portmon.text import counted
 
@@ -93,9 +93,6 @@ def _host_lines(conn: Connection, known: KnownHost, row: Mapping[str, Any]) -> I
         left = f"The host left the CMDB at {_moment(known.removed_at)}"
         yield f"{left}: it is not asked, and none of its ports is watched until it is back."
         return
-    fleet_since = conditions.since(conn, conditions.FLEET)
-    if fleet_since is not None:
-        yield f"Every host that is asked fails since {_moment(fleet_since)}: look at the monitor and its network first."
     yield from _alert_lines(conn, known.id)
     kept = ""
     if row.get("last_ok_at") is None:
@@ -111,14 +108,15 @@ def _host_lines(conn: Connection, known: KnownHost, row: Mapping[str, Any]) -> I
 
 
 _GOING_ON = {
-    "clock_back": "The monitor's clock went back at {at}: looks older than the last judged ones count for nothing",
-    "fleet_unscanned": "Many hosts are not scanned since {since}",
-    "foreign_machine": "Another machine answers at the host's address since {since}: its answers count for nothing",
-    "unscanned": "The host is not scanned since {since}",
-    "host_flapping": "The host comes and goes since {since}: no more is told of it until it holds still",
-    "host_stable_unreachable": "The host came and went, and stays unreachable",
+    "fleet_unreachable": "Nearly every host fails since {since}: look at the monitor and its network first",
+    "fleet_unscanned": "Many hosts are not scanned since {since}{why}",
+    "clock_back": "The monitor's clock went back at {at}: looks older than the last judged ones count for nothing{why}",
+    "foreign_machine": "Another machine answers at its address since {since}: what it shows counts for nothing{why}",
+    "unscanned": "The host is not scanned since {since}{why}",
+    "host_flapping": "The host comes and goes since {since}: no more is told of it until it holds still{why}",
+    "host_stable_unreachable": "The host came and went, and stays unreachable{why}",
 }
-"""Row of the catalogue: what an open alert of it says of a host now, and the reason follows."""
+"""Row of the catalogue: what an open alert of it says of a host now."""
 
 
 def _alert_lines(conn: Connection, host_id: str) -> Iterator[str]:
@@ -127,8 +125,8 @@ def _alert_lines(conn: Connection, host_id: str) -> Iterator[str]:
         event = alert.event
         text = _GOING_ON.get(event.meaning.name)
         if text is not None and event.host_id in (None, host_id):
-            reason = f" ({event.reason})" if event.reason else ""
-            yield f"{text.format(at=_moment(event.at), since=_moment(event.since or alert.starts_at))}{reason}."
+            at, since = _moment(event.at), _moment(event.since or alert.starts_at)
+            yield f"{text.format(at=at, since=since, why=f' ({event.reason})' if event.reason else '')}."
 
 
 def _last_look(conn: Connection, host_id: str) -> list[str]:

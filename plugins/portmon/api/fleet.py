@@ -18,7 +18,7 @@ from portmon.errors import CommandError
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertRole, EventKind, Severity
 from portmon.model.state import HostStatus
-from portmon.storage import alerts, archive, conditions, deliveries, events, lookups, notes, runs
+from portmon.storage import archive, conditions, deliveries, events, lookups, notes, runs
 from portmon.storage.lookups import EventFilter, HostFilter, PortFilter, reach_of
 
 RANGES = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -173,7 +173,6 @@ class HostRow(View):
     :param evidence_at: of its last complete answer
     :param quarantined: it shows another host key than the trusted one
     :param foreign: another machine answers at its address
-    :param flapping: it comes and goes
     :param unscanned: no run tried it for too long
     """
 
@@ -188,22 +187,27 @@ class HostRow(View):
     failing_since: datetime | None
     evidence_at: datetime | None = Field(validation_alias="last_ok_at")
     removed_at: datetime | None
+    flapping_since: datetime | None
     error_class: str | None
     error: Text | None
     tool: str | None
     duplicate_of: Text | None
     quarantined: bool = False
     foreign: bool = False
-    flapping: bool = False
     unscanned: bool = False
 
     @computed_field
     def state(self) -> str:
         """What people call its state: where several hold, the one that explains the others."""
-        named = next((name for name in ("quarantined", "foreign", "flapping") if getattr(self, name)), None)
-        if named or self.status == HostStatus.UNREACHABLE:
-            return named or self.status
-        return "unscanned" if self.unscanned else "failing" if self.failures else self.status
+        holds = {
+            "quarantined": self.quarantined,
+            "foreign": self.foreign,
+            "flapping": self.flapping_since is not None,
+            "unreachable": self.status == HostStatus.UNREACHABLE,
+            "unscanned": self.unscanned,
+            "failing": self.failures > 0,
+        }
+        return next((name for name, does in holds.items() if does), self.status)
 
 
 def list_hosts(
@@ -215,8 +219,7 @@ def list_hosts(
 
 
 def _hosts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[HostRow]:
-    marked = {name: alerts.hosts_with(conn, kind) for name, kind in lookups.OF_ALERTS.items()}
-    marked["quarantined"] = conditions.hosts_with(conn, conditions.HOST_KEY)
+    marked = {name: conditions.hosts_with(conn, one) for name, one in lookups.OF_CONDITIONS.items()}
     return [
         HostRow.model_validate({**row, **{name: row["host_id"] in found for name, found in marked.items()}})
         for row in rows

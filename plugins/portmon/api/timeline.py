@@ -92,7 +92,7 @@ def foreign(story: Iterable[Event], since: datetime, until: datetime) -> list[tu
     began: datetime | None = None
     for event in story:
         if event.kind is EventKind.ANSWERS_DISCARDED:
-            found.append((datetime.fromisoformat(event.details["since"]), event.at))
+            found.append((datetime.fromisoformat(event.details.get("since") or event.at.isoformat()), event.at))
         elif event.kind is EventKind.FOREIGN_MACHINE:
             began = event.since or event.at
         elif began is not None and event.alert_row.key == EventKind.FOREIGN_MACHINE.usual.key:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, select
 
 from portmon.model.alert import Alert, begun_by
-from portmon.model.event_kinds import AlertRole, EventKind
+from portmon.model.event_kinds import AlertRole
 from portmon.storage.events import columns, pair_from, undispatched
 from portmon.storage.sql import rows_in, upsert_rows
 from portmon.storage.tables import alerts, events
@@ -38,21 +38,6 @@ def standing(conn: Connection, *, host_id: str | None = None) -> list[tuple[Aler
                 found.pop(event.alert_key, None)
                 waiting.pop(event.alert_key, None)
     return [(alert, True) for alert in found.values()] + [(alert, False) for alert in waiting.values()]
-
-
-def hosts_with(conn: Connection, kind: EventKind) -> set[str]:
-    """Ids of the hosts with an open alert of the host itself whose newest event is of a kind."""
-    query = select(alerts.c.host_id).join(events, events.c.id == alerts.c.last_event_id)
-    query = query.where(alerts.c.ends_at.is_(None), events.c.kind == kind, events.c.port.is_(None))
-    found = {host_id for host_id in conn.execute(query).scalars() if host_id is not None}
-    for event in undispatched(conn):
-        if event.host_id is None or event.alert_key != f"{kind.usual.key}/{event.host_id}":
-            continue
-        if event.kind is kind:
-            found.add(event.host_id)
-        elif event.role in (AlertRole.FIRING, AlertRole.RESOLVED):
-            found.discard(event.host_id)
-    return found
 
 
 def opened(conn: Connection, keys: Collection[str] | None = None, *, host_id: str | None = None) -> dict[str, Alert]:

@@ -33,18 +33,14 @@ from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind
 from portmon.model.observation import Outcome
 from portmon.model.state import HostStatus, PortStatus
-from portmon.storage import alerts, conditions
+from portmon.storage import conditions
 from portmon.storage.events import columns, event_from, of_row
 from portmon.storage.tables import events, hosts, journal, observations, ports, runs
 
 FLAPPING, LOST, FAILING, QUARANTINED = "flapping", "lost", "failing", "quarantined"
 """What people call a state besides the stored ones."""
-OF_ALERTS: Mapping[str, EventKind] = {
-    "foreign": EventKind.FOREIGN_MACHINE,
-    FLAPPING: EventKind.FLAPPING,
-    "unscanned": EventKind.UNSCANNED,
-}
-"""What people call the state of a host with an open alert of a kind."""
+OF_CONDITIONS = {QUARANTINED: conditions.HOST_KEY, "foreign": conditions.FOREIGN, "unscanned": conditions.UNSCANNED}
+"""What people call the state of a host with an open condition, and the name of that."""
 REACHES = ("loopback", "addresses", "everywhere")
 """From where a port is reached: its host alone, some of its addresses, all of them."""
 _WILDCARDS = (*WILDCARDS, "::ffff:0.0.0.0")
@@ -61,7 +57,8 @@ class HostFilter:
 
     :param text: part of the name, the address or the id
     :param labels: name to value, all of which must be equal
-    :param state: a :class:`~portmon.model.state.HostStatus`, ``failing``, ``quarantined`` or one of :data:`OF_ALERTS`
+    :param state: a :class:`~portmon.model.state.HostStatus`, ``failing``, ``flapping`` or one of
+        :data:`OF_CONDITIONS`
     """
 
     text: str = ""
@@ -364,10 +361,10 @@ def _host_terms(conn: Connection, wanted: HostFilter) -> list[ColumnElement[bool
         terms.append(or_(*(column.icontains(wanted.text, autoescape=True) for column in named)))
     if wanted.state == FAILING:
         terms.append(hosts.c.failures > 0)
-    elif wanted.state == QUARANTINED:
-        terms.append(hosts.c.host_id.in_(conditions.hosts_with(conn, conditions.HOST_KEY)))
-    elif wanted.state in OF_ALERTS:
-        terms.append(hosts.c.host_id.in_(alerts.hosts_with(conn, OF_ALERTS[wanted.state])))
+    elif wanted.state == FLAPPING:
+        terms.append(hosts.c.flapping_since.is_not(None))
+    elif wanted.state in OF_CONDITIONS:
+        terms.append(hosts.c.host_id.in_(conditions.hosts_with(conn, OF_CONDITIONS[wanted.state])))
     elif wanted.state:
         terms.append(hosts.c.status == wanted.state)
     return terms

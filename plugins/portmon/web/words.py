@@ -59,7 +59,7 @@ _ZH_KINDS = {
     "duplicate": "重复主机",
     "probe_outdated": "探测命令过旧",
     "many_changes": "大量变更",
-    "fleet_unreachable": "所有主机均失败",
+    "fleet_unreachable": "几乎所有主机均失败",
     "fleet_reachable": "监控端恢复观测",
     "fleet_unscanned": "大量主机未被巡检",
     "fleet_scanned": "多数主机恢复巡检",
