@@ -48,7 +48,7 @@ def event(kind: EventKind, host: str | None = "web01", port: int | None = None, 
         "host_name": host,
         "protocol": "tcp" if port else None,
         "port": port,
-        "severity": kind.usual.severity,
+        "severity": kind.meaning(given.get("details", {})).severity,
     }
     return Event(**{**values, **given})
 
@@ -105,13 +105,76 @@ def _going_on() -> list[Event | Alert]:
     ]
 
 
+_DISCARDED = "The boot id of before is back: the answers since 2026-03-09 11:40:00 UTC were another machine's"
+
+
+def _machines() -> list[Event]:
+    other = {"machine": "id-web02", "machine_name": "web02", "boot_id": "b2"}
+    timeout = {"error_class": "timeout"}
+    return [
+        event(
+            EventKind.FOREIGN_MACHINE,
+            "web01",
+            since=_ago(minutes=10),
+            details=other,
+            reason="It is the machine of web02",
+        ),
+        event(EventKind.OWN_MACHINE, "web03", since=_ago(minutes=40), details=other, reason="Its own boot id is back"),
+        event(EventKind.UNREACHABLE, "web04", since=_ago(minutes=5), details={**timeout, "never": True}),
+    ]
+
+
+def _unscanned() -> list[Event]:
+    invalid = {"invalid": "it has no address"}
+    return [
+        event(EventKind.UNSCANNED, "web01", since=_ago(hours=2), details=invalid, reason="Its entry has no address"),
+        event(
+            EventKind.UNSCANNED,
+            "web02",
+            since=_ago(minutes=20),
+            details={"last_tried": "2026-03-09T11:40:00+00:00"},
+            reason="No run tried it since 2026-03-09 11:40:00 UTC",
+        ),
+        event(EventKind.SCANNED, "web03", since=_ago(minutes=25), reason="It was tried again"),
+    ]
+
+
+def _flapping_hosts() -> list[Event]:
+    gone, back = ({"subject": "host", "state": state} for state in ("unreachable", "ok"))
+    changes = "4 changes since 2026-03-09 11:20:00 UTC"
+    return [
+        event(EventKind.FLAPPING, "web01", since=_ago(minutes=40), details=gone, reason=changes),
+        event(EventKind.FLAPPING, "web02", since=_ago(minutes=40), details=back, reason=changes),
+        event(EventKind.STABLE, "web03", details=gone, reason="It held still for 1 h"),
+        event(EventKind.STABLE, "web04", details=back, reason="It held still for 1 h"),
+    ]
+
+
+def _clock() -> list[Event]:
+    many = {"hosts": 12, "names": ["web01", "web02"]}
+    return [
+        event(
+            EventKind.CLOCK_BACK,
+            None,
+            since=NOON,
+            details={"behind": 7200},
+            reason="The looks of this run are 2 h older than those that were judged last",
+        ),
+        event(
+            EventKind.CLOCK_BELIEVED, None, reason="Stored times later than 2026-03-09 12:00:00 UTC became that time"
+        ),
+        event(EventKind.FLEET_UNSCANNED, None, since=_ago(hours=1), details=many, reason="12 hosts are not scanned"),
+        event(EventKind.FLEET_SCANNED, None, reason="5 or fewer hosts are not scanned"),
+    ]
+
+
 def _given(case: str) -> dict[str, Any]:
     """What the samples of these names are rendered with besides their alerts."""
     match case:
         case "site-outage" | "site-outage-over":
             kind = EventKind.REACHABLE if case.endswith("over") else EventKind.UNREACHABLE
             return {"outages": _outage(kind, 300, 0 if case.endswith("over") else 300)[1], "page": PAGE}
-        case "reminder":
+        case "reminder" | "reminder-hosts" | "reminder-monitor":
             return {"reminder": True}
         case "grouped":
             return {"subject": "team-a"}
@@ -217,6 +280,25 @@ def _cases() -> Mapping[str, Sequence[Event | Alert]]:
             event(EventKind.REBOOTED, "web02", reason="Its boot id changed"),
         ],
         "reminder": _going_on(),
+        "hosts-left": [
+            event(
+                EventKind.RETIRED, f"web{number:02}", reason="Its host left the CMDB", details={"ends": "unreachable"}
+            )
+            for number in (1, 2)
+        ],
+        "host-left": [
+            event(EventKind.RETIRED, "web03", reason="Its host left the CMDB", details={"ends": "unscanned"})
+        ],
+        "reminder-hosts": [_machines()[0], _machines()[2], _unscanned()[1], _flapping_hosts()[0]],
+        "reminder-monitor": [_flapping_hosts()[2], _clock()[0], _clock()[2]],
+        "machines": _machines(),
+        "unscanned": _unscanned(),
+        "host-flapping": _flapping_hosts(),
+        "clock": _clock(),
+        "withdrawn": [
+            event(EventKind.RETIRED, "web01", 8080, **nginx, reason=_DISCARDED, details={"discarded": True}),
+            event(EventKind.RETIRED, "web02", reason=_DISCARDED, details={"discarded": True, "ends": "unreachable"}),
+        ],
         "grouped": [
             event(down, "web01", 8080, **nginx, last_seen=_ago(minutes=5)),
             event(down, "web02", 8080, **nginx, last_seen=_ago(minutes=5)),

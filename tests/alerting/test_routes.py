@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from portmon.alerting.config import Alerts
 from portmon.alerting.routes import Routes, Routing, Style
@@ -160,6 +161,34 @@ def test_what_ends_something_has_no_route(kind: EventKind) -> None:
 def test_a_port_that_is_stable_but_down_has_a_route() -> None:
     one = event(EventKind.STABLE, details={"state": "down"})
     assert found({"match": {"kind": "stable"}, "channels": ["mail"]}, of=one) == [("route 1", ("mail",))]
+
+
+def test_a_host_that_stays_unreachable_has_a_route_and_one_that_holds_still_has_none() -> None:
+    made = routes({"match": {"kind": ["stable", "flapping"]}, "channels": ["mail"]})
+    for state, channels in (("unreachable", [("mail",)]), ("ok", [])):
+        one = event(EventKind.STABLE, port=None, details={"subject": "host", "state": state})
+        assert [routing.channels for routing in made.of(one)] == channels
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("answers_discarded", "'answers_discarded' is a note: it is stored, and no channel gets it"),
+        ("taken_over", "'taken_over' is a note"),
+        ("own_machine", "'own_machine' goes to the channels that got the alert it ends; it has no route of its own"),
+        ("retired", "'retired' goes to the channels that got the alert it ends"),
+    ],
+)
+def test_a_route_can_not_name_a_note_or_an_end(kind: str, told: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        routes({"match": {"kind": kind}, "channels": ["mail"]})
+
+
+@pytest.mark.parametrize(
+    "kind", ["foreign_machine", "unscanned", "fleet_unscanned", "clock_back", "unreachable", "flapping", "stable"]
+)
+def test_a_route_can_name_what_begins_something(kind: str) -> None:
+    assert routes({"match": {"kind": kind}, "channels": ["mail"]})
 
 
 # ── style, and what is told ─────────────────────────────────────────────────────────────────────

@@ -14,9 +14,11 @@ import pytest
 from portmon.api.explain import explain
 from portmon.config import Config, parse_config
 from portmon.errors import CommandError
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
-from portmon.storage import archive, decisions, silences
+from portmon.storage import archive, decisions, events, silences
 from tests.worlds.databases import migrated
 from tests.worlds.runs import FIVE, Runs
 
@@ -162,16 +164,90 @@ def test_an_unreachable_host(world: World) -> None:
 def test_a_fleet_that_fails(world: World) -> None:
     world.see(listener(80))
     world.see(all_fail=True)
+    # After one run that is no more than a suspicion.
+    assert "Nearly every host fails" not in world.tell()
     world.see(all_fail=True)
-    failing = "Every host that is asked fails since 2026-01-01 00:05:00 UTC: look at the monitor and its network first."
+    failing = "Nearly every host fails since 2026-01-01 00:05:00 UTC: look at the monitor and its network first."
     story = world.tell()
     assert failing in story
     assert "The host gave no evidence in its last 2 runs, " in story
-    assert "fleet_unreachable: All 2 hosts that were asked fail alike (timeout): " in story
+    assert "fleet_unreachable: 2 of 2 hosts that were asked began to fail at once (the last one: timeout): " in story
     world.see(listener(80))
     story = world.tell()
     assert failing not in story
     assert "fleet_reachable: Hosts give evidence again.\n" in story
+
+
+GONE = {"subject": "host", "state": "unreachable"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "details", "told"),
+    [
+        (
+            EventKind.FOREIGN_MACHINE,
+            {"machine": "2", "machine_name": "web2", "boot_id": "b2"},
+            "Another machine answers at its address since 2026-01-01 00:00:00 UTC: what it shows counts for nothing",
+        ),
+        (EventKind.UNSCANNED, {"last_tried": None}, "The host is not scanned since 2026-01-01 00:00:00 UTC"),
+        (
+            EventKind.FLAPPING,
+            GONE,
+            "The host comes and goes since 2026-01-01 00:00:00 UTC: no more is told of it until it holds still",
+        ),
+        (EventKind.STABLE, GONE, "The host came and went, and stays unreachable"),
+        (
+            EventKind.FLEET_UNSCANNED,
+            {"hosts": 7, "names": []},
+            "Many hosts are not scanned since 2026-01-01 00:00:00 UTC",
+        ),
+        (
+            EventKind.CLOCK_BACK,
+            {"behind": 7200},
+            "The monitor's clock went back at 2026-01-01 00:05:00 UTC: looks older than the last judged ones count for nothing",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_host_or_the_monitor(
+    world: World, kind: EventKind, details: dict[str, Any], told: str
+) -> None:
+    world.see(listener(80))
+    of = (WEB1.id, WEB1.name) if kind.meaning(details).subject == "host" else (None, None)
+    event = Event("e" * 32, kind, START + FIVE, "r", *of, reason="A reason", since=START, details=details)
+    with world.database.begin() as conn:
+        events.add(conn, [event])
+    assert f"\n{told} (A reason).\n" in world.tell()
+    assert f"{kind.value}: A reason.\n" in world.tell()
+    # Of another host only what is wrong with the monitor.
+    assert (told in world.tell("web2", 22)) is (of == (None, None))
+    assert (f"{kind.value}: " in world.tell("web2", 22)) is (of == (None, None))
+
+
+def test_the_story_names_the_other_machine_and_how_far_the_clock_is_behind(world: World) -> None:
+    world.see(listener(80))
+    told = [
+        (EventKind.FOREIGN_MACHINE, WEB1.id, {"machine": "2", "machine_name": "web2", "boot_id": "b2"}),
+        (EventKind.TAKEN_OVER, WEB1.id, {"from": "9", "from_name": "web9"}),
+        (EventKind.UNSCANNED, WEB1.id, {"last_tried": "2026-01-01T00:00:00+00:00"}),
+        (EventKind.CLOCK_BACK, None, {"behind": 7200}),
+        (EventKind.FLEET_UNSCANNED, None, {"hosts": 7, "names": ["a", "b"]}),
+    ]
+    with world.database.begin() as conn:
+        events.add(conn, [Event(str(at), *of, details=details) for at, (*of, details) in enumerate(_placed(told))])
+    story = world.tell()
+    for shown in (
+        "run r; the machine of web2; boot id b2",
+        "run r; from web9",
+        "run r; last tried 2026-01-01T00:00:00+00:00",
+        "run r; the clock is 2h behind",
+        "run r; hosts: 7; among them a, b",
+    ):
+        assert f"      {shown}" in story
+
+
+def _placed(told: list[tuple[EventKind, str | None, dict[str, Any]]]) -> Iterator[tuple[Any, ...]]:
+    for kind, host_id, details in told:
+        yield kind, START + FIVE, "r", host_id, details
 
 
 def test_a_host_that_left_the_cmdb(world: World) -> None:

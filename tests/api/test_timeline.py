@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.api.timeline import Stretch, blind, spans, uptime
+from portmon.api.timeline import Stretch, blind, foreign, spans, uptime
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind
 from portmon.model.state import PortStatus
@@ -108,6 +108,36 @@ def test_uptime_never_rounds_up() -> None:
     assert uptime(found[:1]).percent == 100
     assert uptime([]).percent is None
     assert uptime([Stretch(start=BEGIN, end=DAY, state="none")]).percent is None
+
+
+def test_what_another_machine_showed_is_withdrawn() -> None:
+    """What was up before is up again; what was not known before is not known."""
+    story = event(EventKind.DOWN, 4), event(EventKind.RETIRED, 6, details={"discarded": True})
+    hidden = [(at(3), at(6))]
+    assert line(*story, dark=hidden) == [(0, 3, "up"), (3, 6, "none"), (6, 24, "up")]
+    story = event(EventKind.NEW, 4), event(EventKind.DOWN, 5), event(EventKind.RETIRED, 6, details={"discarded": True})
+    assert line(*story, dark=hidden, now=None, first=None) == [(0, 24, "none")]
+
+
+def of_host(kind: EventKind, hours: float, **details: Any) -> Event:
+    return Event("0" * 32, kind, at(hours), "run", "h", "h", since=at(hours - 1), details=details)
+
+
+def test_another_machine_is_no_evidence() -> None:
+    def seen(*story: Event) -> list[tuple[float, float]]:
+        return dark(foreign(story, BEGIN, DAY))
+
+    began, ended = of_host(EventKind.FOREIGN_MACHINE, 5), of_host(EventKind.OWN_MACHINE, 8)
+    assert seen() == seen(ended) == []
+    assert seen(began) == [(4, 24)]
+    assert seen(began, ended) == [(4, 8)]
+    assert seen(of_host(EventKind.FOREIGN_MACHINE, -5), ended) == [(0, 8)]
+    assert seen(began, of_host(EventKind.RETIRED, 7, ends="unreachable"), ended) == [(4, 8)]
+    assert seen(began, of_host(EventKind.RETIRED, 7, ends="foreign_machine")) == [(4, 7)]
+    discarded = of_host(EventKind.ANSWERS_DISCARDED, 10, since=at(7).isoformat())
+    assert seen(discarded) == [(7, 10)]
+    assert seen(began, ended, discarded) == [(4, 10)]
+    assert seen(of_host(EventKind.FOREIGN_MACHINE, -5), of_host(EventKind.OWN_MACHINE, -3)) == []
 
 
 MOMENTS = st.floats(-5, 29).map(at)

@@ -14,8 +14,10 @@ import pytest
 from sqlalchemy import select, update
 
 from portmon.config import Config
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host
-from portmon.storage import silences
+from portmon.storage import events, silences
 from portmon.storage.tables import contents, observations
 from tests.worlds.fleet import FIVE, Fleet
 from tests.worlds.shell import Shell
@@ -179,6 +181,27 @@ def test_status_is_the_page_for_a_terminal(shell: Replayed) -> None:
         now = datetime.now(UTC)
         silences.add(conn, hosts=["db"], ends_at=now + timedelta(hours=1), author="ann", reason="x", now=now)
     assert "open alerts  0, and 1 acknowledged or silenced" in shell("status")[1]
+
+
+def test_status_alerts_and_events_tell_of_a_host_that_flaps(shell: Replayed) -> None:
+    shell.died()
+    flaps, then = {"subject": "host", "state": "unreachable"}, shell.fleet.now
+    told = [
+        Event("1" * 32, EventKind.FLAPPING, then, "r", "id-web", "web", reason="4 changes", details=flaps),
+        Event("2" * 32, EventKind.CLOCK_BACK, then, "r", reason="2 h behind"),
+    ]
+    with shell.database.begin() as conn:
+        events.add(conn, told)
+    shell.fleet.alert()
+    rows = [" ".join(line.split()) for line in shell("status")[1].splitlines()]
+    assert any("UTC web - host flapping" in row for row in rows)
+    assert any("UTC - - clock back" in row for row in rows)
+    assert "flapping" in shell("alerts")[1]
+    found = json.loads(shell("events", "--kind", "host_flapping", "--format", "json")[1])
+    assert [(one["kind"], one["host"], one["reason"]) for one in found] == [("host_flapping", "web", "4 changes")]
+    assert json.loads(shell("events", "--kind", "flapping", "--format", "json")[1]) == []
+    assert "The host comes and goes since" in shell("explain", "web")[1]
+    assert "The monitor's clock went back at" in shell("explain", "db")[1]
 
 
 def test_a_run_that_is_overdue_is_the_first_thing_that_status_says(

@@ -472,7 +472,7 @@ def test_a_fleet_that_is_cut_off_is_one_event(site: Site) -> None:
     assert site.run() == [("fleet_unreachable", None, None)]
     assert site.run() == []
     story = site.explain("web1", 8080)
-    assert "Every host that is asked fails since " in story
+    assert "Nearly every host fails since " in story
     assert "look at the monitor and its network first." in story
     assert "The host gave no evidence in its last 2 runs, since " in story
     assert "It is up since " in story
@@ -481,7 +481,7 @@ def test_a_fleet_that_is_cut_off_is_one_event(site: Site) -> None:
         host.reconnect()
     assert site.run() == [("fleet_reachable", None, None)]
     story = site.explain("web1", 8080)
-    assert "Every host that is asked fails" not in story
+    assert "very host fails" not in story
     assert "  fleet_reachable: Hosts give evidence again." in story
     assert len(site.messages) == 2
 

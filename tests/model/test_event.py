@@ -11,6 +11,7 @@ from portmon.model.event import Event
 from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind, Meaning, Severity
 from tests.worlds.messages import event
 
+HOST_IS_OK, HOST_IS_GONE = ({"subject": "host", "state": state} for state in ("ok", "unreachable"))
 ROWS = [row for kind in EventKind for row in kind.rows]
 
 
@@ -46,6 +47,13 @@ def test_what_ends_an_alert_has_the_name_and_the_key_of_what_begins_it() -> None
         (EventKind.STABLE, {"state": "up"}, "stable", AlertRole.RESOLVED, AlertGroup.RECOVERED),
         (EventKind.STABLE, {"state": "down"}, "stable_down", AlertRole.FIRING, AlertGroup.DOWN),
         (EventKind.RESTARTED, {"state": "down"}, "restarted", None, None),
+        (EventKind.RETIRED, {"discarded": True}, "withdrawn", AlertRole.RESOLVED, AlertGroup.RECOVERED),
+        (EventKind.UNREACHABLE, {}, "unreachable", AlertRole.FIRING, AlertGroup.UNREACHABLE),
+        (EventKind.UNREACHABLE, {"never": True}, "never_reachable", AlertRole.FIRING, AlertGroup.UNREACHABLE),
+        (EventKind.FLAPPING, HOST_IS_OK, "host_flapping", AlertRole.FIRING, AlertGroup.UNREACHABLE),
+        (EventKind.FLAPPING, HOST_IS_GONE, "host_flapping", AlertRole.FIRING, AlertGroup.UNREACHABLE),
+        (EventKind.STABLE, HOST_IS_OK, "host_stable", AlertRole.RESOLVED, AlertGroup.UNREACHABLE),
+        (EventKind.STABLE, HOST_IS_GONE, "host_stable_unreachable", AlertRole.FIRING, AlertGroup.UNREACHABLE),
     ],
 )
 def test_details_decide_where_a_kind_has_a_variant(
@@ -64,6 +72,14 @@ def test_details_decide_where_a_kind_has_a_variant(
         (event(EventKind.REBOOTED, port=None), "host/id-of-web01"),
         (event(EventKind.MANY_CHANGES, port=None), "changes/id-of-web01"),
         (event(EventKind.CMDB_FRESH, None, None), "cmdb"),
+        (event(EventKind.FLAPPING, port=None, details=HOST_IS_OK), "host/id-of-web01"),
+        (event(EventKind.STABLE, port=None, details=HOST_IS_GONE), "host/id-of-web01"),
+        (event(EventKind.RETIRED, port=None, details={"ends": "flapping"}), "host/id-of-web01"),
+        (event(EventKind.FOREIGN_MACHINE, port=None), "machine/id-of-web01"),
+        (event(EventKind.OWN_MACHINE, port=None), "machine/id-of-web01"),
+        (event(EventKind.SCANNED, port=None), "scan/id-of-web01"),
+        (event(EventKind.FLEET_UNSCANNED, None, None), "fleet_scan"),
+        (event(EventKind.CLOCK_BELIEVED, None, None), "clock"),
     ],
 )
 def test_alert_key(told: Event, key: str) -> None:

@@ -597,6 +597,26 @@ def test_what_was_not_sent_of_a_dropped_port_is_cancelled(database: Database) ->
         assert [one.event.port for one in deliveries.unfinished(conn, "log")] == [81]
 
 
+def test_the_end_of_an_alert_is_not_cancelled(database: Database) -> None:
+    """The same kind may end an alert or go on with it, whatever the alert task."""
+    still, gone = ({"subject": "host", "state": state} for state in ("ok", "unreachable"))
+    told = [
+        event(1, EventKind.STABLE, protocol=None, port=None, details=still),
+        event(2, EventKind.STABLE, protocol=None, port=None, details=gone),
+        event(3, EventKind.STABLE, details={"state": "up"}),
+        event(4, EventKind.STABLE, details={"state": "down"}),
+        event(5, EventKind.RETIRED, details={"discarded": True}),
+        event(6, EventKind.FLAPPING, protocol=None, port=None, details=gone),
+        event(7, EventKind.OWN_MACHINE, protocol=None, port=None),
+        event(8, EventKind.FOREIGN_MACHINE, protocol=None, port=None),
+    ]
+    with database.begin() as conn:
+        events.add(conn, told)
+        enqueue(conn, "log")
+        deliveries.cancel_hosts(conn, ["h1"], reason="why", now=NOW)
+        assert queued(conn, "log") == [told[at].id for at in (0, 2, 4, 6)]
+
+
 def test_events_expire_but_not_while_somebody_waits_for_them(database: Database) -> None:
     with database.begin() as conn:
         events.add(conn, [event(1), event(2), event(3, EventKind.BASELINE)])

@@ -10,16 +10,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert, update
 
 from portmon.api import event_kinds, ignored
 from portmon.api.event_kinds import KindView
+from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind, Severity
 from portmon.model.host import Host
-from portmon.storage import host_keys, silences, tables
+from portmon.storage import conditions, events, host_keys, lookups, silences, tables
 from portmon.storage.database import Database
 from portmon.web import render
 from portmon.web.app import application
+from portmon.web.words import LANGUAGES, Words
 from tests.web.conftest import HOSTILE
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import Fleet
@@ -168,6 +170,105 @@ def test_a_quarantined_key_is_shown(browser: Browser, fleet: Fleet) -> None:
     assert "web1" in body_of(browser, "/hosts?state=quarantined")
 
 
+HOST_FLAPS = {"subject": "host", "state": "ok"}
+WRONG = (
+    # Kind, details, state of the host, its name in the lists; what the problem is called in English and in Chinese.
+    (EventKind.FOREIGN_MACHINE, {}, "foreign", "◆ foreign machine", "◆ 其他机器应答"),
+    (EventKind.UNSCANNED, {}, "unscanned", "◆ unscanned", "◆ 未被巡检"),
+    (EventKind.FLAPPING, HOST_FLAPS, "flapping", "▲ host flapping", "▲ 主机反复失联"),
+)
+
+
+def _holds(conn: Connection, state: str, since: datetime) -> None:
+    """What an evaluation stores of a host in such a state."""
+    if state == "flapping":
+        conn.execute(update(tables.hosts).where(tables.hosts.c.name == "web1").values(flapping_since=since))
+    else:
+        conditions.begin(conn, conditions.of_host(lookups.OF_CONDITIONS[state], "id-web1"), since=since)
+
+
+@pytest.mark.parametrize("dispatched", [True, False])
+@pytest.mark.parametrize(("kind", "details", "state", "english", "chinese"), WRONG)
+def test_what_is_wrong_with_a_host_is_a_problem_and_its_state(
+    browser: Browser,
+    fleet: Fleet,
+    kind: EventKind,
+    details: dict[str, str],
+    state: str,
+    english: str,
+    chinese: str,
+    dispatched: bool,
+) -> None:
+    row = kind.meaning(details)
+    told = Event(
+        "e" * 32, kind, fleet.now, "r", "id-web1", "web1", severity=row.severity, reason="A reason", details=details
+    )
+    with fleet.database.begin() as conn:
+        events.add(conn, [told])
+        _holds(conn, state, fleet.now)
+    if dispatched:
+        fleet.alert()
+    assert f"{english} web1" in body_of(browser, "/")
+    assert f"{chinese} web1" in body_of(browser, "/", **{"accept-language": "zh"})
+    (problem,) = browser.json("/problems")["rows"]
+    assert (problem["kind"], problem["subject"], problem["severity"]) == (row.name, "host", row.severity)
+    assert 'href="/portmon/hosts/id-web1"' in browser.get("/").text
+    assert "1 problem" in body_of(browser, f"/?kind={row.name}")
+    for page in (body_of(browser, "/hosts/id-web1"), body_of(browser, f"/hosts?state={state}")):
+        assert re.search(f"[■◆◌] {state}", page)
+    assert english in body_of(browser, "/hosts/id-web1").partition("Open problems")[2]
+    assert [one["id"] for one in browser.json(f"/hosts?state={state}")["rows"]] == ["id-web1"]
+    assert [one["state"] for one in browser.json("/hosts")["rows"]] == ["ok", state, "ok"]
+    one = browser.json("/host?id=id-web1")
+    assert [name for name in ("foreign", "unscanned", "flapping_since") if one[name]] == [
+        "flapping_since" if state == "flapping" else state
+    ]
+
+
+def test_what_another_machine_answers_is_no_evidence_in_a_timeline(browser: Browser, fleet: Fleet) -> None:
+    def uptime() -> dict[str, str]:
+        (ssh, _) = browser.json("/host/timeline?id=id-web1&range=24h")["ports"]
+        return {name: ssh["uptime"][name] for name in ("up", "percent")}
+
+    assert uptime()["percent"] == 100
+    details = {"machine": "id-web2", "machine_name": "web2"}
+    told = Event("e" * 32, EventKind.FOREIGN_MACHINE, fleet.now, "r", "id-web1", since=fleet.start, details=details)
+    with fleet.database.begin() as conn:
+        events.add(conn, [told])
+    assert uptime() == {"up": "PT0S", "percent": None}
+
+
+def test_the_state_of_a_host_is_the_one_that_explains_the_others(browser: Browser, fleet: Fleet) -> None:
+    """Host key > foreign > flapping > unreachable > unscanned > no evidence."""
+
+    def state() -> str:
+        return str(browser.json("/host?id=id-web1")["state"])
+
+    def holds(name: str) -> None:
+        with fleet.database.begin() as conn:
+            _holds(conn, name, fleet.now)
+
+    fleet.machines["web1"].trouble = "timeout"
+    fleet.run()
+    assert state() == "failing"
+    holds("unscanned")
+    assert state() == "unscanned"
+    fleet.run()
+    assert state() == "unreachable"
+    holds("flapping")
+    assert state() == "flapping"
+    holds("foreign")
+    assert state() == "foreign"
+    holds("quarantined")
+    assert state() == "quarantined"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_row_of_the_catalogue_has_a_name(language: str) -> None:
+    for name in event_kinds.KINDS:
+        assert Words(language).kind(name).isascii() is (language == "en"), name
+
+
 @pytest.mark.parametrize(
     ("query", "found"),
     [
@@ -216,6 +317,18 @@ def test_events_are_filtered_and_paged(browser: Browser, fleet: Fleet) -> None:
     assert newest[0]["seq"] not in {one["seq"] for one in older}
 
 
+NAMES = (
+    "stable_down",
+    "stable",
+    "host_stable",
+    "host_stable_unreachable",
+    "flapping",
+    "host_flapping",
+    "unreachable",
+    "never_reachable",
+)
+
+
 def test_a_variant_of_a_kind_is_a_filter_of_its_own(browser: Browser, fleet: Fleet) -> None:
     named = {"run_id": "r", "host_id": "id-web1", "host_name": "web1", "protocol": "tcp", "severity": "warning"}
     said = [
@@ -223,16 +336,21 @@ def test_a_variant_of_a_kind_is_a_filter_of_its_own(browser: Browser, fleet: Fle
         (EventKind.REBOUND, {"severe": False, "note": '"severe":true'}),
         (EventKind.STABLE, {"state": "down"}),
         (EventKind.STABLE, {"state": "up"}),
+        (EventKind.STABLE, {"subject": "host", "state": "ok"}),
+        (EventKind.STABLE, {"subject": "host", "state": "unreachable"}),
+        (EventKind.FLAPPING, {"state": "up"}),
+        (EventKind.FLAPPING, {"subject": "host", "state": "ok"}),
+        (EventKind.UNREACHABLE, {}),
+        (EventKind.UNREACHABLE, {"never": True}),
     ]
     with fleet.database.begin() as conn:
         for port, (kind, details) in enumerate(said, 1):
             row = {"kind": kind, "port": port, "details": details, "id": str(port), "at": fleet.now, "reason": "x"}
             conn.execute(insert(tables.events).values(labels={}, **named, **row))
     found = {
-        kind: [one["port"] for one in browser.json(f"/events?kind={kind}")]
-        for kind in ("rebound", "lost_bind", "stable", "stable_down")
+        kind: [one["port"] for one in browser.json(f"/events?kind={kind}")] for kind in ("rebound", "lost_bind", *NAMES)
     }
-    assert found == {"lost_bind": [1], "rebound": [2], "stable_down": [3], "stable": [4]}
+    assert found == {"lost_bind": [1], "rebound": [2], **{name: [port] for port, name in enumerate(NAMES, 3)}}
 
 
 def test_the_hosts_before_and_after_are_those_of_the_filter(browser: Browser) -> None:

@@ -53,9 +53,7 @@ def _enum_schema(values: Iterable[StrEnum]) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]})
 
 
-_ROUTABLE = [
-    kind for kind in EventKind if kind.usual.role in (AlertRole.FIRING, AlertRole.NOTICE) or kind.usual.variants
-]
+_ROUTABLE = [kind for kind in EventKind if any(row.role in (AlertRole.FIRING, AlertRole.NOTICE) for row in kind.rows)]
 Kinds = Annotated[
     tuple[EventKind, ...],
     BeforeValidator(one_or_many),

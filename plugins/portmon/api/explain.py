@@ -25,12 +25,14 @@ from portmon.model.host import KnownHost
 from portmon.model.observation import PROTOCOL
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
-from portmon.storage import archive, conditions, decisions, deliveries, events, notes, state
+from portmon.storage import alerts, archive, decisions, deliveries, events, notes, state
 from portmon.storage.lookups import EventFilter, find_events
 from portmon.text import counted
 
-_WIDE = {EventKind.RETIRED} | {
-    kind for kind in EventKind if kind.usual.subject in ("host", "fleet") and kind is not EventKind.PROBE_OUTDATED
+_WIDE = {EventKind.RETIRED, EventKind.CLOCK_BACK, EventKind.CLOCK_BELIEVED} | {
+    kind
+    for kind in EventKind
+    if any(row.subject in ("host", "fleet") for row in kind.rows) and kind is not EventKind.PROBE_OUTDATED
 }
 """Kinds of events of a host, or of all of them, that are part of the story of each port."""
 _HOST_EVENTS = 50
@@ -91,9 +93,7 @@ def _host_lines(conn: Connection, known: KnownHost, row: Mapping[str, Any]) -> I
         left = f"The host left the CMDB at {_moment(known.removed_at)}"
         yield f"{left}: it is not asked, and none of its ports is watched until it is back."
         return
-    fleet_since = conditions.since(conn, conditions.FLEET)
-    if fleet_since is not None:
-        yield f"Every host that is asked fails since {_moment(fleet_since)}: look at the monitor and its network first."
+    yield from _alert_lines(conn, known.id)
     kept = ""
     if row.get("last_ok_at") is None:
         yield "The host never gave a complete answer: nothing is known of its ports."
@@ -105,6 +105,28 @@ def _host_lines(conn: Connection, known: KnownHost, row: Mapping[str, Any]) -> I
     elif count := row.get("failures"):
         runs = "its last run" if count == 1 else f"its last {count} runs"
         yield f"The host gave no evidence in {runs}{f',{since}' if since else ''}{kept}."
+
+
+_GOING_ON = {
+    "fleet_unreachable": "Nearly every host fails since {since}: look at the monitor and its network first",
+    "fleet_unscanned": "Many hosts are not scanned since {since}{why}",
+    "clock_back": "The monitor's clock went back at {at}: looks older than the last judged ones count for nothing{why}",
+    "foreign_machine": "Another machine answers at its address since {since}: what it shows counts for nothing{why}",
+    "unscanned": "The host is not scanned since {since}{why}",
+    "host_flapping": "The host comes and goes since {since}: no more is told of it until it holds still{why}",
+    "host_stable_unreachable": "The host came and went, and stays unreachable{why}",
+}
+"""Row of the catalogue: what an open alert of it says of a host now."""
+
+
+def _alert_lines(conn: Connection, host_id: str) -> Iterator[str]:
+    """What the state of a host does not say: its open alerts, and those of the monitor."""
+    for alert, _ in alerts.standing(conn):
+        event = alert.event
+        text = _GOING_ON.get(event.meaning.name)
+        if text is not None and event.host_id in (None, host_id):
+            at, since = _moment(event.at), _moment(event.since or alert.starts_at)
+            yield f"{text.format(at=at, since=since, why=f' ({event.reason})' if event.reason else '')}."
 
 
 def _last_look(conn: Connection, host_id: str) -> list[str]:
@@ -211,6 +233,13 @@ _DETAILS = {
     "down_for": "down for {}",
     "unreachable_for": "unreachable for {}",
     "state": "it is {}",
+    "machine_name": "the machine of {}",
+    "boot_id": "boot id {}",
+    "last_tried": "last tried {}",
+    "behind": "the clock is {} behind",
+    "hosts": "hosts: {}",
+    "names": "among them {}",
+    "from_name": "from {}",
     "misses": "missing in {}",
     "watched": "watched: {}",
     "looked_with": "looked with {}",
@@ -230,7 +259,7 @@ def _event_lines(event: Event, port: int | None, sent: Mapping[tuple[str, str], 
     for name, text in _DETAILS.items():
         value = event.details.get(name)
         if value is not None and value != []:
-            if name.endswith("_for"):
+            if name.endswith("_for") or name == "behind":
                 value = format_seconds(timedelta(seconds=value))
             elif name == "misses":
                 value = counted(value, "run")

@@ -12,11 +12,12 @@ from sqlalchemy import Connection
 from portmon.api.event_kinds import KINDS
 from portmon.api.hosts import find_host
 from portmon.api.notes import NoteView
-from portmon.api.timeline import Stretch, Uptime, blind, spans, uptime
+from portmon.api.timeline import FOREIGN_KINDS, Stretch, Uptime, blind, foreign, joined, spans, uptime
 from portmon.api.view import Text, View
 from portmon.errors import CommandError
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertRole, EventKind, Severity
+from portmon.model.state import HostStatus
 from portmon.storage import archive, conditions, deliveries, events, lookups, notes, runs
 from portmon.storage.lookups import EventFilter, HostFilter, PortFilter, reach_of
 
@@ -171,6 +172,8 @@ class HostRow(View):
     :param failures: runs in a row without evidence
     :param evidence_at: of its last complete answer
     :param quarantined: it shows another host key than the trusted one
+    :param foreign: another machine answers at its address
+    :param unscanned: no run tried it for too long
     """
 
     id: Text = Field(validation_alias="host_id")
@@ -184,11 +187,27 @@ class HostRow(View):
     failing_since: datetime | None
     evidence_at: datetime | None = Field(validation_alias="last_ok_at")
     removed_at: datetime | None
+    flapping_since: datetime | None
     error_class: str | None
     error: Text | None
     tool: str | None
     duplicate_of: Text | None
     quarantined: bool = False
+    foreign: bool = False
+    unscanned: bool = False
+
+    @computed_field
+    def state(self) -> str:
+        """What people call its state: where several hold, the one that explains the others."""
+        holds = {
+            "quarantined": self.quarantined,
+            "foreign": self.foreign,
+            "flapping": self.flapping_since is not None,
+            "unreachable": self.status == HostStatus.UNREACHABLE,
+            "unscanned": self.unscanned,
+            "failing": self.failures > 0,
+        }
+        return next((name for name, does in holds.items() if does), self.status)
 
 
 def list_hosts(
@@ -200,8 +219,11 @@ def list_hosts(
 
 
 def _hosts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[HostRow]:
-    quarantined = conditions.hosts_with(conn, conditions.HOST_KEY)
-    return [HostRow.model_validate({**row, "quarantined": row["host_id"] in quarantined}) for row in rows]
+    marked = {name: conditions.hosts_with(conn, one) for name, one in lookups.OF_CONDITIONS.items()}
+    return [
+        HostRow.model_validate({**row, **{name: row["host_id"] in found for name, found in marked.items()}})
+        for row in rows
+    ]
 
 
 def one_host(conn: Connection, host_id: str) -> HostRow:
@@ -337,7 +359,7 @@ def event_filter(conn: Connection, *, kind: str = "", host: str = "", **more: An
     row = KINDS[kind] if kind else None
     return EventFilter(
         kind=row.kind if row is not None else None,
-        variant=row is not None and row.name != row.kind,
+        row=kind,
         host_id=find_host(conn, host).id if host else "",
         **more,
     )
@@ -386,7 +408,7 @@ class PortTimeline(View):
 class HostTimeline(View):
     """The ports of one host over a time, in the order of their numbers.
 
-    :param dark: times without evidence
+    :param dark: times without evidence, or with that of another machine
     """
 
     since: datetime
@@ -403,7 +425,8 @@ def host_timeline(
     :param port: of this one only
     """
     since = now - length
-    dark = blind(lookups.visits(conn, host_id, since, now), since, now)
+    visits, of_host = lookups.visits(conn, host_id, since, now), events.of_host(conn, host_id, FOREIGN_KINDS)
+    dark = joined([*blind(visits, since, now), *foreign(of_host, since, now)])
     numbers = ((port, port),) if port is not None else ()
     found = list_ports(conn, PortFilter(host_id=host_id, numbers=numbers), limit=limit).rows
     story: dict[int, list[Event]] = {}

@@ -13,10 +13,10 @@ from portmon.alerting.silences import Acknowledgement, Withholding
 from portmon.api.alerts import DeliveryView
 from portmon.api.notes import NoteView
 from portmon.api.view import Text, View
-from portmon.model.alert import Alert, DeliveryStatus, begun_by
+from portmon.model.alert import Alert, DeliveryStatus
 from portmon.model.event import Event, units_of
-from portmon.model.event_kinds import AlertRole, Severity
-from portmon.storage import alerts, deliveries, events, notes, silences
+from portmon.model.event_kinds import Severity
+from portmon.storage import alerts, deliveries, notes, silences
 from portmon.storage.notes import Notes
 
 _WORST = list(Severity)
@@ -97,7 +97,7 @@ def list_problems(
     :param group: a label by whose value the rows are sorted first
     :param withheld: only those that are, or are not, withheld
     """
-    opened = _open(conn, host_id)
+    opened = alerts.standing(conn, host_id=host_id or None)
     in_force = silences.in_force(conn, now, {alert.event.host_id for alert, _ in opened if alert.event.host_id})
     found = []
     for alert, dispatched in opened:
@@ -153,7 +153,7 @@ class _Found:
 
 def severities(conn: Connection) -> Counter[Severity]:
     """How much is wrong now, by severity, withheld or not."""
-    return Counter(alert.event.severity for alert, _ in _open(conn, ""))
+    return Counter(alert.event.severity for alert, _ in alerts.standing(conn))
 
 
 _SAME = (
@@ -167,20 +167,6 @@ _SAME = (
     "reason",
     "run_id",
 )
-
-
-def _open(conn: Connection, host_id: str) -> Sequence[tuple[Alert, bool]]:
-    """Open alerts, and what no run dispatched yet: a run that dies before that must hide no death."""
-    opened = alerts.opened(conn, host_id=host_id or None)
-    waiting = {}
-    for event in events.undispatched(conn):
-        if not host_id or event.host_id == host_id:
-            if event.role is AlertRole.FIRING and event.alert_key not in opened:
-                waiting[event.alert_key] = begun_by(event)
-            elif event.role is AlertRole.RESOLVED:
-                opened.pop(event.alert_key, None)
-                waiting.pop(event.alert_key, None)
-    return [(alert, True) for alert in opened.values()] + [(alert, False) for alert in waiting.values()]
 
 
 def _is_named(event: Event, text: str) -> bool:

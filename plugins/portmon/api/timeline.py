@@ -21,6 +21,14 @@ GAP = 2.5
 """Two visits further apart than so many times their usual distance leave a time without evidence between them."""
 SHORTEST_GAP = timedelta(minutes=15)
 
+FOREIGN_KINDS = (
+    EventKind.FOREIGN_MACHINE,
+    EventKind.OWN_MACHINE,
+    EventKind.ANSWERS_DISCARDED,
+    EventKind.RETIRED,
+)
+"""Kinds of events of a host that :func:`foreign` reads."""
+
 
 class Stretch(View):
     """A time in which a port was the same.
@@ -64,6 +72,38 @@ def blind(visits: Sequence[tuple[datetime, bool]], since: datetime, until: datet
     return [*found, (dark_since, until)] if dark_since < until else found
 
 
+def joined(times: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
+    """Times in order, those that overlap as one."""
+    found: list[tuple[datetime, datetime]] = []
+    for start, end in sorted(times):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+def foreign(story: Iterable[Event], since: datetime, until: datetime) -> list[tuple[datetime, datetime]]:
+    """Times in which another machine answered for a host: what it showed is no evidence of the host's ports.
+
+    :param story: events of the host itself in order, those before ``since`` included
+    """
+    found: list[tuple[datetime, datetime]] = []
+    began: datetime | None = None
+    for event in story:
+        if event.kind is EventKind.ANSWERS_DISCARDED:
+            found.append((datetime.fromisoformat(event.details.get("since") or event.at.isoformat()), event.at))
+        elif event.kind is EventKind.FOREIGN_MACHINE:
+            began = event.since or event.at
+        elif began is not None and event.alert_row.key == EventKind.FOREIGN_MACHINE.usual.key:
+            found.append((began, event.at))
+            began = None
+    if began is not None:
+        found.append((began, until))
+    cut = ((max(start, since), min(end, until)) for start, end in found)
+    return joined((start, end) for start, end in cut if start < end)
+
+
 def spans(
     story: Iterable[Event],
     dark: Sequence[tuple[datetime, datetime]],
@@ -76,13 +116,13 @@ def spans(
     """What a port was, in order and without a gap from ``since`` to ``until``.
 
     :param story: events of the port in order, those before ``since`` included as far as there are any
-    :param dark: times without evidence of its host, see :func:`blind`
+    :param dark: times without evidence of its host in order, see :func:`blind` and :func:`foreign`
     :param now_state: its stored status, None if it is not watched
     :param first_seen: when it was seen first; before that it was not watched
     """
     changes: list[tuple[datetime, State]] = []
     for event in story:
-        state = _after(event)
+        state = _after(event, now_state)
         if state is None:
             continue
         if not changes:
@@ -123,9 +163,12 @@ _BEFORE: Mapping[State, State] = {"up": "down", "down": "up", "none": "up"}
 """What a port was before the first change that is known."""
 
 
-def _after(event: Event) -> State | None:
+def _after(event: Event, now_state: str | None) -> State | None:
     """What a port is after an event; None if that is no news."""
     meaning = event.meaning
+    if meaning.name == "withdrawn":
+        # The state from before another machine answered is back: what is withdrawn was not wrong in it.
+        return NONE if now_state is None else UP
     if event.kind in (EventKind.RETIRED, EventKind.UNWATCHED):
         return NONE
     if event.kind is EventKind.NEW:

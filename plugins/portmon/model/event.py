@@ -37,7 +37,12 @@ class Event:
         ``down_for`` and ``unreachable_for`` (seconds), ``misses``, ``severe`` and ``lost`` (addresses) of a rebound,
         ``state`` of flapping and stable, ``before`` of replaced, restarted and rebound, ``to`` of moved, ``ports`` of
         a baseline, ``error_class``; ``between`` (two times) of changes in a pause between runs; ``task`` and
-        ``map_index`` of the task that saw it; ``ends``, the kind that began the alert, of a retired without a port
+        ``map_index`` of the task that saw it; ``ends``, the kind that began the alert, of a retired without a port, and
+        ``discarded`` of one that ends what another machine's answers began; ``subject: host`` of flapping and stable of
+        a host; ``never`` of a host that never answered; ``boot_id``, and ``machine`` and ``machine_name`` (id and name
+        of a host) of a foreign machine; ``invalid`` (why its entry is) or ``last_tried`` of a host that is not scanned;
+        ``hosts`` (number) and ``names`` of many of them; ``behind`` (seconds) of a clock; ``from`` and ``from_name``
+        (host) of taken_over
     :param replayed_by: the replay that made or changed it
     """
 

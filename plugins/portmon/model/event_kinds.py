@@ -105,7 +105,13 @@ class EventKind(StrEnum):
     NEW = Meaning("new", "port", WARNING, NOTICE, AlertGroup.NEW, "PortNew", "{port} on {host} is new")
     DOWN = Meaning("down", "port", CRITICAL, FIRING, AlertGroup.DOWN, "PortDown", "{port} on {host} is down")
     RECOVERED = DOWN.ended_by("recovered", "{port} on {host} listens again", between_looks=True)
-    RETIRED = DOWN.ended_by("retired", "{port} on {host} is not expected any more")
+    RETIRED = DOWN.ended_by(
+        "retired",
+        "{port} on {host} is not expected any more",
+        variants=(
+            DOWN.ended_by("withdrawn", "{port} on {host}: another machine had answered", when=("discarded", True)),
+        ),
+    )
     REPLACED = NEW.like(
         "replaced", "{port} on {host} is another program now", alertname="PortReplaced", between_looks=True
     )
@@ -226,8 +232,8 @@ class EventKind(StrEnum):
 
     def meaning(self, details: Mapping[str, Any]) -> Meaning:
         """What an event of this kind with these details means."""
-        usual = self.usual
-        return next((row for row in usual.variants if details.get(row.when[0]) == row.when[1]), usual)
+        holds = (row for row in self.usual.variants if details.get(row.when[0]) == row.when[1])
+        return next(holds, self.usual)
 
     @property
     def rows(self) -> tuple[Meaning, ...]:

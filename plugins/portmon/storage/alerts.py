@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from portmon.model.alert import Alert
+from portmon.model.alert import Alert, begun_by
 from portmon.model.event_kinds import AlertRole
-from portmon.storage.events import columns, pair_from
+from portmon.storage.events import columns, pair_from, undispatched
 from portmon.storage.sql import rows_in, upsert_rows
 from portmon.storage.tables import alerts, events
 
@@ -21,6 +21,23 @@ _ALERTS = (
     .join(events, events.c.id == alerts.c.last_event_id)
     .order_by(alerts.c.starts_at, events.c.seq)
 )
+
+
+def standing(conn: Connection, *, host_id: str | None = None) -> list[tuple[Alert, bool]]:
+    """Open alerts, each with whether it is dispatched: a run that dies before that must hide no death.
+
+    :param host_id: of this host only
+    """
+    found = opened(conn, host_id=host_id)
+    waiting = {}
+    for event in undispatched(conn):
+        if host_id is None or event.host_id == host_id:
+            if event.role is AlertRole.FIRING and event.alert_key not in found:
+                waiting[event.alert_key] = begun_by(event)
+            elif event.role is AlertRole.RESOLVED:
+                found.pop(event.alert_key, None)
+                waiting.pop(event.alert_key, None)
+    return [(alert, True) for alert in found.values()] + [(alert, False) for alert in waiting.values()]
 
 
 def opened(conn: Connection, keys: Collection[str] | None = None, *, host_id: str | None = None) -> dict[str, Alert]:

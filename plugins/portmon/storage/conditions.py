@@ -17,6 +17,10 @@ CLOCK_BACK = Condition.CLOCK.key()
 """The monitor's clock went back: what hosts are seen like now is older than what was evaluated."""
 HOST_KEY = Condition.HOST_KEY.key()
 """Begins the name of the condition that a host shows another key, and that of its alert."""
+FOREIGN = Condition.FOREIGN.key()
+"""Begins the name of the condition that another machine answers at a host's address."""
+UNSCANNED = Condition.UNSCANNED.key()
+"""Begins the name of the condition that no run tries a host."""
 UNREACHABLE = Condition.UNREACHABLE.key()
 """Begins the name of the condition that a host is unreachable, and a channel is to know it."""
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, false, func, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, false, func, or_, select, update
 
 from portmon.model.alert import UNFINISHED, Alert, Delivery, DeliveryState, DeliveryStatus, Receipt
 from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind
-from portmon.storage.events import columns, pair_from
+from portmon.storage.events import columns, of_row, pair_from
 from portmon.storage.sql import chunks, insert_rows, rows_in, update_rows
 from portmon.storage.tables import alerts, deliveries, events
 
@@ -230,9 +230,7 @@ def _change(
 
 def _cancel(conn: Connection, conditions: Iterable[Any], reason: str, now: datetime) -> None:
     # A channel that was notified of an alert is also notified that it is resolved.
-    over = tuple_(events.c.kind, events.c.alert_group).in_(
-        [(kind.value, str(kind.usual.group)) for kind in EventKind if kind.usual.role is AlertRole.RESOLVED]
-    )
+    over = or_(*(of_row(kind, row.name) for kind in EventKind for row in kind.rows if row.role is AlertRole.RESOLVED))
     matching = select(events.c.id).where(*conditions, ~over)
     cancel(conn, matching, reason=reason, now=now)
     conn.execute(update(events).where(~events.c.dispatched, events.c.id.in_(matching)).values(dispatched=True))

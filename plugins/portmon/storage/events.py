@@ -8,13 +8,13 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_, delete, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, Text, and_, delete, or_, select, type_coerce
 
 from portmon.model.alert import UNFINISHED
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind, Severity
 from portmon.storage.sql import insert_rows, rows_in, update_rows, upsert_rows
-from portmon.storage.tables import alerts, deliveries, event_counts, events
+from portmon.storage.tables import alerts, as_json, deliveries, event_counts, events
 
 FIELDS = tuple(field.name for field in fields(Event))
 """Columns that are fields of an event as well."""
@@ -88,6 +88,12 @@ def takeovers(conn: Connection, after: int) -> dict[str, tuple[int, str]]:
     return {str(row.details.get("from")): (row.seq, row.host_name or "") for row in conn.execute(query)}
 
 
+def of_host(conn: Connection, host_id: str, kinds: Collection[EventKind]) -> list[Event]:
+    """The events of some kinds of a host itself, without those of its ports, in order."""
+    own = _valid().where(events.c.host_id == host_id, events.c.port.is_(None), events.c.kind.in_(kinds))
+    return _found(conn, own.order_by(events.c.at, events.c.seq))
+
+
 def changes_of(conn: Connection, host_id: str, since: datetime, *, port: int | None = None) -> list[Event]:
     """The events of the ports of one host from a moment on, in order.
 
@@ -118,6 +124,18 @@ def expire(conn: Connection, before: datetime, *, most: int | None = None) -> in
     if most is not None:
         old = events.c.seq.in_(select(events.c.seq).where(old).order_by(events.c.at).limit(most))
     return int(conn.execute(delete(events).where(old)).rowcount)
+
+
+def of_row(kind: EventKind, name: str) -> ColumnElement[bool]:
+    """Whether an event is of one row of a kind, as :meth:`EventKind.meaning` finds it."""
+    terms: list[ColumnElement[bool]] = [events.c.kind == kind]
+    for row in kind.usual.variants:
+        # As the column has it: quotes within a text are escaped there.
+        has = type_coerce(events.c.details, Text).contains(as_json(dict([row.when]))[1:-1], autoescape=True)
+        if row.name == name:
+            return and_(*terms, has)
+        terms.append(~has)
+    return and_(*terms)
 
 
 def columns(table: FromClause = events) -> list[ColumnElement[Any]]:

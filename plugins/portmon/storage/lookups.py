@@ -34,11 +34,13 @@ from portmon.model.event_kinds import EventKind
 from portmon.model.observation import Outcome
 from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import conditions
-from portmon.storage.events import columns, event_from
-from portmon.storage.tables import as_json, events, hosts, journal, observations, ports, runs
+from portmon.storage.events import columns, event_from, of_row
+from portmon.storage.tables import events, hosts, journal, observations, ports, runs
 
 FLAPPING, LOST, FAILING, QUARANTINED = "flapping", "lost", "failing", "quarantined"
 """What people call a state besides the stored ones."""
+OF_CONDITIONS = {QUARANTINED: conditions.HOST_KEY, "foreign": conditions.FOREIGN, "unscanned": conditions.UNSCANNED}
+"""What people call the state of a host with an open condition, and the name of that."""
 REACHES = ("loopback", "addresses", "everywhere")
 """From where a port is reached: its host alone, some of its addresses, all of them."""
 _WILDCARDS = (*WILDCARDS, "::ffff:0.0.0.0")
@@ -55,7 +57,8 @@ class HostFilter:
 
     :param text: part of the name, the address or the id
     :param labels: name to value, all of which must be equal
-    :param state: a :class:`~portmon.model.state.HostStatus`, ``failing`` or ``quarantined``
+    :param state: a :class:`~portmon.model.state.HostStatus`, ``failing``, ``flapping`` or one of
+        :data:`OF_CONDITIONS`
     """
 
     text: str = ""
@@ -88,14 +91,14 @@ class PortFilter:
 class EventFilter:
     """Which events.
 
-    :param variant: of a kind that has one, whether those of the variant are meant
+    :param row: name of the row of the catalogue that events of the kind must have; empty: any
     :param host_id: of this host only
     :param since: from then on
     :param until: before then
     """
 
     kind: EventKind | None = None
-    variant: bool = False
+    row: str = ""
     host_id: str = ""
     port: int | None = None
     since: datetime | None = None
@@ -294,11 +297,7 @@ def each_event(conn: Connection, wanted: EventFilter) -> Iterator[Event]:
 def _events(wanted: EventFilter, before: int | None) -> Select[Any]:
     terms: list[ColumnElement[bool]] = [events.c.retracted_by.is_(None)]
     if wanted.kind is not None:
-        terms.append(events.c.kind == wanted.kind)
-        if (row := wanted.kind.usual.variant) is not None and row.when is not None:
-            # As the column has it: quotes within a text are escaped there.
-            has = type_coerce(events.c.details, Text).contains(as_json(dict([row.when]))[1:-1], autoescape=True)
-            terms.append(has if wanted.variant else ~has)
+        terms.append(of_row(wanted.kind, wanted.row) if wanted.row else events.c.kind == wanted.kind)
     if wanted.host_id:
         terms.append(events.c.host_id == wanted.host_id)
     if wanted.port is not None:
@@ -362,8 +361,10 @@ def _host_terms(conn: Connection, wanted: HostFilter) -> list[ColumnElement[bool
         terms.append(or_(*(column.icontains(wanted.text, autoescape=True) for column in named)))
     if wanted.state == FAILING:
         terms.append(hosts.c.failures > 0)
-    elif wanted.state == QUARANTINED:
-        terms.append(hosts.c.host_id.in_(conditions.hosts_with(conn, conditions.HOST_KEY)))
+    elif wanted.state == FLAPPING:
+        terms.append(hosts.c.flapping_since.is_not(None))
+    elif wanted.state in OF_CONDITIONS:
+        terms.append(hosts.c.host_id.in_(conditions.hosts_with(conn, OF_CONDITIONS[wanted.state])))
     elif wanted.state:
         terms.append(hosts.c.status == wanted.state)
     return terms

@@ -51,7 +51,7 @@ Name = Annotated[Any, AfterValidator(_name), WithJsonSchema({"type": "string", "
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Number = Annotated[int | None, Query(ge=1, le=65535)]
-HostState = Literal["", "ok", "unreachable", "new", "failing", "quarantined"]
+HostState = Literal["", "ok", "unreachable", "new", "failing", "quarantined", "foreign", "flapping", "unscanned"]
 PortState = Literal["", "up", "down", "candidate", "flapping", "lost"]
 Reach = Literal["", "everywhere", "addresses", "loopback"]
 Range = Literal["24h", "7d", "30d"]

@@ -128,6 +128,46 @@ def test_alertname(kind: EventKind, port: int | None, details: dict[str, Any], n
     assert event(kind, port=port, details=details).alert_row.alertname == name
 
 
+HOST_IS_OK, HOST_IS_GONE = ({"subject": "host", "state": state} for state in ("ok", "unreachable"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "port", "details", "name", "summary"),
+    [
+        (EventKind.FOREIGN_MACHINE, None, {}, "ForeignMachine", "another machine answers at the address of web01"),
+        (EventKind.OWN_MACHINE, None, {}, "ForeignMachine", "web01 answers itself again"),
+        (EventKind.UNSCANNED, None, {}, "HostUnscanned", "web01 is not scanned"),
+        (EventKind.SCANNED, None, {}, "HostUnscanned", "web01 is scanned again"),
+        (EventKind.UNREACHABLE, None, {"never": True}, "HostUnreachable", "web01 has never answered yet"),
+        (EventKind.FLAPPING, None, HOST_IS_GONE, "HostUnreachable", "web01 comes and goes"),
+        (EventKind.STABLE, None, HOST_IS_OK, "HostUnreachable", "web01 answers steadily again"),
+        (EventKind.STABLE, None, HOST_IS_GONE, "HostUnreachable", "web01 stays unreachable"),
+        (EventKind.RETIRED, None, {"ends": "unscanned"}, "HostUnscanned", "web01 is not watched any more"),
+        (EventKind.RETIRED, None, {"discarded": True}, "HostUnreachable", "another machine had answered for web01"),
+        (EventKind.RETIRED, 80, {"discarded": True}, "PortDown", "tcp/80 on web01: another machine had answered"),
+    ],
+)
+def test_name_and_sentence_of_what_is_wrong_with_a_host(
+    kind: EventKind, port: int | None, details: dict[str, Any], name: str, summary: str
+) -> None:
+    (sent,) = payload(message(alert(event(kind, port=port, details=details))))
+    assert (sent["labels"]["alertname"], sent["annotations"]["summary"]) == (name, summary)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "summary"),
+    [
+        (EventKind.FLEET_UNSCANNED, "FleetUnscanned", "many hosts are not scanned"),
+        (EventKind.FLEET_SCANNED, "FleetUnscanned", "most hosts are scanned again"),
+        (EventKind.CLOCK_BACK, "ClockBack", "the monitor's clock went back"),
+        (EventKind.CLOCK_BELIEVED, "ClockBack", "the monitor's clock is believed again"),
+    ],
+)
+def test_name_and_sentence_of_what_is_wrong_with_the_monitor(kind: EventKind, name: str, summary: str) -> None:
+    (sent,) = payload(message(alert(event(kind, None, None))))
+    assert (sent["labels"]["alertname"], sent["annotations"]["summary"]) == (name, summary)
+
+
 def test_labels_of_the_monitors_own_have_no_host() -> None:
     told = event(EventKind.FLEET_UNREACHABLE, None, None)
     assert labels(alert(told)) == {"alertname": "FleetUnreachable", "job": "portmon", "severity": "critical"}

@@ -118,7 +118,8 @@ def _annotations(event: Event) -> dict[str, str]:
     host = event.host_name or event.host_id or ""
     sentence = event.meaning.summary or event.kind.value.replace("_", " ")
     if event.kind is EventKind.RETIRED and event.port is None:
-        sentence = "{host} is not watched any more"
+        withdrawn = bool(event.details.get("discarded"))
+        sentence = "another machine had answered for {host}" if withdrawn else "{host} is not watched any more"
     found = {
         # Chat programs show it: nothing in it may notify or link.
         "summary": sentence.format(port=inert(plain(port.strip())), host=inert(plain(host.strip()))),

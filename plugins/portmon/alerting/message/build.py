@@ -194,6 +194,7 @@ def _counts(bundles: Iterable[Bundle]) -> tuple[Count, ...]:
             of=sum(outage.hosts for outage in outages),
             unreachable=sum(outage.unreachable for outage in outages),
             besides=bool(sites) and not outages,
+            ports=sum(alert.event.port is not None for alert in alerts),
         )
 
     return tuple(count(*key) for key in sorted(by_kind, key=place))

@@ -36,7 +36,10 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many alerts of one kind there are, on how many hosts; the fields with defaults are of outages."""
+    """How many alerts of one kind there are, on how many hosts; ``ports`` of them are about a port.
+
+    The other fields with defaults are of outages.
+    """
 
     kind: str
     events: int
@@ -46,6 +49,7 @@ class Count:
     of: int = 0
     unreachable: int = 0
     besides: bool = False
+    ports: int = 0
 
 
 @dataclass(frozen=True, slots=True)
