@@ -257,12 +257,13 @@ def hidden(port: Port, evidence: Evidence) -> Transition:
     if port.hidden_since is None:
         port.hidden_since = evidence.at
         return Transition(port, Row.HIDDEN)
+    if is_open(port) and not port.paused:
+        port = pause(port)
+        unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", port.lost_since or port.status_since)
+        return Transition(port, Row.PAUSED, _tell(port, evidence, unwatched))
     if evidence.at - port.hidden_since >= evidence.forget_after and not evidence.jumped:
         return Transition(None, Row.HIDDEN_LONG)
-    if port.paused or not is_open(port):
-        return Transition(port, Row.HIDDEN)
-    unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", port.lost_since or port.status_since)
-    return Transition(pause(port), Row.PAUSED, _tell(port, evidence, unwatched))
+    return Transition(port, Row.HIDDEN)
 
 
 def pause(port: Port) -> Port:
