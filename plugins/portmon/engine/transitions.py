@@ -258,9 +258,9 @@ def hidden(port: Port, evidence: Evidence) -> Transition:
         port.hidden_since = evidence.at
         return Transition(port, Row.HIDDEN)
     if is_open(port) and not port.paused:
-        port = pause(port)
+        after = pause(port)
         unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", port.lost_since or port.status_since)
-        return Transition(port, Row.PAUSED, _tell(port, evidence, unwatched))
+        return Transition(after, Row.PAUSED, _tell(after, evidence, unwatched))
     if evidence.at - port.hidden_since >= evidence.forget_after and not evidence.jumped:
         return Transition(None, Row.HIDDEN_LONG)
     return Transition(port, Row.HIDDEN)
@@ -357,7 +357,7 @@ def _has_replaced(before: Port, seen: Seen, evidence: Evidence) -> bool:
     # With OWNERS names before, the program may have been one of those that were left out.
     if before.comms and seen.comms:
         return len(before.comms) < limits.OWNERS and replaced(before.comms, seen.comms)
-    if seen.programs and before.tool == evidence.tool and 0 < len(before.programs) < limits.OWNERS:
+    if seen.programs and before.tool == evidence.tool and len(before.programs) < limits.OWNERS:
         return replaced(before.programs, seen.programs, pids=(*before.pids, *seen.pids))
     return False
 
