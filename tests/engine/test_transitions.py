@@ -15,6 +15,7 @@ from portmon.engine.config import States
 from portmon.engine.lifecycle import NONE, Changes
 from portmon.engine.state import Draft, Evidence, Port, Seen
 from portmon.engine.transitions import TABLE, Row, Transition
+from portmon.model import limits
 from portmon.model.event_kinds import EventKind
 from portmon.model.state import PortStatus
 
@@ -217,6 +218,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "other program": (lambda: again(port(), seen(programs=("apache2",))), Row.SEEN, UP, ["replaced"]),
     "other program, the fourth time": (lambda: again(port(notices=replaced(3)), seen(programs=("apache2",))), Row.BRAKED, UP, ["replaced"]),
     "other program, the fifth time": (lambda: again(port(notices=replaced(4)), seen(programs=("apache2",))), Row.BRAKED, UP, []),
+    "quiet, after four notices": (lambda: again(port(notices=replaced(4))), Row.SEEN, UP, []),
     "other program and pid": (lambda: again(port(), seen(programs=("apache2",), pids=(8,))), Row.SEEN, UP, ["replaced"]),
     "other program, by another tool": (lambda: again(port(), seen(programs=("apache2",)), tool="proc"), Row.SEEN, UP, []),
     "one program more": (lambda: again(port(), seen(programs=("apache2", "nginx"))), Row.SEEN, UP, []),
@@ -313,6 +315,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "a bind less, accepted, the clock jumped": (lambda: again(lost(), seen(LOCAL), accepted=NOW, jumped=True), Row.BIND_RETIRED, UP, ["retired"]),
     "a bind less, accepted, back now": (lambda: again(lost(), seen(V4), accepted=NOW), Row.BIND_RECOVERED, UP, ["recovered"]),
     "a bind less just now, accepted": (lambda: again(port(), seen(LOCAL), accepted=NOW), Row.LOST_BIND, UP, ["rebound"]),
+    "a bind less since an unknown time": (lambda: again(lost(lost_clock=None), seen(LOCAL)), Row.SEEN, UP, []),
     "nothing is wrong, accepted": (lambda: again(port(), accepted=NOW), Row.SEEN, UP, []),
     # not watched any more
     "hidden": (lambda: hidden(port()), Row.HIDDEN, UP, []),
@@ -696,6 +699,45 @@ def test_a_cut_name_is_the_program_that_it_was_cut_from() -> None:
     assert told(again(dataclasses.replace(known, programs=("prom",)), cut)) == ["replaced"]
 
 
+@pytest.mark.parametrize(
+    ("comms", "programs", "row"),
+    [
+        # By the kernel's names, if both looks show them; it has cut none of them off.
+        (("nginx",), ("apache2",), []),
+        (("apache2",), ("nginx",), ["replaced"]),
+        (("apache2", "nginx"), ("apache2",), []),
+        ((), ("apache2",), ["replaced"]),
+    ],
+)
+def test_programs_are_compared_by_the_names_of_the_kernel(
+    comms: tuple[str, ...], programs: tuple[str, ...], row: list[str]
+) -> None:
+    assert told(again(port(comms=("nginx",)), seen(comms=comms, programs=programs))) == row
+
+
+@pytest.mark.parametrize("name", ["comms", "programs"])
+@pytest.mark.parametrize(("count", "events"), [(limits.OWNERS - 1, ["replaced"]), (limits.OWNERS, [])])
+def test_with_very_many_programs_another_one_may_have_been_there(name: str, count: int, events: list[str]) -> None:
+    before = port(**{name: tuple(f"worker{number:02}" for number in range(count))})
+    assert told(again(before, seen(**{name: ("apache2",)}))) == events
+
+
+@pytest.mark.parametrize(
+    ("shown", "comms", "then"),
+    [
+        ("nginx", "nginx", "nginx: master"),
+        ("nginx: worker", "nginx", "nginx: worker"),
+        ("apache2", "apache2", "apache2"),
+        ("nginx", None, "nginx"),
+    ],
+)
+def test_a_name_of_the_kernel_does_not_replace_that_of_a_tool(shown: str, comms: str | None, then: str) -> None:
+    names = () if comms is None else (comms,)
+    before = port(programs=("nginx: master",), comms=("nginx",), tool="netstat")
+    assert kept(again(before, seen(programs=(shown,), comms=names))).programs == (then,)
+    assert kept(again(port(programs=(), comms=names), seen(programs=(shown,), comms=names))).programs == (shown,)
+
+
 # ── binds ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -736,6 +778,37 @@ def test_a_bind_that_is_gained_while_another_one_is_lost_is_told() -> None:
     event = only(again(lost(DMZ), seen(LAN, LOCAL)))
     assert event.details == {"severe": False, "before": [LOCAL]}
     assert event.reason == "It listens on 10.0.0.1, 127.0.0.1 now, before on 127.0.0.1"
+
+
+@pytest.mark.parametrize(("count", "events"), [(limits.OWNERS - 1, ["rebound"]), (limits.OWNERS, [])])
+def test_with_very_many_binds_one_more_may_have_been_there(count: int, events: list[str]) -> None:
+    many = tuple(f"127.0.0.{number}" for number in range(count))
+    assert told(again(port(addresses=many), seen(*many, LOCAL.replace("1", "99")))) == events
+    # One that is gone was there.
+    assert told(again(port(addresses=many), seen(*many[1:]))) == ["rebound"]
+
+
+@pytest.mark.parametrize(("tool", "events"), [("ss", ["rebound"]), ("proc", [])])
+def test_the_interface_of_a_bind_is_compared_between_looks_of_one_tool(tool: str, events: list[str]) -> None:
+    assert told(again(port(addresses=("10.0.0.1%eth0", LOCAL)), seen(LAN, LOCAL), tool=tool)) == events
+    assert told(again(port(addresses=(LAN, LOCAL)), seen("10.0.0.1%eth0", LOCAL), tool=tool)) == events
+
+
+@pytest.mark.parametrize(
+    ("bind", "shown", "events"),
+    [
+        # Another reader may name a bind differently: any wildcard stands for one that was lost, and no bind is lost now.
+        (V4, (LOCAL,), []),
+        (V4, (LOCAL, V6), ["recovered"]),
+        (LAN, (LOCAL, V6), []),
+        (LAN, (LAN, LOCAL), ["recovered"]),
+    ],
+)
+def test_the_first_look_of_another_reader_finds_lost_binds(
+    bind: str, shown: tuple[str, ...], events: list[str]
+) -> None:
+    assert told(again(lost(bind), seen(*shown), learning=True)) == events
+    assert told(again(port(addresses=(DMZ, LOCAL)), seen(*shown, **OTHER), learning=True)) == []
 
 
 def test_an_unconfirmed_loss_is_no_loss_yet() -> None:
@@ -956,7 +1029,12 @@ def test_what_is_wrong_with_a_hidden_port_is_paused_in_its_second_look() -> None
     before = hid(lost(lost_since=NOW - 2 * HOUR, binds=flaps(), presence=flaps(), grace_until=NOW))
     step = hidden(before)
     assert only(step).since == NOW - 2 * HOUR
-    assert (kept(step).paused, kept(step).presence, kept(step).binds, kept(step).grace_until) == (True, NONE, NONE, None)
+    assert (kept(step).paused, kept(step).presence, kept(step).binds, kept(step).grace_until) == (
+        True,
+        NONE,
+        NONE,
+        None,
+    )
     assert (kept(step).lost, kept(step).hidden_since, kept(step).told) == ((V4,), NOW - FIVE, (NOW,))
 
 
@@ -977,6 +1055,13 @@ def test_a_bind_that_is_lost_when_the_port_is_watched_again_has_been_so_since() 
     assert (kept(step).paused, kept(step).binds, kept(step).lost_since, kept(step).told) == (
         (False, NONE, NOW - HOUR, (NOW,))
     )
+
+
+@pytest.mark.parametrize("fields", [{"rebooted": True}, {"tool": "netstat"}])
+def test_a_bind_is_still_paused_after_a_look_that_does_not_judge_binds(fields: dict[str, Any]) -> None:
+    step = again(paused(lost()), seen(LOCAL), accepted=NOW, **fields)
+    assert (step.row, told(step), kept(step).paused) == (Row.SEEN, [], True)
+    assert told(again(kept(step), seen(LOCAL), at=NOW + FIVE)) == ["rebound"]
 
 
 @pytest.mark.parametrize("before", [down(), flapping(), lost()])
