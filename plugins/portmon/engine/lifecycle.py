@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from portmon.engine.config import States
+if TYPE_CHECKING:
+    from portmon.engine.config import States
 
 FLAP_INTERVALS = 12
 """The window of flapping is at least this many intervals, or nothing could flap with a slow schedule."""

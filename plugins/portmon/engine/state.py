@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from portmon.engine.config import States
 from portmon.engine.lifecycle import NONE, Changes, Pace
 from portmon.model.event_kinds import EventKind
 from portmon.model.state import HostStatus
 
 if TYPE_CHECKING:
+    from portmon.engine.config import States
     from portmon.engine.machines import Kept
 
 
