@@ -56,6 +56,8 @@ MODULES = (
     "engine.leaving",
     "engine.ports",
     "engine.frames",
+    "engine.answers",
+    "engine.monitor",
     "engine.evaluate",
     "alerting.queue",
     "alerting.silences",

@@ -31,6 +31,8 @@ def test_a_pause_is_longer_than_three_intervals_and_a_quarter_of_an_hour(
 
 
 GAPS = [
+    # A clock that went back takes nothing away.
+    (-HOUR, 0.0),
     (timedelta(0), 0.0),
     (MINUTE, 60.0),
     (15 * MINUTE, 900.0),
