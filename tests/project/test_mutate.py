@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from tools import mutate
 
+LONG = ("engine.transitions", "engine.evaluate")
+"""Modules of which that takes many seconds."""
+
 
 @pytest.mark.parametrize(
-    "module", [pytest.param(name, marks=[pytest.mark.slow] * (name == "engine.diff")) for name in mutate.MODULES]
+    "module", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in mutate.MODULES]
 )
 def test_every_operator_is_changed(module: str) -> None:
     source = (mutate.file_of(module)).read_bytes()
@@ -29,6 +32,11 @@ def test_every_operator_is_changed(module: str) -> None:
     for mutant in found:
         assert ast.dump(ast.parse(mutant.source)) != original
         assert mutant.line in mutant.lines
+
+
+def test_what_is_not_proven_yet_is_there() -> None:
+    functions = {mutant.where for module in mutate.MODULES for mutant in mutate.mutants(module)}
+    assert functions >= mutate.UNPROVEN
 
 
 def test_operators_over_several_lines_in_brackets_and_chains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

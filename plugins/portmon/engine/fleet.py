@@ -76,7 +76,8 @@ def outlook(
             return Outlook(None, ends=before.told)
         if not before.told and len(still) < SHARE * len(tried):
             return Outlook(None)
-        counts = at - before.counted_at >= half_interval
+        # A later time is of a clock that went back.
+        counts = not timedelta(0) <= at - before.counted_at < half_interval
         runs, counted_at = (before.runs + 1, at) if counts else (before.runs, before.counted_at)
         episode = Episode(before.since, before.hosts | (failing & began), runs, counted_at, before.told)
     if episode.told or episode.runs < enough:

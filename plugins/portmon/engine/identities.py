@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from portmon.engine import clocks, hosts, machines, transitions
 from portmon.engine.conditions import Condition
@@ -177,7 +178,7 @@ class Identities:
         draft = Draft(EventKind.ANSWERS_DISCARDED, reason, first, since, details)
         self._fleet.report.of_host(host, at, draft)
         if flapped and not host.presence.flapping_since:
-            ends = {"ends": EventKind.UNREACHABLE.value, "discarded": True}
+            ends: dict[str, Any] = {"ends": EventKind.UNREACHABLE.value, "discarded": True}
             self._fleet.report.of_host(host, at, Draft(EventKind.RETIRED, _DISCARDED, flapped, details=ends))
         elif not flapped and host.presence.flapping_since:
             host.presence = NONE
@@ -185,8 +186,8 @@ class Identities:
         now = {(port.protocol, port.port): port for port in ports}
         for key, port in now.items():
             if _is_told(port) and not (key in before and _is_told(before[key])):
-                since, details = port.lost_since or port.status_since, {"discarded": True}
-                ended = Draft(EventKind.RETIRED, _DISCARDED, since, details=details)
+                since = port.lost_since or port.status_since
+                ended = Draft(EventKind.RETIRED, _DISCARDED, since, details={"discarded": True})
                 self._fleet.report.of_port(port, host, at, ended, {})
         for key, port in before.items():
             if _is_told(port) and not (key in now and _is_told(now[key])):

@@ -5,13 +5,14 @@ Pure: times are arguments. Clocks are the evidence clocks of :mod:`portmon.engin
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from portmon.engine.config import States
+if TYPE_CHECKING:
+    from portmon.engine.config import States
 
 FLAP_INTERVALS = 12
 """The window of flapping is at least this many intervals, or nothing could flap with a slow schedule."""
@@ -129,8 +130,3 @@ def settles(changes: Changes, pace: Pace, *, clock: float, at: datetime, told: S
 def may_note(told: Sequence[datetime], at: datetime) -> bool:
     """Whether a notice may be told: `flapping` and `stable` have room after the last one."""
     return len(messages(told, at)) < MESSAGES
-
-
-def since(changes: Changes, clock: float, at: datetime) -> Changes:
-    """The same as if the last change were now: the evidence before it does not count."""
-    return dataclasses.replace(changes, recent=(clock,), at=at)

@@ -83,7 +83,9 @@ class HostPorts:
             self._keep(key, None, step)
 
     def absent(self, number: int) -> None:
-        """Evaluate a port that is declared, not known, and does not listen."""
+        """Evaluate a port that is declared, not known, and does not listen; not in the first one of a boot."""
+        if self._evidence.new_boot:
+            return
         key = (self._host.host_id, PROTOCOL, number)
         self._keep(key, None, transitions.absent(key, self._evidence, declared=self._must[number]))
 

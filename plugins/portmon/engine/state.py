@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from portmon.engine.config import States
 from portmon.engine.lifecycle import NONE, Changes, Pace
 from portmon.model.event_kinds import EventKind
 from portmon.model.state import HostStatus
 
 if TYPE_CHECKING:
+    from portmon.engine.config import States
     from portmon.engine.machines import Kept
 
 
@@ -75,12 +75,12 @@ class Port:
     @property
     def flapping_since(self) -> datetime | None:
         """Since when it, or one of its binds, flaps."""
-        return self.presence.flapping_since or self.binds.flapping_since
+        return min(filter(None, (self.presence.flapping_since, self.binds.flapping_since)), default=None)
 
     @property
     def changed_at(self) -> datetime | None:
         """When it last changed, while it flaps."""
-        return self.presence.at or self.binds.at
+        return max(filter(None, (self.presence.at, self.binds.at)), default=None)
 
 
 @dataclass(slots=True)

@@ -191,7 +191,7 @@ def again(
     flaps = [part for part in PARTS if not getattr(before, part).flapping_since and getattr(port, part).flapping_since]
     if flaps:
         row = Row.FLAPPING
-    if row not in (Row.RECOVERED, Row.FLAPPING) and port.lost == lost_before:
+    if row not in (Row.RECOVERED, Row.FLAPPING, Row.LOST_BIND) and port.lost == lost_before and not evidence.new_boot:
         ended, told = _retires_binds(port, evidence, accepted)
         drafts += told
         row = ended or row
@@ -215,7 +215,7 @@ def gone(
     if port.status == PortStatus.CANDIDATE:
         if not declared:
             return Transition(None, Row.FORGOTTEN)
-        if not confirmed:
+        if not confirmed or evidence.new_boot:
             return Transition(port, Row.UNCONFIRMED)
         told = _goes_down(port, evidence, f"It must listen ({declared}) and does not")
         return Transition(port, Row.DECLARED, told)
@@ -258,14 +258,13 @@ def hidden(port: Port, evidence: Evidence) -> Transition:
     if since is None:
         port.hidden_since = evidence.at
         return Transition(port, Row.HIDDEN)
-    unwatched: tuple[Draft, ...] = ()
     if is_open(port) and not port.paused:
-        reason = "No rule watches it any more"
-        unwatched = _tell(port, evidence, Draft(EventKind.UNWATCHED, reason, port.lost_since or port.status_since))
-        port = pause(port)
+        after = pause(port)
+        unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", port.lost_since or port.status_since)
+        return Transition(after, Row.PAUSED, _tell(after, evidence, unwatched))
     if evidence.at - since >= evidence.forget_after and not evidence.jumped:
-        return Transition(None, Row.HIDDEN_LONG, unwatched)
-    return Transition(port, Row.PAUSED if unwatched else Row.HIDDEN, unwatched)
+        return Transition(None, Row.HIDDEN_LONG)
+    return Transition(port, Row.HIDDEN)
 
 
 def pause(port: Port) -> Port:
@@ -361,7 +360,7 @@ def _has_replaced(before: Port, seen: Seen, evidence: Evidence) -> bool:
     # With OWNERS names before, the program may have been one of those that were left out.
     if before.comms and seen.comms:
         return len(before.comms) < limits.OWNERS and replaced(before.comms, seen.comms)
-    if seen.programs and before.tool == evidence.tool and 0 < len(before.programs) < limits.OWNERS:
+    if seen.programs and before.tool == evidence.tool and len(before.programs) < limits.OWNERS:
         return replaced(before.programs, seen.programs, pids=(*before.pids, *seen.pids))
     return False
 
@@ -529,6 +528,8 @@ def _goes_down(port: Port, evidence: Evidence, reason: str) -> tuple[Draft, ...]
 
 
 def _still_down(port: Port, evidence: Evidence, accepted: datetime | None) -> Transition:
+    if evidence.new_boot:
+        return Transition(port, Row.STILL_DOWN)
     unseen_since = port.last_seen_at or port.status_since
     was_accepted = accepted is not None and port.status_since <= accepted <= evidence.at
     unseen = evidence.clock - (evidence.clock if port.seen_clock is None else port.seen_clock)
@@ -569,21 +570,23 @@ def _change(port: Port, evidence: Evidence, part: str, draft: Draft) -> tuple[Dr
 
 
 def _settle(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
-    """`stable` of what flapped and did not change for long enough."""
-    for part in PARTS:
-        changes = getattr(port, part)
-        if lifecycle.settles(changes, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told):
-            setattr(port, part, NONE)
-            state = _state(port)
-            reason = f"It held still since {changes.at:%Y-%m-%d %H:%M:%S} UTC and is {state}"
-            if port.lost:
-                where = ", ".join(port.addresses)
-                reason = f"It held still since {changes.at:%Y-%m-%d %H:%M:%S} UTC: it listens on {where}, and not on "
-                reason += ", ".join(port.lost)
-            details: dict[str, Any] = {"state": state.value} | ({"lost": list(port.lost)} if port.lost else {})
-            draft = Draft(EventKind.STABLE, reason, changes.flapping_since, port.last_seen_at, details)
-            return _tell(port, evidence, draft)
-    return ()
+    """`stable`, if nothing of what flapped changed for long enough."""
+    flapped = {part: changes for part in PARTS if (changes := getattr(port, part)).flapping_since}
+    for changes in flapped.values():
+        if not lifecycle.settles(changes, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told):
+            return ()
+    if not flapped:
+        return ()
+    since, changed_at, state = port.flapping_since, port.changed_at, _state(port)
+    for part in flapped:
+        setattr(port, part, NONE)
+    still = f"It held still since {changed_at:%Y-%m-%d %H:%M:%S} UTC"
+    details: dict[str, Any] = {"state": state.value}
+    reason = f"{still} and is {state}"
+    if port.lost:
+        reason = f"{still}: it listens on {', '.join(port.addresses)}, and not on {', '.join(port.lost)}"
+        details["lost"] = list(port.lost)
+    return _tell(port, evidence, Draft(EventKind.STABLE, reason, since, port.last_seen_at, details))
 
 
 def _state(port: Port) -> PortStatus:

@@ -69,15 +69,16 @@ def well_since(conn: Connection, host_ids: Collection[str]) -> dict[tuple[str, s
 
     :returns: host id, protocol and port (None of a host): time of its last change; nothing of what is down
     """
-    hosts_ok = select(hosts.c.host_id, hosts.c.changed_at).where(hosts.c.status == HostStatus.OK)
-    changed_at = func.coalesce(ports.c.changed_at, ports.c.bind_changed_at)
-    names = (ports.c.host_id, ports.c.protocol, ports.c.port, changed_at.label("changed_at"))
-    ports_up = select(*names).where(ports.c.status == PortStatus.UP, type_coerce(ports.c.lost, Text) == "[]")
     found: dict[tuple[str, str | None, int | None], datetime] = {}
+    hosts_ok = select(hosts.c.host_id, hosts.c.changed_at).where(hosts.c.status == HostStatus.OK)
+    changed = (ports.c.changed_at, ports.c.bind_changed_at)
+    names = (ports.c.host_id, ports.c.protocol, ports.c.port, *changed)
+    ports_up = select(*names).where(ports.c.status == PortStatus.UP, type_coerce(ports.c.lost, Text) == "[]")
+    flapped = ports_up.where(or_(*(column.is_not(None) for column in changed)))
     for row in rows_in(conn, hosts_ok.where(hosts.c.changed_at.is_not(None)), hosts.c.host_id, host_ids):
         found[row.host_id, None, None] = row.changed_at
-    for row in rows_in(conn, ports_up.where(changed_at.is_not(None)), ports.c.host_id, host_ids):
-        found[row.host_id, row.protocol, row.port] = row.changed_at
+    for row in rows_in(conn, flapped, ports.c.host_id, host_ids):
+        found[row.host_id, row.protocol, row.port] = max(filter(None, (row.changed_at, row.bind_changed_at)))
     return found
 
 
