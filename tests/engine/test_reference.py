@@ -56,6 +56,7 @@ class World:
             settings=self.settings,
             interval=FIVE,
             accepted=self.accepted,
+            now=max((look.observed_at for look in looks), default=START),
         )
         return [
             (kind, *(part for part in (host if len(self.hosts) > 1 else None, port, extra) if part))
