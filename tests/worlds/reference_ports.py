@@ -159,8 +159,6 @@ class Ports:
             port = ports.get(number)
             if port is None:
                 self._unknown(look, number, moved=number in moved_to)
-            elif port.hidden_since is not None and look.first:
-                pass  # the next look judges it
             else:
                 self._known(look, number, port)
         self._count_the_rest(told_before, look)
