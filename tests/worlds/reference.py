@@ -632,14 +632,12 @@ class Reference(Ports):
         now = self.ports[host_id]
         for number, port in sorted(now.items()):
             old = then.get(number)
-            if port.alert and (old is None or not old.alert):
+            if port.alert and (old is None or old.alert != port.alert):
                 self._tell_port(port, host_id, at, "retired", number)
-            elif old is not None and old.alert and port.alert:
-                old.alert = port.alert
             if old is not None:
                 old.messages = port.messages
         for number, old in then.items():
-            if old.alert and (number not in now or not now[number].alert):
+            if old.alert and (number not in now or now[number].alert != old.alert):
                 old.pause()
         self.ports[host_id] = then
 
@@ -661,7 +659,10 @@ class Reference(Ports):
         if new.told_reach:
             self._tell_host(host_id, at, "reachable")
         for number, port in sorted(self.ports[host_id].items()):
-            if port.alert:
+            same = self.ports[old_id].get(number)
+            if port.alert == "down" and same is not None and same.status == "down":
+                same.alert, same.paused = port.alert, False  # it was told under this name
+            elif port.alert:
                 self._tell_port(port, host_id, at, "retired", number)
         row = self.hosts.pop(old_id)
         row.left_at, row.known_since = None, new.known_since
