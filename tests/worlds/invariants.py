@@ -59,13 +59,15 @@ class Story:
     tried: dict[str, timedelta] = field(default_factory=lambda: defaultdict(timedelta))
     known: set[Any] = field(default_factory=set)
     messages: dict[Any, list[datetime]] = field(default_factory=lambda: defaultdict(list))
+    muted: set[Any] = field(default_factory=set)
+    """Subjects of which so much was told in a day that a change was left out, perhaps; until they are told of again."""
     clock_back: bool = False
 
 
 def violations(history: Sequence[Judged]) -> list[str]:
     """All that is wrong with a history."""
     story = Story()
-    found = list(too_many_messages([one.told for one in history]))
+    found = list(too_many_messages(history))
     for judged in history:
         _read(story, judged)
         if not story.clock_back:
@@ -76,19 +78,17 @@ def violations(history: Sequence[Judged]) -> list[str]:
     return found
 
 
-def too_many_messages(runs: Sequence[list[Told]]) -> Iterator[str]:
+def too_many_messages(history: Sequence[Judged]) -> Iterator[str]:
     """More than twelve messages of a subject within 24 h, by what is remembered of it.
 
     The count begins anew when the clock was put right, and when a subject is forgotten or its alert closed for good.
     """
     messages: dict[Any, list[datetime]] = defaultdict(list)
-    for told in runs:
-        if any(kind in ("clock_back", "clock_believed") for _, kind, *_ in told):
+    for judged in history:
+        if any(kind in ("clock_back", "clock_believed") for _, kind, *_ in judged.told):
             messages.clear()
-        for at, kind, host_id, port, _ in sorted(told, key=lambda one: one[0]):
-            if kind == "baseline":  # it is known anew
-                messages = defaultdict(list, {key: then for key, then in messages.items() if key[0] != host_id})
-            elif kind in ALWAYS:
+        for at, kind, host_id, port, _ in sorted(judged.told, key=lambda one: one[0]):
+            if kind in ALWAYS:
                 messages.pop((host_id, port), None)
             if host_id is None or kind in NOTES or kind in ALWAYS:
                 continue
@@ -96,6 +96,8 @@ def too_many_messages(runs: Sequence[list[Told]]) -> Iterator[str]:
             here[:] = [then for then in here if at - then < DAY] + [at]
             if len(here) > 12:
                 yield f"{len(here)} messages within a day of {host_id} {port}"
+        for key in [key for key in messages if (key[0],) not in judged.state]:
+            del messages[key]
 
 
 def unfounded_alerts(story: Story, judged: Judged) -> Iterator[str]:
@@ -107,7 +109,7 @@ def unfounded_alerts(story: Story, judged: Judged) -> Iterator[str]:
         step, look = story.looks[host_id].get(host[2], (judged.step, None))
         if row is None:
             yield f"{what} of {host_id} {port} is open, and the port is not known"
-        elif host[3] or row[1] or row[6] or look is None or len(_of_day(story, judged, host_id, port)) >= 10:
+        elif host[3] or row[1] or row[6] or look is None or (host_id, port) in story.muted:
             continue
         elif what == "down" and row[0] != "down" and not row[2]:
             yield f"down of {host_id} {port} is open, and its state is {row[0]}"
@@ -117,7 +119,7 @@ def unfounded_alerts(story: Story, judged: Judged) -> Iterator[str]:
             yield f"a lost bind of {host_id} {port} is open, and none is lost"
     for host_id in sorted(story.unreachable & judged.step.inventory.keys()):
         host = judged.state.get((host_id,))
-        if len(_of_day(story, judged, host_id, None)) < 10 and (host is None or host[0] != "unreachable"):
+        if (host_id, None) not in story.muted and (host is None or host[0] != "unreachable"):
             yield f"unreachable {host_id} is open, and its state is {host}"
 
 
@@ -133,14 +135,30 @@ def unfounded_ends(story: Story, judged: Judged) -> Iterator[str]:
             yield f"recovered {host_id} {port}, and the look does not show it"
         elif kind in ("reachable", "host_key_restored", "own_machine"):
             greater = {one[1] for one in judged.told if one[0] == at and one[2] == host_id}
-            if not answered and not greater & {"host_key_changed", "foreign_machine"}:
+            if (
+                not answered
+                and not greater & {"host_key_changed", "foreign_machine"}
+                and (host_id, None) not in story.muted
+            ):
                 yield f"{kind} {host_id}, and it did not answer"
         elif kind == "stable":
             yield from _unfounded_stable(story, judged, event, look)
-        elif kind == "unwatched" and port is not None and (not answered or shows(judged.step, look, port)):
+        elif kind == "unwatched" and port is not None and not answered:
+            yield f"unwatched {host_id} {port}, without a look"
+        elif (
+            kind == "unwatched"
+            and port is not None
+            and _is_down(judged, host_id, port)
+            and shows(judged.step, look, port)
+        ):
             yield f"unwatched {host_id} {port}, and it is watched"
         elif kind == "retired" and port is not None and not _is_named(story, judged, event, look):
             yield f"retired {host_id} {port}, and neither a person nor the CMDB, a machine or evidence ended it"
+
+
+def _is_down(judged: Judged, host_id: str, port: int) -> bool:
+    row = judged.state.get((host_id, port))
+    return row is None or row[0] == "down"
 
 
 def _unfounded_stable(story: Story, judged: Judged, event: Told, look: Observation | None) -> Iterator[str]:
@@ -161,7 +179,8 @@ def _unfounded_stable(story: Story, judged: Judged, event: Told, look: Observati
             yield f"stable {host_id} {port} is down, and its state is {row}"
     elif (extra == "ok") != (look.outcome is Outcome.OK):
         yield f"stable {host_id} is {extra}, and the look is {look.outcome}"
-    if since is not None and clock - since < window:
+    closed = (at, "retired", host_id, port, "") in judged.told
+    if since is not None and clock - since < window and not closed:
         yield f"stable {host_id} {port} after {clock - since} of evidence, at {at}"
 
 
@@ -209,10 +228,6 @@ def shows(step: Step | None, look: Observation | None, port: int) -> bool:
     )
 
 
-def _of_day(story: Story, judged: Judged, host_id: str, port: int | None) -> list[datetime]:
-    return [at for at in story.messages[host_id, port] if judged.step.now - at < DAY]
-
-
 def _read(story: Story, judged: Judged) -> None:
     """The looks of a run, unless its clock is not believed."""
     kinds = [kind for _, kind, *_ in judged.told]
@@ -224,6 +239,8 @@ def _read(story: Story, judged: Judged) -> None:
         newest = max(look.observed_at for look in judged.step.looks)
         for host_id, looks in story.looks.items():
             story.looks[host_id] = {at: look for at, look in looks.items() if at <= newest}
+        for messages in story.messages.values():
+            messages[:] = [min(at, newest) for at in messages]
     if story.clock_back:
         return
     for look in judged.step.looks:
@@ -236,17 +253,25 @@ def _read(story: Story, judged: Judged) -> None:
 
 def _fold(story: Story, judged: Judged) -> None:
     """What is open after the run."""
+    if {key[0] for key in story.known - judged.state.keys() if len(key) == 1} - set(judged.step.purged):
+        story.shown.clear()  # an entry went on with the state of another one
     story.known = set(judged.state)
     for at, kind, host_id, port, extra in judged.told:
         if host_id is None:
             continue
         if kind not in NOTES:
-            story.messages[host_id, port].append(at)
+            here = story.messages[host_id, port]
+            here[:] = [then for then in here if at - then < DAY] + [at]
+            if len(here) >= 10:
+                story.muted.add((host_id, port))
+            elif kind not in ("unscanned", "scanned"):
+                story.muted.discard((host_id, port))
         if port is None:
             _fold_host(story, kind, host_id, extra)
             continue
         if kind in ENDS_OF_PORTS or (kind == "stable" and extra == "up"):
             story.open.pop((host_id, port), None)
+            story.flapping.pop((host_id, port), None)
         elif kind in ("down", "flapping"):
             story.open[host_id, port] = kind
         elif kind == "stable":

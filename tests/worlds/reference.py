@@ -453,9 +453,11 @@ class Reference(Ports):
 
     def _host_is_well(self, host_id: str, host: HostRow, at: datetime, *, rebooted: bool, was_covered: bool) -> bool:
         """Status and messages at an ok look; whether it is a change."""
-        was_unreachable = "unreachable" in (host.status, host.told_reach)
+        was_unreachable = host.status == "unreachable"
         host.status, host.failures, host.counted_at = "ok", 0, None
         if not (was_unreachable or rebooted):
+            if host.told_reach == "unreachable" and not host.changes.flapping:  # a restored host was well
+                host.told_reach = "" if self._tell_host(host_id, at, "reachable") else host.told_reach
             return False
         host.changes.add(host.tried, self.window)
         if host.changes.flapping:

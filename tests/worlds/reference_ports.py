@@ -326,11 +326,10 @@ class Ports:
 
     def _lost_again(self, port: PortRow, look: Sight, number: int) -> None:
         """A loss whose alert was closed, and that still holds."""
-        silent = port.alert or port.presence.flapping or port.binds.flapping
-        told = (
-            not port.lost or bool(silent) or self._tell_port(port, look.host_id, look.at, "rebound", number, "severe")
-        )
-        port.paused = not told
+        if port.lost_hidden:
+            return
+        silent = port.alert or port.presence.flapping or port.binds.flapping or not port.lost
+        port.paused = not silent and not self._tell_port(port, look.host_id, look.at, "rebound", number, "severe")
 
     def _up_and_missing(self, port: PortRow, look: Sight, number: int) -> None:
         if port.grace_until is not None:
