@@ -125,6 +125,15 @@ def test_a_boot_of_eleven_looks_may_still_be_a_blip() -> None:
     assert play.run(60, {"web": ok(80)}) == [(60, "answers_discarded", "web")]
 
 
+@pytest.mark.parametrize(("looks", "told"), [(11, "answers_discarded"), (12, "rebooted")])
+def test_where_looks_are_rare_a_blip_may_last_longer_than_an_hour(looks: int, told: str) -> None:
+    play = Play()
+    play.run(0, {"web": ok(80)})
+    play.runs(range(10, 10 * looks + 1, 10), {"web": ok(80, boot="q7", pid=9000)})
+    after = 10 * looks + 10
+    assert play.run(after, {"web": ok(80)}) == [(after, told, "web")]
+
+
 def test_address_points_to_other_host() -> None:
     play = Play()
     web, db = ok(25, 80, boot="b1", netns=1), ok(25, 5432, 9187, boot="q7", netns=1, pid=5000)
@@ -321,6 +330,14 @@ def test_a_host_that_flaps_and_dies_is_stable_unreachable() -> None:
     assert play.run(90, {"a": well, "b": other}) == [(90, "reachable", "a")]
 
 
+def test_a_pause_is_no_stillness_of_a_host() -> None:
+    play, well, other = Play(unreachable_after=1), ok(25), ok(25, boot="x")
+    for minutes in five(0, 20):
+        play.run(minutes, {"a": bad() if minutes % 10 else well, "b": other})
+    assert play.runs([120, *five(125, 170)], {"a": well, "b": other}) == []
+    assert play.run(175, {"a": well, "b": other}) == [(175, "stable", "a", None, "ok")]
+
+
 def fleet_of(count: int, failing: Iterable[int]) -> dict[str, dict[str, Any]]:
     errors = ("timeout", "refused", "authentication", "no_route")
     return {
@@ -410,7 +427,16 @@ def test_label_glitch_hides_death() -> None:
     play.labels = {}
     assert play.run(15, {"a": ok(25)}) == []
     play.labels = {"role": "web"}
-    assert play.run(20, {"a": ok(25)}) == [(20, "down", "a", 80)]
+    # The visit did not know of the port, and asked only once: its look is enough none the less.
+    assert play.run(20, {"a": ok(25) | {"confirmed": False}}) == [(20, "down", "a", 80)]
+
+
+def test_one_answer_alone_is_no_evidence_of_absence() -> None:
+    play = Play()
+    play.run(0, {"a": ok(25, 80)})
+    once = ok(25) | {"confirmed": False}
+    assert play.run(5, {"a": once}) == []
+    assert play.run(10, {"a": ok(25)}) == [(10, "down", "a", 80)]
 
 
 @pytest.mark.parametrize("hidden", [1, 2, 20])

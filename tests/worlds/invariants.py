@@ -254,7 +254,8 @@ def _read(story: Story, judged: Judged) -> None:
 def _fold(story: Story, judged: Judged) -> None:
     """What is open after the run."""
     if {key[0] for key in story.known - judged.state.keys() if len(key) == 1} - set(judged.step.purged):
-        story.shown.clear()  # an entry went on with the state of another one
+        story.shown.clear()  # an entry went on with the state, and the messages, of another one
+        story.muted |= {(key[0], key[1] if len(key) == 2 else None) for key in judged.state}
     story.known = set(judged.state)
     for at, kind, host_id, port, extra in judged.told:
         if host_id is None:
