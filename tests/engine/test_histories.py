@@ -100,7 +100,9 @@ def replayed(lines: list[dict[str, Any]], config: Config) -> Iterator[Told]:
             settings=config.states,
             interval=FIVE,
             accepted={},
+            now=at,
             run_id=text,
+            prune_after=config.cmdb.prune_after,
         )
 
 

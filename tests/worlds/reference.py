@@ -1,131 +1,79 @@
-"""A second, naive implementation of the table of states: what :mod:`portmon.engine.diff` must agree with.
+"""A second, naive implementation of the contract of states: what the engine must agree with.
 
-Written from the contract alone, one look at one port at a time, in plain Python. It is slow and knows neither
-pandas nor a database. Nothing here is shared with the engine but the types of :mod:`portmon.model.event` and the
-matching of rules. Names of programs are compared as they are: no tool cuts them here.
+Written from the contract alone, one look at one host at a time, in plain Python. It is slow and knows neither
+pandas nor a database. Nothing here is shared with the engine but the types of :mod:`portmon.model` and the
+matching of rules. Names of programs are compared as they are: no tool cuts them here. This module has the monitor, the
+fleet, the hosts and their machines; the ports are in :mod:`tests.worlds.reference_ports`.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import copy
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
-from portmon.engine.rules import RuleSet, Subject
+from portmon.engine.rules import RuleSet
 from portmon.model.host import Host
-from portmon.model.observation import Listener, Listing, Observation, Outcome
+from portmon.model.observation import Listing, Observation, Outcome
+from tests.worlds.reference_ports import Ports, Sight
+from tests.worlds.reference_rows import (
+    DAY,
+    FEW,
+    HOUR,
+    MOST,
+    ZERO,
+    Defaults,
+    HostRow,
+    Kept,
+    Machine,
+    PortRow,
+    Settings,
+    Told,
+    cap_times,
+    told_today,
+)
 
-Told = tuple[datetime, str, str | None, int | None, str]
-"""An event: at, kind, host id (None: the monitor's own), port (None: the host's own), and what else it says:
-``severe`` of a rebound, ``up`` or ``down`` of flapping and stable, otherwise nothing."""
+__all__ = ["Defaults", "Reference", "Told"]
 
-
-class Settings(Protocol):
-    """What the engine calls ``States``."""
-
-    down_after: int
-    unreachable_after: int
-    ephemeral_after: int
-    flap_threshold: int
-    flap_window: timedelta
-    reboot_grace: timedelta
-    retire_after: timedelta
-
-
-@dataclass
-class Defaults:
-    """The settings of the contract."""
-
-    down_after: int = 1
-    unreachable_after: int = 2
-    ephemeral_after: int = 3
-    flap_threshold: int = 4
-    flap_window: timedelta = timedelta(hours=1)
-    reboot_grace: timedelta = timedelta(minutes=10)
-    retire_after: timedelta = timedelta(days=30)
-
-
-@dataclass
-class HostRow:
-    """What is remembered of a host."""
-
-    status: str = "new"
-    status_since: datetime | None = None
-    failures: int = 0
-    failing_since: datetime | None = None
-    counted_at: datetime | None = None
-    last_evaluated_at: datetime | None = None
-    last_ok_at: datetime | None = None
-    boot_id: str | None = None
-    netns: int | None = None
-    tool: str | None = None
-    grace_until: datetime | None = None
-    listening: frozenset[int] = frozenset()
-    duplicate_of: str | None = None
-    versions: tuple[int, int] | None = None
-    """Of the probe and the reader of its last ok look."""
-    rules: list[Any] | None = None
-    """That were in force in its last ok look."""
+TICK = timedelta(microseconds=1)
+FIVE = timedelta(minutes=5)
+"""The interval without a schedule."""
+KEPT_LOOKS = 12
+MANY = 5
+"""More hosts than these that are not scanned are one event of the monitor."""
+NO_MESSAGES = ("baseline", "duplicate", "probe_outdated", "answers_discarded")
+ENDS = {"host_key": "host_key_restored", "foreign": "own_machine"}
+BEGINS = {"host_key": "host_key_changed", "foreign": "foreign_machine"}
 
 
 @dataclass
-class PortRow:
-    """What is remembered of a port."""
+class Fleet:
+    """Most hosts failed at once: suspected, or told.
 
-    status: str
-    status_since: datetime
-    at_baseline: bool = False
-    seen_once: bool = False
-    """Only a declared port can be known and never seen."""
-    missing_since_look: bool = False
-    """Not seen in the last ok look."""
-    last_seen: datetime | None = None
-    """Of a missing port: the host's ok look before the first that lacked it."""
-    streak: int = 0
-    misses: int = 0
-    counted_at: datetime | None = None
-    grace_until: datetime | None = None
-    addresses: frozenset[str] = frozenset()
-    programs: frozenset[str] = frozenset()
-    pids: frozenset[int] = frozenset()
-    uids: frozenset[int] = frozenset()
-    units: frozenset[str] = frozenset()
-    comms: frozenset[str] = frozenset()
-    """The kernel's names of the programs."""
-    tool: str | None = None
-    """That reported the programs."""
-    declared: bool = False
-    lost: frozenset[str] = frozenset()
-    """Addresses that others could reach, lost while others remain."""
-    flapping: bool = False
-    changes: list[datetime] = field(default_factory=list)
-    notices: dict[str, list[datetime]] = field(default_factory=dict)
-    """By kind, each whether it was told or not, since a window without one."""
+    :param hosts: those that answered in their run before it and failed in it
+    :param count: runs in which they failed
+    """
+
+    hosts: set[str]
+    counted_at: datetime
+    count: int = 1
+    told: bool = False
 
 
-@dataclass
-class Seen:
-    """One port in one look."""
-
-    addresses: frozenset[str]
-    programs: frozenset[str]
-    pids: frozenset[int]
-    uids: frozenset[int]
-    units: frozenset[str]
-    comms: frozenset[str]
-    listed: bool
-    """An allow rule named it."""
-
-
-class Reference:
+class Reference(Ports):
     """State of a fleet, and what follows from looking at it."""
 
     def __init__(self) -> None:
         self.hosts: dict[str, HostRow] = {}
         self.ports: dict[str, dict[int, PortRow]] = {}
-        self.fleet_failing_since: datetime | None = None
+        self.fleet: Fleet | None = None
+        self.fleet_unscanned = False
+        self.last_run_at: datetime | None = None
+        self.pause_ended_at: datetime | None = None
+        self.back_runs = 0
+        self.back_run_id = ""
         self._events: list[Told] = []
 
     # ── a run ───────────────────────────────────────────────────────────────────────────────────
@@ -139,29 +87,45 @@ class Reference:
         settings: Settings,
         interval: timedelta,
         accepted: Mapping[tuple[str, str, int], datetime],
+        now: datetime,
         run_id: str = "",
+        invalid: Mapping[str, str] = {},
+        prune_after: timedelta = DAY,
     ) -> list[Told]:
         """Evaluate looks; what was evaluated before is ignored.
 
         :param inventory: the hosts that may be evaluated, each with its declared ports
-        :param accepted: ports that a person accepted as gone, and when
+        :param accepted: ports that a person accepted as gone, and (host id, ``host``, 0) for the machine that answers
+        :param now: time of the run
+        :param run_id: of the run that evaluates; empty if all looks are its own
+        :param invalid: entries of the inventory that can't be tried, and why
+        :param prune_after: how long what rules or labels hide is remembered
         """
-        self.inventory = inventory
-        self.rules = rules
-        self.settings = settings
-        self.half = interval / 2
-        self.flap_window = max(settings.flap_window, 12 * interval)
-        self.accepted = accepted
+        self.inventory, self.invalid = inventory, invalid
+        self.rules, self.settings, self.accepted = rules, settings, accepted
+        self.interval = interval or FIVE
+        self.half = self.interval / 2
+        self.long = max(3 * self.interval, timedelta(minutes=15))
+        self.window = max(settings.flap_window, 12 * self.interval)
+        self.prune_after = prune_after
         self._events = []
-        answered: dict[str, datetime] = {}
+        looks = sorted(final(looks), key=lambda look: (look.observed_at, look.host_id))
+        if not self._clock_is_believed(looks, now, run_id):
+            return self._told()
+        self.jumped = self.last_run_at is not None and now - self.last_run_at > DAY + 3 * self.interval
+        if self.last_run_at is not None and now - self.last_run_at > self.long:
+            self.pause_ended_at = now
+        self.last_run_at = now
+        self._know(now)
+        self._tried_now: set[str] = set()
 
         groups: dict[str, list[Observation]] = {}
-        for look in sorted(looks, key=lambda look: (look.observed_at, look.host_id)):
+        for look in looks:
             if self._is_news(look):
                 groups.setdefault(look.run_id, []).append(look)
         for group in groups.values():  # in the order of the earliest look of each
-            self._group(group, answered)
-        self._duplicates(answered)
+            self._group([look for look in group if self._is_news(look)])  # an earlier group may have been newer
+        self._scan_of_all(now)
         return self._told()
 
     def _is_news(self, look: Observation) -> bool:
@@ -170,6 +134,14 @@ class Reference:
         host = self.hosts.get(look.host_id)
         return host is None or host.last_evaluated_at is None or look.observed_at > host.last_evaluated_at
 
+    def _know(self, now: datetime) -> None:
+        """Every entry of the inventory has a row; one that left and is back goes on with its own."""
+        for host_id in {*self.inventory, *self.invalid}:
+            host = self.hosts.setdefault(host_id, HostRow(now))
+            self.ports.setdefault(host_id, {})
+            if host.left_at is not None:
+                host.left_at, host.known_since = None, now
+
     def _told(self) -> list[Told]:
         def order(event: Told) -> tuple[Any, ...]:
             at, _, host_id, port, _ = event
@@ -177,543 +149,569 @@ class Reference:
 
         return sorted(self._events, key=order)
 
-    def _tell(self, at: datetime, kind: str, host_id: str | None, port: int | None = None, extra: str = "") -> None:
-        self._events.append((at, kind, host_id, port, extra))
+    def _tell(self, at: datetime, kind: str, host_id: str | None = None) -> None:
+        self._events.append((at, kind, host_id, None, ""))
+
+    def _tell_host(self, host_id: str, at: datetime, kind: str, extra: str = "") -> bool:
+        """An event, unless too many messages of the host were told today. What closes an alert for good always is."""
+        host = self.hosts[host_id]
+        if kind not in NO_MESSAGES:
+            today = told_today(host.messages, at)
+            if today >= (FEW if kind in ("rebooted", "many_changes") else MOST) and kind != "retired":
+                return False
+            host.messages = [then for then in host.messages if told_today([then], at)] + [at]
+        self._events.append((at, kind, host_id, None, extra))
+        return True
+
+    # ── the monitor's clock ─────────────────────────────────────────────────────────────────────
+
+    def _clock_is_believed(self, looks: list[Observation], now: datetime, run_id: str) -> bool:
+        """Whether the run is judged: its clock did not go back, or did so for long enough."""
+        own = {look.host_id: look for look in looks if not run_id or look.run_id == run_id}  # the newest of each
+        judged = {
+            host_id: (look.observed_at, then)
+            for host_id, look in own.items()
+            if host_id in self.inventory and (then := self._evaluated_at(host_id)) is not None
+        }
+        if not judged:
+            return True
+        older = [host_id for host_id, (at, then) in judged.items() if at < then]
+        if 2 * len(older) <= len(judged):
+            if self.back_runs:
+                self._tell(now, "clock_believed")
+            self.back_runs = 0
+            return True
+        if self.back_runs == 0:
+            self._tell(now, "clock_back")
+        if self.back_runs == 0 or not run_id or run_id != self.back_run_id:
+            self.back_runs += 1
+        self.back_run_id = run_id
+        if self.back_runs < self.settings.unreachable_after:
+            return False
+        self.back_runs = 0
+        self._tell(now, "clock_believed")
+        times = [look.observed_at for look in looks if not run_id or look.run_id == run_id]
+        self._believe(min(times), max(times))
+        return True
+
+    def _evaluated_at(self, host_id: str) -> datetime | None:
+        return self.hosts[host_id].last_evaluated_at if host_id in self.hosts else None
+
+    def _believe(self, oldest: datetime, newest: datetime) -> None:
+        """Every stored time that is later than the newest look of the run becomes the time of that look."""
+        for host_id, host in self.hosts.items():
+            if host.last_evaluated_at is not None and host.last_evaluated_at >= oldest:
+                host.last_evaluated_at = oldest - TICK  # so that the looks of the run are judged
+            rows: list[Any] = [host, *self.ports[host_id].values()]
+            if host.kept is not None:
+                rows += [host.kept.host, *host.kept.ports.values()]
+            for row in rows:
+                cap_times(row, newest)
+        if self.fleet is not None:
+            cap_times(self.fleet, newest)
+        self.last_run_at = min(self.last_run_at or newest, newest)
+        self.pause_ended_at = min(self.pause_ended_at or newest, newest)
 
     # ── the looks of one run ────────────────────────────────────────────────────────────────────
 
-    def _group(self, looks: list[Observation], answered: dict[str, datetime]) -> None:
-        looks = [look for look in looks if self._is_news(look)]  # an earlier group may have been newer
+    def _group(self, looks: list[Observation]) -> None:
         if not looks:
             return
-        tried = {look.host_id for look in looks}
-        for host_id in tried:
-            self.hosts.setdefault(host_id, HostRow())
-            self.ports.setdefault(host_id, {})
-        somebody_answered = any(look.outcome is Outcome.OK for look in looks)
-        fresh = {host_id for host_id in tried if self.hosts[host_id].status != "unreachable"}
-        alike = len({(look.outcome, look.error_class) for look in looks}) == 1
-        episode = self.fleet_failing_since is not None
-        suppressed = not somebody_answered and (
-            episode or (alike and len(fresh) >= 2 and 2 * len(tried) > len(self.inventory))
-        )
-        if somebody_answered and episode:
-            self.fleet_failing_since = None
-            self._tell(looks[-1].observed_at, "fleet_reachable", None)
-
+        last = {look.host_id: look for look in looks}
+        told, open_now = self._fleet_before(), self._judge_fleet(last, looks[-1].observed_at)
+        ended = told and not open_now
+        self._own_machines(last)
+        firsts: dict[str, datetime] = {}
         for look in looks:
+            host = self.hosts[look.host_id]
             if not self._is_news(look):
                 continue
             if look.outcome is Outcome.OK:
-                self._ok(look)
-                answered[look.host_id] = look.observed_at
+                if self._ok(look):
+                    firsts[look.host_id] = look.observed_at
             else:
-                self._no_evidence(look, suppressed=suppressed)
-            self.hosts[look.host_id].last_evaluated_at = look.observed_at
+                self._failed(look, suppressed=self.fleet is not None or ended)
+            host = self.hosts[look.host_id]
+            host.last_evaluated_at = host.last_try_at = look.observed_at
+            host.last_try_ok = look.outcome is Outcome.OK
+            self._tried_now.add(look.host_id)
+        self._duplicates(firsts)
+        if ended:
+            for host in self.hosts.values():
+                if host.status != "unreachable":
+                    host.failures, host.counted_at = 0, None
 
-        if suppressed and not episode:
-            after = self.settings.unreachable_after
-            if any(self.hosts[host_id].failures >= after for host_id in fresh):
-                self.fleet_failing_since = looks[-1].observed_at
-                self._tell(looks[-1].observed_at, "fleet_unreachable", None)
+    # ── the fleet ───────────────────────────────────────────────────────────────────────────────
 
-    def _counts(self, counted_at: datetime | None, at: datetime) -> bool:
-        return counted_at is None or at - counted_at >= self.half
+    def _fleet_before(self) -> bool:
+        return self.fleet is not None and self.fleet.told
 
-    # ── hosts ───────────────────────────────────────────────────────────────────────────────────
+    def _judge_fleet(self, last: Mapping[str, Observation], at: datetime) -> bool:
+        """Whether the fleet is called unreachable after this run.
 
-    def _no_evidence(self, look: Observation, *, suppressed: bool) -> None:
+        :param last: what each host answered
+        """
+        failing = {host_id for host_id, look in last.items() if fails_by_network_or_login(look)}
+        well_before = {host_id for host_id in last if self._was_well(self.hosts[host_id])}
+        if self.fleet is None:
+            suspects = failing & well_before
+            if len(suspects) >= 2 and is_most(suspects, well_before) and 2 * len(last) > len(self.inventory):
+                self.fleet = Fleet(suspects, at)
+                self._may_tell_fleet(at)
+        else:
+            self._fleet_goes_on(self.fleet, failing, set(last), at)
+            if self.fleet is not None:
+                self.fleet.hosts |= failing & well_before
+        return self.fleet is not None and self.fleet.told
+
+    @staticmethod
+    def _was_well(host: HostRow) -> bool:
+        return host.last_try_ok and host.status != "unreachable" and not host.foreign
+
+    def _fleet_goes_on(self, fleet: Fleet, failing: set[str], tried: set[str], at: datetime) -> None:
+        fleet.hosts &= set(self.inventory)
+        tried = tried & fleet.hosts
+        if not fleet.hosts:
+            self._end_fleet(at)
+        elif 2 * len(tried) <= len(fleet.hosts):
+            return
+        elif 2 * len(failing & tried) < len(tried):
+            self._end_fleet(at)
+        elif self._counts(fleet.counted_at, at):
+            fleet.count += 1
+            fleet.counted_at = at
+            if fleet.told or fleet.count < self.settings.unreachable_after:
+                return
+            if is_most(failing & tried, tried):
+                self._may_tell_fleet(at)
+            else:
+                self._end_fleet(at)
+
+    def _may_tell_fleet(self, at: datetime) -> None:
+        assert self.fleet is not None
+        if self.fleet.count >= self.settings.unreachable_after:
+            self.fleet.told = True
+            self._tell(at, "fleet_unreachable")
+
+    def _end_fleet(self, at: datetime) -> None:
+        assert self.fleet is not None
+        if self.fleet.told:
+            self._tell(at, "fleet_reachable")
+        self.fleet = None
+
+    # ── hosts that were not tried ───────────────────────────────────────────────────────────────
+
+    def _scan_of_all(self, now: datetime) -> None:
+        """Which hosts nobody looks at."""
+        listed = sorted({*self.inventory, *self.invalid})
+        for host_id in listed:
+            host = self.hosts[host_id]
+            due = self._is_not_scanned(host_id, host, now)
+            if host_id in self._tried_now or (due and self._greater_is_open(host)):
+                host.unscanned = False
+            if due and not self._greater_is_open(host):
+                host.unscanned = True
+        for host_id, host in self.hosts.items():
+            if host.told_unscanned and not host.unscanned and self._tell_host(host_id, now, "scanned"):
+                host.told_unscanned = False
+        those = [host_id for host_id in listed if self.hosts[host_id].unscanned]
+        if self.fleet_unscanned != (len(those) > MANY):
+            self.fleet_unscanned = not self.fleet_unscanned
+            self._tell(now, "fleet_unscanned" if self.fleet_unscanned else "fleet_scanned")
+        if self.fleet_unscanned:
+            return
+        for host_id in those:
+            host = self.hosts[host_id]
+            if not host.told_unscanned and self._tell_host(host_id, now, "unscanned"):
+                host.told_unscanned = True
+
+    def _is_not_scanned(self, host_id: str, host: HostRow, now: datetime) -> bool:
+        if host_id in self.invalid:
+            return True
+        since = [time for time in (host.known_since, host.last_try_at, self.pause_ended_at) if time is not None]
+        return now - max(since) >= self.long
+
+    @staticmethod
+    def _greater_is_open(host: HostRow) -> bool:
+        return bool(host.told_greater) or (bool(host.told_reach) and host.status == "unreachable")
+
+    # ── one host ────────────────────────────────────────────────────────────────────────────────
+
+    def _failed(self, look: Observation, *, suppressed: bool) -> None:
         host, at = self.hosts[look.host_id], look.observed_at
-        if host.failures == 0:
-            host.failing_since = at
-            host.failures = 1
-            host.counted_at = at
-        elif self._counts(host.counted_at, at):
+        if is_host_key(look):
+            host.key_changed = True
+        if host.foreign:  # then it is no failure of the host
+            self._show_greater(look.host_id, host, at)
+            return
+        self._count_try(host, at)
+        if host.failures == 0 or self._counts(host.counted_at, at):
             host.failures += 1
             host.counted_at = at
-        if host.failures >= self.settings.unreachable_after and host.status != "unreachable" and not suppressed:
-            host.status = "unreachable"
-            host.status_since = at
-            self._tell(at, "unreachable", look.host_id)
-
-    def _ok(self, look: Observation) -> None:
-        host, at, seen = self.hosts[look.host_id], look.observed_at, look.listing
-        assert seen is not None
-        if host.last_ok_at is None:
-            self._tell(at, "baseline", look.host_id)
-        rebooted = host.boot_id is not None and seen.boot_id is not None and host.boot_id != seen.boot_id
-        if rebooted:
-            self._tell(at, "rebooted", look.host_id)
-            if host.grace_until is None or at >= host.grace_until:
-                host.grace_until = at + self.settings.reboot_grace
+        self._show_greater(look.host_id, host, at)
         if host.status == "unreachable":
-            self._tell(at, "reachable", look.host_id)
+            self._unreachable_still(look.host_id, host, at)
+        elif host.failures >= self.settings.unreachable_after and not suppressed:
+            self._becomes_unreachable(look.host_id, host, at)
 
-        versions = (seen.probe, seen.reader)
-        learning = host.last_ok_at is not None and (host.versions or (1, 1)) != versions
-        if seen.probe == 1 and (host.versions is None or host.versions[0] != 1):
-            self._tell(at, "probe_outdated", look.host_id)
-        host.versions = versions
-
-        self._ports(look.host_id, at, seen, rebooted=rebooted, learning=learning)
-
-        if not self._gave_evidence(host):
-            host.status = "ok"
-            host.status_since = at
-        host.failures = 0
-        host.failing_since = None
-        host.counted_at = None
-        host.last_ok_at = at
-        if seen.boot_id is not None:
-            host.boot_id = seen.boot_id
-        host.netns = seen.netns
-        host.tool = seen.tool
-        host.rules = self._rules_of(look.host_id)
-        host.listening = frozenset(listener.port for listener in seen.listeners)
-
-    def _gave_evidence(self, host: HostRow) -> bool:
-        """Not unreachable, and not one of a fleet that failed alike either."""
-        return host.status == "ok" and host.failures < self.settings.unreachable_after
-
-    def _rules_of(self, host_id: str) -> list[Any]:
-        rules = self.rules.for_host(self.inventory[host_id]).rules
-        return [rule.model_copy(update={"comment": ""}) for _, rule in rules]
-
-    def _duplicates(self, answered: Mapping[str, datetime]) -> None:
-        for host_id in sorted(answered):
-            host = self.hosts[host_id]
-            before = host.duplicate_of
-            if before is not None and before in self.inventory and self._same_machine(host, self.hosts.get(before)):
-                continue
-            host.duplicate_of = None
-            for other_id in sorted(self.inventory):
-                other = self.hosts.get(other_id)
-                if other_id < host_id and self._same_machine(host, other) and other.listening == host.listening:
-                    host.duplicate_of = other_id
-                    break
-            if host.duplicate_of is not None and before is None:
-                self._tell(answered[host_id], "duplicate", host_id)
-
-    @staticmethod
-    def _same_machine(one: HostRow, other: HostRow | None) -> bool:
-        if other is None or None in (one.boot_id, one.netns):
-            return False
-        return (one.boot_id, one.netns) == (other.boot_id, other.netns)
-
-    # ── ports ───────────────────────────────────────────────────────────────────────────────────
-
-    def _ports(self, host_id: str, at: datetime, look: Listing, *, rebooted: bool, learning: bool) -> None:
-        """Every port of one ok look. The host is still as it was before."""
-        host, ports = self.hosts[host_id], self.ports[host_id]
-        told_before = len(self._events)
-        declared = set(self.inventory[host_id].declared)
-        low, high = look.ephemeral
-        seen = self._seen(host_id, look)
-
-        for number in [number for number in ports if number not in seen]:
-            if number not in declared and not self._still_watched(host_id, number, ports[number]):
-                del ports[number]
-
-        gained = {number for number in seen if number not in ports}
-        missing = {number for number, port in ports.items() if port.status == "up" and number not in seen}
-
-        moved_to = set()
-        for old in sorted(missing):
-            for new in sorted(gained - moved_to):
-                if old in declared or new in declared or not low <= old <= high or not low <= new <= high:
-                    continue
-                if self._same_service(ports[old], seen[new], look.tool):
-                    told = ports[old].flapping or ports[old].lost
-                    self._tell(at, "retired" if told else "moved", host_id, old)
-                    del ports[old]
-                    missing.remove(old)
-                    moved_to.add(new)
-                    break
-
-        for number in sorted(ports.keys() | seen.keys() | declared):
-            port = ports.get(number)
-            is_declared = number in declared
-            # The set of watched ports has changed, and may be the only reason why two visits differ.
-            other_view = (
-                learning
-                or host.rules not in (None, self._rules_of(host_id))
-                or (port is not None and port.declared != is_declared)
-            )
-            if port is not None:
-                port.declared = is_declared
-                if number in seen and not is_declared:
-                    port.addresses = self._watched_still(host_id, number, port, port.addresses)
-                    port.lost = self._watched_still(host_id, number, port, port.lost)
-            if port is None and number in seen:  # A
-                was_there = host.last_ok_at is None or learning or number in host.listening
-                port = ports[number] = PortRow("up", at, at_baseline=was_there, declared=is_declared)
-                waits = low <= number <= high and (host.last_ok_at is None or not seen[number].listed)
-                if number in moved_to:
-                    pass
-                elif waits and not is_declared and self.settings.ephemeral_after > 1:
-                    port.status = "candidate"
-                    port.streak = 1
-                    port.counted_at = at
-                elif not was_there:
-                    self._tell(at, "new", host_id, number)
-                self._take(port, seen[number], look.tool)
-            elif port is None:  # B
-                port = ports[number] = PortRow("down", at, declared=True)
-                self._change(port, at, "down", host_id, number)
-            elif number not in seen:
-                if not port.missing_since_look:
-                    port.missing_since_look = True
-                    port.last_seen = host.last_ok_at
-                if port.status == "candidate":
-                    if is_declared:  # D
-                        self._goes_down(port, at, host_id, number)
-                    else:
-                        del ports[number]
-                elif port.status == "up":
-                    self._up_and_missing(port, at, host_id, number, rebooted=rebooted)
-                else:
-                    self._down_and_missing(port, at, host_id, number, declared=is_declared)
-            else:
-                status = port.status
-                if status == "candidate":
-                    self._candidate_again(port, at, host_id, number, declared=is_declared)
-                elif status == "up":
-                    self._up_again(
-                        port,
-                        at,
-                        host_id,
-                        number,
-                        seen[number],
-                        look.tool,
-                        rebooted=rebooted,
-                        other_view=other_view,
-                        learning=learning,
-                    )
-                else:
-                    self._recovers(port, at, host_id, number, seen[number], look.tool, learning=learning)
-                kept = port.addresses
-                waits = (
-                    not learning
-                    and self._addresses_compare(host_id, look.tool)
-                    and self._waits_for_binds(port, at, host_id, seen[number])
-                )
-                self._take(port, seen[number], look.tool)
-                if waits and status != "candidate":
-                    port.addresses = kept
-                port.missing_since_look = False
-                port.last_seen = None
-        self._count_the_rest(told_before, at, host_id)
-
-    def _count_the_rest(self, told_before: int, at: datetime, host_id: str) -> None:
-        """Of more than 200 notices of one look those of the highest ports are one event."""
-        notices = [event for event in self._events[told_before:] if _is_notice(event)]
-        if len(notices) <= 200:
+    def _becomes_unreachable(self, host_id: str, host: HostRow, at: datetime) -> None:
+        host.status = "unreachable"
+        host.changes.add(host.tried, self.window)
+        if host.covered or host.changes.flapping:
             return
-        for event in sorted(notices, key=lambda event: event[3] or 0)[200:]:
-            self._events.remove(event)
-        self._tell(at, "many_changes", host_id)
+        if self._is_one_too_many(host, at):
+            self._host_flaps(host_id, host, at)
+        elif self._tell_host(host_id, at, "unreachable", never_answered(host)):
+            host.told_reach = "unreachable"
 
-    def _notice(self, port: PortRow, at: datetime, kind: str, host_id: str, number: int) -> None:
-        """Of what is only worth a notice the first few of a kind; then silence until there was none for the window."""
-        earlier = port.notices.get(kind, [])
-        if earlier and at - earlier[-1] > self.flap_window:
-            earlier = []
-        threshold = self.settings.flap_threshold
-        if len(earlier) < threshold:
-            earlier = [then for then in earlier if at - then <= self.flap_window]
-            self._tell(at, kind, host_id, number)
-        port.notices[kind] = [*earlier, at]
+    def _unreachable_still(self, host_id: str, host: HostRow, at: datetime) -> None:
+        if host.covered:
+            return
+        if host.changes.flapping:
+            self._host_may_be_stable(host_id, host, at)
+        elif not host.told_reach and self._tell_host(host_id, at, "unreachable", never_answered(host)):
+            host.told_reach = "unreachable"  # it came back into the CMDB
 
-    def _seen(self, host_id: str, look: Listing) -> dict[int, Seen]:
-        """Watched listeners, by port."""
-        found: dict[int, Seen] = {}
-        for number in sorted({listener.port for listener in look.listeners}):
-            listeners, listed = [], False
-            for listener in look.listeners:
-                if listener.port == number:
-                    watched, named = self._watched(host_id, listener)
-                    if watched:
-                        listeners.append(listener)
-                    listed = listed or named
-            if listeners:
-                found[number] = Seen(
-                    addresses=frozenset(one.address for one in listeners),
-                    programs=frozenset(one.program for one in listeners if one.program is not None),
-                    pids=frozenset(one.pid for one in listeners if one.pid is not None),
-                    uids=frozenset(one.uid for one in listeners if one.uid is not None),
-                    units=frozenset(one.unit for one in listeners if one.unit is not None),
-                    comms=frozenset(one.comm for one in listeners if one.comm is not None),
-                    listed=listed,
-                )
-        return found
+    def _is_one_too_many(self, host: HostRow, at: datetime) -> bool:
+        return len(host.changes.times) >= self.settings.flap_threshold or told_today(host.messages, at) >= FEW
 
-    def _watched(self, host_id: str, listener: Listener) -> tuple[bool, bool]:
-        """Whether a listener is watched, and whether an allow rule named it."""
-        known = self.ports[host_id].get(listener.port)
-        shown = {name for name in (listener.program, listener.comm) if name is not None}
-        if known is not None and listener.comm in known.comms:
-            shown |= known.programs
-        programs = [tuple(shown)]
-        if not shown and known is not None:
-            programs = self._owner_names(known)
-        watched, named = listener.port in self.inventory[host_id].declared, False
-        rules = self.rules.for_host(self.inventory[host_id])
-        for program in programs:
-            decision = rules.evaluate(Subject(listener.port, listener.address, program))
-            if decision.watched:
-                watched = True
-                named = named or decision.rule is not None
-        return watched, named
+    def _host_flaps(self, host_id: str, host: HostRow, at: datetime) -> None:
+        host.changes.flapping = True
+        if self._tell_host(host_id, at, "flapping", "unreachable" if host.status == "unreachable" else "ok"):
+            host.told_reach = "flapping"
 
-    def _still_watched(self, host_id: str, number: int, port: PortRow) -> bool:
-        """By what is known of a port that is not seen; of one that was never seen nothing is."""
-        return bool(self._watched_still(host_id, number, port, port.addresses))
+    def _host_may_be_stable(self, host_id: str, host: HostRow, at: datetime) -> None:
+        if not host.changes.flapping or host.covered or not host.changes.still(host.tried, self.window):
+            return
+        unreachable = host.status == "unreachable"
+        if self._tell_host(host_id, at, "stable", "unreachable" if unreachable else "ok"):
+            host.changes.forget()
+            host.told_reach = "unreachable" if unreachable else ""
 
-    def _watched_still(self, host_id: str, number: int, port: PortRow, addresses: frozenset[str]) -> frozenset[str]:
-        """Those addresses that the rules in force watch."""
-        rules = self.rules.for_host(self.inventory[host_id])
-        names = list(self._owner_names(port))
-        return frozenset(
-            address
-            for address in addresses
-            if any(rules.evaluate(Subject(number, address, one)).watched for one in names)
-        )
-
-    @staticmethod
-    def _owner_names(port: PortRow) -> list[tuple[str, ...]]:
-        """The names by which rules know each program of a port."""
-        return [(name, *port.comms) for name in port.programs] or [(name,) for name in port.comms] or [()]
-
-    @staticmethod
-    def _take(port: PortRow, seen: Seen, tool: str) -> None:
-        """What is not shown now stays as it was known."""
-        port.seen_once = True
-        if seen.programs or not port.programs:
-            port.tool = tool
-        port.addresses = seen.addresses
-        names_of_the_kernel_alone = bool(seen.comms) and seen.programs == seen.comms == port.comms
-        if not (port.programs and names_of_the_kernel_alone):
-            port.programs = seen.programs or port.programs
-        port.pids = seen.pids or port.pids
-        port.uids = seen.uids or port.uids
-        port.units = seen.units or port.units
-        port.comms = seen.comms or port.comms
-
-    @staticmethod
-    def _same_service(port: PortRow, seen: Seen, tool: str) -> bool:
-        if port.units != seen.units:
-            return False
-        if port.comms and seen.comms:
-            return bool(port.comms & seen.comms)
-        return bool(port.programs & seen.programs) and port.tool == tool
-
-    def _candidate_again(self, port: PortRow, at: datetime, host_id: str, number: int, *, declared: bool) -> None:
-        """C."""
-        if not declared:
-            if self._counts(port.counted_at, at):
-                port.streak += 1
-                port.counted_at = at
-            if port.streak < self.settings.ephemeral_after:
+    def _show_greater(self, host_id: str, host: HostRow, at: datetime) -> None:
+        """Tell of the greatest cause that there is no evidence, and end what was told of others."""
+        want = "host_key" if host.key_changed else "foreign" if host.foreign else ""
+        if host.told_greater and host.told_greater != want:
+            if not self._tell_host(host_id, at, ENDS[host.told_greater]):
                 return
-        port.status = "up"
-        port.status_since = at
-        port.streak = 0
-        port.counted_at = None
-        if not port.at_baseline:
-            self._tell(at, "new", host_id, number)
+            host.told_greater = ""
+        if want and host.told_greater != want:
+            if host.told_reach == "unreachable" and self._tell_host(host_id, at, "reachable"):
+                host.told_reach = ""
+            if self._tell_host(host_id, at, BEGINS[want]):
+                host.told_greater = want
 
-    def _up_again(
-        self,
-        port: PortRow,
-        at: datetime,
-        host_id: str,
-        number: int,
-        seen: Seen,
-        tool: str,
-        *,
-        rebooted: bool,
-        other_view: bool,
-        learning: bool,
-    ) -> None:
-        """E."""
-        port.misses = 0
-        port.counted_at = None
-        changed = False
-        if not port.flapping and not other_view:
-            if self._other_program(port, seen, tool):
-                self._notice(port, at, "replaced", host_id, number)
-            elif port.pids and seen.pids and not port.pids & seen.pids and not rebooted and port.grace_until is None:
-                self._notice(port, at, "restarted", host_id, number)
-        if learning:
-            before = port.lost
-            wildcards = {"0.0.0.0", "::"}
-            if seen.addresses & wildcards:
-                port.lost -= wildcards  # which may have been an older reader's name of those that are there
-            port.addresses = frozenset()  # what is there now is all that is expected
-            port.lost = self._still_lost(port, seen)
-            if before and not port.lost:
-                changed = True
-                self._change(port, at, "recovered", host_id, number)
-        elif self._addresses_compare(host_id, tool) and not self._waits_for_binds(port, at, host_id, seen):
-            before = port.lost
-            port.lost = self._still_lost(port, seen)
-            lost = port.addresses - seen.addresses
-            gained = seen.addresses - port.addresses
-            if port.lost - before:
-                changed = True
-                self._change(port, at, "rebound", host_id, number, "severe")
-            elif before and not port.lost:
-                changed = True
-                self._change(port, at, "recovered", host_id, number)
-            elif (lost or gained - before) and not port.flapping and not other_view:
-                self._notice(port, at, "rebound", host_id, number)
-        port.grace_until = None
-        if not changed:
-            self._may_be_stable(port, at, host_id, number)
+    def _count_try(self, host: HostRow, at: datetime) -> None:
+        """The clock of the host's own condition."""
+        if host.last_counted_try_at is not None:
+            gap = max(at - host.last_counted_try_at, ZERO)
+            host.tried += gap if gap <= self.long else self.interval
+        host.last_counted_try_at = at
 
-    def _up_and_missing(self, port: PortRow, at: datetime, host_id: str, number: int, *, rebooted: bool) -> None:
-        """F, of a port that did not move."""
-        if rebooted and port.grace_until is None:
-            port.grace_until = self.hosts[host_id].grace_until
-        if port.grace_until is not None:
-            if at >= port.grace_until:
-                self._goes_down(port, at, host_id, number)
-            return
-        if port.misses == 0 or self._counts(port.counted_at, at):
-            port.misses += 1
-            port.counted_at = at
-            if port.misses >= self.settings.down_after:
-                self._goes_down(port, at, host_id, number)
+    def _evidence_at(self, host: HostRow, at: datetime) -> timedelta:
+        """The evidence clock at an ok look."""
+        if host.last_ok_at is None:
+            return ZERO
+        gap = max(at - host.last_ok_at, ZERO)
+        long = gap > self.long or host.status == "unreachable"
+        return host.evidence + (self.interval if long else gap)
 
-    def _recovers(
-        self, port: PortRow, at: datetime, host_id: str, number: int, seen: Seen, tool: str, *, learning: bool
-    ) -> None:
-        """G."""
-        port.status = "up"
-        port.status_since = at
-        port.misses = 0
-        port.counted_at = None
-        self._change(port, at, "recovered", host_id, number)
-        if learning:
-            return
-        if self._addresses_compare(host_id, tool) and not self._waits_for_binds(port, at, host_id, seen):
-            port.lost = self._still_lost(port, seen)  # of none, since all were expected
-            if port.lost:
-                self._change(port, at, "rebound", host_id, number, "severe")
-
-    def _down_and_missing(self, port: PortRow, at: datetime, host_id: str, number: int, *, declared: bool) -> None:
-        """H."""
-        accepted = self.accepted.get((host_id, "tcp", number))
-        is_accepted = accepted is not None and port.status_since <= accepted <= at
-        unseen, down = at - (port.last_seen or port.status_since), at - port.status_since
-        is_old = unseen >= self.settings.retire_after and down >= min(self.settings.retire_after, timedelta(days=1))
-        if not declared and (is_accepted or is_old):
-            del self.ports[host_id][number]
-            self._tell(at, "retired", host_id, number)
-            return
-        self._may_be_stable(port, at, host_id, number)
-
-    def _goes_down(self, port: PortRow, at: datetime, host_id: str, number: int) -> None:
-        port.status = "down"
-        port.status_since = at
-        port.streak = 0
-        port.counted_at = None
-        port.grace_until = None
-        self._expect_all_binds(port)
-        self._change(port, at, "down", host_id, number)
-
-    @staticmethod
-    def _expect_all_binds(port: PortRow) -> None:
-        """A bind that does not come back with the others is lost anew, and told."""
-        port.addresses |= port.lost
-        port.lost = frozenset()
-
-    # ── addresses and programs ──────────────────────────────────────────────────────────────────
-
-    @staticmethod
-    def _other_program(port: PortRow, seen: Seen, tool: str) -> bool:
-        if port.comms and seen.comms:
-            return bool(seen.comms - port.comms and port.comms - seen.comms)
-        if port.tool != tool or not port.programs or not seen.programs:
-            return False
-        return bool(seen.programs - port.programs and port.programs - seen.programs)
-
-    def _addresses_compare(self, host_id: str, tool: str) -> bool:
-        """Plain netstat cuts long addresses."""
-        before = self.hosts[host_id].tool
-        return before is None or before == tool or "netstat" not in (before, tool)
-
-    def _waits_for_binds(self, port: PortRow, at: datetime, host_id: str, seen: Seen) -> bool:
-        """Within the grace after a reboot a bind that is missing is not lost yet."""
-        grace = self.hosts[host_id].grace_until
-        return grace is not None and at < grace and bool(self._still_lost(port, seen) - port.lost)
-
-    @staticmethod
-    def _still_lost(port: PortRow, seen: Seen) -> frozenset[str]:
-        lost = {address for address in port.addresses - seen.addresses if not ipaddress.ip_address(address).is_loopback}
-        wildcard = {4: "0.0.0.0", 6: "::"}
-        return frozenset(
-            address
-            for address in port.lost | lost
-            if address not in seen.addresses and wildcard[ipaddress.ip_address(address).version] not in seen.addresses
-        )
-
-    # ── flapping ────────────────────────────────────────────────────────────────────────────────
-
-    def _change(self, port: PortRow, at: datetime, kind: str, host_id: str, number: int, extra: str = "") -> None:
-        """A down or a recovered, of the port or of a bind. Its new state is in the row already."""
-        if port.flapping:
-            port.changes = [at]
-            return
-        port.changes = [then for then in port.changes if at - then <= self.flap_window] + [at]
-        if len(port.changes) < self.settings.flap_threshold:
-            self._tell(at, kind, host_id, number, extra)
-            return
-        port.flapping = True
-        port.changes = [at]
-        self._tell(at, "flapping", host_id, number, _up_or_down(port))
-
-    def _may_be_stable(self, port: PortRow, at: datetime, host_id: str, number: int) -> None:
-        """Of a port that did not change in this look."""
+    def _ok(self, look: Observation) -> bool:
+        """One ok look. Whether it was the first of its host."""
+        host_id, at, seen = look.host_id, look.observed_at, look.listing
+        assert seen is not None
+        self._take_over(host_id, at, seen)
         host = self.hosts[host_id]
-        if not port.flapping or not self._gave_evidence(host):
+        fate = self._who(host_id, host, seen, at)
+        host.key_changed = False
+        if fate == "foreign":
+            self._answers_as_another(host_id, host, at)
+            return False
+        was_covered, host.foreign = host.covered or bool(host.told_greater), False
+        self._show_greater(host_id, host, at)
+        if fate == "restore":
+            host = self._restore(host_id, at)
+        first_of_all, first = host.last_ok_at is None, fate == "reboot"
+        before = copy.deepcopy((host, self.ports[host_id])) if first and not host.sharing else None
+        evidence = self._evidence_at(host, at)
+        self._count_try(host, at)
+        if first_of_all:
+            self._tell_host(host_id, at, "baseline")
+        changed = self._host_is_well(host_id, host, at, rebooted=first, was_covered=was_covered)
+        host.evidence = evidence
+        if first:
+            self._reboots(host, at, before)
+        elif host.kept is not None:
+            self._keep_on(host)
+        self._look_at_ports(host_id, host, look, seen, first=first)
+        if not changed:
+            self._host_may_be_stable(host_id, host, at)
+        host.last_ok_at = at
+        host.machine = Machine.of(seen) if first else host.machine.and_then(Machine.of(seen))
+        host.inodes, host.pids = inodes_of(seen), pids_of(seen)
+        return first_of_all
+
+    def _host_is_well(self, host_id: str, host: HostRow, at: datetime, *, rebooted: bool, was_covered: bool) -> bool:
+        """Status and messages at an ok look; whether it is a change."""
+        was_unreachable = host.status == "unreachable"
+        host.status, host.failures, host.counted_at = "ok", 0, None
+        if not (was_unreachable or rebooted):
+            if host.told_reach == "unreachable" and not host.changes.flapping:  # a restored host was well
+                host.told_reach = "" if self._tell_host(host_id, at, "reachable") else host.told_reach
+            return False
+        host.changes.add(host.tried, self.window)
+        if host.changes.flapping:
+            return True
+        ends = host.told_reach == "unreachable"
+        many = len(host.changes.times) >= self.settings.flap_threshold
+        over = ends and told_today(host.messages, at) >= FEW
+        if over or (many and (ends or rebooted or not was_covered)):
+            self._host_flaps(host_id, host, at)
+            return True
+        if rebooted and told_today(host.messages, at) + ends < FEW:
+            self._tell_host(host_id, at, "rebooted")
+        if ends and self._tell_host(host_id, at, "reachable"):
+            host.told_reach = ""
+        return True
+
+    def _look_at_ports(self, host_id: str, host: HostRow, look: Observation, seen: Listing, *, first: bool) -> None:
+        versions = (seen.probe, seen.reader)
+        learning = host.last_ok_at is not None and (host.versions or (1, 1)) != versions and not first
+        if not first and seen.probe == 1 and (host.versions is None or host.versions[0] != 1):
+            self._tell_host(host_id, look.observed_at, "probe_outdated")
+        rules = self._rules_of(host_id)
+        self._judge_ports(
+            Sight(
+                host_id,
+                look.observed_at,
+                host.evidence,
+                seen.tool,
+                look.confirmed,
+                first,
+                learning,
+                host.rules not in (None, rules),
+                frozenset(self.inventory[host_id].declared),
+                seen.ephemeral,
+                self._watched_ports(host_id, seen),
+            )
+        )
+        if not first:  # otherwise the next look is compared with what was known before the boot
+            host.versions, host.rules, host.tool = versions, rules, seen.tool
+            host.listening = frozenset(listener.port for listener in seen.listeners)
+
+    # ── machines ────────────────────────────────────────────────────────────────────────────────
+
+    def _own_machines(self, last: Mapping[str, Observation]) -> None:
+        """What is known of machines before the looks of a run are judged.
+
+        ``self._own``: by host id, the machine that an entry is, by its look in this run if that is its own.
+        ``self._changed``: entries that answer as another machine than before, and which.
+        """
+        self._own: dict[str, Machine] = {}
+        self._changed: dict[str, Machine] = {}
+        for host_id in self.inventory:
+            host, look = self.hosts[host_id], last.get(host_id)
+            if host.last_ok_at is not None:
+                self._own[host_id] = host.machine
+            if look is None or look.listing is None:
+                continue
+            answer = Machine.of(look.listing)
+            if host.last_ok_at is None or not self._is_another(host, look.listing):
+                self._own[host_id] = host.machine.and_then(answer)
+            elif host.sharing or self._is_kept(host, answer, look.observed_at):
+                self._own[host_id] = answer
+            elif not host.foreign or host.foreign_with not in self.inventory:
+                self._changed[host_id] = answer
+        rebooted = {
+            host_id: answer
+            for host_id, answer in self._changed.items()
+            if not self._owners(host_id, answer) and not self._together(host_id, answer)
+        }
+        self._own |= rebooted
+
+    @staticmethod
+    def _is_another(host: HostRow, look: Listing) -> bool:
+        """Whether a look shows another machine than the host's own, or a container after a reboot."""
+        own, answer = host.machine, Machine.of(look)
+        if own.boot_id is None or answer.boot_id is None:
+            return False
+        if own.boot_id != answer.boot_id:
+            return True
+        if own.start is not None and answer.start is not None:
+            return own.start != answer.start
+        if None in (own.netns, answer.netns) or own.netns == answer.netns:
+            return False
+        pairs = [
+            (before, now)
+            for before, now in ((host.inodes, inodes_of(look)), (host.pids, pids_of(look)))
+            if before and now
+        ]
+        return bool(pairs) and not any(before & now for before, now in pairs)
+
+    def _who(self, host_id: str, host: HostRow, look: Listing, at: datetime) -> str:
+        """Who answered: ``itself``, the same host after a ``reboot``, itself once more after answers of another
+        machine (``restore``), or another entry's machine (``foreign``)."""
+        if host.last_ok_at is None or not self._is_another(host, look):
+            return "itself"
+        answer = Machine.of(look)
+        if host.sharing:
+            return "reboot"
+        if self._is_kept(host, answer, at):
+            return "restore"
+        accepted = self.accepted.get((host_id, "host", 0))
+        if host.foreign and host.foreign_since and accepted and host.foreign_since <= accepted <= at:
+            host.sharing = True
+            return "reboot"
+        owners, together = self._owners(host_id, answer), self._together(host_id, answer)
+        if not owners and not together:
+            return "reboot"
+        host.foreign_with = owners[0] if owners else None
+        return "foreign"
+
+    def _owners(self, host_id: str, answer: Machine) -> list[str]:
+        """Other entries whose own machine it is. One that shares its machine, such as a floating name, owns none."""
+        return [
+            other
+            for other in sorted(self._own)
+            if other != host_id and not self.hosts[other].sharing and self._own[other].is_one_with(answer)
+        ]
+
+    def _together(self, host_id: str, answer: Machine) -> list[str]:
+        """Other entries that changed to the same machine as this one, in this run."""
+        return [
+            other
+            for other in sorted(self._changed)
+            if host_id in self._changed and other != host_id and self._changed[other].is_one_with(answer)
+        ]
+
+    def _is_kept(self, host: HostRow, answer: Machine, at: datetime) -> bool:
+        kept = host.kept
+        if kept is None or kept.host.machine.boot_id != answer.boot_id or kept.host.machine.differs(answer):
+            return False
+        return self._evidence_at(host, at) - kept.since < HOUR or kept.looks < KEPT_LOOKS
+
+    def _answers_as_another(self, host_id: str, host: HostRow, at: datetime) -> None:
+        if not host.foreign:
+            host.foreign, host.foreign_since = True, at
+        self._show_greater(host_id, host, at)
+
+    def _reboots(self, host: HostRow, at: datetime, before: tuple[HostRow, dict[int, PortRow]] | None) -> None:
+        if host.grace_until is None or at >= host.grace_until:
+            host.grace_until = at + self.settings.reboot_grace
+        host.kept = None
+        if before is not None:
+            before[0].kept = None
+            host.kept = Kept(*before, since=host.evidence)
+
+    @staticmethod
+    def _keep_on(host: HostRow) -> None:
+        assert host.kept is not None
+        host.kept.looks += 1
+        if host.evidence - host.kept.since >= HOUR and host.kept.looks >= KEPT_LOOKS:
+            host.kept = None
+
+    def _restore(self, host_id: str, at: datetime) -> HostRow:
+        """The machine from before answers again: what another one made is taken back."""
+        now, kept = self.hosts[host_id], self.hosts[host_id].kept
+        assert kept is not None
+        self._tell_host(host_id, at, "answers_discarded")
+        then = kept.host
+        if now.told_reach and not then.told_reach:
+            self._tell_host(host_id, at, "retired")
+        elif then.told_reach and not now.told_reach:
+            then.told_reach = ""
+            then.changes.forget()
+        elif now.told_reach:
+            then.told_reach, then.changes = now.told_reach, now.changes
+        then.foreign, then.key_changed, then.told_greater = False, False, now.told_greater
+        then.unscanned, then.told_unscanned = now.unscanned, now.told_unscanned
+        then.known_since, then.messages, then.last_try_at = now.known_since, now.messages, now.last_try_at
+        self._restore_ports(host_id, kept.ports, at)
+        self.hosts[host_id] = then
+        return then
+
+    def _restore_ports(self, host_id: str, then: dict[int, PortRow], at: datetime) -> None:
+        now = self.ports[host_id]
+        for number, port in sorted(now.items()):
+            old = then.get(number)
+            if port.alert and (old is None or old.alert != port.alert):
+                self._tell_port(port, host_id, at, "retired", number)
+            if old is not None:
+                old.messages = port.messages
+        for number, old in then.items():
+            if old.alert and (number not in now or now[number].alert != old.alert):
+                old.pause()
+        self.ports[host_id] = then
+
+    def _take_over(self, host_id: str, at: datetime, look: Listing) -> None:
+        """A new entry is the machine of one that left: its state goes on under the new name."""
+        new = self.hosts[host_id]
+        answer = Machine.of(look)
+        left = [
+            (old.left_at, old_id)
+            for old_id, old in sorted(self.hosts.items(), reverse=True)
+            if old.left_at is not None and old.last_ok_at is not None and old.machine.is_one_with(answer)
+            if new.last_ok_at is None or new.duplicate_of == old_id
+        ]
+        if not left:
             return
-        assert host.status_since is not None
-        if at - max(*port.changes, host.status_since) >= self.flap_window:
-            port.flapping = False
-            port.changes = []
-            self._tell(at, "stable", host_id, number, _up_or_down(port))
+        _, old_id = max(left, key=lambda one: one[0])
+        new.key_changed = new.foreign = False
+        self._show_greater(host_id, new, at)
+        if new.told_reach:
+            self._tell_host(host_id, at, "reachable")
+        for number, port in sorted(self.ports[host_id].items()):
+            same = self.ports[old_id].get(number)
+            if port.alert == "down" and same is not None and same.status == "down":
+                same.alert, same.paused = port.alert, False  # it was told under this name
+            elif port.alert:
+                self._tell_port(port, host_id, at, "retired", number)
+        row = self.hosts.pop(old_id)
+        row.left_at, row.known_since = None, new.known_since
+        row.unscanned, row.told_unscanned, row.last_try_at = new.unscanned, new.told_unscanned, new.last_try_at
+        row.told_greater, row.foreign, row.key_changed = new.told_greater, False, False
+        row.messages = sorted(row.messages + new.messages)
+        self.hosts[host_id] = row
+        self.ports[host_id] = self.ports.pop(old_id)
+
+    def _duplicates(self, firsts: Mapping[str, datetime]) -> None:
+        """Entries that are one machine from the first ok look of the later one on."""
+        for host_id in sorted(firsts):
+            host = self.hosts[host_id]
+            same = [
+                other_id
+                for other_id in sorted(self.inventory)
+                if other_id != host_id
+                and self.hosts[other_id].last_ok_at is not None
+                and not (other_id in firsts and other_id > host_id)
+                and self.hosts[other_id].machine.is_one_with(host.machine)
+            ]
+            if same:
+                self._tell_host(host_id, firsts[host_id], "duplicate")
+                host.duplicate_of = same[0]
+                for one in (host_id, *same):
+                    self.hosts[one].sharing = True
 
     # ── the CMDB ────────────────────────────────────────────────────────────────────────────────
 
     def leave(self, host_ids: Collection[str], now: datetime) -> list[Told]:
-        """Hosts left the CMDB: alerts are closed, and if they come back they go on as if nothing were wrong."""
+        """Hosts left the CMDB: their alerts are closed. What still holds when they are back is told again."""
         self._events = []
         for host_id in sorted(host_ids):
             host = self.hosts.get(host_id)
-            if host is None:
+            if host is None or host.left_at is not None:
                 continue
-            if host.status == "unreachable":
-                self._tell(now, "retired", host_id)
-                host.status = "ok" if host.last_ok_at else "new"
-                host.status_since = now
-                host.failures = 0
-                host.failing_since = None
-                host.counted_at = None
+            for told in (host.told_greater, host.told_reach, host.told_unscanned):
+                if told:
+                    self._tell_host(host_id, now, "retired")
+            host.told_greater = host.told_reach = ""
+            host.unscanned = host.told_unscanned = False
+            host.changes.forget()
+            host.left_at = now
             for number, port in sorted(self.ports[host_id].items()):
-                if not (port.status == "down" or port.flapping or port.lost):
-                    continue  # no event was made: it waits and counts as before
-                self._tell(now, "retired", host_id, number)
-                if not port.seen_once:
-                    del self.ports[host_id][number]
-                    continue
-                port.status = "up"
-                port.counted_at = None
-                port.misses = 0
-                port.grace_until = None
-                port.flapping = False
-                port.changes = []
-                self._expect_all_binds(port)
+                if port.alert:
+                    self._tell_port(port, host_id, now, "retired", number)
+                    port.pause()
         return self._told()
 
     def purge(self, host_ids: Collection[str]) -> None:
@@ -725,29 +723,70 @@ class Reference:
     # ── to compare ──────────────────────────────────────────────────────────────────────────────
 
     def snapshot(self) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-        """State of hosts and ports, as far as the engine must have the same."""
+        """State of hosts and ports, as far as the engine must have the same.
+
+        ``(host id,)``: status, failures, last ok look, foreign, sharing, evidence clock in seconds; of hosts that were
+        tried. ``(host id, port)``: status, flapping, lost binds, addresses, programs, pids, hidden.
+        """
         found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         for host_id, host in self.hosts.items():
-            found[(host_id,)] = (host.status, host.status_since, host.failures, host.last_ok_at, host.duplicate_of)
+            if host.last_evaluated_at is None:
+                continue
+            found[(host_id,)] = (
+                host.status,
+                host.failures,
+                host.last_ok_at,
+                host.foreign,
+                host.sharing,
+                host.evidence.total_seconds(),
+            )
             for number, port in self.ports[host_id].items():
                 found[(host_id, number)] = (
                     port.status,
-                    port.status_since,
-                    port.flapping,
+                    port.presence.flapping,
                     tuple(sorted(port.lost)),
                     tuple(sorted(port.addresses)),
                     tuple(sorted(port.programs)),
                     tuple(sorted(port.pids)),
+                    port.hidden_since is not None,
                 )
         return found
 
 
-def _is_notice(event: Told) -> bool:
-    """Nothing begins or ends with it."""
-    _, kind, _, port, extra = event
-    return port is not None and kind in ("new", "replaced", "restarted", "rebound", "moved") and not extra
+def final(looks: Iterable[Observation]) -> list[Observation]:
+    """Without those that count only if no other observation of their run and host follows."""
+    looks = list(looks)
+    return [
+        look
+        for look in looks
+        if not look.provisional
+        or not any(
+            (other.run_id, other.host_id) == (look.run_id, look.host_id) and other.observed_at > look.observed_at
+            for other in looks
+        )
+    ]
 
 
-def _up_or_down(port: PortRow) -> str:
-    """A port that still listens but lost an address counts as down: clients of that address can't reach it."""
-    return "down" if port.status == "down" or port.lost else "up"
+def is_host_key(look: Observation) -> bool:
+    return (look.error_class or "").startswith("host_key")
+
+
+def fails_by_network_or_login(look: Observation) -> bool:
+    return look.outcome is Outcome.UNREACHABLE and not is_host_key(look)
+
+
+def is_most(some: set[str], of_all: set[str]) -> bool:
+    return 10 * len(some) >= 9 * len(of_all)
+
+
+def never_answered(host: HostRow) -> str:
+    return "warning" if host.last_ok_at is None else ""
+
+
+def inodes_of(look: Listing) -> frozenset[int]:
+    return frozenset(one.inode for one in look.listeners if one.inode is not None)
+
+
+def pids_of(look: Listing) -> frozenset[int]:
+    shown = {one.pid for one in look.listeners if one.pid is not None}
+    return frozenset(shown | {owner.pid for one in look.listeners for owner in one.owners})

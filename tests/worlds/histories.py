@@ -1,0 +1,515 @@
+"""Random histories of small fleets, as data: runs that an implementation judges, and what went on in the world.
+
+:func:`history` draws with ``pick(n)``, a whole number from 0 to n - 1: ``random.Random(seed).randrange``, or a draw of
+hypothesis, which then shrinks towards fewer and simpler happenings, since 0 is always the dullest choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from portmon.engine.rules import Rule, RuleSet
+from portmon.model.host import Host
+from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome
+from tests.worlds.reference import Defaults, Reference, Told
+
+Pick = Callable[[int], int]
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+INTERVAL = timedelta(minutes=5)
+PRUNE_AFTER = timedelta(days=1)
+PORTS = (22, 80, 40000, 40001, 50000)
+ADDRESSES = ("0.0.0.0", "127.0.0.1", "10.0.0.5", "::")
+PROGRAMS = ("nginx", "java")
+RANGES = (EPHEMERAL_DEFAULT, (45000, 60999))
+UNREACHABLE = ("timeout", "refused", "authentication", "no_route")
+SETTINGS: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"flap_threshold": 3, "ephemeral_after": 2},
+    {"down_after": 2, "unreachable_after": 1},
+    {"ephemeral_after": 1, "unreachable_after": 3, "reboot_grace": timedelta(minutes=7)},
+    {"retire_after": timedelta(hours=3)},
+)
+POLICIES: tuple[tuple[Rule, ...], ...] = (
+    (),
+    (Rule(action="allow", label={"role": "web"}, port=[22, 80, "40000-50000"]), Rule(action="deny", port=[80])),
+    (Rule(action="deny", label={"role": "web"}, program="java"),),
+    (Rule(action="deny", bind="loopback"),),
+    (Rule(action="deny", host="h1", port=80),),
+)
+STEPS = tuple(timedelta(minutes=minutes) for minutes in (5, 5, 5, 5, 5, 5, 10, 2, 20, 60, 300, 26 * 60))
+
+
+@dataclass
+class Service:
+    """A service that really listens on a port."""
+
+    addresses: set[str]
+    program: str
+    unit: str | None
+    pid: int
+
+
+@dataclass
+class Server:
+    """A machine."""
+
+    boot_id: str | None
+    netns: int | None
+    start: int | None
+    services: dict[int, Service]
+    tool: str = "ss"
+    ephemeral: tuple[int, int] = EPHEMERAL_DEFAULT
+    privileged: bool = True
+    inodes: bool = True
+    versions: tuple[int, int] = (2, 2)
+
+
+@dataclass
+class Entry:
+    """An entry of the CMDB, and what will become of it.
+
+    :param answers: machines that answer in its place, a run each
+    :param fails: how its next looks fail, None for not at all
+    :param untried: runs that do not come to it
+    :param bare: runs in which the CMDB lacks its labels
+    :param invalid: runs in which the CMDB lacks its address
+    :param away: runs in which the CMDB lacks it
+    """
+
+    host_id: str
+    server: Server
+    labels: dict[str, str]
+    declared: tuple[int, ...] = ()
+    answers: list[Server] = field(default_factory=list)
+    fails: list[str | None] = field(default_factory=list)
+    untried: int = 0
+    bare: int = 0
+    invalid: int = 0
+    away: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run, with all that it is judged by.
+
+    :param left: hosts that left the inventory since the run before
+    :param purged: hosts that left at least ``PRUNE_AFTER`` ago
+    :param happened: in the world since the run before, for people
+    """
+
+    number: int
+    now: datetime
+    looks: tuple[Observation, ...]
+    inventory: Mapping[str, Host]
+    invalid: Mapping[str, str]
+    policy: tuple[Rule, ...]
+    settings: Mapping[str, Any]
+    accepted: Mapping[tuple[str, str, int], datetime]
+    left: tuple[str, ...]
+    purged: tuple[str, ...]
+    happened: tuple[str, ...]
+
+    @property
+    def run_id(self) -> str:
+        return f"run{self.number}"
+
+
+def play(reference: Reference, step: Step) -> list[Told]:
+    """What the naive implementation tells of one run."""
+    told = reference.leave(step.left, step.now)
+    reference.purge(step.purged)
+    return told + reference.run(
+        step.looks,
+        inventory=step.inventory,
+        rules=RuleSet(step.policy),
+        settings=Defaults(**step.settings),
+        interval=INTERVAL,
+        accepted=step.accepted,
+        now=step.now,
+        run_id=step.run_id,
+        invalid=step.invalid,
+        prune_after=PRUNE_AFTER,
+    )
+
+
+def history(pick: Pick, runs: int) -> list[Step]:
+    """A random history.
+
+    :param pick: draws a number from 0 to n - 1
+    """
+    world = World(pick)
+    return [world.run() for _ in range(runs)]
+
+
+class World:
+    """A fleet, its CMDB, the people and the monitor."""
+
+    def __init__(self, pick: Pick) -> None:
+        self.pick = pick
+        self.pids = 1000
+        self.number = 0
+        self.now = START
+        self.lie = timedelta(0)
+        self.lies = 0
+        self.settings = self.one_of(SETTINGS)
+        self.policy = self.one_of(POLICIES)
+        self.accepted: dict[tuple[str, str, int], datetime] = {}
+        self.left: dict[str, datetime] = {}
+        self.listed: set[str] = set()
+        self.happened: list[str] = []
+        self.entries = {f"h{index}": self.entry(f"h{index}") for index in range(1, 2 + self.one_of((1, 2, 3, 3, 7)))}
+
+    def one_of(self, some: Any) -> Any:
+        return some[self.pick(len(some))]
+
+    def pid(self) -> int:
+        self.pids += 1
+        return self.pids
+
+    def server(self) -> Server:
+        services = {}
+        for index, port in enumerate(PORTS):
+            if index == 0 or self.pick(2):
+                services[port] = Service({ADDRESSES[0]}, PROGRAMS[index % 2], "a.service", self.pid())
+        boot = f"boot-{self.pid()}"
+        netns, start = self.one_of(((4026531840, 8), (4026531840, None), (None, None)))
+        return Server(boot, netns, start, services)
+
+    def entry(self, host_id: str) -> Entry:
+        return Entry(host_id, self.server(), {"role": self.one_of(("web", "db"))})
+
+    # ── a run ───────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> Step:
+        """Something happens, or nothing, and a run comes by."""
+        self.happened = []
+        for _ in range(self.one_of((1, 1, 0, 0, 2, 3))):
+            self.one_of(HAPPENINGS)(self)
+        before, self.number = self.now, self.number + 1
+        self.now += self.one_of(STEPS) if self.pick(4) == 0 else STEPS[0]
+        now = self.now + self.lie
+        entries = [entry for entry in self.entries.values() if not entry.away]
+        valid = [entry for entry in entries if not entry.invalid]
+        looks = [look for entry in valid if (look := self.look(entry, now)) is not None]
+        listed = {entry.host_id for entry in entries}
+        left = tuple(sorted(self.listed - listed))
+        self.left.update(dict.fromkeys(left, now))
+        self.left = {host_id: at for host_id, at in self.left.items() if host_id not in listed}
+        # A run after a long pause deletes nothing; nor does one with a clock that lies.
+        calm = self.now - before <= PRUNE_AFTER + 3 * INTERVAL and not self.lie
+        purged = tuple(sorted(host_id for host_id, at in self.left.items() if calm and now - at >= PRUNE_AFTER))
+        self.left = {host_id: at for host_id, at in self.left.items() if host_id not in purged}
+        self.listed = listed
+        step = Step(
+            self.number,
+            now,
+            tuple(looks),
+            {entry.host_id: self.host(entry) for entry in valid},
+            {entry.host_id: "no address" for entry in entries if entry.invalid},
+            self.policy,
+            self.settings,
+            dict(self.accepted),
+            left,
+            purged,
+            tuple(self.happened),
+        )
+        self.pass_by()
+        return step
+
+    def pass_by(self) -> None:
+        """What lasts for some runs comes to its end."""
+        for entry in self.entries.values():
+            for name in ("untried", "bare", "invalid", "away"):
+                if getattr(entry, name) > 0:
+                    setattr(entry, name, getattr(entry, name) - 1)
+        self.lies = max(0, self.lies - 1)
+        if not self.lies:
+            self.lie = timedelta(0)
+
+    @staticmethod
+    def host(entry: Entry) -> Host:
+        labels = {} if entry.bare else entry.labels
+        return Host(entry.host_id, entry.host_id, entry.host_id, labels=labels, declared=entry.declared)
+
+    def look(self, entry: Entry, now: datetime) -> Observation | None:
+        """What a run gets of an entry; None if it does not come to it."""
+        fails = entry.fails.pop(0) if entry.fails else None
+        server = entry.answers.pop(0) if entry.answers else entry.server
+        if entry.untried:
+            return None
+        at = now + timedelta(seconds=list(self.entries).index(entry.host_id))
+        run_id = f"run{self.number}"
+        if fails is not None:
+            outcome = Outcome.INVALID if fails == "truncated" else Outcome.UNREACHABLE
+            return Observation(entry.host_id, run_id, 1, at, outcome, error_class=fails, error="no")
+        return Observation(entry.host_id, run_id, 1, at, Outcome.OK, listing=listing_of(server))
+
+    # ── what may happen ─────────────────────────────────────────────────────────────────────────
+
+    def some_entry(self) -> Entry:
+        return self.entries[self.one_of(sorted(self.entries))]
+
+    def says(self, what: str) -> None:
+        self.happened.append(what)
+
+    def nothing(self) -> None:
+        pass
+
+    def service(self) -> None:
+        """A service comes, goes, restarts, is replaced, binds elsewhere, or moves."""
+        entry, port, what = self.some_entry(), self.one_of(PORTS), self.pick(8)
+        services = entry.server.services
+        service = services.get(port)
+        self.says(f"service {entry.host_id} {port} {what if service else 'comes'}")
+        if service is None:
+            services[port] = Service({self.one_of(ADDRESSES)}, self.one_of(PROGRAMS), "a.service", self.pid())
+        elif what <= 2:
+            del services[port]
+        elif what == 3:
+            service.pid = self.pid()
+        elif what == 4:
+            service.program, service.pid = self.one_of(PROGRAMS), self.pid()
+        elif what <= 6:
+            service.addresses = service.addresses ^ {self.one_of(ADDRESSES)} or {ADDRESSES[0]}
+        elif 50000 not in services:
+            services[50000] = replace(services.pop(port), pid=self.pid())
+
+    def service_flaps(self) -> None:
+        """A service is missing in the next looks and back in others, by machines that answer for a run each."""
+        entry, port, what = self.some_entry(), self.one_of(PORTS), self.pick(2)
+        usual = entry.server.services.setdefault(
+            port, Service({ADDRESSES[0], ADDRESSES[2]}, PROGRAMS[0], "a.service", self.pid())
+        )
+        usual.addresses |= {ADDRESSES[2]}
+        self.says(f"{'a bind' if what else 'a service'} flaps {entry.host_id} {port}")
+        for time in range(4 + self.pick(20)):
+            services = dict(entry.server.services)
+            if time % 2 == 0 and what:
+                services[port] = replace(usual, addresses={ADDRESSES[2]})
+            elif time % 2 == 0:
+                del services[port]
+            entry.answers.append(replace(entry.server, services=services))
+
+    def reboot(self) -> None:
+        entry = self.some_entry()
+        server = entry.server
+        self.says(f"reboot {entry.host_id}")
+        server.boot_id = f"boot-{self.pid()}"
+        if server.start is not None:
+            server.start += 1
+        dead = self.pick(32)
+        server.services = {
+            port: replace(service, pid=self.pid())
+            for index, (port, service) in enumerate(sorted(server.services.items()))
+            if not (dead >> index & 1 and self.pick(2))
+        }
+
+    def container_restarts(self) -> None:
+        """The boot id is the kernel's."""
+        server = self.some_entry().server
+        self.says("a container restarts")
+        server.netns = self.pid()
+        if server.start is not None:
+            server.start += 1000
+        server.inodes = self.pick(2) == 0
+        server.services = {port: replace(one, pid=self.pid()) for port, one in server.services.items()}
+        if self.pick(2):
+            server.services.pop(80, None)
+
+    def other_tools(self) -> None:
+        server, what = self.some_entry().server, self.pick(4)
+        self.says("other tools")
+        if what == 0:
+            server.privileged = not server.privileged
+        elif what == 1:
+            server.tool = self.one_of(("ss", "netstat-W", "netstat"))
+        elif what == 2:
+            server.versions = self.one_of(((2, 2), (1, 1)))
+        else:
+            server.ephemeral = self.one_of(RANGES)
+
+    def other_machine_answers(self) -> None:
+        """For some looks, another entry's machine or an unknown one."""
+        entry, times = self.some_entry(), self.one_of((1, 2, 3, 13, 20))
+        other = self.server() if self.pick(2) else self.some_entry().server
+        self.says(f"another machine answers as {entry.host_id} for {times}")
+        entry.answers = [other] * times
+
+    def addresses_are_swapped(self) -> None:
+        one, other = self.some_entry(), self.some_entry()
+        times = self.one_of((1, 3, 8))
+        self.says(f"{one.host_id} and {other.host_id} are swapped for {times}")
+        one.answers, other.answers = [other.server] * times, [one.server] * times
+
+    def floating_name(self) -> None:
+        """A second entry for a machine; later it is another machine's."""
+        name, target = "vip", self.some_entry()
+        if name not in self.entries:
+            self.says(f"vip is {target.host_id}")
+            self.entries[name] = Entry(name, target.server, dict(target.labels))
+        else:
+            self.says(f"vip moves to {target.host_id}")
+            self.entries[name].server = target.server
+
+    def host_fails(self) -> None:
+        entry, times = self.some_entry(), self.one_of((1, 2, 3, 6, 14))
+        error = self.one_of((*UNREACHABLE, "truncated"))
+        self.says(f"{entry.host_id} fails {times} times")
+        entry.fails = [error] * times
+
+    def host_key_changes(self) -> None:
+        entry, times = self.some_entry(), self.one_of((1, 2, 4))
+        self.says(f"host key of {entry.host_id}")
+        entry.fails = entry.fails[: self.pick(3)] + ["host_key_changed"] * times + ["timeout"] * self.pick(2)
+
+    def host_flaps(self) -> None:
+        """And perhaps it dies then."""
+        entry, each = self.some_entry(), self.one_of((2, 1, 3))
+        self.says(f"{entry.host_id} flaps")
+        entry.fails = []
+        for _ in range(2 + self.pick(8)):
+            entry.fails += ["timeout"] * each + [None] * self.one_of((1, 2))
+        entry.fails += ["timeout"] * self.one_of((0, 0, 15))
+
+    def fleet_fails(self) -> None:
+        """All or nearly all hosts fail with mixed errors, and return at once or slowly."""
+        times, spared = self.one_of((1, 2, 3, 5)), self.pick(6)
+        self.says("the fleet fails")
+        for index, entry in enumerate(self.entries.values()):
+            late = self.one_of((0, 0, 1, 2, 4))
+            if not (spared == 1 and index == 0):
+                entry.fails = [self.one_of(UNREACHABLE) for _ in range(times + late)]
+
+    def sweep_runs_out_of_time(self) -> None:
+        times, most = self.one_of((1, 3, 4, 6)), self.pick(3)
+        self.says("a sweep runs out of time")
+        for entry in self.entries.values():
+            if self.pick(4) or most:
+                entry.untried = times
+
+    def invalid_entry(self) -> None:
+        entry = self.some_entry()
+        self.says(f"{entry.host_id} is invalid")
+        entry.invalid = self.one_of((1, 2, 5))
+
+    def labels_vanish(self) -> None:
+        entry = self.some_entry()
+        entry.bare = self.one_of((1, 2, 20))
+        self.says(f"labels of {entry.host_id} vanish for {entry.bare}")
+
+    def host_leaves(self) -> None:
+        entry = self.some_entry()
+        if len(self.entries) > 1:
+            entry.away = self.one_of((1, 2, 12, 400))
+            self.says(f"{entry.host_id} leaves for {entry.away}")
+
+    def entry_is_recreated(self) -> None:
+        """The same machine under another id; the old entry goes at once, a run later or not at all."""
+        entry = self.some_entry()
+        name = f"{entry.host_id}x"
+        if name in self.entries or len(name) > 4 or entry.away:
+            return
+        self.says(f"{entry.host_id} becomes {name}")
+        self.entries[name] = Entry(name, entry.server, dict(entry.labels), fails=list(entry.fails))
+        overlap = self.pick(3)
+        if overlap == 0:
+            entry.away = 1000
+        elif overlap == 1:
+            self.entries[name].away = 1
+            entry.away = 1000
+
+    def new_host(self) -> None:
+        name = f"n{self.number}"
+        if len(self.entries) < 10:
+            self.says(f"{name} is new, not installed yet")
+            self.entries[name] = self.entry(name)
+            self.entries[name].fails = ["refused"] * self.one_of((0, 3, 30))
+
+    def people(self) -> None:
+        """A person edits rules or declarations, or accepts that a port is gone or which machine answers."""
+        entry, what = self.some_entry(), self.pick(5)
+        port = self.one_of(PORTS)
+        self.says(f"a person {what} {entry.host_id} {port}")
+        if what == 0:
+            self.policy = self.one_of(POLICIES)
+        elif what == 1:
+            entry.declared = tuple(sorted({*entry.declared} ^ {port}))
+        elif what == 2:
+            self.accepted[entry.host_id, "host", 0] = self.now
+        else:
+            self.accepted[entry.host_id, "tcp", port] = self.now
+
+    def clock_lies(self) -> None:
+        """The monitor's clock is a day ahead and is then put right, or goes back by an hour for a while."""
+        if self.lies:
+            return
+        self.lie, self.lies = self.one_of(
+            ((timedelta(days=1), 1), (timedelta(hours=-1), 1), (timedelta(hours=-1), 5), (timedelta(hours=3), 20))
+        )
+        self.says(f"the clock lies by {self.lie} for {self.lies}")
+
+
+HAPPENINGS: tuple[Callable[[World], None], ...] = (
+    World.nothing,
+    *(World.service,) * 6,
+    World.service_flaps,
+    World.reboot,
+    World.reboot,
+    World.container_restarts,
+    World.other_tools,
+    World.other_machine_answers,
+    World.other_machine_answers,
+    World.addresses_are_swapped,
+    World.floating_name,
+    World.host_fails,
+    World.host_fails,
+    World.host_key_changes,
+    World.host_flaps,
+    World.fleet_fails,
+    World.fleet_fails,
+    World.sweep_runs_out_of_time,
+    World.invalid_entry,
+    World.labels_vanish,
+    World.labels_vanish,
+    World.host_leaves,
+    World.entry_is_recreated,
+    World.new_host,
+    World.people,
+    World.people,
+    World.clock_lies,
+)
+
+
+def listing_of(server: Server) -> Listing:
+    """A complete answer of a machine."""
+    listeners = tuple(
+        Listener(
+            "tcp6" if ":" in address else "tcp",
+            address,
+            port,
+            service.pid if server.privileged else None,
+            # netstat prints another name than the kernel's.
+            f"{service.program}{'d' if server.tool != 'ss' else ''}" if server.privileged else None,
+            inode=10 * service.pid + index if server.inodes else None,
+            unit=service.unit if server.privileged else None,
+            comm=service.program if server.privileged and server.versions == (2, 2) else None,
+        )
+        for port, service in sorted(server.services.items())
+        for index, address in enumerate(sorted(service.addresses))
+    )
+    probe, reader = server.versions
+    return Listing(
+        server.tool,
+        0,
+        boot_id=server.boot_id,
+        netns=server.netns,
+        pid1_start=server.start,
+        ephemeral=server.ephemeral,
+        listeners=listeners,
+        probe=probe,
+        reader=reader,
+    )

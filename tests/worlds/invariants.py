@@ -1,0 +1,300 @@
+"""What must hold of every history, whichever implementation judged it: from the runs, the events and the states alone.
+
+Each function takes the runs in order and gives the sentences that are wrong, none if all is well.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from portmon.engine.rules import RuleSet, Subject
+from portmon.model.observation import Observation, Outcome
+from tests.worlds.histories import INTERVAL, Step
+from tests.worlds.reference import Defaults, Told
+
+LONG = timedelta(minutes=15)
+DAY = timedelta(days=1)
+NOTES = (
+    *("baseline", "duplicate", "probe_outdated", "answers_discarded", "restarted", "moved"),
+    *("clock_back", "clock_believed", "fleet_unreachable", "fleet_reachable", "fleet_unscanned", "fleet_scanned"),
+)
+"""Not messages of a host or port."""
+ALWAYS = ("retired", "unwatched")
+"""They close an alert for good, and are told whatever was told before."""
+ENDS_OF_PORTS = ("recovered", "retired", "unwatched")
+
+Port = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A run, its events, and the state after it, as :meth:`tests.worlds.reference.Reference.snapshot` has it."""
+
+    step: Step
+    told: list[Told]
+    state: Mapping[tuple[Any, ...], tuple[Any, ...]]
+
+
+@dataclass
+class Story:
+    """What was told and seen until now.
+
+    :param open: by port, what its alert is about
+    :param unreachable: hosts that were called so
+    :param shown: by port, the evidence clock of its host when an ok look last showed it
+    :param flapping: by port or host, the clock when it was told that it flaps
+    :param looks: that were judged, each with its run
+    :param known: keys of the state after the run before
+    """
+
+    open: dict[Port, str] = field(default_factory=dict)
+    unreachable: set[str] = field(default_factory=set)
+    shown: dict[Port, float] = field(default_factory=dict)
+    flapping: dict[Any, Any] = field(default_factory=dict)
+    looks: dict[str, dict[datetime, tuple[Step, Observation]]] = field(default_factory=lambda: defaultdict(dict))
+    tried: dict[str, timedelta] = field(default_factory=lambda: defaultdict(timedelta))
+    known: set[Any] = field(default_factory=set)
+    messages: dict[Any, list[datetime]] = field(default_factory=lambda: defaultdict(list))
+    muted: set[Any] = field(default_factory=set)
+    """Subjects of which so much was told in a day that a change was left out, perhaps; until they are told of again."""
+    clock_back: bool = False
+
+
+def violations(history: Sequence[Judged]) -> list[str]:
+    """All that is wrong with a history."""
+    story = Story()
+    found = list(too_many_messages(history))
+    for judged in history:
+        _read(story, judged)
+        if not story.clock_back:
+            found += [f"{judged.step.run_id}: {sentence}" for sentence in unfounded_ends(story, judged)]
+        _fold(story, judged)
+        if not story.clock_back:
+            found += [f"{judged.step.run_id}: {sentence}" for sentence in unfounded_alerts(story, judged)]
+    return found
+
+
+def too_many_messages(history: Sequence[Judged]) -> Iterator[str]:
+    """More than twelve messages of a subject within 24 h, by what is remembered of it.
+
+    The count begins anew when the clock was put right, and when a subject is forgotten or its alert closed for good.
+    """
+    messages: dict[Any, list[datetime]] = defaultdict(list)
+    for judged in history:
+        if any(kind in ("clock_back", "clock_believed") for _, kind, *_ in judged.told):
+            messages.clear()
+        for at, kind, host_id, port, _ in sorted(judged.told, key=lambda one: one[0]):
+            if kind in ALWAYS:
+                messages.pop((host_id, port), None)
+            if host_id is None or kind in NOTES or kind in ALWAYS:
+                continue
+            here = messages[host_id, port]
+            here[:] = [then for then in here if at - then < DAY] + [at]
+            if len(here) > 12:
+                yield f"{len(here)} messages within a day of {host_id} {port}"
+        for key in [key for key in messages if (key[0],) not in judged.state]:
+            del messages[key]
+
+
+def unfounded_alerts(story: Story, judged: Judged) -> Iterator[str]:
+    """Critical alerts that are open though the last evidence does not show their fault."""
+    for (host_id, port), what in sorted(story.open.items()):
+        host, row = judged.state.get((host_id,)), judged.state.get((host_id, port))
+        if host_id not in judged.step.inventory or host is None or what == "flapping":
+            continue
+        step, look = story.looks[host_id].get(host[2], (judged.step, None))
+        if row is None:
+            yield f"{what} of {host_id} {port} is open, and the port is not known"
+        elif host[3] or row[1] or row[6] or look is None or (host_id, port) in story.muted:
+            continue
+        elif what == "down" and row[0] != "down" and not row[2]:
+            yield f"down of {host_id} {port} is open, and its state is {row[0]}"
+        elif what == "down" and row[0] == "down" and shows(step, look, port):
+            yield f"down of {host_id} {port} is open, and the last look shows it"
+        elif what == "lost" and not row[2]:
+            yield f"a lost bind of {host_id} {port} is open, and none is lost"
+    for host_id in sorted(story.unreachable & judged.step.inventory.keys()):
+        host = judged.state.get((host_id,))
+        if (host_id, None) not in story.muted and (host is None or host[0] != "unreachable"):
+            yield f"unreachable {host_id} is open, and its state is {host}"
+
+
+def unfounded_ends(story: Story, judged: Judged) -> Iterator[str]:
+    """Ends of faults that the evidence at that time still shows, or that nothing and nobody ended."""
+    for event in judged.told:
+        at, kind, host_id, port, _ = event
+        if host_id is None:
+            continue
+        _, look = story.looks[host_id].get(at, (None, None))
+        answered = look is not None and look.outcome is Outcome.OK
+        if kind == "recovered" and port is not None and not (answered and shows(None, look, port)):
+            yield f"recovered {host_id} {port}, and the look does not show it"
+        elif kind in ("reachable", "host_key_restored", "own_machine"):
+            greater = {one[1] for one in judged.told if one[0] == at and one[2] == host_id}
+            if (
+                not answered
+                and not greater & {"host_key_changed", "foreign_machine"}
+                and (host_id, None) not in story.muted
+            ):
+                yield f"{kind} {host_id}, and it did not answer"
+        elif kind == "stable":
+            yield from _unfounded_stable(story, judged, event, look)
+        elif kind == "unwatched" and port is not None and not answered:
+            yield f"unwatched {host_id} {port}, without a look"
+        elif (
+            kind == "unwatched"
+            and port is not None
+            and _is_down(judged, host_id, port)
+            and shows(judged.step, look, port)
+        ):
+            yield f"unwatched {host_id} {port}, and it is watched"
+        elif kind == "retired" and port is not None and not _is_named(story, judged, event, look):
+            yield f"retired {host_id} {port}, and neither a person nor the CMDB, a machine or evidence ended it"
+
+
+def _is_down(judged: Judged, host_id: str, port: int) -> bool:
+    row = judged.state.get((host_id, port))
+    return row is None or row[0] == "down"
+
+
+def _unfounded_stable(story: Story, judged: Judged, event: Told, look: Observation | None) -> Iterator[str]:
+    at, _, host_id, port, extra = event
+    assert host_id is not None
+    window = max(Defaults(**judged.step.settings).flap_window, 12 * INTERVAL)
+    if look is None:
+        yield f"stable {host_id} {port}, without a look"
+        return
+    clock: Any = story.tried[host_id]
+    since = story.flapping.get((host_id, port))
+    if port is not None:
+        clock = timedelta(seconds=judged.state[host_id,][5])
+        row = judged.state.get((host_id, port))
+        if extra == "up" and not shows(None, look, port):
+            yield f"stable {host_id} {port} is up, and the look does not show it"
+        if extra == "down" and (row is None or not (row[0] == "down" or row[2])):
+            yield f"stable {host_id} {port} is down, and its state is {row}"
+    elif (extra == "ok") != (look.outcome is Outcome.OK):
+        yield f"stable {host_id} is {extra}, and the look is {look.outcome}"
+    closed = (at, "retired", host_id, port, "") in judged.told
+    if since is not None and clock - since < window and not closed:
+        yield f"stable {host_id} {port} after {clock - since} of evidence, at {at}"
+
+
+def _is_named(story: Story, judged: Judged, event: Told, look: Observation | None) -> bool:
+    """Whether a person, the CMDB, a machine or long absence ended an alert of a port."""
+    at, _, host_id, port, _ = event
+    assert host_id is not None
+    assert port is not None
+    taken_over = {key[0] for key in story.known - judged.state.keys() if len(key) == 1} - set(judged.step.purged)
+    if host_id in judged.step.left or taken_over:
+        return True
+    accepted = judged.step.accepted.get((host_id, "tcp", port))
+    if accepted is not None and accepted <= at:
+        return True
+    if (at, "answers_discarded", host_id, None, "") in judged.told:
+        return True
+    if look is None or look.listing is None:
+        return False
+    low, high = look.listing.ephemeral
+    if low <= port <= high and not shows(judged.step, look, port) and (host_id, port) not in judged.state:
+        return True  # it may have moved
+    settings = Defaults(**judged.step.settings)
+    absent = judged.state[host_id,][5] - story.shown.get((host_id, port), 0.0)
+    return bool(absent >= settings.retire_after.total_seconds())
+
+
+def shows(step: Step | None, look: Observation | None, port: int) -> bool:
+    """Whether a look shows a port; with a run, whether it shows a listener of it that is surely watched."""
+    if look is None or look.listing is None:
+        return False
+    here = [one for one in look.listing.listeners if one.port == port]
+    if step is None:
+        return bool(here)
+    host = step.inventory.get(look.host_id)
+    if host is None:
+        return False
+    if port in host.declared:
+        return bool(here)
+    rules = RuleSet(step.policy).for_host(host)
+    by_program = any(rule.program is not None for rule in step.policy)
+    return any(
+        rules.evaluate(Subject(port, one.address, tuple({one.program, one.comm} - {None}))).watched  # type: ignore[arg-type]
+        for one in here
+        if one.program is not None or not by_program
+    )
+
+
+def _read(story: Story, judged: Judged) -> None:
+    """The looks of a run, unless its clock is not believed."""
+    kinds = [kind for _, kind, *_ in judged.told]
+    if "clock_back" in kinds:
+        story.clock_back = True
+    if "clock_believed" in kinds:
+        story.clock_back = False
+        story.flapping.clear()
+        newest = max(look.observed_at for look in judged.step.looks)
+        for host_id, looks in story.looks.items():
+            story.looks[host_id] = {at: look for at, look in looks.items() if at <= newest}
+        for messages in story.messages.values():
+            messages[:] = [min(at, newest) for at in messages]
+    if story.clock_back:
+        return
+    for look in judged.step.looks:
+        earlier = [at for at in story.looks[look.host_id] if at < look.observed_at]
+        if earlier:
+            gap = look.observed_at - max(earlier)
+            story.tried[look.host_id] += gap if gap <= LONG else INTERVAL
+        story.looks[look.host_id][look.observed_at] = judged.step, look
+
+
+def _fold(story: Story, judged: Judged) -> None:
+    """What is open after the run."""
+    if {key[0] for key in story.known - judged.state.keys() if len(key) == 1} - set(judged.step.purged):
+        story.shown.clear()  # an entry went on with the state, and the messages, of another one
+        story.muted |= {(key[0], key[1] if len(key) == 2 else None) for key in judged.state}
+    story.known = set(judged.state)
+    for at, kind, host_id, port, extra in judged.told:
+        if host_id is None:
+            continue
+        if kind not in NOTES:
+            here = story.messages[host_id, port]
+            here[:] = [then for then in here if at - then < DAY] + [at]
+            if len(here) >= 10:
+                story.muted.add((host_id, port))
+            elif kind not in ("unscanned", "scanned"):
+                story.muted.discard((host_id, port))
+        if port is None:
+            _fold_host(story, kind, host_id, extra)
+            continue
+        if kind in ENDS_OF_PORTS or (kind == "stable" and extra == "up"):
+            story.open.pop((host_id, port), None)
+            story.flapping.pop((host_id, port), None)
+        elif kind in ("down", "flapping"):
+            story.open[host_id, port] = kind
+        elif kind == "stable":
+            story.open[host_id, port] = "down"
+        elif kind == "rebound" and extra:
+            story.open[host_id, port] = "lost"
+        if kind == "flapping":
+            story.flapping[host_id, port] = timedelta(seconds=judged.state[host_id,][5])
+    for look in judged.step.looks:
+        host = judged.state.get((look.host_id,))
+        if look.listing is not None and host is not None and host[2] == look.observed_at:
+            for port in {one.port for one in look.listing.listeners}:
+                if shows(judged.step, look, port):
+                    story.shown[look.host_id, port] = host[5]
+            if (look.observed_at, "answers_discarded", look.host_id, None, "") in judged.told:
+                story.shown = {key: 0.0 if key[0] == look.host_id else then for key, then in story.shown.items()}
+
+
+def _fold_host(story: Story, kind: str, host_id: str, extra: str) -> None:
+    if kind in ("reachable", "retired", "flapping") or (kind == "stable" and extra == "ok"):
+        story.unreachable.discard(host_id)
+    elif kind == "unreachable" or kind == "stable":
+        story.unreachable.add(host_id)
+    if kind == "flapping":
+        story.flapping[host_id, None] = story.tried[host_id]

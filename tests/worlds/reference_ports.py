@@ -1,0 +1,597 @@
+"""The ports of one ok look, by the naive implementation: half of :class:`tests.worlds.reference.Reference`."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from portmon.engine.rules import RuleSet, Subject
+from portmon.model.host import Host
+from portmon.model.observation import Listener, Listing
+from tests.worlds.reference_rows import FEW, MOST, Changes, HostRow, PortRow, Settings, Told, told_today
+
+NOTES = ("restarted", "moved")
+"""Kinds of events that are no messages."""
+NOTICES = ("new", "replaced", "restarted", "rebound")
+"""Nothing begins or ends with them, unless a rebound is severe."""
+
+
+@dataclass
+class Seen:
+    """One port in one look."""
+
+    addresses: frozenset[str]
+    programs: frozenset[str]
+    pids: frozenset[int]
+    uids: frozenset[int]
+    units: frozenset[str]
+    comms: frozenset[str]
+    listed: bool
+    """An allow rule named it."""
+
+
+@dataclass
+class Sight:
+    """One ok look at one host, while its row is still as it was before, but for its evidence clock.
+
+    :param first: of another boot
+    :param learning: another version of probe or reader than before
+    :param other_rules: than in the ok look before
+    """
+
+    host_id: str
+    at: datetime
+    clock: timedelta
+    tool: str
+    confirmed: bool
+    first: bool
+    learning: bool
+    other_rules: bool
+    declared: frozenset[int]
+    ephemeral: tuple[int, int]
+    seen: dict[int, Seen]
+
+
+class Ports:
+    """What follows from looking at the ports of a host."""
+
+    hosts: dict[str, HostRow]
+    ports: dict[str, dict[int, PortRow]]
+    inventory: Mapping[str, Host]
+    rules: RuleSet
+    settings: Settings
+    half: timedelta
+    window: timedelta
+    prune_after: timedelta
+    accepted: Mapping[tuple[str, str, int], datetime]
+    jumped: bool
+    _events: list[Told]
+
+    # ── messages ────────────────────────────────────────────────────────────────────────────────
+
+    def _tell_port(self, port: PortRow, host_id: str, at: datetime, kind: str, number: int, extra: str = "") -> bool:
+        """An event, unless too many messages of the port were told today. What closes an alert for good always is."""
+        today = told_today(port.messages, at)
+        if kind in NOTICES and not extra:
+            if today >= FEW:
+                return False
+        elif today >= MOST and kind not in ("retired", "unwatched", "moved"):
+            return False
+        if kind not in NOTES:
+            port.messages = [then for then in port.messages if told_today([then], at)] + [at]
+        if kind in ("down", "flapping"):
+            port.alert = kind
+        elif kind == "rebound" and extra:
+            port.alert = "lost"
+        elif kind == "stable":
+            port.alert = "down" if extra == "down" else ""
+        elif kind in ("recovered", "retired", "unwatched"):
+            port.alert = ""
+        self._events.append((at, kind, host_id, number, extra))
+        return True
+
+    def _tell_change(
+        self, port: PortRow, changes: Changes, look: Sight, kind: str, number: int, extra: str = ""
+    ) -> None:
+        """The change itself, or that there are too many of them."""
+        if changes.flapping:
+            return
+        today = told_today(port.messages, look.at)
+        if len(changes.times) < self.settings.flap_threshold and today < FEW:
+            self._tell_port(port, look.host_id, look.at, kind, number, extra)
+            return
+        changes.flapping = True
+        self._tell_port(port, look.host_id, look.at, "flapping", number, up_or_down(port))
+
+    def _presence_changed(self, port: PortRow, look: Sight, kind: str, number: int) -> None:
+        """A down or recovered of the port. Its new state is in the row already."""
+        port.presence.add(look.clock, self.window)
+        if kind == "recovered" and not port.alert and len(port.presence.times) < self.settings.flap_threshold:
+            return  # a person, a rule or the CMDB closed its alert
+        self._tell_change(port, port.presence, look, kind, number)
+
+    def _binds_changed(self, port: PortRow, look: Sight, kind: str, number: int, extra: str = "") -> None:
+        """A loss or a recovery of binds; silent while the port itself comes and goes."""
+        port.binds.add(look.clock, self.window)
+        if port.presence.flapping or (kind == "recovered" and not port.alert):
+            return
+        self._tell_change(port, port.binds, look, kind, number, extra)
+
+    def _may_be_stable(self, port: PortRow, look: Sight, number: int) -> None:
+        """Of a port that did not change in this look."""
+        if look.first or told_today(port.messages, look.at) >= MOST:
+            return
+        for changes in (port.presence, port.binds):
+            if not changes.flapping or not changes.still(look.clock, self.window):
+                continue
+            if changes is port.binds and (port.status == "down" or port.presence.flapping):
+                return  # what is told of the port itself comes first
+            changes.forget()
+            if port.binds.flapping and port.binds.still(look.clock, self.window):
+                port.binds.forget()
+            self._tell_port(port, look.host_id, look.at, "stable", number, up_or_down(port))
+            return
+
+    def _notice(self, port: PortRow, look: Sight, kind: str, number: int) -> None:
+        """Of what is only worth a notice the first few of a kind; then silence until there was none for the window."""
+        earlier = port.notices.get(kind, [])
+        if earlier and look.clock - earlier[-1] >= self.window:
+            earlier = []
+        if len(earlier) < self.settings.flap_threshold:
+            earlier = [then for then in earlier if look.clock - then < self.window]
+            self._tell_port(port, look.host_id, look.at, kind, number)
+        port.notices[kind] = [*earlier, look.clock]
+
+    # ── one look ────────────────────────────────────────────────────────────────────────────────
+
+    def _judge_ports(self, look: Sight) -> None:
+        """Every port of one ok look."""
+        ports = self.ports[look.host_id]
+        told_before = len(self._events)
+        hidden = {number for number, port in ports.items() if self._is_hidden(look, number, port)}
+        for number in sorted(hidden):
+            self._hide(look, number, ports[number])
+        moved_to = self._moves(look, hidden)
+        for number in sorted((ports.keys() | look.seen.keys() | look.declared) - hidden):
+            port = ports.get(number)
+            if port is None:
+                self._unknown(look, number, moved=number in moved_to)
+            else:
+                self._known(look, number, port)
+        self._count_the_rest(told_before, look)
+
+    def _unknown(self, look: Sight, number: int, *, moved: bool) -> None:
+        """A port that is seen for the first time, or declared and not there."""
+        if look.first and not moved:
+            return  # the next look of this boot judges it
+        host = self.hosts[look.host_id]
+        declared = number in look.declared
+        if number not in look.seen:
+            if look.confirmed:
+                port = PortRow("down", look.at, declared=True, seen_clock=look.clock)
+                self.ports[look.host_id][number] = port
+                self._presence_changed(port, look, "down", number)
+            return
+        seen = look.seen[number]
+        was_there = host.last_ok_at is None or look.learning or number in host.listening
+        port = PortRow("up", look.at, at_baseline=was_there, declared=declared)
+        self.ports[look.host_id][number] = port
+        waits = is_ephemeral(look, number) and (host.last_ok_at is None or not seen.listed)
+        if waits and not moved and not declared and self.settings.ephemeral_after > 1:
+            port.status, port.streak, port.counted_at = "candidate", 1, look.at
+        elif not was_there and not moved:
+            self._tell_port(port, look.host_id, look.at, "new", number)
+        take(port, seen, look)
+
+    def _known(self, look: Sight, number: int, port: PortRow) -> None:
+        """A port that is remembered and watched."""
+        resumed = port.hidden_since is not None
+        port.hidden_since, port.hidden_looks = None, 0
+        if look.first:
+            self._known_in_another_boot(look, number, port)
+            return
+        other_view = look.learning or look.other_rules or port.declared != (number in look.declared)
+        port.declared = number in look.declared
+        if number not in look.seen:
+            self._known_and_missing(look, number, port, confirmed=look.confirmed or resumed or port.paused)
+            return
+        seen = look.seen[number]
+        was_candidate = port.status == "candidate"
+        self._hide_binds(look, number, port)
+        if was_candidate:
+            self._candidate_again(port, look, number)
+        elif port.status == "up":
+            self._up_again(port, look, number, seen, other_view=other_view)
+        else:
+            self._back(port, look, number, seen)
+        if port.paused and not was_candidate:
+            self._lost_again(port, look, number)
+        self._take_binds_and_owners(port, look, seen, was_candidate=was_candidate)
+
+    def _known_in_another_boot(self, look: Sight, number: int, port: PortRow) -> None:
+        """Only what is back is told; new ports, owners and binds are judged in the next look."""
+        if number in look.seen:
+            if port.status == "down":
+                self._up_from_down(port, look, number)
+            if port.status == "up":
+                port.misses, port.counted_at, port.grace_until = 0, None, None
+            port.pids = look.seen[number].pids or port.pids
+            port.seen_once, port.seen_clock = True, look.clock
+        elif port.status == "candidate" and number not in look.declared:
+            del self.ports[look.host_id][number]
+        elif port.status == "up" and port.grace_until is None:
+            port.grace_until = self.hosts[look.host_id].grace_until
+
+    def _known_and_missing(self, look: Sight, number: int, port: PortRow, *, confirmed: bool) -> None:
+        if port.status == "candidate":
+            if number not in look.declared:
+                del self.ports[look.host_id][number]
+            elif confirmed:
+                self._goes_down(port, look, number)
+        elif not confirmed:
+            pass
+        elif port.status == "up":
+            self._up_and_missing(port, look, number)
+        else:
+            self._down_and_missing(port, look, number)
+
+    def _take_binds_and_owners(self, port: PortRow, look: Sight, seen: Seen, *, was_candidate: bool) -> None:
+        before = port.addresses
+        waits = (
+            not was_candidate
+            and not look.learning
+            and self._addresses_compare(look)
+            and self._waits_for_binds(port, look, seen)
+        )
+        take(port, seen, look)
+        if waits:
+            port.addresses = before
+
+    def _count_the_rest(self, told_before: int, look: Sight) -> None:
+        """Of more than 200 notices of one look those of the highest ports are one event."""
+        notices = [event for event in self._events[told_before:] if event[1] in (*NOTICES, "moved") and not event[4]]
+        if len(notices) <= 200:
+            return
+        for event in sorted(notices, key=lambda event: event[3] or 0)[200:]:
+            self._events.remove(event)
+            port = self.ports[look.host_id].get(event[3] or 0)
+            if port is not None and event[1] not in NOTES:
+                port.messages.remove(event[0])
+        self._tell_host(look.host_id, look.at, "many_changes")
+
+    def _tell_host(self, host_id: str, at: datetime, kind: str, extra: str = "") -> bool:
+        raise NotImplementedError
+
+    # ── what happens to one port ────────────────────────────────────────────────────────────────
+
+    def _candidate_again(self, port: PortRow, look: Sight, number: int) -> None:
+        if number not in look.declared:
+            if self._counts(port.counted_at, look.at):
+                port.streak += 1
+                port.counted_at = look.at
+            if port.streak < self.settings.ephemeral_after:
+                return
+        port.status, port.status_since = "up", look.at
+        port.streak, port.counted_at = 0, None
+        if not port.at_baseline:
+            self._tell_port(port, look.host_id, look.at, "new", number)
+
+    def _up_again(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> None:
+        port.misses, port.counted_at = 0, None
+        if not port.presence.flapping and not other_view:
+            if other_program(port, seen, look.tool):
+                self._notice(port, look, "replaced", number)
+            elif port.pids and seen.pids and not port.pids & seen.pids and port.grace_until is None:
+                self._notice(port, look, "restarted", number)
+        changed = False
+        if look.learning:
+            changed = self._learn_binds(port, look, number, seen)
+        elif self._addresses_compare(look) and not self._waits_for_binds(port, look, seen):
+            changed = self._compare_binds(port, look, number, seen, other_view=other_view)
+        port.grace_until = None
+        if not changed:
+            self._may_be_stable(port, look, number)
+
+    def _learn_binds(self, port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
+        before = port.lost
+        wildcards = {"0.0.0.0", "::"}
+        if seen.addresses & wildcards:
+            port.lost -= wildcards  # which may have been an older reader's name of those that are there
+        port.addresses = frozenset()  # what is there now is all that is expected
+        port.lost = still_lost(port, seen)
+        if before and not port.lost:
+            self._binds_changed(port, look, "recovered", number)
+            return True
+        return False
+
+    def _compare_binds(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> bool:
+        before = port.lost
+        lost, gained = port.addresses - seen.addresses, seen.addresses - port.addresses
+        after = still_lost(port, seen)
+        if after - before and not look.confirmed:
+            return False  # one answer is no evidence of absence
+        port.lost = after
+        if after - before:
+            self._binds_changed(port, look, "rebound", number, "severe")
+            return True
+        if before and not after:
+            self._binds_changed(port, look, "recovered", number)
+            return True
+        if (lost or gained - before) and not port.presence.flapping and not port.binds.flapping and not other_view:
+            self._notice(port, look, "rebound", number)
+        return False
+
+    def _lost_again(self, port: PortRow, look: Sight, number: int) -> None:
+        """A loss whose alert was closed, and that still holds."""
+        if port.lost_hidden:
+            return
+        silent = port.alert or port.presence.flapping or port.binds.flapping or not port.lost
+        port.paused = not silent and not self._tell_port(port, look.host_id, look.at, "rebound", number, "severe")
+
+    def _up_and_missing(self, port: PortRow, look: Sight, number: int) -> None:
+        if port.grace_until is not None:
+            if look.at >= port.grace_until:
+                self._goes_down(port, look, number)
+        elif port.misses == 0 or self._counts(port.counted_at, look.at):
+            port.misses += 1
+            port.counted_at = look.at
+            if port.misses >= self.settings.down_after:
+                self._goes_down(port, look, number)
+
+    def _goes_down(self, port: PortRow, look: Sight, number: int) -> None:
+        port.status, port.status_since = "down", look.at
+        port.streak, port.counted_at, port.grace_until = 0, None, None
+        port.paused = False
+        expect_all_binds(port)
+        self._presence_changed(port, look, "down", number)
+
+    def _back(self, port: PortRow, look: Sight, number: int, seen: Seen) -> None:
+        self._up_from_down(port, look, number)
+        if look.learning or not self._addresses_compare(look) or self._waits_for_binds(port, look, seen):
+            return
+        lost = still_lost(port, seen)  # of none, since all were expected
+        if lost and look.confirmed:
+            port.lost = lost
+            self._binds_changed(port, look, "rebound", number, "severe")
+
+    def _up_from_down(self, port: PortRow, look: Sight, number: int) -> None:
+        port.status, port.status_since = "up", look.at
+        port.misses, port.counted_at = 0, None
+        port.paused, port.quiet = False, False
+        self._presence_changed(port, look, "recovered", number)
+
+    def _down_and_missing(self, port: PortRow, look: Sight, number: int) -> None:
+        if port.quiet:
+            return
+        if self._is_over(port, look, number):
+            if port.alert:
+                self._tell_port(port, look.host_id, look.at, "retired", number)
+            if number in look.declared:
+                port.quiet = True
+                port.pause()
+                port.paused = False
+            else:
+                del self.ports[look.host_id][number]
+        elif port.paused:
+            port.paused = not self._tell_port(port, look.host_id, look.at, "down", number)
+        else:
+            self._may_be_stable(port, look, number)
+
+    def _is_over(self, port: PortRow, look: Sight, number: int) -> bool:
+        """A person accepted that the port is gone, or it was not seen for long, with evidence."""
+        accepted = self.accepted.get((look.host_id, "tcp", number))
+        if accepted is not None and port.status_since <= accepted <= look.at:
+            return True
+        return not self.jumped and look.clock - port.seen_clock >= self.settings.retire_after
+
+    def _counts(self, counted_at: datetime | None, at: datetime) -> bool:
+        return counted_at is None or at - counted_at >= self.half
+
+    # ── moved ───────────────────────────────────────────────────────────────────────────────────
+
+    def _moves(self, look: Sight, hidden: set[int]) -> set[int]:
+        """Ports that others moved to; these are forgotten."""
+        ports = self.ports[look.host_id]
+        gained = {number for number in look.seen if number not in ports}
+        missing = {
+            number
+            for number, port in ports.items()
+            if port.status == "up" and port.hidden_since is None and number not in look.seen
+        }
+        moved_to: set[int] = set()
+        if not look.confirmed:
+            return moved_to
+        for old in sorted(missing - hidden - look.declared):
+            for new in sorted(gained - moved_to - look.declared):
+                if not is_ephemeral(look, old) or not is_ephemeral(look, new):
+                    continue
+                if same_service(ports[old], look.seen[new], look.tool):
+                    kind = "retired" if ports[old].alert else "moved"
+                    self._tell_port(ports[old], look.host_id, look.at, kind, old)
+                    del ports[old]
+                    moved_to.add(new)
+                    break
+        return moved_to
+
+    # ── hidden ──────────────────────────────────────────────────────────────────────────────────
+
+    def _is_hidden(self, look: Sight, number: int, port: PortRow) -> bool:
+        """By what is known of a port that no watched listener has now."""
+        if number in look.seen or number in look.declared:
+            return False
+        known = port.addresses | port.lost | frozenset(port.unwatched)
+        return not self._watched_still(look.host_id, number, port, known)
+
+    def _hide(self, look: Sight, number: int, port: PortRow) -> None:
+        if port.status == "candidate":
+            del self.ports[look.host_id][number]
+            return
+        if port.hidden_since is None:
+            port.hidden_since, port.hidden_looks = look.at, 1
+            return
+        port.hidden_looks += 1
+        if look.first or port.hidden_looks < 2:
+            return
+        if port.alert:
+            self._tell_port(port, look.host_id, look.at, "unwatched", number)
+            port.pause()
+        if look.at - port.hidden_since >= self.prune_after and not self.jumped:
+            del self.ports[look.host_id][number]
+
+    def _hide_binds(self, look: Sight, number: int, port: PortRow) -> None:
+        """Binds that a rule hides are neither judged nor forgotten."""
+        known = port.addresses | port.lost | frozenset(port.unwatched)
+        watched = known
+        if number not in look.declared:
+            watched = self._watched_still(look.host_id, number, port, known)
+        port.addresses |= frozenset(port.unwatched) & watched
+        kept = {
+            address: since
+            for address, since in port.unwatched.items()
+            if address not in watched and (self.jumped or look.at - since < self.prune_after)
+        }
+        port.unwatched = dict.fromkeys(port.addresses - watched, look.at) | kept
+        port.addresses &= watched
+        hidden = port.lost - watched
+        port.lost_hidden = port.lost_hidden + 1 if hidden else 0
+        if port.lost_hidden >= 2:
+            port.lost -= hidden
+            port.unwatched |= dict.fromkeys(hidden, look.at)
+            port.lost_hidden = 0
+            if not port.lost and port.alert and port.status == "up" and not port.presence.flapping:
+                self._tell_port(port, look.host_id, look.at, "unwatched", number)
+                port.binds.forget()
+
+    def _watched_still(self, host_id: str, number: int, port: PortRow, addresses: frozenset[str]) -> frozenset[str]:
+        """Those addresses that the rules in force watch."""
+        rules = self.rules.for_host(self.inventory[host_id])
+        return frozenset(
+            address
+            for address in addresses
+            if any(rules.evaluate(Subject(number, address, one)).watched for one in owner_names(port))
+        )
+
+    # ── what a look shows ───────────────────────────────────────────────────────────────────────
+
+    def _watched_ports(self, host_id: str, look: Listing) -> dict[int, Seen]:
+        """Watched listeners, by port."""
+        found: dict[int, Seen] = {}
+        for number in sorted({listener.port for listener in look.listeners}):
+            here = [listener for listener in look.listeners if listener.port == number]
+            decisions = [self._watched(host_id, listener) for listener in here]
+            listeners = [one for one, (watched, _) in zip(here, decisions, strict=True) if watched]
+            if listeners:
+                found[number] = seen_of(listeners, listed=any(named for _, named in decisions))
+        return found
+
+    def _watched(self, host_id: str, listener: Listener) -> tuple[bool, bool]:
+        """Whether a listener is watched, and whether an allow rule named it."""
+        known = self.ports[host_id].get(listener.port)
+        shown = {name for name in (listener.program, listener.comm) if name is not None}
+        if known is not None and listener.comm in known.comms:
+            shown |= known.programs
+        programs = [tuple(shown)]
+        if not shown and known is not None:
+            programs = owner_names(known)
+        watched, named = listener.port in self.inventory[host_id].declared, False
+        rules = self.rules.for_host(self.inventory[host_id])
+        for program in programs:
+            decision = rules.evaluate(Subject(listener.port, listener.address, program))
+            if decision.watched:
+                watched = True
+                named = named or decision.rule is not None
+        return watched, named
+
+    def _rules_of(self, host_id: str) -> list[Any]:
+        rules = self.rules.for_host(self.inventory[host_id]).rules
+        return [rule.model_copy(update={"comment": ""}) for _, rule in rules]
+
+    # ── addresses ───────────────────────────────────────────────────────────────────────────────
+
+    def _addresses_compare(self, look: Sight) -> bool:
+        """Plain netstat cuts long addresses."""
+        before = self.hosts[look.host_id].tool
+        return before is None or before == look.tool or "netstat" not in (before, look.tool)
+
+    def _waits_for_binds(self, port: PortRow, look: Sight, seen: Seen) -> bool:
+        """Within the grace after a reboot a bind that is missing is not lost yet; nor is it after one answer alone."""
+        grace = self.hosts[look.host_id].grace_until
+        missing = bool(still_lost(port, seen) - port.lost)
+        return missing and ((grace is not None and look.at < grace) or not look.confirmed)
+
+
+def up_or_down(port: PortRow) -> str:
+    """A port that still listens but lost an address counts as down: clients of that address can't reach it."""
+    return "down" if port.status == "down" or port.lost else "up"
+
+
+def is_ephemeral(look: Sight, number: int) -> bool:
+    low, high = look.ephemeral
+    return low <= number <= high
+
+
+def owner_names(port: PortRow) -> list[tuple[str, ...]]:
+    """The names by which rules know each program of a port."""
+    return [(name, *port.comms) for name in port.programs] or [(name,) for name in port.comms] or [()]
+
+
+def seen_of(listeners: list[Listener], *, listed: bool) -> Seen:
+    return Seen(
+        addresses=frozenset(one.address for one in listeners),
+        programs=frozenset(one.program for one in listeners if one.program is not None),
+        pids=frozenset(one.pid for one in listeners if one.pid is not None),
+        uids=frozenset(one.uid for one in listeners if one.uid is not None),
+        units=frozenset(one.unit for one in listeners if one.unit is not None),
+        comms=frozenset(one.comm for one in listeners if one.comm is not None),
+        listed=listed,
+    )
+
+
+def take(port: PortRow, seen: Seen, look: Sight) -> None:
+    """What is not shown now stays as it was known."""
+    port.seen_once, port.seen_clock = True, look.clock
+    if seen.programs or not port.programs:
+        port.tool = look.tool
+    port.addresses = seen.addresses
+    names_of_the_kernel_alone = bool(seen.comms) and seen.programs == seen.comms == port.comms
+    if not (port.programs and names_of_the_kernel_alone):
+        port.programs = seen.programs or port.programs
+    port.pids = seen.pids or port.pids
+    port.uids = seen.uids or port.uids
+    port.units = seen.units or port.units
+    port.comms = seen.comms or port.comms
+
+
+def same_service(port: PortRow, seen: Seen, tool: str) -> bool:
+    if port.units != seen.units:
+        return False
+    if port.comms and seen.comms:
+        return bool(port.comms & seen.comms)
+    return bool(port.programs & seen.programs) and port.tool == tool
+
+
+def other_program(port: PortRow, seen: Seen, tool: str) -> bool:
+    if port.comms and seen.comms:
+        return bool(seen.comms - port.comms and port.comms - seen.comms)
+    if port.tool != tool or not port.programs or not seen.programs:
+        return False
+    return bool(seen.programs - port.programs and port.programs - seen.programs)
+
+
+def expect_all_binds(port: PortRow) -> None:
+    """A bind that does not come back with the others is lost anew, and told."""
+    port.addresses |= port.lost
+    port.lost = frozenset()
+
+
+def still_lost(port: PortRow, seen: Seen) -> frozenset[str]:
+    lost = {address for address in port.addresses - seen.addresses if not ipaddress.ip_address(address).is_loopback}
+    wildcard = {4: "0.0.0.0", 6: "::"}
+    return frozenset(
+        address
+        for address in port.lost | lost
+        if address not in seen.addresses and wildcard[ipaddress.ip_address(address).version] not in seen.addresses
+    )

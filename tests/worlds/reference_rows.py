@@ -1,0 +1,234 @@
+"""What the naive implementation of :mod:`tests.worlds.reference` remembers: rows of hosts and ports, in plain Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from portmon.model.observation import Listing
+
+Told = tuple[datetime, str, str | None, int | None, str]
+"""An event: at, kind, host id (None: the monitor's own), port (None: the host's own), and what else it says:
+``severe`` of a rebound, ``up`` or ``down`` of flapping and stable of a port, ``ok`` or ``unreachable`` of those of a
+host, ``warning`` of an unreachable host that never answered, otherwise nothing."""
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+ZERO = timedelta(0)
+FEW = 10
+"""Messages of one subject and day: the next one of a change says that it flaps, and notices are left out."""
+MOST = 12
+"""Messages of one subject and day: then nothing more is told."""
+
+
+class Settings(Protocol):
+    """What the engine calls ``States``."""
+
+    down_after: int
+    unreachable_after: int
+    ephemeral_after: int
+    flap_threshold: int
+    flap_window: timedelta
+    reboot_grace: timedelta
+    retire_after: timedelta
+
+
+@dataclass
+class Defaults:
+    """The settings of the contract."""
+
+    down_after: int = 1
+    unreachable_after: int = 2
+    ephemeral_after: int = 3
+    flap_threshold: int = 4
+    flap_window: timedelta = timedelta(hours=1)
+    reboot_grace: timedelta = timedelta(minutes=10)
+    retire_after: timedelta = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Who answered. None is what was not shown."""
+
+    boot_id: str | None = None
+    netns: int | None = None
+    start: int | None = None
+
+    @classmethod
+    def of(cls, look: Listing) -> Machine:
+        """As a look shows it."""
+        return cls(look.boot_id, look.netns, look.pid1_start)
+
+    def and_then(self, later: Machine) -> Machine:
+        """The last shown value of each part."""
+        return Machine(*(new if new is not None else old for old, new in self._pairs(later)))
+
+    def differs(self, other: Machine) -> bool:
+        """In a part besides the boot id that both show."""
+        return any(None not in pair and pair[0] != pair[1] for pair in self._pairs(other)[1:])
+
+    def is_one_with(self, other: Machine) -> bool:
+        """Whether both are one machine: equal boot ids are not enough, a container has its host's."""
+        if self.boot_id is None or self.boot_id != other.boot_id or self.differs(other):
+            return False
+        return any(None not in pair for pair in self._pairs(other)[1:])
+
+    def _pairs(self, other: Machine) -> list[tuple[Any, Any]]:
+        return [(self.boot_id, other.boot_id), (self.netns, other.netns), (self.start, other.start)]
+
+
+@dataclass
+class Changes:
+    """When a condition changed, by the clock that counts for it."""
+
+    times: list[timedelta] = field(default_factory=list)
+    flapping: bool = False
+
+    def add(self, clock: timedelta, window: timedelta) -> None:
+        self.times = [then for then in self.times if clock - then < window] + [clock]
+
+    def still(self, clock: timedelta, window: timedelta) -> bool:
+        """Whether there was no change for the window."""
+        return not self.times or clock - self.times[-1] >= window
+
+    def forget(self) -> None:
+        self.times = []
+        self.flapping = False
+
+
+@dataclass
+class PortRow:
+    """What is remembered of a port."""
+
+    status: str
+    status_since: datetime
+    at_baseline: bool = False
+    seen_once: bool = False
+    """Only a declared port can be known and never seen."""
+    seen_clock: timedelta = ZERO
+    """The host's evidence clock at the last ok look that showed it; of one that was never seen, at its first."""
+    streak: int = 0
+    misses: int = 0
+    counted_at: datetime | None = None
+    grace_until: datetime | None = None
+    addresses: frozenset[str] = frozenset()
+    programs: frozenset[str] = frozenset()
+    pids: frozenset[int] = frozenset()
+    uids: frozenset[int] = frozenset()
+    units: frozenset[str] = frozenset()
+    comms: frozenset[str] = frozenset()
+    """The kernel's names of the programs."""
+    tool: str | None = None
+    """That reported the programs."""
+    declared: bool = False
+    lost: frozenset[str] = frozenset()
+    """Addresses that others could reach, lost while others remain."""
+    unwatched: dict[str, datetime] = field(default_factory=dict)
+    """Addresses that rules hide, and since when; they are expected as soon as they are watched again."""
+    lost_hidden: int = 0
+    """Looks in a row in which rules hid an address that is lost."""
+    presence: Changes = field(default_factory=Changes)
+    binds: Changes = field(default_factory=Changes)
+    notices: dict[str, list[timedelta]] = field(default_factory=dict)
+    """By kind, each whether it was told or not, since a window without one."""
+    messages: list[datetime] = field(default_factory=list)
+    alert: str = ""
+    """What the last message left open: ``down``, ``lost``, ``flapping`` or nothing."""
+    paused: bool = False
+    """Its alert was closed without evidence: what still holds is told again, what does not is over without a word."""
+    quiet: bool = False
+    """Down, declared, and its alert is closed until it was seen."""
+    hidden_since: datetime | None = None
+    hidden_looks: int = 0
+
+    def pause(self) -> None:
+        """Its alert is closed, not its fault."""
+        self.alert = ""
+        self.paused = True
+        self.presence.forget()
+        self.binds.forget()
+
+
+@dataclass
+class Kept:
+    """The state of a host before it was another machine, for the case that it was none.
+
+    :param since: the evidence clock at the first look of the other boot
+    :param looks: ok looks of that boot
+    """
+
+    host: HostRow
+    ports: dict[int, PortRow]
+    since: timedelta
+    looks: int = 1
+
+
+@dataclass
+class HostRow:
+    """What is remembered of a host."""
+
+    known_since: datetime
+    status: str = "new"
+    failures: int = 0
+    counted_at: datetime | None = None
+    last_evaluated_at: datetime | None = None
+    last_ok_at: datetime | None = None
+    evidence: timedelta = ZERO
+    """The clock of its ports."""
+    last_try_at: datetime | None = None
+    last_try_ok: bool = False
+    last_counted_try_at: datetime | None = None
+    tried: timedelta = ZERO
+    """The clock of the host's own condition: like evidence, of tried runs."""
+    machine: Machine = Machine()
+    inodes: frozenset[int] = frozenset()
+    pids: frozenset[int] = frozenset()
+    tool: str | None = None
+    grace_until: datetime | None = None
+    listening: frozenset[int] = frozenset()
+    versions: tuple[int, int] | None = None
+    """Of the probe and the reader of its last ok look."""
+    rules: list[Any] | None = None
+    """That were in force in its last ok look."""
+    duplicate_of: str | None = None
+    sharing: bool = False
+    """It was one machine with another entry from its first look on, or a person said so."""
+    key_changed: bool = False
+    foreign: bool = False
+    foreign_since: datetime | None = None
+    foreign_with: str | None = None
+    """The entry whose machine answers; None if several entries changed to one machine at once."""
+    told_greater: str = ""
+    """``host_key``, ``foreign`` or nothing: what was told and not ended."""
+    told_reach: str = ""
+    """``unreachable``, ``flapping`` or nothing, likewise."""
+    unscanned: bool = False
+    told_unscanned: bool = False
+    changes: Changes = field(default_factory=Changes)
+    messages: list[datetime] = field(default_factory=list)
+    left_at: datetime | None = None
+    kept: Kept | None = None
+
+    @property
+    def covered(self) -> bool:
+        """Whether a greater condition says why the host gives no evidence."""
+        return self.key_changed or self.foreign
+
+
+def told_today(messages: list[datetime], at: datetime) -> int:
+    """Messages within the last 24 h."""
+    return sum(1 for then in messages if at - then < DAY)
+
+
+def cap_times(row: Any, newest: datetime) -> None:
+    """The clock was ahead: every time in a row that is later becomes the newest one that is believed."""
+    for one in dataclasses.fields(row):
+        value = getattr(row, one.name)
+        if isinstance(value, datetime):
+            setattr(row, one.name, min(value, newest))
+        elif isinstance(value, list):
+            setattr(row, one.name, [min(then, newest) if isinstance(then, datetime) else then for then in value])
+        elif isinstance(value, dict) and one.name == "unwatched":
+            setattr(row, one.name, {address: min(then, newest) for address, then in value.items()})
