@@ -136,7 +136,8 @@ class Reference(Ports):
 
     def _know(self, now: datetime) -> None:
         """Every entry of the inventory has a row; one that left and is back goes on with its own."""
-        for host_id in {*self.inventory, *self.invalid}:
+        # An entry that never was valid has no host.
+        for host_id in {*self.inventory, *(self.invalid.keys() & self.hosts.keys())}:
             host = self.hosts.setdefault(host_id, HostRow(now))
             self.ports.setdefault(host_id, {})
             if host.left_at is not None:
@@ -303,7 +304,7 @@ class Reference(Ports):
 
     def _scan_of_all(self, now: datetime) -> None:
         """Which hosts nobody looks at."""
-        listed = sorted({*self.inventory, *self.invalid})
+        listed = sorted({*self.inventory, *(self.invalid.keys() & self.hosts.keys())})
         for host_id in listed:
             host = self.hosts[host_id]
             due = self._is_not_scanned(host_id, host, now)
@@ -464,11 +465,11 @@ class Reference(Ports):
             return True
         ends = host.told_reach == "unreachable"
         many = len(host.changes.times) >= self.settings.flap_threshold
-        over = ends and told_today(host.messages, at) >= FEW
+        over = (ends or rebooted) and told_today(host.messages, at) >= FEW
         if over or (many and (ends or rebooted or not was_covered)):
             self._host_flaps(host_id, host, at)
             return True
-        if rebooted and told_today(host.messages, at) + ends < FEW:
+        if rebooted:
             self._tell_host(host_id, at, "rebooted")
         if ends and self._tell_host(host_id, at, "reachable"):
             host.told_reach = ""
@@ -705,7 +706,7 @@ class Reference(Ports):
                 if told:
                     self._tell_host(host_id, now, "retired")
             host.told_greater = host.told_reach = ""
-            host.unscanned = host.told_unscanned = False
+            host.unscanned = host.told_unscanned = host.foreign = host.key_changed = False
             host.changes.forget()
             host.left_at = now
             for number, port in sorted(self.ports[host_id].items()):

@@ -218,6 +218,8 @@ class Ports:
                 self._up_from_down(port, look, number)
             if port.status == "up":
                 port.misses, port.counted_at, port.grace_until = 0, None, None
+            if not port.seen_once:  # nothing is known that the next look could be compared with
+                take(port, look.seen[number], look)
             port.pids = look.seen[number].pids or port.pids
             port.seen_once, port.seen_clock = True, look.clock
         elif port.status == "candidate" and number not in look.declared:

@@ -11,7 +11,7 @@ from portmon.engine import clocks, frames, machines
 from portmon.engine import hosts as single
 from portmon.engine.fingerprint import fingerprint
 from portmon.engine.hosts import Fleet
-from portmon.engine.identities import Identities
+from portmon.engine.identities import Identities, Sorted
 from portmon.engine.inputs import Inputs
 from portmon.engine.ports import HostPorts
 from portmon.engine.rules import HostRules
@@ -57,11 +57,11 @@ class Answers:
         self._inputs = fleet.inputs
         self._identities = identities
 
-    def compare(self, looks: Sequence[Observation], ports: pd.DataFrame, new_boots: set[str], changes: Changes) -> None:
+    def compare(self, looks: Sequence[Observation], ports: pd.DataFrame, answers: Sorted, changes: Changes) -> None:
         """Compare stored and seen ports in one merge, evaluate those that differ, and update their hosts."""
         rules = {look.host_id: self._inputs.rules.for_host(self._inputs.inventory[look.host_id]) for look in looks}
         evidence = {
-            look.host_id: self._evidence(look, rules[look.host_id].digest, new_boot=look.host_id in new_boots)
+            look.host_id: self._evidence(look, rules[look.host_id].digest, new_boot=look.host_id in answers.new_boots)
             for look in looks
         }
         declared = self._inputs.declared
@@ -79,9 +79,10 @@ class Answers:
                     if look.confirmed:
                         own.absent(number)
             changes.add(own)
-            self._take_evidence(host, look, evidence[look.host_id], own)
+            covered = look.host_id in answers.covered
+            self._take_evidence(host, look, evidence[look.host_id], own, covered=covered)
         now = frames.merged(ports, changes.changed.values(), changes.gone)
-        unsettled = self._unsettled(looks, rules, comparison, now) | absent | new_boots
+        unsettled = self._unsettled(looks, rules, comparison, now) | absent | answers.new_boots
         for look in looks:
             host = self._hosts[look.host_id]
             host.fingerprint = None if look.host_id in unsettled else fingerprint_of(look, self._inputs)
@@ -139,7 +140,9 @@ class Answers:
             forget_after=self._inputs.forget_after,
         )
 
-    def _take_evidence(self, host: HostState, look: Observation, evidence: Evidence, ports: HostPorts) -> None:
+    def _take_evidence(
+        self, host: HostState, look: Observation, evidence: Evidence, ports: HostPorts, *, covered: bool
+    ) -> None:
         """Update the host, after its ports were evaluated by its last state."""
         seen, at, report = look.listing, look.observed_at, self._fleet.report
         assert seen is not None  # noqa: S101 - for the type checker; compare() has checked it
@@ -152,7 +155,7 @@ class Answers:
             boot = _rebooted(host, seen, evidence)
         single.tick(host, look, self._fleet)
         self._identities.answered(host, machines.shown_by(seen), at)
-        single.answered(host, at, self._fleet, boot)
+        single.answered(host, at, self._fleet, boot, covered=covered)
         ports.tell(report)
         machines.count_look(host)
         host.ephemeral_low, host.ephemeral_high = seen.ephemeral

@@ -127,6 +127,11 @@ class Open:
     since: datetime
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def told(self) -> bool:
+        """Whether its event was told; not while a greater condition is told instead."""
+        return bool(self.details.get("told", True))
+
 
 class OpenConditions:
     """The conditions of hosts and the monitor that are open.
@@ -142,10 +147,10 @@ class OpenConditions:
         return self.now.get(condition.key(host_id))
 
     def open(self, condition: Condition, host_id: str | None, since: datetime, **details: Any) -> bool:
-        """Open a condition, or change the details of an open one; whether it is new."""
+        """Open a condition, or change the details of an open one; whether it is told now and was not."""
         before = self.get(condition, host_id)
-        self.now[condition.key(host_id)] = Open(before.since if before else since, details)
-        return before is None
+        self.now[condition.key(host_id)] = now = Open(before.since if before else since, details)
+        return now.told and not (before and before.told)
 
     def end(self, condition: Condition, host_id: str | None = None) -> Open | None:
         """End a condition; None if it was not open."""
@@ -157,9 +162,9 @@ class OpenConditions:
         return {name[len(prefix) :]: one for name, one in self.now.items() if name.startswith(prefix)}
 
     def lesser(self, condition: Condition, host_id: str) -> list[Condition]:
-        """The open conditions of a host that one includes."""
-        own = condition.value.includes
-        return [one for one in EVALUATED if one.value.name in own and self.get(one, host_id)]
+        """The conditions of a host that one includes, and that are told."""
+        own = (one for one in EVALUATED if one.value.name in condition.value.includes)
+        return [one for one in own if (opened := self.get(one, host_id)) and opened.told]
 
     def includes(self, condition: Condition, host_id: str) -> bool:
         """Whether a greater condition of the host is open, so that this one is not told."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from portmon.engine import clocks, frames, lifecycle, machines
 from portmon.engine import hosts as single
 from portmon.engine.answers import Answers, Changes, fingerprint_of
-from portmon.engine.conditions import RUNS, Open, OpenConditions, runs_until
+from portmon.engine.conditions import RUNS, Condition, Open, OpenConditions, runs_until
 from portmon.engine.events import Report
 from portmon.engine.hosts import Fleet
 from portmon.engine.identities import Identities, by_host
@@ -189,9 +189,12 @@ class Evaluation:
     def _host(self, host_id: str) -> HostState:
         listed, host = self.inputs.inventory[host_id], self.hosts.get(host_id)
         if host is None:
-            host = self.hosts[host_id] = HostState(host_id, status_since=self.inputs.now)
+            host = self.hosts[host_id] = HostState(host_id)
         if (host.name, host.address, host.labels) != (listed.name, listed.address, listed.labels):
             host.name, host.address, host.labels = listed.name, listed.address, dict(listed.labels)
+            self._changed.add(host_id)
+        if host.known_since is None:
+            host.known_since = self.inputs.now
             self._changed.add(host_id)
         return host
 
@@ -205,7 +208,9 @@ class Evaluation:
         before = (host.status, host.failures, host.presence, host.boot_looks, host.kept, host.told)
         single.tick(host, observation, self._fleet)
         machines.count_look(host)
-        single.answered(host, observation.observed_at, self._fleet)
+        trusted = "The host shows a trusted key again"
+        covered = single.end(host, Condition.HOST_KEY, observation.observed_at, trusted, self._fleet)
+        single.answered(host, observation.observed_at, self._fleet, covered=covered)
         self._ticked.add(host.host_id)
         if before != (host.status, host.failures, host.presence, host.boot_looks, host.kept, host.told):
             self._changed.add(host.host_id)
@@ -254,7 +259,7 @@ class Evaluation:
             single.tried(host, look, self._fleet)
             host.fingerprint = None
         if answers.own:
-            self._answers.compare(answers.own, ports, answers.new_boots, changes)
+            self._answers.compare(answers.own, ports, answers, changes)
         self._changed |= {look.host_id for look in observations}
         for key in changes.changed:
             self.dropped.pop(key, None)

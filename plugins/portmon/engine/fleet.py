@@ -47,7 +47,8 @@ def outlook(
     looks: Collection[Observation],
     hosts: Mapping[str, HostState],
     *,
-    fleet: int,
+    listed: Collection[str],
+    foreign: Collection[str],
     enough: int,
     half_interval: timedelta,
 ) -> Outlook:
@@ -55,31 +56,33 @@ def outlook(
 
     :param before: the episode that is suspected or open
     :param hosts: their state before this run
-    :param fleet: number of hosts of the inventory
+    :param listed: ids of the hosts of the inventory
+    :param foreign: ids of hosts that another machine answers for
     :param enough: ``states.unreachable_after``
     """
     final = {look.host_id: look for look in looks}
     failing = {host_id for host_id, look in final.items() if _fails(look)}
     at = max(look.observed_at for look in final.values())
-    began = {host_id for host_id in final if _answered_before(hosts.get(host_id))}
+    began = {one for one in final if one not in foreign and _answered_before(hosts.get(one))}
     if before is None:
         fresh = failing & began
-        if len(fresh) < 2 or len(fresh) < SHARE * len(began) or 2 * len(final) <= fleet:
+        if len(fresh) < 2 or len(fresh) < SHARE * len(began) or 2 * len(final) <= len(listed):
             return Outlook(None)
         episode = Episode(at, frozenset(fresh), 1, at)
     else:
-        tried = before.hosts & final.keys()
-        if 2 * len(tried) <= len(before.hosts):
+        own = before.hosts & set(listed)
+        tried = own & final.keys()
+        if own and 2 * len(tried) <= len(own):
             return Outlook(before)
         still = tried & failing
-        if 2 * len(still) < len(tried):
+        if not own or 2 * len(still) < len(tried):
             return Outlook(None, ends=before.told)
         if not before.told and len(still) < SHARE * len(tried):
             return Outlook(None)
         # A later time is of a clock that went back.
         counts = not timedelta(0) <= at - before.counted_at < half_interval
         runs, counted_at = (before.runs + 1, at) if counts else (before.runs, before.counted_at)
-        episode = Episode(before.since, before.hosts | (failing & began), runs, counted_at, before.told)
+        episode = Episode(before.since, own | (failing & began), runs, counted_at, before.told)
     if episode.told or episode.runs < enough:
         return Outlook(episode)
     told = Episode(episode.since, episode.hosts, episode.runs, episode.counted_at, told=True)
@@ -105,7 +108,7 @@ def unscanned(
     found = {}
     for host in hosts:
         last = host.last_evaluated_at
-        waits = max(filter(None, (last or host.status_since, since)), default=now)
+        waits = max(filter(None, (last, host.known_since, since)), default=now)
         if now - waits >= pause_of(interval):
             found[host.host_id] = last
     return found

@@ -56,34 +56,44 @@ def tick(host: HostState, observation: Observation, fleet: Fleet) -> None:
 
 def failed(host: HostState, observation: Observation, fleet: Fleet) -> None:
     """A run got no evidence of the host."""
-    at = observation.observed_at
-    host.tried = clocks.tried_at(host, at, fleet.interval)
+    at, key_changed = observation.observed_at, observation.error_class == HostKeyChangedError.error_class
+    foreign = fleet.conditions.get(Condition.FOREIGN, host.host_id) is not None
+    if not foreign:
+        host.tried = clocks.tried_at(host, at, fleet.interval)
     tried(host, observation, fleet)
+    if key_changed:
+        opens(host, Condition.HOST_KEY, Draft(EventKind.HOST_KEY_CHANGED, observation.error or ""), at, fleet)
+    if foreign:
+        # The address is another machine's, so this says nothing of the host.
+        return
     host.error_class, host.error = observation.error_class, observation.error
     if host.failures == 0:
         host.failures, host.failing_since, host.counted_at = 1, at, at
     elif host.counted_at is None or at - host.counted_at >= fleet.interval / 2:
         host.failures, host.counted_at = host.failures + 1, at
-    if observation.error_class == HostKeyChangedError.error_class:
-        opens(host, Condition.HOST_KEY, Draft(EventKind.HOST_KEY_CHANGED, observation.error or ""), at, fleet)
     enough = host.failures >= fleet.inputs.settings.unreachable_after
     if fleet.silent or not enough:
-        settle(host, at, fleet)
+        # Whether it is unreachable is not known yet.
+        pass
     elif host.status != HostStatus.UNREACHABLE:
         host.status, host.status_since = HostStatus.UNREACHABLE.value, at
-        changes(host, at, _is_unreachable(host, observation, fleet), fleet)
+        if fleet.conditions.includes(Condition.UNREACHABLE, host.host_id):
+            host.presence = lifecycle.untold(host.presence, fleet.pace, clock=host.tried, at=at)
+        else:
+            changes(host, at, _is_unreachable(host, observation, fleet), fleet)
     elif host.presence.flapping_since:
         settle(host, at, fleet)
-    else:
+    elif lifecycle.may_tell(host.told, at):
         # It is told again after it was not told for a while.
         for draft in _is_unreachable(host, observation, fleet):
             fleet.report.of_host(host, at, draft)
 
 
-def answered(host: HostState, at: datetime, fleet: Fleet, boot: Draft | None = None) -> None:
+def answered(host: HostState, at: datetime, fleet: Fleet, boot: Draft | None = None, *, covered: bool = False) -> None:
     """The host gave evidence, which its clocks count already.
 
     :param boot: the event of a reboot, if it is in another boot
+    :param covered: a greater condition than that it is unreachable was open until now
     """
     was_unreachable, since, last_seen = host.status == HostStatus.UNREACHABLE, host.failing_since, host.last_ok_at
     if host.status != HostStatus.OK:
@@ -91,15 +101,16 @@ def answered(host: HostState, at: datetime, fleet: Fleet, boot: Draft | None = N
     host.failures, host.failing_since, host.counted_at, host.error_class, host.error = 0, None, None, None, None
     host.last_ok_at = at
     drafts = [] if boot is None else [boot]
-    is_told = fleet.conditions.end(Condition.UNREACHABLE, host.host_id) is not None
-    trusted = end(host, Condition.HOST_KEY, at, "The host shows a trusted key again", fleet)
-    if is_told and not trusted:
+    opened = fleet.conditions.end(Condition.UNREACHABLE, host.host_id)
+    if opened is not None and opened.told:
         lasted = {"unreachable_for": (at - since).total_seconds()} if since else {}
         drafts.append(Draft(EventKind.REACHABLE, "It answered completely again", since, last_seen, lasted))
-    if was_unreachable or boot is not None:
+    if not was_unreachable and boot is None:
+        settle(host, at, fleet)
+    elif drafts or not covered:
         changes(host, at, drafts, fleet)
     else:
-        settle(host, at, fleet)
+        host.presence = lifecycle.untold(host.presence, fleet.pace, clock=host.tried, at=at)
 
 
 def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet) -> None:
@@ -123,6 +134,8 @@ def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet
 def settle(host: HostState, at: datetime, fleet: Fleet) -> None:
     """Tell that a host that flapped is stable, if it is."""
     flapped = host.presence
+    if fleet.conditions.includes(Condition.UNREACHABLE, host.host_id):
+        return
     if not lifecycle.settles(flapped, fleet.pace, clock=host.tried, at=at, told=host.told):
         return
     host.presence = NONE
@@ -134,35 +147,45 @@ def settle(host: HostState, at: datetime, fleet: Fleet) -> None:
 
 
 def opens(host: HostState, condition: Condition, draft: Draft, at: datetime, fleet: Fleet, **details: Any) -> None:
-    """Open a condition that does not flap, and end the lesser ones that it includes."""
-    lesser = fleet.conditions.lesser(condition, host.host_id)
-    if fleet.conditions.includes(condition, host.host_id):
+    """Open a condition that does not flap. It is told in place of the lesser ones; later, if a greater one is open."""
+    before = fleet.conditions.get(condition, host.host_id)
+    if before is not None and before.told:
         return
-    if not fleet.conditions.open(condition, host.host_id, at, **details):
-        return
-    for one in lesser:
-        end(host, one, at, f"{condition.value.opens.value.replace('_', ' ').capitalize()} is told instead", fleet)
-    fleet.report.of_host(host, at, draft)
+    tells = not fleet.conditions.includes(condition, host.host_id) and lifecycle.may_tell(host.told, at)
+    fleet.conditions.open(condition, host.host_id, at, told=tells, **details)
+    if tells:
+        _include(host, condition, at, fleet)
+        fleet.report.of_host(host, at, draft)
 
 
 def end(host: HostState, condition: Condition, at: datetime, reason: str, fleet: Fleet, **details: Any) -> bool:
-    """End a condition that is open; whether it was."""
-    before = fleet.conditions.end(condition, host.host_id)
-    if before is None:
+    """End a condition that is open, once that may be told; whether it ended."""
+    before = fleet.conditions.get(condition, host.host_id)
+    if before is None or (before.told and not lifecycle.may_tell(host.told, at)):
         return False
-    fleet.report.of_host(host, at, Draft(condition.value.ends, reason, before.since, host.last_ok_at, details))
+    fleet.conditions.end(condition, host.host_id)
+    if before.told:
+        fleet.report.of_host(host, at, Draft(condition.value.ends, reason, before.since, host.last_ok_at, details))
     return True
 
 
+def _include(host: HostState, condition: Condition, at: datetime, fleet: Fleet) -> None:
+    """End the alerts of lesser conditions, which may go on untold."""
+    for one in fleet.conditions.lesser(condition, host.host_id):
+        before = fleet.conditions.get(one, host.host_id)
+        name = condition.value.opens.value.replace("_", " ").capitalize()
+        if before is not None and end(host, one, at, f"{name} is told instead", fleet):
+            fleet.conditions.open(one, host.host_id, before.since, **{**before.details, "told": False})
+
+
 def _is_unreachable(host: HostState, observation: Observation, fleet: Fleet) -> list[Draft]:
-    """Open the condition, and the event of it; nothing if it is open, or a greater one is."""
+    """Open the condition, and the event of it; nothing if it is told, or a greater one is open."""
     at, error_class, outcome = observation.observed_at, observation.error_class, observation.outcome
-    conditions = fleet.conditions
-    if conditions.get(Condition.UNREACHABLE, host.host_id) or conditions.includes(Condition.UNREACHABLE, host.host_id):
+    before = fleet.conditions.get(Condition.UNREACHABLE, host.host_id)
+    if (before and before.told) or fleet.conditions.includes(Condition.UNREACHABLE, host.host_id):
         return []
-    for one in conditions.lesser(Condition.UNREACHABLE, host.host_id):
-        end(host, one, at, "Unreachable is told instead", fleet)
-    conditions.open(Condition.UNREACHABLE, host.host_id, host.failing_since or at)
+    _include(host, Condition.UNREACHABLE, at, fleet)
+    fleet.conditions.open(Condition.UNREACHABLE, host.host_id, host.failing_since or at)
     times = "1 run" if host.failures == 1 else f"{host.failures} runs in a row"
     details: dict[str, Any] = {"error_class": error_class, "outcome": outcome.value, "failures": host.failures}
     reason = f"No evidence in {times}: {observation.error or error_class or outcome}"

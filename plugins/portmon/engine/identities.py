@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from portmon.engine.machines import Answer, Answerer, Kept, Machine
 from portmon.engine.state import Draft, HostState, Port
 from portmon.model.event_kinds import EventKind
 from portmon.model.observation import Observation
+from portmon.model.state import HostStatus, PortStatus
 
 _DISCARDED = "Another machine's answers opened it, which are not counted"
 ACCEPTED = ("host", 0)
@@ -31,12 +32,14 @@ class Sorted:
     :param new_boots: ids of hosts of which it is the first answer of a boot
     :param instead: host id: the ports that it has instead of those that are stored
     :param foreign: answers of other machines
+    :param covered: ids of hosts of which a greater condition was told than that they are unreachable
     """
 
     own: list[Observation] = field(default_factory=list)
     new_boots: set[str] = field(default_factory=set)
     instead: dict[str, list[Port]] = field(default_factory=dict)
     foreign: list[Observation] = field(default_factory=list)
+    covered: set[str] = field(default_factory=set)
 
 
 class Identities:
@@ -83,29 +86,37 @@ class Identities:
             if look.listing is not None
             and machines.changed(self._hosts[look.host_id], look.listing, ports.get(look.host_id, ()))
         }
-        twice = Counter(shown[host_id] for host_id in changed if not self._hosts[host_id].shared)
-        for look in looks:
+        foreign = self._fleet.conditions.of_hosts(Condition.FOREIGN)
+        twice = Counter(shown[one] for one in changed if not self._hosts[one].shared and one not in foreign)
+        own = {one: its for one, its in shown.items() if one not in changed and one not in foreign}
+        # Those that another machine answers for last: what that machine is now shows in this run.
+        for look in sorted(looks, key=lambda look: look.host_id in foreign):
+            if self._fleet.conditions.includes(Condition.UNREACHABLE, look.host_id):
+                found.covered.add(look.host_id)
+            trusted = "The host shows a trusted key again"
+            hosts.end(self._hosts[look.host_id], Condition.HOST_KEY, look.observed_at, trusted, self._fleet)
             host, machine = self._hosts[look.host_id], shown[look.host_id]
             old = self.predecessor(host, machine)
             if old is not None:
                 host = self._take_over(host, old, ports, found, look.observed_at)
             elif look.host_id in changed:
-                answer = self._answer(host, machine, shown, changed, look.observed_at)
-                both = answer.who is Answerer.REBOOTED and twice[machine] > 1 and not host.shared
-                if both and machines.is_one(machine, machine):
+                answer = self._answer(host, machine, own, look.observed_at)
+                alone = twice[machine] < 2 or host.shared or look.host_id in foreign
+                if answer.who is Answerer.REBOOTED and not alone and machines.is_one(machine, machine):
                     answer = Answer(Answerer.FOREIGN)
                 if answer.who is Answerer.FOREIGN:
                     found.foreign.append(look)
                     self._is_foreign(host, machine, answer.other, look.observed_at)
                     continue
                 self._changes(host, answer, look.observed_at, ports.get(look.host_id, ()), found)
+                own[look.host_id] = machine
             hosts.end(host, Condition.FOREIGN, look.observed_at, "It answers itself again", self._fleet)
             found.own.append(look)
         return found
 
     def answered(self, host: HostState, machine: Machine, at: datetime) -> None:
         """Note the machine of a host after its answer, and whether another entry is that machine as well."""
-        before = machines.known_of(host)
+        first = host.last_ok_at is None
         if machine.boot_id is not None:
             if host.boot_id is not None:
                 self._by_boot[host.boot_id].discard(host.host_id)
@@ -113,8 +124,7 @@ class Identities:
         host.boot_id = machine.boot_id or host.boot_id
         host.netns = host.netns if machine.netns is None else machine.netns
         host.pid1_start = host.pid1_start if machine.pid1_start is None else machine.pid1_start
-        if not machines.is_one(before, before):
-            # Only now it is known which machine the entry is.
+        if first:
             self._find_twin(host, at)
 
     def _find_twin(self, host: HostState, at: datetime) -> None:
@@ -128,18 +138,21 @@ class Identities:
                 self._fleet.report.of_host(host, at, Draft(EventKind.DUPLICATE, reason, details=details))
                 return
 
-    def _answer(
-        self, host: HostState, machine: Machine, shown: Mapping[str, Machine], changed: Collection[str], at: datetime
-    ) -> Answer:
-        foreign_now = self._fleet.conditions.of_hosts(Condition.FOREIGN)
-        # An entry that answers for the first time is what it shows; another machine's answer is not an identity.
-        new = {other: its for other, its in shown.items() if other not in changed and other not in foreign_now}
-        candidates = self._by_boot.get(machine.boot_id or "", set()) | new.keys()
-        others = {other: new.get(other, machines.known_of(self._hosts[other])) for other in candidates - {host.host_id}}
+    def _answer(self, host: HostState, machine: Machine, own: Mapping[str, Machine], at: datetime) -> Answer:
+        """Whose answer it is.
+
+        :param own: the machines of hosts that answered themselves in this run
+        """
+        candidates = self._by_boot.get(machine.boot_id or "", set()) | own.keys()
+        others = {
+            other: own.get(other, machines.known_of(self._hosts[other]))
+            for other in candidates - {host.host_id}
+            if not self._hosts[other].shared
+        }
         clock = clocks.evidence_at(host, at, self._fleet.interval)
         answer = machines.answerer(host, machine, others, clock=clock)
         accepted = self._accepted.get((host.host_id, *ACCEPTED))
-        foreign = foreign_now.get(host.host_id)
+        foreign = self._fleet.conditions.get(Condition.FOREIGN, host.host_id)
         if answer.who is Answerer.FOREIGN and foreign and accepted and foreign.since <= accepted <= at:
             host.shared = True
             return Answer(Answerer.REBOOTED)
@@ -154,6 +167,8 @@ class Identities:
         clock = clocks.evidence_at(host, at, self._fleet.interval)
         host.kept = None if host.shared else Kept(before, tuple(map(dataclasses.replace, ports)), clock)
         host.boot_looks = 0
+        # What the new boot does not show is not known of it.
+        host.netns = host.pid1_start = None
         found.new_boots.add(host.host_id)
 
     def _is_foreign(self, host: HostState, machine: Machine, other: str | None, at: datetime) -> None:
@@ -177,22 +192,16 @@ class Identities:
         details = {"boot_id": host.boot_id, "since": first.isoformat() if first else None}
         draft = Draft(EventKind.ANSWERS_DISCARDED, reason, first, since, details)
         self._fleet.report.of_host(host, at, draft)
-        if flapped and not host.presence.flapping_since:
+        if host.status == HostStatus.UNREACHABLE:
+            host.status, host.status_since = HostStatus.OK.value, at
+        unreachable = self._fleet.conditions.end(Condition.UNREACHABLE, host.host_id)
+        if (unreachable and unreachable.told) or (flapped and not host.presence.flapping_since):
             ends: dict[str, Any] = {"ends": EventKind.UNREACHABLE.value, "discarded": True}
-            self._fleet.report.of_host(host, at, Draft(EventKind.RETIRED, _DISCARDED, flapped, details=ends))
+            opened = unreachable.since if unreachable else flapped
+            self._fleet.report.of_host(host, at, Draft(EventKind.RETIRED, _DISCARDED, opened, details=ends))
         elif not flapped and host.presence.flapping_since:
             host.presence = NONE
-        before = {(port.protocol, port.port): dataclasses.replace(port) for port in kept.ports}
-        now = {(port.protocol, port.port): port for port in ports}
-        for key, port in now.items():
-            if _is_told(port) and not (key in before and _is_told(before[key])):
-                since = port.lost_since or port.status_since
-                ended = Draft(EventKind.RETIRED, _DISCARDED, since, details={"discarded": True})
-                self._fleet.report.of_port(port, host, at, ended, {})
-        for key, port in before.items():
-            if _is_told(port) and not (key in now and _is_told(now[key])):
-                before[key] = transitions.pause(port)
-        found.instead[host.host_id] = list(before.values())
+        found.instead[host.host_id] = self._go_on(host, at, ports, kept.ports, discarded=True)
 
     def _take_over(
         self, host: HostState, old_id: str, ports: Mapping[str, Sequence[Port]], found: Sorted, at: datetime
@@ -207,12 +216,41 @@ class Identities:
         reason = f"It is the machine of {old.name} (id {old_id}), which left the CMDB: its state goes on"
         details = {"from": old_id, "from_name": old.name}
         self._fleet.report.of_host(new, at, Draft(EventKind.TAKEN_OVER, reason, details=details))
-        found.instead[host_id] = [dataclasses.replace(port, host_id=host_id) for port in ports.get(old_id, ())]
+        then = [dataclasses.replace(port, host_id=host_id) for port in ports.get(old_id, ())]
+        found.instead[host_id] = self._go_on(new, at, ports.get(host_id, ()), then)
         return new
 
+    def _go_on(
+        self, host: HostState, at: datetime, now: Sequence[Port], then: Sequence[Port], *, discarded: bool = False
+    ) -> list[Port]:
+        """Ports whose state goes on in place of another one. An alert that is open in both goes on.
 
-def _is_told(port: Port) -> bool:
-    return transitions.is_open(port) and not port.paused
+        :param now: the ports of the state that ends: other alerts of it end
+        :param then: the ports that go on: what is wrong with them is told again
+        """
+        before = {(port.protocol, port.port): port for port in then}
+        after = {key: dataclasses.replace(port) for key, port in before.items()}
+        ends = {(port.protocol, port.port): port for port in now if _alert_of(port) and not port.paused}
+        for key, port in ends.items():
+            if key in before and _alert_of(before[key]) == _alert_of(port):
+                after[key].paused = False
+            else:
+                reason = _DISCARDED if discarded else "Its state before goes on under this name"
+                draft = Draft(EventKind.RETIRED, reason, port.lost_since or port.status_since)
+                if discarded:
+                    draft = dataclasses.replace(draft, details={"discarded": True})
+                self._fleet.report.of_port(port, host, at, draft, {})
+        for key, port in before.items():
+            if _alert_of(port) and not (key in ends and _alert_of(ends[key]) == _alert_of(port)):
+                after[key] = transitions.pause(port)
+        return list(after.values())
+
+
+def _alert_of(port: Port) -> str | None:
+    """The kind of the alert of a port, if it is told."""
+    if port.flapping_since:
+        return "flapping"
+    return "down" if port.status == PortStatus.DOWN else "lost" if port.lost else None
 
 
 def by_host(ports: Iterable[Port]) -> dict[str, list[Port]]:

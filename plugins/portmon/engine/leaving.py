@@ -54,7 +54,7 @@ def leave(
             details = {"ends": EventKind.UNREACHABLE.value}
             since = host.presence.flapping_since
             report.of_host(host, now, Draft(EventKind.RETIRED, f"Was flapping; {reason}", since, details=details))
-        host.presence, host.fingerprint = NONE, None
+        host.presence, host.fingerprint, host.known_since = NONE, None, None
     changed = []
     for port in ports:
         if not transitions.is_open(port) or port.paused:

@@ -120,10 +120,22 @@ def change(
     return Row.OPENS, Changes(recent), len(recent)
 
 
+def untold(before: Changes, pace: Pace, *, clock: float, at: datetime) -> Changes:
+    """The changes after one that is not told, since a greater condition is told instead."""
+    if before.flapping_since:
+        return Changes((clock,), before.flapping_since, at)
+    return Changes((*(one for one in before.recent if clock - one < pace.window), clock))
+
+
 def settles(changes: Changes, pace: Pace, *, clock: float, at: datetime, told: Sequence[datetime]) -> bool:
     """Whether a condition that flapped is stable: unchanged for the window, and its end may be told."""
     if not changes.flapping_since or clock - changes.recent[-1] < pace.window:
         return False
+    return may_tell(told, at)
+
+
+def may_tell(told: Sequence[datetime], at: datetime) -> bool:
+    """Whether anything may be told of a subject."""
     return len(messages(told, at)) < MOST_MESSAGES
 
 

@@ -14,7 +14,7 @@ from portmon.engine.fleet import Episode, Outlook
 from portmon.engine.hosts import Fleet
 from portmon.engine.state import Draft, HostState
 from portmon.model.event_kinds import EventKind
-from portmon.model.observation import Observation
+from portmon.model.observation import Observation, in_time
 from portmon.model.state import HostStatus
 from portmon.text import counted
 
@@ -46,10 +46,13 @@ class Monitor:
         :returns: if its new time is believed: every stored time later than this has to become this
         """
         run_id = self._fleet.inputs.run_id
-        own = [look for look in observations if look.run_id == run_id and look.host_id in self._hosts]
+        own = {look.host_id: look for look in sorted(observations, key=in_time) if look.run_id == run_id}
         before = self._fleet.conditions.get(Condition.CLOCK)
-        runs = before.details["runs"] if before else 0
-        found = clocks.check(own, self._hosts, runs=runs, enough=self._fleet.inputs.settings.unreachable_after)
+        # A run that is evaluated again is no further one.
+        runs = before.details["runs"] - (before.details["run_id"] == run_id) if before else 0
+        found = clocks.check(
+            list(own.values()), self._hosts, runs=runs, enough=self._fleet.inputs.settings.unreachable_after
+        )
         if found is None:
             return None
         if found.behind is None or found.believed:
@@ -65,7 +68,7 @@ class Monitor:
                 self._clock_is_believed(found)
             return self.mended
         self.ignores_run = True
-        if self._fleet.conditions.open(Condition.CLOCK, None, self._fleet.inputs.now, runs=found.runs):
+        if self._fleet.conditions.open(Condition.CLOCK, None, self._fleet.inputs.now, runs=found.runs, run_id=run_id):
             self._clock_went_back(found)
         return None
 
@@ -97,7 +100,8 @@ class Monitor:
             None if stored is None else _episode(stored),
             looks,
             self._hosts,
-            fleet=len(self._fleet.inputs.inventory),
+            listed=self._fleet.inputs.inventory,
+            foreign=self._fleet.conditions.of_hosts(Condition.FOREIGN),
             enough=self._fleet.inputs.settings.unreachable_after,
             half_interval=self._fleet.interval / 2,
         )
@@ -135,33 +139,43 @@ class Monitor:
 
     def find_unscanned(self, watched: Collection[HostState]) -> None:
         """Tell which hosts no run tries: one by one, or as one event of the monitor if they are many."""
-        now, report = self._fleet.inputs.now, self._fleet.report
-        self.changed |= {host.host_id for host in watched if host.last_evaluated_at is None}
+        now = self._fleet.inputs.now
         since = now if self.mended is not None else self._runs.since
         waiting = fleets.unscanned(watched, now=now, since=since, interval=self._fleet.interval)
         invalid = [host for host in watched if host.host_id in self._fleet.inputs.invalid]
         waiting |= {host.host_id: host.last_evaluated_at for host in invalid}
+        # Those that were not tried before a pause still are not.
+        open_now = self._fleet.conditions.of_hosts(Condition.UNSCANNED)
+        for host in watched:
+            opened, last = open_now.get(host.host_id), host.last_evaluated_at
+            if opened is not None and (last is None or last < opened.since):
+                waiting[host.host_id] = last
         included = {one for one in waiting if self._fleet.conditions.includes(Condition.UNSCANNED, one)}
         waiting = {host_id: last for host_id, last in waiting.items() if host_id not in included}
-        is_open = self._fleet.conditions.get(Condition.FLEET_UNSCANNED)
-        fresh = [host_id for host_id in waiting if not self._fleet.conditions.get(Condition.UNSCANNED, host_id)]
-        names = sorted(self._hosts[host_id].name for host_id in waiting)
-        if len(waiting) > fleets.FEW:
-            if is_open is None:
-                self._fleet.conditions.open(Condition.FLEET_UNSCANNED, None, now)
-                reason = f"{len(waiting)} hosts were not tried for too long: {', '.join(names[:NAMES])}"
-                details = {"hosts": len(waiting), "names": names[:NAMES]}
-                report.of_monitor(Draft(EventKind.FLEET_UNSCANNED, reason, now, details=details), now)
+        for host_id in waiting:
+            if self._fleet.conditions.get(Condition.UNSCANNED, host_id) is None:
+                self._fleet.conditions.open(Condition.UNSCANNED, host_id, now, told=False)
+        if self._many_unscanned(sorted(self._hosts[host_id].name for host_id in waiting)):
             return
-        if is_open is not None:
+        for host_id, last in waiting.items():
+            draft = _unscanned(self._hosts[host_id], last, self._fleet.inputs.invalid.get(host_id))
+            single.opens(self._hosts[host_id], Condition.UNSCANNED, draft, now, self._fleet)
+        self.changed |= waiting.keys()
+
+    def _many_unscanned(self, names: Sequence[str]) -> bool:
+        """Whether so many hosts are not scanned that it is one event of the monitor."""
+        now, opened = self._fleet.inputs.now, self._fleet.conditions.get(Condition.FLEET_UNSCANNED)
+        many = len(names) > fleets.FEW
+        if many and opened is None:
+            self._fleet.conditions.open(Condition.FLEET_UNSCANNED, None, now)
+            reason = f"{len(names)} hosts were not tried for too long: {', '.join(names[:NAMES])}"
+            details = {"hosts": len(names), "names": list(names[:NAMES])}
+            self._fleet.report.of_monitor(Draft(EventKind.FLEET_UNSCANNED, reason, now, details=details), now)
+        elif opened is not None and not many:
             self._fleet.conditions.end(Condition.FLEET_UNSCANNED)
-            reason = f"Runs try all but {counted(len(waiting), 'host')} again"
-            report.of_monitor(Draft(EventKind.FLEET_SCANNED, reason, is_open.since), now)
-        for host_id in fresh:
-            host, last = self._hosts[host_id], waiting[host_id]
-            draft = _unscanned(host, last, self._fleet.inputs.invalid.get(host_id))
-            single.opens(host, Condition.UNSCANNED, draft, now, self._fleet)
-            self.changed.add(host_id)
+            reason = f"Runs try all but {counted(len(names), 'host')} again"
+            self._fleet.report.of_monitor(Draft(EventKind.FLEET_SCANNED, reason, opened.since), now)
+        return many
 
     def runs(self) -> Open:
         """Since when runs have come without a pause, to be stored."""

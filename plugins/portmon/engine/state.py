@@ -88,6 +88,7 @@ class HostState:
     """One row of the stored state of hosts.
 
     :param failures: tried runs in a row without evidence, since ``failing_since``; ``counted_at`` is when it last grew
+    :param known_since: since when the inventory has it; None until the next run if that is not known
     :param last_evaluated_at: of its newest observation, with evidence or without
     :param evidence: the evidence clock: seconds in which it was seen, see :mod:`portmon.engine.clocks`
     :param tried: seconds in which runs tried it
@@ -115,6 +116,7 @@ class HostState:
     failures: int = 0
     failing_since: datetime | None = None
     counted_at: datetime | None = None
+    known_since: datetime | None = None
     last_evaluated_at: datetime | None = None
     last_ok_at: datetime | None = None
     evidence: float = 0.0

@@ -235,7 +235,7 @@ def gone(
         moved = Draft(kind, reason, port.status_since, port.last_seen_at, {"to": heir})
         return Transition(None, Row.MOVED, (moved,))
     if port.grace_until is not None:
-        if evidence.in_grace or evidence.at < port.grace_until:
+        if evidence.new_boot or evidence.at < port.grace_until:
             return Transition(port, Row.GRACE)
         return _down(port, evidence, "Not back after the reboot of its host, whose time of grace is over")
     if port.misses and not evidence.counts(port.counted_at):
@@ -258,7 +258,7 @@ def hidden(port: Port, evidence: Evidence) -> Transition:
     if since is None:
         port.hidden_since = evidence.at
         return Transition(port, Row.HIDDEN)
-    if is_open(port) and not port.paused:
+    if is_open(port) and not port.paused and not evidence.new_boot:
         after = pause(port)
         unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", port.lost_since or port.status_since)
         return Transition(after, Row.PAUSED, _tell(after, evidence, unwatched))
@@ -538,7 +538,7 @@ def _still_down(port: Port, evidence: Evidence, accepted: datetime | None) -> Tr
         reason = "Accepted as gone by a person" if was_accepted else f"Not seen since {unseen_since:%Y-%m-%d %H:%M} UTC"
         draft = Draft(EventKind.RETIRED, f"{reason}; it is not watched any more", port.status_since, unseen_since)
         return Transition(None, Row.RETIRED, () if port.paused else (draft,))
-    if port.paused:
+    if port.paused and lifecycle.may_tell(port.told, evidence.at):
         port.paused = False
         seen = f"last seen {unseen_since:%Y-%m-%d %H:%M:%S} UTC"
         draft = Draft(EventKind.DOWN, f"Still missing; {seen}", port.status_since, port.last_seen_at)

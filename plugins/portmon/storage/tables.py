@@ -204,6 +204,7 @@ hosts = Table(
     # Clocks in seconds, of observations with evidence and of runs that tried the host.
     Column("evidence", Float, nullable=False, server_default="0"),
     Column("tried", Float, nullable=False, server_default="0"),
+    Column("known_since", UtcDateTime),
     Column("pid1_start", BigInteger),
     Column("boot_looks", Integer),
     Column("shared", Boolean, nullable=False, server_default=false()),

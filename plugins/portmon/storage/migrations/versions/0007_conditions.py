@@ -19,6 +19,7 @@ def upgrade() -> None:
     for column in (
         Column("evidence", Float, nullable=False, server_default="0"),
         Column("tried", Float, nullable=False, server_default="0"),
+        Column("known_since", UtcDateTime),
         Column("pid1_start", BigInteger),
         Column("boot_looks", Integer),
         Column("shared", Boolean, nullable=False, server_default=false()),
