@@ -510,7 +510,7 @@ class Reference(Ports):
         """
         self._own: dict[str, Machine] = {}
         self._changed: dict[str, Machine] = {}
-        for host_id in self.inventory:
+        for host_id in {*self.inventory, *(self.invalid.keys() & self.hosts.keys())}:
             host, look = self.hosts[host_id], last.get(host_id)
             if host.last_ok_at is not None:
                 self._own[host_id] = host.machine
@@ -635,6 +635,8 @@ class Reference(Ports):
         now = self.ports[host_id]
         for number, port in sorted(now.items()):
             old = then.get(number)
+            if old is not None and old.paused and port.alert == "down" == old.status:
+                old.alert, old.paused = port.alert, False  # it is the same fault
             if port.alert and (old is None or old.alert != port.alert):
                 self._tell_port(port, host_id, at, "retired", number)
             if old is not None:

@@ -37,9 +37,10 @@ def evidence_at(host: HostState, at: datetime, interval: timedelta) -> float:
     return _grown(host.evidence, host.last_ok_at, at, interval, broken=host.status == HostStatus.UNREACHABLE)
 
 
-def tried_at(host: HostState, at: datetime, interval: timedelta) -> float:
-    """The clock of the runs that tried a host, in seconds: evidence for what can be wrong with the host itself."""
-    return _grown(host.tried, host.last_evaluated_at, at, interval, broken=False)
+def count_try(host: HostState, at: datetime, interval: timedelta) -> None:
+    """Advance the clock of the runs that tried a host: evidence for what can be wrong with the host itself."""
+    host.tried = _grown(host.tried, host.tried_at, at, interval, broken=False)
+    host.tried_at = at
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,8 +94,11 @@ def _fails(look: Observation) -> bool:
 
 
 def _answered_before(host: HostState | None) -> bool:
-    answers = host is not None and host.last_ok_at is not None and host.failures == 0
-    return answers and host is not None and host.status != HostStatus.UNREACHABLE
+    """Whether the last run that tried a host got evidence of it."""
+    if host is None or host.last_ok_at is None or host.status == HostStatus.UNREACHABLE:
+        return False
+    # The end of an episode sets the failures to 0, not the error.
+    return host.failures == 0 and host.error_class is None
 
 
 def unscanned(

@@ -43,14 +43,14 @@ def tried(host: HostState, observation: Observation, fleet: Fleet) -> None:
     """A run tried the host, whatever came of it."""
     at = observation.observed_at
     host.last_evaluated_at = at
-    end(host, Condition.UNSCANNED, fleet.inputs.now, "A run tried it again", fleet)
+    end(host, Condition.UNSCANNED, at, "A run tried it again", fleet)
 
 
 def tick(host: HostState, observation: Observation, fleet: Fleet) -> None:
     """Advance the clocks of a host that gave evidence."""
     at = observation.observed_at
     host.evidence = clocks.evidence_at(host, at, fleet.interval)
-    host.tried = clocks.tried_at(host, at, fleet.interval)
+    clocks.count_try(host, at, fleet.interval)
     tried(host, observation, fleet)
 
 
@@ -59,7 +59,7 @@ def failed(host: HostState, observation: Observation, fleet: Fleet) -> None:
     at, key_changed = observation.observed_at, observation.error_class == HostKeyChangedError.error_class
     foreign = fleet.conditions.get(Condition.FOREIGN, host.host_id) is not None
     if not foreign:
-        host.tried = clocks.tried_at(host, at, fleet.interval)
+        clocks.count_try(host, at, fleet.interval)
     tried(host, observation, fleet)
     if key_changed:
         opens(host, Condition.HOST_KEY, Draft(EventKind.HOST_KEY_CHANGED, observation.error or ""), at, fleet)
@@ -72,21 +72,24 @@ def failed(host: HostState, observation: Observation, fleet: Fleet) -> None:
     elif host.counted_at is None or at - host.counted_at >= fleet.interval / 2:
         host.failures, host.counted_at = host.failures + 1, at
     enough = host.failures >= fleet.inputs.settings.unreachable_after
-    if fleet.silent or not enough:
-        # Whether it is unreachable is not known yet.
-        pass
-    elif host.status != HostStatus.UNREACHABLE:
-        host.status, host.status_since = HostStatus.UNREACHABLE.value, at
-        if fleet.conditions.includes(Condition.UNREACHABLE, host.host_id):
-            host.presence = lifecycle.untold(host.presence, fleet.pace, clock=host.tried, at=at)
-        else:
-            changes(host, at, _is_unreachable(host, observation, fleet), fleet)
+    if host.status != HostStatus.UNREACHABLE:
+        if enough and not fleet.silent:
+            _becomes_unreachable(host, observation, fleet)
     elif host.presence.flapping_since:
         settle(host, at, fleet)
     elif lifecycle.may_tell(host.told, at):
         # It is told again after it was not told for a while.
         for draft in _is_unreachable(host, observation, fleet):
             fleet.report.of_host(host, at, draft)
+
+
+def _becomes_unreachable(host: HostState, observation: Observation, fleet: Fleet) -> None:
+    at = observation.observed_at
+    host.status, host.status_since = HostStatus.UNREACHABLE.value, at
+    if fleet.conditions.includes(Condition.UNREACHABLE, host.host_id):
+        host.presence = lifecycle.untold(host.presence, fleet.pace, clock=host.tried, at=at)
+    else:
+        changes(host, at, _is_unreachable(host, observation, fleet), fleet)
 
 
 def answered(host: HostState, at: datetime, fleet: Fleet, boot: Draft | None = None, *, covered: bool = False) -> None:
@@ -106,6 +109,9 @@ def answered(host: HostState, at: datetime, fleet: Fleet, boot: Draft | None = N
         lasted = {"unreachable_for": (at - since).total_seconds()} if since else {}
         drafts.append(Draft(EventKind.REACHABLE, "It answered completely again", since, last_seen, lasted))
     if not was_unreachable and boot is None:
+        for draft in drafts:
+            # The state of another entry, which was well, goes on under this name.
+            fleet.report.of_host(host, at, draft)
         settle(host, at, fleet)
     elif drafts or not covered:
         changes(host, at, drafts, fleet)
@@ -119,6 +125,8 @@ def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet
     if row is lifecycle.Row.OPENS:
         for draft in drafts:
             fleet.report.of_host(host, at, draft)
+    elif opened := fleet.conditions.get(Condition.UNREACHABLE, host.host_id):
+        fleet.conditions.open(Condition.UNREACHABLE, host.host_id, opened.since, told=False)
     if row is not lifecycle.Row.FLAPS:
         return
     reason = (
@@ -164,6 +172,8 @@ def end(host: HostState, condition: Condition, at: datetime, reason: str, fleet:
     if before is None or (before.told and not lifecycle.may_tell(host.told, at)):
         return False
     fleet.conditions.end(condition, host.host_id)
+    if condition is Condition.UNSCANNED:
+        at = fleet.inputs.now
     if before.told:
         fleet.report.of_host(host, at, Draft(condition.value.ends, reason, before.since, host.last_ok_at, details))
     return True

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -86,33 +86,47 @@ class Identities:
             if look.listing is not None
             and machines.changed(self._hosts[look.host_id], look.listing, ports.get(look.host_id, ()))
         }
-        foreign = self._fleet.conditions.of_hosts(Condition.FOREIGN)
-        twice = Counter(shown[one] for one in changed if not self._hosts[one].shared and one not in foreign)
-        own = {one: its for one, its in shown.items() if one not in changed and one not in foreign}
-        # Those that another machine answers for last: what that machine is now shows in this run.
-        for look in sorted(looks, key=lambda look: look.host_id in foreign):
+        answered_by = self._answered_by(looks, shown, changed)
+        for look in looks:
             if self._fleet.conditions.includes(Condition.UNREACHABLE, look.host_id):
                 found.covered.add(look.host_id)
             trusted = "The host shows a trusted key again"
             hosts.end(self._hosts[look.host_id], Condition.HOST_KEY, look.observed_at, trusted, self._fleet)
             host, machine = self._hosts[look.host_id], shown[look.host_id]
-            old = self.predecessor(host, machine)
+            old, answer = self.predecessor(host, machine), answered_by.get(look.host_id)
             if old is not None:
                 host = self._take_over(host, old, ports, found, look.observed_at)
-            elif look.host_id in changed:
-                answer = self._answer(host, machine, own, look.observed_at)
-                alone = twice[machine] < 2 or host.shared or look.host_id in foreign
-                if answer.who is Answerer.REBOOTED and not alone and machines.is_one(machine, machine):
-                    answer = Answer(Answerer.FOREIGN)
-                if answer.who is Answerer.FOREIGN:
-                    found.foreign.append(look)
-                    self._is_foreign(host, machine, answer.other, look.observed_at)
-                    continue
+            elif answer is not None and answer.who is Answerer.FOREIGN:
+                found.foreign.append(look)
+                self._is_foreign(host, machine, answer.other, look.observed_at)
+                continue
+            elif answer is not None:
                 self._changes(host, answer, look.observed_at, ports.get(look.host_id, ()), found)
-                own[look.host_id] = machine
             hosts.end(host, Condition.FOREIGN, look.observed_at, "It answers itself again", self._fleet)
             found.own.append(look)
         return found
+
+    def _answered_by(
+        self, looks: Sequence[Observation], shown: Mapping[str, Machine], changed: Collection[str]
+    ) -> dict[str, Answer]:
+        """Host id: who answered, of the answers that are not of the host in the boot before.
+
+        An entry is the machine that it shows in this run, if that is its own answer.
+        """
+        known = self._fleet.conditions.of_hosts(Condition.FOREIGN).items()
+        # Those whose machine is another entry's: what that entry is now shows in this run.
+        foreign = {one for one, opened in known if opened.details.get("machine")}
+        own = {one: its for one, its in shown.items() if one not in changed and one not in foreign}
+        at = {look.host_id: look.observed_at for look in looks}
+        found = {one: self._answer(one, shown[one], own, at[one]) for one in changed if one not in foreign}
+        for one, answer in found.items():
+            alike = [other for other in found if shown[other] == shown[one] and not self._hosts[other].shared]
+            shared = self._hosts[one].shared or not machines.is_one(shown[one], shown[one])
+            if answer.who is Answerer.REBOOTED and len(alike) > 1 and not shared:
+                found[one] = Answer(Answerer.FOREIGN)
+        own |= {one: shown[one] for one, answer in found.items() if answer.who is not Answerer.FOREIGN}
+        again = [one for one in changed if one in foreign or found[one].other is not None]
+        return found | {one: self._answer(one, shown[one], own, at[one]) for one in again}
 
     def answered(self, host: HostState, machine: Machine, at: datetime) -> None:
         """Note the machine of a host after its answer, and whether another entry is that machine as well."""
@@ -138,11 +152,12 @@ class Identities:
                 self._fleet.report.of_host(host, at, Draft(EventKind.DUPLICATE, reason, details=details))
                 return
 
-    def _answer(self, host: HostState, machine: Machine, own: Mapping[str, Machine], at: datetime) -> Answer:
+    def _answer(self, host_id: str, machine: Machine, own: Mapping[str, Machine], at: datetime) -> Answer:
         """Whose answer it is.
 
         :param own: the machines of hosts that answered themselves in this run
         """
+        host = self._hosts[host_id]
         candidates = self._by_boot.get(machine.boot_id or "", set()) | own.keys()
         others = {
             other: own.get(other, machines.known_of(self._hosts[other]))
@@ -177,13 +192,14 @@ class Identities:
         who = f"{name} (id {other})" if other else "A machine that answers for several hosts"
         reason = f"{who} answers at its address: what it shows is not counted"
         draft = Draft(EventKind.FOREIGN_MACHINE, reason, last_seen=host.last_ok_at, details=details)
-        hosts.opens(host, Condition.FOREIGN, draft, at, self._fleet)
+        hosts.opens(host, Condition.FOREIGN, draft, at, self._fleet, machine=other)
 
     def _is_back(self, host: HostState, at: datetime, ports: Sequence[Port], found: Sorted) -> None:
         """The machine from before a reboot answers again: what answered since was another one."""
         kept, since = host.kept, host.last_ok_at
         assert kept is not None  # noqa: S101 - for the type checker
-        first, flapped = kept.host.last_ok_at, host.presence.flapping_since
+        first, now = kept.host.last_ok_at, host.presence
+        opened = self._fleet.conditions.get(Condition.UNREACHABLE, host.host_id)
         machines.back_to(host, kept.host)
         reason = (
             f"Its boot before ({host.boot_id}) answers again: what answered after {first:%Y-%m-%d %H:%M:%S} UTC was "
@@ -192,14 +208,16 @@ class Identities:
         details = {"boot_id": host.boot_id, "since": first.isoformat() if first else None}
         draft = Draft(EventKind.ANSWERS_DISCARDED, reason, first, since, details)
         self._fleet.report.of_host(host, at, draft)
-        if host.status == HostStatus.UNREACHABLE:
-            host.status, host.status_since = HostStatus.OK.value, at
-        unreachable = self._fleet.conditions.end(Condition.UNREACHABLE, host.host_id)
-        if (unreachable and unreachable.told) or (flapped and not host.presence.flapping_since):
+        is_told = bool(now.flapping_since or (opened and opened.told))
+        was_told = bool(host.presence.flapping_since or host.status == HostStatus.UNREACHABLE)
+        if is_told and was_told:
+            host.presence = now
+        elif is_told:
+            self._fleet.conditions.end(Condition.UNREACHABLE, host.host_id)
             ends: dict[str, Any] = {"ends": EventKind.UNREACHABLE.value, "discarded": True}
-            opened = unreachable.since if unreachable else flapped
-            self._fleet.report.of_host(host, at, Draft(EventKind.RETIRED, _DISCARDED, opened, details=ends))
-        elif not flapped and host.presence.flapping_since:
+            began = now.flapping_since or (opened.since if opened else None)
+            self._fleet.report.of_host(host, at, Draft(EventKind.RETIRED, _DISCARDED, began, details=ends))
+        elif was_told:
             host.presence = NONE
         found.instead[host.host_id] = self._go_on(host, at, ports, kept.ports, discarded=True)
 
@@ -228,20 +246,24 @@ class Identities:
         :param now: the ports of the state that ends: other alerts of it end
         :param then: the ports that go on: what is wrong with them is told again
         """
-        before = {(port.protocol, port.port): port for port in then}
-        after = {key: dataclasses.replace(port) for key, port in before.items()}
-        ends = {(port.protocol, port.port): port for port in now if _alert_of(port) and not port.paused}
-        for key, port in ends.items():
-            if key in before and _alert_of(before[key]) == _alert_of(port):
+        after = {(port.protocol, port.port): dataclasses.replace(port) for port in then}
+        going_on = set()
+        for port in now:
+            key, told = (port.protocol, port.port), port.told
+            alert = None if port.paused else _alert_of(port)
+            if alert is not None and key in after and _alert_of(after[key]) == alert:
+                going_on.add(key)
                 after[key].paused = False
-            else:
+            elif alert is not None:
                 reason = _DISCARDED if discarded else "Its state before goes on under this name"
-                draft = Draft(EventKind.RETIRED, reason, port.lost_since or port.status_since)
-                if discarded:
-                    draft = dataclasses.replace(draft, details={"discarded": True})
+                details = {"discarded": True} if discarded else {}
+                draft = Draft(EventKind.RETIRED, reason, port.lost_since or port.status_since, details=details)
                 self._fleet.report.of_port(port, host, at, draft, {})
-        for key, port in before.items():
-            if _alert_of(port) and not (key in ends and _alert_of(ends[key]) == _alert_of(port)):
+                told = (*told, at)
+            if discarded and key in after:
+                after[key].told = told
+        for key, port in after.items():
+            if _alert_of(port) and key not in going_on:
                 after[key] = transitions.pause(port)
         return list(after.values())
 

@@ -146,7 +146,7 @@ OF_BOOT = (
         "pid1_start",
         "boot_looks",
         "kept",
-        "grace_until",
+        *("grace_until", "status", "status_since", "failing_since"),
     ),
     *("ephemeral_low", "ephemeral_high", "tool", "rules", "listening", "probe", "reader", "hung", "hung_at"),
 )
@@ -166,6 +166,7 @@ def back_to(host: HostState, kept: HostState) -> None:
 
 def renamed(host: HostState, old: HostState) -> HostState:
     """The state of an entry that is the machine of an entry that left."""
+    told = tuple(sorted((*old.told, *host.told)))
     return dataclasses.replace(
-        old, host_id=host.host_id, name=host.name, address=host.address, labels=host.labels, fingerprint=None
+        old, told=told, host_id=host.host_id, name=host.name, address=host.address, labels=host.labels, fingerprint=None
     )

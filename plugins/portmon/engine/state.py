@@ -91,7 +91,7 @@ class HostState:
     :param known_since: since when the inventory has it; None until the next run if that is not known
     :param last_evaluated_at: of its newest observation, with evidence or without
     :param evidence: the evidence clock: seconds in which it was seen, see :mod:`portmon.engine.clocks`
-    :param tried: seconds in which runs tried it
+    :param tried: seconds in which runs tried it, the last time at ``tried_at``
     :param pid1_start: start of process 1, in clock ticks since the boot
     :param boot_looks: ok observations of this boot, counted up to 12; 1 is the first one. None before any reboot
     :param shared: it was one machine with another entry
@@ -121,6 +121,7 @@ class HostState:
     last_ok_at: datetime | None = None
     evidence: float = 0.0
     tried: float = 0.0
+    tried_at: datetime | None = None
     boot_id: str | None = None
     netns: int | None = None
     pid1_start: int | None = None

@@ -258,7 +258,9 @@ def hidden(port: Port, evidence: Evidence) -> Transition:
     if since is None:
         port.hidden_since = evidence.at
         return Transition(port, Row.HIDDEN)
-    if is_open(port) and not port.paused and not evidence.new_boot:
+    if evidence.new_boot:
+        return Transition(port, Row.HIDDEN)
+    if is_open(port) and not port.paused:
         after = pause(port)
         unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", port.lost_since or port.status_since)
         return Transition(after, Row.PAUSED, _tell(after, evidence, unwatched))

@@ -28,7 +28,7 @@ from portmon.storage.sql import ROWS, change_in, chunks, delete_rows, rows_in, u
 from portmon.storage.tables import UtcDateTime, hosts, observations, ports
 
 LISTENING = "listening"
-TICKING = ("host_id", "last_evaluated_at", "last_ok_at", "evidence", "tried")
+TICKING = ("host_id", "last_evaluated_at", "last_ok_at", "evidence", "tried", "tried_at")
 """Columns of a host that change in a quiet run."""
 
 

@@ -205,6 +205,7 @@ hosts = Table(
     Column("evidence", Float, nullable=False, server_default="0"),
     Column("tried", Float, nullable=False, server_default="0"),
     Column("known_since", UtcDateTime),
+    Column("tried_at", UtcDateTime),
     Column("pid1_start", BigInteger),
     Column("boot_looks", Integer),
     Column("shared", Boolean, nullable=False, server_default=false()),

@@ -33,7 +33,7 @@ def upgrade_state(conn: Connection, now: datetime) -> None:
     twins = or_(hosts.c.duplicate_of.is_not(None), hosts.c.host_id.in_(shared))
     conn.execute(update(hosts).where(twins).values(shared=True))
     # Another machine can't be told from a reboot before the first answer by this version.
-    conn.execute(update(hosts).values(fingerprint=None))
+    conn.execute(update(hosts).values(fingerprint=None, tried_at=hosts.c.last_evaluated_at))
     listed = select(hosts).where(hosts.c.removed_at.is_(None), hosts.c.failures > 0)
     failing = conn.execute(listed.with_only_columns(hosts.c.host_id, hosts.c.status, hosts.c.failing_since)).all()
     insert_rows(
