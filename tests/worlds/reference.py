@@ -270,7 +270,7 @@ class Reference(Ports):
         return host.last_try_ok and host.status != "unreachable" and not host.foreign
 
     def _fleet_goes_on(self, fleet: Fleet, failing: set[str], tried: set[str], at: datetime) -> None:
-        fleet.hosts &= set(self.inventory)
+        fleet.hosts &= {*self.inventory, *self.invalid}
         tried = tried & fleet.hosts
         if not fleet.hosts:
             self._end_fleet(at)

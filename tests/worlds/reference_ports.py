@@ -294,8 +294,26 @@ class Ports:
         elif self._addresses_compare(look) and not self._waits_for_binds(port, look, seen):
             changed = self._compare_binds(port, look, number, seen, other_view=other_view)
         port.grace_until = None
-        if not changed:
+        if port.lost and port.lost_since is None:
+            port.lost_since = (look.at, look.clock)
+        elif not port.lost:
+            port.lost_since = None
+        if not changed and not self._binds_are_given_up(port, look, number):
             self._may_be_stable(port, look, number)
+
+    def _binds_are_given_up(self, port: PortRow, look: Sight, number: int) -> bool:
+        """A person accepted that binds are lost, or they were for long, with evidence."""
+        if not port.lost or port.lost_since is None or port.paused or port.lost_since[0] == look.at:
+            return False
+        accepted = self.accepted.get((look.host_id, "tcp", number))
+        is_accepted = accepted is not None and port.lost_since[0] <= accepted <= look.at
+        is_old = look.clock - port.lost_since[1] >= self.settings.retire_after and not self.jumped
+        if not (is_accepted or is_old):
+            return False
+        port.lost, port.lost_since = frozenset(), None
+        port.binds.forget()
+        self._tell_port(port, look.host_id, look.at, "retired", number)
+        return True
 
     def _learn_binds(self, port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
         before = port.lost

@@ -127,6 +127,8 @@ class PortRow:
     """Addresses that others could reach, lost while others remain."""
     unwatched: dict[str, datetime] = field(default_factory=dict)
     """Addresses that rules hide, and since when; they are expected as soon as they are watched again."""
+    lost_since: tuple[datetime, timedelta] | None = None
+    """When a bind was lost, by the clock and by the host's evidence clock."""
     lost_hidden: int = 0
     """Looks in a row in which rules hid an address that is lost."""
     presence: Changes = field(default_factory=Changes)

@@ -80,8 +80,8 @@ def outlook(
         if not before.told and len(still) < SHARE * len(tried):
             return Outlook(None)
         # A later time is of a clock that went back.
-        counts = not timedelta(0) <= at - before.counted_at < half_interval
-        runs, counted_at = (before.runs + 1, at) if counts else (before.runs, before.counted_at)
+        last = min(before.counted_at, at)
+        runs, counted_at = (before.runs + 1, at) if at - last >= half_interval else (before.runs, last)
         episode = Episode(before.since, own | (failing & began), runs, counted_at, before.told)
     if episode.told or episode.runs < enough:
         return Outlook(episode)

@@ -238,8 +238,10 @@ class Comparison:
         quiet &= (both["tool"] == both["tool_seen"]) & (both["paused"] != True)  # noqa: E712 - a column of objects
         declared = both["declared"].where(both["declared"].notna(), None)
         same = [
-            source == self._declared.get(host_id, {}).get(port) and not lost
-            for host_id, port, source, lost in zip(both["host_id"], both["port"], declared, both["lost"], strict=True)
+            source == self._declared.get(host_id, {}).get(port) and not lost and not aside
+            for host_id, port, source, lost, aside in zip(
+                both["host_id"], both["port"], declared, both["lost"], both["unwatched"], strict=True
+            )
         ]
         quiet &= pd.Series(same, index=both.index, dtype="bool")
         for name in SETS:

@@ -158,6 +158,7 @@ def opens(host: HostState, condition: Condition, draft: Draft, at: datetime, fle
     """Open a condition that does not flap. It is told in place of the lesser ones; later, if a greater one is open."""
     before = fleet.conditions.get(condition, host.host_id)
     if before is not None and before.told:
+        fleet.conditions.open(condition, host.host_id, at, told=True, **details)
         return
     tells = not fleet.conditions.includes(condition, host.host_id) and lifecycle.may_tell(host.told, at)
     fleet.conditions.open(condition, host.host_id, at, told=tells, **details)

@@ -63,6 +63,7 @@ class Identities:
             else:
                 self._left[host.boot_id].append(host_id)
         self.taken_over: dict[str, str] = {}
+        self.changed: set[str] = set()
 
     def predecessor(self, host: HostState, machine: Machine) -> str | None:
         """The entry that left and whose state a host goes on with: it is the same machine, and the host is new."""
@@ -143,14 +144,16 @@ class Identities:
 
     def _find_twin(self, host: HostState, at: datetime) -> None:
         own = machines.known_of(host)
-        others = sorted(self._by_boot.get(own.boot_id or "", set()) - {host.host_id})
-        for other in map(self._hosts.__getitem__, others):
-            if machines.is_one(own, machines.known_of(other)):
-                host.duplicate_of, host.shared, other.shared = other.host_id, True, True
-                reason = f"The same machine as {other.name} (id {other.host_id}). Both are watched"
-                details = {"duplicate_of": other.host_id}
-                self._fleet.report.of_host(host, at, Draft(EventKind.DUPLICATE, reason, details=details))
-                return
+        others = (self._hosts[one] for one in sorted(self._by_boot.get(own.boot_id or "", set()) - {host.host_id}))
+        twins = [other for other in others if machines.is_one(own, machines.known_of(other))]
+        for one in (host, *twins) if twins else ():
+            one.shared = True
+            self.changed.add(one.host_id)
+        if twins:
+            host.duplicate_of = twins[0].host_id
+            reason = f"The same machine as {twins[0].name} (id {host.duplicate_of}). Both are watched"
+            details = {"duplicate_of": host.duplicate_of}
+            self._fleet.report.of_host(host, at, Draft(EventKind.DUPLICATE, reason, details=details))
 
     def _answer(self, host_id: str, machine: Machine, own: Mapping[str, Machine], at: datetime) -> Answer:
         """Whose answer it is.
@@ -228,8 +231,7 @@ class Identities:
         old, host_id = self._hosts.pop(old_id), host.host_id
         self.taken_over[host_id] = old_id
         new = machines.renamed(host, old)
-        if host.duplicate_of == old_id:
-            new.duplicate_of, new.shared = None, False
+        new.duplicate_of = None
         self._hosts[host_id] = new
         reason = f"It is the machine of {old.name} (id {old_id}), which left the CMDB: its state goes on"
         details = {"from": old_id, "from_name": old.name}

@@ -13,7 +13,7 @@ from portmon.engine.lifecycle import NONE
 from portmon.engine.state import Draft, HostState, Port
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind
-from portmon.model.state import HostStatus, PortStatus
+from portmon.model.state import PortStatus
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ def leave(
     for host in rows.values():
         for condition in EVALUATED:
             before = book.end(condition, host.host_id)
-            if before is not None:
+            if before is not None and before.told:
                 what, ends = _WAS[condition], {"ends": condition.value.opens.value}
                 draft = Draft(EventKind.RETIRED, f"{what}; {reason}", before.since, details=ends)
                 report.of_host(host, now, draft)
-        if host.presence.flapping_since and host.status != HostStatus.UNREACHABLE:
+        if host.presence.flapping_since:
             details = {"ends": EventKind.UNREACHABLE.value}
             since = host.presence.flapping_since
             report.of_host(host, now, Draft(EventKind.RETIRED, f"Was flapping; {reason}", since, details=details))

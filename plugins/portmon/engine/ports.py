@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -62,7 +62,7 @@ class HostPorts:
                 arrivals[number] = seen
             elif seen is not None:
                 self._keep((self._host.host_id, protocol, number), port, self._again(port, seen))
-            elif number in self._must or (port.addresses and any_watched(port, port.addresses, self._rules)):
+            elif number in self._must or self._is_watched(port):
                 missing.append(port)
             else:
                 key = (self._host.host_id, protocol, number)
@@ -106,15 +106,18 @@ class HostPorts:
             report.of_host(self._host, self._evidence.at, Draft(EventKind.MANY_CHANGES, reason, details=details))
 
     def _again(self, port: Port, seen: Seen) -> Transition:
-        declared = self._must.get(port.port)
-
-        def is_watched(address: str) -> bool:
-            return bool(declared) or any_watched(port, (address,), self._rules)
-
+        declared, watched = self._must.get(port.port), self._watches(port)
         accepted = self._accepted.get((self._host.host_id, port.protocol, port.port))
-        return transitions.again(
-            port, seen, self._evidence, declared=declared, accepted=accepted, is_watched=is_watched
-        )
+        return transitions.again(port, seen, self._evidence, declared=declared, accepted=accepted, is_watched=watched)
+
+    def _is_watched(self, port: Port) -> bool:
+        binds = (*port.addresses, *port.lost, *(address for address, _ in port.unwatched))
+        return bool(binds) and any_watched(port, binds, self._rules)
+
+    def _watches(self, port: Port) -> Callable[[str], bool]:
+        """Whether the rules in force watch a bind address of a port."""
+        declared = port.port in self._must
+        return lambda address: declared or any_watched(port, (address,), self._rules)
 
     def _keep(self, key: PortKey, before: Port | None, step: Transition) -> None:
         """Keep the next state of a port. Its events are made once all ports of the host are evaluated."""

@@ -36,6 +36,7 @@ class Port:
     :param comms: the kernel's names of the programs, the same for every tool
     :param notices: kind and evidence clock of recent notices
     :param told: times of its messages within the last day
+    :param unwatched: binds that rules hide, and since when; they are expected as soon as they are watched again
     :param hidden_since: since when no rule watches it any more
     :param paused: something was wrong with it, and its alert ended without evidence
     """
@@ -69,6 +70,7 @@ class Port:
     binds: Changes = NONE
     notices: tuple[tuple[str, float], ...] = ()
     told: tuple[datetime, ...] = ()
+    unwatched: tuple[tuple[str, datetime], ...] = ()
     hidden_since: datetime | None = None
     paused: bool = False
 

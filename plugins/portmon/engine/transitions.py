@@ -167,11 +167,12 @@ def again(
     """
     shown_anew = port.hidden_since is not None or (port.declared is None) != (declared is None)
     quiet = evidence.learning or evidence.rules_changed or shown_anew
-    before = port
     port = dataclasses.replace(port, declared=declared, hidden_since=None)
+    unwatched = _hide_binds(port, evidence, is_watched)
+    before = dataclasses.replace(port)
     if port.status == PortStatus.CANDIDATE:
         return _candidate(port, seen, evidence)
-    drafts: list[Draft] = []
+    drafts: list[Draft] = [*unwatched]
     row = Row.SEEN
     if port.status == PortStatus.DOWN:
         row = Row.RECOVERED
@@ -182,9 +183,7 @@ def again(
     port.misses, port.counted_at, port.last_seen_at, port.seen_clock, port.grace_until = 0, None, None, None, None
     lost_before = before.lost
     if not evidence.new_boot:
-        bind_row, told = _bind_events(
-            before, port, evidence, is_watched, quiet=quiet or row is Row.RECOVERED, more=seen.more
-        )
+        bind_row, told = _bind_events(before, port, evidence, quiet=quiet or row is Row.RECOVERED, more=seen.more)
         drafts += told
         if row is Row.SEEN:
             row = bind_row or (Row.BRAKED if _is_braked(port, evidence) else row)
@@ -201,7 +200,12 @@ def again(
 
 
 def gone(
-    port: Port, evidence: Evidence, *, declared: str | None, accepted: datetime | None, heir: int | None = None
+    port: Port,
+    evidence: Evidence,
+    *,
+    declared: str | None,
+    accepted: datetime | None,
+    heir: int | None = None,
 ) -> Transition:
     """Evaluate a port that is known and does not listen.
 
@@ -399,38 +403,58 @@ def _is_braked(port: Port, evidence: Evidence) -> bool:
     return any(counts[kind] >= most for kind, clock in port.notices if clock == evidence.clock)
 
 
+def _hide_binds(port: Port, evidence: Evidence, is_watched: Callable[[str], bool]) -> tuple[Draft, ...]:
+    """Put binds aside that a rule hides, and those back that it shows again: they are expected as before.
+
+    :returns: the end of an alert about lost binds that the rules hide in the second observation in a row
+    """
+    if evidence.new_boot:
+        return ()
+    aside, before = dict(port.unwatched), port.lost
+    watched = {address for address in (*port.addresses, *port.lost, *aside) if is_watched(address)}
+    port.lost = tuple(address for address in before if address in watched or address not in aside)
+    back = [address for address in aside if address in watched and address not in port.lost]
+    hidden = [address for address in (*port.addresses, *before) if address not in watched]
+    port.addresses = tuple(sorted({*back, *(address for address in port.addresses if address in watched)}))
+    port.unwatched = tuple(
+        (address, since)
+        for address, since in sorted({**dict.fromkeys(hidden, evidence.at), **aside}.items())
+        if address not in watched and (evidence.jumped or evidence.at - since < evidence.forget_after)
+    )
+    if port.lost or not before:
+        return ()
+    since, port.lost_since, port.lost_clock, port.binds = port.lost_since, None, None, NONE
+    draft = Draft(EventKind.UNWATCHED, f"No rule watches {', '.join(before)} any more", since)
+    return () if port.paused else _tell(port, evidence, draft)
+
+
 def _bind_events(
-    before: Port, port: Port, evidence: Evidence, is_watched: Callable[[str], bool], *, quiet: bool, more: int
+    before: Port, port: Port, evidence: Evidence, *, quiet: bool, more: int
 ) -> tuple[Row | None, tuple[Draft, ...]]:
     """The row and the events of changed binds.
 
-    :param is_watched: whether the rules in force watch a bind
     :param quiet: only losses and their ends make events
     """
     if not evidence.learning and not comparable_addresses(evidence.tool_before, evidence.tool):
         return None, ()
-    seen, unwatched = set(port.addresses), {address for address in before.addresses if not is_watched(address)}
-    known, were_lost = set(before.addresses) - unwatched, tuple(filter(is_watched, before.lost))
-    missed, known, seen = _missed(known, seen, were_lost, evidence)
-    lost, _ = limits.few_of(lost_binds({*missed, *(known - seen)}, seen), were_lost)
+    missed, known, seen = _missed(set(before.addresses), set(port.addresses), before.lost, evidence)
+    # A lost bind that a rule hides waits for the rule.
+    waiting = {address for address, _ in port.unwatched if address in before.lost}
+    lost, _ = limits.few_of({*waiting, *lost_binds({*missed, *(known - seen)}, seen)}, before.lost)
     fresh = tuple(address for address in lost if address not in before.lost)
     if fresh and (not evidence.confirmed or evidence.in_grace):
         # Keep the bind as known: the first observation after the grace, or the first confirmed one, makes the event.
         port.addresses = before.addresses
         return None, ()
-    if evidence.rules_changed:
-        # What a rule hides is not forgotten at once: the rule may be gone in the next run.
-        port.addresses, _ = limits.few_of({*port.addresses, *unwatched}, port.addresses)
-        lost = tuple(sorted({*lost, *(address for address in before.lost if not is_watched(address))}))
     port.lost = lost
     if not lost:
         port.lost_since = port.lost_clock = None
-    if fresh or (lost and port.paused):
+    if fresh or (lost and port.paused and not waiting):
         return Row.LOST_BIND, _loses(before, port, evidence, fresh, more)
     if before.lost and not lost:
-        return Row.BIND_RECOVERED, _finds(before, port, evidence, hidden=not were_lost)
+        return Row.BIND_RECOVERED, _finds(before, port, evidence)
     # With OWNERS binds before, one that is new may have been left out then.
-    differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(were_lost)
+    differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(before.lost)
     if quiet or any(getattr(before, part).flapping_since for part in PARTS) or not differ:
         return None, ()
     draft = Draft(
@@ -475,15 +499,11 @@ def _loses(before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...],
     return _change(port, evidence, "binds", draft)
 
 
-def _finds(before: Port, port: Port, evidence: Evidence, *, hidden: bool) -> tuple[Draft, ...]:
+def _finds(before: Port, port: Port, evidence: Evidence) -> tuple[Draft, ...]:
     """No bind is lost any more."""
     if before.paused:
         return ()
     since = before.lost_since
-    if hidden:
-        draft = Draft(EventKind.UNWATCHED, f"No rule watches {', '.join(before.lost)} any more", since)
-        port.binds = NONE
-        return _tell(port, evidence, draft)
     details = {"down_for": since and (evidence.at - since).total_seconds(), "lost": list(before.lost)}
     draft = Draft(EventKind.RECOVERED, f"It listens on {', '.join(before.lost)} again", since, details=details)
     return _change(port, evidence, "binds", draft)

@@ -84,6 +84,11 @@ def _times(text: str) -> tuple[datetime, ...]:
 
 
 @lru_cache(maxsize=1 << 10)
+def _unwatched(text: str) -> tuple[tuple[str, datetime], ...]:
+    return tuple((address, datetime.fromisoformat(since)) for address, since in json.loads(text))
+
+
+@lru_cache(maxsize=1 << 10)
 def _notices(text: str) -> tuple[tuple[str, float], ...]:
     return tuple((kind, clock) for kind, clock in json.loads(text))
 
@@ -93,8 +98,11 @@ _LISTS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(_SETS, tuple_of),
     LISTENING: _listening,
     "told": _times,
+    "unwatched": _unwatched,
     "notices": _notices,
 }
+_TIMED = ("told", "unwatched")
+"""Lists of a port that hold times."""
 _HOST_FIELDS = [field.name for field in dataclasses.fields(HostState) if field.name not in CHANGES]
 _HOST_COLUMNS = [*_HOST_FIELDS, *CHANGES["presence"]]
 
@@ -120,6 +128,8 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
     return [plain(one) for one in value] if isinstance(value, tuple) else value
 
 
@@ -184,7 +194,9 @@ def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[Port
     """Write what an evaluation changed of ports."""
     # The number of ports has no bound: their rows are not all made at once.
     for part in chunks(list(changed), ROWS):
-        upsert_rows(conn, ports, [row_of(port) | {"told": [at.isoformat() for at in port.told]} for port in part])
+        upsert_rows(
+            conn, ports, [row_of(port) | plain({name: getattr(port, name) for name in _TIMED}) for port in part]
+        )
     delete_rows(conn, ports, dropped)
 
 

@@ -254,6 +254,7 @@ ports = Table(
     Column("bind_flapping_since", UtcDateTime),
     Column("bind_changed_at", UtcDateTime),
     Column("told", SafeJson, nullable=False, server_default="[]"),
+    Column("unwatched", SafeJson, nullable=False, server_default="[]"),
     Column("hidden_since", UtcDateTime),
     Column("paused", Boolean, nullable=False, server_default=false()),
     comment="state of each port; last_seen_at is null while it is seen, so that a quiet run writes nothing here",

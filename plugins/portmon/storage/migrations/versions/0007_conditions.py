@@ -40,6 +40,7 @@ def upgrade() -> None:
         Column("bind_flapping_since", UtcDateTime),
         Column("bind_changed_at", UtcDateTime),
         Column("told", SafeJson, nullable=False, server_default="[]"),
+        Column("unwatched", SafeJson, nullable=False, server_default="[]"),
         Column("hidden_since", UtcDateTime),
         Column("paused", Boolean, nullable=False, server_default=false()),
     ):
