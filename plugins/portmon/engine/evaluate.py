@@ -283,7 +283,8 @@ class Evaluation:
 
     def verdict(self) -> Verdict:
         """All changes except those of ports, which :meth:`compare` returned."""
-        events, changed = self._fleet.report.events, self._changed | self._monitor.changed
+        events = self._fleet.report.events
+        changed = self._changed | self._monitor.changed | self._identities.twins
         counts = Counter(event.kind.value for event in events)
         return Verdict(
             hosts=tuple(self.hosts[host_id] for host_id in sorted(changed) if host_id in self.hosts),

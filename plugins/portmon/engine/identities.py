@@ -46,6 +46,8 @@ class Identities:
     """Tells whose answers are whose, and goes on with the state of the machine that answered.
 
     :param known: all stored hosts; those that the inventory lacks left it not long ago
+    :ivar taken_over: id of an entry: that of the entry that left, whose state it goes on with
+    :ivar twins: ids of entries that another one turned out to be one machine with, whether they changed or not
     """
 
     def __init__(self, known: dict[str, HostState], fleet: Fleet) -> None:
@@ -63,6 +65,7 @@ class Identities:
             else:
                 self._left[host.boot_id].append(host_id)
         self.taken_over: dict[str, str] = {}
+        self.twins: set[str] = set()
 
     def predecessor(self, host: HostState, machine: Machine) -> str | None:
         """The entry that left and whose state a host goes on with: it is the same machine, and the host is new."""
@@ -147,6 +150,7 @@ class Identities:
         for other in map(self._hosts.__getitem__, others):
             if machines.is_one(own, machines.known_of(other)):
                 host.duplicate_of, host.shared, other.shared = other.host_id, True, True
+                self.twins.add(other.host_id)
                 reason = f"The same machine as {other.name} (id {other.host_id}). Both are watched"
                 details = {"duplicate_of": other.host_id}
                 self._fleet.report.of_host(host, at, Draft(EventKind.DUPLICATE, reason, details=details))
@@ -170,6 +174,7 @@ class Identities:
         foreign = self._fleet.conditions.get(Condition.FOREIGN, host.host_id)
         if answer.who is Answerer.FOREIGN and foreign and accepted and foreign.since <= accepted <= at:
             host.shared = True
+            hosts.end(host, Condition.FOREIGN, at, "A person accepted the machine that answers", self._fleet)
             return Answer(Answerer.REBOOTED)
         return answer
 
