@@ -444,6 +444,7 @@ def test_a_pattern_that_matches_nothing_is_named() -> None:
 class Stored:
     id: str
     removed_at: datetime | None = None
+    duplicate_of: str | None = None
 
 
 def prune(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -9,9 +10,10 @@ from sqlalchemy import Connection
 
 from portmon.api.explain import explain
 from portmon.api.hosts import accept_machine
-from portmon.config import Config
+from portmon.config import Config, parse_config
 from portmon.errors import CommandError
-from portmon.storage import actions, decisions, state
+from portmon.model.event_kinds import EventKind
+from portmon.storage import actions, alerts, decisions, hosts, state
 from portmon.storage.database import Database
 from portmon.storage.decisions import DecisionKind
 from tests.worlds.fleet import Fleet
@@ -131,3 +133,53 @@ def test_a_duplicate_marks_the_entry_that_was_there_before_although_it_is_quiet(
     assert told(fleet) == [("rebooted", "id-alias")]
     fleet.machines["web2"].boot = 2
     assert told(fleet) == [("rebooted", "id-web2")]
+
+
+def test_a_fleet_whose_ids_were_all_renewed_goes_on_as_it_was(database: Database) -> None:
+    """The CMDB was imported anew: each open alert is told once more under the new id, and nothing else."""
+    fleet = Fleet(database, parse_config("alerts: {channels: [{type: log, name: chat}]}"))
+    for number in range(10):
+        fleet.add(f"web{number}", {22: "sshd", 80: "nginx"})
+    fleet.run()
+    fleet.machines["web0"].kill(80)
+    fleet.machines["web1"].addresses = ("127.0.0.1",)
+    assert told(fleet) == [("down", "id-web0"), ("rebound", "id-web1"), ("rebound", "id-web1")]
+    assert told(fleet) == []
+    for name, old in list(fleet.machines.items()):
+        new = fleet.add(f"{name}-new", {})
+        new.services, new.addresses, new.identity = old.services, old.addresses, old.host.id
+        fleet.listed.discard(name)
+    before = len(fleet.got)
+    # The ids have changed: nothing is concluded in the first run, in which both are asked.
+    first = fleet.run()
+    assert {event.kind.value for event in first} == {"prune_refused", "baseline", "duplicate"}
+    assert sum(event.kind is EventKind.DUPLICATE for event in first) == 10
+    # In the second one the old ones leave, and the new ones go on with their state.
+    second = fleet.run()
+    kinds = Counter((event.kind.value, event.host_id or "") for event in second)
+    assert [of for of in kinds.elements() if of[0] in ("down", "rebound")] == [
+        ("down", "id-web0-new"),
+        ("rebound", "id-web1-new"),
+        ("rebound", "id-web1-new"),
+    ]
+    assert {kind for kind, host in kinds if host} == {"retired", "taken_over", "down", "rebound"}
+    assert sum(count for (kind, _), count in kinds.items() if kind == "taken_over") == 10
+    (down,) = (event for event in second if event.kind is EventKind.DOWN)
+    assert down.since == fleet.start + fleet.interval
+    # Messages: pruning is refused, works again; what is wrong, under the new names. No end under the old ones.
+    messages = [got.message.text for got in fleet.got[before:]]
+    assert len(messages) == 3
+    assert sum(text.count("web0-new") > 0 and "web1-new" in text for text in messages) == 1
+    assert not [text for text in messages if "no longer watched" in text]
+    with database.begin() as conn:
+        assert {one.id for one in hosts.known(conn)} == {f"id-web{n}-new" for n in range(10)}
+        (alert,) = (one for one in alerts.opened(conn).values() if one.event.kind is EventKind.DOWN)
+    assert alert.event.host_id == "id-web0-new"
+    # It goes on as one host: nothing more is told, but its end once.
+    for _ in range(3):
+        assert told(fleet) == []
+    fleet.machines["web0-new"].start(80, "nginx")
+    assert told(fleet) == [("recovered", "id-web0-new")]
+    # A day of a fleet that has its size: a few of it may leave.
+    fleet.listed -= {"web8-new", "web9-new"}
+    assert told(fleet) == []
