@@ -510,6 +510,13 @@ def test_a_host_comes_back_or_is_deleted_in_the_end() -> None:
     assert (plan.resume, plan.purge) == (("3",), ("20",))
 
 
+def test_an_entry_that_can_not_be_used_is_back_as_well() -> None:
+    """Its alert that no run scans it would end at once if the host was still hidden."""
+    hour = timedelta(hours=1)
+    plan = prune(3, 3, hidden={"20": hour / 2, "21": hour}, invalid=("20", "21", "22"), settings=Cmdb(prune_after=hour))
+    assert (plan.resume, plan.purge, plan.refused) == (("20",), ("21",), None)
+
+
 def test_pruning_at_once() -> None:
     plan = prune(10, 9, settings=Cmdb(prune_after=timedelta(0)))
     assert plan.hide == plan.purge == ("9",)

@@ -49,7 +49,7 @@ def plan_prune(
 
     A refusal is about what would be concluded from absence: hiding, and deleting what is hidden. A host that is
     back resumes. If it stayed away for ``cmdb.prune_after`` it starts anew, whether or not a run was there to delete
-    it meanwhile.
+    it meanwhile. An entry that can't be used is back all the same: it may be told that its host is not scanned.
 
     A missing entry whose machine answers under a listed one as well did not get lost: its state goes on under the other
     id. It is hidden, and the share of those that are missing is counted without it.
@@ -67,8 +67,8 @@ def plan_prune(
     missing = sorted(visible - present)
     renewed = {host.duplicate_of for host in known if host.id in listed}.intersection(missing)
     long_ago = {one for one, since in away.items() if since is not None and now - since >= settings.prune_after}
-    late = set() if stale else long_ago & listed
-    resume = tuple(sorted((away.keys() - visible) & listed - late))
+    late = set() if stale else long_ago & present
+    resume = tuple(sorted((away.keys() - visible) & present - late))
     refused = None
     if stale:
         refused = "the host list is an old one, the CMDB gave none"
