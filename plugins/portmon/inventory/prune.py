@@ -44,6 +44,7 @@ def plan_prune(
     now: datetime,
     settings: Cmdb,
     accepted: Iterable[AcceptedList] = (),
+    jumped: bool = False,
 ) -> PrunePlan:
     """Decide what leaves the inventory.
 
@@ -58,6 +59,7 @@ def plan_prune(
     :param stale: the list is an old one; not even ``forced`` concludes anything from it
     :param forced: believe the list, however many hosts are missing
     :param accepted: lists that were taken over, oldest first, of at least :data:`GUARDED`
+    :param jumped: the clock may be wrong, so no age is believed, see :func:`portmon.model.pause.jumped`
     """
     known = list(known)
     listed = {host.id for host in inventory.hosts}
@@ -66,7 +68,7 @@ def plan_prune(
     visible = {one for one, since in away.items() if since is None}
     missing = sorted(visible - present)
     renewed = {host.duplicate_of for host in known if host.id in listed}.intersection(missing)
-    long_ago = {one for one, since in away.items() if since is not None and now - since >= settings.prune_after}
+    long_ago = {one for one, since in away.items() if since and not jumped and now - since >= settings.prune_after}
     late = set() if stale else long_ago & present
     resume = tuple(sorted((away.keys() - visible) & present - late))
     refused = None
