@@ -46,7 +46,8 @@ def leave(
     for host in rows.values():
         for condition in EVALUATED:
             before = book.end(condition, host.host_id)
-            if before is not None:
+            # What was not told has no alert, unless the host flaps: then that alert stands for it.
+            if before is not None and (before.told or host.presence.flapping_since):
                 what, ends = _WAS[condition], {"ends": condition.value.opens.value}
                 draft = Draft(EventKind.RETIRED, f"{what}; {reason}", before.since, details=ends)
                 report.of_host(host, now, draft)
