@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -31,12 +31,13 @@ class TwoHosts(Runs):
     def __init__(self, database: Database) -> None:
         super().__init__(database, Config(), start=datetime.now(UTC) - timedelta(hours=5))
         self.listeners: tuple[Listener, ...] = ()
+        self.answers = {"1": "1", "2": "2"}
 
     def load(self) -> Inventory:
         return Inventory((Host("1", "web1", "10.0.0.1", declared=(443,)), Host("2", NASTY, "10.0.0.2")))
 
     def observation(self, host_id: str) -> Observation:
-        seen = Listing("netstat", 0, boot_id=host_id, listeners=self.listeners)
+        seen = Listing("netstat", 0, boot_id=self.answers[host_id], netns=1, listeners=self.listeners)
         return Observation(host_id, self.run_of().run_id, 1, self.now, Outcome.OK, listing=seen)
 
 
@@ -47,19 +48,22 @@ class Decisions(Shell):
     def runs(self) -> TwoHosts:
         return TwoHosts(self.database)
 
-    def see(self, *ports: int, program: str = "nginx", **settings: int) -> list[tuple[Any, ...]]:
+    def see(
+        self, *ports: int, program: str = "nginx", addresses: Sequence[str] = ("0.0.0.0",), **settings: int
+    ) -> list[tuple[Any, ...]]:
         """A run; what it told."""
         self.runs.config = parse_config(json.dumps({"states": settings}))
-        self.runs.listeners = tuple(Listener("tcp", "0.0.0.0", port, 7, program) for port in ports)
+        binds = [(port, address) for port in ports for address in addresses]
+        self.runs.listeners = tuple(Listener("tcp", address, port, 7, program) for port, address in binds)
         run = self.runs.run_of()
         self.runs.scan_and_evaluate(run)
         self.runs.number += 1
         return [(event.kind.value, event.port) for event in self.runs.events(run.run_id) if event.host_id == "1"]
 
-    def see_later(self, *ports: int) -> list[tuple[Any, ...]]:
+    def see_later(self, *ports: int, **values: Any) -> list[tuple[Any, ...]]:
         """A run after all decisions."""
         self.runs.start += max(timedelta(0), datetime.now(UTC) - self.runs.now)
-        return self.see(*ports)
+        return self.see(*ports, **values)
 
 
 @pytest.fixture
@@ -95,6 +99,44 @@ def test_accept_is_over_when_the_port_comes_back(shell: Decisions) -> None:
     assert shell.see(443) == []
 
 
+def test_accept_ends_the_alert_of_an_address_that_a_port_lost(shell: Decisions) -> None:
+    both = ("192.0.2.1", "192.0.2.2")
+    shell.see(80, 443, addresses=both)
+    assert shell.see(80, 443, addresses=both[:1]) == [("rebound", 80), ("rebound", 443)]
+    code, out, err = shell("accept", "web1", "80", "--reason", "the address moved", "--author", "ann")
+    assert (code, err) == (0, "")
+    assert out.endswith("web1: port 80 is accepted without 192.0.2.2; the next complete answer ends its alert\n")
+    # Also of a port that must listen: it does.
+    assert shell("accept", "web1", "443")[0] == 0
+    assert shell.see_later(80, 443, addresses=both[:1]) == [("retired", 80), ("retired", 443)]
+    assert shell.see(80, 443, addresses=both[:1]) == []
+    code, _, err = shell("accept", "web1", "80")
+    assert (code, err) == (1, "error: web1: port 80 is not down; there is nothing to accept\n")
+
+
+def test_accept_without_a_port_accepts_the_machine_that_answers(shell: Decisions) -> None:
+    shell.see(80, 443)
+    code, _, err = shell("accept", "web1")
+    assert code == 1
+    assert err == (
+        "error: web1: no other machine answers for it, so there is no machine to accept; to accept a port that is "
+        "down, name the port\n"
+    )
+    shell.runs.answers["1"] = "2"
+    assert shell.see(80, 443) == [("foreign_machine", None)]
+    code, out, err = shell("accept", "web1", "--reason", "restored from an image", "--author", "ann")
+    assert (code, err) == (0, "")
+    assert out.endswith(
+        "web1: the machine that answers is accepted; its next complete answer counts, as after a reboot\n"
+    )
+    story = shell("explain", "web1", "--config", str(shell.folder / "portmon.yaml"))[1]
+    assert (
+        "The machine that answers is accepted by ann: restored from an image: its next complete answer counts." in story
+    )
+    assert shell.see_later(80, 443) == [("own_machine", None), ("rebooted", None)]
+    assert shell("accept", "web1")[0] == 1
+
+
 def test_ignore_ends_an_alert_until_the_port_is_watched_again(shell: Decisions) -> None:
     shell.see(80, 443)
     code, out, err = shell("ignore", "web1", "80", "--for", "30d", "--author", "ann", "--reason", "a trial")
@@ -105,8 +147,9 @@ def test_ignore_ends_an_alert_until_the_port_is_watched_again(shell: Decisions) 
     assert shell("ignore", "web1", "443", "--for", "1d")[2].startswith("error: web1: port 443 is declared by the CMDB")
     assert shell("ignore", "web1", "80", "--withdraw")[0] == 0
     assert shell("ignore", "web1", "80", "--withdraw")[0] == 1
-    # Nothing is known of it any more: it is learned like any other.
-    assert shell.see_later(80, 443) == [("new", 80)]
+    # What was known of it was kept: it is up, as before.
+    assert shell.see_later(80, 443) == []
+    assert shell.see(443) == [("down", 80)]
 
 
 def test_the_author_is_the_system_user_by_default(shell: Decisions) -> None:
@@ -158,8 +201,9 @@ def test_a_port_that_was_never_seen_can_be_promoted(shell: Decisions) -> None:
     shell("promote", "web1", "80", "--author", "ann")
     assert shell.see(443) == [("down", 80)]
     shell("promote", "web1", "80", "--withdraw")
-    shell.see(443)
-    assert "80 " not in shell("ports", "web1")[1]
+    assert shell.see(443) == []
+    # Nothing watches a port that was never seen: its alert ends.
+    assert shell.see(443) == [("unwatched", 80)]
 
 
 # ── ports ───────────────────────────────────────────────────────────────────────────────────────

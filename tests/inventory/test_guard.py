@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from portmon.api.preview import preview
 from portmon.config import Config
@@ -33,6 +33,7 @@ HOUR = timedelta(hours=1)
 class Stored:
     id: str
     removed_at: datetime | None = None
+    duplicate_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,40 @@ def test_new_entries_fill_gaps_but_not_where_ids_have_changed(missing: int, new:
     told = refused(100, 100 - missing, Taken(START - HOUR, 100), new=new)
     assert (reason is None) == (told is None)
     assert reason is None or reason in str(told)
+
+
+@pytest.mark.parametrize(
+    ("renewed", "lost", "reason"),
+    [
+        (100, 0, None),
+        (80, 20, None),
+        (60, 20, None),
+        (60, 21, "21 of 100 hosts are missing"),
+        (0, 100, "the host list is empty"),
+    ],
+)
+def test_entries_whose_machine_answers_under_a_listed_id_are_not_missing(
+    renewed: int, lost: int, reason: str | None
+) -> None:
+    """All of 100 ids are known by now, and so are those that are new."""
+    old = [Stored(f"{n:03}") for n in range(100)]
+    new = [Stored(f"new{n}", duplicate_of=f"{n:03}") for n in range(renewed)]
+    listed = Inventory(tuple(Host(one.id, one.id, "a") for one in (*new, *old[renewed + lost :])))
+    given: dict[str, Any] = {"forced": False, "now": START, "settings": Cmdb(), "accepted": [Taken(START - HOUR, 100)]}
+    plan = plan_prune([*old, *new], listed, stale=False, **given)
+    assert (reason is None) == (plan.refused is None)
+    assert reason is None or reason in str(plan.refused)
+    assert plan.hide == (() if reason else tuple(one.id for one in old[: renewed + lost]))
+    assert plan.base == (None if reason else 100)
+    assert plan_prune([*old, *new], listed, stale=True, **given).hide == ()
+
+
+def test_a_duplicate_that_left_as_well_excuses_nothing() -> None:
+    known = [*(Stored(str(n)) for n in range(10)), Stored("b", START, duplicate_of="0"), Stored("c", duplicate_of="1")]
+    listed = Inventory(tuple(Host(str(n), "h", "a") for n in range(3, 10)))
+    given: dict[str, Any] = {"forced": False, "now": START, "settings": Cmdb()}
+    # Of those that are visible 0, 1, 2 and c are missing.
+    assert "4 of 11 hosts" in str(plan_prune(known, listed, stale=False, **given).refused)
 
 
 def test_a_limit_of_all_or_nothing() -> None:
@@ -232,6 +267,21 @@ def test_entries_that_are_there_and_invalid_are_no_loss(site: Site) -> None:
     site.invalid = tuple(InvalidHost(n, one, None, "it has no address") for n, one in enumerate(gone))
     assert site.run() == {"hidden": 0, "resumed": 0, "purged": 0, "refused": 0}
     assert site.visible() == 200
+
+
+def test_renewed_ids_are_hidden_once_their_machines_were_seen(site: Site) -> None:
+    old, site.ids = site.ids, [f"new-{one}" for one in site.ids]
+    assert site.run()["refused"] == 1
+    with site.database.begin() as conn:
+        for one in old[:-10]:
+            mine = update(hosts_table).where(hosts_table.c.host_id == f"new-{one}")
+            conn.execute(mine.values(duplicate_of=one))
+    # Ten did not answer: that is a share that may be missing.
+    assert site.run() == {"hidden": 200, "resumed": 0, "purged": 0, "refused": 0}
+    assert site.kinds() == ["prune_refused", "prune_resumed"]
+    # Old and new ids at once make no list of 400, of which half would be missing.
+    site.ids = site.ids[:170]
+    assert site.run() == {"hidden": 30, "resumed": 0, "purged": 0, "refused": 0}
 
 
 def test_a_quiet_day_notes_nothing(site: Site) -> None:

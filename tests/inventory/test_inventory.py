@@ -444,6 +444,7 @@ def test_a_pattern_that_matches_nothing_is_named() -> None:
 class Stored:
     id: str
     removed_at: datetime | None = None
+    duplicate_of: str | None = None
 
 
 def prune(
@@ -507,6 +508,13 @@ def test_a_host_comes_back_or_is_deleted_in_the_end() -> None:
     hidden = {"3": hour / 2, "20": hour, "21": hour - timedelta(seconds=1)}
     plan = prune(0, 10, hidden=hidden, settings=Cmdb(prune_after=hour))
     assert (plan.resume, plan.purge) == (("3",), ("20",))
+
+
+def test_an_entry_that_can_not_be_used_is_back_as_well() -> None:
+    """Its alert that no run scans it would end at once if the host was still hidden."""
+    hour = timedelta(hours=1)
+    plan = prune(3, 3, hidden={"20": hour / 2, "21": hour}, invalid=("20", "21", "22"), settings=Cmdb(prune_after=hour))
+    assert (plan.resume, plan.purge, plan.refused) == (("20",), ("21",), None)
 
 
 def test_pruning_at_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -86,6 +87,32 @@ def test_known_failures_come_last_and_time_outs_at_the_very_end(count: int, fail
     assert sorted(host.id for host in order) == [host.id for host in hosts]
     patience = [(host.id in failed) + (failed.get(host.id) == "timeout") for host in order]
     assert patience == sorted(patience)
+
+
+@given(
+    count=st.integers(0, 40),
+    failing=st.dictionaries(st.integers(0, 39), st.sampled_from(["timeout", None])),
+    untried=st.dictionaries(st.integers(0, 39), st.integers(0, 3)),
+)
+def test_what_the_last_run_did_not_try_comes_first(
+    count: int, failing: dict[int, str | None], untried: dict[int, int]
+) -> None:
+    hosts = fleet(count)
+    failed = {f"id-{n:05}": error for n, error in failing.items()}
+    since = {f"id-{n:05}": datetime(2026, 1, 1, hour, tzinfo=UTC) for n, hour in untried.items()}
+    order = in_order(hosts, failed, since)
+    assert sorted(host.id for host in order) == [host.id for host in hosts]
+    # What failed last time is dialled beside the others, so it stays behind them.
+    turns = [(host.id in failed, host.id not in since) for host in order]
+    assert turns == sorted(turns)
+    for network in {network_of(host.address) for host in order}:
+        for did_fail in (False, True):
+            own = [
+                since[host.id]
+                for host in order
+                if network_of(host.address) == network and host.id in since and (host.id in failed) is did_fail
+            ]
+            assert own == sorted(own)
 
 
 def test_batches_of_a_fleet_that_stays_the_same_are_the_same() -> None:

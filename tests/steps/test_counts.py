@@ -169,6 +169,8 @@ def test_a_quiet_run_of_ten_times_the_hosts_takes_no_more_statements(evaluated: 
     for number in range(450):
         world.fleet.add(f"more{number}", {22: "sshd", 80: "nginx"})
     world.run()
+    # Hosts that were never tried had the first tasks; from this run on the plan is as it stays.
+    world.run()
     assert Counter((one.verb, one.table) for one in world.run().found) == few
 
 

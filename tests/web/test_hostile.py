@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-import anyio
 import httpx
 import pytest
 import sqlalchemy
@@ -40,7 +39,7 @@ from portmon.web.app import application
 from tests.web.conftest import HOSTILE
 from tests.worlds.databases import migrated, migrated_postgres
 from tests.worlds.fleet import FIVE, Fleet
-from tests.worlds.page import Browser, show
+from tests.worlds.page import Browser, Person, show
 
 IDS = (
     "a/b", "x", "x/ports/80", "..", ".", "a/../b", "%2F", "%2e%2e", "a?b", "a#b", "a b", "a;b", "a\\b", "é", "<b>", "-",
@@ -63,38 +62,6 @@ TEXTS = (
     "1e400", "9" * 400, "٣", "true", "None", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-03-01T00:00",
     "0001-01-01", "infinity", "9223372036854775807", "4611686018427387904", "2147483648",
 )  # fmt: skip
-
-
-class Person(Browser):
-    """A user who may do everything, without logins."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        inner: Any = self._outer
-
-        async def outer(scope: Any, receive: Any, send: Any) -> None:
-            scope["state"] = {"portmon_user": self, "portmon_may_edit": True, "portmon_may_operate": lambda: True}
-            await inner(scope, receive, send)
-
-        self._outer = outer  # type: ignore[assignment]
-
-    def get_name(self) -> str:
-        return "ann"
-
-    def post(self, path: str, content: bytes, *, preview: bool = True) -> httpx.Response:
-        """Do something, or ask what that would do."""
-
-        async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(self._outer, raise_app_exceptions=True)
-            async with httpx.AsyncClient(transport=transport, base_url="http://airflow.example.com") as client:
-                return await client.post(
-                    f"/portmon/api/v1{path}",
-                    params={"preview": str(preview).lower()},
-                    content=content,
-                    headers={"content-type": "application/json"},
-                )
-
-        return anyio.run(ask)
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ class Machine:
     :param services: port: program and pid
     :param trouble: error class of what a login fails with, None if it does not
     :param units: of programs whose unit has another name than theirs
+    :param identity: begins its boot ids; that of another host while that one's machine answers
+    :param addresses: on which its services listen
     """
 
     host: Host
@@ -36,6 +38,8 @@ class Machine:
     boot: int = 1
     trouble: str | None = None
     units: dict[str, str] = field(default_factory=dict)
+    identity: str = ""
+    addresses: tuple[str, ...] = ("0.0.0.0",)
 
     def start(self, port: int, program: str) -> None:
         """Begin to listen, as a new process."""
@@ -57,10 +61,13 @@ class Machine:
             error = {"timeout": "no answer on port 22 within 10 s"}.get(self.trouble, self.trouble)
             return Observation(outcome=Outcome.UNREACHABLE, error_class=self.trouble, error=error, **common)
         listeners = tuple(
-            Listener("tcp", "0.0.0.0", port, pid, program, unit=f"{self.units.get(program, program)}.service")
+            Listener("tcp", address, port, pid, program, unit=f"{self.units.get(program, program)}.service")
             for port, (program, pid) in sorted(self.services.items())
+            for address in self.addresses
         )
-        seen = Listing("netstat-W", 0, boot_id=f"{self.host.id}-{self.boot}", netns=1, listeners=listeners)
+        seen = Listing(
+            "netstat-W", 0, boot_id=f"{self.identity or self.host.id}-{self.boot}", netns=1, listeners=listeners
+        )
         return Observation(outcome=Outcome.OK, listing=seen, frames=(b"raw",), **common)
 
 

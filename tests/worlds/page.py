@@ -44,6 +44,38 @@ class Browser:
         return answer.json()
 
 
+class Person(Browser):
+    """A user who may do everything, without logins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner: Any = self._outer
+
+        async def outer(scope: Any, receive: Any, send: Any) -> None:
+            scope["state"] = {"portmon_user": self, "portmon_may_edit": True, "portmon_may_operate": lambda: True}
+            await inner(scope, receive, send)
+
+        self._outer = outer  # type: ignore[assignment]
+
+    def get_name(self) -> str:
+        return "ann"
+
+    def post(self, path: str, content: bytes, *, preview: bool = True) -> httpx.Response:
+        """Do something, or ask what that would do."""
+
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self._outer, raise_app_exceptions=True)
+            async with httpx.AsyncClient(transport=transport, base_url="http://airflow.example.com") as client:
+                return await client.post(
+                    f"/portmon/api/v1{path}",
+                    params={"preview": str(preview).lower()},
+                    content=content,
+                    headers={"content-type": "application/json"},
+                )
+
+        return anyio.run(ask)
+
+
 def show(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config: str = "") -> None:
     """Let the page read a database and a portmon.yaml."""
     file = tmp_path / "portmon.yaml"

@@ -65,7 +65,8 @@ class Runs:
         return fetch_inventory(self.database, self.config, run, self.load, now=self.now)
 
     def prune(self, run: Run, fetched: Fetched) -> Mapping[str, int]:
-        return prune_inventory(self.database, self.config, run, fetched.digest, stale=fetched.stale, now=self.now)
+        given: dict[str, Any] = {"stale": fetched.stale, "now": self.now, "interval": self.interval}
+        return prune_inventory(self.database, self.config, run, fetched.digest, **given)
 
     def plan(self, run: Run, fetched: Fetched) -> Sequence[Mapping[str, Any]]:
         return plan_hosts(self.database, self.config, run, fetched.digest)

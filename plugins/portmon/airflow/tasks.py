@@ -91,7 +91,9 @@ def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict
     from portmon.steps.prune import prune_inventory as prune
 
     def live(fetched: Mapping[str, Any]) -> dict[str, int]:
-        return prune(*_state(params, dag_run, ti), fetched["digest"], stale=fetched["stale"], now=_now())
+        database, config, run = _state(params, dag_run, ti)
+        stale, interval = fetched["stale"], settings.interval()
+        return prune(database, config, run, fetched["digest"], stale=stale, now=_now(), interval=interval)
 
     return _unless_past(ti, live, counts())
 

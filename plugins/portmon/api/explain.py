@@ -13,7 +13,9 @@ from sqlalchemy import Connection
 from portmon.api.hosts import find_host
 from portmon.api.ports import known_ports
 from portmon.config import Config
+from portmon.engine.conditions import Condition
 from portmon.engine.declared import declared_ports
+from portmon.engine.identities import ACCEPTED
 from portmon.engine.rules import RuleSet
 from portmon.engine.state import Port
 from portmon.engine.watched import decisions_on, subjects_of
@@ -25,7 +27,7 @@ from portmon.model.host import KnownHost
 from portmon.model.observation import PROTOCOL
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
-from portmon.storage import alerts, archive, decisions, deliveries, events, notes, state
+from portmon.storage import alerts, archive, conditions, decisions, deliveries, events, notes, state
 from portmon.storage.lookups import EventFilter, find_events
 from portmon.text import counted
 
@@ -105,6 +107,10 @@ def _host_lines(conn: Connection, known: KnownHost, row: Mapping[str, Any]) -> I
     elif count := row.get("failures"):
         runs = "its last run" if count == 1 else f"its last {count} runs"
         yield f"The host gave no evidence in {runs}{f',{since}' if since else ''}{kept}."
+    foreign_since = conditions.since(conn, Condition.FOREIGN.key(known.id))
+    accepted = decisions.acceptance(conn, known.id, ACCEPTED[1])
+    if foreign_since and accepted and accepted[0] >= foreign_since:
+        yield f"The machine that answers is accepted by {accepted[1]}: its next complete answer counts."
 
 
 _GOING_ON = {

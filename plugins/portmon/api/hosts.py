@@ -1,4 +1,4 @@
-"""Hosts: which one a person means, and the SSH host keys that are trusted or were refused."""
+"""Hosts: which one a person means, whose machine answers, and the SSH host keys that are trusted or were refused."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from portmon.api.view import View
+from portmon.engine.conditions import Condition
+from portmon.engine.identities import ACCEPTED
 from portmon.errors import CommandError
 from portmon.model.host import KnownHost
-from portmon.storage import actions, host_keys, hosts
+from portmon.storage import actions, conditions, decisions, host_keys, hosts
 from portmon.storage.actions import Action
+from portmon.storage.decisions import DecisionKind
 
 
 def find_host(conn: Connection, wanted: str) -> KnownHost:
@@ -25,6 +28,25 @@ def find_host(conn: Connection, wanted: str) -> KnownHost:
         ids = ", ".join(repr(host.id) + (" (left the CMDB)" if host.removed_at else "") for host in found)
         raise CommandError(f"{len(found)} hosts are named {wanted!r}; give one of their ids: {ids}")
     return found[0]
+
+
+def accept_machine(conn: Connection, host: str, *, author: str, reason: str = "", now: datetime) -> str:
+    """Note that the machine which answers for a host is the host's own from now on.
+
+    :raises CommandError: no other machine answers for it
+    """
+    found = find_host(conn, host)
+    since = conditions.since(conn, Condition.FOREIGN.key(found.id))
+    if since is None:
+        told = "no other machine answers for it, so there is no machine to accept"
+        raise CommandError(f"{found.name}: {told}; to accept a port that is down, name the port")
+    protocol, port = ACCEPTED
+    decisions.decide(
+        conn, DecisionKind.ACCEPTED, found.id, port, at=now, author=author, reason=reason, protocol=protocol
+    )
+    before, after = {"foreign_since": since.isoformat()}, {"machine": "accepted"}
+    actions.record(conn, Action(now, author, "accept_machine", found.name, reason, before, after))
+    return f"{found.name}: the machine that answers is accepted; its next complete answer counts, as after a reboot"
 
 
 class HostKeyView(View):

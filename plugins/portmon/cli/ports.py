@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from portmon.api.ports import PortView
 
 SomeHostArgument = Annotated[str | None, typer.Argument(help="Name or id of the host; default: all.")]
+MaybePortArgument = Annotated[
+    int | None, typer.Argument(help="TCP port; default: the machine of the host.", min=1, max=65535)
+]
 SomePortArgument = Annotated[int | None, typer.Argument(help="TCP port; default: the host itself.", min=1, max=65535)]
 
 
@@ -70,11 +73,19 @@ def explain(
         say(line)
 
 
-def accept(host: HostArgument, port: PortArgument, author: AuthorOption, reason: ReasonOption = "") -> None:
-    """Accept that a port which is down is gone for good: the next complete answer without it retires it."""
-    from portmon.api import ports
+def accept(host: HostArgument, author: AuthorOption, port: MaybePortArgument = None, reason: ReasonOption = "") -> None:
+    """Accept that a port which is down is gone for good: the next complete answer without it retires it.
 
-    act(ports.accept, host, port, author=author, reason=reason, now=datetime.now(UTC))
+    A port that is up may have lost an address that others reach: it is not expected there any more. Without a port:
+    the machine that answers for the host, where `foreign_machine` says that it is another one, is the host's own.
+    """
+    from portmon.api import hosts, ports
+
+    now = datetime.now(UTC)
+    if port is None:
+        act(hosts.accept_machine, host, author=author, reason=reason, now=now)
+    else:
+        act(ports.accept, host, port, author=author, reason=reason, now=now)
 
 
 def promote(

@@ -46,6 +46,8 @@ class Identities:
     """Tells whose answers are whose, and goes on with the state of the machine that answered.
 
     :param known: all stored hosts; those that the inventory lacks left it not long ago
+    :ivar taken_over: id of an entry: that of the entry that left, whose state it goes on with
+    :ivar twins: ids of entries that another one turned out to be one machine with, whether they changed or not
     """
 
     def __init__(self, known: dict[str, HostState], fleet: Fleet) -> None:
@@ -173,6 +175,7 @@ class Identities:
         foreign = self._fleet.conditions.get(Condition.FOREIGN, host.host_id)
         if answer.who is Answerer.FOREIGN and foreign and accepted and foreign.since <= accepted <= at:
             host.shared = True
+            hosts.end(host, Condition.FOREIGN, at, "A person accepted the machine that answers", self._fleet)
             return Answer(Answerer.REBOOTED)
         return answer
 

@@ -44,34 +44,41 @@ def plan_prune(
     now: datetime,
     settings: Cmdb,
     accepted: Iterable[AcceptedList] = (),
+    jumped: bool = False,
 ) -> PrunePlan:
     """Decide what leaves the inventory.
 
     A refusal is about what would be concluded from absence: hiding, and deleting what is hidden. A host that is
     back resumes. If it stayed away for ``cmdb.prune_after`` it starts anew, whether or not a run was there to delete
-    it meanwhile.
+    it meanwhile. An entry that can't be used is back all the same: it may be told that its host is not scanned.
+
+    A missing entry whose machine answers under a listed one as well did not get lost: its state goes on under the other
+    id. It is hidden, and the share of those that are missing is counted without it.
 
     :param known: every stored host
     :param stale: the list is an old one; not even ``forced`` concludes anything from it
     :param forced: believe the list, however many hosts are missing
     :param accepted: lists that were taken over, oldest first, of at least :data:`GUARDED`
+    :param jumped: the clock may be wrong, so no age is believed, see :func:`portmon.model.pause.jumped`
     """
+    known = list(known)
     listed = {host.id for host in inventory.hosts}
     present = listed | {entry.id for entry in inventory.invalid if entry.id is not None}
     away = {host.id: host.removed_at for host in known}
     visible = {one for one, since in away.items() if since is None}
     missing = sorted(visible - present)
-    long_ago = {one for one, since in away.items() if since is not None and now - since >= settings.prune_after}
-    late = set() if stale else long_ago & listed
-    resume = tuple(sorted((away.keys() - visible) & listed - late))
+    renewed = {host.duplicate_of for host in known if host.id in listed}.intersection(missing)
+    long_ago = {one for one, since in away.items() if since and not jumped and now - since >= settings.prune_after}
+    late = set() if stale else long_ago & present
+    resume = tuple(sorted((away.keys() - visible) & present - late))
     refused = None
     if stale:
         refused = "the host list is an old one, the CMDB gave none"
     elif not forced:
         refused = _implausible(
             listed=len(present),
-            missing=len(missing),
-            visible=len(visible),
+            missing=len(missing) - len(renewed),
+            visible=len(visible) - len(renewed),
             largest=_largest(accepted, now),
             nameless=sum(entry.id is None for entry in inventory.invalid),
             limit=settings.max_prune_ratio,
@@ -83,7 +90,7 @@ def plan_prune(
         hide=tuple(missing),
         resume=resume,
         purge=tuple(sorted(long_ago - present | at_once | late)),
-        base=len(present) if forced else max(len(present), len(visible)),
+        base=len(present) if forced else max(len(present), len(visible) - len(renewed)),
     )
 
 

@@ -32,12 +32,17 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class KnownHost(Host):
-    """A stored host, as the CMDB knew it last; ``removed_at`` is when it left the CMDB."""
+    """A stored host, as the CMDB knew it last.
+
+    :param removed_at: when it left the CMDB
+    :param duplicate_of: id of an entry that was there before and is the same machine
+    """
 
     removed_at: datetime | None = None
+    duplicate_of: str | None = None
 
     def as_host(self) -> Host:
-        """The host without ``removed_at``."""
+        """The host as the CMDB knew it."""
         return Host(self.id, self.name, self.address, self.port, self.labels, tuple(self.declared))
 
 

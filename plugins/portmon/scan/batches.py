@@ -7,7 +7,9 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import zip_longest
+from types import MappingProxyType
 
 from portmon.model.host import Host
 
@@ -16,6 +18,9 @@ MAX_BATCHES = 64
 LOGINS = 8
 """Parallel logins of a batch, at least, if there are so many: one hanging host must not stop a batch, and each batch
 that runs beside others is a process more."""
+
+LATEST = datetime.max.replace(tzinfo=UTC)
+"""Stands for the last run, of hosts that it tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +81,23 @@ def deal(
     ]
 
 
-def in_order(hosts: Sequence[Host], failing: Mapping[str, str | None]) -> list[Host]:
+def in_order(
+    hosts: Sequence[Host], failing: Mapping[str, str | None], untried: Mapping[str, datetime] = MappingProxyType({})
+) -> list[Host]:
     """The hosts of a batch in the order of their visits: one of each network in turn, so that a dead rack does not come
-    in one piece. Those that failed last time come last, those that timed out at the very end.
+    in one piece. Those that failed last time come last, those that timed out at the very end. Of both, those come
+    first that the last run did not try, the longest untried of each network before the others.
 
     :param failing: id of hosts that gave no evidence last time: its error class
+    :param untried: id of hosts that the last run did not try: when they were last tried
     """
     order: list[Host] = []
-    for patience in range(3):
-        networks: dict[str, list[Host]] = defaultdict(list)
-        for host in hosts:
-            # 0 for a host that answered last time, 1 for one that failed, 2 for one that timed out.
-            if (host.id in failing) + (failing.get(host.id) == "timeout") == patience:
-                networks[network_of(host.address)].append(host)
+    groups: dict[tuple[bool, bool, bool], dict[str, list[Host]]] = defaultdict(lambda: defaultdict(list))
+    for host in sorted(hosts, key=lambda host: untried.get(host.id, LATEST)):
+        failed, tried = host.id in failing, host.id not in untried
+        group = (failed, tried, tried and failing.get(host.id) == "timeout")
+        groups[group][network_of(host.address)].append(host)
+    for _, networks in sorted(groups.items()):
         rounds = zip_longest(*(networks[name] for name in sorted(networks)))
         order += [host for turn in rounds for host in turn if host is not None]
     return order

@@ -79,10 +79,13 @@ def evaluate_run(
             runs.must_be_newest(conn, run.run_id)
             checkpoints.keep(conn, now)
             fleet, inputs = _goes_by(conn, digest, planned, interval, now)
-            observations = archive.observations_to_evaluate(conn, host_ids=fleet, now=now)
+            observations = archive.observations_to_evaluate(conn, host_ids=fleet, now=now, run_id=run.run_id)
             step = journal.evaluated(conn, run.run_id, at=now, inventory=digest, inputs=inputs, observed=observations)
             verdict = evaluate_looks(conn, observations, fleet, inputs, config, run_id=run.run_id, now=now, step=step)
             archive.settle(conn, observations)
+            clock = verdict.conditions.get(conditions.CLOCK_BACK)
+            if clock is not None and clock.details.get("run_id") == run.run_id:
+                archive.ignore(conn, run.run_id)
             scanned, last = archive.scanned(conn, run.run_id), journal.last_judged(conn, besides=run.run_id)
             summary = _summary(verdict, scanned, planned)
             phases = {FETCH: fetching, SCAN: _scanning(observations, run), DIFF: round(time.monotonic() - began, 3)}
@@ -184,7 +187,7 @@ class _Pass:
         mended = evaluation.check_clock(self.observations)
         if mended is not None:
             self.savepoint = self.savepoint or self.conn.begin_nested()
-            state.mend_ports(self.conn, mended)
+            state.mend(self.conn, mended)
         for looks in evaluation.looks(self.observations):
             found, unreadable = archive.readable(self.source or self.conn, looks)
             if self.source is not None:

@@ -22,7 +22,7 @@ from portmon.model.host import Host
 from portmon.model.state import PortStatus
 from portmon.probe.compare import lost_binds
 from portmon.scan.answer import SettledAnswer
-from portmon.scan.batches import HostBatch, deal
+from portmon.scan.batches import LATEST, HostBatch, deal
 from portmon.scan.host import Expected
 from portmon.ssh.config import SshGroup, SshSettings
 from portmon.steps.run import Run, TaskOf
@@ -45,6 +45,7 @@ def plan_sweep(
     """One item per batch of hosts; none if there are so few that each gets a task of its own.
 
     The hosts of a batch are stored, so that its task reads no others, and reads the same ones whenever it is tried.
+    Batches with hosts that the last run did not try come first.
 
     :param digest: of this run's inventory
     :param proxy_of: connection id: its proxy command, None without
@@ -63,6 +64,8 @@ def plan_sweep(
             proxies=_proxies(asked.values(), config, proxy_of),
             per_proxy=config.ssh.per_proxy,
         )
+        untried = runs.untried(conn, run.run_id, asked)
+        batches.sort(key=lambda batch: min(untried.get(host.id, LATEST) for host in batch.hosts))
         stored = [_store(conn, batch, now or datetime.now(UTC)) for batch in batches]
     log.info(
         "%s to ask in batches: %d, with %s logins each at a time",
@@ -124,7 +127,8 @@ def plan_hosts(
     max_hosts: int | None = None,
     swept: Mapping[str, bool] | None = None,
 ) -> list[dict[str, Any]]:
-    """One item per host that still needs a task of its own, JSON types only, sorted by name.
+    """One item per host that still needs a task of its own, JSON types only, sorted by name. Hosts that the last run
+    did not try come before the others, the longest untried first.
 
     Without a sweep that is every host. After one these are the hosts that failed in it and did not before, and those
     that it did not get to; beyond ``scan.max_host_tasks`` what the sweep saw is all there is.
@@ -141,7 +145,8 @@ def plan_hosts(
     """
     with database.begin() as conn:
         asked = _asked(conn, config, run, digest)
-        left = list(asked.values())
+        untried = runs.untried(conn, run.run_id, asked)
+        left = sorted(asked.values(), key=lambda host: (untried.get(host.id, LATEST), host.name, host.id))
         if swept is not None:
             most = config.scan.max_host_tasks if max_hosts is None else min(config.scan.max_host_tasks, max_hosts)
             left = _after_sweep(left, {**archive.observed(conn, run.run_id), **swept}, most)
@@ -153,7 +158,7 @@ def plan_hosts(
         must = declared_of(config, left, decisions.in_force(conn, datetime.now(UTC)).promoted)
     if swept is None:
         log.info("%s to ask, each in a task of its own", counted(len(left), "host"))
-    left.sort(key=lambda host: (host.name, host.id))
+    left.sort(key=lambda host: (untried.get(host.id, LATEST), host.name, host.id))
     return [item_of(host, config, must.get(host.id, {}), dry_run=run.dry_run) for host in left]
 
 

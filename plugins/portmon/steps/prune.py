@@ -14,6 +14,7 @@ from portmon.config import Config
 from portmon.inventory.prune import GUARDED, PrunePlan, plan_prune
 from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host, Inventory
+from portmon.model.pause import jumped
 from portmon.steps.report import report
 from portmon.steps.run import Run
 from portmon.storage import checkpoints, conditions, hosts, inventory, journal, lease, runs
@@ -30,12 +31,20 @@ REFUSED = "prune_refused"
 
 
 def prune_inventory(
-    database: Database, config: Config, run: Run, digest: str, *, stale: bool, now: datetime
+    database: Database,
+    config: Config,
+    run: Run,
+    digest: str,
+    *,
+    stale: bool,
+    now: datetime,
+    interval: timedelta = timedelta(),
 ) -> dict[str, int]:
     """Bring the stored hosts in line with the inventory, in one transaction.
 
     :param digest: of this run's inventory
     :param stale: the inventory is an old one, so a missing host may still be in the CMDB
+    :param interval: between scheduled runs; 0 without a rhythm
     :returns: how many hosts were hidden, resumed and purged, and whether pruning was refused
     :raises PastRunError: a later run was evaluated since
     """
@@ -45,9 +54,15 @@ def prune_inventory(
 
     def planned(conn: Connection) -> tuple[Inventory, PrunePlan]:
         listed, accepted = inventory.load(conn, digest), journal.accepted(conn, now - GUARDED)
-        settings, forced, known = config.cmdb, run.force_prune, hosts.known(conn)
         return listed, plan_prune(
-            known, listed, stale=stale, forced=forced, now=now, settings=settings, accepted=accepted
+            hosts.known(conn),
+            listed,
+            stale=stale,
+            forced=run.force_prune,
+            now=now,
+            settings=config.cmdb,
+            accepted=accepted,
+            jumped=jumped(journal.last_judged(conn, besides=run.run_id), now, interval),
         )
 
     if run.dry_run:

@@ -10,7 +10,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import zstandard
-from sqlalchemy import ColumnElement, Connection, Select, Text, UnaryExpression, and_, cast, delete, func, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    UnaryExpression,
+    and_,
+    cast,
+    delete,
+    func,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.sql.operators import custom_op
 
 from portmon.errors import StorageError
@@ -201,6 +214,11 @@ def settle(conn: Connection, observations: Iterable[Observation]) -> None:
     update_rows(conn, archived, rows)
 
 
+def ignore(conn: Connection, run_id: str) -> None:
+    """Let the observations of a run never be evaluated: the clock had gone back."""
+    conn.execute(update(archived).where(archived.c.run_id == run_id).values(live=False))
+
+
 def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:
     """Delete what is from before a moment: observations, runs, steps of the journal, checkpoints, old host lists, and
     contents that nothing refers to any more.
@@ -242,7 +260,11 @@ def settled(conn: Connection, host_ids: Collection[str]) -> dict[str, SettledAns
 
 
 def observations_to_evaluate(
-    conn: Connection, *, host_ids: Collection[str] | None = None, now: datetime | None = None
+    conn: Connection,
+    *,
+    host_ids: Collection[str] | None = None,
+    now: datetime | None = None,
+    run_id: str | None = None,
 ) -> list[Observation]:
     """Observations that are newer than the last one evaluated of their host, oldest first, without listings.
 
@@ -251,6 +273,7 @@ def observations_to_evaluate(
 
     :param host_ids: of these hosts only
     :param now: to tell what is far ahead; None: nothing is
+    :param run_id: of a run whose own observations count although they are older: the clock may have gone back
     """
     asked = set(conn.execute(select(archived.c.host_id).distinct()).scalars() if host_ids is None else host_ids)
     found = [one for one in map(_observation, conn.execute(_unevaluated(conn))) if one.host_id in asked]
@@ -259,6 +282,8 @@ def observations_to_evaluate(
     known = {row.host_id for row in rows_in(conn, select(hosts.c.host_id), hosts.c.host_id, others)}
     query = select(*_COLUMNS).where(archived.c.live)
     found += map(_observation, rows_in(conn, query, archived.c.host_id, others - known))
+    if run_id is not None:
+        found += [one for one in map(_observation, conn.execute(_older(run_id))) if one.host_id in asked]
     found = _mended(conn, found, now)
     found.sort(key=in_time)
     last = {(one.host_id, one.run_id): one.observed_at for one in found}
@@ -403,6 +428,14 @@ def _unevaluated(conn: Connection) -> Any:
     # The plus keeps SQLite from using an index of hosts: https://www.sqlite.org/optoverview.html#uplus
     own_id: ColumnElement[str] = UnaryExpression(hosts.c.host_id, operator=custom_op("+"))
     return select(*_COLUMNS).where(archived.c.host_id == own_id, newer, archived.c.live)
+
+
+def _older(run_id: str) -> Select[Any]:
+    """Observations of a run that are older than the last one evaluated of their host, and were not evaluated."""
+    since = func.coalesce(journal.evaluated_at(run_id).scalar_subquery(), EPOCH)
+    unevaluated = (archived.c.run_id == run_id, archived.c.live, archived.c.observed_at > since)
+    query = select(*_COLUMNS).join(hosts, hosts.c.host_id == archived.c.host_id)
+    return query.where(*unevaluated, archived.c.observed_at < hosts.c.last_evaluated_at)
 
 
 def _observation(row: Sequence[Any]) -> Observation:

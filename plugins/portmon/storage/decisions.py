@@ -1,4 +1,4 @@
-"""Decisions of people about ports: gone for good, promoted to declared, or ignored until a time."""
+"""Decisions of people: ports gone for good, promoted to declared, or ignored until a time; accepted machines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DecisionKind(StrEnum):
     """Kinds of decisions."""
 
     ACCEPTED = "accepted"
-    """A port that is down may stay so: it is not watched any more."""
+    """A port that is down may stay so: it is not watched any more. The machine that answers for a host is its own."""
     PROMOTED = "promoted"
     """The port must listen from now on, as if the CMDB had declared it."""
     IGNORED = "ignored"
@@ -53,13 +53,15 @@ def decide(
     author: str,
     reason: str = "",
     ends_at: datetime | None = None,
+    protocol: str = PROTOCOL,
 ) -> None:
     """Note a decision; a later one of the same kind replaces it.
 
-    :param at: when; an acceptance counts for a port that was down by then
+    :param port: with ``protocol`` as in :data:`portmon.engine.identities.ACCEPTED` for the machine of a host
+    :param at: when; an acceptance counts for what was wrong by then
     :param ends_at: of :attr:`DecisionKind.IGNORED`
     """
-    row = {"host_id": host_id, "protocol": PROTOCOL, "port": port, "kind": kind}
+    row = {"host_id": host_id, "protocol": protocol, "port": port, "kind": kind}
     upsert_rows(conn, decisions, [{**row, "at": at, "author": author, "reason": reason, "ends_at": ends_at}])
     unsettle(conn, [host_id])
 
@@ -74,7 +76,7 @@ def withdraw(conn: Connection, kind: DecisionKind, host_id: str, port: int) -> b
 class Decided(NamedTuple):
     """The decisions in force.
 
-    :param accepted: when ports were accepted as gone
+    :param accepted: when ports were accepted as gone, and machines as those of their hosts
     :param promoted: who promoted ports, by host id and port, and why
     :param ignored: until when ports are ignored, by host id and port, and by whom and why
     """
@@ -99,7 +101,7 @@ def in_force(conn: Connection, now: datetime, *, host_id: str | None = None) -> 
 
 
 def acceptance(conn: Connection, host_id: str, port: int) -> tuple[datetime, str] | None:
-    """When a port was accepted as gone, and by whom and why."""
+    """When a port was accepted as gone, or with port 0 the machine of a host, and by whom and why."""
     where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == DecisionKind.ACCEPTED)
     row = conn.execute(select(decisions.c.at, decisions.c.author, decisions.c.reason).where(*where)).first()
     return (row.at, _who(row)) if row else None

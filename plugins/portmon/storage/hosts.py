@@ -21,7 +21,7 @@ from portmon.storage.tables import hosts, observations, ports
 
 def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[KnownHost]:
     """Every stored host, or some of them, hidden ones included."""
-    names = ("host_id", "name", "address", "ssh_port", "labels", "declared", "removed_at")
+    names = ("host_id", "name", "address", "ssh_port", "labels", "declared", "removed_at", "duplicate_of")
     query = select(*(hosts.c[name] for name in names)).order_by(hosts.c.host_id)
     return [KnownHost(*row) for row in rows_in(conn, query, hosts.c.host_id, host_ids)]
 

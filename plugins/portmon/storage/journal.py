@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Select, delete, func, select
 
 from portmon.model.host import AcceptedList, Host
 from portmon.model.observation import Observation, PortKey
@@ -172,10 +172,14 @@ def evaluated(
     conn: Connection, run_id: str, *, at: datetime, inventory: str, inputs: Inputs, observed: Iterable[Observation]
 ) -> int:
     """Note that observations are about to be evaluated, and return the number of the step."""
-    mine = (journal.c.run_id == run_id, journal.c.kind == EVALUATE)
-    since = conn.execute(select(func.max(journal.c.at)).where(*mine)).scalar()
+    since = conn.execute(evaluated_at(run_id)).scalar()
     late = [(one.host_id, one.observed_at) for one in observed if not _is_own(one, run_id, since, at)]
     return _add(conn, run_id, EVALUATE, at, inventory, inputs.to_json(), late)
+
+
+def evaluated_at(run_id: str) -> Select[Any]:
+    """The query for when a run was evaluated last."""
+    return select(func.max(journal.c.at)).where(journal.c.run_id == run_id, journal.c.kind == EVALUATE)
 
 
 def entries(conn: Connection) -> Iterator[JournalEntry]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, select, update
 
 from portmon.errors import PastRunError
 from portmon.storage.journal import EVALUATE, last_seq
-from portmon.storage.sql import upsert_rows
-from portmon.storage.tables import journal, runs
+from portmon.storage.sql import rows_in, upsert_rows
+from portmon.storage.tables import hosts, journal, runs
 
 SECONDS = "seconds"
 """Key in the summary of a run, beside its counts: phase: how long it took."""
+NEVER = datetime.min.replace(tzinfo=UTC)
+"""Stands for the last try of a host that no run tried."""
 
 
 def start(
@@ -85,6 +87,20 @@ def settings_after(conn: Connection, step: int) -> set[str | None]:
 def finish(conn: Connection, run_id: str, *, finished_at: datetime, summary: Mapping[str, Any]) -> None:
     """Note the result of a run."""
     conn.execute(update(runs).where(runs.c.run_id == run_id).values(finished_at=finished_at, summary=summary))
+
+
+def untried(conn: Connection, run_id: str, host_ids: Collection[str]) -> dict[str, datetime]:
+    """Of some hosts those that the last evaluated run of all hosts did not try.
+
+    :param run_id: of the present run, which may have been evaluated before
+    :returns: host id: when it was last tried, :data:`NEVER` for those that no run tried
+    """
+    whole = (journal.c.kind == EVALUATE, journal.c.run_id != run_id, runs.c.scope.is_(None))
+    began = select(runs.c.started_at).select_from(journal.join(runs, runs.c.run_id == journal.c.run_id)).where(*whole)
+    last = conn.execute(began.order_by(journal.c.seq.desc()).limit(1)).scalar() or NEVER
+    query = select(hosts.c.host_id, hosts.c.last_evaluated_at).where(hosts.c.last_evaluated_at.is_not(None))
+    tried = {row.host_id: row.last_evaluated_at for row in rows_in(conn, query, hosts.c.host_id, host_ids)}
+    return {one: tried.get(one, NEVER) for one in host_ids if one not in tried or tried[one] < last}
 
 
 def newest_started_at(conn: Connection, run_id: str) -> datetime | None:

@@ -200,8 +200,13 @@ def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[Port
     delete_rows(conn, ports, dropped)
 
 
-def mend_ports(conn: Connection, at: datetime) -> None:
-    """Put a moment in place of every later time of ports, which a wrong clock wrote."""
+def mend(conn: Connection, at: datetime) -> None:
+    """Put a moment in place of every later time of ports, and of hosts that left, which a wrong clock wrote.
+
+    Later observations are never evaluated again.
+    """
+    conn.execute(update(hosts).where(hosts.c.removed_at > at).values(removed_at=at))
+    conn.execute(update(observations).where(observations.c.observed_at > at).values(live=False))
     names = [column.name for column in ports.c if isinstance(column.type, UtcDateTime)]
     wrong = or_(*(ports.c[name] > at for name in names))
     ids = conn.execute(select(ports.c.host_id).where(wrong).distinct()).scalars().all()

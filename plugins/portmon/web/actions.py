@@ -89,6 +89,13 @@ class WriteNote(Wanted):
     label: Annotated[Name, Field(description="name=value of the hosts whose unit is meant")] = ""
 
 
+class AcceptMachine(Wanted):
+    """A host for which another machine answers."""
+
+    host: Name
+    reason: Reason
+
+
 class ReleaseKey(Wanted):
     """A host key that a person compared with the host's own."""
 
@@ -273,6 +280,17 @@ def write_note(request: Request, wanted: WriteNote, preview: Preview = False) ->
         return ActionResult(done=(said,), preview=preview, effect="messages have it from now on")
 
     return _do(request, "note", act, preview=preview)
+
+
+@router.post("/hosts/accept")
+def accept_machine(request: Request, wanted: AcceptMachine, preview: Preview = False) -> ActionResult:
+    """Accept that the machine which answers for a host is the host's own."""
+
+    def act(conn: Connection, user: str, now: datetime) -> ActionResult:
+        said = hosts.accept_machine(conn, wanted.host, author=user, reason=wanted.reason, now=now)
+        return ActionResult(done=(said,), preview=preview)
+
+    return _do(request, "accept_machine", act, preview=preview)
 
 
 @router.post("/hosts/keys/release")

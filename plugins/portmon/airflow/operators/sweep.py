@@ -137,7 +137,8 @@ class SweepOperator(StateMixin, BaseOperator):
             batch = batch_of(conn, self.batch)
             done = archive.observed(conn, run.run_id, unevaluated=True) if ti.try_number > 1 else {}
             failing = hosts.failing(conn)
-            left = in_order([host for host in batch.hosts if host.id not in done], failing)
+            left = [host for host in batch.hosts if host.id not in done]
+            left = in_order(left, failing, runs.untried(conn, run.run_id, [host.id for host in left]))
             decided = decisions.in_force(conn, datetime.now(UTC))
             must = declared_of(config, left, decided.promoted)
             wanted = expected(conn, [host.id for host in left], must)
