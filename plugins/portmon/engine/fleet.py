@@ -77,11 +77,11 @@ def outlook(
         still = tried & failing
         if not own or 2 * len(still) < len(tried):
             return Outlook(None, ends=before.told)
-        if not before.told and len(still) < SHARE * len(tried):
-            return Outlook(None)
         # A later time is of a clock that went back.
         counts = not timedelta(0) <= at - before.counted_at < half_interval
         runs, counted_at = (before.runs + 1, at) if counts else (before.runs, before.counted_at)
+        if not before.told and runs >= enough and len(still) < SHARE * len(tried):
+            return Outlook(None)
         episode = Episode(before.since, own | (failing & began), runs, counted_at, before.told)
     if episode.told or episode.runs < enough:
         return Outlook(episode)
