@@ -105,8 +105,9 @@ def test_ignore_ends_an_alert_until_the_port_is_watched_again(shell: Decisions) 
     assert shell("ignore", "web1", "443", "--for", "1d")[2].startswith("error: web1: port 443 is declared by the CMDB")
     assert shell("ignore", "web1", "80", "--withdraw")[0] == 0
     assert shell("ignore", "web1", "80", "--withdraw")[0] == 1
-    # Nothing is known of it any more: it is learned like any other.
-    assert shell.see_later(80, 443) == [("new", 80)]
+    # It goes on as it was.
+    assert shell.see_later(80, 443) == []
+    assert shell.see(443) == [("down", 80)]
 
 
 def test_the_author_is_the_system_user_by_default(shell: Decisions) -> None:
@@ -158,8 +159,7 @@ def test_a_port_that_was_never_seen_can_be_promoted(shell: Decisions) -> None:
     shell("promote", "web1", "80", "--author", "ann")
     assert shell.see(443) == [("down", 80)]
     shell("promote", "web1", "80", "--withdraw")
-    shell.see(443)
-    assert "80 " not in shell("ports", "web1")[1]
+    assert [shell.see(443), shell.see(443), shell.see(443)] == [[], [("unwatched", 80)], []]
 
 
 # ── ports ───────────────────────────────────────────────────────────────────────────────────────
