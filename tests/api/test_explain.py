@@ -410,18 +410,19 @@ def test_excluded_by_a_rule(world: World) -> None:
     assert "but is not watched: the next run evaluates it by the rules in force.\n" in world.tell()
     assert "It was learned and is watched: no rule says otherwise.\n" in world.tell(port=81)
     world.configure("rules: [{action: deny, port: 81}]")
-    assert f"the next run drops it: {world.config.where('rules', 0)} denies it.\n" in world.tell(port=81)
+    denied = f"No rule in force watches it: {world.config.where('rules', 0)} denies it.\n"
+    assert denied in world.tell(port=81)
+    # What is hidden is not forgotten at once.
     world.see(listener(81, "nginx", "fe80::1", zone="eth0"))
-    assert "It listens (nginx on fe80::1%eth0), but is not watched: " in world.tell(port=81)
+    assert "No rule watches it since 2026-01-01 00:05:00 UTC: its state is kept" in world.tell(port=81)
+    assert denied in world.tell(port=81)
 
 
 def test_declared_no_more(world: World) -> None:
     world.configure("declared: [{port: 443}]")
     world.see()
     world.configure("")
-    assert "No rule in force watches it, so the next run drops it: it is not declared any more.\n" in world.tell(
-        port=443
-    )
+    assert "No rule in force watches it: it is not declared any more.\n" in world.tell(port=443)
 
 
 def test_an_answer_that_expired(world: World) -> None:

@@ -53,7 +53,7 @@ def test_an_ignored_port_makes_no_event_until_its_time_is_over(fleet: Fleet) -> 
     assert run(fleet) == []
     fleet.machines["web"].start(8080, "java")
     assert run(fleet) == []
-    assert f"is not watched: ignored until {MONDAY + DAY:%Y-%m-%d}" in story(fleet, 8080)
+    assert f"No rule in force watches it: ignored until {MONDAY + DAY:%Y-%m-%d}" in story(fleet, 8080)
     fleet.start += DAY
     # It listened when it began to be watched again: that is no news, and its next death is.
     assert run(fleet) == []
@@ -61,11 +61,11 @@ def test_an_ignored_port_makes_no_event_until_its_time_is_over(fleet: Fleet) -> 
     assert run(fleet) == [("down", 8080)]
 
 
-def test_the_alert_of_a_port_that_is_ignored_ends(fleet: Fleet) -> None:
+def test_the_alert_of_a_port_that_is_ignored_ends_in_the_second_run(fleet: Fleet) -> None:
     fleet.machines["web"].kill(8080)
     assert run(fleet) == [("down", 8080)]
     assert ignore(fleet, 8080, fleet.now + DAY).endswith("; its open alert ends")
-    fleet.run()
+    assert [run(fleet), run(fleet)] == [[], [("unwatched", 8080)]]
     with fleet.database.begin() as conn:
         assert alerts.opened(conn) == {}
 

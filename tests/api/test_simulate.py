@@ -49,6 +49,42 @@ def test_a_failure_may_say_why_and_a_time_without_a_zone_is_utc() -> None:
     assert "dns" in event.reason
 
 
+def failed(minute: int, host: str = "h1", outcome: str = "unreachable", **more: Any) -> str:
+    return json.dumps({"at": f"2026-01-01T00:{minute:02}:00Z", "host_id": host, "outcome": outcome} | more)
+
+
+def test_an_event_says_how_urgent_it_is() -> None:
+    history = [line(0, 22, 80), line(5, 22), failed(5, "h2"), line(10, 22), failed(10, "h2"), line(15, 22, 443)]
+    events = simulate(history, Config(), interval=FIVE)
+    assert [(event.kind, event.severity) for event in events] == [
+        ("baseline", "info"), ("down", "critical"), ("unreachable", "warning"), ("new", "warning"),
+    ]  # fmt: skip
+
+
+def test_the_start_of_process_1_tells_that_a_container_was_started_again() -> None:
+    assert told(line(0, 22, pid1_start=100), line(5, 22, pid1_start=200))[1:] == [("rebooted", "h1", None)]
+    assert told(line(0, 22, pid1_start=100), line(5, 22, pid1_start=100), line(10, 22))[1:] == []
+
+
+def test_an_entry_that_can_not_be_used_is_not_scanned() -> None:
+    history = [line(0, 22), failed(5, outcome="invalid_entry", error_class="no address"), line(10, 22)]
+    events = list(simulate(history, Config(), interval=FIVE))
+    assert [event.kind for event in events] == ["baseline", "unscanned", "scanned"]
+    assert events[1].reason == "Its entry in the CMDB can't be used: no address"
+
+
+def test_a_host_of_which_no_entry_could_ever_be_used_is_told_as_well() -> None:
+    assert told(failed(0, outcome="invalid_entry")) == [("unscanned", "h1", None)]
+
+
+def test_a_port_that_is_hidden_is_told_in_the_second_run() -> None:
+    config = parse_config("rules: [{action: deny, port: 80, label: {role: lab}}]")
+    labels: dict[str, Any] = {"labels": {"role": "lab"}}
+    assert told(line(0, 22, 80), line(5, 22), line(10, 22, **labels), line(15, 22, **labels), config=config)[2:] == [
+        ("unwatched", "h1", 80)
+    ]
+
+
 def test_a_host_that_is_not_there_can_leave() -> None:
     assert told(json.dumps({"at": "2026-01-01T00:00:00Z", "host_id": "h9", "outcome": "removed"})) == []
 
@@ -64,7 +100,10 @@ def test_blank_lines_are_none() -> None:
         ("[]", "line 2: Input should be an object"),
         ('{"at": "2026-01-01T00:00:00Z", "outcome": "ok"}', "line 2: host_id: Field required"),
         (line(1, 0), "line 2: listeners.0.port: Input should be greater than or equal to 1"),
-        (line(1, 22, outcome="fine"), "line 2: outcome: Input should be 'ok', 'unreachable', 'invalid' or 'removed'"),
+        (
+            line(1, 22, outcome="fine"),
+            "line 2: outcome: Input should be 'ok', 'unreachable', 'invalid', 'removed' or 'invalid_entry'",
+        ),
         (line(1, 22, at="soon"), "line 2: at: Input should be a valid datetime"),
         (line(1, 22, portz=1), "line 2: portz: Extra inputs are not permitted"),
     ],

@@ -17,7 +17,7 @@ from portmon.model.observation import PROBE, READER, Listener
 from portmon.steps.plan import expected
 from portmon.storage import hosts, tables
 from portmon.storage.database import Database
-from tests.engine.test_diff import START, World, ok
+from tests.engine.test_evaluate import START, World, ok
 from tests.worlds.fleet import FIVE, Fleet, Machine
 
 OLD: dict[str, Any] = {"probe": 1, "reader": 1}
@@ -46,8 +46,8 @@ def test_the_first_look_of_another_reader_learns_in_silence() -> None:
     assert world.see(seen(0, *before, tool="ss", **OLD)) == [("baseline",), ("probe_outdated",)]
     assert world.see(seen(1, *before, tool="ss", **OLD)) == []
     assert world.see(seen(2, *now, tool="ss")) == []
-    assert world.host()["reader"] == READER
-    assert world.host()["probe"] == PROBE
+    assert world.host().reader == READER
+    assert world.host().probe == PROBE
     assert world.port(22)["addresses"] == ("0.0.0.0",)
     assert world.port(81)["status"] == "up"
     # Later observations are compared as usual.
@@ -157,13 +157,13 @@ def test_a_rule_by_program_does_not_flip_with_the_tool(action: str, program: str
 def test_a_tool_that_hung_is_left_alone_for_a_day() -> None:
     world = World()
     world.see(seen(0, listener(22), tool="ss", hung=("netstat",)))
-    assert (world.host()["hung"], world.host()["hung_at"]) == ("netstat", START)
+    assert (world.host().hung, world.host().hung_at) == ("netstat", START)
     world.see(seen(1, listener(22), tool="ss"))
-    assert (world.host()["hung"], world.host()["hung_at"]) == ("netstat", START)
+    assert (world.host().hung, world.host().hung_at) == ("netstat", START)
     world.see(seen(2, listener(22), tool="proc", hung=("ss",)))
-    assert (world.host()["hung"], world.host()["hung_at"]) == ("netstat,ss", START + 2 * FIVE)
+    assert (world.host().hung, world.host().hung_at) == ("netstat,ss", START + 2 * FIVE)
     world.see(seen(2 + 288, listener(22), tool="netstat-W"))
-    assert (world.host()["hung"], world.host()["hung_at"]) == (None, None)
+    assert (world.host().hung, world.host().hung_at) == (None, None)
 
 
 class OddMachine(Machine):

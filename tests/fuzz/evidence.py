@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from portmon import probe
+from portmon.engine.conditions import Open
 from portmon.engine.config import States
-from portmon.engine.diff import HostRow, evaluate
+from portmon.engine.evaluate import evaluate
 from portmon.engine.frames import empty_ports, merged
+from portmon.engine.inputs import Inputs
 from portmon.engine.rules import RuleSet
+from portmon.engine.state import HostState
 from portmon.errors import ProbeError
 from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host
@@ -95,27 +98,24 @@ def must_be_evaluated(answers: Sequence[Listing]) -> None:
     """
     names = [f"id-{number}" for number in range(len(answers))]
     hosts = {name: Host(name, name, name) for name in (*names, "honest")}
-    rows: dict[str, HostRow] = {}
+    rows: dict[str, HostState] = {}
+    conditions: Mapping[str, Open] = {}
     ports = empty_ports()
     downs: list[int | None] = []
     for step in (0, 1):
         at = START + step * FIVE
         shown = {name: answers[(number + step) % len(answers)] for number, name in enumerate(names)}
         shown["honest"] = HONEST if step == 0 else dataclasses.replace(HONEST, listeners=())
-        verdict = evaluate(
-            rows,
-            ports,
-            [
-                Observation(host_id, f"run{step}", 1, at, Outcome.OK, listing=seen, confirmed=True)
-                for host_id, seen in shown.items()
-            ],
-            inventory=hosts,
-            rules=RuleSet([]),
-            settings=States(),
-            interval=FIVE,
-            run_id=f"run{step}",
+        looks = [
+            Observation(host_id, f"run{step}", 1, at, Outcome.OK, listing=seen, confirmed=True)
+            for host_id, seen in shown.items()
+        ]
+        inputs = Inputs(
+            inventory=hosts, rules=RuleSet([]), settings=States(), interval=FIVE, run_id=f"run{step}", now=at
         )
-        rows |= {str(row["host_id"]): row for row in verdict.hosts}
+        verdict = evaluate(rows, ports, looks, inputs, conditions)
+        rows |= {row.host_id: row for row in (*verdict.hosts, *verdict.ticked)}
+        conditions = verdict.conditions
         ports = merged(ports, verdict.ports, verdict.dropped)
         downs = [one.port for one in verdict.events if one.kind is EventKind.DOWN and one.host_id == "honest"]
     assert downs == [80]

@@ -229,7 +229,7 @@ class _Present:
             why = watched.reason if watched.rule is not None else "no rule says otherwise"
             return f"It was learned and is watched: {why}."
         why = evaluated[0].reason if evaluated else "it is not declared any more"
-        return f"No rule in force watches it, so the next run drops it: {why}."
+        return f"No rule in force watches it: {why}."
 
 
 _DETAILS = {

@@ -302,11 +302,11 @@ class Evaluation:
 
 
 def _waves(observations: Sequence[Observation]) -> Iterator[list[Observation]]:
-    """Observations in waves with at most one per host, those of a host in the order of time."""
+    """Observations in waves with at most one per host, by id, those of a host in the order of time."""
     by_id: dict[str, list[Observation]] = defaultdict(list)
     for observation in observations:
         own = by_id[observation.host_id]
         if not own or own[-1].observed_at < observation.observed_at:
             own.append(observation)
     for number in range(max(map(len, by_id.values()), default=0)):
-        yield [own[number] for own in by_id.values() if len(own) > number]
+        yield [own[number] for _, own in sorted(by_id.items()) if len(own) > number]

@@ -77,11 +77,11 @@ def outlook(
         still = tried & failing
         if not own or 2 * len(still) < len(tried):
             return Outlook(None, ends=before.told)
-        if not before.told and len(still) < SHARE * len(tried):
-            return Outlook(None)
         # A later time is of a clock that went back.
         last = min(before.counted_at, at)
         runs, counted_at = (before.runs + 1, at) if at - last >= half_interval else (before.runs, last)
+        if not before.told and runs >= enough and len(still) < SHARE * len(tried):
+            return Outlook(None)
         episode = Episode(before.since, own | (failing & began), runs, counted_at, before.told)
     if episode.told or episode.runs < enough:
         return Outlook(episode)

@@ -62,7 +62,13 @@ def failed(host: HostState, observation: Observation, fleet: Fleet) -> None:
         clocks.count_try(host, at, fleet.interval)
     tried(host, observation, fleet)
     if key_changed:
-        opens(host, Condition.HOST_KEY, Draft(EventKind.HOST_KEY_CHANGED, observation.error or ""), at, fleet)
+        opens(
+            host,
+            Condition.HOST_KEY,
+            Draft(EventKind.HOST_KEY_CHANGED, observation.error or "It shows another host key"),
+            at,
+            fleet,
+        )
     if foreign:
         # The address is another machine's, so this says nothing of the host.
         return

@@ -122,8 +122,12 @@ class Identities:
         own = {one: its for one, its in shown.items() if one not in changed and one not in foreign}
         at = {look.host_id: look.observed_at for look in looks}
         found = {one: self._answer(one, shown[one], own, at[one]) for one in changed if one not in foreign}
+        by_boot: dict[str | None, list[str]] = defaultdict(list)
+        for one in found:
+            by_boot[shown[one].boot_id].append(one)
         for one, answer in found.items():
-            alike = [other for other in found if shown[other] == shown[one] and not self._hosts[other].shared]
+            same = [other for other in by_boot[shown[one].boot_id] if machines.is_one(shown[one], shown[other])]
+            alike = [other for other in same if not self._hosts[other].shared]
             shared = self._hosts[one].shared or not machines.is_one(shown[one], shown[one])
             if answer.who is Answerer.REBOOTED and len(alike) > 1 and not shared:
                 found[one] = Answer(Answerer.FOREIGN)
