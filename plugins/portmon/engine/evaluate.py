@@ -278,6 +278,7 @@ class Evaluation:
 
     def finish(self) -> None:
         """Evaluate what is not about one observation, after all of them."""
+        self._identities.find_twins()
         if not self._monitor.ignores_run:
             self._monitor.find_unscanned([self._host(host_id) for host_id in self.inputs.inventory])
 

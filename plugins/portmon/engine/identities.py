@@ -66,6 +66,7 @@ class Identities:
                 self._left[host.boot_id].append(host_id)
         self.taken_over: dict[str, str] = {}
         self.changed: set[str] = set()
+        self._firsts: dict[str, datetime] = {}
 
     def predecessor(self, host: HostState, machine: Machine) -> str | None:
         """The entry that left and whose state a host goes on with: it is the same machine, and the host is new."""
@@ -122,22 +123,38 @@ class Identities:
         own = {one: its for one, its in shown.items() if one not in changed and one not in foreign}
         at = {look.host_id: look.observed_at for look in looks}
         found = {one: self._answer(one, shown[one], own, at[one]) for one in changed if one not in foreign}
-        by_boot: dict[str | None, list[str]] = defaultdict(list)
-        for one in found:
-            by_boot[shown[one].boot_id].append(one)
-        for one, answer in found.items():
-            same = [other for other in by_boot[shown[one].boot_id] if machines.is_one(shown[one], shown[other])]
-            alike = [other for other in same if not self._hosts[other].shared]
-            shared = self._hosts[one].shared or not machines.is_one(shown[one], shown[one])
-            if answer.who is Answerer.REBOOTED and len(alike) > 1 and not shared:
-                found[one] = Answer(Answerer.FOREIGN)
+        found = self._together(found, shown)
         own |= {one: shown[one] for one, answer in found.items() if answer.who is not Answerer.FOREIGN}
-        again = [one for one in changed if one in foreign or found[one].other is not None]
-        return found | {one: self._answer(one, shown[one], own, at[one]) for one in again}
+        again = {one for one in changed if one in foreign or found[one].other is not None}
+        found |= self._together({one: self._answer(one, shown[one], own, at[one]) for one in again}, shown, foreign)
+        for one, answer in found.items():
+            if answer.who is Answerer.FOREIGN and self._is_accepted(one, at[one]):
+                found[one] = Answer(Answerer.REBOOTED)
+        return found
+
+    def _together(
+        self, answers: Mapping[str, Answer], shown: Mapping[str, Machine], besides: Collection[str] = ()
+    ) -> dict[str, Answer]:
+        """The same, but two entries that changed to one machine are both answered by it.
+
+        :param besides: of another entry's machine already
+        """
+        found = dict(answers)
+        own: dict[str | None, list[str]] = defaultdict(list)
+        for one in answers:
+            if not self._hosts[one].shared and one not in besides:
+                own[shown[one].boot_id].append(one)
+        for alike in own.values():
+            for one in alike:
+                same = sum(machines.is_one(shown[other], shown[one]) for other in alike)
+                if answers[one].who is Answerer.REBOOTED and same > 1:
+                    found[one] = Answer(Answerer.FOREIGN)
+        return found
 
     def answered(self, host: HostState, machine: Machine, at: datetime) -> None:
         """Note the machine of a host after its answer, and whether another entry is that machine as well."""
-        first = host.last_ok_at is None
+        if host.last_ok_at is None:
+            self._firsts[host.host_id] = at
         if machine.boot_id is not None:
             if host.boot_id is not None:
                 self._by_boot[host.boot_id].discard(host.host_id)
@@ -145,21 +162,26 @@ class Identities:
         host.boot_id = machine.boot_id or host.boot_id
         host.netns = host.netns if machine.netns is None else machine.netns
         host.pid1_start = host.pid1_start if machine.pid1_start is None else machine.pid1_start
-        if first:
-            self._find_twin(host, at)
 
-    def _find_twin(self, host: HostState, at: datetime) -> None:
-        own = machines.known_of(host)
-        others = (self._hosts[one] for one in sorted(self._by_boot.get(own.boot_id or "", set()) - {host.host_id}))
-        twins = [other for other in others if machines.is_one(own, machines.known_of(other))]
-        for one in (host, *twins) if twins else ():
-            one.shared = True
-            self.changed.add(one.host_id)
-        if twins:
-            host.duplicate_of = twins[0].host_id
-            reason = f"The same machine as {twins[0].name} (id {host.duplicate_of}). Both are watched"
-            details = {"duplicate_of": host.duplicate_of}
-            self._fleet.report.of_host(host, at, Draft(EventKind.DUPLICATE, reason, details=details))
+    def find_twins(self) -> None:
+        """Tell which hosts that answered for the first time are the machine of another entry."""
+        by_boot: dict[str | None, list[HostState]] = defaultdict(list)
+        for one in sorted(self._fleet.inputs.inventory) if self._firsts else ():
+            if one in self._hosts and self._hosts[one].last_ok_at is not None:
+                by_boot[self._hosts[one].boot_id].append(self._hosts[one])
+        for host_id, at in sorted(self._firsts.items()):
+            host = self._hosts[host_id]
+            earlier = (one for one in by_boot[host.boot_id] if one.host_id not in self._firsts or one.host_id < host_id)
+            own = machines.known_of(host)
+            twins = [other for other in earlier if other is not host and machines.is_one(own, machines.known_of(other))]
+            for same in (host, *twins) if twins else ():
+                same.shared = True
+                self.changed.add(same.host_id)
+            if twins:
+                host.duplicate_of = twins[0].host_id
+                reason = f"The same machine as {twins[0].name} (id {host.duplicate_of}). Both are watched"
+                details = {"duplicate_of": host.duplicate_of}
+                self._fleet.report.of_host(host, at, Draft(EventKind.DUPLICATE, reason, details=details))
 
     def _answer(self, host_id: str, machine: Machine, own: Mapping[str, Machine], at: datetime) -> Answer:
         """Whose answer it is.
@@ -174,14 +196,18 @@ class Identities:
             if not self._hosts[other].shared
         }
         clock = clocks.evidence_at(host, at, self._fleet.interval)
-        answer = machines.answerer(host, machine, others, clock=clock)
-        accepted = self._accepted.get((host.host_id, *ACCEPTED))
-        foreign = self._fleet.conditions.get(Condition.FOREIGN, host.host_id)
-        if answer.who is Answerer.FOREIGN and foreign and accepted and foreign.since <= accepted <= at:
-            host.shared = True
-            hosts.end(host, Condition.FOREIGN, at, "A person accepted the machine that answers", self._fleet)
-            return Answer(Answerer.REBOOTED)
-        return answer
+        return machines.answerer(host, machine, others, clock=clock)
+
+    def _is_accepted(self, host_id: str, at: datetime) -> bool:
+        """Whether a person accepted the machine that answers for an entry."""
+        accepted = self._accepted.get((host_id, *ACCEPTED))
+        foreign = self._fleet.conditions.get(Condition.FOREIGN, host_id)
+        if not (foreign and accepted and foreign.since <= accepted <= at):
+            return False
+        host = self._hosts[host_id]
+        host.shared = True
+        hosts.end(host, Condition.FOREIGN, at, "A person accepted the machine that answers", self._fleet)
+        return True
 
     def _changes(self, host: HostState, answer: Answer, at: datetime, ports: Sequence[Port], found: Sorted) -> None:
         """Go on with a host in another boot, or in the one before."""

@@ -187,6 +187,7 @@ def _heirs(
         port
         for port in sorted(missing, key=lambda port: port.port)
         if port.status == PortStatus.UP
+        and port.hidden_since is None
         and port.port not in must
         and evidence.is_ephemeral(port.port)
         and (port.comms or port.tool == evidence.tool)

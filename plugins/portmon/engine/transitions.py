@@ -345,7 +345,7 @@ def _recovers(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
 
 
 def _owner_events(before: Port, port: Port, seen: Seen, evidence: Evidence) -> tuple[Draft, ...]:
-    if any(getattr(before, part).flapping_since for part in PARTS):
+    if before.presence.flapping_since:
         return ()
     known = bool(before.pids and seen.pids)
     details: dict[str, Any]
