@@ -70,12 +70,13 @@ class Identities:
 
     def predecessor(self, host: HostState, machine: Machine) -> str | None:
         """The entry that left and whose state a host goes on with: it is the same machine, and the host is new."""
+        found = []
         for host_id in self._left.get(machine.boot_id or "", ()):
             old = self._hosts.get(host_id)
             is_new = host.last_ok_at is None or (host_id == host.duplicate_of and host.evidence < self._forget_after)
-            if old is not None and is_new and machines.is_one(machine, machines.known_of(old)):
-                return host_id
-        return None
+            if old is not None and old.last_ok_at and is_new and machines.is_one(machine, machines.known_of(old)):
+                found.append((old.last_evaluated_at or old.last_ok_at, host_id))
+        return max(found)[1] if found else None
 
     def sort_out(self, looks: Sequence[Observation], ports: Mapping[str, Sequence[Port]]) -> Sorted:
         """Say whose the answers of one run are, one per host.

@@ -168,7 +168,8 @@ def again(
     shown_anew = port.hidden_since is not None or (port.declared is None) != (declared is None)
     quiet = evidence.learning or evidence.rules_changed or shown_anew
     port = dataclasses.replace(port, declared=declared, hidden_since=None)
-    unwatched = _hide_binds(port, evidence, is_watched)
+    # A bind that is shown here is watched, whatever the rules say of the owners before.
+    unwatched = _hide_binds(port, evidence, lambda bind: bind in seen.addresses or is_watched(bind))
     before = dataclasses.replace(port)
     if port.status == PortStatus.CANDIDATE:
         return _candidate(port, seen, evidence)
