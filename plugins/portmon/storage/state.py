@@ -17,7 +17,7 @@ from portmon.engine import clocks
 from portmon.engine.evaluate import Verdict
 from portmon.engine.frames import CHANGES, PORT_COLUMNS, frame, ports_of, row_of
 from portmon.engine.leaving import Left
-from portmon.engine.lifecycle import Changes
+from portmon.engine.lifecycle import NONE, Changes
 from portmon.engine.machines import Kept
 from portmon.engine.state import HostState, Port
 from portmon.model.event_kinds import EventKind
@@ -52,7 +52,7 @@ def load_hosts(
     data = _read(conn, hosts, [name for name in _HOST_COLUMNS if not light or name != LISTENING], host_ids)
     # Columns that are left out are None in every row.
     rows = zip(*(data.get(name, repeat(None)) for name in _HOST_COLUMNS), strict=False)
-    return {row[0]: _host_of(dict(zip(_HOST_COLUMNS, row, strict=True))) for row in rows}
+    return {row[0]: _host_of(row) for row in rows}
 
 
 def listening(conn: Connection, host_ids: Collection[str]) -> dict[str, tuple[str, ...] | None]:
@@ -103,19 +103,25 @@ _LISTS: Mapping[str, Callable[[Any], Any]] = {
 }
 _TIMED = ("told", "unwatched")
 """Lists of a port that hold times."""
-_HOST_FIELDS = [field.name for field in dataclasses.fields(HostState) if field.name not in CHANGES]
-_HOST_COLUMNS = [*_HOST_FIELDS, *CHANGES["presence"]]
+_HOST_FIELDS = [field.name for field in dataclasses.fields(HostState)]
+_PRESENCE = _HOST_FIELDS.index("presence")
+_HOST_COLUMNS = [column for name in _HOST_FIELDS for column in CHANGES.get(name, (name,))]
 
 
-def _host_of(row: dict[str, Any]) -> HostState:
-    kept = row["kept"]
-    own: dict[str, Any] = {name: row[name] for name in _HOST_FIELDS} | {"kept": kept and _kept_of(kept)}
-    return HostState(**own, presence=Changes(*(row[name] for name in CHANGES["presence"])))
+def _host_of(row: Sequence[Any]) -> HostState:
+    """The host of a row with _HOST_COLUMNS: by place, since a fleet has many."""
+    recent, flapping_since, changed_at = row[_PRESENCE : _PRESENCE + 3]
+    presence = Changes(recent, flapping_since, changed_at) if recent else NONE
+    host = HostState(*(*row[:_PRESENCE], presence, *row[_PRESENCE + 3 :]))
+    if host.kept is not None:
+        host.kept = _kept_of(host.kept)  # type: ignore[arg-type]  # as JSON has it
+    return host
 
 
 def _row_of_host(host: HostState) -> dict[str, Any]:
     parts = (host.presence.recent, host.presence.flapping_since, host.presence.at)
-    row = {name: getattr(host, name) for name in _HOST_FIELDS} | dict(zip(CHANGES["presence"], parts, strict=True))
+    row = {name: getattr(host, name) for name in _HOST_FIELDS if name not in CHANGES}
+    row |= dict(zip(CHANGES["presence"], parts, strict=True))
     return row | {"told": [at.isoformat() for at in host.told], "kept": host.kept and plain(host.kept)}
 
 
