@@ -1343,6 +1343,15 @@ def test_one_wrong_answer_changes_nothing_in_the_end() -> None:
     assert world.see(ok(3, 22, 80, boot_id="a", netns=1)) == []
 
 
+def test_a_port_that_wrong_and_right_answers_brought_is_not_deleted() -> None:
+    world = World()
+    world.see(ok(0, 22, boot_id="a", netns=1))
+    world.see(ok(1, 22, boot_id="x", netns=1))
+    assert world.see(ok(2, 22, 80, 443, boot_id="x", netns=1)) == [("new", 80), ("new", 443)]
+    assert world.see(ok(3, 22, 443, boot_id="a", netns=1)) == [("answers_discarded",), ("new", 443)]
+    assert world.last.dropped == (("1", "tcp", 80),)
+
+
 def test_what_wrong_answers_opened_ends_and_what_they_closed_is_told_again() -> None:
     world = World(reboot_grace="0")
     world.see(ok(0, 22, 80, 443, boot_id="a", netns=1))

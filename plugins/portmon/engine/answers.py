@@ -38,8 +38,10 @@ class Changes:
         self.gone |= {frames.key_of(port): None for port in stored if frames.key_of(port) not in self.changed}
 
     def add(self, ports: HostPorts) -> None:
-        """The changes of one host."""
+        """The changes of one host. A port that it had, lost with its earlier state and shows again is not gone."""
         self.changed |= ports.changed
+        for key in ports.changed:
+            self.gone.pop(key, None)
         for key in ports.gone:
             self.changed.pop(key, None)
             self.gone[key] = None
