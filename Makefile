@@ -59,9 +59,11 @@ test-all: .venv/.tools ## both: those against a live Airflow mostly wait, and be
 ci-full: ## what CI runs, with all matrices and ten times the examples: as root, up to 75 minutes
 	@SLOW=slow HYPOTHESIS_PROFILE=full .ci/run
 
-soak: .venv/.tools ## property tests with many more examples, 200,000 broken inputs, and crashes with 50 seeds
+soak: .venv/.tools ## many more examples: properties, 200,000 looks at random hosts, 200,000 broken inputs, crashes with 50 seeds
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m "not slow" tests --ignore=tests/airflow --ignore=tests/dags
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -m slow -n auto --maxschedchunk 1 tests/fuzz
+	@# -rP: how many there were.
+	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -rP -m full -n auto --maxschedchunk 1 tests/engine/test_random.py
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q tests/stories/test_crashes.py
 
 mutate: .venv/.tools ## whether some test fails for each comparison of the state engine that is turned around

@@ -29,6 +29,7 @@ from portmon.engine.state import HostState, Port
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host, InvalidHost, Inventory
+from portmon.model.observation import Observation
 from portmon.steps.evaluate import evaluate_run
 from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
@@ -69,6 +70,26 @@ def agree(judge: Judge, steps: Iterable[Step], where: str) -> list[Judged]:
 def seeded(seed: int, runs: int) -> list[Step]:
     """The random history of a seed."""
     return history(random.Random(seed).randrange, runs)
+
+
+def delayed(seed: int, steps: Sequence[Step]) -> list[Step]:
+    """The history with some looks that are stored only when their run is over: the next one judges them.
+
+    None is late of an entry that the next run can't try, or after a clock went back: of these the contract says nothing.
+    """
+    chance = random.Random(seed)
+    made: list[Step] = []
+    held: tuple[Observation, ...] = ()
+    straight = True
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        straight = straight and after is not None and step.now < after.now
+        late: set[str] = set()
+        if straight and after is not None and chance.random() < 0.3:
+            late = {host_id for host_id in sorted(after.inventory) if chance.random() < 0.5}
+        in_time = (look for look in step.looks if look.host_id not in late)
+        made.append(dataclasses.replace(step, looks=(*held, *in_time)))
+        held = tuple(look for look in step.looks if look.host_id in late)
+    return made
 
 
 def _exact(state: Mapping[tuple[Any, ...], tuple[Any, ...]]) -> Snapshot:
@@ -213,10 +234,14 @@ class Pipeline:
         digest = self.fetch(step)
         self.prune(step, digest)
         with self.database.begin() as conn:
-            own = [one for one in journal.entries(conn) if (one.run_id, one.kind) == (step.run_id, journal.PRUNE)]
-            pruned = journal.pruned_from_json(contents.get(conn, own[-1].what)) if own else journal.Pruned()
+            done = [
+                journal.pruned_from_json(contents.get(conn, one.what))
+                for one in journal.entries(conn)
+                if (one.run_id, one.kind) == (step.run_id, journal.PRUNE)
+            ]
             accepted = self._decide(conn, step)
-        step = dataclasses.replace(step, left=pruned.hide, purged=pruned.purge, accepted=accepted)
+        left, purged = tuple(one for some in done for one in some.hide), tuple(one for some in done for one in some.purge)
+        step = dataclasses.replace(step, left=left, purged=purged, accepted=accepted)
         with self.database.begin() as conn:
             archive.save_observations(conn, step.looks)
         self.evaluate(step, digest)
