@@ -2,8 +2,21 @@
 
 Written from the contract alone, one look at one host at a time, in plain Python. It is slow and knows neither
 pandas nor a database. Nothing here is shared with the engine but the types of :mod:`portmon.model` and the
-matching of rules. Names of programs are compared as they are: no tool cuts them here. This module has the monitor, the
-fleet, the hosts and their machines; the ports are in :mod:`tests.worlds.reference_ports`.
+matching of rules. This module has the monitor, the fleet, the hosts and their machines; the ports are in
+:mod:`tests.worlds.reference_ports`, and what is remembered of both in :mod:`tests.worlds.reference_rows`.
+
+``tests/engine/test_random.py`` compares it with the engine, ``tests/engine/test_model.py`` with the whole pipeline: the
+events of each run (time, kind, host, port, and what :data:`Told` says besides) and :meth:`Reference.snapshot` after it.
+:mod:`tests.worlds.invariants` says what must hold of both, and is written without either.
+
+Where it differs from the engine:
+
+* It says nothing of reasons, details, severities of ports, ``settled`` hosts, ``since``, or which events are messages.
+* It tells what follows from a takeover, not ``taken_over`` itself.
+* Names of programs are compared as they are: no tool cuts them here.
+* It is told who leaves and who is deleted (:meth:`Reference.leave`, :meth:`Reference.purge`), and never refuses a prune.
+* It judges no look of an entry that is invalid in the run, and none at all in a run whose clock went back. The engine
+  judges such looks if they are late ones of an earlier run. Random histories have none.
 """
 
 from __future__ import annotations
