@@ -121,7 +121,7 @@ class Careful(Pipeline):
             # Unless rules or declarations changed since.
             own = rules.for_host(step.inventory[host_id]).digest
             if row.fingerprint == fingerprint(facts, own, declared.get(host_id, {})):
-                again = {"run_id": "later", "observed_at": now, "confirmed": later > INTERVAL}
+                again: dict[str, Any] = {"run_id": "later", "observed_at": now, "confirmed": later > INTERVAL}
                 looks.append(dataclasses.replace(look, **again))
         inputs = Inputs(
             inventory=fleet,

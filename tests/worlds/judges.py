@@ -7,6 +7,7 @@ pipeline says which step it really judged: it decides itself whom it deletes, an
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -240,7 +241,8 @@ class Pipeline:
                 if (one.run_id, one.kind) == (step.run_id, journal.PRUNE)
             ]
             accepted = self._decide(conn, step)
-        left, purged = tuple(one for some in done for one in some.hide), tuple(one for some in done for one in some.purge)
+        left = tuple(itertools.chain.from_iterable(one.hide for one in done))
+        purged = tuple(itertools.chain.from_iterable(one.purge for one in done))
         step = dataclasses.replace(step, left=left, purged=purged, accepted=accepted)
         with self.database.begin() as conn:
             archive.save_observations(conn, step.looks)
@@ -259,7 +261,7 @@ class Pipeline:
 
     def fetch(self, step: Step) -> str:
         """Store the host list; returns its digest."""
-        invalid = [InvalidHost(at, one, one, why) for at, (one, why) in enumerate(sorted(step.invalid.items()), start=1)]
+        invalid = [InvalidHost(at, one, one, why) for at, (one, why) in enumerate(step.invalid.items(), start=1)]
         listed = Inventory(tuple(step.inventory.values()), tuple(invalid))
         with self.database.begin() as conn:
             return inventory.save(conn, listed, run_id=step.run_id, fetched_at=step.now, stale=False)
