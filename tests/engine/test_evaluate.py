@@ -1343,6 +1343,16 @@ def test_one_wrong_answer_changes_nothing_in_the_end() -> None:
     assert world.see(ok(3, 22, 80, boot_id="a", netns=1)) == []
 
 
+def test_what_is_kept_does_not_depend_on_the_order_in_which_a_database_has_it() -> None:
+    world = World()
+    world.see(ok(0, 22, 80, 443, boot_id="a", netns=1))
+    world.ports = world.ports[::-1]
+    world.see(ok(1, 22, 80, 443, boot_id="x", netns=1))
+    kept = world.host().kept
+    assert kept is not None
+    assert [port.port for port in kept.ports] == [22, 80, 443]
+
+
 def test_a_port_that_wrong_and_right_answers_brought_is_not_deleted() -> None:
     world = World()
     world.see(ok(0, 22, boot_id="a", netns=1))

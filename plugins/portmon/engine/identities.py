@@ -312,8 +312,9 @@ def _alert_of(port: Port) -> str | None:
 
 
 def by_host(ports: Iterable[Port]) -> dict[str, list[Port]]:
-    """Host id: its ports."""
+    """Host id: its ports, in order."""
     found: dict[str, list[Port]] = defaultdict(list)
-    for port in ports:
+    # A database has them in any order, and what is kept of them is stored.
+    for port in sorted(ports, key=lambda port: (port.host_id, port.protocol, port.port)):
         found[port.host_id].append(port)
     return found
