@@ -125,7 +125,7 @@ def reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def rows(table: Iterable[transitions.Row | lifecycle.Row], shown: str = "this observation") -> str:
+def rows(table: Iterable[transitions.Row | lifecycle.LifecycleRow], shown: str = "this observation") -> str:
     """Rows of a table of states.
 
     :param shown: title of the column that says what is seen
@@ -171,7 +171,7 @@ def states(text: str) -> str:
         text,
         table=rows(transitions.TABLE),
         more=rows(more),
-        lifecycle=rows(lifecycle.Row, "the evidence shows"),
+        lifecycle=rows(lifecycle.LifecycleRow, "the evidence shows"),
         conditions=conditions(),
         kinds=kinds(),
     )

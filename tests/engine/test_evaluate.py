@@ -19,7 +19,7 @@ from portmon.engine.config import States
 from portmon.engine.evaluate import Evaluation, Verdict, evaluate
 from portmon.engine.frames import PORT_COLUMNS, empty_ports, frame, merged, of_hosts, ports_of
 from portmon.engine.identities import ACCEPTED
-from portmon.engine.inputs import Inputs
+from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.leaving import Left, leave
 from portmon.engine.lifecycle import Changes
 from portmon.engine.rules import Rule, RuleSet
@@ -79,7 +79,7 @@ class World:
         self.accepted: dict[PortKey, datetime] = {}
         self.invalid: dict[str, str] = {}
 
-    def inputs(self, observations: Sequence[Observation], **fields: Any) -> Inputs:
+    def inputs(self, observations: Sequence[Observation], **fields: Any) -> EvaluationInputs:
         """What an evaluation of these goes by, after it was known that they are next."""
         self.seen |= {look.host_id for look in observations}
         self.now = max([self.now, *(look.observed_at for look in observations)])
@@ -89,12 +89,12 @@ class World:
             "rules": self.rules, "settings": self.settings, "interval": FIVE, "run_id": "run", "now": self.now,
             "step": self.step, "declared": self.declared, "accepted": self.accepted, "invalid": self.invalid,
         }  # fmt: skip
-        return Inputs(**known | fields)
+        return EvaluationInputs(**known | fields)
 
     def see(self, *observations: Observation, **fields: Any) -> list[tuple[Any, ...]]:
         """Evaluate them; kinds and ports of the events.
 
-        :param fields: of Inputs
+        :param fields: of EvaluationInputs
         """
         inputs = self.inputs(observations, **fields)
         return self.take(evaluate(self.hosts, self.ports, observations, inputs, self.conditions))

@@ -12,7 +12,7 @@ from portmon.engine.conditions import Condition, OpenConditions
 from portmon.engine.config import States
 from portmon.engine.events import Report
 from portmon.engine.hosts import Fleet
-from portmon.engine.inputs import Inputs
+from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.rules import RuleSet
 from portmon.engine.state import Draft, HostState
 from portmon.model.event_kinds import EventKind
@@ -26,7 +26,7 @@ class World:
     """One host and what its runs come to, ``at`` in runs since the start."""
 
     def __init__(self, **settings: Any) -> None:
-        inputs = Inputs({}, RuleSet([]), States(**settings), FIVE, "run", START)
+        inputs = EvaluationInputs({}, RuleSet([]), States(**settings), FIVE, "run", START)
         pace = lifecycle.pace(inputs.settings, FIVE)
         self.fleet = Fleet(inputs, FIVE, pace, OpenConditions(), Report("run"))
         self.host = HostState("1", name="web1", last_ok_at=START, last_evaluated_at=START, tried_at=START, status="ok")

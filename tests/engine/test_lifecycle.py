@@ -8,7 +8,7 @@ import pytest
 
 from portmon.engine import lifecycle
 from portmon.engine.config import States
-from portmon.engine.lifecycle import MESSAGES, MOST_MESSAGES, NONE, Changes, Pace, Row
+from portmon.engine.lifecycle import MESSAGES, MOST_MESSAGES, NONE, Changes, LifecycleRow, Pace
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
@@ -48,22 +48,24 @@ def test_a_notice_leaves_room_for_flapping_and_stable(times: int, may: bool) -> 
     ("before", "times", "row", "kept", "count"),
     [
         # The pace: a change that is a whole window ago does not count.
-        ((), 0, Row.OPENS, (CLOCK,), 1),
-        ((CLOCK - 2, CLOCK - 1), 0, Row.OPENS, (CLOCK - 2, CLOCK - 1, CLOCK), 3),
-        ((CLOCK - 3, CLOCK - 2, CLOCK - 1), 0, Row.FLAPS, (CLOCK,), 4),
-        ((CLOCK - 3600 + BIT, CLOCK - 2, CLOCK - 1), 0, Row.FLAPS, (CLOCK,), 4),
-        ((CLOCK - 3600, CLOCK - 2, CLOCK - 1), 0, Row.OPENS, (CLOCK - 2, CLOCK - 1, CLOCK), 3),
+        ((), 0, LifecycleRow.OPENS, (CLOCK,), 1),
+        ((CLOCK - 2, CLOCK - 1), 0, LifecycleRow.OPENS, (CLOCK - 2, CLOCK - 1, CLOCK), 3),
+        ((CLOCK - 3, CLOCK - 2, CLOCK - 1), 0, LifecycleRow.FLAPS, (CLOCK,), 4),
+        ((CLOCK - 3600 + BIT, CLOCK - 2, CLOCK - 1), 0, LifecycleRow.FLAPS, (CLOCK,), 4),
+        ((CLOCK - 3600, CLOCK - 2, CLOCK - 1), 0, LifecycleRow.OPENS, (CLOCK - 2, CLOCK - 1, CLOCK), 3),
         # The messages of the day.
-        ((), MESSAGES - 1, Row.OPENS, (CLOCK,), 1),
-        ((), MESSAGES, Row.FLAPS, (CLOCK,), 1),
-        ((CLOCK - 1,), MOST_MESSAGES - 1, Row.FLAPS, (CLOCK,), 2),
-        ((), MOST_MESSAGES, Row.FULL, (CLOCK,), 1),
-        ((CLOCK - 3, CLOCK - 2, CLOCK - 1), MOST_MESSAGES, Row.FULL, (CLOCK,), 4),
+        ((), MESSAGES - 1, LifecycleRow.OPENS, (CLOCK,), 1),
+        ((), MESSAGES, LifecycleRow.FLAPS, (CLOCK,), 1),
+        ((CLOCK - 1,), MOST_MESSAGES - 1, LifecycleRow.FLAPS, (CLOCK,), 2),
+        ((), MOST_MESSAGES, LifecycleRow.FULL, (CLOCK,), 1),
+        ((CLOCK - 3, CLOCK - 2, CLOCK - 1), MOST_MESSAGES, LifecycleRow.FULL, (CLOCK,), 4),
     ],
 )
-def test_a_change(before: tuple[float, ...], times: int, row: Row, kept: tuple[float, ...], count: int) -> None:
+def test_a_change(
+    before: tuple[float, ...], times: int, row: LifecycleRow, kept: tuple[float, ...], count: int
+) -> None:
     flaps = Changes(kept, NOW, NOW)
-    expected = (row, Changes(kept) if row is Row.OPENS else flaps, count)
+    expected = (row, Changes(kept) if row is LifecycleRow.OPENS else flaps, count)
     assert lifecycle.change(Changes(before), PACE, clock=CLOCK, at=NOW, told=told(times)) == expected
     old = [NOW - DAY] * MOST_MESSAGES
     assert lifecycle.change(Changes(before), PACE, clock=CLOCK, at=NOW, told=[*old, *told(times)]) == expected
@@ -71,7 +73,7 @@ def test_a_change(before: tuple[float, ...], times: int, row: Row, kept: tuple[f
 
 @pytest.mark.parametrize("times", [0, MESSAGES, MOST_MESSAGES])
 def test_a_change_of_what_flaps_is_silent_and_does_not_begin_it_anew(times: int) -> None:
-    expected = (Row.SILENT, Changes((CLOCK,), NOW - DAY, NOW), 1)
+    expected = (LifecycleRow.SILENT, Changes((CLOCK,), NOW - DAY, NOW), 1)
     assert lifecycle.change(FLAPPING, PACE, clock=CLOCK, at=NOW, told=told(times)) == expected
 
 

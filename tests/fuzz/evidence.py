@@ -13,7 +13,7 @@ from portmon.engine.conditions import Open
 from portmon.engine.config import States
 from portmon.engine.evaluate import evaluate
 from portmon.engine.frames import empty_ports, merged
-from portmon.engine.inputs import Inputs
+from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.rules import RuleSet
 from portmon.engine.state import HostState
 from portmon.errors import ProbeError
@@ -110,7 +110,7 @@ def must_be_evaluated(answers: Sequence[Listing]) -> None:
             Observation(host_id, f"run{step}", 1, at, Outcome.OK, listing=seen, confirmed=True)
             for host_id, seen in shown.items()
         ]
-        inputs = Inputs(
+        inputs = EvaluationInputs(
             inventory=hosts, rules=RuleSet([]), settings=States(), interval=FIVE, run_id=f"run{step}", now=at
         )
         verdict = evaluate(rows, ports, looks, inputs, conditions)

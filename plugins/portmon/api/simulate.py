@@ -29,7 +29,7 @@ from portmon.engine.conditions import RUNS, Open, runs_until
 from portmon.engine.declared import declared_ports
 from portmon.engine.evaluate import Verdict, evaluate
 from portmon.engine.frames import empty_ports, merged, of_hosts, ports_frame, ports_of
-from portmon.engine.inputs import Inputs
+from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.leaving import leave
 from portmon.engine.rules import RuleSet
 from portmon.engine.state import HostState
@@ -161,7 +161,7 @@ class Simulation:
             self._list(line)
         self.runs += 1
         config, invalid = self.config, {line.host_id: line.error_class or "invalid" for line in lines if line.is_entry}
-        inputs = Inputs(
+        inputs = EvaluationInputs(
             inventory=self.fleet,
             rules=RuleSet(config.rules, where=config.where),
             settings=config.states,

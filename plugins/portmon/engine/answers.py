@@ -12,7 +12,7 @@ from portmon.engine import hosts as single
 from portmon.engine.fingerprint import fingerprint
 from portmon.engine.hosts import Fleet
 from portmon.engine.identities import Identities, Sorted
-from portmon.engine.inputs import Inputs
+from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.ports import HostPorts
 from portmon.engine.rules import HostRules
 from portmon.engine.state import Draft, Evidence, HostState, Port
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Changes:
+class ChangedPorts:
     """The changes of the ports of some hosts."""
 
     def __init__(self) -> None:
@@ -59,7 +59,9 @@ class Answers:
         self._inputs = fleet.inputs
         self._identities = identities
 
-    def compare(self, looks: Sequence[Observation], ports: pd.DataFrame, answers: Sorted, changes: Changes) -> None:
+    def compare(
+        self, looks: Sequence[Observation], ports: pd.DataFrame, answers: Sorted, changes: ChangedPorts
+    ) -> None:
         """Compare stored and seen ports in one merge, evaluate those that differ, and update their hosts."""
         rules = {look.host_id: self._inputs.rules.for_host(self._inputs.inventory[look.host_id]) for look in looks}
         evidence = {
@@ -173,7 +175,7 @@ class Answers:
         host.listening = tuple(f"{PROTOCOL}/{port}" for port in sorted(evidence.listening))
 
 
-def fingerprint_of(look: Observation, inputs: Inputs) -> str | None:
+def fingerprint_of(look: Observation, inputs: EvaluationInputs) -> str | None:
     """What an observation is evaluated by; None if it is not stored, and so has no digest."""
     if look.facts is None:
         return None

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from portmon.engine import clocks, frames, lifecycle, machines
 from portmon.engine import hosts as single
-from portmon.engine.answers import Answers, Changes, fingerprint_of
+from portmon.engine.answers import Answers, ChangedPorts, fingerprint_of
 from portmon.engine.conditions import RUNS, Condition, Open, OpenConditions, runs_until
 from portmon.engine.events import Report
 from portmon.engine.hosts import Fleet
 from portmon.engine.identities import Identities, by_host
-from portmon.engine.inputs import Inputs
+from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.monitor import Monitor
 from portmon.engine.state import HostState, Port
 from portmon.model.event import Event
@@ -73,7 +73,7 @@ def evaluate(
     hosts: Mapping[str, HostState],
     ports: pd.DataFrame,
     observations: Sequence[Observation],
-    inputs: Inputs,
+    inputs: EvaluationInputs,
     conditions: Mapping[str, Open] | None = None,
 ) -> Verdict:
     """Evaluate observations with the whole state in memory.
@@ -115,7 +115,7 @@ class Evaluation:
     :param conditions: those that are open, and when the runs began that have come without a pause
     """
 
-    def __init__(self, hosts: dict[str, HostState], inputs: Inputs, conditions: Mapping[str, Open]) -> None:
+    def __init__(self, hosts: dict[str, HostState], inputs: EvaluationInputs, conditions: Mapping[str, Open]) -> None:
         self.hosts = hosts
         self.inputs = inputs
         self.dropped: dict[PortKey, None] = {}
@@ -248,7 +248,7 @@ class Evaluation:
         delicate = [look for look in observations if self._may_be_another(look)]
         stored = by_host(frames.ports_of(frames.of_hosts(ports, self.involved(delicate)))) if delicate else {}
         answers = self._identities.sort_out(observations, stored)
-        changes = Changes()
+        changes = ChangedPorts()
         for host_id, own in answers.instead.items():
             changes.replace(
                 own, [*stored.get(host_id, ()), *stored.get(self._identities.taken_over.get(host_id, ""), ())]

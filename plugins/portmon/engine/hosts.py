@@ -10,7 +10,7 @@ from typing import Any
 from portmon.engine import clocks, lifecycle
 from portmon.engine.conditions import Condition, OpenConditions
 from portmon.engine.events import Report
-from portmon.engine.inputs import Inputs
+from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.lifecycle import NONE, Pace
 from portmon.engine.state import Draft, HostState
 from portmon.errors import HostKeyChangedError
@@ -30,7 +30,7 @@ class Fleet:
     :param jumped: the monitor's clock may be wrong: nothing retires
     """
 
-    inputs: Inputs
+    inputs: EvaluationInputs
     interval: timedelta
     pace: Pace
     conditions: OpenConditions
@@ -128,12 +128,12 @@ def answered(host: HostState, at: datetime, fleet: Fleet, boot: Draft | None = N
 def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet) -> None:
     """Count a change of the host, and tell it, or that the host flaps."""
     row, host.presence, count = lifecycle.change(host.presence, fleet.pace, clock=host.tried, at=at, told=host.told)
-    if row is lifecycle.Row.OPENS:
+    if row is lifecycle.LifecycleRow.OPENS:
         for draft in drafts:
             fleet.report.of_host(host, at, draft)
     elif opened := fleet.conditions.get(Condition.UNREACHABLE, host.host_id):
         fleet.conditions.open(Condition.UNREACHABLE, host.host_id, opened.since, told=False)
-    if row is not lifecycle.Row.FLAPS:
+    if row is not lifecycle.LifecycleRow.FLAPS:
         return
     reason = (
         f"{count} changes within {fleet.pace.window / 60:g} min (unreachable, reachable, rebooted): nothing more is "

@@ -13,7 +13,7 @@ from portmon.engine import clocks, hosts, machines, transitions
 from portmon.engine.conditions import Condition
 from portmon.engine.hosts import Fleet
 from portmon.engine.lifecycle import NONE
-from portmon.engine.machines import Answer, Answerer, Kept, Machine
+from portmon.engine.machines import AnsweredBy, Answerer, Kept, Machine
 from portmon.engine.state import Draft, HostState, Port
 from portmon.model.event_kinds import EventKind
 from portmon.model.observation import Observation
@@ -113,7 +113,7 @@ class Identities:
 
     def _answered_by(
         self, looks: Sequence[Observation], shown: Mapping[str, Machine], changed: Collection[str]
-    ) -> dict[str, Answer]:
+    ) -> dict[str, AnsweredBy]:
         """Host id: who answered, of the answers that are not of the host in the boot before.
 
         An entry is the machine that it shows in this run, if that is its own answer.
@@ -130,12 +130,12 @@ class Identities:
         found |= self._together({one: self._answer(one, shown[one], own, at[one]) for one in again}, shown, foreign)
         for one, answer in found.items():
             if answer.who is Answerer.FOREIGN and self._is_accepted(one, at[one]):
-                found[one] = Answer(Answerer.REBOOTED)
+                found[one] = AnsweredBy(Answerer.REBOOTED)
         return found
 
     def _together(
-        self, answers: Mapping[str, Answer], shown: Mapping[str, Machine], besides: Collection[str] = ()
-    ) -> dict[str, Answer]:
+        self, answers: Mapping[str, AnsweredBy], shown: Mapping[str, Machine], besides: Collection[str] = ()
+    ) -> dict[str, AnsweredBy]:
         """The same, but two entries that changed to one machine are both answered by it.
 
         :param besides: of another entry's machine already
@@ -149,7 +149,7 @@ class Identities:
             for one in alike:
                 same = sum(machines.is_one(shown[other], shown[one]) for other in alike)
                 if answers[one].who is Answerer.REBOOTED and same > 1:
-                    found[one] = Answer(Answerer.FOREIGN)
+                    found[one] = AnsweredBy(Answerer.FOREIGN)
         return found
 
     def answered(self, host: HostState, machine: Machine, at: datetime) -> None:
@@ -184,7 +184,7 @@ class Identities:
                 details = {"duplicate_of": host.duplicate_of}
                 self._fleet.report.of_host(host, at, Draft(EventKind.DUPLICATE, reason, details=details))
 
-    def _answer(self, host_id: str, machine: Machine, own: Mapping[str, Machine], at: datetime) -> Answer:
+    def _answer(self, host_id: str, machine: Machine, own: Mapping[str, Machine], at: datetime) -> AnsweredBy:
         """Whose answer it is.
 
         :param own: the machines of hosts that answered themselves in this run
@@ -210,7 +210,7 @@ class Identities:
         hosts.end(host, Condition.FOREIGN, at, "A person accepted the machine that answers", self._fleet)
         return True
 
-    def _changes(self, host: HostState, answer: Answer, at: datetime, ports: Sequence[Port], found: Sorted) -> None:
+    def _changes(self, host: HostState, answer: AnsweredBy, at: datetime, ports: Sequence[Port], found: Sorted) -> None:
         """Go on with a host in another boot, or in the one before."""
         if answer.who is Answerer.BACK:
             self._is_back(host, at, ports, found)

@@ -14,7 +14,7 @@ from portmon.model.observation import PortKey
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class EvaluationInputs:
     """What an evaluation goes by, besides observations and state.
 
     :param inventory: host id to host; observations of other hosts are ignored

@@ -24,7 +24,7 @@ MOST_MESSAGES = 12
 DAY = timedelta(days=1)
 
 
-class Row(Enum):
+class LifecycleRow(Enum):
     """Rows of the lifecycle: the stored state, what the evidence shows, the state that follows, what is told."""
 
     WAITS = ("clear", "the fault, in fewer runs in a row than it takes", "clear, counting", "nothing")
@@ -101,7 +101,7 @@ def messages(told: Sequence[datetime], at: datetime) -> tuple[datetime, ...]:
 
 def change(
     before: Changes, pace: Pace, *, clock: float, at: datetime, told: Sequence[datetime]
-) -> tuple[Row, Changes, int]:
+) -> tuple[LifecycleRow, Changes, int]:
     """A condition starts or ends.
 
     :param told: times of the messages of its subject
@@ -110,14 +110,14 @@ def change(
     """
     flapping = Changes((clock,), before.flapping_since or at, at)
     if before.flapping_since:
-        return Row.SILENT, flapping, 1
+        return LifecycleRow.SILENT, flapping, 1
     recent = (*(one for one in before.recent if clock - one < pace.window), clock)
     count = len(messages(told, at))
     if count >= MOST_MESSAGES:
-        return Row.FULL, flapping, len(recent)
+        return LifecycleRow.FULL, flapping, len(recent)
     if len(recent) >= pace.threshold or count >= MESSAGES:
-        return Row.FLAPS, flapping, len(recent)
-    return Row.OPENS, Changes(recent), len(recent)
+        return LifecycleRow.FLAPS, flapping, len(recent)
+    return LifecycleRow.OPENS, Changes(recent), len(recent)
 
 
 def untold(before: Changes, pace: Pace, *, clock: float, at: datetime) -> Changes:

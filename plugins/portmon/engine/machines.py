@@ -37,7 +37,7 @@ class Answerer(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnsweredBy:
     """Whose answer it is.
 
     :param other: id of the entry whose machine answered, if that is known
@@ -119,20 +119,20 @@ def count_look(host: HostState) -> None:
         host.kept = None
 
 
-def answerer(host: HostState, shown: Machine, others: Mapping[str, Machine], *, clock: float) -> Answer:
+def answerer(host: HostState, shown: Machine, others: Mapping[str, Machine], *, clock: float) -> AnsweredBy:
     """Who gave an answer that is :func:`changed`.
 
     :param others: id of other entries: the machine that each is
     :param clock: evidence clock of the host at this answer
     """
     if host.shared:
-        return Answer(Answerer.REBOOTED)
+        return AnsweredBy(Answerer.REBOOTED)
     if host.kept is not None and is_kept(host, clock):
         before = known_of(host.kept.host)
         if before.boot_id == shown.boot_id and agree(before, shown):
-            return Answer(Answerer.BACK)
+            return AnsweredBy(Answerer.BACK)
     other = next((other for other, machine in sorted(others.items()) if is_one(machine, shown)), None)
-    return Answer(Answerer.REBOOTED) if other is None else Answer(Answerer.FOREIGN, other)
+    return AnsweredBy(Answerer.REBOOTED) if other is None else AnsweredBy(Answerer.FOREIGN, other)
 
 
 OF_BOOT = (

@@ -577,9 +577,9 @@ def _change(port: Port, evidence: Evidence, part: str, draft: Draft) -> tuple[Dr
     setattr(port, part, changes)
     if part == "binds" and port.presence.flapping_since:
         return ()
-    if row is lifecycle.Row.OPENS:
+    if row is lifecycle.LifecycleRow.OPENS:
         return _tell(port, evidence, draft)
-    if row is not lifecycle.Row.FLAPS:
+    if row is not lifecycle.LifecycleRow.FLAPS:
         return ()
     what = "up and down" if part == "presence" else "lost and found addresses"
     reason = (

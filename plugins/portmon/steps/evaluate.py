@@ -17,7 +17,7 @@ from sqlalchemy import Connection, NestedTransaction
 from portmon.config import Config
 from portmon.engine.declared import declared_ports
 from portmon.engine.evaluate import Evaluation, Verdict, evaluate
-from portmon.engine.inputs import Inputs
+from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.rules import RuleSet
 from portmon.model.event import Event
 from portmon.model.host import Host, Inventory
@@ -151,7 +151,7 @@ class _Pass:
 
     conn: Connection
     observations: Sequence[Observation]
-    inputs: Inputs
+    inputs: EvaluationInputs
     source: Connection | None
     planned: Mapping[str, TaskOf]
     broken: dict[Named, Exception] = dataclasses.field(default_factory=dict)
@@ -333,9 +333,9 @@ def _invalid(found: Inventory) -> dict[str, str]:
 
 def _inputs(
     fleet: Mapping[str, Host], config: Config, inputs: journal.Inputs, run_id: str, now: datetime, step: int
-) -> Inputs:
+) -> EvaluationInputs:
     """What the evaluation of a step goes by."""
-    return Inputs(
+    return EvaluationInputs(
         inventory=fleet,
         rules=RuleSet(config.rules, where=config.where, ignored=inputs.ignored),
         settings=config.states,

@@ -36,7 +36,7 @@ from portmon.web.reading import reading as connection
 router = APIRouter()
 
 
-class Changes(View):
+class ChangeCount(View):
     """What happened since an event.
 
     :param count: of events
@@ -169,11 +169,11 @@ def get_actions(limit: Limit = LIMIT, before: Annotated[int | None, Query(ge=0, 
 
 
 @router.get("/changes")
-def get_changes(since: Annotated[int, Query(ge=0, le=2**62)]) -> Changes:
+def get_changes(since: Annotated[int, Query(ge=0, le=2**62)]) -> ChangeCount:
     """How much happened since an event: what a page that is open asks now and then."""
     with connection() as conn:
         newest = lookups.newest_event(conn)
-        return Changes(count=lookups.count_since(conn, since) if newest > since else 0, newest=newest)
+        return ChangeCount(count=lookups.count_since(conn, since) if newest > since else 0, newest=newest)
 
 
 @router.get("/openapi.json", include_in_schema=False)
