@@ -35,6 +35,14 @@ def row(database: Database, name: str = "state") -> Any:
         return conn.execute(select(tables.leases).where(tables.leases.c.name == name)).one()
 
 
+def test_the_first_use_of_a_lease_says_nothing_of_a_wrong_clock(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert lease.acquire(database, "state", "first", ttl=MINUTE, now=NOW) is not None
+    assert lease.acquire(database, "alert/a", "first", ttl=MINUTE, now=NOW) is not None
+    assert caplog.messages == []
+
+
 # ── clocks ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -112,11 +112,14 @@ def acquire(
         token = conn.execute(take.where(free)).scalar()
         if token is None:
             conn.execute(insert_new(conn, leases), {"name": name, "token": 0, "expires_at": EPOCH})
+            # A new one is free, and so is one that was given back meanwhile.
+            token = conn.execute(take.where(free)).scalar()
+        if token is None:
             row = conn.execute(select(leases).where(leases.c.name == name)).one()
             its_ttl = ttl
             if isinstance(row.ttl, int | float) and 0 <= row.ttl <= LONGEST.total_seconds():
                 its_ttl = timedelta(seconds=row.ttl)
-            # One that is given back is free above; here EPOCH is a time that can't be read.
+            # A lease that was given back is free above; here EPOCH is a time that can't be read.
             if row.expires_at > now + its_ttl + SKEW or row.expires_at == EPOCH:
                 log.warning(
                     "The lease %r of %r ends at %s UTC, later than it can: the clock that wrote it was wrong. It is "
