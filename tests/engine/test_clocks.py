@@ -63,12 +63,15 @@ def test_the_evidence_clock_begins_with_the_first_ok_look(status: str) -> None:
 @pytest.mark.parametrize("status", ["ok", "unreachable"])
 @pytest.mark.parametrize(("gap", "adds"), GAPS)
 def test_the_clock_of_tries_counts_the_time_between_any_two(gap: timedelta, adds: float, status: str) -> None:
-    host = HostState("1", status=status, tried=7.0, last_ok_at=NOW - TICK, last_evaluated_at=NOW - gap)
-    assert clocks.tried_at(host, NOW, FIVE) == 7.0 + adds
+    host = HostState("1", status=status, tried=7.0, last_ok_at=NOW - TICK, tried_at=NOW - gap)
+    clocks.count_try(host, NOW, FIVE)
+    assert (host.tried, host.tried_at) == (7.0 + adds, NOW)
 
 
 def test_the_clock_of_tries_begins_with_the_first_one() -> None:
-    assert clocks.tried_at(HostState("1"), NOW, FIVE) == 0.0
+    host = HostState("1", last_evaluated_at=NOW - FIVE)
+    clocks.count_try(host, NOW, FIVE)
+    assert (host.tried, host.tried_at) == (0.0, NOW)
 
 
 # ── the monitor's clock ─────────────────────────────────────────────────────────────────────────
@@ -171,11 +174,15 @@ def test_what_has_no_later_time_is_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("counted_at", "counts"),
-    [(NOW - FIVE, True), (NOW - FIVE + TICK, False), (NOW, False), (NOW + TICK, True), (NOW + HOUR, True)],
+    [(NOW - FIVE, True), (NOW - FIVE + TICK, False), (NOW, False), (NOW + TICK, False), (NOW + HOUR, False)],
 )
-def test_the_runs_of_a_fleet_episode_count_on_after_the_clock_went_back(counted_at: datetime, counts: bool) -> None:
+def test_the_runs_of_a_fleet_episode_count_on_from_the_present_after_the_clock_went_back(
+    counted_at: datetime, counts: bool
+) -> None:
     # An episode is stored as text, so its time is not mended.
     looks = [Observation(one, "r", 1, NOW, Outcome.UNREACHABLE) for one in ("1", "2")]
     before = Episode(NOW - HOUR, frozenset({"1", "2"}), 1, counted_at)
-    found = fleet.outlook(before, looks, {}, fleet=2, enough=2, half_interval=FIVE)
-    assert (found.opens, found.episode and found.episode.runs) == (counts, 1 + counts)
+    found = fleet.outlook(before, looks, {}, listed={"1", "2"}, foreign=(), enough=2, half_interval=FIVE)
+    assert found.episode is not None
+    assert (found.opens, found.episode.runs) == (counts, 1 + counts)
+    assert found.episode.counted_at == (NOW if counts else min(counted_at, NOW))

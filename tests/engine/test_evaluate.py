@@ -741,7 +741,8 @@ def test_a_listener_without_a_name_may_be_evaluated_otherwise_once_its_port_has_
     rules = [Rule(action="deny", program="nginx", bind="loopback")]
     seen = dataclasses.replace(ok(0).listing, listeners=(WILD, LOOP))  # type: ignore[type-var]
     world = World(rules=rules)
-    for at, settled in ((0, False), (1, False), (2, True)):
+    # A bind that a rule hides is kept for a day.
+    for at, settled in ((0, False), (1, False), (2, False), (289, False), (290, True)):
         world.see(stored(dataclasses.replace(ok(at), listing=seen)))
         assert (world.host().fingerprint is not None) == settled
     assert world.port(80)["addresses"] == ("0.0.0.0",)
@@ -915,6 +916,27 @@ def test_when_every_host_fails_it_is_told_once() -> None:
     assert world.events[-1].details == {"unreachable_for": 900.0}
     assert world.open() == set()
     assert world.see(*answer(5)) == []
+
+
+@pytest.mark.parametrize(("still", "ends"), [("1234", False), ("", True)])
+def test_an_episode_that_an_earlier_version_told_goes_on_until_its_hosts_answer(still: str, ends: bool) -> None:
+    world = World()
+    world.see(*answer(0))
+    world.see(*fail(1))
+    # Earlier versions stored no details.
+    world.conditions = {**world.conditions, "fleet_unreachable": Open(START)}
+    answering = "".join(one for one in "1234" if one not in still)
+    assert world.see(*fail(2, still), *answer(2, answering)) == [("fleet_reachable",)] * ends
+    assert ("fleet_unreachable" in world.open()) is not ends
+    assert world.see(*answer(3)) == [("fleet_reachable",)] * (not ends)
+
+
+def test_a_clock_that_went_back_by_an_earlier_version_is_believed_in_the_next_run_that_shows_it() -> None:
+    world = World()
+    world.see(ok(10, 22))
+    world.conditions = {**world.conditions, "clock_back": Open(START)}
+    assert world.see(ok(1, 22, run_id="back"), run_id="back") == [("clock_believed",)]
+    assert world.open() == set()
 
 
 def test_hosts_that_still_fail_when_the_others_answer_have_runs_of_their_own() -> None:
@@ -1484,8 +1506,8 @@ def test_a_new_entry_that_was_seen_before_the_old_one_left_goes_on_with_it_too()
     assert world.see(twin(2, "1", 22), twin(2, "2", 22)) == [("baseline",), ("duplicate",)]
     assert world.leave("1") == [("retired", 80)]
     assert world.see(twin(3, "2", 22)) == [("taken_over",), ("down", 80)]
-    # It is no duplicate any more, and so not exempt.
-    assert (world.host("2").duplicate_of, world.host("2").shared) == (None, False)
+    # It is no duplicate any more; an entry that was one stays exempt.
+    assert (world.host("2").duplicate_of, world.host("2").shared) == (None, True)
 
 
 def test_an_entry_with_a_state_of_its_own_takes_over_none() -> None:

@@ -142,11 +142,7 @@ def pipeline_told(name: str, database: Database, config: Config) -> Iterator[dic
                 }  # fmt: skip
 
 
-CLOCKS = [name for name in NAMES if name.startswith("clock-")]
-OLDER = pytest.mark.xfail(strict=True, reason="the archive gives an evaluation no look older than its host's last one")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=OLDER) if name in CLOCKS else name for name in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_pipeline_tells_it(name: str, tmp_path: Path) -> None:
     path = config_of(name)
     database = migrated(tmp_path / "state.db")

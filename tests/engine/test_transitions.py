@@ -843,10 +843,11 @@ def test_a_port_that_goes_down_forgets_which_binds_were_lost_and_expects_them_al
     assert (after.binds, after.presence) == (NONE, changed(0 * FIVE))
 
 
-def test_binds_that_rules_hide_are_kept_until_the_next_look() -> None:
+def test_binds_that_rules_hide_are_put_aside_and_lost_ones_stay_lost_until_the_next_look() -> None:
     before = lost(LAN, V6, addresses=(V4, LOCAL))
     first = again(before, seen(V4), is_watched={V4, V6}.__contains__, rules_changed=True)
-    assert (kept(first).addresses, kept(first).lost, told(first)) == ((V4, LOCAL), (LAN, V6), [])
+    assert (kept(first).addresses, kept(first).lost, told(first)) == ((V4,), (LAN, V6), [])
+    assert kept(first).unwatched == tuple((one, NOW) for one in sorted((LOCAL, LAN)))
     second = again(kept(first), seen(V4), is_watched={V4, V6}.__contains__)
     assert (kept(second).addresses, kept(second).lost, told(second)) == ((V4,), (V6,), [])
 

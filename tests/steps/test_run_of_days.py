@@ -435,21 +435,23 @@ def test_a_dry_run_keeps_nothing(site: Site) -> None:
 
 
 def test_a_dry_run_knows_the_hosts_that_it_does_not_look_at(site: Site) -> None:
-    def same(host_id: str) -> Observation:
+    def booted(host_id: str, boot_id: str) -> Observation:
         found = site.observation(host_id)
         assert found.listing is not None
-        seen = dataclasses.replace(found.listing, boot_id="b", netns=1)
+        seen = dataclasses.replace(found.listing, boot_id=boot_id, netns=1)
         return dataclasses.replace(found, listing=seen)
 
     run = site.run_of()
     fetched = site.fetch(run)
     with site.database.begin() as conn:
-        archive.save_observation(conn, same("h1"))
+        archive.save_observation(conn, booted("h1", "b"))
+        archive.save_observation(conn, booted("h2", "c"))
     site.evaluate(run, fetched, [])
     site.number += 1
     dry = site.run_of(dry_run=True)
-    summary = evaluate_dry(site.database, site.config, dry, fetched.digest, observations=[same("h2")], interval=FIVE)
-    assert summary["duplicate"] == 1
+    looks = [booted("h2", "b")]
+    summary = evaluate_dry(site.database, site.config, dry, fetched.digest, observations=looks, interval=FIVE)
+    assert summary["foreign_machine"] == 1
 
 
 @pytest.mark.parametrize("listed", ["nothing", "the same", "other hosts"])

@@ -25,6 +25,11 @@ def before(hours: float) -> datetime:
     return NOW - hours * HOUR
 
 
+def age(hours: float) -> Any:
+    """Seconds of a clock that is 0 now."""
+    return pytest.approx((before(hours) - datetime.now(UTC)).total_seconds(), abs=60)
+
+
 def insert(conn: Connection, table: str, **values: Any) -> None:
     names = ", ".join(values)
     conn.execute(text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})"), values)
@@ -84,17 +89,13 @@ def port(database: Database, number: int) -> Port:
 
 
 def test_what_is_known_of_ports_keeps_its_age_as_evidence(upgraded: Database) -> None:
-    soon = pytest.approx(-31 * 3600, abs=60)
-    assert port(upgraded, 80).seen_clock == soon
+    assert port(upgraded, 80).seen_clock == age(31)
     bind = port(upgraded, 443)
-    assert (bind.lost_clock, bind.presence.recent) == (
-        pytest.approx(-3 * 3600, abs=60),
-        pytest.approx((-1800, -900), abs=60),
-    )
+    assert (bind.lost_clock, *bind.presence.recent) == (age(3), age(0.5), age(0.25))
     flaps = port(upgraded, 8080)
     assert (flaps.presence.flapping_since, flaps.presence.at) == (before(4), before(0.25))
     ((kind, clock),) = flaps.notices
-    assert (kind, clock) == ("restarted", pytest.approx(-1800, abs=60))
+    assert (kind, clock) == ("restarted", age(0.5))
     still = port(upgraded, 9000)
     assert (still.seen_clock, still.told, still.paused) == (None, (), False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -48,8 +48,8 @@ class Monitor:
         run_id = self._fleet.inputs.run_id
         own = {look.host_id: look for look in sorted(observations, key=in_time) if look.run_id == run_id}
         before = self._fleet.conditions.get(Condition.CLOCK)
-        # A run that is evaluated again is no further one.
-        runs = before.details["runs"] - (before.details["run_id"] == run_id) if before else 0
+        # A run that is evaluated again is no further one. Earlier versions stored no details: it was one run.
+        runs = before.details.get("runs", 1) - (before.details.get("run_id") == run_id) if before else 0
         found = clocks.check(
             list(own.values()), self._hosts, runs=runs, enough=self._fleet.inputs.settings.unreachable_after
         )
@@ -97,7 +97,7 @@ class Monitor:
         """Evaluate the observations of one run before each of its hosts is."""
         stored = self._fleet.conditions.get(Condition.FLEET)
         outlook = fleets.outlook(
-            None if stored is None else _episode(stored),
+            None if stored is None else _episode(stored, self._hosts),
             looks,
             self._hosts,
             listed=self._fleet.inputs.inventory,
@@ -200,9 +200,12 @@ def _unscanned(host: HostState, last: datetime | None, invalid: str | None) -> D
     return Draft(EventKind.UNSCANNED, reason, last, host.last_ok_at, details)
 
 
-def _episode(stored: Open) -> Episode:
-    """A fleet episode as :func:`_stored` gave it."""
+def _episode(stored: Open, hosts: Mapping[str, HostState]) -> Episode:
+    """A fleet episode as :func:`_stored` gave it, or as an earlier version told it, which stored no details."""
     its = stored.details
+    if not its:
+        failing = {one for one, host in hosts.items() if host.failures and host.status != HostStatus.UNREACHABLE}
+        return Episode(stored.since, frozenset(failing), 1, stored.since, told=True)
     counted_at = datetime.fromisoformat(its["counted_at"])
     return Episode(stored.since, frozenset(its["hosts"]), its["runs"], counted_at, told=its["told"])
 
