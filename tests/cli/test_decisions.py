@@ -226,6 +226,20 @@ def test_a_port_that_flaps(shell: Decisions) -> None:
     assert "up, flapping" in shell("ports", "web1")[1]
 
 
+def test_a_port_that_no_rule_watches_any_more_is_hidden_and_not_down(shell: Decisions) -> None:
+    shell.see(80, 443)
+    assert shell.see(443) == [("down", 80)]
+    shell("ignore", "web1", "80", "--for", "30d", "--author", "ann", "--reason", "a trial")
+    shell.see_later(443)
+    for own in (("ports", "web1"), ("ports",)):
+        (row,) = (line.split() for line in shell(*own)[1].splitlines() if " 80" in f" {line}" and "hidden" in line)
+        assert "down" not in row
+    (row,) = (
+        one for one in json.loads(shell("ports", "--format", "json")[1]) if (one["host"], one["port"]) == ("web1", 80)
+    )
+    assert (row["status"], row["hidden_since"] is not None) == ("down", True)
+
+
 def test_ports_as_json(shell: Decisions) -> None:
     shell.see(80, 443)
     code, out, err = shell("ports", "web1", "--format", "json")

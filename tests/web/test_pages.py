@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, and_, insert, update
 
 from portmon.api import event_kinds, ignored
 from portmon.api.event_kinds import KindView
@@ -145,6 +145,28 @@ def test_a_host_has_its_ports_with_uptime_and_its_raw_answer(browser: Browser, f
     assert "raw" in seen.partition("Raw last answer")[2]
     assert 'rel="prev" href="/portmon/hosts/id-db"' in page
     assert 'rel="next" href="/portmon/hosts/id-web2"' in page
+
+
+def test_a_port_that_no_rule_watches_any_more_is_hidden_and_not_down(browser: Browser, fleet: Fleet) -> None:
+    fleet.machines["web1"].kill(80)
+    fleet.run()
+    port = and_(tables.ports.c.host_id == "id-web1", tables.ports.c.port == 80)
+    with fleet.database.begin() as conn:
+        conn.execute(update(tables.ports).where(port).values(hidden_since=fleet.now))
+    for path in ("/ports", "/ports?state=hidden", "/hosts/id-web1", "/hosts/id-web1/ports/80"):
+        assert "○ hidden" in body_of(browser, path), path
+        assert "○ 已隐藏" in body_of(browser, path, **{"accept-language": "zh"}), path
+    for path in ("/ports", "/ports?state=hidden"):
+        assert "▲ down" not in body_of(browser, path), path
+        assert "shown as gone" not in body_of(browser, path), path
+    assert "○ hidden 80/tcp" in body_of(browser, "/hosts/id-web1")
+    found = {state: browser.json(f"/ports?state={state}")["rows"] for state in ("down", "hidden", "up")}
+    assert [len(rows) for rows in found.values()] == [0, 1, 5]
+    assert found["hidden"][0]["hidden_since"] is not None
+    assert [group["down"] for group in browser.json("/ports/groups?by=port")["rows"]] == [0, 0, 0]
+    with fleet.database.begin() as conn:
+        assert lookups.port_counts(conn)["down"] == 0
+        assert len(lookups.port_series(conn, 10)) == 5
 
 
 def test_a_port_has_its_story(browser: Browser, fleet: Fleet) -> None:

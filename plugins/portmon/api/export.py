@@ -28,6 +28,7 @@ COLUMNS: Mapping[str, Mapping[str, type]] = {
         "first_seen_at": datetime,
         "last_seen_at": datetime,
         "flapping_since": datetime,
+        "hidden_since": datetime,
         "programs": tuple,
         "units": tuple,
         "addresses": tuple,

@@ -247,6 +247,7 @@ class PortRow(View):
     :param host_status: state of its host: ports of an unreachable one keep the state that was last seen
     :param reach: ``loopback``, ``addresses`` or ``everywhere``
     :param lost: bind addresses that it does not listen on any more
+    :param hidden_since: since when no rule watches it: it keeps the state that it had
     """
 
     host_id: Text
@@ -268,6 +269,7 @@ class PortRow(View):
     flapping_since: datetime | None
     lost: tuple[Text, ...]
     grace_until: datetime | None
+    hidden_since: datetime | None
     notes: tuple[NoteView, ...] = ()
 
     @property

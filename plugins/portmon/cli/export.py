@@ -55,7 +55,7 @@ def export_ports(host: OfHostOption = "", output: OutputOption = None, form: Fil
     """Write the ports of the CMDB's hosts, by host and number.
 
     Columns: `host`, `host_id`, `host_status`, `protocol`, `port`, `status`, `status_since`, `first_seen_at`,
-    `last_seen_at`, `flapping_since`, `programs`, `units`, `addresses`, `reach`, `declared`.
+    `last_seen_at`, `flapping_since`, `hidden_since`, `programs`, `units`, `addresses`, `reach`, `declared`.
     """
     from portmon.api import export as api
     from portmon.api.hosts import find_host

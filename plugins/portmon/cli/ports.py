@@ -135,7 +135,8 @@ def list_ports(
 ) -> None:
     """List what is known of the ports of one host, or of all hosts, learned and declared.
 
-    A port of an unreachable host shows the state that was last seen, and that its host is unreachable. Times are UTC.
+    A port of an unreachable host shows the state that was last seen, and that its host is unreachable. A port that no
+    rule watches any more is hidden for `cmdb.prune_after`. Times are UTC.
     The JSON is a list of objects, one per port; of all hosts with the fields of `/portmon/api/v1/ports` of the page.
     """
     if host is None:
@@ -179,11 +180,12 @@ def _list_all(limit: int, output: Format) -> None:
 def _state_and_owner(port: PortView | PortRow, host_status: str) -> tuple[object, ...]:
     from portmon.model.state import HostStatus
 
-    flapping = ", flapping" if port.flapping_since else ""
+    # No rule watches a hidden port: its state is that of before.
+    state = "hidden" if port.hidden_since else f"{port.status}, flapping" if port.flapping_since else port.status
     # What was last seen of an unreachable host need not be so now.
     unsure = ", host unreachable" if host_status == HostStatus.UNREACHABLE else ""
     return (
-        f"{port.status}{flapping}{unsure}",
-        minute(port.status_since) if port.status_since else None,
+        f"{state}{unsure}",
+        minute(since) if (since := port.hidden_since or port.status_since) else None,
         *(", ".join(values) or None for values in (port.programs, port.units, port.addresses)),
     )

@@ -37,7 +37,7 @@ from portmon.storage import conditions
 from portmon.storage.events import columns, event_from, of_row
 from portmon.storage.tables import events, hosts, journal, observations, ports, runs
 
-FLAPPING, LOST, FAILING, QUARANTINED = "flapping", "lost", "failing", "quarantined"
+FLAPPING, LOST, HIDDEN, FAILING, QUARANTINED = "flapping", "lost", "hidden", "failing", "quarantined"
 """What people call a state besides the stored ones."""
 OF_CONDITIONS = {QUARANTINED: conditions.HOST_KEY, "foreign": conditions.FOREIGN, "unscanned": conditions.UNSCANNED}
 """What people call the state of a host with an open condition, and the name of that."""
@@ -74,7 +74,8 @@ class PortFilter:
     :param numbers: ranges, both ends inclusive
     :param program: part of the name of a program, and ``unit`` of a unit
     :param reach: one of :data:`REACHES`
-    :param state: a :class:`~portmon.model.state.PortStatus`, ``flapping`` or ``lost``
+    :param state: a :class:`~portmon.model.state.PortStatus`, ``flapping`` or ``lost``, of those that are
+        watched, or ``hidden``: no rule watches it any more
     """
 
     host: str = ""
@@ -131,12 +132,13 @@ def host_counts(conn: Connection) -> dict[str, int]:
 
 
 _FLAPPING_SINCE = func.coalesce(ports.c.flapping_since, ports.c.bind_flapping_since)
+_IS_WATCHED = ports.c.hidden_since.is_(None)
 
 
 def port_counts(conn: Connection) -> dict[str, int]:
-    """State: number of ports of hosts of the CMDB; flapping ones are counted besides their state."""
+    """State: number of watched ports of hosts of the CMDB; flapping ones are counted besides their state."""
     query = select(ports.c.status, func.count(), func.count(_FLAPPING_SINCE)).select_from(_LISTED)
-    found = conn.execute(query.where(_IN_CMDB).group_by(ports.c.status)).all()
+    found = conn.execute(query.where(_IN_CMDB, _IS_WATCHED).group_by(ports.c.status)).all()
     counts = {status.value: 0 for status in PortStatus} | {row[0]: row[1] for row in found}
     return counts | {FLAPPING: sum(row[2] for row in found)}
 
@@ -148,9 +150,9 @@ def host_series(conn: Connection, most: int) -> list[tuple[str, str, str]]:
 
 
 def port_series(conn: Connection, most: int) -> list[tuple[str, str, str, int, str]]:
-    """Host's id and name, protocol, number and state of the first ports in the order of their hosts' ids."""
+    """Host's id and name, protocol, number and state of the first watched ports in the order of their hosts' ids."""
     names = (ports.c.host_id, hosts.c.name, ports.c.protocol, ports.c.port, ports.c.status)
-    query = select(*names).select_from(_LISTED).where(_IN_CMDB)
+    query = select(*names).select_from(_LISTED).where(_IN_CMDB, _IS_WATCHED)
     query = query.order_by(ports.c.host_id, ports.c.protocol, ports.c.port)
     return [tuple(row) for row in conn.execute(query.limit(most))]
 
@@ -259,7 +261,7 @@ def group_ports(
             column.label("of"),
             ports.c.host_id,
             func.count().label("ports"),
-            func.sum(_as_int(ports.c.status == PortStatus.DOWN)).label("down"),
+            func.sum(_as_int(and_(ports.c.status == PortStatus.DOWN, _IS_WATCHED))).label("down"),
         )
         .select_from(_LISTED)
         .where(where)
@@ -388,11 +390,13 @@ def _port_terms(conn: Connection, wanted: PortFilter) -> list[ColumnElement[bool
             terms.append(func.lower(stored).contains(json.dumps(text)[1:-1].lower(), autoescape=True))
     if wanted.reach:
         terms.append(_reach_term(wanted.reach))
+    if wanted.state:
+        terms.append(_IS_WATCHED if wanted.state != HIDDEN else not_(_IS_WATCHED))
     if wanted.state == FLAPPING:
         terms.append(_FLAPPING_SINCE.is_not(None))
     elif wanted.state == LOST:
         terms.append(type_coerce(ports.c.lost, Text) != "[]")
-    elif wanted.state:
+    elif wanted.state and wanted.state != HIDDEN:
         terms.append(ports.c.status == wanted.state)
     return terms
 
