@@ -376,7 +376,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "binds flapping, gone, fourth change": (lambda: gone(port(binds=flaps(), presence=CHANGES)), Row.FLAPPING, DOWN, ["flapping"]),
     "binds flapping, a bind less": (lambda: again(port(binds=flaps()), seen(LOCAL)), Row.LOST_BIND, UP, []),
     "binds flapping, lost bind back": (lambda: again(lost(binds=flaps()), seen(V4)), Row.BIND_RECOVERED, UP, []),
-    "binds flapping, other program": (lambda: again(port(binds=flaps()), seen(programs=("apache2",))), Row.SEEN, UP, []),
+    "binds flapping, other program": (lambda: again(port(binds=flaps()), seen(programs=("apache2",))), Row.SEEN, UP, ["replaced"]),
     "binds flapping, a bind more": (lambda: again(port(binds=flaps()), seen(V4, V6)), Row.SEEN, UP, []),
     "binds still for almost an hour": (lambda: again(port(binds=flaps(HOUR - TICK))), Row.SEEN, UP, []),
     "binds still for an hour": (lambda: again(port(binds=flaps(HOUR))), Row.STABLE, UP, ["stable"]),
