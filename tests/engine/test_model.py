@@ -21,7 +21,7 @@ from portmon.engine.config import States
 from portmon.engine.declared import declared_ports
 from portmon.engine.evaluate import evaluate
 from portmon.engine.fingerprint import fingerprint
-from portmon.engine.inputs import Inputs
+from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.rules import RuleSet
 from portmon.model.observation import Observation
 from portmon.replay.run import Window, replay_run
@@ -122,7 +122,7 @@ class Careful(Pipeline):
             if row.fingerprint == fingerprint(facts, own, declared.get(host_id, {})):
                 again: dict[str, Any] = {"run_id": "later", "observed_at": now, "confirmed": later > INTERVAL}
                 looks.append(dataclasses.replace(look, **again))
-        inputs = Inputs(
+        inputs = EvaluationInputs(
             inventory=fleet,
             rules=rules,
             settings=States(**step.settings),

@@ -23,7 +23,7 @@ from portmon.engine.config import States
 from portmon.engine.declared import declared_ports
 from portmon.engine.evaluate import evaluate
 from portmon.engine.frames import ports_frame, ports_of
-from portmon.engine.inputs import Inputs
+from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.leaving import leave
 from portmon.engine.rules import RuleSet
 from portmon.engine.state import HostState, Port
@@ -175,7 +175,7 @@ class Engine:
         self.ports = {key: port for key, port in self.ports.items() if port.host_id not in step.purged}
         self.listed |= step.inventory
         present = {**step.inventory, **{one: self.listed[one] for one in step.invalid if one in self.listed}}
-        inputs = Inputs(
+        inputs = EvaluationInputs(
             inventory=present,
             rules=RuleSet(step.policy),
             settings=States(**step.settings),
