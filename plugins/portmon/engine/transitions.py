@@ -415,7 +415,9 @@ def _hide_binds(port: Port, evidence: Evidence, is_watched: Callable[[str], bool
     watched = {address for address in (*port.addresses, *port.lost, *aside) if is_watched(address)}
     port.lost = tuple(address for address in before if address in watched or address not in aside)
     back = [address for address in aside if address in watched and address not in port.lost]
-    hidden = [address for address in (*port.addresses, *before) if address not in watched]
+    # What turns out to be excluded, since its owner shows only now, is dropped.
+    known = (*port.addresses, *before) if evidence.rules_changed else before
+    hidden = [address for address in known if address not in watched]
     port.addresses = tuple(sorted({*back, *(address for address in port.addresses if address in watched)}))
     port.unwatched = tuple(
         (address, since)
