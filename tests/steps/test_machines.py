@@ -13,7 +13,7 @@ from portmon.api.hosts import accept_machine
 from portmon.config import Config, parse_config
 from portmon.errors import CommandError
 from portmon.model.event_kinds import EventKind
-from portmon.storage import actions, alerts, decisions, hosts, state
+from portmon.storage import actions, alerts, decisions, hosts, silences, state
 from portmon.storage.database import Database
 from portmon.storage.decisions import DecisionKind
 from tests.worlds.fleet import Fleet
@@ -133,6 +133,19 @@ def test_a_duplicate_marks_the_entry_that_was_there_before_although_it_is_quiet(
     assert told(fleet) == [("rebooted", "id-alias")]
     fleet.machines["web2"].boot = 2
     assert told(fleet) == [("rebooted", "id-web2")]
+
+
+def test_silences_of_an_entry_that_left_count_for_the_one_that_goes_on_with_its_state(fleet: Fleet) -> None:
+    until = fleet.now + timedelta(days=1)
+    with fleet.database.begin() as conn:
+        silences.add(conn, hosts=("web1",), ends_at=until, author="ann", reason="moves", now=fleet.now)
+    new, old = fleet.add("web1-new", {}), fleet.machines["web1"]
+    new.services, new.identity = old.services, old.host.id
+    fleet.listed.discard("web1")
+    assert told(fleet) == [("taken_over", "id-web1-new")]
+    with fleet.database.begin() as conn:
+        (silence,) = silences.current(conn, fleet.now)
+    assert silence.hosts == ("web1", "web1-new")
 
 
 def test_a_fleet_whose_ids_were_all_renewed_goes_on_as_it_was(database: Database) -> None:

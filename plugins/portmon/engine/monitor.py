@@ -158,9 +158,11 @@ class Monitor:
         if self._many_unscanned(sorted(self._hosts[host_id].name for host_id in waiting)):
             return
         for host_id, last in waiting.items():
-            draft = _unscanned(self._hosts[host_id], last, self._fleet.inputs.invalid.get(host_id))
-            single.opens(self._hosts[host_id], Condition.UNSCANNED, draft, now, self._fleet)
-        self.changed |= waiting.keys()
+            host = self._hosts[host_id]
+            before, draft = host.told, _unscanned(host, last, self._fleet.inputs.invalid.get(host_id))
+            single.opens(host, Condition.UNSCANNED, draft, now, self._fleet)
+            if host.told != before:
+                self.changed.add(host_id)
 
     def _many_unscanned(self, names: Sequence[str]) -> bool:
         """Whether so many hosts are not scanned that it is one event of the monitor."""

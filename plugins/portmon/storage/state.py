@@ -22,7 +22,7 @@ from portmon.engine.machines import Kept
 from portmon.engine.state import HostState, Port
 from portmon.model.event_kinds import EventKind
 from portmon.model.observation import PortKey
-from portmon.storage import conditions, deliveries, events
+from portmon.storage import conditions, deliveries, events, silences
 from portmon.storage.hosts import tuple_of
 from portmon.storage.sql import ROWS, change_in, chunks, delete_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import UtcDateTime, hosts, observations, ports
@@ -177,7 +177,7 @@ def save(conn: Connection, verdict: Verdict, *, before: Mapping[str, Any], now: 
     :param before: the conditions that were open before
     :param step: of the journal
     """
-    _take_over(conn, verdict.taken_over)
+    _take_over(conn, verdict, now)
     upsert_rows(conn, hosts, list(map(_row_of_host, verdict.hosts)), keep=[LISTENING])
     update_rows(conn, hosts, [{name: getattr(host, name) for name in TICKING} for host in verdict.ticked])
     save_ports(conn, verdict.ports, verdict.dropped)
@@ -221,9 +221,12 @@ def mend(conn: Connection, at: datetime) -> None:
         save_ports(conn, mended, ())
 
 
-def _take_over(conn: Connection, taken_over: Mapping[str, str]) -> None:
-    """Forget entries that left and whose state another entry goes on with."""
-    for old in taken_over.values():
+def _take_over(conn: Connection, verdict: Verdict, now: datetime) -> None:
+    """Forget entries that left and whose state another entry goes on with; silences that name them count for it."""
+    names = {host.host_id: host.name for host in verdict.hosts}
+    for new, old in verdict.taken_over.items():
+        name = conn.execute(select(hosts.c.name).where(hosts.c.host_id == old)).scalar()
+        silences.take_over(conn, [old, *([name] if name else ())], names[new], now)
         change_in(conn, hosts.delete(), hosts.c.host_id, [old])
         change_in(conn, ports.delete(), ports.c.host_id, [old])
         change_in(conn, update(observations).values(live=False), observations.c.host_id, [old])
