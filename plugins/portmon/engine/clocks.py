@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from portmon.engine.state import HostState
@@ -19,6 +20,7 @@ WITHOUT_SCHEDULE = timedelta(minutes=5)
 """The interval where there is no schedule."""
 
 
+@lru_cache
 def pause_of(interval: timedelta) -> timedelta:
     """The longest time between two looks that counts as a whole, given the time between scheduled runs."""
     return max(PAUSE_INTERVALS * interval, PAUSE)

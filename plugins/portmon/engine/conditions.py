@@ -144,7 +144,8 @@ class OpenConditions:
 
     def get(self, condition: Condition, host_id: str | None = None) -> Open | None:
         """An open condition, None if it is not open."""
-        return self.now.get(condition.key(host_id))
+        # Mostly nothing is wrong, and a fleet has many hosts.
+        return self.now.get(condition.key(host_id)) if self.now else None
 
     def open(self, condition: Condition, host_id: str | None, since: datetime, **details: Any) -> bool:
         """Open a condition, or change the details of an open one; whether it is told now and was not."""
@@ -154,7 +155,7 @@ class OpenConditions:
 
     def end(self, condition: Condition, host_id: str | None = None) -> Open | None:
         """End a condition; None if it was not open."""
-        return self.now.pop(condition.key(host_id), None)
+        return self.now.pop(condition.key(host_id), None) if self.now else None
 
     def of_hosts(self, condition: Condition) -> dict[str, Open]:
         """Host id: an open condition of that host."""
@@ -168,6 +169,8 @@ class OpenConditions:
 
     def includes(self, condition: Condition, host_id: str) -> bool:
         """Whether a greater condition of the host is open, so that this one is not told."""
+        if not self.now:
+            return False
         name = condition.value.name
         return any(name in one.value.includes and self.get(one, host_id) for one in EVALUATED)
 

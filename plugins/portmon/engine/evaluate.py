@@ -201,7 +201,7 @@ class Evaluation:
     def _is_settled(self, host: HostState, observation: Observation) -> bool:
         if host.fingerprint is None or host.fingerprint != fingerprint_of(observation, self.inputs):
             return False
-        return self._identities.predecessor(host, machines.known_of(host)) is None
+        return not self._identities.left or self._identities.predecessor(host, machines.known_of(host)) is None
 
     def _nothing_new(self, host: HostState, observation: Observation) -> None:
         """Evaluate an observation with the fingerprint of its host: no port changed."""

@@ -60,6 +60,8 @@ def outlook(
     :param foreign: ids of hosts that another machine answers for
     :param enough: ``states.unreachable_after``
     """
+    if before is None and not any(map(_fails, looks)):
+        return Outlook(None)
     final = {look.host_id: look for look in looks}
     failing = {host_id for host_id, look in final.items() if _fails(look)}
     at = max(look.observed_at for look in final.values())
@@ -108,10 +110,14 @@ def unscanned(
 
     :param since: since when runs have come without a pause: before that no host could be tried
     """
-    found = {}
+    found: dict[str, datetime | None] = {}
+    edge = now - pause_of(interval)
+    if since is not None and since > edge:
+        return found
     for host in hosts:
         last = host.last_evaluated_at
-        waits = max(filter(None, (last, host.known_since, since)), default=now)
-        if now - waits >= pause_of(interval):
+        if last is not None and last > edge:
+            continue
+        if max(filter(None, (last, host.known_since)), default=now) <= edge:
             found[host.host_id] = last
     return found

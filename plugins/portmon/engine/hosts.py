@@ -148,7 +148,7 @@ def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet
 def settle(host: HostState, at: datetime, fleet: Fleet) -> None:
     """Tell that a host that flapped is stable, if it is."""
     flapped = host.presence
-    if fleet.conditions.includes(Condition.UNREACHABLE, host.host_id):
+    if not flapped.flapping_since or fleet.conditions.includes(Condition.UNREACHABLE, host.host_id):
         return
     if not lifecycle.settles(flapped, fleet.pace, clock=host.tried, at=at, told=host.told):
         return

@@ -55,7 +55,7 @@ class Identities:
         self._fleet = fleet
         self._accepted = fleet.inputs.accepted
         self._forget_after = fleet.inputs.forget_after.total_seconds()
-        self._left: dict[str, list[str]] = defaultdict(list)
+        self.left: dict[str, list[str]] = defaultdict(list)
         self._by_boot: dict[str, set[str]] = defaultdict(set)
         for host_id, host in known.items():
             if host.boot_id is None:
@@ -63,7 +63,7 @@ class Identities:
             if host_id in fleet.inputs.inventory:
                 self._by_boot[host.boot_id].add(host_id)
             else:
-                self._left[host.boot_id].append(host_id)
+                self.left[host.boot_id].append(host_id)
         self.taken_over: dict[str, str] = {}
         self.changed: set[str] = set()
         self._firsts: dict[str, datetime] = {}
@@ -71,7 +71,7 @@ class Identities:
     def predecessor(self, host: HostState, machine: Machine) -> str | None:
         """The entry that left and whose state a host goes on with: it is the same machine, and the host is new."""
         found = []
-        for host_id in self._left.get(machine.boot_id or "", ()):
+        for host_id in self.left.get(machine.boot_id or "", ()):
             old = self._hosts.get(host_id)
             is_new = host.last_ok_at is None or (host_id == host.duplicate_of and host.evidence < self._forget_after)
             if old is not None and old.last_ok_at and is_new and machines.is_one(machine, machines.known_of(old)):
