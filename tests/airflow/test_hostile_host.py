@@ -42,7 +42,7 @@ HONEST = [f"h{number:02}" for number in range(40)]
 HOSTILE = "evil"
 PORTS = (22, 8080)
 MIB = 1024**2
-MEMORY = 250.0
+MEMORY = 280.0
 """MiB that a sweep or an evaluation may have."""
 SWEEP_SECONDS = 60
 """Of one sweep, after which it ends by itself; ten minutes less a look in production."""

@@ -338,7 +338,7 @@ def test_flapping_and_stable_up_and_down(site: Site) -> None:
                 host.kill_service(port)
         assert site.run() == [(kind, "web1", port) for port in ports]
     event = site.last(EventKind.FLAPPING)
-    assert event.reason.startswith("3 changes between up and down since ")
+    assert event.reason.startswith("3 changes between up and down within ")
     assert (event.details["state"], event.details["uids"]) == ("down", [host.uid])
     host.start_service(8080, "nginx")
     assert site.run() == []
@@ -476,7 +476,7 @@ def test_a_fleet_that_is_cut_off_is_one_event(site: Site) -> None:
     assert "look at the monitor and its network first." in story
     assert "The host gave no evidence in its last 2 runs, since " in story
     assert "It is up since " in story
-    assert "  fleet_unreachable: All 3 hosts that were asked fail alike (" in story
+    assert "  fleet_unreachable: 3 of 3 hosts that were asked began to fail at once (" in story
     for host in hosts:
         host.reconnect()
     assert site.run() == [("fleet_reachable", None, None)]
@@ -519,7 +519,7 @@ def test_two_entries_for_one_machine(site: Site) -> None:
     assert sorted(site.run()) == [("baseline", "alias", None), ("duplicate", "alias", None)]
     assert site.run() == []
     story = site.explain("alias", 8080)
-    assert "duplicate: The same machine as web1 (id id-web1): same boot, network namespace and ports. " in story
+    assert "duplicate: The same machine as web1 (id id-web1). Both are watched" in story
     assert "duplicate" not in site.explain("web1", 8080)
 
 
@@ -555,6 +555,8 @@ def test_a_rule_that_excludes_a_port_that_is_down(site: Site) -> None:
     host.kill_service(8080)
     assert site.run() == [("down", "web1", 8080)]
     site.configure(rules=[{"action": "deny", "port": 8080}])
+    # The rule may be a mistake of one run.
+    assert site.run() == []
     assert site.run() == [("unwatched", "web1", 8080)]
     assert "unwatched (nginx): No rule watches it any more." in site.explain("web1", 8080)
 
@@ -565,14 +567,13 @@ def test_a_changed_host_key(site: Site) -> None:
     host = site.lab.hosts["web2"]
     fingerprint = host.new_host_key()
     host.restart_sshd()
-    assert site.run() == [("unreachable", "web2", None), ("host_key_changed", "web2", None)]
+    assert site.run() == [("host_key_changed", "web2", None)]
     story = site.explain("web2", 8080)
-    assert "The host is unreachable since " in story
     assert "host_key_changed: " in story
     assert f"hostkeys accept '[{host.address}]:22' {fingerprint}" in story
     said = site.command("hostkeys", "accept", f"[{host.address}]:22", fingerprint)
     assert f"[{host.address}]:22 is trusted with its new key" in said
-    assert site.run() == [("reachable", "web2", None), ("host_key_restored", "web2", None)]
+    assert site.run() == [("host_key_restored", "web2", None)]
     assert "host_key_restored: The host shows a trusted key again." in site.explain("web2", 8080)
 
 
@@ -640,5 +641,9 @@ def test_no_kind_of_event_is_left_out() -> None:
     # Late runs are tested in tests/steps/test_overdue.py. Hundreds of changes at once take hundreds
     # of services: tests/engine/test_walls.py. An old forced command is one of an earlier version: tests/engine/test_versions.py.
     others = {EventKind.RUN_OVERDUE, EventKind.RUN_IN_TIME, EventKind.MANY_CHANGES, EventKind.PROBE_OUTDATED}
+    # Machines, hosts that no run tries, and clocks: tests/steps/test_machines.py, test_invalid_entries.py, test_wrong_clock.py.
+    others |= {EventKind.FOREIGN_MACHINE, EventKind.OWN_MACHINE, EventKind.ANSWERS_DISCARDED, EventKind.TAKEN_OVER}
+    others |= {EventKind.UNSCANNED, EventKind.SCANNED, EventKind.FLEET_UNSCANNED, EventKind.FLEET_SCANNED}
+    others |= {EventKind.CLOCK_BACK, EventKind.CLOCK_BELIEVED}
     ours = {kind.value for kind in EventKind} - others
     assert ours <= set(re.findall(r'"(\w+)"', Path(__file__).read_text()))

@@ -872,7 +872,7 @@ def test_flapping_counts_changes_and_says_the_state() -> None:
     assert event.reason == (
         "4 changes between up and down within 60 min: nothing more is told of it until it holds still"
     )
-    assert (event.since, event.last_seen, event.details) == (NOW, NOW - FIVE, {"state": PortStatus.DOWN})
+    assert (event.since, event.last_seen, event.details) == (NOW - 3 * FIVE, NOW - FIVE, {"state": PortStatus.DOWN})
 
 
 def test_changes_are_kept_for_the_window() -> None:

@@ -134,7 +134,7 @@ class Answers:
             rules_changed=host.rules is not None and host.rules != rules,
             confirmed=look.confirmed,
             listening=frozenset(listener.port for listener in seen.listeners),
-            half_interval=self._fleet.interval / 2,
+            half_interval=self._inputs.interval / 2,
             pause=clocks.pause_of(self._fleet.interval),
             pace=self._fleet.pace,
             settings=self._inputs.settings,

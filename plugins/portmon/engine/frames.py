@@ -133,11 +133,12 @@ def merged(ports: pd.DataFrame, changed: Iterable[Port], dropped: Iterable[PortK
     return pd.concat([part for part in (kept, ports_frame(new)) if len(part)] or [empty_ports()], ignore_index=True)
 
 
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain Python values, with None where pandas has a missing value."""
+def _records(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Rows as plain Python values, with None where pandas has a missing value; one at a time: there are many."""
     names = list(rows.columns)
     columns = [_plain_column(rows[name]) for name in names]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(names, values, strict=True))
 
 
 def _plain_column(column: pd.Series) -> list[Any]:

@@ -75,7 +75,7 @@ def failed(host: HostState, observation: Observation, fleet: Fleet) -> None:
     host.error_class, host.error = observation.error_class, observation.error
     if host.failures == 0:
         host.failures, host.failing_since, host.counted_at = 1, at, at
-    elif host.counted_at is None or at - host.counted_at >= fleet.interval / 2:
+    elif host.counted_at is None or at - host.counted_at >= fleet.inputs.interval / 2:
         host.failures, host.counted_at = host.failures + 1, at
     enough = host.failures >= fleet.inputs.settings.unreachable_after
     if host.status != HostStatus.UNREACHABLE:
@@ -127,6 +127,7 @@ def answered(host: HostState, at: datetime, fleet: Fleet, boot: Draft | None = N
 
 def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet) -> None:
     """Count a change of the host, and tell it, or that the host flaps."""
+    since = lifecycle.began(host.presence, fleet.pace, clock=host.tried, at=at)
     row, host.presence, count = lifecycle.change(host.presence, fleet.pace, clock=host.tried, at=at, told=host.told)
     if row is lifecycle.LifecycleRow.OPENS:
         for draft in drafts:
@@ -142,7 +143,7 @@ def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet
     if count < fleet.pace.threshold:
         reason = f"{lifecycle.MESSAGES} messages within a day: nothing more is told of it until it holds still"
     details: dict[str, Any] = {**_FLAPPING, "state": _state(host)}
-    fleet.report.of_host(host, at, Draft(EventKind.FLAPPING, reason, at, host.last_ok_at, details))
+    fleet.report.of_host(host, at, Draft(EventKind.FLAPPING, reason, since, host.last_ok_at, details))
 
 
 def settle(host: HostState, at: datetime, fleet: Fleet) -> None:

@@ -120,6 +120,12 @@ def change(
     return LifecycleRow.OPENS, Changes(recent), len(recent)
 
 
+def began(before: Changes, pace: Pace, *, clock: float, at: datetime) -> datetime:
+    """When the changes began that add up to flapping with one at this time; a pause between them is left out."""
+    first = min((one for one in before.recent if clock - one < pace.window), default=clock)
+    return at - timedelta(seconds=clock - first)
+
+
 def untold(before: Changes, pace: Pace, *, clock: float, at: datetime) -> Changes:
     """The changes after one that is not told, since a greater condition is told instead."""
     if before.flapping_since:

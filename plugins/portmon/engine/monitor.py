@@ -103,7 +103,7 @@ class Monitor:
             listed=self._fleet.inputs.inventory,
             foreign=self._fleet.conditions.of_hosts(Condition.FOREIGN),
             enough=self._fleet.inputs.settings.unreachable_after,
-            half_interval=self._fleet.interval / 2,
+            half_interval=self._fleet.inputs.interval / 2,
         )
         self._fleet.silent = outlook.episode is not None or outlook.ends
         return outlook

@@ -590,7 +590,8 @@ def _change(port: Port, evidence: Evidence, part: str, draft: Draft) -> tuple[Dr
     )
     if count < evidence.pace.threshold:
         reason = f"{lifecycle.MESSAGES} messages within a day: nothing more is told of it until it holds still"
-    flapping = Draft(EventKind.FLAPPING, reason, evidence.at, port.last_seen_at, {"state": _state(port)})
+    since = lifecycle.began(before, evidence.pace, clock=evidence.clock, at=evidence.at)
+    flapping = Draft(EventKind.FLAPPING, reason, since, port.last_seen_at, {"state": _state(port)})
     return _tell(port, evidence, flapping)
 
 

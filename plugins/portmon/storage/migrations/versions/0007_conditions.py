@@ -46,4 +46,7 @@ def upgrade() -> None:
     ):
         op.add_column("ports", column)
     op.add_column("conditions", Column("details", SafeJson, nullable=False, server_default="{}"))
+    if op.get_bind().dialect.name == "postgresql":
+        what = "what is wrong with hosts and with the monitor just now: one event per episode"
+        op.create_table_comment("conditions", what)
     upgrade_state(op.get_bind(), datetime.now(UTC))
