@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from portmon.engine import clocks, frames, lifecycle, machines
 from portmon.engine import hosts as single
 from portmon.engine.answers import Answers, ChangedPorts, fingerprint_of
-from portmon.engine.conditions import RUNS, Condition, Open, OpenConditions, runs_until
+from portmon.engine.conditions import RUNS, Open, OpenConditions, runs_until
 from portmon.engine.events import Report
 from portmon.engine.hosts import Fleet
 from portmon.engine.identities import Identities, by_host
@@ -208,8 +208,7 @@ class Evaluation:
         before = (host.status, host.failures, host.presence, host.boot_looks, host.kept, host.told)
         single.tick(host, observation, self._fleet)
         machines.count_look(host)
-        trusted = "The host shows a trusted key again"
-        covered = single.end(host, Condition.HOST_KEY, observation.observed_at, trusted, self._fleet)
+        covered = single.trusted(host, observation.observed_at, self._fleet)
         single.answered(host, observation.observed_at, self._fleet, covered=covered)
         self._ticked.add(host.host_id)
         if before != (host.status, host.failures, host.presence, host.boot_looks, host.kept, host.told):

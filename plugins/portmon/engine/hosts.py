@@ -46,6 +46,11 @@ def tried(host: HostState, observation: Observation, fleet: Fleet) -> None:
     end(host, Condition.UNSCANNED, at, "A run tried it again", fleet)
 
 
+def trusted(host: HostState, at: datetime, fleet: Fleet) -> bool:
+    """The host answered, so it shows a key that is trusted; whether that ended a condition."""
+    return end(host, Condition.HOST_KEY, at, "The host shows a trusted key again", fleet)
+
+
 def tick(host: HostState, observation: Observation, fleet: Fleet) -> None:
     """Advance the clocks of a host that gave evidence."""
     at = observation.observed_at

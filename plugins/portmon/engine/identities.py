@@ -47,7 +47,7 @@ class Identities:
 
     :param known: all stored hosts; those that the inventory lacks left it not long ago
     :ivar taken_over: id of an entry: that of the entry that left, whose state it goes on with
-    :ivar twins: ids of entries that another one turned out to be one machine with, whether they changed or not
+    :ivar changed: ids of entries that were found to be one machine with another one in this run
     """
 
     def __init__(self, known: dict[str, HostState], fleet: Fleet) -> None:
@@ -95,8 +95,7 @@ class Identities:
         for look in looks:
             if self._fleet.conditions.includes(Condition.UNREACHABLE, look.host_id):
                 found.covered.add(look.host_id)
-            trusted = "The host shows a trusted key again"
-            hosts.end(self._hosts[look.host_id], Condition.HOST_KEY, look.observed_at, trusted, self._fleet)
+            hosts.trusted(self._hosts[look.host_id], look.observed_at, self._fleet)
             host, machine = self._hosts[look.host_id], shown[look.host_id]
             old, answer = self.predecessor(host, machine), answered_by.get(look.host_id)
             if old is not None:

@@ -59,7 +59,7 @@ def leave(
     for port in ports:
         if not transitions.is_open(port) or port.paused:
             continue
-        what = "Was flapping" if port.presence.flapping_since or port.binds.flapping_since else "Lost a bind"
+        what = "Was flapping" if port.flapping_since else "Lost a bind"
         if port.status == PortStatus.DOWN:
             what = "Was down"
         draft = Draft(EventKind.RETIRED, f"{what}; {reason}", port.lost_since or port.status_since)

@@ -108,21 +108,21 @@ def change(
     :returns: FLAPS, SILENT or FULL; else OPENS, which stands for CLOSES as well. The changes from now on, and how many
         there were within the window, this one included
     """
-    flapping = Changes((clock,), before.flapping_since or at, at)
+    changes = untold(before, pace, clock=clock, at=at)
+    number = len(changes.recent)
     if before.flapping_since:
-        return LifecycleRow.SILENT, flapping, 1
-    recent = (*(one for one in before.recent if clock - one < pace.window), clock)
-    count = len(messages(told, at))
+        return LifecycleRow.SILENT, changes, number
+    flapping, count = Changes((clock,), at, at), len(messages(told, at))
     if count >= MOST_MESSAGES:
-        return LifecycleRow.FULL, flapping, len(recent)
-    if len(recent) >= pace.threshold or count >= MESSAGES:
-        return LifecycleRow.FLAPS, flapping, len(recent)
-    return LifecycleRow.OPENS, Changes(recent), len(recent)
+        return LifecycleRow.FULL, flapping, number
+    if number >= pace.threshold or count >= MESSAGES:
+        return LifecycleRow.FLAPS, flapping, number
+    return LifecycleRow.OPENS, changes, number
 
 
 def began(before: Changes, pace: Pace, *, clock: float, at: datetime) -> datetime:
     """When the changes began that add up to flapping with one at this time; a pause between them is left out."""
-    first = min((one for one in before.recent if clock - one < pace.window), default=clock)
+    first = min(_recent(before, pace, clock), default=clock)
     return at - timedelta(seconds=clock - first)
 
 
@@ -130,7 +130,11 @@ def untold(before: Changes, pace: Pace, *, clock: float, at: datetime) -> Change
     """The changes after one that is not told, since a greater condition is told instead."""
     if before.flapping_since:
         return Changes((clock,), before.flapping_since, at)
-    return Changes((*(one for one in before.recent if clock - one < pace.window), clock))
+    return Changes((*_recent(before, pace, clock), clock))
+
+
+def _recent(before: Changes, pace: Pace, clock: float) -> list[float]:
+    return [one for one in before.recent if clock - one < pace.window]
 
 
 def settles(changes: Changes, pace: Pace, *, clock: float, at: datetime, told: Sequence[datetime]) -> bool:

@@ -281,8 +281,7 @@ def pause(port: Port) -> Port:
 
 def is_open(port: Port) -> bool:
     """Whether a port is down, flaps or has lost a bind, so that an alert may be open."""
-    flaps = port.presence.flapping_since or port.binds.flapping_since
-    return port.status == PortStatus.DOWN or flaps is not None or bool(port.lost)
+    return port.status == PortStatus.DOWN or port.flapping_since is not None or bool(port.lost)
 
 
 # ── parts of a transition ───────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ from portmon.storage.sql import chunks, insert_new, upsert_rows
 from portmon.storage.tables import conditions
 
 FLEET = Condition.FLEET.key()
-"""Every host that is asked fails."""
+"""Most hosts fail at once."""
 CLOCK_BACK = Condition.CLOCK.key()
 """The monitor's clock went back: what hosts are seen like now is older than what was evaluated."""
 HOST_KEY = Condition.HOST_KEY.key()
