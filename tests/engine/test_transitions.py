@@ -201,6 +201,8 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "candidate, third look after half an interval": (lambda: again(candidate(streak=2, counted_at=NOW - HALF)), Row.PROVEN, UP, ["new"]),
     "candidate, fewer looks needed now": (lambda: again(candidate(streak=5), ephemeral_after=2), Row.PROVEN, UP, ["new"]),
     "candidate, more looks needed now": (lambda: again(candidate(streak=2), ephemeral_after=4), Row.WAITING, CANDIDATE, []),
+    "candidate, third look after a reboot": (lambda: again(candidate(streak=2), rebooted=True), Row.WAITING, CANDIDATE, []),
+    "candidate, declared now, after a reboot": (lambda: again(candidate(), declared=CMDB, rebooted=True), Row.DECLARED_SEEN, UP, ["new"]),
     "candidate, declared now": (lambda: again(candidate(), declared=CMDB), Row.DECLARED_SEEN, UP, ["new"]),
     "candidate, declared now, of the baseline": (lambda: again(candidate(at_baseline=True), declared=CMDB), Row.DECLARED_SEEN, UP, []),
     "candidate, gone": (lambda: gone(candidate()), Row.FORGOTTEN, REMOVED, []),
@@ -300,6 +302,8 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     # a lost bind that stays lost
     "a bind less for almost too long": (lambda: again(lost(lost_clock=clock(NOW - 30 * DAY + TICK)), seen(LOCAL)), Row.SEEN, UP, []),
     "a bind less for too long": (lambda: again(lost(lost_clock=clock(NOW - 30 * DAY)), seen(LOCAL)), Row.BIND_RETIRED, UP, ["retired"]),
+    "a bind less for too long, after a reboot": (lambda: again(lost(lost_clock=clock(NOW - 30 * DAY)), seen(LOCAL), rebooted=True), Row.SEEN, UP, []),
+    "a bind less for too long, one of two back": (lambda: again(lost(LAN, DMZ, lost_clock=clock(NOW - 30 * DAY)), seen(LAN, LOCAL)), Row.SEEN, UP, []),
     "a bind less for too long, asked once": (lambda: again(lost(lost_clock=clock(NOW - 30 * DAY)), seen(LOCAL), confirmed=False), Row.BIND_RETIRED, UP, ["retired"]),
     "a bind less for too long by the calendar": (lambda: again(lost(lost_since=NOW - 40 * DAY, lost_clock=clock(NOW - DAY)), seen(LOCAL)), Row.SEEN, UP, []),
     "a bind less for too long, the clock jumped": (lambda: again(lost(lost_clock=clock(NOW - 40 * DAY)), seen(LOCAL), jumped=True), Row.SEEN, UP, []),
@@ -850,6 +854,27 @@ def test_binds_that_rules_hide_are_put_aside_and_lost_ones_stay_lost_until_the_n
     assert kept(first).unwatched == tuple((one, NOW) for one in sorted((LOCAL, LAN)))
     second = again(kept(first), seen(V4), is_watched={V4, V6}.__contains__)
     assert (kept(second).addresses, kept(second).lost, told(second)) == ((V4,), (V6,), [])
+
+
+def test_a_bind_that_rules_show_again_is_expected_as_before() -> None:
+    before = port(addresses=(LAN, LOCAL))
+    aside = kept(again(before, seen(LOCAL), is_watched=LOCAL.__eq__, rules_changed=True))
+    assert (aside.addresses, aside.lost, aside.unwatched) == ((LOCAL,), (), ((LAN, NOW),))
+    there = again(aside, seen(LAN, LOCAL), rules_changed=True)
+    assert (told(there), kept(there).addresses, kept(there).unwatched) == ([], (LAN, LOCAL), ())
+    missing = again(aside, seen(LOCAL), rules_changed=True)
+    assert (told(missing), kept(missing).lost, kept(missing).unwatched) == (["rebound"], (LAN,), ())
+
+
+def test_a_bind_that_rules_hide_for_long_is_forgotten() -> None:
+    aside = port(addresses=(LOCAL,), unwatched=((LAN, NOW - HOUR),))
+    for limit, jumped, kept_aside in (
+        (HOUR, False, ()),
+        (HOUR + TICK, False, ((LAN, NOW - HOUR),)),
+        (HOUR, True, ((LAN, NOW - HOUR),)),
+    ):
+        after = kept(again(aside, seen(LOCAL), is_watched=LOCAL.__eq__, forget_after=limit, jumped=jumped))
+        assert after.unwatched == kept_aside, (limit, jumped)
 
 
 def test_a_lost_bind_that_rules_hide_in_two_looks_is_not_watched_any_more() -> None:
