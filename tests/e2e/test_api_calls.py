@@ -26,7 +26,7 @@ from tests.worlds.live import LiveSite
 from tests.worlds.postgres import Cluster
 from tests.worlds.waiting import skip_without
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 NETSTAT = Counter(
     {

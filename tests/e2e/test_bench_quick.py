@@ -13,13 +13,13 @@ from bench import probe, report
 from bench.figures import from_json
 from bench.stage import lacking
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 # What runs no DAG and needs no Ansible; `make bench ARGS=--quick` is the same for all sections.
-@pytest.mark.parametrize("chosen", [["diff", "probe"], pytest.param(["page"], marks=pytest.mark.full)], ids=",".join)
+@pytest.mark.parametrize("chosen", [["diff", "probe"], ["page"]], ids=",".join)
 def test_every_figure_is_there(tmp_path: Path, chosen: list[str]) -> None:
     told = lacking() or probe.lacking()
     if told:

@@ -34,7 +34,7 @@ from tests.worlds.databases import airflow_metadata
 from tests.worlds.postgres import Cluster
 from tests.worlds.waiting import skip_without, until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())["services"]
 WORKERS = ("worker-1", "worker-2")

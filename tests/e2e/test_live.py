@@ -218,6 +218,7 @@ def test_8_scheduler_and_workers_killed_in_the_middle_of_a_run(site: Site) -> No
     assert len(downs) == 1
 
 
+@pytest.mark.full
 def test_9_the_process_of_one_look_killed_in_the_middle(site: Site) -> None:
     before = len(site.messages)
     for name in ("web2", "db1"):

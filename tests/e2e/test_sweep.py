@@ -359,6 +359,7 @@ def fleet(site: Site) -> list[str]:
     return [host.name for host in hosts]
 
 
+@pytest.mark.full
 def test_6_the_task_of_a_batch_killed_in_the_middle(site: Site, fleet: list[str]) -> None:
     before = site.crowd.logins()
     with site.standing_still() as run_id:
@@ -396,6 +397,7 @@ def test_7_the_scheduler_with_its_workers_and_their_tasks_killed_in_the_middle(s
     site.must_be_whole(fleet)
 
 
+@pytest.mark.full
 def test_8_the_state_database_killed_in_the_middle(site: Site, fleet: list[str]) -> None:
     before = site.crowd.logins()
     with site.standing_still() as run_id:
