@@ -67,6 +67,10 @@ def test_what_includes_another_one_includes_what_that_includes() -> None:
             assert all(set(by_name[lesser].includes) <= set(one.includes) for lesser in one.includes)
 
 
+def test_it_is_said_what_was_wrong_with_a_host_that_leaves() -> None:
+    assert all(bool(one.was) is (one.subject == "host") for one in KINDS)
+
+
 def test_the_order_of_conditions_of_hosts_is_the_agreed_one() -> None:
     # host key > foreign > unreachable > unscanned, and down > bind lost.
     for number, one in enumerate(EVALUATED):

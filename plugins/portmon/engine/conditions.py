@@ -28,6 +28,7 @@ class Kind:
     :param accepted: what it means that a person accepts it; empty if that is not possible
     :param retires: it ends by itself after ``states.retire_after`` of evidence
     :param flaps: many changes become one `flapping`
+    :param was: of a host: what was wrong when it left the inventory, as the beginning of a sentence
     :param includes: names of lesser conditions of its subject, which are not told beside it
     """
 
@@ -39,6 +40,7 @@ class Kind:
     accepted: str = ""
     retires: bool = False
     flaps: bool = False
+    was: str = ""
     includes: tuple[str, ...] = ()
 
 
@@ -65,6 +67,7 @@ class Condition(Enum):
         EventKind.HOST_KEY_CHANGED,
         EventKind.HOST_KEY_RESTORED,
         "hosts",
+        was="Its SSH host key had changed",
         includes=("foreign_machine", "unreachable", "unscanned"),
     )
     FOREIGN = Kind(
@@ -74,6 +77,7 @@ class Condition(Enum):
         EventKind.OWN_MACHINE,
         "machines",
         accepted="the entry is this machine from then on",
+        was="Another machine answered at its address",
         includes=("unreachable", "unscanned"),
     )
     UNREACHABLE = Kind(
@@ -83,9 +87,10 @@ class Condition(Enum):
         EventKind.REACHABLE,
         "hosts",
         flaps=True,
+        was="Was unreachable",
         includes=("unscanned",),
     )
-    UNSCANNED = Kind("unscanned", "host", EventKind.UNSCANNED, EventKind.SCANNED, "fleet")
+    UNSCANNED = Kind("unscanned", "host", EventKind.UNSCANNED, EventKind.SCANNED, "fleet", was="Was not scanned")
     FLEET = Kind(
         "fleet_unreachable",
         "monitor",
@@ -112,9 +117,10 @@ class Condition(Enum):
         return self.value.name if host_id is None else f"{self.value.name}/{host_id}"
 
 
-EVALUATED = (Condition.HOST_KEY, Condition.FOREIGN, Condition.UNREACHABLE, Condition.UNSCANNED)
+_BY_ENGINE = tuple(one for one in Condition if not one.value.detector.startswith("steps."))
+EVALUATED = tuple(one for one in _BY_ENGINE if one.value.subject == "host")
 """Conditions of hosts that an evaluation opens and ends, the greatest first."""
-MONITORED = (Condition.FLEET, Condition.FLEET_UNSCANNED, Condition.CLOCK)
+MONITORED = tuple(one for one in _BY_ENGINE if one.value.subject == "monitor")
 """Those of the monitor."""
 RUNS = "runs"
 """Under this name is stored, beside the conditions, since when runs have come without a pause."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from portmon.engine import transitions
-from portmon.engine.conditions import EVALUATED, Condition, Open, OpenConditions
+from portmon.engine.conditions import EVALUATED, Open, OpenConditions
 from portmon.engine.events import Report
 from portmon.engine.lifecycle import NONE
 from portmon.engine.state import Draft, HostState, Port
@@ -47,7 +47,7 @@ def leave(
         for condition in EVALUATED:
             before = book.end(condition, host.host_id)
             if before is not None and before.told:
-                what, ends = _WAS[condition], {"ends": condition.value.opens.value}
+                what, ends = condition.value.was, {"ends": condition.value.opens.value}
                 draft = Draft(EventKind.RETIRED, f"{what}; {reason}", before.since, details=ends)
                 report.of_host(host, now, draft)
         if host.presence.flapping_since:
@@ -66,12 +66,3 @@ def leave(
         report.of_port(port, rows[port.host_id], now, draft, {})
         changed.append(transitions.pause(port))
     return Left(tuple(rows.values()), tuple(changed), book.now, tuple(report.events))
-
-
-_WAS = {
-    Condition.HOST_KEY: "Its SSH host key had changed",
-    Condition.FOREIGN: "Another machine answered at its address",
-    Condition.UNREACHABLE: "Was unreachable",
-    Condition.UNSCANNED: "Was not scanned",
-}
-"""Why an alert of a host was open, as the beginning of a sentence."""
