@@ -190,6 +190,7 @@ GONE = {"subject": "host", "state": "unreachable"}
             "Another machine answers at its address since 2026-01-01 00:00:00 UTC: what it shows counts for nothing",
         ),
         (EventKind.UNSCANNED, {"last_tried": None}, "The host is not scanned since 2026-01-01 00:00:00 UTC"),
+        (EventKind.HOST_KEY_CHANGED, {}, "The host shows another host key since 2026-01-01 00:00:00 UTC"),
         (
             EventKind.FLAPPING,
             GONE,

@@ -22,7 +22,7 @@ from portmon.engine.watched import decisions_on, subjects_of
 from portmon.fields import format_duration, format_seconds
 from portmon.model.alert import DeliveryStatus
 from portmon.model.event import Event
-from portmon.model.event_kinds import EventKind
+from portmon.model.event_kinds import EventKind, Meaning
 from portmon.model.host import KnownHost
 from portmon.model.observation import PROTOCOL
 from portmon.model.state import HostStatus, PortStatus
@@ -118,18 +118,25 @@ _GOING_ON = {
     "fleet_unscanned": "Many hosts are not scanned since {since}{why}",
     "clock_back": "The monitor's clock went back at {at}: looks older than the last judged ones count for nothing{why}",
     "foreign_machine": "Another machine answers at its address since {since}: what it shows counts for nothing{why}",
-    "unscanned": "The host is not scanned since {since}{why}",
     "host_flapping": "The host comes and goes since {since}: no more is told of it until it holds still{why}",
     "host_stable_unreachable": "The host came and went, and stays unreachable{why}",
 }
-"""Row of the catalogue: what an open alert of it says of a host now."""
+"""Row of the catalogue: what an open alert of it says of a host now, if that is more than its summary."""
+
+
+def _going_on(row: Meaning) -> str | None:
+    """What an open alert of a row says of a host; None if that is nothing, or the state of the host says it."""
+    if row.name in _GOING_ON or row.subject != "host" or row.key == EventKind.UNREACHABLE.usual.key:
+        return _GOING_ON.get(row.name)
+    said = row.summary.format(host="the host")
+    return f"{said[:1].upper()}{said[1:]} since {{since}}{{why}}"
 
 
 def _alert_lines(conn: Connection, host_id: str) -> Iterator[str]:
     """What the state of a host does not say: its open alerts, and those of the monitor."""
     for alert, _ in alerts.standing(conn):
         event = alert.event
-        text = _GOING_ON.get(event.meaning.name)
+        text = _going_on(event.meaning)
         if text is not None and event.host_id in (None, host_id):
             at, since = _moment(event.at), _moment(event.since or alert.starts_at)
             yield f"{text.format(at=at, since=since, why=f' ({event.reason})' if event.reason else '')}."
