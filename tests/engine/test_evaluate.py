@@ -372,6 +372,20 @@ def test_hosts_that_are_not_in_the_inventory_are_ignored() -> None:
     assert World().see(ok(0, 22, host="99")) == []
 
 
+def test_each_alert_of_a_host_that_leaves_ends_by_an_event_of_its_own() -> None:
+    world = World(unreachable_after=1)
+    world.see(ok(0, 22), ok(0, 22, host="2"))
+    for at in range(1, 5):
+        world.see(bad(at) if at % 2 else ok(at, 22), ok(at, 22, host="2"))
+    for at in range(5, 9):
+        world.see(ok(at, 22, host="2"))
+    assert [event.kind.value for event in world.events][-2:] == ["flapping", "unscanned"]
+    assert world.leave("1") == [("retired",), ("retired",)]
+    ends = world.events[-2:]
+    assert {event.details["ends"] for event in ends} == {"unscanned", "unreachable"}
+    assert len({event.id for event in ends}) == 2
+
+
 def test_hosts_that_left_close_their_alerts() -> None:
     world = World(unreachable_after=1)
     world.see(ok(0, 22, 80), ok(0, 22, host="2"))

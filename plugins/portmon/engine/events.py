@@ -39,6 +39,7 @@ class Report:
         self.events: list[Event] = []
         self._run_id = run_id
         self._mark = "" if step is None else f"/{step}"
+        self._ends: set[str] = set()
 
     def mark(self, step: int) -> None:
         """Let the ids of further events tell the step."""
@@ -81,7 +82,7 @@ class Report:
         protocol, number = (port.protocol, port.port) if port else (None, None)
         extra = {**details, **draft.details}
         return Event(
-            id=event_id(draft.kind, host.host_id, protocol, number, f"{at.isoformat()}{self._mark}"),
+            id=self._id(draft, host, protocol, number, at),
             kind=draft.kind,
             at=at,
             run_id=self._run_id,
@@ -98,6 +99,16 @@ class Report:
             labels=dict(host.labels or {}),
             details=extra,
         )
+
+    def _id(self, draft: Draft, host: HostState, protocol: str | None, port: int | None, at: datetime) -> str:
+        evidence = f"{at.isoformat()}{self._mark}"
+        found = event_id(draft.kind, host.host_id, protocol, port, evidence)
+        if ends := draft.details.get("ends"):
+            # Several alerts of a host may end at once. The first keeps the id that earlier versions gave it.
+            if found in self._ends:
+                found = event_id(draft.kind, host.host_id, protocol, port, f"{evidence}/{ends}")
+            self._ends.add(found)
+        return found
 
 
 def monitor_event(
