@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from portmon.errors import ParamError, RunError
-from portmon.steps.run import Run, run_of
+from portmon.steps.run import Run, run_of, uncollected
 
 
 def parse(run_type: str = "manual", **params: Any) -> Run:
@@ -81,3 +82,33 @@ def test_a_backfill_run_may_be_told_to_notify() -> None:
     assert parse("backfill", notify=True).notify
     with pytest.raises(ParamError, match="'hosts'"):
         parse("backfill", hosts=["a"])
+
+
+def test_nothing_is_collected_while_many_hosts_are_worked_on_nor_right_after() -> None:
+    looked_through: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        looked_through.append(info["generation"])
+
+    gc.callbacks.append(note)
+    try:
+        with uncollected():
+            made = [[number] for number in range(gc.get_threshold()[0] * 30)]
+        made.append([])
+        assert not looked_through
+        assert gc.isenabled()
+        made += [[number] for number in range(gc.get_threshold()[0] * 2)]
+        assert looked_through
+    finally:
+        gc.callbacks.remove(note)
+
+
+def test_what_a_process_has_frozen_stays_so() -> None:
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        with uncollected():
+            pass
+        assert gc.get_freeze_count() == before
+    finally:
+        gc.unfreeze()

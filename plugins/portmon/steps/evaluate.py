@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -25,7 +23,7 @@ from portmon.model.observation import Observation, Outcome
 from portmon.model.pause import jumped
 from portmon.steps import housekeeping
 from portmon.steps.prune import writer
-from portmon.steps.run import Run, TaskOf
+from portmon.steps.run import Run, TaskOf, uncollected
 from portmon.steps.walls import Named, culprits, error_of, refused, tried, warn
 from portmon.storage import (
     archive,
@@ -52,6 +50,7 @@ LOGGED = 200
 """So many events of one host and run have a line each in the log; the rest is counted."""
 
 
+@uncollected()
 def evaluate_run(
     database: Database,
     config: Config,
@@ -73,7 +72,7 @@ def evaluate_run(
     :raises PastRunError: a later run was evaluated since
     """
     began = time.monotonic()
-    with _uncollected(), writer(database, f"diff {run.run_id}", run) as held:
+    with writer(database, f"diff {run.run_id}", run) as held:
         with database.begin() as conn:
             held.check(conn)
             runs.must_be_newest(conn, run.run_id)
@@ -257,18 +256,6 @@ class _Pass:
             return dataclasses.replace(event, details={**event.details, "task": asked[0], "map_index": asked[1]})
 
         return named
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which takes a third of the time: all that is loaded is needed until the end."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def evaluate_dry(

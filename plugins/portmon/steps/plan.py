@@ -25,7 +25,7 @@ from portmon.scan.answer import SettledAnswer
 from portmon.scan.batches import LATEST, HostBatch, deal
 from portmon.scan.host import Expected
 from portmon.ssh.config import SshGroup, SshSettings
-from portmon.steps.run import Run, TaskOf
+from portmon.steps.run import Run, TaskOf, uncollected
 from portmon.storage import archive, contents, decisions, hosts, inventory, runs
 from portmon.storage.database import Database
 from portmon.text import counted
@@ -99,6 +99,7 @@ def batch_of(conn: Connection, item: Mapping[str, Any]) -> HostBatch:
         raise StorageError(f"what is stored is no batch of hosts ({type(error).__name__}: {error})") from error
 
 
+@uncollected()
 def asked_by(
     conn: Connection,
     batches: Sequence[Mapping[str, Any]],
