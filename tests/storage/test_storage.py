@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from alembic.runtime.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select, text, update
+from sqlalchemy.exc import StatementError
 
 from portmon.errors import LeaseLostError, StorageError
 from portmon.model.alert import DeliveryState, begun_by
@@ -380,6 +381,29 @@ def test_any_text_and_time_survive(value: str, at: datetime) -> None:
         from portmon.storage.tables import conditions as table
 
         assert conn.execute(select(table.c.name, table.c.since)).one() == (value, at)
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [
+        ("2026-01-01 12:00:00.123456", NOW),
+        ("2026-01-01 12:00:00", NOW.replace(microsecond=0)),
+        ("2026-01-01 13:00:00.123456+01:00", NOW),
+        ("2026-01-01T11:00:00-01:00", NOW.replace(microsecond=0)),
+    ],
+)
+def test_sqlite_has_times_of_utc_as_text_without_a_zone(stored: str, read: datetime) -> None:
+    database = Database("sqlite://")
+    with database.engine.begin() as conn:
+        metadata.create_all(conn)
+        conditions.begin(conn, "c", since=NOW.astimezone(timezone(timedelta(hours=1))))
+        assert conn.execute(text("SELECT since FROM conditions")).scalar() == "2026-01-01 12:00:00.123456"
+        # Something else may have written it.
+        conn.execute(text("UPDATE conditions SET since = :stored"), {"stored": stored})
+        since = conditions.since(conn, "c")
+        assert (since, since and since.tzinfo) == (read, UTC)
+        with pytest.raises(StatementError, match="naive datetime"):
+            conditions.begin(conn, "naive", since=NOW.replace(tzinfo=None))
 
 
 @pytest.mark.parametrize("value", ["\x00", "\ud800", "\udcff\x1a", "\x1a1234", NASTY])

@@ -176,11 +176,11 @@ def _given(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) ->
 
 def rows_in(conn: Connection, query: Any, column: Any, values: Iterable[Any] | None) -> Iterator[Any]:
     """Rows of a query in which a column has one of some values; None: all of them."""
-    if values is None:
-        yield from conn.execute(query)
-    else:
-        for part in chunks(sorted(set(values))):
-            yield from conn.execute(query.where(column.in_(part)))
+    queries = [query] if values is None else (query.where(column.in_(part)) for part in chunks(sorted(set(values))))
+    for one in queries:
+        # Row by row takes longer.
+        for part in conn.execute(one).partitions(ROWS):
+            yield from part
 
 
 def change_in(conn: Connection, statement: Any, column: Any, values: Iterable[Any]) -> None:

@@ -11,7 +11,8 @@ from itertools import repeat
 from typing import Any, get_args, get_type_hints
 
 import pandas as pd
-from sqlalchemy import Connection, Table, Text, or_, select, type_coerce, update
+from sqlalchemy import Column, Connection, Dialect, Table, TypeDecorator, or_, select, type_coerce, update
+from sqlalchemy.types import NULLTYPE
 
 from portmon.engine import clocks
 from portmon.engine.evaluate import Verdict
@@ -50,9 +51,12 @@ def load_hosts(
 ) -> dict[str, HostState]:
     """Stored state of all hosts or some; ``light`` leaves out their listeners, see :func:`listening`."""
     data = _read(conn, hosts, [name for name in _HOST_COLUMNS if not light or name != LISTENING], host_ids)
-    # Columns that are left out are None in every row.
-    rows = zip(*(data.get(name, repeat(None)) for name in _HOST_COLUMNS), strict=False)
-    return {row[0]: _host_of(row) for row in rows}
+    data["presence"] = [
+        Changes(*parts) if parts[0] else NONE for parts in zip(*map(data.get, CHANGES["presence"]), strict=True)
+    ]
+    # By place, since a fleet has many hosts. Columns that are left out are None in every row.
+    fields = (data.get(name, repeat(None)) for name in _HOST_FIELDS)
+    return {host.host_id: host for host in map(HostState, *fields)}
 
 
 def listening(conn: Connection, host_ids: Collection[str]) -> dict[str, tuple[str, ...] | None]:
@@ -64,33 +68,50 @@ def listening(conn: Connection, host_ids: Collection[str]) -> dict[str, tuple[st
 def _read(
     conn: Connection, table: Table, names: Sequence[str], host_ids: Collection[str] | None
 ) -> dict[str, Sequence[Any]]:
-    # Lists come as text: most are among a few, which are read once.
-    query = select(*(type_coerce(table.c[name], Text) if name in _LISTS else table.c[name] for name in names))
-    rows = list(rows_in(conn, query, table.c.host_id, host_ids))
-    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
-    return {
-        name: list(map(_LISTS[name], values)) if name in _LISTS else values
-        for name, values in zip(names, columns, strict=True)
-    }
+    # Values come as the database has them: most are among a few of their column, each of which is read once.
+    columns = [table.c[name] for name in names]
+    readers = [_reader(column, conn.dialect) for column in columns]
+    wanted = (type_coerce(column, NULLTYPE) if read else column for column, read in zip(columns, readers, strict=True))
+    rows = list(rows_in(conn, select(*wanted), table.c.host_id, host_ids))
+    stored = zip(*rows, strict=True) if rows else ([] for _ in names)
+    return {name: _made(values, read) for name, values, read in zip(names, stored, readers, strict=True)}
+
+
+def _reader(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """What makes a value of the state from what the database has; None if that is the same."""
+    if column.name in _LISTS:
+        return _LISTS[column.name]
+    if not isinstance(column.type, TypeDecorator):
+        return None
+    return column.type.dialect_impl(dialect).result_processor(dialect, None)
+
+
+def _made(stored: Sequence[Any], read: Callable[[Any], Any] | None) -> Sequence[Any]:
+    return list(map({value: read(value) for value in set(stored)}.__getitem__, stored)) if read else stored
 
 
 def _listening(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(json.loads(text))
 
 
-@lru_cache(maxsize=1 << 10)
 def _times(text: str) -> tuple[datetime, ...]:
     return tuple(map(datetime.fromisoformat, json.loads(text)))
 
 
-@lru_cache(maxsize=1 << 10)
 def _unwatched(text: str) -> tuple[tuple[str, datetime], ...]:
     return tuple((address, datetime.fromisoformat(since)) for address, since in json.loads(text))
 
 
-@lru_cache(maxsize=1 << 10)
 def _notices(text: str) -> tuple[tuple[str, float], ...]:
     return tuple((kind, clock) for kind, clock in json.loads(text))
+
+
+def _kept(text: str | None) -> Kept | None:
+    if text is None:
+        return None
+    value = json.loads(text)
+    own = tuple(_revived(Port, port) for port in value["ports"])
+    return Kept(_revived(HostState, value["host"]), own, value["clock"])
 
 
 _SETS = ("addresses", "programs", "pids", "uids", "units", "comms", "inodes", "lost", "changes", "bind_changes")
@@ -100,22 +121,12 @@ _LISTS: Mapping[str, Callable[[Any], Any]] = {
     "told": _times,
     "unwatched": _unwatched,
     "notices": _notices,
+    "kept": _kept,
 }
 _TIMED = ("told", "unwatched")
 """Lists of a port that hold times."""
 _HOST_FIELDS = [field.name for field in dataclasses.fields(HostState)]
-_PRESENCE = _HOST_FIELDS.index("presence")
 _HOST_COLUMNS = [column for name in _HOST_FIELDS for column in CHANGES.get(name, (name,))]
-
-
-def _host_of(row: Sequence[Any]) -> HostState:
-    """The host of a row with _HOST_COLUMNS: by place, since a fleet has many."""
-    recent, flapping_since, changed_at = row[_PRESENCE : _PRESENCE + 3]
-    presence = Changes(recent, flapping_since, changed_at) if recent else NONE
-    host = HostState(*(*row[:_PRESENCE], presence, *row[_PRESENCE + 3 :]))
-    if host.kept is not None:
-        host.kept = _kept_of(host.kept)  # type: ignore[arg-type]  # as JSON has it
-    return host
 
 
 def _row_of_host(host: HostState) -> dict[str, Any]:
@@ -137,11 +148,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: plain(one) for name, one in value.items()}
     return [plain(one) for one in value] if isinstance(value, tuple) else value
-
-
-def _kept_of(value: Mapping[str, Any]) -> Kept:
-    own = tuple(_revived(Port, port) for port in value["ports"])
-    return Kept(_revived(HostState, value["host"]), own, value["clock"])
 
 
 def _revived(cls: Any, value: Mapping[str, Any]) -> Any:

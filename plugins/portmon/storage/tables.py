@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -33,6 +34,8 @@ from portmon.model.alert import UNFINISHED
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Before anything that is stored."""
+WRITTEN = len("2026-01-01 00:00:00.000000")
+"""Length of a time as SQLite has it, unless something else than portmon wrote it."""
 ESCAPE = "\x1a"
 _STORED = re.compile("[\x00\x1a\ud800-\udfff]")
 _READ = re.compile("\x1a([0-9a-f]{4})")
@@ -45,7 +48,25 @@ as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 def _utc(value: datetime | None) -> datetime | None:
     if value is None or value.tzinfo is UTC:
         return value
-    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    if value.tzinfo is None:
+        raise ValueError(f"naive datetime {value!r}")
+    return value.astimezone(UTC)
+
+
+# A host has one time in several columns.
+@lru_cache(maxsize=1 << 10)
+def _written(value: datetime | None) -> str | None:
+    at = _utc(value)
+    return None if at is None else at.isoformat(" ", "microseconds").removesuffix("+00:00")
+
+
+def _read(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    if len(value) == WRITTEN:
+        return datetime.fromisoformat(value + "+00:00")
+    at = datetime.fromisoformat(value)
+    return _utc(at) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _text(value: str | bytes | None) -> str | None:
@@ -55,6 +76,10 @@ def _text(value: str | bytes | None) -> str | None:
     if value is None or ESCAPE not in value:
         return value
     return _READ.sub(lambda match: chr(int(match[1], 16)), value)
+
+
+def _escaped(value: str | None) -> str | None:
+    return None if value is None else _STORED.sub(lambda match: f"{ESCAPE}{ord(match[0]):04x}", value)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -67,19 +92,15 @@ class UtcDateTime(TypeDecorator[datetime]):
         """``timestamptz`` on PostgreSQL; SQLite keeps UTC without a zone."""
         return dialect.type_descriptor(DateTime(timezone=dialect.name == "postgresql"))
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    # Functions of the value alone, which are called ten thousand times in a run.
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
         """Into the database."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"naive datetime {value!r}")
-        value = value.astimezone(UTC)
-        return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
+        return _utc if dialect.name == "postgresql" else _written
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
-        """Out of the database: a function of the value alone, which is called ten thousand times in a run."""
-        read = self.impl_instance.result_processor(dialect, coltype)
-        return _utc if read is None else lambda value: _utc(read(value))
+        """Out of the database."""
+        return _utc if dialect.name == "postgresql" else _read
 
 
 class LenientDateTime(UtcDateTime):
@@ -109,9 +130,9 @@ class SafeText(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Into the database."""
-        return None if value is None else _STORED.sub(lambda match: f"{ESCAPE}{ord(match[0]):04x}", value)
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], str | None]:
+        """Into the database: as of :class:`UtcDateTime`."""
+        return _escaped
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], str | None]:
         """Out of the database: as of :class:`UtcDateTime`."""
