@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from portmon.api.view import Text, View
 from portmon.config import Config
 from portmon.engine import clocks
-from portmon.engine.conditions import RUNS, Open, runs_until
+from portmon.engine.conditions import Open, jumped
 from portmon.engine.declared import declared_ports
 from portmon.engine.evaluate import Verdict, evaluate
 from portmon.engine.frames import empty_ports, merged, of_hosts, ports_frame, ports_of
@@ -38,7 +38,6 @@ from portmon.fields import PortNumber
 from portmon.model.event import Event
 from portmon.model.host import Host
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome
-from portmon.model.pause import jumped
 
 LEFT = "removed"
 ENTRY = "invalid_entry"
@@ -186,7 +185,7 @@ class Simulation:
             self.ports, self.conditions, events = merged(self.ports, left.ports, ()), left.conditions, left.events
             self.hosts |= {host.host_id: host for host in left.hosts}
             self.left |= dict.fromkeys(leaving, at)
-        if self._jumped(at):
+        if jumped(self.conditions, at, self.interval):
             return events
         gone = [host_id for host_id, since in self.left.items() if at - since >= self.config.cmdb.prune_after]
         for host_id in gone:
@@ -195,10 +194,6 @@ class Simulation:
         if gone:
             self.ports = self.ports[~self.ports["host_id"].isin(gone)]
         return events
-
-    def _jumped(self, at: datetime) -> bool:
-        runs = self.conditions.get(RUNS)
-        return runs is not None and jumped(runs_until(runs), at, self.interval)
 
     def _list(self, line: HistoryLine) -> None:
         self.left.pop(line.host_id, None)

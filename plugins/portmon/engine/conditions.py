@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Literal
 
+from portmon.model import pause
 from portmon.model.event_kinds import EventKind
 
 
@@ -184,3 +185,8 @@ class OpenConditions:
 def runs_until(runs: Open) -> datetime:
     """When the last run was evaluated, as stored under RUNS."""
     return datetime.fromisoformat(runs.details["judged_at"])
+
+
+def jumped(found: Mapping[str, Open], now: datetime, interval: timedelta) -> bool:
+    """Whether the clock jumped since the last run was evaluated, see :func:`portmon.model.pause.jumped`."""
+    return RUNS in found and pause.jumped(runs_until(found[RUNS]), now, interval)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from portmon.engine import clocks, frames, lifecycle, machines
 from portmon.engine import hosts as single
 from portmon.engine.answers import Answers, ChangedPorts, fingerprint_of
-from portmon.engine.conditions import RUNS, Open, OpenConditions, runs_until
+from portmon.engine.conditions import RUNS, Open, OpenConditions, jumped
 from portmon.engine.events import Report
 from portmon.engine.hosts import Fleet
 from portmon.engine.identities import Identities, by_host
@@ -27,7 +27,6 @@ from portmon.engine.monitor import Monitor
 from portmon.engine.state import HostState, Port
 from portmon.model.event import Event
 from portmon.model.observation import Observation, Outcome, PortKey, in_time
-from portmon.model.pause import jumped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,8 +124,8 @@ class Evaluation:
         step = inputs.step if runs is not None and "mended" in runs.details else None
         interval = inputs.interval or clocks.WITHOUT_SCHEDULE
         pace = lifecycle.pace(inputs.settings, interval)
-        self._fleet = Fleet(inputs, interval, pace, open_now, Report(inputs.run_id, step))
-        self._fleet.jumped = runs is not None and jumped(runs_until(runs), inputs.now, interval)
+        report, ahead = Report(inputs.run_id, step), jumped(conditions, inputs.now, interval)
+        self._fleet = Fleet(inputs, interval, pace, open_now, report, jumped=ahead)
         self._monitor = Monitor(hosts, self._fleet, runs)
         self._identities = Identities(hosts, self._fleet)
         self._answers = Answers(hosts, self._fleet, self._identities)

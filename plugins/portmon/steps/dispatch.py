@@ -20,7 +20,6 @@ from portmon.fields import format_duration
 from portmon.model.alert import Alert, Delivery, DeliveryState, Receipt, begun_by
 from portmon.model.event import Event, port_alert_key
 from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind
-from portmon.model.pause import jumped
 from portmon.steps.reminders import Book, remind
 from portmon.storage import alerts, deliveries, events, hosts, journal, lease, silences
 from portmon.storage.database import Database
@@ -82,7 +81,7 @@ def dispatch(conn: Connection, config: Config, run_id: str, now: datetime, inter
     queue = _cancel_taken_over(conn, queue, config, now)
     queue = _cancel_superseded(conn, queue, now)
     queue = _apply_silences(conn, queue, in_force, _over(conn, queue, in_force, book.opened))
-    queue = _give_up(conn, queue, config, now, lambda: jumped(journal.last_judged(conn, besides=run_id), now, interval))
+    queue = _give_up(conn, queue, config, now, lambda: journal.jumped(conn, run_id, now, interval))
     groups = {one.group for one in queue if not rests(one, now)}
     return groups | {group for channel in config.alerts.channels for group in AlertGroup if book.due(channel, group)}
 

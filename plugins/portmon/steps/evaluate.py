@@ -20,7 +20,6 @@ from portmon.engine.rules import RuleSet
 from portmon.model.event import Event
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Observation, Outcome
-from portmon.model.pause import jumped
 from portmon.steps import housekeeping
 from portmon.steps.prune import writer
 from portmon.steps.run import Run, TaskOf, uncollected
@@ -85,13 +84,13 @@ def evaluate_run(
             clock = verdict.conditions.get(conditions.CLOCK_BACK)
             if clock is not None and clock.details.get("run_id") == run.run_id:
                 archive.ignore(conn, run.run_id)
-            scanned, last = archive.scanned(conn, run.run_id), journal.last_judged(conn, besides=run.run_id)
+            scanned, jumped = archive.scanned(conn, run.run_id), journal.jumped(conn, run.run_id, now, interval)
             summary = _summary(verdict, scanned, planned)
             phases = {FETCH: fetching, SCAN: _scanning(observations, run), DIFF: round(time.monotonic() - began, 3)}
             seconds = {phase: took for phase, took in phases.items() if took is not None}
             runs.finish(conn, run.run_id, finished_at=now, summary={**summary, runs.SECONDS: seconds})
-        if jumped(last, now, interval):
-            log.warning("Nothing old is deleted in this run: the one before it was evaluated at %s", last)
+        if jumped:
+            log.warning("Nothing old is deleted in this run: the one before it was evaluated more than a day ago")
         else:
             # After the commit: if this fails, the verdict of the run stands.
             housekeeping.expire(database, config.retention, now)

@@ -14,7 +14,6 @@ from portmon.config import Config
 from portmon.inventory.prune import GUARDED, PrunePlan, plan_prune
 from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host, Inventory
-from portmon.model.pause import jumped
 from portmon.steps.report import report
 from portmon.steps.run import Run
 from portmon.storage import checkpoints, conditions, hosts, inventory, journal, lease, runs
@@ -62,7 +61,7 @@ def prune_inventory(
             now=now,
             settings=config.cmdb,
             accepted=accepted,
-            jumped=jumped(journal.last_judged(conn, besides=run.run_id), now, interval),
+            jumped=journal.jumped(conn, run.run_id, now, interval),
         )
 
     if run.dry_run:

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, select
 
+from portmon.model import pause
 from portmon.model.host import AcceptedList, Host
 from portmon.model.observation import Observation, PortKey
 from portmon.storage import contents
@@ -190,11 +191,10 @@ def entries(conn: Connection) -> Iterator[JournalEntry]:
         yield JournalEntry(row.seq, row.run_id, row.kind, row.at, row.inventory, row.what, late)
 
 
-def last_judged(conn: Connection, *, besides: str) -> datetime | None:
-    """Time of the newest evaluation, without those of one run; None if there was none."""
-    query = select(journal.c.at).where(journal.c.kind == EVALUATE, journal.c.run_id != besides)
-    found: datetime | None = conn.execute(query.order_by(journal.c.seq.desc()).limit(1)).scalar()
-    return found
+def jumped(conn: Connection, run_id: str, now: datetime, interval: timedelta) -> bool:
+    """Whether the clock jumped since the last evaluation of another run, see :func:`portmon.model.pause.jumped`."""
+    query = select(journal.c.at).where(journal.c.kind == EVALUATE, journal.c.run_id != run_id)
+    return pause.jumped(conn.execute(query.order_by(journal.c.seq.desc()).limit(1)).scalar(), now, interval)
 
 
 def hidden_unjudged(conn: Connection) -> set[str]:
