@@ -125,5 +125,14 @@ def test_a_greater_condition_of_a_host_includes_the_lesser_ones_that_are_open(nu
         assert book.lesser(other, "2") == []
 
 
+@pytest.mark.parametrize("greater", MONITORED)
+def test_a_condition_of_the_monitor_silences_what_the_catalogue_says_of_each_host(greater: Condition) -> None:
+    book = OpenConditions()
+    book.open(greater, None, NOW, told=False)
+    assert {one.value.name for one in EVALUATED if book.silences(one)} == set(greater.value.includes)
+    book.end(greater)
+    assert not any(map(book.silences, EVALUATED))
+
+
 def test_when_the_last_run_was_evaluated_is_stored_beside_them() -> None:
     assert runs_until(Open(NOW - HOUR, {"judged_at": NOW.isoformat()})) == NOW

@@ -67,9 +67,9 @@ def test_failures_count_once_in_half_an_interval(at: float, told: list[str]) -> 
 
 def test_no_host_becomes_unreachable_while_most_fail() -> None:
     world = World()
-    world.fleet.silent = True
+    world.fleet.conditions.open(Condition.FLEET, None, START, told=False)
     assert [world.fails(at) for at in (1, 2, 3)] == [[], [], []]
-    world.fleet.silent = False
+    world.fleet.conditions.end(Condition.FLEET)
     assert world.fails(4) == ["unreachable"]
     assert world.fleet.report.events[-1].details["failures"] == 4
 

@@ -181,6 +181,10 @@ class OpenConditions:
         name = condition.value.name
         return any(name in one.value.includes and self.get(one, host_id) for one in EVALUATED)
 
+    def silences(self, condition: Condition) -> bool:
+        """Whether a condition of the monitor is open, or suspected, that includes this one of each host."""
+        return any(condition.value.name in one.value.includes and self.get(one) for one in MONITORED)
+
 
 def runs_until(runs: Open) -> datetime:
     """When the last run was evaluated, as stored under RUNS."""

@@ -26,7 +26,6 @@ class Fleet:
     """What all hosts of an evaluation share.
 
     :param interval: between scheduled runs, or what stands for it
-    :param silent: most hosts fail at once, so no host becomes unreachable in this run
     :param jumped: the monitor's clock may be wrong: nothing retires
     """
 
@@ -36,7 +35,6 @@ class Fleet:
     conditions: OpenConditions
     report: Report
     jumped: bool = False
-    silent: bool = False
 
 
 def tried(host: HostState, observation: Observation, fleet: Fleet) -> None:
@@ -84,7 +82,7 @@ def failed(host: HostState, observation: Observation, fleet: Fleet) -> None:
         host.failures, host.counted_at = host.failures + 1, at
     enough = host.failures >= fleet.inputs.settings.unreachable_after
     if host.status != HostStatus.UNREACHABLE:
-        if enough and not fleet.silent:
+        if enough and not fleet.conditions.silences(Condition.UNREACHABLE):
             _becomes_unreachable(host, observation, fleet)
     elif host.presence.flapping_since:
         settle(host, at, fleet)

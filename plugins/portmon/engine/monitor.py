@@ -105,18 +105,17 @@ class Monitor:
             enough=self._fleet.inputs.settings.unreachable_after,
             half_interval=self._fleet.inputs.interval / 2,
         )
-        self._fleet.silent = outlook.episode is not None or outlook.ends
+        if outlook.episode is not None:
+            self._fleet.conditions.now[Condition.FLEET.key()] = _stored(outlook.episode)
+        elif not outlook.ends:
+            self._fleet.conditions.end(Condition.FLEET)
         return outlook
 
     def end(self, looks: Sequence[Observation], outlook: Outlook) -> None:
         """Tell what the observations of one run say about all hosts at once, after each of them is evaluated."""
-        self._fleet.silent = False
         at, last = looks[-1].observed_at, looks[-1]
-        before = self._fleet.conditions.get(Condition.FLEET)
-        if outlook.episode is None:
-            self._fleet.conditions.end(Condition.FLEET)
-        else:
-            self._fleet.conditions.now[Condition.FLEET.key()] = _stored(outlook.episode)
+        # Until now it was open: in the run that ends it no host becomes unreachable.
+        before = self._fleet.conditions.end(Condition.FLEET) if outlook.ends else None
         if outlook.opens and outlook.episode is not None:
             tried = len({look.host_id for look in looks})
             what = last.error_class or last.outcome.value
@@ -127,7 +126,7 @@ class Monitor:
             details = {"error_class": last.error_class, "hosts": tried}
             since = outlook.episode.since
             self._fleet.report.of_monitor(Draft(EventKind.FLEET_UNREACHABLE, reason, since, details=details), at)
-        if outlook.ends and before is not None:
+        if before is not None:
             lasted = {"unreachable_for": (at - before.since).total_seconds()}
             reason = "Hosts give evidence again"
             self._fleet.report.of_monitor(Draft(EventKind.FLEET_REACHABLE, reason, before.since, details=lasted), at)
@@ -155,7 +154,8 @@ class Monitor:
         for host_id in waiting:
             if self._fleet.conditions.get(Condition.UNSCANNED, host_id) is None:
                 self._fleet.conditions.open(Condition.UNSCANNED, host_id, now, told=False)
-        if self._many_unscanned(sorted(self._hosts[host_id].name for host_id in waiting)):
+        self._tell_many(sorted(self._hosts[host_id].name for host_id in waiting))
+        if self._fleet.conditions.silences(Condition.UNSCANNED):
             return
         for host_id, last in waiting.items():
             host = self._hosts[host_id]
@@ -164,8 +164,8 @@ class Monitor:
             if host.told != before:
                 self.changed.add(host_id)
 
-    def _many_unscanned(self, names: Sequence[str]) -> bool:
-        """Whether so many hosts are not scanned that it is one event of the monitor."""
+    def _tell_many(self, names: Sequence[str]) -> None:
+        """Tell that so many hosts are not scanned that it is one event of the monitor, or that they are few again."""
         now, opened = self._fleet.inputs.now, self._fleet.conditions.get(Condition.FLEET_UNSCANNED)
         many = len(names) > fleets.FEW
         if many and opened is None:
@@ -177,7 +177,6 @@ class Monitor:
             self._fleet.conditions.end(Condition.FLEET_UNSCANNED)
             reason = f"Runs try all but {counted(len(names), 'host')} again"
             self._fleet.report.of_monitor(Draft(EventKind.FLEET_SCANNED, reason, opened.since), now)
-        return many
 
     def runs(self) -> Open:
         """Since when runs have come without a pause, to be stored."""
