@@ -139,12 +139,7 @@ def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet
         fleet.conditions.open(Condition.UNREACHABLE, host.host_id, opened.since, told=False)
     if row is not lifecycle.LifecycleRow.FLAPS:
         return
-    reason = (
-        f"{count} changes within {fleet.pace.window / 60:g} min (unreachable, reachable, rebooted): nothing more is "
-        "told of them until it holds still"
-    )
-    if count < fleet.pace.threshold:
-        reason = f"{lifecycle.MESSAGES} messages within a day: nothing more is told of it until it holds still"
+    reason = lifecycle.why_flapping(count, fleet.pace, "(unreachable, reachable, rebooted)")
     details: dict[str, Any] = {**_FLAPPING, "state": _state(host)}
     fleet.report.of_host(host, at, Draft(EventKind.FLAPPING, reason, since, host.last_ok_at, details))
 

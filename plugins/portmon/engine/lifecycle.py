@@ -126,6 +126,17 @@ def began(before: Changes, pace: Pace, *, clock: float, at: datetime) -> datetim
     return at - timedelta(seconds=clock - first)
 
 
+def why_flapping(count: int, pace: Pace, what: str) -> str:
+    """The reason of a `flapping`.
+
+    :param count: changes within the window, see :func:`change`; a few may be enough if there were many messages
+    :param what: which changes
+    """
+    many = count >= pace.threshold
+    why = f"{count} changes {what} within {pace.window / 60:g} min" if many else f"{MESSAGES} messages within a day"
+    return f"{why}: nothing more is told of it until it holds still"
+
+
 def untold(before: Changes, pace: Pace, *, clock: float, at: datetime) -> Changes:
     """The changes after one that is not told, since a greater condition is told instead."""
     if before.flapping_since:

@@ -582,13 +582,8 @@ def _change(port: Port, evidence: Evidence, part: str, draft: Draft) -> tuple[Dr
         return _tell(port, evidence, draft)
     if row is not lifecycle.LifecycleRow.FLAPS:
         return ()
-    what = "up and down" if part == "presence" else "lost and found addresses"
-    reason = (
-        f"{count} changes between {what} within {evidence.pace.window / 60:g} min: nothing more is told of it until it "
-        "holds still"
-    )
-    if count < evidence.pace.threshold:
-        reason = f"{lifecycle.MESSAGES} messages within a day: nothing more is told of it until it holds still"
+    what = "between up and down" if part == "presence" else "between lost and found addresses"
+    reason = lifecycle.why_flapping(count, evidence.pace, what)
     since = lifecycle.began(before, evidence.pace, clock=evidence.clock, at=evidence.at)
     flapping = Draft(EventKind.FLAPPING, reason, since, port.last_seen_at, {"state": _state(port)})
     return _tell(port, evidence, flapping)
