@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.engine import transitions
+from portmon.engine.answers import ChangedPorts
 from portmon.engine.conditions import RUNS, Open
 from portmon.engine.config import States
 from portmon.engine.evaluate import Evaluation, Verdict, evaluate
@@ -780,7 +781,7 @@ class Twins:
         evaluation = Evaluation(rows, few.inputs(observations), few.conditions)
         by_key = {(look.host_id, look.observed_at): look for look in map(stored, observations)}
         keys = {host_id: row.listening for host_id, row in few.hosts.items()}
-        compared = 0
+        compared, dropped = 0, ChangedPorts()
         assert evaluation.check_clock(observations) is None
         for looks in evaluation.looks([unread(look) for look in observations]):
             compared += len(looks)
@@ -789,7 +790,8 @@ class Twins:
             ids = evaluation.involved(read)
             listening = {host_id: keys[host_id] for host_id in ids if host_id in keys}
             changes = evaluation.compare(read, of_hosts(few.ports, ids), listening)
-            few.ports = merged(few.ports, changes.ports, changes.dropped)
+            few.ports = merged(few.ports, changes.changed.values(), changes.gone)
+            dropped.add(changes)
         evaluation.finish()
         verdict = evaluation.verdict()
         self.unread += (
@@ -802,7 +804,7 @@ class Twins:
         few.take(dataclasses.replace(verdict, ticked=ticked))
         assert verdict.events == self.all.last.events
         assert verdict.summary == self.all.last.summary
-        assert tuple(evaluation.dropped) == self.all.last.dropped
+        assert tuple(dropped.gone) == self.all.last.dropped
         assert state_of(few) == state_of(self.all)
         return told
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ChangedPorts:
-    """The changes of the ports of some hosts."""
+    """Changed and new ports of some hosts, and the keys of ports that are not watched any more."""
 
     def __init__(self) -> None:
         self.changed: dict[PortKey, Port] = {}
@@ -37,8 +37,8 @@ class ChangedPorts:
         self.changed |= {frames.key_of(port): port for port in own}
         self.gone |= {frames.key_of(port): None for port in stored if frames.key_of(port) not in self.changed}
 
-    def add(self, ports: HostPorts) -> None:
-        """The changes of one host. A port that it had, lost with its earlier state and shows again is not gone."""
+    def add(self, ports: HostPorts | ChangedPorts) -> None:
+        """Later changes. A port that a host had, lost with its earlier state and shows again is not gone."""
         self.changed |= ports.changed
         for key in ports.changed:
             self.gone.pop(key, None)

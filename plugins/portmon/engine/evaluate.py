@@ -60,14 +60,6 @@ class Verdict:
     summary: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class PortChanges:
-    """Changed and new ports of some hosts, and the keys of ports that are not watched any more."""
-
-    ports: tuple[Port, ...]
-    dropped: tuple[PortKey, ...]
-
-
 def evaluate(
     hosts: Mapping[str, HostState],
     ports: pd.DataFrame,
@@ -82,22 +74,20 @@ def evaluate(
     """
     stored = {host_id: dataclasses.replace(host) for host_id, host in hosts.items()}
     evaluation = Evaluation(stored, inputs, conditions or {})
-    changed: dict[PortKey, Port] = {}
+    total = ChangedPorts()
     mended = evaluation.check_clock(observations)
     if mended is not None:
-        changed = {frames.key_of(port): clocks.mended(port, mended) for port in frames.ports_of(ports)}
-        ports = frames.ports_frame(list(changed.values()))
+        total.replace([clocks.mended(port, mended) for port in frames.ports_of(ports)], ())
+        ports = frames.ports_frame(list(total.changed.values()))
     for looks in evaluation.looks(observations):
         known = frames.of_hosts(ports, evaluation.involved(looks))
         changes = evaluation.compare(looks, known)
         # A later observation of the same host is compared with the ports after this one.
-        ports = frames.merged(ports, changes.ports, changes.dropped)
-        for key in changes.dropped:
-            changed.pop(key, None)
-        changed |= {frames.key_of(port): port for port in changes.ports}
+        ports = frames.merged(ports, changes.changed.values(), changes.gone)
+        total.add(changes)
     evaluation.finish()
-    ports_now = tuple(changed[key] for key in sorted(changed))
-    return dataclasses.replace(evaluation.verdict(), ports=ports_now, dropped=tuple(evaluation.dropped))
+    ports_now = tuple(total.changed[key] for key in sorted(total.changed))
+    return dataclasses.replace(evaluation.verdict(), ports=ports_now, dropped=tuple(total.gone))
 
 
 class Evaluation:
@@ -117,7 +107,6 @@ class Evaluation:
     def __init__(self, hosts: dict[str, HostState], inputs: EvaluationInputs, conditions: Mapping[str, Open]) -> None:
         self.hosts = hosts
         self.inputs = inputs
-        self.dropped: dict[PortKey, None] = {}
         open_now = OpenConditions(conditions)
         runs = open_now.now.pop(RUNS, None)
         # One time can come twice after the monitor's clock went back.
@@ -229,7 +218,7 @@ class Evaluation:
         observations: Sequence[Observation],
         ports: pd.DataFrame,
         listening: Mapping[str, tuple[str, ...] | None] | None = None,
-    ) -> PortChanges:
+    ) -> ChangedPorts:
         """Compare observations with the stored ports of their hosts.
 
         :param observations: a portion of :meth:`looks`, with their listings
@@ -259,10 +248,7 @@ class Evaluation:
         if answers.own:
             self._answers.compare(answers.own, ports, answers, changes)
         self._changed |= {look.host_id for look in observations}
-        for key in changes.changed:
-            self.dropped.pop(key, None)
-        self.dropped |= dict.fromkeys(changes.gone)
-        return PortChanges(tuple(changes.changed.values()), tuple(changes.gone))
+        return changes
 
     def _may_be_another(self, look: Observation) -> bool:
         """Whether the answer may be of another machine, so that the stored ports of the host are needed."""

@@ -212,7 +212,7 @@ class _Pass:
         def compare(evaluating: Evaluation, some: Sequence[Observation]) -> None:
             ids = evaluating.involved(some)
             changes = evaluating.compare(some, state.load_ports(self.conn, ids), state.listening(self.conn, ids))
-            state.save_ports(self.conn, changes.ports, changes.dropped)
+            state.save_ports(self.conn, changes.changed.values(), tuple(changes.gone))
 
         def alone(some: Sequence[Observation]) -> None:
             own = {look.host_id: dataclasses.replace(rows[look.host_id]) for look in some}
