@@ -101,8 +101,7 @@ class Answers:
         """Hosts of which the same observation, evaluated once more, would change something."""
         pending, differed = comparison.pending(now)
         for look in looks:
-            listeners = look.listing.listeners if look.listing else ()
-            nameless = look.host_id in differed and any(listener.program is None for listener in listeners)
+            nameless = look.host_id in differed and any(one.program is None for one in look.shows.listeners)
             if nameless and not rules[look.host_id].watches_all:
                 # Rules match such a listener by the last known programs of its port, which may have changed.
                 pending.add(look.host_id)
@@ -110,8 +109,7 @@ class Answers:
 
     def _evidence(self, look: Observation, rules: str, *, new_boot: bool) -> Evidence:
         """What all ports of a host share in this observation, given the digest of the rules in force."""
-        host, seen, at = self._hosts[look.host_id], look.listing, look.observed_at
-        assert seen is not None  # noqa: S101 - for the type checker; compare() has checked it
+        host, seen, at = self._hosts[look.host_id], look.shows, look.observed_at
         if new_boot and (host.grace_until is None or at >= host.grace_until):
             # A second reboot does not extend the grace: a host that boots again and again would never have a port down.
             host.grace_until = at + self._inputs.settings.reboot_grace
@@ -148,8 +146,7 @@ class Answers:
         self, host: HostState, look: Observation, evidence: Evidence, ports: HostPorts, *, covered: bool
     ) -> None:
         """Update the host, after its ports were evaluated by its last state."""
-        seen, at, report = look.listing, look.observed_at, self._fleet.report
-        assert seen is not None  # noqa: S101 - for the type checker; compare() has checked it
+        seen, at, report = look.shows, look.observed_at, self._fleet.report
         boot = None
         if evidence.first:
             count = len(evidence.listening)

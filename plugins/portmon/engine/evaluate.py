@@ -208,9 +208,8 @@ class Evaluation:
         """Ids of the hosts whose stored ports :meth:`compare` needs, given observations with their listings."""
         found = [look.host_id for look in observations]
         for look in observations:
-            if look.listing is not None:
-                old = self._identities.predecessor(self.hosts[look.host_id], machines.shown_by(look.listing))
-                found += [] if old is None else [old]
+            old = self._identities.predecessor(self.hosts[look.host_id], machines.shown_by(look.shows))
+            found += [] if old is None else [old]
         return found
 
     def compare(
@@ -226,9 +225,6 @@ class Evaluation:
         :param listening: ``listening`` of these hosts, if their rows lack it
         :raises ValueError: if a listing or ``listening`` is missing
         """
-        for look in observations:
-            if look.listing is None:
-                raise ValueError(f"the observation of {look.host_id!r} at {look.observed_at} lacks its listing")
         for host_id, keys in (listening or {}).items():
             if self.hosts[host_id].listening is None:
                 self.hosts[host_id].listening = keys
@@ -252,8 +248,7 @@ class Evaluation:
 
     def _may_be_another(self, look: Observation) -> bool:
         """Whether the answer may be of another machine, so that the stored ports of the host are needed."""
-        assert look.listing is not None  # noqa: S101 - for the type checker; compare() has checked it
-        host, shown = self.hosts[look.host_id], machines.shown_by(look.listing)
+        host, shown = self.hosts[look.host_id], machines.shown_by(look.shows)
         if not machines.agree(machines.known_of(host), shown):
             return True
         return self._identities.predecessor(host, shown) is not None

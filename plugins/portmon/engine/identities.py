@@ -84,12 +84,11 @@ class Identities:
         :param ports: of these hosts, and of those whose state they take over
         """
         found = Sorted()
-        shown = {look.host_id: machines.shown_by(look.listing) for look in looks if look.listing is not None}
+        shown = {look.host_id: machines.shown_by(look.shows) for look in looks}
         changed = {
             look.host_id
             for look in looks
-            if look.listing is not None
-            and machines.changed(self._hosts[look.host_id], look.listing, ports.get(look.host_id, ()))
+            if machines.changed(self._hosts[look.host_id], look.shows, ports.get(look.host_id, ()))
         }
         answered_by = self._answered_by(looks, shown, changed)
         for look in looks:

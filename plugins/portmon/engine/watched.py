@@ -50,8 +50,7 @@ def fold(
     """
     rows: list[SeenPort] = []
     for observation in observations:
-        seen = observation.listing
-        assert seen is not None  # noqa: S101 - for the type checker
+        seen = observation.shows
         own, must = rules[observation.host_id], declared.get(observation.host_id, {})
         by_port: dict[int, list[Any]] = defaultdict(list)
         listed: set[int] = set()

@@ -136,6 +136,16 @@ class Observation:
     facts: str | None = None
     provisional: bool = False
 
+    @property
+    def shows(self) -> Listing:
+        """Its listing.
+
+        :raises ValueError: it has none, or it was not read
+        """
+        if self.listing is None:
+            raise ValueError(f"the observation of {self.host_id!r} at {self.observed_at} lacks its listing")
+        return self.listing
+
 
 def hung_tools(hung: str | None, hung_at: datetime | None, now: datetime) -> tuple[str, ...]:
     """Tools that hung on a host within HUNG, from the columns of its row."""
