@@ -12,6 +12,7 @@ import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -22,6 +23,11 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select, text, update
 from sqlalchemy.exc import StatementError
 
+from portmon.engine.evaluate import Verdict
+from portmon.engine.frames import ports_of
+from portmon.engine.lifecycle import NONE, Changes
+from portmon.engine.machines import Kept
+from portmon.engine.state import HostState, Port
 from portmon.errors import LeaseLostError, StorageError
 from portmon.model.alert import DeliveryState, begun_by
 from portmon.model.event import Event
@@ -40,6 +46,7 @@ from portmon.storage import (
     inventory,
     lease,
     runs,
+    state,
 )
 from portmon.storage.database import VERSION_TABLE, Database, _alembic_config
 from portmon.storage.events import row_of
@@ -55,6 +62,7 @@ from tests.worlds.postgres import Cluster
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "storage"
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=5)
 NASTY = "a\x00b\udcff{{ conn.x.password }}\x1a0000\n\u202e名"
 
 
@@ -411,6 +419,33 @@ def test_hostile_text_survives(database: Database, value: str) -> None:
     with database.begin() as conn:
         hosts.sync(conn, [Host("h", value, "a", None, {value: value})])
         assert hosts.known(conn)[0].as_host() == Host("h", value, "a", None, {value: value})
+
+
+def test_the_state_of_hosts_and_ports_survives(database: Database) -> None:
+    flaps = Changes((1.5, 2.25), NOW, LATER)
+    own: dict[str, Any] = {
+        "status": "up",
+        "status_since": NOW,
+        "told": (NOW, LATER),
+        "presence": flaps,
+        "lost": (NASTY,),
+    }
+    port = Port(
+        "a", "tcp", 80, **own, binds=flaps, notices=(("restarted", 3.5),), unwatched=((NASTY, LATER),), pids=(1, 2)
+    )
+    times: dict[str, Any] = dict.fromkeys(("known_since", "last_evaluated_at", "last_ok_at", "grace_until"), NOW)
+    first = HostState("a", NASTY, "192.0.2.1", {"k": NASTY}, told=(NOW,), listening=("tcp/80",), evidence=0.1, **times)
+    first.presence, first.kept = flaps, Kept(HostState("a", told=(LATER,), last_ok_at=NOW), (port,), 0.5)
+    # Equal values of a column are read once.
+    second = dataclasses.replace(first, host_id="b", last_ok_at=LATER, kept=None, presence=NONE, shared=True)
+    ports = [port, dataclasses.replace(port, host_id="b", port=81), Port("b", "tcp", 82, "down", LATER)]
+    with database.begin() as conn:
+        verdict = Verdict(hosts=(first, second), ports=tuple(ports))
+        state.save(conn, verdict, before={}, now=NOW, step=None)
+        hosts_now, ports_now = state.load(conn)
+        assert hosts_now == {"a": first, "b": second}
+        assert sorted(ports_of(ports_now), key=lambda one: one.port) == ports
+        assert {host.listening for host in state.load_hosts(conn, light=True).values()} == {None}
 
 
 # ── inventory, hosts, runs ──────────────────────────────────────────────────────────────────────

@@ -164,8 +164,10 @@ def _field(hint: Any, value: Any) -> Any:
     if datetime in (hint, *get_args(hint)) and isinstance(value, str):
         return datetime.fromisoformat(value)
     if isinstance(value, list):
-        inner = get_args(hint)[0] if get_args(hint) else Any
-        return tuple(_field(inner, one) for one in value)
+        hints = get_args(hint) or (Any, ...)
+        # An ellipsis stands for any number of the same.
+        each = repeat(hints[0]) if hints[-1] is ... else hints
+        return tuple(map(_field, each, value))
     return value
 
 
