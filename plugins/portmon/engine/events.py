@@ -12,7 +12,6 @@ from portmon.engine import lifecycle
 from portmon.engine.state import Draft, HostState, Port
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertRole, EventKind
-from portmon.model.host import Host
 
 CLOSES = "closes"
 """Detail of an event that no observation made: the id of the event whose alert it ends."""
@@ -118,26 +117,22 @@ def monitor_event(
     run_id: str,
     reason: str,
     evidence: str,
-    host: Host | None = None,
     since: datetime | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Event:
-    """An event of the monitor itself, such as a stale host list, a refused prune or a changed host key.
+    """An event of the monitor itself, such as a stale host list or a refused prune.
 
     :param evidence: see :func:`event_id`
     :param since: start of the episode
     """
     return Event(
-        id=event_id(kind, host.id if host else None, None, None, evidence),
+        id=event_id(kind, None, None, None, evidence),
         kind=kind,
         at=at,
         run_id=run_id,
-        host_id=host.id if host else None,
-        host_name=host.name if host else None,
         severity=kind.meaning(details or {}).severity,
         reason=reason,
         since=since,
-        labels=dict(host.labels) if host else {},
         details=dict(details or {}),
     )
 
