@@ -241,14 +241,18 @@ class Comparison:
         same = [
             source == self._declared.get(host_id, {}).get(port) and not lost and not aside
             for host_id, port, source, lost, aside in zip(
-                both["host_id"], both["port"], declared, both["lost"], both["unwatched"], strict=True
+                *(
+                    column.tolist()
+                    for column in (both["host_id"], both["port"], declared, both["lost"], both["unwatched"])
+                ),
+                strict=True,
             )
         ]
         quiet &= pd.Series(same, index=both.index, dtype="bool")
         for name in SETS:
             same = [
                 new == old or (not new and name != "addresses")
-                for old, new in zip(both[name], both[f"{name}_seen"], strict=True)
+                for old, new in zip(both[name].tolist(), both[f"{name}_seen"].tolist(), strict=True)
             ]
             if name == "programs":
                 # A tool that shows only the kernel's names changes nothing if these are the known ones.

@@ -66,24 +66,23 @@ def fold(
                     listed.add(port)
             by_port[port].append(listener)
         for port, listeners in by_port.items():
-            shown: tuple[list[Any], ...] = (
-                [limits.name_within(bind_of(one)) for one in listeners],
-                [one.program and limits.name_within(one.program) for one in listeners],
-                [one.pid for one in listeners],
-                [one.uid for one in listeners],
-                [one.unit and limits.name_within(one.unit) for one in listeners],
-                [one.comm and limits.name_within(one.comm) for one in listeners],
-                [one.inode for one in listeners],
-            )
             if len(listeners) == 1:
                 # Most ports have one listener, and a large fleet has millions of ports.
-                kept: list[tuple[Any, ...]] = [() if values[0] is None else (values[0],) for values in shown]
+                kept: list[tuple[Any, ...]] = [() if value is None else (value,) for value in _values(listeners[0])]
                 more = listeners[0].more_owners
             else:
-                kept, more = _few(shown, (observation.host_id, port), stored)
+                columns = zip(*map(_values, listeners), strict=True)
+                kept, more = _few(columns, (observation.host_id, port), stored)
                 more = max(more, beyond.get(port, 0), *(one.more_owners for one in listeners))
             rows.append((observation.host_id, PROTOCOL, port, *kept, seen.tool, port in listed, more))
     return rows
+
+
+def _values(one: Listener) -> tuple[Any, ...]:
+    """What a listener shows of SETS."""
+    within = limits.name_within
+    names = [name and within(name) for name in (one.program, one.unit, one.comm)]
+    return (within(bind_of(one)), names[0], one.pid, one.uid, names[1], names[2], one.inode)
 
 
 def subjects_of(listener: Listener, known: KnownOwner = UNKNOWN) -> list[Subject]:
