@@ -24,8 +24,15 @@ MOST_MESSAGES = 12
 DAY = timedelta(days=1)
 
 
-class LifecycleRow(Enum):
-    """Rows of the lifecycle: the stored state, what the evidence shows, the state that follows, what is told."""
+class TableRow(Enum):
+    """A row of a table in docs/states.md: the stored state, what an observation shows, the next state, what is told."""
+
+    def __init__(self, stored: str, observed: str, then: str, event: str) -> None:
+        self.stored, self.observed, self.then, self.event = stored, observed, then, event
+
+
+class LifecycleRow(TableRow):
+    """Rows of the lifecycle."""
 
     WAITS = ("clear", "the fault, in fewer runs in a row than it takes", "clear, counting", "nothing")
     OPENS = ("clear", "the fault, in enough runs in a row", "open", "its event")
@@ -58,9 +65,6 @@ class LifecycleRow(Enum):
     RESUMES = ("paused", "the fault", "open", "its event again, since when it was open")
     FORGOTTEN = ("paused", "no fault", "clear", "nothing")
     NO_EVIDENCE = ("any", "no evidence", "unchanged", "nothing")
-
-    def __init__(self, stored: str, observed: str, then: str, event: str) -> None:
-        self.stored, self.observed, self.then, self.event = stored, observed, then, event
 
 
 @dataclass(frozen=True, slots=True)

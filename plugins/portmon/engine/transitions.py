@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Any
 
 from portmon.engine import lifecycle
@@ -25,8 +24,8 @@ from portmon.model.state import PortStatus
 from portmon.probe.compare import comparable_addresses, is_wildcard, lost_binds, replaced, without_zone
 
 
-class Row(Enum):
-    """Rows of the table: the stored state, what an observation shows, the state that follows, the event."""
+class Row(lifecycle.TableRow):
+    """Rows of the table of ports."""
 
     BASELINE = (
         "nothing, first ok observation of this host",
@@ -109,9 +108,6 @@ class Row(Enum):
         "the same, and that it is the last; then silence until none came for `states.flap_window`",
     )
     STABLE = ("up or down, flapping", "still for `states.flap_window`, with evidence", "unchanged", "`stable`")
-
-    def __init__(self, stored: str, observed: str, then: str, event: str) -> None:
-        self.stored, self.observed, self.then, self.event = stored, observed, then, event
 
 
 TABLE = tuple(Row)[: tuple(Row).index(Row.NO_EVIDENCE) + 1]
