@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -142,6 +143,11 @@ def test_hosts_that_begin_to_fail_meanwhile_join() -> None:
     found = seen(tried(12, 12), known(12), before=TOLD)
     assert found.episode is not None
     assert found.episode.hosts == frozenset(names(12))
+
+
+def test_hosts_join_in_a_run_that_tried_few_of_the_others() -> None:
+    found = seen(tried(12, 12)[-6:], known(12), before=TOLD)
+    assert found.episode == dataclasses.replace(TOLD, hosts=frozenset(names(12)))
 
 
 # ── hosts that are not tried ────────────────────────────────────────────────────────────────────

@@ -32,9 +32,11 @@ def test_the_window_is_at_least_twelve_intervals(minutes: int, window: float) ->
 
 
 @pytest.mark.parametrize(
-    ("ago", "counts"), [(timedelta(0), True), (DAY - TICK, True), (DAY, False), (-TICK, False), (-2 * DAY, False)]
+    # A later one is of a clock that was believed: it counts as one of now.
+    ("ago", "counts"),
+    [(timedelta(0), True), (DAY - TICK, True), (DAY, False), (-TICK, True)],
 )
-def test_messages_of_the_last_day_count_and_none_of_later(ago: timedelta, counts: bool) -> None:
+def test_messages_of_the_last_day_count(ago: timedelta, counts: bool) -> None:
     assert lifecycle.messages([NOW - 2 * DAY, NOW - ago], NOW) == (NOW - ago,) * counts
 
 
@@ -69,6 +71,22 @@ def test_a_change(
     assert lifecycle.change(Changes(before), PACE, clock=CLOCK, at=NOW, told=told(times)) == expected
     old = [NOW - DAY] * MOST_MESSAGES
     assert lifecycle.change(Changes(before), PACE, clock=CLOCK, at=NOW, told=[*old, *told(times)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "times", "row"),
+    [
+        ((), MESSAGES, LifecycleRow.OPENS),
+        ((), MOST_MESSAGES, LifecycleRow.OPENS),
+        ((CLOCK - 3, CLOCK - 2, CLOCK - 1), MESSAGES, LifecycleRow.FLAPS),
+        ((CLOCK - 3, CLOCK - 2, CLOCK - 1), MOST_MESSAGES, LifecycleRow.FULL),
+    ],
+)
+def test_a_change_without_a_message_is_not_one_too_many(
+    before: tuple[float, ...], times: int, row: LifecycleRow
+) -> None:
+    found = lifecycle.change(Changes(before), PACE, clock=CLOCK, at=NOW, told=told(times), silent=True)
+    assert found[0] is row
 
 
 @pytest.mark.parametrize("times", [0, MESSAGES, MOST_MESSAGES])

@@ -286,7 +286,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "gone for too long by the calendar": (lambda: gone(down(last_seen_at=NOW - 40 * DAY, status_since=NOW - 40 * DAY, seen_clock=clock(NOW - DAY))), Row.STILL_DOWN, DOWN, []),
     "gone for too long, the clock jumped": (lambda: gone(down(seen_clock=clock(NOW - 40 * DAY)), jumped=True), Row.STILL_DOWN, DOWN, []),
     "gone since an unknown time": (lambda: gone(down(seen_clock=None)), Row.STILL_DOWN, DOWN, []),
-    "gone for too long, declared": (lambda: gone(down(last_seen_at=NOW - 30 * DAY, declared=CMDB)), Row.STILL_DOWN, DOWN, []),
+    "gone for too long, declared": (lambda: gone(down(last_seen_at=NOW - 30 * DAY, declared=CMDB)), Row.RETIRED, DOWN, ["retired"]),
     "gone for too long, declared no more": (lambda: gone(down(last_seen_at=NOW - 30 * DAY, declared=CMDB), declared=None), Row.RETIRED, REMOVED, ["retired"]),
     "never seen, down for almost too long": (lambda: gone(down(last_seen_at=None, status_since=NOW - 30 * DAY + TICK)), Row.STILL_DOWN, DOWN, []),
     "never seen, down for too long": (lambda: gone(down(last_seen_at=None, status_since=NOW - 30 * DAY)), Row.RETIRED, REMOVED, ["retired"]),
@@ -297,7 +297,11 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "accepted at this look": (lambda: gone(down(), accepted=NOW), Row.RETIRED, REMOVED, ["retired"]),
     "accepted after this look": (lambda: gone(down(), accepted=NOW + TICK), Row.STILL_DOWN, DOWN, []),
     "accepted, the clock jumped": (lambda: gone(down(), accepted=NOW, jumped=True), Row.RETIRED, REMOVED, ["retired"]),
-    "accepted, declared": (lambda: gone(down(declared=CMDB), accepted=NOW - FIVE), Row.STILL_DOWN, DOWN, []),
+    "accepted, declared": (lambda: gone(down(declared=CMDB), accepted=NOW - FIVE), Row.RETIRED, DOWN, ["retired"]),
+    "accepted, declared, later": (lambda: gone(paused(down(declared=CMDB)), accepted=NOW - FIVE), Row.RETIRED, DOWN, []),
+    "accepted, declared, back": (lambda: again(paused(down(declared=CMDB)), accepted=NOW - FIVE), Row.RECOVERED, UP, []),
+    "accepted, declared no more": (lambda: gone(paused(down(declared=CMDB)), accepted=NOW - FIVE, declared=None), Row.RETIRED, REMOVED, []),
+    "paused, gone for too long, the clock jumped": (lambda: gone(paused(down(last_seen_at=NOW - 30 * DAY)), jumped=True), Row.STILL_DOWN, DOWN, []),
     "accepted while it is up": (lambda: gone(port(), accepted=NOW - FIVE), Row.DOWN, DOWN, ["down"]),
     # a lost bind that stays lost
     "a bind less for almost too long": (lambda: again(lost(lost_clock=clock(NOW - 30 * DAY + TICK)), seen(LOCAL)), Row.SEEN, UP, []),
@@ -340,7 +344,8 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "hidden for an hour, forgotten sooner": (lambda: hidden(hid(port(), HOUR), forget_after=HOUR), Row.HIDDEN_LONG, REMOVED, []),
     # watched again before a second look
     "watched again": (lambda: again(hid(port())), Row.SEEN, UP, []),
-    "watched again, other pid": (lambda: again(hid(port()), seen(pids=(8,))), Row.SEEN, UP, []),
+    "watched again, other pid": (lambda: again(hid(port()), seen(pids=(8,))), Row.SEEN, UP, ["restarted"]),
+    "watched again by another rule, other pid": (lambda: again(hid(port()), seen(pids=(8,)), rules_changed=True), Row.SEEN, UP, []),
     "watched again, a bind less": (lambda: again(hid(port()), seen(LOCAL)), Row.LOST_BIND, UP, ["rebound"]),
     "watched again, back": (lambda: again(hid(down())), Row.RECOVERED, UP, ["recovered"]),
     "watched again, gone": (lambda: gone(hid(port())), Row.DOWN, DOWN, ["down"]),
@@ -411,7 +416,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "flapping, a bind more": (lambda: again(flapping(), seen(V4, V6)), Row.SEEN, UP, []),
     "flapping, a bind less": (lambda: again(flapping(), seen(LOCAL)), Row.LOST_BIND, UP, []),
     "flapping, lost bind back": (lambda: again(flapping(addresses=(LOCAL,), lost=(V4,)), seen(V4, LOCAL)), Row.BIND_RECOVERED, UP, []),
-    "flapping, a bind less, fourth change": (lambda: again(flapping(binds=CHANGES), seen(LOCAL)), Row.FLAPPING, UP, []),
+    "flapping, a bind less, fourth change": (lambda: again(flapping(binds=CHANGES), seen(LOCAL)), Row.LOST_BIND, UP, []),
     "flapping, accepted": (lambda: gone(flapping("down"), accepted=NOW), Row.RETIRED, REMOVED, ["retired"]),
     # until it held still
     "still for almost an hour": (lambda: again(flapping(ago=HOUR - TICK)), Row.SEEN, UP, []),
@@ -913,7 +918,7 @@ def test_a_change_counts_whether_it_was_told_or_not() -> None:
         step = again(one, seen(LOCAL) if number % 2 == 0 else seen(LAN, LOCAL), at=at)
         assert told(step) == []
         one = kept(step)
-    assert one.binds == Changes((clock(NOW + 3 * FIVE),), NOW + 3 * FIVE, NOW + 3 * FIVE)
+    assert one.binds == changed(*(-number * FIVE for number in range(4)))
     assert one.presence == flaps()
 
 
@@ -1090,12 +1095,17 @@ def test_a_bind_is_still_paused_after_a_look_that_does_not_judge_binds(fields: d
     assert told(again(kept(step), seen(LOCAL), at=NOW + FIVE)) == ["rebound"]
 
 
-@pytest.mark.parametrize("before", [down(), flapping(), lost()])
-def test_what_is_over_when_the_port_is_watched_again_is_closed_without_a_word(before: Port) -> None:
-    step = again(paused(before), seen(V4, LOCAL))
+@pytest.mark.parametrize(("before", "shown"), [(down(), seen()), (flapping(), seen()), (lost(), seen(V4, LOCAL))])
+def test_what_is_over_when_the_port_is_watched_again_is_closed_without_a_word(before: Port, shown: Seen) -> None:
+    step = again(paused(before), shown)
     assert (told(step), kept(step).paused, kept(step).hidden_since) == ([], False, None)
     # The next change is told.
     assert told(gone(kept(step), at=NOW + FIVE)) == ["down"]
+
+
+def test_an_end_without_a_word_is_a_change_as_well() -> None:
+    assert kept(again(paused(down()))).presence == changed(0 * FIVE)
+    assert kept(again(paused(lost()), seen(V4, LOCAL))).binds == changed(0 * FIVE)
 
 
 # ── hosts that leave ────────────────────────────────────────────────────────────────────────────

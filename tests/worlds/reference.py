@@ -130,14 +130,13 @@ class Reference(Ports):
             self.pause_ended_at = now
         self.last_run_at = now
         self._know(now)
-        self._tried_now: set[str] = set()
 
         groups: dict[str, list[Observation]] = {}
         for look in looks:
             if self._is_news(look):
                 groups.setdefault(look.run_id, []).append(look)
         for group in groups.values():  # in the order of the earliest look of each
-            self._group([look for look in group if self._is_news(look)])  # an earlier group may have been newer
+            self._group([look for look in group if self._is_news(look)], now)  # an earlier one may have been newer
         self._scan_of_all(now)
         return self._told()
 
@@ -206,6 +205,7 @@ class Reference(Ports):
         self._tell(now, "clock_believed")
         times = [look.observed_at for look in looks if not run_id or look.run_id == run_id]
         self._believe(min(times), max(times))
+        self.last_run_at = self.pause_ended_at = now
         return True
 
     def _evaluated_at(self, host_id: str) -> datetime | None:
@@ -223,12 +223,10 @@ class Reference(Ports):
                 cap_times(row, newest)
         if self.fleet is not None:
             cap_times(self.fleet, newest)
-        self.last_run_at = min(self.last_run_at or newest, newest)
-        self.pause_ended_at = min(self.pause_ended_at or newest, newest)
 
     # ── the looks of one run ────────────────────────────────────────────────────────────────────
 
-    def _group(self, looks: list[Observation]) -> None:
+    def _group(self, looks: list[Observation], now: datetime) -> None:
         if not looks:
             return
         last = {look.host_id: look for look in looks}
@@ -240,6 +238,8 @@ class Reference(Ports):
             host = self.hosts[look.host_id]
             if not self._is_news(look):
                 continue
+            host.unscanned = False
+            self._may_tell_scanned(look.host_id, host, now)
             if look.outcome is Outcome.OK:
                 if self._ok(look):
                     firsts[look.host_id] = look.observed_at
@@ -248,7 +248,6 @@ class Reference(Ports):
             host = self.hosts[look.host_id]
             host.last_evaluated_at = host.last_try_at = look.observed_at
             host.last_try_ok = look.outcome is Outcome.OK
-            self._tried_now.add(look.host_id)
         self._duplicates(firsts)
         if ended:
             for host in self.hosts.values():
@@ -320,14 +319,8 @@ class Reference(Ports):
         listed = sorted({*self.inventory, *(self.invalid.keys() & self.hosts.keys())})
         for host_id in listed:
             host = self.hosts[host_id]
-            due = self._is_not_scanned(host_id, host, now)
-            if host_id in self._tried_now or (due and self._greater_is_open(host)):
-                host.unscanned = False
-            if due and not self._greater_is_open(host):
-                host.unscanned = True
-        for host_id, host in self.hosts.items():
-            if host.told_unscanned and not host.unscanned and self._tell_host(host_id, now, "scanned"):
-                host.told_unscanned = False
+            if self._is_not_scanned(host_id, host, now):
+                host.unscanned = not self._greater_is_open(host)
         those = [host_id for host_id in listed if self.hosts[host_id].unscanned]
         if self.fleet_unscanned != (len(those) > MANY):
             self.fleet_unscanned = not self.fleet_unscanned
@@ -338,6 +331,10 @@ class Reference(Ports):
             host = self.hosts[host_id]
             if not host.told_unscanned and self._tell_host(host_id, now, "unscanned"):
                 host.told_unscanned = True
+
+    def _may_tell_scanned(self, host_id: str, host: HostRow, now: datetime) -> None:
+        if host.told_unscanned and self._tell_host(host_id, now, "scanned"):
+            host.told_unscanned = False
 
     def _is_not_scanned(self, host_id: str, host: HostRow, now: datetime) -> bool:
         if host_id in self.invalid:

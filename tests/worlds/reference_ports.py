@@ -366,6 +366,7 @@ class Ports:
         port.streak, port.counted_at, port.grace_until = 0, None, None
         port.paused = False
         expect_all_binds(port)
+        port.binds.forget()  # what is told of the port itself goes on instead
         self._presence_changed(port, look, "down", number)
 
     def _back(self, port: PortRow, look: Sight, number: int, seen: Seen) -> None:
@@ -380,32 +381,26 @@ class Ports:
     def _up_from_down(self, port: PortRow, look: Sight, number: int) -> None:
         port.status, port.status_since = "up", look.at
         port.misses, port.counted_at = 0, None
-        port.paused, port.quiet = False, False
+        port.paused = False
         self._presence_changed(port, look, "recovered", number)
 
     def _down_and_missing(self, port: PortRow, look: Sight, number: int) -> None:
-        if port.quiet:
-            return
-        if self._is_over(port, look, number):
+        accepted = self.accepted.get((look.host_id, "tcp", number))
+        is_accepted = accepted is not None and port.status_since <= accepted <= look.at
+        is_old = look.clock - port.seen_clock >= self.settings.retire_after
+        if is_old and self.jumped and not is_accepted:
+            return  # the next run says
+        if is_accepted or is_old:
             if port.alert:
                 self._tell_port(port, look.host_id, look.at, "retired", number)
             if number in look.declared:
-                port.quiet = True
                 port.pause()
-                port.paused = False
             else:
                 del self.ports[look.host_id][number]
         elif port.paused:
             port.paused = not self._tell_port(port, look.host_id, look.at, "down", number)
         else:
             self._may_be_stable(port, look, number)
-
-    def _is_over(self, port: PortRow, look: Sight, number: int) -> bool:
-        """A person accepted that the port is gone, or it was not seen for long, with evidence."""
-        accepted = self.accepted.get((look.host_id, "tcp", number))
-        if accepted is not None and port.status_since <= accepted <= look.at:
-            return True
-        return not self.jumped and look.clock - port.seen_clock >= self.settings.retire_after
 
     def _counts(self, counted_at: datetime | None, at: datetime) -> bool:
         return counted_at is None or at - counted_at >= self.half
@@ -458,7 +453,7 @@ class Ports:
         if port.alert:
             self._tell_port(port, look.host_id, look.at, "unwatched", number)
             port.pause()
-        if look.at - port.hidden_since >= self.prune_after and not self.jumped:
+        elif look.at - port.hidden_since >= self.prune_after and not self.jumped:
             del self.ports[look.host_id][number]
 
     def _hide_binds(self, look: Sight, number: int, port: PortRow) -> None:
@@ -466,14 +461,17 @@ class Ports:
         known = port.addresses | port.lost | frozenset(port.unwatched)
         watched = known
         if number not in look.declared:
-            watched = self._watched_still(look.host_id, number, port, known)
+            shown = look.seen[number].addresses  # watched, whatever the rules say of the owners before
+            watched = shown | self._watched_still(look.host_id, number, port, known)
         port.addresses |= frozenset(port.unwatched) & watched
         kept = {
             address: since
             for address, since in port.unwatched.items()
             if address not in watched and (self.jumped or look.at - since < self.prune_after)
         }
-        port.unwatched = dict.fromkeys(port.addresses - watched, look.at) | kept
+        # What was watched only because its owner did not show is no address that a rule hides.
+        hides = port.addresses - watched if look.other_rules else ()
+        port.unwatched = dict.fromkeys(hides, look.at) | kept
         port.addresses &= watched
         hidden = port.lost - watched
         port.lost_hidden = port.lost_hidden + 1 if hidden else 0

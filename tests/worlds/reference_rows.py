@@ -140,8 +140,6 @@ class PortRow:
     """What the last message left open: ``down``, ``lost``, ``flapping`` or nothing."""
     paused: bool = False
     """Its alert was closed without evidence: what still holds is told again, what does not is over without a word."""
-    quiet: bool = False
-    """Down, declared, and its alert is closed until it was seen."""
     hidden_since: datetime | None = None
     hidden_looks: int = 0
 

@@ -206,7 +206,7 @@ class _Present:
             yield f"It is a candidate: inside the host's ephemeral range ({span}), seen {seen}."
         elif port.status == PortStatus.DOWN:
             yield f"It is down {since}, {last}."
-            if self.accepted and self.accepted[0] >= port.status_since and not self.declared:
+            if self.accepted and self.accepted[0] >= port.status_since:
                 yield f"Accepted as gone by {self.accepted[1]}: the next complete answer without it retires it."
         else:
             yield f"It is up {since}."

@@ -55,7 +55,7 @@ class Condition(Enum):
         "down",
         opens=EventKind.DOWN,
         detector="transitions",
-        accepted="the port is not watched any more",
+        accepted="the port is not watched any more; a declared one until it was seen",
         includes=("lost_bind",),
         **_PORT,
     )

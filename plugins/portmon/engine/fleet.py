@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -73,9 +74,9 @@ def outlook(
         episode = Episode(at, frozenset(fresh), 1, at)
     else:
         own = before.hosts & set(listed)
-        tried = own & final.keys()
+        tried, grown = own & final.keys(), own | (failing & began)
         if own and 2 * len(tried) <= len(own):
-            return Outlook(before)
+            return Outlook(dataclasses.replace(before, hosts=grown))
         still = tried & failing
         if not own or 2 * len(still) < len(tried):
             return Outlook(None, ends=before.told)
@@ -84,11 +85,10 @@ def outlook(
         runs, counted_at = (before.runs + 1, at) if at - last >= half_interval else (before.runs, last)
         if not before.told and runs >= enough and len(still) < SHARE * len(tried):
             return Outlook(None)
-        episode = Episode(before.since, own | (failing & began), runs, counted_at, before.told)
+        episode = Episode(before.since, grown, runs, counted_at, before.told)
     if episode.told or episode.runs < enough:
         return Outlook(episode)
-    told = Episode(episode.since, episode.hosts, episode.runs, episode.counted_at, told=True)
-    return Outlook(told, opens=True)
+    return Outlook(dataclasses.replace(episode, told=True), opens=True)
 
 
 def _fails(look: Observation) -> bool:

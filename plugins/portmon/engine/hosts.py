@@ -131,7 +131,9 @@ def answered(host: HostState, at: datetime, fleet: Fleet, boot: Draft | None = N
 def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet) -> None:
     """Count a change of the host, and tell it, or that the host flaps."""
     since = lifecycle.began(host.presence, fleet.pace, clock=host.tried, at=at)
-    row, host.presence, count = lifecycle.change(host.presence, fleet.pace, clock=host.tried, at=at, told=host.told)
+    row, host.presence, count = lifecycle.change(
+        host.presence, fleet.pace, clock=host.tried, at=at, told=host.told, silent=not drafts
+    )
     if row is lifecycle.LifecycleRow.OPENS:
         for draft in drafts:
             fleet.report.of_host(host, at, draft)

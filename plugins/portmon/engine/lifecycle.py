@@ -99,16 +99,17 @@ def pace(settings: States, interval: timedelta) -> Pace:
 
 
 def messages(told: Sequence[datetime], at: datetime) -> tuple[datetime, ...]:
-    """Of the times of messages, those of the last day. Later ones are of a clock that went back."""
-    return tuple(one for one in told if timedelta(0) <= at - one < DAY)
+    """Of the times of messages, those of the last day."""
+    return tuple(one for one in told if at - one < DAY)
 
 
 def change(
-    before: Changes, pace: Pace, *, clock: float, at: datetime, told: Sequence[datetime]
+    before: Changes, pace: Pace, *, clock: float, at: datetime, told: Sequence[datetime], silent: bool = False
 ) -> tuple[LifecycleRow, Changes, int]:
     """A condition starts or ends.
 
     :param told: times of the messages of its subject
+    :param silent: the change has no message of its own
     :returns: FLAPS, SILENT or FULL; else OPENS, which stands for CLOSES as well. The changes from now on, and how many
         there were within the window, this one included
     """
@@ -117,10 +118,8 @@ def change(
     if before.flapping_since:
         return LifecycleRow.SILENT, changes, number
     flapping, count = Changes((clock,), at, at), len(messages(told, at))
-    if count >= MOST_MESSAGES:
-        return LifecycleRow.FULL, flapping, number
-    if number >= pace.threshold or count >= MESSAGES:
-        return LifecycleRow.FLAPS, flapping, number
+    if number >= pace.threshold or (count >= MESSAGES and not silent):
+        return LifecycleRow.FLAPS if count < MOST_MESSAGES else LifecycleRow.FULL, flapping, number
     return LifecycleRow.OPENS, changes, number
 
 

@@ -58,7 +58,7 @@ class Row(lifecycle.TableRow):
     RETIRED = (
         "down",
         "not seen for `states.retire_after` (30 days) of evidence, or accepted by a person",
-        "removed",
+        "removed (declared: kept, its alert closed; no new `down` before it was seen)",
         "`retired`",
     )
     NO_EVIDENCE = ("any", "no evidence", "unchanged", "none: the host counts a failure")
@@ -161,8 +161,7 @@ def again(
     :param accepted: when a person accepted what is wrong with it
     :param is_watched: whether the rules in force watch a bind address of the port
     """
-    shown_anew = port.hidden_since is not None or (port.declared is None) != (declared is None)
-    quiet = evidence.learning or evidence.rules_changed or shown_anew
+    quiet = evidence.learning or evidence.rules_changed or (port.declared is None) != (declared is None)
     port = dataclasses.replace(port, declared=declared, hidden_since=None)
     # A bind that is shown here is watched, whatever the rules say of the owners before.
     unwatched = _hide_binds(port, evidence, lambda bind: bind in seen.addresses or is_watched(bind))
@@ -334,6 +333,7 @@ def _recovers(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
     port.status, port.status_since = PortStatus.UP, evidence.at
     if port.paused:
         port.paused = False
+        port.presence = lifecycle.untold(port.presence, evidence.pace, clock=evidence.clock, at=evidence.at)
         return ()
     details = {"down_for": (evidence.at - since).total_seconds()}
     back = Draft(EventKind.RECOVERED, "It listens again", since, port.last_seen_at, details)
@@ -447,7 +447,7 @@ def _bind_events(
     port.lost = lost
     if not lost:
         port.lost_since = port.lost_clock = None
-    if fresh or (lost and port.paused and not waiting):
+    if fresh or (lost and port.paused and not waiting and lifecycle.may_tell(port.told, evidence.at)):
         return Row.LOST_BIND, _loses(before, port, evidence, fresh, more)
     if before.lost and not lost:
         return Row.BIND_RECOVERED, _finds(before, port, evidence)
@@ -491,15 +491,14 @@ def _loses(before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...],
         last_seen=evidence.seen_at if fresh else None,
         details={"severe": True, "lost": list(port.lost), "before": list(before.addresses)},
     )
-    if port.paused:
-        port.paused = False
-        return _tell(port, evidence, draft)
-    return _change(port, evidence, "binds", draft)
+    port.paused = False
+    return _change(port, evidence, "binds", draft) if fresh else _tell(port, evidence, draft)
 
 
 def _finds(before: Port, port: Port, evidence: Evidence) -> tuple[Draft, ...]:
     """No bind is lost any more."""
     if before.paused:
+        port.binds = lifecycle.untold(port.binds, evidence.pace, clock=evidence.clock, at=evidence.at)
         return ()
     since = before.lost_since
     details = {"down_for": since and (evidence.at - since).total_seconds(), "lost": list(before.lost)}
@@ -541,9 +540,7 @@ def _goes_down(port: Port, evidence: Evidence, reason: str) -> tuple[Draft, ...]
     last = port.last_seen_at
     seen = f"; last seen {last:%Y-%m-%d %H:%M:%S} UTC" if last else "; never seen"
     draft = Draft(EventKind.DOWN, reason + seen, evidence.at, last, {"misses": misses} if misses else {})
-    if port.paused:
-        port.paused = False
-        return _tell(port, evidence, draft)
+    port.paused = False
     return _change(port, evidence, "presence", draft)
 
 
@@ -553,11 +550,13 @@ def _still_down(port: Port, evidence: Evidence, accepted: datetime | None) -> Tr
     unseen_since = port.last_seen_at or port.status_since
     was_accepted = accepted is not None and port.status_since <= accepted <= evidence.at
     unseen = evidence.clock - (evidence.clock if port.seen_clock is None else port.seen_clock)
-    too_long = unseen >= evidence.settings.retire_after.total_seconds() and not evidence.jumped
-    if not port.declared and (was_accepted or too_long):
+    if was_accepted or unseen >= evidence.settings.retire_after.total_seconds():
+        if evidence.jumped and not was_accepted:
+            return Transition(port, Row.STILL_DOWN)
         reason = "Accepted as gone by a person" if was_accepted else f"Not seen since {unseen_since:%Y-%m-%d %H:%M} UTC"
-        draft = Draft(EventKind.RETIRED, f"{reason}; it is not watched any more", port.status_since, unseen_since)
-        return Transition(None, Row.RETIRED, () if port.paused else (draft,))
+        then = "nothing more is told of it until it was seen" if port.declared else "it is not watched any more"
+        draft = Draft(EventKind.RETIRED, f"{reason}; {then}", port.status_since, unseen_since)
+        return Transition(pause(port) if port.declared else None, Row.RETIRED, () if port.paused else (draft,))
     if port.paused and lifecycle.may_tell(port.told, evidence.at):
         port.paused = False
         seen = f"last seen {unseen_since:%Y-%m-%d %H:%M:%S} UTC"
@@ -570,10 +569,11 @@ def _still_down(port: Port, evidence: Evidence, accepted: datetime | None) -> Tr
 def _change(port: Port, evidence: Evidence, part: str, draft: Draft) -> tuple[Draft, ...]:
     """The event of a change, or `flapping` instead, or none while the port flaps."""
     before = getattr(port, part)
+    if part == "binds" and port.presence.flapping_since:
+        port.binds = lifecycle.untold(before, evidence.pace, clock=evidence.clock, at=evidence.at)
+        return ()
     row, changes, count = lifecycle.change(before, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told)
     setattr(port, part, changes)
-    if part == "binds" and port.presence.flapping_since:
-        return ()
     if row is lifecycle.LifecycleRow.OPENS:
         return _tell(port, evidence, draft)
     if row is not lifecycle.LifecycleRow.FLAPS:
@@ -586,16 +586,13 @@ def _change(port: Port, evidence: Evidence, part: str, draft: Draft) -> tuple[Dr
 
 
 def _settle(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
-    """`stable`, if nothing of what flapped changed for long enough."""
-    flapped = {part: changes for part in PARTS if (changes := getattr(port, part)).flapping_since}
-    for changes in flapped.values():
-        if not lifecycle.settles(changes, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told):
-            return ()
-    if not flapped:
+    """`stable`, if what flapped did not change for long enough."""
+    part = "presence" if port.presence.flapping_since else "binds"
+    flapped = getattr(port, part)
+    if not lifecycle.settles(flapped, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told):
         return ()
-    since, changed_at, state = port.flapping_since, port.changed_at, _state(port)
-    for part in flapped:
-        setattr(port, part, NONE)
+    since, changed_at, state = flapped.flapping_since, flapped.at, _state(port)
+    setattr(port, part, NONE)
     still = f"It held still since {changed_at:%Y-%m-%d %H:%M:%S} UTC"
     details: dict[str, Any] = {"state": state.value}
     reason = f"{still} and is {state}"
