@@ -202,7 +202,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "candidate, fewer looks needed now": (lambda: again(candidate(streak=5), ephemeral_after=2), Row.PROVEN, UP, ["new"]),
     "candidate, more looks needed now": (lambda: again(candidate(streak=2), ephemeral_after=4), Row.WAITING, CANDIDATE, []),
     "candidate, third look after a reboot": (lambda: again(candidate(streak=2), rebooted=True), Row.WAITING, CANDIDATE, []),
-    "candidate, declared now, after a reboot": (lambda: again(candidate(), declared=CMDB, rebooted=True), Row.DECLARED_SEEN, UP, ["new"]),
+    "candidate, declared now, after a reboot": (lambda: again(candidate(), declared=CMDB, rebooted=True), Row.WAITING, CANDIDATE, []),
     "candidate, declared now": (lambda: again(candidate(), declared=CMDB), Row.DECLARED_SEEN, UP, ["new"]),
     "candidate, declared now, of the baseline": (lambda: again(candidate(at_baseline=True), declared=CMDB), Row.DECLARED_SEEN, UP, []),
     "candidate, gone": (lambda: gone(candidate()), Row.FORGOTTEN, REMOVED, []),

@@ -318,7 +318,7 @@ def _welcome(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
 
 def _candidate(port: Port, seen: Seen, evidence: Evidence) -> Transition:
     _take(port, seen, evidence)
-    if evidence.new_boot and not port.declared:
+    if evidence.new_boot:
         return Transition(port, Row.WAITING)
     if evidence.counts(port.counted_at):
         port.streak, port.counted_at = port.streak + 1, evidence.at
