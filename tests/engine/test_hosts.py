@@ -167,7 +167,21 @@ def test_what_flapped_is_not_stable_beside_a_changed_host_key() -> None:
     assert world.fleet.report.events[-1].details["state"] == "ok"
 
 
-def test_after_the_twelfth_message_of_a_day_nothing_is_told_of_a_host() -> None:
+@pytest.mark.parametrize(("known", "told"), [(10, ["host_key_changed"]), (11, []), (12, [])])
+def test_what_does_not_flap_begins_only_if_its_end_can_be_told_as_well(known: int, told: list[str]) -> None:
     world = World()
-    world.host.told = tuple(START - number * FIVE for number in range(12))
+    world.host.told = tuple(START - number * FIVE for number in range(known))
+    assert world.fails(1, "host_key_changed") == told
+    assert world.answers(2) == [kind.replace("changed", "restored") for kind in told]
+    assert world.fleet.conditions.get(Condition.HOST_KEY, "1") is None
+
+
+def test_a_greater_condition_waits_if_its_end_and_that_of_the_lesser_one_can_not_be_told() -> None:
+    world = World()
+    world.host.told = tuple(START - number * FIVE for number in range(9))
+    foreign = Draft(EventKind.FOREIGN_MACHINE, "Another machine answers")
+    hosts.opens(world.host, Condition.FOREIGN, foreign, START, world.fleet)
     assert world.fails(1, "host_key_changed") == []
+    assert (world.is_told(Condition.HOST_KEY), world.is_told(Condition.FOREIGN)) == (False, True)
+    # A day later there is room.
+    assert world.fails(288, "host_key_changed") == ["own_machine", "host_key_changed"]

@@ -58,6 +58,8 @@ MANY = 5
 """More hosts than these that are not scanned are one event of the monitor."""
 NO_MESSAGES = ("baseline", "duplicate", "probe_outdated", "answers_discarded")
 ENDS = {"host_key": "host_key_restored", "foreign": "own_machine"}
+ALWAYS = ("retired", *ENDS.values(), "scanned")
+"""What begins there is told only if there is room for its end."""
 BEGINS = {"host_key": "host_key_changed", "foreign": "foreign_machine"}
 
 
@@ -148,12 +150,15 @@ class Reference(Ports):
 
     def _know(self, now: datetime) -> None:
         """Every entry of the inventory has a row; one that left and is back goes on with its own."""
-        # An entry that never was valid has no host.
-        for host_id in {*self.inventory, *(self.invalid.keys() & self.hosts.keys())}:
+        for host_id in self._listed():
             host = self.hosts.setdefault(host_id, HostRow(now))
             self.ports.setdefault(host_id, {})
             if host.left_at is not None:
                 host.left_at, host.known_since = None, now
+
+    def _listed(self) -> set[str]:
+        """Entries of the CMDB. One that never was valid has no host."""
+        return {*self.inventory, *(self.invalid.keys() & self.hosts.keys())}
 
     def _told(self) -> list[Told]:
         def order(event: Told) -> tuple[Any, ...]:
@@ -166,11 +171,11 @@ class Reference(Ports):
         self._events.append((at, kind, host_id, None, ""))
 
     def _tell_host(self, host_id: str, at: datetime, kind: str, extra: str = "") -> bool:
-        """An event, unless too many messages of the host were told today. What closes an alert for good always is."""
+        """An event, unless too many messages of the host were told today."""
         host = self.hosts[host_id]
         if kind not in NO_MESSAGES:
             today = told_today(host.messages, at)
-            if today >= (FEW if kind in ("rebooted", "many_changes") else MOST) and kind != "retired":
+            if today >= (FEW if kind in ("rebooted", "many_changes") else MOST) and kind not in ALWAYS:
                 return False
             host.messages = [then for then in host.messages if told_today([then], at)] + [at]
         self._events.append((at, kind, host_id, None, extra))
@@ -234,12 +239,13 @@ class Reference(Ports):
         ended = told and not open_now
         self._own_machines(last)
         firsts: dict[str, datetime] = {}
-        for look in looks:
+        for look in sorted(looks, key=lambda look: look.host_id):  # the looks of a run are of one time
             host = self.hosts[look.host_id]
             if not self._is_news(look):
                 continue
-            host.unscanned = False
-            self._may_tell_scanned(look.host_id, host, now)
+            if host.told_unscanned:
+                self._tell_host(look.host_id, now, "scanned")
+            host.unscanned = host.told_unscanned = False
             if look.outcome is Outcome.OK:
                 if self._ok(look):
                     firsts[look.host_id] = look.observed_at
@@ -316,7 +322,7 @@ class Reference(Ports):
 
     def _scan_of_all(self, now: datetime) -> None:
         """Which hosts nobody looks at."""
-        listed = sorted({*self.inventory, *(self.invalid.keys() & self.hosts.keys())})
+        listed = sorted(self._listed())
         for host_id in listed:
             host = self.hosts[host_id]
             if self._is_not_scanned(host_id, host, now):
@@ -329,12 +335,8 @@ class Reference(Ports):
             return
         for host_id in those:
             host = self.hosts[host_id]
-            if not host.told_unscanned and self._tell_host(host_id, now, "unscanned"):
-                host.told_unscanned = True
-
-    def _may_tell_scanned(self, host_id: str, host: HostRow, now: datetime) -> None:
-        if host.told_unscanned and self._tell_host(host_id, now, "scanned"):
-            host.told_unscanned = False
+            if not host.told_unscanned and self._has_room(host, now, 2):
+                host.told_unscanned = self._tell_host(host_id, now, "unscanned")
 
     def _is_not_scanned(self, host_id: str, host: HostRow, now: datetime) -> bool:
         if host_id in self.invalid:
@@ -352,14 +354,13 @@ class Reference(Ports):
         host, at = self.hosts[look.host_id], look.observed_at
         if is_host_key(look):
             host.key_changed = True
-        if host.foreign:  # then it is no failure of the host
             self._show_greater(look.host_id, host, at)
+        if host.foreign:  # then it is no failure of the host
             return
         self._count_try(host, at)
         if host.failures == 0 or self._counts(host.counted_at, at):
             host.failures += 1
             host.counted_at = at
-        self._show_greater(look.host_id, host, at)
         if host.status == "unreachable":
             self._unreachable_still(look.host_id, host, at)
         elif host.failures >= self.settings.unreachable_after and not suppressed:
@@ -402,15 +403,23 @@ class Reference(Ports):
     def _show_greater(self, host_id: str, host: HostRow, at: datetime) -> None:
         """Tell of the greatest cause that there is no evidence, and end what was told of others."""
         want = "host_key" if host.key_changed else "foreign" if host.foreign else ""
-        if host.told_greater and host.told_greater != want:
-            if not self._tell_host(host_id, at, ENDS[host.told_greater]):
-                return
+        holds = {"host_key": host.key_changed, "foreign": host.foreign, "": True}
+        if not holds[host.told_greater]:
+            self._tell_host(host_id, at, ENDS[host.told_greater])
             host.told_greater = ""
-        if want and host.told_greater != want:
-            if host.told_reach == "unreachable" and self._tell_host(host_id, at, "reachable"):
-                host.told_reach = ""
-            if self._tell_host(host_id, at, BEGINS[want]):
-                host.told_greater = want
+        ended = [ENDS[host.told_greater]] if host.told_greater else []
+        ended += ["reachable"] if host.told_reach == "unreachable" else []
+        if want in ("", host.told_greater) or not self._has_room(host, at, len(ended) + 2):
+            return
+        for kind in (*ended, BEGINS[want]):
+            self._tell_host(host_id, at, kind)
+        host.told_greater = want
+        host.told_reach = "" if "reachable" in ended else host.told_reach
+
+    @staticmethod
+    def _has_room(host: HostRow, at: datetime, messages: int) -> bool:
+        """Whether so many more messages may be told today."""
+        return told_today(host.messages, at) + messages <= MOST
 
     def _count_try(self, host: HostRow, at: datetime) -> None:
         """The clock of the host's own condition."""
@@ -520,7 +529,7 @@ class Reference(Ports):
         """
         self._own: dict[str, Machine] = {}
         self._changed: dict[str, Machine] = {}
-        for host_id in {*self.inventory, *(self.invalid.keys() & self.hosts.keys())}:
+        for host_id in self._listed():
             host, look = self.hosts[host_id], last.get(host_id)
             if host.last_ok_at is not None:
                 self._own[host_id] = host.machine
@@ -627,9 +636,10 @@ class Reference(Ports):
         assert kept is not None
         self._tell_host(host_id, at, "answers_discarded")
         then = kept.host
-        if now.told_reach and not then.told_reach:
+        was_open = then.status == "unreachable" or then.changes.flapping
+        if now.told_reach and not was_open:
             self._tell_host(host_id, at, "retired")
-        elif then.told_reach and not now.told_reach:
+        elif was_open and not now.told_reach:
             then.told_reach = ""
             then.changes.forget()
         elif now.told_reach:
@@ -693,7 +703,7 @@ class Reference(Ports):
             host = self.hosts[host_id]
             same = [
                 other_id
-                for other_id in sorted(self.inventory)
+                for other_id in sorted(self._listed())
                 if other_id != host_id
                 and self.hosts[other_id].last_ok_at is not None
                 and not (other_id in firsts and other_id > host_id)

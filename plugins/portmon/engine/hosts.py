@@ -162,38 +162,34 @@ def settle(host: HostState, at: datetime, fleet: Fleet) -> None:
 
 
 def opens(host: HostState, condition: Condition, draft: Draft, at: datetime, fleet: Fleet, **details: Any) -> None:
-    """Open a condition that does not flap. It is told in place of the lesser ones; later, if a greater one is open."""
-    before = fleet.conditions.get(condition, host.host_id)
-    if before is not None and before.told:
-        fleet.conditions.open(condition, host.host_id, at, told=True, **details)
-        return
-    tells = not fleet.conditions.includes(condition, host.host_id) and lifecycle.may_tell(host.told, at)
+    """Open a condition that does not flap. It is told in place of the lesser ones, whose alerts end and which may go on
+    untold; later, if a greater one is open, or if its end could not be told as well.
+    """
+    before, lesser = fleet.conditions.get(condition, host.host_id), fleet.conditions.lesser(condition, host.host_id)
+    was_told = before is not None and before.told
+    has_room = lifecycle.may_tell(host.told, at, len(lesser) + 2)
+    tells = was_told or (has_room and not fleet.conditions.includes(condition, host.host_id))
     fleet.conditions.open(condition, host.host_id, at, told=tells, **details)
-    if tells:
-        _include(host, condition, at, fleet)
-        fleet.report.of_host(host, at, draft)
+    if was_told or not tells:
+        return
+    name = condition.value.opens.value.replace("_", " ").capitalize()
+    for one in lesser:
+        its = fleet.conditions.now[one.key(host.host_id)]
+        end(host, one, at, f"{name} is told instead", fleet)
+        fleet.conditions.open(one, host.host_id, its.since, **{**its.details, "told": False})
+    fleet.report.of_host(host, at, draft)
 
 
 def end(host: HostState, condition: Condition, at: datetime, reason: str, fleet: Fleet, **details: Any) -> bool:
-    """End a condition that is open, once that may be told; whether it ended."""
-    before = fleet.conditions.get(condition, host.host_id)
-    if before is None or (before.told and not lifecycle.may_tell(host.told, at)):
+    """End a condition that does not flap, if it is open; whether it was."""
+    before = fleet.conditions.end(condition, host.host_id)
+    if before is None:
         return False
-    fleet.conditions.end(condition, host.host_id)
     if condition is Condition.UNSCANNED:
         at = fleet.inputs.now
     if before.told:
         fleet.report.of_host(host, at, Draft(condition.value.ends, reason, before.since, host.last_ok_at, details))
     return True
-
-
-def _include(host: HostState, condition: Condition, at: datetime, fleet: Fleet) -> None:
-    """End the alerts of lesser conditions, which may go on untold."""
-    for one in fleet.conditions.lesser(condition, host.host_id):
-        before = fleet.conditions.get(one, host.host_id)
-        name = condition.value.opens.value.replace("_", " ").capitalize()
-        if before is not None and end(host, one, at, f"{name} is told instead", fleet):
-            fleet.conditions.open(one, host.host_id, before.since, **{**before.details, "told": False})
 
 
 def _is_unreachable(host: HostState, observation: Observation, fleet: Fleet) -> list[Draft]:
@@ -202,7 +198,6 @@ def _is_unreachable(host: HostState, observation: Observation, fleet: Fleet) -> 
     before = fleet.conditions.get(Condition.UNREACHABLE, host.host_id)
     if (before and before.told) or fleet.conditions.includes(Condition.UNREACHABLE, host.host_id):
         return []
-    _include(host, Condition.UNREACHABLE, at, fleet)
     fleet.conditions.open(Condition.UNREACHABLE, host.host_id, host.failing_since or at)
     times = "1 run" if host.failures == 1 else f"{host.failures} runs in a row"
     details: dict[str, Any] = {"error_class": error_class, "outcome": outcome.value, "failures": host.failures}

@@ -158,9 +158,9 @@ def settles(changes: Changes, pace: Pace, *, clock: float, at: datetime, told: S
     return may_tell(told, at)
 
 
-def may_tell(told: Sequence[datetime], at: datetime) -> bool:
-    """Whether anything may be told of a subject."""
-    return len(messages(told, at)) < MOST_MESSAGES
+def may_tell(told: Sequence[datetime], at: datetime, number: int = 1) -> bool:
+    """Whether anything, or so many messages, may be told of a subject."""
+    return len(messages(told, at)) + number <= MOST_MESSAGES
 
 
 def may_note(told: Sequence[datetime], at: datetime) -> bool:
