@@ -388,9 +388,8 @@ class Reference(Ports):
         return len(host.changes.times) >= self.settings.flap_threshold or told_today(host.messages, at) >= FEW
 
     def _host_flaps(self, host_id: str, host: HostRow, at: datetime) -> None:
-        host.changes.flapping = True
-        if self._tell_host(host_id, at, "flapping", "unreachable" if host.status == "unreachable" else "ok"):
-            host.told_reach = "flapping"
+        host.changes.flapping, host.told_reach = True, "flapping"  # an end of it closes what was told before
+        self._tell_host(host_id, at, "flapping", "unreachable" if host.status == "unreachable" else "ok")
 
     def _host_may_be_stable(self, host_id: str, host: HostRow, at: datetime) -> None:
         if not host.changes.flapping or host.covered or not host.changes.still(host.tried, self.window):
@@ -468,7 +467,6 @@ class Reference(Ports):
             self._host_may_be_stable(host_id, host, at)
         host.last_ok_at = at
         host.machine = Machine.of(seen) if first else host.machine.and_then(Machine.of(seen))
-        host.inodes, host.pids = inodes_of(seen), pids_of(seen)
         return first_of_all
 
     def _host_is_well(self, host_id: str, host: HostRow, at: datetime, *, rebooted: bool, was_covered: bool) -> bool:
@@ -536,7 +534,7 @@ class Reference(Ports):
             if look is None or look.listing is None:
                 continue
             answer = Machine.of(look.listing)
-            if host.last_ok_at is None or not self._is_another(host, look.listing):
+            if host.last_ok_at is None or not self._is_another(host_id, host, look.listing):
                 self._own[host_id] = host.machine.and_then(answer)
             elif host.sharing or self._is_kept(host, answer, look.observed_at):
                 self._own[host_id] = answer
@@ -549,8 +547,7 @@ class Reference(Ports):
         }
         self._own |= rebooted
 
-    @staticmethod
-    def _is_another(host: HostRow, look: Listing) -> bool:
+    def _is_another(self, host_id: str, host: HostRow, look: Listing) -> bool:
         """Whether a look shows another machine than the host's own, or a container after a reboot."""
         own, answer = host.machine, Machine.of(look)
         if own.boot_id is None or answer.boot_id is None:
@@ -561,17 +558,16 @@ class Reference(Ports):
             return own.start != answer.start
         if None in (own.netns, answer.netns) or own.netns == answer.netns:
             return False
-        pairs = [
-            (before, now)
-            for before, now in ((host.inodes, inodes_of(look)), (host.pids, pids_of(look)))
-            if before and now
-        ]
+        there = [port for port in self.ports[host_id].values() if port.seen_once and port.seen_clock == host.evidence]
+        inodes = frozenset().union(*(port.inodes for port in there))
+        pids = frozenset().union(*(port.pids for port in there))
+        pairs = [(before, now) for before, now in ((inodes, inodes_of(look)), (pids, pids_of(look))) if before and now]
         return bool(pairs) and not any(before & now for before, now in pairs)
 
     def _who(self, host_id: str, host: HostRow, look: Listing, at: datetime) -> str:
         """Who answered: ``itself``, the same host after a ``reboot``, itself once more after answers of another
         machine (``restore``), or another entry's machine (``foreign``)."""
-        if host.last_ok_at is None or not self._is_another(host, look):
+        if host.last_ok_at is None or not self._is_another(host_id, host, look):
             return "itself"
         answer = Machine.of(look)
         if host.sharing:

@@ -26,6 +26,7 @@ class Seen:
     addresses: frozenset[str]
     programs: frozenset[str]
     pids: frozenset[int]
+    inodes: frozenset[int]
     uids: frozenset[int]
     units: frozenset[str]
     comms: frozenset[str]
@@ -103,7 +104,7 @@ class Ports:
         if len(changes.times) < self.settings.flap_threshold and today < FEW:
             self._tell_port(port, look.host_id, look.at, kind, number, extra)
             return
-        changes.flapping = True
+        changes.flapping, port.alert = True, "flapping"  # an end of it closes what was told before
         self._tell_port(port, look.host_id, look.at, "flapping", number, up_or_down(port))
 
     def _presence_changed(self, port: PortRow, look: Sight, kind: str, number: int) -> None:
@@ -213,6 +214,7 @@ class Ports:
 
     def _known_in_another_boot(self, look: Sight, number: int, port: PortRow) -> None:
         """Only what is back is told; new ports, owners and binds are judged in the next look."""
+        port.declared = number in look.declared
         if number in look.seen:
             if port.status == "down":
                 self._up_from_down(port, look, number)
@@ -221,6 +223,7 @@ class Ports:
             if not port.seen_once:  # nothing is known that the next look could be compared with
                 take(port, look.seen[number], look)
             port.pids = look.seen[number].pids or port.pids
+            port.inodes = look.seen[number].inodes or port.inodes
             port.seen_once, port.seen_clock = True, look.clock
         elif port.status == "candidate" and number not in look.declared:
             del self.ports[look.host_id][number]
@@ -561,6 +564,7 @@ def seen_of(listeners: list[Listener], *, listed: bool) -> Seen:
         addresses=frozenset(one.address for one in listeners),
         programs=frozenset(one.program for one in listeners if one.program is not None),
         pids=frozenset(one.pid for one in listeners if one.pid is not None),
+        inodes=frozenset(one.inode for one in listeners if one.inode is not None),
         uids=frozenset(one.uid for one in listeners if one.uid is not None),
         units=frozenset(one.unit for one in listeners if one.unit is not None),
         comms=frozenset(one.comm for one in listeners if one.comm is not None),
@@ -578,6 +582,7 @@ def take(port: PortRow, seen: Seen, look: Sight) -> None:
     if not (port.programs and names_of_the_kernel_alone):
         port.programs = seen.programs or port.programs
     port.pids = seen.pids or port.pids
+    port.inodes = seen.inodes or port.inodes
     port.uids = seen.uids or port.uids
     port.units = seen.units or port.units
     port.comms = seen.comms or port.comms

@@ -116,6 +116,7 @@ class PortRow:
     addresses: frozenset[str] = frozenset()
     programs: frozenset[str] = frozenset()
     pids: frozenset[int] = frozenset()
+    inodes: frozenset[int] = frozenset()
     uids: frozenset[int] = frozenset()
     units: frozenset[str] = frozenset()
     comms: frozenset[str] = frozenset()
@@ -183,8 +184,6 @@ class HostRow:
     tried: timedelta = ZERO
     """The clock of the host's own condition: like evidence, of tried runs."""
     machine: Machine = Machine()
-    inodes: frozenset[int] = frozenset()
-    pids: frozenset[int] = frozenset()
     tool: str | None = None
     grace_until: datetime | None = None
     listening: frozenset[int] = frozenset()
