@@ -574,12 +574,12 @@ class Reference(Ports):
             return "reboot"
         if self._is_kept(host, answer, at):
             return "restore"
+        owners, together = self._owners(host_id, answer), self._together(host_id, answer)
+        if not owners and not together:
+            return "reboot"
         accepted = self.accepted.get((host_id, "host", 0))
         if host.foreign and host.foreign_since and accepted and host.foreign_since <= accepted <= at:
             host.sharing = True
-            return "reboot"
-        owners, together = self._owners(host_id, answer), self._together(host_id, answer)
-        if not owners and not together:
             return "reboot"
         host.foreign_with = owners[0] if owners else None
         return "foreign"
