@@ -1332,6 +1332,27 @@ def test_an_entry_that_answers_as_another_machine_is_what_it_was() -> None:
     assert world.last.events[0].details["machine"] == "1"
 
 
+def test_a_machine_is_free_when_the_entry_that_was_it_is_another_one_in_the_same_run() -> None:
+    """Host 2 is foreign itself, since host 3 answers for it, and then turns out to be a machine of its own."""
+    world = foreign()
+    world.see(twin(1.1, "3", 22, boot="d"))
+    assert world.see(twin(2, "1", 25, boot="b"), twin(2, "2", 25, boot="d"), twin(2, "3", 22, boot="d")) == [
+        ("foreign_machine",)
+    ]
+    run = (twin(3, "1", 25, boot="b"), twin(3, "2", 25, boot="e"), twin(3, "3", 22, boot="d"))
+    assert world.see(*run) == [("own_machine",), ("rebooted",)] * 2
+
+
+def test_an_entry_that_shares_its_machine_is_not_foreign_where_two_others_are() -> None:
+    world = World()
+    world.see(twin(0, "1", 22), twin(0, "2", 22), twin(0, "3", 22, boot="c"), twin(0, "4", 22, boot="d"))
+    assert world.see(*(twin(1, host, 22, boot="e") for host in "234")) == [
+        ("rebooted",),
+        ("foreign_machine",),
+        ("foreign_machine",),
+    ]
+
+
 @pytest.mark.parametrize("start", [None, 900])
 def test_two_entries_that_change_to_one_machine_are_both_foreign(start: int | None) -> None:
     """:param start: what one of the two answers shows of process 1"""
@@ -1523,6 +1544,18 @@ def test_a_new_entry_that_was_seen_before_the_old_one_left_goes_on_with_it_too()
     assert world.see(twin(3, "2", 22)) == [("taken_over",), ("down", 80)]
     # It is no duplicate any more; an entry that was one stays exempt.
     assert (world.host("2").duplicate_of, world.host("2").shared) == (None, True)
+
+
+def test_whether_its_address_answers_is_a_matter_of_the_entry_that_takes_over() -> None:
+    """What flaps under the new name is stable under it, whatever the old one did."""
+    world = World()
+    world.see(twin(0, "1", 22), twin(0, "2", 22))
+    for at in range(1, 13):
+        world.see(twin(at, "1", 22), twin(at, "2", 22) if at % 3 == 0 else bad(at, host="2"))
+    assert world.host("2").presence.flapping_since is not None
+    world.leave("1")
+    assert world.see(twin(13, "2", 22)) == [("taken_over",)]
+    assert [kind for at in range(14, 30) for kind in world.see(twin(at, "2", 22))] == [("stable",)]
 
 
 def test_an_entry_with_a_state_of_its_own_takes_over_none() -> None:

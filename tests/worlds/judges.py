@@ -174,7 +174,7 @@ class Engine:
             self.hosts.pop(host_id, None)
         self.ports = {key: port for key, port in self.ports.items() if port.host_id not in step.purged}
         self.listed |= step.inventory
-        present = {**step.inventory, **{one: self.listed[one] for one in step.invalid if one in self.listed}}
+        present = {**step.inventory, **{one: self.listed[one] for one in step.invalid if one in self.hosts}}
         inputs = EvaluationInputs(
             inventory=present,
             rules=RuleSet(step.policy),

@@ -520,13 +520,13 @@ class Reference(Ports):
     # ── machines ────────────────────────────────────────────────────────────────────────────────
 
     def _own_machines(self, last: Mapping[str, Observation]) -> None:
-        """What is known of machines before the looks of a run are judged.
+        """Which machine each entry is, by its look in this run if that is its own: ``self._own``.
 
-        ``self._own``: by host id, the machine that an entry is, by its look in this run if that is its own.
-        ``self._changed``: entries that answer as another machine than before, and which.
+        Entries that changed are other machines after a reboot, in so far as these are no other entry's. Those that are
+        left, ``self._strangers``, answer as machines of others.
         """
         self._own: dict[str, Machine] = {}
-        self._changed: dict[str, Machine] = {}
+        self._strangers: dict[str, Machine] = {}
         for host_id in self._listed():
             host, look = self.hosts[host_id], last.get(host_id)
             if host.last_ok_at is not None:
@@ -538,14 +538,21 @@ class Reference(Ports):
                 self._own[host_id] = host.machine.and_then(answer)
             elif host.sharing or self._is_kept(host, answer, look.observed_at):
                 self._own[host_id] = answer
-            elif not host.foreign or host.foreign_with not in self.inventory:
-                self._changed[host_id] = answer
-        rebooted = {
-            host_id: answer
-            for host_id, answer in self._changed.items()
-            if not self._owners(host_id, answer) and not self._together(host_id, answer)
-        }
-        self._own |= rebooted
+            else:
+                self._strangers[host_id] = answer
+        claims = {one: machine for one, machine in self._strangers.items() if not self._is_of_another(one)}
+        settles = True
+        while settles:  # a machine is free when the entry that was it is another one now
+            settles = False
+            for one in sorted(self._strangers, key=lambda one: (self._is_of_another(one), one)):
+                rivals = [other for other in claims if other != one and claims[other].is_one_with(self._strangers[one])]
+                if not self._owners(one, self._strangers[one]) and not (rivals and one in claims):
+                    self._own[one] = self._strangers.pop(one)
+                    settles = True
+
+    def _is_of_another(self, host_id: str) -> bool:
+        """Whether the machine of another entry answers for this one already."""
+        return self.hosts[host_id].foreign and self.hosts[host_id].foreign_with is not None
 
     def _is_another(self, host_id: str, host: HostRow, look: Listing) -> bool:
         """Whether a look shows another machine than the host's own, or a container after a reboot."""
@@ -574,14 +581,13 @@ class Reference(Ports):
             return "reboot"
         if self._is_kept(host, answer, at):
             return "restore"
-        owners, together = self._owners(host_id, answer), self._together(host_id, answer)
-        if not owners and not together:
+        if host_id not in self._strangers:
             return "reboot"
         accepted = self.accepted.get((host_id, "host", 0))
         if host.foreign and host.foreign_since and accepted and host.foreign_since <= accepted <= at:
             host.sharing = True
             return "reboot"
-        host.foreign_with = owners[0] if owners else None
+        host.foreign_with = next(iter(self._owners(host_id, answer)), None)
         return "foreign"
 
     def _owners(self, host_id: str, answer: Machine) -> list[str]:
@@ -590,14 +596,6 @@ class Reference(Ports):
             other
             for other in sorted(self._own)
             if other != host_id and not self.hosts[other].sharing and self._own[other].is_one_with(answer)
-        ]
-
-    def _together(self, host_id: str, answer: Machine) -> list[str]:
-        """Other entries that changed to the same machine as this one, in this run."""
-        return [
-            other
-            for other in sorted(self._changed)
-            if host_id in self._changed and other != host_id and self._changed[other].is_one_with(answer)
         ]
 
     def _is_kept(self, host: HostRow, answer: Machine, at: datetime) -> bool:
@@ -667,18 +665,16 @@ class Reference(Ports):
         new = self.hosts[host_id]
         answer = Machine.of(look)
         left = [
-            (old.left_at, old_id)
+            (old.last_try_at or old.left_at, old_id)
             for old_id, old in sorted(self.hosts.items(), reverse=True)
             if old.left_at is not None and old.last_ok_at is not None and old.machine.is_one_with(answer)
-            if new.last_ok_at is None or new.duplicate_of == old_id
+            if new.last_ok_at is None or (new.duplicate_of == old_id and new.evidence < self.prune_after)
         ]
         if not left:
             return
         _, old_id = max(left, key=lambda one: one[0])
         new.key_changed = new.foreign = False
         self._show_greater(host_id, new, at)
-        if new.told_reach:
-            self._tell_host(host_id, at, "reachable")
         for number, port in sorted(self.ports[host_id].items()):
             same = self.ports[old_id].get(number)
             if port.alert == "down" and same is not None and same.status == "down":
@@ -687,6 +683,10 @@ class Reference(Ports):
                 self._tell_port(port, host_id, at, "retired", number)
         row = self.hosts.pop(old_id)
         row.left_at, row.known_since = None, new.known_since
+        # Whether its address answers is a matter of the entry itself.
+        row.status, row.failures, row.counted_at = new.status, new.failures, new.counted_at
+        row.tried, row.last_counted_try_at = new.tried, new.last_counted_try_at
+        row.changes, row.told_reach = new.changes, new.told_reach
         row.unscanned, row.told_unscanned, row.last_try_at = new.unscanned, new.told_unscanned, new.last_try_at
         row.told_greater, row.foreign, row.key_changed = new.told_greater, False, False
         row.messages = sorted(row.messages + new.messages)

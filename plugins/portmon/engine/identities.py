@@ -114,50 +114,39 @@ class Identities:
     ) -> dict[str, AnsweredBy]:
         """Host id: who answered, of the answers that are not of the host in the boot before.
 
-        An entry is the machine that it shows in this run, if that is its own answer.
+        An entry is the machine that it shows in this run, as soon as that is known to be its own. Of entries that change
+        to one machine all are foreign; one that was already is another's, and has no claim beside them.
         """
         known = self._fleet.conditions.of_hosts(Condition.FOREIGN).items()
-        # Those whose machine is another entry's: what that entry is now shows in this run.
         foreign = {one for one, opened in known if opened.details.get("machine")}
-        own = {one: its for one, its in shown.items() if one not in changed and one not in foreign}
+        own = {one: its for one, its in shown.items() if one not in changed}
+        claims: dict[str | None, set[str]] = defaultdict(set)
+        for one, its in shown.items():
+            self._by_boot[its.boot_id or ""].add(one)
+            if one in changed and one not in foreign and not self._hosts[one].shared:
+                claims[its.boot_id].add(one)
         at = {look.host_id: look.observed_at for look in looks}
-        found = {one: self._answer(one, shown[one], own, at[one]) for one in changed if one not in foreign}
-        found = self._together(found, shown)
-        own |= {one: shown[one] for one, answer in found.items() if answer.who is not Answerer.FOREIGN}
-        again = {one for one in changed if one in foreign or found[one].other is not None}
-        found |= self._together({one: self._answer(one, shown[one], own, at[one]) for one in again}, shown, foreign)
-        for one, answer in found.items():
-            if answer.who is Answerer.FOREIGN and self._is_accepted(one, at[one]):
+        found: dict[str, AnsweredBy] = {}
+        before = -1
+        while before < len(own):
+            before = len(own)
+            for one in sorted(set(changed) - own.keys(), key=lambda one: (one in foreign, one)):
+                found[one] = self._answer(one, shown[one], own, at[one])
+                rivals = claims[shown[one].boot_id]
+                if found[one].who is Answerer.REBOOTED and one in rivals:
+                    alike = [other for other in rivals if machines.is_one(shown[other], shown[one])]
+                    found[one] = AnsweredBy(Answerer.FOREIGN if len(alike) > 1 else Answerer.REBOOTED)
+                if found[one].who is not Answerer.FOREIGN:
+                    own[one] = shown[one]
+        for one in set(changed) - own.keys():
+            if self._is_accepted(one, at[one]):
                 found[one] = AnsweredBy(Answerer.REBOOTED)
-        return found
-
-    def _together(
-        self, answers: Mapping[str, AnsweredBy], shown: Mapping[str, Machine], besides: Collection[str] = ()
-    ) -> dict[str, AnsweredBy]:
-        """The same, but two entries that changed to one machine are both answered by it.
-
-        :param besides: of another entry's machine already
-        """
-        found = dict(answers)
-        own: dict[str | None, list[str]] = defaultdict(list)
-        for one in answers:
-            if not self._hosts[one].shared and one not in besides:
-                own[shown[one].boot_id].append(one)
-        for alike in own.values():
-            for one in alike:
-                same = sum(machines.is_one(shown[other], shown[one]) for other in alike)
-                if answers[one].who is Answerer.REBOOTED and same > 1:
-                    found[one] = AnsweredBy(Answerer.FOREIGN)
         return found
 
     def answered(self, host: HostState, machine: Machine, at: datetime) -> None:
         """Note the machine of a host after its answer, and whether another entry is that machine as well."""
         if host.last_ok_at is None:
             self._firsts[host.host_id] = at
-        if machine.boot_id is not None:
-            if host.boot_id is not None:
-                self._by_boot[host.boot_id].discard(host.host_id)
-            self._by_boot[machine.boot_id].add(host.host_id)
         host.boot_id = machine.boot_id or host.boot_id
         host.netns = host.netns if machine.netns is None else machine.netns
         host.pid1_start = host.pid1_start if machine.pid1_start is None else machine.pid1_start
@@ -188,7 +177,7 @@ class Identities:
         :param own: the machines of hosts that answered themselves in this run
         """
         host = self._hosts[host_id]
-        candidates = self._by_boot.get(machine.boot_id or "", set()) | own.keys()
+        candidates = self._by_boot.get(machine.boot_id or "", set())
         others = {
             other: own.get(other, machines.known_of(self._hosts[other]))
             for other in candidates - {host.host_id}
@@ -263,7 +252,6 @@ class Identities:
         old, host_id = self._hosts.pop(old_id), host.host_id
         self.taken_over[host_id] = old_id
         new = machines.renamed(host, old)
-        new.duplicate_of = None
         self._hosts[host_id] = new
         reason = f"It is the machine of {old.name} (id {old_id}), which left the CMDB: its state goes on"
         details = {"from": old_id, "from_name": old.name}

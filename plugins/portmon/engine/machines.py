@@ -154,9 +154,14 @@ def back_to(host: HostState, kept: HostState) -> None:
         setattr(host, name, getattr(kept, name))
 
 
+OF_ENTRY = (
+    *("host_id", "name", "address", "labels", "known_since", "status", "status_since", "failures", "failing_since"),
+    *("counted_at", "error_class", "error", "presence", "tried", "tried_at", "fingerprint"),
+)
+"""Fields of a host that say what the inventory has of it, and whether its address answers."""
+
+
 def renamed(host: HostState, old: HostState) -> HostState:
     """The state of an entry that is the machine of an entry that left."""
     told = tuple(sorted((*old.told, *host.told)))
-    return dataclasses.replace(
-        old, told=told, host_id=host.host_id, name=host.name, address=host.address, labels=host.labels, fingerprint=None
-    )
+    return dataclasses.replace(old, told=told, **{name: getattr(host, name) for name in OF_ENTRY})
