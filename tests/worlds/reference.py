@@ -649,7 +649,7 @@ class Reference(Ports):
         now = self.ports[host_id]
         for number, port in sorted(now.items()):
             old = then.get(number)
-            if old is not None and old.paused and port.alert == "down" == old.status:
+            if old is not None and old.paused and port.alert and port.alert == old.fault:
                 old.alert, old.paused = port.alert, False  # it is the same fault
             if port.alert and (old is None or old.alert != port.alert):
                 self._tell_port(port, host_id, at, "retired", number)
@@ -677,7 +677,7 @@ class Reference(Ports):
         self._show_greater(host_id, new, at)
         for number, port in sorted(self.ports[host_id].items()):
             same = self.ports[old_id].get(number)
-            if port.alert == "down" and same is not None and same.status == "down":
+            if port.alert and same is not None and same.fault == port.alert:
                 same.alert, same.paused = port.alert, False  # it was told under this name
             elif port.alert:
                 self._tell_port(port, host_id, at, "retired", number)

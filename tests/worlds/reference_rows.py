@@ -144,6 +144,11 @@ class PortRow:
     hidden_since: datetime | None = None
     hidden_looks: int = 0
 
+    @property
+    def fault(self) -> str:
+        """What is wrong with it, told or not."""
+        return "down" if self.status == "down" else "lost" if self.lost else ""
+
     def pause(self) -> None:
         """Its alert is closed, not its fault."""
         self.alert = ""
