@@ -946,6 +946,17 @@ def test_an_episode_that_an_earlier_version_told_goes_on_until_its_hosts_answer(
     assert world.see(*answer(3)) == [("fleet_reachable",)] * (not ends)
 
 
+def test_hosts_that_are_not_scanned_are_so_after_another_clock_is_believed() -> None:
+    """Their last try, and since when they are not scanned, become one time."""
+    world = World(unreachable_after=1)
+    world.fleet = {host: Host(host, f"web{host}", host) for host in "1234567"}
+    world.see(*(twin(10, host, 22, boot=f"b{host}") for host in world.fleet))
+    assert world.see(twin(13, "1", 22, boot="b1")) == [("fleet_unscanned",)]
+    back = dataclasses.replace(twin(5, "1", 22, boot="b1"), run_id="back")
+    assert world.see(back, run_id="back") == [("clock_back",), ("clock_believed",)]
+    assert "fleet_unscanned" in world.open()
+
+
 def test_a_clock_that_went_back_by_an_earlier_version_is_believed_in_the_next_run_that_shows_it() -> None:
     world = World()
     world.see(ok(10, 22))

@@ -141,14 +141,9 @@ class Monitor:
         now = self._fleet.inputs.now
         since = now if self.mended is not None else self._runs.since
         waiting = fleets.unscanned(watched, now=now, since=since, interval=self._fleet.interval)
-        invalid = [host for host in watched if host.host_id in self._fleet.inputs.invalid]
-        waiting |= {host.host_id: host.last_evaluated_at for host in invalid}
-        # Those that were not tried before a pause still are not.
-        open_now = self._fleet.conditions.of_hosts(Condition.UNSCANNED)
-        for host in watched:
-            opened, last = open_now.get(host.host_id), host.last_evaluated_at
-            if opened is not None and (last is None or last < opened.since):
-                waiting[host.host_id] = last
+        # A try ends it. Those that were not tried before a pause still are not.
+        these = self._fleet.conditions.of_hosts(Condition.UNSCANNED).keys() | self._fleet.inputs.invalid.keys()
+        waiting |= {host.host_id: host.last_evaluated_at for host in watched if host.host_id in these}
         included = {one for one in waiting if self._fleet.conditions.includes(Condition.UNSCANNED, one)}
         waiting = {host_id: last for host_id, last in waiting.items() if host_id not in included}
         for host_id in waiting:
