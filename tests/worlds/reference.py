@@ -253,7 +253,8 @@ class Reference(Ports):
                 self._failed(look, suppressed=self.fleet is not None or ended)
             host = self.hosts[look.host_id]
             host.last_evaluated_at = host.last_try_at = look.observed_at
-            host.last_try_ok = look.outcome is Outcome.OK
+            if not host.foreign:  # else it says nothing of the host
+                host.last_try_ok = look.outcome is Outcome.OK
         self._duplicates(firsts)
         if ended:
             for host in self.hosts.values():
