@@ -209,7 +209,7 @@ class Ports:
         else:
             self._back(port, look, number, seen)
         if port.paused and not was_candidate:
-            self._lost_again(port, look, number)
+            self._lost_again(port, look, number, seen)
         self._take_binds_and_owners(port, look, seen, was_candidate=was_candidate)
 
     def _known_in_another_boot(self, look: Sight, number: int, port: PortRow) -> None:
@@ -347,9 +347,10 @@ class Ports:
             self._notice(port, look, "rebound", number)
         return False
 
-    def _lost_again(self, port: PortRow, look: Sight, number: int) -> None:
-        """A loss whose alert was closed, and that still holds."""
-        if port.lost_hidden:
+    def _lost_again(self, port: PortRow, look: Sight, number: int, seen: Seen) -> None:
+        """A loss whose alert was closed, and that still holds in a look that judges binds."""
+        judged = self._addresses_compare(look) and not self._waits_for_binds(port, look, seen)
+        if port.lost_hidden or not (judged or look.learning):
             return
         silent = port.alert or port.presence.flapping or port.binds.flapping or not port.lost
         port.paused = not silent and not self._tell_port(port, look.host_id, look.at, "rebound", number, "severe")
