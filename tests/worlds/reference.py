@@ -440,6 +440,7 @@ class Reference(Ports):
         """One ok look. Whether it was the first of its host."""
         host_id, at, seen = look.host_id, look.observed_at, look.listing
         assert seen is not None
+        was_covered = self.hosts[host_id].covered
         self._take_over(host_id, at, seen)
         host = self.hosts[host_id]
         fate = self._who(host_id, host, seen, at)
@@ -447,7 +448,7 @@ class Reference(Ports):
         if fate == "foreign":
             self._answers_as_another(host_id, host, at)
             return False
-        was_covered, host.foreign = host.covered or bool(host.told_greater), False
+        host.foreign = False
         self._show_greater(host_id, host, at)
         if fate == "restore":
             host = self._restore(host_id, at)

@@ -379,7 +379,7 @@ class Ports:
             return
         lost = still_lost(port, seen)  # of none, since all were expected
         if lost and look.confirmed:
-            port.lost = lost
+            port.lost, port.lost_since = lost, (look.at, look.clock)
             self._binds_changed(port, look, "rebound", number, "severe")
 
     def _up_from_down(self, port: PortRow, look: Sight, number: int) -> None:
