@@ -114,8 +114,8 @@ class Identities:
     ) -> dict[str, AnsweredBy]:
         """Host id: who answered, of the answers that are not of the host in the boot before.
 
-        An entry is the machine that it shows in this run, as soon as that is known to be its own. Of entries that change
-        to one machine all are foreign; one that was already is another's, and has no claim beside them.
+        An entry is the machine that it shows in this run, as soon as that is known to be its own. Of entries that
+        change to one machine all are foreign; one that was already is another's, and has no claim beside them.
         """
         known = self._fleet.conditions.of_hosts(Condition.FOREIGN).items()
         foreign = {one for one, opened in known if opened.details.get("machine")}
