@@ -955,6 +955,8 @@ def test_hosts_that_are_not_scanned_are_so_after_another_clock_is_believed() -> 
     back = dataclasses.replace(twin(5, "1", 22, boot="b1"), run_id="back")
     assert world.see(back, run_id="back") == [("clock_back",), ("clock_believed",)]
     assert "fleet_unscanned" in world.open()
+    assert world.events[-2].details == {"behind": 2400.0}
+    assert world.events[-2].reason.startswith("The monitor's clock went back by 0:40:00: ")
 
 
 def test_a_clock_that_went_back_by_an_earlier_version_is_believed_in_the_next_run_that_shows_it() -> None:
@@ -1429,6 +1431,17 @@ def test_a_port_that_wrong_and_right_answers_brought_is_not_deleted() -> None:
     assert world.see(ok(2, 22, 80, 443, boot_id="x", netns=1)) == [("new", 80), ("new", 443)]
     assert world.see(ok(3, 22, 443, boot_id="a", netns=1)) == [("answers_discarded",), ("new", 443)]
     assert world.last.dropped == (("1", "tcp", 80),)
+
+
+def test_that_the_other_machine_was_unreachable_ends_with_it() -> None:
+    world = World()
+    world.see(ok(0, 22, boot_id="a", netns=1))
+    world.see(ok(1, 22, boot_id="x", netns=1))
+    world.see(bad(2))
+    assert world.see(bad(3)) == [("unreachable",)]
+    assert world.see(ok(4, 22, boot_id="a", netns=1)) == [("answers_discarded",), ("retired",)]
+    assert world.events[-1].since == START + 2 * FIVE
+    assert world.events[-1].details["ends"] == "unreachable"
 
 
 def test_what_wrong_answers_opened_ends_and_what_they_closed_is_told_again() -> None:
