@@ -267,6 +267,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "moved, flapping": (lambda: gone(flapping(), heir=50000), Row.MOVED, REMOVED, ["retired"]),
     "moved, without a bind": (lambda: gone(port(EPHEMERAL, lost=(LAN,)), heir=50000), Row.MOVED, REMOVED, ["retired"]),
     "gone after a reboot": (lambda: gone(port(), rebooted=True), Row.GRACE, UP, []),
+    "moved, without a bind, alert closed": (lambda: gone(paused(port(EPHEMERAL, lost=(LAN,))), heir=50000), Row.MOVED, REMOVED, ["moved"]),
     "gone after a reboot, moved": (lambda: gone(port(EPHEMERAL), rebooted=True, heir=50000), Row.MOVED, REMOVED, ["moved"]),
     "gone within the grace": (lambda: gone(port(grace_until=NOW + TICK)), Row.GRACE, UP, []),
     "gone at the end of the grace": (lambda: gone(port(grace_until=NOW)), Row.DOWN, DOWN, ["down"]),

@@ -151,7 +151,7 @@ class PortRow:
 
     def pause(self) -> None:
         """Its alert is closed, not its fault."""
-        self.alert = ""
+        self.alert, self.grace_until = "", None
         self.paused = True
         self.presence.forget()
         self.binds.forget()

@@ -230,7 +230,7 @@ def gone(
         return Transition(port, Row.UNCONFIRMED)
     if heir is not None:
         # `moved` is a note, and a note ends no alert.
-        kind = EventKind.RETIRED if is_open(port) else EventKind.MOVED
+        kind = EventKind.RETIRED if is_open(port) and not port.paused else EventKind.MOVED
         reason = f"Its program listens on port {heir} instead"
         moved = Draft(kind, reason, port.status_since, port.last_seen_at, {"to": heir})
         return Transition(None, Row.MOVED, (moved,))
