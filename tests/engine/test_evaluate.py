@@ -1356,6 +1356,16 @@ def test_a_machine_is_free_when_the_entry_that_was_it_is_another_one_in_the_same
     assert world.see(*run) == [("own_machine",), ("rebooted",)] * 2
 
 
+def test_a_boot_that_comes_back_is_known_before_another_entry_could_be_it() -> None:
+    """Host 2 booted, and then host 3 answered for it."""
+    world = World()
+    world.see(twin(0, "1", 22, boot="a"), twin(0, "2", 25), twin(0, "3", 22, boot="d"))
+    world.see(twin(1, "2", 25, boot="e"))
+    assert world.see(twin(2, "2", 25, boot="d"), twin(2, "3", 22, boot="d")) == [("foreign_machine",)]
+    told = world.see(twin(3, "1", 25, boot="b"), twin(3, "2", 25))
+    assert told == [("foreign_machine",), ("answers_discarded",), ("own_machine",)]
+
+
 def test_an_entry_that_shares_its_machine_is_not_foreign_where_two_others_are() -> None:
     world = World()
     world.see(twin(0, "1", 22), twin(0, "2", 22), twin(0, "3", 22, boot="c"), twin(0, "4", 22, boot="d"))

@@ -244,6 +244,8 @@ def _read(story: Story, judged: Judged) -> None:
     if story.clock_back:
         return
     for look in judged.step.looks:
+        if look.observed_at in story.looks[look.host_id] and "clock_believed" not in kinds:
+            continue  # of the same time as one before, so it is not judged
         earlier = [at for at in story.looks[look.host_id] if at < look.observed_at]
         if earlier:
             gap = look.observed_at - max(earlier)

@@ -126,7 +126,8 @@ class Identities:
             if one in changed and one not in foreign and not self._hosts[one].shared:
                 claims[its.boot_id].add(one)
         at = {look.host_id: look.observed_at for look in looks}
-        found: dict[str, AnsweredBy] = {}
+        found = {one: self._answer(one, shown[one], own, at[one]) for one in changed}
+        own |= {one: shown[one] for one, answer in found.items() if answer.who is Answerer.BACK}
         before = -1
         while before < len(own):
             before = len(own)
