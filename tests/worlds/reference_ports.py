@@ -343,7 +343,8 @@ class Ports:
         if before and not after:
             self._binds_changed(port, look, "recovered", number)
             return True
-        if (lost or gained - before) and not port.presence.flapping and not port.binds.flapping and not other_view:
+        silent = port.presence.flapping or port.binds.flapping or other_view or (port.paused and port.lost)
+        if (lost or gained - before) and not silent:  # a loss that is told again says it all
             self._notice(port, look, "rebound", number)
         return False
 
