@@ -959,6 +959,18 @@ def test_hosts_that_are_not_scanned_are_so_after_another_clock_is_believed() -> 
     assert world.events[-2].reason.startswith("The monitor's clock went back by 0:40:00: ")
 
 
+def test_a_suspicion_counts_on_after_another_clock_is_believed() -> None:
+    """Of the run that showed it few hosts were tried; the next one counts, as after any half interval."""
+    world = World()
+    machines = {"1": "a", "2": "b", "3": "c"}
+    world.see(*(twin(288, host, 22, boot=boot) for host, boot in machines.items()))
+    world.see(*(bad(289, host=host) for host in machines))
+    for run, told in (("back", "clock_back"), ("again", "clock_believed")):
+        back = dataclasses.replace(twin(1, "1", 22, boot="a"), run_id=run)
+        assert world.see(back, run_id=run) == [(told,)]
+    assert world.see(*(bad(3, host=host) for host in machines)) == [("fleet_unreachable",)]
+
+
 def test_a_clock_that_went_back_by_an_earlier_version_is_believed_in_the_next_run_that_shows_it() -> None:
     world = World()
     world.see(ok(10, 22))

@@ -96,8 +96,9 @@ class Monitor:
     def begin(self, looks: Sequence[Observation]) -> Outlook:
         """Evaluate the observations of one run before each of its hosts is."""
         stored = self._fleet.conditions.get(Condition.FLEET)
+        before = None if stored is None else _episode(stored, self._hosts)
         outlook = fleets.outlook(
-            None if stored is None else _episode(stored, self._hosts),
+            before if self.mended is None else clocks.mended(before, self.mended),
             looks,
             self._hosts,
             listed=self._fleet.inputs.inventory,
