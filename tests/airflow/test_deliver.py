@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -95,13 +96,10 @@ def happen(database: Database, *numbers: int) -> None:
         events.add(
             conn,
             [
-                monitor_event(
-                    EventKind.UNREACHABLE,
-                    at=NOW,
-                    run_id="r",
-                    reason="why",
-                    evidence=host.id,
-                    host=host,
+                replace(
+                    monitor_event(EventKind.UNREACHABLE, at=NOW, run_id="r", reason="why", evidence=host.id),
+                    host_id=host.id,
+                    host_name=host.name,
                 )
                 for host in listed
             ],

@@ -191,10 +191,10 @@ def happens(fleet: Fleet, kind: EventKind, port: int | None, **details: Any) -> 
         details["subject"] = "host"
     with fleet.database.begin() as conn:
         host = hosts.listed(conn)["id-web000"]
-        made = monitor_event(
-            kind, at=fleet.now, run_id="r", reason="why", evidence=str(fleet.number), host=host, details=details
-        )
-        subject = {} if port is None else {"protocol": "tcp", "port": port}
+        made = monitor_event(kind, at=fleet.now, run_id="r", reason="why", evidence=str(fleet.number), details=details)
+        subject: dict[str, Any] = {"host_id": host.id, "host_name": host.name, "labels": dict(host.labels)}
+        if port is not None:
+            subject |= {"protocol": "tcp", "port": port}
         events.add(conn, [replace(made, id=f"{fleet.number:032}", **subject)])
 
 

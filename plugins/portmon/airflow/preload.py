@@ -114,6 +114,7 @@ def _warm_up(*, compiling: bool) -> None:
     """
     from airflow.sdk import DAG, Param
     from jinja2.sandbox import SandboxedEnvironment
+    from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 
     from portmon.airflow import settings
     from portmon.model.observation import Listing, Observation, Outcome
@@ -135,9 +136,9 @@ def _warm_up(*, compiling: bool) -> None:
 
         dialect = Database("postgresql://nowhere").engine.dialect
 
-        def execute(self, statement: Any, _: Any = None) -> tuple[()]:
+        def execute(self, statement: Any, _: Any = None) -> IteratorResult[Any]:
             statement.compile(dialect=self.dialect)
-            return ()
+            return IteratorResult(SimpleResultMetaData(()), iter(()))
 
     conn: Any = Compiler()
     host_keys.trusted(conn, ["[nowhere]:22"])
