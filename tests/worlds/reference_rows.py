@@ -192,6 +192,8 @@ class HostRow:
     tool: str | None = None
     grace_until: datetime | None = None
     listening: frozenset[int] = frozenset()
+    shown: frozenset[int] = frozenset()
+    """Watched ports of its last ok look."""
     versions: tuple[int, int] | None = None
     """Of the probe and the reader of its last ok look."""
     rules: list[Any] | None = None
