@@ -173,7 +173,10 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     # nothing known, seen
     "first": (lambda: appear(80, None, FIRST), Row.BASELINE, UP, []),
     "first, ephemeral": (lambda: appear(EPHEMERAL, None, FIRST), Row.BASELINE, CANDIDATE, []),
-    "first, ephemeral, listed": (lambda: appear(EPHEMERAL, seen(listed=True), FIRST), Row.BASELINE, CANDIDATE, []),
+    "first, ephemeral, listed": (lambda: appear(EPHEMERAL, seen(listed=True), FIRST), Row.BASELINE, UP, []),
+    "first, ephemeral, of a service": (lambda: appear(EPHEMERAL, seen(units=("app.service",)), FIRST), Row.BASELINE, UP, []),
+    "first, ephemeral, of a session": (lambda: appear(EPHEMERAL, seen(units=("session-1.scope",)), FIRST), Row.BASELINE, CANDIDATE, []),
+    "later, ephemeral, of a service": (lambda: appear(EPHEMERAL, seen(units=("app.service",))), Row.CANDIDATE, CANDIDATE, []),
     "first, ephemeral, declared": (lambda: appear(EPHEMERAL, None, FIRST, declared=CMDB), Row.BASELINE, UP, []),
     "later": (lambda: appear(80), Row.NEW, UP, ["new"]),
     "later, there before": (lambda: appear(80, None, look(before=frozenset({80}))), Row.NEW, UP, []),
@@ -183,7 +186,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "later, ephemeral": (lambda: appear(EPHEMERAL), Row.CANDIDATE, CANDIDATE, []),
     "later, ephemeral, listed": (lambda: appear(EPHEMERAL, seen(listed=True)), Row.NEW, UP, ["new"]),
     "later, ephemeral, declared": (lambda: appear(EPHEMERAL, declared=CMDB), Row.DECLARED_SEEN, UP, ["new"]),
-    "later, ephemeral, moved here": (lambda: appear(EPHEMERAL, heir=True), Row.NEW, UP, []),
+    "later, ephemeral, moved here": (lambda: appear(EPHEMERAL, heir_of=port(40001)), Row.NEW, UP, []),
     "later, ephemeral, one look is enough": (lambda: appear(EPHEMERAL, None, look(ephemeral_after=1)), Row.NEW, UP, ["new"]),
     "later, ephemeral, two looks are needed": (lambda: appear(EPHEMERAL, None, look(ephemeral_after=2)), Row.CANDIDATE, CANDIDATE, []),
     "below the range": (lambda: appear(32767), Row.NEW, UP, ["new"]),
@@ -604,7 +607,13 @@ def test_the_first_look_of_a_boot_neither_loses_nor_finds_a_bind() -> None:
 
 
 def test_a_port_that_another_one_moved_to_in_the_first_look_of_a_boot_is_kept_as_it_was_seen() -> None:
-    step = appear(50000, seen(LAN, **OTHER), look(rebooted=True), heir=True)
+    step = appear(
+        50000,
+        seen(LAN, **OTHER),
+        look(rebooted=True),
+        heir_of=port(40000, first_seen_at=NOW - 9 * DAY, at_baseline=True),
+    )
+    assert (kept(step).first_seen_at, kept(step).at_baseline) == (NOW - 9 * DAY, True)
     assert (step.row, told(step)) == (Row.NEW, [])
     assert (kept(step).addresses, kept(step).programs, kept(step).tool) == ((LAN,), ("apache2",), "ss")
 

@@ -117,9 +117,10 @@ class Answers:
         if not first and host.listening is None:
             raise ValueError(f"the row of {look.host_id!r} lacks its listening ports")
         before = () if first else host.listening or ()
+        clock, kept = clocks.evidence_at(host, at, self._fleet.interval), host.kept
         return Evidence(
             at=at,
-            clock=clocks.evidence_at(host, at, self._fleet.interval),
+            clock=clock,
             first=first,
             before=frozenset(int(key.rpartition("/")[2]) for key in before),
             seen_at=host.last_ok_at,
@@ -140,6 +141,10 @@ class Answers:
             learning=not first and (host.probe or 1, host.reader or 1) != (seen.probe, seen.reader),
             jumped=self._fleet.jumped,
             forget_after=self._inputs.forget_after,
+            reserved=seen.reserved,
+            units=frozenset(listener.unit for listener in seen.listeners if listener.unit),
+            boot_clock=kept.clock if kept else clock if new_boot else None,
+            before_boot=kept.host.evidence if kept else None,
         )
 
     def _take_evidence(

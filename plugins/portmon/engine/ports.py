@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from portmon.engine import transitions
+from portmon.engine import moves, transitions
 from portmon.engine.events import Report
 from portmon.engine.frames import Pair
+from portmon.engine.owners import containers_of
 from portmon.engine.rules import HostRules
 from portmon.engine.state import Draft, Evidence, HostState, Port, Seen
 from portmon.engine.transitions import Transition
 from portmon.engine.watched import any_watched, why_watched
 from portmon.model.event_kinds import AlertRole, EventKind
 from portmon.model.observation import PROTOCOL, PortKey
-from portmon.model.state import PortStatus
-from portmon.probe.compare import program_of, same_program
 
-PAIRS = 100_000
-"""Up to this many pairs of names are compared to find ports that moved; with more, only equal names are found."""
 NOTICES = 200
 """Notices of one host and observation that are events of their own; the rest is one ``many_changes``."""
 
@@ -53,6 +50,7 @@ class HostPorts:
         """Evaluate the ports that are not as they were."""
         arrivals: dict[int, Seen] = {}
         missing: list[Port] = []
+        elsewhere: list[tuple[Port, Seen]] = []
         pairs.reverse()
         while pairs:
             # Each one is freed once it is evaluated: one host may have very many.
@@ -61,14 +59,17 @@ class HostPorts:
                 assert seen is not None  # noqa: S101 - for the type checker
                 arrivals[number] = seen
             elif seen is not None:
+                if port.units != seen.units and containers_of(port.units):
+                    elsewhere.append((port, seen))
                 self._keep((self._host.host_id, protocol, number), port, self._again(port, seen))
             elif number in self._must or self._is_watched(port):
                 missing.append(port)
             else:
                 key = (self._host.host_id, protocol, number)
                 self._keep(key, port, transitions.hidden(port, self._evidence))
-        heirs = _heirs(missing, arrivals, self._evidence, self._must)
-        taken = set(heirs.values())
+        heirs = moves.heirs(missing, arrivals, elsewhere, self._evidence, self._must)
+        known = {port.port: port for port in missing}
+        taken = {new: known[old] for old, new in heirs.items()}
         for port in missing:
             key = (self._host.host_id, port.protocol, port.port)
             declared, accepted, heir = self._must.get(port.port), self._accepted.get(key), heirs.get(port.port)
@@ -79,7 +80,7 @@ class HostPorts:
                 # What is new is told in the second observation of a boot, when services have started.
                 continue
             key, declared = (self._host.host_id, PROTOCOL, number), self._must.get(number)
-            step = transitions.appear(key, seen, self._evidence, declared=declared, heir=number in taken)
+            step = transitions.appear(key, seen, self._evidence, declared=declared, heir_of=taken.get(number))
             self._keep(key, None, step)
 
     def absent(self, number: int) -> None:
@@ -171,82 +172,3 @@ def _between(draft: Draft, evidence: Evidence) -> tuple[datetime, datetime] | No
     began = {EventKind.NEW: draft.since == evidence.at, EventKind.DOWN: draft.last_seen == evidence.seen_at}
     happened = began.get(draft.kind, draft.kind.usual.between_looks)
     return (evidence.seen_at, evidence.at) if happened else None
-
-
-# ── ports that moved ────────────────────────────────────────────────────────────────────────────
-
-
-def _heirs(
-    missing: Sequence[Port], arrivals: Mapping[int, Seen], evidence: Evidence, must: Mapping[int, str]
-) -> dict[int, int]:
-    """Missing port to the port to which its program moved, both in the ephemeral range."""
-    if not evidence.confirmed:
-        return {}
-    free = [number for number in sorted(arrivals) if evidence.is_ephemeral(number) and number not in must]
-    gone = [
-        port
-        for port in sorted(missing, key=lambda port: port.port)
-        if port.status == PortStatus.UP
-        and port.hidden_since is None
-        and port.port not in must
-        and evidence.is_ephemeral(port.port)
-        and (port.comms or port.tool == evidence.tool)
-    ]
-    pairs = sum(len(port.programs) for port in gone) * sum(len(arrivals[number].programs) for number in free)
-    return (
-        _heirs_by_name(gone, free, arrivals, evidence)
-        if pairs > PAIRS
-        else _heirs_by_pair(gone, free, arrivals, evidence)
-    )
-
-
-def _heirs_by_pair(
-    gone: Sequence[Port], free: list[int], arrivals: Mapping[int, Seen], evidence: Evidence
-) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for port in gone:
-        for number in free:
-            seen = arrivals[number]
-            if seen.units == port.units and _is_same_program(port, seen, evidence):
-                found[port.port] = number
-                free.remove(number)
-                break
-    return found
-
-
-def _is_same_program(port: Port, seen: Seen, evidence: Evidence) -> bool:
-    # Only names of one kind are compared: the kernel's with the kernel's, a tool's with those of the same tool.
-    if port.comms and seen.comms:
-        return not set(port.comms).isdisjoint(seen.comms)
-    if port.tool != evidence.tool:
-        return False
-    pids = (*port.pids, *seen.pids)
-    return any(same_program(old, new, pids=pids) for old in port.programs for new in seen.programs)
-
-
-def _heirs_by_name(
-    gone: Sequence[Port], free: Sequence[int], arrivals: Mapping[int, Seen], evidence: Evidence
-) -> dict[int, int]:
-    """As :func:`_heirs_by_pair`, in linear time for hosts with very many ports. Names that a tool cut are not found."""
-    by_name: dict[tuple[Any, str, str], list[int]] = defaultdict(list)
-    for number in reversed(free):
-        seen = arrivals[number]
-        for kind, name in _names(seen.comms, seen.programs):
-            by_name[seen.units, kind, name].append(number)
-    found: dict[int, int] = {}
-    taken: set[int] = set()
-    for port in gone:
-        names = _names(port.comms, port.programs if port.tool == evidence.tool else ())
-        waiting = [by_name[port.units, kind, name] for kind, name in names]
-        for numbers in waiting:
-            while numbers and numbers[-1] in taken:
-                numbers.pop()
-        first = min((numbers[-1] for numbers in waiting if numbers), default=None)
-        if first is not None:
-            found[port.port] = first
-            taken.add(first)
-    return found
-
-
-def _names(comms: Sequence[str], programs: Sequence[str]) -> set[tuple[str, str]]:
-    return {("comm", comm) for comm in comms} | {("program", program_of(program)) for program in programs}

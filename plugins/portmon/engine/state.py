@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from portmon.engine.lifecycle import NONE, Changes, Pace
+from portmon.matching import in_ranges
 from portmon.model.event_kinds import EventKind
 from portmon.model.state import HostStatus
 
 if TYPE_CHECKING:
     from portmon.engine.config import States
     from portmon.engine.machines import Kept
+
+
+WIDE = 32768
+"""A range of more ports than these, half of all, is only taken for ephemeral from this port on."""
+RPC_PORTS = range(512, 1024)
+"""Where programs of rpc.* take random ports."""
+EARLY = 3600.0
+"""Seconds of evidence from the first look of a boot in which services start."""
 
 
 @dataclass(slots=True)
@@ -175,7 +184,11 @@ class Evidence:
     :param first: it is the host's first ok observation
     :param before: TCP ports of the last ok observation, before rules
     :param seen_at: time of the last ok observation, and ``seen_clock`` the evidence clock then
-    :param ephemeral: the host's ephemeral range, both ends inclusive
+    :param ephemeral: the host's ephemeral range, both ends inclusive, and ``reserved`` ranges of it that the kernel
+        hands out to none
+    :param units: units and containers of all listeners
+    :param boot_clock: evidence clock at the first look of this boot, None if that is not known any more
+    :param before_boot: evidence clock at the last look before it
     :param new_boot: it is the first ok observation of a boot
     :param grace_until: end of the grace after a reboot
     :param confirmed: a missing port is missing in two answers
@@ -209,6 +222,10 @@ class Evidence:
     learning: bool = False
     jumped: bool = False
     forget_after: timedelta = timedelta(days=1)
+    reserved: tuple[tuple[int, int], ...] = ()
+    units: frozenset[str] = frozenset()
+    boot_clock: float | None = None
+    before_boot: float | None = None
 
     def counts(self, counted_at: datetime | None) -> bool:
         """Whether a counter that last grew at ``counted_at`` may grow again."""
@@ -219,9 +236,22 @@ class Evidence:
         """Whether missing ports still have time to come back after a reboot: at least until its second observation."""
         return self.grace_until is not None and (self.new_boot or self.at < self.grace_until)
 
-    def is_ephemeral(self, port: int) -> bool:
-        """Whether the host may have picked the port at random."""
-        return self.ephemeral[0] <= port <= self.ephemeral[1]
+    @property
+    def is_early(self) -> bool:
+        """Whether it is of the first hour of a boot."""
+        return self.boot_clock is not None and self.clock - self.boot_clock < EARLY
+
+    def is_ephemeral(self, port: int, names: Iterable[str] = ()) -> bool:
+        """Whether the host may have picked the port at random.
+
+        :param names: of its programs: rpc.* take ports below 1024
+        """
+        low, high = self.ephemeral
+        if high - low >= WIDE:
+            low = max(low, WIDE)
+        if low <= port <= high:
+            return not in_ranges(port, self.reserved)
+        return port in RPC_PORTS and any(name.startswith("rpc.") for name in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from portmon.engine import lifecycle
 from portmon.engine.lifecycle import NONE
+from portmon.engine.owners import is_service
 from portmon.engine.state import Draft, Evidence, Port, Seen
 from portmon.model import limits
 from portmon.model.event_kinds import EventKind
@@ -123,21 +124,27 @@ class Transition:
     drafts: tuple[Draft, ...] = ()
 
 
-def appear(key: PortKey, seen: Seen, evidence: Evidence, *, declared: str | None, heir: bool = False) -> Transition:
+def appear(
+    key: PortKey, seen: Seen, evidence: Evidence, *, declared: str | None, heir_of: Port | None = None
+) -> Transition:
     """Evaluate a port that is not known and listens.
 
     :param declared: the source of the declaration, None without one
-    :param heir: a watched port moved to it
+    :param heir_of: the port from which its program moved
     """
     was_there = evidence.first or evidence.learning or key[2] in evidence.before
     port = Port(*key, PortStatus.UP, evidence.at, first_seen_at=evidence.at, at_baseline=was_there, declared=declared)
     _take(port, seen, evidence)
     row = Row.BASELINE if evidence.first else Row.DECLARED_SEEN if declared else Row.NEW
-    unproven = evidence.is_ephemeral(key[2]) and not declared and not heir and (evidence.first or not seen.listed)
-    if unproven and evidence.settings.ephemeral_after > 1:
+    if heir_of is not None:
+        port.first_seen_at, port.at_baseline = heir_of.first_seen_at, heir_of.at_baseline
+        return Transition(port, row)
+    proven = declared or seen.listed or (evidence.first and any(map(is_service, seen.units)))
+    is_random = evidence.is_ephemeral(key[2], (*seen.comms, *seen.programs)) and not proven
+    if is_random and evidence.settings.ephemeral_after > 1:
         port.status, port.streak, port.counted_at = PortStatus.CANDIDATE, 1, evidence.at
         return Transition(port, Row.BASELINE if evidence.first else Row.CANDIDATE)
-    return Transition(port, row, () if heir else _welcome(port, evidence))
+    return Transition(port, row, _welcome(port, evidence))
 
 
 def absent(key: PortKey, evidence: Evidence, *, declared: str) -> Transition:
@@ -219,7 +226,7 @@ def gone(
             return Transition(port, Row.UNCONFIRMED)
         told = _goes_down(port, evidence, f"It must listen ({declared}) and does not")
         return Transition(port, Row.DECLARED, told)
-    if port.status == PortStatus.DOWN:
+    if port.status == PortStatus.DOWN and heir is None:
         return _still_down(port, evidence, accepted)
     if not port.last_seen_at:
         port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
