@@ -3,6 +3,7 @@ what is evaluated again, late or not at all."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -230,38 +231,325 @@ def test_after_a_purge_all_begins_anew() -> None:
     assert world.see(ok(5)) == [("baseline",)]
 
 
-# ── moved ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_moves_are_paired_in_order() -> None:
-    world = World(ephemeral_after=1)
-    world.see(ok(0, 40002, 40001))
-    assert world.see(ok(5, 50001)) == [("moved", 40001), ("down", 40002)]
-    assert world.status(50001) == "up"
-    assert world.see(ok(10, 50001, 60001)) == [("new", 60001)]
-    assert world.see(ok(15, 50002, 50003)) == [("moved", 50001), ("moved", 60001)]
+# ── ephemeral ports ─────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("listener", "state"),
     [
-        (bind(50000, program="java"), [("down", 40000)]),
-        (bind(50000, unit="b.service"), [("down", 40000)]),
-        (bind(50000, program=None), [("down", 40000)]),
-        (bind(9000), [("down", 40000), ("new", 9000)]),
-        (bind(50000), [("moved", 40000)]),
+        (bind(40000), "candidate"),
+        (bind(40000, unit="session-3.scope"), "candidate"),
+        (bind(40000, unit="docker:0123"), "candidate"),
+        (bind(40000, unit="run-r3.service"), "candidate"),
+        (bind(40000, unit="a.service"), "up"),
+        (bind(40000, unit="a.socket"), "up"),
+        (bind(40000, program="java"), "up"),
+        (bind(32767), "up"),
+        (bind(45000), "up"),
+        (bind(45001), "candidate"),
+        (bind(700), "up"),
+        (bind(700, program="rpc.statd"), "candidate"),
+        (bind(700, program=None, comm="rpc.statd"), "candidate"),
+        (bind(511, program="rpc.statd"), "up"),
+        (bind(1024, program="rpc.statd"), "up"),
     ],
 )
-def test_only_the_same_service_moves(now: Listener, told: list[Any]) -> None:
+def test_the_baseline_holds_an_ephemeral_port_for_a_candidate_unless_something_says_that_it_is_meant(
+    listener: Listener, state: str
+) -> None:
     world = World()
-    world.see(ok(0, 40000), ok(5, 40000), ok(10, 40000))
-    assert sorted(world.see(ok(15, now))) == sorted(told)
+    world.rules = [Rule(action="allow", program="java"), Rule(action="allow", bind="wildcard")]
+    assert world.see(ok(0, listener, reserved=((45000, 45000),))) == [("baseline",)]
+    assert world.status(listener.port) == state
 
 
-def test_a_port_moves_even_over_a_reboot() -> None:
+@pytest.mark.parametrize(
+    ("listener", "state"),
+    [(bind(40000, unit="a.service"), "candidate"), (bind(40000, program="java"), "up"), (bind(9000), "up")],
+)
+def test_later_an_ephemeral_port_of_a_service_is_a_candidate_as_well(listener: Listener, state: str) -> None:
     world = World()
-    world.see(ok(0, 40000), ok(5, 40000), ok(10, 40000))
-    assert world.see(ok(15, 50000, boot_id="b2")) == [("rebooted",), ("moved", 40000)]
+    world.rules = [Rule(action="allow", program="java"), Rule(action="allow", bind="wildcard")]
+    world.see(ok(0))
+    assert world.see(ok(5, listener)) == ([("new", listener.port)] if state == "up" else [])
+    assert world.status(listener.port) == state
+
+
+@pytest.mark.parametrize(
+    ("ephemeral", "number", "state"),
+    [
+        ((1024, 33791), 1024, "candidate"),  # half of all ports
+        ((1024, 33792), 1024, "up"),
+        ((1024, 33792), 32767, "up"),
+        ((1024, 33792), 32768, "candidate"),
+        ((1024, 65535), 65535, "candidate"),
+        ((1024, 33792), 33793, "up"),
+    ],
+)
+def test_of_a_range_of_more_than_half_of_all_ports_only_the_upper_part_is_ephemeral(
+    ephemeral: tuple[int, int], number: int, state: str
+) -> None:
+    world = World()
+    world.see(ok(0, number, ephemeral=ephemeral))
+    assert world.status(number) == state
+
+
+# ── moved ───────────────────────────────────────────────────────────────────────────────────────
+
+APP = {"unit": "app@1.service", "comm": "app", "program": "app"}
+AGAIN = {**APP, "unit": "app@2.service"}
+
+
+def up(*listeners: Listener, **more: Any) -> World:
+    """A host with ports that are up: it showed them three times."""
+    world = World()
+    world.see(*(ok(minutes, *listeners, **more) for minutes in (-15, -10, -5)))
+    assert {world.status(one.port) for one in listeners} == {"up"}
+    return world
+
+
+def test_as_many_as_are_gone_move_in_the_order_of_their_numbers() -> None:
+    world = up(bind(40002), bind(40001), bind(80))
+    first_seen = world.reference.ports["h1"][40001].first_seen
+    assert world.see(ok(0, 80, 50002, 50001)) == [("moved", 40001), ("moved", 40002)]
+    assert (world.status(40001), world.status(50001), world.status(50002)) == (None, "up", "up")
+    assert world.reference.ports["h1"][50001].first_seen == first_seen == at(-15)
+    assert world.see(ok(5, 80, 50001, 50002)) == []
+
+
+@pytest.mark.parametrize("now", [(50001,), (50001, 50002, 50003)])
+def test_where_the_counts_differ_each_is_a_death_or_an_arrival(now: tuple[int, ...]) -> None:
+    world = up(bind(40001), bind(40002))
+    assert world.see(ok(0, *now)) == [("down", 40001), ("down", 40002)]
+    assert {world.status(number) for number in now} == {"candidate"}
+
+
+def test_each_owner_moves_by_itself() -> None:
+    world = up(bind(40001), bind(40002), bind(40003, program="java"))
+    told = world.see(ok(0, bind(50001), bind(50003, program="java")))
+    assert told == [("down", 40001), ("down", 40002), ("moved", 40003)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "moves"),
+    [
+        (bind(40000), bind(50000), True),
+        (bind(40000), bind(50000, program="java"), False),
+        (bind(40000), bind(50000, program=None), False),
+        (bind(40000), bind(50000, unit="b.service"), False),
+        (bind(40000), bind(9000), False),
+        (bind(9000), bind(50000), False),
+        (bind(700, program="rpc.statd"), bind(800, program="rpc.statd"), True),
+        (bind(700, program="statd"), bind(800, program="statd"), False),
+        # Titles, names of the kernel, and units that are none.
+        (bind(40000, program="nginx: master"), bind(50000, program="nginx: x"), True),
+        (bind(40000, **APP), bind(50000, **APP), True),
+        (bind(40000, **APP), bind(50000, **AGAIN), True),
+        (bind(40000, **APP), bind(50000, **APP | {"unit": "app.service"}), False),
+        (bind(40000, **APP), bind(50000, **APP | {"program": "other"}), True),
+        (bind(40000, **APP), bind(50000, **APP | {"comm": "other"}), False),
+        (bind(40000, **APP), bind(50000, **APP | {"comm": None}), True),
+        (bind(40000, **APP), bind(50000, **APP | {"comm": None, "program": "other"}), False),
+        (bind(40000, unit="session-1.scope"), bind(50000, unit="session-2.scope"), True),
+        (bind(40000, unit="session-1.scope"), bind(50000), True),
+        (bind(40000, unit="docker:1"), bind(50000, unit="docker:1"), True),
+        (bind(40000, unit="docker:1"), bind(50000, unit="docker:2"), False),
+        # Family and reach.
+        (bind(40000, "10.0.0.5"), bind(50000, "10.0.0.6"), True),
+        (bind(40000, "10.0.0.5"), bind(50000, "127.0.0.1"), False),
+        (bind(40000, "10.0.0.5"), bind(50000), False),
+        (bind(40000, "::"), bind(50000), False),
+        (bind(40000, "fe80::1"), bind(50000, "10.0.0.5"), False),
+        # Those that listen for others.
+        (bind(40000, program="docker-proxy"), bind(50000, program="docker-proxy"), False),
+        (bind(40000, program="rootlessport"), bind(50000, program="rootlessport"), False),
+        (bind(40000, program="x", comm="kube-proxy"), bind(50000, program="x", comm="kube-proxy"), False),
+        (bind(40000, program="sshd: ann"), bind(50000, program="sshd: ann"), False),
+        (bind(40000, program="sshd2"), bind(50000, program="sshd2"), True),
+    ],
+)
+def test_a_port_moves_if_its_owner_family_and_reach_are_the_same(old: Listener, new: Listener, moves: bool) -> None:
+    told = up(old).see(ok(0, new))
+    assert (("moved", old.port) in told, ("down", old.port) in told) == (moves, not moves)
+
+
+def test_the_addresses_of_a_port_are_those_that_it_lost_as_well() -> None:
+    world = up(bind(40000, "10.0.0.5"), bind(40000, "127.0.0.1"))
+    assert world.see(ok(0, bind(40000, "127.0.0.1"))) == [("rebound", 40000, "severe")]
+    told = world.see(ok(5, bind(50000, "10.0.0.5"), bind(50000, "127.0.0.1")))
+    assert told == [("retired", 40000)]  # its alert was open
+    world = up(bind(40000, "10.0.0.5"), bind(40000, "127.0.0.1"))
+    world.see(ok(0, bind(40000, "127.0.0.1")))
+    assert world.see(ok(5, bind(50000, "127.0.0.1"))) == [("down", 40000)]
+
+
+def test_a_program_is_compared_with_one_that_the_same_tool_named_unless_the_kernel_names_all() -> None:
+    assert up(bind(40000)).see(ok(0, 50000, tool="netstat-W")) == [("down", 40000)]
+    assert up(bind(40000, comm="nginx")).see(ok(0, bind(50000, comm="nginx"), tool="netstat-W")) == [("moved", 40000)]
+    # One port without the kernel's name, of whatever owner, and all go by the names of the tool.
+    without = bind(50001, program="java")
+    told = up(bind(40000, comm="nginx")).see(ok(0, bind(50000, comm="nginx"), without, tool="netstat-W"))
+    assert told == [("down", 40000)]
+    nameless = bind(50001, program=None)
+    told = up(bind(40000, comm="nginx")).see(ok(0, bind(50000, comm="nginx"), nameless, tool="netstat-W"))
+    assert told == [("moved", 40000)]
+
+
+def test_what_is_missing_in_one_answer_alone_does_not_move() -> None:
+    world = up(bind(40000))
+    assert world.see(dataclasses.replace(ok(0, 50000), confirmed=False)) == []
+    assert (world.status(40000), world.status(50000)) == ("up", "candidate")
+    assert world.see(ok(5, 50000)) == [("down", 40000)]  # the last look did not show it, and the other one is known
+
+
+def test_what_the_last_look_did_not_show_does_not_move() -> None:
+    world = up(bind(40000))
+    world.see(dataclasses.replace(ok(0), confirmed=False))
+    assert world.see(ok(5, 50000)) == [("down", 40000)]
+
+
+def test_what_is_declared_candidate_or_hidden_does_not_move() -> None:
+    world = up(bind(40000))
+    world.declared = (40000,)
+    assert world.see(ok(0, 50000)) == [("down", 40000)]
+    world = up(bind(40000))
+    world.declared = (50000,)
+    assert world.see(ok(0, 50000)) == [("down", 40000), ("new", 50000)]
+    world = World()
+    assert world.see(ok(0), ok(5, 40000), ok(10, 50000), ok(15, 50000)) == [("baseline",)]
+    assert world.see(ok(20, 50000)) == [("new", 50000)]
+    world = up(bind(40000))
+    world.rules = [Rule(action="deny", port=40000)]
+    assert world.see(ok(0, 50000)) == []
+    assert (world.status(40000), world.status(50000)) == ("hidden", "candidate")
+    world = up(bind(40000))
+    world.rules = [Rule(action="deny", port=50000)]
+    assert world.see(ok(0, 50000)) == [("down", 40000)]
+
+
+# ── moved: containers ───────────────────────────────────────────────────────────────────────────
+
+
+def box(port: int, unit: str) -> Listener:
+    return bind(port, program="java", unit=unit)
+
+
+@pytest.mark.parametrize(
+    ("others", "moves"),
+    [
+        ((box(8080, "docker:b"), box(8081, "docker:b")), True),
+        ((box(8080, "docker:b"),), True),
+        ((box(8080, "docker:b"), box(8081, "docker:c")), False),
+        ((box(8080, "docker:b"), box(8080, "docker:c")), False),
+        ((box(8080, "docker:c"),), False),
+        ((box(8080, "docker.service"),), False),
+        ((box(8082, "docker:b"),), False),  # not known
+        ((), False),
+        ((box(8080, "docker:b"), box(8081, "docker:a")), False),  # the old one lives
+        ((box(8080, "docker:b"), box(9999, "docker:a")), False),  # where a rule hides it
+    ],
+)
+def test_a_port_moves_to_another_container_if_another_port_did_and_the_old_one_is_gone(
+    others: tuple[Listener, ...], moves: bool
+) -> None:
+    world = up(box(40000, "docker:a"), box(8080, "docker:a"), box(8081, "docker:a"))
+    world.rules = [Rule(action="deny", port=9999)]
+    told = world.see(ok(0, box(50000, "docker:b"), *others))
+    assert (("moved", 40000) in told, ("down", 40000) in told) == (moves, not moves)
+
+
+# ── moved: reboots ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_port_moves_in_the_first_look_of_a_boot() -> None:
+    assert up(bind(40000)).see(ok(0, 50000, boot_id="b2")) == [("rebooted",), ("moved", 40000)]
+
+
+@pytest.mark.parametrize(
+    ("late", "told"),
+    [
+        (5, [("moved", 40000)]),
+        (10, [("moved", 40000)]),  # the look that would call it down
+        (15, [("down", 40000), ("retired", 40000)]),
+        (55, [("down", 40000), ("retired", 40000)]),
+        (60, [("down", 40000)]),
+    ],
+)
+def test_a_port_that_is_late_moves_in_the_first_hour_of_a_boot(late: int, told: list[Any]) -> None:
+    world = up(bind(40000), bind(80))
+    found = [one for minutes in range(0, late, 5) for one in world.see(ok(minutes, 80, boot_id="b2"))]
+    found += world.see(ok(late, 80, 50000, boot_id="b2"))
+    assert found == [("rebooted",), *told]
+    assert world.status(50000) == ("candidate" if late == 60 else "up")
+
+
+def test_what_a_look_of_the_boot_showed_is_late_no_more() -> None:
+    world = up(bind(40000))
+    world.see(ok(0, boot_id="b2"), ok(5, 40000, boot_id="b2"))
+    assert world.see(ok(10, boot_id="b2")) == [("down", 40000)]
+    assert world.see(ok(15, 50000, boot_id="b2")) == []
+
+
+def test_what_was_down_before_the_boot_does_not_move() -> None:
+    world = up(bind(40000))
+    assert world.see(ok(0)) == [("down", 40000)]
+    assert world.see(ok(5, 50000, boot_id="b2")) == [("rebooted",)]
+    assert world.see(ok(10, 50000, boot_id="b2")) == []
+
+
+def test_a_late_port_whose_alert_a_person_closed_has_moved() -> None:
+    world = up(bind(40000))
+    world.see(*(ok(minutes, boot_id="b2") for minutes in (0, 5, 10)))
+    assert world.status(40000) == "down"
+    world.reference.leave(["h1"], at(12))
+    assert world.see(ok(15, 50000, boot_id="b2")) == [("moved", 40000)]
+
+
+def test_a_host_that_shares_its_machine_has_only_the_first_look_of_a_boot() -> None:
+    def look(minutes: float, *ports: int, boot: str) -> list[Observation]:
+        return [ok(minutes, *ports, host=host, run=f"{minutes}", boot_id=boot, netns=1) for host in ("h1", "h2")]
+
+    def world() -> World:
+        world = World(hosts=("h1", "h2"))
+        world.see(*look(0, 40000, boot="b1"), *look(5, 40000, boot="b1"), *look(10, 40000, boot="b1"))
+        return world
+
+    told = world().see(*look(15, 50000, boot="b2"))
+    assert [one for one in told if one[0] != "rebooted"] == [("moved", "h1", 40000), ("moved", "h2", 40000)]
+    late = world()
+    assert not {one[0] for one in late.see(*look(15, boot="b2"), *look(20, 50000, boot="b2"))} - {"rebooted"}
+    assert (late.status(40000), late.status(50000)) == ("up", "candidate")
+
+
+def kernel(port: int, uid: int | None = 0, **more: Any) -> Listener:
+    return bind(port, program=None, pid=None, uid=uid, **more)
+
+
+@pytest.mark.parametrize(
+    ("new", "moves"),
+    [
+        (kernel(50000), True),
+        (kernel(50000, 1000), False),
+        (kernel(50000, None), False),
+        (kernel(50000, unit="session-1.scope"), False),
+        (kernel(50000, comm="java"), False),
+        (kernel(50000, address="::"), False),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_ports_without_owners_move_in_the_first_hour_of_a_boot_by_their_users(
+    new: Listener, moves: bool, late: bool
+) -> None:
+    world = up(kernel(40000))
+    if late:
+        world.see(ok(-3, boot_id="b2"))
+    told = world.see(ok(0, new, boot_id="b2"))
+    assert (("moved", 40000) in told) == moves
+    assert world.status(40000) == (None if moves else "up")
+
+
+def test_ports_without_owners_move_at_no_other_time() -> None:
+    assert up(kernel(40000)).see(ok(0, kernel(50000))) == [("down", 40000)]
 
 
 # ── tools ───────────────────────────────────────────────────────────────────────────────────────

@@ -24,7 +24,11 @@ PRUNE_AFTER = timedelta(days=1)
 PORTS = (22, 80, 40000, 40001, 50000)
 ADDRESSES = ("0.0.0.0", "127.0.0.1", "10.0.0.5", "::")
 PROGRAMS = ("nginx", "java")
-RANGES = (EPHEMERAL_DEFAULT, (45000, 60999))
+RANGES = (EPHEMERAL_DEFAULT, (45000, 60999), (1024, 65535))
+RESERVED = ((), ((50000, 50000),), ((40001, 40002), (50001, 50001)))
+FREE = (40002, 50001, 50002, 45000, 60000, 33000, 61000, 20000)
+"""Ports that the kernel hands out here, in one of the ranges or none."""
+FREE_OF_RPC = (700, 800, 1023, 511)
 UNREACHABLE = ("timeout", "refused", "authentication", "no_route")
 SETTINGS: tuple[Mapping[str, Any], ...] = (
     {},
@@ -39,18 +43,49 @@ POLICIES: tuple[tuple[Rule, ...], ...] = (
     (Rule(action="deny", label={"role": "web"}, program="java"),),
     (Rule(action="deny", bind="loopback"),),
     (Rule(action="deny", host="h1", port=80),),
+    (Rule(action="allow", program="java"), Rule(action="allow", bind="wildcard")),
 )
 STEPS = tuple(timedelta(minutes=minutes) for minutes in (5, 5, 5, 5, 5, 5, 10, 2, 20, 60, 300, 26 * 60))
 
 
 @dataclass
 class Service:
-    """A service that really listens on a port."""
+    """A service that really listens on a port.
+
+    :param program: None of the kernel itself, which has no process
+    :param pid: of a socket of the kernel: what its inode is made of
+    :param app: the kind of application that it is a part of, with all else of that kind on its server
+    :param moves: it listens on any free port of these, whenever it starts
+    """
 
     addresses: set[str]
-    program: str
+    program: str | None
     unit: str | None
     pid: int
+    uid: int | None = None
+    app: str = ""
+    moves: tuple[int, ...] = ()
+
+
+WORKER = Service({"0.0.0.0"}, "java", "worker@1.service", 0, 1000, "worker", FREE)
+KERNEL = Service({"0.0.0.0", "::"}, None, None, 0, 0, "kernel", FREE)
+CONTAINER = Service({"0.0.0.0"}, "java", "docker:0", 0, 1000, "container", FREE)
+FORWARDED = Service({"0.0.0.0"}, "docker-proxy", "docker.service", 0, 0, "forwarded", FREE)
+STATD = Service({"0.0.0.0"}, "rpc.statd", "rpc-statd.service", 0, 0, "statd", FREE_OF_RPC)
+APPS: tuple[tuple[tuple[int, Service], ...], ...] = (
+    ((0, WORKER),),
+    ((0, WORKER), (45001, replace(WORKER, moves=()))),
+    ((0, WORKER), (0, WORKER)),
+    ((0, replace(WORKER, unit="session-3.scope", app="session")),),
+    ((0, replace(WORKER, unit=None, addresses={"::1", "127.0.0.1"}, app="local")),),
+    ((0, KERNEL),),
+    ((0, KERNEL), (0, replace(KERNEL, addresses={"::"}))),
+    ((0, CONTAINER), (8080, replace(CONTAINER, moves=()))),
+    ((0, CONTAINER),),
+    ((0, FORWARDED), (0, FORWARDED)),
+    ((0, STATD),),
+)
+"""Applications: each of their ports (0: any free one), and what listens there."""
 
 
 @dataclass
@@ -63,6 +98,7 @@ class Server:
     services: dict[int, Service]
     tool: str = "ss"
     ephemeral: tuple[int, int] = EPHEMERAL_DEFAULT
+    reserved: tuple[tuple[int, int], ...] = ()
     privileged: bool = True
     inodes: bool = True
     versions: tuple[int, int] = (2, 2)
@@ -177,7 +213,37 @@ class World:
                 services[port] = Service({ADDRESSES[0]}, PROGRAMS[index % 2], "a.service", self.pid())
         boot = f"boot-{self.pid()}"
         netns, start = self.one_of(((4026531840, 8), (4026531840, None), (None, None)))
-        return Server(boot, netns, start, services)
+        if self.pick(2):
+            for service in services.values():
+                service.unit = "session-1.scope"
+        server = Server(boot, netns, start, services)
+        for _ in range(self.one_of((0, 1, 1, 2))):
+            self.installs(server)
+        return server
+
+    def installs(self, server: Server) -> None:
+        """An application starts for the first time."""
+        started = [(port, replace(service)) for port, service in self.one_of(APPS)]
+        apps = {service.app for service in server.services.values()}
+        if not apps & {service.app for _, service in started}:
+            self.starts(server, started)
+
+    def starts(self, server: Server, app: list[tuple[int, Service]]) -> None:
+        """Processes start. Each takes its own port, or any free one."""
+        container = f"docker:{self.pid()}"
+        for port, service in app:
+            free = [one for one in service.moves if one not in server.services and one != port]
+            if service.moves and not free:
+                continue
+            unit = container if service.app == "container" else service.unit
+            server.services[self.one_of(free) if free else port] = replace(service, unit=unit, pid=self.pid())
+
+    def stops(self, server: Server, app: str) -> list[tuple[int, Service]]:
+        """An application ends: its ports, and what listened there."""
+        was = [(port, service) for port, service in sorted(server.services.items()) if service.app == app]
+        for port, _ in was:
+            del server.services[port]
+        return was
 
     def entry(self, host_id: str) -> Entry:
         return Entry(host_id, self.server(), {"role": self.one_of(("web", "db"))})
@@ -278,6 +344,34 @@ class World:
         elif 50000 not in services:
             services[50000] = replace(services.pop(port), pid=self.pid())
 
+    def app_is_installed(self) -> None:
+        entry = self.some_entry()
+        self.says(f"an app is installed on {entry.host_id}")
+        self.installs(entry.server)
+
+    def app_restarts(self) -> None:
+        """Ports of it may move; one of them may be late or gone for good, and the rest of a container may live on."""
+        entry, what = self.some_entry(), self.pick(8)
+        server = entry.server
+        apps = sorted({service.app for service in server.services.values() if service.moves and service.program})
+        if not apps:
+            return
+        app = self.one_of(apps)
+        self.says(f"{app} restarts on {entry.host_id} {what}")
+        was = self.stops(server, app)
+        if what == 1:
+            server.services.update([was.pop()])
+        elif what == 2:
+            was.pop()
+        elif what == 3:
+            was = [(port, replace(service, addresses={self.one_of(ADDRESSES)})) for port, service in was]
+        elif what == 4 and app == "worker":
+            was = [(port, replace(service, unit="worker@2.service")) for port, service in was]
+        without = replace(server, services=dict(server.services))
+        self.starts(server, was)
+        if what == 5:
+            entry.answers = [without] * (1 + self.pick(3))
+
     def service_flaps(self) -> None:
         """A service is missing in the next looks and back in others, by machines that answer for a run each."""
         entry, port, what = self.some_entry(), self.one_of(PORTS), self.pick(2)
@@ -302,11 +396,22 @@ class World:
         if server.start is not None:
             server.start += 1
         dead = self.pick(32)
-        server.services = {
-            port: replace(service, pid=self.pid())
+        services = [
+            (port, service)
             for index, (port, service) in enumerate(sorted(server.services.items()))
             if not (dead >> index & 1 and self.pick(2))
-        }
+        ]
+        apps = sorted({service.app for _, service in services if service.app})
+        server.services = {port: replace(service, pid=self.pid()) for port, service in services if not service.app}
+        late = [app for app in apps if self.pick(3) == 0]
+        for app in apps:
+            if app not in late:
+                self.starts(server, [(port, service) for port, service in services if service.app == app])
+        without = replace(server, services=dict(server.services))
+        for app in late:
+            self.starts(server, [(port, service) for port, service in services if service.app == app])
+        if late:
+            entry.answers = [without] * self.one_of((1, 2, 3, 5, 8, 14))
 
     def container_restarts(self) -> None:
         """The boot id is the kernel's."""
@@ -330,7 +435,7 @@ class World:
         elif what == 2:
             server.versions = self.one_of(((2, 2), (1, 1)))
         else:
-            server.ephemeral = self.one_of(RANGES)
+            server.ephemeral, server.reserved = self.one_of(RANGES), self.one_of(RESERVED)
 
     def other_machine_answers(self) -> None:
         """For some looks, another entry's machine or an unknown one."""
@@ -432,7 +537,7 @@ class World:
     def people(self) -> None:
         """A person edits rules or declarations, or accepts that a port is gone or which machine answers."""
         entry, what = self.some_entry(), self.pick(5)
-        port = self.one_of(PORTS)
+        port = self.one_of((*PORTS, *FREE))
         self.says(f"a person {what} {entry.host_id} {port}")
         if what == 0:
             self.policy = self.one_of(POLICIES)
@@ -456,6 +561,8 @@ class World:
 HAPPENINGS: tuple[Callable[[World], None], ...] = (
     World.nothing,
     *(World.service,) * 6,
+    *(World.app_is_installed,) * 2,
+    *(World.app_restarts,) * 5,
     World.service_flaps,
     World.reboot,
     World.reboot,
@@ -484,6 +591,11 @@ HAPPENINGS: tuple[Callable[[World], None], ...] = (
 )
 
 
+def title(program: str | None, tool: str) -> str | None:
+    """The name of a program as a tool prints it: netstat's is another one than the kernel's."""
+    return program if program not in PROGRAMS or tool == "ss" else f"{program}d"
+
+
 def listing_of(server: Server) -> Listing:
     """A complete answer of a machine."""
     listeners = tuple(
@@ -491,9 +603,9 @@ def listing_of(server: Server) -> Listing:
             "tcp6" if ":" in address else "tcp",
             address,
             port,
-            service.pid if server.privileged else None,
-            # netstat prints another name than the kernel's.
-            f"{service.program}{'d' if server.tool != 'ss' else ''}" if server.privileged else None,
+            service.pid if server.privileged and service.program else None,
+            title(service.program, server.tool) if server.privileged else None,
+            uid=service.uid if server.inodes else None,
             inode=10 * service.pid + index if server.inodes else None,
             unit=service.unit if server.privileged else None,
             comm=service.program if server.privileged and server.versions == (2, 2) else None,
@@ -509,6 +621,7 @@ def listing_of(server: Server) -> Listing:
         netns=server.netns,
         pid1_start=server.start,
         ephemeral=server.ephemeral,
+        reserved=server.reserved,
         listeners=listeners,
         probe=probe,
         reader=reader,

@@ -499,7 +499,10 @@ class Reference(Ports):
         learning = host.last_ok_at is not None and (host.versions or (1, 1)) != versions and not first
         if not first and seen.probe == 1 and (host.versions is None or host.versions[0] != 1):
             self._tell_host(host_id, look.observed_at, "probe_outdated")
-        rules, watched = self._rules_of(host_id), self._watched_ports(host_id, seen)
+        rules = self._rules_of(host_id)
+        watched = self._watched_ports(host_id, seen)
+        if first:
+            host.late = host.shown
         self._judge_ports(
             Sight(
                 host_id,
@@ -512,10 +515,12 @@ class Reference(Ports):
                 host.rules not in (None, rules),
                 frozenset(self.inventory[host_id].declared),
                 seen.ephemeral,
+                seen.reserved,
+                frozenset(one.unit for one in seen.listeners if one.unit is not None),
                 watched,
             )
         )
-        host.shown = frozenset(watched)
+        host.shown, host.late = frozenset(watched), host.late - watched.keys()
         if not first:  # otherwise the next look is compared with what was known before the boot
             host.versions, host.rules, host.tool = versions, rules, seen.tool
             host.listening = frozenset(listener.port for listener in seen.listeners)
@@ -568,7 +573,7 @@ class Reference(Ports):
             return own.start != answer.start
         if None in (own.netns, answer.netns) or own.netns == answer.netns:
             return False
-        there = [port for number, port in self.ports[host_id].items() if number in host.shown]
+        there = [port for port in self.ports[host_id].values() if port.seen_once and port.seen_clock == host.evidence]
         inodes = frozenset().union(*(port.inodes for port in there))
         pids = frozenset().union(*(port.pids for port in there))
         pairs = [(before, now) for before, now in ((inodes, inodes_of(look)), (pids, pids_of(look))) if before and now]

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from portmon.engine.rules import RuleSet, Subject
+from portmon.matching import bind_scopes
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing
-from tests.worlds.reference_rows import FEW, MOST, Changes, HostRow, PortRow, Settings, Told, told_today
+from portmon.probe.compare import program_of
+from tests.worlds.reference_rows import FEW, HOUR, MOST, Changes, HostRow, PortRow, Settings, Told, told_today
 
 NOTES = ("restarted", "moved")
 """Kinds of events that are no messages."""
 NOTICES = ("new", "replaced", "restarted", "rebound")
 """Nothing begins or ends with them, unless a rebound is severe."""
+HALF_OF_ALL_PORTS = 32768
+"""Numbers, and the lowest one that counts as ephemeral where the range spans more numbers than that."""
+OF_RPC = range(512, 1024)
+"""Where programs of RPC take any free port that only root may bind."""
+FORWARDERS = {"docker-proxy", "rootlessport", "kube-proxy", "sshd"}
+"""They listen for others: that one of their ports came says nothing of one that is gone."""
 
 
 @dataclass
@@ -31,7 +41,7 @@ class Seen:
     units: frozenset[str]
     comms: frozenset[str]
     listed: bool
-    """An allow rule named it."""
+    """An allow rule named the port or its program."""
 
 
 @dataclass
@@ -53,6 +63,9 @@ class Sight:
     other_rules: bool
     declared: frozenset[int]
     ephemeral: tuple[int, int]
+    reserved: tuple[tuple[int, int], ...]
+    units: frozenset[str]
+    """Of all listeners, before any rule."""
     seen: dict[int, Seen]
 
 
@@ -159,14 +172,17 @@ class Ports:
         for number in sorted((ports.keys() | look.seen.keys() | look.declared) - hidden):
             port = ports.get(number)
             if port is None:
-                self._unknown(look, number, moved=number in moved_to)
+                self._unknown(look, number, moved_to.get(number))
             else:
                 self._known(look, number, port)
         self._count_the_rest(told_before, look)
 
-    def _unknown(self, look: Sight, number: int, *, moved: bool) -> None:
-        """A port that is seen for the first time, or declared and not there."""
-        if look.first and not moved:
+    def _unknown(self, look: Sight, number: int, old: PortRow | None) -> None:
+        """A port that is seen for the first time, or declared and not there.
+
+        :param old: the port that moved to it
+        """
+        if look.first and old is None:
             return  # the next look of this boot judges it
         host = self.hosts[look.host_id]
         declared = number in look.declared
@@ -180,10 +196,13 @@ class Ports:
         was_there = host.last_ok_at is None or look.learning or number in host.listening
         port = PortRow("up", look.at, at_baseline=was_there, declared=declared)
         self.ports[look.host_id][number] = port
-        waits = is_ephemeral(look, number) and (host.last_ok_at is None or not seen.listed)
-        if waits and not moved and not declared and self.settings.ephemeral_after > 1:
+        of_a_service = host.last_ok_at is None and bool(services(seen.units))
+        waits = is_ephemeral(look, number, seen) and not (seen.listed or declared or of_a_service)
+        if old is not None:
+            port.first_seen = old.first_seen
+        elif waits and self.settings.ephemeral_after > 1:
             port.status, port.streak, port.counted_at = "candidate", 1, look.at
-        elif not was_there and not moved:
+        elif not was_there:
             self._tell_port(port, look.host_id, look.at, "new", number)
         take(port, seen, look)
 
@@ -412,29 +431,86 @@ class Ports:
 
     # ── moved ───────────────────────────────────────────────────────────────────────────────────
 
-    def _moves(self, look: Sight, hidden: set[int]) -> set[int]:
-        """Ports that others moved to; these are forgotten."""
+    def _moves(self, look: Sight, hidden: set[int]) -> dict[int, PortRow]:
+        """The ports that others moved to, each with the row of the old one, which is forgotten."""
         ports = self.ports[look.host_id]
-        gained = {number for number in look.seen if number not in ports}
-        missing = {
-            number
-            for number, port in ports.items()
-            if port.status == "up" and port.hidden_since is None and number not in look.seen
-        }
-        moved_to: set[int] = set()
         if not look.confirmed:
-            return moved_to
-        for old in sorted(missing - hidden - look.declared):
-            for new in sorted(gained - moved_to - look.declared):
-                if not is_ephemeral(look, old) or not is_ephemeral(look, new):
-                    continue
-                if same_service(ports[old], look.seen[new], look.tool):
-                    kind = "retired" if ports[old].alert else "moved"
-                    self._tell_port(ports[old], look.host_id, look.at, kind, old)
-                    del ports[old]
-                    moved_to.add(new)
-                    break
+            return {}
+        gone = {
+            number: port
+            for number, port in ports.items()
+            if number not in hidden and self._is_gone(look, number, port) and not FORWARDERS & all_names(port)
+        }
+        came = {
+            number: seen
+            for number, seen in look.seen.items()
+            if number not in ports
+            and number not in look.declared
+            and is_ephemeral(look, number, seen)
+            and not FORWARDERS & all_names(seen)
+        }
+        moved_to: dict[int, PortRow] = {}
+        for olds, news in self._groups(look, gone, came):
+            if len(olds) != len(news):
+                continue  # which of them moved, if any did, is not known
+            for old, new in zip(sorted(olds), sorted(news), strict=True):
+                port = moved_to[new] = ports.pop(old)
+                self._tell_port(port, look.host_id, look.at, "retired" if port.alert else "moved", old)
         return moved_to
+
+    def _is_gone(self, look: Sight, number: int, port: PortRow) -> bool:
+        """Whether it is a learned ephemeral port that vanished in this look, or since the boot not long ago."""
+        host = self.hosts[look.host_id]
+        never = number in look.seen or number in look.declared or port.hidden_since is not None
+        if never or not is_ephemeral(look, number, port):
+            return False
+        if port.status == "up" and number in host.shown:
+            return True
+        waits = port.status == "down" or (port.status == "up" and port.grace_until is not None)
+        return waits and number in host.late and self._is_first_hour(look)
+
+    def _is_first_hour(self, look: Sight) -> bool:
+        """Of a boot, as far as the state from before it is kept."""
+        kept = self.hosts[look.host_id].kept
+        return look.first or (kept is not None and look.clock - kept.since < HOUR)
+
+    def _groups(
+        self, look: Sight, gone: Mapping[int, PortRow], came: Mapping[int, Seen]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Of each owner, family and reach: the ports that are gone, and those that came."""
+        everything = [*gone.values(), *came.values()]
+        by_comm = all(one.comms for one in everything if one.comms or one.programs)
+        ids = self._new_container_ids(look)
+        found: dict[Any, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for number, port in gone.items():
+            names = port.comms if by_comm else titles(port) if port.tool == look.tool else frozenset()
+            units = frozenset(ids.get(unit, unit) for unit in port.units)
+            owner = self._owner(look, port, units, names)
+            if owner is not None:
+                found[owner, reaches(port.addresses | port.lost)][0].append(number)
+        for number, seen in came.items():
+            owner = self._owner(look, seen, seen.units, seen.comms if by_comm else titles(seen))
+            if owner is not None:
+                found[owner, reaches(seen.addresses)][1].append(number)
+        return list(found.values())
+
+    def _owner(self, look: Sight, one: PortRow | Seen, units: frozenset[str], names: frozenset[str]) -> Any:
+        """What two ports of one owner have in common; None if that can't be known."""
+        if names:
+            return services(units) | containers(units), names
+        if self._is_first_hour(look) and not (one.units or all_names(one)):
+            return one.uids
+        return None
+
+    def _new_container_ids(self, look: Sight) -> dict[str, str]:
+        """By the id of a container that is no more: that of the one whose other ports are shown in its place."""
+        new: dict[str, set[str]] = defaultdict(set)
+        for number, port in self.ports[look.host_id].items():
+            if number in look.seen and len(port.units) == len(look.seen[number].units) == 1:
+                (before,), (now,) = port.units, look.seen[number].units
+                if containers({before}) and containers({now}) and before not in look.units:
+                    new[before].add(now)
+        return {before: ids.pop() for before, ids in new.items() if len(ids) == 1}
 
     # ── hidden ──────────────────────────────────────────────────────────────────────────────────
 
@@ -511,7 +587,7 @@ class Ports:
         return found
 
     def _watched(self, host_id: str, listener: Listener) -> tuple[bool, bool]:
-        """Whether a listener is watched, and whether an allow rule named it."""
+        """Whether a listener is watched, and whether an allow rule named its port or program."""
         known = self.ports[host_id].get(listener.port)
         shown = {name for name in (listener.program, listener.comm) if name is not None}
         if known is not None and listener.comm in known.comms:
@@ -525,7 +601,8 @@ class Ports:
             decision = rules.evaluate(Subject(listener.port, listener.address, program))
             if decision.watched:
                 watched = True
-                named = named or decision.rule is not None
+                allowed_by = dict(rules.rules).get(decision.rule) if decision.rule is not None else None
+                named = named or bool(allowed_by and (allowed_by.port or allowed_by.program))
         return watched, named
 
     def _rules_of(self, host_id: str) -> list[Any]:
@@ -551,9 +628,37 @@ def up_or_down(port: PortRow) -> str:
     return "down" if port.status == "down" or port.lost else "up"
 
 
-def is_ephemeral(look: Sight, number: int) -> bool:
+def is_ephemeral(look: Sight, number: int, one: PortRow | Seen) -> bool:
+    """Whether a port has a number that the kernel hands out by itself."""
+    if number in OF_RPC and any(name.startswith("rpc.") for name in one.comms | one.programs):
+        return True
     low, high = look.ephemeral
-    return low <= number <= high
+    if high - low + 1 > HALF_OF_ALL_PORTS:
+        low = max(low, HALF_OF_ALL_PORTS)
+    return low <= number <= high and not any(first <= number <= last for first, last in look.reserved)
+
+
+def services(units: frozenset[str]) -> frozenset[str]:
+    """The names of services and sockets, of a template without its instance."""
+    own = {unit for unit in units if unit.endswith((".service", ".socket")) and not unit.startswith(("run-", "dbus-"))}
+    return frozenset(re.sub("@.*(?=[.])", "@", unit) for unit in own)
+
+
+def containers(units: frozenset[str] | set[str]) -> frozenset[str]:
+    return frozenset(unit for unit in units if ":" in unit and not unit.endswith((".service", ".socket", ".scope")))
+
+
+def titles(one: PortRow | Seen) -> frozenset[str]:
+    return frozenset(program_of(name) for name in one.programs)
+
+
+def all_names(one: PortRow | Seen) -> frozenset[str]:
+    return one.comms | one.programs | titles(one)
+
+
+def reaches(addresses: frozenset[str]) -> frozenset[tuple[bool, str]]:
+    """Of bind addresses: whether each is of IPv6, and whether it is loopback, wildcard or another one."""
+    return frozenset((":" in address, bind_scopes(address)[0]) for address in addresses)
 
 
 def owner_names(port: PortRow) -> list[tuple[str, ...]]:
@@ -577,6 +682,7 @@ def seen_of(listeners: list[Listener], *, listed: bool) -> Seen:
 def take(port: PortRow, seen: Seen, look: Sight) -> None:
     """What is not shown now stays as it was known."""
     port.seen_once, port.seen_clock = True, look.clock
+    port.first_seen = port.first_seen or look.at
     if seen.programs or not port.programs:
         port.tool = look.tool
     port.addresses = seen.addresses
@@ -588,14 +694,6 @@ def take(port: PortRow, seen: Seen, look: Sight) -> None:
     port.uids = seen.uids or port.uids
     port.units = seen.units or port.units
     port.comms = seen.comms or port.comms
-
-
-def same_service(port: PortRow, seen: Seen, tool: str) -> bool:
-    if port.units != seen.units:
-        return False
-    if port.comms and seen.comms:
-        return bool(port.comms & seen.comms)
-    return bool(port.programs & seen.programs) and port.tool == tool
 
 
 def other_program(port: PortRow, seen: Seen, tool: str) -> bool:

@@ -107,6 +107,8 @@ class PortRow:
     at_baseline: bool = False
     seen_once: bool = False
     """Only a declared port can be known and never seen."""
+    first_seen: datetime | None = None
+    """Or the port was that moved here."""
     seen_clock: timedelta = ZERO
     """The host's evidence clock at the last ok look that showed it; of one that was never seen, at its first."""
     streak: int = 0
@@ -193,7 +195,9 @@ class HostRow:
     grace_until: datetime | None = None
     listening: frozenset[int] = frozenset()
     shown: frozenset[int] = frozenset()
-    """Watched ports of its last ok look."""
+    """Watched ports in its last ok look."""
+    late: frozenset[int] = frozenset()
+    """Those of its last ok look before this boot that no look since showed."""
     versions: tuple[int, int] | None = None
     """Of the probe and the reader of its last ok look."""
     rules: list[Any] | None = None
