@@ -365,6 +365,8 @@ def test_each_owner_moves_by_itself() -> None:
         (bind(40000, program="rootlessport"), bind(50000, program="rootlessport"), False),
         (bind(40000, program="x", comm="kube-proxy"), bind(50000, program="x", comm="kube-proxy"), False),
         (bind(40000, program="sshd: ann"), bind(50000, program="sshd: ann"), False),
+        (bind(40000, program="docker-proxy", comm="x"), bind(50000, program="x", comm="x"), False),
+        (bind(40000, program="x", comm="x"), bind(50000, program="docker-proxy", comm="x"), False),
         (bind(40000, program="sshd2"), bind(50000, program="sshd2"), True),
     ],
 )
@@ -481,6 +483,14 @@ def test_a_port_that_is_late_moves_in_the_first_hour_of_a_boot(late: int, told: 
     found += world.see(ok(late, 80, 50000, boot_id="b2"))
     assert found == [("rebooted",), *told]
     assert world.status(50000) == ("candidate" if late == 60 else "up")
+
+
+@pytest.mark.parametrize(("late", "state"), [(59, "up"), (60, "candidate")])
+def test_the_first_hour_is_over_after_an_hour_of_evidence_however_few_its_looks(late: int, state: str) -> None:
+    world = up(bind(40000))
+    world.see(*(ok(minutes, boot_id="b2") for minutes in range(0, 60, 10)))
+    world.see(ok(late, 50000, boot_id="b2"))
+    assert world.status(50000) == state
 
 
 def test_what_a_look_of_the_boot_showed_is_late_no_more() -> None:
