@@ -70,11 +70,15 @@ _ATTRIBUTES: Mapping[str, Callable[[Any, Subject], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a port is watched, why, and the index of the rule that decided."""
+    """Whether a port is watched, why, and the index of the rule that decided.
+
+    :param names_it: that rule names ports or programs
+    """
 
     watched: bool
     reason: str
     rule: int | None = None
+    names_it: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,9 @@ class HostRules:
             if rule.matches(subject):
                 verb = "allows" if rule.action == "allow" else "denies"
                 comment = f" ({rule.comment})" if rule.comment else ""
-                return Decision(rule.action == "allow", f"{self.where('rules', index)} {verb} it{comment}", index)
+                reason = f"{self.where('rules', index)} {verb} it{comment}"
+                names_it = rule.port is not None or rule.program is not None
+                return Decision(rule.action == "allow", reason, index, names_it)
         if self.only_allowed:
             return Decision(False, "no allow rule of this host matches it")
         return Decision(True, "no rule matches it")

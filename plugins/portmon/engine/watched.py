@@ -16,7 +16,7 @@ from portmon.scan.answer import bind_of
 SETS = ("addresses", "programs", "pids", "uids", "units", "comms", "inodes")
 """Attributes of a port that are sorted tuples of what its listeners show."""
 SeenPort = tuple[Any, ...]
-"""Host id, protocol, port, the values of SETS, the tool, whether an allow rule names the port, and how many owners or
+"""Host id, protocol, port, the values of SETS, the tool, whether an allow rule names the port or its program, and how many owners or
 binds are left out."""
 Values = Mapping[tuple[str, int], Mapping[str, tuple[Any, ...]]]
 """Host id and port to the stored values of SETS."""
@@ -62,7 +62,7 @@ def fold(
                 decisions = [own.evaluate(subject) for subject in subjects_of(listener, known_owner)]
                 if not any(decision.watched for decision in decisions):
                     continue
-                if any(decision.watched and decision.rule is not None for decision in decisions):
+                if any(decision.watched and decision.names_it for decision in decisions):
                     listed.add(port)
             by_port[port].append(listener)
         for port, listeners in by_port.items():
