@@ -55,6 +55,8 @@ MODULES = (
     "engine.fleet",
     "engine.leaving",
     "engine.ports",
+    "engine.moves",
+    "engine.owners",
     "engine.frames",
     "engine.answers",
     "engine.monitor",
@@ -77,6 +79,7 @@ TESTS = (
     "tests/engine/test_hosts.py",
     "tests/engine/test_lifecycle.py",
     "tests/engine/test_machines.py",
+    "tests/engine/test_moves.py",
     "tests/engine/test_transitions.py",
     "tests/engine/test_twin.py",
     "tests/engine/test_versions.py",
@@ -89,9 +92,6 @@ UNPROVEN = frozenset(
     {
         "engine.frames.Comparison._is_quiet",
         "engine.ports.HostPorts._keep",
-        "engine.ports._heirs",
-        "engine.ports._heirs_by_name",
-        "engine.ports._is_same_program",
         "probe.compare._Names.has",
         "engine.watched._few",
     }

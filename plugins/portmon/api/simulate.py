@@ -70,6 +70,7 @@ class HistoryLine(_Line):
     outcome: Literal["ok", "unreachable", "invalid", "removed", "invalid_entry"]
     boot_id: str | None = None
     ephemeral: tuple[PortNumber, PortNumber] = EPHEMERAL_DEFAULT
+    reserved: tuple[tuple[PortNumber, PortNumber], ...] = ()
     listeners: tuple[ListenerLine, ...] = ()
     netns: int | None = None
     pid1_start: int | None = None
@@ -93,6 +94,7 @@ class HistoryLine(_Line):
             netns=self.netns,
             pid1_start=self.pid1_start,
             ephemeral=self.ephemeral,
+            reserved=self.reserved,
             listeners=tuple(Listener(**listener.model_dump()) for listener in self.listeners),
         )
         ok = self.outcome == "ok"

@@ -31,7 +31,7 @@ class Row(lifecycle.TableRow):
     BASELINE = (
         "nothing, first ok observation of this host",
         "seen",
-        "up; inside the host's ephemeral range: candidate",
+        "up; ephemeral, not allow-listed, declared or of a service: candidate",
         "none (one `baseline` event for the host, with a count)",
     )
     NEW = (
@@ -69,10 +69,10 @@ class Row(lifecycle.TableRow):
     DECLARED_SEEN = ("nothing or candidate, declared", "seen", "up", "as for any other port")
     MISSED = ("up", "not seen, fewer than `states.down_after` runs in a row", "up", "none")
     MOVED = (
-        "up, inside the ephemeral range",
-        "not seen, while its program and unit gained another port there",
+        "up, ephemeral; in the first hour of a boot down as well",
+        "not seen, while as many ephemeral ports of its owner came as are gone",
         "removed; the other one is up",
-        "`moved`; `retired` if it was flapping or had lost a bind",
+        "`moved`; `retired` if an alert of it was open",
     )
     UNCONFIRMED = ("up", "not seen in an observation that asked only once", "up", "none")
     GRACE = ("up", "not seen since the host's boot, before `states.reboot_grace` (10 min) is over", "up", "none")

@@ -16,8 +16,8 @@ from portmon.scan.answer import bind_of
 SETS = ("addresses", "programs", "pids", "uids", "units", "comms", "inodes")
 """Attributes of a port that are sorted tuples of what its listeners show."""
 SeenPort = tuple[Any, ...]
-"""Host id, protocol, port, the values of SETS, the tool, whether an allow rule names the port or its program, and how many owners or
-binds are left out."""
+"""Host id, protocol, port, the values of SETS, the tool, whether an allow rule names the port or its
+program, and how many owners or binds are left out."""
 Values = Mapping[tuple[str, int], Mapping[str, tuple[Any, ...]]]
 """Host id and port to the stored values of SETS."""
 
