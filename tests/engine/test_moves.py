@@ -116,6 +116,14 @@ def test_as_many_come_as_are_gone_of_each_owner() -> None:
 
 
 @pytest.mark.parametrize(
+    ("came", "moved_to"), [((50001,), {}), ((50001, 50002), {40000: 50001}), ((50001, 50002, 50003), {})]
+)
+def test_a_candidate_that_is_gone_counts_and_does_not_move(came: tuple[int, ...], moved_to: dict[int, int]) -> None:
+    gone = [port(40000), port(40001, status=PortStatus.CANDIDATE)]
+    assert heirs(gone, {number: seen() for number in came}, [], look(), ()) == moved_to
+
+
+@pytest.mark.parametrize(
     ("stayed", "units", "expected"),
     [
         ([(port(9000, units=(OLD,)), seen(units=(NEW,)))], {NEW}, True),

@@ -454,17 +454,19 @@ class Ports:
             if len(olds) != len(news):
                 continue  # which of them moved, if any did, is not known
             for old, new in zip(sorted(olds), sorted(news), strict=True):
+                if ports[old].status == "candidate":
+                    continue  # it goes on as another candidate
                 port = moved_to[new] = ports.pop(old)
                 self._tell_port(port, look.host_id, look.at, "retired" if port.alert else "moved", old)
         return moved_to
 
     def _is_gone(self, look: Sight, number: int, port: PortRow) -> bool:
-        """Whether it is a learned ephemeral port that vanished in this look, or since the boot not long ago."""
+        """Whether it is a learned ephemeral port, or a candidate, that vanished in this look or since a recent boot."""
         host = self.hosts[look.host_id]
         never = number in look.seen or number in look.declared or port.hidden_since is not None
         if never or not is_ephemeral(look, number, port):
             return False
-        if port.status == "up" and number in host.shown:
+        if port.status != "down" and number in host.shown:
             return True
         waits = port.status == "down" or (port.status == "up" and port.grace_until is not None)
         return waits and number in host.late and self._is_first_hour(look)

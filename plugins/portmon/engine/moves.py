@@ -24,6 +24,8 @@ def heirs(
 ) -> dict[int, int]:
     """Missing port to the port to which its program moved: as many of one owner, family and reach came as are gone.
 
+    Candidates count as well: they come and go, and the death of a port beside one that goes on elsewhere is no move.
+
     :param arrivals: ports that are shown and not known
     :param stayed: ports that are known and shown with other attributes
     :param must: declared ports
@@ -34,10 +36,11 @@ def heirs(
     came = {
         number: seen
         for number, seen in arrivals.items()
-        if number not in must and evidence.is_ephemeral(number, (*seen.comms, *seen.programs))
+        if number not in must and evidence.is_ephemeral(number, (*seen.comms, *seen.programs)) and not _is_proxy(seen)
     }
     if not gone or not came:
         return {}
+    candidates = {port.port for port in gone if port.status == PortStatus.CANDIDATE}
     owner_of = _owners([*gone, *came.values()], _new_ids(stayed, evidence), evidence)
     groups: dict[tuple[Hashable, Hashable], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for port in gone:
@@ -49,16 +52,23 @@ def heirs(
         for (who, _), (left, taken) in groups.items()
         if who is not None and len(left) == len(taken)
         for old, new in zip(sorted(left), sorted(taken), strict=True)
+        if old not in candidates
     }
 
 
 def _may_move(port: Port, evidence: Evidence) -> bool:
-    if port.hidden_since is not None or not evidence.is_ephemeral(port.port, (*port.comms, *port.programs)):
+    if port.hidden_since is not None or _is_proxy(port):
+        return False
+    if not evidence.is_ephemeral(port.port, (*port.comms, *port.programs)):
         return False
     if port.last_seen_at is None:
-        return port.status == PortStatus.UP
+        return port.status != PortStatus.DOWN
     # In the first hour of a boot what came and what is gone may show in different looks.
     return port.status != PortStatus.CANDIDATE and evidence.is_early and port.seen_clock == evidence.before_boot
+
+
+def _is_proxy(one: Port | Seen) -> bool:
+    return not PROXIES.isdisjoint((*one.comms, *map(program_of, one.programs)))
 
 
 def _owners(
@@ -68,8 +78,6 @@ def _owners(
     by_comm = all(one.comms for one in all_ if one.programs or one.comms)
 
     def owner(one: Port | Seen) -> Hashable:
-        if not PROXIES.isdisjoint((*one.comms, *map(program_of, one.programs))):
-            return None
         names = one.comms if by_comm else tuple(map(program_of, one.programs))
         if not by_comm and isinstance(one, Port) and one.tool != evidence.tool:
             names = ()
