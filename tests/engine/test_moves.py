@@ -47,7 +47,7 @@ def look(*, early: bool = False, **fields: Any) -> Evidence:
         "pace": lifecycle.pace(settings, FIVE), "settings": settings,
     }  # fmt: skip
     if early:
-        known |= {"boot_clock": BOOT, "before_boot": BEFORE}
+        known |= {"boot_clock": BOOT, "before_boot": frozenset({40000})}
     return Evidence(**known | fields)
 
 
@@ -86,8 +86,8 @@ MOVES: dict[str, tuple[Port, Seen, dict[str, Any], bool]] = {
     "missed before": (port(last_seen_at=NOW - 2 * FIVE, seen_clock=CLOCK - 600), seen(), {}, False),
     "early, late after the boot": (late(), seen(), {"early": True}, True),
     "early, down after the grace": (late(status=PortStatus.DOWN), seen(), {"early": True}, True),
-    "early, gone before the boot": (late(seen_clock=BEFORE - 300), seen(), {"early": True}, False),
-    "early, gone after the boot": (late(seen_clock=BEFORE + 300), seen(), {"early": True}, False),
+    "early, gone before the boot": (late(40001, seen_clock=BEFORE - 300), seen(), {"early": True}, False),
+    "early, gone after the boot": (late(seen_clock=BOOT), seen(), {"early": True}, False),
     "early, candidate": (late(status=PortStatus.CANDIDATE), seen(), {"early": True}, False),
     "early, no owner known or shown": (late(**UNKNOWN), seen(**UNKNOWN), {"early": True}, True),
     "early, no owner, another user": (late(**UNKNOWN), seen(**UNKNOWN | {"uids": (7,)}), {"early": True}, False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from portmon.probe.compare import comparable_addresses, lost_binds, replaced, same_program
+from portmon.probe.compare import comparable_addresses, exchanged_binds, lost_binds, replaced, same_program
 
 EXPORTER = "prometheus-node-exporter"
 
@@ -171,3 +171,26 @@ def test_a_tool_that_cuts_addresses_compares_with_itself_only(before: str | None
 )
 def test_lost_binds(gone: str, seen: str, lost: str) -> None:
     assert " ".join(lost_binds(gone.split(), seen.split())) == lost
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "exchanged"),
+    [
+        ("::", "0.0.0.0", "::"),
+        ("0.0.0.0", "::", "0.0.0.0"),
+        ("10.0.0.1", "10.0.0.2", "10.0.0.1"),
+        ("10.0.0.1", "2001:db8::1", "10.0.0.1"),
+        ("10.0.0.1", "0.0.0.0", ""),
+        ("0.0.0.0", "10.0.0.1", ""),
+        ("10.0.0.1", "127.0.0.1", ""),
+        ("0.0.0.0", "127.0.0.1", ""),
+        ("10.0.0.1", "", ""),
+        ("10.0.0.1 10.0.0.2", "10.0.0.3", ""),
+        ("10.0.0.1 10.0.0.2", "10.0.0.3 10.0.0.4", "10.0.0.1 10.0.0.2"),
+        ("10.0.0.1", "10.0.0.2 10.0.0.3", "10.0.0.1"),
+        (":: 10.0.0.1", "0.0.0.0", "::"),
+        (":: 10.0.0.1", "10.0.0.2", "10.0.0.1"),
+    ],
+)
+def test_binds_are_exchanged_for_as_many_of_the_same_reach(lost: str, gained: str, exchanged: str) -> None:
+    assert " ".join(sorted(exchanged_binds(lost.split(), gained.split()), reverse=":" in lost)) == exchanged

@@ -22,7 +22,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 INTERVAL = timedelta(minutes=5)
 PRUNE_AFTER = timedelta(days=1)
 PORTS = (22, 80, 40000, 40001, 50000)
-ADDRESSES = ("0.0.0.0", "127.0.0.1", "10.0.0.5", "::")
+ADDRESSES = ("0.0.0.0", "127.0.0.1", "10.0.0.5", "::", "10.0.0.6")
 PROGRAMS = ("nginx", "java")
 RANGES = (EPHEMERAL_DEFAULT, (45000, 60999), (1024, 65535))
 RESERVED = ((), ((50000, 50000),), ((40001, 40002), (50001, 50001)))
@@ -327,7 +327,7 @@ class World:
 
     def service(self) -> None:
         """A service comes, goes, restarts, is replaced, binds elsewhere, or moves."""
-        entry, port, what = self.some_entry(), self.one_of(PORTS), self.pick(8)
+        entry, port, what = self.some_entry(), self.one_of(PORTS), self.pick(9)
         services = entry.server.services
         service = services.get(port)
         self.says(f"service {entry.host_id} {port} {what if service else 'comes'}")
@@ -341,6 +341,8 @@ class World:
             service.program, service.pid = self.one_of(PROGRAMS), self.pid()
         elif what <= 6:
             service.addresses = service.addresses ^ {self.one_of(ADDRESSES)} or {ADDRESSES[0]}
+        elif what == 7:
+            service.addresses = {self.one_of(ADDRESSES)}
         elif 50000 not in services:
             services[50000] = replace(services.pop(port), pid=self.pid())
 

@@ -45,7 +45,7 @@ class Story:
 
     :param open: by port, what its alert is about
     :param unreachable: hosts that were called so
-    :param shown: by port, the evidence clock of its host when an ok look last showed it
+    :param shown: by port, the evidence clock of its host when an ok look last showed it, and ``whole`` with all binds
     :param flapping: by port or host, the clock when it was told that it flaps
     :param looks: that were judged, each with its run
     :param known: keys of the state after the run before
@@ -54,6 +54,7 @@ class Story:
     open: dict[Port, str] = field(default_factory=dict)
     unreachable: set[str] = field(default_factory=set)
     shown: dict[Port, float] = field(default_factory=dict)
+    whole: dict[Port, float] = field(default_factory=dict)
     flapping: dict[Any, Any] = field(default_factory=dict)
     looks: dict[str, dict[datetime, tuple[Step, Observation]]] = field(default_factory=lambda: defaultdict(dict))
     tried: dict[str, timedelta] = field(default_factory=lambda: defaultdict(timedelta))
@@ -200,10 +201,15 @@ def _is_named(story: Story, judged: Judged, event: Told, look: Observation | Non
     if look is None or look.listing is None:
         return False
     low, high = look.listing.ephemeral
-    if low <= port <= high and not shows(judged.step, look, port) and (host_id, port) not in judged.state:
+    if (
+        (low <= port <= high or 512 <= port < 1024)
+        and not shows(judged.step, look, port)
+        and (host_id, port) not in judged.state
+    ):
         return True  # it may have moved
     settings = Defaults(**judged.step.settings)
-    absent = judged.state[host_id,][5] - story.shown.get((host_id, port), 0.0)
+    last = story.whole if shows(judged.step, look, port) else story.shown
+    absent = judged.state[host_id,][5] - last.get((host_id, port), 0.0)
     return bool(absent >= settings.retire_after.total_seconds())
 
 
@@ -256,7 +262,9 @@ def _read(story: Story, judged: Judged) -> None:
 def _fold(story: Story, judged: Judged) -> None:
     """What is open after the run."""
     if {key[0] for key in story.known - judged.state.keys() if len(key) == 1} - set(judged.step.purged):
-        story.shown.clear()  # an entry went on with the state, and the messages, of another one
+        # An entry went on with the state, and the messages, of another one.
+        story.shown.clear()
+        story.whole.clear()
         story.muted |= {(key[0], key[1] if len(key) == 2 else None) for key in judged.state}
     story.known = set(judged.state)
     for at, kind, host_id, port, extra in judged.told:
@@ -289,8 +297,12 @@ def _fold(story: Story, judged: Judged) -> None:
             for port in {one.port for one in look.listing.listeners}:
                 if shows(judged.step, look, port):
                     story.shown[look.host_id, port] = host[5]
+                    if not judged.state.get((look.host_id, port), ("", False, ()))[2]:
+                        story.whole[look.host_id, port] = host[5]
             if (look.observed_at, "answers_discarded", look.host_id, None, "") in judged.told:
-                story.shown = {key: 0.0 if key[0] == look.host_id else then for key, then in story.shown.items()}
+                for port_key in story.shown.keys() | story.whole.keys():
+                    if port_key[0] == look.host_id:
+                        story.shown[port_key] = story.whole[port_key] = 0.0
 
 
 def _fold_host(story: Story, kind: str, host_id: str, extra: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -343,7 +343,7 @@ class Ports:
         if seen.addresses & wildcards:
             port.lost -= wildcards  # which may have been an older reader's name of those that are there
         port.addresses = frozenset()  # what is there now is all that is expected
-        port.lost = still_lost(port, seen)
+        port.lost = still_lost(port, seen, look.tool)
         if before and not port.lost:
             self._binds_changed(port, look, "recovered", number)
             return True
@@ -352,7 +352,7 @@ class Ports:
     def _compare_binds(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> bool:
         before = port.lost
         lost, gained = port.addresses - seen.addresses, seen.addresses - port.addresses
-        after = still_lost(port, seen)
+        after = still_lost(port, seen, look.tool)
         if after - before and not look.confirmed:
             return False  # one answer is no evidence of absence
         port.lost = after
@@ -397,7 +397,7 @@ class Ports:
         self._up_from_down(port, look, number)
         if look.learning or not self._addresses_compare(look) or self._waits_for_binds(port, look, seen):
             return
-        lost = still_lost(port, seen)  # of none, since all were expected
+        lost = still_lost(port, seen, look.tool)  # of none, since all were expected
         if lost and look.confirmed:
             port.lost, port.lost_since = lost, (look.at, look.clock)
             self._binds_changed(port, look, "rebound", number, "severe")
@@ -621,7 +621,7 @@ class Ports:
     def _waits_for_binds(self, port: PortRow, look: Sight, seen: Seen) -> bool:
         """Within the grace after a reboot a bind that is missing is not lost yet; nor is it after one answer alone."""
         grace = self.hosts[look.host_id].grace_until
-        missing = bool(still_lost(port, seen) - port.lost)
+        missing = bool(still_lost(port, seen, look.tool) - port.lost)
         return missing and ((grace is not None and look.at < grace) or not look.confirmed)
 
 
@@ -712,11 +712,23 @@ def expect_all_binds(port: PortRow) -> None:
     port.lost = frozenset()
 
 
-def still_lost(port: PortRow, seen: Seen) -> frozenset[str]:
+def still_lost(port: PortRow, seen: Seen, tool: str) -> frozenset[str]:
     lost = {address for address in port.addresses - seen.addresses if not ipaddress.ip_address(address).is_loopback}
     wildcard = {4: "0.0.0.0", 6: "::"}
-    return frozenset(
+    missing = {
         address
         for address in port.lost | lost
         if address not in seen.addresses and wildcard[ipaddress.ip_address(address).version] not in seen.addresses
-    )
+    }
+    if other_program(port, seen, tool):
+        return frozenset(missing)
+    gained = seen.addresses - port.addresses - port.lost
+    for reach in ("wildcard", "other"):
+        fresh, instead = of_reach(missing - port.lost, reach), of_reach(gained, reach)
+        if len(fresh) <= len(instead):
+            missing -= fresh  # the same service listens on others of the kind
+    return frozenset(missing)
+
+
+def of_reach(addresses: Set[str], reach: str) -> frozenset[str]:
+    return frozenset(address for address in addresses if bind_scopes(address)[0] == reach)

@@ -144,7 +144,9 @@ class Answers:
             reserved=seen.reserved,
             units=frozenset(listener.unit for listener in seen.listeners if listener.unit),
             boot_clock=kept.clock if kept else clock if new_boot else None,
-            before_boot=kept.host.evidence if kept else None,
+            before_boot=frozenset(port.port for port in kept.ports if port.last_seen_at is None)
+            if kept
+            else frozenset(),
         )
 
     def _take_evidence(

@@ -64,7 +64,8 @@ def _may_move(port: Port, evidence: Evidence) -> bool:
     if port.last_seen_at is None:
         return port.status != PortStatus.DOWN
     # In the first hour of a boot what came and what is gone may show in different looks.
-    return port.status != PortStatus.CANDIDATE and evidence.is_early and port.seen_clock == evidence.before_boot
+    is_late = evidence.is_early and port.port in evidence.before_boot
+    return is_late and port.status != PortStatus.CANDIDATE and (port.seen_clock or 0.0) < (evidence.boot_clock or 0.0)
 
 
 def _is_proxy(one: Port | Seen) -> bool:

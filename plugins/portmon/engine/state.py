@@ -188,7 +188,7 @@ class Evidence:
         hands out to none
     :param units: units and containers of all listeners
     :param boot_clock: evidence clock at the first look of this boot, None if that is not known any more
-    :param before_boot: evidence clock at the last look before it
+    :param before_boot: ports of the last look before it
     :param new_boot: it is the first ok observation of a boot
     :param grace_until: end of the grace after a reboot
     :param confirmed: a missing port is missing in two answers
@@ -225,7 +225,7 @@ class Evidence:
     reserved: tuple[tuple[int, int], ...] = ()
     units: frozenset[str] = frozenset()
     boot_clock: float | None = None
-    before_boot: float | None = None
+    before_boot: frozenset[int] = frozenset()
 
     def counts(self, counted_at: datetime | None) -> bool:
         """Whether a counter that last grew at ``counted_at`` may grow again."""

@@ -22,7 +22,14 @@ from portmon.model import limits
 from portmon.model.event_kinds import EventKind
 from portmon.model.observation import PortKey
 from portmon.model.state import PortStatus
-from portmon.probe.compare import comparable_addresses, is_wildcard, lost_binds, replaced, without_zone
+from portmon.probe.compare import (
+    comparable_addresses,
+    exchanged_binds,
+    is_wildcard,
+    lost_binds,
+    replaced,
+    without_zone,
+)
 
 
 class Row(lifecycle.TableRow):
@@ -186,7 +193,7 @@ def again(
     port.misses, port.counted_at, port.last_seen_at, port.seen_clock, port.grace_until = 0, None, None, None, None
     lost_before = before.lost
     if not evidence.new_boot:
-        bind_row, told = _bind_events(before, port, evidence, quiet=quiet or row is Row.RECOVERED, more=seen.more)
+        bind_row, told = _bind_events(before, port, seen, evidence, quiet=quiet or row is Row.RECOVERED)
         drafts += told
         if row is Row.SEEN:
             row = bind_row or (Row.BRAKED if _is_braked(port, evidence) else row)
@@ -434,7 +441,7 @@ def _hide_binds(port: Port, evidence: Evidence, is_watched: Callable[[str], bool
 
 
 def _bind_events(
-    before: Port, port: Port, evidence: Evidence, *, quiet: bool, more: int
+    before: Port, port: Port, shown: Seen, evidence: Evidence, *, quiet: bool
 ) -> tuple[Row | None, tuple[Draft, ...]]:
     """The row and the events of changed binds.
 
@@ -447,6 +454,9 @@ def _bind_events(
     waiting = {address for address, _ in port.unwatched if address in before.lost}
     lost, _ = limits.few_of({*waiting, *lost_binds({*missed, *(known - seen)}, seen)}, before.lost)
     fresh = tuple(address for address in lost if address not in before.lost)
+    if fresh and not shown.more and not _has_replaced(before, shown, evidence):
+        exchanged = exchanged_binds(fresh, seen - known - set(before.lost))
+        lost, fresh = (tuple(address for address in some if address not in exchanged) for some in (lost, fresh))
     if fresh and (not evidence.confirmed or evidence.in_grace):
         # Keep the bind as known: the first observation after the grace, or the first confirmed one, makes the event.
         port.addresses = before.addresses
@@ -455,16 +465,17 @@ def _bind_events(
     if not lost:
         port.lost_since = port.lost_clock = None
     if fresh or (lost and port.paused and not waiting and lifecycle.may_tell(port.told, evidence.at)):
-        return Row.LOST_BIND, _loses(before, port, evidence, fresh, more)
+        return Row.LOST_BIND, _loses(before, port, evidence, fresh, shown.more)
     if before.lost and not lost:
         return Row.BIND_RECOVERED, _finds(before, port, evidence)
     # With OWNERS binds before, one that is new may have been left out then.
     differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(before.lost)
     if quiet or any(getattr(before, part).flapping_since for part in PARTS) or not differ:
         return None, ()
+    now, then = ", ".join(port.addresses), ", ".join(before.addresses)
     draft = Draft(
         EventKind.REBOUND,
-        f"It listens on {', '.join(port.addresses)} now, before on {', '.join(before.addresses)}{_left_out(more)}",
+        f"It listens on {now} now, before on {then}{_left_out(shown.more)}",
         since=evidence.at,
         details={"severe": False, "before": list(before.addresses)},
     )

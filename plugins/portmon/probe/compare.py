@@ -7,7 +7,9 @@ of "no change".
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Collection, Iterable
+from itertools import filterfalse
 
 from portmon.matching import bind_scopes
 from portmon.model.limits import bytes_of
@@ -90,6 +92,19 @@ def lost_binds(lost: Iterable[str], seen: Collection[str]) -> tuple[str, ...]:
     """
     wildcards = list(filter(is_wildcard, seen))
     return tuple(sorted(address for address in set(lost) - set(seen) if _is_lost(address, wildcards)))
+
+
+def exchanged_binds(lost: Collection[str], gained: Iterable[str]) -> set[str]:
+    """The lost addresses in whose place others came: as many of the same reach. A wildcard of either family will do.
+
+    :param lost: none of them is a loopback address
+    """
+    found: set[str] = set()
+    came = Counter(map(is_wildcard, (address for address in gained if bind_scopes(address)[0] != "loopback")))
+    for wildcard, own in ((True, set(filter(is_wildcard, lost))), (False, set(filterfalse(is_wildcard, lost)))):
+        if len(own) <= came[wildcard]:
+            found |= own
+    return found
 
 
 def without_zone(address: str) -> str:
