@@ -239,8 +239,9 @@ def test_the_end_of_what_another_host_took_over_goes_to_no_chat(database: Databa
     fleet.scan_and_evaluate(run)
     with database.begin() as conn:
         new, details = hosts.listed(conn)["id-web002"], {"from": "id-web000"}
-        own = {"at": fleet.now, "run_id": run.run_id, "reason": "why", "evidence": "x", "host": new}
-        events.add(conn, [monitor_event(EventKind.TAKEN_OVER, details=details, **own)])
+        own = {"at": fleet.now, "run_id": run.run_id, "reason": "why", "evidence": "x"}
+        made = monitor_event(EventKind.TAKEN_OVER, details=details, **own)
+        events.add(conn, [dataclasses.replace(made, host_id=new.id, host_name=new.name, labels=dict(new.labels))])
     fleet.dead = set()
     fleet.alert()
     assert am.firing(fleet.now) == []
