@@ -9,7 +9,16 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from portmon.engine.conditions import EVALUATED, MONITORED, RUNS, Condition, Open, OpenConditions, runs_until
+from portmon.engine.conditions import (
+    EVALUATED,
+    MONITORED,
+    RUNS,
+    Condition,
+    Open,
+    OpenConditions,
+    evaluated,
+    runs_until,
+)
 from portmon.model.event_kinds import AlertRole, EventKind, Meaning
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -112,6 +121,12 @@ def test_the_conditions_of_one_host_are_not_those_of_another_one() -> None:
 def test_conditions_of_the_monitor_are_none_of_a_host() -> None:
     book = OpenConditions({one.key(): Open(NOW) for one in MONITORED})
     assert all(book.of_hosts(one) == {} for one in Condition)
+
+
+def test_the_engine_opens_what_its_detectors_find() -> None:
+    hosts = (Condition.HOST_KEY, Condition.FOREIGN, Condition.UNREACHABLE, Condition.UNSCANNED)
+    assert evaluated("host") == EVALUATED == hosts
+    assert evaluated("monitor") == MONITORED == (Condition.FLEET, Condition.FLEET_UNSCANNED, Condition.CLOCK)
 
 
 @pytest.mark.parametrize("number", range(len(EVALUATED)))

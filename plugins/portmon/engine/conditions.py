@@ -118,10 +118,16 @@ class Condition(Enum):
         return self.value.name if host_id is None else f"{self.value.name}/{host_id}"
 
 
-_BY_ENGINE = tuple(one for one in Condition if not one.value.detector.startswith("steps."))
-EVALUATED = tuple(one for one in _BY_ENGINE if one.value.subject == "host")
+def evaluated(subject: str) -> tuple[Condition, ...]:
+    """The conditions of a kind of subject that an evaluation opens and ends, not another step of a run."""
+    return tuple(
+        one for one in Condition if one.value.subject == subject and not one.value.detector.startswith("steps.")
+    )
+
+
+EVALUATED = evaluated("host")
 """Conditions of hosts that an evaluation opens and ends, the greatest first."""
-MONITORED = tuple(one for one in _BY_ENGINE if one.value.subject == "monitor")
+MONITORED = evaluated("monitor")
 """Those of the monitor."""
 RUNS = "runs"
 """Under this name is stored, beside the conditions, since when runs have come without a pause."""
