@@ -144,9 +144,7 @@ class Answers:
             reserved=seen.reserved,
             units=frozenset(listener.unit for listener in seen.listeners if listener.unit),
             boot_clock=kept.clock if kept else clock if new_boot else None,
-            before_boot=frozenset(port.port for port in kept.ports if port.last_seen_at is None)
-            if kept
-            else frozenset(),
+            before_boot=kept.shown if kept else frozenset(),
         )
 
     def _take_evidence(

@@ -58,6 +58,11 @@ class Kept:
     ports: tuple[Port, ...]
     clock: float
 
+    @property
+    def shown(self) -> frozenset[int]:
+        """Ports of the last observation before it."""
+        return frozenset(port.port for port in self.ports if port.last_seen_at is None)
+
 
 def shown_by(listing: Listing) -> Machine:
     """The machine that an answer shows."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable
-from itertools import filterfalse
 
 from portmon.matching import bind_scopes
 from portmon.model.limits import bytes_of
@@ -94,17 +93,11 @@ def lost_binds(lost: Iterable[str], seen: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(address for address in set(lost) - set(seen) if _is_lost(address, wildcards)))
 
 
-def exchanged_binds(lost: Collection[str], gained: Iterable[str]) -> set[str]:
-    """The lost addresses in whose place others came: as many of the same reach. A wildcard of either family will do.
-
-    :param lost: none of them is a loopback address
-    """
-    found: set[str] = set()
-    came = Counter(map(is_wildcard, (address for address in gained if bind_scopes(address)[0] != "loopback")))
-    for wildcard, own in ((True, set(filter(is_wildcard, lost))), (False, set(filterfalse(is_wildcard, lost)))):
-        if len(own) <= came[wildcard]:
-            found |= own
-    return found
+def exchanged_binds(lost: Collection[str], gained: Collection[str]) -> set[str]:
+    """The lost addresses in whose place others came: as many of the same reach. A wildcard of either family will do."""
+    reach = {address: bind_scopes(address)[0] for address in (*lost, *gained)}
+    gone, came = (Counter(reach[address] for address in some) for some in (lost, gained))
+    return {address for address in lost if gone[reach[address]] <= came[reach[address]]}
 
 
 def without_zone(address: str) -> str:
