@@ -34,10 +34,13 @@ def state_of(conn: Connection) -> dict[str, list[dict[str, Any]]]:
 
 
 def derived(
-    conn: Connection, since: datetime = LONG_AGO, until: datetime = MONDAY + timedelta(days=365)
+    conn: Connection,
+    since: datetime = LONG_AGO,
+    until: datetime = MONDAY + timedelta(days=365),
+    last: int = 1 << 30,
 ) -> list[Event]:
     """In the order of their ids: what the same step derives has no other one."""
-    found = events.derived(conn, since, until, after=0, last=1 << 30)
+    found = events.derived(conn, since, until, after=0, last=last)
     return sorted(found, key=lambda event: (event.at, event.id))
 
 
