@@ -147,15 +147,16 @@ class Fleet:
             pid = 1 + host * 7 % 30_000 + index * 50
             program = PROGRAMS[index % len(PROGRAMS)]
             unit = f"app-{index}.service"
+            own = pid + 7 if kind == 1 else pid
             if kind != 0:
                 yield Listener(
                     protocol="tcp",
                     address="0.0.0.0" if index % 3 else "127.0.0.1",
                     port=port,
-                    pid=pid + 7 if kind == 1 else pid,
+                    pid=own,
                     program=program,
                     uid=1000 + index,
-                    inode=20_000 + pid,
+                    inode=20_000 + own,
                     unit=unit,
                 )
             if kind == 2:

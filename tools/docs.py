@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT / "plugins"))
 from portmon.airflow.provider import OPTIONS  # noqa: E402
 from portmon.alerting.message.render import Layout, render  # noqa: E402
 from portmon.config import Config, json_schema  # noqa: E402
-from portmon.engine import lifecycle, transitions  # noqa: E402
+from portmon.engine import lifecycle  # noqa: E402
+from portmon.engine import rows as rows_  # noqa: E402
 from portmon.engine.conditions import Condition  # noqa: E402
 from portmon.fields import format_duration  # noqa: E402
 from portmon.model.alert import Alert  # noqa: E402
@@ -125,7 +126,7 @@ def reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def rows(table: Iterable[transitions.Row | lifecycle.LifecycleRow], shown: str = "this observation") -> str:
+def rows(table: Iterable[rows_.Row | lifecycle.LifecycleRow], shown: str = "this observation") -> str:
     """Rows of a table of states.
 
     :param shown: title of the column that says what is seen
@@ -166,10 +167,10 @@ def conditions() -> str:
 
 def states(text: str) -> str:
     """docs/states.md with its tables as the code has them."""
-    more = [row for row in transitions.Row if row not in transitions.TABLE]
+    more = [row for row in rows_.Row if row not in rows_.TABLE]
     return filled(
         text,
-        table=rows(transitions.TABLE),
+        table=rows(rows_.TABLE),
         more=rows(more),
         lifecycle=rows(lifecycle.LifecycleRow, "the evidence shows"),
         conditions=conditions(),

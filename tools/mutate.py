@@ -43,6 +43,11 @@ sys.path[:0] = [str(ROOT / "plugins"), str(ROOT)]
 
 MODULES = (
     "engine.transitions",
+    "engine.telling",
+    "engine.binds",
+    "engine.holding",
+    "engine.young",
+    "engine.terms",
     "engine.lifecycle",
     "engine.clocks",
     "engine.conditions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,14 @@ def match_text(match: Iterable[tuple[str, Any]], *, empty: str = "every host") -
     """
     parts: list[str] = []
     for name, value in match:
-        if name in ("action", "comment") or value is None:
+        # What a rule says of a port, besides which ones it matches, is no part of it; its severity is one text.
+        is_term = name in ("owner", "down_after", "reboot_grace", "restarts") or isinstance(value, StrEnum)
+        if name in ("action", "comment") or is_term or value is None:
             continue
         if name == "label":
             parts.extend(f"label {key}={'|'.join(globs)}" for key, globs in value.items())
+        elif isinstance(value, bool):
+            parts.append(name if value else f"not {name}")
         elif name == "port":
             parts.append("port " + ",".join(str(low) if low == high else f"{low}-{high}" for low, high in value))
         else:

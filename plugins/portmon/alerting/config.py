@@ -73,6 +73,10 @@ class EventMatch(HostMatch):
     program: Annotated[Globs | None, globs_schema("globs on the program's name")] = Field(
         None, description="glob or list of globs on the program's name; an unknown program matches none"
     )
+    young: bool | None = Field(
+        None,
+        description="`true`: only what is of a port that is young (see `states.mature_after`); `false`: the rest",
+    )
 
 
 class Route(Section):

@@ -158,6 +158,8 @@ def _covers(wide: EventMatch, narrow: EventMatch) -> bool:
         more, less = getattr(wide, field), getattr(narrow, field)
         if more is not None and (less is None or not set(less) <= set(more)):
             return False
+    if wide.young is not None and wide.young is not narrow.young:
+        return False
     labels = narrow.label or {}
     for label, globs in (wide.label or {}).items():
         if label not in labels or not set(labels[label]) <= set(globs):
@@ -184,6 +186,8 @@ def _lacking(match: EventMatch, event: Event) -> str | None:
     if match.port is not None and (event.port is None or not in_ranges(event.port, match.port)):
         has = "about no port" if event.port is None else str(event.port)
         return f"{match_text([('port', match.port)])}, but it is {has}"
+    if match.young is not None and bool(event.details.get("young")) is not match.young:
+        return f"{match_text([('young', match.young)])}, but it is {'not' if match.young else 'young'}"
     programs = programs_of(event)
     if match.program is not None and not any(any_glob(program, match.program) for program in programs):
         return f"{match_text([('program', match.program)])}, but it is {', '.join(programs) or 'not known'}"

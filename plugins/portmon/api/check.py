@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -12,6 +13,7 @@ from portmon.alerting.message.check import check_templates
 from portmon.alerting.routes import Routes
 from portmon.api.alerts import forgotten_channels
 from portmon.config import Config, ssh_settings
+from portmon.engine.config import Thresholds
 from portmon.fields import format_duration
 from portmon.matching import match_text
 from portmon.storage import hosts
@@ -42,11 +44,14 @@ def describe(config: Config, *, folder: Path) -> Iterator[str]:
     rules = f"{len(config.rules)}, first match wins" if config.rules else "none: every listening TCP port is watched"
     yield f"rules          {rules}"
     for number, rule in enumerate(config.rules):
-        yield f"  {config.where('rules', number)}: {rule.action} {match_text(rule)}{_comment(rule.comment)}"
+        what = f"{rule.action} {match_text(rule)}{_terms(rule)}"
+        yield f"  {config.where('rules', number)}: {what}{_comment(rule.comment)}"
     if restricted := _restricted(config):
         yield f"  only what is allowed is watched on: {restricted}"
     for number, item in enumerate(config.declared):
-        yield f"must listen    {config.where('declared', number)}: {match_text(item)}{_comment(item.comment)}"
+        owner = f", by {item.owner}" if item.owner else ""
+        what = f"{match_text(item)}{owner}{_terms(item)}"
+        yield f"must listen    {config.where('declared', number)}: {what}{_comment(item.comment)}"
     yield (
         f"states         port down after {counted(states.down_after, 'run')}, host unreachable after "
         f"{states.unreachable_after}, ephemeral port watched after {states.ephemeral_after}; flapping from "
@@ -98,6 +103,15 @@ def _alerts(alerts: Alerts, routes: Routes) -> Iterator[str]:
     heartbeat = alerts.heartbeat
     pings = f"{heartbeat.method} to connection {heartbeat.conn_id}" if heartbeat else "none: no alarm if Airflow stops"
     yield f"heartbeat      {pings}"
+
+
+def _terms(given: Thresholds) -> str:
+    """The terms of a rule or declaration, for people."""
+    values = {name: getattr(given, name) for name in Thresholds.model_fields if name in given.model_fields_set}
+    shown = (
+        f"{name} {format_duration(value) if isinstance(value, timedelta) else value}" for name, value in values.items()
+    )
+    return f" ({', '.join(shown)})" if values else ""
 
 
 def _comment(text: str | None) -> str:

@@ -206,6 +206,8 @@ class _Present:
             yield f"It is a candidate: inside the host's ephemeral range ({span}), seen {seen}."
         elif port.status == PortStatus.DOWN:
             yield f"It is down {since}, {last}."
+            if port.holders:
+                yield f"Another program has it: {', '.join(map(str, port.holders))}."
             if self.accepted and self.accepted[0] >= port.status_since:
                 yield f"Accepted as gone by {self.accepted[1]}: the next complete answer without it retires it."
         else:
@@ -218,6 +220,16 @@ class _Present:
         if port.lost:
             lost = f", since {_moment(port.lost_since)}" if port.lost_since else ""
             yield f"It does not listen on {', '.join(port.lost)} any more{lost}."
+        left = ", ".join(str(owner) for owner in port.owners if not owner.gone_since)
+        for owner in port.owners:
+            if owner.gone_since:
+                still = f", only {left}" if left else ""
+                yield f"{owner} does not hold it any more{still}, since {_moment(owner.gone_since)}."
+        if port.young_since is not None:
+            yield "It is young: it is not watched for states.mature_after yet, and what happens to it is a warning."
+        if port.boots:
+            longest = format_duration(timedelta(seconds=round(max(port.boots))))
+            yield f"After the last boots of its host it listened within {longest}."
         if port.hidden_since:
             yield f"No rule watches it since {_moment(port.hidden_since)}: its state is kept for cmdb.prune_after."
         if port.flapping_since:
@@ -241,6 +253,11 @@ class _Present:
 
 _DETAILS = {
     "before": "before: {}",
+    "was": "owner before: {}",
+    "owner": "owner: {}",
+    "left": "still there: {}",
+    "gone": "gone: {}",
+    "young": "young",
     "pids": "pid {}",
     "uids": "uid {}",
     "down_for": "down for {}",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
-from pydantic import Field, computed_field
+from pydantic import BeforeValidator, Field, computed_field
 from sqlalchemy import Connection
 
 from portmon.api.event_kinds import KINDS
@@ -14,6 +14,7 @@ from portmon.api.hosts import find_host
 from portmon.api.notes import NoteView
 from portmon.api.timeline import FOREIGN_KINDS, Stretch, Uptime, blind, foreign, joined, spans, uptime
 from portmon.api.view import Text, View
+from portmon.engine.owners import PortOwner
 from portmon.errors import CommandError
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertRole, EventKind, Severity
@@ -240,6 +241,12 @@ def one_host(conn: Connection, host_id: str) -> HostRow:
 # ── ports ───────────────────────────────────────────────────────────────────────────────────────
 
 
+def _gone(owners: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The names of those of stored owners that are gone."""
+    named = ("unit", "comms", "programs")
+    return tuple(str(PortOwner(**{name: one[name] for name in named})) for one in owners if one["gone_since"])
+
+
 class PortRow(View):
     """One port as it is stored.
 
@@ -247,6 +254,8 @@ class PortRow(View):
     :param host_status: state of its host: ports of an unreachable one keep the state that was last seen
     :param reach: ``loopback``, ``addresses`` or ``everywhere``
     :param lost: bind addresses that it does not listen on any more
+    :param gone: owners that left it while others stayed
+    :param young: it is not watched for long: what happens to it is a warning
     :param hidden_since: since when no rule watches it: it keeps the state that it had
     """
 
@@ -268,6 +277,8 @@ class PortRow(View):
     declared: Text | None
     flapping_since: datetime | None
     lost: tuple[Text, ...]
+    gone: Annotated[tuple[Text, ...], BeforeValidator(_gone)] = Field((), validation_alias="owners")
+    young: Annotated[bool, BeforeValidator(lambda since: since is not None)] = Field(validation_alias="young_since")
     grace_until: datetime | None
     hidden_since: datetime | None
     notes: tuple[NoteView, ...] = ()

@@ -64,21 +64,34 @@ def host_status(conn: Connection, host: str) -> str:
     return str(state.load_hosts(conn, [found], light=True)[found].status)
 
 
-def accept(conn: Connection, host: str, port: int, *, author: str, reason: str, now: datetime) -> str:
-    """Note that a port which is down, or an address that it lost, is gone for good."""
+def accept(
+    conn: Connection, host: str, port: int, *, author: str, reason: str, now: datetime, owner: bool = False
+) -> str:
+    """Note that a port which is down, or an address or an owner that it lost, is gone for good.
+
+    If another owner has the port, it belongs there from then on.
+
+    :param owner: the decision is about owners, so that there has to be one that left or came
+    """
     found = find_host(conn, host)
     known = next((one for one in known_ports(conn, found.id) if one.port == port), None)
-    if known is None or (known.status != PortStatus.DOWN and not known.lost):
+    gone = [str(owner) for owner in known.owners if owner.gone_since] if known else []
+    if known is None or (known.status != PortStatus.DOWN and not known.lost and not gone):
         raise CommandError(f"{found.name}: port {port} is not down; there is nothing to accept")
-    if known.declared and known.status == PortStatus.DOWN:
+    holders = ", ".join(map(str, known.holders))
+    if owner and not (holders or gone):
+        raise CommandError(f"{found.name}: no owner left port {port}, and no other one has it")
+    if known.declared and known.status == PortStatus.DOWN and not holders:
         told = f"port {port} is {known.declared}; take that back, or it is down again at once"
         raise CommandError(f"{found.name}: {told}")
     decisions.decide(conn, DecisionKind.ACCEPTED, found.id, port, at=now, author=author, reason=reason)
     before = {"status": known.status, "since": known.status_since.isoformat()}
     actions.record(conn, Action(now, author, "accept", place(found.name, port), reason, before, {"status": "accepted"}))
     if known.status != PortStatus.DOWN:
-        where = ", ".join(known.lost)
-        return f"{found.name}: port {port} is accepted without {where}; the next complete answer ends its alert"
+        lacks = ", ".join((*known.lost, *gone))
+        return f"{found.name}: port {port} is accepted without {lacks}; the next complete answer ends its alert"
+    if holders:
+        return f"{found.name}: port {port} is accepted as that of {holders}; the next complete answer ends its alert"
     return f"{found.name}: port {port} is accepted as gone; the next complete answer without it retires it"
 
 

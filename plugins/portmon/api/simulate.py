@@ -7,9 +7,9 @@ A history is JSON lines, one final observation each; lines of the same ``at`` ar
 
 ``outcome`` is ``ok``, ``unreachable``, ``invalid``, ``removed`` (the host left the CMDB) or ``invalid_entry`` (its
 entry there can't be used in this run, for the reason in ``error_class``). Optional are ``name``, ``labels`` and
-``declared`` (ports) of the host, kept until a later line says otherwise; ``error_class`` of a failure; ``tool``,
-``netns`` and ``pid1_start`` (clock ticks) of an ok one; ``uid``, ``unit``, ``zone``, ``inode`` and ``comm`` of a
-listener.
+``declared`` (ports, also as ``"443/nginx.service"``) of the host, kept until a later line says otherwise;
+``error_class`` of a failure; ``tool``, ``netns`` and ``pid1_start`` (clock ticks) of an ok one; ``uid``, ``unit``,
+``zone``, ``inode`` and ``comm`` of a listener.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from portmon.api.view import Text, View
 from portmon.config import Config
 from portmon.engine import clocks
 from portmon.engine.conditions import Open, jumped
-from portmon.engine.declared import declared_ports
+from portmon.engine.declared import declared_ports, declared_terms
 from portmon.engine.evaluate import Verdict, evaluate
 from portmon.engine.frames import empty_ports, merged, of_hosts, ports_frame, ports_of
 from portmon.engine.inputs import EvaluationInputs
@@ -62,6 +62,15 @@ class ListenerLine(_Line):
     comm: str | None = None
 
 
+def _with_owner(value: Any) -> Any:
+    """A declared port and its owner: of ``443/nginx.service``, or of a number."""
+    number, _, owner = value.partition("/") if isinstance(value, str) else (value, "", "")
+    return int(number) if isinstance(number, str) and number.isdecimal() else number, owner
+
+
+DeclaredPort = Annotated[tuple[PortNumber, str], BeforeValidator(_with_owner)]
+
+
 class HistoryLine(_Line):
     """One final observation of a history."""
 
@@ -78,7 +87,7 @@ class HistoryLine(_Line):
     error_class: str | None = None
     name: str | None = None
     labels: Mapping[str, str] | None = None
-    declared: tuple[PortNumber, ...] | None = None
+    declared: tuple[DeclaredPort, ...] | None = None
 
     @property
     def is_entry(self) -> bool:
@@ -171,6 +180,7 @@ class Simulation:
             now=at,
             step=self.runs,
             declared=declared_ports(self.fleet, config.declared, {}, where=config.where),
+            given=declared_terms(self.fleet, config.declared),
             invalid=invalid,
             forget_after=config.cmdb.prune_after,
         )
@@ -201,9 +211,12 @@ class Simulation:
         self.left.pop(line.host_id, None)
         before = self.fleet.get(line.host_id) or Host(line.host_id, line.host_id, line.host_id)
         labels = before.labels if line.labels is None else dict(line.labels)
-        declared = before.declared if line.declared is None else tuple(sorted(line.declared))
+        declared, owners = before.declared, before.owners
+        if line.declared is not None:
+            declared = tuple(sorted(port for port, _ in line.declared))
+            owners = tuple(sorted((port, owner) for port, owner in line.declared if owner))
         name = line.name or before.name
-        self.fleet[line.host_id] = replace(before, name=name, labels=labels, declared=declared)
+        self.fleet[line.host_id] = replace(before, name=name, labels=labels, declared=declared, owners=owners)
 
     def _take(self, verdict: Verdict) -> tuple[Event, ...]:
         if verdict.mended is not None:

@@ -174,7 +174,9 @@ def _after(event: Event, now_state: str | None) -> State | None:
     if event.kind is EventKind.NEW:
         return UP
     if "state" in event.details:
-        return DOWN if event.details["state"] == PortStatus.DOWN else UP
+        # A port that lacks an address or an owner listens all the same.
+        still = event.details.get("lost") or event.details.get("gone")
+        return DOWN if event.details["state"] == PortStatus.DOWN and not still else UP
     if event.kind is EventKind.DOWN:
         return DOWN
     return UP if event.kind is EventKind.RECOVERED and meaning.name == event.kind.value else None

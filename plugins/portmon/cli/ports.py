@@ -73,11 +73,18 @@ def explain(
         say(line)
 
 
-def accept(host: HostArgument, author: AuthorOption, port: MaybePortArgument = None, reason: ReasonOption = "") -> None:
+def accept(
+    host: HostArgument,
+    author: AuthorOption,
+    port: MaybePortArgument = None,
+    reason: ReasonOption = "",
+    owner: Annotated[bool, typer.Option("--owner", help="Only if it is about who has the port.")] = False,
+) -> None:
     """Accept that a port which is down is gone for good: the next complete answer without it retires it.
 
-    A port that is up may have lost an address that others reach: it is not expected there any more. Without a port:
-    the machine that answers for the host, where `foreign_machine` says that it is another one, is the host's own.
+    A port that is up may have lost an address that others reach, or one of its owners: it is not expected there any
+    more. If another program has a port that is down, the port is that program's from then on. Without a port: the
+    machine that answers for the host, where `foreign_machine` says that it is another one, is the host's own.
     """
     from portmon.api import hosts, ports
 
@@ -85,7 +92,7 @@ def accept(host: HostArgument, author: AuthorOption, port: MaybePortArgument = N
     if port is None:
         act(hosts.accept_machine, host, author=author, reason=reason, now=now)
     else:
-        act(ports.accept, host, port, author=author, reason=reason, now=now)
+        act(ports.accept, host, port, author=author, reason=reason, now=now, owner=owner)
 
 
 def promote(

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
-from portmon.engine import clocks, frames, machines
+from portmon.engine import clocks, frames, machines, owners
 from portmon.engine import hosts as single
 from portmon.engine.fingerprint import fingerprint
 from portmon.engine.hosts import Fleet
@@ -17,6 +17,7 @@ from portmon.engine.ports import HostPorts
 from portmon.engine.rules import HostRules
 from portmon.engine.state import Draft, Evidence, HostState, Port
 from portmon.engine.watched import fold
+from portmon.model import limits
 from portmon.model.event_kinds import EventKind
 from portmon.model.observation import PROBE, PROTOCOL, Listing, Observation, PortKey, hung_tools
 from portmon.text import counted
@@ -69,13 +70,15 @@ class Answers:
             for look in looks
         }
         declared = self._inputs.declared
-        owners = {} if all(own.watches_all for own in rules.values()) else frames.known_owners(ports)
-        seen = fold(looks, rules, declared, owners, cache(lambda: frames.known_values(ports)))
+        known = {} if all(own.watches_all for own in rules.values()) else frames.known_owners(ports)
+        other_rules = {host_id for host_id, one in evidence.items() if one.rules_changed}
+        seen = fold(looks, rules, declared, known, cache(lambda: frames.known_values(ports)), other_rules)
         comparison = frames.Comparison(ports, seen, declared)
         differing, absent = comparison.differing(), set()
         for look in looks:
             host, must = self._hosts[look.host_id], declared.get(look.host_id, {})
-            own = HostPorts(host, evidence[look.host_id], rules[look.host_id], must, self._inputs.accepted)
+            given = self._inputs.given.get(look.host_id, {})
+            own = HostPorts(host, evidence[look.host_id], rules[look.host_id], must, self._inputs.accepted, given)
             own.evaluate(differing.pop(look.host_id, []))
             for number in sorted(must):
                 if (look.host_id, number) not in comparison.listed:
@@ -113,6 +116,11 @@ class Answers:
         if new_boot and (host.grace_until is None or at >= host.grace_until):
             # A second reboot does not extend the grace: a host that boots again and again would never have a port down.
             host.grace_until = at + self._inputs.settings.reboot_grace
+        if new_boot:
+            host.booted_at = at
+        many = owners.many_programs(seen.listeners)
+        if not many.issubset(host.many):
+            host.many = tuple(sorted(many.union(host.many))[: limits.OWNERS])
         first = host.last_ok_at is None
         if not first and host.listening is None:
             raise ValueError(f"the row of {look.host_id!r} lacks its listening ports")
@@ -142,7 +150,10 @@ class Answers:
             jumped=self._fleet.jumped,
             forget_after=self._inputs.forget_after,
             reserved=seen.reserved,
+            shown=seen.listeners,
             units=frozenset(listener.unit for listener in seen.listeners if listener.unit),
+            many=frozenset(host.many),
+            booted_at=host.booted_at,
             boot_clock=kept.clock if kept else clock if new_boot else None,
             before_boot=kept.shown if kept else frozenset(),
         )
@@ -162,6 +173,7 @@ class Answers:
         single.tick(host, look, self._fleet)
         self._identities.answered(host, machines.shown_by(seen), at)
         single.answered(host, at, self._fleet, boot, covered=covered)
+        single.names_owners(host, at, self._fleet, single.shows_others(seen))
         ports.tell(report)
         machines.count_look(host)
         host.ephemeral_low, host.ephemeral_high = seen.ephemeral

@@ -55,7 +55,15 @@ class Condition(Enum):
         "down",
         opens=EventKind.DOWN,
         detector="transitions",
-        accepted="the port is not watched any more; a declared one until it was seen",
+        accepted="the port is not watched any more; a declared one until it was seen; who has it instead belongs there",
+        includes=("owner_gone", "lost_bind"),
+        **_PORT,
+    )
+    OWNER_GONE = Kind(
+        "owner_gone",
+        opens=EventKind.OWNER_GONE,
+        detector="owners",
+        accepted="the owner is not expected",
         includes=("lost_bind",),
         **_PORT,
     )
@@ -69,7 +77,7 @@ class Condition(Enum):
         EventKind.HOST_KEY_RESTORED,
         "hosts",
         was="Its SSH host key had changed",
-        includes=("foreign_machine", "unreachable", "unscanned"),
+        includes=("foreign_machine", "unreachable", "unscanned", "owners_hidden"),
     )
     FOREIGN = Kind(
         "foreign_machine",
@@ -79,7 +87,7 @@ class Condition(Enum):
         "machines",
         accepted="the entry is this machine from then on",
         was="Another machine answered at its address",
-        includes=("unreachable", "unscanned"),
+        includes=("unreachable", "unscanned", "owners_hidden"),
     )
     UNREACHABLE = Kind(
         "unreachable",
@@ -89,9 +97,25 @@ class Condition(Enum):
         "hosts",
         flaps=True,
         was="Was unreachable",
-        includes=("unscanned",),
+        includes=("unscanned", "owners_hidden"),
     )
-    UNSCANNED = Kind("unscanned", "host", EventKind.UNSCANNED, EventKind.SCANNED, "fleet", was="Was not scanned")
+    UNSCANNED = Kind(
+        "unscanned",
+        "host",
+        EventKind.UNSCANNED,
+        EventKind.SCANNED,
+        "fleet",
+        was="Was not scanned",
+        includes=("owners_hidden",),
+    )
+    OWNERS_HIDDEN = Kind(
+        "owners_hidden",
+        "host",
+        EventKind.OWNERS_HIDDEN,
+        EventKind.OWNERS_SHOWN,
+        "hosts",
+        was="Did not show programs of other users",
+    )
     FLEET = Kind(
         "fleet_unreachable",
         "monitor",

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from portmon.fields import Duration, HostMatch, PortRanges, PositiveDuration, Section
+from portmon.fields import Duration, HostMatch, PortRanges, PositiveDuration, Section, Text
+from portmon.model.event_kinds import Severity
 
 
-class Declaration(HostMatch):
+class Thresholds(Section):
+    """When changes of some ports count, in place of what `states` says, and how urgent they are."""
+
+    severity: Severity | None = Field(
+        None, description="of what opens an alert, in place of `critical`, and of `warning` where a port is young"
+    )
+    down_after: Annotated[int | None, Field(ge=1)] = Field(None, description="see `states.down_after`")
+    reboot_grace: Duration | None = Field(None, description="see `states.reboot_grace`")
+    restarts: Literal["change", "note"] = Field(
+        "change", description="`note`: restarts never add up to flapping or to a crash loop"
+    )
+
+    @property
+    def gives_terms(self) -> bool:
+        """Whether any of them is given."""
+        return not Thresholds.model_fields.keys().isdisjoint(self.model_fields_set)
+
+
+class Declaration(HostMatch, Thresholds):
     """Ports that must listen on some hosts: one that does not is down from the first observation."""
 
     port: PortRanges = Field(description="port or list; of a range every port must listen")
+    owner: Text | None = Field(
+        None, description="unit (`nginx.service`, a template without its instance) or program that must have the port"
+    )
     comment: str = Field("", description="why; shown in events")
 
     @model_validator(mode="after")
@@ -48,6 +70,11 @@ class States(Section):
     )
     reboot_grace: Duration = Field(
         timedelta(minutes=10), description="time that services have to come back after a reboot of their host"
+    )
+    mature_after: PositiveDuration = Field(
+        timedelta(days=1),
+        description="a learned port is young until it was watched for so much time with evidence without a down longer "
+        "than an hour: what happens to it is a warning, and it retires after as long",
     )
     retire_after: PositiveDuration = Field(
         timedelta(days=30),

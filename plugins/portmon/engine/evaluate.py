@@ -193,13 +193,16 @@ class Evaluation:
 
     def _nothing_new(self, host: HostState, observation: Observation) -> None:
         """Evaluate an observation with the fingerprint of its host: no port changed."""
-        before = (host.status, host.failures, host.presence, host.boot_looks, host.kept, host.told)
+        before = (host.status, host.failures, host.presence, host.boot_looks, host.kept, host.told, host.unnamed)
         single.tick(host, observation, self._fleet)
         machines.count_look(host)
         covered = single.trusted(host, observation.observed_at, self._fleet)
         single.answered(host, observation.observed_at, self._fleet, covered=covered)
+        if host.unnamed:
+            single.names_owners(host, observation.observed_at, self._fleet, shown=False)
         self._ticked.add(host.host_id)
-        if before != (host.status, host.failures, host.presence, host.boot_looks, host.kept, host.told):
+        after = (host.status, host.failures, host.presence, host.boot_looks, host.kept, host.told, host.unnamed)
+        if before != after:
             self._changed.add(host.host_id)
 
     # ── ports ───────────────────────────────────────────────────────────────────────────────────

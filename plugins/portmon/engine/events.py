@@ -11,7 +11,7 @@ from typing import Any
 from portmon.engine import lifecycle
 from portmon.engine.state import Draft, HostState, Port
 from portmon.model.event import Event
-from portmon.model.event_kinds import AlertRole, EventKind
+from portmon.model.event_kinds import AlertRole, EventKind, Severity
 
 CLOSES = "closes"
 """Detail of an event that no observation made: the id of the event whose alert it ends."""
@@ -53,13 +53,29 @@ class Report:
             host.told = (*lifecycle.messages(host.told, at), at)
         self.events.append(self._event(draft, host, None, at, {}))
 
-    def of_port(self, port: Port, host: HostState, at: datetime, draft: Draft, details: Mapping[str, Any]) -> None:
-        """Add an event of a port."""
+    def of_port(
+        self,
+        port: Port,
+        host: HostState,
+        at: datetime,
+        draft: Draft,
+        details: Mapping[str, Any],
+        *,
+        severity: Severity | None = None,
+    ) -> None:
+        """Add an event of a port.
+
+        :param severity: of what opens an alert, if a rule or declaration says it
+        """
         names = ("addresses", "programs", "pids", "uids", "units")
         own: dict[str, Any] = {name: list(getattr(port, name)) for name in names if getattr(port, name)}
         if port.declared:
             own["declared"] = port.declared
-        self.events.append(self._event(draft, host, port, at, {**own, **details}))
+        event = self._event(draft, host, port, at, {**own, **details})
+        if event.role is AlertRole.FIRING:
+            young = Severity.WARNING if event.details.get("young") else event.severity
+            event = dataclasses.replace(event, severity=severity or young)
+        self.events.append(event)
 
     def of_monitor(self, draft: Draft, at: datetime) -> None:
         """Add an event of the monitor itself."""

@@ -165,8 +165,11 @@ def _plain(value: Any) -> Any:
 def known_owners(known: pd.DataFrame) -> dict[tuple[str, int], KnownOwner]:
     """The last known owners of ports."""
     keys = zip(known["host_id"], known["port"], strict=True)
-    owners = map(KnownOwner, known["programs"], known["comms"], known["units"])
-    return {key: owner for key, owner in zip(keys, owners, strict=True) if any(owner)}
+    addresses = [(*own, *lost) for own, lost in zip(known["addresses"], known["lost"], strict=True)]
+    watched = known["hidden_since"].isna() & (known["status"] != PortStatus.CANDIDATE.value)
+    parts = (known["programs"], known["comms"], known["units"], addresses, watched, known["declared"].notna())
+    owners = map(KnownOwner, *parts)
+    return {key: owner for key, owner in zip(keys, owners, strict=True) if any(owner[:3])}
 
 
 def known_values(known: pd.DataFrame) -> dict[tuple[str, int], Mapping[str, tuple[Any, ...]]]:
@@ -193,7 +196,7 @@ class Comparison:
     """
 
     def __init__(self, known: pd.DataFrame, seen: Sequence[SeenPort], declared: Declared) -> None:
-        names = [*KEY, *(f"{name}_seen" for name in (*SETS, "tool")), "listed", "more"]
+        names = [*KEY, *(f"{name}_seen" for name in (*SETS, "tool")), "listed", "more", "listeners", "excluded"]
         columns = list(zip(*seen, strict=True)) or [()] * len(names)
         columned = zip(names, columns, strict=True)
         self._declared = declared
@@ -213,7 +216,8 @@ class Comparison:
             known = None if row["found"] == "right_only" else port_of(row)
             seen = None
             if row["found"] != "left_only":
-                seen = Seen(**{name: row[f"{name}_seen"] for name in SETS}, listed=row["listed"], more=row["more"])
+                own = {name: row[name] for name in ("listed", "more", "listeners")}
+                seen = Seen(**{name: row[f"{name}_seen"] for name in SETS}, **own, excluded=row["excluded"] or ())
             found[row["host_id"]].append(Pair(row["protocol"], row["port"], known, seen))
         # Not needed any more: one host may have very many.
         self._rows = self._rows[:0]
@@ -239,11 +243,14 @@ class Comparison:
         quiet &= (both["tool"] == both["tool_seen"]) & (both["paused"] != True)  # noqa: E712 - a column of objects
         declared = both["declared"].where(both["declared"].notna(), None)
         same = [
-            source == self._declared.get(host_id, {}).get(port) and not lost and not aside
-            for host_id, port, source, lost, aside in zip(
+            source == self._declared.get(host_id, {}).get(port) and not lost and not aside and not _waits(owners)
+            for host_id, port, source, lost, aside, owners in zip(
                 *(
                     column.tolist()
-                    for column in (both["host_id"], both["port"], declared, both["lost"], both["unwatched"])
+                    for column in (
+                        *(both["host_id"], both["port"], declared),
+                        *(both["lost"], both["unwatched"], both["owners"]),
+                    )
                 ),
                 strict=True,
             )
@@ -260,3 +267,9 @@ class Comparison:
                 same = [one or (new == comms and known == comms) for one, new, known, comms in shown]
             quiet &= pd.Series(same, index=both.index, dtype="bool")
         return quiet
+
+
+def _waits(owners: Any) -> bool:
+    """Whether something follows from the owners of a port although nothing changes."""
+    # NaN where nothing is stored.
+    return bool(owners) and owners == owners and any(own.gone_since or own.waits for own in owners)

@@ -15,7 +15,7 @@ from portmon.engine.lifecycle import NONE, Pace
 from portmon.engine.state import Draft, HostState
 from portmon.errors import HostKeyChangedError
 from portmon.model.event_kinds import EventKind
-from portmon.model.observation import Observation
+from portmon.model.observation import Listing, Observation
 from portmon.model.state import HostStatus
 
 _FLAPPING = {"subject": "host"}
@@ -128,6 +128,30 @@ def answered(host: HostState, at: datetime, fleet: Fleet, boot: Draft | None = N
         host.presence = lifecycle.untold(host.presence, fleet.pace, clock=host.tried, at=at)
 
 
+def shows_others(listing: Listing) -> bool | None:
+    """Whether a listing shows owners that are not the asking user's own; None if there is none that it could hide."""
+    if any(one.pid is not None and (one.uid != listing.uid or listing.uid == 0) for one in listing.listeners):
+        return True
+    return False if any(one.pid is None for one in listing.listeners) else None
+
+
+def names_owners(host: HostState, at: datetime, fleet: Fleet, shown: bool | None) -> None:
+    """Open or end the condition of a host that hides the owners that it showed before.
+
+    :param shown: see :func:`shows_others`
+    """
+    if shown:
+        host.unnamed = 0
+        end(host, Condition.OWNERS_HIDDEN, at, "It shows programs of other users again", fleet)
+    elif shown is False and host.unnamed is not None:
+        host.unnamed = min(host.unnamed + 1, fleet.inputs.settings.unreachable_after)
+        if host.unnamed >= fleet.inputs.settings.unreachable_after:
+            reason = (
+                "It shows no programs of other users any more, as after sudo was taken away: who has a port is unknown"
+            )
+            opens(host, Condition.OWNERS_HIDDEN, Draft(EventKind.OWNERS_HIDDEN, reason), at, fleet)
+
+
 def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet) -> None:
     """Count a change of the host, and tell it, or that the host flaps."""
     since = lifecycle.began(host.presence, fleet.pace, clock=host.tried, at=at)
@@ -141,7 +165,7 @@ def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet
         fleet.conditions.open(Condition.UNREACHABLE, host.host_id, opened.since, told=False)
     if row is not lifecycle.LifecycleRow.FLAPS:
         return
-    reason = lifecycle.why_flapping(count, fleet.pace, "(unreachable, reachable, rebooted)")
+    reason = lifecycle.why_flapping(count, fleet.pace, "changes (unreachable, reachable, rebooted)")
     details: dict[str, Any] = {**_FLAPPING, "state": _state(host)}
     fleet.report.of_host(host, at, Draft(EventKind.FLAPPING, reason, since, host.last_ok_at, details))
 
@@ -172,12 +196,17 @@ def opens(host: HostState, condition: Condition, draft: Draft, at: datetime, fle
     fleet.conditions.open(condition, host.host_id, at, told=tells, **details)
     if was_told or not tells:
         return
+    _ends_lesser(host, condition, at, fleet)
+    fleet.report.of_host(host, at, draft)
+
+
+def _ends_lesser(host: HostState, condition: Condition, at: datetime, fleet: Fleet) -> None:
+    """The alerts of lesser conditions end, which may go on untold."""
     name = condition.value.opens.value.replace("_", " ").capitalize()
-    for one in lesser:
+    for one in fleet.conditions.lesser(condition, host.host_id):
         its = fleet.conditions.now[one.key(host.host_id)]
         end(host, one, at, f"{name} is told instead", fleet)
         fleet.conditions.open(one, host.host_id, its.since, **{**its.details, "told": False})
-    fleet.report.of_host(host, at, draft)
 
 
 def end(host: HostState, condition: Condition, at: datetime, reason: str, fleet: Fleet, **details: Any) -> bool:
@@ -198,6 +227,7 @@ def _is_unreachable(host: HostState, observation: Observation, fleet: Fleet) -> 
     before = fleet.conditions.get(Condition.UNREACHABLE, host.host_id)
     if (before and before.told) or fleet.conditions.includes(Condition.UNREACHABLE, host.host_id):
         return []
+    _ends_lesser(host, Condition.UNREACHABLE, at, fleet)
     fleet.conditions.open(Condition.UNREACHABLE, host.host_id, host.failing_since or at)
     times = "1 run" if host.failures == 1 else f"{host.failures} runs in a row"
     details: dict[str, Any] = {"error_class": error_class, "outcome": outcome.value, "failures": host.failures}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from portmon.engine import clocks, hosts, machines, transitions
+from portmon.engine import clocks, hosts, machines, owners, telling, transitions
 from portmon.engine.conditions import Condition
 from portmon.engine.hosts import Fleet
 from portmon.engine.lifecycle import NONE
@@ -280,7 +280,7 @@ class Identities:
             elif alert is not None:
                 reason = _DISCARDED if discarded else "Its state before goes on under this name"
                 details = {"discarded": True} if discarded else {}
-                draft = Draft(EventKind.RETIRED, reason, port.lost_since or port.status_since, details=details)
+                draft = Draft(EventKind.RETIRED, reason, telling.wrong_since(port), details=details)
                 self._fleet.report.of_port(port, host, at, draft, {})
                 told = (*told, at)
             if discarded and key in after:
@@ -295,7 +295,9 @@ def _alert_of(port: Port) -> str | None:
     """The kind of the alert of a port, if it is told."""
     if port.flapping_since:
         return "flapping"
-    return "down" if port.status == PortStatus.DOWN else "lost" if port.lost else None
+    if port.status == PortStatus.DOWN:
+        return "down"
+    return "owner" if owners.gone_of(port) else "lost" if port.lost else None
 
 
 def by_host(ports: Iterable[Port]) -> dict[str, list[Port]]:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from portmon.engine.config import States
 from portmon.engine.declared import Declared
 from portmon.engine.rules import RuleSet
+from portmon.engine.terms import Given
 from portmon.model.host import Host
 from portmon.model.observation import PortKey
 
@@ -23,6 +24,7 @@ class EvaluationInputs:
     :param now: the time of that run
     :param step: of the journal
     :param declared: declared ports of each host
+    :param given: terms of declared ports of each host, where their declaration gives some
     :param accepted: when a person accepted what is wrong with a port, or a host's machine, see
         :data:`portmon.engine.identities.ACCEPTED`
     :param invalid: host id to reason, of entries of the inventory that can't be used
@@ -37,6 +39,7 @@ class EvaluationInputs:
     now: datetime
     step: int = 0
     declared: Declared = field(default_factory=dict)
+    given: Mapping[str, Mapping[int, Given]] = field(default_factory=dict)
     accepted: Mapping[PortKey, datetime] = field(default_factory=dict)
     invalid: Mapping[str, str] = field(default_factory=dict)
     forget_after: timedelta = timedelta(days=1)

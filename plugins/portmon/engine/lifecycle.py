@@ -104,17 +104,25 @@ def messages(told: Sequence[datetime], at: datetime) -> tuple[datetime, ...]:
 
 
 def change(
-    before: Changes, pace: Pace, *, clock: float, at: datetime, told: Sequence[datetime], silent: bool = False
+    before: Changes,
+    pace: Pace,
+    *,
+    clock: float,
+    at: datetime,
+    told: Sequence[datetime],
+    silent: bool = False,
+    is_counted: bool = False,
 ) -> tuple[LifecycleRow, Changes, int]:
     """A condition starts or ends.
 
     :param told: times of the messages of its subject
     :param silent: the change has no message of its own
+    :param is_counted: it is told now, and was counted when it began
     :returns: FLAPS, SILENT or FULL; else OPENS, which stands for CLOSES as well. The changes from now on, and how many
         there were within the window, this one included
     """
-    changes = untold(before, pace, clock=clock, at=at)
-    number = len(changes.recent)
+    changes = before if is_counted else untold(before, pace, clock=clock, at=at)
+    number = 0 if is_counted else len(changes.recent)
     if before.flapping_since:
         return LifecycleRow.SILENT, changes, number
     flapping, count = Changes((clock,), at, at), len(messages(told, at))
@@ -136,7 +144,7 @@ def why_flapping(count: int, pace: Pace, what: str) -> str:
     :param what: which changes
     """
     many = count >= pace.threshold
-    why = f"{count} changes {what} within {pace.window / 60:g} min" if many else f"{MESSAGES} messages within a day"
+    why = f"{count} {what} within {pace.window / 60:g} min" if many else f"{MESSAGES} messages within a day"
     return f"{why}: nothing more is told of it until it holds still"
 
 
@@ -144,7 +152,9 @@ def untold(before: Changes, pace: Pace, *, clock: float, at: datetime) -> Change
     """The changes after one that is not told, since a greater condition is told instead."""
     if before.flapping_since:
         return Changes((clock,), before.flapping_since, at)
-    return Changes((*_recent(before, pace, clock), clock))
+    # One look is one change.
+    recent = [one for one in _recent(before, pace, clock) if one != clock]
+    return Changes((*recent, clock))
 
 
 def _recent(before: Changes, pace: Pace, clock: float) -> list[float]:

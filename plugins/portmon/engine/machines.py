@@ -142,7 +142,18 @@ def answerer(host: HostState, shown: Machine, others: Mapping[str, Machine], *, 
 
 OF_BOOT = (
     *("status", "status_since", "failing_since", "presence", "evidence", "tried", "tried_at", "last_ok_at"),
-    *("boot_id", "netns", "pid1_start", "boot_looks", "kept", "grace_until", "ephemeral_low", "ephemeral_high"),
+    *(
+        "boot_id",
+        "netns",
+        "pid1_start",
+        "boot_looks",
+        "booted_at",
+        "young",
+        "kept",
+        "grace_until",
+        "ephemeral_low",
+        "ephemeral_high",
+    ),
     *("tool", "rules", "listening", "probe", "reader", "hung", "hung_at"),
 )
 """Fields of a host that say what its last ok observation showed, and what followed from those before."""

@@ -1,12 +1,27 @@
-"""Who holds a port: the names of units and programs by which two looks are compared. Pure."""
+"""Who holds a port: a unit and its programs, and whether two looks show the same one. Pure.
+
+What a look does not show is no difference. Names are compared only with names of the same kind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from portmon.model import limits
+from portmon.model.observation import Listener, Listing
+from portmon.probe.compare import program_of, share_program
+from portmon.scan.answer import bind_of
 
 _SERVICES = (".service", ".socket")
 _NO_NAMES = ("run-", "dbus-")
 """Units whose names are made up each time."""
+_FIRST_PROCESS = frozenset({"systemd", "init"})
+"""Process 1 under these names holds sockets for services, and owns none."""
 
 
 def services_of(units: Iterable[str]) -> frozenset[str]:
@@ -24,10 +39,536 @@ def is_service(unit: str) -> bool:
 
 def containers_of(units: Iterable[str]) -> frozenset[str]:
     """The ids of containers, such as ``docker:0123456789ab``."""
-    return frozenset(unit for unit in units if ":" in unit and not unit.endswith((*_SERVICES, ".scope")))
+    return frozenset(unit for unit in units if _is_container(unit))
+
+
+def name_of(unit: str | None) -> str | None:
+    """The name that a unit keeps: of a container that of its runtime. None if it has none."""
+    if unit is None:
+        return None
+    if _is_container(unit):
+        return unit.partition(":")[0]
+    return _without_instance(unit) if is_service(unit) else None
+
+
+def _is_container(unit: str) -> bool:
+    return ":" in unit and not unit.endswith((*_SERVICES, ".scope"))
 
 
 def _without_instance(unit: str) -> str:
     name, dot, kind = unit.rpartition(".")
     template, at, _ = name.partition("@")
     return f"{template}{at}{dot}{kind}"
+
+
+# ── owners ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class PortOwner:
+    """Who holds sockets of a port, by the last known values. Tuples are sorted.
+
+    :param unit: its name, see :func:`name_of`
+    :param of_socket: the unit is that in which the socket was made, not that of a process
+    :param comms: the kernel's names of its programs, and ``programs`` those that ``tool`` prints; None: any tool
+    :param binds: the address of each of its sockets
+    :param is_watched: not all of its sockets are excluded by rules
+    :param joined: evidence clock since which it shares the port; None: nobody was there before it
+    :param waits: it is not back since the boot, and has time
+    :param gone_since: since when it lacks its socket, while others remain
+    :param gone_clock: evidence clock at that time
+    """
+
+    unit: str | None = None
+    of_socket: bool = False
+    comms: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    tool: str | None = None
+    pids: tuple[int, ...] = ()
+    inodes: tuple[int, ...] = ()
+    binds: tuple[str, ...] = ()
+    is_watched: bool = True
+    joined: float | None = None
+    waits: bool = False
+    gone_since: datetime | None = None
+    gone_clock: float | None = None
+
+    def __str__(self) -> str:
+        """For people: program and unit."""
+        program = ", ".join(self.comms or self.programs)
+        return f"{program} ({self.unit})" if program and self.unit else program or self.unit or "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """The owners of a port that one look shows.
+
+    :param owners: each one once
+    :param nameless: some socket shows no owner
+    :param rows: sockets by their address
+    :param inodes: of all sockets
+    """
+
+    owners: tuple[PortOwner, ...]
+    nameless: bool = False
+    rows: Counter[str] = dataclasses.field(default_factory=Counter)
+    inodes: frozenset[int] = frozenset()
+
+
+def many_programs(listeners: Iterable[Listener]) -> set[str]:
+    """The units that hold more than one program, each with a socket of its own, such as a supervisor's."""
+    sockets: dict[str, dict[object, Listener]] = defaultdict(dict)
+    for number, row in enumerate(listeners):
+        unit = None if row.unit is None else name_of(row.unit)
+        if unit is not None:
+            sockets[unit].setdefault(number if row.inode is None else f"{row.inode}", row)
+    return {unit for unit, own in sockets.items() if len(own) > 1 and _has_many(list(own.values()))}
+
+
+def _has_many(rows: Sequence[Listener]) -> bool:
+    comms = {row.comm for row in rows}
+    if None not in comms:
+        return len(comms) > 1
+    return len({program_of(row.program) for row in rows if row.program is not None}) > 1
+
+
+def holders(rows: Iterable[Listener], tool: str, many: Collection[str], excluded: Iterable[Listener] = ()) -> Holders:
+    """The owners that the sockets of a port show.
+
+    :param many: see :func:`many_programs`
+    :param excluded: sockets that rules exclude
+    """
+    found: dict[object, PortOwner] = {}
+    nameless, counted, inodes = False, Counter[str](), set[int]()
+    for is_watched, some in ((True, rows), (False, excluded)):
+        for row in some:
+            counted[bind_of(row)] += 1
+            if row.inode is not None:
+                inodes.add(row.inode)
+            own = _of_row(row, tool)
+            nameless |= not own
+            for one in own:
+                by_program = one.unit is None or is_many(one.unit, many)
+                key = (one.unit, one.of_socket, one.comms or one.programs if by_program else None)
+                owner = dataclasses.replace(one, is_watched=is_watched)
+                found[key] = _together(found[key], owner) if key in found else owner
+    owners: list[PortOwner] = []
+    for owner in found.values():
+        place = next((at for at, one in enumerate(owners) if same(one, owner, many)), None)
+        if place is None:
+            owners.append(owner)
+        else:
+            owners[place] = _together(owners[place], owner)
+    return Holders(tuple(owners), nameless, counted, frozenset(inodes))
+
+
+def is_many(unit: str, many: Collection[str]) -> bool:
+    """Whether the program tells owners of a unit apart. That of a container is its runtime."""
+    return unit in many or not unit.endswith(_SERVICES)
+
+
+def without_first_process(row: Listener, tool: str) -> Listener:
+    """The socket without process 1, which holds it for a service: of that service if it has it too, else of nobody."""
+    if row.pid != 1 or program_of(row.comm or row.program or "") not in _FIRST_PROCESS:
+        return row
+    others = row.owners[1:]
+    if not others:
+        return dataclasses.replace(row, pid=None, program=None, comm=None, unit=None, owners=())
+    # ss prints the kernel's name.
+    first, rest = others[0], others if len(others) > 1 else ()
+    comm = first.program if tool == "ss" else None
+    return dataclasses.replace(row, pid=first.pid, program=first.program, comm=comm, unit=None, owners=rest)
+
+
+def _of_row(row: Listener, tool: str) -> list[PortOwner]:
+    """The owners of one socket, the first with its address."""
+    found: list[PortOwner] = []
+    inodes = () if row.inode is None else (row.inode,)
+    unit = name_of(row.unit)
+    if unit or row.comm or row.program:
+        found.append(
+            PortOwner(
+                unit=unit,
+                of_socket=row.pid is None,
+                comms=() if row.comm is None else (row.comm,),
+                programs=() if row.program is None else (row.program,),
+                tool=tool,
+                pids=() if row.pid is None else (row.pid,),
+                inodes=inodes,
+                binds=(bind_of(row),),
+            )
+        )
+    for process in row.owners:
+        name = process.program
+        if process.pid == row.pid or name is None:
+            continue
+        if any(program_of(name) == program_of(one.programs[0]) for one in found if one.programs):
+            continue
+        comms = (name,) if tool == "ss" else ()
+        binds = () if found else (bind_of(row),)
+        found.append(PortOwner(None, False, comms, (name,), tool, (process.pid,), inodes, binds))
+    return found
+
+
+def _together(one: PortOwner, other: PortOwner) -> PortOwner:
+    """One owner of the sockets of two."""
+    names = ("comms", "programs", "pids", "inodes")
+    both = (tuple(sorted({*getattr(one, name), *getattr(other, name)})[: limits.OWNERS]) for name in names)
+    comms, programs, pids, inodes = both
+    return dataclasses.replace(
+        one,
+        unit=one.unit or other.unit,
+        comms=comms,
+        programs=programs,
+        pids=pids,
+        inodes=inodes,
+        binds=tuple(sorted((*one.binds, *other.binds))[: limits.OWNERS]),
+        is_watched=one.is_watched or other.is_watched,
+    )
+
+
+def same(known: PortOwner, shown: PortOwner, many: Collection[str]) -> bool | None:
+    """Whether two looks show one owner; None if that can't be known.
+
+    :param many: units that hold many programs, of which the program decides
+    """
+    if known.unit and shown.unit and known.of_socket == shown.of_socket:
+        if known.unit != shown.unit:
+            return False
+        if not is_many(known.unit, many):
+            return True
+        found = _same_program(known, shown)
+        return True if found is None else found
+    found = _same_program(known, shown)
+    if found is None and not set(known.pids).isdisjoint(shown.pids):
+        return True
+    return found
+
+
+def _same_program(known: PortOwner, shown: PortOwner) -> bool | None:
+    if known.comms and shown.comms:
+        return not set(known.comms).isdisjoint(shown.comms)
+    if known.programs and shown.programs and known.tool in (None, shown.tool):
+        return share_program(known.programs, shown.programs, pids=(*known.pids, *shown.pids))
+    return None
+
+
+def updated(known: PortOwner, shown: PortOwner) -> PortOwner:
+    """A known owner as it is shown now; what is not shown stays as it was."""
+    unit, of_socket = (shown.unit, shown.of_socket) if shown.unit else (known.unit, known.of_socket)
+    if known.unit and not known.of_socket and shown.of_socket:
+        # A process tells more of its unit than the socket does, which may have been made by another one.
+        unit, of_socket = known.unit, False
+    return PortOwner(
+        unit=unit,
+        of_socket=of_socket,
+        comms=shown.comms or known.comms,
+        programs=shown.programs or known.programs,
+        tool=shown.tool if shown.programs else known.tool,
+        pids=shown.pids or known.pids,
+        inodes=shown.inodes or known.inodes,
+        binds=shown.binds,
+        is_watched=known.is_watched or shown.is_watched,
+        joined=known.joined,
+    )
+
+
+# ── what follows ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a look says of the owners of a port that is up.
+
+    :param owners: from now on
+    :param replaced: left, and ``newcomers`` are there in their place
+    :param gone: left a port that others have had for long
+    :param back: were gone, and are there again
+    :param is_same: nobody came or left
+    :param is_taken: none of the known owners is there any more
+    :param binds: of each owner that is there, the addresses before and now; None if owners do not tell
+    """
+
+    owners: tuple[PortOwner, ...]
+    is_same: bool = True
+    replaced: tuple[PortOwner, ...] = ()
+    newcomers: tuple[PortOwner, ...] = ()
+    gone: tuple[PortOwner, ...] = ()
+    back: tuple[PortOwner, ...] = ()
+    binds: tuple[tuple[set[str], set[str]], ...] | None = None
+    is_taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a look was, as owners need it.
+
+    :param clock: evidence clock in seconds
+    :param mature_after: seconds after which who joined a port belongs there
+    :param same_binds: addresses compare with those of the look before
+    """
+
+    at: datetime
+    clock: float
+    mature_after: float
+    confirmed: bool
+    in_grace: bool
+    same_binds: bool = True
+
+
+def is_own(known: Sequence[PortOwner], shown: Holders, many: Collection[str]) -> bool:
+    """Whether a port is in the hands of one of its owners, as far as the look shows."""
+    # One that rules exclude is none for whom it is watched.
+    known = [own for own in known if own.is_watched] or known
+    if not known or shown.nameless or not shown.owners:
+        return True
+    return any(same(one, other, many) is not False for one in known for other in shown.owners)
+
+
+class _Matching:
+    """Known owners beside those that a look shows.
+
+    :param matches: place among the known ones: the owner as it is shown
+    :param newcomers: no known one is the same
+    :param nameless: some socket shows no owner, or one of which it can't be known who it is
+    """
+
+    def __init__(self, known: Sequence[PortOwner], shown: Holders, many: Collection[str], clock: float) -> None:
+        self.known = list(known)
+        self.matches: dict[int, PortOwner] = {}
+        self.newcomers: list[PortOwner] = []
+        self.nameless = shown.nameless
+        for one in shown.owners:
+            verdicts = [same(own, one, many) for own in self.known]
+            places = [place for place, verdict in enumerate(verdicts) if verdict]
+            if places:
+                self._add(one, *places)
+            elif None in verdicts:
+                self.nameless = True
+            else:
+                self.newcomers.append(dataclasses.replace(one, joined=clock))
+
+    def _add(self, one: PortOwner, place: int, *others: int) -> None:
+        for other in reversed(others):
+            # Two that were known turn out to be one.
+            self.known[place] = _together(self.known[place], self.known.pop(other))
+            self.matches = {at - (at > other): match for at, match in self.matches.items() if at != other}
+        self.matches[place] = _together(self.matches[place], one) if place in self.matches else one
+
+    @property
+    def here(self) -> list[PortOwner]:
+        """The known owners that are shown, as they are now."""
+        return [updated(self.known[place], one) for place, one in sorted(self.matches.items())]
+
+    @property
+    def missing(self) -> list[PortOwner]:
+        """The known owners that are not shown and were there before."""
+        rest = (own for place, own in enumerate(self.known) if place not in self.matches)
+        return [own for own in rest if own.gone_since is None]
+
+    @property
+    def away(self) -> list[PortOwner]:
+        """The known owners that are not shown and were gone before."""
+        return [own for place, own in enumerate(self.known) if own.gone_since is not None and place not in self.matches]
+
+    @property
+    def back(self) -> tuple[PortOwner, ...]:
+        """The known owners that are shown and were gone before, as they were."""
+        return tuple(self.known[place] for place in self.matches if self.known[place].gone_since is not None)
+
+    @property
+    def binds(self) -> tuple[tuple[set[str], set[str]], ...] | None:
+        """See :class:`Change`."""
+        if self.nameless:
+            return None
+        return tuple((set(self.known[place].binds), set(one.binds)) for place, one in self.matches.items())
+
+
+def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], times: Times) -> Change:
+    """Compare the known owners of a port that is up with those shown."""
+    if not shown.owners:
+        return Change(tuple(known))
+    if not known:
+        return Change(shown.owners)
+    found = _Matching(known, shown, many, times.clock)
+    if not found.matches:
+        return _none_is_there(found, shown, times)
+    everyone = [own for own in found.known if own.gone_since is None]
+    left = [own for own in found.missing if _is_gone(own, everyone, shown, found.nameless, times)]
+    if left and not times.confirmed:
+        return Change(tuple(known), is_same=False)
+    if left and times.in_grace:
+        kept, left = list(_waiting(found.missing)), []
+    else:
+        kept = [own for own in found.missing if own not in left and found.nameless]
+    stays, told = (*found.here, *found.newcomers), tuple(own for own in left if own.is_watched)
+    rest = (*stays, *kept, *found.away)
+    change = Change(rest, not found.newcomers and not left, (), tuple(found.newcomers), (), found.back, found.binds)
+    if not told:
+        return change
+    if all(own.joined is not None and times.clock - own.joined < times.mature_after for own in stays):
+        return dataclasses.replace(change, replaced=told, newcomers=stays)
+    gone = tuple(_leaves(own, times) for own in told)
+    return dataclasses.replace(change, owners=(*rest, *gone), gone=gone)
+
+
+def _none_is_there(found: _Matching, shown: Holders, times: Times) -> Change:
+    """None of the known owners is shown, as far as that can be known."""
+    known, newcomers = found.known, tuple(found.newcomers)
+    if not newcomers and len(known) == len(shown.owners) == 1:
+        # Whether it is the same can't be known; from now on it has the names that are shown now.
+        return Change((updated(known[0], shown.owners[0]),))
+    if times.in_grace or not newcomers:
+        return Change(_waiting(known) if times.in_grace else tuple(known), is_same=not newcomers)
+    if found.nameless:
+        return Change((*known, *newcomers), False, newcomers=newcomers)
+    owners = tuple(dataclasses.replace(one, joined=None) for one in newcomers)
+    return Change((*owners, *found.away), replaced=tuple(found.missing), newcomers=owners, is_taken=True)
+
+
+def _leaves(own: PortOwner, times: Times) -> PortOwner:
+    return dataclasses.replace(own, gone_since=times.at, gone_clock=times.clock)
+
+
+def _waiting(owners: Iterable[PortOwner]) -> tuple[PortOwner, ...]:
+    return tuple(dataclasses.replace(own, waits=own.gone_since is None) for own in owners)
+
+
+def _is_gone(own: PortOwner, known: Sequence[PortOwner], shown: Holders, nameless: bool, times: Times) -> bool:
+    """Whether the socket of an owner that is not shown is gone: nobody else has it."""
+    if own.waits and not (own.inodes or own.pids):
+        # It was there before the boot.
+        return not nameless
+    before = Counter(bind for one in known for bind in one.binds)
+    fewer = times.same_binds and any(shown.rows[bind] < before[bind] for bind in own.binds)
+    if own.inodes and shown.inodes:
+        # It may have been started again, in a socket that shows no owner.
+        return shown.inodes.isdisjoint(own.inodes) and (fewer or not nameless)
+    return fewer and not nameless
+
+
+def returned(
+    known: Sequence[PortOwner],
+    shown: Holders,
+    many: Collection[str],
+    times: Times,
+    *,
+    waits: bool,
+    new_boot: bool = False,
+) -> Change:
+    """Compare the owners that a port had before it was down with those that are shown now that it is up again.
+
+    :param waits: those that are not back yet have time, besides that after a boot
+    :param new_boot: addresses are compared in the next look
+    """
+    known = not_gone(known)
+    if not shown.owners or not known:
+        return Change(shown.owners or tuple(known))
+    found = _Matching(known, shown, many, times.clock)
+    rest: list[PortOwner] = []
+    gone: tuple[PortOwner, ...] = ()
+    if times.in_grace:
+        rest = list(after_boot(found.missing))
+    elif found.nameless or waits:
+        rest = found.missing
+    else:
+        gone = tuple(_leaves(own, times) for own in found.missing if own.is_watched)
+    here = found.here
+    if new_boot:
+        before = (found.known[place].binds for place in sorted(found.matches))
+        here = [dataclasses.replace(own, binds=binds) for own, binds in zip(here, before, strict=True)]
+    return Change((*here, *found.newcomers, *rest, *gone), gone=gone, binds=found.binds)
+
+
+def held(known: Sequence[PortOwner], shown: Holders, many: Collection[str], clock: float) -> tuple[PortOwner, ...]:
+    """Who has a port that is down now, given those that were known to have it: each with the clock since when."""
+    found = []
+    for one in shown.owners:
+        before = next((own for own in known if same(own, one, many)), None)
+        found.append(dataclasses.replace(one, joined=clock) if before is None else updated(before, one))
+    return tuple(found)
+
+
+def after_boot(owners: Iterable[PortOwner]) -> tuple[PortOwner, ...]:
+    """Owners as the next boot compares them: numbers of the kernel mean nothing any more."""
+    return tuple(dataclasses.replace(own, pids=(), inodes=(), waits=own.gone_since is None) for own in owners)
+
+
+def not_gone(owners: Iterable[PortOwner]) -> list[PortOwner]:
+    """Owners as they were before they left."""
+    return [dataclasses.replace(own, gone_since=None, gone_clock=None) for own in owners]
+
+
+def binds_of(owners: Iterable[PortOwner]) -> set[str]:
+    """The addresses of some owners."""
+    return {bind for own in owners for bind in own.binds}
+
+
+def names_of(owners: Iterable[PortOwner]) -> str:
+    """Some owners for people."""
+    return ", ".join(sorted(map(str, owners)))
+
+
+def left_by_owners(shared: Mapping[int, Sequence[PortOwner]], listing: Listing) -> list[int]:
+    """The ports that one of their owners left, so that the host is asked once more.
+
+    :param shared: port: its known owners
+    """
+    rows: dict[int, list[Listener]] = defaultdict(list)
+    for row in listing.listeners:
+        if row.port in shared:
+            rows[row.port].append(without_first_process(row, listing.tool))
+    many = many_programs(listing.listeners)
+    times = Times(datetime.fromtimestamp(0, UTC), 0.0, 0.0, confirmed=True, in_grace=False)
+    changes = {port: compare(shared[port], holders(own, listing.tool, many), many, times) for port, own in rows.items()}
+    return [port for port, change in changes.items() if change.gone or change.replaced]
+
+
+# ── owners of a stored port ─────────────────────────────────────────────────────────────────────
+
+
+class HasOwners(Protocol):
+    """A port, as far as its owners go."""
+
+    addresses: tuple[str, ...]
+    programs: tuple[str, ...]
+    pids: tuple[int, ...]
+    units: tuple[str, ...]
+    comms: tuple[str, ...]
+    inodes: tuple[int, ...]
+    tool: str | None
+    owners: tuple[PortOwner, ...]
+
+
+def of(port: HasOwners) -> tuple[PortOwner, ...]:
+    """The known owners of a port. Most have one, and their own values tell who it is."""
+    if port.owners:
+        return port.owners
+    names = set(map(name_of, port.units)) or {None}
+    if not (port.units or port.comms or port.programs) or len(names) > 1:
+        return ()
+    (unit,) = names
+    if unit is None and not (port.comms or port.programs):
+        return ()
+    return (
+        PortOwner(
+            unit,
+            not port.pids,
+            port.comms,
+            port.programs,
+            port.tool if port.programs else None,
+            port.pids,
+            port.inodes,
+            port.addresses,
+        ),
+    )
+
+
+def gone_of(port: HasOwners) -> tuple[PortOwner, ...]:
+    """The owners of a port that are gone while others remain."""
+    return tuple(own for own in port.owners if own.gone_since is not None)
+
+
+def in_order(owner: PortOwner) -> tuple[Any, ...]:
+    """The key that sorts owners."""
+    return (owner.gone_since is not None, owner.unit or "", owner.comms, owner.programs, owner.inodes, owner.pids)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from portmon.engine import moves, transitions
+from portmon.engine import frames, moves, owners, transitions
 from portmon.engine.events import Report
 from portmon.engine.frames import Pair
 from portmon.engine.owners import containers_of
-from portmon.engine.rules import HostRules
+from portmon.engine.rows import Row, Transition
+from portmon.engine.rules import HostRules, Subject
 from portmon.engine.state import Draft, Evidence, HostState, Port, Seen
-from portmon.engine.transitions import Transition
-from portmon.engine.watched import any_watched, why_watched
+from portmon.engine.terms import Given, Terms, terms_of
+from portmon.engine.watched import any_watched, decisions_on, why_watched
+from portmon.engine.young import YoungPorts
 from portmon.model.event_kinds import AlertRole, EventKind
-from portmon.model.observation import PROTOCOL, PortKey
+from portmon.model.observation import PROTOCOL, Listener, PortKey
+from portmon.model.state import PortStatus
 
 NOTICES = 200
 """Notices of one host and observation that are events of their own; the rest is one ``many_changes``."""
@@ -28,11 +31,12 @@ class HostPorts:
 
     :param must: declared ports, each with what declares it
     :param accepted: when a person accepted what is wrong with a port
+    :param given: the terms of declared ports, where the declaration gives some
     """
 
     def __init__(
         self, host: HostState, evidence: Evidence, rules: HostRules, must: Mapping[int, str],
-        accepted: Mapping[PortKey, datetime],
+        accepted: Mapping[PortKey, datetime], given: Mapping[int, Given],
     ) -> None:  # fmt: skip
         self.changed: dict[PortKey, Port] = {}
         self.gone: list[PortKey] = []
@@ -41,7 +45,10 @@ class HostPorts:
         self._rules = rules
         self._must = must
         self._accepted = accepted
-        self._told: list[tuple[transitions.Row, Draft, Port]] = []
+        self._given = given
+        self._young = YoungPorts(host, evidence)
+        self._listeners: dict[int, list[Listener]] = defaultdict(list)
+        self._told: list[tuple[Row, Draft, Port]] = []
         # How many of them are notices.
         self._notices = 0
         self._counted: list[tuple[EventKind, int]] = []
@@ -51,37 +58,54 @@ class HostPorts:
         arrivals: dict[int, Seen] = {}
         missing: list[Port] = []
         elsewhere: list[tuple[Port, Seen]] = []
+        later: list[tuple[Port, Seen]] = []
         pairs.reverse()
         while pairs:
             # Each one is freed once it is evaluated: one host may have very many.
             protocol, number, port, seen = pairs.pop()
             if port is None:
                 assert seen is not None  # noqa: S101 - for the type checker
-                arrivals[number] = seen
+                if not self._was_excluded(number, seen):
+                    arrivals[number] = seen
             elif seen is not None:
                 if port.units != seen.units and containers_of(port.units):
                     elsewhere.append((port, seen))
+                if port.status == PortStatus.CANDIDATE or self._young.speaks(port):
+                    # What ended may silence what is new.
+                    later.append((port, seen))
+                    continue
                 self._keep((self._host.host_id, protocol, number), port, self._again(port, seen))
             elif number in self._must or self._is_watched(port):
-                missing.append(port)
+                if number not in self._must and not owners.of(port) and self._is_denied(number):
+                    self._keep((self._host.host_id, protocol, number), port, transitions.denied(port))
+                else:
+                    missing.append(port)
             else:
                 key = (self._host.host_id, protocol, number)
                 self._keep(key, port, transitions.hidden(port, self._evidence))
         heirs = moves.heirs(missing, arrivals, elsewhere, self._evidence, self._must)
         known = {port.port: port for port in missing}
         taken = {new: known[old] for old, new in heirs.items()}
-        for port in missing:
+        for port in sorted(missing, key=self._young.speaks):
             key = (self._host.host_id, port.protocol, port.port)
             declared, accepted, heir = self._must.get(port.port), self._accepted.get(key), heirs.get(port.port)
-            step = transitions.gone(port, self._evidence, declared=declared, accepted=accepted, heir=heir)
+            port = self._ready(port)
+            step = transitions.gone(
+                port, self._evidence, declared=declared, accepted=accepted, heir=heir, terms=self._terms(port)
+            )
             self._keep(key, port, step)
         for number, seen in arrivals.items():
             if self._evidence.new_boot and number not in taken:
                 # What is new is told in the second observation of a boot, when services have started.
                 continue
             key, declared = (self._host.host_id, PROTOCOL, number), self._must.get(number)
-            step = transitions.appear(key, seen, self._evidence, declared=declared, heir_of=taken.get(number))
+            terms = terms_of(self._evidence.settings, self._given.get(number))
+            heir_of = taken.get(number)
+            step = transitions.appear(key, seen, self._evidence, declared=declared, heir_of=heir_of, terms=terms)
             self._keep(key, None, step)
+        for port, seen in sorted(later, key=lambda one: self._young.speaks(one[0])):
+            self._keep(frames.key_of(port), port, self._again(port, seen))
+        self._young.store()
 
     def absent(self, number: int) -> None:
         """Evaluate a port that is declared, not known, and does not listen; not in the first one of a boot."""
@@ -109,9 +133,57 @@ class HostPorts:
     def _again(self, port: Port, seen: Seen) -> Transition:
         declared, watched = self._must.get(port.port), self._watches(port)
         accepted = self._accepted.get((self._host.host_id, port.protocol, port.port))
-        return transitions.again(port, seen, self._evidence, declared=declared, accepted=accepted, is_watched=watched)
+        terms = self._terms(port)
+        return transitions.again(
+            self._ready(port),
+            seen,
+            self._evidence,
+            declared=declared,
+            accepted=accepted,
+            is_watched=watched,
+            terms=dataclasses.replace(terms, restarts="note") if self._young.has(self._of_age(port)) else terms,
+        )
+
+    def _was_excluded(self, number: int, seen: Seen) -> bool:
+        """Whether rules excluded a port, and the look only does not show whose it is."""
+        evidence = self._evidence
+        is_known = number in evidence.before and not evidence.rules_changed
+        shows_none = not (seen.programs or seen.comms)
+        return is_known and shows_none and number not in self._must and not self._rules.watches_all
+
+    def _is_denied(self, number: int) -> bool:
+        """Whether rules exclude a port by the program that it shows."""
+        by_port = self._listeners
+        if not by_port:
+            for row in self._evidence.shown:
+                by_port[row.port].append(row)
+        own = (row for row in by_port.get(number, ()) if row.program or row.comm)
+        return any(self._rules.evaluate(Subject(number, row.address)).watched for row in own)
+
+    def _terms(self, port: Port) -> Terms:
+        """By which terms the port is evaluated."""
+        settings, given = self._evidence.settings, self._given.get(port.port)
+        if given is None and not self._rules.watches_all and port.port not in self._must:
+            decisions = decisions_on(port, (*port.addresses, *port.lost), self._rules)
+            given = next((Given(one.given) for one in decisions if one.watched), None)
+        return terms_of(settings, given)
+
+    def _ready(self, port: Port) -> Port:
+        """The port as it is evaluated: mature, if a rule names it; with the changes of its owner, if it is young."""
+        return self._young.lent(self._of_age(port))
+
+    def _of_age(self, port: Port) -> Port:
+        if port.young_since is None or self._rules.watches_all:
+            return port
+        decisions = decisions_on(port, (*port.addresses, *port.lost), self._rules)
+        is_named = any(one.watched and one.names_it for one in decisions)
+        return dataclasses.replace(port, young_since=None) if is_named else port
 
     def _is_watched(self, port: Port) -> bool:
+        """Whether a port that is not shown is watched. Only a change of rules or the CMDB hides one."""
+        is_asked = self._evidence.rules_changed or port.declared is not None or port.hidden_since is not None
+        if not is_asked:
+            return True
         binds = (*port.addresses, *port.lost, *(address for address, _ in port.unwatched))
         return bool(binds) and any_watched(port, binds, self._rules)
 
@@ -122,6 +194,7 @@ class HostPorts:
 
     def _keep(self, key: PortKey, before: Port | None, step: Transition) -> None:
         """Keep the next state of a port. Its events are made once all ports of the host are evaluated."""
+        step = self._young.taken(before, step)
         if step.port is None:
             self.gone.append(key)
         elif step.port != before:
@@ -147,17 +220,20 @@ class HostPorts:
         self._counted += [(draft.kind, port.port) for _, draft, port in most]
         self._notices = len(notices) - len(most)
 
-    def _tell_of(self, row: transitions.Row, draft: Draft, port: Port, report: Report) -> None:
+    def _tell_of(self, row: Row, draft: Draft, port: Port, report: Report) -> None:
         evidence = self._evidence
         watched = why_watched(port, self._rules)
         details: dict[str, Any] = {"watched": watched, "row": row.name.lower(), "looked_with": evidence.tool}
+        mature_after = evidence.settings.mature_after
+        if draft.kind is not EventKind.NEW and transitions.is_young(port, evidence.clock, mature_after):
+            details["young"] = True
         between = _between(draft, evidence)
         if between is not None:
             details["between"] = [at.isoformat() for at in between]
             begin, end = (f"{at:%Y-%m-%d %H:%M}" for at in between)
             reason = f"{draft.reason}; it happened between {begin} and {end} UTC, while nobody looked"
             draft = dataclasses.replace(draft, reason=reason)
-        report.of_port(port, self._host, evidence.at, draft, details)
+        report.of_port(port, self._host, evidence.at, draft, details, severity=self._terms(port).severity)
 
 
 def _is_notice(draft: Draft) -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from portmon.engine.config import Thresholds
 from portmon.fields import BindScopes, Globs, HostMatch, PortRanges, globs_schema
 from portmon.matching import any_glob, in_ranges, in_scope, matches_host
 from portmon.model.host import Host
@@ -29,7 +30,7 @@ class Subject(NamedTuple):
     units: tuple[str, ...] = ()
 
 
-class Rule(HostMatch):
+class Rule(HostMatch, Thresholds):
     """One line of the ordered list: first match wins. Everything given must match.
 
     A port that no rule matches is watched, unless the host part (`host`, `label`) of some `allow` rule matches
@@ -42,10 +43,20 @@ class Rule(HostMatch):
     program: Annotated[Globs | None, globs_schema("globs on the program's name")] = Field(
         None, description="glob or list of globs on the program's name; an unknown program matches none"
     )
+    unit: Annotated[Globs | None, globs_schema("globs on the systemd unit's or container's name")] = Field(
+        None,
+        description="glob or list of globs on the systemd unit or container; an unknown one matches none",
+    )
     bind: Annotated[BindScopes | None, globs_schema("loopback, wildcard, or networks")] = Field(
         None, description="`loopback`, `wildcard`, a network such as `10.0.0.0/8`, or a list"
     )
     comment: str = Field("", description="why; shown where the rule decided something")
+
+    @model_validator(mode="after")
+    def _has_terms(self) -> Rule:
+        if self.action == "deny" and self.gives_terms:
+            raise ValueError("severity, down_after, reboot_grace and restarts are of what is watched: `deny` has none")
+        return self
 
     @model_validator(mode="after")
     def _says_something(self) -> Rule:
@@ -63,6 +74,7 @@ class Rule(HostMatch):
 _ATTRIBUTES: Mapping[str, Callable[[Any, Subject], bool]] = {
     "port": lambda ranges, subject: in_ranges(subject.port, ranges),
     "program": lambda globs, subject: any(any_glob(name, globs) for name in subject.programs),
+    "unit": lambda globs, subject: any(any_glob(unit, globs) for unit in subject.units),
     "bind": lambda scopes, subject: any(in_scope(subject.address, scope) for scope in scopes),
 }
 """Fields of :class:`Rule` that name something of a listener, and how their values are compared."""
@@ -73,12 +85,14 @@ class Decision:
     """Whether a port is watched, why, and the index of the rule that decided.
 
     :param names_it: that rule names ports or programs
+    :param given: that rule, if it allows: its terms
     """
 
     watched: bool
     reason: str
     rule: int | None = None
     names_it: bool = False
+    given: Rule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +126,8 @@ class HostRules:
                 comment = f" ({rule.comment})" if rule.comment else ""
                 reason = f"{self.where('rules', index)} {verb} it{comment}"
                 names_it = rule.port is not None or rule.program is not None
-                return Decision(rule.action == "allow", reason, index, names_it)
+                allows = rule.action == "allow"
+                return Decision(allows, reason, index, names_it, rule if allows else None)
         if self.only_allowed:
             return Decision(False, "no allow rule of this host matches it")
         return Decision(True, "no rule matches it")

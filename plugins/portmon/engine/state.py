@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from portmon.engine.lifecycle import NONE, Changes, Pace
+from portmon.engine.owners import PortOwner, Times
 from portmon.matching import in_ranges
 from portmon.model.event_kinds import EventKind
+from portmon.model.observation import Listener
 from portmon.model.state import HostStatus
+from portmon.probe.compare import comparable_addresses
 
 if TYPE_CHECKING:
     from portmon.engine.config import States
@@ -45,6 +48,11 @@ class Port:
     :param comms: the kernel's names of the programs, the same for every tool
     :param notices: kind and evidence clock of recent notices
     :param told: times of its messages within the last day
+    :param owners: who holds it, if that is more than the other fields say; see :mod:`portmon.engine.owners`
+    :param holders: others that have it while it is down
+    :param young_since: evidence clock since which it is young; None for one that is mature
+    :param restarts: which of its changes were restarts
+    :param boots: seconds from the first look of a boot to the first that showed it, of its last boots
     :param unwatched: binds that rules hide, and since when; they are expected as soon as they are watched again
     :param hidden_since: since when no rule watches it any more
     :param paused: something was wrong with it, and its alert ended without evidence
@@ -82,6 +90,11 @@ class Port:
     unwatched: tuple[tuple[str, datetime], ...] = ()
     hidden_since: datetime | None = None
     paused: bool = False
+    owners: tuple[PortOwner, ...] = ()
+    holders: tuple[PortOwner, ...] = ()
+    young_since: float | None = None
+    restarts: tuple[float, ...] = ()
+    boots: tuple[float, ...] = ()
 
     @property
     def flapping_since(self) -> datetime | None:
@@ -92,6 +105,24 @@ class Port:
     def changed_at(self) -> datetime | None:
         """When it last changed, while it flaps."""
         return max(filter(None, (self.presence.at, self.binds.at)), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class YoungOwner:
+    """An owner of young random ports on a host.
+
+    :param owner: its unit, else its program
+    :param ports: those that are up
+    :param presence: changes: one of them ended
+    :param told: times of its messages within the last day
+    :param speaker: the port whose alert says that they flap
+    """
+
+    owner: str
+    ports: tuple[int, ...] = ()
+    presence: Changes = NONE
+    told: tuple[datetime, ...] = ()
+    speaker: int | None = None
 
 
 @dataclass(slots=True)
@@ -105,6 +136,10 @@ class HostState:
     :param tried: seconds in which runs tried it, the last time at ``tried_at``
     :param pid1_start: start of process 1, in clock ticks since the boot
     :param boot_looks: ok observations of this boot, counted up to 12; 1 is the first one. None before any reboot
+    :param booted_at: the first ok observation of this boot
+    :param many: units and containers' runtimes whose sockets belong to more than one program
+    :param young: owners of young random ports
+    :param unnamed: ok observations in a row without owners of other users; None if it never showed any
     :param shared: it was one machine with another entry
     :param duplicate_of: id of that entry, while it is
     :param kept: state from before the last reboot, see :class:`portmon.engine.machines.Kept`
@@ -137,6 +172,10 @@ class HostState:
     netns: int | None = None
     pid1_start: int | None = None
     boot_looks: int | None = None
+    booted_at: datetime | None = None
+    many: tuple[str, ...] = ()
+    young: tuple[YoungOwner, ...] = ()
+    unnamed: int | None = None
     shared: bool = False
     duplicate_of: str | None = None
     kept: Kept | None = None
@@ -161,6 +200,7 @@ class HostState:
 class Seen:
     """A port as one observation shows it: the sorted values of all its watched listeners.
 
+    :param listeners: these listeners, and ``excluded`` those of the port that rules exclude
     :param listed: an allow rule names one of the listeners
     :param more: number of owners or binds beyond :data:`portmon.model.limits.OWNERS`
     """
@@ -174,6 +214,8 @@ class Seen:
     inodes: tuple[int, ...] = ()
     listed: bool = False
     more: int = 0
+    listeners: Sequence[Listener] = ()
+    excluded: Sequence[Listener] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +228,9 @@ class Evidence:
     :param seen_at: time of the last ok observation, and ``seen_clock`` the evidence clock then
     :param ephemeral: the host's ephemeral range, both ends inclusive, and ``reserved`` ranges of it that the kernel
         hands out to none
-    :param units: units and containers of all listeners
+    :param shown: all listeners, and ``units`` their units and containers
+    :param many: units that hold many programs, see :func:`portmon.engine.owners.many_programs`
+    :param booted_at: the first ok observation of this boot; None if none is known
     :param boot_clock: evidence clock at the first look of this boot, None if that is not known any more
     :param before_boot: ports of the last look before it
     :param new_boot: it is the first ok observation of a boot
@@ -223,7 +267,10 @@ class Evidence:
     jumped: bool = False
     forget_after: timedelta = timedelta(days=1)
     reserved: tuple[tuple[int, int], ...] = ()
+    shown: Sequence[Listener] = ()
     units: frozenset[str] = frozenset()
+    many: frozenset[str] = frozenset()
+    booted_at: datetime | None = None
     boot_clock: float | None = None
     before_boot: frozenset[int] = frozenset()
 
@@ -235,6 +282,13 @@ class Evidence:
     def in_grace(self) -> bool:
         """Whether missing ports still have time to come back after a reboot: at least until its second observation."""
         return self.grace_until is not None and (self.new_boot or self.at < self.grace_until)
+
+    @property
+    def times(self) -> Times:
+        """As owners are compared by."""
+        mature = self.settings.mature_after.total_seconds()
+        same_binds = comparable_addresses(self.tool_before, self.tool)
+        return Times(self.at, self.clock, mature, self.confirmed, self.in_grace, same_binds)
 
     @property
     def is_early(self) -> bool:

@@ -8,131 +8,29 @@ the table; ``docs/states.md`` shows these rows.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
 
-from portmon.engine import lifecycle
+from portmon.engine import binds, holding, lifecycle, owners, telling
 from portmon.engine.lifecycle import NONE
-from portmon.engine.owners import is_service
+from portmon.engine.owners import Holders, is_service, names_of
+from portmon.engine.rows import Row, Transition
 from portmon.engine.state import Draft, Evidence, Port, Seen
+from portmon.engine.terms import Terms
 from portmon.model import limits
 from portmon.model.event_kinds import EventKind
 from portmon.model.observation import PortKey
 from portmon.model.state import PortStatus
-from portmon.probe.compare import (
-    comparable_addresses,
-    exchanged_binds,
-    is_wildcard,
-    lost_binds,
-    replaced,
-    without_zone,
-)
-
-
-class Row(lifecycle.TableRow):
-    """Rows of the table of ports."""
-
-    BASELINE = (
-        "nothing, first ok observation of this host",
-        "seen",
-        "up; ephemeral, not allow-listed, declared or of a service: candidate",
-        "none (one `baseline` event for the host, with a count)",
-    )
-    NEW = (
-        "nothing",
-        "seen, outside the ephemeral range, or allow-listed or declared",
-        "up",
-        "`new` (none if the host's last ok observation had it before filtering)",
-    )
-    CANDIDATE = ("nothing", "seen, inside the ephemeral range", "candidate (1)", "none")
-    PROVEN = (
-        "candidate",
-        "seen `states.ephemeral_after` (3) times in a row, the first included",
-        "up",
-        "`new`; none if it was there at the baseline",
-    )
-    FORGOTTEN = ("candidate", "not seen", "forgotten", "none")
-    SEEN = (
-        "up",
-        "seen",
-        "up",
-        "`restarted`, `replaced` (other program), `rebound` (bind addresses changed), or none",
-    )
-    DOWN = ("up", "not seen, confirmed, `states.down_after` (1) runs in a row", "down", "`down`")
-    RECOVERED = ("down", "seen", "up", "`recovered` (with the time it was down)")
-    RETIRED = (
-        "down",
-        "not seen for `states.retire_after` (30 days) of evidence, or accepted by a person",
-        "removed (declared: kept, its alert closed; no new `down` before it was seen)",
-        "`retired`",
-    )
-    NO_EVIDENCE = ("any", "no evidence", "unchanged", "none: the host counts a failure")
-    # From here on: rows of the second table, which makes the first one exact.
-    WAITING = ("candidate", "seen, not often enough yet", "candidate", "none")
-    DECLARED = ("nothing or candidate, declared", "not seen", "down", "`down`, from the first observation")
-    DECLARED_SEEN = ("nothing or candidate, declared", "seen", "up", "as for any other port")
-    MISSED = ("up", "not seen, fewer than `states.down_after` runs in a row", "up", "none")
-    MOVED = (
-        "up, ephemeral; in the first hour of a boot down as well",
-        "not seen, while as many ephemeral ports of its owner came as are gone",
-        "removed; the other one is up",
-        "`moved`; `retired` if an alert of it was open",
-    )
-    UNCONFIRMED = ("up", "not seen in an observation that asked only once", "up", "none")
-    GRACE = ("up", "not seen since the host's boot, before `states.reboot_grace` (10 min) is over", "up", "none")
-    STILL_DOWN = ("down", "not seen", "down", "none")
-    LOST_BIND = ("up", "a bind that others could reach is lost, others remain", "up", "severe `rebound`")
-    BIND_RECOVERED = ("up, a bind is lost", "the bind is back", "up", "`recovered`")
-    BIND_RETIRED = (
-        "up, a bind is lost",
-        "for `states.retire_after` (30 days) of evidence, or accepted by a person",
-        "up, without it",
-        "`retired`",
-    )
-    HIDDEN = ("up or down", "a rule, label or field of the CMDB hides it", "unchanged", "none")
-    PAUSED = (
-        "up or down, something is wrong with it",
-        "hidden, second observation in a row",
-        "unchanged, paused",
-        "`unwatched`",
-    )
-    HIDDEN_LONG = ("up or down", "hidden for `cmdb.prune_after` (1 day)", "forgotten", "none")
-    RESUMED = ("down, paused", "not seen, watched again", "down", "`down`, since it was down")
-    FLAPPING = (
-        "up or down",
-        "the change that makes `states.flap_threshold` (4) within `states.flap_window` (1 h) of evidence, or whose "
-        f"message would be number {lifecycle.MESSAGES + 1} of the port in a day",
-        "as the change says",
-        "`flapping` instead of the change's own, then silence",
-    )
-    BRAKED = (
-        "up",
-        "seen, its `states.flap_threshold`th (4) `replaced`, `restarted` or note of a `rebound` within "
-        "`states.flap_window` (1 h), each kind by itself",
-        "up",
-        "the same, and that it is the last; then silence until none came for `states.flap_window`",
-    )
-    STABLE = ("up or down, flapping", "still for `states.flap_window`, with evidence", "unchanged", "`stable`")
-
-
-TABLE = tuple(Row)[: tuple(Row).index(Row.NO_EVIDENCE) + 1]
-"""Rows of the first table in docs/states.md; all others are in the second one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """The next state of a port (None if it is not watched any more), the row of the table, and the events."""
-
-    port: Port | None
-    row: Row
-    drafts: tuple[Draft, ...] = ()
 
 
 def appear(
-    key: PortKey, seen: Seen, evidence: Evidence, *, declared: str | None, heir_of: Port | None = None
+    key: PortKey,
+    seen: Seen,
+    evidence: Evidence,
+    *,
+    declared: str | None,
+    terms: Terms,
+    heir_of: Port | None = None,
 ) -> Transition:
     """Evaluate a port that is not known and listens.
 
@@ -142,10 +40,20 @@ def appear(
     was_there = evidence.first or evidence.learning or key[2] in evidence.before
     port = Port(*key, PortStatus.UP, evidence.at, first_seen_at=evidence.at, at_baseline=was_there, declared=declared)
     _take(port, seen, evidence)
+    shown = holding.shown_owners(seen, evidence)
+    if _is_anothers(port, terms, shown, evidence):
+        port = dataclasses.replace(port, first_seen_at=None, addresses=(), programs=(), pids=(), units=(), comms=())
+        return Transition(port, Row.DECLARED, _is_taken(port, shown, evidence, terms))
+    port.owners = holding.kept_owners(port, shown.owners)
     row = Row.BASELINE if evidence.first else Row.DECLARED_SEEN if declared else Row.NEW
     if heir_of is not None:
-        port.first_seen_at, port.at_baseline = heir_of.first_seen_at, heir_of.at_baseline
+        for name in ("first_seen_at", "at_baseline", "young_since", "boots"):
+            setattr(port, name, getattr(heir_of, name))
+        port.last_seen_at = heir_of.last_seen_at
+        _count_boot(port, evidence)
+        port.last_seen_at = None
         return Transition(port, row)
+    port.young_since = None if _is_born_mature(port, seen, evidence) else evidence.clock
     proven = declared or seen.listed or (evidence.first and any(map(is_service, seen.units)))
     is_random = evidence.is_ephemeral(key[2], (*seen.comms, *seen.programs)) and not proven
     if is_random and evidence.settings.ephemeral_after > 1:
@@ -168,6 +76,7 @@ def again(
     declared: str | None,
     accepted: datetime | None,
     is_watched: Callable[[str], bool],
+    terms: Terms,
 ) -> Transition:
     """Evaluate a port that is known and listens.
 
@@ -176,37 +85,21 @@ def again(
     :param is_watched: whether the rules in force watch a bind address of the port
     """
     quiet = evidence.learning or evidence.rules_changed or (port.declared is None) != (declared is None)
+    undeclared = port.declared is not None and declared is None
     port = dataclasses.replace(port, declared=declared, hidden_since=None)
-    # A bind that is shown here is watched, whatever the rules say of the owners before.
-    unwatched = _hide_binds(port, evidence, lambda bind: bind in seen.addresses or is_watched(bind))
-    before = dataclasses.replace(port)
+    unwatched = _hide_binds(port, seen, evidence, is_watched, is_asked=evidence.rules_changed or undeclared)
+    if declared or seen.listed:
+        port.young_since = None
     if port.status == PortStatus.CANDIDATE:
         return _candidate(port, seen, evidence)
-    drafts: list[Draft] = [*unwatched]
-    row = Row.SEEN
-    if port.status == PortStatus.DOWN:
-        row = Row.RECOVERED
-        drafts += _recovers(port, evidence)
-    elif not quiet and not evidence.new_boot:
-        drafts += _owner_events(before, port, seen, evidence)
-    _take(port, seen, evidence)
-    port.misses, port.counted_at, port.last_seen_at, port.seen_clock, port.grace_until = 0, None, None, None, None
-    lost_before = before.lost
-    if not evidence.new_boot:
-        bind_row, told = _bind_events(before, port, seen, evidence, quiet=quiet or row is Row.RECOVERED)
-        drafts += told
-        if row is Row.SEEN:
-            row = bind_row or (Row.BRAKED if _is_braked(port, evidence) else row)
-    flaps = [part for part in PARTS if not getattr(before, part).flapping_since and getattr(port, part).flapping_since]
-    if flaps:
-        row = Row.FLAPPING
-    if row not in (Row.RECOVERED, Row.FLAPPING, Row.LOST_BIND) and port.lost == lost_before and not evidence.new_boot:
-        ended, told = _retires_binds(port, evidence, accepted)
-        drafts += told
-        row = ended or row
-    if port.paused and not port.lost:
-        port.paused = False
-    return Transition(port, row, tuple(drafts))
+    shown = holding.shown_owners(seen, evidence)
+    if port.status == PortStatus.UP:
+        step = _up_again(port, seen, shown, evidence, terms, accepted, quiet=quiet)
+    elif owners.is_own(_must_have(port, terms, evidence), shown, evidence.many):
+        step = _back(port, seen, shown, evidence, accepted, quiet=quiet)
+    else:
+        step = _held(port, seen, shown, evidence, accepted)
+    return dataclasses.replace(step, drafts=(*unwatched, *step.drafts))
 
 
 def gone(
@@ -215,6 +108,7 @@ def gone(
     *,
     declared: str | None,
     accepted: datetime | None,
+    terms: Terms,
     heir: int | None = None,
 ) -> Transition:
     """Evaluate a port that is known and does not listen.
@@ -225,6 +119,10 @@ def gone(
     """
     was_hidden = port.hidden_since is not None
     port = dataclasses.replace(port, declared=declared, hidden_since=None)
+    if not evidence.new_boot:
+        port.holders = ()
+    if declared:
+        port.young_since = None
     confirmed = evidence.confirmed or was_hidden
     if port.status == PortStatus.CANDIDATE:
         if not declared:
@@ -238,7 +136,7 @@ def gone(
     if not port.last_seen_at:
         port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
     if evidence.new_boot and port.grace_until is None:
-        port.grace_until = evidence.grace_until
+        port.grace_until = _grace_of(port, evidence, terms)
     if not confirmed and port.port not in evidence.listening:
         # A port on which an excluded program listens did not seem missing, so the host was not asked twice.
         return Transition(port, Row.UNCONFIRMED)
@@ -254,11 +152,13 @@ def gone(
         return _down(port, evidence, "Not back after the reboot of its host, whose time of grace is over")
     if port.misses and not evidence.counts(port.counted_at):
         return Transition(port, Row.MISSED)
+    was_missing = port.misses > 0
     port.misses, port.counted_at = port.misses + 1, evidence.at
-    if port.misses < evidence.settings.down_after:
-        return Transition(port, Row.MISSED)
+    if port.misses < terms.down_after:
+        told = () if was_missing else telling.silently(port, evidence)
+        return Transition(port, Row.FLAPPING if told else Row.MISSED, told)
     runs = "1 run" if port.misses == 1 else f"{port.misses} runs in a row"
-    return _down(port, evidence, f"Missing in the complete answers of {runs}, confirmed")
+    return _down(port, evidence, f"Missing in the complete answers of {runs}, confirmed", is_counted=was_missing)
 
 
 def hidden(port: Port, evidence: Evidence) -> Transition:
@@ -276,11 +176,22 @@ def hidden(port: Port, evidence: Evidence) -> Transition:
         return Transition(port, Row.HIDDEN)
     if is_open(port) and not port.paused:
         after = pause(port)
-        unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", port.lost_since or port.status_since)
-        return Transition(after, Row.PAUSED, _tell(after, evidence, unwatched))
+        unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", telling.wrong_since(port))
+        return Transition(after, Row.PAUSED, telling.tell(after, evidence, unwatched))
     if evidence.at - since >= evidence.forget_after and not evidence.jumped:
         return Transition(None, Row.HIDDEN_LONG)
     return Transition(port, Row.HIDDEN)
+
+
+def denied(port: Port) -> Transition:
+    """Evaluate a port that was watched while its owner was not known, and whose owner a rule excludes.
+
+    It was never watched on purpose, so that nothing is told but the end of its alert.
+    """
+    if not is_open(port) or port.paused:
+        return Transition(None, Row.DENIED)
+    reason = "A rule excludes its program, which was not shown before"
+    return Transition(None, Row.DENIED, (Draft(EventKind.UNWATCHED, reason, telling.wrong_since(port)),))
 
 
 def pause(port: Port) -> Port:
@@ -289,14 +200,135 @@ def pause(port: Port) -> Port:
 
 
 def is_open(port: Port) -> bool:
-    """Whether a port is down, flaps or has lost a bind, so that an alert may be open."""
-    return port.status == PortStatus.DOWN or port.flapping_since is not None or bool(port.lost)
+    """Whether a port is down, flaps, or has lost a bind or an owner, so that an alert may be open."""
+    is_flapping = port.flapping_since is not None
+    return port.status == PortStatus.DOWN or is_flapping or bool(port.lost) or bool(owners.gone_of(port))
 
 
-# ── parts of a transition ───────────────────────────────────────────────────────────────────────
+def is_young(port: Port, clock: float, mature_after: timedelta) -> bool:
+    """Whether a port is not watched for long enough yet; what is down does not get older.
 
-PARTS = ("presence", "binds")
-"""What flaps of a port, each by itself: the port, and the binds that it loses while others remain."""
+    :param clock: evidence clock of its host, in seconds
+    """
+    if port.young_since is None:
+        return False
+    return port.status == PortStatus.DOWN or clock - port.young_since < mature_after.total_seconds()
+
+
+LONG = timedelta(hours=1)
+"""A boot, or a down of a young port, that lasted longer says nothing of the next one."""
+
+
+BOOTS = 5
+"""So many boots of a port are kept."""
+
+
+SLACK = 1.5
+"""A port may take so many times as long as after the slowest of them."""
+
+
+def _hide_binds(
+    port: Port, seen: Seen, evidence: Evidence, is_watched: Callable[[str], bool], *, is_asked: bool
+) -> tuple[Draft, ...]:
+    """Put binds aside that rules hide, see :func:`portmon.engine.binds.hide_binds`.
+
+    :param is_asked: the rules or the declaration changed
+    """
+    aside = {address for address, _ in port.unwatched}
+    is_asked = is_asked or not aside.isdisjoint(port.lost)
+
+    def stays(bind: str) -> bool:
+        # A bind that is shown here is watched, whatever the rules say of the owners before.
+        return bind in seen.addresses or not (is_asked or bind in aside) or is_watched(bind)
+
+    known, addresses = owners.of(port), port.addresses
+    told = binds.hide_binds(port, evidence, stays)
+    if port.addresses != addresses:
+        port.owners = known
+    return told
+
+
+def _back(
+    port: Port, seen: Seen, shown: Holders, evidence: Evidence, accepted: datetime | None, *, quiet: bool
+) -> Transition:
+    """A port that was down, and that one of its owners has again."""
+    before = dataclasses.replace(port)
+    told = _recovers(port, evidence)
+    waits = port.presence.flapping_since is not None
+    new_boot = evidence.new_boot
+    change = owners.returned(owners.of(port), shown, evidence.many, evidence.times, waits=waits, new_boot=new_boot)
+    return _goes_on(before, port, seen, change, evidence, Transition(None, Row.RECOVERED, told), accepted, quiet=quiet)
+
+
+def _up_again(
+    port: Port,
+    seen: Seen,
+    shown: Holders,
+    evidence: Evidence,
+    terms: Terms,
+    accepted: datetime | None,
+    *,
+    quiet: bool,
+) -> Transition:
+    """A port that was up, and still listens."""
+    if _is_anothers(port, terms, shown, evidence):
+        port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
+        return Transition(port, Row.DOWN, _is_taken(port, shown, evidence, terms))
+    before = dataclasses.replace(port)
+    change = holding.changed_owners(port, shown, evidence, quiet=quiet)
+    if change.is_taken and port.presence.flapping_since:
+        port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
+        _falls(port, evidence)
+        telling.silently(port, evidence)
+        return _held(port, seen, shown, evidence, None)
+    is_back = before.misses > 0 and before.grace_until is None
+    told = telling.silently(port, evidence) if is_back else ()
+    if not quiet and not evidence.new_boot:
+        told += holding.owner_events(before, port, seen, change, evidence, terms)
+    return _goes_on(before, port, seen, change, evidence, Transition(None, Row.SEEN, told), accepted, quiet=quiet)
+
+
+def _goes_on(
+    before: Port,
+    port: Port,
+    seen: Seen,
+    change: owners.Change,
+    evidence: Evidence,
+    step: Transition,
+    accepted: datetime | None,
+    *,
+    quiet: bool,
+) -> Transition:
+    """A port that is up: what it shows is taken over; its owners and binds may be others.
+
+    :param step: what is told until now, and the row
+    """
+    _count_boot(port, evidence)
+    _take(port, seen, evidence)
+    port.owners, port.holders = holding.kept_owners(port, change.owners), ()
+    port.misses, port.counted_at, port.last_seen_at, port.seen_clock, port.grace_until = 0, None, None, None, None
+    left = holding.owners_left(port, change, evidence)
+    row, drafts = step.row, [*step.drafts, *left]
+    if row is Row.SEEN and (left or change.gone):
+        row = Row.OWNER_GONE
+    if not evidence.new_boot:
+        bind_row, told = binds.bind_events(before, port, seen, change, evidence, quiet=quiet or row is Row.RECOVERED)
+        back = holding.owners_back(port, change, evidence)
+        drafts += (*told, *back)
+        if row is Row.SEEN:
+            braked = Row.BRAKED if telling.is_braked(port, evidence) else None
+            row = (Row.OWNER_BACK if back else None) or bind_row or braked or row
+    flapping = [part for part in telling.PARTS if getattr(port, part).flapping_since]
+    if any(not getattr(before, part).flapping_since for part in flapping):
+        row = Row.FLAPPING
+    changed = row in (Row.RECOVERED, Row.FLAPPING, Row.LOST_BIND, Row.OWNER_GONE, Row.OWNER_BACK)
+    if not changed and port.lost == before.lost and not evidence.new_boot:
+        ended, told = binds.retires_parts(port, evidence, accepted)
+        drafts += told
+        row = ended or row
+    if port.paused and not port.lost and not owners.gone_of(port):
+        port.paused = False
+    return Transition(port, row, tuple(drafts))
 
 
 def _take(port: Port, seen: Seen, evidence: Evidence) -> None:
@@ -317,21 +349,16 @@ def _take(port: Port, seen: Seen, evidence: Evidence) -> None:
     port.comms = seen.comms or port.comms
 
 
-def _tell(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
-    if draft.is_message:
-        port.told = (*lifecycle.messages(port.told, evidence.at), evidence.at)
-    return (draft,)
-
-
 def _welcome(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
     if port.at_baseline:
         return ()
     reason = "It was not there before" if port.first_seen_at == evidence.at else "It was not there before, and it stays"
-    return _tell(port, evidence, Draft(EventKind.NEW, reason, since=port.first_seen_at))
+    return telling.tell(port, evidence, Draft(EventKind.NEW, reason, since=port.first_seen_at))
 
 
 def _candidate(port: Port, seen: Seen, evidence: Evidence) -> Transition:
     _take(port, seen, evidence)
+    port.owners = holding.kept_owners(port, holding.shown_owners(seen, evidence).owners)
     if evidence.new_boot:
         return Transition(port, Row.WAITING)
     if evidence.counts(port.counted_at):
@@ -342,224 +369,149 @@ def _candidate(port: Port, seen: Seen, evidence: Evidence) -> Transition:
     return Transition(port, Row.DECLARED_SEEN if port.declared else Row.PROVEN, _welcome(port, evidence))
 
 
+def _rises(port: Port, evidence: Evidence) -> None:
+    """The state of a port that is up again."""
+    if port.young_since is not None and evidence.at - port.status_since > LONG:
+        port.young_since = evidence.clock
+    port.status, port.status_since = PortStatus.UP, evidence.at
+
+
 def _recovers(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
     since = port.status_since
-    port.status, port.status_since = PortStatus.UP, evidence.at
+    _rises(port, evidence)
     if port.paused:
         port.paused = False
         port.presence = lifecycle.untold(port.presence, evidence.pace, clock=evidence.clock, at=evidence.at)
         return ()
     details = {"down_for": (evidence.at - since).total_seconds()}
     back = Draft(EventKind.RECOVERED, "It listens again", since, port.last_seen_at, details)
-    return _change(port, evidence, "presence", back)
+    return telling.change(port, evidence, "presence", back)
 
 
-def _owner_events(before: Port, port: Port, seen: Seen, evidence: Evidence) -> tuple[Draft, ...]:
-    if before.presence.flapping_since:
-        return ()
-    known = bool(before.pids and seen.pids)
-    details: dict[str, Any]
-    if _has_replaced(before, seen, evidence):
-        kind, reason = EventKind.REPLACED, "Another program listens on it now"
-        details = {"before": list(before.programs)}
-    elif known and not set(before.pids) & set(seen.pids) and before.grace_until is None:
-        kind, reason = EventKind.RESTARTED, "The same program listens on it with another pid"
-        details = {"before": list(before.pids)}
-    else:
-        return ()
-    told = Draft(kind, f"{reason}{_left_out(seen.more)}", since=before.status_since, details=details)
-    return _notice(port, evidence, told)
-
-
-def _has_replaced(before: Port, seen: Seen, evidence: Evidence) -> bool:
-    # Only names of one kind are compared: the kernel's with the kernel's, a tool's with those of the same tool.
-    # With OWNERS names before, the program may have been one of those that were left out.
-    if before.comms and seen.comms:
-        return len(before.comms) < limits.OWNERS and replaced(before.comms, seen.comms)
-    if seen.programs and before.tool == evidence.tool and len(before.programs) < limits.OWNERS:
-        return replaced(before.programs, seen.programs, pids=(*before.pids, *seen.pids))
-    return False
-
-
-def _left_out(more: int) -> str:
-    return f" ({limits.OWNERS} of its owners and binds are compared, {more} more are not)" if more else ""
-
-
-def _notice(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
-    """The notice, unless there were too many of its kind within the window."""
-    kind, most, window = draft.kind.value, evidence.settings.flap_threshold, evidence.pace.window
-    own = [clock for name, clock in port.notices if name == kind]
-    silent = len(own) >= most and evidence.clock - own[-1] < window
-    if not silent:
-        own = [clock for clock in own if evidence.clock - clock < window]
-    own.append(evidence.clock)
-    others = [notice for notice in port.notices if notice[0] != kind]
-    port.notices = tuple(sorted((*others, *((kind, clock) for clock in own[-most:]))))
-    if silent or not lifecycle.may_note(port.told, evidence.at):
-        return ()
-    if len(own) >= most:
-        reason = (
-            f"{draft.reason}. That is change {len(own)} of this kind within {window / 60:g} min: nothing more is told "
-            f"of it until there was none for so long"
-        )
-        draft = dataclasses.replace(draft, reason=reason)
-    return _tell(port, evidence, draft)
-
-
-def _is_braked(port: Port, evidence: Evidence) -> bool:
-    """Whether a notice of this observation was the last one for the window, or was left out."""
-    counts = Counter(kind for kind, _ in port.notices)
-    most = evidence.settings.flap_threshold
-    return any(counts[kind] >= most for kind, clock in port.notices if clock == evidence.clock)
-
-
-def _hide_binds(port: Port, evidence: Evidence, is_watched: Callable[[str], bool]) -> tuple[Draft, ...]:
-    """Put binds aside that a rule hides, and those back that it shows again: they are expected as before.
-
-    :returns: the end of an alert about lost binds that the rules hide in the second observation in a row
-    """
+def _held(port: Port, seen: Seen, shown: Holders, evidence: Evidence, accepted: datetime | None) -> Transition:
+    """A port that is down, and that another owner has."""
     if evidence.new_boot:
-        return ()
-    aside, before = dict(port.unwatched), port.lost
-    watched = {address for address in (*port.addresses, *port.lost, *aside) if is_watched(address)}
-    port.lost = tuple(address for address in before if address in watched or address not in aside)
-    back = [address for address in aside if address in watched and address not in port.lost]
-    # What turns out to be excluded, since its owner shows only now, is dropped.
-    known = (*port.addresses, *before) if evidence.rules_changed else before
-    hidden = [address for address in known if address not in watched]
-    port.addresses = tuple(sorted({*back, *(address for address in port.addresses if address in watched)}))
-    port.unwatched = tuple(
-        (address, since)
-        for address, since in sorted({**dict.fromkeys(hidden, evidence.at), **aside}.items())
-        if address not in watched and (evidence.jumped or evidence.at - since < evidence.forget_after)
+        return Transition(port, Row.STILL_DOWN)
+    known = port.holders
+    port.holders = owners.held(known, shown, evidence.many, evidence.clock)
+    fresh = [own for own in port.holders if own.joined == evidence.clock and own not in known]
+    names, was = names_of(port.holders), names_of(owners.of(port))
+    mature = evidence.clock - evidence.settings.mature_after.total_seconds()
+    was_accepted = accepted is not None and port.status_since <= accepted <= evidence.at
+    is_old = not port.declared and any(own.joined is not None and own.joined <= mature for own in port.holders)
+    if was_accepted or (is_old and not evidence.jumped):
+        why = "A person accepted it" if was_accepted else "It has been there for long"
+        reason = f"{names} has it. {why}: {was} is not expected any more"
+        draft = Draft(EventKind.RETIRED, reason, port.status_since, port.last_seen_at, {"owner": names, "taken": True})
+        told = () if port.paused else (draft,)
+        _take(port, seen, evidence)
+        new = [dataclasses.replace(own, joined=None) for own in port.holders]
+        _rises(port, evidence)
+        port.presence, port.paused = NONE, False
+        port.owners, port.holders, port.last_seen_at, port.seen_clock = holding.kept_owners(port, new), (), None, None
+        return Transition(port, Row.TAKEN_OVER, told)
+    taken = Draft(
+        EventKind.REPLACED,
+        f"{names} has it now; it stays down, for {was} is gone",
+        port.status_since,
+        port.last_seen_at,
+        {"taken": True, "owner": names, "was": was, "before": list(port.programs)},
     )
-    if port.lost or not before:
-        return ()
-    since, port.lost_since, port.lost_clock, port.binds = port.lost_since, None, None, NONE
-    draft = Draft(EventKind.UNWATCHED, f"No rule watches {', '.join(before)} any more", since)
-    return () if port.paused else _tell(port, evidence, draft)
+    if port.paused and lifecycle.may_tell(port.told, evidence.at):
+        return _resumes(port, evidence, f"{names} has it, and not {was}")
+    if settled := telling.settle(port, evidence):
+        return Transition(port, Row.STABLE, (*settled, *telling.notice(port, evidence, taken)))
+    if not fresh or port.presence.flapping_since or port.paused:
+        return Transition(port, Row.HELD)
+    return Transition(port, Row.HELD, telling.notice(port, evidence, taken))
 
 
-def _bind_events(
-    before: Port, port: Port, shown: Seen, evidence: Evidence, *, quiet: bool
-) -> tuple[Row | None, tuple[Draft, ...]]:
-    """The row and the events of changed binds.
-
-    :param quiet: only losses and their ends make events
-    """
-    if not evidence.learning and not comparable_addresses(evidence.tool_before, evidence.tool):
-        return None, ()
-    missed, known, seen = _missed(set(before.addresses), set(port.addresses), before.lost, evidence)
-    # A lost bind that a rule hides waits for the rule.
-    waiting = {address for address, _ in port.unwatched if address in before.lost}
-    lost, _ = limits.few_of({*waiting, *lost_binds({*missed, *(known - seen)}, seen)}, before.lost)
-    fresh = tuple(address for address in lost if address not in before.lost)
-    if fresh and not shown.more and not _has_replaced(before, shown, evidence):
-        exchanged = exchanged_binds(fresh, seen - known - set(before.lost))
-        lost, fresh = (tuple(address for address in some if address not in exchanged) for some in (lost, fresh))
-    if fresh and (not evidence.confirmed or evidence.in_grace):
-        # Keep the bind as known: the first observation after the grace, or the first confirmed one, makes the event.
-        port.addresses = before.addresses
-        return None, ()
-    port.lost = lost
-    if not lost:
-        port.lost_since = port.lost_clock = None
-    if fresh or (lost and port.paused and not waiting and lifecycle.may_tell(port.told, evidence.at)):
-        return Row.LOST_BIND, _loses(before, port, evidence, fresh, shown.more)
-    if before.lost and not lost:
-        return Row.BIND_RECOVERED, _finds(before, port, evidence)
-    # With OWNERS binds before, one that is new may have been left out then.
-    differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(before.lost)
-    if quiet or any(getattr(before, part).flapping_since for part in PARTS) or not differ:
-        return None, ()
-    now, then = ", ".join(port.addresses), ", ".join(before.addresses)
-    draft = Draft(
-        EventKind.REBOUND,
-        f"It listens on {now} now, before on {then}{_left_out(shown.more)}",
-        since=evidence.at,
-        details={"severe": False, "before": list(before.addresses)},
-    )
-    return None, _notice(port, evidence, draft)
+def _is_born_mature(port: Port, seen: Seen, evidence: Evidence) -> bool:
+    """Whether a port that is new needs no time to be taken for one that belongs there."""
+    if port.declared or seen.listed:
+        return True
+    of_login = any(unit.startswith("session-") for unit in seen.units)
+    is_random = evidence.is_ephemeral(port.port, (*seen.comms, *seen.programs))
+    return (evidence.first or evidence.learning) and not is_random and not of_login
 
 
-def _missed(
-    known: set[str], seen: set[str], were_lost: tuple[str, ...], evidence: Evidence
-) -> tuple[list[str], set[str], set[str]]:
-    """Lost binds that are not there by their name, known binds, and those shown, in names that compare."""
-    if evidence.tool_before != evidence.tool:
-        # Some tools do not print the interface of an address.
-        known, seen = set(map(without_zone, known)), set(map(without_zone, seen))
-    if not evidence.learning:
-        return [*were_lost], known, seen
-    # Another reader may name a bind differently, so no bind is newly lost. A lost one stays lost, unless it and one
-    # of the binds shown are wildcards.
-    any_wildcard = any(is_wildcard(address) for address in seen)
-    return [address for address in were_lost if not (any_wildcard and is_wildcard(address))], seen, seen
+def _count_boot(port: Port, evidence: Evidence) -> None:
+    """Keep how long the port took after the boot, if this is the first observation since that shows it."""
+    if evidence.booted_at is None:
+        return
+    is_first = evidence.new_boot or (port.last_seen_at is not None and port.last_seen_at < evidence.booted_at)
+    took = evidence.at - evidence.booted_at
+    if is_first and took <= LONG:
+        port.boots = (*port.boots, took.total_seconds())[-BOOTS:]
 
 
-def _loses(before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...], more: int) -> tuple[Draft, ...]:
-    """Binds are lost, or still are after a pause."""
-    if port.lost_since is None:
-        port.lost_since, port.lost_clock = evidence.at, evidence.clock
-    what = f"It does not listen on {', '.join(fresh or port.lost)} any more, only on {', '.join(port.addresses)}"
-    draft = Draft(
-        EventKind.REBOUND,
-        f"{what}{_left_out(more)}",
-        since=evidence.at if fresh else port.lost_since,
-        last_seen=evidence.seen_at if fresh else None,
-        details={"severe": True, "lost": list(port.lost), "before": list(before.addresses)},
-    )
-    port.paused = False
-    return _change(port, evidence, "binds", draft) if fresh else _tell(port, evidence, draft)
+def _grace_of(port: Port, evidence: Evidence, terms: Terms) -> datetime | None:
+    """Until when a port has time to come back after the boot: longer, if it took long before."""
+    if evidence.grace_until is None:
+        return None
+    begin = evidence.grace_until - evidence.settings.reboot_grace
+    own = timedelta(seconds=SLACK * max(port.boots, default=0.0))
+    return begin + max(terms.reboot_grace, own)
 
 
-def _finds(before: Port, port: Port, evidence: Evidence) -> tuple[Draft, ...]:
-    """No bind is lost any more."""
-    if before.paused:
-        port.binds = lifecycle.untold(port.binds, evidence.pace, clock=evidence.clock, at=evidence.at)
-        return ()
-    since = before.lost_since
-    details = {"down_for": since and (evidence.at - since).total_seconds(), "lost": list(before.lost)}
-    draft = Draft(EventKind.RECOVERED, f"It listens on {', '.join(before.lost)} again", since, details=details)
-    return _change(port, evidence, "binds", draft)
+def _must_have(port: Port, terms: Terms, evidence: Evidence) -> tuple[owners.PortOwner, ...]:
+    """The owners of whom one must have a port: those that are known, unless a declaration names one."""
+    known = owners.of(port)
+    if terms.owner is None:
+        return known
+    # As far as it is known, a look may show it without its unit.
+    own = tuple(one for one in known if owners.same(terms.owner, one, evidence.many))
+    return own or (terms.owner,)
 
 
-def _retires_binds(port: Port, evidence: Evidence, accepted: datetime | None) -> tuple[Row | None, tuple[Draft, ...]]:
-    """Of a port whose lost binds did not change: they retire, or what flapped is stable."""
-    since, began = port.lost_since, port.lost_clock
-    if since is not None and began is not None and not port.paused:
-        was_accepted = accepted is not None and since <= accepted <= evidence.at
-        limit = evidence.settings.retire_after.total_seconds()
-        if was_accepted or (evidence.clock - began >= limit and not evidence.jumped):
-            lost, port.lost, port.lost_since, port.lost_clock, port.binds = port.lost, (), None, None, NONE
-            reason = "Accepted by a person" if was_accepted else f"Lost since {since:%Y-%m-%d %H:%M} UTC"
-            reason += f"; {', '.join(lost)} is not expected any more"
-            draft = Draft(EventKind.RETIRED, reason, since, details={"lost": list(lost)})
-            return Row.BIND_RETIRED, _tell(port, evidence, draft)
-    settled = _settle(port, evidence)
-    return (Row.STABLE, settled) if settled else (None, ())
+def _is_anothers(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bool:
+    """Whether another one has a port than a declaration names."""
+    if terms.owner is None or evidence.new_boot or evidence.in_grace:
+        return False
+    return not owners.is_own(_must_have(port, terms, evidence), shown, evidence.many)
 
 
-def _down(port: Port, evidence: Evidence, reason: str) -> Transition:
+def _is_taken(port: Port, shown: Holders, evidence: Evidence, terms: Terms) -> tuple[Draft, ...]:
+    """The port is down, since another one has it than must have it."""
+    told = _goes_down(port, evidence, f"{names_of(shown.owners)} has it, and not {terms.owner} ({port.declared})")
+    port.holders = owners.held((), shown, evidence.many, evidence.clock)
+    return told
+
+
+def _down(port: Port, evidence: Evidence, reason: str, *, is_counted: bool = False) -> Transition:
     before = port.presence.flapping_since
-    told = _goes_down(port, evidence, reason)
+    told = _goes_down(port, evidence, reason, is_counted=is_counted)
     return Transition(port, Row.FLAPPING if port.presence.flapping_since and not before else Row.DOWN, told)
 
 
-def _goes_down(port: Port, evidence: Evidence, reason: str) -> tuple[Draft, ...]:
-    misses, port.misses = port.misses, 0
-    port.status, port.status_since = PortStatus.DOWN, evidence.at
-    port.streak, port.counted_at, port.grace_until = 0, None, None
-    # All binds are expected again: one that does not come back with the others makes an event.
-    port.addresses, _ = limits.few_of((*port.addresses, *port.lost), port.addresses)
-    port.lost, port.lost_since, port.lost_clock, port.binds = (), None, None, NONE
-    if port.seen_clock is None:
-        port.seen_clock = evidence.clock
+def _goes_down(port: Port, evidence: Evidence, reason: str, *, is_counted: bool = False) -> tuple[Draft, ...]:
+    """The port is down.
+
+    :param is_counted: that it went missing was a change already
+    """
+    misses = port.misses
+    _falls(port, evidence)
     last = port.last_seen_at
     seen = f"; last seen {last:%Y-%m-%d %H:%M:%S} UTC" if last else "; never seen"
     draft = Draft(EventKind.DOWN, reason + seen, evidence.at, last, {"misses": misses} if misses else {})
     port.paused = False
-    return _change(port, evidence, "presence", draft)
+    return telling.change(port, evidence, "presence", draft, is_counted=is_counted)
+
+
+def _falls(port: Port, evidence: Evidence) -> None:
+    """The state of a port that goes down."""
+    port.misses, port.streak, port.counted_at, port.grace_until = 0, 0, None, None
+    if not is_young(port, evidence.clock, evidence.settings.mature_after):
+        port.young_since = None
+    port.status, port.status_since = PortStatus.DOWN, evidence.at
+    known = owners.not_gone(owners.of(port))
+    # All binds are expected again: one that does not come back with the others makes an event.
+    port.addresses, _ = limits.few_of((*port.addresses, *port.lost), port.addresses)
+    port.lost, port.lost_since, port.lost_clock, port.binds = (), None, None, NONE
+    # So are all owners: each of them that comes back ends it.
+    port.owners = holding.kept_owners(port, known)
+    if port.seen_clock is None:
+        port.seen_clock = evidence.clock
 
 
 def _still_down(port: Port, evidence: Evidence, accepted: datetime | None) -> Transition:
@@ -568,7 +520,9 @@ def _still_down(port: Port, evidence: Evidence, accepted: datetime | None) -> Tr
     unseen_since = port.last_seen_at or port.status_since
     was_accepted = accepted is not None and port.status_since <= accepted <= evidence.at
     unseen = evidence.clock - (evidence.clock if port.seen_clock is None else port.seen_clock)
-    if was_accepted or unseen >= evidence.settings.retire_after.total_seconds():
+    settings = evidence.settings
+    limit = settings.retire_after if port.young_since is None else min(settings.mature_after, settings.retire_after)
+    if was_accepted or unseen >= limit.total_seconds():
         if evidence.jumped and not was_accepted:
             return Transition(port, Row.STILL_DOWN)
         reason = "Accepted as gone by a person" if was_accepted else f"Not seen since {unseen_since:%Y-%m-%d %H:%M} UTC"
@@ -576,49 +530,13 @@ def _still_down(port: Port, evidence: Evidence, accepted: datetime | None) -> Tr
         draft = Draft(EventKind.RETIRED, f"{reason}; {then}", port.status_since, unseen_since)
         return Transition(pause(port) if port.declared else None, Row.RETIRED, () if port.paused else (draft,))
     if port.paused and lifecycle.may_tell(port.told, evidence.at):
-        port.paused = False
-        seen = f"last seen {unseen_since:%Y-%m-%d %H:%M:%S} UTC"
-        draft = Draft(EventKind.DOWN, f"Still missing; {seen}", port.status_since, port.last_seen_at)
-        return Transition(port, Row.RESUMED, _tell(port, evidence, draft))
-    settled = _settle(port, evidence)
+        return _resumes(port, evidence, f"Still missing; last seen {unseen_since:%Y-%m-%d %H:%M:%S} UTC")
+    settled = telling.settle(port, evidence)
     return Transition(port, Row.STABLE, settled) if settled else Transition(port, Row.STILL_DOWN)
 
 
-def _change(port: Port, evidence: Evidence, part: str, draft: Draft) -> tuple[Draft, ...]:
-    """The event of a change, or `flapping` instead, or none while the port flaps."""
-    before = getattr(port, part)
-    if part == "binds" and port.presence.flapping_since:
-        port.binds = lifecycle.untold(before, evidence.pace, clock=evidence.clock, at=evidence.at)
-        return ()
-    row, changes, count = lifecycle.change(before, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told)
-    setattr(port, part, changes)
-    if row is lifecycle.LifecycleRow.OPENS:
-        return _tell(port, evidence, draft)
-    if row is not lifecycle.LifecycleRow.FLAPS:
-        return ()
-    what = "between up and down" if part == "presence" else "between lost and found addresses"
-    reason = lifecycle.why_flapping(count, evidence.pace, what)
-    since = lifecycle.began(before, evidence.pace, clock=evidence.clock, at=evidence.at)
-    flapping = Draft(EventKind.FLAPPING, reason, since, port.last_seen_at, {"state": _state(port)})
-    return _tell(port, evidence, flapping)
-
-
-def _settle(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
-    """`stable`, if what flapped did not change for long enough."""
-    part = "presence" if port.presence.flapping_since else "binds"
-    flapped = getattr(port, part)
-    if not lifecycle.settles(flapped, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told):
-        return ()
-    since, changed_at, state = flapped.flapping_since, flapped.at, _state(port)
-    setattr(port, part, NONE)
-    still = f"It held still since {changed_at:%Y-%m-%d %H:%M:%S} UTC"
-    details: dict[str, Any] = {"state": state.value}
-    reason = f"{still} and is {state}"
-    if port.lost:
-        reason = f"{still}: it listens on {', '.join(port.addresses)}, and not on {', '.join(port.lost)}"
-        details["lost"] = list(port.lost)
-    return _tell(port, evidence, Draft(EventKind.STABLE, reason, since, port.last_seen_at, details))
-
-
-def _state(port: Port) -> PortStatus:
-    return PortStatus.DOWN if port.status == PortStatus.DOWN or port.lost else PortStatus.UP
+def _resumes(port: Port, evidence: Evidence, reason: str) -> Transition:
+    """A port that is down is told again after a pause."""
+    port.paused = False
+    draft = Draft(EventKind.DOWN, reason, port.status_since, port.last_seen_at)
+    return Transition(port, Row.RESUMED, telling.tell(port, evidence, draft))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from portmon.engine.declared import Declared
+from portmon.engine.owners import without_first_process
 from portmon.engine.rules import Decision, HostRules, Subject
 from portmon.engine.state import Port
 from portmon.model import limits
@@ -17,17 +18,25 @@ SETS = ("addresses", "programs", "pids", "uids", "units", "comms", "inodes")
 """Attributes of a port that are sorted tuples of what its listeners show."""
 SeenPort = tuple[Any, ...]
 """Host id, protocol, port, the values of SETS, the tool, whether an allow rule names the port or its
-program, and how many owners or binds are left out."""
+program, how many owners or binds are left out, its watched listeners, and those that rules exclude."""
 Values = Mapping[tuple[str, int], Mapping[str, tuple[Any, ...]]]
 """Host id and port to the stored values of SETS."""
 
 
 class KnownOwner(NamedTuple):
-    """The last known owners of a port; ``comms`` are the kernel's names of the programs."""
+    """The last known owners of a port; ``comms`` are the kernel's names of the programs.
+
+    :param addresses: on which it listens, or did
+    :param is_watched: it is no candidate, and nothing hides it
+    :param is_declared: so that no rule was asked
+    """
 
     programs: tuple[str, ...] = ()
     comms: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    is_watched: bool = False
+    is_declared: bool = False
 
 
 UNKNOWN = KnownOwner()
@@ -39,33 +48,47 @@ def fold(
     declared: Declared,
     owners: Mapping[tuple[str, int], KnownOwner],
     stored: Callable[[], Values],
+    other_rules: Collection[str] = (),
 ) -> list[SeenPort]:
     """The watched listeners of some hosts, one row per port.
 
     A listener without a program is matched by the last known programs of its port, and one whose kernel's name is known
-    there by all names known there. So neither a missing name nor another tool changes which ports are watched.
+    there by all names known there. So neither a missing name nor another tool changes which ports are watched. Nor does
+    another owner: a port that is watched is seen, whoever has it now.
 
     :param owners: last known owners of ports
+    :param other_rules: ids of hosts whose rules changed
     :param stored: what is stored of ports, asked for when a port has too many owners or binds: stored ones are kept
     """
     rows: list[SeenPort] = []
     for observation in observations:
         seen = observation.shows
         own, must = rules[observation.host_id], declared.get(observation.host_id, {})
-        by_port: dict[int, list[Any]] = defaultdict(list)
+        by_port: dict[int, list[Listener]] = defaultdict(list)
+        excluded: dict[int, list[Listener]] = {}
         listed: set[int] = set()
         beyond = dict(seen.beyond)
         for listener in seen.listeners:
+            if listener.pid == 1:
+                listener = without_first_process(listener, seen.tool)
             port = listener.port
             if not own.watches_all and port not in must:
                 known_owner = owners.get((observation.host_id, port), UNKNOWN)
                 decisions = [own.evaluate(subject) for subject in subjects_of(listener, known_owner)]
                 if not any(decision.watched for decision in decisions):
+                    excluded.setdefault(port, []).append(listener)
                     continue
                 if any(decision.watched and decision.names_it for decision in decisions):
                     listed.add(port)
             by_port[port].append(listener)
+        for port in excluded.keys() - by_port.keys():
+            known_owner = owners.get((observation.host_id, port), UNKNOWN)
+            if _goes_on(port, known_owner, own, other_rules=observation.host_id in other_rules):
+                by_port[port] = []
         for port, listeners in by_port.items():
+            others = excluded.get(port)
+            if not listeners:
+                listeners = others or listeners
             if len(listeners) == 1:
                 # Most ports have one listener, and a large fleet has millions of ports.
                 kept: list[tuple[Any, ...]] = [() if value is None else (value,) for value in _values(listeners[0])]
@@ -74,8 +97,19 @@ def fold(
                 columns = zip(*map(_values, listeners), strict=True)
                 kept, more = _few(columns, (observation.host_id, port), stored)
                 more = max(more, beyond.get(port, 0), *(one.more_owners for one in listeners))
-            rows.append((observation.host_id, PROTOCOL, port, *kept, seen.tool, port in listed, more))
+            ours = by_port[port]
+            rows.append((observation.host_id, PROTOCOL, port, *kept, seen.tool, port in listed, more, ours, others))
     return rows
+
+
+def _goes_on(port: int, known: KnownOwner, rules: HostRules, *, other_rules: bool) -> bool:
+    """Whether a port is watched whoever has it now: it was, and only a change of rules or the CMDB would hide it."""
+    if not known.is_watched:
+        return False
+    if not (other_rules or known.is_declared):
+        return True
+    subjects = (one for address in known.addresses for one in _of_owner(port, address, known))
+    return any(rules.evaluate(subject).watched for subject in subjects)
 
 
 def _values(one: Listener) -> tuple[Any, ...]:

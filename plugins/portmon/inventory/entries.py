@@ -16,6 +16,7 @@ from jmespath.parser import ParsedResult
 from jmespath.visitor import TreeInterpreter
 
 from portmon.inventory.entry_fields import CmdbFields
+from portmon.model import limits
 from portmon.model.host import Host, InvalidHost, Inventory
 from portmon.untrusted.boundary import boundary
 
@@ -115,13 +116,15 @@ class _HostBuilder:
                 host_id = self._id(entry)
                 name = _text(self._value("name", entry), "name", NAME_LIMIT)
                 address = _address(self._value("address", entry))
+                declared, owners = _declared(self._value("declared", entry))
                 return Host(
                     host_id,
                     name or address,
                     address,
                     _port(self._value("port", entry)),
                     _labels(self._label_pairs(entry)),
-                    _declared(self._value("declared", entry)),
+                    declared,
+                    owners,
                 )
         except _InvalidEntryError as error:
             return InvalidHost(position, host_id, name, str(error))
@@ -249,14 +252,22 @@ def _port(value: Any, what: str = "port") -> int | None:
     return value
 
 
-def _declared(value: Any) -> tuple[int, ...]:
-    """Ports in order, each once."""
-    ports = set()
+def _declared(value: Any) -> tuple[tuple[int, ...], tuple[tuple[int, str], ...]]:
+    """Ports in order, each once, and the owners of some: of ``443/nginx.service`` the port and the unit or program."""
+    ports, owners = set(), dict[int, str]()
     for item in value if isinstance(value, list) else [value]:
         for part in re.split(r"[\s,;]+", item.strip()) if isinstance(item, str) else [item]:
-            if (port := _port(part, "declared port")) is not None:
-                ports.add(port)
-    return tuple(sorted(ports))
+            number, slash, owner = part.partition("/") if isinstance(part, str) else (part, "", "")
+            if slash and not owner:
+                raise _InvalidEntryError(
+                    f"the declared port {cut(repr(part))} lacks the unit or program after the slash"
+                )
+            if (port := _port(number, "declared port")) is None:
+                continue
+            ports.add(port)
+            if owner:
+                owners[port] = owner[: limits.NAME]
+    return tuple(sorted(ports)), tuple(sorted(owners.items()))
 
 
 def _pairs(value: Any) -> list[tuple[str, Any]]:

@@ -35,7 +35,10 @@ class Event:
     :param details: further facts, JSON types only. Of a port: ``addresses``, ``programs``,
         ``pids``, ``uids``, ``units``, ``watched`` (which rule or declaration), ``declared``, ``tool``; by kind
         ``down_for`` and ``unreachable_for`` (seconds), ``misses``, ``severe`` and ``lost`` (addresses) of a rebound,
-        ``state`` of flapping and stable, ``before`` of replaced, restarted and rebound, ``to`` of moved, ``ports`` of
+        ``state`` of flapping and stable, ``before`` of replaced, restarted and rebound, ``to`` of moved, ``young``
+        of a port that is; of owners (program and unit, more with commas) ``owner`` and ``left`` (who still has it)
+        of owner_gone, ``part: owner`` and ``owner`` of recovered, ``owner`` (new), ``was`` (old) and ``taken`` (the
+        port stays down) of replaced, ``owner`` (who has it) and ``gone`` of stable that is down, ``ports`` of
         a baseline, ``error_class``; ``between`` (two times) of changes in a pause between runs; ``task`` and
         ``map_index`` of the task that saw it; ``ends``, the kind that began the alert, of a retired without a port, and
         ``discarded`` of one that ends what another machine's answers began; ``subject: host`` of flapping and stable of

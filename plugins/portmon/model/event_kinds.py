@@ -104,16 +104,38 @@ class EventKind(StrEnum):
     # Ports.
     NEW = Meaning("new", "port", WARNING, NOTICE, AlertGroup.NEW, "PortNew", "{port} on {host} is new")
     DOWN = Meaning("down", "port", CRITICAL, FIRING, AlertGroup.DOWN, "PortDown", "{port} on {host} is down")
-    RECOVERED = DOWN.ended_by("recovered", "{port} on {host} listens again", between_looks=True)
+    RECOVERED = DOWN.ended_by(
+        "recovered",
+        "{port} on {host} listens again",
+        between_looks=True,
+        variants=(DOWN.ended_by("owner_back", "all programs of {port} on {host} are back", when=("part", "owner")),),
+    )
+    OWNER_GONE = DOWN.like("owner_gone", "a program left {port} on {host}", alertname="PortOwnerGone")
     RETIRED = DOWN.ended_by(
         "retired",
         "{port} on {host} is not expected any more",
         variants=(
             DOWN.ended_by("withdrawn", "{port} on {host}: another machine had answered", when=("discarded", True)),
+            # A note, but one that ends its alert.
+            replace(
+                DOWN.ended_by("retired_young", "{port} on {host} is not expected any more", when=("young", True)),
+                group=None,
+            ),
         ),
     )
     REPLACED = NEW.like(
-        "replaced", "{port} on {host} is another program now", alertname="PortReplaced", between_looks=True
+        "replaced",
+        "{port} on {host} is another program now",
+        alertname="PortReplaced",
+        between_looks=True,
+        variants=(
+            NEW.like(
+                "taken",
+                "{port} on {host} is down, and another program has it",
+                alertname="PortReplaced",
+                when=("taken", True),
+            ),
+        ),
     )
     REBOUND = NEW.like(
         "rebound",
@@ -126,6 +148,9 @@ class EventKind(StrEnum):
         "flapping",
         "{port} on {host} comes and goes",
         variants=(_UNREACHABLE.like("host_flapping", "{host} comes and goes", when=("subject", "host"), folded_as=""),),
+    )
+    CRASH_LOOPING = DOWN.like(
+        "crash_looping", "{port} on {host} restarts again and again", alertname="PortCrashLooping"
     )
     STABLE = DOWN.ended_by(
         "stable",
@@ -173,6 +198,14 @@ class EventKind(StrEnum):
         "unscanned", "{host} is not scanned", severity=WARNING, alertname="HostUnscanned", key="scan"
     )
     SCANNED = UNSCANNED.ended_by("scanned", "{host} is scanned again")
+    OWNERS_HIDDEN = _OF_HOSTS.like(
+        "owners_hidden",
+        "{host} does not show programs of other users any more",
+        severity=WARNING,
+        alertname="OwnersHidden",
+        key="owners",
+    )
+    OWNERS_SHOWN = OWNERS_HIDDEN.ended_by("owners_shown", "{host} shows programs of other users again")
     TAKEN_OVER = Meaning("taken_over", "host")
     DUPLICATE = Meaning("duplicate", "host")
     PROBE_OUTDATED = Meaning("probe_outdated", "host")

@@ -16,6 +16,7 @@ class Host:
     :param port: SSH port, None for the one of the host's connection
     :param labels: from the CMDB, for rules, groups and routes
     :param declared: TCP ports that the CMDB says must listen, in order
+    :param owners: of those that a certain owner must have, the port and that owner: a unit or a program
     """
 
     id: str
@@ -24,6 +25,7 @@ class Host:
     port: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     declared: tuple[int, ...] = ()
+    owners: tuple[tuple[int, str], ...] = ()
 
     def shown(self) -> str:
         """Name and address for a message, or one of them if they are equal."""
@@ -43,7 +45,7 @@ class KnownHost(Host):
 
     def as_host(self) -> Host:
         """The host as the CMDB knew it."""
-        return Host(self.id, self.name, self.address, self.port, self.labels, tuple(self.declared))
+        return Host(self.id, self.name, self.address, self.port, self.labels, self.declared, self.owners)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,14 +40,12 @@ def _least_cut(pids: Collection[int]) -> int:
     return _PID_AND_NAME - digits - 2
 
 
-def replaced(before: Collection[str], now: Collection[str], *, pids: Collection[int] = ()) -> bool:
-    """Whether a program that was there is gone and one that was not there has come.
+def share_program(before: Collection[str], now: Collection[str], *, pids: Collection[int] = ()) -> bool:
+    """Whether a program that was there is still there.
 
     Linear in the number of names: the pairs that :func:`same_program` knows are found by what they have in common.
     """
-    least = _least_cut(pids)
-    old, new = _Names(before, least), _Names(now, least)
-    return not all(map(new.has, before)) and not all(map(old.has, now))
+    return any(map(_Names(now, _least_cut(pids)).has, before))
 
 
 class _Names:

@@ -81,7 +81,8 @@ def merge(answers: Sequence[Listing]) -> Listing:
     return dataclasses.replace(first, listeners=tuple(listeners))
 
 
-_socket = attrgetter("protocol", "address", "port", "zone")
+_socket = attrgetter("protocol", "address", "port", "zone", "unit", "comm", "program")
+"""What tells the listeners of a host apart: one that was started again between two answers is the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from portmon.errors import AnswerError, ContradictionError, ProbeError, ScanError
-from portmon.model.observation import Observation, Outcome
+from portmon.model.observation import Listing, Observation, Outcome
 from portmon.scan.answer import Answer, Recorder, SettledAnswer, merge, missing
 from portmon.ssh.config import SshSettings
 from portmon.ssh.session import CommandResult, Session
@@ -24,12 +24,19 @@ class Expected:
     :param binds: port: addresses that others could reach; a missing one counts like a missing port
     :param tool: the one that answered last
     :param hung: tools that hung there not long ago: they are not asked
+    :param left: the ports of a listing that one of their owners left, which count as missing; None if none is shared
     """
 
     ports: Sequence[int] = ()
     binds: Mapping[int, Sequence[str]] = field(default_factory=dict)
     tool: str | None = None
     hung: Sequence[str] = ()
+    left: Callable[[Listing], Collection[int]] | None = None
+
+    def missing(self, listing: Listing) -> list[int]:
+        """The ports that a listing lacks, wholly or in part, in order."""
+        left = self.left(listing) if self.left else ()
+        return sorted({*missing(listing, self.ports, self.binds), *left})
 
 
 @dataclass(slots=True)
@@ -79,7 +86,7 @@ class HostScan:
         answer = self._answer(session, self.settled)
         if answer is not None:
             self.answers.append(answer)
-            self.gone = self.still = missing(answer.listing, self.expected.ports, self.expected.binds)
+            self.gone = self.still = self.expected.missing(answer.listing)
 
     def ask_again(self, session: Session) -> None:
         """Get the second answer.
@@ -98,7 +105,7 @@ class HostScan:
         assert answer is not None  # noqa: S101 - for the type checker: it was read
         self.answers.append(answer)
         both = merge([answer.listing for answer in self.answers])
-        self.still = missing(both, self.expected.ports, self.expected.binds)
+        self.still = self.expected.missing(both)
 
     @property
     def back(self) -> list[int]:

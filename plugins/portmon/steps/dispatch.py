@@ -77,6 +77,7 @@ def dispatch(conn: Connection, config: Config, run_id: str, now: datetime, inter
     entries.save(conn)
     remind(conn, config, book, in_force)
     queue = entries.silence_ended(conn, deliveries.unfinished(conn))
+    queue = entries.over_in_silence(conn, queue)
     queue = _cancel_unknown_channels(conn, queue, config, now)
     queue = _cancel_taken_over(conn, queue, config, now)
     queue = _cancel_superseded(conn, queue, now)
@@ -101,6 +102,7 @@ class _Entries:
         self._alert_ids: dict[str, str] = {}
         self._rows: list[tuple[str, str, str]] = []
         self._untold: dict[tuple[str, str], str] = {}
+        self._silent: set[str] = set()
 
     def add(self, new: Iterable[Event]) -> None:
         """Begin, go on with and end alerts, and route what is not an end."""
@@ -148,12 +150,37 @@ class _Entries:
                 silenced.append((one, reason))
         return settle(conn, queue, silenced, DeliveryState.SILENCED, self._in_force.now)
 
+    def over_in_silence(self, conn: Connection, queue: Sequence[Delivery]) -> list[Delivery]:
+        """Cancel what no channel got yet of alerts that a note ended just now: no end would follow it.
+
+        :returns: the others
+        """
+        over = [
+            (one, "over before it was delivered")
+            for one in queue
+            if one.alert.id in self._silent and one.state is DeliveryState.PENDING
+        ]
+        return settle(conn, queue, over, DeliveryState.CANCELLED, self._in_force.now)
+
     @property
     def _ended(self) -> set[str]:
         return {alert.id for alert in self._changed.values() if alert.ends_at is not None}
 
     def _end(self, alert: Alert, event: Event) -> None:
-        """End an alert, and notify the channels that were notified of it, or are just about to be."""
+        """End an alert, and notify the channels that were notified of it, or are just about to be.
+
+        A note ends it in silence; Alertmanager forgets what is not repeated.
+        """
+        if event.group is None:
+            self._silent.add(alert.id)
+        else:
+            self._tell_end(alert, event)
+        del self._book.opened[alert.key]
+        over = replace(alert, role=AlertRole.RESOLVED, event=event, ends_at=event.at)
+        self._book.ended.append(over)
+        self._changed[alert.id] = over
+
+    def _tell_end(self, alert: Alert, event: Event) -> None:
         withheld = self._in_force.withholds(event, alert.id)
         resolving = {channel.name for channel in self._channels if channel.send_resolved}
         for receipt in list(self._book.receipts[alert.id].values()):
@@ -163,10 +190,6 @@ class _Entries:
                 self._untold[alert.id, receipt.channel] = withheld.told()
             elif receipt.channel in resolving:
                 self._send(event, alert.id, receipt.channel, receipt.route)
-        del self._book.opened[alert.key]
-        over = replace(alert, role=AlertRole.RESOLVED, event=event, ends_at=event.at)
-        self._book.ended.append(over)
-        self._changed[alert.id] = over
 
     def _route(self, event: Event, alert_id: str, among: Collection[str] | None = None) -> None:
         for routing in self._routes.of(event):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, NestedTransaction
 
 from portmon.config import Config
-from portmon.engine.declared import declared_ports
+from portmon.engine.declared import declared_ports, declared_terms
 from portmon.engine.evaluate import Evaluation, Verdict, evaluate
 from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.rules import RuleSet
@@ -330,6 +330,7 @@ def _inputs(
         now=now,
         step=step,
         declared=declared_ports(fleet, config.declared, inputs.promoted, where=config.where),
+        given=declared_terms(fleet, config.declared),
         accepted=inputs.accepted,
         invalid=inputs.invalid,
         forget_after=config.cmdb.prune_after,

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from portmon.config import Config, ssh_settings
 from portmon.engine.declared import declared_ports
 from portmon.engine.fingerprint import fingerprint
+from portmon.engine.owners import left_by_owners
 from portmon.engine.rules import RuleSet
 from portmon.errors import RunError, StorageError
 from portmon.inventory.scope import select
@@ -172,6 +173,7 @@ def expected(
     """
     known = hosts.known_ports(conn, host_ids)
     tools = hosts.tools(conn, host_ids, now or datetime.now(UTC))
+    shared = hosts.shared_ports(conn, host_ids)
     found = {}
     for host_id in host_ids:
         own, (tool, hung) = known.get(host_id, {}), tools.get(host_id, (None, ()))
@@ -180,7 +182,8 @@ def expected(
         declared = (port for port in must.get(host_id, ()) if port not in own or own[port][0] != PortStatus.DOWN)
         # A bind that others could reach is missed like a port.
         binds = {port: lost for port, addresses in up.items() if (lost := _reachable(addresses))}
-        found[host_id] = Expected(sorted({*up, *declared}), binds, tool, hung)
+        left = partial(left_by_owners, shared[host_id]) if host_id in shared else None
+        found[host_id] = Expected(sorted({*up, *declared}), binds, tool, hung, left)
     return found
 
 

@@ -14,7 +14,7 @@ from portmon.errors import StorageError
 from portmon.storage import contents, journal
 from portmon.storage.sql import chunks, insert_rows
 from portmon.storage.tables import UtcDateTime, checkpoints, conditions, hosts, ports
-from portmon.storage.upgrade import upgrade_state
+from portmon.storage.upgrade import upgrade_state, upgrade_youth
 
 
 def keep(conn: Connection, now: datetime) -> None:
@@ -71,17 +71,22 @@ def restore(source: Connection, seq: int, conn: Connection) -> None:
     :raises StorageError: if a part of it is gone or damaged
     """
     query = select(checkpoints.c.content, checkpoints.c.at).where(checkpoints.c.seq == seq)
-    earlier: datetime | None = None
+    without_evidence: datetime | None = None
+    without_youth: datetime | None = None
     for digest, at in source.execute(query.order_by(checkpoints.c.part)).all():
         for name, rows in json.loads(contents.get(source, digest)).items():
             table = _TABLES.get(name)
             if table is None:
                 raise StorageError(f"checkpoint {seq} has a table {name!r}: a newer portmon made it")
             if table is hosts and rows and "evidence" not in rows[0]:
-                earlier = at
+                without_evidence = at
+            if table is ports and rows and "young_since" not in rows[0]:
+                without_youth = at
             insert_rows(conn, table, [_row(table, row) for row in rows])
-    if earlier is not None:
-        upgrade_state(conn, earlier)
+    if without_evidence is not None:
+        upgrade_state(conn, without_evidence)
+    if without_youth is not None:
+        upgrade_youth(conn, without_youth)
 
 
 def expire(conn: Connection, before: datetime) -> None:

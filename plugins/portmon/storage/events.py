@@ -161,9 +161,9 @@ def event_of(row: Row[Any]) -> Event:
 
 
 def row_of(event: Event, step: int | None = None) -> dict[str, Any]:
-    """A row of the table. An event without a group is sent to no channel, so it counts as dispatched."""
+    """A row of the table. A note ends no alert and is sent to no channel, so it counts as dispatched."""
     row = {name: getattr(event, name) for name in FIELDS}
-    return row | {"alert_group": event.group, "dispatched": event.group is None, "step": step}
+    return row | {"alert_group": event.group, "dispatched": event.role is None, "step": step}
 
 
 def _valid() -> Select[Any]:

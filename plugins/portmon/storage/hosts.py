@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Text, and_, delete, func, or_, select, type_coerce, update
+from sqlalchemy import Connection, Text, and_, delete, func, not_, or_, select, type_coerce, update
 
+from portmon.engine.owners import PortOwner
 from portmon.model.host import Host, KnownHost
 from portmon.model.observation import PROBE, PortKey, hung_tools
 from portmon.model.state import HostStatus, PortStatus
@@ -23,7 +25,23 @@ def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[Kno
     """Every stored host, or some of them, hidden ones included."""
     names = ("host_id", "name", "address", "ssh_port", "labels", "declared", "removed_at", "duplicate_of")
     query = select(*(hosts.c[name] for name in names)).order_by(hosts.c.host_id)
-    return [KnownHost(*row) for row in rows_in(conn, query, hosts.c.host_id, host_ids)]
+    found = []
+    for row in rows_in(conn, query, hosts.c.host_id, host_ids):
+        ports, owners = _declared(row.declared)
+        own = (row.host_id, row.name, row.address, row.ssh_port, row.labels)
+        found.append(KnownHost(*own, ports, owners, row.removed_at, row.duplicate_of))
+    return found
+
+
+def _declared(stored: Sequence[int | str]) -> tuple[tuple[int, ...], tuple[tuple[int, str], ...]]:
+    """Declared ports, and the owners of some, which are stored as ``443/nginx.service``."""
+    parts = [str(one).partition("/") for one in stored]
+    return tuple(int(port) for port, _, _ in parts), tuple((int(port), owner) for port, _, owner in parts if owner)
+
+
+def _stored(host: Host) -> list[int | str]:
+    owners = dict(host.owners)
+    return [f"{port}/{owners[port]}" if port in owners else port for port in host.declared]
 
 
 def sites(conn: Connection) -> tuple[dict[str, Mapping[str, str]], set[str]]:
@@ -55,11 +73,17 @@ def listed(
     return {host.id: host.as_host() for host in known(conn, wanted) if host.removed_at is None}
 
 
+# In JSON text as SafeJson writes it: sorted, without blanks, and the quotes of any name are escaped, so that only the
+# field itself matches, and only with a time.
+OWNER_GONE = type_coerce(ports.c.owners, Text).contains('"gone_since":"', autoescape=True)
+"""Whether an owner of a port is gone while others remain."""
+
+
 def open_ports(conn: Connection) -> list[PortKey]:
     """Ports that something is wrong with, see :func:`portmon.engine.transitions.is_open`."""
     flapping = or_(ports.c.flapping_since.is_not(None), ports.c.bind_flapping_since.is_not(None))
     down, known = ports.c.status == PortStatus.DOWN, ports.c.paused.is_(False)
-    wrong = and_(known, or_(down, flapping, type_coerce(ports.c.lost, Text) != "[]"))
+    wrong = and_(known, or_(down, flapping, type_coerce(ports.c.lost, Text) != "[]", OWNER_GONE))
     keys = select(ports.c.host_id, ports.c.protocol, ports.c.port)
     return [(row.host_id, row.protocol, row.port) for row in conn.execute(keys.where(wrong))]
 
@@ -67,13 +91,16 @@ def open_ports(conn: Connection) -> list[PortKey]:
 def well_since(conn: Connection, host_ids: Collection[str]) -> dict[tuple[str, str | None, int | None], datetime]:
     """Since when what flaps is well and unchanged: of hosts that answer, and ports that listen on all their binds.
 
+    Nor is a port well that one of its owners left.
+
     :returns: host id, protocol and port (None of a host): time of its last change; nothing of what is down
     """
     found: dict[tuple[str, str | None, int | None], datetime] = {}
     hosts_ok = select(hosts.c.host_id, hosts.c.changed_at).where(hosts.c.status == HostStatus.OK)
     changed = (ports.c.changed_at, ports.c.bind_changed_at)
     names = (ports.c.host_id, ports.c.protocol, ports.c.port, *changed)
-    ports_up = select(*names).where(ports.c.status == PortStatus.UP, type_coerce(ports.c.lost, Text) == "[]")
+    whole = (type_coerce(ports.c.lost, Text) == "[]", not_(OWNER_GONE))
+    ports_up = select(*names).where(ports.c.status == PortStatus.UP, *whole)
     flapped = ports_up.where(or_(*(column.is_not(None) for column in changed)))
     for row in rows_in(conn, hosts_ok.where(hosts.c.changed_at.is_not(None)), hosts.c.host_id, host_ids):
         found[row.host_id, None, None] = row.changed_at
@@ -92,7 +119,7 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
             "address": host.address,
             "ssh_port": host.port,
             "labels": dict(host.labels),
-            "declared": list(host.declared),
+            "declared": _stored(host),
             "status": HostStatus.NEW,
             "failures": 0,
         }
@@ -111,6 +138,31 @@ def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[i
     for host_id, port, status, text in rows_in(conn, query, ports.c.host_id, host_ids):
         found[host_id][port] = (status, tuple_of(text))
     return dict(found)
+
+
+def shared_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[int, tuple[PortOwner, ...]]]:
+    """Host id: the TCP ports that are up and have several owners, or had them."""
+    found: dict[str, dict[int, tuple[PortOwner, ...]]] = defaultdict(dict)
+    query = select(ports.c.host_id, ports.c.port, ports.c.owners).where(
+        ports.c.status == PortStatus.UP, type_coerce(ports.c.owners, Text) != "[]"
+    )
+    for host_id, port, own in rows_in(conn, query, ports.c.host_id, host_ids):
+        if len(own) > 1:
+            found[host_id][port] = tuple(map(owner_of, own))
+    return dict(found)
+
+
+_OF_OWNERS = frozenset({"comms", "programs", "pids", "inodes", "binds"})
+
+
+def owner_of(stored: Mapping[str, Any]) -> PortOwner:
+    """An owner of a port, from JSON."""
+    # Fields of later versions have their defaults.
+    names = (field.name for field in dataclasses.fields(PortOwner) if field.name in stored)
+    values: dict[str, Any] = {name: tuple(stored[name]) if name in _OF_OWNERS else stored[name] for name in names}
+    if values.get("gone_since"):
+        values["gone_since"] = datetime.fromisoformat(values["gone_since"])
+    return PortOwner(**values)
 
 
 def declaration(conn: Connection, host_id: str, number: int) -> str | None:

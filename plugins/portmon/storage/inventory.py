@@ -58,7 +58,9 @@ def host_to_json(host: Host) -> dict[str, Any]:
 
 def host_from_json(value: Mapping[str, Any]) -> Host:
     """The inverse of :func:`host_to_json`."""
-    return Host(**{**value, "declared": tuple(value["declared"])})
+    known = {"owners": (), **value}
+    owners = tuple((port, owner) for port, owner in known["owners"])
+    return Host(**{**known, "declared": tuple(known["declared"]), "owners": owners})
 
 
 def load(conn: Connection, digest: str) -> Inventory:

@@ -35,9 +35,11 @@ from portmon.model.observation import Outcome
 from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import conditions
 from portmon.storage.events import columns, event_from, of_row
+from portmon.storage.hosts import OWNER_GONE
 from portmon.storage.tables import events, hosts, journal, observations, ports, runs
 
-FLAPPING, LOST, HIDDEN, FAILING, QUARANTINED = "flapping", "lost", "hidden", "failing", "quarantined"
+FLAPPING, LOST, WITHOUT_OWNER, HIDDEN = "flapping", "lost", "owner_gone", "hidden"
+FAILING, QUARANTINED = "failing", "quarantined"
 """What people call a state besides the stored ones."""
 OF_CONDITIONS = {QUARANTINED: conditions.HOST_KEY, "foreign": conditions.FOREIGN, "unscanned": conditions.UNSCANNED}
 """What people call the state of a host with an open condition, and the name of that."""
@@ -74,8 +76,8 @@ class PortFilter:
     :param numbers: ranges, both ends inclusive
     :param program: part of the name of a program, and ``unit`` of a unit
     :param reach: one of :data:`REACHES`
-    :param state: a :class:`~portmon.model.state.PortStatus`, ``flapping`` or ``lost``, of those that are
-        watched, or ``hidden``: no rule watches it any more
+    :param state: a :class:`~portmon.model.state.PortStatus`, ``flapping``, ``lost`` or ``owner_gone``, of those
+        that are watched, or ``hidden``: no rule watches it any more
     """
 
     host: str = ""
@@ -396,6 +398,8 @@ def _port_terms(conn: Connection, wanted: PortFilter) -> list[ColumnElement[bool
         terms.append(_FLAPPING_SINCE.is_not(None))
     elif wanted.state == LOST:
         terms.append(type_coerce(ports.c.lost, Text) != "[]")
+    elif wanted.state == WITHOUT_OWNER:
+        terms.append(OWNER_GONE)
     elif wanted.state and wanted.state != HIDDEN:
         terms.append(ports.c.status == wanted.state)
     return terms

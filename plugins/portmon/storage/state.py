@@ -11,7 +11,7 @@ from itertools import repeat
 from typing import Any, get_args, get_type_hints
 
 import pandas as pd
-from sqlalchemy import Column, Connection, Dialect, Table, TypeDecorator, or_, select, type_coerce, update
+from sqlalchemy import Column, Connection, Dialect, Table, Text, TypeDecorator, or_, select, type_coerce, update
 from sqlalchemy.types import NULLTYPE
 
 from portmon.engine import clocks
@@ -20,11 +20,12 @@ from portmon.engine.frames import CHANGES, PORT_COLUMNS, frame, ports_of, row_of
 from portmon.engine.leaving import Left
 from portmon.engine.lifecycle import NONE, Changes
 from portmon.engine.machines import Kept
-from portmon.engine.state import HostState, Port
+from portmon.engine.owners import PortOwner
+from portmon.engine.state import HostState, Port, YoungOwner
 from portmon.model.event_kinds import EventKind
 from portmon.model.observation import PortKey
 from portmon.storage import conditions, deliveries, events, silences
-from portmon.storage.hosts import tuple_of
+from portmon.storage.hosts import owner_of, tuple_of
 from portmon.storage.sql import ROWS, change_in, chunks, delete_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import UtcDateTime, hosts, observations, ports
 
@@ -106,6 +107,14 @@ def _notices(text: str) -> tuple[tuple[str, float], ...]:
     return tuple((kind, clock) for kind, clock in json.loads(text))
 
 
+def _owners(text: str) -> tuple[PortOwner, ...]:
+    return tuple(map(owner_of, json.loads(text)))
+
+
+def _young(text: str) -> tuple[YoungOwner, ...]:
+    return tuple(_revived(YoungOwner, owner) for owner in json.loads(text))
+
+
 def _kept(text: str | None) -> Kept | None:
     if text is None:
         return None
@@ -114,17 +123,23 @@ def _kept(text: str | None) -> Kept | None:
     return Kept(_revived(HostState, value["host"]), own, value["clock"])
 
 
-_SETS = ("addresses", "programs", "pids", "uids", "units", "comms", "inodes", "lost", "changes", "bind_changes")
+_SETS = (
+    *("addresses", "programs", "pids", "uids", "units", "comms", "inodes", "lost", "changes", "bind_changes"),
+    *("many", "restarts", "boots"),
+)
 _LISTS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(_SETS, tuple_of),
     LISTENING: _listening,
     "told": _times,
     "unwatched": _unwatched,
     "notices": _notices,
+    "owners": _owners,
+    "holders": _owners,
+    "young": _young,
     "kept": _kept,
 }
-_TIMED = ("told", "unwatched")
-"""Lists of a port that hold times."""
+_TIMED = ("told", "unwatched", "owners", "holders")
+"""Lists of a port that hold times, not only plain values."""
 _HOST_FIELDS = [field.name for field in dataclasses.fields(HostState)]
 _HOST_COLUMNS = [column for name in _HOST_FIELDS for column in CHANGES.get(name, (name,))]
 
@@ -133,10 +148,14 @@ def _row_of_host(host: HostState) -> dict[str, Any]:
     parts = (host.presence.recent, host.presence.flapping_since, host.presence.at)
     row = {name: getattr(host, name) for name in _HOST_FIELDS if name not in CHANGES}
     row |= dict(zip(CHANGES["presence"], parts, strict=True))
-    return row | {"told": [at.isoformat() for at in host.told], "kept": host.kept and plain(host.kept)}
+    return row | {name: plain(row[name]) for name in ("told", "young", "kept")}
 
 
 # ── state from before a reboot ────────────────────────────────────────────────────────────────────
+
+
+_PARTS = (Changes, PortOwner)
+"""Dataclasses within those of the state."""
 
 
 def plain(value: Any) -> Any:
@@ -159,8 +178,8 @@ def _revived(cls: Any, value: Mapping[str, Any]) -> Any:
 def _field(hint: Any, value: Any) -> Any:
     if value is None:
         return None
-    if hint is Changes:
-        return _revived(Changes, value)
+    if hint in _PARTS:
+        return _revived(hint, value)
     if datetime in (hint, *get_args(hint)) and isinstance(value, str):
         return datetime.fromisoformat(value)
     if isinstance(value, list):
@@ -222,7 +241,9 @@ def mend(conn: Connection, at: datetime) -> None:
     conn.execute(update(hosts).where(hosts.c.removed_at > at).values(removed_at=at))
     conn.execute(update(observations).where(observations.c.observed_at > at).values(live=False))
     names = [column.name for column in ports.c if isinstance(column.type, UtcDateTime)]
-    wrong = or_(*(ports.c[name] > at for name in names))
+    # A list of times may hold a later one; in most ports they are empty.
+    listed = (type_coerce(ports.c[name], Text) != "[]" for name in _TIMED)
+    wrong = or_(*(ports.c[name] > at for name in names), *listed)
     ids = conn.execute(select(ports.c.host_id).where(wrong).distinct()).scalars().all()
     for part in chunks(ids):
         mended = [clocks.mended(port, at) for port in ports_of(load_ports(conn, part))]

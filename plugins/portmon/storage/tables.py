@@ -229,6 +229,10 @@ hosts = Table(
     Column("tried_at", UtcDateTime),
     Column("pid1_start", BigInteger),
     Column("boot_looks", Integer),
+    Column("booted_at", UtcDateTime),
+    Column("many", SafeJson, nullable=False, server_default="[]"),
+    Column("unnamed", Integer),
+    Column("young", SafeJson, nullable=False, server_default="[]"),
     Column("shared", Boolean, nullable=False, server_default=false()),
     Column("kept", SafeJson),
     Column("changes", SafeJson, nullable=False, server_default="[]"),
@@ -278,6 +282,11 @@ ports = Table(
     Column("unwatched", SafeJson, nullable=False, server_default="[]"),
     Column("hidden_since", UtcDateTime),
     Column("paused", Boolean, nullable=False, server_default=false()),
+    Column("owners", SafeJson, nullable=False, server_default="[]"),
+    Column("holders", SafeJson, nullable=False, server_default="[]"),
+    Column("young_since", Float),
+    Column("restarts", SafeJson, nullable=False, server_default="[]"),
+    Column("boots", SafeJson, nullable=False, server_default="[]"),
     comment="state of each port; last_seen_at is null while it is seen, so that a quiet run writes nothing here",
 )
 

@@ -1,18 +1,20 @@
-"""State of versions before clocks of evidence, brought into the present form."""
+"""State of earlier versions, brought into the present form: those before clocks of evidence, or before young ports."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, Text, or_, select, type_coerce, update
 
 from portmon.model.state import HostStatus
 from portmon.storage.conditions import FLEET, UNREACHABLE, of_host
-from portmon.storage.sql import insert_rows
+from portmon.storage.sql import insert_rows, update_rows
 from portmon.storage.tables import conditions, hosts, ports
 
 _KEY = ("host_id", "protocol", "port")
+OLD = timedelta(days=30)
+"""What is known of a port for this long is not young, whatever the settings are."""
 
 
 def upgrade_state(conn: Connection, now: datetime) -> None:
@@ -62,3 +64,20 @@ def _clocks(row: Row[Any], now: datetime) -> dict[str, Any]:
         "changed_at": changes[-1] if changes and row.flapping_since else None,
         "notices": [[kind, clock(datetime.fromisoformat(at))] for kind, at in row.notices],
     }
+
+
+def upgrade_youth(conn: Connection, now: datetime) -> None:
+    """Let learned ports be young since they were first seen: they keep their real age as evidence.
+
+    Those of a host's first look, declared ones and old ones stay mature.
+
+    :param now: when the state was as it is
+    """
+    learned = (ports.c.declared.is_(None), ports.c.at_baseline.is_(False), ports.c.first_seen_at > now - OLD)
+    names = (*(ports.c[name] for name in _KEY), ports.c.first_seen_at, hosts.c.evidence)
+    query = select(*names).join(hosts, hosts.c.host_id == ports.c.host_id).where(*learned)
+    rows = [
+        dict(zip(_KEY, key, strict=True)) | {"young_since": evidence - (now - seen).total_seconds()}
+        for *key, seen, evidence in conn.execute(query)
+    ]
+    update_rows(conn, ports, rows)

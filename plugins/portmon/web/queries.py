@@ -52,7 +52,7 @@ Limit = Annotated[int, Query(ge=1, le=MOST)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Number = Annotated[int | None, Query(ge=1, le=65535)]
 HostState = Literal["", "ok", "unreachable", "new", "failing", "quarantined", "foreign", "flapping", "unscanned"]
-PortState = Literal["", "up", "down", "candidate", "flapping", "lost", "hidden"]
+PortState = Literal["", "up", "down", "candidate", "flapping", "lost", "owner_gone", "hidden"]
 Reach = Literal["", "everywhere", "addresses", "loopback"]
 Range = Literal["24h", "7d", "30d"]
 """Keys of :data:`portmon.api.fleet.RANGES`."""

@@ -120,6 +120,8 @@ def _annotations(event: Event) -> dict[str, str]:
     if event.kind is EventKind.RETIRED and event.port is None:
         withdrawn = bool(event.details.get("discarded"))
         sentence = "another machine had answered for {host}" if withdrawn else "{host} is not watched any more"
+    if event.details.get("young") is True and event.kind is not EventKind.NEW:
+        sentence += " (young: not watched for long)"
     found = {
         # Chat programs show it: nothing in it may notify or link.
         "summary": sentence.format(port=inert(plain(port.strip())), host=inert(plain(host.strip()))),

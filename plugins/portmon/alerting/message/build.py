@@ -121,6 +121,11 @@ def _line(
         addresses=_joined(event, "addresses"),
         before=_joined(event, "before"),
         lost=_joined(event, "lost"),
+        owner=_joined(event, "owner"),
+        left=_joined(event, "left"),
+        was=_joined(event, "was"),
+        gone=_joined(event, "gone"),
+        young=event.details.get("young") is True,
         state=_shown(event.details.get("state")),
         last_seen=time_of(event.last_seen),
         lasted=_span(seconds[-1]) if seconds else (),
@@ -164,8 +169,11 @@ def _name(event: Event) -> str:
 
 
 def _joined(event: Event, detail: str) -> str:
-    values = event.details.get(detail)
-    return _shown(", ".join(map(str, values))) if isinstance(values, list | tuple) else ""
+    """A detail that is a list, or text already."""
+    value = event.details.get(detail)
+    if isinstance(value, list | tuple):
+        return _shown(", ".join(map(str, value)))
+    return _shown(value) if isinstance(value, str) else ""
 
 
 def _counts(bundles: Iterable[Bundle]) -> tuple[Count, ...]:

@@ -137,6 +137,7 @@ def _alert(number: int, kind: EventKind, row: Meaning, *, bare: bool = False) ->
     )
     if not bare:
         details = {"addresses": ["127.0.0.1"], "before": ["nginx"], "state": "up", "error_class": "timeout"}
+        details |= dict.fromkeys(("owner", "left", "was", "gone"), "varnishd (varnish.service)")
         event = replace(
             event,
             reason="A reason",
@@ -144,7 +145,8 @@ def _alert(number: int, kind: EventKind, row: Meaning, *, bare: bool = False) ->
             unit="nginx.service" if of_port else None,
             since=_AT - timedelta(hours=1),
             last_seen=_AT - timedelta(days=1),
-            details={**details, "down_for": 600, **variant},
+            # A retired of a young port is not sent.
+            details={**details, "down_for": 600, "young": of_port and kind is not EventKind.RETIRED, **variant},
         )
     over = row.role is AlertRole.RESOLVED
     return Alert(

@@ -70,6 +70,11 @@ class MessageLine:
     addresses: str = ""
     before: str = ""
     lost: str = ""
+    owner: str = ""
+    left: str = ""
+    was: str = ""
+    gone: str = ""
+    young: bool = False
     state: str = ""
     last_seen: str = ""
     lasted: Span = ()

@@ -1,0 +1,143 @@
+"""What is told of a port that changes: its event, that it flaps, or nothing. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from portmon.engine import lifecycle, owners
+from portmon.engine.lifecycle import NONE
+from portmon.engine.owners import names_of
+from portmon.engine.state import Draft, Evidence, Port
+from portmon.model import limits
+from portmon.model.event_kinds import EventKind
+from portmon.model.state import PortStatus
+
+PARTS = ("presence", "binds")
+"""What flaps of a port, each by itself: the port, and the binds and owners that it loses while others remain."""
+
+
+def wrong_since(port: Port) -> datetime:
+    """Since when something is wrong with a port."""
+    gone = [own.gone_since for own in owners.gone_of(port)]
+    return min(filter(None, (port.lost_since, *gone)), default=port.status_since)
+
+
+def tell(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
+    """The event, which counts as a message of the port if it is one."""
+    if draft.is_message:
+        port.told = (*lifecycle.messages(port.told, evidence.at), evidence.at)
+    return (draft,)
+
+
+def notice(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
+    """The notice, unless there were too many of its kind within the window."""
+    kind, most, window = draft.kind.value, evidence.settings.flap_threshold, evidence.pace.window
+    own = [clock for name, clock in port.notices if name == kind]
+    silent = len(own) >= most and evidence.clock - own[-1] < window
+    if not silent:
+        own = [clock for clock in own if evidence.clock - clock < window]
+    own.append(evidence.clock)
+    others = [notice for notice in port.notices if notice[0] != kind]
+    port.notices = tuple(sorted((*others, *((kind, clock) for clock in own[-most:]))))
+    if silent or not lifecycle.may_note(port.told, evidence.at):
+        return ()
+    if len(own) >= most:
+        reason = (
+            f"{draft.reason}. That is change {len(own)} of this kind within {window / 60:g} min: nothing more is told "
+            f"of it until there was none for so long"
+        )
+        draft = dataclasses.replace(draft, reason=reason)
+    return tell(port, evidence, draft)
+
+
+def is_braked(port: Port, evidence: Evidence) -> bool:
+    """Whether a notice of this observation was the last one for the window, or was left out."""
+    counts = Counter(kind for kind, _ in port.notices)
+    most = evidence.settings.flap_threshold
+    return any(counts[kind] >= most for kind, clock in port.notices if clock == evidence.clock)
+
+
+def left_out(more: int) -> str:
+    """What a reason says of so many owners or binds that are not compared."""
+    return f" ({limits.OWNERS} of its owners and binds are compared, {more} more are not)" if more else ""
+
+
+def change(
+    port: Port,
+    evidence: Evidence,
+    part: str,
+    draft: Draft | None,
+    *,
+    is_counted: bool = False,
+    is_restart: bool = False,
+) -> tuple[Draft, ...]:
+    """The event of a change, or `flapping` instead, or none while the port flaps.
+
+    :param draft: None for a change without a message
+    :param is_counted: the change began in an earlier look
+    """
+    before = getattr(port, part)
+    if part == "binds" and port.presence.flapping_since:
+        port.binds = lifecycle.untold(before, evidence.pace, clock=evidence.clock, at=evidence.at)
+        return ()
+    row, changes, count = lifecycle.change(
+        before,
+        evidence.pace,
+        clock=evidence.clock,
+        at=evidence.at,
+        told=port.told,
+        silent=draft is None,
+        is_counted=is_counted,
+    )
+    setattr(port, part, changes)
+    restarts = {*port.restarts, *((evidence.clock,) if is_restart else ())}
+    own = lifecycle.untold(before, evidence.pace, clock=evidence.clock, at=evidence.at).recent
+    loops = part == "presence" and is_restart and restarts.issuperset(own)
+    if part == "presence":
+        port.restarts = tuple(sorted(restarts.intersection(changes.recent)))
+    if row is lifecycle.LifecycleRow.OPENS:
+        return () if draft is None else tell(port, evidence, draft)
+    if row is not lifecycle.LifecycleRow.FLAPS:
+        return ()
+    between = "up and down" if part == "presence" else "lost and found addresses or owners"
+    what = "restarts" if loops else f"changes between {between}"
+    reason = lifecycle.why_flapping(count, evidence.pace, what)
+    since = lifecycle.began(before, evidence.pace, clock=evidence.clock, at=evidence.at)
+    kind = EventKind.CRASH_LOOPING if loops else EventKind.FLAPPING
+    flapping = Draft(kind, reason, since, port.last_seen_at, {"state": state_of(port)})
+    return tell(port, evidence, flapping)
+
+
+def silently(port: Port, evidence: Evidence, *, is_restart: bool = False) -> tuple[Draft, ...]:
+    """A change of the port that has no message of its own: nothing, or that it flaps."""
+    return change(port, evidence, "presence", None, is_restart=is_restart)
+
+
+def settle(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
+    """`stable`, if what flapped did not change for long enough."""
+    part = "presence" if port.presence.flapping_since else "binds"
+    flapped = getattr(port, part)
+    if not lifecycle.settles(flapped, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told):
+        return ()
+    since, changed_at, state = flapped.flapping_since, flapped.at, state_of(port)
+    setattr(port, part, NONE)
+    still = f"It held still since {changed_at:%Y-%m-%d %H:%M:%S} UTC"
+    details: dict[str, Any] = {"state": state.value}
+    reason = f"{still} and is {state}"
+    if port.lost:
+        reason = f"{still}: it listens on {', '.join(port.addresses)}, and not on {', '.join(port.lost)}"
+        details["lost"] = list(port.lost)
+    if away := names_of(owners.gone_of(port)):
+        reason, details["gone"] = f"{still}: {away} does not listen any more", away
+    if taken := names_of(port.holders):
+        reason, details["owner"] = f"{still}: {taken} has the port, and {names_of(owners.of(port))} is gone", taken
+    return tell(port, evidence, Draft(EventKind.STABLE, reason, since, port.last_seen_at, details))
+
+
+def state_of(port: Port) -> PortStatus:
+    """Down, also if only a bind or an owner is missing."""
+    lacks = port.lost or owners.gone_of(port)
+    return PortStatus.DOWN if port.status == PortStatus.DOWN or lacks else PortStatus.UP

@@ -1,0 +1,165 @@
+"""The young random ports of one owner as one subject: each job of a build agent or of Spark has ports of its own. Pure.
+
+What happens to such ports counts together: when one ends is a change of their owner. If it flaps, nothing more is told
+of any of them until none ended for the window.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from portmon.engine import lifecycle, owners, telling
+from portmon.engine.lifecycle import NONE, LifecycleRow
+from portmon.engine.rows import Row, Transition
+from portmon.engine.state import Draft, Evidence, HostState, Port, YoungOwner
+from portmon.model import limits
+from portmon.model.event_kinds import EventKind
+from portmon.model.state import PortStatus
+
+
+class YoungPorts:
+    """The young random ports of a host in one observation."""
+
+    def __init__(self, host: HostState, evidence: Evidence) -> None:
+        self._host = host
+        self._evidence = evidence
+        self._own = {one.owner: one for one in host.young}
+
+    def speaks(self, port: Port) -> bool:
+        """Whether a port's alert says that the ports of its owner flap; it is evaluated after all others."""
+        return any(one.speaker == port.port for one in self._own.values())
+
+    def has(self, port: Port) -> bool:
+        """Whether a port is a young random one of an owner."""
+        return self._group(port) is not None
+
+    def lent(self, port: Port) -> Port:
+        """The port as it is evaluated: without changes of its own."""
+        return port if self._group(port) is None else dataclasses.replace(port, presence=NONE)
+
+    def taken(self, before: Port | None, step: Transition) -> Transition:
+        """The transition of a port, with what is told of its owner in place of its own events."""
+        port = step.port or before
+        assert port is not None  # noqa: S101 - for the type checker: a transition has a port before or after
+        group = self._group(port)
+        if group is None:
+            return self._of_other(port, step)
+        is_up = step.port is not None and step.port.status == PortStatus.UP
+        ports = {*group.ports, port.port} if is_up else {*group.ports} - {port.port}
+        group = dataclasses.replace(group, ports=tuple(sorted(ports)[: limits.OWNERS]))
+        drafts: list[Draft] = []
+        ends_silently = False
+        for draft in step.drafts:
+            group, told = self._tell(group, port, draft, step.row)
+            drafts += told
+            ends_silently |= draft.kind is EventKind.DOWN and not told and group.speaker != port.port
+        after, row = step.port, step.row
+        if after is not None and group.speaker == after.port and (stable := self._stable(group, after)):
+            drafts += telling.tell(after, self._evidence, stable)
+            group, row = dataclasses.replace(group, speaker=None, presence=NONE), Row.STABLE
+            # Nobody waits for it, if its owner is well.
+            ends_silently = bool(group.ports) and after.status == PortStatus.DOWN
+        if row is Row.RESUMED and after is not None and not drafts:
+            # It is told when its owner's ports are still.
+            after = dataclasses.replace(after, paused=True)
+        if ends_silently:
+            after = None
+            if before is not None and not before.paused and (before.lost or owners.gone_of(before)):
+                reason = "It ended, as other random ports of its owner do"
+                drafts.append(Draft(EventKind.RETIRED, reason, telling.wrong_since(before)))
+        if group.speaker == port.port and after is None:
+            group = dataclasses.replace(group, speaker=None, presence=NONE)
+        if after is not None:
+            # The one that speaks is evaluated again as long as it does.
+            after = dataclasses.replace(after, presence=group.presence if group.speaker == after.port else NONE)
+        self._own[group.owner] = group
+        return dataclasses.replace(step, port=after, row=row, drafts=tuple(drafts))
+
+    def store(self) -> None:
+        """Keep what the next observation needs."""
+        window, clock, at = self._evidence.pace.window, self._evidence.clock, self._evidence.at
+        kept = []
+        for one in self._own.values():
+            told = lifecycle.messages(one.told, at)
+            is_recent = any(clock - then < window for then in one.presence.recent)
+            if one.ports or one.speaker is not None or is_recent or told:
+                kept.append(dataclasses.replace(one, told=told))
+        self._host.young = tuple(sorted(kept, key=lambda one: one.owner)[: limits.OWNERS])
+
+    def _group(self, port: Port) -> YoungOwner | None:
+        """The owner of a port; None if the port is not young, not random, or nobody's."""
+        evidence = self._evidence
+        if port.young_since is None or port.declared or port.status == PortStatus.CANDIDATE:
+            return None
+        is_old = evidence.clock - port.young_since >= evidence.settings.mature_after.total_seconds()
+        if port.status == PortStatus.UP and is_old and not self.speaks(port):
+            return None
+        if not evidence.is_ephemeral(port.port, (*port.comms, *port.programs)):
+            return None
+        known = next(iter(owners.of(port)), None)
+        name = known and (known.unit or next(iter(known.comms or known.programs), None))
+        if not name or (name not in self._own and len(self._own) >= limits.OWNERS):
+            return None
+        return self._own.get(name) or YoungOwner(name)
+
+    def _of_other(self, port: Port, step: Transition) -> Transition:
+        """A port that is no young one any more may have been one when its owner's were counted."""
+        if step.port is None or step.port.status != PortStatus.UP:
+            for one in list(self._own.values()):
+                if port.port in one.ports:
+                    ports = tuple(number for number in one.ports if number != port.port)
+                    self._own[one.owner] = dataclasses.replace(one, ports=ports)
+        return step
+
+    def _tell(self, group: YoungOwner, port: Port, draft: Draft, row: Row) -> tuple[YoungOwner, list[Draft]]:
+        """The owner after an event of one of its ports, and what is told."""
+        evidence, flaps = self._evidence, group.presence.flapping_since is not None
+        told = (*lifecycle.messages(group.told, evidence.at), evidence.at)
+        if draft.kind is EventKind.DOWN and row is not Row.RESUMED:
+            return self._ends(group, port, draft)
+        if draft.kind is EventKind.NEW and (flaps or not lifecycle.may_note(group.told, evidence.at)):
+            return group, []
+        if flaps and draft.kind is EventKind.RECOVERED and group.speaker != port.port:
+            # Its alert was told before, and the one that speaks does not end it.
+            reason = "It listens again, while random ports of its owner come and go"
+            return group, [Draft(EventKind.RETIRED, reason, draft.since)]
+        if flaps and draft.kind in (EventKind.RECOVERED, EventKind.DOWN):
+            return group, []
+        return dataclasses.replace(group, told=told) if draft.is_message else group, [draft]
+
+    def _stable(self, group: YoungOwner, port: Port) -> Draft | None:
+        """The event of an owner of whose ports none ended for the window."""
+        evidence, flapped = self._evidence, group.presence
+        settles = lifecycle.settles(flapped, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told)
+        if not settles or evidence.new_boot:
+            return None
+        state = PortStatus.UP if group.ports else PortStatus.DOWN
+        count = len(group.ports) or "none"
+        still = f"No random port of {group.owner} ended since {flapped.at:%Y-%m-%d %H:%M:%S} UTC"
+        details = {"state": state.value}
+        return Draft(
+            EventKind.STABLE,
+            f"{still}; {count} of them listen",
+            flapped.flapping_since,
+            port.last_seen_at,
+            details,
+        )
+
+    def _ends(self, group: YoungOwner, port: Port, draft: Draft) -> tuple[YoungOwner, list[Draft]]:
+        evidence = self._evidence
+        told = (*lifecycle.messages(group.told, evidence.at), evidence.at)
+        since = lifecycle.began(group.presence, evidence.pace, clock=evidence.clock, at=evidence.at)
+        row, changes, count = lifecycle.change(
+            group.presence, evidence.pace, clock=evidence.clock, at=evidence.at, told=group.told
+        )
+        group = dataclasses.replace(group, presence=changes)
+        if row is LifecycleRow.OPENS:
+            return dataclasses.replace(group, told=told), [draft]
+        if row is not LifecycleRow.FLAPS:
+            return group, []
+        reason = lifecycle.why_flapping(count, evidence.pace, f"ends of random ports of {group.owner}")
+        state = PortStatus.UP if group.ports else PortStatus.DOWN
+        flapping = dataclasses.replace(
+            draft, kind=EventKind.FLAPPING, reason=reason, since=since, details={"state": state.value}
+        )
+        return dataclasses.replace(group, told=told, speaker=port.port), [flapping]
