@@ -108,6 +108,72 @@ def _going_on() -> list[Event | Alert]:
 _DISCARDED = "The boot id of before is back: the answers since 2026-03-09 11:40:00 UTC were another machine's"
 
 
+def _owners() -> list[Event]:
+    """Of ports that programs share, or take from each other."""
+    varnish, nginx = "varnishd (varnish.service)", "nginx (nginx.service)"
+    shared = {"program": "nginx", "unit": "nginx.service", "last_seen": _ago(minutes=5)}
+    gone, stable = EventKind.OWNER_GONE, EventKind.STABLE
+    return [
+        event(gone, "web01", 443, **shared, since=NOON, details={"owner": varnish, "left": nginx}),
+        event(
+            gone,
+            "web01",
+            40001,
+            severity=Severity.WARNING,
+            since=NOON,
+            details={"owner": f"{varnish}, haproxy", "left": "nginx", "young": True},
+        ),
+        event(stable, "web02", 80, program="java", reason="It held still", details={"state": "down", "owner": "nc"}),
+        event(stable, "web02", 81, program="java", reason="It held still", details={"state": "down", "gone": varnish}),
+    ]
+
+
+def _owners_back() -> list[Event | Alert]:
+    varnish = {"part": "owner", "owner": "varnishd (varnish.service)"}
+    nginx = {"program": "nginx", "unit": "nginx.service"}
+    back = event(EventKind.RECOVERED, "web01", 443, **nginx, since=_ago(minutes=12), details=varnish)
+    untold = event(EventKind.RECOVERED, "web02", 443, **nginx, details={"part": "owner", "young": True})
+    return [back, alert(untold, untold=True)]
+
+
+def _taken() -> list[Event]:
+    owners = {"was": "nginx (nginx.service)", "owner": "haproxy (haproxy.service)", "before": ["nginx"]}
+    haproxy = {"program": "haproxy", "unit": "haproxy.service"}
+    return [
+        event(EventKind.REPLACED, "web01", 80, **haproxy, details=owners),
+        event(EventKind.REPLACED, "web01", 443, program="nginx", details=owners | {"taken": True}),
+        event(EventKind.REPLACED, "web02", 443, details={"taken": True}),
+        event(EventKind.NEW, "web02", 4444, program="nc", details={"young": True}),
+    ]
+
+
+def _crash_looping() -> list[Event]:
+    java: dict[str, Any] = {"program": "java", "since": _ago(minutes=20)}
+    why = "4 changes within 60 min: nothing more is told of it until it holds still"
+    return [
+        event(EventKind.CRASH_LOOPING, "web01", 8080, **java, reason=why),
+        event(
+            EventKind.CRASH_LOOPING,
+            "web02",
+            8081,
+            **java,
+            reason=why,
+            severity=Severity.WARNING,
+            details={"young": True},
+        ),
+        event(EventKind.DOWN, "web02", 40000, **java, severity=Severity.WARNING, details={"young": True}),
+        event(EventKind.DOWN, "web03", 443, program="nginx", details={"owner": "haproxy (haproxy.service)"}),
+    ]
+
+
+def _hidden() -> list[Event]:
+    hidden, shown = EventKind.OWNERS_HIDDEN, EventKind.OWNERS_SHOWN
+    return [
+        event(hidden, "web01", since=_ago(minutes=10), reason="2 complete answers in a row show none"),
+        event(shown, "web02", since=_ago(hours=3)),
+    ]
+
+
 def _machines() -> list[Event]:
     other = {"machine": "id-web02", "machine_name": "web02", "boot_id": "b2"}
     timeout = {"error_class": "timeout"}
@@ -174,7 +240,7 @@ def _given(case: str) -> dict[str, Any]:
         case "site-outage" | "site-outage-over":
             kind = EventKind.REACHABLE if case.endswith("over") else EventKind.UNREACHABLE
             return {"outages": _outage(kind, 300, 0 if case.endswith("over") else 300)[1], "page": PAGE}
-        case "reminder" | "reminder-hosts" | "reminder-monitor":
+        case "reminder" | "reminder-hosts" | "reminder-monitor" | "reminder-owners":
             return {"reminder": True}
         case "grouped":
             return {"subject": "team-a"}
@@ -291,6 +357,12 @@ def _cases() -> Mapping[str, Sequence[Event | Alert]]:
         ],
         "reminder-hosts": [_machines()[0], _machines()[2], _unscanned()[1], _flapping_hosts()[0]],
         "reminder-monitor": [_flapping_hosts()[2], _clock()[0], _clock()[2]],
+        "reminder-owners": [*_owners(), *_crash_looping(), _hidden()[0]],
+        "owners": _owners(),
+        "owners-back": _owners_back(),
+        "taken": _taken(),
+        "crash-looping": _crash_looping(),
+        "owners-hidden": _hidden(),
         "machines": _machines(),
         "unscanned": _unscanned(),
         "host-flapping": _flapping_hosts(),
@@ -350,7 +422,7 @@ def test_no_message_on_file_is_left_over() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_row_of_the_catalogue_has_words(language: Language) -> None:
     """And no words are left over. Too many of one host are only a line, three outages only a count."""
-    rows = [row for kind in EventKind for row in kind.rows if row.role]
+    rows = [row for kind in EventKind for row in kind.rows if row.group]
     folded = {row.folded_as for row in rows} - {""}
     expected = {f"what_{name}" for name in {row.name for row in rows} | folded | {"many"}}
     expected |= {f"counted_{name}" for name in {row.counted_as or row.name for row in rows} | folded | {"outages"}}

@@ -117,6 +117,8 @@ def test_a_channel_that_is_named_twice_gets_it_once() -> None:
         ({"program": "NGINX"}, "program NGINX, but it is nginx, php-fpm"),
         ({"kind": ["new", "down"]}, None),
         ({"kind": "new"}, "kind new, but it is down"),
+        ({"young": False}, None),
+        ({"young": True}, "young, but it is not"),
         ({"severity": "critical"}, None),
         ({"severity": ["info", "warning"]}, "severity info|warning, but it is critical"),
         ({"host": "web*", "port": 81, "program": "x"}, "port 81, but it is 80"),

@@ -13,12 +13,14 @@ import pytest
 
 from portmon.api.explain import explain
 from portmon.config import Config, parse_config
+from portmon.engine.frames import ports_of
+from portmon.engine.owners import PortOwner
 from portmon.errors import CommandError
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Listener, Listing, Observation, Outcome
-from portmon.storage import archive, decisions, events, silences
+from portmon.storage import archive, decisions, events, silences, state
 from tests.worlds.databases import migrated
 from tests.worlds.runs import FIVE, Runs
 
@@ -327,16 +329,49 @@ def test_a_lost_bind(world: World) -> None:
     assert "; before: 0.0.0.0, ::1; " in story
 
 
+def _change(world: World, **values: Any) -> None:
+    with world.database.begin() as conn:
+        (port,) = ports_of(state.load_ports(conn, ["1"]))
+        state.save_ports(conn, [dataclasses.replace(port, **values)], ())
+
+
+def test_owners(world: World) -> None:
+    world.see(listener(80))
+    varnish = PortOwner("varnish.service", comms=("varnishd",), gone_since=START)
+    _change(world, owners=(varnish, PortOwner(comms=("nginx",))), young_since=0.0, boots=(80.4, 200.0))
+    story = world.tell()
+    assert (
+        "varnishd (varnish.service) does not hold it any more, only nginx, since 2026-01-01 00:00:00 UTC.\n"
+        "It is young: it is not watched for states.mature_after yet, and what happens to it is a warning.\n"
+        "After the last boots of its host it listened within 3m 20s.\n"
+    ) in story
+    _change(world, owners=(varnish,), holders=(PortOwner("haproxy.service"),), status="down", young_since=None)
+    story = world.tell()
+    assert "\nAnother program has it: haproxy.service.\n" in story
+    assert "\nvarnishd (varnish.service) does not hold it any more, since 2026-01-01 00:00:00 UTC.\n" in story
+    assert "young" not in story
+
+
+def test_details_of_owners(world: World) -> None:
+    world.see(listener(80))
+    details = {"was": "nginx", "owner": "haproxy", "left": "varnishd", "gone": "a, b", "young": True, "down_for": 0.0}
+    told = Event("e" * 32, EventKind.REPLACED, START, "run0", "1", "web1", "tcp", 80, reason="x", details=details)
+    with world.database.begin() as conn:
+        events.add(conn, [told])
+    said = "run run0; owner before: nginx; owner: haproxy; still there: varnishd; gone: a, b; young; down for 0s"
+    assert said in world.tell()
+
+
 def test_what_was_there_before(world: World) -> None:
     world.see(listener(80))
     world.see(listener(80, "apache2", pid=8))
     world.see(listener(80, "apache2", pid=9))
     story = world.tell()
     assert (
-        "replaced (apache2): Another program listens on it now.\n      run run1; task netstat[0]; before: nginx; pid 8"
-        in story
+        "replaced (apache2): apache2 has it now, and no longer nginx.\n      run run1; task netstat[0]; before: nginx; "
+        "owner before: nginx; owner: apache2; pid 8" in story
     )
-    assert "restarted (apache2): The same program listens on it with another pid.\n" in story
+    assert "restarted (apache2): The same program was started again.\n" in story
     assert "; before: 8; pid 9; " in story
 
 

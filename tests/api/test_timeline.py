@@ -71,6 +71,23 @@ def test_a_lost_bind_is_no_death() -> None:
     assert line(event(EventKind.REBOUND, 2, details={"severe": True})) == [(0, 24, "up")]
 
 
+def test_a_port_that_one_of_its_programs_left_is_not_down() -> None:
+    story = (
+        event(EventKind.RECOVERED, 1),
+        event(EventKind.OWNER_GONE, 2, details={"owner": "varnishd", "left": "nginx"}),
+        event(EventKind.RECOVERED, 3, details={"part": "owner", "owner": "varnishd"}),
+        event(EventKind.STABLE, 5, details={"state": "down", "gone": "varnishd"}),
+        event(EventKind.STABLE, 6, details={"state": "down", "lost": ["::"]}),
+        event(EventKind.CRASH_LOOPING, 7),
+    )
+    assert line(*story) == [(0, 1, "down"), (1, 24, "up")]
+
+
+def test_a_port_that_another_program_took_stays_down() -> None:
+    story = (event(EventKind.DOWN, 2), event(EventKind.REPLACED, 5, details={"taken": True}))
+    assert line(*story, now=PortStatus.DOWN) == [(0, 2, "up"), (2, 24, "down")]
+
+
 def test_time_without_evidence_is_neither() -> None:
     down = event(EventKind.DOWN, 12)
     found = line(down, dark=[(at(10), at(14))], now=PortStatus.DOWN)

@@ -263,11 +263,9 @@ def test_restarted_and_replaced(site: Site) -> None:
     assert (event.program, event.details["before"]) == ("haproxy", ["nginx: master"])
     assert event.details["uids"] == [host.uid]
     story = site.explain("web1", 8080)
-    assert (
-        f"The same program listens on it with another pid.\n      run run-2; task netstat[0]; before: {old}; pid {new}"
-        in story
-    )
-    assert "Another program listens on it now.\n      run run-3; task netstat[0]; before: nginx: master;" in story
+    assert f"The same program was started again.\n      run run-2; task netstat[0]; before: {old}; pid {new}" in story
+    assert "haproxy has it now, and no longer nginx" in story
+    assert "run run-3; task netstat[0]; before: nginx: master;" in story
     assert "Last known of it: program haproxy; " in story
     assert len(site.messages) == 1
 
@@ -299,6 +297,75 @@ def test_a_lost_bind_and_its_return(site: Site) -> None:
     story = site.explain("web1", 8080)
     assert "It listens on 0.0.0.0 again." in story
     assert "does not listen on 0.0.0.0 any more, since" not in story
+
+
+SECOND = -8080
+"""The key of a service that shares port 8080."""
+
+
+def test_one_of_two_programs_leaves_a_port_and_is_back(site: Site) -> None:
+    lab = site.lab.hosts["web1"]
+    lab.start_service(8080, "nginx", addresses=("127.0.0.1",))
+    lab.start_service(8080, "varnishd", addresses=(lab.address,), key=SECOND)
+    (host,) = site.watch("web1")
+    host.kill_service(SECOND)
+    assert site.run() == [("owner_gone", "web1", 8080)]
+    event = site.last(EventKind.OWNER_GONE)
+    assert (event.severity, event.group) == ("critical", AlertGroup.DOWN)
+    assert "varnishd" in event.details["owner"]
+    assert "nginx" in event.details["left"]
+    story = site.explain("web1", 8080)
+    assert "It is up since " in story
+    assert re.search(r"varnishd.* does not hold it any more, only nginx.*, since ", story)
+    assert site.run() == []
+    host.start_service(8080, "varnishd", addresses=(host.address,), key=SECOND)
+    assert site.run() == [("recovered", "web1", 8080)]
+    event = site.last(EventKind.RECOVERED)
+    assert (event.meaning.name, event.details["part"]) == ("owner_back", "owner")
+    assert "does not hold it any more" not in site.explain("web1", 8080)
+    gone, back = site.messages
+    assert gone.startswith("[portmon] program gone from 1 port on web1: tcp/8080")
+    assert back.startswith("[portmon] program back on 1 port on web1: tcp/8080")
+
+
+def test_another_program_has_the_port_of_one_that_is_down(site: Site) -> None:
+    site.lab.hosts["web1"].start_service(8080, "nginx")
+    (host,) = site.watch("web1")
+    host.kill_service(8080)
+    assert site.run() == [("down", "web1", 8080)]
+    host.start_service(8080, "haproxy")
+    assert site.run() == [("replaced", "web1", 8080)]
+    event = site.last(EventKind.REPLACED)
+    assert (event.meaning.name, event.details["taken"]) == ("taken", True)
+    assert "haproxy" in event.details["owner"]
+    assert site.run() == []
+    story = site.explain("web1", 8080)
+    assert "It is down since " in story
+    assert re.search(r"Another program has it: haproxy.*\.", story)
+    replace(host, 8080, "nginx")
+    assert site.run() == [("recovered", "web1", 8080)]
+    _, taken, _ = site.messages
+    assert taken.startswith("[portmon] another program has 1 port that is down on web1: tcp/8080")
+
+
+def test_a_service_that_restarts_again_and_again(site: Site) -> None:
+    site.configure(states={"flap_threshold": 3, "flap_window": "5s"})
+    site.lab.hosts["web1"].start_service(8080, "nginx")
+    (host,) = site.watch("web1")
+    for kind in ("restarted", "restarted", "crash_looping"):
+        replace(host, 8080, "nginx")
+        assert site.run() == [(kind, "web1", 8080)]
+    event = site.last(EventKind.CRASH_LOOPING)
+    assert (event.severity, event.group) == ("critical", AlertGroup.DOWN)
+    replace(host, 8080, "nginx")
+    assert site.run() == []
+    assert "It is up since " in site.explain("web1", 8080)
+    assert site.run_until(EventKind.STABLE) == [("stable", "web1", 8080)]
+    assert site.last(EventKind.STABLE).meaning.name == "stable"
+    assert site.messages == [
+        "[portmon] 1 port crash looping on web1: tcp/8080 nginx",
+        "[portmon] 1 port stable again on web1: tcp/8080 nginx",
+    ]
 
 
 def test_moved(site: Site) -> None:
@@ -645,5 +712,7 @@ def test_no_kind_of_event_is_left_out() -> None:
     others |= {EventKind.FOREIGN_MACHINE, EventKind.OWN_MACHINE, EventKind.ANSWERS_DISCARDED, EventKind.TAKEN_OVER}
     others |= {EventKind.UNSCANNED, EventKind.SCANNED, EventKind.FLEET_UNSCANNED, EventKind.FLEET_SCANNED}
     others |= {EventKind.CLOCK_BACK, EventKind.CLOCK_BELIEVED}
+    # A host that shows programs of other users takes sudo: tests/engine/test_owners.py.
+    others |= {EventKind.OWNERS_HIDDEN, EventKind.OWNERS_SHOWN}
     ours = {kind.value for kind in EventKind} - others
     assert ours <= set(re.findall(r'"(\w+)"', Path(__file__).read_text()))

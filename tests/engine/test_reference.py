@@ -49,7 +49,7 @@ class World:
         self.settings = Defaults(**settings)
 
     def see(self, *looks: Observation) -> list[tuple[Any, ...]]:
-        """The kinds and ports of the events of some observations."""
+        """The kinds and ports of the events of some observations, and what else they say but that a port is young."""
         told = self.reference.run(
             looks,
             inventory={host: Host(host, host, host, declared=self.declared) for host in self.hosts},
@@ -60,7 +60,7 @@ class World:
             now=max((look.observed_at for look in looks), default=START),
         )
         return [
-            (kind, *(part for part in (host if len(self.hosts) > 1 else None, port, extra) if part))
+            (kind, *(part for part in (host if len(self.hosts) > 1 else None, port, extra) if part and part != "young"))
             for _, kind, host, port, extra in told
         ]
 

@@ -16,7 +16,7 @@ WEB = Host("1", "Web01.example", "10.0.0.1", None, {"role": "web", "env": "prod"
 
 
 def watched(*rules: dict[str, Any], port: int = 80, address: str = "0.0.0.0", program: str | None = "nginx") -> bool:
-    subject = Subject(port, address, (program,) if program else ())
+    subject = Subject(port, address, (program,) if program else (), ("nginx.service",) if program else ())
     return RuleSet([Rule(**rule) for rule in rules]).for_host(WEB).evaluate(subject).watched
 
 
@@ -39,6 +39,8 @@ def test_without_rules_everything_is_watched() -> None:
         ({"port": [22, "8000-8100"]}, False),
         ({"program": "ngin?"}, True),
         ({"program": "NGINX"}, False),
+        ({"unit": "nginx.*"}, True),
+        ({"unit": ["docker:*", "apache2.service"]}, False),
         ({"bind": "wildcard"}, True),
         ({"bind": "loopback"}, False),
         ({"host": "web*", "port": 81}, False),

@@ -13,10 +13,13 @@ import pytest
 from portmon.engine import lifecycle, transitions
 from portmon.engine.config import States
 from portmon.engine.lifecycle import NONE, Changes
+from portmon.engine.owners import PortOwner
+from portmon.engine.rows import TABLE, Row, Transition
 from portmon.engine.state import Draft, Evidence, Port, Seen
-from portmon.engine.transitions import TABLE, Row, Transition
+from portmon.engine.terms import Terms, terms_of
 from portmon.model import limits
 from portmon.model.event_kinds import EventKind
+from portmon.model.observation import Listener
 from portmon.model.state import PortStatus
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -76,6 +79,26 @@ def paused(before: Port) -> Port:
     return transitions.pause(hid(before, 2 * FIVE))
 
 
+def held(ago: timedelta = FIVE, **fields: Any) -> Port:
+    """A port that went down an hour ago, and that another program has had for so long."""
+    known = {"holders": (PortOwner(programs=("apache2",), tool="ss", joined=clock(NOW - ago)),)} | fields
+    return down(**known)
+
+
+def shared(*, joined: float | None = None, **fields: Any) -> Port:
+    """A port that two programs share."""
+    own = PortOwner(programs=("nginx",), tool="ss", pids=(7,), binds=(V4,), joined=joined)
+    other = PortOwner(programs=("apache2",), tool="ss", pids=(8,), binds=(V4,))
+    return port(**{"programs": ("apache2", "nginx"), "pids": (7, 8), "owners": (other, own)} | fields)
+
+
+def left(ago: timedelta = HOUR) -> Port:
+    """A port that one of its two programs left so long ago."""
+    before = shared(programs=("nginx",), pids=(7,))
+    gone_one = dataclasses.replace(before.owners[0], gone_since=NOW - ago, gone_clock=clock(NOW - ago))
+    return dataclasses.replace(before, owners=(before.owners[1], gone_one))
+
+
 def candidate(number: int = EPHEMERAL, **fields: Any) -> Port:
     """A port that was seen once."""
     return port(number, **{"status": "candidate", "streak": 1, "counted_at": NOW - FIVE} | fields)
@@ -87,8 +110,26 @@ def flapping(status: str = "up", ago: timedelta = HOUR / 2, **fields: Any) -> Po
 
 
 def seen(*addresses: str, **fields: Any) -> Seen:
-    """An observation of the port that :func:`port` makes."""
-    return Seen(**{"addresses": tuple(sorted(addresses)) or (V4,), "programs": ("nginx",), "pids": (7,)} | fields)
+    """An observation of the port that :func:`port` makes, of one listener for each address or owner."""
+    known = {"addresses": tuple(sorted(addresses)) or (V4,), "programs": ("nginx",), "pids": (7,)} | fields
+    if "listeners" not in known:
+        known["listeners"] = listeners(**known)
+    return Seen(**known)
+
+
+def listeners(**sets: Any) -> list[Listener]:
+    """As many as the longest set has values; the last one of a shorter set counts for the rest."""
+    parts = ("addresses", "programs", "pids", "uids", "units", "comms", "inodes")
+    found = []
+    for number in range(max(len(sets.get(part, ())) for part in parts)):
+        row = {part: (sets.get(part) or (None,))[min(number, len(sets.get(part) or (None,)) - 1)] for part in parts}
+        found.append(
+            Listener(
+                "tcp", row["addresses"], 80, row["pids"], row["programs"], uid=row["uids"], inode=row["inodes"],
+                unit=row["units"], comm=row["comms"],
+            )
+        )  # fmt: skip
+    return found
 
 
 def look(*, rebooted: bool = False, **fields: Any) -> Evidence:
@@ -104,11 +145,14 @@ def look(*, rebooted: bool = False, **fields: Any) -> Evidence:
     return Evidence(**clocks | known)
 
 
+NOTES = Terms(1, 2 * FIVE, "note")
 FIRST = look(first=True, seen_at=None, clock=0.0, tool_before=None)
 
 
 def appear(number: int = 80, seen_: Seen | None = None, look_: Evidence | None = None, **more: Any) -> Transition:
-    return transitions.appear(("1", "tcp", number), seen_ or seen(), look_ or look(), **{"declared": None} | more)
+    evidence = look_ or look()
+    more = {"declared": None, "terms": terms_of(evidence.settings)} | more
+    return transitions.appear(("1", "tcp", number), seen_ or seen(), evidence, **more)
 
 
 def absent(look_: Evidence | None = None) -> Transition:
@@ -120,15 +164,19 @@ def again(
 ) -> Transition:
     """:param fields: of the look, or ``declared``, ``accepted``; by default the port is as declared as it was"""
     more = {"declared": before.declared, "accepted": None}
-    more |= {name: fields.pop(name) for name in ("declared", "accepted") if name in fields}
-    return transitions.again(before, seen_ or seen(), look(**fields), is_watched=is_watched, **more)  # type: ignore[arg-type]
+    more |= {name: fields.pop(name) for name in ("declared", "accepted", "terms") if name in fields}
+    evidence = look(**fields)
+    more = {"terms": terms_of(evidence.settings)} | more
+    return transitions.again(before, seen_ or seen(), evidence, is_watched=is_watched, **more)  # type: ignore[arg-type]
 
 
 def gone(before: Port, **fields: Any) -> Transition:
     """:param fields: of the look, or ``declared``, ``accepted``, ``heir``"""
     more = {"declared": before.declared, "accepted": None}
-    more |= {name: fields.pop(name) for name in ("declared", "accepted", "heir") if name in fields}
-    return transitions.gone(before, look(**fields), **more)  # type: ignore[arg-type]
+    more |= {name: fields.pop(name) for name in ("declared", "accepted", "heir", "terms") if name in fields}
+    evidence = look(**fields)
+    more = {"terms": terms_of(evidence.settings)} | more
+    return transitions.gone(before, evidence, **more)  # type: ignore[arg-type]
 
 
 def hidden(before: Port, **fields: Any) -> Transition:
@@ -287,7 +335,44 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "still gone": (lambda: gone(down()), Row.STILL_DOWN, DOWN, []),
     "back": (lambda: again(down()), Row.RECOVERED, UP, ["recovered"]),
     "back with another pid": (lambda: again(down(), seen(pids=(8,))), Row.RECOVERED, UP, ["recovered"]),
-    "back with another program": (lambda: again(down(), seen(programs=("apache2",))), Row.RECOVERED, UP, ["recovered"]),
+    "another program has it": (lambda: again(down(), seen(programs=("apache2",))), Row.HELD, DOWN, ["replaced"]),
+    "another program still has it": (lambda: again(held(), seen(programs=("apache2",))), Row.HELD, DOWN, []),
+    "a third one has it": (lambda: again(held(), seen(programs=("caddy",), pids=(9,))), Row.HELD, DOWN, ["replaced"]),
+    "another program has it, first look of a boot": (lambda: again(down(), seen(programs=("apache2",)), rebooted=True), Row.STILL_DOWN, DOWN, []),
+    "its own and another one have it": (lambda: again(held(), seen(V4, V4, programs=("apache2", "nginx"), pids=(8, 9))), Row.RECOVERED, UP, ["recovered"]),
+    "some program has it": (lambda: again(held(), seen(programs=(), pids=())), Row.RECOVERED, UP, ["recovered"]),
+    "another program had it for a day": (lambda: again(held(DAY), seen(programs=("apache2",))), Row.TAKEN_OVER, UP, ["retired"]),
+    "another program had it for not quite a day": (lambda: again(held(DAY - TICK), seen(programs=("apache2",))), Row.HELD, DOWN, []),
+    "another program had it for a day, declared": (lambda: again(held(DAY, declared="by the CMDB"), seen(programs=("apache2",))), Row.HELD, DOWN, []),
+    "another program had it for a day, clock jumped": (lambda: again(held(DAY), seen(programs=("apache2",)), jumped=True), Row.HELD, DOWN, []),
+    "another program is accepted": (lambda: again(held(declared="by the CMDB"), seen(programs=("apache2",)), accepted=NOW), Row.TAKEN_OVER, UP, ["retired"]),
+    "another program was accepted before": (lambda: again(held(), seen(programs=("apache2",)), accepted=NOW - HOUR - TICK), Row.HELD, DOWN, []),
+    "another program left": (lambda: gone(held()), Row.STILL_DOWN, DOWN, []),
+    "another program has it, paused": (lambda: again(paused(down()), seen(programs=("apache2",))), Row.RESUMED, DOWN, ["down"]),
+    "another program has what flapped": (lambda: again(flapping("down", ago=HOUR), seen(programs=("apache2",))), Row.STABLE, DOWN, ["stable", "replaced"]),
+    "one of two owners gone": (lambda: again(shared(), seen(pids=(7,))), Row.OWNER_GONE, UP, ["owner_gone"]),
+    "one of two owners gone, asked once": (lambda: again(shared(), seen(pids=(7,)), confirmed=False), Row.SEEN, UP, []),
+    "one of two owners gone, in grace": (lambda: again(shared(), seen(pids=(7,)), grace_until=NOW + TICK), Row.SEEN, UP, []),
+    "one of two owners gone, grace over": (lambda: again(shared(), seen(pids=(7,)), grace_until=NOW), Row.OWNER_GONE, UP, ["owner_gone"]),
+    "one of two owners gone, the other one is new": (lambda: again(shared(joined=clock(NOW) - DAY.total_seconds() + 1), seen(pids=(7,))), Row.SEEN, UP, ["replaced"]),
+    "one of two owners gone, the other one is a day old": (lambda: again(shared(joined=clock(NOW) - DAY.total_seconds()), seen(pids=(7,))), Row.OWNER_GONE, UP, ["owner_gone"]),
+    "one of two owners gone, its socket is there": (lambda: again(shared(), seen(V4, V4, pids=(7,))), Row.SEEN, UP, []),
+    "one of two owners not shown": (lambda: again(shared(), seen(listeners=[*listeners(addresses=(V4,), programs=("nginx",), pids=(7,)), *listeners(addresses=(V4,))])), Row.SEEN, UP, []),
+    "the owner is back": (lambda: again(left(), seen(V4, V4, programs=("apache2", "nginx"), pids=(7, 8))), Row.OWNER_BACK, UP, ["recovered"]),
+    "the owner is not back": (lambda: again(left(), seen(pids=(7,))), Row.SEEN, UP, []),
+    "an owner gone for 30 days": (lambda: again(left(30 * DAY), seen(pids=(7,))), Row.OWNER_RETIRED, UP, ["retired"]),
+    "an owner gone for not quite 30 days": (lambda: again(left(30 * DAY - TICK), seen(pids=(7,))), Row.SEEN, UP, []),
+    "an owner gone, accepted": (lambda: again(left(), seen(pids=(7,)), accepted=NOW), Row.OWNER_RETIRED, UP, ["retired"]),
+    "an owner gone, paused": (lambda: again(paused(left()), seen(pids=(7,))), Row.OWNER_GONE, UP, ["owner_gone"]),
+    "an owner gone, now all": (lambda: gone(left()), Row.DOWN, DOWN, ["down"]),
+    "excluded, no owner was known": (lambda: transitions.denied(port(programs=())), Row.DENIED, None, []),
+    "excluded, no owner was known, down": (lambda: transitions.denied(down(programs=())), Row.DENIED, None, ["unwatched"]),
+    "excluded, no owner was known, down and paused": (lambda: transitions.denied(paused(down(programs=()))), Row.DENIED, None, []),
+    "fourth restart within an hour": (lambda: again(port(presence=CHANGES, restarts=CHANGES.recent), seen(pids=(8,))), Row.FLAPPING, UP, ["crash_looping"]),
+    "fourth change, the last one is a restart": (lambda: again(port(presence=CHANGES, restarts=CHANGES.recent[1:]), seen(pids=(8,))), Row.FLAPPING, UP, ["flapping"]),
+    "fourth restart, of which a rule wants notes": (lambda: again(port(presence=CHANGES, restarts=CHANGES.recent), seen(pids=(8,)), terms=NOTES), Row.SEEN, UP, ["restarted"]),
+    "fourth time gone, down needs two": (lambda: gone(port(presence=CHANGES), down_after=2), Row.FLAPPING, UP, ["flapping"]),
+    "fourth time back within down_after": (lambda: again(port(presence=CHANGES, misses=1), down_after=2), Row.FLAPPING, UP, ["flapping"]),
     "back with other rules": (lambda: again(down(), rules_changed=True), Row.RECOVERED, UP, ["recovered"]),
     "back with a bind more": (lambda: again(down(), seen(V4, V6)), Row.RECOVERED, UP, ["recovered"]),
     "back with a bind less": (lambda: again(down(), seen(LOCAL)), Row.RECOVERED, UP, ["recovered", "rebound"]),
@@ -383,7 +468,6 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "a bind less, fourth change": (lambda: again(port(binds=CHANGES), seen(LOCAL)), Row.FLAPPING, UP, ["flapping"]),
     "a bind less, fourth change, first one an hour ago": (lambda: again(port(binds=changed(HOUR, *AGO[1:])), seen(LOCAL)), Row.LOST_BIND, UP, ["rebound"]),
     "lost bind back, fourth change": (lambda: again(lost(binds=CHANGES), seen(V4)), Row.FLAPPING, UP, ["flapping"]),
-    "other pid is no change": (lambda: again(port(presence=CHANGES), seen(pids=(8,))), Row.SEEN, UP, ["restarted"]),
     "a bind more is no change": (lambda: again(port(binds=CHANGES), seen(V4, V6)), Row.SEEN, UP, ["rebound"]),
     # presence and binds flap each by itself
     "a bind less, presence changed three times": (lambda: again(port(presence=CHANGES), seen(LOCAL)), Row.LOST_BIND, UP, ["rebound"]),
@@ -415,7 +499,8 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "still for an hour, twelve messages, down": (lambda: gone(flapping("down", HOUR, told=told_at(12))), Row.STILL_DOWN, DOWN, []),
     "other program, tenth message": (lambda: again(port(told=told_at(9)), seen(programs=("apache2",))), Row.SEEN, UP, ["replaced"]),
     "other program, eleventh message": (lambda: again(port(told=told_at(10)), seen(programs=("apache2",))), Row.SEEN, UP, []),
-    "other pid, eleventh message": (lambda: again(port(told=told_at(10)), seen(pids=(8,))), Row.SEEN, UP, []),
+    "other pid, eleventh message, a note": (lambda: again(port(told=told_at(10)), seen(pids=(8,))), Row.SEEN, UP, ["restarted"]),
+    "other pid, eleventh message, of which a rule wants notes": (lambda: again(port(told=told_at(10)), seen(pids=(8,)), terms=NOTES), Row.SEEN, UP, []),
     "a bind more, eleventh message": (lambda: again(port(told=told_at(10)), seen(V4, V6)), Row.SEEN, UP, []),
     # while it flaps there is no event
     "flapping, seen": (lambda: again(flapping()), Row.SEEN, UP, []),
@@ -423,7 +508,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "flapping, back": (lambda: again(flapping("down")), Row.RECOVERED, UP, []),
     "flapping, still gone": (lambda: gone(flapping("down")), Row.STILL_DOWN, DOWN, []),
     "flapping, other pid": (lambda: again(flapping(), seen(pids=(8,))), Row.SEEN, UP, []),
-    "flapping, other program": (lambda: again(flapping(), seen(programs=("apache2",))), Row.SEEN, UP, []),
+    "flapping, other program": (lambda: again(flapping(), seen(programs=("apache2",))), Row.HELD, DOWN, []),
     "flapping, a bind more": (lambda: again(flapping(), seen(V4, V6)), Row.SEEN, UP, []),
     "flapping, a bind less": (lambda: again(flapping(), seen(LOCAL)), Row.LOST_BIND, UP, []),
     "flapping, lost bind back": (lambda: again(flapping(addresses=(LOCAL,), lost=(V4,)), seen(V4, LOCAL)), Row.BIND_RECOVERED, UP, []),
@@ -435,7 +520,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "still for an hour, down": (lambda: gone(flapping("down", HOUR)), Row.STABLE, DOWN, ["stable"]),
     "still for almost an hour, down": (lambda: gone(flapping("down", HOUR - TICK)), Row.STILL_DOWN, DOWN, []),
     "still for an hour, down, asked once": (lambda: gone(flapping("down", HOUR), confirmed=False), Row.STABLE, DOWN, ["stable"]),
-    "still for an hour, other pid": (lambda: again(flapping(ago=HOUR), seen(pids=(8,))), Row.STABLE, UP, ["stable"]),
+    "still for an hour, other pid": (lambda: again(flapping(ago=HOUR), seen(pids=(8,))), Row.SEEN, UP, []),
     "still for an hour, goes down now": (lambda: gone(flapping(ago=HOUR)), Row.DOWN, DOWN, []),
     "still for an hour, comes back now": (lambda: again(flapping("down", HOUR)), Row.RECOVERED, UP, []),
     "still for an hour, loses a bind now": (lambda: again(flapping(ago=HOUR), seen(LOCAL)), Row.LOST_BIND, UP, []),
@@ -485,7 +570,7 @@ def test_a_step_leaves_the_port_that_it_was_given_alone(take: Callable[[Port], T
 def test_a_new_port_is_kept_as_it_was_seen() -> None:
     expected = port(
         status_since=NOW, first_seen_at=NOW, addresses=(V4, V6), uids=(33,), units=("nginx.service",), pids=(7, 8),
-        told=(NOW,),
+        told=(NOW,), young_since=clock(NOW),
     )  # fmt: skip
     assert appear(80, seen(V4, V6, pids=(7, 8), uids=(33,), units=("nginx.service",))).port == expected
 
@@ -583,7 +668,7 @@ def test_the_first_look_of_a_boot_takes_no_owners_and_binds_and_the_second_one_t
     assert kept(first) == port(pids=(8,), inodes=(5,))
     second = again(kept(first), seen(V4, V6, inodes=(5,), **OTHER), at=NOW + FIVE)
     assert told(second) == ["replaced", "rebound"]
-    assert (second.drafts[0].details, second.drafts[1].details["before"]) == ({"before": ["nginx"]}, [V4])
+    assert [one.details["before"] for one in second.drafts] == [["nginx"], [V4]]
     assert kept(second) == port(
         addresses=(V4, V6), inodes=(5,), notices=(("rebound", clock(NOW + FIVE)), ("replaced", clock(NOW + FIVE))),
         told=(NOW + FIVE, NOW + FIVE), **OTHER,
@@ -715,7 +800,8 @@ def test_moved_says_where() -> None:
 
 def test_owners_say_what_was_before() -> None:
     assert only(again(port(), seen(pids=(8,)))).details == {"before": [7]}
-    assert only(again(port(), seen(programs=("apache2",)))).details == {"before": ["nginx"]}
+    other = {"before": ["nginx"], "was": "nginx", "owner": "apache2"}
+    assert only(again(port(), seen(programs=("apache2",)))).details == other
 
 
 def test_a_cut_name_is_the_program_that_it_was_cut_from() -> None:
@@ -943,7 +1029,7 @@ def test_flapping_up_and_without_a_bind() -> None:
     assert only(again(down(presence=CHANGES))).details == {"state": PortStatus.UP}
     event = only(again(port(binds=CHANGES), seen(LOCAL)))
     assert event.details == {"state": PortStatus.DOWN}
-    assert event.reason.startswith("4 changes between lost and found addresses within 60 min")
+    assert event.reason.startswith("4 changes between lost and found addresses or owners within 60 min")
 
 
 def test_flapping_says_that_there_were_many_messages() -> None:
@@ -1030,7 +1116,7 @@ def test_notices_of_one_kind_end_with_the_threshold() -> None:
     one = port(notices=replaced(3))
     last = only(again(one, seen(programs=("apache2",))))
     assert last.reason == (
-        "Another program listens on it now. That is change 4 of this kind within 60 min: nothing more is told of it "
+        "apache2 has it now, and no longer nginx. That is change 4 of this kind within 60 min: nothing more is told of it "
         "until there was none for so long"
     )
     # Each kind by itself.
@@ -1149,3 +1235,138 @@ def test_a_paused_port_keeps_what_was_wrong_with_it() -> None:
     before = lost(misses=1, counted_at=NOW, grace_until=NOW, presence=flaps(), binds=CHANGES)
     assert transitions.pause(before) == lost(misses=1, counted_at=NOW, paused=True)
     assert transitions.pause(down()) == down(paused=True)
+
+
+# ── young ports, boots, declared owners ─────────────────────────────────────────────────────────
+
+YOUNG = clock(NOW) - DAY.total_seconds()
+"""Evidence clock since which a port is just mature."""
+
+
+@pytest.mark.parametrize(
+    ("known", "young"),
+    [
+        (port(), False),
+        (port(young_since=YOUNG), False),
+        (port(young_since=YOUNG + 1), True),
+        # What is down does not get older.
+        (down(young_since=YOUNG - 1000), True),
+        (down(), False),
+    ],
+)
+def test_a_port_is_young_until_it_was_watched_for_a_day(known: Port, young: bool) -> None:
+    assert transitions.is_young(known, clock(NOW), DAY) is young
+
+
+def test_a_port_that_goes_down_is_as_old_as_it_was() -> None:
+    assert kept(gone(port(young_since=YOUNG))).young_since is None
+    assert kept(gone(port(young_since=YOUNG + 1))).young_since == YOUNG + 1
+
+
+@pytest.mark.parametrize(("ago", "anew"), [(HOUR, False), (HOUR + TICK, True), (FIVE, False)])
+def test_a_young_port_begins_anew_after_a_long_down(ago: timedelta, anew: bool) -> None:
+    before = down(status_since=NOW - ago, young_since=YOUNG)
+    assert kept(again(before)).young_since == (clock(NOW) if anew else YOUNG)
+    assert kept(again(down(status_since=NOW - ago))).young_since is None
+
+
+def test_a_port_that_is_declared_or_that_a_rule_names_is_mature() -> None:
+    assert kept(again(port(young_since=YOUNG + 1))).young_since == YOUNG + 1
+    assert kept(again(port(young_since=YOUNG + 1), declared=CMDB)).young_since is None
+    assert kept(again(port(young_since=YOUNG + 1), seen(listed=True))).young_since is None
+    assert kept(appear(80, None, look())).young_since == clock(NOW)
+    assert kept(appear(80, None, look(), declared=CMDB)).young_since is None
+    assert kept(appear(80, seen(listed=True), look())).young_since is None
+    assert kept(appear(80, None, FIRST)).young_since is None
+    assert kept(appear(80, seen(units=("session-3.scope",)), FIRST)).young_since == 0.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "known", "boots"),
+    [
+        ({"booted_at": None}, port(last_seen_at=NOW - DAY), ()),
+        ({"booted_at": NOW, "rebooted": True}, port(), (0.0,)),
+        ({"booted_at": NOW - HOUR}, port(last_seen_at=NOW - HOUR - TICK), (3600.0,)),
+        ({"booted_at": NOW - HOUR - TICK}, port(last_seen_at=NOW - DAY), ()),
+        # It was there in this boot already.
+        ({"booted_at": NOW - HOUR}, port(last_seen_at=NOW - HOUR), ()),
+        ({"booted_at": NOW - HOUR}, port(), ()),
+        ({"booted_at": NOW - FIVE}, port(last_seen_at=NOW - DAY, boots=(1.0, 2.0, 3.0, 4.0, 5.0)), (2.0, 3.0, 4.0, 5.0, 300.0)),
+    ],
+)  # fmt: skip
+def test_the_time_that_a_port_takes_after_a_boot_is_kept(
+    fields: dict[str, Any], known: Port, boots: tuple[float, ...]
+) -> None:
+    assert kept(again(known, **fields)).boots == boots
+
+
+def test_a_port_has_half_as_long_again_as_its_slowest_boot() -> None:
+    until = [kept(gone(port(boots=boots), rebooted=True)).grace_until for boots in ((), (60.0, 900.0), (400.0,))]
+    assert until == [NOW + 2 * FIVE, NOW + 1.5 * timedelta(minutes=15), NOW + 2 * FIVE]
+
+
+def test_a_port_that_is_down_keeps_who_has_it_through_the_first_look_of_a_boot() -> None:
+    assert kept(gone(held(), rebooted=True)).holders == held().holders
+    assert kept(gone(held())).holders == ()
+
+
+@pytest.mark.parametrize(("status_since", "accepted"), [(NOW, True), (NOW + TICK, False)])
+def test_another_owner_is_accepted_from_the_moment_on_at_which_the_port_was_down(
+    status_since: datetime, accepted: bool
+) -> None:
+    step = again(held(status_since=status_since), seen(programs=("apache2",)), at=NOW + FIVE, accepted=NOW)
+    assert (step.row is Row.TAKEN_OVER) is accepted
+
+
+OWNED = Terms(1, 2 * FIVE, owner=PortOwner(unit="nginx.service"))
+UNIT = {"units": ("nginx.service",)}
+
+
+def test_a_declared_owner_has_to_have_the_port() -> None:
+    known, own, other = port(declared=CMDB, **UNIT), seen(**UNIT), seen(programs=("apache2",), units=("a.service",))
+    assert told(again(known, own, terms=OWNED)) == []
+    assert (step := again(known, other, terms=OWNED)).row is Row.DOWN
+    assert (told(step), kept(step).status) == (["down"], DOWN)
+    # By what is known of it, also if the look shows no unit.
+    assert told(again(known, seen(programs=("apache2",)), terms=OWNED)) == ["down"]
+    assert told(again(known, seen(), terms=OWNED)) == []
+    # Nothing is known of it: its name is all there is.
+    assert told(again(port(declared=CMDB, programs=()), other, terms=OWNED)) == ["down"]
+    assert told(again(down(declared=CMDB, **UNIT), own, terms=OWNED)) == ["recovered"]
+    assert again(down(declared=CMDB, **UNIT), other, terms=OWNED).row is Row.HELD
+
+
+@pytest.mark.parametrize(("fields", "row"), [({"rebooted": True}, Row.SEEN), ({"grace_until": NOW + TICK}, Row.SEEN), ({"grace_until": NOW}, Row.DOWN)])  # fmt: skip
+def test_a_declared_owner_has_time_after_a_boot(fields: dict[str, Any], row: Row) -> None:
+    other = seen(programs=("apache2",), units=("a.service",))
+    assert again(port(declared=CMDB, **UNIT), other, terms=OWNED, **fields).row is row
+
+
+def test_of_a_port_that_comes_back_flapping_owners_are_not_told() -> None:
+    known = {"owners": shared().owners, "programs": ("apache2", "nginx"), "pids": (7, 8)}
+    assert told(again(down(**known), seen(pids=(7,)))) == ["recovered", "owner_gone"]
+    step = again(flapping("down", **known), seen(pids=(7,)))
+    assert (told(step), [own.gone_since for own in kept(step).owners]) == ([], [None, None])
+
+
+def test_binds_are_asked_about_only_where_rules_or_declarations_changed() -> None:
+    known, only_local = port(addresses=(V4, LOCAL)), {"is_watched": LOCAL.__eq__}
+    assert told(again(known, seen(LOCAL), **only_local)) == ["rebound"]
+    assert kept(again(known, seen(LOCAL), **only_local)).lost == (V4,)
+    step = again(known, seen(LOCAL), rules_changed=True, **only_local)
+    assert (told(step), kept(step).lost, dict(kept(step).unwatched)) == ([], (), {V4: NOW})
+    step = again(dataclasses.replace(known, declared=CMDB), seen(LOCAL), declared=None, **only_local)
+    assert (told(step), kept(step).lost) == ([], ())
+    # Nor do those that become declared, or stay so.
+    for before, after in ((None, CMDB), (CMDB, CMDB)):
+        step = again(dataclasses.replace(known, declared=before), seen(LOCAL), declared=after, **only_local)
+        assert kept(step).lost == (V4,)
+
+
+def test_a_bind_that_is_put_aside_is_asked_about_in_each_look() -> None:
+    aside = port(addresses=(LOCAL,), unwatched=((V4, NOW - FIVE),))
+    assert kept(again(aside, seen(LOCAL), is_watched=LOCAL.__eq__)).unwatched == ((V4, NOW - FIVE),)
+    assert told(again(aside, seen(LOCAL))) == ["rebound"]
+    # With one of them, all are asked about while it is lost as well.
+    both = lost(V4, LAN, unwatched=((V4, NOW - FIVE),))
+    assert kept(again(both, seen(LOCAL), is_watched=LOCAL.__eq__)).lost == (LAN,)

@@ -495,3 +495,50 @@ def test_at_most_twelve_messages_a_day() -> None:
         *("down", "recovered", "down", "flapping", "stable"),
         *("flapping", "stable"),
     ]
+
+
+# ── a host that hides who listens ───────────────────────────────────────────────────────────────
+
+
+def blind(*ports: int, **more: Any) -> dict[str, Any]:
+    """What a host shows of listeners without their processes."""
+    listeners = tuple(Listener("tcp", "0.0.0.0", port) for port in ports)
+    return {"listing": Listing("ss", more.pop("uid", 1000), boot_id="b1", listeners=listeners, **more)}
+
+
+def test_a_host_that_shows_no_owners_any_more_is_told_after_some_looks() -> None:
+    play = Play()
+    found = []
+    for minutes, answer in (
+        (0, ok(22)),
+        (5, blind(22)),
+        (10, blind(22)),
+        (15, blind(22)),
+        (20, ok(22)),
+        (25, blind(22)),
+    ):
+        found += play.run(minutes, {"a": answer})
+    assert found == [(0, "baseline", "a"), (10, "owners_hidden", "a"), (20, "owners_shown", "a")]
+
+
+def test_a_host_that_never_showed_owners_of_others_hides_none() -> None:
+    own = Listener("tcp", "0.0.0.0", 80, 7, "app", uid=1000)
+    play = Play()
+    play.run(0, {"a": {"listing": Listing("ss", 1000, boot_id="b1", listeners=(own,))}})
+    assert play.runs(five(5, 20), {"a": blind(22)}) == [(5, "new", "a", 22), (5, "down", "a", 80)]
+    play = Play()
+    other = Listener("tcp", "0.0.0.0", 80, 7, "app", uid=0)
+    play.run(0, {"a": {"listing": Listing("ss", 1000, boot_id="b1", listeners=(other,))}})
+    assert (10, "owners_hidden", "a") in play.runs(five(5, 10), {"a": blind(80)})
+
+
+def test_what_hides_owners_goes_on_untold_under_what_is_worse() -> None:
+    play = Play()
+    play.run(0, {"a": ok(22)})
+    assert play.runs((5, 10), {"a": blind(22)}) == [(10, "owners_hidden", "a")]
+    assert play.runs((15, 20), {"a": bad()}) == [(20, "owners_shown", "a"), (20, "unreachable", "a")]
+    assert play.run(25, {"a": blind(22)}) == [(25, "reachable", "a"), (25, "owners_hidden", "a")]
+    assert play.runs(
+        (30, 35, 40),
+        {"b": ok(22)},
+    ) == [(30, "retired", "a"), (30, "baseline", "b")]

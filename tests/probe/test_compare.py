@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from portmon.probe.compare import comparable_addresses, exchanged_binds, lost_binds, replaced, same_program
+from portmon.probe.compare import comparable_addresses, exchanged_binds, lost_binds, same_program, share_program
 
 EXPORTER = "prometheus-node-exporter"
 
@@ -75,34 +75,31 @@ def test_a_cut_counts_bytes_and_may_go_through_a_character() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "is_replaced"),
+    ("before", "now", "shared"),
     [
-        (("nginx",), ("nginx",), False),
-        (("nginx",), ("apache2",), True),
-        (("nginx",), ("apache2", "nginx"), False),
-        (("apache2", "nginx"), ("nginx",), False),
+        (("nginx",), ("nginx",), True),
+        (("nginx",), ("apache2",), False),
+        (("nginx",), ("apache2", "nginx"), True),
         (("apache2", "nginx"), ("haproxy", "nginx"), True),
+        (("apache2", "nginx"), ("haproxy", "caddy"), False),
         (("nginx",), (), False),
         ((), ("nginx",), False),
-        (("nginx: master",), ("nginx: worker",), False),
-        ((EXPORTER[:16], "nginx"), (EXPORTER, "nginx: worker"), False),
-        # One is a cut name of another, which is none that went, nor one that came.
-        ((EXPORTER[:16],), (EXPORTER, "caddy"), False),
-        ((EXPORTER, "caddy"), (EXPORTER[:16],), False),
-        ((EXPORTER,), (EXPORTER[:16], "caddy"), False),
-        ((EXPORTER[:16], "caddy"), (EXPORTER,), False),
+        (("nginx: master",), ("nginx: worker",), True),
+        ((EXPORTER[:16],), (EXPORTER, "caddy"), True),
+        ((EXPORTER,), (EXPORTER[:16], "caddy"), True),
         ((EXPORTER[:16], "caddy"), (EXPORTER, "java"), True),
+        ((EXPORTER[:9],), (EXPORTER,), False),
     ],
 )
-def test_replaced_means_one_gone_and_another_one_come(
-    before: tuple[str, ...], now: tuple[str, ...], is_replaced: bool
+def test_programs_are_shared_if_one_of_them_is_the_same(
+    before: tuple[str, ...], now: tuple[str, ...], shared: bool
 ) -> None:
-    assert replaced(before, now, pids=(1,)) is is_replaced
+    assert share_program(before, now, pids=(1,)) is shared
 
 
-def test_replaced_knows_how_long_pids_are() -> None:
-    assert not replaced((EXPORTER[:12],), (EXPORTER,), pids=(99999,))
-    assert replaced((EXPORTER[:12],), (EXPORTER,), pids=(1,))
+def test_shared_programs_know_how_long_pids_are() -> None:
+    assert share_program((EXPORTER[:12],), (EXPORTER,), pids=(99999,))
+    assert not share_program((EXPORTER[:12],), (EXPORTER,), pids=(1,))
 
 
 @pytest.mark.parametrize(

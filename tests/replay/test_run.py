@@ -266,7 +266,8 @@ def test_an_alert_that_goes_on_is_not_ended_by_what_was_before_it(database: Data
     assert replay(fleet, MONDAY, notify=True)["gained"] >= 2
     fleet.alert()
     with database.begin() as conn:
-        assert list(alerts.opened(conn).values()) == [open_before]
+        # By the rules of now the port was there from the first answer on, so that it is not young.
+        assert [one.id for one in alerts.opened(conn).values()] == [open_before.id]
     assert len(fleet.got) == count
 
 

@@ -18,7 +18,8 @@ from portmon.alerting.message.render import Message
 from portmon.config import parse_config
 from portmon.engine.events import monitor_event
 from portmon.model.alert import DeliveryState
-from portmon.model.event_kinds import AlertGroup, EventKind
+from portmon.model.event import Event
+from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind
 from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import alerts, conditions, deliveries, events, hosts, silences, tables
 from portmon.storage.database import Database
@@ -180,6 +181,58 @@ def test_an_acknowledgement_ends_reminders_until_it_recovers(database: Database)
     fleet.machines["web000"].kill(80)
     fleet.run()
     assert fleet.titles("chat")[3:] == ["[portmon] 1 port down on web000: tcp/80 nginx"]
+
+
+# ── the end of the alert of a young port ────────────────────────────────────────────────────────
+
+
+def retire_young(fleet: Fleet, host: str = "web000", port: int = 80) -> None:
+    """A port that was down for as long as it is young: a note, and nothing is expected of it any more."""
+    told = Event(
+        f"{host}{port:025}", EventKind.RETIRED, fleet.now, "r", f"id-{host}", host, "tcp", port, details={"young": True}
+    )
+    with fleet.database.begin() as conn:
+        change = tables.ports.delete().where(tables.ports.c.host_id == f"id-{host}", tables.ports.c.port == port)
+        conn.execute(change)
+        events.add(conn, [told])
+
+
+def test_a_note_ends_the_alert_of_a_young_port_and_goes_to_no_channel(database: Database) -> None:
+    fleet = web_fleet(database, 2, TWO + "  repeat_every: 1h\n")
+    fleet.machines["web000"].kill(80)
+    fleet.run()
+    assert len(fleet.titles("chat")) == 1
+    retire_young(fleet)
+    with database.begin() as conn:
+        assert alerts.standing(conn) == []
+    fleet.run()
+    with database.begin() as conn:
+        assert (alerts.opened(conn), events.undispatched(conn)) == ({}, [])
+        (over,) = alerts.ended_since(conn, fleet.start)
+    assert (over.event.kind, over.role) == (EventKind.RETIRED, AlertRole.RESOLVED)
+    fleet.number += 24
+    fleet.run()
+    assert len(fleet.titles("chat")) == 1
+    assert states(fleet, EventKind.RETIRED) == {}
+
+
+def test_what_a_note_ended_before_it_was_delivered_is_not_sent(database: Database) -> None:
+    fleet = web_fleet(database, 2)
+    fleet.dead = {"pager"}
+    silence(fleet, 30, hosts=("web001",))
+    for machine in fleet.machines.values():
+        machine.kill(80)
+    fleet.run()
+    assert states(fleet, EventKind.DOWN)["pager"][0] in (DeliveryState.PENDING, DeliveryState.WITHHELD)
+    for name in fleet.machines:
+        retire_young(fleet, name)
+    fleet.dead = set()
+    fleet.run()
+    fleet.number += 12
+    fleet.run()
+    assert fleet.titles("pager") == []
+    with database.begin() as conn:
+        assert deliveries.unfinished(conn) == []
 
 
 # ── flapping when a silence ends ────────────────────────────────────────────────────────────────

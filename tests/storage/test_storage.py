@@ -27,6 +27,7 @@ from portmon.engine.evaluate import Verdict
 from portmon.engine.frames import ports_of
 from portmon.engine.lifecycle import NONE, Changes
 from portmon.engine.machines import Kept
+from portmon.engine.owners import PortOwner
 from portmon.engine.state import HostState, Port
 from portmon.errors import LeaseLostError, StorageError
 from portmon.model.alert import DeliveryState, begun_by
@@ -114,6 +115,7 @@ ALL = [
     "r0005 Keep notes of people.",
     "r0006 Let people ignore ports for some time.",
     "r0007 Keep clocks of evidence, and what a condition needs to be told once.",
+    "r0008 Keep who holds a port, whether it is young, and how long it takes after a boot.",
 ]
 
 
@@ -430,11 +432,15 @@ def test_the_state_of_hosts_and_ports_survives(database: Database) -> None:
         "presence": flaps,
         "lost": (NASTY,),
     }
+    gone = PortOwner(NASTY, comms=(NASTY,), pids=(1, 2), joined=3600.0, gone_since=LATER, gone_clock=0.25)
+    owners = (gone, PortOwner("nginx.service", of_socket=True, programs=("nginx",), tool="ss", inodes=(7,)))
+    own |= {"owners": owners, "holders": owners[1:], "young_since": -0.5, "restarts": (1.5,), "boots": (90.0, 2.5)}
     port = Port(
         "a", "tcp", 80, **own, binds=flaps, notices=(("restarted", 3.5),), unwatched=((NASTY, LATER),), pids=(1, 2)
     )
     times: dict[str, Any] = dict.fromkeys(("known_since", "last_evaluated_at", "last_ok_at", "grace_until"), NOW)
     first = HostState("a", NASTY, "192.0.2.1", {"k": NASTY}, told=(NOW,), listening=("tcp/80",), evidence=0.1, **times)
+    first.booted_at, first.many, first.unnamed = LATER, ("docker", NASTY), 2
     first.presence, first.kept = flaps, Kept(HostState("a", told=(LATER,), last_ok_at=NOW), (port,), 0.5)
     # Equal values of a column are read once.
     second = dataclasses.replace(first, host_id="b", last_ok_at=LATER, kept=None, presence=NONE, shared=True)
@@ -446,6 +452,60 @@ def test_the_state_of_hosts_and_ports_survives(database: Database) -> None:
         assert hosts_now == {"a": first, "b": second}
         assert sorted(ports_of(ports_now), key=lambda one: one.port) == ports
         assert {host.listening for host in state.load_hosts(conn, light=True).values()} == {None}
+
+
+GONE = (PortOwner("a.service", gone_since=NOW, gone_clock=1.5), PortOwner("b.service"))
+
+
+def _stored(conn: Connection, *stored: Port) -> None:
+    hosts.sync(conn, [Host(host_id, host_id, "192.0.2.1") for host_id in sorted({port.host_id for port in stored})])
+    state.save_ports(conn, stored, ())
+
+
+def test_a_port_that_an_owner_left_is_open(database: Database) -> None:
+    up: dict[str, Any] = {"status": "up", "status_since": NOW}
+    named = PortOwner('"gone_since":"', comms=('"gone_since":"2026"',))
+    with database.begin() as conn:
+        _stored(
+            conn,
+            Port("h", "tcp", 1, **up, owners=GONE),
+            Port("h", "tcp", 2, **up, owners=(named, GONE[1])),
+            Port("h", "tcp", 3, **up, owners=GONE, paused=True),
+            Port("h", "tcp", 4, **up),
+            Port("h", "tcp", 5, "down", NOW),
+            Port("h", "tcp", 6, **up, lost=("::",)),
+        )
+        assert sorted(hosts.open_ports(conn)) == [("h", "tcp", number) for number in (1, 5, 6)]
+
+
+def test_a_port_that_an_owner_left_is_not_well(database: Database) -> None:
+    flapping: dict[str, Any] = {"status": "up", "status_since": NOW, "presence": Changes((), NOW, NOW)}
+    with database.begin() as conn:
+        _stored(
+            conn,
+            Port("h", "tcp", 1, **flapping, owners=GONE),
+            Port("h", "tcp", 2, **flapping, lost=("::",)),
+            Port("h", "tcp", 3, **flapping, owners=GONE[1:]),
+        )
+        assert set(hosts.well_since(conn, ["h"])) == {("h", "tcp", 3)}
+
+
+def test_a_wrong_clock_is_mended_in_lists_of_times_too(database: Database) -> None:
+    later = (dataclasses.replace(GONE[0], gone_since=LATER), GONE[1])
+    up: dict[str, Any] = {"status": "up", "status_since": NOW}
+    with database.begin() as conn:
+        _stored(
+            conn,
+            Port("a", "tcp", 1, **up, owners=later),
+            Port("b", "tcp", 1, **up, told=(NOW, LATER)),
+            Port("c", "tcp", 1, "down", NOW, holders=later),
+            Port("d", "tcp", 1, "up", LATER),
+            Port("e", "tcp", 1, **up, owners=GONE),
+        )
+        state.mend(conn, NOW)
+        mended = {port.host_id: port for port in ports_of(state.load_ports(conn))}
+    assert (mended["a"].owners, mended["c"].holders, mended["e"].owners) == (GONE, GONE, GONE)
+    assert (mended["b"].told, mended["d"].status_since) == ((NOW, NOW), NOW)
 
 
 # ── inventory, hosts, runs ──────────────────────────────────────────────────────────────────────

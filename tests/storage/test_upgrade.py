@@ -1,9 +1,10 @@
-"""A state database of a version before clocks of evidence is brought into the present form, with its data."""
+"""A state database of an earlier version is brought into the present form, with its data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, text
 from portmon.engine.conditions import Condition
 from portmon.engine.frames import ports_of
 from portmon.engine.state import Port
-from portmon.storage import conditions, state
+from portmon.storage import checkpoints, conditions, state, tables
 from portmon.storage.database import Database, _alembic_config
 from portmon.storage.upgrade import upgrade_state
 
@@ -70,22 +71,28 @@ def earlier(conn: Connection) -> None:
         insert(conn, "ports", port=number, **known, **lists, **row)
 
 
-@pytest.fixture
-def upgraded(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
+def _of_revision(url: str, revision: str, fill: Callable[[Connection], None]) -> Database:
+    """A database of a revision, filled and then brought to the newest."""
+    database = Database(url)
     with database.engine.begin() as conn:
         config = _alembic_config()
         config.attributes["connection"] = conn
-        command.upgrade(config, "r0006")
-        earlier(conn)
+        command.upgrade(config, revision)
+        fill(conn)
     database.migrate()
+    return database
+
+
+@pytest.fixture
+def upgraded(database_url: str) -> Iterator[Database]:
+    database = _of_revision(database_url, "r0006", earlier)
     yield database
     database.dispose()
 
 
-def port(database: Database, number: int) -> Port:
+def port(database: Database, number: int, host_id: str = "a") -> Port:
     with database.begin() as conn:
-        return next(one for one in ports_of(state.load_ports(conn, ["a"])) if one.port == number)
+        return next(one for one in ports_of(state.load_ports(conn, [host_id])) if one.port == number)
 
 
 def test_what_is_known_of_ports_keeps_its_age_as_evidence(upgraded: Database) -> None:
@@ -98,6 +105,62 @@ def test_what_is_known_of_ports_keeps_its_age_as_evidence(upgraded: Database) ->
     assert (kind, clock) == ("restarted", age(0.5))
     still = port(upgraded, 9000)
     assert (still.seen_clock, still.told, still.paused) == (None, (), False)
+
+
+def of_a_week_ago(conn: Connection) -> None:
+    """What a version with clocks of evidence, but without young ports, stored of a host that it saw for 100 hours."""
+    own = {"address": "192.0.2.1", "labels": "{}", "failures": 0, "status": "ok", "evidence": 100 * 3600.0}
+    insert(conn, "hosts", host_id="seen", name="seen", **own)
+    lists = dict.fromkeys(("programs", "pids", "uids", "units", "addresses", "changes", "lost"), "[]")
+    common = {"host_id": "seen", "protocol": "tcp", "misses": 0, "streak": 0, "status": "up", **lists}
+    rows: dict[int, dict[str, Any]] = {
+        1: {"first_seen_at": before(3)},
+        2: {"first_seen_at": before(200), "status": "down"},
+        3: {"first_seen_at": before(31 * 24)},
+        4: {"first_seen_at": before(3), "declared": "portmon.yaml"},
+        5: {"first_seen_at": before(3), "at_baseline": True},
+        6: {"first_seen_at": None, "declared": "portmon.yaml", "status": "down"},
+    }
+    for number, row in rows.items():
+        insert(conn, "ports", port=number, **common | {"at_baseline": False} | row)
+
+
+def test_ports_that_were_learned_not_long_ago_are_young_since_then(database_url: str) -> None:
+    database = _of_revision(database_url, "r0007", of_a_week_ago)
+    young = {number: port(database, number, "seen").young_since for number in range(1, 7)}
+    assert young == {
+        1: pytest.approx(97 * 3600, abs=1800),
+        2: pytest.approx(-100 * 3600, abs=1800),
+        **dict.fromkeys((3, 4, 5, 6)),
+    }
+    known = port(database, 1, "seen")
+    assert (known.owners, known.holders, known.restarts, known.boots) == ((), (), (), ())
+    with database.begin() as conn:
+        host = state.load_hosts(conn)["seen"]
+    assert (host.booted_at, host.many, host.unnamed) == (None, (), None)
+    database.dispose()
+
+
+def test_the_ports_of_an_earlier_checkpoint_are_young_since_they_were_learned(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = _of_revision(database_url, "r0007", of_a_week_ago)
+    later = set(tables.ports.c.keys()) - {"owners", "holders", "young_since", "restarts", "boots"}
+    monkeypatch.setattr(checkpoints, "_parts", partial(_parts_of, checkpoints._parts, later))
+    with database.begin() as conn:
+        checkpoints.take(conn, 1, before(2))
+        for table in (tables.ports, tables.hosts):
+            conn.execute(table.delete())
+        checkpoints.restore(conn, 1, conn)
+    assert port(database, 1, "seen").young_since == pytest.approx(99 * 3600, abs=1800)
+    database.dispose()
+
+
+def _parts_of(parts: Any, names: set[str], conn: Connection) -> Iterator[Any]:
+    """The parts of a checkpoint, with some columns of ports."""
+    for part in parts(conn):
+        rows = [{name: value for name, value in row.items() if name in names} for row in part.get("ports", ())]
+        yield part | ({"ports": rows} if rows else {})
 
 
 def test_hosts_go_on_with_what_they_were_told_to_be(upgraded: Database) -> None:

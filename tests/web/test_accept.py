@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -9,7 +10,11 @@ from typing import Any
 
 import pytest
 
-from portmon.storage import decisions
+from portmon.engine.frames import ports_of
+from portmon.engine.owners import PortOwner
+from portmon.model.event import Event
+from portmon.model.event_kinds import EventKind, Severity
+from portmon.storage import decisions, events, state
 from tests.worlds.fleet import Fleet
 from tests.worlds.page import Person
 
@@ -88,4 +93,29 @@ def test_an_address_that_a_port_lost_is_accepted(person: Person, fleet: Fleet) -
     assert ("Must listen", json.dumps(PORT)) in buttons(person, "/hosts/id-web1", "ports/promote")
     said = do(person, "/ports/accept", PORT, preview=False).json()
     assert said["done"] == ["web1: port 80 is accepted without 0.0.0.0; the next complete answer ends its alert"]
+    assert accepted(fleet) == [("id-web1", "tcp", 80)]
+
+
+def test_a_program_that_left_a_port_is_accepted(person: Person, fleet: Fleet) -> None:
+    gone = PortOwner("varnish.service", comms=("varnishd",), gone_since=fleet.now)
+    with fleet.database.begin() as conn:
+        port = next(one for one in ports_of(state.load_ports(conn, ["id-web1"])) if one.port == 80)
+        left = dataclasses.replace(port, owners=(gone, PortOwner("nginx.service")), young_since=0.0)
+        state.save_ports(conn, [left], ())
+        told = Event("e" * 32, EventKind.OWNER_GONE, fleet.now, "r", "id-web1", "web1", "tcp", 80, Severity.WARNING)
+        events.add(conn, [told])
+    wanted = ("Accept without the program", json.dumps(PORT))
+    for page in ("/", "/hosts/id-web1", "/hosts/id-web1/ports/80"):
+        assert wanted in buttons(person, page, "ports/accept"), page
+        assert ("接受缺少该程序", wanted[1]) in buttons(person, page, "ports/accept", **{"accept-language": "zh"}), page
+    page = person.get("/hosts/id-web1/ports/80").text
+    assert "without varnishd (varnish.service) · young · " in page
+    assert "◆</span> owner gone" in page
+    (found,) = person.json("/ports?state=owner_gone")["rows"]
+    assert (found["port"], found["gone"], found["young"]) == (80, ["varnishd (varnish.service)"], True)
+    assert "selected>缺少程序" in person.get("/ports?state=owner_gone", **{"accept-language": "zh"}).text
+    said = do(person, "/ports/accept", PORT, preview=False).json()
+    assert said["done"] == [
+        "web1: port 80 is accepted without varnishd (varnish.service); the next complete answer ends its alert"
+    ]
     assert accepted(fleet) == [("id-web1", "tcp", 80)]

@@ -348,6 +348,13 @@ NAMES = (
     "host_flapping",
     "unreachable",
     "never_reachable",
+    "replaced",
+    "taken",
+    "recovered",
+    "owner_back",
+    "retired_young",
+    "owner_gone",
+    "crash_looping",
 )
 
 
@@ -364,6 +371,13 @@ def test_a_variant_of_a_kind_is_a_filter_of_its_own(browser: Browser, fleet: Fle
         (EventKind.FLAPPING, {"subject": "host", "state": "ok"}),
         (EventKind.UNREACHABLE, {}),
         (EventKind.UNREACHABLE, {"never": True}),
+        (EventKind.REPLACED, {"young": True}),
+        (EventKind.REPLACED, {"taken": True}),
+        (EventKind.RECOVERED, {"part": "bind"}),
+        (EventKind.RECOVERED, {"part": "owner"}),
+        (EventKind.RETIRED, {"young": True}),
+        (EventKind.OWNER_GONE, {}),
+        (EventKind.CRASH_LOOPING, {}),
     ]
     with fleet.database.begin() as conn:
         for port, (kind, details) in enumerate(said, 1):

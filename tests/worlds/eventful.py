@@ -62,7 +62,7 @@ def eventful(fleet: Fleet, runs: int, seed: int = 1) -> None:
     chance = random.Random(seed)
     for _ in range(runs):
         machine = chance.choice([one for name, one in fleet.machines.items() if name in fleet.listed])
-        match chance.randrange(12):
+        match chance.randrange(16):
             case 0 if len(machine.services) > 1:
                 machine.kill(chance.choice(sorted(machine.services)))
             case 1:
@@ -91,6 +91,19 @@ def eventful(fleet: Fleet, runs: int, seed: int = 1) -> None:
                     decisions.decide(
                         conn, decisions.DecisionKind.ACCEPTED, machine.host.id, 443, at=fleet.now, author="ann"
                     )
+            case 12:
+                # Another program shares a port, or leaves it.
+                port = chance.choice(sorted(machine.services))
+                if machine.partners.pop(port, None) is None:
+                    machine.partners[port] = "varnishd"
+            case 13:
+                # A service restarts again and again, until it does not.
+                machine.loops ^= {chance.choice(sorted(machine.services))}
+            case 14:
+                machine.hides = not machine.hides
+            case 15 if gone := sorted({22, 80, 443} - machine.services.keys()):
+                # Another program has the port of one that is down.
+                machine.start(chance.choice(gone), "haproxy")
         fleet.run()
 
 

@@ -31,6 +31,9 @@ class Machine:
     :param units: of programs whose unit has another name than theirs
     :param identity: begins its boot ids; that of another host while that one's machine answers
     :param addresses: on which its services listen
+    :param partners: port: another program that shares it with the service
+    :param loops: ports whose service is another process in each look
+    :param hides: it shows no programs
     """
 
     host: Host
@@ -40,6 +43,9 @@ class Machine:
     units: dict[str, str] = field(default_factory=dict)
     identity: str = ""
     addresses: tuple[str, ...] = ("0.0.0.0",)
+    partners: dict[int, str] = field(default_factory=dict)
+    loops: set[int] = field(default_factory=set)
+    hides: bool = False
 
     def start(self, port: int, program: str) -> None:
         """Begin to listen, as a new process."""
@@ -60,15 +66,22 @@ class Machine:
         if self.trouble:
             error = {"timeout": "no answer on port 22 within 10 s"}.get(self.trouble, self.trouble)
             return Observation(outcome=Outcome.UNREACHABLE, error_class=self.trouble, error=error, **common)
+        for port in self.loops & self.services.keys():
+            self.restart(port)
+        partners = [(port, program, 50_000 + port) for port, program in self.partners.items() if port in self.services]
+        running = sorted([*((port, *one) for port, one in self.services.items()), *partners])
         listeners = tuple(
-            Listener("tcp", address, port, pid, program, unit=f"{self.units.get(program, program)}.service")
-            for port, (program, pid) in sorted(self.services.items())
-            for address in self.addresses
+            self._listener(address, port, program, pid) for port, program, pid in running for address in self.addresses
         )
         seen = Listing(
             "netstat-W", 0, boot_id=f"{self.identity or self.host.id}-{self.boot}", netns=1, listeners=listeners
         )
         return Observation(outcome=Outcome.OK, listing=seen, frames=(b"raw",), **common)
+
+    def _listener(self, address: str, port: int, program: str, pid: int) -> Listener:
+        if self.hides:
+            return Listener("tcp", address, port)
+        return Listener("tcp", address, port, pid, program, unit=f"{self.units.get(program, program)}.service")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ hypothesis, which then shrinks towards fewer and simpler happenings, since 0 is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from portmon.engine.rules import Rule, RuleSet
 from portmon.model.host import Host
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome
+from portmon.probe.compare import program_of
 from tests.worlds.reference import Defaults, Reference, Told
 
 Pick = Callable[[int], int]
@@ -36,6 +37,8 @@ SETTINGS: tuple[Mapping[str, Any], ...] = (
     {"down_after": 2, "unreachable_after": 1},
     {"ephemeral_after": 1, "unreachable_after": 3, "reboot_grace": timedelta(minutes=7)},
     {"retire_after": timedelta(hours=3)},
+    {"mature_after": timedelta(hours=2)},
+    {"mature_after": timedelta(minutes=40), "retire_after": timedelta(hours=3), "down_after": 3},
 )
 POLICIES: tuple[tuple[Rule, ...], ...] = (
     (),
@@ -54,6 +57,11 @@ class Service:
 
     :param program: None of the kernel itself, which has no process
     :param pid: of a socket of the kernel: what its inode is made of
+    :param socket: what the inodes of its sockets are made of, if it got these from another process
+    :param workers: sockets that it has on each address
+    :param activated: the first process holds its sockets until somebody connects
+    :param slow: how long after a boot it starts to listen
+    :param mates: others that listen on the same port, with sockets of their own
     :param app: the kind of application that it is a part of, with all else of that kind on its server
     :param moves: it listens on any free port of these, whenever it starts
     """
@@ -65,6 +73,11 @@ class Service:
     uid: int | None = None
     app: str = ""
     moves: tuple[int, ...] = ()
+    socket: int | None = None
+    workers: int = 1
+    activated: bool = False
+    slow: timedelta = timedelta(0)
+    mates: tuple[Service, ...] = ()
 
 
 WORKER = Service({"0.0.0.0"}, "java", "worker@1.service", 0, 1000, "worker", FREE)
@@ -86,6 +99,20 @@ APPS: tuple[tuple[tuple[int, Service], ...], ...] = (
     ((0, STATD),),
 )
 """Applications: each of their ports (0: any free one), and what listens there."""
+UNITS = ("a.service", "a{}.service", "app@{}.service", "docker:{}", "session-1.scope", "a{}.socket")
+"""Units of the services of a server: one for all, or one for each."""
+OTHERS = (
+    ("b.service", "haproxy"),
+    ("b.service", "java"),
+    ("a.service", "varnish"),
+    ("app@b.service", "java"),
+    ("docker:b", "nginx"),
+    ("debug.scope", "python3"),
+    (None, "nginx: worker"),
+    ("dbus-x.service", "python3"),
+)
+"""Units and programs of others that come to a port."""
+SLOW = tuple(timedelta(minutes=minutes) for minutes in (0, 0, 0, 4, 12, 25, 40))
 
 
 @dataclass
@@ -102,6 +129,14 @@ class Server:
     privileged: bool = True
     inodes: bool = True
     versions: tuple[int, int] = (2, 2)
+    socket_units: bool = False
+    """Its tool shows the units of sockets, and needs no rights for it."""
+    hidden: frozenset[int] = frozenset()
+    """Ports of which it shows no process."""
+    late: dict[int, datetime] = field(default_factory=dict)
+    """Services that start later."""
+    dead: dict[int, Service] = field(default_factory=dict)
+    """What listened on a port before others took it."""
 
 
 @dataclass
@@ -208,15 +243,19 @@ class World:
 
     def server(self) -> Server:
         services = {}
+        units = self.one_of(UNITS)
         for index, port in enumerate(PORTS):
             if index == 0 or self.pick(2):
-                services[port] = Service({ADDRESSES[0]}, PROGRAMS[index % 2], "a.service", self.pid())
+                unit = units.format(self.pid())
+                services[port] = Service({ADDRESSES[0]}, PROGRAMS[index % 2], unit, self.pid(), slow=self.one_of(SLOW))
+                if self.pick(3) == 2:
+                    services[port].mates = (self.other(services[port]),)
         boot = f"boot-{self.pid()}"
         netns, start = self.one_of(((4026531840, 8), (4026531840, None), (None, None)))
         if self.pick(2):
             for service in services.values():
                 service.unit = "session-1.scope"
-        server = Server(boot, netns, start, services)
+        server = Server(boot, netns, start, services, socket_units=self.pick(2) == 1)
         for _ in range(self.one_of((0, 1, 1, 2))):
             self.installs(server)
         return server
@@ -237,6 +276,11 @@ class World:
                 continue
             unit = container if service.app == "container" else service.unit
             server.services[self.one_of(free) if free else port] = replace(service, unit=unit, pid=self.pid())
+
+    def again(self, service: Service) -> Service:
+        """The same service, started once more."""
+        mates = tuple(self.again(mate) for mate in service.mates)
+        return replace(service, pid=self.pid(), socket=None, activated=False, mates=mates)
 
     def stops(self, server: Server, app: str) -> list[tuple[int, Service]]:
         """An application ends: its ports, and what listened there."""
@@ -312,7 +356,7 @@ class World:
         if fails is not None:
             outcome = Outcome.INVALID if fails == "truncated" else Outcome.UNREACHABLE
             return Observation(entry.host_id, run_id, 1, at, outcome, error_class=fails, error="no")
-        return Observation(entry.host_id, run_id, 1, at, Outcome.OK, listing=listing_of(server))
+        return Observation(entry.host_id, run_id, 1, at, Outcome.OK, listing=listing_of(server, self.now))
 
     # ── what may happen ─────────────────────────────────────────────────────────────────────────
 
@@ -332,11 +376,12 @@ class World:
         service = services.get(port)
         self.says(f"service {entry.host_id} {port} {what if service else 'comes'}")
         if service is None:
-            services[port] = Service({self.one_of(ADDRESSES)}, self.one_of(PROGRAMS), "a.service", self.pid())
+            unit = self.one_of(UNITS).format(port)
+            services[port] = Service({self.one_of(ADDRESSES)}, self.one_of(PROGRAMS), unit, self.pid())
         elif what <= 2:
             del services[port]
         elif what == 3:
-            service.pid = self.pid()
+            services[port] = self.again(service)
         elif what == 4:
             service.program, service.pid = self.one_of(PROGRAMS), self.pid()
         elif what <= 6:
@@ -344,7 +389,7 @@ class World:
         elif what == 7:
             service.addresses = {self.one_of(ADDRESSES)}
         elif 50000 not in services:
-            services[50000] = replace(services.pop(port), pid=self.pid())
+            services[50000] = self.again(services.pop(port))
 
     def app_is_installed(self) -> None:
         entry = self.some_entry()
@@ -390,6 +435,139 @@ class World:
                 del services[port]
             entry.answers.append(replace(entry.server, services=services))
 
+    # ── who has a port ──────────────────────────────────────────────────────────────────────────
+
+    def some_service(self, entry: Entry) -> tuple[int, Service] | None:
+        ports = [port for port in PORTS if port in entry.server.services]
+        if not ports:
+            return None
+        port = self.one_of(ports)
+        return port, entry.server.services[port]
+
+    def other(self, service: Service) -> Service:
+        """Another one that may come to the port of a service, mostly on the same addresses."""
+        unit, program = self.one_of(OTHERS)
+        addresses = {self.one_of(ADDRESSES)} if self.pick(3) == 2 else set(service.addresses)
+        return Service(addresses, program, unit, self.pid())
+
+    def owner_joins(self) -> None:
+        entry = self.some_entry()
+        found = self.some_service(entry)
+        if found is not None and len(found[1].mates) < 3:
+            port, service = found
+            self.says(f"another owner joins {entry.host_id} {port}")
+            service.mates += (self.other(service),)
+
+    def owner_leaves(self) -> None:
+        """One of those that share a port; the others may be there for some looks only."""
+        entry = self.some_entry()
+        shared = [port for port in PORTS if (one := entry.server.services.get(port)) and one.mates]
+        if not shared:
+            return
+        port, what = self.one_of(shared), self.pick(4)
+        service = entry.server.services[port]
+        before = replace(entry.server, services=dict(entry.server.services))
+        if what == 0:
+            service.mates, gone = service.mates[1:], service.mates[0]
+        else:
+            first, gone = service.mates[0], replace(service, mates=())
+            entry.server.services[port] = replace(first, mates=service.mates[1:])
+        self.says(f"{gone.unit} {gone.program} leaves {entry.host_id} {port}")
+        if what == 3:
+            without = replace(entry.server, services=dict(entry.server.services))
+            entry.server.services[port] = replace(service, mates=(*service.mates, self.again(gone)))
+            entry.answers = [without] * self.one_of((1, 2, 6))
+        elif what == 2:
+            entry.answers = [before, replace(entry.server, services=dict(entry.server.services))] * self.one_of((1, 3))
+
+    def owner_is_replaced(self) -> None:
+        """Another owner has the port from one look to the next, or after some in which nobody has it."""
+        entry = self.some_entry()
+        found = self.some_service(entry)
+        if found is None:
+            return
+        (port, service), server = found, entry.server
+        away = self.one_of((0, 0, 1, 2, 6))
+        self.says(f"another owner takes {entry.host_id} {port} after {away}")
+        without = {number: one for number, one in server.services.items() if number != port}
+        entry.answers = [replace(server, services=without)] * away
+        server.dead[port] = service
+        server.services[port] = self.other(service)
+
+    def owner_is_back(self) -> None:
+        """After others took its port; they may stay there."""
+        entry = self.some_entry()
+        server = entry.server
+        if not server.dead:
+            return
+        port = self.one_of(sorted(server.dead))
+        service = self.again(server.dead.pop(port))
+        self.says(f"its owner is back on {entry.host_id} {port}")
+        if port in server.services and self.pick(2):
+            service.mates += (replace(server.services[port], mates=()),)
+        server.services[port] = service
+
+    def handover(self) -> None:
+        """A new process gets the sockets of the old one, or binds its own first; it may be another instance or unit."""
+        entry = self.some_entry()
+        found = self.some_service(entry)
+        if found is None:
+            return
+        (port, service), what = found, self.pick(4)
+        self.says(f"handover of {entry.host_id} {port} {what}")
+        socket = service.pid if service.socket is None else service.socket
+        new = replace(service, pid=self.pid(), socket=socket if what % 2 else None, mates=service.mates)
+        if what >= 2:
+            new.unit, new.program = self.one_of(OTHERS)
+        both = dict(entry.server.services)
+        both[port] = replace(service, mates=(*service.mates, replace(new, mates=())))
+        entry.server.services[port] = new
+        entry.answers = [replace(entry.server, services=both)] * self.one_of((0, 1, 1, 3))
+
+    def workers(self) -> None:
+        entry = self.some_entry()
+        found = self.some_service(entry)
+        if found is not None:
+            found[1].workers = self.one_of((1, 2, 4, 3))
+            self.says(f"{found[1].workers} workers of {entry.host_id} {found[0]}")
+
+    def crash_loop(self) -> None:
+        """A service is another process in each look; now and then it is missing."""
+        entry, missing = self.some_entry(), self.one_of((99, 99, 4, 2))
+        found = self.some_service(entry)
+        if found is None:
+            return
+        port, service = found
+        self.says(f"crash loop of {entry.host_id} {port}")
+        for time in range(2 + self.pick(12)):
+            services = dict(entry.server.services)
+            services[port] = self.again(service)
+            if time % missing == missing - 1:
+                del services[port]
+            entry.answers.append(replace(entry.server, services=services))
+
+    def socket_activation(self) -> None:
+        """The first process holds the sockets of a service, or gives them to it."""
+        entry = self.some_entry()
+        found = self.some_service(entry)
+        if found is not None:
+            port, service = found
+            service.socket = service.pid if service.socket is None else service.socket
+            service.activated, service.pid = not service.activated, self.pid()
+            self.says(f"{'systemd' if service.activated else 'its service'} holds {entry.host_id} {port}")
+
+    def blind_looks(self) -> None:
+        """For some looks nobody's processes are shown, or not those of some ports, or no inodes."""
+        entry, what, times = self.some_entry(), self.pick(4), self.one_of((1, 1, 2, 5))
+        self.says(f"{entry.host_id} shows less {what} for {times}")
+        if what <= 1:
+            blind = replace(entry.server, privileged=False)
+        elif what == 2:
+            blind = replace(entry.server, hidden=frozenset({self.one_of(PORTS), self.one_of(PORTS)}))
+        else:
+            blind = replace(entry.server, inodes=False)
+        entry.answers = [blind] * times
+
     def reboot(self) -> None:
         entry = self.some_entry()
         server = entry.server
@@ -404,7 +582,8 @@ class World:
             if not (dead >> index & 1 and self.pick(2))
         ]
         apps = sorted({service.app for _, service in services if service.app})
-        server.services = {port: replace(service, pid=self.pid()) for port, service in services if not service.app}
+        server.services = {port: self.again(service) for port, service in services if not service.app}
+        server.late = {port: self.now + service.slow for port, service in services if service.slow and not service.app}
         late = [app for app in apps if self.pick(3) == 0]
         for app in apps:
             if app not in late:
@@ -423,12 +602,12 @@ class World:
         if server.start is not None:
             server.start += 1000
         server.inodes = self.pick(2) == 0
-        server.services = {port: replace(one, pid=self.pid()) for port, one in server.services.items()}
+        server.services = {port: self.again(one) for port, one in server.services.items()}
         if self.pick(2):
             server.services.pop(80, None)
 
     def other_tools(self) -> None:
-        server, what = self.some_entry().server, self.pick(4)
+        server, what = self.some_entry().server, self.pick(5)
         self.says("other tools")
         if what == 0:
             server.privileged = not server.privileged
@@ -436,6 +615,8 @@ class World:
             server.tool = self.one_of(("ss", "netstat-W", "netstat"))
         elif what == 2:
             server.versions = self.one_of(((2, 2), (1, 1)))
+        elif what == 4:
+            server.inodes = not server.inodes
         else:
             server.ephemeral, server.reserved = self.one_of(RANGES), self.one_of(RESERVED)
 
@@ -566,8 +747,18 @@ HAPPENINGS: tuple[Callable[[World], None], ...] = (
     *(World.app_is_installed,) * 2,
     *(World.app_restarts,) * 5,
     World.service_flaps,
-    World.reboot,
-    World.reboot,
+    *(World.owner_joins,) * 3,
+    *(World.owner_leaves,) * 3,
+    *(World.owner_is_replaced,) * 3,
+    *(World.owner_is_back,) * 2,
+    *(World.handover,) * 2,
+    World.workers,
+    World.crash_loop,
+    World.crash_loop,
+    World.socket_activation,
+    World.blind_looks,
+    World.blind_looks,
+    *(World.reboot,) * 3,
     World.container_restarts,
     World.other_tools,
     World.other_machine_answers,
@@ -598,22 +789,42 @@ def title(program: str | None, tool: str) -> str | None:
     return program if program not in PROGRAMS or tool == "ss" else f"{program}d"
 
 
-def listing_of(server: Server) -> Listing:
+def sockets_of(server: Server, port: int, service: Service) -> Iterator[Listener]:
+    """The sockets of one owner of a port."""
+    shown = server.privileged and port not in server.hidden
+    by_process = shown and service.program is not None
+    socket = service.pid if service.socket is None else service.socket
+    for worker in range(service.workers):
+        for index, address in enumerate(sorted(service.addresses)):
+            row = Listener(
+                "tcp6" if ":" in address else "tcp",
+                address,
+                port,
+                uid=service.uid if server.inodes else None,
+                inode=100 * socket + 10 * worker + index if server.inodes else None,
+            )
+            if service.activated and by_process:
+                yield replace(row, pid=1, program="systemd", comm="systemd" if server.versions == (2, 2) else None)
+            elif shown:
+                yield replace(
+                    row,
+                    pid=service.pid if by_process else None,
+                    program=title(service.program, server.tool),
+                    unit=service.unit,
+                    comm=program_of(service.program) if service.program and server.versions == (2, 2) else None,
+                )
+            else:
+                yield replace(row, unit=service.unit if server.socket_units else None)
+
+
+def listing_of(server: Server, now: datetime) -> Listing:
     """A complete answer of a machine."""
     listeners = tuple(
-        Listener(
-            "tcp6" if ":" in address else "tcp",
-            address,
-            port,
-            service.pid if server.privileged and service.program else None,
-            title(service.program, server.tool) if server.privileged else None,
-            uid=service.uid if server.inodes else None,
-            inode=10 * service.pid + index if server.inodes else None,
-            unit=service.unit if server.privileged else None,
-            comm=service.program if server.privileged and server.versions == (2, 2) else None,
-        )
+        row
         for port, service in sorted(server.services.items())
-        for index, address in enumerate(sorted(service.addresses))
+        if port not in server.late or server.late[port] <= now
+        for one in (service, *service.mates)
+        for row in sockets_of(server, port, one)
     )
     probe, reader = server.versions
     return Listing(

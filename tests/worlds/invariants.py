@@ -43,7 +43,10 @@ class Judged:
 class Story:
     """What was told and seen until now.
 
-    :param open: by port, what its alert is about
+    :param open: by port, what its alert is about; ``stable``: that it is not well since it flapped
+    :param begun: by port, the evidence clock when an owner was gone or it flapped; until that is surely over
+    :param firsts: hosts and times of looks that were told to be the first ones of a machine
+    :param held: by port, the evidence clock since which others have it
     :param unreachable: hosts that were called so
     :param shown: by port, the evidence clock of its host when an ok look last showed it, and ``whole`` with all binds
     :param flapping: by port or host, the clock when it was told that it flaps
@@ -52,6 +55,9 @@ class Story:
     """
 
     open: dict[Port, str] = field(default_factory=dict)
+    begun: dict[Port, float] = field(default_factory=dict)
+    firsts: set[tuple[str, datetime]] = field(default_factory=set)
+    held: dict[Port, float] = field(default_factory=dict)
     unreachable: set[str] = field(default_factory=set)
     shown: dict[Port, float] = field(default_factory=dict)
     whole: dict[Port, float] = field(default_factory=dict)
@@ -114,7 +120,7 @@ def unfounded_alerts(story: Story, judged: Judged) -> Iterator[str]:
             continue
         elif what == "down" and row[0] != "down" and not row[2]:
             yield f"down of {host_id} {port} is open, and its state is {row[0]}"
-        elif what == "down" and row[0] == "down" and shows(step, look, port):
+        elif what == "down" and row[0] == "down" and shows(step, look, port) and not _may_be_held(story, look, row):
             yield f"down of {host_id} {port} is open, and the last look shows it"
         elif what == "lost" and not row[2]:
             yield f"a lost bind of {host_id} {port} is open, and none is lost"
@@ -122,6 +128,18 @@ def unfounded_alerts(story: Story, judged: Judged) -> Iterator[str]:
         host = judged.state.get((host_id,))
         if (host_id, None) not in story.muted and (host is None or host[0] != "unreachable"):
             yield f"unreachable {host_id} is open, and its state is {host}"
+
+
+def _may_be_held(story: Story, look: Observation, row: tuple[Any, ...]) -> bool:
+    """Whether a port that listens may be down: others have it, as is known from the second look of a boot on."""
+    earlier = [other for at, (_, other) in story.looks[look.host_id].items() if at < look.observed_at]
+    before = max((other for other in earlier if other.listing), key=lambda other: other.observed_at, default=None)
+    other = before is None or _boot(before) != _boot(look) or (look.host_id, look.observed_at) in story.firsts
+    return bool(row[7]) or other
+
+
+def _boot(look: Observation) -> tuple[Any, ...]:
+    return (look.shows.boot_id, look.shows.netns, look.shows.pid1_start)
 
 
 def unfounded_ends(story: Story, judged: Judged) -> Iterator[str]:
@@ -174,14 +192,17 @@ def _unfounded_stable(story: Story, judged: Judged, event: Told, look: Observati
     if port is not None:
         clock = timedelta(seconds=judged.state[host_id,][5])
         row = judged.state.get((host_id, port))
-        if extra == "up" and not shows(None, look, port):
+        # One of many young random ports speaks for all of them. It is forgotten if it is not there itself.
+        if extra == "up" and not shows(None, look, port) and row is not None:
             yield f"stable {host_id} {port} is up, and the look does not show it"
-        if extra == "down" and (row is None or not (row[0] == "down" or row[2])):
-            yield f"stable {host_id} {port} is down, and its state is {row}"
+        if extra == "down" and row is None:  # one that is up may have lost a bind or an owner
+            yield f"stable {host_id} {port} is down, and it is not known"
     elif (extra == "ok") != (look.outcome is Outcome.OK):
         yield f"stable {host_id} is {extra}, and the look is {look.outcome}"
-    closed = (at, "retired", host_id, port, "") in judged.told
-    if since is not None and clock - since < window and not closed:
+    closed = any((at, "retired", host_id, port, extra) in judged.told for extra in ("", "young"))
+    # A port that is missing for some runs is down at the end of them, and that is no change any more.
+    missing = (Defaults(**judged.step.settings).down_after - 1) * LONG if port is not None else timedelta(0)
+    if since is not None and clock - since < window - missing and not closed:
         yield f"stable {host_id} {port} after {clock - since} of evidence, at {at}"
 
 
@@ -207,10 +228,13 @@ def _is_named(story: Story, judged: Judged, event: Told, look: Observation | Non
         and (host_id, port) not in judged.state
     ):
         return True  # it may have moved
-    settings = Defaults(**judged.step.settings)
-    last = story.whole if shows(judged.step, look, port) else story.shown
-    absent = judged.state[host_id,][5] - last.get((host_id, port), 0.0)
-    return bool(absent >= settings.retire_after.total_seconds())
+    settings, clock = Defaults(**judged.step.settings), judged.state[host_id,][5]
+    retire_after, mature_after = settings.retire_after.total_seconds(), settings.mature_after.total_seconds()
+    if shows(None, look, port):
+        since = min(story.whole.get((host_id, port), 0.0), story.begun.get((host_id, port), clock))
+        return bool(clock - since >= retire_after or clock - story.held.get((host_id, port), clock) >= mature_after)
+    enough = min(mature_after, retire_after) if event[4] == "young" else retire_after
+    return bool(clock - story.shown.get((host_id, port), 0.0) >= enough)
 
 
 def shows(step: Step | None, look: Observation | None, port: int) -> bool:
@@ -265,6 +289,8 @@ def _fold(story: Story, judged: Judged) -> None:
         # An entry went on with the state, and the messages, of another one.
         story.shown.clear()
         story.whole.clear()
+        story.begun = {(key[0], key[1]): 0.0 for key in judged.state if len(key) == 2}
+        story.held = dict.fromkeys(story.begun, 0.0)
         story.muted |= {(key[0], key[1] if len(key) == 2 else None) for key in judged.state}
     story.known = set(judged.state)
     for at, kind, host_id, port, extra in judged.told:
@@ -277,32 +303,49 @@ def _fold(story: Story, judged: Judged) -> None:
                 story.muted.add((host_id, port))
             elif kind not in ("unscanned", "scanned"):
                 story.muted.discard((host_id, port))
+        if kind in ("rebooted", "own_machine"):
+            story.firsts.add((host_id, at))
         if port is None:
             _fold_host(story, kind, host_id, extra)
             continue
         if kind in ENDS_OF_PORTS or (kind == "stable" and extra == "up"):
             story.open.pop((host_id, port), None)
             story.flapping.pop((host_id, port), None)
-        elif kind in ("down", "flapping"):
+        elif kind in ("down", "flapping", "stable"):
             story.open[host_id, port] = kind
-        elif kind == "stable":
-            story.open[host_id, port] = "down"
-        elif kind == "rebound" and extra:
+        elif kind == "crash_looping":
+            story.open[host_id, port] = "flapping"
+        elif kind == "owner_gone":
+            story.open[host_id, port] = "owner"
+        elif kind == "rebound" and extra and story.open.get((host_id, port)) != "owner":
             story.open[host_id, port] = "lost"
-        if kind == "flapping":
+        if extra == "owner" or kind == "down":
+            story.begun.pop((host_id, port), None)
+        elif kind in ("flapping", "crash_looping", "owner_gone"):
+            story.begun.setdefault((host_id, port), judged.state[host_id,][5])
+        if kind in ("flapping", "crash_looping"):
             story.flapping[host_id, port] = timedelta(seconds=judged.state[host_id,][5])
     for look in judged.step.looks:
         host = judged.state.get((look.host_id,))
         if look.listing is not None and host is not None and host[2] == look.observed_at:
             for port in {one.port for one in look.listing.listeners}:
-                if shows(judged.step, look, port):
+                row = judged.state.get((look.host_id, port), ("", False, ()))
+                if shows(judged.step, look, port) and row[0] != "down":
                     story.shown[look.host_id, port] = host[5]
-                    if not judged.state.get((look.host_id, port), ("", False, ()))[2]:
+                    if not row[2]:
                         story.whole[look.host_id, port] = host[5]
+            for key in [key for key in story.held if key[0] == look.host_id]:
+                if not judged.state.get(key, ("",) * 8)[7]:
+                    del story.held[key]
+            for key, row in judged.state.items():
+                if len(key) == 2 and key[0] == look.host_id and row[7]:
+                    story.held.setdefault((key[0], key[1]), host[5])
             if (look.observed_at, "answers_discarded", look.host_id, None, "") in judged.told:
                 for port_key in story.shown.keys() | story.whole.keys():
                     if port_key[0] == look.host_id:
                         story.shown[port_key] = story.whole[port_key] = 0.0
+                story.held |= {key: 0.0 for key in story.held if key[0] == look.host_id}
+                story.begun |= {key: 0.0 for key in story.begun if key[0] == look.host_id}
 
 
 def _fold_host(story: Story, kind: str, host_id: str, extra: str) -> None:

@@ -122,8 +122,14 @@ def told_of(event: Event) -> Told | None:
     extra = ""
     if event.kind is EventKind.REBOUND and event.details.get("severe"):
         extra = "severe"
-    elif event.kind in (EventKind.FLAPPING, EventKind.STABLE):
+    elif event.kind in (EventKind.FLAPPING, EventKind.CRASH_LOOPING, EventKind.STABLE):
         extra = str(event.details["state"])
+    elif event.kind is EventKind.RECOVERED and event.details.get("part") == "owner":
+        extra = "owner"
+    elif event.kind is EventKind.REPLACED and event.details.get("taken"):
+        extra = "taken"
+    elif event.kind in (EventKind.DOWN, EventKind.RETIRED) and event.details.get("young"):
+        extra = "young"
     elif event.kind is EventKind.UNREACHABLE and event.details.get("never"):
         extra = "warning"
     return (event.at, event.kind.value, event.host_id, event.port, extra)
@@ -151,6 +157,7 @@ def snapshot_of(known: Iterable[HostState], ports: Iterable[Port], opened: Mappi
             tuple(sorted(port.programs)),
             tuple(sorted(port.pids)),
             port.hidden_since is not None,
+            bool(port.holders),
         )
     return found
 

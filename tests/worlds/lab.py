@@ -108,12 +108,19 @@ class LabHost:
         return (self.folder / "boot_id").read_text().strip()
 
     def start_service(
-        self, port: int, name: str = "python3", *, addresses: tuple[str, ...] = ("0.0.0.0",), unit: str | None = None
+        self,
+        port: int,
+        name: str = "python3",
+        *,
+        addresses: tuple[str, ...] = ("0.0.0.0",),
+        unit: str | None = None,
+        key: int | None = None,
     ) -> int:
         """Listen on a port in a process of its own, as the login user, with ``name`` as argv[0].
 
         :param addresses: to bind
         :param unit: systemd unit that it looks to be of; only where there is a :func:`unit_root`
+        :param key: by which :meth:`kill_service` knows it, if another service has the port too
         :returns: its pid
         """
         join = ""
@@ -134,7 +141,7 @@ class LabHost:
         )
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "ready", f"{self.name}: nothing listens on {port}"
-        self.services[port] = process
+        self.services[port if key is None else key] = process
         return process.pid
 
     def kill_service(self, port: int) -> None:

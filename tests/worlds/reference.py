@@ -3,7 +3,8 @@
 Written from the contract alone, one look at one host at a time, in plain Python. It is slow and knows neither
 pandas nor a database. Nothing here is shared with the engine but the types of :mod:`portmon.model` and the
 matching of rules. This module has the monitor, the fleet, the hosts and their machines; the ports are in
-:mod:`tests.worlds.reference_ports`, and what is remembered of both in :mod:`tests.worlds.reference_rows`.
+:mod:`tests.worlds.reference_ports`, those of one owner that come and go in :mod:`tests.worlds.reference_young`, who holds them in :mod:`tests.worlds.reference_owners`, which are watched in
+:mod:`tests.worlds.reference_watching`, and what is remembered of all in :mod:`tests.worlds.reference_rows`.
 
 ``tests/engine/test_random.py`` compares it with the engine, ``tests/engine/test_model.py`` with the whole pipeline: the
 events of each run (time, kind, host, port, and what :data:`Told` says besides) and :meth:`Reference.snapshot` after it.
@@ -29,8 +30,10 @@ from typing import Any
 
 from portmon.engine.rules import RuleSet
 from portmon.model.host import Host
-from portmon.model.observation import Listing, Observation, Outcome
-from tests.worlds.reference_ports import Ports, Sight
+from portmon.model.observation import Listener, Listing, Observation, Outcome
+from tests.worlds.reference_looks import Sight
+from tests.worlds.reference_owners import units_of_many, without_init
+from tests.worlds.reference_ports import Ports
 from tests.worlds.reference_rows import (
     DAY,
     FEW,
@@ -58,7 +61,7 @@ MANY = 5
 """More hosts than these that are not scanned are one event of the monitor."""
 NO_MESSAGES = ("baseline", "duplicate", "probe_outdated", "answers_discarded")
 ENDS = {"host_key": "host_key_restored", "foreign": "own_machine"}
-ALWAYS = ("retired", *ENDS.values(), "scanned")
+ALWAYS = ("retired", *ENDS.values(), "scanned", "owners_shown")
 """What begins there is told only if there is room for its end."""
 BEGINS = {"host_key": "host_key_changed", "foreign": "foreign_machine"}
 
@@ -221,9 +224,9 @@ class Reference(Ports):
         for host_id, host in self.hosts.items():
             if host.last_evaluated_at is not None and host.last_evaluated_at >= oldest:
                 host.last_evaluated_at = oldest - TICK  # so that the looks of the run are judged
-            rows: list[Any] = [host, *self.ports[host_id].values()]
+            rows: list[Any] = [host, *host.subjects.values(), *self.ports[host_id].values()]
             if host.kept is not None:
-                rows += [host.kept.host, *host.kept.ports.values()]
+                rows += [host.kept.host, *host.kept.host.subjects.values(), *host.kept.ports.values()]
             for row in rows:
                 cap_times(row, newest)
         if self.fleet is not None:
@@ -337,6 +340,7 @@ class Reference(Ports):
         for host_id in those:
             host = self.hosts[host_id]
             if not host.told_unscanned and self._has_room(host, now, 2):
+                self._hides_untold(host_id, host, now)
                 host.told_unscanned = self._tell_host(host_id, now, "unscanned")
 
     def _is_not_scanned(self, host_id: str, host: HostRow, now: datetime) -> bool:
@@ -349,12 +353,34 @@ class Reference(Ports):
     def _greater_is_open(host: HostRow) -> bool:
         return bool(host.told_greater) or (bool(host.told_reach) and host.status == "unreachable")
 
+    # ── hosts that hide who listens ─────────────────────────────────────────────────────────────
+
+    def _judge_who_is_shown(self, host_id: str, host: HostRow, look: Listing, at: datetime) -> None:
+        """Of an ok look of the host itself: whether it shows processes of others than the one who looks."""
+        if any(is_of_another(one, look) for one in look.listeners):
+            host.showed_owners, host.hiding_looks = True, 0
+        elif host.showed_owners and any(one.pid is None for one in look.listeners):
+            host.hiding_looks = min(host.hiding_looks + 1, self.settings.unreachable_after)
+        if host.hiding_looks == 0:
+            self._hides_untold(host_id, host, at)
+        elif host.hiding_looks < self.settings.unreachable_after or host.told_hidden:
+            return
+        elif self._has_room(host, at, 2):
+            host.told_hidden = self._tell_host(host_id, at, "owners_hidden")
+
+    def _hides_untold(self, host_id: str, host: HostRow, at: datetime) -> None:
+        """It does not hide them any more, or more than that is wrong."""
+        if host.told_hidden:
+            self._tell_host(host_id, at, "owners_shown")
+        host.told_hidden = False
+
     # ── one host ────────────────────────────────────────────────────────────────────────────────
 
     def _failed(self, look: Observation, *, suppressed: bool) -> None:
         host, at = self.hosts[look.host_id], look.observed_at
         if is_host_key(look):
             host.key_changed = True
+            self._hides_untold(look.host_id, host, at)
             self._show_greater(look.host_id, host, at)
         if host.foreign:  # then it is no failure of the host
             return
@@ -369,6 +395,7 @@ class Reference(Ports):
 
     def _becomes_unreachable(self, host_id: str, host: HostRow, at: datetime) -> None:
         host.status = "unreachable"
+        self._hides_untold(host_id, host, at)
         host.changes.add(host.tried, self.window)
         if host.covered or host.changes.flapping:
             return
@@ -438,8 +465,8 @@ class Reference(Ports):
 
     def _ok(self, look: Observation) -> bool:
         """One ok look. Whether it was the first of its host."""
-        host_id, at, seen = look.host_id, look.observed_at, look.listing
-        assert seen is not None
+        assert look.listing is not None
+        host_id, at, seen = look.host_id, look.observed_at, without_init(look.listing)
         was_covered = self.hosts[host_id].covered
         self._take_over(host_id, at, seen)
         host = self.hosts[host_id]
@@ -459,6 +486,7 @@ class Reference(Ports):
         if first_of_all:
             self._tell_host(host_id, at, "baseline")
         changed = self._host_is_well(host_id, host, at, rebooted=first, was_covered=was_covered)
+        self._judge_who_is_shown(host_id, host, look.listing, at)
         host.evidence = evidence
         if first:
             self._reboots(host, at, before)
@@ -500,7 +528,9 @@ class Reference(Ports):
         if not first and seen.probe == 1 and (host.versions is None or host.versions[0] != 1):
             self._tell_host(host_id, look.observed_at, "probe_outdated")
         rules = self._rules_of(host_id)
-        watched = self._watched_ports(host_id, seen)
+        host.many |= units_of_many(seen.listeners)
+        other_rules = host.rules not in (None, rules)
+        watched, denied = self._watched_ports(host_id, seen, other_rules=other_rules)
         if first:
             host.late = host.shown
         self._judge_ports(
@@ -512,12 +542,16 @@ class Reference(Ports):
                 look.confirmed,
                 first,
                 learning,
-                host.rules not in (None, rules),
+                other_rules,
+                host.boot,
+                host.grace_until is not None and look.observed_at < host.grace_until,
+                host.many,
                 frozenset(self.inventory[host_id].declared),
                 seen.ephemeral,
                 seen.reserved,
                 frozenset(one.unit for one in seen.listeners if one.unit is not None),
                 watched,
+                denied,
             )
         )
         host.shown, host.late = frozenset(watched), host.late - watched.keys()
@@ -576,6 +610,7 @@ class Reference(Ports):
         there = [port for port in self.ports[host_id].values() if port.seen_once and port.seen_clock == host.evidence]
         inodes = frozenset().union(*(port.inodes for port in there))
         pids = frozenset().union(*(port.pids for port in there))
+        look = without_init(look)
         pairs = [(before, now) for before, now in ((inodes, inodes_of(look)), (pids, pids_of(look))) if before and now]
         return bool(pairs) and not any(before & now for before, now in pairs)
 
@@ -615,9 +650,11 @@ class Reference(Ports):
     def _answers_as_another(self, host_id: str, host: HostRow, at: datetime) -> None:
         if not host.foreign:
             host.foreign, host.foreign_since = True, at
+            self._hides_untold(host_id, host, at)
         self._show_greater(host_id, host, at)
 
     def _reboots(self, host: HostRow, at: datetime, before: tuple[HostRow, dict[int, PortRow]] | None) -> None:
+        host.boot, host.booted_at = host.boot + 1, at
         if host.grace_until is None or at >= host.grace_until:
             host.grace_until = at + self.settings.reboot_grace
         host.kept = None
@@ -648,6 +685,9 @@ class Reference(Ports):
             then.told_reach, then.changes = now.told_reach, now.changes
         then.foreign, then.key_changed, then.told_greater = False, False, now.told_greater
         then.unscanned, then.told_unscanned = now.unscanned, now.told_unscanned
+        if now.told_hidden and not then.told_hidden:
+            self._tell_host(host_id, at, "retired")
+        then.told_hidden &= now.told_hidden
         then.known_since, then.messages, then.last_try_at = now.known_since, now.messages, now.last_try_at
         self._restore_ports(host_id, kept.ports, at)
         self.hosts[host_id] = then
@@ -696,6 +736,7 @@ class Reference(Ports):
         row.tried, row.last_counted_try_at = new.tried, new.last_counted_try_at
         row.changes, row.told_reach = new.changes, new.told_reach
         row.unscanned, row.told_unscanned, row.last_try_at = new.unscanned, new.told_unscanned, new.last_try_at
+        row.told_hidden = new.told_hidden
         row.told_greater, row.foreign, row.key_changed = new.told_greater, False, False
         row.messages = sorted(row.messages + new.messages)
         self.hosts[host_id] = row
@@ -728,11 +769,11 @@ class Reference(Ports):
             host = self.hosts.get(host_id)
             if host is None or host.left_at is not None:
                 continue
-            for told in (host.told_greater, host.told_reach, host.told_unscanned):
+            for told in (host.told_greater, host.told_reach, host.told_unscanned, host.told_hidden):
                 if told:
                     self._tell_host(host_id, now, "retired")
             host.told_greater = host.told_reach = ""
-            host.unscanned = host.told_unscanned = host.foreign = host.key_changed = False
+            host.unscanned = host.told_unscanned = host.told_hidden = host.foreign = host.key_changed = False
             host.changes.forget()
             host.left_at = now
             for number, port in sorted(self.ports[host_id].items()):
@@ -753,7 +794,7 @@ class Reference(Ports):
         """State of hosts and ports, as far as the engine must have the same.
 
         ``(host id,)``: status, failures, last ok look, foreign, sharing, evidence clock in seconds; of hosts that were
-        tried. ``(host id, port)``: status, flapping, lost binds, addresses, programs, pids, hidden.
+        tried. ``(host id, port)``: status, flapping, lost binds, addresses, programs, pids, hidden, held by others.
         """
         found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         for host_id, host in self.hosts.items():
@@ -770,12 +811,13 @@ class Reference(Ports):
             for number, port in self.ports[host_id].items():
                 found[(host_id, number)] = (
                     port.status,
-                    port.presence.flapping,
+                    port.presence.flapping or self._speaks_for(host_id, number) is not None,
                     tuple(sorted(port.lost)),
                     tuple(sorted(port.addresses)),
                     tuple(sorted(port.programs)),
                     tuple(sorted(port.pids)),
                     port.hidden_since is not None,
+                    bool(port.holders),
                 )
         return found
 
@@ -808,6 +850,13 @@ def is_most(some: set[str], of_all: set[str]) -> bool:
 
 def never_answered(host: HostRow) -> str:
     return "warning" if host.last_ok_at is None else ""
+
+
+def is_of_another(one: Listener, look: Listing) -> bool:
+    """Whether the process of a listener is shown, and one could see it only by the rights to see all."""
+    if one.pid is None:
+        return False
+    return look.uid == 0 or (None not in (one.uid, look.uid) and one.uid != look.uid)
 
 
 def inodes_of(look: Listing) -> frozenset[int]:

@@ -3,85 +3,43 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from portmon.engine.rules import RuleSet, Subject
 from portmon.matching import bind_scopes
-from portmon.model.host import Host
-from portmon.model.observation import Listener, Listing
-from portmon.probe.compare import program_of
-from tests.worlds.reference_rows import FEW, HOUR, MOST, Changes, HostRow, PortRow, Settings, Told, told_today
+from tests.worlds.reference_looks import Seen, Sight, all_names, containers, is_ephemeral, reaches, services, titles
+from tests.worlds.reference_owners import (
+    Circumstances,
+    Owner,
+    Verdict,
+    holders,
+    in_another_boot,
+    is_recovered,
+    judge,
+    recover,
+    taken_over,
+)
+from tests.worlds.reference_rows import FEW, HOUR, MOST, ZERO, Changes, PortRow, Settings, Told, told_today
+from tests.worlds.reference_young import Young
 
 NOTES = ("restarted", "moved")
 """Kinds of events that are no messages."""
 NOTICES = ("new", "replaced", "restarted", "rebound")
 """Nothing begins or ends with them, unless a rebound is severe."""
-HALF_OF_ALL_PORTS = 32768
-"""Numbers, and the lowest one that counts as ephemeral where the range spans more numbers than that."""
-OF_RPC = range(512, 1024)
-"""Where programs of RPC take any free port that only root may bind."""
 FORWARDERS = {"docker-proxy", "rootlessport", "kube-proxy", "sshd"}
 """They listen for others: that one of their ports came says nothing of one that is gone."""
 
 
-@dataclass
-class Seen:
-    """One port in one look."""
-
-    addresses: frozenset[str]
-    programs: frozenset[str]
-    pids: frozenset[int]
-    inodes: frozenset[int]
-    uids: frozenset[int]
-    units: frozenset[str]
-    comms: frozenset[str]
-    listed: bool
-    """An allow rule named the port or its program."""
-
-
-@dataclass
-class Sight:
-    """One ok look at one host, while its row is still as it was before, but for its evidence clock.
-
-    :param first: of another boot
-    :param learning: another version of probe or reader than before
-    :param other_rules: than in the ok look before
-    """
-
-    host_id: str
-    at: datetime
-    clock: timedelta
-    tool: str
-    confirmed: bool
-    first: bool
-    learning: bool
-    other_rules: bool
-    declared: frozenset[int]
-    ephemeral: tuple[int, int]
-    reserved: tuple[tuple[int, int], ...]
-    units: frozenset[str]
-    """Of all listeners, before any rule."""
-    seen: dict[int, Seen]
-
-
-class Ports:
+class Ports(Young):
     """What follows from looking at the ports of a host."""
 
-    hosts: dict[str, HostRow]
-    ports: dict[str, dict[int, PortRow]]
-    inventory: Mapping[str, Host]
-    rules: RuleSet
     settings: Settings
     half: timedelta
     window: timedelta
-    prune_after: timedelta
     accepted: Mapping[tuple[str, str, int], datetime]
-    jumped: bool
     _events: list[Told]
 
     # ── messages ────────────────────────────────────────────────────────────────────────────────
@@ -89,21 +47,23 @@ class Ports:
     def _tell_port(self, port: PortRow, host_id: str, at: datetime, kind: str, number: int, extra: str = "") -> bool:
         """An event, unless too many messages of the port were told today. What closes an alert for good always is."""
         today = told_today(port.messages, at)
-        if kind in NOTICES and not extra:
+        if kind in NOTICES and extra in ("", "taken"):
             if today >= FEW:
                 return False
         elif today >= MOST and kind not in ("retired", "unwatched", "moved"):
             return False
-        if kind not in NOTES:
+        if kind not in NOTES and not (kind == "retired" and extra == "young"):
             port.messages = [then for then in port.messages if told_today([then], at)] + [at]
-        if kind in ("down", "flapping"):
-            port.alert = kind
-        elif kind == "rebound" and extra:
-            port.alert = "lost"
+        if kind == "down":
+            port.alert = "down"
+        elif kind in ("flapping", "crash_looping"):
+            port.alert = "flapping"
+        elif kind == "owner_gone" or (kind == "rebound" and extra):
+            port.alert = "owner" if port.gone else "lost"
         elif kind == "stable":
             port.alert = "down" if extra == "down" else ""
         elif kind in ("recovered", "retired", "unwatched"):
-            port.alert = ""
+            port.alert = port.partial_fault  # of two faults the other one goes on
         self._events.append((at, kind, host_id, number, extra))
         return True
 
@@ -117,46 +77,83 @@ class Ports:
         if len(changes.times) < self.settings.flap_threshold and today < FEW:
             self._tell_port(port, look.host_id, look.at, kind, number, extra)
             return
-        changes.flapping, port.alert = True, "flapping"  # an end of it closes what was told before
-        self._tell_port(port, look.host_id, look.at, "flapping", number, up_or_down(port))
+        self._flaps(port, changes, look, "flapping", number)
 
-    def _presence_changed(self, port: PortRow, look: Sight, kind: str, number: int) -> None:
-        """A down or recovered of the port. Its new state is in the row already."""
-        port.presence.add(look.clock, self.window)
+    def _flaps(self, port: PortRow, changes: Changes, look: Sight, kind: str, number: int) -> None:
+        changes.flapping, port.alert = True, "flapping"  # an end of it closes what was told before
+        self._tell_port(port, look.host_id, look.at, kind, number, up_or_down(port))
+
+    def _presence_changed(
+        self, port: PortRow, look: Sight, kind: str, number: int, extra: str = "", *, counts: bool = True
+    ) -> None:
+        """A down or recovered of the port. Its new state is in the row already.
+
+        :param counts: it is a change, and not only the message of one that was counted before
+        """
+        if self._subject is not None:
+            changes = self._one_ends if kind == "down" else self._one_returns
+            changes(self._subject, port, look, number)
+            return
+        if counts:
+            port.presence.add(look.clock, self.window)
         if kind == "recovered" and not port.alert and len(port.presence.times) < self.settings.flap_threshold:
             return  # a person, a rule or the CMDB closed its alert
-        self._tell_change(port, port.presence, look, kind, number)
+        self._tell_change(port, port.presence, look, kind, number, extra)
 
-    def _binds_changed(self, port: PortRow, look: Sight, kind: str, number: int, extra: str = "") -> None:
-        """A loss or a recovery of binds; silent while the port itself comes and goes."""
-        port.binds.add(look.clock, self.window)
+    def _presence_changed_silently(self, port: PortRow, look: Sight, number: int, *, restart: bool = False) -> None:
+        """A change that has no message of its own: a miss, being back from it, a restart."""
+        if self._subject is not None:
+            return
+        port.presence.add(look.clock, self.window)
+        if restart:
+            port.restarts.add(look.clock)
+        if port.presence.flapping or len(port.presence.times) < self.settings.flap_threshold:
+            return
+        restarts_alone = port.restarts.issuperset(port.presence.times)
+        self._flaps(port, port.presence, look, "crash_looping" if restarts_alone else "flapping", number)
+
+    def _parts_changed(
+        self, port: PortRow, look: Sight, kind: str, number: int, extra: str = "", *, counts: bool = True
+    ) -> None:
+        """A loss or a recovery of binds or owners; silent while the port itself comes and goes.
+
+        :param counts: it is the first one of this look
+        """
+        if counts:
+            port.parts.add(look.clock, self.window)
         if port.presence.flapping or (kind == "recovered" and not port.alert):
             return
-        self._tell_change(port, port.binds, look, kind, number, extra)
+        if port.gone and kind != "owner_gone":
+            return  # that an owner is gone says more than what becomes of a bind
+        self._tell_change(port, port.parts, look, kind, number, extra)
 
     def _may_be_stable(self, port: PortRow, look: Sight, number: int) -> None:
         """Of a port that did not change in this look."""
         if look.first or told_today(port.messages, look.at) >= MOST:
             return
-        for changes in (port.presence, port.binds):
+        subject = self._speaks_for(look.host_id, number)
+        if subject is not None:
+            self._all_may_be_stable(subject, port, look, number)
+            return
+        for changes in (port.presence, port.parts):
             if not changes.flapping or not changes.still(look.clock, self.window):
                 continue
-            if changes is port.binds and (port.status == "down" or port.presence.flapping):
+            if changes is port.parts and (port.status == "down" or port.presence.flapping):
                 return  # what is told of the port itself comes first
             changes.forget()
-            if port.binds.flapping and port.binds.still(look.clock, self.window):
-                port.binds.forget()
+            if port.parts.flapping and port.parts.still(look.clock, self.window):
+                port.parts.forget()
             self._tell_port(port, look.host_id, look.at, "stable", number, up_or_down(port))
             return
 
-    def _notice(self, port: PortRow, look: Sight, kind: str, number: int) -> None:
+    def _notice(self, port: PortRow, look: Sight, kind: str, number: int, extra: str = "") -> None:
         """Of what is only worth a notice the first few of a kind; then silence until there was none for the window."""
         earlier = port.notices.get(kind, [])
         if earlier and look.clock - earlier[-1] >= self.window:
             earlier = []
         if len(earlier) < self.settings.flap_threshold:
             earlier = [then for then in earlier if look.clock - then < self.window]
-            self._tell_port(port, look.host_id, look.at, kind, number)
+            self._tell_port(port, look.host_id, look.at, kind, number, extra)
         port.notices[kind] = [*earlier, look.clock]
 
     # ── one look ────────────────────────────────────────────────────────────────────────────────
@@ -168,13 +165,21 @@ class Ports:
         hidden = {number for number, port in ports.items() if self._is_hidden(look, number, port)}
         for number in sorted(hidden):
             self._hide(look, number, ports[number])
+        for number in sorted(look.denied & ports.keys() - hidden - look.declared):
+            if not ports[number].owners:
+                hidden.add(number)  # who has it was never known, and now it turns out
+                if ports[number].alert:
+                    self._tell_port(ports[number], look.host_id, look.at, "unwatched", number)
+                del ports[number]
         moved_to = self._moves(look, hidden)
-        for number in sorted((ports.keys() | look.seen.keys() | look.declared) - hidden):
+        for number in self._in_order(look, (ports.keys() | look.seen.keys() | look.declared) - hidden):
             port = ports.get(number)
             if port is None:
                 self._unknown(look, number, moved_to.get(number))
             else:
                 self._known(look, number, port)
+            self._is_done(look, number)
+        self._all_are_done(look.host_id)
         self._count_the_rest(told_before, look)
 
     def _unknown(self, look: Sight, number: int, old: PortRow | None) -> None:
@@ -194,60 +199,84 @@ class Ports:
             return
         seen = look.seen[number]
         was_there = host.last_ok_at is None or look.learning or number in host.listening
-        port = PortRow("up", look.at, at_baseline=was_there, declared=declared)
+        port = PortRow("up", look.at, at_baseline=was_there, declared=declared, seen_boot=look.boot)
+        port.owners = list(seen.view.owners)
+        port.young_since = None if self._is_mature_from_the_start(look, number, seen) else look.clock
+        take(port, seen, look)
         self.ports[look.host_id][number] = port
         of_a_service = host.last_ok_at is None and bool(services(seen.units))
         waits = is_ephemeral(look, number, seen) and not (seen.listed or declared or of_a_service)
         if old is not None:
-            port.first_seen = old.first_seen
+            port.first_seen, port.young_since = old.first_seen, old.young_since
+            port.boots, port.seen_boot = old.boots, old.seen_boot
+            self._grows_up(port, look, number, seen)
+            self._note_boot(port, look)
         elif waits and self.settings.ephemeral_after > 1:
             port.status, port.streak, port.counted_at = "candidate", 1, look.at
         elif not was_there:
-            self._tell_port(port, look.host_id, look.at, "new", number)
-        take(port, seen, look)
+            self._tell_new(port, look, number)
 
     def _known(self, look: Sight, number: int, port: PortRow) -> None:
         """A port that is remembered and watched."""
         resumed = port.hidden_since is not None
         port.hidden_since, port.hidden_looks = None, 0
+        self._grows_up(port, look, number, look.seen.get(number))
+        self._begins(look, number, port)
         if look.first:
             self._known_in_another_boot(look, number, port)
             return
+        undeclared = port.declared and number not in look.declared
         other_view = look.learning or look.other_rules or port.declared != (number in look.declared)
         port.declared = number in look.declared
         if number not in look.seen:
             self._known_and_missing(look, number, port, confirmed=look.confirmed or resumed or port.paused)
             return
         seen = look.seen[number]
-        was_candidate = port.status == "candidate"
-        self._hide_binds(look, number, port)
-        if was_candidate:
+        if port.status != "down" or is_its_own(port, seen, look):  # else nothing is seen of its own addresses
+            self._hide_binds(look, number, port, changed=look.other_rules or undeclared or resumed)
+        if port.status == "candidate":
+            port.owners = taken_over(port.owners, seen.view, look.many).owners
+            take(port, seen, look)
             self._candidate_again(port, look, number)
-        elif port.status == "up":
-            self._up_again(port, look, number, seen, other_view=other_view)
         else:
-            self._back(port, look, number, seen)
-        if port.paused and not was_candidate:
-            self._lost_again(port, look, number, seen)
-        self._take_binds_and_owners(port, look, seen, was_candidate=was_candidate)
+            again = self._up_again if port.status == "up" else self._back
+            verdict = again(port, look, number, seen, other_view=other_view)
+            if port.status == "down":
+                return  # others have it, and what is known is of its own owners
+            if port.paused:
+                self._lost_again(port, look, number, seen, verdict)
+            self._take_binds(port, look, seen, verdict)
+        self._grows_up(port, look, number, seen)
 
     def _known_in_another_boot(self, look: Sight, number: int, port: PortRow) -> None:
         """Only what is back is told; new ports, owners and binds are judged in the next look."""
         port.declared = number in look.declared
         if number in look.seen:
+            seen = look.seen[number]
             if port.status == "down":
+                if not is_its_own(port, seen, look):
+                    return  # the next look says who has it
                 self._up_from_down(port, look, number)
             if port.status == "up":
-                port.misses, port.counted_at, port.grace_until = 0, None, None
-            if not port.seen_once:  # nothing is known that the next look could be compared with
-                take(port, look.seen[number], look)
-            port.pids = look.seen[number].pids or port.pids
-            port.inodes = look.seen[number].inodes or port.inodes
+                self._back_from_misses(port, look, number)
+                port.grace_until = None
+            self._note_boot(port, look)
+            if port.seen_once:
+                port.owners = in_another_boot(port.owners, seen.view, look.many)
+            else:  # nothing is known that the next look could be compared with
+                port.owners = list(seen.view.owners)
+                take(port, seen, look)
+            port.pids = seen.pids or port.pids
+            port.inodes = seen.inodes or port.inodes
             port.seen_once, port.seen_clock = True, look.clock
+            self._grows_up(port, look, number, seen)
         elif port.status == "candidate" and number not in look.declared:
             del self.ports[look.host_id][number]
         elif port.status == "up" and port.grace_until is None:
-            port.grace_until = self.hosts[look.host_id].grace_until
+            host, usual = self.hosts[look.host_id], self.settings.reboot_grace
+            assert host.grace_until is not None
+            takes = max(port.boots, default=ZERO) * 1.5
+            port.grace_until = host.grace_until + max(takes - usual, ZERO)
 
     def _known_and_missing(self, look: Sight, number: int, port: PortRow, *, confirmed: bool) -> None:
         if port.status == "candidate":
@@ -262,21 +291,18 @@ class Ports:
         else:
             self._down_and_missing(port, look, number)
 
-    def _take_binds_and_owners(self, port: PortRow, look: Sight, seen: Seen, *, was_candidate: bool) -> None:
+    def _take_binds(self, port: PortRow, look: Sight, seen: Seen, verdict: Verdict) -> None:
         before = port.addresses
-        waits = (
-            not was_candidate
-            and not look.learning
-            and self._addresses_compare(look)
-            and self._waits_for_binds(port, look, seen)
-        )
+        waits = not look.learning and self._addresses_compare(look) and self._waits_for_binds(port, look, seen, verdict)
         take(port, seen, look)
         if waits:
             port.addresses = before
 
     def _count_the_rest(self, told_before: int, look: Sight) -> None:
         """Of more than 200 notices of one look those of the highest ports are one event."""
-        notices = [event for event in self._events[told_before:] if event[1] in (*NOTICES, "moved") and not event[4]]
+        notices = [
+            event for event in self._events[told_before:] if event[1] in (*NOTICES, "moved") and event[4] != "severe"
+        ]
         if len(notices) <= 200:
             return
         for event in sorted(notices, key=lambda event: event[3] or 0)[200:]:
@@ -301,133 +327,313 @@ class Ports:
         port.status, port.status_since = "up", look.at
         port.streak, port.counted_at = 0, None
         if not port.at_baseline:
-            self._tell_port(port, look.host_id, look.at, "new", number)
+            self._tell_new(port, look, number)
 
-    def _up_again(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> None:
-        port.misses, port.counted_at = 0, None
-        if not port.presence.flapping and not other_view:
-            if other_program(port, seen, look.tool):
-                self._notice(port, look, "replaced", number)
-            elif port.pids and seen.pids and not port.pids & seen.pids and port.grace_until is None:
-                self._notice(port, look, "restarted", number)
-        changed = False
+    def _up_again(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> Verdict:
+        was_missing = self._back_from_misses(port, look, number)
+        if other_view:
+            verdict = taken_over(port.owners, seen.view, look.many)
+        else:
+            verdict = judge(port.owners, seen.view, self._circumstances(look))
+        were_gone = bool(port.gone)
+        if verdict.taken and not other_view and port.presence.flapping:
+            self._is_taken(port, look, seen)
+            return verdict
+        one_boot = port.seen_boot == look.boot and port.grace_until is None
+        if verdict.same and not other_view and one_boot and is_restarted(port, seen):
+            self._restarted(port, look, number, counts=not was_missing)
+        self._note_boot(port, look)
+        changed = self._owners_changed(port, look, number, verdict)
+        all_back = were_gone and not port.gone
+        port.addresses -= seen.excluded  # they are there, though not watched
+        kind = extra = ""
         if look.learning:
-            changed = self._learn_binds(port, look, number, seen)
-        elif self._addresses_compare(look) and not self._waits_for_binds(port, look, seen):
-            changed = self._compare_binds(port, look, number, seen, other_view=other_view)
+            kind = self._learn_binds(port, seen, verdict)
+        elif self._addresses_compare(look) and not self._waits_for_binds(port, look, seen, verdict):
+            kind, extra = self._compare_binds(port, look, number, seen, verdict, other_view=other_view)
+        if all_back:  # what is lost still was tracked without a word until now
+            kind, extra = ("rebound", "severe") if port.lost else ("recovered", "owner")
+        if kind:
+            self._parts_changed(port, look, kind, number, extra, counts=not changed)
+            changed = True
         port.grace_until = None
         if port.lost and port.lost_since is None:
             port.lost_since = (look.at, look.clock)
         elif not port.lost:
             port.lost_since = None
-        if not changed and not self._binds_are_given_up(port, look, number):
+        if not changed and not self._parts_are_given_up(port, look, number):
             self._may_be_stable(port, look, number)
+        return verdict
 
-    def _binds_are_given_up(self, port: PortRow, look: Sight, number: int) -> bool:
-        """A person accepted that binds are lost, or they were for long, with evidence."""
-        if not port.lost or port.lost_since is None or port.paused or port.lost_since[0] == look.at:
+    def _back_from_misses(self, port: PortRow, look: Sight, number: int) -> bool:
+        was_missing = port.misses > 0
+        port.misses, port.counted_at = 0, None
+        if was_missing:
+            self._presence_changed_silently(port, look, number)
+        return was_missing
+
+    def _restarted(self, port: PortRow, look: Sight, number: int, *, counts: bool) -> None:
+        """Its owner is the same, and has other sockets or another process."""
+        if self._subject is not None:
+            self._notice(port, look, "restarted", number)
+            return
+        was_flapping = port.presence.flapping
+        if counts:
+            self._presence_changed_silently(port, look, number, restart=True)
+        if not (was_flapping or port.presence.flapping):
+            self._tell_port(port, look.host_id, look.at, "restarted", number)
+
+    def _circumstances(self, look: Sight) -> Circumstances:
+        compare = self._addresses_compare(look)
+        return Circumstances(
+            look.clock, look.boot, look.many, look.confirmed, look.waits, compare, self.settings.mature_after
+        )
+
+    def _owners_changed(self, port: PortRow, look: Sight, number: int, verdict: Verdict) -> bool:
+        """Take the owners of a port that is up, and tell of those that came or went; whether one is gone now."""
+        gone = [verdict.owners[place] for place in verdict.gone]
+        for one in gone:
+            one.gone_since = (look.at, look.clock)
+        both = (*port.owners, *verdict.owners)  # as they were known, and as they are shown
+        left = {address for one in both if one.gone_since is None for address in one.addresses}
+        port.owners = verdict.owners
+        for one in verdict.back:
+            port.addresses |= one.addresses  # they are expected again
+        for one in gone:  # its binds are gone with it
+            port.addresses -= one.addresses - left
+            port.lost -= one.addresses - left
+        if verdict.replaced and not port.presence.flapping:
+            self._notice(port, look, "replaced", number)
+        if gone:
+            self._parts_changed(port, look, "owner_gone", number)
+        return bool(gone)
+
+    @staticmethod
+    def _a_loss_goes_on(port: PortRow) -> None:
+        """That an owner was gone is over; a bind that is lost still is told anew, as if its alert had been closed."""
+        if port.alert == "lost":
+            port.alert, port.paused = "", True
+
+    def _parts_are_given_up(self, port: PortRow, look: Sight, number: int) -> bool:
+        """A person accepted that binds are lost or owners are gone, or they were for long, with evidence."""
+        if port.paused:
             return False
+        given_up = False
+        if port.lost and port.lost_since is not None and self._is_given_up(look, number, port.lost_since):
+            port.lost, port.lost_since, given_up = frozenset(), None, True
+        for one in port.gone:
+            if one.gone_since is not None and self._is_given_up(look, number, one.gone_since):
+                port.owners.remove(one)
+                given_up = True
+        if given_up and not port.gone:
+            port.parts.forget()
+            self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
+            self._a_loss_goes_on(port)
+        return given_up
+
+    def _is_given_up(self, look: Sight, number: int, since: tuple[datetime, timedelta]) -> bool:
+        if since[0] == look.at:
+            return False
+        is_old = look.clock - since[1] >= self.settings.retire_after and not self.jumped
+        return is_old or self._is_accepted(look, number, since[0])
+
+    def _is_accepted(self, look: Sight, number: int, since: datetime) -> bool:
         accepted = self.accepted.get((look.host_id, "tcp", number))
-        is_accepted = accepted is not None and port.lost_since[0] <= accepted <= look.at
-        is_old = look.clock - port.lost_since[1] >= self.settings.retire_after and not self.jumped
-        if not (is_accepted or is_old):
-            return False
-        port.lost, port.lost_since = frozenset(), None
-        port.binds.forget()
-        self._tell_port(port, look.host_id, look.at, "retired", number)
-        return True
+        return accepted is not None and since <= accepted <= look.at
 
-    def _learn_binds(self, port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
+    @staticmethod
+    def _learn_binds(port: PortRow, seen: Seen, verdict: Verdict) -> str:
         before = port.lost
         wildcards = {"0.0.0.0", "::"}
         if seen.addresses & wildcards:
             port.lost -= wildcards  # which may have been an older reader's name of those that are there
         port.addresses = frozenset()  # what is there now is all that is expected
-        port.lost = still_lost(port, seen, look.tool)
-        if before and not port.lost:
-            self._binds_changed(port, look, "recovered", number)
-            return True
-        return False
+        port.lost = still_lost(port, seen, verdict)
+        return "recovered" if before and not port.lost else ""
 
-    def _compare_binds(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> bool:
+    def _compare_binds(
+        self, port: PortRow, look: Sight, number: int, seen: Seen, verdict: Verdict, *, other_view: bool
+    ) -> tuple[str, str]:
+        """What changed for the port, and how."""
         before = port.lost
         lost, gained = port.addresses - seen.addresses, seen.addresses - port.addresses
-        after = still_lost(port, seen, look.tool)
+        after = still_lost(port, seen, verdict)
         if after - before and not look.confirmed:
-            return False  # one answer is no evidence of absence
+            return "", ""  # one answer is no evidence of absence
         port.lost = after
         if after - before:
-            self._binds_changed(port, look, "rebound", number, "severe")
-            return True
+            return "rebound", "severe"
         if before and not after:
-            self._binds_changed(port, look, "recovered", number)
-            return True
-        silent = port.presence.flapping or port.binds.flapping or other_view or (port.paused and port.lost)
+            return "recovered", ""
+        silent = port.presence.flapping or port.parts.flapping or other_view or (port.paused and port.lost)
         if (lost or gained - before) and not silent:  # a loss that is told again says it all
             self._notice(port, look, "rebound", number)
-        return False
+        return "", ""
 
-    def _lost_again(self, port: PortRow, look: Sight, number: int, seen: Seen) -> None:
-        """A loss whose alert was closed, and that still holds in a look that judges binds."""
-        judged = self._addresses_compare(look) and not self._waits_for_binds(port, look, seen)
-        if port.lost_hidden or not (judged or look.learning):
+    def _lost_again(self, port: PortRow, look: Sight, number: int, seen: Seen, verdict: Verdict) -> None:
+        """A loss whose alert was closed, and that still holds in a look that judges it."""
+        judged = self._addresses_compare(look) and not self._waits_for_binds(port, look, seen, verdict)
+        if not port.gone and (port.lost_hidden or not (judged or look.learning)):
             return
-        silent = port.alert or port.presence.flapping or port.binds.flapping or not port.lost
-        port.paused = not silent and not self._tell_port(port, look.host_id, look.at, "rebound", number, "severe")
+        kind, extra = ("owner_gone", "") if port.gone else ("rebound", "severe")
+        silent = port.alert or port.presence.flapping or port.parts.flapping or not port.partial_fault
+        port.paused = not silent and not self._tell_port(port, look.host_id, look.at, kind, number, extra)
 
     def _up_and_missing(self, port: PortRow, look: Sight, number: int) -> None:
+        was_missing = port.misses > 0
         if port.grace_until is not None:
             if look.at >= port.grace_until:
-                self._goes_down(port, look, number)
-        elif port.misses == 0 or self._counts(port.counted_at, look.at):
+                self._goes_down(port, look, number, counts=not was_missing)
+        elif not was_missing or self._counts(port.counted_at, look.at):
             port.misses += 1
             port.counted_at = look.at
             if port.misses >= self.settings.down_after:
-                self._goes_down(port, look, number)
+                self._goes_down(port, look, number, counts=not was_missing)
+            elif not was_missing:
+                self._presence_changed_silently(port, look, number)
 
-    def _goes_down(self, port: PortRow, look: Sight, number: int) -> None:
+    def _goes_down(self, port: PortRow, look: Sight, number: int, *, counts: bool = True) -> None:
+        """:param counts: its being missing was no change before"""
+        self._has_nothing(port, look)
+        port.misses = 0
+        self._presence_changed(port, look, "down", number, port.young, counts=counts)
+
+    @staticmethod
+    def _has_nothing(port: PortRow, look: Sight) -> None:
+        """It is down. All its owners are its own, whoever was gone before."""
         port.status, port.status_since = "down", look.at
         port.streak, port.counted_at, port.grace_until = 0, None, None
         port.paused = False
+        port.owners = [replace(one, gone_since=None) for one in port.owners]
+        port.holders = []
         expect_all_binds(port)
-        port.binds.forget()  # what is told of the port itself goes on instead
-        self._presence_changed(port, look, "down", number)
+        port.parts.forget()  # what is told of the port itself goes on instead
 
-    def _back(self, port: PortRow, look: Sight, number: int, seen: Seen) -> None:
+    def _back(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> Verdict:
+        """A port that was down is seen: by an owner of its own, as far as can be known, or by others."""
+        if not is_its_own(port, seen, look):
+            self._is_held(port, look, number, seen)
+            return Verdict(port.owners)
+        verdict = recover(port.owners, seen.view, self._circumstances(look))
         self._up_from_down(port, look, number)
-        if look.learning or not self._addresses_compare(look) or self._waits_for_binds(port, look, seen):
-            return
-        lost = still_lost(port, seen, look.tool)  # of none, since all were expected
+        self._note_boot(port, look)
+        changed = self._owners_changed(port, look, number, verdict)
+        port.addresses -= seen.excluded
+        if look.learning or not self._addresses_compare(look) or self._waits_for_binds(port, look, seen, verdict):
+            return verdict
+        lost = still_lost(port, seen, verdict)  # of none, since all were expected
         if lost and look.confirmed:
             port.lost, port.lost_since = lost, (look.at, look.clock)
-            self._binds_changed(port, look, "rebound", number, "severe")
+            self._parts_changed(port, look, "rebound", number, "severe", counts=not changed)
+        return verdict
 
     def _up_from_down(self, port: PortRow, look: Sight, number: int) -> None:
+        self._is_up(port, look)
+        self._presence_changed(port, look, "recovered", number)
+
+    @staticmethod
+    def _is_up(port: PortRow, look: Sight) -> None:
+        if port.young_since is not None and look.at - port.status_since > HOUR:
+            port.young_since = look.clock  # it begins anew
         port.status, port.status_since = "up", look.at
         port.misses, port.counted_at = 0, None
         port.paused = False
-        self._presence_changed(port, look, "recovered", number)
+        port.holders = []
+
+    # ── a port that is down, and others have it ─────────────────────────────────────────────────
+
+    def _is_taken(self, port: PortRow, look: Sight, seen: Seen) -> None:
+        """While it comes and goes another owner has it: it is down since then, and nobody is told before it is stable."""
+        self._has_nothing(port, look)
+        port.holders = holders([], seen.view, self._circumstances(look))
+        changes = port.presence if self._subject is None else self._subject.changes
+        changes.add(look.clock, self.window)
+
+    def _is_held(self, port: PortRow, look: Sight, number: int, seen: Seen) -> None:
+        """It is down, and others have it."""
+        port.holders = holders(port.holders, seen.view, self._circumstances(look))
+        is_old = any(look.clock - since(one) >= self.settings.mature_after for one in port.holders)
+        learned = number not in look.declared
+        if self._is_accepted(look, number, port.status_since) or (learned and is_old and not self.jumped):
+            self._goes_to_its_holders(port, look, number)
+            return
+        if port.paused:  # it says who has the port
+            port.paused = not self._tell_port(port, look.host_id, look.at, "down", number, port.young)
+            for one in port.holders:
+                one.told = True
+        was_flapping = port.presence.flapping
+        if not was_flapping:
+            self._tell_of_holders(port, look, number)
+        self._may_be_stable(port, look, number)
+        if was_flapping and not port.presence.flapping:
+            self._tell_of_holders(port, look, number)
+
+    def _tell_of_holders(self, port: PortRow, look: Sight, number: int) -> None:
+        if not all(one.told for one in port.holders):
+            self._notice(port, look, "replaced", number, "taken")
+        for one in port.holders:
+            one.told = True
+
+    def _goes_to_its_holders(self, port: PortRow, look: Sight, number: int) -> None:
+        """A person or time says that those that have it are its owners."""
+        port.owners = [replace(one, joined=None, told=False) for one in port.holders]
+        self._is_up(port, look)
+        port.seen_boot = look.boot
+        port.addresses = frozenset()  # what is there now is all that is expected
+        port.presence.forget()
+        if port.alert:
+            self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
 
     def _down_and_missing(self, port: PortRow, look: Sight, number: int) -> None:
-        accepted = self.accepted.get((look.host_id, "tcp", number))
-        is_accepted = accepted is not None and port.status_since <= accepted <= look.at
-        is_old = look.clock - port.seen_clock >= self.settings.retire_after
+        port.holders = []
+        is_accepted = self._is_accepted(look, number, port.status_since)
+        enough = self.settings.retire_after
+        if port.young:
+            enough = min(enough, self.settings.mature_after)
+        is_old = look.clock - port.seen_clock >= enough
         if is_old and self.jumped and not is_accepted:
             return  # the next run says
         if is_accepted or is_old:
             if port.alert:
-                self._tell_port(port, look.host_id, look.at, "retired", number)
+                self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
             if number in look.declared:
                 port.pause()
             else:
                 del self.ports[look.host_id][number]
         elif port.paused:
-            port.paused = not self._tell_port(port, look.host_id, look.at, "down", number)
+            port.paused = not self._tell_port(port, look.host_id, look.at, "down", number, port.young)
         else:
             self._may_be_stable(port, look, number)
 
     def _counts(self, counted_at: datetime | None, at: datetime) -> bool:
         return counted_at is None or at - counted_at >= self.half
+
+    # ── young ports, and how long boots take ────────────────────────────────────────────────────
+
+    def _is_mature_from_the_start(self, look: Sight, number: int, seen: Seen) -> bool:
+        if number in look.declared or seen.listed:
+            return True
+        if self.hosts[look.host_id].last_ok_at is not None and not look.learning:
+            return False
+        of_a_login = any(unit.startswith("session-") and unit.endswith(".scope") for unit in seen.units)
+        return not of_a_login and not is_ephemeral(look, number, seen)
+
+    def _grows_up(self, port: PortRow, look: Sight, number: int, seen: Seen | None) -> None:
+        """What is meant is mature, and so is what was up for long."""
+        if number in look.declared or (seen.listed if seen is not None else self._is_listed(look, number, port)):
+            port.young_since = None
+            return
+        age = ZERO if port.young_since is None else look.clock - port.young_since
+        if port.status == "up" and age >= self.settings.mature_after:
+            port.young_since = None
+
+    def _note_boot(self, port: PortRow, look: Sight) -> None:
+        """How long it took until the first look of this boot that shows a known port."""
+        booted_at = self.hosts[look.host_id].booted_at
+        if booted_at is not None and port.seen_boot != look.boot and port.status != "candidate":
+            took = look.at - booted_at
+            port.boots = [*port.boots, *([took] if took <= HOUR else [])][-5:]
+        port.seen_boot = look.boot
 
     # ── moved ───────────────────────────────────────────────────────────────────────────────────
 
@@ -457,7 +663,9 @@ class Ports:
                 if ports[old].status == "candidate":
                     continue  # it goes on as another candidate
                 port = moved_to[new] = ports.pop(old)
-                self._tell_port(port, look.host_id, look.at, "retired" if port.alert else "moved", old)
+                self._tell_port(
+                    port, look.host_id, look.at, *(("retired", old, port.young) if port.alert else ("moved", old))
+                )
         return moved_to
 
     def _is_gone(self, look: Sight, number: int, port: PortRow) -> bool:
@@ -480,7 +688,7 @@ class Ports:
         self, look: Sight, gone: Mapping[int, PortRow], came: Mapping[int, Seen]
     ) -> list[tuple[list[int], list[int]]]:
         """Of each owner, family and reach: the ports that are gone, and those that came."""
-        everything = [*gone.values(), *came.values()]
+        everything: list[PortRow | Seen] = [*gone.values(), *came.values()]
         by_comm = all(one.comms for one in everything if one.comms or one.programs)
         ids = self._new_container_ids(look)
         found: dict[Any, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
@@ -514,103 +722,6 @@ class Ports:
                     new[before].add(now)
         return {before: ids.pop() for before, ids in new.items() if len(ids) == 1}
 
-    # ── hidden ──────────────────────────────────────────────────────────────────────────────────
-
-    def _is_hidden(self, look: Sight, number: int, port: PortRow) -> bool:
-        """By what is known of a port that no watched listener has now."""
-        if number in look.seen or number in look.declared:
-            return False
-        known = port.addresses | port.lost | frozenset(port.unwatched)
-        return not self._watched_still(look.host_id, number, port, known)
-
-    def _hide(self, look: Sight, number: int, port: PortRow) -> None:
-        if port.status == "candidate":
-            del self.ports[look.host_id][number]
-            return
-        if port.hidden_since is None:
-            port.hidden_since, port.hidden_looks = look.at, 1
-            return
-        port.hidden_looks += 1
-        if look.first or port.hidden_looks < 2:
-            return
-        if port.alert:
-            self._tell_port(port, look.host_id, look.at, "unwatched", number)
-            port.pause()
-        elif look.at - port.hidden_since >= self.prune_after and not self.jumped:
-            del self.ports[look.host_id][number]
-
-    def _hide_binds(self, look: Sight, number: int, port: PortRow) -> None:
-        """Binds that a rule hides are neither judged nor forgotten."""
-        known = port.addresses | port.lost | frozenset(port.unwatched)
-        watched = known
-        if number not in look.declared:
-            shown = look.seen[number].addresses  # watched, whatever the rules say of the owners before
-            watched = shown | self._watched_still(look.host_id, number, port, known)
-        port.addresses |= frozenset(port.unwatched) & watched
-        kept = {
-            address: since
-            for address, since in port.unwatched.items()
-            if address not in watched and (self.jumped or look.at - since < self.prune_after)
-        }
-        # What was watched only because its owner did not show is no address that a rule hides.
-        hides = port.addresses - watched if look.other_rules else ()
-        port.unwatched = dict.fromkeys(hides, look.at) | kept
-        port.addresses &= watched
-        hidden = port.lost - watched
-        port.lost_hidden = port.lost_hidden + 1 if hidden else 0
-        if port.lost_hidden >= 2:
-            port.lost -= hidden
-            port.unwatched |= dict.fromkeys(hidden, look.at)
-            port.lost_hidden = 0
-            if not port.lost and port.alert and port.status == "up" and not port.presence.flapping:
-                self._tell_port(port, look.host_id, look.at, "unwatched", number)
-                port.binds.forget()
-
-    def _watched_still(self, host_id: str, number: int, port: PortRow, addresses: frozenset[str]) -> frozenset[str]:
-        """Those addresses that the rules in force watch."""
-        rules = self.rules.for_host(self.inventory[host_id])
-        return frozenset(
-            address
-            for address in addresses
-            if any(rules.evaluate(Subject(number, address, one)).watched for one in owner_names(port))
-        )
-
-    # ── what a look shows ───────────────────────────────────────────────────────────────────────
-
-    def _watched_ports(self, host_id: str, look: Listing) -> dict[int, Seen]:
-        """Watched listeners, by port."""
-        found: dict[int, Seen] = {}
-        for number in sorted({listener.port for listener in look.listeners}):
-            here = [listener for listener in look.listeners if listener.port == number]
-            decisions = [self._watched(host_id, listener) for listener in here]
-            listeners = [one for one, (watched, _) in zip(here, decisions, strict=True) if watched]
-            if listeners:
-                found[number] = seen_of(listeners, listed=any(named for _, named in decisions))
-        return found
-
-    def _watched(self, host_id: str, listener: Listener) -> tuple[bool, bool]:
-        """Whether a listener is watched, and whether an allow rule named its port or program."""
-        known = self.ports[host_id].get(listener.port)
-        shown = {name for name in (listener.program, listener.comm) if name is not None}
-        if known is not None and listener.comm in known.comms:
-            shown |= known.programs
-        programs = [tuple(shown)]
-        if not shown and known is not None:
-            programs = owner_names(known)
-        watched, named = listener.port in self.inventory[host_id].declared, False
-        rules = self.rules.for_host(self.inventory[host_id])
-        for program in programs:
-            decision = rules.evaluate(Subject(listener.port, listener.address, program))
-            if decision.watched:
-                watched = True
-                allowed_by = dict(rules.rules).get(decision.rule) if decision.rule is not None else None
-                named = named or bool(allowed_by and (allowed_by.port or allowed_by.program))
-        return watched, named
-
-    def _rules_of(self, host_id: str) -> list[Any]:
-        rules = self.rules.for_host(self.inventory[host_id]).rules
-        return [rule.model_copy(update={"comment": ""}) for _, rule in rules]
-
     # ── addresses ───────────────────────────────────────────────────────────────────────────────
 
     def _addresses_compare(self, look: Sight) -> bool:
@@ -618,67 +729,16 @@ class Ports:
         before = self.hosts[look.host_id].tool
         return before is None or before == look.tool or "netstat" not in (before, look.tool)
 
-    def _waits_for_binds(self, port: PortRow, look: Sight, seen: Seen) -> bool:
+    @staticmethod
+    def _waits_for_binds(port: PortRow, look: Sight, seen: Seen, verdict: Verdict) -> bool:
         """Within the grace after a reboot a bind that is missing is not lost yet; nor is it after one answer alone."""
-        grace = self.hosts[look.host_id].grace_until
-        missing = bool(still_lost(port, seen, look.tool) - port.lost)
-        return missing and ((grace is not None and look.at < grace) or not look.confirmed)
+        missing = bool(still_lost(port, seen, verdict) - port.lost)
+        return missing and (look.waits or not look.confirmed)
 
 
 def up_or_down(port: PortRow) -> str:
-    """A port that still listens but lost an address counts as down: clients of that address can't reach it."""
-    return "down" if port.status == "down" or port.lost else "up"
-
-
-def is_ephemeral(look: Sight, number: int, one: PortRow | Seen) -> bool:
-    """Whether a port has a number that the kernel hands out by itself."""
-    if number in OF_RPC and any(name.startswith("rpc.") for name in one.comms | one.programs):
-        return True
-    low, high = look.ephemeral
-    if high - low + 1 > HALF_OF_ALL_PORTS:
-        low = max(low, HALF_OF_ALL_PORTS)
-    return low <= number <= high and not any(first <= number <= last for first, last in look.reserved)
-
-
-def services(units: frozenset[str]) -> frozenset[str]:
-    """The names of services and sockets, of a template without its instance."""
-    own = {unit for unit in units if unit.endswith((".service", ".socket")) and not unit.startswith(("run-", "dbus-"))}
-    return frozenset(re.sub("@.*(?=[.])", "@", unit) for unit in own)
-
-
-def containers(units: frozenset[str] | set[str]) -> frozenset[str]:
-    return frozenset(unit for unit in units if ":" in unit and not unit.endswith((".service", ".socket", ".scope")))
-
-
-def titles(one: PortRow | Seen) -> frozenset[str]:
-    return frozenset(program_of(name) for name in one.programs)
-
-
-def all_names(one: PortRow | Seen) -> frozenset[str]:
-    return one.comms | one.programs | titles(one)
-
-
-def reaches(addresses: frozenset[str]) -> frozenset[tuple[bool, str]]:
-    """Of bind addresses: whether each is of IPv6, and whether it is loopback, wildcard or another one."""
-    return frozenset((":" in address, bind_scopes(address)[0]) for address in addresses)
-
-
-def owner_names(port: PortRow) -> list[tuple[str, ...]]:
-    """The names by which rules know each program of a port."""
-    return [(name, *port.comms) for name in port.programs] or [(name,) for name in port.comms] or [()]
-
-
-def seen_of(listeners: list[Listener], *, listed: bool) -> Seen:
-    return Seen(
-        addresses=frozenset(one.address for one in listeners),
-        programs=frozenset(one.program for one in listeners if one.program is not None),
-        pids=frozenset(one.pid for one in listeners if one.pid is not None),
-        inodes=frozenset(one.inode for one in listeners if one.inode is not None),
-        uids=frozenset(one.uid for one in listeners if one.uid is not None),
-        units=frozenset(one.unit for one in listeners if one.unit is not None),
-        comms=frozenset(one.comm for one in listeners if one.comm is not None),
-        listed=listed,
-    )
+    """A port that still listens but lost an address or an owner counts as down: clients of that can't reach it."""
+    return "down" if port.fault else "up"
 
 
 def take(port: PortRow, seen: Seen, look: Sight) -> None:
@@ -698,21 +758,32 @@ def take(port: PortRow, seen: Seen, look: Sight) -> None:
     port.comms = seen.comms or port.comms
 
 
-def other_program(port: PortRow, seen: Seen, tool: str) -> bool:
-    if port.comms and seen.comms:
-        return bool(seen.comms - port.comms and port.comms - seen.comms)
-    if port.tool != tool or not port.programs or not seen.programs:
-        return False
-    return bool(seen.programs - port.programs and port.programs - seen.programs)
+def is_restarted(port: PortRow, seen: Seen) -> bool:
+    """Whether none of its sockets is one that it had; where sockets are not shown, whether its one process is another."""
+    if port.inodes and seen.inodes:
+        return not port.inodes & seen.inodes
+    return len(port.pids) == len(seen.pids) == 1 and port.pids != seen.pids
+
+
+def is_its_own(port: PortRow, seen: Seen, look: Sight) -> bool:
+    """Whether a port that is down is back, as far as can be known. Those that rules exclude are others, whoever they are."""
+    known = [one for one in port.owners if one.watched or seen.watched]
+    return bool(known or not port.owners) and is_recovered(known, seen.view, look.many)
+
+
+def since(holder: Owner) -> timedelta:
+    """The evidence clock since which it has a port that is down."""
+    assert holder.joined is not None
+    return holder.joined
 
 
 def expect_all_binds(port: PortRow) -> None:
     """A bind that does not come back with the others is lost anew, and told."""
     port.addresses |= port.lost
-    port.lost = frozenset()
+    port.lost, port.lost_since = frozenset(), None
 
 
-def still_lost(port: PortRow, seen: Seen, tool: str) -> frozenset[str]:
+def still_lost(port: PortRow, seen: Seen, verdict: Verdict) -> frozenset[str]:
     lost = {address for address in port.addresses - seen.addresses if not ipaddress.ip_address(address).is_loopback}
     wildcard = {4: "0.0.0.0", 6: "::"}
     missing = {
@@ -720,14 +791,33 @@ def still_lost(port: PortRow, seen: Seen, tool: str) -> frozenset[str]:
         for address in port.lost | lost
         if address not in seen.addresses and wildcard[ipaddress.ip_address(address).version] not in seen.addresses
     }
-    if other_program(port, seen, tool):
+    missing -= seen.excluded
+    if verdict.taken or verdict.replaced:
         return frozenset(missing)
-    gained = seen.addresses - port.addresses - port.lost
+    return frozenset(missing - exchanged(missing - port.lost, port, seen, verdict))
+
+
+def exchanged(lost: Set[str], port: PortRow, seen: Seen, verdict: Verdict) -> set[str]:
+    """Of addresses those in whose place the same owner listens on others of the kind, as far as is known who had them."""
+    of_the_port = in_place_of(lost, seen.addresses - port.addresses - port.lost)
+    if not verdict.all_shown:
+        return of_the_port
+    found = set()
+    owned: set[str] = set()
+    for before, now in verdict.there:
+        owned |= before.addresses
+        found |= in_place_of(lost & before.addresses, now.addresses - before.addresses - port.lost)
+    return found | of_the_port - owned
+
+
+def in_place_of(lost: Set[str], gained: Set[str]) -> set[str]:
+    """Those that are lost, unless more of their reach are than there are new ones."""
+    found: set[str] = set()
     for reach in ("wildcard", "other"):
-        fresh, instead = of_reach(missing - port.lost, reach), of_reach(gained, reach)
-        if len(fresh) <= len(instead):
-            missing -= fresh  # the same service listens on others of the kind
-    return frozenset(missing)
+        fresh = of_reach(lost, reach)
+        if len(fresh) <= len(of_reach(gained, reach)):
+            found |= fresh
+    return found
 
 
 def of_reach(addresses: Set[str], reach: str) -> frozenset[str]:

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from portmon.model.observation import Listing
+from tests.worlds.reference_owners import Owner
 
 Told = tuple[datetime, str, str | None, int | None, str]
 """An event: at, kind, host id (None: the monitor's own), port (None: the host's own), and what else it says:
-``severe`` of a rebound, ``up`` or ``down`` of flapping and stable of a port, ``ok`` or ``unreachable`` of those of a
-host, ``warning`` of an unreachable host that never answered, otherwise nothing."""
+``severe`` of a rebound, ``up`` or ``down`` of flapping, crash_looping and stable of a port, ``ok`` or ``unreachable`` of
+those of a host, ``warning`` of an unreachable host that never answered, ``young`` of a down or retired young port,
+``owner`` of recovered if all owners are back, ``taken`` of replaced if the port is down, otherwise nothing."""
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -32,6 +34,7 @@ class Settings(Protocol):
     flap_threshold: int
     flap_window: timedelta
     reboot_grace: timedelta
+    mature_after: timedelta
     retire_after: timedelta
 
 
@@ -45,6 +48,7 @@ class Defaults:
     flap_threshold: int = 4
     flap_window: timedelta = timedelta(hours=1)
     reboot_grace: timedelta = timedelta(minutes=10)
+    mature_after: timedelta = timedelta(days=1)
     retire_after: timedelta = timedelta(days=30)
 
 
@@ -125,6 +129,16 @@ class PortRow:
     """The kernel's names of the programs."""
     tool: str | None = None
     """That reported the programs."""
+    owners: list[Owner] = field(default_factory=list)
+    """Those that are gone included."""
+    holders: list[Owner] = field(default_factory=list)
+    """Others that have it while it is down."""
+    young_since: timedelta | None = None
+    """The host's evidence clock since which it is young; None of one that is mature."""
+    boots: list[timedelta] = field(default_factory=list)
+    """How long it took after the last boots of the host, from the first look of a boot to the first that showed it."""
+    seen_boot: int = 0
+    """The boot in which it was seen last."""
     declared: bool = False
     lost: frozenset[str] = frozenset()
     """Addresses that others could reach, lost while others remain."""
@@ -135,12 +149,15 @@ class PortRow:
     lost_hidden: int = 0
     """Looks in a row in which rules hid an address that is lost."""
     presence: Changes = field(default_factory=Changes)
-    binds: Changes = field(default_factory=Changes)
+    restarts: set[timedelta] = field(default_factory=set)
+    """Which of the changes of its presence were restarts."""
+    parts: Changes = field(default_factory=Changes)
+    """Changes of its binds and owners."""
     notices: dict[str, list[timedelta]] = field(default_factory=dict)
     """By kind, each whether it was told or not, since a window without one."""
     messages: list[datetime] = field(default_factory=list)
     alert: str = ""
-    """What the last message left open: ``down``, ``lost``, ``flapping`` or nothing."""
+    """What the last message left open: ``down``, ``owner``, ``lost``, ``flapping`` or nothing."""
     paused: bool = False
     """Its alert was closed without evidence: what still holds is told again, what does not is over without a word."""
     hidden_since: datetime | None = None
@@ -149,14 +166,50 @@ class PortRow:
     @property
     def fault(self) -> str:
         """What is wrong with it, told or not."""
-        return "down" if self.status == "down" else "lost" if self.lost else ""
+        return "down" if self.status == "down" else self.partial_fault
+
+    @property
+    def partial_fault(self) -> str:
+        """What is wrong with a part of it: an owner that is gone, or a bind that is lost."""
+        return "owner" if self.gone else "lost" if self.lost else ""
+
+    @property
+    def gone(self) -> list[Owner]:
+        """Owners that are gone while others remain."""
+        return [owner for owner in self.owners if owner.gone_since is not None]
+
+    @property
+    def young(self) -> str:
+        """What else an event of it says if it is young."""
+        return "" if self.young_since is None else "young"
 
     def pause(self) -> None:
         """Its alert is closed, not its fault."""
         self.alert, self.grace_until = "", None
         self.paused = True
         self.presence.forget()
-        self.binds.forget()
+        self.parts.forget()
+
+
+@dataclass
+class Subject:
+    """The young ports of one owner whose numbers the kernel chose.
+
+    :param up: numbers of those that are
+    :param changes: one for each of them that ended
+    :param messages: at the end or return of one of them
+    :param speaker: the port that was told to flap for all, as long as they do
+    """
+
+    up: set[int] = field(default_factory=set)
+    changes: Changes = field(default_factory=Changes)
+    messages: list[datetime] = field(default_factory=list)
+    speaker: int | None = None
+
+    def forget(self) -> None:
+        """They do not flap any more."""
+        self.changes.forget()
+        self.speaker = None
 
 
 @dataclass
@@ -193,6 +246,12 @@ class HostRow:
     machine: Machine = Machine()
     tool: str | None = None
     grace_until: datetime | None = None
+    boot: int = 0
+    """The number of this boot."""
+    booted_at: datetime | None = None
+    """Its first ok look; None of the boot in which it was first seen."""
+    many: frozenset[str] = frozenset()
+    """Units whose sockets belong to more than one program."""
     listening: frozenset[int] = frozenset()
     shown: frozenset[int] = frozenset()
     """Watched ports in its last ok look."""
@@ -216,8 +275,15 @@ class HostRow:
     """``unreachable``, ``flapping`` or nothing, likewise."""
     unscanned: bool = False
     told_unscanned: bool = False
+    showed_owners: bool = False
+    """A look ever showed processes of others than the one who looks."""
+    hiding_looks: int = 0
+    """Ok looks in a row that hid them since."""
+    told_hidden: bool = False
     changes: Changes = field(default_factory=Changes)
     messages: list[datetime] = field(default_factory=list)
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    """Young random ports, by the name of their owner."""
     left_at: datetime | None = None
     kept: Kept | None = None
 
@@ -240,5 +306,11 @@ def cap_times(row: Any, newest: datetime) -> None:
             setattr(row, one.name, min(value, newest))
         elif isinstance(value, list):
             setattr(row, one.name, [min(then, newest) if isinstance(then, datetime) else then for then in value])
+        elif one.name == "owners":
+            for owner in value:
+                if owner.gone_since is not None:
+                    owner.gone_since = (min(owner.gone_since[0], newest), owner.gone_since[1])
+        elif one.name == "lost_since" and value is not None:
+            row.lost_since = (min(value[0], newest), value[1])
         elif isinstance(value, dict) and one.name == "unwatched":
             setattr(row, one.name, {address: min(then, newest) for address, then in value.items()})

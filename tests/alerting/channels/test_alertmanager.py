@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portmon.alerting.channels.alertmanager import OWN_LABELS, is_uri, labels, payload
-from portmon.model.event_kinds import AlertRole, EventKind
+from portmon.model.event_kinds import AlertRole, EventKind, Severity
 from portmon.text import plain
 from tests.worlds.messages import LINK, NOW, alert, event, message
 
@@ -121,6 +121,11 @@ def test_every_kind_has_a_name_and_a_sentence(kind: EventKind) -> None:
         (EventKind.RETIRED, None, {}, "HostUnreachable"),
         (EventKind.RETIRED, None, {"ends": "host_key_changed"}, "HostKeyChanged"),
         (EventKind.RETIRED, 80, {}, "PortDown"),
+        (EventKind.OWNER_GONE, 80, {}, "PortOwnerGone"),
+        (EventKind.CRASH_LOOPING, 80, {"young": True}, "PortCrashLooping"),
+        (EventKind.RECOVERED, 80, {"part": "owner"}, "PortDown"),
+        (EventKind.RETIRED, 80, {"young": True}, "PortDown"),
+        (EventKind.REPLACED, 80, {"taken": True}, "PortReplaced"),
         (EventKind.CMDB_FRESH, None, {}, "CmdbStale"),
     ],
 )
@@ -138,6 +143,14 @@ HOST_IS_OK, HOST_IS_GONE = ({"subject": "host", "state": state} for state in ("o
         (EventKind.OWN_MACHINE, None, {}, "ForeignMachine", "web01 answers itself again"),
         (EventKind.UNSCANNED, None, {}, "HostUnscanned", "web01 is not scanned"),
         (EventKind.SCANNED, None, {}, "HostUnscanned", "web01 is scanned again"),
+        (
+            EventKind.OWNERS_HIDDEN,
+            None,
+            {},
+            "OwnersHidden",
+            "web01 does not show programs of other users any more",
+        ),
+        (EventKind.OWNERS_SHOWN, None, {}, "OwnersHidden", "web01 shows programs of other users again"),
         (EventKind.UNREACHABLE, None, {"never": True}, "HostUnreachable", "web01 has never answered yet"),
         (EventKind.FLAPPING, None, HOST_IS_GONE, "HostUnreachable", "web01 comes and goes"),
         (EventKind.STABLE, None, HOST_IS_OK, "HostUnreachable", "web01 answers steadily again"),
@@ -152,6 +165,23 @@ def test_name_and_sentence_of_what_is_wrong_with_a_host(
 ) -> None:
     (sent,) = payload(message(alert(event(kind, port=port, details=details))))
     assert (sent["labels"]["alertname"], sent["annotations"]["summary"]) == (name, summary)
+
+
+def test_a_young_port_says_so() -> None:
+    young = {"young": True}
+    for kind, summary in ((EventKind.DOWN, "is down (young: not watched for long)"), (EventKind.NEW, "is new")):
+        (sent,) = payload(message(alert(event(kind, details=young, severity=Severity.WARNING))))
+        assert sent["annotations"]["summary"] == f"tcp/8080 on web01 {summary}"
+        assert sent["labels"]["severity"] == "warning"
+
+
+def test_a_port_that_one_program_left_keeps_its_name_when_it_is_down_and_recovers() -> None:
+    gone = event(EventKind.OWNER_GONE, details={"owner": "varnishd", "left": "nginx"})
+    for kind, summary in ((EventKind.DOWN, "tcp/8080 on web01 is down"), (EventKind.RECOVERED, "listens again")):
+        role = AlertRole.RESOLVED if kind is EventKind.RECOVERED else AlertRole.FIRING
+        (sent,) = payload(message(alert(event(kind), role, first=gone)))
+        assert sent["labels"]["alertname"] == "PortOwnerGone"
+        assert summary in sent["annotations"]["summary"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,443 @@
+"""Who holds a port, by the naive implementation: what a look shows of owners, and what follows from it for one port.
+
+Pure functions over plain values; what is told of it, and when, is in :mod:`tests.worlds.reference_ports`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from portmon.model.observation import Listener, Listing
+from portmon.probe.compare import program_of
+
+
+@dataclass
+class Owner:
+    """One that holds a port.
+
+    :param unit: its service, socket or container's runtime; empty if none is shown that counts
+    :param of_socket: the unit is that of the socket, not of the process
+    :param comms: the kernel's names of its programs
+    :param programs: names of its programs as ``tool`` prints them
+    :param rows: how many listeners it has on each address
+    :param boot: the boot in which its pids and inodes were seen
+    :param joined: the evidence clock when it joined others, or took a port that is down; None if it was always there
+    :param gone_since: when it left, by the clock and by the evidence clock; None while it is there
+    :param told: that it has a port that is down
+    :param watched: some listener of it is; if rules exclude all of them, nobody is told that it leaves
+    """
+
+    unit: str = ""
+    of_socket: bool = False
+    comms: frozenset[str] = frozenset()
+    programs: frozenset[str] = frozenset()
+    tool: str | None = None
+    pids: frozenset[int] = frozenset()
+    inodes: frozenset[int] = frozenset()
+    rows: Counter[str] = field(default_factory=Counter)
+    boot: int = 0
+    joined: timedelta | None = None
+    gone_since: tuple[datetime, timedelta] | None = None
+    told: bool = False
+    watched: bool = True
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        return frozenset(self.rows)
+
+
+@dataclass
+class View:
+    """What one look shows of the owners of one port.
+
+    :param tool: that showed them
+    :param blank: a listener shows no owner
+    :param rows: listeners on each address, whether they show an owner or not
+    :param inodes: of all of them
+    """
+
+    tool: str
+    owners: list[Owner]
+    blank: bool
+    rows: Counter[str]
+    inodes: frozenset[int]
+
+
+# ── what a look shows ───────────────────────────────────────────────────────────────────────────
+
+
+def is_init(row: Listener) -> bool:
+    """Whether the first process of the system holds a socket, for a service that it will start or for nobody."""
+    return row.pid == 1 and is_name_of_init(row.comm or row.program)
+
+
+def is_name_of_init(name: str | None) -> bool:
+    return name is not None and program_of(name) in ("systemd", "init")
+
+
+def without_init(look: Listing) -> Listing:
+    """The first process of the system holds a socket for others: its rows show no owner but one that they name besides."""
+    return replace(look, listeners=tuple(_without_init(row, look.tool) for row in look.listeners))
+
+
+def _without_init(row: Listener, tool: str) -> Listener:
+    if not is_init(row):
+        return row
+    others = tuple(one for one in row.owners if not (one.pid == 1 and is_name_of_init(one.program)))
+    row = replace(row, pid=None, program=None, unit=None, comm=None, owners=others)
+    if not others:
+        return row
+    first = others[0]
+    return replace(row, pid=first.pid, program=first.program, comm=first.program if tool == "ss" else None)
+
+
+def unit_name(unit: str | None) -> str:
+    """The name that a unit has as an owner: of a template without its instance, of a container its runtime."""
+    if unit is None or unit.endswith(".scope"):
+        return ""
+    if unit.endswith((".service", ".socket")):
+        return "" if unit.startswith(("run-", "dbus-")) else re.sub("@.*(?=[.])", "@", unit)
+    return unit.partition(":")[0] if ":" in unit else ""
+
+
+def shows_owner(row: Listener) -> bool:
+    return not is_init(row) and bool(unit_name(row.unit) or row.comm or row.program)
+
+
+def is_many(unit: str, many: Set[str]) -> bool:
+    """Whether a unit holds many programs; a container's runtime always does."""
+    return unit in many or not unit.endswith((".service", ".socket"))
+
+
+def units_of_many(rows: Iterable[Listener]) -> frozenset[str]:
+    """Units of which sockets of their own show more than one program, by all listeners of a host."""
+    by_unit: dict[str, list[Listener]] = defaultdict(list)
+    for row in rows:
+        if shows_owner(row) and unit_name(row.unit):
+            by_unit[unit_name(row.unit)].append(row)
+    found = set()
+    for unit, own in by_unit.items():
+        by_comm = all(row.comm for row in own)
+        named = [(row.comm if by_comm else program_of(row.program) if row.program else None, row.inode) for row in own]
+        for (one, inode), (other, other_inode) in itertools.combinations(named, 2):
+            one_socket = inode is not None and inode == other_inode
+            if one and other and one != other and not one_socket:
+                found.add(unit)
+    return frozenset(found)
+
+
+def view_of(
+    rows: Sequence[Listener], *, tool: str, boot: int, many: Set[str], watched: Sequence[bool] | None = None
+) -> View:
+    """The owners of one port in one look.
+
+    :param watched: for each row whether rules watch it; all if not given
+    """
+    groups: dict[tuple[str, bool, str], list[Listener]] = defaultdict(list)
+    watched_groups = set()
+    for row, is_watched in zip(rows, watched or [True] * len(rows), strict=True):
+        if not shows_owner(row):
+            continue
+        unit = unit_name(row.unit)
+        name = row.comm or (program_of(row.program) if row.program else "")
+        group = (unit, bool(unit) and row.pid is None, "" if unit and not is_many(unit, many) else name)
+        groups[group].append(row)
+        if is_watched:
+            watched_groups.add(group)
+    owners = [
+        Owner(
+            unit=unit,
+            of_socket=of_socket,
+            comms=frozenset(row.comm for row in own if row.comm),
+            programs=frozenset(row.program for row in own if row.program),
+            tool=tool,
+            pids=frozenset(row.pid for row in own if row.pid is not None),
+            inodes=frozenset(row.inode for row in own if row.inode is not None),
+            rows=Counter(row.address for row in own),
+            boot=boot,
+            watched=(unit, of_socket, name) in watched_groups,
+        )
+        for (unit, of_socket, name), own in groups.items()
+    ]
+    return View(
+        tool=tool,
+        owners=_without_twins(owners, many),
+        blank=not all(map(shows_owner, rows)),
+        rows=Counter(row.address for row in rows),
+        inodes=frozenset(row.inode for row in rows if row.inode is not None),
+    )
+
+
+def _without_twins(owners: list[Owner], many: Set[str]) -> list[Owner]:
+    """Groups of listeners that are the same owner are one."""
+    for one, other in itertools.combinations(owners, 2):
+        if is_same(one, other, many):
+            with_unit = one if one.unit else other
+            both = replace(
+                with_unit,
+                comms=one.comms | other.comms,
+                programs=one.programs | other.programs,
+                pids=one.pids | other.pids,
+                inodes=one.inodes | other.inodes,
+                rows=one.rows + other.rows,
+                watched=one.watched or other.watched,
+            )
+            others = [owner for owner in owners if owner is not one and owner is not other]
+            return _without_twins([both, *others], many)
+    return owners
+
+
+# ── who is who ──────────────────────────────────────────────────────────────────────────────────
+
+
+def is_same(known: Owner, shown: Owner, many: Set[str]) -> bool | None:
+    """Whether two are the same owner; None if that can't be known."""
+    by_program = _same_program(known, shown)
+    if known.unit and shown.unit and known.of_socket == shown.of_socket:
+        if known.unit != shown.unit:
+            return False
+        return by_program if is_many(known.unit, many) and by_program is not None else True
+    if by_program is not None:
+        return by_program
+    return True if known.boot == shown.boot and known.pids & shown.pids else None
+
+
+def _same_program(known: Owner, shown: Owner) -> bool | None:
+    if known.comms and shown.comms:
+        return bool(known.comms & shown.comms)
+    if known.programs and shown.programs and known.tool == shown.tool:
+        return bool(set(map(program_of, known.programs)) & set(map(program_of, shown.programs)))
+    return None
+
+
+def seen_again(known: Owner, shown: Owner) -> Owner:
+    """An owner after a look that shows it: what is not shown now, such as the unit of its process, stays as known."""
+    one_boot = known.boot == shown.boot
+    unit_of = known if not shown.unit or (shown.of_socket and known.unit and not known.of_socket) else shown
+    return replace(
+        known,
+        unit=unit_of.unit,
+        of_socket=unit_of.of_socket,
+        comms=shown.comms or known.comms,
+        programs=shown.programs or known.programs,
+        tool=shown.tool if shown.programs else known.tool,
+        pids=shown.pids or (known.pids if one_boot else frozenset()),
+        inodes=shown.inodes or (known.inodes if one_boot else frozenset()),
+        rows=shown.rows,
+        boot=shown.boot,
+        gone_since=None,
+        watched=shown.watched,
+    )
+
+
+@dataclass
+class Pairs:
+    """Known and shown owners side by side.
+
+    :param shown_as: by the place of a known owner that is shown, the shown one; None if an earlier one of the known
+        ones is the same
+    :param newcomers: shown, and surely none of the known ones
+    :param unknown: one is shown that may be a known one
+    """
+
+    shown_as: dict[int, Owner | None]
+    newcomers: list[Owner]
+    unknown: bool
+
+
+def pairs(known: Sequence[Owner], shown: Sequence[Owner], many: Set[str]) -> Pairs:
+    """Which of the known owners are shown, and who else is. One that may be the only known one is taken for it."""
+    if len(known) == len(shown) == 1 and is_same(known[0], shown[0], many) is None:
+        return Pairs({0: shown[0]}, [], unknown=False)
+    shown_as: dict[int, Owner | None] = {}
+    taken: list[Owner] = []
+    for place, one in enumerate(known):
+        same = [other for other in shown if is_same(one, other, many)]
+        if same:
+            free = [other for other in same if not any(other is done for done in taken)]
+            shown_as[place] = free[0] if free else None
+            taken += free[:1]
+    strangers = [other for other in shown if not any(is_same(one, other, many) for one in known)]
+    newcomers = [other for other in strangers if all(is_same(one, other, many) is False for one in known)]
+    return Pairs(shown_as, newcomers, len(newcomers) < len(strangers))
+
+
+# ── what follows for a port ─────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Verdict:
+    """What a look says of the owners of a port.
+
+    :param owners: of the port from now on, those that are gone included
+    :param gone: places in ``owners`` of those that this look shows to be gone
+    :param back: as they were known, those that were gone and are shown again
+    :param replaced: the owners from before are others now
+    :param taken: none of them is shown any more
+    :param same: nobody came or went: if its sockets are others, it restarted
+    :param there: those that were known and are shown, as they were and as they are
+    :param all_shown: every listener shows an owner, and it is known whether that was there
+    """
+
+    owners: list[Owner]
+    gone: list[int] = field(default_factory=list)
+    back: list[Owner] = field(default_factory=list)
+    replaced: bool = False
+    taken: bool = False
+    same: bool = False
+    there: list[tuple[Owner, Owner]] = field(default_factory=list)
+    all_shown: bool = False
+
+
+def _compared(verdict: Verdict, known: Sequence[Owner], view: View, found: Pairs) -> Verdict:
+    """The verdict, with who is there of those that were known."""
+    there = [(known[place], shown) for place, shown in found.shown_as.items() if shown is not None]
+    return replace(verdict, there=there, all_shown=not (view.blank or found.unknown))
+
+
+def taken_over(known: Sequence[Owner], view: View, many: Set[str]) -> Verdict:
+    """Who is shown owns the port, without a word, and was always there; who is gone already stays so if not shown."""
+    if not view.owners:
+        return Verdict(list(known))
+    found = pairs(known, view.owners, many)
+    still = [one for place, one in enumerate(known) if one.gone_since is not None and place not in found.shown_as]
+    back = [one for place, one in enumerate(known) if one.gone_since is not None and place in found.shown_as]
+    again = [(known[place], shown) for place, shown in found.shown_as.items() if shown is not None]
+    others = [one for one in view.owners if not any(one is shown for _, shown in again)]
+    owners = [replace(seen_again(one, shown), joined=None) for one, shown in again] + others
+    verdict = Verdict(still + owners, back=back, taken=bool(known) and not (again or found.unknown))
+    return _compared(verdict, known, view, found)
+
+
+def in_another_boot(known: Sequence[Owner], view: View, many: Set[str]) -> list[Owner]:
+    """After the first look of another boot: nothing is compared, but the pids and sockets of who is shown are taken."""
+    shown_as = pairs(known, view.owners, many).shown_as
+    owners = list(known)
+    for place, shown in shown_as.items():
+        if shown is not None:
+            owners[place] = replace(owners[place], pids=shown.pids, inodes=shown.inodes, boot=shown.boot)
+    return owners
+
+
+@dataclass
+class Circumstances:
+    """Of a look at a port.
+
+    :param waits: the host is in its grace after a reboot
+    :param addresses_compare: with those that were known
+    """
+
+    clock: timedelta
+    boot: int
+    many: Set[str]
+    confirmed: bool
+    waits: bool
+    addresses_compare: bool
+    mature_after: timedelta
+
+
+def judge(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
+    """A port that was up and is seen."""
+    if not known:
+        return Verdict(list(view.owners), same=True)
+    found = pairs(known, view.owners, look.many)
+    blank = view.blank or found.unknown
+    joined = [replace(one, joined=look.clock) for one in found.newcomers]
+    if found.shown_as:
+        return _compared(_some_are_shown(known, view, look, found, joined, blank=blank), known, view, found)
+    if not joined:
+        return Verdict(list(known), same=True)
+    if blank:
+        return Verdict([*known, *joined])
+    if look.waits:
+        return Verdict(list(known))
+    gone_before = [one for one in known if one.gone_since is not None]
+    return Verdict([*gone_before, *found.newcomers], replaced=True, taken=True)
+
+
+def _some_are_shown(
+    known: Sequence[Owner], view: View, look: Circumstances, found: Pairs, joined: list[Owner], *, blank: bool
+) -> Verdict:
+    """Of those that were there, each is shown, gone, hidden by a blank listener, or just not needed any more."""
+    there = [one for one in known if one.gone_since is None]
+    gone: list[Owner] = []
+    stay: list[Owner] = []
+    others: list[Owner] = []
+    back: list[Owner] = []
+    for place, one in enumerate(known):
+        if place in found.shown_as:
+            shown = found.shown_as[place]
+            stay += [] if shown is None else [seen_again(one, shown)]
+            back += [] if one.gone_since is None else [one]
+        elif one.gone_since is not None:
+            others.append(one)
+        elif _is_gone(one, there, view, look, blank=blank):
+            gone.append(one)
+        elif blank or not (look.addresses_compare or (one.inodes and view.inodes)):
+            others.append(one)
+        # Else all that it had is still there, in other hands: a worker, or a socket that was handed over.
+    if gone and not look.confirmed:
+        return Verdict(list(known))
+    if gone and look.waits:
+        return Verdict([*others, *gone, *stay, *joined], back=back)
+    stay += joined
+    missed = [one for one in gone if one.watched]  # nobody asked for the others
+    if missed and all(one.joined is not None and look.clock - one.joined < look.mature_after for one in stay):
+        return Verdict([*others, *stay], back=back, replaced=True)
+    places = list(range(len(missed)))
+    return Verdict([*missed, *others, *stay], gone=places, back=back, same=not gone and not joined)
+
+
+def _is_gone(one: Owner, there: Sequence[Owner], view: View, look: Circumstances, *, blank: bool) -> bool:
+    """Whether an owner that is not shown has nothing of the port any more."""
+    if one.boot != look.boot:
+        return not blank  # of the sockets before the boot none is left
+    by_inodes = bool(one.inodes and view.inodes)
+    if by_inodes and (one.inodes & view.inodes or not blank):
+        return not one.inodes & view.inodes
+    if (blank and not by_inodes) or not look.addresses_compare:
+        return False
+    # With another socket it may be the one that is not shown, if no listener is missing.
+    before: Counter[str] = sum((other.rows for other in there), Counter())
+    return any(view.rows[address] < before[address] for address in one.rows)
+
+
+# ── a port that is down ─────────────────────────────────────────────────────────────────────────
+
+
+def is_recovered(known: Sequence[Owner], view: View, many: Set[str]) -> bool:
+    """Whether a port that was down and is seen has one of its own owners again, as far as can be known."""
+    found = pairs(known, view.owners, many)
+    return not known or bool(found.shown_as) or view.blank or found.unknown
+
+
+def recover(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
+    """The owners of a port that was down until now: whoever of its own did not come back with it is gone."""
+    if not known:
+        return Verdict(list(view.owners))
+    found = pairs(known, view.owners, look.many)
+    stay = [seen_again(known[place], shown) for place, shown in found.shown_as.items() if shown is not None]
+    missing = [one for place, one in enumerate(known) if place not in found.shown_as]
+    joined = [replace(one, joined=look.clock) for one in found.newcomers]
+    if view.blank or found.unknown:
+        return _compared(Verdict([*missing, *stay, *joined]), known, view, found)
+    missed = [one for one in missing if one.watched]
+    return _compared(Verdict([*missed, *stay, *joined], gone=list(range(len(missed)))), known, view, found)
+
+
+def holders(before: Sequence[Owner], view: View, look: Circumstances) -> list[Owner]:
+    """Others that have a port while it is down: each since this look, or since it was remembered."""
+    found = pairs(before, view.owners, look.many)
+    known = [seen_again(before[place], shown) for place, shown in found.shown_as.items() if shown is not None]
+    taken = [shown for shown in found.shown_as.values() if shown is not None]
+    new = [one for one in view.owners if not any(one is other for other in taken)]
+    return known + [replace(one, joined=look.clock) for one in new if not _is_any(one, before, look.many)]
+
+
+def _is_any(one: Owner, others: Sequence[Owner], many: Set[str]) -> bool:
+    return any(is_same(other, one, many) for other in others)
