@@ -1370,3 +1370,18 @@ def test_a_bind_that_is_put_aside_is_asked_about_in_each_look() -> None:
     # With one of them, all are asked about while it is lost as well.
     both = lost(V4, LAN, unwatched=((V4, NOW - FIVE),))
     assert kept(again(both, seen(LOCAL), is_watched=LOCAL.__eq__)).lost == (LAN,)
+
+
+def test_rules_that_hide_a_lost_bind_do_not_end_the_alert_of_an_owner_that_is_gone() -> None:
+    before = dataclasses.replace(left(), lost=(LAN,), lost_since=NOW - HOUR, unwatched=((LAN, NOW - FIVE),))
+    step = again(before, seen(pids=(7,)), is_watched=V4.__eq__)
+    assert (told(step), kept(step).lost, kept(step).lost_since) == ([], (), None)
+    without = dataclasses.replace(before, owners=())
+    assert told(again(without, seen(pids=(7,)), is_watched=V4.__eq__)) == ["unwatched"]
+
+
+def test_an_owner_that_leaves_and_a_bind_that_is_lost_in_one_look_are_one_change() -> None:
+    owners = tuple(dataclasses.replace(own, binds=(V4, LAN) if own.pids == (7,) else (V4,)) for own in shared().owners)
+    step = again(shared(owners=owners, addresses=(LAN, LOCAL, V4)), seen(LOCAL, pids=(7,)))
+    assert (told(step), kept(step).binds.recent) == (["owner_gone"], (clock(NOW),))
+    assert set(kept(step).lost) == {LAN, V4}

@@ -37,7 +37,11 @@ def hide_binds(port: Port, evidence: Evidence, is_watched: Callable[[str], bool]
     )
     if port.lost or not before:
         return ()
-    since, port.lost_since, port.lost_clock, port.binds = port.lost_since, None, None, NONE
+    since, port.lost_since, port.lost_clock = port.lost_since, None, None
+    if owners.gone_of(port):
+        # The alert is that of the owner.
+        return ()
+    port.binds = NONE
     draft = Draft(EventKind.UNWATCHED, f"No rule watches {', '.join(before)} any more", since)
     return () if port.paused else telling.tell(port, evidence, draft)
 
@@ -78,7 +82,7 @@ def bind_events(
     if not lost:
         port.lost_since = port.lost_clock = None
     if away and (fresh or (before.lost and not lost)):
-        return None, _untold_binds(before, port, evidence, fresh)
+        return None, _untold_binds(before, port, evidence, fresh, is_counted=bool(change.gone))
     if fresh or (lost and not away and port.paused and not waiting and lifecycle.may_tell(port.told, evidence.at)):
         return Row.LOST_BIND, _loses(before, port, evidence, fresh, shown.more)
     if before.lost and not lost and change.back:
@@ -101,11 +105,16 @@ def bind_events(
     return None, telling.notice(port, evidence, draft)
 
 
-def _untold_binds(before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...]) -> tuple[Draft, ...]:
-    """Binds that are lost or found while an owner is gone, which includes them."""
+def _untold_binds(
+    before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...], *, is_counted: bool
+) -> tuple[Draft, ...]:
+    """Binds that are lost or found while an owner is gone, which includes them.
+
+    :param is_counted: the owner left in this look, and one look is one change
+    """
     if fresh and port.lost_since is None:
         port.lost_since, port.lost_clock = evidence.at, evidence.clock
-    if fresh or (before.lost and not port.lost):
+    if not is_counted and (fresh or (before.lost and not port.lost)):
         port.binds = lifecycle.untold(port.binds, evidence.pace, clock=evidence.clock, at=evidence.at)
     return ()
 

@@ -29,9 +29,7 @@ def changed_owners(port: Port, shown: Holders, evidence: Evidence, *, quiet: boo
         return owners.compare(known, shown, evidence.many, evidence.times)
     if not shown.owners:
         return owners.Change(known)
-    is_back = {own: any(owners.same(own, one, evidence.many) for one in shown.owners) for own in owners.gone_of(port)}
-    away = (own for own, back in is_back.items() if not back)
-    return owners.Change((*shown.owners, *away), back=tuple(own for own, back in is_back.items() if back))
+    return owners.taken_over(known, shown, evidence.many)
 
 
 def owner_events(

@@ -152,9 +152,7 @@ def untold(before: Changes, pace: Pace, *, clock: float, at: datetime) -> Change
     """The changes after one that is not told, since a greater condition is told instead."""
     if before.flapping_since:
         return Changes((clock,), before.flapping_since, at)
-    # One look is one change.
-    recent = [one for one in _recent(before, pace, clock) if one != clock]
-    return Changes((*recent, clock))
+    return Changes((*_recent(before, pace, clock), clock))
 
 
 def _recent(before: Changes, pace: Pace, clock: float) -> list[float]:

@@ -330,23 +330,25 @@ class _Matching:
 
     :param matches: place among the known ones: the owner as it is shown
     :param newcomers: no known one is the same
-    :param nameless: some socket shows no owner, or one of which it can't be known who it is
+    :param unclear: it can't be known whether it is a known one
+    :param nameless: some socket shows no owner, or one that is unclear
     """
 
     def __init__(self, known: Sequence[PortOwner], shown: Holders, many: Collection[str], clock: float) -> None:
         self.known = list(known)
         self.matches: dict[int, PortOwner] = {}
         self.newcomers: list[PortOwner] = []
-        self.nameless = shown.nameless
+        self.unclear: list[PortOwner] = []
         for one in shown.owners:
             verdicts = [same(own, one, many) for own in self.known]
             places = [place for place, verdict in enumerate(verdicts) if verdict]
             if places:
                 self._add(one, *places)
             elif None in verdicts:
-                self.nameless = True
+                self.unclear.append(one)
             else:
                 self.newcomers.append(dataclasses.replace(one, joined=clock))
+        self.nameless = shown.nameless or bool(self.unclear)
 
     def _add(self, one: PortOwner, place: int, *others: int) -> None:
         for other in reversed(others):
@@ -424,6 +426,15 @@ def _none_is_there(found: _Matching, shown: Holders, times: Times) -> Change:
         return Change((*known, *newcomers), False, newcomers=newcomers)
     owners = tuple(dataclasses.replace(one, joined=None) for one in newcomers)
     return Change((*owners, *found.away), replaced=tuple(found.missing), newcomers=owners, is_taken=True)
+
+
+def taken_over(known: Sequence[PortOwner], shown: Holders, many: Collection[str]) -> Change:
+    """The owners that are shown, without a comparison; what is known of them besides stays known."""
+    found = _Matching(known, shown, many, 0.0)
+    if not found.matches and not found.newcomers and len(found.known) == len(shown.owners) == 1:
+        return Change((updated(found.known[0], shown.owners[0]),))
+    others = (dataclasses.replace(one, joined=None) for one in (*found.newcomers, *found.unclear))
+    return Change((*found.here, *others, *found.away), back=found.back)
 
 
 def _leaves(own: PortOwner, times: Times) -> PortOwner:
