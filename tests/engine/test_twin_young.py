@@ -36,11 +36,11 @@ def test_the_ends_of_all_ports_of_an_owner_are_changes_of_one_subject() -> None:
     assert told(play, 25, 40001) == [("down young", 40002), ("down young", 40003)]
     assert told(play, 30, 40001, 40002, 40004) == [("recovered", 40002), ("new", 40004)]
     assert told(play, 35, 40002, 40004) == [("flapping up", 40001)]
-    # Nothing more is told; what ends is forgotten, but for the speaker. An alert that is open ends with it.
-    assert told(play, 40, 40002, 40003) == []
+    # Nothing more is told; what ends is forgotten, but for the speaker. The alert of one that is back ends in silence.
+    assert told(play, 40, 40002, 40003) == [("retired young", 40003)]
     assert sorted(play.reference.ports["a"]) == [22, 40001, 40002, 40003]
     assert told(play, 45, 40002, 40003, 40005) == []
-    assert told(play, 50, 40002) == [("retired young", 40003)]
+    assert told(play, 50, 40002) == []
     assert sorted(play.reference.ports["a"]) == [22, 40001, 40002]
     assert [one for minutes in five(55, 105) for one in told(play, minutes, 40002)] == []
     found = [(minutes, one) for minutes in five(110, 200) for one in told(play, minutes, 40002)]
