@@ -129,7 +129,7 @@ def _config(alerts: Mapping[str, Any]) -> dict[str, Any]:
         },
         "ssh": {"connect_timeout": "6s", "max_logins": 4},
         "scan": {"confirm_after": "1s"},
-        # Services die and come back many times in these tests.
-        "states": {"unreachable_after": 1, "flap_threshold": 1000},
+        # Services die and come back many times in these tests, and none of them is watched for a day.
+        "states": {"unreachable_after": 1, "flap_threshold": 1000, "mature_after": "1s"},
         "alerts": dict(alerts),
     }
