@@ -102,15 +102,19 @@ def test_pieces_in_any_order_end_as_the_runs_would_have_by_those_rules(
     assert [row.content for row in checkpoints_of(database)][1:] == [row.content for row in checkpoints_of(scratch)][1:]
 
 
+def everything_of(database: Database) -> dict[str, list[Any]]:
+    """The rows of each table, in no order."""
+    with database.begin() as conn:
+        return {table.name: sorted(conn.execute(select(table)), key=repr) for table in tables.metadata.sorted_tables}
+
+
 def test_the_same_rules_change_nothing(database: Database) -> None:
     fleet = small_fleet(database)
     eventful(fleet, 30)
-    with database.begin() as conn:
-        before = {table.name: conn.execute(select(table)).all() for table in tables.metadata.sorted_tables}
+    before = everything_of(database)
     counts = replay(fleet, MONDAY)
     assert {name: count for name, count in counts.items() if count} == {"replayed": 30}
-    with database.begin() as conn:
-        after = {table.name: conn.execute(select(table)).all() for table in tables.metadata.sorted_tables}
+    after = everything_of(database)
     assert {name for name in before if before[name] != after[name]} == {"replays", "leases"}
 
 
