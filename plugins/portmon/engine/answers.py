@@ -88,8 +88,7 @@ class Answers:
             changes.add(own)
             covered = look.host_id in answers.covered
             self._take_evidence(host, look, evidence[look.host_id], own, covered=covered)
-        now = frames.merged(ports, changes.changed.values(), changes.gone)
-        unsettled = self._unsettled(looks, rules, comparison, now) | absent | answers.new_boots
+        unsettled = self._unsettled(looks, rules, comparison, changes) | absent | answers.new_boots
         for look in looks:
             host = self._hosts[look.host_id]
             host.fingerprint = None if look.host_id in unsettled else fingerprint_of(look, self._inputs)
@@ -99,12 +98,12 @@ class Answers:
         looks: Sequence[Observation],
         rules: Mapping[str, HostRules],
         comparison: frames.Comparison,
-        now: pd.DataFrame,
+        changes: ChangedPorts,
     ) -> set[str]:
         """Hosts of which the same observation, evaluated once more, would change something."""
-        pending, differed = comparison.pending(now)
+        pending = comparison.pending(changes.changed, changes.gone)
         for look in looks:
-            nameless = look.host_id in differed and any(one.program is None for one in look.shows.listeners)
+            nameless = look.host_id in comparison.differed and any(one.program is None for one in look.shows.listeners)
             if nameless and not rules[look.host_id].watches_all:
                 # Rules match such a listener by the last known programs of its port, which may have changed.
                 pending.add(look.host_id)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -41,7 +42,17 @@ def _columns() -> Iterator[tuple[str, str]]:
 PORT_COLUMNS: Mapping[str, str] = dict(_columns())
 """Columns of the frame of ports, name to dtype: the fields of :class:`portmon.engine.state.Port`."""
 
+_GETTERS = {
+    name: attrgetter(name) for name in PORT_COLUMNS.keys() & {field.name for field in dataclasses.fields(Port)}
+} | {
+    column: attrgetter(f"{name}.{part.name}")
+    for name, columns in CHANGES.items()
+    for column, part in zip(columns, dataclasses.fields(Changes), strict=True)
+}
+"""What gives the value of each column."""
 KEY = ["host_id", "protocol", "port"]
+AT_ONCE = 2000
+"""So many changed ports are compared again at a time: one host may have very many."""
 
 
 class Pair(NamedTuple):
@@ -73,11 +84,7 @@ def empty_ports() -> pd.DataFrame:
 
 def row_of(port: Port) -> dict[str, Any]:
     """The columns of a port."""
-    row = {name: getattr(port, name, None) for name in PORT_COLUMNS}
-    for name, (recent, flapping_since, at) in CHANGES.items():
-        changes: Changes = getattr(port, name)
-        row |= {recent: changes.recent, flapping_since: changes.flapping_since, at: changes.at}
-    return row
+    return {name: get(port) for name, get in _GETTERS.items()}
 
 
 def port_of(row: Mapping[str, Any]) -> Port:
@@ -91,8 +98,8 @@ def port_of(row: Mapping[str, Any]) -> Port:
 
 def ports_frame(ports: Sequence[Port]) -> pd.DataFrame:
     """The frame of some ports."""
-    rows = [row_of(port) for port in ports]
-    return frame({name: [row[name] for row in rows] for name in PORT_COLUMNS}, PORT_COLUMNS)
+    # Column by column: rows of 20,000 ports take more memory than the ports.
+    return frame({name: list(map(get, ports)) for name, get in _GETTERS.items()}, PORT_COLUMNS)
 
 
 def ports_of(rows: pd.DataFrame) -> list[Port]:
@@ -200,14 +207,19 @@ class Comparison:
         columns = list(zip(*seen, strict=True)) or [()] * len(names)
         columned = zip(names, columns, strict=True)
         self._declared = declared
-        self._seen = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in columned})
-        self._seen["port"] = self._seen["port"].astype("int64")
-        both = self._beside(known, self._seen)
+        listening = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in columned})
+        listening["port"] = listening["port"].astype("int64")
+        both = self._beside(known, listening)
         differs = both[~self._is_quiet(both)]
         self.listed = set(zip(both["host_id"], both["port"], strict=True)) if declared else set()
         """Host id and port of all that is known or seen, if there are declared ports."""
-        self._keys = differs[KEY]
+        keys = zip(*(differs[name] for name in KEY), strict=True)
+        self._differing: dict[PortKey, bool] = dict(zip(keys, differs["found"] != "left_only", strict=True))
+        """Keys of what differs, and whether it is seen."""
+        self.differed = {key[0] for key in self._differing}
+        """Ids of the hosts of which something differs."""
         self._rows = differs
+        self._seen = differs[names][differs["found"] != "left_only"]
 
     def differing(self) -> dict[str, list[Pair]]:
         """Host id: its ports that were not up before, are not seen as they were, or wait for something."""
@@ -220,20 +232,27 @@ class Comparison:
                 seen = Seen(**{name: row[f"{name}_seen"] for name in SETS}, **own, excluded=row["excluded"] or ())
             found[row["host_id"]].append(Pair(row["protocol"], row["port"], known, seen))
         # Not needed any more: one host may have very many.
-        self._rows = self._rows[:0]
+        self._rows = self._rows[:0].copy()
         return found
 
-    def pending(self, now: pd.DataFrame) -> tuple[set[str], set[str]]:
-        """Hosts of which the same observation, evaluated once more, would change something; and all that differed.
+    def pending(self, changed: Mapping[PortKey, Port], gone: Container[PortKey]) -> set[str]:
+        """Hosts of which the same observation, evaluated once more, would change something.
 
-        :param now: the ports after the evaluation. Those that did not differ stay as they are
+        :param changed: ports that the evaluation changed; those that differed and stayed as they were still differ
+        :param gone: ports that are not watched any more
         """
-        again = self._beside(now.merge(self._keys, on=KEY), self._seen.merge(self._keys, on=KEY))
-        return set(again["host_id"][~self._is_quiet(again)]), set(self._keys["host_id"])
+        waiting = {
+            key[0] for key, is_seen in self._differing.items() if key not in changed and (key not in gone or is_seen)
+        }
+        news = [port for key, port in changed.items() if key in self._differing and key[0] not in waiting]
+        for start in range(0, len(news), AT_ONCE):
+            both = self._beside(ports_frame(news[start : start + AT_ONCE]), self._seen, how="left")
+            waiting.update(both["host_id"][~self._is_quiet(both)])
+        return waiting
 
     @staticmethod
-    def _beside(known: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
-        return known.merge(seen, on=KEY, how="outer", suffixes=("", "_seen"), indicator="found")
+    def _beside(known: pd.DataFrame, seen: pd.DataFrame, how: Literal["outer", "left"] = "outer") -> pd.DataFrame:
+        return known.merge(seen, on=KEY, how=how, suffixes=("", "_seen"), indicator="found")
 
     def _is_quiet(self, both: pd.DataFrame) -> pd.Series:
         """Which rows need no evaluation: up before, seen now, without a difference or a pending change."""
