@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -27,9 +28,14 @@ def wrong_since(port: Port) -> datetime:
 
 def tell(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
     """The event, which counts as a message of the port if it is one."""
-    if draft.is_message:
-        port.told = (*lifecycle.messages(port.told, evidence.at), evidence.at)
+    port.told = times(port.told, evidence, (draft,))
     return (draft,)
+
+
+def times(told: tuple[datetime, ...], evidence: Evidence, drafts: Iterable[Draft]) -> tuple[datetime, ...]:
+    """The times of a subject's messages, with those of this observation."""
+    fresh = [evidence.at for draft in drafts if draft.is_message]
+    return (*lifecycle.messages(told, evidence.at), *fresh) if fresh else told
 
 
 def notice(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
@@ -104,7 +110,12 @@ def change(
         return ()
     between = "up and down" if part == "presence" else "lost and found addresses or owners"
     what = "restarts" if loops else f"changes between {between}"
+    of_owner = draft is not None and draft.kind is EventKind.REPLACED
+    if of_owner:
+        what = "changes of its owner or its presence"
     reason = lifecycle.why_flapping(count, evidence.pace, what)
+    if of_owner and draft is not None:
+        reason = f"{draft.reason}; {reason}"
     since = lifecycle.began(before, evidence.pace, clock=evidence.clock, at=evidence.at)
     kind = EventKind.CRASH_LOOPING if loops else EventKind.FLAPPING
     flapping = Draft(kind, reason, since, port.last_seen_at, {"state": state_of(port)})
@@ -132,7 +143,7 @@ def settle(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
         details["lost"] = list(port.lost)
     if away := names_of(owners.gone_of(port)):
         reason, details["gone"] = f"{still}: {away} does not listen any more", away
-    if taken := names_of(port.holders):
+    if taken := names_of(owners.present(port.holders)):
         reason, details["owner"] = f"{still}: {taken} has the port, and {names_of(owners.of(port))} is gone", taken
     return tell(port, evidence, Draft(EventKind.STABLE, reason, since, port.last_seen_at, details))
 

@@ -7,6 +7,8 @@ of any of them until none ended for the window.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from datetime import datetime
 
 from portmon.engine import lifecycle, owners, telling
 from portmon.engine.lifecycle import NONE, LifecycleRow
@@ -14,14 +16,19 @@ from portmon.engine.rows import Row, Transition
 from portmon.engine.state import Draft, Evidence, HostState, Port, YoungOwner
 from portmon.model import limits
 from portmon.model.event_kinds import EventKind
+from portmon.model.observation import PortKey
 from portmon.model.state import PortStatus
 
 
 class YoungPorts:
-    """The young random ports of a host in one observation."""
+    """The young random ports of a host in one observation.
 
-    def __init__(self, host: HostState, evidence: Evidence) -> None:
+    :param accepted: when a person accepted what is wrong with a port
+    """
+
+    def __init__(self, host: HostState, evidence: Evidence, accepted: Mapping[PortKey, datetime]) -> None:
         self._host = host
+        self._accepted = accepted
         self._evidence = evidence
         self._own = {one.owner: one for one in host.young}
 
@@ -35,7 +42,7 @@ class YoungPorts:
 
     def lent(self, port: Port) -> Port:
         """The port as it is evaluated: without changes of its own."""
-        return port if self._group(port) is None else dataclasses.replace(port, presence=NONE)
+        return port if self._group(port) is None else dataclasses.replace(port, presence=NONE, told=())
 
     def taken(self, before: Port | None, step: Transition) -> Transition:
         """The transition of a port, with what is told of its owner in place of its own events."""
@@ -54,9 +61,13 @@ class YoungPorts:
             drafts += told
             ends_silently |= draft.kind is EventKind.DOWN and not told and group.speaker != port.port
         after, row = step.port, step.row
+        if row is Row.RETIRED and group.speaker == port.port and not self._was_accepted(port):
+            # It speaks for the others, however long it is away itself.
+            after, row, drafts = before, Row.STILL_DOWN, []
         if after is not None and group.speaker == after.port and (stable := self._stable(group, after)):
-            drafts += telling.tell(after, self._evidence, stable)
-            group, row = dataclasses.replace(group, speaker=None, presence=NONE), Row.STABLE
+            drafts.append(stable)
+            group = dataclasses.replace(self._with_message(group, stable), speaker=None, presence=NONE)
+            row = Row.STABLE
             # Nobody waits for it, if its owner is well.
             ends_silently = bool(group.ports) and after.status == PortStatus.DOWN
         if row is Row.RESUMED and after is not None and not drafts:
@@ -71,9 +82,15 @@ class YoungPorts:
             group = dataclasses.replace(group, speaker=None, presence=NONE)
         if after is not None:
             # The one that speaks is evaluated again as long as it does.
-            after = dataclasses.replace(after, presence=group.presence if group.speaker == after.port else NONE)
+            presence = group.presence if group.speaker == after.port else NONE
+            times = telling.times(before.told if before else (), self._evidence, drafts)
+            after = dataclasses.replace(after, presence=presence, told=times)
         self._own[group.owner] = group
         return dataclasses.replace(step, port=after, row=row, drafts=tuple(drafts))
+
+    def _was_accepted(self, port: Port) -> bool:
+        accepted = self._accepted.get((port.host_id, port.protocol, port.port))
+        return accepted is not None and port.status_since <= accepted <= self._evidence.at
 
     def store(self) -> None:
         """Keep what the next observation needs."""
@@ -92,18 +109,21 @@ class YoungPorts:
         if port.young_since is None or port.declared or port.status == PortStatus.CANDIDATE:
             return None
         is_old = evidence.clock - port.young_since >= evidence.settings.mature_after.total_seconds()
-        if port.status == PortStatus.UP and is_old and not self.speaks(port):
+        if not self.speaks(port) and (port.presence.flapping_since or (port.status == PortStatus.UP and is_old)):
             return None
         if not evidence.is_ephemeral(port.port, (*port.comms, *port.programs)):
             return None
         known = next(iter(owners.of(port)), None)
-        name = known and (known.unit or next(iter(known.comms or known.programs), None))
+        name = known and owners.subject_of(known, evidence.many)
         if not name or (name not in self._own and len(self._own) >= limits.OWNERS):
             return None
         return self._own.get(name) or YoungOwner(name)
 
     def _of_other(self, port: Port, step: Transition) -> Transition:
-        """A port that is no young one any more may have been one when its owner's were counted."""
+        """A port that is no young one any more may have been one when its owner's were counted, and spoken for them."""
+        for one in list(self._own.values()):
+            if one.speaker == port.port:
+                self._own[one.owner] = dataclasses.replace(one, speaker=None, presence=NONE)
         if step.port is None or step.port.status != PortStatus.UP:
             for one in list(self._own.values()):
                 if port.port in one.ports:
@@ -114,7 +134,6 @@ class YoungPorts:
     def _tell(self, group: YoungOwner, port: Port, draft: Draft, row: Row) -> tuple[YoungOwner, list[Draft]]:
         """The owner after an event of one of its ports, and what is told."""
         evidence, flaps = self._evidence, group.presence.flapping_since is not None
-        told = (*lifecycle.messages(group.told, evidence.at), evidence.at)
         if draft.kind is EventKind.DOWN and row is not Row.RESUMED:
             return self._ends(group, port, draft)
         if draft.kind is EventKind.NEW and (flaps or not lifecycle.may_note(group.told, evidence.at)):
@@ -125,12 +144,18 @@ class YoungPorts:
             return group, [Draft(EventKind.RETIRED, reason, draft.since)]
         if flaps and draft.kind in (EventKind.RECOVERED, EventKind.DOWN):
             return group, []
-        return dataclasses.replace(group, told=told) if draft.is_message else group, [draft]
+        return self._with_message(group, draft), [draft]
+
+    def _with_message(self, group: YoungOwner, draft: Draft) -> YoungOwner:
+        """The owner after a message of one of its ports; those of one look are one."""
+        if not draft.is_message or self._evidence.at in group.told:
+            return group
+        return dataclasses.replace(group, told=telling.times(group.told, self._evidence, [draft]))
 
     def _stable(self, group: YoungOwner, port: Port) -> Draft | None:
         """The event of an owner of whose ports none ended for the window."""
         evidence, flapped = self._evidence, group.presence
-        settles = lifecycle.settles(flapped, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told)
+        settles = lifecycle.settles(flapped, evidence.pace, clock=evidence.clock, at=evidence.at, told=group.told)
         if not settles or evidence.new_boot:
             return None
         state = PortStatus.UP if group.ports else PortStatus.DOWN
@@ -147,19 +172,24 @@ class YoungPorts:
 
     def _ends(self, group: YoungOwner, port: Port, draft: Draft) -> tuple[YoungOwner, list[Draft]]:
         evidence = self._evidence
-        told = (*lifecycle.messages(group.told, evidence.at), evidence.at)
+        if evidence.clock in group.presence.recent:
+            # One look is one change: what is told of the first port is told of all.
+            return group, [] if group.presence.flapping_since else [draft]
         since = lifecycle.began(group.presence, evidence.pace, clock=evidence.clock, at=evidence.at)
         row, changes, count = lifecycle.change(
             group.presence, evidence.pace, clock=evidence.clock, at=evidence.at, told=group.told
         )
         group = dataclasses.replace(group, presence=changes)
         if row is LifecycleRow.OPENS:
-            return dataclasses.replace(group, told=told), [draft]
-        if row is not LifecycleRow.FLAPS:
+            return self._with_message(group, draft), [draft]
+        if row is LifecycleRow.SILENT:
+            return group, []
+        group = dataclasses.replace(group, speaker=port.port)
+        if row is LifecycleRow.FULL:
             return group, []
         reason = lifecycle.why_flapping(count, evidence.pace, f"ends of random ports of {group.owner}")
         state = PortStatus.UP if group.ports else PortStatus.DOWN
         flapping = dataclasses.replace(
             draft, kind=EventKind.FLAPPING, reason=reason, since=since, details={"state": state.value}
         )
-        return dataclasses.replace(group, told=told, speaker=port.port), [flapping]
+        return self._with_message(group, flapping), [flapping]
