@@ -785,8 +785,8 @@ def test_a_lost_bind_that_retires_is_not_expected_any_more() -> None:
     accepted = again(lost(LAN, DMZ, binds=CHANGES), seen(LOCAL), accepted=NOW)
     assert only(accepted).reason == "Accepted by a person; 10.0.0.1, 192.0.2.1 is not expected any more"
     assert (only(accepted).since, only(accepted).details) == (NOW - HOUR, {"lost": [LAN, DMZ]})
-    expected = port(addresses=(LOCAL,), told=(NOW,))
-    assert accepted.port == expected
+    # What closes an alert for good is always told, and does not count.
+    assert accepted.port == port(addresses=(LOCAL,))
     expired = again(lost(lost_since=NOW - 31 * DAY), seen(LOCAL))
     assert only(expired).reason == "Lost since 2025-12-02 12:00 UTC; 0.0.0.0 is not expected any more"
     # So it is no `recovered` when it is back.
@@ -1169,7 +1169,7 @@ def test_what_is_wrong_with_a_hidden_port_is_paused_in_its_second_look() -> None
         NONE,
         None,
     )
-    assert (kept(step).lost, kept(step).hidden_since, kept(step).told) == ((V4,), NOW - FIVE, (NOW,))
+    assert (kept(step).lost, kept(step).hidden_since, kept(step).told) == ((V4,), NOW - FIVE, ())
 
 
 def test_a_port_that_is_down_when_it_is_watched_again_has_been_so_since() -> None:
@@ -1342,11 +1342,11 @@ def test_a_declared_owner_has_time_after_a_boot(fields: dict[str, Any], row: Row
     assert again(port(declared=CMDB, **UNIT), other, terms=OWNED, **fields).row is row
 
 
-def test_of_a_port_that_comes_back_flapping_owners_are_not_told() -> None:
+def test_of_a_port_that_comes_back_flapping_owners_are_gone_without_a_word() -> None:
     known = {"owners": shared().owners, "programs": ("apache2", "nginx"), "pids": (7, 8)}
     assert told(again(down(**known), seen(pids=(7,)))) == ["recovered", "owner_gone"]
     step = again(flapping("down", **known), seen(pids=(7,)))
-    assert (told(step), [own.gone_since for own in kept(step).owners]) == ([], [None, None])
+    assert (told(step), [own.gone_since for own in kept(step).owners]) == ([], [None, NOW])
 
 
 def test_binds_are_asked_about_only_where_rules_or_declarations_changed() -> None:
@@ -1385,3 +1385,30 @@ def test_an_owner_that_leaves_and_a_bind_that_is_lost_in_one_look_are_one_change
     step = again(shared(owners=owners, addresses=(LAN, LOCAL, V4)), seen(LOCAL, pids=(7,)))
     assert (told(step), kept(step).binds.recent) == (["owner_gone"], (clock(NOW),))
     assert set(kept(step).lost) == {LAN, V4}
+
+
+def test_an_address_on_which_an_excluded_program_listens_is_no_note() -> None:
+    other = Listener("tcp", LAN, 80, 9, "java")
+    assert told(again(port(addresses=(LAN, V4)), seen(excluded=(other,)))) == []
+    assert told(again(port(addresses=(LAN, V4)), seen())) == ["rebound"]
+
+
+def test_addresses_are_no_notes_while_an_owner_is_gone_and_when_it_is_back() -> None:
+    assert told(again(left(), seen(V4, LAN, pids=(7,)))) == []
+    back = seen(V4, LAN, programs=("apache2", "nginx"), pids=(8, 7))
+    assert told(again(left(), back)) == ["recovered"]
+
+
+def test_a_port_that_is_back_in_the_hands_of_another_owner_and_flaps_now_stays_down() -> None:
+    before = port(presence=CHANGES, misses=1, last_seen_at=NOW - 2 * FIVE, seen_clock=clock(NOW - 2 * FIVE))
+    step = again(before, seen(programs=("apache2",)))
+    assert (step.row, told(step), kept(step).status) == (Row.FLAPPING, ["flapping"], "down")
+    assert kept(step).holders
+    assert (kept(step).last_seen_at, kept(step).seen_clock) == (NOW - 2 * FIVE, clock(NOW - 2 * FIVE))
+
+
+def test_in_the_first_look_of_a_boot_a_port_that_is_back_keeps_its_owners() -> None:
+    known = (PortOwner(comms=("java",), inodes=(5,), pids=(7,), binds=(V4,)),)
+    step = again(down(owners=known), seen(comms=("java",), units=("app.service",), inodes=(6,)), rebooted=True)
+    expected = dataclasses.replace(known[0], inodes=(), pids=(), waits=True)
+    assert (told(step), kept(step).owners) == (["recovered"], (expected,))

@@ -27,6 +27,8 @@ from tests.worlds.reference_young import Young
 
 NOTES = ("restarted", "moved")
 """Kinds of events that are no messages."""
+CLOSED = ("retired", "unwatched")
+"""They close an alert for good: they are told whatever was told before, and do not count."""
 NOTICES = ("new", "replaced", "restarted", "rebound")
 """Nothing begins or ends with them, unless a rebound is severe."""
 FORWARDERS = {"docker-proxy", "rootlessport", "kube-proxy", "sshd"}
@@ -50,10 +52,11 @@ class Ports(Young):
         if kind in NOTICES and extra in ("", "taken"):
             if today >= FEW:
                 return False
-        elif today >= MOST and kind not in ("retired", "unwatched", "moved"):
+        elif today >= MOST and kind not in (*CLOSED, "moved"):
             return False
-        if kind not in NOTES and not (kind == "retired" and extra == "young"):
+        if kind not in (*NOTES, *CLOSED):
             port.messages = [then for then in port.messages if told_today([then], at)] + [at]
+            self._told_now += 1
         if kind == "down":
             port.alert = "down"
         elif kind in ("flapping", "crash_looping"):
@@ -161,6 +164,7 @@ class Ports(Young):
     def _judge_ports(self, look: Sight) -> None:
         """Every port of one ok look."""
         ports = self.ports[look.host_id]
+        self._all_begin(look.host_id)
         told_before = len(self._events)
         hidden = {number for number, port in ports.items() if self._is_hidden(look, number, port)}
         for number in sorted(hidden):
@@ -350,7 +354,8 @@ class Ports(Young):
         if look.learning:
             kind = self._learn_binds(port, seen, verdict)
         elif self._addresses_compare(look) and not self._waits_for_binds(port, look, seen, verdict):
-            kind, extra = self._compare_binds(port, look, number, seen, verdict, other_view=other_view)
+            silent = other_view or bool(port.gone or verdict.back)  # what is told of an owner says it
+            kind, extra = self._compare_binds(port, look, number, seen, verdict, silent=silent)
         if all_back:  # what is lost still was tracked without a word until now
             kind, extra = ("rebound", "severe") if port.lost else ("recovered", "owner")
         if kind:
@@ -452,9 +457,12 @@ class Ports(Young):
         return "recovered" if before and not port.lost else ""
 
     def _compare_binds(
-        self, port: PortRow, look: Sight, number: int, seen: Seen, verdict: Verdict, *, other_view: bool
+        self, port: PortRow, look: Sight, number: int, seen: Seen, verdict: Verdict, *, silent: bool
     ) -> tuple[str, str]:
-        """What changed for the port, and how."""
+        """What changed for the port, and how.
+
+        :param silent: a change that loses nothing is not told
+        """
         before = port.lost
         lost, gained = port.addresses - seen.addresses, seen.addresses - port.addresses
         after = still_lost(port, seen, verdict)
@@ -465,8 +473,8 @@ class Ports(Young):
             return "rebound", "severe"
         if before and not after:
             return "recovered", ""
-        silent = port.presence.flapping or port.parts.flapping or other_view or (port.paused and port.lost)
-        if (lost or gained - before) and not silent:  # a loss that is told again says it all
+        silent |= port.presence.flapping or port.parts.flapping or bool(port.paused and port.lost)
+        if (lost - before or gained - before) and not silent:  # a loss that is told again says it all
             self._notice(port, look, "rebound", number)
         return "", ""
 
@@ -557,6 +565,9 @@ class Ports(Young):
         if self._is_accepted(look, number, port.status_since) or (learned and is_old and not self.jumped):
             self._goes_to_its_holders(port, look, number)
             return
+        if port.paused and self._is_silent(number):
+            del self.ports[look.host_id][number]
+            return
         if port.paused:  # it says who has the port
             port.paused = not self._tell_port(port, look.host_id, look.at, "down", number, port.young)
             for one in port.holders:
@@ -600,6 +611,8 @@ class Ports(Young):
                 port.pause()
             else:
                 del self.ports[look.host_id][number]
+        elif port.paused and self._is_silent(number):
+            del self.ports[look.host_id][number]
         elif port.paused:
             port.paused = not self._tell_port(port, look.host_id, look.at, "down", number, port.young)
         else:

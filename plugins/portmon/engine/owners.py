@@ -458,20 +458,8 @@ def _is_gone(own: PortOwner, known: Sequence[PortOwner], shown: Holders, nameles
     return fewer and not nameless
 
 
-def returned(
-    known: Sequence[PortOwner],
-    shown: Holders,
-    many: Collection[str],
-    times: Times,
-    *,
-    waits: bool,
-    new_boot: bool = False,
-) -> Change:
-    """Compare the owners that a port had before it was down with those that are shown now that it is up again.
-
-    :param waits: those that are not back yet have time, besides that after a boot
-    :param new_boot: addresses are compared in the next look
-    """
+def returned(known: Sequence[PortOwner], shown: Holders, many: Collection[str], times: Times) -> Change:
+    """Compare the owners that a port had before it was down with those that are shown now that it is up again."""
     known = not_gone(known)
     if not shown.owners or not known:
         return Change(shown.owners or tuple(known))
@@ -480,15 +468,11 @@ def returned(
     gone: tuple[PortOwner, ...] = ()
     if times.in_grace:
         rest = list(after_boot(found.missing))
-    elif found.nameless or waits:
+    elif found.nameless:
         rest = found.missing
     else:
         gone = tuple(_leaves(own, times) for own in found.missing if own.is_watched)
-    here = found.here
-    if new_boot:
-        before = (found.known[place].binds for place in sorted(found.matches))
-        here = [dataclasses.replace(own, binds=binds) for own, binds in zip(here, before, strict=True)]
-    return Change((*here, *found.newcomers, *rest, *gone), gone=gone, binds=found.binds)
+    return Change((*found.here, *found.newcomers, *rest, *gone), gone=gone, binds=found.binds)
 
 
 def held(known: Sequence[PortOwner], shown: Holders, many: Collection[str], clock: float) -> tuple[PortOwner, ...]:

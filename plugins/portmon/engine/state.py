@@ -322,3 +322,8 @@ class Draft:
     def is_message(self) -> bool:
         """Whether it is sent; else it is a note."""
         return self.kind.meaning(self.details).group is not None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the messages of a port that a day has room for. What closes an alert for good is not."""
+        return self.is_message and self.kind not in (EventKind.RETIRED, EventKind.UNWATCHED)
