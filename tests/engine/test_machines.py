@@ -114,3 +114,9 @@ def test_the_machine_of_another_entry_is_foreign(others: dict[str, Machine], who
 def test_an_entry_that_was_one_machine_with_another_is_always_rebooted() -> None:
     one = rebooted(1, shared=True)
     assert answerer(one, ONE, {"2": ONE}, clock=5000).who is Answerer.REBOOTED
+
+
+def test_what_another_machine_showed_of_units_is_forgotten_when_the_boot_before_is_back() -> None:
+    kept, host = machines.of_boot(HostState("1")), HostState("1", many=("app.service",))
+    machines.back_to(host, kept)
+    assert host.many == ()

@@ -99,6 +99,11 @@ def left(ago: timedelta = HOUR) -> Port:
     return dataclasses.replace(before, owners=(before.owners[1], gone_one))
 
 
+def late() -> Port:
+    """A port that is not back since the boot five minutes ago, and has time."""
+    return port(grace_until=NOW + TICK, last_seen_at=NOW - 2 * FIVE, seen_clock=clock(NOW - 2 * FIVE))
+
+
 def candidate(number: int = EPHEMERAL, **fields: Any) -> Port:
     """A port that was seen once."""
     return port(number, **{"status": "candidate", "streak": 1, "counted_at": NOW - FIVE} | fields)
@@ -267,7 +272,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "pid not shown": (lambda: again(port(), seen(pids=())), Row.SEEN, UP, []),
     "pid not known": (lambda: again(port(pids=())), Row.SEEN, UP, []),
     "other pid after a reboot": (lambda: again(port(), seen(pids=(8,)), rebooted=True), Row.SEEN, UP, []),
-    "other pid, back within the grace": (lambda: again(port(grace_until=NOW + TICK), seen(pids=(8,))), Row.SEEN, UP, []),
+    "other pid, back within the grace": (lambda: again(late(), seen(pids=(8,)), booted_at=NOW - FIVE), Row.SEEN, UP, []),
     "other program": (lambda: again(port(), seen(programs=("apache2",))), Row.SEEN, UP, ["replaced"]),
     "other program, the fourth time": (lambda: again(port(notices=replaced(3)), seen(programs=("apache2",))), Row.BRAKED, UP, ["replaced"]),
     "other program, the fifth time": (lambda: again(port(notices=replaced(4)), seen(programs=("apache2",))), Row.BRAKED, UP, []),
@@ -665,7 +670,8 @@ def test_the_first_look_of_a_boot_takes_no_owners_and_binds_and_the_second_one_t
     first = again(port(), seen(V4, V6, inodes=(5,), **OTHER), rebooted=True, tool="proc")
     assert (first.row, told(first)) == (Row.SEEN, [])
     # So the second one has the same pid, and nothing is a restart.
-    assert kept(first) == port(pids=(8,), inodes=(5,))
+    waits = PortOwner(programs=("nginx",), tool="ss", binds=(V4,), waits=True)
+    assert kept(first) == port(pids=(8,), inodes=(5,), owners=(waits,))
     second = again(kept(first), seen(V4, V6, inodes=(5,), **OTHER), at=NOW + FIVE)
     assert told(second) == ["replaced", "rebound"]
     assert [one.details["before"] for one in second.drafts] == [["nginx"], [V4]]
@@ -1407,8 +1413,33 @@ def test_a_port_that_is_back_in_the_hands_of_another_owner_and_flaps_now_stays_d
     assert (kept(step).last_seen_at, kept(step).seen_clock) == (NOW - 2 * FIVE, clock(NOW - 2 * FIVE))
 
 
-def test_in_the_first_look_of_a_boot_a_port_that_is_back_keeps_its_owners() -> None:
-    known = (PortOwner(comms=("java",), inodes=(5,), pids=(7,), binds=(V4,)),)
-    step = again(down(owners=known), seen(comms=("java",), units=("app.service",), inodes=(6,)), rebooted=True)
-    expected = dataclasses.replace(known[0], inodes=(), pids=(), waits=True)
-    assert (told(step), kept(step).owners) == (["recovered"], (expected,))
+def test_after_the_first_look_of_a_boot_only_its_numbers_tell_owners_apart() -> None:
+    java = PortOwner(comms=("java",), inodes=(5,), pids=(7,), binds=(V4,))
+    nginx = PortOwner(comms=("nginx",), inodes=(6,), pids=(8,), binds=(V4,))
+    shown = seen(comms=("java",), programs=(), units=("app.service",), inodes=(9,), pids=(3,))
+    expected = (
+        dataclasses.replace(java, inodes=(9,), pids=(3,)),
+        dataclasses.replace(nginx, inodes=(), pids=(), waits=True),
+    )
+    for before in (port(owners=(java, nginx)), down(owners=(java, nginx))):
+        assert kept(again(before, shown, rebooted=True)).owners == expected
+    missing = kept(gone(port(owners=(java, nginx)), rebooted=True)).owners
+    assert [(own.waits, own.inodes, own.pids) for own in missing] == [(True, (), ())] * 2
+
+
+def test_programs_that_rules_exclude_make_no_restart_another_thing() -> None:
+    java = Listener("tcp", LAN, 80, 9, "java", inode=4)
+    assert told(again(port(inodes=(5,)), seen(inodes=(6,), excluded=(java,)))) == ["restarted"]
+    before = kept(again(port(inodes=(5,)), seen(inodes=(5,), excluded=(java,))))
+    assert told(again(before, seen(inodes=(6,)), at=NOW + FIVE)) == ["restarted"]
+
+
+def test_a_port_that_was_hidden_over_a_boot_is_not_restarted() -> None:
+    before = kept(hidden(hid(port(inodes=(5,))), rebooted=True, listening=frozenset({80})))
+    assert before.last_seen_at == NOW - FIVE
+    assert told(again(before, seen(inodes=(6,)), at=NOW + FIVE, booted_at=NOW)) == []
+
+
+def test_what_flaps_since_this_look_is_not_noted_besides() -> None:
+    before = port(presence=CHANGES, misses=1, last_seen_at=NOW - 2 * FIVE, seen_clock=clock(NOW - 2 * FIVE))
+    assert told(again(before, seen(V4, V6))) == ["flapping"]

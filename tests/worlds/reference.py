@@ -563,7 +563,9 @@ class Reference(Ports):
                 denied,
             )
         )
-        host.shown, host.late = frozenset(watched), host.late - watched.keys()
+        ports = self.ports[host_id]
+        host.shown = frozenset(number for number in watched if number not in ports or ports[number].status != "down")
+        host.late -= watched.keys()
         if not first:  # otherwise the next look is compared with what was known before the boot
             host.versions, host.rules, host.tool = versions, rules, seen.tool
             host.listening = frozenset(listener.port for listener in seen.listeners)
@@ -693,9 +695,8 @@ class Reference(Ports):
             then.told_reach, then.changes = now.told_reach, now.changes
         then.foreign, then.key_changed, then.told_greater = False, False, now.told_greater
         then.unscanned, then.told_unscanned = now.unscanned, now.told_unscanned
-        if now.told_hidden and not then.told_hidden:
-            self._tell_host(host_id, at, "retired")
-        then.told_hidden &= now.told_hidden
+        then.told_hidden, then.hiding_looks = now.told_hidden, now.hiding_looks
+        then.showed_owners = now.showed_owners
         then.known_since, then.messages, then.last_try_at = now.known_since, now.messages, now.last_try_at
         self._restore_ports(host_id, kept.ports, at)
         self.hosts[host_id] = then

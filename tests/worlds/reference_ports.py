@@ -183,7 +183,7 @@ class Ports(Young):
             else:
                 self._known(look, number, port)
             self._is_done(look, number)
-        self._all_are_done(look.host_id)
+        self._all_are_done(look.host_id, look.at)
         self._count_the_rest(told_before, look)
 
     def _unknown(self, look: Sight, number: int, old: PortRow | None) -> None:

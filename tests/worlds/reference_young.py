@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from tests.worlds.reference_looks import Sight, is_ephemeral
@@ -84,15 +84,16 @@ class Young(Watching):
         subject = self._subject if port is None else self._subject_of(look, number, port)
         self._subject = None
         if subject is not None:
-            subject.messages = [then for then in subject.messages if told_today([then], look.at)] + [look.at] * told
+            subject.messages += [look.at] * told
         if port is None or subject is None:
             return
         port.presence.forget()
         if port.status == "up":
             subject.up.add(number)
 
-    def _all_are_done(self, host_id: str) -> None:
+    def _all_are_done(self, host_id: str, at: datetime) -> None:
         for subject in self.hosts[host_id].subjects.values():
+            subject.messages = [then for then in subject.messages if told_today([then], at)]
             subject.up = self._up(host_id, subject)
             self._needs_its_speaker(host_id, subject)
 
@@ -159,11 +160,11 @@ class Young(Watching):
 
 
 def name_of(owners: Iterable[Owner]) -> str:
-    """The name of the first of the owners of a port; of one that is gone only if all are."""
+    """The name of the first of the owners of a port, whether that is gone or not."""
 
     def key(one: Owner) -> tuple[Any, ...]:
         names = one.unit, sorted(one.comms), sorted(one.programs)
-        return one.gone_since is not None, *names, sorted(one.inodes), sorted(one.pids)
+        return *names, sorted(one.inodes), sorted(one.pids)
 
     first = min(owners, key=key)
     return first.unit or min(first.comms, default="") or min(first.programs, default="")

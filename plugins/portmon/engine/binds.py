@@ -94,13 +94,7 @@ def bind_events(
     # With OWNERS binds before, one that is new may have been left out then.
     differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(before.lost)
     # While an owner is gone, and when it is back, that says it.
-    if (
-        quiet
-        or away
-        or change.back
-        or any(getattr(before, part).flapping_since for part in telling.PARTS)
-        or not differ
-    ):
+    if quiet or away or change.back or any(getattr(port, part).flapping_since for part in telling.PARTS) or not differ:
         return None, ()
     now, then = ", ".join(port.addresses), ", ".join(before.addresses)
     draft = Draft(

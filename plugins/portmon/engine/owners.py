@@ -268,7 +268,7 @@ def updated(known: PortOwner, shown: PortOwner) -> PortOwner:
         pids=shown.pids or known.pids,
         inodes=shown.inodes or known.inodes,
         binds=shown.binds,
-        is_watched=known.is_watched or shown.is_watched,
+        is_watched=shown.is_watched,
         joined=known.joined,
     )
 
@@ -284,7 +284,7 @@ class Change:
     :param replaced: left, and ``newcomers`` are there in their place
     :param gone: left a port that others have had for long
     :param back: were gone, and are there again
-    :param is_same: nobody came or left
+    :param is_same: nobody that rules watch came or left
     :param is_taken: none of the known owners is there any more
     :param binds: of each owner that is there, the addresses before and now; None if owners do not tell
     """
@@ -405,7 +405,8 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
         kept = [own for own in found.missing if own not in left and found.nameless]
     stays, told = (*found.here, *found.newcomers), tuple(own for own in left if own.is_watched)
     rest = (*stays, *kept, *found.away)
-    change = Change(rest, not found.newcomers and not left, (), tuple(found.newcomers), (), found.back, found.binds)
+    is_same = not told and not any(own.is_watched for own in (*found.newcomers, *found.back))
+    change = Change(rest, is_same, (), tuple(found.newcomers), (), found.back, found.binds)
     if not told:
         return change
     if all(own.joined is not None and times.clock - own.joined < times.mature_after for own in stays):
@@ -467,7 +468,7 @@ def returned(known: Sequence[PortOwner], shown: Holders, many: Collection[str], 
     rest: list[PortOwner] = []
     gone: tuple[PortOwner, ...] = ()
     if times.in_grace:
-        rest = list(after_boot(found.missing))
+        rest = list(after_boot(found.missing, shown, many))
     elif found.nameless:
         rest = found.missing
     else:
@@ -484,9 +485,18 @@ def held(known: Sequence[PortOwner], shown: Holders, many: Collection[str], cloc
     return tuple(found)
 
 
-def after_boot(owners: Iterable[PortOwner]) -> tuple[PortOwner, ...]:
-    """Owners as the next boot compares them: numbers of the kernel mean nothing any more."""
-    return tuple(dataclasses.replace(own, pids=(), inodes=(), waits=own.gone_since is None) for own in owners)
+def after_boot(known: Sequence[PortOwner], shown: Holders, many: Collection[str]) -> tuple[PortOwner, ...]:
+    """Owners after the first look of a boot, as the next one compares them: with its numbers of the kernel alone.
+
+    :param shown: in that look, if it shows the port
+    """
+    found, owners = _Matching(known, shown, many, 0.0), []
+    for place, own in enumerate(found.known):
+        now = found.matches.get(place)
+        pids, inodes = (now.pids, now.inodes) if now else ((), ())
+        waits = now is None and own.gone_since is None
+        owners.append(dataclasses.replace(own, pids=pids, inodes=inodes, waits=waits))
+    return tuple(owners)
 
 
 def not_gone(owners: Iterable[PortOwner]) -> list[PortOwner]:

@@ -283,6 +283,11 @@ class Evidence:
         """Whether missing ports still have time to come back after a reboot: at least until its second observation."""
         return self.grace_until is not None and (self.new_boot or self.at < self.grace_until)
 
+    def booted_after(self, port: Port) -> bool:
+        """Whether a port was not seen since the boot, before this observation."""
+        last = self.seen_at if self.new_boot else port.last_seen_at
+        return last is not None and self.booted_at is not None and last < self.booted_at
+
     @property
     def times(self) -> Times:
         """As owners are compared by."""

@@ -136,6 +136,7 @@ def gone(
     _was_seen(port, evidence)
     if evidence.new_boot and port.grace_until is None:
         port.grace_until = _grace_of(port, evidence, terms)
+        port.owners = holding.kept_owners(port, owners.after_boot(owners.of(port), owners.Holders(()), evidence.many))
     if not confirmed and port.port not in evidence.listening:
         # A port on which an excluded program listens did not seem missing, so the host was not asked twice.
         return Transition(port, Row.UNCONFIRMED)
@@ -165,7 +166,7 @@ def hidden(port: Port, evidence: Evidence) -> Transition:
     if port.status == PortStatus.CANDIDATE:
         return Transition(None, Row.FORGOTTEN)
     port = dataclasses.replace(port, declared=None)
-    if port.port not in evidence.listening:
+    if evidence.new_boot or port.port not in evidence.listening:
         _was_seen(port, evidence)
     since = port.hidden_since
     if since is None:
@@ -255,7 +256,7 @@ def _back(
     told = _recovers(port, evidence)
     known = owners.of(port)
     if evidence.new_boot:
-        change = owners.Change(owners.after_boot(known))
+        change = owners.Change(owners.after_boot(known, shown, evidence.many))
     else:
         change = owners.returned(known, shown, evidence.many, evidence.times)
     return _goes_on(before, port, seen, change, evidence, Transition(None, Row.RECOVERED, told), accepted, quiet=quiet)
@@ -447,9 +448,8 @@ def _count_boot(port: Port, evidence: Evidence) -> None:
     """Keep how long the port took after the boot, if this is the first observation since that shows it."""
     if evidence.booted_at is None:
         return
-    is_first = evidence.new_boot or (port.last_seen_at is not None and port.last_seen_at < evidence.booted_at)
     took = evidence.at - evidence.booted_at
-    if is_first and took <= LONG:
+    if evidence.booted_after(port) and took <= LONG:
         port.boots = (*port.boots, took.total_seconds())[-BOOTS:]
 
 

@@ -81,7 +81,9 @@ class YoungPorts:
         if after is not None:
             # The one that speaks is evaluated again as long as it does.
             presence = group.presence if group.speaker == after.port else NONE
-            after = dataclasses.replace(after, presence=presence, told=(*lifecycle.messages(told, at), *now))
+            after = dataclasses.replace(
+                after, presence=presence, told=(*lifecycle.messages(told, at), *now) if now else told
+            )
         self._own[group.owner] = group
         return dataclasses.replace(step, port=after, row=row, drafts=tuple(drafts))
 
@@ -109,7 +111,8 @@ class YoungPorts:
             return None
         if not evidence.is_ephemeral(port.port, (*port.comms, *port.programs)):
             return None
-        known = next(iter(owners.of(port)), None)
+        # Its first owner, whether that is gone or not: so it stays in one group when that leaves or is back.
+        known = min(owners.of(port), key=lambda own: owners.in_order(own)[1:], default=None)
         name = known and (known.unit or next(iter(known.comms or known.programs), None))
         if not name or (name not in self._own and len(self._own) >= limits.OWNERS):
             return None
