@@ -1443,3 +1443,18 @@ def test_a_port_that_was_hidden_over_a_boot_is_not_restarted() -> None:
 def test_what_flaps_since_this_look_is_not_noted_besides() -> None:
     before = port(presence=CHANGES, misses=1, last_seen_at=NOW - 2 * FIVE, seen_clock=clock(NOW - 2 * FIVE))
     assert told(again(before, seen(V4, V6))) == ["flapping"]
+
+
+def test_an_owner_that_was_gone_is_back_if_it_turns_out_to_be_the_other_one() -> None:
+    java = PortOwner(unit="app.service", comms=("java",), inodes=(5,), binds=(V4,))
+    nginx = PortOwner(comms=("nginx",), inodes=(6,), binds=(V4,), gone_since=NOW - HOUR, gone_clock=clock(NOW - HOUR))
+    before = port(programs=(), comms=("java",), units=("app.service",), inodes=(5,), owners=(java, nginx))
+    step = again(before, seen(programs=(), comms=("nginx",), units=("app.service",), inodes=(7,)))
+    assert (told(step), len(kept(step).owners)) == (["recovered"], 0)
+
+
+def test_the_addresses_of_an_owner_that_is_back_are_expected_while_others_have_time() -> None:
+    apache = PortOwner(programs=("apache2",), tool="ss", binds=(V4,), waits=True)
+    nginx = PortOwner(programs=("nginx",), tool="ss", binds=(V6,), gone_since=NOW - HOUR, gone_clock=clock(NOW - HOUR))
+    step = again(port(owners=(apache, nginx), pids=(8,)), seen(V6), grace_until=NOW + TICK)
+    assert (told(step), kept(step).addresses) == (["recovered"], (V4, V6))

@@ -424,7 +424,7 @@ def recover(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     stay = [seen_again(known[place], shown) for place, shown in found.shown_as.items() if shown is not None]
     missing = [one for place, one in enumerate(known) if place not in found.shown_as]
     joined = [replace(one, joined=look.clock) for one in found.newcomers]
-    if view.blank or found.unknown:
+    if view.blank or found.unknown or look.waits:
         return _compared(Verdict([*missing, *stay, *joined]), known, view, found)
     missed = [one for one in missing if one.watched]
     return _compared(Verdict([*missed, *stay, *joined], gone=list(range(len(missed)))), known, view, found)

@@ -779,9 +779,9 @@ def is_restarted(port: PortRow, seen: Seen) -> bool:
 
 
 def is_its_own(port: PortRow, seen: Seen, look: Sight) -> bool:
-    """Whether a port that is down is back, as far as can be known. Those that rules exclude are others, whoever they are."""
-    known = [one for one in port.owners if one.watched or seen.watched]
-    return bool(known or not port.owners) and is_recovered(known, seen.view, look.many)
+    """Whether a port that is down is back, as far as can be known. Those that rules exclude are others, if one is known that they watch."""
+    known = [one for one in port.owners if one.watched] or port.owners
+    return is_recovered(known, seen.view, look.many)
 
 
 def since(holder: Owner) -> timedelta:
@@ -798,13 +798,12 @@ def expect_all_binds(port: PortRow) -> None:
 
 def still_lost(port: PortRow, seen: Seen, verdict: Verdict) -> frozenset[str]:
     lost = {address for address in port.addresses - seen.addresses if not ipaddress.ip_address(address).is_loopback}
-    wildcard = {4: "0.0.0.0", 6: "::"}
+    wildcard, there = {4: "0.0.0.0", 6: "::"}, seen.addresses | seen.excluded
     missing = {
         address
         for address in port.lost | lost
-        if address not in seen.addresses and wildcard[ipaddress.ip_address(address).version] not in seen.addresses
+        if address not in there and wildcard[ipaddress.ip_address(address).version] not in there
     }
-    missing -= seen.excluded
     if verdict.taken or verdict.replaced:
         return frozenset(missing)
     return frozenset(missing - exchanged(missing - port.lost, port, seen, verdict))

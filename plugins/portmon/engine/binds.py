@@ -77,7 +77,7 @@ def bind_events(
         lost, fresh = (tuple(address for address in some if address not in exchanged) for some in (lost, fresh))
     if fresh and (not evidence.confirmed or evidence.in_grace):
         # Keep the bind as known: the first observation after the grace, or the first confirmed one, makes the event.
-        port.addresses = before.addresses
+        port.addresses = tuple(sorted(expected - (there - seen)))
         return None, ()
     port.lost = lost
     if not lost:

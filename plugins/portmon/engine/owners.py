@@ -329,6 +329,7 @@ class _Matching:
     """Known owners beside those that a look shows.
 
     :param matches: place among the known ones: the owner as it is shown
+    :param merged: were known, and are the same as another known one
     :param newcomers: no known one is the same
     :param unclear: it can't be known whether it is a known one
     :param nameless: some socket shows no owner, or one that is unclear
@@ -337,6 +338,7 @@ class _Matching:
     def __init__(self, known: Sequence[PortOwner], shown: Holders, many: Collection[str], clock: float) -> None:
         self.known = list(known)
         self.matches: dict[int, PortOwner] = {}
+        self.merged: list[PortOwner] = []
         self.newcomers: list[PortOwner] = []
         self.unclear: list[PortOwner] = []
         for one in shown.owners:
@@ -353,7 +355,8 @@ class _Matching:
     def _add(self, one: PortOwner, place: int, *others: int) -> None:
         for other in reversed(others):
             # Two that were known turn out to be one.
-            self.known[place] = _together(self.known[place], self.known.pop(other))
+            self.merged.append(self.known.pop(other))
+            self.known[place] = _together(self.known[place], self.merged[-1])
             self.matches = {at - (at > other): match for at, match in self.matches.items() if at != other}
         self.matches[place] = _together(self.matches[place], one) if place in self.matches else one
 
@@ -376,7 +379,8 @@ class _Matching:
     @property
     def back(self) -> tuple[PortOwner, ...]:
         """The known owners that are shown and were gone before, as they were."""
-        return tuple(self.known[place] for place in self.matches if self.known[place].gone_since is not None)
+        found = (*(self.known[place] for place in self.matches), *self.merged)
+        return tuple(own for own in found if own.gone_since is not None)
 
     @property
     def binds(self) -> tuple[tuple[set[str], set[str]], ...] | None:

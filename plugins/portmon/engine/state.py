@@ -285,7 +285,9 @@ class Evidence:
 
     def booted_after(self, port: Port) -> bool:
         """Whether a port was not seen since the boot, before this observation."""
-        last = self.seen_at if self.new_boot else port.last_seen_at
+        if self.new_boot or port.grace_until is not None:
+            return True
+        last = port.last_seen_at
         return last is not None and self.booted_at is not None and last < self.booted_at
 
     @property
