@@ -1458,3 +1458,11 @@ def test_the_addresses_of_an_owner_that_is_back_are_expected_while_others_have_t
     nginx = PortOwner(programs=("nginx",), tool="ss", binds=(V6,), gone_since=NOW - HOUR, gone_clock=clock(NOW - HOUR))
     step = again(port(owners=(apache, nginx), pids=(8,)), seen(V6), grace_until=NOW + TICK)
     assert (told(step), kept(step).addresses) == (["recovered"], (V4, V6))
+
+
+def test_an_owner_that_has_time_after_a_boot_makes_another_one_no_restart() -> None:
+    java = PortOwner(comms=("java",), inodes=(5,), pids=(7,), binds=(V4,))
+    nginx = PortOwner(comms=("nginx",), inodes=(6,), pids=(8,), binds=(V4,))
+    before = port(owners=(java, nginx), inodes=(5, 6))
+    step = again(before, seen(comms=("nginx",), programs=(), inodes=(9,), pids=(8,)), grace_until=NOW + TICK)
+    assert (told(step), [own.waits for own in kept(step).owners]) == ([], [True, False])

@@ -383,13 +383,14 @@ def _some_are_shown(
         # Else all that it had is still there, in other hands: a worker, or a socket that was handed over.
     if gone and not look.confirmed:
         return Verdict(list(known))
-    if gone and look.waits:
-        return Verdict([*others, *gone, *stay, *joined], back=back)
-    stay += joined
     missed = [one for one in gone if one.watched]  # nobody asked for the others
+    same = not missed and not any(one.watched for one in (*joined, *back))
+    if gone and look.waits:
+        return Verdict([*others, *gone, *stay, *joined], back=back, same=same)
+    stay += joined
     if missed and all(one.joined is not None and look.clock - one.joined < look.mature_after for one in stay):
         return Verdict([*others, *stay], back=back, replaced=True)
-    places, same = list(range(len(missed))), not missed and not any(one.watched for one in (*joined, *back))
+    places = list(range(len(missed)))
     return Verdict([*missed, *others, *stay], gone=places, back=back, same=same)
 
 

@@ -401,6 +401,7 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
         return _none_is_there(found, shown, times)
     everyone = [own for own in found.known if own.gone_since is None]
     left = [own for own in found.missing if _is_gone(own, everyone, shown, found.nameless, times)]
+    is_same = not any(own.is_watched for own in (*left, *found.newcomers, *found.back))
     if left and not times.confirmed:
         return Change(tuple(known), is_same=False)
     if left and times.in_grace:
@@ -409,7 +410,6 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
         kept = [own for own in found.missing if own not in left and found.nameless]
     stays, told = (*found.here, *found.newcomers), tuple(own for own in left if own.is_watched)
     rest = (*stays, *kept, *found.away)
-    is_same = not told and not any(own.is_watched for own in (*found.newcomers, *found.back))
     change = Change(rest, is_same, (), tuple(found.newcomers), (), found.back, found.binds)
     if not told:
         return change
