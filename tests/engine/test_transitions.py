@@ -1466,3 +1466,24 @@ def test_an_owner_that_has_time_after_a_boot_makes_another_one_no_restart() -> N
     before = port(owners=(java, nginx), inodes=(5, 6))
     step = again(before, seen(comms=("nginx",), programs=(), inodes=(9,), pids=(8,)), grace_until=NOW + TICK)
     assert (told(step), [own.waits for own in kept(step).owners]) == ([], [True, False])
+
+
+def test_the_first_look_of_a_boot_takes_no_two_owners_for_one() -> None:
+    java = PortOwner(unit="app.service", comms=("java",), binds=(V4,))
+    nginx = PortOwner(comms=("nginx",), binds=(V4,), gone_since=NOW - HOUR, gone_clock=clock(NOW - HOUR))
+    shown = seen(programs=(), comms=("nginx",), units=("app.service",))
+    step = again(port(owners=(java, nginx)), shown, rebooted=True)
+    assert [own.gone_since for own in kept(step).owners] == [None, NOW - HOUR]
+
+
+def test_another_owner_has_no_address_in_place_of_one_that_was_lost_when_the_rules_changed() -> None:
+    other = seen(V6, programs=("apache2",))
+    assert told(again(port(), other, rules_changed=True)) == ["rebound"]
+    assert told(again(port(), seen(V6), rules_changed=True)) == []
+
+
+def test_an_address_that_an_excluded_owner_had_as_well_goes_with_the_one_that_is_gone() -> None:
+    own = PortOwner(programs=("nginx",), tool="ss", pids=(7,), binds=(V4,))
+    other = PortOwner(programs=("apache2",), tool="ss", pids=(8,), binds=(V4,), is_watched=False)
+    step = again(port(owners=(other, own)), seen(LAN, programs=("apache2",), pids=(8,)))
+    assert (told(step), kept(step).lost) == (["owner_gone"], ())

@@ -400,7 +400,7 @@ class Ports(Young):
         for one in gone:
             one.gone_since = (look.at, look.clock)
         both = (*port.owners, *verdict.owners)  # as they were known, and as they are shown
-        left = {address for one in both if one.gone_since is None for address in one.addresses}
+        left = {address for one in both if one.watched and one.gone_since is None for address in one.addresses}
         port.owners = verdict.owners
         for one in verdict.back:
             port.addresses |= one.addresses  # they are expected again

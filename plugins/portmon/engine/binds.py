@@ -66,13 +66,13 @@ def bind_events(
     lost, _ = limits.few_of({*waiting, *lost_binds({*missed, *(known - there)}, there)}, before.lost)
     away = owners.gone_of(port)
     left = owners.not_gone(change.gone)
-    stay = [own for own in owners.of(before) if own.gone_since is None and own not in left]
+    stay = [own for own in owners.of(before) if own.is_watched and own.gone_since is None and own not in left]
     # What only the owners had that are gone is theirs.
     of_others = owners.binds_of(away) - owners.binds_of(stay)
     of_others -= set(before.lost) - owners.binds_of(change.gone)
     lost = tuple(address for address in lost if address not in of_others)
     fresh = tuple(address for address in lost if address not in before.lost)
-    if fresh and not shown.more and not change.replaced:
+    if fresh and not (shown.more or change.replaced or change.is_taken):
         exchanged = _exchanged(known, seen, fresh, before.lost, change, evidence)
         lost, fresh = (tuple(address for address in some if address not in exchanged) for some in (lost, fresh))
     if fresh and (not evidence.confirmed or evidence.in_grace):

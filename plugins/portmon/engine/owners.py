@@ -439,7 +439,8 @@ def taken_over(known: Sequence[PortOwner], shown: Holders, many: Collection[str]
     if not found.matches and not found.newcomers and len(found.known) == len(shown.owners) == 1:
         return Change((updated(found.known[0], shown.owners[0]),))
     others = (dataclasses.replace(one, joined=None) for one in (*found.newcomers, *found.unclear))
-    return Change((*found.here, *others, *found.away), back=found.back)
+    is_taken = bool(known) and not (found.matches or found.unclear)
+    return Change((*found.here, *others, *found.away), back=found.back, is_taken=is_taken)
 
 
 def _leaves(own: PortOwner, times: Times) -> PortOwner:
@@ -494,9 +495,9 @@ def after_boot(known: Sequence[PortOwner], shown: Holders, many: Collection[str]
 
     :param shown: in that look, if it shows the port
     """
-    found, owners = _Matching(known, shown, many, 0.0), []
-    for place, own in enumerate(found.known):
-        now = found.matches.get(place)
+    owners = []
+    for own in known:
+        now = next((one for one in shown.owners if same(own, one, many)), None)
         pids, inodes = (now.pids, now.inodes) if now else ((), ())
         waits = now is None and own.gone_since is None
         owners.append(dataclasses.replace(own, pids=pids, inodes=inodes, waits=waits))

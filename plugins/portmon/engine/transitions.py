@@ -280,7 +280,7 @@ def _up_again(
     change = holding.changed_owners(port, shown, evidence, quiet=quiet)
     is_back = before.misses > 0 and before.grace_until is None
     told = telling.silently(port, evidence) if is_back else ()
-    if change.is_taken and port.presence.flapping_since:
+    if change.is_taken and not quiet and port.presence.flapping_since:
         _was_seen(port, evidence)
         _falls(port, evidence)
         telling.silently(port, evidence)
