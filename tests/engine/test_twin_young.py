@@ -46,7 +46,8 @@ def test_the_ends_of_all_ports_of_an_owner_are_changes_of_one_subject() -> None:
     found = [(minutes, one) for minutes in five(110, 200) for one in told(play, minutes, 40002)]
     assert found == [(110, ("stable up", 40001))]
     assert sorted(play.reference.ports["a"]) == [22, 40002]
-    assert told(play, 205) == [("down young", 40002)]
+    # It would be message 11 of a day.
+    assert told(play, 205) == [("flapping down", 40002)]
 
 
 def test_if_none_is_up_the_speaker_stays_down() -> None:

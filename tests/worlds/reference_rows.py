@@ -197,7 +197,7 @@ class Subject:
 
     :param up: numbers of those that are
     :param changes: one for each of them that ended
-    :param messages: at the end or return of one of them
+    :param messages: of all of them
     :param speaker: the port that was told to flap for all, as long as they do
     """
 

@@ -23,22 +23,25 @@ class Young(Watching):
     window: timedelta
     _subject: Subject | None = None
     """Of the known port that is looked at, as it was before the look."""
+    _told_now: int = 0
+    """Messages of that port in this look."""
 
     # ── which ports ─────────────────────────────────────────────────────────────────────────────
 
     def _subject_of(self, look: Sight, number: int, port: PortRow) -> Subject | None:
         """What a port belongs to, if it does."""
+        if (spoken_for := self._speaks_for(look.host_id, number)) is not None:
+            return spoken_for
         if number in look.declared or port.status == "candidate" or not port.owners:
             return None
         if not is_ephemeral(look, number, port):
             return None
         subjects, name = self.hosts[look.host_id].subjects, name_of(port.owners)
         subject = subjects.get(name)
-        if subject is None or subject.speaker != number:
-            if port.young_since is None:
-                return None
-            if port.status == "up" and look.clock - port.young_since >= self.settings.mature_after:
-                return None
+        if port.young_since is None:
+            return None
+        if port.status == "up" and look.clock - port.young_since >= self.settings.mature_after:
+            return None
         if subject is None and len(subjects) < SUBJECTS:
             subject = subjects[name] = Subject()
         return subject
@@ -63,23 +66,34 @@ class Young(Watching):
 
     # ── before and after a look at one of them ──────────────────────────────────────────────────
 
+    def _all_begin(self, host_id: str) -> None:
+        """Without an alert of its speaker a subject does not flap any more."""
+        ports = self.ports[host_id]
+        for subject in self.hosts[host_id].subjects.values():
+            if subject.speaker in ports and ports[subject.speaker].paused:
+                subject.forget()
+        self._told_now = 0
+
     def _begins(self, look: Sight, number: int, port: PortRow) -> None:
         self._subject = self._subject_of(look, number, port)
         if self._subject is not None:
             port.presence.forget()
 
     def _is_done(self, look: Sight, number: int) -> None:
+        port, told, self._told_now = self.ports[look.host_id].get(number), self._told_now, 0
+        subject = self._subject if port is None else self._subject_of(look, number, port)
         self._subject = None
-        port = self.ports[look.host_id].get(number)
-        subject = None if port is None else self._subject_of(look, number, port)
+        if subject is not None:
+            subject.messages += [look.at] * told
         if port is None or subject is None:
             return
         port.presence.forget()
         if port.status == "up":
             subject.up.add(number)
 
-    def _all_are_done(self, host_id: str) -> None:
+    def _all_are_done(self, host_id: str, at: datetime) -> None:
         for subject in self.hosts[host_id].subjects.values():
+            subject.messages = [then for then in subject.messages if told_today([then], at)]
             subject.up = self._up(host_id, subject)
             self._needs_its_speaker(host_id, subject)
 
@@ -116,24 +130,23 @@ class Young(Watching):
         if many or told_today(subject.messages, look.at) >= FEW:
             subject.changes.flapping, subject.speaker, port.alert = True, number, "flapping"
             state = "up" if self._up(look.host_id, subject) else "down"
-            self._tell_for(subject, port, look.host_id, look.at, "flapping", number, state)
+            self._tell_port(port, look.host_id, look.at, "flapping", number, state)
         else:
-            self._tell_for(subject, port, look.host_id, look.at, "down", number, port.young)
+            self._tell_port(port, look.host_id, look.at, "down", number, port.young)
 
     def _one_returns(self, subject: Subject, port: PortRow, look: Sight, number: int) -> None:
         self._needs_its_speaker(look.host_id, subject)
         if not port.alert:
             return
         if not subject.changes.flapping:
-            self._tell_for(subject, port, look.host_id, look.at, "recovered", number)
+            self._tell_port(port, look.host_id, look.at, "recovered", number)
         elif subject.speaker != number:
             self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
 
-    def _tell_for(
-        self, subject: Subject, port: PortRow, host_id: str, at: datetime, kind: str, number: int, extra: str = ""
-    ) -> None:
-        if self._tell_port(port, host_id, at, kind, number, extra):
-            subject.messages = [then for then in subject.messages if told_today([then], at)] + [at]
+    def _is_silent(self, number: int) -> bool:
+        """Whether the port that is looked at is one of those of which another one speaks."""
+        subject = self._subject
+        return subject is not None and subject.changes.flapping and subject.speaker != number
 
     def _all_may_be_stable(self, subject: Subject, port: PortRow, look: Sight, number: int) -> None:
         """The speaker says it for all."""
@@ -147,11 +160,11 @@ class Young(Watching):
 
 
 def name_of(owners: Iterable[Owner]) -> str:
-    """The name of the first of the owners of a port; of one that is gone only if all are."""
+    """The name of the first of the owners of a port, whether that is gone or not."""
 
     def key(one: Owner) -> tuple[Any, ...]:
         names = one.unit, sorted(one.comms), sorted(one.programs)
-        return one.gone_since is not None, *names, sorted(one.inodes), sorted(one.pids)
+        return *names, sorted(one.inodes), sorted(one.pids)
 
     first = min(owners, key=key)
     return first.unit or min(first.comms, default="") or min(first.programs, default="")

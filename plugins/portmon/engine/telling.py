@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -27,15 +26,10 @@ def wrong_since(port: Port) -> datetime:
 
 
 def tell(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
-    """The event, which counts as a message of the port if it is one."""
-    port.told = times(port.told, evidence, (draft,))
+    """The event, which may count as a message of the port."""
+    if draft.counts:
+        port.told = (*lifecycle.messages(port.told, evidence.at), evidence.at)
     return (draft,)
-
-
-def times(told: tuple[datetime, ...], evidence: Evidence, drafts: Iterable[Draft]) -> tuple[datetime, ...]:
-    """The times of a subject's messages, with those of this observation."""
-    fresh = [evidence.at for draft in drafts if draft.is_message]
-    return (*lifecycle.messages(told, evidence.at), *fresh) if fresh else told
 
 
 def notice(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
@@ -86,6 +80,8 @@ def change(
     :param is_counted: the change began in an earlier look
     """
     before = getattr(port, part)
+    if before is lifecycle.SHARED:
+        return () if draft is None else tell(port, evidence, draft)
     if part == "binds" and port.presence.flapping_since:
         port.binds = lifecycle.untold(before, evidence.pace, clock=evidence.clock, at=evidence.at)
         return ()
