@@ -583,7 +583,7 @@ def test_no_kind_of_event_is_left_out() -> None:
     others |= {EventKind.FOREIGN_MACHINE, EventKind.OWN_MACHINE, EventKind.ANSWERS_DISCARDED, EventKind.TAKEN_OVER}
     others |= {EventKind.UNSCANNED, EventKind.SCANNED, EventKind.FLEET_UNSCANNED, EventKind.FLEET_SCANNED}
     others |= {EventKind.CLOCK_BACK, EventKind.CLOCK_BELIEVED}
-    # A host that shows programs of other users takes sudo: tests/engine/test_owners.py.
+    # A host that shows programs of other users takes sudo: test_owners.py.
     others |= {EventKind.OWNERS_HIDDEN, EventKind.OWNERS_SHOWN}
     ours = {kind.value for kind in EventKind} - others
     assert ours <= set(re.findall(r'"(\w+)"', Path(__file__).read_text()))

@@ -16,6 +16,11 @@ from tests.worlds.waiting import until
 CGROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 """Where version 2 of cgroups is mounted."""
 
+UNSHARE = (
+    *("unshare", "--mount", "--propagation", "private"),
+    *("--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"),
+)
+
 BOOT = """
 folder=$1
 mount -t tmpfs tmpfs "$folder/disk"
@@ -33,14 +38,15 @@ touch dev/log
 for name in null zero full random urandom tty; do touch dev/$name; mount --bind /dev/$name dev/$name; done
 mkdir -p dev/shm dev/pts ".$folder"
 mount --bind "$folder" ".$folder"
-# Only what a test starts is started.
-rm -rf etc/systemd/system/*.wants lib/systemd/system/*.wants
-printf '[Unit]\\nWants=systemd-tmpfiles-setup.service ssh.service\\n' >etc/systemd/system/lab.target
-mkdir -p etc/systemd/system/ssh.service.d
-printf '[Service]\\nExecStartPre=\\nExecStart=\\nExecStart=/usr/sbin/sshd -D -f %s/sshd_config\\n' "$folder" \\
-    >etc/systemd/system/ssh.service.d/lab.conf
+mkdir -p mnt
 pivot_root . mnt
 umount -l /mnt
+# Only what a test starts is started.
+rm -rf /etc/systemd/system/*.wants /lib/systemd/system/*.wants
+printf '[Unit]\\nWants=systemd-tmpfiles-setup.service ssh.service\\n' >/etc/systemd/system/lab.target
+mkdir -p /etc/systemd/system/ssh.service.d
+printf '[Service]\\nExecStartPre=\\nExecStart=\\nExecStart=/usr/sbin/sshd -D -f %s/sshd_config\\n' "$folder" \\
+    >/etc/systemd/system/ssh.service.d/lab.conf
 # The kernel's modules and clock are not this host's.
 exec env -i container=lab PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \\
     setpriv --bounding-set=-sys_module,-sys_time,-sys_rawio,-syslog /lib/systemd/systemd --unit=lab.target
@@ -56,7 +62,12 @@ def missing(*programs: str) -> str | None:
         return why
     if _cgroups() is None:
         return "no cgroup2 is mounted"
-    needed = ("/lib/systemd/systemd", "/lib/systemd/system/ssh.service", "/usr/bin/setpriv", *programs)
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
+        return "the kernel has no overlays"
+    if subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
+        return "this machine allows no namespaces"
+    units = "/lib/systemd"
+    needed = (f"{units}/systemd", f"{units}/system/ssh.service", "/usr/bin/setpriv", "/usr/bin/pgrep", *programs)
     return next((f"{path} is not there" for path in needed if not Path(path).exists()), None)
 
 
@@ -74,11 +85,10 @@ class BootedHost(LabHost):
         for name in ("disk", "root"):
             (self.folder / name).mkdir(exist_ok=True)
         join = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self._cgroup)]
-        unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--propagation", "private"]
         boot = ["sh", "-ec", BOOT, "sh", str(self.folder)]
         with (self.folder / "boot.log").open("ab") as log:
             self.sshd = subprocess.Popen(
-                [*join, "ip", "netns", "exec", self.netns, *unshare, "--fork", "--kill-child", *boot],
+                [*join, "ip", "netns", "exec", self.netns, *UNSHARE, *boot],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -109,24 +119,20 @@ class BootedHost(LabHost):
         assert self.sshd is not None
         return int(Path(f"/proc/{self.sshd.pid}/task/{self.sshd.pid}/children").read_text())
 
-    def run(self, *command: str, check: bool = True) -> str:
-        """Run a command there as root, in no unit; what it prints."""
-        done = subprocess.run(
-            ["nsenter", "--all", "--target", str(self.init), *command],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(self, *command: str, check: bool = True, given: str = "") -> str:
+        """Run a command there as root, in no unit; what it prints.
+
+        :param given: what it reads
+        """
+        enter = ["nsenter", "--all", "--target", str(self.init), *command]
+        done = subprocess.run(enter, input=given, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+    def write(self, path: str, text: str, mode: str = "644") -> None:
         """Write a file there, and its folder."""
-        place = Path(f"/proc/{self.init}/root{path}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
-        place.chmod(mode)
+        # From here, through /proc/PID/root, an absolute link would lead out of the host.
+        self.run("install", "-D", "-m", mode, "/dev/stdin", path, given=text)
 
     def write_unit(self, name: str, text: str) -> None:
         """Write a unit of systemd, or a part of one (``ssh.socket.d/lab.conf``)."""
