@@ -510,7 +510,7 @@ def test_a_service_where_only_systemd_had_the_port_is_its_first_owner(boot: Boot
     world.host.start("cups.socket")
     world.watch()
     world.host.stop_unit("cups.socket")
-    world.serve("site", 631)
+    world.serve("site", 631, f"{PYTHON} -m http.server --bind :: 631")
     assert world.told() == []
 
 
