@@ -229,7 +229,6 @@ def test_another_program_between_two_looks(boot: Boot) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.xfail(strict=True, reason="a severe rebound is told beside the replaced: two messages for one cause")
 def test_another_program_that_lacks_an_address_is_one_message(boot: Boot) -> None:
     world = boot(NGINX, PYTHON)
     world.host.start("nginx.service")
@@ -492,7 +491,6 @@ def test_ssh_by_its_socket_and_by_its_service(boot: Boot) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.xfail(strict=True, reason="an IPv4 address counts as lost although :: serves it")
 def test_ssh_by_the_socket_of_all_addresses(boot: Boot) -> None:
     world = boot("/lib/systemd/system/ssh.socket")
     world.watch()
@@ -503,7 +501,6 @@ def test_ssh_by_the_socket_of_all_addresses(boot: Boot) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.xfail(strict=True, reason="what was never known to have an owner counts as started again")
 def test_a_service_where_only_systemd_had_the_port_is_its_first_owner(boot: Boot) -> None:
     world = boot(PYTHON, "/lib/systemd/system/cups.socket")
     _cups_with_a_port(world)
@@ -643,7 +640,7 @@ def test_a_child_that_inherits_the_socket_as_scripts_do(boot: Boot) -> None:
 
 
 @pytest.mark.full
-def test_a_child_with_a_lower_number_than_its_parent(boot: Boot, request: pytest.FixtureRequest) -> None:
+def test_a_child_with_a_lower_number_than_its_parent(boot: Boot) -> None:
     world = boot(PYTHON)
     app = world.stand_in("app")
     world.host.write("/opt/parent.py", PARENT)
@@ -655,9 +652,7 @@ def test_a_child_with_a_lower_number_than_its_parent(boot: Boot, request: pytest
     world.kill(pid, signal="USR1")
     world.renewed("sleep", set())
     assert max(world.host.pids("sleep")) < pid
-    if world.tool == "netstat":
-        why = "netstat shows the lowest of the processes that have a socket, and that one is taken for another owner"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=why))
+    # netstat shows the lowest of the processes that have a socket.
     assert world.told() == []
     world.kill(*world.host.pids("sleep"))
     assert world.told() == []

@@ -242,6 +242,8 @@ def same(known: PortOwner, shown: PortOwner, many: Collection[str]) -> bool | No
             return True
         found = _same_program(known, shown)
         return True if found is None else found
+    if _share_socket(known, shown):
+        return True
     found = _same_program(known, shown)
     if found is None and not set(known.pids).isdisjoint(shown.pids):
         return True
@@ -271,7 +273,7 @@ def updated(known: PortOwner, shown: PortOwner, many: Collection[str]) -> PortOw
         # A process tells more of its unit than the socket does, which may have been made by another one.
         unit, of_socket = known.unit, False
     comms, programs = shown.comms or known.comms, shown.programs or known.programs
-    if unit and is_many(unit, many) and _share_socket(known, shown):
+    if (unit is None or is_many(unit, many)) and _share_socket(known, shown):
         comms = _united(known.comms, comms)
         programs = _united(known.programs, programs) if known.tool == shown.tool else programs
     return PortOwner(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -58,6 +59,21 @@ def is_braked(port: Port, evidence: Evidence) -> bool:
     counts = Counter(kind for kind, _ in port.notices)
     most = evidence.settings.flap_threshold
     return any(counts[kind] >= most for kind, clock in port.notices if clock == evidence.clock)
+
+
+def in_one(port: Port, drafts: Sequence[Draft], of_binds: Sequence[Draft]) -> list[Draft]:
+    """The events of a port with those of its binds: that another owner lacks an address is told in one message."""
+    taken = next((draft for draft in drafts if draft.kind is EventKind.REPLACED), None)
+    severe = next((draft for draft in of_binds if draft.details.get("severe")), None)
+    if taken is None or severe is None:
+        return [*drafts, *of_binds]
+    port.told = port.told[:-1]
+    reason, details = f"{severe.reason}; {taken.reason}", {**taken.details, **severe.details}
+    both = dataclasses.replace(severe, reason=reason, details=details)
+    return [
+        *(draft for draft in drafts if draft is not taken),
+        *(both if draft is severe else draft for draft in of_binds),
+    ]
 
 
 def left_out(more: int) -> str:

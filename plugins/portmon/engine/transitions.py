@@ -326,7 +326,7 @@ def _goes_on(
     if not evidence.new_boot:
         bind_row, told = binds.bind_events(before, port, seen, change, evidence, quiet=quiet or row is Row.RECOVERED)
         back = holding.owners_back(port, change, evidence)
-        drafts += (*told, *back)
+        drafts = [*telling.in_one(port, drafts, told), *back]
         if row is Row.SEEN:
             braked = Row.BRAKED if telling.is_braked(port, evidence) else None
             row = (Row.OWNER_BACK if back else None) or bind_row or braked or row
