@@ -775,6 +775,8 @@ def test_containers_in_the_network_of_their_host(boot: Boot, scope: str) -> None
 @pytest.mark.full
 def test_programs_of_supervisor(boot: Boot) -> None:
     world = boot(HAPROXY, PYTHON, "/usr/bin/supervisord")
+    # More happens here within minutes than in an hour.
+    world.site.configure(states={"flap_threshold": 9})
     programs = {"api": f"{PYTHON} -m http.server 8000"}
     for name, port in (("front", 8001), ("spare", 8000)):
         world.host.write(f"/etc/haproxy/{name}.cfg", haproxy(f":{port}"))

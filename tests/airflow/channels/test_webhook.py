@@ -195,7 +195,8 @@ def test_server_that_drips_is_given_up_and_may_still_have_got_it(slow: Any, monk
     assert isinstance(failure.value.__cause__, OverrunError)
 
 
-def test_success_does_not_wait_for_the_end_of_the_answer(slow: Any) -> None:
+def test_success_is_one_although_the_answer_does_not_end(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "SILENCE", 0.3)
     slow(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", 0)
     deliver(CHANNEL, MESSAGE)
 
