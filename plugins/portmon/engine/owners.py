@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Protocol
 
 from portmon.model import limits
@@ -42,6 +43,7 @@ def containers_of(units: Iterable[str]) -> frozenset[str]:
     return frozenset(unit for unit in units if _is_container(unit))
 
 
+@lru_cache(maxsize=4096)
 def name_of(unit: str | None) -> str | None:
     """The name that a unit keeps: of a container that of its runtime. None if it has none."""
     if unit is None:
@@ -120,12 +122,17 @@ class Holders:
 
 def many_programs(listeners: Iterable[Listener]) -> set[str]:
     """The units that hold more than one program, each with a socket of its own, such as a supervisor's."""
-    sockets: dict[str, dict[object, Listener]] = defaultdict(dict)
-    for number, row in enumerate(listeners):
-        unit = None if row.unit is None else name_of(row.unit)
-        if unit is not None:
-            sockets[unit].setdefault(number if row.inode is None else f"{row.inode}", row)
-    return {unit for unit, own in sockets.items() if len(own) > 1 and _has_many(list(own.values()))}
+    rows: dict[str, list[Listener]] = defaultdict(list)
+    for row in listeners:
+        if row.unit is not None and (unit := name_of(row.unit)) is not None:
+            rows[unit].append(row)
+    return {unit for unit, own in rows.items() if len(own) > 1 and _has_many(_once_each(own))}
+
+
+def _once_each(rows: Sequence[Listener]) -> list[Listener]:
+    """The first row of each socket."""
+    sockets = {number if row.inode is None else f"{row.inode}": row for number, row in reversed(list(enumerate(rows)))}
+    return list(sockets.values())
 
 
 def _has_many(rows: Sequence[Listener]) -> bool:
