@@ -15,6 +15,7 @@ from tests.worlds.reference_owners import (
     Circumstances,
     Owner,
     Verdict,
+    are_away,
     holders,
     in_another_boot,
     is_recovered,
@@ -86,13 +87,13 @@ class Ports(Young):
     def _presence_changed(
         self, port: PortRow, look: Sight, kind: str, number: int, extra: str = "", *, counts: bool = True
     ) -> None:
-        """A down or recovered of the port. Its new state is in the row already.
+        """A down, recovered or replaced of the port. Its new state is in the row already.
 
         :param counts: it is a change, and not only the message of one that was counted before
         """
         if self._subject is not None:
-            changes = self._one_ends if kind == "down" else self._one_returns
-            changes(self._subject, port, look, number)
+            changes = self._one_returns if kind == "recovered" else self._one_ends
+            changes(self._subject, port, look, number, kind)
             return
         if counts:
             port.presence.add(look.clock, self.window)
@@ -222,6 +223,9 @@ class Ports(Young):
         port.hidden_since, port.hidden_looks = None, 0
         self._grows_up(port, look, number, look.seen.get(number))
         self._begins(look, number, port)
+        if look.other_rules or port.declared != (number in look.declared):
+            for one in port.owners:  # if it is shown, its sockets say so
+                one.watched = number in look.declared or self._is_owner_watched(look.host_id, number, port, one)
         if look.first:
             self._known_in_another_boot(look, number, port)
             return
@@ -330,20 +334,24 @@ class Ports(Young):
             self._tell_new(port, look, number)
 
     def _up_again(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> Verdict:
+        was_flapping = port.presence.flapping
         was_missing = self._back_from_misses(port, look, number)
-        if other_view:
+        if look.learning:
             verdict = taken_over(port.owners, seen.view, look.many)
         else:
             verdict = judge(port.owners, seen.view, self._circumstances(look))
+            if other_view and not any(one.watched for one in verdict.left if one.gone_since is None):
+                verdict.replaced = False  # rules exclude all that left
         were_gone = bool(port.gone)
-        if verdict.taken and not other_view and port.presence.flapping:
+        if verdict.replaced and was_flapping:
+            port.owners = verdict.left
             self._is_taken(port, look, seen)
             return verdict
         one_boot = port.seen_boot == look.boot and port.grace_until is None
         if verdict.same and not other_view and one_boot and is_restarted(port, seen):
             self._restarted(port, look, number, counts=not was_missing)
         self._note_boot(port, look)
-        changed = self._owners_changed(port, look, number, verdict)
+        changed = self._owners_changed(port, look, number, verdict, counts=not was_missing)
         all_back = were_gone and not port.gone
         port.addresses -= seen.excluded  # they are there, though not watched
         kind = extra = ""
@@ -389,8 +397,13 @@ class Ports(Young):
             look.clock, look.boot, look.many, look.confirmed, look.waits, compare, self.settings.mature_after
         )
 
-    def _owners_changed(self, port: PortRow, look: Sight, number: int, verdict: Verdict) -> bool:
-        """Take the owners of a port that is up, and tell of those that came or went; whether one is gone now."""
+    def _owners_changed(
+        self, port: PortRow, look: Sight, number: int, verdict: Verdict, *, counts: bool = True
+    ) -> bool:
+        """Take the owners of a port that is up, and tell of those that came or went; whether one is gone now.
+
+        :param counts: the presence of the port did not change in this look before
+        """
         gone = [verdict.owners[place] for place in verdict.gone]
         for one in gone:
             one.gone_since = (look.at, look.clock)
@@ -402,8 +415,8 @@ class Ports(Young):
         for one in gone:  # its binds are gone with it
             port.addresses -= one.addresses - left
             port.lost -= one.addresses - left
-        if verdict.replaced and not port.presence.flapping:
-            self._notice(port, look, "replaced", number)
+        if verdict.replaced:
+            self._presence_changed(port, look, "replaced", number, counts=counts)
         if gone:
             self._parts_changed(port, look, "owner_gone", number)
         return bool(gone)
@@ -552,7 +565,8 @@ class Ports(Young):
     def _is_held(self, port: PortRow, look: Sight, number: int, seen: Seen) -> None:
         """It is down, and others have it."""
         port.holders = holders(port.holders, seen.view, self._circumstances(look))
-        is_old = any(look.clock - since(one) >= self.settings.mature_after for one in port.holders)
+        there = [one.joined for one in port.holders if one.joined is not None]
+        is_old = any(look.clock - joined >= self.settings.mature_after for joined in there)
         learned = number not in look.declared
         if self._is_accepted(look, number, port.status_since) or (learned and is_old and not self.jumped):
             self._goes_to_its_holders(port, look, number)
@@ -576,7 +590,7 @@ class Ports(Young):
 
     def _goes_to_its_holders(self, port: PortRow, look: Sight, number: int) -> None:
         """A person or time says that those that have it are its owners."""
-        port.owners = [replace(one, joined=None, told=False) for one in port.holders]
+        port.owners = [replace(one, joined=None, told=False) for one in port.holders if one.joined is not None]
         self._is_up(port, look)
         port.seen_boot = look.boot
         port.addresses = frozenset()  # what is there now is all that is expected
@@ -585,7 +599,7 @@ class Ports(Young):
             self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
 
     def _down_and_missing(self, port: PortRow, look: Sight, number: int) -> None:
-        port.holders = []
+        port.holders = are_away(port.holders)
         is_accepted = self._is_accepted(look, number, port.status_since)
         enough = self.settings.retire_after
         if port.young:
@@ -767,14 +781,15 @@ def is_restarted(port: PortRow, seen: Seen) -> bool:
 
 def is_its_own(port: PortRow, seen: Seen, look: Sight) -> bool:
     """Whether a port that is down is back, as far as can be known. Those that rules exclude are others, whoever they are."""
+    if is_held(port) and not seen.view.owners:
+        return False  # those that have it do not show, and are no others
     known = [one for one in port.owners if one.watched or seen.watched]
     return bool(known or not port.owners) and is_recovered(known, seen.view, look.many)
 
 
-def since(holder: Owner) -> timedelta:
-    """The evidence clock since which it has a port that is down."""
-    assert holder.joined is not None
-    return holder.joined
+def is_held(port: PortRow) -> bool:
+    """Whether others have a port that is down, by the last look that says who has it."""
+    return any(one.joined is not None for one in port.holders)
 
 
 def expect_all_binds(port: PortRow) -> None:

@@ -196,9 +196,9 @@ class Subject:
     """The young ports of one owner whose numbers the kernel chose.
 
     :param up: numbers of those that are
-    :param changes: one for each of them that ended
-    :param messages: at the end or return of one of them
-    :param speaker: the port that was told to flap for all, as long as they do
+    :param changes: one for each look in which some of them ended
+    :param messages: of all of them, one for each look in which something was told
+    :param speaker: the port whose end made all of them flap, as long as they do
     """
 
     up: set[int] = field(default_factory=set)
@@ -210,6 +210,15 @@ class Subject:
         """They do not flap any more."""
         self.changes.forget()
         self.speaker = None
+
+    def told_before(self, at: datetime) -> int:
+        """Messages of the day before this look: what is told of several ports in one look is one message."""
+        return told_today([then for then in self.messages if then != at], at)
+
+    def has_told(self, at: datetime) -> None:
+        """Something of one of them in this look."""
+        if at not in self.messages:
+            self.messages = [then for then in self.messages if told_today([then], at)] + [at]
 
 
 @dataclass

@@ -10,7 +10,7 @@ from portmon.engine.rules import RuleSet, Subject
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing
 from tests.worlds.reference_looks import Seen, Sight, names_of, owner_names, seen_of
-from tests.worlds.reference_owners import view_of
+from tests.worlds.reference_owners import Owner, view_of
 from tests.worlds.reference_rows import HostRow, PortRow
 
 
@@ -94,6 +94,15 @@ class Watching:
             address
             for address in addresses
             if any(rules.evaluate(Subject(number, address, one)).watched for one in owner_names(port))
+        )
+
+    def _is_owner_watched(self, host_id: str, number: int, port: PortRow, owner: Owner) -> bool:
+        """Whether the rules in force watch a socket of an owner, by its last known names and addresses."""
+        rules = self.rules.for_host(self.inventory[host_id])
+        names = tuple(sorted(owner.comms | owner.programs))
+        all_names = [names] if names else owner_names(port)
+        return any(
+            rules.evaluate(Subject(number, address, one)).watched for address in owner.addresses for one in all_names
         )
 
     # ── what a look shows ───────────────────────────────────────────────────────────────────────
