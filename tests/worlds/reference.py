@@ -552,6 +552,7 @@ class Reference(Ports):
                 frozenset(one.unit for one in seen.listeners if one.unit is not None),
                 watched,
                 denied,
+                dict(self.inventory[host_id].owners),
             )
         )
         host.shown, host.late = frozenset(watched), host.late - watched.keys()

@@ -30,6 +30,7 @@ class Owner:
         or does not have the port that is down any more
     :param gone_since: when it left, by the clock and by the evidence clock; None while it is there
     :param told: that it has a port that is down
+    :param named: what a declaration calls it: it is the same owner if its programs are others later
     :param watched: some listener of it is; if rules exclude all of them, nobody is told that it leaves
     """
 
@@ -45,6 +46,7 @@ class Owner:
     joined: timedelta | None = None
     gone_since: tuple[datetime, timedelta] | None = None
     told: bool = False
+    named: str = ""
     watched: bool = True
 
     @property
@@ -247,6 +249,24 @@ def seen_again(known: Owner, shown: Owner, many: Set[str]) -> Owner:
     )
 
 
+def is_named(one: Owner, name: str) -> bool | None:
+    """Whether an owner is the one that a declaration names, by unit or program; None if that can't be known."""
+    if one.named == name:
+        return True
+    if name.endswith((".service", ".socket")):
+        if one.unit == unit_name(name):
+            return True
+        return None if one.unit.endswith(".socket") or not one.unit else False  # a socket waits for some service
+    names = one.comms | set(map(program_of, one.programs))
+    return name in names if names else None
+
+
+def not_shown(known: Sequence[Owner], view: View, many: Set[str]) -> list[Owner]:
+    """Those of the known owners that a look does not show."""
+    shown_as = pairs(known, view.owners, many).shown_as
+    return [one for place, one in enumerate(known) if place not in shown_as]
+
+
 @dataclass
 class Pairs:
     """Known and shown owners side by side.
@@ -434,9 +454,9 @@ def is_recovered(known: Sequence[Owner], view: View, many: Set[str]) -> bool:
 
 def recover(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     """The owners of a port that was down until now: whoever of its own did not come back with it is gone."""
-    if not known:
-        return Verdict(list(view.owners))
     found = pairs(known, view.owners, look.many)
+    if not (found.shown_as or view.blank or found.unknown):
+        return Verdict(list(view.owners))  # none is known, or a declaration names another one
     stay = [seen_again(known[place], shown, look.many) for place, shown in found.shown_as.items() if shown is not None]
     missing = [one for place, one in enumerate(known) if place not in found.shown_as]
     joined = [replace(one, joined=look.clock) for one in found.newcomers]

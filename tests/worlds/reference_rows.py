@@ -137,6 +137,10 @@ class PortRow:
     """The host's evidence clock since which it is young; None of one that is mature."""
     boots: list[timedelta] = field(default_factory=list)
     """How long it took after the last boots of the host, from the first look of a boot to the first that showed it."""
+    waits_until: datetime | None = None
+    """Its binds and owners have until then to come back after a boot."""
+    instead_of: str = ""
+    """The owner that its declaration names, and in place of which a person accepted those that have it."""
     seen_boot: int = 0
     """The boot in which it was seen last."""
     declared: bool = False

@@ -11,7 +11,7 @@ from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing
 from tests.worlds.reference_looks import Seen, Sight, names_of, owner_names, seen_of
 from tests.worlds.reference_owners import Owner, view_of
-from tests.worlds.reference_rows import HostRow, PortRow
+from tests.worlds.reference_rows import ZERO, HostRow, PortRow
 
 
 class Watching:
@@ -104,6 +104,17 @@ class Watching:
         return any(
             rules.evaluate(Subject(number, address, one)).watched for address in owner.addresses for one in all_names
         )
+
+    def _grace_by_rule(self, host_id: str, number: int, port: PortRow) -> timedelta:
+        """The longest that the rules give which allow it."""
+        rules = self.rules.for_host(self.inventory[host_id])
+        decisions = [
+            rules.evaluate(Subject(number, address, one))
+            for address in port.addresses | port.lost
+            for one in owner_names(port)
+        ]
+        allowed_by = {one.rule for one in decisions if one.watched}
+        return max((rule.reboot_grace or ZERO for place, rule in rules.rules if place in allowed_by), default=ZERO)
 
     # ── what a look shows ───────────────────────────────────────────────────────────────────────
 
