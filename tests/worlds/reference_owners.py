@@ -254,9 +254,9 @@ def is_named(one: Owner, name: str) -> bool | None:
     if one.named == name:
         return True
     if name.endswith((".service", ".socket")):
-        if one.unit == unit_name(name):
-            return True
-        return None if one.unit.endswith(".socket") or not one.unit else False  # a socket waits for some service
+        waits = one.of_socket and one.unit.endswith(".socket")  # for whatever service
+        is_it = one.unit == unit_name(name)
+        return None if not one.unit or (waits and not is_it) else is_it
     names = one.comms | set(map(program_of, one.programs))
     return name in names if names else None
 

@@ -601,6 +601,9 @@ class Ports(Young):
     def _falls_to_others(self, port: PortRow, look: Sight, number: int, seen: Seen, *, counts: bool = True) -> None:
         """It is down, which says who has it: they are no owners of it."""
         self._has_nothing(port, look)
+        if not port.owners:  # all that is known is of others
+            port.programs = port.comms = port.units = frozenset()
+            port.pids = port.inodes = port.uids = frozenset()
         port.holders = [replace(one, told=True) for one in holders([], seen.view, self._circumstances(look))]
         self._presence_changed(port, look, "down", number, port.young, counts=counts)
 
@@ -841,15 +844,10 @@ def is_its_own(port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
             return True
         if named and None not in named and not seen.view.blank:
             return False
-    if is_held(port) and not seen.view.owners:
+    if port.is_held and not seen.view.owners:
         return False  # those that have it do not show, and are no others
     known = [one for one in port.owners if one.watched or seen.watched]
     return bool(known or not port.owners) and is_recovered(known, seen.view, look.many)
-
-
-def is_held(port: PortRow) -> bool:
-    """Whether others have a port that is down, by the last look that says who has it."""
-    return any(one.joined is not None for one in port.holders)
 
 
 def expect_all_binds(port: PortRow) -> None:

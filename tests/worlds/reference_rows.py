@@ -132,7 +132,7 @@ class PortRow:
     owners: list[Owner] = field(default_factory=list)
     """Those that are gone included."""
     holders: list[Owner] = field(default_factory=list)
-    """Others that have it while it is down."""
+    """Others that have it while it is down, or had it."""
     young_since: timedelta | None = None
     """The host's evidence clock since which it is young; None of one that is mature."""
     boots: list[timedelta] = field(default_factory=list)
@@ -181,6 +181,11 @@ class PortRow:
     def gone(self) -> list[Owner]:
         """Owners that are gone while others remain."""
         return [owner for owner in self.owners if owner.gone_since is not None]
+
+    @property
+    def is_held(self) -> bool:
+        """Others have it while it is down, by the last look that says who has it."""
+        return any(one.joined is not None for one in self.holders)
 
     @property
     def young(self) -> str:

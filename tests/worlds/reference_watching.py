@@ -106,7 +106,9 @@ class Watching:
         )
 
     def _grace_by_rule(self, host_id: str, number: int, port: PortRow) -> timedelta:
-        """The longest that the rules give which allow it."""
+        """The longest that the rules give which allow it; none allows or denies a declared port."""
+        if number in self.inventory[host_id].declared:
+            return ZERO
         rules = self.rules.for_host(self.inventory[host_id])
         decisions = [
             rules.evaluate(Subject(number, address, one))
