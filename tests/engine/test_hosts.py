@@ -185,3 +185,17 @@ def test_a_greater_condition_waits_if_its_end_and_that_of_the_lesser_one_can_not
     assert (world.is_told(Condition.HOST_KEY), world.is_told(Condition.FOREIGN)) == (False, True)
     # A day later there is room.
     assert world.fails(288, "host_key_changed") == ["own_machine", "host_key_changed"]
+
+
+def test_the_end_of_what_does_not_flap_has_its_place_before_it_comes() -> None:
+    world = World(unreachable_after=1)
+    world.host.told = (START,) * 10
+    world.host.unnamed = 1
+
+    def hidden(at: float, shown: bool) -> list[str]:
+        return world.told(lambda: hosts.names_owners(world.host, START + at * FIVE, world.fleet, shown))
+
+    assert hidden(1, False) == ["owners_hidden"]
+    assert world.answers(2, boot=True) == []
+    assert [hidden(3, True), hidden(3, False), hidden(4, False)] == [["owners_shown"], [], []]
+    assert len(world.host.told) == 12

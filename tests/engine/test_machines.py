@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from portmon.engine.machines import Answerer, Kept, Machine, agree, answerer, is_kept, is_one
+from portmon.engine.machines import Answerer, Kept, Machine, agree, answerer, back_to, is_kept, is_one, of_boot
 from portmon.engine.state import HostState
 
 ONE = Machine("a", 1, 100)
@@ -114,3 +114,9 @@ def test_the_machine_of_another_entry_is_foreign(others: dict[str, Machine], who
 def test_an_entry_that_was_one_machine_with_another_is_always_rebooted() -> None:
     one = rebooted(1, shared=True)
     assert answerer(one, ONE, {"2": ONE}, clock=5000).who is Answerer.REBOOTED
+
+
+def test_what_another_machine_showed_of_units_is_forgotten_when_the_boot_before_is_back() -> None:
+    kept, host = of_boot(HostState("1")), HostState("1", many=("app.service",))
+    back_to(host, kept)
+    assert host.many == ()

@@ -99,6 +99,11 @@ def left(ago: timedelta = HOUR) -> Port:
     return dataclasses.replace(before, owners=(before.owners[1], gone_one))
 
 
+def late() -> Port:
+    """A port that is not back since the boot five minutes ago, and has time."""
+    return port(grace_until=NOW + TICK, last_seen_at=NOW - 2 * FIVE, seen_clock=clock(NOW - 2 * FIVE))
+
+
 def candidate(number: int = EPHEMERAL, **fields: Any) -> Port:
     """A port that was seen once."""
     return port(number, **{"status": "candidate", "streak": 1, "counted_at": NOW - FIVE} | fields)
@@ -267,7 +272,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "pid not shown": (lambda: again(port(), seen(pids=())), Row.SEEN, UP, []),
     "pid not known": (lambda: again(port(pids=())), Row.SEEN, UP, []),
     "other pid after a reboot": (lambda: again(port(), seen(pids=(8,)), rebooted=True), Row.SEEN, UP, []),
-    "other pid, back within the grace": (lambda: again(port(grace_until=NOW + TICK), seen(pids=(8,))), Row.SEEN, UP, []),
+    "other pid, back within the grace": (lambda: again(late(), seen(pids=(8,)), booted_at=NOW - FIVE), Row.SEEN, UP, []),
     "other program": (lambda: again(port(), seen(programs=("apache2",))), Row.SEEN, UP, ["replaced"]),
     "other program, the fourth time": (lambda: again(port(notices=replaced(3)), seen(programs=("apache2",))), Row.BRAKED, UP, ["replaced"]),
     "other program, the fifth time": (lambda: again(port(notices=replaced(4)), seen(programs=("apache2",))), Row.BRAKED, UP, []),
@@ -665,7 +670,8 @@ def test_the_first_look_of_a_boot_takes_no_owners_and_binds_and_the_second_one_t
     first = again(port(), seen(V4, V6, inodes=(5,), **OTHER), rebooted=True, tool="proc")
     assert (first.row, told(first)) == (Row.SEEN, [])
     # So the second one has the same pid, and nothing is a restart.
-    assert kept(first) == port(pids=(8,), inodes=(5,))
+    waits = PortOwner(programs=("nginx",), tool="ss", binds=(V4,), waits=True)
+    assert kept(first) == port(pids=(8,), inodes=(5,), owners=(waits,))
     second = again(kept(first), seen(V4, V6, inodes=(5,), **OTHER), at=NOW + FIVE)
     assert told(second) == ["replaced", "rebound"]
     assert [one.details["before"] for one in second.drafts] == [["nginx"], [V4]]
@@ -785,8 +791,8 @@ def test_a_lost_bind_that_retires_is_not_expected_any_more() -> None:
     accepted = again(lost(LAN, DMZ, binds=CHANGES), seen(LOCAL), accepted=NOW)
     assert only(accepted).reason == "Accepted by a person; 10.0.0.1, 192.0.2.1 is not expected any more"
     assert (only(accepted).since, only(accepted).details) == (NOW - HOUR, {"lost": [LAN, DMZ]})
-    expected = port(addresses=(LOCAL,), told=(NOW,))
-    assert accepted.port == expected
+    # What closes an alert for good is always told, and does not count.
+    assert accepted.port == port(addresses=(LOCAL,))
     expired = again(lost(lost_since=NOW - 31 * DAY), seen(LOCAL))
     assert only(expired).reason == "Lost since 2025-12-02 12:00 UTC; 0.0.0.0 is not expected any more"
     # So it is no `recovered` when it is back.
@@ -1169,7 +1175,7 @@ def test_what_is_wrong_with_a_hidden_port_is_paused_in_its_second_look() -> None
         NONE,
         None,
     )
-    assert (kept(step).lost, kept(step).hidden_since, kept(step).told) == ((V4,), NOW - FIVE, (NOW,))
+    assert (kept(step).lost, kept(step).hidden_since, kept(step).told) == ((V4,), NOW - FIVE, ())
 
 
 def test_a_port_that_is_down_when_it_is_watched_again_has_been_so_since() -> None:
@@ -1342,11 +1348,11 @@ def test_a_declared_owner_has_time_after_a_boot(fields: dict[str, Any], row: Row
     assert again(port(declared=CMDB, **UNIT), other, terms=OWNED, **fields).row is row
 
 
-def test_of_a_port_that_comes_back_flapping_owners_are_not_told() -> None:
+def test_of_a_port_that_comes_back_flapping_owners_are_gone_without_a_word() -> None:
     known = {"owners": shared().owners, "programs": ("apache2", "nginx"), "pids": (7, 8)}
     assert told(again(down(**known), seen(pids=(7,)))) == ["recovered", "owner_gone"]
     step = again(flapping("down", **known), seen(pids=(7,)))
-    assert (told(step), [own.gone_since for own in kept(step).owners]) == ([], [None, None])
+    assert (told(step), [own.gone_since for own in kept(step).owners]) == ([], [None, NOW])
 
 
 def test_binds_are_asked_about_only_where_rules_or_declarations_changed() -> None:
@@ -1385,3 +1391,99 @@ def test_an_owner_that_leaves_and_a_bind_that_is_lost_in_one_look_are_one_change
     step = again(shared(owners=owners, addresses=(LAN, LOCAL, V4)), seen(LOCAL, pids=(7,)))
     assert (told(step), kept(step).binds.recent) == (["owner_gone"], (clock(NOW),))
     assert set(kept(step).lost) == {LAN, V4}
+
+
+def test_an_address_on_which_an_excluded_program_listens_is_no_note() -> None:
+    other = Listener("tcp", LAN, 80, 9, "java")
+    assert told(again(port(addresses=(LAN, V4)), seen(excluded=(other,)))) == []
+    assert told(again(port(addresses=(LAN, V4)), seen())) == ["rebound"]
+
+
+def test_addresses_are_no_notes_while_an_owner_is_gone_and_when_it_is_back() -> None:
+    assert told(again(left(), seen(V4, LAN, pids=(7,)))) == []
+    back = seen(V4, LAN, programs=("apache2", "nginx"), pids=(8, 7))
+    assert told(again(left(), back)) == ["recovered"]
+
+
+def test_a_port_that_is_back_in_the_hands_of_another_owner_and_flaps_now_stays_down() -> None:
+    before = port(presence=CHANGES, misses=1, last_seen_at=NOW - 2 * FIVE, seen_clock=clock(NOW - 2 * FIVE))
+    step = again(before, seen(programs=("apache2",)))
+    assert (step.row, told(step), kept(step).status) == (Row.FLAPPING, ["flapping"], "down")
+    assert kept(step).holders
+    assert (kept(step).last_seen_at, kept(step).seen_clock) == (NOW - 2 * FIVE, clock(NOW - 2 * FIVE))
+
+
+def test_after_the_first_look_of_a_boot_only_its_numbers_tell_owners_apart() -> None:
+    java = PortOwner(comms=("java",), inodes=(5,), pids=(7,), binds=(V4,))
+    nginx = PortOwner(comms=("nginx",), inodes=(6,), pids=(8,), binds=(V4,))
+    shown = seen(comms=("java",), programs=(), units=("app.service",), inodes=(9,), pids=(3,))
+    expected = (
+        dataclasses.replace(java, inodes=(9,), pids=(3,)),
+        dataclasses.replace(nginx, inodes=(), pids=(), waits=True),
+    )
+    for before in (port(owners=(java, nginx)), down(owners=(java, nginx))):
+        assert kept(again(before, shown, rebooted=True)).owners == expected
+    missing = kept(gone(port(owners=(java, nginx)), rebooted=True)).owners
+    assert [(own.waits, own.inodes, own.pids) for own in missing] == [(True, (), ())] * 2
+
+
+def test_programs_that_rules_exclude_make_no_restart_another_thing() -> None:
+    java = Listener("tcp", LAN, 80, 9, "java", inode=4)
+    assert told(again(port(inodes=(5,)), seen(inodes=(6,), excluded=(java,)))) == ["restarted"]
+    before = kept(again(port(inodes=(5,)), seen(inodes=(5,), excluded=(java,))))
+    assert told(again(before, seen(inodes=(6,)), at=NOW + FIVE)) == ["restarted"]
+
+
+def test_a_port_that_was_hidden_over_a_boot_is_not_restarted() -> None:
+    before = kept(hidden(hid(port(inodes=(5,))), rebooted=True, listening=frozenset({80})))
+    assert before.last_seen_at == NOW - FIVE
+    assert told(again(before, seen(inodes=(6,)), at=NOW + FIVE, booted_at=NOW)) == []
+
+
+def test_what_flaps_since_this_look_is_not_noted_besides() -> None:
+    before = port(presence=CHANGES, misses=1, last_seen_at=NOW - 2 * FIVE, seen_clock=clock(NOW - 2 * FIVE))
+    assert told(again(before, seen(V4, V6))) == ["flapping"]
+
+
+def test_an_owner_that_was_gone_is_back_if_it_turns_out_to_be_the_other_one() -> None:
+    java = PortOwner(unit="app.service", comms=("java",), inodes=(5,), binds=(V4,))
+    nginx = PortOwner(comms=("nginx",), inodes=(6,), binds=(V4,), gone_since=NOW - HOUR, gone_clock=clock(NOW - HOUR))
+    before = port(programs=(), comms=("java",), units=("app.service",), inodes=(5,), owners=(java, nginx))
+    step = again(before, seen(programs=(), comms=("nginx",), units=("app.service",), inodes=(7,)))
+    assert (told(step), len(kept(step).owners)) == (["recovered"], 0)
+
+
+def test_the_addresses_of_an_owner_that_is_back_are_expected_while_others_have_time() -> None:
+    apache = PortOwner(programs=("apache2",), tool="ss", binds=(V4,), waits=True)
+    nginx = PortOwner(programs=("nginx",), tool="ss", binds=(V6,), gone_since=NOW - HOUR, gone_clock=clock(NOW - HOUR))
+    step = again(port(owners=(apache, nginx), pids=(8,)), seen(V6), grace_until=NOW + TICK)
+    assert (told(step), kept(step).addresses) == (["recovered"], (V4, V6))
+
+
+def test_an_owner_that_has_time_after_a_boot_makes_another_one_no_restart() -> None:
+    java = PortOwner(comms=("java",), inodes=(5,), pids=(7,), binds=(V4,))
+    nginx = PortOwner(comms=("nginx",), inodes=(6,), pids=(8,), binds=(V4,))
+    before = port(owners=(java, nginx), inodes=(5, 6))
+    step = again(before, seen(comms=("nginx",), programs=(), inodes=(9,), pids=(8,)), grace_until=NOW + TICK)
+    assert (told(step), [own.waits for own in kept(step).owners]) == ([], [True, False])
+
+
+def test_the_first_look_of_a_boot_takes_no_two_owners_for_one() -> None:
+    java = PortOwner(unit="app.service", comms=("java",), binds=(V4,))
+    nginx = PortOwner(comms=("nginx",), binds=(V4,), gone_since=NOW - HOUR, gone_clock=clock(NOW - HOUR))
+    shown = seen(programs=(), comms=("nginx",), units=("app.service",))
+    step = again(port(owners=(java, nginx)), shown, rebooted=True)
+    assert [own.gone_since for own in kept(step).owners] == [None, NOW - HOUR]
+
+
+def test_another_owner_has_no_address_in_place_of_one_that_was_lost_when_the_rules_changed() -> None:
+    other = seen(V6, programs=("apache2",))
+    assert told(again(port(), other, rules_changed=True)) == ["rebound"]
+    assert told(again(port(), seen(V6), rules_changed=True)) == []
+
+
+def test_an_address_that_an_excluded_owner_had_as_well_goes_with_the_one_that_is_gone() -> None:
+    own = PortOwner(programs=("nginx",), tool="ss", pids=(7,), binds=(V4,))
+    other = PortOwner(programs=("apache2",), tool="ss", pids=(8,), binds=(V4,), is_watched=False)
+    step = again(port(owners=(other, own)), seen(LAN, programs=("apache2",), pids=(8,)))
+    assert (told(step), kept(step).lost) == (["owner_gone"], ())

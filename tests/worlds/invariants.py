@@ -222,12 +222,10 @@ def _is_named(story: Story, judged: Judged, event: Told, look: Observation | Non
     if look is None or look.listing is None:
         return False
     low, high = look.listing.ephemeral
-    if (
-        (low <= port <= high or 512 <= port < 1024)
-        and not shows(judged.step, look, port)
-        and (host_id, port) not in judged.state
-    ):
-        return True  # it may have moved
+    moved = not shows(judged.step, look, port) and (host_id, port) not in judged.state
+    spoken_for = event[4] == "young" and any(key[0] == host_id and key[1] is not None for key in story.flapping)
+    if (low <= port <= high or 512 <= port < 1024) and (moved or spoken_for):
+        return True  # perhaps: another one speaks for the young ports of an owner while they flap
     settings, clock = Defaults(**judged.step.settings), judged.state[host_id,][5]
     retire_after, mature_after = settings.retire_after.total_seconds(), settings.mature_after.total_seconds()
     if shows(None, look, port):

@@ -177,8 +177,8 @@ class Reference(Ports):
         """An event, unless too many messages of the host were told today."""
         host = self.hosts[host_id]
         if kind not in NO_MESSAGES:
-            today = told_today(host.messages, at)
-            if today >= (FEW if kind in ("rebooted", "many_changes") else MOST) and kind not in ALWAYS:
+            few = kind in ("rebooted", "many_changes") and told_today(host.messages, at) >= FEW
+            if few or (kind not in ALWAYS and not self._has_room(host, at, 1)):
                 return False
             host.messages = [then for then in host.messages if told_today([then], at)] + [at]
         self._events.append((at, kind, host_id, None, extra))
@@ -380,7 +380,6 @@ class Reference(Ports):
         host, at = self.hosts[look.host_id], look.observed_at
         if is_host_key(look):
             host.key_changed = True
-            self._hides_untold(look.host_id, host, at)
             self._show_greater(look.host_id, host, at)
         if host.foreign:  # then it is no failure of the host
             return
@@ -395,9 +394,11 @@ class Reference(Ports):
 
     def _becomes_unreachable(self, host_id: str, host: HostRow, at: datetime) -> None:
         host.status = "unreachable"
-        self._hides_untold(host_id, host, at)
         host.changes.add(host.tried, self.window)
-        if host.covered or host.changes.flapping:
+        if host.covered:
+            return
+        self._hides_untold(host_id, host, at)
+        if host.changes.flapping:
             return
         if self._is_one_too_many(host, at):
             self._host_flaps(host_id, host, at)
@@ -413,7 +414,7 @@ class Reference(Ports):
             host.told_reach = "unreachable"  # it came back into the CMDB
 
     def _is_one_too_many(self, host: HostRow, at: datetime) -> bool:
-        return len(host.changes.times) >= self.settings.flap_threshold or told_today(host.messages, at) >= FEW
+        return len(host.changes.times) >= self.settings.flap_threshold or self._told_and_owed(host, at) >= FEW
 
     def _host_flaps(self, host_id: str, host: HostRow, at: datetime) -> None:
         host.changes.flapping, host.told_reach = True, "flapping"  # an end of it closes what was told before
@@ -436,17 +437,25 @@ class Reference(Ports):
             host.told_greater = ""
         ended = [ENDS[host.told_greater]] if host.told_greater else []
         ended += ["reachable"] if host.told_reach == "unreachable" else []
-        if want in ("", host.told_greater) or not self._has_room(host, at, len(ended) + 2):
+        ended += ["owners_shown"] if host.told_hidden else []
+        if want in ("", host.told_greater) or not self._has_room(host, at, ("reachable" in ended) + 2):
             return
         for kind in (*ended, BEGINS[want]):
             self._tell_host(host_id, at, kind)
         host.told_greater = want
         host.told_reach = "" if "reachable" in ended else host.told_reach
+        host.told_hidden = False
 
     @staticmethod
-    def _has_room(host: HostRow, at: datetime, messages: int) -> bool:
+    def _told_and_owed(host: HostRow, at: datetime) -> int:
+        """Messages of the day. What is always told when it ends has its place for that already."""
+        return told_today(host.messages, at) + sum(
+            map(bool, (host.told_greater, host.told_unscanned, host.told_hidden))
+        )
+
+    def _has_room(self, host: HostRow, at: datetime, messages: int) -> bool:
         """Whether so many more messages may be told today."""
-        return told_today(host.messages, at) + messages <= MOST
+        return self._told_and_owed(host, at) + messages <= MOST
 
     def _count_try(self, host: HostRow, at: datetime) -> None:
         """The clock of the host's own condition."""
@@ -512,7 +521,7 @@ class Reference(Ports):
             return True
         ends = host.told_reach == "unreachable"
         many = len(host.changes.times) >= self.settings.flap_threshold
-        over = (ends or rebooted) and told_today(host.messages, at) >= FEW
+        over = (ends or rebooted) and self._told_and_owed(host, at) >= FEW
         if over or (many and (ends or rebooted or not was_covered)):
             self._host_flaps(host_id, host, at)
             return True
@@ -555,7 +564,9 @@ class Reference(Ports):
                 dict(self.inventory[host_id].owners),
             )
         )
-        host.shown, host.late = frozenset(watched), host.late - watched.keys()
+        ports = self.ports[host_id]
+        host.shown = frozenset(number for number in watched if number not in ports or ports[number].status != "down")
+        host.late -= watched.keys()
         if not first:  # otherwise the next look is compared with what was known before the boot
             host.versions, host.rules, host.tool = versions, rules, seen.tool
             host.listening = frozenset(listener.port for listener in seen.listeners)
@@ -651,7 +662,6 @@ class Reference(Ports):
     def _answers_as_another(self, host_id: str, host: HostRow, at: datetime) -> None:
         if not host.foreign:
             host.foreign, host.foreign_since = True, at
-            self._hides_untold(host_id, host, at)
         self._show_greater(host_id, host, at)
 
     def _reboots(self, host: HostRow, at: datetime, before: tuple[HostRow, dict[int, PortRow]] | None) -> None:
@@ -686,9 +696,8 @@ class Reference(Ports):
             then.told_reach, then.changes = now.told_reach, now.changes
         then.foreign, then.key_changed, then.told_greater = False, False, now.told_greater
         then.unscanned, then.told_unscanned = now.unscanned, now.told_unscanned
-        if now.told_hidden and not then.told_hidden:
-            self._tell_host(host_id, at, "retired")
-        then.told_hidden &= now.told_hidden
+        then.told_hidden, then.hiding_looks = now.told_hidden, now.hiding_looks
+        then.showed_owners = now.showed_owners
         then.known_since, then.messages, then.last_try_at = now.known_since, now.messages, now.last_try_at
         self._restore_ports(host_id, kept.ports, at)
         self.hosts[host_id] = then
@@ -812,7 +821,7 @@ class Reference(Ports):
             for number, port in self.ports[host_id].items():
                 found[(host_id, number)] = (
                     port.status,
-                    port.presence.flapping or self._speaks_for(host_id, number) is not None,
+                    port.presence.flapping or (self._speaks_for(host_id, number) is not None and not port.paused),
                     tuple(sorted(port.lost)),
                     tuple(sorted(port.addresses)),
                     tuple(sorted(port.programs)),

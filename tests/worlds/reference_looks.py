@@ -36,8 +36,6 @@ class Seen:
     """Of its owners."""
     excluded: frozenset[str] = frozenset()
     """Addresses of which it shows only listeners that rules exclude."""
-    watched: bool = True
-    """Rules watch some listener of it. If not, those that they exclude stand for it."""
 
 
 @dataclass

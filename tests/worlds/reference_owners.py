@@ -312,7 +312,7 @@ class Verdict:
     :param replaced: the owners from before are others now
     :param left: of those that were replaced, with those that were gone before or may be there unseen
     :param taken: none of them is shown any more
-    :param same: nobody came or went: if its sockets are others, it restarted
+    :param same: none that rules watch came or went: if its sockets are others, it restarted
     :param there: those that were known and are shown, as they were and as they are
     :param all_shown: every listener shows an owner, and it is known whether that was there
     """
@@ -335,7 +335,7 @@ def _compared(verdict: Verdict, known: Sequence[Owner], view: View, found: Pairs
 
 
 def taken_over(known: Sequence[Owner], view: View, many: Set[str]) -> Verdict:
-    """Who is shown owns the port, without a word, and was always there; who is gone already stays so if not shown."""
+    """Who is shown owns the port, without a word; who is new was always there; who is gone already stays so if not shown."""
     if not view.owners:
         return Verdict(list(known))
     found = pairs(known, view.owners, many)
@@ -343,7 +343,7 @@ def taken_over(known: Sequence[Owner], view: View, many: Set[str]) -> Verdict:
     back = [one for place, one in enumerate(known) if one.gone_since is not None and place in found.shown_as]
     again = [(known[place], shown) for place, shown in found.shown_as.items() if shown is not None]
     others = [one for one in view.owners if not any(one is shown for _, shown in again)]
-    owners = [replace(seen_again(one, shown, many), joined=None) for one, shown in again] + others
+    owners = [seen_again(one, shown, many) for one, shown in again] + others
     verdict = Verdict(still + owners, back=back, taken=bool(known) and not (again or found.unknown))
     return _compared(verdict, known, view, found)
 
@@ -417,16 +417,17 @@ def _some_are_shown(
         # Else all that it had is still there, in other hands: a worker, or a socket that was handed over.
     if gone and not look.confirmed:
         return Verdict(list(known))
-    if gone and look.waits:
-        return Verdict([*others, *gone, *stay, *joined], back=back)
-    stay += joined
     missed = [one for one in gone if one.watched]  # nobody asked for the others
+    same = not missed and not any(one.watched for one in (*joined, *back))
+    if gone and look.waits:
+        return Verdict([*others, *gone, *stay, *joined], back=back, same=same)
+    stay += joined
     if missed and all(one.joined is not None and look.clock - one.joined < look.mature_after for one in stay):
         # As after any takeover, those that are there never joined.
         stay = [replace(one, joined=None) for one in stay]
         return Verdict([*others, *stay], left=[*others, *gone], back=back, replaced=True)
     places = list(range(len(missed)))
-    return Verdict([*missed, *others, *stay], gone=places, back=back, same=not gone and not joined)
+    return Verdict([*missed, *others, *stay], gone=places, back=back, same=same)
 
 
 def _is_gone(one: Owner, there: Sequence[Owner], view: View, look: Circumstances, *, blank: bool) -> bool:
@@ -460,7 +461,7 @@ def recover(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     stay = [seen_again(known[place], shown, look.many) for place, shown in found.shown_as.items() if shown is not None]
     missing = [one for place, one in enumerate(known) if place not in found.shown_as]
     joined = [replace(one, joined=look.clock) for one in found.newcomers]
-    if view.blank or found.unknown:
+    if view.blank or found.unknown or look.waits:
         return _compared(Verdict([*missing, *stay, *joined]), known, view, found)
     missed = [one for one in missing if one.watched]
     return _compared(Verdict([*missed, *stay, *joined], gone=list(range(len(missed)))), known, view, found)

@@ -31,6 +31,8 @@ from tests.worlds.reference_young import Young
 
 NOTES = ("restarted", "moved")
 """Kinds of events that are no messages."""
+CLOSED = ("retired", "unwatched")
+"""They close an alert for good: they are told whatever was told before, and do not count."""
 NOTICES = ("new", "replaced", "restarted", "rebound")
 """Nothing begins or ends with them, unless a rebound is severe."""
 FORWARDERS = {"docker-proxy", "rootlessport", "kube-proxy", "sshd"}
@@ -54,9 +56,9 @@ class Ports(Young):
         if kind in NOTICES and extra in ("", "taken"):
             if today >= FEW:
                 return False
-        elif today >= MOST and kind not in ("retired", "unwatched", "moved"):
+        elif today >= MOST and kind not in (*CLOSED, "moved"):
             return False
-        if kind not in NOTES and not (kind == "retired" and extra == "young"):
+        if kind not in (*NOTES, *CLOSED):
             port.messages = [then for then in port.messages if told_today([then], at)] + [at]
         if kind == "down":
             port.alert = "down"
@@ -165,6 +167,7 @@ class Ports(Young):
     def _judge_ports(self, look: Sight) -> None:
         """Every port of one ok look."""
         ports = self.ports[look.host_id]
+        self._all_begin(look.host_id)
         told_before = len(self._events)
         hidden = {number for number, port in ports.items() if self._is_hidden(look, number, port)}
         for number in sorted(hidden):
@@ -183,7 +186,7 @@ class Ports(Young):
             else:
                 self._known(look, number, port)
             self._is_done(look, number)
-        self._all_are_done(look.host_id)
+        self._all_are_done(look.host_id, look.at)
         self._count_the_rest(told_before, look)
 
     def _unknown(self, look: Sight, number: int, old: PortRow | None) -> None:
@@ -389,7 +392,8 @@ class Ports(Young):
         if look.learning:
             kind = self._learn_binds(port, seen, verdict)
         elif self._addresses_compare(look) and not self._waits_for_binds(port, look, seen, verdict):
-            kind, extra = self._compare_binds(port, look, number, seen, verdict, other_view=other_view)
+            silent = other_view or bool(port.gone or verdict.back)  # what is told of an owner says it
+            kind, extra = self._compare_binds(port, look, number, seen, verdict, silent=silent)
         if all_back:  # what is lost still was tracked without a word until now
             kind, extra = ("rebound", "severe") if port.lost else ("recovered", "owner")
         if kind:
@@ -439,7 +443,7 @@ class Ports(Young):
         for one in gone:
             one.gone_since = (look.at, look.clock)
         both = (*port.owners, *verdict.owners)  # as they were known, and as they are shown
-        left = {address for one in both if one.gone_since is None for address in one.addresses}
+        left = {address for one in both if one.watched and one.gone_since is None for address in one.addresses}
         port.owners = verdict.owners
         for one in verdict.back:
             port.addresses |= one.addresses  # they are expected again
@@ -496,9 +500,12 @@ class Ports(Young):
         return "recovered" if before and not port.lost else ""
 
     def _compare_binds(
-        self, port: PortRow, look: Sight, number: int, seen: Seen, verdict: Verdict, *, other_view: bool
+        self, port: PortRow, look: Sight, number: int, seen: Seen, verdict: Verdict, *, silent: bool
     ) -> tuple[str, str]:
-        """What changed for the port, and how."""
+        """What changed for the port, and how.
+
+        :param silent: a change that loses nothing is not told
+        """
         before = port.lost
         lost, gained = port.addresses - seen.addresses, seen.addresses - port.addresses
         after = still_lost(port, seen, verdict)
@@ -509,8 +516,8 @@ class Ports(Young):
             return "rebound", "severe"
         if before and not after:
             return "recovered", ""
-        silent = port.presence.flapping or port.parts.flapping or other_view or (port.paused and port.lost)
-        if (lost or gained - before) and not silent:  # a loss that is told again says it all
+        silent |= port.presence.flapping or port.parts.flapping or bool(port.paused and port.lost)
+        if (lost - before or gained - before) and not silent:  # a loss that is told again says it all
             self._notice(port, look, "rebound", number)
         return "", ""
 
@@ -625,6 +632,9 @@ class Ports(Young):
         if self._is_accepted(look, number, port.status_since) or (learned and is_old and not self.jumped):
             self._goes_to_its_holders(port, look, number)
             return
+        if port.paused and self._is_silent(number):
+            del self.ports[look.host_id][number]
+            return
         if port.paused:  # it says who has the port
             port.paused = not self._tell_port(port, look.host_id, look.at, "down", number, port.young)
             for one in port.holders:
@@ -669,6 +679,8 @@ class Ports(Young):
                 port.pause()
             else:
                 del self.ports[look.host_id][number]
+        elif port.paused and self._is_silent(number):
+            del self.ports[look.host_id][number]
         elif port.paused:
             port.paused = not self._tell_port(port, look.host_id, look.at, "down", number, port.young)
         else:
@@ -835,7 +847,7 @@ def is_restarted(port: PortRow, seen: Seen) -> bool:
 
 
 def is_its_own(port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
-    """Whether a port that is down is back, as far as can be known. Those that rules exclude are others, whoever they are."""
+    """Whether a port that is down is back, as far as can be known. Those that rules exclude are others, if one is known that they watch."""
     name = look.must_have.get(number)
     if name is not None and name != port.instead_of:
         named = [is_named(one, name) for one in seen.view.owners]
@@ -846,8 +858,8 @@ def is_its_own(port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
             return False
     if port.is_held and not seen.view.owners:
         return False  # those that have it do not show, and are no others
-    known = [one for one in port.owners if one.watched or seen.watched]
-    return bool(known or not port.owners) and is_recovered(known, seen.view, look.many)
+    known = [one for one in port.owners if one.watched] or port.owners
+    return is_recovered(known, seen.view, look.many)
 
 
 def expect_all_binds(port: PortRow) -> None:
@@ -858,13 +870,12 @@ def expect_all_binds(port: PortRow) -> None:
 
 def still_lost(port: PortRow, seen: Seen, verdict: Verdict) -> frozenset[str]:
     lost = {address for address in port.addresses - seen.addresses if not ipaddress.ip_address(address).is_loopback}
-    wildcard = {4: "0.0.0.0", 6: "::"}
+    wildcard, there = {4: "0.0.0.0", 6: "::"}, seen.addresses | seen.excluded
     missing = {
         address
         for address in port.lost | lost
-        if address not in seen.addresses and wildcard[ipaddress.ip_address(address).version] not in seen.addresses
+        if address not in there and wildcard[ipaddress.ip_address(address).version] not in there
     }
-    missing -= seen.excluded
     if verdict.taken or verdict.replaced:
         return frozenset(missing)
     return frozenset(missing - exchanged(missing - port.lost, port, seen, verdict))

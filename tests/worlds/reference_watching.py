@@ -137,7 +137,6 @@ class Watching:
             if listeners:
                 view = view_of(here, tool=look.tool, boot=host.boot, many=host.many, watched=watched)
                 found[number] = seen_of(listeners, view, listed=any(named for _, named in decisions))
-                found[number].watched = any(watched)
                 found[number].excluded = frozenset(one.address for one in here) - found[number].addresses
             elif any(self._is_denied_by_name(host_id, one) for one in here):
                 denied.add(number)

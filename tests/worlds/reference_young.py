@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from portmon.probe.compare import program_of
 from tests.worlds.reference_looks import Sight, is_ephemeral
 from tests.worlds.reference_owners import Owner, is_many
-from tests.worlds.reference_rows import FEW, MOST, HostRow, PortRow, Settings, Subject
+from tests.worlds.reference_rows import FEW, MOST, HostRow, PortRow, Settings, Subject, told_today
 from tests.worlds.reference_watching import Watching
 
 SUBJECTS = 64
@@ -65,6 +65,13 @@ class Young(Watching):
 
     # ── before and after a look at one of them ──────────────────────────────────────────────────
 
+    def _all_begin(self, host_id: str) -> None:
+        """Without an alert of its speaker a subject does not flap any more."""
+        ports = self.ports[host_id]
+        for subject in self.hosts[host_id].subjects.values():
+            if subject.speaker in ports and ports[subject.speaker].paused:
+                subject.forget()
+
     def _begins(self, look: Sight, number: int, port: PortRow) -> None:
         self._subject = self._subject_of(look, number, port)
         if self._subject is not None:
@@ -83,8 +90,9 @@ class Young(Watching):
         if port.status == "up":
             subject.up.add(number)
 
-    def _all_are_done(self, host_id: str) -> None:
+    def _all_are_done(self, host_id: str, at: datetime) -> None:
         for subject in self.hosts[host_id].subjects.values():
+            subject.messages = [then for then in subject.messages if told_today([then], at)]
             subject.up = self._up(host_id, subject)
             self._needs_its_speaker(host_id, subject)
 
@@ -141,6 +149,11 @@ class Young(Watching):
         elif subject.speaker != number:
             self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
 
+    def _is_silent(self, number: int) -> bool:
+        """Whether the port that is looked at is one of those of which another one speaks."""
+        subject = self._subject
+        return subject is not None and subject.changes.flapping and subject.speaker != number
+
     def _all_may_be_stable(self, subject: Subject, port: PortRow, look: Sight, number: int) -> None:
         """The speaker says it for all."""
         if not subject.changes.still(look.clock, self.window) or subject.told_before(look.at) >= MOST:
@@ -154,14 +167,14 @@ class Young(Watching):
 
 
 def name_of(owners: Iterable[Owner], many: Set[str]) -> str:
-    """The name of the first of the owners of a port; of one that is gone only if all are.
+    """The name of the first of the owners of a port, whether that is gone or not.
 
     It is its unit; where the program decides who is who, the program as well.
     """
 
     def key(one: Owner) -> tuple[Any, ...]:
         names = one.unit, sorted(one.comms), sorted(one.programs)
-        return one.gone_since is not None, *names, sorted(one.inodes), sorted(one.pids)
+        return *names, sorted(one.inodes), sorted(one.pids)
 
     first = min(owners, key=key)
     if first.unit and not is_many(first.unit, many):

@@ -55,28 +55,29 @@ def bind_events(
     """
     if not evidence.learning and not comparable_addresses(evidence.tool_before, evidence.tool):
         return None, ()
-    missed, known, seen = _missed(set(before.addresses), set(port.addresses), before.lost, evidence)
+    # Owners that are back have their addresses back as well, or lack them.
+    expected = owners.binds_of(change.back).union(before.addresses)
+    missed, known, seen = _missed(expected, set(port.addresses), before.lost, evidence)
     # A lost bind that a rule hides waits for the rule.
     waiting = {address for address, _ in port.unwatched if address in before.lost}
-    # Owners that are back have their addresses back as well, or lack them.
-    known |= _named(owners.binds_of(change.back), evidence)
     # What rules exclude listens none the less.
     there = seen.union(map(bind_of, shown.excluded))
+    known -= there - seen
     lost, _ = limits.few_of({*waiting, *lost_binds({*missed, *(known - there)}, there)}, before.lost)
     away = owners.gone_of(port)
     left = owners.not_gone(change.gone)
-    stay = [own for own in owners.of(before) if own.gone_since is None and own not in left]
+    stay = [own for own in owners.of(before) if own.is_watched and own.gone_since is None and own not in left]
     # What only the owners had that are gone is theirs.
     of_others = owners.binds_of(away) - owners.binds_of(stay)
     of_others -= set(before.lost) - owners.binds_of(change.gone)
     lost = tuple(address for address in lost if address not in of_others)
     fresh = tuple(address for address in lost if address not in before.lost)
-    if fresh and not shown.more and not change.replaced:
+    if fresh and not (shown.more or change.replaced or change.is_taken):
         exchanged = _exchanged(known, seen, fresh, before.lost, change, evidence)
         lost, fresh = (tuple(address for address in some if address not in exchanged) for some in (lost, fresh))
     if fresh and (not evidence.confirmed or evidence.in_grace):
         # Keep the bind as known: the first observation after the grace, or the first confirmed one, makes the event.
-        port.addresses = before.addresses
+        port.addresses = tuple(sorted(expected - (there - seen)))
         return None, ()
     port.lost = lost
     if not lost:
@@ -92,8 +93,8 @@ def bind_events(
         return Row.BIND_RECOVERED, _finds(before, port, evidence)
     # With OWNERS binds before, one that is new may have been left out then.
     differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(before.lost)
-    differ -= owners.binds_of(away) | (owners.binds_of(change.back) & seen)
-    if quiet or any(getattr(before, part).flapping_since for part in telling.PARTS) or not differ:
+    # While an owner is gone, and when it is back, that says it.
+    if quiet or away or change.back or any(getattr(port, part).flapping_since for part in telling.PARTS) or not differ:
         return None, ()
     now, then = ", ".join(port.addresses), ", ".join(before.addresses)
     draft = Draft(

@@ -21,7 +21,8 @@ def changed_owners(port: Port, shown: Holders, evidence: Evidence, *, quiet: boo
     """What the look says of the owners of a port that is up."""
     known = owners.of(port)
     if evidence.new_boot:
-        return owners.Change(owners.after_boot(port.owners))
+        # Without a name that could tell, the port's own values say as much.
+        return owners.Change(owners.after_boot(known if shown.owners else port.owners, shown, evidence.many))
     if max(len(port.comms), len(port.programs)) >= limits.OWNERS:
         # One that is shown may be among those that were left out.
         return owners.Change(known)
@@ -42,8 +43,8 @@ def owner_events(
         details = {"before": list(before.programs), "was": was, "owner": owner}
         reason = f"{owner} has it now, and no longer {was}{telling.left_out(seen.more)}"
         draft = Draft(EventKind.REPLACED, reason, before.status_since, details=details)
-        return () if before.presence.flapping_since else telling.notice(port, evidence, draft)
-    if not change.is_same or not _is_restart(before, seen):
+        return () if port.presence.flapping_since else telling.notice(port, evidence, draft)
+    if not change.is_same or evidence.booted_after(before) or not _is_restart(before, seen):
         return ()
     told: tuple[Draft, ...] = ()
     if terms.restarts == "change" and not before.misses:
@@ -59,8 +60,6 @@ def owner_events(
 
 def _is_restart(before: Port, seen: Seen) -> bool:
     """Whether nothing of a port's sockets is as it was: inodes tell, else pids if there is one."""
-    if before.grace_until is not None:
-        return False
     if before.inodes and seen.inodes:
         return set(before.inodes).isdisjoint(seen.inodes)
     return len(before.pids) == len(seen.pids) == 1 and before.pids != seen.pids

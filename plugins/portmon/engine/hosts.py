@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from portmon.engine import clocks, lifecycle
-from portmon.engine.conditions import Condition, OpenConditions
+from portmon.engine.conditions import EVALUATED, Condition, OpenConditions
 from portmon.engine.events import Report
 from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.lifecycle import NONE, Pace
@@ -86,7 +86,7 @@ def failed(host: HostState, observation: Observation, fleet: Fleet) -> None:
             _becomes_unreachable(host, observation, fleet)
     elif host.presence.flapping_since:
         settle(host, at, fleet)
-    elif lifecycle.may_tell(host.told, at):
+    elif lifecycle.may_tell(_told(host, at, fleet), at):
         # It is told again after it was not told for a while.
         for draft in _is_unreachable(host, observation, fleet):
             fleet.report.of_host(host, at, draft)
@@ -156,7 +156,7 @@ def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet
     """Count a change of the host, and tell it, or that the host flaps."""
     since = lifecycle.began(host.presence, fleet.pace, clock=host.tried, at=at)
     row, host.presence, count = lifecycle.change(
-        host.presence, fleet.pace, clock=host.tried, at=at, told=host.told, silent=not drafts
+        host.presence, fleet.pace, clock=host.tried, at=at, told=_told(host, at, fleet), silent=not drafts
     )
     if row is lifecycle.LifecycleRow.OPENS:
         for draft in drafts:
@@ -175,7 +175,7 @@ def settle(host: HostState, at: datetime, fleet: Fleet) -> None:
     flapped = host.presence
     if not flapped.flapping_since or fleet.conditions.includes(Condition.UNREACHABLE, host.host_id):
         return
-    if not lifecycle.settles(flapped, fleet.pace, clock=host.tried, at=at, told=host.told):
+    if not lifecycle.settles(flapped, fleet.pace, clock=host.tried, at=at, told=_told(host, at, fleet)):
         return
     host.presence = NONE
     reason = f"It held still since {flapped.at:%Y-%m-%d %H:%M:%S} UTC and is {_state(host)}"
@@ -191,13 +191,19 @@ def opens(host: HostState, condition: Condition, draft: Draft, at: datetime, fle
     """
     before, lesser = fleet.conditions.get(condition, host.host_id), fleet.conditions.lesser(condition, host.host_id)
     was_told = before is not None and before.told
-    has_room = lifecycle.may_tell(host.told, at, len(lesser) + 2)
+    has_room = lifecycle.may_tell(_told(host, at, fleet), at, sum(one.value.flaps for one in lesser) + 2)
     tells = was_told or (has_room and not fleet.conditions.includes(condition, host.host_id))
     fleet.conditions.open(condition, host.host_id, at, told=tells, **details)
     if was_told or not tells:
         return
     _ends_lesser(host, condition, at, fleet)
     fleet.report.of_host(host, at, draft)
+
+
+def _told(host: HostState, at: datetime, fleet: Fleet) -> tuple[datetime, ...]:
+    """Times of the messages of a host. The end of what does not flap is always told, so its place is taken before."""
+    own = (fleet.conditions.get(one, host.host_id) for one in EVALUATED if not one.value.flaps)
+    return (*host.told, *(at for opened in own if opened and opened.told))
 
 
 def _ends_lesser(host: HostState, condition: Condition, at: datetime, fleet: Fleet) -> None:

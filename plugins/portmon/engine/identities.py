@@ -272,7 +272,7 @@ class Identities:
         after = {(port.protocol, port.port): dataclasses.replace(port) for port in then}
         going_on = set()
         for port in now:
-            key, told = (port.protocol, port.port), port.told
+            key = (port.protocol, port.port)
             alert = None if port.paused else _alert_of(port)
             if alert is not None and key in after and _alert_of(after[key]) == alert:
                 going_on.add(key)
@@ -282,9 +282,8 @@ class Identities:
                 details = {"discarded": True} if discarded else {}
                 draft = Draft(EventKind.RETIRED, reason, telling.wrong_since(port), details=details)
                 self._fleet.report.of_port(port, host, at, draft, {})
-                told = (*told, at)
             if discarded and key in after:
-                after[key].told = told
+                after[key].told = port.told
         for key, port in after.items():
             if _alert_of(port) and key not in going_on:
                 after[key] = transitions.pause(port)

@@ -82,6 +82,9 @@ class Changes:
 
 
 NONE = Changes()
+SHARED = Changes()
+"""Those of a port whose changes are counted with others of its owner (:mod:`portmon.engine.young`). It is known by
+identity, and never stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,7 @@ OF_BOOT = (
         "pid1_start",
         "boot_looks",
         "booted_at",
+        "many",
         "young",
         "kept",
         "grace_until",

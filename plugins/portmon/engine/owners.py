@@ -268,7 +268,7 @@ def updated(known: PortOwner, shown: PortOwner) -> PortOwner:
         pids=shown.pids or known.pids,
         inodes=shown.inodes or known.inodes,
         binds=shown.binds,
-        is_watched=known.is_watched or shown.is_watched,
+        is_watched=shown.is_watched,
         joined=known.joined,
     )
 
@@ -284,7 +284,7 @@ class Change:
     :param replaced: left, and ``newcomers`` are there in their place
     :param gone: left a port that others have had for long
     :param back: were gone, and are there again
-    :param is_same: nobody came or left
+    :param is_same: nobody that rules watch came or left
     :param is_taken: none of the known owners is there any more
     :param binds: of each owner that is there, the addresses before and now; None if owners do not tell
     """
@@ -329,6 +329,7 @@ class _Matching:
     """Known owners beside those that a look shows.
 
     :param matches: place among the known ones: the owner as it is shown
+    :param merged: were known, and are the same as another known one
     :param newcomers: no known one is the same
     :param unclear: it can't be known whether it is a known one
     :param nameless: some socket shows no owner, or one that is unclear
@@ -337,6 +338,7 @@ class _Matching:
     def __init__(self, known: Sequence[PortOwner], shown: Holders, many: Collection[str], clock: float) -> None:
         self.known = list(known)
         self.matches: dict[int, PortOwner] = {}
+        self.merged: list[PortOwner] = []
         self.newcomers: list[PortOwner] = []
         self.unclear: list[PortOwner] = []
         for one in shown.owners:
@@ -353,7 +355,8 @@ class _Matching:
     def _add(self, one: PortOwner, place: int, *others: int) -> None:
         for other in reversed(others):
             # Two that were known turn out to be one.
-            self.known[place] = _together(self.known[place], self.known.pop(other))
+            self.merged.append(self.known.pop(other))
+            self.known[place] = _together(self.known[place], self.merged[-1])
             self.matches = {at - (at > other): match for at, match in self.matches.items() if at != other}
         self.matches[place] = _together(self.matches[place], one) if place in self.matches else one
 
@@ -376,7 +379,8 @@ class _Matching:
     @property
     def back(self) -> tuple[PortOwner, ...]:
         """The known owners that are shown and were gone before, as they were."""
-        return tuple(self.known[place] for place in self.matches if self.known[place].gone_since is not None)
+        found = (*(self.known[place] for place in self.matches), *self.merged)
+        return tuple(own for own in found if own.gone_since is not None)
 
     @property
     def binds(self) -> tuple[tuple[set[str], set[str]], ...] | None:
@@ -397,6 +401,7 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
         return _none_is_there(found, shown, times)
     everyone = [own for own in found.known if own.gone_since is None]
     left = [own for own in found.missing if _is_gone(own, everyone, shown, found.nameless, times)]
+    is_same = not any(own.is_watched for own in (*left, *found.newcomers, *found.back))
     if left and not times.confirmed:
         return Change(tuple(known), is_same=False)
     if left and times.in_grace:
@@ -405,7 +410,7 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
         kept = [own for own in found.missing if own not in left and found.nameless]
     stays, told = (*found.here, *found.newcomers), tuple(own for own in left if own.is_watched)
     rest = (*stays, *kept, *found.away)
-    change = Change(rest, not found.newcomers and not left, (), tuple(found.newcomers), (), found.back, found.binds)
+    change = Change(rest, is_same, (), tuple(found.newcomers), (), found.back, found.binds)
     if not told:
         return change
     if all(own.joined is not None and times.clock - own.joined < times.mature_after for own in stays):
@@ -434,7 +439,8 @@ def taken_over(known: Sequence[PortOwner], shown: Holders, many: Collection[str]
     if not found.matches and not found.newcomers and len(found.known) == len(shown.owners) == 1:
         return Change((updated(found.known[0], shown.owners[0]),))
     others = (dataclasses.replace(one, joined=None) for one in (*found.newcomers, *found.unclear))
-    return Change((*found.here, *others, *found.away), back=found.back)
+    is_taken = bool(known) and not (found.matches or found.unclear)
+    return Change((*found.here, *others, *found.away), back=found.back, is_taken=is_taken)
 
 
 def _leaves(own: PortOwner, times: Times) -> PortOwner:
@@ -458,20 +464,8 @@ def _is_gone(own: PortOwner, known: Sequence[PortOwner], shown: Holders, nameles
     return fewer and not nameless
 
 
-def returned(
-    known: Sequence[PortOwner],
-    shown: Holders,
-    many: Collection[str],
-    times: Times,
-    *,
-    waits: bool,
-    new_boot: bool = False,
-) -> Change:
-    """Compare the owners that a port had before it was down with those that are shown now that it is up again.
-
-    :param waits: those that are not back yet have time, besides that after a boot
-    :param new_boot: addresses are compared in the next look
-    """
+def returned(known: Sequence[PortOwner], shown: Holders, many: Collection[str], times: Times) -> Change:
+    """Compare the owners that a port had before it was down with those that are shown now that it is up again."""
     known = not_gone(known)
     if not shown.owners or not known:
         return Change(shown.owners or tuple(known))
@@ -479,16 +473,12 @@ def returned(
     rest: list[PortOwner] = []
     gone: tuple[PortOwner, ...] = ()
     if times.in_grace:
-        rest = list(after_boot(found.missing))
-    elif found.nameless or waits:
+        rest = list(after_boot(found.missing, shown, many))
+    elif found.nameless:
         rest = found.missing
     else:
         gone = tuple(_leaves(own, times) for own in found.missing if own.is_watched)
-    here = found.here
-    if new_boot:
-        before = (found.known[place].binds for place in sorted(found.matches))
-        here = [dataclasses.replace(own, binds=binds) for own, binds in zip(here, before, strict=True)]
-    return Change((*here, *found.newcomers, *rest, *gone), gone=gone, binds=found.binds)
+    return Change((*found.here, *found.newcomers, *rest, *gone), gone=gone, binds=found.binds)
 
 
 def held(known: Sequence[PortOwner], shown: Holders, many: Collection[str], clock: float) -> tuple[PortOwner, ...]:
@@ -500,9 +490,18 @@ def held(known: Sequence[PortOwner], shown: Holders, many: Collection[str], cloc
     return tuple(found)
 
 
-def after_boot(owners: Iterable[PortOwner]) -> tuple[PortOwner, ...]:
-    """Owners as the next boot compares them: numbers of the kernel mean nothing any more."""
-    return tuple(dataclasses.replace(own, pids=(), inodes=(), waits=own.gone_since is None) for own in owners)
+def after_boot(known: Sequence[PortOwner], shown: Holders, many: Collection[str]) -> tuple[PortOwner, ...]:
+    """Owners after the first look of a boot, as the next one compares them: with its numbers of the kernel alone.
+
+    :param shown: in that look, if it shows the port
+    """
+    owners = []
+    for own in known:
+        now = next((one for one in shown.owners if same(own, one, many)), None)
+        pids, inodes = (now.pids, now.inodes) if now else ((), ())
+        waits = now is None and own.gone_since is None
+        owners.append(dataclasses.replace(own, pids=pids, inodes=inodes, waits=waits))
+    return tuple(owners)
 
 
 def not_gone(owners: Iterable[PortOwner]) -> list[PortOwner]:

@@ -59,6 +59,7 @@ class HostPorts:
         missing: list[Port] = []
         elsewhere: list[tuple[Port, Seen]] = []
         later: list[tuple[Port, Seen]] = []
+        self._young.begin(pair.known for pair in pairs if pair.known is not None)
         pairs.reverse()
         while pairs:
             # Each one is freed once it is evaluated: one host may have very many.

@@ -283,6 +283,13 @@ class Evidence:
         """Whether missing ports still have time to come back after a reboot: at least until its second observation."""
         return self.grace_until is not None and (self.new_boot or self.at < self.grace_until)
 
+    def booted_after(self, port: Port) -> bool:
+        """Whether a port was not seen since the boot, before this observation."""
+        if self.new_boot or port.grace_until is not None:
+            return True
+        last = port.last_seen_at
+        return last is not None and self.booted_at is not None and last < self.booted_at
+
     @property
     def times(self) -> Times:
         """As owners are compared by."""
@@ -322,3 +329,8 @@ class Draft:
     def is_message(self) -> bool:
         """Whether it is sent; else it is a note."""
         return self.kind.meaning(self.details).group is not None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the messages of a port that a day has room for. What closes an alert for good is not."""
+        return self.is_message and self.kind not in (EventKind.RETIRED, EventKind.UNWATCHED)

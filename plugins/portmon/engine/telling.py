@@ -26,8 +26,8 @@ def wrong_since(port: Port) -> datetime:
 
 
 def tell(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
-    """The event, which counts as a message of the port if it is one."""
-    if draft.is_message:
+    """The event, which may count as a message of the port."""
+    if draft.counts:
         port.told = (*lifecycle.messages(port.told, evidence.at), evidence.at)
     return (draft,)
 
@@ -80,6 +80,8 @@ def change(
     :param is_counted: the change began in an earlier look
     """
     before = getattr(port, part)
+    if before is lifecycle.SHARED:
+        return () if draft is None else tell(port, evidence, draft)
     if part == "binds" and port.presence.flapping_since:
         port.binds = lifecycle.untold(before, evidence.pace, clock=evidence.clock, at=evidence.at)
         return ()

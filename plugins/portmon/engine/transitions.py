@@ -133,10 +133,10 @@ def gone(
         return Transition(port, Row.DECLARED, told)
     if port.status == PortStatus.DOWN and heir is None:
         return _still_down(port, evidence, accepted)
-    if not port.last_seen_at:
-        port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
+    _was_seen(port, evidence)
     if evidence.new_boot and port.grace_until is None:
         port.grace_until = _grace_of(port, evidence, terms)
+        port.owners = holding.kept_owners(port, owners.after_boot(owners.of(port), owners.Holders(()), evidence.many))
     if not confirmed and port.port not in evidence.listening:
         # A port on which an excluded program listens did not seem missing, so the host was not asked twice.
         return Transition(port, Row.UNCONFIRMED)
@@ -166,8 +166,8 @@ def hidden(port: Port, evidence: Evidence) -> Transition:
     if port.status == PortStatus.CANDIDATE:
         return Transition(None, Row.FORGOTTEN)
     port = dataclasses.replace(port, declared=None)
-    if port.port not in evidence.listening and not port.last_seen_at:
-        port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
+    if evidence.new_boot or port.port not in evidence.listening:
+        _was_seen(port, evidence)
     since = port.hidden_since
     if since is None:
         port.hidden_since = evidence.at
@@ -254,9 +254,11 @@ def _back(
     """A port that was down, and that one of its owners has again."""
     before = dataclasses.replace(port)
     told = _recovers(port, evidence)
-    waits = port.presence.flapping_since is not None
-    new_boot = evidence.new_boot
-    change = owners.returned(owners.of(port), shown, evidence.many, evidence.times, waits=waits, new_boot=new_boot)
+    known = owners.of(port)
+    if evidence.new_boot:
+        change = owners.Change(owners.after_boot(known, shown, evidence.many))
+    else:
+        change = owners.returned(known, shown, evidence.many, evidence.times)
     return _goes_on(before, port, seen, change, evidence, Transition(None, Row.RECOVERED, told), accepted, quiet=quiet)
 
 
@@ -272,17 +274,18 @@ def _up_again(
 ) -> Transition:
     """A port that was up, and still listens."""
     if _is_anothers(port, terms, shown, evidence):
-        port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
+        _was_seen(port, evidence)
         return Transition(port, Row.DOWN, _is_taken(port, shown, evidence, terms))
     before = dataclasses.replace(port)
     change = holding.changed_owners(port, shown, evidence, quiet=quiet)
-    if change.is_taken and port.presence.flapping_since:
-        port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
-        _falls(port, evidence)
-        telling.silently(port, evidence)
-        return _held(port, seen, shown, evidence, None)
     is_back = before.misses > 0 and before.grace_until is None
     told = telling.silently(port, evidence) if is_back else ()
+    if change.is_taken and not quiet and port.presence.flapping_since:
+        _was_seen(port, evidence)
+        _falls(port, evidence)
+        telling.silently(port, evidence)
+        step = _held(port, seen, shown, evidence, None)
+        return dataclasses.replace(step, row=Row.FLAPPING if told else step.row, drafts=(*told, *step.drafts))
     if not quiet and not evidence.new_boot:
         told += holding.owner_events(before, port, seen, change, evidence, terms)
     return _goes_on(before, port, seen, change, evidence, Transition(None, Row.SEEN, told), accepted, quiet=quiet)
@@ -329,6 +332,12 @@ def _goes_on(
     if port.paused and not port.lost and not owners.gone_of(port):
         port.paused = False
     return Transition(port, row, tuple(drafts))
+
+
+def _was_seen(port: Port, evidence: Evidence) -> None:
+    """The port, or its own owner, is not there: the look before showed it last, unless it was missing already."""
+    if not port.last_seen_at:
+        port.last_seen_at, port.seen_clock = evidence.seen_at, evidence.seen_clock
 
 
 def _take(port: Port, seen: Seen, evidence: Evidence) -> None:
@@ -439,9 +448,8 @@ def _count_boot(port: Port, evidence: Evidence) -> None:
     """Keep how long the port took after the boot, if this is the first observation since that shows it."""
     if evidence.booted_at is None:
         return
-    is_first = evidence.new_boot or (port.last_seen_at is not None and port.last_seen_at < evidence.booted_at)
     took = evidence.at - evidence.booted_at
-    if is_first and took <= LONG:
+    if evidence.booted_after(port) and took <= LONG:
         port.boots = (*port.boots, took.total_seconds())[-BOOTS:]
 
 

@@ -7,9 +7,10 @@ of any of them until none ended for the window.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
-from portmon.engine import lifecycle, owners, telling
-from portmon.engine.lifecycle import NONE, LifecycleRow
+from portmon.engine import lifecycle, owners, telling, transitions
+from portmon.engine.lifecycle import NONE, SHARED, LifecycleRow
 from portmon.engine.rows import Row, Transition
 from portmon.engine.state import Draft, Evidence, HostState, Port, YoungOwner
 from portmon.model import limits
@@ -25,6 +26,13 @@ class YoungPorts:
         self._evidence = evidence
         self._own = {one.owner: one for one in host.young}
 
+    def begin(self, ports: Iterable[Port]) -> None:
+        """Before the first port is evaluated: an owner whose alert was closed does not flap any more."""
+        closed = {port.port for port in ports if port.paused}
+        for one in list(self._own.values()):
+            if one.speaker in closed:
+                self._own[one.owner] = dataclasses.replace(one, speaker=None, presence=NONE)
+
     def speaks(self, port: Port) -> bool:
         """Whether a port's alert says that the ports of its owner flap; it is evaluated after all others."""
         return any(one.speaker == port.port for one in self._own.values())
@@ -35,7 +43,7 @@ class YoungPorts:
 
     def lent(self, port: Port) -> Port:
         """The port as it is evaluated: without changes of its own."""
-        return port if self._group(port) is None else dataclasses.replace(port, presence=NONE)
+        return port if self._group(port) is None else dataclasses.replace(port, presence=SHARED)
 
     def taken(self, before: Port | None, step: Transition) -> Transition:
         """The transition of a port, with what is told of its owner in place of its own events."""
@@ -48,30 +56,34 @@ class YoungPorts:
         ports = {*group.ports, port.port} if is_up else {*group.ports} - {port.port}
         group = dataclasses.replace(group, ports=tuple(sorted(ports)[: limits.OWNERS]))
         drafts: list[Draft] = []
+        told, at = () if before is None else before.told, self._evidence.at
         ends_silently = False
         for draft in step.drafts:
-            group, told = self._tell(group, port, draft, step.row)
-            drafts += told
-            ends_silently |= draft.kind is EventKind.DOWN and not told and group.speaker != port.port
+            group, said = self._tell(group, port, draft, step.row)
+            drafts += (one for one in said if not one.counts or lifecycle.may_tell(told, at))
+            ends_silently |= draft.kind is EventKind.DOWN and not said
         after, row = step.port, step.row
-        if after is not None and group.speaker == after.port and (stable := self._stable(group, after)):
-            drafts += telling.tell(after, self._evidence, stable)
-            group, row = dataclasses.replace(group, speaker=None, presence=NONE), Row.STABLE
-            # Nobody waits for it, if its owner is well.
-            ends_silently = bool(group.ports) and after.status == PortStatus.DOWN
-        if row is Row.RESUMED and after is not None and not drafts:
-            # It is told when its owner's ports are still.
-            after = dataclasses.replace(after, paused=True)
-        if ends_silently:
+        if ends_silently and group.speaker != port.port:
             after = None
-            if before is not None and not before.paused and (before.lost or owners.gone_of(before)):
+            if before is not None and transitions.is_open(before) and not before.paused:
                 reason = "It ended, as other random ports of its owner do"
                 drafts.append(Draft(EventKind.RETIRED, reason, telling.wrong_since(before)))
+        elif after is not None and group.speaker == after.port and (stable := self._stable(group, after)):
+            drafts.append(stable)
+            group, row = dataclasses.replace(group, speaker=None, presence=NONE), Row.STABLE
+            if group.ports and after.status == PortStatus.DOWN:
+                # Nobody waits for it, if its owner is well.
+                after = None
         if group.speaker == port.port and after is None:
             group = dataclasses.replace(group, speaker=None, presence=NONE)
+        now = (at,) * sum(draft.counts for draft in drafts)
+        group = dataclasses.replace(group, told=(*lifecycle.messages(group.told, at), *now))
         if after is not None:
             # The one that speaks is evaluated again as long as it does.
-            after = dataclasses.replace(after, presence=group.presence if group.speaker == after.port else NONE)
+            presence = group.presence if group.speaker == after.port else NONE
+            after = dataclasses.replace(
+                after, presence=presence, told=(*lifecycle.messages(told, at), *now) if now else told
+            )
         self._own[group.owner] = group
         return dataclasses.replace(step, port=after, row=row, drafts=tuple(drafts))
 
@@ -87,16 +99,20 @@ class YoungPorts:
         self._host.young = tuple(sorted(kept, key=lambda one: one.owner)[: limits.OWNERS])
 
     def _group(self, port: Port) -> YoungOwner | None:
-        """The owner of a port; None if the port is not young, not random, or nobody's."""
+        """The owner for which a port speaks, else its own; None if the port is not young, not random, or nobody's."""
+        for one in self._own.values():
+            if one.speaker == port.port:
+                return one
         evidence = self._evidence
         if port.young_since is None or port.declared or port.status == PortStatus.CANDIDATE:
             return None
         is_old = evidence.clock - port.young_since >= evidence.settings.mature_after.total_seconds()
-        if port.status == PortStatus.UP and is_old and not self.speaks(port):
+        if port.status == PortStatus.UP and is_old:
             return None
         if not evidence.is_ephemeral(port.port, (*port.comms, *port.programs)):
             return None
-        known = next(iter(owners.of(port)), None)
+        # Its first owner, whether that is gone or not: so it stays in one group when that leaves or is back.
+        known = min(owners.of(port), key=lambda own: owners.in_order(own)[1:], default=None)
         name = known and (known.unit or next(iter(known.comms or known.programs), None))
         if not name or (name not in self._own and len(self._own) >= limits.OWNERS):
             return None
@@ -109,12 +125,13 @@ class YoungPorts:
                 if port.port in one.ports:
                     ports = tuple(number for number in one.ports if number != port.port)
                     self._own[one.owner] = dataclasses.replace(one, ports=ports)
+        if step.port is not None and step.port.presence is SHARED:
+            return dataclasses.replace(step, port=dataclasses.replace(step.port, presence=NONE))
         return step
 
     def _tell(self, group: YoungOwner, port: Port, draft: Draft, row: Row) -> tuple[YoungOwner, list[Draft]]:
         """The owner after an event of one of its ports, and what is told."""
         evidence, flaps = self._evidence, group.presence.flapping_since is not None
-        told = (*lifecycle.messages(group.told, evidence.at), evidence.at)
         if draft.kind is EventKind.DOWN and row is not Row.RESUMED:
             return self._ends(group, port, draft)
         if draft.kind is EventKind.NEW and (flaps or not lifecycle.may_note(group.told, evidence.at)):
@@ -125,7 +142,7 @@ class YoungPorts:
             return group, [Draft(EventKind.RETIRED, reason, draft.since)]
         if flaps and draft.kind in (EventKind.RECOVERED, EventKind.DOWN):
             return group, []
-        return dataclasses.replace(group, told=told) if draft.is_message else group, [draft]
+        return group, [draft]
 
     def _stable(self, group: YoungOwner, port: Port) -> Draft | None:
         """The event of an owner of whose ports none ended for the window."""
@@ -146,20 +163,19 @@ class YoungPorts:
         )
 
     def _ends(self, group: YoungOwner, port: Port, draft: Draft) -> tuple[YoungOwner, list[Draft]]:
-        evidence = self._evidence
-        told = (*lifecycle.messages(group.told, evidence.at), evidence.at)
+        evidence, flapped = self._evidence, group.presence.flapping_since is not None
         since = lifecycle.began(group.presence, evidence.pace, clock=evidence.clock, at=evidence.at)
         row, changes, count = lifecycle.change(
             group.presence, evidence.pace, clock=evidence.clock, at=evidence.at, told=group.told
         )
         group = dataclasses.replace(group, presence=changes)
         if row is LifecycleRow.OPENS:
-            return dataclasses.replace(group, told=told), [draft]
-        if row is not LifecycleRow.FLAPS:
+            return group, [draft]
+        if flapped:
             return group, []
         reason = lifecycle.why_flapping(count, evidence.pace, f"ends of random ports of {group.owner}")
         state = PortStatus.UP if group.ports else PortStatus.DOWN
         flapping = dataclasses.replace(
             draft, kind=EventKind.FLAPPING, reason=reason, since=since, details={"state": state.value}
         )
-        return dataclasses.replace(group, told=told, speaker=port.port), [flapping]
+        return dataclasses.replace(group, speaker=port.port), [flapping]

@@ -1,0 +1,67 @@
+"""The young random ports of one owner: one subject, whose messages and silence are theirs together."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from portmon.engine.rules import Rule, RuleSet
+from portmon.model.observation import Observation
+from tests.engine.test_evaluate import World, ok
+
+A, B = 40_001, 40_002
+UNIT = "worker.service"
+
+
+def look(at: float, *ports: int, **fields: Any) -> Observation:
+    return ok(at, *ports, **{"unit": UNIT} | fields)
+
+
+def both(one: Observation, other: Observation) -> Observation:
+    """One look that shows the listeners of two."""
+    listeners = (*one.shows.listeners, *other.shows.listeners)
+    return dataclasses.replace(one, listing=dataclasses.replace(one.shows, listeners=listeners))
+
+
+def flapping(**fields: Any) -> World:
+    """Port A was told to flap for all random ports of its owner in run 4, and B is up."""
+    world = World(ephemeral_after=1, flap_threshold=2)
+    assert world.see(look(0, 80, **fields)) == [("baseline",)]
+    assert world.see(look(1, 80, A, B, **fields)) == [("new", A), ("new", B)]
+    assert world.see(look(2, 80, B, **fields)) == [("down", A)]
+    assert world.see(look(3, 80, A, B, **fields)) == [("recovered", A)]
+    assert world.see(look(4, 80, B, **fields)) == [("flapping", A)]
+    return world
+
+
+def test_what_is_not_told_of_one_that_ends_counts_as_no_message() -> None:
+    world = flapping()
+    for at in range(5, 25, 2):
+        assert world.see(look(at, 80, A, B)) + world.see(look(at + 1, 80, B)) == []
+    assert len(world.port(A)["told"]) == 4
+    assert [one for at in range(25, 37) for one in world.see(look(at, 80, B))] == [("stable", A)]
+
+
+def test_the_messages_of_all_of_them_are_those_of_their_owner() -> None:
+    world = World(ephemeral_after=1, flap_threshold=100)
+    world.see(look(0, 80))
+    assert world.see(look(1, 80, *range(A, A + 9))) == [("new", port) for port in range(A, A + 9)]
+    assert world.see(look(2, 80, *range(A + 1, A + 9))) == [("down", A)]
+    assert world.see(look(3, 80, *range(A + 2, A + 9))) == [("flapping", A + 1)]
+
+
+def test_the_one_that_speaks_does_so_under_whatever_name_its_owner_has() -> None:
+    world = flapping(unit=None)
+    named = [both(look(at, 80, B, unit=None), look(at, A, unit="other.service")) for at in range(5, 20)]
+    assert [(at, found) for at, one in enumerate(named, 5) if (found := world.see(one))] == [(16, [("stable", A)])]
+
+
+def test_without_its_alert_an_owner_does_not_flap_any_more() -> None:
+    world = flapping()
+    assert world.leave("1") == [("retired", A)]
+    assert world.see(look(5, 80, B)) == [("down", A)]
+    assert world.see(look(6, 80)) == [("down", B)]
+    hidden = flapping()
+    hidden.rules = RuleSet([Rule(action="deny", port=A)])
+    assert [hidden.see(look(at, 80, B)) for at in (5, 6, 7)] == [[], [("unwatched", A)], []]
+    assert hidden.see(look(8, 80)) == [("down", B)]
