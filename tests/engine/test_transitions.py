@@ -172,7 +172,11 @@ def again(
     more |= {name: fields.pop(name) for name in ("declared", "accepted", "terms") if name in fields}
     evidence = look(**fields)
     more = {"terms": terms_of(evidence.settings)} | more
-    return transitions.again(before, seen_ or seen(), evidence, is_watched=is_watched, **more)  # type: ignore[arg-type]
+
+    def watches(what: str | PortOwner) -> bool:
+        return not isinstance(what, str) or is_watched(what)
+
+    return transitions.again(before, seen_ or seen(), evidence, is_watched=watches, **more)  # type: ignore[arg-type]
 
 
 def gone(before: Port, **fields: Any) -> Transition:
@@ -212,9 +216,9 @@ CHANGES = changed(*AGO)
 """One change fewer than make a condition flap."""
 
 
-def replaced(times: int) -> tuple[tuple[str, float], ...]:
+def rebounds(times: int) -> tuple[tuple[str, float], ...]:
     """So many notices, the last one five minutes ago."""
-    return tuple(("replaced", clock(NOW - number * FIVE)) for number in range(times, 0, -1))
+    return tuple(("rebound", clock(NOW - number * FIVE)) for number in range(times, 0, -1))
 
 
 def told_at(times: int, last: timedelta = 2 * HOUR) -> tuple[datetime, ...]:
@@ -274,9 +278,9 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "other pid after a reboot": (lambda: again(port(), seen(pids=(8,)), rebooted=True), Row.SEEN, UP, []),
     "other pid, back within the grace": (lambda: again(late(), seen(pids=(8,)), booted_at=NOW - FIVE), Row.SEEN, UP, []),
     "other program": (lambda: again(port(), seen(programs=("apache2",))), Row.SEEN, UP, ["replaced"]),
-    "other program, the fourth time": (lambda: again(port(notices=replaced(3)), seen(programs=("apache2",))), Row.BRAKED, UP, ["replaced"]),
-    "other program, the fifth time": (lambda: again(port(notices=replaced(4)), seen(programs=("apache2",))), Row.BRAKED, UP, []),
-    "quiet, after four notices": (lambda: again(port(notices=replaced(4))), Row.SEEN, UP, []),
+    "other program, the fourth time": (lambda: again(port(presence=CHANGES), seen(programs=("apache2",))), Row.FLAPPING, UP, ["flapping"]),
+    "other program, the fifth time": (lambda: again(flapping(), seen(programs=("apache2",))), Row.HELD, DOWN, []),
+    "quiet, after four notices": (lambda: again(port(notices=rebounds(4))), Row.SEEN, UP, []),
     "other program and pid": (lambda: again(port(), seen(programs=("apache2",), pids=(8,))), Row.SEEN, UP, ["replaced"]),
     "other program, by another tool": (lambda: again(port(), seen(programs=("apache2",)), tool="proc"), Row.SEEN, UP, []),
     "one program more": (lambda: again(port(), seen(programs=("apache2", "nginx"))), Row.SEEN, UP, []),
@@ -297,9 +301,11 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "back within down_after": (lambda: again(port(misses=1, last_seen_at=NOW - FIVE), down_after=2), Row.SEEN, UP, []),
     # up, seen, with other rules or another declaration, which make no event
     "other pid, other rules": (lambda: again(port(), seen(pids=(8,)), rules_changed=True), Row.SEEN, UP, []),
-    "other program, other rules": (lambda: again(port(), seen(programs=("apache2",)), rules_changed=True), Row.SEEN, UP, []),
+    "other program, other rules": (lambda: again(port(), seen(programs=("apache2",)), rules_changed=True), Row.SEEN, UP, ["replaced"]),
     "a bind more, other rules": (lambda: again(port(), seen(V4, V6), rules_changed=True), Row.SEEN, UP, []),
     "a bind less, other rules": (lambda: again(port(), seen(LOCAL), rules_changed=True), Row.LOST_BIND, UP, ["rebound"]),
+    "a bind more, the fourth time": (lambda: again(port(notices=rebounds(3)), seen(V4, V6)), Row.BRAKED, UP, ["rebound"]),
+    "a bind more, the fifth time": (lambda: again(port(notices=rebounds(4)), seen(V4, V6)), Row.BRAKED, UP, []),
     "another wildcard instead": (lambda: again(port(addresses=(V6,)), seen(V4)), Row.SEEN, UP, ["rebound"]),
     "another address instead": (lambda: again(port(addresses=(LAN,)), seen(DMZ)), Row.SEEN, UP, ["rebound"]),
     "another address instead, of another program": (lambda: again(port(addresses=(LAN,)), seen(DMZ, programs=("apache2",))), Row.LOST_BIND, UP, ["replaced", "rebound"]),
@@ -345,7 +351,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "a third one has it": (lambda: again(held(), seen(programs=("caddy",), pids=(9,))), Row.HELD, DOWN, ["replaced"]),
     "another program has it, first look of a boot": (lambda: again(down(), seen(programs=("apache2",)), rebooted=True), Row.STILL_DOWN, DOWN, []),
     "its own and another one have it": (lambda: again(held(), seen(V4, V4, programs=("apache2", "nginx"), pids=(8, 9))), Row.RECOVERED, UP, ["recovered"]),
-    "some program has it": (lambda: again(held(), seen(programs=(), pids=())), Row.RECOVERED, UP, ["recovered"]),
+    "some program has it": (lambda: again(held(), seen(programs=(), pids=())), Row.HELD, DOWN, []),
     "another program had it for a day": (lambda: again(held(DAY), seen(programs=("apache2",))), Row.TAKEN_OVER, UP, ["retired"]),
     "another program had it for not quite a day": (lambda: again(held(DAY - TICK), seen(programs=("apache2",))), Row.HELD, DOWN, []),
     "another program had it for a day, declared": (lambda: again(held(DAY, declared="by the CMDB"), seen(programs=("apache2",))), Row.HELD, DOWN, []),
@@ -503,7 +509,7 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "still for an hour, twelve messages": (lambda: again(flapping(ago=HOUR, told=told_at(12))), Row.SEEN, UP, []),
     "still for an hour, twelve messages, down": (lambda: gone(flapping("down", HOUR, told=told_at(12))), Row.STILL_DOWN, DOWN, []),
     "other program, tenth message": (lambda: again(port(told=told_at(9)), seen(programs=("apache2",))), Row.SEEN, UP, ["replaced"]),
-    "other program, eleventh message": (lambda: again(port(told=told_at(10)), seen(programs=("apache2",))), Row.SEEN, UP, []),
+    "other program, eleventh message": (lambda: again(port(told=told_at(10)), seen(programs=("apache2",))), Row.FLAPPING, UP, ["flapping"]),
     "other pid, eleventh message, a note": (lambda: again(port(told=told_at(10)), seen(pids=(8,))), Row.SEEN, UP, ["restarted"]),
     "other pid, eleventh message, of which a rule wants notes": (lambda: again(port(told=told_at(10)), seen(pids=(8,)), terms=NOTES), Row.SEEN, UP, []),
     "a bind more, eleventh message": (lambda: again(port(told=told_at(10)), seen(V4, V6)), Row.SEEN, UP, []),
@@ -676,8 +682,8 @@ def test_the_first_look_of_a_boot_takes_no_owners_and_binds_and_the_second_one_t
     assert told(second) == ["replaced", "rebound"]
     assert [one.details["before"] for one in second.drafts] == [["nginx"], [V4]]
     assert kept(second) == port(
-        addresses=(V4, V6), inodes=(5,), notices=(("rebound", clock(NOW + FIVE)), ("replaced", clock(NOW + FIVE))),
-        told=(NOW + FIVE, NOW + FIVE), **OTHER,
+        addresses=(V4, V6), inodes=(5,), notices=(("rebound", clock(NOW + FIVE)),),
+        presence=Changes((clock(NOW + FIVE),)), told=(NOW + FIVE, NOW + FIVE), **OTHER,
     )  # fmt: skip
 
 
@@ -1119,11 +1125,11 @@ def test_messages_of_the_last_day_are_kept(take: Callable[[Port], Transition], m
 
 
 def test_notices_of_one_kind_end_with_the_threshold() -> None:
-    one = port(notices=replaced(3))
-    last = only(again(one, seen(programs=("apache2",))))
+    one = port(notices=tuple(("rebound", clock(NOW - ago)) for ago in AGO))
+    last = only(again(one, seen(V4, V6)))
     assert last.reason == (
-        "apache2 has it now, and no longer nginx. That is change 4 of this kind within 60 min: nothing more is told of it "
-        "until there was none for so long"
+        f"It listens on {V4}, {V6} now, before on {V4}. That is change 4 of this kind within 60 min: nothing more is told "
+        "of it until there was none for so long"
     )
     # Each kind by itself.
     assert told(again(one, seen(pids=(8,)))) == ["restarted"]
@@ -1131,18 +1137,18 @@ def test_notices_of_one_kind_end_with_the_threshold() -> None:
 
 def test_a_notice_counts_for_the_window() -> None:
     def notices(*ago: timedelta) -> tuple[tuple[str, float], ...]:
-        return tuple(("replaced", clock(NOW - one)) for one in ago)
+        return tuple(("rebound", clock(NOW - one)) for one in ago)
 
-    other = seen(programs=("apache2",))
+    other = seen(V4, V6)
     almost = again(port(notices=notices(HOUR - TICK, *AGO[1:])), other)
-    assert (almost.row, told(almost)) == (Row.BRAKED, ["replaced"])
+    assert (almost.row, told(almost)) == (Row.BRAKED, ["rebound"])
     longer = again(port(notices=notices(HOUR, *AGO[1:])), other)
-    assert (longer.row, told(longer)) == (Row.SEEN, ["replaced"])
+    assert (longer.row, told(longer)) == (Row.SEEN, ["rebound"])
     assert kept(longer).notices == notices(*AGO[1:], 0 * FIVE)
     silent = again(port(notices=notices(2 * HOUR, 2 * HOUR, 2 * HOUR, HOUR - TICK)), other)
     assert (silent.row, told(silent)) == (Row.BRAKED, [])
     over = again(port(notices=notices(2 * HOUR, 2 * HOUR, 2 * HOUR, HOUR)), other)
-    assert (over.row, told(over), kept(over).notices) == (Row.SEEN, ["replaced"], notices(0 * FIVE))
+    assert (over.row, told(over), kept(over).notices) == (Row.SEEN, ["rebound"], notices(0 * FIVE))
 
 
 # ── hidden and paused ───────────────────────────────────────────────────────────────────────────
@@ -1313,7 +1319,9 @@ def test_a_port_has_half_as_long_again_as_its_slowest_boot() -> None:
 
 def test_a_port_that_is_down_keeps_who_has_it_through_the_first_look_of_a_boot() -> None:
     assert kept(gone(held(), rebooted=True)).holders == held().holders
-    assert kept(gone(held())).holders == ()
+    # It is remembered, so that it is told of once.
+    assert [one.joined for one in kept(gone(held())).holders] == [None]
+    assert told(again(kept(gone(held())), seen(programs=("apache2",)), at=NOW + FIVE)) == []
 
 
 @pytest.mark.parametrize(("status_since", "accepted"), [(NOW, True), (NOW + TICK, False)])
@@ -1405,12 +1413,16 @@ def test_addresses_are_no_notes_while_an_owner_is_gone_and_when_it_is_back() -> 
     assert told(again(left(), back)) == ["recovered"]
 
 
-def test_a_port_that_is_back_in_the_hands_of_another_owner_and_flaps_now_stays_down() -> None:
+def test_a_port_that_is_back_in_the_hands_of_another_owner_is_one_change() -> None:
     before = port(presence=CHANGES, misses=1, last_seen_at=NOW - 2 * FIVE, seen_clock=clock(NOW - 2 * FIVE))
     step = again(before, seen(programs=("apache2",)))
-    assert (step.row, told(step), kept(step).status) == (Row.FLAPPING, ["flapping"], "down")
-    assert kept(step).holders
-    assert (kept(step).last_seen_at, kept(step).seen_clock) == (NOW - 2 * FIVE, clock(NOW - 2 * FIVE))
+    assert (step.row, told(step), kept(step).status) == (Row.FLAPPING, ["flapping"], "up")
+    assert told(again(dataclasses.replace(before, presence=changed(*AGO[1:])), seen(programs=("apache2",)))) == [
+        "replaced"
+    ]
+    # From then on the port is the other one's, and while it flaps a third one has it in its place.
+    later = again(kept(step), seen(programs=("caddy",)), at=NOW + FIVE)
+    assert (told(later), kept(later).status, [str(one) for one in kept(later).holders]) == ([], "down", ["caddy"])
 
 
 def test_after_the_first_look_of_a_boot_only_its_numbers_tell_owners_apart() -> None:
@@ -1478,7 +1490,7 @@ def test_the_first_look_of_a_boot_takes_no_two_owners_for_one() -> None:
 
 def test_another_owner_has_no_address_in_place_of_one_that_was_lost_when_the_rules_changed() -> None:
     other = seen(V6, programs=("apache2",))
-    assert told(again(port(), other, rules_changed=True)) == ["rebound"]
+    assert told(again(port(), other, rules_changed=True)) == ["replaced", "rebound"]
     assert told(again(port(), seen(V6), rules_changed=True)) == []
 
 

@@ -160,7 +160,7 @@ class LabHost:
                 ["ip", "netns", "exec", self.netns, "sh", "-c", show, str(self.folder / "sshd_config")],
                 stderr=log,
             )
-        until(lambda: _answers(self.address), what=f"sshd of {self.name}")
+        until(lambda: answers(self.address), what=f"sshd of {self.name}")
 
     def restart_sshd(self) -> None:
         """End sshd alone, and start it."""
@@ -214,7 +214,7 @@ class LabHost:
         root = unit_root()
         if root is not None and (root / self.netns).is_dir():
             for folder in (*(root / self.netns).glob("*.service"), root / self.netns):
-                until(lambda folder=folder: _removed(folder), what=f"the end of {folder}", seconds=10)
+                until(lambda folder=folder: removed(folder), what=f"the end of {folder}", seconds=10)
 
     def hang(self) -> None:
         """Stop sshd: connections stand, and nothing is ever said on them."""
@@ -240,9 +240,13 @@ class LabHost:
 
 
 class Lab:
-    """A set of hosts, made and unmade together."""
+    """A set of hosts, made and unmade together.
 
-    def __init__(self, names: list[str]) -> None:
+    :param kind: of all hosts
+    """
+
+    def __init__(self, names: list[str], kind: type[LabHost] = LabHost) -> None:
+        self._kind = kind
         # Not below pytest's folder: the login user must reach its keys, and each pytest that starts on this machine
         # locks that folder for all users but its owner.
         self.folder = Path(tempfile.mkdtemp(prefix="portmon-lab-"))
@@ -285,7 +289,7 @@ class Lab:
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nUseDNS no\nPidFile none\nPrintMotd no\n"
         )
         Path("/run/sshd").mkdir(exist_ok=True)
-        host = LabHost(name, netns, link, inner, self.user, folder)
+        host = self._kind(name, netns, link, inner, self.user, folder)
         self.hosts[name] = host
         host.new_host_key()
         host.new_boot_id()
@@ -308,14 +312,16 @@ def _free_network() -> int:
     return secrets.choice([number for number in range(20, 220) if number not in used])
 
 
-def _removed(folder: Path) -> bool:
+def removed(folder: Path) -> bool:
+    """Whether a cgroup is gone, which is removed if that is possible."""
     # A cgroup is busy until its last process is reaped.
     with contextlib.suppress(OSError):
         folder.rmdir()
     return not folder.exists()
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Whether sshd does."""
     try:
         with socket.create_connection((address, 22), timeout=1) as connection:
             return connection.recv(4) == b"SSH-"

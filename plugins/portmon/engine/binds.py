@@ -72,7 +72,7 @@ def bind_events(
     of_others -= set(before.lost) - owners.binds_of(change.gone)
     lost = tuple(address for address in lost if address not in of_others)
     fresh = tuple(address for address in lost if address not in before.lost)
-    if fresh and not (shown.more or change.replaced or change.is_taken):
+    if fresh and not shown.more and not change.replaced:
         exchanged = _exchanged(known, seen, fresh, before.lost, change, evidence)
         lost, fresh = (tuple(address for address in some if address not in exchanged) for some in (lost, fresh))
     if fresh and (not evidence.confirmed or evidence.in_grace):

@@ -262,13 +262,13 @@ class Comparison:
         quiet &= (both["tool"] == both["tool_seen"]) & (both["paused"] != True)  # noqa: E712 - a column of objects
         declared = both["declared"].where(both["declared"].notna(), None)
         same = [
-            source == self._declared.get(host_id, {}).get(port) and not lost and not aside and not _waits(owners)
-            for host_id, port, source, lost, aside, owners in zip(
+            source == self._declared.get(host_id, {}).get(port) and not lost and not aside and not _waits(owners, shown)
+            for host_id, port, source, lost, aside, owners, *shown in zip(
                 *(
                     column.tolist()
                     for column in (
                         *(both["host_id"], both["port"], declared),
-                        *(both["lost"], both["unwatched"], both["owners"]),
+                        *(both["lost"], both["unwatched"], both["owners"], both["listeners"], both["excluded"]),
                     )
                 ),
                 strict=True,
@@ -288,7 +288,15 @@ class Comparison:
         return quiet
 
 
-def _waits(owners: Any) -> bool:
-    """Whether something follows from the owners of a port although nothing changes."""
-    # NaN where nothing is stored.
-    return bool(owners) and owners == owners and any(own.gone_since or own.waits for own in owners)
+def _waits(owners: Any, shown: Sequence[Any]) -> bool:
+    """Whether something may follow from the owners of a port although its names and addresses are as they were.
+
+    :param shown: its sockets, watched ones and excluded ones
+    """
+    # NaN where nothing is stored, or nothing is shown.
+    if not owners or owners != owners:
+        return False
+    if any(own.gone_since or own.waits for own in owners):
+        return True
+    # The socket that is missing may have shown no name.
+    return sum(len(rows) for rows in shown if rows and rows == rows) < sum(len(own.binds) for own in owners)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
 from portmon.engine import lifecycle, owners, telling
 from portmon.engine.lifecycle import NONE
-from portmon.engine.owners import Holders, names_of
+from portmon.engine.owners import Holders, PortOwner, names_of
 from portmon.engine.rows import Row
 from portmon.engine.state import Draft, Evidence, Port, Seen
 from portmon.engine.terms import Terms
@@ -17,16 +17,23 @@ from portmon.model import limits
 from portmon.model.event_kinds import EventKind
 
 
-def changed_owners(port: Port, shown: Holders, evidence: Evidence, *, quiet: bool) -> owners.Change:
-    """What the look says of the owners of a port that is up."""
+def changed_owners(
+    port: Port, shown: Holders, evidence: Evidence, is_watched: Callable[[PortOwner], bool] | None
+) -> owners.Change:
+    """What the look says of the owners of a port that is up.
+
+    :param is_watched: whether the rules in force watch an owner, if they are not those of the look before
+    """
     known = owners.of(port)
+    if is_watched is not None:
+        known = tuple(dataclasses.replace(own, is_watched=is_watched(own)) for own in known)
     if evidence.new_boot:
         # Without a name that could tell, the port's own values say as much.
         return owners.Change(owners.after_boot(known if shown.owners else port.owners, shown, evidence.many))
     if max(len(port.comms), len(port.programs)) >= limits.OWNERS:
         # One that is shown may be among those that were left out.
         return owners.Change(known)
-    if not quiet:
+    if not evidence.learning:
         return owners.compare(known, shown, evidence.many, evidence.times)
     if not shown.owners:
         return owners.Change(known)
@@ -34,17 +41,20 @@ def changed_owners(port: Port, shown: Holders, evidence: Evidence, *, quiet: boo
 
 
 def owner_events(
-    before: Port, port: Port, seen: Seen, change: owners.Change, evidence: Evidence, terms: Terms
+    before: Port, port: Port, seen: Seen, change: owners.Change, evidence: Evidence, terms: Terms, *, quiet: bool
 ) -> tuple[Draft, ...]:
-    """The events of a port that is up and another one's, or the same one's in another socket."""
+    """The events of a port that is up and another one's, or the same one's in another socket.
+
+    :param quiet: nothing is told of another socket
+    """
     details: dict[str, Any]
     if change.replaced:
         was, owner = names_of(change.replaced), names_of(change.newcomers)
         details = {"before": list(before.programs), "was": was, "owner": owner}
         reason = f"{owner} has it now, and no longer {was}{telling.left_out(seen.more)}"
         draft = Draft(EventKind.REPLACED, reason, before.status_since, details=details)
-        return () if port.presence.flapping_since else telling.notice(port, evidence, draft)
-    if not change.is_same or evidence.booted_after(before) or not _is_restart(before, seen):
+        return telling.change(port, evidence, "presence", draft)
+    if quiet or not change.is_same or evidence.booted_after(before) or not _is_restart(before, seen):
         return ()
     told: tuple[Draft, ...] = ()
     if terms.restarts == "change" and not before.misses:
@@ -110,7 +120,7 @@ def shown_owners(seen: Seen, evidence: Evidence) -> Holders:
     return owners.holders(seen.listeners, evidence.tool, evidence.many, seen.excluded)
 
 
-def kept_owners(port: Port, found: Iterable[owners.PortOwner]) -> tuple[owners.PortOwner, ...]:
+def kept_owners(port: Port, found: Iterable[PortOwner]) -> tuple[PortOwner, ...]:
     """Owners as they are stored: one is not, if the port's own values say as much."""
     now = tuple(sorted(found, key=owners.in_order))
     return () if now == owners.of(dataclasses.replace(port, owners=())) else now

@@ -73,7 +73,9 @@ class PortOwner:
     :param comms: the kernel's names of its programs, and ``programs`` those that ``tool`` prints; None: any tool
     :param binds: the address of each of its sockets
     :param is_watched: not all of its sockets are excluded by rules
-    :param joined: evidence clock since which it shares the port; None: nobody was there before it
+    :param is_accepted: a person accepted it in place of those who had the port
+    :param joined: evidence clock since which it shares the port; None: nobody was there before it. Of another one that
+        has a port that is down: since when; None while it is away
     :param waits: it is not back since the boot, and has time
     :param gone_since: since when it lacks its socket, while others remain
     :param gone_clock: evidence clock at that time
@@ -88,6 +90,7 @@ class PortOwner:
     inodes: tuple[int, ...] = ()
     binds: tuple[str, ...] = ()
     is_watched: bool = True
+    is_accepted: bool = False
     joined: float | None = None
     waits: bool = False
     gone_since: datetime | None = None
@@ -235,7 +238,7 @@ def same(known: PortOwner, shown: PortOwner, many: Collection[str]) -> bool | No
     if known.unit and shown.unit and known.of_socket == shown.of_socket:
         if known.unit != shown.unit:
             return False
-        if not is_many(known.unit, many):
+        if not is_many(known.unit, many) or _share_socket(known, shown):
             return True
         found = _same_program(known, shown)
         return True if found is None else found
@@ -243,6 +246,11 @@ def same(known: PortOwner, shown: PortOwner, many: Collection[str]) -> bool | No
     if found is None and not set(known.pids).isdisjoint(shown.pids):
         return True
     return found
+
+
+def _share_socket(known: PortOwner, shown: PortOwner) -> bool:
+    """Whether a socket is the same one: a tool may show a worker that inherited it."""
+    return not set(known.inodes).isdisjoint(shown.inodes)
 
 
 def _same_program(known: PortOwner, shown: PortOwner) -> bool | None:
@@ -253,24 +261,36 @@ def _same_program(known: PortOwner, shown: PortOwner) -> bool | None:
     return None
 
 
-def updated(known: PortOwner, shown: PortOwner) -> PortOwner:
-    """A known owner as it is shown now; what is not shown stays as it was."""
+def updated(known: PortOwner, shown: PortOwner, many: Collection[str]) -> PortOwner:
+    """A known owner as it is shown now; what is not shown stays as it was.
+
+    :param many: units that hold many programs; each program that had the same socket is the owner's
+    """
     unit, of_socket = (shown.unit, shown.of_socket) if shown.unit else (known.unit, known.of_socket)
     if known.unit and not known.of_socket and shown.of_socket:
         # A process tells more of its unit than the socket does, which may have been made by another one.
         unit, of_socket = known.unit, False
+    comms, programs = shown.comms or known.comms, shown.programs or known.programs
+    if unit and is_many(unit, many) and _share_socket(known, shown):
+        comms = _united(known.comms, comms)
+        programs = _united(known.programs, programs) if known.tool == shown.tool else programs
     return PortOwner(
         unit=unit,
         of_socket=of_socket,
-        comms=shown.comms or known.comms,
-        programs=shown.programs or known.programs,
+        comms=comms,
+        programs=programs,
         tool=shown.tool if shown.programs else known.tool,
         pids=shown.pids or known.pids,
         inodes=shown.inodes or known.inodes,
         binds=shown.binds,
         is_watched=shown.is_watched,
+        is_accepted=known.is_accepted,
         joined=known.joined,
     )
+
+
+def _united(some: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({*some, *others})[: limits.OWNERS])
 
 
 # ── what follows ────────────────────────────────────────────────────────────────────────────────
@@ -285,7 +305,6 @@ class Change:
     :param gone: left a port that others have had for long
     :param back: were gone, and are there again
     :param is_same: nobody that rules watch came or left
-    :param is_taken: none of the known owners is there any more
     :param binds: of each owner that is there, the addresses before and now; None if owners do not tell
     """
 
@@ -296,7 +315,6 @@ class Change:
     gone: tuple[PortOwner, ...] = ()
     back: tuple[PortOwner, ...] = ()
     binds: tuple[tuple[set[str], set[str]], ...] | None = None
-    is_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +355,7 @@ class _Matching:
 
     def __init__(self, known: Sequence[PortOwner], shown: Holders, many: Collection[str], clock: float) -> None:
         self.known = list(known)
+        self._many = many
         self.matches: dict[int, PortOwner] = {}
         self.merged: list[PortOwner] = []
         self.newcomers: list[PortOwner] = []
@@ -363,7 +382,7 @@ class _Matching:
     @property
     def here(self) -> list[PortOwner]:
         """The known owners that are shown, as they are now."""
-        return [updated(self.known[place], one) for place, one in sorted(self.matches.items())]
+        return [updated(self.known[place], one, self._many) for place, one in sorted(self.matches.items())]
 
     @property
     def missing(self) -> list[PortOwner]:
@@ -395,10 +414,10 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
     if not shown.owners:
         return Change(tuple(known))
     if not known:
-        return Change(shown.owners)
+        return Change(shown.owners, is_same=False)
     found = _Matching(known, shown, many, times.clock)
     if not found.matches:
-        return _none_is_there(found, shown, times)
+        return _none_is_there(found, shown, many, times)
     everyone = [own for own in found.known if own.gone_since is None]
     left = [own for own in found.missing if _is_gone(own, everyone, shown, found.nameless, times)]
     is_same = not any(own.is_watched for own in (*left, *found.newcomers, *found.back))
@@ -414,33 +433,34 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
     if not told:
         return change
     if all(own.joined is not None and times.clock - own.joined < times.mature_after for own in stays):
-        return dataclasses.replace(change, replaced=told, newcomers=stays)
+        # From now on it is theirs, as if they had always been there.
+        theirs = tuple(dataclasses.replace(own, joined=None) for own in stays)
+        return dataclasses.replace(change, owners=(*theirs, *kept, *found.away), replaced=told, newcomers=theirs)
     gone = tuple(_leaves(own, times) for own in told)
     return dataclasses.replace(change, owners=(*rest, *gone), gone=gone)
 
 
-def _none_is_there(found: _Matching, shown: Holders, times: Times) -> Change:
+def _none_is_there(found: _Matching, shown: Holders, many: Collection[str], times: Times) -> Change:
     """None of the known owners is shown, as far as that can be known."""
     known, newcomers = found.known, tuple(found.newcomers)
     if not newcomers and len(known) == len(shown.owners) == 1:
         # Whether it is the same can't be known; from now on it has the names that are shown now.
-        return Change((updated(known[0], shown.owners[0]),))
+        return Change((updated(known[0], shown.owners[0], many),))
     if times.in_grace or not newcomers:
         return Change(_waiting(known) if times.in_grace else tuple(known), is_same=not newcomers)
     if found.nameless:
         return Change((*known, *newcomers), False, newcomers=newcomers)
     owners = tuple(dataclasses.replace(one, joined=None) for one in newcomers)
-    return Change((*owners, *found.away), replaced=tuple(found.missing), newcomers=owners, is_taken=True)
+    return Change((*owners, *found.away), is_same=False, replaced=tuple(found.missing), newcomers=owners)
 
 
 def taken_over(known: Sequence[PortOwner], shown: Holders, many: Collection[str]) -> Change:
     """The owners that are shown, without a comparison; what is known of them besides stays known."""
     found = _Matching(known, shown, many, 0.0)
     if not found.matches and not found.newcomers and len(found.known) == len(shown.owners) == 1:
-        return Change((updated(found.known[0], shown.owners[0]),))
+        return Change((updated(found.known[0], shown.owners[0], many),))
     others = (dataclasses.replace(one, joined=None) for one in (*found.newcomers, *found.unclear))
-    is_taken = bool(known) and not (found.matches or found.unclear)
-    return Change((*found.here, *others, *found.away), back=found.back, is_taken=is_taken)
+    return Change((*found.here, *others, *found.away), back=found.back)
 
 
 def _leaves(own: PortOwner, times: Times) -> PortOwner:
@@ -482,12 +502,30 @@ def returned(known: Sequence[PortOwner], shown: Holders, many: Collection[str], 
 
 
 def held(known: Sequence[PortOwner], shown: Holders, many: Collection[str], clock: float) -> tuple[PortOwner, ...]:
-    """Who has a port that is down now, given those that were known to have it: each with the clock since when."""
-    found = []
+    """Who has a port that is down now, and who had it, given those that were known: each with the clock since when."""
+    if not shown.owners:
+        # What a look does not show is no difference.
+        return tuple(known)
+    found, rest = [], list(known)
     for one in shown.owners:
-        before = next((own for own in known if same(own, one, many)), None)
-        found.append(dataclasses.replace(one, joined=clock) if before is None else updated(before, one))
-    return tuple(found)
+        before = next((own for own in rest if same(own, one, many)), None)
+        if before is None:
+            found.append(dataclasses.replace(one, joined=clock))
+            continue
+        rest.remove(before)
+        now = updated(before, one, many)
+        found.append(now if now.joined is not None else dataclasses.replace(now, joined=clock))
+    return (*found, *left_alone(rest))[: limits.OWNERS]
+
+
+def left_alone(holders: Iterable[PortOwner]) -> tuple[PortOwner, ...]:
+    """Those who had a port that is down, and do not have it now: they are told of once."""
+    return tuple(dataclasses.replace(own, joined=None) for own in holders)
+
+
+def present(holders: Iterable[PortOwner]) -> tuple[PortOwner, ...]:
+    """Who has a port that is down."""
+    return tuple(own for own in holders if own.joined is not None)
 
 
 def after_boot(known: Sequence[PortOwner], shown: Holders, many: Collection[str]) -> tuple[PortOwner, ...]:
@@ -512,6 +550,14 @@ def not_gone(owners: Iterable[PortOwner]) -> list[PortOwner]:
 def binds_of(owners: Iterable[PortOwner]) -> set[str]:
     """The addresses of some owners."""
     return {bind for own in owners for bind in own.binds}
+
+
+def subject_of(owner: PortOwner, many: Collection[str]) -> str | None:
+    """The name under which ports of an owner count together; None if it has none."""
+    program = next(iter(owner.comms or owner.programs), None)
+    if owner.unit is None or (program is not None and is_many(owner.unit, many)):
+        return program and f"{program} ({owner.unit})" if owner.unit else program
+    return owner.unit
 
 
 def names_of(owners: Iterable[PortOwner]) -> str:
@@ -576,7 +622,12 @@ def of(port: HasOwners) -> tuple[PortOwner, ...]:
 
 def gone_of(port: HasOwners) -> tuple[PortOwner, ...]:
     """The owners of a port that are gone while others remain."""
-    return tuple(own for own in port.owners if own.gone_since is not None)
+    return away_of(port.owners)
+
+
+def away_of(some: Iterable[PortOwner]) -> tuple[PortOwner, ...]:
+    """Those that are gone while others remain."""
+    return tuple(own for own in some if own.gone_since is not None)
 
 
 def in_order(owner: PortOwner) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from portmon.engine import frames, moves, owners, transitions
 from portmon.engine.events import Report
 from portmon.engine.frames import Pair
-from portmon.engine.owners import containers_of
+from portmon.engine.owners import PortOwner, containers_of
 from portmon.engine.rows import Row, Transition
 from portmon.engine.rules import HostRules, Subject
 from portmon.engine.state import Draft, Evidence, HostState, Port, Seen
@@ -46,7 +46,7 @@ class HostPorts:
         self._must = must
         self._accepted = accepted
         self._given = given
-        self._young = YoungPorts(host, evidence)
+        self._young = YoungPorts(host, evidence, accepted)
         self._listeners: dict[int, list[Listener]] = defaultdict(list)
         self._told: list[tuple[Row, Draft, Port]] = []
         # How many of them are notices.
@@ -188,10 +188,20 @@ class HostPorts:
         binds = (*port.addresses, *port.lost, *(address for address, _ in port.unwatched))
         return bool(binds) and any_watched(port, binds, self._rules)
 
-    def _watches(self, port: Port) -> Callable[[str], bool]:
-        """Whether the rules in force watch a bind address of a port."""
-        declared = port.port in self._must
-        return lambda address: declared or any_watched(port, (address,), self._rules)
+    def _watches(self, port: Port) -> Callable[[str | PortOwner], bool]:
+        """Whether the rules in force watch a bind address of a port, or an owner."""
+        if port.port in self._must or self._rules.watches_all:
+            return lambda what: True
+
+        def watches(what: str | PortOwner) -> bool:
+            if isinstance(what, str):
+                return any_watched(port, (what,), self._rules)
+            # A rule may name the unit as a host shows it: with the instance of a template.
+            units = tuple(unit for unit in port.units if owners.name_of(unit) == what.unit)
+            own = dataclasses.replace(port, programs=what.programs, comms=what.comms, units=units)
+            return any_watched(own, what.binds, self._rules)
+
+        return watches
 
     def _keep(self, key: PortKey, before: Port | None, step: Transition) -> None:
         """Keep the next state of a port. Its events are made once all ports of the host are evaluated."""
@@ -246,6 +256,8 @@ def _between(draft: Draft, evidence: Evidence) -> tuple[datetime, datetime] | No
     """The times of the two observations around a change, after a pause."""
     if evidence.seen_at is None or evidence.at - evidence.seen_at <= evidence.pause:
         return None
-    began = {EventKind.NEW: draft.since == evidence.at, EventKind.DOWN: draft.last_seen == evidence.seen_at}
+    was_there = draft.last_seen == evidence.seen_at
+    new = draft.since == evidence.at
+    began = {EventKind.NEW: new, EventKind.DOWN: was_there, EventKind.OWNER_GONE: was_there}
     happened = began.get(draft.kind, draft.kind.usual.between_looks)
     return (evidence.seen_at, evidence.at) if happened else None

@@ -40,7 +40,7 @@ class Row(lifecycle.TableRow):
     DOWN = ("up", "not seen, confirmed, `states.down_after` (1) runs in a row", "down", "`down`")
     RECOVERED = (
         "down",
-        "seen, by its owner, by one not shown, or while none is known",
+        "seen, by its owner, by one not shown while no other has it, or while none is known",
         "up",
         "`recovered` (with the time it was down)",
     )
@@ -108,7 +108,7 @@ class Row(lifecycle.TableRow):
     )
     BRAKED = (
         "up",
-        "seen, its `states.flap_threshold`th (4) `replaced`, `restarted` or note of a `rebound` within "
+        "seen, its `states.flap_threshold`th (4) note of a `rebound`, or `restarted` that is no change, within "
         "`states.flap_window` (1 h), each kind by itself",
         "up",
         "the same, and that it is the last; then silence until none came for `states.flap_window`",

@@ -49,7 +49,7 @@ class Port:
     :param notices: kind and evidence clock of recent notices
     :param told: times of its messages within the last day
     :param owners: who holds it, if that is more than the other fields say; see :mod:`portmon.engine.owners`
-    :param holders: others that have it while it is down
+    :param holders: others that have it, or had it, while it is down
     :param young_since: evidence clock since which it is young; None for one that is mature
     :param restarts: which of its changes were restarts
     :param boots: seconds from the first look of a boot to the first that showed it, of its last boots

@@ -106,7 +106,12 @@ def change(
         return ()
     between = "up and down" if part == "presence" else "lost and found addresses or owners"
     what = "restarts" if loops else f"changes between {between}"
+    of_owner = draft is not None and draft.kind is EventKind.REPLACED
+    if of_owner:
+        what = "changes of its owner or its presence"
     reason = lifecycle.why_flapping(count, evidence.pace, what)
+    if of_owner and draft is not None:
+        reason = f"{draft.reason}; {reason}"
     since = lifecycle.began(before, evidence.pace, clock=evidence.clock, at=evidence.at)
     kind = EventKind.CRASH_LOOPING if loops else EventKind.FLAPPING
     flapping = Draft(kind, reason, since, port.last_seen_at, {"state": state_of(port)})
@@ -134,7 +139,7 @@ def settle(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
         details["lost"] = list(port.lost)
     if away := names_of(owners.gone_of(port)):
         reason, details["gone"] = f"{still}: {away} does not listen any more", away
-    if taken := names_of(port.holders):
+    if taken := names_of(owners.present(port.holders)):
         reason, details["owner"] = f"{still}: {taken} has the port, and {names_of(owners.of(port))} is gone", taken
     return tell(port, evidence, Draft(EventKind.STABLE, reason, since, port.last_seen_at, details))
 

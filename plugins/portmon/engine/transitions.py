@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from portmon.engine import binds, holding, lifecycle, owners, telling
 from portmon.engine.lifecycle import NONE
-from portmon.engine.owners import Holders, is_service, names_of
+from portmon.engine.owners import Holders, PortOwner, is_service, names_of
 from portmon.engine.rows import Row, Transition
 from portmon.engine.state import Draft, Evidence, Port, Seen
 from portmon.engine.terms import Terms
@@ -42,7 +42,7 @@ def appear(
     _take(port, seen, evidence)
     shown = holding.shown_owners(seen, evidence)
     if _is_anothers(port, terms, shown, evidence):
-        port = dataclasses.replace(port, first_seen_at=None, addresses=(), programs=(), pids=(), units=(), comms=())
+        port = dataclasses.replace(port, first_seen_at=None, addresses=())
         return Transition(port, Row.DECLARED, _is_taken(port, shown, evidence, terms))
     port.owners = holding.kept_owners(port, shown.owners)
     row = Row.BASELINE if evidence.first else Row.DECLARED_SEEN if declared else Row.NEW
@@ -75,17 +75,19 @@ def again(
     *,
     declared: str | None,
     accepted: datetime | None,
-    is_watched: Callable[[str], bool],
+    is_watched: Callable[[str | PortOwner], bool],
     terms: Terms,
 ) -> Transition:
     """Evaluate a port that is known and listens.
 
     :param declared: the source of the declaration, None without one
     :param accepted: when a person accepted what is wrong with it
-    :param is_watched: whether the rules in force watch a bind address of the port
+    :param is_watched: whether the rules in force watch a bind address of the port, or an owner
     """
-    quiet = evidence.learning or evidence.rules_changed or (port.declared is None) != (declared is None)
+    other_rules = evidence.rules_changed or (port.declared is None) != (declared is None)
+    quiet = evidence.learning or other_rules
     undeclared = port.declared is not None and declared is None
+    evidence = _with_grace(port, evidence, terms)
     port = dataclasses.replace(port, declared=declared, hidden_since=None)
     unwatched = _hide_binds(port, seen, evidence, is_watched, is_asked=evidence.rules_changed or undeclared)
     if declared or seen.listed:
@@ -94,8 +96,14 @@ def again(
         return _candidate(port, seen, evidence)
     shown = holding.shown_owners(seen, evidence)
     if port.status == PortStatus.UP:
-        step = _up_again(port, seen, shown, evidence, terms, accepted, quiet=quiet)
-    elif owners.is_own(_must_have(port, terms, evidence), shown, evidence.many):
+        change = holding.changed_owners(port, shown, evidence, is_watched if other_rules else None)
+        step = _up_again(port, seen, shown, change, evidence, terms, accepted, quiet=quiet)
+    elif undeclared and owners.present(port.holders):
+        # What hides it may be gone in the next observation.
+        step = Transition(port, Row.HELD)
+    elif (shown.owners or not owners.present(port.holders)) and owners.is_own(
+        _must_have(port, terms, evidence), shown, evidence.many
+    ):
         step = _back(port, seen, shown, evidence, accepted, quiet=quiet)
     else:
         step = _held(port, seen, shown, evidence, accepted)
@@ -120,7 +128,7 @@ def gone(
     was_hidden = port.hidden_since is not None
     port = dataclasses.replace(port, declared=declared, hidden_since=None)
     if not evidence.new_boot:
-        port.holders = ()
+        port.holders = owners.left_alone(port.holders)
     if declared:
         port.young_since = None
     confirmed = evidence.confirmed or was_hidden
@@ -266,6 +274,7 @@ def _up_again(
     port: Port,
     seen: Seen,
     shown: Holders,
+    change: owners.Change,
     evidence: Evidence,
     terms: Terms,
     accepted: datetime | None,
@@ -277,17 +286,17 @@ def _up_again(
         _was_seen(port, evidence)
         return Transition(port, Row.DOWN, _is_taken(port, shown, evidence, terms))
     before = dataclasses.replace(port)
-    change = holding.changed_owners(port, shown, evidence, quiet=quiet)
-    is_back = before.misses > 0 and before.grace_until is None
+    # One look is one change.
+    is_back = before.misses > 0 and before.grace_until is None and not change.replaced
     told = telling.silently(port, evidence) if is_back else ()
-    if change.is_taken and not quiet and port.presence.flapping_since:
+    if change.replaced and port.presence.flapping_since:
         _was_seen(port, evidence)
+        port.owners = holding.kept_owners(port, (*change.replaced, *owners.away_of(change.owners)))
         _falls(port, evidence)
         telling.silently(port, evidence)
-        step = _held(port, seen, shown, evidence, None)
-        return dataclasses.replace(step, row=Row.FLAPPING if told else step.row, drafts=(*told, *step.drafts))
-    if not quiet and not evidence.new_boot:
-        told += holding.owner_events(before, port, seen, change, evidence, terms)
+        return _held(port, seen, shown, evidence, None)
+    if not evidence.new_boot:
+        told += holding.owner_events(before, port, seen, change, evidence, terms, quiet=quiet)
     return _goes_on(before, port, seen, change, evidence, Transition(None, Row.SEEN, told), accepted, quiet=quiet)
 
 
@@ -403,18 +412,19 @@ def _held(port: Port, seen: Seen, shown: Holders, evidence: Evidence, accepted: 
         return Transition(port, Row.STILL_DOWN)
     known = port.holders
     port.holders = owners.held(known, shown, evidence.many, evidence.clock)
-    fresh = [own for own in port.holders if own.joined == evidence.clock and own not in known]
-    names, was = names_of(port.holders), names_of(owners.of(port))
+    holders = owners.present(port.holders)
+    fresh = [own for own in holders if not any(owners.same(one, own, evidence.many) for one in known)]
+    names, was = names_of(holders), names_of(owners.of(port))
     mature = evidence.clock - evidence.settings.mature_after.total_seconds()
     was_accepted = accepted is not None and port.status_since <= accepted <= evidence.at
-    is_old = not port.declared and any(own.joined is not None and own.joined <= mature for own in port.holders)
+    is_old = not port.declared and any(own.joined is not None and own.joined <= mature for own in holders)
     if was_accepted or (is_old and not evidence.jumped):
         why = "A person accepted it" if was_accepted else "It has been there for long"
         reason = f"{names} has it. {why}: {was} is not expected any more"
         draft = Draft(EventKind.RETIRED, reason, port.status_since, port.last_seen_at, {"owner": names, "taken": True})
         told = () if port.paused else (draft,)
         _take(port, seen, evidence)
-        new = [dataclasses.replace(own, joined=None) for own in port.holders]
+        new = [dataclasses.replace(own, joined=None, is_accepted=was_accepted) for own in holders]
         _rises(port, evidence)
         port.presence, port.paused = NONE, False
         port.owners, port.holders, port.last_seen_at, port.seen_clock = holding.kept_owners(port, new), (), None, None
@@ -462,14 +472,20 @@ def _grace_of(port: Port, evidence: Evidence, terms: Terms) -> datetime | None:
     return begin + max(terms.reboot_grace, own)
 
 
-def _must_have(port: Port, terms: Terms, evidence: Evidence) -> tuple[owners.PortOwner, ...]:
+def _with_grace(port: Port, evidence: Evidence, terms: Terms) -> Evidence:
+    """The evidence with the port's own time of grace, which its owners and binds have as well."""
+    until = _grace_of(port, evidence, terms)
+    return evidence if until == evidence.grace_until else dataclasses.replace(evidence, grace_until=until)
+
+
+def _must_have(port: Port, terms: Terms, evidence: Evidence) -> tuple[PortOwner, ...]:
     """The owners of whom one must have a port: those that are known, unless a declaration names one."""
     known = owners.of(port)
     if terms.owner is None:
         return known
     # As far as it is known, a look may show it without its unit.
     own = tuple(one for one in known if owners.same(terms.owner, one, evidence.many))
-    return own or (terms.owner,)
+    return own or tuple(one for one in known if one.is_accepted) or (terms.owner,)
 
 
 def _is_anothers(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bool:
@@ -481,6 +497,11 @@ def _is_anothers(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -
 
 def _is_taken(port: Port, shown: Holders, evidence: Evidence, terms: Terms) -> tuple[Draft, ...]:
     """The port is down, since another one has it than must have it."""
+    # Who has it is none of its owners.
+    rest = [one for one in owners.of(port) if not any(owners.same(one, own, evidence.many) for own in shown.owners)]
+    if not rest:
+        port.programs, port.pids, port.units, port.comms = (), (), (), ()
+    port.owners = holding.kept_owners(port, rest)
     told = _goes_down(port, evidence, f"{names_of(shown.owners)} has it, and not {terms.owner} ({port.declared})")
     port.holders = owners.held((), shown, evidence.many, evidence.clock)
     return told

@@ -7,7 +7,8 @@ of any of them until none ended for the window.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from portmon.engine import lifecycle, owners, telling, transitions
 from portmon.engine.lifecycle import NONE, SHARED, LifecycleRow
@@ -15,14 +16,19 @@ from portmon.engine.rows import Row, Transition
 from portmon.engine.state import Draft, Evidence, HostState, Port, YoungOwner
 from portmon.model import limits
 from portmon.model.event_kinds import EventKind
+from portmon.model.observation import PortKey
 from portmon.model.state import PortStatus
 
 
 class YoungPorts:
-    """The young random ports of a host in one observation."""
+    """The young random ports of a host in one observation.
 
-    def __init__(self, host: HostState, evidence: Evidence) -> None:
+    :param accepted: when a person accepted what is wrong with a port
+    """
+
+    def __init__(self, host: HostState, evidence: Evidence, accepted: Mapping[PortKey, datetime]) -> None:
         self._host = host
+        self._accepted = accepted
         self._evidence = evidence
         self._own = {one.owner: one for one in host.young}
 
@@ -60,9 +66,12 @@ class YoungPorts:
         ends_silently = False
         for draft in step.drafts:
             group, said = self._tell(group, port, draft, step.row)
-            drafts += (one for one in said if not one.counts or lifecycle.may_tell(told, at))
+            drafts += (one for one in said if not one.counts or self._has_room(group, told))
             ends_silently |= draft.kind is EventKind.DOWN and not said
         after, row = step.port, step.row
+        if row is Row.RETIRED and group.speaker == port.port and not self._was_accepted(port):
+            # It speaks for the others, however long it is away itself.
+            after, row, drafts = before, Row.STILL_DOWN, []
         if ends_silently and group.speaker != port.port:
             after = None
             if before is not None and transitions.is_open(before) and not before.paused:
@@ -77,7 +86,9 @@ class YoungPorts:
         if group.speaker == port.port and after is None:
             group = dataclasses.replace(group, speaker=None, presence=NONE)
         now = (at,) * sum(draft.counts for draft in drafts)
-        group = dataclasses.replace(group, told=(*lifecycle.messages(group.told, at), *now))
+        if now and at not in group.told:
+            # The messages of one look are one.
+            group = dataclasses.replace(group, told=(*lifecycle.messages(group.told, at), at))
         if after is not None:
             # The one that speaks is evaluated again as long as it does.
             presence = group.presence if group.speaker == after.port else NONE
@@ -86,6 +97,14 @@ class YoungPorts:
             )
         self._own[group.owner] = group
         return dataclasses.replace(step, port=after, row=row, drafts=tuple(drafts))
+
+    def _has_room(self, group: YoungOwner, told: Sequence[datetime]) -> bool:
+        at = self._evidence.at
+        return lifecycle.may_tell(told, at) and (at in group.told or lifecycle.may_tell(group.told, at))
+
+    def _was_accepted(self, port: Port) -> bool:
+        accepted = self._accepted.get((port.host_id, port.protocol, port.port))
+        return accepted is not None and port.status_since <= accepted <= self._evidence.at
 
     def store(self) -> None:
         """Keep what the next observation needs."""
@@ -100,11 +119,13 @@ class YoungPorts:
 
     def _group(self, port: Port) -> YoungOwner | None:
         """The owner for which a port speaks, else its own; None if the port is not young, not random, or nobody's."""
+        if port.declared:
+            return None
         for one in self._own.values():
             if one.speaker == port.port:
                 return one
         evidence = self._evidence
-        if port.young_since is None or port.declared or port.status == PortStatus.CANDIDATE:
+        if port.young_since is None or port.status == PortStatus.CANDIDATE or port.presence.flapping_since:
             return None
         is_old = evidence.clock - port.young_since >= evidence.settings.mature_after.total_seconds()
         if port.status == PortStatus.UP and is_old:
@@ -113,13 +134,16 @@ class YoungPorts:
             return None
         # Its first owner, whether that is gone or not: so it stays in one group when that leaves or is back.
         known = min(owners.of(port), key=lambda own: owners.in_order(own)[1:], default=None)
-        name = known and (known.unit or next(iter(known.comms or known.programs), None))
+        name = known and owners.subject_of(known, evidence.many)
         if not name or (name not in self._own and len(self._own) >= limits.OWNERS):
             return None
         return self._own.get(name) or YoungOwner(name)
 
     def _of_other(self, port: Port, step: Transition) -> Transition:
-        """A port that is no young one any more may have been one when its owner's were counted."""
+        """A port that is no young one any more may have been one when its owner's were counted, and spoken for them."""
+        for one in list(self._own.values()):
+            if one.speaker == port.port:
+                self._own[one.owner] = dataclasses.replace(one, speaker=None, presence=NONE)
         if step.port is None or step.port.status != PortStatus.UP:
             for one in list(self._own.values()):
                 if port.port in one.ports:
@@ -147,7 +171,7 @@ class YoungPorts:
     def _stable(self, group: YoungOwner, port: Port) -> Draft | None:
         """The event of an owner of whose ports none ended for the window."""
         evidence, flapped = self._evidence, group.presence
-        settles = lifecycle.settles(flapped, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told)
+        settles = lifecycle.settles(flapped, evidence.pace, clock=evidence.clock, at=evidence.at, told=group.told)
         if not settles or evidence.new_boot:
             return None
         state = PortStatus.UP if group.ports else PortStatus.DOWN
@@ -164,6 +188,9 @@ class YoungPorts:
 
     def _ends(self, group: YoungOwner, port: Port, draft: Draft) -> tuple[YoungOwner, list[Draft]]:
         evidence, flapped = self._evidence, group.presence.flapping_since is not None
+        if evidence.clock in group.presence.recent:
+            # One look is one change: what is told of the first port is told of all.
+            return group, [] if flapped else [draft]
         since = lifecycle.began(group.presence, evidence.pace, clock=evidence.clock, at=evidence.at)
         row, changes, count = lifecycle.change(
             group.presence, evidence.pace, clock=evidence.clock, at=evidence.at, told=group.told

@@ -92,10 +92,14 @@ def lost_binds(lost: Iterable[str], seen: Collection[str]) -> tuple[str, ...]:
 
 
 def exchanged_binds(lost: Collection[str], gained: Collection[str]) -> set[str]:
-    """The lost addresses in whose place others came: as many of the same reach. A wildcard of either family will do."""
+    """The lost addresses in whose place others came: as many of the same reach. A wildcard of either family will do.
+
+    One for all IPv6 addresses serves those of IPv4 too, unless its socket says otherwise, which no tool shows.
+    """
     reach = {address: bind_scopes(address)[0] for address in (*lost, *gained)}
     gone, came = (Counter(reach[address] for address in some) for some in (lost, gained))
-    return {address for address in lost if gone[reach[address]] <= came[reach[address]]}
+    served = {address for address in lost if "::" in gained and ":" not in address and not is_wildcard(address)}
+    return served | {address for address in lost if gone[reach[address]] <= came[reach[address]]}
 
 
 def without_zone(address: str) -> str:
