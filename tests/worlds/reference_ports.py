@@ -895,8 +895,8 @@ def exchanged(lost: Set[str], port: PortRow, seen: Seen, verdict: Verdict) -> se
 
 
 def in_place_of(lost: Set[str], gained: Set[str]) -> set[str]:
-    """Those that are lost, unless more of their reach are than there are new ones."""
-    found: set[str] = set()
+    """Those that are lost, unless more of their reach are than there are new ones. ``::`` serves those of IPv4, too."""
+    found = {address for address in of_reach(lost, "other") if "::" in gained and ":" not in address}
     for reach in ("wildcard", "other"):
         fresh = of_reach(lost, reach)
         if len(fresh) <= len(of_reach(gained, reach)):
