@@ -356,6 +356,12 @@ def test_a_bind_that_another_owner_loses_is_told_when_that_owner_is_not_gone_any
     assert [one for minutes in five(25, 75) for one in told(play, minutes, *nginx)] == ["retired"]
 
 
+def test_all_addresses_of_ipv6_serve_those_of_ipv4() -> None:
+    some = [sock("nginx", "nginx.service", 500, on=f"10.0.0.{last}", inode=5000) for last in (5, 6)]
+    assert told(known(*some), 15, sock("nginx", "nginx.service", 500, on="::", inode=5000)) == ["rebound"]
+    assert told(known(*some), 15, sock("nginx", "nginx.service", 500, on="fd00::5", inode=5000)) == ["rebound severe"]
+
+
 @pytest.mark.parametrize(
     ("before", "now", "events"),
     [
