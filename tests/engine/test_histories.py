@@ -90,8 +90,14 @@ def replayed(lines: list[dict[str, Any]], config: Config) -> Iterator[Told]:
         for line in looks:
             if line["outcome"] != "removed":
                 host_id = line["host_id"]
-                ports = (port for item in config.declared for low, high in item.port for port in range(low, high + 1))
-                before = present.get(host_id) or Host(host_id, host_id, host_id, declared=tuple(ports))
+                owners = {
+                    port: item.owner
+                    for item in config.declared
+                    for low, high in item.port
+                    for port in range(low, high + 1)
+                }
+                named = tuple((port, owner) for port, owner in owners.items() if owner)
+                before = present.get(host_id) or Host(host_id, host_id, host_id, declared=tuple(owners), owners=named)
                 present[host_id] = dataclasses.replace(before, labels=line.get("labels", before.labels))
                 left.pop(host_id, None)
         yield from reference.run(

@@ -611,19 +611,19 @@ def test_a_port_that_flaps_and_keeps_a_bind_lost_is_stable_down() -> None:
 
 def test_of_each_kind_of_notice_the_first_few_are_told() -> None:
     world = World()
-    world.see(ok(0, 80))
-    told = [world.see(ok(5 * run, bind(80, program=f"p{run}"))) for run in range(1, 9)]
-    assert told == [[("replaced", 80)]] * 4 + [[]] * 4
-    assert world.see(ok(45, bind(80, program="p8", pid=8))) == [("restarted", 80)]
+    world.see(ok(0, bind(80, "10.0.0.1")))
+    told = [world.see(ok(5 * run, bind(80, f"10.0.0.{run + 1}"))) for run in range(1, 9)]
+    assert told == [[("rebound", 80)]] * 4 + [[]] * 4
+    assert world.see(ok(45, bind(80, "10.0.0.9", pid=8))) == [("restarted", 80)]
     assert world.see(ok(50)) == [("down", 80)]
-    assert world.see(ok(55, bind(80, program="p8", pid=8))) == [("recovered", 80)]
+    assert world.see(ok(55, bind(80, "10.0.0.9", pid=8))) == [("recovered", 80)]
     # The last notice, sent or not, was at 40 minutes; the window is an hour of evidence.
     for minutes in range(65, 95, 10):
-        assert world.see(ok(minutes, bind(80, program="p8", pid=8))) == []
-    assert world.see(ok(99, bind(80, program="other", pid=8))) == []
+        assert world.see(ok(minutes, bind(80, "10.0.0.9", pid=8))) == []
+    assert world.see(ok(99, bind(80, "10.0.0.10", pid=8))) == []
     for minutes in range(109, 159, 10):
-        assert world.see(ok(minutes, bind(80, program="other", pid=8))) == []
-    assert world.see(ok(159, bind(80, program="another", pid=8))) == [("replaced", 80)]
+        assert world.see(ok(minutes, bind(80, "10.0.0.10", pid=8))) == []
+    assert world.see(ok(159, bind(80, "10.0.0.11", pid=8))) == [("rebound", 80)]
 
 
 def test_of_very_many_notices_of_one_look_the_rest_is_counted() -> None:

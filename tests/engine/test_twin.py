@@ -42,12 +42,15 @@ class Play:
         self.hosts: dict[str, Host] = {}
         self.invalid: dict[str, str] = {}
         self.declared: tuple[int, ...] = ()
+        self.owners: tuple[tuple[int, str], ...] = ()
 
     def run(self, minutes: float, answers: dict[str, dict[str, Any]], also: Iterable[str] = ()) -> list[Any]:
         """One run: what each host answers, and hosts of the inventory that nobody tries."""
         now = START + timedelta(minutes=minutes)
         listed = {*answers, *also}
-        inventory = {one: Host(one, one, one, labels=self.labels, declared=self.declared) for one in listed}
+        inventory = {
+            one: Host(one, one, one, labels=self.labels, declared=self.declared, owners=self.owners) for one in listed
+        }
         left = [one for one in self.hosts if one not in listed and one not in self.invalid]
         told = self.reference.leave(left, now)
         self.hosts = {**inventory, **{one: Host(one, one, one) for one in self.invalid}}

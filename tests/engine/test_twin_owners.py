@@ -12,7 +12,7 @@ from portmon.engine.rules import Rule
 from portmon.model.observation import Listener, Listing, Outcome
 from portmon.model.observation import Owner as Process
 from tests.engine.test_twin import DAY, START, Play, five
-from tests.worlds.reference_owners import Owner, is_same, unit_name, units_of_many, view_of
+from tests.worlds.reference_owners import Owner, is_named, is_same, unit_name, units_of_many, view_of
 
 HOUR = 60
 
@@ -356,6 +356,12 @@ def test_a_bind_that_another_owner_loses_is_told_when_that_owner_is_not_gone_any
     assert [one for minutes in five(25, 75) for one in told(play, minutes, *nginx)] == ["retired"]
 
 
+def test_all_addresses_of_ipv6_serve_those_of_ipv4() -> None:
+    some = [sock("nginx", "nginx.service", 500, on=f"10.0.0.{last}", inode=5000) for last in (5, 6)]
+    assert told(known(*some), 15, sock("nginx", "nginx.service", 500, on="::", inode=5000)) == ["rebound"]
+    assert told(known(*some), 15, sock("nginx", "nginx.service", 500, on="fd00::5", inode=5000)) == ["rebound severe"]
+
+
 @pytest.mark.parametrize(
     ("before", "now", "events"),
     [
@@ -386,11 +392,7 @@ def test_the_addresses_of_each_owner(before: str, now: str, events: list[str]) -
 # ── when nothing is compared ────────────────────────────────────────────────────────────────────
 
 
-def test_owners_are_taken_over_in_silence_where_rules_or_readers_changed() -> None:
-    play = known(NGINX, VARNISH)
-    play.rules = type(play.rules)((Rule(action="deny", port=9),))
-    assert told(play, 15, PYTHON) == []
-    assert owners(play) == ["python3"]
+def test_owners_are_taken_over_in_silence_where_readers_changed() -> None:
     play = known(NGINX)
     assert told(play, 15, PYTHON, reader=1) == []
     assert owners(play) == ["python3"]
@@ -402,6 +404,113 @@ def test_who_is_gone_stays_so_where_nothing_is_compared_unless_it_is_shown() -> 
     assert told(play, 20, NGINX, reader=1) == []
     assert owners(play) == ["nginx.service", "varnish.service gone"]
     assert told(play, 25, NGINX, VARNISH) == ["recovered owner"]  # another reader again
+
+
+# ── a declaration that names an owner ────────────────────────────────────────────────────────────
+
+
+def declared(*listeners: Listener) -> Play:
+    play = Play()
+    play.declared, play.owners = (80,), ((80, "nginx.service"),)
+    for minutes in five(0, 10):
+        assert told(play, minutes, *listeners) == []
+    return play
+
+
+@pytest.mark.parametrize(
+    ("one", "name", "is_it"),
+    [
+        (Owner(unit="nginx.service"), "nginx.service", True),
+        (Owner(unit="app@.service"), "app@blue.service", True),
+        (Owner(unit="apache2.service", comms=frozenset({"nginx"})), "nginx.service", False),
+        (Owner(unit="ssh.socket", of_socket=True), "ssh.service", None),
+        (Owner(comms=frozenset({"nginx"})), "nginx.service", None),
+        (Owner(unit="apache2.service", comms=frozenset({"nginx"})), "nginx", True),
+        (Owner(programs=frozenset({"nginx: master"})), "nginx", True),
+        (Owner(comms=frozenset({"python3"})), "nginx", False),
+        (Owner(unit="nginx.service"), "nginx", None),
+    ],
+)
+def test_whether_a_declaration_names_an_owner(one: Owner, name: str, is_it: bool | None) -> None:
+    assert is_named(one, name) is is_it
+
+
+def test_a_declared_port_that_another_owner_has_is_down_until_its_own_is_back() -> None:
+    play = declared(NGINX)
+    assert told(play, 15, PYTHON) == ["down"]
+    assert told(play, 20, PYTHON) == told(play, 25, HIDDEN) == []
+    assert told(play, 30, PYTHON, VARNISH) == ["replaced taken"]
+    assert told(play, 35, NGINX) == ["recovered"]
+    assert owners(play) == ["nginx.service"]
+    play = declared(NGINX, VARNISH)
+    assert told(play, 15, NGINX) == ["owner_gone"]
+    play = declared(NGINX, VARNISH)
+    assert told(play, 15, VARNISH, confirmed=False) == []
+    assert told(play, 20, VARNISH) == ["down"]
+    assert told(play, 25, VARNISH, NGINX) == ["recovered"]
+
+
+def test_those_that_a_person_accepted_are_the_owners_until_the_declared_one_is_seen_again() -> None:
+    play = declared(NGINX)
+    assert told(play, 15, PYTHON) == ["down"]
+    play.accepted["a", "tcp", 80] = _at(17)
+    assert told(play, 20, PYTHON) == ["retired"]
+    assert told(play, 25, sock("python3", None, 901, inode=9001)) == ["restarted"]
+    assert told(play, 30) == ["down"]
+    assert told(play, 35, PYTHON) == ["recovered"]
+    assert [told(play, minutes, PYTHON) for minutes in five(40, 95)] == [[]] * 12
+    assert told(play, 100, VARNISH) == ["replaced"]
+    assert told(play, 105, VARNISH, NGINX) == []
+    assert told(play, 110, PYTHON) == ["down"]
+    assert told(play, 115, VARNISH) == ["replaced taken"]
+
+
+def test_a_declaration_that_names_another_owner_asks_for_that() -> None:
+    play = declared(NGINX)
+    play.owners = ((80, "varnish.service"),)
+    assert told(play, 15, NGINX) == ["down"]
+    play.accepted["a", "tcp", 80] = _at(17)
+    assert told(play, 20, NGINX) == ["retired"]
+    play.owners = ((80, "caddy.service"),)
+    assert told(play, 25, NGINX) == ["down"]
+    play.owners = ()
+    assert told(play, 30, NGINX) == ["recovered"]
+
+
+def test_a_declared_owner_is_the_same_one_whatever_its_unit_runs_later() -> None:
+    play = Play()
+    play.declared, play.owners = (80,), ((80, "gunicorn"),)
+    gunicorn, python = sock("gunicorn", "app.service", 500, inode=1), sock("python3", "app.service", 501, inode=1)
+    assert [told(play, minutes, one) for minutes, one in enumerate((gunicorn, python, python))] == [[], [], []]
+    assert told(play, 5) == ["down"]
+    assert told(play, 10, python) == ["recovered"]
+
+
+# ── rules or declarations that change ───────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("now", "events"), [((PYTHON,), ["replaced"]), ((NGINX,), ["owner_gone"]), ((NGINX, HIDDEN), [])]
+)
+def test_owners_are_judged_in_a_look_in_which_rules_changed(now: tuple[Listener, ...], events: list[str]) -> None:
+    play = known(NGINX, VARNISH)
+    play.rules = type(play.rules)((Rule(action="deny", port=9),))
+    assert told(play, 15, *now) == events
+    assert told(play, 20, *now) == []
+
+
+def test_who_is_excluded_from_now_on_leaves_without_a_word_and_who_is_not_any_more_is_told() -> None:
+    java = sock("java", "b.service", 800, inode=8000, on="127.0.0.1")
+    no_loopback = (Rule(action="deny", bind="loopback"),)
+    play = known(NGINX, java)
+    play.rules = type(play.rules)(no_loopback)
+    assert told(play, 15, NGINX) == told(play, 20, NGINX) == []
+    assert owners(play) == ["nginx.service"]
+    play = known(NGINX, java)
+    play.rules = type(play.rules)(no_loopback)
+    assert told(play, 15, NGINX, java) == told(play, 20, NGINX, java) == []
+    play.rules = type(play.rules)(())
+    assert told(play, 25, NGINX) == ["owner_gone"]
 
 
 # ── how long an owner may be gone ───────────────────────────────────────────────────────────────
@@ -444,7 +553,7 @@ def test_another_owner_on_a_port_that_is_down() -> None:
     assert told(play, 25, PYTHON) == told(play, 30, PYTHON, sock("python3", None, 901)) == []
     assert told(play, 35, PYTHON, VARNISH) == ["replaced taken"]
     assert told(play, 40, PYTHON) == told(play, 45) == []
-    assert told(play, 50, PYTHON) == ["replaced taken"]  # it was forgotten
+    assert told(play, 50, PYTHON) == []  # it was told
     assert told(play, 55, NGINX) == ["recovered"]
     assert owners(play) == ["nginx.service"]
 

@@ -35,19 +35,21 @@ def test_the_ends_of_all_ports_of_an_owner_are_changes_of_one_subject() -> None:
     assert told(play, 20, 40001, 40002, 40003) == [("recovered", 40001), ("new", 40003)]
     assert told(play, 25, 40001) == [("down young", 40002), ("down young", 40003)]
     assert told(play, 30, 40001, 40002, 40004) == [("recovered", 40002), ("new", 40004)]
-    assert told(play, 35, 40002, 40004) == [("flapping up", 40001)]
+    assert told(play, 35, 40002, 40004) == [("down young", 40001)]
+    assert told(play, 40, 40001, 40002, 40004) == [("recovered", 40001)]
+    # All that end in the look that makes them flap are silent, but for the first.
+    assert told(play, 45, 40002) == [("flapping up", 40001)]
     # Nothing more is told; what ends is forgotten, but for the speaker. The alert of one that is back ends in silence.
-    assert told(play, 40, 40002, 40003) == [("retired young", 40003)]
+    assert told(play, 50, 40002, 40003) == [("retired young", 40003)]
     assert sorted(play.reference.ports["a"]) == [22, 40001, 40002, 40003]
-    assert told(play, 45, 40002, 40003, 40005) == []
-    assert told(play, 50, 40002) == []
+    assert told(play, 55, 40002, 40003, 40005) == []
+    assert told(play, 60, 40002) == []
     assert sorted(play.reference.ports["a"]) == [22, 40001, 40002]
-    assert [one for minutes in five(55, 105) for one in told(play, minutes, 40002)] == []
-    found = [(minutes, one) for minutes in five(110, 200) for one in told(play, minutes, 40002)]
-    assert found == [(110, ("stable up", 40001))]
+    assert [one for minutes in five(65, 115) for one in told(play, minutes, 40002)] == []
+    found = [(minutes, one) for minutes in five(120, 210) for one in told(play, minutes, 40002)]
+    assert found == [(120, ("stable up", 40001))]
     assert sorted(play.reference.ports["a"]) == [22, 40002]
-    # It would be message 11 of a day.
-    assert told(play, 205) == [("flapping down", 40002)]
+    assert told(play, 215) == [("flapping down", 40002)]  # in place of the 11th message of the day
 
 
 def test_if_none_is_up_the_speaker_stays_down() -> None:
@@ -90,6 +92,43 @@ def test_many_messages_in_a_day() -> None:
         told(play, 60 * hours + 5, 40001)
         found += told(play, 60 * hours + 65) + told(play, 60 * hours + 70, 40001)
     assert found == [*[("down young", 40001), ("recovered", 40001)] * 5, ("flapping down", 40001)]
+
+
+def test_what_becomes_of_several_ports_in_one_look_is_one_message_and_one_change() -> None:
+    play = begun()
+    many = range(40001, 40012)
+    assert told(play, 5, *many) == [("new", port) for port in many]
+    assert told(play, 10) == [("down young", port) for port in many]
+    found = [told(play, minutes, *(many if minutes % 10 else [])) for minutes in five(15, 40)]
+    back, gone = [("recovered", port) for port in many], [("down young", port) for port in many]
+    assert found == [back, gone, back, gone, back, [("flapping up", 40001)]]
+
+
+def test_after_twelve_messages_all_are_silent_for_the_rest_of_the_day_and_the_first_that_ended_speaks() -> None:
+    play = begun(flap_threshold=20, mature_after=timedelta(days=9))
+    told(play, 5, 40001, 40002, 40003, 40004)
+    for minutes in five(10, 45):
+        assert len(told(play, minutes, *([40001] if minutes % 10 else []), 40002, 40003, 40004)) == 1
+    assert told(play, 50, 40004) == [("down young", 40001), ("down young", 40002), ("down young", 40003)]
+    assert told(play, 55, 40001, 40004) == [("recovered", 40001)]
+    assert told(play, 60, 40001, 40002, 40004) == [("recovered", 40002)]
+    assert told(play, 65, 40001, 40002, 40003, 40004) == [("retired young", 40003)]  # its alert ends in silence
+    assert told(play, 70, 40001, 40002, 40003) == told(play, 75, 40001, 40002, 40003, 40005) == []
+    assert told(play, 80, 40001, 40002) == []
+    found = [(minutes, one) for minutes in five(85, DAY + 60) for one in told(play, minutes, 40001, 40002)]
+    assert found == [(DAY + 5, ("stable up", 40004))]
+    assert told(play, DAY + 65, 40001) == [("down young", 40002)]
+
+
+def test_another_owner_of_one_is_an_end_of_it() -> None:
+    play = begun(flap_threshold=3)
+    other = sock("python3", "other.service", 9, port=40001, inode=9)
+    told(play, 5, 40001, 40002)
+    assert told(play, 10, 40001) == [("down young", 40002)]
+    assert [one[1] for one in play.run(15, look(other)) if len(one) > 3] == ["replaced"]
+    assert told(play, 20, 40001) == [("replaced", 40001)]
+    assert len(play.reference.hosts["a"].subjects["worker.service"].changes.times) == 2
+    assert len(play.reference.hosts["a"].subjects["other.service"].changes.times) == 1
 
 
 def test_restarts_are_notes_of_each_port() -> None:

@@ -561,6 +561,7 @@ class Reference(Ports):
                 frozenset(one.unit for one in seen.listeners if one.unit is not None),
                 watched,
                 denied,
+                dict(self.inventory[host_id].owners),
             )
         )
         ports = self.ports[host_id]

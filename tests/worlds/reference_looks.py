@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -46,7 +46,7 @@ class Sight:
     :param learning: another version of probe or reader than before
     :param other_rules: than in the ok look before
     :param boot: its number
-    :param waits: the host is in its grace after a reboot
+    :param waits: the host, or the port that is looked at, is in its grace after a reboot
     :param many: units that hold many programs
     """
 
@@ -69,6 +69,8 @@ class Sight:
     seen: dict[int, Seen]
     denied: frozenset[int]
     """Ports of which it shows only listeners that are excluded because of their names."""
+    must_have: Mapping[int, str]
+    """Of declared ports that a certain owner must have: its unit or program."""
 
 
 def is_ephemeral(look: Sight, number: int, one: PortRow | Seen) -> bool:

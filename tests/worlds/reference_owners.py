@@ -26,9 +26,11 @@ class Owner:
     :param programs: names of its programs as ``tool`` prints them
     :param rows: how many listeners it has on each address
     :param boot: the boot in which its pids and inodes were seen
-    :param joined: the evidence clock when it joined others, or took a port that is down; None if it was always there
+    :param joined: the evidence clock when it joined others, or took a port that is down; None if it was always there,
+        or does not have the port that is down any more
     :param gone_since: when it left, by the clock and by the evidence clock; None while it is there
     :param told: that it has a port that is down
+    :param named: what a declaration calls it: it is the same owner if its programs are others later
     :param watched: some listener of it is; if rules exclude all of them, nobody is told that it leaves
     """
 
@@ -44,6 +46,7 @@ class Owner:
     joined: timedelta | None = None
     gone_since: tuple[datetime, timedelta] | None = None
     told: bool = False
+    named: str = ""
     watched: bool = True
 
     @property
@@ -201,10 +204,16 @@ def is_same(known: Owner, shown: Owner, many: Set[str]) -> bool | None:
     if known.unit and shown.unit and known.of_socket == shown.of_socket:
         if known.unit != shown.unit:
             return False
-        return by_program if is_many(known.unit, many) and by_program is not None else True
+        if is_many(known.unit, many) and by_program is not None:
+            return by_program or shares_a_socket(known, shown)
+        return True
     if by_program is not None:
         return by_program
     return True if known.boot == shown.boot and known.pids & shown.pids else None
+
+
+def shares_a_socket(known: Owner, shown: Owner) -> bool:
+    return known.boot == shown.boot and bool(known.inodes & shown.inodes)
 
 
 def _same_program(known: Owner, shown: Owner) -> bool | None:
@@ -215,8 +224,13 @@ def _same_program(known: Owner, shown: Owner) -> bool | None:
     return None
 
 
-def seen_again(known: Owner, shown: Owner) -> Owner:
+def seen_again(known: Owner, shown: Owner, many: Set[str]) -> Owner:
     """An owner after a look that shows it: what is not shown now, such as the unit of its process, stays as known."""
+    if known.unit and known.unit == shown.unit and is_many(known.unit, many) and shares_a_socket(known, shown):
+        # Several programs of it have one socket: any of them is shown for it.
+        one_tool = bool(shown.programs) and known.tool == shown.tool
+        programs = known.programs | shown.programs if one_tool else shown.programs
+        shown = replace(shown, comms=known.comms | shown.comms, programs=programs)
     one_boot = known.boot == shown.boot
     unit_of = known if not shown.unit or (shown.of_socket and known.unit and not known.of_socket) else shown
     return replace(
@@ -233,6 +247,24 @@ def seen_again(known: Owner, shown: Owner) -> Owner:
         gone_since=None,
         watched=shown.watched,
     )
+
+
+def is_named(one: Owner, name: str) -> bool | None:
+    """Whether an owner is the one that a declaration names, by unit or program; None if that can't be known."""
+    if one.named == name:
+        return True
+    if name.endswith((".service", ".socket")):
+        waits = one.of_socket and one.unit.endswith(".socket")  # for whatever service
+        is_it = one.unit == unit_name(name)
+        return None if not one.unit or (waits and not is_it) else is_it
+    names = one.comms | set(map(program_of, one.programs))
+    return name in names if names else None
+
+
+def not_shown(known: Sequence[Owner], view: View, many: Set[str]) -> list[Owner]:
+    """Those of the known owners that a look does not show."""
+    shown_as = pairs(known, view.owners, many).shown_as
+    return [one for place, one in enumerate(known) if place not in shown_as]
 
 
 @dataclass
@@ -278,6 +310,7 @@ class Verdict:
     :param gone: places in ``owners`` of those that this look shows to be gone
     :param back: as they were known, those that were gone and are shown again
     :param replaced: the owners from before are others now
+    :param left: of those that were replaced, with those that were gone before or may be there unseen
     :param taken: none of them is shown any more
     :param same: none that rules watch came or went: if its sockets are others, it restarted
     :param there: those that were known and are shown, as they were and as they are
@@ -288,6 +321,7 @@ class Verdict:
     gone: list[int] = field(default_factory=list)
     back: list[Owner] = field(default_factory=list)
     replaced: bool = False
+    left: list[Owner] = field(default_factory=list)
     taken: bool = False
     same: bool = False
     there: list[tuple[Owner, Owner]] = field(default_factory=list)
@@ -309,7 +343,7 @@ def taken_over(known: Sequence[Owner], view: View, many: Set[str]) -> Verdict:
     back = [one for place, one in enumerate(known) if one.gone_since is not None and place in found.shown_as]
     again = [(known[place], shown) for place, shown in found.shown_as.items() if shown is not None]
     others = [one for one in view.owners if not any(one is shown for _, shown in again)]
-    owners = [seen_again(one, shown) for one, shown in again] + others
+    owners = [seen_again(one, shown, many) for one, shown in again] + others
     verdict = Verdict(still + owners, back=back, taken=bool(known) and not (again or found.unknown))
     return _compared(verdict, known, view, found)
 
@@ -357,7 +391,7 @@ def judge(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     if look.waits:
         return Verdict(list(known))
     gone_before = [one for one in known if one.gone_since is not None]
-    return Verdict([*gone_before, *found.newcomers], replaced=True, taken=True)
+    return Verdict([*gone_before, *found.newcomers], left=list(known), replaced=True, taken=True)
 
 
 def _some_are_shown(
@@ -372,7 +406,7 @@ def _some_are_shown(
     for place, one in enumerate(known):
         if place in found.shown_as:
             shown = found.shown_as[place]
-            stay += [] if shown is None else [seen_again(one, shown)]
+            stay += [] if shown is None else [seen_again(one, shown, look.many)]
             back += [] if one.gone_since is None else [one]
         elif one.gone_since is not None:
             others.append(one)
@@ -389,7 +423,9 @@ def _some_are_shown(
         return Verdict([*others, *gone, *stay, *joined], back=back, same=same)
     stay += joined
     if missed and all(one.joined is not None and look.clock - one.joined < look.mature_after for one in stay):
-        return Verdict([*others, *stay], back=back, replaced=True)
+        # As after any takeover, those that are there never joined.
+        stay = [replace(one, joined=None) for one in stay]
+        return Verdict([*others, *stay], left=[*others, *gone], back=back, replaced=True)
     places = list(range(len(missed)))
     return Verdict([*missed, *others, *stay], gone=places, back=back, same=same)
 
@@ -419,10 +455,10 @@ def is_recovered(known: Sequence[Owner], view: View, many: Set[str]) -> bool:
 
 def recover(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     """The owners of a port that was down until now: whoever of its own did not come back with it is gone."""
-    if not known:
-        return Verdict(list(view.owners))
     found = pairs(known, view.owners, look.many)
-    stay = [seen_again(known[place], shown) for place, shown in found.shown_as.items() if shown is not None]
+    if not (found.shown_as or view.blank or found.unknown):
+        return Verdict(list(view.owners))  # none is known, or a declaration names another one
+    stay = [seen_again(known[place], shown, look.many) for place, shown in found.shown_as.items() if shown is not None]
     missing = [one for place, one in enumerate(known) if place not in found.shown_as]
     joined = [replace(one, joined=look.clock) for one in found.newcomers]
     if view.blank or found.unknown or look.waits:
@@ -432,12 +468,25 @@ def recover(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
 
 
 def holders(before: Sequence[Owner], view: View, look: Circumstances) -> list[Owner]:
-    """Others that have a port while it is down: each since this look, or since it was remembered."""
+    """Others that have a port while it is down, or had it: each since this look, or since it was there in each look."""
+    if not view.owners:
+        return list(before)  # what is not shown is no difference
     found = pairs(before, view.owners, look.many)
-    known = [seen_again(before[place], shown) for place, shown in found.shown_as.items() if shown is not None]
-    taken = [shown for shown in found.shown_as.values() if shown is not None]
-    new = [one for one in view.owners if not any(one is other for other in taken)]
-    return known + [replace(one, joined=look.clock) for one in new if not _is_any(one, before, look.many)]
+    there = [(before[place], shown) for place, shown in found.shown_as.items() if shown is not None]
+    known = [replace(seen_again(one, shown, look.many), joined=_or(one.joined, look.clock)) for one, shown in there]
+    away = [one for place, one in enumerate(before) if place not in found.shown_as]
+    new = [one for one in view.owners if not any(one is shown for _, shown in there)]
+    joined = [replace(one, joined=look.clock) for one in new if not _is_any(one, before, look.many)]
+    return [*known, *are_away(away), *joined]
+
+
+def are_away(those: Sequence[Owner]) -> list[Owner]:
+    """Holders that do not have the port now: they were told, and begin anew when they are back."""
+    return [replace(one, joined=None) for one in those]
+
+
+def _or(since: timedelta | None, clock: timedelta) -> timedelta:
+    return clock if since is None else since
 
 
 def _is_any(one: Owner, others: Sequence[Owner], many: Set[str]) -> bool:

@@ -15,10 +15,14 @@ from tests.worlds.reference_owners import (
     Circumstances,
     Owner,
     Verdict,
+    are_away,
     holders,
     in_another_boot,
+    is_named,
     is_recovered,
     judge,
+    not_shown,
+    pairs,
     recover,
     taken_over,
 )
@@ -56,7 +60,6 @@ class Ports(Young):
             return False
         if kind not in (*NOTES, *CLOSED):
             port.messages = [then for then in port.messages if told_today([then], at)] + [at]
-            self._told_now += 1
         if kind == "down":
             port.alert = "down"
         elif kind in ("flapping", "crash_looping"):
@@ -89,13 +92,13 @@ class Ports(Young):
     def _presence_changed(
         self, port: PortRow, look: Sight, kind: str, number: int, extra: str = "", *, counts: bool = True
     ) -> None:
-        """A down or recovered of the port. Its new state is in the row already.
+        """A down, recovered or replaced of the port. Its new state is in the row already.
 
         :param counts: it is a change, and not only the message of one that was counted before
         """
         if self._subject is not None:
-            changes = self._one_ends if kind == "down" else self._one_returns
-            changes(self._subject, port, look, number)
+            changes = self._one_returns if kind == "recovered" else self._one_ends
+            changes(self._subject, port, look, number, kind)
             return
         if counts:
             port.presence.add(look.clock, self.window)
@@ -202,6 +205,11 @@ class Ports(Young):
                 self._presence_changed(port, look, "down", number)
             return
         seen = look.seen[number]
+        if not look.learning and self._is_anothers(look, number, None, seen, seen.view.owners):
+            port = PortRow("down", look.at, declared=True, seen_clock=look.clock)
+            self.ports[look.host_id][number] = port
+            self._falls_to_others(port, look, number, seen)
+            return
         was_there = host.last_ok_at is None or look.learning or number in host.listening
         port = PortRow("up", look.at, at_baseline=was_there, declared=declared, seen_boot=look.boot)
         port.owners = list(seen.view.owners)
@@ -224,8 +232,16 @@ class Ports(Young):
         """A port that is remembered and watched."""
         resumed = port.hidden_since is not None
         port.hidden_since, port.hidden_looks = None, 0
+        if port.waits_until is not None and look.at < port.waits_until:
+            look = replace(look, waits=True)
         self._grows_up(port, look, number, look.seen.get(number))
         self._begins(look, number, port)
+        for one in port.owners:
+            if (name := look.must_have.get(number)) is not None and is_named(one, name):
+                one.named = name
+        if look.other_rules or port.declared != (number in look.declared):
+            for one in port.owners:  # if it is shown, its sockets say so
+                one.watched = number in look.declared or self._is_owner_watched(look.host_id, number, port, one)
         if look.first:
             self._known_in_another_boot(look, number, port)
             return
@@ -236,7 +252,7 @@ class Ports(Young):
             self._known_and_missing(look, number, port, confirmed=look.confirmed or resumed or port.paused)
             return
         seen = look.seen[number]
-        if port.status != "down" or is_its_own(port, seen, look):  # else nothing is seen of its own addresses
+        if port.status != "down" or is_its_own(port, look, number, seen):  # else nothing is seen of its own addresses
             self._hide_binds(look, number, port, changed=look.other_rules or undeclared or resumed)
         if port.status == "candidate":
             port.owners = taken_over(port.owners, seen.view, look.many).owners
@@ -255,10 +271,13 @@ class Ports(Young):
     def _known_in_another_boot(self, look: Sight, number: int, port: PortRow) -> None:
         """Only what is back is told; new ports, owners and binds are judged in the next look."""
         port.declared = number in look.declared
+        until = self._grace_until(look, number, port)
+        if port.waits_until is None or look.at >= port.waits_until:
+            port.waits_until = until
         if number in look.seen:
             seen = look.seen[number]
             if port.status == "down":
-                if not is_its_own(port, seen, look):
+                if not is_its_own(port, look, number, seen):
                     return  # the next look says who has it
                 self._up_from_down(port, look, number)
             if port.status == "up":
@@ -277,10 +296,14 @@ class Ports(Young):
         elif port.status == "candidate" and number not in look.declared:
             del self.ports[look.host_id][number]
         elif port.status == "up" and port.grace_until is None:
-            host, usual = self.hosts[look.host_id], self.settings.reboot_grace
-            assert host.grace_until is not None
-            takes = max(port.boots, default=ZERO) * 1.5
-            port.grace_until = host.grace_until + max(takes - usual, ZERO)
+            port.grace_until = until
+
+    def _grace_until(self, look: Sight, number: int, port: PortRow) -> datetime:
+        """When the grace of a port after this reboot is over."""
+        host, usual = self.hosts[look.host_id], self.settings.reboot_grace
+        assert host.grace_until is not None
+        takes = max(port.boots, default=ZERO) * 1.5
+        return host.grace_until + max(takes - usual, self._grace_by_rule(look.host_id, number, port) - usual, ZERO)
 
     def _known_and_missing(self, look: Sight, number: int, port: PortRow, *, confirmed: bool) -> None:
         if port.status == "candidate":
@@ -334,20 +357,35 @@ class Ports(Young):
             self._tell_new(port, look, number)
 
     def _up_again(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> Verdict:
+        was_flapping = port.presence.flapping
         was_missing = self._back_from_misses(port, look, number)
-        if other_view:
+        if look.learning:
             verdict = taken_over(port.owners, seen.view, look.many)
         else:
             verdict = judge(port.owners, seen.view, self._circumstances(look))
+            if other_view and not any(one.watched for one in verdict.left if one.gone_since is None):
+                verdict.replaced = False  # rules exclude all that left
         were_gone = bool(port.gone)
-        if verdict.taken and not other_view and port.presence.flapping:
+        gone = [verdict.owners[place] for place in verdict.gone]
+        there = [one for one in verdict.owners if one.gone_since is None and one not in gone]
+        if any(is_named(one, port.instead_of) for one in there):
+            port.instead_of = ""
+        if not look.learning and self._is_anothers(look, number, port, seen, there):
+            port.owners = not_shown(port.owners, seen.view, look.many)
+            if was_flapping:
+                self._is_taken(port, look, seen)
+            else:
+                self._falls_to_others(port, look, number, seen, counts=not was_missing)
+            return verdict
+        if verdict.replaced and was_flapping:
+            port.owners = verdict.left
             self._is_taken(port, look, seen)
             return verdict
         one_boot = port.seen_boot == look.boot and port.grace_until is None
         if verdict.same and not other_view and one_boot and is_restarted(port, seen):
             self._restarted(port, look, number, counts=not was_missing)
         self._note_boot(port, look)
-        changed = self._owners_changed(port, look, number, verdict)
+        changed = self._owners_changed(port, look, number, verdict, counts=not was_missing)
         all_back = were_gone and not port.gone
         port.addresses -= seen.excluded  # they are there, though not watched
         kind = extra = ""
@@ -394,8 +432,13 @@ class Ports(Young):
             look.clock, look.boot, look.many, look.confirmed, look.waits, compare, self.settings.mature_after
         )
 
-    def _owners_changed(self, port: PortRow, look: Sight, number: int, verdict: Verdict) -> bool:
-        """Take the owners of a port that is up, and tell of those that came or went; whether one is gone now."""
+    def _owners_changed(
+        self, port: PortRow, look: Sight, number: int, verdict: Verdict, *, counts: bool = True
+    ) -> bool:
+        """Take the owners of a port that is up, and tell of those that came or went; whether one is gone now.
+
+        :param counts: the presence of the port did not change in this look before
+        """
         gone = [verdict.owners[place] for place in verdict.gone]
         for one in gone:
             one.gone_since = (look.at, look.clock)
@@ -407,8 +450,8 @@ class Ports(Young):
         for one in gone:  # its binds are gone with it
             port.addresses -= one.addresses - left
             port.lost -= one.addresses - left
-        if verdict.replaced and not port.presence.flapping:
-            self._notice(port, look, "replaced", number)
+        if verdict.replaced:
+            self._presence_changed(port, look, "replaced", number, counts=counts)
         if gone:
             self._parts_changed(port, look, "owner_gone", number)
         return bool(gone)
@@ -519,7 +562,7 @@ class Ports(Young):
 
     def _back(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> Verdict:
         """A port that was down is seen: by an owner of its own, as far as can be known, or by others."""
-        if not is_its_own(port, seen, look):
+        if not is_its_own(port, look, number, seen):
             self._is_held(port, look, number, seen)
             return Verdict(port.owners)
         verdict = recover(port.owners, seen.view, self._circumstances(look))
@@ -548,6 +591,29 @@ class Ports(Young):
         port.paused = False
         port.holders = []
 
+    # ── a declared port, and others than the declaration names have it ──────────────────────────
+
+    @staticmethod
+    def _is_anothers(look: Sight, number: int, port: PortRow | None, seen: Seen, there: list[Owner]) -> bool:
+        """Whether surely none of those that have it is the owner that its declaration names."""
+        name = look.must_have.get(number)
+        if name is None or look.waits or seen.view.blank or (port is not None and port.instead_of == name):
+            return False
+        is_known = port is not None and any(
+            one.named == name for one in port.owners
+        )  # then who else is there is not it
+        named = [is_named(one, name) for one in there]
+        return bool(named) and True not in named and (is_known or None not in named)
+
+    def _falls_to_others(self, port: PortRow, look: Sight, number: int, seen: Seen, *, counts: bool = True) -> None:
+        """It is down, which says who has it: they are no owners of it."""
+        self._has_nothing(port, look)
+        if not port.owners:  # all that is known is of others
+            port.programs = port.comms = port.units = frozenset()
+            port.pids = port.inodes = port.uids = frozenset()
+        port.holders = [replace(one, told=True) for one in holders([], seen.view, self._circumstances(look))]
+        self._presence_changed(port, look, "down", number, port.young, counts=counts)
+
     # ── a port that is down, and others have it ─────────────────────────────────────────────────
 
     def _is_taken(self, port: PortRow, look: Sight, seen: Seen) -> None:
@@ -560,7 +626,8 @@ class Ports(Young):
     def _is_held(self, port: PortRow, look: Sight, number: int, seen: Seen) -> None:
         """It is down, and others have it."""
         port.holders = holders(port.holders, seen.view, self._circumstances(look))
-        is_old = any(look.clock - since(one) >= self.settings.mature_after for one in port.holders)
+        there = [one.joined for one in port.holders if one.joined is not None]
+        is_old = any(look.clock - joined >= self.settings.mature_after for joined in there)
         learned = number not in look.declared
         if self._is_accepted(look, number, port.status_since) or (learned and is_old and not self.jumped):
             self._goes_to_its_holders(port, look, number)
@@ -587,7 +654,8 @@ class Ports(Young):
 
     def _goes_to_its_holders(self, port: PortRow, look: Sight, number: int) -> None:
         """A person or time says that those that have it are its owners."""
-        port.owners = [replace(one, joined=None, told=False) for one in port.holders]
+        port.instead_of = look.must_have.get(number, "")
+        port.owners = [replace(one, joined=None, told=False) for one in port.holders if one.joined is not None]
         self._is_up(port, look)
         port.seen_boot = look.boot
         port.addresses = frozenset()  # what is there now is all that is expected
@@ -596,7 +664,7 @@ class Ports(Young):
             self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
 
     def _down_and_missing(self, port: PortRow, look: Sight, number: int) -> None:
-        port.holders = []
+        port.holders = are_away(port.holders)
         is_accepted = self._is_accepted(look, number, port.status_since)
         enough = self.settings.retire_after
         if port.young:
@@ -778,16 +846,20 @@ def is_restarted(port: PortRow, seen: Seen) -> bool:
     return len(port.pids) == len(seen.pids) == 1 and port.pids != seen.pids
 
 
-def is_its_own(port: PortRow, seen: Seen, look: Sight) -> bool:
+def is_its_own(port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
     """Whether a port that is down is back, as far as can be known. Those that rules exclude are others, if one is known that they watch."""
+    name = look.must_have.get(number)
+    if name is not None and name != port.instead_of:
+        named = [is_named(one, name) for one in seen.view.owners]
+        declared = pairs([one for one in port.owners if one.named == name], seen.view.owners, look.many)
+        if True in named or declared.shown_as:
+            return True
+        if named and None not in named and not seen.view.blank:
+            return False
+    if port.is_held and not seen.view.owners:
+        return False  # those that have it do not show, and are no others
     known = [one for one in port.owners if one.watched] or port.owners
     return is_recovered(known, seen.view, look.many)
-
-
-def since(holder: Owner) -> timedelta:
-    """The evidence clock since which it has a port that is down."""
-    assert holder.joined is not None
-    return holder.joined
 
 
 def expect_all_binds(port: PortRow) -> None:
@@ -823,8 +895,8 @@ def exchanged(lost: Set[str], port: PortRow, seen: Seen, verdict: Verdict) -> se
 
 
 def in_place_of(lost: Set[str], gained: Set[str]) -> set[str]:
-    """Those that are lost, unless more of their reach are than there are new ones."""
-    found: set[str] = set()
+    """Those that are lost, unless more of their reach are than there are new ones. ``::`` serves those of IPv4, too."""
+    found = {address for address in of_reach(lost, "other") if "::" in gained and ":" not in address}
     for reach in ("wildcard", "other"):
         fresh = of_reach(lost, reach)
         if len(fresh) <= len(of_reach(gained, reach)):

@@ -132,11 +132,15 @@ class PortRow:
     owners: list[Owner] = field(default_factory=list)
     """Those that are gone included."""
     holders: list[Owner] = field(default_factory=list)
-    """Others that have it while it is down."""
+    """Others that have it while it is down, or had it."""
     young_since: timedelta | None = None
     """The host's evidence clock since which it is young; None of one that is mature."""
     boots: list[timedelta] = field(default_factory=list)
     """How long it took after the last boots of the host, from the first look of a boot to the first that showed it."""
+    waits_until: datetime | None = None
+    """Its binds and owners have until then to come back after a boot."""
+    instead_of: str = ""
+    """The owner that its declaration names, and in place of which a person accepted those that have it."""
     seen_boot: int = 0
     """The boot in which it was seen last."""
     declared: bool = False
@@ -179,6 +183,11 @@ class PortRow:
         return [owner for owner in self.owners if owner.gone_since is not None]
 
     @property
+    def is_held(self) -> bool:
+        """Others have it while it is down, by the last look that says who has it."""
+        return any(one.joined is not None for one in self.holders)
+
+    @property
     def young(self) -> str:
         """What else an event of it says if it is young."""
         return "" if self.young_since is None else "young"
@@ -196,9 +205,9 @@ class Subject:
     """The young ports of one owner whose numbers the kernel chose.
 
     :param up: numbers of those that are
-    :param changes: one for each of them that ended
-    :param messages: of all of them
-    :param speaker: the port that was told to flap for all, as long as they do
+    :param changes: one for each look in which some of them ended
+    :param messages: of all of them, one for each look in which something was told
+    :param speaker: the port whose end made all of them flap, as long as they do
     """
 
     up: set[int] = field(default_factory=set)
@@ -210,6 +219,15 @@ class Subject:
         """They do not flap any more."""
         self.changes.forget()
         self.speaker = None
+
+    def told_before(self, at: datetime) -> int:
+        """Messages of the day before this look: what is told of several ports in one look is one message."""
+        return told_today([then for then in self.messages if then != at], at)
+
+    def has_told(self, at: datetime) -> None:
+        """Something of one of them in this look."""
+        if at not in self.messages:
+            self.messages = [then for then in self.messages if told_today([then], at)] + [at]
 
 
 @dataclass

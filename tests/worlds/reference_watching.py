@@ -10,8 +10,8 @@ from portmon.engine.rules import RuleSet, Subject
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing
 from tests.worlds.reference_looks import Seen, Sight, names_of, owner_names, seen_of
-from tests.worlds.reference_owners import view_of
-from tests.worlds.reference_rows import HostRow, PortRow
+from tests.worlds.reference_owners import Owner, view_of
+from tests.worlds.reference_rows import ZERO, HostRow, PortRow
 
 
 class Watching:
@@ -95,6 +95,28 @@ class Watching:
             for address in addresses
             if any(rules.evaluate(Subject(number, address, one)).watched for one in owner_names(port))
         )
+
+    def _is_owner_watched(self, host_id: str, number: int, port: PortRow, owner: Owner) -> bool:
+        """Whether the rules in force watch a socket of an owner, by its last known names and addresses."""
+        rules = self.rules.for_host(self.inventory[host_id])
+        names = tuple(sorted(owner.comms | owner.programs))
+        all_names = [names] if names else owner_names(port)
+        return any(
+            rules.evaluate(Subject(number, address, one)).watched for address in owner.addresses for one in all_names
+        )
+
+    def _grace_by_rule(self, host_id: str, number: int, port: PortRow) -> timedelta:
+        """The longest that the rules give which allow it; none allows or denies a declared port."""
+        if number in self.inventory[host_id].declared:
+            return ZERO
+        rules = self.rules.for_host(self.inventory[host_id])
+        decisions = [
+            rules.evaluate(Subject(number, address, one))
+            for address in port.addresses | port.lost
+            for one in owner_names(port)
+        ]
+        allowed_by = {one.rule for one in decisions if one.watched}
+        return max((rule.reboot_grace or ZERO for place, rule in rules.rules if place in allowed_by), default=ZERO)
 
     # ── what a look shows ───────────────────────────────────────────────────────────────────────
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from datetime import datetime, timedelta
 from typing import Any
 
+from portmon.probe.compare import program_of
 from tests.worlds.reference_looks import Sight, is_ephemeral
-from tests.worlds.reference_owners import Owner
-from tests.worlds.reference_rows import FEW, HostRow, PortRow, Settings, Subject, told_today
+from tests.worlds.reference_owners import Owner, is_many
+from tests.worlds.reference_rows import FEW, MOST, HostRow, PortRow, Settings, Subject, told_today
 from tests.worlds.reference_watching import Watching
 
 SUBJECTS = 64
@@ -23,8 +24,6 @@ class Young(Watching):
     window: timedelta
     _subject: Subject | None = None
     """Of the known port that is looked at, as it was before the look."""
-    _told_now: int = 0
-    """Messages of that port in this look."""
 
     # ── which ports ─────────────────────────────────────────────────────────────────────────────
 
@@ -36,7 +35,7 @@ class Young(Watching):
             return None
         if not is_ephemeral(look, number, port):
             return None
-        subjects, name = self.hosts[look.host_id].subjects, name_of(port.owners)
+        subjects, name = self.hosts[look.host_id].subjects, name_of(port.owners, look.many)
         subject = subjects.get(name)
         if port.young_since is None:
             return None
@@ -72,7 +71,6 @@ class Young(Watching):
         for subject in self.hosts[host_id].subjects.values():
             if subject.speaker in ports and ports[subject.speaker].paused:
                 subject.forget()
-        self._told_now = 0
 
     def _begins(self, look: Sight, number: int, port: PortRow) -> None:
         self._subject = self._subject_of(look, number, port)
@@ -80,11 +78,12 @@ class Young(Watching):
             port.presence.forget()
 
     def _is_done(self, look: Sight, number: int) -> None:
-        port, told, self._told_now = self.ports[look.host_id].get(number), self._told_now, 0
-        subject = self._subject if port is None else self._subject_of(look, number, port)
-        self._subject = None
-        if subject is not None:
-            subject.messages += [look.at] * told
+        before, self._subject = self._subject, None
+        port = self.ports[look.host_id].get(number)
+        subject = None if port is None else self._subject_of(look, number, port)
+        told_of = before or subject
+        if port is not None and told_of is not None and look.at in port.messages:
+            told_of.has_told(look.at)
         if port is None or subject is None:
             return
         port.presence.forget()
@@ -112,34 +111,41 @@ class Young(Watching):
         subject = self._subject_of(look, number, port)
         if subject is not None:
             self._needs_its_speaker(look.host_id, subject)
-            if subject.changes.flapping or told_today(subject.messages, look.at) >= FEW:
+            if subject.changes.flapping or subject.told_before(look.at) >= FEW:
                 return
         self._tell_port(port, look.host_id, look.at, "new", number)
 
-    def _one_ends(self, subject: Subject, port: PortRow, look: Sight, number: int) -> None:
-        """One of the ports of a subject goes down; it is so in the row already."""
+    def _one_ends(self, subject: Subject, port: PortRow, look: Sight, number: int, kind: str) -> None:
+        """One of the ports of a subject goes down, or another owner has it; it is so in the row already."""
         self._needs_its_speaker(look.host_id, subject)
-        subject.changes.add(look.clock, self.window)
+        if kind == "replaced":
+            subject.up.discard(number)
+        is_first = look.clock not in subject.changes.times
+        if is_first:  # one look is one change
+            subject.changes.add(look.clock, self.window)
         if subject.changes.flapping:
-            if subject.speaker != number:
+            if kind == "down" and subject.speaker != number:
                 if port.alert:
                     self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
                 del self.ports[look.host_id][number]
             return
-        many = len(subject.changes.times) >= self.settings.flap_threshold
-        if many or told_today(subject.messages, look.at) >= FEW:
+        today = subject.told_before(look.at)
+        if is_first and (len(subject.changes.times) >= self.settings.flap_threshold or today >= FEW):
             subject.changes.flapping, subject.speaker, port.alert = True, number, "flapping"
-            state = "up" if self._up(look.host_id, subject) else "down"
-            self._tell_port(port, look.host_id, look.at, "flapping", number, state)
+            if today < MOST:
+                state = "up" if self._up(look.host_id, subject) else "down"
+                self._tell_port(port, look.host_id, look.at, "flapping", number, state)
         else:
-            self._tell_port(port, look.host_id, look.at, "down", number, port.young)
+            extra = port.young if kind == "down" else ""
+            self._tell_port(port, look.host_id, look.at, kind, number, extra)
 
-    def _one_returns(self, subject: Subject, port: PortRow, look: Sight, number: int) -> None:
+    def _one_returns(self, subject: Subject, port: PortRow, look: Sight, number: int, kind: str) -> None:
         self._needs_its_speaker(look.host_id, subject)
         if not port.alert:
             return
-        if not subject.changes.flapping:
-            self._tell_port(port, look.host_id, look.at, "recovered", number)
+        silent = subject.changes.flapping or subject.told_before(look.at) >= MOST
+        if not silent:
+            self._tell_port(port, look.host_id, look.at, kind, number)
         elif subject.speaker != number:
             self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
 
@@ -150,21 +156,27 @@ class Young(Watching):
 
     def _all_may_be_stable(self, subject: Subject, port: PortRow, look: Sight, number: int) -> None:
         """The speaker says it for all."""
-        if not subject.changes.still(look.clock, self.window):
+        if not subject.changes.still(look.clock, self.window) or subject.told_before(look.at) >= MOST:
             return
         state = "up" if self._up(look.host_id, subject) else "down"
         subject.forget()
         self._tell_port(port, look.host_id, look.at, "stable", number, state)
+        subject.has_told(look.at)
         if state == "up" and port.status == "down":
             del self.ports[look.host_id][number]
 
 
-def name_of(owners: Iterable[Owner]) -> str:
-    """The name of the first of the owners of a port, whether that is gone or not."""
+def name_of(owners: Iterable[Owner], many: Set[str]) -> str:
+    """The name of the first of the owners of a port, whether that is gone or not.
+
+    It is its unit; where the program decides who is who, the program as well.
+    """
 
     def key(one: Owner) -> tuple[Any, ...]:
         names = one.unit, sorted(one.comms), sorted(one.programs)
         return *names, sorted(one.inodes), sorted(one.pids)
 
     first = min(owners, key=key)
-    return first.unit or min(first.comms, default="") or min(first.programs, default="")
+    if first.unit and not is_many(first.unit, many):
+        return first.unit
+    return f"{first.unit} {min(first.comms or set(map(program_of, first.programs)), default='')}"
