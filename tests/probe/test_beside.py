@@ -1,4 +1,4 @@
-"""Sockets of one address and port: which inode, user and unit is whose. With real sockets."""
+"""Sockets of one address and port: which inode, user and unit is whose; and what logins started. With real sockets."""
 
 from __future__ import annotations
 
@@ -292,3 +292,78 @@ def test_no_holder_has_an_inode_of_another(made: list[Made], random: Random, mis
         )
         if is_clear:
             assert all(found[holder] == truth[holder] for holder in holders)
+
+
+# ── what logins started ─────────────────────────────────────────────────────────────────────────
+
+SESSION = "user.slice/user-0.slice/session-3.scope"
+
+
+@needs_cgroups
+@needs_tools
+@pytest.mark.parametrize(
+    ("cgroup", "shown", "severity"),
+    [
+        (SESSION, "session-3.scope", Severity.WARNING),
+        ("user.slice/user-0.slice/session-c2.scope", "session-c2.scope", Severity.WARNING),
+        ("user.slice/user-0.slice/user@0.service/app.slice/sync.service", "sync.service", Severity.CRITICAL),
+        (BLUE, "app-blue.service", Severity.CRITICAL),
+    ],
+)
+def test_what_a_login_started_is_young_at_the_baseline(
+    services: Services, cgroup: str, shown: str, severity: Severity
+) -> None:
+    process, _ = services.start(cgroup, "socat")
+    (own,) = services.rows()
+    assert own.unit == shown
+    told = told_of(services, lambda: services.stop(process))
+    assert [event[:2] for event in told[1]] == [("down", severity)]
+
+
+@needs_cgroups
+@needs_tools
+def test_a_program_goes_on_in_a_login(services: Services) -> None:
+    """A person who stops a service and starts its program by hand makes a restart of it; and back again."""
+    first, _ = services.start(BLUE, "app")
+    by_hand: list[subprocess.Popen[str]] = []
+
+    def to_login() -> None:
+        services.stop(first)
+        by_hand.append(services.start(SESSION, "app")[0])
+
+    def back() -> None:
+        services.stop(by_hand[0])
+        services.start(BLUE, "app")
+
+    assert [[event[0] for event in look] for look in told_of(services, to_login, back)] == [
+        [],
+        ["restarted"],
+        ["restarted"],
+    ]
+
+
+def test_ports_that_sshd_forwards_belong_to_the_login() -> None:
+    """For X11 and with -R, on both families; the server's own port belongs to its service."""
+    rows = [
+        ("127.0.0.1", 6010, "7/sshd: app@pts/0"),
+        ("::1", 6010, "7/sshd: app@pts/0"),
+        ("0.0.0.0", 22, "8/sshd: /usr/sb"),
+    ]
+    body = [HEADER.rstrip("\n")]
+    second = ["Recv-Q Send-Q Local Address:Port Peer Address:PortProcess"]
+    cgroups = {"7": f"/{SESSION}", "8": "/system.slice/ssh.service"}
+    for ino, (address, port, owner) in enumerate(rows, 5):
+        six = ":" in address
+        body.append(
+            f"{'tcp6' if six else 'tcp':<11}0      0 {f'{address}:{port}':<23} {'*:*':<23} LISTEN      {owner:<20}"
+        )
+        local = f"[{address}]" if six else address
+        second.append(f"0 128 {local}:{port} *:* ino:{ino} sk:1 cgroup:{cgroups[owner[0]]} <->")
+    proc = "/proc/self/status:Uid:\t0\t0\t0\t0\n" + "\n".join(
+        f"/proc/{pid}/status:Name:\tsshd\n/proc/{pid}/cgroup:0::{cgroup}" for pid, cgroup in cgroups.items()
+    )
+    seen = probe.read_frame(frame("\n".join(body), ssx="\n".join(second), proc=proc), "n0n0")
+    assert [(one.port, one.unit, one.inode) for one in seen.listeners] == [
+        *((6010, "session-3.scope", inode) for inode in (5, 6)),
+        (22, "ssh.service", 7),
+    ]
