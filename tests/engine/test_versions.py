@@ -87,6 +87,25 @@ def test_an_address_that_was_lost_stays_lost() -> None:
     assert world.see(seen(3, listener(22, "10.0.0.1"), listener(22, "10.0.0.2"), tool="ss")) == [("recovered", 22)]
 
 
+@pytest.mark.parametrize("ends", ["a", "b"])
+def test_a_reader_that_took_the_inode_of_another_socket_and_knew_no_sessions(ends: str) -> None:
+    """Up to the second one: all sockets of one address had the last one's inode beside netstat."""
+
+    def look(*inodes: int, **session: str) -> list[Listener]:
+        names = zip("ab", inodes, strict=True)
+        shared = [listener(80, comm=name, unit=f"{name}.service", inode=inode) for name, inode in names]
+        return [*shared, listener(9000, comm="socat", **session)]
+
+    world = World()
+    world.see(seen(0, *look(5, 5), reader=2))
+    now = look(4, 5, unit="session-3.scope")
+    assert world.see(seen(1, *now)) == []
+    # What was taken for mature stays so.
+    assert world.port(9000)["young_since"] is None
+    left = [one for one in now if one.comm != ends]
+    assert world.see(seen(2, *left)) == [("owner_gone", 80)]
+
+
 def test_an_old_forced_command_is_noted_once() -> None:
     world = World()
     assert world.see(seen(0, listener(22), probe=1)) == [("baseline",), ("probe_outdated",)]

@@ -141,7 +141,17 @@ def test_the_archive_form_is_the_frame_without_noise_and_nonce(path: Path) -> No
         ("/", None),
         ("/system.slice/nginx.service", "nginx.service"),
         ("/system.slice/system-postgresql.slice/postgresql@14-main.service", "postgresql@14-main.service"),
-        ("/user.slice/user-1000.slice/session-3.scope", None),
+        # what a login started, tmux and screen in it, what sshd forwards for it
+        ("/user.slice/user-1000.slice/session-3.scope", "session-3.scope"),
+        ("/user.slice/user-1000.slice/session-c2.scope", "session-c2.scope"),
+        ("/machine.slice/machine-web.scope/payload/user.slice/user-0.slice/session-1.scope", "session-1.scope"),
+        # tmux built for systemd, a program of a desktop, `systemd-run --user --scope`
+        ("/user.slice/user-1000.slice/user@1000.service/tmux-spawn-0f1e.scope", "tmux-spawn-0f1e.scope"),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/app-gnome-code-77.scope", "app-gnome-code-77.scope"),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/run-u5.scope", "run-u5.scope"),
+        ("/user.slice/user-1000.slice/user@1000.service/init.scope", "user@1000.service"),
+        ("/system.slice/system-container\\x2dshell.slice/container-shell@1.service", "container-shell@1.service"),
+        ("/system.slice/init-db.scope", "init-db.scope"),
         ("/user.slice/user-1000.slice/user@1000.service/app.slice/sync.service", "sync.service"),
         ("/init.scope", None),
         (f"/docker/{'ab' * 32}", "docker:abababababab"),

@@ -25,7 +25,7 @@ from portmon.web.words import LANGUAGES, Words
 from tests.web.conftest import HOSTILE
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import Fleet
-from tests.worlds.page import Browser, show
+from tests.worlds.page import Browser, Person, show
 
 PAGES = (
     "/",
@@ -289,6 +289,19 @@ def test_the_state_of_a_host_is_the_one_that_explains_the_others(browser: Browse
 def test_every_row_of_the_catalogue_has_a_name(language: str) -> None:
     for name in event_kinds.KINDS:
         assert Words(language).kind(name).isascii() is (language == "en"), name
+
+
+@pytest.mark.usefixtures("browser")
+def test_a_session_has_no_notes(fleet: Fleet) -> None:
+    """Another login has its number on each host, and tomorrow on this one."""
+    with fleet.database.begin() as conn:
+        conn.execute(
+            update(tables.ports).where(tables.ports.c.port == 80).values(units=("nginx.service", "session-3.scope"))
+        )
+    seen = Person().get("/hosts/id-web1/ports/80").text
+    assert "session-3.scope" in seen
+    assert "Note on nginx.service" in seen
+    assert "Note on session" not in seen
 
 
 @pytest.mark.parametrize(

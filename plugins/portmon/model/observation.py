@@ -12,7 +12,7 @@ PROTOCOL = "tcp"
 """tcp and tcp6 are one port: a dual-stack socket shows as either."""
 PROBE = 2
 """Version of the frame that the probe prints, see :mod:`portmon.probe.command`."""
-READER = 2
+READER = 3
 """Version of the reading of answers. It rises as soon as the same bytes are read differently."""
 HUNG = timedelta(days=1)
 """A tool that hung on a host is not tried there for this long."""

@@ -10,15 +10,16 @@ _CONTAINER = re.compile(
 )
 _RUNTIMES = {"libpod": "podman", "cri-containerd": "containerd", "nerdctl": "containerd"}
 _LXC = re.compile(r"/(?:lxc\.payload\.|lxc/|machine\.slice/machine-lxc-)([^/]+)")
-_NO_UNITS = ("session-", "init")
-"""Scopes that belong to no service."""
+_MANAGER = "init.scope"
+"""Of process 1, or of a user's service manager, whose unit is the one around it."""
 
 
 @lru_cache(maxsize=4096)
 def unit_of(cgroup: str) -> str | None:
-    """The systemd unit or container that a cgroup's path belongs to; None for none, as in a login session.
+    """The systemd unit or container that a cgroup's path belongs to; None for none, as of process 1.
 
-    :returns: ``nginx.service``, ``ssh.socket``, ``docker:0123456789ab``, ``lxc:web``
+    :returns: ``nginx.service``, ``ssh.socket``, ``docker:0123456789ab``, ``lxc:web``; ``session-3.scope`` for what a
+        login started
     """
     parts = [part for part in cgroup.split("/") if part]
     for number in range(len(parts) - 1, -1, -1):
@@ -29,6 +30,6 @@ def unit_of(cgroup: str) -> str | None:
     if lxc := _LXC.search(cgroup):
         return f"lxc:{lxc[1]}"
     for part in reversed(parts):
-        if part.endswith((".service", ".socket")) or (part.endswith(".scope") and not part.startswith(_NO_UNITS)):
+        if part.endswith((".service", ".socket", ".scope")) and part != _MANAGER:
             return part
     return None

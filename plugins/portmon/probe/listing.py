@@ -18,6 +18,7 @@ from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.model import limits
 from portmon.model.observation import Listener, Listing
 from portmon.probe import netstat, procfs, rows, ss
+from portmon.probe.beside import complete
 from portmon.probe.facts import facts_of
 from portmon.probe.frame import ARCHIVE_NONCE, Frame, cut_out, ended
 from portmon.text import counted
@@ -73,18 +74,17 @@ def listing_of(frame: Frame) -> Listing:
     ss_version = version[0].rstrip(".,") if version else None
     sockets = _sockets(frame.body, ss_version)
     _must_be_whole(frame, sockets)
-    by_ss = sockets if frame.tool == "ss" else _second(frame, sockets)
-    if by_ss is not None and (differ := _contradiction(sockets, by_ss)) is not None:
-        raise ContradictionError(f"its two listings contradict each other: {differ}")
-    beside = {(socket.address, socket.port): socket for socket in by_ss or ()}
-    kept, beyond = _capped(sockets)
-    listeners = []
-    for socket in kept:
+    for socket in sockets:
         if socket.protocol == "tcp6" and ":" not in socket.address:
             # net-tools prints IPv4's form of it alone: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
             socket.address = f"::ffff:{socket.address}"
-        process = processes.get(socket.owners[0].pid) if socket.owners else None
-        listeners.append(socket.listener(process, beside.get((socket.address, socket.port))))
+    by_ss = None if frame.tool == "ss" else _second(frame, sockets)
+    if by_ss is not None:
+        if (differ := _contradiction(sockets, by_ss)) is not None:
+            raise ContradictionError(f"its two listings contradict each other: {differ}")
+        complete(sockets, by_ss, processes)
+    kept, beyond = _capped(sockets)
+    listeners = [socket.listener(processes.get(socket.owners[0].pid) if socket.owners else None) for socket in kept]
     tried = {tuple(part.split(":", 1)) for part in fields.get("tried", "").split(",")}
     # The limit ends a family of tools, as Question.skip names it.
     hung = tuple(tool for tool in ("netstat", "proc", "ss") if (tool, "limit") in tried)

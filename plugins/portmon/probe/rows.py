@@ -51,25 +51,21 @@ class Socket:
     more_owners: int = 0
     cgroup: str | None = None
 
-    def listener(self, process: Process | None = None, other: Socket | None = None) -> Listener:
-        """The listener: the row, completed by other facts about its socket.
+    def listener(self, process: Process | None = None) -> Listener:
+        """The listener: the row, completed by facts about a process.
 
         :param process: its lowest owner
-        :param other: its row in the listing of ss
         """
-        uid, inode, unit, comm = self.uid, self.inode, None, self.comm
-        if other is not None:
-            uid = other.uid if uid is None else uid
-            inode = other.inode if inode is None else inode
+        uid, unit, comm = self.uid, None, self.comm
         if process is not None:
             uid = process.uid if uid is None else uid
             unit, comm = process.unit, process.comm or comm
-        if unit is None and other is not None and other.cgroup is not None:
-            unit = unit_of(other.cgroup)
+        if unit is None and self.cgroup is not None:
+            unit = unit_of(self.cgroup)
         pid, program = (self.owners[0].pid, self.owners[0].program) if self.owners else (None, None)
         owners = self.owners if len(self.owners) > 1 else ()
         place = self.protocol, self.address, self.port
-        return Listener(*place, pid, program, self.zone, owners, uid, inode, unit, comm, self.more_owners)
+        return Listener(*place, pid, program, self.zone, owners, uid, self.inode, unit, comm, self.more_owners)
 
 
 def text(raw: bytes) -> str:
