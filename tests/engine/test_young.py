@@ -45,9 +45,11 @@ def test_what_is_not_told_of_one_that_ends_counts_as_no_message() -> None:
 def test_the_messages_of_all_of_them_are_those_of_their_owner() -> None:
     world = World(ephemeral_after=1, flap_threshold=100)
     world.see(look(0, 80))
-    assert world.see(look(1, 80, *range(A, A + 9))) == [("new", port) for port in range(A, A + 9)]
-    assert world.see(look(2, 80, *range(A + 1, A + 9))) == [("down", A)]
-    assert world.see(look(3, 80, *range(A + 2, A + 9))) == [("flapping", A + 1)]
+    assert world.see(look(1, 80, *range(A, A + 12))) == [("new", port) for port in range(A, A + 12)]
+    # What is told of several in one look is one message.
+    assert world.see(look(2, 80, *range(A + 2, A + 12))) == [("down", A), ("down", A + 1)]
+    ends = [world.see(look(at, 80, *range(A + at, A + 12))) for at in range(3, 12)]
+    assert ends == [[("down", A + at)] for at in range(2, 10)] + [[("flapping", A + 10)]]
 
 
 def test_the_one_that_speaks_does_so_under_whatever_name_its_owner_has() -> None:

@@ -499,6 +499,9 @@ def returned(known: Sequence[PortOwner], shown: Holders, many: Collection[str], 
     if not shown.owners or not known:
         return Change(shown.owners or tuple(known))
     found = _Matching(known, shown, many, times.clock)
+    if not found.matches and not found.nameless:
+        # A declaration names the one that has it now.
+        return Change(tuple(dataclasses.replace(one, joined=None) for one in found.newcomers), is_same=False)
     rest: list[PortOwner] = []
     gone: tuple[PortOwner, ...] = ()
     if times.in_grace:

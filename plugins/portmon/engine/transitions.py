@@ -468,7 +468,9 @@ def _grace_of(port: Port, evidence: Evidence, terms: Terms) -> datetime | None:
     if evidence.grace_until is None:
         return None
     begin = evidence.grace_until - evidence.settings.reboot_grace
-    own = timedelta(seconds=SLACK * max(port.boots, default=0.0))
+    # Of the boots before this one, whether it was seen since or not.
+    boots = port.boots if evidence.new_boot or evidence.booted_after(port) else port.boots[:-1]
+    own = timedelta(seconds=SLACK * max(boots, default=0.0))
     return begin + max(terms.reboot_grace, own)
 
 
@@ -485,7 +487,9 @@ def _must_have(port: Port, terms: Terms, evidence: Evidence) -> tuple[PortOwner,
         return known
     # As far as it is known, a look may show it without its unit.
     own = tuple(one for one in known if owners.same(terms.owner, one, evidence.many))
-    return own or tuple(one for one in known if one.is_accepted) or (terms.owner,)
+    own = own or tuple(one for one in known if one.is_accepted)
+    # A look without its unit says nothing of one that is declared by its unit.
+    return own if own and terms.owner.unit else (*own, terms.owner)
 
 
 def _is_anothers(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bool:

@@ -7,7 +7,7 @@ of any of them until none ended for the window.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from portmon.engine import lifecycle, owners, telling, transitions
@@ -66,7 +66,8 @@ class YoungPorts:
         ends_silently = False
         for draft in step.drafts:
             group, said = self._tell(group, port, draft, step.row)
-            drafts += (one for one in said if not one.counts or self._has_room(group, told))
+            has_room = self._has_room(group) and lifecycle.may_tell(told, at)
+            drafts += (one for one in said if has_room or not one.counts)
             ends_silently |= draft.kind is EventKind.DOWN and not said
         after, row = step.port, step.row
         if row is Row.RETIRED and group.speaker == port.port and not self._was_accepted(port):
@@ -98,9 +99,8 @@ class YoungPorts:
         self._own[group.owner] = group
         return dataclasses.replace(step, port=after, row=row, drafts=tuple(drafts))
 
-    def _has_room(self, group: YoungOwner, told: Sequence[datetime]) -> bool:
-        at = self._evidence.at
-        return lifecycle.may_tell(told, at) and (at in group.told or lifecycle.may_tell(group.told, at))
+    def _has_room(self, group: YoungOwner) -> bool:
+        return self._evidence.at in group.told or lifecycle.may_tell(group.told, self._evidence.at)
 
     def _was_accepted(self, port: Port) -> bool:
         accepted = self._accepted.get((port.host_id, port.protocol, port.port))
@@ -160,7 +160,7 @@ class YoungPorts:
             return self._ends(group, port, draft)
         if draft.kind is EventKind.NEW and (flaps or not lifecycle.may_note(group.told, evidence.at)):
             return group, []
-        if flaps and draft.kind is EventKind.RECOVERED and group.speaker != port.port:
+        if draft.kind is EventKind.RECOVERED and group.speaker != port.port and (flaps or not self._has_room(group)):
             # Its alert was told before, and the one that speaks does not end it.
             reason = "It listens again, while random ports of its owner come and go"
             return group, [Draft(EventKind.RETIRED, reason, draft.since)]
