@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from portmon.engine import lifecycle, transitions
+from portmon.engine import lifecycle, owners, transitions
 from portmon.engine.config import States
 from portmon.engine.lifecycle import NONE, Changes
 from portmon.engine.owners import PortOwner
@@ -685,6 +685,19 @@ def test_the_first_look_of_a_boot_takes_no_owners_and_binds_and_the_second_one_t
         addresses=(V4, V6), inodes=(5,), notices=(("rebound", clock(NOW + FIVE)),),
         presence=Changes((clock(NOW + FIVE),)), told=(NOW + FIVE, NOW + FIVE), **OTHER,
     )  # fmt: skip
+
+
+def test_what_a_login_started_is_young_at_the_baseline() -> None:
+    for unit, is_mature in (
+        ("a.service", True), ("session-3.scope", False), ("tmux-spawn-5.scope", False), ("machine-a.scope", True),
+    ):  # fmt: skip
+        assert (kept(appear(80, seen(units=(unit,)), FIRST)).young_since is None) is is_mature, unit
+
+
+def test_another_reader_shows_which_sockets_are_whose() -> None:
+    before = port(inodes=(5,), owners=(PortOwner(programs=("nginx",), tool="ss", pids=(7,), inodes=(5,), binds=(V4,)),))
+    after = kept(again(before, seen(inodes=()), learning=True))
+    assert (after.inodes, [own.inodes for own in owners.of(after)]) == ((), [()])
 
 
 def test_a_restart_of_the_host_is_no_restart_of_its_programs() -> None:

@@ -35,7 +35,7 @@ CLOSED = ("retired", "unwatched")
 """They close an alert for good: they are told whatever was told before, and do not count."""
 NOTICES = ("new", "replaced", "restarted", "rebound")
 """Nothing begins or ends with them, unless a rebound is severe."""
-FORWARDERS = {"docker-proxy", "rootlessport", "kube-proxy", "sshd"}
+FORWARDERS = {"docker-proxy", "rootlessport", "kube-proxy", "sshd", "sshd-session"}
 """They listen for others: that one of their ports came says nothing of one that is gone."""
 
 
@@ -696,7 +696,10 @@ class Ports(Young):
             return True
         if self.hosts[look.host_id].last_ok_at is not None and not look.learning:
             return False
-        of_a_login = any(unit.startswith("session-") and unit.endswith(".scope") for unit in seen.units)
+        of_a_login = any(
+            unit.startswith(("session-", "tmux-spawn-", "vte-spawn-")) and unit.endswith(".scope")
+            for unit in seen.units
+        )
         return not of_a_login and not is_ephemeral(look, number, seen)
 
     def _grows_up(self, port: PortRow, look: Sight, number: int, seen: Seen | None) -> None:

@@ -11,7 +11,7 @@ from portmon.matching import bind_scopes
 from portmon.model.state import PortStatus
 from portmon.probe.compare import program_of
 
-PROXIES = frozenset({"docker-proxy", "rootlessport", "kube-proxy", "sshd"})
+PROXIES = frozenset({"docker-proxy", "rootlessport", "kube-proxy", "sshd", "sshd-session"})
 """Programs that listen for others: another port of theirs is another service."""
 
 

@@ -111,13 +111,14 @@ class Holders:
     :param owners: each one once
     :param nameless: some socket shows no owner
     :param rows: sockets by their address
-    :param inodes: of all sockets
+    :param inodes: of all sockets that show one, and ``whole`` if each does
     """
 
     owners: tuple[PortOwner, ...]
     nameless: bool = False
     rows: Counter[str] = dataclasses.field(default_factory=Counter)
     inodes: frozenset[int] = frozenset()
+    whole: bool = True
 
 
 def many_programs(listeners: Iterable[Listener]) -> set[str]:
@@ -149,11 +150,13 @@ def holders(rows: Iterable[Listener], tool: str, many: Collection[str], excluded
     :param excluded: sockets that rules exclude
     """
     found: dict[object, PortOwner] = {}
-    nameless, counted, inodes = False, Counter[str](), set[int]()
+    nameless, whole, counted, inodes = False, True, Counter[str](), set[int]()
     for is_watched, some in ((True, rows), (False, excluded)):
         for row in some:
             counted[bind_of(row)] += 1
-            if row.inode is not None:
+            if row.inode is None:
+                whole = False
+            else:
                 inodes.add(row.inode)
             own = _of_row(row, tool)
             nameless |= not own
@@ -169,7 +172,7 @@ def holders(rows: Iterable[Listener], tool: str, many: Collection[str], excluded
             owners.append(owner)
         else:
             owners[place] = _together(owners[place], owner)
-    return Holders(tuple(owners), nameless, counted, frozenset(inodes))
+    return Holders(tuple(owners), nameless, counted, frozenset(inodes), whole)
 
 
 def is_many(unit: str, many: Collection[str]) -> bool:
@@ -467,9 +470,15 @@ def taken_over(known: Sequence[PortOwner], shown: Holders, many: Collection[str]
     """The owners that are shown, without a comparison; what is known of them besides stays known."""
     found = _Matching(known, shown, many, 0.0)
     if not found.matches and not found.newcomers and len(found.known) == len(shown.owners) == 1:
-        return Change((updated(found.known[0], shown.owners[0], many),))
+        return Change((_as_shown(updated(found.known[0], shown.owners[0], many), shown.owners[0]),))
+    here = (_as_shown(own, found.matches[place]) for own, place in zip(found.here, sorted(found.matches), strict=True))
     others = (dataclasses.replace(one, joined=None) for one in (*found.newcomers, *found.unclear))
-    return Change((*found.here, *others, *found.away), back=found.back)
+    return Change((*here, *others, *found.away), back=found.back)
+
+
+def _as_shown(own: PortOwner, shown: PortOwner) -> PortOwner:
+    # Another reader may have known other sockets as its own.
+    return dataclasses.replace(own, inodes=shown.inodes)
 
 
 def _leaves(own: PortOwner, times: Times) -> PortOwner:
@@ -487,7 +496,7 @@ def _is_gone(own: PortOwner, known: Sequence[PortOwner], shown: Holders, nameles
         return not nameless
     before = Counter(bind for one in known for bind in one.binds)
     fewer = times.same_binds and any(shown.rows[bind] < before[bind] for bind in own.binds)
-    if own.inodes and shown.inodes:
+    if own.inodes and shown.inodes and shown.whole:
         # It may have been started again, in a socket that shows no owner.
         return shown.inodes.isdisjoint(own.inodes) and (fewer or not nameless)
     return fewer and not nameless

@@ -227,6 +227,10 @@ LONG = timedelta(hours=1)
 """A boot, or a down of a young port, that lasted longer says nothing of the next one."""
 
 
+LOGINS = ("session-", "tmux-spawn-", "vte-spawn-")
+"""Scopes of what a login started."""
+
+
 BOOTS = 5
 """So many boots of a port are kept."""
 
@@ -352,7 +356,7 @@ def _was_seen(port: Port, evidence: Evidence) -> None:
 def _take(port: Port, seen: Seen, evidence: Evidence) -> None:
     # Values that are not shown (without privileges) stay as they were known.
     port.pids = seen.pids or port.pids
-    port.inodes = seen.inodes or port.inodes
+    port.inodes = seen.inodes if evidence.learning else seen.inodes or port.inodes
     if evidence.new_boot and port.addresses:
         # Owners and binds are evaluated in the second observation of a boot, when services have started.
         return
@@ -449,7 +453,7 @@ def _is_born_mature(port: Port, seen: Seen, evidence: Evidence) -> bool:
     """Whether a port that is new needs no time to be taken for one that belongs there."""
     if port.declared or seen.listed:
         return True
-    of_login = any(unit.startswith("session-") for unit in seen.units)
+    of_login = any(unit.startswith(LOGINS) and unit.endswith(".scope") for unit in seen.units)
     is_random = evidence.is_ephemeral(port.port, (*seen.comms, *seen.programs))
     return (evidence.first or evidence.learning) and not is_random and not of_login
 
