@@ -16,6 +16,7 @@ from portmon.config import Config
 from portmon.engine.conditions import Condition
 from portmon.engine.declared import declared_ports
 from portmon.engine.identities import ACCEPTED
+from portmon.engine.owners import names_of, present
 from portmon.engine.rules import RuleSet
 from portmon.engine.state import Port
 from portmon.engine.watched import decisions_on, subjects_of
@@ -206,8 +207,8 @@ class _Present:
             yield f"It is a candidate: inside the host's ephemeral range ({span}), seen {seen}."
         elif port.status == PortStatus.DOWN:
             yield f"It is down {since}, {last}."
-            if port.holders:
-                yield f"Another program has it: {', '.join(map(str, port.holders))}."
+            if holders := names_of(present(port.holders)):
+                yield f"Another program has it: {holders}."
             if self.accepted and self.accepted[0] >= port.status_since:
                 yield f"Accepted as gone by {self.accepted[1]}: the next complete answer without it retires it."
         else:

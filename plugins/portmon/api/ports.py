@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from portmon.api.hosts import find_host
 from portmon.api.view import Text, View, place
 from portmon.engine.frames import ports_of
+from portmon.engine.owners import present
 from portmon.engine.state import Port
 from portmon.errors import CommandError
 from portmon.model.state import PortStatus
@@ -78,7 +79,7 @@ def accept(
     gone = [str(owner) for owner in known.owners if owner.gone_since] if known else []
     if known is None or (known.status != PortStatus.DOWN and not known.lost and not gone):
         raise CommandError(f"{found.name}: port {port} is not down; there is nothing to accept")
-    holders = ", ".join(map(str, known.holders))
+    holders = ", ".join(map(str, present(known.holders)))
     if owner and not (holders or gone):
         raise CommandError(f"{found.name}: no owner left port {port}, and no other one has it")
     if known.declared and known.status == PortStatus.DOWN and not holders:
