@@ -345,7 +345,16 @@ def test_owners(world: World) -> None:
         "It is young: it is not watched for states.mature_after yet, and what happens to it is a warning.\n"
         "After the last boots of its host it listened within 3m 20s.\n"
     ) in story
-    _change(world, owners=(varnish,), holders=(PortOwner("haproxy.service"),), status="down", young_since=None)
+    _change(
+        world,
+        owners=(varnish,),
+        holders=(
+            PortOwner("haproxy.service", joined=0.0),
+            PortOwner("caddy.service"),
+        ),
+        status="down",
+        young_since=None,
+    )
     story = world.tell()
     assert "\nAnother program has it: haproxy.service.\n" in story
     assert "\nvarnishd (varnish.service) does not hold it any more, since 2026-01-01 00:00:00 UTC.\n" in story
