@@ -486,6 +486,20 @@ def test_a_declared_owner_is_the_same_one_whatever_its_unit_runs_later() -> None
     assert told(play, 10, python) == ["recovered"]
 
 
+def test_a_declaration_that_ends_says_nothing_of_a_port_that_others_have() -> None:
+    play = declared(NGINX)
+    assert told(play, 15, PYTHON) == ["down"]
+    play.accepted["a", "tcp", 80] = _at(17)
+    play.declared, play.owners = (), ()
+    assert told(play, 20, NGINX) == []
+    assert play.reference.ports["a"][80].is_held
+    assert told(play, 25, PYTHON) == ["retired"]
+    play = declared(NGINX)
+    told(play, 15, PYTHON)
+    play.declared, play.owners = (), ()
+    assert [told(play, 20), told(play, 25, NGINX)] == [[], ["recovered"]]
+
+
 # ── rules or declarations that change ───────────────────────────────────────────────────────────
 
 

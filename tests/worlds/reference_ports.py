@@ -242,10 +242,13 @@ class Ports(Young):
         if look.other_rules or port.declared != (number in look.declared):
             for one in port.owners:  # if it is shown, its sockets say so
                 one.watched = number in look.declared or self._is_owner_watched(look.host_id, number, port, one)
+        undeclared = port.declared and number not in look.declared
+        if undeclared and not resumed and port.status == "down" and port.is_held:
+            port.declared = False
+            return  # the next look judges it as a learned one
         if look.first:
             self._known_in_another_boot(look, number, port)
             return
-        undeclared = port.declared and number not in look.declared
         other_view = look.learning or look.other_rules or port.declared != (number in look.declared)
         port.declared = number in look.declared
         if number not in look.seen:
