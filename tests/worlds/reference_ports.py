@@ -167,9 +167,9 @@ class Ports(Young):
     def _judge_ports(self, look: Sight) -> None:
         """Every port of one ok look."""
         ports = self.ports[look.host_id]
-        self._all_begin(look.host_id)
         told_before = len(self._events)
         hidden = {number for number, port in ports.items() if self._is_hidden(look, number, port)}
+        self._all_begin(look, hidden)
         for number in sorted(hidden):
             self._hide(look, number, ports[number])
         for number in sorted(look.denied & ports.keys() - hidden - look.declared):
