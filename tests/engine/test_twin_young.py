@@ -180,3 +180,15 @@ def test_a_young_port_that_flaps_by_itself_does_so_until_it_is_stable() -> None:
     assert found == [(90, ("stable up", 40001))]
     assert told(play, 100, 40002) == [("down young", 40001)]
     assert play.reference.hosts["a"].subjects["worker.service"].changes.times
+
+
+def test_the_port_that_speaks_does_not_retire_by_age_while_they_flap() -> None:
+    play = begun(flap_threshold=2, mature_after=timedelta(hours=1))
+    told(play, 5, 40001)
+    assert [told(play, 10), told(play, 15, 40001)] == [[("down young", 40001)], [("recovered", 40001)]]
+    assert told(play, 20) == [("flapping down", 40001)]
+    seen = [told(play, minutes, *([40002] if minutes % 20 else [])) for minutes in five(25, 100)]
+    assert [one for events in seen for one in events] == []
+    found = [(minutes, one) for minutes in five(105, 160) for one in told(play, minutes)]
+    assert found == [(160, ("stable down", 40001))]
+    assert told(play, 165) == [("retired young", 40001)]

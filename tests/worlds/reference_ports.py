@@ -672,7 +672,8 @@ class Ports(Young):
         enough = self.settings.retire_after
         if port.young:
             enough = min(enough, self.settings.mature_after)
-        is_old = look.clock - port.seen_clock >= enough
+        speaks = self._speaks_for(look.host_id, number) is not None
+        is_old = look.clock - port.seen_clock >= enough and not speaks
         if is_old and self.jumped and not is_accepted:
             return  # the next run says
         if is_accepted or is_old:
