@@ -178,6 +178,7 @@ def test_known_none_and_shown_one_it_is_the_owner_and_never_joined() -> None:
     assert told(play, 15, NGINX) == []
     assert owners(play) == ["nginx.service"]
     assert play.reference.ports["a"][80].owners[0].joined is None
+    assert told(known(sock(None, None, None, inode=1)), 15, NGINX) == []  # no restart either
 
 
 def test_one_that_joins_is_not_told() -> None:

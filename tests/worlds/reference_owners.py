@@ -378,7 +378,7 @@ class Circumstances:
 def judge(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     """A port that was up and is seen."""
     if not known:
-        return Verdict(list(view.owners), same=True)
+        return Verdict(list(view.owners), same=not view.owners)  # who had its sockets is not known
     found = pairs(known, view.owners, look.many)
     blank = view.blank or found.unknown
     joined = [replace(one, joined=look.clock) for one in found.newcomers]
