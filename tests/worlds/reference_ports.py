@@ -400,6 +400,8 @@ class Ports(Young):
         if all_back:  # what is lost still was tracked without a word until now
             kind, extra = ("rebound", "severe") if port.lost else ("recovered", "owner")
         if kind:
+            if extra and verdict.replaced and not (port.gone or port.parts.flapping):
+                self._says_it_too(port, look, number)
             self._parts_changed(port, look, kind, number, extra, counts=not changed)
             changed = True
         port.grace_until = None
@@ -458,6 +460,13 @@ class Ports(Young):
         if gone:
             self._parts_changed(port, look, "owner_gone", number)
         return bool(gone)
+
+    def _says_it_too(self, port: PortRow, look: Sight, number: int) -> None:
+        """The lost bind says who has the port: that another owner replaced its own is no event and no message."""
+        replaced = (look.at, "replaced", look.host_id, number, "")
+        if replaced in self._events:
+            self._events.remove(replaced)
+            port.messages.remove(look.at)
 
     @staticmethod
     def _a_loss_goes_on(port: PortRow) -> None:
