@@ -125,6 +125,20 @@ N, J = frozenset({"nginx"}), frozenset({"java"})
         (Owner(comms=N, pids=frozenset({7})), Owner(programs=J, tool="ss", pids=frozenset({7, 8})), True),
         (Owner(comms=N, pids=frozenset({7})), Owner(programs=J, tool="ss", pids=frozenset({7}), boot=1), None),
         (Owner(comms=N, pids=frozenset({7})), Owner(comms=J, pids=frozenset({7})), False),
+        # A socket, within one boot.
+        (Owner(comms=N, inodes=frozenset({7})), Owner(comms=J, inodes=frozenset({7, 8})), True),
+        (Owner(comms=N, inodes=frozenset({7})), Owner(comms=J, inodes=frozenset({7}), boot=1), False),
+        (Owner(unit="a.service", comms=N, inodes=frozenset({7})), Owner(comms=J, inodes=frozenset({7})), True),
+        (
+            Owner(unit="a.service", comms=N, inodes=frozenset({7})),
+            Owner(unit="b.service", of_socket=True, comms=J, inodes=frozenset({7})),
+            True,
+        ),
+        (
+            Owner(unit="a.service", inodes=frozenset({7})),
+            Owner(unit="b.service", inodes=frozenset({7})),
+            False,
+        ),
     ],
 )
 def test_whether_two_are_the_same_owner(one: Owner, other: Owner, same: bool | None) -> None:
@@ -313,12 +327,22 @@ def test_another_process_that_holds_a_socket_with_the_first_one_is_its_owner() -
     both = sock("systemd", "init.scope", 1, inode=5000, owners=(Process(1, "systemd"), Process(500, "nginx")))
     play = known(sock("nginx", None, 500, inode=5000))
     assert told(play, 15, both) == told(play, 20, sock("nginx", None, 500, inode=5000)) == []
-    assert told(play, 25, replace(both, owners=(Process(1, "systemd"), Process(600, "caddy")))) == ["replaced"]
+    assert told(play, 25, replace(both, inode=1, owners=(Process(1, "systemd"), Process(600, "caddy")))) == ["replaced"]
     assert play.reference.ports["a"][80].pids == {600}
 
 
 def owners_of_programs(play: Play) -> list[str]:
     return sorted(name for one in play.reference.ports["a"][80].owners for name in one.programs)
+
+
+def test_who_has_the_same_socket_is_the_same_owner_and_has_both_names_where_no_unit_compares() -> None:
+    play = known(PYTHON)
+    other = sock("gunicorn", None, 901, inode=9000)
+    assert told(play, 15, other) == []
+    assert play.reference.ports["a"][80].owners[0].comms == {"python3", "gunicorn"}
+    assert told(play, 20, sock("python3", None, 902, inode=9001)) == ["restarted"]
+    assert play.reference.ports["a"][80].owners[0].comms == {"python3"}
+    assert told(play, 25, sock("gunicorn", None, 901, inode=9002)) == ["replaced"]
 
 
 # ── binds of owners ─────────────────────────────────────────────────────────────────────────────
@@ -388,6 +412,19 @@ def test_the_addresses_of_each_owner(before: str, now: str, events: list[str]) -
         ]
 
     assert told(known(*rows(before)), 15, *rows(now)) == events
+
+
+def test_another_owner_that_has_only_some_of_the_addresses_is_one_message_and_two_changes() -> None:
+    local = replace(PYTHON, address="127.0.0.1")
+    play = known(NGINX)
+    assert told(play, 15, local) == ["rebound severe"]
+    row = play.reference.ports["a"][80]
+    assert [len(one) for one in (row.messages, row.presence.times, row.parts.times)] == [1, 1, 1]
+    play = known(NGINX, flap_threshold=1)
+    assert [one.split()[0] for one in told(play, 15, local)] == ["flapping"]
+    play = known(NGINX)
+    play.reference.ports["a"][80].parts.flapping = True
+    assert told(play, 15, local) == ["replaced"]  # of its addresses nothing is told
 
 
 # ── when nothing is compared ────────────────────────────────────────────────────────────────────
