@@ -275,7 +275,10 @@ class Ports(Young):
         """Only what is back is told; new ports, owners and binds are judged in the next look."""
         port.declared = number in look.declared
         until = self._grace_until(look, number, port)
-        if port.waits_until is None or look.at >= port.waits_until:
+        anew = self.hosts[look.host_id].grace_until == look.at + self.settings.reboot_grace
+        if anew:  # even if its own from the boot before is not over
+            port.grace_until = None
+        if anew or port.waits_until is None or look.at >= port.waits_until:
             port.waits_until = until
         if number in look.seen:
             seen = look.seen[number]
