@@ -276,8 +276,8 @@ class Ports(Young):
         port.declared = number in look.declared
         until = self._grace_until(look, number, port)
         anew = self.hosts[look.host_id].grace_until == look.at + self.settings.reboot_grace
-        if anew:  # even if its own from the boot before is not over
-            port.grace_until = None
+        if anew and port.grace_until is not None and look.at < port.grace_until:
+            port.grace_until = None  # of a boot after which it still had time; if that is over it is missing
         if anew or port.waits_until is None or look.at >= port.waits_until:
             port.waits_until = until
         if number in look.seen:
